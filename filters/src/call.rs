@@ -1,0 +1,130 @@
+//! What is judged: the head of a request, who sent it, and what its body says.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, Method};
+
+use crate::json::Span;
+use crate::rpc::{self, Rpc, Unreadable, Why};
+use crate::verdict::{Refusal, code};
+
+/// Header names of MCP over HTTP (2026-07-28, basic/transports/streamable-http).
+pub mod header {
+    use http::HeaderName;
+    pub const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+    pub const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+    pub const NAME: HeaderName = HeaderName::from_static("mcp-name");
+    pub const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+}
+
+/// The head of a request. Callers inside the process have one too, with `outside` false.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    pub verb: &'a Method,
+    pub path: &'a str,
+    pub headers: &'a HeaderMap,
+    /// HTTP/2 has the host in `:authority`, not in a header.
+    pub authority: Option<&'a str>,
+    pub peer: Option<IpAddr>,
+    /// Came over a socket, so that headers mean something.
+    pub outside: bool,
+}
+
+impl<'a> Head<'a> {
+    /// The value of a header that stands once, without the white space around it.
+    pub fn one(&self, name: &HeaderName) -> Result<Option<&'a str>, Doubtful> {
+        let mut all = self.headers.get_all(name).iter();
+        match (all.next(), all.next()) {
+            (None, _) => Ok(None),
+            (Some(value), None) => {
+                value.to_str().map(|v| Some(v.trim_matches([' ', '\t']))).map_err(|_| Doubtful)
+            }
+            _ => Err(Doubtful),
+        }
+    }
+}
+
+/// A header that stands more than once, or is not visible ASCII.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doubtful;
+
+/// Who calls. Cloned with each permit, so it is one pointer.
+#[derive(Clone, Debug)]
+pub struct Caller(Arc<Identity>);
+
+#[derive(Debug)]
+pub struct Identity {
+    /// The user's name for logs, limits and audit.
+    pub user: String,
+}
+
+impl Caller {
+    pub fn new(identity: Identity) -> Self {
+        Self(Arc::new(identity))
+    }
+
+    pub fn user(&self) -> &str {
+        &self.0.user
+    }
+}
+
+/// The two ways of speaking MCP: with `initialize` and sessions, or stateless with `_meta` in each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Era {
+    Legacy,
+    Modern,
+}
+
+impl Era {
+    pub fn word(self) -> &'static str {
+        match self {
+            Era::Legacy => "legacy",
+            Era::Modern => "modern",
+        }
+    }
+}
+
+/// One message on its way through the chain.
+pub struct Call<'a> {
+    pub head: Head<'a>,
+    pub caller: Caller,
+    pub body: &'a [u8],
+    pub rpc: Rpc,
+    pub era: Era,
+}
+
+impl Call<'_> {
+    pub fn id(&self) -> Option<Span> {
+        self.rpc.id
+    }
+}
+
+/// A refusal together with the id to answer under.
+#[derive(Debug)]
+pub struct Refused {
+    pub id: Option<Span>,
+    pub refusal: Box<Refusal>,
+}
+
+impl From<Unreadable> for Refused {
+    fn from(unreadable: Unreadable) -> Self {
+        let code = match unreadable.why {
+            Why::Json(fault) if fault.what == crate::json::Flaw::Depth => code::INVALID_REQUEST,
+            Why::Json(_) => code::PARSE,
+            _ => code::INVALID_REQUEST,
+        };
+        let reason = match unreadable.why {
+            Why::Json(_) => "not_json",
+            Why::Duplicate(_) | Why::LookAlike(..) => "ambiguous_key",
+            _ => "not_json_rpc",
+        };
+        let refusal = Refusal::new(400, code, reason, unreadable.why.to_string());
+        Self { id: unreadable.id, refusal: Box::new(refusal) }
+    }
+}
+
+/// Reads a body under the depth limit.
+pub fn read(body: &[u8], max_depth: usize) -> Result<Rpc, Refused> {
+    rpc::read(body, max_depth).map_err(Refused::from)
+}

@@ -1,0 +1,20 @@
+//! The judging of MCP calls: values in, verdicts out.
+//!
+//! Nothing here opens a socket, knows a web framework or names a protocol revision; what needs the outside
+//! (counters, keys) is handed in as a trait. So every filter can be read, tested, benched and fuzzed by itself.
+
+pub mod agree;
+pub mod call;
+pub mod chain;
+pub mod json;
+pub mod origin;
+pub mod rebuild;
+pub mod rpc;
+pub mod size;
+pub mod verdict;
+
+pub use call::{Call, Caller, Era, Head, Identity, Refused};
+pub use chain::{Chain, Filter, Permit, Stop};
+pub use json::{Span, Text};
+pub use rpc::{Kind, Rpc};
+pub use verdict::{Refusal, Verdict};

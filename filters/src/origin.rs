@@ -1,0 +1,145 @@
+//! The guard against foreign web pages: `Origin` (which page sent this?) and `Host` (did DNS rebinding bring
+//! it here?). MCP 2025-03-26 and later, transports, "Security Warning": servers must validate `Origin`.
+
+use http::header::{HOST, ORIGIN};
+
+use crate::call::Head;
+use crate::chain::Filter;
+use crate::verdict::{Refusal, Verdict};
+
+/// Allowed origins and hosts. Loopback names are the default for both, and are then allowed with any port.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    origins: Allowed,
+    hosts: Allowed,
+}
+
+#[derive(Clone, Debug, Default)]
+enum Allowed {
+    #[default]
+    Loopback,
+    Any,
+    These(Vec<String>),
+}
+
+impl Allowed {
+    fn from(list: Option<Vec<String>>) -> Self {
+        match list {
+            None => Allowed::Loopback,
+            Some(list) if list.iter().any(|item| item == "*") => Allowed::Any,
+            Some(list) => Allowed::These(list.into_iter().map(|item| item.to_ascii_lowercase()).collect()),
+        }
+    }
+}
+
+impl Origin {
+    /// `None` means loopback only; a `*` in a list allows all. An origin is `scheme://host[:port]`, a host is
+    /// `host[:port]`; a host without a port is allowed with any.
+    pub fn new(origins: Option<Vec<String>>, hosts: Option<Vec<String>>) -> Self {
+        Self { origins: Allowed::from(origins), hosts: Allowed::from(hosts) }
+    }
+
+    fn host_passes(&self, host: &str) -> bool {
+        match &self.hosts {
+            Allowed::Any => true,
+            Allowed::Loopback => is_loopback(without_port(host)),
+            Allowed::These(list) => list.iter().any(|allowed| {
+                allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(without_port(host))
+            }),
+        }
+    }
+
+    /// Whether a page of this origin may talk to the gateway (CORS asks the same question).
+    pub fn origin_passes(&self, origin: &str) -> bool {
+        match &self.origins {
+            Allowed::Any => true,
+            Allowed::Loopback => ["http://", "https://"]
+                .iter()
+                .filter_map(|scheme| origin.strip_prefix(scheme))
+                .any(|host| is_loopback(without_port(host))),
+            Allowed::These(list) => list.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)),
+        }
+    }
+}
+
+impl Filter for Origin {
+    const NAME: &'static str = "origin";
+
+    async fn greet(&self, head: &Head<'_>) -> Verdict {
+        if !head.outside {
+            return Verdict::Pass;
+        }
+        let host = match (head.one(&HOST), head.authority) {
+            (Ok(Some(host)), None) => host,
+            (Ok(None), Some(authority)) => authority,
+            (Ok(Some(host)), Some(authority)) if host.eq_ignore_ascii_case(authority) => host,
+            _ => {
+                return Refusal::http(400, "host_missing", "the request must name one Host (RFC 9112 §3.2)")
+                    .into();
+            }
+        };
+        if !self.host_passes(host) {
+            return Refusal::http(
+                403,
+                "host_not_allowed",
+                "this Host is not one that the gateway serves; add it to listen.allowed_hosts",
+            )
+            .into();
+        }
+        match head.one(&ORIGIN) {
+            Ok(None) => Verdict::Pass,
+            Ok(Some(origin)) if self.origin_passes(origin) => Verdict::Pass,
+            _ => Refusal::http(
+                403,
+                "origin_not_allowed",
+                "pages of this Origin may not call the gateway; add it to listen.allowed_origins",
+            )
+            .into(),
+        }
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // `[::1]` has colons of its own.
+        Some((name, port)) if !port.contains(']') && port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host == "[::1]"
+        || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_told_from_names_that_only_look_like_it() {
+        let guard = Origin::new(None, None);
+        for host in ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "[::1]"] {
+            assert!(guard.host_passes(host), "{host}");
+        }
+        for host in
+            ["evil.example", "localhost.evil.example", "127.0.0.1.evil", "0.0.0.0", "", "[::2]", "::1:80x"]
+        {
+            assert!(!guard.host_passes(host), "{host}");
+        }
+        assert!(guard.origin_passes("http://localhost:5173"));
+        for origin in ["null", "file://localhost", "https://evil.example", "http://localhost@evil.example"] {
+            assert!(!guard.origin_passes(origin), "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_list_replaces_loopback() {
+        let guard = Origin::new(Some(vec!["https://App.example".into()]), Some(vec!["gw.example".into()]));
+        assert!(guard.host_passes("gw.example:8443"));
+        assert!(!guard.host_passes("localhost"));
+        assert!(guard.origin_passes("https://app.example"));
+        assert!(!guard.origin_passes("https://app.example:444"));
+    }
+}

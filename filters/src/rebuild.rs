@@ -1,0 +1,60 @@
+//! The body that is sent on: the bytes that were read, with one string put in the place of another.
+//!
+//! Invariant 2 (what was judged is what is sent): nothing is re-serialized. The splice is made inside the
+//! buffer that the body was read into, by moving the shorter side, so that a long body is not copied.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::agree::quote;
+use crate::json::Span;
+
+/// Puts the JSON string of `word` in the place of the value at `place`.
+pub fn rename(body: BytesMut, place: Span, word: &str) -> Bytes {
+    splice(body, place, quote(word).as_bytes())
+}
+
+/// Puts `word`, JSON text, in the place of the value at `place`.
+pub fn splice(mut body: BytesMut, place: Span, word: &[u8]) -> Bytes {
+    if word.len() > place.len() {
+        let mut longer = BytesMut::with_capacity(body.len() + word.len() - place.len());
+        longer.extend_from_slice(&body[..place.start]);
+        longer.extend_from_slice(word);
+        longer.extend_from_slice(&body[place.end..]);
+        return longer.freeze();
+    }
+    let spare = place.len() - word.len();
+    if place.start <= body.len() - place.end {
+        body.copy_within(..place.start, spare);
+        body[place.end - word.len()..place.end].copy_from_slice(word);
+        return body.freeze().split_off(spare);
+    }
+    let end = place.start + word.len();
+    body[place.start..end].copy_from_slice(word);
+    body.copy_within(place.end.., end);
+    body.truncate(body.len() - spare);
+    body.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_the_body_stays_as_it_was() {
+        for (body, word, expected) in [
+            (r#"{"name":"s__tool","arguments":{"x":1}}"#, "tool", r#"{"name":"tool","arguments":{"x":1}}"#),
+            (
+                r#"{"arguments":{"x":1.10},"name":"s__tool"}"#,
+                "tool",
+                r#"{"arguments":{"x":1.10},"name":"tool"}"#,
+            ),
+            (r#"{"name":"s__t"}"#, "s__t", r#"{"name":"s__t"}"#),
+            (r#"{"name":"t","x":1}"#, "a \"longer\" one", r#"{"name":"a \"longer\" one","x":1}"#),
+        ] {
+            let start = body.find("\"name\":").expect("name") + 7;
+            let end = start + 1 + body[start + 1..].find('"').expect("end") + 1;
+            let spliced = rename(BytesMut::from(body), Span { start, end }, word);
+            assert_eq!(spliced, expected);
+        }
+    }
+}

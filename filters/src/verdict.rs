@@ -1,0 +1,65 @@
+//! The outcome of judging: pass, or a refusal with everything that an answer needs. A filter judges; it never
+//! answers.
+
+use std::borrow::Cow;
+
+/// JSON-RPC 2.0 and MCP error codes that the gateway uses.
+pub mod code {
+    pub const PARSE: i64 = -32700;
+    pub const INVALID_REQUEST: i64 = -32600;
+    pub const METHOD_NOT_FOUND: i64 = -32601;
+    pub const INVALID_PARAMS: i64 = -32602;
+    /// MCP 2026-07-28: header and body disagree, or a needed header is missing or doubled.
+    pub const HEADER_MISMATCH: i64 = -32020;
+    /// MCP 2026-07-28: the revision is not one that is served.
+    pub const UNSUPPORTED_VERSION: i64 = -32022;
+}
+
+#[derive(Debug)]
+pub enum Verdict {
+    Pass,
+    Refuse(Box<Refusal>),
+}
+
+/// Why a call is not let through: the words and codes for the caller, and a label for the metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON-RPC error code; the HTTP status again where no JSON-RPC code fits.
+    pub code: i64,
+    pub message: Cow<'static, str>,
+    /// `error.data` as JSON text.
+    pub data: Option<String>,
+    /// One word for metrics and logs, from a fixed set.
+    pub reason: &'static str,
+    /// The connection must not be used again: it holds bytes that were not read.
+    pub close: bool,
+}
+
+impl Refusal {
+    pub fn new(status: u16, code: i64, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, message: message.into(), data: None, reason, close: false }
+    }
+
+    /// A refusal in HTTP words only: the status is the code.
+    pub fn http(status: u16, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(status, status.into(), reason, message)
+    }
+
+    pub fn with_data(mut self, data: String) -> Self {
+        self.data = Some(data);
+        self
+    }
+
+    pub fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+}
+
+impl From<Refusal> for Verdict {
+    fn from(refusal: Refusal) -> Self {
+        Verdict::Refuse(Box::new(refusal))
+    }
+}

@@ -1,0 +1,109 @@
+//! The file as it is written, and its way to a [`Config`]: read, then checked as a whole.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::globs::Globs;
+use super::house::{Cors, Log, Workers};
+use super::inquest::Spot;
+use super::limits::Limits;
+use super::listen::{Admin, Listen};
+use super::names::ServerName;
+use super::paste;
+use super::reader;
+use super::{Config, Toolset};
+
+/// The config file of Toolgate. `${VAR}` and `${VAR:-default}` are taken from the environment, in any value.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename = "Config", deny_unknown_fields)]
+pub(super) struct Written {
+    /// The public listener.
+    #[serde(default)]
+    listen: Listen,
+    /// The listener for metrics, health and the admin API, when they shall not stand on the public one.
+    admin: Option<Admin>,
+    /// Threads: `auto` is one for each core. A change needs a restart.
+    #[serde(default)]
+    workers: Workers,
+    /// The servers behind the gateway, by name: the block that Claude Desktop, Cursor and VS Code read.
+    #[serde(rename = "mcpServers")]
+    servers: BTreeMap<ServerName, paste::Written>,
+    /// Bundles of tools, each an endpoint of its own: `/servers/NAME/mcp`.
+    #[serde(default)]
+    toolsets: BTreeMap<ServerName, WrittenToolset>,
+    /// Bounds of size, number and time.
+    #[serde(default)]
+    limits: Limits,
+    /// The log, on standard error.
+    #[serde(default)]
+    log: Log,
+    /// What web pages of other origins are told that they may do; without it, nothing.
+    cors: Option<Cors>,
+}
+
+/// A bundle of tools.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename = "Toolset", deny_unknown_fields)]
+struct WrittenToolset {
+    /// Patterns over the federated names: `search__*`.
+    #[schemars(length(min = 1))]
+    tools: Globs,
+}
+
+/// Reads and checks the whole tree; what is wrong has been reported when there is no config.
+pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
+    let Written { listen, admin, workers, servers, toolsets, limits, log, cors } = reader::read(root)?;
+    if let Some(spot) = root.child("limits") {
+        limits.check(&spot);
+    }
+    if let (Some(admin), Some(spot)) = (&admin, root.child("admin").and_then(|admin| admin.child("address")))
+    {
+        admin.check(&listen, &spot);
+    }
+    let block = root.child("mcpServers");
+    let servers = servers.into_iter().filter_map(|(name, written)| {
+        let spot = block.as_ref()?.child(&name)?;
+        let server = written.server(&name, &spot)?;
+        Some((name, server))
+    });
+    let servers = servers.collect();
+    let toolsets = toolsets.into_iter().filter_map(|(name, written)| {
+        let spot = root.child("toolsets")?.child(&name)?;
+        written.check(&spot);
+        if let Some(server) = block.as_ref()?.child(&name) {
+            let line = root.inquest.source().place(&server.key?.key_bytes).line;
+            let message = format!("{}: a server has this name too", spot.path);
+            spot.refuse_key(
+                message,
+                format!("the server is on line {line}"),
+                "both are served at /servers/NAME/mcp",
+            );
+        }
+        Some((name, Toolset { tools: written.tools }))
+    });
+    let toolsets = toolsets.collect();
+    Some(Config {
+        listen,
+        admin,
+        workers,
+        servers,
+        toolsets,
+        limits,
+        log,
+        cors,
+        hash: String::new(),
+        path: None,
+    })
+}
+
+impl WrittenToolset {
+    fn check(&self, spot: &Spot<'_>) {
+        if let Some(tools) =
+            spot.child("tools").filter(|tools| self.tools.is_empty() && tools.node.items().is_empty())
+        {
+            tools.refuse("empty", "expected patterns over federated names, such as \"search__*\"");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Collects what is wrong with one file: every reader and checker reports here, and goes on.
+//!
+//! It decides how a fault is placed and worded around its path, not what a fault is.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::env::{self, Environment};
+use super::faults::{Fault, Faults, MAX_FAULTS};
+use super::mask;
+use super::source::{Bytes, Source};
+use super::tree::{Entry, Node, Value, Wrong};
+
+/// The faults found so far in a file.
+pub(super) struct Inquest<'t> {
+    source: Source<'t>,
+    faults: RefCell<Vec<Fault>>,
+    blots: RefCell<Vec<Bytes>>,
+    full: Cell<bool>,
+}
+
+/// A value of the file with its path, `mcpServers.files.tools.allow[0]`; where checks report.
+#[derive(Clone)]
+pub(super) struct Spot<'t> {
+    pub inquest: &'t Inquest<'t>,
+    pub node: &'t Node,
+    /// The key that it stands under, if it is a mapping's value.
+    pub key: Option<&'t Entry>,
+    pub path: String,
+}
+
+impl<'t> Inquest<'t> {
+    pub(super) fn new(source: Source<'t>) -> Self {
+        let (faults, blots, full) = Default::default();
+        Self { source, faults, blots, full }
+    }
+
+    pub(super) fn source(&self) -> &Source<'t> {
+        &self.source
+    }
+
+    /// Enough was found: more would not be shown.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.get()
+    }
+
+    /// From here on these bytes are shown as `*`.
+    pub(super) fn blot(&self, blots: Vec<Bytes>) {
+        self.blots.borrow_mut().extend(blots);
+    }
+
+    pub(super) fn wrong(&self, wrong: Wrong) {
+        self.add(&wrong.bytes, wrong.message, wrong.expected, wrong.help.into());
+    }
+
+    /// The file is no YAML from here on, so that its secrets are not known, only guessed.
+    pub(super) fn torn(&self, wrong: Wrong) {
+        self.blot(mask::guess(&self.source, self.source.place(&wrong.bytes).line));
+        self.wrong(wrong);
+    }
+
+    /// Something is wrong with the file as a whole.
+    pub(super) fn whole(&self, message: String, help: &str) {
+        self.faults.borrow_mut().push(Fault::whole(message, help));
+    }
+
+    pub(super) fn add(&self, bytes: &Bytes, message: String, expected: String, help: String) {
+        let place = self.source.place(bytes);
+        let fault = Fault {
+            line: place.line,
+            column: place.column,
+            len: place.len,
+            message,
+            expected,
+            help,
+            source: mask::line(&self.source, place.line, &self.blots.borrow()),
+        };
+        let mut faults = self.faults.borrow_mut();
+        if !faults.contains(&fault) {
+            faults.push(fault);
+        }
+        self.full.set(faults.len() > MAX_FAULTS);
+    }
+
+    /// Fills in the variables of all values. In a server that is switched off a missing one is no fault, but
+    /// its value is unknown from then on.
+    pub(super) fn fill(&self, root: &Node, environment: &Environment<'_>) {
+        let servers = root.entry("mcpServers");
+        let mut off: Vec<&Rc<Node>> = Vec::new();
+        for entry in root.entries() {
+            if servers.is_none_or(|servers| servers.key != entry.key) {
+                self.fill_in(&entry.node, environment, true);
+            }
+        }
+        for server in servers.map(|entry| entry.node.entries()).unwrap_or_default() {
+            let disabled = server.node.entry("disabled");
+            if let Some(disabled) = disabled {
+                self.fill_in(&disabled.node, environment, true);
+            }
+            let disabled = disabled.is_some_and(
+                |entry| matches!(&entry.node.value, Value::Scalar(scalar) if scalar.text().eq_ignore_ascii_case("true")),
+            );
+            if disabled {
+                off.push(&server.node);
+            } else {
+                self.fill_in(&server.node, environment, true);
+            }
+        }
+        // Last, for what they share with others by an alias is the others' fault.
+        for node in off {
+            self.fill_in(node, environment, false);
+        }
+    }
+
+    fn fill_in(&self, node: &Node, environment: &Environment<'_>, aloud: bool) {
+        match &node.value {
+            Value::List(items) => items.iter().for_each(|item| self.fill_in(item, environment, aloud)),
+            Value::Map(entries) => {
+                entries.iter().for_each(|entry| self.fill_in(&entry.node, environment, aloud))
+            }
+            Value::Scalar(scalar) if !scalar.is_filled() && !node.is_faulty() => {
+                match env::fill(&scalar.raw, environment) {
+                    Ok(None) => {}
+                    Ok(Some(text)) => scalar.filled.set(text).expect("it was empty, and nobody else is here"),
+                    Err(lacks) => {
+                        node.condemn();
+                        for lack in lacks.into_iter().filter(|_| aloud) {
+                            let bytes = self.find(node, &scalar.raw[lack.bytes]);
+                            self.add(&bytes, lack.message, lack.expected.into(), String::new());
+                        }
+                    }
+                }
+            }
+            Value::Scalar(_) => {}
+        }
+    }
+
+    /// Where this piece of a value stands in the file; the whole value if it is written in another way there.
+    fn find(&self, node: &Node, piece: &str) -> Bytes {
+        match self.source.slice(&node.bytes).find(piece) {
+            Some(at) => node.bytes.start + at..node.bytes.start + at + piece.len(),
+            None => node.bytes.clone(),
+        }
+    }
+
+    /// The value, unless anything was found.
+    pub(super) fn close<T>(self, name: &str, value: Option<T>) -> Result<T, Faults> {
+        let faults = self.faults.into_inner();
+        match value {
+            Some(value) if faults.is_empty() => Ok(value),
+            _ if faults.is_empty() => Err(Faults::whole(name, "not a config file", "")),
+            _ => Err(Faults::new(name, faults)),
+        }
+    }
+}
+
+impl<'t> Spot<'t> {
+    /// The whole file.
+    pub(super) fn root(inquest: &'t Inquest<'t>, node: &'t Node) -> Self {
+        Self { inquest, node, key: None, path: String::new() }
+    }
+
+    /// The value under this key, faulty or not.
+    pub(super) fn child(&self, key: &str) -> Option<Spot<'t>> {
+        let entry = self.node.entry(key)?;
+        Some(self.under(entry))
+    }
+
+    pub(super) fn under(&self, entry: &'t Entry) -> Spot<'t> {
+        let dot = if self.path.is_empty() { "" } else { "." };
+        let path = format!("{}{dot}{}", self.path, entry.key);
+        Spot { inquest: self.inquest, node: &entry.node, key: Some(entry), path }
+    }
+
+    pub(super) fn item(&self, index: usize, node: &'t Node) -> Spot<'t> {
+        Spot { inquest: self.inquest, node, key: None, path: format!("{}[{index}]", self.path) }
+    }
+
+    /// Something is wrong with the value.
+    pub(super) fn refuse(&self, what: impl std::fmt::Display, expected: impl Into<String>) {
+        self.refuse_with(what, expected, "");
+    }
+
+    pub(super) fn refuse_with(&self, what: impl std::fmt::Display, expected: impl Into<String>, help: &str) {
+        if self.node.is_faulty() {
+            return;
+        }
+        self.node.condemn();
+        let what = what.to_string();
+        let message = if self.path.is_empty() { what } else { format!("{}: {what}", self.path) };
+        self.inquest.add(&self.node.bytes, message, expected.into(), help.into());
+    }
+
+    /// Something is wrong with the key that it stands under, or with there being one.
+    pub(super) fn refuse_key(
+        &self,
+        message: impl Into<String>,
+        expected: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        match self.key {
+            Some(entry) if entry.is_faulty() => {}
+            Some(entry) => {
+                entry.condemn();
+                self.inquest.add(&entry.key_bytes, message.into(), expected.into(), help.into());
+            }
+            None => self.refuse_with(message.into(), expected, &help.into()),
+        }
+    }
+}

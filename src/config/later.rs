@@ -1,0 +1,125 @@
+//! Words that this version does not take, and what to say of them: known ones that are not built yet, ones that
+//! other programs use for the same thing, and misspelt ones.
+//!
+//! Nothing that a file says is ever passed over in silence: a key that would do nothing is a fault.
+
+/// Keys of the config's full design that this version does not have, by the struct they belong to.
+const LATER: [(&str, &[&str]); 3] = [
+    ("Config", &["auth", "rbac", "rate_limits", "store", "redis", "audit", "agent"]),
+    ("Listen", &["tls"]),
+    ("Server", &["openapi", "base_url", "urls", "retry"]),
+];
+
+/// Values likewise.
+const LATER_WORDS: [(&str, &str); 2] = [("Transport", "sse"), ("Credentials", "exchange")];
+
+/// What other programs call a thing, and what it is called here.
+const ELSEWHERE: [(&str, &str, &str); 12] = [
+    ("Config", "servers", "here it is called `mcpServers`"),
+    ("Config", "inputs", "nobody is there to be asked: use `${VAR}`"),
+    ("Config", "port", "it is a part of `listen.address`"),
+    ("Config", "address", "it belongs under `listen`"),
+    ("Listen", "port", "it is a part of `address`"),
+    ("Listen", "host", "it is a part of `address`"),
+    ("Server", "serverUrl", "here it is called `url`"),
+    ("Server", "httpUrl", "here it is called `url`"),
+    ("Server", "includeTools", "here it is `tools: {allow: [...]}`"),
+    ("Server", "excludeTools", "here it is `tools: {deny: [...]}`"),
+    ("Server", "enabled", "here it is `disabled: true`, or nothing"),
+    ("Server", "envFile", "files of variables are not read: list them under `env`"),
+];
+
+const NOT_YET: &str = "remove it: it would do nothing";
+
+/// Whether this version will not have the key of a server, so that nothing more is to be said of that server.
+pub(super) fn is_later_server(key: &str) -> bool {
+    LATER.iter().any(|(name, keys)| *name == "Server" && keys.contains(&key))
+}
+
+/// Whether a key that was written is this one, or was probably meant to be.
+pub(super) fn is_meant(key: &str, written: &str) -> bool {
+    nearest(&[key], written).is_some() || key == "mcpServers" && written == "servers"
+}
+
+/// Message, expectation and help for a key that a mapping does not take.
+pub(super) fn unknown_key(name: &str, keys: &[&str], key: &str) -> (String, String, String) {
+    if LATER.iter().any(|(of, later)| *of == name && later.contains(&key)) {
+        return (format!("`{key}` is not available in this version"), NOT_YET.into(), String::new());
+    }
+    let message = format!("unknown key `{key}`");
+    if let Some((.., here)) = ELSEWHERE.iter().find(|(of, there, _)| *of == name && *there == key) {
+        return (message, (*here).into(), String::new());
+    }
+    if let Some(near) = nearest(keys, key) {
+        return (message, format!("did you mean `{near}`?"), String::new());
+    }
+    if let Some(home) = home(name, key) {
+        return (message, format!("it belongs under `{home}`"), String::new());
+    }
+    (message, "no such key here".into(), format!("known keys: {}", keys.join(", ")))
+}
+
+/// What is wrong with a word and what is expected, for an enum that does not have it.
+pub(super) fn unknown_word(name: &str, words: &[&str], word: &str) -> (String, String) {
+    if LATER_WORDS.contains(&(name, word)) {
+        return (format!("`{word}` is not available in this version"), expected(words));
+    }
+    match nearest(words, word) {
+        Some(near) => ("not a known word".into(), format!("did you mean `{near}`?")),
+        None => ("not a known word".into(), expected(words)),
+    }
+}
+
+fn expected(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [one] => format!("expected `{one}`"),
+        [first @ .., last] => format!("expected `{}` or `{last}`", first.join("`, `")),
+    }
+}
+
+/// The part of the config that has this key, for one that was written at the top.
+fn home(name: &str, key: &str) -> Option<&'static str> {
+    let homes: [(&str, &[&str]); 3] = [
+        ("limits", super::limits::KEYS),
+        ("listen", &["allowed_origins", "allowed_hosts", "tls"]),
+        ("log", &["format", "level"]),
+    ];
+    let home = homes.into_iter().find(|(_, keys)| keys.contains(&key))?;
+    (name == "Config").then_some(home.0)
+}
+
+/// The word that was probably meant: the same but for case and separators, or within a slip or two.
+fn nearest<'w>(words: &[&'w str], word: &str) -> Option<&'w str> {
+    let bare = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
+    let wanted = bare(word);
+    let distance = |known: &str| strsim::damerau_levenshtein(&bare(known), &wanted);
+    let (near, distance) = words.iter().map(|known| (*known, distance(known))).min_by_key(|(_, far)| *far)?;
+    // A third of the word may be wrong: `url` is not `env`.
+    (distance <= near.len().min(word.len()) / 3 && distance <= 3).then_some(near)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_one_that_may_have_been_meant() {
+        let words = ["address", "mcpServers", "max_body", "url", "env", "args", "command", "limits"];
+        for (word, near) in [
+            ("adress", Some("address")),
+            ("mcp_servers", Some("mcpServers")),
+            ("mcpServer", Some("mcpServers")),
+            ("MaxBody", Some("max_body")),
+            ("max-bdoy", Some("max_body")),
+            ("uri", Some("url")),
+            ("arg", Some("args")),
+            ("cmd", None),
+            ("x", None),
+            ("", None),
+            ("limit", Some("limits")),
+        ] {
+            assert_eq!(nearest(&words, word), near, "{word}");
+        }
+    }
+}

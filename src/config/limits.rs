@@ -1,0 +1,153 @@
+//! How much and how long: the bounds that hold for everything that no server sets for itself.
+//!
+//! Each has a range that it must lie in. The lower ends are small enough for tests, the upper ones are where a
+//! value is a slip rather than a wish.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::inquest::Spot;
+use super::size::Size;
+use super::span::Span;
+
+/// The keys of `limits`.
+pub(super) const KEYS: &[&str] = &[
+    "max_body",
+    "max_response",
+    "max_header",
+    "max_json_depth",
+    "max_line",
+    "max_sessions",
+    "header_timeout",
+    "body_timeout",
+    "connect_timeout",
+    "call_timeout",
+    "stream_idle",
+    "sse_keepalive",
+    "session_ttl",
+    "drain",
+];
+
+/// Bounds of size, number and time.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Largest body of a request, in bytes: 1KiB to 64MiB.
+    pub max_body: Size,
+    /// Largest answer of a server that is read as a whole, in bytes: 1KiB to 1GiB.
+    pub max_response: Size,
+    /// Largest head of a request, in bytes: 1KiB to 1MiB.
+    pub max_header: Size,
+    /// Deepest nesting of a JSON body: 4 to 512.
+    #[schemars(range(min = 4, max = 512))]
+    pub max_json_depth: u32,
+    /// Longest line that a stdio server may write, in bytes: 1KiB to 256MiB.
+    pub max_line: Size,
+    /// Most sessions at a time: 1 to 10000000.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_sessions: u64,
+    /// Time for a request's head to arrive: 10ms to 10m.
+    pub header_timeout: Span,
+    /// Time for a request's body to arrive: 10ms to 1h.
+    pub body_timeout: Span,
+    /// Time to reach a server: 10ms to 5m.
+    pub connect_timeout: Span,
+    /// Time for a call, unless its server has a `timeout` of its own: 10ms to 1d.
+    pub call_timeout: Span,
+    /// Time that a stream may be silent: 10ms to 1d.
+    pub stream_idle: Span,
+    /// Time after which a silent stream to a client gets a comment, so that nothing between cuts it: 10ms to 1h.
+    pub sse_keepalive: Span,
+    /// Time that an unused session lives: 1s to 30d.
+    pub session_ttl: Span,
+    /// Time that running requests get at shutdown: 0s to 1h.
+    pub drain: Span,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_body: Size::mib(4),
+            max_response: Size::mib(32),
+            max_header: Size::kib(32),
+            max_json_depth: 64,
+            max_line: Size::mib(16),
+            max_sessions: 100_000,
+            header_timeout: Span::secs(10),
+            body_timeout: Span::secs(30),
+            connect_timeout: Span::secs(5),
+            call_timeout: Span::secs(60),
+            stream_idle: Span::mins(5),
+            sse_keepalive: Span::secs(15),
+            session_ttl: Span::hours(1),
+            drain: Span::secs(20),
+        }
+    }
+}
+
+/// What a call may take; the range of `limits.call_timeout` and of a server's `timeout`.
+pub(super) const CALL: (Span, Span) = (Span::millis(10), Span::hours(24));
+/// The range of `limits.max_response` and of a server's `max_response`.
+pub(super) const RESPONSE: (Size, Size) = (Size::kib(1), Size::mib(1024));
+
+impl Limits {
+    /// Reports each value that lies outside of its range.
+    pub(super) fn check(&self, spot: &Spot<'_>) {
+        let ms = Span::millis;
+        within(spot, "max_body", self.max_body, (Size::kib(1), Size::mib(64)));
+        within(spot, "max_response", self.max_response, RESPONSE);
+        within(spot, "max_header", self.max_header, (Size::kib(1), Size::mib(1)));
+        within(spot, "max_json_depth", self.max_json_depth, (4, 512));
+        within(spot, "max_line", self.max_line, (Size::kib(1), Size::mib(256)));
+        within(spot, "max_sessions", self.max_sessions, (1, 10_000_000));
+        within(spot, "header_timeout", self.header_timeout, (ms(10), Span::mins(10)));
+        within(spot, "body_timeout", self.body_timeout, (ms(10), Span::hours(1)));
+        within(spot, "connect_timeout", self.connect_timeout, (ms(10), Span::mins(5)));
+        within(spot, "call_timeout", self.call_timeout, CALL);
+        within(spot, "stream_idle", self.stream_idle, (ms(10), Span::hours(24)));
+        within(spot, "sse_keepalive", self.sse_keepalive, (ms(10), Span::hours(1)));
+        within(spot, "session_ttl", self.session_ttl, (Span::secs(1), Span::hours(720)));
+        within(spot, "drain", self.drain, (ms(0), Span::hours(1)));
+    }
+
+    /// Each key with its value as text, for telling what changed.
+    pub(super) fn values(&self) -> [(&'static str, String); KEYS.len()] {
+        [
+            ("max_body", self.max_body.to_string()),
+            ("max_response", self.max_response.to_string()),
+            ("max_header", self.max_header.to_string()),
+            ("max_json_depth", self.max_json_depth.to_string()),
+            ("max_line", self.max_line.to_string()),
+            ("max_sessions", self.max_sessions.to_string()),
+            ("header_timeout", self.header_timeout.to_string()),
+            ("body_timeout", self.body_timeout.to_string()),
+            ("connect_timeout", self.connect_timeout.to_string()),
+            ("call_timeout", self.call_timeout.to_string()),
+            ("stream_idle", self.stream_idle.to_string()),
+            ("sse_keepalive", self.sse_keepalive.to_string()),
+            ("session_ttl", self.session_ttl.to_string()),
+            ("drain", self.drain.to_string()),
+        ]
+    }
+}
+
+/// Reports the value under this key if it lies outside of the range. One that is not written is not looked at.
+pub(super) fn within<T: PartialOrd + std::fmt::Display>(spot: &Spot<'_>, key: &str, value: T, range: (T, T)) {
+    let (least, most) = range;
+    let Some(spot) = spot.child(key) else { return };
+    if value < least {
+        spot.refuse("too small", format!("expected {least} to {most}"));
+    } else if value > most {
+        spot.refuse("too large", format!("expected {least} to {most}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_has_a_value_to_tell() {
+        assert_eq!(Limits::default().values().map(|(key, _)| key), KEYS);
+    }
+}

@@ -1,0 +1,236 @@
+//! Where the gateway listens, and to whom.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+
+use super::inquest::Spot;
+use super::leaf::{Leaf, leaf};
+
+/// The public listener.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// IP address and port; port 0 is one that the system chooses. A change needs a restart.
+    #[serde(deserialize_with = "address")]
+    #[schemars(with = "Address")]
+    pub address: SocketAddr,
+    /// Origins (`https://app.example.com`) of the web pages that may call, or `*`. Without the key: pages of this
+    /// machine. In lower case.
+    #[serde(deserialize_with = "texts::<Origin, _>")]
+    #[schemars(with = "Option<Vec<Origin>>")]
+    pub allowed_origins: Option<Vec<String>>,
+    /// Hosts (`gateway.example.com`, with any port unless one is given) that a request may name, or `*`. Without
+    /// the key: the names of this machine. In lower case.
+    #[serde(deserialize_with = "texts::<Host, _>")]
+    #[schemars(with = "Option<Vec<Host>>")]
+    pub allowed_hosts: Option<Vec<String>>,
+}
+
+/// The listener for metrics, health and the admin API, when they shall not stand on the public one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// IP address and port. A change needs a restart.
+    #[serde(deserialize_with = "address")]
+    #[schemars(with = "Address")]
+    pub address: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
+            allowed_origins: None,
+            allowed_hosts: None,
+        }
+    }
+}
+
+impl Admin {
+    /// Reports an address that the public listener has taken.
+    pub(super) fn check(&self, listen: &Listen, spot: &Spot<'_>) {
+        let (here, there) = (self.address, listen.address);
+        let same = here.ip() == there.ip() || here.ip().is_unspecified() || there.ip().is_unspecified();
+        if here.port() == there.port() && here.port() != 0 && same {
+            spot.refuse("this port is taken by `listen.address`", "expected another port");
+        }
+    }
+}
+
+struct Address(SocketAddr);
+
+impl Leaf for Address {
+    const EXPECTED: &'static str = "an IP address and a port such as `127.0.0.1:8000` or `[::]:8000`";
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        text.parse().map(Self).map_err(|_| match text.rsplit_once(':') {
+            Some(("", _)) => "an address without an IP address",
+            Some((host, _)) if host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':') => {
+                "an address with a name instead of an IP address"
+            }
+            None if text.parse::<IpAddr>().is_ok() => "an address without a port",
+            _ => "not an address",
+        })
+    }
+}
+
+leaf!(Address);
+
+fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    Address::deserialize(from).map(|address| address.0)
+}
+
+/// `scheme://host[:port]` as a browser sends it, or `*`.
+pub(super) struct Origin(String);
+
+impl Leaf for Origin {
+    const EXPECTED: &'static str = "an origin such as `https://app.example.com`, or `*`";
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        if text == "*" {
+            return Ok(Self(text.into()));
+        }
+        let Some((scheme, host)) = text.split_once("://") else { return Err("not an origin") };
+        let scheme_fits = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        if host.contains('*') {
+            return Err("an origin with a `*` in it: only `*` alone is understood");
+        }
+        if host.contains(['/', '?', '#']) {
+            return Err("an origin with a path: an origin ends with the host or its port");
+        }
+        if !scheme_fits || !is_host(host) {
+            return Err("not an origin");
+        }
+        Ok(Self(text.to_ascii_lowercase()))
+    }
+}
+
+leaf!(Origin);
+
+/// `host[:port]`, or `*`.
+struct Host(String);
+
+impl Leaf for Host {
+    const EXPECTED: &'static str =
+        "a host such as `gateway.example.com` or `gateway.example.com:8443`, or `*`";
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        if text.contains("://") {
+            return Err("a URL instead of a host");
+        }
+        if text != "*" && text.contains('*') {
+            return Err("a host with a `*` in it: only `*` alone is understood");
+        }
+        if text == "*" || is_host(text) { Ok(Self(text.to_ascii_lowercase())) } else { Err("not a host") }
+    }
+}
+
+leaf!(Host);
+
+fn is_host(text: &str) -> bool {
+    let name_fits = |name: &str| {
+        let inside = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        match inside {
+            Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)),
+        }
+    };
+    match text.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => name_fits(name) && port.parse::<u16>().is_ok(),
+        _ => name_fits(text),
+    }
+}
+
+impl From<Origin> for String {
+    fn from(origin: Origin) -> Self {
+        origin.0
+    }
+}
+
+impl From<Host> for String {
+    fn from(host: Host) -> Self {
+        host.0
+    }
+}
+
+/// A list that keeps the texts of its leaves.
+pub(super) fn texts<'de, T, D>(from: D) -> Result<Option<Vec<String>>, D::Error>
+where
+    T: Deserialize<'de> + Into<String>,
+    D: Deserializer<'de>,
+{
+    Ok(Option::<Vec<T>>::deserialize(from)?.map(|list| list.into_iter().map(Into::into).collect()))
+}
+
+macro_rules! text_schema {
+    ($type:ty, $name:literal, $pattern:literal, $description:literal) => {
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"description": $description, "type": "string", "pattern": $pattern})
+            }
+        }
+    };
+}
+
+text_schema!(
+    Address,
+    "Address",
+    "^(\\[[^\\]]+\\]|[0-9.]+):[0-9]+$",
+    "An IP address and a port: `127.0.0.1:8000`."
+);
+text_schema!(
+    Origin,
+    "Origin",
+    "^(\\*|[A-Za-z][A-Za-z0-9+.-]*://[^/?#*]+)$",
+    "`scheme://host[:port]`, or `*`."
+);
+text_schema!(Host, "Host", "^(\\*|[^/*]+)$", "`host[:port]`, or `*`.");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_an_ip_and_a_port() {
+        for (text, wanted) in [
+            ("127.0.0.1:8000", None),
+            ("[::]:0", None),
+            (":8000", Some("an address without an IP address")),
+            ("localhost:8000", Some("an address with a name instead of an IP address")),
+            ("127.0.0.1", Some("an address without a port")),
+            ("::1", Some("not an address")),
+            ("127.0.0.1:99999", Some("not an address")),
+            ("8000", Some("not an address")),
+        ] {
+            assert_eq!(Address::read(text).err(), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn origins_and_hosts_are_taken_as_browsers_send_them() {
+        for good in
+            ["*", "https://App.example", "http://localhost:5173", "vscode-webview://abc", "http://[::1]:1"]
+        {
+            assert_eq!(Origin::read(good).map(String::from), Ok(good.to_ascii_lowercase()));
+        }
+        for bad in
+            ["", "null", "app.example", "https://", "https://a/", "https://*.a", "https://a:x", "https://a b"]
+        {
+            assert!(Origin::read(bad).is_err(), "{bad}");
+        }
+        for good in ["*", "GW.example", "gw.example:8443", "127.0.0.1", "[::1]", "[::1]:80"] {
+            assert_eq!(Host::read(good).map(String::from), Ok(good.to_ascii_lowercase()));
+        }
+        for bad in ["", "https://a", "a/b", "*.a", "a:x", "a:99999", "[::1", "a b"] {
+            assert!(Host::read(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The config file: read, checked, and told about when it is wrong.
+//!
+//! One conversion, [`parse`], is what `check`, start and reload share. It finds all faults of a file at once, each
+//! with its line and column, and makes a [`Config`] only of a file without any: whoever holds one need not check
+//! it again.
+//!
+//! The way: `tree` (YAML that knows its places) → `env` (`${VAR}`) → `reader` (serde over the tree) → `file` and
+//! `paste` (what may stand beside what) → [`Config`]. Faults gather in `inquest`.
+//!
+//! It does not open ports, start programs, resolve names or look whether a file that is named exists.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+mod change;
+mod env;
+mod faults;
+mod file;
+mod globs;
+mod house;
+mod inquest;
+mod later;
+mod leaf;
+mod limits;
+mod listen;
+mod mask;
+mod names;
+mod paste;
+mod reader;
+mod schema;
+mod secret;
+mod server;
+mod size;
+mod source;
+mod span;
+mod syntax;
+mod tree;
+mod url;
+
+pub use change::Change;
+pub use env::Environment;
+pub use faults::{Fault, Faults};
+pub use globs::Globs;
+pub use house::{Cors, Format, Level, Log, Method, Workers};
+pub use limits::Limits;
+pub use listen::{Admin, Listen};
+pub use names::ServerName;
+pub use schema::schema;
+pub use secret::Secret;
+pub use server::{Builtin, Credentials, Health, Kind, Server, Tools};
+pub use size::Size;
+pub use span::Span;
+pub use url::Url;
+
+/// Largest config file that is read, in bytes.
+const MAX_FILE: u64 = 4 << 20;
+
+/// The least that a config file can be.
+const MINIMUM: &str = "the least that it needs is one server:\nmcpServers:\n  demo: {builtin: demo}";
+
+/// All settings, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The public listener.
+    pub listen: Listen,
+    /// The listener for metrics, health and the admin API, if it is not the public one.
+    pub admin: Option<Admin>,
+    /// Threads that serve requests.
+    pub workers: Workers,
+    /// The servers behind the gateway, without those that are switched off.
+    pub servers: BTreeMap<ServerName, Server>,
+    /// Bundles of tools; no name is also a server's.
+    pub toolsets: BTreeMap<ServerName, Toolset>,
+    /// Bounds of size, number and time.
+    pub limits: Limits,
+    /// The log.
+    pub log: Log,
+    /// What web pages of other origins may do; `None` is nothing.
+    pub cors: Option<Cors>,
+    /// 16 hexadecimal digits that stand for the text of the file, without the environment's values.
+    pub hash: String,
+    /// The file that it was read from, if it was one.
+    pub path: Option<PathBuf>,
+}
+
+/// A bundle of tools, served as if it were one server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Toolset {
+    /// Patterns over the federated names; at least one.
+    pub tools: Globs,
+}
+
+/// Reads a config file, with the variables of this process's environment.
+///
+/// # Errors
+/// All that is wrong with it, or why it could not be read.
+pub fn load(path: &Path) -> Result<Config, Faults> {
+    let name = path.display().to_string();
+    let text =
+        text(path).map_err(|error| Faults::whole(&name, format!("cannot read the file: {error}"), ""))?;
+    let text = String::from_utf8(text).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
+        Faults::whole(&name, format!("line {line} is not UTF-8 text"), "")
+    })?;
+    let config = parse(&name, &text, &|variable| std::env::var(variable).ok())?;
+    Ok(Config { path: Some(path.to_owned()), ..config })
+}
+
+fn text(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Reads the text of a config file. `name` is what the faults call it; `environment` is where variables come from.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn parse(name: &str, text: &str, environment: &Environment<'_>) -> Result<Config, Faults> {
+    if text.len() as u64 > MAX_FILE {
+        return Err(Faults::whole(name, format!("the file is larger than {}", Size::of(MAX_FILE)), ""));
+    }
+    // Some editors put a byte-order mark before the text.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let inquest = inquest::Inquest::new(source::Source::new(text));
+    let root = match tree::plant(inquest.source(), text) {
+        Ok((Some(root), wrongs)) => {
+            inquest.blot(mask::secrets(&root, inquest.source()));
+            wrongs.into_iter().for_each(|wrong| inquest.wrong(wrong));
+            root
+        }
+        Ok((None, _)) => return Err(Faults::whole(name, "the file is empty", MINIMUM)),
+        Err(wrong) => {
+            inquest.torn(wrong);
+            return inquest.close(name, None);
+        }
+    };
+    inquest.fill(&root, environment);
+    let config = file::config(&inquest::Spot::root(&inquest, &root));
+    let config = inquest.close(name, config)?;
+    Ok(Config { hash: hash(text), ..config })
+}
+
+impl Config {
+    /// What runs without any file: `127.0.0.1:8000` and the demo server.
+    pub fn quickstart() -> Self {
+        let text = "mcpServers: {demo: {builtin: demo}}\nlog: {format: text}\n";
+        parse("quickstart", text, &|_| None).expect("it is a good config: a test reads it")
+    }
+}
+
+/// FNV-1a: to tell two versions of a file apart, not to withstand anyone.
+fn hash(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}

@@ -1,0 +1,156 @@
+//! The names that a config gives: to servers, toolsets and tools.
+//!
+//! They become parts of tool names, paths and metric labels, so all of them are letters, digits, `_` and `-`.
+
+use std::borrow::{Borrow, Cow};
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::leaf::{Leaf, leaf};
+
+/// The name of a server or a toolset: `[A-Za-z0-9][A-Za-z0-9_-]{0,31}` without `__`, which parts the server from
+/// the tool in a federated name. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerName(Arc<str>);
+
+/// What stands before a tool's name on the federated endpoint, without the `__`: at most 32 of `[A-Za-z0-9_-]`,
+/// or nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Prefix(pub String);
+
+/// The name that a tool gets: 1 to 64 of `[A-Za-z0-9_-]`, since model providers refuse more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ToolName(pub String);
+
+/// Longest name that model providers take.
+const MAX_TOOL: usize = 64;
+/// Longest name of a server, and longest prefix.
+const MAX_SERVER: usize = 32;
+
+fn is_word(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+}
+
+impl Leaf for ServerName {
+    const EXPECTED: &'static str =
+        "1 to 32 letters, digits, `_` or `-`, a letter or digit first, without `__` in it";
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        let first = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if !first || !is_word(text) || text.len() > MAX_SERVER || text.contains("__") {
+            return Err("not a name that a server or toolset can have");
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+leaf!(ServerName);
+
+impl Leaf for Prefix {
+    const EXPECTED: &'static str = "at most 32 letters, digits, `_` or `-`, or \"\" for none";
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        if is_word(text) && text.len() <= MAX_SERVER { Ok(Self(text.into())) } else { Err("not a prefix") }
+    }
+}
+
+leaf!(Prefix);
+
+impl Leaf for ToolName {
+    const EXPECTED: &'static str = "1 to 64 letters, digits, `_` or `-`";
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        let fits = !text.is_empty() && text.len() <= MAX_TOOL && is_word(text);
+        if fits { Ok(Self(text.into())) } else { Err("not a name that a tool can be given") }
+    }
+}
+
+leaf!(ToolName);
+
+impl ServerName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Deref for ServerName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for ServerName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for ServerName {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+macro_rules! word_schema {
+    ($type:ty, $name:literal, $pattern:literal, $description:literal) => {
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"description": $description, "type": "string", "pattern": $pattern})
+            }
+        }
+    };
+}
+
+word_schema!(
+    ServerName,
+    "ServerName",
+    "^(?!.*__)[A-Za-z0-9][A-Za-z0-9_-]{0,31}$",
+    "A name: letters, digits, `_` and `-`, without `__`."
+);
+word_schema!(Prefix, "Prefix", "^[A-Za-z0-9_-]{0,32}$", "Stands before a tool's name; \"\" is none.");
+word_schema!(ToolName, "ToolName", "^[A-Za-z0-9_-]{1,64}$", "The name that a tool gets.");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_servers_are_plain_words() {
+        for name in ["a", "0", "files", "My-Server_2", "a_", &"x".repeat(32)] {
+            assert!(ServerName::read(name).is_ok(), "{name}");
+        }
+        for name in ["", "_a", "-a", "a__b", "a b", "a.b", "ä", "a/b", &"x".repeat(33)] {
+            assert!(ServerName::read(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_may_be_nothing_and_a_tool_may_not() {
+        assert!(Prefix::read("").is_ok() && Prefix::read("a__").is_ok());
+        assert!(Prefix::read("a.b").is_err() && Prefix::read(&"x".repeat(33)).is_err());
+        assert!(ToolName::read("").is_err() && ToolName::read("a.b").is_err());
+        assert!(ToolName::read(&"x".repeat(64)).is_ok() && ToolName::read(&"x".repeat(65)).is_err());
+    }
+}

@@ -1,0 +1,202 @@
+//! A server behind the gateway, as the rest of the house sees it.
+//!
+//! How it is written in the file, and what may stand beside what, is the matter of `paste.rs`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::globs::Globs;
+use super::limits::Limits;
+use super::secret::Secret;
+use super::size::Size;
+use super::span::Span;
+use super::url::Url;
+
+/// One server: what it is, and how it is treated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// How it is reached.
+    pub kind: Kind,
+    /// Stands before the names of its tools on the federated endpoint, with `__` between; empty for none.
+    pub prefix: String,
+    /// Which of its tools are shown, and under which names.
+    pub tools: Tools,
+    /// Time for a call; see [`Server::call_timeout`].
+    pub timeout: Option<Span>,
+    /// Largest answer that is read as a whole, in bytes; see [`Server::response_limit`].
+    pub max_response: Option<Size>,
+    /// Most calls at a time; `None` is no bound.
+    pub max_concurrent: Option<u32>,
+    /// How it is watched.
+    pub health: Health,
+    /// Which credentials it gets to see.
+    pub credentials: Credentials,
+    /// `/ready` fails while it is down.
+    pub required: bool,
+}
+
+/// How a server is reached.
+#[derive(Clone, PartialEq)]
+pub enum Kind {
+    /// It is a part of the gateway.
+    Builtin(Builtin),
+    /// It listens at a URL: streamable HTTP.
+    Http {
+        /// Where.
+        url: Url,
+        /// Headers of every request to it, names in lower case; see [`Kind::header_map`].
+        headers: BTreeMap<String, Secret>,
+    },
+    /// It is a child process that reads and writes lines.
+    Stdio {
+        /// The program, found by `PATH` unless it has a `/` in it.
+        command: String,
+        /// Its arguments; they may hold secrets and are not shown.
+        args: Vec<String>,
+        /// What its environment has beside or instead of the gateway's.
+        env: BTreeMap<String, Secret>,
+        /// Where it starts; the gateway's own working directory if not set.
+        cwd: Option<PathBuf>,
+    },
+}
+
+/// Servers that are a part of the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Builtin {
+    /// Tools to try the gateway with: `time`, `calculator`, `echo` and two that misbehave.
+    Demo,
+}
+
+/// Which of a server's tools are shown. Patterns and names are the server's own, without prefix.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tools {
+    /// Only these, if set; never empty then.
+    pub allow: Option<Globs>,
+    /// Not these, even if allowed.
+    pub deny: Globs,
+    /// From the server's own name to the one that is shown instead, without prefix.
+    pub rename: BTreeMap<String, String>,
+}
+
+/// How a server is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Health {
+    /// Time between two checks: 100ms to 1d.
+    pub interval: Span,
+    /// Failed checks in a row after which it counts as down: 1 to 100.
+    #[schemars(range(min = 1, max = 100))]
+    pub unhealthy_after: u32,
+}
+
+/// Which credentials a server gets to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Credentials {
+    /// None. The default without `headers`.
+    None,
+    /// What its `headers` say, for every caller. The default with `headers`.
+    Static,
+    /// The client's own `Authorization`, as it came. Only for servers that are trusted with it.
+    Passthrough,
+}
+
+impl Server {
+    /// A server of this kind under this prefix, with all else at its default.
+    pub fn new(kind: Kind, prefix: impl Into<String>) -> Self {
+        let credentials = match &kind {
+            Kind::Http { headers, .. } if !headers.is_empty() => Credentials::Static,
+            _ => Credentials::None,
+        };
+        Self {
+            kind,
+            prefix: prefix.into(),
+            tools: Tools::default(),
+            timeout: None,
+            max_response: None,
+            max_concurrent: None,
+            health: Health::default(),
+            credentials,
+            required: false,
+        }
+    }
+
+    /// Time for a call: its own, else the one for all.
+    pub fn call_timeout(&self, limits: &Limits) -> Duration {
+        self.timeout.unwrap_or(limits.call_timeout).get()
+    }
+
+    /// Largest answer that is read as a whole, in bytes: its own bound, else the one for all.
+    pub fn response_limit(&self, limits: &Limits) -> usize {
+        self.max_response.unwrap_or(limits.max_response).as_usize()
+    }
+}
+
+impl Kind {
+    /// One word for logs and listings: `builtin`, `http` or `stdio`.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Kind::Builtin(_) => "builtin",
+            Kind::Http { .. } => "http",
+            Kind::Stdio { .. } => "stdio",
+        }
+    }
+
+    /// The headers for the wire, marked as sensitive; empty for what is not reached by HTTP.
+    pub fn header_map(&self) -> HeaderMap {
+        let Kind::Http { headers, .. } = self else { return HeaderMap::new() };
+        headers
+            .iter()
+            .map(|(name, secret)| {
+                let name = HeaderName::from_bytes(name.as_bytes()).expect("checked when it was read");
+                let mut value = HeaderValue::from_str(secret.expose()).expect("checked when it was read");
+                value.set_sensitive(true);
+                (name, value)
+            })
+            .collect()
+    }
+}
+
+impl fmt::Debug for Kind {
+    /// Without the arguments, which programs like to take tokens in.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Builtin(builtin) => f.debug_tuple("Builtin").field(builtin).finish(),
+            Kind::Http { url, headers } => {
+                f.debug_struct("Http").field("url", url).field("headers", headers).finish()
+            }
+            Kind::Stdio { command, args, env, cwd } => f
+                .debug_struct("Stdio")
+                .field("command", command)
+                .field("args", &args.len())
+                .field("env", env)
+                .field("cwd", cwd)
+                .finish(),
+        }
+    }
+}
+
+impl Tools {
+    /// Whether a tool with this name of the server's own is shown.
+    pub fn shows(&self, tool: &str) -> bool {
+        self.allow.as_ref().is_none_or(|allow| allow.is_match(tool)) && !self.deny.is_match(tool)
+    }
+
+    /// The name under which a tool of the server is shown, without prefix.
+    pub fn shown_as<'n>(&'n self, tool: &'n str) -> &'n str {
+        self.rename.get(tool).map_or(tool, String::as_str)
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { interval: Span::secs(10), unhealthy_after: 3 }
+    }
+}

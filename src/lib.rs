@@ -1,0 +1,27 @@
+//! Toolgate: an MCP gateway. `ARCHITECTURE.md` is the plan of the house; the modules stand in the order of its
+//! floors, from the ground up.
+
+pub mod config;
+pub mod protocol;
+
+pub mod state;
+pub mod telemetry;
+
+pub mod catalog;
+pub mod upstream;
+
+pub mod server;
+pub mod session;
+
+pub mod plan;
+pub mod registry;
+pub mod rooms;
+
+pub mod door;
+pub mod reload;
+
+pub mod proxy;
+
+pub mod app;
+pub mod cli;
+pub mod demo_server;

@@ -1,0 +1,195 @@
+//! Server-sent events (WHATWG HTML §9.2): cutting a byte stream into events, and making events.
+//!
+//! The splitter hands each event on as the bytes that came, so that a stream passes unchanged; what an event
+//! *says* is read only where somebody needs it.
+
+use std::borrow::Cow;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// A comment that keeps a quiet connection open.
+pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
+
+/// Cuts a stream into events at blank lines, whatever the line ends (LF, CRLF, CR) and the pieces.
+pub struct Splitter {
+    held: BytesMut,
+    /// Up to here no event ends.
+    searched: usize,
+    max_event: usize,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("an event is longer than {0} bytes")]
+pub struct TooLong(pub usize);
+
+impl Splitter {
+    /// `max_event` bounds what is held of an event that does not end.
+    pub fn new(max_event: usize) -> Self {
+        Self { held: BytesMut::new(), searched: 0, max_event }
+    }
+
+    pub fn push(&mut self, piece: &[u8]) {
+        self.held.put_slice(piece);
+    }
+
+    /// The next whole event with the blank line that ends it, if there is one.
+    pub fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
+        match end_of_event(&self.held, self.searched) {
+            Some(end) => {
+                self.searched = 0;
+                Ok(Some(self.held.split_to(end).freeze()))
+            }
+            None if self.held.len() > self.max_event => Err(TooLong(self.max_event)),
+            None => {
+                // The last bytes may be the first half of a blank line.
+                self.searched = self.held.len().saturating_sub(3);
+                Ok(None)
+            }
+        }
+    }
+
+    /// What is left when the stream ends; an unfinished event is none (the standard says to drop it).
+    pub fn rest(&mut self) -> Bytes {
+        self.searched = 0;
+        self.held.split().freeze()
+    }
+}
+
+/// Where the first event that ends at or after `from` ends. A CR at the very end may be half of a CRLF, so it
+/// waits for the next byte.
+fn end_of_event(text: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    while let Some(found) = memchr::memchr2(b'\n', b'\r', &text[at..]) {
+        let first = at + found;
+        let line_end =
+            if text[first] == b'\r' && text.get(first + 1) == Some(&b'\n') { first + 2 } else { first + 1 };
+        match text.get(line_end..) {
+            Some([b'\n', ..]) => return Some(line_end + 1),
+            Some([b'\r', b'\n', ..]) => return Some(line_end + 2),
+            Some([b'\r', _, ..]) => return Some(line_end + 1),
+            _ => at = line_end,
+        }
+        if at >= text.len() {
+            return None;
+        }
+    }
+    None
+}
+
+/// What an event says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Event<'a> {
+    pub name: Option<Cow<'a, str>>,
+    pub id: Option<Cow<'a, str>>,
+    pub retry: Option<Cow<'a, str>>,
+    pub data: Option<Cow<'a, [u8]>>,
+}
+
+/// Reads one event as cut by [`Splitter`].
+pub fn read(event: &[u8]) -> Event<'_> {
+    let mut out = Event::default();
+    let event = event.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(event);
+    for line in event.split(|b| *b == b'\n').flat_map(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        line.split(|b| *b == b'\r')
+    }) {
+        let (field, value) = match memchr::memchr(b':', line) {
+            Some(0) | None if line.is_empty() || line[0] == b':' => continue,
+            Some(at) => (&line[..at], line[at + 1..].strip_prefix(b" ").unwrap_or(&line[at + 1..])),
+            None => (line, &line[line.len()..]),
+        };
+        match field {
+            b"data" => {
+                out.data = Some(match out.data.take() {
+                    None => Cow::Borrowed(value),
+                    Some(before) => {
+                        let mut joined = before.into_owned();
+                        joined.push(b'\n');
+                        joined.extend_from_slice(value);
+                        Cow::Owned(joined)
+                    }
+                });
+            }
+            b"event" => out.name = Some(String::from_utf8_lossy(value)),
+            b"id" => out.id = Some(String::from_utf8_lossy(value)),
+            b"retry" => out.retry = Some(String::from_utf8_lossy(value)),
+            _ => {}
+        }
+    }
+    out
+}
+
+/// A `message` event with one JSON-RPC message in it. Line ends in the message can only be white space between
+/// JSON tokens; they become further `data` lines.
+pub fn message(message: &[u8]) -> Bytes {
+    event(None, message)
+}
+
+/// The same with an id for resumption.
+pub fn event(id: Option<&str>, message: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(message.len() + 40);
+    out.put_slice(b"event: message\n");
+    if let Some(id) = id {
+        out.put_slice(b"id: ");
+        out.put_slice(id.as_bytes());
+        out.put_u8(b'\n');
+    }
+    let mut rest = message;
+    loop {
+        let end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+        out.put_slice(b"data: ");
+        out.put_slice(&rest[..end]);
+        out.put_u8(b'\n');
+        if end == rest.len() {
+            break;
+        }
+        rest.advance(end + 1);
+    }
+    out.put_u8(b'\n');
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
+        let mut splitter = Splitter::new(1024);
+        let mut events = Vec::new();
+        for piece in pieces {
+            splitter.push(piece);
+            while let Some(event) = splitter.next().expect("short events") {
+                events.push(event.to_vec());
+            }
+        }
+        events
+    }
+
+    #[test]
+    fn events_are_cut_alike_however_the_bytes_arrive() {
+        for text in ["data: a\n\ndata: b\n\n", "data: a\r\n\r\ndata: b\r\n\r\n", ": x\n\nid: 1\ndata\n\n"] {
+            let whole = cut(&[text.as_bytes()]);
+            assert_eq!(whole.len(), 2, "{text:?}");
+            let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+            assert_eq!(cut(&bytes), whole, "{text:?}");
+            assert_eq!(whole.concat(), text.as_bytes());
+        }
+        assert_eq!(cut(&[b"data: a\r\rdata: b\r\r", b"\n"]).len(), 2);
+    }
+
+    #[test]
+    fn an_event_that_does_not_end_is_not_held_for_ever() {
+        let mut splitter = Splitter::new(8);
+        splitter.push(b"data: 123456789");
+        assert_eq!(splitter.next(), Err(TooLong(8)));
+    }
+
+    #[test]
+    fn what_was_made_is_what_is_read() {
+        let made = event(Some("7"), b"{\"a\":\n1}");
+        assert_eq!(made, "event: message\nid: 7\ndata: {\"a\":\ndata: 1}\n\n");
+        let read = read(&made);
+        assert_eq!(read.data.as_deref(), Some(&b"{\"a\":\n1}"[..]));
+        assert_eq!(read.id.as_deref(), Some("7"));
+    }
+}

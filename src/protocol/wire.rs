@@ -1,0 +1,146 @@
+//! The JSON-RPC messages that the gateway itself makes. One place makes bytes of them.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use filters::agree::quote;
+use filters::json::{DEPTH_CEILING, Reader};
+use filters::{Refusal, Span, Text};
+
+/// `{"jsonrpc":"2.0","id":ID,"result":RESULT}`; both are JSON text.
+pub fn result(id: &[u8], result: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(id.len() + result.len() + 40);
+    out.put_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.put_slice(id);
+    out.put_slice(br#","result":"#);
+    out.put_slice(result);
+    out.put_u8(b'}');
+    out.freeze()
+}
+
+/// An error that a server answered, under the caller's id; `error` is the JSON text of the error object.
+pub fn failure(id: &[u8], error: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(id.len() + error.len() + 40);
+    out.put_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.put_slice(id);
+    out.put_slice(br#","error":"#);
+    out.put_slice(error);
+    out.put_u8(b'}');
+    out.freeze()
+}
+
+/// The error message of a refusal. Without an id the member is left out, as the schemas from 2025-11-25 on
+/// have it (`JSONRPCErrorResponse.id` is optional and never null).
+pub fn refusal(id: Option<&[u8]>, refusal: &Refusal) -> Bytes {
+    let mut out = BytesMut::with_capacity(160 + refusal.message.len());
+    out.put_slice(br#"{"jsonrpc":"2.0","#);
+    if let Some(id) = id {
+        out.put_slice(br#""id":"#);
+        out.put_slice(id);
+        out.put_u8(b',');
+    }
+    out.put_slice(
+        format!(r#""error":{{"code":{},"message":{}"#, refusal.code, quote(&refusal.message)).as_bytes(),
+    );
+    if let Some(data) = &refusal.data {
+        out.put_slice(br#","data":"#);
+        out.put_slice(data.as_bytes());
+    }
+    out.put_slice(b"}}");
+    out.freeze()
+}
+
+/// A request; `params` is JSON text.
+pub fn request(id: &str, method: &str, params: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(params.len() + method.len() + id.len() + 60);
+    out.put_slice(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{},"params":"#, quote(method)).as_bytes());
+    out.put_slice(params);
+    out.put_u8(b'}');
+    out.freeze()
+}
+
+/// A notification; `params` is JSON text, or empty for none.
+pub fn notification(method: &str, params: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(params.len() + method.len() + 50);
+    out.put_slice(format!(r#"{{"jsonrpc":"2.0","method":{}"#, quote(method)).as_bytes());
+    if !params.is_empty() {
+        out.put_slice(br#","params":"#);
+        out.put_slice(params);
+    }
+    out.put_u8(b'}');
+    out.freeze()
+}
+
+/// What a server sent, as places in its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Incoming {
+    pub id: Option<Span>,
+    pub method: Option<Text>,
+    pub params: Option<Span>,
+    pub result: Option<Span>,
+    pub error: Option<Span>,
+}
+
+impl Incoming {
+    pub fn is_answer(&self) -> bool {
+        self.method.is_none() && (self.result.is_some() || self.error.is_some())
+    }
+
+    /// A request of the server to the client (legacy: sampling, elicitation, roots, ping).
+    pub fn is_request(&self) -> bool {
+        self.method.is_some() && self.id.is_some()
+    }
+}
+
+/// Reads a message of a server: one JSON object with `jsonrpc` "2.0".
+pub fn read(message: &[u8]) -> Option<Incoming> {
+    let mut reader = Reader::new(message, DEPTH_CEILING).ok()?;
+    let mut incoming = Incoming::default();
+    let mut sound = false;
+    reader
+        .object(|r, key| {
+            match &*key.read(message) {
+                "jsonrpc" => sound = r.peek()? == b'"' && r.string()?.is(message, "2.0"),
+                "id" => incoming.id = Some(r.value()?),
+                "method" if r.peek()? == b'"' => incoming.method = Some(r.string()?),
+                "params" => incoming.params = Some(r.value()?),
+                "result" => incoming.result = Some(r.value()?),
+                "error" => incoming.error = Some(r.value()?),
+                _ => drop(r.value()?),
+            }
+            Ok(())
+        })
+        .ok()?;
+    reader.end().ok()?;
+    sound.then_some(incoming)
+}
+
+/// Whether two ids as written mean the same: the same bytes, or strings that say the same in other escapes.
+pub fn same_id(a: &[u8], b: &[u8]) -> bool {
+    let text =
+        |raw: &[u8]| Reader::new(raw, 1).and_then(|mut r| r.string()).ok().map(|t| t.read(raw).into_owned());
+    a == b
+        || (a.first() == Some(&b'"')
+            && b.first() == Some(&b'"')
+            && text(a).is_some_and(|a| Some(a) == text(b)))
+}
+
+/// The member `name` of a JSON object, as a place in its text.
+pub fn member(object: &[u8], name: &str) -> Option<Span> {
+    let mut reader = Reader::new(object, DEPTH_CEILING).ok()?;
+    let mut found = None;
+    reader
+        .object(|r, key| {
+            let value = r.value()?;
+            if key.is(object, name) {
+                found = Some(value);
+            }
+            Ok(())
+        })
+        .ok()?;
+    found
+}
+
+/// The text of a JSON string.
+pub fn string(raw: &[u8]) -> Option<String> {
+    let text = Reader::new(raw, 1).and_then(|mut r| r.string()).ok()?;
+    Some(text.read(raw).into_owned())
+}

@@ -1,0 +1,192 @@
+//! Looking at a server's answer while it streams through: is it MCP, does it answer *this* request, does it end?
+//!
+//! Events and bytes pass as they came. Held back is only what cannot be judged yet: the event that has not ended,
+//! and a JSON answer up to [`HELD`], so that a wrong one can still become a clean error.
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use pingora::http::ResponseHeader;
+
+use crate::door::Leave;
+use crate::protocol::sse::{self, Splitter};
+use crate::protocol::wire;
+use crate::rooms::announce::return_address;
+use crate::server::Server;
+use crate::upstream::UpstreamError;
+use std::sync::Arc;
+
+/// JSON answers up to this size are judged before their first byte goes out; of longer ones, what came first is
+/// gone when the end shows them to be wrong, and the connection is cut.
+const HELD: usize = 64 * 1024;
+
+pub struct Watch {
+    form: Form,
+    /// The id that the answer must carry, as written.
+    id: Option<Bytes>,
+    server: Arc<Server>,
+    readdress: bool,
+    passed: usize,
+    answered: bool,
+    /// The answer was an error.
+    pub saw_error: bool,
+}
+
+enum Form {
+    Json {
+        held: BytesMut,
+        open: bool,
+    },
+    Events(Splitter),
+    /// Nothing to look at: no body, or an error in the server's own words.
+    Other,
+}
+
+impl Watch {
+    /// Judges the head of an answer.
+    pub fn begin(response: &mut ResponseHeader, leave: &Leave) -> Result<Self, UpstreamError> {
+        let kind =
+            response.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let status = response.status.as_u16();
+        if response.headers.contains_key(CONTENT_ENCODING) {
+            return Err(UpstreamError::Nonsense("it is compressed though nobody asked for that".into()));
+        }
+        let length =
+            response.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        let limit = leave.server.max_response;
+        let form = match (status, kind.as_str()) {
+            (401 | 403, _) if !leave.server.passthrough => return Err(UpstreamError::Credentials(status)),
+            (200..=299, "application/json") if length.is_some_and(|length| length > limit) => {
+                return Err(UpstreamError::TooLarge(limit));
+            }
+            (200..=299, "application/json") if leave.id.is_some() => {
+                Form::Json { held: BytesMut::new(), open: false }
+            }
+            (200..=299, "text/event-stream") => {
+                if leave.readdress {
+                    response.remove_header(&CONTENT_LENGTH);
+                }
+                Form::Events(Splitter::new(limit))
+            }
+            (202 | 204, _) if leave.id.is_none() => Form::Other,
+            (200..=299, _) if leave.id.is_none() && leave.resume.is_none() => Form::Other,
+            (400..=599, "application/json") => Form::Other,
+            _ => return Err(UpstreamError::Nonsense(format!("HTTP {status} with content type {kind:?}"))),
+        };
+        Ok(Self {
+            form,
+            id: leave.id.clone(),
+            server: leave.server.clone(),
+            readdress: leave.readdress,
+            passed: 0,
+            answered: false,
+            saw_error: false,
+        })
+    }
+
+    /// Takes the next piece of the body and gives what may go out now.
+    pub fn pass(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
+        self.passed += piece.as_ref().map_or(0, Bytes::len);
+        let limit = self.server.max_response;
+        match &mut self.form {
+            Form::Other if self.passed > limit => Err(UpstreamError::TooLarge(limit)),
+            Form::Other => Ok(piece),
+            Form::Json { .. } if self.passed > limit => Err(UpstreamError::TooLarge(limit)),
+            Form::Json { held, open } => {
+                if *open {
+                    return Ok(piece);
+                }
+                // The whole answer in one piece is judged where it lies.
+                if end && held.is_empty() {
+                    let body = piece.unwrap_or_default();
+                    self.saw_error = judge(&body, self.id.as_deref())?;
+                    return Ok(Some(body));
+                }
+                held.extend_from_slice(&piece.unwrap_or_default());
+                if end {
+                    let body = std::mem::take(held).freeze();
+                    self.saw_error = judge(&body, self.id.as_deref())?;
+                    return Ok(Some(body));
+                }
+                if held.len() > HELD {
+                    *open = true;
+                    // At least what has come must be able to become our answer.
+                    if held.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+                        return Err(UpstreamError::Nonsense("the answer is not a JSON object".into()));
+                    }
+                    return Ok(Some(std::mem::take(held).freeze()));
+                }
+                Ok(Some(Bytes::new()))
+            }
+            Form::Events(splitter) => {
+                splitter.push(&piece.unwrap_or_default());
+                let mut out: Option<BytesMut> = None;
+                let mut single: Option<Bytes> = None;
+                while let Some(event) = splitter.next().map_err(|_| UpstreamError::TooLarge(limit))? {
+                    let seen = look(&event, self.id.as_deref(), self.readdress, &self.server)?;
+                    self.answered |= seen.answer;
+                    self.saw_error |= seen.error;
+                    let event = seen.replacement.unwrap_or(event);
+                    match (&mut out, single.take()) {
+                        (Some(out), _) => out.extend_from_slice(&event),
+                        (None, None) => single = Some(event),
+                        (None, Some(first)) => {
+                            let mut both = BytesMut::from(&first[..]);
+                            both.extend_from_slice(&event);
+                            out = Some(both);
+                        }
+                    }
+                }
+                Ok(Some(out.map(BytesMut::freeze).or(single).unwrap_or_default()))
+            }
+        }
+    }
+}
+
+/// Whether a JSON answer answers the request, and if so whether it is an error.
+fn judge(body: &[u8], id: Option<&[u8]>) -> Result<bool, UpstreamError> {
+    let read = wire::read(body)
+        .ok_or_else(|| UpstreamError::Nonsense("the answer is not a JSON-RPC message".into()))?;
+    if !read.is_answer() {
+        return Err(UpstreamError::Nonsense("the answer has neither a result nor an error".into()));
+    }
+    fits(&read, body, id)?;
+    Ok(read.error.is_some())
+}
+
+fn fits(read: &wire::Incoming, message: &[u8], id: Option<&[u8]>) -> Result<(), UpstreamError> {
+    match (read.id, id) {
+        // An error about a request that the server could not read has no id of it.
+        (None, _) if read.error.is_some() => Ok(()),
+        (Some(got), _) if read.error.is_some() && got.of(message) == b"null" => Ok(()),
+        (Some(got), Some(id)) if wire::same_id(got.of(message), id) => Ok(()),
+        (_, None) => Ok(()),
+        _ => Err(UpstreamError::Nonsense("it answers another request".into())),
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    answer: bool,
+    error: bool,
+    replacement: Option<Bytes>,
+}
+
+fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> Result<Seen, UpstreamError> {
+    let read = sse::read(event);
+    let Some(data) = read.data.filter(|data| !data.is_empty()) else { return Ok(Seen::default()) };
+    let message = wire::read(&data)
+        .ok_or_else(|| UpstreamError::Nonsense("an event of the stream is not a JSON-RPC message".into()))?;
+    if message.is_answer() {
+        fits(&message, &data, id)?;
+        return Ok(Seen { answer: true, error: message.error.is_some(), replacement: None });
+    }
+    let replacement = match message.id {
+        Some(at) if readdress && message.is_request() => {
+            let moved = return_address(&data, at, server);
+            Some(sse::event(read.id.as_deref(), &moved))
+        }
+        _ => None,
+    };
+    Ok(Seen { replacement, ..Seen::default() })
+}

@@ -1,0 +1,84 @@
+//! Reading a body before a server is chosen, and getting Pingora to send it afterwards.
+//!
+//! Pingora 0.9 picks the upstream first and streams the body after; a body that was read early is sent only if
+//! its retry buffer holds something, and that buffer holds 64 KiB or nothing. Over that, nothing is sent, nothing
+//! is said, and the upstream waits for ever. So the buffer is used as a *sign* and never as the data: it is
+//! switched on when at most 64 KiB are left, the last piece lands in it, Pingora calls the body filter once, and
+//! the filter puts our own bytes in the place of that piece. When the length is not known beforehand and the
+//! body turns out longer, no sign can be set; [`can_replay`] says so, and the caller takes another way.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use filters::Refusal;
+use http::header::{CONTENT_LENGTH, EXPECT};
+use pingora::proxy::Session;
+
+/// What Pingora's retry buffer can hold (`BODY_BUF_LIMIT`, not public).
+const SIGN: usize = 64 * 1024;
+
+/// Reads the whole body, or says why not; an error is the client's connection failing.
+pub async fn read(
+    session: &mut Session,
+    limit: usize,
+    patience: Duration,
+) -> pingora::Result<Result<Bytes, Refusal>> {
+    let headers = &session.req_header().headers;
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let waits =
+        headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if length.is_some_and(|length| length > limit) {
+        return Ok(Err(too_large(limit)));
+    }
+    if waits {
+        session.as_downstream_mut().write_continue_response().await?;
+    }
+    match tokio::time::timeout(patience, collect(session, length, limit)).await {
+        Ok(read) => read,
+        Err(_) => {
+            let words = format!("the body did not arrive within {patience:?}");
+            Ok(Err(Refusal::http(408, "body_timeout", words).closing()))
+        }
+    }
+}
+
+async fn collect(
+    session: &mut Session,
+    length: Option<usize>,
+    limit: usize,
+) -> pingora::Result<Result<Bytes, Refusal>> {
+    let downstream = session.as_downstream_mut();
+    if length.is_none_or(|length| length <= SIGN) {
+        downstream.enable_retry_buffering();
+    }
+    let Some(first) = downstream.read_request_body().await? else { return Ok(Ok(Bytes::new())) };
+    if length == Some(first.len()) {
+        // The one piece is the body. The end must still be seen, or Pingora takes the body for unfinished.
+        while downstream.read_request_body().await?.is_some() {}
+        return Ok(Ok(first));
+    }
+    let mut body = BytesMut::with_capacity(length.unwrap_or(SIGN.min(limit)).max(first.len()));
+    body.extend_from_slice(&first);
+    loop {
+        if body.len() > limit {
+            return Ok(Err(too_large(limit)));
+        }
+        if length.is_some_and(|length| length.saturating_sub(body.len()) <= SIGN) {
+            downstream.enable_retry_buffering();
+        }
+        match downstream.read_request_body().await? {
+            Some(piece) => body.extend_from_slice(&piece),
+            None => return Ok(Ok(body.freeze())),
+        }
+    }
+}
+
+/// Whether Pingora will call the body filter for this request.
+pub fn can_replay(session: &Session) -> bool {
+    session.as_downstream().get_retry_buffer().is_some()
+}
+
+fn too_large(limit: usize) -> Refusal {
+    Refusal::http(413, "body_too_large", format!("the body is larger than the limit of {limit} bytes"))
+        .closing()
+}

@@ -1,0 +1,514 @@
+//! The outside of the house: Pingora's phases, from the head of a request to the last byte of its answer.
+//!
+//! Nobody else writes to a client. What is decided here is only *how* a thing is said over HTTP; what is said is
+//! decided by the chain and the door.
+
+mod answer;
+mod body;
+mod fixed;
+mod intake;
+mod outgoing;
+mod reply;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use filters::{Caller, Refusal, Stop};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::prelude::HttpPeer;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
+
+use crate::door::{Door, Exit, Leave, Led, Told};
+use crate::registry::House;
+use crate::state::State;
+use crate::telemetry::Outcome;
+use crate::telemetry::access::{Access, Line};
+use crate::upstream::UpstreamError;
+use crate::upstream::http::Seat;
+use answer::Watch;
+
+/// One listener's view of the gateway.
+pub struct Gateway {
+    pub door: Arc<Door>,
+    pub state: Arc<State>,
+    pub access: Access,
+    /// What this listener serves.
+    pub serves: Serves,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// MCP, and the operator's paths too.
+    All,
+    /// MCP only; the operator's paths stand on another listener.
+    Public,
+    /// The operator's paths only.
+    Admin,
+}
+
+/// One request, from its first byte to its last.
+pub struct Ctx {
+    house: Arc<House>,
+    started: Instant,
+    request_id: u64,
+    caller: Option<Caller>,
+    told: Told,
+    /// Bytes of the request's body.
+    received: usize,
+    refused: Option<(&'static str, Box<Refusal>)>,
+    /// The id of the request, for a refusal on the way to the server.
+    id: Option<Bytes>,
+    /// Set once the call is on its way to a server.
+    leave: Option<Leave>,
+    seat: Option<Seat>,
+    /// The seat was taken anew after the server had forgotten the first.
+    reseated: bool,
+    watch: Option<Watch>,
+    sent_at: Option<Instant>,
+    outcome: Option<Outcome>,
+    origin: Option<http::HeaderValue>,
+    _present: crate::state::Present,
+}
+
+impl Ctx {
+    fn refuse(&mut self, filter: &'static str, refusal: Box<Refusal>) {
+        self.outcome = Some(if refusal.status >= 502 { Outcome::Failed } else { Outcome::Refused });
+        self.refused = Some((filter, refusal));
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx {
+            house: self.door.registry.house(),
+            started: Instant::now(),
+            request_id: intake::request_id(),
+            caller: None,
+            told: Told::default(),
+            received: 0,
+            refused: None,
+            id: None,
+            leave: None,
+            seat: None,
+            reseated: false,
+            watch: None,
+            sent_at: None,
+            outcome: None,
+            origin: None,
+            _present: self.state.enter(),
+        }
+    }
+
+    /// Pingora's own modules (compression) are not wanted: they hold streams back.
+    fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<bool> {
+        match self.receive(session, ctx).await? {
+            Some(leave) => {
+                ctx.leave = Some(leave);
+                Ok(false)
+            }
+            None => Ok(true),
+        }
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
+        let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
+        let server = leave.server.clone();
+        if let (Some(client), None) = (&leave.session, &ctx.seat) {
+            match client.seat(&server).await {
+                Ok(seat) => ctx.seat = Some(seat),
+                Err(error) => return Err(failed(ctx, &error)),
+            }
+        }
+        let peer = server.upstream.peer().and_then(|peer| peer.now());
+        let Some(mut peer) = peer else {
+            return Err(failed(ctx, &UpstreamError::Unreachable("its name is not resolved".into())));
+        };
+        peer.options.read_timeout = Some(server.timeout);
+        peer.options.write_timeout = Some(server.timeout);
+        Ok(peer)
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
+        *request = outgoing::request(&session.req_header().headers, leave, ctx.seat.as_ref())?;
+        ctx.sent_at = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        // The piece that Pingora replays is only the sign to send: the body is ours (see `body`).
+        *body = match &ctx.leave {
+            Some(leave) if end_of_stream => Some(leave.body.clone()),
+            _ => None,
+        };
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        let Some(leave) = &ctx.leave else { return Ok(()) };
+        let server = leave.server.clone();
+        if response.status == 404 && ctx.seat.as_ref().is_some_and(|seat| seat.session.is_some()) {
+            if let (false, Some(client), Some(seat)) = (ctx.reseated, &leave.session, ctx.seat.take()) {
+                // It answered without looking at the call: once more, with a new seat.
+                client.forget(&server, &seat).await;
+                ctx.reseated = true;
+                return Error::e_explain(FORGOTTEN, "the server has forgotten the session");
+            }
+            return Err(failed(ctx, &UpstreamError::Forgotten));
+        }
+        match Watch::begin(response, leave) {
+            Ok(watch) => {
+                ctx.outcome = Some(if response.status.is_success() { Outcome::Ok } else { Outcome::Error });
+                ctx.watch = Some(watch);
+                Ok(())
+            }
+            Err(error) => Err(failed(ctx, &error)),
+        }
+    }
+
+    async fn response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        outgoing::response(response);
+        reply::stamp(response, ctx)
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<Option<Duration>> {
+        let Some(watch) = &mut ctx.watch else { return Ok(None) };
+        match watch.pass(body.take(), end_of_stream) {
+            Ok(piece) => {
+                *body = piece;
+                if watch.saw_error {
+                    ctx.outcome = Some(Outcome::Error);
+                }
+                Ok(None)
+            }
+            Err(error) => Err(failed(ctx, &error)),
+        }
+    }
+
+    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Ctx, e: Box<Error>) -> Box<Error> {
+        let error = match e.etype() {
+            ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
+                UpstreamError::TimedOut(ctx.house.plan.config.limits.connect_timeout.get())
+            }
+            _ => UpstreamError::Unreachable(e.to_string()),
+        };
+        self.log_failure(ctx, &error);
+        failed(ctx, &error)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut e: Box<Error>,
+        ctx: &mut Ctx,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let untouched = session.response_written().is_none();
+        if e.etype() == &FORGOTTEN {
+            e.set_retry(untouched);
+            return e;
+        }
+        // A pooled connection that the server closed at the same moment; only what is safe goes again.
+        let broke = matches!(e.esource(), ErrorSource::Upstream) && ctx.watch.is_none();
+        let safe = ctx.leave.as_ref().is_some_and(|leave| leave.safe);
+        e.set_retry(broke && client_reused && safe && untouched);
+        e
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
+        if matches!(e.esource(), ErrorSource::Downstream) {
+            ctx.outcome = Some(Outcome::Left);
+            return FailToProxy { error_code: 499, can_reuse_downstream: false };
+        }
+        if ctx.refused.is_none() {
+            let error = match e.etype() {
+                ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamError::TimedOut(
+                    ctx.leave.as_ref().map_or(Duration::ZERO, |leave| leave.server.timeout),
+                ),
+                _ => UpstreamError::Nonsense("the connection broke off".into()),
+            };
+            tracing::debug!(error = %e, "relaying failed");
+            self.log_failure(ctx, &error);
+            drop(failed(ctx, &error));
+        }
+        let status = ctx.refused.as_ref().map_or(502, |(_, refusal)| refusal.status);
+        let said = reply::failure(session, ctx).await;
+        FailToProxy { error_code: status, can_reuse_downstream: said.is_ok() }
+    }
+
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
+        if let Some(leave) = &ctx.leave
+            && let (Some(client), Some(id)) = (&leave.session, &leave.id)
+        {
+            client.finish(id);
+        }
+        let outcome = match (ctx.outcome, e) {
+            (Some(Outcome::Left), _) => Outcome::Left,
+            (_, Some(e)) if matches!(e.esource(), ErrorSource::Downstream) => Outcome::Left,
+            (Some(outcome), _) => outcome,
+            (None, None) => Outcome::Ok,
+            (None, Some(_)) => Outcome::Failed,
+        };
+        let took = ctx.started.elapsed();
+        let metrics = &self.door.metrics;
+        match &ctx.told.counted {
+            Some(counted) => counted.count(outcome),
+            None => {
+                metrics.count(if ctx.told.method.is_empty() { "_none" } else { ctx.told.method }, outcome)
+            }
+        }
+        metrics.request_seconds.observe(took.as_secs_f64());
+        let upstream = ctx.sent_at.map(|at| at.elapsed());
+        if let (Some(upstream), Some(leave)) = (upstream, &ctx.leave) {
+            leave.server.upstream_seconds(metrics).observe(upstream.as_secs_f64());
+        }
+        if let Some((filter, refusal)) = &ctx.refused {
+            metrics.rejected(filter, refusal.reason);
+        }
+        if self.access.is_silent() {
+            return;
+        }
+        let head = session.req_header();
+        self.access.tell(Line {
+            at: SystemTime::now(),
+            request_id: ctx.request_id,
+            client: session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip()),
+            caller: ctx.caller.clone().unwrap_or_else(|| ctx.house.plan.chain.anonymous.clone()),
+            verb: head.method.clone(),
+            path: match ctx.house.catalog.endpoint(head.uri.path()) {
+                Some(endpoint) => endpoint.path.clone(),
+                None => head.uri.path().into(),
+            },
+            method: ctx.told.method,
+            server: ctx.told.server.clone(),
+            tool: ctx.told.tool.clone(),
+            status: session.response_written().map_or(0, |response| response.status.as_u16()),
+            outcome,
+            reason: ctx.refused.as_ref().map(|(_, refusal)| refusal.reason),
+            took,
+            upstream,
+            bytes_in: ctx.received,
+            bytes_out: session.body_bytes_sent(),
+            trace: intake::trace_id(&head.headers),
+        });
+    }
+
+    /// Failures are told in the request's own line.
+    fn suppress_error_log(&self, _: &Session, _: &Ctx, _: &Error) -> bool {
+        true
+    }
+}
+
+/// A connection can be used again after the server forgot our session; the request goes once more.
+const FORGOTTEN: ErrorType = ErrorType::Custom("forgotten");
+
+/// Keeps the answer for `fail_to_proxy` and makes Pingora's error of it.
+fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {
+    let name = ctx.leave.as_ref().map(|leave| leave.server.name.clone()).unwrap_or_default();
+    if ctx.refused.is_none() {
+        tracing::warn!(server = %name, %error, request_id = format_args!("{:016x}", ctx.request_id), "a call failed");
+        ctx.refuse("upstream", Box::new(error.refusal(&name)));
+    }
+    Error::explain(ErrorType::Custom("upstream"), error.to_string()).into_up()
+}
+
+impl Gateway {
+    /// Receives a request and answers it, or gives what Pingora shall stream.
+    async fn receive(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Option<Leave>> {
+        let path = session.req_header().uri.path();
+        let operator = fixed::Path::of(path);
+        let endpoint = match self.serves {
+            Serves::Admin => None,
+            _ => ctx.house.catalog.endpoint(path).cloned(),
+        };
+        ctx.origin = session.req_header().headers.get(http::header::ORIGIN).cloned();
+        let greeted = match intake::sound(session) {
+            Ok(()) => ctx.house.plan.chain.greet(&intake::head(session)).await,
+            Err(refusal) => Err(Stop {
+                filter: "intake",
+                refused: filters::Refused { id: None, refusal: Box::new(refusal) },
+            }),
+        };
+        match greeted {
+            Ok(caller) => ctx.caller = Some(caller),
+            // Probes come by address and without a body; they may have any Host.
+            Err(_) if operator.is_some() && endpoint.is_none() => {}
+            Err(stop) => {
+                ctx.origin = None;
+                return self.refuse(session, ctx, stop).await;
+            }
+        }
+        let Some(endpoint) = endpoint else {
+            return match operator.filter(|_| self.serves != Serves::Public) {
+                Some(path) => {
+                    ctx.told.method = "_operator";
+                    fixed::answer(self, session, ctx, path).await.map(|()| None)
+                }
+                None => {
+                    let words = "no such path; MCP is served at /mcp and /servers/NAME/mcp";
+                    self.refuse_with(session, ctx, "intake", Refusal::http(404, "no_endpoint", words)).await
+                }
+            };
+        };
+        match session.req_header().method.as_str() {
+            "POST" => self.post(session, ctx, endpoint).await,
+            "OPTIONS" => {
+                ctx.told.method = "_preflight";
+                reply::preflight(session, ctx).await.map(|()| None)
+            }
+            verb @ ("GET" | "DELETE") => {
+                let get = verb == "GET";
+                self.session_verb(session, ctx, &endpoint, get).await
+            }
+            _ => {
+                let refusal = Refusal::http(405, "verb", "this endpoint takes POST, GET and DELETE");
+                self.refuse_with(session, ctx, "intake", refusal).await
+            }
+        }
+    }
+
+    /// POST: one message.
+    async fn post(
+        &self,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        endpoint: Arc<crate::catalog::Endpoint>,
+    ) -> pingora::Result<Option<Leave>> {
+        let house = ctx.house.clone();
+        let limits = &house.plan.config.limits;
+        let body = match body::read(session, limits.max_body.as_usize(), limits.body_timeout.get()).await? {
+            Ok(body) => body,
+            Err(refusal) => return self.refuse_with(session, ctx, "size", refusal).await,
+        };
+        ctx.received = body.len();
+        let chain = &house.plan.chain;
+        let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous.clone());
+        let admitted = match chain.read(intake::head(session), caller, &body) {
+            Ok(call) => {
+                let id = call.id().map(|id| Bytes::copy_from_slice(id.of(&body)));
+                ctx.id = id;
+                chain.admit(call).await
+            }
+            Err(stop) => {
+                ctx.id = stop.refused.id.map(|id| Bytes::copy_from_slice(id.of(&body)));
+                Err(stop)
+            }
+        };
+        let permit = match admitted {
+            Ok(permit) => permit,
+            Err(stop) => return self.refuse(session, ctx, stop).await,
+        };
+        let client = match intake::session(&self.door, session, &endpoint, &permit, &body) {
+            Ok(client) => client,
+            Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
+        };
+        let led = Led { house: &house, endpoint: &endpoint, session: client.as_ref(), permit, body };
+        match self.door.lead(led, &mut ctx.told) {
+            Ok(Exit::Answer(answer)) => reply::whole(session, ctx, answer).await.map(|()| None),
+            Ok(Exit::Room(talk)) => {
+                let said = reply::talk(session, ctx, talk, &self.door).await;
+                if let (Some(client), Some(id)) = (&client, &ctx.id) {
+                    client.finish(id);
+                }
+                said.map(|()| None)
+            }
+            Ok(Exit::Peer(leave)) => {
+                if body::can_replay(session) {
+                    return Ok(Some(leave));
+                }
+                // Pingora would send nothing (see `body`): the house's own client carries it.
+                reply::carry(session, ctx, leave, &self.door).await.map(|()| None)
+            }
+            Err(refusal) => self.refuse_with(session, ctx, "door", *refusal).await,
+        }
+    }
+
+    /// GET and DELETE: the stream and the end of a legacy session.
+    async fn session_verb(
+        &self,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        endpoint: &Arc<crate::catalog::Endpoint>,
+        get: bool,
+    ) -> pingora::Result<Option<Leave>> {
+        let client = match intake::open_session(&self.door, session, endpoint) {
+            Ok(client) => client,
+            Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
+        };
+        if !get {
+            ctx.told.method = "_delete";
+            self.door.sessions.end(&client);
+            let answer = crate::door::Reply { status: 204, body: Bytes::new(), session: None };
+            return reply::whole(session, ctx, answer).await.map(|()| None);
+        }
+        ctx.told.method = "_stream";
+        if let Some(leave) = outgoing::resumption(session, endpoint, &client) {
+            return Ok(Some(leave));
+        }
+        let changes = self.door.registry.changes();
+        let talk = crate::rooms::announce::legacy(&self.door.core, client, changes, self.door.drain.clone());
+        reply::talk(session, ctx, talk, &self.door).await.map(|()| None)
+    }
+
+    async fn refuse(
+        &self,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        stop: Stop,
+    ) -> pingora::Result<Option<Leave>> {
+        ctx.refuse(stop.filter, stop.refused.refusal);
+        reply::failure(session, ctx).await.map(|()| None)
+    }
+
+    async fn refuse_with(
+        &self,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        filter: &'static str,
+        refusal: Refusal,
+    ) -> pingora::Result<Option<Leave>> {
+        ctx.refuse(filter, Box::new(refusal));
+        reply::failure(session, ctx).await.map(|()| None)
+    }
+
+    fn log_failure(&self, ctx: &Ctx, error: &UpstreamError) {
+        let name = ctx.leave.as_ref().map(|leave| leave.server.name.clone()).unwrap_or_default();
+        tracing::debug!(server = %name, %error, "a server failed");
+    }
+}

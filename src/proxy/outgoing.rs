@@ -1,0 +1,138 @@
+//! The head that goes to a server, and what of a server's head goes to the client.
+//!
+//! The head is made anew, from the few headers that MCP and tracing need: a client's credentials and cookies stay
+//! here unless the server's configuration asks for them, and the gateway's own for a server never come back.
+
+use std::sync::Arc;
+
+use filters::Era;
+use filters::agree::encode;
+use filters::call::header;
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, SERVER, SET_COOKIE, USER_AGENT,
+    WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::Session;
+use pingora::{OkOrErr, OrErr};
+
+use crate::catalog::Endpoint;
+use crate::door::Leave;
+use crate::session;
+use crate::upstream::http::Seat;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Headers of the client that go on as they are.
+const CARRIED: [HeaderName; 5] = [
+    ACCEPT,
+    USER_AGENT,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("baggage"),
+];
+
+/// The head of a request to a server.
+pub fn request(client: &HeaderMap, leave: &Leave, seat: Option<&Seat>) -> pingora::Result<RequestHeader> {
+    let peer = leave
+        .server
+        .upstream
+        .peer()
+        .or_err(pingora::ErrorType::InternalError, "the server has no address")?;
+    let resumes = leave.resume.is_some();
+    let verb = if resumes { Method::GET } else { Method::POST };
+    let mut head = RequestHeader::build(verb, peer.path.as_bytes(), Some(16))?;
+    head.insert_header(HOST, &peer.authority)?;
+    for name in &CARRIED {
+        if let Some(value) = client.get(name) {
+            head.insert_header(name, value)?;
+        }
+    }
+    match &leave.resume {
+        Some(last) => head.insert_header(LAST_EVENT_ID, last)?,
+        None => {
+            head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
+            head.insert_header(CONTENT_LENGTH, HeaderValue::from(leave.body.len()))?;
+        }
+    }
+    if leave.server.passthrough
+        && let Some(value) = client.get(AUTHORIZATION)
+    {
+        head.insert_header(AUTHORIZATION, value)?;
+    }
+    match (leave.era, seat) {
+        (Era::Modern, _) => modern(&mut head, client, leave)?,
+        (Era::Legacy, Some(seat)) => {
+            if let Ok(version) = HeaderValue::from_str(&seat.version) {
+                head.insert_header(header::PROTOCOL_VERSION, version)?;
+            }
+            if let Some(id) = &seat.session {
+                head.insert_header(header::SESSION, id)?;
+            }
+        }
+        (Era::Legacy, None) => {}
+    }
+    for (name, value) in &peer.headers {
+        head.insert_header(name, value)?;
+    }
+    Ok(head)
+}
+
+/// The headers that mirror the body (2026-07-28, streamable-http); they agreed with it when it was judged.
+fn modern(head: &mut RequestHeader, client: &HeaderMap, leave: &Leave) -> pingora::Result<()> {
+    for name in [&header::PROTOCOL_VERSION, &header::METHOD] {
+        if let Some(value) = client.get(name) {
+            head.insert_header(name, value)?;
+        }
+    }
+    match &leave.name {
+        Some(name) => {
+            let value = HeaderValue::from_str(&encode(name))
+                .or_err(pingora::ErrorType::InternalError, "a name that no header can carry")?;
+            head.insert_header(header::NAME, value)?;
+        }
+        None => {
+            if let Some(value) = client.get(header::NAME) {
+                head.insert_header(header::NAME, value)?;
+            }
+        }
+    }
+    // "Intermediate servers that do not recognize an Mcp-Param-{Name} header MUST forward it."
+    for (name, value) in client.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-")) {
+        head.append_header(name, value)?;
+    }
+    Ok(())
+}
+
+/// Takes out of a server's head what is between the gateway and the server.
+pub fn response(head: &mut ResponseHeader) {
+    for name in [&header::SESSION, &SET_COOKIE, &WWW_AUTHENTICATE, &SERVER] {
+        head.remove_header(name);
+    }
+    let from_server: Vec<HeaderName> =
+        head.headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
+    for name in from_server {
+        head.remove_header(&name);
+    }
+}
+
+/// The resumption of a stream (`Last-Event-ID`): only the server that sent the events can go on with them, so it
+/// is asked itself, where the endpoint has but one.
+pub fn resumption(session: &Session, endpoint: &Endpoint, client: &Arc<session::Session>) -> Option<Leave> {
+    let last = session.req_header().headers.get(LAST_EVENT_ID)?.clone();
+    let server = endpoint.only.clone().filter(|server| server.upstream.peer().is_some())?;
+    let running = server.start().ok()?;
+    Some(Leave {
+        body: bytes::Bytes::new(),
+        era: Era::Legacy,
+        session: Some(client.clone()),
+        name: None,
+        safe: true,
+        id: None,
+        readdress: false,
+        resume: Some(last),
+        running,
+        server,
+    })
+}

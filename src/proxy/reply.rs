@@ -1,0 +1,342 @@
+//! Writing to the client: whole answers, refusals, streams of events, and answers that the house's own client
+//! brings.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use filters::Refusal;
+use filters::agree::quote;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH,
+    CONTENT_TYPE, TRANSFER_ENCODING, VARY,
+};
+use http::{HeaderName, HeaderValue, Version};
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType};
+use tokio::sync::mpsc;
+
+use super::answer::Watch;
+use super::{Ctx, failed, outgoing};
+use crate::door::{Door, Leave, Reply};
+use crate::protocol::{header, sse, wire};
+use crate::rooms::{Leash, Talk, Word};
+use crate::telemetry::Outcome;
+use crate::upstream::UpstreamError;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Puts on every answer what every answer carries.
+pub fn stamp(response: &mut ResponseHeader, ctx: &Ctx) -> pingora::Result<()> {
+    response.insert_header(REQUEST_ID, format!("{:016x}", ctx.request_id))?;
+    let streams =
+        response.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
+    if streams {
+        // 2026-07-28, streamable-http: proxies on the way shall not hold events back.
+        response.insert_header(ACCEL_BUFFERING, HeaderValue::from_static("no"))?;
+    }
+    if let Some(origin) = allowed_origin(ctx) {
+        response.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, origin)?;
+        response.insert_header(VARY, HeaderValue::from_static("Origin"))?;
+        response.insert_header(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static(
+                "Mcp-Session-Id, MCP-Protocol-Version, X-Request-Id, Retry-After, WWW-Authenticate",
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+/// The page that may read the answer: one that the origin guard let in, and that `cors` names if it is there.
+fn allowed_origin(ctx: &Ctx) -> Option<&HeaderValue> {
+    let origin = ctx.origin.as_ref()?;
+    let word = origin.to_str().ok()?;
+    let plan = &ctx.house.plan;
+    let named = plan
+        .config
+        .cors
+        .as_ref()
+        .is_none_or(|cors| cors.origins.iter().any(|o| o == "*" || o.eq_ignore_ascii_case(word)));
+    (named && plan.chain.origin.origin_passes(word)).then_some(origin)
+}
+
+/// A whole answer.
+pub async fn whole(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> pingora::Result<()> {
+    ctx.outcome.get_or_insert(Outcome::Ok);
+    let mut head = ResponseHeader::build(reply.status, Some(6))?;
+    if !reply.body.is_empty() {
+        head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
+    }
+    if let Some(id) = reply.session {
+        head.insert_header(header::SESSION, id)?;
+    }
+    write(session, ctx, head, reply.body).await
+}
+
+/// Any head with a whole body.
+pub async fn write(
+    session: &mut Session,
+    ctx: &Ctx,
+    mut head: ResponseHeader,
+    body: Bytes,
+) -> pingora::Result<()> {
+    stamp(&mut head, ctx)?;
+    if head.status != 204 {
+        head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
+    }
+    let empty = body.is_empty();
+    session.write_response_header(Box::new(head), empty).await?;
+    if !empty {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Says the refusal that the context holds: as a JSON-RPC error where MCP is spoken, else in the REST form; as a
+/// last event where a stream has begun.
+pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
+    let Some((_, refusal)) = &ctx.refused else { return Ok(()) };
+    if let Some(begun) = session.response_written() {
+        let streams =
+            begun.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
+        if !streams {
+            return Error::e_explain(
+                ErrorType::InternalError,
+                "the answer broke off after its head was sent",
+            );
+        }
+        let event = sse::message(&wire::refusal(ctx.id.as_deref(), refusal));
+        return session.write_response_body(Some(event), true).await;
+    }
+    if refusal.close {
+        session.set_keepalive(None);
+    }
+    let mcp = ctx.house.catalog.endpoint(session.req_header().uri.path()).is_some();
+    let body = if mcp { wire::refusal(ctx.id.as_deref(), refusal) } else { rest(refusal, ctx.request_id) };
+    let mut head = ResponseHeader::build(refusal.status, Some(6))?;
+    head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
+    if refusal.status == 405 {
+        head.insert_header(ALLOW, HeaderValue::from_static("POST, GET, DELETE"))?;
+    }
+    write(session, ctx, head, body).await
+}
+
+fn rest(refusal: &Refusal, request_id: u64) -> Bytes {
+    Bytes::from(format!(
+        r#"{{"error":{{"code":{},"message":{},"request_id":"{request_id:016x}"}}}}"#,
+        quote(refusal.reason),
+        quote(&refusal.message)
+    ))
+}
+
+/// The answer to a CORS preflight (Fetch standard, "CORS-preflight request").
+pub async fn preflight(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
+    ctx.outcome = Some(Outcome::Ok);
+    let mut head = ResponseHeader::build(204, Some(6))?;
+    if allowed_origin(ctx).is_some() {
+        let cors = ctx.house.plan.config.cors.as_ref();
+        let methods = cors.map_or_else(
+            || "GET, POST, DELETE".to_owned(),
+            |cors| {
+                let methods: Vec<&str> = cors.methods.iter().map(|method| method.as_str()).collect();
+                methods.join(", ")
+            },
+        );
+        let asked = session.req_header().headers.get("access-control-request-headers").cloned();
+        let headers = match cors.map(|cors| cors.headers.join(", ")) {
+            Some(listed) if listed != "*" => HeaderValue::try_from(listed).ok(),
+            // `*` does not cover Authorization, so what was asked for is named.
+            _ => asked,
+        };
+        head.insert_header(ACCESS_CONTROL_ALLOW_METHODS, methods)?;
+        if let Some(headers) = headers {
+            head.insert_header(ACCESS_CONTROL_ALLOW_HEADERS, headers)?;
+        }
+        head.insert_header(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"))?;
+    }
+    write(session, ctx, head, Bytes::new()).await
+}
+
+async fn begin_events(session: &mut Session, ctx: &Ctx) -> pingora::Result<()> {
+    let mut head = ResponseHeader::build(200, Some(8))?;
+    head.insert_header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))?;
+    head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
+    if session.req_header().version == Version::HTTP_11 {
+        head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+    }
+    stamp(&mut head, ctx)?;
+    session.write_response_header(Box::new(head), false).await
+}
+
+/// Speaks for a room until it has said its last word or the client leaves. A single answer goes out as plain
+/// JSON; notes before it, or a wait that is long enough for a proxy to grow impatient, make it a stream.
+pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &Door) -> pingora::Result<()> {
+    let keep_alive = ctx.house.plan.config.limits.sse_keepalive.get();
+    let accept = session.req_header().headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok());
+    let takes_events =
+        accept.is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"));
+    let mut open = false;
+    let _counted = talk.stream.then(|| door.metrics.stream());
+    if talk.stream {
+        begin_events(session, ctx).await?;
+        open = true;
+    }
+    ctx.outcome = Some(Outcome::Ok);
+    loop {
+        let word = tokio::select! {
+            biased;
+            word = talk.words.recv() => word,
+            () = tokio::time::sleep(keep_alive), if takes_events => {
+                if !open {
+                    begin_events(session, ctx).await?;
+                    open = true;
+                }
+                session.write_response_body(Some(Bytes::from_static(sse::KEEP_ALIVE)), false).await?;
+                continue;
+            }
+            left = session.as_downstream_mut().read_body_or_idle(true) => {
+                ctx.outcome = Some(Outcome::Left);
+                return match left {
+                    Err(error) => Err(error.into_down()),
+                    Ok(_) => Err(Error::explain(ErrorType::ConnectionClosed, "more came than one request").into_down()),
+                };
+            }
+        };
+        match word {
+            Some(Word::Note(message)) if takes_events => {
+                if !open {
+                    begin_events(session, ctx).await?;
+                    open = true;
+                }
+                session.write_response_body(Some(sse::message(&message)), false).await?;
+            }
+            Some(Word::Note(_)) => {}
+            Some(Word::Last(message)) => {
+                if wire::read(&message).is_some_and(|message| message.error.is_some()) {
+                    ctx.outcome = Some(Outcome::Error);
+                }
+                if open {
+                    return session.write_response_body(Some(sse::message(&message)), true).await;
+                }
+                return whole(session, ctx, Reply { status: 200, body: message, session: None }).await;
+            }
+            Some(Word::Refused(refusal)) => {
+                ctx.refuse("upstream", refusal);
+                return failure(session, ctx).await;
+            }
+            None => return session.write_response_body(None, true).await,
+        }
+    }
+}
+
+/// Carries a call by the house's own client, where Pingora cannot replay its body. The same head, the same
+/// watching of the answer.
+pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Door) -> pingora::Result<()> {
+    let seat = match &leave.session {
+        Some(client) => match client.seat(&leave.server).await {
+            Ok(seat) => Some(seat),
+            Err(error) => return carry_failed(session, ctx, leave, error).await,
+        },
+        None => None,
+    };
+    let mut extra = outgoing::request(&session.req_header().headers, &leave, seat.as_ref())?.headers.clone();
+    extra.remove(CONTENT_LENGTH);
+    extra.remove(http::header::HOST);
+    ctx.sent_at = Some(Instant::now());
+    let (server, era, body) = (leave.server.clone(), leave.era, leave.body.clone());
+    let (pieces, mut arriving) = mpsc::channel::<Result<Piece, UpstreamError>>(4);
+    let task = door.core.spawn(async move {
+        let Some(http) = server.upstream.http() else { return };
+        let patience = server.timeout;
+        let mut response = match http.send(era, seat.as_ref(), extra, body, patience).await {
+            Ok(response) => response,
+            Err(error) => return drop(pieces.send(Err(error)).await),
+        };
+        let head = Piece::Head(response.status().as_u16(), Box::new(response.headers().clone()));
+        if pieces.send(Ok(head)).await.is_err() {
+            return;
+        }
+        loop {
+            let piece = match tokio::time::timeout(patience, response.chunk()).await {
+                Ok(Ok(Some(bytes))) => Ok(Piece::Body(bytes)),
+                Ok(Ok(None)) => Ok(Piece::End),
+                Ok(Err(error)) => Err(UpstreamError::Nonsense(format!("the connection broke off: {error}"))),
+                Err(_) => Err(UpstreamError::TimedOut(patience)),
+            };
+            let last = !matches!(piece, Ok(Piece::Body(_)));
+            if pieces.send(piece).await.is_err() || last {
+                return;
+            }
+        }
+    });
+    let _leash = Leash(task.abort_handle());
+    let mut watch: Option<Watch> = None;
+    loop {
+        let piece = tokio::select! {
+            piece = arriving.recv() => piece,
+            left = session.as_downstream_mut().read_body_or_idle(true) => {
+                ctx.outcome = Some(Outcome::Left);
+                let words = "the client left";
+                return Err(left.err().unwrap_or_else(|| Error::explain(ErrorType::ConnectionClosed, words)).into_down());
+            }
+        };
+        let step = match (piece, &mut watch) {
+            (Some(Ok(Piece::Head(status, headers))), _) => {
+                let mut head = ResponseHeader::build(status, Some(headers.len()))?;
+                for (name, value) in headers.iter() {
+                    head.append_header(name, value)?;
+                }
+                match Watch::begin(&mut head, &leave) {
+                    Ok(begun) => {
+                        watch = Some(begun);
+                        ctx.outcome = Some(if status < 300 { Outcome::Ok } else { Outcome::Error });
+                        head.remove_header(&CONTENT_LENGTH);
+                        head.remove_header(&TRANSFER_ENCODING);
+                        head.remove_header(&http::header::CONNECTION);
+                        if session.req_header().version == Version::HTTP_11 && status != 202 && status != 204
+                        {
+                            head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+                        }
+                        outgoing::response(&mut head);
+                        stamp(&mut head, ctx)?;
+                        session.write_response_header(Box::new(head), false).await?;
+                        Ok(None)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            (Some(Ok(Piece::Body(bytes))), Some(watch)) => watch.pass(Some(bytes), false),
+            (Some(Ok(Piece::End)), Some(watch)) => match watch.pass(None, true) {
+                Ok(rest) => return session.write_response_body(rest, true).await,
+                Err(error) => Err(error),
+            },
+            (Some(Err(error)), _) => Err(error),
+            _ => Err(UpstreamError::Nonsense("the answer ended early".into())),
+        };
+        match step {
+            Ok(Some(bytes)) if !bytes.is_empty() => session.write_response_body(Some(bytes), false).await?,
+            Ok(_) => {}
+            Err(error) => return carry_failed(session, ctx, leave, error).await,
+        }
+    }
+}
+
+enum Piece {
+    Head(u16, Box<http::HeaderMap>),
+    Body(Bytes),
+    End,
+}
+
+async fn carry_failed(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    leave: Leave,
+    error: UpstreamError,
+) -> pingora::Result<()> {
+    ctx.leave = Some(leave);
+    drop(failed(ctx, &error));
+    failure(session, ctx).await
+}

@@ -1,0 +1,211 @@
+//! Who is connected: one keeper a server greets it, reads its lists, watches for changes and comes back when it
+//! was gone; what they find becomes the [`Catalog`], together with the plan one [`House`].
+//!
+//! All of it is off the path of a call. One slow, dead or talkative server costs only its own entries: its last
+//! good lists stay, marked stale by `toolgate_upstream_up` and a log line.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use filters::Era;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::task::JoinHandle;
+
+use crate::catalog::{Catalog, Change, Face, Kind, Seen};
+use crate::plan::Plan;
+use crate::server::Server;
+use crate::telemetry::Metrics;
+
+mod keeper;
+
+/// Changes that are so close together are shown as one.
+const GATHER: Duration = Duration::from_millis(25);
+
+/// What a request holds from its first byte to its last.
+pub struct House {
+    pub plan: Arc<Plan>,
+    pub catalog: Arc<Catalog>,
+}
+
+/// What the keepers found of one server.
+struct Kept {
+    server: Arc<Server>,
+    legacy: Option<Arc<Face>>,
+    modern: Option<Arc<Face>>,
+    /// Tried at least once.
+    tried: bool,
+    keeper: JoinHandle<()>,
+}
+
+pub struct Registry {
+    house: ArcSwap<House>,
+    kept: Mutex<BTreeMap<Arc<str>, Kept>>,
+    stale: Notify,
+    changes: broadcast::Sender<Change>,
+    untried: watch::Sender<usize>,
+    metrics: Arc<Metrics>,
+}
+
+impl Registry {
+    /// Starts with the plan's servers. Must be called on the long-lived runtime: the keepers stay there.
+    pub fn start(plan: Arc<Plan>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let registry = Arc::new(Self {
+            house: ArcSwap::from_pointee(House { plan: plan.clone(), catalog: Arc::default() }),
+            kept: Mutex::default(),
+            stale: Notify::new(),
+            changes: broadcast::channel(256).0,
+            untried: watch::Sender::new(0),
+            metrics,
+        });
+        registry.clone().adopt(plan);
+        registry.rebuild();
+        tokio::spawn(builder(registry.clone()));
+        registry
+    }
+
+    /// The present snapshot.
+    pub fn house(&self) -> Arc<House> {
+        self.house.load_full()
+    }
+
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// Waits until every server was tried once, but no longer than `patience`.
+    pub async fn settled(&self, patience: Duration) {
+        let mut untried = self.untried.subscribe();
+        let _ = tokio::time::timeout(patience, untried.wait_for(|count| *count == 0)).await;
+        self.rebuild();
+    }
+
+    /// Swaps in the servers of a new plan: those that did not change are kept with their connections, those
+    /// that changed show their old lists until the new connection has its own, those that are gone finish what
+    /// they run.
+    pub fn adopt(self: Arc<Self>, plan: Arc<Plan>) {
+        let mut retired = Vec::new();
+        {
+            let mut kept = self.kept.lock().expect("no keeper panics with the lock");
+            let gone: Vec<Arc<str>> =
+                kept.keys().filter(|name| !plan.servers.contains_key(*name)).cloned().collect();
+            retired.extend(gone.iter().filter_map(|name| kept.remove(name)));
+            for (name, server) in &plan.servers {
+                let before = kept.get(name);
+                if before.is_some_and(|kept| kept.server.serial == server.serial) {
+                    continue;
+                }
+                let (legacy, modern) = before.map_or((None, None), |k| (k.legacy.clone(), k.modern.clone()));
+                let keeper = tokio::spawn(keeper::keep(server.clone(), Arc::downgrade(&self)));
+                let new = Kept { server: server.clone(), legacy, modern, tried: false, keeper };
+                retired.extend(kept.insert(name.clone(), new));
+            }
+            self.count_untried(&kept);
+            self.house.rcu(|house| House { plan: plan.clone(), catalog: house.catalog.clone() });
+        }
+        for old in retired {
+            old.keeper.abort();
+            self.metrics.forget_server(&old.server.name);
+            tokio::spawn(retire(old.server));
+        }
+        self.rebuild();
+    }
+
+    /// Ends all connections and processes.
+    pub async fn close(&self) {
+        let kept = std::mem::take(&mut *self.kept.lock().expect("no keeper panics with the lock"));
+        let ends = kept.into_values().map(|kept| async move {
+            kept.keeper.abort();
+            kept.server.upstream.close().await;
+        });
+        futures::future::join_all(ends).await;
+    }
+
+    /// What a keeper found: the faces of its server, or why there are none now.
+    fn report(&self, server: &Arc<Server>, found: Result<[Option<Arc<Face>>; 2], String>) {
+        let error = found.as_ref().err().cloned();
+        let news = server.note(error.clone());
+        self.metrics.upstream_up(&server.name, error.is_none());
+        let mut kept = self.kept.lock().expect("no keeper panics with the lock");
+        let Some(entry) = kept.get_mut(&server.name).filter(|kept| kept.server.serial == server.serial)
+        else {
+            return;
+        };
+        entry.tried = true;
+        match found {
+            Ok([legacy, modern]) => {
+                if news {
+                    let tools =
+                        [&legacy, &modern].into_iter().flatten().map(|f| f.lists.of(Kind::Tools).len()).max();
+                    let eras: Vec<&str> = [(&legacy, Era::Legacy), (&modern, Era::Modern)]
+                        .into_iter()
+                        .filter_map(|(face, era)| face.as_ref().map(|_| era.word()))
+                        .collect();
+                    tracing::info!(server = %server.name, eras = eras.join(","), tools = tools.unwrap_or(0), "server connected");
+                }
+                entry.legacy = legacy;
+                entry.modern = modern;
+            }
+            Err(_) if news || entry.legacy.is_none() && entry.modern.is_none() => {
+                let stale = entry.legacy.is_some() || entry.modern.is_some();
+                tracing::warn!(server = %server.name, error = error.as_deref(), stale, "server is down; its last good lists stay");
+            }
+            Err(_) => {}
+        }
+        self.count_untried(&kept);
+        drop(kept);
+        self.stale.notify_one();
+    }
+
+    fn count_untried(&self, kept: &BTreeMap<Arc<str>, Kept>) {
+        let count = kept.values().filter(|kept| !kept.tried).count();
+        self.untried.send_replace(count);
+    }
+
+    /// Builds the catalog anew, swaps it in and tells what changed.
+    fn rebuild(&self) {
+        let kept = self.kept.lock().expect("no keeper panics with the lock");
+        let seen: Vec<Seen> = kept
+            .values()
+            .map(|kept| Seen {
+                server: kept.server.clone(),
+                legacy: kept.legacy.clone(),
+                modern: kept.modern.clone(),
+            })
+            .collect();
+        let before = self.house.load_full();
+        let catalog = Arc::new(Catalog::build(
+            before.catalog.version + 1,
+            &seen,
+            &before.plan.config.toolsets,
+            &self.metrics,
+        ));
+        self.house.store(Arc::new(House { plan: before.plan.clone(), catalog: catalog.clone() }));
+        // Under the lock until here, so that two builds cannot overtake each other.
+        drop(kept);
+        for change in before.catalog.differences(&catalog) {
+            let _ = self.changes.send(change);
+        }
+    }
+}
+
+async fn builder(registry: Arc<Registry>) {
+    loop {
+        registry.stale.notified().await;
+        tokio::time::sleep(GATHER).await;
+        registry.rebuild();
+    }
+}
+
+/// Lets the calls of a server that is no longer configured finish, then ends it.
+async fn retire(server: Arc<Server>) {
+    let patience = tokio::time::Instant::now() + server.timeout + Duration::from_secs(1);
+    // A request that has read the old snapshot may be about to start its call.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    while server.running() > 0 && tokio::time::Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server.upstream.close().await;
+    tracing::info!(server = %server.name, "server closed");
+}

@@ -1,0 +1,106 @@
+//! A changed configuration file becomes the running configuration, as a whole or not at all.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config;
+use crate::door::Door;
+use crate::plan::Plan;
+use crate::state::State;
+
+/// Editors write a file in several steps; the last one counts.
+const GATHER: Duration = Duration::from_millis(150);
+
+pub struct Reload {
+    /// `None` in the quickstart, which has no file.
+    pub file: Option<PathBuf>,
+    pub door: Arc<Door>,
+    pub state: Arc<State>,
+}
+
+impl Reload {
+    /// Waits for changes of the file and for SIGHUP.
+    pub async fn run(self) {
+        let (touched, mut touches) = mpsc::channel(1);
+        let _watcher = self.file.as_deref().and_then(|file| watch(file, touched.clone()));
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {}
+                Some(()) = touches.recv() => {
+                    tokio::time::sleep(GATHER).await;
+                    while touches.try_recv().is_ok() {}
+                }
+            }
+            match &self.file {
+                Some(file) => self.reload(file),
+                None => tracing::info!("nothing to reload: the gateway runs without a configuration file"),
+            }
+        }
+    }
+
+    fn reload(&self, file: &Path) {
+        let faulty = |words: String| {
+            tracing::error!(file = %file.display(), "the changed configuration is faulty, the old one goes on:\n{words}");
+            self.door.metrics.reloaded(false);
+            let first = words.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+            self.state.set_config_fault(Some(first.trim().to_owned()));
+        };
+        let new = match config::load(file) {
+            Ok(new) => new,
+            Err(faults) => return faulty(faults.to_string()),
+        };
+        let before = self.door.registry.house().plan.clone();
+        let changes = before.config.changes(&new);
+        if changes.is_empty() {
+            if self.state.config_fault().is_some() {
+                tracing::info!(file = %file.display(), "the configuration file is sound again and says what runs");
+            }
+            self.state.set_config_fault(None);
+            return;
+        }
+        let hash = new.hash.clone();
+        let plan = match Plan::new(new, Some(&before)) {
+            Ok(plan) => plan,
+            Err(error) => return faulty(error.to_string()),
+        };
+        self.door.registry.clone().adopt(plan);
+        self.door.metrics.config(&hash);
+        self.door.metrics.reloaded(true);
+        self.state.set_config_fault(None);
+        for change in &changes {
+            if change.needs_restart {
+                tracing::warn!(
+                    change = change.what,
+                    "changed in the file, but takes effect only after a restart"
+                );
+            } else {
+                tracing::info!(change = change.what, "reloaded");
+            }
+        }
+    }
+}
+
+/// Watches the folder, because editors and Kubernetes replace the file rather than write it.
+fn watch(file: &Path, touched: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let watching = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            // A full channel has a look coming already.
+            let _ = touched.try_send(());
+        }
+    })
+    .and_then(|mut watcher| watcher.watch(folder, RecursiveMode::NonRecursive).map(|()| watcher));
+    match watching {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "the file cannot be watched; SIGHUP reloads it");
+            None
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The streams of announcements: the GET stream of a legacy session, and `subscriptions/listen` of 2026-07-28.
+//!
+//! That a list changed is told from the catalog, after the new list stands, so that a client that looks at once
+//! sees it; the servers' own words about it are not passed on. What servers say to one session (log messages,
+//! updated resources, requests) is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use filters::agree::quote;
+use filters::json::Reader;
+use filters::rebuild::splice;
+use filters::{Era, Span};
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Leash, Talk, Word};
+use crate::catalog::{Change, Endpoint, Kind};
+use crate::protocol::wire;
+use crate::server::Server;
+use crate::session::Session;
+use crate::upstream::house_meta;
+
+const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+/// How long to wait before a server is listened to again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What of a server's announcement goes to a session: nothing of changed lists; its requests under an id that
+/// leads back to it.
+pub fn outward(message: &Bytes, server: &Server) -> Option<Bytes> {
+    let read = wire::read(message)?;
+    let method = read.method?;
+    match read.id {
+        Some(id) => Some(return_address(message, id, server)),
+        None if method.read(message).ends_with("/list_changed") => None,
+        None => Some(message.clone()),
+    }
+}
+
+/// A server's request to the client with an id that names the server as well; [`home`] takes it apart.
+pub fn return_address(message: &[u8], id: Span, server: &Server) -> Bytes {
+    let raw = String::from_utf8_lossy(id.of(message));
+    splice(BytesMut::from(message), id, quote(&format!("tg:{}:{raw}", server.serial)).as_bytes())
+}
+
+/// The serial of the server and its own id as written, from an id of [`return_address`].
+pub fn home(id: &[u8]) -> Option<(u64, String)> {
+    let text = wire::string(id)?;
+    let (serial, raw) = text.strip_prefix("tg:")?.split_once(':')?;
+    Reader::new(raw.as_bytes(), 1).and_then(|mut r| r.value().and(r.end())).ok()?;
+    Some((serial.parse().ok()?, raw.to_owned()))
+}
+
+/// The GET stream of a legacy session.
+pub fn legacy(
+    core: &Handle,
+    session: Arc<Session>,
+    mut changes: broadcast::Receiver<Change>,
+    drain: CancellationToken,
+) -> Talk {
+    let (words, receiver) = mpsc::channel(32);
+    let mut said = session.attach();
+    let task = core.spawn(async move {
+        let mut told = Told;
+        loop {
+            let message = tokio::select! {
+                () = drain.cancelled() => return,
+                () = session.ended() => return,
+                message = said.recv() => match message {
+                    Some(message) => message,
+                    // Another stream took this one's place.
+                    None => return,
+                },
+                change = changes.recv() => match told.method(change, &session.path, Era::Legacy) {
+                    Heard::Changed(methods) => {
+                        for method in methods {
+                            if words.send(Word::Note(wire::notification(method, b""))).await.is_err() {
+                                return;
+                            }
+                        }
+                        continue;
+                    }
+                    Heard::Nothing => continue,
+                    Heard::Over => return,
+                },
+            };
+            if words.send(Word::Note(message)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Talk { words: receiver, stream: true, leash: Some(Leash(task.abort_handle())) }
+}
+
+enum Heard {
+    Changed(Vec<&'static str>),
+    Nothing,
+    Over,
+}
+
+/// Turns changes of the catalog into the methods that announce them.
+#[derive(Default)]
+struct Told;
+
+impl Told {
+    fn method(&mut self, change: Result<Change, broadcast::error::RecvError>, path: &str, era: Era) -> Heard {
+        match change {
+            Ok(change) if &*change.path == path && change.era == era => {
+                Heard::Changed(vec![announcement(change.kind)])
+            }
+            Ok(_) => Heard::Nothing,
+            // Too slow to hear which: all may have changed.
+            Err(broadcast::error::RecvError::Lagged(_)) => Heard::Changed(vec![
+                announcement(Kind::Tools),
+                announcement(Kind::Prompts),
+                announcement(Kind::Resources),
+            ]),
+            Err(broadcast::error::RecvError::Closed) => Heard::Over,
+        }
+    }
+}
+
+fn announcement(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Tools => "notifications/tools/list_changed",
+        Kind::Prompts => "notifications/prompts/list_changed",
+        Kind::Resources | Kind::Templates => "notifications/resources/list_changed",
+    }
+}
+
+/// What a client asked to be told of, as far as it can be.
+pub struct Filter {
+    tools: bool,
+    prompts: bool,
+    resources: bool,
+    /// URIs by the server that reads them.
+    updates: Vec<(Arc<Server>, Vec<String>)>,
+}
+
+impl Filter {
+    /// Reads `params.notifications`; what the endpoint cannot tell of is left out.
+    pub fn read(notifications: &[u8], endpoint: &Endpoint) -> Option<Self> {
+        if notifications.first() != Some(&b'{') {
+            return None;
+        }
+        let view = endpoint.view(Era::Modern);
+        let wants = |name: &str| {
+            wire::member(notifications, name).is_some_and(|span| span.of(notifications) == b"true")
+        };
+        let has = |name: &str| wire::member(&view.capabilities, name).is_some();
+        let mut updates: BTreeMap<u64, (Arc<Server>, Vec<String>)> = BTreeMap::new();
+        if let Some(span) = wire::member(notifications, "resourceSubscriptions") {
+            for uri in strings(span.of(notifications))? {
+                if let Some(target) =
+                    view.resource(&uri).filter(|target| target.server.upstream.http().is_some())
+                {
+                    let entry = updates.entry(target.server.serial);
+                    entry.or_insert_with(|| (target.server.clone(), Vec::new())).1.push(uri);
+                }
+            }
+        }
+        Some(Self {
+            tools: wants("toolsListChanged") && has("tools"),
+            prompts: wants("promptsListChanged") && has("prompts"),
+            resources: wants("resourcesListChanged") && has("resources"),
+            updates: updates.into_values().collect(),
+        })
+    }
+
+    fn takes(&self, method: &str) -> bool {
+        match method {
+            "notifications/tools/list_changed" => self.tools,
+            "notifications/prompts/list_changed" => self.prompts,
+            _ => self.resources,
+        }
+    }
+
+    fn json(&self) -> String {
+        let mut parts: Vec<String> = [
+            (self.tools, "toolsListChanged"),
+            (self.prompts, "promptsListChanged"),
+            (self.resources, "resourcesListChanged"),
+        ]
+        .into_iter()
+        .filter(|(on, _)| *on)
+        .map(|(_, name)| format!(r#""{name}":true"#))
+        .collect();
+        let uris: Vec<String> =
+            self.updates.iter().flat_map(|(_, uris)| uris).map(|uri| quote(uri)).collect();
+        if !uris.is_empty() {
+            parts.push(format!(r#""resourceSubscriptions":[{}]"#, uris.join(",")));
+        }
+        format!("{{{}}}", parts.join(","))
+    }
+}
+
+fn strings(array: &[u8]) -> Option<Vec<String>> {
+    let mut all = Vec::new();
+    let mut reader = Reader::new(array, 1).ok()?;
+    reader
+        .array(|r| {
+            all.push(r.string()?.read(array).into_owned());
+            Ok(())
+        })
+        .ok()?;
+    Some(all)
+}
+
+/// `subscriptions/listen` (2026-07-28, basic/patterns/subscriptions): the acknowledgement first, then what was
+/// asked for, each with the id of the client's own request; a result at the end.
+pub fn modern(
+    core: &Handle,
+    id: Bytes,
+    endpoint: Arc<Endpoint>,
+    filter: Filter,
+    mut changes: broadcast::Receiver<Change>,
+    drain: CancellationToken,
+) -> Talk {
+    let (words, receiver) = mpsc::channel(32);
+    let runtime = core.clone();
+    let task = core.spawn(async move {
+        let subscription = format!(r#""{SUBSCRIPTION}":{}"#, String::from_utf8_lossy(&id));
+        let ack = format!(r#"{{"_meta":{{{subscription}}},"notifications":{}}}"#, filter.json());
+        let ack = wire::notification("notifications/subscriptions/acknowledged", ack.as_bytes());
+        if words.send(Word::Note(ack)).await.is_err() {
+            return;
+        }
+        let (out, mut updates) = mpsc::channel::<Bytes>(32);
+        let _leashes: Vec<Leash> = filter
+            .updates
+            .iter()
+            .map(|(server, uris)| {
+                Leash(runtime.spawn(follow(server.clone(), uris.clone(), id.clone(), out.clone())).abort_handle())
+            })
+            .collect();
+        let mut told = Told;
+        loop {
+            let (message, end) = tokio::select! {
+                () = drain.cancelled() => {
+                    let info = String::from_utf8_lossy(&endpoint.modern.server_info).into_owned();
+                    let result = format!(
+                        r#"{{"resultType":"complete","_meta":{{{subscription},"io.modelcontextprotocol/serverInfo":{info}}}}}"#
+                    );
+                    (vec![wire::result(&id, result.as_bytes())], true)
+                }
+                update = updates.recv(), if !filter.updates.is_empty() => match update {
+                    Some(update) => (vec![update], false),
+                    None => return,
+                },
+                change = changes.recv() => match told.method(change, &endpoint.path, Era::Modern) {
+                    Heard::Changed(methods) => {
+                        let params = format!(r#"{{"_meta":{{{subscription}}}}}"#);
+                        let wanted = methods.into_iter().filter(|method| filter.takes(method));
+                        (wanted.map(|method| wire::notification(method, params.as_bytes())).collect(), false)
+                    }
+                    Heard::Nothing => continue,
+                    Heard::Over => return,
+                },
+            };
+            for message in message {
+                let word = if end { Word::Last(message) } else { Word::Note(message) };
+                if words.send(word).await.is_err() {
+                    return;
+                }
+            }
+            if end {
+                return;
+            }
+        }
+    });
+    Talk { words: receiver, stream: true, leash: Some(Leash(task.abort_handle())) }
+}
+
+/// Listens to one server for updates of resources, and again when that ends.
+async fn follow(server: Arc<Server>, uris: Vec<String>, id: Bytes, out: mpsc::Sender<Bytes>) {
+    let Some(http) = server.upstream.http() else { return };
+    let quoted: Vec<String> = uris.iter().map(|uri| quote(uri)).collect();
+    let params = format!(
+        r#"{{"notifications":{{"resourceSubscriptions":[{}]}},"_meta":{}}}"#,
+        quoted.join(","),
+        house_meta()
+    );
+    while !out.is_closed() {
+        let (sender, mut said) = mpsc::channel::<Bytes>(32);
+        let forward = async {
+            while let Some(message) = said.recv().await {
+                if let Some(message) = readdressed(&message, &id)
+                    && out.send(message).await.is_err()
+                {
+                    return;
+                }
+            }
+        };
+        let listen = http.listen(Era::Modern, None, Bytes::from(params.clone()), sender);
+        let (ended, ()) = tokio::join!(listen, forward);
+        if let Err(error) = ended {
+            tracing::debug!(server = %server.name, %error, "a subscription ended");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// A `notifications/resources/updated` with the id of the client's own subscription.
+fn readdressed(message: &Bytes, id: &[u8]) -> Option<Bytes> {
+    let read = wire::read(message)?;
+    if !read.method?.is(message, "notifications/resources/updated") {
+        return None;
+    }
+    let inside = |outer: Span, name: &str| {
+        let place = wire::member(outer.of(message), name)?;
+        Some(Span { start: outer.start + place.start, end: outer.start + place.end })
+    };
+    let place = inside(inside(read.params?, "_meta")?, SUBSCRIPTION)?;
+    Some(splice(BytesMut::from(&message[..]), place, id))
+}

@@ -1,0 +1,81 @@
+//! The room of one request to a server in this process's reach: stdio, built in. The answer comes back under the
+//! caller's id, notes on the way with the caller's token.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use filters::{Era, Refusal};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Leash, Talk, Word};
+use crate::protocol::wire;
+use crate::server::Running;
+use crate::upstream::{Ask, Progress, Said};
+
+/// What is asked; all in the caller's own words.
+pub struct Question {
+    pub running: Running,
+    pub era: Era,
+    pub method: String,
+    pub params: Bytes,
+    /// The caller's id as written.
+    pub id: Bytes,
+    /// The progress token as written, and its place in `params`.
+    pub token: Option<(Bytes, filters::Span)>,
+}
+
+/// Asks on the long-lived runtime. In the modern era a client that leaves takes its question with it; in the
+/// legacy era it must cancel in words (2025-11-25, transports: disconnection is not cancellation).
+pub fn ask(core: &Handle, question: Question, stop: CancellationToken) -> Talk {
+    let (words, receiver) = mpsc::channel(32);
+    let modern = question.era == Era::Modern;
+    let task = core.spawn(async move {
+        let word = tokio::select! {
+            word = answer(question, &words) => word,
+            () = stop.cancelled() => {
+                Word::Refused(Box::new(Refusal::http(499, "cancelled", "the request was cancelled by its sender")))
+            }
+        };
+        let _ = words.send(word).await;
+    });
+    let leash = modern.then(|| Leash(task.abort_handle()));
+    Talk { words: receiver, stream: false, leash }
+}
+
+async fn answer(question: Question, words: &mpsc::Sender<Word>) -> Word {
+    let Question { running, era, method, params, id, token } = question;
+    let server = running.server().clone();
+    let (notes, mut noted) = mpsc::channel::<Bytes>(32);
+    let asked = server.upstream.ask(Ask {
+        era,
+        method: &method,
+        params,
+        progress: Some(Progress { token, notes }),
+        timeout: server.timeout,
+    });
+    let pass_on = async {
+        while let Some(note) = noted.recv().await {
+            if words.send(Word::Note(note)).await.is_err() {
+                break;
+            }
+        }
+    };
+    let (said, ()) = tokio::join!(asked, pass_on);
+    match said {
+        Ok(Said::Result(result)) if result.len() > server.max_response => {
+            too_large(&server.name, server.max_response)
+        }
+        Ok(Said::Result(result)) => Word::Last(wire::result(&id, &result)),
+        Ok(Said::Error(error)) => Word::Last(wire::failure(&id, &error)),
+        Err(error) => {
+            tracing::warn!(server = %server.name, method, %error, "a call failed");
+            Word::Refused(Box::new(error.refusal(&server.name)))
+        }
+    }
+}
+
+fn too_large(server: &Arc<str>, limit: usize) -> Word {
+    Word::Refused(Box::new(crate::upstream::UpstreamError::TooLarge(limit).refusal(server)))
+}

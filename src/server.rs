@@ -1,0 +1,159 @@
+//! One configured server: its name, its settings, its upstream, and how it is doing. Lives as long as its
+//! configuration stays the same, over reloads.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use prometheus::Histogram;
+
+use crate::config;
+use crate::telemetry::Metrics;
+use crate::upstream::demo::Demo;
+use crate::upstream::http::Http;
+use crate::upstream::stdio::{Command, Stdio};
+use crate::upstream::{Upstream, UpstreamError};
+
+pub struct Server {
+    pub name: Arc<str>,
+    /// Tells two servers of the same name apart, before and after a change of its settings.
+    pub serial: u64,
+    pub config: config::Server,
+    pub upstream: Arc<dyn Upstream>,
+    /// Per call.
+    pub timeout: Duration,
+    /// Bytes of one answer.
+    pub max_response: usize,
+    /// The client's own `Authorization` goes to the server.
+    pub passthrough: bool,
+    /// What of the configuration's limits it was made with.
+    pub bounds: Bounds,
+    max_concurrent: usize,
+    running: AtomicUsize,
+    up: AtomicBool,
+    last_error: ArcSwapOption<String>,
+    seconds: OnceLock<Histogram>,
+}
+
+/// The limits that hold for one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    pub timeout: Duration,
+    pub connect_timeout: Duration,
+    pub max_response: usize,
+    pub max_line: usize,
+}
+
+impl Bounds {
+    /// Its own settings where it has any, else those for all.
+    pub fn of(config: &config::Server, limits: &config::Limits) -> Self {
+        Self {
+            timeout: config.call_timeout(limits),
+            connect_timeout: limits.connect_timeout.get(),
+            max_response: config.response_limit(limits),
+            max_line: limits.max_line.as_usize(),
+        }
+    }
+}
+
+/// A call that counts against `max_concurrent` until it is dropped.
+pub struct Running(Arc<Server>);
+
+impl Running {
+    pub fn server(&self) -> &Arc<Server> {
+        &self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Server {
+    /// Makes the server of a configuration; nothing is connected yet. The words of a failure are for the
+    /// configuration's author.
+    pub fn new(name: &str, config: &config::Server, limits: &config::Limits) -> Result<Arc<Self>, String> {
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        let bounds = Bounds::of(config, limits);
+        let upstream: Arc<dyn Upstream> = match &config.kind {
+            config::Kind::Builtin(config::Builtin::Demo) => Arc::new(Demo),
+            config::Kind::Http { url, .. } => {
+                Arc::new(Http::new(name, &url.uri().to_string(), config.kind.header_map(), &bounds)?)
+            }
+            config::Kind::Stdio { command, args, env, cwd } => {
+                let env = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
+                let command = Command {
+                    program: command.clone(),
+                    args: args.clone(),
+                    env,
+                    cwd: cwd.clone(),
+                    max_line: bounds.max_line,
+                    name: name.to_owned(),
+                };
+                Arc::new(Stdio::new(command, bounds.timeout))
+            }
+        };
+        Ok(Arc::new(Self {
+            name: name.into(),
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            upstream,
+            timeout: bounds.timeout,
+            max_response: bounds.max_response,
+            passthrough: config.credentials == config::Credentials::Passthrough,
+            max_concurrent: config.max_concurrent.map_or(usize::MAX, |most| most as usize),
+            config: config.clone(),
+            bounds,
+            running: AtomicUsize::new(0),
+            up: AtomicBool::new(false),
+            last_error: ArcSwapOption::empty(),
+            seconds: OnceLock::new(),
+        }))
+    }
+
+    /// The prefix of its names in a federation; empty for none.
+    pub fn prefix(&self) -> &str {
+        &self.config.prefix
+    }
+
+    /// The name that a tool is shown by, before any prefix; `None` if the configuration hides it.
+    pub fn shows<'a>(&'a self, tool: &'a str) -> Option<&'a str> {
+        self.config.tools.shows(tool).then(|| self.config.tools.shown_as(tool))
+    }
+
+    /// Starts one call, if another may run.
+    pub fn start(self: &Arc<Self>) -> Result<Running, UpstreamError> {
+        if self.running.fetch_add(1, Ordering::Acquire) >= self.max_concurrent {
+            self.running.fetch_sub(1, Ordering::Release);
+            return Err(UpstreamError::Busy(self.max_concurrent));
+        }
+        Ok(Running(self.clone()))
+    }
+
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Acquire)
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// The histogram of the time that its answers take.
+    pub fn upstream_seconds(&self, metrics: &Metrics) -> &Histogram {
+        self.seconds.get_or_init(|| metrics.upstream_seconds(&self.name))
+    }
+
+    /// What went wrong last, while the server is down.
+    pub fn last_error(&self) -> Option<Arc<String>> {
+        self.last_error.load_full()
+    }
+
+    /// Notes that the server answers (`None`) or why it does not; gives whether that is news.
+    pub fn note(&self, error: Option<String>) -> bool {
+        let up = error.is_none();
+        self.last_error.store(error.map(Arc::new));
+        self.up.swap(up, Ordering::Relaxed) != up
+    }
+}

@@ -1,0 +1,325 @@
+//! Legacy sessions: what `initialize` opened, and the seats that it has at the servers behind.
+//!
+//! A session id is 192 random bits and means nothing outside this process. A session belongs to the endpoint it
+//! was opened on; on another path it does not exist. Seats are taken when a server is first needed, taken again
+//! once when the server has forgotten them, and left when the session ends.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use dashmap::DashMap;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::server::Server;
+use crate::telemetry::Metrics;
+use crate::upstream::UpstreamError;
+use crate::upstream::http::Seat;
+
+/// Messages that wait for a client's stream before the oldest stream is taken for stuck.
+const OUTBOX: usize = 256;
+
+pub struct Session {
+    pub id: String,
+    /// The endpoint that it was opened on.
+    pub path: Arc<str>,
+    /// The revision that was agreed on with the client.
+    pub version: &'static str,
+    /// The client's own `capabilities` and `clientInfo`, as JSON.
+    capabilities: Bytes,
+    client_info: Bytes,
+    seats: Mutex<HashMap<u64, Arc<Place>>>,
+    /// The client's stream of announcements, while it has one.
+    outbox: Mutex<Option<mpsc::Sender<Bytes>>>,
+    /// Requests that run, by their id as written, so that they can be cancelled.
+    running: Mutex<HashMap<Bytes, Run>>,
+    used: AtomicU64,
+    ended: CancellationToken,
+    core: Handle,
+}
+
+/// A request of this session that is under way.
+#[derive(Clone)]
+pub struct Run {
+    pub server: Arc<Server>,
+    /// Ends it where it runs in this process.
+    pub stop: CancellationToken,
+}
+
+/// A seat at one server, once it is taken.
+struct Place {
+    server: Arc<Server>,
+    seat: tokio::sync::Mutex<Option<Seat>>,
+    listening: Mutex<Option<tokio::task::AbortHandle>>,
+}
+
+impl Session {
+    /// The seat at a server, taken now if need be; many callers wait for one `initialize`.
+    pub async fn seat(self: &Arc<Self>, server: &Arc<Server>) -> Result<Seat, UpstreamError> {
+        let place = self.place(server);
+        if let Ok(seat) = place.seat.try_lock()
+            && let Some(seat) = &*seat
+        {
+            return Ok(seat.clone());
+        }
+        let session = self.clone();
+        // On the long-lived runtime: the connection outlives the request that opened it.
+        let taking = self.core.spawn(async move { session.take_seat(&place).await });
+        taking
+            .await
+            .unwrap_or_else(|_| Err(UpstreamError::Unreachable("the gateway is shutting down".into())))
+    }
+
+    /// Drops a seat that the server has forgotten; the next [`Self::seat`] takes a new one.
+    pub async fn forget(&self, server: &Arc<Server>, seat: &Seat) {
+        let place = self.place(server);
+        let mut held = place.seat.lock().await;
+        if held.as_ref() == Some(seat) {
+            *held = None;
+            stop(&place.listening);
+        }
+    }
+
+    fn place(&self, server: &Arc<Server>) -> Arc<Place> {
+        let mut seats = self.seats.lock().expect("no holder of the lock panics");
+        let make = || {
+            Arc::new(Place {
+                server: server.clone(),
+                seat: tokio::sync::Mutex::new(None),
+                listening: Mutex::new(None),
+            })
+        };
+        seats.entry(server.serial).or_insert_with(make).clone()
+    }
+
+    async fn take_seat(self: Arc<Self>, place: &Arc<Place>) -> Result<Seat, UpstreamError> {
+        let mut held = place.seat.lock().await;
+        if let Some(seat) = &*held {
+            return Ok(seat.clone());
+        }
+        let Some(http) = place.server.upstream.http() else {
+            return Err(UpstreamError::Nonsense("it keeps no sessions".into()));
+        };
+        let mut params = format!(r#"{{"protocolVersion":"{}","capabilities":"#, self.version).into_bytes();
+        params.extend_from_slice(&self.capabilities);
+        params.extend_from_slice(br#","clientInfo":"#);
+        params.extend_from_slice(&self.client_info);
+        params.push(b'}');
+        let (seat, _) = http.open(&params).await?;
+        *held = Some(seat.clone());
+        drop(held);
+        if self.outbox.lock().expect("no holder of the lock panics").is_some() {
+            self.listen(place.clone(), seat.clone());
+        }
+        Ok(seat)
+    }
+
+    /// Attaches the client's stream; a stream that was attached before ends. What the servers of this session
+    /// announce goes there from now on.
+    pub fn attach(self: &Arc<Self>) -> mpsc::Receiver<Bytes> {
+        let (sender, receiver) = mpsc::channel(OUTBOX);
+        *self.outbox.lock().expect("no holder of the lock panics") = Some(sender);
+        let places: Vec<Arc<Place>> =
+            self.seats.lock().expect("no holder of the lock panics").values().cloned().collect();
+        for place in places {
+            let session = self.clone();
+            self.core.spawn(async move {
+                let seat = place.seat.lock().await.clone();
+                if let Some(seat) = seat {
+                    session.listen(place, seat);
+                }
+            });
+        }
+        receiver
+    }
+
+    /// Gives a message to the client's stream, if it has one that keeps up.
+    fn offer(&self, message: Bytes) -> bool {
+        let mut outbox = self.outbox.lock().expect("no holder of the lock panics");
+        match outbox.as_ref().map(|sender| sender.try_send(message)) {
+            Some(Ok(())) => true,
+            Some(Err(_)) => {
+                *outbox = None;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Forwards what one server announces to this session for as long as the client listens.
+    fn listen(self: &Arc<Self>, place: Arc<Place>, seat: Seat) {
+        let mut listening = place.listening.lock().expect("no holder of the lock panics");
+        if listening.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let (session, server, ended) = (Arc::downgrade(self), place.server.clone(), self.ended.clone());
+        let task = self.core.spawn(async move {
+            let Some(http) = server.upstream.http() else { return };
+            let (out, mut said) = mpsc::channel::<Bytes>(64);
+            let forward = async {
+                while let Some(message) = said.recv().await {
+                    let Some(session) = session.upgrade() else { return };
+                    if let Some(message) = crate::rooms::announce::outward(&message, &server)
+                        && !session.offer(message)
+                    {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = forward => {}
+                end = http.listen(filters::Era::Legacy, Some(&seat), Bytes::new(), out) => {
+                    tracing::debug!(server = %server.name, ?end, "an announcement stream ended");
+                }
+            }
+        });
+        *listening = Some(task.abort_handle());
+    }
+
+    /// Servers at which this session has a seat.
+    pub fn servers(&self) -> Vec<Arc<Server>> {
+        let seats = self.seats.lock().expect("no holder of the lock panics");
+        seats.values().map(|place| place.server.clone()).collect()
+    }
+
+    pub fn begin(&self, id: Bytes, run: Run) {
+        self.running.lock().expect("no holder of the lock panics").insert(id, run);
+    }
+
+    pub fn finish(&self, id: &[u8]) -> Option<Run> {
+        self.running.lock().expect("no holder of the lock panics").remove(id)
+    }
+
+    pub fn run(&self, id: &[u8]) -> Option<Run> {
+        self.running.lock().expect("no holder of the lock panics").get(id).cloned()
+    }
+
+    /// Resolves when the session is over.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    async fn leave(&self) {
+        self.ended.cancel();
+        let places: Vec<Arc<Place>> = self
+            .seats
+            .lock()
+            .expect("no holder of the lock panics")
+            .drain()
+            .map(|(_, place)| place)
+            .collect();
+        for place in places {
+            stop(&place.listening);
+            if let (Some(seat), Some(http)) = (place.seat.lock().await.take(), place.server.upstream.http()) {
+                http.leave(&seat).await;
+            }
+        }
+    }
+}
+
+fn stop(listening: &Mutex<Option<tokio::task::AbortHandle>>) {
+    if let Some(task) = listening.lock().expect("no holder of the lock panics").take() {
+        task.abort();
+    }
+}
+
+/// All legacy sessions of this process.
+pub struct Sessions {
+    open: DashMap<String, Arc<Session>>,
+    started: Instant,
+    metrics: Arc<Metrics>,
+    core: Handle,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("as many sessions are open as limits.max_sessions allows ({0})")]
+pub struct Full(pub usize);
+
+impl Sessions {
+    pub fn new(metrics: Arc<Metrics>, core: Handle) -> Arc<Self> {
+        Arc::new(Self { open: DashMap::new(), started: Instant::now(), metrics, core })
+    }
+
+    pub fn open(
+        &self,
+        path: &Arc<str>,
+        version: &'static str,
+        capabilities: Bytes,
+        client_info: Bytes,
+        max: usize,
+    ) -> Result<Arc<Session>, Full> {
+        if self.open.len() >= max {
+            return Err(Full(max));
+        }
+        let mut random = [0; 24];
+        getrandom::fill(&mut random).expect("the system gives random bytes");
+        let session = Arc::new(Session {
+            id: URL_SAFE_NO_PAD.encode(random),
+            path: path.clone(),
+            version,
+            capabilities,
+            client_info,
+            seats: Mutex::default(),
+            outbox: Mutex::default(),
+            running: Mutex::default(),
+            used: AtomicU64::new(self.now()),
+            ended: CancellationToken::new(),
+            core: self.core.clone(),
+        });
+        self.open.insert(session.id.clone(), session.clone());
+        self.metrics.sessions.set(self.open.len() as i64);
+        Ok(session)
+    }
+
+    /// The session of this id on this path.
+    pub fn get(&self, id: &str, path: &str) -> Option<Arc<Session>> {
+        let session = self.open.get(id).filter(|session| &*session.path == path)?.clone();
+        session.used.store(self.now(), Ordering::Relaxed);
+        Some(session)
+    }
+
+    /// Ends a session; its seats are left in the background.
+    pub fn end(&self, session: &Session) {
+        if let Some((_, session)) = self.open.remove(&session.id) {
+            self.metrics.sessions.set(self.open.len() as i64);
+            self.core.spawn(async move { session.leave().await });
+        }
+    }
+
+    /// Ends the sessions that nobody used for `ttl` and that nobody listens on.
+    pub fn sweep(&self, ttl: Duration) {
+        let oldest = self.now().saturating_sub(ttl.as_secs());
+        let idle: Vec<Arc<Session>> = self
+            .open
+            .iter()
+            .filter(|session| session.used.load(Ordering::Relaxed) < oldest)
+            .filter(|session| {
+                let outbox = session.outbox.lock().expect("no holder of the lock panics");
+                outbox.as_ref().is_none_or(mpsc::Sender::is_closed)
+            })
+            .map(|session| session.clone())
+            .collect();
+        for session in idle {
+            self.end(&session);
+        }
+    }
+
+    /// Ends all sessions and waits until the servers were told.
+    pub async fn close(&self) {
+        let all: Vec<Arc<Session>> = self.open.iter().map(|session| session.clone()).collect();
+        self.open.clear();
+        futures::future::join_all(all.iter().map(|session| session.leave())).await;
+    }
+
+    /// Seconds since the process started.
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+}

@@ -1,0 +1,225 @@
+//! The Prometheus metrics. Counters of a call are looked up when the catalog is built, not when it runs.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ok,
+    /// The server answered with an error.
+    Error,
+    /// The gateway's filters said no.
+    Refused,
+    /// The server could not be asked or did not answer properly.
+    Failed,
+    /// The client left before the answer was complete.
+    Left,
+}
+
+impl Outcome {
+    pub fn word(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Error => "error",
+            Outcome::Refused => "refused",
+            Outcome::Failed => "failed",
+            Outcome::Left => "left",
+        }
+    }
+}
+
+/// The counters of one method, server and tool, by outcome; each comes to be when it is first used, so that ten
+/// thousand tools that nobody calls make no series.
+pub struct Counted {
+    labels: [Box<str>; 3],
+    vec: IntCounterVec,
+    counters: [OnceLock<IntCounter>; 5],
+}
+
+impl Counted {
+    pub fn count(&self, outcome: Outcome) {
+        let [method, server, tool] = &self.labels;
+        let make = || self.vec.with_label_values(&[&**method, &**server, &**tool, outcome.word()]);
+        self.counters[outcome as usize].get_or_init(make).inc();
+    }
+}
+
+/// One of a number of things that are open.
+pub struct Open(IntGauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    pub request_seconds: Histogram,
+    upstream_seconds: HistogramVec,
+    rejections: IntCounterVec,
+    upstream_up: IntGaugeVec,
+    pub sessions: IntGauge,
+    pub streams: IntGauge,
+    reloads: IntCounterVec,
+    config_info: IntGaugeVec,
+    pub log_dropped: IntCounter,
+}
+
+/// From a quarter of a millisecond to a minute.
+const SECONDS: [f64; 14] =
+    [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0];
+
+impl Metrics {
+    pub fn new() -> Arc<Self> {
+        let registry = Registry::new();
+        fn keep<C: prometheus::core::Collector + Clone + 'static>(
+            registry: &Registry,
+            metric: prometheus::Result<C>,
+        ) -> C {
+            let metric = metric.expect("the names and labels of metrics are constants");
+            registry.register(Box::new(metric.clone())).expect("each metric is registered once");
+            metric
+        }
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            keep(&registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            keep(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
+        };
+        let gauge = |name: &str, help: &str| keep(&registry, IntGauge::new(name, help));
+        let seconds = |name: &str, help: &str| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        let metrics = Self {
+            requests: counters(
+                "toolgate_requests_total",
+                "Requests by method, server, tool and outcome.",
+                &["method", "server", "tool", "outcome"],
+            ),
+            request_seconds: keep(
+                &registry,
+                Histogram::with_opts(seconds(
+                    "toolgate_request_seconds",
+                    "Time from the head of a request to the end of its answer.",
+                )),
+            ),
+            upstream_seconds: keep(
+                &registry,
+                HistogramVec::new(
+                    seconds(
+                        "toolgate_upstream_seconds",
+                        "Time from sending a request to a server to the end of its answer.",
+                    ),
+                    &["server"],
+                ),
+            ),
+            rejections: counters(
+                "toolgate_filter_rejections_total",
+                "Requests that a filter refused.",
+                &["filter", "reason"],
+            ),
+            upstream_up: gauges(
+                "toolgate_upstream_up",
+                "1 while the server answers; at 0 its last good lists are shown.",
+                &["server"],
+            ),
+            sessions: gauge("toolgate_sessions", "Open legacy sessions."),
+            streams: gauge("toolgate_streams", "Open streams of announcements to clients."),
+            reloads: counters("toolgate_config_reloads_total", "Reloads of the configuration.", &["result"]),
+            config_info: gauges(
+                "toolgate_config_info",
+                "The configuration that runs; its hash is the label.",
+                &["hash"],
+            ),
+            log_dropped: keep(
+                &registry,
+                IntCounter::new(
+                    "toolgate_log_dropped_total",
+                    "Request log lines dropped because standard error was too slow.",
+                ),
+            ),
+            registry: registry.clone(),
+        };
+        for result in ["ok", "failed"] {
+            metrics.reloads.with_label_values(&[result]);
+        }
+        #[cfg(target_os = "linux")]
+        registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("the process is registered once");
+        Arc::new(metrics)
+    }
+
+    /// The counters of a call; for the time when a catalog is built.
+    pub fn counted(&self, method: &str, server: &str, tool: &str) -> Arc<Counted> {
+        Arc::new(Counted {
+            labels: [method, server, tool].map(Box::from),
+            vec: self.requests.clone(),
+            counters: Default::default(),
+        })
+    }
+
+    /// Counts a request that no catalog entry stands for.
+    pub fn count(&self, method: &'static str, outcome: Outcome) {
+        thread_local! {
+            static KNOWN: RefCell<HashMap<(&'static str, &'static str), IntCounter>> = RefCell::default();
+        }
+        KNOWN.with_borrow_mut(|known| {
+            let make = || self.requests.with_label_values(&[method, "", "", outcome.word()]);
+            known.entry((method, outcome.word())).or_insert_with(make).inc();
+        });
+    }
+
+    pub fn rejected(&self, filter: &'static str, reason: &'static str) {
+        thread_local! {
+            static KNOWN: RefCell<HashMap<(&'static str, &'static str), IntCounter>> = RefCell::default();
+        }
+        KNOWN.with_borrow_mut(|known| {
+            let make = || self.rejections.with_label_values(&[filter, reason]);
+            known.entry((filter, reason)).or_insert_with(make).inc();
+        });
+    }
+
+    pub fn upstream_seconds(&self, server: &str) -> Histogram {
+        self.upstream_seconds.with_label_values(&[server])
+    }
+
+    pub fn upstream_up(&self, server: &str, up: bool) {
+        self.upstream_up.with_label_values(&[server]).set(up.into());
+    }
+
+    pub fn forget_server(&self, server: &str) {
+        let _ = self.upstream_up.remove_label_values(&[server]);
+    }
+
+    pub fn reloaded(&self, ok: bool) {
+        self.reloads.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
+    }
+
+    pub fn config(&self, hash: &str) {
+        self.config_info.reset();
+        self.config_info.with_label_values(&[hash]).set(1);
+    }
+
+    /// Counts an open stream until it is dropped.
+    pub fn stream(&self) -> Open {
+        self.streams.inc();
+        Open(self.streams.clone())
+    }
+
+    /// All metrics in the Prometheus text format.
+    pub fn text(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            tracing::error!(%error, "the metrics could not be written");
+        }
+        out
+    }
+}

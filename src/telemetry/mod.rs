@@ -1,0 +1,38 @@
+//! What the gateway tells about itself: metrics, one log line a request, and its own log.
+//!
+//! Metric labels come from the configuration and the catalog, never from what a client wrote; logs and metrics
+//! never hold arguments or secrets.
+
+pub mod access;
+mod metrics;
+
+pub use metrics::{Counted, Metrics, Outcome};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Format, Log};
+
+/// Starts the log on standard error. The libraries below speak only from `warn` on.
+pub fn start(log: &Log) {
+    let level = log.level.as_str();
+    let filter =
+        EnvFilter::new(format!("warn,toolgate={level},pingora_core::server=error,pingora_proxy=off"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = match log.format {
+        Format::Json => registry
+            .with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr))
+            .try_init(),
+        Format::Text => registry
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_target(false)
+                    .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+                    .with_writer(std::io::stderr),
+            )
+            .try_init(),
+    };
+    // A second start in one process (tests) keeps the first log.
+    drop(started);
+}

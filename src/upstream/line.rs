@@ -1,0 +1,653 @@
+//! A JSON-RPC line: what is said to one process and heard from it, shared by all who call it.
+//!
+//! Every call gets an id (and progress token) of the gateway's own, since two callers may well choose the same; what comes
+//! back is cut out of the bytes that were read, never rebuilt. It knows five words of MCP (progress, cancelled, ping,
+//! initialize, listen), because they are about the line itself. It does no handshake, keeps no era, repeats nothing, and
+//! does not start or end the process: `child` does.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::num::NonZero;
+use std::ops::Range;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, mem};
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::{info, warn};
+
+/// What waits for a process that does not read: so many bytes, or one message if that is longer.
+const QUEUE: usize = 1 << 20;
+const CHUNK: usize = 16 << 10;
+/// How much of a line that is too long is kept, for the log.
+const HEAD: usize = 4 << 10;
+/// Strange lines and lines of stderr that are logged in a second.
+const LOGGED: u32 = 100;
+
+/// The answer of the server, cut out of its line as it stood there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    Result(Bytes),
+    Error(Bytes),
+}
+
+/// Where the caller's progress token stands in `params`, and where its progress notifications go (never waited for:
+/// what finds the channel full is lost). All that came before the answer are in the channel when the answer is given.
+#[derive(Debug)]
+pub struct Progress {
+    pub token: Range<usize>,
+    pub notes: mpsc::Sender<Bytes>,
+}
+
+/// `sent` says whether the server may have read the call: one that was not sent may be repeated elsewhere.
+#[derive(Debug, thiserror::Error)]
+pub enum ChildError {
+    #[error("cannot start `{program}`")]
+    Spawn { program: String, source: io::Error },
+    #[error("the server process has ended or is being stopped ({})", status.map_or_else(|| "no status yet".into(), |s| s.to_string()))]
+    Exited { status: Option<ExitStatus>, sent: bool },
+    #[error("no answer within {after:?}")]
+    Timeout { after: Duration, sent: bool },
+    #[error("the server answered nonsense: {0}")]
+    Nonsense(&'static str),
+    #[error("the server's answer is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("the server ended the subscription")]
+    Ended,
+    #[error("the progress token is not where the caller says")]
+    NoToken,
+}
+
+pub(super) struct Line {
+    server: String,
+    max: usize,
+    last: AtomicU64,
+    calls: Mutex<Calls>,
+    /// Unbounded for what must not wait (a cancellation, once for each call that was sent); calls pay with `room`.
+    queue: mpsc::UnboundedSender<Message>,
+    room: Arc<Semaphore>,
+    notices: mpsc::Sender<Bytes>,
+    dropped: AtomicU64,
+}
+
+struct Calls {
+    open: bool,
+    status: Option<ExitStatus>,
+    waiting: HashMap<u64, Waiting>,
+}
+
+struct Waiting {
+    answer: oneshot::Sender<Result<Response, ChildError>>,
+    progress: Option<(Bytes, mpsc::Sender<Bytes>)>,
+    sent: bool,
+    listens: bool,
+}
+
+pub(super) struct Message {
+    line: Vec<u8>,
+    call: Option<u64>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Line {
+    /// The second half belongs to `write`.
+    pub fn new(
+        server: &str,
+        max: usize,
+        notices: mpsc::Sender<Bytes>,
+    ) -> (Self, mpsc::UnboundedReceiver<Message>) {
+        let (queue, outgoing) = mpsc::unbounded_channel();
+        let calls = Calls { open: true, status: None, waiting: HashMap::new() };
+        let line = Self {
+            server: server.to_owned(),
+            max,
+            last: AtomicU64::new(0),
+            calls: Mutex::new(calls),
+            queue,
+            room: Arc::new(Semaphore::new(QUEUE)),
+            notices,
+            dropped: AtomicU64::new(0),
+        };
+        (line, outgoing)
+    }
+
+    pub async fn request(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+        timeout: Duration,
+        progress: Option<Progress>,
+    ) -> Result<Response, ChildError> {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let span = progress.as_ref().map(|progress| progress.token.clone());
+        let progress = match progress {
+            Some(Progress { token, notes }) => {
+                let token = params.and_then(|params| params.get(token)).ok_or(ChildError::NoToken)?;
+                Some((Bytes::copy_from_slice(token), notes))
+            }
+            None => None,
+        };
+        let (answer, answered) = oneshot::channel();
+        let listens = method == "subscriptions/listen";
+        self.enter(id, Waiting { answer, progress, sent: false, listens })?;
+        // MCP: a client must not cancel `initialize`.
+        let ticket = Ticket { line: self, id, cancels: method != "initialize" };
+        let exchange = async {
+            // No room is given on a line that was closed; then the answer is that it was.
+            if let Ok(room) = self.room(method, params).await {
+                let line = envelope(Some(id), method, params, span);
+                // The queue is gone only with the process, and then the answer says so.
+                let _ = self.queue.send(Message { line, call: Some(id), _room: Some(room) });
+            }
+            answered.await
+        };
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(ChildError::Exited { status: None, sent: true }),
+            Err(_) => Err(ChildError::Timeout { after: timeout, sent: ticket.give_up("timed out") }),
+        }
+    }
+
+    /// Gives back when the notification is queued, not when it is read.
+    pub async fn notify(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+        timeout: Duration,
+    ) -> Result<(), ChildError> {
+        let room = tokio::time::timeout(timeout, self.room(method, params))
+            .await
+            .map_err(|_| ChildError::Timeout { after: timeout, sent: false })?;
+        let line = envelope(None, method, params, None);
+        room.ok()
+            .and_then(|room| self.queue.send(Message { line, call: None, _room: Some(room) }).ok())
+            .ok_or_else(|| ChildError::Exited { status: self.calls().status, sent: false })
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.calls().open
+    }
+
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.calls().status
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more calls and gives back those that have not left; the others may still be answered.
+    pub fn close(&self) {
+        let mut calls = self.calls();
+        calls.open = false;
+        for (_, call) in calls.waiting.extract_if(|_, call| !call.sent) {
+            let _ = call.answer.send(Err(ChildError::Exited { status: None, sent: false }));
+        }
+        self.room.close();
+    }
+
+    /// Nobody is there any more: all who still wait are told.
+    pub fn hang_up(&self, status: Option<ExitStatus>) {
+        self.close();
+        let mut calls = self.calls();
+        calls.status = status;
+        for (_, call) in calls.waiting.drain() {
+            let _ = call.answer.send(Err(ChildError::Exited { status, sent: true }));
+        }
+    }
+
+    /// Writes what is queued until the process no longer takes it.
+    pub async fn write(&self, to: impl AsyncWrite + Unpin, mut queue: mpsc::UnboundedReceiver<Message>) {
+        let mut to = BufWriter::with_capacity(CHUNK, to);
+        while let Some(message) = queue.recv().await {
+            // A call that was given up before its turn is not sent at all.
+            if message.call.is_none_or(|id| self.leaves(id)) && to.write_all(&message.line).await.is_err() {
+                return;
+            }
+            if queue.is_empty() && to.flush().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Hears all that the process says, until it says no more. Waits for nobody but the process.
+    pub async fn read(&self, from: impl AsyncRead + Unpin) {
+        let mut lines = Lines::new(from, self.max);
+        let mut log = Quota::new();
+        while let Ok(Some(heard)) = lines.next().await {
+            match heard {
+                Heard::Line(line) => self.hear(&line, &mut log),
+                Heard::TooLong { head, id } => {
+                    self.odd("dropped a line that is too long", &head, &mut log);
+                    self.finish(id, Err(ChildError::TooLong(self.max)));
+                }
+            }
+        }
+    }
+
+    /// Logs stderr: text for people, said to be no sign of an error.
+    pub async fn log(&self, stderr: impl AsyncRead + Unpin) {
+        let mut lines = Lines::new(stderr, HEAD);
+        let mut quota = Quota::new();
+        while let Ok(Some(Heard::Line(line) | Heard::TooLong { head: line, .. })) = lines.next().await {
+            if let Some(suppressed) = quota.take() {
+                let text = String::from_utf8_lossy(&line);
+                info!(target: "toolgate::stdio", server = self.server, suppressed, "{}", text.trim_end());
+            }
+        }
+    }
+
+    fn hear(&self, line: &Bytes, log: &mut Quota) {
+        let text = line.trim_ascii();
+        match text.first() {
+            None => return,
+            // A batch: only 2025-03-26 has them, and there they must be understood.
+            Some(b'[') => {
+                if let Ok(parts) = serde_json::from_slice::<Vec<&RawValue>>(text)
+                    && parts.iter().all(|part| part.get().starts_with('{'))
+                {
+                    return parts
+                        .iter()
+                        .for_each(|part| self.hear(&line.slice_ref(part.get().as_bytes()), log));
+                }
+            }
+            // serde would take an array for the struct.
+            Some(b'{') => {
+                if let Some(words) =
+                    std::str::from_utf8(text).ok().and_then(|text| serde_json::from_str(text).ok())
+                {
+                    return self.understand(line, &words, log);
+                }
+                let mut scan = Scan::default();
+                scan.feed(text);
+                self.finish(scan.id(), Err(ChildError::Nonsense("not JSON-RPC")));
+            }
+            Some(_) => {}
+        }
+        self.odd("not a JSON-RPC message", line, log);
+    }
+
+    fn understand(&self, line: &Bytes, words: &Words<'_>, log: &mut Quota) {
+        let id = words.id.and_then(|id| id.get().parse().ok());
+        let nonsense = |why| self.finish(id, Err(ChildError::Nonsense(why)));
+        let object =
+            |raw: &RawValue| raw.get().starts_with('{').then(|| line.slice_ref(raw.get().as_bytes()));
+        match words {
+            Words { jsonrpc, .. } if jsonrpc.is_none_or(|version| version.get() != "\"2.0\"") => {
+                self.odd("a message that is not JSON-RPC 2.0", line, log);
+                nonsense("not JSON-RPC 2.0");
+            }
+            Words { method: Some(method), id: None, result: None, error: None, params, .. } => {
+                self.notice(method, *params, line, log);
+            }
+            Words { method: Some(method), id: Some(id), result: None, error: None, .. } => {
+                self.decline(method, id.get());
+            }
+            Words { method: None, result: Some(result), error: None, .. } => match object(result) {
+                Some(result) => self.finish(id, Ok(Response::Result(result))),
+                None => nonsense("the result is not an object"),
+            },
+            Words { method: None, result: None, error: Some(error), id: Some(_), .. } => {
+                match object(error) {
+                    Some(error) => self.finish(id, Ok(Response::Error(error))),
+                    None => nonsense("the error is not an object"),
+                }
+            }
+            _ => {
+                self.odd("neither a request nor an answer", line, log);
+                nonsense("neither a result nor an error, or both");
+            }
+        }
+    }
+
+    fn notice(&self, method: &str, params: Option<&RawValue>, line: &Bytes, log: &mut Quota) {
+        let about = params
+            .filter(|params| params.get().starts_with('{'))
+            .and_then(|params| serde_json::from_str::<About>(params.get()).ok())
+            .unwrap_or_default();
+        let number = |raw: Option<&RawValue>| raw.and_then(|raw| raw.get().parse::<u64>().ok());
+        match method {
+            "notifications/progress" => {
+                // All tokens are ours: one that is not known is of a call that is over.
+                let Some(token) = about.token else { return };
+                let Some((theirs, notes)) = number(Some(token)).and_then(|id| self.progress(id)) else {
+                    return;
+                };
+                let note = splice(line, &span_in(line, token), &theirs);
+                if notes.try_send(note.into()).is_err() {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            // How a modern server ends a subscription. An old one means a request of its own, whose id may be like ours.
+            "notifications/cancelled" if number(about.request).is_some_and(|id| self.listens(id)) => {
+                self.finish(number(about.request), Err(ChildError::Ended));
+            }
+            _ => {
+                if self.notices.try_send(line.clone()).is_err() {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                    self.odd("dropped a notification: nobody takes them", method.as_bytes(), log);
+                }
+            }
+        }
+    }
+
+    /// A shared process has no one client: whom should it sample, or ask? It is told so, or, if it does not read, nothing.
+    fn decline(&self, method: &str, id: &str) {
+        let mut line = format!(r#"{{"jsonrpc":"2.0","id":{id},"#).into_bytes();
+        if method == "ping" {
+            line.extend_from_slice(br#""result":{}}"#);
+        } else {
+            let short: String = method.chars().take(100).collect();
+            let words = format!("the gateway does not offer {short} to a shared stdio server");
+            line.extend_from_slice(br#""error":{"code":-32601,"message":"#);
+            quote(&mut line, &words);
+            line.extend_from_slice(b"}}");
+        }
+        line.push(b'\n');
+        match Arc::clone(&self.room).try_acquire_many_owned(cost(line.len())) {
+            Ok(room) => drop(self.queue.send(Message { line, call: None, _room: Some(room) })),
+            Err(_) => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    fn odd(&self, what: &str, line: &[u8], log: &mut Quota) {
+        if let Some(suppressed) = log.take() {
+            let start = String::from_utf8_lossy(&line[..line.len().min(200)]);
+            warn!(target: "toolgate::stdio", server = self.server, suppressed, line = %start.trim_end(), "{what}");
+        }
+    }
+
+    fn enter(&self, id: u64, call: Waiting) -> Result<(), ChildError> {
+        let mut calls = self.calls();
+        if !calls.open {
+            return Err(ChildError::Exited { status: calls.status, sent: false });
+        }
+        calls.waiting.insert(id, call);
+        Ok(())
+    }
+
+    /// An answer that nobody waits for is late (its call was cancelled): dropped without a word.
+    fn finish(&self, id: Option<u64>, answer: Result<Response, ChildError>) {
+        let call = id.and_then(|id| self.calls().waiting.remove(&id));
+        if let Some(call) = call {
+            let _ = call.answer.send(answer);
+        }
+    }
+
+    fn leaves(&self, id: u64) -> bool {
+        match self.calls().waiting.entry(id) {
+            Entry::Occupied(mut call) => !mem::replace(&mut call.get_mut().sent, true),
+            Entry::Vacant(_) => false,
+        }
+    }
+
+    fn progress(&self, id: u64) -> Option<(Bytes, mpsc::Sender<Bytes>)> {
+        self.calls().waiting.get(&id).and_then(|call| call.progress.clone())
+    }
+
+    fn listens(&self, id: u64) -> bool {
+        self.calls().waiting.get(&id).is_some_and(|call| call.listens)
+    }
+
+    async fn room(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+    ) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
+        let bytes = method.len() + params.map_or(0, <[u8]>::len) + 64;
+        Arc::clone(&self.room).acquire_many_owned(cost(bytes)).await
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held by the one who waits for an answer; dropped without one, it cancels.
+struct Ticket<'a> {
+    line: &'a Line,
+    id: u64,
+    cancels: bool,
+}
+
+impl Ticket<'_> {
+    /// Whether the call had left.
+    fn give_up(&self, reason: &str) -> bool {
+        let Some(call) = self.line.calls().waiting.remove(&self.id) else { return false };
+        if call.sent && self.cancels {
+            let params = format!(r#"{{"requestId":{},"reason":"{reason}"}}"#, self.id);
+            let line = envelope(None, "notifications/cancelled", Some(params.as_bytes()), None);
+            let _ = self.line.queue.send(Message { line, call: None, _room: None });
+        }
+        call.sent
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.give_up("the caller is gone");
+    }
+}
+
+#[derive(Deserialize)]
+struct Words<'a> {
+    #[serde(borrow)]
+    jsonrpc: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+/// What a notification is about.
+#[derive(Default, Deserialize)]
+struct About<'a> {
+    #[serde(borrow, rename = "progressToken")]
+    token: Option<&'a RawValue>,
+    #[serde(borrow, rename = "requestId")]
+    request: Option<&'a RawValue>,
+}
+
+/// One message as one line; `params` is one valid JSON value, and the value in `token` gives way to the call's id.
+fn envelope(id: Option<u64>, method: &str, params: Option<&[u8]>, token: Option<Range<usize>>) -> Vec<u8> {
+    let mut line = Vec::with_capacity(method.len() + params.map_or(0, <[u8]>::len) + 96);
+    line.extend_from_slice(br#"{"jsonrpc":"2.0","#);
+    if let Some(id) = id {
+        line.extend_from_slice(format!(r#""id":{id},"#).as_bytes());
+    }
+    line.extend_from_slice(br#""method":"#);
+    quote(&mut line, method);
+    if let Some(params) = params {
+        debug_assert!(serde_json::from_slice::<&RawValue>(params).is_ok(), "params were read before");
+        line.extend_from_slice(br#","params":"#);
+        let start = line.len();
+        match (id, token) {
+            (Some(id), Some(token)) => line.extend(splice(params, &token, id.to_string().as_bytes())),
+            _ => line.extend_from_slice(params),
+        }
+        // JSON has raw line breaks only between its tokens, where a space means the same.
+        for byte in &mut line[start..] {
+            if matches!(byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+    }
+    line.extend_from_slice(b"}\n");
+    line
+}
+
+fn quote(line: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(line, text).expect("a string is JSON and a Vec takes it");
+}
+
+fn splice(text: &[u8], span: &Range<usize>, with: &[u8]) -> Vec<u8> {
+    [&text[..span.start], with, &text[span.end..]].concat()
+}
+
+/// Where a value that was borrowed from `line` stands in it.
+fn span_in(line: &[u8], value: &RawValue) -> Range<usize> {
+    let start = value.get().as_ptr().addr() - line.as_ptr().addr();
+    start..start + value.get().len()
+}
+
+fn cost(bytes: usize) -> u32 {
+    bytes.min(QUEUE) as u32
+}
+
+pub(super) enum Heard {
+    Line(Bytes),
+    TooLong { head: Bytes, id: Option<u64> },
+}
+
+/// Lines of bounded length. What is longer is dropped up to its end.
+pub(super) struct Lines<R> {
+    from: R,
+    max: usize,
+    held: BytesMut,
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    pub fn new(from: R, max: usize) -> Self {
+        Self { from, max, held: BytesMut::new() }
+    }
+
+    pub async fn next(&mut self) -> io::Result<Option<Heard>> {
+        // What is heard next may be kept for long: it shall not keep the room of a long line with it.
+        if self.held.is_empty() && self.held.capacity() > 4 * CHUNK {
+            self.held = BytesMut::new();
+        }
+        let mut seen = 0;
+        let mut long: Option<(Bytes, Scan)> = None;
+        loop {
+            let found = memchr::memchr(b'\n', &self.held[seen..]).map(|at| seen + at);
+            let end = found.unwrap_or(self.held.len());
+            if long.is_some() || end > self.max {
+                let (_, scan) = long.get_or_insert_with(|| {
+                    (Bytes::copy_from_slice(&self.held[..end.min(HEAD)]), Scan::default())
+                });
+                scan.feed(&self.held[..end]);
+                self.held.advance(end);
+                seen = 0;
+            } else if found.is_none() {
+                seen = end;
+            } else {
+                let line = self.held.split_to(end).freeze();
+                self.held.advance(1);
+                return Ok(Some(Heard::Line(line)));
+            }
+            if found.is_none() {
+                if self.held.capacity() - self.held.len() < CHUNK / 4 {
+                    self.held.reserve(CHUNK);
+                }
+                if self.from.read_buf(&mut self.held).await? > 0 {
+                    continue;
+                }
+                if long.is_none() {
+                    let rest = self.held.split().freeze();
+                    return Ok((!rest.is_empty()).then_some(Heard::Line(rest)));
+                }
+            } else {
+                self.held.advance(1);
+            }
+            return Ok(long.map(|(head, scan)| Heard::TooLong { head, id: scan.id() }));
+        }
+    }
+}
+
+/// Tells whose answer a line is that cannot be kept or parsed: finds a top-level `id`, wherever it stands.
+#[derive(Default)]
+struct Scan {
+    depth: u32,
+    quoted: bool,
+    escaped: bool,
+    key: Vec<u8>,
+    word: Vec<u8>,
+    id: Option<u64>,
+    /// Not an object, or a request: its id is not ours.
+    other: bool,
+}
+
+impl Scan {
+    fn feed(&mut self, text: &[u8]) {
+        for &byte in text {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.quoted => self.escaped = true,
+                b'"' => self.quoted = !self.quoted,
+                _ if self.quoted => {}
+                b'{' | b'[' => self.depth += 1,
+                b':' if self.depth == 1 => self.key = mem::take(&mut self.word),
+                b',' | b'}' | b']' => {
+                    if self.depth == 1 {
+                        self.member();
+                    }
+                    if byte != b',' {
+                        self.depth = self.depth.saturating_sub(1);
+                    }
+                }
+                b' ' | b'\t' | b'\r' => {}
+                _ => self.other |= self.depth == 0,
+            }
+            // Long enough for what is looked for, and never longer.
+            if self.depth == 1
+                && !byte.is_ascii_whitespace()
+                && !b",:{[".contains(&byte)
+                && self.word.len() < 24
+            {
+                self.word.push(byte);
+            }
+        }
+    }
+
+    fn member(&mut self) {
+        let word = mem::take(&mut self.word);
+        match self.key.as_slice() {
+            b"\"id\"" => self.id = std::str::from_utf8(&word).ok().and_then(|word| word.parse().ok()),
+            b"\"method\"" => self.other = true,
+            _ => {}
+        }
+        self.key.clear();
+    }
+
+    fn id(&self) -> Option<u64> {
+        self.id.filter(|_| !self.other)
+    }
+}
+
+/// So many log lines a second; the next one that is let through says how many were not, if any.
+struct Quota {
+    since: Instant,
+    taken: u32,
+    refused: u64,
+}
+
+impl Quota {
+    fn new() -> Self {
+        Self { since: Instant::now(), taken: 0, refused: 0 }
+    }
+
+    fn take(&mut self) -> Option<Option<NonZero<u64>>> {
+        if self.since.elapsed() >= Duration::from_secs(1) {
+            (self.since, self.taken) = (Instant::now(), 0);
+        }
+        self.taken += 1;
+        if self.taken > LOGGED {
+            self.refused += 1;
+            return None;
+        }
+        Some(NonZero::new(mem::take(&mut self.refused)))
+    }
+}

@@ -1,0 +1,217 @@
+//! A server behind the gateway, whatever carries it: what it can be asked, and how it can fail.
+//!
+//! JSON goes through as bytes. Nothing here knows who the client is or how it is answered.
+
+pub mod demo;
+pub mod http;
+pub mod peer;
+pub mod stdio;
+
+mod child;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use filters::agree::quote;
+use filters::{Era, Refusal, Span};
+use tokio::sync::mpsc;
+
+use crate::protocol::{revision, wire};
+
+pub use peer::Peer;
+
+/// How a server introduces itself in one era (`initialize` or `server/discover`). The members are JSON text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The revision that was agreed on.
+    pub version: String,
+    pub capabilities: Bytes,
+    pub server_info: Bytes,
+    /// A JSON string.
+    pub instructions: Option<Bytes>,
+}
+
+impl Hello {
+    /// Reads the result of `initialize` or `server/discover`.
+    pub fn read(result: &Bytes, version: String) -> Result<Self, UpstreamError> {
+        let part = |name| wire::member(result, name).map(|span| result.slice(span.start..span.end));
+        let object = |bytes: &Bytes| bytes.first() == Some(&b'{');
+        let capabilities = part("capabilities")
+            .filter(object)
+            .ok_or_else(|| UpstreamError::Nonsense("its greeting has no capabilities".into()))?;
+        // Modern servers name themselves in `_meta` of each result.
+        let named = || {
+            let meta = part("_meta")?;
+            let info = wire::member(&meta, "io.modelcontextprotocol/serverInfo")?;
+            Some(meta.slice(info.start..info.end))
+        };
+        let server_info = part("serverInfo").or_else(named).filter(object);
+        Ok(Self {
+            version,
+            capabilities,
+            server_info: server_info
+                .unwrap_or_else(|| Bytes::from_static(br#"{"name":"unknown","version":"0"}"#)),
+            instructions: part("instructions").filter(|raw| raw.first() == Some(&b'"')),
+        })
+    }
+
+    /// Whether the capability `name` is offered, and with the flag `flag` if one is asked for.
+    pub fn offers(&self, name: &str, flag: Option<&str>) -> bool {
+        let Some(span) = wire::member(&self.capabilities, name) else { return false };
+        match flag {
+            None => true,
+            Some(flag) => {
+                let part = span.of(&self.capabilities);
+                wire::member(part, flag).is_some_and(|value| value.of(part) == b"true")
+            }
+        }
+    }
+}
+
+/// One request to a server.
+pub struct Ask<'a> {
+    pub era: Era,
+    pub method: &'a str,
+    /// A JSON object.
+    pub params: Bytes,
+    pub progress: Option<Progress>,
+    pub timeout: Duration,
+}
+
+/// Where notifications go that belong to a request.
+pub struct Progress {
+    /// The caller's progress token as written, and where it stands in the params.
+    pub token: Option<(Bytes, Span)>,
+    /// Takes whole JSON-RPC messages, with the caller's own token.
+    pub notes: mpsc::Sender<Bytes>,
+}
+
+/// What a server answered, as JSON text of the member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    Result(Bytes),
+    Error(Bytes),
+}
+
+/// Something that a server says unasked, in the gateway's own connection.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A list changed, or the server started anew: look again.
+    Changed,
+    /// The connection is gone.
+    Gone,
+    /// Any other notification, a whole JSON-RPC message.
+    Said(Bytes),
+}
+
+#[async_trait]
+pub trait Upstream: Send + Sync + 'static {
+    /// Opens (or re-opens) the gateway's own connection in this era and asks the server to introduce itself.
+    async fn greet(&self, era: Era) -> Result<Hello, UpstreamError>;
+
+    /// One request in the gateway's own connection of that era.
+    async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError>;
+
+    /// One notification.
+    async fn tell(&self, era: Era, method: &str, params: Bytes) -> Result<(), UpstreamError>;
+
+    /// Follows what the server announces in this era. `Ok(())` if it announces nothing; an error when the
+    /// connection is gone.
+    async fn watch(&self, era: Era, notices: &mpsc::Sender<Notice>) -> Result<(), UpstreamError> {
+        let _ = (era, notices);
+        Ok(())
+    }
+
+    /// Set for servers that Pingora can stream to; calls to these do not go through [`Upstream::ask`].
+    fn peer(&self) -> Option<&Peer> {
+        None
+    }
+
+    /// The HTTP side of a server that has one, for sessions and streams.
+    fn http(&self) -> Option<&http::Http> {
+        None
+    }
+
+    /// Ends connections and processes.
+    async fn close(&self);
+}
+
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum UpstreamError {
+    #[error("is not reachable: {0}")]
+    Unreachable(String),
+    #[error("did not answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("sent an answer that is not MCP: {0}")]
+    Nonsense(String),
+    #[error("sent more than the {0} bytes that an answer may have")]
+    TooLarge(usize),
+    #[error("does not accept the gateway's credentials (HTTP {0})")]
+    Credentials(u16),
+    #[error("has forgotten the session")]
+    Forgotten,
+    #[error("does not speak the {era} era: {why}", era = .0.word(), why = .1)]
+    WrongEra(Era, String),
+    #[error("is busy: {0} calls are running already")]
+    Busy(usize),
+}
+
+impl UpstreamError {
+    /// The answer that a client gets (interfaces §4); `server` is the name in the config.
+    pub fn refusal(&self, server: &str) -> Refusal {
+        let (status, reason) = match self {
+            Self::Unreachable(_) => (502, "upstream_unreachable"),
+            Self::TimedOut(_) => (504, "upstream_timeout"),
+            Self::Nonsense(_) => (502, "upstream_nonsense"),
+            Self::TooLarge(_) => (502, "upstream_too_large"),
+            Self::Credentials(_) => (502, "upstream_credentials"),
+            Self::Forgotten => (502, "upstream_session"),
+            Self::WrongEra(..) => (502, "era_mismatch"),
+            Self::Busy(_) => (503, "upstream_busy"),
+        };
+        // What a server's socket or library says stays in the log; the client learns what it can act on.
+        let told = match self {
+            Self::Unreachable(_) => {
+                "is not reachable; its other callers are affected too, try again later".into()
+            }
+            other => other.to_string(),
+        };
+        Refusal::http(status, reason, format!("the server `{server}` {told}"))
+            .with_data(format!(r#"{{"server":{}}}"#, quote(server)))
+    }
+}
+
+/// The members that the gateway puts into `params._meta` when it asks a modern server in its own name.
+pub fn house_meta() -> String {
+    format!(
+        r#"{{"io.modelcontextprotocol/protocolVersion":"{}","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{}}}"#,
+        revision::NEWEST_MODERN,
+        house_info()
+    )
+}
+
+/// The gateway's `Implementation` object.
+pub fn house_info() -> &'static str {
+    concat!(r#"{"name":"toolgate","title":"Toolgate","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#)
+}
+
+/// Params for a request in the gateway's own name; `rest` is the inside of a JSON object, without braces.
+pub fn house_params(era: Era, rest: &str) -> Bytes {
+    match era {
+        Era::Legacy => Bytes::from(format!("{{{rest}}}")),
+        Era::Modern => {
+            let comma = if rest.is_empty() { "" } else { "," };
+            Bytes::from(format!(r#"{{{rest}{comma}"_meta":{}}}"#, house_meta()))
+        }
+    }
+}
+
+/// The params of the gateway's own `initialize`.
+pub fn house_initialize() -> Bytes {
+    Bytes::from(format!(
+        r#"{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{}}}"#,
+        revision::NEWEST_LEGACY,
+        house_info()
+    ))
+}

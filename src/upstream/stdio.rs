@@ -1,0 +1,205 @@
+//! A server that is a process: one for each era that it speaks, shared by all callers.
+//!
+//! A dual-era process is bound to the era of its first request (SDKs answer `initialize` with -32022 once they
+//! were asked `server/discover`), so each era has a process of its own; a server that speaks one era has one.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use filters::Era;
+use tokio::sync::{Mutex, mpsc};
+
+use super::child::{self, Child, ChildError, Response};
+
+pub use super::child::Command;
+use super::{Ask, Hello, Notice, Said, Upstream, UpstreamError, house_initialize, house_params};
+use crate::protocol::{revision, wire};
+
+/// How long a process may take to answer the first `server/discover`. A legacy server may never do so
+/// (2026-07-28, stdio: the probe must not hang on that); `npx` may have to fetch a package first.
+const PROBE: Duration = Duration::from_secs(20);
+
+pub struct Stdio {
+    command: Command,
+    timeout: Duration,
+    legacy: Mutex<Option<Process>>,
+    modern: Mutex<Option<Process>>,
+    /// A process that answered the modern probe with an error: it is free for `initialize`.
+    undecided: Mutex<Option<Process>>,
+}
+
+struct Process {
+    child: Child,
+    /// Taken by whoever follows the process.
+    notices: Option<mpsc::Receiver<Bytes>>,
+}
+
+impl Stdio {
+    /// Nothing is started yet.
+    pub fn new(command: Command, timeout: Duration) -> Self {
+        Self {
+            command,
+            timeout,
+            legacy: Mutex::default(),
+            modern: Mutex::default(),
+            undecided: Mutex::default(),
+        }
+    }
+
+    fn place(&self, era: Era) -> &Mutex<Option<Process>> {
+        match era {
+            Era::Legacy => &self.legacy,
+            Era::Modern => &self.modern,
+        }
+    }
+
+    async fn spawn(&self) -> Result<Process, UpstreamError> {
+        let (sender, notices) = mpsc::channel(64);
+        let child = Child::spawn(&self.command, sender).await.map_err(failed)?;
+        Ok(Process { child, notices: Some(notices) })
+    }
+
+    async fn child(&self, era: Era) -> Result<Child, UpstreamError> {
+        let place = self.place(era).lock().await;
+        let child = place.as_ref().map(|process| process.child.clone());
+        child
+            .filter(Child::is_alive)
+            .ok_or_else(|| UpstreamError::Unreachable("its process has ended".into()))
+    }
+
+    /// Puts a process into its place; the one that was there is stopped.
+    async fn keep(&self, place: &Mutex<Option<Process>>, process: Option<Process>) {
+        let old = std::mem::replace(&mut *place.lock().await, process);
+        if let Some(old) = old {
+            tokio::spawn(async move { old.child.stop().await });
+        }
+    }
+
+    async fn discover(&self) -> Result<Hello, UpstreamError> {
+        self.keep(&self.modern, None).await;
+        let process = self.spawn().await?;
+        let params = house_params(Era::Modern, "");
+        match process.child.request("server/discover", Some(&params), PROBE.min(self.timeout), None).await {
+            Ok(Response::Result(result)) => {
+                let hello = Hello::read(&result, revision::NEWEST_MODERN.to_owned())?;
+                self.keep(&self.modern, Some(process)).await;
+                Ok(hello)
+            }
+            Ok(Response::Error(_)) | Err(ChildError::Timeout { .. }) => {
+                self.keep(&self.undecided, Some(process)).await;
+                Err(UpstreamError::WrongEra(Era::Modern, "it does not answer `server/discover`".into()))
+            }
+            // Some legacy servers end when they are asked anything before `initialize`.
+            Err(ChildError::Exited { sent: true, .. } | ChildError::Nonsense(_)) => {
+                process.child.stop().await;
+                Err(UpstreamError::WrongEra(Era::Modern, "it does not survive `server/discover`".into()))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    async fn initialize(&self) -> Result<Hello, UpstreamError> {
+        self.keep(&self.legacy, None).await;
+        let undecided = self.undecided.lock().await.take().filter(|process| process.child.is_alive());
+        let process = match undecided {
+            Some(process) => process,
+            None => self.spawn().await?,
+        };
+        let params = house_initialize();
+        let result = match process.child.request("initialize", Some(&params), self.timeout, None).await {
+            Ok(Response::Result(result)) => result,
+            Ok(Response::Error(error)) => {
+                process.child.stop().await;
+                let words = String::from_utf8_lossy(&error[..error.len().min(200)]).into_owned();
+                return Err(UpstreamError::WrongEra(Era::Legacy, words));
+            }
+            Err(error) => {
+                let error = failed(error);
+                process.child.stop().await;
+                return Err(error);
+            }
+        };
+        let version =
+            wire::member(&result, "protocolVersion").and_then(|span| wire::string(span.of(&result)));
+        let version =
+            version.ok_or_else(|| UpstreamError::Nonsense("`initialize` names no revision".into()))?;
+        let hello = Hello::read(&result, version)?;
+        process.child.notify("notifications/initialized", None, self.timeout).await.map_err(failed)?;
+        self.keep(&self.legacy, Some(process)).await;
+        Ok(hello)
+    }
+}
+
+#[async_trait]
+impl Upstream for Stdio {
+    async fn greet(&self, era: Era) -> Result<Hello, UpstreamError> {
+        match era {
+            Era::Modern => self.discover().await,
+            Era::Legacy => self.initialize().await,
+        }
+    }
+
+    async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError> {
+        let child = self.child(ask.era).await?;
+        let progress = ask.progress.and_then(|progress| {
+            let (_, place) = progress.token?;
+            Some(child::Progress { token: place.start..place.end, notes: progress.notes })
+        });
+        match child.request(ask.method, Some(&ask.params), ask.timeout, progress).await {
+            Ok(Response::Result(result)) => Ok(Said::Result(result)),
+            Ok(Response::Error(error)) => Ok(Said::Error(error)),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    async fn tell(&self, era: Era, method: &str, params: Bytes) -> Result<(), UpstreamError> {
+        let params = (!params.is_empty()).then_some(&params[..]);
+        self.child(era).await?.notify(method, params, self.timeout).await.map_err(failed)
+    }
+
+    async fn watch(&self, era: Era, notices: &mpsc::Sender<Notice>) -> Result<(), UpstreamError> {
+        let taken = {
+            let mut place = self.place(era).lock().await;
+            place.as_mut().and_then(|process| Some((process.child.clone(), process.notices.take()?)))
+        };
+        let Some((child, mut said)) = taken else { return Ok(()) };
+        loop {
+            tokio::select! {
+                status = child.exited() => {
+                    let words = status.map_or_else(String::new, |status| format!(" ({status})"));
+                    return Err(UpstreamError::Unreachable(format!("its process ended{words}")));
+                }
+                Some(message) = said.recv() => {
+                    let changed = wire::read(&message)
+                        .and_then(|m| m.method.map(|method| method.read(&message).ends_with("/list_changed")));
+                    let notice = if changed == Some(true) { Notice::Changed } else { Notice::Said(message) };
+                    if notices.send(notice).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn close(&self) {
+        for place in [&self.legacy, &self.modern, &self.undecided] {
+            let process = place.lock().await.take();
+            if let Some(process) = process {
+                process.child.stop().await;
+            }
+        }
+    }
+}
+
+fn failed(error: ChildError) -> UpstreamError {
+    match error {
+        ChildError::Timeout { after, .. } => UpstreamError::TimedOut(after),
+        ChildError::Nonsense(why) => UpstreamError::Nonsense(why.into()),
+        ChildError::TooLong(limit) => UpstreamError::TooLarge(limit),
+        ChildError::Spawn { source, .. } => {
+            UpstreamError::Unreachable(format!("{error}: {source}", error = "it cannot be started"))
+        }
+        error => UpstreamError::Unreachable(error.to_string()),
+    }
+}

@@ -48,7 +48,7 @@ pub(super) struct Written {
 #[serde(rename = "Toolset", deny_unknown_fields)]
 struct WrittenToolset {
     /// Patterns over the federated names: `search__*`.
-    #[schemars(length(min = 1))]
+    #[schemars(extend("minItems" = 1))]
     tools: Globs,
 }
 

@@ -8,8 +8,9 @@ use std::rc::Rc;
 use super::env::{self, Environment};
 use super::faults::{Fault, Faults, MAX_FAULTS};
 use super::mask;
+use super::plant::Wrong;
 use super::source::{Bytes, Source};
-use super::tree::{Entry, Node, Value, Wrong};
+use super::tree::{Entry, Node, Value};
 
 /// The faults found so far in a file.
 pub(super) struct Inquest<'t> {

@@ -128,7 +128,7 @@ pub(super) fn line(source: &Source<'_>, number: usize, blots: &[Bytes]) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tree;
+    use crate::config::plant;
 
     #[test]
     fn what_looks_like_a_secret_is_blotted_out_and_columns_stay() {
@@ -151,7 +151,7 @@ mod tests {
             ("client_secret: abc", "client_secret: ***"),
         ] {
             let source = Source::new(line);
-            let Ok((Some(root), _)) = tree::plant(&source, line) else { panic!("not YAML: {line}") };
+            let Ok((Some(root), _)) = plant::plant(&source, line) else { panic!("not YAML: {line}") };
             assert_eq!(super::line(&source, 1, &secrets(&root, &source)), shown);
         }
     }

@@ -4,8 +4,8 @@
 //! with its line and column, and makes a [`Config`] only of a file without any: whoever holds one need not check
 //! it again.
 //!
-//! The way: `tree` (YAML that knows its places) → `env` (`${VAR}`) → `reader` (serde over the tree) → `file` and
-//! `paste` (what may stand beside what) → [`Config`]. Faults gather in `inquest`.
+//! The way: `plant` (from YAML to a `tree` that knows its places) → `env` (`${VAR}`) → `reader` (serde over the
+//! tree) → `file`, `paste` and `fit` (what may stand beside what) → [`Config`]. Faults gather in `inquest`.
 //!
 //! It does not open ports, start programs, resolve names or look whether a file that is named exists.
 
@@ -14,10 +14,12 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+mod access;
 mod change;
 mod env;
 mod faults;
 mod file;
+mod fit;
 mod globs;
 mod house;
 mod inquest;
@@ -28,6 +30,7 @@ mod listen;
 mod mask;
 mod names;
 mod paste;
+mod plant;
 mod reader;
 mod schema;
 mod secret;
@@ -126,7 +129,7 @@ pub fn parse(name: &str, text: &str, environment: &Environment<'_>) -> Result<Co
     // Some editors put a byte-order mark before the text.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let inquest = inquest::Inquest::new(source::Source::new(text));
-    let root = match tree::plant(inquest.source(), text) {
+    let root = match plant::plant(inquest.source(), text) {
         Ok((Some(root), wrongs)) => {
             inquest.blot(mask::secrets(&root, inquest.source()));
             wrongs.into_iter().for_each(|wrong| inquest.wrong(wrong));

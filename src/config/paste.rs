@@ -1,20 +1,17 @@
-//! A server as it is written in the file, and what may stand beside what.
+//! A server as it is written in the file. What may stand beside what is checked in `fit.rs`.
 //!
 //! The block is the one that Claude Desktop, Cursor and VS Code read, so that it can be pasted. Their keys that
 //! mean nothing to a gateway are listed here and ignored; any other unknown key is a fault.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::globs::Globs;
 use super::inquest::Spot;
-use super::later;
-use super::limits::{CALL, RESPONSE, within};
 use super::names::{Prefix, ServerName, ToolName};
 use super::secret::Secret;
 use super::server::{Builtin, Credentials, Health, Kind, Server, Tools};
@@ -25,54 +22,67 @@ use super::url::Url;
 /// A server: one of `command`, `url` or `builtin`, and how it is treated.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Server", deny_unknown_fields)]
-#[schemars(extend("oneOf" = [
-    {"required": ["builtin"]}, {"required": ["command"]}, {"required": ["url"]}, {"properties": {"disabled": {"const": true}}, "required": ["disabled"]},
-]))]
+#[schemars(
+    extend("anyOf" = [
+        {"required": ["builtin"]},
+        {"required": ["command"]},
+        {"required": ["url"]},
+        {"properties": {"disabled": {"const": true}}, "required": ["disabled"]},
+    ]),
+    extend("not" = {"anyOf": [
+        {"required": ["builtin", "command"]},
+        {"required": ["builtin", "url"]},
+        {"required": ["command", "url"]},
+    ]}),
+    extend("dependentRequired" = {
+        "args": ["command"], "env": ["command"], "cwd": ["command"], "headers": ["url"],
+    })
+)]
 pub(super) struct Written {
     /// A server that is a part of the gateway.
-    builtin: Option<Builtin>,
+    pub(super) builtin: Option<Builtin>,
     /// A program to start, which reads and writes lines.
-    command: Option<String>,
+    pub(super) command: Option<String>,
     /// The program's arguments.
     #[serde(default)]
-    args: Vec<Secret>,
+    pub(super) args: Vec<Secret>,
     /// What the program's environment has beside or instead of the gateway's.
     #[serde(default)]
-    env: BTreeMap<String, Secret>,
+    pub(super) env: BTreeMap<String, Secret>,
     /// The directory that the program starts in.
-    cwd: Option<String>,
+    pub(super) cwd: Option<String>,
     /// Where the server listens: streamable HTTP.
-    url: Option<Url>,
+    pub(super) url: Option<Url>,
     /// Headers of every request to the server. Values do not show in logs.
     #[serde(default)]
-    headers: BTreeMap<String, Secret>,
+    pub(super) headers: BTreeMap<String, Secret>,
     /// May be given, and has to fit the other keys then.
     #[serde(rename = "type")]
-    transport: Option<Transport>,
+    pub(super) transport: Option<Transport>,
     /// The server is left out.
     #[serde(default)]
-    disabled: bool,
+    pub(super) disabled: bool,
     /// Stands before the names of its tools on the federated endpoint; the server's name by default, "" for none.
-    prefix: Option<Prefix>,
+    pub(super) prefix: Option<Prefix>,
     /// Which of its tools are shown, and under which names.
     #[serde(default)]
-    tools: WrittenTools,
+    pub(super) tools: WrittenTools,
     /// Time for a call, instead of `limits.call_timeout`: 10ms to 1d.
-    timeout: Option<Span>,
+    pub(super) timeout: Option<Span>,
     /// Largest answer that is read as a whole, instead of `limits.max_response`: 1KiB to 1GiB.
-    max_response: Option<Size>,
+    pub(super) max_response: Option<Size>,
     /// Most calls at a time: 1 to 100000. No bound by default.
     #[schemars(range(min = 1, max = 100_000))]
-    max_concurrent: Option<u32>,
+    pub(super) max_concurrent: Option<u32>,
     /// How it is watched.
     #[serde(default)]
-    health: Health,
+    pub(super) health: Health,
     /// Which credentials it gets to see: `static` with `headers`, else `none`. The client's own are never sent on
     /// unless this is `passthrough`.
-    credentials: Option<Credentials>,
+    pub(super) credentials: Option<Credentials>,
     /// `/ready` fails while it is down.
     #[serde(default)]
-    required: bool,
+    pub(super) required: bool,
 
     /// For people; not read.
     #[serde(default, rename = "description")]
@@ -94,7 +104,7 @@ pub(super) struct Written {
 
 /// How a server is reached, in the words of other programs.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-enum Transport {
+pub(super) enum Transport {
     #[serde(rename = "stdio")]
     Stdio,
     #[serde(rename = "http")]
@@ -108,44 +118,20 @@ enum Transport {
 /// Which of a server's tools are shown. Patterns and names are the server's own, without prefix.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Tools", default, deny_unknown_fields)]
-struct WrittenTools {
+pub(super) struct WrittenTools {
     /// Only these.
-    #[schemars(length(min = 1))]
-    allow: Option<Globs>,
+    #[schemars(extend("minItems" = 1))]
+    pub(super) allow: Option<Globs>,
     /// Not these, even if allowed.
-    deny: Globs,
+    pub(super) deny: Globs,
     /// From the server's own name of a tool to the one that is shown.
-    rename: BTreeMap<String, ToolName>,
+    pub(super) rename: BTreeMap<String, ToolName>,
 }
-
-/// The keys of which a server has exactly one, each with those that only go with it.
-const KINDS: [(&str, &[&str]); 3] =
-    [("builtin", &[]), ("command", &["args", "env", "cwd"]), ("url", &["headers"])];
-
-/// Headers that the gateway writes itself.
-const OWN_HEADERS: [&str; 14] = [
-    "accept",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "host",
-    "last-event-id",
-    "mcp-method",
-    "mcp-name",
-    "mcp-protocol-version",
-    "mcp-session-id",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
 
 impl Written {
     /// The server, or `None` if it is switched off or not to be understood, which has been reported then.
     pub(super) fn server(self, name: &ServerName, spot: &Spot<'_>) -> Option<Server> {
-        self.check_kind(spot);
-        self.check_values(spot);
-        self.check_credentials(spot);
+        self.check(spot);
         let kind = match (self.builtin, self.command, self.url) {
             (Some(builtin), None, None) => Kind::Builtin(builtin),
             (None, Some(command), None) => Kind::Stdio {
@@ -179,156 +165,9 @@ impl Written {
         };
         Some(server).filter(|_| !self.disabled)
     }
-
-    /// Exactly one kind, and nothing that belongs to another.
-    fn check_kind(&self, spot: &Spot<'_>) {
-        let has = |key: &str| spot.node.entry(key).is_some();
-        if spot.node.entries().iter().any(|entry| later::is_later_server(&entry.key)) {
-            return;
-        }
-        let mut kinds = KINDS.iter().filter(|(kind, _)| has(kind));
-        let Some((kind, own)) = kinds.next() else {
-            if !self.disabled {
-                let help =
-                    "for example {command: npx, args: [...]}, {url: \"https://...\"} or {builtin: demo}";
-                let message = format!("{}: not a server", spot.path);
-                spot.refuse_key(message, "expected one of `command`, `url` or `builtin`", help);
-            }
-            return;
-        };
-        for (other, _) in kinds {
-            if let Some(other_spot) = spot.child(other) {
-                let message = format!("{}: beside `{kind}`", other_spot.path);
-                other_spot.refuse_key(message, "a server is only one of `command`, `url` and `builtin`", "");
-            }
-        }
-        let strangers = KINDS.iter().filter(|(other, _)| !has(other)).flat_map(|(other, keys)| {
-            keys.iter().filter(|key| !own.contains(key)).map(move |key| (other, key))
-        });
-        for (other, key) in strangers {
-            if let Some(key_spot) = spot.child(key) {
-                let message = format!("{}: of no use beside `{kind}`", key_spot.path);
-                key_spot.refuse_key(message, format!("`{key}` goes with `{other}`"), "");
-            }
-        }
-        let needs = match self.transport {
-            None => return,
-            Some(Transport::Stdio) => "command",
-            Some(_) => "url",
-        };
-        if let Some(type_spot) = spot.child("type").filter(|_| needs != *kind) {
-            type_spot.refuse(format!("does not fit `{kind}`"), format!("this type goes with `{needs}`"));
-        }
-    }
-
-    fn check_values(&self, spot: &Spot<'_>) {
-        if let Some(timeout) = self.timeout {
-            within(spot, "timeout", timeout, CALL);
-        }
-        if let Some(max_response) = self.max_response {
-            within(spot, "max_response", max_response, RESPONSE);
-        }
-        if let Some(max_concurrent) = self.max_concurrent {
-            within(spot, "max_concurrent", max_concurrent, (1, 100_000));
-        }
-        if let Some(spot) = spot.child("health") {
-            within(&spot, "interval", self.health.interval, (Span::millis(100), Span::hours(24)));
-            within(&spot, "unhealthy_after", self.health.unhealthy_after, (1, 100));
-        }
-        if let Some(spot) = spot.child("tools") {
-            self.tools.check(&spot);
-        }
-        for (key, value) in [("command", &self.command), ("cwd", &self.cwd)] {
-            let bad = value.as_ref().is_some_and(|value| value.trim().is_empty() || value.contains('\0'));
-            if let Some(spot) = spot.child(key).filter(|_| bad) {
-                spot.refuse("empty", "expected a path");
-            }
-        }
-        if let Some(spot) = spot.child("args") {
-            for (index, (node, arg)) in spot.node.items().iter().zip(&self.args).enumerate() {
-                if arg.expose().contains('\0') {
-                    spot.item(index, node).refuse("holds a zero byte", "no program can be given one");
-                }
-            }
-        }
-        for (name, value) in &self.env {
-            let Some(spot) = spot.child("env").and_then(|env| env.child(name)) else { continue };
-            if name.is_empty() || name.contains(['=', '\0']) {
-                spot.refuse_key("not the name of a variable", "expected a name without `=`", "");
-            } else if value.expose().contains('\0') {
-                spot.refuse("holds a zero byte", "no program can be given one");
-            }
-        }
-        if let Some(spot) = spot.child("headers") {
-            self.check_headers(&spot);
-        }
-    }
-
-    fn check_headers(&self, spot: &Spot<'_>) {
-        let mut seen = BTreeSet::new();
-        for entry in spot.node.entries() {
-            let (spot, name) = (spot.under(entry), entry.key.to_ascii_lowercase());
-            if HeaderName::from_bytes(name.as_bytes()).is_err() {
-                spot.refuse_key("not the name of a header", "expected letters, digits and `-`", "");
-            } else if OWN_HEADERS.contains(&name.as_str()) {
-                spot.refuse_key(format!("the header `{name}` is the gateway's to set"), "remove it", "");
-            } else if !seen.insert(name) {
-                spot.refuse_key(format!("{}: set twice", spot.path), "header names have no case", "");
-            } else if let Some(value) = self.headers.get(&entry.key) {
-                let value = value.expose();
-                if HeaderValue::from_str(value).is_err() {
-                    let control = value.contains(|c: char| c.is_ascii_control() && c != '\t');
-                    let what =
-                        if control { "a line break or control character" } else { "a letter beyond ASCII" };
-                    spot.refuse(format!("{what} in a header"), "expected visible ASCII characters");
-                }
-            }
-        }
-    }
-
-    fn check_credentials(&self, spot: &Spot<'_>) {
-        let (Some(credentials), Some(spot_here)) = (self.credentials, spot.child("credentials")) else {
-            return;
-        };
-        let has = |key: &str| spot.node.entry(key).is_some();
-        let authorization = self.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
-        if !has("url") {
-            if credentials != Credentials::None {
-                spot_here.refuse("only a server with a `url` is sent credentials", "remove it");
-            }
-        } else if credentials == Credentials::Static && !has("headers") {
-            spot_here.refuse("no `headers` to take credentials from", "add `headers`, or remove this");
-        } else if credentials == Credentials::None && authorization {
-            spot_here.refuse("contradicts the `Authorization` in `headers`", "expected static");
-        } else if credentials == Credentials::Passthrough && authorization {
-            let expected = "remove one of the two";
-            spot_here.refuse(
-                "the client's `Authorization` and the one in `headers` cannot both be sent",
-                expected,
-            );
-        }
-    }
 }
 
 impl WrittenTools {
-    fn check(&self, spot: &Spot<'_>) {
-        if self.allow.as_ref().is_some_and(Globs::is_empty)
-            && let Some(allow) = spot.child("allow").filter(|allow| allow.node.items().is_empty())
-        {
-            allow.refuse("empty, which would hide every tool", "name some, or remove the key");
-        }
-        let mut seen = BTreeSet::new();
-        let Some(rename) = spot.child("rename") else { return };
-        for entry in rename.node.entries() {
-            let Some(to) = self.rename.get(&entry.key) else { continue };
-            if !seen.insert(&to.0) {
-                rename
-                    .under(entry)
-                    .refuse("another tool is given this name too", "expected a name of its own");
-            }
-        }
-    }
-
     fn tools(self) -> Tools {
         let rename = self.rename.into_iter().map(|(from, to)| (from, to.0)).collect();
         Tools { allow: self.allow, deny: self.deny, rename }

@@ -22,7 +22,11 @@ pub fn schema() -> Value {
 /// A variable may stand in for any scalar: what is not any text already takes one with `${` too.
 fn allow_variables(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
-    for key in ["properties", "$defs"] {
+    if let Some(Value::String(text)) = object.get_mut("description") {
+        // The source's line breaks; a paragraph has two.
+        *text = text.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
+    }
+    for key in ["properties", "patternProperties", "$defs"] {
         if let Some(Value::Object(children)) = object.get_mut(key) {
             children.values_mut().for_each(allow_variables);
         }

@@ -1,6 +1,6 @@
 //! A server behind the gateway, as the rest of the house sees it.
 //!
-//! How it is written in the file, and what may stand beside what, is the matter of `paste.rs`.
+//! How it is written in the file, and what may stand beside what, is the matter of `paste.rs` and `fit.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -59,8 +59,8 @@ impl Leaf for Size {
         const WRONG: &str = "not a size";
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
-        let unit = unit.strip_prefix(' ').unwrap_or(unit);
-        let bytes = match UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)) {
+        let name = unit.strip_prefix(' ').unwrap_or(unit);
+        let bytes = match UNITS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
             Some((_, bytes)) => *bytes,
             None if unit.is_empty() => 1,
             None => return Err(WRONG),
@@ -108,7 +108,7 @@ impl JsonSchema for Size {
             "description": "A size: `64KiB`, `4MiB`, `1GB`, or a number of bytes.",
             "anyOf": [
                 {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": "^[0-9]+ ?([KMGkmg][Ii]?)?[Bb]?$"},
+                {"type": "string", "pattern": "^[0-9]+( ?([KMGkmg][Ii]?)?[Bb])?$"},
             ],
         })
     }
@@ -141,7 +141,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_size_is_refused() {
-        for text in ["", "MiB", "4M", "4Mi", "-1", "1.5MiB", "4  MiB", "0x10", "4MiBs", "٤MiB", " 4MiB"] {
+        for text in
+            ["", "MiB", "4M", "4Mi", "-1", "1.5MiB", "4  MiB", "0x10", "4MiBs", "4iB", "4 ", "٤MiB", " 4MiB"]
+        {
             assert_eq!(Size::read(text), Err("not a size"), "{text:?}");
         }
         for text in ["99999999999999999999", "99999999999GiB"] {

@@ -1,33 +1,23 @@
 //! The YAML file as a tree that knows where each of its pieces stands.
 //!
 //! Why not serde straight away: it stops at the first fault, and a check of the finished value no longer knows
-//! its line. The tree is built from the parser's events, keeps the bytes of every key and value, and remembers
-//! which pieces were found faulty, so that they are reported once and passed over afterwards.
+//! its line. The tree keeps the bytes of every key and value, and remembers which pieces were found faulty, so
+//! that they are reported once and passed over afterwards.
 //!
-//! It does not know what a config is, does not expand `${VAR}` and resolves no types: a scalar is its text.
+//! It does not know what a config is, and resolves no types: a scalar is its text. `plant.rs` grows it.
 
 use std::cell::{Cell, OnceCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
-use serde_saphyr::granit_parser::{
-    self, Event, Parser, ScalarStyle, Span as Mark, StrInput, StructureStyle, Tag,
-};
-
-use super::source::{Bytes, Source};
-use super::syntax;
-
-/// Values that a file may hold, an aliased one counted each time: an alias bomb ends here.
-const MAX_NODES: usize = 200_000;
-/// Levels of nesting that a file may have.
-pub(super) const MAX_DEPTH: usize = 64;
+use super::source::Bytes;
 
 /// A value and where it stands.
 #[derive(Debug)]
 pub(super) struct Node {
     pub bytes: Bytes,
     pub value: Value,
-    weight: usize,
+    /// How many values it is, aliased ones counted each time.
+    pub weight: usize,
     faulty: Cell<bool>,
 }
 
@@ -56,21 +46,18 @@ pub(super) struct Entry {
     faulty: Cell<bool>,
 }
 
-/// Something wrong with the YAML itself.
-pub(super) struct Wrong {
-    pub bytes: Bytes,
-    pub message: String,
-    pub expected: String,
-    pub help: &'static str,
-}
-
-impl Wrong {
-    pub(super) fn new(bytes: Bytes, message: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self { bytes, message: message.into(), expected: expected.into(), help: "" }
-    }
-}
-
 impl Node {
+    /// A node that counts as one value.
+    pub(super) fn new(bytes: Bytes, value: Value) -> Self {
+        Self { bytes, value, weight: 1, faulty: Cell::new(false) }
+    }
+
+    /// Faulty unless known: it is passed over then.
+    pub(super) fn known(self, known: bool) -> Self {
+        self.faulty.set(!known);
+        self
+    }
+
     pub(super) fn entries(&self) -> &[Entry] {
         if let Value::Map(entries) = &self.value { entries } else { &[] }
     }
@@ -108,6 +95,10 @@ impl Node {
 }
 
 impl Entry {
+    pub(super) fn new(key: String, key_bytes: Bytes, node: Rc<Node>) -> Self {
+        Self { key, key_bytes, node, faulty: Cell::new(false) }
+    }
+
     pub(super) fn is_faulty(&self) -> bool {
         self.faulty.get() || self.node.is_faulty()
     }
@@ -118,6 +109,10 @@ impl Entry {
 }
 
 impl Scalar {
+    pub(super) fn new(raw: String, plain: bool) -> Self {
+        Self { raw, plain, filled: OnceCell::new() }
+    }
+
     /// The text that counts.
     pub(super) fn text(&self) -> &str {
         self.filled.get().unwrap_or(&self.raw)
@@ -157,244 +152,35 @@ fn is_number(text: &str) -> bool {
     unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') && unsigned.parse::<f64>().is_ok()
 }
 
-/// Reads the file. `Ok(None)` is a file without a value; the list holds what is wrong with the YAML beside that.
-/// `Err` is a file that cannot be understood past this point.
-pub(super) fn plant(source: &Source<'_>, text: &str) -> Result<(Option<Rc<Node>>, Vec<Wrong>), Wrong> {
-    let mut options =
-        granit_parser::options! { flow_nesting_limit: MAX_DEPTH, block_nesting_limit: MAX_DEPTH };
-    options.set_emit_comments(false);
-    let events = Parser::new_from_str_with_options(text, options);
-    let mut gardener = Gardener { source, events, anchors: HashMap::new(), weight: 0, wrong: Vec::new() };
-    let root = gardener.document()?;
-    Ok((root, gardener.wrong))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-struct Gardener<'s, 't> {
-    source: &'s Source<'s>,
-    events: Parser<'t, StrInput<'t>>,
-    anchors: HashMap<usize, Rc<Node>>,
-    weight: usize,
-    wrong: Vec<Wrong>,
-}
-
-impl<'t> Gardener<'_, 't> {
-    fn document(&mut self) -> Result<Option<Rc<Node>>, Wrong> {
-        let mut root = None;
-        while let Some((event, bytes)) = self.next()? {
-            match event {
-                Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
-                Event::StreamEnd => break,
-                _ if root.is_some() => {
-                    return Err(Wrong::new(bytes, "a second document", "a config file is only one"));
-                }
-                event => root = Some(self.node(event, bytes)?),
-            }
-        }
-        Ok(root.filter(|node| !node.is_null()))
-    }
-
-    fn next(&mut self) -> Result<Option<(Event<'t>, Bytes)>, Wrong> {
-        match self.events.next_event() {
-            None => Ok(None),
-            Some(Ok((event, mark))) => Ok(Some((event, bytes(mark)))),
-            Some(Err(error)) => {
-                let at = self.source.byte(error.marker().line(), error.marker().col() + 1);
-                Err(syntax::wrong(&error, at, self.source))
-            }
+    #[test]
+    fn scalars_are_told_apart_as_yaml_1_2_does() {
+        for (text, kind) in [
+            ("", "nothing"),
+            ("~", "nothing"),
+            ("null", "nothing"),
+            ("true", "a boolean"),
+            ("FALSE", "a boolean"),
+            ("yes", "a string"),
+            ("NO", "a string"),
+            ("on", "a string"),
+            ("12", "a number"),
+            ("-1.5e3", "a number"),
+            (".5", "a number"),
+            ("0x1F", "a number"),
+            ("0o17", "a number"),
+            (".inf", "a number"),
+            ("inf", "a string"),
+            ("nan", "a string"),
+            ("1.2.3", "a string"),
+            ("60s", "a string"),
+            ("-", "a string"),
+        ] {
+            assert_eq!(Scalar::new(text.into(), true).kind(), kind, "{text:?}");
+            assert_eq!(Scalar::new(text.into(), false).kind(), "a string", "{text:?} in quotes");
         }
     }
-
-    fn must(&mut self) -> Result<(Event<'t>, Bytes), Wrong> {
-        self.next()?.ok_or_else(|| Wrong::new(0..0, "the file ends too early", ""))
-    }
-
-    /// Counts a value, or an alias with all that hangs on it.
-    fn count(&mut self, weight: usize, bytes: &Bytes) -> Result<(), Wrong> {
-        self.weight = self.weight.saturating_add(weight);
-        if self.weight <= MAX_NODES {
-            return Ok(());
-        }
-        Err(Wrong::new(
-            bytes.clone(),
-            format!("the file holds more than {MAX_NODES} values"),
-            "this is one too many",
-        ))
-    }
-
-    fn node(&mut self, event: Event<'t>, bytes: Bytes) -> Result<Rc<Node>, Wrong> {
-        if let Event::Alias(id) = event {
-            let Some(node) = self.anchors.get(&id).cloned() else {
-                self.wrong.push(Wrong::new(
-                    bytes.clone(),
-                    "an alias inside of its own anchor",
-                    "it has no end",
-                ));
-                return Ok(Rc::new(Node::new(bytes, Value::List(Vec::new())).known(false)));
-            };
-            self.count(node.weight, &bytes)?;
-            return Ok(node);
-        }
-        self.count(1, &bytes)?;
-        let before = self.weight;
-        let (anchor, node) = match event {
-            Event::Scalar(text, style, anchor, tag) => {
-                (anchor, self.scalar(text.into(), style, tag.as_deref(), bytes))
-            }
-            Event::SequenceStart(style, anchor, tag) => {
-                let known = self.tag(tag.as_deref(), "seq", &bytes);
-                (anchor, self.list(style, bytes)?.known(known))
-            }
-            Event::MappingStart(style, anchor, tag) => {
-                let known = self.tag(tag.as_deref(), "map", &bytes);
-                (anchor, self.map(style, bytes)?.known(known))
-            }
-            other => {
-                return Err(Wrong::new(bytes, format!("{other:?} has no place here"), ""));
-            }
-        };
-        let node = Rc::new(Node { weight: 1 + self.weight - before, ..node });
-        if anchor > 0 {
-            self.anchors.insert(anchor, Rc::clone(&node));
-        }
-        Ok(node)
-    }
-
-    fn scalar(&mut self, raw: String, style: ScalarStyle, tag: Option<&Tag>, bytes: Bytes) -> Node {
-        let text = tag.is_some_and(|tag| tag.is_yaml_core_schema_tag("str") || tag.parts() == ("", "!"));
-        let known = text || self.tag(tag, "", &bytes);
-        let plain = style == ScalarStyle::Plain && !text;
-        Node::new(bytes, Value::Scalar(Scalar { raw, plain, filled: OnceCell::new() })).known(known)
-    }
-
-    /// Whether a node with this tag can be read.
-    fn tag(&mut self, tag: Option<&Tag>, fitting: &str, bytes: &Bytes) -> bool {
-        let Some(tag) = tag.filter(|tag| !tag.is_yaml_core_schema_tag(fitting)) else { return true };
-        let message = format!("the tag `{}` is not understood", tag.original());
-        self.wrong.push(Wrong::new(bytes.clone(), message, "write the value without a tag"));
-        false
-    }
-
-    fn list(&mut self, style: StructureStyle, start: Bytes) -> Result<Node, Wrong> {
-        let mut items = Vec::new();
-        loop {
-            let (event, bytes) = self.must()?;
-            if event == Event::SequenceEnd {
-                return Ok(Node::new(span(style, start, bytes), Value::List(items)));
-            }
-            items.push(self.node(event, bytes)?);
-        }
-    }
-
-    fn map(&mut self, style: StructureStyle, start: Bytes) -> Result<Node, Wrong> {
-        let mut entries = Vec::new();
-        let mut seen: HashMap<String, Bytes> = HashMap::new();
-        let mut merged = Vec::new();
-        loop {
-            let (event, key_bytes) = self.must()?;
-            let (key, plain) = match event {
-                Event::MappingEnd => {
-                    self.merge(&mut entries, &mut seen, merged);
-                    return Ok(Node::new(span(style, start, key_bytes), Value::Map(entries)));
-                }
-                Event::Scalar(text, style, ..) => (text.into_owned(), style == ScalarStyle::Plain),
-                other => {
-                    self.node(other, key_bytes.clone())?;
-                    self.skip()?;
-                    self.wrong.push(Wrong::new(
-                        key_bytes,
-                        "a key that is not a word",
-                        "keys are plain text here",
-                    ));
-                    continue;
-                }
-            };
-            self.count(1, &key_bytes)?;
-            let (event, bytes) = self.must()?;
-            let block = matches!(
-                event,
-                Event::SequenceStart(StructureStyle::Block, ..)
-                    | Event::MappingStart(StructureStyle::Block, ..)
-            );
-            let empty = bytes.is_empty();
-            let mut node = self.node(event, bytes)?;
-            // What begins on the next line, or is not there at all, is best shown at its key.
-            if (block || empty)
-                && let Some(node) = Rc::get_mut(&mut node)
-            {
-                node.bytes = key_bytes.clone();
-            }
-            if key == "<<" && plain {
-                merged.push((key_bytes, node));
-                continue;
-            }
-            if key.contains("${") {
-                let wrong = Wrong::new(key_bytes, "a variable in a key", "only values may hold variables");
-                self.wrong.push(wrong);
-                continue;
-            }
-            if key.starts_with("//") && plain {
-                let wrong = Wrong::new(key_bytes, "`//` does not begin a comment", "comments begin with `#`");
-                self.wrong.push(wrong);
-                continue;
-            }
-            if let Some(first) = seen.get(&key) {
-                let line = self.source.place(first).line;
-                let message = format!("`{key}` is set twice");
-                self.wrong.push(Wrong::new(key_bytes, message, format!("it was first set on line {line}")));
-                continue;
-            }
-            seen.insert(key.clone(), key_bytes.clone());
-            entries.push(Entry { key, key_bytes, node, faulty: Cell::new(false) });
-        }
-    }
-
-    fn skip(&mut self) -> Result<(), Wrong> {
-        let (event, bytes) = self.must()?;
-        self.node(event, bytes).map(drop)
-    }
-
-    /// `<<: *defaults` and `<<: [*a, *b]`: what the mapping says itself goes before, then the earlier of the list.
-    fn merge(
-        &mut self,
-        entries: &mut Vec<Entry>,
-        seen: &mut HashMap<String, Bytes>,
-        merged: Vec<(Bytes, Rc<Node>)>,
-    ) {
-        for (bytes, node) in merged {
-            let maps = if node.items().is_empty() { std::slice::from_ref(&node) } else { node.items() };
-            for map in maps {
-                if !matches!(map.value, Value::Map(_)) {
-                    let expected = "`<<` takes a mapping or a list of mappings";
-                    self.wrong.push(Wrong::new(bytes.clone(), format!("{} to merge", map.kind()), expected));
-                }
-                for entry in map.entries() {
-                    if !seen.contains_key(&entry.key) {
-                        seen.insert(entry.key.clone(), entry.key_bytes.clone());
-                        entries.push(entry.clone());
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl Node {
-    fn new(bytes: Bytes, value: Value) -> Self {
-        Self { bytes, value, weight: 1, faulty: Cell::new(false) }
-    }
-
-    fn known(self, known: bool) -> Self {
-        self.faulty.set(!known);
-        self
-    }
-}
-
-fn bytes(mark: Mark) -> Bytes {
-    let at = |marker: granit_parser::Marker| marker.byte_offset().unwrap_or_default();
-    at(mark.start)..at(mark.end).max(at(mark.start))
-}
-
-/// A flow collection is shown whole, a block one at its start.
-fn span(style: StructureStyle, start: Bytes, end: Bytes) -> Bytes {
-    if style == StructureStyle::Flow { start.start..end.end } else { start }
 }

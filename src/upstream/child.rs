@@ -233,6 +233,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        // Before anybody is told that it is gone.
         self.group.signal(libc::SIGKILL);
         self.line.hang_up(*self.left.borrow());
         self.tell.send_replace(true);

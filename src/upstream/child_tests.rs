@@ -524,6 +524,33 @@ async fn the_last_words_of_a_dying_child_are_heard() {
     }
 }
 
+/// One who has left the group, and so outlives its parent; it has read a call by then, and holds stdout open.
+const ESCAPE: &str = r#"
+parent, (wait, go) = os.getpid(), os.pipe()
+if os.fork():
+    os.read(wait, 1); os._exit(0)
+os.setsid()
+id = next(heard())["id"]
+os.write(go, b"x")
+while os.getppid() == parent: time.sleep(0.01)
+"#;
+
+#[tokio::test]
+async fn what_is_still_to_come_after_death_is_heard() {
+    let (child, _notices) = start(&format!("{ESCAPE}send(id=id, result={{}})")).await;
+    assert_eq!(result(call(&child, "m", json!({})).await), json!({}));
+}
+
+#[tokio::test]
+async fn one_who_left_the_group_keeps_nobody_waiting() {
+    let (life, port) = Life::new().await;
+    let (child, _notices) = start(&format!("{ESCAPE}life = live({port}); life.recv(1)")).await;
+    let (answer, life) = tokio::join!(call(&child, "m", json!({})), life.begins());
+    assert!(matches!(answer, Err(ChildError::Exited { status: Some(_), sent: true })), "{answer:?}");
+    // It is alive still, and ends with the test.
+    drop(life);
+}
+
 #[tokio::test]
 async fn a_child_that_closes_its_stdout_is_stopped() {
     let (life, port) = Life::new().await;
@@ -642,6 +669,7 @@ async fn a_killed_gateway_leaves_no_orphans() {
     let (life, port) = Life::new().await;
     let mut gateway = helper("gateway_to_be_killed")
         .env("LIFE", port.to_string())
+        .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
@@ -658,7 +686,8 @@ async fn a_killed_gateway_leaves_no_orphans() {
 async fn gateway_to_be_killed() {
     let Ok(port) = std::env::var("LIFE") else { return };
     let _child = start(&stubborn_family(port.parse().unwrap())).await;
-    std::future::pending().await
+    // It does not outlive a test that has failed.
+    let _ = tokio::io::stdin().read(&mut [0]).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,196 @@
+//! What may stand beside what in a server, and which values fit.
+//!
+//! Reported at the key or value itself; what was found faulty before is not looked at again.
+
+use std::collections::BTreeSet;
+
+use http::{HeaderName, HeaderValue};
+
+use super::globs::Globs;
+use super::inquest::Spot;
+use super::later;
+use super::limits::{CALL, RESPONSE, within};
+use super::paste::{Transport, Written, WrittenTools};
+use super::server::Credentials;
+use super::span::Span;
+
+/// The keys of which a server has exactly one, each with those that only go with it.
+const KINDS: [(&str, &[&str]); 3] =
+    [("builtin", &[]), ("command", &["args", "env", "cwd"]), ("url", &["headers"])];
+
+/// Headers that the gateway writes itself.
+const OWN_HEADERS: [&str; 14] = [
+    "accept",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "last-event-id",
+    "mcp-method",
+    "mcp-name",
+    "mcp-protocol-version",
+    "mcp-session-id",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl Written {
+    /// Reports all that does not fit.
+    pub(super) fn check(&self, spot: &Spot<'_>) {
+        self.check_kind(spot);
+        self.check_values(spot);
+        self.check_credentials(spot);
+    }
+
+    /// Exactly one kind, and nothing that belongs to another.
+    fn check_kind(&self, spot: &Spot<'_>) {
+        // `null` is how JSON writes a key that is not there.
+        let has = |key: &str| spot.node.entry(key).is_some_and(|entry| !entry.node.is_null());
+        if spot.node.entries().iter().any(|entry| later::is_later_server(&entry.key)) {
+            return;
+        }
+        let mut kinds = KINDS.iter().filter(|(kind, _)| has(kind));
+        let Some((kind, own)) = kinds.next() else {
+            if !self.disabled {
+                let help =
+                    "for example {command: npx, args: [...]}, {url: \"https://...\"} or {builtin: demo}";
+                let message = format!("{}: not a server", spot.path);
+                spot.refuse_key(message, "expected one of `command`, `url` or `builtin`", help);
+            }
+            return;
+        };
+        for (other, _) in kinds {
+            if let Some(other_spot) = spot.child(other) {
+                let message = format!("{}: beside `{kind}`", other_spot.path);
+                other_spot.refuse_key(message, "a server is only one of `command`, `url` and `builtin`", "");
+            }
+        }
+        let strangers = KINDS.iter().filter(|(other, _)| !has(other)).flat_map(|(other, keys)| {
+            keys.iter().filter(|key| !own.contains(key)).map(move |key| (other, key))
+        });
+        for (other, key) in strangers {
+            if let Some(key_spot) = spot.child(key).filter(|_| has(key)) {
+                let message = format!("{}: of no use beside `{kind}`", key_spot.path);
+                key_spot.refuse_key(message, format!("`{key}` goes with `{other}`"), "");
+            }
+        }
+        let needs = match self.transport {
+            None => return,
+            Some(Transport::Stdio) => "command",
+            Some(_) => "url",
+        };
+        if let Some(type_spot) = spot.child("type").filter(|_| needs != *kind) {
+            type_spot.refuse(format!("does not fit `{kind}`"), format!("this type goes with `{needs}`"));
+        }
+    }
+
+    fn check_values(&self, spot: &Spot<'_>) {
+        if let Some(timeout) = self.timeout {
+            within(spot, "timeout", timeout, CALL);
+        }
+        if let Some(max_response) = self.max_response {
+            within(spot, "max_response", max_response, RESPONSE);
+        }
+        if let Some(max_concurrent) = self.max_concurrent {
+            within(spot, "max_concurrent", max_concurrent, (1, 100_000));
+        }
+        if let Some(spot) = spot.child("health") {
+            within(&spot, "interval", self.health.interval, (Span::millis(100), Span::hours(24)));
+            within(&spot, "unhealthy_after", self.health.unhealthy_after, (1, 100));
+        }
+        if let Some(spot) = spot.child("tools") {
+            self.tools.check(&spot);
+        }
+        for (key, value) in [("command", &self.command), ("cwd", &self.cwd)] {
+            let bad = value.as_ref().is_some_and(|value| value.trim().is_empty() || value.contains('\0'));
+            if let Some(spot) = spot.child(key).filter(|_| bad) {
+                spot.refuse("empty", "expected a path");
+            }
+        }
+        if let Some(spot) = spot.child("args") {
+            for (index, (node, arg)) in spot.node.items().iter().zip(&self.args).enumerate() {
+                if arg.expose().contains('\0') {
+                    spot.item(index, node).refuse("holds a zero byte", "no program can be given one");
+                }
+            }
+        }
+        for (name, value) in &self.env {
+            let Some(spot) = spot.child("env").and_then(|env| env.child(name)) else { continue };
+            if name.is_empty() || name.contains(['=', '\0']) {
+                spot.refuse_key("not the name of a variable", "expected a name without `=`", "");
+            } else if value.expose().contains('\0') {
+                spot.refuse("holds a zero byte", "no program can be given one");
+            }
+        }
+        if let Some(spot) = spot.child("headers") {
+            self.check_headers(&spot);
+        }
+    }
+
+    fn check_headers(&self, spot: &Spot<'_>) {
+        let mut seen = BTreeSet::new();
+        for entry in spot.node.entries() {
+            let (spot, name) = (spot.under(entry), entry.key.to_ascii_lowercase());
+            if HeaderName::from_bytes(name.as_bytes()).is_err() {
+                spot.refuse_key("not the name of a header", "expected letters, digits and `-`", "");
+            } else if OWN_HEADERS.contains(&name.as_str()) {
+                spot.refuse_key(format!("the header `{name}` is the gateway's to set"), "remove it", "");
+            } else if !seen.insert(name) {
+                spot.refuse_key(format!("{}: set twice", spot.path), "header names have no case", "");
+            } else if let Some(value) = self.headers.get(&entry.key) {
+                let value = value.expose();
+                if HeaderValue::from_str(value).is_err() {
+                    let control = value.contains(|c: char| c.is_ascii_control() && c != '\t');
+                    let what =
+                        if control { "a line break or control character" } else { "a letter beyond ASCII" };
+                    spot.refuse(format!("{what} in a header"), "expected visible ASCII characters");
+                }
+            }
+        }
+    }
+
+    fn check_credentials(&self, spot: &Spot<'_>) {
+        let (Some(credentials), Some(spot_here)) = (self.credentials, spot.child("credentials")) else {
+            return;
+        };
+        let has = |key: &str| spot.node.entry(key).is_some();
+        let authorization = self.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
+        if !has("url") {
+            if credentials != Credentials::None {
+                spot_here.refuse("only a server with a `url` is sent credentials", "remove it");
+            }
+        } else if credentials == Credentials::Static && !has("headers") {
+            spot_here.refuse("no `headers` to take credentials from", "add `headers`, or remove this");
+        } else if credentials == Credentials::None && authorization {
+            spot_here.refuse("contradicts the `Authorization` in `headers`", "expected static");
+        } else if credentials == Credentials::Passthrough && authorization {
+            let expected = "remove one of the two";
+            spot_here.refuse(
+                "the client's `Authorization` and the one in `headers` cannot both be sent",
+                expected,
+            );
+        }
+    }
+}
+
+impl WrittenTools {
+    fn check(&self, spot: &Spot<'_>) {
+        if self.allow.as_ref().is_some_and(Globs::is_empty)
+            && let Some(allow) = spot.child("allow").filter(|allow| allow.node.items().is_empty())
+        {
+            allow.refuse("empty, which would hide every tool", "name some, or remove the key");
+        }
+        let mut seen = BTreeSet::new();
+        let Some(rename) = spot.child("rename") else { return };
+        for entry in rename.node.entries() {
+            let Some(to) = self.rename.get(&entry.key) else { continue };
+            if !seen.insert(&to.0) {
+                rename
+                    .under(entry)
+                    .refuse("another tool is given this name too", "expected a name of its own");
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Starting and stopping what the tests talk to. Everything listens on loopback, on a port of the system's
+//! choice, and ends with the value that stands for it.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// How long anything may take to start, on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where `tests/tools/setup` puts the real servers and clients.
+pub fn tools() -> PathBuf {
+    let tools = std::env::var_os("TOOLGATE_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from);
+    assert!(tools.join("venv/bin/python").exists(), "the test tools are missing: run `make setup`");
+    tools
+}
+
+pub fn python() -> PathBuf {
+    tools().join("venv/bin/python")
+}
+
+/// Node 22 with the packages of `tests/tools/package.json`.
+pub fn node() -> PathBuf {
+    tools();
+    root().join("tests/tools/node")
+}
+
+/// A file of an installed npm package.
+pub fn npm(path: &str) -> String {
+    let file = tools().join("node/node_modules").join(path);
+    assert!(file.exists(), "{} is missing: run `make setup`", file.display());
+    file.display().to_string()
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// A process that ends with this value, with all that it started.
+pub struct Process {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    /// Starts a program in a process group of its own and collects the lines of both its outputs.
+    pub fn start(command: &mut Command) -> Self {
+        use std::os::unix::process::CommandExt;
+        let name = format!("{command:?}");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        collect(stdout, lines.clone());
+        collect(stderr, lines.clone());
+        Self { child, lines }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn output(&self) -> String {
+        self.lines.lock().expect("no reader panics").join("\n")
+    }
+
+    /// Waits until a line holds `words`, and gives that line.
+    pub fn wait_for(&mut self, words: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found =
+                self.lines.lock().expect("no reader panics").iter().find(|l| l.contains(words)).cloned();
+            if let Some(line) = found {
+                return line;
+            }
+            let ended = self.child.try_wait().expect("the process can be asked");
+            assert!(ended.is_none(), "ended ({ended:?}) before it said {words:?}:\n{}", self.output());
+            assert!(Instant::now() < deadline, "did not say {words:?} in time:\n{}", self.output());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: `kill` only sends a signal, to a child that this value has not reaped yet.
+        unsafe { libc::kill(self.child.id() as i32, signal) };
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the process can be asked") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "did not end in time:\n{}", self.output());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Kills it at once, with its group.
+    pub fn kill(&mut self) {
+        // SAFETY: as above; the group is its own since it was started so.
+        unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn collect(from: impl std::io::Read + Send + 'static, into: Arc<Mutex<Vec<String>>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            into.lock().expect("no reader panics").push(line);
+        }
+    });
+}
+
+/// A running gateway with a configuration file of its own.
+pub struct Gateway {
+    pub process: Process,
+    pub port: u16,
+    pub folder: tempfile::TempDir,
+    pub http: reqwest::Client,
+}
+
+impl Gateway {
+    /// Starts the binary with this configuration; `listen` is filled in. Waits until it serves.
+    pub async fn start(config: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the configuration");
+        let port = free_port();
+        let file = folder.path().join("toolgate.yaml");
+        std::fs::write(&file, Self::listening(port, config)).expect("the configuration is written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));
+        command.args(["run", "-c"]).arg(&file).current_dir(folder.path());
+        let mut process = Process::start(&mut command);
+        process.wait_for("endpoint");
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let gateway = Self { process, port, folder, http };
+        gateway.eventually("it listens", async |g| g.http.get(g.url("/health")).send().await.is_ok()).await;
+        gateway
+    }
+
+    fn listening(port: u16, config: &str) -> String {
+        format!("listen: {{address: 127.0.0.1:{port}}}\n{config}")
+    }
+
+    /// Replaces the configuration file, as an editor does: whole, by a rename.
+    pub fn rewrite(&self, config: &str) {
+        let new = self.folder.path().join("new.tmp");
+        std::fs::write(&new, Self::listening(self.port, config)).expect("the configuration is written");
+        std::fs::rename(new, self.folder.path().join("toolgate.yaml")).expect("the file is replaced");
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Waits until something holds; panics with the gateway's log when it never does.
+    pub async fn eventually(&self, what: &str, mut holds: impl AsyncFnMut(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self).await {
+            assert!(Instant::now() < deadline, "not in time: {what}\n{}", self.process.output());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The value of a metric, by its name with labels as it is written out; 0 if it is not there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").await;
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+        line.map_or(0.0, |value| value.parse().expect("a metric is a number"))
+    }
+
+    pub async fn get(&self, path: &str) -> String {
+        let response = self.http.get(self.url(path)).send().await.expect("the gateway answers");
+        response.text().await.expect("a body")
+    }
+
+    /// A modern request; `params` without `_meta`. Gives status and message; of a stream, the last message.
+    pub async fn modern(&self, path: &str, method: &str, params: Value) -> (u16, Value) {
+        let request = self.modern_request(path, method, params);
+        read(request.send().await.expect("the gateway answers")).await
+    }
+
+    pub fn modern_request(&self, path: &str, method: &str, mut params: Value) -> reqwest::RequestBuilder {
+        params["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
+        params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({});
+        let mut request = self
+            .http
+            .post(self.url(path))
+            .header("accept", "application/json, text/event-stream")
+            .header("mcp-protocol-version", "2026-07-28")
+            .header("mcp-method", method);
+        if let Some(name) = params.get("name").or_else(|| params.get("uri")).and_then(Value::as_str) {
+            request = request.header("mcp-name", name);
+        }
+        request
+            .header("content-type", "application/json")
+            .body(json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string())
+    }
+
+    /// A modern tool call on the federated endpoint.
+    pub async fn call(&self, tool: &str, arguments: Value) -> (u16, Value) {
+        self.modern("/mcp", "tools/call", json!({"name": tool, "arguments": arguments})).await
+    }
+
+    /// Opens a legacy session and gives its id.
+    pub async fn initialize(&self, path: &str) -> String {
+        let body = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}});
+        let response = self.post(path, None, &body).send().await.expect("the gateway answers");
+        let id = response.headers().get("mcp-session-id").cloned();
+        let (status, answer) = read(response).await;
+        assert_eq!(status, 200, "{answer}");
+        let id = id.expect("a session id").to_str().expect("an ASCII id").to_owned();
+        let note = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+        let response = self.post(path, Some(&id), &note).send().await.expect("the gateway answers");
+        assert_eq!(response.status(), 202);
+        id
+    }
+
+    /// A legacy POST.
+    pub fn post(&self, path: &str, session: Option<&str>, body: &Value) -> reqwest::RequestBuilder {
+        let mut request = self
+            .http
+            .post(self.url(path))
+            .header("accept", "application/json, text/event-stream")
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        if let Some(session) = session {
+            request = request.header("mcp-session-id", session).header("mcp-protocol-version", "2025-11-25");
+        }
+        request
+    }
+}
+
+/// Status and message of an answer; of a stream of events, the last message.
+pub async fn read(response: reqwest::Response) -> (u16, Value) {
+    let status = response.status().as_u16();
+    let streams = response
+        .headers()
+        .get("content-type")
+        .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
+    let text = response.text().await.expect("a body");
+    let text = if streams {
+        let last =
+            text.lines().filter_map(|line| line.strip_prefix("data:")).filter(|data| !data.trim().is_empty());
+        last.last().unwrap_or_default().to_owned()
+    } else {
+        text
+    };
+    let value = serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.clone()));
+    (status, value)
+}
+
+/// The fixture of `tests/fixture/server.py`; gives its URL too.
+pub fn fixture(port: u16) -> (Process, String) {
+    let mut command = Command::new(python());
+    command.arg(root().join("tests/fixture/server.py")).args(["--port", &port.to_string()]);
+    let mut process = Process::start(&mut command);
+    let line = process.wait_for("fixture listening on");
+    let url = line.rsplit(' ').next().expect("a URL at the end").to_owned();
+    (process, url)
+}

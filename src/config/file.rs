@@ -78,7 +78,7 @@ pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
             spot.refuse_key(
                 message,
                 format!("the server is on line {line}"),
-                "both are served at /servers/NAME/mcp",
+                "both would be served at /servers/NAME/mcp",
             );
         }
         Some((name, Toolset { tools: written.tools }))

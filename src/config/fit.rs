@@ -53,7 +53,9 @@ impl Written {
         }
         let mut kinds = KINDS.iter().filter(|(kind, _)| has(kind));
         let Some((kind, own)) = kinds.next() else {
-            if !self.disabled {
+            let meant =
+                |kind: &str| spot.node.entries().iter().any(|entry| later::is_meant(kind, &entry.key));
+            if !self.disabled && !KINDS.iter().any(|(kind, _)| meant(kind)) {
                 let help =
                     "for example {command: npx, args: [...]}, {url: \"https://...\"} or {builtin: demo}";
                 let message = format!("{}: not a server", spot.path);
@@ -63,7 +65,7 @@ impl Written {
         };
         for (other, _) in kinds {
             if let Some(other_spot) = spot.child(other) {
-                let message = format!("{}: beside `{kind}`", other_spot.path);
+                let message = format!("{}: cannot stand beside `{kind}`", other_spot.path);
                 other_spot.refuse_key(message, "a server is only one of `command`, `url` and `builtin`", "");
             }
         }
@@ -141,7 +143,7 @@ impl Written {
                 spot.refuse_key(format!("{}: set twice", spot.path), "header names have no case", "");
             } else if let Some(value) = self.headers.get(&entry.key) {
                 let value = value.expose();
-                if HeaderValue::from_str(value).is_err() {
+                if HeaderValue::from_str(value).is_err() || !value.is_ascii() {
                     let control = value.contains(|c: char| c.is_ascii_control() && c != '\t');
                     let what =
                         if control { "a line break or control character" } else { "a letter beyond ASCII" };

@@ -38,7 +38,8 @@ pub(super) fn is_later_server(key: &str) -> bool {
 
 /// Whether a key that was written is this one, or was probably meant to be.
 pub(super) fn is_meant(key: &str, written: &str) -> bool {
-    nearest(&[key], written).is_some() || key == "mcpServers" && written == "servers"
+    let elsewhere = [("mcpServers", "servers"), ("url", "serverUrl"), ("url", "httpUrl")];
+    nearest(&[key], written).is_some() || elsewhere.contains(&(key, written))
 }
 
 /// Message, expectation and help for a key that a mapping does not take.
@@ -62,19 +63,20 @@ pub(super) fn unknown_key(name: &str, keys: &[&str], key: &str) -> (String, Stri
 /// What is wrong with a word and what is expected, for an enum that does not have it.
 pub(super) fn unknown_word(name: &str, words: &[&str], word: &str) -> (String, String) {
     if LATER_WORDS.contains(&(name, word)) {
-        return (format!("`{word}` is not available in this version"), expected(words));
+        return (format!("`{word}` is not available in this version"), format!("expected {}", one_of(words)));
     }
     match nearest(words, word) {
         Some(near) => ("not a known word".into(), format!("did you mean `{near}`?")),
-        None => ("not a known word".into(), expected(words)),
+        None => ("not a known word".into(), format!("expected {}", one_of(words))),
     }
 }
 
-fn expected(words: &[&str]) -> String {
+/// Words to choose from.
+pub(super) fn one_of(words: &[&str]) -> String {
     match words {
         [] => String::new(),
-        [one] => format!("expected `{one}`"),
-        [first @ .., last] => format!("expected `{}` or `{last}`", first.join("`, `")),
+        [one] => format!("`{one}`"),
+        [first @ .., last] => format!("`{}` or `{last}`", first.join("`, `")),
     }
 }
 

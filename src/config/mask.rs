@@ -34,7 +34,9 @@ fn walk(node: &Node, secret: bool, source: &Source<'_>, blots: &mut Vec<Bytes>) 
     match &node.value {
         Value::Map(entries) => {
             for entry in entries {
-                let secret = secret || SECTIONS.contains(&entry.key.as_str()) || is_telling(&entry.key);
+                // A list of headers, as CORS has it, is one of names.
+                let section = SECTIONS.contains(&entry.key.as_str()) && entry.node.items().is_empty();
+                let secret = secret || section || is_telling(&entry.key);
                 walk(&entry.node, secret, source, blots);
             }
         }

@@ -15,6 +15,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 mod access;
+mod advice;
 mod change;
 mod env;
 mod faults;
@@ -39,6 +40,8 @@ mod size;
 mod source;
 mod span;
 mod syntax;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod url;
 

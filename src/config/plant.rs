@@ -210,9 +210,12 @@ impl<'t> Gardener<'_, 't> {
                 continue;
             }
             if key.starts_with("//") && plain {
-                let wrong = Wrong::new(key_bytes, "`//` does not begin a comment", "comments begin with `#`");
-                self.wrong.push(wrong);
-                continue;
+                // It has swallowed what follows: nothing past it is what it looks like.
+                return Err(Wrong::new(
+                    key_bytes,
+                    "`//` does not begin a comment",
+                    "comments begin with `#`",
+                ));
             }
             if let Some(first) = seen.get(&key) {
                 let line = self.source.place(first).line;

@@ -112,11 +112,11 @@ impl<'t> Reader<'_, 't> {
 
     fn refuse<T>(self, expected: &str) -> Result<T, Wrong> {
         let help = if self.0.path.is_empty() { super::MINIMUM } else { "" };
-        self.0.refuse_with(
-            format!("{} cannot stand here", self.0.node.kind()),
-            format!("expected {expected}"),
-            help,
-        );
+        let what = match self.0.node.kind() {
+            "nothing" => "without a value".into(),
+            kind => format!("{kind} cannot stand here"),
+        };
+        self.0.refuse_with(what, format!("expected {expected}"), help);
         Err(Wrong::Reported)
     }
 
@@ -135,9 +135,11 @@ impl<'t> Reader<'_, 't> {
 
     fn whole<N: std::str::FromStr>(self) -> Result<N, Wrong> {
         let text = self.plain("a whole number")?;
-        text.parse().map_err(|_| Wrong::Value {
-            what: "not a whole number that fits".into(),
-            expected: "expected a whole number".into(),
+        text.parse().map_err(|_| {
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            let number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            let what = if number { "a number beyond all bounds" } else { "not a whole number" };
+            Wrong::Value { what: what.into(), expected: "expected a whole number".into() }
         })
     }
 }
@@ -229,7 +231,7 @@ impl<'t> de::Deserializer<'t> for Reader<'_, 't> {
         words: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Wrong> {
-        let scalar = self.scalar("a word")?;
+        let scalar = self.scalar(&later::one_of(words))?;
         if let Some(word) = words.iter().find(|word| **word == scalar.text()) {
             return self.settle(visitor.visit_enum(Word(word)));
         }

@@ -72,3 +72,52 @@ fn is_narrow(schema: &Value) -> bool {
         || constrained
         || types.is_empty() && alternatives.into_iter().any(is_narrow)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::plant;
+    use crate::config::source::Source;
+    use crate::config::tree::Node;
+
+    const FULL: &str = include_str!("../../conf/toolgate.yaml");
+
+    fn known(schema: &Value, keys: &mut BTreeSet<String>) {
+        if let Some(Value::Object(properties)) = schema.get("properties") {
+            keys.extend(properties.keys().cloned());
+        }
+        if let Some(Value::Object(parts)) = schema.get("$defs") {
+            parts.values().for_each(|part| known(part, keys));
+        }
+    }
+
+    fn written(node: &Node, keys: &mut BTreeSet<String>) {
+        for entry in node.entries() {
+            keys.insert(entry.key.clone());
+            written(&entry.node, keys);
+        }
+        node.items().iter().for_each(|item| written(item, keys));
+    }
+
+    #[test]
+    fn the_full_example_has_every_key_of_the_schema() {
+        let (mut wanted, mut found) = (BTreeSet::new(), BTreeSet::new());
+        known(&schema(), &mut wanted);
+        let Ok((Some(root), _)) = plant::plant(&Source::new(FULL), FULL) else { panic!("not YAML") };
+        written(&root, &mut found);
+        let missing: Vec<_> = wanted.difference(&found).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn it_says_which_schema_it_is_and_what_the_defaults_are() {
+        let schema = schema();
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        assert_eq!(schema["title"], "Toolgate configuration");
+        assert_eq!(schema["additionalProperties"], false);
+        assert_eq!(schema["$defs"]["Limits"]["properties"]["max_body"]["default"], "4MiB");
+        assert_eq!(schema["$defs"]["Server"]["properties"]["disabled"]["anyOf"][1]["pattern"], "\\$\\{");
+    }
+}

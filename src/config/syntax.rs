@@ -34,14 +34,27 @@ pub(super) fn wrong(error: &ScanError, at: usize, source: &Source<'_>) -> Wrong 
         kind => return Wrong::new(at..at, format!("not valid YAML: {kind}"), ""),
     };
     let line = source.line(source.place(&(at..at)).line);
+    Wrong {
+        help: help(error.kind(), line),
+        ..Wrong::new(at..at, format!("not valid YAML: {message}"), expected)
+    }
+}
+
+/// What else is seen in the line that may have been the cause.
+fn help(kind: &ErrorKind, line: &str) -> &'static str {
     let bare = line.match_indices("${").any(|(at, _)| !line[..at].ends_with(is_inside_a_text));
-    let flow = matches!(error.kind(), E::ExpectedFlowMappingSeparator | E::ExpectedFlowSequenceSeparator);
-    let help =
-        if bare && flow { "inside of {...} and [...] a variable needs quotes: \"${VAR}\"" } else { "" };
-    Wrong { help, ..Wrong::new(at..at, format!("not valid YAML: {message}"), expected) }
+    let flow =
+        matches!(kind, ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::ExpectedFlowSequenceSeparator);
+    if bare && flow {
+        "inside of {...} and [...] a variable needs quotes: \"${VAR}\""
+    } else if line.trim_start().starts_with("//") || line.contains(" //") {
+        "comments begin with `#`, not with `//`"
+    } else {
+        ""
+    }
 }
 
 /// Before a variable that is a whole value there is a blank or a bracket.
 fn is_inside_a_text(before: char) -> bool {
-    !before.is_whitespace() && !"{[,".contains(before)
+    !before.is_whitespace() && !"{[,$".contains(before)
 }

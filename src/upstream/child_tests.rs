@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::time::timeout;
 
-use super::line::{Heard, Lines};
+use super::lines::{Heard, Lines};
 use super::{Child, ChildError, Command, Progress, Response};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -288,6 +288,7 @@ async fn garbage_is_stepped_over() {
     let (child, mut notices) = start(
         r#"
 for words in heard():
+    say('{"id":%d,"method":"ping"}' % words["id"])
     for garbage in [b"", b"  \r", b"Listening on stdio {\"id\": 1}", b"{\"jsonrpc\":\"2.0\",\"method\":\"\xff\xfe\"}", b"null", b"[1]", b"[]", b"{",
                     b"[\"2.0\",1,null,null,{}]", b"{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{}}", b"{\"jsonrpc\":\"2.0\",\"id\":\"1\",\"result\":{}}", b"x" * 5000]:
         sys.stdout.buffer.write(garbage + b"\n")
@@ -299,6 +300,7 @@ for words in heard():
     .await;
     assert_eq!(result(call(&child, "m", json!({})).await), json!({}));
     assert_eq!(told(&mut notices).await.0, "end");
+    assert_eq!(child.0.line.dropped(), 0);
 }
 
 #[tokio::test]
@@ -334,6 +336,7 @@ async fn lines_are_cut_at_their_ends_and_their_limit() {
         ("{\"result\":{\"id\":1},\"id\" : 7 }", &[Err(Some(7))]),
         ("{\"result\":\"\\\",\\\"id\\\":1\",\"id\":7,\"x\":[]}\n", &[Err(Some(7))]),
         ("{\"result\":[{\"id\":1}],\"xid\":2}\nb", &[Err(None), Ok("b")]),
+        ("{\"id\":7,\"i,d\":8,\"i{d\":9,\"x\":\"id\"}\n", &[Err(Some(7))]),
         ("{\"id\":7,\"method\":\"ping\"}\n", &[Err(None)]),
         ("{\"id\":\"7\",\"result\":{}}\n", &[Err(None)]),
         ("[{\"id\":7,\"result\":{}}]\n", &[Err(None)]),
@@ -417,7 +420,7 @@ for words in heard():
 "#;
     let child = Child::spawn(&python(script), notices).await.unwrap();
     assert_eq!(result(call(&child, "m", json!({})).await), json!({}));
-    assert_eq!(child.dropped(), 999);
+    assert_eq!(child.0.line.dropped(), 999);
 }
 
 #[tokio::test]
@@ -473,12 +476,12 @@ async fn what_was_given_up_before_its_turn_never_leaves() {
     let (child, mut notices) = start(
         r#"
 signal.signal(signal.SIGUSR1, lambda *_: None)
-note("ready"); signal.pause()
+note("ready", pid=os.getpid()); signal.pause()
 for words in heard(): note(words["method"])
 "#,
     )
     .await;
-    assert_eq!(told(&mut notices).await.0, "ready");
+    let (_, ready) = told(&mut notices).await;
     let big = format!(r#"{{"big":"{}"}}"#, "x".repeat(500_000));
     let short = Duration::from_millis(500);
     let (stuck, queued) = tokio::join!(
@@ -489,7 +492,7 @@ for words in heard(): note(words["method"])
     assert!(matches!(queued, Err(ChildError::Timeout { sent: false, .. })), "{queued:?}");
     child.notify("last", None, SOON).await.unwrap();
     // SAFETY: the process is ours and alive.
-    unsafe { libc::kill(child.pid() as i32, libc::SIGUSR1) };
+    unsafe { libc::kill(ready["pid"].as_i64().unwrap() as i32, libc::SIGUSR1) };
     for expected in ["stuck", "notifications/cancelled", "last"] {
         assert_eq!(told(&mut notices).await.0, expected);
     }
@@ -533,6 +536,7 @@ os.setsid()
 id = next(heard())["id"]
 os.write(go, b"x")
 while os.getppid() == parent: time.sleep(0.01)
+time.sleep(0.2)
 "#;
 
 #[tokio::test]
@@ -716,8 +720,14 @@ for words in heard():
     let prepared = command.prepare();
     let given: Vec<_> = prepared.get_envs().map(|(name, _)| name.to_str().unwrap()).collect();
     assert!(given.contains(&"PATH") && given.contains(&"LOG"), "{given:?}");
-    assert!(given.iter().all(|name| *name == "LOG" || super::is_inherited(name.as_ref())), "{given:?}");
-    assert!(super::is_inherited("LC_ALL".as_ref()) && !super::is_inherited("AWS_SECRET_ACCESS_KEY".as_ref()));
+    assert!(
+        given.iter().all(|name| *name == "LOG" || super::process::is_inherited(name.as_ref())),
+        "{given:?}"
+    );
+    assert!(
+        super::process::is_inherited("LC_ALL".as_ref())
+            && !super::process::is_inherited("AWS_SECRET_ACCESS_KEY".as_ref())
+    );
     // SAFETY: it is ours.
     unsafe { libc::close(leaked) };
 }

@@ -5,31 +5,25 @@
 //! initialize, listen), because they are about the line itself. It does no handshake, keeps no era, repeats nothing, and
 //! does not start or end the process: `child` does.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::num::NonZero;
 use std::ops::Range;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{io, mem};
 
-use bytes::{Buf, Bytes, BytesMut};
-use serde::Deserialize;
+use bytes::Bytes;
 use serde_json::value::RawValue;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{info, warn};
 
+use super::lines::{About, CHUNK, HEAD, Heard, Lines, Quota, Scan, Words, envelope, quote, span_in, splice};
+
 /// What waits for a process that does not read: so many bytes, or one message if that is longer.
 const QUEUE: usize = 1 << 20;
-const CHUNK: usize = 16 << 10;
-/// How much of a line that is too long is kept, for the log.
-const HEAD: usize = 4 << 10;
-/// Strange lines and lines of stderr that are logged in a second.
-const LOGGED: u32 = 100;
 
 /// The answer of the server, cut out of its line as it stood there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +123,8 @@ impl Line {
         let span = progress.as_ref().map(|progress| progress.token.clone());
         let progress = match progress {
             Some(Progress { token, notes }) => {
-                let token = params.and_then(|params| params.get(token)).ok_or(ChildError::NoToken)?;
+                let token = params.and_then(|params| params.get(token)).filter(|token| !token.is_empty());
+                let token = token.ok_or(ChildError::NoToken)?;
                 Some((Bytes::copy_from_slice(token), notes))
             }
             None => None,
@@ -179,6 +174,7 @@ impl Line {
         self.calls().status
     }
 
+    /// Notifications and replies that were lost because nobody took them.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -245,12 +241,12 @@ impl Line {
     }
 
     fn hear(&self, line: &Bytes, log: &mut Quota) {
-        let text = line.trim_ascii();
-        match text.first() {
+        let line = &line.slice_ref(line.trim_ascii());
+        match line.first() {
             None => return,
             // A batch: only 2025-03-26 has them, and there they must be understood.
             Some(b'[') => {
-                if let Ok(parts) = serde_json::from_slice::<Vec<&RawValue>>(text)
+                if let Ok(parts) = serde_json::from_slice::<Vec<&RawValue>>(line)
                     && parts.iter().all(|part| part.get().starts_with('{'))
                 {
                     return parts
@@ -261,12 +257,12 @@ impl Line {
             // serde would take an array for the struct.
             Some(b'{') => {
                 if let Some(words) =
-                    std::str::from_utf8(text).ok().and_then(|text| serde_json::from_str(text).ok())
+                    std::str::from_utf8(line).ok().and_then(|text| serde_json::from_str(text).ok())
                 {
                     return self.understand(line, &words, log);
                 }
                 let mut scan = Scan::default();
-                scan.feed(text);
+                scan.feed(line);
                 self.finish(scan.id(), Err(ChildError::Nonsense("not JSON-RPC")));
             }
             Some(_) => {}
@@ -282,7 +278,10 @@ impl Line {
         match words {
             Words { jsonrpc, .. } if jsonrpc.is_none_or(|version| version.get() != "\"2.0\"") => {
                 self.odd("a message that is not JSON-RPC 2.0", line, log);
-                nonsense("not JSON-RPC 2.0");
+                // The id of a request is the server's own.
+                if words.method.is_none() {
+                    nonsense("not JSON-RPC 2.0");
+                }
             }
             Words { method: Some(method), id: None, result: None, error: None, params, .. } => {
                 self.notice(method, *params, line, log);
@@ -436,218 +435,6 @@ impl Drop for Ticket<'_> {
     }
 }
 
-#[derive(Deserialize)]
-struct Words<'a> {
-    #[serde(borrow)]
-    jsonrpc: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    method: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    params: Option<&'a RawValue>,
-    #[serde(borrow)]
-    result: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
-
-/// What a notification is about.
-#[derive(Default, Deserialize)]
-struct About<'a> {
-    #[serde(borrow, rename = "progressToken")]
-    token: Option<&'a RawValue>,
-    #[serde(borrow, rename = "requestId")]
-    request: Option<&'a RawValue>,
-}
-
-/// One message as one line; `params` is one valid JSON value, and the value in `token` gives way to the call's id.
-fn envelope(id: Option<u64>, method: &str, params: Option<&[u8]>, token: Option<Range<usize>>) -> Vec<u8> {
-    let mut line = Vec::with_capacity(method.len() + params.map_or(0, <[u8]>::len) + 96);
-    line.extend_from_slice(br#"{"jsonrpc":"2.0","#);
-    if let Some(id) = id {
-        line.extend_from_slice(format!(r#""id":{id},"#).as_bytes());
-    }
-    line.extend_from_slice(br#""method":"#);
-    quote(&mut line, method);
-    if let Some(params) = params {
-        debug_assert!(serde_json::from_slice::<&RawValue>(params).is_ok(), "params were read before");
-        line.extend_from_slice(br#","params":"#);
-        let start = line.len();
-        match (id, token) {
-            (Some(id), Some(token)) => line.extend(splice(params, &token, id.to_string().as_bytes())),
-            _ => line.extend_from_slice(params),
-        }
-        // JSON has raw line breaks only between its tokens, where a space means the same.
-        for byte in &mut line[start..] {
-            if matches!(byte, b'\n' | b'\r') {
-                *byte = b' ';
-            }
-        }
-    }
-    line.extend_from_slice(b"}\n");
-    line
-}
-
-fn quote(line: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(line, text).expect("a string is JSON and a Vec takes it");
-}
-
-fn splice(text: &[u8], span: &Range<usize>, with: &[u8]) -> Vec<u8> {
-    [&text[..span.start], with, &text[span.end..]].concat()
-}
-
-/// Where a value that was borrowed from `line` stands in it.
-fn span_in(line: &[u8], value: &RawValue) -> Range<usize> {
-    let start = value.get().as_ptr().addr() - line.as_ptr().addr();
-    start..start + value.get().len()
-}
-
 fn cost(bytes: usize) -> u32 {
     bytes.min(QUEUE) as u32
-}
-
-pub(super) enum Heard {
-    Line(Bytes),
-    TooLong { head: Bytes, id: Option<u64> },
-}
-
-/// Lines of bounded length. What is longer is dropped up to its end.
-pub(super) struct Lines<R> {
-    from: R,
-    max: usize,
-    held: BytesMut,
-}
-
-impl<R: AsyncRead + Unpin> Lines<R> {
-    pub fn new(from: R, max: usize) -> Self {
-        Self { from, max, held: BytesMut::new() }
-    }
-
-    pub async fn next(&mut self) -> io::Result<Option<Heard>> {
-        // What is heard next may be kept for long: it shall not keep the room of a long line with it.
-        if self.held.is_empty() && self.held.capacity() > 4 * CHUNK {
-            self.held = BytesMut::new();
-        }
-        let mut seen = 0;
-        let mut long: Option<(Bytes, Scan)> = None;
-        loop {
-            let found = memchr::memchr(b'\n', &self.held[seen..]).map(|at| seen + at);
-            let end = found.unwrap_or(self.held.len());
-            if long.is_some() || end > self.max {
-                let (_, scan) = long.get_or_insert_with(|| {
-                    (Bytes::copy_from_slice(&self.held[..end.min(HEAD)]), Scan::default())
-                });
-                scan.feed(&self.held[..end]);
-                self.held.advance(end);
-                seen = 0;
-            } else if found.is_none() {
-                seen = end;
-            } else {
-                let line = self.held.split_to(end).freeze();
-                self.held.advance(1);
-                return Ok(Some(Heard::Line(line)));
-            }
-            if found.is_none() {
-                if self.held.capacity() - self.held.len() < CHUNK / 4 {
-                    self.held.reserve(CHUNK);
-                }
-                if self.from.read_buf(&mut self.held).await? > 0 {
-                    continue;
-                }
-                if long.is_none() {
-                    let rest = self.held.split().freeze();
-                    return Ok((!rest.is_empty()).then_some(Heard::Line(rest)));
-                }
-            } else {
-                self.held.advance(1);
-            }
-            return Ok(long.map(|(head, scan)| Heard::TooLong { head, id: scan.id() }));
-        }
-    }
-}
-
-/// Tells whose answer a line is that cannot be kept or parsed: finds a top-level `id`, wherever it stands.
-#[derive(Default)]
-struct Scan {
-    depth: u32,
-    quoted: bool,
-    escaped: bool,
-    key: Vec<u8>,
-    word: Vec<u8>,
-    id: Option<u64>,
-    /// Not an object, or a request: its id is not ours.
-    other: bool,
-}
-
-impl Scan {
-    fn feed(&mut self, text: &[u8]) {
-        for &byte in text {
-            match byte {
-                _ if self.escaped => self.escaped = false,
-                b'\\' if self.quoted => self.escaped = true,
-                b'"' => self.quoted = !self.quoted,
-                _ if self.quoted => {}
-                b'{' | b'[' => self.depth += 1,
-                b':' if self.depth == 1 => self.key = mem::take(&mut self.word),
-                b',' | b'}' | b']' => {
-                    if self.depth == 1 {
-                        self.member();
-                    }
-                    if byte != b',' {
-                        self.depth = self.depth.saturating_sub(1);
-                    }
-                }
-                b' ' | b'\t' | b'\r' => {}
-                _ => self.other |= self.depth == 0,
-            }
-            // Long enough for what is looked for, and never longer.
-            if self.depth == 1
-                && !byte.is_ascii_whitespace()
-                && !b",:{[".contains(&byte)
-                && self.word.len() < 24
-            {
-                self.word.push(byte);
-            }
-        }
-    }
-
-    fn member(&mut self) {
-        let word = mem::take(&mut self.word);
-        match self.key.as_slice() {
-            b"\"id\"" => self.id = std::str::from_utf8(&word).ok().and_then(|word| word.parse().ok()),
-            b"\"method\"" => self.other = true,
-            _ => {}
-        }
-        self.key.clear();
-    }
-
-    fn id(&self) -> Option<u64> {
-        self.id.filter(|_| !self.other)
-    }
-}
-
-/// So many log lines a second; the next one that is let through says how many were not, if any.
-struct Quota {
-    since: Instant,
-    taken: u32,
-    refused: u64,
-}
-
-impl Quota {
-    fn new() -> Self {
-        Self { since: Instant::now(), taken: 0, refused: 0 }
-    }
-
-    fn take(&mut self) -> Option<Option<NonZero<u64>>> {
-        if self.since.elapsed() >= Duration::from_secs(1) {
-            (self.since, self.taken) = (Instant::now(), 0);
-        }
-        self.taken += 1;
-        if self.taken > LOGGED {
-            self.refused += 1;
-            return None;
-        }
-        Some(NonZero::new(mem::take(&mut self.refused)))
-    }
 }

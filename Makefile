@@ -1,0 +1,52 @@
+# Everything that a person or CI runs. `make help` lists it.
+
+CARGO ?= cargo
+PORT  ?= 9100
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+.PHONY: help run build test setup system lint unit integration bench load fixture image clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: system ## set up, build and start the gateway (./toolgate.yaml if there is one, else the quickstart)
+	$(CARGO) run --release --locked
+
+build: system ## the release binary: target/release/toolgate
+	$(CARGO) build --release --locked
+
+test: setup lint unit integration ## set up all that is needed and run every test
+
+setup: ## system packages, real MCP servers and clients, the conformance suite (pinned, under .tools)
+	@tests/tools/setup
+
+system: ## only what the build needs: a C compiler and cmake
+	@tests/tools/setup system
+
+lint: system ## formatting and clippy, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+unit: system ## unit and property tests
+	$(CARGO) test --workspace --locked --lib --bins
+	$(CARGO) test -p filters --locked --test differential
+
+integration: setup ## the real binary, real servers, real clients, the conformance suite
+	$(CARGO) test --locked --test integration
+
+bench: system ## what reading, judging, rebuilding and listing cost
+	$(CARGO) bench --workspace --locked
+
+load: setup ## calls a second and CPU a call: direct, nginx and Toolgate on the same upstream
+	benches/load
+
+fixture: setup ## the test server with the conformance suite's names, at PORT=9100
+	@.tools/venv/bin/python tests/fixture/server.py --port $(PORT)
+
+image: ## the container image toolgate:dev
+	docker build -t toolgate:dev .
+
+clean: ## everything that was built or installed here
+	$(CARGO) clean
+	rm -rf .tools

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::apps::HttpServerOptions;
-use pingora::proxy::http_proxy_service;
+use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use pingora::services::listening::Service;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Level};
 use crate::door::Door;
 use crate::plan::Plan;
+use crate::proxy::patience::Patient;
 use crate::proxy::{Gateway, Serves};
 use crate::registry::Registry;
 use crate::reload::Reload;
@@ -120,12 +121,9 @@ impl App {
                 access: access.clone(),
                 serves,
             };
-            let mut service = http_proxy_service(&server.configuration, gateway);
-            if let Some(proxy) = service.app_logic_mut() {
-                let mut options = HttpServerOptions::default();
-                options.h2_idle_timeout = Some(Duration::from_secs(300));
-                proxy.server_options = Some(options);
-            }
+            let proxy = HttpProxy::new(gateway, server.configuration.clone());
+            let mut service =
+                Service::new(format!("listener {address}"), Patient::new(proxy, limits.header_timeout.get()));
             service.add_tcp(&address.to_string());
             server.add_service(service);
         }

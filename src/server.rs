@@ -41,6 +41,8 @@ pub struct Server {
 pub struct Bounds {
     pub timeout: Duration,
     pub connect_timeout: Duration,
+    /// How long a stream of announcements may be silent before it is opened anew.
+    pub stream_idle: Duration,
     pub max_response: usize,
     pub max_line: usize,
 }
@@ -51,6 +53,7 @@ impl Bounds {
         Self {
             timeout: config.call_timeout(limits),
             connect_timeout: limits.connect_timeout.get(),
+            stream_idle: limits.stream_idle.get(),
             max_response: config.response_limit(limits),
             max_line: limits.max_line.as_usize(),
         }

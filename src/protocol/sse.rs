@@ -33,7 +33,7 @@ impl Splitter {
     }
 
     /// The next whole event with the blank line that ends it, if there is one.
-    pub fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
+    pub fn event(&mut self) -> Result<Option<Bytes>, TooLong> {
         match end_of_event(&self.held, self.searched) {
             Some(end) => {
                 self.searched = 0;
@@ -158,7 +158,7 @@ mod tests {
         let mut events = Vec::new();
         for piece in pieces {
             splitter.push(piece);
-            while let Some(event) = splitter.next().expect("short events") {
+            while let Some(event) = splitter.event().expect("short events") {
                 events.push(event.to_vec());
             }
         }
@@ -181,7 +181,7 @@ mod tests {
     fn an_event_that_does_not_end_is_not_held_for_ever() {
         let mut splitter = Splitter::new(8);
         splitter.push(b"data: 123456789");
-        assert_eq!(splitter.next(), Err(TooLong(8)));
+        assert_eq!(splitter.event(), Err(TooLong(8)));
     }
 
     #[test]

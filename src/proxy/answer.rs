@@ -122,7 +122,7 @@ impl Watch {
                 splitter.push(&piece.unwrap_or_default());
                 let mut out: Option<BytesMut> = None;
                 let mut single: Option<Bytes> = None;
-                while let Some(event) = splitter.next().map_err(|_| UpstreamError::TooLarge(limit))? {
+                while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(limit))? {
                     let seen = look(&event, self.id.as_deref(), self.readdress, &self.server)?;
                     self.answered |= seen.answer;
                     self.saw_error |= seen.error;

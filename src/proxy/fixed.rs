@@ -46,7 +46,14 @@ pub async fn answer(
             let missing = missing(gateway, ctx);
             let words: Vec<String> = missing.iter().map(|word| quote(word)).collect();
             let ready = missing.is_empty();
-            let body = format!(r#"{{"ready":{ready},"missing":[{}]}}"#, words.join(","));
+            // A faulty file is no reason to take a gateway out of service that runs well on the old one; and all
+            // replicas of it read the same file.
+            let warnings = gateway.state.config_fault().map(|fault| {
+                quote(&format!("the changed configuration is faulty, the old one runs: {fault}"))
+            });
+            let warnings = warnings.unwrap_or_default();
+            let body =
+                format!(r#"{{"ready":{ready},"missing":[{}],"warnings":[{warnings}]}}"#, words.join(","));
             (if ready { 200 } else { 503 }, "application/json", Bytes::from(body))
         }
         Path::Metrics => {
@@ -76,9 +83,6 @@ fn missing(gateway: &Gateway, ctx: &Ctx) -> Vec<String> {
     let mut missing = Vec::new();
     if gateway.door.drain.is_cancelled() {
         missing.push("the gateway is stopping".to_owned());
-    }
-    if let Some(fault) = gateway.state.config_fault() {
-        missing.push(format!("the changed configuration is faulty, the old one runs: {fault}"));
     }
     for server in ctx.house.plan.servers.values().filter(|server| server.config.required && !server.is_up()) {
         let why =

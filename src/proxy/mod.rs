@@ -8,6 +8,7 @@ mod body;
 mod fixed;
 mod intake;
 mod outgoing;
+pub mod patience;
 mod reply;
 
 use std::sync::Arc;
@@ -85,6 +86,7 @@ impl ProxyHttp for Gateway {
     type CTX = Ctx;
 
     fn new_ctx(&self) -> Ctx {
+        patience::arrived();
         Ctx {
             house: self.door.registry.house(),
             started: Instant::now(),
@@ -131,7 +133,8 @@ impl ProxyHttp for Gateway {
         let Some(mut peer) = peer else {
             return Err(failed(ctx, &UpstreamError::Unreachable("its name is not resolved".into())));
         };
-        peer.options.read_timeout = Some(server.timeout);
+        let silence = if leave.resume.is_some() { server.bounds.stream_idle } else { server.timeout };
+        peer.options.read_timeout = Some(silence);
         peer.options.write_timeout = Some(server.timeout);
         Ok(peer)
     }

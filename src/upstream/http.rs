@@ -38,6 +38,7 @@ pub struct Http {
     client: reqwest::Client,
     max_response: usize,
     call_timeout: Duration,
+    stream_idle: Duration,
     /// The gateway's own legacy session.
     house: Mutex<Option<Seat>>,
 }
@@ -61,6 +62,7 @@ impl Http {
             client,
             max_response: bounds.max_response,
             call_timeout: bounds.timeout,
+            stream_idle: bounds.stream_idle,
             house: Mutex::new(None),
         })
     }
@@ -196,10 +198,15 @@ impl Http {
         let mut splitter = Splitter::new(self.max_response);
         let mut response = response;
         loop {
-            let piece = response.chunk().await.map_err(|e| unreachable(&e))?;
-            let Some(piece) = piece else { return Ok(()) };
+            // A silent stream may be one whose other end is gone; the caller opens another.
+            let Ok(piece) = tokio::time::timeout(self.stream_idle, response.chunk()).await else {
+                return Ok(());
+            };
+            let Some(piece) = piece.map_err(|e| unreachable(&e))? else { return Ok(()) };
             splitter.push(&piece);
-            while let Some(event) = splitter.next().map_err(|_| UpstreamError::TooLarge(self.max_response))? {
+            while let Some(event) =
+                splitter.event().map_err(|_| UpstreamError::TooLarge(self.max_response))?
+            {
                 if let Some(data) = sse::read(&event).data
                     && !data.is_empty()
                     && out.send(Bytes::copy_from_slice(&data)).await.is_err()
@@ -243,7 +250,7 @@ impl Http {
                 while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&e))? {
                     splitter.push(&piece);
                     while let Some(event) =
-                        splitter.next().map_err(|_| UpstreamError::TooLarge(self.max_response))?
+                        splitter.event().map_err(|_| UpstreamError::TooLarge(self.max_response))?
                     {
                         let Some(data) = sse::read(&event).data.filter(|data| !data.is_empty()) else {
                             continue;

@@ -1,0 +1,87 @@
+//! The time that the head of a request may take.
+//!
+//! Pingora bounds the wait for each *piece* of a head and not for the whole, so a client that sends a byte now and
+//! then holds a connection for ever. This stands around Pingora's own application, gives it the connection, and
+//! ends the connection when the head is not there in time. When the head is there is told by the first phase that
+//! runs after it ([`arrived`]), in the same task.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::H2Options;
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use pingora::time::fast_timeout::fast_sleep;
+
+use super::Gateway;
+
+/// How long a connection may wait for its next request (Pingora's own figure).
+const IDLE: Duration = Duration::from_secs(60);
+/// Requests on one connection; high enough to mean no limit, and tells a fresh connection from a used one.
+const REUSES: u32 = u32::MAX;
+
+tokio::task_local! {
+    static ARRIVED: Cell<bool>;
+}
+
+/// Called by the first phase that runs when the head of a request is there.
+pub fn arrived() {
+    // Outside of a connection (a unit test) nobody waits.
+    let _ = ARRIVED.try_with(|arrived| arrived.set(true));
+}
+
+/// Pingora's application for one listener, with a limit on heads.
+pub struct Patient {
+    proxy: Arc<HttpProxy<Gateway>>,
+    patience: Duration,
+}
+
+impl Patient {
+    pub fn new(mut proxy: HttpProxy<Gateway>, patience: Duration) -> Self {
+        let mut options = HttpServerOptions::default();
+        options.keepalive_request_limit = Some(REUSES);
+        options.h2_idle_timeout = Some(Duration::from_secs(300));
+        proxy.server_options = Some(options);
+        proxy.handle_init_modules();
+        Self { proxy: Arc::new(proxy), patience }
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for Patient {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let fresh = session.get_keepalive_reuses_remaining().is_none_or(|left| left == REUSES);
+        let patience = if fresh { self.patience } else { self.patience + IDLE };
+        let serve = async {
+            let request = self.proxy.process_new_http(session, shutdown);
+            tokio::pin!(request);
+            tokio::select! {
+                biased;
+                served = &mut request => return served,
+                () = fast_sleep(patience) => {}
+            }
+            if ARRIVED.with(Cell::get) { request.await } else { None }
+        };
+        ARRIVED.scope(Cell::new(false), serve).await
+    }
+
+    async fn http_cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        self.proxy.server_options.as_ref()
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        self.proxy.h2_options.clone()
+    }
+}

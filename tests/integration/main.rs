@@ -3,5 +3,7 @@
 //! One binary for all integration tests: a second one would link the whole house again. `make test` sets up what
 //! they need (`tests/tools/setup`); a test whose tools are missing fails and says so.
 
+#[path = "../config_faults/mod.rs"]
+mod config_faults;
 mod harness;
 mod quickstart;

@@ -92,7 +92,7 @@ mod tests {
             [
                 "listen.address changed (needs a restart)",
                 "workers changed (needs a restart)",
-                "log.level changed",
+                "log.level changed (needs a restart)",
                 "limits.max_body changed",
                 "server a changed",
                 "server c added",

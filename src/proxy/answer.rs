@@ -10,7 +10,7 @@ use pingora::http::ResponseHeader;
 use crate::door::Leave;
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::wire;
-use crate::rooms::announce::return_address;
+use crate::rooms::announce;
 use crate::server::Server;
 use crate::upstream::UpstreamError;
 use std::sync::Arc;
@@ -174,19 +174,25 @@ struct Seen {
 
 fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> Result<Seen, UpstreamError> {
     let read = sse::read(event);
-    let Some(data) = read.data.filter(|data| !data.is_empty()) else { return Ok(Seen::default()) };
+    // Several servers share the endpoint: a stream can only be resumed at the one that began it.
+    let place = read.id.as_deref().filter(|id| readdress && !id.is_empty());
+    let place = place.map(|id| announce::event_id(id, server));
+    let replacement = place.as_deref().map(|place| sse::with_id(event, place));
+    let Some(data) = read.data.filter(|data| !data.is_empty()) else {
+        return Ok(Seen { replacement, ..Seen::default() });
+    };
     let message = wire::read(&data)
         .ok_or_else(|| UpstreamError::Nonsense("an event of the stream is not a JSON-RPC message".into()))?;
     if message.is_answer() {
         fits(&message, &data, id)?;
-        return Ok(Seen { answer: true, error: message.error.is_some(), replacement: None });
+        return Ok(Seen { answer: true, error: message.error.is_some(), replacement });
     }
     let replacement = match message.id {
         Some(at) if readdress && message.is_request() => {
-            let moved = return_address(&data, at, server);
-            Some(sse::event(read.id.as_deref(), &moved))
+            let moved = announce::return_address(&data, at, server);
+            Some(sse::event(place.as_deref(), &moved))
         }
-        _ => None,
+        _ => replacement,
     };
     Ok(Seen { replacement, ..Seen::default() })
 }

@@ -188,6 +188,13 @@ impl Gateway {
         line.map_or(0.0, |value| value.parse().expect("a metric is a number"))
     }
 
+    /// Whether a metric is there with this value.
+    pub async fn has_metric(&self, name: &str, value: f64) -> bool {
+        let text = self.get("/metrics").await;
+        let told = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        told == Some(value)
+    }
+
     pub async fn get(&self, path: &str) -> String {
         let response = self.http.get(self.url(path)).send().await.expect("the gateway answers");
         response.text().await.expect("a body")

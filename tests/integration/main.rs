@@ -3,5 +3,10 @@
 //! One binary for all integration tests: a second one would link the whole house again. `make test` sets up what
 //! they need (`tests/tools/setup`); a test whose tools are missing fails and says so.
 
+mod clients;
+mod events;
+mod five;
 mod harness;
+mod procs;
 mod quickstart;
+mod real_servers;

@@ -4,9 +4,11 @@
 //! they need (`tests/tools/setup`); a test whose tools are missing fails and says so.
 
 mod clients;
+mod conformance;
 mod events;
 mod five;
 mod harness;
+mod losses;
 mod procs;
 mod quickstart;
 mod real_servers;

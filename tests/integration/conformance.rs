@@ -3,7 +3,7 @@
 use tokio::process::Command;
 
 use crate::clients::output;
-use crate::harness::{Gateway, fixture, root};
+use crate::harness::{Gateway, a_fixture, root};
 
 /// Runs the suite at a revision and gives how many checks passed; panics if one failed.
 async fn passed(url: &str, revision: &str) -> usize {
@@ -20,7 +20,7 @@ async fn passed(url: &str, revision: &str) -> usize {
 }
 
 async fn conforms(revision: &str, at_least: usize) {
-    let (_fixture, url) = tokio::task::spawn_blocking(|| fixture(0)).await.expect("the fixture starts");
+    let (_fixture, url) = a_fixture().await;
     let gateway = Gateway::start(&format!("mcpServers: {{fix: {{url: \"{url}\"}}}}\n")).await;
     gateway
         .eventually("it is connected", async |g| {

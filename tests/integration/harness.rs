@@ -72,6 +72,13 @@ impl Process {
         self.child.id()
     }
 
+    /// What it said that tells something: the end of it, without the polling of the tests.
+    pub fn story(&self) -> String {
+        let lines = self.lines.lock().expect("no reader panics");
+        let told: Vec<&str> = lines.iter().map(String::as_str).filter(|l| !l.contains("_operator")).collect();
+        told[told.len().saturating_sub(60)..].join("\n")
+    }
+
     pub fn output(&self) -> String {
         self.lines.lock().expect("no reader panics").join("\n")
     }
@@ -175,7 +182,7 @@ impl Gateway {
     pub async fn eventually(&self, what: &str, mut holds: impl AsyncFnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds(self).await {
-            assert!(Instant::now() < deadline, "not in time: {what}\n{}", self.process.output());
+            assert!(Instant::now() < deadline, "not in time: {what}\n{}", self.process.story());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -230,8 +237,12 @@ impl Gateway {
 
     /// Opens a legacy session and gives its id.
     pub async fn initialize(&self, path: &str) -> String {
-        let body = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
-            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}});
+        self.initialize_with(path, json!({})).await
+    }
+
+    /// The same for a client that can do something itself.
+    pub async fn initialize_with(&self, path: &str, capabilities: Value) -> String {
+        let body = initialize(capabilities);
         let response = self.post(path, None, &body).send().await.expect("the gateway answers");
         let id = response.headers().get("mcp-session-id").cloned();
         let (status, answer) = read(response).await;
@@ -241,6 +252,19 @@ impl Gateway {
         let response = self.post(path, Some(&id), &note).send().await.expect("the gateway answers");
         assert_eq!(response.status(), 202);
         id
+    }
+
+    /// A legacy message in a session, and its answer.
+    pub async fn say(&self, path: &str, session: &str, body: &Value) -> (u16, Value) {
+        read(self.post(path, Some(session), body).send().await.expect("the gateway answers")).await
+    }
+
+    /// What a count of the fixture is, as its legacy era knows it; `server` is its name here.
+    pub async fn count(&self, session: &str, server: &str, name: &str) -> u64 {
+        let call = legacy_call("count", &format!("{server}__counter"), json!({"name": name, "add": 0}));
+        let (_, answer) = self.say("/mcp", session, &call).await;
+        let count = &answer["result"]["structuredContent"]["count"];
+        count.as_u64().unwrap_or_else(|| panic!("no count: {answer}"))
     }
 
     /// A legacy POST.
@@ -256,6 +280,18 @@ impl Gateway {
         }
         request
     }
+}
+
+/// The message that opens a legacy session.
+pub fn initialize(capabilities: Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": "2025-11-25",
+        "capabilities": capabilities, "clientInfo": {"name": "test", "version": "1"}}})
+}
+
+/// A tool call in the legacy era.
+pub fn legacy_call(id: impl Into<Value>, tool: &str, arguments: Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": id.into(), "method": "tools/call",
+        "params": {"name": tool, "arguments": arguments}})
 }
 
 /// Status and message of an answer; of a stream of events, the last message.
@@ -275,6 +311,16 @@ pub async fn read(response: reqwest::Response) -> (u16, Value) {
     };
     let value = serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.clone()));
     (status, value)
+}
+
+/// The settings of the fixture as a stdio server, as JSON.
+pub fn stdio_fixture() -> Value {
+    json!({"command": python(), "args": [root().join("tests/fixture/server.py"), "--stdio"]})
+}
+
+/// The fixture on a port of the system's choice, from within a runtime.
+pub async fn a_fixture() -> (Process, String) {
+    tokio::task::spawn_blocking(|| fixture(0)).await.expect("the fixture starts")
 }
 
 /// The fixture of `tests/fixture/server.py`; gives its URL too.

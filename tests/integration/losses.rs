@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::five::Five;
-use crate::harness::{Gateway, fixture, free_port, read};
+use crate::harness::{Gateway, a_fixture, fixture, free_port, read};
 use crate::procs;
 
 /// Calls to servers that stay, over and over, until they are told to stop; each must succeed.
@@ -168,7 +168,7 @@ async fn a_connection_that_is_closed_after_an_error_says_so() {
         // Each but the first goes out on the same connection, if that is said to be kept.
         assert_down(&gateway.call("gone__tool", json!({})).await, "gone");
     }
-    let (server, url) = tokio::task::spawn_blocking(|| fixture(0)).await.expect("the fixture starts");
+    let (server, url) = a_fixture().await;
     gateway.rewrite(&format!("mcpServers: {{gone: {{url: \"{url}\"}}}}\n"));
     gateway
         .eventually("it is connected", async |g| g.call("gone__test_simple_text", json!({})).await.0 == 200)

@@ -12,3 +12,5 @@ mod losses;
 mod procs;
 mod quickstart;
 mod real_servers;
+mod running_calls;
+mod sessions;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// How long anything may take to start, on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -157,7 +157,7 @@ impl Gateway {
         command.args(["run", "-c"]).arg(&file).current_dir(folder.path());
         let mut process = Process::start(&mut command);
         process.wait_for("endpoint");
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let http = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
         let gateway = Self { process, port, folder, http };
         gateway.eventually("it listens", async |g| g.http.get(g.url("/health")).send().await.is_ok()).await;
         gateway

@@ -4,6 +4,7 @@
 //! they need (`tests/tools/setup`); a test whose tools are missing fails and says so.
 
 mod clients;
+mod commands;
 mod conformance;
 mod events;
 mod five;
@@ -12,5 +13,7 @@ mod losses;
 mod procs;
 mod quickstart;
 mod real_servers;
+mod reload;
 mod running_calls;
 mod sessions;
+mod stopping;

@@ -14,6 +14,7 @@ use crate::rooms::announce;
 use crate::server::Server;
 use crate::upstream::UpstreamError;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// JSON answers up to this size are judged before their first byte goes out; of longer ones, what came first is
 /// gone when the end shows them to be wrong, and the connection is cut.
@@ -27,6 +28,8 @@ pub struct Watch {
     readdress: bool,
     passed: usize,
     answered: bool,
+    /// When the server last said something of the call; none while it waits for its client's answer.
+    heard: Option<Instant>,
     /// The answer was an error.
     pub saw_error: bool,
 }
@@ -80,6 +83,7 @@ impl Watch {
             readdress: leave.readdress,
             passed: 0,
             answered: false,
+            heard: Some(Instant::now()),
             saw_error: false,
         })
     }
@@ -125,6 +129,9 @@ impl Watch {
                 while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(limit))? {
                     let seen = look(&event, self.id.as_deref(), self.readdress, &self.server)?;
                     self.answered |= seen.answer;
+                    if let Some(asks) = seen.said {
+                        self.heard = (!asks).then(Instant::now);
+                    }
                     self.saw_error |= seen.error;
                     let event = seen.replacement.unwrap_or(event);
                     match (&mut out, single.take()) {
@@ -136,6 +143,12 @@ impl Watch {
                             out = Some(both);
                         }
                     }
+                }
+                // Comments keep a connection open, but they are no answer.
+                let patience = self.server.timeout;
+                if !self.answered && self.id.is_some() && self.heard.is_some_and(|at| at.elapsed() > patience)
+                {
+                    return Err(UpstreamError::TimedOut(patience));
                 }
                 Ok(Some(out.map(BytesMut::freeze).or(single).unwrap_or_default()))
             }
@@ -169,6 +182,8 @@ fn fits(read: &wire::Incoming, message: &[u8], id: Option<&[u8]>) -> Result<(), 
 struct Seen {
     answer: bool,
     error: bool,
+    /// It was a message; whether one that asks the client.
+    said: Option<bool>,
     replacement: Option<Bytes>,
 }
 
@@ -185,7 +200,7 @@ fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> R
         .ok_or_else(|| UpstreamError::Nonsense("an event of the stream is not a JSON-RPC message".into()))?;
     if message.is_answer() {
         fits(&message, &data, id)?;
-        return Ok(Seen { answer: true, error: message.error.is_some(), replacement });
+        return Ok(Seen { answer: true, error: message.error.is_some(), said: Some(false), replacement });
     }
     let replacement = match message.id {
         Some(at) if readdress && message.is_request() => {
@@ -194,5 +209,5 @@ fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> R
         }
         _ => replacement,
     };
-    Ok(Seen { replacement, ..Seen::default() })
+    Ok(Seen { said: Some(message.is_request()), replacement, ..Seen::default() })
 }

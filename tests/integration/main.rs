@@ -5,6 +5,8 @@
 
 mod clients;
 mod commands;
+#[path = "../config_faults/mod.rs"]
+mod config_faults;
 mod conformance;
 mod events;
 mod fake;

@@ -303,9 +303,9 @@ pub async fn read(response: reqwest::Response) -> (u16, Value) {
         .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
     let text = response.text().await.expect("a body");
     let text = if streams {
-        let last =
+        let mut data =
             text.lines().filter_map(|line| line.strip_prefix("data:")).filter(|data| !data.trim().is_empty());
-        last.last().unwrap_or_default().to_owned()
+        data.next_back().unwrap_or_default().to_owned()
     } else {
         text
     };

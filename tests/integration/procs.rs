@@ -8,18 +8,6 @@ pub fn children(parent: u32) -> Vec<u32> {
     all().into_iter().filter(|pid| parent_of(*pid) == Some(parent)).collect()
 }
 
-/// Children, their children, and so on.
-pub fn descendants(ancestor: u32) -> Vec<u32> {
-    let mut found = children(ancestor);
-    let mut next = 0;
-    while next < found.len() {
-        let more = children(found[next]);
-        found.extend(more);
-        next += 1;
-    }
-    found
-}
-
 /// Children of a process whose command line holds these words.
 pub fn children_running(parent: u32, words: &str) -> Vec<u32> {
     let mut found = children(parent);

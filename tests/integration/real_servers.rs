@@ -33,8 +33,10 @@ async fn every_tool_of_five_servers_answers_real_clients_in_both_eras() {
         assert!(ran.ok && ran.bad().is_empty() && ran.calls.len() == calls, "{}", ran.output);
         assert_eq!(ran.seen["negotiated"], version, "{}", ran.output);
         // The plan is as whole as the list.
-        let listed = ran.seen["tools"].as_array().expect("a list").len();
-        assert_eq!(listed, calls + NOT_CALLED.len(), "{}", ran.output);
+        let mut listed: Vec<&Value> = ran.seen["tools"].as_array().expect("a list").iter().collect();
+        // Another client may have switched it on just now.
+        listed.retain(|tool| *tool != "fix__test_dynamic_tool");
+        assert_eq!(listed.len(), calls + NOT_CALLED.len(), "{}", ran.output);
         assert!(NOT_CALLED.iter().all(|(tool, _)| ran.has_tool(tool)), "{}", ran.output);
         let prompts = ran.seen["prompts"].as_array().expect("a list");
         let resources = ran.seen["resources"].as_array().expect("a list");

@@ -29,7 +29,7 @@ use crate::telemetry::access::Access;
 
 /// How long the listeners wait for the servers' first answers.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often idle sessions are looked for.
+/// How often idle sessions are looked for, if they do not live shorter than that.
 const SWEEP: Duration = Duration::from_secs(15);
 /// How long running requests get after Ctrl-C, when somebody waits at the terminal.
 const HURRY: Duration = Duration::from_secs(1);
@@ -210,7 +210,8 @@ async fn finish(door: Arc<Door>, state: Arc<State>, mut stopping: watch::Receive
 
 async fn sweep(door: Arc<Door>) {
     loop {
-        tokio::time::sleep(SWEEP).await;
-        door.sessions.sweep(door.registry.house().plan.config.limits.session_ttl.get());
+        let ttl = door.registry.house().plan.config.limits.session_ttl.get();
+        tokio::time::sleep(SWEEP.min(ttl)).await;
+        door.sessions.sweep(ttl);
     }
 }

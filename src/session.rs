@@ -39,7 +39,9 @@ pub struct Session {
     outbox: Mutex<Option<mpsc::Sender<Bytes>>>,
     /// Requests that run, by their id as written, so that they can be cancelled.
     running: Mutex<HashMap<Bytes, Run>>,
+    /// Seconds from the start of the process to the last sign of use.
     used: AtomicU64,
+    started: Instant,
     ended: CancellationToken,
     core: Handle,
 }
@@ -194,7 +196,12 @@ impl Session {
     }
 
     pub fn finish(&self, id: &[u8]) -> Option<Run> {
+        self.touch();
         self.running.lock().expect("no holder of the lock panics").remove(id)
+    }
+
+    fn touch(&self) {
+        self.used.store(self.started.elapsed().as_secs(), Ordering::Relaxed);
     }
 
     pub fn run(&self, id: &[u8]) -> Option<Run> {
@@ -270,6 +277,7 @@ impl Sessions {
             outbox: Mutex::default(),
             running: Mutex::default(),
             used: AtomicU64::new(self.now()),
+            started: self.started,
             ended: CancellationToken::new(),
             core: self.core.clone(),
         });
@@ -281,7 +289,7 @@ impl Sessions {
     /// The session of this id on this path.
     pub fn get(&self, id: &str, path: &str) -> Option<Arc<Session>> {
         let session = self.open.get(id).filter(|session| &*session.path == path)?.clone();
-        session.used.store(self.now(), Ordering::Relaxed);
+        session.touch();
         Some(session)
     }
 
@@ -300,6 +308,8 @@ impl Sessions {
             .open
             .iter()
             .filter(|session| session.used.load(Ordering::Relaxed) < oldest)
+            // A call may take longer than a session may be idle.
+            .filter(|session| session.running.lock().expect("no holder of the lock panics").is_empty())
             .filter(|session| {
                 let outbox = session.outbox.lock().expect("no holder of the lock panics");
                 outbox.as_ref().is_none_or(mpsc::Sender::is_closed)

@@ -149,6 +149,26 @@ pub fn event(id: Option<&str>, message: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// The event with another id in the place of its own; all else as it was.
+pub fn with_id(event: &[u8], id: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(event.len() + id.len());
+    let mut rest = event;
+    while !rest.is_empty() {
+        let end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+        let line = &rest[..end];
+        if line == b"id" || line.starts_with(b"id:") {
+            out.put_slice(b"id: ");
+            out.put_slice(id.as_bytes());
+        } else {
+            out.put_slice(line);
+        }
+        rest.advance(end);
+        out.put_slice(&rest[..rest.len().min(1)]);
+        rest.advance(rest.len().min(1));
+    }
+    out.freeze()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +202,13 @@ mod tests {
         let mut splitter = Splitter::new(8);
         splitter.push(b"data: 123456789");
         assert_eq!(splitter.event(), Err(TooLong(8)));
+    }
+
+    #[test]
+    fn only_the_id_is_replaced() {
+        assert_eq!(with_id(b"id: 7\nretry: 5\ndata: id: 7\n\n", "s-7"), "id: s-7\nretry: 5\ndata: id: 7\n\n");
+        assert_eq!(with_id(b"data: x\r\nid\r\n\r\n", "s-"), "data: x\r\nid: s-\r\n\r\n");
+        assert_eq!(with_id(b"data: x\n\n", "s-7"), "data: x\n\n");
     }
 
     #[test]

@@ -10,10 +10,11 @@ use pingora::http::ResponseHeader;
 use crate::door::Leave;
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::wire;
-use crate::rooms::announce::return_address;
+use crate::rooms::announce;
 use crate::server::Server;
 use crate::upstream::UpstreamError;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// JSON answers up to this size are judged before their first byte goes out; of longer ones, what came first is
 /// gone when the end shows them to be wrong, and the connection is cut.
@@ -27,6 +28,8 @@ pub struct Watch {
     readdress: bool,
     passed: usize,
     answered: bool,
+    /// When the server last said something of the call; none while it waits for its client's answer.
+    heard: Option<Instant>,
     /// The answer was an error.
     pub saw_error: bool,
 }
@@ -80,6 +83,7 @@ impl Watch {
             readdress: leave.readdress,
             passed: 0,
             answered: false,
+            heard: Some(Instant::now()),
             saw_error: false,
         })
     }
@@ -125,6 +129,9 @@ impl Watch {
                 while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(limit))? {
                     let seen = look(&event, self.id.as_deref(), self.readdress, &self.server)?;
                     self.answered |= seen.answer;
+                    if let Some(asks) = seen.said {
+                        self.heard = (!asks).then(Instant::now);
+                    }
                     self.saw_error |= seen.error;
                     let event = seen.replacement.unwrap_or(event);
                     match (&mut out, single.take()) {
@@ -136,6 +143,12 @@ impl Watch {
                             out = Some(both);
                         }
                     }
+                }
+                // Comments keep a connection open, but they are no answer.
+                let patience = self.server.timeout;
+                if !self.answered && self.id.is_some() && self.heard.is_some_and(|at| at.elapsed() > patience)
+                {
+                    return Err(UpstreamError::TimedOut(patience));
                 }
                 Ok(Some(out.map(BytesMut::freeze).or(single).unwrap_or_default()))
             }
@@ -169,24 +182,32 @@ fn fits(read: &wire::Incoming, message: &[u8], id: Option<&[u8]>) -> Result<(), 
 struct Seen {
     answer: bool,
     error: bool,
+    /// It was a message; whether one that asks the client.
+    said: Option<bool>,
     replacement: Option<Bytes>,
 }
 
 fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> Result<Seen, UpstreamError> {
     let read = sse::read(event);
-    let Some(data) = read.data.filter(|data| !data.is_empty()) else { return Ok(Seen::default()) };
+    // Several servers share the endpoint: a stream can only be resumed at the one that began it.
+    let place = read.id.as_deref().filter(|id| readdress && !id.is_empty());
+    let place = place.map(|id| announce::event_id(id, server));
+    let replacement = place.as_deref().map(|place| sse::with_id(event, place));
+    let Some(data) = read.data.filter(|data| !data.is_empty()) else {
+        return Ok(Seen { replacement, ..Seen::default() });
+    };
     let message = wire::read(&data)
         .ok_or_else(|| UpstreamError::Nonsense("an event of the stream is not a JSON-RPC message".into()))?;
     if message.is_answer() {
         fits(&message, &data, id)?;
-        return Ok(Seen { answer: true, error: message.error.is_some(), replacement: None });
+        return Ok(Seen { answer: true, error: message.error.is_some(), said: Some(false), replacement });
     }
     let replacement = match message.id {
         Some(at) if readdress && message.is_request() => {
-            let moved = return_address(&data, at, server);
-            Some(sse::event(read.id.as_deref(), &moved))
+            let moved = announce::return_address(&data, at, server);
+            Some(sse::event(place.as_deref(), &moved))
         }
-        _ => None,
+        _ => replacement,
     };
-    Ok(Seen { replacement, ..Seen::default() })
+    Ok(Seen { said: Some(message.is_request()), replacement, ..Seen::default() })
 }

@@ -271,6 +271,9 @@ impl ProxyHttp for Gateway {
             drop(failed(ctx, &error));
         }
         let status = ctx.refused.as_ref().map_or(502, |(_, refusal)| refusal.status);
+        // Pingora closes the connection after this, whatever it is told; the client must know, or its next request
+        // runs into the closing.
+        session.set_keepalive(None);
         let said = reply::failure(session, ctx).await;
         FailToProxy { error_code: status, can_reuse_downstream: said.is_ok() }
     }

@@ -19,6 +19,7 @@ use pingora::{OkOrErr, OrErr};
 
 use crate::catalog::Endpoint;
 use crate::door::Leave;
+use crate::rooms::announce;
 use crate::session;
 use crate::upstream::http::Seat;
 
@@ -118,10 +119,18 @@ pub fn response(head: &mut ResponseHeader) {
 }
 
 /// The resumption of a stream (`Last-Event-ID`): only the server that sent the events can go on with them, so it
-/// is asked itself, where the endpoint has but one.
+/// is asked itself. Where an endpoint has several, the id says which.
 pub fn resumption(session: &Session, endpoint: &Endpoint, client: &Arc<session::Session>) -> Option<Leave> {
-    let last = session.req_header().headers.get(LAST_EVENT_ID)?.clone();
-    let server = endpoint.only.clone().filter(|server| server.upstream.peer().is_some())?;
+    let last = session.req_header().headers.get(LAST_EVENT_ID)?;
+    let (server, last) = match &endpoint.only {
+        Some(server) => (server.clone(), last.clone()),
+        None => {
+            let (serial, own) = announce::event_home(last.to_str().ok()?)?;
+            let server = client.servers().into_iter().find(|server| server.serial == serial)?;
+            (server, HeaderValue::from_str(own).ok()?)
+        }
+    };
+    server.upstream.peer()?;
     let running = server.start().ok()?;
     Some(Leave {
         body: bytes::Bytes::new(),
@@ -130,7 +139,7 @@ pub fn resumption(session: &Session, endpoint: &Endpoint, client: &Arc<session::
         name: None,
         safe: true,
         id: None,
-        readdress: false,
+        readdress: endpoint.only.is_none(),
         resume: Some(last),
         running,
         server,

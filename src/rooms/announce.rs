@@ -131,6 +131,17 @@ fn announcement(kind: Kind) -> &'static str {
     }
 }
 
+/// A server's event id with the server in it; [`event_home`] takes it apart.
+pub fn event_id(id: &str, server: &Server) -> String {
+    format!("tg:{}:{id}", server.serial)
+}
+
+/// The serial of the server and its own id, from an id of [`event_id`].
+pub fn event_home(id: &str) -> Option<(u64, &str)> {
+    let (serial, own) = id.strip_prefix("tg:")?.split_once(':')?;
+    Some((serial.parse().ok()?, own))
+}
+
 /// What a client asked to be told of, as far as it can be.
 pub struct Filter {
     tools: bool,

@@ -1,7 +1,7 @@
 """A real client, the MCP Python SDK, driven by a plan: what it can and cannot do with a server is what users of
 every client built on that SDK will see. all_tools.mjs is its twin on the TypeScript SDK, with the same words.
 
-    all_tools.py URL legacy|auto|2026-07-28  < plan.json
+    all_tools.py URL|"stdio:COMMAND" legacy|auto|2026-07-28  < plan.json
 
 The plan is a list of {"tool": NAME, "args": {...}, "expect": TEXT}. Each call prints a line
 {"tool", "ok", "is_error", "text"}; `ok` says that the text contains what was expected or, when nothing was,
@@ -14,10 +14,11 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import sys
 
 import mcp_types as types
-from mcp import Client, MCPError
+from mcp import Client, MCPError, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
@@ -75,7 +76,10 @@ async def main(url: str, mode: str) -> bool:
     plan = json.loads(sys.stdin.read() or "[]")
     async with contextlib.AsyncExitStack() as stack:
         server = url
-        if authorization := os.environ.get("AUTHORIZATION"):
+        if url.startswith("stdio:"):
+            command, *args = shlex.split(url.removeprefix("stdio:"))
+            server = stdio_client(StdioServerParameters(command=command, args=args))
+        elif authorization := os.environ.get("AUTHORIZATION"):
             http = await stack.enter_async_context(create_mcp_http_client({"Authorization": authorization}))
             server = streamable_http_client(url, http_client=http)
         answers = {"elicitation_callback": elicit, "sampling_callback": sample, "list_roots_callback": roots}
@@ -99,6 +103,6 @@ async def main(url: str, mode: str) -> bool:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit(f"usage: {sys.argv[0]} URL legacy|auto|2026-07-28 < plan.json")
+        sys.exit(f"usage: {sys.argv[0]} URL|stdio:COMMAND legacy|auto|2026-07-28 < plan.json")
     logging.basicConfig(level=logging.WARNING)
     sys.exit(0 if asyncio.run(main(sys.argv[1], sys.argv[2])) else 1)

@@ -5,13 +5,14 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 /// How long anything may take to start, on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -41,10 +42,18 @@ pub fn npm(path: &str) -> String {
     file.display().to_string()
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that no other test of this run gets. It lies below those that the system
+/// gives to outgoing connections, so that nothing takes it before its server does.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Runs side by side begin at different places.
+        let step = std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 12_000 + (step % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A process that ends with this value, with all that it started.
@@ -70,6 +79,13 @@ impl Process {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it said that tells something: the end of it, without the polling of the tests.
+    pub fn story(&self) -> String {
+        let lines = self.lines.lock().expect("no reader panics");
+        let told: Vec<&str> = lines.iter().map(String::as_str).filter(|l| !l.contains("_operator")).collect();
+        told[told.len().saturating_sub(60)..].join("\n")
     }
 
     pub fn output(&self) -> String {
@@ -150,7 +166,7 @@ impl Gateway {
         command.args(["run", "-c"]).arg(&file).current_dir(folder.path());
         let mut process = Process::start(&mut command);
         process.wait_for("endpoint");
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let http = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
         let gateway = Self { process, port, folder, http };
         gateway.eventually("it listens", async |g| g.http.get(g.url("/health")).send().await.is_ok()).await;
         gateway
@@ -175,7 +191,7 @@ impl Gateway {
     pub async fn eventually(&self, what: &str, mut holds: impl AsyncFnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds(self).await {
-            assert!(Instant::now() < deadline, "not in time: {what}\n{}", self.process.output());
+            assert!(Instant::now() < deadline, "not in time: {what}\n{}", self.process.story());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -186,6 +202,13 @@ impl Gateway {
         let line =
             text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
         line.map_or(0.0, |value| value.parse().expect("a metric is a number"))
+    }
+
+    /// Whether a metric is there with this value.
+    pub async fn has_metric(&self, name: &str, value: f64) -> bool {
+        let text = self.get("/metrics").await;
+        let told = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        told == Some(value)
     }
 
     pub async fn get(&self, path: &str) -> String {
@@ -223,8 +246,12 @@ impl Gateway {
 
     /// Opens a legacy session and gives its id.
     pub async fn initialize(&self, path: &str) -> String {
-        let body = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
-            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}});
+        self.initialize_with(path, json!({})).await
+    }
+
+    /// The same for a client that can do something itself.
+    pub async fn initialize_with(&self, path: &str, capabilities: Value) -> String {
+        let body = initialize(capabilities);
         let response = self.post(path, None, &body).send().await.expect("the gateway answers");
         let id = response.headers().get("mcp-session-id").cloned();
         let (status, answer) = read(response).await;
@@ -234,6 +261,19 @@ impl Gateway {
         let response = self.post(path, Some(&id), &note).send().await.expect("the gateway answers");
         assert_eq!(response.status(), 202);
         id
+    }
+
+    /// A legacy message in a session, and its answer.
+    pub async fn say(&self, path: &str, session: &str, body: &Value) -> (u16, Value) {
+        read(self.post(path, Some(session), body).send().await.expect("the gateway answers")).await
+    }
+
+    /// What a count of the fixture is, as its legacy era knows it; `server` is its name here.
+    pub async fn count(&self, session: &str, server: &str, name: &str) -> u64 {
+        let call = legacy_call("count", &format!("{server}__counter"), json!({"name": name, "add": 0}));
+        let (_, answer) = self.say("/mcp", session, &call).await;
+        let count = &answer["result"]["structuredContent"]["count"];
+        count.as_u64().unwrap_or_else(|| panic!("no count: {answer}"))
     }
 
     /// A legacy POST.
@@ -251,6 +291,18 @@ impl Gateway {
     }
 }
 
+/// The message that opens a legacy session.
+pub fn initialize(capabilities: Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": "2025-11-25",
+        "capabilities": capabilities, "clientInfo": {"name": "test", "version": "1"}}})
+}
+
+/// A tool call in the legacy era.
+pub fn legacy_call(id: impl Into<Value>, tool: &str, arguments: Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": id.into(), "method": "tools/call",
+        "params": {"name": tool, "arguments": arguments}})
+}
+
 /// Status and message of an answer; of a stream of events, the last message.
 pub async fn read(response: reqwest::Response) -> (u16, Value) {
     let status = response.status().as_u16();
@@ -260,14 +312,24 @@ pub async fn read(response: reqwest::Response) -> (u16, Value) {
         .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
     let text = response.text().await.expect("a body");
     let text = if streams {
-        let last =
+        let mut data =
             text.lines().filter_map(|line| line.strip_prefix("data:")).filter(|data| !data.trim().is_empty());
-        last.last().unwrap_or_default().to_owned()
+        data.next_back().unwrap_or_default().to_owned()
     } else {
         text
     };
     let value = serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.clone()));
     (status, value)
+}
+
+/// The settings of the fixture as a stdio server, as JSON.
+pub fn stdio_fixture() -> Value {
+    json!({"command": python(), "args": [root().join("tests/fixture/server.py"), "--stdio"]})
+}
+
+/// The fixture on a port of the system's choice, from within a runtime.
+pub async fn a_fixture() -> (Process, String) {
+    tokio::task::spawn_blocking(|| fixture(0)).await.expect("the fixture starts")
 }
 
 /// The fixture of `tests/fixture/server.py`; gives its URL too.

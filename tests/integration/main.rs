@@ -3,7 +3,21 @@
 //! One binary for all integration tests: a second one would link the whole house again. `make test` sets up what
 //! they need (`tests/tools/setup`); a test whose tools are missing fails and says so.
 
+mod clients;
+mod commands;
 #[path = "../config_faults/mod.rs"]
 mod config_faults;
+mod conformance;
+mod events;
+mod fake;
+mod five;
 mod harness;
+mod losses;
+mod procs;
 mod quickstart;
+mod real_servers;
+mod reload;
+mod running_calls;
+mod sessions;
+mod stopping;
+mod wire;

@@ -1,0 +1,62 @@
+//! The processes of this machine, as `/proc` tells them.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Children of a process, by their parent's number.
+pub fn children(parent: u32) -> Vec<u32> {
+    all().into_iter().filter(|pid| parent_of(*pid) == Some(parent)).collect()
+}
+
+/// Children of a process whose command line holds these words.
+pub fn children_running(parent: u32, words: &str) -> Vec<u32> {
+    let mut found = children(parent);
+    found.retain(|pid| command_line(*pid).contains(words));
+    found
+}
+
+pub fn command_line(pid: u32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ")
+}
+
+/// Whether it runs; one that has ended and was not reaped does not.
+pub fn runs(pid: u32) -> bool {
+    state(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+}
+
+pub fn kill(pid: u32) {
+    // SAFETY: `kill` only sends a signal; the number is of a process that the test's own gateway started.
+    let sent = unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
+    assert_eq!(sent, 0, "process {pid} is not there");
+}
+
+/// Waits until none of them runs.
+pub async fn gone(pids: &[u32]) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let left: Vec<_> =
+            pids.iter().filter(|pid| runs(**pid)).map(|pid| (*pid, command_line(*pid))).collect();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "left running: {left:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn all() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("Linux has /proc").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    state(pid).map(|(_, parent)| parent)
+}
+
+/// State and parent, of `/proc/PID/stat`; the name before them may hold anything.
+fn state(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut rest = stat[stat.rfind(')')? + 1..].split_whitespace();
+    Some((rest.next()?.chars().next()?, rest.next()?.parse().ok()?))
+}

@@ -1,0 +1,70 @@
+//! Real clients with real servers: all that a person would do with their tools, through one endpoint.
+
+use futures::StreamExt;
+use serde_json::Value;
+
+use crate::clients::{Sdk, inspect, run};
+use crate::five::{ASKS_BACK, Five, NOT_CALLED, is_modern, tool_of};
+
+const LEGACY: &str = "2025-11-25";
+const MODERN: &str = "2026-07-28";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_tool_of_five_servers_answers_real_clients_in_both_eras() {
+    let five = Five::start().await;
+    let url = five.gateway.url("/mcp");
+    let runs = [
+        (Sdk::Python, "legacy", LEGACY),
+        (Sdk::Python, "auto", MODERN),
+        (Sdk::Python, MODERN, MODERN),
+        (Sdk::TypeScript, "legacy", LEGACY),
+        (Sdk::TypeScript, "auto", MODERN),
+        (Sdk::TypeScript, "modern", MODERN),
+    ];
+    let ran = futures::future::join_all(runs.map(|(sdk, mode, version)| {
+        let mut plan = five.plan();
+        if version == MODERN {
+            plan.retain(|step| is_modern(tool_of(step)));
+        }
+        let url = &url;
+        async move { (run(sdk, url, mode, &plan).await, version, plan.len()) }
+    }));
+    for (ran, version, calls) in ran.await {
+        assert!(ran.ok && ran.bad().is_empty() && ran.calls.len() == calls, "{}", ran.output);
+        assert_eq!(ran.seen["negotiated"], version, "{}", ran.output);
+        // The plan is as whole as the list.
+        let mut listed: Vec<&Value> = ran.seen["tools"].as_array().expect("a list").iter().collect();
+        // Another client may have switched it on just now.
+        listed.retain(|tool| *tool != "fix__test_dynamic_tool");
+        assert_eq!(listed.len(), calls + NOT_CALLED.len(), "{}", ran.output);
+        assert!(NOT_CALLED.iter().all(|(tool, _)| ran.has_tool(tool)), "{}", ran.output);
+        let prompts = ran.seen["prompts"].as_array().expect("a list");
+        let resources = ran.seen["resources"].as_array().expect("a list");
+        assert!(prompts.iter().any(|prompt| prompt == "fast__fast_greeting"), "{}", ran.output);
+        assert!(resources.iter().any(|uri| uri == "fast://info"), "{}", ran.output);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inspector_calls_every_tool_of_five_servers() {
+    let five = Five::start().await;
+    let url = &five.gateway.url("/mcp");
+    let mut calls: Vec<(&str, Value)> = Vec::new();
+    for era in ["legacy", "modern"] {
+        let plan = five.plan().into_iter().filter(|step| era == "legacy" || is_modern(tool_of(step)));
+        calls.extend(plan.map(|step| (era, step)));
+    }
+    let checked = futures::stream::iter(calls).map(|(era, step)| async move {
+        let tool = tool_of(&step);
+        let (ok, text) = inspect(url, era, tool, &step["args"]).await;
+        let expect = step["expect"].as_str().unwrap_or_default();
+        // The expected words as they stand in its JSON.
+        let quoted = Value::from(expect).to_string();
+        let as_planned = text.contains(expect) || text.contains(&quoted[1..quoted.len() - 1]);
+        let errs = text.contains("tool_is_error");
+        let fine = if ASKS_BACK.contains(&tool) { !ok } else { as_planned && (ok || errs) };
+        (!fine).then(|| format!("{era} {tool}: {ok} {text}"))
+    });
+    let bad: Vec<String> = checked.buffer_unordered(3).filter_map(async |bad| bad).collect().await;
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}

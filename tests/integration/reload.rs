@@ -1,0 +1,189 @@
+//! A changed file becomes the running configuration, and nobody who is in the middle of something notices.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::events::Events;
+use crate::harness::{Gateway, PATIENCE, a_fixture, legacy_call, read};
+
+const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\n";
+
+async fn reloads(gateway: &Gateway, result: &str) -> f64 {
+    gateway.metric(&format!("toolgate_config_reloads_total{{result=\"{result}\"}}")).await
+}
+
+/// One of 64 connections: calls until it is told to stop, and gives what went wrong.
+async fn hammer(
+    gateway: Arc<Gateway>,
+    number: usize,
+    session: String,
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+) -> Vec<String> {
+    let own = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
+    let mut wrong = Vec::new();
+    while !stop.load(Ordering::Relaxed) && wrong.len() < 3 {
+        let tool = ["demo__echo", "fix__echo"][number % 2];
+        let words = format!("{number}");
+        let request = if number % 4 < 2 {
+            let params = json!({"name": tool, "arguments": {"message": words}});
+            gateway.modern_request("/mcp", "tools/call", params)
+        } else {
+            gateway.post("/mcp", Some(&session), &legacy_call(number, tool, json!({"message": words})))
+        };
+        let request = request.build().expect("a request");
+        match own.execute(request).await {
+            Ok(response) => {
+                let (status, answer) = read(response).await;
+                if status != 200 || answer["result"]["content"][0]["text"] != words {
+                    wrong.push(format!("{tool}: {status} {answer}"));
+                }
+            }
+            Err(error) => wrong.push(format!("{tool}: {error:?}")),
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    wrong
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_connections_do_not_notice_twenty_reloads() {
+    let ((_fixture, url), (_other, other)) = tokio::join!(a_fixture(), a_fixture());
+    let fixed = format!("demo: {{builtin: demo}}, fix: {{url: \"{url}\"}}");
+    // Every rewrite differs: a server that comes and goes, one that changes, a limit.
+    let config = |round: usize| {
+        let extra = if round.is_multiple_of(2) { "extra: {builtin: demo}, " } else { "" };
+        let other = format!("other: {{url: \"{other}\", timeout: {}s}}", 30 + round);
+        format!("mcpServers: {{{extra}{fixed}, {other}}}\nlimits: {{max_body: {}KiB}}\n", 4096 - round)
+    };
+    let gateway = Arc::new(Gateway::start(&config(0)).await);
+    gateway
+        .eventually("all are connected", async |g| g.get("/health").await.contains("\"connected\":4"))
+        .await;
+    let session = gateway.initialize("/mcp").await;
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let tasks: Vec<_> = (0..64)
+        .map(|n| tokio::spawn(hammer(gateway.clone(), n, session.clone(), stop.clone(), done.clone())))
+        .collect();
+
+    // Two streams run all the time: one of announcements, one of a call.
+    let listener = gateway.initialize("/mcp").await;
+    let mut announced = Events::of_session(&gateway, "/mcp", &listener).await;
+    let mut call = legacy_call("s", "fix__stream", json!({"n": 2000, "interval_ms": 10}));
+    call["params"]["_meta"] = json!({"progressToken": "p"});
+    let mut streamed = Events::open(gateway.post("/mcp", Some(&listener), &call)).await;
+    let going = Arc::new(AtomicBool::new(true));
+    let steps = {
+        let going = going.clone();
+        tokio::spawn(async move {
+            let mut next = 1;
+            while going.load(Ordering::Relaxed) {
+                let Some(note) = streamed.next().await else { panic!("the stream ended at {next}") };
+                if note["method"] == "notifications/progress" {
+                    assert_eq!(note["params"]["progress"], f64::from(next), "one step is missing");
+                    next += 1;
+                }
+            }
+            next
+        })
+    };
+    for round in 1..=20 {
+        let before = reloads(&gateway, "ok").await;
+        gateway.rewrite(&config(round));
+        gateway.eventually("it is reloaded", async |g| reloads(g, "ok").await > before).await;
+        let health = if round % 2 == 0 { "\"servers\":4" } else { "\"servers\":3" };
+        assert!(gateway.get("/health").await.contains(health), "{}", gateway.get("/health").await);
+        let tools = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"});
+        assert_eq!(announced.next().await, Some(tools), "round {round}");
+        let goal = done.load(Ordering::Relaxed) + 64;
+        gateway.eventually("calls go on", async |_| done.load(Ordering::Relaxed) >= goal).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut wrong = Vec::new();
+    for task in tasks {
+        wrong.extend(task.await.expect("no panic"));
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {} calls: {:#?}",
+        wrong.len(),
+        done.load(Ordering::Relaxed),
+        wrong.first()
+    );
+    going.store(false, Ordering::Relaxed);
+    assert!(steps.await.expect("the stream runs on") > 20);
+    assert_eq!(reloads(&gateway, "failed").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_faulty_file_changes_nothing_and_is_told_everywhere() {
+    let mut gateway = Gateway::start(DEMO).await;
+    assert!(gateway.get("/ready").await.contains("\"ready\":true"));
+    gateway.rewrite("mcpServers: {demo: {builtin: demo}, more: {bultin: demo}}\n");
+    gateway.eventually("it is counted", async |g| reloads(g, "failed").await == 1.0).await;
+    let ready = gateway.get("/ready").await;
+    assert!(ready.contains("configuration is faulty") && ready.contains("bultin"), "{ready}");
+    gateway.process.wait_for("the changed configuration is faulty");
+    let health: Value = serde_json::from_str(&gateway.get("/health").await).expect("JSON");
+    assert_eq!((&health["servers"], &health["tools"]), (&json!(1), &json!(5)));
+    assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
+
+    gateway.rewrite("mcpServers: {demo: {builtin: demo}, more: {builtin: demo}}\n");
+    gateway.eventually("the good one is taken", async |g| reloads(g, "ok").await == 1.0).await;
+    let ready = gateway.get("/ready").await;
+    assert!(ready.contains("\"ready\":true") && !ready.contains("faulty"), "{ready}");
+    gateway
+        .eventually("its server is there", async |g| {
+            g.call("more__echo", json!({"message": "hi"})).await.0 == 200
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_faulty_file_that_is_put_back_is_forgotten() {
+    let gateway = Gateway::start(DEMO).await;
+    gateway.rewrite("mcpServers: [\n");
+    gateway.eventually("it is counted", async |g| reloads(g, "failed").await == 1.0).await;
+    gateway.rewrite(DEMO);
+    gateway.eventually("all is well", async |g| !g.get("/ready").await.contains("faulty")).await;
+    assert_eq!(reloads(&gateway, "ok").await, 0.0, "nothing changed");
+}
+
+#[tokio::test]
+async fn sighup_reloads_too() {
+    let gateway = Gateway::start(DEMO).await;
+    // The file becomes a link: the watcher sees the link come, but not what changes behind it.
+    let link = gateway.folder.path().join("toolgate.yaml");
+    let target = tempfile::tempdir().expect("another folder");
+    let file = target.path().join("real.yaml");
+    std::fs::copy(&link, &file).expect("the file is copied");
+    std::fs::remove_file(&link).expect("the file is removed");
+    std::os::unix::fs::symlink(&file, &link).expect("a link is put in its place");
+    let text = std::fs::read_to_string(&file).expect("the file is read");
+    gateway.eventually("the link is read", async |g| g.get("/ready").await.contains("\"ready\":true")).await;
+    std::fs::write(&file, text.replace("{builtin: demo}", "{builtin: demo, prefix: d}"))
+        .expect("it is written");
+    gateway.process.signal(libc::SIGHUP);
+    gateway
+        .eventually("the change is there", async |g| {
+            g.call("d__echo", json!({"message": "hi"})).await.0 == 200
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn another_address_waits_for_a_restart_and_the_log_says_so() {
+    let mut gateway = Gateway::start(DEMO).await;
+    let file = gateway.folder.path().join("toolgate.yaml");
+    std::fs::write(&file, "listen: {address: \"127.0.0.1:1\"}\nmcpServers: {d: {builtin: demo}}\n")
+        .expect("it is written");
+    let line = gateway.process.wait_for("takes effect only after a restart");
+    assert!(line.contains("listen.address"), "{line}");
+    gateway
+        .eventually("the rest is taken over", async |g| {
+            g.call("d__echo", json!({"message": "hi"})).await.0 == 200
+        })
+        .await;
+}

@@ -1,0 +1,131 @@
+//! Legacy sessions: what an id is worth, and how a session ends.
+
+use serde_json::json;
+
+use crate::events::Events;
+use crate::harness::{Gateway, a_fixture, fixture, free_port, initialize, legacy_call, read};
+
+const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\n";
+
+/// Waits until a server is connected.
+async fn connected(gateway: &Gateway, server: &str) {
+    let metric = format!("toolgate_upstream_up{{server=\"{server}\"}}");
+    gateway.eventually(&format!("{server} is up"), async |g| g.has_metric(&metric, 1.0).await).await;
+}
+
+#[tokio::test]
+async fn a_session_belongs_to_the_endpoint_that_opened_it() {
+    let gateway = Gateway::start(DEMO).await;
+    let session = gateway.initialize("/servers/demo/mcp").await;
+    let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    assert_eq!(gateway.say("/servers/demo/mcp", &session, &ping).await.0, 200);
+    let (status, answer) = gateway.say("/mcp", &session, &ping).await;
+    assert_eq!((status, &answer["id"]), (404, &json!(1)), "{answer}");
+    let stream = gateway.http.get(gateway.url("/mcp")).header("mcp-session-id", &session);
+    assert_eq!(stream.send().await.expect("an answer").status(), 404);
+    let end = gateway.http.delete(gateway.url("/mcp")).header("mcp-session-id", &session);
+    assert_eq!(end.send().await.expect("an answer").status(), 404);
+    assert_eq!(gateway.say("/servers/demo/mcp", &session, &ping).await.0, 200, "it is still there");
+    let (status, _) = read(gateway.post("/mcp", None, &ping).send().await.expect("an answer")).await;
+    assert_eq!(status, 400, "a message without a session");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_ends_a_session_here_and_at_the_server() {
+    let (_fixture, url) = a_fixture().await;
+    let gateway = Gateway::start(&format!("mcpServers: {{fix: {{url: \"{url}\"}}}}\n")).await;
+    connected(&gateway, "fix").await;
+    let watcher = gateway.initialize("/mcp").await;
+    let session = gateway.initialize("/mcp").await;
+    // Nothing is opened at the server before something is asked of it.
+    let echo = legacy_call(1, "fix__echo", json!({"message": "hi"}));
+    assert_eq!(gateway.say("/mcp", &session, &echo).await.0, 200);
+    let before = gateway.count(&watcher, "fix", "http.DELETE").await;
+    let mut stream = Events::of_session(&gateway, "/mcp", &session).await;
+
+    let end = gateway.http.delete(gateway.url("/mcp")).header("mcp-session-id", &session);
+    assert_eq!(end.send().await.expect("an answer").status(), 204);
+    assert_eq!(stream.next().await, None, "its stream ends");
+    let (status, answer) = gateway.say("/mcp", &session, &echo).await;
+    assert_eq!(status, 404, "{answer}");
+    let told = "the server is told, once";
+    gateway.eventually(told, async |g| g.count(&watcher, "fix", "http.DELETE").await == before + 1).await;
+}
+
+#[tokio::test]
+async fn more_sessions_than_allowed_are_refused() {
+    let gateway = Gateway::start(&format!("{DEMO}limits: {{max_sessions: 2}}\n")).await;
+    let first = gateway.initialize("/mcp").await;
+    gateway.initialize("/servers/demo/mcp").await;
+    let open = async || {
+        read(gateway.post("/mcp", None, &initialize(json!({}))).send().await.expect("an answer")).await
+    };
+    let (status, answer) = open().await;
+    assert_eq!((status, &answer["error"]["code"]), (503, &json!(503)), "{answer}");
+    let end = gateway.http.delete(gateway.url("/mcp")).header("mcp-session-id", &first);
+    assert_eq!(end.send().await.expect("an answer").status(), 204);
+    assert_eq!(open().await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_sessions_are_swept_but_not_under_a_running_call() {
+    let gateway = Gateway::start(&format!("{DEMO}limits: {{session_ttl: 1s}}\n")).await;
+    let busy = gateway.initialize("/mcp").await;
+    for _ in 0..3 {
+        gateway.initialize("/mcp").await;
+    }
+    let listening = gateway.initialize("/mcp").await;
+    let mut stream = Events::of_session(&gateway, "/mcp", &listening).await;
+    let call = legacy_call(1, "demo__sleep", json!({"seconds": 6}));
+    let call = tokio::spawn(gateway.post("/mcp", Some(&busy), &call).send());
+    // Two stay: one has a call, and at one somebody listens.
+    gateway.eventually("idle ones go", async |g| g.has_metric("toolgate_sessions", 2.0).await).await;
+    let (status, answer) = read(call.await.expect("no panic").expect("an answer")).await;
+    assert_eq!(status, 200, "{answer}");
+    let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    assert_eq!(gateway.say("/mcp", &busy, &ping).await.0, 200, "it was in use until now");
+    let end = gateway.http.delete(gateway.url("/mcp")).header("mcp-session-id", &listening);
+    assert_eq!(end.send().await.expect("an answer").status(), 204);
+    assert_eq!(stream.next().await, None);
+    gateway.eventually("all are swept", async |g| g.has_metric("toolgate_sessions", 0.0).await).await;
+}
+
+#[tokio::test]
+async fn a_server_that_a_reload_adds_is_announced_once() {
+    let gateway = Gateway::start(DEMO).await;
+    let session = gateway.initialize("/mcp").await;
+    let mut stream = Events::of_session(&gateway, "/mcp", &session).await;
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+    let changed = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"});
+    for (config, tools) in [("mcpServers: {demo: {builtin: demo}, more: {builtin: demo}}\n", 10), (DEMO, 5)] {
+        gateway.rewrite(config);
+        assert_eq!(stream.next().await, Some(changed.clone()));
+        // Who looks at once sees it.
+        let (_, answer) = gateway.say("/mcp", &session, &list).await;
+        assert_eq!(answer["result"]["tools"].as_array().map(Vec::len), Some(tools), "{answer}");
+    }
+    let end = gateway.http.delete(gateway.url("/mcp")).header("mcp-session-id", &session);
+    assert_eq!(end.send().await.expect("an answer").status(), 204);
+    assert_eq!(stream.rest().await, Vec::<serde_json::Value>::new(), "not told twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_outlives_a_restart_of_the_server() {
+    let port = free_port();
+    let start = move || tokio::task::spawn_blocking(move || fixture(port).0);
+    let mut server = start().await.expect("it starts");
+    let url = format!("http://127.0.0.1:{port}/mcp");
+    let gateway = Gateway::start(&format!("mcpServers: {{fix: {{url: \"{url}\"}}}}\n")).await;
+    connected(&gateway, "fix").await;
+    for path in ["/mcp", "/servers/fix/mcp"] {
+        let tool = if path == "/mcp" { "fix__echo" } else { "echo" };
+        let echo = legacy_call(1, tool, json!({"message": "hi"}));
+        let session = gateway.initialize(path).await;
+        assert_eq!(gateway.say(path, &session, &echo).await.0, 200);
+        server.kill();
+        server = start().await.expect("it starts again");
+        connected(&gateway, "fix").await;
+        let (status, answer) = gateway.say(path, &session, &echo).await;
+        assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("hi")), "{answer}");
+    }
+}

@@ -1,0 +1,122 @@
+//! The end of the gateway: in good order at SIGTERM, and with nothing left behind at SIGKILL.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::events::Events;
+use crate::harness::{Gateway, a_fixture, legacy_call, python, read, root, stdio_fixture};
+use crate::procs;
+
+/// A stdio server as `npx` runs it: a shell, that starts the server and one thing more.
+fn nested_fixture() -> Value {
+    let line = format!("sleep 1234 & {} {} --stdio; true", python().display(), fixture_file());
+    json!({"command": "sh", "args": ["-c", line]})
+}
+
+fn fixture_file() -> String {
+    root().join("tests/fixture/server.py").display().to_string()
+}
+
+async fn house(pipe: Value) -> (Gateway, crate::harness::Process) {
+    let (fixture, url) = a_fixture().await;
+    let servers = json!({"fix": {"url": url}, "pipe": pipe, "demo": {"builtin": "demo"}});
+    let gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
+    gateway
+        .eventually("all are connected", async |g| g.get("/health").await.contains("\"connected\":3"))
+        .await;
+    (gateway, fixture)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_lets_calls_finish_and_ends_streams_in_good_order() {
+    let (mut gateway, _fixture) = house(stdio_fixture()).await;
+    let pipes = procs::children_running(gateway.process.id(), "--stdio");
+    assert_eq!(pipes.len(), 2, "a process for each era");
+    let session = gateway.initialize("/mcp").await;
+    let mut stream = Events::of_session(&gateway, "/mcp", &session).await;
+    let wanted = json!({"notifications": {"toolsListChanged": true}});
+    let mut listen = Events::open(gateway.modern_request("/mcp", "subscriptions/listen", wanted)).await;
+    assert_eq!(listen.next().await.expect("a message")["method"], "notifications/subscriptions/acknowledged");
+    let mut calls = Vec::new();
+    for server in ["fix", "pipe", "demo"] {
+        let call = legacy_call(server, &format!("{server}__sleep"), json!({"seconds": 2}));
+        calls.push((server, tokio::spawn(gateway.post("/mcp", Some(&session), &call).send())));
+    }
+    for server in ["fix", "pipe"] {
+        let what = format!("the call runs at {server}");
+        gateway.eventually(&what, async |g| g.count(&session, server, "sleep.started").await == 1).await;
+    }
+
+    let stopped = Instant::now();
+    gateway.process.signal(libc::SIGTERM);
+    assert_eq!(stream.next().await, None, "the session's stream ends");
+    let last = listen.rest().await.pop().expect("listen has a result");
+    assert_eq!((&last["id"], &last["result"]["resultType"]), (&json!(1), &json!("complete")), "{last}");
+    assert_eq!(last["result"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 1, "{last}");
+    for (server, call) in calls {
+        let (status, answer) = read(call.await.expect("no panic").expect("an answer")).await;
+        let text = answer["result"]["content"][0]["text"].as_str().unwrap_or_default();
+        assert!(status == 200 && text.starts_with("slept"), "{server}: {status} {answer}");
+    }
+    assert!(gateway.process.wait().success());
+    assert!(stopped.elapsed() < Duration::from_secs(15), "it took {:?}", stopped.elapsed());
+    procs::gone(&pipes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_stops_is_not_ready() {
+    let (mut gateway, _fixture) = house(stdio_fixture()).await;
+    let session = gateway.initialize("/mcp").await;
+    let call = legacy_call(1, "fix__sleep", json!({"seconds": 2}));
+    let call = gateway.post("/mcp", Some(&session), &call);
+    let call = tokio::spawn(async move { read(call.send().await.expect("an answer")).await });
+    gateway.eventually("the call runs", async |g| g.count(&session, "fix", "sleep.started").await == 1).await;
+    assert!(gateway.get("/ready").await.contains("\"ready\":true"));
+    gateway.process.signal(libc::SIGTERM);
+    gateway
+        .eventually("no load balancer sends more", async |g| match g.http.get(g.url("/ready")).send().await {
+            Ok(answer) => answer.status() == 503,
+            Err(_) => true,
+        })
+        .await;
+    assert!(!call.is_finished(), "that was while the call ran");
+    let (status, answer) = call.await.expect("no panic");
+    assert_eq!(status, 200, "{answer}");
+    assert!(gateway.process.wait().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_outlasts_the_drain_time_is_cut() {
+    let (fixture, url) = a_fixture().await;
+    let config = format!("mcpServers: {{fix: {{url: \"{url}\"}}}}\nlimits: {{drain: 1s}}\n");
+    let mut gateway = Gateway::start(&config).await;
+    gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
+    let session = gateway.initialize("/mcp").await;
+    let call = legacy_call(1, "fix__sleep", json!({"seconds": 600}));
+    let call = tokio::spawn(gateway.post("/mcp", Some(&session), &call).send());
+    gateway.eventually("the call runs", async |g| g.count(&session, "fix", "sleep.started").await == 1).await;
+    let stopped = Instant::now();
+    gateway.process.signal(libc::SIGTERM);
+    assert!(gateway.process.wait().success());
+    assert!(stopped.elapsed() < Duration::from_secs(15), "it took {:?}", stopped.elapsed());
+    assert!(gateway.process.output().contains("some requests were cut"), "{}", gateway.process.story());
+    drop((call, fixture));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_process_of_a_server_is_left_behind() {
+    for signal in [libc::SIGTERM, libc::SIGKILL] {
+        let (mut gateway, _fixture) = house(nested_fixture()).await;
+        let shells = procs::children_running(gateway.process.id(), "sh -c");
+        assert_eq!(shells.len(), 2, "a process for each era");
+        let all: Vec<u32> =
+            shells.iter().copied().chain(shells.iter().flat_map(|s| procs::children(*s))).collect();
+        let words = all.iter().map(|pid| procs::command_line(*pid)).collect::<Vec<_>>().join("\n");
+        assert_eq!((words.matches("sleep 1234 \n").count(), all.len()), (2, 6), "{words}");
+        gateway.process.signal(signal);
+        let status = gateway.process.wait();
+        assert_eq!(status.success(), signal == libc::SIGTERM, "{status}");
+        procs::gone(&all).await;
+    }
+}

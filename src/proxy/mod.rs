@@ -361,7 +361,7 @@ impl Gateway {
             _ => ctx.house.catalog.endpoint(path).cloned(),
         };
         ctx.origin = session.req_header().headers.get(http::header::ORIGIN).cloned();
-        let greeted = match intake::sound(session) {
+        let greeted = match intake::sound(session, ctx.house.plan.config.limits.max_header.as_usize()) {
             Ok(()) => ctx.house.plan.chain.greet(&intake::head(session)).await,
             Err(refusal) => Err(Stop {
                 filter: "intake",

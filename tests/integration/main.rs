@@ -3,5 +3,8 @@
 //! One binary for all integration tests: a second one would link the whole house again. `make test` sets up what
 //! they need (`tests/tools/setup`); a test whose tools are missing fails and says so.
 
+mod bad_input;
 mod harness;
+mod puppet;
 mod quickstart;
+mod raw;

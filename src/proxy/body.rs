@@ -32,7 +32,11 @@ pub async fn read(
         return Ok(Err(too_large(limit)));
     }
     if waits {
-        session.as_downstream_mut().write_continue_response().await.map_err(|error| error.into_down())?;
+        let downstream = session.as_downstream_mut();
+        let kept = downstream.get_keepalive();
+        downstream.write_continue_response().await.map_err(|error| error.into_down())?;
+        // Pingora takes this for an answer before the end of the body, after which it would close.
+        downstream.set_keepalive(kept);
     }
     match tokio::time::timeout(patience, collect(session, length, limit)).await {
         Ok(Ok(read)) => Ok(read),

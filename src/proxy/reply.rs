@@ -1,7 +1,7 @@
 //! Writing to the client: whole answers, refusals, streams of events, and answers that the house's own client
 //! brings.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use filters::Refusal;
@@ -24,6 +24,11 @@ use crate::protocol::{header, sse, wire};
 use crate::rooms::{Leash, Talk, Word};
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
+
+/// How long a client that sends a refused body may go on before the connection is closed.
+const LINGER: Duration = Duration::from_secs(2);
+/// The same for one that has stopped sending.
+const SILENCE: Duration = Duration::from_millis(100);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -121,7 +126,21 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
     if refusal.status == 405 {
         head.insert_header(ALLOW, HeaderValue::from_static("POST, GET, DELETE"))?;
     }
-    write(session, ctx, head, body).await
+    write(session, ctx, head, body).await?;
+    linger(session).await;
+    Ok(())
+}
+
+/// Reads what still comes of a refused body, for a moment. A connection that is closed over unread bytes is reset,
+/// and a client that is still writing then never reads the answer (RFC 9112 §9.6).
+async fn linger(session: &mut Session) {
+    let downstream = session.as_downstream_mut();
+    if downstream.as_http1().is_some() && downstream.get_keepalive().is_none() {
+        let rest = async {
+            while let Ok(Ok(Some(_))) = tokio::time::timeout(SILENCE, downstream.read_request_body()).await {}
+        };
+        let _ = tokio::time::timeout(LINGER, rest).await;
+    }
 }
 
 fn rest(refusal: &Refusal, request_id: u64) -> Bytes {

@@ -4,6 +4,7 @@
 //! they need (`tests/tools/setup`); a test whose tools are missing fails and says so.
 
 mod bad_input;
+mod bodies;
 mod harness;
 mod puppet;
 mod quickstart;

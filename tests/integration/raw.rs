@@ -120,6 +120,13 @@ impl Client {
         answer
     }
 
+    /// Sends bytes and that no more will come, and reads what there is to read.
+    pub async fn exchange_and_close(&mut self, bytes: &[u8]) -> Option<Answer> {
+        self.send(bytes).await;
+        self.writer.shutdown().await.expect("the gateway has not reset the connection");
+        self.answer().await
+    }
+
     /// The next answer; `None` when the connection ended without one.
     pub async fn answer(&mut self) -> Option<Answer> {
         in_time(read(&mut self.reader, &mut self.held)).await

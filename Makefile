@@ -38,7 +38,7 @@ integration: setup ## the real binary, real servers, real clients, the conforman
 bench: system ## what reading, judging, rebuilding and listing cost
 	$(CARGO) bench --workspace --locked
 
-load: setup ## calls a second and CPU a call: direct, nginx and Toolgate on the same upstream
+load: build ## calls a second and CPU a call: the server alone, nginx, Toolgate (needs nginx and wrk)
 	benches/load
 
 fixture: setup ## the test server with the conformance suite's names, at PORT=9100

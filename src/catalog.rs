@@ -357,7 +357,9 @@ fn pages(
     let chunks: Vec<&[Bytes]> =
         if entries.is_empty() { vec![&[][..]] } else { entries.chunks(PAGE).collect() };
     let count = chunks.len();
-    let fresh = listings.iter().filter_map(|listing| listing.ttl_ms).min().unwrap_or(0).min(FRESH);
+    // A part that does not say how long it is fresh is not fresh at all.
+    let parts = listings.iter().filter(|listing| !listing.items.is_empty());
+    let fresh = parts.map(|listing| listing.ttl_ms.unwrap_or(0)).min().unwrap_or(0).min(FRESH);
     // Only what every part calls public may be shared between callers (caching.mdx).
     let public = !listings.is_empty() && listings.iter().all(|listing| listing.public);
     let page = |(number, chunk): (usize, &[Bytes])| {

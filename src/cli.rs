@@ -72,6 +72,9 @@ pub fn main() -> ExitCode {
         Some(Command::Run { config }) => with_file(&config, run),
         Some(Command::Check { config }) => with_file(&config, |config, file| {
             print!("{}", summary(&config, file));
+            for warning in config.warnings() {
+                println!("warning: {warning}");
+            }
             ExitCode::SUCCESS
         }),
         Some(Command::Schema) => {
@@ -91,7 +94,7 @@ fn with_file(file: &Path, work: impl FnOnce(Config, &Path) -> ExitCode) -> ExitC
     match config::load(file) {
         Ok(config) => work(config, file),
         Err(faults) => {
-            eprint!("{faults}");
+            eprintln!("{faults}");
             ExitCode::from(2)
         }
     }
@@ -105,6 +108,9 @@ pub fn failed(error: &AppError) -> ExitCode {
 
 fn run(config: Config, file: &Path) -> ExitCode {
     telemetry::start(&config.log);
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let ran =
         App::build(config).and_then(|app| app.serve(Some(file.to_owned()), |app| announce(app, Some(file))));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
@@ -156,7 +162,11 @@ fn summary(config: &Config, file: &Path) -> String {
         let kind = match &server.kind {
             config::Kind::Builtin(_) => "built in".to_owned(),
             config::Kind::Http { url, .. } => format!("http   {url}"),
-            config::Kind::Stdio { command, args, .. } => format!("stdio  {command} {}", args.join(" ")),
+            config::Kind::Stdio { command, args, .. } => match args.len() {
+                0 => format!("stdio  {command}"),
+                // Not shown: they may hold secrets.
+                count => format!("stdio  {command} with {count} arguments"),
+            },
         };
         out.push_str(&format!("  server    {:<16} {kind}\n", name.to_string()));
     }

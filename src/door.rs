@@ -141,12 +141,12 @@ impl Door {
             Method::ToolsCall | Method::PromptsGet => {
                 let name =
                     rpc.name.ok_or_else(|| invalid(era, "name_missing", "params.name must be a string"))?;
-                let said = name.read(body).into_owned();
+                let said = name.read(body);
                 let tools = method == Method::ToolsCall;
                 let names = |era| if tools { &endpoint.view(era).tools } else { &endpoint.view(era).prompts };
-                let Some(target) = names(era).get(&said) else {
+                let Some(target) = names(era).get(&*said) else {
                     let what = if tools { "tool" } else { "prompt" };
-                    return Err(self.unknown(endpoint, era, what, &said, names(other(era)).get(&said)));
+                    return Err(self.unknown(endpoint, era, what, &said, names(other(era)).get(&*said)));
                 };
                 let target = target.clone();
                 self.to(led, &target, method, Some(name.span), told)

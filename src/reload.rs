@@ -45,15 +45,15 @@ impl Reload {
     }
 
     fn reload(&self, file: &Path) {
-        let faulty = |words: String| {
+        let faulty = |words: String, first: String| {
             tracing::error!(file = %file.display(), "the changed configuration is faulty, the old one goes on:\n{words}");
             self.door.metrics.reloaded(false);
-            let first = words.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-            self.state.set_config_fault(Some(first.trim().to_owned()));
+            self.state.set_config_fault(Some(first));
         };
         let new = match config::load(file) {
             Ok(new) => new,
-            Err(faults) => return faulty(faults.to_string()),
+            // Who may read `/ready` need not see lines of the file.
+            Err(faults) => return faulty(faults.to_string(), faults.brief().to_string()),
         };
         let before = self.door.registry.house().plan.clone();
         let changes = before.config.changes(&new);
@@ -67,7 +67,7 @@ impl Reload {
         let hash = new.hash.clone();
         let plan = match Plan::new(new, Some(&before)) {
             Ok(plan) => plan,
-            Err(error) => return faulty(error.to_string()),
+            Err(error) => return faulty(error.to_string(), error.to_string()),
         };
         self.door.registry.clone().adopt(plan);
         self.door.metrics.config(&hash);

@@ -39,10 +39,11 @@ impl Config {
         note(self.admin != new.admin, "admin.address", true);
         note(self.workers != new.workers, "workers", true);
         note(self.log.format != new.log.format, "log.format", true);
-        note(self.log.level != new.log.level, "log.level", false);
+        note(self.log.level != new.log.level, "log.level", true);
         note(self.cors != new.cors, "cors", false);
         for ((key, old), (_, new)) in self.limits.values().into_iter().zip(new.limits.values()) {
-            note(old != new, &format!("limits.{key}"), false);
+            // The one limit that a listener takes at its start.
+            note(old != new, &format!("limits.{key}"), key == "header_timeout");
         }
         named("server", &self.servers, &new.servers, &mut changes);
         named("toolset", &self.toolsets, &new.toolsets, &mut changes);

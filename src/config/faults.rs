@@ -4,6 +4,9 @@
 //! it can be logged and shown; it keeps neither the file nor any value of the environment.
 
 use std::fmt;
+use std::ops::Range;
+
+use super::source::Place;
 
 /// Faults past this many are not listed.
 pub(super) const MAX_FAULTS: usize = 64;
@@ -26,8 +29,10 @@ pub struct Fault {
     pub expected: String,
     /// More to know, in zero or more lines.
     pub help: String,
-    /// The line as it stands in the file, secrets blotted out.
+    /// The line as it stands in the file, or the part of it around the fault, secrets blotted out.
     pub source: String,
+    /// What of `source` is underlined, in characters.
+    under: Range<usize>,
 }
 
 /// All faults of a config file: never none, in the order of the file.
@@ -46,8 +51,6 @@ impl Faults {
 
     pub(super) fn new(name: &str, mut list: Vec<Fault>) -> Self {
         list.sort_by_key(|fault| (fault.line, fault.column));
-        // An alias or a merged key brings the same fault to several places.
-        list.dedup();
         let more = list.len() > MAX_FAULTS;
         list.truncate(MAX_FAULTS);
         Self { name: name.into(), list, more }
@@ -98,8 +101,15 @@ impl Fault {
     /// A fault of the file as a whole.
     pub(super) fn whole(message: impl Into<String>, help: impl Into<String>) -> Self {
         let (message, help) = (message.into(), help.into());
-        let (line, column, len, expected, source) = Default::default();
-        Self { line, column, len, message, expected, help, source }
+        let (line, column, len, expected, source, under) = Default::default();
+        Self { line, column, len, message, expected, help, source, under }
+    }
+
+    /// A fault at this place; `line` is what may be shown of the whole line there.
+    pub(super) fn at(place: Place, line: &str, message: String, expected: String, help: String) -> Self {
+        let Place { line: number, column, len } = place;
+        let (source, under) = crop(line, column - 1..column - 1 + len);
+        Self { line: number, column, len, message, expected, help, source, under }
     }
 
     fn show(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,12 +119,10 @@ impl Fault {
             writeln!(f, " --> {name}")?;
         } else {
             writeln!(f, "{:gutter$}--> {name}:{}:{}", "", self.line, self.column)?;
-            let (text, column, len) = crop(&self.source, self.column, self.len);
             writeln!(f, "{:gutter$} |", "")?;
-            writeln!(f, "{} | {text}", self.line)?;
-            let underline = "^".repeat(len);
-            let under =
-                format!("{:gutter$} | {:indent$}{underline} {}", "", "", self.expected, indent = column - 1);
+            writeln!(f, "{} | {}", self.line, self.source)?;
+            let (indent, underline) = (self.under.start, "^".repeat(self.under.len()));
+            let under = format!("{:gutter$} | {:indent$}{underline} {}", "", "", self.expected);
             writeln!(f, "{}", under.trim_end())?;
         }
         for (index, line) in self.help.lines().enumerate() {
@@ -125,34 +133,28 @@ impl Fault {
     }
 }
 
-/// The part of a line around the fault, with what would spoil the alignment (or the terminal) replaced.
-fn crop(line: &str, column: usize, len: usize) -> (String, usize, usize) {
-    let clean = |c: char| {
-        if c == '\t' {
-            ' '
-        } else if c.is_control() {
-            '\u{fffd}'
-        } else {
-            c
-        }
+/// The part of a line around what is underlined (both in characters), without what would spoil the alignment or
+/// the terminal.
+fn crop(line: &str, under: Range<usize>) -> (String, Range<usize>) {
+    let clean = |c: char| match c {
+        '\t' => ' ',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
     };
-    let chars: Vec<char> = line.trim_end().chars().map(clean).collect();
-    if chars.len() <= WIDTH {
-        return (chars.into_iter().collect(), column, len);
+    let length = line.trim_end().chars().count();
+    let chars = line.trim_end().chars().map(clean);
+    if length <= WIDTH {
+        return (chars.collect(), under);
     }
-    let from = (column - 1).saturating_sub(WIDTH / 3).min(chars.len() - WIDTH);
+    let from = under.start.saturating_sub(WIDTH / 3).min(length - WIDTH);
     let to = from + WIDTH;
-    let mut text: String = chars[from..to].iter().collect();
-    let mut column = column - from;
-    if from > 0 {
-        text.insert(0, '…');
-        column += 1;
-    }
-    if to < chars.len() {
-        text.push('…');
-    }
-    let room = (text.chars().count() + 1).saturating_sub(column).max(1);
-    (text, column, len.min(room))
+    let part: String = chars.skip(from).take(WIDTH).collect();
+    let (before, after) = (if from > 0 { "…" } else { "" }, if to < length { "…" } else { "" });
+    let shift = before.chars().count();
+    let start = under.start - from + shift;
+    // What goes on past the part is underlined as far as it shows.
+    let end = (under.end - from + shift).min(WIDTH + 2 * shift).max(start + 1);
+    (format!("{before}{part}{after}"), start..end)
 }
 
 #[cfg(test)]
@@ -161,7 +163,7 @@ mod tests {
 
     fn fault(line: usize, column: usize, len: usize, source: &str) -> Fault {
         let (message, expected) = ("unknown key `adress`".into(), "did you mean `address`?".into());
-        Fault { line, column, len, message, expected, help: "one\ntwo".into(), source: source.into() }
+        Fault::at(Place { line, column, len }, source, message, expected, "one\ntwo".into())
     }
 
     #[test]
@@ -182,8 +184,8 @@ error: unknown key `adress`
     }
 
     #[test]
-    fn faults_come_in_the_order_of_the_file_and_once() {
-        let faults = Faults::new("c", vec![fault(9, 1, 1, "x"), fault(2, 1, 1, "y"), fault(9, 1, 1, "x")]);
+    fn faults_come_in_the_order_of_the_file() {
+        let faults = Faults::new("c", vec![fault(9, 1, 1, "x"), fault(2, 1, 1, "y")]);
         assert_eq!(faults.list().iter().map(|fault| fault.line).collect::<Vec<_>>(), [2, 9]);
         assert!(faults.to_string().ends_with("\n\n2 faults in c"));
     }
@@ -191,19 +193,20 @@ error: unknown key `adress`
     #[test]
     fn a_long_line_is_cropped_around_the_fault() {
         let line = format!("{}adress{}", "a".repeat(500), "b".repeat(500));
-        let (text, column, len) = crop(&line, 501, 6);
-        let shown: String = text.chars().skip(column - 1).take(len).collect();
-        assert_eq!(shown, "adress");
-        assert_eq!(text.chars().count(), WIDTH + 2);
-        let (text, column, len) = crop(&line, 1000, 400);
-        assert!(
-            text.starts_with('…') && column <= text.chars().count() && column + len <= WIDTH + 3,
-            "{column} {len}"
-        );
+        for (under, shown, ends) in [(500..506, "adress", "……"), (0..3, "aaa", " …"), (990..1006, "b", "… ")]
+        {
+            let (text, cropped) = crop(&line, under);
+            let part: String = text.chars().skip(cropped.start).take(cropped.len()).collect();
+            assert!(part.starts_with(shown) && part.len() == cropped.len(), "{cropped:?} of {text}");
+            assert_eq!(text.starts_with('…'), ends.starts_with('…'), "{text}");
+            assert_eq!(text.ends_with('…'), ends.ends_with('…'), "{text}");
+        }
+        let (text, cropped) = crop(&line, 500..1006);
+        assert_eq!(cropped.end, text.chars().count(), "{text}");
     }
 
     #[test]
     fn a_line_cannot_play_with_the_terminal() {
-        assert_eq!(crop("a\tb\u{1b}[2J", 1, 1).0, "a b\u{fffd}[2J");
+        assert_eq!(crop("a\tb\u{1b}[2J", 0..1).0, "a b\u{fffd}[2J");
     }
 }

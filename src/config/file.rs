@@ -1,6 +1,6 @@
 //! The file as it is written, and its way to a [`Config`]: read, then checked as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -13,6 +13,8 @@ use super::listen::{Admin, Listen};
 use super::names::ServerName;
 use super::paste;
 use super::reader;
+use super::server::Server;
+use super::tree::Entry;
 use super::{Config, Toolset};
 
 /// The config file of Toolgate. `${VAR}` and `${VAR:-default}` are taken from the environment, in any value.
@@ -62,28 +64,7 @@ pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
     {
         admin.check(&listen, &spot);
     }
-    let block = root.child("mcpServers");
-    let servers = servers.into_iter().filter_map(|(name, written)| {
-        let spot = block.as_ref()?.child(&name)?;
-        let server = written.server(&name, &spot)?;
-        Some((name, server))
-    });
-    let servers = servers.collect();
-    let toolsets = toolsets.into_iter().filter_map(|(name, written)| {
-        let spot = root.child("toolsets")?.child(&name)?;
-        written.check(&spot);
-        if let Some(server) = block.as_ref()?.child(&name) {
-            let line = root.inquest.source().place(&server.key?.key_bytes).line;
-            let message = format!("{}: a server has this name too", spot.path);
-            spot.refuse_key(
-                message,
-                format!("the server is on line {line}"),
-                "both would be served at /servers/NAME/mcp",
-            );
-        }
-        Some((name, Toolset { tools: written.tools }))
-    });
-    let toolsets = toolsets.collect();
+    let (servers, toolsets) = (checked_servers(servers, root), checked_toolsets(toolsets, root));
     Some(Config {
         listen,
         admin,
@@ -96,6 +77,42 @@ pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
         hash: String::new(),
         path: None,
     })
+}
+
+/// What of them can be understood, without those that are switched off.
+fn checked_servers(
+    mut written: BTreeMap<ServerName, paste::Written>,
+    root: &Spot<'_>,
+) -> BTreeMap<ServerName, Server> {
+    let Some(block) = root.child("mcpServers") else { return BTreeMap::new() };
+    let servers = block.node.entries().iter().filter_map(|entry| {
+        let (name, written) = written.remove_entry(entry.key.as_str())?;
+        let server = written.server(&name, &block.under(entry))?;
+        Some((name, server))
+    });
+    servers.collect()
+}
+
+fn checked_toolsets(
+    mut written: BTreeMap<ServerName, WrittenToolset>,
+    root: &Spot<'_>,
+) -> BTreeMap<ServerName, Toolset> {
+    let Some(block) = root.child("toolsets") else { return BTreeMap::new() };
+    let servers = root.node.entry("mcpServers").map_or(&[][..], |entry| entry.node.entries());
+    let taken: HashMap<&str, &Entry> = servers.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+    let toolsets = block.node.entries().iter().filter_map(|entry| {
+        let (name, written) = written.remove_entry(entry.key.as_str())?;
+        let spot = block.under(entry);
+        written.check(&spot);
+        if let Some(server) = taken.get(name.as_str()) {
+            let line = root.inquest.source().place(&server.key_bytes).line;
+            let message = format!("{}: a server has this name too", spot.path);
+            let help = "both would be served at /servers/NAME/mcp";
+            spot.refuse_key(message, format!("the server is on line {line}"), help);
+        }
+        Some((name, Toolset { tools: written.tools }))
+    });
+    toolsets.collect()
 }
 
 impl WrittenToolset {

@@ -118,10 +118,16 @@ impl Written {
                 }
             }
         }
-        for (name, value) in &self.env {
-            let Some(spot) = spot.child("env").and_then(|env| env.child(name)) else { continue };
+        let env = spot.child("env");
+        for entry in env.iter().flat_map(|env| env.node.entries()) {
+            let Some((name, value)) = self.env.get_key_value(&entry.key) else { continue };
+            let spot = env.as_ref().expect("it has an entry").under(entry);
             if name.is_empty() || name.contains(['=', '\0']) {
-                spot.refuse_key("not the name of a variable", "expected a name without `=`", "");
+                spot.refuse_key(
+                    format!("{}: not the name of a variable", spot.path),
+                    "expected a name without `=`",
+                    "",
+                );
             } else if value.expose().contains('\0') {
                 spot.refuse("holds a zero byte", "no program can be given one");
             }
@@ -136,9 +142,17 @@ impl Written {
         for entry in spot.node.entries() {
             let (spot, name) = (spot.under(entry), entry.key.to_ascii_lowercase());
             if HeaderName::from_bytes(name.as_bytes()).is_err() {
-                spot.refuse_key("not the name of a header", "expected letters, digits and `-`", "");
+                spot.refuse_key(
+                    format!("{}: not the name of a header", spot.path),
+                    "expected letters, digits and `-`",
+                    "",
+                );
             } else if OWN_HEADERS.contains(&name.as_str()) {
-                spot.refuse_key(format!("the header `{name}` is the gateway's to set"), "remove it", "");
+                spot.refuse_key(
+                    format!("{}: the gateway sets this header itself", spot.path),
+                    "remove it",
+                    "",
+                );
             } else if !seen.insert(name) {
                 spot.refuse_key(format!("{}: set twice", spot.path), "header names have no case", "");
             } else if let Some(value) = self.headers.get(&entry.key) {

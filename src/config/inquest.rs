@@ -3,6 +3,7 @@
 //! It decides how a fault is placed and worded around its path, not what a fault is.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::env::{self, Environment};
@@ -16,6 +17,7 @@ use super::tree::{Entry, Node, Value};
 pub(super) struct Inquest<'t> {
     source: Source<'t>,
     faults: RefCell<Vec<Fault>>,
+    told: RefCell<HashSet<(usize, String)>>,
     blots: RefCell<Vec<Bytes>>,
     full: Cell<bool>,
 }
@@ -32,8 +34,8 @@ pub(super) struct Spot<'t> {
 
 impl<'t> Inquest<'t> {
     pub(super) fn new(source: Source<'t>) -> Self {
-        let (faults, blots, full) = Default::default();
-        Self { source, faults, blots, full }
+        let (faults, told, blots, full) = Default::default();
+        Self { source, faults, told, blots, full }
     }
 
     pub(super) fn source(&self) -> &Source<'t> {
@@ -47,7 +49,7 @@ impl<'t> Inquest<'t> {
 
     /// From here on these bytes are shown as `*`.
     pub(super) fn blot(&self, blots: Vec<Bytes>) {
-        self.blots.borrow_mut().extend(blots);
+        *self.blots.borrow_mut() = mask::merge(blots);
     }
 
     pub(super) fn wrong(&self, wrong: Wrong) {
@@ -66,20 +68,15 @@ impl<'t> Inquest<'t> {
     }
 
     pub(super) fn add(&self, bytes: &Bytes, message: String, expected: String, help: String) {
-        let place = self.source.place(bytes);
-        let fault = Fault {
-            line: place.line,
-            column: place.column,
-            len: place.len,
-            message,
-            expected,
-            help,
-            source: mask::line(&self.source, place.line, &self.blots.borrow()),
-        };
-        let mut faults = self.faults.borrow_mut();
-        if !faults.contains(&fault) {
-            faults.push(fault);
+        // An alias or a merged key brings the same fault to many places.
+        if self.is_full() || !self.told.borrow_mut().insert((bytes.start, message.clone())) {
+            return;
         }
+        let place = self.source.place(bytes);
+        let line = mask::line(&self.source, place.line, &self.blots.borrow());
+        let fault = Fault::at(place, &line, message, expected, help);
+        let mut faults = self.faults.borrow_mut();
+        faults.push(fault);
         self.full.set(faults.len() > MAX_FAULTS);
     }
 

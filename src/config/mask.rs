@@ -107,22 +107,37 @@ fn in_section(source: &Source<'_>, number: usize) -> bool {
     false
 }
 
-/// A line as it may be shown.
+/// In order and apart, as [`line`] takes them.
+pub(super) fn merge(mut blots: Vec<Bytes>) -> Vec<Bytes> {
+    blots.sort_by_key(|blot| (blot.start, blot.end));
+    let mut apart: Vec<Bytes> = Vec::with_capacity(blots.len());
+    for blot in blots {
+        match apart.last_mut() {
+            Some(last) if blot.start < last.end => last.end = last.end.max(blot.end),
+            _ => apart.push(blot),
+        }
+    }
+    apart
+}
+
+/// A line as it may be shown: as long as it was, in characters.
 pub(super) fn line(source: &Source<'_>, number: usize, blots: &[Bytes]) -> String {
     let (start, line) = (source.line_bytes(number).start, source.line(number));
-    let end = start + line.len();
-    let blots: Vec<&Bytes> = blots.iter().filter(|blot| blot.start < end && start < blot.end).collect();
+    let mut next = blots.partition_point(|blot| blot.end <= start);
     let mut shown = String::with_capacity(line.len());
     let mut name = false;
     for (at, c) in line.char_indices() {
-        let at = start + at;
         // The name of a variable is no secret, its default may be one.
-        let opens = line[at - start..].starts_with("${");
-        name = opens || name && c != ':' && c != '}';
+        name = line[at..].starts_with("${") || name && c != ':' && c != '}';
+        let at = start + at;
+        while blots.get(next).is_some_and(|blot| blot.end <= at) {
+            next += 1;
+        }
+        let blot = blots.get(next).filter(|blot| blot.contains(&at));
         let quote =
-            matches!(c, '"' | '\'') && blots.iter().any(|blot| blot.start == at || blot.end == at + 1);
-        let blot = blots.iter().any(|blot| blot.contains(&at)) && !name && !quote && !" {}[],".contains(c);
-        shown.push(if blot { '*' } else { c });
+            blot.is_some_and(|blot| matches!(c, '"' | '\'') && (blot.start == at || blot.end == at + 1));
+        let hidden = blot.is_some() && !name && !quote && !" {}[],".contains(c);
+        shown.push(if hidden { '*' } else { c });
     }
     shown
 }
@@ -154,7 +169,7 @@ mod tests {
         ] {
             let source = Source::new(line);
             let Ok((Some(root), _)) = plant::plant(&source, line) else { panic!("not YAML: {line}") };
-            assert_eq!(super::line(&source, 1, &secrets(&root, &source)), shown);
+            assert_eq!(super::line(&source, 1, &merge(secrets(&root, &source))), shown);
         }
     }
 
@@ -162,7 +177,7 @@ mod tests {
     fn in_a_file_that_is_not_yaml_secrets_are_guessed() {
         let text = "a:\n  env:\n    # c\n    X: 'abc\n  url: x: y\nauthorization: a: b\nenv: {A: b}}\n";
         let source = Source::new(text);
-        let shown = |number| super::line(&source, number, &guess(&source, number));
+        let shown = |number| super::line(&source, number, &merge(guess(&source, number)));
         assert_eq!(shown(4), "    X: ****");
         assert_eq!(shown(5), "  url: x: y");
         assert_eq!(shown(6), "authorization: ** *");

@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod bodies;
+#[path = "../config_faults/mod.rs"]
+mod config_faults;
 mod harness;
 mod puppet;
 mod quickstart;

@@ -4,6 +4,7 @@
 //! and a JSON answer up to [`HELD`], so that a wrong one can still become a clean error.
 
 use bytes::{Bytes, BytesMut};
+use filters::Era;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use pingora::http::ResponseHeader;
 
@@ -27,6 +28,9 @@ pub struct Watch {
     readdress: bool,
     passed: usize,
     answered: bool,
+    /// A stream may end before its answer: the client can come back for the rest.
+    resumable: bool,
+    modern: bool,
     /// The answer was an error.
     pub saw_error: bool,
 }
@@ -56,8 +60,11 @@ impl Watch {
         let limit = leave.server.max_response;
         let form = match (status, kind.as_str()) {
             (401 | 403, _) if !leave.server.passthrough => return Err(UpstreamError::Credentials(status)),
-            (200..=299, "application/json") if length.is_some_and(|length| length > limit) => {
+            (200..=599, "application/json") if length.is_some_and(|length| length > limit) => {
                 return Err(UpstreamError::TooLarge(limit));
+            }
+            (200..=299, "application/json") if leave.id.is_some() && length == Some(0) => {
+                return Err(UpstreamError::Nonsense("the answer is empty".into()));
             }
             (200..=299, "application/json") if leave.id.is_some() => {
                 Form::Json { held: BytesMut::new(), open: false }
@@ -80,8 +87,20 @@ impl Watch {
             readdress: leave.readdress,
             passed: 0,
             answered: false,
+            resumable: false,
+            modern: leave.era == Era::Modern,
             saw_error: false,
         })
+    }
+
+    /// Whether nothing of the body went out yet, so that another can take its place.
+    pub fn is_held(&self) -> bool {
+        matches!(self.form, Form::Json { open: false, .. })
+    }
+
+    /// Whether the answer must be whole within the time of a call; a stream may take longer, if it is not silent.
+    pub fn is_bounded(&self) -> bool {
+        matches!(self.form, Form::Json { .. })
     }
 
     /// Takes the next piece of the body and gives what may go out now.
@@ -125,6 +144,7 @@ impl Watch {
                 while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(limit))? {
                     let seen = look(&event, self.id.as_deref(), self.readdress, &self.server)?;
                     self.answered |= seen.answer;
+                    self.resumable |= seen.id && !self.modern;
                     self.saw_error |= seen.error;
                     let event = seen.replacement.unwrap_or(event);
                     match (&mut out, single.take()) {
@@ -136,6 +156,9 @@ impl Watch {
                             out = Some(both);
                         }
                     }
+                }
+                if end && self.id.is_some() && !self.answered && !self.resumable {
+                    return Err(UpstreamError::Nonsense("the stream ended without an answer".into()));
                 }
                 Ok(Some(out.map(BytesMut::freeze).or(single).unwrap_or_default()))
             }
@@ -169,17 +192,22 @@ fn fits(read: &wire::Incoming, message: &[u8], id: Option<&[u8]>) -> Result<(), 
 struct Seen {
     answer: bool,
     error: bool,
+    /// The event has an id.
+    id: bool,
     replacement: Option<Bytes>,
 }
 
 fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> Result<Seen, UpstreamError> {
     let read = sse::read(event);
-    let Some(data) = read.data.filter(|data| !data.is_empty()) else { return Ok(Seen::default()) };
+    let id_there = read.id.is_some();
+    let Some(data) = read.data.filter(|data| !data.is_empty()) else {
+        return Ok(Seen { id: id_there, ..Seen::default() });
+    };
     let message = wire::read(&data)
         .ok_or_else(|| UpstreamError::Nonsense("an event of the stream is not a JSON-RPC message".into()))?;
     if message.is_answer() {
         fits(&message, &data, id)?;
-        return Ok(Seen { answer: true, error: message.error.is_some(), replacement: None });
+        return Ok(Seen { answer: true, error: message.error.is_some(), ..Seen::default() });
     }
     let replacement = match message.id {
         Some(at) if readdress && message.is_request() => {
@@ -188,5 +216,5 @@ fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> R
         }
         _ => None,
     };
-    Ok(Seen { replacement, ..Seen::default() })
+    Ok(Seen { id: id_there, replacement, ..Seen::default() })
 }

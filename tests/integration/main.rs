@@ -8,6 +8,7 @@ mod bodies;
 #[path = "../config_faults/mod.rs"]
 mod config_faults;
 mod harness;
+mod hostile;
 mod puppet;
 mod quickstart;
 mod raw;

@@ -92,9 +92,9 @@ impl Case {
                 if message["jsonrpc"] != "2.0" || error["code"] != *code || !spoken {
                     return fail(&format!("expected code {code}"));
                 }
-                if *code == UNSUPPORTED && error["data"]["supported"] != json!(["2026-07-28"])
-                    || *code == UNSUPPORTED && !error["data"]["requested"].is_string()
-                {
+                let data = &error["data"];
+                let named = data["supported"] == json!(["2026-07-28"]) && data["requested"].is_string();
+                if *code == UNSUPPORTED && !named {
                     return fail("expected the revisions in data");
                 }
                 if message.get("id") != id.as_ref() {

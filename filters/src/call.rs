@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, Method};
 
 use crate::json::Span;
-use crate::rpc::{self, Rpc, Unreadable, Why};
+use crate::rpc::{self, Kind, Rpc, Unreadable, Why};
 use crate::verdict::{Refusal, code};
 
 /// Header names of MCP over HTTP (2026-07-28, basic/transports/streamable-http).
@@ -95,8 +95,10 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// The id to answer under. That of a response is the server's own: an error under it would answer whatever
+    /// the client itself asked under the same id.
     pub fn id(&self) -> Option<Span> {
-        self.rpc.id
+        self.rpc.id.filter(|_| self.rpc.kind == Kind::Request)
     }
 }
 
@@ -112,6 +114,9 @@ impl From<Unreadable> for Refused {
         let code = match unreadable.why {
             Why::Json(fault) if fault.what == crate::json::Flaw::Depth => code::INVALID_REQUEST,
             Why::Json(_) => code::PARSE,
+            // JSON-RPC 2.0 §5.1: the request is one, only its parameters are not those of the method.
+            Why::String(_) => code::INVALID_PARAMS,
+            Why::Object(what) if what != "params" => code::INVALID_PARAMS,
             _ => code::INVALID_REQUEST,
         };
         let reason = match unreadable.why {

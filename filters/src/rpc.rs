@@ -318,7 +318,8 @@ impl Sight {
         };
         debug_assert!(id.is_none_or(|id| id.end <= body.len()));
         match wrong {
-            Err(why) => Err(Unreadable { id, why }),
+            // The id of a response is the other side's: nothing here may be answered under it.
+            Err(why) => Err(Unreadable { id: id.filter(|_| self.method.is_some() || !self.outcome), why }),
             Ok(kind) => Ok(Rpc {
                 kind,
                 id,

@@ -81,7 +81,7 @@ pub struct Incoming {
 
 impl Incoming {
     pub fn is_answer(&self) -> bool {
-        self.method.is_none() && (self.result.is_some() || self.error.is_some())
+        self.method.is_none() && (self.result.is_some() != self.error.is_some())
     }
 
     /// A request of the server to the client (legacy: sampling, elicitation, roots, ping).
@@ -90,14 +90,23 @@ impl Incoming {
     }
 }
 
-/// Reads a message of a server: one JSON object with `jsonrpc` "2.0".
+/// Reads a message of a server: one JSON object with `jsonrpc` "2.0", and no member twice that is read here.
 pub fn read(message: &[u8]) -> Option<Incoming> {
     let mut reader = Reader::new(message, DEPTH_CEILING).ok()?;
     let mut incoming = Incoming::default();
-    let mut sound = false;
+    let (mut sound, mut twice) = (false, false);
     reader
         .object(|r, key| {
-            match &*key.read(message) {
+            let key = key.read(message);
+            twice |= match &*key {
+                "id" => incoming.id.is_some(),
+                "method" => incoming.method.is_some(),
+                "params" => incoming.params.is_some(),
+                "result" => incoming.result.is_some(),
+                "error" => incoming.error.is_some(),
+                _ => false,
+            };
+            match &*key {
                 "jsonrpc" => sound = r.peek()? == b'"' && r.string()?.is(message, "2.0"),
                 "id" => incoming.id = Some(r.value()?),
                 "method" if r.peek()? == b'"' => incoming.method = Some(r.string()?),
@@ -110,7 +119,7 @@ pub fn read(message: &[u8]) -> Option<Incoming> {
         })
         .ok()?;
     reader.end().ok()?;
-    sound.then_some(incoming)
+    (sound && !twice).then_some(incoming)
 }
 
 /// Whether two ids as written mean the same: the same bytes, or strings that say the same in other escapes.

@@ -4,6 +4,7 @@
 //! and a JSON answer up to [`HELD`], so that a wrong one can still become a clean error.
 
 use bytes::{Bytes, BytesMut};
+use filters::Era;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use pingora::http::ResponseHeader;
 
@@ -30,6 +31,9 @@ pub struct Watch {
     answered: bool,
     /// When the server last said something of the call; none while it waits for its client's answer.
     heard: Option<Instant>,
+    /// A stream may end before its answer: the client can come back for the rest.
+    resumable: bool,
+    modern: bool,
     /// The answer was an error.
     pub saw_error: bool,
 }
@@ -59,8 +63,11 @@ impl Watch {
         let limit = leave.server.max_response;
         let form = match (status, kind.as_str()) {
             (401 | 403, _) if !leave.server.passthrough => return Err(UpstreamError::Credentials(status)),
-            (200..=299, "application/json") if length.is_some_and(|length| length > limit) => {
+            (200..=599, "application/json") if length.is_some_and(|length| length > limit) => {
                 return Err(UpstreamError::TooLarge(limit));
+            }
+            (200..=299, "application/json") if leave.id.is_some() && length == Some(0) => {
+                return Err(UpstreamError::Nonsense("the answer is empty".into()));
             }
             (200..=299, "application/json") if leave.id.is_some() => {
                 Form::Json { held: BytesMut::new(), open: false }
@@ -84,8 +91,20 @@ impl Watch {
             passed: 0,
             answered: false,
             heard: Some(Instant::now()),
+            resumable: false,
+            modern: leave.era == Era::Modern,
             saw_error: false,
         })
+    }
+
+    /// Whether nothing of the body went out yet, so that another can take its place.
+    pub fn is_held(&self) -> bool {
+        matches!(self.form, Form::Json { open: false, .. })
+    }
+
+    /// Whether the answer must be whole within the time of a call; a stream may take longer, if it is not silent.
+    pub fn is_bounded(&self) -> bool {
+        matches!(self.form, Form::Json { .. })
     }
 
     /// Takes the next piece of the body and gives what may go out now.
@@ -132,6 +151,7 @@ impl Watch {
                     if let Some(asks) = seen.said {
                         self.heard = (!asks).then(Instant::now);
                     }
+                    self.resumable |= seen.id && !self.modern;
                     self.saw_error |= seen.error;
                     let event = seen.replacement.unwrap_or(event);
                     match (&mut out, single.take()) {
@@ -143,6 +163,9 @@ impl Watch {
                             out = Some(both);
                         }
                     }
+                }
+                if end && self.id.is_some() && !self.answered && !self.resumable {
+                    return Err(UpstreamError::Nonsense("the stream ended without an answer".into()));
                 }
                 // Comments keep a connection open, but they are no answer.
                 let patience = self.server.timeout;
@@ -184,23 +207,32 @@ struct Seen {
     error: bool,
     /// It was a message; whether one that asks the client.
     said: Option<bool>,
+    /// The event has an id.
+    id: bool,
     replacement: Option<Bytes>,
 }
 
 fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> Result<Seen, UpstreamError> {
     let read = sse::read(event);
+    let id_there = read.id.is_some();
     // Several servers share the endpoint: a stream can only be resumed at the one that began it.
     let place = read.id.as_deref().filter(|id| readdress && !id.is_empty());
     let place = place.map(|id| announce::event_id(id, server));
     let replacement = place.as_deref().map(|place| sse::with_id(event, place));
     let Some(data) = read.data.filter(|data| !data.is_empty()) else {
-        return Ok(Seen { replacement, ..Seen::default() });
+        return Ok(Seen { id: id_there, replacement, ..Seen::default() });
     };
     let message = wire::read(&data)
         .ok_or_else(|| UpstreamError::Nonsense("an event of the stream is not a JSON-RPC message".into()))?;
     if message.is_answer() {
         fits(&message, &data, id)?;
-        return Ok(Seen { answer: true, error: message.error.is_some(), said: Some(false), replacement });
+        return Ok(Seen {
+            answer: true,
+            error: message.error.is_some(),
+            said: Some(false),
+            id: id_there,
+            replacement,
+        });
     }
     let replacement = match message.id {
         Some(at) if readdress && message.is_request() => {
@@ -209,5 +241,5 @@ fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> R
         }
         _ => replacement,
     };
-    Ok(Seen { said: Some(message.is_request()), replacement, ..Seen::default() })
+    Ok(Seen { said: Some(message.is_request()), id: id_there, replacement, ..Seen::default() })
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use filters::Refusal;
 use http::header::{CONTENT_LENGTH, EXPECT};
+use pingora::ErrorType;
 use pingora::proxy::Session;
 
 /// What Pingora's retry buffer can hold (`BODY_BUF_LIMIT`, not public).
@@ -31,15 +32,29 @@ pub async fn read(
         return Ok(Err(too_large(limit)));
     }
     if waits {
-        session.as_downstream_mut().write_continue_response().await?;
+        let downstream = session.as_downstream_mut();
+        let kept = downstream.get_keepalive();
+        downstream.write_continue_response().await.map_err(|error| error.into_down())?;
+        // Pingora takes this for an answer before the end of the body, after which it would close.
+        downstream.set_keepalive(kept);
     }
     match tokio::time::timeout(patience, collect(session, length, limit)).await {
-        Ok(read) => read,
-        Err(_) => {
-            let words = format!("the body did not arrive within {patience:?}");
-            Ok(Err(Refusal::http(408, "body_timeout", words).closing()))
-        }
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(error)) => match error.etype() {
+            ErrorType::ReadError => Err(error.into_down()),
+            ErrorType::ReadTimedout => Ok(Err(too_slow(patience))),
+            // What follows on the connection could be taken for another request.
+            _ => {
+                let words = "the body ends early, or its chunks are not as RFC 9112 has them";
+                Ok(Err(Refusal::http(400, "body_broken", words).closing()))
+            }
+        },
+        Err(_) => Ok(Err(too_slow(patience))),
     }
+}
+
+fn too_slow(patience: Duration) -> Refusal {
+    Refusal::http(408, "body_timeout", format!("the body did not arrive within {patience:?}")).closing()
 }
 
 async fn collect(

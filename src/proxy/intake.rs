@@ -34,8 +34,12 @@ pub fn head(session: &Session) -> Head<'_> {
 
 /// Refuses what two HTTP readers could take differently (RFC 9112 §6.3, request smuggling), and what MCP has no
 /// use for.
-pub fn sound(session: &Session) -> Result<(), Refusal> {
+pub fn sound(session: &Session, max_header: usize) -> Result<(), Refusal> {
     let request = session.req_header();
+    if request.raw_path().len() > max_header {
+        let words = format!("the request target is longer than the limit of {max_header} bytes");
+        return Err(Refusal::http(414, "target_too_long", words).closing());
+    }
     let bad = |reason, words: &'static str| Err(Refusal::http(400, reason, words).closing());
     if request.headers.contains_key(UPGRADE) {
         return bad("upgrade", "this endpoint does not upgrade connections");

@@ -211,6 +211,13 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> pingora::Result<Option<Duration>> {
         let Some(watch) = &mut ctx.watch else { return Ok(None) };
+        if let (true, Some(sent), Some(leave)) = (watch.is_bounded(), ctx.sent_at, &ctx.leave)
+            && sent.elapsed() > leave.server.timeout
+        {
+            // Each byte came in time, but not the answer.
+            let error = UpstreamError::TimedOut(leave.server.timeout);
+            return Err(failed(ctx, &error));
+        }
         match watch.pass(body.take(), end_of_stream) {
             Ok(piece) => {
                 *body = piece;
@@ -364,7 +371,7 @@ impl Gateway {
             _ => ctx.house.catalog.endpoint(path).cloned(),
         };
         ctx.origin = session.req_header().headers.get(http::header::ORIGIN).cloned();
-        let greeted = match intake::sound(session) {
+        let greeted = match intake::sound(session, ctx.house.plan.config.limits.max_header.as_usize()) {
             Ok(()) => ctx.house.plan.chain.greet(&intake::head(session)).await,
             Err(refusal) => Err(Stop {
                 filter: "intake",

@@ -1,7 +1,7 @@
 //! Writing to the client: whole answers, refusals, streams of events, and answers that the house's own client
 //! brings.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use filters::Refusal;
@@ -24,6 +24,11 @@ use crate::protocol::{header, sse, wire};
 use crate::rooms::{Leash, Talk, Word};
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
+
+/// How long a client that sends a refused body may go on before the connection is closed.
+const LINGER: Duration = Duration::from_secs(2);
+/// The same for one that has stopped sending.
+const SILENCE: Duration = Duration::from_millis(100);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -102,13 +107,23 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
     if let Some(begun) = session.response_written() {
         let streams =
             begun.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
+        let message = wire::refusal(ctx.id.as_deref(), refusal);
+        let length = begun.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        if !streams && ctx.watch.as_ref().is_some_and(Watch::is_held) {
+            // The status is gone but nothing of the body; white space fills up a length that was promised.
+            let missing = length.unwrap_or(message.len()).checked_sub(message.len());
+            if let Some(missing) = missing {
+                let body = [&message[..], &vec![b' '; missing]].concat();
+                return session.write_response_body(Some(body.into()), true).await;
+            }
+        }
         if !streams {
             return Error::e_explain(
                 ErrorType::InternalError,
                 "the answer broke off after its head was sent",
             );
         }
-        let event = sse::message(&wire::refusal(ctx.id.as_deref(), refusal));
+        let event = sse::message(&message);
         return session.write_response_body(Some(event), true).await;
     }
     if refusal.close {
@@ -121,7 +136,21 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
     if refusal.status == 405 {
         head.insert_header(ALLOW, HeaderValue::from_static("POST, GET, DELETE"))?;
     }
-    write(session, ctx, head, body).await
+    write(session, ctx, head, body).await?;
+    linger(session).await;
+    Ok(())
+}
+
+/// Reads what still comes of a refused body, for a moment. A connection that is closed over unread bytes is reset,
+/// and a client that is still writing then never reads the answer (RFC 9112 §9.6).
+async fn linger(session: &mut Session) {
+    let downstream = session.as_downstream_mut();
+    if downstream.as_http1().is_some() && downstream.get_keepalive().is_none() {
+        let rest = async {
+            while let Ok(Ok(Some(_))) = tokio::time::timeout(SILENCE, downstream.read_request_body()).await {}
+        };
+        let _ = tokio::time::timeout(LINGER, rest).await;
+    }
 }
 
 fn rest(refusal: &Refusal, request_id: u64) -> Bytes {
@@ -245,13 +274,35 @@ pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Do
     let mut extra = outgoing::request(&session.req_header().headers, &leave, seat.as_ref())?.headers.clone();
     extra.remove(CONTENT_LENGTH);
     extra.remove(http::header::HOST);
+    if seat.is_some() {
+        // The house's client says these itself, and they change with the seat.
+        extra.remove(header::SESSION);
+        extra.remove(header::PROTOCOL_VERSION);
+    }
     ctx.sent_at = Some(Instant::now());
-    let (server, era, body) = (leave.server.clone(), leave.era, leave.body.clone());
+    let (server, era, body, client) =
+        (leave.server.clone(), leave.era, leave.body.clone(), leave.session.clone());
     let (pieces, mut arriving) = mpsc::channel::<Result<Piece, UpstreamError>>(4);
     let task = door.core.spawn(async move {
         let Some(http) = server.upstream.http() else { return };
         let patience = server.timeout;
-        let mut response = match http.send(era, seat.as_ref(), extra, body, patience).await {
+        let mut sent = http.send(era, seat.as_ref(), extra.clone(), body.clone(), patience).await;
+        let forgotten = |sent: &Result<reqwest::Response, _>| {
+            let sat = seat.as_ref().is_some_and(|seat| seat.session.is_some());
+            sat && sent.as_ref().is_ok_and(|response| response.status() == 404)
+        };
+        if let (true, Some(client), Some(seat)) = (forgotten(&sent), &client, &seat) {
+            // It answered without looking at the call: once more, with a new seat.
+            client.forget(&server, seat).await;
+            sent = match client.seat(&server).await {
+                Ok(new) => http.send(era, Some(&new), extra, body, patience).await,
+                Err(error) => Err(error),
+            };
+            if forgotten(&sent) {
+                sent = Err(UpstreamError::Forgotten);
+            }
+        }
+        let mut response = match sent {
             Ok(response) => response,
             Err(error) => return drop(pieces.send(Err(error)).await),
         };
@@ -274,6 +325,8 @@ pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Do
     });
     let _leash = Leash(task.abort_handle());
     let mut watch: Option<Watch> = None;
+    // The head waits for the first byte of a body that is judged first, so that the status can still be an error.
+    let mut waiting: Option<Box<ResponseHeader>> = None;
     loop {
         let piece = tokio::select! {
             piece = arriving.recv() => piece,
@@ -302,22 +355,42 @@ pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Do
                         }
                         outgoing::response(&mut head);
                         stamp(&mut head, ctx)?;
-                        session.write_response_header(Box::new(head), false).await?;
+                        if watch.as_ref().is_some_and(Watch::is_held) {
+                            waiting = Some(Box::new(head));
+                        } else {
+                            session.write_response_header(Box::new(head), false).await?;
+                        }
                         Ok(None)
                     }
                     Err(error) => Err(error),
                 }
             }
+            (Some(Ok(Piece::Body(_))), Some(watch))
+                if watch.is_bounded()
+                    && ctx.sent_at.is_some_and(|at| at.elapsed() > leave.server.timeout) =>
+            {
+                Err(UpstreamError::TimedOut(leave.server.timeout))
+            }
             (Some(Ok(Piece::Body(bytes))), Some(watch)) => watch.pass(Some(bytes), false),
             (Some(Ok(Piece::End)), Some(watch)) => match watch.pass(None, true) {
-                Ok(rest) => return session.write_response_body(rest, true).await,
+                Ok(rest) => {
+                    if let Some(head) = waiting.take() {
+                        session.write_response_header(head, false).await?;
+                    }
+                    return session.write_response_body(rest, true).await;
+                }
                 Err(error) => Err(error),
             },
             (Some(Err(error)), _) => Err(error),
             _ => Err(UpstreamError::Nonsense("the answer ended early".into())),
         };
         match step {
-            Ok(Some(bytes)) if !bytes.is_empty() => session.write_response_body(Some(bytes), false).await?,
+            Ok(Some(bytes)) if !bytes.is_empty() => {
+                if let Some(head) = waiting.take() {
+                    session.write_response_header(head, false).await?;
+                }
+                session.write_response_body(Some(bytes), false).await?;
+            }
             Ok(_) => {}
             Err(error) => return carry_failed(session, ctx, leave, error).await,
         }

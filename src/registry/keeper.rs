@@ -1,6 +1,7 @@
 //! Keeps one server: greets it in both eras, reads its lists, follows its announcements, checks its health, and
 //! starts over with growing pauses when it is gone.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -186,6 +187,7 @@ async fn lists(server: &Server, era: Era, hello: &Hello) -> Result<Lists, Upstre
 async fn listing(server: &Server, era: Era, kind: Kind) -> Result<Listing, UpstreamError> {
     let mut listing = Listing { items: Vec::new(), ttl_ms: None, public: true };
     let mut cursor: Option<String> = None;
+    let mut met = HashSet::new();
     for _ in 0..MAX_PAGES {
         let rest = cursor.as_ref().map(|cursor| format!(r#""cursor":{}"#, quote(cursor))).unwrap_or_default();
         let ask = Ask {
@@ -217,7 +219,8 @@ async fn listing(server: &Server, era: Era, kind: Kind) -> Result<Listing, Upstr
             break;
         }
         match page.next {
-            Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
+            // Pages that lead back to one that was read lead nowhere else.
+            Some(next) if met.insert(next.clone()) => cursor = Some(next),
             _ => break,
         }
     }

@@ -3,6 +3,8 @@
 //! One binary for all integration tests: a second one would link the whole house again. `make test` sets up what
 //! they need (`tests/tools/setup`); a test whose tools are missing fails and says so.
 
+mod bad_input;
+mod bodies;
 mod clients;
 mod commands;
 #[path = "../config_faults/mod.rs"]
@@ -12,9 +14,12 @@ mod events;
 mod fake;
 mod five;
 mod harness;
+mod hostile;
 mod losses;
 mod procs;
+mod puppet;
 mod quickstart;
+mod raw;
 mod real_servers;
 mod reload;
 mod running_calls;

@@ -1,0 +1,229 @@
+//! Answers that are none.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{House, Status, Trick, ask, house, judge, play, works};
+use crate::puppet::{Act, Puppet, Seen, answer, http, json_answer};
+
+/// Says a body as JSON under the request's id, which stands in it as `ID`.
+fn says(seen: &Seen, body: &str) -> Act {
+    Act::Say(json_answer(&body.replace("ID", &seen.body["id"].to_string())))
+}
+
+fn sound(seen: &Seen) -> String {
+    answer(seen, &json!({"content": [], "resultType": "complete"}))
+}
+
+fn kind(status: &str, kind: &str, body: &str) -> Act {
+    Act::Say(http(status, &[&format!("Content-Type: {kind}")], body))
+}
+
+fn with(seen: &Seen, headers: &[&str]) -> Vec<u8> {
+    http("200 OK", &[&["Content-Type: application/json"], headers].concat(), &sound(seen))
+}
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+
+/// Answered by 502.
+fn nonsense() -> Vec<Trick> {
+    vec![
+        ("closes", |_| Act::Cut(Vec::new())),
+        ("resets", |_| Act::Reset(Vec::new())),
+        ("no_http", |_| Act::Cut(b"SSH-2.0-OpenSSH_9.6\r\n\r\n".to_vec())),
+        ("half_a_line", |_| Act::Cut(b"HTTP/1.1 20".to_vec())),
+        ("half_a_head", |_| Act::Cut(HEAD.as_bytes().to_vec())),
+        ("no_body", |_| kind("200 OK", "application/json", "")),
+        ("html", |_| kind("200 OK", "text/html", "<html>It works!</html>")),
+        ("html_as_json", |_| kind("200 OK", "application/json", "<html>It works!</html>")),
+        ("html_500", |_| kind("500 Internal Server Error", "text/html; charset=utf-8", "<h1>Oops</h1>")),
+        ("html_404", |_| kind("404 Not Found", "text/html", "<h1>Not here</h1>")),
+        ("text_503", |_| kind("503 Service Unavailable", "text/plain", "upstream connect error")),
+        ("no_type", |seen| Act::Say(http("200 OK", &[], &sound(seen)))),
+        ("text", |seen| kind("200 OK", "text/plain", &sound(seen))),
+        ("nothing_204", |_| Act::Say(http("204 No Content", &[], ""))),
+        ("accepted_202", |_| Act::Say(http("202 Accepted", &[], ""))),
+        ("moved_307", |_| {
+            Act::Say(http("307 Temporary Redirect", &["Location: http://127.0.0.1:1/mcp"], ""))
+        }),
+        ("moved_json", |seen| {
+            Act::Say(http("302 Found", &["Location: /x", "Content-Type: application/json"], &sound(seen)))
+        }),
+        ("wrong_id", |seen| says(seen, r#"{"jsonrpc":"2.0","id":8,"result":{}}"#)),
+        ("longer_id", |seen| says(seen, r#"{"jsonrpc":"2.0","id":ID0,"result":{}}"#)),
+        ("text_id", |seen| says(seen, r#"{"jsonrpc":"2.0","id":"ID","result":{}}"#)),
+        ("float_id", |seen| says(seen, r#"{"jsonrpc":"2.0","id":ID.0,"result":{}}"#)),
+        ("null_id", |seen| says(seen, r#"{"jsonrpc":"2.0","id":null,"result":{}}"#)),
+        ("no_id", |seen| says(seen, r#"{"jsonrpc":"2.0","result":{}}"#)),
+        ("foreign_error", |seen| says(seen, r#"{"jsonrpc":"2.0","id":8,"error":{"code":1,"message":"x"}}"#)),
+        ("two_ids", |seen| says(seen, r#"{"jsonrpc":"2.0","id":8,"id":ID,"result":{}}"#)),
+        ("two_ids_escaped", |seen| says(seen, r#"{"jsonrpc":"2.0","\u0069d":8,"id":ID,"result":{}}"#)),
+        ("two_results", |seen| {
+            says(seen, r#"{"jsonrpc":"2.0","id":ID,"result":{},"result":{"content":[]}}"#)
+        }),
+        ("both_outcomes", |seen| {
+            says(seen, r#"{"jsonrpc":"2.0","id":ID,"result":{},"error":{"code":1,"message":"x"}}"#)
+        }),
+        ("no_outcome", |seen| says(seen, r#"{"jsonrpc":"2.0","id":ID}"#)),
+        ("a_request", |seen| says(seen, r#"{"jsonrpc":"2.0","id":ID,"method":"ping"}"#)),
+        ("a_note", |seen| says(seen, r#"{"jsonrpc":"2.0","method":"notifications/message"}"#)),
+        ("no_version", |seen| says(seen, r#"{"id":ID,"result":{}}"#)),
+        ("other_version", |seen| says(seen, r#"{"jsonrpc":"1.0","id":ID,"result":{}}"#)),
+        ("array", |seen| says(seen, r#"[{"jsonrpc":"2.0","id":ID,"result":{}}]"#)),
+        ("scalar", |seen| says(seen, "42")),
+        ("null", |seen| says(seen, "null")),
+        ("two_objects", |seen| says(seen, r#"{"jsonrpc":"2.0","id":ID,"result":{}}{}"#)),
+        ("half_json", |seen| says(seen, r#"{"jsonrpc":"2.0","id":ID,"result":{"#)),
+        ("deep", |seen| {
+            says(
+                seen,
+                &format!(r#"{{"jsonrpc":"2.0","id":ID,"result":{}{}}}"#, "[".repeat(9000), "]".repeat(9000)),
+            )
+        }),
+        ("compressed", |seen| Act::Say(with(seen, &["Content-Encoding: gzip"]))),
+        ("brotli", |seen| Act::Say(with(seen, &["Content-Encoding: br"]))),
+        ("login", |_| Act::Say(http("401 Unauthorized", &["WWW-Authenticate: Bearer realm=\"inside\""], ""))),
+        ("login_json", |seen| {
+            Act::Say(http(
+                "401 Unauthorized",
+                &["WWW-Authenticate: Basic", "Content-Type: application/json"],
+                &sound(seen),
+            ))
+        }),
+        ("forbidden", |seen| {
+            Act::Say(http(
+                "403 Forbidden",
+                &["Content-Type: application/json", "Set-Cookie: a=b"],
+                &sound(seen),
+            ))
+        }),
+        ("long_header", |seen| Act::Say(with(seen, &[&format!("X-Long: {}", "x".repeat(2 << 20))]))),
+        ("many_headers", |seen| Act::Say(with(seen, &["X-Many: y"; 400]))),
+        ("two_lengths", |seen| Act::Say(with(seen, &["Content-Length: 5"]))),
+        ("too_long", |seen| {
+            says(seen, &format!(r#"{{"jsonrpc":"2.0","id":ID,"result":{{"x":"{}"}}}}"#, "x".repeat(40_000)))
+        }),
+        ("says_too_long", |_| Act::Hang(format!("{HEAD}Content-Length: 99999999999\r\n\r\n{{").into_bytes())),
+        ("long_error", |_| kind("500 Internal Server Error", "application/json", &"x".repeat(40_000))),
+    ]
+}
+
+/// The same, though the head of the answer was in good order.
+fn late() -> Vec<Trick> {
+    vec![
+        ("half_a_body", |_| Act::Cut(format!("{HEAD}Content-Length: 500\r\n\r\n{{\"jsonrpc\"").into_bytes())),
+        ("reset_in_body", |_| {
+            Act::Reset(format!("{HEAD}Content-Length: 500\r\n\r\n{{\"jsonrpc\"").into_bytes())
+        }),
+        ("half_a_chunk", |_| {
+            Act::Cut(format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n9\r\n{{\"js").into_bytes())
+        }),
+        ("bad_chunk", |_| {
+            Act::Cut(format!("{HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n").into_bytes())
+        }),
+        ("endless", |_| {
+            Act::Repeat(
+                format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n").into_bytes(),
+                b"400\r\n".iter().chain(&[b' '; 1024]).chain(b"\r\n").copied().collect(),
+                Duration::ZERO,
+            )
+        }),
+        ("endless_to_the_end", |_| {
+            Act::Repeat(format!("{HEAD}\r\n{{\"x\":\"").into_bytes(), vec![b'x'; 1024], Duration::ZERO)
+        }),
+    ]
+}
+
+/// Answered by 504.
+fn silence() -> Vec<Trick> {
+    vec![("hangs", |_| Act::Hang(Vec::new())), ("hangs_in_head", |_| Act::Hang(HEAD.as_bytes().to_vec()))]
+}
+
+/// The same, though the head of the answer came.
+fn late_silence() -> Vec<Trick> {
+    vec![
+        ("hangs_after_head", |_| Act::Hang(format!("{HEAD}Content-Length: 500\r\n\r\n").into_bytes())),
+        ("hangs_in_body", |_| Act::Hang(format!("{HEAD}Content-Length: 500\r\n\r\n{{").into_bytes())),
+        ("hangs_in_chunk", |_| {
+            Act::Hang(format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n").into_bytes())
+        }),
+        ("trickles", |_| {
+            let head = format!("{HEAD}Content-Length: 500\r\n\r\n{{").into_bytes();
+            Act::Repeat(head, b" ".to_vec(), Duration::from_millis(200))
+        }),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_none_becomes_a_502() {
+    let settings = ", timeout: 5s, max_response: 32KiB";
+    play(&house(nonsense(), settings).await, &nonsense(), 502, Status::Free).await;
+    play(&house(late(), settings).await, &late(), 502, Status::Maybe200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_does_not_come_becomes_a_504() {
+    play(&house(silence(), ", timeout: 500ms").await, &silence(), 504, Status::Free).await;
+    play(&house(late_silence(), ", timeout: 500ms").await, &late_silence(), 504, Status::Maybe200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_gone_after_it_was_listed_becomes_a_502() {
+    let House { gateway, bad, _good } = house(vec![("x", |_| Act::Good)], "").await;
+    let session = gateway.initialize("/mcp").await;
+    // With a connection that is kept, a session, and without.
+    works(&gateway, "bad__tool", None).await;
+    works(&gateway, "bad__tool", Some(&session)).await;
+    bad.close().await;
+    let fresh = gateway.initialize("/mcp").await;
+    for session in [None, Some(session.as_str()), None, Some(fresh.as_str())] {
+        let answer = ask(&gateway, "bad__tool", session).await.expect("an answer");
+        assert_eq!(judge(&answer, 502, Status::Free), Ok(()));
+        works(&gateway, "good__tool", session).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_answer_that_breaks_off_is_cut_and_not_ended() {
+    fn long(seen: &Seen, end: &str) -> Act {
+        let filler = "x".repeat(200_000);
+        says(seen, &format!(r#"{{"jsonrpc":"2.0","id":ID,"result":{{"x":"{filler}{end}"#))
+    }
+    let tricks: Vec<Trick> = vec![
+        ("endless", |_| {
+            let head = format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n5\r\n{{\"x\":\r\n").into_bytes();
+            let chunk = b"1000\r\n".iter().chain(&[b' '; 4096]).chain(b"\r\n").copied().collect();
+            Act::Repeat(head, chunk, Duration::ZERO)
+        }),
+        ("breaks_off", |_| {
+            Act::Cut(
+                format!("{HEAD}Content-Length: 999999\r\n\r\n{{\"x\":\"{}", "x".repeat(200_000)).into_bytes(),
+            )
+        }),
+        ("fits", |seen| long(seen, "\"}}")),
+    ];
+    let names: Vec<&str> = tricks.iter().map(|(name, _)| *name).collect();
+    let House { gateway, bad: _bad, _good } = house(tricks, ", timeout: 2s, max_response: 1MiB").await;
+    for name in names {
+        let answer = ask(&gateway, &format!("bad__{name}"), None).await.expect("an answer");
+        assert_eq!((answer.status, answer.whole), (200, name == "fits"), "{name}");
+        assert!(answer.body.len() <= (1 << 20) + 65_536, "{name}: {} bytes", answer.body.len());
+        works(&gateway, "good__tool", None).await;
+    }
+}
+
+/// A puppet that answers nothing at all does not keep the gateway from starting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_greets_holds_nobody_up() {
+    let mute = Puppet::start(|_| Act::Hang(Vec::new())).await;
+    let good = Puppet::start(|_| Act::Good).await;
+    let config = format!(
+        "mcpServers: {{bad: {{url: \"{}\", timeout: 500ms}}, good: {{url: \"{}\"}}}}\n",
+        mute.url, good.url
+    );
+    let gateway = crate::harness::Gateway::start(&config).await;
+    works(&gateway, "good__tool", None).await;
+    let answer = ask(&gateway, "bad__tool", None).await.expect("an answer");
+    assert_eq!(judge(&answer, 502, Status::Free), Ok(()));
+}

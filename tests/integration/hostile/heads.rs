@@ -1,0 +1,81 @@
+//! What of heads stays on its side: credentials, cookies and sessions, in both directions.
+
+use serde_json::json;
+
+use super::{House, call, house, text, ways};
+use crate::puppet::{Act, Seen, answer, http};
+use crate::raw::{Answer, Client};
+
+fn talkative(seen: &Seen) -> Act {
+    let headers = [
+        "Content-Type: application/json",
+        "Set-Cookie: sid=secret; Path=/",
+        "Set-Cookie: b=secret",
+        "Mcp-Session-Id: secret",
+        "WWW-Authenticate: Bearer realm=\"secret\"",
+        "Server: secret/1.0",
+        "Access-Control-Allow-Origin: *",
+        "Access-Control-Allow-Credentials: true",
+        "X-Request-Id: secret",
+    ];
+    let result = json!({"content": [{"type": "text", "text": "done"}], "resultType": "complete"});
+    Act::Say(http("200 OK", &headers, &answer(seen, &result)))
+}
+
+/// Calls a tool both ways, with all that a client could tell.
+async fn calls(port: u16, tool: &str, session: Option<&str>) -> Vec<Answer> {
+    let (head, body) = call(tool, session);
+    let head = head
+        .with("Authorization", "Bearer mine")
+        .with("Cookie", "mine=1")
+        .with("Proxy-Authorization", "Basic mine")
+        .with("X-Api-Key", "mine")
+        .with("X-Forwarded-For", "10.9.8.7")
+        .with("Last-Event-ID", "mine");
+    let mut answers = Vec::new();
+    for request in ways(&(head, body)) {
+        let answer = Client::connect(port).await.exchange(&request).await.expect("an answer");
+        assert_eq!(text(&answer), "done", "{} {}", answer.status, answer.message());
+        answers.push(answer);
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_says_to_the_gateway_alone_stays_there() {
+    let House { gateway, bad: _bad, _good } = house(vec![("talks", talkative)], "").await;
+    let session = gateway.initialize("/mcp").await;
+    for session in [None, Some(session.as_str())] {
+        for answer in calls(gateway.port, "bad__talks", session).await {
+            let leak = answer.headers.iter().find(|(name, value)| {
+                value.contains("secret") || name == "set-cookie" || name.starts_with("access-control")
+            });
+            assert_eq!(leak, None, "of {:?}", answer.headers);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_credentials_reach_only_servers_that_are_trusted_with_them() {
+    for (settings, expected) in [
+        ("", None),
+        (", credentials: passthrough", Some("Bearer mine")),
+        (", headers: {Authorization: Bearer ours}", Some("Bearer ours")),
+    ] {
+        let House { gateway, bad, _good } = house(vec![("x", |_| Act::Good)], settings).await;
+        let session = gateway.initialize("/mcp").await;
+        for session in [None, Some(session.as_str())] {
+            calls(gateway.port, "bad__tool", session).await;
+        }
+        let seen = bad.calls();
+        assert_eq!(seen.len(), 4, "with {settings:?}: {seen:?}");
+        for seen in seen {
+            assert_eq!(seen.header("authorization"), expected, "with {settings:?}: {seen:?}");
+            let mine =
+                seen.headers.iter().find(|(name, value)| name != "authorization" && value.contains("mine"));
+            assert_eq!((mine, seen.header("x-forwarded-for")), (None, None), "with {settings:?}");
+            let session = seen.header("mcp-session-id");
+            assert!(session.is_none_or(|id| id == "theirs"), "the client's own session: {session:?}");
+        }
+    }
+}

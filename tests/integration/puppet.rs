@@ -1,0 +1,234 @@
+//! A server made by hand: it greets as a real one does, in both eras, remembers all that reaches it, and does
+//! with each request what the test tells it to.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// A request as it reached the server.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub verb: String,
+    pub headers: Vec<(String, String)>,
+    /// `Null` when it is not JSON.
+    pub body: Value,
+}
+
+impl Seen {
+    pub fn method(&self) -> &str {
+        self.body["method"].as_str().unwrap_or_default()
+    }
+
+    pub fn tool(&self) -> &str {
+        self.body["params"]["name"].as_str().unwrap_or_default()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(there, _)| there == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether the gateway asks this in its own name, to know the server.
+    pub fn is_greeting(&self) -> bool {
+        let greetings = ["initialize", "notifications/initialized", "server/discover", "ping"];
+        self.body.is_null() && ["GET", "DELETE"].contains(&self.verb.as_str())
+            || greetings.contains(&self.method())
+            || self.method().ends_with("/list")
+            || self.method() == "subscriptions/listen"
+    }
+}
+
+/// What the server does with a request.
+pub enum Act {
+    /// Answers like a server in good order.
+    Good,
+    /// These bytes, and on to the next request.
+    Say(Vec<u8>),
+    /// These bytes, then the end of the connection.
+    Cut(Vec<u8>),
+    /// These bytes, then a reset.
+    Reset(Vec<u8>),
+    /// These bytes, then silence until the other side leaves.
+    Hang(Vec<u8>),
+    /// The first bytes, then the second ones again and again, with a pause between.
+    Repeat(Vec<u8>, Vec<u8>, Duration),
+}
+
+type Play = dyn Fn(&Seen) -> Act + Send + Sync;
+
+pub struct Puppet {
+    pub url: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    serving: JoinHandle<()>,
+}
+
+impl Puppet {
+    pub async fn start(play: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let url = format!("http://{}/mcp", listener.local_addr().expect("a bound socket has an address"));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (play, log): (Arc<Play>, _) = (Arc::new(play), seen.clone());
+        let serving = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve(stream, play.clone(), log.clone()));
+            }
+        });
+        Self { url, seen, serving }
+    }
+
+    /// All that reached it beside the gateway's own greetings.
+    pub fn calls(&self) -> Vec<Seen> {
+        let seen = self.seen.lock().expect("no connection panics with the lock");
+        seen.iter().filter(|seen| !seen.is_greeting()).cloned().collect()
+    }
+
+    /// How many requests of this method reached it.
+    pub fn count(&self, method: &str) -> usize {
+        let seen = self.seen.lock().expect("no connection panics with the lock");
+        seen.iter().filter(|seen| seen.method() == method).count()
+    }
+
+    /// Closes the port and all connections.
+    pub async fn close(self) {
+        self.serving.abort();
+        while !self.serving.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(mut stream: TcpStream, play: Arc<Play>, log: Arc<Mutex<Vec<Seen>>>) {
+    let mut held = Vec::new();
+    while let Some(seen) = request(&mut stream, &mut held).await {
+        log.lock().expect("no connection panics with the lock").push(seen.clone());
+        let sent = match play(&seen) {
+            Act::Good => stream.write_all(&good(&seen)).await,
+            Act::Say(bytes) => stream.write_all(&bytes).await,
+            Act::Cut(bytes) => {
+                let _ = stream.write_all(&bytes).await;
+                return;
+            }
+            Act::Reset(bytes) => {
+                let _ = stream.write_all(&bytes).await;
+                stream.set_zero_linger().expect("a TCP socket has the option");
+                return;
+            }
+            Act::Hang(bytes) => {
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.read(&mut [0]).await;
+                return;
+            }
+            Act::Repeat(first, again, pause) => {
+                let mut sent = stream.write_all(&first).await;
+                while sent.is_ok() {
+                    sent = stream.write_all(&again).await;
+                    tokio::time::sleep(pause).await;
+                }
+                sent
+            }
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads one request with a `Content-Length` body, which is how the gateway sends them. Bytes that are no request
+/// are kept as one with an empty verb, so that a test sees them.
+async fn request(stream: &mut TcpStream, held: &mut Vec<u8>) -> Option<Seen> {
+    let end = loop {
+        if let Some(at) = held.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if stream.read_buf(held).await.ok()? == 0 {
+            let garbage = String::from_utf8_lossy(held).into_owned();
+            held.clear();
+            let seen = Seen { verb: String::new(), headers: Vec::new(), body: garbage.into() };
+            return Some(seen).filter(|seen| seen.body != "");
+        }
+    };
+    let head = String::from_utf8_lossy(&held[..end]).into_owned();
+    held.drain(..end);
+    let headers: Vec<(String, String)> = head
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let verb = head.split(' ').next().unwrap_or_default().to_owned();
+    let mut seen = Seen { verb, headers, body: Value::Null };
+    let length = seen.header("content-length").map_or(0, |n| n.parse().expect("a number"));
+    while held.len() < length {
+        if stream.read_buf(held).await.ok()? == 0 {
+            return None;
+        }
+    }
+    seen.body = serde_json::from_slice(&held[..length]).unwrap_or_default();
+    held.drain(..length);
+    Some(seen)
+}
+
+/// What a server in good order answers; its only tool is `tool`.
+pub fn good(seen: &Seen) -> Vec<u8> {
+    let info = json!({"name": "puppet", "version": "1"});
+    let result = match (seen.verb.as_str(), seen.method()) {
+        ("DELETE", _) => return http("204 No Content", &[], ""),
+        ("GET", _) => return http("405 Method Not Allowed", &[], ""),
+        (_, "initialize") => {
+            let result =
+                json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info});
+            return http(
+                "200 OK",
+                &["Content-Type: application/json", "Mcp-Session-Id: theirs"],
+                &answer(seen, &result),
+            );
+        }
+        (_, "server/discover") => json!({"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
+            "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "serverInfo": info}),
+        (_, "tools/list") => tools(&["tool"]),
+        (_, "tools/call") => {
+            json!({"content": [{"type": "text", "text": "done"}], "resultType": "complete"})
+        }
+        (_, "ping") => json!({}),
+        (_, method) if method.starts_with("notifications/") => return http("202 Accepted", &[], ""),
+        _ => {
+            let error =
+                json!({"jsonrpc": "2.0", "id": seen.body["id"], "error": {"code": -32601, "message": "?"}});
+            return http("404 Not Found", &["Content-Type: application/json"], &error.to_string());
+        }
+    };
+    json_answer(&answer(seen, &result))
+}
+
+/// A list of tools by these names.
+pub fn tools(names: &[&str]) -> Value {
+    let tools: Vec<Value> =
+        names.iter().map(|name| json!({"name": name, "inputSchema": {"type": "object"}})).collect();
+    json!({"tools": tools, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"})
+}
+
+/// The message that answers a request.
+pub fn answer(seen: &Seen, result: &Value) -> String {
+    json!({"jsonrpc": "2.0", "id": seen.body["id"], "result": result}).to_string()
+}
+
+pub fn json_answer(body: &str) -> Vec<u8> {
+    http("200 OK", &["Content-Type: application/json"], body)
+}
+
+/// A whole HTTP answer.
+pub fn http(status: &str, headers: &[&str], body: &str) -> Vec<u8> {
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let length =
+        if status.starts_with("204") { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    format!("HTTP/1.1 {status}\r\n{headers}{length}\r\n{body}").into_bytes()
+}

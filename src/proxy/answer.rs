@@ -17,9 +17,9 @@ use crate::upstream::UpstreamError;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// JSON answers up to this size are judged before their first byte goes out; of longer ones, what came first is
-/// gone when the end shows them to be wrong, and the connection is cut.
-const HELD: usize = 64 * 1024;
+/// JSON answers up to this size are judged before their first byte goes out. A client can do nothing with a part
+/// of one, so holding costs it no time; of longer ones only the beginning is looked at, to bound the memory.
+const HELD: usize = 1024 * 1024;
 
 pub struct Watch {
     form: Form,

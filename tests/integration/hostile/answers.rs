@@ -187,7 +187,7 @@ async fn a_server_that_is_gone_after_it_was_listed_becomes_a_502() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_answer_that_breaks_off_is_cut_and_not_ended() {
     fn long(seen: &Seen, end: &str) -> Act {
-        let filler = "x".repeat(200_000);
+        let filler = "x".repeat(2_000_000);
         says(seen, &format!(r#"{{"jsonrpc":"2.0","id":ID,"result":{{"x":"{filler}{end}"#))
     }
     let tricks: Vec<Trick> = vec![
@@ -198,19 +198,35 @@ async fn a_long_answer_that_breaks_off_is_cut_and_not_ended() {
         }),
         ("breaks_off", |_| {
             Act::Cut(
-                format!("{HEAD}Content-Length: 999999\r\n\r\n{{\"x\":\"{}", "x".repeat(200_000)).into_bytes(),
+                format!("{HEAD}Content-Length: 3999999\r\n\r\n{{\"x\":\"{}", "x".repeat(2_000_000))
+                    .into_bytes(),
             )
         }),
         ("fits", |seen| long(seen, "\"}}")),
     ];
     let names: Vec<&str> = tricks.iter().map(|(name, _)| *name).collect();
-    let House { gateway, bad: _bad, _good } = house(tricks, ", timeout: 2s, max_response: 1MiB").await;
+    let House { gateway, bad: _bad, _good } = house(tricks, ", timeout: 2s, max_response: 4MiB").await;
     for name in names {
         let answer = ask(&gateway, &format!("bad__{name}"), None).await.expect("an answer");
         assert_eq!((answer.status, answer.whole), (200, name == "fits"), "{name}");
-        assert!(answer.body.len() <= (1 << 20) + 65_536, "{name}: {} bytes", answer.body.len());
+        assert!(answer.body.len() <= (4 << 20) + 65_536, "{name}: {} bytes", answer.body.len());
         works(&gateway, "good__tool", None).await;
     }
+}
+
+/// Long enough to come in many pieces, short enough to be held until its end was seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_answer_is_judged_by_its_end() {
+    fn long(seen: &Seen, id: &str, end: &str) -> Act {
+        let filler = "x".repeat(200_000);
+        says(seen, &format!(r#"{{"jsonrpc":"2.0","result":{{"x":"{filler}"}},"id":{id}{end}"#))
+    }
+    let tricks: Vec<Trick> = vec![
+        ("wrong_id", |seen| long(seen, "4242", "}")),
+        ("no_end", |seen| long(seen, "ID", "")),
+        ("trailing", |seen| long(seen, "ID", "}}")),
+    ];
+    play(&house(tricks.clone(), ", timeout: 2s").await, &tricks, 502, Status::Maybe200).await;
 }
 
 /// A puppet that answers nothing at all does not keep the gateway from starting.

@@ -42,7 +42,10 @@ impl Agree {
     fn modern(&self, call: &Call<'_>) -> Result<(), Refusal> {
         let meta = &call.rpc.meta;
         let Some(version) = meta.protocol_version.map(|v| v.read(call.body)) else {
-            self.known(call.head.one(&header::PROTOCOL_VERSION).ok().flatten())?;
+            match call.head.one(&header::PROTOCOL_VERSION) {
+                Ok(version) => self.known(version)?,
+                Err(Doubtful) => return Err(doubled("MCP-Protocol-Version")),
+            }
             return if call.rpc.kind == Kind::Request { Err(missing_meta(META_VERSION)) } else { Ok(()) };
         };
         if call.rpc.kind == Kind::Request && meta.client_capabilities.is_none() {
@@ -130,6 +133,11 @@ fn missing_meta(key: &str) -> Refusal {
     )
 }
 
+fn doubled(shown: &str) -> Refusal {
+    let words = format!("the header {shown} must stand once, in visible ASCII");
+    Refusal::new(400, code::HEADER_MISMATCH, "header_mismatch", words)
+}
+
 /// The header must stand once and say `expected`; where the body has nothing to mirror it must be absent or is
 /// ignored (a name without a counterpart names nothing).
 fn same(
@@ -146,7 +154,7 @@ fn same(
             _ => mismatch(format!("the header {shown} does not say what the body says")),
         },
         Ok(None) => mismatch(format!("the header {shown} is missing")),
-        Err(Doubtful) => mismatch(format!("the header {shown} must stand once, in visible ASCII")),
+        Err(Doubtful) => Err(doubled(shown)),
     }
 }
 

@@ -5,10 +5,12 @@
 
 mod answer;
 mod body;
+mod carry;
 mod fixed;
 mod intake;
 mod outgoing;
 pub mod patience;
+mod receive;
 mod reply;
 
 use std::sync::Arc;
@@ -16,13 +18,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use filters::{Caller, Refusal, Stop};
+use filters::{Caller, Refusal};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
-use crate::door::{Door, Exit, Leave, Led, Told};
+use crate::door::{Door, Leave, Told};
 use crate::registry::House;
 use crate::state::State;
 use crate::telemetry::Outcome;
@@ -359,169 +361,4 @@ fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {
         ctx.refuse("upstream", Box::new(error.refusal(&name)));
     }
     Error::explain(ErrorType::Custom("upstream"), error.to_string()).into_up()
-}
-
-impl Gateway {
-    /// Receives a request and answers it, or gives what Pingora shall stream.
-    async fn receive(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Option<Leave>> {
-        let path = session.req_header().uri.path();
-        let operator = fixed::Path::of(path);
-        let endpoint = match self.serves {
-            Serves::Admin => None,
-            _ => ctx.house.catalog.endpoint(path).cloned(),
-        };
-        ctx.origin = session.req_header().headers.get(http::header::ORIGIN).cloned();
-        let greeted = match intake::sound(session, ctx.house.plan.config.limits.max_header.as_usize()) {
-            Ok(()) => ctx.house.plan.chain.greet(&intake::head(session)).await,
-            Err(refusal) => Err(Stop {
-                filter: "intake",
-                refused: filters::Refused { id: None, refusal: Box::new(refusal) },
-            }),
-        };
-        match greeted {
-            Ok(caller) => ctx.caller = Some(caller),
-            // Probes come by address and without a body; they may have any Host.
-            Err(_) if operator.is_some() && endpoint.is_none() => {}
-            Err(stop) => {
-                ctx.origin = None;
-                return self.refuse(session, ctx, stop).await;
-            }
-        }
-        let Some(endpoint) = endpoint else {
-            return match operator.filter(|_| self.serves != Serves::Public) {
-                Some(path) => {
-                    ctx.told.method = "_operator";
-                    fixed::answer(self, session, ctx, path).await.map(|()| None)
-                }
-                None => {
-                    let words = "no such path; MCP is served at /mcp and /servers/NAME/mcp";
-                    self.refuse_with(session, ctx, "intake", Refusal::http(404, "no_endpoint", words)).await
-                }
-            };
-        };
-        match session.req_header().method.as_str() {
-            "POST" => self.post(session, ctx, endpoint).await,
-            "OPTIONS" => {
-                ctx.told.method = "_preflight";
-                reply::preflight(session, ctx).await.map(|()| None)
-            }
-            verb @ ("GET" | "DELETE") => {
-                let get = verb == "GET";
-                self.session_verb(session, ctx, &endpoint, get).await
-            }
-            _ => {
-                let refusal = Refusal::http(405, "verb", "this endpoint takes POST, GET and DELETE");
-                self.refuse_with(session, ctx, "intake", refusal).await
-            }
-        }
-    }
-
-    /// POST: one message.
-    async fn post(
-        &self,
-        session: &mut Session,
-        ctx: &mut Ctx,
-        endpoint: Arc<crate::catalog::Endpoint>,
-    ) -> pingora::Result<Option<Leave>> {
-        let house = ctx.house.clone();
-        let limits = &house.plan.config.limits;
-        let body = match body::read(session, limits.max_body.as_usize(), limits.body_timeout.get()).await? {
-            Ok(body) => body,
-            Err(refusal) => return self.refuse_with(session, ctx, "size", refusal).await,
-        };
-        ctx.received = body.len();
-        let chain = &house.plan.chain;
-        let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous.clone());
-        let admitted = match chain.read(intake::head(session), caller, &body) {
-            Ok(call) => {
-                let id = call.id().map(|id| Bytes::copy_from_slice(id.of(&body)));
-                ctx.id = id;
-                chain.admit(call).await
-            }
-            Err(stop) => {
-                ctx.id = stop.refused.id.map(|id| Bytes::copy_from_slice(id.of(&body)));
-                Err(stop)
-            }
-        };
-        let permit = match admitted {
-            Ok(permit) => permit,
-            Err(stop) => return self.refuse(session, ctx, stop).await,
-        };
-        let client = match intake::session(&self.door, session, &endpoint, &permit, &body) {
-            Ok(client) => client,
-            Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
-        };
-        let led = Led { house: &house, endpoint: &endpoint, session: client.as_ref(), permit, body };
-        match self.door.lead(led, &mut ctx.told) {
-            Ok(Exit::Answer(answer)) => reply::whole(session, ctx, answer).await.map(|()| None),
-            Ok(Exit::Room(talk)) => {
-                let said = reply::talk(session, ctx, talk, &self.door).await;
-                if let (Some(client), Some(id)) = (&client, &ctx.id) {
-                    client.finish(id);
-                }
-                said.map(|()| None)
-            }
-            Ok(Exit::Peer(leave)) => {
-                if body::can_replay(session) {
-                    return Ok(Some(leave));
-                }
-                // Pingora would send nothing (see `body`): the house's own client carries it.
-                reply::carry(session, ctx, leave, &self.door).await.map(|()| None)
-            }
-            Err(refusal) => self.refuse_with(session, ctx, "door", *refusal).await,
-        }
-    }
-
-    /// GET and DELETE: the stream and the end of a legacy session.
-    async fn session_verb(
-        &self,
-        session: &mut Session,
-        ctx: &mut Ctx,
-        endpoint: &Arc<crate::catalog::Endpoint>,
-        get: bool,
-    ) -> pingora::Result<Option<Leave>> {
-        let client = match intake::open_session(&self.door, session, endpoint) {
-            Ok(client) => client,
-            Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
-        };
-        if !get {
-            ctx.told.method = "_delete";
-            self.door.sessions.end(&client);
-            let answer = crate::door::Reply { status: 204, body: Bytes::new(), session: None };
-            return reply::whole(session, ctx, answer).await.map(|()| None);
-        }
-        ctx.told.method = "_stream";
-        if let Some(leave) = outgoing::resumption(session, endpoint, &client) {
-            return Ok(Some(leave));
-        }
-        let changes = self.door.registry.changes();
-        let talk = crate::rooms::announce::legacy(&self.door.core, client, changes, self.door.drain.clone());
-        reply::talk(session, ctx, talk, &self.door).await.map(|()| None)
-    }
-
-    async fn refuse(
-        &self,
-        session: &mut Session,
-        ctx: &mut Ctx,
-        stop: Stop,
-    ) -> pingora::Result<Option<Leave>> {
-        ctx.refuse(stop.filter, stop.refused.refusal);
-        reply::failure(session, ctx).await.map(|()| None)
-    }
-
-    async fn refuse_with(
-        &self,
-        session: &mut Session,
-        ctx: &mut Ctx,
-        filter: &'static str,
-        refusal: Refusal,
-    ) -> pingora::Result<Option<Leave>> {
-        ctx.refuse(filter, Box::new(refusal));
-        reply::failure(session, ctx).await.map(|()| None)
-    }
-
-    fn log_failure(&self, ctx: &Ctx, error: &UpstreamError) {
-        let name = ctx.leave.as_ref().map(|leave| leave.server.name.clone()).unwrap_or_default();
-        tracing::debug!(server = %name, %error, "a server failed");
-    }
 }

@@ -1,7 +1,7 @@
 //! Writing to the client: whole answers, refusals, streams of events, and answers that the house's own client
 //! brings.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use filters::Refusal;
@@ -15,15 +15,13 @@ use http::{HeaderName, HeaderValue, Version};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
-use tokio::sync::mpsc;
 
+use super::Ctx;
 use super::answer::Watch;
-use super::{Ctx, failed, outgoing};
-use crate::door::{Door, Leave, Reply};
+use crate::door::{Door, Reply};
 use crate::protocol::{header, sse, wire};
-use crate::rooms::{Leash, Talk, Word};
+use crate::rooms::{Talk, Word};
 use crate::telemetry::Outcome;
-use crate::upstream::UpstreamError;
 
 /// How long a client that sends a refused body may go on before the connection is closed.
 const LINGER: Duration = Duration::from_secs(2);
@@ -259,157 +257,4 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
             None => return session.write_response_body(None, true).await,
         }
     }
-}
-
-/// Carries a call by the house's own client, where Pingora cannot replay its body. The same head, the same
-/// watching of the answer.
-pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Door) -> pingora::Result<()> {
-    let seat = match &leave.session {
-        Some(client) => match client.seat(&leave.server).await {
-            Ok(seat) => Some(seat),
-            Err(error) => return carry_failed(session, ctx, leave, error).await,
-        },
-        None => None,
-    };
-    let mut extra = outgoing::request(&session.req_header().headers, &leave, seat.as_ref())?.headers.clone();
-    extra.remove(CONTENT_LENGTH);
-    extra.remove(http::header::HOST);
-    if seat.is_some() {
-        // The house's client says these itself, and they change with the seat.
-        extra.remove(header::SESSION);
-        extra.remove(header::PROTOCOL_VERSION);
-    }
-    ctx.sent_at = Some(Instant::now());
-    let (server, era, body, client) =
-        (leave.server.clone(), leave.era, leave.body.clone(), leave.session.clone());
-    let (pieces, mut arriving) = mpsc::channel::<Result<Piece, UpstreamError>>(4);
-    let task = door.core.spawn(async move {
-        let Some(http) = server.upstream.http() else { return };
-        let patience = server.timeout;
-        let mut sent = http.send(era, seat.as_ref(), extra.clone(), body.clone(), patience).await;
-        let forgotten = |sent: &Result<reqwest::Response, _>| {
-            let sat = seat.as_ref().is_some_and(|seat| seat.session.is_some());
-            sat && sent.as_ref().is_ok_and(|response| response.status() == 404)
-        };
-        if let (true, Some(client), Some(seat)) = (forgotten(&sent), &client, &seat) {
-            // It answered without looking at the call: once more, with a new seat.
-            client.forget(&server, seat).await;
-            sent = match client.seat(&server).await {
-                Ok(new) => http.send(era, Some(&new), extra, body, patience).await,
-                Err(error) => Err(error),
-            };
-            if forgotten(&sent) {
-                sent = Err(UpstreamError::Forgotten);
-            }
-        }
-        let mut response = match sent {
-            Ok(response) => response,
-            Err(error) => return drop(pieces.send(Err(error)).await),
-        };
-        let head = Piece::Head(response.status().as_u16(), Box::new(response.headers().clone()));
-        if pieces.send(Ok(head)).await.is_err() {
-            return;
-        }
-        loop {
-            let piece = match tokio::time::timeout(patience, response.chunk()).await {
-                Ok(Ok(Some(bytes))) => Ok(Piece::Body(bytes)),
-                Ok(Ok(None)) => Ok(Piece::End),
-                Ok(Err(error)) => Err(UpstreamError::Nonsense(format!("the connection broke off: {error}"))),
-                Err(_) => Err(UpstreamError::TimedOut(patience)),
-            };
-            let last = !matches!(piece, Ok(Piece::Body(_)));
-            if pieces.send(piece).await.is_err() || last {
-                return;
-            }
-        }
-    });
-    let _leash = Leash(task.abort_handle());
-    let mut watch: Option<Watch> = None;
-    // The head waits for the first byte of a body that is judged first, so that the status can still be an error.
-    let mut waiting: Option<Box<ResponseHeader>> = None;
-    loop {
-        let piece = tokio::select! {
-            piece = arriving.recv() => piece,
-            left = session.as_downstream_mut().read_body_or_idle(true) => {
-                ctx.outcome = Some(Outcome::Left);
-                let words = "the client left";
-                return Err(left.err().unwrap_or_else(|| Error::explain(ErrorType::ConnectionClosed, words)).into_down());
-            }
-        };
-        let step = match (piece, &mut watch) {
-            (Some(Ok(Piece::Head(status, headers))), _) => {
-                let mut head = ResponseHeader::build(status, Some(headers.len()))?;
-                for (name, value) in headers.iter() {
-                    head.append_header(name, value)?;
-                }
-                match Watch::begin(&mut head, &leave) {
-                    Ok(begun) => {
-                        watch = Some(begun);
-                        ctx.outcome = Some(if status < 300 { Outcome::Ok } else { Outcome::Error });
-                        head.remove_header(&CONTENT_LENGTH);
-                        head.remove_header(&TRANSFER_ENCODING);
-                        head.remove_header(&http::header::CONNECTION);
-                        if session.req_header().version == Version::HTTP_11 && status != 202 && status != 204
-                        {
-                            head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
-                        }
-                        outgoing::response(&mut head);
-                        stamp(&mut head, ctx)?;
-                        if watch.as_ref().is_some_and(Watch::is_held) {
-                            waiting = Some(Box::new(head));
-                        } else {
-                            session.write_response_header(Box::new(head), false).await?;
-                        }
-                        Ok(None)
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-            (Some(Ok(Piece::Body(_))), Some(watch))
-                if watch.is_bounded()
-                    && ctx.sent_at.is_some_and(|at| at.elapsed() > leave.server.timeout) =>
-            {
-                Err(UpstreamError::TimedOut(leave.server.timeout))
-            }
-            (Some(Ok(Piece::Body(bytes))), Some(watch)) => watch.pass(Some(bytes), false),
-            (Some(Ok(Piece::End)), Some(watch)) => match watch.pass(None, true) {
-                Ok(rest) => {
-                    if let Some(head) = waiting.take() {
-                        session.write_response_header(head, false).await?;
-                    }
-                    return session.write_response_body(rest, true).await;
-                }
-                Err(error) => Err(error),
-            },
-            (Some(Err(error)), _) => Err(error),
-            _ => Err(UpstreamError::Nonsense("the answer ended early".into())),
-        };
-        match step {
-            Ok(Some(bytes)) if !bytes.is_empty() => {
-                if let Some(head) = waiting.take() {
-                    session.write_response_header(head, false).await?;
-                }
-                session.write_response_body(Some(bytes), false).await?;
-            }
-            Ok(_) => {}
-            Err(error) => return carry_failed(session, ctx, leave, error).await,
-        }
-    }
-}
-
-enum Piece {
-    Head(u16, Box<http::HeaderMap>),
-    Body(Bytes),
-    End,
-}
-
-async fn carry_failed(
-    session: &mut Session,
-    ctx: &mut Ctx,
-    leave: Leave,
-    error: UpstreamError,
-) -> pingora::Result<()> {
-    ctx.leave = Some(leave);
-    drop(failed(ctx, &error));
-    failure(session, ctx).await
 }

@@ -4,6 +4,7 @@ use super::{Case, Form};
 use crate::raw::Head;
 
 const INVALID: i64 = -32600;
+const MISMATCH: i64 = -32020;
 const PARAMS: i64 = -32602;
 const UNKNOWN_METHOD: i64 = -32601;
 
@@ -104,6 +105,8 @@ fn without_session(all: &str, single: &str) -> Vec<Case> {
     let greeting =
         request("initialize", r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{}}"#);
     cases.push(Case::rpc("two revisions in the head", doubled.whole(greeting.as_bytes()), 400, INVALID));
+    let listing = doubled.with("Mcp-Session-Id", all).whole(request("tools/list", "{}").as_bytes());
+    cases.push(Case::rpc("two revisions in the head of a list", listing, 400, MISMATCH));
     cases
 }
 

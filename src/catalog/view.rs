@@ -1,0 +1,214 @@
+//! How an endpoint's view is made of what its servers list: names, order, pages, capabilities.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use filters::Era;
+use filters::agree::quote;
+
+use super::naming::federated;
+use super::{Endpoint, FRESH, Face, Item, Kind, Listing, PAGE, Seen, Target, View};
+use crate::config::Globs;
+use crate::protocol::wire;
+use crate::server::Server;
+use crate::telemetry::Metrics;
+use crate::upstream::house_info;
+
+/// Which servers an endpoint shows, and under which names.
+pub enum Scope<'a> {
+    All,
+    Single,
+    Toolset(&'a Globs),
+}
+
+pub fn endpoint(path: String, servers: &[Seen], scope: Scope<'_>, metrics: &Arc<Metrics>) -> Endpoint {
+    let only = matches!(scope, Scope::Single).then(|| servers[0].server.clone());
+    Endpoint {
+        path: path.into(),
+        legacy: view(Era::Legacy, servers, &scope, metrics),
+        modern: view(Era::Modern, servers, &scope, metrics),
+        members: servers.iter().map(|seen| seen.server.clone()).collect(),
+        only,
+    }
+}
+
+fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, metrics: &Arc<Metrics>) -> View {
+    let mut view = View::default();
+    let faces: Vec<(&Arc<Server>, &Arc<Face>)> =
+        servers.iter().filter_map(|seen| Some((&seen.server, seen.face(era)?))).collect();
+    view.servers = faces.len();
+    for kind in Kind::ALL {
+        let mut entries: BTreeMap<String, Bytes> = BTreeMap::new();
+        // A toolset is made of tools only.
+        let listed = matches!(kind, Kind::Tools) || !matches!(scope, Scope::Toolset(_));
+        for (server, face) in faces.iter().filter(|_| listed) {
+            for item in face.lists.of(kind) {
+                enter(&mut view, &mut entries, kind, server, item, scope, metrics);
+            }
+        }
+        if kind == Kind::Tools {
+            view.shown = entries.keys().cloned().collect();
+        }
+        let info = server_info(&faces, scope);
+        let open: Vec<&Listing> = faces.iter().map(|(_, face)| face.lists.listing(kind)).collect();
+        view.pages[kind as usize] = pages(era, kind, entries.into_values(), &open, &info);
+    }
+    view.templates.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
+    view.capabilities = capabilities(era, &faces, scope);
+    view.server_info = server_info(&faces, scope);
+    view.instructions = instructions(&faces, scope);
+    view
+}
+
+/// Puts one entry of a server into the view, under the name that this endpoint shows it by.
+fn enter(
+    view: &mut View,
+    entries: &mut BTreeMap<String, Bytes>,
+    kind: Kind,
+    server: &Arc<Server>,
+    item: &Item,
+    scope: &Scope<'_>,
+    metrics: &Arc<Metrics>,
+) {
+    let federated_name = |name: &str| federated(server.prefix(), &server.name, name);
+    let shown = match kind {
+        Kind::Tools => {
+            let Some(own) = server.shows(&item.key) else { return };
+            match scope {
+                Scope::Single => own.to_owned(),
+                Scope::All => federated_name(own),
+                Scope::Toolset(globs) => {
+                    let name = federated_name(own);
+                    if !globs.is_match(&name) {
+                        return;
+                    }
+                    name
+                }
+            }
+        }
+        Kind::Prompts if !matches!(scope, Scope::Single) => federated_name(&item.key),
+        _ => item.key.clone(),
+    };
+    let target = |label: &str| Target {
+        server: server.clone(),
+        name: item.key.as_str().into(),
+        label: label.into(),
+        counted: metrics.counted(kind.used_by(), &server.name, label),
+    };
+    if entries.contains_key(&shown) {
+        tracing::warn!(server = %server.name, name = %shown, kind = kind.member(), "the name is taken; the later one is left out");
+        return;
+    }
+    match kind {
+        Kind::Tools => drop(view.tools.insert(shown.clone(), target(&shown))),
+        Kind::Prompts => drop(view.prompts.insert(shown.clone(), target(&shown))),
+        Kind::Resources => drop(view.resources.insert(shown.clone(), target("_resource"))),
+        Kind::Templates => {
+            let literal = shown.split('{').next().unwrap_or_default().to_owned();
+            view.templates.push((literal, target("_resource")));
+        }
+    }
+    entries.insert(shown.clone(), item.renamed(&shown));
+}
+
+/// The results of one list method, a page each; at least one, which may be empty.
+fn pages(
+    era: Era,
+    kind: Kind,
+    entries: impl ExactSizeIterator<Item = Bytes>,
+    listings: &[&Listing],
+    server_info: &[u8],
+) -> Vec<Bytes> {
+    let entries: Vec<Bytes> = entries.collect();
+    let chunks: Vec<&[Bytes]> =
+        if entries.is_empty() { vec![&[][..]] } else { entries.chunks(PAGE).collect() };
+    let count = chunks.len();
+    // A part that does not say how long it is fresh is not fresh at all.
+    let parts = listings.iter().filter(|listing| !listing.items.is_empty());
+    let fresh = parts.map(|listing| listing.ttl_ms.unwrap_or(0)).min().unwrap_or(0).min(FRESH);
+    // Only what every part calls public may be shared between callers (caching.mdx).
+    let public = !listings.is_empty() && listings.iter().all(|listing| listing.public);
+    let page = |(number, chunk): (usize, &[Bytes])| {
+        let size: usize = chunk.iter().map(|entry| entry.len() + 1).sum();
+        let mut out = BytesMut::with_capacity(size + server_info.len() + 200);
+        out.put_slice(format!(r#"{{"{}":["#, kind.member()).as_bytes());
+        for (at, entry) in chunk.iter().enumerate() {
+            if at > 0 {
+                out.put_u8(b',');
+            }
+            out.put_slice(entry);
+        }
+        out.put_u8(b']');
+        if number + 1 < count {
+            out.put_slice(format!(r#","nextCursor":"p{}""#, number + 1).as_bytes());
+        }
+        if era == Era::Modern {
+            let scope = if public { "public" } else { "private" };
+            out.put_slice(
+                format!(r#","resultType":"complete","ttlMs":{fresh},"cacheScope":"{scope}","_meta":{{"io.modelcontextprotocol/serverInfo":"#)
+                    .as_bytes(),
+            );
+            out.put_slice(server_info);
+            out.put_u8(b'}');
+        }
+        out.put_u8(b'}');
+        out.freeze()
+    };
+    chunks.into_iter().enumerate().map(page).collect()
+}
+
+fn server_info(faces: &[(&Arc<Server>, &Arc<Face>)], scope: &Scope<'_>) -> Bytes {
+    match (scope, faces) {
+        (Scope::Single, [(_, face)]) => face.hello.server_info.clone(),
+        _ => Bytes::from_static(house_info().as_bytes()),
+    }
+}
+
+fn instructions(faces: &[(&Arc<Server>, &Arc<Face>)], scope: &Scope<'_>) -> Option<Bytes> {
+    if let (Scope::Single, [(_, face)]) = (scope, faces) {
+        return face.hello.instructions.clone();
+    }
+    let mut joined = String::new();
+    for (server, face) in faces {
+        if let Some(text) = face.hello.instructions.as_ref().and_then(|raw| wire::string(raw)) {
+            joined.push_str(&format!("## {}\n{}\n\n", server.name, text.trim()));
+        }
+    }
+    (!joined.is_empty()).then(|| Bytes::from(quote(joined.trim_end())))
+}
+
+/// One server's own capabilities pass as they are, where it is reached alone and by itself; a federation
+/// offers what at least one member offers and the gateway can carry.
+fn capabilities(era: Era, faces: &[(&Arc<Server>, &Arc<Face>)], scope: &Scope<'_>) -> Bytes {
+    if let (Scope::Single, [(server, face)]) = (scope, faces)
+        && server.upstream.http().is_some()
+    {
+        return face.hello.capabilities.clone();
+    }
+    let offers = |name: &str, flag| faces.iter().any(|(_, face)| face.hello.offers(name, flag));
+    let mut parts = Vec::new();
+    let toolset = matches!(scope, Scope::Toolset(_));
+    if toolset || offers("tools", None) || faces.is_empty() {
+        parts.push(r#""tools":{"listChanged":true}"#.to_owned());
+    }
+    if !toolset {
+        if offers("prompts", None) {
+            parts.push(r#""prompts":{"listChanged":true}"#.to_owned());
+        }
+        if offers("resources", None) {
+            let carried = faces.iter().any(|(server, face)| {
+                server.upstream.http().is_some() && face.hello.offers("resources", Some("subscribe"))
+            });
+            let subscribe = if carried { r#","subscribe":true"# } else { "" };
+            parts.push(format!(r#""resources":{{"listChanged":true{subscribe}}}"#));
+        }
+        if offers("completions", None) {
+            parts.push(r#""completions":{}"#.to_owned());
+        }
+    }
+    if era == Era::Legacy && offers("logging", None) {
+        parts.push(r#""logging":{}"#.to_owned());
+    }
+    Bytes::from(format!("{{{}}}", parts.join(",")))
+}

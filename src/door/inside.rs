@@ -1,0 +1,92 @@
+//! Callers inside the process: the same chain, the same door, the answer as one message.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use filters::{Caller, Era, Head, Refusal, Stop};
+
+use super::{Door, Exit, Leave, Led, Told};
+use crate::protocol::{revision, wire};
+use crate::rooms::{Talk, Word};
+use crate::session::Session;
+use crate::upstream::UpstreamError;
+
+impl Door {
+    /// One message from inside: judged by the whole chain, answered as a whole message (empty for none). A
+    /// caller with a session keeps it; for others a legacy one is opened and ended.
+    pub async fn call(
+        &self,
+        caller: Option<Caller>,
+        session: Option<Arc<Session>>,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Bytes, Stop> {
+        let house = self.registry.house();
+        let chain = &house.plan.chain;
+        let headers = http::HeaderMap::new();
+        let verb = &http::Method::POST;
+        let head = Head { verb, path, headers: &headers, authority: None, peer: None, outside: false };
+        let greeted = chain.greet(&head).await?;
+        let call = chain.read(head, caller.unwrap_or(greeted), &body)?;
+        let id = call.id();
+        let stop = |refusal| Stop { filter: "door", refused: filters::Refused { id, refusal } };
+        let permit = chain.admit(call).await?;
+        let Some(endpoint) = house.catalog.endpoint(path) else {
+            return Err(stop(Box::new(Refusal::http(404, "no_endpoint", "no such endpoint"))));
+        };
+        let mut own = None;
+        let session = match (permit.era, session) {
+            (Era::Modern, _) => None,
+            (Era::Legacy, Some(session)) => Some(session),
+            (Era::Legacy, None) => {
+                let info = Bytes::from_static(crate::upstream::house_info().as_bytes());
+                let none = Bytes::from_static(b"{}");
+                own =
+                    self.sessions.open(&endpoint.path, revision::NEWEST_LEGACY, none, info, usize::MAX).ok();
+                own.clone()
+            }
+        };
+        let led = Led { house: &house, endpoint, session: session.as_ref(), permit, body };
+        let answer = match self.lead(led, &mut Told::default()) {
+            Ok(Exit::Answer(reply)) => Ok(reply.body),
+            Ok(Exit::Room(talk)) => listen_to(talk).await,
+            Ok(Exit::Peer(leave)) => leave.ask().await,
+            Err(refusal) => Err(refusal),
+        };
+        if let Some(own) = own {
+            self.sessions.end(&own);
+        }
+        answer.map_err(stop)
+    }
+}
+
+impl Leave {
+    /// Sends the message by the house's own client and gives the whole answer.
+    async fn ask(self) -> Result<Bytes, Box<Refusal>> {
+        let refused = |error: UpstreamError| Box::new(error.refusal(&self.server.name));
+        let http = self.server.upstream.http().expect("only HTTP servers have a peer");
+        let seat = match &self.session {
+            Some(session) => Some(session.seat(&self.server).await.map_err(refused)?),
+            None => None,
+        };
+        let id = self.id.clone().unwrap_or_default();
+        let said = http.exchange(self.era, seat.as_ref(), self.body.clone(), &id).await.map_err(refused)?;
+        Ok(match said {
+            crate::upstream::Said::Result(result) => wire::result(&id, &result),
+            crate::upstream::Said::Error(error) => wire::failure(&id, &error),
+        })
+    }
+}
+
+async fn listen_to(mut talk: Talk) -> Result<Bytes, Box<Refusal>> {
+    loop {
+        match talk.words.recv().await {
+            Some(Word::Note(_)) => {}
+            Some(Word::Last(message)) => return Ok(message),
+            Some(Word::Refused(refusal)) => return Err(refusal),
+            None => {
+                return Err(Box::new(Refusal::http(500, "no_answer", "the call ended without an answer")));
+            }
+        }
+    }
+}

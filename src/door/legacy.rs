@@ -1,0 +1,149 @@
+//! What only the legacy era has: opening a session, notifications, a client's answers to its servers.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use filters::rebuild::splice;
+use filters::verdict::code;
+use filters::{Era, Refusal, Span};
+
+use super::refusals::invalid;
+use super::{Door, Exit, Leave, Led, Reply};
+use crate::protocol::method::Method;
+use crate::protocol::{revision, wire};
+use crate::rooms::announce;
+use crate::server::Server;
+use crate::session::Session;
+
+impl Door {
+    pub(super) fn initialize(&self, led: &Led<'_>) -> Result<Exit, Box<Refusal>> {
+        let (rpc, body, endpoint) = (&led.permit.rpc, &led.body, led.endpoint);
+        self.spoken(endpoint, Era::Legacy)?;
+        let era = Era::Legacy;
+        let asked = rpc
+            .protocol_version
+            .ok_or_else(|| invalid(era, "version_missing", "params.protocolVersion must be a string"))?;
+        let object = |span: Option<Span>, fallback: &'static [u8]| {
+            span.map_or(Bytes::from_static(fallback), |span| Bytes::copy_from_slice(span.of(body)))
+        };
+        let limit = usize::try_from(led.house.plan.config.limits.max_sessions).unwrap_or(usize::MAX);
+        let session = self
+            .sessions
+            .open(
+                &endpoint.path,
+                revision::negotiate(&asked.read(body)),
+                object(rpc.capabilities, b"{}"),
+                object(rpc.client_info, br#"{"name":"unknown","version":"0"}"#),
+                limit,
+            )
+            .map_err(|full| Box::new(Refusal::http(503, "too_many_sessions", full.to_string())))?;
+        let view = &endpoint.legacy;
+        let mut result = format!(r#"{{"protocolVersion":"{}","capabilities":"#, session.version).into_bytes();
+        result.extend_from_slice(&view.capabilities);
+        result.extend_from_slice(br#","serverInfo":"#);
+        result.extend_from_slice(&view.server_info);
+        if let Some(instructions) = &view.instructions {
+            result.extend_from_slice(br#","instructions":"#);
+            result.extend_from_slice(instructions);
+        }
+        result.push(b'}');
+        let id = rpc.id.expect("a request has an id").of(body);
+        let body = wire::result(id, &result);
+        Ok(Exit::Answer(Reply { status: 200, body, session: Some(session.id.clone()) }))
+    }
+
+    pub(super) fn notification(&self, led: Led<'_>, method: Method) -> Result<Exit, Box<Refusal>> {
+        let Some(session) = led.session else { return Ok(Exit::Answer(Reply::accepted())) };
+        match method {
+            Method::Cancelled => {
+                let id = led.permit.rpc.request_id.map(|span| span.of(&led.body));
+                if let Some(run) = id.and_then(|id| session.run(id)) {
+                    run.stop.cancel();
+                    self.forward(session, vec![run.server], "notifications/cancelled", &led);
+                }
+            }
+            // The gateway says this itself when it takes a seat.
+            Method::Initialized => {}
+            _ => {
+                let word = led.permit.rpc.method_name(&led.body).into_owned();
+                self.forward(session, session.servers(), &word, &led);
+            }
+        }
+        Ok(Exit::Answer(Reply::accepted()))
+    }
+
+    /// Passes a notification on to servers where the session has a seat, in the background.
+    fn forward(&self, session: &Arc<Session>, servers: Vec<Arc<Server>>, method: &str, led: &Led<'_>) {
+        let params =
+            led.permit.rpc.params.map(|span| led.body.slice(span.start..span.end)).unwrap_or_default();
+        for server in servers {
+            let (session, method, params) = (session.clone(), method.to_owned(), params.clone());
+            self.core.spawn(async move {
+                let Some(http) = server.upstream.http() else { return };
+                let told = match session.seat(&server).await {
+                    Ok(seat) => http.notify(&seat, &method, params).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = told {
+                    tracing::debug!(server = %server.name, method, %error, "a notification was not passed on");
+                }
+            });
+        }
+    }
+
+    /// A client's answer to a request of a server.
+    pub(super) fn response(&self, led: Led<'_>) -> Result<Exit, Box<Refusal>> {
+        let Some(session) = led.session.filter(|_| led.permit.era == Era::Legacy) else {
+            return Err(Box::new(Refusal::new(
+                400,
+                code::INVALID_REQUEST,
+                "unexpected_response",
+                "no request of the server waits for this response",
+            )));
+        };
+        let rpc = &led.permit.rpc;
+        let addressed = rpc.id.and_then(|id| Some((id, announce::home(id.of(&led.body))?)));
+        let (server, body) = match addressed {
+            Some((place, (serial, raw))) => {
+                let server = session.servers().into_iter().find(|server| server.serial == serial);
+                (server, splice(BytesMut::from(&led.body[..]), place, raw.as_bytes()))
+            }
+            None => (led.endpoint.only.clone(), led.body.clone()),
+        };
+        let Some(server) = server.filter(|server| server.upstream.peer().is_some()) else {
+            return Ok(Exit::Answer(Reply::accepted()));
+        };
+        let running = server.start().map_err(|error| Box::new(error.refusal(&server.name)))?;
+        Ok(Exit::Peer(Leave {
+            body,
+            era: Era::Legacy,
+            session: Some(session.clone()),
+            name: None,
+            safe: false,
+            id: None,
+            resume: None,
+            readdress: false,
+            running,
+            server,
+        }))
+    }
+
+    /// Sends a setting to all legacy members of an endpoint, in the background.
+    pub(super) fn tell_members(&self, led: &Led<'_>, method: &'static str) {
+        let (Some(session), Some(params)) = (led.session, led.permit.rpc.params) else { return };
+        let params = led.body.slice(params.start..params.end);
+        for server in led.endpoint.members.iter().filter(|server| server.upstream.http().is_some()) {
+            let (session, server, params) = (session.clone(), server.clone(), params.clone());
+            self.core.spawn(async move {
+                let Some(http) = server.upstream.http() else { return };
+                let told = match session.seat(&server).await {
+                    Ok(seat) => http.request_in(&seat, method, params).await.map(drop),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = told {
+                    tracing::debug!(server = %server.name, method, %error, "a setting was not passed on");
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Why a permitted call leads nowhere, in words that name the server, the name or the era at fault.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use filters::verdict::code;
+use filters::{Era, Refusal};
+
+use super::Door;
+use crate::catalog::{Endpoint, Target};
+use crate::protocol::revision;
+use crate::server::Server;
+use crate::upstream::UpstreamError;
+
+impl Door {
+    /// Whether any server of the endpoint speaks the era; else a refusal that names both eras.
+    pub(super) fn spoken(&self, endpoint: &Endpoint, era: Era) -> Result<(), Box<Refusal>> {
+        if endpoint.view(era).servers > 0 || endpoint.members.is_empty() {
+            return Ok(());
+        }
+        if endpoint.view(other(era)).servers == 0 {
+            return Err(self.down(endpoint.only.as_ref()));
+        }
+        Err(wrong_era(era, None))
+    }
+
+    pub(super) fn down(&self, server: Option<&Arc<Server>>) -> Box<Refusal> {
+        Box::new(match server {
+            Some(server) => UpstreamError::Unreachable(String::new()).refusal(&server.name),
+            None => Refusal::http(502, "upstream_unreachable", "no server is reachable; try again later"),
+        })
+    }
+
+    /// Why a name leads nowhere: it belongs to a server of the other era, or to one that was never reached, or
+    /// nobody knows it.
+    pub(super) fn unknown(
+        &self,
+        endpoint: &Endpoint,
+        era: Era,
+        what: &str,
+        name: &str,
+        elsewhere: Option<&Target>,
+    ) -> Box<Refusal> {
+        if let Some(target) = elsewhere {
+            return wrong_era(era, Some(&target.server));
+        }
+        let never_seen = |server: &&Arc<Server>| {
+            let prefixed = endpoint.only.is_some()
+                || (!server.prefix().is_empty()
+                    && name.strip_prefix(server.prefix()).is_some_and(|rest| rest.starts_with("__")));
+            prefixed
+                && !server.is_up()
+                && endpoint.view(era).tools.values().all(|t| t.server.serial != server.serial)
+        };
+        if let Some(server) = endpoint.members.iter().find(never_seen) {
+            return self.down(Some(server));
+        }
+        let shown: String = name.chars().take(128).collect();
+        match what {
+            "resource" => {
+                let refusal = invalid(era, "unknown_resource", format!("Resource not found: {shown}"));
+                Box::new(refusal.with_data(format!(r#"{{"uri":{}}}"#, filters::agree::quote(&shown))))
+            }
+            "prompt" => invalid(era, "unknown_prompt", format!("Unknown prompt: {shown}")),
+            _ => invalid(era, "unknown_tool", format!("Unknown tool: {shown}")),
+        }
+    }
+}
+
+pub(super) fn other(era: Era) -> Era {
+    match era {
+        Era::Legacy => Era::Modern,
+        Era::Modern => Era::Legacy,
+    }
+}
+
+/// Params that a request must not have. Legacy servers answer errors of well-formed requests with HTTP 200.
+pub(super) fn invalid(era: Era, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Box<Refusal> {
+    let status = if era == Era::Modern { 400 } else { 200 };
+    Box::new(Refusal::new(status, code::INVALID_PARAMS, reason, message))
+}
+
+pub(super) fn unknown_method(era: Era) -> Box<Refusal> {
+    let status = if era == Era::Modern { 404 } else { 200 };
+    Box::new(Refusal::new(
+        status,
+        code::METHOD_NOT_FOUND,
+        "unknown_method",
+        "Method not found: this endpoint does not have it in this protocol revision",
+    ))
+}
+
+/// The client speaks one era and the server only the other. Not a code of the modern era, so that a client that
+/// can do both goes on to `initialize` (2026-07-28, versioning).
+pub(super) fn wrong_era(client: Era, server: Option<&Arc<Server>>) -> Box<Refusal> {
+    let revisions = |era| match era {
+        Era::Legacy => format!("the legacy revisions ({})", revision::LEGACY.join(", ")),
+        Era::Modern => format!("the modern revisions ({})", revision::MODERN.join(", ")),
+    };
+    let who =
+        server.map_or_else(|| "this endpoint".to_owned(), |server| format!("the server `{}`", server.name));
+    let words = format!(
+        "{who} speaks only {}, and the request is of {}; they are not bridged yet",
+        revisions(other(client)),
+        revisions(client)
+    );
+    let mut refusal = match client {
+        Era::Modern => Refusal::http(400, "era_mismatch", words),
+        Era::Legacy => {
+            let supported: Vec<String> = revision::MODERN.iter().map(|v| format!("\"{v}\"")).collect();
+            Refusal::new(400, code::UNSUPPORTED_VERSION, "era_mismatch", words)
+                .with_data(format!(r#"{{"supported":[{}],"requested":"initialize"}}"#, supported.join(",")))
+        }
+    };
+    if let (Some(server), Era::Modern) = (server, client) {
+        refusal = refusal.with_data(format!(r#"{{"server":{}}}"#, filters::agree::quote(&server.name)));
+    }
+    Box::new(refusal)
+}

@@ -147,9 +147,13 @@ impl Registry {
                 entry.legacy = legacy;
                 entry.modern = modern;
             }
-            Err(_) if news || entry.legacy.is_none() && entry.modern.is_none() => {
-                let stale = entry.legacy.is_some() || entry.modern.is_some();
-                tracing::warn!(server = %server.name, error = error.as_deref(), stale, "server is down; its last good lists stay");
+            Err(_) if news && entry.legacy.is_none() && entry.modern.is_none() => {
+                let error = error.as_deref();
+                tracing::warn!(server = %server.name, error, "server is not connected; it is tried again and again");
+            }
+            Err(_) if news => {
+                let error = error.as_deref();
+                tracing::warn!(server = %server.name, error, "server is down; its last good lists stay");
             }
             Err(_) => {}
         }

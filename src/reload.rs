@@ -28,6 +28,8 @@ impl Reload {
     pub async fn run(self) {
         let (touched, mut touches) = mpsc::channel(1);
         let _watcher = self.file.as_deref().and_then(|file| watch(file, touched.clone()));
+        let read = || self.file.as_deref().and_then(|file| std::fs::read(file).ok());
+        let mut last = read();
         let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
         loop {
             tokio::select! {
@@ -35,6 +37,12 @@ impl Reload {
                 Some(()) = touches.recv() => {
                     tokio::time::sleep(GATHER).await;
                     while touches.try_recv().is_ok() {}
+                    // A file that was only touched says nothing new, be it good or bad.
+                    let text = read();
+                    if text == last {
+                        continue;
+                    }
+                    last = text;
                 }
             }
             match &self.file {
@@ -89,8 +97,16 @@ impl Reload {
 /// Watches the folder, because editors and Kubernetes replace the file rather than write it.
 fn watch(file: &Path, touched: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = file.file_name().map(ToOwned::to_owned);
+    // Kubernetes mounts the file as a link through `..data`, and replaces that.
+    let ours = move |path: &PathBuf| {
+        let touched = path.file_name();
+        touched == name.as_deref()
+            || touched.is_some_and(|touched| touched.as_encoded_bytes().starts_with(b".."))
+    };
     let watching = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
+        // Other files of the folder, such as a log, are none of our business.
+        if event.is_ok_and(|event| !event.kind.is_access() && event.paths.iter().any(&ours)) {
             // A full channel has a look coming already.
             let _ = touched.try_send(());
         }

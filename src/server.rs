@@ -156,7 +156,8 @@ impl Server {
     /// Notes that the server answers (`None`) or why it does not; gives whether that is news.
     pub fn note(&self, error: Option<String>) -> bool {
         let up = error.is_none();
-        self.last_error.store(error.map(Arc::new));
-        self.up.swap(up, Ordering::Relaxed) != up
+        let before = self.last_error.swap(error.clone().map(Arc::new));
+        let other_words = !up && before.as_deref() != error.as_ref();
+        self.up.swap(up, Ordering::Relaxed) != up || other_words
     }
 }

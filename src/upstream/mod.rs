@@ -173,7 +173,7 @@ impl UpstreamError {
         // What a server's socket or library says stays in the log; the client learns what it can act on.
         let told = match self {
             Self::Unreachable(_) => {
-                "is not reachable; its other callers are affected too, try again later".into()
+                "is not reachable now, so none of its tools can be used; try again later".into()
             }
             other => other.to_string(),
         };

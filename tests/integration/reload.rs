@@ -187,3 +187,20 @@ async fn another_address_waits_for_a_restart_and_the_log_says_so() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn other_files_of_the_folder_reload_nothing() {
+    let gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    let failed = "toolgate_config_reloads_total{result=\"failed\"}";
+    gateway.rewrite("mcpServers: {demo: {bultin: demo}}\n");
+    gateway.eventually("the bad file is counted", async |g| g.metric(failed).await == 1.0).await;
+    for number in 0..20 {
+        std::fs::write(gateway.folder.path().join("gateway.log"), format!("line {number}")).expect("a log");
+    }
+    // A signal always reloads; when it is counted, whatever came before has been looked at.
+    gateway.process.signal(libc::SIGHUP);
+    gateway.eventually("the signal is counted", async |g| g.metric(failed).await >= 2.0).await;
+    assert_eq!(gateway.metric(failed).await, 2.0);
+    let told = gateway.process.output().matches("the changed configuration is faulty").count();
+    assert!(told <= 2, "{}", gateway.process.output());
+}

@@ -195,10 +195,6 @@ impl Catalog {
         self.endpoints.get(path)
     }
 
-    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.endpoints.values()
-    }
-
     /// Builds the snapshot. `servers` in the order of their names; `toolsets` by name, as globs over the
     /// federated tool names.
     pub fn build(

@@ -9,15 +9,8 @@ pub const LEGACY: &[&str] = &["2025-11-25", "2025-06-18", "2025-03-26"];
 pub const NEWEST_MODERN: &str = MODERN[0];
 /// The newest legacy revision: what the gateway offers to legacy servers in its own name.
 pub const NEWEST_LEGACY: &str = LEGACY[0];
-/// What a legacy request without a version header is taken for (2025-06-18, transports).
-pub const UNSAID: &str = "2025-03-26";
 
 /// The revision that `initialize` answers with: the one asked for if it is served, else the newest.
 pub fn negotiate(asked: &str) -> &'static str {
     LEGACY.iter().find(|served| **served == asked).unwrap_or(&NEWEST_LEGACY)
-}
-
-/// Whether messages may come in a JSON array (2025-03-26 only).
-pub fn has_batches(revision: &str) -> bool {
-    revision == "2025-03-26"
 }

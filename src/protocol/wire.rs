@@ -122,6 +122,12 @@ pub fn read(message: &[u8]) -> Option<Incoming> {
     (sound && !twice).then_some(incoming)
 }
 
+/// Whether a message of a server says that one of its lists changed.
+pub fn is_list_changed(message: &[u8]) -> bool {
+    let method = read(message).and_then(|message| message.method);
+    method.is_some_and(|method| method.read(message).ends_with("/list_changed"))
+}
+
 /// Whether two ids as written mean the same: the same bytes, or strings that say the same in other escapes.
 pub fn same_id(a: &[u8], b: &[u8]) -> bool {
     let text =

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::Registry;
 use crate::catalog::{Face, Kind, Listing, Lists, Page};
 use crate::server::Server;
-use crate::upstream::{Ask, Hello, Notice, Said, UpstreamError, house_params};
+use crate::upstream::{Ask, Hello, Said, UpstreamError, house_params};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -83,7 +83,7 @@ fn greeted(greeting: Result<Hello, UpstreamError>) -> Result<Result<Hello, Upstr
 
 /// Follows a connected server; ends with the reason why it is no longer.
 async fn stay(server: &Arc<Server>, mut faces: Faces, registry: &Weak<Registry>) -> String {
-    let (notices, mut heard) = mpsc::channel(64);
+    let (changed, mut heard) = mpsc::channel(64);
     let health = &server.config.health;
     let mut tick = tokio::time::interval(health.interval.get());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -91,10 +91,10 @@ async fn stay(server: &Arc<Server>, mut faces: Faces, registry: &Weak<Registry>)
     let mut failures = 0;
     let mut listed = Instant::now();
     let watch = |era: Era| {
-        let (server, notices) = (server.clone(), notices.clone());
+        let (server, changed) = (server.clone(), changed.clone());
         let spoken = faces[era as usize].is_some();
         async move {
-            if spoken { server.upstream.watch(era, &notices).await } else { std::future::pending().await }
+            if spoken { server.upstream.watch(era, &changed).await } else { std::future::pending().await }
         }
     };
     let mut watching = [Box::pin(watch(Era::Legacy)), Box::pin(watch(Era::Modern))];
@@ -102,15 +102,11 @@ async fn stay(server: &Arc<Server>, mut faces: Faces, registry: &Weak<Registry>)
     loop {
         let [legacy, modern] = &mut watching;
         let look = tokio::select! {
-            Some(notice) = heard.recv() => match notice {
-                Notice::Gone => return "its process ended".into(),
-                Notice::Changed => {
-                    tokio::time::sleep(GATHER).await;
-                    while heard.try_recv().is_ok() {}
-                    true
-                }
-                Notice::Said(_) => false,
-            },
+            Some(()) = heard.recv() => {
+                tokio::time::sleep(GATHER).await;
+                while heard.try_recv().is_ok() {}
+                true
+            }
             ended = legacy, if !quiet[0] => match ended {
                 Ok(()) => { quiet[0] = true; false }
                 Err(error) => return error.to_string(),

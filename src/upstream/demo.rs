@@ -163,10 +163,6 @@ impl Upstream for Demo {
         Ok(Said::Result(Bytes::from(result.to_string())))
     }
 
-    async fn tell(&self, _: Era, _: &str, _: Bytes) -> Result<(), UpstreamError> {
-        Ok(())
-    }
-
     async fn close(&self) {}
 }
 

@@ -15,9 +15,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::{Mutex, mpsc};
 
-use super::{
-    Ask, Hello, Notice, Peer, Progress, Said, Upstream, UpstreamError, house_initialize, house_params,
-};
+use super::{Ask, Hello, Peer, Progress, Said, Upstream, UpstreamError, house_initialize, house_params};
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::{revision, wire};
 use crate::server::Bounds;
@@ -361,14 +359,7 @@ impl Upstream for Http {
         }
     }
 
-    async fn tell(&self, era: Era, method: &str, params: Bytes) -> Result<(), UpstreamError> {
-        match era {
-            Era::Legacy => self.notify(&self.seat().await?, method, params).await,
-            Era::Modern => Ok(()),
-        }
-    }
-
-    async fn watch(&self, era: Era, notices: &mpsc::Sender<Notice>) -> Result<(), UpstreamError> {
+    async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
         let listen = house_params(
             era,
             r#""notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}"#,
@@ -381,10 +372,7 @@ impl Upstream for Http {
             let (out, mut said) = mpsc::channel::<Bytes>(64);
             let forward = async {
                 while let Some(message) = said.recv().await {
-                    let changed = wire::read(&message).and_then(|m| {
-                        m.method.map(|method| method.read(&message).ends_with("/list_changed"))
-                    });
-                    if changed == Some(true) && notices.send(Notice::Changed).await.is_err() {
+                    if wire::is_list_changed(&message) && changed.send(()).await.is_err() {
                         return;
                     }
                 }
@@ -396,7 +384,7 @@ impl Upstream for Http {
             if since.elapsed() < Duration::from_secs(1) {
                 return Ok(());
             }
-            let _ = notices.send(Notice::Changed).await;
+            let _ = changed.send(()).await;
         }
     }
 

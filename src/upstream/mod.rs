@@ -94,17 +94,6 @@ pub enum Said {
     Error(Bytes),
 }
 
-/// Something that a server says unasked, in the gateway's own connection.
-#[derive(Clone, Debug)]
-pub enum Notice {
-    /// A list changed, or the server started anew: look again.
-    Changed,
-    /// The connection is gone.
-    Gone,
-    /// Any other notification, a whole JSON-RPC message.
-    Said(Bytes),
-}
-
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
     /// Opens (or re-opens) the gateway's own connection in this era and asks the server to introduce itself.
@@ -113,13 +102,10 @@ pub trait Upstream: Send + Sync + 'static {
     /// One request in the gateway's own connection of that era.
     async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError>;
 
-    /// One notification.
-    async fn tell(&self, era: Era, method: &str, params: Bytes) -> Result<(), UpstreamError>;
-
-    /// Follows what the server announces in this era. `Ok(())` if it announces nothing; an error when the
-    /// connection is gone.
-    async fn watch(&self, era: Era, notices: &mpsc::Sender<Notice>) -> Result<(), UpstreamError> {
-        let _ = (era, notices);
+    /// Follows what the server announces in this era and tells when its lists should be read again. `Ok(())` if it
+    /// announces nothing; an error when the connection is gone.
+    async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
+        let _ = (era, changed);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::child::{self, Child, ChildError, Response};
 
 pub use super::child::Command;
-use super::{Ask, Hello, Notice, Said, Upstream, UpstreamError, house_initialize, house_params};
+use super::{Ask, Hello, Said, Upstream, UpstreamError, house_initialize, house_params};
 use crate::protocol::{revision, wire};
 
 /// How long a process may take to answer the first `server/discover`. A legacy server may never do so
@@ -153,12 +153,7 @@ impl Upstream for Stdio {
         }
     }
 
-    async fn tell(&self, era: Era, method: &str, params: Bytes) -> Result<(), UpstreamError> {
-        let params = (!params.is_empty()).then_some(&params[..]);
-        self.child(era).await?.notify(method, params, self.timeout).await.map_err(failed)
-    }
-
-    async fn watch(&self, era: Era, notices: &mpsc::Sender<Notice>) -> Result<(), UpstreamError> {
+    async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
         let taken = {
             let mut place = self.place(era).lock().await;
             place.as_mut().and_then(|process| Some((process.child.clone(), process.notices.take()?)))
@@ -171,10 +166,7 @@ impl Upstream for Stdio {
                     return Err(UpstreamError::Unreachable(format!("its process ended{words}")));
                 }
                 Some(message) = said.recv() => {
-                    let changed = wire::read(&message)
-                        .and_then(|m| m.method.map(|method| method.read(&message).ends_with("/list_changed")));
-                    let notice = if changed == Some(true) { Notice::Changed } else { Notice::Said(message) };
-                    if notices.send(notice).await.is_err() {
+                    if wire::is_list_changed(&message) && changed.send(()).await.is_err() {
                         return Ok(());
                     }
                 }

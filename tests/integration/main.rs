@@ -16,6 +16,7 @@ mod five;
 mod harness;
 mod hostile;
 mod losses;
+mod patience;
 mod procs;
 mod puppet;
 mod quickstart;

@@ -11,7 +11,8 @@ use filters::{Caller, Chain, Identity};
 
 use crate::config::Config;
 use crate::protocol::revision;
-use crate::server::{Bounds, Server};
+use crate::server::Server;
+use crate::upstream::Bounds;
 
 pub struct Plan {
     pub config: Arc<Config>,

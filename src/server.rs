@@ -13,7 +13,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::demo::Demo;
 use crate::upstream::http::Http;
 use crate::upstream::stdio::{Command, Stdio};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Bounds, Upstream, UpstreamError};
 
 pub struct Server {
     pub name: Arc<str>,
@@ -34,30 +34,6 @@ pub struct Server {
     up: AtomicBool,
     last_error: ArcSwapOption<String>,
     seconds: OnceLock<Histogram>,
-}
-
-/// The limits that hold for one server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    pub timeout: Duration,
-    pub connect_timeout: Duration,
-    /// How long a stream of announcements may be silent before it is opened anew.
-    pub stream_idle: Duration,
-    pub max_response: usize,
-    pub max_line: usize,
-}
-
-impl Bounds {
-    /// Its own settings where it has any, else those for all.
-    pub fn of(config: &config::Server, limits: &config::Limits) -> Self {
-        Self {
-            timeout: config.call_timeout(limits),
-            connect_timeout: limits.connect_timeout.get(),
-            stream_idle: limits.stream_idle.get(),
-            max_response: config.response_limit(limits),
-            max_line: limits.max_line.as_usize(),
-        }
-    }
 }
 
 /// A call that counts against `max_concurrent` until it is dropped.

@@ -15,10 +15,11 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Ask, Hello, Peer, Progress, Said, Upstream, UpstreamError, house_initialize, house_params};
+use super::{
+    Ask, Bounds, Hello, Peer, Progress, Said, Upstream, UpstreamError, house_initialize, house_params,
+};
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::{revision, wire};
-use crate::server::Bounds;
 
 /// An upstream session of the legacy era.
 #[derive(Clone, Debug, PartialEq, Eq)]

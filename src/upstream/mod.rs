@@ -2,6 +2,7 @@
 //!
 //! JSON goes through as bytes. Nothing here knows who the client is or how it is answered.
 
+mod bounds;
 pub mod demo;
 pub mod http;
 pub mod peer;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::protocol::{revision, wire};
 
+pub use bounds::Bounds;
 pub use peer::Peer;
 
 /// How a server introduces itself in one era (`initialize` or `server/discover`). The members are JSON text.

@@ -10,6 +10,7 @@ pub mod telemetry;
 pub mod catalog;
 pub mod upstream;
 
+pub mod address;
 pub mod server;
 pub mod session;
 

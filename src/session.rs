@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::address;
 use crate::server::Server;
 use crate::telemetry::Metrics;
 use crate::upstream::UpstreamError;
@@ -167,7 +168,7 @@ impl Session {
             let forward = async {
                 while let Some(message) = said.recv().await {
                     let Some(session) = session.upgrade() else { return };
-                    if let Some(message) = crate::rooms::announce::outward(&message, &server)
+                    if let Some(message) = address::outward(&message, &server)
                         && !session.offer(message)
                     {
                         return;

@@ -9,9 +9,9 @@ use filters::{Era, Refusal, Span};
 
 use super::refusals::invalid;
 use super::{Door, Exit, Leave, Led, Reply};
+use crate::address;
 use crate::protocol::method::Method;
 use crate::protocol::{revision, wire};
-use crate::rooms::announce;
 use crate::server::Server;
 use crate::session::Session;
 
@@ -102,7 +102,7 @@ impl Door {
             )));
         };
         let rpc = &led.permit.rpc;
-        let addressed = rpc.id.and_then(|id| Some((id, announce::home(id.of(&led.body))?)));
+        let addressed = rpc.id.and_then(|id| Some((id, address::home(id.of(&led.body))?)));
         let (server, body) = match addressed {
             Some((place, (serial, raw))) => {
                 let server = session.servers().into_iter().find(|server| server.serial == serial);

@@ -8,10 +8,10 @@ use filters::Era;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use pingora::http::ResponseHeader;
 
+use crate::address;
 use crate::door::Leave;
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::wire;
-use crate::rooms::announce;
 use crate::server::Server;
 use crate::upstream::UpstreamError;
 use std::sync::Arc;
@@ -217,7 +217,7 @@ fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> R
     let id_there = read.id.is_some();
     // Several servers share the endpoint: a stream can only be resumed at the one that began it.
     let place = read.id.as_deref().filter(|id| readdress && !id.is_empty());
-    let place = place.map(|id| announce::event_id(id, server));
+    let place = place.map(|id| address::event_id(id, server));
     let replacement = place.as_deref().map(|place| sse::with_id(event, place));
     let Some(data) = read.data.filter(|data| !data.is_empty()) else {
         return Ok(Seen { id: id_there, replacement, ..Seen::default() });
@@ -236,7 +236,7 @@ fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> R
     }
     let replacement = match message.id {
         Some(at) if readdress && message.is_request() => {
-            let moved = announce::return_address(&data, at, server);
+            let moved = address::return_address(&data, at, server);
             Some(sse::event(place.as_deref(), &moved))
         }
         _ => replacement,

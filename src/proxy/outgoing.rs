@@ -17,9 +17,9 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{OkOrErr, OrErr};
 
+use crate::address;
 use crate::catalog::Endpoint;
 use crate::door::Leave;
-use crate::rooms::announce;
 use crate::session;
 use crate::upstream::http::Seat;
 
@@ -125,7 +125,7 @@ pub fn resumption(session: &Session, endpoint: &Endpoint, client: &Arc<session::
     let (server, last) = match &endpoint.only {
         Some(server) => (server.clone(), last.clone()),
         None => {
-            let (serial, own) = announce::event_home(last.to_str().ok()?)?;
+            let (serial, own) = address::event_home(last.to_str().ok()?)?;
             let server = client.servers().into_iter().find(|server| server.serial == serial)?;
             (server, HeaderValue::from_str(own).ok()?)
         }

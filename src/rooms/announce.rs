@@ -28,32 +28,6 @@ const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// How long to wait before a server is listened to again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What of a server's announcement goes to a session: nothing of changed lists; its requests under an id that
-/// leads back to it.
-pub fn outward(message: &Bytes, server: &Server) -> Option<Bytes> {
-    let read = wire::read(message)?;
-    let method = read.method?;
-    match read.id {
-        Some(id) => Some(return_address(message, id, server)),
-        None if method.read(message).ends_with("/list_changed") => None,
-        None => Some(message.clone()),
-    }
-}
-
-/// A server's request to the client with an id that names the server as well; [`home`] takes it apart.
-pub fn return_address(message: &[u8], id: Span, server: &Server) -> Bytes {
-    let raw = String::from_utf8_lossy(id.of(message));
-    splice(BytesMut::from(message), id, quote(&format!("tg:{}:{raw}", server.serial)).as_bytes())
-}
-
-/// The serial of the server and its own id as written, from an id of [`return_address`].
-pub fn home(id: &[u8]) -> Option<(u64, String)> {
-    let text = wire::string(id)?;
-    let (serial, raw) = text.strip_prefix("tg:")?.split_once(':')?;
-    Reader::new(raw.as_bytes(), 1).and_then(|mut r| r.value().and(r.end())).ok()?;
-    Some((serial.parse().ok()?, raw.to_owned()))
-}
-
 /// The GET stream of a legacy session.
 pub fn legacy(
     core: &Handle,
@@ -129,17 +103,6 @@ fn announcement(kind: Kind) -> &'static str {
         Kind::Prompts => "notifications/prompts/list_changed",
         Kind::Resources | Kind::Templates => "notifications/resources/list_changed",
     }
-}
-
-/// A server's event id with the server in it; [`event_home`] takes it apart.
-pub fn event_id(id: &str, server: &Server) -> String {
-    format!("tg:{}:{id}", server.serial)
-}
-
-/// The serial of the server and its own id, from an id of [`event_id`].
-pub fn event_home(id: &str) -> Option<(u64, &str)> {
-    let (serial, own) = id.strip_prefix("tg:")?.split_once(':')?;
-    Some((serial.parse().ok()?, own))
 }
 
 /// What a client asked to be told of, as far as it can be.

@@ -1,0 +1,48 @@
+//! Ids that lead back: where several servers share an endpoint, a server's request and the place in its stream
+//! carry the server's serial on their way out, and lose it on their way home.
+
+use bytes::{Bytes, BytesMut};
+use filters::Span;
+use filters::agree::quote;
+use filters::json::Reader;
+use filters::rebuild::splice;
+
+use crate::protocol::wire;
+use crate::server::Server;
+
+/// What of a server's announcement goes to a session: nothing of changed lists; its requests under an id that
+/// leads back to it.
+pub fn outward(message: &Bytes, server: &Server) -> Option<Bytes> {
+    let read = wire::read(message)?;
+    let method = read.method?;
+    match read.id {
+        Some(id) => Some(return_address(message, id, server)),
+        None if method.read(message).ends_with("/list_changed") => None,
+        None => Some(message.clone()),
+    }
+}
+
+/// A server's request to the client with an id that names the server as well; [`home`] takes it apart.
+pub fn return_address(message: &[u8], id: Span, server: &Server) -> Bytes {
+    let raw = String::from_utf8_lossy(id.of(message));
+    splice(BytesMut::from(message), id, quote(&format!("tg:{}:{raw}", server.serial)).as_bytes())
+}
+
+/// The serial of the server and its own id as written, from an id of [`return_address`].
+pub fn home(id: &[u8]) -> Option<(u64, String)> {
+    let text = wire::string(id)?;
+    let (serial, raw) = text.strip_prefix("tg:")?.split_once(':')?;
+    Reader::new(raw.as_bytes(), 1).and_then(|mut r| r.value().and(r.end())).ok()?;
+    Some((serial.parse().ok()?, raw.to_owned()))
+}
+
+/// A server's event id with the server in it; [`event_home`] takes it apart.
+pub fn event_id(id: &str, server: &Server) -> String {
+    format!("tg:{}:{id}", server.serial)
+}
+
+/// The serial of the server and its own id, from an id of [`event_id`].
+pub fn event_home(id: &str) -> Option<(u64, &str)> {
+    let (serial, own) = id.strip_prefix("tg:")?.split_once(':')?;
+    Some((serial.parse().ok()?, own))
+}

@@ -51,7 +51,7 @@ impl Plan {
                 max_depth: limits.max_json_depth as usize,
             },
             agree: Agree { modern: revision::MODERN, legacy: revision::LEGACY },
-            anonymous: Caller::new(Identity { user: "anonymous".into() }),
+            anonymous: Caller::new(Identity { user: "anonymous".into(), ..Identity::default() }),
         };
         Ok(Arc::new(Self { config: Arc::new(config), chain, servers }))
     }

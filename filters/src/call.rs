@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{HeaderMap, HeaderName, Method};
 
@@ -51,22 +52,105 @@ pub struct Doubtful;
 
 /// Who calls. Cloned with each permit, so it is one pointer.
 #[derive(Clone, Debug)]
-pub struct Caller(Arc<Identity>);
+pub struct Caller(Arc<Known>);
 
 #[derive(Debug)]
+struct Known {
+    identity: Identity,
+    serial: u64,
+}
+
+/// What is known of a caller once its credentials are checked.
+#[derive(Debug, Default)]
 pub struct Identity {
     /// The user's name for logs, limits and audit.
     pub user: String,
+    pub tenant: Option<String>,
+    /// Names of roles, sorted, each once. Names that the configuration does not know mean nothing.
+    pub roles: Vec<String>,
+    /// OAuth scopes of the token, sorted, each once.
+    pub scopes: Vec<String>,
+    pub means: Means,
+    /// Who vouches for the user: the issuer of a token. Two issuers' users of one name are two users.
+    pub issuer: Option<String>,
+    /// The id of the API key.
+    pub key: Option<String>,
+    /// The verified claims of a token, for rules.
+    pub claims: serde_json::Map<String, serde_json::Value>,
+}
+
+/// By what a caller is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Means {
+    #[default]
+    Anonymous,
+    Jwt,
+    ApiKey,
+    Certificate,
+    /// The command line, on the word of whoever can read the configuration.
+    Operator,
+}
+
+impl Means {
+    /// The word of rules and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Means::Anonymous => "anonymous",
+            Means::Jwt => "jwt",
+            Means::ApiKey => "api_key",
+            Means::Certificate => "certificate",
+            Means::Operator => "operator",
+        }
+    }
 }
 
 impl Caller {
     pub fn new(identity: Identity) -> Self {
-        Self(Arc::new(identity))
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(Arc::new(Known { identity, serial: NEXT.fetch_add(1, Ordering::Relaxed) }))
     }
 
-    pub fn user(&self) -> &str {
-        &self.0.user
+    /// Tells this identity from every other one that was ever made in this process.
+    pub fn serial(&self) -> u64 {
+        self.0.serial
     }
+
+    /// Whether both are the same user by the same means, whatever token or roles they have at the moment.
+    pub fn is_same_as(&self, other: &Caller) -> bool {
+        fn who(caller: &Caller) -> (Means, Option<&str>, Option<&str>, &str) {
+            (caller.means, caller.issuer.as_deref(), caller.tenant.as_deref(), &caller.user)
+        }
+        Arc::ptr_eq(&self.0, &other.0) || who(self) == who(other)
+    }
+}
+
+impl std::ops::Deref for Caller {
+    type Target = Identity;
+
+    fn deref(&self) -> &Identity {
+        &self.0.identity
+    }
+}
+
+/// What a call is about to touch, as the catalog knows it. The names are borrowed from the catalog or the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aim<'a> {
+    pub thing: Thing,
+    /// The federated name of a tool or prompt (`files__read`), whatever the endpoint calls it; the URI of a
+    /// resource or resource template; empty where a method goes to a server as a whole.
+    pub name: &'a str,
+    /// The configured name of the server.
+    pub server: &'a str,
+}
+
+/// The kinds of things that roles and rules speak of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Thing {
+    Tool,
+    Prompt,
+    Resource,
+    /// A server as a whole.
+    Server,
 }
 
 /// The two ways of speaking MCP: with `initialize` and sessions, or stateless with `_meta` in each request.
@@ -92,6 +176,8 @@ pub struct Call<'a> {
     pub body: &'a [u8],
     pub rpc: Rpc,
     pub era: Era,
+    /// Filled in from the catalog before the call is judged; `None` where it touches nothing that is known.
+    pub aim: Option<Aim<'a>>,
 }
 
 impl Call<'_> {

@@ -57,7 +57,7 @@ impl Chain {
         let rpc = crate::call::read(body, self.size.max_depth)
             .map_err(|refused| Stop { filter: Size::NAME, refused })?;
         let era = self.agree.era(&head, &rpc, body);
-        Ok(Call { head, caller, body, rpc, era })
+        Ok(Call { head, caller, body, rpc, era, aim: None })
     }
 
     /// Judges the whole call.

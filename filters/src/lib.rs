@@ -4,16 +4,21 @@
 //! (counters, keys) is handed in as a trait. So every filter can be read, tested, benched and fuzzed by itself.
 
 pub mod agree;
+pub mod auth;
 pub mod call;
 pub mod chain;
+pub mod guard;
 pub mod json;
 pub mod origin;
+pub mod rate;
+pub mod rbac;
 pub mod rebuild;
 pub mod rpc;
+pub mod rules;
 pub mod size;
 pub mod verdict;
 
-pub use call::{Call, Caller, Era, Head, Identity, Refused};
+pub use call::{Aim, Call, Caller, Era, Head, Identity, Means, Refused, Thing};
 pub use chain::{Chain, Filter, Permit, Stop};
 pub use json::{Span, Text};
 pub use rpc::{Kind, Rpc};

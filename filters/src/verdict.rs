@@ -2,6 +2,7 @@
 //! answers.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// JSON-RPC 2.0 and MCP error codes that the gateway uses.
 pub mod code {
@@ -35,11 +36,24 @@ pub struct Refusal {
     pub reason: &'static str,
     /// The connection must not be used again: it holds bytes that were not read.
     pub close: bool,
+    /// For the header `WWW-Authenticate` (RFC 9110 §11.6.1).
+    pub challenge: Option<String>,
+    /// When the same call would pass, for `Retry-After` (RFC 9110 §10.2.3) and `data.retry_after_ms`.
+    pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
     pub fn new(status: u16, code: i64, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, message: message.into(), data: None, reason, close: false }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            data: None,
+            reason,
+            close: false,
+            challenge: None,
+            retry_after: None,
+        }
     }
 
     /// A refusal in HTTP words only: the status is the code.
@@ -49,6 +63,16 @@ impl Refusal {
 
     pub fn with_data(mut self, data: String) -> Self {
         self.data = Some(data);
+        self
+    }
+
+    pub fn with_challenge(mut self, challenge: String) -> Self {
+        self.challenge = Some(challenge);
+        self
+    }
+
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
         self
     }
 

@@ -98,7 +98,7 @@ fn render(line: &Line, format: Format) -> String {
         Format::Json => {
             let mut out = format!(
                 r#"{{"timestamp":"{at}","level":"INFO","target":"toolgate::request","request_id":"{id:016x}","caller":{},"verb":"{}","path":{},"method":"{}","status":{},"outcome":"{}","ms":{took},"bytes_in":{},"bytes_out":{}"#,
-                quote(line.caller.user()),
+                quote(&line.caller.user),
                 line.verb,
                 quote(path),
                 line.method,

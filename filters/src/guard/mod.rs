@@ -1,0 +1,1 @@
+//! What goes in and comes back: argument schemas and secrets.

@@ -1,0 +1,1 @@
+//! How often: rates, quotas and concurrency.

@@ -1,0 +1,1 @@
+//! Who may do what: roles over tools, prompts, resources, methods and servers.

@@ -1,0 +1,1 @@
+//! Rules over caller, call and server, in CEL.

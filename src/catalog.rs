@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filters::{Era, Span};
+use filters::{Aim, Era, Span, Thing};
 use sha2::{Digest, Sha256};
 
-use crate::config::{ServerName, Toolset};
+use crate::config::{Globs, ServerName, Toolset};
 use crate::server::Server;
 use crate::telemetry::{Counted, Metrics};
 use crate::upstream::Hello;
@@ -21,6 +21,7 @@ mod naming;
 mod view;
 
 pub use listing::{Item, Listing, Lists, Page};
+pub use naming::federated;
 use view::{Scope, endpoint};
 
 /// Entries on one page of a list. Large, because many clients read the first page only.
@@ -36,6 +37,7 @@ pub struct Face {
 }
 
 /// A server with what is known of it.
+#[derive(Clone)]
 pub struct Seen {
     pub server: Arc<Server>,
     pub legacy: Option<Arc<Face>>,
@@ -59,6 +61,9 @@ pub struct Target {
     pub name: Arc<str>,
     /// The name as this endpoint shows it: the label of metrics and logs.
     pub label: Arc<str>,
+    /// The name that roles, rules and limits know it by, on every endpoint: the federated one of a tool or
+    /// prompt, the URI of a resource or template.
+    pub full: Arc<str>,
     pub counted: Arc<Counted>,
 }
 
@@ -81,6 +86,15 @@ impl Kind {
             Kind::Prompts => "prompts",
             Kind::Resources => "resources",
             Kind::Templates => "resourceTemplates",
+        }
+    }
+
+    /// What roles and rules call an entry of the list.
+    fn thing(self) -> Thing {
+        match self {
+            Kind::Tools => Thing::Tool,
+            Kind::Prompts => Thing::Prompt,
+            Kind::Resources | Kind::Templates => Thing::Resource,
         }
     }
 
@@ -172,6 +186,8 @@ pub struct Endpoint {
     pub only: Option<Arc<Server>>,
     /// All servers whose names this endpoint can show.
     pub members: Vec<Arc<Server>>,
+    /// Set for a toolset: the federated names that it shows.
+    pub toolset: Option<Globs>,
 }
 
 impl Endpoint {
@@ -188,6 +204,7 @@ pub struct Catalog {
     /// Counts up with each change.
     pub version: u64,
     endpoints: HashMap<Arc<str>, Arc<Endpoint>>,
+    seen: Vec<Seen>,
 }
 
 impl Catalog {
@@ -205,7 +222,7 @@ impl Catalog {
     ) -> Self {
         let mut endpoints = HashMap::new();
         let mut add = |path: String, servers: &[Seen], scope: Scope<'_>| {
-            let endpoint = endpoint(path, servers, scope, metrics);
+            let endpoint = endpoint(path, servers, scope, None, metrics);
             endpoints.insert(endpoint.path.clone(), Arc::new(endpoint));
         };
         add("/mcp".into(), servers, Scope::All);
@@ -216,7 +233,25 @@ impl Catalog {
         for (name, toolset) in toolsets {
             add(format!("/servers/{name}/mcp"), servers, Scope::Toolset(&toolset.tools));
         }
-        Self { version, endpoints }
+        Self { version, endpoints, seen: servers.to_vec() }
+    }
+
+    /// An endpoint as somebody sees it who may use only a part of what it shows: the rest is in no list of it,
+    /// under no name, and counted nowhere.
+    pub fn narrowed(
+        &self,
+        endpoint: &Endpoint,
+        may: &dyn Fn(&Aim<'_>) -> bool,
+        metrics: &Arc<Metrics>,
+    ) -> Endpoint {
+        let is_member = |seen: &&Seen| endpoint.members.iter().any(|m| m.serial == seen.server.serial);
+        let servers: Vec<Seen> = self.seen.iter().filter(is_member).cloned().collect();
+        let scope = match (&endpoint.toolset, &endpoint.only) {
+            (Some(globs), _) => Scope::Toolset(globs),
+            (None, Some(_)) => Scope::Single,
+            (None, None) => Scope::All,
+        };
+        view::endpoint(endpoint.path.to_string(), &servers, scope, Some(may), metrics)
     }
 
     /// The lists that read differently in `new`, on endpoints that both have.

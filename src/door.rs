@@ -3,6 +3,7 @@
 //! Outside callers come through `proxy/`, inside ones (the command line, later the agent) through
 //! [`Door::call`]; both are judged by the same chain and led by the same [`Door::lead`].
 
+pub mod aim;
 mod inside;
 mod legacy;
 mod refusals;

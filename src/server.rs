@@ -8,12 +8,17 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use prometheus::Histogram;
 
+use breaker::{Breaker, Pass, State};
+
+use crate::catalog::federated;
 use crate::config;
 use crate::telemetry::Metrics;
 use crate::upstream::demo::Demo;
 use crate::upstream::http::Http;
 use crate::upstream::stdio::{Command, Stdio};
 use crate::upstream::{Bounds, Upstream, UpstreamError};
+
+mod breaker;
 
 pub struct Server {
     pub name: Arc<str>,
@@ -30,6 +35,7 @@ pub struct Server {
     /// What of the configuration's limits it was made with.
     pub bounds: Bounds,
     max_concurrent: usize,
+    breaker: Option<Breaker>,
     running: AtomicUsize,
     up: AtomicBool,
     last_error: ArcSwapOption<String>,
@@ -37,17 +43,47 @@ pub struct Server {
 }
 
 /// A call that counts against `max_concurrent` until it is dropped.
-pub struct Running(Arc<Server>);
+pub struct Running {
+    server: Arc<Server>,
+    /// It is the one that tries whether the server works again.
+    probe: bool,
+    told: AtomicBool,
+}
 
 impl Running {
     pub fn server(&self) -> &Arc<Server> {
-        &self.0
+        &self.server
+    }
+
+    /// Tells the circuit breaker how the call went; only the first word counts.
+    pub fn went(&self, error: Option<&UpstreamError>) {
+        let Some(breaker) = &self.server.breaker else { return };
+        let worked = match error {
+            None => true,
+            Some(error) if error.is_fault() => false,
+            Some(_) => return,
+        };
+        if self.told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        match breaker.note(worked) {
+            Some(State::Open) => {
+                tracing::warn!(server = %self.server.name, "circuit opened: its calls fail; none are sent for a while");
+            }
+            Some(State::Closed) => {
+                tracing::info!(server = %self.server.name, "circuit closed: it answers again");
+            }
+            None => {}
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Release);
+        self.server.running.fetch_sub(1, Ordering::Release);
+        if let (true, false, Some(breaker)) = (self.probe, *self.told.get_mut(), &self.server.breaker) {
+            breaker.give_back();
+        }
     }
 }
 
@@ -84,11 +120,12 @@ impl Server {
             passthrough: config.credentials == config::Credentials::Passthrough,
             max_concurrent: config.max_concurrent.map_or(usize::MAX, |most| most as usize),
             config: config.clone(),
-            bounds,
+            breaker: bounds.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),
             running: AtomicUsize::new(0),
             up: AtomicBool::new(false),
             last_error: ArcSwapOption::empty(),
             seconds: OnceLock::new(),
+            bounds,
         }))
     }
 
@@ -102,13 +139,27 @@ impl Server {
         self.config.tools.shows(tool).then(|| self.config.tools.shown_as(tool))
     }
 
+    /// The name that roles and rules know a tool or prompt by; `own` is the name before any prefix.
+    pub fn federated(&self, own: &str) -> String {
+        federated(self.prefix(), &self.name, own)
+    }
+
+    /// Whether a federated name has this server's prefix.
+    pub fn would_own(&self, name: &str) -> bool {
+        let prefix = self.prefix();
+        !prefix.is_empty() && name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("__"))
+    }
+
     /// Starts one call, if another may run.
     pub fn start(self: &Arc<Self>) -> Result<Running, UpstreamError> {
         if self.running.fetch_add(1, Ordering::Acquire) >= self.max_concurrent {
             self.running.fetch_sub(1, Ordering::Release);
             return Err(UpstreamError::Busy(self.max_concurrent));
         }
-        Ok(Running(self.clone()))
+        let passed = self.breaker.as_ref().map_or(Ok(Pass::Normal), Breaker::pass);
+        let probe = passed.is_ok_and(|pass| pass == Pass::Probe);
+        let running = Running { server: self.clone(), probe, told: AtomicBool::new(false) };
+        passed.map(|_| running).map_err(UpstreamError::Open)
     }
 
     pub fn running(&self) -> usize {

@@ -1,7 +1,7 @@
 //! Legacy sessions: what `initialize` opened, and the seats that it has at the servers behind.
 //!
-//! A session id is 192 random bits and means nothing outside this process. A session belongs to the endpoint it
-//! was opened on; on another path it does not exist. Seats are taken when a server is first needed, taken again
+//! A session id is 192 random bits and means nothing outside this process. A session belongs to the caller that
+//! opened it and to the endpoint it was opened on; for another caller or on another path it does not exist. Seats are taken when a server is first needed, taken again
 //! once when the server has forgotten them, and left when the session ends.
 
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use dashmap::DashMap;
+use filters::Caller;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ pub struct Session {
     pub id: String,
     /// The endpoint that it was opened on.
     pub path: Arc<str>,
+    owner: Caller,
     /// The revision that was agreed on with the client.
     pub version: &'static str,
     /// The client's own `capabilities` and `clientInfo`, as JSON.
@@ -257,6 +259,7 @@ impl Sessions {
 
     pub fn open(
         &self,
+        owner: Caller,
         path: &Arc<str>,
         version: &'static str,
         capabilities: Bytes,
@@ -271,6 +274,7 @@ impl Sessions {
         let session = Arc::new(Session {
             id: URL_SAFE_NO_PAD.encode(random),
             path: path.clone(),
+            owner,
             version,
             capabilities,
             client_info,
@@ -287,9 +291,10 @@ impl Sessions {
         Ok(session)
     }
 
-    /// The session of this id on this path.
-    pub fn get(&self, id: &str, path: &str) -> Option<Arc<Session>> {
-        let session = self.open.get(id).filter(|session| &*session.path == path)?.clone();
+    /// The session of this id, if it is this caller's and on this path.
+    pub fn get(&self, id: &str, path: &str, caller: &Caller) -> Option<Arc<Session>> {
+        let is_theirs = |session: &Session| &*session.path == path && session.owner.is_same_as(caller);
+        let session = self.open.get(id).filter(|session| is_theirs(session))?.clone();
         session.touch();
         Some(session)
     }

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use filters::Era;
 use filters::agree::quote;
+use filters::{Aim, Era, Thing};
 
-use super::naming::federated;
 use super::{Endpoint, FRESH, Face, Item, Kind, Listing, PAGE, Seen, Target, View};
 use crate::config::Globs;
 use crate::protocol::wire;
@@ -22,29 +21,47 @@ pub enum Scope<'a> {
     Toolset(&'a Globs),
 }
 
-pub fn endpoint(path: String, servers: &[Seen], scope: Scope<'_>, metrics: &Arc<Metrics>) -> Endpoint {
+/// Whether its holder may use a thing; without one, everybody may use everything.
+type May<'a> = Option<&'a dyn Fn(&Aim<'_>) -> bool>;
+
+pub fn endpoint(
+    path: String,
+    servers: &[Seen],
+    scope: Scope<'_>,
+    may: May<'_>,
+    metrics: &Arc<Metrics>,
+) -> Endpoint {
     let only = matches!(scope, Scope::Single).then(|| servers[0].server.clone());
+    let toolset = match &scope {
+        Scope::Toolset(globs) => Some((*globs).clone()),
+        _ => None,
+    };
     Endpoint {
         path: path.into(),
-        legacy: view(Era::Legacy, servers, &scope, metrics),
-        modern: view(Era::Modern, servers, &scope, metrics),
+        legacy: view(Era::Legacy, servers, &scope, may, metrics),
+        modern: view(Era::Modern, servers, &scope, may, metrics),
         members: servers.iter().map(|seen| seen.server.clone()).collect(),
         only,
+        toolset,
     }
 }
 
-fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, metrics: &Arc<Metrics>) -> View {
+fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &Arc<Metrics>) -> View {
     let mut view = View::default();
-    let faces: Vec<(&Arc<Server>, &Arc<Face>)> =
+    let mut faces: Vec<(&Arc<Server>, &Arc<Face>)> =
         servers.iter().filter_map(|seen| Some((&seen.server, seen.face(era)?))).collect();
     view.servers = faces.len();
+    if let Some(may) = may {
+        // Neither the words nor the capabilities of a server show that cannot be used at all.
+        faces.retain(|(server, face)| is_of_use(server, face, scope, may));
+    }
     for kind in Kind::ALL {
         let mut entries: BTreeMap<String, Bytes> = BTreeMap::new();
         // A toolset is made of tools only.
         let listed = matches!(kind, Kind::Tools) || !matches!(scope, Scope::Toolset(_));
         for (server, face) in faces.iter().filter(|_| listed) {
             for item in face.lists.of(kind) {
-                enter(&mut view, &mut entries, kind, server, item, scope, metrics);
+                enter(&mut view, &mut entries, kind, server, item, scope, may, metrics);
             }
         }
         if kind == Kind::Tools {
@@ -52,7 +69,7 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, metrics: &Arc<Metrics>) -
         }
         let info = server_info(&faces, scope);
         let open: Vec<&Listing> = faces.iter().map(|(_, face)| face.lists.listing(kind)).collect();
-        view.pages[kind as usize] = pages(era, kind, entries.into_values(), &open, &info);
+        view.pages[kind as usize] = pages(era, kind, entries.into_values(), &open, may.is_some(), &info);
     }
     view.templates.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
     view.capabilities = capabilities(era, &faces, scope);
@@ -61,7 +78,43 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, metrics: &Arc<Metrics>) -
     view
 }
 
+/// Whether anything of a server may be used, as far as it says what it has.
+fn is_of_use(server: &Arc<Server>, face: &Face, scope: &Scope<'_>, may: &dyn Fn(&Aim<'_>) -> bool) -> bool {
+    if !may(&Aim { thing: Thing::Server, name: "", server: &server.name }) {
+        return false;
+    }
+    let mut entries =
+        Kind::ALL.into_iter().flat_map(|kind| face.lists.of(kind).iter().map(move |i| (kind, i)));
+    let mut any = false;
+    let of_use = entries.any(|(kind, item)| {
+        any = true;
+        names(kind, server, item, scope)
+            .is_some_and(|(_, full)| may(&Aim { thing: kind.thing(), name: &full, server: &server.name }))
+    });
+    of_use || !any
+}
+
+/// The name that this endpoint shows an entry by, and the one that roles and rules know it by; none if the
+/// endpoint does not show it.
+fn names(kind: Kind, server: &Server, item: &Item, scope: &Scope<'_>) -> Option<(String, String)> {
+    let (own, full) = match kind {
+        Kind::Tools => {
+            let own = server.shows(&item.key)?;
+            (own, server.federated(own))
+        }
+        Kind::Prompts => (item.key.as_str(), server.federated(&item.key)),
+        Kind::Resources | Kind::Templates => (item.key.as_str(), item.key.clone()),
+    };
+    let shown = match (kind, scope) {
+        (Kind::Tools, Scope::Toolset(globs)) if !globs.is_match(&full) => return None,
+        (_, Scope::Single) => own.to_owned(),
+        _ => full.clone(),
+    };
+    Some((shown, full))
+}
+
 /// Puts one entry of a server into the view, under the name that this endpoint shows it by.
+#[allow(clippy::too_many_arguments, reason = "one entry, and all that decides on it")]
 fn enter(
     view: &mut View,
     entries: &mut BTreeMap<String, Bytes>,
@@ -69,34 +122,24 @@ fn enter(
     server: &Arc<Server>,
     item: &Item,
     scope: &Scope<'_>,
+    may: May<'_>,
     metrics: &Arc<Metrics>,
 ) {
-    let federated_name = |name: &str| federated(server.prefix(), &server.name, name);
-    let shown = match kind {
-        Kind::Tools => {
-            let Some(own) = server.shows(&item.key) else { return };
-            match scope {
-                Scope::Single => own.to_owned(),
-                Scope::All => federated_name(own),
-                Scope::Toolset(globs) => {
-                    let name = federated_name(own);
-                    if !globs.is_match(&name) {
-                        return;
-                    }
-                    name
-                }
-            }
-        }
-        Kind::Prompts if !matches!(scope, Scope::Single) => federated_name(&item.key),
-        _ => item.key.clone(),
-    };
+    let Some((shown, full)) = names(kind, server, item, scope) else { return };
+    if may.is_some_and(|may| !may(&Aim { thing: kind.thing(), name: &full, server: &server.name })) {
+        return;
+    }
     let target = |label: &str| Target {
         server: server.clone(),
         name: item.key.as_str().into(),
         label: label.into(),
+        full: full.as_str().into(),
         counted: metrics.counted(kind.used_by(), &server.name, label),
     };
     if entries.contains_key(&shown) {
+        if may.is_some() {
+            return;
+        }
         tracing::warn!(server = %server.name, name = %shown, kind = kind.member(), "the name is taken; the later one is left out");
         return;
     }
@@ -118,6 +161,7 @@ fn pages(
     kind: Kind,
     entries: impl ExactSizeIterator<Item = Bytes>,
     listings: &[&Listing],
+    private: bool,
     server_info: &[u8],
 ) -> Vec<Bytes> {
     let entries: Vec<Bytes> = entries.collect();
@@ -127,8 +171,8 @@ fn pages(
     // A part that does not say how long it is fresh is not fresh at all.
     let parts = listings.iter().filter(|listing| !listing.items.is_empty());
     let fresh = parts.map(|listing| listing.ttl_ms.unwrap_or(0)).min().unwrap_or(0).min(FRESH);
-    // Only what every part calls public may be shared between callers (caching.mdx).
-    let public = !listings.is_empty() && listings.iter().all(|listing| listing.public);
+    // Only what every part calls public may be shared between callers (caching.mdx), and only if all see it.
+    let public = !private && !listings.is_empty() && listings.iter().all(|listing| listing.public);
     let page = |(number, chunk): (usize, &[Bytes])| {
         let size: usize = chunk.iter().map(|entry| entry.len() + 1).sum();
         let mut out = BytesMut::with_capacity(size + server_info.len() + 200);

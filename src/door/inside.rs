@@ -41,8 +41,11 @@ impl Door {
             (Era::Legacy, None) => {
                 let info = Bytes::from_static(crate::upstream::house_info().as_bytes());
                 let none = Bytes::from_static(b"{}");
-                own =
-                    self.sessions.open(&endpoint.path, revision::NEWEST_LEGACY, none, info, usize::MAX).ok();
+                let owner = permit.caller.clone();
+                own = self
+                    .sessions
+                    .open(owner, &endpoint.path, revision::NEWEST_LEGACY, none, info, usize::MAX)
+                    .ok();
                 own.clone()
             }
         };
@@ -70,7 +73,9 @@ impl Leave {
             None => None,
         };
         let id = self.id.clone().unwrap_or_default();
-        let said = http.exchange(self.era, seat.as_ref(), self.body.clone(), &id).await.map_err(refused)?;
+        let said = http.exchange(self.era, seat.as_ref(), self.body.clone(), &id).await;
+        self.running.went(said.as_ref().err());
+        let said = said.map_err(refused)?;
         Ok(match said {
             crate::upstream::Said::Result(result) => wire::result(&id, &result),
             crate::upstream::Said::Error(error) => wire::failure(&id, &error),

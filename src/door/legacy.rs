@@ -30,6 +30,7 @@ impl Door {
         let session = self
             .sessions
             .open(
+                led.permit.caller.clone(),
                 &endpoint.path,
                 revision::negotiate(&asked.read(body)),
                 object(rpc.capabilities, b"{}"),

@@ -45,10 +45,7 @@ impl Door {
             return wrong_era(era, Some(&target.server));
         }
         let never_seen = |server: &&Arc<Server>| {
-            let prefixed = endpoint.only.is_some()
-                || (!server.prefix().is_empty()
-                    && name.strip_prefix(server.prefix()).is_some_and(|rest| rest.starts_with("__")));
-            prefixed
+            (endpoint.only.is_some() || server.would_own(name))
                 && !server.is_up()
                 && endpoint.view(era).tools.values().all(|t| t.server.serial != server.serial)
         };

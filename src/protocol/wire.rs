@@ -1,5 +1,7 @@
 //! The JSON-RPC messages that the gateway itself makes. One place makes bytes of them.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use filters::agree::quote;
 use filters::json::{DEPTH_CEILING, Reader};
@@ -40,12 +42,25 @@ pub fn refusal(id: Option<&[u8]>, refusal: &Refusal) -> Bytes {
     out.put_slice(
         format!(r#""error":{{"code":{},"message":{}"#, refusal.code, quote(&refusal.message)).as_bytes(),
     );
-    if let Some(data) = &refusal.data {
+    if let Some(data) = data(refusal) {
         out.put_slice(br#","data":"#);
         out.put_slice(data.as_bytes());
     }
     out.put_slice(b"}}");
     out.freeze()
+}
+
+/// `error.data`, with the time to wait in it where there is one.
+fn data(refusal: &Refusal) -> Option<Cow<'_, str>> {
+    let data = refusal.data.as_deref();
+    let Some(wait) = refusal.retry_after else { return data.map(Cow::Borrowed) };
+    let wait = format!(r#""retry_after_ms":{}"#, wait.as_millis());
+    match data.and_then(|data| data.strip_prefix('{')) {
+        None => Some(Cow::Owned(format!("{{{wait}}}"))),
+        Some(rest) if rest.contains("\"retry_after_ms\"") => data.map(Cow::Borrowed),
+        Some("}") => Some(Cow::Owned(format!("{{{wait}}}"))),
+        Some(rest) => Some(Cow::Owned(format!("{{{wait},{rest}"))),
+    }
 }
 
 /// A request; `params` is JSON text.

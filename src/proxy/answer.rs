@@ -141,6 +141,9 @@ impl Watch {
                 }
                 Ok(Some(Bytes::new()))
             }
+            Form::Events(_) if self.id.is_some() && self.passed > self.server.bounds.max_stream => {
+                Err(UpstreamError::TooLarge(self.server.bounds.max_stream))
+            }
             Form::Events(splitter) => {
                 splitter.push(&piece.unwrap_or_default());
                 let mut out: Option<BytesMut> = None;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use filters::call::header;
 use filters::verdict::code;
-use filters::{Era, Head, Kind, Permit, Refusal};
+use filters::{Caller, Era, Head, Kind, Permit, Refusal};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Version};
 use pingora::proxy::Session;
@@ -80,7 +80,7 @@ pub fn session(
     if permit.era == Era::Modern || opens {
         return Ok(None);
     }
-    find(door, session, endpoint).map(Some)
+    find(door, session, endpoint, &permit.caller).map(Some)
 }
 
 /// The session of a GET or DELETE.
@@ -88,6 +88,7 @@ pub fn open_session(
     door: &Door,
     session: &Session,
     endpoint: &Endpoint,
+    caller: &Caller,
 ) -> Result<Arc<session::Session>, Refusal> {
     let head = head(session);
     if let Ok(Some(version)) = head.one(&header::PROTOCOL_VERSION)
@@ -95,14 +96,19 @@ pub fn open_session(
     {
         return Err(Refusal::http(405, "verb", "this protocol revision has only POST"));
     }
-    find(door, session, endpoint)
+    find(door, session, endpoint, caller)
 }
 
-fn find(door: &Door, session: &Session, endpoint: &Endpoint) -> Result<Arc<session::Session>, Refusal> {
+fn find(
+    door: &Door,
+    session: &Session,
+    endpoint: &Endpoint,
+    caller: &Caller,
+) -> Result<Arc<session::Session>, Refusal> {
     let head = head(session);
     let invalid = |reason, words: &'static str| Refusal::new(400, code::INVALID_REQUEST, reason, words);
     match head.one(&header::SESSION) {
-        Ok(Some(id)) => door.sessions.get(id, &endpoint.path).ok_or_else(|| {
+        Ok(Some(id)) => door.sessions.get(id, &endpoint.path, caller).ok_or_else(|| {
             Refusal::http(404, "no_session", "no such session here; open one with `initialize`")
         }),
         Ok(None) => Err(invalid(

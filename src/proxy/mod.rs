@@ -300,6 +300,12 @@ impl ProxyHttp for Gateway {
             (None, None) => Outcome::Ok,
             (None, Some(_)) => Outcome::Failed,
         };
+        if let (Some(leave), Outcome::Ok | Outcome::Error, None) = (&ctx.leave, outcome, &ctx.refused) {
+            let status = session.response_written().map_or(0, |response| response.status.as_u16());
+            // A gateway behind this one says in its own words that its server is down.
+            let down = matches!(status, 502..=504).then(|| UpstreamError::Unreachable(String::new()));
+            leave.running.went(down.as_ref());
+        }
         let took = ctx.started.elapsed();
         let metrics = &self.door.metrics;
         match &ctx.told.counted {
@@ -356,6 +362,9 @@ const FORGOTTEN: ErrorType = ErrorType::Custom("forgotten");
 /// Keeps the answer for `fail_to_proxy` and makes Pingora's error of it.
 fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {
     let name = ctx.leave.as_ref().map(|leave| leave.server.name.clone()).unwrap_or_default();
+    if let Some(leave) = &ctx.leave {
+        leave.running.went(Some(error));
+    }
     if ctx.refused.is_none() {
         tracing::warn!(server = %name, %error, request_id = format_args!("{:016x}", ctx.request_id), "a call failed");
         ctx.refuse("upstream", Box::new(error.refusal(&name)));

@@ -132,7 +132,8 @@ impl Gateway {
         endpoint: &Arc<Endpoint>,
         get: bool,
     ) -> pingora::Result<Option<Leave>> {
-        let client = match intake::open_session(&self.door, session, endpoint) {
+        let caller = ctx.caller.clone().unwrap_or_else(|| ctx.house.plan.chain.anonymous.clone());
+        let client = match intake::open_session(&self.door, session, endpoint, &caller) {
             Ok(client) => client,
             Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
         };

@@ -9,7 +9,7 @@ use filters::agree::quote;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH,
-    CONTENT_TYPE, TRANSFER_ENCODING, VARY,
+    CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING, VARY, WWW_AUTHENTICATE,
 };
 use http::{HeaderName, HeaderValue, Version};
 use pingora::http::ResponseHeader;
@@ -134,6 +134,13 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
     if refusal.status == 405 {
         head.insert_header(ALLOW, HeaderValue::from_static("POST, GET, DELETE"))?;
     }
+    if let Some(challenge) = &refusal.challenge {
+        head.insert_header(WWW_AUTHENTICATE, challenge.as_str())?;
+    }
+    if let Some(wait) = refusal.retry_after {
+        // Whole seconds (RFC 9110 §10.2.3); a client that waits them must not come too early.
+        head.insert_header(RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000) as u64))?;
+    }
     write(session, ctx, head, body).await?;
     linger(session).await;
     Ok(())
@@ -152,10 +159,12 @@ async fn linger(session: &mut Session) {
 }
 
 fn rest(refusal: &Refusal, request_id: u64) -> Bytes {
+    let wait = refusal.retry_after.map(|wait| format!(r#""retry_after_ms":{},"#, wait.as_millis()));
     Bytes::from(format!(
-        r#"{{"error":{{"code":{},"message":{},"request_id":"{request_id:016x}"}}}}"#,
+        r#"{{"error":{{"code":{},"message":{},{}"request_id":"{request_id:016x}"}}}}"#,
         quote(refusal.reason),
-        quote(&refusal.message)
+        quote(&refusal.message),
+        wait.unwrap_or_default()
     ))
 }
 

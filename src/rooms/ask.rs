@@ -63,6 +63,7 @@ async fn answer(question: Question, words: &mpsc::Sender<Word>) -> Word {
         }
     };
     let (said, ()) = tokio::join!(asked, pass_on);
+    running.went(said.as_ref().err());
     match said {
         Ok(Said::Result(result)) if result.len() > server.max_response => {
             too_large(&server.name, server.max_response)

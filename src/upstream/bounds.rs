@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::config;
 
+/// Bytes of all events of one answer, if the server has no bound of its own.
+const MAX_STREAM: usize = 64 << 20;
+
 /// The limits that hold for one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -12,6 +15,10 @@ pub struct Bounds {
     /// How long a stream of announcements may be silent before it is opened anew.
     pub stream_idle: Duration,
     pub max_response: usize,
+    /// Bytes of all events of one answer together.
+    pub max_stream: usize,
+    /// Failures in a row that open the circuit, and how long it stays open.
+    pub breaker: Option<(u32, Duration)>,
     pub max_line: usize,
 }
 
@@ -23,6 +30,8 @@ impl Bounds {
             connect_timeout: limits.connect_timeout.get(),
             stream_idle: limits.stream_idle.get(),
             max_response: config.response_limit(limits),
+            max_stream: MAX_STREAM,
+            breaker: None,
             max_line: limits.max_line.as_usize(),
         }
     }

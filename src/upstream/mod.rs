@@ -143,9 +143,16 @@ pub enum UpstreamError {
     WrongEra(Era, String),
     #[error("is busy: {0} calls are running already")]
     Busy(usize),
+    #[error("failed too often in a row, so no calls are sent to it for now")]
+    Open(Duration),
 }
 
 impl UpstreamError {
+    /// Whether it tells that the server is in trouble, rather than this call.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::TimedOut(_) | Self::Nonsense(_))
+    }
+
     /// The answer that a client gets (interfaces §4); `server` is the name in the config.
     pub fn refusal(&self, server: &str) -> Refusal {
         let (status, reason) = match self {
@@ -157,6 +164,7 @@ impl UpstreamError {
             Self::Forgotten => (502, "upstream_session"),
             Self::WrongEra(..) => (502, "era_mismatch"),
             Self::Busy(_) => (503, "upstream_busy"),
+            Self::Open(_) => (503, "upstream_circuit_open"),
         };
         // What a server's socket or library says stays in the log; the client learns what it can act on.
         let told = match self {
@@ -165,8 +173,13 @@ impl UpstreamError {
             }
             other => other.to_string(),
         };
-        Refusal::http(status, reason, format!("the server `{server}` {told}"))
-            .with_data(format!(r#"{{"server":{}}}"#, quote(server)))
+        let refusal = Refusal::http(status, reason, format!("the server `{server}` {told}"))
+            .with_data(format!(r#"{{"server":{}}}"#, quote(server)));
+        match self {
+            Self::Busy(_) => refusal.retry_after(Duration::from_secs(1)),
+            Self::Open(wait) => refusal.retry_after(*wait),
+            _ => refusal,
+        }
     }
 }
 

@@ -1,0 +1,132 @@
+//! The fuse of a server: after so many failures in a row no more calls are sent for a while, then one at a time to
+//! see whether it works again.
+//!
+//! It counts what it is told and judges by that; what is a failure is said by those who carry the call.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub struct Breaker {
+    /// Failures in a row that open it.
+    failures: u32,
+    open_for: Duration,
+    started: Instant,
+    failed: AtomicU32,
+    /// Milliseconds from `started` to when it opened, and one more; 0 while it is closed.
+    opened: AtomicU64,
+    probing: AtomicBool,
+}
+
+/// How a call may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    Normal,
+    /// It is the one that tries; whoever holds it says how it went, or gives it back.
+    Probe,
+}
+
+impl Breaker {
+    pub fn new(failures: u32, open_for: Duration) -> Self {
+        Self {
+            failures,
+            open_for,
+            started: Instant::now(),
+            failed: AtomicU32::new(0),
+            opened: AtomicU64::new(0),
+            probing: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets a call pass, or says when the next one is let through.
+    pub fn pass(&self) -> Result<Pass, Duration> {
+        let Some(open) = self.open_since() else { return Ok(Pass::Normal) };
+        let wait = self.open_for.saturating_sub(open);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        match self.probing.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(Pass::Probe),
+            // One is out already; how long it takes nobody knows.
+            Err(_) => Err(Duration::from_secs(1).min(self.open_for)),
+        }
+    }
+
+    /// Notes how a call went; gives whether that opened or closed the circuit.
+    pub fn note(&self, worked: bool) -> Option<State> {
+        if worked {
+            self.failed.store(0, Ordering::Relaxed);
+            let was_open = self.opened.swap(0, Ordering::AcqRel) != 0;
+            self.probing.store(false, Ordering::Release);
+            return was_open.then_some(State::Closed);
+        }
+        let failed = self.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let tried = self.probing.load(Ordering::Acquire);
+        // Calls that began before it opened tell nothing about now.
+        if self.open_since().is_some() && !tried {
+            return None;
+        }
+        if failed < self.failures {
+            return None;
+        }
+        let was = self.opened.swap(self.now() + 1, Ordering::AcqRel);
+        self.probing.store(false, Ordering::Release);
+        (was == 0).then_some(State::Open)
+    }
+
+    /// A probe ended without a word about the server.
+    pub fn give_back(&self) {
+        self.probing.store(false, Ordering::Release);
+    }
+
+    fn open_since(&self) -> Option<Duration> {
+        let opened = self.opened.load(Ordering::Acquire);
+        (opened != 0).then(|| Duration::from_millis(self.now().saturating_sub(opened - 1)))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Open,
+    Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_in_a_row_open_it_and_one_probe_closes_it() {
+        let breaker = Breaker::new(3, Duration::ZERO);
+        assert_eq!(breaker.note(false), None);
+        assert_eq!(breaker.note(false), None);
+        // A success between them starts the count anew.
+        assert_eq!(breaker.note(true), None);
+        assert_eq!((breaker.note(false), breaker.note(false)), (None, None));
+        assert_eq!(breaker.pass(), Ok(Pass::Normal));
+        assert_eq!(breaker.note(false), Some(State::Open));
+        assert_eq!(breaker.pass(), Ok(Pass::Probe));
+        assert!(breaker.pass().is_err(), "one probe at a time");
+        // It failed: open again, and the next one may try.
+        assert_eq!(breaker.note(false), None);
+        assert_eq!(breaker.pass(), Ok(Pass::Probe));
+        breaker.give_back();
+        assert_eq!(breaker.pass(), Ok(Pass::Probe));
+        assert_eq!(breaker.note(true), Some(State::Closed));
+        assert_eq!(breaker.pass(), Ok(Pass::Normal));
+    }
+
+    #[test]
+    fn while_it_is_open_nothing_passes_and_late_failures_do_not_count() {
+        let breaker = Breaker::new(1, Duration::from_secs(3600));
+        assert_eq!(breaker.note(false), Some(State::Open));
+        let wait = breaker.pass().expect_err("open");
+        assert!(wait <= Duration::from_secs(3600) && wait > Duration::from_secs(3590));
+        assert_eq!(breaker.note(false), None);
+        assert_eq!(breaker.note(true), Some(State::Closed));
+    }
+}

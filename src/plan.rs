@@ -13,11 +13,14 @@ use crate::config::Config;
 use crate::protocol::revision;
 use crate::server::Server;
 use crate::upstream::Bounds;
+use crate::upstream::exchange::Exchange;
 
 pub struct Plan {
     pub config: Arc<Config>,
     pub chain: Chain,
     pub servers: BTreeMap<Arc<str>, Arc<Server>>,
+    /// Where callers' tokens are exchanged.
+    pub exchange: Option<Arc<Exchange>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,6 @@ impl Plan {
             agree: Agree { modern: revision::MODERN, legacy: revision::LEGACY },
             anonymous: Caller::new(Identity { user: "anonymous".into(), ..Identity::default() }),
         };
-        Ok(Arc::new(Self { config: Arc::new(config), chain, servers }))
+        Ok(Arc::new(Self { config: Arc::new(config), chain, servers, exchange: None }))
     }
 }

@@ -32,6 +32,8 @@ pub struct Server {
     pub max_response: usize,
     /// The client's own `Authorization` goes to the server.
     pub passthrough: bool,
+    /// The caller's token is exchanged for one for this audience.
+    pub audience: Option<Arc<str>>,
     /// What of the configuration's limits it was made with.
     pub bounds: Bounds,
     max_concurrent: usize,
@@ -118,6 +120,7 @@ impl Server {
             timeout: bounds.timeout,
             max_response: bounds.max_response,
             passthrough: config.credentials == config::Credentials::Passthrough,
+            audience: None,
             max_concurrent: config.max_concurrent.map_or(usize::MAX, |most| most as usize),
             config: config.clone(),
             breaker: bounds.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),

@@ -14,6 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use dashmap::DashMap;
 use filters::Caller;
+use http::HeaderValue;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -65,8 +66,13 @@ struct Place {
 }
 
 impl Session {
-    /// The seat at a server, taken now if need be; many callers wait for one `initialize`.
-    pub async fn seat(self: &Arc<Self>, server: &Arc<Server>) -> Result<Seat, UpstreamError> {
+    /// The seat at a server, taken now if need be; many callers wait for one `initialize`. `bearer` is what a
+    /// server wants to see that is called in its caller's name.
+    pub async fn seat(
+        self: &Arc<Self>,
+        server: &Arc<Server>,
+        bearer: Option<HeaderValue>,
+    ) -> Result<Seat, UpstreamError> {
         let place = self.place(server);
         if let Ok(seat) = place.seat.try_lock()
             && let Some(seat) = &*seat
@@ -75,7 +81,7 @@ impl Session {
         }
         let session = self.clone();
         // On the long-lived runtime: the connection outlives the request that opened it.
-        let taking = self.core.spawn(async move { session.take_seat(&place).await });
+        let taking = self.core.spawn(async move { session.take_seat(&place, bearer).await });
         taking
             .await
             .unwrap_or_else(|_| Err(UpstreamError::Unreachable("the gateway is shutting down".into())))
@@ -103,7 +109,11 @@ impl Session {
         seats.entry(server.serial).or_insert_with(make).clone()
     }
 
-    async fn take_seat(self: Arc<Self>, place: &Arc<Place>) -> Result<Seat, UpstreamError> {
+    async fn take_seat(
+        self: Arc<Self>,
+        place: &Arc<Place>,
+        bearer: Option<HeaderValue>,
+    ) -> Result<Seat, UpstreamError> {
         let mut held = place.seat.lock().await;
         if let Some(seat) = &*held {
             return Ok(seat.clone());
@@ -116,7 +126,7 @@ impl Session {
         params.extend_from_slice(br#","clientInfo":"#);
         params.extend_from_slice(&self.client_info);
         params.push(b'}');
-        let (seat, _) = http.open(&params).await?;
+        let (seat, _) = http.open(&params, bearer).await?;
         *held = Some(seat.clone());
         drop(held);
         if self.outbox.lock().expect("no holder of the lock panics").is_some() {

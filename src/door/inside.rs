@@ -69,7 +69,7 @@ impl Leave {
         let refused = |error: UpstreamError| Box::new(error.refusal(&self.server.name));
         let http = self.server.upstream.http().expect("only HTTP servers have a peer");
         let seat = match &self.session {
-            Some(session) => Some(session.seat(&self.server).await.map_err(refused)?),
+            Some(session) => Some(session.seat(&self.server, None).await.map_err(refused)?),
             None => None,
         };
         let id = self.id.clone().unwrap_or_default();

@@ -81,7 +81,7 @@ impl Door {
             let (session, method, params) = (session.clone(), method.to_owned(), params.clone());
             self.core.spawn(async move {
                 let Some(http) = server.upstream.http() else { return };
-                let told = match session.seat(&server).await {
+                let told = match session.seat(&server, None).await {
                     Ok(seat) => http.notify(&seat, &method, params).await,
                     Err(error) => Err(error),
                 };
@@ -137,7 +137,7 @@ impl Door {
             let (session, server, params) = (session.clone(), server.clone(), params.clone());
             self.core.spawn(async move {
                 let Some(http) = server.upstream.http() else { return };
-                let told = match session.seat(&server).await {
+                let told = match session.seat(&server, None).await {
                     Ok(seat) => http.request_in(&seat, method, params).await.map(drop),
                     Err(error) => Err(error),
                 };

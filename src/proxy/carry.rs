@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::answer::Watch;
 use super::reply::{failure, stamp};
-use super::{Ctx, failed, outgoing};
+use super::{Ctx, credentials, failed, outgoing};
 use crate::door::{Door, Leave};
 use crate::protocol::header;
 use crate::rooms::Leash;
@@ -23,14 +23,19 @@ use crate::upstream::UpstreamError;
 /// Carries a call by the house's own client, where Pingora cannot replay its body. The same head, the same
 /// watching of the answer.
 pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Door) -> pingora::Result<()> {
+    let bearer = match credentials::bearer(session, ctx, &leave).await {
+        Ok(bearer) => bearer,
+        Err(error) => return carry_failed(session, ctx, leave, error).await,
+    };
     let seat = match &leave.session {
-        Some(client) => match client.seat(&leave.server).await {
+        Some(client) => match client.seat(&leave.server, bearer.clone()).await {
             Ok(seat) => Some(seat),
             Err(error) => return carry_failed(session, ctx, leave, error).await,
         },
         None => None,
     };
-    let mut extra = outgoing::request(&session.req_header().headers, &leave, seat.as_ref())?.headers.clone();
+    let head = outgoing::request(&session.req_header().headers, &leave, seat.as_ref(), bearer.as_ref())?;
+    let mut extra = head.headers.clone();
     extra.remove(CONTENT_LENGTH);
     extra.remove(http::header::HOST);
     if seat.is_some() {
@@ -53,7 +58,7 @@ pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Do
         if let (true, Some(client), Some(seat)) = (forgotten(&sent), &client, &seat) {
             // It answered without looking at the call: once more, with a new seat.
             client.forget(&server, seat).await;
-            sent = match client.seat(&server).await {
+            sent = match client.seat(&server, bearer).await {
                 Ok(new) => http.send(era, Some(&new), extra, body, patience).await,
                 Err(error) => Err(error),
             };

@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod carry;
+mod credentials;
 mod fixed;
 mod intake;
 mod outgoing;
@@ -67,6 +68,8 @@ pub struct Ctx {
     /// Set once the call is on its way to a server.
     leave: Option<Leave>,
     seat: Option<Seat>,
+    /// What goes to the server as `Authorization`, if it is not the gateway's own.
+    bearer: Option<http::HeaderValue>,
     /// The seat was taken anew after the server had forgotten the first.
     reseated: bool,
     watch: Option<Watch>,
@@ -100,6 +103,7 @@ impl ProxyHttp for Gateway {
             id: None,
             leave: None,
             seat: None,
+            bearer: None,
             reseated: false,
             watch: None,
             sent_at: None,
@@ -122,11 +126,15 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
         let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
         let server = leave.server.clone();
+        let bearer = match credentials::bearer(session, ctx, leave).await {
+            Ok(bearer) => bearer,
+            Err(error) => return Err(failed(ctx, &error)),
+        };
         if let (Some(client), None) = (&leave.session, &ctx.seat) {
-            match client.seat(&server).await {
+            match client.seat(&server, bearer.clone()).await {
                 Ok(seat) => ctx.seat = Some(seat),
                 Err(error) => return Err(failed(ctx, &error)),
             }
@@ -138,6 +146,7 @@ impl ProxyHttp for Gateway {
         let silence = if leave.resume.is_some() { server.bounds.stream_idle } else { server.timeout };
         peer.options.read_timeout = Some(silence);
         peer.options.write_timeout = Some(server.timeout);
+        ctx.bearer = bearer;
         Ok(peer)
     }
 
@@ -148,7 +157,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
         let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
-        *request = outgoing::request(&session.req_header().headers, leave, ctx.seat.as_ref())?;
+        *request =
+            outgoing::request(&session.req_header().headers, leave, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
         ctx.sent_at = Some(Instant::now());
         Ok(())
     }

@@ -35,7 +35,12 @@ const CARRIED: [HeaderName; 5] = [
 ];
 
 /// The head of a request to a server.
-pub fn request(client: &HeaderMap, leave: &Leave, seat: Option<&Seat>) -> pingora::Result<RequestHeader> {
+pub fn request(
+    client: &HeaderMap,
+    leave: &Leave,
+    seat: Option<&Seat>,
+    bearer: Option<&HeaderValue>,
+) -> pingora::Result<RequestHeader> {
     let peer = leave
         .server
         .upstream
@@ -57,11 +62,6 @@ pub fn request(client: &HeaderMap, leave: &Leave, seat: Option<&Seat>) -> pingor
             head.insert_header(CONTENT_LENGTH, HeaderValue::from(leave.body.len()))?;
         }
     }
-    if leave.server.passthrough
-        && let Some(value) = client.get(AUTHORIZATION)
-    {
-        head.insert_header(AUTHORIZATION, value)?;
-    }
     match (leave.era, seat) {
         (Era::Modern, _) => modern(&mut head, client, leave)?,
         (Era::Legacy, Some(seat)) => {
@@ -76,6 +76,9 @@ pub fn request(client: &HeaderMap, leave: &Leave, seat: Option<&Seat>) -> pingor
     }
     for (name, value) in &peer.headers {
         head.insert_header(name, value)?;
+    }
+    if let Some(bearer) = bearer {
+        head.insert_header(AUTHORIZATION, bearer)?;
     }
     Ok(head)
 }

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use filters::agree::encode;
 use filters::call::header;
 use filters::{Era, Span};
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::{Mutex, mpsc};
 
@@ -28,6 +28,8 @@ pub struct Seat {
     pub session: Option<HeaderValue>,
     /// The revision that was agreed on.
     pub version: String,
+    /// The `Authorization` that it was opened with, where a server is called in its caller's name.
+    pub bearer: Option<HeaderValue>,
 }
 
 pub struct Http {
@@ -68,9 +70,14 @@ impl Http {
 
     /// Opens a session for a client: its own `initialize` params go to the server, with the revision that the
     /// gateway agreed on with it.
-    pub async fn open(&self, params: &[u8]) -> Result<(Seat, Hello), UpstreamError> {
+    pub async fn open(
+        &self,
+        params: &[u8],
+        bearer: Option<HeaderValue>,
+    ) -> Result<(Seat, Hello), UpstreamError> {
         let body = wire::request("1", "initialize", params);
-        let response = self.send(Era::Legacy, None, HeaderMap::new(), body, self.call_timeout).await?;
+        let extra = bearer.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
+        let response = self.send(Era::Legacy, None, extra, body, self.call_timeout).await?;
         let session = response.headers().get(header::SESSION).cloned();
         let result = match self.answer(response, b"1", None, self.call_timeout).await? {
             Said::Result(result) => result,
@@ -85,7 +92,7 @@ impl Http {
         if !revision::LEGACY.contains(&version.as_str()) {
             return Err(UpstreamError::WrongEra(Era::Legacy, format!("it offers revision {version:?}")));
         }
-        let seat = Seat { session, version: version.clone() };
+        let seat = Seat { session, version: version.clone(), bearer };
         let hello = Hello::read(&result, version)?;
         self.notify(&seat, "notifications/initialized", Bytes::new()).await?;
         Ok((seat, hello))
@@ -218,6 +225,9 @@ impl Http {
 
     fn head(&self, era: Era, seat: Option<&Seat>) -> HeaderMap {
         let mut headers = self.peer.headers.clone();
+        if let Some(bearer) = seat.and_then(|seat| seat.bearer.as_ref()) {
+            headers.insert(AUTHORIZATION, bearer.clone());
+        }
         match (era, seat) {
             (Era::Modern, _) => {
                 headers.insert(header::PROTOCOL_VERSION, HeaderValue::from_static(revision::NEWEST_MODERN));
@@ -291,7 +301,7 @@ impl Http {
         if let Some(seat) = &*house {
             return Ok(seat.clone());
         }
-        let (seat, _) = self.open(&house_initialize()).await?;
+        let (seat, _) = self.open(&house_initialize(), None).await?;
         *house = Some(seat.clone());
         Ok(seat)
     }
@@ -337,7 +347,7 @@ impl Upstream for Http {
                 if let Some(seat) = house.take() {
                     self.leave(&seat).await;
                 }
-                match self.open(&house_initialize()).await {
+                match self.open(&house_initialize(), None).await {
                     Ok((seat, hello)) => {
                         *house = Some(seat);
                         Ok(hello)

@@ -4,6 +4,7 @@
 
 mod bounds;
 pub mod demo;
+pub mod exchange;
 pub mod http;
 pub mod peer;
 pub mod stdio;
@@ -145,6 +146,9 @@ pub enum UpstreamError {
     Busy(usize),
     #[error("failed too often in a row, so no calls are sent to it for now")]
     Open(Duration),
+    /// What the token endpoint said, for the log.
+    #[error("cannot be called in your name: the token exchange failed")]
+    Exchange(String),
 }
 
 impl UpstreamError {
@@ -164,6 +168,7 @@ impl UpstreamError {
             Self::Forgotten => (502, "upstream_session"),
             Self::WrongEra(..) => (502, "era_mismatch"),
             Self::Busy(_) => (503, "upstream_busy"),
+            Self::Exchange(_) => (502, "token_exchange"),
             Self::Open(_) => (503, "upstream_circuit_open"),
         };
         // What a server's socket or library says stays in the log; the client learns what it can act on.

@@ -1,0 +1,183 @@
+//! Trading a caller's token for one that a server takes (RFC 8693), so that the caller's own never leaves the house
+//! for a place it was not made for.
+//!
+//! A token is asked for once for each user, set of scopes and audience, and kept until shortly before it expires;
+//! many calls at once wait for one answer. Nothing is kept of a failure.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use filters::Caller;
+use http::HeaderValue;
+use moka::Expiry;
+use moka::future::Cache;
+use serde::Deserialize;
+use tokio::runtime::Handle;
+
+use super::UpstreamError;
+
+/// Longest answer of a token endpoint that is read, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+/// A token is given up this long before it expires, so that it is still good when it arrives.
+const MARGIN: Duration = Duration::from_secs(30);
+/// How long a token without `expires_in` is kept, and the most for any.
+const UNKNOWN: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(3600);
+const MAX_TOKENS: u64 = 100_000;
+
+/// Where tokens are traded, and in whose name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    pub url: String,
+    pub client_id: String,
+    pub client_secret: Option<crate::config::Secret>,
+    pub timeout: Duration,
+}
+
+pub struct Exchange {
+    endpoint: Endpoint,
+    client: reqwest::Client,
+    core: Handle,
+    tokens: Cache<Key, Arc<Token>>,
+}
+
+/// A token is made for somebody with certain rights: another token of the same user may have fewer.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    issuer: Option<String>,
+    tenant: Option<String>,
+    user: String,
+    scopes: Vec<String>,
+    audience: Arc<str>,
+}
+
+struct Token {
+    header: HeaderValue,
+    lives: Duration,
+}
+
+struct Lives;
+
+impl Expiry<Key, Arc<Token>> for Lives {
+    fn expire_after_create(&self, _: &Key, token: &Arc<Token>, _: Instant) -> Option<Duration> {
+        Some(token.lives)
+    }
+}
+
+/// RFC 8693 §2.2.1.
+#[derive(Deserialize)]
+struct Answer {
+    access_token: String,
+    #[serde(default)]
+    token_type: String,
+    expires_in: Option<u64>,
+}
+
+impl Exchange {
+    /// Connections live on the runtime that outlives the listeners.
+    pub fn new(endpoint: Endpoint, core: Handle) -> Result<Self, String> {
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(endpoint.timeout)
+            .timeout(endpoint.timeout)
+            .build()
+            .map_err(|error| error.to_string())?;
+        let tokens = Cache::builder().max_capacity(MAX_TOKENS).expire_after(Lives).build();
+        Ok(Self { endpoint, client, core, tokens })
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The value of `Authorization` for a server; `subject` is the caller's own token.
+    pub async fn token(
+        &self,
+        caller: &Caller,
+        subject: &str,
+        audience: &Arc<str>,
+    ) -> Result<HeaderValue, UpstreamError> {
+        let key = Key {
+            issuer: caller.issuer.clone(),
+            tenant: caller.tenant.clone(),
+            user: caller.user.clone(),
+            scopes: caller.scopes.clone(),
+            audience: audience.clone(),
+        };
+        let asking = self.ask(subject.to_owned(), audience.clone());
+        match self.tokens.try_get_with(key, asking).await {
+            Ok(token) => Ok(token.header.clone()),
+            Err(why) => Err(UpstreamError::Exchange(why.to_string())),
+        }
+    }
+
+    async fn ask(&self, subject: String, audience: Arc<str>) -> Result<Arc<Token>, String> {
+        let form = [
+            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+            ("subject_token", &subject),
+            ("subject_token_type", "urn:ietf:params:oauth:token-type:access_token"),
+            ("requested_token_type", "urn:ietf:params:oauth:token-type:access_token"),
+            ("audience", &audience),
+            ("client_id", &self.endpoint.client_id),
+        ];
+        let mut request = self.client.post(&self.endpoint.url).header("accept", "application/json");
+        request = match &self.endpoint.client_secret {
+            // RFC 6749 §2.3.1: the id stands in the header then, and not in the body too.
+            Some(secret) => request
+                .basic_auth(form_encoded(&self.endpoint.client_id), Some(form_encoded(secret.expose())))
+                .form(&form[..5]),
+            None => request.form(&form),
+        };
+        let asked = self.core.spawn(async move {
+            let response = request.send().await.map_err(|error| without_url(error).to_string())?;
+            let status = response.status();
+            let body = read(response).await?;
+            if !status.is_success() {
+                // `error` is a word of RFC 6749 §5.2; the description may repeat the token.
+                let word = serde_json::from_slice::<serde_json::Value>(&body).ok();
+                let word = word.as_ref().and_then(|body| body["error"].as_str()).unwrap_or("no reason given");
+                let word: String = word.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+                return Err(format!("HTTP {}: {word}", status.as_u16()));
+            }
+            serde_json::from_slice::<Answer>(&body).map_err(|_| "the answer holds no access token".to_owned())
+        });
+        let answer = asked.await.map_err(|_| "the gateway is shutting down".to_owned())??;
+        if !answer.token_type.eq_ignore_ascii_case("bearer") {
+            return Err("the token is not a bearer token".into());
+        }
+        let mut header = HeaderValue::from_str(&format!("Bearer {}", answer.access_token))
+            .map_err(|_| "the token cannot stand in a header".to_owned())?;
+        header.set_sensitive(true);
+        let lives = answer.expires_in.map_or(UNKNOWN, Duration::from_secs).min(LONGEST);
+        Ok(Arc::new(Token { header, lives: lives.saturating_sub(MARGIN).max(Duration::from_secs(1)) }))
+    }
+}
+
+async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| without_url(error).to_string())? {
+        if body.len() + piece.len() > MAX_ANSWER {
+            return Err("the answer is too long".into());
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
+fn without_url(error: reqwest::Error) -> reqwest::Error {
+    error.without_url()
+}
+
+/// `application/x-www-form-urlencoded`, as RFC 6749 §2.3.1 wants the parts of basic credentials.
+fn form_encoded(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'*');
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, b| {
+        match b {
+            b if plain(b) => out.push(char::from(b)),
+            b' ' => out.push('+'),
+            b => out.push_str(&format!("%{b:02X}")),
+        }
+        out
+    })
+}

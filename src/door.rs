@@ -118,14 +118,16 @@ impl Door {
 
     fn request(&self, led: Led<'_>, method: Method, told: &mut Told) -> Result<Exit, Box<Refusal>> {
         let (rpc, era) = (&led.permit.rpc, led.permit.era);
-        let (endpoint, body) = (led.endpoint, &led.body);
-        let view = endpoint.view(era);
-        let id = rpc.id.expect("a request has an id").of(body);
+        let id = rpc.id.expect("a request has an id").of(&led.body);
         if !method.exists_in(era) {
             return Err(unknown_method(era));
         }
+        let narrowed =
+            method.tells().then(|| led.house.sight(led.endpoint, &led.permit.caller, &self.metrics));
+        let endpoint = narrowed.as_ref().unwrap_or(led.endpoint);
+        let (view, body) = (endpoint.view(era), &led.body);
         let list = |kind: Kind| {
-            self.spoken(led.endpoint, era)?;
+            self.spoken(endpoint, era)?;
             let cursor = rpc.cursor.map(|cursor| cursor.read(body));
             let page = view
                 .page(kind, cursor.as_deref())
@@ -133,7 +135,7 @@ impl Door {
             Ok(Exit::Answer(Reply::ok(wire::result(id, page))))
         };
         match method {
-            Method::Initialize => self.initialize(&led),
+            Method::Initialize => self.initialize(&led, endpoint),
             Method::Discover => {
                 self.spoken(endpoint, era)?;
                 Ok(Exit::Answer(Reply::ok(wire::result(id, &discovered(endpoint)))))

@@ -17,8 +17,10 @@ use crate::catalog::{Catalog, Change, Face, Kind, Seen};
 use crate::plan::Plan;
 use crate::server::Server;
 use crate::telemetry::Metrics;
+use sights::Sights;
 
 mod keeper;
+mod sights;
 
 /// Changes that are so close together are shown as one.
 const GATHER: Duration = Duration::from_millis(25);
@@ -27,6 +29,13 @@ const GATHER: Duration = Duration::from_millis(25);
 pub struct House {
     pub plan: Arc<Plan>,
     pub catalog: Arc<Catalog>,
+    sights: Sights,
+}
+
+impl House {
+    fn new(plan: Arc<Plan>, catalog: Arc<Catalog>) -> Self {
+        Self { plan, catalog, sights: Sights::default() }
+    }
 }
 
 /// What the keepers found of one server.
@@ -52,7 +61,7 @@ impl Registry {
     /// Starts with the plan's servers. Must be called on the long-lived runtime: the keepers stay there.
     pub fn start(plan: Arc<Plan>, metrics: Arc<Metrics>) -> Arc<Self> {
         let registry = Arc::new(Self {
-            house: ArcSwap::from_pointee(House { plan: plan.clone(), catalog: Arc::default() }),
+            house: ArcSwap::from_pointee(House::new(plan.clone(), Arc::default())),
             kept: Mutex::default(),
             stale: Notify::new(),
             changes: broadcast::channel(256).0,
@@ -102,7 +111,7 @@ impl Registry {
                 retired.extend(kept.insert(name.clone(), new));
             }
             self.count_untried(&kept);
-            self.house.rcu(|house| House { plan: plan.clone(), catalog: house.catalog.clone() });
+            self.house.rcu(|house| House::new(plan.clone(), house.catalog.clone()));
         }
         for old in retired {
             old.keeper.abort();
@@ -185,7 +194,7 @@ impl Registry {
             &before.plan.config.toolsets,
             &self.metrics,
         ));
-        self.house.store(Arc::new(House { plan: before.plan.clone(), catalog: catalog.clone() }));
+        self.house.store(Arc::new(House::new(before.plan.clone(), catalog.clone())));
         // Under the lock until here, so that two builds cannot overtake each other.
         drop(kept);
         for change in before.catalog.differences(&catalog) {

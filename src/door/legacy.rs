@@ -10,14 +10,16 @@ use filters::{Era, Refusal, Span};
 use super::refusals::invalid;
 use super::{Door, Exit, Leave, Led, Reply};
 use crate::address;
+use crate::catalog::Endpoint;
 use crate::protocol::method::Method;
 use crate::protocol::{revision, wire};
 use crate::server::Server;
 use crate::session::Session;
 
 impl Door {
-    pub(super) fn initialize(&self, led: &Led<'_>) -> Result<Exit, Box<Refusal>> {
-        let (rpc, body, endpoint) = (&led.permit.rpc, &led.body, led.endpoint);
+    /// Opens a session; `endpoint` is what the caller sees of it.
+    pub(super) fn initialize(&self, led: &Led<'_>, endpoint: &Endpoint) -> Result<Exit, Box<Refusal>> {
+        let (rpc, body) = (&led.permit.rpc, &led.body);
         self.spoken(endpoint, Era::Legacy)?;
         let era = Era::Legacy;
         let asked = rpc

@@ -72,6 +72,14 @@ impl Method {
         }
     }
 
+    /// Whether its answer tells what there is, so that it depends on what the caller may use.
+    pub fn tells(self) -> bool {
+        matches!(
+            self,
+            Initialize | Discover | Listen | ToolsList | PromptsList | ResourcesList | TemplatesList
+        )
+    }
+
     /// Whether the request may be sent again when nobody knows if it arrived: it only reads.
     pub fn is_safe(self) -> bool {
         matches!(

@@ -156,6 +156,14 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// The same gateway for a caller who sends this header with each request.
+    pub fn http_with(name: &'static str, value: &str) -> reqwest::Client {
+        let value = reqwest::header::HeaderValue::from_str(value).expect("a header");
+        let headers = [(reqwest::header::HeaderName::from_static(name), value)].into_iter().collect();
+        let client = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).default_headers(headers);
+        client.build().expect("a client")
+    }
+
     /// Starts the binary with this configuration; `listen` is filled in. Waits until it serves.
     pub async fn start(config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the configuration");
@@ -172,7 +180,12 @@ impl Gateway {
         gateway
     }
 
+    /// `PORT` in the configuration stands for the gateway's own.
     fn listening(port: u16, config: &str) -> String {
+        let config = config.replace("PORT", &port.to_string());
+        if config.contains("listen:") {
+            return config;
+        }
         format!("listen: {{address: 127.0.0.1:{port}}}\n{config}")
     }
 

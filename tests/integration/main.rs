@@ -3,6 +3,7 @@
 //! One binary for all integration tests: a second one would link the whole house again. `make test` sets up what
 //! they need (`tests/tools/setup`); a test whose tools are missing fails and says so.
 
+mod access;
 mod bad_input;
 mod bodies;
 mod clients;

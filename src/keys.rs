@@ -1,0 +1,152 @@
+//! The public keys of a token issuer, read from its JWKS URL (RFC 7517 §5) in the background.
+//!
+//! Nobody waits for the issuer but a token that names a key which is not there, and that one not for long. The last
+//! good set stays for as long as there is no newer one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use filters::auth::{KeySet, Keys};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// Time for one reading.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a token with an unknown key waits for a reading.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Unknown keys ask for a reading at most this often: they cost an attacker nothing.
+const SELDOM: Duration = Duration::from_secs(5);
+/// The first pause after a failed reading; it doubles up to the usual one.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Longest key set that is read, in bytes.
+const MAX_SET: usize = 1 << 20;
+
+pub struct Remote {
+    url: String,
+    usual: Duration,
+    keys: ArcSwap<KeySet>,
+    wanted: Arc<Notify>,
+    /// A reading was asked for and has not ended.
+    pending: AtomicBool,
+    /// Counts the readings that ended, well or not.
+    readings: watch::Sender<u64>,
+    /// Milliseconds from `started` to the last reading that was asked for, and one more.
+    asked: AtomicU64,
+    started: Instant,
+}
+
+impl Remote {
+    /// Begins to read `url`, now and every `usual`, on the runtime `core`; until the value is dropped.
+    pub fn start(url: &str, usual: Duration, core: &Handle) -> Result<Arc<Self>, String> {
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(TIMEOUT)
+            .build()
+            .map_err(|error| error.to_string())?;
+        let wanted = Arc::new(Notify::new());
+        let remote = Arc::new(Self {
+            url: url.to_owned(),
+            usual,
+            keys: ArcSwap::from_pointee(KeySet::empty()),
+            wanted: wanted.clone(),
+            pending: AtomicBool::new(true),
+            readings: watch::Sender::new(0),
+            asked: AtomicU64::new(0),
+            started: Instant::now(),
+        });
+        let weak = Arc::downgrade(&remote);
+        core.spawn(async move {
+            let (mut last, mut pause, mut failing) = (Vec::new(), AGAIN, false);
+            loop {
+                let Some(remote) = weak.upgrade() else { return };
+                let read = read(&client, &remote.url).await;
+                pause = match read.and_then(|text| remote.take(text, &mut last)) {
+                    Ok(()) => {
+                        if std::mem::take(&mut failing) {
+                            tracing::info!(url = remote.url, "the keys of the issuer can be read again");
+                        }
+                        remote.usual
+                    }
+                    Err(error) => {
+                        if !std::mem::replace(&mut failing, true) {
+                            tracing::warn!(url = remote.url, error, "the keys of the issuer cannot be read; the last good ones stay");
+                        }
+                        (pause * 2).clamp(AGAIN, remote.usual)
+                    }
+                };
+                remote.pending.store(false, Ordering::Release);
+                remote.readings.send_modify(|count| *count += 1);
+                // Nobody is held while it sleeps, so that a reload can end it.
+                drop(remote);
+                let _ = tokio::time::timeout(pause, wanted.notified()).await;
+            }
+        });
+        Ok(remote)
+    }
+
+    fn take(&self, text: Vec<u8>, last: &mut Vec<u8>) -> Result<(), String> {
+        if text == *last {
+            return Ok(());
+        }
+        let set = KeySet::from_jwks(&text).map_err(|error| error.to_string())?;
+        self.keys.store(Arc::new(set));
+        *last = text;
+        Ok(())
+    }
+
+    /// Whether a reading may be asked for now; marks it as asked for.
+    fn may_ask(&self) -> bool {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        let last = self.asked.load(Ordering::Acquire);
+        let due = last == 0 || now.saturating_sub(last - 1) >= SELDOM.as_millis() as u64;
+        due && self.asked.compare_exchange(last, now + 1, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+impl Keys for Remote {
+    fn current(&self) -> Arc<KeySet> {
+        self.keys.load_full()
+    }
+
+    fn refreshed(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async {
+            let mut readings = self.readings.subscribe();
+            let before = *readings.borrow_and_update();
+            if !self.pending.load(Ordering::Acquire) {
+                if !self.may_ask() {
+                    // One was made not long ago, and the key was not there.
+                    return false;
+                }
+                self.pending.store(true, Ordering::Release);
+                self.wanted.notify_one();
+            }
+            let read = readings.wait_for(|count| *count > before);
+            tokio::time::timeout(PATIENCE, read).await.is_ok_and(|read| read.is_ok())
+        })
+    }
+}
+
+async fn read(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
+    let told = |error: reqwest::Error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        format!("{}{cause}", error.without_url())
+    };
+    let mut response = client.get(url).header("accept", "application/jwk-set+json, application/json").send().await.map_err(told)?;
+    if response.status() != 200 {
+        return Err(format!("HTTP {}", response.status().as_u16()));
+    }
+    let mut text = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| error.without_url().to_string())? {
+        if text.len() + piece.len() > MAX_SET {
+            return Err(format!("the key set is longer than {MAX_SET} bytes"));
+        }
+        text.extend_from_slice(&piece);
+    }
+    Ok(text)
+}

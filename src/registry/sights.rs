@@ -1,0 +1,52 @@
+//! What callers see of an endpoint, where they do not all see the same: one narrowed endpoint for each class of
+//! callers, made when one of them first looks, and kept for as long as the catalog and the roles stay.
+
+use std::sync::Arc;
+
+use filters::rbac::Class;
+use filters::{Aim, Caller, Thing};
+use moka::sync::Cache;
+
+use super::House;
+use crate::catalog::{Endpoint, Kind};
+use crate::telemetry::Metrics;
+
+/// Entries of all kept sights together; one takes some hundred bytes.
+const MAX_ENTRIES: u64 = 200_000;
+
+pub struct Sights(Cache<(Class, Arc<str>), Arc<Endpoint>>);
+
+impl Default for Sights {
+    fn default() -> Self {
+        let size = |_: &(Class, Arc<str>), endpoint: &Arc<Endpoint>| endpoint.size();
+        Self(Cache::builder().max_capacity(MAX_ENTRIES).weigher(size).build())
+    }
+}
+
+impl House {
+    /// The endpoint as this caller sees it.
+    pub fn sight(&self, endpoint: &Arc<Endpoint>, caller: &Caller, metrics: &Arc<Metrics>) -> Arc<Endpoint> {
+        let rbac = &self.plan.chain.rbac;
+        if rbac.is_open() {
+            return endpoint.clone();
+        }
+        let key = (rbac.class(caller), endpoint.path.clone());
+        self.sights.0.get_with(key, || {
+            let may = |aim: &Aim<'_>| match aim.thing {
+                Thing::Server => rbac.sees_server(caller, aim.server),
+                _ => rbac.sees(caller, aim),
+            };
+            Arc::new(self.catalog.narrowed(endpoint, &may, metrics))
+        })
+    }
+}
+
+impl Endpoint {
+    /// How many entries it holds, in both eras.
+    fn size(&self) -> u32 {
+        let views = [&self.legacy, &self.modern];
+        let entries =
+            views.iter().map(|v| v.tools.len() + v.prompts.len() + v.resources.len() + v.templates.len());
+        u32::try_from(entries.sum::<usize>() + Kind::ALL.len()).unwrap_or(u32::MAX)
+    }
+}

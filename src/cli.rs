@@ -1,19 +1,23 @@
 //! The command line.
 
+mod ask;
+mod explain;
+mod mint;
+mod show;
+mod who;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use bytes::Bytes;
 use clap::{Parser, Subcommand};
-use filters::Era;
-use filters::agree::quote;
 
 use crate::app::{App, AppError};
 use crate::config::{self, Config};
 use crate::demo_server;
-use crate::upstream::house_meta;
-use crate::{protocol, telemetry};
+use crate::telemetry;
+use show::{announce, summary};
+use who::Named;
 
 /// An MCP gateway: one door in front of every Model Context Protocol server.
 #[derive(Parser)]
@@ -41,16 +45,67 @@ enum Command {
     Tools {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
+        /// Only those that a caller with this role sees; may be given again.
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
     },
     /// Call one tool through the whole filter chain.
     Call {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
+        /// In whose name, such as alice:dev,ops; without it, as a caller without credentials.
+        #[arg(long = "as", value_name = "USER:ROLES")]
+        named: Option<Named>,
         /// The tool's federated name, such as demo__echo.
         tool: String,
         /// Its arguments, a JSON object.
         #[arg(default_value = "{}")]
         arguments: String,
+    },
+    /// Print the walk of a call through the filter chain: each filter, its verdict, the rule and its line.
+    Explain {
+        #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
+        config: PathBuf,
+        /// The caller's user name.
+        #[arg(long, value_name = "USER", default_value = "anonymous")]
+        sub: String,
+        /// A role of the caller; may be given again.
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+        /// A scope of the caller's token; may be given again.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        /// The caller's tenant.
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+        /// Such as tools/call.
+        method: String,
+        /// The federated name of a tool or prompt, or the URI of a resource.
+        name: Option<String>,
+        /// The arguments, a JSON object.
+        arguments: Option<String>,
+    },
+    /// Print a token that the gateway takes, signed with a key of the configuration; for development and CI.
+    Token {
+        #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
+        config: PathBuf,
+        /// The user.
+        #[arg(long, value_name = "USER")]
+        sub: String,
+        /// A role; may be given again.
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+        /// A scope; may be given again.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+        /// How long it is good: 30s, 5m, 1h.
+        #[arg(long, value_name = "TIME", default_value = "1h")]
+        ttl: String,
+        /// Which issuer of auth.jwt; the first that can be signed for if not given.
+        #[arg(long, value_name = "URL")]
+        issuer: Option<String>,
     },
     /// Run the demo MCP server by itself.
     DemoServer {
@@ -81,9 +136,18 @@ pub fn main() -> ExitCode {
             println!("{:#}", config::schema());
             ExitCode::SUCCESS
         }
-        Some(Command::Tools { config }) => with_file(&config, |config, _| tools(config)),
-        Some(Command::Call { config, tool, arguments }) => {
-            with_file(&config, |config, _| call(config, &tool, &arguments))
+        Some(Command::Tools { config, roles }) => with_file(&config, |config, _| ask::tools(config, roles)),
+        Some(Command::Call { config, named, tool, arguments }) => {
+            with_file(&config, |config, _| ask::call(config, named, &tool, &arguments))
+        }
+        Some(Command::Explain { config, sub, roles, scopes, tenant, method, name, arguments }) => {
+            let who = who::Who { user: sub, roles, scopes, tenant };
+            let what = explain::What { method, name, arguments };
+            with_file(&config, |config, file| explain::explain(config, file, who, &what))
+        }
+        Some(Command::Token { config, sub, roles, scopes, tenant, ttl, issuer }) => {
+            let who = who::Who { user: sub, roles, scopes, tenant };
+            with_file(&config, |config, _| mint::mint(&config, who, &ttl, issuer))
         }
         Some(Command::DemoServer { stdio: true, .. }) => demo_server::stdio(),
         Some(Command::DemoServer { listen, .. }) => demo_server::http(listen),
@@ -121,133 +185,4 @@ fn quickstart() -> ExitCode {
     telemetry::start(&config.log);
     let ran = App::build(config).and_then(|app| app.serve(None, |app| announce(app, None)));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
-}
-
-/// What a person at the terminal wants to know first.
-fn announce(app: &App, file: Option<&Path>) {
-    let house = app.door.registry.house();
-    let config = &house.plan.config;
-    let address = config.listen.address;
-    let from = file.map_or_else(
-        || "quickstart settings (no toolgate.yaml here)".to_owned(),
-        |f| f.display().to_string(),
-    );
-    println!("Toolgate {} — {from}", env!("CARGO_PKG_VERSION"));
-    println!("  endpoint  http://{address}/mcp");
-    let mut names: Vec<&str> = Vec::new();
-    for server in house.plan.servers.values() {
-        let state = if server.is_up() { "connected" } else { "not connected yet" };
-        let why = server.last_error().map(|error| format!(": {error}")).unwrap_or_default();
-        println!("  server    {:<16} {state}{why}", server.name);
-    }
-    if let Some(endpoint) = house.catalog.endpoint("/mcp") {
-        names.extend(endpoint.legacy.shown.iter().chain(&endpoint.modern.shown).map(String::as_str));
-    }
-    names.sort_unstable();
-    names.dedup();
-    println!("  tools     {}", names.len());
-    println!("\nTry it:");
-    println!("  curl -s http://{address}/health");
-    println!(
-        r#"  Claude, Cursor, VS Code:  {{"mcpServers": {{"toolgate": {{"url": "http://{address}/mcp"}}}}}}"#
-    );
-    let operator = config.admin.as_ref().map_or(address, |admin| admin.address);
-    println!("  metrics:                  http://{operator}/metrics\n");
-}
-
-fn summary(config: &Config, file: &Path) -> String {
-    let mut out = format!("{} is sound.\n", file.display());
-    out.push_str(&format!("  listen    {}\n", config.listen.address));
-    for (name, server) in &config.servers {
-        let kind = match &server.kind {
-            config::Kind::Builtin(_) => "built in".to_owned(),
-            config::Kind::Http { url, .. } => format!("http   {url}"),
-            config::Kind::Stdio { command, args, .. } => match args.len() {
-                0 => format!("stdio  {command}"),
-                // Not shown: they may hold secrets.
-                count => format!("stdio  {command} with {count} arguments"),
-            },
-        };
-        out.push_str(&format!("  server    {:<16} {kind}\n", name.to_string()));
-    }
-    for name in config.toolsets.keys() {
-        out.push_str(&format!("  toolset   {:<16} /servers/{name}/mcp\n", name.to_string()));
-    }
-    out
-}
-
-/// Commands that print their result keep the log to warnings.
-fn quiet(config: &mut Config) {
-    config.log.level = config::Level::Warn;
-    config.log.format = config::Format::Text;
-    telemetry::start(&config.log);
-}
-
-fn tools(mut config: Config) -> ExitCode {
-    quiet(&mut config);
-    let app = match App::build(config) {
-        Ok(app) => app,
-        Err(error) => return failed(&error),
-    };
-    let house = app.door.registry.house();
-    let mut down = false;
-    if let Some(endpoint) = house.catalog.endpoint("/mcp") {
-        let mut rows: std::collections::BTreeMap<&str, (Vec<&str>, &str, &str)> = Default::default();
-        for (era, view) in [(Era::Legacy, &endpoint.legacy), (Era::Modern, &endpoint.modern)] {
-            for (name, target) in &view.tools {
-                let row = rows.entry(name).or_insert_with(|| (Vec::new(), &target.server.name, &target.name));
-                row.0.push(era.word());
-            }
-        }
-        for (name, (eras, server, own)) in rows {
-            let shortened = if name.ends_with(own) { String::new() } else { format!("  (there: {own})") };
-            println!("{name:<48} {server:<16} {}{shortened}", eras.join(","));
-        }
-    }
-    for server in house.plan.servers.values().filter(|server| !server.is_up()) {
-        down = true;
-        let why = server.last_error().map_or_else(|| "no answer yet".to_owned(), |error| error.to_string());
-        eprintln!("warning: the server `{}` is not connected: {why}", server.name);
-    }
-    app.once(async {});
-    if down { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-}
-
-fn call(mut config: Config, tool: &str, arguments: &str) -> ExitCode {
-    quiet(&mut config);
-    match serde_json::from_str::<serde_json::Value>(arguments) {
-        Ok(value) if value.is_object() => {}
-        Ok(_) => {
-            eprintln!("error: the arguments must be a JSON object, such as '{{\"message\": \"hi\"}}'");
-            return ExitCode::from(2);
-        }
-        Err(error) => {
-            eprintln!("error: the arguments are not JSON: {error}");
-            return ExitCode::from(2);
-        }
-    }
-    let app = match App::build(config) {
-        Ok(app) => app,
-        Err(error) => return failed(&error),
-    };
-    let house = app.door.registry.house();
-    let modern =
-        house.catalog.endpoint("/mcp").is_some_and(|endpoint| endpoint.modern.tools.contains_key(tool));
-    let meta = if modern { format!(r#","_meta":{}"#, house_meta()) } else { String::new() };
-    let params = format!(r#"{{"name":{},"arguments":{arguments}{meta}}}"#, quote(tool));
-    let message = protocol::wire::request("1", "tools/call", params.as_bytes());
-    let door = app.door.clone();
-    let answered = app.once(async move { door.call(None, None, "/mcp", message).await });
-    let answer: Bytes = match answered {
-        Ok(answer) => answer,
-        Err(stop) => {
-            eprintln!("refused by `{}`: {}", stop.filter, stop.refused.refusal.message);
-            return ExitCode::FAILURE;
-        }
-    };
-    let read: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
-    let error = read.get("error").is_some() || read["result"]["isError"] == true;
-    let shown = read.get("result").or_else(|| read.get("error")).unwrap_or(&read);
-    println!("{shown:#}");
-    if error { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

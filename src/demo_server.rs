@@ -66,7 +66,7 @@ pub fn stdio() -> ExitCode {
 
 async fn read(door: Arc<Door>, max_line: usize, out: mpsc::Sender<Bytes>) {
     // The pipe is the session; what `initialize` opens beside it is for HTTP.
-    let owner = door.registry.house().plan.chain.anonymous.clone();
+    let owner = door.registry.house().plan.chain.anonymous();
     let session = door.sessions.open(
         owner,
         &Arc::from(PATH),

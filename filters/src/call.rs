@@ -27,6 +27,7 @@ pub struct Head<'a> {
     pub headers: &'a HeaderMap,
     /// HTTP/2 has the host in `:authority`, not in a header.
     pub authority: Option<&'a str>,
+    /// The address of the client, by the connection or by the word of a trusted proxy.
     pub peer: Option<IpAddr>,
     /// Came over a socket, so that headers mean something.
     pub outside: bool,

@@ -4,8 +4,12 @@
 //! gateway can be taken without one.
 
 use crate::agree::Agree;
+use crate::auth::Auth;
 use crate::call::{Call, Caller, Era, Head, Refused};
+use crate::json::Span;
 use crate::origin::Origin;
+use crate::rate::{Held, Rate};
+use crate::rbac::{Denied, Rbac};
 use crate::rpc::Rpc;
 use crate::size::Size;
 use crate::verdict::{Refusal, Verdict};
@@ -32,9 +36,10 @@ pub trait Filter {
 pub struct Chain {
     pub origin: Origin,
     pub size: Size,
+    pub auth: Auth,
     pub agree: Agree,
-    /// Who an unauthenticated caller is.
-    pub anonymous: Caller,
+    pub rate: Rate,
+    pub rbac: Rbac,
 }
 
 /// A refusal, and the filter that spoke it.
@@ -47,9 +52,20 @@ pub struct Stop {
 impl Chain {
     /// Judges the head: gives the caller, or why there is none.
     pub async fn greet(&self, head: &Head<'_>) -> Result<Caller, Stop> {
+        self.glance(head).await?;
+        self.auth.identify(head).await.map_err(|refusal| halt(Auth::NAME, None, refusal))
+    }
+
+    /// Judges the head of a request that needs no credentials.
+    pub async fn glance(&self, head: &Head<'_>) -> Result<(), Stop> {
         greet(&self.origin, head).await?;
         greet(&self.size, head).await?;
-        Ok(self.anonymous.clone())
+        self.rate.greet(head).await.map_err(|refusal| halt(Rate::NAME, None, refusal))
+    }
+
+    /// Who a caller without credentials is.
+    pub fn anonymous(&self) -> Caller {
+        self.auth.anonymous()
     }
 
     /// Reads the body as one message and tells its era.
@@ -62,8 +78,18 @@ impl Chain {
 
     /// Judges the whole call.
     pub async fn admit(&self, mut call: Call<'_>) -> Result<Permit, Stop> {
+        let id = call.id();
         admit(&self.agree, &mut call).await?;
-        Ok(Permit { rpc: call.rpc, era: call.era, caller: call.caller, proof: Proof(()) })
+        let held = self.rate.admit(&call).await.map_err(|refusal| halt(Rate::NAME, id, refusal))?;
+        match self.rbac.admit(&call) {
+            Ok(()) => {}
+            Err(Denied::Refusal(refusal)) => return Err(halt(Rbac::NAME, id, refusal)),
+            Err(Denied::Scopes(scopes)) => {
+                let refusal = self.auth.insufficient_scope(call.head.path, &scopes);
+                return Err(halt(Rbac::NAME, id, Box::new(refusal)));
+            }
+        }
+        Ok(Permit { rpc: call.rpc, era: call.era, caller: call.caller, held, proof: Proof(()) })
     }
 }
 
@@ -81,8 +107,12 @@ async fn admit<F: Filter>(filter: &F, call: &mut Call<'_>) -> Result<(), Stop> {
     }
 }
 
-fn stop<F: Filter>(id: Option<crate::json::Span>, refusal: Box<Refusal>) -> Stop {
-    Stop { filter: F::NAME, refused: Refused { id, refusal } }
+fn stop<F: Filter>(id: Option<Span>, refusal: Box<Refusal>) -> Stop {
+    halt(F::NAME, id, refusal)
+}
+
+fn halt(filter: &'static str, id: Option<Span>, refusal: Box<Refusal>) -> Stop {
+    Stop { filter, refused: Refused { id, refusal } }
 }
 
 /// The right to take one exit with one message.
@@ -91,6 +121,8 @@ pub struct Permit {
     pub rpc: Rpc,
     pub era: Era,
     pub caller: Caller,
+    /// The places that the call takes up in limits of what runs at a time; given back when this is dropped.
+    pub held: Held,
     #[allow(dead_code, reason = "its privacy is its use: nobody else can write this struct")]
     proof: Proof,
 }

@@ -1,10 +1,12 @@
 //! Callers inside the process: the same chain, the same door, the answer as one message.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use filters::{Caller, Era, Head, Refusal, Stop};
 
+use super::aim::aim;
 use super::{Door, Exit, Leave, Led, Told};
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
@@ -26,14 +28,17 @@ impl Door {
         let headers = http::HeaderMap::new();
         let verb = &http::Method::POST;
         let head = Head { verb, path, headers: &headers, authority: None, peer: None, outside: false };
-        let greeted = chain.greet(&head).await?;
-        let call = chain.read(head, caller.unwrap_or(greeted), &body)?;
+        chain.glance(&head).await?;
+        let mut call = chain.read(head, caller.unwrap_or_else(|| chain.anonymous()), &body)?;
         let id = call.id();
         let stop = |refusal| Stop { filter: "door", refused: filters::Refused { id, refusal } };
-        let permit = chain.admit(call).await?;
         let Some(endpoint) = house.catalog.endpoint(path) else {
             return Err(stop(Box::new(Refusal::http(404, "no_endpoint", "no such endpoint"))));
         };
+        let room = OnceCell::new();
+        call.aim = aim(endpoint, &call, &room);
+        let mut permit = chain.admit(call).await?;
+        let _held = std::mem::take(&mut permit.held);
         let mut own = None;
         let session = match (permit.era, session) {
             (Era::Modern, _) => None,

@@ -1,13 +1,14 @@
-//! The operator's paths: `/health`, `/ready`, `/metrics`.
+//! The paths that are not MCP: `/health`, `/ready`, `/metrics` for operators, and the metadata of RFC 9728.
 
 use bytes::Bytes;
 use filters::agree::quote;
+use filters::{Refusal, Stop};
 use http::HeaderValue;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
-use super::{Ctx, Gateway, reply};
+use super::{Ctx, Gateway, Serves, reply};
 use crate::telemetry::Outcome;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,48 @@ impl Path {
     }
 }
 
+/// What a path of RFC 9728 describes: the path of the resource, empty for the one at the root.
+pub fn described(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("/.well-known/oauth-protected-resource")?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+/// The metadata of a protected resource; only for endpoints that there are, and never a server's own.
+pub async fn metadata(session: &mut Session, ctx: &mut Ctx, described: &str) -> pingora::Result<()> {
+    ctx.outcome = Some(Outcome::Ok);
+    let known = matches!(described, "" | "/") || ctx.house.catalog.endpoint(described).is_some();
+    let path = session.req_header().uri.path();
+    let document = known.then(|| ctx.house.plan.chain.auth.metadata_document(path)).flatten();
+    let Some(document) = document else {
+        let words = "this gateway has no such metadata; auth.resource_metadata would make it";
+        ctx.refuse("intake", Box::new(Refusal::http(404, "no_metadata", words)));
+        return reply::failure(session, ctx).await;
+    };
+    let mut head = ResponseHeader::build(200, Some(5))?;
+    head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
+    head.insert_header(CACHE_CONTROL, HeaderValue::from_static("max-age=300"))?;
+    reply::write(session, ctx, head, Bytes::from(document)).await
+}
+
+/// Whether a path of the operator's answers in spite of this refusal of the head. Probes come by address, without
+/// credentials, and may have any Host; what tells of servers and tools stays shut on a public listener.
+pub fn is_open(path: Option<Path>, stop: &Stop, serves: Serves) -> bool {
+    match path {
+        None => false,
+        Some(_) if serves == Serves::Admin => true,
+        Some(Path::Health | Path::Ready) => true,
+        Some(Path::Metrics) => stop.filter != "auth",
+    }
+}
+
+/// Whether the caller is an operator, where that is asked for.
+fn may_look(gateway: &Gateway, ctx: &Ctx) -> bool {
+    let chain = &ctx.house.plan.chain;
+    gateway.serves == Serves::Admin
+        || chain.auth.is_open()
+        || ctx.caller.as_ref().is_some_and(|caller| chain.rbac.is_admin(caller))
+}
+
 pub async fn answer(
     gateway: &Gateway,
     session: &mut Session,
@@ -39,6 +82,12 @@ pub async fn answer(
         let mut head = ResponseHeader::build(405, Some(4))?;
         head.insert_header(ALLOW, HeaderValue::from_static("GET, HEAD"))?;
         return reply::write(session, ctx, head, Bytes::new()).await;
+    }
+    let may_look = may_look(gateway, ctx);
+    if path == Path::Metrics && !may_look {
+        let words = "metrics on the public listener are for callers with a role that has `admin: true`";
+        ctx.refuse("intake", Box::new(Refusal::http(403, "not_an_operator", words)));
+        return reply::failure(session, ctx).await;
     }
     let (status, kind, body) = match path {
         Path::Health => (200, "application/json", health(ctx)),
@@ -52,6 +101,10 @@ pub async fn answer(
                 quote(&format!("the changed configuration is faulty, the old one runs: {fault}"))
             });
             let warnings = warnings.unwrap_or_default();
+            if !may_look {
+                let body = Bytes::from(format!(r#"{{"ready":{ready}}}"#));
+                return whole(session, ctx, if ready { 200 } else { 503 }, "application/json", body).await;
+            }
             let body =
                 format!(r#"{{"ready":{ready},"missing":[{}],"warnings":[{warnings}]}}"#, words.join(","));
             (if ready { 200 } else { 503 }, "application/json", Bytes::from(body))
@@ -60,6 +113,16 @@ pub async fn answer(
             (200, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(gateway.door.metrics.text()))
         }
     };
+    whole(session, ctx, status, kind, body).await
+}
+
+async fn whole(
+    session: &mut Session,
+    ctx: &Ctx,
+    status: u16,
+    kind: &'static str,
+    body: Bytes,
+) -> pingora::Result<()> {
     let mut head = ResponseHeader::build(status, Some(4))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static(kind))?;
     reply::write(session, ctx, head, body).await

@@ -1,6 +1,7 @@
 //! The head of a request as a value: what the filters see of it, and what of HTTP itself is refused first.
 
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use filters::call::header;
@@ -15,8 +16,8 @@ use crate::door::Door;
 use crate::protocol::revision;
 use crate::session;
 
-/// The head as the filters see it.
-pub fn head(session: &Session) -> Head<'_> {
+/// The head as the filters see it; `client` is the address of the one who sent it.
+pub fn head(session: &Session, client: Option<IpAddr>) -> Head<'_> {
     let request = session.req_header();
     let authority = match request.version {
         Version::HTTP_2 => request.uri.authority().map(|authority| authority.as_str()),
@@ -27,7 +28,7 @@ pub fn head(session: &Session) -> Head<'_> {
         path: request.uri.path(),
         headers: &request.headers,
         authority,
-        peer: session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip()),
+        peer: client,
         outside: true,
     }
 }
@@ -90,7 +91,7 @@ pub fn open_session(
     endpoint: &Endpoint,
     caller: &Caller,
 ) -> Result<Arc<session::Session>, Refusal> {
-    let head = head(session);
+    let head = head(session, None);
     if let Ok(Some(version)) = head.one(&header::PROTOCOL_VERSION)
         && revision::MODERN.contains(&version)
     {
@@ -105,7 +106,7 @@ fn find(
     endpoint: &Endpoint,
     caller: &Caller,
 ) -> Result<Arc<session::Session>, Refusal> {
-    let head = head(session);
+    let head = head(session, None);
     let invalid = |reason, words: &'static str| Refusal::new(400, code::INVALID_REQUEST, reason, words);
     match head.one(&header::SESSION) {
         Ok(Some(id)) => door.sessions.get(id, &endpoint.path, caller).ok_or_else(|| {

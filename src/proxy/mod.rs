@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod carry;
+mod client;
 mod credentials;
 mod fixed;
 mod intake;
@@ -14,11 +15,13 @@ pub mod patience;
 mod receive;
 mod reply;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use filters::rate::Held;
 use filters::{Caller, Refusal};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
@@ -59,9 +62,13 @@ pub struct Ctx {
     started: Instant,
     request_id: u64,
     caller: Option<Caller>,
+    /// The address of who calls.
+    client: Option<IpAddr>,
     told: Told,
     /// Bytes of the request's body.
     received: usize,
+    /// Places in limits of what runs at a time.
+    held: Held,
     refused: Option<(&'static str, Box<Refusal>)>,
     /// The id of the request, for a refusal on the way to the server.
     id: Option<Bytes>,
@@ -97,8 +104,10 @@ impl ProxyHttp for Gateway {
             started: Instant::now(),
             request_id: intake::request_id(),
             caller: None,
+            client: None,
             told: Told::default(),
             received: 0,
+            held: Held::default(),
             refused: None,
             id: None,
             leave: None,
@@ -339,8 +348,8 @@ impl ProxyHttp for Gateway {
         self.access.tell(Line {
             at: SystemTime::now(),
             request_id: ctx.request_id,
-            client: session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip()),
-            caller: ctx.caller.clone().unwrap_or_else(|| ctx.house.plan.chain.anonymous.clone()),
+            client: ctx.client,
+            caller: ctx.caller.clone().unwrap_or_else(|| ctx.house.plan.chain.anonymous()),
             verb: head.method.clone(),
             path: match ctx.house.catalog.endpoint(head.uri.path()) {
                 Some(endpoint) => endpoint.path.clone(),

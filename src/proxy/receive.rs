@@ -1,14 +1,16 @@
 //! From a request to its answer, or to what Pingora shall stream: the order of the steps, and nothing of their
 //! insides.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use filters::{Refusal, Stop};
 use pingora::proxy::Session;
 
-use super::{Ctx, Gateway, Serves, body, carry, fixed, intake, outgoing, reply};
+use super::{Ctx, Gateway, Serves, body, carry, client, fixed, intake, outgoing, reply};
 use crate::catalog::Endpoint;
+use crate::door::aim::aim;
 use crate::door::{Exit, Leave, Led, Reply};
 use crate::rooms::announce;
 use crate::upstream::UpstreamError;
@@ -23,8 +25,15 @@ impl Gateway {
             _ => ctx.house.catalog.endpoint(path).cloned(),
         };
         ctx.origin = session.req_header().headers.get(http::header::ORIGIN).cloned();
+        ctx.client = client::address(session, &ctx.house.plan.config.listen);
+        let chain = &ctx.house.plan.chain;
+        let described = fixed::described(path);
         let greeted = match intake::sound(session, ctx.house.plan.config.limits.max_header.as_usize()) {
-            Ok(()) => ctx.house.plan.chain.greet(&intake::head(session)).await,
+            Ok(()) if described.is_some() && endpoint.is_none() => {
+                // Where to get credentials is asked without any (RFC 9728 §3.1).
+                chain.glance(&intake::head(session, ctx.client)).await.map(|()| chain.anonymous())
+            }
+            Ok(()) => chain.greet(&intake::head(session, ctx.client)).await,
             Err(refusal) => Err(Stop {
                 filter: "intake",
                 refused: filters::Refused { id: None, refusal: Box::new(refusal) },
@@ -33,11 +42,15 @@ impl Gateway {
         match greeted {
             Ok(caller) => ctx.caller = Some(caller),
             // Probes come by address and without a body; they may have any Host.
-            Err(_) if operator.is_some() && endpoint.is_none() => {}
+            Err(stop) if fixed::is_open(operator, &stop, self.serves) => {}
             Err(stop) => {
                 ctx.origin = None;
                 return self.refuse(session, ctx, stop).await;
             }
+        }
+        if let Some(described) = described.filter(|_| self.serves != Serves::Admin) {
+            ctx.told.method = "_metadata";
+            return fixed::metadata(session, ctx, described).await.map(|()| None);
         }
         let Some(endpoint) = endpoint else {
             return match operator.filter(|_| self.serves != Serves::Public) {
@@ -83,11 +96,12 @@ impl Gateway {
         };
         ctx.received = body.len();
         let chain = &house.plan.chain;
-        let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous.clone());
-        let admitted = match chain.read(intake::head(session), caller, &body) {
-            Ok(call) => {
-                let id = call.id().map(|id| Bytes::copy_from_slice(id.of(&body)));
-                ctx.id = id;
+        let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous());
+        let room = OnceCell::new();
+        let admitted = match chain.read(intake::head(session, ctx.client), caller, &body) {
+            Ok(mut call) => {
+                ctx.id = call.id().map(|id| Bytes::copy_from_slice(id.of(&body)));
+                call.aim = aim(&endpoint, &call, &room);
                 chain.admit(call).await
             }
             Err(stop) => {
@@ -96,7 +110,10 @@ impl Gateway {
             }
         };
         let permit = match admitted {
-            Ok(permit) => permit,
+            Ok(mut permit) => {
+                ctx.held = std::mem::take(&mut permit.held);
+                permit
+            }
             Err(stop) => return self.refuse(session, ctx, stop).await,
         };
         let client = match intake::session(&self.door, session, &endpoint, &permit, &body) {
@@ -132,7 +149,7 @@ impl Gateway {
         endpoint: &Arc<Endpoint>,
         get: bool,
     ) -> pingora::Result<Option<Leave>> {
-        let caller = ctx.caller.clone().unwrap_or_else(|| ctx.house.plan.chain.anonymous.clone());
+        let caller = ctx.caller.clone().unwrap_or_else(|| ctx.house.plan.chain.anonymous());
         let client = match intake::open_session(&self.door, session, endpoint, &caller) {
             Ok(client) => client,
             Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,

@@ -1,0 +1,59 @@
+//! What a person at the terminal is told of a configuration and of a gateway that starts.
+
+use std::path::Path;
+
+use crate::app::App;
+use crate::config::{self, Config};
+
+/// What a person at the terminal wants to know first.
+pub fn announce(app: &App, file: Option<&Path>) {
+    let house = app.door.registry.house();
+    let config = &house.plan.config;
+    let address = config.listen.address;
+    let from = file.map_or_else(
+        || "quickstart settings (no toolgate.yaml here)".to_owned(),
+        |f| f.display().to_string(),
+    );
+    println!("Toolgate {} — {from}", env!("CARGO_PKG_VERSION"));
+    println!("  endpoint  http://{address}/mcp");
+    let mut names: Vec<&str> = Vec::new();
+    for server in house.plan.servers.values() {
+        let state = if server.is_up() { "connected" } else { "not connected yet" };
+        let why = server.last_error().map(|error| format!(": {error}")).unwrap_or_default();
+        println!("  server    {:<16} {state}{why}", server.name);
+    }
+    if let Some(endpoint) = house.catalog.endpoint("/mcp") {
+        names.extend(endpoint.legacy.shown.iter().chain(&endpoint.modern.shown).map(String::as_str));
+    }
+    names.sort_unstable();
+    names.dedup();
+    println!("  tools     {}", names.len());
+    println!("\nTry it:");
+    println!("  curl -s http://{address}/health");
+    println!(
+        r#"  Claude, Cursor, VS Code:  {{"mcpServers": {{"toolgate": {{"url": "http://{address}/mcp"}}}}}}"#
+    );
+    let operator = config.admin.as_ref().map_or(address, |admin| admin.address);
+    println!("  metrics:                  http://{operator}/metrics\n");
+}
+
+pub fn summary(config: &Config, file: &Path) -> String {
+    let mut out = format!("{} is sound.\n", file.display());
+    out.push_str(&format!("  listen    {}\n", config.listen.address));
+    for (name, server) in &config.servers {
+        let kind = match &server.kind {
+            config::Kind::Builtin(_) => "built in".to_owned(),
+            config::Kind::Http { url, .. } => format!("http   {url}"),
+            config::Kind::Stdio { command, args, .. } => match args.len() {
+                0 => format!("stdio  {command}"),
+                // Not shown: they may hold secrets.
+                count => format!("stdio  {command} with {count} arguments"),
+            },
+        };
+        out.push_str(&format!("  server    {:<16} {kind}\n", name.to_string()));
+    }
+    for name in config.toolsets.keys() {
+        out.push_str(&format!("  toolset   {:<16} /servers/{name}/mcp\n", name.to_string()));
+    }
+    out
+}

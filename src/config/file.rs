@@ -5,15 +5,21 @@ use std::collections::{BTreeMap, HashMap};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::auth;
 use super::globs::Globs;
+use super::guard;
 use super::house::{Cors, Log, Workers};
 use super::inquest::Spot;
+use super::known::Known;
 use super::limits::Limits;
 use super::listen::{Admin, Listen};
 use super::names::ServerName;
 use super::paste;
+use super::rates;
+use super::rbac;
 use super::reader;
-use super::server::Server;
+use super::redis::Redis;
+use super::server::{Credentials, Server};
 use super::tree::Entry;
 use super::{Config, Toolset};
 
@@ -43,6 +49,16 @@ pub(super) struct Written {
     log: Log,
     /// What web pages of other origins are told that they may do; without it, nothing.
     cors: Option<Cors>,
+    /// Who may come in; without it, everybody, as nobody in particular.
+    auth: Option<auth::Written>,
+    /// Who may do what; without it, everybody who came in may do everything.
+    rbac: Option<rbac::Written>,
+    /// How much each caller may ask for; without it, no bounds but `limits`.
+    rate_limits: Option<rates::Written>,
+    /// The Redis that several gateways share their counters in.
+    redis: Option<Redis>,
+    /// What is looked for in arguments and results, and which definitions of tools were approved.
+    guard: Option<guard::Written>,
 }
 
 /// A bundle of tools.
@@ -56,7 +72,21 @@ struct WrittenToolset {
 
 /// Reads and checks the whole tree; what is wrong has been reported when there is no config.
 pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
-    let Written { listen, admin, workers, servers, toolsets, limits, log, cors } = reader::read(root)?;
+    let Written {
+        listen,
+        admin,
+        workers,
+        servers,
+        toolsets,
+        limits,
+        log,
+        cors,
+        auth,
+        rbac,
+        rate_limits,
+        redis,
+        guard,
+    } = reader::read(root)?;
     if let Some(spot) = root.child("limits") {
         limits.check(&spot);
     }
@@ -65,7 +95,17 @@ pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
         admin.check(&listen, &spot);
     }
     let (servers, toolsets) = (checked_servers(servers, root), checked_toolsets(toolsets, root));
+    let known = Known::of(root);
+    let spot = |key: &str| root.child(key);
+    check_exchange(&servers, root);
     Some(Config {
+        auth: auth.zip(spot("auth")).map(|(auth, spot)| auth.auth(&spot, &known)),
+        rbac: rbac.zip(spot("rbac")).map(|(rbac, spot)| rbac.rbac(&spot, &known)),
+        rate_limits: rate_limits
+            .zip(spot("rate_limits"))
+            .map(|(rates, spot)| rates.limits(&spot, &known, root.has("redis"))),
+        redis,
+        guard: guard.zip(spot("guard")).map(|(guard, spot)| guard.guard(&spot)).unwrap_or_default(),
         listen,
         admin,
         workers,
@@ -91,6 +131,20 @@ fn checked_servers(
         Some((name, server))
     });
     servers.collect()
+}
+
+/// Tokens can only be exchanged where it is said how.
+fn check_exchange(servers: &BTreeMap<ServerName, Server>, root: &Spot<'_>) {
+    if root.child("auth").is_some_and(|auth| auth.has("exchange") || auth.node.is_faulty()) {
+        return;
+    }
+    let Some(block) = root.child("mcpServers") else { return };
+    for (name, _) in servers.iter().filter(|(_, server)| server.credentials == Credentials::Exchange) {
+        let credentials = block.child(name).and_then(|server| server.child("credentials"));
+        if let Some(credentials) = credentials {
+            credentials.refuse("needs `auth.exchange`", "add it: it says where tokens are exchanged");
+        }
+    }
 }
 
 fn checked_toolsets(

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use super::globs::Globs;
 use super::inquest::Spot;
 use super::later;
-use super::limits::{CALL, RESPONSE, within};
+use super::limits::{CALL, RESPONSE, STREAM, within};
 use super::paste::{Transport, Written, WrittenTools};
 use super::server::Credentials;
 use super::span::Span;
@@ -98,6 +98,13 @@ impl Written {
         if let Some(max_concurrent) = self.max_concurrent {
             within(spot, "max_concurrent", max_concurrent, (1, 100_000));
         }
+        if let Some(max_stream) = self.max_stream {
+            within(spot, "max_stream", max_stream, STREAM);
+        }
+        if let (Some(spot), Some(breaker)) = (spot.child("circuit_breaker"), self.circuit_breaker) {
+            within(&spot, "failures", breaker.failures, (1, 1000));
+            within(&spot, "open_for", breaker.open_for, (Span::millis(100), Span::hours(1)));
+        }
         if let Some(spot) = spot.child("health") {
             within(&spot, "interval", self.health.interval, (Span::millis(100), Span::hours(24)));
             within(&spot, "unhealthy_after", self.health.unhealthy_after, (1, 100));
@@ -168,6 +175,13 @@ impl Written {
     }
 
     fn check_credentials(&self, spot: &Spot<'_>) {
+        let faulty = spot.child("credentials").is_some_and(|credentials| credentials.node.is_faulty());
+        if let Some(audience) = spot.child("audience").filter(|_| spot.has("audience") && !faulty)
+            && self.credentials != Some(Credentials::Exchange)
+        {
+            let message = format!("{}: of no use without `credentials: exchange`", audience.path);
+            audience.refuse_key(message, "it says what tokens are exchanged for", "");
+        }
         let (Some(credentials), Some(spot_here)) = (self.credentials, spot.child("credentials")) else {
             return;
         };
@@ -187,6 +201,9 @@ impl Written {
                 "the client's `Authorization` and the one in `headers` cannot both be sent",
                 expected,
             );
+        } else if credentials == Credentials::Exchange && authorization {
+            let what = "the exchanged token and the `Authorization` in `headers` cannot both be sent";
+            spot_here.refuse(what, "remove one of the two");
         }
     }
 }

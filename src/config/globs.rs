@@ -73,7 +73,7 @@ impl Leaf for Glob {
 
     fn read(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() {
-            return Err("an empty pattern, which fits no tool");
+            return Err("an empty pattern, which fits nothing");
         }
         if text.len() > MAX_PATTERN {
             return Err("a pattern of more than 256 bytes");
@@ -112,7 +112,7 @@ impl JsonSchema for Globs {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "Patterns over tool names: `*` is any text, `?` any one letter, `{a,b}` either.",
+            "description": "Patterns over names: `*` is any text, `?` any one letter, `{a,b}` either.",
             "type": "array",
             "items": {"type": "string", "minLength": 1, "maxLength": MAX_PATTERN},
         })
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn bad_patterns_are_named() {
         for (pattern, what) in [
-            ("", "an empty pattern, which fits no tool"),
+            ("", "an empty pattern, which fits nothing"),
             ("a[", "a pattern with `[` but no `]`"),
             ("{a", "a pattern with `{` but no `}`"),
             ("a}", "a pattern with `}` but no `{`"),

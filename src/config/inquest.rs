@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::env::{self, Environment};
 use super::faults::{Fault, Faults, MAX_FAULTS};
+use super::line::Line;
 use super::mask;
 use super::plant::Wrong;
 use super::source::{Bytes, Source};
@@ -172,6 +173,71 @@ impl<'t> Spot<'t> {
 
     pub(super) fn item(&self, index: usize, node: &'t Node) -> Spot<'t> {
         Spot { inquest: self.inquest, node, key: None, path: format!("{}[{index}]", self.path) }
+    }
+
+    /// The line on which it begins: that of its key, if it has one.
+    pub(super) fn line(&self) -> Line {
+        let bytes = self.key.map_or(&self.node.bytes, |entry| &entry.key_bytes);
+        Line::new(self.inquest.source().place(bytes).line)
+    }
+
+    /// Whether there is a value under this key. `null` is how JSON writes a key that is not there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.node.entry(key).is_some_and(|entry| !entry.node.is_null())
+    }
+
+    /// The items of the list under this key that could be read, in the order in which they were. To be asked before
+    /// the first of them is refused.
+    pub(super) fn sound_items(&self, key: &str) -> Vec<Spot<'t>> {
+        let Some(list) = self.child(key) else { return Vec::new() };
+        let items = list.node.items().iter().enumerate().filter(|(_, node)| !node.is_faulty());
+        items.map(|(index, node)| list.item(index, node)).collect()
+    }
+
+    /// The texts of this list that were not refused.
+    pub(super) fn texts(&self) -> Vec<(Spot<'t>, &'t str)> {
+        let items = self.node.items().iter().enumerate().filter(|(_, node)| !node.is_faulty());
+        let texts = items.filter_map(|(index, node)| match &node.value {
+            Value::Scalar(scalar) => Some((self.item(index, node), scalar.text())),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    /// Reports each text of this list that stood in it before.
+    pub(super) fn check_distinct(&self) {
+        let mut seen = HashSet::new();
+        for (spot, text) in self.texts() {
+            if !seen.insert(text) {
+                spot.refuse("named twice", "remove one of the two");
+            }
+        }
+    }
+
+    /// Something is wrong with these bytes of the text; the whole value is shown if it is written in another way.
+    pub(super) fn refuse_piece(
+        &self,
+        piece: std::ops::Range<usize>,
+        what: impl std::fmt::Display,
+        expected: impl Into<String>,
+    ) {
+        let Value::Scalar(scalar) = &self.node.value else { return self.refuse(what, expected) };
+        let text = scalar.text();
+        let at = self.inquest.source().slice(&self.node.bytes).find(text);
+        let Some(at) = at.filter(|_| !scalar.is_filled() && text.get(piece.clone()).is_some()) else {
+            return self.refuse(what, expected);
+        };
+        if !self.node.is_faulty() {
+            self.node.condemn();
+            let start = self.node.bytes.start + at;
+            let message = format!("{}: {what}", self.path);
+            self.inquest.add(
+                &(start + piece.start..start + piece.end),
+                message,
+                expected.into(),
+                String::new(),
+            );
+        }
     }
 
     /// Something is wrong with the value.

@@ -5,16 +5,16 @@
 
 /// Keys of the config's full design that this version does not have, by the struct they belong to.
 const LATER: [(&str, &[&str]); 3] = [
-    ("Config", &["auth", "rbac", "rate_limits", "store", "redis", "audit", "agent"]),
+    ("Config", &["store", "audit", "agent"]),
     ("Listen", &["tls"]),
     ("Server", &["openapi", "base_url", "urls", "retry"]),
 ];
 
 /// Values likewise.
-const LATER_WORDS: [(&str, &str); 2] = [("Transport", "sse"), ("Credentials", "exchange")];
+const LATER_WORDS: [(&str, &str); 1] = [("Transport", "sse")];
 
 /// What other programs call a thing, and what it is called here.
-const ELSEWHERE: [(&str, &str, &str); 12] = [
+const ELSEWHERE: [(&str, &str, &str); 36] = [
     ("Config", "servers", "here it is called `mcpServers`"),
     ("Config", "inputs", "nobody is there to be asked: use `${VAR}`"),
     ("Config", "port", "it is a part of `listen.address`"),
@@ -27,6 +27,30 @@ const ELSEWHERE: [(&str, &str, &str); 12] = [
     ("Server", "excludeTools", "here it is `tools: {deny: [...]}`"),
     ("Server", "enabled", "here it is `disabled: true`, or nothing"),
     ("Server", "envFile", "files of variables are not read: list them under `env`"),
+    ("Config", "authentication", "here it is called `auth`"),
+    ("Config", "authorization", "here it is called `rbac`"),
+    ("Config", "rate_limit", "here it is called `rate_limits`, with a list of `rules`"),
+    ("Auth", "issuer", "it belongs under `jwt`, a list with one item an issuer"),
+    ("Auth", "audience", "it belongs under `jwt`, a list with one item an issuer"),
+    ("Auth", "jwks_url", "it belongs under `jwt`, a list with one item an issuer"),
+    ("Auth", "roles", "roles are described in the block `rbac`"),
+    ("Issuer", "jwks_uri", "here it is called `jwks_url`"),
+    ("Issuer", "jwks", "here it is `jwks_url` or `jwks_file`"),
+    ("Issuer", "aud", "here it is called `audience`"),
+    ("Issuer", "iss", "here it is called `issuer`"),
+    ("Issuer", "clock_skew", "here it is called `leeway`"),
+    ("Issuer", "private_key", "here it is called `signing_key`; to check tokens the public one is enough"),
+    ("ApiKey", "key", "the key itself is never written down: give its `sha256`"),
+    ("ApiKey", "secret", "the key itself is never written down: give its `sha256`"),
+    ("ApiKey", "hash", "here it is called `sha256`"),
+    ("ApiKey", "role", "here it is `roles: [...]`"),
+    ("Role", "tools", "it belongs under `allow` or `deny`"),
+    ("Role", "servers", "it belongs under `allow` or `deny`"),
+    ("RbacRule", "condition", "here it is called `when`"),
+    ("RbacRule", "if", "here it is called `when`"),
+    ("RateRule", "rate", "here it is called `limit`"),
+    ("RateRule", "tools", "it belongs under `match`"),
+    ("Redis", "host", "it is a part of `url`"),
 ];
 
 const NOT_YET: &str = "remove it: it would do nothing";
@@ -65,9 +89,24 @@ pub(super) fn unknown_word(name: &str, words: &[&str], word: &str) -> (String, S
     if LATER_WORDS.contains(&(name, word)) {
         return (format!("`{word}` is not available in this version"), format!("expected {}", one_of(words)));
     }
+    if (name, word) == ("Algorithm", "none") {
+        return ("tokens without a signature are never taken".into(), format!("expected {}", one_of(words)));
+    }
     match nearest(words, word) {
         Some(near) => ("not a known word".into(), format!("did you mean `{near}`?")),
         None => ("not a known word".into(), format!("expected {}", one_of(words))),
+    }
+}
+
+/// What is expected in the place of a name that none of these is; `none` is what to say if there are none.
+pub(super) fn meant(names: &[&str], name: &str, none: &str) -> String {
+    match nearest(names, name) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if names.is_empty() => none.into(),
+        None if names.len() > 8 => {
+            format!("expected one of {}, …", one_of(&names[..8]).replace(" or ", ", "))
+        }
+        None => format!("expected {}", one_of(names)),
     }
 }
 
@@ -82,10 +121,13 @@ pub(super) fn one_of(words: &[&str]) -> String {
 
 /// The part of the config that has this key, for one that was written at the top.
 fn home(name: &str, key: &str) -> Option<&'static str> {
-    let homes: [(&str, &[&str]); 3] = [
+    let homes: [(&str, &[&str]); 6] = [
         ("limits", super::limits::KEYS),
-        ("listen", &["allowed_origins", "allowed_hosts", "tls"]),
+        ("listen", &["allowed_origins", "allowed_hosts", "trusted_proxies", "public_url", "tls"]),
         ("log", &["format", "level"]),
+        ("auth", &["jwt", "api_keys", "anonymous", "required_scopes", "resource_metadata", "exchange"]),
+        ("rbac", &["roles"]),
+        ("guard", &["detectors", "patterns", "pins"]),
     ];
     let home = homes.into_iter().find(|(_, keys)| keys.contains(&key))?;
     (name == "Config").then_some(home.0)

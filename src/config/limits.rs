@@ -90,6 +90,9 @@ pub(super) const CALL: (Span, Span) = (Span::millis(10), Span::hours(24));
 /// The range of `limits.max_response` and of a server's `max_response`.
 pub(super) const RESPONSE: (Size, Size) = (Size::kib(1), Size::mib(1024));
 
+/// The range of a server's `max_stream`.
+pub(super) const STREAM: (Size, Size) = (Size::kib(1), Size::mib(1 << 20));
+
 impl Limits {
     /// Reports each value that lies outside of its range.
     pub(super) fn check(&self, spot: &Spot<'_>) {

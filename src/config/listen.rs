@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::inquest::Spot;
 use super::leaf::{Leaf, leaf};
+use super::net::Net;
+use super::url::Url;
 
 /// The public listener.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -27,6 +29,13 @@ pub struct Listen {
     #[serde(deserialize_with = "texts::<Host, _>")]
     #[schemars(with = "Option<Vec<Host>>")]
     pub allowed_hosts: Option<Vec<String>>,
+    /// Whose `X-Forwarded-For` is believed: addresses and networks of proxies. Nobody's by default.
+    pub trusted_proxies: Vec<Net>,
+    /// How clients reach the gateway: `https://gateway.example.com`, without a path. By default `http://` and the
+    /// address.
+    #[serde(deserialize_with = "public_url")]
+    #[schemars(with = "Option<PublicUrl>")]
+    pub public_url: Option<String>,
 }
 
 /// The listener for metrics, health and the admin API, when they shall not stand on the public one.
@@ -45,7 +54,21 @@ impl Default for Listen {
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
             allowed_origins: None,
             allowed_hosts: None,
+            trusted_proxies: Vec::new(),
+            public_url: None,
         }
+    }
+}
+
+impl Listen {
+    /// How clients reach the gateway: scheme, host and port, without a slash at the end.
+    pub fn base_url(&self) -> String {
+        self.public_url.clone().unwrap_or_else(|| format!("http://{}", self.address))
+    }
+
+    /// Whether the address is one of a proxy whose word counts.
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(ip))
     }
 }
 
@@ -131,6 +154,28 @@ impl Leaf for Host {
 
 leaf!(Host);
 
+/// `http://` or `https://` and `host[:port]`. In lower case.
+struct PublicUrl(String);
+
+impl Leaf for PublicUrl {
+    const EXPECTED: &'static str = "a URL without a path, such as `https://gateway.example.com`";
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        let url = Url::read(text)?;
+        let base = text.strip_suffix('/').unwrap_or(text);
+        if url.path_and_query() != "/" || base.ends_with('/') {
+            return Err("a URL with a path: the gateway knows its own");
+        }
+        Ok(Self(base.to_ascii_lowercase()))
+    }
+}
+
+leaf!(PublicUrl);
+
+fn public_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<PublicUrl>::deserialize(from)?.map(|url| url.0))
+}
+
 fn is_host(text: &str) -> bool {
     let name_fits = |name: &str| {
         let inside = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
@@ -192,6 +237,7 @@ text_schema!(
     "^(\\*|[A-Za-z][A-Za-z0-9+.-]*://[^/?#*]+)$",
     "`scheme://host[:port]`, or `*`."
 );
+text_schema!(PublicUrl, "PublicUrl", "^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@]+/?$", "`http[s]://host[:port]`.");
 text_schema!(Host, "Host", "^(\\*|[^/*]+)$", "`host[:port]`, or `*`.");
 
 #[cfg(test)]
@@ -212,6 +258,23 @@ mod tests {
         ] {
             assert_eq!(Address::read(text).err(), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn a_public_url_ends_with_the_host_or_its_port() {
+        for (text, wanted) in [
+            ("https://GW.example", "https://gw.example"),
+            ("https://gw.example:8443/", "https://gw.example:8443"),
+            ("http://[::1]:8000", "http://[::1]:8000"),
+        ] {
+            assert_eq!(PublicUrl::read(text).map(|url| url.0), Ok(wanted.into()));
+        }
+        for bad in
+            ["", "gw.example", "ftp://gw", "https://gw/mcp", "https://gw/?a", "https://u@gw", "https://gw//"]
+        {
+            assert!(PublicUrl::read(bad).is_err(), "{bad}");
+        }
+        assert_eq!(Listen::default().base_url(), "http://127.0.0.1:8000");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! it again.
 //!
 //! The way: `plant` (from YAML to a `tree` that knows its places) → `env` (`${VAR}`) → `reader` (serde over the
-//! tree) → `file`, `paste` and `fit` (what may stand beside what) → [`Config`]. Faults gather in `inquest`.
+//! tree) → `file`, `paste`, `fit` and the file of each block (what may stand beside what) → [`Config`]. Faults gather in `inquest`.
 //!
 //! It does not open ports, start programs, resolve names or look whether a file that is named exists.
 
@@ -16,23 +16,37 @@ use std::path::{Path, PathBuf};
 
 mod access;
 mod advice;
+mod api_key;
+mod auth;
 mod change;
+mod claims;
+mod digest;
 mod env;
 mod faults;
 mod file;
 mod fit;
 mod globs;
+mod guard;
 mod house;
 mod inquest;
+mod issuer;
+mod known;
 mod later;
 mod leaf;
 mod limits;
+mod line;
 mod listen;
 mod mask;
 mod names;
+mod net;
+mod pace;
 mod paste;
 mod plant;
+mod rates;
+mod rbac;
 mod reader;
+mod redis;
+mod roles;
 mod schema;
 mod secret;
 mod server;
@@ -45,17 +59,30 @@ mod tests;
 mod tree;
 mod url;
 
+pub use api_key::ApiKey;
+pub use auth::{Auth, Exchange, ResourceMetadata};
 pub use change::Change;
+pub use claims::Claims;
 pub use env::Environment;
 pub use faults::{Fault, Faults};
 pub use globs::Globs;
+pub use guard::{CustomPattern, Detector, Guard};
 pub use house::{Cors, Format, Level, Log, Method, Workers};
+pub use issuer::{Algorithm, Issuer, Keys};
 pub use limits::Limits;
+pub use line::Line;
 pub use listen::{Admin, Listen};
 pub use names::ServerName;
+pub use net::Net;
+pub use rates::{Budget, KeyPart, Match, OnFailure, RateLimits, RateRule, Store};
+pub use rbac::{Effect, Rbac, Rule, ScopeNeed};
+pub use redis::{Redis, RedisUrl};
+pub use roles::{Lists, Pattern, Role};
 pub use schema::schema;
 pub use secret::Secret;
-pub use server::{Builtin, Credentials, Health, Kind, Server, Tools};
+pub use server::{
+    Builtin, CircuitBreaker, Credentials, Health, Kind, Pinning, Redact, Redaction, Server, Tools, Validate,
+};
 pub use size::Size;
 pub use span::Span;
 pub use url::Url;
@@ -85,6 +112,16 @@ pub struct Config {
     pub log: Log,
     /// What web pages of other origins may do; `None` is nothing.
     pub cors: Option<Cors>,
+    /// Who may come in; `None` is everybody, as nobody in particular.
+    pub auth: Option<Auth>,
+    /// Who may do what; `None` is everybody everything.
+    pub rbac: Option<Rbac>,
+    /// How much each caller may ask for.
+    pub rate_limits: Option<RateLimits>,
+    /// The Redis that several gateways share their counters in.
+    pub redis: Option<Redis>,
+    /// What is looked for in arguments and results.
+    pub guard: Guard,
     /// 16 hexadecimal digits that stand for the text of the file, without the environment's values.
     pub hash: String,
     /// The file that it was read from, if it was one.

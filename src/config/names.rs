@@ -25,6 +25,16 @@ pub(super) struct Prefix(pub String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ToolName(pub String);
 
+/// A name that people give or a token carries: of a role, a user, a rule. Any text that looks the same to everyone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Name(pub String);
+
+/// An OAuth scope (RFC 6749 §3.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Scope(pub String);
+
+/// Longest of the names that people give, in bytes.
+const MAX_NAME: usize = 256;
 /// Longest name that model providers take.
 const MAX_TOOL: usize = 64;
 /// Longest name of a server, and longest prefix.
@@ -69,6 +79,37 @@ impl Leaf for ToolName {
 }
 
 leaf!(ToolName);
+
+impl Leaf for Name {
+    const EXPECTED: &'static str = "a name of 1 to 256 bytes, without blanks around it";
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        let fits = text.trim() == text && !text.contains(char::is_control);
+        match text.len() {
+            0 => Err("an empty name"),
+            1..=MAX_NAME if fits => Ok(Self(text.into())),
+            _ => Err("not a name"),
+        }
+    }
+}
+
+leaf!(Name);
+
+impl Leaf for Scope {
+    const EXPECTED: &'static str = "one scope such as `files:write`; each is an item of its own";
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        let fits = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
+        match text.len() {
+            0 => Err("an empty scope"),
+            1..=MAX_NAME if fits => Ok(Self(text.into())),
+            _ if text.contains(' ') => Err("a scope with a blank in it"),
+            _ => Err("not a scope"),
+        }
+    }
+}
+
+leaf!(Scope);
 
 impl ServerName {
     /// The name as text.
@@ -130,6 +171,8 @@ word_schema!(
     "A name: letters, digits, `_` and `-`, without `__`."
 );
 word_schema!(Prefix, "Prefix", "^[A-Za-z0-9_-]{0,32}$", "Stands before a tool's name; \"\" is none.");
+word_schema!(Name, "Name", "^\\S(.*\\S)?$", "A name, without blanks around it.");
+word_schema!(Scope, "Scope", "^[!#-\\[\\]-~]{1,256}$", "An OAuth scope.");
 word_schema!(ToolName, "ToolName", "^[A-Za-z0-9_-]{1,64}$", "The name that a tool gets.");
 
 #[cfg(test)]
@@ -152,5 +195,16 @@ mod tests {
         assert!(Prefix::read("a.b").is_err() && Prefix::read(&"x".repeat(33)).is_err());
         assert!(ToolName::read("").is_err() && ToolName::read("a.b").is_err());
         assert!(ToolName::read(&"x".repeat(64)).is_ok() && ToolName::read(&"x".repeat(65)).is_err());
+    }
+
+    #[test]
+    fn a_scope_is_one_word_and_a_name_may_be_several() {
+        assert!(Name::read("Gateway Admins").is_ok() && Scope::read("files:write").is_ok());
+        for text in ["", " a", "a ", "a\nb", &"x".repeat(257)] {
+            assert!(Name::read(text).is_err(), "{text:?}");
+        }
+        for text in ["", "a b", "a\"b", "a\\b", "é", &"x".repeat(257)] {
+            assert!(Scope::read(text).is_err(), "{text:?}");
+        }
     }
 }

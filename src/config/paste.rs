@@ -12,9 +12,11 @@ use serde::de::IgnoredAny;
 
 use super::globs::Globs;
 use super::inquest::Spot;
-use super::names::{Prefix, ServerName, ToolName};
+use super::names::{Name, Prefix, ServerName, ToolName};
 use super::secret::Secret;
-use super::server::{Builtin, Credentials, Health, Kind, Server, Tools};
+use super::server::{
+    Builtin, CircuitBreaker, Credentials, Health, Kind, Pinning, Redact, Server, Tools, Validate,
+};
 use super::size::Size;
 use super::span::Span;
 use super::url::Url;
@@ -35,7 +37,7 @@ use super::url::Url;
         {"required": ["command", "url"]},
     ]}),
     extend("dependentRequired" = {
-        "args": ["command"], "env": ["command"], "cwd": ["command"], "headers": ["url"],
+        "args": ["command"], "env": ["command"], "cwd": ["command"], "headers": ["url"], "audience": ["credentials"],
     })
 )]
 pub(super) struct Written {
@@ -78,8 +80,23 @@ pub(super) struct Written {
     #[serde(default)]
     pub(super) health: Health,
     /// Which credentials it gets to see: `static` with `headers`, else `none`. The client's own are never sent on
-    /// unless this is `passthrough`.
+    /// unless this is `passthrough`. `exchange` sends a token that the caller's was exchanged for, by `auth.exchange`.
     pub(super) credentials: Option<Credentials>,
+    /// With `credentials: exchange`: for whom tokens are asked; its `url` by default.
+    pub(super) audience: Option<Name>,
+    /// When it is given a rest; never by default.
+    pub(super) circuit_breaker: Option<CircuitBreaker>,
+    /// Largest answer that is streamed: 1KiB to 1024GiB. No bound by default.
+    pub(super) max_stream: Option<Size>,
+    /// What is done when the definition of a tool is not the approved one, in `guard.pins`.
+    #[serde(default)]
+    pub(super) pinning: Pinning,
+    /// What is done when arguments or results do not fit the schema of their tool.
+    #[serde(default)]
+    pub(super) validate: Validate,
+    /// What is done with sensitive data, which `guard` describes.
+    #[serde(default)]
+    pub(super) redact: Redact,
     /// `/ready` fails while it is down.
     #[serde(default)]
     pub(super) required: bool,
@@ -160,6 +177,12 @@ impl Written {
             max_concurrent: self.max_concurrent,
             health: self.health,
             credentials: self.credentials.unwrap_or(server.credentials),
+            audience: self.audience.map(|audience| audience.0),
+            circuit_breaker: self.circuit_breaker,
+            max_stream: self.max_stream,
+            pinning: self.pinning,
+            validate: self.validate,
+            redact: self.redact,
             required: self.required,
             ..server
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::globs::Globs;
 use super::limits::Limits;
@@ -37,6 +37,18 @@ pub struct Server {
     pub health: Health,
     /// Which credentials it gets to see.
     pub credentials: Credentials,
+    /// With [`Credentials::Exchange`]: for whom tokens are asked; the server's URL if not set.
+    pub audience: Option<String>,
+    /// When it is given a rest.
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Largest answer that is streamed, in bytes; `None` is no bound.
+    pub max_stream: Option<Size>,
+    /// What is done when the definition of a tool is not the approved one.
+    pub pinning: Pinning,
+    /// What is done when arguments or results do not fit the schema of their tool.
+    pub validate: Validate,
+    /// What is done with sensitive data.
+    pub redact: Redact,
     /// `/ready` fails while it is down.
     pub required: bool,
 }
@@ -106,6 +118,68 @@ pub enum Credentials {
     Static,
     /// The client's own `Authorization`, as it came. Only for servers that are trusted with it.
     Passthrough,
+    /// A token of the caller's for this server, which its own was exchanged for.
+    Exchange,
+}
+
+/// When a server is given a rest: calls are refused at once while it lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CircuitBreaker {
+    /// Failed calls in a row after which it begins: 1 to 1000.
+    #[schemars(range(min = 1, max = 1000))]
+    pub failures: u32,
+    /// Time until one call may try again: 100ms to 1h.
+    pub open_for: Span,
+}
+
+/// What is done when the definition of a tool is not the approved one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Pinning {
+    /// Nothing.
+    #[default]
+    Off,
+    /// The log says so.
+    Warn,
+    /// The tool is hidden.
+    Block,
+}
+
+/// What is done when arguments or results do not fit the schema of their tool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Validate {
+    /// Nothing: they are not looked at.
+    #[default]
+    Off,
+    /// The log says so.
+    Warn,
+    /// The call is refused.
+    Enforce,
+}
+
+/// What is done with sensitive data, by the way that it goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redact {
+    /// In what callers send.
+    pub arguments: Redaction,
+    /// In what the server answers.
+    pub results: Redaction,
+}
+
+/// What is done with sensitive data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Redaction {
+    /// Nothing: it is not looked for.
+    #[default]
+    Off,
+    /// It is written over.
+    Redact,
+    /// The call is refused.
+    Block,
 }
 
 impl Server {
@@ -124,6 +198,12 @@ impl Server {
             max_concurrent: None,
             health: Health::default(),
             credentials,
+            audience: None,
+            circuit_breaker: None,
+            max_stream: None,
+            pinning: Pinning::default(),
+            validate: Validate::default(),
+            redact: Redact::default(),
             required: false,
         }
     }
@@ -192,6 +272,12 @@ impl Tools {
     /// The name under which a tool of the server is shown, without prefix.
     pub fn shown_as<'n>(&'n self, tool: &'n str) -> &'n str {
         self.rename.get(tool).map_or(tool, String::as_str)
+    }
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self { failures: 5, open_for: Span::secs(30) }
     }
 }
 

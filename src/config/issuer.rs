@@ -1,0 +1,282 @@
+//! Issuers of tokens: whose are taken, how their signatures are checked and what their claims mean.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::claims::{self, Audience, Claims};
+use super::inquest::Spot;
+use super::later;
+use super::limits::within;
+use super::names::Name;
+use super::secret::Secret;
+use super::span::Span;
+use super::url::Url;
+
+/// An issuer whose tokens are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// What its tokens say in `iss`, letter by letter.
+    pub issuer: String,
+    /// Of these one must stand in `aud`; at least one.
+    pub audience: Vec<String>,
+    /// What signatures are checked with.
+    pub keys: Keys,
+    /// A private key in PEM, for `toolgate token`.
+    pub signing_key: Option<PathBuf>,
+    /// Algorithms that are taken; at least one, all of the kind that `keys` is for.
+    pub algorithms: Vec<Algorithm>,
+    /// How far the clocks may be apart.
+    pub leeway: Span,
+    /// How often `Keys::JwksUrl` is read again.
+    pub refresh: Span,
+    /// Where in a token is said what.
+    pub claims: Claims,
+}
+
+/// What signatures are checked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// A set of keys that is fetched.
+    JwksUrl(Url),
+    /// A set of keys in a file.
+    JwksFile(PathBuf),
+    /// One public key: PEM if it begins with `-----BEGIN`, else the path of a file with it.
+    PublicKey(String),
+    /// A secret that both sides know, at least 32 bytes long.
+    Secret(Secret),
+}
+
+/// How a token is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "they are the words of RFC 7518")]
+pub enum Algorithm {
+    HS256,
+    HS384,
+    HS512,
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+impl Algorithm {
+    const SHARED: [Self; 3] = [Self::HS256, Self::HS384, Self::HS512];
+    const PAIRS: [Self; 9] = [
+        Self::RS256,
+        Self::RS384,
+        Self::RS512,
+        Self::PS256,
+        Self::PS384,
+        Self::PS512,
+        Self::ES256,
+        Self::ES384,
+        Self::EdDsa,
+    ];
+
+    /// Whether who can check a signature can also make one.
+    pub fn is_shared(self) -> bool {
+        Self::SHARED.contains(&self)
+    }
+}
+
+/// An issuer whose tokens are taken: exactly one of `jwks_url`, `jwks_file`, `public_key` and `secret`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename = "Issuer", deny_unknown_fields)]
+#[schemars(
+    extend("oneOf" = [
+        {"required": ["jwks_url"]},
+        {"required": ["jwks_file"]},
+        {"required": ["public_key"]},
+        {"required": ["secret"]},
+    ]),
+    extend("dependentRequired" = {"refresh": ["jwks_url"]})
+)]
+pub(super) struct Written {
+    /// What its tokens say in `iss`, letter by letter.
+    issuer: Name,
+    /// For whom its tokens must be: one of these stands in `aud`.
+    audience: Audience,
+    /// Where its public keys are fetched.
+    jwks_url: Option<Url>,
+    /// The file that its public keys are in, as a JWK set.
+    jwks_file: Option<String>,
+    /// Its public key as PEM, or the path of a `.pem` file.
+    public_key: Option<String>,
+    /// A secret that it shares with the gateway, for HS256, HS384 and HS512: at least 32 bytes.
+    secret: Option<Secret>,
+    /// The private key in PEM that `toolgate token` signs with; a `secret` needs none.
+    signing_key: Option<String>,
+    /// Algorithms that are taken: HS256 by default with `secret`, else all that have a public key.
+    #[schemars(extend("minItems" = 1))]
+    algorithms: Option<Vec<Algorithm>>,
+    /// How far the clocks may be apart: 0s to 5m.
+    #[serde(default = "leeway")]
+    leeway: Span,
+    /// How often `jwks_url` is read again: 10s to 1d.
+    #[serde(default = "refresh")]
+    refresh: Span,
+    /// Where in a token is said what.
+    #[serde(default)]
+    claims: claims::Written,
+}
+
+const fn leeway() -> Span {
+    Span::secs(30)
+}
+
+const fn refresh() -> Span {
+    Span::mins(5)
+}
+
+/// Keys of which an issuer has exactly one.
+const SOURCES: [&str; 4] = ["jwks_url", "jwks_file", "public_key", "secret"];
+/// Shortest secret, in bytes: as long as the hash of HS256 (RFC 7518 §3.2).
+const MIN_SECRET: usize = 32;
+
+/// All issuers under `auth`, without those that could not be understood.
+pub(super) fn issuers(written: Vec<Written>, auth: &Spot<'_>) -> Vec<Issuer> {
+    let spots = auth.sound_items("jwt");
+    let mut seen = HashMap::new();
+    for (spot, written) in spots.iter().zip(&written) {
+        match (seen.get(&written.issuer.0), spot.child("issuer")) {
+            (Some(line), Some(issuer)) => {
+                issuer.refuse("this issuer was there before", format!("it first stands on line {line}"));
+            }
+            _ => drop(seen.insert(written.issuer.0.clone(), spot.line())),
+        }
+    }
+    spots.iter().zip(written).filter_map(|(spot, written)| written.issuer(spot)).collect()
+}
+
+impl Written {
+    fn issuer(self, spot: &Spot<'_>) -> Option<Issuer> {
+        self.check(spot);
+        let keys = match (self.jwks_url, self.jwks_file, self.public_key, self.secret) {
+            (Some(url), None, None, None) => Keys::JwksUrl(url),
+            (None, Some(file), None, None) => Keys::JwksFile(file.into()),
+            (None, None, Some(key), None) => Keys::PublicKey(key),
+            (None, None, None, Some(secret)) => Keys::Secret(secret),
+            // None or several: reported, or one of them could not be read.
+            _ => return None,
+        };
+        let usual = || match keys {
+            Keys::Secret(_) => vec![Algorithm::HS256],
+            _ => Algorithm::PAIRS.to_vec(),
+        };
+        Some(Issuer {
+            issuer: self.issuer.0,
+            audience: self.audience.0,
+            algorithms: self.algorithms.unwrap_or_else(usual),
+            keys,
+            signing_key: self.signing_key.map(PathBuf::from),
+            leeway: self.leeway,
+            refresh: self.refresh,
+            claims: self.claims.claims(),
+        })
+    }
+
+    fn check(&self, spot: &Spot<'_>) {
+        within(spot, "leeway", self.leeway, (Span::secs(0), Span::mins(5)));
+        within(spot, "refresh", self.refresh, (Span::secs(10), Span::hours(24)));
+        if let Some(audience) = spot.child("audience") {
+            if self.audience.0.is_empty() && audience.node.items().is_empty() {
+                audience.refuse("empty", "expected at least one audience");
+            }
+            audience.check_distinct();
+        }
+        self.check_keys(spot);
+        self.check_algorithms(spot);
+    }
+
+    fn check_keys(&self, spot: &Spot<'_>) {
+        let mut sources = SOURCES.iter().filter(|source| spot.has(source));
+        let Some(source) = sources.next() else {
+            let meant = |key: &str| SOURCES.iter().any(|source| later::is_meant(source, key));
+            if !spot.node.entries().iter().any(|entry| entry.is_faulty() || meant(&entry.key)) {
+                let expected = "expected one of `jwks_url`, `jwks_file`, `public_key` or `secret`";
+                spot.refuse("nothing to check its signatures with", expected);
+            }
+            return;
+        };
+        for other in sources.filter_map(|other| spot.child(other)) {
+            let message = format!("{}: cannot stand beside `{source}`", other.path);
+            let expected = "an issuer has only one of `jwks_url`, `jwks_file`, `public_key` and `secret`";
+            other.refuse_key(message, expected, "");
+        }
+        let useless = [
+            ("refresh", *source != "jwks_url", "`refresh` goes with `jwks_url`"),
+            ("signing_key", *source == "secret", "`toolgate token` signs with the secret"),
+        ];
+        for (key, useless, why) in useless {
+            if let Some(key) = spot.child(key).filter(|_| useless && spot.has(key)) {
+                key.refuse_key(format!("{}: of no use beside `{source}`", key.path), why, "");
+            }
+        }
+        for (key, value) in [("jwks_file", &self.jwks_file), ("signing_key", &self.signing_key)] {
+            let (Some(value), Some(spot)) = (value, spot.child(key)) else { continue };
+            if value.contains("-----BEGIN") {
+                spot.refuse("a key instead of a path", "expected the path of a file");
+            } else if value.trim().is_empty() || value.contains(char::is_control) {
+                spot.refuse("not a path", "expected the path of a file");
+            }
+        }
+        if let (Some(key), Some(spot)) = (&self.public_key, spot.child("public_key")) {
+            check_public_key(key, &spot);
+        }
+        if let (Some(secret), Some(spot)) = (&self.secret, spot.child("secret"))
+            && secret.expose().len() < MIN_SECRET
+        {
+            let help = "one that is long enough: openssl rand -hex 32";
+            spot.refuse_with("too short for a secret", "expected at least 32 bytes", help);
+        }
+    }
+
+    fn check_algorithms(&self, spot: &Spot<'_>) {
+        let Some(list) = spot.child("algorithms").filter(|_| self.algorithms.is_some()) else { return };
+        if list.node.items().is_empty() {
+            list.refuse("empty, which would take no token", "name some, or remove the key");
+        }
+        list.check_distinct();
+        if !SOURCES.iter().any(|source| spot.has(source)) {
+            return;
+        }
+        let secret = spot.has("secret");
+        let shared = |text: &str| text.starts_with("HS");
+        for (item, _) in list.texts().iter().filter(|(_, text)| shared(text) != secret) {
+            if secret {
+                item.refuse("needs a public key", "expected HS256, HS384 or HS512 beside `secret`");
+            } else {
+                item.refuse(
+                    "needs a `secret`",
+                    "expected one with a public key, such as RS256, ES256 or EdDSA",
+                );
+            }
+        }
+    }
+}
+
+/// PEM with a public key, or a path; whether the key can be used is seen when it is.
+fn check_public_key(text: &str, spot: &Spot<'_>) {
+    if let Some((_, after)) = text.split_once("-----BEGIN ") {
+        let label = after.split("-----").next().unwrap_or_default();
+        if label.ends_with("PRIVATE KEY") {
+            let expected = "expected the public one: openssl pkey -in KEY.pem -pubout";
+            spot.refuse("a private key", expected);
+        } else if !label.ends_with("PUBLIC KEY") {
+            spot.refuse("PEM of something else", "expected `-----BEGIN PUBLIC KEY-----`");
+        } else if !after.contains(&format!("-----END {label}-----")) {
+            spot.refuse("PEM that breaks off", format!("expected `-----END {label}-----` at its end"));
+        }
+    } else if !text.to_ascii_lowercase().ends_with(".pem") || text.contains(char::is_control) {
+        spot.refuse("not a public key", "expected PEM text, or the path of a .pem file");
+    }
+}

@@ -61,7 +61,7 @@ impl App {
         let metrics = Metrics::new();
         metrics.config(&config.hash);
         let door = runtime.block_on(async {
-            let plan = Plan::new(config, None)?;
+            let plan = Plan::new(config, None, &core)?;
             let registry = Registry::start(plan, metrics.clone());
             registry.settled(PATIENCE).await;
             Ok::<_, AppError>(Arc::new(Door {

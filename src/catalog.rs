@@ -18,10 +18,12 @@ use crate::upstream::Hello;
 
 mod listing;
 mod naming;
+mod schema;
 mod view;
 
 pub use listing::{Item, Listing, Lists, Page};
 pub use naming::federated;
+pub use schema::Lazy;
 use view::{Scope, endpoint};
 
 /// Entries on one page of a list. Large, because many clients read the first page only.
@@ -65,6 +67,8 @@ pub struct Target {
     /// prompt, the URI of a resource or template.
     pub full: Arc<str>,
     pub counted: Arc<Counted>,
+    /// The schema of a tool's arguments, where they are to be checked.
+    pub schema: Option<Arc<Lazy>>,
 }
 
 /// The four things that a server lists.

@@ -94,7 +94,7 @@ async fn read(door: Arc<Door>, max_line: usize, out: mpsc::Sender<Bytes>) {
 async fn answer(door: Arc<Door>, session: Arc<Session>, line: Bytes, out: mpsc::Sender<Bytes>) {
     let answer = match door.call(None, Some(session), PATH, line.clone()).await {
         Ok(answer) => answer,
-        Err(stop) => wire::refusal(stop.refused.id.map(|id| id.of(&line)), &stop.refused.refusal),
+        Err(halt) => wire::refusal(halt.id.as_deref(), &halt.refusal),
     };
     if !answer.is_empty() {
         // Nobody reads any more: the client has gone.

@@ -5,6 +5,7 @@
 
 pub mod aim;
 mod inside;
+pub mod judge;
 mod legacy;
 mod refusals;
 
@@ -24,7 +25,7 @@ use crate::rooms::{Talk, announce, ask};
 use crate::server::{Running, Server};
 use crate::session::{Run, Session, Sessions};
 use crate::telemetry::{Counted, Metrics};
-use crate::upstream::UpstreamError;
+use crate::upstream::{Screen, UpstreamError};
 use refusals::{invalid, other, unknown_method};
 
 pub struct Door {
@@ -83,6 +84,8 @@ pub struct Leave {
     /// The server's requests to the client need an id that leads back.
     pub readdress: bool,
     pub running: Running,
+    /// Set where the answer is searched for secrets.
+    pub screen: Option<Screen>,
 }
 
 /// What metrics and log tell of a call.
@@ -267,6 +270,7 @@ impl Door {
         let (rpc, era) = (&led.permit.rpc, led.permit.era);
         // A copy: a slice would share the body, which then could not be renamed in place.
         let id = rpc.id.map(|id| Bytes::copy_from_slice(id.of(&led.body)));
+        let screen = Screen::of(&server.name, &server.config, led.house.plan.redactor.as_ref(), &self.metrics);
         let stop = CancellationToken::new();
         if let (Some(session), Some(id)) = (led.session, &id) {
             session.begin(id.clone(), Run { server: server.clone(), stop: stop.clone() });
@@ -291,6 +295,7 @@ impl Door {
                 resume: None,
                 readdress: led.endpoint.only.is_none(),
                 running,
+                screen,
                 server,
             }));
         }
@@ -319,6 +324,7 @@ impl Door {
             params,
             id: id.unwrap_or_default(),
             token,
+            screen,
         };
         Ok(Exit::Room(ask::ask(&self.core, question, stop)))
     }

@@ -1,19 +1,24 @@
 //! A configuration made ready to run: the chain of filters, the servers, the limits. Immutable; a reload makes a
 //! new one.
 
+mod judges;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use filters::agree::Agree;
-use filters::origin::Origin;
-use filters::size::Size;
-use filters::{Caller, Chain, Identity};
+use filters::Chain;
+use filters::guard::Redactor;
+use tokio::runtime::Handle;
 
-use crate::config::Config;
-use crate::protocol::revision;
+use crate::config::{self, Config};
 use crate::server::Server;
 use crate::upstream::Bounds;
-use crate::upstream::exchange::Exchange;
+use crate::upstream::exchange::{Endpoint, Exchange};
+use judges::Lasting;
+
+/// Time for a token endpoint to answer.
+const EXCHANGE: Duration = Duration::from_secs(5);
 
 pub struct Plan {
     pub config: Arc<Config>,
@@ -21,18 +26,20 @@ pub struct Plan {
     pub servers: BTreeMap<Arc<str>, Arc<Server>>,
     /// Where callers' tokens are exchanged.
     pub exchange: Option<Arc<Exchange>>,
+    pub lasting: Lasting,
+    /// What is searched for secrets, if any server wants that.
+    pub redactor: Option<Arc<Redactor>>,
 }
 
+/// Why a sound configuration cannot run.
 #[derive(Debug, thiserror::Error)]
-#[error("server `{server}`: {why}")]
-pub struct PlanError {
-    pub server: String,
-    pub why: String,
-}
+#[error("{0}")]
+pub struct PlanError(String);
 
 impl Plan {
-    /// Servers whose settings did not change are taken over from the plan before.
-    pub fn new(config: Config, before: Option<&Plan>) -> Result<Arc<Self>, PlanError> {
+    /// Servers whose settings did not change are taken over from the plan before, as are counters, keys and
+    /// connections. `core` is the runtime that outlives the listeners.
+    pub fn new(config: Config, before: Option<&Plan>, core: &Handle) -> Result<Arc<Self>, PlanError> {
         let limits = &config.limits;
         let mut servers = BTreeMap::new();
         for (name, settings) in &config.servers {
@@ -42,20 +49,38 @@ impl Plan {
             let server = match same {
                 Some(server) => server.clone(),
                 None => Server::new(name, settings, limits)
-                    .map_err(|why| PlanError { server: name.to_string(), why })?,
+                    .map_err(|why| PlanError(format!("server `{name}`: {why}")))?,
             };
             servers.insert(server.name.clone(), server);
         }
-        let chain = Chain {
-            origin: Origin::new(config.listen.allowed_origins.clone(), config.listen.allowed_hosts.clone()),
-            size: Size {
-                max_body: limits.max_body.as_usize(),
-                max_header: limits.max_header.as_usize(),
-                max_depth: limits.max_json_depth as usize,
-            },
-            agree: Agree { modern: revision::MODERN, legacy: revision::LEGACY },
-            anonymous: Caller::new(Identity { user: "anonymous".into(), ..Identity::default() }),
-        };
-        Ok(Arc::new(Self { config: Arc::new(config), chain, servers, exchange: None }))
+        let none = Lasting::default();
+        let lasting = before.map_or(&none, |plan| &plan.lasting);
+        let (chain, lasting) = judges::chain(&config, lasting, core).map_err(PlanError)?;
+        let exchange = config.auth.as_ref().and_then(|auth| auth.exchange.as_ref());
+        let exchange = exchange
+            .map(|settings| exchange_of(settings, before, core))
+            .transpose()
+            .map_err(|why| PlanError(format!("auth.exchange: {why}")))?;
+        let wanted = config.servers.values().any(|server| server.redact != config::Redact::default());
+        let redactor = wanted.then(|| judges::redactor(&config.guard)).transpose().map_err(PlanError)?;
+        Ok(Arc::new(Self { config: Arc::new(config), chain, servers, exchange, lasting, redactor }))
+    }
+}
+
+fn exchange_of(
+    settings: &config::Exchange,
+    before: Option<&Plan>,
+    core: &Handle,
+) -> Result<Arc<Exchange>, String> {
+    let endpoint = Endpoint {
+        url: settings.token_endpoint.uri().to_string(),
+        client_id: settings.client_id.clone(),
+        client_secret: settings.client_secret.clone(),
+        timeout: EXCHANGE,
+    };
+    let same = before.and_then(|plan| plan.exchange.as_ref()).filter(|e| *e.endpoint() == endpoint);
+    match same {
+        Some(exchange) => Ok(exchange.clone()),
+        None => Exchange::new(endpoint, core.clone()).map(Arc::new),
     }
 }

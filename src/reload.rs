@@ -73,7 +73,7 @@ impl Reload {
             return;
         }
         let hash = new.hash.clone();
-        let plan = match Plan::new(new, Some(&before)) {
+        let plan = match Plan::new(new, Some(&before), &self.door.core) {
             Ok(plan) => plan,
             Err(error) => return faulty(error.to_string(), error.to_string()),
         };

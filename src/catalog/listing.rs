@@ -17,6 +17,11 @@ pub struct Item {
 }
 
 impl Item {
+    /// The entry as the server wrote it.
+    pub fn definition(&self) -> &Bytes {
+        &self.raw
+    }
+
     /// The entry with `name` in the place of its own.
     pub fn renamed(&self, name: &str) -> Bytes {
         if name == self.key {
@@ -42,6 +47,13 @@ pub struct Lists(pub [Listing; 4]);
 impl Lists {
     pub fn of(&self, kind: Kind) -> &[Item] {
         &self.0[kind as usize].items
+    }
+
+    /// Without the tools of these names.
+    pub fn without(&self, tools: &[String]) -> Self {
+        let mut lists = self.clone();
+        lists.0[Kind::Tools as usize].items.retain(|item| !tools.contains(&item.key));
+        lists
     }
 
     pub fn listing(&self, kind: Kind) -> &Listing {

@@ -7,8 +7,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use filters::agree::quote;
 use filters::{Aim, Era, Thing};
 
-use super::{Endpoint, FRESH, Face, Item, Kind, Listing, PAGE, Seen, Target, View};
-use crate::config::Globs;
+use super::{Endpoint, FRESH, Face, Item, Kind, Lazy, Listing, PAGE, Seen, Target, View};
+use crate::config::{Globs, Validate};
 use crate::protocol::wire;
 use crate::server::Server;
 use crate::telemetry::Metrics;
@@ -129,12 +129,16 @@ fn enter(
     if may.is_some_and(|may| !may(&Aim { thing: kind.thing(), name: &full, server: &server.name })) {
         return;
     }
+    let checked = kind == Kind::Tools && server.config.validate != Validate::Off;
+    let schema = checked.then(|| wire::member(item.definition(), "inputSchema")).flatten();
+    let schema = schema.map(|place| Lazy::new(item.definition().slice(place.start..place.end)));
     let target = |label: &str| Target {
         server: server.clone(),
         name: item.key.as_str().into(),
         label: label.into(),
         full: full.as_str().into(),
         counted: metrics.counted(kind.used_by(), &server.name, label),
+        schema: schema.clone(),
     };
     if entries.contains_key(&shown) {
         if may.is_some() {

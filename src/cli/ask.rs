@@ -88,8 +88,8 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
     let answered = app.once(async move { door.call(named.map(|named| named.0.caller()), None, "/mcp", message).await });
     let answer: Bytes = match answered {
         Ok(answer) => answer,
-        Err(stop) => {
-            eprintln!("refused by `{}`: {}", stop.filter, stop.refused.refusal.message);
+        Err(halt) => {
+            eprintln!("refused by `{}`: {}", halt.filter, halt.refusal.message);
             return ExitCode::FAILURE;
         }
     };

@@ -1,12 +1,11 @@
 //! Callers inside the process: the same chain, the same door, the answer as one message.
 
-use std::cell::OnceCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filters::{Caller, Era, Head, Refusal, Stop};
+use filters::{Caller, Era, Head, Refusal};
 
-use super::aim::aim;
+use super::judge::{Halt, Judged};
 use super::{Door, Exit, Leave, Led, Told};
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
@@ -22,23 +21,21 @@ impl Door {
         session: Option<Arc<Session>>,
         path: &str,
         body: Bytes,
-    ) -> Result<Bytes, Stop> {
+    ) -> Result<Bytes, Halt> {
         let house = self.registry.house();
         let chain = &house.plan.chain;
         let headers = http::HeaderMap::new();
         let verb = &http::Method::POST;
         let head = Head { verb, path, headers: &headers, authority: None, peer: None, outside: false };
-        chain.glance(&head).await?;
-        let mut call = chain.read(head, caller.unwrap_or_else(|| chain.anonymous()), &body)?;
-        let id = call.id();
-        let stop = |refusal| Stop { filter: "door", refused: filters::Refused { id, refusal } };
+        chain.glance(&head).await.map_err(|stop| Halt::of(stop, &body))?;
         let Some(endpoint) = house.catalog.endpoint(path) else {
-            return Err(stop(Box::new(Refusal::http(404, "no_endpoint", "no such endpoint"))));
+            let refusal = Box::new(Refusal::http(404, "no_endpoint", "no such endpoint"));
+            return Err(Halt { filter: "door", refusal, id: None });
         };
-        let room = OnceCell::new();
-        call.aim = aim(endpoint, &call, &room);
-        let mut permit = chain.admit(call).await?;
+        let caller = caller.unwrap_or_else(|| chain.anonymous());
+        let Judged { mut permit, body, id } = self.judge(&house, endpoint, head, caller, body).await?;
         let _held = std::mem::take(&mut permit.held);
+        let halt = |refusal| Halt { filter: "door", refusal, id };
         let mut own = None;
         let session = match (permit.era, session) {
             (Era::Modern, _) => None,
@@ -64,7 +61,7 @@ impl Door {
         if let Some(own) = own {
             self.sessions.end(&own);
         }
-        answer.map_err(stop)
+        answer.map_err(halt)
     }
 }
 
@@ -81,10 +78,12 @@ impl Leave {
         let said = http.exchange(self.era, seat.as_ref(), self.body.clone(), &id).await;
         self.running.went(said.as_ref().err());
         let said = said.map_err(refused)?;
-        Ok(match said {
+        let message = match said {
             crate::upstream::Said::Result(result) => wire::result(&id, &result),
             crate::upstream::Said::Error(error) => wire::failure(&id, &error),
-        })
+        };
+        let clean = self.screen.as_ref().map_or(Ok(None), |screen| screen.message(&message)).map_err(refused)?;
+        Ok(clean.unwrap_or(message))
     }
 }
 

@@ -127,6 +127,7 @@ impl Door {
             resume: None,
             readdress: false,
             running,
+            screen: None,
             server,
         }))
     }

@@ -13,7 +13,7 @@ use crate::door::Leave;
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::wire;
 use crate::server::Server;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Screen, UpstreamError};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,6 +34,7 @@ pub struct Watch {
     /// A stream may end before its answer: the client can come back for the rest.
     resumable: bool,
     modern: bool,
+    screen: Option<Screen>,
     /// The answer was an error.
     pub saw_error: bool,
 }
@@ -61,6 +62,10 @@ impl Watch {
         let length =
             response.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
         let limit = leave.server.max_response;
+        if leave.screen.is_some() {
+            // What is taken out or put in changes the length.
+            response.remove_header(&CONTENT_LENGTH);
+        }
         let form = match (status, kind.as_str()) {
             (401 | 403, _) if !leave.server.passthrough => return Err(UpstreamError::Credentials(status)),
             (200..=599, "application/json") if length.is_some_and(|length| length > limit) => {
@@ -93,6 +98,7 @@ impl Watch {
             heard: Some(Instant::now()),
             resumable: false,
             modern: leave.era == Era::Modern,
+            screen: leave.screen.clone(),
             saw_error: false,
         })
     }
@@ -123,15 +129,15 @@ impl Watch {
                 if end && held.is_empty() {
                     let body = piece.unwrap_or_default();
                     self.saw_error = judge(&body, self.id.as_deref())?;
-                    return Ok(Some(body));
+                    return Ok(Some(screened(self.screen.as_ref(), body)?));
                 }
                 held.extend_from_slice(&piece.unwrap_or_default());
                 if end {
                     let body = std::mem::take(held).freeze();
                     self.saw_error = judge(&body, self.id.as_deref())?;
-                    return Ok(Some(body));
+                    return Ok(Some(screened(self.screen.as_ref(), body)?));
                 }
-                if held.len() > HELD {
+                if held.len() > HELD && self.screen.is_none() {
                     *open = true;
                     // At least what has come must be able to become our answer.
                     if held.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
@@ -157,6 +163,10 @@ impl Watch {
                     self.resumable |= seen.id && !self.modern;
                     self.saw_error |= seen.error;
                     let event = seen.replacement.unwrap_or(event);
+                    let event = match &self.screen {
+                        Some(screen) => screened_event(screen, event)?,
+                        None => event,
+                    };
                     match (&mut out, single.take()) {
                         (Some(out), _) => out.extend_from_slice(&event),
                         (None, None) => single = Some(event),
@@ -180,6 +190,17 @@ impl Watch {
             }
         }
     }
+}
+
+fn screened(screen: Option<&Screen>, body: Bytes) -> Result<Bytes, UpstreamError> {
+    Ok(screen.map_or(Ok(None), |screen| screen.message(&body))?.unwrap_or(body))
+}
+
+fn screened_event(screen: &Screen, event: Bytes) -> Result<Bytes, UpstreamError> {
+    let read = sse::read(&event);
+    let Some(data) = read.data.filter(|data| !data.is_empty()) else { return Ok(event) };
+    let clean = screen.message(&data)?;
+    Ok(clean.map_or(event, |clean| sse::event(read.id.as_deref(), &clean)))
 }
 
 /// Whether a JSON answer answers the request, and if so whether it is an error.

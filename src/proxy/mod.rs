@@ -189,7 +189,7 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
@@ -204,8 +204,13 @@ impl ProxyHttp for Gateway {
             }
             return Err(failed(ctx, &UpstreamError::Forgotten));
         }
+        let sized = response.headers.contains_key(http::header::CONTENT_LENGTH);
         match Watch::begin(response, leave) {
             Ok(watch) => {
+                let unsized_now = sized && !response.headers.contains_key(http::header::CONTENT_LENGTH);
+                if unsized_now && session.req_header().version == http::Version::HTTP_11 {
+                    response.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;
+                }
                 ctx.outcome = Some(if response.status.is_success() { Outcome::Ok } else { Outcome::Error });
                 ctx.watch = Some(watch);
                 Ok(())

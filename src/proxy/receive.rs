@@ -1,7 +1,6 @@
 //! From a request to its answer, or to what Pingora shall stream: the order of the steps, and nothing of their
 //! insides.
 
-use std::cell::OnceCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use pingora::proxy::Session;
 
 use super::{Ctx, Gateway, Serves, body, carry, client, fixed, intake, outgoing, reply};
 use crate::catalog::Endpoint;
-use crate::door::aim::aim;
+use crate::door::judge::Judged;
 use crate::door::{Exit, Leave, Led, Reply};
 use crate::rooms::announce;
 use crate::upstream::UpstreamError;
@@ -97,25 +96,18 @@ impl Gateway {
         ctx.received = body.len();
         let chain = &house.plan.chain;
         let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous());
-        let room = OnceCell::new();
-        let admitted = match chain.read(intake::head(session, ctx.client), caller, &body) {
-            Ok(mut call) => {
-                ctx.id = call.id().map(|id| Bytes::copy_from_slice(id.of(&body)));
-                call.aim = aim(&endpoint, &call, &room);
-                chain.admit(call).await
-            }
-            Err(stop) => {
-                ctx.id = stop.refused.id.map(|id| Bytes::copy_from_slice(id.of(&body)));
-                Err(stop)
+        let head = intake::head(session, ctx.client);
+        let judged = match self.door.judge(&house, &endpoint, head, caller, body).await {
+            Ok(judged) => judged,
+            Err(halt) => {
+                ctx.id = halt.id;
+                ctx.refuse(halt.filter, halt.refusal);
+                return reply::failure(session, ctx).await.map(|()| None);
             }
         };
-        let permit = match admitted {
-            Ok(mut permit) => {
-                ctx.held = std::mem::take(&mut permit.held);
-                permit
-            }
-            Err(stop) => return self.refuse(session, ctx, stop).await,
-        };
+        let Judged { mut permit, body, id } = judged;
+        ctx.id = id;
+        ctx.held = std::mem::take(&mut permit.held);
         let client = match intake::session(&self.door, session, &endpoint, &permit, &body) {
             Ok(client) => client,
             Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Leash, Talk, Word};
 use crate::protocol::wire;
 use crate::server::Running;
-use crate::upstream::{Ask, Progress, Said};
+use crate::upstream::{Ask, Progress, Said, Screen};
 
 /// What is asked; all in the caller's own words.
 pub struct Question {
@@ -24,6 +24,8 @@ pub struct Question {
     pub id: Bytes,
     /// The progress token as written, and its place in `params`.
     pub token: Option<(Bytes, filters::Span)>,
+    /// Set where the answer is searched for secrets.
+    pub screen: Option<Screen>,
 }
 
 /// Asks on the long-lived runtime. In the modern era a client that leaves takes its question with it; in the
@@ -45,7 +47,7 @@ pub fn ask(core: &Handle, question: Question, stop: CancellationToken) -> Talk {
 }
 
 async fn answer(question: Question, words: &mpsc::Sender<Word>) -> Word {
-    let Question { running, era, method, params, id, token } = question;
+    let Question { running, era, method, params, id, token, screen } = question;
     let server = running.server().clone();
     let (notes, mut noted) = mpsc::channel::<Bytes>(32);
     let asked = server.upstream.ask(Ask {
@@ -57,7 +59,10 @@ async fn answer(question: Question, words: &mpsc::Sender<Word>) -> Word {
     });
     let pass_on = async {
         while let Some(note) = noted.recv().await {
-            if words.send(Word::Note(note)).await.is_err() {
+            let clean = screen.as_ref().map_or(Ok(None), |screen| screen.message(&note));
+            // A note that may not go is no answer: it is left out.
+            let Ok(clean) = clean else { continue };
+            if words.send(Word::Note(clean.unwrap_or(note))).await.is_err() {
                 break;
             }
         }
@@ -68,8 +73,16 @@ async fn answer(question: Question, words: &mpsc::Sender<Word>) -> Word {
         Ok(Said::Result(result)) if result.len() > server.max_response => {
             too_large(&server.name, server.max_response)
         }
-        Ok(Said::Result(result)) => Word::Last(wire::result(&id, &result)),
-        Ok(Said::Error(error)) => Word::Last(wire::failure(&id, &error)),
+        Ok(said) => {
+            let message = match said {
+                Said::Result(result) => wire::result(&id, &result),
+                Said::Error(error) => wire::failure(&id, &error),
+            };
+            match screen.as_ref().map_or(Ok(None), |screen| screen.message(&message)) {
+                Ok(clean) => Word::Last(clean.unwrap_or(message)),
+                Err(error) => Word::Refused(Box::new(error.refusal(&server.name))),
+            }
+        }
         Err(error) => {
             tracing::warn!(server = %server.name, method, %error, "a call failed");
             Word::Refused(Box::new(error.refusal(&server.name)))

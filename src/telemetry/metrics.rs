@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use filters::guard::{Action, Findings};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -51,6 +52,22 @@ impl Counted {
     }
 }
 
+/// Which way something goes that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Arguments,
+    Results,
+}
+
+impl Way {
+    fn word(self) -> &'static str {
+        match self {
+            Way::Arguments => "arguments",
+            Way::Results => "results",
+        }
+    }
+}
+
 /// One of a number of things that are open.
 pub struct Open(IntGauge);
 
@@ -66,6 +83,8 @@ pub struct Metrics {
     pub request_seconds: Histogram,
     upstream_seconds: HistogramVec,
     rejections: IntCounterVec,
+    redactions: IntCounterVec,
+    changed_tools: IntCounterVec,
     upstream_up: IntGaugeVec,
     pub sessions: IntGauge,
     pub streams: IntGauge,
@@ -124,6 +143,16 @@ impl Metrics {
                 "toolgate_filter_rejections_total",
                 "Requests that a filter refused.",
                 &["filter", "reason"],
+            ),
+            redactions: counters(
+                "toolgate_redactions_total",
+                "Secrets that were found, by server, way (arguments, results), detector and action.",
+                &["server", "way", "detector", "action"],
+            ),
+            changed_tools: counters(
+                "toolgate_tool_changes_total",
+                "Definitions of tools that changed under a pin.",
+                &["server"],
             ),
             upstream_up: gauges(
                 "toolgate_upstream_up",
@@ -185,6 +214,20 @@ impl Metrics {
             let make = || self.rejections.with_label_values(&[filter, reason]);
             known.entry((filter, reason)).or_insert_with(make).inc();
         });
+    }
+
+    /// Counts what was found on one way to or from a server.
+    pub fn redacted(&self, server: &str, way: Way, action: Action, found: &Findings) {
+        let action = if action == Action::Block { "block" } else { "redact" };
+        for (detector, count) in found.iter() {
+            let counter = self.redactions.with_label_values(&[server, way.word(), &**detector, action]);
+            counter.inc_by(count as u64);
+        }
+    }
+
+    /// Counts a definition that is not the pinned one.
+    pub fn tool_changed(&self, server: &str) {
+        self.changed_tools.with_label_values(&[server]).inc();
     }
 
     pub fn upstream_seconds(&self, server: &str) -> Histogram {

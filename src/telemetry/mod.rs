@@ -6,7 +6,7 @@
 pub mod access;
 mod metrics;
 
-pub use metrics::{Counted, Metrics, Outcome};
+pub use metrics::{Counted, Metrics, Outcome, Way};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;

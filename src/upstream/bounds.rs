@@ -30,8 +30,8 @@ impl Bounds {
             connect_timeout: limits.connect_timeout.get(),
             stream_idle: limits.stream_idle.get(),
             max_response: config.response_limit(limits),
-            max_stream: MAX_STREAM,
-            breaker: None,
+            max_stream: config.max_stream.map_or(MAX_STREAM, config::Size::as_usize),
+            breaker: config.circuit_breaker.map(|breaker| (breaker.failures, breaker.open_for.get())),
             max_line: limits.max_line.as_usize(),
         }
     }

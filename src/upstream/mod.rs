@@ -7,6 +7,7 @@ pub mod demo;
 pub mod exchange;
 pub mod http;
 pub mod peer;
+pub mod screen;
 pub mod stdio;
 
 mod child;
@@ -23,6 +24,7 @@ use crate::protocol::{revision, wire};
 
 pub use bounds::Bounds;
 pub use peer::Peer;
+pub use screen::Screen;
 
 /// How a server introduces itself in one era (`initialize` or `server/discover`). The members are JSON text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +148,8 @@ pub enum UpstreamError {
     Busy(usize),
     #[error("failed too often in a row, so no calls are sent to it for now")]
     Open(Duration),
+    #[error("answered what the gateway does not let through: {0}")]
+    Blocked(String),
     /// What the token endpoint said, for the log.
     #[error("cannot be called in your name: the token exchange failed")]
     Exchange(String),
@@ -168,6 +172,7 @@ impl UpstreamError {
             Self::Forgotten => (502, "upstream_session"),
             Self::WrongEra(..) => (502, "era_mismatch"),
             Self::Busy(_) => (503, "upstream_busy"),
+            Self::Blocked(_) => (403, "result_blocked"),
             Self::Exchange(_) => (502, "token_exchange"),
             Self::Open(_) => (503, "upstream_circuit_open"),
         };

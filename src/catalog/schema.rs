@@ -1,0 +1,24 @@
+//! The schema of a tool's arguments, compiled when the first call needs it: most tools are never called.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use filters::guard::Schema;
+
+/// An `inputSchema` as the server wrote it, and what became of it.
+#[derive(Debug)]
+pub struct Lazy {
+    text: Bytes,
+    compiled: OnceLock<Result<Schema, String>>,
+}
+
+impl Lazy {
+    pub fn new(text: Bytes) -> Arc<Self> {
+        Arc::new(Self { text, compiled: OnceLock::new() })
+    }
+
+    /// The compiled schema, or why it is none.
+    pub fn get(&self) -> Result<&Schema, &str> {
+        self.compiled.get_or_init(|| Schema::compile(&self.text)).as_ref().map_err(String::as_str)
+    }
+}

@@ -1,0 +1,165 @@
+//! From bytes to a permit: the message is read, its aim is looked up, secrets are taken out of its arguments, and
+//! the chain judges what is then there. What was judged is what goes on.
+
+use std::cell::OnceCell;
+
+use bytes::Bytes;
+use filters::guard::{self, Action};
+use filters::json::Span;
+use filters::{Aim, Call, Caller, Head, Permit, Refusal, Stop};
+
+use super::Door;
+use super::aim::aim;
+use crate::catalog::Endpoint;
+use crate::config::{Redaction, Validate};
+use crate::registry::House;
+use crate::telemetry::Way;
+
+/// The label of what the guard refuses.
+const GUARD: &str = "guard";
+
+/// A message that may go on, and its bytes.
+pub struct Judged {
+    pub permit: Permit,
+    pub body: Bytes,
+    /// The id of a request, as written.
+    pub id: Option<Bytes>,
+}
+
+/// Why a message may not go on.
+#[derive(Debug)]
+pub struct Halt {
+    pub filter: &'static str,
+    pub refusal: Box<Refusal>,
+    /// The id to answer under, as written.
+    pub id: Option<Bytes>,
+}
+
+impl Halt {
+    pub fn of(stop: Stop, body: &[u8]) -> Self {
+        Self { filter: stop.filter, refusal: stop.refused.refusal, id: written(stop.refused.id, body) }
+    }
+}
+
+fn written(id: Option<Span>, body: &[u8]) -> Option<Bytes> {
+    id.map(|id| Bytes::copy_from_slice(id.of(body)))
+}
+
+impl Door {
+    /// Judges a message whose head was greeted already.
+    pub async fn judge(
+        &self,
+        house: &House,
+        endpoint: &Endpoint,
+        head: Head<'_>,
+        caller: Caller,
+        mut body: Bytes,
+    ) -> Result<Judged, Halt> {
+        let chain = &house.plan.chain;
+        let (id, clean) = {
+            let call = chain.read(head, caller.clone(), &body).map_err(|stop| Halt::of(stop, &body))?;
+            let id = written(call.id(), &body);
+            let room = OnceCell::new();
+            let aim = aim(endpoint, &call, &room);
+            let clean = self.cleaned(house, &call, aim.as_ref());
+            let clean = clean.map_err(|refusal| Halt { filter: GUARD, refusal, id: id.clone() })?;
+            if clean.is_none() {
+                let permit = self.admitted(house, endpoint, call, aim, id.as_ref()).await?;
+                return Ok(Judged { permit, body: body.clone(), id });
+            }
+            (id, clean)
+        };
+        body = clean.unwrap_or(body);
+        let call = chain.read(head, caller, &body).map_err(|stop| Halt::of(stop, &body))?;
+        let room = OnceCell::new();
+        let aim = aim(endpoint, &call, &room);
+        let permit = self.admitted(house, endpoint, call, aim, id.as_ref()).await?;
+        Ok(Judged { permit, body, id })
+    }
+
+    async fn admitted<'a>(
+        &self,
+        house: &House,
+        endpoint: &Endpoint,
+        mut call: Call<'a>,
+        aim: Option<Aim<'a>>,
+        id: Option<&Bytes>,
+    ) -> Result<Permit, Halt> {
+        call.aim = aim;
+        let (era, body) = (call.era, call.body);
+        let permit = house.plan.chain.admit(call).await.map_err(|stop| Halt::of(stop, body))?;
+        let halt = |refusal| Halt { filter: GUARD, refusal: Box::new(refusal), id: id.cloned() };
+        let Some(aim) = aim else { return Ok(permit) };
+        let Some(server) = house.plan.servers.get(aim.server) else { return Ok(permit) };
+        let Some(arguments) = permit.rpc.arguments else {
+            return self.fitting(endpoint, &permit, body, None).map(|()| permit).map_err(halt);
+        };
+        if let (Redaction::Block, Some(redactor)) = (server.config.redact.arguments, &house.plan.redactor) {
+            let found = redactor.scan(arguments.of(body)).map_err(|_| halt(unreadable()))?;
+            if !found.is_empty() {
+                self.metrics.redacted(&server.name, Way::Arguments, Action::Block, &found);
+                return Err(halt(guard::redact::refusal(&found, era)));
+            }
+        }
+        self.fitting(endpoint, &permit, body, Some(arguments.of(body))).map(|()| permit).map_err(halt)
+    }
+
+    /// The message without the secrets of its arguments, where its server is to get none and there were some.
+    fn cleaned(
+        &self,
+        house: &House,
+        call: &Call<'_>,
+        aim: Option<&Aim<'_>>,
+    ) -> Result<Option<Bytes>, Box<Refusal>> {
+        let (Some(aim), Some(redactor), Some(arguments)) = (aim, &house.plan.redactor, call.rpc.arguments)
+        else {
+            return Ok(None);
+        };
+        let Some(server) = house.plan.servers.get(aim.server) else { return Ok(None) };
+        if server.config.redact.arguments != Redaction::Redact {
+            return Ok(None);
+        }
+        match redactor.redact_at(call.body, arguments) {
+            Ok(None) => Ok(None),
+            Ok(Some((clean, found))) => {
+                self.metrics.redacted(&server.name, Way::Arguments, Action::Redact, &found);
+                Ok(Some(Bytes::from(clean)))
+            }
+            Err(_) => Err(Box::new(unreadable())),
+        }
+    }
+
+    /// Whether the arguments fit the tool's schema, where somebody wants to know.
+    fn fitting(
+        &self,
+        endpoint: &Endpoint,
+        permit: &Permit,
+        body: &[u8],
+        arguments: Option<&[u8]>,
+    ) -> Result<(), Refusal> {
+        let Some(name) = permit.rpc.name.filter(|_| permit.rpc.method.is_some_and(|m| m.is(body, "tools/call")))
+        else {
+            return Ok(());
+        };
+        let name = name.read(body);
+        let Some(target) = endpoint.view(permit.era).tools.get(&*name) else { return Ok(()) };
+        let Some(schema) = &target.schema else { return Ok(()) };
+        let refusal = match schema.get().map(|schema| schema.check(arguments)) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(violations)) => guard::schema::refusal(&name, &violations, permit.era),
+            Err(why) => {
+                let words = format!("the inputSchema of `{name}` cannot be used: {why}");
+                Refusal::http(502, "schema_unusable", words)
+            }
+        };
+        if target.server.config.validate == Validate::Enforce {
+            return Err(refusal);
+        }
+        tracing::warn!(server = %target.server.name, tool = %target.label, why = %refusal.message, "arguments do not fit the schema");
+        Ok(())
+    }
+}
+
+fn unreadable() -> Refusal {
+    Refusal::http(400, "not_json", "the arguments cannot be read")
+}

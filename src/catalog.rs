@@ -18,6 +18,7 @@ use crate::upstream::Hello;
 
 mod listing;
 mod naming;
+pub mod pins;
 mod view;
 
 pub use listing::{Item, Listing, Lists, Page};

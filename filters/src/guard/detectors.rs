@@ -112,7 +112,7 @@ fn luhn(digits: &[u8]) -> bool {
             (_, d) => d * 2,
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// 13 bytes of digits, spaces and dashes in a row cannot be jumped over by looking at each 13th byte.

@@ -19,6 +19,7 @@ use crate::upstream::Hello;
 mod listing;
 mod naming;
 mod schema;
+pub mod pins;
 mod view;
 
 pub use listing::{Item, Listing, Lists, Page};

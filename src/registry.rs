@@ -13,6 +13,7 @@ use filters::Era;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
 
+use crate::catalog::pins::Pins;
 use crate::catalog::{Catalog, Change, Face, Kind, Seen};
 use crate::plan::Plan;
 use crate::server::Server;
@@ -20,6 +21,7 @@ use crate::telemetry::Metrics;
 use sights::Sights;
 
 mod keeper;
+mod pinning;
 mod sights;
 
 /// Changes that are so close together are shown as one.
@@ -54,6 +56,7 @@ pub struct Registry {
     stale: Notify,
     changes: broadcast::Sender<Change>,
     untried: watch::Sender<usize>,
+    pins: Pins,
     metrics: Arc<Metrics>,
 }
 
@@ -66,6 +69,7 @@ impl Registry {
             stale: Notify::new(),
             changes: broadcast::channel(256).0,
             untried: watch::Sender::new(0),
+            pins: Pins::default(),
             metrics,
         });
         registry.clone().adopt(plan);
@@ -179,15 +183,19 @@ impl Registry {
     /// Builds the catalog anew, swaps it in and tells what changed.
     fn rebuild(&self) {
         let kept = self.kept.lock().expect("no keeper panics with the lock");
+        let before = self.house.load_full();
+        let pinned = &before.plan.config.guard.pins;
+        let shown = |server: &Arc<Server>, era, face: &Option<Arc<Face>>| {
+            face.as_ref().map(|face| pinning::shown(&self.pins, server, era, face, pinned, &self.metrics))
+        };
         let seen: Vec<Seen> = kept
             .values()
             .map(|kept| Seen {
                 server: kept.server.clone(),
-                legacy: kept.legacy.clone(),
-                modern: kept.modern.clone(),
+                legacy: shown(&kept.server, Era::Legacy, &kept.legacy),
+                modern: shown(&kept.server, Era::Modern, &kept.modern),
             })
             .collect();
-        let before = self.house.load_full();
         let catalog = Arc::new(Catalog::build(
             before.catalog.version + 1,
             &seen,

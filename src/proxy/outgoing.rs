@@ -20,7 +20,9 @@ use pingora::{OkOrErr, OrErr};
 use crate::address;
 use crate::catalog::Endpoint;
 use crate::door::Leave;
+use crate::server::Server;
 use crate::session;
+use crate::upstream::Screen;
 use crate::upstream::http::Seat;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -123,7 +125,12 @@ pub fn response(head: &mut ResponseHeader) {
 
 /// The resumption of a stream (`Last-Event-ID`): only the server that sent the events can go on with them, so it
 /// is asked itself. Where an endpoint has several, the id says which.
-pub fn resumption(session: &Session, endpoint: &Endpoint, client: &Arc<session::Session>) -> Option<Leave> {
+pub fn resumption(
+    session: &Session,
+    endpoint: &Endpoint,
+    client: &Arc<session::Session>,
+    screen: impl Fn(&Server) -> Option<Screen>,
+) -> Option<Leave> {
     let last = session.req_header().headers.get(LAST_EVENT_ID)?;
     let (server, last) = match &endpoint.only {
         Some(server) => (server.clone(), last.clone()),
@@ -145,6 +152,7 @@ pub fn resumption(session: &Session, endpoint: &Endpoint, client: &Arc<session::
         readdress: endpoint.only.is_none(),
         resume: Some(last),
         running,
+        screen: screen(&server),
         server,
     })
 }

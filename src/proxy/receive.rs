@@ -12,7 +12,8 @@ use crate::catalog::Endpoint;
 use crate::door::judge::Judged;
 use crate::door::{Exit, Leave, Led, Reply};
 use crate::rooms::announce;
-use crate::upstream::UpstreamError;
+use crate::server::Server;
+use crate::upstream::{Screen, UpstreamError};
 
 impl Gateway {
     /// Receives a request and answers it, or gives what Pingora shall stream.
@@ -153,7 +154,9 @@ impl Gateway {
             return reply::whole(session, ctx, answer).await.map(|()| None);
         }
         ctx.told.method = "_stream";
-        if let Some(leave) = outgoing::resumption(session, endpoint, &client) {
+        let (redactor, metrics) = (ctx.house.plan.redactor.as_ref(), &self.door.metrics);
+        let screen = |server: &Server| Screen::of(&server.name, &server.config, redactor, metrics);
+        if let Some(leave) = outgoing::resumption(session, endpoint, &client, screen) {
             return Ok(Some(leave));
         }
         let changes = self.door.registry.changes();

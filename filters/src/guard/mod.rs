@@ -1,1 +1,20 @@
-//! What goes in and comes back: argument schemas and secrets.
+//! What goes in and comes back: arguments that must fit the schema of their tool, and secrets that must not pass.
+//!
+//! Pure values like all of this crate. It does not know which server has which setting, and remembers nothing.
+
+pub mod detectors;
+mod meter;
+pub mod redact;
+pub mod schema;
+mod strict;
+mod survey;
+mod walk;
+
+pub use detectors::Detector;
+pub use redact::{Action, Findings, Flaw, Redacted, Redactor};
+pub use schema::{Schema, Violation};
+
+/// `text` up to `most` bytes, cut between characters.
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}

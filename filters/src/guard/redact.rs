@@ -1,0 +1,357 @@
+//! Finds secrets in JSON, and puts `[redacted:…]` in their place.
+//!
+//! It is the *decoded* strings that are searched, member names included: `\u0040` is an `@` for whoever reads
+//! the text in the end. All bytes but those of a finding stay as they were, so what is valid JSON stays so. A
+//! card number that is written as a JSON number becomes a string: the one case in which a type changes.
+//!
+//! What it deliberately does not do: look into encoded text (base64), or for secrets that are split over two
+//! strings. In a whole message, what leads a message to its place (ids, methods, cursors) is not looked at.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use memchr::{memchr, memmem};
+use regex::{Regex, RegexBuilder};
+
+use super::detectors::{Detector, is_card};
+use super::walk::{self, Leaf};
+use crate::call::Era;
+use crate::json::{Fault, Span};
+use crate::verdict::{Refusal, code};
+
+/// Most bytes of a compiled pattern of the configuration.
+const PATTERN_SIZE: usize = 1 << 20;
+/// Findings of one configured pattern in one string, after which the rest of the string counts as found: the
+/// time of a search grows with their number.
+const FINDINGS: usize = 1024;
+
+/// What is done about secrets, for one server and one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    #[default]
+    Off,
+    Redact,
+    Block,
+}
+
+/// A configured pattern that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the pattern `{which}` {what}")]
+pub struct Flaw {
+    /// The name of the pattern.
+    pub which: String,
+    pub what: String,
+}
+
+/// How often each detector found something. Holds nothing of what was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    counts: Vec<(Arc<str>, usize)>,
+}
+
+impl Findings {
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    pub fn total(&self) -> usize {
+        self.counts.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Names of detectors and patterns with their numbers, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
+        self.counts.iter().map(|(name, count)| (name, *count))
+    }
+}
+
+impl std::fmt::Display for Findings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, (name, count)) in self.iter().enumerate() {
+            write!(f, "{}{name} ({count})", if at > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// A text without its secrets, and what there was.
+pub type Redacted = (Vec<u8>, Findings);
+
+/// The detectors of a configuration, ready for use.
+#[derive(Debug)]
+pub struct Redactor {
+    detectors: Vec<Detector>,
+    custom: Vec<Regex>,
+    /// Names of the detectors, then of the patterns.
+    labels: Vec<Arc<str>>,
+}
+
+impl Redactor {
+    /// `custom` are names and patterns of the configuration.
+    pub fn new(detectors: &[Detector], custom: &[(String, String)]) -> Result<Self, Flaw> {
+        let mut unique = Vec::new();
+        detectors.iter().for_each(|d| {
+            if !unique.contains(d) {
+                unique.push(*d);
+            }
+        });
+        let mut labels: Vec<Arc<str>> = unique.iter().map(|d| d.word().into()).collect();
+        let mut taken: HashSet<&str> = Detector::ALL.iter().map(|d| d.word()).collect();
+        let mut patterns = Vec::new();
+        for (name, pattern) in custom {
+            let flaw = |what: String| Flaw { which: name.clone(), what };
+            let sound = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            if name.is_empty() || name.len() > 32 || !name.chars().all(sound) {
+                return Err(flaw("needs a name of at most 32 letters, digits, `_` and `-`".into()));
+            }
+            if !taken.insert(name) {
+                return Err(flaw("has a name that is taken".into()));
+            }
+            let regex = RegexBuilder::new(pattern)
+                .size_limit(PATTERN_SIZE)
+                .dfa_size_limit(PATTERN_SIZE)
+                .build()
+                .map_err(|e| flaw(format!("is no regular expression: {e}")))?;
+            if regex.is_match("") {
+                return Err(flaw("matches the empty text, so it would be found everywhere".into()));
+            }
+            patterns.push(regex);
+            labels.push(name.as_str().into());
+        }
+        Ok(Self { detectors: unique, custom: patterns, labels })
+    }
+
+    /// What there is to find in a JSON text.
+    pub fn scan(&self, json: &[u8]) -> Result<Findings, Fault> {
+        Ok(self.findings(&self.search(json, walk::value)?))
+    }
+
+    /// What there is to find in what a JSON-RPC message says.
+    pub fn scan_message(&self, message: &[u8]) -> Result<Findings, Fault> {
+        Ok(self.findings(&self.search(message, walk::message)?))
+    }
+
+    /// The JSON text without its secrets; `None` if there are none.
+    pub fn redact(&self, json: &[u8]) -> Result<Option<Redacted>, Fault> {
+        Ok(self.rewrite(json, 0, &self.search(json, walk::value)?))
+    }
+
+    /// The same for one value in a body, such as the arguments of a call; the rest stays as it is.
+    pub fn redact_at(&self, body: &[u8], place: Span) -> Result<Option<Redacted>, Fault> {
+        Ok(self.rewrite(body, place.start, &self.search(place.of(body), walk::value)?))
+    }
+
+    /// The same for a whole JSON-RPC message, whose skeleton stays as it is.
+    pub fn redact_message(&self, message: &[u8]) -> Result<Option<Redacted>, Fault> {
+        Ok(self.rewrite(message, 0, &self.search(message, walk::message)?))
+    }
+
+    /// Whether a text needs to be read at all. Most texts do not, and cost nothing but this look.
+    fn may_fire(&self, json: &[u8]) -> bool {
+        !self.custom.is_empty()
+            || self.detectors.iter().any(|detector| detector.may_fire(json))
+            || (!self.detectors.is_empty() && memmem::find(json, b"\\u").is_some())
+    }
+
+    fn search(&self, json: &[u8], walk: Walk) -> Result<Vec<Hit>, Fault> {
+        if !self.may_fire(json) {
+            return Ok(Vec::new());
+        }
+        let mut search = Search { redactor: self, json, hits: Vec::new(), decoded: Decoded::default() };
+        walk(json, &mut |leaf| search.leaf(leaf))?;
+        Ok(search.hits)
+    }
+
+    fn findings(&self, hits: &[Hit]) -> Findings {
+        let count = |label: usize| hits.iter().filter(|hit| hit.label == label).count();
+        let labels = self.labels.iter().enumerate().map(|(at, label)| (label.clone(), count(at)));
+        Findings { counts: labels.filter(|(_, count)| *count > 0).collect() }
+    }
+
+    /// `text` with words in the place of the hits, which are counted from `base`.
+    fn rewrite(&self, text: &[u8], base: usize, hits: &[Hit]) -> Option<Redacted> {
+        if hits.is_empty() {
+            return None;
+        }
+        let mut out = Vec::with_capacity(text.len() + hits.len() * 16);
+        let mut at = 0;
+        let mut keys = 0;
+        for hit in hits {
+            out.extend_from_slice(&text[at..base + hit.start]);
+            let label = &self.labels[hit.label];
+            let word = match hit.form {
+                Form::Text => format!("[redacted:{label}]"),
+                Form::Number => format!("\"[redacted:{label}]\""),
+                // Two members of one name would be one.
+                Form::Key => {
+                    keys += 1;
+                    format!("[redacted:{label}#{keys}]")
+                }
+            };
+            out.extend_from_slice(word.as_bytes());
+            at = base + hit.end;
+        }
+        out.extend_from_slice(&text[at..]);
+        Some((out, self.findings(hits)))
+    }
+}
+
+/// Words for a caller whose arguments hold what may not be sent.
+pub fn refusal(findings: &Findings, era: Era) -> Refusal {
+    let status = if era == Era::Modern { 400 } else { 200 };
+    let message = format!(
+        "The arguments hold what may not be sent to this server: {findings}. Call again without it, or with a reference to it."
+    );
+    Refusal::new(status, code::INVALID_PARAMS, "secret_in_arguments", message)
+}
+
+type Walk = fn(&[u8], &mut dyn FnMut(Leaf)) -> Result<(), Fault>;
+
+/// A finding as a place in the JSON text.
+struct Hit {
+    start: usize,
+    end: usize,
+    label: usize,
+    form: Form,
+}
+
+#[derive(Clone, Copy)]
+enum Form {
+    Text,
+    Key,
+    Number,
+}
+
+struct Search<'a> {
+    redactor: &'a Redactor,
+    json: &'a [u8],
+    hits: Vec<Hit>,
+    decoded: Decoded,
+}
+
+impl Search<'_> {
+    fn leaf(&mut self, leaf: Leaf) {
+        let (text, form) = match leaf {
+            Leaf::Number(span) => return self.number(span),
+            Leaf::Text(text) => (text, Form::Text),
+            Leaf::Key(text) => (text, Form::Key),
+        };
+        let base = text.span.start + 1;
+        let raw = &self.json[base..text.span.end - 1];
+        let mut found = Vec::new();
+        if memchr(b'\\', raw).is_none() {
+            let text = std::str::from_utf8(raw).expect("the reader checked the text as UTF-8");
+            self.redactor.find(text, &mut found);
+            merge(&mut found);
+            self.hits.extend(found.iter().map(|f| Hit {
+                start: base + f.0,
+                end: base + f.1,
+                label: f.2,
+                form,
+            }));
+            return;
+        }
+        let said = text.read(self.json);
+        self.redactor.find(&said, &mut found);
+        if found.is_empty() {
+            return;
+        }
+        merge(&mut found);
+        self.decoded.read(raw);
+        for (start, end, label) in found {
+            let (start, end) = (base + self.decoded.raw(start), base + self.decoded.raw(end));
+            self.hits.push(Hit { start, end, label, form });
+        }
+    }
+
+    fn number(&mut self, span: Span) {
+        let raw = span.of(self.json);
+        // `4111111111111111.0` is the same number.
+        let whole = match memchr(b'.', raw) {
+            Some(dot) if raw[dot + 1..].iter().all(|b| *b == b'0') => &raw[..dot],
+            _ => raw,
+        };
+        let card = self.redactor.detectors.iter().position(|d| *d == Detector::CreditCard);
+        let custom = || {
+            let text = std::str::from_utf8(raw).ok()?;
+            let all = |regex: &Regex| regex.find(text).is_some_and(|m| m.len() == text.len());
+            let at = self.redactor.custom.iter().position(all)?;
+            Some(self.redactor.detectors.len() + at)
+        };
+        if let Some(label) = card.filter(|_| is_card(whole)).or_else(custom) {
+            self.hits.push(Hit { start: span.start, end: span.end, label, form: Form::Number });
+        }
+    }
+}
+
+impl Redactor {
+    fn find(&self, text: &str, found: &mut Vec<(usize, usize, usize)>) {
+        for (label, detector) in self.detectors.iter().enumerate() {
+            if detector.may_fire(text.as_bytes()) {
+                detector.find(text, |start, end| found.push((start, end, label)));
+            }
+        }
+        for (at, regex) in self.custom.iter().enumerate() {
+            let label = self.detectors.len() + at;
+            let all = regex.find_iter(text).filter(|m| !m.is_empty());
+            for (count, m) in all.enumerate() {
+                if count == FINDINGS {
+                    found.push((m.start(), text.len(), label));
+                    break;
+                }
+                found.push((m.start(), m.end(), label));
+            }
+        }
+    }
+}
+
+/// Puts findings in order, and makes one of those that overlap: of the first one's kind.
+fn merge(found: &mut Vec<(usize, usize, usize)>) {
+    found.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+    found.dedup_by(|next, first| {
+        let overlaps = next.0 < first.1;
+        if overlaps {
+            first.1 = first.1.max(next.1);
+        }
+        overlaps
+    });
+}
+
+/// From places in what a string says to places in how it is written.
+#[derive(Default)]
+struct Decoded {
+    /// Behind each escape: the place in what is said, and in what is written.
+    marks: Vec<(usize, usize)>,
+}
+
+impl Decoded {
+    /// Reads the inside of a string that is known to be well formed.
+    fn read(&mut self, raw: &[u8]) {
+        self.marks.clear();
+        let (mut said, mut written) = (0, 0);
+        while let Some(plain) = memchr(b'\\', &raw[written..]) {
+            said += plain;
+            written += plain;
+            let (width, size) = match raw[written + 1] {
+                b'u' => {
+                    match u32::from_str_radix(&String::from_utf8_lossy(&raw[written + 2..written + 6]), 16) {
+                        Ok(0xD800..=0xDFFF) => (12, 4),
+                        Ok(point) => (6, char::from_u32(point).map_or(1, char::len_utf8)),
+                        Err(_) => (6, 1),
+                    }
+                }
+                _ => (2, 1),
+            };
+            said += size;
+            written += width;
+            self.marks.push((said, written));
+        }
+    }
+
+    fn raw(&self, said: usize) -> usize {
+        match self.marks.partition_point(|mark| mark.0 <= said) {
+            0 => said,
+            behind => self.marks[behind - 1].1 + (said - self.marks[behind - 1].0),
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! A tool's `inputSchema`, compiled, and what to tell a caller whose arguments do not fit it.
+//!
+//! The schema comes from the server, the arguments from the client; neither is trusted, and both together must
+//! not cost more than a bound: `survey` measures the schema before it is compiled, `meter` each check while it
+//! runs. What goes beyond is refused, not waved through.
+//!
+//! References lead to places in the same document (`#/…`) or nowhere: nothing is fetched. Patterns run in time
+//! linear to the text. Only a schema that has look-around or back-references, which cannot be so (validators for
+//! mail addresses are often made of them), gets the engine that tries things out, with a bound on its steps and a
+//! far higher price for each byte; a match that comes to no end counts as none.
+//!
+//! `format` is not checked: the drafts call it an annotation, and servers use it as one.
+//!
+//! What is said about a violation names members and expectations, never values: it goes into logs.
+
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
+use serde_json::Value;
+
+use super::meter::{Metered, Purse, Seen, Spent, within};
+use super::survey::{Cost, survey};
+use super::{cut, strict};
+use crate::agree::quote;
+use crate::call::Era;
+use crate::verdict::{Refusal, code};
+
+/// Longest schema in bytes.
+const SIZE: usize = 256 * 1024;
+/// Looks at values in one check, and in the search for words about what does not fit.
+const LOOKS: u64 = 4_000_000;
+const LOOKS_FOR_WORDS: u64 = 100_000;
+/// Levels of arguments times levels of a circular schema: what a check may nest.
+const NESTING: u32 = 1000;
+/// Bytes of a compiled pattern.
+const PATTERN_SIZE: usize = 256 * 1024;
+/// Steps of one match of a pattern that is tried out.
+const STEPS: usize = 2000;
+/// Violations that are told, and bytes of each.
+const TOLD: usize = 8;
+const WORDS: usize = 200;
+
+/// A schema that arguments can be held against.
+pub struct Schema {
+    validator: Validator<Metered>,
+    cost: Cost,
+    /// Has patterns that are tried out.
+    hard: bool,
+}
+
+/// One thing that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// JSON pointer into the arguments.
+    pub path: String,
+    /// What is expected there.
+    pub what: String,
+}
+
+impl Schema {
+    /// Compiles the bytes of an `inputSchema`; says why it cannot be used otherwise. Without `$schema` it is
+    /// read as draft 2020-12, as MCP says.
+    pub fn compile(text: &[u8]) -> Result<Schema, String> {
+        if text.len() > SIZE {
+            return Err(format!("it is longer than {SIZE} bytes"));
+        }
+        let schema = strict::read(text)?;
+        let cost = survey(&schema)?;
+        let mut options = jsonschema::options_for::<Metered>().should_validate_formats(false);
+        if schema.get("$schema").is_none() {
+            options = options.with_draft(Draft::Draft202012);
+        }
+        let linear = PatternOptions::regex().size_limit(PATTERN_SIZE).dfa_size_limit(PATTERN_SIZE);
+        let tried = PatternOptions::fancy_regex()
+            .backtrack_limit(STEPS)
+            .size_limit(PATTERN_SIZE)
+            .dfa_size_limit(PATTERN_SIZE);
+        let build = |options: jsonschema::ValidationOptions<'_, _, Metered>| {
+            within(Purse { left: LOOKS, letter: 1, child: 1 }, || options.build(&schema))
+                .map_err(|Spent| "it takes too long to compile".to_owned())?
+                .map_err(|e| cut(&e.masked().to_string(), WORDS).to_owned())
+        };
+        if let Ok(validator) = build(options.clone().with_pattern_options(linear)) {
+            return Ok(Schema { validator, cost, hard: false });
+        }
+        let validator = build(options.with_pattern_options(tried))?;
+        Ok(Schema { validator, cost, hard: true })
+    }
+
+    /// Holds the arguments of a call against the schema; no arguments are an empty object.
+    pub fn check(&self, arguments: Option<&[u8]>) -> Result<(), Vec<Violation>> {
+        let whole = |what: &str| vec![Violation { path: String::new(), what: cut(what, WORDS).to_owned() }];
+        let arguments = strict::read(arguments.unwrap_or(b"{}")).map_err(|e| whole(&e))?;
+        if self.cost.circular && self.cost.height.saturating_mul(depth(&arguments)) > NESTING {
+            return Err(whole("nested too deep to be checked"));
+        }
+        let purse =
+            Purse { left: LOOKS, letter: if self.hard { 1024 } else { 1 }, child: 1 + self.cost.weight / 64 };
+        match within(purse, || self.validator.is_valid(Seen(&arguments))) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(Spent) => return Err(whole("too much to be checked; send less, or simpler arguments")),
+        }
+        let purse = Purse { left: LOOKS_FOR_WORDS.saturating_mul(1 + purse.child / 8), ..purse };
+        let all = || self.validator.iter_errors(Seen(&arguments)).take(TOLD).map(|e| tell(&e)).collect();
+        let first = || self.validator.validate(Seen(&arguments)).err().map(|e| vec![tell(&e)]);
+        let told: Option<Vec<Violation>> =
+            within(purse, all).ok().or_else(|| within(purse, first).ok().flatten());
+        Err(told.filter(|told| !told.is_empty()).unwrap_or_else(|| whole("do not fit the inputSchema")))
+    }
+}
+
+impl std::fmt::Debug for Schema {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Schema").field("cost", &self.cost).field("hard", &self.hard).finish_non_exhaustive()
+    }
+}
+
+/// The refusal of a call, in words that a model can act on.
+pub fn refusal(tool: &str, violations: &[Violation], era: Era) -> Refusal {
+    let status = if era == Era::Modern { 400 } else { 200 };
+    let words: Vec<String> = violations
+        .iter()
+        .map(|v| format!("{}: {}", if v.path.is_empty() { "the arguments" } else { &v.path }, v.what))
+        .collect();
+    let parts: Vec<String> = violations
+        .iter()
+        .map(|v| format!(r#"{{"path":{},"message":{}}}"#, quote(&v.path), quote(&v.what)))
+        .collect();
+    let message =
+        format!("Arguments of `{}` do not fit its inputSchema: {}", cut(tool, WORDS), words.join("; "));
+    Refusal::new(status, code::INVALID_PARAMS, "invalid_arguments", message)
+        .with_data(format!(r#"{{"violations":[{}]}}"#, parts.join(",")))
+}
+
+fn depth(value: &Value) -> u32 {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 1,
+    }
+}
+
+fn tell(error: &ValidationError<'_>) -> Violation {
+    let path = cut(error.instance_path().as_str(), WORDS).to_owned();
+    Violation { path, what: cut(&words(error, true), WORDS).to_owned() }
+}
+
+/// What is expected. Never the value that is there, but for its type.
+fn words(error: &ValidationError<'_>, outermost: bool) -> String {
+    use ValidationErrorKind as Kind;
+    match error.kind() {
+        Kind::Type { kind } => {
+            let expected = match kind {
+                TypeKind::Single(one) => one.to_string(),
+                TypeKind::Multiple(set) => set.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(" or "),
+            };
+            format!("expected {expected}, got {}", type_word(error.instance()))
+        }
+        Kind::Required { property } => {
+            format!("the property `{}` is missing", property.as_str().unwrap_or_default())
+        }
+        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
+            let names: Vec<String> = unexpected.iter().take(TOLD).map(|name| format!("`{name}`")).collect();
+            format!("unknown property {}", names.join(", "))
+        }
+        Kind::Enum { options } => match &**options {
+            Value::Array(options) => {
+                let all: Vec<String> = options.iter().take(20).map(Value::to_string).collect();
+                format!("expected one of {}", all.join(", "))
+            }
+            _ => "expected one of a fixed list".into(),
+        },
+        Kind::Constant { expected_value } => format!("expected {expected_value}"),
+        Kind::Minimum { limit } => format!("expected at least {limit}"),
+        Kind::Maximum { limit } => format!("expected at most {limit}"),
+        Kind::ExclusiveMinimum { limit } => format!("expected more than {limit}"),
+        Kind::ExclusiveMaximum { limit } => format!("expected less than {limit}"),
+        Kind::MultipleOf { multiple_of } => format!("expected a multiple of {multiple_of}"),
+        Kind::MinLength { limit } => format!("expected at least {limit} characters"),
+        Kind::MaxLength { limit } => format!("expected at most {limit} characters"),
+        Kind::MinItems { limit } => format!("expected at least {limit} items"),
+        Kind::MaxItems { limit } => format!("expected at most {limit} items"),
+        Kind::AdditionalItems { limit } => format!("expected at most {limit} items"),
+        Kind::MinProperties { limit } => format!("expected at least {limit} properties"),
+        Kind::MaxProperties { limit } => format!("expected at most {limit} properties"),
+        Kind::UniqueItems => "expected items that differ from each other".into(),
+        Kind::Pattern { pattern } => format!("expected text that matches the pattern {pattern}"),
+        Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => {
+            "the text cannot be held against the pattern in a bounded time".into()
+        }
+        Kind::PropertyNames { error } => format!("a property's name does not fit: {}", words(error, false)),
+        Kind::FalseSchema => "nothing is allowed here".into(),
+        Kind::UnevaluatedItems { .. } => "more items than are described".into(),
+        Kind::Contains => "expected an item that fits `contains`".into(),
+        Kind::Not { .. } => "expected anything but what `not` describes".into(),
+        Kind::OneOfMultipleValid { .. } => "fits more than one of the forms in `oneOf`".into(),
+        Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
+            let firsts = context.iter().filter_map(|form| form.first()).filter(|_| outermost);
+            let mut reasons: Vec<String> = firsts.map(|e| words(e, false)).collect();
+            reasons.dedup();
+            match reasons.is_empty() {
+                true => "fits none of the forms that are allowed".into(),
+                false => format!("fits none of the forms that are allowed: {}", reasons.join("; or ")),
+            }
+        }
+        other => format!("does not fit `{}`", other.keyword()),
+    }
+}
+
+fn type_word(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(n) if n.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}

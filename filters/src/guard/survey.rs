@@ -1,0 +1,202 @@
+//! What a schema would cost, seen before it is compiled.
+//!
+//! A schema is written by the server that is guarded against. Its size bounds nothing: thirty definitions that
+//! each refer twice to the next are a billion checks, and a chain of ten thousand references overflows a stack.
+//! So the schema is measured as if each reference were written out, and refused when that is too much.
+//!
+//! It follows every member of every object, whether the word means something or not; that is more than is
+//! compiled, never less. References that go in circles end where they close: what *those* cost depends on the
+//! arguments, and is metered while they are checked (`meter`).
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+/// Levels that values nest in a schema.
+const DEPTH: usize = 64;
+/// Values in a schema, and values when each reference is written out.
+const NODES: usize = 20_000;
+const WEIGHT: u64 = 50_000;
+/// Levels when each reference is written out.
+const HEIGHT: u32 = 200;
+/// `pattern` and keys of `patternProperties`: how many, and their bytes in all.
+const PATTERNS: usize = 256;
+const PATTERN_BYTES: usize = 16 * 1024;
+
+/// What was measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost {
+    /// Values, with references written out.
+    pub weight: u64,
+    /// Levels, with references written out.
+    pub height: u32,
+    /// Some reference leads back to where it stands.
+    pub circular: bool,
+}
+
+pub(super) fn survey(schema: &Value) -> Result<Cost, String> {
+    let draft = schema.get("$schema").and_then(Value::as_str).unwrap_or_default();
+    let old = draft.contains("draft-04");
+    let mut sight = Sight { root: schema, old, nodes: 0, patterns: 0, pattern_bytes: 0 };
+    sight.count(schema, 0)?;
+    let mut measure = Measure { root: schema, known: HashMap::new(), circular: false };
+    let (weight, height) = measure.value(schema, 0)?;
+    Ok(Cost { weight, height, circular: measure.circular })
+}
+
+struct Sight<'a> {
+    root: &'a Value,
+    /// Draft 4 says `id` for `$id`.
+    old: bool,
+    nodes: usize,
+    patterns: usize,
+    pattern_bytes: usize,
+}
+
+impl<'a> Sight<'a> {
+    fn count(&mut self, value: &'a Value, depth: usize) -> Result<(), String> {
+        self.nodes += 1;
+        if depth > DEPTH {
+            return Err(format!("it nests deeper than {DEPTH} levels"));
+        }
+        if self.nodes > NODES {
+            return Err(format!("it has more than {NODES} values"));
+        }
+        match value {
+            Value::Array(items) => items.iter().try_for_each(|item| self.count(item, depth + 1)),
+            Value::Object(members) => {
+                for (key, value) in members {
+                    match (key.as_str(), value) {
+                        ("$ref", Value::String(to)) => drop(target(self.root, to)?),
+                        // Where these lead is only known while checking.
+                        ("$dynamicRef" | "$recursiveRef", Value::String(_)) => {
+                            return Err(format!("`{key}` is not followed"));
+                        }
+                        // It changes what each reference below it means.
+                        (word @ ("$id" | "id"), Value::String(_))
+                            if depth > 0 && (word == "$id" || self.old) && is_schema(members) =>
+                        {
+                            return Err("a part of it has an `$id` of its own".into());
+                        }
+                        ("pattern", Value::String(pattern)) => self.pattern(pattern)?,
+                        ("patternProperties", Value::Object(all)) => {
+                            all.keys().try_for_each(|pattern| self.pattern(pattern))?;
+                        }
+                        _ => {}
+                    }
+                    self.count(value, depth + 1)?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn pattern(&mut self, pattern: &str) -> Result<(), String> {
+        self.patterns += 1;
+        self.pattern_bytes += pattern.len();
+        if self.patterns > PATTERNS || self.pattern_bytes > PATTERN_BYTES {
+            return Err(format!("it has more than {PATTERNS} patterns, or {PATTERN_BYTES} bytes of them"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether an object with an `$id` can be a schema, and not an example of data.
+fn is_schema(members: &serde_json::Map<String, Value>) -> bool {
+    ["$ref", "type", "properties", "$defs", "definitions", "allOf", "anyOf", "oneOf", "items", "$anchor"]
+        .iter()
+        .any(|word| members.contains_key(*word))
+}
+
+/// What a reference means: a place in the same document, as a JSON pointer.
+fn target<'a>(root: &'a Value, to: &str) -> Result<&'a Value, String> {
+    let pointer = to
+        .strip_prefix('#')
+        .filter(|pointer| pointer.is_empty() || pointer.starts_with('/'))
+        .ok_or("a `$ref` leads out of it; only `#` and `#/…` are followed")?;
+    let pointer = percent_decoded(pointer).ok_or("a `$ref` is no JSON pointer")?;
+    root.pointer(&pointer).ok_or_else(|| "a `$ref` leads nowhere".into())
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        if *first != b'%' {
+            out.push(*first);
+            continue;
+        }
+        let hex = std::str::from_utf8(rest.get(..2)?).ok()?;
+        out.push(u8::from_str_radix(hex, 16).ok()?);
+        rest = &rest[2..];
+    }
+    String::from_utf8(out).ok()
+}
+
+struct Measure<'a> {
+    root: &'a Value,
+    /// By address; nothing while a value is being measured.
+    known: HashMap<*const Value, Option<(u64, u32)>>,
+    circular: bool,
+}
+
+impl<'a> Measure<'a> {
+    fn value(&mut self, value: &'a Value, above: u32) -> Result<(u64, u32), String> {
+        // Levels of this search are levels of the schema as it is written out.
+        if above > HEIGHT {
+            return Err(format!("with its references it nests deeper than {HEIGHT} levels"));
+        }
+        if !matches!(value, Value::Object(_) | Value::Array(_)) {
+            return Ok((1, 1));
+        }
+        match self.known.get(&std::ptr::from_ref(value)) {
+            Some(Some(known)) if above + known.1 > HEIGHT => {
+                return Err(format!("with its references it nests deeper than {HEIGHT} levels"));
+            }
+            Some(Some(known)) => return Ok(*known),
+            Some(None) => {
+                self.circular = true;
+                return Ok((1, 1));
+            }
+            None => {}
+        }
+        self.known.insert(std::ptr::from_ref(value), None);
+        let (mut weight, mut height) = (1u64, 0u32);
+        let mut add = |part: (u64, u32), times: u64| {
+            weight = weight.saturating_add(part.0.saturating_mul(times));
+            height = height.max(part.1);
+            if weight > WEIGHT {
+                return Err(format!("with its references it has more than {WEIGHT} values"));
+            }
+            Ok(())
+        };
+        match value {
+            Value::Array(items) => {
+                for item in items {
+                    add(self.value(item, above + 1)?, 1)?;
+                }
+            }
+            Value::Object(members) => {
+                // What was checked is then checked again for what it covers, at each level anew.
+                let again = ["unevaluatedProperties", "unevaluatedItems"];
+                let times = if again.iter().any(|word| members.contains_key(*word)) { 3 } else { 1 };
+                for (key, value) in members {
+                    // Definitions cost where they are referred to.
+                    let defines = matches!(key.as_str(), "$defs" | "definitions");
+                    let part = self.value(value, above + 1)?;
+                    add(if defines { (1, 0) } else { part }, times)?;
+                    if let ("$ref", Value::String(to)) = (key.as_str(), value) {
+                        let root = self.root;
+                        add(self.value(target(root, to)?, above + 1)?, times)?;
+                    }
+                }
+            }
+            _ => {}
+        }
+        let cost = (weight, height + 1);
+        self.known.insert(std::ptr::from_ref(value), Some(cost));
+        Ok(cost)
+    }
+}

@@ -1,0 +1,79 @@
+//! Every text and number of a JSON value in the order in which they stand, as places.
+//!
+//! Knows which members of a JSON-RPC message hold what people say, and which are its skeleton: an id, a
+//! method or a cursor that was changed would lead nowhere.
+
+use crate::json::{DEPTH_CEILING, Fault, Reader, Span, Text};
+
+pub(super) enum Leaf {
+    Key(Text),
+    Text(Text),
+    Number(Span),
+}
+
+type Sink<'s> = &'s mut dyn FnMut(Leaf);
+
+/// Members of `params` and `result` by which programs find each other. They are left as they are.
+const SKELETON: &[&str] = &[
+    "name",
+    "nextCursor",
+    "cursor",
+    "progressToken",
+    "protocolVersion",
+    "requestId",
+    "resultType",
+    "taskId",
+];
+
+/// Walks one JSON text.
+pub(super) fn value(text: &[u8], out: Sink<'_>) -> Result<(), Fault> {
+    let mut reader = Reader::new(text, DEPTH_CEILING)?;
+    any(&mut reader, out)?;
+    reader.end()
+}
+
+/// Walks `params`, `result` and `error` of one JSON-RPC message, but for their skeleton.
+pub(super) fn message(text: &[u8], out: Sink<'_>) -> Result<(), Fault> {
+    let mut reader = Reader::new(text, DEPTH_CEILING)?;
+    reader.object(|r, key| match &*key.read(text) {
+        "params" | "result" | "error" => part(r, text, out),
+        _ => r.value().map(drop),
+    })?;
+    reader.end()
+}
+
+fn part(r: &mut Reader<'_>, text: &[u8], out: Sink<'_>) -> Result<(), Fault> {
+    if r.peek()? != b'{' {
+        return any(r, out);
+    }
+    let members = r.object(|r, key| {
+        let word = key.read(text);
+        if SKELETON.contains(&&*word) && !matches!(r.peek()?, b'{' | b'[') {
+            return r.value().map(drop);
+        }
+        out(Leaf::Key(key));
+        if word == "_meta" { part(r, text, out) } else { any(r, out) }
+    });
+    members.map(drop)
+}
+
+fn any(r: &mut Reader<'_>, out: Sink<'_>) -> Result<(), Fault> {
+    match r.peek()? {
+        b'{' => r
+            .object(|r, key| {
+                out(Leaf::Key(key));
+                any(r, out)
+            })
+            .map(drop),
+        b'[' => r.array(|r| any(r, out)).map(drop),
+        b'"' => {
+            out(Leaf::Text(r.string()?));
+            Ok(())
+        }
+        b'-' | b'0'..=b'9' => {
+            out(Leaf::Number(r.value()?));
+            Ok(())
+        }
+        _ => r.value().map(drop),
+    }
+}

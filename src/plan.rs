@@ -1,7 +1,7 @@
 //! A configuration made ready to run: the chain of filters, the servers, the limits. Immutable; a reload makes a
 //! new one.
 
-mod judges;
+pub mod judges;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,251 @@
+//! `toolgate explain`: the walk of a call through the chain, filter by filter, with the rule and its line.
+//!
+//! It asks no server and counts nothing: which server a name belongs to is told by its prefix, and whether that
+//! server has the tool is not known here.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use filters::agree::quote;
+use filters::rbac::{Effect, Ground, Judgement, List, Query};
+use filters::{Aim, Caller, Chain, Head, Thing};
+
+use super::who::Who;
+use crate::config::{self, Config, Line, Pattern, Redaction, Validate};
+use crate::plan::judges::{self, Lasting};
+use crate::upstream::house_meta;
+
+/// The call that is explained.
+pub struct What {
+    pub method: String,
+    pub name: Option<String>,
+    pub arguments: Option<String>,
+}
+
+/// Prints the walk; exit 0 if the call passes, 1 if it does not.
+pub fn explain(config: Config, file: &Path, who: Who, what: &What) -> ExitCode {
+    match walk(&config, file, who, what) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let (chain, _) = judges::chain(config, &Lasting::default(), runtime.handle())?;
+    let caller = who.caller();
+    let body = body(what)?;
+    let place = |line: Line| format!("{}:{line}", file.display());
+    let teller = Teller { config, place: &place };
+    println!("call      {} {}", what.method, what.name.as_deref().unwrap_or_default());
+    println!("caller    {}", teller.caller(&caller));
+
+    let headers = http::HeaderMap::new();
+    let verb = http::Method::POST;
+    let head =
+        Head { verb: &verb, path: "/mcp", headers: &headers, authority: None, peer: None, outside: false };
+    runtime.block_on(chain.glance(&head)).map_err(|stop| stop.refused.refusal.message.into_owned())?;
+    step("origin", "pass", "Host and Origin of real requests are checked");
+    let call = chain.read(head, caller.clone(), body.as_bytes());
+    let mut call = match call {
+        Ok(call) => call,
+        Err(stop) => {
+            step("size", "refuse", &stop.refused.refusal.message);
+            return Ok(false);
+        }
+    };
+    let size = format!("{} of at most {}", config::Size::of(body.len() as u64), config.limits.max_body);
+    step("size", "pass", &size);
+    step("auth", "pass", &teller.credentials());
+    step("agree", "pass", "headers of real requests must say what the body says");
+    let aim = aim(config, what);
+    call.aim = aim;
+    teller.rates(&chain, &call);
+    let query =
+        Query { method: &what.method, aim, arguments: call.rpc.arguments.map(|a| a.of(call.body)), ip: None };
+    let passes = teller.rbac(&chain, &caller, &query);
+    teller.guard(aim.as_ref());
+    println!("{}", if passes { "verdict   the call passes" } else { "verdict   the call is refused" });
+    Ok(passes)
+}
+
+fn step(filter: &str, verdict: &str, why: &str) {
+    println!("{filter:<9} {verdict:<7} {why}");
+}
+
+/// The call as a message of the modern era.
+fn body(what: &What) -> Result<String, String> {
+    let arguments = what.arguments.as_deref().unwrap_or("{}");
+    let read: serde_json::Value =
+        serde_json::from_str(arguments).map_err(|error| format!("the arguments are not JSON: {error}"))?;
+    if !read.is_object() {
+        return Err("the arguments must be a JSON object".into());
+    }
+    let name = match (&what.name, what.method.as_str()) {
+        (None, _) => String::new(),
+        (Some(uri), "resources/read" | "resources/subscribe" | "resources/unsubscribe") => {
+            format!(r#""uri":{},"#, quote(uri))
+        }
+        (Some(name), _) => format!(r#""name":{},"arguments":{arguments},"#, quote(name)),
+    };
+    Ok(format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":{},"params":{{{name}"_meta":{}}}}}"#,
+        quote(&what.method),
+        house_meta()
+    ))
+}
+
+/// What the call is about to touch, as far as names tell.
+fn aim<'a>(config: &'a Config, what: &'a What) -> Option<Aim<'a>> {
+    let name = what.name.as_deref()?;
+    let thing = match what.method.as_str() {
+        "tools/call" => Thing::Tool,
+        "prompts/get" | "completion/complete" => Thing::Prompt,
+        method if method.starts_with("resources/") => Thing::Resource,
+        _ => return None,
+    };
+    let owns = |prefix: &str| !prefix.is_empty() && name.strip_prefix(prefix).is_some_and(|r| r.starts_with("__"));
+    let by_prefix = config.servers.iter().find(|(_, server)| thing != Thing::Resource && owns(&server.prefix));
+    let bare = config.servers.iter().find(|(_, server)| server.prefix.is_empty());
+    let only = config.servers.iter().next().filter(|_| config.servers.len() == 1);
+    let server = by_prefix.or(bare).or(only).map_or("", |(name, _)| name.as_str());
+    Some(Aim { thing, name, server })
+}
+
+struct Teller<'a> {
+    config: &'a Config,
+    place: &'a dyn Fn(Line) -> String,
+}
+
+impl Teller<'_> {
+    fn caller(&self, caller: &Caller) -> String {
+        let known = |role: &String| self.config.rbac.as_ref().is_none_or(|rbac| rbac.roles.contains_key(role));
+        let roles: Vec<String> = caller
+            .roles
+            .iter()
+            .map(|role| if known(role) { role.clone() } else { format!("{role} (no such role: it means nothing)") })
+            .collect();
+        let roles = if roles.is_empty() { "no roles".to_owned() } else { format!("roles {}", roles.join(", ")) };
+        let tenant = caller.tenant.as_ref().map(|tenant| format!(", tenant {tenant}")).unwrap_or_default();
+        let scopes = if caller.scopes.is_empty() {
+            String::new()
+        } else {
+            format!(", scopes {}", caller.scopes.join(" "))
+        };
+        format!("{}, {roles}{tenant}{scopes}", caller.user)
+    }
+
+    fn credentials(&self) -> String {
+        match &self.config.auth {
+            None => "the configuration has no `auth`: real callers are all anonymous".into(),
+            Some(auth) if auth.required => "taken on your word; a real caller needs a token or a key".into(),
+            Some(_) => "taken on your word; callers without credentials are anonymous".into(),
+        }
+    }
+
+    fn rates(&self, chain: &Chain, call: &filters::Call<'_>) {
+        let counting = chain.rate.counting(call, None);
+        let Some(limits) = self.config.rate_limits.as_ref().filter(|_| !counting.is_empty()) else {
+            return step("rate", "pass", "no limit counts this call");
+        };
+        for rule in limits.rules.iter().filter(|rule| counting.contains(&rule.name.as_str())) {
+            let budget = match rule.budget {
+                config::Budget::Rate { count, per, burst } => {
+                    format!("{count} in {}, at once {burst}", config::Span::of(per))
+                }
+                config::Budget::Concurrent(most) => format!("{most} at a time"),
+                config::Budget::Quota { count, per } => format!("{count} in each {}", config::Span::of(per)),
+            };
+            step("rate", "counts", &format!("`{}` ({}): {budget}", rule.name, (self.place)(rule.line)));
+        }
+    }
+
+    fn rbac(&self, chain: &Chain, caller: &Caller, query: &Query<'_>) -> bool {
+        if !chain.rbac.method(caller, query.method) {
+            step("rbac", "refuse", &format!("the method {} is not allowed to these roles", query.method));
+            return false;
+        }
+        match chain.rbac.judge(caller, query) {
+            Judgement::Allowed(ground) => {
+                step("rbac", "pass", &self.ground(&ground));
+                true
+            }
+            Judgement::Hidden(ground) => {
+                let words = format!("{}; the caller is told that there is no such thing", self.ground(&ground));
+                step("rbac", "hide", &words);
+                false
+            }
+            Judgement::Refused(ground, message) => {
+                let message = message.map(|message| format!("; the caller reads: {message}")).unwrap_or_default();
+                step("rbac", "refuse", &format!("{}{message}", self.ground(&ground)));
+                false
+            }
+            Judgement::MissingScopes(scopes) => {
+                step("rbac", "refuse", &format!("the token lacks one of the scopes {}", scopes.join(" ")));
+                false
+            }
+        }
+    }
+
+    fn ground(&self, ground: &Ground) -> String {
+        let Some(rbac) = &self.config.rbac else { return "no `rbac`: everything is allowed".into() };
+        let rule = |index: usize| {
+            let rule = &rbac.rules[index];
+            let word = if rule.effect == config::Effect::Allow { "allows" } else { "denies" };
+            format!("rule `{}` ({}) {word} it", rule.name, (self.place)(rule.line))
+        };
+        match ground {
+            Ground::Open => "no `rbac`: everything is allowed".into(),
+            Ground::Rule(index) => rule(*index),
+            Ground::Failed(index, why) => format!("{}, because it cannot be evaluated: {why}", rule(*index)),
+            Ground::Default => {
+                let word = if rbac.default == config::Effect::Allow { "allow" } else { "deny" };
+                format!("no rule and no role says anything of it, and the default is {word}")
+            }
+            Ground::Role { role, effect, list, glob } => {
+                let Some((name, role)) = rbac.roles.iter().nth(*role) else { return String::new() };
+                let (word, lists) = match effect {
+                    Effect::Allow => ("allows", &role.allow),
+                    Effect::Deny => ("denies", &role.deny),
+                };
+                let patterns: &[Pattern] = match list {
+                    List::Tools => &lists.tools,
+                    List::Prompts => &lists.prompts,
+                    List::Resources => &lists.resources,
+                    List::Methods => &lists.methods,
+                    List::Servers => &lists.servers,
+                };
+                match patterns.get(*glob) {
+                    Some(pattern) => {
+                        format!("role `{name}` {word} `{}` ({})", pattern.text, (self.place)(pattern.line))
+                    }
+                    // Beyond its own patterns come those of its toolsets.
+                    None => format!("role `{name}` ({}) {word} it by a toolset", (self.place)(role.line)),
+                }
+            }
+        }
+    }
+
+    fn guard(&self, aim: Option<&Aim<'_>>) {
+        let server = aim.and_then(|aim| self.config.servers.iter().find(|(name, _)| name.as_str() == aim.server));
+        let Some((name, server)) = server else { return step("guard", "pass", "nothing is looked at") };
+        let mut looks = Vec::new();
+        match server.redact.arguments {
+            Redaction::Off => {}
+            Redaction::Redact => looks.push("secrets in the arguments are taken out"),
+            Redaction::Block => looks.push("secrets in the arguments stop the call"),
+        }
+        match server.validate {
+            Validate::Off => {}
+            Validate::Warn => looks.push("arguments that do not fit the schema are logged"),
+            Validate::Enforce => looks.push("arguments must fit the schema"),
+        }
+        let looks = if looks.is_empty() { "nothing is looked at".to_owned() } else { looks.join("; ") };
+        step("guard", "pass", &format!("server `{}`: {looks}", name.as_str()));
+    }
+}

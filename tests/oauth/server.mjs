@@ -161,7 +161,9 @@ async function serve(request, response) {
   const [, place] = url.pathname.split('/');
   counts[place] = (counts[place] ?? 0) + 1;
   if (place === 'jwks' && hanging) return;
-  if (url.pathname.startsWith('/interaction/')) return interact(request, response);
+  if (place === 'interaction') return interact(request, response);
+  // RFC 6749, 3.3: who asks for no scope gets the default one.
+  if (url.pathname === '/auth' && !url.searchParams.has('scope')) request.url += `&scope=${SCOPES[0]}`;
   provider.callback()(request, response);
 }
 

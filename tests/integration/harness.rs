@@ -158,12 +158,8 @@ pub struct Gateway {
 impl Gateway {
     /// Starts the binary with this configuration; `listen` is filled in. Waits until it serves.
     pub async fn start(config: &str) -> Self {
-        Self::start_at(free_port(), config).await
-    }
-
-    /// The same on this port, for a configuration that names it.
-    pub async fn start_at(port: u16, config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the configuration");
+        let port = free_port();
         let file = folder.path().join("toolgate.yaml");
         std::fs::write(&file, Self::listening(port, config)).expect("the configuration is written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));

@@ -5,7 +5,7 @@ PORT  ?= 9100
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help run build test setup system lint unit integration bench load fixture image clean
+.PHONY: help run build test setup system lint unit integration bench load strangers fixture image clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench: system ## what reading, judging, rebuilding and listing cost
 
 load: build ## calls a second and CPU a call: the server alone, nginx, Toolgate (needs nginx and wrk)
 	benches/load
+
+strangers: build ## what callers without credentials cost, and what slow ones spoil (needs nginx and wrk)
+	benches/strangers
 
 fixture: setup ## the test server with the conformance suite's names, at PORT=9100
 	@.tools/venv/bin/python tests/fixture/server.py --port $(PORT)

@@ -56,12 +56,24 @@ pub fn step(tool: &str, args: Value, expect: &str) -> Value {
 
 /// Runs a plan (see `tests/clients/all_tools.py`) in one of the client's modes.
 pub async fn run(sdk: Sdk, url: &str, mode: &str, plan: &[Value]) -> Ran {
+    drive(sdk, "all_tools", url, mode, &[], plan).await
+}
+
+/// Runs a plan with one of the programs in `tests/clients` that there are for both SDKs.
+pub async fn drive(
+    sdk: Sdk,
+    script: &str,
+    url: &str,
+    mode: &str,
+    env: &[(&str, &str)],
+    plan: &[Value],
+) -> Ran {
     let (program, script) = match sdk {
-        Sdk::Python => (python(), "tests/clients/all_tools.py"),
-        Sdk::TypeScript => (node(), "tests/clients/all_tools.mjs"),
+        Sdk::Python => (python(), format!("tests/clients/{script}.py")),
+        Sdk::TypeScript => (node(), format!("tests/clients/{script}.mjs")),
     };
     let mut command = Command::new(program);
-    command.arg(root().join(script)).args([url, mode]);
+    command.arg(root().join(script)).args([url, mode]).envs(env.iter().copied());
     let done = output(&mut command, &Value::from(plan).to_string()).await;
     let text = String::from_utf8_lossy(&done.stdout).into_owned();
     let mut lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();

@@ -256,6 +256,16 @@ fn what_is_no_json_is_told_and_not_passed_over() {
 }
 
 #[test]
+fn the_deepest_text_fits_a_worker_s_stack() {
+    let worker = std::thread::Builder::new().stack_size(1024 * 1024).spawn(|| {
+        let json = format!("{}\"a@b.co\"{}", "{\"a\":[".repeat(256), "]}".repeat(256));
+        let (text, _) = all().redact(json.as_bytes()).expect("JSON").expect("a finding");
+        assert_eq!(String::from_utf8(text).expect("UTF-8"), json.replace("a@b.co", "[redacted:email]"));
+    });
+    worker.expect("a thread").join().expect("no overflow");
+}
+
+#[test]
 fn a_pattern_that_cannot_be_used_is_told_by_its_name() {
     let new = |name: &str, pattern: &str| {
         Redactor::new(&[], &[(name.into(), pattern.into())]).map(drop).map_err(|flaw| flaw.to_string())

@@ -303,6 +303,28 @@ fn hostile() -> Vec<(&'static str, String, String)> {
 }
 
 #[test]
+fn much_that_is_well_meant_passes() {
+    let properties: Vec<String> =
+        (0..500).map(|n| format!(r#""p{n}":{{"type":["string","null"]}}"#)).collect();
+    let row = format!(
+        r#"{{"type":"object","properties":{{{}}},"additionalProperties":false}}"#,
+        properties.join(",")
+    );
+    let schema = format!(r#"{{"properties":{{"rows":{{"type":"array","items":{row}}}}}}}"#);
+    let values: Vec<String> = (0..500).map(|n| format!(r#""p{n}":"x""#)).collect();
+    let rows = vec![format!("{{{}}}", values.join(",")); 200].join(",");
+    assert_eq!(told(&schema, &format!(r#"{{"rows":[{rows}]}}"#)), []);
+    let text = format!(r#"{{"text":"{}"}}"#, "x".repeat(8 << 20));
+    assert_eq!(told(r#"{"properties":{"text":{"type":"string","minLength":1,"pattern":"^x"}}}"#, &text), []);
+}
+
+#[test]
+fn a_schema_can_be_shared() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Schema>();
+}
+
+#[test]
 fn a_refusal_is_one_that_a_model_can_act_on() {
     let violations = [
         Violation { path: "/days".into(), what: "expected at most 14".into() },

@@ -156,8 +156,9 @@ impl<'a> Object<'a, Metered> for Members<'a> {
     }
 
     fn get(&self, key: &String) -> Option<Seen<'a>> {
-        pay(|purse| purse.child);
-        self.0.get(key.as_str()).map(Seen)
+        let found = self.0.get(key.as_str());
+        pay(|purse| if found.is_some() { purse.child } else { 1 });
+        found.map(Seen)
     }
 
     fn members(&self) -> MembersIter<'a> {

@@ -28,7 +28,7 @@ use crate::verdict::{Refusal, code};
 const SIZE: usize = 256 * 1024;
 /// Looks at values in one check, and in the search for words about what does not fit.
 const LOOKS: u64 = 4_000_000;
-const LOOKS_FOR_WORDS: u64 = 100_000;
+const LOOKS_FOR_WORDS: u64 = 200_000;
 /// Levels of arguments times levels of a circular schema: what a check may nest.
 const NESTING: u32 = 1000;
 /// Bytes of a compiled pattern.
@@ -94,13 +94,13 @@ impl Schema {
             return Err(whole("nested too deep to be checked"));
         }
         let purse =
-            Purse { left: LOOKS, letter: if self.hard { 1024 } else { 1 }, child: 1 + self.cost.weight / 64 };
+            Purse { left: LOOKS, letter: if self.hard { 1024 } else { 1 }, child: 1 + self.cost.silent / 16 };
         match within(purse, || self.validator.is_valid(Seen(&arguments))) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(Spent) => return Err(whole("too much to be checked; send less, or simpler arguments")),
         }
-        let purse = Purse { left: LOOKS_FOR_WORDS.saturating_mul(1 + purse.child / 8), ..purse };
+        let purse = Purse { left: LOOKS_FOR_WORDS, ..purse };
         let all = || self.validator.iter_errors(Seen(&arguments)).take(TOLD).map(|e| tell(&e)).collect();
         let first = || self.validator.validate(Seen(&arguments)).err().map(|e| vec![tell(&e)]);
         let told: Option<Vec<Violation>> =

@@ -16,7 +16,7 @@ use serde_json::Value;
 const DEPTH: usize = 64;
 /// Values in a schema, and values when each reference is written out.
 const NODES: usize = 20_000;
-const WEIGHT: u64 = 50_000;
+const WEIGHT: u64 = 100_000;
 /// Levels when each reference is written out.
 const HEIGHT: u32 = 200;
 /// `pattern` and keys of `patternProperties`: how many, and their bytes in all.
@@ -26,8 +26,9 @@ const PATTERN_BYTES: usize = 16 * 1024;
 /// What was measured.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cost {
-    /// Values, with references written out.
-    pub weight: u64,
+    /// Schemas that say nothing (`true`, `{}`), with references written out: a check goes through them without
+    /// a look at a value, so it does not pay.
+    pub silent: u64,
     /// Levels, with references written out.
     pub height: u32,
     /// Some reference leads back to where it stands.
@@ -40,8 +41,8 @@ pub(super) fn survey(schema: &Value) -> Result<Cost, String> {
     let mut sight = Sight { root: schema, old, nodes: 0, patterns: 0, pattern_bytes: 0 };
     sight.count(schema, 0)?;
     let mut measure = Measure { root: schema, known: HashMap::new(), circular: false };
-    let (weight, height) = measure.value(schema, 0)?;
-    Ok(Cost { weight, height, circular: measure.circular })
+    let part = measure.value(schema, 0)?;
+    Ok(Cost { silent: part.silent, height: part.height, circular: measure.circular })
 }
 
 struct Sight<'a> {
@@ -135,68 +136,92 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
+/// Members whose `true` and `false` are no branches of a check.
+const FLAGS: &[&str] = &[
+    "additionalProperties",
+    "unevaluatedProperties",
+    "additionalItems",
+    "uniqueItems",
+    "nullable",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "default",
+];
+
+/// What a part of a schema costs with its references written out.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    weight: u64,
+    silent: u64,
+    height: u32,
+}
+
+impl Part {
+    fn add(&mut self, part: Part, times: u64) -> Result<(), String> {
+        self.weight = self.weight.saturating_add(part.weight.saturating_mul(times));
+        self.silent = self.silent.saturating_add(part.silent.saturating_mul(times));
+        self.height = self.height.max(part.height);
+        match self.weight > WEIGHT {
+            true => Err(format!("with its references it has more than {WEIGHT} values")),
+            false => Ok(()),
+        }
+    }
+}
+
 struct Measure<'a> {
     root: &'a Value,
     /// By address; nothing while a value is being measured.
-    known: HashMap<*const Value, Option<(u64, u32)>>,
+    known: HashMap<*const Value, Option<Part>>,
     circular: bool,
 }
 
 impl<'a> Measure<'a> {
-    fn value(&mut self, value: &'a Value, above: u32) -> Result<(u64, u32), String> {
-        // Levels of this search are levels of the schema as it is written out.
-        if above > HEIGHT {
+    /// `above` levels stand over the value as it is reached here.
+    fn value(&mut self, value: &'a Value, above: u32) -> Result<Part, String> {
+        let (members, items) = match value {
+            Value::Object(members) => (Some(members), None),
+            Value::Array(items) => (None, Some(items)),
+            Value::Bool(_) => return Ok(Part { weight: 1, silent: 1, height: 1 }),
+            _ => return Ok(Part { weight: 1, silent: 0, height: 1 }),
+        };
+        let known = self.known.get(&std::ptr::from_ref(value)).copied();
+        if above + known.flatten().map_or(1, |known| known.height) > HEIGHT {
             return Err(format!("with its references it nests deeper than {HEIGHT} levels"));
         }
-        if !matches!(value, Value::Object(_) | Value::Array(_)) {
-            return Ok((1, 1));
-        }
-        match self.known.get(&std::ptr::from_ref(value)) {
-            Some(Some(known)) if above + known.1 > HEIGHT => {
-                return Err(format!("with its references it nests deeper than {HEIGHT} levels"));
-            }
-            Some(Some(known)) => return Ok(*known),
+        match known {
+            Some(Some(known)) => return Ok(known),
             Some(None) => {
                 self.circular = true;
-                return Ok((1, 1));
+                return Ok(Part { weight: 1, silent: 1, height: 1 });
             }
             None => {}
         }
         self.known.insert(std::ptr::from_ref(value), None);
-        let (mut weight, mut height) = (1u64, 0u32);
-        let mut add = |part: (u64, u32), times: u64| {
-            weight = weight.saturating_add(part.0.saturating_mul(times));
-            height = height.max(part.1);
-            if weight > WEIGHT {
-                return Err(format!("with its references it has more than {WEIGHT} values"));
-            }
-            Ok(())
-        };
-        match value {
-            Value::Array(items) => {
-                for item in items {
-                    add(self.value(item, above + 1)?, 1)?;
-                }
-            }
-            Value::Object(members) => {
-                // What was checked is then checked again for what it covers, at each level anew.
-                let again = ["unevaluatedProperties", "unevaluatedItems"];
-                let times = if again.iter().any(|word| members.contains_key(*word)) { 3 } else { 1 };
-                for (key, value) in members {
-                    // Definitions cost where they are referred to.
-                    let defines = matches!(key.as_str(), "$defs" | "definitions");
-                    let part = self.value(value, above + 1)?;
-                    add(if defines { (1, 0) } else { part }, times)?;
-                    if let ("$ref", Value::String(to)) = (key.as_str(), value) {
-                        let root = self.root;
-                        add(self.value(target(root, to)?, above + 1)?, times)?;
-                    }
-                }
-            }
-            _ => {}
+        let empty = members.is_some_and(serde_json::Map::is_empty);
+        let mut sum = Part { weight: 1, silent: u64::from(empty), height: 0 };
+        for item in items.into_iter().flatten() {
+            sum.add(self.value(item, above + 1)?, 1)?;
         }
-        let cost = (weight, height + 1);
-        self.known.insert(std::ptr::from_ref(value), Some(cost));
-        Ok(cost)
+        if let Some(members) = members {
+            // What was checked is then checked again for what it covers, at each level anew.
+            let again = ["unevaluatedProperties", "unevaluatedItems"];
+            let times = if again.iter().any(|word| members.contains_key(*word)) { 3 } else { 1 };
+            for (key, value) in members {
+                let part = self.value(value, above + 1)?;
+                let flag = value.is_boolean() && FLAGS.contains(&key.as_str());
+                // Definitions cost where they are referred to.
+                let defines = matches!(key.as_str(), "$defs" | "definitions");
+                let part = if defines { Part { weight: 1, silent: 0, height: 0 } } else { part };
+                sum.add(if flag { Part { silent: 0, ..part } } else { part }, times)?;
+                if let ("$ref", Value::String(to)) = (key.as_str(), value) {
+                    let root = self.root;
+                    sum.add(self.value(target(root, to)?, above + 1)?, times)?;
+                }
+            }
+        }
+        sum.height += 1;
+        self.known.insert(std::ptr::from_ref(value), Some(sum));
+        Ok(sum)
     }
 }

@@ -4,5 +4,6 @@
 mod around;
 mod cases;
 mod changes;
+mod frugal;
 mod keys;
 mod mint;

@@ -1,0 +1,187 @@
+//! Time passes and keys change: what is remembered must not outlive what made it true.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use filters::auth::{Algorithm, Auth, KeySet, Keys, Settings};
+use jsonwebtoken::Algorithm as Alg;
+use serde_json::json;
+
+use crate::mint::*;
+
+/// Keys that a test changes, now or at the next refresh.
+struct Changing {
+    current: Mutex<Arc<KeySet>>,
+    next: Mutex<Option<KeySet>>,
+    refreshes: AtomicUsize,
+}
+
+impl Changing {
+    fn new(keys: KeySet) -> Arc<Self> {
+        Arc::new(Self {
+            current: Mutex::new(Arc::new(keys)),
+            next: Mutex::new(None),
+            refreshes: AtomicUsize::new(0),
+        })
+    }
+
+    fn set(&self, keys: KeySet) {
+        *self.current.lock().expect("not poisoned") = Arc::new(keys);
+    }
+
+    fn set_next(&self, keys: KeySet) {
+        *self.next.lock().expect("not poisoned") = Some(keys);
+    }
+
+    fn refreshes(&self) -> usize {
+        self.refreshes.load(Ordering::SeqCst)
+    }
+}
+
+impl Keys for Changing {
+    fn current(&self) -> Arc<KeySet> {
+        self.current.lock().expect("not poisoned").clone()
+    }
+
+    fn refreshed(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            self.refreshes.fetch_add(1, Ordering::SeqCst);
+            let next = self.next.lock().expect("not poisoned").take();
+            let anew = next.is_some();
+            next.into_iter().for_each(|keys| self.set(keys));
+            anew
+        })
+    }
+}
+
+fn auth_with(keys: &Arc<Changing>, clock: &Arc<AtomicU64>) -> Auth {
+    let mut issuer = issuer(ALPHA, &Algorithm::ASYMMETRIC, filters::auth::Fixed::new(KeySet::empty()));
+    issuer.keys = keys.clone();
+    let clock = clock.clone();
+    Auth::new(Settings { issuers: vec![issuer], ..settings() })
+        .with_clock(move || clock.load(Ordering::SeqCst))
+}
+
+fn now() -> Arc<AtomicU64> {
+    Arc::new(AtomicU64::new(NOW))
+}
+
+fn reason(result: Result<filters::Caller, Box<filters::Refusal>>) -> Option<&'static str> {
+    result.err().map(|refusal| refusal.reason)
+}
+
+#[tokio::test]
+async fn a_token_that_is_remembered_is_the_same_caller_until_it_expires() {
+    let (keys, clock) = (Changing::new(alpha_keys()), now());
+    let auth = auth_with(&keys, &clock);
+    let token = sound(json!({"exp": NOW + 60}));
+    let first = ask(&auth, &token).await.expect("sound");
+    let second = ask(&auth, &token).await.expect("sound");
+    assert_eq!(first.serial(), second.serial());
+    clock.store(NOW + 60 + LEEWAY - 1, Ordering::SeqCst);
+    assert_eq!(ask(&auth, &token).await.expect("within the leeway").serial(), first.serial());
+    clock.store(NOW + 60 + LEEWAY, Ordering::SeqCst);
+    assert_eq!(reason(ask(&auth, &token).await), Some("token_expired"));
+    // And if the clock is set back, it is verified anew.
+    clock.store(NOW, Ordering::SeqCst);
+    assert_ne!(ask(&auth, &token).await.expect("sound").serial(), first.serial());
+}
+
+#[tokio::test]
+async fn a_remembered_token_is_refused_once_its_key_is_gone() {
+    let (keys, clock) = (Changing::new(alpha_keys()), now());
+    let auth = auth_with(&keys, &clock);
+    let token = sound(json!({}));
+    let first = ask(&auth, &token).await.expect("sound");
+    // The same keys read again are the same keys.
+    keys.set(alpha_keys());
+    assert_eq!(ask(&auth, &token).await.expect("sound").serial(), first.serial());
+    // Others, with the key: verified again.
+    keys.set(jwks(&[jwk(&rsa(), Alg::RS256, json!({"kid": "rsa"}))]));
+    assert_ne!(ask(&auth, &token).await.expect("sound").serial(), first.serial());
+    // Others, without it.
+    keys.set(jwks(&[jwk(&ed25519(), Alg::EdDSA, json!({"kid": "ed"}))]));
+    assert_eq!(reason(ask(&auth, &token).await), Some("unknown_key"));
+    // Its name, for another key.
+    keys.set(jwks(&[jwk(&rsa_other(), Alg::RS256, json!({"kid": "rsa"}))]));
+    assert_eq!(reason(ask(&auth, &token).await), Some("bad_signature"));
+    // None at all.
+    keys.set(jwks(&[]));
+    assert_eq!(reason(ask(&auth, &token).await), Some("unknown_key"));
+}
+
+#[tokio::test]
+async fn an_unknown_key_asks_for_one_refresh_and_passes_if_it_came() {
+    let (keys, clock) = (Changing::new(jwks(&[])), now());
+    let auth = auth_with(&keys, &clock);
+    let token = sound(json!({}));
+    assert_eq!(reason(ask(&auth, &token).await), Some("unknown_key"));
+    assert_eq!(keys.refreshes(), 1);
+    keys.set_next(alpha_keys());
+    ask(&auth, &token).await.expect("its key has come");
+    assert_eq!(keys.refreshes(), 2);
+    ask(&auth, &token).await.expect("remembered");
+    ask(&auth, &sound(json!({"sub": "eve"}))).await.expect("a key that is known");
+    assert_eq!(keys.refreshes(), 2);
+    // A set that is read anew without the key does not make a second one.
+    keys.set_next(jwks(&[]));
+    let other = token_named("elsewhere");
+    assert_eq!(reason(ask(&auth, &other).await), Some("unknown_key"));
+    assert_eq!(keys.refreshes(), 3);
+}
+
+fn token_named(kid: &str) -> String {
+    headed(json!({ "kid": kid }))
+}
+
+#[tokio::test]
+async fn nothing_but_an_unknown_key_asks_for_a_refresh() {
+    let (keys, clock) = (Changing::new(alpha_keys()), now());
+    let auth = auth_with(&keys, &clock);
+    let forged = token(json!({"alg": "RS256", "kid": "rsa"}), claims(json!({})), &rsa_other(), Alg::RS256);
+    for (token, expected) in [
+        (forged, "bad_signature"),
+        (sound(json!({"exp": 0})), "token_expired"),
+        (sound(json!({"iss": BETA})), "wrong_issuer"),
+        (headed(json!({"alg": "HS256"})), "algorithm_not_allowed"),
+        ("a.b.c".into(), "token_malformed"),
+    ] {
+        assert_eq!(reason(ask(&auth, &token).await), Some(expected));
+    }
+    assert_eq!(keys.refreshes(), 0);
+}
+
+#[tokio::test]
+async fn a_token_without_kid_may_be_of_a_key_that_is_new() {
+    let (keys, clock) = (Changing::new(jwks(&[jwk(&rsa_other(), Alg::RS256, json!({}))])), now());
+    let auth = auth_with(&keys, &clock);
+    keys.set_next(jwks(&[jwk(&rsa(), Alg::RS256, json!({}))]));
+    ask(&auth, &headed(json!({"kid": null}))).await.expect("its key has come");
+    assert_eq!(keys.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn keys_that_were_never_read_are_the_gateways_fault() {
+    let (keys, clock) = (Changing::new(KeySet::empty()), now());
+    let auth = auth_with(&keys, &clock);
+    let refusal = ask(&auth, &sound(json!({}))).await.expect_err("no keys");
+    assert_eq!((refusal.status, refusal.reason, refusal.challenge.as_ref()), (503, "keys_unavailable", None));
+    assert!(refusal.retry_after.is_some());
+    keys.set_next(alpha_keys());
+    ask(&auth, &sound(json!({}))).await.expect("its keys have come");
+}
+
+#[tokio::test]
+async fn at_most_eight_keys_are_tried_for_a_token_that_names_none() {
+    // Many wrong keys that fit the algorithm; the right one stands behind them.
+    let wrong =
+        |n: u8| json!({"kty": "RSA", "e": "AQAB", "n": base64([&[0xff, n][..], &[0xff; 254]].concat())});
+    let right = jwk(&rsa(), Alg::RS256, json!({}));
+    for (before, expected) in [(7, None), (8, Some("bad_signature"))] {
+        let list: Vec<_> = (0..before).map(wrong).chain([right.clone()]).collect();
+        let auth = auth_with(&Changing::new(jwks(&list)), &now());
+        assert_eq!(reason(ask(&auth, &headed(json!({"kid": null}))).await), expected, "{before}");
+    }
+}

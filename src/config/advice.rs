@@ -58,13 +58,6 @@ impl Config {
         if auth.exchange.as_ref().is_some_and(|exchange| open(&exchange.token_endpoint)) {
             warnings.push("auth.exchange: tokens are sent without encryption (http, not https)".into());
         }
-        if !auth.required && !auth.required_scopes.is_empty() {
-            warnings.push(
-                "auth.required_scopes is asked of callers with credentials only: with `required: false` others come \
-                 in without"
-                    .into(),
-            );
-        }
     }
 
     fn advise_on_rights(&self, warnings: &mut Vec<String>) {
@@ -151,10 +144,6 @@ mod tests {
             (
                 "mcpServers: {a: {builtin: demo}}\nauth: {required: false, exchange: {token_endpoint: \"http://id.example/\", client_id: a}}",
                 "auth.exchange",
-            ),
-            (
-                "mcpServers: {a: {builtin: demo}}\nauth: {required: false, required_scopes: [a]}",
-                "required_scopes",
             ),
             ("mcpServers: {a: {builtin: demo}}\nrbac: {default: allow}", "rbac without auth"),
             ("mcpServers: {a: {builtin: demo}}\nauth: {required: false}\nrbac: {}", "nobody may do anything"),

@@ -95,6 +95,14 @@ pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
         admin.check(&listen, &spot);
     }
     let (servers, toolsets) = (checked_servers(servers, root), checked_toolsets(toolsets, root));
+    let open =
+        [("auth", "without it everybody comes in"), ("rbac", "without it everybody may do everything")];
+    for (key, help) in open {
+        // Without them everything is open: that is not to come of a block whose lines were commented out.
+        if let Some(spot) = root.child(key).filter(|spot| spot.node.is_null()) {
+            spot.refuse_key(format!("{key}: empty"), "fill it, or remove the key", help);
+        }
+    }
     let known = Known::of(root);
     let spot = |key: &str| root.child(key);
     check_exchange(&servers, root);

@@ -272,3 +272,29 @@ impl<'t> Spot<'t> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::plant;
+
+    #[test]
+    fn a_piece_of_a_value_is_underlined_where_it_can_be_found() {
+        for (text, column, len) in [
+            ("a: x == é + z", 9, 1),
+            ("a: \"x == é + z\"", 10, 1),
+            ("a: 'x == é + z'", 10, 1),
+            ("a: \"x == \\u00e9 + z\"", 4, 17),
+            ("a: x\n  == é + z", 4, 1),
+        ] {
+            let source = Source::new(text);
+            let Ok((Some(root), _)) = plant::plant(&source, text) else { panic!("not YAML: {text}") };
+            let inquest = Inquest::new(source);
+            let spot = Spot::root(&inquest, &root).child("a").expect("it is there");
+            spot.refuse_piece(5..7, "unknown", "");
+            let faults = inquest.close("c", None::<()>).expect_err("it was refused");
+            let fault = &faults.list()[0];
+            assert_eq!((fault.column, fault.len, &*fault.message), (column, len, "a: unknown"), "{text}");
+        }
+    }
+}

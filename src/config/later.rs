@@ -14,7 +14,7 @@ const LATER: [(&str, &[&str]); 3] = [
 const LATER_WORDS: [(&str, &str); 1] = [("Transport", "sse")];
 
 /// What other programs call a thing, and what it is called here.
-const ELSEWHERE: [(&str, &str, &str); 36] = [
+const ELSEWHERE: [(&str, &str, &str); 37] = [
     ("Config", "servers", "here it is called `mcpServers`"),
     ("Config", "inputs", "nobody is there to be asked: use `${VAR}`"),
     ("Config", "port", "it is a part of `listen.address`"),
@@ -51,6 +51,7 @@ const ELSEWHERE: [(&str, &str, &str); 36] = [
     ("RateRule", "rate", "here it is called `limit`"),
     ("RateRule", "tools", "it belongs under `match`"),
     ("Redis", "host", "it is a part of `url`"),
+    ("CustomPattern", "pattern", "here it is called `regex`"),
 ];
 
 const NOT_YET: &str = "remove it: it would do nothing";
@@ -62,7 +63,20 @@ pub(super) fn is_later_server(key: &str) -> bool {
 
 /// Whether a key that was written is this one, or was probably meant to be.
 pub(super) fn is_meant(key: &str, written: &str) -> bool {
-    let elsewhere = [("mcpServers", "servers"), ("url", "serverUrl"), ("url", "httpUrl")];
+    let elsewhere = [
+        ("mcpServers", "servers"),
+        ("url", "serverUrl"),
+        ("url", "httpUrl"),
+        ("url", "host"),
+        ("issuer", "iss"),
+        ("audience", "aud"),
+        ("sha256", "key"),
+        ("sha256", "secret"),
+        ("sha256", "hash"),
+        ("when", "condition"),
+        ("when", "if"),
+        ("regex", "pattern"),
+    ];
     nearest(&[key], written).is_some() || elsewhere.contains(&(key, written))
 }
 

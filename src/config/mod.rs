@@ -56,6 +56,8 @@ mod span;
 mod syntax;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_access;
 mod tree;
 mod url;
 

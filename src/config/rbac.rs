@@ -137,7 +137,8 @@ impl WrittenNeed {
             spot.refuse("empty", "expected at least one scope");
         }
         const LISTS: [&str; 5] = ["tools", "prompts", "resources", "methods", "servers"];
-        if !LISTS.iter().any(|list| spot.has(list)) {
+        let misspelt = spot.node.entries().iter().any(|entry| entry.is_faulty());
+        if !misspelt && !LISTS.iter().any(|list| spot.has(list)) {
             let expected = "expected one of `tools`, `prompts`, `resources`, `methods` or `servers`";
             spot.refuse("says of no call that it needs them", expected);
         }

@@ -23,8 +23,6 @@ pub struct Reads {
     pub method: bool,
     /// `call.tool`, `call.prompt` or `call.resource`
     pub name: bool,
-    /// `server`
-    pub server: bool,
 }
 
 impl Reads {
@@ -65,7 +63,6 @@ impl Reads {
             ("caller", "ip") => self.ip = true,
             ("caller", "roles") => self.roles = true,
             ("caller", _) => self.person = true,
-            ("server", _) => self.server = true,
             _ => {}
         }
     }
@@ -82,7 +79,6 @@ impl BitOr for Reads {
             person: self.person | other.person,
             method: self.method | other.method,
             name: self.name | other.name,
-            server: self.server | other.server,
         }
     }
 }

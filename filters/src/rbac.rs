@@ -1,1 +1,0 @@
-//! Who may do what: roles over tools, prompts, resources, methods and servers.

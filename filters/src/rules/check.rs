@@ -1,0 +1,406 @@
+//! What is wrong with a condition before it meets a call: names that do not exist, types that can never fit,
+//! and shapes that would cost too much. Only what is certain is refused; arguments and claims can be anything.
+//!
+//! The cost: a loop over the arguments must not go over the arguments again for each of their elements, so inside
+//! of it they can be reached through the loop's own variable only. That keeps the work of a condition in
+//! proportion to the arguments, which a stranger chooses. One loop within another is enough for rows and cells;
+//! a third is refused.
+
+use std::ops::Range;
+
+use cel::IdedExpr;
+use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, SelectExpr};
+
+use super::kind::Kind;
+use super::places::Places;
+use super::words::{self, Takes, WORDS};
+use super::{Flaw, scene};
+
+/// Deepest tree. An evaluation recurses as deep, on the stack of a worker.
+const MAX_DEPTH: usize = 32;
+const MAX_LOOPS: usize = 2;
+
+/// A variable of a loop.
+struct Local<'e> {
+    name: &'e str,
+    kind: Kind,
+    /// Stands for an element of the arguments.
+    of_args: bool,
+}
+
+struct Checker<'e, 'p> {
+    places: &'p Places<'p>,
+    locals: Vec<Local<'e>>,
+    depth: usize,
+    loops: usize,
+}
+
+/// What is known of a node: its kind, and whether it holds something of the arguments.
+struct Known {
+    kind: Kind,
+    of_args: bool,
+}
+
+type Checked = Result<Known, Flaw>;
+
+/// Finds the first flaw of a condition.
+pub(super) fn check(expr: &IdedExpr, places: &Places<'_>) -> Result<(), Flaw> {
+    let mut checker = Checker { places, locals: Vec::new(), depth: 0, loops: 0 };
+    let kind = checker.node(expr)?.kind;
+    checker.want(expr, &kind, &Kind::Bool)
+}
+
+fn flaw(bytes: Range<usize>, what: impl Into<String>, expected: impl Into<String>) -> Flaw {
+    Flaw { bytes, what: what.into(), expected: expected.into() }
+}
+
+impl<'e> Checker<'e, '_> {
+    fn node(&mut self, expr: &'e IdedExpr) -> Checked {
+        if self.depth == MAX_DEPTH {
+            let expected = format!("at most {MAX_DEPTH} levels");
+            return Err(flaw(self.places.of(expr), "a condition that is nested too deep", expected));
+        }
+        self.depth += 1;
+        let known = self.inside(expr);
+        self.depth -= 1;
+        known
+    }
+
+    fn inside(&mut self, expr: &'e IdedExpr) -> Checked {
+        let constant = |kind| Ok(Known { kind, of_args: false });
+        match &expr.expr {
+            Expr::Literal(literal) => constant(match literal {
+                LiteralValue::Boolean(_) => Kind::Bool,
+                LiteralValue::Bytes(_) => Kind::Bytes,
+                LiteralValue::Double(_) => Kind::Double,
+                LiteralValue::Int(_) => Kind::Int,
+                LiteralValue::Null => Kind::Null,
+                LiteralValue::String(_) => Kind::String,
+                LiteralValue::UInt(_) => Kind::Uint,
+            }),
+            Expr::Ident(name) => self.ident(expr, name),
+            Expr::Select(select) => self.select(expr, select),
+            Expr::Call(call) => self.call(expr, call),
+            Expr::Comprehension(inner) => self.comprehension(expr, inner),
+            Expr::List(list) => {
+                let mut of_args = false;
+                let mut kind: Option<Kind> = None;
+                for element in &list.elements {
+                    let known = self.node(element)?;
+                    of_args |= known.of_args;
+                    kind = Some(kind.map_or(known.kind.clone(), |kind| kind.or(known.kind)));
+                }
+                Ok(Known { kind: Kind::List(Box::new(kind.unwrap_or(Kind::Dyn))), of_args })
+            }
+            Expr::Map(map) => {
+                let mut of_args = false;
+                for entry in &map.entries {
+                    let EntryExpr::MapEntry(entry) = &entry.expr else {
+                        return Err(flaw(self.places.of(expr), "not a map", "`{\"key\": value}`"));
+                    };
+                    let key = self.node(&entry.key)?;
+                    if matches!(key.kind, Kind::Double | Kind::Null | Kind::Map | Kind::List(_) | Kind::Bytes)
+                    {
+                        let what = format!("{} as the key of a map", key.kind);
+                        return Err(flaw(
+                            self.places.of(&entry.key),
+                            what,
+                            "a string, a whole number or a bool",
+                        ));
+                    }
+                    of_args |= key.of_args | self.node(&entry.value)?.of_args;
+                }
+                Ok(Known { kind: Kind::Map, of_args })
+            }
+            Expr::Struct(_) | Expr::Unspecified => Err(flaw(
+                self.places.of(expr),
+                "a message, which conditions do not have",
+                "a map such as `{\"key\": value}`",
+            )),
+        }
+    }
+
+    fn ident(&mut self, expr: &IdedExpr, name: &str) -> Checked {
+        if let Some(at) = self.locals.iter().rposition(|local| local.name == name) {
+            let local = &self.locals[at];
+            if local.of_args && self.locals[at + 1..].iter().any(|deeper| deeper.of_args) {
+                return Err(self.again(expr));
+            }
+            return Ok(Known { kind: local.kind.clone(), of_args: local.of_args });
+        }
+        if scene::fields(name).is_some() {
+            let of_args = name == "call";
+            if of_args && self.loops_over_args() {
+                return Err(self.again(expr));
+            }
+            return Ok(Known { kind: Kind::Map, of_args });
+        }
+        if words::TYPES.contains(&name) {
+            return Ok(Known { kind: Kind::Type, of_args: false });
+        }
+        let known = ["caller", "call", "server"];
+        let meant = words::nearest(name, known.into_iter()).map_or(String::new(), |n| format!("; `{n}`?"));
+        let what = format!("no variable `{name}`{meant}");
+        Err(flaw(self.places.of(expr), what, "`caller`, `call` or `server`"))
+    }
+
+    fn select(&mut self, expr: &'e IdedExpr, select: &'e SelectExpr) -> Checked {
+        let kind_if = |kind: Kind| if select.test { Kind::Bool } else { kind };
+        let local = |name: &str| self.locals.iter().any(|local| local.name == name);
+        if let Expr::Ident(variable) = &select.operand.expr
+            && !local(variable)
+            && let Some(fields) = scene::fields(variable)
+        {
+            if !fields.contains(&select.field.as_str()) {
+                let meant = words::nearest(&select.field, fields.iter().copied());
+                let meant = meant.map_or(String::new(), |n| format!("; `{n}`?"));
+                let place = self.places.name(expr, &select.field);
+                let what = format!("`{variable}` has no field `{}`{meant}", select.field);
+                return Err(flaw(place, what, format!("one of {}", fields.join(", "))));
+            }
+            let of_args = variable == "call" && select.field == "args";
+            if of_args && self.loops_over_args() {
+                return Err(self.again(expr));
+            }
+            let kind = match select.field.as_str() {
+                "roles" | "scopes" => Kind::strings(),
+                "args" | "claims" => Kind::Map,
+                _ => Kind::String,
+            };
+            return Ok(Known { kind: kind_if(kind), of_args });
+        }
+        let operand = self.node(&select.operand)?;
+        if !operand.kind.may_be(&Kind::Map) {
+            let what = format!("{} has no field `{}`", operand.kind, select.field);
+            return Err(flaw(self.places.of(expr), what, "a map before the dot"));
+        }
+        Ok(Known { kind: kind_if(Kind::Dyn), of_args: operand.of_args })
+    }
+
+    fn call(&mut self, expr: &'e IdedExpr, call: &'e CallExpr) -> Checked {
+        let mut kinds = Vec::new();
+        let mut nodes = Vec::new();
+        let mut of_args = false;
+        for node in call.target.iter().map(|target| &**target).chain(&call.args) {
+            let known = self.node(node)?;
+            of_args |= known.of_args;
+            kinds.push(known.kind);
+            nodes.push(node);
+        }
+        let kind = match self.operator(expr, &call.func_name, &nodes, &kinds)? {
+            Some(kind) => kind,
+            None => self.function(expr, call, &nodes, &kinds)?,
+        };
+        // A bool or a number holds nothing that could be gone over.
+        let small = matches!(kind, Kind::Bool | Kind::Int | Kind::Uint | Kind::Double);
+        Ok(Known { kind, of_args: of_args && !small })
+    }
+
+    /// The kind of an operator, or nothing if it is none.
+    fn operator(
+        &self,
+        expr: &IdedExpr,
+        name: &str,
+        nodes: &[&IdedExpr],
+        kinds: &[Kind],
+    ) -> Result<Option<Kind>, Flaw> {
+        let kind = match (name, kinds) {
+            ("_?_:_", [test, yes, no]) => {
+                self.want(nodes[0], test, &Kind::Bool)?;
+                yes.clone().or(no.clone())
+            }
+            ("_&&_" | "_||_", [one, two]) => {
+                self.want(nodes[0], one, &Kind::Bool)?;
+                self.want(nodes[1], two, &Kind::Bool)?;
+                Kind::Bool
+            }
+            ("!_" | "@not_strictly_false", [one]) => {
+                self.want(nodes[0], one, &Kind::Bool)?;
+                Kind::Bool
+            }
+            ("-_", [one]) => match one {
+                Kind::Int | Kind::Double | Kind::Dyn => one.clone(),
+                _ => return Err(self.misfit(nodes[0], one, "an int or a double")),
+            },
+            ("_==_" | "_!=_", [one, two]) => {
+                if !one.may_equal(two) {
+                    let what = format!("{one} is never equal to {two}");
+                    return Err(flaw(self.places.of(expr), what, "two values of one type"));
+                }
+                Kind::Bool
+            }
+            ("_<_" | "_<=_" | "_>_" | "_>=_", [one, two]) => {
+                for (node, kind) in nodes.iter().zip(kinds) {
+                    if matches!(kind, Kind::List(_) | Kind::Map | Kind::Null | Kind::Type) {
+                        return Err(self.misfit(node, kind, "values that have an order"));
+                    }
+                }
+                if !one.may_equal(two) {
+                    let what = format!("{one} has no order with {two}");
+                    return Err(flaw(self.places.of(expr), what, "two values of one type"));
+                }
+                Kind::Bool
+            }
+            ("@in", [one, of]) => {
+                match of {
+                    Kind::List(element) if !one.may_equal(element) => {
+                        let what = format!("{one} is never in {of}");
+                        return Err(flaw(self.places.of(expr), what, "a value such as the list has"));
+                    }
+                    Kind::List(_) | Kind::Map | Kind::Dyn => {}
+                    Kind::String => {
+                        return Err(self.misfit(nodes[1], of, "a list or a map; for texts `x.contains(y)`"));
+                    }
+                    _ => return Err(self.misfit(nodes[1], of, "a list or a map")),
+                }
+                Kind::Bool
+            }
+            ("_[_]", [of, at]) => match of {
+                Kind::List(element) => {
+                    if !matches!(at, Kind::Int | Kind::Uint | Kind::Double | Kind::Dyn) {
+                        return Err(self.misfit(nodes[1], at, "a number as the index of a list"));
+                    }
+                    (**element).clone()
+                }
+                Kind::Map | Kind::Dyn => Kind::Dyn,
+                _ => return Err(self.misfit(nodes[0], of, "a list or a map before the bracket")),
+            },
+            ("_+_" | "_-_" | "_*_" | "_/_" | "_%_", [one, two]) => {
+                let sums = name == "_+_";
+                let fits = |kind: &Kind| match kind {
+                    Kind::String | Kind::Bytes | Kind::List(_) => sums,
+                    Kind::Double => name != "_%_",
+                    Kind::Int | Kind::Uint | Kind::Dyn => true,
+                    _ => false,
+                };
+                let sign = &name[1..2];
+                for (node, kind) in nodes.iter().zip(kinds) {
+                    if !fits(kind) {
+                        let what = format!("`{sign}` does not take {kind}");
+                        return Err(flaw(self.places.of(node), what, "numbers"));
+                    }
+                }
+                if !one.may_be(two) {
+                    let what = format!("`{sign}` does not take {one} and {two}");
+                    return Err(flaw(self.places.of(expr), what, "two values of one type"));
+                }
+                match (one, two) {
+                    (Kind::List(one), Kind::List(two)) => {
+                        Kind::List(Box::new(one.as_ref().clone().or(two.as_ref().clone())))
+                    }
+                    (Kind::Dyn, known) | (known, _) => known.clone(),
+                }
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(kind))
+    }
+
+    fn function(
+        &self,
+        expr: &IdedExpr,
+        call: &CallExpr,
+        nodes: &[&IdedExpr],
+        kinds: &[Kind],
+    ) -> Result<Kind, Flaw> {
+        let name = call.func_name.as_str();
+        let member = call.target.is_some();
+        let mut named = WORDS.iter().filter(|word| word.name == name).peekable();
+        if named.peek().is_none() {
+            let known = WORDS.iter().map(|word| word.name).chain(words::MACROS.iter().copied());
+            let meant = words::nearest(name, known).map_or(String::new(), |n| format!("; `{n}`?"));
+            return Err(flaw(
+                self.places.of(expr),
+                format!("no function `{name}`{meant}"),
+                "a function such as startsWith, contains, matches, size, lowerAscii, split, has, exists, all",
+            ));
+        }
+        let mut fits = named.filter(|word| {
+            word.member == member
+                && word.takes.len() == kinds.len()
+                && word.takes.iter().zip(kinds).all(|(takes, kind)| takes.fits(kind))
+        });
+        let Some(word) = fits.next() else {
+            let shown: Vec<String> = WORDS.iter().filter(|w| w.name == name).map(|w| w.shown()).collect();
+            let given: Vec<String> = kinds.iter().map(Kind::to_string).collect();
+            let what = format!("`{name}` cannot be called like this, with {}", given.join(" and "));
+            return Err(flaw(self.places.of(expr), what, shown.join(", ")));
+        };
+        for (takes, node) in word.takes.iter().zip(nodes) {
+            let literal = match &node.expr {
+                Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
+                _ => None,
+            };
+            match (takes, literal) {
+                (Takes::Literal, None | Some("")) | (Takes::Pattern, None) => {
+                    let what = format!("`{name}` takes no text that a call brings along");
+                    return Err(flaw(self.places.of(node), what, "a text in quotes"));
+                }
+                (Takes::Pattern, Some(pattern)) => {
+                    if let Err(error) = regex::Regex::new(pattern) {
+                        let said = error.to_string();
+                        let last = said.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                        let what = format!("not a regular expression: {last}");
+                        return Err(flaw(self.places.of(node), what, "a pattern such as \"^db__\""));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let first = word.gives.kind();
+        Ok(fits.fold(first, |kind, word| kind.or(word.gives.kind())))
+    }
+
+    fn comprehension(&mut self, expr: &'e IdedExpr, inner: &'e ComprehensionExpr) -> Checked {
+        if self.loops == MAX_LOOPS {
+            let what = "a loop in a loop in a loop";
+            return Err(flaw(self.places.of(expr), what, "at most one loop within another"));
+        }
+        if inner.iter_var2.is_some() || self.shadows(&inner.iter_var) {
+            let what = format!("`{}` as the variable of a loop", inner.iter_var);
+            return Err(flaw(self.places.of(expr), what, "one name that means nothing else"));
+        }
+        let range = self.node(&inner.iter_range)?;
+        let element = match &range.kind {
+            Kind::List(element) => (**element).clone(),
+            Kind::Map | Kind::Dyn => Kind::Dyn,
+            other => return Err(self.misfit(&inner.iter_range, other, "a list or a map to go over")),
+        };
+        let init = self.node(&inner.accu_init)?;
+        let accu = if matches!(init.kind, Kind::List(_)) { Kind::anything() } else { init.kind };
+        self.loops += 1;
+        let floor = self.locals.len();
+        self.locals.push(Local { name: &inner.iter_var, kind: element, of_args: range.of_args });
+        self.locals.push(Local { name: &inner.accu_var, kind: accu, of_args: false });
+        self.node(&inner.loop_cond)?;
+        let step = self.node(&inner.loop_step)?;
+        let result = self.node(&inner.result)?;
+        self.locals.truncate(floor);
+        self.loops -= 1;
+        let small = matches!(result.kind, Kind::Bool | Kind::Int);
+        Ok(Known { kind: result.kind, of_args: !small && (range.of_args || step.of_args) })
+    }
+
+    fn shadows(&self, name: &str) -> bool {
+        scene::fields(name).is_some()
+            || words::TYPES.contains(&name)
+            || self.locals.iter().any(|local| local.name == name)
+    }
+
+    fn loops_over_args(&self) -> bool {
+        self.locals.iter().any(|local| local.of_args)
+    }
+
+    fn again(&self, expr: &IdedExpr) -> Flaw {
+        let what = "goes over the arguments again for each of their elements";
+        flaw(self.places.of(expr), what, "the variable of the innermost loop")
+    }
+
+    fn want(&self, node: &IdedExpr, kind: &Kind, wanted: &Kind) -> Result<(), Flaw> {
+        if kind.may_be(wanted) { Ok(()) } else { Err(self.misfit(node, kind, &wanted.to_string())) }
+    }
+
+    fn misfit(&self, node: &IdedExpr, kind: &Kind, expected: &str) -> Flaw {
+        flaw(self.places.of(node), kind.to_string(), expected)
+    }
+}

@@ -1,0 +1,120 @@
+//! Patterns over names: `search__*`, `get_?`, `{get,list}_*`.
+//!
+//! They are asked on every call, so those that need no engine (a plain name, a beginning with a `*` at its end)
+//! are compared as text; only the others go to `globset`. Both ways mean the same, which a test holds them to.
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+/// Patterns that are asked together. None at all fit nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Globs {
+    whole: Vec<Box<str>>,
+    beginnings: Vec<Box<str>>,
+    others: GlobSet,
+}
+
+impl Globs {
+    pub fn new<P: AsRef<str>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, globset::Error> {
+        let mut globs = Self::default();
+        let mut others = GlobSetBuilder::new();
+        for pattern in patterns {
+            let pattern = pattern.as_ref();
+            let beginning = pattern.strip_suffix('*');
+            if !is_plain(beginning.unwrap_or(pattern)) {
+                others.add(GlobBuilder::new(pattern).build()?);
+            } else if let Some(beginning) = beginning {
+                globs.beginnings.push(beginning.into());
+            } else {
+                globs.whole.push(pattern.into());
+            }
+        }
+        globs.others = others.build()?;
+        Ok(globs)
+    }
+
+    /// Whether any of the patterns fits the whole name.
+    pub fn fit(&self, name: &str) -> bool {
+        self.beginnings.iter().any(|beginning| name.starts_with(&**beginning))
+            || self.whole.iter().any(|whole| **whole == *name)
+            || (!self.others.is_empty() && self.others.is_match(name))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.beginnings.is_empty() && self.others.is_empty()
+    }
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.bytes().any(|b| matches!(b, b'*' | b'?' | b'[' | b']' | b'{' | b'}' | b'\\' | b'!'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_way_and_the_engine_mean_the_same() {
+        let patterns = [
+            "*",
+            "a*",
+            "a/*",
+            "a",
+            "",
+            "a_b",
+            "*a",
+            "a*b",
+            "a**",
+            "**",
+            "/**",
+            "a/**",
+            "?",
+            "a?*",
+            "[ab]*",
+            "{a,b}*",
+            "{a,b}",
+            "a\\*",
+            "A*",
+            ".*",
+            "file:///*",
+            "é*",
+            "a!*",
+        ];
+        let names = [
+            "",
+            "a",
+            "A",
+            "ab",
+            "a/b",
+            "a/",
+            "/a",
+            "b",
+            "a*",
+            "a_b",
+            ".a",
+            "file:///x/y",
+            "é",
+            "éa",
+            "a\nb",
+            "a!b",
+            "a.",
+            "..",
+            "a//b",
+        ];
+        for pattern in patterns {
+            let engine = GlobSetBuilder::new()
+                .add(GlobBuilder::new(pattern).build().expect(pattern))
+                .build()
+                .expect(pattern);
+            let globs = Globs::new([pattern]).expect(pattern);
+            for name in names {
+                assert_eq!(globs.fit(name), engine.is_match(name), "{pattern:?} {name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_pattern_fits_nothing_and_a_bad_one_is_told() {
+        assert!(Globs::default().is_empty() && !Globs::default().fit(""));
+        assert!(Globs::new(["ok", "a["]).is_err());
+    }
+}

@@ -18,8 +18,8 @@ use crate::upstream::Hello;
 
 mod listing;
 mod naming;
-mod schema;
 pub mod pins;
+mod schema;
 mod view;
 
 pub use listing::{Item, Listing, Lists, Page};

@@ -12,8 +12,9 @@ mod refusals;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use filters::rbac::unknown;
 use filters::rebuild::rename;
-use filters::{Era, Kind as Shape, Permit, Refusal, Span};
+use filters::{Era, Kind as Shape, Permit, Refusal, Span, Thing};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -155,7 +156,7 @@ impl Door {
                 let tools = method == Method::ToolsCall;
                 let names = |era| if tools { &endpoint.view(era).tools } else { &endpoint.view(era).prompts };
                 let Some(target) = names(era).get(&*said) else {
-                    let what = if tools { "tool" } else { "prompt" };
+                    let what = if tools { Thing::Tool } else { Thing::Prompt };
                     return Err(self.unknown(endpoint, era, what, &said, names(other(era)).get(&*said)));
                 };
                 let target = target.clone();
@@ -171,7 +172,7 @@ impl Door {
                         Some(server) => self.pass(led, server, method, told),
                         None => {
                             let elsewhere = endpoint.view(other(era)).resource(&said);
-                            Err(self.unknown(endpoint, era, "resource", &said, elsewhere))
+                            Err(self.unknown(endpoint, era, Thing::Resource, &said, elsewhere))
                         }
                     },
                 }
@@ -183,7 +184,7 @@ impl Door {
                         let said = name.read(body).into_owned();
                         match view.prompts.get(&said).cloned() {
                             Some(target) => self.to(led, &target, method, Some(name.span), told),
-                            None => Err(invalid(era, "unknown_prompt", format!("unknown prompt: {said}"))),
+                            None => Err(Box::new(unknown(era, Thing::Prompt, &said))),
                         }
                     }
                     (None, Some(uri)) => {
@@ -194,9 +195,7 @@ impl Door {
                         ) {
                             (Some(target), _) => self.to(led, &target, method, None, told),
                             (None, Some(server)) => self.pass(led, server, method, told),
-                            (None, None) => {
-                                Err(invalid(era, "unknown_resource", format!("unknown resource: {said}")))
-                            }
+                            (None, None) => Err(Box::new(unknown(era, Thing::Resource, &said))),
                         }
                     }
                     _ => Err(invalid(era, "ref_missing", "params.ref must name one prompt or one resource")),
@@ -270,7 +269,8 @@ impl Door {
         let (rpc, era) = (&led.permit.rpc, led.permit.era);
         // A copy: a slice would share the body, which then could not be renamed in place.
         let id = rpc.id.map(|id| Bytes::copy_from_slice(id.of(&led.body)));
-        let screen = Screen::of(&server.name, &server.config, led.house.plan.redactor.as_ref(), &self.metrics);
+        let screen =
+            Screen::of(&server.name, &server.config, led.house.plan.redactor.as_ref(), &self.metrics);
         let stop = CancellationToken::new();
         if let (Some(session), Some(id)) = (led.session, &id) {
             session.begin(id.clone(), Run { server: server.clone(), stop: stop.clone() });

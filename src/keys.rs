@@ -75,7 +75,11 @@ impl Remote {
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut failing, true) {
-                            tracing::warn!(url = remote.url, error, "the keys of the issuer cannot be read; the last good ones stay");
+                            tracing::warn!(
+                                url = remote.url,
+                                error,
+                                "the keys of the issuer cannot be read; the last good ones stay"
+                            );
                         }
                         (pause * 2).clamp(AGAIN, remote.usual)
                     }
@@ -137,7 +141,12 @@ async fn read(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         format!("{}{cause}", error.without_url())
     };
-    let mut response = client.get(url).header("accept", "application/jwk-set+json, application/json").send().await.map_err(told)?;
+    let mut response = client
+        .get(url)
+        .header("accept", "application/jwk-set+json, application/json")
+        .send()
+        .await
+        .map_err(told)?;
     if response.status() != 200 {
         return Err(format!("HTTP {}", response.status().as_u16()));
     }

@@ -14,6 +14,7 @@ pub mod address;
 pub mod server;
 pub mod session;
 
+pub mod keys;
 pub mod plan;
 pub mod registry;
 pub mod rooms;
@@ -26,3 +27,4 @@ pub mod proxy;
 pub mod app;
 pub mod cli;
 pub mod demo_server;
+pub mod token;

@@ -120,10 +120,12 @@ impl Server {
             timeout: bounds.timeout,
             max_response: bounds.max_response,
             passthrough: config.credentials == config::Credentials::Passthrough,
-            audience: (config.credentials == config::Credentials::Exchange).then(|| match (&config.audience, &config.kind) {
-                (Some(audience), _) => audience.as_str().into(),
-                (None, config::Kind::Http { url, .. }) => url.uri().to_string().into(),
-                (None, _) => name.into(),
+            audience: (config.credentials == config::Credentials::Exchange).then(|| {
+                match (&config.audience, &config.kind) {
+                    (Some(audience), _) => audience.as_str().into(),
+                    (None, config::Kind::Http { url, .. }) => url.uri().to_string().into(),
+                    (None, _) => name.into(),
+                }
             }),
             max_concurrent: config.max_concurrent.map_or(usize::MAX, |most| most as usize),
             config: config.clone(),

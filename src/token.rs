@@ -9,6 +9,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Auth, Issuer, Keys};
+use crate::plan::judges::algorithm_of;
 
 /// What the token shall say.
 pub struct Wish {
@@ -23,8 +24,7 @@ pub struct Wish {
 
 /// A signed token; the words of a failure are for the configuration's author. `now` in seconds since 1970.
 pub fn mint(auth: &Auth, wish: &Wish, now: u64) -> Result<String, String> {
-    let can_sign =
-        |issuer: &&Issuer| matches!(issuer.keys, Keys::Secret(_)) || issuer.signing_key.is_some();
+    let can_sign = |issuer: &&Issuer| matches!(issuer.keys, Keys::Secret(_)) || issuer.signing_key.is_some();
     let issuer = match &wish.issuer {
         Some(name) => auth.jwt.iter().find(|issuer| issuer.issuer == *name).filter(can_sign),
         None => auth.jwt.iter().find(can_sign),
@@ -57,7 +57,9 @@ fn signing(issuer: &Issuer) -> Result<(Algorithm, EncodingKey), String> {
             let algorithm = known(issuer).next().ok_or("the issuer allows no algorithm")?;
             return Ok((algorithm, key));
         }
-        (_, Some(file)) => fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?,
+        (_, Some(file)) => {
+            fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?
+        }
         (_, None) => return Err("the issuer has no key to sign with".into()),
     };
     let load = |algorithm| {
@@ -75,7 +77,7 @@ fn signing(issuer: &Issuer) -> Result<(Algorithm, EncodingKey), String> {
 }
 
 fn known(issuer: &Issuer) -> impl Iterator<Item = Algorithm> {
-    issuer.algorithms.iter().filter_map(|algorithm| algorithm.to_string().parse().ok())
+    issuer.algorithms.iter().filter_map(|algorithm| algorithm_of(*algorithm).word().parse().ok())
 }
 
 /// Sets a claim at a dotted path.
@@ -84,7 +86,8 @@ fn put(claims: &mut Map<String, Value>, path: &str, value: Value) -> Result<(), 
     let mut place = claims;
     for part in parents.split('.').filter(|part| !part.is_empty()) {
         let next = place.entry(part).or_insert_with(|| json!({}));
-        place = next.as_object_mut().ok_or_else(|| format!("the claim path `{path}` leads through a value"))?;
+        place =
+            next.as_object_mut().ok_or_else(|| format!("the claim path `{path}` leads through a value"))?;
     }
     place.insert(last.to_owned(), value);
     Ok(())

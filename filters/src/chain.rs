@@ -53,14 +53,14 @@ impl Chain {
     /// Judges the head: gives the caller, or why there is none.
     pub async fn greet(&self, head: &Head<'_>) -> Result<Caller, Stop> {
         self.glance(head).await?;
-        self.auth.identify(head).await.map_err(|refusal| halt(Auth::NAME, None, refusal))
+        self.auth.identify(head).await.map_err(|refusal| halt(crate::auth::NAME, None, refusal))
     }
 
     /// Judges the head of a request that needs no credentials.
     pub async fn glance(&self, head: &Head<'_>) -> Result<(), Stop> {
         greet(&self.origin, head).await?;
         greet(&self.size, head).await?;
-        self.rate.greet(head).await.map_err(|refusal| halt(Rate::NAME, None, refusal))
+        self.rate.greet(head, head.peer).await.map_err(|refusal| halt(Rate::NAME, None, refusal))
     }
 
     /// Who a caller without credentials is.
@@ -80,13 +80,14 @@ impl Chain {
     pub async fn admit(&self, mut call: Call<'_>) -> Result<Permit, Stop> {
         let id = call.id();
         admit(&self.agree, &mut call).await?;
-        let held = self.rate.admit(&call).await.map_err(|refusal| halt(Rate::NAME, id, refusal))?;
+        let held =
+            self.rate.admit(&call, call.head.peer).await.map_err(|refusal| halt(Rate::NAME, id, refusal))?;
         match self.rbac.admit(&call) {
             Ok(()) => {}
-            Err(Denied::Refusal(refusal)) => return Err(halt(Rbac::NAME, id, refusal)),
+            Err(Denied::Refusal(refusal)) => return Err(halt(crate::rbac::NAME, id, refusal)),
             Err(Denied::Scopes(scopes)) => {
                 let refusal = self.auth.insufficient_scope(call.head.path, &scopes);
-                return Err(halt(Rbac::NAME, id, Box::new(refusal)));
+                return Err(halt(crate::rbac::NAME, id, Box::new(refusal)));
             }
         }
         Ok(Permit { rpc: call.rpc, era: call.era, caller: call.caller, held, proof: Proof(()) })

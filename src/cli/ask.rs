@@ -85,7 +85,8 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
     let params = format!(r#"{{"name":{},"arguments":{arguments}{meta}}}"#, quote(tool));
     let message = protocol::wire::request("1", "tools/call", params.as_bytes());
     let door = app.door.clone();
-    let answered = app.once(async move { door.call(named.map(|named| named.0.caller()), None, "/mcp", message).await });
+    let answered =
+        app.once(async move { door.call(named.map(|named| named.0.caller()), None, "/mcp", message).await });
     let answer: Bytes = match answered {
         Ok(answer) => answer,
         Err(halt) => {

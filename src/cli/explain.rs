@@ -109,8 +109,10 @@ fn aim<'a>(config: &'a Config, what: &'a What) -> Option<Aim<'a>> {
         method if method.starts_with("resources/") => Thing::Resource,
         _ => return None,
     };
-    let owns = |prefix: &str| !prefix.is_empty() && name.strip_prefix(prefix).is_some_and(|r| r.starts_with("__"));
-    let by_prefix = config.servers.iter().find(|(_, server)| thing != Thing::Resource && owns(&server.prefix));
+    let owns =
+        |prefix: &str| !prefix.is_empty() && name.strip_prefix(prefix).is_some_and(|r| r.starts_with("__"));
+    let by_prefix =
+        config.servers.iter().find(|(_, server)| thing != Thing::Resource && owns(&server.prefix));
     let bare = config.servers.iter().find(|(_, server)| server.prefix.is_empty());
     let only = config.servers.iter().next().filter(|_| config.servers.len() == 1);
     let server = by_prefix.or(bare).or(only).map_or("", |(name, _)| name.as_str());
@@ -124,13 +126,22 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     fn caller(&self, caller: &Caller) -> String {
-        let known = |role: &String| self.config.rbac.as_ref().is_none_or(|rbac| rbac.roles.contains_key(role));
-        let roles: Vec<String> = caller
-            .roles
-            .iter()
-            .map(|role| if known(role) { role.clone() } else { format!("{role} (no such role: it means nothing)") })
-            .collect();
-        let roles = if roles.is_empty() { "no roles".to_owned() } else { format!("roles {}", roles.join(", ")) };
+        let known =
+            |role: &String| self.config.rbac.as_ref().is_none_or(|rbac| rbac.roles.contains_key(role));
+        let roles: Vec<String> =
+            caller
+                .roles
+                .iter()
+                .map(|role| {
+                    if known(role) {
+                        role.clone()
+                    } else {
+                        format!("{role} (no such role: it means nothing)")
+                    }
+                })
+                .collect();
+        let roles =
+            if roles.is_empty() { "no roles".to_owned() } else { format!("roles {}", roles.join(", ")) };
         let tenant = caller.tenant.as_ref().map(|tenant| format!(", tenant {tenant}")).unwrap_or_default();
         let scopes = if caller.scopes.is_empty() {
             String::new()
@@ -156,33 +167,37 @@ impl Teller<'_> {
         for rule in limits.rules.iter().filter(|rule| counting.contains(&rule.name.as_str())) {
             let budget = match rule.budget {
                 config::Budget::Rate { count, per, burst } => {
-                    format!("{count} in {}, at once {burst}", config::Span::of(per))
+                    format!("{count} in {}, at once {burst}", config::Span::from(per))
                 }
                 config::Budget::Concurrent(most) => format!("{most} at a time"),
-                config::Budget::Quota { count, per } => format!("{count} in each {}", config::Span::of(per)),
+                config::Budget::Quota { count, per } => {
+                    format!("{count} in each {}", config::Span::from(per))
+                }
             };
             step("rate", "counts", &format!("`{}` ({}): {budget}", rule.name, (self.place)(rule.line)));
         }
     }
 
     fn rbac(&self, chain: &Chain, caller: &Caller, query: &Query<'_>) -> bool {
-        if !chain.rbac.method(caller, query.method) {
-            step("rbac", "refuse", &format!("the method {} is not allowed to these roles", query.method));
-            return false;
-        }
         match chain.rbac.judge(caller, query) {
             Judgement::Allowed(ground) => {
                 step("rbac", "pass", &self.ground(&ground));
                 true
             }
             Judgement::Hidden(ground) => {
-                let words = format!("{}; the caller is told that there is no such thing", self.ground(&ground));
+                let words =
+                    format!("{}; the caller is told that there is no such thing", self.ground(&ground));
                 step("rbac", "hide", &words);
                 false
             }
             Judgement::Refused(ground, message) => {
-                let message = message.map(|message| format!("; the caller reads: {message}")).unwrap_or_default();
+                let message =
+                    message.map(|message| format!("; the caller reads: {message}")).unwrap_or_default();
                 step("rbac", "refuse", &format!("{}{message}", self.ground(&ground)));
+                false
+            }
+            Judgement::Barred(ground) => {
+                step("rbac", "refuse", &format!("the method is not allowed: {}", self.ground(&ground)));
                 false
             }
             Judgement::MissingScopes(scopes) => {
@@ -203,6 +218,7 @@ impl Teller<'_> {
             Ground::Open => "no `rbac`: everything is allowed".into(),
             Ground::Rule(index) => rule(*index),
             Ground::Failed(index, why) => format!("{}, because it cannot be evaluated: {why}", rule(*index)),
+            Ground::Unlisted => "the caller's roles list other methods only".into(),
             Ground::Default => {
                 let word = if rbac.default == config::Effect::Allow { "allow" } else { "deny" };
                 format!("no rule and no role says anything of it, and the default is {word}")
@@ -232,7 +248,8 @@ impl Teller<'_> {
     }
 
     fn guard(&self, aim: Option<&Aim<'_>>) {
-        let server = aim.and_then(|aim| self.config.servers.iter().find(|(name, _)| name.as_str() == aim.server));
+        let server =
+            aim.and_then(|aim| self.config.servers.iter().find(|(name, _)| name.as_str() == aim.server));
         let Some((name, server)) = server else { return step("guard", "pass", "nothing is looked at") };
         let mut looks = Vec::new();
         match server.redact.arguments {

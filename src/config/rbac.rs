@@ -189,6 +189,7 @@ pub(super) fn check_names(items: &[Spot<'_>], noun: &str) {
 }
 
 /// Whether the condition can be compiled; else which bytes of it are wrong, what is, and what was expected.
-fn check_condition(_text: &str) -> Result<(), (Range<usize>, String, String)> {
-    Ok(())
+fn check_condition(text: &str) -> Result<(), (Range<usize>, String, String)> {
+    let compiled = filters::rules::Condition::compile(text);
+    compiled.map(drop).map_err(|flaw| (flaw.bytes, flaw.what, flaw.expected))
 }

@@ -71,6 +71,13 @@ impl Leaf for Span {
 
 leaf!(Span);
 
+impl From<Duration> for Span {
+    /// Cut to milliseconds.
+    fn from(time: Duration) -> Self {
+        Self(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 impl fmt::Display for Span {
     /// In the largest unit that leaves no rest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

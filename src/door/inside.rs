@@ -82,7 +82,8 @@ impl Leave {
             crate::upstream::Said::Result(result) => wire::result(&id, &result),
             crate::upstream::Said::Error(error) => wire::failure(&id, &error),
         };
-        let clean = self.screen.as_ref().map_or(Ok(None), |screen| screen.message(&message)).map_err(refused)?;
+        let clean =
+            self.screen.as_ref().map_or(Ok(None), |screen| screen.message(&message)).map_err(refused)?;
         Ok(clean.unwrap_or(message))
     }
 }

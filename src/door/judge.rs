@@ -137,7 +137,8 @@ impl Door {
         body: &[u8],
         arguments: Option<&[u8]>,
     ) -> Result<(), Refusal> {
-        let Some(name) = permit.rpc.name.filter(|_| permit.rpc.method.is_some_and(|m| m.is(body, "tools/call")))
+        let Some(name) =
+            permit.rpc.name.filter(|_| permit.rpc.method.is_some_and(|m| m.is(body, "tools/call")))
         else {
             return Ok(());
         };

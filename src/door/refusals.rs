@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use filters::rbac::unknown;
 use filters::verdict::code;
-use filters::{Era, Refusal};
+use filters::{Era, Refusal, Thing};
 
 use super::Door;
 use crate::catalog::{Endpoint, Target};
@@ -37,7 +38,7 @@ impl Door {
         &self,
         endpoint: &Endpoint,
         era: Era,
-        what: &str,
+        thing: Thing,
         name: &str,
         elsewhere: Option<&Target>,
     ) -> Box<Refusal> {
@@ -52,15 +53,7 @@ impl Door {
         if let Some(server) = endpoint.members.iter().find(never_seen) {
             return self.down(Some(server));
         }
-        let shown: String = name.chars().take(128).collect();
-        match what {
-            "resource" => {
-                let refusal = invalid(era, "unknown_resource", format!("Resource not found: {shown}"));
-                Box::new(refusal.with_data(format!(r#"{{"uri":{}}}"#, filters::agree::quote(&shown))))
-            }
-            "prompt" => invalid(era, "unknown_prompt", format!("Unknown prompt: {shown}")),
-            _ => invalid(era, "unknown_tool", format!("Unknown tool: {shown}")),
-        }
+        Box::new(unknown(era, thing, name))
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use filters::Chain;
 use filters::agree::Agree;
 use filters::auth::{self, Auth, Fixed, KeySet, Keys};
 use filters::guard::{Detector, Redactor};
@@ -16,28 +17,18 @@ use filters::rate::{self, Counters, Rate};
 use filters::rbac::{self, Rbac};
 use filters::rules::Condition;
 use filters::size::Size;
-use filters::Chain;
 use tokio::runtime::Handle;
 
 use crate::config::{self, Config, Pattern};
 use crate::keys::Remote;
 use crate::protocol::revision;
-use crate::store::Redis;
 
 /// What outlives a change of the configuration.
 #[derive(Clone, Default)]
 pub struct Lasting {
     pub counters: Arc<Counters>,
-    redis: Option<(config::Redis, Duration, Arc<Redis>)>,
     /// Key sets by URL and by how often they are read.
     remote: BTreeMap<(String, Duration), Arc<Remote>>,
-}
-
-impl Lasting {
-    /// How often Redis could not be asked.
-    pub fn redis(&self) -> Option<&Arc<Redis>> {
-        self.redis.as_ref().map(|(.., redis)| redis)
-    }
 }
 
 /// The chain of a configuration. The words of a failure are for the configuration's author.
@@ -82,7 +73,7 @@ fn callers(
         issuers.push(auth::Issuer {
             issuer: issuer.issuer.clone(),
             audiences: issuer.audience.clone(),
-            algorithms: issuer.algorithms.iter().filter_map(|a| a.to_string().parse().ok()).collect(),
+            algorithms: issuer.algorithms.iter().map(|algorithm| algorithm_of(*algorithm)).collect(),
             leeway: issuer.leeway.get(),
             claims: auth::ClaimPaths {
                 user: issuer.claims.user.clone(),
@@ -138,13 +129,20 @@ fn keys(
             return Ok(remote);
         }
         config::Keys::JwksFile(path) => KeySet::from_jwks(read(path)?.as_bytes()),
-        config::Keys::PublicKey(text) if text.trim_start().starts_with("-----BEGIN") => KeySet::from_pem(text),
+        config::Keys::PublicKey(text) if text.trim_start().starts_with("-----BEGIN") => {
+            KeySet::from_pem(text)
+        }
         config::Keys::PublicKey(path) => KeySet::from_pem(&read(Path::new(path))?),
         config::Keys::Secret(secret) => KeySet::from_secret(secret.expose().as_bytes()),
     };
     let set = set.map_err(|error| error.to_string())?;
-    if set.is_empty() {
-        return Err("there is no key among them that can be used".into());
+    if let Some((at, why)) = set.skipped().first().filter(|_| set.is_empty()) {
+        return Err(format!("there is no key among them that can be used; number {}: {why}", at + 1));
+    }
+    let serves = |algorithm: &&config::Algorithm| set.serves(algorithm_of(**algorithm));
+    if !issuer.algorithms.iter().any(|algorithm| serves(&algorithm)) {
+        let words: Vec<&str> = issuer.algorithms.iter().map(|a| algorithm_of(*a).word()).collect();
+        return Err(format!("the key is of no use for {}", words.join(", ")));
     }
     Ok(Arc::new(Fixed::new(set)))
 }
@@ -157,7 +155,7 @@ fn roles(rbac: &config::Rbac, config: &Config) -> Result<Rbac, String> {
     let lists = |lists: &config::Lists| {
         let mut tools = texts(&lists.tools);
         for toolset in lists.toolsets.iter().filter_map(|name| config.toolsets.get(name)) {
-            tools.extend(toolset.tools.patterns().map(str::to_owned));
+            tools.extend(toolset.tools.patterns().iter().cloned());
         }
         rbac::Lists {
             tools,
@@ -234,19 +232,7 @@ fn rates(
             },
         });
     }
-    let shared = match (limits.store, &config.redis) {
-        (config::Store::Redis, Some(settings)) => {
-            let timeout = limits.timeout.get();
-            let same = before.redis.as_ref().filter(|(s, t, _)| s == settings && *t == timeout);
-            let redis = match same {
-                Some((.., redis)) => redis.clone(),
-                None => Redis::open(settings.url.expose(), &settings.prefix, timeout, core)?,
-            };
-            lasting.redis = Some((settings.clone(), timeout, redis.clone()));
-            Some(redis as Arc<dyn rate::Shared>)
-        }
-        _ => None,
-    };
+    let shared = None;
     let on_failure = match limits.on_failure {
         config::OnFailure::Local => rate::OnFailure::Local,
         config::OnFailure::Open => rate::OnFailure::Open,
@@ -284,4 +270,22 @@ pub fn redactor(guard: &config::Guard) -> Result<Arc<Redactor>, String> {
     let custom: Vec<(String, String)> =
         guard.patterns.iter().map(|pattern| (pattern.name.clone(), pattern.regex.clone())).collect();
     Redactor::new(&detectors, &custom).map(Arc::new).map_err(|flaw| format!("guard.patterns: {flaw}"))
+}
+
+/// The same word of RFC 7518 for the filters.
+pub fn algorithm_of(algorithm: config::Algorithm) -> auth::Algorithm {
+    match algorithm {
+        config::Algorithm::HS256 => auth::Algorithm::HS256,
+        config::Algorithm::HS384 => auth::Algorithm::HS384,
+        config::Algorithm::HS512 => auth::Algorithm::HS512,
+        config::Algorithm::RS256 => auth::Algorithm::RS256,
+        config::Algorithm::RS384 => auth::Algorithm::RS384,
+        config::Algorithm::RS512 => auth::Algorithm::RS512,
+        config::Algorithm::PS256 => auth::Algorithm::PS256,
+        config::Algorithm::PS384 => auth::Algorithm::PS384,
+        config::Algorithm::PS512 => auth::Algorithm::PS512,
+        config::Algorithm::ES256 => auth::Algorithm::ES256,
+        config::Algorithm::ES384 => auth::Algorithm::ES384,
+        config::Algorithm::EdDsa => auth::Algorithm::EdDSA,
+    }
 }

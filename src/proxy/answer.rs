@@ -199,8 +199,8 @@ fn screened(screen: Option<&Screen>, body: Bytes) -> Result<Bytes, UpstreamError
 fn screened_event(screen: &Screen, event: Bytes) -> Result<Bytes, UpstreamError> {
     let read = sse::read(&event);
     let Some(data) = read.data.filter(|data| !data.is_empty()) else { return Ok(event) };
-    let clean = screen.message(&data)?;
-    Ok(clean.map_or(event, |clean| sse::event(read.id.as_deref(), &clean)))
+    let clean = screen.message(&data)?.map(|clean| sse::event(read.id.as_deref(), &clean));
+    Ok(clean.unwrap_or_else(|| event.clone()))
 }
 
 /// Whether a JSON answer answers the request, and if so whether it is an error.

@@ -34,7 +34,8 @@ pub fn address(session: &Session, listen: &Listen) -> Option<IpAddr> {
 fn parse(entry: &str) -> Option<IpAddr> {
     let bare = entry.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(ip, _)| ip);
     let v4 = || entry.split_once(':').map(|(ip, _)| ip).filter(|ip| ip.contains('.'));
-    let ip: IpAddr = bare.unwrap_or(entry).parse().or_else(|error| v4().map_or(Err(error), str::parse)).ok()?;
+    let ip: IpAddr =
+        bare.unwrap_or(entry).parse().or_else(|error| v4().map_or(Err(error), str::parse)).ok()?;
     Some(ip.to_canonical())
 }
 

@@ -29,7 +29,8 @@ pub async fn bearer(
         .as_ref()
         .filter(|caller| caller.means == Means::Jwt)
         .ok_or_else(|| refused("the caller has no token to exchange"))?;
-    let token = super::intake::head(session, None).one(&AUTHORIZATION).map_err(|Doubtful| refused("two tokens"))?;
+    let token =
+        super::intake::head(session, None).one(&AUTHORIZATION).map_err(|Doubtful| refused("two tokens"))?;
     let token = token.and_then(|value| value.split_once(' ')).map(|(_, token)| token.trim());
     let token = token.ok_or_else(|| refused("the caller has no token to exchange"))?;
     exchange.token(caller, token, audience).await.map(Some)

@@ -36,10 +36,11 @@ pub fn described(path: &str) -> Option<&str> {
 }
 
 /// The metadata of a protected resource; only for endpoints that there are, and never a server's own.
-pub async fn metadata(session: &mut Session, ctx: &mut Ctx, described: &str) -> pingora::Result<()> {
+pub async fn metadata(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);
-    let known = matches!(described, "" | "/") || ctx.house.catalog.endpoint(described).is_some();
     let path = session.req_header().uri.path();
+    let resource = described(path).unwrap_or_default();
+    let known = matches!(resource, "" | "/") || ctx.house.catalog.endpoint(resource).is_some();
     let document = known.then(|| ctx.house.plan.chain.auth.metadata_document(path)).flatten();
     let Some(document) = document else {
         let words = "this gateway has no such metadata; auth.resource_metadata would make it";

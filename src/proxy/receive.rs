@@ -27,9 +27,9 @@ impl Gateway {
         ctx.origin = session.req_header().headers.get(http::header::ORIGIN).cloned();
         ctx.client = client::address(session, &ctx.house.plan.config.listen);
         let chain = &ctx.house.plan.chain;
-        let described = fixed::described(path);
+        let described = fixed::described(path).is_some();
         let greeted = match intake::sound(session, ctx.house.plan.config.limits.max_header.as_usize()) {
-            Ok(()) if described.is_some() && endpoint.is_none() => {
+            Ok(()) if described && endpoint.is_none() => {
                 // Where to get credentials is asked without any (RFC 9728 §3.1).
                 chain.glance(&intake::head(session, ctx.client)).await.map(|()| chain.anonymous())
             }
@@ -48,9 +48,9 @@ impl Gateway {
                 return self.refuse(session, ctx, stop).await;
             }
         }
-        if let Some(described) = described.filter(|_| self.serves != Serves::Admin) {
+        if described && self.serves != Serves::Admin {
             ctx.told.method = "_metadata";
-            return fixed::metadata(session, ctx, described).await.map(|()| None);
+            return fixed::metadata(session, ctx).await.map(|()| None);
         }
         let Some(endpoint) = endpoint else {
             return match operator.filter(|_| self.serves != Serves::Public) {

@@ -40,7 +40,11 @@ pub fn shown(
         {
             metrics.tool_changed(&server.name);
             let name = name.as_deref().unwrap_or(&item.key);
-            let fate = if mode == Mode::Block { "hidden until guard.pins approves it" } else { "shown all the same" };
+            let fate = if mode == Mode::Block {
+                "hidden until guard.pins approves it"
+            } else {
+                "shown all the same"
+            };
             tracing::warn!(server = %server.name, tool = name, old = change.old, new = change.new, diff = change.diff, "the definition of a tool changed; it is {fate}");
         }
     }

@@ -156,14 +156,6 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The same gateway for a caller who sends this header with each request.
-    pub fn http_with(name: &'static str, value: &str) -> reqwest::Client {
-        let value = reqwest::header::HeaderValue::from_str(value).expect("a header");
-        let headers = [(reqwest::header::HeaderName::from_static(name), value)].into_iter().collect();
-        let client = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).default_headers(headers);
-        client.build().expect("a client")
-    }
-
     /// Starts the binary with this configuration; `listen` is filled in. Waits until it serves.
     pub async fn start(config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the configuration");

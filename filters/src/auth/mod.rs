@@ -34,6 +34,9 @@ use credentials::{Credentials, Unusable};
 use jwt::Wrong;
 use memory::{Entry, Memory};
 
+/// Label in metrics and logs.
+pub const NAME: &str = "auth";
+
 /// When to come again after keys were not there.
 const KEYS_RETRY: Duration = Duration::from_secs(5);
 
@@ -136,6 +139,11 @@ impl Auth {
     pub fn with_clock(mut self, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.clock = Some(Arc::new(clock));
         self
+    }
+
+    /// Whether there is no authentication at all.
+    pub fn is_open(&self) -> bool {
+        self.open
     }
 
     /// Who an unauthenticated caller is.

@@ -92,6 +92,14 @@ impl Rate {
         self.judge(&self.late, &Subject::call(call, &method, ip)).await
     }
 
+    /// Names of the limits that count this call, without counting it.
+    pub fn counting(&self, call: &Call<'_>, ip: Option<IpAddr>) -> Vec<&str> {
+        let method = call.rpc.method_name(call.body);
+        let subject = Subject::call(call, &method, ip);
+        let all = self.early.iter().chain(&self.late);
+        all.filter(|limit| limit.counts(&subject)).map(|limit| limit.rule.name.as_str()).collect()
+    }
+
     async fn judge(&self, limits: &[Limit], subject: &Subject<'_>) -> Result<Held, Box<Refusal>> {
         let Some(counters) = &self.counters else {
             return Ok(Held::default());

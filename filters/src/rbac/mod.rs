@@ -173,6 +173,11 @@ impl Rbac {
         Self(None)
     }
 
+    /// Whether there are no roles and rules at all.
+    pub fn is_open(&self) -> bool {
+        self.0.is_none()
+    }
+
     pub fn new(settings: Settings) -> Result<Self, String> {
         let fixed = settings.rules.iter().flat_map(|rule| rule.when.parts());
         let reads =

@@ -29,8 +29,8 @@ lint: system ## formatting and clippy, warnings denied
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 unit: system ## unit and property tests
-	$(CARGO) test --workspace --locked --lib --bins
-	$(CARGO) test -p filters --locked --test differential
+	$(CARGO) test --locked --lib --bins
+	$(CARGO) test -p filters --locked --tests
 
 integration: setup ## the real binary, real servers, real clients, the conformance suite
 	$(CARGO) test --locked --test integration

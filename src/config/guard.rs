@@ -151,7 +151,7 @@ impl WrittenPattern {
 
 /// Whether it can be compiled; else which bytes of it are wrong, what is, and what was expected.
 fn check_pattern(text: &str) -> Result<(), (Range<usize>, String, String)> {
-    let compiled = filters::guard::Redactor::new(&[], &[(String::new(), text.to_owned())]);
+    let compiled = filters::guard::Redactor::new(&[], &[("pattern".to_owned(), text.to_owned())]);
     let expected = "expected a regular expression without look-around and back-references";
     compiled.map(drop).map_err(|flaw| (0..text.len(), flaw.what, expected.to_owned()))
 }

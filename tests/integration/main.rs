@@ -4,6 +4,8 @@
 //! they need (`tests/tools/setup`); a test whose tools are missing fails and says so.
 
 mod access;
+mod authority;
+mod authorization;
 mod bad_input;
 mod bodies;
 mod clients;

@@ -127,6 +127,7 @@ impl Auth {
             api_keys: ApiKeys::new(settings.api_keys),
             metadata: settings.metadata,
             anonymous: Caller::new(Identity {
+                user: "anonymous".into(),
                 roles: claims::tidy(settings.anonymous_roles),
                 ..Identity::default()
             }),

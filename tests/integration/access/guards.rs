@@ -112,11 +112,11 @@ async fn secrets_are_taken_out_or_stopped() {
     gateway.rewrite(&config("arguments: block, results: off"));
     gateway
         .eventually("arguments are stopped", async |g| {
-            g.call("p__tool", json!({"note": "TCK-123456"})).await.0 == 403
+            g.call("p__tool", json!({"note": "TCK-123456"})).await.0 == 400
         })
         .await;
     let count = puppet.count("tools/call");
-    assert_eq!(gateway.call("p__tool", json!({"note": "TCK-\u{0031}23456"})).await.0, 403);
+    assert_eq!(gateway.call("p__tool", json!({"note": "TCK-\u{0031}23456"})).await.0, 400);
     assert_eq!(puppet.count("tools/call"), count);
     let (status, told) = gateway.call("p__tool", json!({"note": "nothing"})).await;
     assert_eq!(status, 200, "{told}");

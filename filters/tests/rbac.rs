@@ -256,6 +256,7 @@ fn rules_come_before_roles_and_the_first_match_wins() {
         allow("call.method == \"completion/complete\""),
         deny("call.method == \"sampling/x\""),
         deny("call.args.big > 3"),
+        deny("call.tool == \"lvl__c\" && caller.claims.level < 3 && call.args.big == 1"),
     ];
     let mut roles = house();
     roles.push(role("sre", &[], Lists::default(), Lists::default()));
@@ -294,6 +295,8 @@ fn rules_come_before_roles_and_the_first_match_wins() {
             (&["reader"], "tool lvl__a", r#"{"big":1}"#, "hidden: rule 7 failed (no such key: level)"),
             (&["nobody"], "tool lvl__b", r#"{"big":1}"#, "hidden: default"),
             (&["reader"], "tool lvl__b", r#"{"big":1}"#, "allowed: role 0 allow.tools 0"),
+            (&["reader"], "tool lvl__c", r#"{"big":1}"#, "refused: rule 13 failed (no such key: level): no"),
+            (&["reader"], "tool lvl__c", r#"{"big":2}"#, "allowed: role 0 allow.tools 0"),
             (&["reader"], "tool ip__a", r#"{"big":1}"#, "refused: rule 9: no"),
             (&["nobody"], "tool ip__a", r#"{"big":1}"#, "hidden: default"),
             (&["reader"], "prompt p via completion/complete", "", "allowed: rule 10"),
@@ -323,7 +326,7 @@ fn rules_come_before_roles_and_the_first_match_wins() {
             ),
         ],
     );
-    assert_eq!(cases, 33);
+    assert_eq!(cases, 35);
 }
 
 #[test]

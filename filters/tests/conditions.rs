@@ -91,6 +91,21 @@ fn long_and_deep_conditions_are_refused() {
     }
 }
 
+#[test]
+fn the_deepest_condition_that_compiles_fits_half_the_stack_of_a_worker() {
+    let nested = |n: usize| {
+        let (open, close) = ("int(".repeat(n), ")".repeat(n));
+        Condition::compile(&format!("[1].all(x, [1].all(y, {open}x{close} == 1))")).ok()
+    };
+    let deepest = (1..60).rev().find_map(nested).expect("one compiles");
+    let said = std::thread::Builder::new()
+        .stack_size(1 << 20)
+        .spawn(move || deepest.ask(&Scene::new(&caller(), "", None), |_| true))
+        .expect("a thread")
+        .join();
+    assert_eq!(said.expect("an answer"), Outcome::True);
+}
+
 fn caller() -> Caller {
     let claims = serde_json::json!({"dept": "ops", "level": 3, "groups": ["a", "b"], "deep": {"x": [1]}});
     Caller::new(Identity {

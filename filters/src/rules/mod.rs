@@ -10,6 +10,7 @@
 mod check;
 mod eval;
 mod kind;
+mod operators;
 mod places;
 mod reads;
 mod scene;

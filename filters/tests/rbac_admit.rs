@@ -1,0 +1,126 @@
+//! What a client is told when RBAC stops its call.
+
+use filters::rbac::{Denied, Effect, Lists, Rbac, Role, Rule, ScopeNeed, Settings, unknown};
+use filters::rules::Condition;
+use filters::{Aim, Call, Caller, Era, Head, Identity, Refusal, Thing};
+
+fn rbac() -> Rbac {
+    let list = |of: &[&str]| of.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    let allow = Lists {
+        tools: list(&["files__*"]),
+        resources: list(&["ok:*"]),
+        prompts: list(&["ok"]),
+        ..Lists::default()
+    };
+    let deny = Lists {
+        tools: list(&["files__rm"]),
+        methods: list(&["tasks/*", "notifications/x"]),
+        ..Lists::default()
+    };
+    let rule = |when: &str, message: Option<&str>| Rule {
+        name: "no-prod".into(),
+        when: Condition::compile(when).expect(when),
+        effect: Effect::Deny,
+        message: message.map(str::to_owned),
+    };
+    Rbac::new(Settings {
+        roles: vec![Role { name: "dev".into(), allow, deny, ..Role::default() }],
+        rules: vec![
+            rule("has(call.args.env) && call.args.env == \"prod\"", Some("production is read-only")),
+            rule("has(call.args.env) && call.args.env == \"test\"", None),
+        ],
+        scopes: vec![ScopeNeed {
+            lists: Lists { tools: list(&["files__write"]), ..Lists::default() },
+            require: list(&["files:write"]),
+        }],
+        ..Settings::default()
+    })
+    .expect("a sound policy")
+}
+
+fn admit(era: Era, aim: Option<Aim<'_>>, body: &str) -> Result<(), Denied> {
+    let headers = http::HeaderMap::new();
+    let head = Head {
+        verb: &http::Method::POST,
+        path: "/mcp",
+        headers: &headers,
+        authority: None,
+        peer: None,
+        outside: true,
+    };
+    let caller =
+        Caller::new(Identity { user: "ann".into(), roles: vec!["dev".into()], ..Identity::default() });
+    let rpc = filters::rpc::read(body.as_bytes(), 64).expect("a sound message");
+    rbac().admit(&Call { head, caller, body: body.as_bytes(), rpc, era, aim })
+}
+
+fn refusal(era: Era, aim: Option<Aim<'_>>, body: &str) -> Refusal {
+    match admit(era, aim, body) {
+        Err(Denied::Refusal(refusal)) => *refusal,
+        other => panic!("{body}: {other:?}"),
+    }
+}
+
+fn request(method: &str, params: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{params}}}}}"#)
+}
+
+fn tool(name: &str) -> Option<Aim<'_>> {
+    Some(Aim { thing: Thing::Tool, name, server: "files" })
+}
+
+#[test]
+fn what_is_hidden_is_answered_like_what_does_not_exist_under_the_name_that_was_sent() {
+    let call = request("tools/call", r#""name":"r\u006d""#);
+    let told = refusal(Era::Modern, tool("files__rm"), &call);
+    assert_eq!(told, unknown(Era::Modern, Thing::Tool, "rm"));
+    assert_eq!(
+        (told.status, told.code, told.reason, &*told.message),
+        (400, -32602, "unknown_tool", "Unknown tool: rm")
+    );
+    assert_eq!(refusal(Era::Legacy, tool("files__rm"), &call).status, 200);
+    let prompt = Aim { thing: Thing::Prompt, name: "files__p", server: "files" };
+    let told = refusal(Era::Modern, Some(prompt), &request("prompts/get", r#""name":"p""#));
+    assert_eq!((told.reason, &*told.message), ("unknown_prompt", "Unknown prompt: p"));
+    let told = refusal(
+        Era::Modern,
+        Some(prompt),
+        &request("completion/complete", r#""ref":{"type":"ref/prompt","name":"p"}"#),
+    );
+    assert_eq!(&*told.message, "Unknown prompt: p");
+    let resource = Aim { thing: Thing::Resource, name: "no:\"x", server: "files" };
+    let told = refusal(Era::Modern, Some(resource), &request("resources/read", r#""uri":"no:\"x""#));
+    assert_eq!((told.reason, &*told.message), ("unknown_resource", "Resource not found: no:\"x"));
+    assert_eq!(told.data.as_deref(), Some(r#"{"uri":"no:\"x"}"#));
+    assert_eq!(unknown(Era::Modern, Thing::Tool, &"ä".repeat(500)).message.chars().count(), 14 + 128);
+}
+
+#[test]
+fn what_is_seen_is_refused_in_the_words_of_the_rule() {
+    let call =
+        |env: &str| request("tools/call", &format!(r#""name":"files__a","arguments":{{"env":"{env}"}}"#));
+    assert!(admit(Era::Modern, tool("files__a"), &call("dev")).is_ok());
+    let told = refusal(Era::Modern, tool("files__a"), &call("prod"));
+    assert_eq!((told.status, told.code, told.reason), (403, 403, "rule_denied"));
+    assert_eq!(told.message, "production is read-only");
+    let told = refusal(Era::Legacy, tool("files__a"), &call("test"));
+    assert_eq!((told.status, &*told.message), (403, "not allowed by the gateway's policy"));
+}
+
+#[test]
+fn methods_scopes_notifications_and_responses_have_their_own_ends() {
+    let told = refusal(Era::Modern, None, &request("tasks/get", r#""taskId":"1""#));
+    assert_eq!((told.status, told.code, told.reason), (403, 403, "method_denied"));
+    match admit(Era::Modern, tool("files__write"), &request("tools/call", r#""name":"files__write""#)) {
+        Err(Denied::Scopes(scopes)) => assert_eq!(scopes, ["files:write"]),
+        other => panic!("{other:?}"),
+    }
+    let note = |method: &str| format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#);
+    assert_eq!(refusal(Era::Modern, None, &note("notifications/x")).reason, "method_denied");
+    assert!(admit(Era::Modern, None, &note("notifications/cancelled")).is_ok());
+    assert!(admit(Era::Modern, None, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).is_ok());
+    assert!(
+        admit(Era::Modern, None, &request("tools/call", r#""name":"nobody_knows""#)).is_ok(),
+        "the door says it"
+    );
+}

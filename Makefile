@@ -21,7 +21,7 @@ test: setup lint unit integration ## set up all that is needed and run every tes
 setup: ## system packages, real MCP servers and clients, the conformance suite (pinned, under .tools)
 	@tests/tools/setup
 
-system: ## only what the build needs: a C compiler and cmake
+system: ## what the build and the unit tests need: a C compiler, cmake, redis-server
 	@tests/tools/setup system
 
 lint: system ## formatting and clippy, warnings denied
@@ -30,7 +30,7 @@ lint: system ## formatting and clippy, warnings denied
 
 unit: system ## unit and property tests
 	$(CARGO) test --workspace --locked --lib --bins
-	$(CARGO) test -p filters --locked --test differential
+	$(CARGO) test -p filters --locked --test differential --test rate --test rate_bounds
 
 integration: setup ## the real binary, real servers, real clients, the conformance suite
 	$(CARGO) test --locked --test integration

@@ -7,6 +7,8 @@ pub mod protocol;
 pub mod state;
 pub mod telemetry;
 
+pub mod store;
+
 pub mod catalog;
 pub mod upstream;
 

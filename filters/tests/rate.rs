@@ -378,7 +378,7 @@ fn play(sentence: &str, plans: Vec<Vec<Rule>>, script: &str) {
             if step == "reload" {
                 rate = plans.next().expect(&place);
             } else if step == "drop" {
-                held.pop_front().expect(&place);
+                drop(held.pop_front().expect(&place));
             } else if let Some(who) = step.strip_prefix('!') {
                 let refusal = now(Spoken::read(who).knock(&rate)).expect_err(&place);
                 let told = refusal.retry_after.expect(&place);

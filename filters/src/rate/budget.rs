@@ -1,5 +1,7 @@
 //! What a budget is, and the arithmetic of its three kinds. The whole state of one budget is one word, changed by
-//! compare-and-swap: no lock, and no moment at which two callers see the same room.
+//! compare-and-swap: no lock, and no moment at which two callers see the same room. The clock is read after the
+//! word, each time: a thread that is put to sleep in between would else judge the present by a time long past,
+//! and take a due time that is only later for one that is out of bounds.
 //!
 //! - A rate is judged by the generic cell rate algorithm. The word is the *due time*: when the calls let through
 //!   so far would all have come at the even pace. A call passes if its own due time is no more than `burst`
@@ -11,6 +13,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::clock::Clock;
 use super::key::Digest128;
 
 /// How many a rule lets through.
@@ -53,11 +56,10 @@ impl Kind {
     }
 }
 
-/// The moment at which a call is judged, by both clocks.
+/// A moment, by both clocks.
 #[derive(Clone, Copy)]
 pub(super) struct Now {
     pub nanos: u64,
-    /// Zero where nobody needs it.
     pub unix: Duration,
 }
 
@@ -119,13 +121,13 @@ impl Meter {
     }
 
     /// Takes one, or says after what time there would be one. Gives what [`Meter::give_back`] needs.
-    pub fn take(&self, state: &AtomicU64, now: &Now) -> Result<u64, Duration> {
-        change(state, |seen| self.next(seen, now))
+    pub fn take(&self, state: &AtomicU64, clock: &dyn Clock) -> Result<u64, Duration> {
+        change(state, |seen| self.next(seen, clock))
     }
 
     /// After what time there would be one; takes none.
-    pub fn wait(&self, state: &AtomicU64, now: &Now) -> Duration {
-        match self.next(state.load(Ordering::Relaxed), now) {
+    pub fn wait(&self, state: &AtomicU64, clock: &dyn Clock) -> Duration {
+        match self.next(state.load(Ordering::Acquire), clock) {
             Next::Taken(_) => Duration::ZERO,
             Next::Short { wait, .. } => wait,
         }
@@ -133,30 +135,30 @@ impl Meter {
 
     /// Undoes a [`Meter::take`] that gave `taken`, for a call that another rule refused. In between, others may
     /// have been refused that would have had room; never was one let through that had none.
-    pub fn give_back(&self, state: &AtomicU64, taken: u64, now: &Now) {
-        match self {
+    pub fn give_back(&self, state: &AtomicU64, taken: u64, clock: &dyn Clock) {
+        let _ = match self {
             // Once that due time is past, others may have counted from now on, not from it: what was taken
             // is no longer in the word, and taking it off would let one through too many.
-            Meter::Pace(pace) => {
-                if taken > now.nanos {
-                    state.fetch_sub(pace.every, Ordering::Relaxed);
-                }
-            }
+            Meter::Pace(pace) => change(state, |seen| match taken > clock.nanos() {
+                true => Next::Taken(seen.saturating_sub(pace.every)),
+                false => Next::Short { wait: Duration::ZERO, state: seen },
+            }),
             // The same, where a new window has begun meanwhile.
-            Meter::Window(_) => {
-                let _ = change(state, |seen| match used_of(seen) {
-                    used if used > 0 && end_of(seen) == end_of(taken) => Next::Taken(seen - 1),
-                    _ => Next::Short { wait: Duration::ZERO, state: seen },
-                });
+            Meter::Window(_) => change(state, |seen| match used_of(seen) {
+                used if used > 0 && end_of(seen) == end_of(taken) => Next::Taken(seen - 1),
+                _ => Next::Short { wait: Duration::ZERO, state: seen },
+            }),
+            Meter::Slots(_) => {
+                release(state);
+                Ok(0)
             }
-            Meter::Slots(_) => release(state),
-        }
+        };
     }
 
-    fn next(&self, seen: u64, now: &Now) -> Next {
+    fn next(&self, seen: u64, clock: &dyn Clock) -> Next {
         match self {
-            Meter::Pace(pace) => pace.next(seen, now.nanos),
-            Meter::Window(window) => window.next(seen, now.unix),
+            Meter::Pace(pace) => pace.next(seen, clock.nanos()),
+            Meter::Window(window) => window.next(seen, clock.unix()),
             Meter::Slots(most) if seen < u64::from(*most) => Next::Taken(seen + 1),
             // Nobody knows when a call will end.
             Meter::Slots(_) => Next::Short { wait: Duration::from_secs(1), state: seen },
@@ -175,14 +177,14 @@ enum Next {
 }
 
 fn change(state: &AtomicU64, next: impl Fn(u64) -> Next) -> Result<u64, Duration> {
-    let mut seen = state.load(Ordering::Relaxed);
+    let mut seen = state.load(Ordering::Acquire);
     loop {
         let (to, outcome) = match next(seen) {
             Next::Taken(to) => (to, Ok(to)),
             Next::Short { wait, state } if state == seen => return Err(wait),
             Next::Short { wait, state } => (state, Err(wait)),
         };
-        match state.compare_exchange_weak(seen, to, Ordering::AcqRel, Ordering::Relaxed) {
+        match state.compare_exchange_weak(seen, to, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => return outcome,
             Err(other) => seen = other,
         }

@@ -79,8 +79,8 @@ impl Counters {
         self.len() == 0
     }
 
-    pub(super) fn now(&self) -> Now {
-        Now { nanos: self.clock.nanos(), unix: self.clock.unix() }
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     pub(super) fn hash(&self, write: impl FnOnce(&mut Digest128)) -> u128 {
@@ -93,28 +93,27 @@ impl Counters {
         kind: Kind,
         key: u128,
         crowd: u128,
-        now: &Now,
         work: impl Fn(u128, &AtomicU64) -> R,
     ) -> R {
         if let Some(done) = self.known(key, |state| work(key, state)) {
             return done;
         }
         let mut states = self.shard(key).write();
-        if key == crowd || states.has_room(now, self.most) {
+        if key == crowd || states.has_room(&*self.clock, self.most) {
             let cell = states.cells.entry(key).or_insert_with(|| Cell { kind, state: AtomicU64::new(0) });
             return work(key, &cell.state);
         }
         drop(states);
-        self.with(kind, crowd, crowd, now, work)
+        self.with(kind, crowd, crowd, work)
     }
 
     /// Keeps a state that may be forgotten: where there is no room it is.
-    pub(super) fn remember(&self, kind: Kind, key: u128, value: u64, now: &Now) {
+    pub(super) fn remember(&self, kind: Kind, key: u128, value: u64) {
         if self.known(key, |state| state.fetch_max(value, Ordering::Relaxed)).is_some() {
             return;
         }
         let mut states = self.shard(key).write();
-        if states.has_room(now, self.most) {
+        if states.has_room(&*self.clock, self.most) {
             states.cells.insert(key, Cell { kind, state: AtomicU64::new(value) });
         }
     }
@@ -141,10 +140,14 @@ impl Shard {
 }
 
 impl States {
-    fn has_room(&mut self, now: &Now, most: usize) -> bool {
+    fn has_room(&mut self, clock: &dyn Clock, most: usize) -> bool {
         let len = self.cells.len();
         let is_full = len >= most;
-        if (len >= self.sweep_at || is_full) && (!is_full || now.nanos >= self.swept.saturating_add(REST)) {
+        if len < self.sweep_at && !is_full {
+            return true;
+        }
+        let now = &Now { nanos: clock.nanos(), unix: clock.unix() };
+        if !is_full || now.nanos >= self.swept.saturating_add(REST) {
             self.cells.retain(|_, cell| !cell.kind.is_idle(*cell.state.get_mut(), now));
             let left = self.cells.len();
             self.sweep_at = (2 * left).max(SMALL);

@@ -73,11 +73,11 @@ pub(super) async fn judge(
     if wants.is_empty() {
         return Ok(held);
     }
-    let asked = counters.now();
+    let asked = counters.clock().nanos();
     // Who was told to wait and does not costs no round trip. This refuses nobody whom the store would let pass:
     // the wait counts from before the store was asked, and a budget never has room sooner than it said.
     for want in &wants {
-        if let Some(wait) = Shut::of(want, counters).wait(counters, &asked) {
+        if let Some(wait) = Shut::of(want, counters).wait(counters, asked) {
             return Err(words::refusal(&want.limit.rule, wait));
         }
     }
@@ -87,7 +87,7 @@ pub(super) async fn judge(
         Ok(Answer::Taken) => Ok(held),
         Ok(Answer::Short { ask, wait }) => match wants.get(ask) {
             Some(want) => {
-                Shut::of(want, counters).set(counters, &asked, wait);
+                Shut::of(want, counters).set(counters, asked, wait);
                 Err(words::refusal(&want.limit.rule, wait))
             }
             None => Err(words::unavailable()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::budget::{Kind, Meter, Now, release};
+use super::budget::{Kind, Meter, release};
 use super::counters::Counters;
 use super::key::{Digest128, KeyPart, Spelled, Subject};
 use super::rule::Limit;
@@ -30,15 +30,15 @@ impl Want<'_> {
     }
 
     /// Takes one; gives the key under which it was counted, and what giving it back needs.
-    fn take(&self, counters: &Counters, now: &Now) -> Result<(u128, u64), Duration> {
+    fn take(&self, counters: &Counters) -> Result<(u128, u64), Duration> {
         let meter = &self.limit.meter;
-        counters.with(meter.kind(), self.key, self.limit.crowd, now, |key, state| {
-            meter.take(state, now).map(|taken| (key, taken))
+        counters.with(meter.kind(), self.key, self.limit.crowd, |key, state| {
+            meter.take(state, counters.clock()).map(|taken| (key, taken))
         })
     }
 
-    fn wait(&self, counters: &Counters, now: &Now) -> Duration {
-        counters.known(self.key, |state| self.limit.meter.wait(state, now)).unwrap_or_default()
+    fn wait(&self, counters: &Counters) -> Duration {
+        counters.known(self.key, |state| self.limit.meter.wait(state, counters.clock())).unwrap_or_default()
     }
 
     /// The key for a shared store.
@@ -83,19 +83,15 @@ pub(super) fn wants<'a>(limits: &'a [Limit], subject: &Subject<'a>, counters: &C
 
 /// Takes from the counters of this process.
 pub(super) fn local(counters: &Arc<Counters>, wants: &[Want<'_>]) -> Result<Held, Box<Refusal>> {
-    if wants.is_empty() {
-        return Ok(Held::default());
-    }
-    let now = counters.now();
     let mut held = Held::default();
     let mut taken = SmallVec::<[(u128, u64); 8]>::new();
     for (at, want) in wants.iter().enumerate() {
-        match want.take(counters, &now) {
+        match want.take(counters) {
             Ok((key, _)) if want.is_slot() => held.hold(counters, key),
             Ok(took) => taken.push(took),
             Err(wait) => {
                 give_back(counters, &wants[..at], &taken);
-                let later = wants[at + 1..].iter().map(|want| (want, want.wait(counters, &now)));
+                let later = wants[at + 1..].iter().map(|want| (want, want.wait(counters)));
                 let (want, wait) = later.fold((want, wait), longer);
                 return Err(words::refusal(&want.limit.rule, wait));
             }
@@ -113,13 +109,9 @@ fn longer<'w, 'a>(
 }
 
 fn give_back(counters: &Counters, wants: &[Want<'_>], taken: &[(u128, u64)]) {
-    if taken.is_empty() {
-        return;
-    }
-    let now = counters.now();
     for (want, (key, taken)) in wants.iter().filter(|want| !want.is_slot()).zip(taken) {
         // A state that is not there any more said nothing any more.
-        counters.known(*key, |state| want.limit.meter.give_back(state, *taken, &now));
+        counters.known(*key, |state| want.limit.meter.give_back(state, *taken, counters.clock()));
     }
 }
 
@@ -180,16 +172,16 @@ impl Shut {
     }
 
     /// How much longer, if it is.
-    pub fn wait(&self, counters: &Counters, now: &Now) -> Option<Duration> {
+    pub fn wait(&self, counters: &Counters, now: u64) -> Option<Duration> {
         let until = counters.known(self.0, |state| state.load(Ordering::Relaxed))?;
-        until.checked_sub(now.nanos).filter(|left| *left > 0).map(Duration::from_nanos)
+        until.checked_sub(now).filter(|left| *left > 0).map(Duration::from_nanos)
     }
 
-    pub fn set(&self, counters: &Counters, asked: &Now, wait: Duration) {
+    pub fn set(&self, counters: &Counters, asked: u64, wait: Duration) {
         if wait > MAX_SHUT {
             return;
         }
-        let until = asked.nanos.saturating_add(wait.as_nanos() as u64);
-        counters.remember(Kind::Shut, self.0, until, asked);
+        let until = asked.saturating_add(wait.as_nanos() as u64);
+        counters.remember(Kind::Shut, self.0, until);
     }
 }

@@ -1,0 +1,366 @@
+//! Against a real `redis-server` of its own, on a socket in a folder of its own.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use filters::rate::{Budget, Counters, KeyPart, Match, OnFailure, Rate, Rule};
+use http::{HeaderMap, Method};
+use tempfile::TempDir;
+
+use super::*;
+
+const SEC: Duration = Duration::from_secs(1);
+const MILLI: Duration = Duration::from_millis(1);
+/// Long, for a machine that does other things: what is tested is not how fast it is.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A server that ends with this.
+struct Real {
+    folder: TempDir,
+    child: Child,
+}
+
+impl Real {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let child = spawn(&folder);
+        let real = Self { folder, child };
+        real.answers().await;
+        real
+    }
+
+    fn url(&self) -> String {
+        format!("redis+unix://{}", self.folder.path().join("s").display())
+    }
+
+    async fn answers(&self) {
+        for _ in 0..500 {
+            if self.tell(&["PING"]).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(10 * MILLI).await;
+        }
+        panic!("redis-server does not answer");
+    }
+
+    async fn tell(&self, words: &[&str]) -> Result<redis::Value, RedisError> {
+        let client = Client::open(self.url())?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().and_then(|()| self.child.wait()).expect("our own child");
+    }
+
+    fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([name, &self.child.id().to_string()]).status();
+        assert!(done.is_ok_and(|status| status.success()));
+    }
+
+    async fn again(&mut self) {
+        self.child = spawn(&self.folder);
+        self.answers().await;
+    }
+
+    /// One gateway's view of it, once it is there.
+    async fn gateway(&self) -> Arc<Redis> {
+        let redis = Arc::new(Redis::new(&self.url(), "t:", PATIENCE, Handle::current()).expect("a URL"));
+        is_there(&redis).await;
+        redis
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(folder: &TempDir) -> Child {
+    let socket = folder.path().join("s");
+    let _ = std::fs::remove_file(&socket);
+    Command::new("redis-server")
+        .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+        .arg(&socket)
+        .arg("--dir")
+        .arg(folder.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server must be on the PATH for this test: run `tests/tools/setup system`")
+}
+
+async fn is_there(redis: &Redis) {
+    for _ in 0..1000 {
+        if redis.is_there() {
+            return;
+        }
+        tokio::time::sleep(10 * MILLI).await;
+    }
+    panic!("Redis was not reached");
+}
+
+fn rate(key: &str, count: u64, per: Duration, burst: u64) -> Ask {
+    Ask { key: key.into(), budget: Budget::Rate { count, per, burst } }
+}
+
+fn quota(key: &str, count: u64, per: Duration) -> Ask {
+    Ask { key: key.into(), budget: Budget::Quota { count, per } }
+}
+
+async fn taken(redis: &Redis, asks: &[Ask]) -> bool {
+    redis.take(asks).await.expect("an answer") == Answer::Taken
+}
+
+fn seconds_to_window_end(secs: u64) -> u64 {
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    secs - now % secs
+}
+
+/// Runs one call through limits that stand on this store.
+async fn admitted(limits: &Rate) -> Result<(), u16> {
+    let headers = HeaderMap::new();
+    let head = filters::Head {
+        verb: &Method::GET,
+        path: "/mcp",
+        headers: &headers,
+        authority: None,
+        peer: None,
+        outside: true,
+    };
+    limits.greet(&head, Some([10, 0, 0, 1].into())).await.map_err(|refusal| refusal.status)
+}
+
+fn limits(store: Arc<Redis>, count: u64, on_failure: OnFailure) -> Rate {
+    let budget = Budget::Rate { count, per: Duration::from_secs(3600), burst: count };
+    let rule = Rule { name: "ip".into(), key: vec![KeyPart::Ip], matches: Match::default(), budget };
+    Rate::new(vec![rule], Arc::new(Counters::default()), Some(store), on_failure)
+}
+
+#[tokio::test]
+async fn a_burst_passes_and_then_waits_are_told() {
+    let real = Real::start().await;
+    let redis = real.gateway().await;
+    for _ in 0..3 {
+        assert!(taken(&redis, &[rate("a", 7, 10 * SEC, 3)]).await);
+    }
+    let Ok(Answer::Short { ask: 0, wait }) = redis.take(&[rate("a", 7, 10 * SEC, 3)]).await else {
+        panic!("a fourth");
+    };
+    assert!(wait <= Duration::from_micros(1_428_572) && wait > SEC, "{wait:?}");
+    tokio::time::sleep(wait + MILLI).await;
+    assert!(taken(&redis, &[rate("a", 7, 10 * SEC, 3)]).await);
+    assert!(!taken(&redis, &[rate("a", 7, 10 * SEC, 3)]).await);
+    assert!(taken(&redis, &[rate("b", 7, 10 * SEC, 3)]).await, "another key");
+}
+
+#[tokio::test]
+async fn all_is_taken_or_nothing_and_the_longest_wait_is_told() {
+    let real = Real::start().await;
+    let redis = real.gateway().await;
+    let wide = rate("wide", 1, 3600 * SEC, 3);
+    let short = rate("short", 1, 60 * SEC, 1);
+    let long = quota("long", 0, 86_400 * SEC);
+    assert!(taken(&redis, &[wide.clone(), short.clone()]).await);
+    for _ in 0..9 {
+        let answer = redis.take(&[wide.clone(), short.clone()]).await;
+        assert!(matches!(answer, Ok(Answer::Short { ask: 1, .. })), "{answer:?}");
+    }
+    if seconds_to_window_end(86_400) > 60 {
+        let answer = redis.take(&[long, wide.clone(), short]).await;
+        assert!(matches!(answer, Ok(Answer::Short { ask: 0, .. })), "{answer:?}");
+    }
+    assert!(taken(&redis, std::slice::from_ref(&wide)).await);
+    assert!(taken(&redis, std::slice::from_ref(&wide)).await);
+    assert!(!taken(&redis, &[wide]).await);
+}
+
+#[tokio::test]
+async fn a_quota_ends_with_its_window_and_keys_do_not_stay() {
+    let real = Real::start().await;
+    let redis = real.gateway().await;
+    if seconds_to_window_end(4) == 1 {
+        tokio::time::sleep(SEC).await;
+    }
+    let ask = quota("q", 2, 4 * SEC);
+    assert!(
+        taken(&redis, std::slice::from_ref(&ask)).await && taken(&redis, std::slice::from_ref(&ask)).await
+    );
+    let Ok(Answer::Short { ask: 0, wait }) = redis.take(std::slice::from_ref(&ask)).await else {
+        panic!("a third");
+    };
+    assert!(wait <= 4 * SEC, "{wait:?}");
+    assert!(!taken(&redis, &[quota("q", 2, 3600 * SEC)]).await, "a longer window counts what was used");
+    assert!(!taken(&redis, std::slice::from_ref(&ask)).await, "and so does a shorter one");
+    tokio::time::sleep(wait + MILLI).await;
+    assert!(taken(&redis, &[ask]).await);
+    assert!(taken(&redis, &[rate("r", 100, SEC, 100)]).await);
+    tokio::time::sleep(4 * SEC + 50 * MILLI).await;
+    let left = real.tell(&["DBSIZE"]).await.expect("a count");
+    assert_eq!(left, redis::Value::Int(0), "every key has a life that ends when it says nothing any more");
+}
+
+#[tokio::test]
+async fn other_numbers_keep_the_count() {
+    let real = Real::start().await;
+    let redis = real.gateway().await;
+    for _ in 0..100 {
+        assert!(taken(&redis, &[rate("a", 1, 60 * SEC, 100)]).await);
+    }
+    // Stricter: nobody waits for longer than today's rule can make them.
+    let answer = redis.take(&[rate("a", 10, SEC, 2)]).await;
+    let Ok(Answer::Short { wait, .. }) = answer else { panic!("{answer:?}") };
+    assert!(wait <= 100 * MILLI, "{wait:?}");
+    tokio::time::sleep(wait + MILLI).await;
+    assert!(taken(&redis, &[rate("a", 10, SEC, 2)]).await);
+    assert!(!taken(&redis, &[rate("none", 10, SEC, 0)]).await);
+    assert!(!taken(&redis, &[rate("none", 0, SEC, 9)]).await);
+}
+
+/// Three gateways and ten times as many calls as there is room for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_gateways_have_one_budget_between_them() {
+    let real = Real::start().await;
+    let time = Duration::from_secs(10);
+    let ask = rate("shared", 300, SEC, 30);
+    let mut calls = tokio::task::JoinSet::new();
+    let from = Instant::now();
+    for _ in 0..3 {
+        let gateway = real.gateway().await;
+        for _ in 0..10 {
+            let (gateway, ask) = (gateway.clone(), ask.clone());
+            calls.spawn(async move {
+                let (mut passed, mut asked) = (0u64, 0u64);
+                let mut tick = tokio::time::interval(10 * MILLI);
+                while from.elapsed() < time {
+                    tick.tick().await;
+                    asked += 1;
+                    passed += u64::from(gateway.take(std::slice::from_ref(&ask)).await == Ok(Answer::Taken));
+                }
+                (passed, asked)
+            });
+        }
+    }
+    let (passed, asked) = calls.join_all().await.into_iter().fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+    let most = 30.0 + 300.0 * from.elapsed().as_secs_f64();
+    assert!(asked > 20_000, "only {asked} calls");
+    let share = passed as f64 / most;
+    assert!((0.99..=1.000_4).contains(&share), "{passed} of {asked} passed, {most} had room");
+}
+
+#[tokio::test]
+async fn a_server_that_forgot_the_script_is_given_it_again() {
+    let real = Real::start().await;
+    let redis = real.gateway().await;
+    for forget in [&["SCRIPT", "FLUSH"][..], &["FLUSHALL"]] {
+        assert!(taken(&redis, &[rate("a", 1, SEC, 1000)]).await);
+        real.tell(forget).await.expect("done");
+    }
+    assert!(taken(&redis, &[rate("a", 1, SEC, 1)]).await, "a flushed server counts from nothing");
+    assert_eq!(redis.misses(), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_dies_is_missed_at_once_and_found_when_it_is_back() {
+    let mut real = Real::start().await;
+    let redis = real.gateway().await;
+    let local = limits(redis.clone(), 3, OnFailure::Local);
+    let closed = limits(redis.clone(), 1000, OnFailure::Closed);
+    let open = limits(redis.clone(), 1, OnFailure::Open);
+    assert_eq!(admitted(&local).await, Ok(()));
+    real.kill();
+    let from = Instant::now();
+    let passed = [(); 5].map(|()| admitted(&local));
+    let mut results = Vec::new();
+    for one in passed {
+        results.push(one.await);
+    }
+    assert_eq!(results, [Ok(()), Ok(()), Ok(()), Err(429), Err(429)], "the whole budget, here");
+    assert_eq!(admitted(&closed).await, Err(503));
+    for _ in 0..9 {
+        assert_eq!(admitted(&open).await, Ok(()));
+    }
+    assert!(from.elapsed() < PATIENCE, "a closed socket is not waited for: {:?}", from.elapsed());
+    assert!(!redis.is_there() && redis.misses() >= 10);
+    real.again().await;
+    is_there(&redis).await;
+    assert!(from.elapsed() < 4 * SEC, "{:?}", from.elapsed());
+    assert_eq!(admitted(&closed).await, Ok(()));
+    assert!(taken(&redis, &[rate("a", 1, SEC, 1)]).await);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answering_is_not_waited_for_for_long() {
+    let real = Real::start().await;
+    let patience = 30 * MILLI;
+    let redis = Arc::new(Redis::new(&real.url(), "t:", patience, Handle::current()).expect("a URL"));
+    is_there(&redis).await;
+    let limits = limits(redis.clone(), 1000, OnFailure::Local);
+    real.signal("-STOP");
+    for call in 0..10 {
+        let from = Instant::now();
+        assert_eq!(admitted(&limits).await, Ok(()));
+        let took = from.elapsed();
+        // A little more than it may take, for the machine.
+        let most = if call < LATE { patience + 100 * MILLI } else { 20 * MILLI };
+        assert!(took < most, "call {call} took {took:?}");
+        assert!(call >= LATE || took >= patience);
+    }
+    assert!(!redis.is_there());
+    real.signal("-CONT");
+    is_there(&redis).await;
+    assert_eq!(admitted(&limits).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_port_where_nobody_ever_answers_holds_up_nothing() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("redis://{}", silent.local_addr().expect("an address"));
+    let redis = Arc::new(Redis::new(&url, "t:", 50 * MILLI, Handle::current()).expect("a URL"));
+    let limits = limits(redis.clone(), 1000, OnFailure::Local);
+    let from = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(admitted(&limits).await, Ok(()));
+    }
+    assert!(from.elapsed() < 50 * MILLI, "the first of them included: {:?}", from.elapsed());
+    assert_eq!((redis.is_there(), redis.misses()), (false, 100));
+}
+
+#[tokio::test]
+async fn a_server_that_may_only_be_read_from_does_not_count() {
+    let real = Real::start().await;
+    real.tell(&["REPLICAOF", "127.0.0.1", "1"]).await.expect("done");
+    let redis = Redis::new(&real.url(), "t:", PATIENCE, Handle::current()).expect("a URL");
+    tokio::time::sleep(300 * MILLI).await;
+    assert!(!redis.is_there());
+    real.tell(&["REPLICAOF", "NO", "ONE"]).await.expect("done");
+    is_there(&redis).await;
+}
+
+#[test]
+fn the_connection_outlives_the_runtime_of_a_call() {
+    let core =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("one");
+    let (_real, redis) = core.block_on(async {
+        let real = Real::start().await;
+        let redis = real.gateway().await;
+        (real, redis)
+    });
+    for _ in 0..3 {
+        let brief = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        assert!(brief.block_on(taken(&redis, &[rate("a", 1, SEC, 100)])));
+    }
+    assert_eq!(redis.misses(), 0);
+}
+
+#[tokio::test]
+async fn a_store_that_nobody_wants_any_more_is_not_sought() {
+    let redis = Redis::new("redis://127.0.0.1:1", "t:", PATIENCE, Handle::current()).expect("a URL");
+    let link = Arc::downgrade(&redis.0);
+    drop(redis);
+    tokio::time::sleep(300 * MILLI).await;
+    assert!(link.upgrade().is_none());
+    assert!(Redis::new("no url", "t:", PATIENCE, Handle::current()).is_err());
+}

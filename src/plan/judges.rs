@@ -22,13 +22,22 @@ use tokio::runtime::Handle;
 use crate::config::{self, Config, Pattern};
 use crate::keys::Remote;
 use crate::protocol::revision;
+use crate::store::redis::Redis;
 
 /// What outlives a change of the configuration.
 #[derive(Clone, Default)]
 pub struct Lasting {
     pub counters: Arc<Counters>,
+    redis: Option<(config::Redis, Duration, Arc<Redis>)>,
     /// Key sets by URL and by how often they are read.
     remote: BTreeMap<(String, Duration), Arc<Remote>>,
+}
+
+impl Lasting {
+    /// The store that several gateways share, if it is used.
+    pub fn redis(&self) -> Option<&Arc<Redis>> {
+        self.redis.as_ref().map(|(.., redis)| redis)
+    }
 }
 
 /// The chain of a configuration. The words of a failure are for the configuration's author.
@@ -232,7 +241,21 @@ fn rates(
             },
         });
     }
-    let shared = None;
+    let shared = match (limits.store, &config.redis) {
+        (config::Store::Redis, Some(settings)) => {
+            let timeout = limits.timeout.get();
+            let same = before.redis.as_ref().filter(|(s, t, _)| s == settings && *t == timeout);
+            let redis = match same {
+                Some((.., redis)) => redis.clone(),
+                None => Redis::new(settings.url.expose(), &settings.prefix, timeout, core.clone())
+                    .map(Arc::new)
+                    .map_err(|error| format!("redis: {error}"))?,
+            };
+            lasting.redis = Some((settings.clone(), timeout, redis.clone()));
+            Some(redis as Arc<dyn rate::Shared>)
+        }
+        _ => None,
+    };
     let on_failure = match limits.on_failure {
         config::OnFailure::Local => rate::OnFailure::Local,
         config::OnFailure::Open => rate::OnFailure::Open,

@@ -111,6 +111,9 @@ pub async fn answer(
             (if ready { 200 } else { 503 }, "application/json", Bytes::from(body))
         }
         Path::Metrics => {
+            if let Some(store) = ctx.house.plan.lasting.redis() {
+                gateway.door.metrics.limit_store(store.is_there(), store.misses());
+            }
             (200, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(gateway.door.metrics.text()))
         }
     };

@@ -84,6 +84,8 @@ pub struct Metrics {
     upstream_seconds: HistogramVec,
     rejections: IntCounterVec,
     redactions: IntCounterVec,
+    limit_store_up: IntGauge,
+    limit_store_misses: IntGauge,
     changed_tools: IntCounterVec,
     upstream_up: IntGaugeVec,
     pub sessions: IntGauge,
@@ -143,6 +145,14 @@ impl Metrics {
                 "toolgate_filter_rejections_total",
                 "Requests that a filter refused.",
                 &["filter", "reason"],
+            ),
+            limit_store_up: gauge(
+                "toolgate_limit_store_up",
+                "1 while the store that several gateways share their limits in answers.",
+            ),
+            limit_store_misses: gauge(
+                "toolgate_limit_store_misses_total",
+                "Calls whose limits that store did not judge in time, since the last change of its settings.",
             ),
             redactions: counters(
                 "toolgate_redactions_total",
@@ -223,6 +233,12 @@ impl Metrics {
             let counter = self.redactions.with_label_values(&[server, way.word(), &**detector, action]);
             counter.inc_by(count as u64);
         }
+    }
+
+    /// What the store of shared limits says of itself; for the time when metrics are read.
+    pub fn limit_store(&self, up: bool, misses: u64) {
+        self.limit_store_up.set(up.into());
+        self.limit_store_misses.set(i64::try_from(misses).unwrap_or(i64::MAX));
     }
 
     /// Counts a definition that is not the pinned one.

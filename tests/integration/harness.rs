@@ -216,6 +216,17 @@ impl Gateway {
         told == Some(value)
     }
 
+    /// Whether its limits are counted in the store that it shares with others.
+    pub async fn shares(&self) -> bool {
+        let text =
+            std::fs::read_to_string(self.folder.path().join("toolgate.yaml")).expect("its configuration");
+        let admin =
+            text.lines().find_map(|line| line.strip_prefix("admin: {address: \"")?.strip_suffix("\"}"));
+        let url = format!("http://{}/metrics", admin.expect("a listener for operators"));
+        let metrics = self.http.get(url).send().await.expect("metrics").text().await.expect("a text");
+        metrics.lines().any(|line| line == "toolgate_limit_store_up 1")
+    }
+
     pub async fn get(&self, path: &str) -> String {
         let response = self.http.get(self.url(path)).send().await.expect("the gateway answers");
         response.text().await.expect("a body")

@@ -4,6 +4,7 @@ mod budgets;
 mod guards;
 mod page;
 mod roles;
+mod shared;
 mod strangers;
 
 use serde_json::{Value, json};

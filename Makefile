@@ -30,7 +30,7 @@ lint: system ## formatting and clippy, warnings denied
 
 unit: system ## unit and property tests
 	$(CARGO) test --workspace --locked --lib --bins
-	$(CARGO) test -p filters --locked --test differential --test rate --test rate_bounds
+	$(CARGO) test -p filters --locked --test differential --test rate --test rate_bounds --test rate_shared
 
 integration: setup ## the real binary, real servers, real clients, the conformance suite
 	$(CARGO) test --locked --test integration

@@ -1,13 +1,15 @@
 //! Limits that are counted in Redis, so that all gateways with one Redis share one budget.
 //!
 //! A call is judged by one script in one round trip, on Redis' own clock. It is waited for as long as the
-//! configuration says; while Redis is away nothing is waited for at all: the connection is put aside, one task
-//! tries to make a new one each second, and callers are told at once.
+//! configuration says; while Redis is away nothing is waited for at all: the connection is put aside, one
+//! task tries to make a new one each second, and callers are told at once.
 //!
 //! The connection is our own and not the crate's `ConnectionManager`, because that one keeps a connection on
-//! which nothing is ever answered (a host that vanished, a process that was stopped) until the kernel gives up.
+//! which nothing is ever answered (a host that vanished, a process that was stopped) until the kernel gives
+//! up.
 //!
-//! Redis 5 or newer, as one server or behind a proxy; the client does not follow the redirections of a cluster.
+//! Redis 5 or newer, as one server or behind a proxy; the client does not follow the redirections of a
+//! cluster.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -1,8 +1,8 @@
 -- Takes one from each budget, or none from any. For each key three arguments: a rate is `r`, its pace and its
--- depth in ticks; a quota is `q`, its count and the length of its window in seconds. The arithmetic is that of
--- filters/src/rate/budget.rs, on this server's clock, which all gateways share.
--- Ticks are sixteenths of a microsecond since 2026: whole numbers that a double holds exactly until 2043.
--- Gives the place of the key that has no room for the longest time (0: all were taken), and microseconds.
+-- depth in ticks; a quota is `q`, its count and the length of its window in seconds. The arithmetic is that
+-- of filters/src/rate/budget.rs, on this server's clock, which all gateways share. Ticks are sixteenths of a
+-- microsecond since 2026: whole numbers that a double holds exactly until 2043. Gives the place of the key
+-- that has no room for the longest time (0: all were taken), and microseconds.
 
 local time = redis.call('TIME')
 local sec, micro = tonumber(time[1]), tonumber(time[2])
@@ -39,7 +39,7 @@ for i, key in ipairs(KEYS) do
     end
     if last <= sec then used = 0 end
     wait = 0
-    lives[i] = (until_sec - sec) * 1000
+    lives[i] = (until_sec - sec) * 1000 - math.floor(micro / 1000) + 1
     if used >= one then
       wait = (until_sec - sec) * 1000000 - micro
       if last ~= until_sec then

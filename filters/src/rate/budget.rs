@@ -1,11 +1,11 @@
-//! What a budget is, and the arithmetic of its three kinds. The whole state of one budget is one word, changed by
-//! compare-and-swap: no lock, and no moment at which two callers see the same room. The clock is read after the
-//! word, each time: a thread that is put to sleep in between would else judge the present by a time long past,
-//! and take a due time that is only later for one that is out of bounds.
+//! What a budget is, and the arithmetic of its three kinds. The whole state of one budget is one word,
+//! changed by compare-and-swap: no lock, and no moment at which two callers see the same room. The clock is
+//! read after the word, each time: a thread that is put to sleep in between would else judge the present by a
+//! time long past, and take a due time that is only later for one that is out of bounds.
 //!
-//! - A rate is judged by the generic cell rate algorithm. The word is the *due time*: when the calls let through
-//!   so far would all have come at the even pace. A call passes if its own due time is no more than `burst`
-//!   paces ahead of now. So no window of length `t` ever holds more than `burst + t / pace` calls.
+//! - A rate is judged by the generic cell rate algorithm. The word is the *due time*: when the calls let
+//!   through so far would all have come at the even pace. A call passes if its own due time is no more than
+//!   `burst` paces ahead of now. So no window of length `t` ever holds more than `burst + t / pace` calls.
 //! - A quota is a count and the end of its window; windows begin at whole multiples of their length since
 //!   1970 (UTC), so those of `1d` at midnight.
 //! - Slots are a count of calls under way.
@@ -19,7 +19,8 @@ use super::key::Digest128;
 /// How many a rule lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// `count` calls `per` so much time on the long run, and `burst` at once. A burst of 0 lets nothing through.
+    /// `count` calls `per` so much time on the long run, and `burst` at once. A burst of 0 lets nothing
+    /// through.
     Rate { count: u64, per: Duration, burst: u64 },
     /// So many calls under way at once.
     Concurrent(u32),
@@ -133,8 +134,8 @@ impl Meter {
         }
     }
 
-    /// Undoes a [`Meter::take`] that gave `taken`, for a call that another rule refused. In between, others may
-    /// have been refused that would have had room; never was one let through that had none.
+    /// Undoes a [`Meter::take`] that gave `taken`, for a call that another rule refused. In between, others
+    /// may have been refused that would have had room; never was one let through that had none.
     pub fn give_back(&self, state: &AtomicU64, taken: u64, clock: &dyn Clock) {
         let _ = match self {
             // Once that due time is past, others may have counted from now on, not from it: what was taken
@@ -193,8 +194,8 @@ fn change(state: &AtomicU64, next: impl Fn(u64) -> Next) -> Result<u64, Duration
 
 impl Pace {
     fn next(&self, due: u64, now: u64) -> Next {
-        // Under a rule that has become stricter an old due time may lie beyond its depth: nobody shall wait for
-        // longer than one who has just used up the burst of today.
+        // Under a rule that has become stricter an old due time may lie beyond its depth: nobody shall wait
+        // for longer than one who has just used up the burst of today.
         let due = due.clamp(now, now.saturating_add(self.depth)).saturating_add(self.every);
         match (due - now).checked_sub(self.depth) {
             None | Some(0) => Next::Taken(due),
@@ -207,8 +208,8 @@ impl Window {
     fn next(&self, state: u64, unix: Duration) -> Next {
         let now = unix.as_secs();
         let end = (now / self.secs + 1).saturating_mul(self.secs).min(u64::from(u32::MAX));
-        // What was counted in a window that is not over stays, even if the length of windows has changed or the
-        // clock was set back: it shall not take a reload to get a second quota.
+        // What was counted in a window that is not over stays, even if the length of windows has changed or
+        // the clock was set back: it shall not take a reload to get a second quota.
         let used = if end_of(state) > now { used_of(state) } else { 0 };
         if used < self.count {
             Next::Taken(end << 32 | u64::from(used + 1))

@@ -1,12 +1,12 @@
 //! The states of all budgets in this process. They outlive reloads.
 //!
 //! Memory is bounded: at most [`MAX_KEYS`] states (some 64 MiB), and those that say nothing any more (a full
-//! budget, a window that is over, no call under way) are dropped when a shard would grow. Without a thread for
-//! it: a shard is swept by the insert that finds it twice as large as the last sweep left it.
+//! budget, a window that is over, no call under way) are dropped when a shard would grow. Without a thread
+//! for it: a shard is swept by the insert that finds it twice as large as the last sweep left it.
 //!
-//! Where all of a shard is in use, a key that is new has no state of its own: all such keys of a rule share one
-//! budget, the *crowd*, until there is room again. So whoever floods the gateway with keys neither gets a limit
-//! out of the way nor locks out those who are known already.
+//! Where all of a shard is in use, a key that is new has no state of its own: all such keys of a rule share
+//! one budget, the *crowd*, until there is room again. So whoever floods the gateway with keys neither gets a
+//! limit out of the way nor locks out those who are known already.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

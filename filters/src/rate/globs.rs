@@ -1,7 +1,8 @@
 //! Patterns over names: `search__*`, `get_?`, `{get,list}_*`.
 //!
-//! They are asked on every call, so those that need no engine (a plain name, a beginning with a `*` at its end)
-//! are compared as text; only the others go to `globset`. Both ways mean the same, which a test holds them to.
+//! They are asked on every call, so those that need no engine (a plain name, a beginning with a `*` at its
+//! end) are compared as text; only the others go to `globset`. Both ways mean the same, which a test holds
+//! them to.
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 

@@ -1,7 +1,7 @@
 //! What tells one budget of a rule from another: the parts of its key, read from a call.
 //!
-//! In this process a key is a hash with secrets of the process, so nobody can make two callers' keys meet. In a
-//! shared store it is text that an operator can read, with everything long or odd in it hashed.
+//! In this process a key is a hash with secrets of the process, so nobody can make two callers' keys meet. In
+//! a shared store it is text that an operator can read, with everything long or odd in it hashed.
 
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::IpAddr;
@@ -16,8 +16,8 @@ const MAX_PLAIN: usize = 48;
 /// A part that a call does not have (a tenant, a tool) counts as an empty one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyPart {
-    /// Who calls: means, issuer, tenant and name, so users of one name but of two issuers have two budgets. All
-    /// anonymous callers are one.
+    /// Who calls: means, issuer, tenant and name, so users of one name but of two issuers have two budgets.
+    /// All anonymous callers are one.
     User,
     Tenant,
     /// A role's budget is shared by all who have the role; a call takes from the budget of each role of its
@@ -107,8 +107,8 @@ impl Secrets {
     }
 }
 
-/// 128 bits of SipHash, as two halves with a secret each: short enough for a map, and long enough that two keys
-/// never meet by chance.
+/// 128 bits of SipHash, as two halves with a secret each: short enough for a map, and long enough that two
+/// keys never meet by chance.
 pub(super) struct Digest128(DefaultHasher, DefaultHasher);
 
 impl Digest128 {

@@ -1,17 +1,17 @@
 //! How often: rates, quotas and how many at once.
 //!
-//! A limit is a rule: which calls it counts (`match`), for whom it counts them apart (`key`), and how many it lets
-//! through (a budget). A call must fit into the budgets of all rules that it matches, and takes from all of them
-//! or from none.
+//! A limit is a rule: which calls it counts (`match`), for whom it counts them apart (`key`), and how many it
+//! lets through (a budget). A call must fit into the budgets of all rules that it matches, and takes from all
+//! of them or from none.
 //!
 //! Rules keyed by address alone (or by nothing) and without `match` judge the head, before a byte is read and
-//! before anybody is authenticated; they count every request, GET and DELETE too. All others judge the message:
-//! each one that is POSTed counts, request, notification or response. Callers are told apart by who they are,
-//! never by session or token, so a new one of these buys no new budget.
+//! before anybody is authenticated; they count every request, GET and DELETE too. All others judge the
+//! message: each one that is POSTed counts, request, notification or response. Callers are told apart by who
+//! they are, never by session or token, so a new one of these buys no new budget.
 //!
-//! It deliberately does not queue or delay a call, and knows no store: counters that several gateways share are
-//! behind the trait [`Shared`]. How many are under way at once is always counted in this process, because a
-//! gateway that dies must not take its slots with it: with several gateways each lets that many through.
+//! It deliberately does not queue or delay a call, and knows no store: counters that several gateways share
+//! are behind the trait [`Shared`]. How many are under way at once is always counted in this process, because
+//! a gateway that dies must not take its slots with it: with several gateways each lets that many through.
 
 mod budget;
 mod clock;

@@ -9,7 +9,8 @@ use crate::call::Thing;
 /// One limit: how many of the calls that match, for each key.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Told to callers that reach the limit. A rule that keeps its name (and kind) keeps its counts on reload.
+    /// Told to callers that reach the limit. A rule that keeps its name (and kind) keeps its counts on
+    /// reload.
     pub name: String,
     /// What is counted apart; nothing means one budget for all.
     pub key: Vec<KeyPart>,
@@ -17,9 +18,9 @@ pub struct Rule {
     pub budget: Budget,
 }
 
-/// Which calls a rule counts. Lists without patterns do not ask. Of tools, prompts, resources and servers any may
-/// fit what the call touches; on top of that `methods` must fit, and `roles` must fit a role of the caller.
-/// Names are federated ones, resources are URIs.
+/// Which calls a rule counts. Lists without patterns do not ask. Of tools, prompts, resources and servers any
+/// may fit what the call touches; on top of that `methods` must fit, and `roles` must fit a role of the
+/// caller. Names are federated ones, resources are URIs.
 #[derive(Clone, Debug, Default)]
 pub struct Match {
     pub tools: Globs,

@@ -13,8 +13,8 @@ use super::take::{Held, Shut, Want, local};
 use super::words;
 use crate::verdict::Refusal;
 
-/// Where shared budgets are counted. Implementations have a deadline of their own, and one that is away says so
-/// at once, not after the deadline each time.
+/// Where shared budgets are counted. Implementations have a deadline of their own, and one that is away says
+/// so at once, not after the deadline each time.
 pub trait Shared: Send + Sync {
     /// Takes one from each budget, or none from any, in one step and one round trip.
     fn take<'a>(
@@ -74,8 +74,8 @@ pub(super) async fn judge(
         return Ok(held);
     }
     let asked = counters.clock().nanos();
-    // Who was told to wait and does not costs no round trip. This refuses nobody whom the store would let pass:
-    // the wait counts from before the store was asked, and a budget never has room sooner than it said.
+    // Who was told to wait and does not costs no round trip. This refuses nobody whom the store would let
+    // pass: the wait counts from before the store was asked, and a budget never has room sooner than it said.
     for want in &wants {
         if let Some(wait) = Shut::of(want, counters).wait(counters, asked) {
             return Err(words::refusal(&want.limit.rule, wait));

@@ -13,8 +13,8 @@ pub(super) fn refusal(rule: &Rule, wait: Duration) -> Box<Refusal> {
         Budget::Rate { count, per, burst } => {
             let at_once = if burst == count { String::new() } else { format!(", {burst} at once") };
             let message = format!(
-                "Rate limit `{name}` reached: at most {} in {}{at_once}. Wait {}, then try this call again; do \
-                 not repeat it sooner.",
+                "Rate limit `{name}` reached: at most {} in {}{at_once}. Wait {}, then try this call again; \
+                 do not repeat it sooner.",
                 calls(count),
                 short(per),
                 long(wait)
@@ -23,8 +23,8 @@ pub(super) fn refusal(rule: &Rule, wait: Duration) -> Box<Refusal> {
         }
         Budget::Quota { count, per } => {
             let message = format!(
-                "Quota `{name}` is used up: at most {} in {}. It begins anew in {}; until then no call under it \
-                 will pass, so do not repeat this one.",
+                "Quota `{name}` is used up: at most {} in {}. It begins anew in {}; until then no call under \
+                 it will pass, so do not repeat this one.",
                 calls(count),
                 short(per),
                 long(wait)
@@ -33,8 +33,8 @@ pub(super) fn refusal(rule: &Rule, wait: Duration) -> Box<Refusal> {
         }
         Budget::Concurrent(most) => {
             let message = format!(
-                "Limit `{name}` reached: {} under way at once, and no more are allowed. Wait for one of them to \
-                 end, then try this call again.",
+                "Limit `{name}` reached: {} under way at once, and no more are allowed. Wait for one of them \
+                 to end, then try this call again.",
                 calls(most.into())
             );
             ("too_many_at_once", message)
@@ -48,8 +48,8 @@ pub(super) fn refusal(rule: &Rule, wait: Duration) -> Box<Refusal> {
 /// Where nobody can tell whether there is room, and the configuration wants no call to pass then.
 pub(super) fn unavailable() -> Box<Refusal> {
     let wait = Duration::from_secs(1);
-    let message = "The limits of this gateway cannot be judged at the moment. Wait 1 second, then try this call \
-                   again.";
+    let message = "The limits of this gateway cannot be judged at the moment. Wait 1 second, then try this \
+                   call again.";
     let data = format!(r#"{{"retry_after_ms":{}}}"#, wait.as_millis());
     Box::new(Refusal::http(503, "limits_unavailable", message).with_data(data).retry_after(wait))
 }

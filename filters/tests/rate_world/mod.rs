@@ -1,6 +1,8 @@
 //! A clock to turn by hand, and calls written in one word, for the tests of limits.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod script;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,8 +57,8 @@ pub fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// `alice@acme#dev,ops&issuer$key>server__tool%ip^method;session`, all but the first optional. `get:` before
-/// it makes it a GET, `in:` a caller inside the process, `?uri` in place of `>tool` a resource of `files`, and
-/// `|name` a prompt of `files`.
+/// it makes it a GET, `in:` a caller inside the process, `?uri` in place of `>tool` a resource of `files`,
+/// and `|name` a prompt of `files`.
 pub struct Spoken {
     identity: Identity,
     aim: Option<(Thing, String, String)>,

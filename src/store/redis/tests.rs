@@ -247,7 +247,38 @@ async fn three_gateways_have_one_budget_between_them() {
     let most = 30.0 + 300.0 * from.elapsed().as_secs_f64();
     assert!(asked > 20_000, "only {asked} calls");
     let share = passed as f64 / most;
+    println!("{passed} of {asked} passed: {share:.5} of what had room");
     assert!((0.99..=1.000_4).contains(&share), "{passed} of {asked} passed, {most} had room");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_rate_lets_more_through_than_it_says() {
+    let real = Real::start().await;
+    let gateways = [real.gateway().await, real.gateway().await];
+    let mut keys = tokio::task::JoinSet::new();
+    let cases =
+        [(7, 1, 1), (7, 1, 7), (100, 1, 1), (333, 2, 5), (1000, 3, 40), (1, 1, 9), (60, 60, 60), (900, 7, 2)];
+    for (case, (count, secs, burst)) in cases.into_iter().enumerate() {
+        let gateways = gateways.clone();
+        keys.spawn(async move {
+            let ask = [rate(&format!("case{case}"), count, secs * SEC, burst)];
+            let (from, mut passed) = (Instant::now(), 0u64);
+            while from.elapsed() < 3 * SEC {
+                // Odd pauses of 0 to 9 ms, and all at once between them.
+                let now = from.elapsed().as_micros() as u64;
+                tokio::time::sleep(MILLI * (now % 10) as u32).await;
+                let both = gateways.each_ref().map(|gateway| gateway.take(&ask));
+                for answer in futures::future::join_all(both).await {
+                    passed += u64::from(answer.expect("an answer") == Answer::Taken);
+                }
+            }
+            let most = burst as f64 + from.elapsed().as_secs_f64() * count as f64 / f64::from(secs);
+            (case, passed as f64, most)
+        });
+    }
+    for (case, passed, most) in keys.join_all().await {
+        assert!(passed <= most && passed >= most / 2.0 - 1.0, "case {case}: {passed} of {most}");
+    }
 }
 
 #[tokio::test]

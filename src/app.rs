@@ -29,6 +29,8 @@ use crate::telemetry::access::Access;
 
 /// How long the listeners wait for the servers' first answers.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long they wait for the store of shared limits.
+const STORE: Duration = Duration::from_secs(1);
 /// How often idle sessions are looked for, if they do not live shorter than that.
 const SWEEP: Duration = Duration::from_secs(15);
 /// How long running requests get after Ctrl-C, when somebody waits at the terminal.
@@ -64,6 +66,7 @@ impl App {
             let plan = Plan::new(config, None, &core)?;
             let registry = Registry::start(plan, metrics.clone());
             registry.settled(PATIENCE).await;
+            reached(&registry).await;
             Ok::<_, AppError>(Arc::new(Door {
                 registry,
                 sessions: Sessions::new(metrics.clone(), core.clone()),
@@ -137,6 +140,16 @@ impl App {
         server.run(RunArgs { shutdown_signal: Box::new(Stopping(stopping)) });
         // `finish` ends the process when the last request is done; here only when that took too long.
         Ok(())
+    }
+}
+
+/// Waits a moment for the store of shared limits, so that the first calls are counted there too.
+async fn reached(registry: &Registry) {
+    let house = registry.house();
+    let Some(store) = house.plan.lasting.redis() else { return };
+    let patience = tokio::time::Instant::now() + STORE;
+    while !store.is_there() && tokio::time::Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -1,0 +1,104 @@
+//! What a client is told to do about a refusal: the `WWW-Authenticate` header (RFC 6750 §3, RFC 9728 §5.1) and the
+//! document that says who issues tokens for this gateway (RFC 9728 §3).
+//!
+//! Clients compare `resource` of that document with the URL that they were given: the official SDKs want the same
+//! origin and a path that is equal or above, RFC 9728 §3.3 wants it equal. So each endpoint names its own URL, but
+//! for `/mcp`, which is the resource that the operator configured.
+
+use serde_json::json;
+
+const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+const MAIN: &str = "/mcp";
+
+/// What `/.well-known/oauth-protected-resource` tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// The identifier of this gateway: the URL of its endpoint `/mcp` as clients know it.
+    pub resource: String,
+    pub authorization_servers: Vec<String>,
+    pub scopes_supported: Vec<String>,
+    /// `scheme://host[:port]` under which clients reach the gateway.
+    pub public_url: String,
+}
+
+/// What a request was refused for, in the words of RFC 6750 §3.1, and what to tell of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    InvalidRequest(&'static str),
+    InvalidToken(&'static str),
+    InsufficientScope(&'static str),
+}
+
+impl Metadata {
+    /// The document for a request path; `None` where none is.
+    pub fn document(&self, path: &str) -> Option<Vec<u8>> {
+        let endpoint = path.strip_prefix(WELL_KNOWN)?;
+        let resource = match endpoint {
+            "" | "/" | MAIN => self.resource.clone(),
+            endpoint if is_endpoint(endpoint) => format!("{}{endpoint}", self.origin()),
+            _ => return None,
+        };
+        let mut document = json!({
+            "resource": resource,
+            "authorization_servers": self.authorization_servers,
+            "bearer_methods_supported": ["header"],
+        });
+        if !self.scopes_supported.is_empty() {
+            document["scopes_supported"] = json!(self.scopes_supported);
+        }
+        Some(document.to_string().into_bytes())
+    }
+
+    /// The URL of the document for an endpoint; of the main one where the path is none, since a path comes from
+    /// the client and nothing of it may be echoed that was not looked at.
+    fn url(&self, path: &str) -> String {
+        let path = if path == MAIN || is_endpoint(path) { path } else { "" };
+        format!("{}{WELL_KNOWN}{path}", self.origin())
+    }
+
+    fn origin(&self) -> &str {
+        self.public_url.trim_end_matches('/')
+    }
+}
+
+/// `/servers/NAME/mcp`, with a name of plain letters.
+fn is_endpoint(path: &str) -> bool {
+    let name = path.strip_prefix("/servers/").and_then(|path| path.strip_suffix(MAIN));
+    name.is_some_and(|name| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    })
+}
+
+/// The value of `WWW-Authenticate`.
+pub(super) fn write(
+    metadata: Option<&Metadata>,
+    path: &str,
+    trouble: Option<Trouble>,
+    scopes: &[String],
+) -> String {
+    let mut out = String::from(r#"Bearer realm="mcp""#);
+    let mut add = |name: &str, value: &str| {
+        out.push_str(", ");
+        out.push_str(name);
+        out.push_str("=\"");
+        // RFC 6750 §3 keeps quotes, backslashes and all that is not ASCII out of these.
+        out.extend(value.chars().filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\')));
+        out.push('"');
+    };
+    if let Some(trouble) = trouble {
+        let (error, description) = match trouble {
+            Trouble::InvalidRequest(words) => ("invalid_request", words),
+            Trouble::InvalidToken(words) => ("invalid_token", words),
+            Trouble::InsufficientScope(words) => ("insufficient_scope", words),
+        };
+        add("error", error);
+        add("error_description", description);
+    }
+    if !scopes.is_empty() {
+        add("scope", &scopes.join(" "));
+    }
+    if let Some(metadata) = metadata {
+        add("resource_metadata", &metadata.url(path));
+    }
+    out
+}

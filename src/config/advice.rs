@@ -3,7 +3,7 @@
 //! Nothing here stops a start. It names settings and never values that may be secret.
 
 use super::server::{Credentials, Kind};
-use super::{Config, Server};
+use super::{Config, Effect, Issuer, Keys, Net, Pinning, Redact, Server, ServerName, Store, Url};
 
 impl Config {
     /// What is probably not meant so, one sentence each; for `check` and the log.
@@ -25,7 +25,16 @@ impl Config {
         if self.cors_is_wider() {
             warnings.push("cors.origins has origins that listen.allowed_origins turns away".into());
         }
+        if self.listen.trusted_proxies.iter().any(Net::is_everyone) {
+            warnings.push(
+                "listen.trusted_proxies trusts everybody: any caller can say which address it comes from"
+                    .into(),
+            );
+        }
+        self.advise_on_auth(&mut warnings);
+        self.advise_on_rights(&mut warnings);
         for (name, server) in &self.servers {
+            self.advise_on_server(name, server, &mut warnings);
             if server.sends_credentials_in_the_open() {
                 warnings.push(format!(
                     "mcpServers.{name}: credentials are sent without encryption (http, not https)"
@@ -33,6 +42,64 @@ impl Config {
             }
         }
         warnings
+    }
+
+    fn advise_on_auth(&self, warnings: &mut Vec<String>) {
+        let Some(auth) = &self.auth else { return };
+        let open = |url: &Url| !url.is_tls() && !url.is_loopback();
+        for Issuer { issuer, keys, .. } in &auth.jwt {
+            if matches!(keys, Keys::JwksUrl(url) if open(url)) {
+                warnings.push(format!(
+                    "auth.jwt: the keys of {issuer} are fetched without encryption (http, not https): whoever stands \
+                     between can put in their own"
+                ));
+            }
+        }
+        if auth.exchange.as_ref().is_some_and(|exchange| open(&exchange.token_endpoint)) {
+            warnings.push("auth.exchange: tokens are sent without encryption (http, not https)".into());
+        }
+    }
+
+    fn advise_on_rights(&self, warnings: &mut Vec<String>) {
+        if let Some(rbac) = &self.rbac {
+            if self.auth.is_none() {
+                warnings.push("rbac without auth: every caller is anonymous and has no role".into());
+            }
+            if rbac.default == Effect::Deny && rbac.roles.is_empty() && rbac.rules.is_empty() {
+                warnings.push("rbac names no roles and no rules: nobody may do anything".into());
+            }
+        }
+        let shared = self.rate_limits.as_ref().is_some_and(|limits| limits.store == Store::Redis);
+        if let Some(redis) = &self.redis {
+            if !shared {
+                warnings.push("redis is not used: rate_limits.store is not redis".into());
+            }
+            if redis.url.has_password() && !redis.url.is_tls() && !redis.url.is_loopback() {
+                warnings
+                    .push("redis.url: its password is sent without encryption (redis, not rediss)".into());
+            }
+        }
+        if !self.guard.pins.is_empty() && self.servers.values().all(|server| server.pinning == Pinning::Off) {
+            warnings.push("guard.pins is not used: no server has `pinning`".into());
+        }
+        let looks = |server: &Server| server.redact != Redact::default();
+        if !self.guard.patterns.is_empty() && !self.servers.values().any(looks) {
+            warnings.push("guard.patterns is not used: no server has `redact`".into());
+        }
+    }
+
+    fn advise_on_server(&self, name: &ServerName, server: &Server, warnings: &mut Vec<String>) {
+        let Some(auth) = &self.auth else { return };
+        match server.credentials {
+            Credentials::Passthrough => warnings.push(format!(
+                "mcpServers.{name}: with credentials: passthrough the token or key that a caller came in with travels \
+                 on to this server; credentials: exchange gives it one of its own"
+            )),
+            Credentials::Exchange if auth.jwt.is_empty() => warnings.push(format!(
+                "mcpServers.{name}: credentials: exchange needs a token of the caller's, and auth.jwt takes none"
+            )),
+            _ => {}
+        }
     }
 
     fn cors_is_wider(&self) -> bool {
@@ -69,6 +136,32 @@ mod tests {
             ("mcpServers: {a: {builtin: demo}}\ncors: {origins: [\"https://a.example\"]}", "cors.origins"),
             ("mcpServers: {a: {url: \"http://a.example\", headers: {X-Key: abc}}}", "mcpServers.a"),
             ("mcpServers: {a: {url: \"http://a.example\", credentials: passthrough}}", "mcpServers.a"),
+            ("mcpServers: {a: {builtin: demo}}\nlisten: {trusted_proxies: [0.0.0.0/0]}", "trusts everybody"),
+            (
+                "mcpServers: {a: {builtin: demo}}\nauth: {jwt: [{issuer: i, audience: a, jwks_url: \"http://id.example/\"}]}",
+                "the keys of i",
+            ),
+            (
+                "mcpServers: {a: {builtin: demo}}\nauth: {required: false, exchange: {token_endpoint: \"http://id.example/\", client_id: a}}",
+                "auth.exchange",
+            ),
+            ("mcpServers: {a: {builtin: demo}}\nrbac: {default: allow}", "rbac without auth"),
+            ("mcpServers: {a: {builtin: demo}}\nauth: {required: false}\nrbac: {}", "nobody may do anything"),
+            ("mcpServers: {a: {builtin: demo}}\nredis: {url: \"redis://h\"}", "redis is not used"),
+            (
+                "mcpServers: {a: {builtin: demo}}\nrate_limits: {store: redis}\nredis: {url: \"redis://:p@h\"}",
+                "its password",
+            ),
+            ("mcpServers: {a: {builtin: demo}}\nguard: {patterns: [{name: a, regex: a}]}", "guard.patterns"),
+            (
+                "mcpServers: {a: {url: \"https://a.example\", credentials: passthrough}}\nauth: {required: false}",
+                "travels on",
+            ),
+            (
+                "mcpServers: {a: {url: \"https://a.example\", credentials: exchange}}\n\
+                 auth: {required: false, exchange: {token_endpoint: \"https://id.example/\", client_id: a}}",
+                "needs a token",
+            ),
         ] {
             let warnings = parse("c", text, &|_| None).expect(text).warnings();
             assert!(warnings.len() == 1 && warnings[0].contains(words), "{text}: {warnings:?}");

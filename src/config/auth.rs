@@ -124,7 +124,11 @@ impl Written {
                     .collect(),
                 scopes_supported: scopes(metadata.scopes_supported),
             }),
-            exchange: self.exchange,
+            // `${SECRET:-}` is how a file leaves open whether there is one.
+            exchange: self.exchange.map(|exchange| Exchange {
+                client_secret: exchange.client_secret.filter(|secret| !secret.expose().is_empty()),
+                ..exchange
+            }),
         }
     }
 
@@ -149,9 +153,7 @@ impl Written {
                 "with `required: false` callers come in without credentials",
             );
         }
-        for list in ["required_scopes"] {
-            spot.child(list).iter().for_each(Spot::check_distinct);
-        }
+        spot.child("required_scopes").iter().for_each(Spot::check_distinct);
         let metadata = spot.child("resource_metadata");
         let servers = metadata.and_then(|metadata| metadata.child("authorization_servers"));
         if let Some(servers) = servers.filter(|servers| servers.node.items().is_empty()) {

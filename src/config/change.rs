@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::Config;
 use super::names::ServerName;
+use super::{Auth, Config, Guard, RateLimits, Rbac};
 
 /// One thing that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ impl Config {
         note(self.listen.address != new.listen.address, "listen.address", true);
         note(self.listen.allowed_origins != new.listen.allowed_origins, "listen.allowed_origins", false);
         note(self.listen.allowed_hosts != new.listen.allowed_hosts, "listen.allowed_hosts", false);
+        note(self.listen.trusted_proxies != new.listen.trusted_proxies, "listen.trusted_proxies", false);
+        note(self.listen.public_url != new.listen.public_url, "listen.public_url", false);
         note(self.admin != new.admin, "admin.address", true);
         note(self.workers != new.workers, "workers", true);
         note(self.log.format != new.log.format, "log.format", true);
@@ -47,7 +49,89 @@ impl Config {
         }
         named("server", &self.servers, &new.servers, &mut changes);
         named("toolset", &self.toolsets, &new.toolsets, &mut changes);
+        block("auth", &self.auth, &new.auth, Auth::parts, &mut changes);
+        block("rbac", &self.rbac, &new.rbac, Rbac::parts, &mut changes);
+        block("rate_limits", &self.rate_limits, &new.rate_limits, RateLimits::parts, &mut changes);
+        block("redis", &self.redis, &new.redis, |_, _| Vec::new(), &mut changes);
+        parts("guard", &self.guard.parts(&new.guard), &mut changes);
         changes
+    }
+}
+
+/// The keys of a block, each with whether it differs.
+type Parts = Vec<(&'static str, bool)>;
+
+impl Auth {
+    fn parts(&self, new: &Auth) -> Parts {
+        vec![
+            ("required", self.required != new.required),
+            ("anonymous", self.anonymous != new.anonymous),
+            ("required_scopes", self.required_scopes != new.required_scopes),
+            ("jwt", self.jwt != new.jwt),
+            ("api_keys", self.api_keys != new.api_keys),
+            ("resource_metadata", self.resource_metadata != new.resource_metadata),
+            ("exchange", self.exchange != new.exchange),
+        ]
+    }
+}
+
+impl Rbac {
+    fn parts(&self, new: &Rbac) -> Parts {
+        vec![
+            ("default", self.default != new.default),
+            ("roles", self.roles != new.roles),
+            ("scopes", self.scopes != new.scopes),
+            ("rules", self.rules != new.rules),
+        ]
+    }
+}
+
+impl RateLimits {
+    fn parts(&self, new: &RateLimits) -> Parts {
+        vec![
+            ("store", self.store != new.store),
+            ("on_failure", self.on_failure != new.on_failure),
+            ("timeout", self.timeout != new.timeout),
+            ("rules", self.rules != new.rules),
+        ]
+    }
+}
+
+impl Guard {
+    fn parts(&self, new: &Guard) -> Parts {
+        vec![
+            ("detectors", self.detectors != new.detectors),
+            ("patterns", self.patterns != new.patterns),
+            ("pins", self.pins != new.pins),
+        ]
+    }
+}
+
+/// A block that may not be there, with what in it differs.
+fn block<T: PartialEq>(
+    name: &str,
+    old: &Option<T>,
+    new: &Option<T>,
+    differing: impl Fn(&T, &T) -> Parts,
+    changes: &mut Vec<Change>,
+) {
+    let mut note = |verb: &str| {
+        changes.push(Change { what: format!("{name} {verb}"), needs_restart: false });
+    };
+    match (old, new) {
+        (None, Some(_)) => note("added"),
+        (Some(_), None) => note("removed"),
+        (Some(old), Some(new)) if old != new => {
+            let keys = differing(old, new);
+            if keys.is_empty() { note("changed") } else { parts(name, &keys, changes) }
+        }
+        _ => {}
+    }
+}
+
+fn parts(name: &str, parts: &[(&'static str, bool)], changes: &mut Vec<Change>) {
+    for (key, _) in parts.iter().filter(|(_, differs)| *differs) {
+        changes.push(Change { what: format!("{name}.{key} changed"), needs_restart: false });
     }
 }
 
@@ -101,5 +185,39 @@ mod tests {
             ]
         );
         assert_eq!(new.changes(&new), []);
+    }
+
+    #[test]
+    fn blocks_are_added_changed_and_removed_and_do_not_change_by_moving() {
+        let read = |text: &str| {
+            parse("c", &format!("mcpServers: {{a: {{builtin: demo}}}}\n{text}"), &|_| None)
+                .expect("a good config")
+        };
+        let old = "auth:\n  api_keys: [{id: a, sha256: HASH}]\n\
+                   rbac:\n  roles: {r: {allow: {tools: [\"*\"]}}}\n\
+                   rate_limits:\n  rules: [{name: n, key: [], limit: 1/1s}]\n"
+            .replace("HASH", &"a".repeat(64));
+        let moved = old.replace("  r", "  # nothing new\n\n  r").replace("  api", "\n\n  api");
+        assert_ne!(old, moved);
+        assert_eq!(read(&old).changes(&read(&moved)), []);
+        assert_eq!(read(&old).rbac, read(&moved).rbac);
+        let new =
+            old.replace("id: a", "id: b").replace("1/1s", "2/1s").replace("rbac:", "rbac:\n  default: allow");
+        let new = format!("{new}redis: {{url: \"redis://h\"}}\nguard: {{detectors: []}}\n");
+        let told = |old: &str, new: &str| -> Vec<String> {
+            read(old).changes(&read(new)).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            told(&old, &new),
+            [
+                "auth.api_keys changed",
+                "rbac.default changed",
+                "rate_limits.rules changed",
+                "redis added",
+                "guard.detectors changed",
+            ]
+        );
+        assert_eq!(told(&old, ""), ["auth removed", "rbac removed", "rate_limits removed"]);
+        assert_eq!(told("redis: {url: \"redis://h\"}\n", "redis: {url: \"redis://i\"}\n"), ["redis changed"]);
     }
 }

@@ -7,7 +7,7 @@ use super::source::{Bytes, Source};
 use super::tree::{Node, Value};
 
 /// Words in a key (or a flag of a command) whose value is not for everyone.
-const WORDS: [&str; 11] = [
+const WORDS: [&str; 12] = [
     "authorization",
     "token",
     "secret",
@@ -19,9 +19,15 @@ const WORDS: [&str; 11] = [
     "cookie",
     "private",
     "bearer",
+    "sha256",
 ];
 /// Keys all of whose values are secret.
 const SECTIONS: [&str; 2] = ["env", "headers"];
+/// Keys with a telling word whose values, and all below them, are known not to be secret, or to be words and
+/// conditions that speak of secrets.
+const HARMLESS: [&str; 4] = ["token_endpoint", "detectors", "when", "key"];
+/// A block of secrets with names: what each item has beside its secret is for everyone.
+const KEYS: (&str, [&str; 5]) = ("api_keys", ["id", "user", "roles", "tenant", "scopes"]);
 
 /// Where the file's secrets stand.
 pub(super) fn secrets(root: &Node, source: &Source<'_>) -> Vec<Bytes> {
@@ -36,8 +42,11 @@ fn walk(node: &Node, secret: bool, source: &Source<'_>, blots: &mut Vec<Bytes>) 
             for entry in entries {
                 // A list of headers, as CORS has it, is one of names.
                 let section = SECTIONS.contains(&entry.key.as_str()) && entry.node.items().is_empty();
-                let secret = secret || section || is_telling(&entry.key);
-                walk(&entry.node, secret, source, blots);
+                match entry.key.as_str() {
+                    key if !secret && is_harmless(key, &entry.node) => {}
+                    key if key == KEYS.0 && !secret => walk_keys(&entry.node, source, blots),
+                    key => walk(&entry.node, secret || section || is_telling(key), source, blots),
+                }
             }
         }
         Value::List(items) => {
@@ -59,6 +68,30 @@ fn walk(node: &Node, secret: bool, source: &Source<'_>, blots: &mut Vec<Bytes>) 
     }
 }
 
+/// The list of API keys: an item's secret is blotted out, and so is what nobody knows there.
+fn walk_keys(node: &Node, source: &Source<'_>, blots: &mut Vec<Bytes>) {
+    for item in node.items() {
+        let known = |entry: &&super::tree::Entry| KEYS.1.contains(&entry.key.as_str());
+        item.entries()
+            .iter()
+            .filter(|entry| !known(entry))
+            .for_each(|entry| walk(&entry.node, true, source, blots));
+        if item.entries().is_empty() {
+            walk(item, true, source, blots);
+        }
+    }
+    if node.items().is_empty() {
+        walk(node, true, source, blots);
+    }
+}
+
+/// A list of words, one condition, one address; not a text that only stands under such a key by mistake.
+fn is_harmless(key: &str, node: &Node) -> bool {
+    let listed = matches!(key, "detectors" | "key");
+    let words = node.items().iter().all(|item| matches!(&item.value, Value::Scalar(_)));
+    HARMLESS.contains(&key) && words && listed == matches!(node.value, Value::List(_))
+}
+
 fn is_telling(word: &str) -> bool {
     let word = word.to_ascii_lowercase();
     WORDS.iter().any(|telling| word.contains(telling))
@@ -67,7 +100,8 @@ fn is_telling(word: &str) -> bool {
 /// Where the secret part of a value begins: a URL's password or query, or what follows a telling word.
 fn telling_part(text: &str) -> Option<usize> {
     let url = text.find("://").map(|at| at + 3);
-    let user = url.filter(|from| text[*from..].split('/').next().is_some_and(|host| host.contains('@')));
+    // A password may hold a `/` where it should not.
+    let user = url.filter(|from| text[*from..].contains('@'));
     let query = url.and_then(|from| text[from..].find('?').map(|at| from + at + 1));
     let lower = text.to_ascii_lowercase();
     let after = WORDS
@@ -89,9 +123,13 @@ pub(super) fn guess(source: &Source<'_>, number: usize) -> Vec<Bytes> {
     own.into_iter().chain(below).chain(telling_part(line)).map(|at| bytes.start + at..bytes.end).collect()
 }
 
-/// Whether a line before this one opens `env:` or `headers:` and nothing has closed it, by indentation.
+/// Whether a line before this one opens `env:`, `headers:` or `api_keys:` and nothing has closed it, by indentation.
 fn in_section(source: &Source<'_>, number: usize) -> bool {
-    let indent = |line: &str| line.len() - line.trim_start().len();
+    // The items of a list may stand as far left as its key.
+    let indent = |line: &str| {
+        let text = line.trim_start();
+        line.len() - text.len() + usize::from(text.starts_with('-'))
+    };
     let mut depth = indent(source.line(number));
     for number in (1..number).rev() {
         let line = source.line(number);
@@ -100,7 +138,7 @@ fn in_section(source: &Source<'_>, number: usize) -> bool {
             continue;
         }
         depth = indent(line);
-        if SECTIONS.iter().any(|section| text.trim_start_matches('"').starts_with(section)) {
+        if SECTIONS.iter().chain([&KEYS.0]).any(|section| text.trim_start_matches('"').starts_with(section)) {
             return true;
         }
     }
@@ -166,6 +204,18 @@ mod tests {
             ("url: \"https://h/mcp?key=abc\"", "url: \"https://h/mcp?*******\""),
             ("max_body: 4MiB", "max_body: 4MiB"),
             ("client_secret: abc", "client_secret: ***"),
+            ("redis: {url: \"redis://:p/s@h\"}", "redis: {url: \"redis://******\"}"),
+            (
+                "api_keys: [{id: ci, sha256: abc, roles: [a]}]",
+                "api_keys: [{id: ci, sha256: ***, roles: [a]}]",
+            ),
+            ("api_keys: [{id: ci, key: abc}, tk_abc]", "api_keys: [{id: ci, key: ***}, ******]"),
+            ("headers: {api_keys: [{id: abc}]}", "headers: {api_keys: [{id: ***}]}"),
+            ("detectors: [private_key, api_key, iban]", "detectors: [private_key, api_key, iban]"),
+            ("key: [api_key, tool]", "key: [api_key, tool]"),
+            ("key: \"token: abc\"", "key: \"token: ***\""),
+            ("when: '\"secret\" in caller.roles'", "when: '\"secret\" in caller.roles'"),
+            ("token_endpoint: https://id/token", "token_endpoint: https://id/token"),
         ] {
             let source = Source::new(line);
             let Ok((Some(root), _)) = plant::plant(&source, line) else { panic!("not YAML: {line}") };
@@ -182,5 +232,7 @@ mod tests {
         assert_eq!(shown(5), "  url: x: y");
         assert_eq!(shown(6), "authorization: ** *");
         assert_eq!(shown(7), "env: {** *}}");
+        let source = Source::new("auth:\n  api_keys:\n  - {id: a}\n  - {id: abc}}\n");
+        assert_eq!(super::line(&source, 4, &merge(guess(&source, 4))), "  - {id: ***}}");
     }
 }

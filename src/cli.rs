@@ -13,7 +13,7 @@ use crate::app::{App, AppError};
 use crate::config::{self, Config};
 use crate::demo_server;
 use crate::upstream::house_meta;
-use crate::{protocol, telemetry};
+use crate::{protocol, telemetry, tls};
 
 /// An MCP gateway: one door in front of every Model Context Protocol server.
 #[derive(Parser)]
@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run { config }) => with_file(&config, run),
         Some(Command::Check { config }) => with_file(&config, |config, file| {
             print!("{}", summary(&config, file));
-            for warning in config.warnings() {
+            for warning in config.warnings().into_iter().chain(tls_doubts(&config)) {
                 println!("warning: {warning}");
             }
             ExitCode::SUCCESS
@@ -127,13 +127,13 @@ fn quickstart() -> ExitCode {
 fn announce(app: &App, file: Option<&Path>) {
     let house = app.door.registry.house();
     let config = &house.plan.config;
-    let address = config.listen.address;
     let from = file.map_or_else(
         || "quickstart settings (no toolgate.yaml here)".to_owned(),
         |f| f.display().to_string(),
     );
     println!("Toolgate {} — {from}", env!("CARGO_PKG_VERSION"));
-    println!("  endpoint  http://{address}/mcp");
+    let url = config.listen.own_url();
+    println!("  endpoint  {url}/mcp");
     let mut names: Vec<&str> = Vec::new();
     for server in house.plan.servers.values() {
         let state = if server.is_up() { "connected" } else { "not connected yet" };
@@ -147,12 +147,19 @@ fn announce(app: &App, file: Option<&Path>) {
     names.dedup();
     println!("  tools     {}", names.len());
     println!("\nTry it:");
-    println!("  curl -s http://{address}/health");
-    println!(
-        r#"  Claude, Cursor, VS Code:  {{"mcpServers": {{"toolgate": {{"url": "http://{address}/mcp"}}}}}}"#
-    );
-    let operator = config.admin.as_ref().map_or(address, |admin| admin.address);
-    println!("  metrics:                  http://{operator}/metrics\n");
+    println!("  curl -s {url}/health");
+    println!(r#"  Claude, Cursor, VS Code:  {{"mcpServers": {{"toolgate": {{"url": "{url}/mcp"}}}}}}"#);
+    let operator = config.admin.as_ref().map_or(url, |admin| format!("http://{}", admin.address));
+    println!("  metrics:                  {operator}/metrics\n");
+}
+
+/// What is wrong with the files of `listen.tls`. No fault of the configuration: they may only be there where it runs.
+fn tls_doubts(config: &Config) -> Vec<String> {
+    match config.listen.tls.as_ref().map(tls::Files::read) {
+        Some(Ok(files)) => files.doubts(),
+        Some(Err(error)) => vec![error.to_string()],
+        None => Vec::new(),
+    }
 }
 
 fn summary(config: &Config, file: &Path) -> String {

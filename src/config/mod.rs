@@ -18,6 +18,7 @@ mod access;
 mod advice;
 mod api_key;
 mod auth;
+mod certificate;
 mod change;
 mod claims;
 mod digest;
@@ -56,11 +57,13 @@ mod span;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tree;
 mod url;
 
 pub use api_key::ApiKey;
 pub use auth::{Auth, Exchange, ResourceMetadata};
+pub use certificate::Certificate;
 pub use change::Change;
 pub use claims::Claims;
 pub use env::Environment;
@@ -85,6 +88,7 @@ pub use server::{
 };
 pub use size::Size;
 pub use span::Span;
+pub use tls::{ClientAuth, Tls};
 pub use url::Url;
 
 /// Largest config file that is read, in bytes.

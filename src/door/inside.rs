@@ -25,7 +25,15 @@ impl Door {
         let chain = &house.plan.chain;
         let headers = http::HeaderMap::new();
         let verb = &http::Method::POST;
-        let head = Head { verb, path, headers: &headers, authority: None, peer: None, outside: false };
+        let head = Head {
+            verb,
+            path,
+            headers: &headers,
+            authority: None,
+            peer: None,
+            certificate: None,
+            outside: false,
+        };
         let greeted = chain.greet(&head).await?;
         let call = chain.read(head, caller.unwrap_or(greeted), &body)?;
         let id = call.id();

@@ -14,6 +14,7 @@ use crate::catalog::Endpoint;
 use crate::door::Door;
 use crate::protocol::revision;
 use crate::session;
+use crate::tls;
 
 /// The head as the filters see it.
 pub fn head(session: &Session) -> Head<'_> {
@@ -28,6 +29,7 @@ pub fn head(session: &Session) -> Head<'_> {
         headers: &request.headers,
         authority,
         peer: session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip()),
+        certificate: tls::certificate(session.digest()),
         outside: true,
     }
 }

@@ -12,6 +12,7 @@ mod outgoing;
 pub mod patience;
 mod receive;
 mod reply;
+pub mod secure;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

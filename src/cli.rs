@@ -155,11 +155,7 @@ fn announce(app: &App, file: Option<&Path>) {
 
 /// What is wrong with the files of `listen.tls`. No fault of the configuration: they may only be there where it runs.
 fn tls_doubts(config: &Config) -> Vec<String> {
-    match config.listen.tls.as_ref().map(tls::Files::read) {
-        Some(Ok(files)) => files.doubts(),
-        Some(Err(error)) => vec![error.to_string()],
-        None => Vec::new(),
-    }
+    config.listen.tls.as_ref().map(tls::doubts).unwrap_or_default()
 }
 
 fn summary(config: &Config, file: &Path) -> String {

@@ -16,7 +16,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
 use crate::config::{self, ClientAuth};
-pub use files::{Files, TlsError};
+use files::Files;
+pub use files::TlsError;
 pub use peer::{certificate, is_over};
 
 /// How often the files are looked at without being asked to.
@@ -30,6 +31,16 @@ pub struct Held {
     pub acceptor: Acceptor,
     settings: config::Tls,
     print: [u8; 32],
+}
+
+/// What is odd about the files, or why they cannot be used, one sentence each.
+pub fn doubts(settings: &config::Tls) -> Vec<String> {
+    let look = || {
+        let files = Files::read(settings)?;
+        let doubts = files.doubts();
+        server(files, settings).map(|_| doubts)
+    };
+    look().unwrap_or_else(|error| vec![error.to_string()])
 }
 
 impl Tls {
@@ -137,4 +148,69 @@ fn server(files: Files, settings: &config::Tls) -> Result<ServerConfig, TlsError
         config.send_tls13_tickets = 0;
     }
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::client::Resumption;
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection};
+
+    use super::*;
+
+    /// Hands over what both sides have to say until neither says more.
+    fn talk(client: &mut ClientConnection, server: &mut ServerConnection) {
+        while client.wants_write() || server.wants_write() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).expect("memory takes it");
+            server.read_tls(&mut wire.as_slice()).expect("memory gives it");
+            server.process_new_packets().expect("the server is content");
+            wire.clear();
+            server.write_tls(&mut wire).expect("memory takes it");
+            client.read_tls(&mut wire.as_slice()).expect("memory gives it");
+            client.process_new_packets().expect("the client is content");
+        }
+    }
+
+    /// The kind of the second of two handshakes of one client.
+    fn second_handshake(with_clients: bool) -> Option<HandshakeKind> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(["localhost".to_owned()]).expect("a good name");
+        let made = params.self_signed(&key).expect("a certificate");
+        let (cert, private) = (folder.path().join("a.pem"), folder.path().join("a.key"));
+        std::fs::write(&cert, made.pem()).expect("it is written");
+        std::fs::write(&private, key.serialize_pem()).expect("it is written");
+        let client_ca = with_clients.then(|| cert.clone());
+        let settings = config::Tls { cert, key: private, client_ca, client_auth: ClientAuth::Required };
+        let files = Files::read(&settings).expect("good files");
+        let server = Arc::new(server(files, &settings).expect("good files"));
+        let mut roots = RootCertStore::empty();
+        roots.add(made.der().clone()).expect("a certificate");
+        let own = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let mut client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("it has both")
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![made.der().clone()], own)
+            .expect("a good pair");
+        client.resumption = Resumption::in_memory_sessions(4);
+        let client = Arc::new(client);
+        let mut kind = None;
+        for _ in 0..2 {
+            let name = "localhost".try_into().expect("a name");
+            let mut here = ClientConnection::new(client.clone(), name).expect("a connection");
+            let mut there = ServerConnection::new(server.clone()).expect("a connection");
+            talk(&mut here, &mut there);
+            kind = there.handshake_kind();
+        }
+        kind
+    }
+
+    #[test]
+    fn a_session_is_never_resumed_where_certificates_are_asked_for() {
+        assert_eq!(second_handshake(true), Some(HandshakeKind::Full));
+        assert_eq!(second_handshake(false), Some(HandshakeKind::Resumed), "else it may be");
+    }
 }

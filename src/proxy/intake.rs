@@ -42,6 +42,11 @@ pub fn sound(session: &Session, max_header: usize) -> Result<(), Refusal> {
         let words = format!("the request target is longer than the limit of {max_header} bytes");
         return Err(Refusal::http(414, "target_too_long", words).closing());
     }
+    // It was verified in the handshake, and connections may stand for long.
+    if tls::is_over(session.digest()) {
+        let words = "the client certificate of this connection has ended; come again with a new one";
+        return Err(Refusal::http(403, "certificate_ended", words).closing());
+    }
     let bad = |reason, words: &'static str| Err(Refusal::http(400, reason, words).closing());
     if request.headers.contains_key(UPGRADE) {
         return bad("upgrade", "this endpoint does not upgrade connections");

@@ -18,7 +18,6 @@ use pingora::server::ShutdownWatch;
 use pingora::time::fast_timeout::fast_sleep;
 
 use super::Gateway;
-use crate::tls;
 
 /// How long a connection may wait for its next request (Pingora's own figure).
 const IDLE: Duration = Duration::from_secs(60);
@@ -59,10 +58,6 @@ impl HttpServerApp for Patient {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        // A client's certificate ends for connections that stand, too.
-        if tls::is_over(session.digest()) {
-            return None;
-        }
         let fresh = session.get_keepalive_reuses_remaining().is_none_or(|left| left == REUSES);
         let patience = if fresh { self.patience } else { self.patience + IDLE };
         let serve = async {

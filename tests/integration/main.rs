@@ -26,4 +26,5 @@ mod reload;
 mod running_calls;
 mod sessions;
 mod stopping;
+mod tls;
 mod wire;

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use filters::agree::Agree;
+use filters::auth::{self, ApiKey, Auth, Badge};
 use filters::origin::Origin;
 use filters::size::Size;
 use filters::{Caller, Chain, Identity};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::protocol::revision;
 use crate::server::Server;
 use crate::upstream::Bounds;
@@ -50,9 +51,44 @@ impl Plan {
                 max_header: limits.max_header.as_usize(),
                 max_depth: limits.max_json_depth as usize,
             },
+            auth: config.auth.as_ref().map_or_else(Auth::open, judge),
             agree: Agree { modern: revision::MODERN, legacy: revision::LEGACY },
             anonymous: Caller::new(Identity { user: "anonymous".into(), ..Identity::default() }),
         };
         Ok(Arc::new(Self { config: Arc::new(config), chain, servers }))
+    }
+}
+
+/// How callers are known; tokens of issuers are not taken yet.
+fn judge(config: &config::Auth) -> Auth {
+    Auth::new(auth::Settings {
+        required: config.required,
+        anonymous_roles: config.anonymous.clone(),
+        required_scopes: config.required_scopes.clone(),
+        issuers: Vec::new(),
+        api_keys: config.api_keys.iter().cloned().map(api_key).collect(),
+        certificates: config.certificates.iter().map(badge).collect(),
+        metadata: None,
+    })
+}
+
+fn api_key(key: config::ApiKey) -> ApiKey {
+    ApiKey {
+        id: key.id,
+        sha256: key.sha256,
+        user: key.user,
+        roles: key.roles,
+        tenant: key.tenant,
+        scopes: key.scopes,
+    }
+}
+
+fn badge(certificate: &config::Certificate) -> Badge {
+    Badge {
+        subject: certificate.matcher(),
+        user: certificate.user.clone(),
+        roles: certificate.roles.clone(),
+        tenant: certificate.tenant.clone(),
+        scopes: certificate.scopes.clone(),
     }
 }

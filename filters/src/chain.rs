@@ -4,6 +4,7 @@
 //! gateway can be taken without one.
 
 use crate::agree::Agree;
+use crate::auth::Auth;
 use crate::call::{Call, Caller, Era, Head, Refused};
 use crate::origin::Origin;
 use crate::rpc::Rpc;
@@ -32,6 +33,7 @@ pub trait Filter {
 pub struct Chain {
     pub origin: Origin,
     pub size: Size,
+    pub auth: Auth,
     pub agree: Agree,
     /// Who an unauthenticated caller is.
     pub anonymous: Caller,
@@ -49,7 +51,10 @@ impl Chain {
     pub async fn greet(&self, head: &Head<'_>) -> Result<Caller, Stop> {
         greet(&self.origin, head).await?;
         greet(&self.size, head).await?;
-        Ok(self.anonymous.clone())
+        let known = self.auth.identify(head).await;
+        let caller =
+            known.map_err(|refusal| Stop { filter: "auth", refused: Refused { id: None, refusal } })?;
+        Ok(if caller.means == crate::Means::Anonymous { self.anonymous.clone() } else { caller })
     }
 
     /// Reads the body as one message and tells its era.

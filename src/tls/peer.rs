@@ -68,7 +68,7 @@ fn read(der: &[u8]) -> Peer {
 fn principal(certificate: &X509Certificate<'_>) -> Result<String, &'static str> {
     let names = certificate.subject_alternative_name().map_err(|_| "its alternative names cannot be read")?;
     let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
-    let kinds: [fn(&GeneralName<'_>) -> Option<Result<String, &'static str>>; 3] = [
+    let kinds: [Kind; 3] = [
         |name| if let GeneralName::URI(uri) = name { Some(link(uri)) } else { None },
         |name| if let GeneralName::DNSName(host) = name { Some(host_name(host)) } else { None },
         |name| if let GeneralName::RFC822Name(mail) = name { Some(mailbox(mail)) } else { None },
@@ -83,6 +83,9 @@ fn principal(certificate: &X509Certificate<'_>) -> Result<String, &'static str> 
         _ => Err("it has several common names"),
     }
 }
+
+/// The name, or what is wrong with it, if it is of a kind.
+type Kind = fn(&GeneralName<'_>) -> Option<Result<String, &'static str>>;
 
 fn link(uri: &str) -> Result<String, &'static str> {
     let fits = uri.bytes().all(|byte| byte.is_ascii_graphic()) && uri.contains(':');

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora::apps::ServerApp;
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
@@ -19,6 +20,7 @@ use crate::config::{Config, Level};
 use crate::door::Door;
 use crate::plan::Plan;
 use crate::proxy::patience::Patient;
+use crate::proxy::secure::Secure;
 use crate::proxy::{Gateway, Serves};
 use crate::registry::Registry;
 use crate::reload::Reload;
@@ -26,6 +28,7 @@ use crate::session::Sessions;
 use crate::state::State;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
+use crate::tls::{Tls, TlsError};
 
 /// How long the listeners wait for the servers' first answers.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,6 +45,8 @@ pub enum AppError {
     Plan(#[from] crate::plan::PlanError),
     #[error("cannot listen on {0}: {1}; is another program using the port?")]
     Listen(SocketAddr, std::io::Error),
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
 }
@@ -99,6 +104,7 @@ impl App {
             // Pingora would try again and again; a person wants to know now.
             TcpListener::bind(address).map_err(|error| AppError::Listen(*address, error))?;
         }
+        let tls = config.listen.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         let limits = &config.limits;
         let conf = ServerConf {
             threads: config.workers.count(),
@@ -125,15 +131,22 @@ impl App {
                 serves,
             };
             let proxy = HttpProxy::new(gateway, server.configuration.clone());
-            let mut service =
-                Service::new(format!("listener {address}"), Patient::new(proxy, limits.header_timeout.get()));
-            service.add_tcp(&address.to_string());
-            server.add_service(service);
+            let (name, patience) = (format!("listener {address}"), limits.header_timeout.get());
+            let patient = Patient::new(proxy, patience);
+            match tls.clone().filter(|_| serves != Serves::Admin) {
+                Some(tls) => {
+                    add(&mut server, Service::new(name, Secure::new(patient, tls, patience)), address)
+                }
+                None => add(&mut server, Service::new(name, patient), address),
+            }
+        }
+        if let Some(tls) = &tls {
+            self.runtime.spawn(tls.clone().watch());
         }
         let (stop, stopping) = watch::channel(None);
         self.runtime.spawn(signals(stop));
         self.runtime.spawn(sweep(self.door.clone()));
-        let reload = Reload { file, door: self.door.clone(), state: self.state.clone() };
+        let reload = Reload { file, door: self.door.clone(), state: self.state.clone(), tls };
         self.runtime.spawn(reload.run());
         self.runtime.spawn(finish(self.door.clone(), self.state.clone(), stopping.clone()));
         ready(&self);
@@ -151,6 +164,15 @@ async fn reached(registry: &Registry) {
     while !store.is_there() && tokio::time::Instant::now() < patience {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+fn add<A: ServerApp + Send + Sync + 'static>(
+    server: &mut Server,
+    mut service: Service<A>,
+    address: &SocketAddr,
+) {
+    service.add_tcp(&address.to_string());
+    server.add_service(service);
 }
 
 /// Waits for SIGTERM (drain) or SIGINT (hurry) and tells how long running requests may go on.

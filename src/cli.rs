@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use crate::app::{App, AppError};
 use crate::config::{self, Config};
 use crate::demo_server;
-use crate::telemetry;
+use crate::{telemetry, tls};
 use show::{announce, summary};
 use who::Named;
 
@@ -127,7 +127,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run { config }) => with_file(&config, run),
         Some(Command::Check { config }) => with_file(&config, |config, file| {
             print!("{}", summary(&config, file));
-            for warning in config.warnings() {
+            for warning in config.warnings().into_iter().chain(tls_doubts(&config)) {
                 println!("warning: {warning}");
             }
             ExitCode::SUCCESS
@@ -185,4 +185,9 @@ fn quickstart() -> ExitCode {
     telemetry::start(&config.log);
     let ran = App::build(config).and_then(|app| app.serve(None, |app| announce(app, None)));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+/// What is wrong with the files of `listen.tls`. No fault of the configuration: they may only be there where it runs.
+fn tls_doubts(config: &Config) -> Vec<String> {
+    config.listen.tls.as_ref().map(tls::doubts).unwrap_or_default()
 }

@@ -6,6 +6,7 @@ pub mod protocol;
 
 pub mod state;
 pub mod telemetry;
+pub mod tls;
 
 pub mod store;
 

@@ -12,6 +12,7 @@ use crate::config;
 use crate::door::Door;
 use crate::plan::Plan;
 use crate::state::State;
+use crate::tls::Tls;
 
 /// Editors write a file in several steps; the last one counts.
 const GATHER: Duration = Duration::from_millis(150);
@@ -21,6 +22,8 @@ pub struct Reload {
     pub file: Option<PathBuf>,
     pub door: Arc<Door>,
     pub state: Arc<State>,
+    /// Of the public listener.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Reload {
@@ -65,6 +68,10 @@ impl Reload {
         };
         let before = self.door.registry.house().plan.clone();
         let changes = before.config.changes(&new);
+        let renamed = before.config.listen.tls != new.listen.tls;
+        if let (Some(tls), Some(settings), false) = (&self.tls, &new.listen.tls, renamed) {
+            tls.renew_or_tell(settings);
+        }
         if changes.is_empty() {
             if self.state.config_fault().is_some() {
                 tracing::info!(file = %file.display(), "the configuration file is sound again and says what runs");
@@ -77,6 +84,12 @@ impl Reload {
             Ok(plan) => plan,
             Err(error) => return faulty(error.to_string(), error.to_string()),
         };
+        // Files that were not named before are a part of the change, which is taken as a whole.
+        if let (Some(tls), Some(settings), true) = (&self.tls, &plan.config.listen.tls, renamed)
+            && let Err(error) = tls.renew(settings)
+        {
+            return faulty(error.to_string(), error.to_string());
+        }
         self.door.registry.clone().adopt(plan);
         self.door.metrics.config(&hash);
         self.door.metrics.reloaded(true);

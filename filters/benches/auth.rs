@@ -69,8 +69,15 @@ fn headers(name: &'static str, value: &str) -> HeaderMap {
 
 /// Fixed keys never wait, so one poll is enough: no runtime is measured.
 fn identify(auth: &Auth, headers: &HeaderMap) -> Caller {
-    let head =
-        Head { verb: &Method::POST, path: "/mcp", headers, authority: None, peer: None, outside: true };
+    let head = Head {
+        verb: &Method::POST,
+        path: "/mcp",
+        headers,
+        authority: None,
+        peer: None,
+        certificate: None,
+        outside: true,
+    };
     match pin!(auth.identify(&head)).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result.expect("good credentials"),
         Poll::Pending => unreachable!("nothing to wait for"),

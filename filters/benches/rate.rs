@@ -43,6 +43,7 @@ fn with_call<T>(user: &str, work: impl FnOnce(&Call<'_>) -> T) -> T {
             headers: &headers,
             authority: None,
             peer: None,
+            certificate: None,
             outside: true,
         },
         caller: Caller::new(identity),

@@ -29,8 +29,17 @@ pub struct Head<'a> {
     pub authority: Option<&'a str>,
     /// The address of the client, by the connection or by the word of a trusted proxy.
     pub peer: Option<IpAddr>,
+    /// The certificate of the connection, if there is one and it was verified.
+    pub certificate: Option<&'a Certificate>,
     /// Came over a socket, so that headers mean something.
     pub outside: bool,
+}
+
+/// What a client's verified certificate says of who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Its first URI, else its first DNS name, else its first e-mail address, else the common name of its subject.
+    pub principal: String,
 }
 
 impl<'a> Head<'a> {

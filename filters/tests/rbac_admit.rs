@@ -46,6 +46,7 @@ fn admit(era: Era, aim: Option<Aim<'_>>, body: &str) -> Result<(), Denied> {
         headers: &headers,
         authority: None,
         peer: None,
+        certificate: None,
         outside: true,
     };
     let caller =

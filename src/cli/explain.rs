@@ -47,8 +47,15 @@ fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, Str
 
     let headers = http::HeaderMap::new();
     let verb = http::Method::POST;
-    let head =
-        Head { verb: &verb, path: "/mcp", headers: &headers, authority: None, peer: None, outside: false };
+    let head = Head {
+        verb: &verb,
+        path: "/mcp",
+        headers: &headers,
+        authority: None,
+        peer: None,
+        certificate: None,
+        outside: false,
+    };
     runtime.block_on(chain.glance(&head)).map_err(|stop| stop.refused.refusal.message.into_owned())?;
     step("origin", "pass", "Host and Origin of real requests are checked");
     let call = chain.read(head, caller.clone(), body.as_bytes());

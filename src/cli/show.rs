@@ -9,13 +9,13 @@ use crate::config::{self, Config};
 pub fn announce(app: &App, file: Option<&Path>) {
     let house = app.door.registry.house();
     let config = &house.plan.config;
-    let address = config.listen.address;
     let from = file.map_or_else(
         || "quickstart settings (no toolgate.yaml here)".to_owned(),
         |f| f.display().to_string(),
     );
     println!("Toolgate {} — {from}", env!("CARGO_PKG_VERSION"));
-    println!("  endpoint  http://{address}/mcp");
+    let url = config.listen.own_url();
+    println!("  endpoint  {url}/mcp");
     let mut names: Vec<&str> = Vec::new();
     for server in house.plan.servers.values() {
         let state = if server.is_up() { "connected" } else { "not connected yet" };
@@ -29,12 +29,10 @@ pub fn announce(app: &App, file: Option<&Path>) {
     names.dedup();
     println!("  tools     {}", names.len());
     println!("\nTry it:");
-    println!("  curl -s http://{address}/health");
-    println!(
-        r#"  Claude, Cursor, VS Code:  {{"mcpServers": {{"toolgate": {{"url": "http://{address}/mcp"}}}}}}"#
-    );
-    let operator = config.admin.as_ref().map_or(address, |admin| admin.address);
-    println!("  metrics:                  http://{operator}/metrics\n");
+    println!("  curl -s {url}/health");
+    println!(r#"  Claude, Cursor, VS Code:  {{"mcpServers": {{"toolgate": {{"url": "{url}/mcp"}}}}}}"#);
+    let operator = config.admin.as_ref().map_or(url, |admin| format!("http://{}", admin.address));
+    println!("  metrics:                  {operator}/metrics\n");
 }
 
 pub fn summary(config: &Config, file: &Path) -> String {

@@ -3,7 +3,7 @@
 //! Nothing here stops a start. It names settings and never values that may be secret.
 
 use super::server::{Credentials, Kind};
-use super::{Config, Effect, Issuer, Keys, Net, Pinning, Redact, Server, ServerName, Store, Url};
+use super::{ClientAuth, Config, Effect, Issuer, Keys, Net, Pinning, Redact, Server, ServerName, Store, Url};
 
 impl Config {
     /// What is probably not meant so, one sentence each; for `check` and the log.
@@ -16,6 +16,24 @@ impl Config {
             warnings.push(
                 "listen.address can be reached from other machines, but without listen.allowed_hosts only requests \
                  that name this machine pass"
+                    .into(),
+            );
+        }
+        if self.listen.tls.is_some()
+            && self.listen.public_url.as_ref().is_some_and(|url| url.starts_with("http:"))
+        {
+            warnings.push("listen.public_url says http://, but the listener has TLS".into());
+        }
+        if self
+            .listen
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca.is_some() && tls.client_auth == ClientAuth::Optional)
+            && self.auth.as_ref().is_none_or(|auth| auth.certificates.is_empty())
+        {
+            warnings.push(
+                "listen.tls.client_ca without auth.certificates: with client_auth: optional no certificate means \
+                 anything"
                     .into(),
             );
         }
@@ -132,6 +150,15 @@ mod tests {
         for (text, words) in [
             ("mcpServers: {a: {builtin: demo, disabled: true}}", "names no server"),
             ("mcpServers: {a: {builtin: demo}}\nlisten: {address: \"0.0.0.0:80\"}", "listen.allowed_hosts"),
+            (
+                "mcpServers: {a: {builtin: demo}}\nlisten: {tls: {cert: a, key: b}, public_url: \"http://a.example\"}",
+                "listen.public_url",
+            ),
+            (
+                "mcpServers: {a: {builtin: demo}}\n\
+                 listen: {tls: {cert: a, key: b, client_ca: c, client_auth: optional}}",
+                "without auth.certificates",
+            ),
             ("mcpServers: {a: {builtin: demo}}\nadmin: {address: \"0.0.0.0:90\"}", "admin.address"),
             ("mcpServers: {a: {builtin: demo}}\ncors: {origins: [\"https://a.example\"]}", "cors.origins"),
             ("mcpServers: {a: {url: \"http://a.example\", headers: {X-Key: abc}}}", "mcpServers.a"),

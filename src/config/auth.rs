@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::api_key::{self, ApiKey};
+use super::certificate::{self, Certificate};
 use super::inquest::Spot;
 use super::issuer::{self, Issuer};
 use super::known::Known;
@@ -25,6 +26,8 @@ pub struct Auth {
     pub jwt: Vec<Issuer>,
     /// Keys that are taken; no two have the same id or hash.
     pub api_keys: Vec<ApiKey>,
+    /// Clients' certificates that are taken; the first that fits counts. Empty without `listen.tls.client_ca`.
+    pub certificates: Vec<Certificate>,
     /// What clients are told of where to get a token.
     pub resource_metadata: Option<ResourceMetadata>,
     /// Where a caller's token is exchanged for one that a server takes.
@@ -71,6 +74,9 @@ pub(super) struct Written {
     jwt: Vec<issuer::Written>,
     /// API keys that are taken.
     api_keys: Vec<api_key::Written>,
+    /// Clients' certificates that are taken, of those that `listen.tls.client_ca` vouches for; the first that fits
+    /// counts. A token or an API key beside one says who the caller is.
+    certificates: Vec<certificate::Written>,
     /// What clients are told of where to get a token (RFC 9728).
     resource_metadata: Option<WrittenMetadata>,
     /// Where a caller's token is exchanged for one that a server takes, for `credentials: exchange` (RFC 8693).
@@ -101,8 +107,18 @@ struct WrittenMetadata {
 
 impl Default for Written {
     fn default() -> Self {
-        let (anonymous, required_scopes, jwt, api_keys, resource_metadata, exchange) = Default::default();
-        Self { required: true, anonymous, required_scopes, jwt, api_keys, resource_metadata, exchange }
+        let (anonymous, required_scopes, jwt, api_keys) = Default::default();
+        let (certificates, resource_metadata, exchange) = Default::default();
+        Self {
+            required: true,
+            anonymous,
+            required_scopes,
+            jwt,
+            api_keys,
+            certificates,
+            resource_metadata,
+            exchange,
+        }
     }
 }
 
@@ -115,6 +131,7 @@ impl Written {
             required_scopes: scopes(self.required_scopes),
             jwt: issuer::issuers(self.jwt, spot),
             api_keys: api_key::keys(self.api_keys, spot, known),
+            certificates: certificate::certificates(self.certificates, spot, known),
             resource_metadata: self.resource_metadata.map(|metadata| ResourceMetadata {
                 resource: metadata.resource.map(|link| link.0),
                 authorization_servers: metadata
@@ -142,14 +159,14 @@ impl Written {
             known.check_roles(anonymous.child("roles"));
         }
         // What is there but faulty would have let somebody in.
-        let means = ["jwt", "api_keys"].iter().filter_map(|key| spot.child(key));
+        let means = ["jwt", "api_keys", "certificates"].iter().filter_map(|key| spot.child(key));
         if self.required
             && means.flat_map(|means| means.node.items()).next().is_none()
             && !spot.node.entries().iter().any(|entry| entry.is_faulty())
         {
             spot.refuse_key(
                 "auth: nobody could come in",
-                "expected `jwt` or `api_keys`",
+                "expected `jwt`, `api_keys` or `certificates`",
                 "with `required: false` callers come in without credentials",
             );
         }

@@ -38,6 +38,8 @@ impl Config {
         note(self.listen.allowed_hosts != new.listen.allowed_hosts, "listen.allowed_hosts", false);
         note(self.listen.trusted_proxies != new.listen.trusted_proxies, "listen.trusted_proxies", false);
         note(self.listen.public_url != new.listen.public_url, "listen.public_url", false);
+        let (tls, new_tls) = (&self.listen.tls, &new.listen.tls);
+        note(tls != new_tls, "listen.tls", tls.is_some() != new_tls.is_some());
         note(self.admin != new.admin, "admin.address", true);
         note(self.workers != new.workers, "workers", true);
         note(self.log.format != new.log.format, "log.format", true);
@@ -69,6 +71,7 @@ impl Auth {
             ("required_scopes", self.required_scopes != new.required_scopes),
             ("jwt", self.jwt != new.jwt),
             ("api_keys", self.api_keys != new.api_keys),
+            ("certificates", self.certificates != new.certificates),
             ("resource_metadata", self.resource_metadata != new.resource_metadata),
             ("exchange", self.exchange != new.exchange),
         ]

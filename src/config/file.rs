@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::auth;
+use super::certificate;
 use super::globs::Globs;
 use super::guard;
 use super::house::{Cors, Log, Workers};
@@ -90,6 +91,9 @@ pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
     if let Some(spot) = root.child("limits") {
         limits.check(&spot);
     }
+    if let Some(spot) = root.child("listen") {
+        listen.check(&spot);
+    }
     if let (Some(admin), Some(spot)) = (&admin, root.child("admin").and_then(|admin| admin.child("address")))
     {
         admin.check(&listen, &spot);
@@ -106,6 +110,7 @@ pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
     let known = Known::of(root);
     let spot = |key: &str| root.child(key);
     check_exchange(&servers, root);
+    certificate::check_authority(root);
     Some(Config {
         auth: auth.zip(spot("auth")).map(|(auth, spot)| auth.auth(&spot, &known)),
         rbac: rbac.zip(spot("rbac")).map(|(rbac, spot)| rbac.rbac(&spot, &known)),

@@ -98,6 +98,16 @@ impl Leaf for Glob {
 
 leaf!(Glob);
 
+impl Glob {
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+
+    pub(super) fn into_text(self) -> String {
+        self.0
+    }
+}
+
 impl<'de> Deserialize<'de> for Globs {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let patterns = Vec::<Glob>::deserialize(from)?.into_iter().map(|glob| glob.0).collect();

@@ -4,17 +4,14 @@
 //! Nothing that a file says is ever passed over in silence: a key that would do nothing is a fault.
 
 /// Keys of the config's full design that this version does not have, by the struct they belong to.
-const LATER: [(&str, &[&str]); 3] = [
-    ("Config", &["store", "audit", "agent"]),
-    ("Listen", &["tls"]),
-    ("Server", &["openapi", "base_url", "urls", "retry"]),
-];
+const LATER: [(&str, &[&str]); 2] =
+    [("Config", &["store", "audit", "agent"]), ("Server", &["openapi", "base_url", "urls", "retry"])];
 
 /// Values likewise.
 const LATER_WORDS: [(&str, &str); 1] = [("Transport", "sse")];
 
 /// What other programs call a thing, and what it is called here.
-const ELSEWHERE: [(&str, &str, &str); 37] = [
+const ELSEWHERE: [(&str, &str, &str); 45] = [
     ("Config", "servers", "here it is called `mcpServers`"),
     ("Config", "inputs", "nobody is there to be asked: use `${VAR}`"),
     ("Config", "port", "it is a part of `listen.address`"),
@@ -44,6 +41,14 @@ const ELSEWHERE: [(&str, &str, &str); 37] = [
     ("ApiKey", "secret", "the key itself is never written down: give its `sha256`"),
     ("ApiKey", "hash", "here it is called `sha256`"),
     ("ApiKey", "role", "here it is `roles: [...]`"),
+    ("Listen", "cert", "it belongs under `tls`"),
+    ("Listen", "key", "it belongs under `tls`"),
+    ("Tls", "certificate", "here it is called `cert`"),
+    ("Tls", "private_key", "here it is called `key`"),
+    ("Tls", "ca", "here it is called `client_ca`"),
+    ("Auth", "mtls", "here it is called `certificates`"),
+    ("Certificate", "principal", "here it is called `subject`"),
+    ("Certificate", "role", "here it is `roles: [...]`"),
     ("Role", "tools", "it belongs under `allow` or `deny`"),
     ("Role", "servers", "it belongs under `allow` or `deny`"),
     ("RbacRule", "condition", "here it is called `when`"),
@@ -139,7 +144,18 @@ fn home(name: &str, key: &str) -> Option<&'static str> {
         ("limits", super::limits::KEYS),
         ("listen", &["allowed_origins", "allowed_hosts", "trusted_proxies", "public_url", "tls"]),
         ("log", &["format", "level"]),
-        ("auth", &["jwt", "api_keys", "anonymous", "required_scopes", "resource_metadata", "exchange"]),
+        (
+            "auth",
+            &[
+                "jwt",
+                "api_keys",
+                "certificates",
+                "anonymous",
+                "required_scopes",
+                "resource_metadata",
+                "exchange",
+            ],
+        ),
         ("rbac", &["roles"]),
         ("guard", &["detectors", "patterns", "pins"]),
     ];

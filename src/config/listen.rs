@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use super::inquest::Spot;
 use super::leaf::{Leaf, leaf};
 use super::net::Net;
+use super::tls::Tls;
 use super::url::Url;
 
 /// The public listener.
@@ -31,11 +32,13 @@ pub struct Listen {
     pub allowed_hosts: Option<Vec<String>>,
     /// Whose `X-Forwarded-For` is believed: addresses and networks of proxies. Nobody's by default.
     pub trusted_proxies: Vec<Net>,
-    /// How clients reach the gateway: `https://gateway.example.com`, without a path. By default `http://` and the
-    /// address.
+    /// How clients reach the gateway: `https://gateway.example.com`, without a path. By default `http://`, or
+    /// `https://` with `tls`, and the address.
     #[serde(deserialize_with = "public_url")]
     #[schemars(with = "Option<PublicUrl>")]
     pub public_url: Option<String>,
+    /// TLS on this listener; without it, plain HTTP. A change of whether there is any needs a restart.
+    pub tls: Option<Tls>,
 }
 
 /// The listener for metrics, health and the admin API, when they shall not stand on the public one.
@@ -56,6 +59,7 @@ impl Default for Listen {
             allowed_hosts: None,
             trusted_proxies: Vec::new(),
             public_url: None,
+            tls: None,
         }
     }
 }
@@ -63,7 +67,18 @@ impl Default for Listen {
 impl Listen {
     /// How clients reach the gateway: scheme, host and port, without a slash at the end.
     pub fn base_url(&self) -> String {
-        self.public_url.clone().unwrap_or_else(|| format!("http://{}", self.address))
+        self.public_url.clone().unwrap_or_else(|| self.own_url())
+    }
+
+    /// The same by the address, whatever stands before it.
+    pub fn own_url(&self) -> String {
+        format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.address)
+    }
+
+    pub(super) fn check(&self, spot: &Spot<'_>) {
+        if let (Some(tls), Some(spot)) = (&self.tls, spot.child("tls")) {
+            tls.check(&spot);
+        }
     }
 
     /// Whether the address is one of a proxy whose word counts.

@@ -18,6 +18,7 @@ mod access;
 mod advice;
 mod api_key;
 mod auth;
+mod certificate;
 mod change;
 mod claims;
 mod digest;
@@ -58,11 +59,13 @@ mod syntax;
 mod tests;
 #[cfg(test)]
 mod tests_access;
+mod tls;
 mod tree;
 mod url;
 
 pub use api_key::ApiKey;
 pub use auth::{Auth, Exchange, ResourceMetadata};
+pub use certificate::Certificate;
 pub use change::Change;
 pub use claims::Claims;
 pub use env::Environment;
@@ -87,6 +90,7 @@ pub use server::{
 };
 pub use size::Size;
 pub use span::Span;
+pub use tls::{ClientAuth, Tls};
 pub use url::Url;
 
 /// Largest config file that is read, in bytes.

@@ -26,7 +26,15 @@ impl Door {
         let chain = &house.plan.chain;
         let headers = http::HeaderMap::new();
         let verb = &http::Method::POST;
-        let head = Head { verb, path, headers: &headers, authority: None, peer: None, outside: false };
+        let head = Head {
+            verb,
+            path,
+            headers: &headers,
+            authority: None,
+            peer: None,
+            certificate: None,
+            outside: false,
+        };
         chain.glance(&head).await.map_err(|stop| Halt::of(stop, &body))?;
         let Some(endpoint) = house.catalog.endpoint(path) else {
             let refusal = Box::new(Refusal::http(404, "no_endpoint", "no such endpoint"));

@@ -114,8 +114,19 @@ fn callers(
         required_scopes: auth.required_scopes.clone(),
         issuers,
         api_keys: auth.api_keys.iter().map(key).collect(),
+        certificates: auth.certificates.iter().map(badge).collect(),
         metadata,
     }))
+}
+
+fn badge(certificate: &config::Certificate) -> auth::Badge {
+    auth::Badge {
+        subject: certificate.matcher(),
+        user: certificate.user.clone(),
+        roles: certificate.roles.clone(),
+        tenant: certificate.tenant.clone(),
+        scopes: certificate.scopes.clone(),
+    }
 }
 
 fn keys(

@@ -15,6 +15,7 @@ use crate::catalog::Endpoint;
 use crate::door::Door;
 use crate::protocol::revision;
 use crate::session;
+use crate::tls;
 
 /// The head as the filters see it; `client` is the address of the one who sent it.
 pub fn head(session: &Session, client: Option<IpAddr>) -> Head<'_> {
@@ -29,6 +30,7 @@ pub fn head(session: &Session, client: Option<IpAddr>) -> Head<'_> {
         headers: &request.headers,
         authority,
         peer: client,
+        certificate: tls::certificate(session.digest()),
         outside: true,
     }
 }
@@ -40,6 +42,11 @@ pub fn sound(session: &Session, max_header: usize) -> Result<(), Refusal> {
     if request.raw_path().len() > max_header {
         let words = format!("the request target is longer than the limit of {max_header} bytes");
         return Err(Refusal::http(414, "target_too_long", words).closing());
+    }
+    // It was verified in the handshake, and connections may stand for long.
+    if tls::is_over(session.digest()) {
+        let words = "the client certificate of this connection has ended; come again with a new one";
+        return Err(Refusal::http(403, "certificate_ended", words).closing());
     }
     let bad = |reason, words: &'static str| Err(Refusal::http(400, reason, words).closing());
     if request.headers.contains_key(UPGRADE) {

@@ -14,6 +14,7 @@ mod outgoing;
 pub mod patience;
 mod receive;
 mod reply;
+pub mod secure;
 
 use std::net::IpAddr;
 use std::sync::Arc;

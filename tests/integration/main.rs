@@ -29,4 +29,5 @@ mod reload;
 mod running_calls;
 mod sessions;
 mod stopping;
+mod tls;
 mod wire;

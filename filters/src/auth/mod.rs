@@ -1,10 +1,11 @@
-//! Who calls: bearer tokens and API keys.
+//! Who calls: bearer tokens, API keys and clients' certificates.
 //!
 //! A value like the other filters: it reads the head of a request and gives a [`Caller`] or a refusal. Keys come
 //! from outside through [`Keys`]. It deliberately does not say what a caller may do, fetches nothing, issues
 //! nothing, and never passes a credential on.
 
 mod algorithm;
+mod badge;
 mod challenge;
 mod claims;
 mod credentials;
@@ -22,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 pub use algorithm::{Algorithm, UnknownAlgorithm};
+pub use badge::Badge;
 pub use challenge::{Metadata, Trouble};
 pub use claims::{ClaimPaths, MAX_NAME, MAX_NAMES};
 pub use credentials::{API_KEY, MAX_TOKEN};
@@ -30,6 +32,7 @@ pub use memory::LONGEST;
 
 use crate::call::{Caller, Head, Identity, Means};
 use crate::verdict::Refusal;
+use badge::Badges;
 use credentials::{Credentials, Unusable};
 use jwt::Wrong;
 use memory::{Entry, Memory};
@@ -50,6 +53,8 @@ pub struct Settings {
     /// Each has a name of its own.
     pub issuers: Vec<Issuer>,
     pub api_keys: Vec<ApiKey>,
+    /// The first that fits counts.
+    pub certificates: Vec<Badge>,
     pub metadata: Option<Metadata>,
 }
 
@@ -90,6 +95,7 @@ pub struct Auth {
     asked_scopes: Vec<String>,
     issuers: Vec<Issuer>,
     api_keys: ApiKeys,
+    badges: Badges,
     metadata: Option<Metadata>,
     anonymous: Caller,
     memory: Memory,
@@ -106,6 +112,7 @@ impl Auth {
             required_scopes: Vec::new(),
             issuers: Vec::new(),
             api_keys: Vec::new(),
+            certificates: Vec::new(),
             metadata: None,
         });
         Self { open: true, ..auth }
@@ -125,6 +132,7 @@ impl Auth {
             asked_scopes,
             issuers: settings.issuers,
             api_keys: ApiKeys::new(settings.api_keys),
+            badges: Badges::new(settings.certificates),
             metadata: settings.metadata,
             anonymous: Caller::new(Identity {
                 user: "anonymous".into(),
@@ -159,11 +167,18 @@ impl Auth {
             return Ok(self.anonymous());
         }
         let caller = match credentials::read(head) {
-            Ok(Credentials::None) if !self.required => return Ok(self.anonymous()),
-            Ok(Credentials::None) => {
-                let words = "this gateway needs a bearer token or an API key";
-                return Err(self.unauthorized(head.path, "no_credentials", words, None));
-            }
+            // A certificate speaks only where no token does: beside one it is that of the hop, such as a proxy's.
+            Ok(Credentials::None) => match self.certified(head) {
+                Some(caller) => caller,
+                None if !self.required => return Ok(self.anonymous()),
+                None => {
+                    let words = match self.badges.is_empty() {
+                        true => "this gateway needs a bearer token or an API key",
+                        false => "this gateway needs a bearer token, an API key or a client certificate",
+                    };
+                    return Err(self.unauthorized(head.path, "no_credentials", words, None));
+                }
+            },
             Ok(Credentials::Bearer(token)) => self.bearer(head.path, token).await?,
             Ok(Credentials::Key(key)) => self.key(head.path, key)?,
             Err(Unusable::Scheme) => {
@@ -231,6 +246,10 @@ impl Auth {
             4 => Err(self.refusal(path, Wrong::Malformed("encrypted tokens are not supported"))),
             _ => self.key(path, token),
         }
+    }
+
+    fn certified(&self, head: &Head<'_>) -> Option<Caller> {
+        self.badges.find(head.certificate.filter(|_| head.outside)?)
     }
 
     async fn verify(&self, token: &str) -> Result<Entry, Wrong> {

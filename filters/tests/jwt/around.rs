@@ -151,6 +151,7 @@ async fn headers_of_callers_inside_mean_nothing() {
         headers: &headers,
         authority: None,
         peer: None,
+        certificate: None,
         outside: false,
     };
     assert_eq!(auth().identify(&head).await.expect_err("nobody").reason, "no_credentials");

@@ -47,6 +47,7 @@ fn a_remembered_token_costs_no_allocation() {
             headers: &headers,
             authority: None,
             peer: None,
+            certificate: None,
             outside: true,
         };
         let mut context = Context::from_waker(Waker::noop());

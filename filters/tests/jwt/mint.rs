@@ -172,8 +172,15 @@ pub async fn ask_with(auth: &Auth, headers: &[(&str, &str)]) -> Result<Caller, B
         let name: HeaderName = name.parse().expect("a name");
         map.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
     }
-    let head =
-        Head { verb: &Method::POST, path: "/mcp", headers: &map, authority: None, peer: None, outside: true };
+    let head = Head {
+        verb: &Method::POST,
+        path: "/mcp",
+        headers: &map,
+        authority: None,
+        peer: None,
+        certificate: None,
+        outside: true,
+    };
     auth.identify(&head).await
 }
 

@@ -127,6 +127,7 @@ impl Spoken {
             headers: &headers,
             authority: None,
             peer: None,
+            certificate: None,
             outside: !self.inside,
         };
         rate.greet(&head, self.ip).await?;

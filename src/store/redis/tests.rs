@@ -128,6 +128,7 @@ async fn admitted(limits: &Rate) -> Result<(), u16> {
         headers: &headers,
         authority: None,
         peer: None,
+        certificate: None,
         outside: true,
     };
     limits.greet(&head, Some([10, 0, 0, 1].into())).await.map_err(|refusal| refusal.status)

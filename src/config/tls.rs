@@ -1,0 +1,101 @@
+//! TLS on the public listener: the files that it needs. What is in them is looked at by whoever opens the port.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+
+use super::inquest::Spot;
+use super::leaf::{Leaf, leaf};
+
+/// TLS on the public listener. The files are read anew when they change; whether there is TLS takes a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("dependentRequired" = {"client_auth": ["client_ca"]}))]
+pub struct Tls {
+    /// The gateway's certificate in PEM, with the intermediate ones after it.
+    #[serde(deserialize_with = "path")]
+    #[schemars(with = "PemFile")]
+    pub cert: PathBuf,
+    /// Its private key in PEM, without a passphrase.
+    #[serde(deserialize_with = "path")]
+    #[schemars(with = "PemFile")]
+    pub key: PathBuf,
+    /// The certificates, in PEM, of those who may vouch for clients; without it no client is asked for a certificate.
+    #[serde(default, deserialize_with = "some_path")]
+    #[schemars(with = "Option<PemFile>")]
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client must have a certificate; only with `client_ca`. `required` by default.
+    #[serde(default)]
+    pub client_auth: ClientAuth,
+}
+
+/// Whether a client must have a certificate. One that it does show must be good either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuth {
+    /// It may come without.
+    Optional,
+    /// Without, it gets no connection.
+    #[default]
+    Required,
+}
+
+impl Tls {
+    /// What the clients' certificates are checked with, and whether they may do without.
+    pub fn clients(&self) -> Option<(&Path, ClientAuth)> {
+        self.client_ca.as_deref().map(|file| (file, self.client_auth))
+    }
+
+    pub(super) fn check(&self, spot: &Spot<'_>) {
+        if let Some(auth) = spot.child("client_auth").filter(|_| spot.has("client_auth"))
+            && !spot.has("client_ca")
+        {
+            let help = "without it no client is asked for a certificate";
+            auth.refuse_key(
+                "listen.tls.client_auth: needs `client_ca`",
+                "add `client_ca`, or remove this",
+                help,
+            );
+        }
+    }
+}
+
+/// The path of a file in PEM.
+struct PemFile(PathBuf);
+
+impl Leaf for PemFile {
+    const EXPECTED: &'static str = "the path of a PEM file such as `server.pem`";
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        if text.contains("-----BEGIN") {
+            return Err("what is in the file instead of its path");
+        }
+        if text.trim().is_empty() || text.contains(char::is_control) {
+            Err("not a path")
+        } else {
+            Ok(Self(text.into()))
+        }
+    }
+}
+
+leaf!(PemFile);
+
+impl JsonSchema for PemFile {
+    fn schema_name() -> Cow<'static, str> {
+        "PemFile".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"description": "The path of a PEM file.", "type": "string", "minLength": 1})
+    }
+}
+
+fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    PemFile::deserialize(from).map(|file| file.0)
+}
+
+fn some_path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    Ok(Option::<PemFile>::deserialize(from)?.map(|file| file.0))
+}

@@ -19,6 +19,7 @@ const AUDIENCE: &str = "https://gateway.example.com/mcp";
 
 fn auth() -> Auth {
     Auth::new(Settings {
+        certificates: Vec::new(),
         required: true,
         anonymous_roles: vec![],
         required_scopes: vec!["mcp".into()],

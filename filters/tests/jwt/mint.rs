@@ -128,6 +128,7 @@ pub fn issuer(name: &str, algorithms: &[Algorithm], keys: impl Keys + 'static) -
 }
 
 pub fn settings() -> Settings {
+        certificates: Vec::new(),
     use Algorithm::*;
     Settings {
         required: true,

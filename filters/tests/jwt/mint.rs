@@ -128,9 +128,9 @@ pub fn issuer(name: &str, algorithms: &[Algorithm], keys: impl Keys + 'static) -
 }
 
 pub fn settings() -> Settings {
-        certificates: Vec::new(),
     use Algorithm::*;
     Settings {
+        certificates: Vec::new(),
         required: true,
         anonymous_roles: vec!["guest".into()],
         required_scopes: vec![],

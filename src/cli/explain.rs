@@ -154,7 +154,7 @@ impl Teller<'_> {
                     if known(role) {
                         role.clone()
                     } else {
-                        format!("{role} (no such role: it means nothing)")
+                        format!("{role} (no such role: only conditions and limits look at it)")
                     }
                 })
                 .collect();

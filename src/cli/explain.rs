@@ -146,18 +146,17 @@ impl Teller<'_> {
     fn caller(&self, caller: &Caller) -> String {
         let known =
             |role: &String| self.config.rbac.as_ref().is_none_or(|rbac| rbac.roles.contains_key(role));
-        let roles: Vec<String> =
-            caller
-                .roles
-                .iter()
-                .map(|role| {
-                    if known(role) {
-                        role.clone()
-                    } else {
-                        format!("{role} (no such role: only conditions and limits look at it)")
-                    }
-                })
-                .collect();
+        let roles: Vec<String> = caller
+            .roles
+            .iter()
+            .map(|role| {
+                if known(role) {
+                    role.clone()
+                } else {
+                    format!("{role} (no such role: only conditions and limits look at it)")
+                }
+            })
+            .collect();
         let roles =
             if roles.is_empty() { "no roles".to_owned() } else { format!("roles {}", roles.join(", ")) };
         let tenant = caller.tenant.as_ref().map(|tenant| format!(", tenant {tenant}")).unwrap_or_default();

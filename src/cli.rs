@@ -45,7 +45,7 @@ enum Command {
     Tools {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
-        /// Only those that a caller with this role sees; may be given again.
+        /// Only those that a caller with this role sees; may be given again. Without it, all.
         #[arg(long = "role", value_name = "ROLE")]
         roles: Vec<String>,
     },
@@ -53,7 +53,7 @@ enum Command {
     Call {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
-        /// In whose name, such as alice:dev,ops; without it, as a caller without credentials.
+        /// In whose name, such as alice:dev,ops, without scopes; without it, as a caller without credentials.
         #[arg(long = "as", value_name = "USER:ROLES")]
         named: Option<Named>,
         /// The tool's federated name, such as demo__echo.
@@ -62,11 +62,12 @@ enum Command {
         #[arg(default_value = "{}")]
         arguments: String,
     },
-    /// Print the walk of a call through the filter chain: each filter, its verdict, the rule and its line.
+    /// Print the walk of a call through the filter chain: each filter, its verdict, the rule and its line. No server is
+    /// asked and nothing is counted; exit 1 if the call is refused.
     Explain {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
-        /// The caller's user name.
+        /// The caller's user name. It has the roles that are given here, whoever it is.
         #[arg(long, value_name = "USER", default_value = "anonymous")]
         sub: String,
         /// A role of the caller; may be given again.
@@ -78,7 +79,7 @@ enum Command {
         /// The caller's tenant.
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
-        /// Such as tools/call.
+        /// A method of MCP, such as tools/call.
         method: String,
         /// The federated name of a tool or prompt, or the URI of a resource.
         name: Option<String>,
@@ -98,6 +99,7 @@ enum Command {
         /// A scope; may be given again.
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<String>,
+        /// The tenant; the issuer needs `claims.tenant`.
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
         /// How long it is good: 30s, 5m, 1h.

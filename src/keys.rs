@@ -78,7 +78,7 @@ impl Remote {
                             tracing::warn!(
                                 url = remote.url,
                                 error,
-                                "the keys of the issuer cannot be read; the last good ones stay"
+                                "the keys of the issuer cannot be read; those that were read before stay"
                             );
                         }
                         (pause * 2).clamp(AGAIN, remote.usual)

@@ -29,9 +29,16 @@ pub fn mint(auth: &Auth, wish: &Wish, now: u64) -> Result<String, String> {
         Some(name) => auth.jwt.iter().find(|issuer| issuer.issuer == *name).filter(can_sign),
         None => auth.jwt.iter().find(can_sign),
     };
-    let issuer = issuer.ok_or(
-        "no issuer of auth.jwt has a key to sign with: give one a `secret` or a `signing_key` (a PEM file)",
-    )?;
+    let issuer = issuer.ok_or_else(|| {
+        let advice = "give it a `secret` or a `signing_key` (a PEM file)";
+        match &wish.issuer {
+            Some(name) if auth.jwt.iter().any(|issuer| issuer.issuer == *name) => {
+                format!("the issuer {name} has no key to sign with: {advice}")
+            }
+            Some(name) => format!("auth.jwt has no issuer {name}"),
+            None => format!("no issuer of auth.jwt has a key to sign with: {advice}"),
+        }
+    })?;
     let (algorithm, key) = signing(issuer)?;
     let mut claims = Map::new();
     claims.insert("iss".into(), json!(issuer.issuer));

@@ -91,6 +91,9 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
         Ok(answer) => answer,
         Err(halt) => {
             eprintln!("refused by `{}`: {}", halt.filter, halt.refusal.message);
+            if halt.filter == filters::rbac::NAME {
+                eprintln!("`toolgate explain` says which role or rule that was");
+            }
             return ExitCode::FAILURE;
         }
     };

@@ -13,6 +13,7 @@ use filters::{Aim, Caller, Chain, Head, Thing};
 use super::who::Who;
 use crate::config::{self, Config, Line, Pattern, Redaction, Validate};
 use crate::plan::judges::{self, Lasting};
+use crate::protocol::method::Method;
 use crate::upstream::house_meta;
 
 /// The call that is explained.
@@ -78,7 +79,24 @@ fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, Str
     let passes = teller.rbac(&chain, &caller, &query);
     teller.guard(aim.as_ref());
     println!("{}", if passes { "verdict   the call passes" } else { "verdict   the call is refused" });
+    if let Some(note) = note(what).filter(|_| passes) {
+        println!("note      {note}");
+    }
     Ok(passes)
+}
+
+/// What a call that passes may still fail for, and nobody here can tell.
+fn note(what: &What) -> Option<&'static str> {
+    match (Method::of(&what.method), &what.name) {
+        (Method::Other, _) => {
+            Some("MCP has no such method; only a server on a path of its own would be asked")
+        }
+        (Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead, None) => {
+            Some("a real call says what it is for: give the NAME too")
+        }
+        (_, Some(_)) => Some("servers were not asked, so whether there is such a thing is not known"),
+        _ => None,
+    }
 }
 
 fn step(filter: &str, verdict: &str, why: &str) {
@@ -135,18 +153,17 @@ impl Teller<'_> {
     fn caller(&self, caller: &Caller) -> String {
         let known =
             |role: &String| self.config.rbac.as_ref().is_none_or(|rbac| rbac.roles.contains_key(role));
-        let roles: Vec<String> =
-            caller
-                .roles
-                .iter()
-                .map(|role| {
-                    if known(role) {
-                        role.clone()
-                    } else {
-                        format!("{role} (no such role: it means nothing)")
-                    }
-                })
-                .collect();
+        let roles: Vec<String> = caller
+            .roles
+            .iter()
+            .map(|role| {
+                if known(role) {
+                    role.clone()
+                } else {
+                    format!("{role} (no such role: only conditions and limits look at it)")
+                }
+            })
+            .collect();
         let roles =
             if roles.is_empty() { "no roles".to_owned() } else { format!("roles {}", roles.join(", ")) };
         let tenant = caller.tenant.as_ref().map(|tenant| format!(", tenant {tenant}")).unwrap_or_default();
@@ -169,7 +186,7 @@ impl Teller<'_> {
     fn rates(&self, chain: &Chain, call: &filters::Call<'_>) {
         let counting = chain.rate.counting(call, None);
         let Some(limits) = self.config.rate_limits.as_ref().filter(|_| !counting.is_empty()) else {
-            return step("rate", "pass", "no limit counts this call");
+            return step("rate", "pass", "no limit counts this call; those by address are not asked here");
         };
         for rule in limits.rules.iter().filter(|rule| counting.contains(&rule.name.as_str())) {
             let budget = match rule.budget {
@@ -222,7 +239,7 @@ impl Teller<'_> {
             format!("rule `{}` ({}) {word} it", rule.name, (self.place)(rule.line))
         };
         match ground {
-            Ground::Open => "no `rbac`: everything is allowed".into(),
+            Ground::Open => "the method may be used, and it touches nothing that roles speak of".into(),
             Ground::Rule(index) => rule(*index),
             Ground::Failed(index, why) => format!("{}, because it cannot be evaluated: {why}", rule(*index)),
             Ground::Unlisted => "the caller's roles list other methods only".into(),
@@ -269,7 +286,10 @@ impl Teller<'_> {
             Validate::Warn => looks.push("arguments that do not fit the schema are logged"),
             Validate::Enforce => looks.push("arguments must fit the schema"),
         }
-        let looks = if looks.is_empty() { "nothing is looked at".to_owned() } else { looks.join("; ") };
+        let looks = match looks.is_empty() {
+            true => "nothing is looked at".to_owned(),
+            false => format!("{} (not tried here)", looks.join("; ")),
+        };
         step("guard", "pass", &format!("server `{}`: {looks}", name.as_str()));
     }
 }

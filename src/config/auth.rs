@@ -37,8 +37,7 @@ pub struct Auth {
 /// What clients are told of where to get a token (RFC 9728).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceMetadata {
-    /// The gateway's own URL as authorization servers know it, letter by letter; by default the one that the client
-    /// came by, under `listen.public_url`.
+    /// The URL of `/mcp` as authorization servers know it, letter by letter; by default `listen.public_url` and `/mcp`.
     pub resource: Option<String>,
     /// Who gives out tokens for it, letter by letter; at least one.
     pub authorization_servers: Vec<String>,
@@ -95,7 +94,7 @@ struct Anonymous {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "ResourceMetadata", deny_unknown_fields)]
 struct WrittenMetadata {
-    /// The gateway's own URL as authorization servers know it; the one that the client came by by default.
+    /// The URL of `/mcp` as authorization servers know it; `listen.public_url` and `/mcp` by default.
     resource: Option<Link>,
     /// Who gives out tokens for it.
     #[schemars(extend("minItems" = 1))]

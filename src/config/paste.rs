@@ -86,12 +86,12 @@ pub(super) struct Written {
     pub(super) audience: Option<Name>,
     /// When it is given a rest; never by default.
     pub(super) circuit_breaker: Option<CircuitBreaker>,
-    /// Largest answer that is streamed: 1KiB to 1024GiB. No bound by default.
+    /// Largest answer that is streamed, all events together: 1KiB to 1024GiB. 64MiB by default.
     pub(super) max_stream: Option<Size>,
     /// What is done when the definition of a tool is not the approved one, in `guard.pins`.
     #[serde(default)]
     pub(super) pinning: Pinning,
-    /// What is done when arguments or results do not fit the schema of their tool.
+    /// What is done when arguments do not fit the schema of their tool.
     #[serde(default)]
     pub(super) validate: Validate,
     /// What is done with sensitive data, which `guard` describes.

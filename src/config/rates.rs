@@ -83,7 +83,8 @@ pub enum KeyPart {
     Method,
 }
 
-/// Which calls a limit is about: those that fit each list that is not empty; without any list, all.
+/// Which calls a limit is about. What a call touches fits one of `tools`, `prompts`, `resources` and `servers`, if any
+/// of these stands; its method fits `methods`, and a role of its caller `roles`, if they stand. Without any list, all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are the words of the config")]
 pub struct Match {
@@ -167,7 +168,8 @@ struct WrittenRule {
     quota: Option<Pace>,
 }
 
-/// Which calls a limit is about: those that fit each of the lists.
+/// Which calls a limit is about: they touch what one of `tools`, `prompts`, `resources` and `servers` fits, and fit
+/// `methods` and `roles` beside.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Match", default, deny_unknown_fields)]
 struct WrittenMatch {
@@ -186,7 +188,7 @@ struct WrittenMatch {
     /// Over names of servers.
     #[serde(rename = "servers")]
     _servers: Globs,
-    /// Callers that have one of these roles.
+    /// Callers that have one of these roles themselves; inherited ones do not count.
     #[serde(rename = "roles")]
     _roles: Vec<Name>,
 }

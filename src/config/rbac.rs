@@ -40,7 +40,8 @@ pub enum Effect {
 /// Scopes that calls need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopeNeed {
-    /// Which calls, by any of the lists; never empty, and without toolsets.
+    /// Which calls: those that fit one of tools, prompts and resources, and methods and servers beside; never empty,
+    /// and without toolsets.
     pub matches: Lists,
     /// The scopes: all of them, at least one.
     pub require: Vec<String>,
@@ -77,7 +78,8 @@ pub(super) struct Written {
     rules: Vec<WrittenRule>,
 }
 
-/// Calls, and the scopes that they need.
+/// Calls, and the scopes that they need: calls that touch what one of `tools`, `prompts` and `resources` fits, and that
+/// fit `methods` and `servers` beside.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "ScopeNeed", deny_unknown_fields)]
 #[schemars(extend("minProperties" = 2))]

@@ -84,7 +84,7 @@ struct WrittenLists {
     /// Over the URIs of resources.
     #[serde(rename = "resources")]
     _resources: Globs,
-    /// Over methods: `tools/*`. With an `allow` of methods, only these pass.
+    /// Over methods: `tools/*`. If any role of a caller allows methods, only those that its roles list pass.
     #[serde(rename = "methods")]
     _methods: Globs,
     /// Over names of servers: everything that these offer.

@@ -41,11 +41,11 @@ pub struct Server {
     pub audience: Option<String>,
     /// When it is given a rest.
     pub circuit_breaker: Option<CircuitBreaker>,
-    /// Largest answer that is streamed, in bytes; `None` is no bound.
+    /// Largest answer that is streamed, in bytes; 64 MiB if not set.
     pub max_stream: Option<Size>,
     /// What is done when the definition of a tool is not the approved one.
     pub pinning: Pinning,
-    /// What is done when arguments or results do not fit the schema of their tool.
+    /// What is done when arguments do not fit the schema of their tool.
     pub validate: Validate,
     /// What is done with sensitive data.
     pub redact: Redact,
@@ -146,7 +146,7 @@ pub enum Pinning {
     Block,
 }
 
-/// What is done when arguments or results do not fit the schema of their tool.
+/// What is done when arguments do not fit the schema of their tool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Validate {

@@ -43,7 +43,8 @@ pub async fn metadata(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<(
     let known = matches!(resource, "" | "/") || ctx.house.catalog.endpoint(resource).is_some();
     let document = known.then(|| ctx.house.plan.chain.auth.metadata_document(path)).flatten();
     let Some(document) = document else {
-        let words = "this gateway has no such metadata; auth.resource_metadata would make it";
+        let words =
+            "no such metadata: either there is no such endpoint, or auth.resource_metadata is not set";
         ctx.refuse("intake", Box::new(Refusal::http(404, "no_metadata", words)));
         return reply::failure(session, ctx).await;
     };

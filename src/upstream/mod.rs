@@ -161,7 +161,7 @@ impl UpstreamError {
         matches!(self, Self::Unreachable(_) | Self::TimedOut(_) | Self::Nonsense(_))
     }
 
-    /// The answer that a client gets (interfaces §4); `server` is the name in the config.
+    /// The answer that a client gets; `server` is the name in the config.
     pub fn refusal(&self, server: &str) -> Refusal {
         let (status, reason) = match self {
             Self::Unreachable(_) => (502, "upstream_unreachable"),

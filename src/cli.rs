@@ -123,6 +123,10 @@ enum Command {
 /// Runs the command line to its end.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    use Command::{Check, Explain, Schema, Token};
+    if matches!(cli.command, Some(Check { .. } | Schema | Explain { .. } | Token { .. })) {
+        end_with_the_reader();
+    }
     match cli.command {
         None if Path::new("toolgate.yaml").exists() => with_file(Path::new("toolgate.yaml"), run),
         None => quickstart(),
@@ -131,6 +135,9 @@ pub fn main() -> ExitCode {
             print!("{}", summary(&config, file));
             for warning in config.warnings().into_iter().chain(tls_doubts(&config)) {
                 println!("warning: {warning}");
+            }
+            if let Err(why) = show::would_start(config) {
+                println!("warning: it would not start here: {why}");
             }
             ExitCode::SUCCESS
         }),
@@ -154,6 +161,13 @@ pub fn main() -> ExitCode {
         Some(Command::DemoServer { stdio: true, .. }) => demo_server::stdio(),
         Some(Command::DemoServer { listen, .. }) => demo_server::http(listen),
     }
+}
+
+/// A command whose output nobody reads any more (`| head`) ends without a word, as others do. Not for those that
+/// talk to servers: one that closes its pipe must not end the command.
+fn end_with_the_reader() {
+    // SAFETY: it sets the default action of a signal, before any thread is started.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 fn with_file(file: &Path, work: impl FnOnce(Config, &Path) -> ExitCode) -> ExitCode {

@@ -23,6 +23,10 @@ fn quiet(config: &mut Config) {
 /// Lists the tools, as callers with these roles see them; without roles, all.
 pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     quiet(&mut config);
+    let who = Who { roles, ..Who::default() };
+    for role in who.unknown_roles(&config) {
+        eprintln!("warning: no role `{role}` in the file: it means nothing");
+    }
     let app = match App::build(config) {
         Ok(app) => app,
         Err(error) => return failed(&error),
@@ -30,8 +34,8 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     let house = app.door.registry.house();
     let mut down = false;
     let mut endpoint = house.catalog.endpoint("/mcp").cloned();
-    if let Some(whole) = endpoint.as_ref().filter(|_| !roles.is_empty()) {
-        let caller = Who { roles, ..Who::default() }.caller();
+    if let Some(whole) = endpoint.as_ref().filter(|_| !who.roles.is_empty()) {
+        let caller = who.caller();
         endpoint = Some(house.sight(whole, &caller, &app.door.metrics));
     }
     if let Some(endpoint) = endpoint {

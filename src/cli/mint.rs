@@ -13,6 +13,13 @@ pub fn mint(config: &Config, who: Who, ttl: &str, issuer: Option<String>) -> Exi
         eprintln!("error: --ttl {ttl:?} is not a time; expected 30s, 5m or 1h");
         return ExitCode::from(2);
     };
+    if lives.get().is_zero() || who.user.trim().is_empty() {
+        eprintln!("error: the gateway would not take such a token: --sub and --ttl must not be empty");
+        return ExitCode::from(2);
+    }
+    for role in who.unknown_roles(config) {
+        eprintln!("warning: no role `{role}` in the file: it means nothing");
+    }
     let Some(auth) = &config.auth else {
         eprintln!("error: the configuration has no `auth`, so nobody needs a token");
         return ExitCode::from(2);

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::app::App;
 use crate::config::{self, Config};
+use crate::plan::Plan;
 
 /// What a person at the terminal wants to know first.
 pub fn announce(app: &App, file: Option<&Path>) {
@@ -33,6 +34,15 @@ pub fn announce(app: &App, file: Option<&Path>) {
     println!(r#"  Claude, Cursor, VS Code:  {{"mcpServers": {{"toolgate": {{"url": "{url}/mcp"}}}}}}"#);
     let operator = config.admin.as_ref().map_or(url, |admin| format!("http://{}", admin.address));
     println!("  metrics:                  {operator}/metrics\n");
+}
+
+/// Whether the gateway would start with this configuration: the files that it names are read, and nothing is
+/// connected.
+pub fn would_start(config: Config) -> Result<(), String> {
+    // Nothing runs on it: what would be read over the network is not.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    Plan::new(config, None, runtime.handle()).map(drop).map_err(|error| error.to_string())
 }
 
 pub fn summary(config: &Config, file: &Path) -> String {

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::str::FromStr;
 
+use crate::config::Config;
 use filters::{Caller, Identity, Means};
 
 /// A caller on the word of whoever can read the configuration.
@@ -15,6 +16,12 @@ pub struct Who {
 }
 
 impl Who {
+    /// Roles that the configuration does not have.
+    pub fn unknown_roles(&self, config: &Config) -> Vec<String> {
+        let Some(rbac) = &config.rbac else { return Vec::new() };
+        self.roles.iter().filter(|role| !rbac.roles.contains_key(*role)).cloned().collect()
+    }
+
     pub fn caller(self) -> Caller {
         let tidy = |mut words: Vec<String>| {
             words.sort();

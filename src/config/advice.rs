@@ -37,6 +37,17 @@ impl Config {
                     .into(),
             );
         }
+        let described = self.auth.as_ref().and_then(|auth| auth.resource_metadata.as_ref());
+        if described.is_some()
+            && self.listen.public_url.is_none()
+            && self.listen.address.ip().is_unspecified()
+        {
+            warnings.push(
+                "auth.resource_metadata without listen.public_url: clients would be told to come to the address \
+                 0.0.0.0"
+                    .into(),
+            );
+        }
         if self.admin.as_ref().is_some_and(|admin| !admin.address.ip().is_loopback()) {
             warnings.push("admin.address can be reached from other machines".into());
         }

@@ -193,5 +193,10 @@ pub(super) fn check_names(items: &[Spot<'_>], noun: &str) {
 /// Whether the condition can be compiled; else which bytes of it are wrong, what is, and what was expected.
 fn check_condition(text: &str) -> Result<(), (Range<usize>, String, String)> {
     let compiled = filters::rules::Condition::compile(text);
-    compiled.map(drop).map_err(|flaw| (flaw.bytes, flaw.what, flaw.expected))
+    let expected = |words: String| match words.as_str() {
+        "" => words,
+        text if text.starts_with("expected") || text.starts_with("did you mean") => words,
+        text => format!("expected {text}"),
+    };
+    compiled.map(drop).map_err(|flaw| (flaw.bytes, flaw.what, expected(flaw.expected)))
 }

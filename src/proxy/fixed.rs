@@ -61,7 +61,7 @@ pub fn is_open(path: Option<Path>, stop: &Stop, serves: Serves) -> bool {
         None => false,
         Some(_) if serves == Serves::Admin => true,
         Some(Path::Health | Path::Ready) => true,
-        Some(Path::Metrics) => stop.filter != "auth",
+        Some(Path::Metrics) => matches!(stop.filter, "origin" | "size"),
     }
 }
 
@@ -87,7 +87,7 @@ pub async fn answer(
     }
     let may_look = may_look(gateway, ctx);
     if path == Path::Metrics && !may_look {
-        let words = "metrics on the public listener are for callers with a role that has `admin: true`";
+        let words = "metrics on the public listener are for callers whose role has `admin: true`; `admin: {address: ...}` gives them a listener of their own";
         ctx.refuse("intake", Box::new(Refusal::http(403, "not_an_operator", words)));
         return reply::failure(session, ctx).await;
     }

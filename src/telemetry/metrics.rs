@@ -84,8 +84,7 @@ pub struct Metrics {
     upstream_seconds: HistogramVec,
     rejections: IntCounterVec,
     redactions: IntCounterVec,
-    limit_store_up: IntGauge,
-    limit_store_misses: IntGauge,
+    limit_store: OnceLock<[IntGauge; 2]>,
     changed_tools: IntCounterVec,
     upstream_up: IntGaugeVec,
     pub sessions: IntGauge,
@@ -146,14 +145,7 @@ impl Metrics {
                 "Requests that a filter refused.",
                 &["filter", "reason"],
             ),
-            limit_store_up: gauge(
-                "toolgate_limit_store_up",
-                "1 while the store that several gateways share their limits in answers.",
-            ),
-            limit_store_misses: gauge(
-                "toolgate_limit_store_misses_total",
-                "Calls whose limits that store did not judge in time, since the last change of its settings.",
-            ),
+            limit_store: OnceLock::new(),
             redactions: counters(
                 "toolgate_redactions_total",
                 "Secrets that were found, by server, way (arguments, results), detector and action.",
@@ -236,9 +228,24 @@ impl Metrics {
     }
 
     /// What the store of shared limits says of itself; for the time when metrics are read.
+    /// They are there only where the store is: a metric that is always 0 would alarm somebody.
     pub fn limit_store(&self, up: bool, misses: u64) {
-        self.limit_store_up.set(up.into());
-        self.limit_store_misses.set(i64::try_from(misses).unwrap_or(i64::MAX));
+        let [there, missed] = self.limit_store.get_or_init(|| {
+            [
+                ("toolgate_limit_store_up", "1 while the store of shared limits answers."),
+                (
+                    "toolgate_limit_store_misses",
+                    "Calls whose limits it did not judge in time, since it was set.",
+                ),
+            ]
+            .map(|(name, help)| {
+                let gauge = IntGauge::new(name, help).expect("the names of metrics are constants");
+                self.registry.register(Box::new(gauge.clone())).expect("each metric is registered once");
+                gauge
+            })
+        });
+        there.set(up.into());
+        missed.set(i64::try_from(misses).unwrap_or(i64::MAX));
     }
 
     /// Counts a definition that is not the pinned one.

@@ -10,10 +10,17 @@ use filters::{Aim, Call, Era, Kind as Shape, Text, Thing};
 use super::refusals::other;
 use crate::catalog::{Endpoint, Target};
 use crate::protocol::method::Method;
-use crate::server::Server;
+
+/// What a call is about to touch.
+#[derive(Clone, Copy)]
+pub struct Aimed<'a> {
+    pub aim: Aim<'a>,
+    /// The entry of the catalog, where there is one.
+    pub target: Option<&'a Target>,
+}
 
 /// The aim of a call at an endpoint. Names that are not written as they read are kept in `room`.
-pub fn aim<'a>(endpoint: &'a Endpoint, call: &Call<'a>, room: &'a OnceCell<String>) -> Option<Aim<'a>> {
+pub fn aim<'a>(endpoint: &'a Endpoint, call: &Call<'a>, room: &'a OnceCell<String>) -> Option<Aimed<'a>> {
     if call.rpc.kind != Shape::Request {
         return None;
     }
@@ -30,7 +37,7 @@ pub fn aim<'a>(endpoint: &'a Endpoint, call: &Call<'a>, room: &'a OnceCell<Strin
         },
         Method::SetLevel | Method::Other => {
             let server = endpoint.only.as_ref()?;
-            Some(Aim { thing: Thing::Server, name: "", server: &server.name })
+            Some(Aimed { aim: Aim { thing: Thing::Server, name: "", server: &server.name }, target: None })
         }
         _ => None,
     }
@@ -44,14 +51,15 @@ struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    fn named(&self, thing: Thing, name: Text) -> Option<Aim<'a>> {
+    fn named(&self, thing: Thing, name: Text) -> Option<Aimed<'a>> {
         let said = name.read(self.body);
         let find = |era| -> Option<&'a Target> {
             let view = self.endpoint.view(era);
             if thing == Thing::Tool { view.tools.get(&*said) } else { view.prompts.get(&*said) }
         };
         if let Some(target) = find(self.era).or_else(|| find(other(self.era))) {
-            return Some(Aim { thing, name: &target.full, server: &target.server.name });
+            let aim = Aim { thing, name: &target.full, server: &target.server.name };
+            return Some(Aimed { aim, target: Some(target) });
         }
         let (server, full) = match &self.endpoint.only {
             Some(server) => (server, server.federated(&said)),
@@ -60,17 +68,18 @@ impl<'a> Look<'a> {
                 (owner, said.into_owned())
             }
         };
-        Some(Aim { thing, name: self.room.get_or_init(|| full), server: &server.name })
+        let aim = Aim { thing, name: self.room.get_or_init(|| full), server: &server.name };
+        Some(Aimed { aim, target: None })
     }
 
-    fn resource(&self, uri: Text) -> Option<Aim<'a>> {
+    fn resource(&self, uri: Text) -> Option<Aimed<'a>> {
         let said: &'a str = match uri.read(self.body) {
             std::borrow::Cow::Borrowed(said) => said,
             std::borrow::Cow::Owned(said) => self.room.get_or_init(|| said),
         };
-        let find = |era| self.endpoint.view(era).resource(said).map(|target| &target.server);
-        let server: &'a Server =
-            find(self.era).or_else(|| find(other(self.era))).or(self.endpoint.only.as_ref())?;
-        Some(Aim { thing: Thing::Resource, name: said, server: &server.name })
+        let find = |era| self.endpoint.view(era).resource(said);
+        let target: Option<&'a Target> = find(self.era).or_else(|| find(other(self.era)));
+        let server = target.map(|target| &target.server).or(self.endpoint.only.as_ref())?;
+        Some(Aimed { aim: Aim { thing: Thing::Resource, name: said, server: &server.name }, target })
     }
 }

@@ -41,7 +41,8 @@ impl Door {
             return Err(Halt { filter: "door", refusal, id: None });
         };
         let caller = caller.unwrap_or_else(|| chain.anonymous());
-        let Judged { mut permit, body, id } = self.judge(&house, endpoint, head, caller, body).await?;
+        let Judged { mut permit, body, id } =
+            self.judge(&house, endpoint, head, caller, body, &mut Told::default()).await?;
         let _held = std::mem::take(&mut permit.held);
         let halt = |refusal| Halt { filter: "door", refusal, id };
         let mut own = None;

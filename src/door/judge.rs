@@ -8,10 +8,11 @@ use filters::guard::{self, Action};
 use filters::json::Span;
 use filters::{Aim, Call, Caller, Head, Permit, Refusal, Stop};
 
-use super::Door;
-use super::aim::aim;
+use super::aim::{Aimed, aim};
+use super::{Door, Told};
 use crate::catalog::Endpoint;
 use crate::config::{Redaction, Validate};
+use crate::protocol::method::Method;
 use crate::registry::House;
 use crate::telemetry::Way;
 
@@ -54,13 +55,17 @@ impl Door {
         head: Head<'_>,
         caller: Caller,
         mut body: Bytes,
+        told: &mut Told,
     ) -> Result<Judged, Halt> {
         let chain = &house.plan.chain;
         let (id, clean) = {
             let call = chain.read(head, caller.clone(), &body).map_err(|stop| Halt::of(stop, &body))?;
             let id = written(call.id(), &body);
             let room = OnceCell::new();
-            let aim = aim(endpoint, &call, &room);
+            let aimed = aim(endpoint, &call, &room);
+            // Who was refused what is to be told too.
+            tell(told, &call, aimed.as_ref());
+            let aim = aimed.map(|aimed| aimed.aim);
             let clean = self.cleaned(house, &call, aim.as_ref());
             let clean = clean.map_err(|refusal| Halt { filter: GUARD, refusal, id: id.clone() })?;
             if clean.is_none() {
@@ -72,7 +77,7 @@ impl Door {
         body = clean.unwrap_or(body);
         let call = chain.read(head, caller, &body).map_err(|stop| Halt::of(stop, &body))?;
         let room = OnceCell::new();
-        let aim = aim(endpoint, &call, &room);
+        let aim = aim(endpoint, &call, &room).map(|aimed| aimed.aim);
         let permit = self.admitted(house, endpoint, call, aim, id.as_ref()).await?;
         Ok(Judged { permit, body, id })
     }
@@ -158,6 +163,16 @@ impl Door {
         }
         tracing::warn!(server = %target.server.name, tool = %target.label, why = %refusal.message, "arguments do not fit the schema");
         Ok(())
+    }
+}
+
+/// Notes what a call is about, in words of the catalog and never in those of its sender.
+fn tell(told: &mut Told, call: &Call<'_>, aimed: Option<&Aimed<'_>>) {
+    told.method = Method::of(&call.rpc.method_name(call.body)).word();
+    if let Some(target) = aimed.and_then(|aimed| aimed.target) {
+        told.server = Some(target.server.name.clone());
+        told.tool = Some(target.label.clone());
+        told.counted = told.method.eq(target.counted.method()).then(|| target.counted.clone());
     }
 }
 

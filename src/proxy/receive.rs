@@ -98,7 +98,7 @@ impl Gateway {
         let chain = &house.plan.chain;
         let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous());
         let head = intake::head(session, ctx.client);
-        let judged = match self.door.judge(&house, &endpoint, head, caller, body).await {
+        let judged = match self.door.judge(&house, &endpoint, head, caller, body, &mut ctx.told).await {
             Ok(judged) => judged,
             Err(halt) => {
                 ctx.id = halt.id;

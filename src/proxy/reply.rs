@@ -112,7 +112,7 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
             let missing = length.unwrap_or(message.len()).checked_sub(message.len());
             if let Some(missing) = missing {
                 let body = [&message[..], &vec![b' '; missing]].concat();
-                return session.write_response_body(Some(body.into()), true).await;
+                return last_words(session, body.into()).await;
             }
         }
         if !streams {
@@ -121,8 +121,7 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
                 "the answer broke off after its head was sent",
             );
         }
-        let event = sse::message(&message);
-        return session.write_response_body(Some(event), true).await;
+        return last_words(session, sse::message(&message)).await;
     }
     if refusal.close {
         session.set_keepalive(None);
@@ -143,6 +142,15 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
     }
     write(session, ctx, head, body).await?;
     linger(session).await;
+    Ok(())
+}
+
+/// The end of an answer that was begun when something failed. Pingora closes the connection then, which no head has
+/// announced: the end of the connection must arrive with the end of the answer, or the client's next request runs
+/// into it.
+async fn last_words(session: &mut Session, words: Bytes) -> pingora::Result<()> {
+    session.write_response_body(Some(words), true).await?;
+    session.as_downstream_mut().shutdown().await;
     Ok(())
 }
 

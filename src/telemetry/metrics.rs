@@ -45,6 +45,11 @@ pub struct Counted {
 }
 
 impl Counted {
+    /// The method that it counts.
+    pub fn method(&self) -> &str {
+        &self.labels[0]
+    }
+
     pub fn count(&self, outcome: Outcome) {
         let [method, server, tool] = &self.labels;
         let make = || self.vec.with_label_values(&[&**method, &**server, &**tool, outcome.word()]);

@@ -90,6 +90,15 @@ async fn what_may_not_be_used_is_answered_as_what_is_not_there() {
         );
         assert_eq!(there.1["error"]["code"], -32602);
     }
+    let told = "who was refused what is told, to operators";
+    gateway
+        .eventually(told, async |g| {
+            let log = g.process.output();
+            let mut refused = log.lines().filter(|line| line.contains("\"reason\":\"unknown_tool\""));
+            refused
+                .any(|line| line.contains("\"tool\":\"fix__crash\"") && line.contains("\"caller\":\"ann\""))
+        })
+        .await;
     let session = ann.session("/servers/fix/mcp").await;
     let say = async |name: &str| {
         let (status, answer) = ann.say("/servers/fix/mcp", &session, &legacy_call(7, name, json!({}))).await;

@@ -4,6 +4,7 @@ mod budgets;
 mod guards;
 mod page;
 mod roles;
+mod secrets;
 mod shared;
 mod strangers;
 

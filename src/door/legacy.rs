@@ -16,6 +16,9 @@ use crate::protocol::{revision, wire};
 use crate::server::Server;
 use crate::session::Session;
 
+/// What a client may say of itself, in bytes.
+const MAX_CLIENT: usize = 64 * 1024;
+
 impl Door {
     /// Opens a session; `endpoint` is what the caller sees of it.
     pub(super) fn initialize(&self, led: &Led<'_>, endpoint: &Endpoint) -> Result<Exit, Box<Refusal>> {
@@ -25,6 +28,12 @@ impl Door {
         let asked = rpc
             .protocol_version
             .ok_or_else(|| invalid(era, "version_missing", "params.protocolVersion must be a string"))?;
+        // A session keeps these for as long as it lives.
+        let sizes = [rpc.capabilities, rpc.client_info].map(|span| span.map_or(0, |s| s.end - s.start));
+        if sizes.iter().sum::<usize>() > MAX_CLIENT {
+            let words = format!("capabilities and clientInfo together are longer than {MAX_CLIENT} bytes");
+            return Err(invalid(era, "client_too_long", words));
+        }
         let object = |span: Option<Span>, fallback: &'static [u8]| {
             span.map_or(Bytes::from_static(fallback), |span| Bytes::copy_from_slice(span.of(body)))
         };

@@ -86,6 +86,9 @@ impl Watch {
             (202 | 204, _) if leave.id.is_none() => Form::Other,
             (200..=299, _) if leave.id.is_none() && leave.resume.is_none() => Form::Other,
             (400..=599, "application/json") => Form::Other,
+            (400..=499, _) => {
+                return Err(UpstreamError::Odd(format!("HTTP {status} with content type {kind:?}")));
+            }
             _ => return Err(UpstreamError::Nonsense(format!("HTTP {status} with content type {kind:?}"))),
         };
         Ok(Self {
@@ -221,7 +224,7 @@ fn fits(read: &wire::Incoming, message: &[u8], id: Option<&[u8]>) -> Result<(), 
         (Some(got), _) if read.error.is_some() && got.of(message) == b"null" => Ok(()),
         (Some(got), Some(id)) if wire::same_id(got.of(message), id) => Ok(()),
         (_, None) => Ok(()),
-        _ => Err(UpstreamError::Nonsense("it answers another request".into())),
+        _ => Err(UpstreamError::Odd("it answers another request".into())),
     }
 }
 

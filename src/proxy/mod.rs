@@ -207,6 +207,10 @@ impl ProxyHttp for Gateway {
         let sized = response.headers.contains_key(http::header::CONTENT_LENGTH);
         match Watch::begin(response, leave) {
             Ok(watch) => {
+                if leave.resume.is_some() {
+                    // It works; nobody shall wait for the end of a stream to hear that.
+                    leave.running.went(None);
+                }
                 let unsized_now = sized && !response.headers.contains_key(http::header::CONTENT_LENGTH);
                 if unsized_now && session.req_header().version == http::Version::HTTP_11 {
                     response.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;

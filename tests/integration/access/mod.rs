@@ -7,6 +7,7 @@ mod roles;
 mod secrets;
 mod shared;
 mod strangers;
+mod trouble;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filters::{Refusal, Stop};
+use filters::Filter as _;
+use filters::origin::Origin;
+use filters::{Caller, Refusal, Stop};
 use pingora::proxy::Session;
 
 use super::{Ctx, Gateway, Serves, body, carry, client, fixed, intake, outgoing, reply};
@@ -28,8 +30,11 @@ impl Gateway {
         ctx.client = client::address(session, &ctx.house.plan.config.listen);
         let chain = &ctx.house.plan.chain;
         let described = fixed::described(path).is_some();
+        // A browser asks whether it may send credentials before it sends any (Fetch standard, "CORS protocol and
+        // credentials"); the answer is the same for every path, so that none is found out by it.
+        let asks = self.serves != Serves::Admin && reply::is_preflight(session);
         let greeted = match intake::sound(session, ctx.house.plan.config.limits.max_header.as_usize()) {
-            Ok(()) if described && endpoint.is_none() => {
+            Ok(()) if asks || (described && endpoint.is_none()) => {
                 // Where to get credentials is asked without any (RFC 9728 §3.1).
                 chain.glance(&intake::head(session, ctx.client)).await.map(|()| chain.anonymous())
             }
@@ -44,9 +49,15 @@ impl Gateway {
             // Probes come by address and without a body; they may have any Host.
             Err(stop) if fixed::is_open(operator, &stop, self.serves) => {}
             Err(stop) => {
-                ctx.origin = None;
+                if matches!(stop.filter, "intake" | Origin::NAME) {
+                    ctx.origin = None;
+                }
                 return self.refuse(session, ctx, stop).await;
             }
+        }
+        if asks {
+            ctx.told.method = "_preflight";
+            return reply::preflight(session, ctx).await.map(|()| None);
         }
         if described && self.serves != Serves::Admin {
             ctx.told.method = "_metadata";

@@ -168,6 +168,14 @@ fn rest(refusal: &Refusal, request_id: u64) -> Bytes {
     ))
 }
 
+/// Whether a browser asks what a page may do here.
+pub fn is_preflight(session: &Session) -> bool {
+    let head = session.req_header();
+    head.method == http::Method::OPTIONS
+        && head.headers.contains_key(http::header::ORIGIN)
+        && head.headers.contains_key(http::header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
 /// The answer to a CORS preflight (Fetch standard, "CORS-preflight request").
 pub async fn preflight(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);

@@ -1,5 +1,6 @@
 //! Who may do what: callers, roles, rules and sessions, as they are met over HTTP.
 
+mod browsers;
 mod budgets;
 mod guards;
 mod page;

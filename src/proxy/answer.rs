@@ -83,6 +83,10 @@ impl Watch {
                 }
                 Form::Events(Splitter::new(limit))
             }
+            // An error may hold a secret as well as a result.
+            (400..=599, "application/json") if leave.screen.is_some() => {
+                Form::Json { held: BytesMut::new(), open: false }
+            }
             (202 | 204, _) if leave.id.is_none() => Form::Other,
             (200..=299, _) if leave.id.is_none() && leave.resume.is_none() => Form::Other,
             (400..=599, "application/json") => Form::Other,

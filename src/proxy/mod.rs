@@ -166,8 +166,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
         let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
-        *request =
-            outgoing::request(&session.req_header().headers, leave, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
+        *request = outgoing::request(session, ctx, leave, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
         ctx.sent_at = Some(Instant::now());
         Ok(())
     }

@@ -68,7 +68,7 @@ pub struct Ctx {
     /// Bytes of the request's body.
     received: usize,
     /// Places in limits of what runs at a time.
-    held: Held,
+    held: Arc<Held>,
     refused: Option<(&'static str, Box<Refusal>)>,
     /// The id of the request, for a refusal on the way to the server.
     id: Option<Bytes>,
@@ -107,7 +107,7 @@ impl ProxyHttp for Gateway {
             client: None,
             told: Told::default(),
             received: 0,
-            held: Held::default(),
+            held: Arc::default(),
             refused: None,
             id: None,
             leave: None,

@@ -151,17 +151,18 @@ pub fn resumption(
     session: &Session,
     endpoint: &Endpoint,
     client: &Arc<session::Session>,
+    may: impl Fn(&Server) -> bool,
     screen: impl Fn(&Server) -> Option<Screen>,
 ) -> Option<Leave> {
     let last = session.req_header().headers.get(LAST_EVENT_ID)?;
-    let (server, last) = match &endpoint.only {
-        Some(server) => (server.clone(), last.clone()),
+    let (serial, last) = match &endpoint.only {
+        Some(server) => (server.serial, last.clone()),
         None => {
             let (serial, own) = address::event_home(last.to_str().ok()?)?;
-            let server = client.servers().into_iter().find(|server| server.serial == serial)?;
-            (server, HeaderValue::from_str(own).ok()?)
+            (serial, HeaderValue::from_str(own).ok()?)
         }
     };
+    let server = client.servers().into_iter().find(|server| server.serial == serial && may(server))?;
     server.upstream.peer()?;
     let running = server.start().ok()?;
     Some(Leave {

@@ -4,6 +4,7 @@ mod browsers;
 mod budgets;
 mod guards;
 mod page;
+mod reach;
 mod roles;
 mod secrets;
 mod shared;

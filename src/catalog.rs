@@ -170,6 +170,11 @@ impl View {
         self.pages[kind as usize].get(number)
     }
 
+    /// Bytes of all pages together.
+    pub fn bytes(&self) -> usize {
+        self.pages.iter().flatten().map(Bytes::len).sum()
+    }
+
     /// The server that reads this URI.
     pub fn resource(&self, uri: &str) -> Option<&Target> {
         self.resources.get(uri).or_else(|| {
@@ -189,7 +194,7 @@ pub struct Endpoint {
     pub modern: View,
     /// Set for the endpoint of a single server: what the catalog does not know may be asked of it.
     pub only: Option<Arc<Server>>,
-    /// All servers whose names this endpoint can show.
+    /// All servers whose names this endpoint can show; for a caller, those of which it may use something.
     pub members: Vec<Arc<Server>>,
     /// Set for a toolset: the federated names that it shows.
     pub toolset: Option<Globs>,

@@ -9,12 +9,14 @@ pub mod judge;
 mod legacy;
 mod refusals;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use filters::rbac::unknown;
+use filters::rate::Held;
+use filters::rbac::{Judgement, Query, unknown};
 use filters::rebuild::rename;
-use filters::{Era, Kind as Shape, Permit, Refusal, Span, Thing};
+use filters::{Aim, Caller, Era, Kind as Shape, Permit, Refusal, Span, Thing};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -103,11 +105,34 @@ pub struct Led<'a> {
     pub house: &'a House,
     pub endpoint: &'a Arc<Endpoint>,
     pub session: Option<&'a Arc<Session>>,
+    /// The address of who calls.
+    pub client: Option<IpAddr>,
     pub permit: Permit,
+    /// The places that the call takes up; kept for as long as a server works on it.
+    pub held: Arc<Held>,
     pub body: Bytes,
 }
 
+impl Led<'_> {
+    fn may_reach(&self, door: &Door, server: &Server) -> bool {
+        door.may_reach(self.house, self.endpoint, &self.permit.caller, server)
+    }
+}
+
 impl Door {
+    /// Whether the caller may use anything of a server on this endpoint. Asked where a message goes to a server as a
+    /// whole, and so names nothing that roles could be asked about.
+    pub fn may_reach(
+        &self,
+        house: &House,
+        endpoint: &Arc<Endpoint>,
+        caller: &Caller,
+        server: &Server,
+    ) -> bool {
+        house.plan.chain.rbac.is_open()
+            || house.sight(endpoint, caller, &self.metrics).members.iter().any(|m| m.name == server.name)
+    }
+
     /// Leads a permitted call to its exit; `told` is filled on the way.
     pub fn lead(&self, led: Led<'_>, told: &mut Told) -> Result<Exit, Box<Refusal>> {
         let Led { permit, body, .. } = &led;
@@ -201,7 +226,10 @@ impl Door {
                     _ => Err(invalid(era, "ref_missing", "params.ref must name one prompt or one resource")),
                 }
             }
-            Method::SetLevel => match endpoint.only.clone().filter(|server| server.upstream.http().is_some())
+            Method::SetLevel => match endpoint
+                .only
+                .clone()
+                .filter(|server| server.upstream.http().is_some() && led.may_reach(self, server))
             {
                 Some(server) => self.pass(led, server, method, told),
                 None => {
@@ -212,7 +240,15 @@ impl Door {
             Method::Listen => {
                 self.spoken(endpoint, era)?;
                 let wanted = rpc.notifications.map(|span| span.of(body)).unwrap_or_default();
-                let filter = announce::Filter::read(wanted, endpoint).ok_or_else(|| {
+                // Each is judged by itself: a template that shows may cover addresses that do not.
+                let may = |uri: &str, server: &Server| {
+                    let aim = Aim { thing: Thing::Resource, name: uri, server: &server.name };
+                    let method = method.word();
+                    let query = Query { method, aim: Some(aim), arguments: None, ip: led.client };
+                    let judged = led.house.plan.chain.rbac.judge(&led.permit.caller, &query);
+                    matches!(judged, Judgement::Allowed(_))
+                };
+                let filter = announce::Filter::read(wanted, endpoint, may).ok_or_else(|| {
                     invalid(era, "filter_missing", "params.notifications must be an object")
                 })?;
                 let id = Bytes::copy_from_slice(id);
@@ -221,7 +257,7 @@ impl Door {
                     announce::modern(&self.core, id, endpoint.clone(), filter, changes, self.drain.clone());
                 Ok(Exit::Room(talk))
             }
-            _ => match endpoint.only.clone().filter(|_| view.servers > 0) {
+            _ => match endpoint.only.clone().filter(|s| view.servers > 0 && led.may_reach(self, s)) {
                 Some(server) => self.pass(led, server, method, told),
                 None => Err(unknown_method(era)),
             },
@@ -319,6 +355,7 @@ impl Door {
         });
         let question = ask::Question {
             running,
+            held: led.held,
             era,
             method: rpc.method_name(&led.body).into_owned(),
             params,

@@ -40,7 +40,7 @@ pub struct Session {
     client_info: Bytes,
     seats: Mutex<HashMap<u64, Arc<Place>>>,
     /// The client's stream of announcements, while it has one.
-    outbox: Mutex<Option<mpsc::Sender<Bytes>>>,
+    outbox: Mutex<Option<Outbox>>,
     /// Requests that run, by their id as written, so that they can be cancelled.
     running: Mutex<HashMap<Bytes, Run>>,
     /// Seconds from the start of the process to the last sign of use.
@@ -48,6 +48,14 @@ pub struct Session {
     started: Instant,
     ended: CancellationToken,
     core: Handle,
+}
+
+/// What of a server's message may reach the client; none for nothing of it.
+pub type Pass = Arc<dyn Fn(&Server, Bytes) -> Option<Bytes> + Send + Sync>;
+
+struct Outbox {
+    sender: mpsc::Sender<Bytes>,
+    pass: Pass,
 }
 
 /// A request of this session that is under way.
@@ -85,6 +93,12 @@ impl Session {
         taking
             .await
             .unwrap_or_else(|_| Err(UpstreamError::Unreachable("the gateway is shutting down".into())))
+    }
+
+    /// The seat at a server, if it was taken.
+    pub async fn seated(&self, server: &Server) -> Option<Seat> {
+        let place = self.seats.lock().expect("no holder of the lock panics").get(&server.serial).cloned();
+        place?.seat.lock().await.clone()
     }
 
     /// Drops a seat that the server has forgotten; the next [`Self::seat`] takes a new one.
@@ -137,9 +151,9 @@ impl Session {
 
     /// Attaches the client's stream; a stream that was attached before ends. What the servers of this session
     /// announce goes there from now on.
-    pub fn attach(self: &Arc<Self>) -> mpsc::Receiver<Bytes> {
+    pub fn attach(self: &Arc<Self>, pass: Pass) -> mpsc::Receiver<Bytes> {
         let (sender, receiver) = mpsc::channel(OUTBOX);
-        *self.outbox.lock().expect("no holder of the lock panics") = Some(sender);
+        *self.outbox.lock().expect("no holder of the lock panics") = Some(Outbox { sender, pass });
         let places: Vec<Arc<Place>> =
             self.seats.lock().expect("no holder of the lock panics").values().cloned().collect();
         for place in places {
@@ -154,10 +168,13 @@ impl Session {
         receiver
     }
 
-    /// Gives a message to the client's stream, if it has one that keeps up.
-    fn offer(&self, message: Bytes) -> bool {
+    /// Gives a message of a server to the client's stream, if it has one that keeps up.
+    fn offer(&self, server: &Server, message: Bytes) -> bool {
+        let pass = self.outbox.lock().expect("no holder of the lock panics").as_ref().map(|o| o.pass.clone());
+        let Some(pass) = pass else { return false };
+        let Some(message) = pass(server, message) else { return true };
         let mut outbox = self.outbox.lock().expect("no holder of the lock panics");
-        match outbox.as_ref().map(|sender| sender.try_send(message)) {
+        match outbox.as_ref().map(|outbox| outbox.sender.try_send(message)) {
             Some(Ok(())) => true,
             Some(Err(_)) => {
                 *outbox = None;
@@ -181,7 +198,7 @@ impl Session {
                 while let Some(message) = said.recv().await {
                     let Some(session) = session.upgrade() else { return };
                     if let Some(message) = address::outward(&message, &server)
-                        && !session.offer(message)
+                        && !session.offer(&server, message)
                     {
                         return;
                     }
@@ -328,7 +345,7 @@ impl Sessions {
             .filter(|session| session.running.lock().expect("no holder of the lock panics").is_empty())
             .filter(|session| {
                 let outbox = session.outbox.lock().expect("no holder of the lock panics");
-                outbox.as_ref().is_none_or(mpsc::Sender::is_closed)
+                outbox.as_ref().is_none_or(|outbox| outbox.sender.is_closed())
             })
             .map(|session| session.clone())
             .collect();

@@ -159,7 +159,7 @@ fn same(
 }
 
 /// Decodes the `=?base64?…?=` form of header values; `None` if it is that form and broken.
-fn decode(value: &str) -> Option<Cow<'_, str>> {
+pub fn decode(value: &str) -> Option<Cow<'_, str>> {
     match value.strip_prefix("=?base64?").and_then(|v| v.strip_suffix("?=")) {
         None => Some(Cow::Borrowed(value)),
         Some(inner) => String::from_utf8(STANDARD.decode(inner).ok()?).ok().map(Cow::Owned),

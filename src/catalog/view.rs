@@ -40,7 +40,11 @@ pub fn endpoint(
         path: path.into(),
         legacy: view(Era::Legacy, servers, &scope, may, metrics),
         modern: view(Era::Modern, servers, &scope, may, metrics),
-        members: servers.iter().map(|seen| seen.server.clone()).collect(),
+        members: servers
+            .iter()
+            .filter(|seen| is_member(seen, &scope, may))
+            .map(|s| s.server.clone())
+            .collect(),
         only,
         toolset,
     }
@@ -76,6 +80,16 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
     view.server_info = server_info(&faces, scope);
     view.instructions = instructions(&faces, scope);
     view
+}
+
+/// Whether anything of a server may be used, in any era; of one that was never reached nobody knows what it has.
+fn is_member(seen: &Seen, scope: &Scope<'_>, may: May<'_>) -> bool {
+    let Some(may) = may else { return true };
+    let mut faces = [&seen.legacy, &seen.modern].into_iter().flatten().peekable();
+    if faces.peek().is_none() {
+        return may(&Aim { thing: Thing::Server, name: "", server: &seen.server.name });
+    }
+    faces.any(|face| is_of_use(&seen.server, face, scope, may))
 }
 
 /// Whether anything of a server may be used, as far as it says what it has.

@@ -43,7 +43,7 @@ impl Door {
         let caller = caller.unwrap_or_else(|| chain.anonymous());
         let Judged { mut permit, body, id } =
             self.judge(&house, endpoint, head, caller, body, &mut Told::default()).await?;
-        let _held = std::mem::take(&mut permit.held);
+        let held = Arc::new(std::mem::take(&mut permit.held));
         let halt = |refusal| Halt { filter: "door", refusal, id };
         let mut own = None;
         let session = match (permit.era, session) {
@@ -60,7 +60,15 @@ impl Door {
                 own.clone()
             }
         };
-        let led = Led { house: &house, endpoint, session: session.as_ref(), permit, body };
+        let led = Led {
+            house: &house,
+            endpoint,
+            session: session.as_ref(),
+            client: None,
+            permit,
+            held: held.clone(),
+            body,
+        };
         let answer = match self.lead(led, &mut Told::default()) {
             Ok(Exit::Answer(reply)) => Ok(reply.body),
             Ok(Exit::Room(talk)) => listen_to(talk).await,

@@ -16,6 +16,9 @@ use crate::protocol::{revision, wire};
 use crate::server::Server;
 use crate::session::Session;
 
+/// What a client may say of itself, in bytes.
+const MAX_CLIENT: usize = 64 * 1024;
+
 impl Door {
     /// Opens a session; `endpoint` is what the caller sees of it.
     pub(super) fn initialize(&self, led: &Led<'_>, endpoint: &Endpoint) -> Result<Exit, Box<Refusal>> {
@@ -25,6 +28,12 @@ impl Door {
         let asked = rpc
             .protocol_version
             .ok_or_else(|| invalid(era, "version_missing", "params.protocolVersion must be a string"))?;
+        // A session keeps these for as long as it lives.
+        let sizes = [rpc.capabilities, rpc.client_info].map(|span| span.map_or(0, |s| s.end - s.start));
+        if sizes.iter().sum::<usize>() > MAX_CLIENT {
+            let words = format!("capabilities and clientInfo together are longer than {MAX_CLIENT} bytes");
+            return Err(invalid(era, "client_too_long", words));
+        }
         let object = |span: Option<Span>, fallback: &'static [u8]| {
             span.map_or(Bytes::from_static(fallback), |span| Bytes::copy_from_slice(span.of(body)))
         };
@@ -69,7 +78,9 @@ impl Door {
             Method::Initialized => {}
             _ => {
                 let word = led.permit.rpc.method_name(&led.body).into_owned();
-                self.forward(session, session.servers(), &word, &led);
+                let mut servers = session.servers();
+                servers.retain(|server| led.may_reach(self, server));
+                self.forward(session, servers, &word, &led);
             }
         }
         Ok(Exit::Answer(Reply::accepted()))
@@ -83,11 +94,10 @@ impl Door {
             let (session, method, params) = (session.clone(), method.to_owned(), params.clone());
             self.core.spawn(async move {
                 let Some(http) = server.upstream.http() else { return };
-                let told = match session.seat(&server, None).await {
-                    Ok(seat) => http.notify(&seat, &method, params).await,
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = told {
+                // One that has no seat there has nothing to tell; and to take it the caller's credentials may be
+                // needed, which a notification does not have.
+                let Some(seat) = session.seated(&server).await else { return };
+                if let Err(error) = http.notify(&seat, &method, params).await {
                     tracing::debug!(server = %server.name, method, %error, "a notification was not passed on");
                 }
             });
@@ -106,14 +116,16 @@ impl Door {
         };
         let rpc = &led.permit.rpc;
         let addressed = rpc.id.and_then(|id| Some((id, address::home(id.of(&led.body))?)));
-        let (server, body) = match addressed {
+        let (serial, body) = match addressed {
             Some((place, (serial, raw))) => {
-                let server = session.servers().into_iter().find(|server| server.serial == serial);
-                (server, splice(BytesMut::from(&led.body[..]), place, raw.as_bytes()))
+                (Some(serial), splice(BytesMut::from(&led.body[..]), place, raw.as_bytes()))
             }
-            None => (led.endpoint.only.clone(), led.body.clone()),
+            None => (led.endpoint.only.as_ref().map(|server| server.serial), led.body.clone()),
         };
-        let Some(server) = server.filter(|server| server.upstream.peer().is_some()) else {
+        // Only a server that was called before can have asked something.
+        let servers = serial.map(|_| session.servers()).unwrap_or_default();
+        let server = servers.into_iter().find(|server| Some(server.serial) == serial);
+        let Some(server) = server.filter(|s| s.upstream.peer().is_some() && led.may_reach(self, s)) else {
             return Ok(Exit::Answer(Reply::accepted()));
         };
         let running = server.start().map_err(|error| Box::new(error.refusal(&server.name)))?;
@@ -132,15 +144,23 @@ impl Door {
         }))
     }
 
-    /// Sends a setting to all legacy members of an endpoint, in the background.
+    /// Sends a setting to all legacy members of an endpoint that the caller may use, in the background.
     pub(super) fn tell_members(&self, led: &Led<'_>, method: &'static str) {
         let (Some(session), Some(params)) = (led.session, led.permit.rpc.params) else { return };
         let params = led.body.slice(params.start..params.end);
-        for server in led.endpoint.members.iter().filter(|server| server.upstream.http().is_some()) {
+        let endpoint = led.house.sight(led.endpoint, &led.permit.caller, &self.metrics);
+        for server in endpoint.members.iter().filter(|server| server.upstream.http().is_some()) {
             let (session, server, params) = (session.clone(), server.clone(), params.clone());
             self.core.spawn(async move {
                 let Some(http) = server.upstream.http() else { return };
-                let told = match session.seat(&server, None).await {
+                // A server that is called in its caller's name is told only by a session that it knows.
+                let named = server.passthrough || server.audience.is_some();
+                let seat = match session.seated(&server).await {
+                    Some(seat) => Ok(seat),
+                    None if named => return,
+                    None => session.seat(&server, None).await,
+                };
+                let told = match seat {
                     Ok(seat) => http.request_in(&seat, method, params).await.map(drop),
                     Err(error) => Err(error),
                 };

@@ -83,9 +83,16 @@ impl Watch {
                 }
                 Form::Events(Splitter::new(limit))
             }
+            // An error may hold a secret as well as a result.
+            (400..=599, "application/json") if leave.screen.is_some() => {
+                Form::Json { held: BytesMut::new(), open: false }
+            }
             (202 | 204, _) if leave.id.is_none() => Form::Other,
             (200..=299, _) if leave.id.is_none() && leave.resume.is_none() => Form::Other,
             (400..=599, "application/json") => Form::Other,
+            (400..=499, _) => {
+                return Err(UpstreamError::Odd(format!("HTTP {status} with content type {kind:?}")));
+            }
             _ => return Err(UpstreamError::Nonsense(format!("HTTP {status} with content type {kind:?}"))),
         };
         Ok(Self {
@@ -221,7 +228,7 @@ fn fits(read: &wire::Incoming, message: &[u8], id: Option<&[u8]>) -> Result<(), 
         (Some(got), _) if read.error.is_some() && got.of(message) == b"null" => Ok(()),
         (Some(got), Some(id)) if wire::same_id(got.of(message), id) => Ok(()),
         (_, None) => Ok(()),
-        _ => Err(UpstreamError::Nonsense("it answers another request".into())),
+        _ => Err(UpstreamError::Odd("it answers another request".into())),
     }
 }
 

@@ -23,18 +23,36 @@ use crate::upstream::UpstreamError;
 /// Carries a call by the house's own client, where Pingora cannot replay its body. The same head, the same
 /// watching of the answer.
 pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Door) -> pingora::Result<()> {
-    let bearer = match credentials::bearer(session, ctx, &leave).await {
+    let carried = carried(session, ctx, &leave, door).await;
+    // Whatever came of it, it is told with the request: to the session, the breaker and the log.
+    ctx.leave = Some(leave);
+    match carried? {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            drop(failed(ctx, &error));
+            failure(session, ctx).await
+        }
+    }
+}
+
+async fn carried(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    leave: &Leave,
+    door: &Door,
+) -> pingora::Result<Result<(), UpstreamError>> {
+    let bearer = match credentials::bearer(session, ctx, leave).await {
         Ok(bearer) => bearer,
-        Err(error) => return carry_failed(session, ctx, leave, error).await,
+        Err(error) => return Ok(Err(error)),
     };
     let seat = match &leave.session {
         Some(client) => match client.seat(&leave.server, bearer.clone()).await {
             Ok(seat) => Some(seat),
-            Err(error) => return carry_failed(session, ctx, leave, error).await,
+            Err(error) => return Ok(Err(error)),
         },
         None => None,
     };
-    let head = outgoing::request(&session.req_header().headers, &leave, seat.as_ref(), bearer.as_ref())?;
+    let head = outgoing::request(session, ctx, leave, seat.as_ref(), bearer.as_ref())?;
     let mut extra = head.headers.clone();
     extra.remove(CONTENT_LENGTH);
     extra.remove(http::header::HOST);
@@ -106,7 +124,7 @@ pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Do
                 for (name, value) in headers.iter() {
                     head.append_header(name, value)?;
                 }
-                match Watch::begin(&mut head, &leave) {
+                match Watch::begin(&mut head, leave) {
                     Ok(begun) => {
                         watch = Some(begun);
                         ctx.outcome = Some(if status < 300 { Outcome::Ok } else { Outcome::Error });
@@ -141,7 +159,7 @@ pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Do
                     if let Some(head) = waiting.take() {
                         session.write_response_header(head, false).await?;
                     }
-                    return session.write_response_body(rest, true).await;
+                    return session.write_response_body(rest, true).await.map(Ok);
                 }
                 Err(error) => Err(error),
             },
@@ -156,7 +174,7 @@ pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Do
                 session.write_response_body(Some(bytes), false).await?;
             }
             Ok(_) => {}
-            Err(error) => return carry_failed(session, ctx, leave, error).await,
+            Err(error) => return Ok(Err(error)),
         }
     }
 }
@@ -165,15 +183,4 @@ enum Piece {
     Head(u16, Box<http::HeaderMap>),
     Body(Bytes),
     End,
-}
-
-async fn carry_failed(
-    session: &mut Session,
-    ctx: &mut Ctx,
-    leave: Leave,
-    error: UpstreamError,
-) -> pingora::Result<()> {
-    ctx.leave = Some(leave);
-    drop(failed(ctx, &error));
-    failure(session, ctx).await
 }

@@ -69,7 +69,7 @@ pub struct Ctx {
     /// Bytes of the request's body.
     received: usize,
     /// Places in limits of what runs at a time.
-    held: Held,
+    held: Arc<Held>,
     refused: Option<(&'static str, Box<Refusal>)>,
     /// The id of the request, for a refusal on the way to the server.
     id: Option<Bytes>,
@@ -108,7 +108,7 @@ impl ProxyHttp for Gateway {
             client: None,
             told: Told::default(),
             received: 0,
-            held: Held::default(),
+            held: Arc::default(),
             refused: None,
             id: None,
             leave: None,
@@ -167,8 +167,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
         let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
-        *request =
-            outgoing::request(&session.req_header().headers, leave, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
+        *request = outgoing::request(session, ctx, leave, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
         ctx.sent_at = Some(Instant::now());
         Ok(())
     }
@@ -208,6 +207,10 @@ impl ProxyHttp for Gateway {
         let sized = response.headers.contains_key(http::header::CONTENT_LENGTH);
         match Watch::begin(response, leave) {
             Ok(watch) => {
+                if leave.resume.is_some() {
+                    // It works; nobody shall wait for the end of a stream to hear that.
+                    leave.running.went(None);
+                }
                 let unsized_now = sized && !response.headers.contains_key(http::header::CONTENT_LENGTH);
                 if unsized_now && session.req_header().version == http::Version::HTTP_11 {
                     response.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;

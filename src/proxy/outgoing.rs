@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use filters::Era;
-use filters::agree::encode;
+use filters::agree::{decode, encode, quote};
 use filters::call::header;
+use filters::guard::Redactor;
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, SERVER, SET_COOKIE, USER_AGENT,
     WWW_AUTHENTICATE,
@@ -17,8 +18,10 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{OkOrErr, OrErr};
 
+use super::Ctx;
 use crate::address;
 use crate::catalog::Endpoint;
+use crate::config::Redaction;
 use crate::door::Leave;
 use crate::server::Server;
 use crate::session;
@@ -38,7 +41,8 @@ const CARRIED: [HeaderName; 5] = [
 
 /// The head of a request to a server.
 pub fn request(
-    client: &HeaderMap,
+    session: &Session,
+    ctx: &Ctx,
     leave: &Leave,
     seat: Option<&Seat>,
     bearer: Option<&HeaderValue>,
@@ -48,6 +52,7 @@ pub fn request(
         .upstream
         .peer()
         .or_err(pingora::ErrorType::InternalError, "the server has no address")?;
+    let client = &session.req_header().headers;
     let resumes = leave.resume.is_some();
     let verb = if resumes { Method::GET } else { Method::POST };
     let mut head = RequestHeader::build(verb, peer.path.as_bytes(), Some(16))?;
@@ -65,7 +70,7 @@ pub fn request(
         }
     }
     match (leave.era, seat) {
-        (Era::Modern, _) => modern(&mut head, client, leave)?,
+        (Era::Modern, _) => modern(&mut head, client, leave, ctx.house.plan.redactor.as_deref())?,
         (Era::Legacy, Some(seat)) => {
             if let Ok(version) = HeaderValue::from_str(&seat.version) {
                 head.insert_header(header::PROTOCOL_VERSION, version)?;
@@ -86,7 +91,12 @@ pub fn request(
 }
 
 /// The headers that mirror the body (2026-07-28, streamable-http); they agreed with it when it was judged.
-fn modern(head: &mut RequestHeader, client: &HeaderMap, leave: &Leave) -> pingora::Result<()> {
+fn modern(
+    head: &mut RequestHeader,
+    client: &HeaderMap,
+    leave: &Leave,
+    redactor: Option<&Redactor>,
+) -> pingora::Result<()> {
     for name in [&header::PROTOCOL_VERSION, &header::METHOD] {
         if let Some(value) = client.get(name) {
             head.insert_header(name, value)?;
@@ -105,10 +115,22 @@ fn modern(head: &mut RequestHeader, client: &HeaderMap, leave: &Leave) -> pingor
         }
     }
     // "Intermediate servers that do not recognize an Mcp-Param-{Name} header MUST forward it."
+    let redactor = redactor.filter(|_| leave.server.config.redact.arguments != Redaction::Off);
     for (name, value) in client.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-")) {
-        head.append_header(name, value)?;
+        // They repeat arguments; what is taken out of those must not come by this way.
+        if redactor.is_none_or(|redactor| is_clean(value, redactor)) {
+            head.append_header(name, value)?;
+        }
     }
     Ok(())
+}
+
+/// Whether a header holds no secret, neither as it stands nor as it reads.
+fn is_clean(value: &HeaderValue, redactor: &Redactor) -> bool {
+    let Ok(value) = value.to_str() else { return false };
+    let Some(read) = decode(value) else { return false };
+    let found = |text: &str| redactor.scan(quote(text).as_bytes()).map_or(true, |found| !found.is_empty());
+    !found(value) && !found(&read)
 }
 
 /// Takes out of a server's head what is between the gateway and the server.
@@ -129,17 +151,18 @@ pub fn resumption(
     session: &Session,
     endpoint: &Endpoint,
     client: &Arc<session::Session>,
+    may: impl Fn(&Server) -> bool,
     screen: impl Fn(&Server) -> Option<Screen>,
 ) -> Option<Leave> {
     let last = session.req_header().headers.get(LAST_EVENT_ID)?;
-    let (server, last) = match &endpoint.only {
-        Some(server) => (server.clone(), last.clone()),
+    let (serial, last) = match &endpoint.only {
+        Some(server) => (server.serial, last.clone()),
         None => {
             let (serial, own) = address::event_home(last.to_str().ok()?)?;
-            let server = client.servers().into_iter().find(|server| server.serial == serial)?;
-            (server, HeaderValue::from_str(own).ok()?)
+            (serial, HeaderValue::from_str(own).ok()?)
         }
     };
+    let server = client.servers().into_iter().find(|server| server.serial == serial && may(server))?;
     server.upstream.peer()?;
     let running = server.start().ok()?;
     Some(Leave {

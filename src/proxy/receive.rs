@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filters::{Refusal, Stop};
+use filters::Filter as _;
+use filters::origin::Origin;
+use filters::{Caller, Refusal, Stop};
 use pingora::proxy::Session;
 
 use super::{Ctx, Gateway, Serves, body, carry, client, fixed, intake, outgoing, reply};
@@ -13,6 +15,7 @@ use crate::door::judge::Judged;
 use crate::door::{Exit, Leave, Led, Reply};
 use crate::rooms::announce;
 use crate::server::Server;
+use crate::session::Pass;
 use crate::upstream::{Screen, UpstreamError};
 
 impl Gateway {
@@ -28,8 +31,11 @@ impl Gateway {
         ctx.client = client::address(session, &ctx.house.plan.config.listen);
         let chain = &ctx.house.plan.chain;
         let described = fixed::described(path).is_some();
+        // A browser asks whether it may send credentials before it sends any (Fetch standard, "CORS protocol and
+        // credentials"); the answer is the same for every path, so that none is found out by it.
+        let asks = self.serves != Serves::Admin && reply::is_preflight(session);
         let greeted = match intake::sound(session, ctx.house.plan.config.limits.max_header.as_usize()) {
-            Ok(()) if described && endpoint.is_none() => {
+            Ok(()) if asks || (described && endpoint.is_none()) => {
                 // Where to get credentials is asked without any (RFC 9728 §3.1).
                 chain.glance(&intake::head(session, ctx.client)).await.map(|()| chain.anonymous())
             }
@@ -44,9 +50,15 @@ impl Gateway {
             // Probes come by address and without a body; they may have any Host.
             Err(stop) if fixed::is_open(operator, &stop, self.serves) => {}
             Err(stop) => {
-                ctx.origin = None;
+                if matches!(stop.filter, "intake" | Origin::NAME) {
+                    ctx.origin = None;
+                }
                 return self.refuse(session, ctx, stop).await;
             }
+        }
+        if asks {
+            ctx.told.method = "_preflight";
+            return reply::preflight(session, ctx).await.map(|()| None);
         }
         if described && self.serves != Serves::Admin {
             ctx.told.method = "_metadata";
@@ -108,12 +120,20 @@ impl Gateway {
         };
         let Judged { mut permit, body, id } = judged;
         ctx.id = id;
-        ctx.held = std::mem::take(&mut permit.held);
+        ctx.held = Arc::new(std::mem::take(&mut permit.held));
         let client = match intake::session(&self.door, session, &endpoint, &permit, &body) {
             Ok(client) => client,
             Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
         };
-        let led = Led { house: &house, endpoint: &endpoint, session: client.as_ref(), permit, body };
+        let led = Led {
+            house: &house,
+            endpoint: &endpoint,
+            session: client.as_ref(),
+            client: ctx.client,
+            permit,
+            held: ctx.held.clone(),
+            body,
+        };
         match self.door.lead(led, &mut ctx.told) {
             Ok(Exit::Answer(answer)) => reply::whole(session, ctx, answer).await.map(|()| None),
             Ok(Exit::Room(talk)) => {
@@ -156,12 +176,34 @@ impl Gateway {
         ctx.told.method = "_stream";
         let (redactor, metrics) = (ctx.house.plan.redactor.as_ref(), &self.door.metrics);
         let screen = |server: &Server| Screen::of(&server.name, &server.config, redactor, metrics);
-        if let Some(leave) = outgoing::resumption(session, endpoint, &client, screen) {
+        // A stream is gone on with only where the session has called before, and its caller still may.
+        let house = ctx.house.clone();
+        let may = |server: &Server| self.door.may_reach(&house, endpoint, &caller, server);
+        if let Some(leave) = outgoing::resumption(session, endpoint, &client, may, screen) {
             return Ok(Some(leave));
         }
         let changes = self.door.registry.changes();
-        let talk = announce::legacy(&self.door.core, client, changes, self.door.drain.clone());
+        let pass = self.passing(&endpoint.path, caller);
+        let talk = announce::legacy(&self.door.core, client, pass, changes, self.door.drain.clone());
         reply::talk(session, ctx, talk, &self.door).await.map(|()| None)
+    }
+
+    /// What of the servers' messages goes to the stream of a caller: nothing of those that it may not use by now, and
+    /// no secrets where they are looked for.
+    fn passing(&self, path: &Arc<str>, caller: Caller) -> Pass {
+        let (door, path) = (self.door.clone(), path.clone());
+        Arc::new(move |server, message| {
+            let house = door.registry.house();
+            let endpoint = house.catalog.endpoint(&path)?;
+            if !door.may_reach(&house, endpoint, &caller, server) {
+                return None;
+            }
+            let redactor = house.plan.redactor.as_ref();
+            match Screen::of(&server.name, &server.config, redactor, &door.metrics) {
+                Some(screen) => screen.message(&message).ok().map(|clean| clean.unwrap_or(message)),
+                None => Some(message),
+            }
+        })
     }
 
     async fn refuse(

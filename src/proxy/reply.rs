@@ -16,8 +16,8 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
-use super::Ctx;
 use super::answer::Watch;
+use super::{Ctx, intake};
 use crate::door::{Door, Reply};
 use crate::protocol::{header, sse, wire};
 use crate::rooms::{Talk, Word};
@@ -27,6 +27,9 @@ use crate::telemetry::Outcome;
 const LINGER: Duration = Duration::from_secs(2);
 /// The same for one that has stopped sending.
 const SILENCE: Duration = Duration::from_millis(100);
+
+/// How often it is asked whether the caller of a stream may still have it.
+const AGAIN: Duration = Duration::from_secs(5);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -176,6 +179,14 @@ fn rest(refusal: &Refusal, request_id: u64) -> Bytes {
     ))
 }
 
+/// Whether a browser asks what a page may do here.
+pub fn is_preflight(session: &Session) -> bool {
+    let head = session.req_header();
+    head.method == http::Method::OPTIONS
+        && head.headers.contains_key(http::header::ORIGIN)
+        && head.headers.contains_key(http::header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
 /// The answer to a CORS preflight (Fetch standard, "CORS-preflight request").
 pub async fn preflight(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);
@@ -215,6 +226,20 @@ async fn begin_events(session: &mut Session, ctx: &Ctx) -> pingora::Result<()> {
     session.write_response_header(Box::new(head), false).await
 }
 
+/// Whether the caller of a stream is by now still the one that began it, with the same roles under the same policy. A
+/// stream that ends otherwise is opened anew by its client, and then judged by what holds then.
+async fn may_stay(session: &Session, ctx: &Ctx, door: &Door) -> bool {
+    let (Some(caller), house) = (&ctx.caller, door.registry.house()) else { return true };
+    if house.plan.config.rbac != ctx.house.plan.config.rbac {
+        return false;
+    }
+    match house.plan.chain.auth.identify(&intake::head(session, ctx.client)).await {
+        Ok(now) => now.is_same_as(caller) && now.roles == caller.roles && now.scopes == caller.scopes,
+        // That the keys cannot be read says nothing about the caller.
+        Err(refusal) => refusal.status >= 500,
+    }
+}
+
 /// Speaks for a room until it has said its last word or the client leaves. A single answer goes out as plain
 /// JSON; notes before it, or a wait that is long enough for a proxy to grow impatient, make it a stream.
 pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &Door) -> pingora::Result<()> {
@@ -229,9 +254,16 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
         open = true;
     }
     ctx.outcome = Some(Outcome::Ok);
+    let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
     loop {
         let word = tokio::select! {
             biased;
+            _ = again.tick(), if talk.stream => {
+                if may_stay(session, ctx, door).await {
+                    continue;
+                }
+                return session.write_response_body(None, true).await;
+            }
             word = talk.words.recv() => word,
             () = tokio::time::sleep(keep_alive), if takes_events => {
                 if !open {

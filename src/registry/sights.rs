@@ -8,18 +8,20 @@ use filters::{Aim, Caller, Thing};
 use moka::sync::Cache;
 
 use super::House;
-use crate::catalog::{Endpoint, Kind};
+use crate::catalog::{Endpoint, Kind, View};
 use crate::telemetry::Metrics;
 
-/// Entries of all kept sights together; one takes some hundred bytes.
-const MAX_ENTRIES: u64 = 200_000;
+/// Bytes of all kept sights together, of which each caller may have one where rules look at who calls.
+const MAX_BYTES: u64 = 256 * 1024 * 1024;
+/// An entry beside its text in a page.
+const ENTRY: usize = 500;
 
 pub struct Sights(Cache<(Class, Arc<str>), Arc<Endpoint>>);
 
 impl Default for Sights {
     fn default() -> Self {
         let size = |_: &(Class, Arc<str>), endpoint: &Arc<Endpoint>| endpoint.size();
-        Self(Cache::builder().max_capacity(MAX_ENTRIES).weigher(size).build())
+        Self(Cache::builder().max_capacity(MAX_BYTES).weigher(size).build())
     }
 }
 
@@ -42,11 +44,12 @@ impl House {
 }
 
 impl Endpoint {
-    /// How many entries it holds, in both eras.
+    /// About how many bytes it takes.
     fn size(&self) -> u32 {
-        let views = [&self.legacy, &self.modern];
-        let entries =
-            views.iter().map(|v| v.tools.len() + v.prompts.len() + v.resources.len() + v.templates.len());
-        u32::try_from(entries.sum::<usize>() + Kind::ALL.len()).unwrap_or(u32::MAX)
+        let of = |v: &View| {
+            let entries = v.tools.len() + v.prompts.len() + v.resources.len() + v.templates.len();
+            (entries + Kind::ALL.len()) * ENTRY + v.bytes()
+        };
+        u32::try_from(of(&self.legacy) + of(&self.modern)).unwrap_or(u32::MAX)
     }
 }

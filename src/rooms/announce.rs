@@ -21,22 +21,23 @@ use super::{Leash, Talk, Word};
 use crate::catalog::{Change, Endpoint, Kind};
 use crate::protocol::wire;
 use crate::server::Server;
-use crate::session::Session;
+use crate::session::{Pass, Session};
 use crate::upstream::house_meta;
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// How long to wait before a server is listened to again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The GET stream of a legacy session.
+/// The GET stream of a legacy session; of what servers say to it goes on what `pass` gives.
 pub fn legacy(
     core: &Handle,
     session: Arc<Session>,
+    pass: Pass,
     mut changes: broadcast::Receiver<Change>,
     drain: CancellationToken,
 ) -> Talk {
     let (words, receiver) = mpsc::channel(32);
-    let mut said = session.attach();
+    let mut said = session.attach(pass);
     let task = core.spawn(async move {
         let mut told = Told;
         loop {
@@ -116,7 +117,12 @@ pub struct Filter {
 
 impl Filter {
     /// Reads `params.notifications`; what the endpoint cannot tell of is left out.
-    pub fn read(notifications: &[u8], endpoint: &Endpoint) -> Option<Self> {
+    /// `may` says which resources the client may follow.
+    pub fn read(
+        notifications: &[u8],
+        endpoint: &Endpoint,
+        may: impl Fn(&str, &Server) -> bool,
+    ) -> Option<Self> {
         if notifications.first() != Some(&b'{') {
             return None;
         }
@@ -130,6 +136,7 @@ impl Filter {
             for uri in strings(span.of(notifications))? {
                 if let Some(target) =
                     view.resource(&uri).filter(|target| target.server.upstream.http().is_some())
+                    && may(&uri, &target.server)
                 {
                     let entry = updates.entry(target.server.serial);
                     entry.or_insert_with(|| (target.server.clone(), Vec::new())).1.push(uri);

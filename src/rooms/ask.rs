@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use filters::rate::Held;
 use filters::{Era, Refusal};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -17,6 +18,9 @@ use crate::upstream::{Ask, Progress, Said, Screen};
 /// What is asked; all in the caller's own words.
 pub struct Question {
     pub running: Running,
+    /// The caller's places in limits, which are taken until the server is done: a legacy client that leaves does not
+    /// end its call.
+    pub held: Arc<Held>,
     pub era: Era,
     pub method: String,
     pub params: Bytes,
@@ -47,7 +51,7 @@ pub fn ask(core: &Handle, question: Question, stop: CancellationToken) -> Talk {
 }
 
 async fn answer(question: Question, words: &mpsc::Sender<Word>) -> Word {
-    let Question { running, era, method, params, id, token, screen } = question;
+    let Question { running, held: _held, era, method, params, id, token, screen } = question;
     let server = running.server().clone();
     let (notes, mut noted) = mpsc::channel::<Bytes>(32);
     let asked = server.upstream.ask(Ask {

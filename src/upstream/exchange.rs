@@ -1,7 +1,7 @@
 //! Trading a caller's token for one that a server takes (RFC 8693), so that the caller's own never leaves the house
 //! for a place it was not made for.
 //!
-//! A token is asked for once for each user, set of scopes and audience, and kept until shortly before it expires;
+//! A token is asked for once for each user, set of scopes and roles, and audience, and kept until shortly before it expires;
 //! many calls at once wait for one answer. Nothing is kept of a failure.
 
 use std::sync::Arc;
@@ -48,6 +48,7 @@ struct Key {
     tenant: Option<String>,
     user: String,
     scopes: Vec<String>,
+    roles: Vec<String>,
     audience: Arc<str>,
 }
 
@@ -103,6 +104,7 @@ impl Exchange {
             tenant: caller.tenant.clone(),
             user: caller.user.clone(),
             scopes: caller.scopes.clone(),
+            roles: caller.roles.clone(),
             audience: audience.clone(),
         };
         let asking = self.ask(subject.to_owned(), audience.clone());

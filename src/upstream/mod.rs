@@ -136,6 +136,10 @@ pub enum UpstreamError {
     TimedOut(Duration),
     #[error("sent an answer that is not MCP: {0}")]
     Nonsense(String),
+    /// The same, where a caller may have brought it about: by an id that the server cannot keep, or by asking for
+    /// what it does not have.
+    #[error("sent an answer that is not MCP: {0}")]
+    Odd(String),
     #[error("sent more than the {0} bytes that an answer may have")]
     TooLarge(usize),
     #[error("does not accept the gateway's credentials (HTTP {0})")]
@@ -166,7 +170,7 @@ impl UpstreamError {
         let (status, reason) = match self {
             Self::Unreachable(_) => (502, "upstream_unreachable"),
             Self::TimedOut(_) => (504, "upstream_timeout"),
-            Self::Nonsense(_) => (502, "upstream_nonsense"),
+            Self::Nonsense(_) | Self::Odd(_) => (502, "upstream_nonsense"),
             Self::TooLarge(_) => (502, "upstream_too_large"),
             Self::Credentials(_) => (502, "upstream_credentials"),
             Self::Forgotten => (502, "upstream_session"),

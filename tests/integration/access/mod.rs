@@ -1,11 +1,15 @@
 //! Who may do what: callers, roles, rules and sessions, as they are met over HTTP.
 
+mod browsers;
 mod budgets;
 mod guards;
 mod page;
+mod reach;
 mod roles;
+mod secrets;
 mod shared;
 mod strangers;
+mod trouble;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -1,0 +1,85 @@
+//! What one caller cannot do to all the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Gateway, initialize, legacy_call, read};
+use crate::puppet::{Act, Puppet, answer, http, json_answer};
+
+/// A gateway before this server, whose circuit opens at `failures` failures.
+async fn house(server: &Puppet, failures: u32) -> Gateway {
+    let breaker = format!("circuit_breaker: {{failures: {failures}, open_for: 1s}}");
+    let gateway =
+        Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\", {breaker}}}}}\n", server.url)).await;
+    gateway.eventually("the server is there", async |g| g.get("/health").await.contains("\"tools\":1")).await;
+    gateway
+}
+
+#[tokio::test]
+async fn calls_that_a_server_cannot_answer_well_do_not_shut_it_for_others() {
+    let server = Puppet::start(|seen| match seen.method() {
+        // As a server does that keeps numbers as doubles.
+        "tools/call" if seen.body["id"] == json!(9_007_199_254_740_993_u64) => {
+            let message =
+                answer(seen, &json!({"content": []})).replace("9007199254740993", "9007199254740992");
+            Act::Say(json_answer(&message))
+        }
+        "vendor/none" => Act::Say(http("404 Not Found", &["Content-Type: text/html"], "<p>none</p>")),
+        _ => Act::Good,
+    })
+    .await;
+    let gateway = house(&server, 2).await;
+    let session = gateway.initialize("/servers/p/mcp").await;
+    let say = async |body| gateway.say("/servers/p/mcp", &session, &body).await;
+    for _ in 0..3 {
+        let (status, told) = say(legacy_call(9_007_199_254_740_993_u64, "tool", json!({}))).await;
+        assert_eq!(status, 502, "{told}");
+        let (status, told) = say(json!({"jsonrpc": "2.0", "id": 2, "method": "vendor/none"})).await;
+        assert_eq!(status, 502, "{told}");
+    }
+    assert_eq!(say(legacy_call(3, "tool", json!({}))).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_stream_that_tries_a_server_does_not_keep_it_shut() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let state = broken.clone();
+    let server = Puppet::start(move |seen| match (seen.verb.as_str(), seen.method()) {
+        ("GET", _) if seen.header("last-event-id").is_some() => {
+            let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n".to_vec();
+            Act::Repeat(head, b": here\n\n".to_vec(), Duration::from_millis(100))
+        }
+        (_, "tools/call") if state.load(Ordering::Relaxed) => Act::Cut(Vec::new()),
+        _ => Act::Good,
+    })
+    .await;
+    let gateway = house(&server, 1).await;
+    let path = "/servers/p/mcp";
+    let session = gateway.initialize(path).await;
+    let call = async || gateway.say(path, &session, &legacy_call(1, "tool", json!({}))).await.0;
+    assert_eq!(call().await, 200);
+    broken.store(true, Ordering::Relaxed);
+    assert_eq!((call().await, call().await), (502, 503), "the circuit is open");
+    broken.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let request = gateway.http.get(gateway.url(path)).header("mcp-session-id", &session);
+    let request = request.header("accept", "text/event-stream").header("last-event-id", "7");
+    let mut stream = request.send().await.expect("an answer");
+    assert_eq!(stream.status(), 200);
+    assert!(stream.chunk().await.expect("a stream").is_some());
+    assert_eq!(call().await, 200, "the stream goes on, and so do calls");
+}
+
+#[tokio::test]
+async fn what_a_session_keeps_of_its_client_is_bounded() {
+    let gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    let body = initialize(json!({"experimental": {"x": {"y": "z".repeat(100_000)}}}));
+    let response = gateway.post("/mcp", None, &body).send().await.expect("an answer");
+    assert!(!response.headers().contains_key("mcp-session-id"));
+    let (_, told) = read(response).await;
+    assert_eq!(told["error"]["code"], -32602, "{told}");
+    gateway.initialize_with("/mcp", json!({"experimental": {"x": {"y": "z".repeat(10_000)}}})).await;
+}

@@ -7,7 +7,7 @@ use filters::Era;
 use filters::agree::quote;
 
 use super::failed;
-use super::who::{Named, Who};
+use super::who::{self, Named, Who};
 use crate::app::App;
 use crate::config::{self, Config};
 use crate::upstream::house_meta;
@@ -23,6 +23,7 @@ fn quiet(config: &mut Config) {
 /// Lists the tools, as callers with these roles see them; without roles, all.
 pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     quiet(&mut config);
+    who::warn_of_unknown(&config, &roles);
     let app = match App::build(config) {
         Ok(app) => app,
         Err(error) => return failed(&error),
@@ -74,6 +75,9 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
         eprintln!("error: the configuration asks for credentials; say who calls: --as USER:ROLE,ROLE");
         return ExitCode::from(2);
     }
+    if let Some(named) = &named {
+        who::warn_of_unknown(&config, &named.0.roles);
+    }
     let app = match App::build(config) {
         Ok(app) => app,
         Err(error) => return failed(&error),
@@ -91,6 +95,9 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
         Ok(answer) => answer,
         Err(halt) => {
             eprintln!("refused by `{}`: {}", halt.filter, halt.refusal.message);
+            if halt.filter == filters::rbac::NAME {
+                eprintln!("`toolgate explain` tells which role, rule or default decided that");
+            }
             return ExitCode::FAILURE;
         }
     };

@@ -3,8 +3,13 @@
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use filters::Head;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method};
+
 use super::who::Who;
-use crate::config::{Config, Span};
+use crate::config::{Config, Keys, Span};
+use crate::plan::judges::{self, Lasting};
 use crate::token::{Wish, mint as sign};
 
 /// Prints a token for this caller.
@@ -29,6 +34,9 @@ pub fn mint(config: &Config, who: Who, ttl: &str, issuer: Option<String>) -> Exi
     match sign(auth, &wish, now) {
         Ok(token) => {
             println!("{token}");
+            if let Some(why) = refusal(config, &token) {
+                eprintln!("warning: the gateway does not take this token: {why}");
+            }
             ExitCode::SUCCESS
         }
         Err(why) => {
@@ -36,4 +44,24 @@ pub fn mint(config: &Config, who: Who, ttl: &str, issuer: Option<String>) -> Exi
             ExitCode::from(2)
         }
     }
+}
+
+/// Why the gateway would turn the token away: another key, a scope that is missing. Not known where keys are fetched.
+fn refusal(config: &Config, token: &str) -> Option<String> {
+    let fetched = |keys: &Keys| matches!(keys, Keys::JwksUrl(_));
+    if config.auth.iter().flat_map(|auth| &auth.jwt).any(|issuer| fetched(&issuer.keys)) {
+        return None;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let chain = judges::chain(config, &Lasting::default(), runtime.handle());
+    let (chain, _) = match chain {
+        Ok(chain) => chain,
+        Err(why) => return Some(why),
+    };
+    let value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+    let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+    let verb = Method::POST;
+    let head =
+        Head { verb: &verb, path: "/mcp", headers: &headers, authority: None, peer: None, outside: false };
+    runtime.block_on(chain.auth.identify(&head)).err().map(|refusal| refusal.message.into_owned())
 }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use filters::{Caller, Identity, Means};
 
+use crate::config::Config;
+
 /// A caller on the word of whoever can read the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Who {
@@ -29,6 +31,14 @@ impl Who {
             means: Means::Operator,
             ..Identity::default()
         })
+    }
+}
+
+/// Says which of these roles the configuration does not have: most often they are misspelt.
+pub fn warn_of_unknown(config: &Config, roles: &[String]) {
+    let Some(rbac) = &config.rbac else { return };
+    for role in roles.iter().filter(|role| !rbac.roles.contains_key(*role)) {
+        eprintln!("warning: rbac.roles has no role `{role}`, so it means nothing");
     }
 }
 

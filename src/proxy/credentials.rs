@@ -24,14 +24,11 @@ pub async fn bearer(
     let Some(audience) = &leave.server.audience else { return Ok(None) };
     let refused = |why: &str| UpstreamError::Exchange(why.to_owned());
     let exchange = ctx.house.plan.exchange.as_ref().ok_or_else(|| refused("no endpoint is configured"))?;
-    let caller = ctx
-        .caller
-        .as_ref()
-        .filter(|caller| caller.means == Means::Jwt)
-        .ok_or_else(|| refused("the caller has no token to exchange"))?;
+    let caller = ctx.caller.as_ref().filter(|caller| caller.means == Means::Jwt);
+    let caller = caller.ok_or(UpstreamError::NoToken)?;
     let token =
         super::intake::head(session, None).one(&AUTHORIZATION).map_err(|Doubtful| refused("two tokens"))?;
     let token = token.and_then(|value| value.split_once(' ')).map(|(_, token)| token.trim());
-    let token = token.ok_or_else(|| refused("the caller has no token to exchange"))?;
+    let token = token.ok_or(UpstreamError::NoToken)?;
     exchange.token(caller, token, audience).await.map(Some)
 }

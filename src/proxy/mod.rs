@@ -221,10 +221,16 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
+        // Older clients know no chunks (RFC 9112 §6.1): for them the end of the connection ends the body.
+        if session.req_header().version < http::Version::HTTP_11
+            && response.remove_header(&http::header::TRANSFER_ENCODING).is_some()
+        {
+            session.set_keepalive(None);
+        }
         outgoing::response(response);
         reply::stamp(response, ctx)
     }

@@ -108,7 +108,11 @@ impl Exchange {
         let asking = self.ask(subject.to_owned(), audience.clone());
         match self.tokens.try_get_with(key, asking).await {
             Ok(token) => Ok(token.header.clone()),
-            Err(why) => Err(UpstreamError::Exchange(why.to_string())),
+            Err(why) => {
+                // The caller learns that it failed; why is for whoever runs the gateway.
+                tracing::warn!(%audience, %why, "a token was not exchanged");
+                Err(UpstreamError::Exchange(why.to_string()))
+            }
         }
     }
 

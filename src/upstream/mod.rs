@@ -153,6 +153,10 @@ pub enum UpstreamError {
     /// What the token endpoint said, for the log.
     #[error("cannot be called in your name: the token exchange failed")]
     Exchange(String),
+    #[error(
+        "is called in its callers' names, which takes a token: neither an API key nor an anonymous call will do"
+    )]
+    NoToken,
 }
 
 impl UpstreamError {
@@ -174,6 +178,7 @@ impl UpstreamError {
             Self::Busy(_) => (503, "upstream_busy"),
             Self::Blocked(_) => (403, "result_blocked"),
             Self::Exchange(_) => (502, "token_exchange"),
+            Self::NoToken => (403, "token_needed"),
             Self::Open(_) => (503, "upstream_circuit_open"),
         };
         // What a server's socket or library says stays in the log; the client learns what it can act on.

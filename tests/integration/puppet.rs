@@ -86,6 +86,11 @@ impl Puppet {
         seen.iter().filter(|seen| !seen.is_greeting()).cloned().collect()
     }
 
+    /// All that reached it.
+    pub fn all(&self) -> Vec<Seen> {
+        self.seen.lock().expect("no connection panics with the lock").clone()
+    }
+
     /// How many requests of this method reached it.
     pub fn count(&self, method: &str) -> usize {
         let seen = self.seen.lock().expect("no connection panics with the lock");

@@ -1,9 +1,13 @@
 //! Who may do what: callers, roles, rules and sessions, as they are met over HTTP.
 
 mod budgets;
+mod commands;
+mod exchange;
 mod guards;
 mod page;
+mod random_roles;
 mod roles;
+mod screens;
 mod shared;
 mod strangers;
 

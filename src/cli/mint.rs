@@ -62,6 +62,6 @@ fn refusal(config: &Config, token: &str) -> Option<String> {
     let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
     let verb = Method::POST;
     let head =
-        Head { verb: &verb, path: "/mcp", headers: &headers, authority: None, peer: None, outside: false };
+        Head { verb: &verb, path: "/mcp", headers: &headers, authority: None, peer: None, outside: true };
     runtime.block_on(chain.auth.identify(&head)).err().map(|refusal| refusal.message.into_owned())
 }

@@ -14,7 +14,7 @@ use moka::future::Cache;
 use serde::Deserialize;
 use tokio::runtime::Handle;
 
-use super::UpstreamError;
+use super::{UpstreamError, cause};
 
 /// Longest answer of a token endpoint that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -134,7 +134,7 @@ impl Exchange {
             None => request.form(&form),
         };
         let asked = self.core.spawn(async move {
-            let response = request.send().await.map_err(|error| without_url(error).to_string())?;
+            let response = request.send().await.map_err(|error| cause(&error))?;
             let status = response.status();
             let body = read(response).await?;
             if !status.is_success() {
@@ -160,17 +160,13 @@ impl Exchange {
 
 async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| without_url(error).to_string())? {
+    while let Some(piece) = response.chunk().await.map_err(|error| cause(&error))? {
         if body.len() + piece.len() > MAX_ANSWER {
             return Err("the answer is too long".into());
         }
         body.extend_from_slice(&piece);
     }
     Ok(body)
-}
-
-fn without_url(error: reqwest::Error) -> reqwest::Error {
-    error.without_url()
 }
 
 /// `application/x-www-form-urlencoded`, as RFC 6749 §2.3.1 wants the parts of basic credentials.

@@ -231,3 +231,14 @@ pub fn house_initialize() -> Bytes {
         house_info()
     ))
 }
+
+/// What lies at the bottom of an error of the HTTP client, without the URL that it puts in front.
+fn cause(error: &reqwest::Error) -> String {
+    let mut source = std::error::Error::source(error);
+    let mut words = None;
+    while let Some(cause) = source {
+        words = Some(cause.to_string());
+        source = cause.source();
+    }
+    words.unwrap_or_else(|| if error.is_timeout() { "timed out".into() } else { "the request failed".into() })
+}

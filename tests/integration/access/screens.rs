@@ -1,5 +1,7 @@
 //! Secrets in what servers answer: taken out or stopped, whatever the answer comes in and whoever asks.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, legacy_call, stdio_fixture};
@@ -43,6 +45,15 @@ fn teller(seen: &Seen) -> Act {
             progress("nothing to hide".into()),
             format!("data: {card}\n\n"),
         ]),
+        "late" => Act::Pause(
+            [
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+                progress("first".into()).as_bytes(),
+            ]
+            .concat(),
+            Duration::from_millis(300),
+            (progress("second".into()) + &format!("data: {card}\n\n")).into_bytes(),
+        ),
         // An event may be written over several lines.
         "lines" => events(&[card
             .replace(",\"result\"", ",\n\"result\"")
@@ -187,9 +198,11 @@ async fn an_answer_that_is_stopped_is_told_to_be_and_shows_nothing() {
         "{refused}"
     );
     // A stream that has begun ends with the refusal, and what came before it is whole.
-    let answer = ask(&gateway, "events", |head| head).await;
+    let answer = ask(&gateway, "late", |head| head).await;
     assert_eq!(answer.status, 200);
-    let last = messages(&answer).pop().expect("a last message");
+    let mut told = messages(&answer);
+    assert_eq!(told[0]["params"]["message"], "first", "{told:?}");
+    let last = told.pop().expect("a last message");
     assert_eq!((&last["id"], &last["error"]["code"]), (&json!(1), &json!(403)), "{last}");
     assert_eq!(
         ask(&gateway, "clean", |head| head).await.message()["result"]["content"][0]["text"],

@@ -22,6 +22,8 @@ pub fn mint(config: &Config, who: Who, ttl: &str, issuer: Option<String>) -> Exi
         eprintln!("error: the configuration has no `auth`, so nobody needs a token");
         return ExitCode::from(2);
     };
+    let lacks = auth.required_scopes.iter().filter(|scope| !who.scopes.contains(scope));
+    let lacks: Vec<String> = lacks.map(|scope| format!("--scope {scope}")).collect();
     let wish = Wish {
         user: who.user,
         roles: who.roles,
@@ -34,7 +36,11 @@ pub fn mint(config: &Config, who: Who, ttl: &str, issuer: Option<String>) -> Exi
     match sign(auth, &wish, now) {
         Ok(token) => {
             println!("{token}");
-            if let Some(why) = refusal(config, &token) {
+            let why = match &lacks[..] {
+                [] => refusal(config, &token),
+                lacks => Some(format!("auth.required_scopes wants {}", lacks.join(" "))),
+            };
+            if let Some(why) = why {
                 eprintln!("warning: the gateway does not take this token: {why}");
             }
             ExitCode::SUCCESS
@@ -46,7 +52,7 @@ pub fn mint(config: &Config, who: Who, ttl: &str, issuer: Option<String>) -> Exi
     }
 }
 
-/// Why the gateway would turn the token away: another key, a scope that is missing. Not known where keys are fetched.
+/// Why the gateway would turn the token away, such as another key; not known where keys are fetched.
 fn refusal(config: &Config, token: &str) -> Option<String> {
     let fetched = |keys: &Keys| matches!(keys, Keys::JwksUrl(_));
     if config.auth.iter().flat_map(|auth| &auth.jwt).any(|issuer| fetched(&issuer.keys)) {

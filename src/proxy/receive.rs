@@ -154,13 +154,15 @@ impl Gateway {
             return reply::whole(session, ctx, answer).await.map(|()| None);
         }
         ctx.told.method = "_stream";
-        let (redactor, metrics) = (ctx.house.plan.redactor.as_ref(), &self.door.metrics);
-        let screen = |server: &Server| Screen::of(&server.name, &server.config, redactor, metrics);
-        if let Some(leave) = outgoing::resumption(session, endpoint, &client, screen) {
+        let (redactor, metrics) = (ctx.house.plan.redactor.clone(), self.door.metrics.clone());
+        let screen =
+            move |server: &Server| Screen::of(&server.name, &server.config, redactor.as_ref(), &metrics);
+        if let Some(leave) = outgoing::resumption(session, endpoint, &client, &screen) {
             return Ok(Some(leave));
         }
         let changes = self.door.registry.changes();
-        let talk = announce::legacy(&self.door.core, client, changes, self.door.drain.clone());
+        let talk =
+            announce::legacy(&self.door.core, client, Arc::new(screen), changes, self.door.drain.clone());
         reply::talk(session, ctx, talk, &self.door).await.map(|()| None)
     }
 

@@ -21,7 +21,7 @@ use super::{Leash, Talk, Word};
 use crate::catalog::{Change, Endpoint, Kind};
 use crate::protocol::wire;
 use crate::server::Server;
-use crate::session::Session;
+use crate::session::{Screens, Session};
 use crate::upstream::house_meta;
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
@@ -32,11 +32,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub fn legacy(
     core: &Handle,
     session: Arc<Session>,
+    screens: Screens,
     mut changes: broadcast::Receiver<Change>,
     drain: CancellationToken,
 ) -> Talk {
     let (words, receiver) = mpsc::channel(32);
-    let mut said = session.attach();
+    let mut said = session.attach(screens);
     let task = core.spawn(async move {
         let mut told = Told;
         loop {

@@ -233,14 +233,15 @@ async fn a_minted_token_is_taken_by_the_gateway() {
     // A token that the gateway would not take says so.
     let done = toolgate(place, &["token", "--sub", "ann"]).await;
     assert_eq!(done.status.code(), Some(0));
-    assert!(
-        err(&done).starts_with("warning: the gateway does not take this token: ")
-            && err(&done).contains("mcp"),
-        "{}",
-        err(&done)
-    );
+    let warning = "warning: the gateway does not take this token: auth.required_scopes wants --scope mcp\n";
+    assert_eq!(err(&done), warning);
     let list = gateway.modern_request("/mcp", "tools/list", json!({})).bearer_auth(out(&done).trim());
     assert_eq!(list.send().await.expect("the gateway answers").status(), 403);
+    let pair = json!({"issuer": "https://i.example", "audience": "a",
+        "public_key": folder.path().join("p256-public.pem"), "signing_key": folder.path().join("rsa.pem")});
+    let unlike = folder_with(&format!("mcpServers: {{demo: {{builtin: demo}}}}\nauth: {{jwt: [{pair}]}}\n"));
+    let done = toolgate(unlike.path(), &["token", "--sub", "ann"]).await;
+    assert!(err(&done).starts_with("warning: the gateway does not take this token: "), "{}", err(&done));
 }
 
 #[tokio::test]

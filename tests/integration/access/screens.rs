@@ -26,6 +26,12 @@ fn teller(seen: &Seen) -> Act {
         "error": {"code": -32000, "message": format!("declined: {CARD}"), "data": {"card": CARD}}});
     let events =
         |events: &[String]| Act::Say(http("200 OK", &["Content-Type: text/event-stream"], &events.concat()));
+    if seen.verb == "GET" && seen.header("mcp-session-id").is_some() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        let told = |data: String| note("notifications/message", json!({"level": "info", "data": data}));
+        let events = [told(format!("seen: {CARD}")), told("the end".into())].concat();
+        return Act::Repeat(head.into(), events.into_bytes(), Duration::from_millis(100));
+    }
     match seen.body["params"]["arguments"]["how"].as_str().unwrap_or_default() {
         _ if seen.method() != "tools/call" => Act::Good,
         "json" => Act::Say(json_answer(&card)),
@@ -208,6 +214,27 @@ async fn an_answer_that_is_stopped_is_told_to_be_and_shows_nothing() {
         ask(&gateway, "clean", |head| head).await.message()["result"]["content"][0]["text"],
         "nothing to hide"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_announces_by_itself_is_searched_too() {
+    for results in ["redact", "block"] {
+        let (_puppet, gateway) = house(results).await;
+        let session = gateway.initialize("/mcp").await;
+        let call = legacy_call(1, "p__tool", json!({"how": "clean"}));
+        assert_eq!(gateway.say("/mcp", &session, &call).await.0, 200);
+        let stream = gateway.http.get(gateway.url("/mcp")).header("accept", "text/event-stream");
+        let stream = stream.header("mcp-session-id", &session).header("mcp-protocol-version", "2025-11-25");
+        let mut stream = stream.send().await.expect("the gateway answers");
+        let mut told = String::new();
+        while !told.contains("the end") {
+            let piece = stream.chunk().await.expect("it goes on").expect("it goes on");
+            told += &String::from_utf8_lossy(&piece);
+        }
+        assert!(!told.contains(CARD), "{results}: {told}");
+        let redacted = told.contains(&format!("seen: {TAKEN_OUT}"));
+        assert_eq!(redacted, results == "redact", "{told}");
+    }
 }
 
 /// The fixture over stdio and the demo server; what the fixture says of its steps counts as secret.

@@ -32,3 +32,14 @@ pub async fn bearer(
     let token = token.ok_or(UpstreamError::NoToken)?;
     exchange.token(caller, token, audience).await.map(Some)
 }
+
+/// A server did not take what it was given: a token that was exchanged for it is not used again.
+pub fn refused(ctx: &Ctx, error: &UpstreamError) {
+    let audience = ctx.leave.as_ref().and_then(|leave| leave.server.audience.as_ref());
+    let exchange = ctx.house.plan.exchange.as_ref();
+    if let (UpstreamError::Credentials(401), Some(audience), Some(exchange), Some(caller)) =
+        (error, audience, exchange, &ctx.caller)
+    {
+        exchange.forget(caller, audience);
+    }
+}

@@ -225,12 +225,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        // Older clients know no chunks (RFC 9112 §6.1): for them the end of the connection ends the body.
-        if session.req_header().version < http::Version::HTTP_11
-            && response.remove_header(&http::header::TRANSFER_ENCODING).is_some()
-        {
-            session.set_keepalive(None);
-        }
+        reply::frame(session, response);
         outgoing::response(response);
         reply::stamp(response, ctx)
     }
@@ -395,6 +390,7 @@ fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {
     if let Some(leave) = &ctx.leave {
         leave.running.went(Some(error));
     }
+    credentials::refused(ctx, error);
     if ctx.refused.is_none() {
         tracing::warn!(server = %name, %error, request_id = format_args!("{:016x}", ctx.request_id), "a call failed");
         ctx.refuse("upstream", Box::new(error.refusal(&name)));

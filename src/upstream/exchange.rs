@@ -51,6 +51,18 @@ struct Key {
     audience: Arc<str>,
 }
 
+impl Key {
+    fn of(caller: &Caller, audience: &Arc<str>) -> Self {
+        Self {
+            issuer: caller.issuer.clone(),
+            tenant: caller.tenant.clone(),
+            user: caller.user.clone(),
+            scopes: caller.scopes.clone(),
+            audience: audience.clone(),
+        }
+    }
+}
+
 struct Token {
     header: HeaderValue,
     lives: Duration,
@@ -98,13 +110,7 @@ impl Exchange {
         subject: &str,
         audience: &Arc<str>,
     ) -> Result<HeaderValue, UpstreamError> {
-        let key = Key {
-            issuer: caller.issuer.clone(),
-            tenant: caller.tenant.clone(),
-            user: caller.user.clone(),
-            scopes: caller.scopes.clone(),
-            audience: audience.clone(),
-        };
+        let key = Key::of(caller, audience);
         let asking = self.ask(subject.to_owned(), audience.clone());
         match self.tokens.try_get_with(key, asking).await {
             Ok(token) => Ok(token.header.clone()),
@@ -114,6 +120,12 @@ impl Exchange {
                 Err(UpstreamError::Exchange(why.to_string()))
             }
         }
+    }
+
+    /// Drops a token that its server does not take any more; the next call gets a new one.
+    pub fn forget(&self, caller: &Caller, audience: &Arc<str>) {
+        let (tokens, key) = (self.tokens.clone(), Key::of(caller, audience));
+        self.core.spawn(async move { tokens.invalidate(&key).await });
     }
 
     async fn ask(&self, subject: String, audience: Arc<str>) -> Result<Arc<Token>, String> {

@@ -1,6 +1,8 @@
 //! `credentials: exchange`: a server sees a token of its own for each caller, made by a real authorization server
 //! (RFC 8693), and never the caller's.
 
+use std::sync::Mutex;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -8,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Caller, key};
 use crate::authority::Authority;
 use crate::harness::{Gateway, free_port, initialize, legacy_call, read};
-use crate::puppet::{Act, Puppet, Seen};
+use crate::puppet::{Act, Puppet, Seen, http};
 use crate::raw::{Client, Head};
 
 const AUDIENCES: [&str; 2] = ["https://one.example.com", "https://two.example.com/mcp"];
@@ -28,7 +30,20 @@ impl House {
 
     /// With other settings of the exchange, made of the usual ones and the issuer.
     async fn with(change: impl Fn(&str, Value) -> Value) -> Self {
-        let puppet = || Puppet::start(|_| Act::Good);
+        let puppet = || {
+            // A server may take a token no more, whatever is written in it.
+            let bad = Mutex::new(None);
+            Puppet::start(move |seen| {
+                let mut bad = bad.lock().expect("no holder of the lock panics");
+                let token = seen.header("authorization").map(str::to_owned);
+                if seen.body["params"]["arguments"]["revoke"] == true {
+                    *bad = token;
+                    return Act::Good;
+                }
+                let refused = token.is_some() && token == *bad;
+                if refused { Act::Say(http("401 Unauthorized", &[], "")) } else { Act::Good }
+            })
+        };
         let (authority, one, two) = tokio::join!(Authority::start(), puppet(), puppet());
         let issuer = &authority.issuer;
         let exchange = json!({"token_endpoint": format!("{issuer}/token"), "client_id": "service",
@@ -56,7 +71,11 @@ impl House {
     }
 
     async fn call(&self, token: &str, tool: &str) -> (u16, Value) {
-        let params = json!({"name": tool, "arguments": {}});
+        self.call_with(token, tool, json!({})).await
+    }
+
+    async fn call_with(&self, token: &str, tool: &str, arguments: Value) -> (u16, Value) {
+        let params = json!({"name": tool, "arguments": arguments});
         let request = self.gateway.modern_request("/mcp", "tools/call", params).bearer_auth(token);
         read(request.send().await.expect("the gateway answers")).await
     }
@@ -125,6 +144,19 @@ async fn a_token_is_asked_for_once_for_each_caller_and_server() {
     assert_eq!(house.call(&alice, "one__tool").await.0, 200);
     assert_eq!(asked().await, 3, "they do not push each other out");
     assert_eq!(sent(&house.servers[0].calls()[15]).1["sub"], "alice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_its_server_refuses_is_not_used_again() {
+    let house = House::start().await;
+    let alice = house.token("alice").await;
+    assert_eq!(house.call_with(&alice, "one__tool", json!({"revoke": true})).await.0, 200);
+    let (status, answer) = house.call(&alice, "one__tool").await;
+    assert_eq!((status, &answer["error"]["data"]["server"]), (502, &json!("one")), "{answer}");
+    house
+        .gateway
+        .eventually("it has a new one", async |_| house.call(&alice, "one__tool").await.0 == 200)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 //! The claims stand where the issuer's `claims` paths look for them, so that a minted token is read as a real one.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -26,19 +27,18 @@ pub struct Wish {
 pub fn mint(auth: &Auth, wish: &Wish, now: u64) -> Result<String, String> {
     let can_sign = |issuer: &&Issuer| matches!(issuer.keys, Keys::Secret(_)) || issuer.signing_key.is_some();
     let issuer = match &wish.issuer {
-        Some(name) => auth.jwt.iter().find(|issuer| issuer.issuer == *name).filter(can_sign),
-        None => auth.jwt.iter().find(can_sign),
-    };
-    let issuer = issuer.ok_or_else(|| {
-        let advice = "give it a `secret` or a `signing_key` (a PEM file)";
-        match &wish.issuer {
-            Some(name) if auth.jwt.iter().any(|issuer| issuer.issuer == *name) => {
-                format!("the issuer {name} has no key to sign with: {advice}")
-            }
-            Some(name) => format!("auth.jwt has no issuer {name}"),
-            None => format!("no issuer of auth.jwt has a key to sign with: {advice}"),
+        Some(name) => {
+            let named = auth.jwt.iter().find(|issuer| issuer.issuer == *name);
+            let named = named.ok_or_else(|| format!("auth.jwt has no issuer {name}; {}", known_issuers(auth)))?;
+            Some(named).filter(can_sign).ok_or_else(|| {
+                format!("the issuer {name} has no key to sign with: give it a `signing_key` (a PEM file)")
+            })?
         }
-    })?;
+        None if auth.jwt.is_empty() => return Err("auth.jwt is empty, so no tokens are taken, only keys".into()),
+        None => auth.jwt.iter().find(can_sign).ok_or(
+            "no issuer of auth.jwt has a key to sign with: give one a `secret` or a `signing_key` (a PEM file)",
+        )?,
+    };
     let (algorithm, key) = signing(issuer)?;
     let mut claims = Map::new();
     claims.insert("iss".into(), json!(issuer.issuer));
@@ -54,6 +54,11 @@ pub fn mint(auth: &Auth, wish: &Wish, now: u64) -> Result<String, String> {
         (None, _) => {}
     }
     encode(&Header::new(algorithm), &claims, &key).map_err(|error| format!("cannot sign: {error}"))
+}
+
+fn known_issuers(auth: &Auth) -> String {
+    let names: Vec<&str> = auth.jwt.iter().map(|issuer| &*issuer.issuer).collect();
+    if names.is_empty() { "it is empty".into() } else { format!("it has {}", names.join(", ")) }
 }
 
 /// The first of the issuer's algorithms that its key can sign with.
@@ -80,7 +85,25 @@ fn signing(issuer: &Issuer) -> Result<(Algorithm, EncodingKey), String> {
         encode(&Header::new(algorithm), &json!({}), &key).ok()?;
         Some((algorithm, key))
     };
-    known(issuer).find_map(load).ok_or_else(|| "signing_key fits none of the issuer's algorithms".into())
+    known(issuer).find_map(load).ok_or_else(|| unusable(&pem, issuer))
+}
+
+/// Why a key cannot sign, in words that lead on.
+fn unusable(pem: &[u8], issuer: &Issuer) -> String {
+    let file = issuer.signing_key.as_deref().unwrap_or(Path::new("signing_key")).display();
+    let has = |label: &str| String::from_utf8_lossy(pem).contains(&format!("-----BEGIN {label}-----"));
+    if has("EC PRIVATE KEY") {
+        return format!("{file} is in an older format; write it anew: openssl pkey -in {file} -out NEW.pem");
+    }
+    if has("ENCRYPTED PRIVATE KEY") {
+        return format!("{file} is encrypted; write it in the open: openssl pkey -in {file} -out NEW.pem");
+    }
+    if !has("PRIVATE KEY") && !has("RSA PRIVATE KEY") {
+        return format!("{file} holds no private key in PEM (-----BEGIN PRIVATE KEY-----)");
+    }
+    let words: Vec<&str> =
+        issuer.algorithms.iter().map(|algorithm| algorithm_of(*algorithm).word()).collect();
+    format!("the key in {file} fits none of the issuer's algorithms: {}", words.join(", "))
 }
 
 fn known(issuer: &Issuer) -> impl Iterator<Item = Algorithm> {

@@ -7,7 +7,7 @@ use filters::Era;
 use filters::agree::quote;
 
 use super::failed;
-use super::who::{Named, Who};
+use super::who::{self, Named, Who};
 use crate::app::App;
 use crate::config::{self, Config};
 use crate::upstream::house_meta;
@@ -23,10 +23,7 @@ fn quiet(config: &mut Config) {
 /// Lists the tools, as callers with these roles see them; without roles, all.
 pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     quiet(&mut config);
-    let who = Who { roles, ..Who::default() };
-    for role in who.unknown_roles(&config) {
-        eprintln!("warning: no role `{role}` in the file: it means nothing");
-    }
+    who::warn_of_unknown(&config, &roles);
     let app = match App::build(config) {
         Ok(app) => app,
         Err(error) => return failed(&error),
@@ -34,8 +31,8 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     let house = app.door.registry.house();
     let mut down = false;
     let mut endpoint = house.catalog.endpoint("/mcp").cloned();
-    if let Some(whole) = endpoint.as_ref().filter(|_| !who.roles.is_empty()) {
-        let caller = who.caller();
+    if let Some(whole) = endpoint.as_ref().filter(|_| !roles.is_empty()) {
+        let caller = Who { roles, ..Who::default() }.caller();
         endpoint = Some(house.sight(whole, &caller, &app.door.metrics));
     }
     if let Some(endpoint) = endpoint {
@@ -78,6 +75,9 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
         eprintln!("error: the configuration asks for credentials; say who calls: --as USER:ROLE,ROLE");
         return ExitCode::from(2);
     }
+    if let Some(named) = &named {
+        who::warn_of_unknown(&config, &named.0.roles);
+    }
     let app = match App::build(config) {
         Ok(app) => app,
         Err(error) => return failed(&error),
@@ -96,7 +96,7 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
         Err(halt) => {
             eprintln!("refused by `{}`: {}", halt.filter, halt.refusal.message);
             if halt.filter == filters::rbac::NAME {
-                eprintln!("`toolgate explain` says which role or rule that was");
+                eprintln!("`toolgate explain` tells which role, rule or default decided that");
             }
             return ExitCode::FAILURE;
         }

@@ -43,7 +43,10 @@ fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, Str
     let body = body(what)?;
     let place = |line: Line| format!("{}:{line}", file.display());
     let teller = Teller { config, place: &place };
-    println!("call      {} {}", what.method, what.name.as_deref().unwrap_or_default());
+    println!(
+        "call      {}",
+        [Some(&*what.method), what.name.as_deref()].map(Option::unwrap_or_default).join(" ").trim()
+    );
     println!("caller    {}", teller.caller(&caller));
 
     let headers = http::HeaderMap::new();
@@ -77,7 +80,9 @@ fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, Str
     let query =
         Query { method: &what.method, aim, arguments: call.rpc.arguments.map(|a| a.of(call.body)), ip: None };
     let passes = teller.rbac(&chain, &caller, &query);
-    teller.guard(aim.as_ref());
+    if passes {
+        teller.guard(what, aim.as_ref());
+    }
     println!("{}", if passes { "verdict   the call passes" } else { "verdict   the call is refused" });
     if let Some(note) = note(what).filter(|_| passes) {
         println!("note      {note}");
@@ -105,18 +110,37 @@ fn step(filter: &str, verdict: &str, why: &str) {
 
 /// The call as a message of the modern era.
 fn body(what: &What) -> Result<String, String> {
+    let named = match Method::of(&what.method) {
+        Method::Other => {
+            let example = "expected one such as tools/call, prompts/get, resources/read or tools/list";
+            return Err(format!("there is no method `{}`; {example}", what.method));
+        }
+        Method::ToolsCall => Some(("the name of a tool", "demo__echo")),
+        Method::PromptsGet | Method::Complete => Some(("the name of a prompt", "files__review")),
+        Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe => {
+            Some(("the URI of a resource", "file:///srv/report.txt"))
+        }
+        _ => None,
+    };
+    match (named, &what.name) {
+        (Some((kind, example)), None) => {
+            return Err(format!("{} needs {kind}, such as: explain {0} {example}", what.method));
+        }
+        (None, Some(name)) => {
+            return Err(format!("{} goes without a name; `{name}` is too much", what.method));
+        }
+        _ => {}
+    }
     let arguments = what.arguments.as_deref().unwrap_or("{}");
     let read: serde_json::Value =
         serde_json::from_str(arguments).map_err(|error| format!("the arguments are not JSON: {error}"))?;
     if !read.is_object() {
-        return Err("the arguments must be a JSON object".into());
+        return Err("the arguments must be a JSON object, such as '{\"message\": \"hi\"}'".into());
     }
-    let name = match (&what.name, what.method.as_str()) {
-        (None, _) => String::new(),
-        (Some(uri), "resources/read" | "resources/subscribe" | "resources/unsubscribe") => {
-            format!(r#""uri":{},"#, quote(uri))
-        }
-        (Some(name), _) => format!(r#""name":{},"arguments":{arguments},"#, quote(name)),
+    let name = match &what.name {
+        None => String::new(),
+        Some(uri) if what.method.starts_with("resources/") => format!(r#""uri":{},"#, quote(uri)),
+        Some(name) => format!(r#""name":{},"arguments":{arguments},"#, quote(name)),
     };
     Ok(format!(
         r#"{{"jsonrpc":"2.0","id":1,"method":{},"params":{{{name}"_meta":{}}}}}"#,
@@ -178,8 +202,18 @@ impl Teller<'_> {
     fn credentials(&self) -> String {
         match &self.config.auth {
             None => "the configuration has no `auth`: real callers are all anonymous".into(),
-            Some(auth) if auth.required => "taken on your word; a real caller needs a token or a key".into(),
-            Some(_) => "taken on your word; callers without credentials are anonymous".into(),
+            Some(auth) => {
+                let real = match auth.required {
+                    true => "a real caller needs a token or a key",
+                    false => "real callers without credentials are anonymous",
+                };
+                let scopes = match &auth.required_scopes[..] {
+                    [] => String::new(),
+                    [scope] => format!("; every token or key must have the scope {scope}"),
+                    scopes => format!("; every token or key must have the scopes {}", scopes.join(" ")),
+                };
+                format!("taken on your word; {real}{scopes}")
+            }
         }
     }
 
@@ -191,11 +225,11 @@ impl Teller<'_> {
         for rule in limits.rules.iter().filter(|rule| counting.contains(&rule.name.as_str())) {
             let budget = match rule.budget {
                 config::Budget::Rate { count, per, burst } => {
-                    format!("{count} in {}, at once {burst}", config::Span::from(per))
+                    format!("{count} in {}, at most {burst} at once", config::Span::from(per))
                 }
                 config::Budget::Concurrent(most) => format!("{most} at a time"),
                 config::Budget::Quota { count, per } => {
-                    format!("{count} in each {}", config::Span::from(per))
+                    format!("{count} in each {} of the calendar (UTC)", config::Span::from(per))
                 }
             };
             step("rate", "counts", &format!("`{}` ({}): {budget}", rule.name, (self.place)(rule.line)));
@@ -225,9 +259,26 @@ impl Teller<'_> {
                 false
             }
             Judgement::MissingScopes(scopes) => {
-                step("rbac", "refuse", &format!("the token lacks one of the scopes {}", scopes.join(" ")));
+                let lacks: Vec<&String> =
+                    scopes.iter().filter(|scope| !caller.scopes.contains(scope)).collect();
+                let lacks: Vec<String> = lacks.iter().map(|scope| self.need(scope)).collect();
+                step(
+                    "rbac",
+                    "refuse",
+                    &format!("it is allowed, but the caller's token lacks {}", lacks.join(" and ")),
+                );
                 false
             }
+        }
+    }
+
+    /// A scope that is missing, and where it is asked for.
+    fn need(&self, scope: &String) -> String {
+        let needs = self.config.rbac.iter().flat_map(|rbac| &rbac.scopes);
+        let lines = needs.filter(|need| need.require.contains(scope)).map(|need| (self.place)(need.line));
+        match lines.collect::<Vec<_>>() {
+            lines if lines.is_empty() => format!("the scope `{scope}`"),
+            lines => format!("the scope `{scope}` ({})", lines.join(", ")),
         }
     }
 
@@ -239,13 +290,13 @@ impl Teller<'_> {
             format!("rule `{}` ({}) {word} it", rule.name, (self.place)(rule.line))
         };
         match ground {
-            Ground::Open => "the method may be used, and it touches nothing that roles speak of".into(),
+            Ground::Open => "nothing forbids the method; lists hold what the caller may use".into(),
             Ground::Rule(index) => rule(*index),
             Ground::Failed(index, why) => format!("{}, because it cannot be evaluated: {why}", rule(*index)),
             Ground::Unlisted => "the caller's roles list other methods only".into(),
             Ground::Default => {
                 let word = if rbac.default == config::Effect::Allow { "allow" } else { "deny" };
-                format!("no rule and no role says anything of it, and the default is {word}")
+                format!("no rule and no role of the caller speaks of it, and the default is {word}")
             }
             Ground::Role { role, effect, list, glob } => {
                 let Some((name, role)) = rbac.roles.iter().nth(*role) else { return String::new() };
@@ -253,16 +304,17 @@ impl Teller<'_> {
                     Effect::Allow => ("allows", &role.allow),
                     Effect::Deny => ("denies", &role.deny),
                 };
-                let patterns: &[Pattern] = match list {
-                    List::Tools => &lists.tools,
-                    List::Prompts => &lists.prompts,
-                    List::Resources => &lists.resources,
-                    List::Methods => &lists.methods,
-                    List::Servers => &lists.servers,
+                let (kind, patterns): (&str, &[Pattern]) = match list {
+                    List::Tools => ("tools", &lists.tools),
+                    List::Prompts => ("prompts", &lists.prompts),
+                    List::Resources => ("resources", &lists.resources),
+                    List::Methods => ("methods", &lists.methods),
+                    List::Servers => ("servers", &lists.servers),
                 };
                 match patterns.get(*glob) {
                     Some(pattern) => {
-                        format!("role `{name}` {word} `{}` ({})", pattern.text, (self.place)(pattern.line))
+                        let place = (self.place)(pattern.line);
+                        format!("role `{name}` {word} the {kind} `{}` ({place})", pattern.text)
                     }
                     // Beyond its own patterns come those of its toolsets.
                     None => format!("role `{name}` ({}) {word} it by a toolset", (self.place)(role.line)),
@@ -271,7 +323,7 @@ impl Teller<'_> {
         }
     }
 
-    fn guard(&self, aim: Option<&Aim<'_>>) {
+    fn guard(&self, what: &What, aim: Option<&Aim<'_>>) {
         let server =
             aim.and_then(|aim| self.config.servers.iter().find(|(name, _)| name.as_str() == aim.server));
         let Some((name, server)) = server else { return step("guard", "pass", "nothing is looked at") };
@@ -282,6 +334,7 @@ impl Teller<'_> {
             Redaction::Block => looks.push("secrets in the arguments stop the call"),
         }
         match server.validate {
+            _ if Method::of(&what.method) != Method::ToolsCall => {}
             Validate::Off => {}
             Validate::Warn => looks.push("arguments that do not fit the schema are logged"),
             Validate::Enforce => looks.push("arguments must fit the schema"),

@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::str::FromStr;
 
-use crate::config::Config;
 use filters::{Caller, Identity, Means};
+
+use crate::config::Config;
 
 /// A caller on the word of whoever can read the configuration.
 #[derive(Clone, Debug, Default)]
@@ -16,12 +17,6 @@ pub struct Who {
 }
 
 impl Who {
-    /// Roles that the configuration does not have.
-    pub fn unknown_roles(&self, config: &Config) -> Vec<String> {
-        let Some(rbac) = &config.rbac else { return Vec::new() };
-        self.roles.iter().filter(|role| !rbac.roles.contains_key(*role)).cloned().collect()
-    }
-
     pub fn caller(self) -> Caller {
         let tidy = |mut words: Vec<String>| {
             words.sort();
@@ -36,6 +31,14 @@ impl Who {
             means: Means::Operator,
             ..Identity::default()
         })
+    }
+}
+
+/// Says which of these roles the configuration does not have: most often they are misspelt.
+pub fn warn_of_unknown(config: &Config, roles: &[String]) {
+    let Some(rbac) = &config.rbac else { return };
+    for role in roles.iter().filter(|role| !rbac.roles.contains_key(*role)) {
+        eprintln!("warning: rbac.roles has no role `{role}`, so it means nothing");
     }
 }
 

@@ -45,6 +45,8 @@ enum Form {
         open: bool,
     },
     Events(Splitter),
+    /// An error in the server's own words, which is searched.
+    Failure(BytesMut),
     /// Nothing to look at: no body, or an error in the server's own words.
     Other,
 }
@@ -89,6 +91,7 @@ impl Watch {
             }
             (202 | 204, _) if leave.id.is_none() => Form::Other,
             (200..=299, _) if leave.id.is_none() && leave.resume.is_none() => Form::Other,
+            (400..=599, "application/json") if leave.screen.is_some() => Form::Failure(BytesMut::new()),
             (400..=599, "application/json") => Form::Other,
             (400..=499, _) => {
                 return Err(UpstreamError::Odd(format!("HTTP {status} with content type {kind:?}")));
@@ -112,12 +115,12 @@ impl Watch {
 
     /// Whether nothing of the body went out yet, so that another can take its place.
     pub fn is_held(&self) -> bool {
-        matches!(self.form, Form::Json { open: false, .. })
+        matches!(self.form, Form::Json { open: false, .. } | Form::Failure(_))
     }
 
     /// Whether the answer must be whole within the time of a call; a stream may take longer, if it is not silent.
     pub fn is_bounded(&self) -> bool {
-        matches!(self.form, Form::Json { .. })
+        matches!(self.form, Form::Json { .. } | Form::Failure(_))
     }
 
     /// Takes the next piece of the body and gives what may go out now.
@@ -127,7 +130,9 @@ impl Watch {
         match &mut self.form {
             Form::Other if self.passed > limit => Err(UpstreamError::TooLarge(limit)),
             Form::Other => Ok(piece),
-            Form::Json { .. } if self.passed > limit => Err(UpstreamError::TooLarge(limit)),
+            Form::Json { .. } | Form::Failure(_) if self.passed > limit => {
+                Err(UpstreamError::TooLarge(limit))
+            }
             Form::Json { held, open } => {
                 if *open {
                     return Ok(piece);
@@ -153,6 +158,19 @@ impl Watch {
                     return Ok(Some(std::mem::take(held).freeze()));
                 }
                 Ok(Some(Bytes::new()))
+            }
+            Form::Failure(held) => {
+                held.extend_from_slice(&piece.unwrap_or_default());
+                if !end || held.is_empty() {
+                    return Ok(Some(Bytes::new()));
+                }
+                let body = std::mem::take(held).freeze();
+                let screen = self.screen.as_ref();
+                let clean = match wire::read(&body) {
+                    Some(_) => screen.map_or(Ok(None), |screen| screen.message(&body))?,
+                    None => screen.map_or(Ok(None), |screen| screen.text(&body))?,
+                };
+                Ok(Some(clean.unwrap_or(body)))
             }
             Form::Events(_) if self.id.is_some() && self.passed > self.server.bounds.max_stream => {
                 Err(UpstreamError::TooLarge(self.server.bounds.max_stream))

@@ -24,14 +24,22 @@ pub async fn bearer(
     let Some(audience) = &leave.server.audience else { return Ok(None) };
     let refused = |why: &str| UpstreamError::Exchange(why.to_owned());
     let exchange = ctx.house.plan.exchange.as_ref().ok_or_else(|| refused("no endpoint is configured"))?;
-    let caller = ctx
-        .caller
-        .as_ref()
-        .filter(|caller| caller.means == Means::Jwt)
-        .ok_or_else(|| refused("the caller has no token to exchange"))?;
+    let caller = ctx.caller.as_ref().filter(|caller| caller.means == Means::Jwt);
+    let caller = caller.ok_or(UpstreamError::NoToken)?;
     let token =
         super::intake::head(session, None).one(&AUTHORIZATION).map_err(|Doubtful| refused("two tokens"))?;
     let token = token.and_then(|value| value.split_once(' ')).map(|(_, token)| token.trim());
-    let token = token.ok_or_else(|| refused("the caller has no token to exchange"))?;
+    let token = token.ok_or(UpstreamError::NoToken)?;
     exchange.token(caller, token, audience).await.map(Some)
+}
+
+/// A server did not take what it was given: a token that was exchanged for it is not used again.
+pub fn refused(ctx: &Ctx, error: &UpstreamError) {
+    let audience = ctx.leave.as_ref().and_then(|leave| leave.server.audience.as_ref());
+    let exchange = ctx.house.plan.exchange.as_ref();
+    if let (UpstreamError::Credentials(401), Some(audience), Some(exchange), Some(caller)) =
+        (error, audience, exchange, &ctx.caller)
+    {
+        exchange.forget(caller, audience);
+    }
 }

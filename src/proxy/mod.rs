@@ -225,10 +225,11 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
+        reply::frame(session, response);
         outgoing::response(response);
         reply::stamp(response, ctx)
     }
@@ -393,6 +394,7 @@ fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {
     if let Some(leave) = &ctx.leave {
         leave.running.went(Some(error));
     }
+    credentials::refused(ctx, error);
     if ctx.refused.is_none() {
         tracing::warn!(server = %name, %error, request_id = format_args!("{:016x}", ctx.request_id), "a call failed");
         ctx.refuse("upstream", Box::new(error.refusal(&name)));

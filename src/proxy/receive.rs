@@ -174,17 +174,19 @@ impl Gateway {
             return reply::whole(session, ctx, answer).await.map(|()| None);
         }
         ctx.told.method = "_stream";
-        let (redactor, metrics) = (ctx.house.plan.redactor.as_ref(), &self.door.metrics);
-        let screen = |server: &Server| Screen::of(&server.name, &server.config, redactor, metrics);
+        let (redactor, metrics) = (ctx.house.plan.redactor.clone(), self.door.metrics.clone());
+        let screen =
+            move |server: &Server| Screen::of(&server.name, &server.config, redactor.as_ref(), &metrics);
         // A stream is gone on with only where the session has called before, and its caller still may.
         let house = ctx.house.clone();
         let may = |server: &Server| self.door.may_reach(&house, endpoint, &caller, server);
-        if let Some(leave) = outgoing::resumption(session, endpoint, &client, may, screen) {
+        if let Some(leave) = outgoing::resumption(session, endpoint, &client, may, &screen) {
             return Ok(Some(leave));
         }
         let changes = self.door.registry.changes();
         let pass = self.passing(&endpoint.path, caller);
-        let talk = announce::legacy(&self.door.core, client, pass, changes, self.door.drain.clone());
+        let screens = Arc::new(screen);
+        let talk = announce::legacy(&self.door.core, client, pass, screens, changes, self.door.drain.clone());
         reply::talk(session, ctx, talk, &self.door).await.map(|()| None)
     }
 

@@ -69,6 +69,14 @@ fn allowed_origin(ctx: &Ctx) -> Option<&HeaderValue> {
     (named && plan.chain.origin.origin_passes(word)).then_some(origin)
 }
 
+/// Clients of HTTP/1.0 know no chunks (RFC 9112 §6.1): for them the end of the connection ends the body.
+pub fn frame(session: &mut Session, response: &mut ResponseHeader) {
+    let old = session.req_header().version < Version::HTTP_11;
+    if old && response.remove_header(&TRANSFER_ENCODING).is_some() {
+        session.set_keepalive(None);
+    }
+}
+
 /// A whole answer.
 pub async fn whole(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> pingora::Result<()> {
     ctx.outcome.get_or_insert(Outcome::Ok);

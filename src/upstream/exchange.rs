@@ -14,7 +14,7 @@ use moka::future::Cache;
 use serde::Deserialize;
 use tokio::runtime::Handle;
 
-use super::UpstreamError;
+use super::{UpstreamError, cause};
 
 /// Longest answer of a token endpoint that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -50,6 +50,19 @@ struct Key {
     scopes: Vec<String>,
     roles: Vec<String>,
     audience: Arc<str>,
+}
+
+impl Key {
+    fn of(caller: &Caller, audience: &Arc<str>) -> Self {
+        Self {
+            issuer: caller.issuer.clone(),
+            tenant: caller.tenant.clone(),
+            user: caller.user.clone(),
+            scopes: caller.scopes.clone(),
+            roles: caller.roles.clone(),
+            audience: audience.clone(),
+        }
+    }
 }
 
 struct Token {
@@ -99,19 +112,22 @@ impl Exchange {
         subject: &str,
         audience: &Arc<str>,
     ) -> Result<HeaderValue, UpstreamError> {
-        let key = Key {
-            issuer: caller.issuer.clone(),
-            tenant: caller.tenant.clone(),
-            user: caller.user.clone(),
-            scopes: caller.scopes.clone(),
-            roles: caller.roles.clone(),
-            audience: audience.clone(),
-        };
+        let key = Key::of(caller, audience);
         let asking = self.ask(subject.to_owned(), audience.clone());
         match self.tokens.try_get_with(key, asking).await {
             Ok(token) => Ok(token.header.clone()),
-            Err(why) => Err(UpstreamError::Exchange(why.to_string())),
+            Err(why) => {
+                // The caller learns that it failed; why is for whoever runs the gateway.
+                tracing::warn!(%audience, %why, "a token was not exchanged");
+                Err(UpstreamError::Exchange(why.to_string()))
+            }
         }
+    }
+
+    /// Drops a token that its server does not take any more; the next call gets a new one.
+    pub fn forget(&self, caller: &Caller, audience: &Arc<str>) {
+        let (tokens, key) = (self.tokens.clone(), Key::of(caller, audience));
+        self.core.spawn(async move { tokens.invalidate(&key).await });
     }
 
     async fn ask(&self, subject: String, audience: Arc<str>) -> Result<Arc<Token>, String> {
@@ -132,7 +148,7 @@ impl Exchange {
             None => request.form(&form),
         };
         let asked = self.core.spawn(async move {
-            let response = request.send().await.map_err(|error| without_url(error).to_string())?;
+            let response = request.send().await.map_err(|error| cause(&error))?;
             let status = response.status();
             let body = read(response).await?;
             if !status.is_success() {
@@ -158,17 +174,13 @@ impl Exchange {
 
 async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| without_url(error).to_string())? {
+    while let Some(piece) = response.chunk().await.map_err(|error| cause(&error))? {
         if body.len() + piece.len() > MAX_ANSWER {
             return Err("the answer is too long".into());
         }
         body.extend_from_slice(&piece);
     }
     Ok(body)
-}
-
-fn without_url(error: reqwest::Error) -> reqwest::Error {
-    error.without_url()
 }
 
 /// `application/x-www-form-urlencoded`, as RFC 6749 §2.3.1 wants the parts of basic credentials.

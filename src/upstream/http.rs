@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::{Mutex, mpsc};
 
 use super::{
-    Ask, Bounds, Hello, Peer, Progress, Said, Upstream, UpstreamError, house_initialize, house_params,
+    Ask, Bounds, Hello, Peer, Progress, Said, Upstream, UpstreamError, cause, house_initialize, house_params,
 };
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::{revision, wire};
@@ -458,13 +458,7 @@ fn is_sse(response: &reqwest::Response) -> bool {
 }
 
 fn unreachable(error: &reqwest::Error) -> UpstreamError {
-    let mut words = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        words = cause.to_string();
-        source = cause.source();
-    }
-    UpstreamError::Unreachable(words)
+    UpstreamError::Unreachable(cause(error))
 }
 
 fn shorten(bytes: &[u8]) -> String {

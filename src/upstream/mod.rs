@@ -157,6 +157,10 @@ pub enum UpstreamError {
     /// What the token endpoint said, for the log.
     #[error("cannot be called in your name: the token exchange failed")]
     Exchange(String),
+    #[error(
+        "is called in its callers' names, which takes a token: neither an API key nor an anonymous call will do"
+    )]
+    NoToken,
 }
 
 impl UpstreamError {
@@ -178,6 +182,7 @@ impl UpstreamError {
             Self::Busy(_) => (503, "upstream_busy"),
             Self::Blocked(_) => (403, "result_blocked"),
             Self::Exchange(_) => (502, "token_exchange"),
+            Self::NoToken => (403, "token_needed"),
             Self::Open(_) => (503, "upstream_circuit_open"),
         };
         // What a server's socket or library says stays in the log; the client learns what it can act on.
@@ -229,4 +234,15 @@ pub fn house_initialize() -> Bytes {
         revision::NEWEST_LEGACY,
         house_info()
     ))
+}
+
+/// What lies at the bottom of an error of the HTTP client, without the URL that it puts in front.
+fn cause(error: &reqwest::Error) -> String {
+    let mut source = std::error::Error::source(error);
+    let mut words = None;
+    while let Some(cause) = source {
+        words = Some(cause.to_string());
+        source = cause.source();
+    }
+    words.unwrap_or_else(|| if error.is_timeout() { "timed out".into() } else { "the request failed".into() })
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filters::guard::{Action, Redactor};
+use filters::guard::{Action, Redacted, Redactor};
+use filters::json::Fault;
 
 use super::UpstreamError;
 use crate::config::{self, Redaction};
@@ -36,7 +37,15 @@ impl Screen {
 
     /// A whole message as it may go on; none if it may go as it is.
     pub fn message(&self, message: &[u8]) -> Result<Option<Bytes>, UpstreamError> {
-        let found = self.redactor.redact_message(message);
+        self.judge(self.redactor.redact_message(message))
+    }
+
+    /// The same for JSON that is no message.
+    pub fn text(&self, json: &[u8]) -> Result<Option<Bytes>, UpstreamError> {
+        self.judge(self.redactor.redact(json))
+    }
+
+    fn judge(&self, found: Result<Option<Redacted>, Fault>) -> Result<Option<Bytes>, UpstreamError> {
         let found = found.map_err(|_| UpstreamError::Nonsense("its answer cannot be searched".into()))?;
         let Some((clean, found)) = found else { return Ok(None) };
         let action = if self.block { Action::Block } else { Action::Redact };

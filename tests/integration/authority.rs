@@ -39,10 +39,20 @@ impl Authority {
 
     /// How often it was asked for its keys.
     pub async fn key_requests(&self) -> u64 {
+        self.requests("jwks").await
+    }
+
+    /// How often it was asked at this place, such as `token`.
+    pub async fn requests(&self, place: &str) -> u64 {
         let response = self.http.get(format!("{}/test/counts", self.issuer)).send().await;
-        let told = response.expect("the server answers").text().await.expect("a body");
-        let told: Value = serde_json::from_str(&told).expect("JSON");
-        told["counts"]["jwks"].as_u64().unwrap_or(0)
+        told(response).await["counts"][place].as_u64().unwrap_or(0)
+    }
+
+    /// A token of this person for this resource, which counts as no request.
+    pub async fn token_of(&self, person: &str, resource: &str) -> String {
+        let place = format!("{}/test/token?sub={person}&resource={resource}", self.issuer);
+        let told = told(self.http.post(place).send().await).await;
+        told["token"].as_str().unwrap_or_else(|| panic!("no token: {told}")).to_owned()
     }
 
     /// A token of the service for this resource.
@@ -65,4 +75,9 @@ impl Authority {
             [("SERVICE_ISSUER", &*self.issuer), ("SERVICE_ID", SERVICE.0), ("SERVICE_SECRET", SERVICE.1)];
         drive(sdk, "oauth", url, how, &env, plan).await
     }
+}
+
+async fn told(response: reqwest::Result<reqwest::Response>) -> Value {
+    let text = response.expect("the server answers").text().await.expect("a body");
+    serde_json::from_str(&text).expect("JSON")
 }

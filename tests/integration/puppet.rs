@@ -55,6 +55,8 @@ pub enum Act {
     Hang(Vec<u8>),
     /// The first bytes, then the second ones again and again, with a pause between.
     Repeat(Vec<u8>, Vec<u8>, Duration),
+    /// The first bytes, and after a pause the second ones and the end of the connection.
+    Pause(Vec<u8>, Duration, Vec<u8>),
 }
 
 type Play = dyn Fn(&Seen) -> Act + Send + Sync;
@@ -84,6 +86,11 @@ impl Puppet {
     pub fn calls(&self) -> Vec<Seen> {
         let seen = self.seen.lock().expect("no connection panics with the lock");
         seen.iter().filter(|seen| !seen.is_greeting()).cloned().collect()
+    }
+
+    /// All that reached it.
+    pub fn all(&self) -> Vec<Seen> {
+        self.seen.lock().expect("no connection panics with the lock").clone()
     }
 
     /// How many requests of this method reached it.
@@ -126,6 +133,12 @@ async fn serve(mut stream: TcpStream, play: Arc<Play>, log: Arc<Mutex<Vec<Seen>>
             Act::Hang(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 let _ = stream.read(&mut [0]).await;
+                return;
+            }
+            Act::Pause(first, pause, second) => {
+                let _ = stream.write_all(&first).await;
+                tokio::time::sleep(pause).await;
+                let _ = stream.write_all(&second).await;
                 return;
             }
             Act::Repeat(first, again, pause) => {

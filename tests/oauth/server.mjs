@@ -10,6 +10,7 @@
 //   POST /test/rotate[?alg=RS256][&withdraw]   signs with a new key from now on; `withdraw` publishes only that one
 //   POST /test/hang, POST /test/resume         leaves requests for keys without an answer, and ends that
 //   POST /test/ttl?seconds=N                   how long access tokens live from now on; 10 minutes at first
+//   POST /test/token?sub=NAME&resource=URL     gives a token of this person, without logging in
 //   GET  /test/counts                          how often each place was asked: jwks, token, reg, auth and so on
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import http from 'node:http';
@@ -80,7 +81,7 @@ function newProvider(issuer) {
     },
     findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
     extraTokenClaims: (ctx, { kind }) =>
-      ctx.exchanged ?? { roles: [kind === 'ClientCredentials' ? 'robot' : 'dev'], tenant: 'acme' },
+      ctx?.exchanged ?? { roles: [kind === 'ClientCredentials' ? 'robot' : 'dev'], tenant: 'acme' },
     interactions: { url: (_, { uid }) => `/interaction/${uid}` },
     ttl: {
       AccessToken: () => ttl,
@@ -135,11 +136,20 @@ async function interact(request, response) {
   await provider.interactionFinished(request, response, { consent: { grantId: await grant.save() } });
 }
 
+/** A token as if this person had logged in and agreed to the scope `mcp`. */
+async function tokenOf(accountId, resource) {
+  const client = await provider.Client.find(SERVICE.id);
+  const token = new provider.AccessToken({ accountId, client, scope: 'mcp' });
+  token.resourceServer = new provider.ResourceServer(resource, resourceServer(null, resource));
+  return token.save();
+}
+
 const counts = {};
 let ttl = 600;
 let hanging;
 
-function control(url, response) {
+async function control(url, response) {
+  const told = { counts };
   if (url.pathname === '/test/rotate') {
     const key = newKey(url.searchParams.get('alg') ?? 'ES256');
     keys = url.searchParams.has('withdraw') ? [key] : [key, ...keys];
@@ -150,9 +160,11 @@ function control(url, response) {
     ttl = Number(url.searchParams.get('seconds'));
   } else if (url.pathname === '/test/resume') {
     hanging = false;
+  } else if (url.pathname === '/test/token') {
+    told.token = await tokenOf(url.searchParams.get('sub'), url.searchParams.get('resource'));
   }
   response.setHeader('content-type', 'application/json');
-  response.end(JSON.stringify({ kid: keys[0].kid, counts }));
+  response.end(JSON.stringify({ ...told, kid: keys[0].kid }));
 }
 
 async function serve(request, response) {

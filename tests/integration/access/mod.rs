@@ -2,10 +2,14 @@
 
 mod browsers;
 mod budgets;
+mod commands;
+mod exchange;
 mod guards;
 mod page;
+mod random_roles;
 mod reach;
 mod roles;
+mod screens;
 mod secrets;
 mod shared;
 mod strangers;

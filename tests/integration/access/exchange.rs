@@ -1,0 +1,282 @@
+//! `credentials: exchange`: a server sees a token of its own for each caller, made by a real authorization server
+//! (RFC 8693), and never the caller's.
+
+use std::sync::Mutex;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use super::{Caller, key};
+use crate::authority::Authority;
+use crate::harness::{Gateway, free_port, initialize, legacy_call, read};
+use crate::puppet::{Act, Puppet, Seen, http};
+use crate::raw::{Client, Head};
+
+const AUDIENCES: [&str; 2] = ["https://one.example.com", "https://two.example.com/mcp"];
+const SECRET: &str = "guards-nothing";
+
+/// A gateway in front of two servers that want tokens of their own; `own` is what the caller's are for.
+struct House {
+    authority: Authority,
+    servers: [Puppet; 2],
+    gateway: Gateway,
+}
+
+impl House {
+    async fn start() -> Self {
+        Self::with(|_, exchange| exchange).await
+    }
+
+    /// With other settings of the exchange, made of the usual ones and the issuer.
+    async fn with(change: impl Fn(&str, Value) -> Value) -> Self {
+        let puppet = || {
+            // A server may take a token no more, whatever is written in it.
+            let bad = Mutex::new(None);
+            Puppet::start(move |seen| {
+                let mut bad = bad.lock().expect("no holder of the lock panics");
+                let token = seen.header("authorization").map(str::to_owned);
+                if seen.body["params"]["arguments"]["revoke"] == true {
+                    *bad = token;
+                    return Act::Good;
+                }
+                let refused = token.is_some() && token == *bad;
+                if refused { Act::Say(http("401 Unauthorized", &[], "")) } else { Act::Good }
+            })
+        };
+        let (authority, one, two) = tokio::join!(Authority::start(), puppet(), puppet());
+        let issuer = &authority.issuer;
+        let exchange = json!({"token_endpoint": format!("{issuer}/token"), "client_id": "service",
+            "client_secret": SECRET});
+        let server = |puppet: &Puppet, audience| json!({"url": puppet.url, "credentials": "exchange", "audience": audience});
+        let servers = json!({"one": server(&one, AUDIENCES[0]), "two": server(&two, AUDIENCES[1])});
+        let jwt = json!({"issuer": issuer, "audience": "http://127.0.0.1:PORT/mcp", "jwks_url": format!("{issuer}/jwks")});
+        let config = format!(
+            "mcpServers: {servers}\nlimits: {{max_body: 8MiB}}\nauth:\n  jwt: [{jwt}]\n  exchange: {}\n  api_keys:\n{}",
+            change(issuer, exchange),
+            key("ann", "")
+        );
+        let gateway = Gateway::start(&config).await;
+        let house = Self { authority, servers: [one, two], gateway };
+        let ann = Caller::new(&house.gateway, "ann");
+        house
+            .gateway
+            .eventually("both servers are there", async |_| ann.tools("/mcp").await.len() == 2)
+            .await;
+        house
+    }
+
+    async fn token(&self, person: &str) -> String {
+        self.authority.token_of(person, &self.gateway.url("/mcp")).await
+    }
+
+    async fn call(&self, token: &str, tool: &str) -> (u16, Value) {
+        self.call_with(token, tool, json!({})).await
+    }
+
+    async fn call_with(&self, token: &str, tool: &str, arguments: Value) -> (u16, Value) {
+        let params = json!({"name": tool, "arguments": arguments});
+        let request = self.gateway.modern_request("/mcp", "tools/call", params).bearer_auth(token);
+        read(request.send().await.expect("the gateway answers")).await
+    }
+}
+
+/// The token that reached a server, and what it says.
+fn sent(seen: &Seen) -> (String, Value) {
+    let token = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let token = token.unwrap_or_else(|| panic!("no token: {seen:?}"));
+    let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok()).expect("a JWT");
+    (token.to_owned(), serde_json::from_slice(&claims).expect("claims"))
+}
+
+/// Nothing of the caller's own token came by, be it in a header or in a body.
+fn assert_unseen(token: &str, puppet: &Puppet) {
+    let signature = token.rsplit('.').next().expect("a JWT");
+    for seen in puppet.all() {
+        assert!(!format!("{seen:?}").contains(signature), "the caller's own token: {seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_sees_a_token_of_the_caller_that_is_made_for_it() {
+    let house = House::start().await;
+    let alice = house.token("alice").await;
+    for (number, tool) in ["one__tool", "two__tool"].iter().enumerate() {
+        let (status, answer) = house.call(&alice, tool).await;
+        assert_eq!(status, 200, "{answer}");
+        let seen = house.servers[number].calls().pop().expect("the call");
+        let (token, claims) = sent(&seen);
+        assert_ne!(token, alice);
+        assert_eq!(
+            (&claims["aud"], &claims["sub"]),
+            (&json!(AUDIENCES[number]), &json!("alice")),
+            "{claims}"
+        );
+        assert_eq!(claims["act"]["sub"], "service", "who acts for her: {claims}");
+        assert_eq!(seen.headers.iter().filter(|(name, _)| name == "authorization").count(), 1, "{seen:?}");
+        assert_unseen(&alice, &house.servers[number]);
+    }
+    // What the gateway asks in its own name is in nobody's.
+    for seen in house.servers[0].all().iter().filter(|seen| seen.is_greeting()) {
+        assert_eq!(seen.header("authorization"), None, "{seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_asked_for_once_for_each_caller_and_server() {
+    let house = House::start().await;
+    let (alice, bob) = tokio::join!(house.token("alice"), house.token("bob"));
+    let before = house.authority.requests("token").await;
+    let asked = async || house.authority.requests("token").await - before;
+    let calls = (0..12).map(|_| house.call(&alice, "one__tool"));
+    for (status, answer) in futures::future::join_all(calls).await {
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert_eq!(asked().await, 1, "for many at once");
+    assert_eq!(house.call(&house.token("alice").await, "one__tool").await.0, 200);
+    assert_eq!(asked().await, 1, "another token of the same person");
+    assert_eq!(house.call(&bob, "one__tool").await.0, 200);
+    assert_eq!(asked().await, 2, "another person");
+    assert_eq!(sent(&house.servers[0].calls()[13]).1["sub"], "bob");
+    assert_eq!(house.call(&alice, "two__tool").await.0, 200);
+    assert_eq!(asked().await, 3, "another server");
+    assert_eq!(house.call(&bob, "one__tool").await.0, 200);
+    assert_eq!(house.call(&alice, "one__tool").await.0, 200);
+    assert_eq!(asked().await, 3, "they do not push each other out");
+    assert_eq!(sent(&house.servers[0].calls()[15]).1["sub"], "alice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_its_server_refuses_is_not_used_again() {
+    let house = House::start().await;
+    let alice = house.token("alice").await;
+    assert_eq!(house.call_with(&alice, "one__tool", json!({"revoke": true})).await.0, 200);
+    let (status, answer) = house.call(&alice, "one__tool").await;
+    assert_eq!((status, &answer["error"]["data"]["server"]), (502, &json!("one")), "{answer}");
+    house
+        .gateway
+        .eventually("it has a new one", async |_| house.call(&alice, "one__tool").await.0 == 200)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_legacy_session_is_opened_at_the_server_in_the_callers_name() {
+    let house = House::start().await;
+    let alice = house.token("alice").await;
+    let post = async |session: Option<&str>, body: &Value| {
+        let request = house.gateway.post("/mcp", session, body).bearer_auth(&alice);
+        request.send().await.expect("the gateway answers")
+    };
+    let opened = post(None, &initialize(json!({}))).await;
+    let session = opened.headers()["mcp-session-id"].to_str().expect("ASCII").to_owned();
+    let (status, answer) = read(post(Some(&session), &legacy_call(7, "one__tool", json!({}))).await).await;
+    assert_eq!(status, 200, "{answer}");
+    let all = house.servers[0].all();
+    let hers = |seen: &&Seen| seen.body["params"]["clientInfo"]["name"] == "test";
+    let seat = all.iter().find(hers).expect("an initialize of the client's");
+    assert_eq!((&sent(seat).1["sub"], &sent(seat).1["aud"]), (&json!("alice"), &json!(AUDIENCES[0])));
+    let call = house.servers[0].calls().pop().expect("the call");
+    assert_eq!(sent(&call), sent(seat));
+    // All of the session is said in her name: that it is open, what it listens to, and that it is left.
+    let ended = house.gateway.http.delete(house.gateway.url("/mcp")).bearer_auth(&alice);
+    let ended = ended.header("mcp-session-id", &session).send().await.expect("the gateway answers");
+    assert_eq!(ended.status().as_u16() / 100, 2);
+    house
+        .gateway
+        .eventually("it is left", async |_| {
+            house.servers[0]
+                .all()
+                .iter()
+                .any(|seen| seen.verb == "DELETE" && seen.header("authorization").is_some())
+        })
+        .await;
+    let at = all.iter().position(|seen| hers(&seen)).expect("found before");
+    let opened =
+        all[at + 1..].iter().find(|seen| seen.method() == "notifications/initialized").expect("a note");
+    assert_eq!(sent(opened), sent(seat));
+    assert_unseen(&alice, &house.servers[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_pingora_cannot_send_goes_with_the_exchanged_token_too() {
+    let house = House::start().await;
+    let alice = house.token("alice").await;
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
+        "name": "one__tool", "arguments": {"text": "x".repeat(300_000)},
+        "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {}}}});
+    let head = Head::modern("/mcp", "tools/call", Some("one__tool"))
+        .with("Authorization", &format!("Bearer {alice}"));
+    let mut client = Client::connect(house.gateway.port).await;
+    let answer =
+        client.exchange(&head.chunked(body.to_string().as_bytes(), 60_000)).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.message());
+    let seen = house.servers[0].calls().pop().expect("the call");
+    assert_eq!(seen.body["params"]["arguments"], body["params"]["arguments"]);
+    let (token, claims) = sent(&seen);
+    assert_ne!(token, alice);
+    assert_eq!((&claims["aud"], &claims["sub"]), (&json!(AUDIENCES[0]), &json!("alice")));
+    assert_unseen(&alice, &house.servers[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_exchange_is_told_without_secrets_and_nothing_is_sent() {
+    type Change = fn(&str, Value) -> Value;
+    let wrong_secret: Change = |_, mut exchange| {
+        exchange["client_secret"] = json!("not-the-secret-of-service");
+        exchange
+    };
+    let nobody_there: Change = |_, mut exchange| {
+        exchange["token_endpoint"] = json!(format!("http://127.0.0.1:{}/token", free_port()));
+        exchange
+    };
+    let no_endpoint: Change = |issuer, mut exchange| {
+        exchange["token_endpoint"] = json!(format!("{issuer}/nowhere?key=also-secret"));
+        exchange
+    };
+    for (change, why) in [
+        (wrong_secret, "HTTP 401: invalid_client"),
+        (nobody_there, "Connection refused"),
+        (no_endpoint, "HTTP 404"),
+    ] {
+        let house = House::with(change).await;
+        let alice = house.token("alice").await;
+        let (status, answer) = house.call(&alice, "one__tool").await;
+        assert_eq!(status, 502, "{answer}");
+        assert_eq!(answer["error"]["data"], json!({"server": "one"}), "{answer}");
+        let words = answer["error"]["message"].as_str().expect("a sentence");
+        assert!(words.contains("`one`") && words.contains("token exchange failed"), "{words}");
+        assert!(house.servers[0].calls().is_empty());
+        let told = |log: &str| log.contains("token_exchange") && log.contains(why);
+        house.gateway.eventually("the log tells why", async |g| told(&g.process.output())).await;
+        let log = house.gateway.process.output();
+        let secrets = [
+            SECRET,
+            "not-the-secret",
+            "also-secret",
+            &house.authority.issuer,
+            alice.rsplit('.').next().expect("a JWT"),
+        ];
+        for secret in secrets {
+            assert!(!answer.to_string().contains(secret), "{answer}");
+        }
+        for secret in [secrets[0], secrets[1], secrets[2], secrets[4]] {
+            assert!(!log.contains(secret), "{log}");
+        }
+
+        // A failure is not kept, and the others are not harmed by it.
+        assert_eq!(house.call(&alice, "one__tool").await.0, 502);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_with_a_key_is_told_that_it_needs_a_token() {
+    let house = House::start().await;
+    let (status, answer) = Caller::new(&house.gateway, "ann").call("one__tool", json!({})).await;
+    assert_eq!(status, 403, "{answer}");
+    assert_eq!(answer["error"]["data"]["server"], "one", "{answer}");
+    let words = answer["error"]["message"].as_str().expect("a sentence");
+    assert!(words.contains("`one`") && words.contains("token") && words.contains("API key"), "{words}");
+    assert!(house.servers[0].calls().is_empty());
+    assert_eq!(house.authority.requests("token").await, 0);
+}

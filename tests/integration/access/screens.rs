@@ -1,0 +1,305 @@
+//! Secrets in what servers answer: taken out or stopped, whatever the answer comes in and whoever asks.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Gateway, legacy_call, stdio_fixture};
+use crate::puppet::{Act, Puppet, Seen, answer, http, json_answer};
+use crate::raw::{Answer, Client, Head};
+
+const CARD: &str = "4111 1111 1111 1111";
+const TAKEN_OUT: &str = "[redacted:credit_card]";
+
+/// A server that answers as the argument `how` says, each time with a card.
+fn teller(seen: &Seen) -> Act {
+    let result = |text: &str| json!({"content": [{"type": "text", "text": text}], "resultType": "complete"});
+    let card = answer(seen, &result(&format!("the card {CARD} is mine")));
+    let note = |method: &str, params: Value| {
+        let message = json!({"jsonrpc": "2.0", "method": method, "params": params});
+        format!("event: message\ndata: {message}\n\n")
+    };
+    let progress = |text: String| {
+        note("notifications/progress", json!({"progressToken": "p", "progress": 1, "message": text}))
+    };
+    let error = json!({"jsonrpc": "2.0", "id": seen.body["id"],
+        "error": {"code": -32000, "message": format!("declined: {CARD}"), "data": {"card": CARD}}});
+    let events =
+        |events: &[String]| Act::Say(http("200 OK", &["Content-Type: text/event-stream"], &events.concat()));
+    if seen.verb == "GET" && seen.header("mcp-session-id").is_some() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        let told = |data: String| note("notifications/message", json!({"level": "info", "data": data}));
+        let events = [told(format!("seen: {CARD}")), told("the end".into())].concat();
+        return Act::Repeat(head.into(), events.into_bytes(), Duration::from_millis(100));
+    }
+    match seen.body["params"]["arguments"]["how"].as_str().unwrap_or_default() {
+        _ if seen.method() != "tools/call" => Act::Good,
+        "json" => Act::Say(json_answer(&card)),
+        "error" => Act::Say(json_answer(&error.to_string())),
+        "status" => {
+            Act::Say(http("400 Bad Request", &["Content-Type: application/json"], &error.to_string()))
+        }
+        "rest" => {
+            let body = json!({"error": format!("declined: {CARD}")}).to_string();
+            Act::Say(http("500 Internal Server Error", &["Content-Type: application/json"], &body))
+        }
+        "events" => events(&[
+            "id: first\ndata:\n\n".into(),
+            ": a comment\n\n".into(),
+            progress(format!("trying {CARD}")),
+            note("notifications/message", json!({"level": "info", "data": {"deep": [CARD, 7]}})),
+            progress("nothing to hide".into()),
+            format!("data: {card}\n\n"),
+        ]),
+        "late" => Act::Pause(
+            [
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+                progress("first".into()).as_bytes(),
+            ]
+            .concat(),
+            Duration::from_millis(300),
+            (progress("second".into()) + &format!("data: {card}\n\n")).into_bytes(),
+        ),
+        // An event may be written over several lines.
+        "lines" => events(&[card
+            .replace(",\"result\"", ",\n\"result\"")
+            .lines()
+            .map(|line| format!("data: {line}\n"))
+            .collect::<String>()
+            + "\n"]),
+        "big" => {
+            let text = format!("{} {CARD} {}", "a ß \\ \" ".repeat(100_000), "z".repeat(1024 * 1024));
+            Act::Say(json_answer(&answer(seen, &result(&text))))
+        }
+        "clean" => Act::Say(json_answer(&answer(seen, &result("nothing to hide")))),
+        _ => Act::Good,
+    }
+}
+
+async fn house(results: &str) -> (Puppet, Gateway) {
+    let puppet = Puppet::start(teller).await;
+    let gateway = Gateway::start(&format!(
+        "mcpServers: {{p: {{url: \"{}\", redact: {{results: {results}}}}}}}\n",
+        puppet.url
+    ))
+    .await;
+    gateway.eventually("the server is there", async |g| g.call("p__tool", json!({})).await.0 == 200).await;
+    (puppet, gateway)
+}
+
+/// Calls the tool over a connection of its own, and gives the answer byte for byte.
+async fn ask(gateway: &Gateway, how: &str, change: impl FnOnce(Head) -> Head) -> Answer {
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
+        "name": "p__tool", "arguments": {"how": how},
+        "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {}, "progressToken": "p"}}});
+    let head = change(Head::modern("/mcp", "tools/call", Some("p__tool")));
+    let mut client = Client::connect(gateway.port).await;
+    let request = head.whole(body.to_string().as_bytes());
+    let answer = client.exchange(&request).await.unwrap_or_else(|| panic!("{how}: no answer"));
+    assert!(answer.whole, "{how}: the answer ends as its framing says: {answer:?}");
+    assert!(!text(&answer).contains(CARD), "{how}: {}", text(&answer));
+    answer
+}
+
+fn text(answer: &Answer) -> String {
+    String::from_utf8_lossy(&answer.body).into_owned()
+}
+
+/// The messages of a stream. An event may have several lines of data.
+fn messages(answer: &Answer) -> Vec<Value> {
+    let text = text(answer);
+    let data = |event: &str| -> String {
+        event.lines().filter_map(|line| line.strip_prefix("data:")).collect::<Vec<_>>().join("\n")
+    };
+    let all = text.split("\n\n").map(data).filter(|data| !data.trim().is_empty());
+    all.map(|data| serde_json::from_str(&data).unwrap_or_else(|_| panic!("no message: {data}"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_taken_out_of_whatever_an_answer_comes_in() {
+    let (_puppet, gateway) = house("redact").await;
+    let same = |head| head;
+    let answer = ask(&gateway, "json", same).await;
+    let told = answer.message();
+    assert_eq!(told["result"]["content"][0]["text"], format!("the card {TAKEN_OUT} is mine"), "{told}");
+    for how in ["error", "status"] {
+        let answer = ask(&gateway, how, same).await;
+        let told = answer.message();
+        assert_eq!(answer.status, if how == "status" { 400 } else { 200 }, "{told}");
+        assert_eq!(told["error"]["message"], format!("declined: {TAKEN_OUT}"), "{how}: {told}");
+        assert_eq!(told["error"]["data"]["card"], TAKEN_OUT, "{how}: {told}");
+    }
+    // An error that is no MCP may say anything.
+    assert_eq!(ask(&gateway, "rest", same).await.status / 100, 5);
+
+    let answer = ask(&gateway, "events", same).await;
+    let told = messages(&answer);
+    assert_eq!(told.len(), 4, "{}", text(&answer));
+    assert_eq!(told[0]["params"]["message"], format!("trying {TAKEN_OUT}"));
+    assert_eq!(told[1]["params"]["data"]["deep"], json!([TAKEN_OUT, 7]));
+    assert_eq!(told[2]["params"]["message"], "nothing to hide");
+    assert_eq!(told[3]["result"]["content"][0]["text"], format!("the card {TAKEN_OUT} is mine"));
+    assert_eq!(messages(&ask(&gateway, "lines", same).await)[0]["id"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_answer_is_searched_and_stays_whole() {
+    let (_puppet, gateway) = house("redact").await;
+    for version in ["HTTP/1.1", "HTTP/1.0"] {
+        let answer = ask(&gateway, "big", |head| head.line(&format!("POST /mcp {version}"))).await;
+        let told = answer.message();
+        let text = told["result"]["content"][0]["text"].as_str().expect("a text").to_owned();
+        let expected = format!("{} {TAKEN_OUT} {}", "a ß \\ \" ".repeat(100_000), "z".repeat(1024 * 1024));
+        assert!(text == expected, "{version}: {} bytes of {}", text.len(), expected.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_http_1_0_get_searched_answers_too() {
+    let (_puppet, gateway) = house("redact").await;
+    let old = |head: Head| head.line("POST /mcp HTTP/1.0");
+    for how in ["json", "clean", "error", "status"] {
+        let answer = ask(&gateway, how, old).await;
+        assert_eq!(answer.header("transfer-encoding"), None, "{how}");
+        assert_eq!(answer.message()["id"], 1, "{how}");
+    }
+    assert_eq!(messages(&ask(&gateway, "events", old).await).len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lengths_that_are_told_are_right() {
+    let (_puppet, gateway) = house("redact").await;
+    for how in ["json", "clean", "error", "status", "rest"] {
+        let answer = ask(&gateway, how, |head| head).await;
+        match (answer.header("content-length"), answer.header("transfer-encoding")) {
+            (Some(length), None) => assert_eq!(length, answer.body.len().to_string(), "{how}"),
+            (None, Some(coding)) => assert_eq!(coding, "chunked", "{how}"),
+            both => panic!("{how}: {both:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_stopped_is_told_to_be_and_shows_nothing() {
+    let (_puppet, gateway) = house("block").await;
+    for how in ["json", "error", "big"] {
+        for version in ["HTTP/1.1", "HTTP/1.0"] {
+            let answer = ask(&gateway, how, |head| head.line(&format!("POST /mcp {version}"))).await;
+            let error = &answer.message()["error"];
+            // The head of a server's answer may have been passed on already.
+            assert!([200, 403].contains(&answer.status), "{how}: {}", answer.status);
+            assert_eq!(
+                (&error["code"], &error["data"]["server"]),
+                (&json!(403), &json!("p")),
+                "{how}: {error}"
+            );
+            let words = error["message"].as_str().expect("a sentence");
+            assert!(words.contains("credit_card") && words.contains("`p`"), "{how}: {words}");
+        }
+    }
+    let refused = ask(&gateway, "status", |head| head).await.message();
+    assert!(
+        refused["error"]["message"].as_str().is_some_and(|words| words.contains("let through")),
+        "{refused}"
+    );
+    // A stream that has begun ends with the refusal, and what came before it is whole.
+    let answer = ask(&gateway, "late", |head| head).await;
+    assert_eq!(answer.status, 200);
+    let mut told = messages(&answer);
+    assert_eq!(told[0]["params"]["message"], "first", "{told:?}");
+    let last = told.pop().expect("a last message");
+    assert_eq!((&last["id"], &last["error"]["code"]), (&json!(1), &json!(403)), "{last}");
+    assert_eq!(
+        ask(&gateway, "clean", |head| head).await.message()["result"]["content"][0]["text"],
+        "nothing to hide"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_announces_by_itself_is_searched_too() {
+    for results in ["redact", "block"] {
+        let (_puppet, gateway) = house(results).await;
+        let session = gateway.initialize("/mcp").await;
+        let call = legacy_call(1, "p__tool", json!({"how": "clean"}));
+        assert_eq!(gateway.say("/mcp", &session, &call).await.0, 200);
+        let stream = gateway.http.get(gateway.url("/mcp")).header("accept", "text/event-stream");
+        let stream = stream.header("mcp-session-id", &session).header("mcp-protocol-version", "2025-11-25");
+        let mut stream = stream.send().await.expect("the gateway answers");
+        let mut told = String::new();
+        while !told.contains("the end") {
+            let piece = stream.chunk().await.expect("it goes on").expect("it goes on");
+            told += &String::from_utf8_lossy(&piece);
+        }
+        assert!(!told.contains(CARD), "{results}: {told}");
+        let redacted = told.contains(&format!("seen: {TAKEN_OUT}"));
+        assert_eq!(redacted, results == "redact", "{told}");
+    }
+}
+
+/// The fixture over stdio and the demo server; what the fixture says of its steps counts as secret.
+async fn in_process(results: &str) -> Gateway {
+    let mut fixture = stdio_fixture();
+    fixture["redact"] = json!({"results": results});
+    let servers = json!({"fix": fixture, "demo": {"builtin": "demo", "redact": {"results": results}}});
+    let guard =
+        json!({"patterns": [{"name": "second", "regex": "step 2"}, {"name": "end", "regex": "streamed 4"}]});
+    let gateway = Gateway::start(&format!("mcpServers: {servers}\nguard: {guard}\n")).await;
+    let call = async |g: &Gateway| g.call("fix__echo", json!({"message": "hi"})).await.0;
+    gateway.eventually("the fixture is there", async |g| call(g).await == 200).await;
+    gateway
+}
+
+/// All that comes of a tool that tells of its progress: of the modern era, and of the legacy one.
+async fn streams(gateway: &Gateway, count: u64) -> [String; 2] {
+    let arguments = json!({"n": count, "interval_ms": 5});
+    let params = json!({"name": "fix__stream", "arguments": arguments, "_meta": {"progressToken": "p",
+        "io.modelcontextprotocol/logLevel": "info"}});
+    let modern = gateway.modern_request("/mcp", "tools/call", params).send().await.expect("an answer");
+    let session = gateway.initialize("/mcp").await;
+    let mut call = legacy_call(1, "fix__stream", arguments);
+    call["params"]["_meta"] = json!({"progressToken": "q"});
+    let legacy = gateway.post("/mcp", Some(&session), &call).send().await.expect("an answer");
+    [modern.text().await.expect("a body"), legacy.text().await.expect("a body")]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_in_the_house_are_searched_with_all_that_they_tell_on_the_way() {
+    let gateway = in_process("redact").await;
+    for tool in ["fix__echo", "demo__echo"] {
+        let (status, told) = gateway.call(tool, json!({"message": format!("my card {CARD}")})).await;
+        assert_eq!(status, 200, "{told}");
+        let session = gateway.initialize("/mcp").await;
+        let call = legacy_call(1, tool, json!({"message": format!("my card {CARD}")}));
+        let (_, legacy) = gateway.say("/mcp", &session, &call).await;
+        for told in [told, legacy] {
+            assert_eq!(
+                told["result"]["content"][0]["text"],
+                format!("my card {TAKEN_OUT}"),
+                "{tool}: {told}"
+            );
+        }
+    }
+    for told in streams(&gateway, 4).await {
+        assert!(told.contains("step 1") && told.contains("step 3"), "{told}");
+        assert!(!told.contains("step 2") && told.contains("[redacted:second]"), "{told}");
+        assert!(!told.contains("streamed 4") && told.contains("[redacted:end]"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notes_that_are_stopped_are_left_out_and_the_answer_comes() {
+    let gateway = in_process("block").await;
+    for told in streams(&gateway, 3).await {
+        assert!(told.contains("step 1") && told.contains("step 3") && !told.contains("step 2"), "{told}");
+        assert!(told.contains("streamed 3"), "{told}");
+    }
+    for told in streams(&gateway, 4).await {
+        assert!(!told.contains("streamed 4") && told.contains("does not let through"), "{told}");
+    }
+    for tool in ["fix__echo", "demo__echo"] {
+        let (status, told) = gateway.call(tool, json!({"message": CARD})).await;
+        assert_eq!((status, &told["error"]["code"]), (403, &json!(403)), "{told}");
+        assert!(!told.to_string().contains(CARD), "{told}");
+    }
+}

@@ -5,7 +5,7 @@
 //! good lists stay, marked stale by `toolgate_upstream_up` and a log line.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -115,14 +115,16 @@ impl Registry {
                 retired.extend(kept.insert(name.clone(), new));
             }
             self.count_untried(&kept);
-            self.house.rcu(|house| House::new(plan.clone(), house.catalog.clone()));
+            // Before the new catalog counts under the same names.
+            for old in &retired {
+                self.metrics.forget_server(&old.server.name);
+            }
+            self.swap(kept, plan);
         }
         for old in retired {
             old.keeper.abort();
-            self.metrics.forget_server(&old.server.name);
             tokio::spawn(retire(old.server));
         }
-        self.rebuild();
     }
 
     /// Ends all connections and processes.
@@ -183,8 +185,15 @@ impl Registry {
     /// Builds the catalog anew, swaps it in and tells what changed.
     fn rebuild(&self) {
         let kept = self.kept.lock().expect("no keeper panics with the lock");
+        let plan = self.house.load().plan.clone();
+        self.swap(kept, plan);
+    }
+
+    /// Swaps in a plan and the catalog that goes with it, at once: no call is judged by the settings of one server and
+    /// led to another.
+    fn swap(&self, kept: MutexGuard<'_, BTreeMap<Arc<str>, Kept>>, plan: Arc<Plan>) {
         let before = self.house.load_full();
-        let pinned = &before.plan.config.guard.pins;
+        let pinned = &plan.config.guard.pins;
         let shown = |server: &Arc<Server>, era, face: &Option<Arc<Face>>| {
             face.as_ref().map(|face| pinning::shown(&self.pins, server, era, face, pinned, &self.metrics))
         };
@@ -196,13 +205,9 @@ impl Registry {
                 modern: shown(&kept.server, Era::Modern, &kept.modern),
             })
             .collect();
-        let catalog = Arc::new(Catalog::build(
-            before.catalog.version + 1,
-            &seen,
-            &before.plan.config.toolsets,
-            &self.metrics,
-        ));
-        self.house.store(Arc::new(House::new(before.plan.clone(), catalog.clone())));
+        let catalog =
+            Arc::new(Catalog::build(before.catalog.version + 1, &seen, &plan.config.toolsets, &self.metrics));
+        self.house.store(Arc::new(House::new(plan, catalog.clone())));
         // Under the lock until here, so that two builds cannot overtake each other.
         drop(kept);
         for change in before.catalog.differences(&catalog) {

@@ -121,6 +121,12 @@ async fn secrets_are_taken_out_or_stopped() {
     let (status, told) = gateway.call("p__tool", json!({"note": "nothing"})).await;
     assert_eq!(status, 200, "{told}");
     assert!(told.to_string().contains("4111 1111 1111 1111"), "{told}");
+    // Calls of a server whose settings changed are counted as before.
+    let counted = gateway.get("/metrics").await;
+    assert!(
+        counted.lines().any(|l| l.starts_with("toolgate_requests_total") && l.contains("p__tool")),
+        "{counted}"
+    );
 }
 
 #[tokio::test]

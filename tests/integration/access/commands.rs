@@ -87,6 +87,7 @@ rate      counts  `daily` (toolgate.yaml:28): 1000 in each 1d of the calendar (U
 rbac      pass    role `dev` allows the tools `demo__*` (toolgate.yaml:11)
 guard     pass    server `demo`: nothing is looked at
 verdict   the call passes
+note      servers were not asked, so whether there is such a thing is not known
 "#;
     assert_eq!((code, without_size(&told)), (0, without_size(expected)));
 }
@@ -138,8 +139,7 @@ async fn explain_tells_which_limits_count_and_what_is_looked_at() {
     let few = "counts  `few` (toolgate.yaml:29): 4 at a time";
     let slow = "counts  `slow` (toolgate.yaml:27): 30 in 1m, at most 5 at once";
     assert_eq!(verdicts(&told, "rate"), [slow, few], "{told}");
-    let guard =
-        "pass    server `files`: secrets in the arguments are taken out; arguments must fit the schema";
+    let guard = "pass    server `files`: secrets in the arguments are taken out; arguments must fit the schema (not tried here)";
     assert_eq!(verdicts(&told, "guard"), [guard], "{told}");
     let (_, told) = explain("--role dev --role devv tools/call demo__time").await;
     assert_eq!(

@@ -28,6 +28,10 @@ const LINGER: Duration = Duration::from_secs(2);
 /// The same for one that has stopped sending.
 const SILENCE: Duration = Duration::from_millis(100);
 
+/// Bodies of refused requests up to this size do not cost the connection, if they come in this time.
+const SMALL: usize = 16 * 1024;
+const DRAIN: Duration = Duration::from_secs(1);
+
 /// How often it is asked whether the caller of a stream may still have it.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -136,6 +140,12 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
     }
     if refusal.close {
         session.set_keepalive(None);
+    } else if is_small(session) {
+        // Thrown away after the answer, without a look: a new connection would cost both sides more. Most of it came
+        // with the head.
+        let downstream = session.as_downstream_mut();
+        downstream.set_close_on_response_before_downstream_finish(false);
+        downstream.set_total_drain_timeout(Some(DRAIN));
     }
     let mcp = ctx.house.catalog.endpoint(session.req_header().uri.path()).is_some();
     let body = if mcp { wire::refusal(ctx.id.as_deref(), refusal) } else { rest(refusal, ctx.request_id) };
@@ -154,6 +164,13 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
     write(session, ctx, head, body).await?;
     linger(session).await;
     Ok(())
+}
+
+/// Whether a body is short, of known length and on its way unasked.
+fn is_small(session: &Session) -> bool {
+    let head = session.req_header();
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    length.is_some_and(|length| length <= SMALL) && !head.headers.contains_key(http::header::EXPECT)
 }
 
 /// The end of an answer that was begun when something failed. Pingora closes the connection then, which no head has

@@ -20,9 +20,12 @@ use crate::server::Server;
 use crate::telemetry::Metrics;
 use sights::Sights;
 
+mod approval;
 mod keeper;
 mod pinning;
 mod sights;
+
+pub use approval::{Approval, Definition};
 
 /// Changes that are so close together are shown as one.
 const GATHER: Duration = Duration::from_millis(25);

@@ -8,7 +8,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
-use super::{Ctx, Gateway, Serves, reply};
+use super::{Ctx, Gateway, Serves, approve, reply};
 use crate::telemetry::Outcome;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Path {
     Health,
     Ready,
     Metrics,
+    /// Definitions of tools, and the approval of one.
+    Pins,
 }
 
 impl Path {
@@ -24,6 +26,7 @@ impl Path {
             "/health" => Some(Path::Health),
             "/ready" => Some(Path::Ready),
             "/metrics" => Some(Path::Metrics),
+            "/tools/pins" => Some(Path::Pins),
             _ => None,
         }
     }
@@ -59,6 +62,8 @@ pub async fn metadata(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<(
 pub fn is_open(path: Option<Path>, stop: &Stop, serves: Serves) -> bool {
     match path {
         None => false,
+        // It changes something: nothing that a web page could send may pass here.
+        Some(Path::Pins) => serves == Serves::Admin && matches!(stop.filter, "auth" | "rate"),
         Some(_) if serves == Serves::Admin => true,
         Some(Path::Health | Path::Ready) => true,
         Some(Path::Metrics) => matches!(stop.filter, "origin" | "size"),
@@ -80,7 +85,7 @@ pub async fn answer(
     path: Path,
 ) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);
-    if !matches!(session.req_header().method.as_str(), "GET" | "HEAD") {
+    if path != Path::Pins && !matches!(session.req_header().method.as_str(), "GET" | "HEAD") {
         let mut head = ResponseHeader::build(405, Some(4))?;
         head.insert_header(ALLOW, HeaderValue::from_static("GET, HEAD"))?;
         return reply::write(session, ctx, head, Bytes::new()).await;
@@ -92,6 +97,16 @@ pub async fn answer(
         return reply::failure(session, ctx).await;
     }
     let (status, kind, body) = match path {
+        Path::Pins => {
+            let operator = gateway.serves == Serves::Admin
+                || ctx.caller.as_ref().is_some_and(|caller| ctx.house.plan.chain.rbac.is_admin(caller));
+            if !operator {
+                let words = "definitions are approved on the listener `admin`, or by callers whose role has `admin: true`";
+                ctx.refuse("intake", Box::new(Refusal::http(403, "not_an_operator", words)));
+                return reply::failure(session, ctx).await;
+            }
+            return approve::pins(gateway, session, ctx).await;
+        }
         Path::Health => (200, "application/json", health(ctx)),
         Path::Ready => {
             let missing = missing(gateway, ctx);

@@ -4,6 +4,7 @@
 //! decided by the chain and the door.
 
 mod answer;
+mod approve;
 mod body;
 mod carry;
 mod client;

@@ -25,8 +25,7 @@ pub fn shown(
         Pinning::Warn => Mode::Warn,
         Pinning::Block => Mode::Block,
     };
-    // A server may describe a tool in each era as that era can.
-    let owner = format!("{} {}", server.name, era.word());
+    let owner = owner(server, era);
     let mut hidden = Vec::new();
     for item in face.lists.of(Kind::Tools) {
         let name = server.shows(&item.key).map(|own| server.federated(own));
@@ -52,6 +51,11 @@ pub fn shown(
         return face.clone();
     }
     Arc::new(Face { hello: face.hello.clone(), lists: face.lists.without(&hidden) })
+}
+
+/// Under which name a server's definitions are remembered: it may describe a tool in each era as that era can.
+pub fn owner(server: &Server, era: Era) -> String {
+    format!("{} {}", server.name, era.word())
 }
 
 fn hex(hash: &[u8; 32]) -> String {

@@ -144,7 +144,7 @@ async fn explain_tells_which_limits_count_and_what_is_looked_at() {
     let (_, told) = explain("--role dev --role devv tools/call demo__time").await;
     assert_eq!(
         verdicts(&told, "caller"),
-        ["anonymous, roles dev, devv (no such role: it means nothing)"],
+        ["anonymous, roles dev, devv (no such role: only conditions and limits look at it)"],
         "{told}"
     );
 }

@@ -9,20 +9,20 @@ use tokio::process::Command;
 use crate::clients::{self, Sdk, run, step};
 use crate::harness::{Process, free_port, python, root};
 
-async fn toolgate(folder: &Path, arguments: &[&str]) -> Output {
+pub async fn toolgate(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));
     clients::output(command.args(arguments).current_dir(folder), "").await
 }
 
-fn out(done: &Output) -> String {
+pub fn out(done: &Output) -> String {
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
-fn err(done: &Output) -> String {
+pub fn err(done: &Output) -> String {
     String::from_utf8_lossy(&done.stderr).into_owned()
 }
 
-fn folder_with(config: &str) -> tempfile::TempDir {
+pub fn folder_with(config: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("toolgate.yaml"), config).expect("the configuration is written");
     folder

@@ -1,12 +1,12 @@
 //! The commands of a policy's author: `explain`, `token`, and `tools` and `call` in somebody's name.
 
 use std::path::Path;
-use std::process::Output;
 
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::clients;
+use crate::commands::{err, folder_with, out, toolgate};
 use crate::harness::{Gateway, read};
 
 const POLICY: &str = r#"mcpServers:
@@ -39,25 +39,6 @@ rate_limits:
     - {name: daily, key: [user], quota: 1000/1d, match: {tools: ["demo__*"]}}
     - {name: few, key: [user], concurrent: 4, match: {tools: ["files__*"]}}
 "#;
-
-async fn toolgate(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));
-    clients::output(command.args(arguments).current_dir(folder), "").await
-}
-
-fn out(done: &Output) -> String {
-    String::from_utf8_lossy(&done.stdout).into_owned()
-}
-
-fn err(done: &Output) -> String {
-    String::from_utf8_lossy(&done.stderr).into_owned()
-}
-
-fn folder_with(config: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("toolgate.yaml"), config).expect("the configuration is written");
-    folder
-}
 
 /// The walk of a call, and how it ended. The words are parted by spaces, so that a line can be written here.
 async fn explain(line: &str) -> (i32, String) {

@@ -109,7 +109,7 @@ pub struct Led<'a> {
     pub client: Option<IpAddr>,
     pub permit: Permit,
     /// The places that the call takes up; kept for as long as a server works on it.
-    pub held: Arc<Held>,
+    pub held: Option<Arc<Held>>,
     pub body: Bytes,
 }
 

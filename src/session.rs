@@ -22,14 +22,11 @@ use tokio_util::sync::CancellationToken;
 use crate::address;
 use crate::server::Server;
 use crate::telemetry::Metrics;
+use crate::upstream::UpstreamError;
 use crate::upstream::http::Seat;
-use crate::upstream::{Screen, UpstreamError};
 
 /// Messages that wait for a client's stream before the oldest stream is taken for stuck.
 const OUTBOX: usize = 256;
-
-/// What the announcements of a server are searched for.
-pub type Screens = Arc<dyn Fn(&Server) -> Option<Screen> + Send + Sync>;
 
 pub struct Session {
     pub id: String,
@@ -44,7 +41,6 @@ pub struct Session {
     seats: Mutex<HashMap<u64, Arc<Place>>>,
     /// The client's stream of announcements, while it has one.
     outbox: Mutex<Option<Outbox>>,
-    screens: Mutex<Option<Screens>>,
     /// Requests that run, by their id as written, so that they can be cancelled.
     running: Mutex<HashMap<Bytes, Run>>,
     /// Seconds from the start of the process to the last sign of use.
@@ -155,9 +151,8 @@ impl Session {
 
     /// Attaches the client's stream; a stream that was attached before ends. What the servers of this session
     /// announce goes there from now on.
-    pub fn attach(self: &Arc<Self>, pass: Pass, screens: Screens) -> mpsc::Receiver<Bytes> {
+    pub fn attach(self: &Arc<Self>, pass: Pass) -> mpsc::Receiver<Bytes> {
         let (sender, receiver) = mpsc::channel(OUTBOX);
-        *self.screens.lock().expect("no holder of the lock panics") = Some(screens);
         *self.outbox.lock().expect("no holder of the lock panics") = Some(Outbox { sender, pass });
         let places: Vec<Arc<Place>> =
             self.seats.lock().expect("no holder of the lock panics").values().cloned().collect();
@@ -189,13 +184,6 @@ impl Session {
         }
     }
 
-    /// What a server announces, as the client may read it.
-    fn searched(&self, message: Bytes, server: &Server) -> Result<Bytes, UpstreamError> {
-        let screens = self.screens.lock().expect("no holder of the lock panics").clone();
-        let screen = screens.and_then(|screens| screens(server));
-        Ok(screen.map_or(Ok(None), |screen| screen.message(&message))?.unwrap_or(message))
-    }
-
     /// Forwards what one server announces to this session for as long as the client listens.
     fn listen(self: &Arc<Self>, place: Arc<Place>, seat: Seat) {
         let mut listening = place.listening.lock().expect("no holder of the lock panics");
@@ -209,8 +197,6 @@ impl Session {
             let forward = async {
                 while let Some(message) = said.recv().await {
                     let Some(session) = session.upgrade() else { return };
-                    // What may not go is left out.
-                    let Ok(message) = session.searched(message, &server) else { continue };
                     if let Some(message) = address::outward(&message, &server)
                         && !session.offer(&server, message)
                     {
@@ -321,7 +307,6 @@ impl Sessions {
             client_info,
             seats: Mutex::default(),
             outbox: Mutex::default(),
-            screens: Mutex::default(),
             running: Mutex::default(),
             used: AtomicU64::new(self.now()),
             started: self.started,

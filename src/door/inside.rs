@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use filters::{Caller, Era, Head, Refusal};
 
-use super::judge::{Halt, Judged};
+use super::judge::{Halt, Judged, kept};
 use super::{Door, Exit, Leave, Led, Told};
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
@@ -43,7 +43,7 @@ impl Door {
         let caller = caller.unwrap_or_else(|| chain.anonymous());
         let Judged { mut permit, body, id } =
             self.judge(&house, endpoint, head, caller, body, &mut Told::default()).await?;
-        let held = Arc::new(std::mem::take(&mut permit.held));
+        let held = kept(std::mem::take(&mut permit.held));
         let halt = |refusal| Halt { filter: "door", refusal, id };
         let mut own = None;
         let session = match (permit.era, session) {

@@ -2,10 +2,12 @@
 //! the chain judges what is then there. What was judged is what goes on.
 
 use std::cell::OnceCell;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use filters::guard::{self, Action};
 use filters::json::Span;
+use filters::rate::Held;
 use filters::{Aim, Call, Caller, Head, Permit, Refusal, Stop};
 
 use super::aim::{Aimed, aim};
@@ -42,6 +44,11 @@ impl Halt {
     }
 }
 
+/// The places of a call that takes any, to be shared by all who go on with it.
+pub fn kept(held: Held) -> Option<Arc<Held>> {
+    (!held.is_empty()).then(|| Arc::new(held))
+}
+
 fn written(id: Option<Span>, body: &[u8]) -> Option<Bytes> {
     id.map(|id| Bytes::copy_from_slice(id.of(body)))
 }
@@ -58,7 +65,7 @@ impl Door {
         told: &mut Told,
     ) -> Result<Judged, Halt> {
         let chain = &house.plan.chain;
-        let (id, clean) = {
+        let (id, clean, permit) = {
             let call = chain.read(head, caller.clone(), &body).map_err(|stop| Halt::of(stop, &body))?;
             let id = written(call.id(), &body);
             let room = OnceCell::new();
@@ -68,12 +75,15 @@ impl Door {
             let aim = aimed.map(|aimed| aimed.aim);
             let clean = self.cleaned(house, &call, aim.as_ref());
             let clean = clean.map_err(|refusal| Halt { filter: GUARD, refusal, id: id.clone() })?;
-            if clean.is_none() {
-                let permit = self.admitted(house, endpoint, call, aim, id.as_ref()).await?;
-                return Ok(Judged { permit, body: body.clone(), id });
-            }
-            (id, clean)
+            let permit = match &clean {
+                None => Some(self.admitted(house, endpoint, call, aim, id.as_ref()).await?),
+                Some(_) => None,
+            };
+            (id, clean, permit)
         };
+        if let Some(permit) = permit {
+            return Ok(Judged { permit, body, id });
+        }
         body = clean.unwrap_or(body);
         let call = chain.read(head, caller, &body).map_err(|stop| Halt::of(stop, &body))?;
         let room = OnceCell::new();

@@ -70,7 +70,7 @@ pub struct Ctx {
     /// Bytes of the request's body.
     received: usize,
     /// Places in limits of what runs at a time.
-    held: Arc<Held>,
+    held: Option<Arc<Held>>,
     refused: Option<(&'static str, Box<Refusal>)>,
     /// The id of the request, for a refusal on the way to the server.
     id: Option<Bytes>,
@@ -109,7 +109,7 @@ impl ProxyHttp for Gateway {
             client: None,
             told: Told::default(),
             received: 0,
-            held: Arc::default(),
+            held: None,
             refused: None,
             id: None,
             leave: None,

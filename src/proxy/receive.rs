@@ -11,7 +11,7 @@ use pingora::proxy::Session;
 
 use super::{Ctx, Gateway, Serves, body, carry, client, fixed, intake, outgoing, reply};
 use crate::catalog::Endpoint;
-use crate::door::judge::Judged;
+use crate::door::judge::{Judged, kept};
 use crate::door::{Exit, Leave, Led, Reply};
 use crate::rooms::announce;
 use crate::server::Server;
@@ -120,7 +120,7 @@ impl Gateway {
         };
         let Judged { mut permit, body, id } = judged;
         ctx.id = id;
-        ctx.held = Arc::new(std::mem::take(&mut permit.held));
+        ctx.held = kept(std::mem::take(&mut permit.held));
         let client = match intake::session(&self.door, session, &endpoint, &permit, &body) {
             Ok(client) => client,
             Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
@@ -174,19 +174,17 @@ impl Gateway {
             return reply::whole(session, ctx, answer).await.map(|()| None);
         }
         ctx.told.method = "_stream";
-        let (redactor, metrics) = (ctx.house.plan.redactor.clone(), self.door.metrics.clone());
-        let screen =
-            move |server: &Server| Screen::of(&server.name, &server.config, redactor.as_ref(), &metrics);
+        let (redactor, metrics) = (ctx.house.plan.redactor.clone(), &self.door.metrics);
+        let screen = |server: &Server| Screen::of(&server.name, &server.config, redactor.as_ref(), metrics);
         // A stream is gone on with only where the session has called before, and its caller still may.
         let house = ctx.house.clone();
         let may = |server: &Server| self.door.may_reach(&house, endpoint, &caller, server);
-        if let Some(leave) = outgoing::resumption(session, endpoint, &client, may, &screen) {
+        if let Some(leave) = outgoing::resumption(session, endpoint, &client, may, screen) {
             return Ok(Some(leave));
         }
         let changes = self.door.registry.changes();
         let pass = self.passing(&endpoint.path, caller);
-        let screens = Arc::new(screen);
-        let talk = announce::legacy(&self.door.core, client, pass, screens, changes, self.door.drain.clone());
+        let talk = announce::legacy(&self.door.core, client, pass, changes, self.door.drain.clone());
         reply::talk(session, ctx, talk, &self.door).await.map(|()| None)
     }
 

@@ -21,7 +21,7 @@ use super::{Leash, Talk, Word};
 use crate::catalog::{Change, Endpoint, Kind};
 use crate::protocol::wire;
 use crate::server::Server;
-use crate::session::{Pass, Screens, Session};
+use crate::session::{Pass, Session};
 use crate::upstream::house_meta;
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
@@ -33,12 +33,11 @@ pub fn legacy(
     core: &Handle,
     session: Arc<Session>,
     pass: Pass,
-    screens: Screens,
     mut changes: broadcast::Receiver<Change>,
     drain: CancellationToken,
 ) -> Talk {
     let (words, receiver) = mpsc::channel(32);
-    let mut said = session.attach(pass, screens);
+    let mut said = session.attach(pass);
     let task = core.spawn(async move {
         let mut told = Told;
         loop {

@@ -20,7 +20,7 @@ pub struct Question {
     pub running: Running,
     /// The caller's places in limits, which are taken until the server is done: a legacy client that leaves does not
     /// end its call.
-    pub held: Arc<Held>,
+    pub held: Option<Arc<Held>>,
     pub era: Era,
     pub method: String,
     pub params: Bytes,

@@ -1,8 +1,8 @@
 //! Trading a caller's token for one that a server takes (RFC 8693), so that the caller's own never leaves the house
 //! for a place it was not made for.
 //!
-//! A token is asked for once for each user, set of scopes and roles, and audience, and kept until shortly before it expires;
-//! many calls at once wait for one answer. Nothing is kept of a failure.
+//! A token is asked for once for each user, set of scopes and roles, and audience, and kept until shortly before it
+//! expires; many calls at once wait for one answer. Nothing is kept of a failure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

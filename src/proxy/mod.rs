@@ -8,6 +8,7 @@ mod approve;
 mod body;
 mod carry;
 mod client;
+mod cork;
 mod credentials;
 mod fixed;
 mod intake;
@@ -18,6 +19,7 @@ mod reply;
 pub mod secure;
 
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,6 +29,7 @@ use filters::rate::Held;
 use filters::{Caller, Refusal};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
@@ -159,6 +162,22 @@ impl ProxyHttp for Gateway {
         peer.options.write_timeout = Some(server.timeout);
         ctx.bearer = bearer;
         Ok(peer)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        _: bool,
+        _: &HttpPeer,
+        socket: RawFd,
+        _: Option<&Digest>,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        // What is longer goes out in several packets anyway.
+        if ctx.leave.as_ref().is_some_and(|leave| (1..=CORKED).contains(&leave.body.len())) {
+            cork::cork(socket);
+        }
+        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -385,6 +404,9 @@ impl ProxyHttp for Gateway {
         true
     }
 }
+
+/// Bodies up to this size go out in one packet with their head.
+const CORKED: usize = 48 * 1024;
 
 /// A connection can be used again after the server forgot our session; the request goes once more.
 const FORGOTTEN: ErrorType = ErrorType::Custom("forgotten");

@@ -17,7 +17,7 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use pingora::time::fast_timeout::fast_sleep;
 
-use super::Gateway;
+use super::{Gateway, cork};
 
 /// How long a connection may wait for its next request (Pingora's own figure).
 const IDLE: Duration = Duration::from_secs(60);
@@ -70,7 +70,7 @@ impl HttpServerApp for Patient {
             }
             if ARRIVED.with(Cell::get) { request.await } else { None }
         };
-        ARRIVED.scope(Cell::new(false), serve).await
+        cork::together(ARRIVED.scope(Cell::new(false), serve)).await
     }
 
     async fn http_cleanup(&self) {

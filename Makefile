@@ -5,7 +5,7 @@ PORT  ?= 9100
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help run build test setup system lint unit integration bench load strangers fixture image clean
+.PHONY: help run build test setup system lint unit integration bench streams strangers stage micro fixture image clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,14 +35,20 @@ unit: system ## unit and property tests
 integration: setup ## the real binary, real servers, real clients, the conformance suite
 	$(CARGO) test --locked --test integration
 
-bench: system ## what reading, judging, rebuilding and listing cost
-	$(CARGO) bench --workspace --locked
+bench: stage ## what a call costs beside nginx and a bare relay; writes PERFORMANCE.md (needs nginx and wrk)
+	benches/load --page
 
-load: build ## calls a second and CPU a call: the server alone, nginx, Toolgate (needs nginx and wrk)
-	benches/load
+streams: stage ## how fast events are, what idle streams cost, when a server knows that a client left
+	benches/streams
 
-strangers: build ## what callers without credentials cost, and what slow ones spoil (needs nginx and wrk)
+strangers: stage ## what callers without credentials cost, and what slow ones spoil (needs wrk)
 	benches/strangers
+
+stage: build
+	$(CARGO) build --release --locked --example relay --example server
+
+micro: system ## what reading, judging, rebuilding and listing cost by themselves
+	$(CARGO) bench --workspace --locked
 
 fixture: setup ## the test server with the conformance suite's names, at PORT=9100
 	@.tools/venv/bin/python tests/fixture/server.py --port $(PORT)

@@ -1,0 +1,43 @@
+//! A relay on Pingora that does nothing of its own: what any gateway on Pingora costs at least. `make load` builds it
+//! with the flags of the gateway and measures both.
+//!
+//!     relay LISTEN SERVER        both `IP:PORT`; one thread
+
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+use pingora::prelude::{HttpPeer, Server};
+use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
+use pingora::server::configuration::ServerConf;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+struct Relay(SocketAddr);
+
+#[async_trait]
+impl ProxyHttp for Relay {
+    type CTX = ();
+
+    fn new_ctx(&self) {}
+
+    async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> pingora::Result<Box<HttpPeer>> {
+        Ok(Box::new(HttpPeer::new(self.0, false, String::new())))
+    }
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(listen), Some(Ok(server))) = (arguments.next(), arguments.next().map(|text| text.parse()))
+    else {
+        eprintln!("usage: relay LISTEN SERVER, both IP:PORT");
+        std::process::exit(2);
+    };
+    let conf = ServerConf { threads: 1, upstream_keepalive_pool_size: 1024, ..ServerConf::default() };
+    let mut house = Server::new_with_opt_and_conf(None, conf);
+    house.bootstrap();
+    let mut service = http_proxy_service(&house.configuration, Relay(server));
+    service.add_tcp(&listen);
+    house.add_service(service);
+    house.run_forever();
+}

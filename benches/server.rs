@@ -1,0 +1,154 @@
+//! The server behind the end-to-end benches: answers MCP of both eras from memory, as fast as one thread can.
+//!
+//!     server LISTEN              `IP:PORT`
+//!
+//! The path says what it is: `/mcp` has one tool, `/N/mcp` has N tools `tool0`…; with `?events` calls are answered with a
+//! stream of one event, with `?drip` with one event every 5 ms that carries the time of its sending, and with `?idle` with a
+//! stream that stays silent; when its client leaves, the time is printed. Times are nanoseconds since 1970. It reads
+//! every body, but understands no more of it than the bench sends.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use memchr::memmem;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const INITIALIZED: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"bench","version":"1"}}}"#;
+const DISCOVERED: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"ttlMs":0,"cacheScope":"private"}}"#;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> std::io::Result<()> {
+    let Some(listen) = std::env::args().nth(1) else {
+        eprintln!("usage: server IP:PORT");
+        std::process::exit(2);
+    };
+    let listener = TcpListener::bind(listen).await?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        tokio::spawn(async move {
+            // A client that leaves is no news.
+            let _ = serve(stream).await;
+        });
+    }
+}
+
+async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut held = Vec::with_capacity(512 * 1024);
+    let text =
+        "Lorem ipsum dolor sit amet, consetetur sadipscing elitr, sed diam nonumy eirmod tempor. ".repeat(3);
+    let called = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"result":{{"resultType":"complete","content":[{{"type":"text","text":"{text}"}}],"isError":false}}}}"#
+    );
+    loop {
+        let head = loop {
+            if let Some(end) = memmem::find(&held, b"\r\n\r\n") {
+                break end + 4;
+            }
+            if stream.read_buf(&mut held).await? == 0 {
+                return Ok(());
+            }
+        };
+        let text = String::from_utf8_lossy(&held[..head]).to_ascii_lowercase();
+        let length: usize = text
+            .split("content-length:")
+            .nth(1)
+            .and_then(|rest| rest.split("\r\n").next()?.trim().parse().ok())
+            .unwrap_or(0);
+        while held.len() < head + length {
+            if stream.read_buf(&mut held).await? == 0 {
+                return Ok(());
+            }
+        }
+        let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
+        let has = |word: &str| memmem::find(&held[head..head + length], word.as_bytes()).is_some();
+        if !text.starts_with("post") {
+            stream.write_all(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n").await?;
+        } else if has("\"tools/call\"") {
+            if target.ends_with("?drip") {
+                return drip(stream).await;
+            }
+            if target.ends_with("?idle") {
+                return idle(stream).await;
+            }
+            match target.ends_with("?events") {
+                true => stream.write_all(events(&called).as_bytes()).await?,
+                false => stream.write_all(json("", &called).as_bytes()).await?,
+            }
+        } else if has("\"initialize\"") {
+            stream.write_all(json("Mcp-Session-Id: bench\r\n", INITIALIZED).as_bytes()).await?;
+        } else if has("\"server/discover\"") {
+            stream.write_all(json("", DISCOVERED).as_bytes()).await?;
+        } else if has("\"tools/list\"") {
+            stream.write_all(json("", &tools(&target)).as_bytes()).await?;
+        } else if has("\"ping\"") {
+            stream.write_all(json("", r#"{"jsonrpc":"2.0","id":"1","result":{}}"#).as_bytes()).await?;
+        } else {
+            stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n").await?;
+        }
+        held.drain(..head + length);
+    }
+}
+
+fn json(more: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{more}Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+fn events(body: &str) -> String {
+    let event = format!("event: message\ndata: {body}\n\n");
+    let length = event.len();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{event}\r\n0\r\n\r\n"
+    )
+}
+
+fn tools(target: &str) -> String {
+    let count = target.split('/').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    let mut names = vec!["write_file".to_owned()];
+    names.extend((0..count).map(|number| format!("tool{number}")));
+    let mut list = String::new();
+    for name in names {
+        let comma = if list.is_empty() { "" } else { "," };
+        let _ = write!(list, r#"{comma}{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#);
+    }
+    format!(
+        r#"{{"jsonrpc":"2.0","id":"1","result":{{"resultType":"complete","tools":[{list}],"ttlMs":0,"cacheScope":"private"}}}}"#
+    )
+}
+
+const STREAM: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+fn now() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+}
+
+fn progress() -> String {
+    let event = format!(
+        "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{{\"progressToken\":1,\"progress\":1,\"message\":\"{}\"}}}}\n\n",
+        now()
+    );
+    format!("{:x}\r\n{event}\r\n", event.len())
+}
+
+/// One event, then silence; prints when the client left.
+async fn idle(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(STREAM).await?;
+    stream.write_all(progress().as_bytes()).await?;
+    let _ = stream.read(&mut [0; 16]).await;
+    println!("{}", now());
+    Ok(())
+}
+
+/// An event every 5 ms until the client leaves; each says when it was sent.
+async fn drip(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(STREAM).await?;
+    loop {
+        stream.write_all(progress().as_bytes()).await?;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

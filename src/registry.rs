@@ -146,8 +146,7 @@ impl Registry {
         let news = server.note(error.clone());
         self.metrics.upstream_up(&server.name, error.is_none());
         let mut kept = self.kept.lock().expect("no keeper panics with the lock");
-        let Some(entry) = kept.get_mut(&server.name).filter(|kept| Arc::ptr_eq(&kept.server, server))
-        else {
+        let Some(entry) = kept.get_mut(&server.name).filter(|kept| Arc::ptr_eq(&kept.server, server)) else {
             return;
         };
         entry.tried = true;

@@ -71,7 +71,11 @@ impl Written {
         for (other, _) in kinds {
             if let Some(other_spot) = spot.child(other) {
                 let message = format!("{}: cannot stand beside `{kind}`", other_spot.path);
-                other_spot.refuse_key(message, "a server is only one of `command`, `url`, `urls` and `builtin`", "");
+                other_spot.refuse_key(
+                    message,
+                    "a server is only one of `command`, `url`, `urls` and `builtin`",
+                    "",
+                );
             }
         }
         let mut told = BTreeSet::new();

@@ -94,7 +94,12 @@ impl Gateway {
     }
 
     /// No connection could be made, so nothing was sent: whether the call is tried at another address.
-    pub(super) fn connects_again(&self, ctx: &mut Ctx, peer: Option<&HttpPeer>, error: &UpstreamError) -> bool {
+    pub(super) fn connects_again(
+        &self,
+        ctx: &mut Ctx,
+        peer: Option<&HttpPeer>,
+        error: &UpstreamError,
+    ) -> bool {
         let (Some(leave), Some(visit)) = (&ctx.leave, ctx.visit.take()) else { return false };
         let Ok(pool) = pool(leave) else { return false };
         let (index, bound) = (visit.index(), is_bound(leave));
@@ -109,7 +114,8 @@ impl Gateway {
             ctx.tries.failed = failed;
         }
         let elsewhere = near || far;
-        let mishap = Mishap { reason: Reason::Connect, safe: leave.safe, elsewhere, reused: false, after: None };
+        let mishap =
+            Mishap { reason: Reason::Connect, safe: leave.safe, elsewhere, reused: false, after: None };
         let again = pool.retry.again(&mut ctx.tries, mishap, leave.server.timeout);
         if again {
             pool.retry.count(&self.door.metrics, &leave.server.name, Reason::Connect);
@@ -141,7 +147,11 @@ impl Gateway {
         let silent = matches!(e.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
         // A server may close a connection that lies idle; that says nothing of how it is.
         if silent || !reused {
-            pool.failed(index, Fault::Answer, if silent { "it is silent" } else { "the connection broke off" });
+            pool.failed(
+                index,
+                Fault::Answer,
+                if silent { "it is silent" } else { "the connection broke off" },
+            );
         }
         // Once an answer has begun it cannot be taken back.
         !silent && ctx.watch.is_none() && self.goes_again(ctx, index, Reason::Reset, reused, None)

@@ -14,9 +14,9 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use pingora::OrErr;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
-use pingora::OrErr;
 
 use super::Ctx;
 use crate::address;
@@ -25,8 +25,8 @@ use crate::config::Redaction;
 use crate::door::Leave;
 use crate::server::Server;
 use crate::session;
-use crate::upstream::{Peer, Screen};
 use crate::upstream::http::Seat;
+use crate::upstream::{Peer, Screen};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 

@@ -126,7 +126,8 @@ impl Pool {
         let well = self.well();
         // With none that is well, any may be: none is given up for good.
         let all = u64::MAX >> (64 - self.endpoints.len());
-        let from = [well & !failed, well, all & !failed, all].into_iter().find(|set| *set != 0).unwrap_or(all);
+        let from =
+            [well & !failed, well, all & !failed, all].into_iter().find(|set| *set != 0).unwrap_or(all);
         match self.balance {
             Balance::RoundRobin => self.in_turn(from),
             Balance::LeastInFlight => self.least(from),

@@ -257,7 +257,12 @@ mod tests {
         let reserve = (0..1000).filter(|_| try_once()).count();
         assert_eq!(reserve, 50);
         let calls = 1000;
-        let retried = (0..calls).filter(|_| { retry.begin(); try_once() }).count();
+        let retried = (0..calls)
+            .filter(|_| {
+                retry.begin();
+                try_once()
+            })
+            .count();
         assert_eq!(retried, calls / 5);
         // Connections elsewhere cost nothing.
         assert!(retry.again(&mut Tries::default(), mishap(Reason::Connect, false, true), TIME));

@@ -83,7 +83,9 @@ impl Pool {
         let endpoint = &self.endpoints[index];
         let mut eras = self.eras.subscribe();
         loop {
-            let Ok(spoken) = eras.wait_for(|eras| eras.contains(&true)).await.map(|eras| *eras) else { return };
+            let Ok(spoken) = eras.wait_for(|eras| eras.contains(&true)).await.map(|eras| *eras) else {
+                return;
+            };
             match tokio::time::timeout(CHECK, is_well(endpoint, spoken)).await {
                 Ok(Ok(())) => {
                     let news = endpoint.vitals.passed(self.clock());
@@ -134,9 +136,7 @@ impl Upstream for Pool {
         let (era, method, timeout) = (ask.era, ask.method, ask.timeout);
         self.first(|endpoint| {
             let params = ask.params.clone();
-            Box::pin(async move {
-                endpoint.ask(Ask { era, method, params, progress: None, timeout }).await
-            })
+            Box::pin(async move { endpoint.ask(Ask { era, method, params, progress: None, timeout }).await })
         })
         .await
     }

@@ -78,10 +78,10 @@ impl Vitals {
         self.down.load(Ordering::Relaxed)
     }
 
-    /// The part of a full share that it gets: 1 to [`WHOLE`].
+    /// The part of a full share that it gets: 1 to [`WHOLE`]; the whole of it where it is called although it is out.
     pub fn share(&self, now: u64) -> u64 {
         let back = self.back.load(Ordering::Relaxed);
-        if back == 0 {
+        if back == 0 || !self.is_in(now) {
             return WHOLE;
         }
         let (since, ramp) = (now.saturating_sub(back), RAMP.as_millis() as u64);
@@ -213,7 +213,7 @@ mod tests {
             let vitals = Vitals::default();
             assert!(vitals.failed(fault, 1, true, 1).is_some());
             assert_eq!(vitals.passed(2).is_some(), lifted, "{fault:?}");
-            assert_eq!((vitals.is_in(2), vitals.share(2) == FIRST), (lifted, true), "{fault:?}");
+            assert_eq!((vitals.is_in(2), vitals.share(2) == FIRST), (lifted, lifted), "{fault:?}");
         }
     }
 }

@@ -111,7 +111,7 @@ async fn an_endpoint_that_breaks_off_fails_no_read_and_no_call_is_made_twice() {
         .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tool_that_calls_itself_idempotent_is_believed_only_where_the_settings_say_so() {
     for (settings, times) in [("", 1), (", idempotent: true", 2)] {
         let calls = Arc::new(AtomicUsize::new(0));
@@ -135,7 +135,7 @@ async fn a_tool_that_calls_itself_idempotent_is_believed_only_where_the_settings
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_asks_for_time_gets_it() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
@@ -159,7 +159,7 @@ async fn a_server_that_asks_for_time_gets_it() {
     assert!(start.elapsed() >= Duration::from_secs(1), "it was not waited for");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_accepts_and_never_answers_gets_no_more_calls() {
     // Its checks pass: only calls can tell.
     let hangs = Puppet::start(|seen| match seen.method() {
@@ -170,6 +170,7 @@ async fn an_endpoint_that_accepts_and_never_answers_gets_no_more_calls() {
     let works = Puppet::start(|seen| Act::Say(sound(seen))).await;
     let gateway = Gateway::start(&pool(&[&hangs, &works], ", timeout: 300ms")).await;
     is_up(&gateway, &hangs, true).await;
+    is_up(&gateway, &works, true).await;
     gateway
         .eventually("it is found out", async |g| {
             let (status, answer) = g.call("up__tool", json!({})).await;
@@ -199,7 +200,7 @@ fn opened(puppet: &Puppet) -> usize {
     puppet.all().iter().filter(|seen| seen.method() == "initialize" && clients(seen)).count()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_stays_at_its_endpoint_and_outlives_it() {
     let mut puppets = vec![
         Puppet::start(|_| Act::Good).await,
@@ -224,7 +225,7 @@ async fn a_session_stays_at_its_endpoint_and_outlives_it() {
     assert_eq!((new.count("tools/call"), opened(new)), (3, 1), "it has taken a seat there, once");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_that_changes_the_endpoints_keeps_sessions_where_they_are() {
     let puppets = [
         Puppet::start(|_| Act::Good).await,

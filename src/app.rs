@@ -29,6 +29,7 @@ use crate::state::State;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
 use crate::tls::{Tls, TlsError};
+use crate::upstream::retry;
 
 /// How long the listeners wait for the servers' first answers.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -111,7 +112,7 @@ impl App {
             grace_period_seconds: Some(limits.drain.get().as_secs() + 2),
             graceful_shutdown_timeout_seconds: Some(1),
             upstream_keepalive_pool_size: 1024,
-            max_retries: 3,
+            max_retries: retry::MOST,
             ..ServerConf::default()
         };
         let mut server = Server::new_with_opt_and_conf(None, conf);

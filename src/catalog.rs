@@ -70,6 +70,8 @@ pub struct Target {
     pub counted: Arc<Counted>,
     /// The schema of a tool's arguments, where they are to be checked.
     pub schema: Option<Arc<Lazy>>,
+    /// A tool that says it may be called twice, of a server whose word is taken for it.
+    pub repeatable: bool,
 }
 
 /// The four things that a server lists.

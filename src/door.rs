@@ -4,11 +4,13 @@
 //! [`Door::call`]; both are judged by the same chain and led by the same [`Door::lead`].
 
 pub mod aim;
+pub mod errand;
 mod inside;
 pub mod judge;
 mod legacy;
 mod refusals;
 
+use std::hash::{Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use filters::rate::Held;
 use filters::rbac::{Judgement, Query, unknown};
 use filters::rebuild::rename;
-use filters::{Aim, Caller, Era, Kind as Shape, Permit, Refusal, Span, Thing};
+use filters::{Aim, Caller, Era, Kind as Shape, Means, Permit, Refusal, Span, Thing};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +30,7 @@ use crate::rooms::{Talk, announce, ask};
 use crate::server::{Running, Server};
 use crate::session::{Run, Session, Sessions};
 use crate::telemetry::{Counted, Metrics};
+use crate::upstream::http::Fnv;
 use crate::upstream::{Screen, UpstreamError};
 use refusals::{invalid, other, unknown_method};
 
@@ -80,6 +83,8 @@ pub struct Leave {
     pub name: Option<Arc<str>>,
     /// Whether the request may be sent again when the connection broke.
     pub safe: bool,
+    /// Stands for the session or caller, where endpoints are chosen by it.
+    pub key: u64,
     /// The id that the answer must carry, as written; none for notifications and responses.
     pub id: Option<Bytes>,
     /// Set for a GET that goes on with a stream: the `Last-Event-ID`.
@@ -114,6 +119,19 @@ pub struct Led<'a> {
 }
 
 impl Led<'_> {
+    /// Stands for the session, the caller, or where an unknown one comes from.
+    fn key(&self) -> u64 {
+        if let Some(session) = self.session {
+            return session.key();
+        }
+        let (caller, mut key) = (&self.permit.caller, Fnv::default());
+        match (caller.means, self.client) {
+            (Means::Anonymous, Some(address)) => address.to_canonical().hash(&mut key),
+            _ => (caller.means.word(), &caller.issuer, &caller.tenant, &caller.user).hash(&mut key),
+        }
+        key.finish()
+    }
+
     fn may_reach(&self, door: &Door, server: &Server) -> bool {
         door.may_reach(self.house, self.endpoint, &self.permit.caller, server)
     }
@@ -278,7 +296,8 @@ impl Door {
         told.server = Some(target.server.name.clone());
         told.tool = Some(target.label.clone());
         let renamed = place.filter(|_| *target.name != *target.label);
-        self.depart(led, target.server.clone(), method, renamed.map(|place| (place, target.name.clone())))
+        let safe = method.is_safe() || (method == Method::ToolsCall && target.repeatable);
+        self.depart(led, target.server.clone(), safe, renamed.map(|place| (place, target.name.clone())))
     }
 
     /// Leads to the only server of an endpoint, with the message as it is.
@@ -290,14 +309,14 @@ impl Door {
         told: &mut Told,
     ) -> Result<Exit, Box<Refusal>> {
         told.server = Some(server.name.clone());
-        self.depart(led, server, method, None)
+        self.depart(led, server, method.is_safe(), None)
     }
 
     fn depart(
         &self,
         led: Led<'_>,
         server: Arc<Server>,
-        method: Method,
+        safe: bool,
         renamed: Option<(Span, Arc<str>)>,
     ) -> Result<Exit, Box<Refusal>> {
         let failed = |error: UpstreamError| Box::new(error.refusal(&server.name));
@@ -311,7 +330,8 @@ impl Door {
         if let (Some(session), Some(id)) = (led.session, &id) {
             session.begin(id.clone(), Run { server: server.clone(), stop: stop.clone() });
         }
-        if server.upstream.peer().is_some() {
+        if let Some(pool) = server.upstream.http() {
+            let key = if pool.is_by_session() { led.key() } else { 0 };
             let name = renamed.as_ref().map(|(_, name)| name.clone());
             let body = match renamed {
                 Some((place, name)) => rename(
@@ -326,7 +346,8 @@ impl Door {
                 era,
                 session: led.session.cloned(),
                 name,
-                safe: method.is_safe(),
+                safe,
+                key,
                 id,
                 resume: None,
                 readdress: led.endpoint.only.is_none(),

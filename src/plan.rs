@@ -48,8 +48,13 @@ impl Plan {
                 .filter(|server| server.config == *settings && server.bounds == Bounds::of(settings, limits));
             let server = match same {
                 Some(server) => server.clone(),
-                None => Server::new(name, settings, limits)
-                    .map_err(|why| PlanError(format!("server `{name}`: {why}")))?,
+                None => Server::new(
+                    name,
+                    settings,
+                    limits,
+                    before.and_then(|plan| plan.servers.get(name.as_str()).map(AsRef::as_ref)),
+                )
+                .map_err(|why| PlanError(format!("server `{name}`: {why}")))?,
             };
             servers.insert(server.name.clone(), server);
         }

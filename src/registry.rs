@@ -109,7 +109,7 @@ impl Registry {
             retired.extend(gone.iter().filter_map(|name| kept.remove(name)));
             for (name, server) in &plan.servers {
                 let before = kept.get(name);
-                if before.is_some_and(|kept| kept.server.serial == server.serial) {
+                if before.is_some_and(|kept| Arc::ptr_eq(&kept.server, server)) {
                     continue;
                 }
                 let (legacy, modern) = before.map_or((None, None), |k| (k.legacy.clone(), k.modern.clone()));
@@ -146,8 +146,7 @@ impl Registry {
         let news = server.note(error.clone());
         self.metrics.upstream_up(&server.name, error.is_none());
         let mut kept = self.kept.lock().expect("no keeper panics with the lock");
-        let Some(entry) = kept.get_mut(&server.name).filter(|kept| kept.server.serial == server.serial)
-        else {
+        let Some(entry) = kept.get_mut(&server.name).filter(|kept| Arc::ptr_eq(&kept.server, server)) else {
             return;
         };
         entry.tried = true;

@@ -14,7 +14,7 @@ use crate::catalog::federated;
 use crate::config;
 use crate::telemetry::Metrics;
 use crate::upstream::demo::Demo;
-use crate::upstream::http::Http;
+use crate::upstream::pool::{self, Pool};
 use crate::upstream::stdio::{Command, Stdio};
 use crate::upstream::{Bounds, Upstream, UpstreamError};
 
@@ -90,15 +90,24 @@ impl Drop for Running {
 }
 
 impl Server {
-    /// Makes the server of a configuration; nothing is connected yet. The words of a failure are for the
-    /// configuration's author.
-    pub fn new(name: &str, config: &config::Server, limits: &config::Limits) -> Result<Arc<Self>, String> {
+    /// Makes the server of a configuration; nothing is connected yet. One that differs from `before` only in its
+    /// endpoints, and how they are used, takes over those that stay, with its identity. The words of a failure are for
+    /// the configuration's author.
+    pub fn new(
+        name: &str,
+        config: &config::Server,
+        limits: &config::Limits,
+        before: Option<&Self>,
+    ) -> Result<Arc<Self>, String> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let bounds = Bounds::of(config, limits);
+        let before = before.filter(|server| server.bounds == bounds && server.is_but_for_endpoints(config));
         let upstream: Arc<dyn Upstream> = match &config.kind {
             config::Kind::Builtin(config::Builtin::Demo) => Arc::new(Demo),
-            config::Kind::Http { url, .. } => {
-                Arc::new(Http::new(name, &url.uri().to_string(), config.kind.header_map(), &bounds)?)
+            config::Kind::Http { urls, .. } => {
+                let headers = config.kind.header_map();
+                let plan = pool::Plan { name, urls, headers, bounds: &bounds, config };
+                Arc::new(Pool::new(plan, before.and_then(|server| server.upstream.http()))?)
             }
             config::Kind::Stdio { command, args, env, cwd } => {
                 let env = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
@@ -115,7 +124,7 @@ impl Server {
         };
         Ok(Arc::new(Self {
             name: name.into(),
-            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            serial: before.map_or_else(|| SERIAL.fetch_add(1, Ordering::Relaxed), |server| server.serial),
             upstream,
             timeout: bounds.timeout,
             max_response: bounds.max_response,
@@ -123,7 +132,7 @@ impl Server {
             audience: (config.credentials == config::Credentials::Exchange).then(|| {
                 match (&config.audience, &config.kind) {
                     (Some(audience), _) => audience.as_str().into(),
-                    (None, config::Kind::Http { url, .. }) => url.uri().to_string().into(),
+                    (None, config::Kind::Http { urls, .. }) => urls[0].uri().to_string().into(),
                     (None, _) => name.into(),
                 }
             }),
@@ -131,11 +140,26 @@ impl Server {
             config: config.clone(),
             breaker: bounds.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),
             running: AtomicUsize::new(0),
-            up: AtomicBool::new(false),
-            last_error: ArcSwapOption::empty(),
+            up: AtomicBool::new(before.is_some_and(Self::is_up)),
+            last_error: ArcSwapOption::new(before.and_then(Self::last_error)),
             seconds: OnceLock::new(),
             bounds,
         }))
+    }
+
+    /// Whether this configuration is the same server with other endpoints, of which at least one stays.
+    fn is_but_for_endpoints(&self, config: &config::Server) -> bool {
+        let (config::Kind::Http { urls: old, .. }, config::Kind::Http { urls: new, .. }) =
+            (&self.config.kind, &config.kind)
+        else {
+            return false;
+        };
+        let mut same = self.config.clone();
+        if let config::Kind::Http { urls, .. } = &mut same.kind {
+            urls.clone_from(new);
+        }
+        (same.balance, same.retry) = (config.balance, config.retry.clone());
+        same == *config && old.iter().any(|url| new.contains(url))
     }
 
     /// The prefix of its names in a federation; empty for none.

@@ -5,10 +5,12 @@
 //! once when the server has forgotten them, and left when the session ends.
 
 use std::collections::HashMap;
+use std::hash::Hasher as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -23,7 +25,7 @@ use crate::address;
 use crate::server::Server;
 use crate::telemetry::Metrics;
 use crate::upstream::UpstreamError;
-use crate::upstream::http::Seat;
+use crate::upstream::http::{Fnv, Seat};
 
 /// Messages that wait for a client's stream before the oldest stream is taken for stuck.
 const OUTBOX: usize = 256;
@@ -68,7 +70,8 @@ pub struct Run {
 
 /// A seat at one server, once it is taken.
 struct Place {
-    server: Arc<Server>,
+    /// As it is configured now: its endpoints may change under a seat.
+    server: ArcSwap<Server>,
     seat: tokio::sync::Mutex<Option<Seat>>,
     listening: Mutex<Option<tokio::task::AbortHandle>>,
 }
@@ -84,6 +87,7 @@ impl Session {
         let place = self.place(server);
         if let Ok(seat) = place.seat.try_lock()
             && let Some(seat) = &*seat
+            && is_home(server, seat)
         {
             return Ok(seat.clone());
         }
@@ -115,12 +119,23 @@ impl Session {
         let mut seats = self.seats.lock().expect("no holder of the lock panics");
         let make = || {
             Arc::new(Place {
-                server: server.clone(),
+                server: ArcSwap::new(server.clone()),
                 seat: tokio::sync::Mutex::new(None),
                 listening: Mutex::new(None),
             })
         };
-        seats.entry(server.serial).or_insert_with(make).clone()
+        let place = seats.entry(server.serial).or_insert_with(make);
+        if !Arc::ptr_eq(&place.server.load(), server) {
+            place.server.store(server.clone());
+        }
+        place.clone()
+    }
+
+    /// Stands for the session where servers are chosen by it: the same in every gateway.
+    pub fn key(&self) -> u64 {
+        let mut key = Fnv::default();
+        key.write(self.id.as_bytes());
+        key.finish()
     }
 
     async fn take_seat(
@@ -129,10 +144,20 @@ impl Session {
         bearer: Option<HeaderValue>,
     ) -> Result<Seat, UpstreamError> {
         let mut held = place.seat.lock().await;
-        if let Some(seat) = &*held {
-            return Ok(seat.clone());
+        let server = place.server.load_full();
+        match held.take() {
+            Some(seat) if is_home(&server, &seat) => {
+                *held = Some(seat.clone());
+                return Ok(seat);
+            }
+            // Its endpoint is gone or out of order: another takes the session over, as one that has forgotten it.
+            Some(lost) => {
+                stop(&place.listening);
+                self.core.spawn(left(server.clone(), lost));
+            }
+            None => {}
         }
-        let Some(http) = place.server.upstream.http() else {
+        let Some(http) = server.upstream.http() else {
             return Err(UpstreamError::Nonsense("it keeps no sessions".into()));
         };
         let mut params = format!(r#"{{"protocolVersion":"{}","capabilities":"#, self.version).into_bytes();
@@ -140,7 +165,7 @@ impl Session {
         params.extend_from_slice(br#","clientInfo":"#);
         params.extend_from_slice(&self.client_info);
         params.push(b'}');
-        let (seat, _) = http.open(&params, bearer).await?;
+        let (seat, _) = http.open(self.key(), &params, bearer).await?;
         *held = Some(seat.clone());
         drop(held);
         if self.outbox.lock().expect("no holder of the lock panics").is_some() {
@@ -190,7 +215,7 @@ impl Session {
         if listening.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let (session, server, ended) = (Arc::downgrade(self), place.server.clone(), self.ended.clone());
+        let (session, server, ended) = (Arc::downgrade(self), place.server.load_full(), self.ended.clone());
         let task = self.core.spawn(async move {
             let Some(http) = server.upstream.http() else { return };
             let (out, mut said) = mpsc::channel::<Bytes>(64);
@@ -218,7 +243,7 @@ impl Session {
     /// Servers at which this session has a seat.
     pub fn servers(&self) -> Vec<Arc<Server>> {
         let seats = self.seats.lock().expect("no holder of the lock panics");
-        seats.values().map(|place| place.server.clone()).collect()
+        seats.values().map(|place| place.server.load_full()).collect()
     }
 
     pub fn begin(&self, id: Bytes, run: Run) {
@@ -254,10 +279,22 @@ impl Session {
             .collect();
         for place in places {
             stop(&place.listening);
-            if let (Some(seat), Some(http)) = (place.seat.lock().await.take(), place.server.upstream.http()) {
-                http.leave(&seat).await;
+            if let Some(seat) = place.seat.lock().await.take() {
+                left(place.server.load_full(), seat).await;
             }
         }
+    }
+}
+
+/// Whether a seat can be used: its endpoint is still one of the server's, and no worse than all others.
+fn is_home(server: &Server, seat: &Seat) -> bool {
+    server.upstream.http().is_some_and(|pool| pool.is_home(seat))
+}
+
+/// Tells an endpoint that a seat is left.
+async fn left(server: Arc<Server>, seat: Seat) {
+    if let Some(http) = server.upstream.http() {
+        http.leave(&seat).await;
     }
 }
 

@@ -146,6 +146,8 @@ fn enter(
     let checked = kind == Kind::Tools && server.config.validate != Validate::Off;
     let schema = checked.then(|| wire::member(item.definition(), "inputSchema")).flatten();
     let schema = schema.map(|place| Lazy::new(item.definition().slice(place.start..place.end)));
+    let believed = server.upstream.http().is_some_and(|pool| pool.retry.idempotent);
+    let repeatable = kind == Kind::Tools && believed && is_repeatable(item.definition());
     let target = |label: &str| Target {
         server: server.clone(),
         name: item.key.as_str().into(),
@@ -153,6 +155,7 @@ fn enter(
         full: full.as_str().into(),
         counted: metrics.counted(kind.used_by(), &server.name, label),
         schema: schema.clone(),
+        repeatable,
     };
     if entries.contains_key(&shown) {
         if may.is_some() {
@@ -171,6 +174,15 @@ fn enter(
         }
     }
     entries.insert(shown.clone(), item.renamed(&shown));
+}
+
+/// Whether a tool calls itself idempotent, or one that only reads.
+fn is_repeatable(definition: &[u8]) -> bool {
+    let Some(annotations) = wire::member(definition, "annotations") else { return false };
+    let annotations = annotations.of(definition);
+    ["idempotentHint", "readOnlyHint"]
+        .iter()
+        .any(|hint| wire::member(annotations, hint).is_some_and(|value| value.of(annotations) == b"true"))
 }
 
 /// The results of one list method, a page each; at least one, which may be empty.

@@ -51,7 +51,10 @@ pub fn summary(config: &Config, file: &Path) -> String {
     for (name, server) in &config.servers {
         let kind = match &server.kind {
             config::Kind::Builtin(_) => "built in".to_owned(),
-            config::Kind::Http { url, .. } => format!("http   {url}"),
+            config::Kind::Http { urls, .. } => {
+                let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+                format!("http   {}", urls.join(", "))
+            }
             config::Kind::Stdio { command, args, .. } => match args.len() {
                 0 => format!("stdio  {command}"),
                 // Not shown: they may hold secrets.

@@ -147,8 +147,9 @@ impl Config {
 
 impl Server {
     fn sends_credentials_in_the_open(&self) -> bool {
-        let Kind::Http { url, .. } = &self.kind else { return false };
-        self.credentials != Credentials::None && !url.is_tls() && !url.is_loopback()
+        let Kind::Http { urls, .. } = &self.kind else { return false };
+        let open = |url: &super::Url| !url.is_tls() && !url.is_loopback();
+        self.credentials != Credentials::None && urls.iter().any(open)
     }
 }
 

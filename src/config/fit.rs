@@ -15,8 +15,12 @@ use super::server::Credentials;
 use super::span::Span;
 
 /// The keys of which a server has exactly one, each with those that only go with it.
-const KINDS: [(&str, &[&str]); 3] =
-    [("builtin", &[]), ("command", &["args", "env", "cwd"]), ("url", &["headers"])];
+const KINDS: [(&str, &[&str]); 4] = [
+    ("builtin", &[]),
+    ("command", &["args", "env", "cwd"]),
+    ("url", &["headers", "retry"]),
+    ("urls", &["headers", "retry", "balance"]),
+];
 
 /// Headers that the gateway writes itself.
 const OWN_HEADERS: [&str; 14] = [
@@ -42,6 +46,7 @@ impl Written {
         self.check_kind(spot);
         self.check_values(spot);
         self.check_credentials(spot);
+        self.check_pool(spot);
     }
 
     /// Exactly one kind, and nothing that belongs to another.
@@ -59,19 +64,25 @@ impl Written {
                 let help =
                     "for example {command: npx, args: [...]}, {url: \"https://...\"} or {builtin: demo}";
                 let message = format!("{}: not a server", spot.path);
-                spot.refuse_key(message, "expected one of `command`, `url` or `builtin`", help);
+                spot.refuse_key(message, "expected one of `command`, `url`, `urls` or `builtin`", help);
             }
             return;
         };
         for (other, _) in kinds {
             if let Some(other_spot) = spot.child(other) {
                 let message = format!("{}: cannot stand beside `{kind}`", other_spot.path);
-                other_spot.refuse_key(message, "a server is only one of `command`, `url` and `builtin`", "");
+                other_spot.refuse_key(
+                    message,
+                    "a server is only one of `command`, `url`, `urls` and `builtin`",
+                    "",
+                );
             }
         }
+        let mut told = BTreeSet::new();
         let strangers = KINDS.iter().filter(|(other, _)| !has(other)).flat_map(|(other, keys)| {
             keys.iter().filter(|key| !own.contains(key)).map(move |key| (other, key))
         });
+        let strangers = strangers.filter(|(_, key)| told.insert(**key));
         for (other, key) in strangers {
             if let Some(key_spot) = spot.child(key).filter(|_| has(key)) {
                 let message = format!("{}: of no use beside `{kind}`", key_spot.path);
@@ -83,7 +94,7 @@ impl Written {
             Some(Transport::Stdio) => "command",
             Some(_) => "url",
         };
-        if let Some(type_spot) = spot.child("type").filter(|_| needs != *kind) {
+        if let Some(type_spot) = spot.child("type").filter(|_| needs != kind.trim_end_matches('s')) {
             type_spot.refuse(format!("does not fit `{kind}`"), format!("this type goes with `{needs}`"));
         }
     }
@@ -187,7 +198,7 @@ impl Written {
         };
         let has = |key: &str| spot.node.entry(key).is_some();
         let authorization = self.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
-        if !has("url") {
+        if !has("url") && !has("urls") {
             if credentials != Credentials::None {
                 spot_here.refuse("only a server with a `url` is sent credentials", "remove it");
             }

@@ -5,13 +5,13 @@
 
 /// Keys of the config's full design that this version does not have, by the struct they belong to.
 const LATER: [(&str, &[&str]); 2] =
-    [("Config", &["store", "audit", "agent"]), ("Server", &["openapi", "base_url", "urls", "retry"])];
+    [("Config", &["store", "audit", "agent"]), ("Server", &["openapi", "base_url"])];
 
 /// Values likewise.
 const LATER_WORDS: [(&str, &str); 1] = [("Transport", "sse")];
 
 /// What other programs call a thing, and what it is called here.
-const ELSEWHERE: [(&str, &str, &str); 45] = [
+const ELSEWHERE: [(&str, &str, &str); 48] = [
     ("Config", "servers", "here it is called `mcpServers`"),
     ("Config", "inputs", "nobody is there to be asked: use `${VAR}`"),
     ("Config", "port", "it is a part of `listen.address`"),
@@ -24,6 +24,9 @@ const ELSEWHERE: [(&str, &str, &str); 45] = [
     ("Server", "excludeTools", "here it is `tools: {deny: [...]}`"),
     ("Server", "enabled", "here it is `disabled: true`, or nothing"),
     ("Server", "envFile", "files of variables are not read: list them under `env`"),
+    ("Server", "endpoints", "here it is called `urls`"),
+    ("Server", "load_balance", "here it is called `balance`"),
+    ("Server", "retries", "here it is `retry: {attempts: ...}`"),
     ("Config", "authentication", "here it is called `auth`"),
     ("Config", "authorization", "here it is called `rbac`"),
     ("Config", "rate_limit", "here it is called `rate_limits`, with a list of `rules`"),

@@ -13,6 +13,7 @@ use serde::de::IgnoredAny;
 use super::globs::Globs;
 use super::inquest::Spot;
 use super::names::{Name, Prefix, ServerName, ToolName};
+use super::pool::{Balance, Retry};
 use super::secret::Secret;
 use super::server::{
     Builtin, CircuitBreaker, Credentials, Health, Kind, Pinning, Redact, Server, Tools, Validate,
@@ -21,7 +22,7 @@ use super::size::Size;
 use super::span::Span;
 use super::url::Url;
 
-/// A server: one of `command`, `url` or `builtin`, and how it is treated.
+/// A server: one of `command`, `url`, `urls` or `builtin`, and how it is treated.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Server", deny_unknown_fields)]
 #[schemars(
@@ -29,15 +30,24 @@ use super::url::Url;
         {"required": ["builtin"]},
         {"required": ["command"]},
         {"required": ["url"]},
+        {"required": ["urls"]},
         {"properties": {"disabled": {"const": true}}, "required": ["disabled"]},
     ]),
     extend("not" = {"anyOf": [
         {"required": ["builtin", "command"]},
         {"required": ["builtin", "url"]},
         {"required": ["command", "url"]},
+        {"required": ["builtin", "urls"]},
+        {"required": ["command", "urls"]},
+        {"required": ["url", "urls"]},
     ]}),
     extend("dependentRequired" = {
-        "args": ["command"], "env": ["command"], "cwd": ["command"], "headers": ["url"], "audience": ["credentials"],
+        "args": ["command"], "env": ["command"], "cwd": ["command"], "audience": ["credentials"],
+        "balance": ["urls"],
+    }),
+    extend("dependentSchemas" = {
+        "headers": {"anyOf": [{"required": ["url"]}, {"required": ["urls"]}]},
+        "retry": {"anyOf": [{"required": ["url"]}, {"required": ["urls"]}]},
     })
 )]
 pub(super) struct Written {
@@ -55,6 +65,13 @@ pub(super) struct Written {
     pub(super) cwd: Option<String>,
     /// Where the server listens: streamable HTTP.
     pub(super) url: Option<Url>,
+    /// Several equal endpoints instead of `url`: calls are spread over those that are well. 1 to 64.
+    #[schemars(extend("minItems" = 1, "maxItems" = 64))]
+    pub(super) urls: Option<Vec<Url>>,
+    /// Which of several `urls` a call goes to.
+    pub(super) balance: Option<Balance>,
+    /// What is tried again. Without it only a connection is, at another address.
+    pub(super) retry: Option<Retry>,
     /// Headers of every request to the server. Values do not show in logs.
     #[serde(default)]
     pub(super) headers: BTreeMap<String, Secret>,
@@ -149,7 +166,8 @@ impl Written {
     /// The server, or `None` if it is switched off or not to be understood, which has been reported then.
     pub(super) fn server(self, name: &ServerName, spot: &Spot<'_>) -> Option<Server> {
         self.check(spot);
-        let kind = match (self.builtin, self.command, self.url) {
+        let urls = self.urls.or_else(|| self.url.map(|url| vec![url])).filter(|urls| !urls.is_empty());
+        let kind = match (self.builtin, self.command, urls) {
             (Some(builtin), None, None) => Kind::Builtin(builtin),
             (None, Some(command), None) => Kind::Stdio {
                 command,
@@ -157,8 +175,8 @@ impl Written {
                 env: self.env,
                 cwd: self.cwd.map(PathBuf::from),
             },
-            (None, None, Some(url)) => Kind::Http {
-                url,
+            (None, None, Some(urls)) => Kind::Http {
+                urls,
                 headers: self
                     .headers
                     .into_iter()
@@ -175,6 +193,8 @@ impl Written {
             timeout: self.timeout,
             max_response: self.max_response,
             max_concurrent: self.max_concurrent,
+            balance: self.balance.unwrap_or_default(),
+            retry: self.retry,
             health: self.health,
             credentials: self.credentials.unwrap_or(server.credentials),
             audience: self.audience.map(|audience| audience.0),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::globs::Globs;
 use super::limits::Limits;
+use super::pool::{Balance, Retry};
 use super::secret::Secret;
 use super::size::Size;
 use super::span::Span;
@@ -33,11 +34,15 @@ pub struct Server {
     pub max_response: Option<Size>,
     /// Most calls at a time; `None` is no bound.
     pub max_concurrent: Option<u32>,
+    /// Which of several endpoints a call goes to.
+    pub balance: Balance,
+    /// What is tried again; by default only a connection, at another address.
+    pub retry: Option<Retry>,
     /// How it is watched.
     pub health: Health,
     /// Which credentials it gets to see.
     pub credentials: Credentials,
-    /// With [`Credentials::Exchange`]: for whom tokens are asked; the server's URL if not set.
+    /// With [`Credentials::Exchange`]: for whom tokens are asked; the server's first URL if not set.
     pub audience: Option<String>,
     /// When it is given a rest.
     pub circuit_breaker: Option<CircuitBreaker>,
@@ -58,10 +63,10 @@ pub struct Server {
 pub enum Kind {
     /// It is a part of the gateway.
     Builtin(Builtin),
-    /// It listens at a URL: streamable HTTP.
+    /// It listens at a URL, or at several that are equal: streamable HTTP.
     Http {
-        /// Where.
-        url: Url,
+        /// Where; at least one.
+        urls: Vec<Url>,
         /// Headers of every request to it, names in lower case; see [`Kind::header_map`].
         headers: BTreeMap<String, Secret>,
     },
@@ -103,7 +108,8 @@ pub struct Tools {
 pub struct Health {
     /// Time between two checks: 100ms to 1d.
     pub interval: Span,
-    /// Failed checks in a row after which it counts as down: 1 to 100.
+    /// Failed checks in a row after which it counts as down, and failed calls in a row after which one of several
+    /// endpoints gets none for a while: 1 to 100.
     #[schemars(range(min = 1, max = 100))]
     pub unhealthy_after: u32,
 }
@@ -196,6 +202,8 @@ impl Server {
             timeout: None,
             max_response: None,
             max_concurrent: None,
+            balance: Balance::default(),
+            retry: None,
             health: Health::default(),
             credentials,
             audience: None,
@@ -249,8 +257,8 @@ impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Kind::Builtin(builtin) => f.debug_tuple("Builtin").field(builtin).finish(),
-            Kind::Http { url, headers } => {
-                f.debug_struct("Http").field("url", url).field("headers", headers).finish()
+            Kind::Http { urls, headers } => {
+                f.debug_struct("Http").field("urls", urls).field("headers", headers).finish()
             }
             Kind::Stdio { command, args, env, cwd } => f
                 .debug_struct("Stdio")

@@ -51,7 +51,8 @@ fn blocks_of_cursor_and_vs_code_can_be_pasted_as_they_are() {
   "local": {"type": "stdio", "command": "uvx", "args": null, "url": null, "cwd": null}
 }"#,
     );
-    let Kind::Http { url, headers } = &config.servers["remote"].kind else { panic!("not http") };
+    let Kind::Http { urls, headers } = &config.servers["remote"].kind else { panic!("not http") };
+    let url = &urls[0];
     assert_eq!((url.to_string().as_str(), url.port()), ("https://mcp.example.com/mcp", 443));
     assert_eq!(headers["authorization"].expose(), "Bearer s3cr3t: {a} # b");
     assert_eq!(config.servers["remote"].credentials, Credentials::Static);
@@ -122,7 +123,7 @@ fn anchors_aliases_and_merges_are_understood() {
     );
     assert_eq!(config.servers["b"].timeout, Some(Span::secs(3)));
     let hosts = config.servers.values().map(|server| match &server.kind {
-        Kind::Http { url, headers } => (url.host().to_owned(), headers.len()),
+        Kind::Http { urls, headers } => (urls[0].host().to_owned(), headers.len()),
         other => panic!("{other:?}"),
     });
     assert_eq!(

@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use filters::{Caller, Era, Head, Refusal};
+use http::HeaderMap;
 
+use super::errand::Errand;
 use super::judge::{Halt, Judged, kept};
 use super::{Door, Exit, Leave, Led, Told};
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
 use crate::session::Session;
+use crate::telemetry::Metrics;
 use crate::upstream::UpstreamError;
+use crate::upstream::http::mirror_of;
 
 impl Door {
     /// One message from inside: judged by the whole chain, answered as a whole message (empty for none). A
@@ -72,7 +76,7 @@ impl Door {
         let answer = match self.lead(led, &mut Told::default()) {
             Ok(Exit::Answer(reply)) => Ok(reply.body),
             Ok(Exit::Room(talk)) => listen_to(talk).await,
-            Ok(Exit::Peer(leave)) => leave.ask().await,
+            Ok(Exit::Peer(leave)) => leave.ask(&self.metrics).await,
             Err(refusal) => Err(refusal),
         };
         if let Some(own) = own {
@@ -84,15 +88,24 @@ impl Door {
 
 impl Leave {
     /// Sends the message by the house's own client and gives the whole answer.
-    async fn ask(self) -> Result<Bytes, Box<Refusal>> {
+    async fn ask(self, metrics: &Metrics) -> Result<Bytes, Box<Refusal>> {
         let refused = |error: UpstreamError| Box::new(error.refusal(&self.server.name));
-        let http = self.server.upstream.http().expect("only HTTP servers have a peer");
-        let seat = match &self.session {
-            Some(session) => Some(session.seat(&self.server, None).await.map_err(refused)?),
-            None => None,
-        };
         let id = self.id.clone().unwrap_or_default();
-        let said = http.exchange(self.era, seat.as_ref(), self.body.clone(), &id).await;
+        let errand = Errand {
+            server: self.server.clone(),
+            era: self.era,
+            session: self.session.clone(),
+            bearer: None,
+            extra: if self.era == Era::Modern { mirror_of(&self.body) } else { HeaderMap::new() },
+            body: self.body.clone(),
+            safe: self.safe,
+            key: self.key,
+        };
+        let timeout = self.server.timeout;
+        let said = match errand.send(metrics).await {
+            Ok((response, visit)) => visit.endpoint().answer(response, &id, None, timeout).await,
+            Err(error) => Err(error),
+        };
         self.running.went(said.as_ref().err());
         let said = said.map_err(refused)?;
         let message = match said {

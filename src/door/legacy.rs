@@ -125,7 +125,7 @@ impl Door {
         // Only a server that was called before can have asked something.
         let servers = serial.map(|_| session.servers()).unwrap_or_default();
         let server = servers.into_iter().find(|server| Some(server.serial) == serial);
-        let Some(server) = server.filter(|s| s.upstream.peer().is_some() && led.may_reach(self, s)) else {
+        let Some(server) = server.filter(|s| s.upstream.http().is_some() && led.may_reach(self, s)) else {
             return Ok(Exit::Answer(Reply::accepted()));
         };
         let running = server.start().map_err(|error| Box::new(error.refusal(&server.name)))?;
@@ -135,6 +135,7 @@ impl Door {
             session: Some(session.clone()),
             name: None,
             safe: false,
+            key: session.key(),
             id: None,
             resume: None,
             readdress: false,

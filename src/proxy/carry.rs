@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use super::answer::Watch;
 use super::reply::{failure, stamp};
 use super::{Ctx, credentials, failed, outgoing};
+use crate::door::errand::Errand;
 use crate::door::{Door, Leave};
-use crate::protocol::header;
 use crate::rooms::Leash;
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
@@ -45,47 +45,32 @@ async fn carried(
         Ok(bearer) => bearer,
         Err(error) => return Ok(Err(error)),
     };
-    let seat = match &leave.session {
-        Some(client) => match client.seat(&leave.server, bearer.clone()).await {
-            Ok(seat) => Some(seat),
-            Err(error) => return Ok(Err(error)),
-        },
-        None => None,
+    let Some(pool) = leave.server.upstream.http() else {
+        return Ok(Err(UpstreamError::Nonsense("it is not reached by HTTP".into())));
     };
-    let head = outgoing::request(session, ctx, leave, seat.as_ref(), bearer.as_ref())?;
+    // Its session, which changes with the seat, and its address are for whoever sends it.
+    let head = outgoing::request(session, ctx, leave, pool.any(), None, bearer.as_ref())?;
     let mut extra = head.headers.clone();
     extra.remove(CONTENT_LENGTH);
     extra.remove(http::header::HOST);
-    if seat.is_some() {
-        // The house's client says these itself, and they change with the seat.
-        extra.remove(header::SESSION);
-        extra.remove(header::PROTOCOL_VERSION);
-    }
     ctx.sent_at = Some(Instant::now());
-    let (server, era, body, client) =
-        (leave.server.clone(), leave.era, leave.body.clone(), leave.session.clone());
+    let errand = Errand {
+        server: leave.server.clone(),
+        era: leave.era,
+        session: leave.session.clone(),
+        bearer,
+        extra,
+        body: leave.body.clone(),
+        safe: leave.safe,
+        key: leave.key,
+    };
+    let (metrics, patience) = (door.metrics.clone(), leave.server.timeout);
     let (pieces, mut arriving) = mpsc::channel::<Result<Piece, UpstreamError>>(4);
     let task = door.core.spawn(async move {
-        let Some(http) = server.upstream.http() else { return };
-        let patience = server.timeout;
-        let mut sent = http.send(era, seat.as_ref(), extra.clone(), body.clone(), patience).await;
-        let forgotten = |sent: &Result<reqwest::Response, _>| {
-            let sat = seat.as_ref().is_some_and(|seat| seat.session.is_some());
-            sat && sent.as_ref().is_ok_and(|response| response.status() == 404)
-        };
-        if let (true, Some(client), Some(seat)) = (forgotten(&sent), &client, &seat) {
-            // It answered without looking at the call: once more, with a new seat.
-            client.forget(&server, seat).await;
-            sent = match client.seat(&server, bearer).await {
-                Ok(new) => http.send(era, Some(&new), extra, body, patience).await,
-                Err(error) => Err(error),
-            };
-            if forgotten(&sent) {
-                sent = Err(UpstreamError::Forgotten);
-            }
-        }
-        let mut response = match sent {
-            Ok(response) => response,
+        let sent = errand.send(&metrics).await;
+        // The visit lasts as long as the answer.
+        let (mut response, _visit) = match sent {
+            Ok(arrived) => arrived,
             Err(error) => return drop(pieces.send(Err(error)).await),
         };
         let head = Piece::Head(response.status().as_u16(), Box::new(response.headers().clone()));

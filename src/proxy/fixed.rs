@@ -127,6 +127,15 @@ pub async fn answer(
             (if ready { 200 } else { 503 }, "application/json", Bytes::from(body))
         }
         Path::Metrics => {
+            let pools = ctx
+                .house
+                .plan
+                .servers
+                .values()
+                .filter_map(|server| Some((server.name.as_ref(), server.upstream.http()?)));
+            gateway.door.metrics.endpoints_up(pools.flat_map(|(name, pool)| {
+                pool.states().into_iter().map(|(label, up)| ([name.to_owned(), label.to_owned()], up))
+            }));
             if let Some(store) = ctx.house.plan.lasting.redis() {
                 gateway.door.metrics.limit_store(store.is_there(), store.misses());
             }

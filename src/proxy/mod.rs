@@ -3,6 +3,7 @@
 //! Nobody else writes to a client. What is decided here is only *how* a thing is said over HTTP; what is said is
 //! decided by the chain and the door.
 
+mod again;
 mod answer;
 mod approve;
 mod body;
@@ -30,7 +31,7 @@ use filters::{Caller, Refusal};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
 use pingora::protocols::Digest;
-use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
 use crate::door::{Door, Leave, Told};
@@ -40,6 +41,8 @@ use crate::telemetry::Outcome;
 use crate::telemetry::access::{Access, Line};
 use crate::upstream::UpstreamError;
 use crate::upstream::http::Seat;
+use crate::upstream::pool::Visit;
+use crate::upstream::retry::Tries;
 use answer::Watch;
 
 /// One listener's view of the gateway.
@@ -80,6 +83,9 @@ pub struct Ctx {
     /// Set once the call is on its way to a server.
     leave: Option<Leave>,
     seat: Option<Seat>,
+    /// The endpoint that it is at.
+    visit: Option<Visit>,
+    tries: Tries,
     /// What goes to the server as `Authorization`, if it is not the gateway's own.
     bearer: Option<http::HeaderValue>,
     /// The seat was taken anew after the server had forgotten the first.
@@ -117,6 +123,8 @@ impl ProxyHttp for Gateway {
             id: None,
             leave: None,
             seat: None,
+            visit: None,
+            tries: Tries::default(),
             bearer: None,
             reseated: false,
             watch: None,
@@ -141,27 +149,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
-        let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
-        let server = leave.server.clone();
-        let bearer = match credentials::bearer(session, ctx, leave).await {
-            Ok(bearer) => bearer,
-            Err(error) => return Err(failed(ctx, &error)),
-        };
-        if let (Some(client), None) = (&leave.session, &ctx.seat) {
-            match client.seat(&server, bearer.clone()).await {
-                Ok(seat) => ctx.seat = Some(seat),
-                Err(error) => return Err(failed(ctx, &error)),
-            }
-        }
-        let peer = server.upstream.peer().and_then(|peer| peer.now());
-        let Some(mut peer) = peer else {
-            return Err(failed(ctx, &UpstreamError::Unreachable("its name is not resolved".into())));
-        };
-        let silence = if leave.resume.is_some() { server.bounds.stream_idle } else { server.timeout };
-        peer.options.read_timeout = Some(silence);
-        peer.options.write_timeout = Some(server.timeout);
-        ctx.bearer = bearer;
-        Ok(peer)
+        self.next_peer(session, ctx).await
     }
 
     async fn connected_to_upstream(
@@ -187,7 +175,9 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
         let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
-        *request = outgoing::request(session, ctx, leave, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
+        let visit = ctx.visit.as_ref().or_err(ErrorType::InternalError, "no endpoint was chosen")?;
+        let peer = &visit.endpoint().peer;
+        *request = outgoing::request(session, ctx, leave, peer, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
         ctx.sent_at = Some(Instant::now());
         Ok(())
     }
@@ -213,6 +203,9 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
+        if self.asks_again(ctx, response.status.as_u16(), &response.headers) {
+            return Error::e_explain(again::AGAIN, "the server cannot answer now");
+        }
         let Some(leave) = &ctx.leave else { return Ok(()) };
         let server = leave.server.clone();
         if response.status == 404 && ctx.seat.as_ref().is_some_and(|seat| seat.session.is_some()) {
@@ -262,8 +255,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> pingora::Result<Option<Duration>> {
         let Some(watch) = &mut ctx.watch else { return Ok(None) };
-        if let (true, Some(sent), Some(leave)) = (watch.is_bounded(), ctx.sent_at, &ctx.leave)
-            && sent.elapsed() > leave.server.timeout
+        if let (true, Some(began), Some(leave)) = (watch.is_bounded(), ctx.tries.began, &ctx.leave)
+            && began.elapsed() > leave.server.timeout
         {
             // Each byte came in time, but not the answer.
             let error = UpstreamError::TimedOut(leave.server.timeout);
@@ -281,13 +274,23 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Ctx, e: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        peer: &HttpPeer,
+        ctx: &mut Ctx,
+        mut e: Box<Error>,
+    ) -> Box<Error> {
         let error = match e.etype() {
             ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
                 UpstreamError::TimedOut(ctx.house.plan.config.limits.connect_timeout.get())
             }
             _ => UpstreamError::Unreachable(e.to_string()),
         };
+        if self.connects_again(ctx, Some(peer), &error) {
+            e.set_retry(true);
+            return e;
+        }
         self.log_failure(ctx, &error);
         failed(ctx, &error)
     }
@@ -301,14 +304,12 @@ impl ProxyHttp for Gateway {
         client_reused: bool,
     ) -> Box<Error> {
         let untouched = session.response_written().is_none();
-        if e.etype() == &FORGOTTEN {
+        if matches!(e.etype(), &FORGOTTEN | &again::AGAIN) {
             e.set_retry(untouched);
             return e;
         }
-        // A pooled connection that the server closed at the same moment; only what is safe goes again.
-        let broke = matches!(e.esource(), ErrorSource::Upstream) && ctx.watch.is_none();
-        let safe = ctx.leave.as_ref().is_some_and(|leave| leave.safe);
-        e.set_retry(broke && client_reused && safe && untouched);
+        // The order matters: what is asked for is counted.
+        e.set_retry(untouched && self.sends_again(ctx, &e, client_reused));
         e
     }
 
@@ -397,6 +398,11 @@ impl ProxyHttp for Gateway {
             bytes_out: session.body_bytes_sent(),
             trace: intake::trace_id(&head.headers),
         });
+    }
+
+    /// What is tried again is counted, not told.
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Ctx, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true
     }
 
     /// Failures are told in the request's own line.

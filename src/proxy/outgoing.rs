@@ -14,9 +14,9 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use pingora::OrErr;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
-use pingora::{OkOrErr, OrErr};
 
 use super::Ctx;
 use crate::address;
@@ -25,8 +25,8 @@ use crate::config::Redaction;
 use crate::door::Leave;
 use crate::server::Server;
 use crate::session;
-use crate::upstream::Screen;
 use crate::upstream::http::Seat;
+use crate::upstream::{Peer, Screen};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -44,14 +44,10 @@ pub fn request(
     session: &Session,
     ctx: &Ctx,
     leave: &Leave,
+    peer: &Peer,
     seat: Option<&Seat>,
     bearer: Option<&HeaderValue>,
 ) -> pingora::Result<RequestHeader> {
-    let peer = leave
-        .server
-        .upstream
-        .peer()
-        .or_err(pingora::ErrorType::InternalError, "the server has no address")?;
     let client = &session.req_header().headers;
     let resumes = leave.resume.is_some();
     let verb = if resumes { Method::GET } else { Method::POST };
@@ -163,7 +159,7 @@ pub fn resumption(
         }
     };
     let server = client.servers().into_iter().find(|server| server.serial == serial && may(server))?;
-    server.upstream.peer()?;
+    server.upstream.http()?;
     let running = server.start().ok()?;
     Some(Leave {
         body: bytes::Bytes::new(),
@@ -171,6 +167,7 @@ pub fn resumption(
         session: Some(client.clone()),
         name: None,
         safe: true,
+        key: client.key(),
         id: None,
         readdress: endpoint.only.is_none(),
         resume: Some(last),

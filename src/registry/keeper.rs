@@ -28,6 +28,14 @@ type Faces = [Option<Arc<Face>>; 2];
 
 /// Runs until the server's configuration is gone.
 pub async fn keep(server: Arc<Server>, registry: Weak<Registry>) {
+    let upstream = server.upstream.clone();
+    tokio::select! {
+        () = kept(server, registry) => {}
+        () = upstream.tend() => {}
+    }
+}
+
+async fn kept(server: Arc<Server>, registry: Weak<Registry>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let met = meet(&server).await;
@@ -122,7 +130,8 @@ async fn stay(server: &Arc<Server>, mut faces: Faces, registry: &Weak<Registry>)
                 }
                 Err(error) => {
                     failures += 1;
-                    if failures >= health.unhealthy_after {
+                    // One that checks its endpoints has counted already.
+                    if failures >= health.unhealthy_after || server.upstream.is_well() == Some(false) {
                         return error.to_string();
                     }
                     false
@@ -158,6 +167,11 @@ async fn look_again(server: &Server, faces: &Faces) -> Result<Faces, UpstreamErr
 }
 
 async fn check(server: &Server, faces: &Faces) -> Result<(), UpstreamError> {
+    match server.upstream.is_well() {
+        Some(true) => return Ok(()),
+        Some(false) => return Err(UpstreamError::Unreachable("all of its endpoints are down".into())),
+        None => {}
+    }
     let timeout = server.timeout.min(Duration::from_secs(5));
     for (era, method) in [(Era::Legacy, "ping"), (Era::Modern, "server/discover")] {
         if faces[era as usize].is_some() {

@@ -1,8 +1,8 @@
 //! The Prometheus metrics. Counters of a call are looked up when the catalog is built, not when it runs.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use filters::guard::{Action, Findings};
 use prometheus::{
@@ -92,6 +92,9 @@ pub struct Metrics {
     limit_store: OnceLock<[IntGauge; 2]>,
     changed_tools: IntCounterVec,
     upstream_up: IntGaugeVec,
+    endpoint_up: IntGaugeVec,
+    endpoints: Mutex<BTreeSet<[String; 2]>>,
+    retries: IntCounterVec,
     pub sessions: IntGauge,
     pub streams: IntGauge,
     reloads: IntCounterVec,
@@ -165,6 +168,17 @@ impl Metrics {
                 "toolgate_upstream_up",
                 "1 while the server answers; at 0 its last good lists are shown.",
                 &["server"],
+            ),
+            endpoint_up: gauges(
+                "toolgate_upstream_endpoint_up",
+                "1 while an endpoint of a server that has several gets calls.",
+                &["server", "endpoint"],
+            ),
+            endpoints: Mutex::default(),
+            retries: counters(
+                "toolgate_retries_total",
+                "Calls that were tried again, by server and by what had happened.",
+                &["server", "reason"],
             ),
             sessions: gauge("toolgate_sessions", "Open legacy sessions."),
             streams: gauge("toolgate_streams", "Open streams of announcements to clients."),
@@ -264,6 +278,24 @@ impl Metrics {
 
     pub fn upstream_up(&self, server: &str, up: bool) {
         self.upstream_up.with_label_values(&[server]).set(up.into());
+    }
+
+    /// How the endpoints of all servers are; for the time when metrics are read.
+    pub fn endpoints_up(&self, states: impl Iterator<Item = ([String; 2], bool)>) {
+        let mut known = self.endpoints.lock().expect("no holder of the lock panics");
+        let mut gone = std::mem::take(&mut *known);
+        for (labels, up) in states {
+            self.endpoint_up.with_label_values(&[&labels[0], &labels[1]]).set(up.into());
+            gone.remove(&labels);
+            known.insert(labels);
+        }
+        for [server, endpoint] in &gone {
+            let _ = self.endpoint_up.remove_label_values(&[server, endpoint]);
+        }
+    }
+
+    pub fn retries(&self, server: &str, reason: &str) -> IntCounter {
+        self.retries.with_label_values(&[server, reason])
     }
 
     pub fn forget_server(&self, server: &str) {

@@ -1,29 +1,35 @@
-//! A server over Streamable HTTP, as the gateway itself talks to it: greeting, lists, sessions, streams.
+//! One endpoint of a server over Streamable HTTP, as the gateway itself talks to it: messages, sessions, streams.
+//! What the gateway asks in its own name is in `house.rs`; which of several endpoints is asked, in `pool.rs`.
 //!
 //! Calls of clients do not come this way (Pingora streams them, see `proxy/`), save the few whose bodies
 //! Pingora cannot replay; those use [`Http::send`]. Both eras are spoken: legacy with a session per [`Seat`],
 //! modern without.
 
+use std::hash::{Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use filters::Era;
 use filters::agree::encode;
 use filters::call::header;
-use filters::{Era, Span};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::{Mutex, mpsc};
 
-use super::{
-    Ask, Bounds, Hello, Peer, Progress, Said, Upstream, UpstreamError, cause, house_initialize, house_params,
-};
+use super::answers::{is_sse, shorten, unreachable};
+use super::peer::Names;
+use super::vitals::Vitals;
+use super::{Bounds, Hello, Peer, Said, UpstreamError, cause};
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::{revision, wire};
 
 /// An upstream session of the legacy era.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Seat {
+    /// The endpoint that knows it.
+    pub at: Weak<Http>,
     /// `None` for servers that keep no sessions.
     pub session: Option<HeaderValue>,
     /// The revision that was agreed on.
@@ -32,40 +38,82 @@ pub struct Seat {
     pub bearer: Option<HeaderValue>,
 }
 
+impl PartialEq for Seat {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |seat: &Self| (seat.session.clone(), seat.version.clone(), seat.bearer.clone());
+        Weak::ptr_eq(&self.at, &other.at) && parts(self) == parts(other)
+    }
+}
+
 pub struct Http {
+    me: Weak<Http>,
     name: String,
     url: reqwest::Url,
-    peer: Peer,
+    /// What logs and metrics call it: authority and path.
+    pub label: String,
+    /// Its place on the ring of consistent hashing.
+    pub place: u64,
+    pub peer: Arc<Peer>,
+    pub vitals: Vitals,
     client: reqwest::Client,
-    max_response: usize,
-    call_timeout: Duration,
+    pub(super) max_response: usize,
+    pub(super) call_timeout: Duration,
     stream_idle: Duration,
     /// The gateway's own legacy session.
-    house: Mutex<Option<Seat>>,
+    pub(super) house: Mutex<Option<Seat>>,
+    /// The pools that it is in: two while a reload takes place.
+    pub(super) pools: AtomicUsize,
+}
+
+impl std::fmt::Debug for Http {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Http").field("label", &self.label).finish_non_exhaustive()
+    }
 }
 
 impl Http {
     /// `headers` go with each request; they may be secrets.
-    pub fn new(name: &str, url: &str, headers: HeaderMap, bounds: &Bounds) -> Result<Self, String> {
+    pub fn new(name: &str, url: &str, headers: HeaderMap, bounds: &Bounds) -> Result<Arc<Self>, String> {
         let url: reqwest::Url = url.parse().map_err(|e| format!("{e}"))?;
+        let peer = Arc::new(Peer::new(&url, headers, bounds.connect_timeout)?);
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(bounds.connect_timeout)
             .pool_idle_timeout(Duration::from_secs(30))
+            .dns_resolver(Arc::new(Names(peer.clone())))
             .build()
             .map_err(|e| e.to_string())?;
-        let peer = Peer::new(&url, headers, bounds.connect_timeout)?;
-        Ok(Self {
+        let authority = peer.authority.to_str().unwrap_or_default();
+        let label = format!("{authority}{}", url.path());
+        // The same in every process: two gateways send a session to the same endpoint.
+        let mut place = Fnv::default();
+        url.as_str().hash(&mut place);
+        Ok(Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             name: name.to_owned(),
+            label,
+            place: place.finish(),
             url,
             peer,
+            vitals: Vitals::default(),
             client,
             max_response: bounds.max_response,
             call_timeout: bounds.timeout,
             stream_idle: bounds.stream_idle,
             house: Mutex::new(None),
-        })
+            pools: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The URL as it was configured, for telling whether it stayed.
+    pub fn is_at(&self, url: &str) -> bool {
+        url.parse().is_ok_and(|url: reqwest::Url| url == self.url)
+    }
+
+    /// A pool that had it has ended; gives whether it was the last.
+    pub(super) fn let_go(&self) -> bool {
+        self.pools.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Opens a session for a client: its own `initialize` params go to the server, with the revision that the
@@ -92,7 +140,7 @@ impl Http {
         if !revision::LEGACY.contains(&version.as_str()) {
             return Err(UpstreamError::WrongEra(Era::Legacy, format!("it offers revision {version:?}")));
         }
-        let seat = Seat { session, version: version.clone(), bearer };
+        let seat = Seat { at: self.me.clone(), session, version: version.clone(), bearer };
         let hello = Hello::read(&result, version)?;
         self.notify(&seat, "notifications/initialized", Bytes::new()).await?;
         Ok((seat, hello))
@@ -122,32 +170,15 @@ impl Http {
     /// One request in a session.
     pub async fn request_in(&self, seat: &Seat, method: &str, params: Bytes) -> Result<Said, UpstreamError> {
         let body = wire::request("1", method, &params);
-        self.exchange(Era::Legacy, Some(seat), body, b"1").await
-    }
-
-    /// One request, as a whole message with the id `id`, and its whole answer.
-    pub async fn exchange(
-        &self,
-        era: Era,
-        seat: Option<&Seat>,
-        body: Bytes,
-        id: &[u8],
-    ) -> Result<Said, UpstreamError> {
-        let extra = match (era, wire::read(&body)) {
-            (Era::Modern, Some(read)) => {
-                let method = read.method.map(|method| method.read(&body).into_owned()).unwrap_or_default();
-                mirror(&method, read.params.map(|span| span.of(&body)).unwrap_or_default())
-            }
-            _ => HeaderMap::new(),
-        };
-        let response = self.send(era, seat, extra, body, self.call_timeout).await?;
-        if response.status() == StatusCode::NOT_FOUND && seat.is_some_and(|seat| seat.session.is_some()) {
+        let response = self.send(Era::Legacy, Some(seat), HeaderMap::new(), body, self.call_timeout).await?;
+        if response.status() == StatusCode::NOT_FOUND && seat.session.is_some() {
             return Err(UpstreamError::Forgotten);
         }
-        self.answer(response, id, None, self.call_timeout).await
+        self.answer(response, b"1", None, self.call_timeout).await
     }
 
-    /// Sends one message and gives the answer as it begins. `extra` replaces headers of the same names.
+    /// Sends one message and gives the answer as it begins. `extra` replaces headers of the same names. If the error
+    /// is [`UpstreamError::Unreachable`], nothing was sent.
     pub async fn send(
         &self,
         era: Era,
@@ -163,7 +194,8 @@ impl Http {
         let sent = self.client.post(self.url.clone()).headers(headers).body(body).send();
         match tokio::time::timeout(timeout, sent).await {
             Err(_) => Err(UpstreamError::TimedOut(timeout)),
-            Ok(Err(error)) => Err(unreachable(&error)),
+            Ok(Err(error)) if error.is_connect() => Err(unreachable(&error)),
+            Ok(Err(error)) => Err(UpstreamError::Broke(cause(&error))),
             Ok(Ok(response)) => match response.status() {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                     Err(UpstreamError::Credentials(response.status().as_u16()))
@@ -244,178 +276,17 @@ impl Http {
         }
         headers
     }
-
-    /// Reads the answer to the request `id`, from JSON or from a stream.
-    async fn answer(
-        &self,
-        mut response: reqwest::Response,
-        id: &[u8],
-        progress: Option<&Progress>,
-        timeout: Duration,
-    ) -> Result<Said, UpstreamError> {
-        let read = async {
-            if is_sse(&response) {
-                let mut splitter = Splitter::new(self.max_response);
-                while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&e))? {
-                    splitter.push(&piece);
-                    while let Some(event) =
-                        splitter.event().map_err(|_| UpstreamError::TooLarge(self.max_response))?
-                    {
-                        let Some(data) = sse::read(&event).data.filter(|data| !data.is_empty()) else {
-                            continue;
-                        };
-                        let data = Bytes::copy_from_slice(&data);
-                        match said(&data, id)? {
-                            Some(said) => return Ok(said),
-                            None => {
-                                if let Some(progress) = progress {
-                                    let _ = progress.notes.send(data).await;
-                                }
-                            }
-                        }
-                    }
-                }
-                return Err(UpstreamError::Nonsense("the stream ended without an answer".into()));
-            }
-            let status = response.status();
-            let mut body = BytesMut::new();
-            while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&e))? {
-                if body.len() + piece.len() > self.max_response {
-                    return Err(UpstreamError::TooLarge(self.max_response));
-                }
-                body.extend_from_slice(&piece);
-            }
-            let body = body.freeze();
-            match said(&body, id) {
-                Ok(Some(said)) => Ok(said),
-                _ if !status.is_success() => Err(UpstreamError::Nonsense(format!("HTTP {status}"))),
-                Ok(None) => Err(UpstreamError::Nonsense("a message that answers nothing".into())),
-                Err(error) => Err(error),
-            }
-        };
-        tokio::time::timeout(timeout, read).await.unwrap_or(Err(UpstreamError::TimedOut(timeout)))
-    }
-
-    async fn seat(&self) -> Result<Seat, UpstreamError> {
-        let mut house = self.house.lock().await;
-        if let Some(seat) = &*house {
-            return Ok(seat.clone());
-        }
-        let (seat, _) = self.open(&house_initialize(), None).await?;
-        *house = Some(seat.clone());
-        Ok(seat)
-    }
-
-    async fn ask_once(&self, ask: &Ask<'_>) -> Result<Said, UpstreamError> {
-        let (seat, extra) = match ask.era {
-            Era::Legacy => (Some(self.seat().await?), HeaderMap::new()),
-            Era::Modern => (None, mirror(ask.method, &ask.params)),
-        };
-        let body = wire::request("1", ask.method, &ask.params);
-        let response = self.send(ask.era, seat.as_ref(), extra, body, ask.timeout).await?;
-        if response.status() == StatusCode::NOT_FOUND && seat.is_some_and(|s| s.session.is_some()) {
-            return Err(UpstreamError::Forgotten);
-        }
-        self.answer(response, b"1", ask.progress.as_ref(), ask.timeout).await
-    }
 }
 
-#[async_trait]
-impl Upstream for Http {
-    async fn greet(&self, era: Era) -> Result<Hello, UpstreamError> {
-        self.peer.resolve().await?;
-        match era {
-            Era::Modern => {
-                let params = house_params(era, "");
-                let ask = Ask {
-                    era,
-                    method: "server/discover",
-                    params,
-                    progress: None,
-                    timeout: self.call_timeout,
-                };
-                match self.ask_once(&ask).await {
-                    Ok(Said::Result(result)) => Hello::read(&result, revision::NEWEST_MODERN.to_owned()),
-                    Ok(Said::Error(error)) => Err(UpstreamError::WrongEra(era, shorten(&error))),
-                    // A legacy server may answer its 400 in any words (versioning.mdx: fall back on all of them).
-                    Err(UpstreamError::Nonsense(why)) => Err(UpstreamError::WrongEra(era, why)),
-                    Err(error) => Err(error),
-                }
-            }
-            Era::Legacy => {
-                let mut house = self.house.lock().await;
-                if let Some(seat) = house.take() {
-                    self.leave(&seat).await;
-                }
-                match self.open(&house_initialize(), None).await {
-                    Ok((seat, hello)) => {
-                        *house = Some(seat);
-                        Ok(hello)
-                    }
-                    Err(UpstreamError::Nonsense(why)) => Err(UpstreamError::WrongEra(era, why)),
-                    Err(error) => Err(error),
-                }
-            }
-        }
-    }
-
-    async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError> {
-        match self.ask_once(&ask).await {
-            // The server forgot the session, so it did not look at the request: once more in a new one.
-            Err(UpstreamError::Forgotten) => {
-                *self.house.lock().await = None;
-                self.ask_once(&ask).await
-            }
-            other => other,
-        }
-    }
-
-    async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
-        let listen = house_params(
-            era,
-            r#""notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}"#,
-        );
-        loop {
-            let seat = match era {
-                Era::Legacy => self.house.lock().await.clone(),
-                Era::Modern => None,
-            };
-            let (out, mut said) = mpsc::channel::<Bytes>(64);
-            let forward = async {
-                while let Some(message) = said.recv().await {
-                    if wire::is_list_changed(&message) && changed.send(()).await.is_err() {
-                        return;
-                    }
-                }
-            };
-            let since = tokio::time::Instant::now();
-            let (ended, ()) = tokio::join!(self.listen(era, seat.as_ref(), listen.clone(), out), forward);
-            ended?;
-            // A stream that was there and ended may have hidden a change, and may be cut by every proxy.
-            if since.elapsed() < Duration::from_secs(1) {
-                return Ok(());
-            }
-            let _ = changed.send(()).await;
-        }
-    }
-
-    fn peer(&self) -> Option<&Peer> {
-        Some(&self.peer)
-    }
-
-    fn http(&self) -> Option<&Http> {
-        Some(self)
-    }
-
-    async fn close(&self) {
-        if let Some(seat) = self.house.lock().await.take() {
-            self.leave(&seat).await;
-        }
-    }
+/// The headers that mirror a modern request, a whole message.
+pub fn mirror_of(body: &Bytes) -> HeaderMap {
+    let Some(read) = wire::read(body) else { return HeaderMap::new() };
+    let method = read.method.map(|method| method.read(body).into_owned()).unwrap_or_default();
+    mirror(&method, read.params.map(|span| span.of(body)).unwrap_or_default())
 }
 
 /// The headers that mirror a modern request (2026-07-28, streamable-http, "Standard Headers").
-fn mirror(method: &str, params: &[u8]) -> HeaderMap {
+pub(super) fn mirror(method: &str, params: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Ok(method) = HeaderValue::from_str(method) {
         headers.insert(header::METHOD, method);
@@ -433,35 +304,31 @@ fn mirror(method: &str, params: &[u8]) -> HeaderMap {
     headers
 }
 
-/// The answer to `id` in this message; `None` for a message that is something else.
-fn said(message: &Bytes, id: &[u8]) -> Result<Option<Said>, UpstreamError> {
-    let read = wire::read(message).ok_or_else(|| UpstreamError::Nonsense(shorten(message)))?;
-    if !read.is_answer() {
-        return Ok(None);
+/// A hash that is the same in every process and version (FNV-1a, 64 bits, with the ends mixed).
+#[derive(Clone, Copy)]
+pub struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
     }
-    let part = |span: Span| message.slice(span.start..span.end);
-    match (read.id, read.result, read.error) {
-        // An error without an id answers the only request there is.
-        (None, _, Some(error)) => Ok(Some(Said::Error(part(error)))),
-        (Some(got), _, _) if !wire::same_id(got.of(message), id) => {
-            Err(UpstreamError::Nonsense("an answer to another request".into()))
+}
+
+impl std::hash::Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        (Some(_), Some(result), None) => Ok(Some(Said::Result(part(result)))),
-        (Some(_), _, Some(error)) => Ok(Some(Said::Error(part(error)))),
-        _ => Err(UpstreamError::Nonsense("an answer without an id".into())),
+    }
+
+    fn finish(&self) -> u64 {
+        mix(self.0)
     }
 }
 
-fn is_sse(response: &reqwest::Response) -> bool {
-    let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
-}
-
-fn unreachable(error: &reqwest::Error) -> UpstreamError {
-    UpstreamError::Unreachable(cause(error))
-}
-
-fn shorten(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// Spreads every bit over all others.
+pub fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    bits ^ (bits >> 33)
 }

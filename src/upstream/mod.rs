@@ -2,13 +2,19 @@
 //!
 //! JSON goes through as bytes. Nothing here knows who the client is or how it is answered.
 
+mod answers;
 mod bounds;
 pub mod demo;
 pub mod exchange;
+mod house;
 pub mod http;
 pub mod peer;
+pub mod pool;
+pub mod retry;
 pub mod screen;
 pub mod stdio;
+mod tend;
+pub mod vitals;
 
 mod child;
 
@@ -24,6 +30,7 @@ use crate::protocol::{revision, wire};
 
 pub use bounds::Bounds;
 pub use peer::Peer;
+pub use pool::Pool;
 pub use screen::Screen;
 
 /// How a server introduces itself in one era (`initialize` or `server/discover`). The members are JSON text.
@@ -114,13 +121,19 @@ pub trait Upstream: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Set for servers that Pingora can stream to; calls to these do not go through [`Upstream::ask`].
-    fn peer(&self) -> Option<&Peer> {
+    /// The HTTP side of a server that has one. Pingora streams to these; calls of clients do not go through
+    /// [`Upstream::ask`].
+    fn http(&self) -> Option<&Pool> {
         None
     }
 
-    /// The HTTP side of a server that has one, for sessions and streams.
-    fn http(&self) -> Option<&http::Http> {
+    /// What there is to do in the background for as long as the server is configured.
+    async fn tend(&self) {
+        std::future::pending().await
+    }
+
+    /// For one that checks its endpoints itself: whether any of them is well.
+    fn is_well(&self) -> Option<bool> {
         None
     }
 
@@ -132,6 +145,9 @@ pub trait Upstream: Send + Sync + 'static {
 pub enum UpstreamError {
     #[error("is not reachable: {0}")]
     Unreachable(String),
+    /// It was connected, and the message may have reached it.
+    #[error("broke off before it answered: {0}")]
+    Broke(String),
     #[error("did not answer within {0:?}")]
     TimedOut(Duration),
     #[error("sent an answer that is not MCP: {0}")]
@@ -166,7 +182,7 @@ pub enum UpstreamError {
 impl UpstreamError {
     /// Whether it tells that the server is in trouble, rather than this call.
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::TimedOut(_) | Self::Nonsense(_))
+        matches!(self, Self::Unreachable(_) | Self::Broke(_) | Self::TimedOut(_) | Self::Nonsense(_))
     }
 
     /// The answer that a client gets; `server` is the name in the config.
@@ -174,7 +190,7 @@ impl UpstreamError {
         let (status, reason) = match self {
             Self::Unreachable(_) => (502, "upstream_unreachable"),
             Self::TimedOut(_) => (504, "upstream_timeout"),
-            Self::Nonsense(_) | Self::Odd(_) => (502, "upstream_nonsense"),
+            Self::Broke(_) | Self::Nonsense(_) | Self::Odd(_) => (502, "upstream_nonsense"),
             Self::TooLarge(_) => (502, "upstream_too_large"),
             Self::Credentials(_) => (502, "upstream_credentials"),
             Self::Forgotten => (502, "upstream_session"),

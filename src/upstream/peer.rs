@@ -1,17 +1,27 @@
 //! The address of an HTTP server as Pingora wants it: resolved, with its TLS name and its fixed headers.
 //!
 //! `HttpPeer::new` resolves names blockingly and panics when it cannot, so names are resolved here, in the
-//! background, and a request only reads the newest result.
+//! background, and a request only reads the newest result. A name may have many addresses. Requests that belong to
+//! no session are spread over those of the first family; the other family, and an address that could not be
+//! connected to, are used when there is nothing better. A session stays at the first address, since behind one name
+//! there may be processes that know nothing of each other's sessions.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use http::{HeaderMap, HeaderValue};
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, Peer as _};
+use tokio::sync::Notify;
 
 use super::UpstreamError;
+
+/// How long an address is passed over after no connection could be made to it.
+const REST: Duration = Duration::from_secs(30);
+/// How long a resolver may take.
+const RESOLVE: Duration = Duration::from_secs(10);
 
 pub struct Peer {
     host: String,
@@ -24,7 +34,23 @@ pub struct Peer {
     /// Sent with each request; secrets.
     pub headers: HeaderMap,
     connect_timeout: Duration,
-    resolved: ArcSwapOption<HttpPeer>,
+    resolved: ArcSwapOption<Addresses>,
+    /// Told when its name should be looked up before it is time.
+    pub stale: Notify,
+    started: Instant,
+}
+
+/// What a name stands for: sorted, IPv4 first, since servers on `localhost` often listen there only.
+struct Addresses {
+    all: Box<[Address]>,
+    turn: AtomicUsize,
+}
+
+struct Address {
+    peer: HttpPeer,
+    at: SocketAddr,
+    /// Milliseconds from the peer's start until which it is passed over.
+    resting: AtomicU64,
 }
 
 impl Peer {
@@ -49,33 +75,101 @@ impl Peer {
             headers,
             connect_timeout,
             resolved: ArcSwapOption::empty(),
+            stale: Notify::new(),
+            started: Instant::now(),
             host: host.trim_matches(['[', ']']).to_owned(),
         };
         if let Ok(ip) = peer.host.parse() {
-            peer.resolved.store(Some(Arc::new(peer.at(SocketAddr::new(ip, peer.port)))));
+            peer.adopt(vec![SocketAddr::new(ip, peer.port)]);
         }
         Ok(peer)
     }
 
-    /// Looks the name up again; the last good address stays when that fails.
+    /// Looks the name up again; the last good addresses stay when that fails.
     pub async fn resolve(&self) -> Result<(), UpstreamError> {
         let unreachable =
             |why: String| UpstreamError::Unreachable(format!("cannot resolve {}: {why}", self.host));
-        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
-        let mut all: Vec<SocketAddr> = found.map_err(|e| unreachable(e.to_string()))?.collect();
-        // IPv4 first: servers on `localhost` often listen there only.
-        all.sort_by_key(SocketAddr::is_ipv6);
-        let first = *all.first().ok_or_else(|| unreachable("no address".into()))?;
-        let known = self.resolved.load();
-        if known.as_ref().is_none_or(|peer| peer._address.as_inet() != Some(&first)) {
-            self.resolved.store(Some(Arc::new(self.at(first))));
+        let looking = tokio::net::lookup_host((self.host.as_str(), self.port));
+        let found = match tokio::time::timeout(RESOLVE, looking).await {
+            Ok(found) => found.map_err(|e| unreachable(e.to_string()))?,
+            Err(_) => return Err(unreachable("the resolver does not answer".into())),
+        };
+        let all: Vec<SocketAddr> = found.collect();
+        if all.is_empty() {
+            return Err(unreachable("no address".into()));
         }
+        self.adopt(all);
         Ok(())
     }
 
-    /// The newest resolved peer.
-    pub fn now(&self) -> Option<Box<HttpPeer>> {
-        self.resolved.load().as_ref().map(|peer| Box::new(HttpPeer::clone(peer)))
+    /// Takes what a name stands for now; what is known of addresses that stay is kept.
+    fn adopt(&self, mut all: Vec<SocketAddr>) {
+        // Resolvers turn the order about; here it must hold still for sessions.
+        all.sort_by_key(|address| (address.is_ipv6(), *address));
+        all.dedup();
+        let known = self.resolved.load();
+        let known: &[Address] = known.as_ref().map_or(&[], |known| &known.all);
+        if known.iter().map(|address| address.at).eq(all.iter().copied()) {
+            return;
+        }
+        let resting = |at: &SocketAddr| known.iter().find(|old| old.at == *at).map(Address::resting);
+        let all = all.iter().map(|at| Address {
+            peer: self.at(*at),
+            at: *at,
+            resting: AtomicU64::new(resting(at).unwrap_or(0)),
+        });
+        self.resolved.store(Some(Arc::new(Addresses { all: all.collect(), turn: AtomicUsize::new(0) })));
+    }
+
+    /// Whether its name was ever resolved.
+    pub fn is_resolved(&self) -> bool {
+        self.resolved.load().is_some()
+    }
+
+    /// The address to use now; `spread` for a request that any of them can answer.
+    pub fn now(&self, spread: bool) -> Option<Box<HttpPeer>> {
+        let resolved = self.resolved.load();
+        let resolved = resolved.as_ref()?;
+        let all = &resolved.all;
+        if let [only] = &**all {
+            return Some(Box::new(only.peer.clone()));
+        }
+        let now = self.clock();
+        let fresh = |address: &&Address| address.resting() <= now;
+        let Some(first) = all.iter().find(fresh) else {
+            return all.first().map(|address| Box::new(address.peer.clone()));
+        };
+        let family = |address: &&Address| address.at.is_ipv6() == first.at.is_ipv6();
+        let turn = if spread { resolved.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        let count = all.iter().filter(fresh).filter(family).count();
+        let chosen = all.iter().filter(fresh).filter(family).nth(turn % count.max(1)).unwrap_or(first);
+        Some(Box::new(chosen.peer.clone()))
+    }
+
+    /// Notes that no connection could be made to an address; gives whether there is another to try.
+    pub fn failed(&self, peer: &HttpPeer) -> bool {
+        self.stale.notify_one();
+        let resolved = self.resolved.load();
+        let Some(resolved) = resolved.as_ref() else { return false };
+        let (now, at) = (self.clock(), peer.address().as_inet());
+        for address in resolved.all.iter().filter(|address| Some(&address.at) == at) {
+            address.resting.store(now + REST.as_millis() as u64, Ordering::Relaxed);
+        }
+        resolved.all.iter().any(|address| address.resting() <= now)
+    }
+
+    /// The addresses in the order in which the house's own client tries them.
+    fn order(&self) -> Vec<SocketAddr> {
+        let resolved = self.resolved.load();
+        let Some(resolved) = resolved.as_ref() else { return Vec::new() };
+        let now = self.clock();
+        let (fresh, resting): (Vec<&Address>, Vec<&Address>) =
+            resolved.all.iter().partition(|address| address.resting() <= now);
+        fresh.into_iter().chain(resting).map(|address| address.at).collect()
+    }
+
+    fn clock(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn at(&self, address: SocketAddr) -> HttpPeer {
@@ -85,5 +179,81 @@ impl Peer {
         peer.options.total_connection_timeout = Some(self.connect_timeout * 2);
         peer.options.idle_timeout = Some(Duration::from_secs(60));
         peer
+    }
+}
+
+impl Address {
+    fn resting(&self) -> u64 {
+        self.resting.load(Ordering::Relaxed)
+    }
+}
+
+/// Gives the house's own client the same addresses, in an order that does not change by itself: a session that it
+/// opens is used by Pingora too.
+pub struct Names(pub Arc<Peer>);
+
+impl reqwest::dns::Resolve for Names {
+    fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let peer = self.0.clone();
+        Box::pin(async move {
+            if !peer.is_resolved() {
+                peer.resolve().await?;
+            }
+            Ok(Box::new(peer.order().into_iter()) as reqwest::dns::Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(addresses: &[&str]) -> Peer {
+        let url = "http://name.invalid:80/mcp".parse().expect("a URL");
+        let peer = Peer::new(&url, HeaderMap::new(), Duration::from_secs(1)).expect("a peer");
+        peer.adopt(addresses.iter().map(|at| at.parse().expect("an address")).collect());
+        peer
+    }
+
+    fn chosen(peer: &Peer, spread: bool) -> String {
+        peer.now(spread).expect("an address").address().to_string()
+    }
+
+    #[test]
+    fn requests_are_spread_and_sessions_stay() {
+        let peer = peer(&["10.0.0.2:80", "[::1]:80", "10.0.0.1:80"]);
+        let spread: Vec<String> = (0..4).map(|_| chosen(&peer, true)).collect();
+        assert_eq!(spread, ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.1:80", "10.0.0.2:80"]);
+        assert_eq!([chosen(&peer, false), chosen(&peer, false)], ["10.0.0.1:80", "10.0.0.1:80"]);
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_reached_rests_and_the_other_family_comes_last() {
+        let peer = peer(&["[::1]:80", "10.0.0.1:80", "10.0.0.2:80"]);
+        for (next, more) in [("10.0.0.2:80", true), ("[::1]:80", true)] {
+            assert_eq!(peer.failed(&peer.now(false).expect("an address")), more);
+            assert_eq!([chosen(&peer, true), chosen(&peer, false)], [next, next]);
+        }
+        assert!(!peer.failed(&peer.now(false).expect("an address")), "none is left");
+        // Then any will do.
+        assert_eq!(chosen(&peer, true), "10.0.0.1:80");
+    }
+
+    #[test]
+    fn what_is_known_of_an_address_outlives_a_look_at_its_name() {
+        let peer = peer(&["10.0.0.1:80", "10.0.0.2:80"]);
+        peer.failed(&peer.now(false).expect("an address"));
+        peer.adopt(vec![
+            "10.0.0.3:80".parse().expect("an address"),
+            "10.0.0.1:80".parse().expect("an address"),
+        ]);
+        assert_eq!(chosen(&peer, false), "10.0.0.3:80");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_not_there_is_an_error_and_the_last_good_addresses_stay() {
+        let peer = peer(&["10.0.0.1:80"]);
+        assert!(matches!(peer.resolve().await, Err(UpstreamError::Unreachable(_))));
+        assert_eq!(chosen(&peer, true), "10.0.0.1:80");
     }
 }

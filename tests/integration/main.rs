@@ -20,6 +20,7 @@ mod harness;
 mod hostile;
 mod losses;
 mod patience;
+mod pools;
 mod procs;
 mod puppet;
 mod quickstart;

@@ -1,0 +1,92 @@
+//! How calls are spread over the equal endpoints of a server, and which of them are tried again.
+//!
+//! Only what is written; what is safe to repeat is decided where it is done (`upstream/retry.rs`).
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::inquest::Spot;
+use super::limits::within;
+use super::paste::Written;
+
+/// Most endpoints of one server: a call remembers in one word which of them it has tried.
+const MOST: usize = 64;
+
+/// Which of several endpoints a call goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// Each in turn.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest calls under way.
+    LeastInFlight,
+    /// Always the same for a session, or for a caller where there are no sessions: consistent hashing.
+    Session,
+}
+
+/// What is tried again. A call that may change something is never sent twice.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// Most times that a call is tried, the first included: 2 to 5.
+    #[schemars(range(min = 2, max = 5))]
+    pub attempts: u32,
+    /// After what.
+    #[schemars(extend("minItems" = 1))]
+    pub on: Vec<RetryOn>,
+    /// Calls of tools whose annotations say `idempotentHint` or `readOnlyHint` are repeated like reads. Only for
+    /// servers whose word is trusted.
+    pub idempotent: bool,
+}
+
+/// After what a call is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RetryOn {
+    /// No connection could be made, so nothing was sent: every call.
+    Connect,
+    /// The connection broke before the answer began: what only reads.
+    Reset,
+    /// Bad gateway: what only reads.
+    #[serde(rename = "502")]
+    BadGateway,
+    /// Service unavailable: what only reads.
+    #[serde(rename = "503")]
+    Unavailable,
+    /// Gateway timeout: what only reads.
+    #[serde(rename = "504")]
+    GatewayTimeout,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 2, on: vec![RetryOn::Connect], idempotent: false }
+    }
+}
+
+impl Written {
+    /// Reports what does not fit of `urls`, `balance` and `retry`.
+    pub(super) fn check_pool(&self, spot: &Spot<'_>) {
+        if let (Some(retry), Some(spot)) = (&self.retry, spot.child("retry")) {
+            within(&spot, "attempts", retry.attempts, (2, 5));
+            if let Some(on) = spot.child("on") {
+                if on.node.items().is_empty() && !on.node.is_faulty() {
+                    on.refuse("empty: nothing would be tried again", "name some, or remove `retry`");
+                }
+                on.check_distinct();
+            }
+        }
+        let Some(urls) = spot.child("urls").filter(|urls| !urls.node.is_null()) else { return };
+        if urls.node.items().len() > MOST {
+            urls.refuse("too many", format!("a server has at most {MOST} endpoints"));
+        } else if urls.node.items().is_empty() && !urls.node.is_faulty() {
+            urls.refuse("empty", "expected the URL of each endpoint");
+        }
+        urls.check_distinct();
+        let schemes = self.urls.iter().flatten().map(super::Url::is_tls);
+        if schemes.clone().any(|tls| tls) && schemes.clone().any(|tls| !tls) {
+            urls.refuse("some are https and some are http", "equal endpoints are reached in the same way");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Where a call goes now, and whether it goes again when that did not work. What may be repeated is decided in
+//! `upstream/retry.rs`; here it is found out what happened, in Pingora's words.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use pingora::prelude::HttpPeer;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
+
+use super::{Ctx, Gateway, credentials, failed};
+use crate::door::Leave;
+use crate::upstream::retry::{Mishap, Reason, retry_after};
+use crate::upstream::vitals::Fault;
+use crate::upstream::{Pool, UpstreamError};
+
+/// The server said that it cannot answer now; the call goes once more.
+pub const AGAIN: ErrorType = ErrorType::Custom("again");
+
+fn pool(leave: &Leave) -> pingora::Result<&Pool> {
+    leave.server.upstream.http().or_err(ErrorType::InternalError, "the server has no address")
+}
+
+/// Whether a message makes sense only where its seat is.
+fn is_bound(leave: &Leave) -> bool {
+    leave.resume.is_some() || leave.id.is_none()
+}
+
+impl Gateway {
+    /// The address that the call goes to now.
+    pub(super) async fn next_peer(&self, session: &Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
+        let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
+        let server = leave.server.clone();
+        let pool = pool(leave)?;
+        if ctx.tries.began.is_none() {
+            pool.retry.begin();
+        }
+        let bearer = match credentials::bearer(session, ctx, leave).await {
+            Ok(bearer) => bearer,
+            Err(error) => return Err(failed(ctx, &error)),
+        };
+        loop {
+            let wait = std::mem::take(&mut ctx.tries.wait);
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
+            let pool = self::pool(leave)?;
+            let left = ctx.tries.left(server.timeout);
+            let taken = match &leave.session {
+                Some(client) => {
+                    let lost = ctx.seat.take_if(|seat| {
+                        pool.place(seat).is_none_or(|index| ctx.tries.failed & (1 << index) != 0)
+                    });
+                    if let Some(lost) = lost {
+                        client.forget(&server, &lost).await;
+                    }
+                    match ctx.seat.take() {
+                        Some(seat) => Ok(Some(seat)),
+                        None => client.seat(&server, bearer.clone()).await.map(Some),
+                    }
+                }
+                None => Ok(None),
+            };
+            let index = match taken {
+                Ok(Some(seat)) => {
+                    let index = pool.place(&seat);
+                    ctx.seat = Some(seat);
+                    index.ok_or(UpstreamError::Forgotten)
+                }
+                Ok(None) => Ok(pool.pick(leave.key, ctx.tries.failed)),
+                Err(error) => Err(error),
+            };
+            let visit = match index {
+                Ok(index) => pool.visit(index),
+                Err(error) => return Err(failed(ctx, &error)),
+            };
+            let found = visit.endpoint().peer.now(ctx.seat.is_none());
+            let silence = if leave.resume.is_some() { server.bounds.stream_idle } else { left };
+            ctx.visit = Some(visit);
+            let Some(mut peer) = found else {
+                let error = UpstreamError::Unreachable("its name is not resolved".into());
+                if self.connects_again(ctx, None, &error) {
+                    continue;
+                }
+                return Err(failed(ctx, &error));
+            };
+            // Never 0, which would be no limit.
+            peer.options.read_timeout = Some(silence.max(Duration::from_millis(1)));
+            peer.options.write_timeout = Some(server.timeout);
+            ctx.bearer = bearer;
+            return Ok(peer);
+        }
+    }
+
+    /// No connection could be made, so nothing was sent: whether the call is tried at another address.
+    pub(super) fn connects_again(
+        &self,
+        ctx: &mut Ctx,
+        peer: Option<&HttpPeer>,
+        error: &UpstreamError,
+    ) -> bool {
+        let (Some(leave), Some(visit)) = (&ctx.leave, ctx.visit.take()) else { return false };
+        let Ok(pool) = pool(leave) else { return false };
+        let (index, bound) = (visit.index(), is_bound(leave));
+        // Another address of the same name is the same endpoint.
+        let near = peer.is_some_and(|peer| visit.endpoint().peer.failed(peer));
+        if !near {
+            pool.failed(index, Fault::Connect, &error.to_string());
+        }
+        let failed = ctx.tries.failed | 1 << index;
+        let far = !near && !bound && pool.is_elsewhere(failed);
+        if far {
+            ctx.tries.failed = failed;
+        }
+        let elsewhere = near || far;
+        let mishap =
+            Mishap { reason: Reason::Connect, safe: leave.safe, elsewhere, reused: false, after: None };
+        let again = pool.retry.again(&mut ctx.tries, mishap, leave.server.timeout);
+        if again {
+            pool.retry.count(&self.door.metrics, &leave.server.name, Reason::Connect);
+        }
+        again
+    }
+
+    /// The head of an answer has come: whether the call goes again instead, because the server cannot answer now.
+    pub(super) fn asks_again(&self, ctx: &mut Ctx, status: u16, headers: &HeaderMap) -> bool {
+        let (Some(leave), Some(visit)) = (&ctx.leave, &ctx.visit) else { return false };
+        let Ok(pool) = pool(leave) else { return false };
+        let index = visit.index();
+        let Some(reason) = Reason::of_status(status) else {
+            pool.answered(index);
+            return false;
+        };
+        pool.failed(index, Fault::Answer, &format!("HTTP {status}"));
+        self.goes_again(ctx, index, reason, false, retry_after(headers))
+    }
+
+    /// The connection broke, or was silent for too long: whether the call goes again.
+    pub(super) fn sends_again(&self, ctx: &mut Ctx, e: &Error, reused: bool) -> bool {
+        if !matches!(e.esource(), ErrorSource::Upstream) || ctx.refused.is_some() {
+            return false;
+        }
+        let (Some(leave), Some(visit)) = (&ctx.leave, &ctx.visit) else { return false };
+        let Ok(pool) = pool(leave) else { return false };
+        let index = visit.index();
+        let silent = matches!(e.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+        // A server may close a connection that lies idle; that says nothing of how it is.
+        if silent || !reused {
+            pool.failed(
+                index,
+                Fault::Answer,
+                if silent { "it is silent" } else { "the connection broke off" },
+            );
+        }
+        // Once an answer has begun it cannot be taken back.
+        !silent && ctx.watch.is_none() && self.goes_again(ctx, index, Reason::Reset, reused, None)
+    }
+
+    fn goes_again(
+        &self,
+        ctx: &mut Ctx,
+        index: usize,
+        reason: Reason,
+        reused: bool,
+        after: Option<Duration>,
+    ) -> bool {
+        let Some(leave) = &ctx.leave else { return false };
+        let Ok(pool) = pool(leave) else { return false };
+        let failed = ctx.tries.failed | 1 << index;
+        // A session leaves its endpoint only when no connection can be made.
+        let elsewhere = ctx.seat.is_none() && pool.is_elsewhere(failed);
+        let mishap = Mishap { reason, safe: leave.safe, elsewhere, reused, after };
+        let again = pool.retry.again(&mut ctx.tries, mishap, leave.server.timeout);
+        if again {
+            pool.retry.count(&self.door.metrics, &leave.server.name, reason);
+            // One closed pooled connection is no reason to go elsewhere.
+            if elsewhere && !reused {
+                ctx.tries.failed = failed;
+            }
+        }
+        again
+    }
+}

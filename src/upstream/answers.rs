@@ -1,0 +1,104 @@
+//! What an endpoint answers to the gateway itself, read as a whole: JSON, or the stream that ends with it.
+//!
+//! Answers to clients do not come this way (`proxy/answer.rs`).
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use filters::Span;
+use http::header::CONTENT_TYPE;
+
+use super::http::Http;
+use super::{Progress, Said, UpstreamError, cause};
+use crate::protocol::sse::{self, Splitter};
+use crate::protocol::wire;
+
+impl Http {
+    /// Reads the answer to the request `id`, from JSON or from a stream.
+    pub async fn answer(
+        &self,
+        mut response: reqwest::Response,
+        id: &[u8],
+        progress: Option<&Progress>,
+        timeout: Duration,
+    ) -> Result<Said, UpstreamError> {
+        let read = async {
+            if is_sse(&response) {
+                let mut splitter = Splitter::new(self.max_response);
+                while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&e))? {
+                    splitter.push(&piece);
+                    while let Some(event) =
+                        splitter.event().map_err(|_| UpstreamError::TooLarge(self.max_response))?
+                    {
+                        let Some(data) = sse::read(&event).data.filter(|data| !data.is_empty()) else {
+                            continue;
+                        };
+                        let data = Bytes::copy_from_slice(&data);
+                        match said(&data, id)? {
+                            Some(said) => return Ok(said),
+                            None => {
+                                if let Some(progress) = progress {
+                                    let _ = progress.notes.send(data).await;
+                                }
+                            }
+                        }
+                    }
+                }
+                return Err(UpstreamError::Nonsense("the stream ended without an answer".into()));
+            }
+            let status = response.status();
+            let mut body = BytesMut::new();
+            while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&e))? {
+                if body.len() + piece.len() > self.max_response {
+                    return Err(UpstreamError::TooLarge(self.max_response));
+                }
+                body.extend_from_slice(&piece);
+            }
+            let body = body.freeze();
+            match said(&body, id) {
+                Ok(Some(said)) => Ok(said),
+                // Something before the server says that it is not there.
+                _ if matches!(status.as_u16(), 502..=504) => {
+                    Err(UpstreamError::Unreachable(format!("HTTP {status}")))
+                }
+                _ if !status.is_success() => Err(UpstreamError::Nonsense(format!("HTTP {status}"))),
+                Ok(None) => Err(UpstreamError::Nonsense("a message that answers nothing".into())),
+                Err(error) => Err(error),
+            }
+        };
+        tokio::time::timeout(timeout, read).await.unwrap_or(Err(UpstreamError::TimedOut(timeout)))
+    }
+}
+
+/// The answer to `id` in this message; `None` for a message that is something else.
+fn said(message: &Bytes, id: &[u8]) -> Result<Option<Said>, UpstreamError> {
+    let read = wire::read(message).ok_or_else(|| UpstreamError::Nonsense(shorten(message)))?;
+    if !read.is_answer() {
+        return Ok(None);
+    }
+    let part = |span: Span| message.slice(span.start..span.end);
+    match (read.id, read.result, read.error) {
+        // An error without an id answers the only request there is.
+        (None, _, Some(error)) => Ok(Some(Said::Error(part(error)))),
+        (Some(got), _, _) if !wire::same_id(got.of(message), id) => {
+            Err(UpstreamError::Nonsense("an answer to another request".into()))
+        }
+        (Some(_), Some(result), None) => Ok(Some(Said::Result(part(result)))),
+        (Some(_), _, Some(error)) => Ok(Some(Said::Error(part(error)))),
+        _ => Err(UpstreamError::Nonsense("an answer without an id".into())),
+    }
+}
+
+pub(super) fn is_sse(response: &reqwest::Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
+}
+
+pub(super) fn unreachable(error: &reqwest::Error) -> UpstreamError {
+    UpstreamError::Unreachable(cause(error))
+}
+
+pub(super) fn shorten(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

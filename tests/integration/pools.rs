@@ -1,0 +1,334 @@
+//! A server with several equal endpoints: one that dies, hangs or says that it cannot is not noticed by those who
+//! only read, no call is ever made twice, and sessions go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Gateway, Process, fixture, free_port, legacy_call, read};
+use crate::puppet::{Act, Puppet, Seen, answer, good, http, json_answer};
+
+/// One server of these endpoints; checks are frequent, since the tests wait for them.
+fn pool(puppets: &[&Puppet], more: &str) -> String {
+    let urls: Vec<String> = puppets.iter().map(|puppet| puppet.url.clone()).collect();
+    format!("mcpServers: {{up: {{urls: {}, health: {{interval: 200ms}}{more}}}}}\n", json!(urls))
+}
+
+/// An answer in good order of a server that has a tool and a prompt, both of which only a call can tell apart.
+fn sound(seen: &Seen) -> Vec<u8> {
+    let result = match seen.method() {
+        "server/discover" => {
+            json!({"supportedVersions": ["2026-07-28"], "resultType": "complete", "ttlMs": 0,
+            "cacheScope": "private", "capabilities": {"tools": {}, "prompts": {}}})
+        }
+        "tools/list" => json!({"tools": [{"name": "tool", "inputSchema": {"type": "object"},
+            "annotations": {"idempotentHint": true}}], "resultType": "complete"}),
+        "prompts/list" => json!({"prompts": [{"name": "ask"}], "resultType": "complete"}),
+        "prompts/get" => json!({"messages": [], "resultType": "complete"}),
+        _ => return good(seen),
+    };
+    json_answer(&answer(seen, &result))
+}
+
+fn metric(puppet: &Puppet) -> String {
+    let label = puppet.url.trim_start_matches("http://");
+    format!("toolgate_upstream_endpoint_up{{endpoint=\"{label}\",server=\"up\"}}")
+}
+
+async fn is_up(gateway: &Gateway, puppet: &Puppet, up: bool) {
+    let value = if up { 1.0 } else { 0.0 };
+    gateway.eventually("the endpoint is seen", async |g| g.has_metric(&metric(puppet), value).await).await;
+}
+
+async fn get_prompt(gateway: &Gateway) -> (u16, Value) {
+    gateway.modern("/mcp", "prompts/get", json!({"name": "up__ask"})).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_breaks_off_fails_no_read_and_no_call_is_made_twice() {
+    let sick = Arc::new(AtomicBool::new(false));
+    let breaks = sick.clone();
+    let play = move |seen: &Seen| {
+        if breaks.load(Ordering::SeqCst) { Act::Reset(Vec::new()) } else { Act::Say(sound(seen)) }
+    };
+    let puppets = [
+        Puppet::start(|seen| Act::Say(sound(seen))).await,
+        Puppet::start(play).await,
+        Puppet::start(|seen| Act::Say(sound(seen))).await,
+    ];
+    let all: Vec<&Puppet> = puppets.iter().collect();
+    let gateway = Gateway::start(&pool(&all, ", retry: {attempts: 3, on: [connect, reset, \"503\"]}")).await;
+    for puppet in &puppets {
+        is_up(&gateway, puppet, true).await;
+    }
+    let mut made = 0;
+    let mut lost = 0;
+    for round in 0..12 {
+        if round == 3 {
+            sick.store(true, Ordering::SeqCst);
+        }
+        let calls = (0..6).map(|_| {
+            made += 1;
+            gateway.call("up__tool", json!({"n": made}))
+        });
+        let calls: Vec<_> = calls.collect();
+        let (calls, reads) = tokio::join!(
+            futures::future::join_all(calls),
+            futures::future::join_all((0..6).map(|_| get_prompt(&gateway)))
+        );
+        for (status, answer) in reads {
+            assert_eq!(status, 200, "a read failed: {answer}\n{}", gateway.process.story());
+        }
+        for (status, answer) in calls {
+            assert!(status == 200 || status == 502, "{status} {answer}");
+            lost += usize::from(status == 502);
+        }
+    }
+    assert!(lost > 0, "some call must have reached the endpoint as it broke");
+    for n in 1..=made {
+        let calls = puppets.iter().flat_map(Puppet::calls);
+        let times = calls.filter(|seen| seen.body["params"]["arguments"]["n"] == n).count();
+        assert_eq!(times, 1, "call {n} of {made}");
+    }
+    assert!(gateway.metric("toolgate_retries_total{reason=\"reset\",server=\"up\"}").await > 0.0);
+    // It gets no more calls, and then all of them succeed; the server was never down.
+    is_up(&gateway, &puppets[1], false).await;
+    for _ in 0..10 {
+        let (status, answer) = gateway.call("up__tool", json!({})).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert!(gateway.has_metric("toolgate_upstream_up{server=\"up\"}", 1.0).await);
+    sick.store(false, Ordering::SeqCst);
+    is_up(&gateway, &puppets[1], true).await;
+    let before = puppets[1].calls().len();
+    gateway
+        .eventually("it is called again", async |g| {
+            assert_eq!(g.call("up__tool", json!({})).await.0, 200);
+            puppets[1].calls().len() > before
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_that_calls_itself_idempotent_is_believed_only_where_the_settings_say_so() {
+    for (settings, times) in [("", 1), (", idempotent: true", 2)] {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let count = calls.clone();
+        let puppet = Puppet::start(move |seen| {
+            if seen.method() == "tools/call" && count.fetch_add(1, Ordering::SeqCst) == 0 {
+                return Act::Say(http("503 Service Unavailable", &["Content-Type: text/html"], "<p>no</p>"));
+            }
+            Act::Say(sound(seen))
+        })
+        .await;
+        let more = format!(", retry: {{attempts: 2, on: [\"503\"]{settings}}}");
+        let gateway = Gateway::start(&pool(&[&puppet], &more)).await;
+        gateway
+            .eventually("the tool is there", async |g| {
+                g.modern("/mcp", "tools/list", json!({})).await.1.to_string().contains("up__tool")
+            })
+            .await;
+        let (status, answer) = gateway.call("up__tool", json!({})).await;
+        assert_eq!((status == 200, puppet.count("tools/call")), (times == 2, times), "{status} {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_asks_for_time_gets_it() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let puppet = Puppet::start(move |seen| {
+        if seen.method() == "prompts/get" && count.fetch_add(1, Ordering::SeqCst) == 0 {
+            let headers = ["Content-Type: text/plain", "Retry-After: 1"];
+            return Act::Say(http("503 Service Unavailable", &headers, "later"));
+        }
+        Act::Say(sound(seen))
+    })
+    .await;
+    let gateway = Gateway::start(&pool(&[&puppet], ", retry: {on: [\"503\"]}")).await;
+    gateway
+        .eventually("the prompt is there", async |g| {
+            g.modern("/mcp", "prompts/list", json!({})).await.1.to_string().contains("up__ask")
+        })
+        .await;
+    let start = Instant::now();
+    let (status, answer) = get_prompt(&gateway).await;
+    assert_eq!((status, asked.load(Ordering::SeqCst)), (200, 2), "{answer}");
+    assert!(start.elapsed() >= Duration::from_secs(1), "it was not waited for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_accepts_and_never_answers_gets_no_more_calls() {
+    // Its checks pass: only calls can tell.
+    let hangs = Puppet::start(|seen| match seen.method() {
+        "tools/call" => Act::Hang(Vec::new()),
+        _ => Act::Say(sound(seen)),
+    })
+    .await;
+    let works = Puppet::start(|seen| Act::Say(sound(seen))).await;
+    let gateway = Gateway::start(&pool(&[&hangs, &works], ", timeout: 300ms")).await;
+    is_up(&gateway, &hangs, true).await;
+    is_up(&gateway, &works, true).await;
+    gateway
+        .eventually("it is found out", async |g| {
+            let (status, answer) = g.call("up__tool", json!({})).await;
+            assert!(status == 200 || status == 504, "{status} {answer}");
+            g.has_metric(&metric(&hangs), 0.0).await
+        })
+        .await;
+    let hung = hangs.count("tools/call");
+    for _ in 0..10 {
+        assert_eq!(gateway.call("up__tool", json!({})).await.0, 200);
+    }
+    assert_eq!(hangs.count("tools/call"), hung);
+    assert!(gateway.has_metric("toolgate_upstream_up{server=\"up\"}", 1.0).await);
+}
+
+/// The puppet of these that has answered a call of a tool.
+fn called<'p>(puppets: &[&'p Puppet]) -> &'p Puppet {
+    let mut called = puppets.iter().filter(|puppet| puppet.count("tools/call") > 0);
+    let first = called.next().expect("one was called");
+    assert!(called.next().is_none(), "a session stays at one endpoint");
+    first
+}
+
+/// How often a client's own session was opened there, rather than the gateway's.
+fn opened(puppet: &Puppet) -> usize {
+    let clients = |seen: &Seen| seen.body["params"]["clientInfo"]["name"] == "test";
+    puppet.all().iter().filter(|seen| seen.method() == "initialize" && clients(seen)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_stays_at_its_endpoint_and_outlives_it() {
+    let mut puppets = vec![
+        Puppet::start(|_| Act::Good).await,
+        Puppet::start(|_| Act::Good).await,
+        Puppet::start(|_| Act::Good).await,
+    ];
+    let gateway = Gateway::start(&pool(&puppets.iter().collect::<Vec<_>>(), "")).await;
+    let session = gateway.initialize("/mcp").await;
+    for n in 0..6 {
+        let (status, answer) = gateway.say("/mcp", &session, &legacy_call(n, "up__tool", json!({}))).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let home = called(&puppets.iter().collect::<Vec<_>>()).url.clone();
+    let place = puppets.iter().position(|puppet| puppet.url == home).expect("one of them");
+    assert_eq!((puppets[place].count("tools/call"), opened(&puppets[place])), (6, 1));
+    puppets.remove(place).close().await;
+    for n in 6..9 {
+        let (status, answer) = gateway.say("/mcp", &session, &legacy_call(n, "up__tool", json!({}))).await;
+        assert_eq!(status, 200, "{answer}\n{}", gateway.process.story());
+    }
+    let new = called(&puppets.iter().collect::<Vec<_>>());
+    assert_eq!((new.count("tools/call"), opened(new)), (3, 1), "it has taken a seat there, once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_changes_the_endpoints_keeps_sessions_where_they_are() {
+    let puppets = [
+        Puppet::start(|_| Act::Good).await,
+        Puppet::start(|_| Act::Good).await,
+        Puppet::start(|_| Act::Good).await,
+    ];
+    let gateway = Gateway::start(&pool(&[&puppets[0], &puppets[1]], "")).await;
+    let session = gateway.initialize("/mcp").await;
+    let (status, answer) = gateway.say("/mcp", &session, &legacy_call(1, "up__tool", json!({}))).await;
+    assert_eq!(status, 200, "{answer}");
+    let home = called(&[&puppets[0], &puppets[1]]);
+    gateway.rewrite(&pool(&[&puppets[2], home], ""));
+    is_up(&gateway, &puppets[2], true).await;
+    for n in 2..5 {
+        let (status, answer) = gateway.say("/mcp", &session, &legacy_call(n, "up__tool", json!({}))).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert_eq!((home.count("tools/call"), opened(home)), (4, 1));
+    // One whose endpoint is taken away goes on at another.
+    gateway.rewrite(&pool(&[&puppets[2]], ""));
+    gateway
+        .eventually("it has moved", async |g| {
+            let (status, answer) = g.say("/mcp", &session, &legacy_call(9, "up__tool", json!({}))).await;
+            assert_eq!(status, 200, "{answer}");
+            puppets[2].count("tools/call") > 0
+        })
+        .await;
+    assert_eq!(opened(&puppets[2]), 1);
+}
+
+async fn start(port: u16) -> Process {
+    tokio::task::spawn_blocking(move || fixture(port).0).await.expect("the fixture starts")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_is_not_missed_and_all_killed_are_and_come_back() {
+    let ports = [free_port(), free_port(), free_port()];
+    let mut processes = futures::future::join_all(ports.map(start)).await;
+    let urls = ports.map(|port| format!("http://127.0.0.1:{port}/mcp"));
+    let gateway = Gateway::start(&format!(
+        "mcpServers: {{fix: {{urls: {}, health: {{interval: 200ms}}, retry: {{attempts: 3, on: [connect, reset]}}}}}}\n",
+        json!(urls)
+    ))
+    .await;
+    let up = |place: usize| {
+        format!("toolgate_upstream_endpoint_up{{endpoint=\"127.0.0.1:{}/mcp\",server=\"fix\"}}", ports[place])
+    };
+    for place in 0..3 {
+        gateway.eventually("all are well", async |g| g.has_metric(&up(place), 1.0).await).await;
+    }
+    // Reads and calls, over and over, while one is killed.
+    let stop = Arc::new(AtomicBool::new(false));
+    let done = Arc::new(AtomicUsize::new(0));
+    let prompt = gateway.modern_request("/mcp", "prompts/get", json!({"name": "fix__test_simple_prompt"}));
+    let echo = json!({"name": "fix__echo", "arguments": {"message": "hi"}});
+    let tool = gateway.modern_request("/mcp", "tools/call", echo);
+    let load = [(&prompt, true), (&tool, false), (&prompt, true), (&tool, false)].map(|(request, reads)| {
+        let (request, stop, done) =
+            (request.try_clone().expect("a body of bytes"), stop.clone(), done.clone());
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let sent = request.try_clone().expect("a body of bytes").send().await;
+                let (status, answer) = read(sent.map_err(|error| error.to_string())?).await;
+                if status != 200 && (reads || status != 502) {
+                    return Err(format!("{status} {answer}"));
+                }
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        })
+    });
+    let more = async |calls: usize| {
+        let goal = done.load(Ordering::Relaxed) + calls;
+        gateway.eventually("the load goes on", async |_| done.load(Ordering::Relaxed) >= goal).await;
+    };
+    more(40).await;
+    processes[1].kill();
+    gateway.eventually("it is missed", async |g| g.has_metric(&up(1), 0.0).await).await;
+    more(40).await;
+    assert!(gateway.has_metric("toolgate_upstream_up{server=\"fix\"}", 1.0).await);
+    processes[1] = start(ports[1]).await;
+    gateway.eventually("it is back", async |g| g.has_metric(&up(1), 1.0).await).await;
+    more(40).await;
+    stop.store(true, Ordering::Relaxed);
+    for task in load {
+        task.await.expect("no panic").expect("no read fails");
+    }
+    // All of them: that is told at once, and passes by itself.
+    processes.clear();
+    let (status, answer) = gateway.call("fix__echo", json!({"message": "x"})).await;
+    assert_eq!((status, &answer["error"]["data"]["server"]), (502, &json!("fix")), "{answer}");
+    gateway
+        .eventually("the server is down", async |g| {
+            g.has_metric("toolgate_upstream_up{server=\"fix\"}", 0.0).await
+        })
+        .await;
+    processes.push(start(ports[2]).await);
+    gateway
+        .eventually("it answers again", async |g| g.call("fix__echo", json!({"message": "x"})).await.0 == 200)
+        .await;
+    gateway
+        .eventually("it is up again", async |g| {
+            g.has_metric("toolgate_upstream_up{server=\"fix\"}", 1.0).await
+        })
+        .await;
+}

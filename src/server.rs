@@ -16,6 +16,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::demo::Demo;
 use crate::upstream::http::Http;
 use crate::upstream::stdio::{Command, Stdio};
+use crate::upstream::trust::Trust;
 use crate::upstream::{Bounds, Upstream, UpstreamError};
 
 mod breaker;
@@ -36,6 +37,8 @@ pub struct Server {
     pub audience: Option<Arc<str>>,
     /// What of the configuration's limits it was made with.
     pub bounds: Bounds,
+    /// Stands for what its files of `tls` held.
+    pub print: u64,
     max_concurrent: usize,
     breaker: Option<Breaker>,
     running: AtomicUsize,
@@ -95,10 +98,20 @@ impl Server {
     pub fn new(name: &str, config: &config::Server, limits: &config::Limits) -> Result<Arc<Self>, String> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let bounds = Bounds::of(config, limits);
+        let mut print = 0;
         let upstream: Arc<dyn Upstream> = match &config.kind {
             config::Kind::Builtin(config::Builtin::Demo) => Arc::new(Demo),
             config::Kind::Http { url, .. } => {
-                Arc::new(Http::new(name, &url.uri().to_string(), config.kind.header_map(), &bounds)?)
+                let trust = Trust::read(config).map_err(|error| error.to_string())?;
+                print = trust.print();
+                if config.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
+                    tracing::warn!(
+                        server = name,
+                        "tls.insecure_skip_verify: anybody on the way can be this server, and read and change all \
+                         calls and credentials"
+                    );
+                }
+                Arc::new(Http::new(name, &url.uri().to_string(), config.kind.header_map(), &bounds, trust)?)
             }
             config::Kind::Stdio { command, args, env, cwd } => {
                 let env = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
@@ -135,6 +148,7 @@ impl Server {
             last_error: ArcSwapOption::empty(),
             seconds: OnceLock::new(),
             bounds,
+            print,
         }))
     }
 

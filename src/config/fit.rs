@@ -16,7 +16,7 @@ use super::span::Span;
 
 /// The keys of which a server has exactly one, each with those that only go with it.
 const KINDS: [(&str, &[&str]); 3] =
-    [("builtin", &[]), ("command", &["args", "env", "cwd"]), ("url", &["headers"])];
+    [("builtin", &[]), ("command", &["args", "env", "cwd"]), ("url", &["headers", "http2", "tls"])];
 
 /// Headers that the gateway writes itself.
 const OWN_HEADERS: [&str; 14] = [
@@ -42,6 +42,38 @@ impl Written {
         self.check_kind(spot);
         self.check_values(spot);
         self.check_credentials(spot);
+        self.check_tls(spot);
+    }
+
+    fn check_tls(&self, spot: &Spot<'_>) {
+        let (Some(tls), Some(spot)) = (&self.tls, spot.child("tls")) else { return };
+        if self.url.as_ref().is_some_and(|url| !url.is_tls()) {
+            let message = format!("{}: of no use for `http://`", spot.path);
+            return spot.refuse_key(message, "the `url` has to be `https://`, or remove this", "");
+        }
+        for (here, there, alone) in [
+            ("cert", "key", tls.cert.is_some() && !spot.has("key")),
+            ("key", "cert", tls.key.is_some() && !spot.has("cert")),
+        ] {
+            if let Some(half) = spot.child(here).filter(|_| alone) {
+                half.refuse_key(
+                    format!("{}: needs `{there}`", half.path),
+                    "a certificate and its key go together",
+                    "",
+                );
+            }
+        }
+        if let (Some(name), Some(spot)) = (&tls.server_name, spot.child("server_name"))
+            && rustls::pki_types::ServerName::try_from(name.as_str()).is_err()
+        {
+            spot.refuse("not a name", "expected a host such as `mcp.example.com`");
+        }
+        if tls.insecure_skip_verify
+            && tls.ca.is_some()
+            && let Some(skip) = spot.child("insecure_skip_verify")
+        {
+            skip.refuse("contradicts `ca`, which would not be asked", "remove one of the two");
+        }
     }
 
     /// Exactly one kind, and nothing that belongs to another.

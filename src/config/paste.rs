@@ -15,7 +15,8 @@ use super::inquest::Spot;
 use super::names::{Name, Prefix, ServerName, ToolName};
 use super::secret::Secret;
 use super::server::{
-    Builtin, CircuitBreaker, Credentials, Health, Kind, Pinning, Redact, Server, Tools, Validate,
+    Builtin, CircuitBreaker, Credentials, Health, Http2, Kind, Pinning, Redact, Server, ServerTls, Tools,
+    Validate,
 };
 use super::size::Size;
 use super::span::Span;
@@ -37,7 +38,8 @@ use super::url::Url;
         {"required": ["command", "url"]},
     ]}),
     extend("dependentRequired" = {
-        "args": ["command"], "env": ["command"], "cwd": ["command"], "headers": ["url"], "audience": ["credentials"],
+        "args": ["command"], "env": ["command"], "cwd": ["command"], "headers": ["url"], "http2": ["url"],
+        "tls": ["url"], "audience": ["credentials"],
     })
 )]
 pub(super) struct Written {
@@ -100,6 +102,11 @@ pub(super) struct Written {
     /// `/ready` fails while it is down.
     #[serde(default)]
     pub(super) required: bool,
+    /// Whether HTTP/2 is spoken to it: `auto` (with `https` if it is offered), `off`, or `prior_knowledge` (always, with
+    /// `http` too).
+    pub(super) http2: Option<Http2>,
+    /// How its `https` connections are secured, if not as usual.
+    pub(super) tls: Option<ServerTls>,
 
     /// For people; not read.
     #[serde(default, rename = "description")]
@@ -184,6 +191,8 @@ impl Written {
             validate: self.validate,
             redact: self.redact,
             required: self.required,
+            http2: self.http2.unwrap_or_default(),
+            tls: self.tls,
             ..server
         };
         Some(server).filter(|_| !self.disabled)

@@ -63,7 +63,7 @@ impl Tls {
 }
 
 /// The path of a file in PEM.
-struct PemFile(PathBuf);
+pub(super) struct PemFile(PathBuf);
 
 impl Leaf for PemFile {
     const EXPECTED: &'static str = "the path of a PEM file such as `server.pem`";
@@ -96,6 +96,6 @@ fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     PemFile::deserialize(from).map(|file| file.0)
 }
 
-fn some_path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+pub(super) fn some_path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
     Ok(Option::<PemFile>::deserialize(from)?.map(|file| file.0))
 }

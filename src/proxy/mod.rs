@@ -11,11 +11,13 @@ mod client;
 mod credentials;
 mod fixed;
 mod intake;
+pub mod multiplex;
 mod outgoing;
 pub mod patience;
 mod receive;
 mod reply;
 pub mod secure;
+pub mod tongue;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -168,7 +170,10 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
         let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
+        // Which HTTP the server speaks was settled with the connection.
+        let version = request.version;
         *request = outgoing::request(session, ctx, leave, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
+        request.set_version(version);
         ctx.sent_at = Some(Instant::now());
         Ok(())
     }
@@ -289,7 +294,8 @@ impl ProxyHttp for Gateway {
         // A pooled connection that the server closed at the same moment; only what is safe goes again.
         let broke = matches!(e.esource(), ErrorSource::Upstream) && ctx.watch.is_none();
         let safe = ctx.leave.as_ref().is_some_and(|leave| leave.safe);
-        e.set_retry(broke && client_reused && safe && untouched);
+        // Pingora would repeat some failures of HTTP/2 whatever was asked; here the same holds as for HTTP/1.
+        e.set_retry(untouched && broke && (client_reused && safe || was_unseen(&e)));
         e
     }
 
@@ -330,6 +336,9 @@ impl ProxyHttp for Gateway {
             (None, None) => Outcome::Ok,
             (None, Some(_)) => Outcome::Failed,
         };
+        if matches!(outcome, Outcome::Left) {
+            patience::ended(patience::Ended::Left);
+        }
         if let (Some(leave), Outcome::Ok | Outcome::Error, None) = (&ctx.leave, outcome, &ctx.refused) {
             let status = session.response_written().map_or(0, |response| response.status.as_u16());
             // A gateway behind this one says in its own words that its server is down.
@@ -388,6 +397,17 @@ impl ProxyHttp for Gateway {
 
 /// A connection can be used again after the server forgot our session; the request goes once more.
 const FORGOTTEN: ErrorType = ErrorType::Custom("forgotten");
+
+/// Whether a server of HTTP/2 says that it did not look at the request: it refused the stream, or named an earlier one as
+/// its last (RFC 9113 §8.7).
+fn was_unseen(error: &Error) -> bool {
+    error.root_cause().downcast_ref::<h2::Error>().is_some_and(|error| {
+        let (reason, remote) = (error.reason(), error.is_remote());
+        remote
+            && (error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM)
+                || error.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
+    })
+}
 
 /// Keeps the answer for `fail_to_proxy` and makes Pingora's error of it.
 fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {

@@ -11,10 +11,11 @@ use bytes::{Bytes, BytesMut};
 use filters::agree::encode;
 use filters::call::header;
 use filters::{Era, Span};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::{Mutex, mpsc};
 
+use super::trust::{Reach, Trust};
 use super::{
     Ask, Bounds, Hello, Peer, Progress, Said, Upstream, UpstreamError, cause, house_initialize, house_params,
 };
@@ -35,6 +36,8 @@ pub struct Seat {
 pub struct Http {
     name: String,
     url: reqwest::Url,
+    /// What goes as `Host`, if it is not the host of the URL.
+    host: Option<HeaderValue>,
     peer: Peer,
     client: reqwest::Client,
     max_response: usize,
@@ -46,19 +49,25 @@ pub struct Http {
 
 impl Http {
     /// `headers` go with each request; they may be secrets.
-    pub fn new(name: &str, url: &str, headers: HeaderMap, bounds: &Bounds) -> Result<Self, String> {
+    pub fn new(
+        name: &str,
+        url: &str,
+        headers: HeaderMap,
+        bounds: &Bounds,
+        trust: Trust,
+    ) -> Result<Self, String> {
         let url: reqwest::Url = url.parse().map_err(|e| format!("{e}"))?;
-        let client = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(bounds.connect_timeout)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build()
-            .map_err(|e| e.to_string())?;
-        let peer = Peer::new(&url, headers, bounds.connect_timeout)?;
+            .pool_idle_timeout(Duration::from_secs(30));
+        let Reach { url: to, host, client } = trust.client(&url, builder)?;
+        let peer = Peer::new(&url, headers, bounds.connect_timeout, trust)?;
         Ok(Self {
             name: name.to_owned(),
-            url,
+            url: to,
+            host,
             peer,
             client,
             max_response: bounds.max_response,
@@ -225,6 +234,9 @@ impl Http {
 
     fn head(&self, era: Era, seat: Option<&Seat>) -> HeaderMap {
         let mut headers = self.peer.headers.clone();
+        if let Some(host) = &self.host {
+            headers.insert(HOST, host.clone());
+        }
         if let Some(bearer) = seat.and_then(|seat| seat.bearer.as_ref()) {
             headers.insert(AUTHORIZATION, bearer.clone());
         }

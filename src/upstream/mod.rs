@@ -9,6 +9,7 @@ pub mod http;
 pub mod peer;
 pub mod screen;
 pub mod stdio;
+pub mod trust;
 
 mod child;
 

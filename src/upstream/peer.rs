@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue};
 use pingora::upstreams::peer::HttpPeer;
 
 use super::UpstreamError;
+use super::trust::Trust;
 
 pub struct Peer {
     host: String,
@@ -24,12 +25,18 @@ pub struct Peer {
     /// Sent with each request; secrets.
     pub headers: HeaderMap,
     connect_timeout: Duration,
+    trust: Trust,
     resolved: ArcSwapOption<HttpPeer>,
 }
 
 impl Peer {
     /// `url` must be http or https and have a host.
-    pub fn new(url: &reqwest::Url, headers: HeaderMap, connect_timeout: Duration) -> Result<Self, String> {
+    pub fn new(
+        url: &reqwest::Url,
+        headers: HeaderMap,
+        connect_timeout: Duration,
+        trust: Trust,
+    ) -> Result<Self, String> {
         let host = url.host_str().ok_or("the URL has no host")?.to_owned();
         let tls = url.scheme() == "https";
         let authority = match url.port() {
@@ -48,6 +55,7 @@ impl Peer {
             path,
             headers,
             connect_timeout,
+            trust,
             resolved: ArcSwapOption::empty(),
             host: host.trim_matches(['[', ']']).to_owned(),
         };
@@ -79,11 +87,12 @@ impl Peer {
     }
 
     fn at(&self, address: SocketAddr) -> HttpPeer {
-        let sni = if self.tls { self.host.clone() } else { String::new() };
+        let sni = if self.tls { self.trust.name(&self.host).to_owned() } else { String::new() };
         let mut peer = HttpPeer::new(address, self.tls, sni);
         peer.options.connection_timeout = Some(self.connect_timeout);
         peer.options.total_connection_timeout = Some(self.connect_timeout * 2);
         peer.options.idle_timeout = Some(Duration::from_secs(60));
+        self.trust.apply(&mut peer);
         peer
     }
 }

@@ -20,19 +20,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MUTUAL: &str = "cert: server.pem, key: server.key, client_ca: clients.pem";
 
 /// Somebody who signs certificates.
-struct Authority {
-    pem: String,
+pub struct Authority {
+    pub pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, in PEM.
-struct Pair {
-    cert: String,
-    key: String,
+pub struct Pair {
+    pub cert: String,
+    pub key: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -46,7 +46,7 @@ impl Authority {
         self.sign(CertificateParams::new(["localhost".into(), "127.0.0.1".into()]).expect("good names"))
     }
 
-    fn client(&self, uri: &str) -> Pair {
+    pub fn client(&self, uri: &str) -> Pair {
         self.sign(Self::named(uri))
     }
 
@@ -56,7 +56,7 @@ impl Authority {
         params
     }
 
-    fn sign(&self, params: CertificateParams) -> Pair {
+    pub fn sign(&self, params: CertificateParams) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
         Pair { cert, key: key.serialize_pem() }
@@ -143,9 +143,13 @@ async fn calls_come_over_https_and_only_so() {
     let plain = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
     let health = plain.get(format!("http://localhost:{}/health", gate.port)).send().await;
     assert!(health.is_err(), "plain HTTP");
-    let h1 = gate.client_of(&gate.authority, None);
-    let response = gate.post(&h1).send().await.expect("an answer");
-    assert_eq!(response.version(), reqwest::Version::HTTP_11);
+    let client = gate.client_of(&gate.authority, None);
+    let response = gate.post(&client).send().await.expect("an answer");
+    assert_eq!(response.version(), reqwest::Version::HTTP_2);
+    let root = reqwest::Certificate::from_pem(gate.authority.pem.as_bytes()).expect("a certificate");
+    let old = reqwest::Client::builder().no_proxy().http1_only().tls_certs_only([root]).build();
+    let response = gate.post(&old.expect("a client")).send().await.expect("an answer");
+    assert_eq!((response.status().as_u16(), response.version()), (200, reqwest::Version::HTTP_11));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! all: what cannot be used leaves the old in place. It opens no port, and judges no caller.
 
 mod files;
+mod names;
 mod peer;
 
 use std::sync::Arc;
@@ -14,10 +15,12 @@ use pingora::listeners::tls::{Acceptor, TlsSettings};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 
 use crate::config::{self, ClientAuth};
 use files::Files;
 pub use files::TlsError;
+use names::Named;
 pub use peer::{certificate, is_over};
 
 /// How often the files are looked at without being asked to.
@@ -140,9 +143,17 @@ fn server(files: Files, settings: &config::Tls, http2: bool) -> Result<ServerCon
         }
         _ => builder.with_no_client_auth(),
     };
-    let mut config = builder
-        .with_single_cert(files.chain, files.key)
-        .map_err(|error| TlsError::pair(&settings.cert, &settings.key, &error))?;
+    let pairs: Result<Vec<_>, _> = files
+        .pairs
+        .into_iter()
+        .map(|pair| {
+            CertifiedKey::from_der(pair.chain, pair.key, &aws_lc_rs::default_provider())
+                .map_err(|error| TlsError::pair(&pair.cert_file, &pair.key_file, &error))
+        })
+        .collect();
+    let mut pairs = pairs?.into_iter();
+    let first = pairs.next().expect("the settings name one");
+    let mut config = builder.with_cert_resolver(Arc::new(Named::new(first, pairs)));
     let offered: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
     config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
     if clients.is_some() {
@@ -187,7 +198,8 @@ mod tests {
         std::fs::write(&cert, made.pem()).expect("it is written");
         std::fs::write(&private, key.serialize_pem()).expect("it is written");
         let client_ca = with_clients.then(|| cert.clone());
-        let settings = config::Tls { cert, key: private, client_ca, client_auth: ClientAuth::Required };
+        let (certificates, client_auth) = (Vec::new(), ClientAuth::Required);
+        let settings = config::Tls { cert, key: private, certificates, client_ca, client_auth };
         let files = Files::read(&settings).expect("good files");
         let server = Arc::new(server(files, &settings, true).expect("good files"));
         let mut roots = RootCertStore::empty();

@@ -260,6 +260,53 @@ async fn a_new_certificate_is_taken_without_a_restart_and_a_bad_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_client_gets_the_certificate_for_the_name_that_it_asks_for() {
+    let pair = "cert: server.pem, key: server.key";
+    let gate = Gate::start(pair, "").await;
+    let (first, other) = (gate.authority.server(), Authority::new("another house"));
+    put_pair(gate.folder.path(), &first);
+    let named =
+        CertificateParams::new(["*.other.example".into(), "other.example".into()]).expect("good names");
+    let named = other.sign(named);
+    put(gate.folder.path(), "other.pem", &named.cert);
+    put(gate.folder.path(), "other.key", &named.key);
+    let more = format!("{pair}, certificates: [{{cert: other.pem, key: other.key}}]");
+    let rest = "mcpServers: {demo: {builtin: demo}}\n";
+    let config = configuration(gate.port, &more, "").replace("address:", "allowed_hosts: [\"*\"], address:");
+    assert!(config.contains(rest));
+    put(gate.folder.path(), "toolgate.yaml", &config);
+    gate.process.signal(libc::SIGHUP);
+    let ask = async |host: &str, authority: &Authority| {
+        let root = reqwest::Certificate::from_pem(authority.pem.as_bytes()).expect("a certificate");
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([root]);
+        let client = client.resolve(host, ([127, 0, 0, 1], gate.port).into()).build().expect("a client");
+        let asked = client.get(format!("https://{host}:{}/health", gate.port)).send().await;
+        asked.is_ok_and(|answer| answer.status() == 200)
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !ask("a.other.example", &other).await {
+        assert!(Instant::now() < deadline, "{}", gate.process.story());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for (host, authority, works) in [
+        ("other.example", &other, true),
+        ("a.other.example", &gate.authority, false),
+        ("localhost", &gate.authority, true),
+        ("localhost", &other, false),
+        ("b.a.other.example", &other, false),
+    ] {
+        assert_eq!(ask(host, authority).await, works, "{host}");
+    }
+    // One of the keys is another's: nothing of it is taken.
+    put(gate.folder.path(), "other.key", &first.key);
+    put(gate.folder.path(), "server.pem", &gate.authority.server().cert);
+    let mut gate = gate;
+    gate.process.signal(libc::SIGHUP);
+    let told = gate.process.wait_for("the old ones stay");
+    assert!(told.contains("server.key") || told.contains("other.key"), "{told}");
+}
+
+#[tokio::test]
 async fn an_authority_that_is_taken_out_vouches_for_nobody_any_more() {
     let gate = Gate::start(MUTUAL, "").await;
     let own = gate.authority.client("spiffe://prod/a");

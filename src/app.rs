@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Level};
 use crate::door::Door;
 use crate::plan::Plan;
+use crate::proxy::multiplex::Multiplex;
 use crate::proxy::patience::Patient;
 use crate::proxy::secure::Secure;
+use crate::proxy::tongue::Tongue;
 use crate::proxy::{Gateway, Serves};
 use crate::registry::Registry;
 use crate::reload::Reload;
@@ -105,7 +107,8 @@ impl App {
             // Pingora would try again and again; a person wants to know now.
             TcpListener::bind(address).map_err(|error| AppError::Listen(*address, error))?;
         }
-        let tls = config.listen.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
+        let tls = config.listen.tls.as_ref().map(|tls| Tls::load(tls, config.listen.http2)).transpose()?;
+        let tls = tls.map(Arc::new);
         let limits = &config.limits;
         let conf = ServerConf {
             threads: config.workers.count(),
@@ -133,12 +136,17 @@ impl App {
             };
             let proxy = HttpProxy::new(gateway, server.configuration.clone());
             let (name, patience) = (format!("listener {address}"), limits.header_timeout.get());
-            let patient = Patient::new(proxy, patience);
+            let patient = Arc::new(Patient::new(proxy, patience));
+            let multiplex = config.listen.http2.then(|| {
+                let header = limits.max_header.as_usize();
+                Multiplex::new(patient.clone(), self.state.clone(), patience, header)
+            });
+            let tongue = Tongue::new(patient, multiplex, patience);
             match tls.clone().filter(|_| serves != Serves::Admin) {
                 Some(tls) => {
-                    add(&mut server, Service::new(name, Secure::new(patient, tls, patience)), address)
+                    add(&mut server, Service::new(name, Secure::new(tongue, tls, patience)), address)
                 }
-                None => add(&mut server, Service::new(name, patient), address),
+                None => add(&mut server, Service::new(name, tongue), address),
             }
         }
         if let Some(tls) = &tls {

@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 use crate::app::{App, AppError};
 use crate::config::{self, Config};
 use crate::demo_server;
+use crate::upstream::trust::Trust;
 use crate::{telemetry, tls};
 use show::{announce, summary};
 use who::Named;
@@ -203,7 +204,14 @@ fn quickstart() -> ExitCode {
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
-/// What is wrong with the files of `listen.tls`. No fault of the configuration: they may only be there where it runs.
+/// What is wrong with the files that blocks `tls` name. No fault of the configuration: they may only be there where it
+/// runs.
 fn tls_doubts(config: &Config) -> Vec<String> {
-    config.listen.tls.as_ref().map(tls::doubts).unwrap_or_default()
+    let mut doubts = config.listen.tls.as_ref().map(tls::doubts).unwrap_or_default();
+    for (name, server) in &config.servers {
+        if let Err(error) = Trust::read(server) {
+            doubts.push(format!("mcpServers.{name}.{error}"));
+        }
+    }
+    doubts
 }

@@ -13,8 +13,8 @@ use tokio::runtime::Handle;
 
 use crate::config::{self, Config};
 use crate::server::Server;
-use crate::upstream::Bounds;
 use crate::upstream::exchange::{Endpoint, Exchange};
+use crate::upstream::{Bounds, trust};
 use judges::Lasting;
 
 /// Time for a token endpoint to answer.
@@ -37,6 +37,12 @@ pub struct Plan {
 pub struct PlanError(String);
 
 impl Plan {
+    /// The servers whose files of `tls` are not what they were.
+    pub fn stale(&self) -> Vec<&str> {
+        let differ = |server: &&Arc<Server>| server.print != trust::print(&server.config);
+        self.servers.values().filter(differ).map(|server| &*server.name).collect()
+    }
+
     /// Servers whose settings did not change are taken over from the plan before, as are counters, keys and
     /// connections. `core` is the runtime that outlives the listeners.
     pub fn new(config: Config, before: Option<&Plan>, core: &Handle) -> Result<Arc<Self>, PlanError> {
@@ -45,7 +51,8 @@ impl Plan {
         for (name, settings) in &config.servers {
             let same = before
                 .and_then(|plan| plan.servers.get(name.as_str()))
-                .filter(|server| server.config == *settings && server.bounds == Bounds::of(settings, limits));
+                .filter(|server| server.config == *settings && server.bounds == Bounds::of(settings, limits))
+                .filter(|server| server.print == trust::print(settings));
             let server = match same {
                 Some(server) => server.clone(),
                 None => Server::new(

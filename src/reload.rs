@@ -72,7 +72,8 @@ impl Reload {
         if let (Some(tls), Some(settings), false) = (&self.tls, &new.listen.tls, renamed) {
             tls.renew_or_tell(settings);
         }
-        if changes.is_empty() {
+        let stale: Vec<String> = before.stale().into_iter().map(str::to_owned).collect();
+        if changes.is_empty() && stale.is_empty() {
             if self.state.config_fault().is_some() {
                 tracing::info!(file = %file.display(), "the configuration file is sound again and says what runs");
             }
@@ -94,6 +95,9 @@ impl Reload {
         self.door.metrics.config(&hash);
         self.door.metrics.reloaded(true);
         self.state.set_config_fault(None);
+        for server in stale {
+            tracing::info!(%server, "the files of its tls were read anew");
+        }
         for change in &changes {
             if change.needs_restart {
                 tracing::warn!(

@@ -16,6 +16,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::demo::Demo;
 use crate::upstream::pool::{self, Pool};
 use crate::upstream::stdio::{Command, Stdio};
+use crate::upstream::trust::Trust;
 use crate::upstream::{Bounds, Upstream, UpstreamError};
 
 mod breaker;
@@ -36,6 +37,8 @@ pub struct Server {
     pub audience: Option<Arc<str>>,
     /// What of the configuration's limits it was made with.
     pub bounds: Bounds,
+    /// Stands for what its files of `tls` held.
+    pub print: u64,
     max_concurrent: usize,
     breaker: Option<Breaker>,
     running: AtomicUsize,
@@ -102,11 +105,23 @@ impl Server {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let bounds = Bounds::of(config, limits);
         let before = before.filter(|server| server.bounds == bounds && server.is_but_for_endpoints(config));
+        let mut print = 0;
         let upstream: Arc<dyn Upstream> = match &config.kind {
             config::Kind::Builtin(config::Builtin::Demo) => Arc::new(Demo),
             config::Kind::Http { urls, .. } => {
+                let trust = Trust::read(config).map_err(|error| error.to_string())?;
+                print = trust.print();
+                if config.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
+                    tracing::warn!(
+                        server = name,
+                        "tls.insecure_skip_verify: anybody on the way can be this server, and read and change all \
+                         calls and credentials"
+                    );
+                }
                 let headers = config.kind.header_map();
-                let plan = pool::Plan { name, urls, headers, bounds: &bounds, config };
+                let plan = pool::Plan { name, urls, headers, bounds: &bounds, config, trust: Arc::new(trust) };
+                // Endpoints whose files have changed are made anew.
+                let before = before.filter(|server| server.print == print);
                 Arc::new(Pool::new(plan, before.and_then(|server| server.upstream.http()))?)
             }
             config::Kind::Stdio { command, args, env, cwd } => {
@@ -144,6 +159,7 @@ impl Server {
             last_error: ArcSwapOption::new(before.and_then(Self::last_error)),
             seconds: OnceLock::new(),
             bounds,
+            print,
         }))
     }
 

@@ -4,6 +4,7 @@
 //! all: what cannot be used leaves the old in place. It opens no port, and judges no caller.
 
 mod files;
+mod names;
 mod peer;
 
 use std::sync::Arc;
@@ -14,17 +15,23 @@ use pingora::listeners::tls::{Acceptor, TlsSettings};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 
 use crate::config::{self, ClientAuth};
 use files::Files;
 pub use files::TlsError;
+use names::Named;
 pub use peer::{certificate, is_over};
 
 /// How often the files are looked at without being asked to.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// What handshakes of a listener are done with.
-pub struct Tls(ArcSwap<Held>);
+pub struct Tls {
+    held: ArcSwap<Held>,
+    /// HTTP/2 is offered beside HTTP/1.1.
+    http2: bool,
+}
 
 /// What a handshake is done with, and what it was made of.
 pub struct Held {
@@ -38,7 +45,7 @@ pub fn doubts(settings: &config::Tls) -> Vec<String> {
     let look = || {
         let files = Files::read(settings)?;
         let doubts = files.doubts();
-        server(files, settings).map(|_| doubts)
+        server(files, settings, false).map(|_| doubts)
     };
     look().unwrap_or_else(|error| vec![error.to_string()])
 }
@@ -48,17 +55,17 @@ impl Tls {
     ///
     /// # Errors
     /// Which file cannot be used, and why.
-    pub fn load(settings: &config::Tls) -> Result<Self, TlsError> {
+    pub fn load(settings: &config::Tls, http2: bool) -> Result<Self, TlsError> {
         let files = Files::read(settings)?;
         for doubt in files.doubts() {
             tracing::warn!("{doubt}");
         }
-        Ok(Self(ArcSwap::from_pointee(Held::new(files, settings)?)))
+        Ok(Self { held: ArcSwap::from_pointee(Held::new(files, settings, http2)?), http2 })
     }
 
     /// What stands at this moment.
     pub fn now(&self) -> Arc<Held> {
-        self.0.load_full()
+        self.held.load_full()
     }
 
     /// Reads the files anew, and takes them if they differ and are good.
@@ -76,7 +83,7 @@ impl Tls {
             tracing::warn!("{doubt}");
         }
         let until = files.until();
-        self.0.store(Arc::new(Held::new(files, settings)?));
+        self.held.store(Arc::new(Held::new(files, settings, self.http2)?));
         tracing::info!(%until, "the files of listen.tls were read anew");
         Ok(())
     }
@@ -105,9 +112,9 @@ impl Tls {
 }
 
 impl Held {
-    fn new(files: Files, settings: &config::Tls) -> Result<Self, TlsError> {
+    fn new(files: Files, settings: &config::Tls, http2: bool) -> Result<Self, TlsError> {
         let print = files.print;
-        let config = server(files, settings)?;
+        let config = server(files, settings, http2)?;
         let mut builder = TlsSettings::with_callbacks(Box::new(peer::Reader))
             .expect("Pingora only puts the callbacks into a struct");
         builder.set_cert_resolver(config.cert_resolver.clone());
@@ -118,7 +125,7 @@ impl Held {
     }
 }
 
-fn server(files: Files, settings: &config::Tls) -> Result<ServerConfig, TlsError> {
+fn server(files: Files, settings: &config::Tls, http2: bool) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -136,11 +143,19 @@ fn server(files: Files, settings: &config::Tls) -> Result<ServerConfig, TlsError
         }
         _ => builder.with_no_client_auth(),
     };
-    let mut config = builder
-        .with_single_cert(files.chain, files.key)
-        .map_err(|error| TlsError::pair(&settings.cert, &settings.key, &error))?;
-    // HTTP/2 comes later: the trap of `proxy/body.rs` has to be shown to hold there first.
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let pairs: Result<Vec<_>, _> = files
+        .pairs
+        .into_iter()
+        .map(|pair| {
+            CertifiedKey::from_der(pair.chain, pair.key, &aws_lc_rs::default_provider())
+                .map_err(|error| TlsError::pair(&pair.cert_file, &pair.key_file, &error))
+        })
+        .collect();
+    let mut pairs = pairs?.into_iter();
+    let first = pairs.next().expect("the settings name one");
+    let mut config = builder.with_cert_resolver(Arc::new(Named::new(first, pairs)));
+    let offered: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+    config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
     if clients.is_some() {
         // A resumed session brings its certificate along without its being verified: it may have expired since, or
         // its authority may have been taken out of the file.
@@ -183,9 +198,10 @@ mod tests {
         std::fs::write(&cert, made.pem()).expect("it is written");
         std::fs::write(&private, key.serialize_pem()).expect("it is written");
         let client_ca = with_clients.then(|| cert.clone());
-        let settings = config::Tls { cert, key: private, client_ca, client_auth: ClientAuth::Required };
+        let (certificates, client_auth) = (Vec::new(), ClientAuth::Required);
+        let settings = config::Tls { cert, key: private, certificates, client_ca, client_auth };
         let files = Files::read(&settings).expect("good files");
-        let server = Arc::new(server(files, &settings).expect("good files"));
+        let server = Arc::new(server(files, &settings, true).expect("good files"));
         let mut roots = RootCertStore::empty();
         roots.add(made.der().clone()).expect("a certificate");
         let own = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");

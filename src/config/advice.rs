@@ -51,6 +51,14 @@ impl Config {
         if self.admin.as_ref().is_some_and(|admin| !admin.address.ip().is_loopback()) {
             warnings.push("admin.address can be reached from other machines".into());
         }
+        for (name, server) in &self.servers {
+            if server.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
+                warnings.push(format!(
+                    "mcpServers.{name}.tls.insecure_skip_verify: anybody on the way can be this server, and read and \
+                     change all calls and credentials; give its authority as `ca` instead"
+                ));
+            }
+        }
         if self.cors_is_wider() {
             warnings.push("cors.origins has origins that listen.allowed_origins turns away".into());
         }

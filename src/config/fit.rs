@@ -18,8 +18,8 @@ use super::span::Span;
 const KINDS: [(&str, &[&str]); 4] = [
     ("builtin", &[]),
     ("command", &["args", "env", "cwd"]),
-    ("url", &["headers", "retry"]),
-    ("urls", &["headers", "retry", "balance"]),
+    ("url", &["headers", "retry", "http2", "tls"]),
+    ("urls", &["headers", "retry", "balance", "http2", "tls"]),
 ];
 
 /// Headers that the gateway writes itself.
@@ -47,6 +47,39 @@ impl Written {
         self.check_values(spot);
         self.check_credentials(spot);
         self.check_pool(spot);
+        self.check_tls(spot);
+    }
+
+    fn check_tls(&self, spot: &Spot<'_>) {
+        let (Some(tls), Some(spot)) = (&self.tls, spot.child("tls")) else { return };
+        let mut urls = self.url.iter().chain(self.urls.iter().flatten());
+        if urls.any(|url| !url.is_tls()) {
+            let message = format!("{}: of no use for `http://`", spot.path);
+            return spot.refuse_key(message, "the URL has to be `https://`, or remove this", "");
+        }
+        for (here, there, alone) in [
+            ("cert", "key", tls.cert.is_some() && !spot.has("key")),
+            ("key", "cert", tls.key.is_some() && !spot.has("cert")),
+        ] {
+            if let Some(half) = spot.child(here).filter(|_| alone) {
+                half.refuse_key(
+                    format!("{}: needs `{there}`", half.path),
+                    "a certificate and its key go together",
+                    "",
+                );
+            }
+        }
+        if let (Some(name), Some(spot)) = (&tls.server_name, spot.child("server_name"))
+            && rustls::pki_types::ServerName::try_from(name.as_str()).is_err()
+        {
+            spot.refuse("not a name", "expected a host such as `mcp.example.com`");
+        }
+        if tls.insecure_skip_verify
+            && tls.ca.is_some()
+            && let Some(skip) = spot.child("insecure_skip_verify")
+        {
+            skip.refuse("contradicts `ca`, which would not be asked", "remove one of the two");
+        }
     }
 
     /// Exactly one kind, and nothing that belongs to another.

@@ -20,6 +20,7 @@ pub(super) const KEYS: &[&str] = &[
     "max_sessions",
     "header_timeout",
     "body_timeout",
+    "write_timeout",
     "connect_timeout",
     "call_timeout",
     "stream_idle",
@@ -50,6 +51,8 @@ pub struct Limits {
     pub header_timeout: Span,
     /// Time for a request's body to arrive: 10ms to 1h.
     pub body_timeout: Span,
+    /// Time for a client to take the next piece of an answer; one that does not is left: 10ms to 1h.
+    pub write_timeout: Span,
     /// Time to reach a server: 10ms to 5m.
     pub connect_timeout: Span,
     /// Time for a call, unless its server has a `timeout` of its own: 10ms to 1d.
@@ -75,6 +78,7 @@ impl Default for Limits {
             max_sessions: 100_000,
             header_timeout: Span::secs(10),
             body_timeout: Span::secs(30),
+            write_timeout: Span::secs(60),
             connect_timeout: Span::secs(5),
             call_timeout: Span::secs(60),
             stream_idle: Span::mins(5),
@@ -105,6 +109,7 @@ impl Limits {
         within(spot, "max_sessions", self.max_sessions, (1, 10_000_000));
         within(spot, "header_timeout", self.header_timeout, (ms(10), Span::mins(10)));
         within(spot, "body_timeout", self.body_timeout, (ms(10), Span::hours(1)));
+        within(spot, "write_timeout", self.write_timeout, (ms(10), Span::hours(1)));
         within(spot, "connect_timeout", self.connect_timeout, (ms(10), Span::mins(5)));
         within(spot, "call_timeout", self.call_timeout, CALL);
         within(spot, "stream_idle", self.stream_idle, (ms(10), Span::hours(24)));
@@ -124,6 +129,7 @@ impl Limits {
             ("max_sessions", self.max_sessions.to_string()),
             ("header_timeout", self.header_timeout.to_string()),
             ("body_timeout", self.body_timeout.to_string()),
+            ("write_timeout", self.write_timeout.to_string()),
             ("connect_timeout", self.connect_timeout.to_string()),
             ("call_timeout", self.call_timeout.to_string()),
             ("stream_idle", self.stream_idle.to_string()),

@@ -37,6 +37,9 @@ pub struct Listen {
     #[serde(deserialize_with = "public_url")]
     #[schemars(with = "Option<PublicUrl>")]
     pub public_url: Option<String>,
+    /// Whether HTTP/2 is spoken beside HTTP/1.1: with `tls` where client and gateway agree on it (ALPN), without to
+    /// clients that begin with it (h2c by prior knowledge). True by default; a change needs a restart.
+    pub http2: bool,
     /// TLS on this listener; without it, plain HTTP. A change of whether there is any needs a restart.
     pub tls: Option<Tls>,
 }
@@ -59,6 +62,7 @@ impl Default for Listen {
             allowed_hosts: None,
             trusted_proxies: Vec::new(),
             public_url: None,
+            http2: true,
             tls: None,
         }
     }

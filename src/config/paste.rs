@@ -16,7 +16,8 @@ use super::names::{Name, Prefix, ServerName, ToolName};
 use super::pool::{Balance, Retry};
 use super::secret::Secret;
 use super::server::{
-    Builtin, CircuitBreaker, Credentials, Health, Kind, Pinning, Redact, Server, Tools, Validate,
+    Builtin, CircuitBreaker, Credentials, Health, Http2, Kind, Pinning, Redact, Server, ServerTls, Tools,
+    Validate,
 };
 use super::size::Size;
 use super::span::Span;
@@ -48,6 +49,8 @@ use super::url::Url;
     extend("dependentSchemas" = {
         "headers": {"anyOf": [{"required": ["url"]}, {"required": ["urls"]}]},
         "retry": {"anyOf": [{"required": ["url"]}, {"required": ["urls"]}]},
+        "http2": {"anyOf": [{"required": ["url"]}, {"required": ["urls"]}]},
+        "tls": {"anyOf": [{"required": ["url"]}, {"required": ["urls"]}]},
     })
 )]
 pub(super) struct Written {
@@ -117,6 +120,11 @@ pub(super) struct Written {
     /// `/ready` fails while it is down.
     #[serde(default)]
     pub(super) required: bool,
+    /// Whether HTTP/2 is spoken to it: `auto` (with `https` if it is offered), `off`, or `prior_knowledge` (always, with
+    /// `http` too).
+    pub(super) http2: Option<Http2>,
+    /// How its `https` connections are secured, if not as usual.
+    pub(super) tls: Option<ServerTls>,
 
     /// For people; not read.
     #[serde(default, rename = "description")]
@@ -204,6 +212,8 @@ impl Written {
             validate: self.validate,
             redact: self.redact,
             required: self.required,
+            http2: self.http2.unwrap_or_default(),
+            tls: self.tls,
             ..server
         };
         Some(server).filter(|_| !self.disabled)

@@ -17,6 +17,7 @@ use super::pool::{Balance, Retry};
 use super::secret::Secret;
 use super::size::Size;
 use super::span::Span;
+use super::tls::{PemFile, some_path};
 use super::url::Url;
 
 /// One server: what it is, and how it is treated.
@@ -56,6 +57,46 @@ pub struct Server {
     pub redact: Redact,
     /// `/ready` fails while it is down.
     pub required: bool,
+    /// Whether HTTP/2 is spoken to it.
+    pub http2: Http2,
+    /// How its `https` connections are secured, if not as usual.
+    pub tls: Option<ServerTls>,
+}
+
+/// Whether HTTP/2 is spoken to a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Http2 {
+    /// With `https` if the server offers it (ALPN); never with `http`.
+    #[default]
+    Auto,
+    /// Only HTTP/1.1.
+    Off,
+    /// Only HTTP/2, without asking: with `http` too (h2c).
+    PriorKnowledge,
+}
+
+/// How `https` connections to a server are secured. The files are PEM, and read anew with every reload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("dependentRequired" = {"cert": ["key"], "key": ["cert"]}))]
+pub struct ServerTls {
+    /// The certificates of those who may vouch for the server, instead of the system's authorities.
+    #[serde(deserialize_with = "some_path")]
+    #[schemars(with = "Option<PemFile>")]
+    pub ca: Option<PathBuf>,
+    /// The gateway's own certificate for this server, with the intermediate ones after it.
+    #[serde(deserialize_with = "some_path")]
+    #[schemars(with = "Option<PemFile>")]
+    pub cert: Option<PathBuf>,
+    /// Its private key, without a passphrase.
+    #[serde(deserialize_with = "some_path")]
+    #[schemars(with = "Option<PemFile>")]
+    pub key: Option<PathBuf>,
+    /// The name that is asked for (SNI) and must stand in the server's certificate; the host of `url` by default.
+    pub server_name: Option<String>,
+    /// The server's certificate is not looked at: anybody on the way can be the server. Not for production.
+    pub insecure_skip_verify: bool,
 }
 
 /// How a server is reached.
@@ -213,6 +254,8 @@ impl Server {
             validate: Validate::default(),
             redact: Redact::default(),
             required: false,
+            http2: Http2::default(),
+            tls: None,
         }
     }
 

@@ -22,6 +22,10 @@ pub struct Tls {
     #[serde(deserialize_with = "path")]
     #[schemars(with = "PemFile")]
     pub key: PathBuf,
+    /// Further certificates, for the names that stand in them: a client gets the one for the name that it asks for
+    /// (SNI), and `cert` for any other.
+    #[serde(default)]
+    pub certificates: Vec<Pair>,
     /// The certificates, in PEM, of those who may vouch for clients; without it no client is asked for a certificate.
     #[serde(default, deserialize_with = "some_path")]
     #[schemars(with = "Option<PemFile>")]
@@ -29,6 +33,21 @@ pub struct Tls {
     /// Whether a client must have a certificate; only with `client_ca`. `required` by default.
     #[serde(default)]
     pub client_auth: ClientAuth,
+}
+
+/// A further certificate of the gateway's.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "CertificatePair")]
+pub struct Pair {
+    /// The certificate in PEM, with the intermediate ones after it.
+    #[serde(deserialize_with = "path")]
+    #[schemars(with = "PemFile")]
+    pub cert: PathBuf,
+    /// Its private key in PEM, without a passphrase.
+    #[serde(deserialize_with = "path")]
+    #[schemars(with = "PemFile")]
+    pub key: PathBuf,
 }
 
 /// Whether a client must have a certificate. One that it does show must be good either way.
@@ -63,7 +82,7 @@ impl Tls {
 }
 
 /// The path of a file in PEM.
-struct PemFile(PathBuf);
+pub(super) struct PemFile(PathBuf);
 
 impl Leaf for PemFile {
     const EXPECTED: &'static str = "the path of a PEM file such as `server.pem`";
@@ -96,6 +115,6 @@ fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     PemFile::deserialize(from).map(|file| file.0)
 }
 
-fn some_path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+pub(super) fn some_path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
     Ok(Option::<PemFile>::deserialize(from)?.map(|file| file.0))
 }

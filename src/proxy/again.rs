@@ -133,7 +133,7 @@ impl Gateway {
             return false;
         };
         pool.failed(index, Fault::Answer, &format!("HTTP {status}"));
-        self.goes_again(ctx, index, reason, false, retry_after(headers))
+        self.goes_again(ctx, index, reason, false, false, retry_after(headers))
     }
 
     /// The connection broke, or was silent for too long: whether the call goes again.
@@ -153,8 +153,9 @@ impl Gateway {
                 if silent { "it is silent" } else { "the connection broke off" },
             );
         }
+        let unseen = was_unseen(e);
         // Once an answer has begun it cannot be taken back.
-        !silent && ctx.watch.is_none() && self.goes_again(ctx, index, Reason::Reset, reused, None)
+        !silent && ctx.watch.is_none() && self.goes_again(ctx, index, Reason::Reset, reused || unseen, unseen, None)
     }
 
     fn goes_again(
@@ -163,6 +164,7 @@ impl Gateway {
         index: usize,
         reason: Reason,
         reused: bool,
+        unseen: bool,
         after: Option<Duration>,
     ) -> bool {
         let Some(leave) = &ctx.leave else { return false };
@@ -170,7 +172,7 @@ impl Gateway {
         let failed = ctx.tries.failed | 1 << index;
         // A session leaves its endpoint only when no connection can be made.
         let elsewhere = ctx.seat.is_none() && pool.is_elsewhere(failed);
-        let mishap = Mishap { reason, safe: leave.safe, elsewhere, reused, after };
+        let mishap = Mishap { reason, safe: leave.safe || unseen, elsewhere, reused, after };
         let again = pool.retry.again(&mut ctx.tries, mishap, leave.server.timeout);
         if again {
             pool.retry.count(&self.door.metrics, &leave.server.name, reason);
@@ -181,4 +183,15 @@ impl Gateway {
         }
         again
     }
+}
+
+/// Whether a server of HTTP/2 says that it did not look at the request: it refused the stream, or named an earlier one as
+/// its last (RFC 9113 §8.7).
+fn was_unseen(error: &Error) -> bool {
+    error.root_cause().downcast_ref::<h2::Error>().is_some_and(|error| {
+        let (reason, remote) = (error.reason(), error.is_remote());
+        remote
+            && (error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM)
+                || error.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
+    })
 }

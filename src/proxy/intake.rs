@@ -11,6 +11,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Version};
 use pingora::proxy::Session;
 
+use super::patience::{Ended, ended};
 use crate::catalog::Endpoint;
 use crate::door::Door;
 use crate::protocol::revision;
@@ -45,6 +46,7 @@ pub fn sound(session: &Session, max_header: usize) -> Result<(), Refusal> {
     }
     // It was verified in the handshake, and connections may stand for long.
     if tls::is_over(session.digest()) {
+        ended(Ended::Last);
         let words = "the client certificate of this connection has ended; come again with a new one";
         return Err(Refusal::http(403, "certificate_ended", words).closing());
     }

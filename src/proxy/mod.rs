@@ -13,11 +13,13 @@ mod cork;
 mod credentials;
 mod fixed;
 mod intake;
+pub mod multiplex;
 mod outgoing;
 pub mod patience;
 mod receive;
 mod reply;
 pub mod secure;
+pub mod tongue;
 
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -177,7 +179,10 @@ impl ProxyHttp for Gateway {
         let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
         let visit = ctx.visit.as_ref().or_err(ErrorType::InternalError, "no endpoint was chosen")?;
         let peer = &visit.endpoint().peer;
+        // Which HTTP the server speaks was settled with the connection.
+        let version = request.version;
         *request = outgoing::request(session, ctx, leave, peer, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
+        request.set_version(version);
         ctx.sent_at = Some(Instant::now());
         Ok(())
     }
@@ -308,7 +313,8 @@ impl ProxyHttp for Gateway {
             e.set_retry(untouched);
             return e;
         }
-        // The order matters: what is asked for is counted.
+        // The order matters: what is asked for is counted. Pingora would repeat some failures of HTTP/2 whatever was
+        // asked; here the same holds as for HTTP/1.
         e.set_retry(untouched && self.sends_again(ctx, &e, client_reused));
         e
     }
@@ -350,6 +356,9 @@ impl ProxyHttp for Gateway {
             (None, None) => Outcome::Ok,
             (None, Some(_)) => Outcome::Failed,
         };
+        if matches!(outcome, Outcome::Left) {
+            patience::ended(patience::Ended::Left);
+        }
         if let (Some(leave), Outcome::Ok | Outcome::Error, None) = (&ctx.leave, outcome, &ctx.refused) {
             let status = session.response_written().map_or(0, |response| response.status.as_u16());
             // A gateway behind this one says in its own words that its server is down.

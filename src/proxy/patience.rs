@@ -12,20 +12,44 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::H2Options;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use pingora::time::fast_timeout::fast_sleep;
+use tokio::time::Instant;
 
 use super::{Gateway, cork};
 
 /// How long a connection may wait for its next request (Pingora's own figure).
-const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// Requests on one connection; high enough to mean no limit, and tells a fresh connection from a used one.
 const REUSES: u32 = u32::MAX;
 
 tokio::task_local! {
     static ARRIVED: Cell<bool>;
+    static BEGUN: Instant;
+    static ENDED: Cell<Ended>;
+}
+
+/// Runs what serves a connection whose first bytes were waited for since then: that counts.
+pub(super) async fn begun<T>(since: Instant, serve: impl Future<Output = T>) -> T {
+    BEGUN.scope(since, serve).await
+}
+
+/// What the end of a request means for its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Ended {
+    #[default]
+    Done,
+    /// The client left before the answer was whole.
+    Left,
+    /// The connection shall have no further requests.
+    Last,
+}
+
+/// Called by a phase of a request that means something for its connection.
+pub(super) fn ended(how: Ended) {
+    // A connection of HTTP/1 has one request at a time, and learns it by `keepalive`.
+    let _ = ENDED.try_with(|ended| ended.set(how));
 }
 
 /// Called by the first phase that runs when the head of a request is there.
@@ -44,10 +68,18 @@ impl Patient {
     pub fn new(mut proxy: HttpProxy<Gateway>, patience: Duration) -> Self {
         let mut options = HttpServerOptions::default();
         options.keepalive_request_limit = Some(REUSES);
-        options.h2_idle_timeout = Some(Duration::from_secs(300));
         proxy.server_options = Some(options);
         proxy.handle_init_modules();
         Self { proxy: Arc::new(proxy), patience }
+    }
+
+    /// Serves one request of HTTP/2, whose head is there.
+    pub(super) async fn one(&self, session: ServerSession, shutdown: &ShutdownWatch) -> Ended {
+        let serve = async {
+            self.proxy.process_new_http(session, shutdown).await;
+            ENDED.with(Cell::get)
+        };
+        ENDED.scope(Cell::default(), serve).await
     }
 }
 
@@ -59,7 +91,8 @@ impl HttpServerApp for Patient {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         let fresh = session.get_keepalive_reuses_remaining().is_none_or(|left| left == REUSES);
-        let patience = if fresh { self.patience } else { self.patience + IDLE };
+        let waited = BEGUN.try_with(Instant::elapsed).unwrap_or_default();
+        let patience = if fresh { self.patience.saturating_sub(waited) } else { self.patience + IDLE };
         let serve = async {
             let request = self.proxy.process_new_http(session, shutdown);
             tokio::pin!(request);
@@ -79,9 +112,5 @@ impl HttpServerApp for Patient {
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
         self.proxy.server_options.as_ref()
-    }
-
-    fn h2_options(&self) -> Option<H2Options> {
-        self.proxy.h2_options.clone()
     }
 }

@@ -21,6 +21,9 @@ use crate::upstream::{Screen, UpstreamError};
 impl Gateway {
     /// Receives a request and answers it, or gives what Pingora shall stream.
     pub async fn receive(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Option<Leave>> {
+        // An answer that is not taken holds its call and its server.
+        let patience = ctx.house.plan.config.limits.write_timeout.get();
+        session.as_downstream_mut().set_write_timeout(Some(patience));
         let path = session.req_header().uri.path();
         let operator = fixed::Path::of(path);
         let endpoint = match self.serves {

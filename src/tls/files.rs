@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::names::hosts;
 use crate::config;
 
 /// Largest file that is read.
@@ -29,14 +30,21 @@ pub enum TlsError {
 
 /// What the files hold.
 pub struct Files {
-    pub chain: Vec<CertificateDer<'static>>,
-    pub key: PrivateKeyDer<'static>,
+    /// The certificates with their keys, the first for all names that the others are not for.
+    pub pairs: Vec<Pair>,
     /// Who may vouch for clients.
     pub roots: Option<RootCertStore>,
     /// Stands for all that was read.
     pub print: [u8; 32],
+}
+
+/// A certificate with its key.
+pub struct Pair {
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
     leaf: Leaf,
-    cert: PathBuf,
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
 }
 
 /// What the certificate says of itself.
@@ -56,7 +64,6 @@ impl Files {
     /// # Errors
     /// The first file that cannot be used.
     pub fn read(settings: &config::Tls) -> Result<Self, TlsError> {
-        let (cert, key) = (&settings.cert, &settings.key);
         let mut print = Sha256::new();
         let mut open = |name: &'static str, file: &Path| {
             let bytes =
@@ -64,11 +71,16 @@ impl Files {
             mix(&mut print, &bytes);
             Ok::<_, TlsError>(bytes)
         };
-        let chain = certificates("cert", cert, &open("cert", cert)?)?;
-        let leaf = leaf(&chain[0])
-            .ok_or_else(|| unfit("cert", cert, "begins with what is no X.509 certificate".into(), CERT))?;
-        let text = open("key", key)?;
-        let private = PrivateKeyDer::from_pem_slice(&text).map_err(|error| no_key(key, &text, &error))?;
+        let mut pairs = Vec::new();
+        for (cert, key) in pairs_of(settings) {
+            let chain = certificates("cert", cert, &open("cert", cert)?)?;
+            let leaf = leaf(&chain[0]).ok_or_else(|| {
+                unfit("cert", cert, "begins with what is no X.509 certificate".into(), CERT)
+            })?;
+            let text = open("key", key)?;
+            let private = PrivateKeyDer::from_pem_slice(&text).map_err(|error| no_key(key, &text, &error))?;
+            pairs.push(Pair { chain, key: private, leaf, cert_file: cert.into(), key_file: key.into() });
+        }
         let roots = match &settings.client_ca {
             Some(file) => {
                 let mut roots = RootCertStore::empty();
@@ -79,30 +91,47 @@ impl Files {
             }
             None => None,
         };
-        Ok(Self { chain, key: private, roots, print: print.finalize().into(), leaf, cert: cert.clone() })
+        Ok(Self { pairs, roots, print: print.finalize().into() })
     }
 
     /// Refuses a certificate that has ended.
     pub fn check_time(&self) -> Result<(), TlsError> {
-        if self.leaf.ends > now() {
-            return Ok(());
+        let now = now();
+        match self.pairs.iter().find(|pair| pair.leaf.ends <= now) {
+            None => Ok(()),
+            Some(pair) => {
+                let what = format!("ended at {}", moment(pair.leaf.ends));
+                Err(unfit("cert", &pair.cert_file, what, "one that still holds"))
+            }
         }
-        Err(unfit("cert", &self.cert, format!("ended at {}", self.until()), "one that still holds"))
     }
 
-    /// When the certificate ends.
+    /// When the first of the certificates ends.
     pub fn until(&self) -> String {
-        moment(self.leaf.ends)
+        self.pairs.iter().map(|pair| pair.leaf.ends).min().map(moment).unwrap_or_default()
     }
 
     /// What a client may take offence at, one sentence each.
     pub fn doubts(&self) -> Vec<String> {
-        let (leaf, file) = (&self.leaf, self.cert.display());
+        let mut doubts: Vec<String> = self.pairs.iter().flat_map(Pair::doubts).collect();
+        for pair in self.pairs.iter().skip(1).filter(|pair| hosts(&pair.chain[0]).is_empty()) {
+            doubts.push(format!(
+                "listen.tls.certificates: the certificate of {} is for no name that a client can ask for",
+                pair.cert_file.display()
+            ));
+        }
+        doubts
+    }
+}
+
+impl Pair {
+    fn doubts(&self) -> Vec<String> {
+        let (leaf, file) = (&self.leaf, self.cert_file.display());
         let mut doubts = Vec::new();
         let mut doubt =
             |words: String| doubts.push(format!("listen.tls.cert: the certificate of {file} {words}"));
         if leaf.ends <= now() {
-            doubt(format!("ended at {}: clients will refuse it", self.until()));
+            doubt(format!("ended at {}: clients will refuse it", moment(leaf.ends)));
         }
         if leaf.begins > now() {
             doubt(format!("only begins at {}: clients will refuse it", moment(leaf.begins)));
@@ -115,6 +144,12 @@ impl Files {
         }
         doubts
     }
+}
+
+/// All certificates with their keys, the first one first.
+fn pairs_of(settings: &config::Tls) -> impl Iterator<Item = (&PathBuf, &PathBuf)> {
+    let others = settings.certificates.iter().map(|pair| (&pair.cert, &pair.key));
+    std::iter::once((&settings.cert, &settings.key)).chain(others)
 }
 
 impl TlsError {
@@ -137,7 +172,8 @@ impl TlsError {
 /// Stands for what the files hold at this moment; `None` if one of them cannot be read.
 pub(super) fn print(settings: &config::Tls) -> Option<[u8; 32]> {
     let mut print = Sha256::new();
-    for file in [&settings.cert, &settings.key].into_iter().chain(&settings.client_ca) {
+    let pairs = pairs_of(settings).flat_map(|(cert, key)| [cert, key]);
+    for file in pairs.chain(&settings.client_ca) {
         mix(&mut print, &bytes(file).ok()?);
     }
     Some(print.finalize().into())
@@ -230,7 +266,9 @@ mod tests {
         let signed = made.self_signed(&pair).expect("a certificate");
         std::fs::write(&cert, signed.pem()).expect("it is written");
         std::fs::write(&private, key(pair.serialize_pem())).expect("it is written");
-        Files::read(&config::Tls { cert, key: private, client_ca: None, client_auth: Default::default() })
+        let certificates = Vec::new();
+        let client_auth = Default::default();
+        Files::read(&config::Tls { cert, key: private, certificates, client_ca: None, client_auth })
     }
 
     #[test]

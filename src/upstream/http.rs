@@ -14,12 +14,13 @@ use bytes::Bytes;
 use filters::Era;
 use filters::agree::encode;
 use filters::call::header;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::{Mutex, mpsc};
 
 use super::answers::{is_sse, shorten, unreachable};
 use super::peer::Names;
+use super::trust::{Reach, Trust};
 use super::vitals::Vitals;
 use super::{Bounds, Hello, Peer, Said, UpstreamError, cause};
 use crate::protocol::sse::{self, Splitter};
@@ -48,6 +49,9 @@ impl PartialEq for Seat {
 pub struct Http {
     me: Weak<Http>,
     name: String,
+    /// As it was configured.
+    at: reqwest::Url,
+    /// Where the house's own client sends to: with the name of the handshake in it.
     url: reqwest::Url,
     /// What logs and metrics call it: authority and path.
     pub label: String,
@@ -55,6 +59,8 @@ pub struct Http {
     pub place: u64,
     pub peer: Arc<Peer>,
     pub vitals: Vitals,
+    /// What goes as `Host`, if it is not the host of the URL.
+    host: Option<HeaderValue>,
     client: reqwest::Client,
     pub(super) max_response: usize,
     pub(super) call_timeout: Duration,
@@ -73,17 +79,22 @@ impl std::fmt::Debug for Http {
 
 impl Http {
     /// `headers` go with each request; they may be secrets.
-    pub fn new(name: &str, url: &str, headers: HeaderMap, bounds: &Bounds) -> Result<Arc<Self>, String> {
+    pub fn new(
+        name: &str,
+        url: &str,
+        headers: HeaderMap,
+        bounds: &Bounds,
+        trust: Arc<Trust>,
+    ) -> Result<Arc<Self>, String> {
         let url: reqwest::Url = url.parse().map_err(|e| format!("{e}"))?;
-        let peer = Arc::new(Peer::new(&url, headers, bounds.connect_timeout)?);
-        let client = reqwest::Client::builder()
+        let peer = Arc::new(Peer::new(&url, headers, bounds.connect_timeout, trust.clone())?);
+        let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(bounds.connect_timeout)
             .pool_idle_timeout(Duration::from_secs(30))
-            .dns_resolver(Arc::new(Names(peer.clone())))
-            .build()
-            .map_err(|e| e.to_string())?;
+            .dns_resolver(Arc::new(Names(peer.clone())));
+        let Reach { url: to, host, client } = trust.client(&url, builder)?;
         let authority = peer.authority.to_str().unwrap_or_default();
         let label = format!("{authority}{}", url.path());
         // The same in every process: two gateways send a session to the same endpoint.
@@ -94,7 +105,9 @@ impl Http {
             name: name.to_owned(),
             label,
             place: place.finish(),
-            url,
+            at: url,
+            url: to,
+            host,
             peer,
             vitals: Vitals::default(),
             client,
@@ -106,9 +119,9 @@ impl Http {
         }))
     }
 
-    /// The URL as it was configured, for telling whether it stayed.
+    /// Whether it was configured with this URL.
     pub fn is_at(&self, url: &str) -> bool {
-        url.parse().is_ok_and(|url: reqwest::Url| url == self.url)
+        url.parse().is_ok_and(|url: reqwest::Url| url == self.at)
     }
 
     /// A pool that had it has ended; gives whether it was the last.
@@ -257,6 +270,9 @@ impl Http {
 
     fn head(&self, era: Era, seat: Option<&Seat>) -> HeaderMap {
         let mut headers = self.peer.headers.clone();
+        if let Some(host) = &self.host {
+            headers.insert(HOST, host.clone());
+        }
         if let Some(bearer) = seat.and_then(|seat| seat.bearer.as_ref()) {
             headers.insert(AUTHORIZATION, bearer.clone());
         }

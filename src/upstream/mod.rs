@@ -14,6 +14,7 @@ pub mod retry;
 pub mod screen;
 pub mod stdio;
 mod tend;
+pub mod trust;
 pub mod vitals;
 
 mod child;

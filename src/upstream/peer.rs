@@ -17,6 +17,7 @@ use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use tokio::sync::Notify;
 
 use super::UpstreamError;
+use super::trust::Trust;
 
 /// How long an address is passed over after no connection could be made to it.
 const REST: Duration = Duration::from_secs(30);
@@ -34,6 +35,7 @@ pub struct Peer {
     /// Sent with each request; secrets.
     pub headers: HeaderMap,
     connect_timeout: Duration,
+    trust: Arc<Trust>,
     resolved: ArcSwapOption<Addresses>,
     /// Told when its name should be looked up before it is time.
     pub stale: Notify,
@@ -55,7 +57,12 @@ struct Address {
 
 impl Peer {
     /// `url` must be http or https and have a host.
-    pub fn new(url: &reqwest::Url, headers: HeaderMap, connect_timeout: Duration) -> Result<Self, String> {
+    pub fn new(
+        url: &reqwest::Url,
+        headers: HeaderMap,
+        connect_timeout: Duration,
+        trust: Arc<Trust>,
+    ) -> Result<Self, String> {
         let host = url.host_str().ok_or("the URL has no host")?.to_owned();
         let tls = url.scheme() == "https";
         let authority = match url.port() {
@@ -74,6 +81,7 @@ impl Peer {
             path,
             headers,
             connect_timeout,
+            trust,
             resolved: ArcSwapOption::empty(),
             stale: Notify::new(),
             started: Instant::now(),
@@ -173,11 +181,12 @@ impl Peer {
     }
 
     fn at(&self, address: SocketAddr) -> HttpPeer {
-        let sni = if self.tls { self.host.clone() } else { String::new() };
+        let sni = if self.tls { self.trust.name(&self.host).to_owned() } else { String::new() };
         let mut peer = HttpPeer::new(address, self.tls, sni);
         peer.options.connection_timeout = Some(self.connect_timeout);
         peer.options.total_connection_timeout = Some(self.connect_timeout * 2);
         peer.options.idle_timeout = Some(Duration::from_secs(60));
+        self.trust.apply(&mut peer, self.tls);
         peer
     }
 }
@@ -210,7 +219,7 @@ mod tests {
 
     fn peer(addresses: &[&str]) -> Peer {
         let url = "http://name.invalid:80/mcp".parse().expect("a URL");
-        let peer = Peer::new(&url, HeaderMap::new(), Duration::from_secs(1)).expect("a peer");
+        let peer = Peer::new(&url, HeaderMap::new(), Duration::from_secs(1), Arc::default()).expect("a peer");
         peer.adopt(addresses.iter().map(|at| at.parse().expect("an address")).collect());
         peer
     }

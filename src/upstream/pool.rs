@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::http::{Http, Seat, mix};
 use super::retry::Retry;
+use super::trust::Trust;
 use super::vitals::{Fault, News, WHOLE};
 use super::{Bounds, Hello, Peer, Said, UpstreamError};
 use crate::config::{self, Balance};
@@ -46,6 +47,7 @@ pub struct Plan<'a> {
     pub headers: HeaderMap,
     pub bounds: &'a Bounds,
     pub config: &'a config::Server,
+    pub trust: Arc<Trust>,
 }
 
 /// A call at an endpoint, which counts as under way until it is dropped.
@@ -90,7 +92,7 @@ impl Pool {
             let known = before.iter().flat_map(|pool| &pool.endpoints).find(|known| known.is_at(&url));
             match known {
                 Some(known) => Ok(known.clone()),
-                None => Http::new(plan.name, &url, plan.headers.clone(), plan.bounds),
+                None => Http::new(plan.name, &url, plan.headers.clone(), plan.bounds, plan.trust.clone()),
             }
         });
         let endpoints = endpoints.collect::<Result<Box<[Arc<Http>]>, String>>()?;

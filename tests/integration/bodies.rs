@@ -12,15 +12,15 @@ use crate::harness::{Gateway, Process, fixture};
 use crate::puppet::{Act, Puppet};
 use crate::raw::{Answer, Client, Head};
 
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
+pub const KIB: usize = 1024;
+pub const MIB: usize = 1024 * KIB;
 
-struct House {
-    gateway: Gateway,
-    _fixtures: [Process; 2],
+pub struct House {
+    pub gateway: Gateway,
+    pub _fixtures: [Process; 2],
 }
 
-async fn house() -> House {
+pub async fn house() -> House {
     let ((one, url1), (two, url2)) = (fixture(0), fixture(0));
     let config = format!(
         "mcpServers: {{one: {{url: \"{url1}\"}}, two: {{url: \"{url2}\"}}}}\nlimits: {{max_body: 20MiB}}\n"
@@ -29,7 +29,7 @@ async fn house() -> House {
 }
 
 /// Paths and the name that the tool has there.
-const PLACES: [(&str, &str); 4] = [
+pub const PLACES: [(&str, &str); 4] = [
     ("/mcp", "one__echo_bytes"),
     ("/servers/two/mcp", "echo_bytes"),
     ("/mcp", "two__echo_bytes"),
@@ -38,15 +38,15 @@ const PLACES: [(&str, &str); 4] = [
 
 /// A call whose whole body has this many bytes, with its head and what the tool must answer. The data differ with
 /// `salt`, so that no answer fits another request.
-struct Sent {
+pub struct Sent {
     head: Head,
-    body: Vec<u8>,
-    id: usize,
-    expected: String,
+    pub body: Vec<u8>,
+    pub id: usize,
+    pub expected: String,
 }
 
 impl Sent {
-    fn new((path, tool): (&str, &str), size: usize, salt: usize) -> Self {
+    pub fn new((path, tool): (&str, &str), size: usize, salt: usize) -> Self {
         let message = |data: &str| {
             json!({"jsonrpc": "2.0", "id": salt, "method": "tools/call", "params": {
                 "name": tool, "arguments": {"data": data},

@@ -16,6 +16,7 @@ mod conformance;
 mod events;
 mod fake;
 mod five;
+mod h2;
 mod harness;
 mod hostile;
 mod losses;

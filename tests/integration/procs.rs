@@ -20,6 +20,13 @@ pub fn command_line(pid: u32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
+/// Bytes of memory that it holds.
+pub fn resident(pid: u32) -> usize {
+    let told = fs::read_to_string(format!("/proc/{pid}/statm")).expect("it runs");
+    let pages: usize = told.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number of pages");
+    pages * 4096
+}
+
 /// Whether it runs; one that has ended and was not reaped does not.
 pub fn runs(pid: u32) -> bool {
     state(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))

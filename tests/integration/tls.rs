@@ -20,19 +20,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MUTUAL: &str = "cert: server.pem, key: server.key, client_ca: clients.pem";
 
 /// Somebody who signs certificates.
-struct Authority {
-    pem: String,
+pub struct Authority {
+    pub pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, in PEM.
-struct Pair {
-    cert: String,
-    key: String,
+pub struct Pair {
+    pub cert: String,
+    pub key: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -46,7 +46,7 @@ impl Authority {
         self.sign(CertificateParams::new(["localhost".into(), "127.0.0.1".into()]).expect("good names"))
     }
 
-    fn client(&self, uri: &str) -> Pair {
+    pub fn client(&self, uri: &str) -> Pair {
         self.sign(Self::named(uri))
     }
 
@@ -56,7 +56,7 @@ impl Authority {
         params
     }
 
-    fn sign(&self, params: CertificateParams) -> Pair {
+    pub fn sign(&self, params: CertificateParams) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
         Pair { cert, key: key.serialize_pem() }
@@ -143,9 +143,13 @@ async fn calls_come_over_https_and_only_so() {
     let plain = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
     let health = plain.get(format!("http://localhost:{}/health", gate.port)).send().await;
     assert!(health.is_err(), "plain HTTP");
-    let h1 = gate.client_of(&gate.authority, None);
-    let response = gate.post(&h1).send().await.expect("an answer");
-    assert_eq!(response.version(), reqwest::Version::HTTP_11);
+    let client = gate.client_of(&gate.authority, None);
+    let response = gate.post(&client).send().await.expect("an answer");
+    assert_eq!(response.version(), reqwest::Version::HTTP_2);
+    let root = reqwest::Certificate::from_pem(gate.authority.pem.as_bytes()).expect("a certificate");
+    let old = reqwest::Client::builder().no_proxy().http1_only().tls_certs_only([root]).build();
+    let response = gate.post(&old.expect("a client")).send().await.expect("an answer");
+    assert_eq!((response.status().as_u16(), response.version()), (200, reqwest::Version::HTTP_11));
 }
 
 #[tokio::test]
@@ -253,6 +257,53 @@ async fn a_new_certificate_is_taken_without_a_restart_and_a_bad_one_is_not() {
     assert!(told.contains("server.pem"), "{told}");
     gate.authority = next;
     assert_eq!(gate.opens(None).await, Some(200), "the good one stays");
+}
+
+#[tokio::test]
+async fn a_client_gets_the_certificate_for_the_name_that_it_asks_for() {
+    let pair = "cert: server.pem, key: server.key";
+    let gate = Gate::start(pair, "").await;
+    let (first, other) = (gate.authority.server(), Authority::new("another house"));
+    put_pair(gate.folder.path(), &first);
+    let named =
+        CertificateParams::new(["*.other.example".into(), "other.example".into()]).expect("good names");
+    let named = other.sign(named);
+    put(gate.folder.path(), "other.pem", &named.cert);
+    put(gate.folder.path(), "other.key", &named.key);
+    let more = format!("{pair}, certificates: [{{cert: other.pem, key: other.key}}]");
+    let rest = "mcpServers: {demo: {builtin: demo}}\n";
+    let config = configuration(gate.port, &more, "").replace("address:", "allowed_hosts: [\"*\"], address:");
+    assert!(config.contains(rest));
+    put(gate.folder.path(), "toolgate.yaml", &config);
+    gate.process.signal(libc::SIGHUP);
+    let ask = async |host: &str, authority: &Authority| {
+        let root = reqwest::Certificate::from_pem(authority.pem.as_bytes()).expect("a certificate");
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([root]);
+        let client = client.resolve(host, ([127, 0, 0, 1], gate.port).into()).build().expect("a client");
+        let asked = client.get(format!("https://{host}:{}/health", gate.port)).send().await;
+        asked.is_ok_and(|answer| answer.status() == 200)
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !ask("a.other.example", &other).await {
+        assert!(Instant::now() < deadline, "{}", gate.process.story());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for (host, authority, works) in [
+        ("other.example", &other, true),
+        ("a.other.example", &gate.authority, false),
+        ("localhost", &gate.authority, true),
+        ("localhost", &other, false),
+        ("b.a.other.example", &other, false),
+    ] {
+        assert_eq!(ask(host, authority).await, works, "{host}");
+    }
+    // One of the keys is another's: nothing of it is taken.
+    put(gate.folder.path(), "other.key", &first.key);
+    put(gate.folder.path(), "server.pem", &gate.authority.server().cert);
+    let mut gate = gate;
+    gate.process.signal(libc::SIGHUP);
+    let told = gate.process.wait_for("the old ones stay");
+    assert!(told.contains("server.key") || told.contains("other.key"), "{told}");
 }
 
 #[tokio::test]

@@ -1,0 +1,167 @@
+//! One connection of HTTP/2, from its preface to its end: each stream becomes a request of its own, and what a client
+//! can do to the connection itself is bounded here.
+//!
+//! Pingora has such a loop too, but no deadline for the preface or for a first request, and it does not count what
+//! resets cost. Floods that the codec sees (CONTINUATION, empty frames, resets of streams that were not yet taken,
+//! windows) are ended by the `h2` crate, by the figures that it is given here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use h2::Reason;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, handshake};
+use pingora::protocols::{Digest, Stream};
+use pingora::server::ShutdownWatch;
+use pingora::time::fast_timeout::fast_sleep;
+use tokio::sync::mpsc;
+
+use super::patience::{Ended, IDLE, Patient};
+use crate::state::State;
+
+/// Requests of one connection at a time. What one of them may take is what a connection of HTTP/1 may take.
+const STREAMS: u32 = 100;
+/// How many may still be winding up beside these, because their clients have reset them.
+const WINDING_UP: usize = 100;
+/// Requests that a client may leave before their answers, beside as many as it has waited for. Resetting a stream costs
+/// a client nothing, and makes room for the next (CVE-2023-44487).
+const LEAVES: usize = 100;
+/// Requests that are refused for their form before they are one.
+const MALFORMED: usize = 32;
+/// Bytes that may be on their way to us, of one stream and of all of them.
+const WINDOW: u32 = 256 * 1024;
+const WINDOWS: u32 = 1024 * 1024;
+/// Bytes of an answer that wait for a client which does not read.
+const UNSENT: usize = 64 * 1024;
+/// How long a connection that is at its end is waited for.
+const LAST: Duration = Duration::from_secs(1);
+
+pub struct Multiplex {
+    patient: Arc<Patient>,
+    state: Arc<State>,
+    options: H2Options,
+    patience: Duration,
+}
+
+/// How a request ended, told even if its task is torn down.
+struct Report {
+    to: mpsc::UnboundedSender<Ended>,
+    how: Ended,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        // Nobody listens any more when the connection is gone.
+        let _ = self.to.send(self.how);
+    }
+}
+
+impl Multiplex {
+    /// `max_header` is what the filters take; they shall be asked first, since they can say what is wrong.
+    pub fn new(patient: Arc<Patient>, state: Arc<State>, patience: Duration, max_header: usize) -> Self {
+        let mut options = H2Options::new();
+        // RFC 9113 §6.5.2 counts 32 bytes more for each header.
+        let list = u32::try_from(max_header.saturating_mul(2)).unwrap_or(u32::MAX).saturating_add(8 * 1024);
+        options
+            .max_header_list_size(list)
+            .max_concurrent_streams(STREAMS)
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(WINDOWS)
+            .max_send_buffer_size(UNSENT);
+        Self { patient, state, options, patience }
+    }
+
+    /// Serves all requests of a connection.
+    pub async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let digest = Arc::new(Digest {
+            ssl_digest: stream.get_ssl_digest(),
+            timing_digest: stream.get_timing_digest(),
+            proxy_digest: stream.get_proxy_digest(),
+            socket_digest: stream.get_socket_digest(),
+        });
+        let shaken = tokio::time::timeout(self.patience, handshake(stream, Some(self.options.clone()))).await;
+        let Ok(Ok(mut connection)) = shaken else {
+            tracing::debug!("a client did not begin HTTP/2 as it should, or not in time");
+            return;
+        };
+        let (to, mut reports) = mpsc::unbounded_channel();
+        let mut stopping = shutdown.clone();
+        let (mut running, mut leaves, mut malformed) = (0_usize, LEAVES, 0_usize);
+        // A client that says nothing at all gets the time of a head, one that has asked before the time of a pause.
+        let mut pause = self.patience;
+        // Set when no new requests are wanted.
+        let mut ending = false;
+        // The last bytes of an answer are written here, after its request is done: the process must wait for them.
+        let mut present = None;
+        loop {
+            let wait = if ending { LAST } else { pause };
+            let accepted = tokio::select! {
+                biased;
+                Some(how) = reports.recv() => {
+                    running -= 1;
+                    match how {
+                        Ended::Done => leaves = LEAVES.min(leaves + 1),
+                        Ended::Left => leaves = leaves.saturating_sub(1),
+                        Ended::Last if ending => {}
+                        Ended::Last => {
+                            connection.graceful_shutdown();
+                            ending = true;
+                        }
+                    }
+                    continue;
+                }
+                changed = stopping.changed(), if !ending => {
+                    if changed.is_ok() {
+                        present = Some(self.state.enter());
+                    }
+                    connection.graceful_shutdown();
+                    ending = true;
+                    continue;
+                }
+                accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => accepted,
+                () = fast_sleep(wait), if running == 0 => {
+                    if ending {
+                        break;
+                    }
+                    connection.graceful_shutdown();
+                    ending = true;
+                    continue;
+                }
+            };
+            match accepted {
+                Ok(Some(H2Accept::Session(session))) => {
+                    running += 1;
+                    pause = self.patience + IDLE;
+                    let report = Report { to: to.clone(), how: Ended::Done };
+                    let (patient, shutdown) = (self.patient.clone(), shutdown.clone());
+                    tokio::spawn(async move {
+                        // The whole of it must come along: what is dropped here is told at once.
+                        let mut report = report;
+                        report.how = patient.one(ServerSession::new_http2(session), &shutdown).await;
+                    });
+                }
+                Ok(Some(H2Accept::Rejected)) => malformed += 1,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(%error, "a connection of HTTP/2 broke off");
+                    break;
+                }
+            }
+            if leaves == 0 || malformed >= MALFORMED || running > STREAMS as usize + WINDING_UP {
+                tracing::info!(
+                    running,
+                    malformed,
+                    "a client of HTTP/2 asks for more than it takes; it is sent away"
+                );
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                let gone = async {
+                    while let Ok(Some(_)) = HttpSession::from_h2_conn(&mut connection, digest.clone()).await {
+                    }
+                };
+                let _ = tokio::time::timeout(LAST, gone).await;
+                break;
+            }
+        }
+        drop(present);
+    }
+}

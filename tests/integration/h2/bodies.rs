@@ -1,0 +1,70 @@
+//! Bodies of every size over HTTP/2, however they are cut, with and without their length.
+
+use crate::bodies::{House, KIB, MIB, PLACES, Sent, house};
+
+use super::{Answer, Wire, in_time};
+
+fn check(sent: &Sent, answer: &Answer, what: &str) {
+    let message = answer.message();
+    assert_eq!(answer.status, 200, "{what}: {message}");
+    assert_eq!(message["id"], sent.id, "{what}");
+    assert_eq!(message["result"]["content"][0]["text"], sent.expected, "{what}: {message}");
+}
+
+async fn ask(wire: &Wire, place: (&str, &str), sent: &Sent, sized: bool, piece: usize) -> Answer {
+    let (path, tool) = place;
+    let mut request = wire.modern(path, "tools/call", Some(tool));
+    if sized {
+        request = request.header("content-length", sent.body.len());
+    }
+    wire.exchange(request.body(()).expect("a good request"), &sent.body, piece).await.expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_of_all_sizes_and_cuts_arrive_whole_over_h2() {
+    let House { gateway, _fixtures } = house().await;
+    let wire = Wire::open(gateway.port).await;
+    let mut salt = 0;
+    for size in [0, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, MIB, 16 * MIB] {
+        for place in &PLACES[..if size > MIB { 2 } else { 4 }] {
+            salt += 1;
+            let sent = Sent::new(*place, size, salt);
+            for (sized, piece) in
+                [(true, usize::MAX), (true, 777), (true, 16 * KIB), (false, usize::MAX), (false, 5000)]
+            {
+                let what = format!("{size} bytes to {place:?} in pieces of {piece}, with length: {sized}");
+                check(&sent, &ask(&wire, *place, &sent, sized, piece).await, &what);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_requests_at_a_time_share_a_connection_and_get_their_own_answers() {
+    let House { gateway, _fixtures } = house().await;
+    let wire = Wire::open(gateway.port).await;
+    let calls = (0..60).map(|turn| {
+        let wire = &wire;
+        async move {
+            let place = PLACES[turn % 4];
+            let sent = Sent::new(place, 500 + turn * 3997, turn);
+            let answer = ask(wire, place, &sent, turn % 3 != 0, 9000).await;
+            check(&sent, &answer, &format!("request {turn}"));
+        }
+    });
+    in_time(futures::future::join_all(calls)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_over_the_limit_is_refused_and_its_neighbours_are_not() {
+    let House { gateway, _fixtures } = house().await;
+    // Made first: a connection that asks for nothing is not kept for long.
+    let sent = Sent::new(PLACES[0], 20 * MIB + 1, 1);
+    let wire = Wire::open(gateway.port).await;
+    for sized in [true, false] {
+        let answer = ask(&wire, PLACES[0], &sent, sized, 16 * KIB).await;
+        assert_eq!((answer.status, answer.message()["error"]["code"].as_i64()), (413, Some(413)));
+        let small = Sent::new(PLACES[0], 1000, 2);
+        check(&small, &ask(&wire, PLACES[0], &small, true, 500).await, "on the same connection");
+    }
+}

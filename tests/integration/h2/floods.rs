@@ -1,0 +1,200 @@
+//! Clients of HTTP/2 that cost more than they pay: each is sent away or held, and nobody else notices.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::frames::{self, ENHANCE_YOUR_CALM, Raw, fields, frame};
+use super::{Wire, in_time, message, pour};
+use crate::harness::Gateway;
+use crate::procs;
+use crate::puppet::{self, Act, Puppet};
+
+const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\nlog: {level: error}\n";
+const MIB: usize = 1024 * 1024;
+
+/// A call that takes its time, as headers.
+fn head(method: &str, path: &str) -> Vec<u8> {
+    fields(&[
+        (":method", method),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "localhost"),
+        ("accept", "application/json, text/event-stream"),
+        ("content-type", "application/json"),
+    ])
+}
+
+/// Another client is served, and the gateway has not grown by more than this.
+async fn goes_on(gateway: &Gateway, before: usize, most: usize) {
+    assert_eq!(gateway.call("demo__echo", json!({"text": "x"})).await.0, 200, "{}", gateway.process.story());
+    let wire = Wire::open(gateway.port).await;
+    assert_eq!(wire.ask("/mcp", "tools/list", json!({})).await.status, 200, "{}", gateway.process.story());
+    let now = procs::resident(gateway.process.id());
+    assert!(now < before + most, "grew from {before} to {now} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resets_without_end_are_not_taken() {
+    let gateway = Gateway::start(DEMO).await;
+    goes_on(&gateway, 0, usize::MAX).await;
+    let before = procs::resident(gateway.process.id());
+    // All at once: most are reset before they are taken.
+    let mut raw = Raw::open(gateway.port).await;
+    let mut burst = Vec::new();
+    for stream in (1..20_000).step_by(2) {
+        burst.extend(frame(frames::HEADERS, frames::END_HEADERS, stream, &head("POST", "/mcp")));
+        burst.extend(frame(frames::RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    }
+    raw.send(&burst).await;
+    assert_eq!(raw.reason().await, Some(ENHANCE_YOUR_CALM));
+    goes_on(&gateway, before, 32 * MIB).await;
+
+    // One after the other: each is taken, waits for its body, and is left.
+    let mut wire = Wire::open(gateway.port).await;
+    for asked in 0.. {
+        assert!(asked < 5000, "{asked} requests were begun and left");
+        let request = wire.modern("/mcp", "tools/list", None).body(()).expect("a request");
+        let Ok(mut send) = wire.send.clone().ready().await else { break };
+        let Ok((_, mut to)) = send.send_request(request, false) else { break };
+        if !wire.is_read().await {
+            break;
+        }
+        to.send_reset(h2::Reason::CANCEL);
+    }
+    let reason = wire.ended().await.err().and_then(|error| error.reason());
+    assert_eq!(reason, Some(h2::Reason::ENHANCE_YOUR_CALM));
+    goes_on(&gateway, before, 32 * MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_often_cancels_but_also_waits_is_served() {
+    let gateway = Gateway::start(DEMO).await;
+    let wire = Wire::open(gateway.port).await;
+    for _ in 0..150 {
+        let request = wire.modern("/mcp", "tools/list", None).body(()).expect("a request");
+        let (_, mut to) = wire.begin(request, false).await;
+        to.send_reset(h2::Reason::CANCEL);
+        assert_eq!(wire.ask("/mcp", "tools/list", json!({})).await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_without_end_are_not_taken() {
+    let gateway = Gateway::start(DEMO).await;
+    goes_on(&gateway, 0, usize::MAX).await;
+    let before = procs::resident(gateway.process.id());
+    for piece in [Vec::new(), fields(&[("x", "y")]), fields(&[("x", "y")]).repeat(3000)] {
+        let mut raw = Raw::open(gateway.port).await;
+        assert!(raw.send(&frame(frames::HEADERS, frames::END_STREAM, 1, &head("GET", "/mcp"))).await);
+        let more = frame(frames::CONTINUATION, 0, 1, &piece).repeat(100);
+        let mut sent = 0;
+        while sent < 256 * MIB && raw.send(&more).await {
+            sent += more.len();
+        }
+        assert!(sent < 256 * MIB, "{sent} bytes of headers in pieces of {} were taken", piece.len());
+        assert_ne!(raw.reason().await, Some(0), "in good order");
+    }
+    goes_on(&gateway, before, 32 * MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pings_and_settings_that_are_not_waited_for_fill_no_memory() {
+    let gateway = Gateway::start(DEMO).await;
+    goes_on(&gateway, 0, usize::MAX).await;
+    let before = procs::resident(gateway.process.id());
+    let mut kept = Vec::new();
+    for (kind, payload) in [(frames::PING, vec![7; 8]), (frames::SETTINGS, vec![0, 3, 0, 0, 0, 100])] {
+        let mut raw = Raw::open(gateway.port).await;
+        let burst = frame(kind, 0, 0, &payload).repeat(10_000);
+        // The answers are not read, so at some point nothing more is taken.
+        let flood = async {
+            for _ in 0..400 {
+                if !raw.send(&burst).await {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(5), flood).await;
+        kept.push(raw);
+    }
+    goes_on(&gateway, before, 32 * MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_requests_at_a_time_than_are_offered_are_refused() {
+    let gateway = Gateway::start(DEMO).await;
+    let mut raw = Raw::open(gateway.port).await;
+    let mut burst = Vec::new();
+    for stream in (1..300).step_by(2) {
+        burst.extend(frame(frames::HEADERS, frames::END_HEADERS, stream, &head("POST", "/mcp")));
+    }
+    assert!(raw.send(&burst).await);
+    let mut refused = 0;
+    while refused < 50 {
+        let (kind, _, _, payload) = raw.frame().await.expect("the connection stands");
+        // REFUSED_STREAM
+        refused += usize::from(kind == frames::RST_STREAM && payload == 7_u32.to_be_bytes());
+    }
+    assert_eq!(gateway.call("demo__echo", json!({"text": "x"})).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_requests_cost_their_connection() {
+    let gateway = Gateway::start(DEMO).await;
+    let mut raw = Raw::open(gateway.port).await;
+    let bad = fields(&[
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/mcp"),
+        (":authority", "localhost"),
+        ("host", "evil.example"),
+    ]);
+    for stream in (1..200).step_by(2) {
+        raw.send(&frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, stream, &bad)).await;
+    }
+    assert_eq!(raw.reason().await, Some(ENHANCE_YOUR_CALM));
+    assert_eq!(gateway.call("demo__echo", json!({"text": "x"})).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_take_its_answers_is_left() {
+    let big = "x".repeat(MIB);
+    let puppet = Puppet::start(move |seen| match seen.tool() {
+        "tool" => Act::Say(puppet::json_answer(&puppet::answer(
+            seen,
+            &json!({"content": [{"type": "text", "text": big}], "resultType": "complete"}),
+        ))),
+        _ => Act::Good,
+    })
+    .await;
+    let config = format!("mcpServers: {{up: {{url: \"{}\", max_concurrent: 40}}}}\n", puppet.url);
+    let gateway = Gateway::start(&format!("{config}limits: {{write_timeout: 1s}}\n")).await;
+    let wire = Wire::with(gateway.port, h2::client::Builder::new().initial_window_size(100)).await;
+    let mut kept = Vec::new();
+    for _ in 0..40 {
+        let (name, body) = message("tools/call", json!({"name": "up__tool"}));
+        let request = wire.modern("/mcp", "tools/call", name.as_deref()).body(()).expect("a request");
+        let (answer, to) = wire.begin(request, false).await;
+        assert!(pour(to, &body, usize::MAX).await);
+        kept.push(answer);
+    }
+    let mut cut = 0;
+    for answer in kept {
+        let (head, mut body) = in_time(answer).await.expect("an answer").into_parts();
+        assert_eq!(head.status.as_u16(), 200);
+        // The window is not made larger by what is not released.
+        let mut got = 0;
+        loop {
+            match in_time(body.data()).await {
+                Some(Ok(piece)) => got += piece.len(),
+                Some(Err(_)) => break cut += 1,
+                None => break,
+            }
+        }
+        assert!(got <= 100, "{got} bytes");
+    }
+    assert_eq!(cut, 40, "an answer that was not taken looks whole");
+    // All places at the server are free again.
+    gateway.eventually("others are served", async |g| g.call("up__tool", json!({})).await.0 == 200).await;
+}

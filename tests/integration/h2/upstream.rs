@@ -1,0 +1,399 @@
+//! Servers that speak HTTP/2, with TLS and without, and servers that only some authorities vouch for: calls that Pingora
+//! relays and what the gateway asks in its own name alike.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{Request, Response};
+use rcgen::CertificateParams;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{RootCertStore, ServerConfig};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Wire, in_time, message, next, pour};
+use crate::bodies::{KIB, MIB, PLACES, Sent};
+use crate::harness::Gateway;
+use crate::puppet::{Act, Puppet, Seen, good};
+use crate::raw::Client;
+use crate::tls::{Authority, Pair};
+
+/// A server of HTTP/2; its tool `tool` does what its argument `how` says.
+struct Far {
+    port: u16,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    go_on: Arc<Notify>,
+    left: Arc<Notify>,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+#[derive(Clone)]
+struct House {
+    seen: Arc<Mutex<Vec<Seen>>>,
+    go_on: Arc<Notify>,
+    left: Arc<Notify>,
+}
+
+impl Far {
+    async fn start(tls: Option<ServerConfig>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let port = listener.local_addr().expect("a bound socket has an address").port();
+        let house = House { seen: Arc::default(), go_on: Arc::default(), left: Arc::default() };
+        let (acceptor, at_home) = (tls.map(|config| TlsAcceptor::from(Arc::new(config))), house.clone());
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (house, acceptor) = (at_home.clone(), acceptor.clone());
+                tokio::spawn(async move {
+                    match acceptor {
+                        None => serve(stream, house).await,
+                        Some(acceptor) => {
+                            let Ok(stream) = acceptor.accept(stream).await else { return };
+                            serve(stream, house).await;
+                        }
+                    }
+                });
+            }
+        });
+        let House { seen, go_on, left } = house;
+        Self { port, seen, go_on, left, serving }
+    }
+
+    fn calls(&self) -> Vec<Seen> {
+        let seen = self.seen.lock().expect("no connection panics with the lock");
+        seen.iter().filter(|seen| !seen.is_greeting()).cloned().collect()
+    }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, house: House) {
+    let mut settings = h2::server::Builder::new();
+    settings.initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
+    let Ok(mut connection) = settings.handshake::<_, Bytes>(stream).await else { return };
+    while let Some(Ok((request, answer))) = connection.accept().await {
+        tokio::spawn(one(request, answer, house.clone()));
+    }
+}
+
+async fn one(request: Request<h2::RecvStream>, mut to: SendResponse<Bytes>, house: House) {
+    let (head, mut body) = request.into_parts();
+    let mut whole = Vec::new();
+    while let Ok(Some(piece)) = next(&mut body).await {
+        whole.extend_from_slice(&piece);
+    }
+    let mut headers: Vec<(String, String)> = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().expect("ASCII").to_owned()))
+        .collect();
+    headers.push((":authority".into(), head.uri.authority().map(ToString::to_string).unwrap_or_default()));
+    let seen = Seen {
+        verb: head.method.to_string(),
+        headers,
+        body: serde_json::from_slice(&whole).unwrap_or_default(),
+    };
+    let turn = {
+        let mut all = house.seen.lock().expect("no connection panics with the lock");
+        all.push(seen.clone());
+        all.iter().filter(|seen| !seen.is_greeting()).count()
+    };
+    let arguments = &seen.body["params"]["arguments"];
+    let text = |text: String| json!({"content": [{"type": "text", "text": text}], "resultType": "complete"});
+    let answer =
+        |result: &Value| json!({"jsonrpc": "2.0", "id": seen.body["id"], "result": result}).to_string();
+    let json = |body: String| (200, "application/json", body);
+    let (status, kind, body) = match (seen.tool(), arguments["how"].as_str()) {
+        ("", _) | ("tool", None) if arguments["data"].is_null() => plain(&good(&seen)),
+        (_, Some("refuse")) if turn == 1 => return to.send_reset(h2::Reason::REFUSED_STREAM),
+        (_, Some("reset")) => return to.send_reset(h2::Reason::INTERNAL_ERROR),
+        (_, Some("hang")) => {
+            let _ = std::future::poll_fn(|cx| to.poll_reset(cx)).await;
+            return house.left.notify_one();
+        }
+        (_, Some("events")) => {
+            let head =
+                Response::builder().header("content-type", "text/event-stream").body(()).expect("a head");
+            let mut stream = to.send_response(head, false).expect("the client is there");
+            let params = json!({"progressToken": 1, "progress": 1});
+            let note = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
+            stream.send_data(format!("data: {note}\n\n").into(), false).expect("the client is there");
+            house.go_on.notified().await;
+            let last = answer(&text("done".into()));
+            stream.send_data(format!("data: {last}\n\n").into(), true).expect("the client is there");
+            return;
+        }
+        _ => {
+            let data = arguments["data"].as_str().unwrap_or_default();
+            let hash: String = Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
+            json(answer(&text(format!("{} {hash}", data.len()))))
+        }
+    };
+    let mut head = Response::builder().status(status);
+    if !kind.is_empty() {
+        head = head.header("content-type", kind);
+    }
+    if seen.method() == "initialize" {
+        head = head.header("mcp-session-id", "theirs");
+    }
+    if let Ok(stream) = to.send_response(head.body(()).expect("a head"), body.is_empty()) {
+        pour(stream, body.as_bytes(), usize::MAX).await;
+    }
+}
+
+/// An answer of HTTP/1 taken apart.
+fn plain(answer: &[u8]) -> (u16, &'static str, String) {
+    let text = String::from_utf8_lossy(answer);
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, if body.is_empty() { "" } else { "application/json" }, body.to_owned())
+}
+
+/// The settings of a server with this certificate, that offers these protocols and may ask for clients' certificates.
+fn settings(pair: &Pair, clients: Option<&Authority>, offers: &[&str]) -> ServerConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let builder = builder.expect("it has both");
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            let root = CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("a certificate");
+            roots.add(root).expect("a certificate");
+            let verifier =
+                rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+            builder.with_client_cert_verifier(verifier.build().expect("there is a root"))
+        }
+    };
+    let chain = vec![CertificateDer::from_pem_slice(pair.cert.as_bytes()).expect("a certificate")];
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
+    let mut config = builder.with_single_cert(chain, key).expect("a good pair");
+    config.alpn_protocols = offers.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config
+}
+
+fn for_host(authority: &Authority, host: &str) -> Pair {
+    authority.sign(CertificateParams::new([host.to_owned()]).expect("a good name"))
+}
+
+fn put(folder: &Path, name: &str, text: &str) -> String {
+    let file = folder.join(name);
+    std::fs::write(&file, text).expect("the file is written");
+    file.display().to_string()
+}
+
+async fn connected(gateway: &Gateway) {
+    gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_of_all_sizes_reach_servers_of_http2() {
+    let authority = Authority::new("the house");
+    let folder = tempfile::tempdir().expect("a folder");
+    let ca = put(folder.path(), "ca.pem", &authority.pem);
+    let (one, two) = tokio::join!(
+        Far::start(None),
+        Far::start(Some(settings(&for_host(&authority, "localhost"), None, &["h2"])))
+    );
+    let servers = json!({
+        "one": {"url": format!("http://127.0.0.1:{}/mcp", one.port), "http2": "prior_knowledge"},
+        "two": {"url": format!("https://localhost:{}/mcp", two.port), "tls": {"ca": ca}},
+    });
+    let gateway = Gateway::start(&format!("mcpServers: {servers}\nlimits: {{max_body: 20MiB}}\n")).await;
+    gateway.eventually("both are there", async |g| g.get("/health").await.contains("\"connected\":2")).await;
+    let (wire, mut client) = (Wire::open(gateway.port).await, Client::connect(gateway.port).await);
+    let mut salt = 0;
+    for size in [0, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, MIB, 16 * MIB] {
+        for (path, _) in &PLACES[..2] {
+            let tool = if path.contains("servers") { "tool" } else { "one__tool" };
+            salt += 1;
+            let sent = Sent::new((path, tool), size, salt);
+            for sized in [true, false] {
+                let what = format!("{size} bytes to {path}, with length: {sized}");
+                let mut request = wire.modern(path, "tools/call", Some(tool));
+                if sized {
+                    request = request.header("content-length", sent.body.len());
+                }
+                let request = request.body(()).expect("a request");
+                let answer = wire.exchange(request, &sent.body, 30_000).await.expect("an answer");
+                assert_eq!(
+                    answer.message()["result"]["content"][0]["text"],
+                    sent.expected,
+                    "{what}: {}",
+                    answer.message()
+                );
+                let head = crate::raw::Head::modern(path, "tools/call", Some(tool));
+                let request = if sized { head.whole(&sent.body) } else { head.chunked(&sent.body, 30_000) };
+                let answer = client.exchange(&request).await.expect("an answer");
+                assert_eq!(
+                    answer.message()["result"]["content"][0]["text"],
+                    sent.expected,
+                    "{what}, from HTTP/1.1"
+                );
+            }
+        }
+    }
+    let seen = two.calls().pop().expect("calls came");
+    assert_eq!(seen.header(":authority"), Some(format!("localhost:{}", two.port).as_str()));
+    assert_eq!(seen.header("host"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_come_one_by_one_and_a_client_that_leaves_is_left_by_the_gateway_too() {
+    let far = Far::start(None).await;
+    let url = format!("http://127.0.0.1:{}/mcp", far.port);
+    let gateway =
+        Gateway::start(&format!("mcpServers: {{far: {{url: \"{url}\", http2: prior_knowledge}}}}\n")).await;
+    connected(&gateway).await;
+    let wire = Wire::open(gateway.port).await;
+    #[expect(clippy::async_yields_async, reason = "whether there is an answer at all is a part of the test")]
+    let begin = async |how: &str| {
+        let (name, body) = message("tools/call", json!({"name": "far__tool", "arguments": {"how": how}}));
+        let request = wire.modern("/mcp", "tools/call", name.as_deref()).body(()).expect("a request");
+        let (answer, to) = wire.begin(request, false).await;
+        assert!(pour(to, &body, usize::MAX).await);
+        answer
+    };
+    let (_, mut body) = in_time(begin("events").await).await.expect("an answer").into_parts();
+    let first = in_time(next(&mut body)).await.expect("an event").expect("an event");
+    assert!(String::from_utf8_lossy(&first).contains("notifications/progress"));
+    far.go_on.notify_one();
+    let second = in_time(next(&mut body)).await.expect("an event").expect("an event");
+    assert!(String::from_utf8_lossy(&second).contains("done"));
+    assert!(in_time(next(&mut body)).await.expect("an end").is_none());
+
+    let hanging = begin("hang").await;
+    gateway.eventually("it reaches the server", async |_| far.calls().len() == 2).await;
+    drop(hanging);
+    in_time(far.left.notified()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_repeated_only_if_its_server_did_not_look_at_it() {
+    for (how, times, status) in [("refuse", 2, 200), ("reset", 1, 502)] {
+        let far = Far::start(None).await;
+        let url = format!("http://127.0.0.1:{}/mcp", far.port);
+        let gateway =
+            Gateway::start(&format!("mcpServers: {{far: {{url: \"{url}\", http2: prior_knowledge}}}}\n"))
+                .await;
+        connected(&gateway).await;
+        let (got, answer) = gateway.call("far__tool", json!({"how": how})).await;
+        assert_eq!((got, far.calls().len()), (status, times), "{how}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_servers_that_the_right_authority_vouches_for_are_talked_to() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("another"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let ca = put(folder.path(), "ca.pem", &ours.pem);
+    let own = ours.client("spiffe://gateway");
+    let (cert, key) = (put(folder.path(), "own.pem", &own.cert), put(folder.path(), "own.key", &own.key));
+    let start = async |authority: &Authority, host: &str, clients: Option<&Authority>| {
+        Far::start(Some(settings(&for_host(authority, host), clients, &["h2"]))).await
+    };
+    for (what, far, tls, works) in [
+        ("vouched for", start(&ours, "localhost", None).await, json!({"ca": ca}), true),
+        ("by the system's authorities", start(&ours, "localhost", None).await, json!({}), false),
+        ("by another", start(&other, "localhost", None).await, json!({"ca": ca}), false),
+        ("for another name", start(&ours, "far.example", None).await, json!({"ca": ca}), false),
+        (
+            "without a look",
+            start(&other, "far.example", None).await,
+            json!({"insecure_skip_verify": true}),
+            true,
+        ),
+        (
+            "with a certificate of its own",
+            start(&ours, "localhost", Some(&ours)).await,
+            json!({"ca": ca, "cert": cert, "key": key}),
+            true,
+        ),
+        ("without one", start(&ours, "localhost", Some(&ours)).await, json!({"ca": ca}), false),
+    ] {
+        let servers = json!({"far": {"url": format!("https://localhost:{}/mcp", far.port), "tls": tls}});
+        let mut gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
+        if works {
+            connected(&gateway).await;
+            // Short, so that Pingora relays it; long without length, so that the house's own client does.
+            let (status, answer) = gateway.call("far__tool", json!({"data": "x"})).await;
+            assert_eq!(status, 200, "{what}: {answer}\n{}", gateway.process.story());
+            let wire = Wire::open(gateway.port).await;
+            let sent = Sent::new(("/mcp", "far__tool"), 100 * KIB, 1);
+            let request = wire.modern("/mcp", "tools/call", Some("far__tool")).body(()).expect("a request");
+            let answer = wire.exchange(request, &sent.body, 30_000).await.expect("an answer");
+            assert_eq!(answer.message()["result"]["content"][0]["text"], sent.expected, "{what}");
+        } else {
+            gateway.process.wait_for("is not reachable");
+            assert!(far.seen.lock().expect("no panic").is_empty(), "{what}: it was talked to");
+        }
+    }
+}
+
+/// A port that puts TLS before another.
+async fn front(port: u16, config: ServerConfig) -> (u16, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let own = listener.local_addr().expect("a bound socket has an address").port();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let serving = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut near) = acceptor.accept(stream).await else { return };
+                let mut far = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (own, serving)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_can_have_another_name_in_its_certificate_and_files_are_read_anew() {
+    let (ours, next_one) = (Authority::new("ours"), Authority::new("the next"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let ca = put(folder.path(), "ca.pem", &ours.pem);
+    let puppet = Puppet::start(|_| Act::Good).await;
+    let inner: u16 = puppet.url.split([':', '/']).find_map(|part| part.parse().ok()).expect("a port");
+    let offers = ["h2", "http/1.1"];
+    // It offers HTTP/2, which the server behind it does not speak.
+    let (port, serving) = front(inner, settings(&for_host(&ours, "far.example"), None, &offers)).await;
+    let tls = json!({"ca": ca, "server_name": "far.example"});
+    let servers =
+        json!({"far": {"url": format!("https://localhost:{port}/mcp"), "tls": tls, "http2": "off"}});
+    let mut gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
+    connected(&gateway).await;
+    let (status, answer) = gateway.call("far__tool", json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    for seen in puppet.all() {
+        assert_eq!(seen.header("host"), Some(format!("localhost:{port}").as_str()), "{}", seen.method());
+    }
+
+    // Another authority, and its certificate on the same port.
+    serving.abort();
+    let _ = serving.await;
+    put(folder.path(), "ca.pem", "nonsense");
+    gateway.process.signal(libc::SIGHUP);
+    let told = gateway.process.wait_for("the old one goes on");
+    assert!(told.contains("far") && told.contains("ca.pem"), "{told}");
+    put(folder.path(), "ca.pem", &next_one.pem);
+    let (port, _serving) = front(inner, settings(&for_host(&next_one, "far.example"), None, &offers)).await;
+    gateway.process.signal(libc::SIGHUP);
+    gateway.process.wait_for("the files of its tls were read anew");
+    let servers = servers
+        .to_string()
+        .replace(&servers["far"]["url"].to_string(), &format!("\"https://localhost:{port}/mcp\""));
+    gateway.rewrite(&format!("mcpServers: {servers}\n"));
+    gateway.eventually("it is reached", async |g| g.call("far__tool", json!({})).await.0 == 200).await;
+}

@@ -37,6 +37,8 @@ const FRESH: u64 = 60_000;
 pub struct Face {
     pub hello: Hello,
     pub lists: Lists,
+    /// Its lists came as streams of events.
+    pub events: bool,
 }
 
 /// A server with what is known of it.
@@ -154,6 +156,9 @@ pub struct View {
     pub capabilities: Bytes,
     pub server_info: Bytes,
     pub instructions: Option<Bytes>,
+    /// Lists are answered as a stream of one event to clients that take it, as the only server here does itself. No
+    /// line ends stand in the pages then.
+    pub events: bool,
     /// How many servers speak this era here; with none there is nothing to greet for.
     pub servers: usize,
     /// Tool names as shown, sorted.

@@ -68,6 +68,7 @@ impl Door {
             permit,
             held: held.clone(),
             body,
+            events: false,
         };
         let answer = match self.lead(led, &mut Told::default()) {
             Ok(Exit::Answer(reply)) => Ok(reply.body),

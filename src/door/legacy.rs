@@ -61,7 +61,7 @@ impl Door {
         result.push(b'}');
         let id = rpc.id.expect("a request has an id").of(body);
         let body = wire::result(id, &result);
-        Ok(Exit::Answer(Reply { status: 200, body, session: Some(session.id.clone()) }))
+        Ok(Exit::Answer(Reply { session: Some(session.id.clone()), ..Reply::ok(body) }))
     }
 
     pub(super) fn notification(&self, led: Led<'_>, method: Method) -> Result<Exit, Box<Refusal>> {

@@ -133,6 +133,7 @@ impl Gateway {
             permit,
             held: ctx.held.clone(),
             body,
+            events: reply::takes_events(session),
         };
         match self.door.lead(led, &mut ctx.told) {
             Ok(Exit::Answer(answer)) => reply::whole(session, ctx, answer).await.map(|()| None),
@@ -170,7 +171,7 @@ impl Gateway {
         if !get {
             ctx.told.method = "_delete";
             self.door.sessions.end(&client);
-            let answer = Reply { status: 204, body: Bytes::new(), session: None };
+            let answer = Reply { status: 204, body: Bytes::new(), session: None, events: false };
             return reply::whole(session, ctx, answer).await.map(|()| None);
         }
         ctx.told.method = "_stream";

@@ -4,6 +4,7 @@
 //! Pingora cannot replay; those use [`Http::send`]. Both eras are spoken: legacy with a session per [`Seat`],
 //! modern without.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,6 +43,7 @@ pub struct Http {
     stream_idle: Duration,
     /// The gateway's own legacy session.
     house: Mutex<Option<Seat>>,
+    lists_as_events: AtomicBool,
 }
 
 impl Http {
@@ -65,6 +67,7 @@ impl Http {
             call_timeout: bounds.timeout,
             stream_idle: bounds.stream_idle,
             house: Mutex::new(None),
+            lists_as_events: AtomicBool::new(false),
         })
     }
 
@@ -316,6 +319,9 @@ impl Http {
         if response.status() == StatusCode::NOT_FOUND && seat.is_some_and(|s| s.session.is_some()) {
             return Err(UpstreamError::Forgotten);
         }
+        if ask.era == Era::Legacy && ask.method.ends_with("/list") {
+            self.lists_as_events.store(is_sse(&response), Ordering::Relaxed);
+        }
         self.answer(response, b"1", ask.progress.as_ref(), ask.timeout).await
     }
 }
@@ -397,6 +403,10 @@ impl Upstream for Http {
             }
             let _ = changed.send(()).await;
         }
+    }
+
+    fn lists_as_events(&self) -> bool {
+        self.lists_as_events.load(Ordering::Relaxed)
     }
 
     fn peer(&self) -> Option<&Peer> {

@@ -114,6 +114,11 @@ pub trait Upstream: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether the lists of the legacy era came as streams of events when they were last asked for.
+    fn lists_as_events(&self) -> bool {
+        false
+    }
+
     /// Set for servers that Pingora can stream to; calls to these do not go through [`Upstream::ask`].
     fn peer(&self) -> Option<&Peer> {
         None

@@ -10,16 +10,35 @@ use filters::rebuild::splice;
 use crate::protocol::wire;
 use crate::server::Server;
 
-/// What of a server's announcement goes to a session: nothing of changed lists; its requests under an id that
-/// leads back to it.
-pub fn outward(message: &Bytes, server: &Server) -> Option<Bytes> {
+pub const CANCELLED: &str = "notifications/cancelled";
+
+/// A server's message as its client gets it.
+pub struct Outward {
+    pub message: Bytes,
+    /// The server's own id of a request, as a place in what it said.
+    pub asks: Option<Span>,
+}
+
+/// What of a server's announcement goes to a session: nothing of changed lists; its requests, and what it says of
+/// them later, under an id that leads back to it.
+pub fn outward(message: &Bytes, server: &Server) -> Option<Outward> {
     let read = wire::read(message)?;
-    let method = read.method?;
-    match read.id {
-        Some(id) => Some(return_address(message, id, server)),
-        None if method.read(message).ends_with("/list_changed") => None,
-        None => Some(message.clone()),
-    }
+    let method = read.method?.read(message);
+    let message = match read.id {
+        Some(id) => return_address(message, id, server),
+        None if method.ends_with("/list_changed") => return None,
+        None if method == CANCELLED => withdrawn(message, &read, server).unwrap_or_else(|| message.clone()),
+        None => message.clone(),
+    };
+    Some(Outward { message, asks: read.id })
+}
+
+/// What a server says to take back a request (`notifications/cancelled`), with the id that its client knows.
+pub fn withdrawn(message: &[u8], read: &wire::Incoming, server: &Server) -> Option<Bytes> {
+    let params = read.params?;
+    let id = wire::member(params.of(message), "requestId")?;
+    let place = Span { start: params.start + id.start, end: params.start + id.end };
+    Some(return_address(message, place, server))
 }
 
 /// A server's request to the client with an id that names the server as well; [`home`] takes it apart.

@@ -279,7 +279,12 @@ impl Catalog {
                 let differs = Kind::ALL
                     .into_iter()
                     .filter(|kind| old.pages[*kind as usize] != new.pages[*kind as usize]);
-                changes.extend(differs.map(|kind| Change { path: path.clone(), era, kind }));
+                // Resources and templates are announced by one word.
+                let mut announced: Vec<Kind> = differs.collect();
+                if announced.contains(&Kind::Resources) {
+                    announced.retain(|kind| *kind != Kind::Templates);
+                }
+                changes.extend(announced.into_iter().map(|kind| Change { path: path.clone(), era, kind }));
             }
         }
         changes

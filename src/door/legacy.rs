@@ -114,19 +114,23 @@ impl Door {
                 "no request of the server waits for this response",
             )));
         };
-        let rpc = &led.permit.rpc;
-        let addressed = rpc.id.and_then(|id| Some((id, address::home(id.of(&led.body))?)));
-        let (serial, body) = match addressed {
-            Some((place, (serial, raw))) => {
-                (Some(serial), splice(BytesMut::from(&led.body[..]), place, raw.as_bytes()))
+        let nowhere = || Ok(Exit::Answer(Reply::accepted()));
+        let Some(id) = led.permit.rpc.id else { return nowhere() };
+        let (serial, body) = match address::home(id.of(&led.body)) {
+            Some((serial, raw)) => {
+                let asked = session.answers(serial, raw.as_bytes());
+                (asked.then_some(serial), splice(BytesMut::from(&led.body[..]), id, raw.as_bytes()))
             }
-            None => (led.endpoint.only.as_ref().map(|server| server.serial), led.body.clone()),
+            None => {
+                let only = led.endpoint.only.as_ref().map(|server| server.serial);
+                (only.filter(|serial| session.answers(*serial, id.of(&led.body))), led.body.clone())
+            }
         };
-        // Only a server that was called before can have asked something.
+        // What no server of this session asked, or was answered already, goes nowhere.
         let servers = serial.map(|_| session.servers()).unwrap_or_default();
         let server = servers.into_iter().find(|server| Some(server.serial) == serial);
         let Some(server) = server.filter(|s| s.upstream.peer().is_some() && led.may_reach(self, s)) else {
-            return Ok(Exit::Answer(Reply::accepted()));
+            return nowhere();
         };
         let running = server.start().map_err(|error| Box::new(error.refusal(&server.name)))?;
         Ok(Exit::Peer(Leave {

@@ -180,13 +180,20 @@ impl Gateway {
         // A stream is gone on with only where the session has called before, and its caller still may.
         let house = ctx.house.clone();
         let may = |server: &Server| self.door.may_reach(&house, endpoint, &caller, server);
-        if let Some(leave) = outgoing::resumption(session, endpoint, &client, may, screen) {
-            return Ok(Some(leave));
+        match outgoing::resumption(session, endpoint, &client, may, screen) {
+            Ok(None) => {}
+            Ok(Some(leave)) => return Ok(Some(leave)),
+            Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
         }
         let changes = self.door.registry.changes();
         let pass = self.passing(&endpoint.path, caller);
-        let talk = announce::legacy(&self.door.core, client, pass, changes, self.door.drain.clone());
-        reply::talk(session, ctx, talk, &self.door).await.map(|()| None)
+        match announce::legacy(&self.door.core, client, pass, changes, self.door.drain.clone()) {
+            Ok(talk) => reply::talk(session, ctx, talk, &self.door).await.map(|()| None),
+            Err(many) => {
+                let refusal = Refusal::http(429, "too_many_streams", many.to_string());
+                self.refuse_with(session, ctx, "session", refusal).await
+            }
+        }
     }
 
     /// What of the servers' messages goes to the stream of a caller: nothing of those that it may not use by now, and

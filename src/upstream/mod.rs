@@ -151,6 +151,8 @@ pub enum UpstreamError {
     Credentials(u16),
     #[error("has forgotten the session")]
     Forgotten,
+    #[error("cannot go on with this stream: it knows no such event")]
+    Unresumable,
     #[error("does not speak the {era} era: {why}", era = .0.word(), why = .1)]
     WrongEra(Era, String),
     #[error("is busy: {0} calls are running already")]
@@ -183,6 +185,7 @@ impl UpstreamError {
             Self::TooLarge(_) => (502, "upstream_too_large"),
             Self::Credentials(_) => (502, "upstream_credentials"),
             Self::Forgotten => (502, "upstream_session"),
+            Self::Unresumable => (400, "unknown_event"),
             Self::WrongEra(..) => (502, "era_mismatch"),
             Self::Busy(_) => (503, "upstream_busy"),
             Self::Blocked(_) => (403, "result_blocked"),

@@ -65,7 +65,7 @@ impl Reply {
         Self { status: 200, body, session: None, events: false }
     }
 
-    fn accepted() -> Self {
+    pub fn accepted() -> Self {
         Self { status: 202, body: Bytes::new(), session: None, events: false }
     }
 }

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use filters::{Caller, Era, Head, Refusal};
+use http::HeaderValue;
+use tokio::sync::mpsc;
 
 use super::judge::{Halt, Judged, kept};
 use super::{Door, Exit, Leave, Led, Told};
+use crate::address;
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
 use crate::session::Session;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Progress, Said, UpstreamError};
 
 impl Door {
     /// One message from inside: judged by the whole chain, answered as a whole message (empty for none). A
@@ -73,7 +76,7 @@ impl Door {
         let answer = match self.lead(led, &mut Told::default()) {
             Ok(Exit::Answer(reply)) => Ok(reply.body),
             Ok(Exit::Room(talk)) => listen_to(talk).await,
-            Ok(Exit::Peer(leave)) => leave.ask().await,
+            Ok(Exit::Peer(leave)) => leave.ask(None, None).await,
             Err(refusal) => Err(refusal),
         };
         if let Some(own) = own {
@@ -84,25 +87,82 @@ impl Door {
 }
 
 impl Leave {
-    /// Sends the message by the house's own client and gives the whole answer.
-    async fn ask(self) -> Result<Bytes, Box<Refusal>> {
-        let refused = |error: UpstreamError| Box::new(error.refusal(&self.server.name));
-        let http = self.server.upstream.http().expect("only HTTP servers have a peer");
-        let seat = match &self.session {
-            Some(session) => Some(session.seat(&self.server, None).await.map_err(refused)?),
-            None => None,
+    /// Sends the message by the house's own client and gives the whole answer; nothing for what is no request. `bearer` is
+    /// what a server wants to see that is called in its caller's name, `notes` takes what the server says on the way.
+    pub async fn ask(
+        self,
+        bearer: Option<HeaderValue>,
+        notes: Option<mpsc::Sender<Bytes>>,
+    ) -> Result<Bytes, Box<Refusal>> {
+        let (raw, mut said) = mpsc::channel::<Bytes>(8);
+        let pass_on = async {
+            while let Some(note) = said.recv().await {
+                if let (Some(notes), Some(note)) = (&notes, self.outward(&note)) {
+                    let _ = notes.send(note).await;
+                }
+            }
         };
-        let id = self.id.clone().unwrap_or_default();
-        let said = http.exchange(self.era, seat.as_ref(), self.body.clone(), &id).await;
+        let answer = async {
+            let progress = Progress { token: None, notes: raw };
+            let said = self.exchange(bearer, &progress).await;
+            drop(progress);
+            said
+        };
+        let (said, ()) = tokio::join!(answer, pass_on);
         self.running.went(said.as_ref().err());
-        let said = said.map_err(refused)?;
-        let message = match said {
-            crate::upstream::Said::Result(result) => wire::result(&id, &result),
-            crate::upstream::Said::Error(error) => wire::failure(&id, &error),
+        let refused = |error: UpstreamError| Box::new(error.refusal(&self.server.name));
+        let id = self.id.as_deref().unwrap_or_default();
+        let message = match said.map_err(refused)? {
+            None => return Ok(Bytes::new()),
+            Some(Said::Result(result)) => wire::result(id, &result),
+            Some(Said::Error(error)) => wire::failure(id, &error),
         };
         let clean =
             self.screen.as_ref().map_or(Ok(None), |screen| screen.message(&message)).map_err(refused)?;
         Ok(clean.unwrap_or(message))
+    }
+
+    async fn exchange(
+        &self,
+        bearer: Option<HeaderValue>,
+        progress: &Progress,
+    ) -> Result<Option<Said>, UpstreamError> {
+        let http = self.server.upstream.http().expect("only HTTP servers have a peer");
+        let mut again = true;
+        loop {
+            let seat = match &self.session {
+                Some(session) => Some(session.seat(&self.server, bearer.clone()).await?),
+                None => None,
+            };
+            let body = self.body.clone();
+            let said = match &self.id {
+                Some(id) => http.exchange(self.era, seat.as_ref(), body, id, Some(progress)).await.map(Some),
+                None => http.pass(self.era, seat.as_ref(), body).await.map(|()| None),
+            };
+            match (said, &self.session, &seat) {
+                // It answered without looking at the call: once more, with a new seat.
+                (Err(UpstreamError::Forgotten), Some(session), Some(seat)) if again => {
+                    session.forget(&self.server, seat).await;
+                    again = false;
+                }
+                (said, ..) => return said,
+            }
+        }
+    }
+
+    /// What the server says on the way to an answer, as the client gets it.
+    fn outward(&self, note: &Bytes) -> Option<Bytes> {
+        let outward = address::outward(note, &self.server)?;
+        if let (Some(id), Some(session)) = (outward.asks, &self.session) {
+            session.asks(self.server.serial, id.of(note));
+        }
+        match &self.screen {
+            // A note that may not go is no answer: it is left out.
+            Some(screen) => {
+                screen.message(&outward.message).ok().map(|clean| clean.unwrap_or(outward.message))
+            }
+            None => Some(outward.message),
+        }
     }
 }
 

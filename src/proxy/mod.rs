@@ -5,6 +5,7 @@
 
 mod answer;
 mod approve;
+mod batch;
 mod body;
 mod carry;
 mod client;

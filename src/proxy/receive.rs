@@ -93,7 +93,7 @@ impl Gateway {
         }
     }
 
-    /// POST: one message.
+    /// POST: one message, or a batch where the session's revision has them.
     async fn post(
         &self,
         session: &mut Session,
@@ -107,6 +107,9 @@ impl Gateway {
             Err(refusal) => return self.refuse_with(session, ctx, "size", refusal).await,
         };
         ctx.received = body.len();
+        if let Some(client) = self.batching(session, ctx, &endpoint, &body) {
+            return self.batch(session, ctx, &endpoint, client, body).await.map(|()| None);
+        }
         let chain = &house.plan.chain;
         let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous());
         let head = intake::head(session, ctx.client);

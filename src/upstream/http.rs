@@ -122,28 +122,36 @@ impl Http {
     }
 
     pub async fn notify(&self, seat: &Seat, method: &str, params: Bytes) -> Result<(), UpstreamError> {
-        let body = wire::notification(method, &params);
-        let response = self.send(Era::Legacy, Some(seat), HeaderMap::new(), body, self.call_timeout).await?;
+        self.pass(Era::Legacy, Some(seat), wire::notification(method, &params)).await
+    }
+
+    /// A message that has no answer.
+    pub async fn pass(&self, era: Era, seat: Option<&Seat>, body: Bytes) -> Result<(), UpstreamError> {
+        let response = self.send(era, seat, HeaderMap::new(), body, self.call_timeout).await?;
         match response.status() {
-            StatusCode::NOT_FOUND if seat.session.is_some() => Err(UpstreamError::Forgotten),
+            StatusCode::NOT_FOUND if seat.is_some_and(|seat| seat.session.is_some()) => {
+                Err(UpstreamError::Forgotten)
+            }
             status if status.is_success() => Ok(()),
-            status => Err(UpstreamError::Nonsense(format!("HTTP {status} for {method}"))),
+            status => Err(UpstreamError::Nonsense(format!("HTTP {status} for a message without an answer"))),
         }
     }
 
     /// One request in a session.
     pub async fn request_in(&self, seat: &Seat, method: &str, params: Bytes) -> Result<Said, UpstreamError> {
         let body = wire::request("1", method, &params);
-        self.exchange(Era::Legacy, Some(seat), body, b"1").await
+        self.exchange(Era::Legacy, Some(seat), body, b"1", None).await
     }
 
-    /// One request, as a whole message with the id `id`, and its whole answer.
+    /// One request, as a whole message with the id `id`, and its whole answer; what else the server says goes to
+    /// `progress`.
     pub async fn exchange(
         &self,
         era: Era,
         seat: Option<&Seat>,
         body: Bytes,
         id: &[u8],
+        progress: Option<&Progress>,
     ) -> Result<Said, UpstreamError> {
         let extra = match (era, wire::read(&body)) {
             (Era::Modern, Some(read)) => {
@@ -156,7 +164,7 @@ impl Http {
         if response.status() == StatusCode::NOT_FOUND && seat.is_some_and(|seat| seat.session.is_some()) {
             return Err(UpstreamError::Forgotten);
         }
-        self.answer(response, id, None, self.call_timeout).await
+        self.answer(response, id, progress, self.call_timeout).await
     }
 
     /// Sends one message and gives the answer as it begins. `extra` replaces headers of the same names.

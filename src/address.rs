@@ -25,7 +25,7 @@ pub fn outward(message: &Bytes, server: &Server) -> Option<Outward> {
     let read = wire::read(message)?;
     let method = read.method?.read(message);
     let message = match read.id {
-        Some(id) => return_address(message, id, server),
+        Some(_) => return_address(message, &read, server),
         None if method.ends_with("/list_changed") => return None,
         None if method == CANCELLED => withdrawn(message, &read, server).unwrap_or_else(|| message.clone()),
         None => message.clone(),
@@ -35,16 +35,32 @@ pub fn outward(message: &Bytes, server: &Server) -> Option<Outward> {
 
 /// What a server says to take back a request (`notifications/cancelled`), with the id that its client knows.
 pub fn withdrawn(message: &[u8], read: &wire::Incoming, server: &Server) -> Option<Bytes> {
-    let params = read.params?;
-    let id = wire::member(params.of(message), "requestId")?;
-    let place = Span { start: params.start + id.start, end: params.start + id.end };
-    Some(return_address(message, place, server))
+    let place = inside(message, read.params?, "requestId")?;
+    Some(marked(message, place, server))
 }
 
-/// A server's request to the client with an id that names the server as well; [`home`] takes it apart.
-pub fn return_address(message: &[u8], id: Span, server: &Server) -> Bytes {
-    let raw = String::from_utf8_lossy(id.of(message));
-    splice(BytesMut::from(message), id, quote(&format!("tg:{}:{raw}", server.serial)).as_bytes())
+/// A server's request to the client with an id, and a progress token, that name the server as well; [`home`] takes them
+/// apart.
+pub fn return_address(message: &[u8], read: &wire::Incoming, server: &Server) -> Bytes {
+    let token = read
+        .params
+        .and_then(|params| inside(message, params, "_meta"))
+        .and_then(|meta| inside(message, meta, "progressToken"));
+    let mut places: Vec<Span> = [read.id, token].into_iter().flatten().collect();
+    // From the end, so that the places before stay where they are.
+    places.sort_by_key(|place| std::cmp::Reverse(place.start));
+    places.into_iter().fold(Bytes::copy_from_slice(message), |message, place| marked(&message, place, server))
+}
+
+fn marked(message: &[u8], place: Span, server: &Server) -> Bytes {
+    let raw = String::from_utf8_lossy(place.of(message));
+    splice(BytesMut::from(message), place, quote(&format!("tg:{}:{raw}", server.serial)).as_bytes())
+}
+
+/// The member `name` of the object at a place in a message.
+fn inside(message: &[u8], object: Span, name: &str) -> Option<Span> {
+    let place = wire::member(object.of(message), name)?;
+    Some(Span { start: object.start + place.start, end: object.start + place.end })
 }
 
 /// The serial of the server and its own id as written, from an id of [`return_address`].

@@ -4,9 +4,10 @@
 //! opened it and to the endpoint it was opened on; for another caller or on another path it does not exist. Seats are taken when a server is first needed, taken again
 //! once when the server has forgotten them, and left when the session ends.
 
+mod asked;
 mod outbox;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,16 +23,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::address;
-use crate::protocol::wire;
 use crate::server::Server;
 use crate::telemetry::Metrics;
 use crate::upstream::UpstreamError;
 use crate::upstream::http::{Place as Mark, Seat};
 
+use asked::Asked;
 pub use outbox::{Item, Outbox, Stream, TooMany};
 
-/// Requests of servers that may wait for the client's answer; of more, the oldest is given up.
-const ASKED: usize = 256;
 /// Pauses between two streams of a server's announcements, where it does not say how long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -51,8 +50,8 @@ pub struct Session {
     pub outbox: Arc<Outbox>,
     /// Somebody tells this session of changed lists.
     pub told: AtomicBool,
-    /// Servers' requests that the client may answer: the server's serial and its own id as written.
-    asked: Mutex<VecDeque<(u64, Bytes)>>,
+    /// Servers' requests that the client may answer.
+    pub asked: Asked,
     /// Requests that run, by their id as written, so that they can be cancelled.
     running: Mutex<HashMap<Bytes, Run>>,
     /// Seconds from the start of the process to the last sign of use.
@@ -173,26 +172,6 @@ impl Session {
         Ok(stream)
     }
 
-    /// Notes that a server asks the client something; `id` as the server wrote it.
-    pub fn asks(&self, serial: u64, id: &[u8]) {
-        let mut asked = self.asked.lock().expect("no holder of the lock panics");
-        // Said again on a stream that was gone on with, it is one question all the same.
-        if asked.iter().any(|(of, known)| *of == serial && wire::same_id(known, id)) {
-            return;
-        }
-        if asked.len() >= ASKED {
-            asked.pop_front();
-        }
-        asked.push_back((serial, Bytes::copy_from_slice(id)));
-    }
-
-    /// Whether the server asked this and has no answer yet; only the first answer counts.
-    pub fn answers(&self, serial: u64, id: &[u8]) -> bool {
-        let mut asked = self.asked.lock().expect("no holder of the lock panics");
-        let place = asked.iter().position(|(of, known)| *of == serial && wire::same_id(known, id));
-        place.and_then(|place| asked.remove(place)).is_some()
-    }
-
     /// Forwards what one server announces to this session, until nobody takes it any more.
     fn listen(self: &Arc<Self>, place: Arc<Place>, seat: Seat) {
         let mut listening = place.listening.lock().expect("no holder of the lock panics");
@@ -207,7 +186,7 @@ impl Session {
                     let Some(session) = session.upgrade() else { return };
                     let Some(outward) = address::outward(&message, &server) else { continue };
                     if let Some(id) = outward.asks {
-                        session.asks(server.serial, id.of(&message));
+                        session.asked.note(server.serial, id.of(&message));
                     }
                     let item = Item { server: Some(server.clone()), message: outward.message };
                     if !session.outbox.put(item) {
@@ -343,7 +322,7 @@ impl Sessions {
             seats: Mutex::default(),
             outbox: Arc::default(),
             told: AtomicBool::new(false),
-            asked: Mutex::default(),
+            asked: Asked::default(),
             running: Mutex::default(),
             used: AtomicU64::new(self.now()),
             started: self.started,

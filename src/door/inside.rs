@@ -154,7 +154,7 @@ impl Leave {
     fn outward(&self, note: &Bytes) -> Option<Bytes> {
         let outward = address::outward(note, &self.server)?;
         if let (Some(id), Some(session)) = (outward.asks, &self.session) {
-            session.asks(self.server.serial, id.of(note));
+            session.asked.note(self.server.serial, id.of(note));
         }
         match &self.screen {
             // A note that may not go is no answer: it is left out.

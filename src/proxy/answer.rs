@@ -187,7 +187,7 @@ impl Watch {
                     let seen = look(&event, self.id.as_deref(), self.readdress, &self.server)?;
                     self.answered |= seen.answer;
                     if let (Some(id), Some(session)) = (&seen.asks, &self.session) {
-                        session.asks(self.server.serial, id);
+                        session.asked.note(self.server.serial, id);
                     }
                     if let Some(asks) = seen.said {
                         self.heard = (!asks).then(Instant::now);
@@ -296,7 +296,7 @@ fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> R
     let cancels = || message.method.is_some_and(|method| method.is(&data, address::CANCELLED));
     let moved = match message.id.filter(|_| message.is_request()) {
         _ if !readdress => None,
-        Some(at) => Some(address::return_address(&data, at, server)),
+        Some(_) => Some(address::return_address(&data, &message, server)),
         None if cancels() => address::withdrawn(&data, &message, server),
         None => None,
     };

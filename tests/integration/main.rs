@@ -18,6 +18,7 @@ mod fake;
 mod five;
 mod harness;
 mod hostile;
+mod legacy;
 mod losses;
 mod patience;
 mod procs;

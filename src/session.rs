@@ -267,10 +267,11 @@ async fn hear(server: &Server, seat: &Seat, out: mpsc::Sender<Bytes>) {
                 tracing::debug!(server = %server.name, %error, "an announcement stream broke off");
             }
         }
-        if since.elapsed() > LONGEST_PAUSE {
+        // Streams that end as soon as they begin are opened less and less often, whatever the server asks for.
+        if since.elapsed() > pause {
             pause = FIRST_PAUSE;
         }
-        tokio::time::sleep(mark.retry.unwrap_or(pause).min(LONGEST_PAUSE)).await;
+        tokio::time::sleep(mark.retry.unwrap_or_default().max(pause).min(LONGEST_PAUSE)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::listed;
 use crate::harness::{Gateway, a_fixture};
 use crate::puppet::{Act, Puppet, answer, good, http};
 
@@ -22,8 +23,7 @@ async fn a_server_alone_keeps_the_form_of_its_lists() {
     let (_fixture, url) = a_fixture().await;
     let gateway =
         Gateway::start(&format!("mcpServers: {{fix: {{url: \"{url}\"}}, demo: {{builtin: demo}}}}\n")).await;
-    let up = "toolgate_upstream_up{server=\"fix\"}";
-    gateway.eventually("it is connected", async |g| g.has_metric(up, 1.0).await).await;
+    listed(&gateway, "fix__echo").await;
 
     let (kind, text) = kind_of(&gateway, "/servers/fix/mcp", BOTH).await;
     assert_eq!(kind, "text/event-stream");
@@ -52,8 +52,7 @@ async fn a_list_of_many_lines_is_one_event() {
     })
     .await;
     let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", server.url)).await;
-    let up = "toolgate_upstream_up{server=\"p\"}";
-    gateway.eventually("it is connected", async |g| g.has_metric(up, 1.0).await).await;
+    listed(&gateway, "p__tool").await;
     let (kind, text) = kind_of(&gateway, "/servers/p/mcp", "text/event-stream, application/json").await;
     assert_eq!(kind, "text/event-stream");
     let data = text.strip_prefix("event: message\ndata: ").and_then(|text| text.strip_suffix("\n\n"));

@@ -41,7 +41,7 @@ impl Several {
     }
 }
 
-/// Waits until a tool is there, in either era: that its server is up is told before its tools show.
+/// Waits until a tool is there for modern clients: that its server is up is told before its tools show.
 pub async fn listed(gateway: &Gateway, tool: &str) {
     gateway
         .eventually(&format!("{tool} is listed"), async |g| {

@@ -76,8 +76,7 @@ async fn what_nobody_asked_is_answered_to_nobody() {
     let servers = json!({"a": {"url": asks.url}, "b": {"url": silent.url}});
     let gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
     for server in ["a", "b"] {
-        let up = format!("toolgate_upstream_up{{server=\"{server}\"}}");
-        gateway.eventually("it is connected", async |g| g.has_metric(&up, 1.0).await).await;
+        listed(&gateway, &format!("{server}__tool")).await;
     }
     for path in ["/mcp", "/servers/a/mcp"] {
         let tool = if path == "/mcp" { "a__tool" } else { "tool" };

@@ -31,7 +31,7 @@ fn face(tools: usize) -> Arc<Face> {
         server_info: Bytes::from_static(br#"{"name":"bench","version":"1"}"#),
         instructions: None,
     };
-    Arc::new(Face { hello, lists })
+    Arc::new(Face { hello, lists, events: false })
 }
 
 fn seen(servers: usize, tools: usize) -> Vec<Seen> {

@@ -10,22 +10,57 @@ use filters::rebuild::splice;
 use crate::protocol::wire;
 use crate::server::Server;
 
-/// What of a server's announcement goes to a session: nothing of changed lists; its requests under an id that
-/// leads back to it.
-pub fn outward(message: &Bytes, server: &Server) -> Option<Bytes> {
-    let read = wire::read(message)?;
-    let method = read.method?;
-    match read.id {
-        Some(id) => Some(return_address(message, id, server)),
-        None if method.read(message).ends_with("/list_changed") => None,
-        None => Some(message.clone()),
-    }
+pub const CANCELLED: &str = "notifications/cancelled";
+
+/// A server's message as its client gets it.
+pub struct Outward {
+    pub message: Bytes,
+    /// The server's own id of a request, as a place in what it said.
+    pub asks: Option<Span>,
 }
 
-/// A server's request to the client with an id that names the server as well; [`home`] takes it apart.
-pub fn return_address(message: &[u8], id: Span, server: &Server) -> Bytes {
-    let raw = String::from_utf8_lossy(id.of(message));
-    splice(BytesMut::from(message), id, quote(&format!("tg:{}:{raw}", server.serial)).as_bytes())
+/// What of a server's announcement goes to a session: nothing of changed lists; its requests, and what it says of
+/// them later, under an id that leads back to it.
+pub fn outward(message: &Bytes, server: &Server) -> Option<Outward> {
+    let read = wire::read(message)?;
+    let method = read.method?.read(message);
+    let message = match read.id {
+        Some(_) => return_address(message, &read, server),
+        None if method.ends_with("/list_changed") => return None,
+        None if method == CANCELLED => withdrawn(message, &read, server).unwrap_or_else(|| message.clone()),
+        None => message.clone(),
+    };
+    Some(Outward { message, asks: read.id })
+}
+
+/// What a server says to take back a request (`notifications/cancelled`), with the id that its client knows.
+pub fn withdrawn(message: &[u8], read: &wire::Incoming, server: &Server) -> Option<Bytes> {
+    let place = inside(message, read.params?, "requestId")?;
+    Some(marked(message, place, server))
+}
+
+/// A server's request to the client with an id, and a progress token, that name the server as well; [`home`] takes them
+/// apart.
+pub fn return_address(message: &[u8], read: &wire::Incoming, server: &Server) -> Bytes {
+    let token = read
+        .params
+        .and_then(|params| inside(message, params, "_meta"))
+        .and_then(|meta| inside(message, meta, "progressToken"));
+    let mut places: Vec<Span> = [read.id, token].into_iter().flatten().collect();
+    // From the end, so that the places before stay where they are.
+    places.sort_by_key(|place| std::cmp::Reverse(place.start));
+    places.into_iter().fold(Bytes::copy_from_slice(message), |message, place| marked(&message, place, server))
+}
+
+fn marked(message: &[u8], place: Span, server: &Server) -> Bytes {
+    let raw = String::from_utf8_lossy(place.of(message));
+    splice(BytesMut::from(message), place, quote(&format!("tg:{}:{raw}", server.serial)).as_bytes())
+}
+
+/// The member `name` of the object at a place in a message.
+fn inside(message: &[u8], object: Span, name: &str) -> Option<Span> {
+    let place = wire::member(object.of(message), name)?;
+    Some(Span { start: object.start + place.start, end: object.start + place.end })
 }
 
 /// The serial of the server and its own id as written, from an id of [`return_address`].

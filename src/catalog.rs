@@ -37,6 +37,8 @@ const FRESH: u64 = 60_000;
 pub struct Face {
     pub hello: Hello,
     pub lists: Lists,
+    /// Its lists came as streams of events.
+    pub events: bool,
 }
 
 /// A server with what is known of it.
@@ -156,6 +158,9 @@ pub struct View {
     pub capabilities: Bytes,
     pub server_info: Bytes,
     pub instructions: Option<Bytes>,
+    /// Lists are answered as a stream of one event to clients that take it, as the only server here does itself. No
+    /// line ends stand in the pages then.
+    pub events: bool,
     /// How many servers speak this era here; with none there is nothing to greet for.
     pub servers: usize,
     /// Tool names as shown, sorted.
@@ -276,7 +281,12 @@ impl Catalog {
                 let differs = Kind::ALL
                     .into_iter()
                     .filter(|kind| old.pages[*kind as usize] != new.pages[*kind as usize]);
-                changes.extend(differs.map(|kind| Change { path: path.clone(), era, kind }));
+                // Resources and templates are announced by one word.
+                let mut announced: Vec<Kind> = differs.collect();
+                if announced.contains(&Kind::Resources) {
+                    announced.retain(|kind| *kind != Kind::Templates);
+                }
+                changes.extend(announced.into_iter().map(|kind| Change { path: path.clone(), era, kind }));
             }
         }
         changes

@@ -59,15 +59,17 @@ pub struct Reply {
     pub body: Bytes,
     /// For the header `Mcp-Session-Id`.
     pub session: Option<String>,
+    /// The body is a stream of events.
+    pub events: bool,
 }
 
 impl Reply {
     fn ok(body: Bytes) -> Self {
-        Self { status: 200, body, session: None }
+        Self { status: 200, body, session: None, events: false }
     }
 
-    fn accepted() -> Self {
-        Self { status: 202, body: Bytes::new(), session: None }
+    pub fn accepted() -> Self {
+        Self { status: 202, body: Bytes::new(), session: None, events: false }
     }
 }
 
@@ -116,6 +118,8 @@ pub struct Led<'a> {
     /// The places that the call takes up; kept for as long as a server works on it.
     pub held: Option<Arc<Held>>,
     pub body: Bytes,
+    /// The client takes a stream of events for an answer.
+    pub events: bool,
 }
 
 impl Led<'_> {
@@ -179,6 +183,10 @@ impl Door {
             let page = view
                 .page(kind, cursor.as_deref())
                 .ok_or_else(|| invalid(era, "unknown_cursor", "the cursor is not one of this list"))?;
+            if view.events && led.events {
+                let body = wire::result_event(id, page);
+                return Ok(Exit::Answer(Reply { events: true, ..Reply::ok(body) }));
+            }
             Ok(Exit::Answer(Reply::ok(wire::result(id, page))))
         };
         match method {

@@ -119,7 +119,8 @@ impl Server {
                     );
                 }
                 let headers = config.kind.header_map();
-                let plan = pool::Plan { name, urls, headers, bounds: &bounds, config, trust: Arc::new(trust) };
+                let plan =
+                    pool::Plan { name, urls, headers, bounds: &bounds, config, trust: Arc::new(trust) };
                 // Endpoints whose files have changed are made anew.
                 let before = before.filter(|server| server.print == print);
                 Arc::new(Pool::new(plan, before.and_then(|server| server.upstream.http()))?)

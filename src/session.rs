@@ -4,9 +4,12 @@
 //! opened it and to the endpoint it was opened on; for another caller or on another path it does not exist. Seats are taken when a server is first needed, taken again
 //! once when the server has forgotten them, and left when the session ends.
 
+mod asked;
+mod outbox;
+
 use std::collections::HashMap;
 use std::hash::Hasher as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -25,10 +28,14 @@ use crate::address;
 use crate::server::Server;
 use crate::telemetry::Metrics;
 use crate::upstream::UpstreamError;
-use crate::upstream::http::{Fnv, Seat};
+use crate::upstream::http::{Fnv, Place as Mark, Seat};
 
-/// Messages that wait for a client's stream before the oldest stream is taken for stuck.
-const OUTBOX: usize = 256;
+use asked::Asked;
+pub use outbox::{Item, Outbox, Stream, TooMany};
+
+/// Pauses between two streams of a server's announcements, where it does not say how long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 pub struct Session {
     pub id: String,
@@ -41,8 +48,12 @@ pub struct Session {
     capabilities: Bytes,
     client_info: Bytes,
     seats: Mutex<HashMap<u64, Arc<Place>>>,
-    /// The client's stream of announcements, while it has one.
-    outbox: Mutex<Option<Outbox>>,
+    /// What waits for the client's streams of announcements.
+    pub outbox: Arc<Outbox>,
+    /// Somebody tells this session of changed lists.
+    pub told: AtomicBool,
+    /// Servers' requests that the client may answer.
+    pub asked: Asked,
     /// Requests that run, by their id as written, so that they can be cancelled.
     running: Mutex<HashMap<Bytes, Run>>,
     /// Seconds from the start of the process to the last sign of use.
@@ -54,11 +65,6 @@ pub struct Session {
 
 /// What of a server's message may reach the client; none for nothing of it.
 pub type Pass = Arc<dyn Fn(&Server, Bytes) -> Option<Bytes> + Send + Sync>;
-
-struct Outbox {
-    sender: mpsc::Sender<Bytes>,
-    pass: Pass,
-}
 
 /// A request of this session that is under way.
 #[derive(Clone)]
@@ -168,17 +174,15 @@ impl Session {
         let (seat, _) = http.open(self.key(), &params, bearer).await?;
         *held = Some(seat.clone());
         drop(held);
-        if self.outbox.lock().expect("no holder of the lock panics").is_some() {
+        if self.outbox.is_open() {
             self.listen(place.clone(), seat.clone());
         }
         Ok(seat)
     }
 
-    /// Attaches the client's stream; a stream that was attached before ends. What the servers of this session
-    /// announce goes there from now on.
-    pub fn attach(self: &Arc<Self>, pass: Pass) -> mpsc::Receiver<Bytes> {
-        let (sender, receiver) = mpsc::channel(OUTBOX);
-        *self.outbox.lock().expect("no holder of the lock panics") = Some(Outbox { sender, pass });
+    /// Attaches another stream of the client. What the servers of this session announce goes to one of them.
+    pub fn attach(self: &Arc<Self>) -> Result<Stream, TooMany> {
+        let stream = self.outbox.attach()?;
         let places: Vec<Arc<Place>> =
             self.seats.lock().expect("no holder of the lock panics").values().cloned().collect();
         for place in places {
@@ -190,26 +194,10 @@ impl Session {
                 }
             });
         }
-        receiver
+        Ok(stream)
     }
 
-    /// Gives a message of a server to the client's stream, if it has one that keeps up.
-    fn offer(&self, server: &Server, message: Bytes) -> bool {
-        let pass = self.outbox.lock().expect("no holder of the lock panics").as_ref().map(|o| o.pass.clone());
-        let Some(pass) = pass else { return false };
-        let Some(message) = pass(server, message) else { return true };
-        let mut outbox = self.outbox.lock().expect("no holder of the lock panics");
-        match outbox.as_ref().map(|outbox| outbox.sender.try_send(message)) {
-            Some(Ok(())) => true,
-            Some(Err(_)) => {
-                *outbox = None;
-                false
-            }
-            None => false,
-        }
-    }
-
-    /// Forwards what one server announces to this session for as long as the client listens.
+    /// Forwards what one server announces to this session, until nobody takes it any more.
     fn listen(self: &Arc<Self>, place: Arc<Place>, seat: Seat) {
         let mut listening = place.listening.lock().expect("no holder of the lock panics");
         if listening.as_ref().is_some_and(|task| !task.is_finished()) {
@@ -217,14 +205,16 @@ impl Session {
         }
         let (session, server, ended) = (Arc::downgrade(self), place.server.load_full(), self.ended.clone());
         let task = self.core.spawn(async move {
-            let Some(http) = server.upstream.http() else { return };
-            let (out, mut said) = mpsc::channel::<Bytes>(64);
+            let (out, mut said) = mpsc::channel::<Bytes>(8);
             let forward = async {
                 while let Some(message) = said.recv().await {
                     let Some(session) = session.upgrade() else { return };
-                    if let Some(message) = address::outward(&message, &server)
-                        && !session.offer(&server, message)
-                    {
+                    let Some(outward) = address::outward(&message, &server) else { continue };
+                    if let Some(id) = outward.asks {
+                        session.asked.note(server.serial, id.of(&message));
+                    }
+                    let item = Item { server: Some(server.clone()), message: outward.message };
+                    if !session.outbox.put(item) {
                         return;
                     }
                 }
@@ -232,9 +222,7 @@ impl Session {
             tokio::select! {
                 () = ended.cancelled() => {}
                 () = forward => {}
-                end = http.listen(filters::Era::Legacy, Some(&seat), Bytes::new(), out) => {
-                    tracing::debug!(server = %server.name, ?end, "an announcement stream ended");
-                }
+                () = hear(&server, &seat, out) => {}
             }
         });
         *listening = Some(task.abort_handle());
@@ -263,13 +251,16 @@ impl Session {
         self.running.lock().expect("no holder of the lock panics").get(id).cloned()
     }
 
-    /// Resolves when the session is over.
-    pub async fn ended(&self) {
-        self.ended.cancelled().await;
+    /// Cancelled when the session is over.
+    pub fn end(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
     async fn leave(&self) {
         self.ended.cancel();
+        for (_, run) in self.running.lock().expect("no holder of the lock panics").drain() {
+            run.stop.cancel();
+        }
         let places: Vec<Arc<Place>> = self
             .seats
             .lock()
@@ -295,6 +286,30 @@ fn is_home(server: &Server, seat: &Seat) -> bool {
 async fn left(server: Arc<Server>, seat: Seat) {
     if let Some(http) = server.upstream.http() {
         http.leave(&seat).await;
+    }
+}
+
+/// Follows what a server announces in a seat: its stream, and the next one after it, each from where the last one ended.
+async fn hear(server: &Server, seat: &Seat, out: mpsc::Sender<Bytes>) {
+    let Some(http) = server.upstream.http() else { return };
+    let (mut mark, mut pause) = (Mark::default(), FIRST_PAUSE);
+    loop {
+        let since = Instant::now();
+        match http.announcements(seat, &mut mark, &out).await {
+            Ok(true) => {}
+            // It has no such stream, or nobody takes what it says.
+            Ok(false) => return,
+            Err(UpstreamError::Forgotten) => return,
+            Err(error) => {
+                tracing::debug!(server = %server.name, %error, "an announcement stream broke off");
+            }
+        }
+        // Streams that end as soon as they begin are opened less and less often, whatever the server asks for.
+        if since.elapsed() > pause {
+            pause = FIRST_PAUSE;
+        }
+        tokio::time::sleep(mark.retry.unwrap_or_default().max(pause).min(LONGEST_PAUSE)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -343,7 +358,9 @@ impl Sessions {
             capabilities,
             client_info,
             seats: Mutex::default(),
-            outbox: Mutex::default(),
+            outbox: Arc::default(),
+            told: AtomicBool::new(false),
+            asked: Asked::default(),
             running: Mutex::default(),
             used: AtomicU64::new(self.now()),
             started: self.started,
@@ -380,10 +397,7 @@ impl Sessions {
             .filter(|session| session.used.load(Ordering::Relaxed) < oldest)
             // A call may take longer than a session may be idle.
             .filter(|session| session.running.lock().expect("no holder of the lock panics").is_empty())
-            .filter(|session| {
-                let outbox = session.outbox.lock().expect("no holder of the lock panics");
-                outbox.as_ref().is_none_or(|outbox| outbox.sender.is_closed())
-            })
+            .filter(|session| !session.outbox.is_open())
             .map(|session| session.clone())
             .collect();
         for session in idle {

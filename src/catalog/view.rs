@@ -59,6 +59,9 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
         // Neither the words nor the capabilities of a server show that cannot be used at all.
         faces.retain(|(server, face)| is_of_use(server, face, scope, may));
     }
+    // Clients of a legacy server may rely on the form of its answers: alone it keeps it.
+    view.events = era == Era::Legacy
+        && matches!((scope, faces.as_slice()), (Scope::Single, [(_, face)]) if face.events);
     for kind in Kind::ALL {
         let mut entries: BTreeMap<String, Bytes> = BTreeMap::new();
         // A toolset is made of tools only.
@@ -73,7 +76,9 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
         }
         let info = server_info(&faces, scope);
         let open: Vec<&Listing> = faces.iter().map(|(_, face)| face.lists.listing(kind)).collect();
-        view.pages[kind as usize] = pages(era, kind, entries.into_values(), &open, may.is_some(), &info);
+        let pages = pages(era, kind, entries.into_values(), &open, may.is_some(), &info);
+        view.pages[kind as usize] =
+            if view.events { pages.into_iter().map(wire::one_line).collect() } else { pages };
     }
     view.templates.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
     view.capabilities = capabilities(era, &faces, scope);

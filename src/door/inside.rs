@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use filters::{Caller, Era, Head, Refusal};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
+use tokio::sync::mpsc;
 
 use super::errand::Errand;
 use super::judge::{Halt, Judged, kept};
 use super::{Door, Exit, Leave, Led, Told};
+use crate::address;
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
 use crate::session::Session;
 use crate::telemetry::Metrics;
-use crate::upstream::UpstreamError;
-use crate::upstream::http::mirror_of;
+use crate::upstream::http::{mirror_of, passed};
+use crate::upstream::{Progress, Said, UpstreamError};
 
 impl Door {
     /// One message from inside: judged by the whole chain, answered as a whole message (empty for none). A
@@ -72,11 +74,12 @@ impl Door {
             permit,
             held: held.clone(),
             body,
+            events: false,
         };
         let answer = match self.lead(led, &mut Told::default()) {
             Ok(Exit::Answer(reply)) => Ok(reply.body),
             Ok(Exit::Room(talk)) => listen_to(talk).await,
-            Ok(Exit::Peer(leave)) => leave.ask(&self.metrics).await,
+            Ok(Exit::Peer(leave)) => leave.ask(None, None, &self.metrics).await,
             Err(refusal) => Err(refusal),
         };
         if let Some(own) = own {
@@ -87,34 +90,79 @@ impl Door {
 }
 
 impl Leave {
-    /// Sends the message by the house's own client and gives the whole answer.
-    async fn ask(self, metrics: &Metrics) -> Result<Bytes, Box<Refusal>> {
+    /// Sends the message by the house's own client and gives the whole answer; nothing for what is no request. `bearer` is
+    /// what a server wants to see that is called in its caller's name, `notes` takes what the server says on the way.
+    pub async fn ask(
+        self,
+        bearer: Option<HeaderValue>,
+        notes: Option<mpsc::Sender<Bytes>>,
+        metrics: &Metrics,
+    ) -> Result<Bytes, Box<Refusal>> {
+        let (raw, mut said) = mpsc::channel::<Bytes>(8);
+        let pass_on = async {
+            while let Some(note) = said.recv().await {
+                if let (Some(notes), Some(note)) = (&notes, self.outward(&note)) {
+                    let _ = notes.send(note).await;
+                }
+            }
+        };
+        let answer = async {
+            let progress = Progress { token: None, notes: raw };
+            let said = self.exchange(bearer, &progress, metrics).await;
+            drop(progress);
+            said
+        };
+        let (said, ()) = tokio::join!(answer, pass_on);
+        self.running.went(said.as_ref().err());
         let refused = |error: UpstreamError| Box::new(error.refusal(&self.server.name));
-        let id = self.id.clone().unwrap_or_default();
+        let id = self.id.as_deref().unwrap_or_default();
+        let message = match said.map_err(refused)? {
+            None => return Ok(Bytes::new()),
+            Some(Said::Result(result)) => wire::result(id, &result),
+            Some(Said::Error(error)) => wire::failure(id, &error),
+        };
+        let clean =
+            self.screen.as_ref().map_or(Ok(None), |screen| screen.message(&message)).map_err(refused)?;
+        Ok(clean.unwrap_or(message))
+    }
+
+    async fn exchange(
+        &self,
+        bearer: Option<HeaderValue>,
+        progress: &Progress,
+        metrics: &Metrics,
+    ) -> Result<Option<Said>, UpstreamError> {
         let errand = Errand {
             server: self.server.clone(),
             era: self.era,
             session: self.session.clone(),
-            bearer: None,
+            bearer,
             extra: if self.era == Era::Modern { mirror_of(&self.body) } else { HeaderMap::new() },
             body: self.body.clone(),
             safe: self.safe,
             key: self.key,
         };
+        let (response, visit) = errand.send(metrics).await?;
         let timeout = self.server.timeout;
-        let said = match errand.send(metrics).await {
-            Ok((response, visit)) => visit.endpoint().answer(response, &id, None, timeout).await,
-            Err(error) => Err(error),
-        };
-        self.running.went(said.as_ref().err());
-        let said = said.map_err(refused)?;
-        let message = match said {
-            crate::upstream::Said::Result(result) => wire::result(&id, &result),
-            crate::upstream::Said::Error(error) => wire::failure(&id, &error),
-        };
-        let clean =
-            self.screen.as_ref().map_or(Ok(None), |screen| screen.message(&message)).map_err(refused)?;
-        Ok(clean.unwrap_or(message))
+        match &self.id {
+            Some(id) => visit.endpoint().answer(response, id, Some(progress), timeout).await.map(Some),
+            None => passed(&response).map(|()| None),
+        }
+    }
+
+    /// What the server says on the way to an answer, as the client gets it.
+    fn outward(&self, note: &Bytes) -> Option<Bytes> {
+        let outward = address::outward(note, &self.server)?;
+        if let (Some(id), Some(session)) = (outward.asks, &self.session) {
+            session.asked.note(self.server.serial, id.of(note));
+        }
+        match &self.screen {
+            // A note that may not go is no answer: it is left out.
+            Some(screen) => {
+                screen.message(&outward.message).ok().map(|clean| clean.unwrap_or(outward.message))
+            }
+            None => Some(outward.message),
+        }
     }
 }
 

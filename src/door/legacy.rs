@@ -61,7 +61,7 @@ impl Door {
         result.push(b'}');
         let id = rpc.id.expect("a request has an id").of(body);
         let body = wire::result(id, &result);
-        Ok(Exit::Answer(Reply { status: 200, body, session: Some(session.id.clone()) }))
+        Ok(Exit::Answer(Reply { session: Some(session.id.clone()), ..Reply::ok(body) }))
     }
 
     pub(super) fn notification(&self, led: Led<'_>, method: Method) -> Result<Exit, Box<Refusal>> {
@@ -71,8 +71,24 @@ impl Door {
                 let id = led.permit.rpc.request_id.map(|span| span.of(&led.body));
                 if let Some(run) = id.and_then(|id| session.run(id)) {
                     run.stop.cancel();
-                    self.forward(session, vec![run.server], "notifications/cancelled", &led);
+                    let params = params(&led);
+                    self.forward(session, vec![run.server], "notifications/cancelled", params);
                 }
+            }
+            Method::Progress => {
+                // Of a server's own request: two servers may well have chosen the same token.
+                let params = params(&led);
+                let token = wire::member(&params, "progressToken");
+                let home = token.and_then(|place| Some((place, address::home(place.of(&params))?)));
+                let (serial, params) = match home {
+                    Some((place, (serial, raw))) => {
+                        (Some(serial), splice(BytesMut::from(&params[..]), place, raw.as_bytes()))
+                    }
+                    None => (led.endpoint.only.as_ref().map(|server| server.serial), params),
+                };
+                let mut servers = session.servers();
+                servers.retain(|server| Some(server.serial) == serial && led.may_reach(self, server));
+                self.forward(session, servers, "notifications/progress", params);
             }
             // The gateway says this itself when it takes a seat.
             Method::Initialized => {}
@@ -80,16 +96,14 @@ impl Door {
                 let word = led.permit.rpc.method_name(&led.body).into_owned();
                 let mut servers = session.servers();
                 servers.retain(|server| led.may_reach(self, server));
-                self.forward(session, servers, &word, &led);
+                self.forward(session, servers, &word, params(&led));
             }
         }
         Ok(Exit::Answer(Reply::accepted()))
     }
 
     /// Passes a notification on to servers where the session has a seat, in the background.
-    fn forward(&self, session: &Arc<Session>, servers: Vec<Arc<Server>>, method: &str, led: &Led<'_>) {
-        let params =
-            led.permit.rpc.params.map(|span| led.body.slice(span.start..span.end)).unwrap_or_default();
+    fn forward(&self, session: &Arc<Session>, servers: Vec<Arc<Server>>, method: &str, params: Bytes) {
         for server in servers {
             let (session, method, params) = (session.clone(), method.to_owned(), params.clone());
             self.core.spawn(async move {
@@ -114,19 +128,23 @@ impl Door {
                 "no request of the server waits for this response",
             )));
         };
-        let rpc = &led.permit.rpc;
-        let addressed = rpc.id.and_then(|id| Some((id, address::home(id.of(&led.body))?)));
-        let (serial, body) = match addressed {
-            Some((place, (serial, raw))) => {
-                (Some(serial), splice(BytesMut::from(&led.body[..]), place, raw.as_bytes()))
+        let nowhere = || Ok(Exit::Answer(Reply::accepted()));
+        let Some(id) = led.permit.rpc.id else { return nowhere() };
+        let (serial, body) = match address::home(id.of(&led.body)) {
+            Some((serial, raw)) => {
+                let asked = session.asked.take(serial, raw.as_bytes());
+                (asked.then_some(serial), splice(BytesMut::from(&led.body[..]), id, raw.as_bytes()))
             }
-            None => (led.endpoint.only.as_ref().map(|server| server.serial), led.body.clone()),
+            None => {
+                let only = led.endpoint.only.as_ref().map(|server| server.serial);
+                (only.filter(|serial| session.asked.take(*serial, id.of(&led.body))), led.body.clone())
+            }
         };
-        // Only a server that was called before can have asked something.
+        // What no server of this session asked, or was answered already, goes nowhere.
         let servers = serial.map(|_| session.servers()).unwrap_or_default();
         let server = servers.into_iter().find(|server| Some(server.serial) == serial);
         let Some(server) = server.filter(|s| s.upstream.http().is_some() && led.may_reach(self, s)) else {
-            return Ok(Exit::Answer(Reply::accepted()));
+            return nowhere();
         };
         let running = server.start().map_err(|error| Box::new(error.refusal(&server.name)))?;
         Ok(Exit::Peer(Leave {
@@ -171,4 +189,8 @@ impl Door {
             });
         }
     }
+}
+
+fn params(led: &Led<'_>) -> Bytes {
+    led.permit.rpc.params.map(|span| led.body.slice(span.start..span.end)).unwrap_or_default()
 }

@@ -10,6 +10,11 @@ pub const NEWEST_MODERN: &str = MODERN[0];
 /// The newest legacy revision: what the gateway offers to legacy servers in its own name.
 pub const NEWEST_LEGACY: &str = LEGACY[0];
 
+/// Whether clients of this revision may send many messages at once.
+pub fn has_batches(version: &str) -> bool {
+    version == "2025-03-26"
+}
+
 /// The revision that `initialize` answers with: the one asked for if it is served, else the newest.
 pub fn negotiate(asked: &str) -> &'static str {
     LEGACY.iter().find(|served| **served == asked).unwrap_or(&NEWEST_LEGACY)

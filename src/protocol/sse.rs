@@ -125,10 +125,26 @@ pub fn message(message: &[u8]) -> Bytes {
     event(None, message)
 }
 
+/// The event with another message in the place of its own, and another id if one is given. How long to wait before
+/// coming back stays.
+pub fn retold(event: &Event<'_>, id: Option<&str>, message: &[u8]) -> Bytes {
+    let retry = event.retry.as_deref().filter(|retry| retry.bytes().all(|b| b.is_ascii_digit()));
+    write(retry, id.or(event.id.as_deref()), message)
+}
+
 /// The same with an id for resumption.
 pub fn event(id: Option<&str>, message: &[u8]) -> Bytes {
+    write(None, id, message)
+}
+
+fn write(retry: Option<&str>, id: Option<&str>, message: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(message.len() + 40);
     out.put_slice(b"event: message\n");
+    if let Some(retry) = retry {
+        out.put_slice(b"retry: ");
+        out.put_slice(retry.as_bytes());
+        out.put_u8(b'\n');
+    }
     if let Some(id) = id {
         out.put_slice(b"id: ");
         out.put_slice(id.as_bytes());
@@ -209,6 +225,13 @@ mod tests {
         assert_eq!(with_id(b"id: 7\nretry: 5\ndata: id: 7\n\n", "s-7"), "id: s-7\nretry: 5\ndata: id: 7\n\n");
         assert_eq!(with_id(b"data: x\r\nid\r\n\r\n", "s-"), "data: x\r\nid: s-\r\n\r\n");
         assert_eq!(with_id(b"data: x\n\n", "s-7"), "data: x\n\n");
+    }
+
+    #[test]
+    fn a_message_changes_without_the_time_to_wait() {
+        let before = read(b"id: 7\nretry: 500\ndata: 1\n\n");
+        assert_eq!(retold(&before, None, b"2"), "event: message\nretry: 500\nid: 7\ndata: 2\n\n");
+        assert_eq!(retold(&before, Some("s-7"), b"2"), "event: message\nretry: 500\nid: s-7\ndata: 2\n\n");
     }
 
     #[test]

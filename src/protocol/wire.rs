@@ -18,6 +18,25 @@ pub fn result(id: &[u8], result: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// The same as a whole stream of one event; `result` stands on one line ([`one_line`]).
+pub fn result_event(id: &[u8], result: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(id.len() + result.len() + 70);
+    out.put_slice(b"event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":");
+    out.put_slice(id);
+    out.put_slice(br#","result":"#);
+    out.put_slice(result);
+    out.put_slice(b"}\n\n");
+    out.freeze()
+}
+
+/// JSON without line ends, which can only be white space between its tokens.
+pub fn one_line(json: Bytes) -> Bytes {
+    if memchr::memchr2(b'\n', b'\r', &json).is_none() {
+        return json;
+    }
+    json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect()
+}
+
 /// An error that a server answered, under the caller's id; `error` is the JSON text of the error object.
 pub fn failure(id: &[u8], error: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(id.len() + error.len() + 40);

@@ -155,7 +155,9 @@ impl Gateway {
         }
         let unseen = was_unseen(e);
         // Once an answer has begun it cannot be taken back.
-        !silent && ctx.watch.is_none() && self.goes_again(ctx, index, Reason::Reset, reused || unseen, unseen, None)
+        !silent
+            && ctx.watch.is_none()
+            && self.goes_again(ctx, index, Reason::Reset, reused || unseen, unseen, None)
     }
 
     fn goes_again(

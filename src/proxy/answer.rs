@@ -13,6 +13,7 @@ use crate::door::Leave;
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::wire;
 use crate::server::Server;
+use crate::session::Session;
 use crate::upstream::{Screen, UpstreamError};
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,6 +27,8 @@ pub struct Watch {
     /// The id that the answer must carry, as written.
     id: Option<Bytes>,
     server: Arc<Server>,
+    /// The session that may answer what the server asks.
+    session: Option<Arc<Session>>,
     readdress: bool,
     passed: usize,
     answered: bool,
@@ -102,6 +105,7 @@ impl Watch {
             form,
             id: leave.id.clone(),
             server: leave.server.clone(),
+            session: leave.session.clone(),
             readdress: leave.readdress,
             passed: 0,
             answered: false,
@@ -182,6 +186,9 @@ impl Watch {
                 while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(limit))? {
                     let seen = look(&event, self.id.as_deref(), self.readdress, &self.server)?;
                     self.answered |= seen.answer;
+                    if let (Some(id), Some(session)) = (&seen.asks, &self.session) {
+                        session.asked.note(self.server.serial, id);
+                    }
                     if let Some(asks) = seen.said {
                         self.heard = (!asks).then(Instant::now);
                     }
@@ -223,8 +230,8 @@ fn screened(screen: Option<&Screen>, body: Bytes) -> Result<Bytes, UpstreamError
 
 fn screened_event(screen: &Screen, event: Bytes) -> Result<Bytes, UpstreamError> {
     let read = sse::read(&event);
-    let Some(data) = read.data.filter(|data| !data.is_empty()) else { return Ok(event) };
-    let clean = screen.message(&data)?.map(|clean| sse::event(read.id.as_deref(), &clean));
+    let Some(data) = read.data.clone().filter(|data| !data.is_empty()) else { return Ok(event) };
+    let clean = screen.message(&data)?.map(|clean| sse::retold(&read, None, &clean));
     Ok(clean.unwrap_or_else(|| event.clone()))
 }
 
@@ -256,6 +263,8 @@ struct Seen {
     error: bool,
     /// It was a message; whether one that asks the client.
     said: Option<bool>,
+    /// The server's own id of what it asks the client.
+    asks: Option<Bytes>,
     /// The event has an id.
     id: bool,
     replacement: Option<Bytes>,
@@ -268,7 +277,7 @@ fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> R
     let place = read.id.as_deref().filter(|id| readdress && !id.is_empty());
     let place = place.map(|id| address::event_id(id, server));
     let replacement = place.as_deref().map(|place| sse::with_id(event, place));
-    let Some(data) = read.data.filter(|data| !data.is_empty()) else {
+    let Some(data) = read.data.clone().filter(|data| !data.is_empty()) else {
         return Ok(Seen { id: id_there, replacement, ..Seen::default() });
     };
     let message = wire::read(&data)
@@ -276,6 +285,7 @@ fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> R
     if message.is_answer() {
         fits(&message, &data, id)?;
         return Ok(Seen {
+            asks: None,
             answer: true,
             error: message.error.is_some(),
             said: Some(false),
@@ -283,12 +293,14 @@ fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> R
             replacement,
         });
     }
-    let replacement = match message.id {
-        Some(at) if readdress && message.is_request() => {
-            let moved = address::return_address(&data, at, server);
-            Some(sse::event(place.as_deref(), &moved))
-        }
-        _ => replacement,
+    let cancels = || message.method.is_some_and(|method| method.is(&data, address::CANCELLED));
+    let moved = match message.id.filter(|_| message.is_request()) {
+        _ if !readdress => None,
+        Some(_) => Some(address::return_address(&data, &message, server)),
+        None if cancels() => address::withdrawn(&data, &message, server),
+        None => None,
     };
-    Ok(Seen { said: Some(message.is_request()), id: id_there, replacement, ..Seen::default() })
+    let replacement = moved.map(|moved| sse::retold(&read, place.as_deref(), &moved)).or(replacement);
+    let asks = message.id.filter(|_| message.is_request()).map(|id| Bytes::copy_from_slice(id.of(&data)));
+    Ok(Seen { said: Some(asks.is_some()), asks, id: id_there, replacement, ..Seen::default() })
 }

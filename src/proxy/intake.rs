@@ -109,7 +109,8 @@ pub fn open_session(
     find(door, session, endpoint, caller)
 }
 
-fn find(
+/// The session that the header names, if the caller has it on this endpoint.
+pub fn find(
     door: &Door,
     session: &Session,
     endpoint: &Endpoint,

@@ -6,6 +6,7 @@
 mod again;
 mod answer;
 mod approve;
+mod batch;
 mod body;
 mod carry;
 mod client;
@@ -214,6 +215,11 @@ impl ProxyHttp for Gateway {
         let Some(leave) = &ctx.leave else { return Ok(()) };
         let server = leave.server.clone();
         if response.status == 404 && ctx.seat.as_ref().is_some_and(|seat| seat.session.is_some()) {
+            if leave.resume.is_some() {
+                // A stream cannot be gone on with in another session, and what the server has forgotten may be the
+                // stream alone.
+                return Err(failed(ctx, &UpstreamError::Unresumable));
+            }
             if let (false, Some(client), Some(seat)) = (ctx.reseated, &leave.session, ctx.seat.take()) {
                 // It answered without looking at the call: once more, with a new seat.
                 client.forget(&server, &seat).await;

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use filters::Era;
 use filters::agree::{decode, encode, quote};
 use filters::call::header;
 use filters::guard::Redactor;
+use filters::verdict::code;
+use filters::{Era, Refusal};
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, SERVER, SET_COOKIE, USER_AGENT,
     WWW_AUTHENTICATE,
@@ -149,19 +150,27 @@ pub fn resumption(
     client: &Arc<session::Session>,
     may: impl Fn(&Server) -> bool,
     screen: impl Fn(&Server) -> Option<Screen>,
-) -> Option<Leave> {
-    let last = session.req_header().headers.get(LAST_EVENT_ID)?;
+) -> Result<Option<Leave>, Refusal> {
+    let Some(last) = session.req_header().headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    let unknown = || {
+        let words = "Last-Event-ID names no event of this session; without it, GET opens another stream";
+        Refusal::new(400, code::INVALID_REQUEST, "unknown_event", words)
+    };
+    if session.req_header().headers.get_all(LAST_EVENT_ID).iter().count() > 1 {
+        return Err(unknown());
+    }
     let (serial, last) = match &endpoint.only {
         Some(server) => (server.serial, last.clone()),
         None => {
-            let (serial, own) = address::event_home(last.to_str().ok()?)?;
-            (serial, HeaderValue::from_str(own).ok()?)
+            let said = last.to_str().map_err(|_| unknown())?;
+            let (serial, own) = address::event_home(said).ok_or_else(unknown)?;
+            (serial, HeaderValue::from_str(own).map_err(|_| unknown())?)
         }
     };
-    let server = client.servers().into_iter().find(|server| server.serial == serial && may(server))?;
-    server.upstream.http()?;
-    let running = server.start().ok()?;
-    Some(Leave {
+    let server = client.servers().into_iter().find(|server| server.serial == serial && may(server));
+    let server = server.filter(|server| server.upstream.http().is_some()).ok_or_else(unknown)?;
+    let running = server.start().map_err(|error| error.refusal(&server.name))?;
+    Ok(Some(Leave {
         body: bytes::Bytes::new(),
         era: Era::Legacy,
         session: Some(client.clone()),
@@ -174,5 +183,5 @@ pub fn resumption(
         running,
         screen: screen(&server),
         server,
-    })
+    }))
 }

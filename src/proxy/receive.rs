@@ -96,7 +96,7 @@ impl Gateway {
         }
     }
 
-    /// POST: one message.
+    /// POST: one message, or a batch where the session's revision has them.
     async fn post(
         &self,
         session: &mut Session,
@@ -110,6 +110,9 @@ impl Gateway {
             Err(refusal) => return self.refuse_with(session, ctx, "size", refusal).await,
         };
         ctx.received = body.len();
+        if let Some(client) = self.batching(session, ctx, &endpoint, &body) {
+            return self.batch(session, ctx, &endpoint, client, body).await.map(|()| None);
+        }
         let chain = &house.plan.chain;
         let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous());
         let head = intake::head(session, ctx.client);
@@ -136,6 +139,7 @@ impl Gateway {
             permit,
             held: ctx.held.clone(),
             body,
+            events: reply::takes_events(session),
         };
         match self.door.lead(led, &mut ctx.told) {
             Ok(Exit::Answer(answer)) => reply::whole(session, ctx, answer).await.map(|()| None),
@@ -173,7 +177,7 @@ impl Gateway {
         if !get {
             ctx.told.method = "_delete";
             self.door.sessions.end(&client);
-            let answer = Reply { status: 204, body: Bytes::new(), session: None };
+            let answer = Reply { status: 204, body: Bytes::new(), session: None, events: false };
             return reply::whole(session, ctx, answer).await.map(|()| None);
         }
         ctx.told.method = "_stream";
@@ -182,13 +186,20 @@ impl Gateway {
         // A stream is gone on with only where the session has called before, and its caller still may.
         let house = ctx.house.clone();
         let may = |server: &Server| self.door.may_reach(&house, endpoint, &caller, server);
-        if let Some(leave) = outgoing::resumption(session, endpoint, &client, may, screen) {
-            return Ok(Some(leave));
+        match outgoing::resumption(session, endpoint, &client, may, screen) {
+            Ok(None) => {}
+            Ok(Some(leave)) => return Ok(Some(leave)),
+            Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
         }
         let changes = self.door.registry.changes();
         let pass = self.passing(&endpoint.path, caller);
-        let talk = announce::legacy(&self.door.core, client, pass, changes, self.door.drain.clone());
-        reply::talk(session, ctx, talk, &self.door).await.map(|()| None)
+        match announce::legacy(&self.door.core, client, pass, changes, self.door.drain.clone()) {
+            Ok(talk) => reply::talk(session, ctx, talk, &self.door).await.map(|()| None),
+            Err(many) => {
+                let refusal = Refusal::http(429, "too_many_streams", many.to_string());
+                self.refuse_with(session, ctx, "session", refusal).await
+            }
+        }
     }
 
     /// What of the servers' messages goes to the stream of a caller: nothing of those that it may not use by now, and

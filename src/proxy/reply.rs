@@ -85,7 +85,10 @@ pub fn frame(session: &mut Session, response: &mut ResponseHeader) {
 pub async fn whole(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> pingora::Result<()> {
     ctx.outcome.get_or_insert(Outcome::Ok);
     let mut head = ResponseHeader::build(reply.status, Some(6))?;
-    if !reply.body.is_empty() {
+    if reply.events {
+        head.insert_header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))?;
+        head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
+    } else if !reply.body.is_empty() {
         head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
     }
     if let Some(id) = reply.session {
@@ -265,13 +268,17 @@ async fn may_stay(session: &Session, ctx: &Ctx, door: &Door) -> bool {
     }
 }
 
+/// Whether the client reads streams of events; one that does not say what it takes is told in any form.
+pub fn takes_events(session: &Session) -> bool {
+    let accept = session.req_header().headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok());
+    accept.is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"))
+}
+
 /// Speaks for a room until it has said its last word or the client leaves. A single answer goes out as plain
 /// JSON; notes before it, or a wait that is long enough for a proxy to grow impatient, make it a stream.
 pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &Door) -> pingora::Result<()> {
     let keep_alive = ctx.house.plan.config.limits.sse_keepalive.get();
-    let accept = session.req_header().headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok());
-    let takes_events =
-        accept.is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"));
+    let takes_events = takes_events(session);
     let mut open = false;
     let _counted = talk.stream.then(|| door.metrics.stream());
     if talk.stream {
@@ -322,7 +329,12 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
                 if open {
                     return session.write_response_body(Some(sse::message(&message)), true).await;
                 }
-                return whole(session, ctx, Reply { status: 200, body: message, session: None }).await;
+                return whole(
+                    session,
+                    ctx,
+                    Reply { status: 200, body: message, session: None, events: false },
+                )
+                .await;
             }
             Some(Word::Refused(refusal)) => {
                 ctx.refuse("upstream", refusal);

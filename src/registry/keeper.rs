@@ -75,10 +75,14 @@ async fn meet(server: &Server) -> Result<Faces, UpstreamError> {
     for (era, hello) in [(Era::Legacy, legacy), (Era::Modern, modern)] {
         if let Some(hello) = hello {
             let lists = lists(server, era, &hello).await?;
-            faces[era as usize] = Some(Arc::new(Face { hello, lists }));
+            faces[era as usize] = Some(Arc::new(face(server, era, hello, lists)));
         }
     }
     Ok(faces)
+}
+
+fn face(server: &Server, era: Era, hello: Hello, lists: Lists) -> Face {
+    Face { hello, lists, events: era == Era::Legacy && server.upstream.lists_as_events() }
 }
 
 /// Not speaking an era is an answer; everything else is a failure.
@@ -160,7 +164,7 @@ async fn look_again(server: &Server, faces: &Faces) -> Result<Faces, UpstreamErr
     for era in [Era::Legacy, Era::Modern] {
         if let Some(face) = &faces[era as usize] {
             let lists = lists(server, era, &face.hello).await?;
-            new[era as usize] = Some(Arc::new(Face { hello: face.hello.clone(), lists }));
+            new[era as usize] = Some(Arc::new(self::face(server, era, face.hello.clone(), lists)));
         }
     }
     Ok(new)

@@ -50,7 +50,7 @@ pub fn shown(
     if hidden.is_empty() {
         return face.clone();
     }
-    Arc::new(Face { hello: face.hello.clone(), lists: face.lists.without(&hidden) })
+    Arc::new(Face { hello: face.hello.clone(), lists: face.lists.without(&hidden), events: face.events })
 }
 
 /// Under which name a server's definitions are remembered: it may describe a tool in each era as that era can.

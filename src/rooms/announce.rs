@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -21,53 +22,78 @@ use super::{Leash, Talk, Word};
 use crate::catalog::{Change, Endpoint, Kind};
 use crate::protocol::wire;
 use crate::server::Server;
-use crate::session::{Pass, Session};
+use crate::session::{Item, Outbox, Pass, Session, TooMany};
 use crate::upstream::house_meta;
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// How long to wait before a server is listened to again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The GET stream of a legacy session; of what servers say to it goes on what `pass` gives.
+/// A GET stream of a legacy session; of what servers say to it goes on what `pass` gives. A session may have several:
+/// each message goes to one of them.
 pub fn legacy(
     core: &Handle,
     session: Arc<Session>,
     pass: Pass,
-    mut changes: broadcast::Receiver<Change>,
+    changes: broadcast::Receiver<Change>,
     drain: CancellationToken,
-) -> Talk {
-    let (words, receiver) = mpsc::channel(32);
-    let mut said = session.attach(pass);
+) -> Result<Talk, TooMany> {
+    // No longer than it must be: what stands in it is lost with the client.
+    let (words, receiver) = mpsc::channel(1);
+    let stream = session.attach()?;
+    if !session.told.swap(true, Ordering::AcqRel) {
+        core.spawn(tell(session.path.clone(), session.outbox.clone(), session.end(), changes));
+    }
+    let ended = session.end();
     let task = core.spawn(async move {
-        let mut told = Told;
-        loop {
-            let message = tokio::select! {
-                () = drain.cancelled() => return,
-                () = session.ended() => return,
-                message = said.recv() => match message {
-                    Some(message) => message,
-                    // Another stream took this one's place.
-                    None => return,
-                },
-                change = changes.recv() => match told.method(change, &session.path, Era::Legacy) {
-                    Heard::Changed(methods) => {
-                        for method in methods {
-                            if words.send(Word::Note(wire::notification(method, b""))).await.is_err() {
-                                return;
-                            }
-                        }
-                        continue;
+        let speak = async {
+            while let Ok(place) = words.reserve().await {
+                let said = loop {
+                    // None when nobody read for too long.
+                    let Some(item) = stream.next().await else { return };
+                    match &item.server {
+                        Some(server) => match pass(server, item.message) {
+                            Some(message) => break message,
+                            None => continue,
+                        },
+                        None => break item.message,
                     }
-                    Heard::Nothing => continue,
-                    Heard::Over => return,
-                },
-            };
-            if words.send(Word::Note(message)).await.is_err() {
-                return;
+                };
+                place.send(Word::Note(said));
             }
+        };
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = ended.cancelled() => {}
+            () = speak => {}
         }
     });
-    Talk { words: receiver, stream: true, leash: Some(Leash(task.abort_handle())) }
+    Ok(Talk { words: receiver, stream: true, leash: Some(Leash(task.abort_handle())) })
+}
+
+/// Tells a session of changed lists, once each and not once a stream, from its first stream to its end.
+async fn tell(
+    path: Arc<str>,
+    outbox: Arc<Outbox>,
+    ended: CancellationToken,
+    mut changes: broadcast::Receiver<Change>,
+) {
+    let mut told = Told;
+    loop {
+        let change = tokio::select! {
+            () = ended.cancelled() => return,
+            change = changes.recv() => change,
+        };
+        match told.method(change, &path, Era::Legacy) {
+            Heard::Changed(methods) => {
+                for method in methods {
+                    outbox.put(Item { server: None, message: wire::notification(method, b"") });
+                }
+            }
+            Heard::Nothing => {}
+            Heard::Over => return,
+        }
+    }
 }
 
 enum Heard {

@@ -1,5 +1,6 @@
 //! The gateway's own conversation with one endpoint: greetings, lists, announcements, in a legacy session of its own.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use filters::Era;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::mpsc;
 
-use super::answers::shorten;
+use super::answers::{is_sse, shorten};
 use super::http::{Http, Seat, mirror};
 use super::{Ask, Hello, Said, UpstreamError, house_initialize, house_params};
 use crate::protocol::{revision, wire};
@@ -115,6 +116,9 @@ impl Http {
         let response = self.send(ask.era, seat.as_ref(), extra, body, ask.timeout).await?;
         if response.status() == StatusCode::NOT_FOUND && seat.is_some_and(|s| s.session.is_some()) {
             return Err(UpstreamError::Forgotten);
+        }
+        if ask.era == Era::Legacy && ask.method.ends_with("/list") {
+            self.lists_as_events.store(is_sse(&response), Ordering::Relaxed);
         }
         self.answer(response, b"1", ask.progress.as_ref(), ask.timeout).await
     }

@@ -6,7 +6,7 @@
 //! modern without.
 
 use std::hash::{Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -46,6 +46,15 @@ impl PartialEq for Seat {
     }
 }
 
+/// Where a stream of announcements is to be gone on with.
+#[derive(Debug, Default)]
+pub struct Place {
+    /// The id of the last event.
+    pub last: Option<HeaderValue>,
+    /// How long the server wants to be left alone first.
+    pub retry: Option<Duration>,
+}
+
 pub struct Http {
     me: Weak<Http>,
     name: String,
@@ -69,6 +78,8 @@ pub struct Http {
     pub(super) house: Mutex<Option<Seat>>,
     /// The pools that it is in: two while a reload takes place.
     pub(super) pools: AtomicUsize,
+    /// The lists of the legacy era came as streams of events when they were last asked for.
+    pub(super) lists_as_events: AtomicBool,
 }
 
 impl std::fmt::Debug for Http {
@@ -116,6 +127,7 @@ impl Http {
             stream_idle: bounds.stream_idle,
             house: Mutex::new(None),
             pools: AtomicUsize::new(0),
+            lists_as_events: AtomicBool::new(false),
         }))
     }
 
@@ -171,12 +183,17 @@ impl Http {
     }
 
     pub async fn notify(&self, seat: &Seat, method: &str, params: Bytes) -> Result<(), UpstreamError> {
-        let body = wire::notification(method, &params);
-        let response = self.send(Era::Legacy, Some(seat), HeaderMap::new(), body, self.call_timeout).await?;
+        self.pass(Era::Legacy, Some(seat), wire::notification(method, &params)).await
+    }
+
+    /// A message that has no answer.
+    pub async fn pass(&self, era: Era, seat: Option<&Seat>, body: Bytes) -> Result<(), UpstreamError> {
+        let response = self.send(era, seat, HeaderMap::new(), body, self.call_timeout).await?;
         match response.status() {
-            StatusCode::NOT_FOUND if seat.session.is_some() => Err(UpstreamError::Forgotten),
-            status if status.is_success() => Ok(()),
-            status => Err(UpstreamError::Nonsense(format!("HTTP {status} for {method}"))),
+            StatusCode::NOT_FOUND if seat.is_some_and(|seat| seat.session.is_some()) => {
+                Err(UpstreamError::Forgotten)
+            }
+            _ => passed(&response),
         }
     }
 
@@ -246,23 +263,68 @@ impl Http {
             status if !status.is_success() || !is_sse(&response) => return Ok(()),
             _ => {}
         }
+        self.pour(response, &mut Place::default(), &out).await.map(drop)
+    }
+
+    /// The legacy stream of what a server says to a session unasked, from `place` on. False if it has none, or if
+    /// nobody takes what it says.
+    pub async fn announcements(
+        &self,
+        seat: &Seat,
+        place: &mut Place,
+        out: &mpsc::Sender<Bytes>,
+    ) -> Result<bool, UpstreamError> {
+        let request = self.client.get(self.url.clone()).headers(self.head(Era::Legacy, Some(seat)));
+        let mut request = request.header(ACCEPT, "text/event-stream");
+        if let Some(last) = &place.last {
+            request = request.header("last-event-id", last);
+        }
+        let sent = tokio::time::timeout(self.call_timeout, request.send()).await;
+        let response = match sent {
+            Err(_) => return Err(UpstreamError::TimedOut(self.call_timeout)),
+            Ok(sent) => sent.map_err(|e| unreachable(&e))?,
+        };
+        match response.status() {
+            StatusCode::NOT_FOUND if seat.session.is_some() => Err(UpstreamError::Forgotten),
+            status if status.is_server_error() => Err(UpstreamError::Nonsense(format!("HTTP {status}"))),
+            status if status.is_success() && is_sse(&response) => self.pour(response, place, out).await,
+            // It does not go on with the last stream, but may begin another.
+            _ if place.last.take().is_some() => Ok(true),
+            _ => Ok(false),
+        }
+    }
+
+    /// Gives out the messages of a stream until it ends; false when nobody takes them.
+    async fn pour(
+        &self,
+        response: reqwest::Response,
+        place: &mut Place,
+        out: &mpsc::Sender<Bytes>,
+    ) -> Result<bool, UpstreamError> {
         let mut splitter = Splitter::new(self.max_response);
         let mut response = response;
         loop {
             // A silent stream may be one whose other end is gone; the caller opens another.
             let Ok(piece) = tokio::time::timeout(self.stream_idle, response.chunk()).await else {
-                return Ok(());
+                return Ok(true);
             };
-            let Some(piece) = piece.map_err(|e| unreachable(&e))? else { return Ok(()) };
+            let Some(piece) = piece.map_err(|e| unreachable(&e))? else { return Ok(true) };
             splitter.push(&piece);
             while let Some(event) =
                 splitter.event().map_err(|_| UpstreamError::TooLarge(self.max_response))?
             {
-                if let Some(data) = sse::read(&event).data
+                let read = sse::read(&event);
+                if let Some(id) = &read.id {
+                    place.last = HeaderValue::from_str(id).ok().filter(|id| !id.is_empty());
+                }
+                if let Some(retry) = read.retry.and_then(|retry| retry.parse().ok()) {
+                    place.retry = Some(Duration::from_millis(retry));
+                }
+                if let Some(data) = read.data
                     && !data.is_empty()
                     && out.send(Bytes::copy_from_slice(&data)).await.is_err()
                 {
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
@@ -291,6 +353,14 @@ impl Http {
             (Era::Legacy, None) => {}
         }
         headers
+    }
+}
+
+/// Whether a server took a message that has no answer.
+pub fn passed(response: &reqwest::Response) -> Result<(), UpstreamError> {
+    match response.status() {
+        status if status.is_success() => Ok(()),
+        status => Err(UpstreamError::Nonsense(format!("HTTP {status} for a message without an answer"))),
     }
 }
 

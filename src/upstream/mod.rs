@@ -122,6 +122,11 @@ pub trait Upstream: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether the lists of the legacy era came as streams of events when they were last asked for.
+    fn lists_as_events(&self) -> bool {
+        false
+    }
+
     /// The HTTP side of a server that has one. Pingora streams to these; calls of clients do not go through
     /// [`Upstream::ask`].
     fn http(&self) -> Option<&Pool> {
@@ -163,6 +168,8 @@ pub enum UpstreamError {
     Credentials(u16),
     #[error("has forgotten the session")]
     Forgotten,
+    #[error("cannot go on with this stream: it knows no such event")]
+    Unresumable,
     #[error("does not speak the {era} era: {why}", era = .0.word(), why = .1)]
     WrongEra(Era, String),
     #[error("is busy: {0} calls are running already")]
@@ -195,6 +202,7 @@ impl UpstreamError {
             Self::TooLarge(_) => (502, "upstream_too_large"),
             Self::Credentials(_) => (502, "upstream_credentials"),
             Self::Forgotten => (502, "upstream_session"),
+            Self::Unresumable => (400, "unknown_event"),
             Self::WrongEra(..) => (502, "era_mismatch"),
             Self::Busy(_) => (503, "upstream_busy"),
             Self::Blocked(_) => (403, "result_blocked"),

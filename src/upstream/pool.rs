@@ -13,7 +13,7 @@ use filters::Era;
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::{mpsc, watch};
 
-use super::http::{Http, Seat, mix};
+use super::http::{Http, Place, Seat, mix};
 use super::retry::Retry;
 use super::trust::Trust;
 use super::vitals::{Fault, News, WHOLE};
@@ -310,6 +310,16 @@ impl Pool {
     /// One request in a session.
     pub async fn request_in(&self, seat: &Seat, method: &str, params: Bytes) -> Result<Said, UpstreamError> {
         seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.request_in(seat, method, params).await
+    }
+
+    /// What a server says to a session unasked; see [`Http::announcements`].
+    pub async fn announcements(
+        &self,
+        seat: &Seat,
+        mark: &mut Place,
+        out: &mpsc::Sender<Bytes>,
+    ) -> Result<bool, UpstreamError> {
+        seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.announcements(seat, mark, out).await
     }
 
     /// What a server says unasked; see [`Http::listen`].

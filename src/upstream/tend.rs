@@ -145,6 +145,10 @@ impl Upstream for Pool {
         self.prime().watch(era, changed).await
     }
 
+    fn lists_as_events(&self) -> bool {
+        self.prime().lists_as_events.load(Ordering::Relaxed)
+    }
+
     fn http(&self) -> Option<&Pool> {
         Some(self)
     }

@@ -68,6 +68,17 @@ impl Five {
         for server in ["everything", "fast", "fix", "time", "files"] {
             five.up(server, true).await;
         }
+        // That a server is up is told before its tools show.
+        let session = five.gateway.initialize("/mcp").await;
+        let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+        five.gateway
+            .eventually("the tools of all are listed", async |g| {
+                let text = g.say("/mcp", &session, &list).await.1.to_string();
+                ["everything__", "fast__", "fix__", "time__", "files__"].iter().all(|of| text.contains(of))
+            })
+            .await;
+        let end = five.gateway.http.delete(five.gateway.url("/mcp")).header("mcp-session-id", &session);
+        assert_eq!(end.send().await.expect("an answer").status(), 204);
         five
     }
 

@@ -350,8 +350,13 @@ pub async fn a_fixture() -> (Process, String) {
 
 /// The fixture of `tests/fixture/server.py`; gives its URL too.
 pub fn fixture(port: u16) -> (Process, String) {
+    fixture_of("both", port)
+}
+
+/// The same, of one era only if told so.
+pub fn fixture_of(era: &str, port: u16) -> (Process, String) {
     let mut command = Command::new(python());
-    command.arg(root().join("tests/fixture/server.py")).args(["--port", &port.to_string()]);
+    command.arg(root().join("tests/fixture/server.py")).args(["--era", era, "--port", &port.to_string()]);
     let mut process = Process::start(&mut command);
     let line = process.wait_for("fixture listening on");
     let url = line.rsplit(' ').next().expect("a URL at the end").to_owned();

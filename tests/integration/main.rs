@@ -19,6 +19,7 @@ mod five;
 mod h2;
 mod harness;
 mod hostile;
+mod legacy;
 mod losses;
 mod patience;
 mod pools;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
@@ -37,6 +38,10 @@ pub struct Listen {
     #[serde(deserialize_with = "public_url")]
     #[schemars(with = "Option<PublicUrl>")]
     pub public_url: Option<String>,
+    /// The Unix socket at which a successor asks for the listening sockets (`toolgate run --upgrade`), in a folder that
+    /// only this user may write to. By default one of its own for each address, in `$RUNTIME_DIRECTORY`, else in
+    /// `$XDG_RUNTIME_DIR/toolgate`, else in `/tmp/toolgate-UID`. A change needs a restart.
+    pub upgrade_socket: Option<PathBuf>,
     /// TLS on this listener; without it, plain HTTP. A change of whether there is any needs a restart.
     pub tls: Option<Tls>,
 }
@@ -59,6 +64,7 @@ impl Default for Listen {
             allowed_hosts: None,
             trusted_proxies: Vec::new(),
             public_url: None,
+            upgrade_socket: None,
             tls: None,
         }
     }

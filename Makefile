@@ -5,7 +5,7 @@ PORT  ?= 9100
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help run build test setup system lint unit integration bench load strangers fixture image clean
+.PHONY: help run build test setup system lint unit integration bench load strangers soak fixture image clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ load: build ## calls a second and CPU a call: the server alone, nginx, Toolgate 
 
 strangers: build ## what callers without credentials cost, and what slow ones spoil (needs nginx and wrk)
 	benches/strangers
+
+soak: build setup ## half a load for MINUTES=20 with reloads, deaths and clients that leave; watches what grows
+	.tools/venv/bin/python benches/soak --minutes $(or $(MINUTES),20)
 
 fixture: setup ## the test server with the conformance suite's names, at PORT=9100
 	@.tools/venv/bin/python tests/fixture/server.py --port $(PORT)

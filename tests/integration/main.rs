@@ -30,6 +30,7 @@ mod reload;
 mod running_calls;
 mod sessions;
 mod stopping;
+mod stress;
 mod tls;
 mod upgrade;
 mod wire;

@@ -45,7 +45,7 @@ strangers: build ## what callers without credentials cost, and what slow ones sp
 	benches/strangers
 
 soak: build setup ## half a load for MINUTES=20 with reloads, deaths and clients that leave; watches what grows
-	.tools/venv/bin/python benches/soak --minutes $(or $(MINUTES),20)
+	benches/soak --minutes $(or $(MINUTES),20)
 
 fixture: setup ## the test server with the conformance suite's names, at PORT=9100
 	@.tools/venv/bin/python tests/fixture/server.py --port $(PORT)

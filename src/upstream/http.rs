@@ -52,7 +52,7 @@ impl Http {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(bounds.connect_timeout)
-            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_idle_timeout(super::peer::IDLE)
             .build()
             .map_err(|e| e.to_string())?;
         let peer = Peer::new(&url, headers, bounds.connect_timeout)?;

@@ -5,7 +5,7 @@ PORT  ?= 9100
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help run build test setup system lint unit integration bench streams strangers stage micro fixture image clean
+.PHONY: help run build test setup system lint unit integration bench streams strangers soak stage micro fixture image clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ stage: build
 
 micro: system ## what reading, judging, rebuilding and listing cost by themselves
 	$(CARGO) bench --workspace --locked
+
+soak: build setup ## half a load for MINUTES=20 with reloads, deaths and clients that leave; watches what grows
+	benches/soak --minutes $(or $(MINUTES),20)
 
 fixture: setup ## the test server with the conformance suite's names, at PORT=9100
 	@.tools/venv/bin/python tests/fixture/server.py --port $(PORT)

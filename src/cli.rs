@@ -2,6 +2,7 @@
 
 mod ask;
 mod explain;
+mod health;
 mod mint;
 mod show;
 mod who;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::app::{App, AppError};
+use crate::app::{App, AppError, Start};
 use crate::config::{self, Config};
 use crate::demo_server;
 use crate::upstream::trust::Trust;
@@ -34,11 +35,24 @@ enum Command {
     Run {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
+        /// Take over from the gateway that runs: connect the servers, get its listening sockets, and let it finish
+        /// what it has begun. Until this one serves, that one goes on.
+        #[arg(long)]
+        upgrade: bool,
     },
     /// Check a configuration file: exit 0 and a summary, or exit 2 and every fault.
     Check {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
+    },
+    /// Ask the gateway that runs with a configuration file whether it is ready: exit 0, or 1 and why not. For the health
+    /// checks of containers, which have no other client.
+    Health {
+        #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
+        config: PathBuf,
+        /// Ask whether it is alive, even if a required server is away.
+        #[arg(long)]
+        live: bool,
     },
     /// Print the JSON Schema of the configuration file.
     Schema,
@@ -129,9 +143,13 @@ pub fn main() -> ExitCode {
         end_with_the_reader();
     }
     match cli.command {
-        None if Path::new("toolgate.yaml").exists() => with_file(Path::new("toolgate.yaml"), run),
+        None if Path::new("toolgate.yaml").exists() => {
+            with_file(Path::new("toolgate.yaml"), |config, file| run(config, file, false))
+        }
         None => quickstart(),
-        Some(Command::Run { config }) => with_file(&config, run),
+        Some(Command::Run { config, upgrade }) => {
+            with_file(&config, |config, file| run(config, file, upgrade))
+        }
         Some(Command::Check { config }) => with_file(&config, |config, file| {
             print!("{}", summary(&config, file));
             for warning in config.warnings().into_iter().chain(tls_doubts(&config)) {
@@ -142,6 +160,9 @@ pub fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }),
+        Some(Command::Health { config, live }) => {
+            with_file(&config, |config, _| health::health(&config, if live { "/health" } else { "/ready" }))
+        }
         Some(Command::Schema) => {
             println!("{:#}", config::schema());
             ExitCode::SUCCESS
@@ -187,20 +208,28 @@ pub fn failed(error: &AppError) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn run(config: Config, file: &Path) -> ExitCode {
+/// What starts the program that stands in this one's place, should it be replaced, to take over from this one.
+fn successor(file: &Path) -> Option<std::process::Command> {
+    // As it was called: what `/proc/self/exe` points at is the old program.
+    let mut command = std::process::Command::new(std::env::args_os().next()?);
+    command.args(["run", "--upgrade", "-c"]).arg(file).stdin(std::process::Stdio::null());
+    Some(command)
+}
+
+fn run(config: Config, file: &Path, upgrade: bool) -> ExitCode {
     telemetry::start(&config.log);
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let ran =
-        App::build(config).and_then(|app| app.serve(Some(file.to_owned()), |app| announce(app, Some(file))));
+    let start = Start { file: Some(file.to_owned()), upgrade, successor: successor(file) };
+    let ran = App::build(config).and_then(|app| app.serve(start, |app| announce(app, Some(file))));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
 fn quickstart() -> ExitCode {
     let config = Config::quickstart();
     telemetry::start(&config.log);
-    let ran = App::build(config).and_then(|app| app.serve(None, |app| announce(app, None)));
+    let ran = App::build(config).and_then(|app| app.serve(Start::default(), |app| announce(app, None)));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 
-use crate::app::App;
+use crate::app::{App, Start};
 use crate::cli::failed;
 use crate::config::{self, Config};
 use crate::door::Door;
@@ -27,8 +27,9 @@ pub fn http(address: SocketAddr) -> ExitCode {
         server.prefix = String::new();
     }
     telemetry::start(&config.log);
-    let ran = App::build(config)
-        .and_then(|app| app.serve(None, |_| println!("demo server listening on http://{address}/mcp")));
+    let ran = App::build(config).and_then(|app| {
+        app.serve(Start::default(), |_| println!("demo server listening on http://{address}/mcp"))
+    });
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 

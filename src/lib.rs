@@ -4,7 +4,10 @@
 pub mod config;
 pub mod protocol;
 
+pub mod descriptors;
+pub mod handover;
 pub mod state;
+pub mod systemd;
 pub mod telemetry;
 pub mod tls;
 

@@ -41,6 +41,18 @@ impl House {
     fn new(plan: Arc<Plan>, catalog: Arc<Catalog>) -> Self {
         Self { plan, catalog, sights: Sights::default() }
     }
+
+    /// Which required servers are not there, in words.
+    pub fn missing(&self) -> Vec<String> {
+        let servers = self.plan.servers.values();
+        let away = servers.filter(|server| server.config.required && !server.is_up());
+        let words = away.map(|server| {
+            let error = server.last_error();
+            let why = error.map_or_else(|| "not connected yet".to_owned(), |error| error.to_string());
+            format!("the required server `{}`: {why}", server.name)
+        });
+        words.collect()
+    }
 }
 
 /// What the keepers found of one server.

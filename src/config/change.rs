@@ -39,6 +39,7 @@ impl Config {
         note(self.listen.trusted_proxies != new.listen.trusted_proxies, "listen.trusted_proxies", false);
         note(self.listen.public_url != new.listen.public_url, "listen.public_url", false);
         note(self.listen.http2 != new.listen.http2, "listen.http2", true);
+        note(self.listen.upgrade_socket != new.listen.upgrade_socket, "listen.upgrade_socket", true);
         let (tls, new_tls) = (&self.listen.tls, &new.listen.tls);
         note(tls != new_tls, "listen.tls", tls.is_some() != new_tls.is_some());
         note(self.admin != new.admin, "admin.address", true);

@@ -18,6 +18,8 @@ pub(super) const KEYS: &[&str] = &[
     "max_json_depth",
     "max_line",
     "max_sessions",
+    "max_connections",
+    "max_buffered",
     "header_timeout",
     "body_timeout",
     "write_timeout",
@@ -47,6 +49,11 @@ pub struct Limits {
     /// Most sessions at a time: 1 to 10000000.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_sessions: u64,
+    /// Most connections of clients to a listener at a time: 1 to 10000000; fewer where open files do not suffice.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_connections: u64,
+    /// Most bytes of requests' bodies in memory at a time, bodies up to 64KiB not counted: 1MiB to 1024GiB.
+    pub max_buffered: Size,
     /// Time for a request's head to arrive: 10ms to 10m.
     pub header_timeout: Span,
     /// Time for a request's body to arrive: 10ms to 1h.
@@ -76,6 +83,8 @@ impl Default for Limits {
             max_json_depth: 64,
             max_line: Size::mib(16),
             max_sessions: 100_000,
+            max_connections: 20_000,
+            max_buffered: Size::mib(512),
             header_timeout: Span::secs(10),
             body_timeout: Span::secs(30),
             write_timeout: Span::secs(60),
@@ -107,6 +116,8 @@ impl Limits {
         within(spot, "max_json_depth", self.max_json_depth, (4, 512));
         within(spot, "max_line", self.max_line, (Size::kib(1), Size::mib(256)));
         within(spot, "max_sessions", self.max_sessions, (1, 10_000_000));
+        within(spot, "max_connections", self.max_connections, (1, 10_000_000));
+        within(spot, "max_buffered", self.max_buffered, (Size::mib(1), Size::mib(1 << 20)));
         within(spot, "header_timeout", self.header_timeout, (ms(10), Span::mins(10)));
         within(spot, "body_timeout", self.body_timeout, (ms(10), Span::hours(1)));
         within(spot, "write_timeout", self.write_timeout, (ms(10), Span::hours(1)));
@@ -127,6 +138,8 @@ impl Limits {
             ("max_json_depth", self.max_json_depth.to_string()),
             ("max_line", self.max_line.to_string()),
             ("max_sessions", self.max_sessions.to_string()),
+            ("max_connections", self.max_connections.to_string()),
+            ("max_buffered", self.max_buffered.to_string()),
             ("header_timeout", self.header_timeout.to_string()),
             ("body_timeout", self.body_timeout.to_string()),
             ("write_timeout", self.write_timeout.to_string()),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
@@ -40,6 +41,10 @@ pub struct Listen {
     /// Whether HTTP/2 is spoken beside HTTP/1.1: with `tls` where client and gateway agree on it (ALPN), without to
     /// clients that begin with it (h2c by prior knowledge). True by default; a change needs a restart.
     pub http2: bool,
+    /// The Unix socket at which a successor asks for the listening sockets (`toolgate run --upgrade`), in a folder that
+    /// only this user may write to. By default one of its own for each address, in `$RUNTIME_DIRECTORY`, else in
+    /// `$XDG_RUNTIME_DIR/toolgate`, else in `/tmp/toolgate-UID`. A change needs a restart.
+    pub upgrade_socket: Option<PathBuf>,
     /// TLS on this listener; without it, plain HTTP. A change of whether there is any needs a restart.
     pub tls: Option<Tls>,
 }
@@ -63,6 +68,7 @@ impl Default for Listen {
             trusted_proxies: Vec::new(),
             public_url: None,
             http2: true,
+            upgrade_socket: None,
             tls: None,
         }
     }

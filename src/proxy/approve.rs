@@ -44,7 +44,9 @@ pub async fn pins(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> pi
         let words = "an approval is JSON: send Content-Type: application/json";
         return refuse(session, ctx, Refusal::http(415, "content_type", words)).await;
     }
-    let read = match body::read(session, MAX_BODY, PATIENCE).await? {
+    // So small that it is never counted.
+    let bounds = body::Bounds { limit: MAX_BODY, patience: PATIENCE, together: usize::MAX };
+    let read = match body::read(session, &bounds, &mut gateway.state.load()).await? {
         Ok(read) => read,
         Err(refusal) => return refuse(session, ctx, refusal).await,
     };

@@ -15,21 +15,38 @@ use http::header::{CONTENT_LENGTH, EXPECT};
 use pingora::ErrorType;
 use pingora::proxy::Session;
 
+use crate::state::Load;
+
 /// What Pingora's retry buffer can hold (`BODY_BUF_LIMIT`, not public).
 const SIGN: usize = 64 * 1024;
 
-/// Reads the whole body, or says why not; an error is the client's connection failing.
+/// What a body may take.
+pub struct Bounds {
+    /// Its bytes.
+    pub limit: usize,
+    pub patience: Duration,
+    /// Bytes of all bodies that are in memory at the time.
+    pub together: usize,
+}
+
+/// Reads the whole body, or says why not; an error is the client's connection failing. `load` counts the bytes of one
+/// that is not small.
 pub async fn read(
     session: &mut Session,
-    limit: usize,
-    patience: Duration,
+    bounds: &Bounds,
+    load: &mut Load,
 ) -> pingora::Result<Result<Bytes, Refusal>> {
+    let (limit, patience) = (bounds.limit, bounds.patience);
     let headers = &session.req_header().headers;
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let waits =
         headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if length.is_some_and(|length| length > limit) {
         return Ok(Err(too_large(limit)));
+    }
+    // Counted before the first byte is read, or asked for.
+    if length.is_some_and(|length| length > SIGN && !load.grow(length, bounds.together)) {
+        return Ok(Err(too_many()));
     }
     if waits {
         let downstream = session.as_downstream_mut();
@@ -38,7 +55,7 @@ pub async fn read(
         // Pingora takes this for an answer before the end of the body, after which it would close.
         downstream.set_keepalive(kept);
     }
-    match tokio::time::timeout(patience, collect(session, length, limit)).await {
+    match tokio::time::timeout(patience, collect(session, length, bounds, load)).await {
         Ok(Ok(read)) => Ok(read),
         Ok(Err(error)) => match error.etype() {
             ErrorType::ReadError => Err(error.into_down()),
@@ -60,8 +77,10 @@ fn too_slow(patience: Duration) -> Refusal {
 async fn collect(
     session: &mut Session,
     length: Option<usize>,
-    limit: usize,
+    bounds: &Bounds,
+    load: &mut Load,
 ) -> pingora::Result<Result<Bytes, Refusal>> {
+    let limit = bounds.limit;
     let downstream = session.as_downstream_mut();
     if length.is_none_or(|length| length <= SIGN) {
         downstream.enable_retry_buffering();
@@ -78,6 +97,9 @@ async fn collect(
         if body.len() > limit {
             return Ok(Err(too_large(limit)));
         }
+        if length.is_none() && body.len() > SIGN && !load.grow(body.len() - load.bytes(), bounds.together) {
+            return Ok(Err(too_many()));
+        }
         if length.is_some_and(|length| length.saturating_sub(body.len()) <= SIGN) {
             downstream.enable_retry_buffering();
         }
@@ -91,6 +113,12 @@ async fn collect(
 /// Whether Pingora will call the body filter for this request.
 pub fn can_replay(session: &Session) -> bool {
     session.as_downstream().get_retry_buffer().is_some()
+}
+
+fn too_many() -> Refusal {
+    let words =
+        "the bodies of other requests fill the memory that is set aside for them (limits.max_buffered)";
+    Refusal::http(503, "max_buffered", words).retry_after(Duration::from_secs(1)).closing()
 }
 
 fn too_large(limit: usize) -> Refusal {

@@ -127,19 +127,19 @@ pub async fn answer(
             (if ready { 200 } else { 503 }, "application/json", Bytes::from(body))
         }
         Path::Metrics => {
-            let pools = ctx
-                .house
-                .plan
-                .servers
-                .values()
-                .filter_map(|server| Some((server.name.as_ref(), server.upstream.http()?)));
-            gateway.door.metrics.endpoints_up(pools.flat_map(|(name, pool)| {
+            let metrics = &gateway.door.metrics;
+            let servers = ctx.house.plan.servers.values();
+            let pools = servers.filter_map(|server| Some((server.name.as_ref(), server.upstream.http()?)));
+            metrics.endpoints_up(pools.flat_map(|(name, pool)| {
                 pool.states().into_iter().map(|(label, up)| ([name.to_owned(), label.to_owned()], up))
             }));
+            let known = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+            metrics.connections.set(known(gateway.state.connections()));
+            metrics.buffered.set(known(gateway.state.buffered()));
             if let Some(store) = ctx.house.plan.lasting.redis() {
-                gateway.door.metrics.limit_store(store.is_there(), store.misses());
+                metrics.limit_store(store.is_there(), store.misses());
             }
-            (200, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(gateway.door.metrics.text()))
+            (200, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(metrics.text()))
         }
     };
     whole(session, ctx, status, kind, body).await
@@ -176,10 +176,6 @@ fn missing(gateway: &Gateway, ctx: &Ctx) -> Vec<String> {
     if gateway.door.drain.is_cancelled() {
         missing.push("the gateway is stopping".to_owned());
     }
-    for server in ctx.house.plan.servers.values().filter(|server| server.config.required && !server.is_up()) {
-        let why =
-            server.last_error().map_or_else(|| "not connected yet".to_owned(), |error| error.to_string());
-        missing.push(format!("the required server `{}`: {why}", server.name));
-    }
+    missing.extend(ctx.house.missing());
     missing
 }

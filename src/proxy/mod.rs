@@ -12,6 +12,7 @@ mod carry;
 mod client;
 mod cork;
 mod credentials;
+pub mod crowd;
 mod fixed;
 mod intake;
 pub mod multiplex;
@@ -78,6 +79,8 @@ pub struct Ctx {
     told: Told,
     /// Bytes of the request's body.
     received: usize,
+    /// Those of them that count against `limits.max_buffered`, until the request is over.
+    load: Option<crate::state::Load>,
     /// Places in limits of what runs at a time.
     held: Option<Arc<Held>>,
     refused: Option<(&'static str, Box<Refusal>)>,
@@ -121,6 +124,7 @@ impl ProxyHttp for Gateway {
             client: None,
             told: Told::default(),
             received: 0,
+            load: None,
             held: None,
             refused: None,
             id: None,

@@ -18,6 +18,7 @@ use pingora::time::fast_timeout::fast_sleep;
 use tokio::time::Instant;
 
 use super::{Gateway, cork};
+use crate::state::State;
 
 /// How long a connection may wait for its next request (Pingora's own figure).
 pub(super) const IDLE: Duration = Duration::from_secs(60);
@@ -62,15 +63,16 @@ pub fn arrived() {
 pub struct Patient {
     proxy: Arc<HttpProxy<Gateway>>,
     patience: Duration,
+    state: Arc<State>,
 }
 
 impl Patient {
-    pub fn new(mut proxy: HttpProxy<Gateway>, patience: Duration) -> Self {
+    pub fn new(mut proxy: HttpProxy<Gateway>, patience: Duration, state: Arc<State>) -> Self {
         let mut options = HttpServerOptions::default();
         options.keepalive_request_limit = Some(REUSES);
         proxy.server_options = Some(options);
         proxy.handle_init_modules();
-        Self { proxy: Arc::new(proxy), patience }
+        Self { proxy: Arc::new(proxy), patience, state }
     }
 
     /// Serves one request of HTTP/2, whose head is there.
@@ -106,7 +108,10 @@ impl HttpServerApp for Patient {
         cork::together(ARRIVED.scope(Cell::new(false), serve)).await
     }
 
+    /// After the last accept. Idle connections are closed by this; until then the next request of each is answered
+    /// with `Connection: close`.
     async fn http_cleanup(&self) {
+        self.state.close_listener().await;
         self.proxy.http_cleanup().await;
     }
 

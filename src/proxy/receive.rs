@@ -105,7 +105,15 @@ impl Gateway {
     ) -> pingora::Result<Option<Leave>> {
         let house = ctx.house.clone();
         let limits = &house.plan.config.limits;
-        let body = match body::read(session, limits.max_body.as_usize(), limits.body_timeout.get()).await? {
+        let bounds = body::Bounds {
+            limit: limits.max_body.as_usize(),
+            patience: limits.body_timeout.get(),
+            together: limits.max_buffered.as_usize(),
+        };
+        let mut load = self.state.load();
+        let read = body::read(session, &bounds, &mut load).await?;
+        ctx.load = Some(load);
+        let body = match read {
             Ok(body) => body,
             Err(refusal) => return self.refuse_with(session, ctx, "size", refusal).await,
         };

@@ -97,6 +97,8 @@ pub struct Metrics {
     retries: IntCounterVec,
     pub sessions: IntGauge,
     pub streams: IntGauge,
+    pub connections: IntGauge,
+    pub buffered: IntGauge,
     reloads: IntCounterVec,
     config_info: IntGaugeVec,
     pub log_dropped: IntCounter,
@@ -182,6 +184,11 @@ impl Metrics {
             ),
             sessions: gauge("toolgate_sessions", "Open legacy sessions."),
             streams: gauge("toolgate_streams", "Open streams of announcements to clients."),
+            connections: gauge("toolgate_connections", "Open connections of clients."),
+            buffered: gauge(
+                "toolgate_buffered_bytes",
+                "Bytes of requests' bodies in memory, small bodies not counted.",
+            ),
             reloads: counters("toolgate_config_reloads_total", "Reloads of the configuration.", &["result"]),
             config_info: gauges(
                 "toolgate_config_info",

@@ -103,7 +103,7 @@ impl Http {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(bounds.connect_timeout)
-            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_idle_timeout(super::peer::IDLE)
             .dns_resolver(Arc::new(Names(peer.clone())));
         let Reach { url: to, host, client } = trust.client(&url, builder)?;
         let authority = peer.authority.to_str().unwrap_or_default();

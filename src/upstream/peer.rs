@@ -24,6 +24,10 @@ const REST: Duration = Duration::from_secs(30);
 /// How long a resolver may take.
 const RESOLVE: Duration = Duration::from_secs(10);
 
+/// How long a connection to a server may lie unused. Less than the 5 seconds after which Node's and uvicorn's servers close
+/// theirs: a call that is sent into the closing cannot be sent again, since the server may have taken it.
+pub const IDLE: Duration = Duration::from_secs(4);
+
 pub struct Peer {
     host: String,
     port: u16,
@@ -185,7 +189,7 @@ impl Peer {
         let mut peer = HttpPeer::new(address, self.tls, sni);
         peer.options.connection_timeout = Some(self.connect_timeout);
         peer.options.total_connection_timeout = Some(self.connect_timeout * 2);
-        peer.options.idle_timeout = Some(Duration::from_secs(60));
+        peer.options.idle_timeout = Some(IDLE);
         self.trust.apply(&mut peer, self.tls);
         peer
     }

@@ -38,8 +38,8 @@ impl Command {
             command.current_dir(cwd);
         }
         let gateway = process::id();
-        // SAFETY: `bind` makes plain system calls and allocates nothing, as it must between fork and exec.
-        unsafe { command.pre_exec(move || bind(gateway)) };
+        // SAFETY: both make plain system calls and allocate nothing, as they must between fork and exec.
+        unsafe { command.pre_exec(move || bind(gateway).and_then(|()| crate::descriptors::restore())) };
         command
     }
 }

@@ -162,14 +162,20 @@ impl Gateway {
         let port = free_port();
         let file = folder.path().join("toolgate.yaml");
         std::fs::write(&file, Self::listening(port, config)).expect("the configuration is written");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));
-        command.args(["run", "-c"]).arg(&file).current_dir(folder.path());
-        let mut process = Process::start(&mut command);
+        let mut process = Process::start(&mut Self::command(folder.path(), &["run"]));
         process.wait_for("endpoint");
         let http = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
         let gateway = Self { process, port, folder, http };
         gateway.eventually("it listens", async |g| g.http.get(g.url("/health")).send().await.is_ok()).await;
         gateway
+    }
+
+    /// The binary with this folder's configuration; what it leaves behind stays in the folder.
+    pub fn command(folder: &Path, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));
+        command.args(words).arg("-c").arg(folder.join("toolgate.yaml")).current_dir(folder);
+        command.env("RUNTIME_DIRECTORY", folder);
+        command
     }
 
     /// `PORT` in the configuration stands for the gateway's own.

@@ -1,0 +1,153 @@
+//! The end of the gateway: what makes it stop, and what is still done before the process ends.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::door::Door;
+use crate::handover::Keep;
+use crate::state::State;
+use crate::systemd;
+
+/// How long running requests get after Ctrl-C, when somebody waits at the terminal.
+const HURRY: Duration = Duration::from_secs(1);
+/// How long connections may stay idle after a handover. Whoever uses one within this time is told to close it, and
+/// meets the successor next; only who is silent for longer may run into the closing.
+const LINGER: Duration = Duration::from_secs(5);
+/// Requests that were being accepted or read at the moment show up a little later.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Why it stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// SIGTERM: running requests may finish.
+    Drain,
+    /// SIGINT.
+    Hurry,
+    /// A successor serves.
+    Handed,
+}
+
+pub type Why = Option<Stop>;
+
+/// Tells what makes it stop: SIGTERM or SIGINT; SIGUSR2 makes a successor, SIGQUIT nothing.
+pub async fn signals(stop: watch::Sender<Why>, successor: Option<Command>) {
+    let kinds =
+        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::user_defined2()];
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut quit), Ok(mut upgrade)] = kinds.map(signal) else {
+        tracing::error!("signals cannot be received; only SIGKILL stops this process");
+        return;
+    };
+    let mut successor = successor.map(tokio::process::Command::from);
+    let why = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Stop::Drain,
+            _ = interrupt.recv() => break Stop::Hurry,
+            // Other servers hand over at this signal, whether anybody takes over or not.
+            _ = quit.recv() => tracing::warn!(
+                "SIGQUIT does nothing: a successor asks by itself (toolgate run --upgrade); this gateway goes on"
+            ),
+            _ = upgrade.recv() => succeed(successor.as_mut()),
+        }
+    };
+    stop.send_replace(Some(why));
+    // A second signal means it.
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    std::process::exit(130);
+}
+
+/// Starts the program that stands in the place of this one by now.
+fn succeed(successor: Option<&mut tokio::process::Command>) {
+    let Some(successor) = successor else {
+        tracing::warn!("SIGUSR2 does nothing: without a configuration file nobody can take over");
+        return;
+    };
+    match successor.spawn() {
+        Ok(mut child) => {
+            tracing::info!(pid = child.id(), "a successor is started");
+            tokio::spawn(async move {
+                // It outlives this process, unless it fails.
+                match child.wait().await {
+                    Ok(status) => tracing::error!(%status, "the successor has ended; this gateway goes on"),
+                    Err(error) => tracing::error!(%error, "the successor cannot be waited for"),
+                }
+            });
+        }
+        Err(error) => tracing::error!(%error, "a successor does not start; this gateway goes on"),
+    }
+}
+
+/// Pingora closes its listeners when this gives its word.
+pub struct Stopping {
+    pub why: watch::Receiver<Why>,
+    pub keep: Keep,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Stopping {
+    async fn recv(&self) -> ShutdownSignal {
+        let mut why = self.why.clone();
+        // An error means that nobody can signal any more.
+        if why.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.keep.close();
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// From the signal to the end: streams are told, running requests finish, sessions and processes are closed.
+pub async fn finish(door: Arc<Door>, state: Arc<State>, listeners: usize, mut why: watch::Receiver<Why>) {
+    let Ok(why) = why.wait_for(Option::is_some).await.map(|why| why.unwrap_or(Stop::Hurry)) else { return };
+    let drain = door.registry.house().plan.config.limits.drain.get();
+    let (drain, linger) = match why {
+        Stop::Drain => (drain, Duration::ZERO),
+        Stop::Hurry => (drain.min(HURRY), Duration::ZERO),
+        Stop::Handed => (drain, LINGER.min(drain)),
+    };
+    tracing::info!(requests = state.present(), ?drain, "stopping");
+    if why != Stop::Handed {
+        systemd::tell("STOPPING=1");
+    }
+    door.drain.cancel();
+    let begun = Instant::now();
+    let mut quiet: Option<Instant> = None;
+    loop {
+        let now = Instant::now();
+        let alone = state.shut() == listeners && state.connections() == 0;
+        if quiet.is_none() && (now >= begun + linger || alone) {
+            state.hush();
+            quiet = Some(now);
+        }
+        let settled = quiet.is_some_and(|since| now >= since + SETTLE);
+        if (settled && state.present() == 0) || now >= begun + drain.max(SETTLE) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let cut = state.present();
+    let close = async {
+        door.sessions.close().await;
+        door.registry.close().await;
+    };
+    if tokio::time::timeout(Duration::from_secs(10), close).await.is_err() {
+        tracing::warn!("some servers did not close in time");
+    }
+    if cut > 0 {
+        tracing::warn!(requests = cut, "stopped; some requests were cut");
+    } else {
+        tracing::info!("stopped");
+    }
+    // The request log is written by a thread of its own.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    std::process::exit(0);
+}

@@ -1,0 +1,102 @@
+//! How many descriptors this process may have open, and how many connections that is good for.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::config::Config;
+
+/// What the gateway has open without any client: logs, listeners, runtimes, watches, the store of limits, refusals.
+const OWN: u64 = 128;
+/// What one server may take: pipes of two processes, or connections that follow its announcements.
+const SERVER: u64 = 8;
+/// What one client may take: its connection, and one to a server.
+const CLIENT: u64 = 2;
+
+/// What held before it was raised; 0 if it was not.
+static BEFORE: AtomicU64 = AtomicU64::new(0);
+
+/// For a child between fork and exec: what was raised for the gateway is not for programs that may use `select`, or
+/// close all that they could have open.
+pub fn restore() -> io::Result<()> {
+    let before = BEFORE.load(Ordering::Relaxed);
+    if before == 0 {
+        return Ok(());
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, before.min(hard), hard)?)
+}
+
+/// The limit of this process, as it was raised at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptors(u64);
+
+impl Descriptors {
+    /// Raises what holds to what may hold.
+    pub fn raise() -> Self {
+        let limits = getrlimit(Resource::RLIMIT_NOFILE);
+        let Ok((soft, hard)) = limits else {
+            tracing::warn!("the limit of open files cannot be read");
+            return Self(1024);
+        };
+        match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+            Ok(()) => {
+                BEFORE.store(soft, Ordering::Relaxed);
+                Self(hard)
+            }
+            Err(error) => {
+                tracing::warn!(%error, soft, hard, "the limit of open files cannot be raised");
+                Self(soft)
+            }
+        }
+    }
+
+    /// Says what it is good for.
+    pub fn tell(self, config: &Config) {
+        let (wanted, most) = (config.limits.max_connections, self.connections(config));
+        if most as u64 == wanted {
+            tracing::info!(open_files = self.0, max_connections = most, "limits of this process");
+        } else {
+            let needs = self.needs(config);
+            tracing::warn!(
+                open_files = self.0,
+                max_connections = most,
+                "open files are too few for limits.max_connections ({wanted}): {needs} would do; fewer connections are taken"
+            );
+        }
+    }
+
+    /// Descriptors that all that the file allows would take.
+    fn needs(self, config: &Config) -> u64 {
+        let listeners = 1 + u64::from(config.admin.is_some());
+        OWN + SERVER * config.servers.len() as u64 + CLIENT * listeners * config.limits.max_connections
+    }
+
+    /// Connections of clients that a listener takes: those that the file allows, as far as there are descriptors for
+    /// them and their servers. A connection that is refused does less harm than a call that cannot reach its server.
+    pub fn connections(self, config: &Config) -> usize {
+        let listeners = 1 + u64::from(config.admin.is_some());
+        let rest = self.0.saturating_sub(OWN + SERVER * config.servers.len() as u64);
+        let most = (rest / (CLIENT * listeners)).max(1).min(config.limits.max_connections);
+        usize::try_from(most).unwrap_or(usize::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_into_the_descriptors() {
+        let mut config = Config::quickstart();
+        assert_eq!(config.servers.len(), 1);
+        config.limits.max_connections = 1000;
+        for (open, most) in
+            [(u64::MAX, 1000), (1_000_000, 1000), (2136, 1000), (2134, 999), (1024, 444), (138, 1), (16, 1)]
+        {
+            assert_eq!(Descriptors(open).connections(&config), most, "{open}");
+        }
+        assert_eq!(Descriptors(16).needs(&config), 2136);
+    }
+}

@@ -1,0 +1,83 @@
+//! A service of Pingora's that gets a listening socket instead of making one, and tells when it accepts.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::pin::pin;
+use std::task::Poll;
+
+use async_trait::async_trait;
+use pingora::apps::ServerApp;
+use pingora::server::{ListenFds, ShutdownWatch};
+use pingora::services::listening::Service;
+use tokio::sync::watch;
+
+/// Counts the services that accept.
+#[derive(Clone)]
+pub struct Opening(watch::Sender<usize>);
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self(watch::Sender::new(0))
+    }
+}
+
+impl Opening {
+    /// Waits until this many accept.
+    pub async fn all(&self, count: usize) {
+        // The sender is here, so that it cannot be gone.
+        let _ = self.0.subscribe().wait_for(|open| *open >= count).await;
+    }
+}
+
+pub struct Lent<A> {
+    service: Service<A>,
+    address: SocketAddr,
+    socket: RawFd,
+    opening: Opening,
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Lent<A> {
+    /// `socket` is Pingora's from here on, which closes it when it stops to accept.
+    pub fn new(mut service: Service<A>, address: SocketAddr, socket: RawFd, opening: Opening) -> Self {
+        service.add_tcp(&address.to_string());
+        Self { service, address, socket, opening }
+    }
+}
+
+#[async_trait]
+impl<A: ServerApp + Send + Sync + 'static> pingora::services::Service for Lent<A> {
+    async fn start_service(&mut self, fds: Option<ListenFds>, shutdown: ShutdownWatch, tasks: usize) {
+        // Pingora looks here before it binds; it is the table of what a process of before has left.
+        if let Some(fds) = &fds {
+            fds.lock().add(self.address.to_string(), self.socket);
+        }
+        let opening = self.opening.clone();
+        let mut serve = pin!(self.service.start_service(fds, shutdown, tasks));
+        let mut first = true;
+        std::future::poll_fn(move |cx| {
+            let served = serve.as_mut().poll(cx);
+            // With a socket at hand nothing is waited for before the tasks that accept are there.
+            if std::mem::take(&mut first) && served.is_pending() {
+                opening.0.send_modify(|open| *open += 1);
+            }
+            match served {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
+    fn name(&self) -> &str {
+        self.service.name()
+    }
+
+    fn threads(&self) -> Option<usize> {
+        self.service.threads()
+    }
+
+    fn listen_addresses(&self) -> Option<Vec<String>> {
+        pingora::services::Service::listen_addresses(&self.service)
+    }
+}

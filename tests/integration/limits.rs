@@ -1,0 +1,276 @@
+//! What happens at the limits of the process: too many connections, too few descriptors, too many bytes.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Gateway, PATIENCE, Process, a_fixture, free_port};
+use crate::procs;
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("the system takes the connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+}
+
+/// Sends a request on a connection that stays, and gives what was answered; empty if it was closed.
+fn ask(stream: &mut TcpStream, request: &str) -> String {
+    if stream.write_all(request.as_bytes()).is_err() {
+        return String::new();
+    }
+    let mut answer = Vec::new();
+    let mut piece = [0; 16384];
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => break,
+            Ok(length) => answer.extend_from_slice(&piece[..length]),
+        }
+        let text = String::from_utf8_lossy(&answer);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+            });
+            if length == Some(body.len()) {
+                break;
+            }
+        }
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// A call of a tool of the fixture, which needs a connection to it.
+fn echo(server: &str) -> String {
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
+        "name": format!("{server}__echo"), "arguments": {"message": "inside"},
+        "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                  "io.modelcontextprotocol/clientCapabilities": {}}}})
+    .to_string();
+    format!(
+        "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Accept: application/json, text/event-stream\r\nMcp-Protocol-Version: 2026-07-28\r\n\
+         Mcp-Method: tools/call\r\nMcp-Name: {server}__echo\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_over_the_limit_is_told_so_and_those_inside_go_on() {
+    let config = "mcpServers: {demo: {builtin: demo}}\nlimits: {max_connections: 4}\n";
+    let mut gateway = Gateway::start(config).await;
+    gateway.http = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+    // The client of the harness may still hold the one that it started with; it is gone with the old client.
+    let mut inside: Vec<TcpStream> = Vec::new();
+    let until = std::time::Instant::now() + PATIENCE;
+    while inside.len() < 4 {
+        let mut stream = connect(gateway.port);
+        if ask(&mut stream, HEALTH).starts_with("HTTP/1.1 200") {
+            inside.push(stream);
+        }
+        assert!(std::time::Instant::now() < until, "{}", gateway.process.story());
+    }
+    for _ in 0..200 {
+        let mut outside = connect(gateway.port);
+        let answer = ask(&mut outside, &echo("demo"));
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1\r\n"), "{answer:?}");
+        assert!(answer.contains("\"code\":\"max_connections\"") && answer.ends_with('}'), "{answer}");
+        assert_eq!(outside.read(&mut [0; 8]).unwrap_or(0), 0, "and it is closed");
+    }
+    for stream in &mut inside {
+        let answer = ask(stream, &echo("demo"));
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("inside"), "{answer}");
+    }
+    drop(inside.pop());
+    let refused = "toolgate_filter_rejections_total{filter=\"listener\",reason=\"max_connections\"}";
+    gateway
+        .eventually("there is room again", async |g| {
+            let answer = g.http.get(g.url("/metrics")).send().await;
+            match answer {
+                Ok(answer) => answer.text().await.is_ok_and(|text| text.contains(refused)),
+                Err(_) => false,
+            }
+        })
+        .await;
+    let told = gateway.process.output().matches("too many connections").count();
+    assert!((1..=10).contains(&told), "it is told {told} times");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_connections_are_taken_after_a_reload() {
+    let config =
+        |most: u32| format!("mcpServers: {{demo: {{builtin: demo}}}}\nlimits: {{max_connections: {most}}}\n");
+    let mut gateway = Gateway::start(&config(1)).await;
+    gateway.http = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+    let mut first = connect(gateway.port);
+    gateway
+        .eventually("it is inside", async |g| {
+            if !ask(&mut first, HEALTH).starts_with("HTTP/1.1 200") {
+                first = connect(g.port);
+                return false;
+            }
+            true
+        })
+        .await;
+    assert!(ask(&mut connect(gateway.port), HEALTH).starts_with("HTTP/1.1 503"));
+    gateway.rewrite(&config(10));
+    gateway
+        .eventually("a second is inside", async |g| {
+            ask(&mut connect(g.port), HEALTH).starts_with("HTTP/1.1 200")
+        })
+        .await;
+}
+
+/// A gateway whose limit of open files is this from its start; both limits.
+async fn with_files(files: u32, config: &str) -> Gateway {
+    let folder = tempfile::tempdir().expect("a folder");
+    let port = free_port();
+    let file = folder.path().join("toolgate.yaml");
+    std::fs::write(&file, format!("listen: {{address: \"127.0.0.1:{port}\"}}\n{config}")).expect("a file");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &format!("ulimit -n {files}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_toolgate")]);
+    command.args(["run", "-c"]).arg(&file).env("RUNTIME_DIRECTORY", folder.path());
+    let mut process = Process::start(&mut command);
+    process.wait_for("endpoint");
+    let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client");
+    let gateway = Gateway { process, port, folder, http };
+    gateway.eventually("it listens", async |g| g.http.get(g.url("/health")).send().await.is_ok()).await;
+    gateway
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_few_descriptors_fewer_connections_are_taken_and_calls_inside_reach_their_server() {
+    let (_fixture, url) = a_fixture().await;
+    let gateway = with_files(180, &format!("mcpServers: {{fix: {{url: \"{url}\"}}}}\n")).await;
+    let warned = gateway.process.output();
+    assert!(warned.contains("open files are too few"), "{warned}");
+    gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
+    let mut all: Vec<TcpStream> = (0..250).map(|_| connect(gateway.port)).collect();
+    let mut inside = Vec::new();
+    let mut refused = 0;
+    for mut stream in all.drain(..) {
+        let answer = ask(&mut stream, &echo("fix"));
+        if answer.starts_with("HTTP/1.1 200") {
+            assert!(answer.contains("inside"), "{answer}");
+            inside.push(stream);
+        } else {
+            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            refused += 1;
+        }
+    }
+    assert!((10..=22).contains(&inside.len()), "{} inside, {refused} refused", inside.len());
+    for stream in &mut inside {
+        let answer = ask(stream, &echo("fix"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "those inside keep working: {answer:?}");
+    }
+    drop(inside);
+    gateway
+        .eventually("all is well when they have left", async |g| {
+            ask(&mut connect(g.port), &echo("fix")).starts_with("HTTP/1.1 200")
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_descriptors_clients_wait_and_nothing_breaks() {
+    // A server that needs none: `max_connections` keeps those for others free, but here they are taken away.
+    let gateway = with_files(1024, "mcpServers: {demo: {builtin: demo}}\n").await;
+    let mut inside: Vec<TcpStream> = (0..8).map(|_| connect(gateway.port)).collect();
+    for stream in &mut inside {
+        assert!(ask(stream, &echo("demo")).starts_with("HTTP/1.1 200"));
+    }
+    // Somebody takes the descriptors away: from here on accepts fail.
+    let pid = gateway.process.id();
+    let limit = |files| {
+        let limit = libc::rlimit { rlim_cur: files, rlim_max: 1024 };
+        // SAFETY: it sets a limit of a process that this test has started; the pointers are good for the call.
+        let set =
+            unsafe { libc::prlimit(pid.cast_signed(), libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+        assert_eq!(set, 0, "the limit is set");
+    };
+    limit(procs::descriptors(pid) as u64);
+    let mut waiting: Vec<TcpStream> = (0..20).map(|_| connect(gateway.port)).collect();
+    gateway.eventually("accepts fail", async |g| g.process.output().contains("Accept() failed")).await;
+    for _ in 0..20 {
+        for stream in &mut inside {
+            assert!(ask(stream, &echo("demo")).starts_with("HTTP/1.1 200"), "those inside keep working");
+        }
+    }
+    drop(inside);
+    let told = gateway.process.output().matches("Accept() failed").count();
+    assert!(told < 100, "it is told {told} times");
+    limit(1024);
+    for stream in &mut waiting {
+        assert!(ask(stream, &echo("demo")).starts_with("HTTP/1.1 200"), "those that waited are served");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_has_the_limit_that_the_gateway_was_started_with() {
+    let server = json!({"command": "sh", "args": ["-c", "ulimit -n >&2; exec sleep 1000"]});
+    let folder = tempfile::tempdir().expect("a folder");
+    let config =
+        format!("listen: {{address: \"127.0.0.1:{}\"}}\nmcpServers: {{sh: {server}}}\n", free_port());
+    std::fs::write(folder.path().join("toolgate.yaml"), config).expect("a file");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -Sn 777; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_toolgate"), "run", "-c"]);
+    command.arg(folder.path().join("toolgate.yaml")).env("RUNTIME_DIRECTORY", folder.path());
+    let mut gateway = Process::start(&mut command);
+    gateway.wait_for("777");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.id())).expect("limits");
+    let open = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    let numbers: Vec<&str> = open.split_whitespace().filter(|word| word.parse::<u64>().is_ok()).collect();
+    assert_eq!(numbers[0], numbers[1], "its own is raised: {open}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_over_the_memory_for_all_are_refused_before_they_are_read() {
+    let config = "mcpServers: {demo: {builtin: demo}}\nlimits: {max_buffered: 1MiB, max_body: 1MiB}\n";
+    let gateway = Gateway::start(config).await;
+    let head = |length: usize| {
+        format!(
+            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Accept: application/json, text/event-stream\r\nMcp-Protocol-Version: 2026-07-28\r\n\
+             Mcp-Method: tools/call\r\nMcp-Name: demo__echo\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    // One that takes nearly all of it, and does not come to its end.
+    let mut large = connect(gateway.port);
+    large.write_all(head(1_000_000).as_bytes()).expect("written");
+    large.write_all(b"{").expect("written");
+    gateway
+        .eventually("it is counted", async |g| g.metric("toolgate_buffered_bytes").await == 1_000_000.0)
+        .await;
+    let mut second = connect(gateway.port);
+    gateway
+        .eventually("there is no room for another", async |g| {
+            second = connect(g.port);
+            // Only its head: an answer to it was given before its body.
+            second.write_all(head(200_000).as_bytes()).expect("written");
+            second.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+            let mut start = [0; 1024];
+            let length = second.read(&mut start).unwrap_or(0);
+            let answer = String::from_utf8_lossy(&start[..length]).to_lowercase();
+            assert!(answer.is_empty() || answer.starts_with("http/1.1 503"), "{answer}");
+            answer.contains("retry-after: 1\r\n") && answer.contains("connection: close")
+        })
+        .await;
+    // One of unknown length, when it grows.
+    let mut chunked = connect(gateway.port);
+    let start = head(0).replace("Content-Length: 0", "Transfer-Encoding: chunked");
+    chunked.write_all(start.as_bytes()).expect("written");
+    let piece = format!("{:x}\r\n{}\r\n", 150_000, " ".repeat(150_000));
+    let answer = ask(&mut chunked, &piece);
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("max_buffered"), "{answer}");
+    // Small ones pass, and so do large ones when the first has left.
+    assert_eq!(gateway.call("demo__echo", json!({"message": "x".repeat(30_000)})).await.0, 200);
+    drop(large);
+    gateway
+        .eventually("there is room again", async |g| {
+            g.call("demo__echo", json!({"message": "x".repeat(300_000)})).await.0 == 200
+        })
+        .await;
+}

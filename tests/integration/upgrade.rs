@@ -1,0 +1,282 @@
+//! A new process takes over from the one that runs, and nobody who calls notices; one that fails changes nothing.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::json;
+
+use crate::events::Events;
+use crate::harness::{Gateway, PATIENCE, Process, a_fixture, legacy_call, read};
+use crate::procs;
+
+/// One of 64 connections: calls until it is told to stop, and gives what went wrong.
+async fn hammer(
+    gateway: Arc<Gateway>,
+    number: usize,
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+) -> Vec<String> {
+    let own = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
+    let mut wrong = Vec::new();
+    while !stop.load(Ordering::Relaxed) && wrong.len() < 3 {
+        let tool = ["demo__echo", "fix__echo"][number % 2];
+        let words = format!("{number}");
+        let params = json!({"name": tool, "arguments": {"message": words}});
+        let request = gateway.modern_request("/mcp", "tools/call", params).build().expect("a request");
+        match own.execute(request).await {
+            Ok(response) => {
+                let (status, answer) = read(response).await;
+                if status != 200 || answer["result"]["content"][0]["text"] != words {
+                    wrong.push(format!("{tool}: {status} {answer}"));
+                }
+            }
+            Err(error) => wrong.push(format!("{tool}: {error:?}")),
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    wrong
+}
+
+fn successor(gateway: &Gateway) -> Process {
+    Process::start(&mut Gateway::command(gateway.folder.path(), &["run", "--upgrade"]))
+}
+
+fn socket(gateway: &Gateway) -> std::path::PathBuf {
+    gateway.folder.path().join(format!("127.0.0.1:{}.sock", gateway.port))
+}
+
+/// Waits until a successor could ask; the socket comes a moment after the listeners.
+async fn can_be_asked(gateway: &Gateway) {
+    gateway.eventually("a successor can ask", async |g| socket(g).exists()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_connections_do_not_notice_two_upgrades() {
+    let (_fixture, url) = a_fixture().await;
+    let config = format!(
+        "mcpServers: {{demo: {{builtin: demo}}, fix: {{url: \"{url}\", required: true}}}}\nlimits: {{drain: 60s}}\n"
+    );
+    let gateway = Arc::new(Gateway::start(&config).await);
+    gateway.eventually("both are there", async |g| g.get("/health").await.contains("\"connected\":2")).await;
+    can_be_asked(&gateway).await;
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let tasks: Vec<_> =
+        (0..64).map(|n| tokio::spawn(hammer(gateway.clone(), n, stop.clone(), done.clone()))).collect();
+    let mut generations: Vec<Process> = Vec::new();
+    for round in 1..=2 {
+        let goal = done.load(Ordering::Relaxed) + 200;
+        gateway.eventually("calls go on", async |_| done.load(Ordering::Relaxed) >= goal).await;
+        // A call whose answer is a stream begins before the upgrade and ends after it.
+        let session = gateway.initialize("/mcp").await;
+        let mut call = legacy_call("s", "fix__stream", json!({"n": 100, "interval_ms": 20}));
+        call["params"]["_meta"] = json!({"progressToken": "p"});
+        let mut streamed = Events::open(gateway.post("/mcp", Some(&session), &call)).await;
+        assert_eq!(streamed.next().await.expect("a step")["params"]["progress"], 1.0);
+
+        let mut new = successor(&gateway);
+        tokio::task::spawn_blocking(move || {
+            new.wait_for("took over from the gateway that ran before");
+            new
+        })
+        .await
+        .map(|new| generations.push(new))
+        .expect("the successor serves");
+        let mut steps = 1;
+        let last = loop {
+            let note = streamed.next().await.unwrap_or_else(|| panic!("round {round}: cut at {steps}"));
+            if !note["id"].is_null() {
+                break note;
+            }
+            if note["method"] == "notifications/progress" {
+                steps += 1;
+                assert_eq!(note["params"]["progress"], f64::from(steps), "one step is missing");
+            }
+        };
+        assert_eq!((steps, &last["id"]), (100, &json!("s")), "{last}");
+        let fresh = reqwest::Client::new();
+        let ready = fresh.get(gateway.url("/ready")).send().await.expect("an answer");
+        assert_eq!(ready.status(), 200, "the successor is ready");
+        // Sessions of before are not known to it; clients open new ones (404).
+        gateway
+            .eventually("the old one has ended", async |_| match round {
+                1 => !procs::runs(gateway.process.id()),
+                _ => !procs::runs(generations[0].id()),
+            })
+            .await;
+        let http = reqwest::Client::new();
+        let again = http
+            .post(gateway.url("/mcp"))
+            .header("mcp-session-id", &session)
+            .header("content-type", "application/json")
+            .header("accept", "application/json, text/event-stream")
+            .header("mcp-protocol-version", "2025-11-25")
+            .body(legacy_call(1, "fix__echo", json!({"message": "x"})).to_string());
+        assert_eq!(again.send().await.expect("an answer").status(), 404);
+        let metrics =
+            http.get(gateway.url("/metrics")).send().await.expect("metrics").text().await.expect("text");
+        assert!(metrics.contains("toolgate_requests_total{"), "{metrics}");
+    }
+    let goal = done.load(Ordering::Relaxed) + 200;
+    gateway.eventually("calls go on", async |_| done.load(Ordering::Relaxed) >= goal).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut wrong = Vec::new();
+    for task in tasks {
+        wrong.extend(task.await.expect("no panic"));
+    }
+    let all = done.load(Ordering::Relaxed);
+    assert!(wrong.is_empty(), "{} of {all} calls: {:#?}", wrong.len(), wrong.first());
+    let mut gateway = Arc::into_inner(gateway).expect("nobody else has it");
+    assert!(gateway.process.wait().success(), "{}", gateway.process.story());
+    assert!(generations[0].wait().success(), "{}", generations[0].story());
+    for (gone, name) in [(&gateway.process, "the first"), (&generations[0], "the second")] {
+        assert!(!gone.output().contains("were cut"), "{name}: {}", gone.story());
+    }
+    generations[1].signal(libc::SIGTERM);
+    assert!(generations[1].wait().success());
+    assert!(!socket(&gateway).exists(), "the last one tidies up");
+}
+
+/// Sends a request on a connection that stays, and gives head and body of the answer.
+fn ask(stream: &mut TcpStream) -> String {
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is written");
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let length = stream.read(&mut piece).expect("an answer");
+        assert_ne!(length, 0, "closed before the answer: {}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&piece[..length]);
+        if answer.ends_with(b"}") {
+            return String::from_utf8(answer).expect("text").to_lowercase();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_answered_once_more_and_told_to_close() {
+    let mut gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    can_be_asked(&gateway).await;
+    let mut idle = TcpStream::connect(("127.0.0.1", gateway.port)).expect("it listens");
+    assert!(!ask(&mut idle).contains("connection: close"));
+    let mut new = successor(&gateway);
+    gateway.process.wait_for("a successor serves");
+    new.wait_for("took over");
+    gateway.process.wait_for("stopping");
+    let answer = ask(&mut idle);
+    assert!(answer.contains("200 ok") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(idle.read(&mut [0; 16]).expect("an end"), 0);
+    assert!(gateway.process.wait().success());
+    let mut fresh = TcpStream::connect(("127.0.0.1", gateway.port)).expect("it listens");
+    assert!(!ask(&mut fresh).contains("connection: close"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quit_alone_is_no_outage() {
+    let mut gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    gateway.process.signal(libc::SIGQUIT);
+    gateway.process.wait_for("SIGQUIT does nothing");
+    assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
+    assert!(gateway.get("/ready").await.contains("\"ready\":true"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_fails_changes_nothing() {
+    let mut gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    can_be_asked(&gateway).await;
+    let well = async |gateway: &Gateway| {
+        let fresh = reqwest::Client::new();
+        let ready =
+            fresh.get(gateway.url("/ready")).send().await.expect("an answer").text().await.expect("text");
+        assert!(ready.contains("\"ready\":true"), "{ready}");
+        assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
+        assert!(procs::runs(gateway.process.id()));
+    };
+    // It dies as soon as it has the sockets.
+    let mut early = UnixStream::connect(socket(&gateway)).expect("it can be asked");
+    early.write_all(b"toolgate 1\n").expect("it is written");
+    gateway.process.wait_for("a successor has got the sockets");
+    drop(early);
+    gateway.process.wait_for("a handover came to nothing");
+    well(&gateway).await;
+    // It does not speak as it should.
+    let mut strange = UnixStream::connect(socket(&gateway)).expect("it can be asked");
+    strange.write_all(b"GET / HTTP/1.1\r\n").expect("it is written");
+    let mut said = String::new();
+    strange.read_to_string(&mut said).expect("an end");
+    assert_eq!(said, "", "it gets nothing");
+    well(&gateway).await;
+    // Its file is faulty.
+    let faulty = gateway.folder.path().join("faulty.yaml");
+    std::fs::write(&faulty, "mcpServers: {demo: {bultin: demo}}\n").expect("a file");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_toolgate"));
+    command.args(["run", "--upgrade", "-c"]).arg(&faulty).env("RUNTIME_DIRECTORY", gateway.folder.path());
+    assert_eq!(Process::start(&mut command).wait().code(), Some(2));
+    well(&gateway).await;
+    // It wants a port that somebody else has.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = other.local_addr().expect("an address");
+    let config = format!(
+        "listen: {{address: \"127.0.0.1:{}\"}}\nadmin: {{address: \"{taken}\"}}\nmcpServers: {{demo: {{builtin: demo}}}}\n",
+        gateway.port
+    );
+    std::fs::write(&faulty, config).expect("a file");
+    let mut clash = Process::start(&mut command);
+    assert_eq!(clash.wait().code(), Some(1));
+    assert!(clash.output().contains("cannot listen on"), "{}", clash.output());
+    well(&gateway).await;
+    // It is killed while it waits for a server that never comes.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let config = format!(
+        "listen: {{address: \"127.0.0.1:{}\"}}\nmcpServers: {{far: {{url: \"http://{}/mcp\", required: true}}}}\n",
+        gateway.port,
+        silent.local_addr().expect("an address")
+    );
+    std::fs::write(&faulty, config).expect("a file");
+    let mut waiting = Process::start(&mut command);
+    tokio::task::spawn_blocking(move || {
+        silent.accept().expect("it looks for its server");
+        waiting.kill();
+    })
+    .await
+    .expect("it is killed");
+    well(&gateway).await;
+    // And one that is well still takes over.
+    let mut new = successor(&gateway);
+    new.wait_for("took over from the gateway that ran before");
+    assert!(gateway.process.wait().success(), "{}", gateway.process.story());
+    assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateway_starts_its_own_successor_at_sigusr2() {
+    let mut gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    can_be_asked(&gateway).await;
+    gateway.process.signal(libc::SIGUSR2);
+    gateway.process.wait_for("took over from the gateway that ran before");
+    assert!(gateway.process.wait().success(), "{}", gateway.process.story());
+    let (status, answer) = gateway.call("demo__echo", json!({"message": "hi"})).await;
+    assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("hi")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_of_nothing_starts_anew_unless_the_port_is_taken() {
+    let gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    can_be_asked(&gateway).await;
+    let mut command = Gateway::command(gateway.folder.path(), &["run", "--upgrade"]);
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let mut lost = Process::start(command.env("RUNTIME_DIRECTORY", elsewhere.path()));
+    assert_eq!(lost.wait().code(), Some(1));
+    let said = lost.output();
+    assert!(said.contains("no gateway waits there") && said.contains("cannot listen on"), "{said}");
+    let port = gateway.port;
+    assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
+    drop(gateway);
+    let folder = tempfile::tempdir().expect("a folder");
+    let config =
+        format!("listen: {{address: \"127.0.0.1:{port}\"}}\nmcpServers: {{demo: {{builtin: demo}}}}\n");
+    std::fs::write(folder.path().join("toolgate.yaml"), config).expect("a file");
+    let mut new = Process::start(&mut Gateway::command(folder.path(), &["run", "--upgrade"]));
+    new.wait_for("endpoint");
+}

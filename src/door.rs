@@ -17,6 +17,7 @@ use filters::rate::Held;
 use filters::rbac::{Judgement, Query, unknown};
 use filters::rebuild::rename;
 use filters::{Aim, Caller, Era, Kind as Shape, Permit, Refusal, Span, Thing};
+use http::{HeaderName, HeaderValue};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -78,12 +79,14 @@ pub struct Leave {
     pub session: Option<Arc<Session>>,
     /// For the header `Mcp-Name`, where the server's own name is another.
     pub name: Option<Arc<str>>,
+    /// Headers that repeat arguments, as these are now.
+    pub mirrored: Vec<(HeaderName, HeaderValue)>,
     /// Whether the request may be sent again when the connection broke.
     pub safe: bool,
     /// The id that the answer must carry, as written; none for notifications and responses.
     pub id: Option<Bytes>,
     /// Set for a GET that goes on with a stream: the `Last-Event-ID`.
-    pub resume: Option<http::HeaderValue>,
+    pub resume: Option<HeaderValue>,
     /// The server's requests to the client need an id that leads back.
     pub readdress: bool,
     pub running: Running,
@@ -249,12 +252,17 @@ impl Door {
                     matches!(judged, Judgement::Allowed(_))
                 };
                 let filter = announce::Filter::read(wanted, endpoint, may).ok_or_else(|| {
-                    invalid(era, "filter_missing", "params.notifications must be an object")
+                    invalid(
+                        era,
+                        "filter_missing",
+                        "params.notifications must be an object, with at most 1024 resourceSubscriptions",
+                    )
                 })?;
                 let id = Bytes::copy_from_slice(id);
                 let changes = self.registry.changes();
+                let (registry, drain) = (self.registry.clone(), self.drain.clone());
                 let talk =
-                    announce::modern(&self.core, id, endpoint.clone(), filter, changes, self.drain.clone());
+                    announce::modern(&self.core, registry, id, endpoint.clone(), filter, changes, drain);
                 Ok(Exit::Room(talk))
             }
             _ => match endpoint.only.clone().filter(|s| view.servers > 0 && led.may_reach(self, s)) {
@@ -278,7 +286,14 @@ impl Door {
         told.server = Some(target.server.name.clone());
         told.tool = Some(target.label.clone());
         let renamed = place.filter(|_| *target.name != *target.label);
-        self.depart(led, target.server.clone(), method, renamed.map(|place| (place, target.name.clone())))
+        let mirrored = match &target.mirrors {
+            Some(mirrors) if led.permit.era == Era::Modern => {
+                mirrors.headers(led.permit.rpc.arguments.map(|arguments| arguments.of(&led.body)))
+            }
+            _ => Vec::new(),
+        };
+        let renamed = renamed.map(|place| (place, target.name.clone()));
+        self.depart(led, target.server.clone(), method, renamed, mirrored)
     }
 
     /// Leads to the only server of an endpoint, with the message as it is.
@@ -290,7 +305,7 @@ impl Door {
         told: &mut Told,
     ) -> Result<Exit, Box<Refusal>> {
         told.server = Some(server.name.clone());
-        self.depart(led, server, method, None)
+        self.depart(led, server, method, None, Vec::new())
     }
 
     fn depart(
@@ -299,6 +314,7 @@ impl Door {
         server: Arc<Server>,
         method: Method,
         renamed: Option<(Span, Arc<str>)>,
+        mirrored: Vec<(HeaderName, HeaderValue)>,
     ) -> Result<Exit, Box<Refusal>> {
         let failed = |error: UpstreamError| Box::new(error.refusal(&server.name));
         let running = server.start().map_err(failed)?;
@@ -326,6 +342,7 @@ impl Door {
                 era,
                 session: led.session.cloned(),
                 name,
+                mirrored,
                 safe: method.is_safe(),
                 id,
                 resume: None,

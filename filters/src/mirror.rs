@@ -18,7 +18,7 @@ use crate::verdict::{Refusal, code};
 
 const KEY: &str = "x-mcp-header";
 /// What stands before the name that a schema gives.
-pub const PREFIX: &str = "mcp-param-";
+const PREFIX: &str = "mcp-param-";
 /// Most arguments that a tool may have repeated: each is looked for in each call.
 const MOST: usize = 64;
 
@@ -88,11 +88,6 @@ impl Mirrors {
             }
         }
         Ok(())
-    }
-
-    /// Whether a header is one of these.
-    pub fn names(&self, header: &HeaderName) -> bool {
-        self.0.iter().any(|mirror| mirror.header == header)
     }
 
     /// The headers that repeat these arguments.
@@ -247,7 +242,8 @@ impl<'a> Argument<'a> {
             Self::Word(word) => header == *word,
             Self::Number(raw) => {
                 let plain = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'.'));
-                header == *raw || (plain(header) && whole(header).is_some_and(|said| Some(said) == whole(raw)))
+                header == *raw
+                    || (plain(header) && whole(header).is_some_and(|said| Some(said) == whole(raw)))
             }
         }
     }
@@ -258,7 +254,8 @@ fn whole(raw: &str) -> Option<Cow<'_, str>> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if raw.contains(['e', 'E']) {
         let value: f64 = raw.parse().ok()?;
-        return (value.fract() == 0.0 && value.abs() <= EXACT).then(|| Cow::Owned((value as i64).to_string()));
+        return (value.fract() == 0.0 && value.abs() <= EXACT)
+            .then(|| Cow::Owned((value as i64).to_string()));
     }
     let (sign, digits) = raw.strip_prefix('-').map_or(("", raw), |digits| ("-", digits));
     let (digits, fraction) = digits.split_once('.').unwrap_or((digits, "0"));

@@ -153,6 +153,7 @@ fn enter(
         full: full.as_str().into(),
         counted: metrics.counted(kind.used_by(), &server.name, label),
         schema: schema.clone(),
+        mirrors: item.mirrors().cloned(),
     };
     if entries.contains_key(&shown) {
         if may.is_some() {
@@ -260,7 +261,11 @@ fn capabilities(era: Era, faces: &[(&Arc<Server>, &Arc<Face>)], scope: &Scope<'_
         }
         if offers("resources", None) {
             let carried = faces.iter().any(|(server, face)| {
-                server.upstream.http().is_some() && face.hello.offers("resources", Some("subscribe"))
+                let carries = match era {
+                    Era::Legacy => server.upstream.http().is_some(),
+                    Era::Modern => server.upstream.follows(),
+                };
+                carries && face.hello.offers("resources", Some("subscribe"))
             });
             let subscribe = if carried { r#","subscribe":true"# } else { "" };
             parts.push(format!(r#""resources":{{"listChanged":true{subscribe}}}"#));

@@ -92,7 +92,8 @@ impl Leave {
             None => None,
         };
         let id = self.id.clone().unwrap_or_default();
-        let said = http.exchange(self.era, seat.as_ref(), self.body.clone(), &id).await;
+        let mirrored = self.mirrored.iter().cloned().collect();
+        let said = http.exchange(self.era, seat.as_ref(), mirrored, self.body.clone(), &id).await;
         self.running.went(said.as_ref().err());
         let said = said.map_err(refused)?;
         let message = match said {

@@ -134,6 +134,7 @@ impl Door {
             era: Era::Legacy,
             session: Some(session.clone()),
             name: None,
+            mirrored: Vec::new(),
             safe: false,
             id: None,
             resume: None,

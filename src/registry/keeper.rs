@@ -199,7 +199,17 @@ async fn listing(server: &Server, era: Era, kind: Kind) -> Result<Listing, Upstr
             Said::Error(_) if listing.items.is_empty() => return Ok(Listing::default()),
             Said::Error(_) => break,
         };
-        let page = Page::read(&result, kind).map_err(UpstreamError::Nonsense)?;
+        let mut page = Page::read(&result, kind).map_err(UpstreamError::Nonsense)?;
+        if (era, kind) == (Era::Modern, Kind::Tools) {
+            // Clients must leave out what they could not call rightly (2026-07-28, streamable-http, `x-mcp-header`).
+            page.items.retain_mut(|item| match item.reflect() {
+                Ok(()) => true,
+                Err(why) => {
+                    tracing::warn!(server = %server.name, tool = %item.key, %why, "the tool is left out for modern clients");
+                    false
+                }
+            });
+        }
         if page.dropped > 0 {
             tracing::warn!(server = %server.name, kind = kind.member(), dropped = page.dropped, "entries without a usable name were dropped");
         }

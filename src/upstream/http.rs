@@ -16,7 +16,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::{Mutex, mpsc};
 
 use super::{
-    Ask, Bounds, Hello, Peer, Progress, Said, Upstream, UpstreamError, cause, house_initialize, house_params,
+    Ask, Bounds, Hello, LISTS_CHANGED, Peer, Progress, Said, Upstream, UpstreamError, cause,
+    house_initialize, house_params,
 };
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::{revision, wire};
@@ -122,24 +123,22 @@ impl Http {
     /// One request in a session.
     pub async fn request_in(&self, seat: &Seat, method: &str, params: Bytes) -> Result<Said, UpstreamError> {
         let body = wire::request("1", method, &params);
-        self.exchange(Era::Legacy, Some(seat), body, b"1").await
+        self.exchange(Era::Legacy, Some(seat), HeaderMap::new(), body, b"1").await
     }
 
-    /// One request, as a whole message with the id `id`, and its whole answer.
+    /// One request, as a whole message with the id `id`, and its whole answer; `extra` are headers of its own.
     pub async fn exchange(
         &self,
         era: Era,
         seat: Option<&Seat>,
+        mut extra: HeaderMap,
         body: Bytes,
         id: &[u8],
     ) -> Result<Said, UpstreamError> {
-        let extra = match (era, wire::read(&body)) {
-            (Era::Modern, Some(read)) => {
-                let method = read.method.map(|method| method.read(&body).into_owned()).unwrap_or_default();
-                mirror(&method, read.params.map(|span| span.of(&body)).unwrap_or_default())
-            }
-            _ => HeaderMap::new(),
-        };
+        if let (Era::Modern, Some(read)) = (era, wire::read(&body)) {
+            let method = read.method.map(|method| method.read(&body).into_owned()).unwrap_or_default();
+            extra.extend(mirror(&method, read.params.map(|span| span.of(&body)).unwrap_or_default()));
+        }
         let response = self.send(era, seat, extra, body, self.call_timeout).await?;
         if response.status() == StatusCode::NOT_FOUND && seat.is_some_and(|seat| seat.session.is_some()) {
             return Err(UpstreamError::Forgotten);
@@ -371,10 +370,7 @@ impl Upstream for Http {
     }
 
     async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
-        let listen = house_params(
-            era,
-            r#""notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}"#,
-        );
+        let listen = house_params(era, LISTS_CHANGED);
         loop {
             let seat = match era {
                 Era::Legacy => self.house.lock().await.clone(),
@@ -397,6 +393,14 @@ impl Upstream for Http {
             }
             let _ = changed.send(()).await;
         }
+    }
+
+    fn follows(&self) -> bool {
+        true
+    }
+
+    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<(), UpstreamError> {
+        self.listen(Era::Modern, None, listen, out).await
     }
 
     fn peer(&self) -> Option<&Peer> {

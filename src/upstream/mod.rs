@@ -114,6 +114,18 @@ pub trait Upstream: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether [`Upstream::follow`] can follow anything.
+    fn follows(&self) -> bool {
+        false
+    }
+
+    /// Follows what the server says of some resources in the modern era; `listen` are the params of a
+    /// `subscriptions/listen`. Each message goes to `out` as it came; ends when the server ends it.
+    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<(), UpstreamError> {
+        let _ = (listen, out);
+        Ok(())
+    }
+
     /// Set for servers that Pingora can stream to; calls to these do not go through [`Upstream::ask`].
     fn peer(&self) -> Option<&Peer> {
         None
@@ -210,6 +222,10 @@ pub fn house_meta() -> String {
         house_info()
     )
 }
+
+/// What the gateway listens for in its own name, as the inside of the params.
+pub const LISTS_CHANGED: &str =
+    r#""notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}"#;
 
 /// The gateway's `Implementation` object.
 pub fn house_info() -> &'static str {

@@ -86,7 +86,8 @@ pub use roles::{Lists, Pattern, Role};
 pub use schema::schema;
 pub use secret::Secret;
 pub use server::{
-    Builtin, CircuitBreaker, Credentials, Health, Kind, Pinning, Redact, Redaction, Server, Tools, Validate,
+    Builtin, CircuitBreaker, Credentials, Era, Health, Kind, Pinning, Redact, Redaction, Server, Tools,
+    Validate,
 };
 pub use size::Size;
 pub use span::Span;

@@ -55,8 +55,15 @@ pub async fn keep(server: Arc<Server>, registry: Weak<Registry>) {
 /// Greets the server in each era that it speaks and reads its lists there.
 async fn meet(server: &Server) -> Result<Faces, UpstreamError> {
     // Modern first: a legacy server only refuses that, while a dual-era process is bound by its first request.
-    let modern = greeted(server.upstream.greet(Era::Modern).await)?;
-    let legacy = greeted(server.upstream.greet(Era::Legacy).await)?;
+    let era = server.config.era;
+    let modern = match era.is_modern() {
+        true => greeted(server.upstream.greet(Era::Modern).await)?,
+        false => Err(not_wanted(Era::Modern)),
+    };
+    let legacy = match era.is_legacy() {
+        true => greeted(server.upstream.greet(Era::Legacy).await)?,
+        false => Err(not_wanted(Era::Legacy)),
+    };
     let (legacy, modern) = match (legacy, modern) {
         (Err(legacy), Err(modern)) => {
             return Err(UpstreamError::Nonsense(format!("it speaks neither era: {modern}; {legacy}")));
@@ -71,6 +78,10 @@ async fn meet(server: &Server) -> Result<Faces, UpstreamError> {
         }
     }
     Ok(faces)
+}
+
+fn not_wanted(era: Era) -> UpstreamError {
+    UpstreamError::WrongEra(era, "`era` in the configuration says so".into())
 }
 
 /// Not speaking an era is an answer; everything else is a failure.

@@ -80,7 +80,14 @@ async fn conforms(revision: &str) {
     for scenario in *scenarios {
         let (direct, through) =
             tokio::join!(checks(revision, scenario, false), checks(revision, scenario, true));
-        assert_eq!(through, direct, "{scenario} at {revision}: other checks than without the gateway");
+        // The gateway has questions of its own, which are checked too.
+        for (check, times) in &direct {
+            let here = through.get(check).copied().unwrap_or(0);
+            assert!(
+                here >= *times,
+                "{scenario} at {revision}: {check:?} {here} times, without the gateway {times}"
+            );
+        }
     }
 }
 

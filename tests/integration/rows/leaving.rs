@@ -1,5 +1,5 @@
 //! A client that leaves takes its modern call with it, whatever carries it (2026-07-28: a closed stream is a
-//! cancellation). How soon is a matter for `benches/leaving`.
+//! cancellation). That it does is tested here; how soon is measured, not tested.
 
 use serde_json::json;
 

@@ -164,15 +164,17 @@ impl Upstream for Stdio {
         let (notes, mut told) = mpsc::channel(64);
         let listening = async {
             let listen = house_params(era, LISTS_CHANGED);
-            while era == Era::Modern {
-                if let Ok(Response::Error(_)) | Err(ChildError::Exited { .. }) =
-                    child.listen(&listen, notes.clone()).await
-                {
-                    break;
+            // What an old server says comes unasked.
+            if era == Era::Modern {
+                loop {
+                    let ended = child.listen(&listen, notes.clone()).await;
+                    if let Ok(Response::Error(_)) | Err(ChildError::Exited { .. }) = ended {
+                        break;
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                    // What changed in between nobody was told.
+                    let _ = changed.send(()).await;
                 }
-                tokio::time::sleep(AGAIN).await;
-                // What changed in between nobody was told.
-                let _ = changed.send(()).await;
             }
             std::future::pending::<()>().await;
         };

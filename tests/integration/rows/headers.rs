@@ -7,6 +7,9 @@ use crate::harness::Gateway;
 use crate::puppet::{Act, Puppet, Seen, answer, json_answer};
 use crate::raw::{Client, Head};
 
+/// Arguments, and the headers of their call.
+type Case = (Value, &'static [(&'static str, &'static str)]);
+
 /// A call of the tool whose arguments `region`, `priority` and `urgent` are repeated.
 fn call(server: &str, arguments: Value, headers: &[(&str, &str)]) -> (Head, String) {
     let tool = format!("{server}__test_x_mcp_header");
@@ -19,7 +22,7 @@ fn call(server: &str, arguments: Value, headers: &[(&str, &str)]) -> (Head, Stri
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_repeats_other_arguments_is_refused_on_every_way() {
     let house = House::start().await;
-    let sound: [(Value, &[(&str, &str)]); 4] = [
+    let sound: [Case; 4] = [
         (json!({"region": "eu"}), &[("Mcp-Param-Region", "eu")]),
         (json!({"region": "Grüße"}), &[("mcp-param-region", "=?base64?R3LDvMOfZQ==?=")]),
         (
@@ -28,7 +31,7 @@ async fn a_head_that_repeats_other_arguments_is_refused_on_every_way() {
         ),
         (json!({"region": "eu"}), &[("Mcp-Param-Region", "eu"), ("Mcp-Param-Unheard-Of", "x")]),
     ];
-    let wrong: [(Value, &[(&str, &str)]); 6] = [
+    let wrong: [Case; 6] = [
         (json!({"region": "eu"}), &[]),
         (json!({"region": "eu"}), &[("Mcp-Param-Region", "us")]),
         (json!({"region": "eu"}), &[("Mcp-Param-Region", "eu"), ("mcp-param-region", "eu")]),

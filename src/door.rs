@@ -19,6 +19,7 @@ use filters::rate::Held;
 use filters::rbac::{Judgement, Query, unknown};
 use filters::rebuild::rename;
 use filters::{Aim, Caller, Era, Kind as Shape, Means, Permit, Refusal, Span, Thing};
+use http::{HeaderName, HeaderValue};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -83,6 +84,8 @@ pub struct Leave {
     pub session: Option<Arc<Session>>,
     /// For the header `Mcp-Name`, where the server's own name is another.
     pub name: Option<Arc<str>>,
+    /// Headers that repeat arguments, as these are now.
+    pub mirrored: Vec<(HeaderName, HeaderValue)>,
     /// Whether the request may be sent again when the connection broke.
     pub safe: bool,
     /// Stands for the session or caller, where endpoints are chosen by it.
@@ -90,7 +93,7 @@ pub struct Leave {
     /// The id that the answer must carry, as written; none for notifications and responses.
     pub id: Option<Bytes>,
     /// Set for a GET that goes on with a stream: the `Last-Event-ID`.
-    pub resume: Option<http::HeaderValue>,
+    pub resume: Option<HeaderValue>,
     /// The server's requests to the client need an id that leads back.
     pub readdress: bool,
     pub running: Running,
@@ -275,12 +278,17 @@ impl Door {
                     matches!(judged, Judgement::Allowed(_))
                 };
                 let filter = announce::Filter::read(wanted, endpoint, may).ok_or_else(|| {
-                    invalid(era, "filter_missing", "params.notifications must be an object")
+                    invalid(
+                        era,
+                        "filter_missing",
+                        "params.notifications must be an object, with at most 1024 resourceSubscriptions",
+                    )
                 })?;
                 let id = Bytes::copy_from_slice(id);
                 let changes = self.registry.changes();
+                let (registry, drain) = (self.registry.clone(), self.drain.clone());
                 let talk =
-                    announce::modern(&self.core, id, endpoint.clone(), filter, changes, self.drain.clone());
+                    announce::modern(&self.core, registry, id, endpoint.clone(), filter, changes, drain);
                 Ok(Exit::Room(talk))
             }
             _ => match endpoint.only.clone().filter(|s| view.servers > 0 && led.may_reach(self, s)) {
@@ -304,8 +312,15 @@ impl Door {
         told.server = Some(target.server.name.clone());
         told.tool = Some(target.label.clone());
         let renamed = place.filter(|_| *target.name != *target.label);
+        let mirrored = match &target.mirrors {
+            Some(mirrors) if led.permit.era == Era::Modern => {
+                mirrors.headers(led.permit.rpc.arguments.map(|arguments| arguments.of(&led.body)))
+            }
+            _ => Vec::new(),
+        };
         let safe = method.is_safe() || (method == Method::ToolsCall && target.repeatable);
-        self.depart(led, target.server.clone(), safe, renamed.map(|place| (place, target.name.clone())))
+        let renamed = renamed.map(|place| (place, target.name.clone()));
+        self.depart(led, target.server.clone(), safe, renamed, mirrored)
     }
 
     /// Leads to the only server of an endpoint, with the message as it is.
@@ -317,7 +332,7 @@ impl Door {
         told: &mut Told,
     ) -> Result<Exit, Box<Refusal>> {
         told.server = Some(server.name.clone());
-        self.depart(led, server, method.is_safe(), None)
+        self.depart(led, server, method.is_safe(), None, Vec::new())
     }
 
     fn depart(
@@ -326,6 +341,7 @@ impl Door {
         server: Arc<Server>,
         safe: bool,
         renamed: Option<(Span, Arc<str>)>,
+        mirrored: Vec<(HeaderName, HeaderValue)>,
     ) -> Result<Exit, Box<Refusal>> {
         let failed = |error: UpstreamError| Box::new(error.refusal(&server.name));
         let running = server.start().map_err(failed)?;
@@ -354,6 +370,7 @@ impl Door {
                 era,
                 session: led.session.cloned(),
                 name,
+                mirrored,
                 safe,
                 key,
                 id,

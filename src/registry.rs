@@ -138,6 +138,7 @@ impl Registry {
         }
         for old in retired {
             old.keeper.abort();
+            old.server.retired.cancel();
             tokio::spawn(retire(old.server));
         }
     }

@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use prometheus::Histogram;
 
 use breaker::{Breaker, Pass, State};
+use tokio_util::sync::CancellationToken;
 
 use crate::catalog::federated;
 use crate::config;
@@ -40,6 +41,8 @@ pub struct Server {
     /// Stands for what its files of `tls` held.
     pub print: u64,
     max_concurrent: usize,
+    /// Cancelled when a configuration has no place for it any more.
+    pub retired: CancellationToken,
     breaker: Option<Breaker>,
     running: AtomicUsize,
     up: AtomicBool,
@@ -154,6 +157,7 @@ impl Server {
             }),
             max_concurrent: config.max_concurrent.map_or(usize::MAX, |most| most as usize),
             config: config.clone(),
+            retired: CancellationToken::new(),
             breaker: bounds.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),
             running: AtomicUsize::new(0),
             up: AtomicBool::new(before.is_some_and(Self::is_up)),

@@ -9,6 +9,7 @@ pub mod call;
 pub mod chain;
 pub mod guard;
 pub mod json;
+pub mod mirror;
 pub mod origin;
 pub mod rate;
 pub mod rbac;

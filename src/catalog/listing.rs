@@ -1,10 +1,14 @@
 //! One server's lists as it gave them: entries as bytes, with the place of the name in each.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use filters::json::{DEPTH_CEILING, Fault, Reader};
+use filters::mirror::{Invalid, Mirrors};
 use filters::rebuild::rename;
 
 use super::{Kind, Place};
+use crate::protocol::wire;
 
 /// One entry of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,9 +18,21 @@ pub struct Item {
     /// The entry as the server wrote it.
     raw: Bytes,
     place: Place,
+    mirrors: Option<Arc<Mirrors>>,
 }
 
 impl Item {
+    /// Reads which arguments of a tool calls repeat in their heads (modern era only).
+    pub fn reflect(&mut self) -> Result<(), Invalid> {
+        let Some(schema) = wire::member(&self.raw, "inputSchema") else { return Ok(()) };
+        self.mirrors = Mirrors::read(schema.of(&self.raw))?.map(Arc::new);
+        Ok(())
+    }
+
+    pub fn mirrors(&self) -> Option<&Arc<Mirrors>> {
+        self.mirrors.as_ref()
+    }
+
     /// The entry as the server wrote it.
     pub fn definition(&self) -> &Bytes {
         &self.raw
@@ -135,6 +151,7 @@ fn read_item(r: &mut Reader<'_>, result: &Bytes, kind: Kind, page: &mut Page) ->
         key,
         raw: result.slice(span.start..span.end),
         place: Place { start: name.span.start - span.start, end: name.span.end - span.start },
+        mirrors: None,
     });
     Ok(())
 }

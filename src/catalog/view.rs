@@ -161,6 +161,7 @@ fn enter(
         counted: metrics.counted(kind.used_by(), &server.name, label),
         schema: schema.clone(),
         repeatable,
+        mirrors: item.mirrors().cloned(),
     };
     if entries.contains_key(&shown) {
         if may.is_some() {
@@ -277,7 +278,11 @@ fn capabilities(era: Era, faces: &[(&Arc<Server>, &Arc<Face>)], scope: &Scope<'_
         }
         if offers("resources", None) {
             let carried = faces.iter().any(|(server, face)| {
-                server.upstream.http().is_some() && face.hello.offers("resources", Some("subscribe"))
+                let carries = match era {
+                    Era::Legacy => server.upstream.http().is_some(),
+                    Era::Modern => server.upstream.follows(),
+                };
+                carries && face.hello.offers("resources", Some("subscribe"))
             });
             let subscribe = if carried { r#","subscribe":true"# } else { "" };
             parts.push(format!(r#""resources":{{"listChanged":true{subscribe}}}"#));

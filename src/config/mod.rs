@@ -88,8 +88,8 @@ pub use roles::{Lists, Pattern, Role};
 pub use schema::schema;
 pub use secret::Secret;
 pub use server::{
-    Builtin, CircuitBreaker, Credentials, Health, Http2, Kind, Pinning, Redact, Redaction, Server, ServerTls,
-    Tools, Validate,
+    Builtin, CircuitBreaker, Credentials, Era, Health, Http2, Kind, Pinning, Redact, Redaction, Server,
+    ServerTls, Tools, Validate,
 };
 pub use size::Size;
 pub use span::Span;

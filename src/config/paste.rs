@@ -16,8 +16,8 @@ use super::names::{Name, Prefix, ServerName, ToolName};
 use super::pool::{Balance, Retry};
 use super::secret::Secret;
 use super::server::{
-    Builtin, CircuitBreaker, Credentials, Health, Http2, Kind, Pinning, Redact, Server, ServerTls, Tools,
-    Validate,
+    Builtin, CircuitBreaker, Credentials, Era, Health, Http2, Kind, Pinning, Redact, Server, ServerTls,
+    Tools, Validate,
 };
 use super::size::Size;
 use super::span::Span;
@@ -99,6 +99,10 @@ pub(super) struct Written {
     /// How it is watched.
     #[serde(default)]
     pub(super) health: Health,
+    /// Which revisions of the protocol are tried with it: those without sessions (`modern`, from 2026-07-28 on), those
+    /// that begin with `initialize` (`legacy`), or both.
+    #[serde(default)]
+    pub(super) era: Era,
     /// Which credentials it gets to see: `static` with `headers`, else `none`. The client's own are never sent on
     /// unless this is `passthrough`. `exchange` sends a token that the caller's was exchanged for, by `auth.exchange`.
     pub(super) credentials: Option<Credentials>,
@@ -204,6 +208,7 @@ impl Written {
             balance: self.balance.unwrap_or_default(),
             retry: self.retry,
             health: self.health,
+            era: self.era,
             credentials: self.credentials.unwrap_or(server.credentials),
             audience: self.audience.map(|audience| audience.0),
             circuit_breaker: self.circuit_breaker,

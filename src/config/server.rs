@@ -41,6 +41,8 @@ pub struct Server {
     pub retry: Option<Retry>,
     /// How it is watched.
     pub health: Health,
+    /// Which revisions of the protocol are tried with it.
+    pub era: Era,
     /// Which credentials it gets to see.
     pub credentials: Credentials,
     /// With [`Credentials::Exchange`]: for whom tokens are asked; the server's first URL if not set.
@@ -155,6 +157,19 @@ pub struct Health {
     pub unhealthy_after: u32,
 }
 
+/// Which revisions of the protocol are tried with a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Era {
+    /// Those of both eras.
+    #[default]
+    Auto,
+    /// Those without sessions, from 2026-07-28 on.
+    Modern,
+    /// Those that begin with `initialize`.
+    Legacy,
+}
+
 /// Which credentials a server gets to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -246,6 +261,7 @@ impl Server {
             balance: Balance::default(),
             retry: None,
             health: Health::default(),
+            era: Era::default(),
             credentials,
             audience: None,
             circuit_breaker: None,
@@ -267,6 +283,18 @@ impl Server {
     /// Largest answer that is read as a whole, in bytes: its own bound, else the one for all.
     pub fn response_limit(&self, limits: &Limits) -> usize {
         self.max_response.unwrap_or(limits.max_response).as_usize()
+    }
+}
+
+impl Era {
+    /// Whether the modern era is tried.
+    pub const fn is_modern(self) -> bool {
+        !matches!(self, Era::Legacy)
+    }
+
+    /// Whether the legacy era is tried.
+    pub const fn is_legacy(self) -> bool {
+        !matches!(self, Era::Modern)
     }
 }
 

@@ -132,12 +132,16 @@ impl Leave {
         progress: &Progress,
         metrics: &Metrics,
     ) -> Result<Option<Said>, UpstreamError> {
+        let mut extra: HeaderMap = self.mirrored.iter().cloned().collect();
+        if self.era == Era::Modern {
+            extra.extend(mirror_of(&self.body));
+        }
         let errand = Errand {
             server: self.server.clone(),
             era: self.era,
             session: self.session.clone(),
             bearer,
-            extra: if self.era == Era::Modern { mirror_of(&self.body) } else { HeaderMap::new() },
+            extra,
             body: self.body.clone(),
             safe: self.safe,
             key: self.key,

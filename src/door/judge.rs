@@ -8,13 +8,14 @@ use bytes::Bytes;
 use filters::guard::{self, Action};
 use filters::json::Span;
 use filters::rate::Held;
-use filters::{Aim, Call, Caller, Head, Permit, Refusal, Stop};
+use filters::{Aim, Call, Caller, Era, Head, Permit, Refusal, Stop};
 
 use super::aim::{Aimed, aim};
 use super::{Door, Told};
-use crate::catalog::Endpoint;
+use crate::catalog::{Endpoint, Target};
 use crate::config::{Redaction, Validate};
 use crate::protocol::method::Method;
+use crate::protocol::wire;
 use crate::registry::House;
 use crate::telemetry::Way;
 
@@ -76,7 +77,7 @@ impl Door {
             let clean = self.cleaned(house, &call, aim.as_ref());
             let clean = clean.map_err(|refusal| Halt { filter: GUARD, refusal, id: id.clone() })?;
             let permit = match &clean {
-                None => Some(self.admitted(house, endpoint, call, aim, id.as_ref()).await?),
+                None => Some(self.admitted(house, endpoint, call, aim, None, id.as_ref()).await?),
                 Some(_) => None,
             };
             (id, clean, permit)
@@ -84,11 +85,11 @@ impl Door {
         if let Some(permit) = permit {
             return Ok(Judged { permit, body, id });
         }
-        body = clean.unwrap_or(body);
+        let said = std::mem::replace(&mut body, clean.unwrap_or_default());
         let call = chain.read(head, caller, &body).map_err(|stop| Halt::of(stop, &body))?;
         let room = OnceCell::new();
         let aim = aim(endpoint, &call, &room).map(|aimed| aimed.aim);
-        let permit = self.admitted(house, endpoint, call, aim, id.as_ref()).await?;
+        let permit = self.admitted(house, endpoint, call, aim, Some(&said), id.as_ref()).await?;
         Ok(Judged { permit, body, id })
     }
 
@@ -98,13 +99,16 @@ impl Door {
         endpoint: &Endpoint,
         mut call: Call<'a>,
         aim: Option<Aim<'a>>,
+        said: Option<&Bytes>,
         id: Option<&Bytes>,
     ) -> Result<Permit, Halt> {
         call.aim = aim;
-        let (era, body) = (call.era, call.body);
+        let (era, body, head) = (call.era, call.body, call.head);
         let permit = house.plan.chain.admit(call).await.map_err(|stop| Halt::of(stop, body))?;
         let halt = |refusal| Halt { filter: GUARD, refusal: Box::new(refusal), id: id.cloned() };
         let Some(aim) = aim else { return Ok(permit) };
+        // The head repeats what its sender wrote, secrets and all.
+        mirrored(endpoint, &permit, &head, body, said).map_err(halt)?;
         let Some(server) = house.plan.servers.get(aim.server) else { return Ok(permit) };
         let Some(arguments) = permit.rpc.arguments else {
             return self.fitting(endpoint, &permit, body, None).map(|()| permit).map_err(halt);
@@ -152,17 +156,12 @@ impl Door {
         body: &[u8],
         arguments: Option<&[u8]>,
     ) -> Result<(), Refusal> {
-        let Some(name) =
-            permit.rpc.name.filter(|_| permit.rpc.method.is_some_and(|m| m.is(body, "tools/call")))
-        else {
-            return Ok(());
-        };
-        let name = name.read(body);
-        let Some(target) = endpoint.view(permit.era).tools.get(&*name) else { return Ok(()) };
+        let Some(target) = called(endpoint, permit, body) else { return Ok(()) };
         let Some(schema) = &target.schema else { return Ok(()) };
+        let name = &target.label;
         let refusal = match schema.get().map(|schema| schema.check(arguments)) {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(violations)) => guard::schema::refusal(&name, &violations, permit.era),
+            Ok(Err(violations)) => guard::schema::refusal(name, &violations, permit.era),
             Err(why) => {
                 let words = format!("the inputSchema of `{name}` cannot be used: {why}");
                 Refusal::http(502, "schema_unusable", words)
@@ -173,6 +172,35 @@ impl Door {
         }
         tracing::warn!(server = %target.server.name, tool = %target.label, why = %refusal.message, "arguments do not fit the schema");
         Ok(())
+    }
+}
+
+/// The tool that a permitted message calls.
+fn called<'a>(endpoint: &'a Endpoint, permit: &Permit, body: &[u8]) -> Option<&'a Target> {
+    permit.rpc.method.filter(|method| method.is(body, "tools/call"))?;
+    endpoint.view(permit.era).tools.get(&*permit.rpc.name?.read(body))
+}
+
+/// Whether the head repeats the arguments that it must; `said` is the body as it came, where it was changed since.
+fn mirrored(
+    endpoint: &Endpoint,
+    permit: &Permit,
+    head: &Head<'_>,
+    body: &[u8],
+    said: Option<&Bytes>,
+) -> Result<(), Refusal> {
+    if !head.outside || permit.era != Era::Modern {
+        return Ok(());
+    }
+    let Some(mirrors) = called(endpoint, permit, body).and_then(|target| target.mirrors.as_ref()) else {
+        return Ok(());
+    };
+    match said {
+        None => mirrors.agree(head, permit.rpc.arguments.map(|arguments| arguments.of(body))),
+        Some(said) => {
+            let params = wire::member(said, "params").map(|place| place.of(said)).unwrap_or_default();
+            mirrors.agree(head, wire::member(params, "arguments").map(|place| place.of(params)))
+        }
     }
 }
 

@@ -152,6 +152,7 @@ impl Door {
             era: Era::Legacy,
             session: Some(session.clone()),
             name: None,
+            mirrored: Vec::new(),
             safe: false,
             key: session.key(),
             id: None,

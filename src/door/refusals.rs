@@ -42,7 +42,13 @@ impl Door {
         name: &str,
         elsewhere: Option<&Target>,
     ) -> Box<Refusal> {
-        if let Some(target) = elsewhere {
+        // A server that speaks both eras may still show something in one of them only.
+        let view = endpoint.view(era);
+        let speaks = |server: &Server| {
+            let mut shown = view.tools.values().chain(view.prompts.values()).chain(view.resources.values());
+            shown.any(|target| target.server.serial == server.serial)
+        };
+        if let Some(target) = elsewhere.filter(|target| !speaks(&target.server)) {
             return wrong_era(era, Some(&target.server));
         }
         let never_seen = |server: &&Arc<Server>| {

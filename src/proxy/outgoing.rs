@@ -115,9 +115,13 @@ fn modern(
     let redactor = redactor.filter(|_| leave.server.config.redact.arguments != Redaction::Off);
     for (name, value) in client.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-")) {
         // They repeat arguments; what is taken out of those must not come by this way.
-        if redactor.is_none_or(|redactor| is_clean(value, redactor)) {
+        let made = leave.mirrored.iter().any(|(mirrored, _)| mirrored == name);
+        if !made && redactor.is_none_or(|redactor| is_clean(value, redactor)) {
             head.append_header(name, value)?;
         }
+    }
+    for (name, value) in &leave.mirrored {
+        head.insert_header(name, value)?;
     }
     Ok(())
 }
@@ -175,6 +179,7 @@ pub fn resumption(
         era: Era::Legacy,
         session: Some(client.clone()),
         name: None,
+        mirrored: Vec::new(),
         safe: true,
         key: client.key(),
         id: None,

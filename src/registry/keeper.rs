@@ -63,8 +63,15 @@ async fn kept(server: Arc<Server>, registry: Weak<Registry>) {
 /// Greets the server in each era that it speaks and reads its lists there.
 async fn meet(server: &Server) -> Result<Faces, UpstreamError> {
     // Modern first: a legacy server only refuses that, while a dual-era process is bound by its first request.
-    let modern = greeted(server.upstream.greet(Era::Modern).await)?;
-    let legacy = greeted(server.upstream.greet(Era::Legacy).await)?;
+    let era = server.config.era;
+    let modern = match era.is_modern() {
+        true => greeted(server.upstream.greet(Era::Modern).await)?,
+        false => Err(not_wanted(Era::Modern)),
+    };
+    let legacy = match era.is_legacy() {
+        true => greeted(server.upstream.greet(Era::Legacy).await)?,
+        false => Err(not_wanted(Era::Legacy)),
+    };
     let (legacy, modern) = match (legacy, modern) {
         (Err(legacy), Err(modern)) => {
             return Err(UpstreamError::Nonsense(format!("it speaks neither era: {modern}; {legacy}")));
@@ -83,6 +90,10 @@ async fn meet(server: &Server) -> Result<Faces, UpstreamError> {
 
 fn face(server: &Server, era: Era, hello: Hello, lists: Lists) -> Face {
     Face { hello, lists, events: era == Era::Legacy && server.upstream.lists_as_events() }
+}
+
+fn not_wanted(era: Era) -> UpstreamError {
+    UpstreamError::WrongEra(era, "`era` in the configuration says so".into())
 }
 
 /// Not speaking an era is an answer; everything else is a failure.
@@ -217,7 +228,17 @@ async fn listing(server: &Server, era: Era, kind: Kind) -> Result<Listing, Upstr
             Said::Error(_) if listing.items.is_empty() => return Ok(Listing::default()),
             Said::Error(_) => break,
         };
-        let page = Page::read(&result, kind).map_err(UpstreamError::Nonsense)?;
+        let mut page = Page::read(&result, kind).map_err(UpstreamError::Nonsense)?;
+        if (era, kind) == (Era::Modern, Kind::Tools) {
+            // Clients must leave out what they could not call rightly (2026-07-28, streamable-http, `x-mcp-header`).
+            page.items.retain_mut(|item| match item.reflect() {
+                Ok(()) => true,
+                Err(why) => {
+                    tracing::warn!(server = %server.name, tool = %item.key, %why, "the tool is left out for modern clients");
+                    false
+                }
+            });
+        }
         if page.dropped > 0 {
             tracing::warn!(server = %server.name, kind = kind.member(), dropped = page.dropped, "entries without a usable name were dropped");
         }

@@ -21,11 +21,14 @@ use tokio_util::sync::CancellationToken;
 use super::{Leash, Talk, Word};
 use crate::catalog::{Change, Endpoint, Kind};
 use crate::protocol::wire;
+use crate::registry::Registry;
 use crate::server::Server;
 use crate::session::{Item, Outbox, Pass, Session, TooMany};
 use crate::upstream::house_meta;
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+/// Most resources that one stream follows.
+const MOST: usize = 1024;
 /// How long to wait before a server is listened to again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -109,9 +112,10 @@ struct Told;
 impl Told {
     fn method(&mut self, change: Result<Change, broadcast::error::RecvError>, path: &str, era: Era) -> Heard {
         match change {
-            Ok(change) if &*change.path == path && change.era == era => {
-                Heard::Changed(vec![announcement(change.kind)])
-            }
+            Ok(change) if &*change.path == path && change.era == era => match change.list {
+                Some(list) => Heard::Changed(vec![announcement(list)]),
+                None => Heard::Over,
+            },
             Ok(_) => Heard::Nothing,
             // Too slow to hear which: all may have changed.
             Err(broadcast::error::RecvError::Lagged(_)) => Heard::Changed(vec![
@@ -159,9 +163,8 @@ impl Filter {
         let has = |name: &str| wire::member(&view.capabilities, name).is_some();
         let mut updates: BTreeMap<u64, (Arc<Server>, Vec<String>)> = BTreeMap::new();
         if let Some(span) = wire::member(notifications, "resourceSubscriptions") {
-            for uri in strings(span.of(notifications))? {
-                if let Some(target) =
-                    view.resource(&uri).filter(|target| target.server.upstream.http().is_some())
+            for uri in strings(span.of(notifications)).filter(|uris| uris.len() <= MOST)? {
+                if let Some(target) = view.resource(&uri).filter(|target| target.server.upstream.follows())
                     && may(&uri, &target.server)
                 {
                     let entry = updates.entry(target.server.serial);
@@ -220,6 +223,7 @@ fn strings(array: &[u8]) -> Option<Vec<String>> {
 /// asked for, each with the id of the client's own request; a result at the end.
 pub fn modern(
     core: &Handle,
+    registry: Arc<Registry>,
     id: Bytes,
     endpoint: Arc<Endpoint>,
     filter: Filter,
@@ -240,19 +244,21 @@ pub fn modern(
             .updates
             .iter()
             .map(|(server, uris)| {
-                Leash(runtime.spawn(follow(server.clone(), uris.clone(), id.clone(), out.clone())).abort_handle())
+                let follow = follow(registry.clone(), server.clone(), uris.clone(), id.clone(), out.clone());
+                Leash(runtime.spawn(follow).abort_handle())
             })
             .collect();
+        let last = || {
+            let info = String::from_utf8_lossy(&endpoint.modern.server_info).into_owned();
+            let result = format!(
+                r#"{{"resultType":"complete","_meta":{{{subscription},"io.modelcontextprotocol/serverInfo":{info}}}}}"#
+            );
+            (vec![wire::result(&id, result.as_bytes())], true)
+        };
         let mut told = Told;
         loop {
             let (message, end) = tokio::select! {
-                () = drain.cancelled() => {
-                    let info = String::from_utf8_lossy(&endpoint.modern.server_info).into_owned();
-                    let result = format!(
-                        r#"{{"resultType":"complete","_meta":{{{subscription},"io.modelcontextprotocol/serverInfo":{info}}}}}"#
-                    );
-                    (vec![wire::result(&id, result.as_bytes())], true)
-                }
+                () = drain.cancelled() => last(),
                 update = updates.recv(), if !filter.updates.is_empty() => match update {
                     Some(update) => (vec![update], false),
                     None => return,
@@ -264,7 +270,7 @@ pub fn modern(
                         (wanted.map(|method| wire::notification(method, params.as_bytes())).collect(), false)
                     }
                     Heard::Nothing => continue,
-                    Heard::Over => return,
+                    Heard::Over => last(),
                 },
             };
             for message in message {
@@ -281,15 +287,21 @@ pub fn modern(
     Talk { words: receiver, stream: true, leash: Some(Leash(task.abort_handle())) }
 }
 
-/// Listens to one server for updates of resources, and again when that ends.
-async fn follow(server: Arc<Server>, uris: Vec<String>, id: Bytes, out: mpsc::Sender<Bytes>) {
-    let Some(http) = server.upstream.http() else { return };
+/// Listens to one server for updates of resources, and again when that ends; to the one in its place when a reload
+/// gave it other settings.
+async fn follow(
+    registry: Arc<Registry>,
+    mut server: Arc<Server>,
+    uris: Vec<String>,
+    id: Bytes,
+    out: mpsc::Sender<Bytes>,
+) {
     let quoted: Vec<String> = uris.iter().map(|uri| quote(uri)).collect();
-    let params = format!(
+    let params = Bytes::from(format!(
         r#"{{"notifications":{{"resourceSubscriptions":[{}]}},"_meta":{}}}"#,
         quoted.join(","),
         house_meta()
-    );
+    ));
     while !out.is_closed() {
         let (sender, mut said) = mpsc::channel::<Bytes>(32);
         let forward = async {
@@ -301,12 +313,21 @@ async fn follow(server: Arc<Server>, uris: Vec<String>, id: Bytes, out: mpsc::Se
                 }
             }
         };
-        let listen = http.listen(Era::Modern, None, Bytes::from(params.clone()), sender);
-        let (ended, ()) = tokio::join!(listen, forward);
+        let listen = async { tokio::join!(server.upstream.follow(params.clone(), sender), forward).0 };
+        let ended = tokio::select! {
+            ended = listen => ended,
+            () = server.retired.cancelled() => Ok(()),
+        };
         if let Err(error) = ended {
             tracing::debug!(server = %server.name, %error, "a subscription ended");
         }
-        tokio::time::sleep(AGAIN).await;
+        if !server.retired.is_cancelled() {
+            tokio::time::sleep(AGAIN).await;
+        }
+        match registry.house().plan.servers.get(&server.name) {
+            Some(now) => server = now.clone(),
+            None => return,
+        }
     }
 }
 

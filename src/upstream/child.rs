@@ -96,6 +96,11 @@ impl Child {
         self.0.line.request(method, params, timeout, progress).await
     }
 
+    /// A `subscriptions/listen`; it ends with its answer, or when this is dropped.
+    pub async fn listen(&self, params: &[u8], notes: mpsc::Sender<Bytes>) -> Result<Response, ChildError> {
+        self.0.line.listen(params, notes).await
+    }
+
     /// Waits for room in the queue, not for the process to read.
     pub async fn notify(
         &self,

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::answers::{is_sse, shorten};
 use super::http::{Http, Seat, mirror};
-use super::{Ask, Hello, Said, UpstreamError, house_initialize, house_params};
+use super::{Ask, Hello, LISTS_CHANGED, Said, UpstreamError, house_initialize, house_params};
 use crate::protocol::{revision, wire};
 
 impl Http {
@@ -63,10 +63,7 @@ impl Http {
     }
 
     pub(super) async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
-        let listen = house_params(
-            era,
-            r#""notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}"#,
-        );
+        let listen = house_params(era, LISTS_CHANGED);
         loop {
             let seat = match era {
                 Era::Legacy => self.house.lock().await.clone(),

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::lines::{About, CHUNK, HEAD, Heard, Lines, Quota, Scan, Words, envelope, quote, span_in, splice};
 
+const LISTEN: &str = "subscriptions/listen";
 /// What waits for a process that does not read: so many bytes, or one message if that is longer.
 const QUEUE: usize = 1 << 20;
 
@@ -119,7 +120,6 @@ impl Line {
         timeout: Duration,
         progress: Option<Progress>,
     ) -> Result<Response, ChildError> {
-        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let span = progress.as_ref().map(|progress| progress.token.clone());
         let progress = match progress {
             Some(Progress { token, notes }) => {
@@ -129,8 +129,25 @@ impl Line {
             }
             None => None,
         };
+        self.exchange(method, params, timeout, span, progress).await
+    }
+
+    /// A `subscriptions/listen`: what belongs to it goes to `notes`, until it ends or this is dropped.
+    pub async fn listen(&self, params: &[u8], notes: mpsc::Sender<Bytes>) -> Result<Response, ChildError> {
+        self.exchange(LISTEN, Some(params), Duration::MAX, None, Some((Bytes::new(), notes))).await
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+        timeout: Duration,
+        span: Option<Range<usize>>,
+        progress: Option<(Bytes, mpsc::Sender<Bytes>)>,
+    ) -> Result<Response, ChildError> {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (answer, answered) = oneshot::channel();
-        let listens = method == "subscriptions/listen";
+        let listens = method == LISTEN;
         self.enter(id, Waiting { answer, progress, sent: false, listens })?;
         // MCP: a client must not cancel `initialize`.
         let ticket = Ticket { line: self, id, cancels: method != "initialize" };
@@ -316,7 +333,8 @@ impl Line {
             "notifications/progress" => {
                 // All tokens are ours: one that is not known is of a call that is over.
                 let Some(token) = about.token else { return };
-                let Some((theirs, notes)) = number(Some(token)).and_then(|id| self.progress(id)) else {
+                let call = number(Some(token)).filter(|id| !self.listens(*id));
+                let Some((theirs, notes)) = call.and_then(|id| self.progress(id)) else {
                     return;
                 };
                 let note = splice(line, &span_in(line, token), &theirs);
@@ -329,7 +347,10 @@ impl Line {
                 self.finish(number(about.request), Err(ChildError::Ended));
             }
             _ => {
-                if self.notices.try_send(line.clone()).is_err() {
+                let listen = number(about.subscription()).filter(|id| self.listens(*id));
+                let listener = listen.and_then(|id| self.progress(id)).map(|(_, notes)| notes);
+                let taker = listener.as_ref().unwrap_or(&self.notices);
+                if taker.try_send(line.clone()).is_err() {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                     self.odd("dropped a notification: nobody takes them", method.as_bytes(), log);
                 }

@@ -42,6 +42,23 @@ pub(super) struct About<'a> {
     pub token: Option<&'a RawValue>,
     #[serde(borrow, rename = "requestId")]
     pub request: Option<&'a RawValue>,
+    #[serde(borrow, rename = "_meta")]
+    meta: Option<&'a RawValue>,
+}
+
+/// What of a notification's `_meta` is read.
+#[derive(Default, Deserialize)]
+struct Meta<'a> {
+    #[serde(borrow, rename = "io.modelcontextprotocol/subscriptionId")]
+    subscription: Option<&'a RawValue>,
+}
+
+impl<'a> About<'a> {
+    /// The id of the `subscriptions/listen` that it belongs to.
+    pub fn subscription(&self) -> Option<&'a RawValue> {
+        let meta = self.meta.filter(|meta| meta.get().starts_with('{'))?;
+        serde_json::from_str::<Meta<'a>>(meta.get()).ok()?.subscription
+    }
 }
 
 /// One message as one line; `params` is one valid JSON value, and the value in `token` gives way to the call's id.

@@ -127,6 +127,18 @@ pub trait Upstream: Send + Sync + 'static {
         false
     }
 
+    /// Whether [`Upstream::follow`] can follow anything.
+    fn follows(&self) -> bool {
+        false
+    }
+
+    /// Follows what the server says of some resources in the modern era; `listen` are the params of a
+    /// `subscriptions/listen`. Each message goes to `out` as it came; ends when the server ends it.
+    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<(), UpstreamError> {
+        let _ = (listen, out);
+        Ok(())
+    }
+
     /// The HTTP side of a server that has one. Pingora streams to these; calls of clients do not go through
     /// [`Upstream::ask`].
     fn http(&self) -> Option<&Pool> {
@@ -235,6 +247,10 @@ pub fn house_meta() -> String {
         house_info()
     )
 }
+
+/// What the gateway listens for in its own name, as the inside of the params.
+pub const LISTS_CHANGED: &str =
+    r#""notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}"#;
 
 /// The gateway's `Implementation` object.
 pub fn house_info() -> &'static str {

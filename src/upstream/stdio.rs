@@ -13,12 +13,14 @@ use tokio::sync::{Mutex, mpsc};
 use super::child::{self, Child, ChildError, Response};
 
 pub use super::child::Command;
-use super::{Ask, Hello, Said, Upstream, UpstreamError, house_initialize, house_params};
+use super::{Ask, Hello, LISTS_CHANGED, Said, Upstream, UpstreamError, house_initialize, house_params};
 use crate::protocol::{revision, wire};
 
 /// How long a process may take to answer the first `server/discover`. A legacy server may never do so
 /// (2026-07-28, stdio: the probe must not hang on that); `npx` may have to fetch a package first.
 const PROBE: Duration = Duration::from_secs(20);
+/// How long to wait before a process is listened to again that ended a subscription.
+const AGAIN: Duration = Duration::from_secs(1);
 
 pub struct Stdio {
     command: Command,
@@ -159,8 +161,32 @@ impl Upstream for Stdio {
             place.as_mut().and_then(|process| Some((process.child.clone(), process.notices.take()?)))
         };
         let Some((child, mut said)) = taken else { return Ok(()) };
+        let (notes, mut told) = mpsc::channel(64);
+        let listening = async {
+            let listen = house_params(era, LISTS_CHANGED);
+            // What an old server says comes unasked.
+            if era == Era::Modern {
+                loop {
+                    let ended = child.listen(&listen, notes.clone()).await;
+                    if let Ok(Response::Error(_)) | Err(ChildError::Exited { .. }) = ended {
+                        break;
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                    // What changed in between nobody was told.
+                    let _ = changed.send(()).await;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::pin!(listening);
         loop {
             tokio::select! {
+                () = &mut listening => {}
+                Some(message) = told.recv() => {
+                    if wire::is_list_changed(&message) && changed.send(()).await.is_err() {
+                        return Ok(());
+                    }
+                }
                 status = child.exited() => {
                     let words = status.map_or_else(String::new, |status| format!(" ({status})"));
                     return Err(UpstreamError::Unreachable(format!("its process ended{words}")));
@@ -171,6 +197,18 @@ impl Upstream for Stdio {
                     }
                 }
             }
+        }
+    }
+
+    fn follows(&self) -> bool {
+        true
+    }
+
+    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<(), UpstreamError> {
+        match self.child(Era::Modern).await?.listen(&listen, out).await {
+            Ok(Response::Result(_)) | Err(ChildError::Ended) => Ok(()),
+            Ok(Response::Error(_)) => Err(UpstreamError::Nonsense("it refuses a subscription".into())),
+            Err(error) => Err(failed(error)),
         }
     }
 

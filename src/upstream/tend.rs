@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use filters::Era;
 use futures::future::{BoxFuture, join_all};
 use tokio::sync::mpsc;
@@ -147,6 +148,14 @@ impl Upstream for Pool {
 
     fn lists_as_events(&self) -> bool {
         self.prime().lists_as_events.load(Ordering::Relaxed)
+    }
+
+    fn follows(&self) -> bool {
+        true
+    }
+
+    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<(), UpstreamError> {
+        self.listen(Era::Modern, None, listen, out).await
     }
 
     fn http(&self) -> Option<&Pool> {

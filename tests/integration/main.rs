@@ -13,6 +13,7 @@ mod commands;
 #[path = "../config_faults/mod.rs"]
 mod config_faults;
 mod conformance;
+mod conformance_client;
 mod events;
 mod fake;
 mod five;
@@ -30,6 +31,7 @@ mod quickstart;
 mod raw;
 mod real_servers;
 mod reload;
+mod rows;
 mod running_calls;
 mod sessions;
 mod stopping;

@@ -2,10 +2,11 @@
 
 CARGO ?= cargo
 PORT  ?= 9100
+# How long `make fuzz` takes, without its build.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help run build test setup system lint unit integration bench streams strangers soak stage micro fixture image clean
+.PHONY: help run build test setup system lint unit integration smoke fuzz bench streams strangers soak stage micro fixture image clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +17,7 @@ run: system ## set up, build and start the gateway (./toolgate.yaml if there is 
 build: system ## the release binary: target/release/toolgate
 	$(CARGO) build --release --locked
 
-test: setup lint unit integration ## set up all that is needed and run every test
+test: setup lint unit integration smoke ## set up all that is needed and run every test
 
 setup: ## system packages, real MCP servers and clients, the conformance suite (pinned, under .tools)
 	@tests/tools/setup
@@ -26,6 +27,7 @@ system: ## only what the build needs: a C compiler and cmake
 
 lint: system ## formatting and clippy, warnings denied
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 unit: system ## unit and property tests
@@ -34,6 +36,12 @@ unit: system ## unit and property tests
 
 integration: setup ## the real binary, real servers, real clients, the conformance suite
 	$(CARGO) test --locked --test integration
+
+smoke: setup ## every fuzz target for a few seconds, from its seeds
+	fuzz/run 40
+
+fuzz: setup ## look for inputs that break a reader, for MINUTES=60, on all cores; findings are kept and told
+	fuzz/run $$(( $(or $(MINUTES),60) * 60 ))
 
 bench: stage ## what a call costs beside nginx and a bare relay; writes PERFORMANCE.md (needs nginx and wrk)
 	benches/load --page

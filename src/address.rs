@@ -66,9 +66,10 @@ fn inside(message: &[u8], object: Span, name: &str) -> Option<Span> {
 /// The serial of the server and its own id as written, from an id of [`return_address`].
 pub fn home(id: &[u8]) -> Option<(u64, String)> {
     let text = wire::string(id)?;
-    let (serial, raw) = text.strip_prefix("tg:")?.split_once(':')?;
-    Reader::new(raw.as_bytes(), 1).and_then(|mut r| r.value().and(r.end())).ok()?;
-    Some((serial.parse().ok()?, raw.to_owned()))
+    let (serial, raw) = taken_apart(&text)?;
+    let mut reader = Reader::new(raw.as_bytes(), 1).ok()?;
+    let whole = reader.value().and_then(|value| reader.end().map(|()| value)).ok()?;
+    (whole.len() == raw.len()).then(|| (serial, raw.to_owned()))
 }
 
 /// A server's event id with the server in it; [`event_home`] takes it apart.
@@ -78,6 +79,33 @@ pub fn event_id(id: &str, server: &Server) -> String {
 
 /// The serial of the server and its own id, from an id of [`event_id`].
 pub fn event_home(id: &str) -> Option<(u64, &str)> {
+    taken_apart(id)
+}
+
+/// Only as it was put together: a serial has no sign and no zeros before it.
+fn taken_apart(id: &str) -> Option<(u64, &str)> {
     let (serial, own) = id.strip_prefix("tg:")?.split_once(':')?;
-    Some((serial.parse().ok()?, own))
+    let plain = serial.starts_with(|c: char| matches!(c, '1'..='9'));
+    Some((serial.parse().ok().filter(|_| plain)?, own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_leads_home_in_one_spelling_only() {
+        assert_eq!(home(quote(r#"tg:7:"a""#).as_bytes()), Some((7, r#""a""#.to_owned())));
+        assert_eq!(event_home("tg:7:a:b"), Some((7, "a:b")));
+        assert_eq!(event_home("tg:7:"), Some((7, "")));
+        for forged in
+            ["", "tg:", "tg:7", "tg::5", "tg:+7:5", "tg:07:5", "tg:0:5", "tg:-7:5", "TG:7:5", "tg:7 :5"]
+        {
+            assert_eq!(event_home(forged), None, "{forged}");
+            assert_eq!(home(quote(forged).as_bytes()), None, "{forged}");
+        }
+        for broken in ["tg:7:", "tg:7:x", "tg:7: 5", "tg:7:5 ", "tg:7:5,6"] {
+            assert_eq!(home(quote(broken).as_bytes()), None, "{broken}");
+        }
+    }
 }

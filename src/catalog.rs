@@ -175,7 +175,11 @@ impl View {
     pub fn page(&self, kind: Kind, cursor: Option<&str>) -> Option<&Bytes> {
         let number = match cursor {
             None => 0,
-            Some(cursor) => cursor.strip_prefix('p')?.parse::<usize>().ok().filter(|n| *n > 0)?,
+            // As it was given out, without a sign or zeros before it.
+            Some(cursor) => {
+                let number = cursor.strip_prefix('p').filter(|n| n.starts_with(|c| matches!(c, '1'..='9')));
+                number?.parse().ok()?
+            }
         };
         self.pages[kind as usize].get(number)
     }

@@ -409,12 +409,14 @@ impl Met {
     }
 }
 
-/// Equal but for case, with the two letters outside ASCII that fold into it (U+017F, U+212A), as
-/// case-insensitive readers of structs do it.
+/// Equal but for case, with the letters outside ASCII that somebody folds into it: U+017F and U+212A by Unicode, the
+/// Turkish i without and with a dot (U+0131, U+0130) by readers that compare in upper or lower case one letter
+/// at a time, as Java's `equalsIgnoreCase` does.
 fn looks_like(word: &str, known: &str) -> bool {
     let fold = |c: char| match c {
         'ſ' => 's',
         '\u{212A}' => 'k',
+        'ı' | 'İ' => 'i',
         c => c.to_ascii_lowercase(),
     };
     // At most three bytes a letter, so most words are told apart by length alone.
@@ -457,6 +459,8 @@ mod tests {
                 r#"{"jsonrpc":"2.0","id":1,"method":"a","paramſ":{}}"#,
                 Why::LookAlike("paramſ".into(), "params"),
             ),
+            (r#"{"jsonrpc":"2.0","ıd":1,"method":"a"}"#, Why::LookAlike("ıd".into(), "id")),
+            (r#"{"jsonrpc":"2.0","İD":1,"method":"a"}"#, Why::LookAlike("İD".into(), "id")),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":[]}"#, Why::Object("params")),
             (r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#, Why::Id),
             (r#"{"jsonrpc":"2.0","id":1.0,"method":"a"}"#, Why::Id),

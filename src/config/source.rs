@@ -26,7 +26,11 @@ pub(super) struct Place {
 
 impl<'t> Source<'t> {
     pub(super) fn new(text: &'t str) -> Self {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        // A CR by itself ends a line too (YAML 1.2 §5.4), and the parser counts it so.
+        let bytes = text.as_bytes();
+        let ends = |at: &usize| bytes[*at] == b'\n' || bytes.get(at + 1) != Some(&b'\n');
+        let ends = memchr::memchr2_iter(b'\n', b'\r', bytes).filter(ends);
+        let starts = std::iter::once(0).chain(ends.map(|at| at + 1)).collect();
         Self { text, starts }
     }
 
@@ -54,7 +58,8 @@ impl<'t> Source<'t> {
         let from = self.line_bytes(line).start;
         let before = self.slice(&(from..bytes.start)).chars().count();
         let here = self.line(line).chars().count();
-        let wanted = self.slice(bytes).lines().next().unwrap_or_default().trim_end().chars().count();
+        let wanted =
+            self.slice(bytes).split(['\n', '\r']).next().unwrap_or_default().trim_end().chars().count();
         Place { line, column: before + 1, len: wanted.min(here.saturating_sub(before)).max(1) }
     }
 
@@ -89,5 +94,12 @@ mod tests {
         assert_eq!(source.line(3), " 2]");
         assert_eq!(source.line(99), "");
         assert_eq!(source.byte(2, 4), 9);
+    }
+
+    #[test]
+    fn each_way_to_end_a_line_ends_one() {
+        let source = Source::new("a\rb\r\nc\n\rd: [x\r y]");
+        assert_eq!((1..=6).map(|n| source.line(n)).collect::<Vec<_>>(), ["a", "b", "c", "", "d: [x", " y]"]);
+        assert_eq!(source.place(&(11..16)), Place { line: 5, column: 4, len: 2 });
     }
 }

@@ -15,17 +15,22 @@ pub struct Splitter {
     held: BytesMut,
     /// Up to here no event ends.
     searched: usize,
+    /// The first bytes were looked at for the mark that may stand there.
+    begun: bool,
     max_event: usize,
 }
+
+/// The byte-order mark: at the beginning of a stream it is no part of it, anywhere else it is text.
+const MARK: &[u8] = b"\xEF\xBB\xBF";
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("an event is longer than {0} bytes")]
 pub struct TooLong(pub usize);
 
 impl Splitter {
-    /// `max_event` bounds what is held of an event that does not end.
+    /// `max_event` bounds an event, and so what is held of one that does not end.
     pub fn new(max_event: usize) -> Self {
-        Self { held: BytesMut::new(), searched: 0, max_event }
+        Self { held: BytesMut::new(), searched: 0, begun: false, max_event }
     }
 
     pub fn push(&mut self, piece: &[u8]) {
@@ -34,7 +39,18 @@ impl Splitter {
 
     /// The next whole event with the blank line that ends it, if there is one.
     pub fn event(&mut self) -> Result<Option<Bytes>, TooLong> {
+        if !self.begun {
+            if self.held.len() < MARK.len() && MARK.starts_with(&self.held) {
+                return Ok(None);
+            }
+            self.begun = true;
+            if self.held.starts_with(MARK) {
+                self.held.advance(MARK.len());
+            }
+        }
         match end_of_event(&self.held, self.searched) {
+            // Whether it came at once or in pieces.
+            Some(end) if end > self.max_event => Err(TooLong(self.max_event)),
             Some(end) => {
                 self.searched = 0;
                 Ok(Some(self.held.split_to(end).freeze()))
@@ -88,7 +104,6 @@ pub struct Event<'a> {
 /// Reads one event as cut by [`Splitter`].
 pub fn read(event: &[u8]) -> Event<'_> {
     let mut out = Event::default();
-    let event = event.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(event);
     for line in event.split(|b| *b == b'\n').flat_map(|line| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         line.split(|b| *b == b'\r')
@@ -218,6 +233,34 @@ mod tests {
         let mut splitter = Splitter::new(8);
         splitter.push(b"data: 123456789");
         assert_eq!(splitter.event(), Err(TooLong(8)));
+    }
+
+    #[test]
+    fn an_event_that_is_too_long_is_so_however_it_arrives() {
+        for pieces in [&[&b"data: 1\n\ndata: 22\n\n"[..]][..], &[b"data: 1\n\nda", b"ta: 22", b"\n\n"]] {
+            let mut splitter = Splitter::new(9);
+            let mut events = 0;
+            let told = pieces.iter().try_for_each(|piece| {
+                splitter.push(piece);
+                while splitter.event()?.is_some() {
+                    events += 1;
+                }
+                Ok(())
+            });
+            assert_eq!((events, told), (1, Err(TooLong(9))));
+        }
+    }
+
+    #[test]
+    fn the_mark_before_a_stream_is_no_part_of_its_first_event() {
+        let stream = b"\xEF\xBB\xBFid: 7\ndata: x\n\n\xEF\xBB\xBFdata: y\n\n";
+        for size in [1, 2, 3, 64] {
+            let pieces: Vec<&[u8]> = stream.chunks(size).collect();
+            let events = cut(&pieces);
+            assert_eq!(with_id(&events[0], "s-7"), "id: s-7\ndata: x\n\n");
+            // In the middle it is the first letter of a field that nobody knows.
+            assert_eq!(read(&events[1]), Event::default());
+        }
     }
 
     #[test]

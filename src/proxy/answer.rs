@@ -83,9 +83,8 @@ impl Watch {
                 Form::Json { held: BytesMut::new(), open: false }
             }
             (200..=299, "text/event-stream") => {
-                if leave.readdress {
-                    response.remove_header(&CONTENT_LENGTH);
-                }
+                // A mark before it and an event that does not end are left out, and ids may become longer.
+                response.remove_header(&CONTENT_LENGTH);
                 Form::Events(Splitter::new(limit))
             }
             // An error may hold a secret as well as a result.

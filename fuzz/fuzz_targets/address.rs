@@ -1,0 +1,94 @@
+//! What comes back from strangers: ids of requests and events, cursors, entries of lists, messages of servers. What was
+//! given out leads home, what was not leads nowhere, and no bytes make anything panic.
+#![no_main]
+
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use filters::rpc;
+use fuzz::cut;
+use fuzz::json::{is_json, members};
+use libfuzzer_sys::fuzz_target;
+use toolgate::catalog::{Kind, Page};
+use toolgate::server::Server;
+use toolgate::{address, config, protocol::wire};
+
+static SERVER: LazyLock<Arc<Server>> = LazyLock::new(|| {
+    let config = config::Config::quickstart();
+    let (name, server) = config.servers.iter().next().expect("the demo server");
+    Server::new(name.as_str(), server, &config.limits).expect("it needs nothing")
+});
+
+fuzz_target!(|data: &[u8]| {
+    let (id, message) = cut(data, 0);
+    requests(id);
+    messages(message);
+    messages(id);
+    events(&String::from_utf8_lossy(id));
+    for kind in Kind::ALL {
+        lists(&Bytes::copy_from_slice(message), kind);
+    }
+    assert_eq!(wire::same_id(id, message), wire::same_id(message, id));
+});
+
+/// A client answers with an id: whatever leads home was made by `return_address`.
+fn requests(id: &[u8]) {
+    if !is_json(id) {
+        return;
+    }
+    let Some((serial, own)) = address::home(id) else { return };
+    let said: String = serde_json::from_slice(id).expect("only strings lead home");
+    assert_eq!(said, format!("tg:{serial}:{own}"), "two ids for one place");
+    assert!(is_json(own.as_bytes()));
+}
+
+fn messages(message: &[u8]) {
+    let Some(read) = wire::read(message) else { return };
+    assert!(is_json(message));
+    let all = members(message).expect("an object");
+    for (key, ours) in
+        [("id", read.id), ("params", read.params), ("result", read.result), ("error", read.error)]
+    {
+        assert_eq!(all.get(key).map(str::as_bytes), ours.map(|span| span.of(message)), "{key}");
+    }
+    let Some(id) = read.id else { return };
+    let moved = address::return_address(message, id, &SERVER);
+    let there = wire::read(&moved).expect("a message with another id");
+    let place = there.id.expect("it has one");
+    // What the client takes for an id, it can answer under; and that leads to the server's own.
+    let whole = rpc::read(message, 64).is_ok();
+    match address::home(place.of(&moved)) {
+        Some((serial, own)) => {
+            assert_eq!(serial, SERVER.serial);
+            assert!(wire::same_id(own.as_bytes(), id.of(message)));
+        }
+        None => assert!(!whole, "an id that does not lead home"),
+    }
+    let _ = address::outward(&Bytes::copy_from_slice(message), &SERVER);
+    let _ = wire::is_list_changed(message);
+}
+
+fn events(id: &str) {
+    let given = address::event_id(id, &SERVER);
+    assert_eq!(address::event_home(&given), Some((SERVER.serial, id)));
+    if let Some((serial, own)) = address::event_home(id) {
+        assert_eq!(id, format!("tg:{serial}:{own}"), "two ids for one place");
+    }
+}
+
+/// A server's list: each entry is kept as it was written, and under another name all but the name is.
+fn lists(result: &Bytes, kind: Kind) {
+    let Ok(page) = Page::read(result, kind) else { return };
+    for item in &page.items {
+        assert!(!item.key.is_empty());
+        let before = members(item.definition()).expect("an entry is an object");
+        assert_eq!(fuzz::json::text(&before, kind.key()).as_deref(), Some(item.key.as_str()));
+        let renamed = item.renamed("files__\"x\"");
+        let after = members(&renamed).expect("an entry is an object");
+        assert_eq!(fuzz::json::text(&after, kind.key()).as_deref(), Some("files__\"x\""));
+        for ((key, value), (new_key, new_value)) in before.0.iter().zip(&after.0) {
+            assert_eq!(key, new_key);
+            assert!(key == kind.key() || value.get() == new_value.get());
+        }
+    }
+}

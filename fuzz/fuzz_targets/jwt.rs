@@ -1,0 +1,134 @@
+//! Tokens. As they come: nobody gets in on bytes that no issuer signed. And signed, with any header and any claims:
+//! who gets in is who another reader finds in the claims, for our audience, from the issuer, in time.
+//! Key sets and PEM texts beside, which are read as strictly.
+#![no_main]
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use filters::auth::{Algorithm, Auth, ClaimPaths, Fixed, Issuer, KeySet, Settings};
+use filters::{Caller, Head, Means};
+use fuzz::cut;
+use fuzz::json::members;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method};
+use jsonwebtoken::EncodingKey;
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+const SECRET: &[u8] = b"32 bytes and more that nobody can guess";
+const ISSUER: &str = "https://issuer.example";
+const AUDIENCE: &str = "mcp";
+const NOW: u64 = 1_800_000_000;
+
+static AUTH: LazyLock<Auth> = LazyLock::new(|| {
+    let keys = KeySet::from_secret(SECRET).expect("long enough");
+    let issuer = Issuer {
+        issuer: ISSUER.into(),
+        audiences: vec![AUDIENCE.into()],
+        algorithms: vec![Algorithm::HS256],
+        leeway: Duration::ZERO,
+        claims: ClaimPaths::default(),
+        keys: Arc::new(Fixed::new(keys)),
+    };
+    let settings = Settings {
+        required: true,
+        anonymous_roles: Vec::new(),
+        required_scopes: Vec::new(),
+        issuers: vec![issuer],
+        api_keys: Vec::new(),
+        certificates: Vec::new(),
+        metadata: None,
+    };
+    Auth::new(settings).with_clock(|| NOW)
+});
+
+/// Were a sound token refused, none of the checks below would ever be made.
+fn sound_gets_in() {
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
+    let claims = format!(r#"{{"iss":"{ISSUER}","aud":"{AUDIENCE}","sub":"ada","exp":{}}}"#, NOW + 1);
+    let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
+    let bearer = format!("Bearer {signed}.{}", sign(&signed));
+    let caller = ask(HeaderValue::from_str(&bearer).expect("base64 and dots"));
+    assert_eq!(caller.expect("a sound token").user, "ada");
+}
+
+fuzz_target!(init: sound_gets_in(), |data: &[u8]| {
+    let _ = KeySet::from_jwks(data);
+    if let Ok(pem) = std::str::from_utf8(data) {
+        let _ = KeySet::from_pem(pem);
+    }
+    let der = URL_SAFE_NO_PAD.encode(data).replace('-', "+").replace('_', "/");
+    for label in ["PUBLIC KEY", "RSA PUBLIC KEY", "CERTIFICATE"] {
+        let padding = "=".repeat((4 - der.len() % 4) % 4);
+        let _ = KeySet::from_pem(&format!("-----BEGIN {label}-----\n{der}{padding}\n-----END {label}-----"));
+    }
+    if let Ok(value) = HeaderValue::from_bytes(data) {
+        assert!(ask(value).is_none(), "nobody signed this");
+    }
+
+    let (header, claims) = cut(data, 0);
+    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let signature = sign(&signed);
+    let bearer = |token: &str| HeaderValue::from_str(&format!("Bearer {token}")).expect("base64 and dots");
+    let Some(caller) = ask(bearer(&format!("{signed}.{signature}"))) else { return };
+
+    let header = whole(header);
+    assert_eq!(header["alg"], "HS256");
+    assert!(["crit", "b64", "enc", "zip", "cty"].iter().all(|name| header.get(name).is_none()));
+    let claims = whole(claims);
+    assert_eq!(claims["iss"], ISSUER);
+    let ours = |audience: &Value| audience == AUDIENCE;
+    assert!(ours(&claims["aud"]) || claims["aud"].as_array().is_some_and(|all| all.iter().any(ours)));
+    assert!(claims["exp"].as_f64().is_some_and(|end| end > NOW as f64));
+    assert!(claims.get("nbf").is_none_or(|from| from.as_f64().is_some_and(|from| from <= NOW as f64)));
+    assert_eq!((caller.means, caller.issuer.as_deref()), (Means::Jwt, Some(ISSUER)));
+    assert!(claims["sub"] == caller.user || claims["sub"].to_string() == caller.user);
+    assert_eq!(Value::Object(caller.claims.clone()), claims);
+
+    // One bit of the signed text, and it is nobody's.
+    let at = data.len() % signed.len();
+    let mut forged = signed.into_bytes();
+    forged[at] ^= 1;
+    if let Ok(value) =
+        HeaderValue::from_bytes(&[b"Bearer ", &forged[..], b".", signature.as_bytes()].concat())
+    {
+        assert!(ask(value).is_none());
+    }
+});
+
+fn sign(signed: &str) -> String {
+    let key = EncodingKey::from_secret(SECRET);
+    jsonwebtoken::crypto::sign(signed.as_bytes(), &key, jsonwebtoken::Algorithm::HS256)
+        .expect("a secret can sign")
+}
+
+fn ask(credentials: HeaderValue) -> Option<Caller> {
+    let headers = HeaderMap::from_iter([(AUTHORIZATION, credentials)]);
+    let head = Head {
+        verb: &Method::POST,
+        path: "/mcp",
+        headers: &headers,
+        authority: None,
+        peer: None,
+        certificate: None,
+        outside: true,
+    };
+    // Its keys are there: it waits for nothing.
+    match pin!(AUTH.identify(&head)).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(known) => known.ok(),
+        Poll::Pending => panic!("it waits though its keys are there"),
+    }
+}
+
+/// What another reader reads, and no key twice on its top.
+fn whole(text: &[u8]) -> Value {
+    let top = members(text).expect("an object");
+    fuzz::json::lax(&top, &[]);
+    serde_json::from_slice(text).expect("JSON")
+}

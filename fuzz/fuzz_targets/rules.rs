@@ -1,0 +1,55 @@
+//! Any text as a condition: it compiles within its bounds or says what is wrong at a place inside of the text; what
+//! compiles is asked about any arguments, and neither panics nor takes long (the run has a time limit an input).
+#![no_main]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::LazyLock;
+
+use filters::rules::{Condition, Outcome, Scene};
+use filters::{Aim, Caller, Identity, Thing};
+use fuzz::cut;
+use libfuzzer_sys::fuzz_target;
+
+static CALLER: LazyLock<Caller> = LazyLock::new(|| {
+    let claims = serde_json::json!({"dept": "a", "n": 7, "deep": {"list": [1, "x", null]}});
+    Caller::new(Identity {
+        user: "ada".into(),
+        tenant: Some("t".into()),
+        roles: vec!["dev".into(), "ops".into()],
+        scopes: vec!["tools:read".into()],
+        claims: claims.as_object().cloned().expect("an object"),
+        ..Identity::default()
+    })
+});
+
+fuzz_target!(|data: &[u8]| {
+    let (text, arguments) = cut(data, 0);
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let condition = match Condition::compile(text) {
+        Ok(condition) => condition,
+        Err(flaw) => {
+            let _ = flaw.to_string();
+            assert!(text.get(flaw.bytes.clone()).is_some(), "{:?} is no place in the text", flaw.bytes);
+            return;
+        }
+    };
+    assert!(!condition.parts().is_empty());
+    let aim = Aim { thing: Thing::Tool, name: "files__read", server: "files" };
+    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let scene = || Scene::new(&CALLER, "tools/call", Some(aim)).with(Some(arguments), Some(address));
+    let outcome = condition.ask(&scene(), |_| true);
+    assert_eq!(outcome, condition.ask(&scene(), |_| true), "the same call is judged twice in two ways");
+    // Asked in two halves it says the same: that is how answers are remembered.
+    let halves =
+        condition.ask(&scene(), |part| part.reads.args).and(condition.ask(&scene(), |part| !part.reads.args));
+    let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+    assert!(halves == outcome || (failed(&halves) && failed(&outcome)), "{halves:?} and {outcome:?}");
+    // What reads no arguments does not hang on them.
+    if !condition.reads().args {
+        let bare = Scene::new(&CALLER, "tools/call", Some(aim)).with(None, Some(address));
+        assert_eq!(outcome, condition.ask(&bare, |_| true));
+    }
+    if let Outcome::Failed(why) = &outcome {
+        assert!(why.len() < 1024);
+    }
+});

@@ -1,0 +1,105 @@
+//! A stream of events: cut alike however it arrives, read as the standard says, held up to its bound, and what is
+//! made is what is read.
+#![no_main]
+
+use bytes::Bytes;
+use fuzz::events::{Told, interpret};
+use fuzz::number;
+use libfuzzer_sys::fuzz_target;
+use toolgate::protocol::sse::{self, Splitter, TooLong};
+
+fuzz_target!(|data: &[u8]| {
+    let mut data = data;
+    let (seed, small) = (number(&mut data), number(&mut data));
+    let whole = cut(data, usize::MAX, |rest| rest.len());
+    let pieces = cut(data, usize::MAX, pieces(seed));
+    assert_eq!(whole, pieces);
+    let (events, left, _) = whole;
+    let bound = small + 1;
+    let whole = cut(data, bound, |rest| rest.len());
+    assert_eq!(whole, cut(data, bound, pieces_of(seed)));
+    assert!(whole.0.iter().all(|event| event.len() <= bound));
+    if whole.2.is_ok() {
+        assert!(whole.1.len() <= bound, "more is held than may be");
+    }
+
+    // Nothing is lost and nothing is added but the mark at the very beginning.
+    let joined = [events.concat(), left.to_vec()].concat();
+    let marked = data.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(data);
+    assert!(joined == data || joined == marked);
+
+    let mut told = Vec::new();
+    for event in &events {
+        let read = sse::read(event);
+        if let Some(data) = read.data {
+            let name = read.name.map_or(String::new(), |name| name.into_owned());
+            told.push(Told { name, data: String::from_utf8_lossy(&data).into_owned() });
+        }
+        renamed(event);
+    }
+    // Bytes that are no UTF-8 may be lumped together differently where lines are cut first.
+    if std::str::from_utf8(data).is_ok() {
+        // A CR at the end might still become a CRLF.
+        let mut theirs = interpret(data);
+        if data.ends_with(b"\r") {
+            theirs.truncate(told.len());
+        }
+        assert_eq!(told, theirs);
+    }
+    made(data);
+});
+
+type Cut = (Vec<Bytes>, Bytes, Result<(), TooLong>);
+
+fn cut(data: &[u8], bound: usize, mut next: impl FnMut(&[u8]) -> usize) -> Cut {
+    let mut splitter = Splitter::new(bound);
+    let mut events = Vec::new();
+    let mut rest = data;
+    while !rest.is_empty() {
+        let (piece, behind) = rest.split_at(next(rest).clamp(1, rest.len()));
+        rest = behind;
+        splitter.push(piece);
+        loop {
+            match splitter.event() {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break,
+                // What came of it by then depends on the pieces.
+                Err(too_long) => return (events, Bytes::new(), Err(too_long)),
+            }
+        }
+    }
+    (events, splitter.rest(), Ok(()))
+}
+
+fn pieces(seed: usize) -> impl FnMut(&[u8]) -> usize {
+    pieces_of(seed)
+}
+
+/// Lengths that look random: the same for the same seed.
+fn pieces_of(seed: usize) -> impl FnMut(&[u8]) -> usize {
+    let mut state = seed as u64 * 2 + 1;
+    move |_| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        1 + (state >> 60) as usize * (seed % 4)
+    }
+}
+
+/// Another id, and nothing else.
+fn renamed(event: &[u8]) {
+    let before = sse::read(event);
+    let renamed = sse::with_id(event, "tg:1:x");
+    let after = sse::read(&renamed);
+    assert_eq!(after.id.as_deref(), before.id.is_some().then_some("tg:1:x"));
+    assert_eq!((after.data, after.name, after.retry), (before.data, before.name, before.retry));
+}
+
+/// A message is read as it was given, but for its line ends.
+fn made(message: &[u8]) {
+    let event = sse::event(Some("7"), message);
+    let (events, left, _) = cut(&event, usize::MAX, |rest| rest.len());
+    assert_eq!((events.len(), left.len()), (1, 0));
+    let read = sse::read(&event);
+    let lines: Vec<&[u8]> = message.split(|b| matches!(b, b'\n' | b'\r')).collect();
+    assert_eq!(read.data.as_deref(), Some(&lines.join(&b'\n')[..]));
+    assert_eq!((read.id.as_deref(), read.name.as_deref()), (Some("7"), Some("message")));
+}

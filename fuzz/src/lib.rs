@@ -1,0 +1,20 @@
+//! What the targets hold the gateway's readers against: readers of their own, written from the standards, plain
+//! rather than fast, which share no code with it.
+
+pub mod events;
+pub mod json;
+
+/// Takes a number of up to 255 off the front.
+pub fn number(data: &mut &[u8]) -> usize {
+    let Some((first, rest)) = data.split_first() else { return 0 };
+    *data = rest;
+    usize::from(*first)
+}
+
+/// Cuts at the first of these bytes, which belongs to neither part.
+pub fn cut(data: &[u8], at: u8) -> (&[u8], &[u8]) {
+    match data.iter().position(|byte| *byte == at) {
+        Some(found) => (&data[..found], &data[found + 1..]),
+        None => (data, &[]),
+    }
+}

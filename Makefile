@@ -2,7 +2,6 @@
 
 CARGO ?= cargo
 PORT  ?= 9100
-# How long `make fuzz` takes, without its build.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 

@@ -58,7 +58,8 @@ impl<'t> Source<'t> {
         let from = self.line_bytes(line).start;
         let before = self.slice(&(from..bytes.start)).chars().count();
         let here = self.line(line).chars().count();
-        let wanted = self.slice(bytes).split(['\n', '\r']).next().unwrap_or_default().trim_end().chars().count();
+        let wanted =
+            self.slice(bytes).split(['\n', '\r']).next().unwrap_or_default().trim_end().chars().count();
         Place { line, column: before + 1, len: wanted.min(here.saturating_sub(before)).max(1) }
     }
 

@@ -28,7 +28,8 @@ fuzz_target!(|data: &[u8]| {
         }
         Err(faults) => {
             let bare = text.strip_prefix('\u{feff}').unwrap_or(text);
-            let lines: Vec<&str> = bare.split('\n').collect();
+            let bare = bare.replace("\r\n", "\n");
+            let lines: Vec<&str> = bare.split(['\n', '\r']).collect();
             assert!((1..=64).contains(&faults.list().len()));
             for fault in faults.list() {
                 if fault.line == 0 {
@@ -36,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
                 }
                 let line = lines.get(fault.line - 1).expect("a line of the file");
                 // One past the end is where something is missing.
-                let width = line.trim_end_matches('\r').chars().count();
+                let width = line.chars().count();
                 assert!((1..=width + 1).contains(&fault.column), "column {} of {line:?}", fault.column);
                 assert!(fault.len >= 1 && fault.column + fault.len <= width.max(fault.column) + 1);
             }

@@ -357,7 +357,14 @@ mod tests {
         let config = parse("c", &text, &|_| None).expect("a good config").servers["s"].clone();
         let config::Kind::Http { urls, .. } = &config.kind else { panic!("not http") };
         let bounds = Bounds::of(&config, &Limits::default());
-        let plan = Plan { name: "s", urls, headers: HeaderMap::new(), bounds: &bounds, config: &config };
+        let plan = Plan {
+            name: "s",
+            urls,
+            headers: HeaderMap::new(),
+            bounds: &bounds,
+            config: &config,
+            trust: Arc::default(),
+        };
         Pool::new(plan, before).expect("a pool")
     }
 

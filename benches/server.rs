@@ -14,8 +14,8 @@ use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-const INITIALIZED: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"bench","version":"1"}}}"#;
-const DISCOVERED: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"ttlMs":0,"cacheScope":"private"}}"#;
+const INITIALIZED: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"bench","version":"1"}}}"#;
+const DISCOVERED: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"ttlMs":0,"cacheScope":"private"}}"#;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
@@ -83,7 +83,7 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
         } else if has("\"tools/list\"") {
             stream.write_all(json("", &tools(&target)).as_bytes()).await?;
         } else if has("\"ping\"") {
-            stream.write_all(json("", r#"{"jsonrpc":"2.0","id":"1","result":{}}"#).as_bytes()).await?;
+            stream.write_all(json("", r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).as_bytes()).await?;
         } else {
             stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n").await?;
         }
@@ -116,7 +116,7 @@ fn tools(target: &str) -> String {
         let _ = write!(list, r#"{comma}{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#);
     }
     format!(
-        r#"{{"jsonrpc":"2.0","id":"1","result":{{"resultType":"complete","tools":[{list}],"ttlMs":0,"cacheScope":"private"}}}}"#
+        r#"{{"jsonrpc":"2.0","id":1,"result":{{"resultType":"complete","tools":[{list}],"ttlMs":0,"cacheScope":"private"}}}}"#
     )
 }
 

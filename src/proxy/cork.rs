@@ -9,29 +9,36 @@ use std::cell::Cell;
 use std::os::fd::RawFd;
 use std::pin::pin;
 
-/// No descriptor.
+/// No socket is corked.
 const NONE: RawFd = -1;
+/// Nobody would draw the cork: nothing is corked.
+const OUTSIDE: RawFd = -2;
 
 thread_local! {
-    /// The socket that the request which this thread polls has corked.
-    static CORKED: Cell<RawFd> = const { Cell::new(NONE) };
+    /// The socket that what this thread polls has corked.
+    static CORKED: Cell<RawFd> = const { Cell::new(OUTSIDE) };
 }
 
-/// Holds back what is written to the socket until the poll that runs ends; only inside of [`together`].
+/// Holds back what is written to the socket until the poll that runs ends; outside of [`together`] nothing.
 pub fn cork(socket: RawFd) {
-    let before = CORKED.replace(socket);
+    let before = CORKED.get();
+    if before == OUTSIDE {
+        return;
+    }
     if before != NONE && before != socket {
         set(before, false);
     }
+    CORKED.set(socket);
     set(socket, true);
 }
 
-/// Runs a request; after each of its polls goes out what was held back.
-pub async fn together<T>(request: impl Future<Output = T>) -> T {
-    let mut request = pin!(request);
+/// Serves requests, one at a time; after each poll goes out what was held back.
+pub async fn together<T>(serve: impl Future<Output = T>) -> T {
+    let mut serve = pin!(serve);
     std::future::poll_fn(|cx| {
-        let polled = request.as_mut().poll(cx);
-        let socket = CORKED.replace(NONE);
+        let around = CORKED.replace(NONE);
+        let polled = serve.as_mut().poll(cx);
+        let socket = CORKED.replace(around);
         if socket != NONE {
             set(socket, false);
         }

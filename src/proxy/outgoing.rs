@@ -52,7 +52,8 @@ pub fn request(
     let client = &session.req_header().headers;
     let resumes = leave.resume.is_some();
     let verb = if resumes { Method::GET } else { Method::POST };
-    let mut head = RequestHeader::build(verb, peer.path.as_bytes(), Some(16))?;
+    // Names go out in lower case, as most clients write them: keeping another case costs a second map.
+    let mut head = RequestHeader::build_no_case(verb, peer.path.as_bytes(), Some(16))?;
     head.insert_header(HOST, &peer.authority)?;
     for name in &CARRIED {
         if let Some(value) = client.get(name) {

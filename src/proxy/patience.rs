@@ -6,15 +6,16 @@
 //! runs after it ([`arrived`]), in the same task.
 
 use std::cell::Cell;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
-use pingora::time::fast_timeout::fast_sleep;
 use tokio::time::Instant;
 
 use super::{Gateway, cork};
@@ -26,14 +27,9 @@ pub(super) const IDLE: Duration = Duration::from_secs(60);
 const REUSES: u32 = u32::MAX;
 
 tokio::task_local! {
-    static ARRIVED: Cell<bool>;
-    static BEGUN: Instant;
+    /// Until when the head that is waited for has to be there; none while a request is served.
+    static DUE: Cell<Option<Instant>>;
     static ENDED: Cell<Ended>;
-}
-
-/// Runs what serves a connection whose first bytes were waited for since then: that counts.
-pub(super) async fn begun<T>(since: Instant, serve: impl Future<Output = T>) -> T {
-    BEGUN.scope(since, serve).await
 }
 
 /// What the end of a request means for its connection.
@@ -55,8 +51,8 @@ pub(super) fn ended(how: Ended) {
 
 /// Called by the first phase that runs when the head of a request is there.
 pub fn arrived() {
-    // Outside of a connection (a unit test) nobody waits.
-    let _ = ARRIVED.try_with(|arrived| arrived.set(true));
+    // In a stream of HTTP/2 nobody waits here.
+    let _ = DUE.try_with(|due| due.set(None));
 }
 
 /// Pingora's application for one listener, with a limit on heads.
@@ -81,31 +77,59 @@ impl Patient {
             self.proxy.process_new_http(session, shutdown).await;
             ENDED.with(Cell::get)
         };
-        ENDED.scope(Cell::default(), serve).await
+        cork::together(ENDED.scope(Cell::default(), serve)).await
+    }
+
+    /// Serves a connection of HTTP/1, whose first bytes were waited for since then.
+    pub(super) async fn serve(
+        self: &Arc<Self>,
+        stream: Stream,
+        since: Instant,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let serve = self.watch(self.process_new(stream, shutdown));
+        cork::together(DUE.scope(Cell::new(Some(since + self.patience)), serve)).await
+    }
+
+    /// Ends a connection whose next head is not there when it is due. One timer a connection looks now and then, so that a
+    /// request costs none.
+    async fn watch<T>(&self, serve: impl Future<Output = Option<T>>) -> Option<T> {
+        let mut serve = pin!(serve);
+        loop {
+            let due = DUE.with(Cell::get);
+            let look = due.unwrap_or_else(|| Instant::now() + self.patience);
+            tokio::select! {
+                biased;
+                served = &mut serve => return served,
+                () = tokio::time::sleep_until(look) => {}
+            }
+            // Another moment would be that of a later head.
+            if due.is_some() && DUE.with(Cell::get) == due {
+                return None;
+            }
+        }
     }
 }
 
 #[async_trait]
 impl HttpServerApp for Patient {
-    async fn process_new_http(
-        self: &Arc<Self>,
+    /// Written out as `async_trait` would write it: Pingora's own future is given on, and not one around it, made for
+    /// each request.
+    fn process_new_http<'a, 'b, 'c>(
+        self: &'a Arc<Self>,
         session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        let fresh = session.get_keepalive_reuses_remaining().is_none_or(|left| left == REUSES);
-        let waited = BEGUN.try_with(Instant::elapsed).unwrap_or_default();
-        let patience = if fresh { self.patience.saturating_sub(waited) } else { self.patience + IDLE };
-        let serve = async {
-            let request = self.proxy.process_new_http(session, shutdown);
-            tokio::pin!(request);
-            tokio::select! {
-                biased;
-                served = &mut request => return served,
-                () = fast_sleep(patience) => {}
-            }
-            if ARRIVED.with(Cell::get) { request.await } else { None }
-        };
-        cork::together(ARRIVED.scope(Cell::new(false), serve)).await
+        shutdown: &'b ShutdownWatch,
+    ) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'c>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        // When the first head is due was said when the connection came.
+        if session.get_keepalive_reuses_remaining().is_some_and(|left| left != REUSES) {
+            let _ = DUE.try_with(|due| due.set(Some(Instant::now() + self.patience + IDLE)));
+        }
+        self.proxy.process_new_http(session, shutdown)
     }
 
     /// After the last accept. Idle connections are closed by this; until then the next request of each is answered

@@ -84,7 +84,7 @@ pub fn frame(session: &mut Session, response: &mut ResponseHeader) {
 /// A whole answer.
 pub async fn whole(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> pingora::Result<()> {
     ctx.outcome.get_or_insert(Outcome::Ok);
-    let mut head = ResponseHeader::build(reply.status, Some(6))?;
+    let mut head = ResponseHeader::build_no_case(reply.status, Some(6))?;
     if reply.events {
         head.insert_header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))?;
         head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
@@ -152,7 +152,7 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
     }
     let mcp = ctx.house.catalog.endpoint(session.req_header().uri.path()).is_some();
     let body = if mcp { wire::refusal(ctx.id.as_deref(), refusal) } else { rest(refusal, ctx.request_id) };
-    let mut head = ResponseHeader::build(refusal.status, Some(6))?;
+    let mut head = ResponseHeader::build_no_case(refusal.status, Some(6))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
     if refusal.status == 405 {
         head.insert_header(ALLOW, HeaderValue::from_static("POST, GET, DELETE"))?;
@@ -218,7 +218,7 @@ pub fn is_preflight(session: &Session) -> bool {
 /// The answer to a CORS preflight (Fetch standard, "CORS-preflight request").
 pub async fn preflight(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);
-    let mut head = ResponseHeader::build(204, Some(6))?;
+    let mut head = ResponseHeader::build_no_case(204, Some(6))?;
     if allowed_origin(ctx).is_some() {
         let cors = ctx.house.plan.config.cors.as_ref();
         let methods = cors.map_or_else(
@@ -244,7 +244,7 @@ pub async fn preflight(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<
 }
 
 async fn begin_events(session: &mut Session, ctx: &Ctx) -> pingora::Result<()> {
-    let mut head = ResponseHeader::build(200, Some(8))?;
+    let mut head = ResponseHeader::build_no_case(200, Some(8))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))?;
     head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
     if session.req_header().version == Version::HTTP_11 {

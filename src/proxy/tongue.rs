@@ -15,7 +15,7 @@ use pingora::server::ShutdownWatch;
 use tokio::time::Instant;
 
 use super::multiplex::Multiplex;
-use super::patience::{Patient, begun};
+use super::patience::Patient;
 
 /// RFC 9113 §3.4: the preface is `PRI * HTTP/2.0`, and `PRI` is kept free of other meanings.
 const PREFACE: [u8; 3] = *b"PRI";
@@ -48,15 +48,15 @@ impl Tongue {
 #[async_trait]
 impl ServerApp for Tongue {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let Some(multiplex) = &self.multiplex else {
-            return self.patient.process_new(stream, shutdown).await;
-        };
         let since = Instant::now();
+        let Some(multiplex) = &self.multiplex else {
+            return self.patient.serve(stream, since, shutdown).await;
+        };
         if self.is_two(&mut stream).await? {
             multiplex.serve(stream, shutdown).await;
             return None;
         }
-        begun(since, self.patient.process_new(stream, shutdown)).await
+        self.patient.serve(stream, since, shutdown).await
     }
 
     async fn cleanup(&self) {

@@ -52,7 +52,6 @@ pub fn legacy(
         let speak = async {
             while let Ok(place) = words.reserve().await {
                 let said = loop {
-                    // None when nobody read for too long.
                     let Some(item) = stream.next().await else { return };
                     match &item.server {
                         Some(server) => match pass(server, item.message) {
@@ -94,6 +93,7 @@ async fn tell(
                 }
             }
             Heard::Nothing => {}
+            Heard::Gone => outbox.cut(),
             Heard::Over => return,
         }
     }
@@ -102,6 +102,8 @@ async fn tell(
 enum Heard {
     Changed(Vec<&'static str>),
     Nothing,
+    /// A reload took the endpoint away.
+    Gone,
     Over,
 }
 
@@ -114,7 +116,7 @@ impl Told {
         match change {
             Ok(change) if &*change.path == path && change.era == era => match change.list {
                 Some(list) => Heard::Changed(vec![announcement(list)]),
-                None => Heard::Over,
+                None => Heard::Gone,
             },
             Ok(_) => Heard::Nothing,
             // Too slow to hear which: all may have changed.
@@ -270,7 +272,7 @@ pub fn modern(
                         (wanted.map(|method| wire::notification(method, params.as_bytes())).collect(), false)
                     }
                     Heard::Nothing => continue,
-                    Heard::Over => last(),
+                    Heard::Gone | Heard::Over => last(),
                 },
             };
             for message in message {

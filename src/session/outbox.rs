@@ -43,7 +43,7 @@ struct Queue {
     waiting: VecDeque<Item>,
     bytes: usize,
     streams: usize,
-    /// Counts the times that all streams were ended because nobody read them.
+    /// Counts the times that all streams were ended.
     cuts: u64,
 }
 
@@ -68,11 +68,8 @@ impl Outbox {
         let alone = queue.waiting.is_empty() && queue.streams > 0;
         if !fits && !alone {
             if queue.streams > 0 {
-                queue.waiting.clear();
-                (queue.bytes, queue.streams) = (0, 0);
-                queue.cuts += 1;
                 drop(queue);
-                self.news.notify_waiters();
+                self.cut();
             }
             return false;
         }
@@ -81,6 +78,16 @@ impl Outbox {
         drop(queue);
         self.news.notify_one();
         true
+    }
+
+    /// Ends all streams, and forgets what waits.
+    pub fn cut(&self) {
+        let mut queue = self.queue();
+        queue.waiting.clear();
+        (queue.bytes, queue.streams) = (0, 0);
+        queue.cuts += 1;
+        drop(queue);
+        self.news.notify_waiters();
     }
 
     pub fn attach(self: &Arc<Self>) -> Result<Stream, TooMany> {
@@ -109,7 +116,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The next message for this stream; none when it was not read for too long.
+    /// The next message for this stream; none when it was ended: nobody read it for too long, or its endpoint is gone.
     pub async fn next(&self) -> Option<Item> {
         loop {
             // Made before the look, so that nothing that comes after it is missed.

@@ -67,17 +67,29 @@ async fn the_schema_takes_the_files_of_conf_and_refuses_unknown_keys() {
     assert!(serde_json::from_str::<Value>(&schema).expect("JSON").is_object());
     // The tools of the tests bring a validator.
     const CHECK: &str = "
-import json, pathlib, sys, jsonschema, yaml
+import json, pathlib, re, sys, jsonschema, yaml
+
+class Loader(yaml.SafeLoader):
+    'YAML 1.2, in which `on` is a word and no truth.'
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, words) for tag, words in all if not tag.endswith(':bool')]
+    for first, all in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver('tag:yaml.org,2002:bool', re.compile('^(true|false)$'), list('tf'))
+
+def load(text):
+    return yaml.load(text, Loader)
+
 schema = json.load(sys.stdin)
 jsonschema.Draft202012Validator.check_schema(schema)
 validator = jsonschema.Draft202012Validator(schema)
 files = sorted(pathlib.Path(sys.argv[1]).glob('*.yaml'))
 assert files
 for file in files:
-    for fault in validator.iter_errors(yaml.safe_load(file.read_text())):
+    for fault in validator.iter_errors(load(file.read_text())):
         sys.exit(f'{file}: {fault.message} at {list(fault.absolute_path)}')
 for bad in ['limit: {}', 'mcpServers: {a: {comand: x}}', 'workers: some', 'limits: {max_json_depth: 1000}']:
-    assert not validator.is_valid(yaml.safe_load(bad)), bad
+    assert not validator.is_valid(load(bad)), bad
 ";
     let mut command = Command::new(python());
     command.args(["-c", CHECK]).arg(root().join("conf"));

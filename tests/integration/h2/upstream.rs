@@ -335,7 +335,7 @@ async fn only_servers_that_the_right_authority_vouches_for_are_talked_to() {
             let answer = wire.exchange(request, &sent.body, 30_000).await.expect("an answer");
             assert_eq!(answer.message()["result"]["content"][0]["text"], sent.expected, "{what}");
         } else {
-            gateway.process.wait_for("is not reachable");
+            gateway.process.wait_for("server is not connected");
             assert!(far.seen.lock().expect("no panic").is_empty(), "{what}: it was talked to");
         }
     }

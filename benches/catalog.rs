@@ -38,7 +38,7 @@ fn seen(servers: usize, tools: usize) -> Vec<Seen> {
     let config = Config::quickstart();
     let settings = config.servers.values().next().expect("the quickstart has a server");
     let server = |n: usize| {
-        Server::new(&format!("server{n}"), settings, &config.limits)
+        Server::new(&format!("server{n}"), settings, &config.limits, None)
             .expect("the demo server can always be made")
     };
     (0..servers).map(|n| Seen { server: server(n), legacy: None, modern: Some(face(tools)) }).collect()

@@ -30,7 +30,7 @@ pub async fn bearer(
         super::intake::head(session, None).one(&AUTHORIZATION).map_err(|Doubtful| refused("two tokens"))?;
     let token = token.and_then(|value| value.split_once(' ')).map(|(_, token)| token.trim());
     let token = token.ok_or(UpstreamError::NoToken)?;
-    exchange.token(caller, token, audience).await.map(Some)
+    Box::pin(exchange.token(caller, token, audience)).await.map(Some)
 }
 
 /// A server did not take what it was given: a token that was exchanged for it is not used again.

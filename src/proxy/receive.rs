@@ -1,5 +1,6 @@
 //! From a request to its answer, or to what Pingora shall stream: the order of the steps, and nothing of their
-//! insides.
+//! insides. Pingora moves the future of a request to the heap as a whole, so what is rare and roomy waits in a box of its
+//! own.
 
 use std::sync::Arc;
 
@@ -61,17 +62,17 @@ impl Gateway {
         }
         if asks {
             ctx.told.method = "_preflight";
-            return reply::preflight(session, ctx).await.map(|()| None);
+            return Box::pin(reply::preflight(session, ctx)).await.map(|()| None);
         }
         if described && self.serves != Serves::Admin {
             ctx.told.method = "_metadata";
-            return fixed::metadata(session, ctx).await.map(|()| None);
+            return Box::pin(fixed::metadata(session, ctx)).await.map(|()| None);
         }
         let Some(endpoint) = endpoint else {
             return match operator.filter(|_| self.serves != Serves::Public) {
                 Some(path) => {
                     ctx.told.method = "_operator";
-                    fixed::answer(self, session, ctx, path).await.map(|()| None)
+                    Box::pin(fixed::answer(self, session, ctx, path)).await.map(|()| None)
                 }
                 None => {
                     let words = "no such path; MCP is served at /mcp and /servers/NAME/mcp";
@@ -83,11 +84,11 @@ impl Gateway {
             "POST" => self.post(session, ctx, endpoint).await,
             "OPTIONS" => {
                 ctx.told.method = "_preflight";
-                reply::preflight(session, ctx).await.map(|()| None)
+                Box::pin(reply::preflight(session, ctx)).await.map(|()| None)
             }
             verb @ ("GET" | "DELETE") => {
                 let get = verb == "GET";
-                self.session_verb(session, ctx, &endpoint, get).await
+                Box::pin(self.session_verb(session, ctx, &endpoint, get)).await
             }
             _ => {
                 let refusal = Refusal::http(405, "verb", "this endpoint takes POST, GET and DELETE");
@@ -119,7 +120,7 @@ impl Gateway {
         };
         ctx.received = body.len();
         if let Some(client) = self.batching(session, ctx, &endpoint, &body) {
-            return self.batch(session, ctx, &endpoint, client, body).await.map(|()| None);
+            return Box::pin(self.batch(session, ctx, &endpoint, client, body)).await.map(|()| None);
         }
         let chain = &house.plan.chain;
         let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous());
@@ -129,7 +130,7 @@ impl Gateway {
             Err(halt) => {
                 ctx.id = halt.id;
                 ctx.refuse(halt.filter, halt.refusal);
-                return reply::failure(session, ctx).await.map(|()| None);
+                return Box::pin(reply::failure(session, ctx)).await.map(|()| None);
             }
         };
         let Judged { mut permit, body, id } = judged;
@@ -150,9 +151,9 @@ impl Gateway {
             events: reply::takes_events(session),
         };
         match self.door.lead(led, &mut ctx.told) {
-            Ok(Exit::Answer(answer)) => reply::whole(session, ctx, answer).await.map(|()| None),
+            Ok(Exit::Answer(answer)) => Box::pin(reply::whole(session, ctx, answer)).await.map(|()| None),
             Ok(Exit::Room(talk)) => {
-                let said = reply::talk(session, ctx, talk, &self.door).await;
+                let said = Box::pin(reply::talk(session, ctx, talk, &self.door)).await;
                 if let (Some(client), Some(id)) = (&client, &ctx.id) {
                     client.finish(id);
                 }
@@ -163,7 +164,7 @@ impl Gateway {
                     return Ok(Some(leave));
                 }
                 // Pingora would send nothing (see `body`): the house's own client carries it.
-                carry::carry(session, ctx, leave, &self.door).await.map(|()| None)
+                Box::pin(carry::carry(session, ctx, leave, &self.door)).await.map(|()| None)
             }
             Err(refusal) => self.refuse_with(session, ctx, "door", *refusal).await,
         }
@@ -186,7 +187,7 @@ impl Gateway {
             ctx.told.method = "_delete";
             self.door.sessions.end(&client);
             let answer = Reply { status: 204, body: Bytes::new(), session: None, events: false };
-            return reply::whole(session, ctx, answer).await.map(|()| None);
+            return Box::pin(reply::whole(session, ctx, answer)).await.map(|()| None);
         }
         ctx.told.method = "_stream";
         let (redactor, metrics) = (ctx.house.plan.redactor.clone(), &self.door.metrics);
@@ -202,7 +203,7 @@ impl Gateway {
         let changes = self.door.registry.changes();
         let pass = self.passing(&endpoint.path, caller);
         match announce::legacy(&self.door.core, client, pass, changes, self.door.drain.clone()) {
-            Ok(talk) => reply::talk(session, ctx, talk, &self.door).await.map(|()| None),
+            Ok(talk) => Box::pin(reply::talk(session, ctx, talk, &self.door)).await.map(|()| None),
             Err(many) => {
                 let refusal = Refusal::http(429, "too_many_streams", many.to_string());
                 self.refuse_with(session, ctx, "session", refusal).await
@@ -235,7 +236,7 @@ impl Gateway {
         stop: Stop,
     ) -> pingora::Result<Option<Leave>> {
         ctx.refuse(stop.filter, stop.refused.refusal);
-        reply::failure(session, ctx).await.map(|()| None)
+        Box::pin(reply::failure(session, ctx)).await.map(|()| None)
     }
 
     async fn refuse_with(
@@ -246,7 +247,7 @@ impl Gateway {
         refusal: Refusal,
     ) -> pingora::Result<Option<Leave>> {
         ctx.refuse(filter, Box::new(refusal));
-        reply::failure(session, ctx).await.map(|()| None)
+        Box::pin(reply::failure(session, ctx)).await.map(|()| None)
     }
 
     pub fn log_failure(&self, ctx: &Ctx, error: &UpstreamError) {

@@ -107,7 +107,10 @@ impl Rate {
         let wants = take::wants(limits, subject, counters);
         match &self.shared {
             None => take::local(counters, &wants),
-            Some(shared) => shared::judge(counters, &wants, subject, &**shared, self.on_failure).await,
+            Some(shared) => {
+                // In a box, so that calls whose budgets are here do not carry its room about.
+                Box::pin(shared::judge(counters, &wants, subject, &**shared, self.on_failure)).await
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use toolgate::{address, config, protocol::wire};
 static SERVER: LazyLock<Arc<Server>> = LazyLock::new(|| {
     let config = config::Config::quickstart();
     let (name, server) = config.servers.iter().next().expect("the demo server");
-    Server::new(name.as_str(), server, &config.limits).expect("it needs nothing")
+    Server::new(name.as_str(), server, &config.limits, None).expect("it needs nothing")
 });
 
 fuzz_target!(|data: &[u8]| {
@@ -52,7 +52,7 @@ fn messages(message: &[u8]) {
         assert_eq!(all.get(key).map(str::as_bytes), ours.map(|span| span.of(message)), "{key}");
     }
     let Some(id) = read.id else { return };
-    let moved = address::return_address(message, id, &SERVER);
+    let moved = address::return_address(message, &read, &SERVER);
     let there = wire::read(&moved).expect("a message with another id");
     let place = there.id.expect("it has one");
     // What the client takes for an id, it can answer under; and that leads to the server's own.

@@ -44,21 +44,22 @@ pub struct Text {
 impl Text {
     /// What the string says; borrowed unless it holds escapes.
     pub fn read<'a>(&self, text: &'a [u8]) -> Cow<'a, str> {
-        let inner = &text[self.span.start + 1..self.span.end - 1];
-        if self.escaped {
-            Cow::Owned(unescape(inner))
-        } else {
-            Cow::Borrowed(std::str::from_utf8(inner).expect("the reader checked the text as UTF-8"))
+        let checked = "the reader checked each string as UTF-8";
+        match self.bytes(text) {
+            Cow::Borrowed(said) => Cow::Borrowed(std::str::from_utf8(said).expect(checked)),
+            Cow::Owned(said) => Cow::Owned(String::from_utf8(said).expect(checked)),
         }
+    }
+
+    /// The UTF-8 of what the string says, which costs no second check; to be compared with words.
+    pub fn bytes<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
+        let inner = &text[self.span.start + 1..self.span.end - 1];
+        if self.escaped { Cow::Owned(unescape(inner)) } else { Cow::Borrowed(inner) }
     }
 
     /// Whether the string says `word`, without allocating for the common case.
     pub fn is(&self, text: &[u8], word: &str) -> bool {
-        if self.escaped {
-            self.read(text) == word
-        } else {
-            &text[self.span.start + 1..self.span.end - 1] == word.as_bytes()
-        }
+        *self.bytes(text) == *word.as_bytes()
     }
 }
 
@@ -104,9 +105,6 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Starts at the first byte; `max_depth` levels of nesting are followed, at most [`DEPTH_CEILING`].
     pub fn new(text: &'a [u8], max_depth: usize) -> Read<Self> {
-        if let Err(e) = std::str::from_utf8(text) {
-            return Err(Fault { what: Flaw::Encoding, at: e.valid_up_to() });
-        }
         let max_depth = max_depth.min(DEPTH_CEILING);
         Ok(Self { text, at: 0, depth: 0, max_depth, objects: [0; DEPTH_CEILING / 64] })
     }
@@ -236,11 +234,16 @@ impl<'a> Reader<'a> {
         }
         let start = self.at;
         self.at += 1;
-        let mut escaped = false;
+        let (mut escaped, mut wide) = (false, false);
         loop {
-            self.at += plain_run(&self.text[self.at..]);
+            let run = plain_run(&self.text[self.at..]);
+            self.at += run.len;
+            wide |= run.wide;
             match self.text.get(self.at) {
                 Some(b'"') => {
+                    if wide {
+                        self.is_utf8(start + 1)?;
+                    }
                     self.at += 1;
                     return Ok(Text { span: Span { start, end: self.at }, escaped });
                 }
@@ -260,6 +263,12 @@ impl<'a> Reader<'a> {
             Ok(_) => self.fault(Flaw::Trailing),
             Err(_) => Ok(()),
         }
+    }
+
+    /// Only strings can hold what is not ASCII, and few do; so they are checked one by one.
+    fn is_utf8(&self, start: usize) -> Read<()> {
+        let checked = std::str::from_utf8(&self.text[start..self.at]);
+        checked.map(drop).map_err(|fault| Fault { what: Flaw::Encoding, at: start + fault.valid_up_to() })
     }
 
     fn fault<T>(&self, what: Flaw) -> Read<T> {
@@ -377,21 +386,73 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// How many bytes from the front belong to a string as they are: no quote, backslash or control character.
-/// Whole blocks are tested without a branch a byte, which the compiler turns into vector code.
-fn plain_run(text: &[u8]) -> usize {
-    const BLOCK: usize = 32;
-    fn stops(b: u8) -> bool {
-        b < 0x20 || b == b'"' || b == b'\\'
+/// The bytes at the front of a text that belong to a string as they are.
+#[derive(Default)]
+struct Run {
+    len: usize,
+    /// Not all of it is ASCII.
+    wide: bool,
+}
+
+/// Finds where a [`Run`] ends: at a quote, a backslash or a control character. Names are short, so it goes by words of
+/// eight bytes first; long texts by blocks that are tested without a branch a byte, which the compiler turns into
+/// vector code.
+fn plain_run(text: &[u8]) -> Run {
+    const SHORT: usize = 32;
+    const BLOCK: usize = 64;
+    let mut run = Run::default();
+    if run.ends_within(text, SHORT) {
+        return run;
     }
-    let mut at = 0;
-    for block in text.chunks_exact(BLOCK) {
-        if block.iter().fold(false, |found, b| found | stops(*b)) {
+    for block in text[run.len..].chunks_exact(BLOCK) {
+        let (stopped, bits) =
+            block.iter().fold((false, 0), |(stopped, bits), b| (stopped | stops(*b), bits | b));
+        if stopped {
             break;
         }
-        at += BLOCK;
+        run.len += BLOCK;
+        run.wide |= bits >= 0x80;
     }
-    at + text[at..].iter().take_while(|b| !stops(**b)).count()
+    if !run.ends_within(text, usize::MAX) {
+        for byte in text[run.len..].iter().take_while(|b| !stops(**b)) {
+            run.len += 1;
+            run.wide |= *byte >= 0x80;
+        }
+    }
+    run
+}
+
+impl Run {
+    /// Goes on by whole words while it is shorter than `most`; says whether its end was found.
+    fn ends_within(&mut self, text: &[u8], most: usize) -> bool {
+        while let Some(word) = text[self.len..].first_chunk::<8>().filter(|_| self.len < most) {
+            let word = u64::from_le_bytes(*word);
+            let stops = stopping(word);
+            // The lowest bit is that of the first byte.
+            let before = if stops == 0 { u64::MAX } else { (stops & stops.wrapping_neg()) - 1 };
+            self.wide |= word & before & HIGHS != 0;
+            self.len += stops.trailing_zeros() as usize / 8;
+            if stops != 0 {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = ONES << 7;
+
+fn stops(b: u8) -> bool {
+    b < 0x20 || b == b'"' || b == b'\\'
+}
+
+/// The high bit of each byte that stops a run. Bytes behind the first of them may be marked too: a borrow goes on into
+/// the next byte, never into one before.
+fn stopping(word: u64) -> u64 {
+    let below = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound)) & !word;
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    (below(word, 0x20) | is(b'"') | is(b'\\')) & HIGHS
 }
 
 fn hex4(text: &[u8]) -> Option<u32> {
@@ -399,7 +460,7 @@ fn hex4(text: &[u8]) -> Option<u32> {
 }
 
 /// Decodes the inside of a string that [`Reader::string`] found to be well formed.
-fn unescape(inner: &[u8]) -> String {
+fn unescape(inner: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(inner.len());
     let mut rest = inner;
     while let Some(at) = memchr::memchr(b'\\', rest) {
@@ -427,5 +488,5 @@ fn unescape(inner: &[u8]) -> String {
         rest = &rest[at + width..];
     }
     out.extend_from_slice(rest);
-    String::from_utf8(out).expect("UTF-8 spliced with whole characters stays UTF-8")
+    out
 }

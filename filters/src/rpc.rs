@@ -182,19 +182,19 @@ impl Sight {
         let mut keys = Keys::new(body, TOP);
         reader.object(|r, key| {
             keys.check(key, self);
-            match &*key.read(body) {
-                "jsonrpc" => match self.take_string(r, || Why::Version)? {
+            match &*key.bytes(body) {
+                b"jsonrpc" => match self.take_string(r, || Why::Version)? {
                     Some(version) if version.is(body, "2.0") => self.jsonrpc = true,
                     _ => self.blame(Why::Version),
                 },
-                "id" => {
+                b"id" => {
                     self.ids += 1;
                     let id = r.value()?;
                     if is_id(id.of(body)) { self.id = Some(id) } else { self.blame(Why::Id) }
                 }
-                "method" => self.method = self.take_string(r, || Why::Method)?,
-                "params" => self.params(r, body)?,
-                "result" | "error" => {
+                b"method" => self.method = self.take_string(r, || Why::Method)?,
+                b"params" => self.params(r, body)?,
+                b"result" | b"error" => {
                     self.outcome = true;
                     r.value()?;
                 }
@@ -214,22 +214,22 @@ impl Sight {
         let mut keys = Keys::new(body, PARAMS);
         let span = r.object(|r, key| {
             keys.check(key, self);
-            match &*key.read(body) {
-                "name" => self.name = self.take_string(r, || Why::String("params.name"))?,
-                "uri" => self.uri = self.take_string(r, || Why::String("params.uri"))?,
-                "cursor" => self.cursor = self.take_string(r, || Why::String("params.cursor"))?,
-                "level" => self.level = self.take_string(r, || Why::String("params.level"))?,
-                "taskId" => self.task_id = self.take_string(r, || Why::String("params.taskId"))?,
-                "protocolVersion" => {
+            match &*key.bytes(body) {
+                b"name" => self.name = self.take_string(r, || Why::String("params.name"))?,
+                b"uri" => self.uri = self.take_string(r, || Why::String("params.uri"))?,
+                b"cursor" => self.cursor = self.take_string(r, || Why::String("params.cursor"))?,
+                b"level" => self.level = self.take_string(r, || Why::String("params.level"))?,
+                b"taskId" => self.task_id = self.take_string(r, || Why::String("params.taskId"))?,
+                b"protocolVersion" => {
                     self.protocol_version = self.take_string(r, || Why::String("params.protocolVersion"))?;
                 }
-                "arguments" => self.arguments = Some(self.take_object(r, "params.arguments")?),
-                "clientInfo" => self.client_info = Some(self.take_object(r, "params.clientInfo")?),
-                "capabilities" => self.capabilities = Some(self.take_object(r, "params.capabilities")?),
-                "notifications" => self.notifications = Some(r.value()?),
-                "requestId" => self.request_id = Some(r.value()?),
-                "ref" => self.reference(r, body)?,
-                "_meta" => self.meta(r, body)?,
+                b"arguments" => self.arguments = Some(self.take_object(r, "params.arguments")?),
+                b"clientInfo" => self.client_info = Some(self.take_object(r, "params.clientInfo")?),
+                b"capabilities" => self.capabilities = Some(self.take_object(r, "params.capabilities")?),
+                b"notifications" => self.notifications = Some(r.value()?),
+                b"requestId" => self.request_id = Some(r.value()?),
+                b"ref" => self.reference(r, body)?,
+                b"_meta" => self.meta(r, body)?,
                 _ => drop(r.value()?),
             }
             Ok(())
@@ -247,9 +247,9 @@ impl Sight {
         let mut reference = Reference::default();
         r.object(|r, key| {
             keys.check(key, self);
-            match &*key.read(body) {
-                "name" => reference.name = self.take_string(r, || Why::String("params.ref.name"))?,
-                "uri" => reference.uri = self.take_string(r, || Why::String("params.ref.uri"))?,
+            match &*key.bytes(body) {
+                b"name" => reference.name = self.take_string(r, || Why::String("params.ref.name"))?,
+                b"uri" => reference.uri = self.take_string(r, || Why::String("params.ref.uri"))?,
                 _ => drop(r.value()?),
             }
             Ok(())
@@ -259,6 +259,9 @@ impl Sight {
     }
 
     fn meta(&mut self, r: &mut Reader<'_>, body: &[u8]) -> Result<(), Fault> {
+        const VERSION: &[u8] = META_VERSION.as_bytes();
+        const CAPABILITIES: &[u8] = META_CAPABILITIES.as_bytes();
+        const CLIENT: &[u8] = META_CLIENT.as_bytes();
         if r.peek()? != b'{' {
             self.blame(Why::Object("params._meta"));
             return r.value().map(drop);
@@ -266,17 +269,15 @@ impl Sight {
         let mut keys = Keys::new(body, META);
         r.object(|r, key| {
             keys.check(key, self);
-            match &*key.read(body) {
-                META_VERSION => {
-                    self.meta.protocol_version = self.take_string(r, || Why::String(META_VERSION))?
-                }
-                META_CAPABILITIES => {
+            match &*key.bytes(body) {
+                VERSION => self.meta.protocol_version = self.take_string(r, || Why::String(META_VERSION))?,
+                CAPABILITIES => {
                     let object = r.peek()? == b'{';
                     let span = r.value()?;
                     self.meta.client_capabilities = object.then_some(span);
                 }
-                META_CLIENT => self.meta.client_info = Some(r.value()?),
-                "progressToken" => self.meta.progress_token = Some(r.value()?),
+                CLIENT => self.meta.client_info = Some(r.value()?),
+                b"progressToken" => self.meta.progress_token = Some(r.value()?),
                 _ => drop(r.value()?),
             }
             Ok(())
@@ -383,13 +384,14 @@ impl<'a> Keys<'a> {
         if self.met.count >= MAX_MEMBERS {
             return sight.blame(Why::TooManyMembers);
         }
-        let word = key.read(self.body);
-        if self.met.iter().any(|seen| seen.is(self.body, &word)) {
-            sight.blame(Why::Duplicate(word.into_owned()));
-        } else if !self.known.contains(&&*word)
-            && let Some(known) = self.known.iter().find(|known| looks_like(&word, known))
-        {
-            sight.blame(Why::LookAlike(word.into_owned(), known));
+        let word = key.bytes(self.body);
+        if self.met.iter().any(|seen| seen.bytes(self.body) == word) {
+            sight.blame(Why::Duplicate(key.read(self.body).into_owned()));
+        } else if !self.known.iter().any(|known| known.as_bytes() == &*word) {
+            let word = key.read(self.body);
+            if let Some(known) = self.known.iter().find(|known| looks_like(&word, known)) {
+                sight.blame(Why::LookAlike(word.into_owned(), known));
+            }
         }
         self.met.push(key);
     }

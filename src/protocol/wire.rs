@@ -128,25 +128,22 @@ impl Incoming {
 pub fn read(message: &[u8]) -> Option<Incoming> {
     let mut reader = Reader::new(message, DEPTH_CEILING).ok()?;
     let mut incoming = Incoming::default();
-    let (mut sound, mut twice) = (false, false);
+    let (mut sound, mut twice, mut named) = (false, false, false);
     reader
         .object(|r, key| {
-            let key = key.read(message);
-            twice |= match &*key {
-                "id" => incoming.id.is_some(),
-                "method" => incoming.method.is_some(),
-                "params" => incoming.params.is_some(),
-                "result" => incoming.result.is_some(),
-                "error" => incoming.error.is_some(),
-                _ => false,
-            };
-            match &*key {
-                "jsonrpc" => sound = r.peek()? == b'"' && r.string()?.is(message, "2.0"),
-                "id" => incoming.id = Some(r.value()?),
-                "method" if r.peek()? == b'"' => incoming.method = Some(r.string()?),
-                "params" => incoming.params = Some(r.value()?),
-                "result" => incoming.result = Some(r.value()?),
-                "error" => incoming.error = Some(r.value()?),
+            match &*key.bytes(message) {
+                b"jsonrpc" => sound = r.peek()? == b'"' && r.string()?.is(message, "2.0"),
+                b"id" => twice |= incoming.id.replace(r.value()?).is_some(),
+                b"method" => {
+                    twice |= std::mem::replace(&mut named, true);
+                    match r.peek()? {
+                        b'"' => incoming.method = Some(r.string()?),
+                        _ => drop(r.value()?),
+                    }
+                }
+                b"params" => twice |= incoming.params.replace(r.value()?).is_some(),
+                b"result" => twice |= incoming.result.replace(r.value()?).is_some(),
+                b"error" => twice |= incoming.error.replace(r.value()?).is_some(),
                 _ => drop(r.value()?),
             }
             Ok(())

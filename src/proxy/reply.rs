@@ -40,7 +40,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 
 /// Puts on every answer what every answer carries.
 pub fn stamp(response: &mut ResponseHeader, ctx: &Ctx) -> pingora::Result<()> {
-    response.insert_header(REQUEST_ID, format!("{:016x}", ctx.request_id))?;
+    response.insert_header(REQUEST_ID, hex(ctx.request_id))?;
     let streams =
         response.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
     if streams {
@@ -58,6 +58,12 @@ pub fn stamp(response: &mut ResponseHeader, ctx: &Ctx) -> pingora::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// A request's number as it is written everywhere: 16 digits.
+fn hex(number: u64) -> HeaderValue {
+    let digit = |at: usize| b"0123456789abcdef"[(number >> (60 - 4 * at)) as usize & 0xf];
+    HeaderValue::from_bytes(&std::array::from_fn::<u8, 16, _>(digit)).expect("digits can stand in a header")
 }
 
 /// The page that may read the answer: one that the origin guard let in, and that `cors` names if it is there.

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use http::{HeaderMap, HeaderValue};
+use http::header::{CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use tokio::sync::Notify;
 
@@ -35,9 +36,11 @@ pub struct Peer {
     /// For the `Host` header: with the port unless it is the scheme's own.
     pub authority: HeaderValue,
     /// Path and query of the MCP endpoint.
-    pub path: String,
+    pub path: Uri,
     /// Sent with each request; secrets.
     pub headers: HeaderMap,
+    /// What is the same in the head of each message: host, type, and `headers`.
+    pub stem: Vec<(HeaderName, HeaderValue)>,
     connect_timeout: Duration,
     trust: Arc<Trust>,
     resolved: ArcSwapOption<Addresses>,
@@ -78,12 +81,17 @@ impl Peer {
             path.push('?');
             path.push_str(query);
         }
+        let authority = HeaderValue::try_from(authority).map_err(|e| e.to_string())?;
+        let json = HeaderValue::from_static("application/json");
+        let mut stem = vec![(HOST, authority.clone()), (CONTENT_TYPE, json)];
+        stem.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         let peer = Self {
             port: url.port_or_known_default().ok_or("the URL has no port")?,
             tls,
-            authority: HeaderValue::try_from(authority).map_err(|e| e.to_string())?,
-            path,
+            authority,
+            path: path.try_into().map_err(|e: http::uri::InvalidUri| e.to_string())?,
             headers,
+            stem,
             connect_timeout,
             trust,
             resolved: ArcSwapOption::empty(),

@@ -134,6 +134,8 @@ impl App {
         let limits = &config.limits;
         let conf = ServerConf {
             threads: config.workers.count(),
+            // With one thread there is nobody to steal from, and a runtime that knows it costs less.
+            work_stealing: config.workers.count() > 1,
             grace_period_seconds: Some(limits.drain.get().as_secs() + 2),
             graceful_shutdown_timeout_seconds: Some(1),
             upstream_keepalive_pool_size: 1024,

@@ -48,7 +48,7 @@ fn with_call<T>(user: &str, work: impl FnOnce(&Call<'_>) -> T) -> T {
         },
         caller: Caller::new(identity),
         body: BODY,
-        rpc: rpc::read(BODY, 64).expect("a sound message"),
+        rpc: Box::new(rpc::read(BODY, 64).expect("a sound message")),
         era: Era::Modern,
         aim: Some(Aim { thing: Thing::Tool, name: "search__web", server: "search" }),
     })

@@ -184,7 +184,8 @@ pub struct Call<'a> {
     pub head: Head<'a>,
     pub caller: Caller,
     pub body: &'a [u8],
-    pub rpc: Rpc,
+    /// It is large, and moved from hand to hand.
+    pub rpc: Box<Rpc>,
     pub era: Era,
     /// Filled in from the catalog before the call is judged; `None` where it touches nothing that is known.
     pub aim: Option<Aim<'a>>,
@@ -226,6 +227,6 @@ impl From<Unreadable> for Refused {
 }
 
 /// Reads a body under the depth limit.
-pub fn read(body: &[u8], max_depth: usize) -> Result<Rpc, Refused> {
-    rpc::read(body, max_depth).map_err(Refused::from)
+pub fn read(body: &[u8], max_depth: usize) -> Result<Box<Rpc>, Refused> {
+    rpc::read(body, max_depth).map(Box::new).map_err(Refused::from)
 }

@@ -119,7 +119,7 @@ fn halt(filter: &'static str, id: Option<Span>, refusal: Box<Refusal>) -> Stop {
 /// The right to take one exit with one message.
 #[derive(Debug)]
 pub struct Permit {
-    pub rpc: Rpc,
+    pub rpc: Box<Rpc>,
     pub era: Era,
     pub caller: Caller,
     /// The places that the call takes up in limits of what runs at a time; given back when this is dropped.

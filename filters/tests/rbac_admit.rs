@@ -51,7 +51,7 @@ fn admit(era: Era, aim: Option<Aim<'_>>, body: &str) -> Result<(), Denied> {
     };
     let caller =
         Caller::new(Identity { user: "ann".into(), roles: vec!["dev".into()], ..Identity::default() });
-    let rpc = filters::rpc::read(body.as_bytes(), 64).expect("a sound message");
+    let rpc = Box::new(filters::rpc::read(body.as_bytes(), 64).expect("a sound message"));
     rbac().admit(&Call { head, caller, body: body.as_bytes(), rpc, era, aim })
 }
 

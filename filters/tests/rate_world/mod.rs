@@ -141,7 +141,7 @@ impl Spoken {
         let call = Call {
             head,
             caller: self.caller(),
-            rpc: rpc::read(body.as_bytes(), 64).expect("a sound message"),
+            rpc: Box::new(rpc::read(body.as_bytes(), 64).expect("a sound message")),
             body: body.as_bytes(),
             era: Era::Modern,
             aim: self.aim.as_ref().map(|(thing, name, server)| Aim { thing: *thing, name, server }),

@@ -143,9 +143,9 @@ impl App {
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
         let access = if matches!(config.log.level, Level::Info | Level::Debug | Level::Trace) {
-            Access::start(config.log.format, self.door.metrics.clone())
+            Access::start(config.log.format)
         } else {
-            Access::silent(self.door.metrics.clone())
+            Access::silent()
         };
         let public = if config.admin.is_some() { Serves::Public } else { Serves::All };
         let kinds = [public, Serves::Admin];

@@ -1,5 +1,10 @@
 //! The command line.
 
+/// Prints a line of what a command was called for.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::cli::show::line(format_args!($($words)*)) };
+}
+
 mod ask;
 mod explain;
 mod health;
@@ -18,6 +23,7 @@ use crate::config::{self, Config};
 use crate::demo_server;
 use crate::upstream::trust::Trust;
 use crate::{telemetry, tls};
+pub use show::aloud;
 use show::{announce, summary};
 use who::Named;
 
@@ -137,7 +143,12 @@ enum Command {
 
 /// Runs the command line to its end.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let done = obey(Cli::parse());
+    telemetry::flush();
+    done
+}
+
+fn obey(cli: Cli) -> ExitCode {
     use Command::{Check, Explain, Schema, Token};
     if matches!(cli.command, Some(Check { .. } | Schema | Explain { .. } | Token { .. })) {
         end_with_the_reader();
@@ -151,12 +162,12 @@ pub fn main() -> ExitCode {
             with_file(&config, |config, file| run(config, file, upgrade))
         }
         Some(Command::Check { config }) => with_file(&config, |config, file| {
-            print!("{}", summary(&config, file));
+            say!("{}", summary(&config, file).trim_end());
             for warning in config.warnings().into_iter().chain(tls_doubts(&config)) {
-                println!("warning: {warning}");
+                say!("warning: {warning}");
             }
             if let Err(why) = show::would_start(config) {
-                println!("warning: it would not start here: {why}");
+                say!("warning: it would not start here: {why}");
             }
             ExitCode::SUCCESS
         }),
@@ -164,7 +175,7 @@ pub fn main() -> ExitCode {
             with_file(&config, |config, _| health::health(&config, if live { "/health" } else { "/ready" }))
         }
         Some(Command::Schema) => {
-            println!("{:#}", config::schema());
+            say!("{:#}", config::schema());
             ExitCode::SUCCESS
         }
         Some(Command::Tools { config, roles }) => with_file(&config, |config, _| ask::tools(config, roles)),
@@ -204,7 +215,7 @@ fn with_file(file: &Path, work: impl FnOnce(Config, &Path) -> ExitCode) -> ExitC
 
 /// Says what went wrong at the start; exit 1.
 pub fn failed(error: &AppError) -> ExitCode {
-    eprintln!("error: {error}");
+    telemetry::last_words(&format!("error: {error}"));
     ExitCode::FAILURE
 }
 

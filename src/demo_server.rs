@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 
 use crate::app::{App, Start};
-use crate::cli::failed;
+use crate::cli::{aloud, failed};
 use crate::config::{self, Config};
 use crate::door::Door;
 use crate::protocol::{revision, wire};
@@ -28,7 +28,7 @@ pub fn http(address: SocketAddr) -> ExitCode {
     }
     telemetry::start(&config.log);
     let ran = App::build(config).and_then(|app| {
-        app.serve(Start::default(), |_| println!("demo server listening on http://{address}/mcp"))
+        app.serve(Start::default(), |_| aloud(format!("demo server listening on http://{address}/mcp\n")))
     });
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }

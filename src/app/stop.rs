@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::door::Door;
 use crate::handover::Keep;
 use crate::state::State;
-use crate::systemd;
+use crate::{systemd, telemetry};
 
 /// How long running requests get after Ctrl-C, when somebody waits at the terminal.
 const HURRY: Duration = Duration::from_secs(1);
@@ -62,6 +62,7 @@ pub async fn signals(stop: watch::Sender<Why>, successor: Option<Command>) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    telemetry::flush();
     std::process::exit(130);
 }
 
@@ -147,7 +148,6 @@ pub async fn finish(door: Arc<Door>, state: Arc<State>, listeners: usize, mut wh
     } else {
         tracing::info!("stopped");
     }
-    // The request log is written by a thread of its own.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    telemetry::flush();
     std::process::exit(0);
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::stop::{Stop, Why};
 use super::{App, AppError};
 use crate::handover::{Door, HandoverError, Keep, Opening, Sockets, Taking, place, take};
-use crate::systemd;
+use crate::{systemd, telemetry};
 
 /// How long the required servers may take to connect before a handover is given up.
 const READY: Duration = Duration::from_secs(60);
@@ -66,6 +66,7 @@ impl Before {
             pid = door.run(keep) => {
                 tracing::info!(pid, "a successor serves");
                 systemd::tell(&format!("MAINPID={pid}"));
+                telemetry::flush();
                 stop.send_if_modified(|why| {
                     let first = why.is_none();
                     why.get_or_insert(Stop::Handed);

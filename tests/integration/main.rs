@@ -22,6 +22,7 @@ mod harness;
 mod hostile;
 mod legacy;
 mod limits;
+mod log;
 mod losses;
 mod patience;
 mod pools;

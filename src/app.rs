@@ -1,5 +1,6 @@
 //! Puts the house together, runs it, and takes it down in good order.
 
+mod orphans;
 mod stop;
 mod succeed;
 
@@ -121,6 +122,7 @@ impl App {
     /// Serves until a signal; `ready` is called once the servers are known and the ports are ours.
     pub fn serve(self, start: Start, ready: impl FnOnce(&Self)) -> Result<(), AppError> {
         let Start { file, upgrade, successor } = start;
+        orphans::adopt();
         let house = self.door.registry.house();
         let config = house.plan.config.clone();
         let mut addresses = vec![config.listen.address];

@@ -14,6 +14,7 @@ mod commands;
 mod config_faults;
 mod conformance;
 mod conformance_client;
+mod container;
 mod events;
 mod fake;
 mod five;

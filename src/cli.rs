@@ -22,7 +22,7 @@ use crate::app::{App, AppError, Start};
 use crate::config::{self, Config};
 use crate::demo_server;
 use crate::upstream::trust::Trust;
-use crate::{telemetry, tls};
+use crate::{descriptors, handover, telemetry, tls};
 pub use show::aloud;
 use show::{announce, summary};
 use who::Named;
@@ -219,11 +219,19 @@ pub fn failed(error: &AppError) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What starts the program that stands in this one's place, should it be replaced, to take over from this one.
-fn successor(file: &Path) -> Option<std::process::Command> {
+/// What starts the program that stands in this one's place, should it be replaced, to take over from this one, which
+/// waits at `place` whatever address the file names by then.
+fn successor(file: &Path, place: Option<PathBuf>) -> Option<std::process::Command> {
+    use std::os::unix::process::CommandExt as _;
     // As it was called: what `/proc/self/exe` points at is the old program.
     let mut command = std::process::Command::new(std::env::args_os().next()?);
     command.args(["run", "--upgrade", "-c"]).arg(file).stdin(std::process::Stdio::null());
+    match place {
+        Some(place) => command.env(handover::PREDECESSOR, place),
+        None => command.env_remove(handover::PREDECESSOR),
+    };
+    // SAFETY: it makes plain system calls and allocates nothing, as it must between fork and exec.
+    unsafe { command.pre_exec(descriptors::restore) };
     Some(command)
 }
 
@@ -232,15 +240,16 @@ fn run(config: Config, file: &Path, upgrade: bool) -> ExitCode {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let start = Start { file: Some(file.to_owned()), upgrade, successor: successor(file) };
-    let ran = App::build(config).and_then(|app| app.serve(start, |app| announce(app, Some(file))));
+    let successor = successor(file, handover::place(&config));
+    let start = Start { file: Some(file.to_owned()), upgrade, successor };
+    let ran = App::run(config, start, |app| announce(app, Some(file)));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
 fn quickstart() -> ExitCode {
     let config = Config::quickstart();
     telemetry::start(&config.log);
-    let ran = App::build(config).and_then(|app| app.serve(Start::default(), |app| announce(app, None)));
+    let ran = App::run(config, Start::default(), |app| announce(app, None));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 

@@ -27,9 +27,8 @@ pub fn http(address: SocketAddr) -> ExitCode {
         server.prefix = String::new();
     }
     telemetry::start(&config.log);
-    let ran = App::build(config).and_then(|app| {
-        app.serve(Start::default(), |_| aloud(format!("demo server listening on http://{address}/mcp\n")))
-    });
+    let listening = |_: &App| aloud(format!("demo server listening on http://{address}/mcp\n"));
+    let ran = App::run(config, Start::default(), listening);
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 

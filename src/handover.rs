@@ -25,6 +25,9 @@ pub use lent::{Lent, Opening};
 pub use place::place;
 pub use take::{Taking, take};
 
+/// The variable of the environment that names the socket of the gateway that started this one.
+pub const PREDECESSOR: &str = "TOOLGATE_PREDECESSOR";
+
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
     #[error("{path}: {error}", path = .0.display(), error = .1)]

@@ -1,12 +1,10 @@
-//! The end of the gateway: what makes it stop, and what is still done before the process ends.
+//! The end of the gateway: why it stops, and what is still done before the process ends.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -35,57 +33,6 @@ pub enum Stop {
 }
 
 pub type Why = Option<Stop>;
-
-/// Tells what makes it stop: SIGTERM or SIGINT; SIGUSR2 makes a successor, SIGQUIT nothing.
-pub async fn signals(stop: watch::Sender<Why>, successor: Option<Command>) {
-    let kinds =
-        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::user_defined2()];
-    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut quit), Ok(mut upgrade)] = kinds.map(signal) else {
-        tracing::error!("signals cannot be received; only SIGKILL stops this process");
-        return;
-    };
-    let mut successor = successor.map(tokio::process::Command::from);
-    let why = loop {
-        tokio::select! {
-            _ = terminate.recv() => break Stop::Drain,
-            _ = interrupt.recv() => break Stop::Hurry,
-            // Other servers hand over at this signal, whether anybody takes over or not.
-            _ = quit.recv() => tracing::warn!(
-                "SIGQUIT does nothing: a successor asks by itself (toolgate run --upgrade); this gateway goes on"
-            ),
-            _ = upgrade.recv() => succeed(successor.as_mut()),
-        }
-    };
-    stop.send_replace(Some(why));
-    // A second signal means it.
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    telemetry::flush();
-    std::process::exit(130);
-}
-
-/// Starts the program that stands in the place of this one by now.
-fn succeed(successor: Option<&mut tokio::process::Command>) {
-    let Some(successor) = successor else {
-        tracing::warn!("SIGUSR2 does nothing: without a configuration file nobody can take over");
-        return;
-    };
-    match successor.spawn() {
-        Ok(mut child) => {
-            tracing::info!(pid = child.id(), "a successor is started");
-            tokio::spawn(async move {
-                // It outlives this process, unless it fails.
-                match child.wait().await {
-                    Ok(status) => tracing::error!(%status, "the successor has ended; this gateway goes on"),
-                    Err(error) => tracing::error!(%error, "the successor cannot be waited for"),
-                }
-            });
-        }
-        Err(error) => tracing::error!(%error, "a successor does not start; this gateway goes on"),
-    }
-}
 
 /// Pingora closes its listeners when this gives its word.
 pub struct Stopping {

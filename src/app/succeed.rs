@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::stop::{Stop, Why};
+use super::signals::{Signals, Stage};
+use super::stop::Stop;
 use super::{App, AppError};
-use crate::handover::{Door, HandoverError, Keep, Opening, Sockets, Taking, place, take};
+use crate::handover::{Door, HandoverError, Keep, Opening, PREDECESSOR, Sockets, Taking, place, take};
 use crate::{systemd, telemetry};
 
 /// How long the required servers may take to connect before a handover is given up.
@@ -25,15 +25,21 @@ impl Before {
     /// The listening sockets: those of the gateway that runs if it is to be taken over from, else fresh ones.
     pub fn sockets(app: &App, wanted: &[SocketAddr], upgrade: bool) -> Result<(Self, Sockets), AppError> {
         let place = place(&app.door.registry.house().plan.config);
-        let taken = match &place {
-            Some(place) if upgrade => {
-                app.runtime.block_on(ready(app))?;
-                take(place)?
+        // Who was started by the gateway that runs finds it, even if the file names another address by now.
+        let known = std::env::var_os(PREDECESSOR).map(PathBuf::from);
+        let places: Vec<&PathBuf> = known.iter().chain(&place).filter(|_| upgrade).collect();
+        if !places.is_empty() {
+            app.runtime.block_on(ready(app))?;
+        }
+        let mut taken = None;
+        for place in &places {
+            taken = take(place)?;
+            if taken.is_some() {
+                break;
             }
-            _ => None,
-        };
+        }
         if upgrade && taken.is_none() {
-            tracing::warn!(?place, "no gateway waits there to be taken over from: this one starts anew");
+            tracing::warn!(?places, "no gateway waits there to be taken over from: this one starts anew");
         }
         let (given, old) = taken.map_or_else(Default::default, |(given, old)| (given, Some(old)));
         let sockets = given.complete(wanted).map_err(|(address, error)| AppError::Listen(address, error))?;
@@ -41,16 +47,23 @@ impl Before {
     }
 
     /// Once all listeners accept: lets the old gateway go, and waits for a successor.
-    pub async fn open(self, opening: Opening, listeners: usize, keep: Keep, stop: watch::Sender<Why>) {
+    pub async fn open(self, opening: Opening, listeners: usize, keep: Keep, signals: Signals) {
         opening.all(listeners).await;
         if let Some(old) = self.old {
+            let elsewhere = Some(old.place()).filter(|old| Some(*old) != self.place.as_deref());
+            let elsewhere = elsewhere.map(std::path::Path::to_owned);
             let told = tokio::task::spawn_blocking(|| old.serves()).await;
             if let Err(error) = told.unwrap_or(Err(HandoverError::Refused)) {
                 // It goes on, so this one must not.
                 tracing::error!(%error, "the handover failed; the gateway that runs goes on");
+                telemetry::flush();
                 std::process::exit(1);
             }
             tracing::info!("took over from the gateway that ran before");
+            // It leaves its socket to be replaced, which this one does at another place.
+            if let Some(place) = elsewhere {
+                let _ = std::fs::remove_file(place);
+            }
         }
         systemd::tell("READY=1");
         let Some(place) = self.place else { return };
@@ -61,13 +74,14 @@ impl Before {
                 return;
             }
         };
-        let mut why = stop.subscribe();
+        let mut why = signals.stop.subscribe();
+        let stage = signals.clone();
+        let asked = move |asked| stage.reached(if asked { Stage::Handing } else { Stage::Serving });
         tokio::select! {
-            pid = door.run(keep) => {
+            pid = door.run(keep, asked) => {
                 tracing::info!(pid, "a successor serves");
                 systemd::tell(&format!("MAINPID={pid}"));
-                telemetry::flush();
-                stop.send_if_modified(|why| {
+                signals.stop.send_if_modified(|why| {
                     let first = why.is_none();
                     why.get_or_insert(Stop::Handed);
                     first

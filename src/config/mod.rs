@@ -204,6 +204,12 @@ impl Config {
     }
 }
 
+/// What [`Config::hash`] is of a file that holds this; `None` if no configuration can.
+pub fn hash_of(file: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(file).ok()?;
+    Some(hash(text.strip_prefix('\u{feff}').unwrap_or(text)))
+}
+
 /// FNV-1a: to tell two versions of a file apart, not to withstand anyone.
 fn hash(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

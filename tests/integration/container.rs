@@ -53,3 +53,15 @@ async fn as_process_1_it_looks_after_orphans() {
     gateway.eventually("it is reaped", async |_| !orphans.iter().any(lies)).await;
     assert!(!procs::children_running(pid, "sleep 1000").is_empty(), "the server's own process runs");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_process_1_it_starts_no_successor() {
+    let Some((mut gateway, pid)) = first("mcpServers: {demo: {builtin: demo}}\n").await else { return };
+    // SAFETY: sends a signal to a process that this test has started.
+    assert_eq!(unsafe { libc::kill(pid.cast_signed(), libc::SIGUSR2) }, 0);
+    gateway.process.wait_for("as process 1 it cannot be replaced");
+    assert!(gateway.get("/ready").await.contains("\"ready\":true"));
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) }, 0);
+    assert!(gateway.process.wait().success());
+}

@@ -32,6 +32,7 @@ use crate::proxy::{Gateway, Serves};
 use crate::registry::Registry;
 use crate::reload::Reload;
 use crate::session::Sessions;
+use crate::sign::Sign;
 use crate::state::State;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
@@ -205,13 +206,15 @@ impl App {
             self.runtime.spawn(tls.clone().watch());
         }
         let keep = Keep::new(sockets);
-        self.runtime.spawn(before.open(opening, addresses.len(), keep.clone(), signals.clone()));
+        let sign = file.as_deref().and_then(Sign::of);
+        let hang = sign.clone().map(|sign| (sign, config.operator()));
+        self.runtime.spawn(before.open(opening, addresses.len(), keep.clone(), signals.clone(), hang));
         self.runtime.spawn(sweep(self.door.clone()));
         let (door, state, hangup) = (self.door.clone(), self.state.clone(), signals.hangup.clone());
         self.runtime.spawn(Reload { file, door, state, tls, hangup }.run());
         let why = signals.stop.subscribe();
         let (door, state) = (self.door.clone(), self.state.clone());
-        self.runtime.spawn(stop::finish(door, state, addresses.len(), why.clone()));
+        self.runtime.spawn(stop::finish(door, state, addresses.len(), why.clone(), sign));
         signals.reached(Stage::Serving);
         ready(&self);
         server.run(RunArgs { shutdown_signal: Box::new(Stopping { why, keep }) });

@@ -59,6 +59,12 @@ enum Command {
         /// Ask whether it is alive, even if a required server is away.
         #[arg(long)]
         live: bool,
+        /// Where it answers operators; by default where the gateway that runs with the file says, else the file.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
+        /// There is TLS at --address. No certificate is verified, with or without it.
+        #[arg(long, requires = "address")]
+        tls: bool,
     },
     /// Print the JSON Schema of the configuration file.
     Schema,
@@ -171,8 +177,8 @@ fn obey(cli: Cli) -> ExitCode {
             }
             ExitCode::SUCCESS
         }),
-        Some(Command::Health { config, live }) => {
-            with_file(&config, |config, _| health::health(&config, if live { "/health" } else { "/ready" }))
+        Some(Command::Health { config, live, address, tls }) => {
+            health::health(&config, health::At { address, tls }, live)
         }
         Some(Command::Schema) => {
             say!("{:#}", config::schema());

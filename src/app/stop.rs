@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::door::Door;
 use crate::handover::Keep;
+use crate::sign::Sign;
 use crate::state::State;
 use crate::{systemd, telemetry};
 
@@ -54,7 +55,13 @@ impl ShutdownSignalWatch for Stopping {
 }
 
 /// From the signal to the end: streams are told, running requests finish, sessions and processes are closed.
-pub async fn finish(door: Arc<Door>, state: Arc<State>, listeners: usize, mut why: watch::Receiver<Why>) {
+pub async fn finish(
+    door: Arc<Door>,
+    state: Arc<State>,
+    listeners: usize,
+    mut why: watch::Receiver<Why>,
+    sign: Option<Sign>,
+) {
     let Ok(why) = why.wait_for(Option::is_some).await.map(|why| why.unwrap_or(Stop::Hurry)) else { return };
     let drain = door.registry.house().plan.config.limits.drain.get();
     let (drain, linger) = match why {
@@ -83,6 +90,9 @@ pub async fn finish(door: Arc<Door>, state: Arc<State>, listeners: usize, mut wh
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let cut = state.present();
+    if let Some(sign) = sign {
+        sign.take_down();
+    }
     let close = async {
         door.sessions.close().await;
         door.registry.close().await;

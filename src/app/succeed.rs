@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use super::signals::{Signals, Stage};
 use super::stop::Stop;
 use super::{App, AppError};
+use crate::config::Operator;
 use crate::handover::{Door, HandoverError, Keep, Opening, PREDECESSOR, Sockets, Taking, place, take};
+use crate::sign::Sign;
 use crate::{systemd, telemetry};
 
 /// How long the required servers may take to connect before a handover is given up.
@@ -47,7 +49,15 @@ impl Before {
     }
 
     /// Once all listeners accept: lets the old gateway go, and waits for a successor.
-    pub async fn open(self, opening: Opening, listeners: usize, keep: Keep, signals: Signals) {
+    /// `hang` says where this one answers operators.
+    pub async fn open(
+        self,
+        opening: Opening,
+        listeners: usize,
+        keep: Keep,
+        signals: Signals,
+        hang: Option<(Sign, Operator)>,
+    ) {
         opening.all(listeners).await;
         if let Some(old) = self.old {
             let elsewhere = Some(old.place()).filter(|old| Some(*old) != self.place.as_deref());
@@ -64,6 +74,9 @@ impl Before {
             if let Some(place) = elsewhere {
                 let _ = std::fs::remove_file(place);
             }
+        }
+        if let Some((sign, at)) = hang {
+            sign.hang(at);
         }
         systemd::tell("READY=1");
         let Some(place) = self.place else { return };

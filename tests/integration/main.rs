@@ -20,6 +20,7 @@ mod fake;
 mod five;
 mod h2;
 mod harness;
+mod health;
 mod hostile;
 mod legacy;
 mod limits;

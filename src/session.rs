@@ -339,7 +339,13 @@ pub struct Full(pub usize);
 
 impl Sessions {
     pub fn new(metrics: Arc<Metrics>, core: Handle) -> Arc<Self> {
-        Arc::new(Self { open: DashMap::new(), room: Mutex::default(), started: Instant::now(), metrics, core })
+        Arc::new(Self {
+            open: DashMap::new(),
+            room: Mutex::default(),
+            started: Instant::now(),
+            metrics,
+            core,
+        })
     }
 
     pub fn open(

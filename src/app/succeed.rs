@@ -29,7 +29,8 @@ impl Before {
         let place = place(&app.door.registry.house().plan.config);
         // Who was started by the gateway that runs finds it, even if the file names another address by now.
         let known = std::env::var_os(PREDECESSOR).map(PathBuf::from);
-        let places: Vec<&PathBuf> = known.iter().chain(&place).filter(|_| upgrade).collect();
+        let mut places: Vec<&PathBuf> = known.iter().chain(&place).filter(|_| upgrade).collect();
+        places.dedup();
         if !places.is_empty() {
             app.runtime.block_on(ready(app))?;
         }
@@ -79,7 +80,8 @@ impl Before {
             sign.hang(at);
         }
         systemd::tell("READY=1");
-        let Some(place) = self.place else { return };
+        // With process 1 its container ends, and so would a successor.
+        let Some(place) = self.place.filter(|_| std::process::id() != 1) else { return };
         let door = match Door::open(&place) {
             Ok(door) => door,
             Err(error) => {

@@ -60,6 +60,10 @@ async fn as_process_1_it_starts_no_successor() {
     // SAFETY: sends a signal to a process that this test has started.
     assert_eq!(unsafe { libc::kill(pid.cast_signed(), libc::SIGUSR2) }, 0);
     gateway.process.wait_for("as process 1 it cannot be replaced");
+    // Nor does one that is started beside it take over.
+    let mut beside = Process::start(&mut Gateway::command(gateway.folder.path(), &["run", "--upgrade"]));
+    assert_eq!(beside.wait().code(), Some(1));
+    assert!(beside.output().contains("no gateway waits there"), "{}", beside.output());
     assert!(gateway.get("/ready").await.contains("\"ready\":true"));
     // SAFETY: as above.
     assert_eq!(unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) }, 0);

@@ -24,6 +24,7 @@ mod health;
 mod hostile;
 mod legacy;
 mod limits;
+mod load;
 mod log;
 mod losses;
 mod patience;

@@ -4,41 +4,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::events::Events;
-use crate::harness::{Gateway, PATIENCE, Process, a_fixture, free_port, legacy_call, python, read};
+use crate::harness::{Gateway, Process, a_fixture, free_port, legacy_call, python, stdio_fixture};
+use crate::load::{KINDS, Load, Tools};
 use crate::procs;
-
-/// One of 64 connections: calls until it is told to stop, and gives what went wrong.
-async fn hammer(
-    gateway: Arc<Gateway>,
-    number: usize,
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicUsize>,
-) -> Vec<String> {
-    let own = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
-    let mut wrong = Vec::new();
-    while !stop.load(Ordering::Relaxed) && wrong.len() < 3 {
-        let tool = ["demo__echo", "fix__echo"][number % 2];
-        let words = format!("{number}");
-        let params = json!({"name": tool, "arguments": {"message": words}});
-        let request = gateway.modern_request("/mcp", "tools/call", params).build().expect("a request");
-        match own.execute(request).await {
-            Ok(response) => {
-                let (status, answer) = read(response).await;
-                if status != 200 || answer["result"]["content"][0]["text"] != words {
-                    wrong.push(format!("{tool}: {status} {answer}"));
-                }
-            }
-            Err(error) => wrong.push(format!("{tool}: {error:?}")),
-        }
-        done.fetch_add(1, Ordering::Relaxed);
-    }
-    wrong
-}
 
 fn successor(gateway: &Gateway) -> Process {
     Process::start(&mut Gateway::command(gateway.folder.path(), &["run", "--upgrade"]))
@@ -54,21 +26,22 @@ async fn can_be_asked(gateway: &Gateway) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sixty_four_connections_do_not_notice_two_upgrades() {
+async fn load_of_all_kinds_does_not_notice_two_upgrades() {
     let (_fixture, url) = a_fixture().await;
+    let pipe = stdio_fixture();
     let config = format!(
-        "mcpServers: {{demo: {{builtin: demo}}, fix: {{url: \"{url}\", required: true}}}}\nlimits: {{drain: 60s}}\n"
+        "mcpServers: {{demo: {{builtin: demo}}, fix: {{url: \"{url}\", required: true}}, pipe: {}}}\nlimits: {{drain: 60s}}\n",
+        with_required(pipe)
     );
+    let tools =
+        Tools { stay: &["demo__echo", "fix__echo", "pipe__echo"], pass: &[], caught: false, replaced: true };
     let gateway = Arc::new(Gateway::start(&config).await);
-    gateway.eventually("both are there", async |g| g.get("/health").await.contains("\"connected\":2")).await;
+    gateway.eventually("all are there", async |g| g.get("/health").await.contains("\"connected\":3")).await;
     can_be_asked(&gateway).await;
-    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let tasks: Vec<_> =
-        (0..64).map(|n| tokio::spawn(hammer(gateway.clone(), n, stop.clone(), done.clone()))).collect();
+    let load = Load::start(&gateway, tools);
     let mut generations: Vec<Process> = Vec::new();
     for round in 1..=2 {
-        let goal = done.load(Ordering::Relaxed) + 200;
-        gateway.eventually("calls go on", async |_| done.load(Ordering::Relaxed) >= goal).await;
+        load.more(500).await;
         // A call whose answer is a stream begins before the upgrade and ends after it.
         let session = gateway.initialize("/mcp").await;
         let mut call = legacy_call("s", "fix__stream", json!({"n": 100, "interval_ms": 20}));
@@ -101,9 +74,12 @@ async fn sixty_four_connections_do_not_notice_two_upgrades() {
         assert_eq!(ready.status(), 200, "the successor is ready");
         // Sessions of before are not known to it; clients open new ones (404).
         gateway
-            .eventually("the old one has ended", async |_| match round {
-                1 => !procs::runs(gateway.process.id()),
-                _ => !procs::runs(generations[0].id()),
+            .eventually("the old one has ended", async |_| {
+                load.is_well()
+                    && match round {
+                        1 => !procs::runs(gateway.process.id()),
+                        _ => !procs::runs(generations[0].id()),
+                    }
             })
             .await;
         let http = reqwest::Client::new();
@@ -119,15 +95,10 @@ async fn sixty_four_connections_do_not_notice_two_upgrades() {
             http.get(gateway.url("/metrics")).send().await.expect("metrics").text().await.expect("text");
         assert!(metrics.contains("toolgate_requests_total{"), "{metrics}");
     }
-    let goal = done.load(Ordering::Relaxed) + 200;
-    gateway.eventually("calls go on", async |_| done.load(Ordering::Relaxed) >= goal).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut wrong = Vec::new();
-    for task in tasks {
-        wrong.extend(task.await.expect("no panic"));
-    }
-    let all = done.load(Ordering::Relaxed);
-    assert!(wrong.is_empty(), "{} of {all} calls: {:#?}", wrong.len(), wrong.first());
+    load.more(500).await;
+    let done = load.end().await;
+    println!("{KINDS:?}: {done:?}");
+    assert!(done[..KINDS.len() - 1].iter().all(|count| *count > 0), "{KINDS:?} {done:?}");
     let mut gateway = Arc::into_inner(gateway).expect("nobody else has it");
     assert!(gateway.process.wait().success(), "{}", gateway.process.story());
     assert!(generations[0].wait().success(), "{}", generations[0].story());
@@ -137,6 +108,12 @@ async fn sixty_four_connections_do_not_notice_two_upgrades() {
     generations[1].signal(libc::SIGTERM);
     assert!(generations[1].wait().success());
     assert!(!socket(&gateway).exists(), "the last one tidies up");
+}
+
+/// The settings of a server that must be there before a gateway takes over.
+fn with_required(mut server: Value) -> Value {
+    server["required"] = json!(true);
+    server
 }
 
 /// Sends a request on a connection that stays, and gives head and body of the answer.

@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Operator;
@@ -19,6 +20,16 @@ use crate::sign::Sign;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// More than `/ready` ever says.
 const MOST: u64 = 64 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+enum Unwell {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error(
+        "it asks for a client's certificate: give the operator's paths a listener of their own (`admin`), or ask with --live"
+    )]
+    Certificate,
+}
 
 /// Where it is said to be.
 pub struct At {
@@ -49,15 +60,9 @@ pub fn health(file: &Path, at: At, live: bool) -> ExitCode {
                 return ExitCode::FAILURE;
             }
             // Who asks for a certificate is there.
-            Err(error) if live && blind::wants_certificate(&error) => {
+            Err(Unwell::Certificate) if live => {
                 say!("alive: {address} asks for a client's certificate");
                 return ExitCode::SUCCESS;
-            }
-            Err(error) if blind::wants_certificate(&error) => {
-                eprintln!(
-                    "error: {address} asks for a client's certificate: give the operator's paths a listener of their own (`admin`), or ask with --live"
-                );
-                return ExitCode::FAILURE;
             }
             Err(error) => why = format!("{address}{path}: {error}"),
         }
@@ -100,15 +105,18 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn ask(Operator { address, tls }: Operator, path: &str) -> io::Result<(u16, String)> {
+fn ask(Operator { address, tls }: Operator, path: &str) -> Result<(u16, String), Unwell> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    if tls {
-        speak(blind::connect(stream, address.ip())?, address, path)
-    } else {
-        speak(stream, address, path)
+    if !tls {
+        return Ok(speak(stream, address, path)?);
     }
+    let asked = Arc::new(blind::Asked::default());
+    let answered = blind::connect(stream, address.ip(), asked.clone());
+    let answered = answered.and_then(|stream| speak(stream, address, path));
+    // It closes on who has none, and may be the first to.
+    answered.map_err(|error| if asked.was() { Unwell::Certificate } else { error.into() })
 }
 
 fn speak(mut stream: impl Read + Write, address: SocketAddr, path: &str) -> io::Result<(u16, String)> {

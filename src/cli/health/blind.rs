@@ -4,16 +4,21 @@
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme,
-    StreamOwned,
-};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned};
 
-pub fn connect(stream: TcpStream, ip: IpAddr) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+/// Connects; `asked` notes whether the other side wants to see a certificate of ours, which there is none of.
+pub fn connect(
+    stream: TcpStream,
+    ip: IpAddr,
+    asked: Arc<Asked>,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let anyone = Arc::new(Anyone(provider.signature_verification_algorithms));
     let config = ClientConfig::builder_with_provider(provider)
@@ -21,15 +26,34 @@ pub fn connect(stream: TcpStream, ip: IpAddr) -> io::Result<StreamOwned<ClientCo
         .map_err(io::Error::other)?
         .dangerous()
         .with_custom_certificate_verifier(anyone)
-        .with_no_client_auth();
+        .with_client_cert_resolver(asked);
     let connection = ClientConnection::new(config.into(), ServerName::from(ip)).map_err(io::Error::other)?;
-    Ok(StreamOwned::new(connection, stream))
+    let mut stream = StreamOwned::new(connection, stream);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(stream)
 }
 
-/// Whether the other side has refused us for want of a certificate.
-pub fn wants_certificate(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    matches!(inner, Some(Error::AlertReceived(AlertDescription::CertificateRequired)))
+/// Whether the other side has asked for a certificate.
+#[derive(Debug, Default)]
+pub struct Asked(AtomicBool);
+
+impl Asked {
+    pub fn was(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl ResolvesClientCert for Asked {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Debug)]

@@ -15,8 +15,8 @@ COPY conf/container.yaml /etc/toolgate/toolgate.yaml
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# It asks /ready of the address in the file, over the loopback of the container.
+# It asks whether the gateway lives: whether a server behind it does is no reason to restart it.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=15s --retries=3 \
-    CMD ["/usr/local/bin/toolgate", "health", "-c", "/etc/toolgate/toolgate.yaml"]
+    CMD ["/usr/local/bin/toolgate", "health", "--live", "-c", "/etc/toolgate/toolgate.yaml"]
 ENTRYPOINT ["/usr/local/bin/toolgate"]
 CMD ["run", "-c", "/etc/toolgate/toolgate.yaml"]

@@ -16,7 +16,7 @@ run: system ## set up, build and start the gateway (./toolgate.yaml if there is 
 build: system ## the release binary: target/release/toolgate
 	$(CARGO) build --release --locked
 
-test: setup lint unit integration smoke ## set up all that is needed and run every test
+test: setup lint unit smoke integration ## set up all that is needed and run every test
 
 setup: ## system packages, real MCP servers and clients, the conformance suite (pinned, under .tools)
 	@tests/tools/setup
@@ -24,12 +24,14 @@ setup: ## system packages, real MCP servers and clients, the conformance suite (
 system: ## only what the build needs: a C compiler and cmake
 	@tests/tools/setup system
 
-lint: system ## formatting and clippy, warnings denied
+lint: ## formatting and clippy, warnings denied
+	@tests/tools/setup lint
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-unit: system ## unit and property tests
+unit: ## unit and property tests
+	@tests/tools/setup unit
 	$(CARGO) test --locked --lib --bins
 	$(CARGO) test -p filters --locked --tests
 
@@ -42,16 +44,17 @@ smoke: setup ## every fuzz target for a few seconds, from its seeds
 fuzz: setup ## look for inputs that break a reader, for MINUTES=60, on all cores; findings are kept and told
 	fuzz/run $$(( $(or $(MINUTES),60) * 60 ))
 
-bench: stage ## what a call costs beside nginx and a bare relay; writes PERFORMANCE.md (needs nginx and wrk)
+bench: stage ## what a call costs beside nginx and a bare relay; writes PERFORMANCE.md
 	benches/load --page
 
 streams: stage ## how fast events are, what idle streams cost, when a server knows that a client left
 	benches/streams
 
-strangers: stage ## what callers without credentials cost, and what slow ones spoil (needs wrk)
+strangers: stage ## what callers without credentials cost, and what slow ones spoil
 	benches/strangers
 
 stage: build
+	@tests/tools/setup bench
 	$(CARGO) build --release --locked --example relay --example server
 
 micro: system ## what reading, judging, rebuilding and listing cost by themselves
@@ -63,8 +66,11 @@ soak: build setup ## half a load for MINUTES=20 with reloads, deaths and clients
 fixture: setup ## the test server with the conformance suite's names, at PORT=9100
 	@.tools/venv/bin/python tests/fixture/server.py --port $(PORT)
 
-image: ## the container image toolgate:dev
+image: ## the container image toolgate:dev, which must stay below 60 MB
 	docker build -t toolgate:dev .
+	@size=$$(docker image inspect --format '{{.Size}}' toolgate:dev); \
+	echo "toolgate:dev has $$(( size / 1000000 )) MB"; \
+	[ "$$size" -lt 60000000 ] || { echo "that is too much: 60 MB is the most" >&2; exit 1; }
 
 clean: ## everything that was built or installed here
 	$(CARGO) clean

@@ -1,4 +1,4 @@
-//! A relay on Pingora that does nothing of its own: what any gateway on Pingora costs at least. `make load` builds it
+//! A relay on Pingora that does nothing of its own: what any gateway on Pingora costs at least. `make stage` builds it
 //! with the flags of the gateway and measures both.
 //!
 //!     relay LISTEN SERVER        both `IP:PORT`; one thread

@@ -62,10 +62,11 @@ end
 
 
 def needed(*programs):
-    hints = {"nginx": "apt-get install nginx-light", "wrk": "apt-get install wrk"}
+    # Where Debian has servers; not every user looks there.
+    os.environ["PATH"] += ":/usr/sbin"
     for program in programs:
         if not shutil.which(program):
-            sys.exit(f"{program} is missing: {hints.get(str(program), 'make load builds it')}")
+            sys.exit(f"{program} is missing: `make stage` installs or builds it")
 
 
 def many_files():

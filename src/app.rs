@@ -1,5 +1,7 @@
 //! Puts the house together, runs it, and takes it down in good order.
 
+mod orphans;
+mod signals;
 mod stop;
 mod succeed;
 
@@ -14,7 +16,6 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora::services::listening::Service;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Level};
@@ -31,11 +32,13 @@ use crate::proxy::{Gateway, Serves};
 use crate::registry::Registry;
 use crate::reload::Reload;
 use crate::session::Sessions;
+use crate::sign::Sign;
 use crate::state::State;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
 use crate::tls::{Tls, TlsError};
 use crate::upstream::retry;
+use signals::{Signals, Stage};
 use stop::Stopping;
 use succeed::Before;
 
@@ -45,6 +48,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const STORE: Duration = Duration::from_secs(1);
 /// How often idle sessions are looked for, if they do not live shorter than that.
 const SWEEP: Duration = Duration::from_secs(15);
+/// How long Pingora's services may run on at the end: longer than `limits.drain` can be, since a reload may change it.
+/// `stop::finish` ends the process in time.
+const GRACE: Duration = Duration::from_secs(3630);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -82,13 +88,24 @@ pub struct App {
 }
 
 impl App {
-    /// Builds the house and connects the servers; waits for their first answers, but not for long.
+    /// A gateway from its start to its end, which a signal makes; `ready` is called once the servers are known and the
+    /// ports are ours.
+    pub fn run(config: Config, start: Start, ready: impl FnOnce(&Self)) -> Result<(), AppError> {
+        let runtime = core()?;
+        let signals = Signals::heed(&runtime, start.successor)?;
+        orphans::adopt();
+        Self::on(runtime, config)?.serve(start.file, start.upgrade, signals, ready)
+    }
+
+    /// The house alone, for the commands that do not listen.
     pub fn build(config: Config) -> Result<Self, AppError> {
+        Self::on(core()?, config)
+    }
+
+    /// Builds the house and connects the servers; waits for their first answers, but not for long.
+    fn on(runtime: Runtime, config: Config) -> Result<Self, AppError> {
         // Before any child is started, which gets back what held before.
         let descriptors = Descriptors::raise();
-        // One runtime outlives all of Pingora's, which each service drops when it stops.
-        let runtime =
-            Builder::new_multi_thread().worker_threads(2).thread_name("core").enable_all().build()?;
         let core = runtime.handle().clone();
         let metrics = Metrics::new();
         metrics.config(&config.hash);
@@ -108,7 +125,7 @@ impl App {
         Ok(Self { door, state: Arc::default(), runtime, descriptors })
     }
 
-    /// Runs something to its end and closes the house; for the commands that do not listen.
+    /// Runs something to its end and closes the house.
     pub fn once<T>(self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(async {
             let done = work.await;
@@ -118,9 +135,13 @@ impl App {
         })
     }
 
-    /// Serves until a signal; `ready` is called once the servers are known and the ports are ours.
-    pub fn serve(self, start: Start, ready: impl FnOnce(&Self)) -> Result<(), AppError> {
-        let Start { file, upgrade, successor } = start;
+    fn serve(
+        self,
+        file: Option<PathBuf>,
+        upgrade: bool,
+        signals: Signals,
+        ready: impl FnOnce(&Self),
+    ) -> Result<(), AppError> {
         let house = self.door.registry.house();
         let config = house.plan.config.clone();
         let mut addresses = vec![config.listen.address];
@@ -136,7 +157,7 @@ impl App {
             threads: config.workers.count(),
             // With one thread there is nobody to steal from, and a runtime that knows it costs less.
             work_stealing: config.workers.count() > 1,
-            grace_period_seconds: Some(limits.drain.get().as_secs() + 2),
+            grace_period_seconds: Some(GRACE.as_secs()),
             graceful_shutdown_timeout_seconds: Some(1),
             upstream_keepalive_pool_size: 1024,
             max_retries: retry::MOST,
@@ -145,9 +166,9 @@ impl App {
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
         let access = if matches!(config.log.level, Level::Info | Level::Debug | Level::Trace) {
-            Access::start(config.log.format, self.door.metrics.clone())
+            Access::start(config.log.format)
         } else {
-            Access::silent(self.door.metrics.clone())
+            Access::silent()
         };
         let public = if config.admin.is_some() { Serves::Public } else { Serves::All };
         let kinds = [public, Serves::Admin];
@@ -187,18 +208,26 @@ impl App {
             self.runtime.spawn(tls.clone().watch());
         }
         let keep = Keep::new(sockets);
-        let (stop, why) = watch::channel(None);
-        self.runtime.spawn(stop::signals(stop.clone(), successor));
-        self.runtime.spawn(before.open(opening, addresses.len(), keep.clone(), stop));
+        let sign = file.as_deref().and_then(Sign::of);
+        let hang = sign.clone().map(|sign| (sign, config.operator()));
+        self.runtime.spawn(before.open(opening, addresses.len(), keep.clone(), signals.clone(), hang));
         self.runtime.spawn(sweep(self.door.clone()));
-        let reload = Reload { file, door: self.door.clone(), state: self.state.clone(), tls };
-        self.runtime.spawn(reload.run());
-        self.runtime.spawn(stop::finish(self.door.clone(), self.state.clone(), addresses.len(), why.clone()));
+        let (door, state, hangup) = (self.door.clone(), self.state.clone(), signals.hangup.clone());
+        self.runtime.spawn(Reload { file, door, state, tls, hangup }.run());
+        let why = signals.stop.subscribe();
+        let (door, state) = (self.door.clone(), self.state.clone());
+        self.runtime.spawn(stop::finish(door, state, addresses.len(), why.clone(), sign));
+        signals.reached(Stage::Serving);
         ready(&self);
         server.run(RunArgs { shutdown_signal: Box::new(Stopping { why, keep }) });
         // `finish` ends the process when the last request is done; here only when that took too long.
         Ok(())
     }
+}
+
+/// The runtime that outlives all of Pingora's, which each service drops when it stops.
+fn core() -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(2).thread_name("core").enable_all().build()
 }
 
 /// Waits a moment for the store of shared limits, so that the first calls are counted there too.

@@ -1,5 +1,10 @@
 //! The command line.
 
+/// Prints a line of what a command was called for.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::cli::show::line(format_args!($($words)*)) };
+}
+
 mod ask;
 mod explain;
 mod health;
@@ -17,7 +22,8 @@ use crate::app::{App, AppError, Start};
 use crate::config::{self, Config};
 use crate::demo_server;
 use crate::upstream::trust::Trust;
-use crate::{telemetry, tls};
+use crate::{descriptors, handover, telemetry, tls};
+pub use show::aloud;
 use show::{announce, summary};
 use who::Named;
 
@@ -53,6 +59,12 @@ enum Command {
         /// Ask whether it is alive, even if a required server is away.
         #[arg(long)]
         live: bool,
+        /// Where it answers operators; by default where the gateway that runs with the file says, else the file.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
+        /// There is TLS at --address. No certificate is verified, with or without it.
+        #[arg(long, requires = "address")]
+        tls: bool,
     },
     /// Print the JSON Schema of the configuration file.
     Schema,
@@ -137,7 +149,12 @@ enum Command {
 
 /// Runs the command line to its end.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let done = obey(Cli::parse());
+    telemetry::flush();
+    done
+}
+
+fn obey(cli: Cli) -> ExitCode {
     use Command::{Check, Explain, Schema, Token};
     if matches!(cli.command, Some(Check { .. } | Schema | Explain { .. } | Token { .. })) {
         end_with_the_reader();
@@ -151,20 +168,20 @@ pub fn main() -> ExitCode {
             with_file(&config, |config, file| run(config, file, upgrade))
         }
         Some(Command::Check { config }) => with_file(&config, |config, file| {
-            print!("{}", summary(&config, file));
+            say!("{}", summary(&config, file).trim_end());
             for warning in config.warnings().into_iter().chain(tls_doubts(&config)) {
-                println!("warning: {warning}");
+                say!("warning: {warning}");
             }
             if let Err(why) = show::would_start(config) {
-                println!("warning: it would not start here: {why}");
+                say!("warning: it would not start here: {why}");
             }
             ExitCode::SUCCESS
         }),
-        Some(Command::Health { config, live }) => {
-            with_file(&config, |config, _| health::health(&config, if live { "/health" } else { "/ready" }))
+        Some(Command::Health { config, live, address, tls }) => {
+            health::health(&config, health::At { address, tls }, live)
         }
         Some(Command::Schema) => {
-            println!("{:#}", config::schema());
+            say!("{:#}", config::schema());
             ExitCode::SUCCESS
         }
         Some(Command::Tools { config, roles }) => with_file(&config, |config, _| ask::tools(config, roles)),
@@ -204,15 +221,23 @@ fn with_file(file: &Path, work: impl FnOnce(Config, &Path) -> ExitCode) -> ExitC
 
 /// Says what went wrong at the start; exit 1.
 pub fn failed(error: &AppError) -> ExitCode {
-    eprintln!("error: {error}");
+    telemetry::last_words(&format!("error: {error}"));
     ExitCode::FAILURE
 }
 
-/// What starts the program that stands in this one's place, should it be replaced, to take over from this one.
-fn successor(file: &Path) -> Option<std::process::Command> {
+/// What starts the program that stands in this one's place, should it be replaced, to take over from this one, which
+/// waits at `place` whatever address the file names by then.
+fn successor(file: &Path, place: Option<PathBuf>) -> Option<std::process::Command> {
+    use std::os::unix::process::CommandExt as _;
     // As it was called: what `/proc/self/exe` points at is the old program.
     let mut command = std::process::Command::new(std::env::args_os().next()?);
     command.args(["run", "--upgrade", "-c"]).arg(file).stdin(std::process::Stdio::null());
+    match place {
+        Some(place) => command.env(handover::PREDECESSOR, place),
+        None => command.env_remove(handover::PREDECESSOR),
+    };
+    // SAFETY: it makes plain system calls and allocates nothing, as it must between fork and exec.
+    unsafe { command.pre_exec(descriptors::restore) };
     Some(command)
 }
 
@@ -221,15 +246,16 @@ fn run(config: Config, file: &Path, upgrade: bool) -> ExitCode {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let start = Start { file: Some(file.to_owned()), upgrade, successor: successor(file) };
-    let ran = App::build(config).and_then(|app| app.serve(start, |app| announce(app, Some(file))));
+    let successor = successor(file, handover::place(&config));
+    let start = Start { file: Some(file.to_owned()), upgrade, successor };
+    let ran = App::run(config, start, |app| announce(app, Some(file)));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
 fn quickstart() -> ExitCode {
     let config = Config::quickstart();
     telemetry::start(&config.log);
-    let ran = App::build(config).and_then(|app| app.serve(Start::default(), |app| announce(app, None)));
+    let ran = App::run(config, Start::default(), |app| announce(app, None));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 

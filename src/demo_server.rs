@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 
 use crate::app::{App, Start};
-use crate::cli::failed;
+use crate::cli::{aloud, failed};
 use crate::config::{self, Config};
 use crate::door::Door;
 use crate::protocol::{revision, wire};
@@ -27,9 +27,8 @@ pub fn http(address: SocketAddr) -> ExitCode {
         server.prefix = String::new();
     }
     telemetry::start(&config.log);
-    let ran = App::build(config).and_then(|app| {
-        app.serve(Start::default(), |_| println!("demo server listening on http://{address}/mcp"))
-    });
+    let listening = |_: &App| aloud(format!("demo server listening on http://{address}/mcp\n"));
+    let ran = App::run(config, Start::default(), listening);
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 

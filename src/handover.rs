@@ -22,8 +22,11 @@ use tokio::sync::watch;
 
 pub use give::Door;
 pub use lent::{Lent, Opening};
-pub use place::place;
+pub use place::{folder, place, prepare};
 pub use take::{Taking, take};
+
+/// The variable of the environment that names the socket of the gateway that started this one.
+pub const PREDECESSOR: &str = "TOOLGATE_PREDECESSOR";
 
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {

@@ -6,6 +6,7 @@ pub mod protocol;
 
 pub mod descriptors;
 pub mod handover;
+pub mod sign;
 pub mod state;
 pub mod systemd;
 pub mod telemetry;

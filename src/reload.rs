@@ -1,21 +1,25 @@
 //! A changed configuration file becomes the running configuration, as a whole or not at all.
 
+mod folder;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config;
 use crate::door::Door;
 use crate::plan::Plan;
 use crate::state::State;
 use crate::tls::Tls;
+use folder::Folder;
 
 /// Editors write a file in several steps; the last one counts.
 const GATHER: Duration = Duration::from_millis(150);
+/// How often it is looked whether the folder is still the one that is watched.
+const LOOK: Duration = Duration::from_secs(5);
 
 pub struct Reload {
     /// `None` in the quickstart, which has no file.
@@ -24,34 +28,58 @@ pub struct Reload {
     pub state: Arc<State>,
     /// Of the public listener.
     pub tls: Option<Arc<Tls>>,
+    /// SIGHUP.
+    pub hangup: Arc<Notify>,
 }
 
 impl Reload {
     /// Waits for changes of the file and for SIGHUP.
     pub async fn run(self) {
         let (touched, mut touches) = mpsc::channel(1);
-        let _watcher = self.file.as_deref().and_then(|file| watch(file, touched.clone()));
+        let mut folder = self.file.as_deref().map(|file| Folder::of(file, touched.clone()));
         let read = || self.file.as_deref().and_then(|file| std::fs::read(file).ok());
         let mut last = read();
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+        if let Some(text) = &last {
+            // Saved while the servers were being connected, when nobody watched yet.
+            let loaded = self.door.registry.house().plan.config.hash.clone();
+            if config::hash_of(text) != Some(loaded) {
+                self.look();
+            }
+        }
+        let mut tick = interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = hangup.recv() => {}
-                Some(()) = touches.recv() => {
-                    tokio::time::sleep(GATHER).await;
-                    while touches.try_recv().is_ok() {}
-                    // A file that was only touched says nothing new, be it good or bad.
-                    let text = read();
-                    if text == last {
-                        continue;
+            let asked = tokio::select! {
+                () = self.hangup.notified() => true,
+                Some(()) = touches.recv() => false,
+                _ = tick.tick() => match &mut folder {
+                    Some(folder) => {
+                        if !folder.renew() {
+                            continue;
+                        }
+                        false
                     }
-                    last = text;
+                    None => continue,
+                },
+            };
+            if !asked {
+                tokio::time::sleep(GATHER).await;
+                while touches.try_recv().is_ok() {}
+                // A file that was only touched says nothing new, be it good or bad.
+                let text = read();
+                if text == last {
+                    continue;
                 }
+                last = text;
             }
-            match &self.file {
-                Some(file) => self.reload(file),
-                None => tracing::info!("nothing to reload: the gateway runs without a configuration file"),
-            }
+            self.look();
+        }
+    }
+
+    fn look(&self) {
+        match &self.file {
+            Some(file) => self.reload(file),
+            None => tracing::info!("nothing to reload: the gateway runs without a configuration file"),
         }
     }
 
@@ -107,33 +135,6 @@ impl Reload {
             } else {
                 tracing::info!(change = change.what, "reloaded");
             }
-        }
-    }
-}
-
-/// Watches the folder, because editors and Kubernetes replace the file rather than write it.
-fn watch(file: &Path, touched: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = file.file_name().map(ToOwned::to_owned);
-    // Kubernetes mounts the file as a link through `..data`, and replaces that.
-    let ours = move |path: &PathBuf| {
-        let touched = path.file_name();
-        touched == name.as_deref()
-            || touched.is_some_and(|touched| touched.as_encoded_bytes().starts_with(b".."))
-    };
-    let watching = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Other files of the folder, such as a log, are none of our business.
-        if event.is_ok_and(|event| !event.kind.is_access() && event.paths.iter().any(&ours)) {
-            // A full channel has a look coming already.
-            let _ = touched.try_send(());
-        }
-    })
-    .and_then(|mut watcher| watcher.watch(folder, RecursiveMode::NonRecursive).map(|()| watcher));
-    match watching {
-        Ok(watcher) => Some(watcher),
-        Err(error) => {
-            tracing::warn!(folder = %folder.display(), %error, "the file cannot be watched; SIGHUP reloads it");
-            None
         }
     }
 }

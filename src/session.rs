@@ -6,6 +6,7 @@
 
 mod asked;
 mod outbox;
+mod room;
 
 use std::collections::HashMap;
 use std::hash::Hasher as _;
@@ -58,6 +59,8 @@ pub struct Session {
     running: Mutex<HashMap<Bytes, Run>>,
     /// Seconds from the start of the process to the last sign of use.
     used: AtomicU64,
+    /// Nothing has come in it since it was opened.
+    unused: AtomicBool,
     started: Instant,
     ended: CancellationToken,
     core: Handle,
@@ -244,6 +247,7 @@ impl Session {
     }
 
     fn touch(&self) {
+        self.unused.store(false, Ordering::Relaxed);
         self.used.store(self.started.elapsed().as_secs(), Ordering::Relaxed);
     }
 
@@ -322,6 +326,8 @@ fn stop(listening: &Mutex<Option<tokio::task::AbortHandle>>) {
 /// All legacy sessions of this process.
 pub struct Sessions {
     open: DashMap<String, Arc<Session>>,
+    /// Held by who makes room.
+    room: Mutex<()>,
     started: Instant,
     metrics: Arc<Metrics>,
     core: Handle,
@@ -333,7 +339,13 @@ pub struct Full(pub usize);
 
 impl Sessions {
     pub fn new(metrics: Arc<Metrics>, core: Handle) -> Arc<Self> {
-        Arc::new(Self { open: DashMap::new(), started: Instant::now(), metrics, core })
+        Arc::new(Self {
+            open: DashMap::new(),
+            room: Mutex::default(),
+            started: Instant::now(),
+            metrics,
+            core,
+        })
     }
 
     pub fn open(
@@ -345,7 +357,7 @@ impl Sessions {
         client_info: Bytes,
         max: usize,
     ) -> Result<Arc<Session>, Full> {
-        if self.open.len() >= max {
+        if self.open.len() >= max && !self.make_room() {
             return Err(Full(max));
         }
         let mut random = [0; 24];
@@ -363,6 +375,7 @@ impl Sessions {
             asked: Asked::default(),
             running: Mutex::default(),
             used: AtomicU64::new(self.now()),
+            unused: AtomicBool::new(true),
             started: self.started,
             ended: CancellationToken::new(),
             core: self.core.clone(),
@@ -395,9 +408,7 @@ impl Sessions {
             .open
             .iter()
             .filter(|session| session.used.load(Ordering::Relaxed) < oldest)
-            // A call may take longer than a session may be idle.
-            .filter(|session| session.running.lock().expect("no holder of the lock panics").is_empty())
-            .filter(|session| !session.outbox.is_open())
+            .filter(|session| session.is_idle())
             .map(|session| session.clone())
             .collect();
         for session in idle {

@@ -1,19 +1,18 @@
-//! The end of the gateway: what makes it stop, and what is still done before the process ends.
+//! The end of the gateway: why it stops, and what is still done before the process ends.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::door::Door;
 use crate::handover::Keep;
+use crate::sign::Sign;
 use crate::state::State;
-use crate::systemd;
+use crate::{systemd, telemetry};
 
 /// How long running requests get after Ctrl-C, when somebody waits at the terminal.
 const HURRY: Duration = Duration::from_secs(1);
@@ -36,56 +35,6 @@ pub enum Stop {
 
 pub type Why = Option<Stop>;
 
-/// Tells what makes it stop: SIGTERM or SIGINT; SIGUSR2 makes a successor, SIGQUIT nothing.
-pub async fn signals(stop: watch::Sender<Why>, successor: Option<Command>) {
-    let kinds =
-        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::user_defined2()];
-    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut quit), Ok(mut upgrade)] = kinds.map(signal) else {
-        tracing::error!("signals cannot be received; only SIGKILL stops this process");
-        return;
-    };
-    let mut successor = successor.map(tokio::process::Command::from);
-    let why = loop {
-        tokio::select! {
-            _ = terminate.recv() => break Stop::Drain,
-            _ = interrupt.recv() => break Stop::Hurry,
-            // Other servers hand over at this signal, whether anybody takes over or not.
-            _ = quit.recv() => tracing::warn!(
-                "SIGQUIT does nothing: a successor asks by itself (toolgate run --upgrade); this gateway goes on"
-            ),
-            _ = upgrade.recv() => succeed(successor.as_mut()),
-        }
-    };
-    stop.send_replace(Some(why));
-    // A second signal means it.
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    std::process::exit(130);
-}
-
-/// Starts the program that stands in the place of this one by now.
-fn succeed(successor: Option<&mut tokio::process::Command>) {
-    let Some(successor) = successor else {
-        tracing::warn!("SIGUSR2 does nothing: without a configuration file nobody can take over");
-        return;
-    };
-    match successor.spawn() {
-        Ok(mut child) => {
-            tracing::info!(pid = child.id(), "a successor is started");
-            tokio::spawn(async move {
-                // It outlives this process, unless it fails.
-                match child.wait().await {
-                    Ok(status) => tracing::error!(%status, "the successor has ended; this gateway goes on"),
-                    Err(error) => tracing::error!(%error, "the successor cannot be waited for"),
-                }
-            });
-        }
-        Err(error) => tracing::error!(%error, "a successor does not start; this gateway goes on"),
-    }
-}
-
 /// Pingora closes its listeners when this gives its word.
 pub struct Stopping {
     pub why: watch::Receiver<Why>,
@@ -106,7 +55,13 @@ impl ShutdownSignalWatch for Stopping {
 }
 
 /// From the signal to the end: streams are told, running requests finish, sessions and processes are closed.
-pub async fn finish(door: Arc<Door>, state: Arc<State>, listeners: usize, mut why: watch::Receiver<Why>) {
+pub async fn finish(
+    door: Arc<Door>,
+    state: Arc<State>,
+    listeners: usize,
+    mut why: watch::Receiver<Why>,
+    sign: Option<Sign>,
+) {
     let Ok(why) = why.wait_for(Option::is_some).await.map(|why| why.unwrap_or(Stop::Hurry)) else { return };
     let drain = door.registry.house().plan.config.limits.drain.get();
     let (drain, linger) = match why {
@@ -135,6 +90,9 @@ pub async fn finish(door: Arc<Door>, state: Arc<State>, listeners: usize, mut wh
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let cut = state.present();
+    if let Some(sign) = sign {
+        sign.take_down();
+    }
     let close = async {
         door.sessions.close().await;
         door.registry.close().await;
@@ -147,7 +105,6 @@ pub async fn finish(door: Arc<Door>, state: Arc<State>, listeners: usize, mut wh
     } else {
         tracing::info!("stopped");
     }
-    // The request log is written by a thread of its own.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    telemetry::flush();
     std::process::exit(0);
 }

@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::stop::{Stop, Why};
+use super::signals::{Signals, Stage};
+use super::stop::Stop;
 use super::{App, AppError};
-use crate::handover::{Door, HandoverError, Keep, Opening, Sockets, Taking, place, take};
-use crate::systemd;
+use crate::config::Operator;
+use crate::handover::{Door, HandoverError, Keep, Opening, PREDECESSOR, Sockets, Taking, place, take};
+use crate::sign::Sign;
+use crate::{systemd, telemetry};
 
 /// How long the required servers may take to connect before a handover is given up.
 const READY: Duration = Duration::from_secs(60);
@@ -25,15 +27,22 @@ impl Before {
     /// The listening sockets: those of the gateway that runs if it is to be taken over from, else fresh ones.
     pub fn sockets(app: &App, wanted: &[SocketAddr], upgrade: bool) -> Result<(Self, Sockets), AppError> {
         let place = place(&app.door.registry.house().plan.config);
-        let taken = match &place {
-            Some(place) if upgrade => {
-                app.runtime.block_on(ready(app))?;
-                take(place)?
+        // Who was started by the gateway that runs finds it, even if the file names another address by now.
+        let known = std::env::var_os(PREDECESSOR).map(PathBuf::from);
+        let mut places: Vec<&PathBuf> = known.iter().chain(&place).filter(|_| upgrade).collect();
+        places.dedup();
+        if !places.is_empty() {
+            app.runtime.block_on(ready(app))?;
+        }
+        let mut taken = None;
+        for place in &places {
+            taken = take(place)?;
+            if taken.is_some() {
+                break;
             }
-            _ => None,
-        };
+        }
         if upgrade && taken.is_none() {
-            tracing::warn!(?place, "no gateway waits there to be taken over from: this one starts anew");
+            tracing::warn!(?places, "no gateway waits there to be taken over from: this one starts anew");
         }
         let (given, old) = taken.map_or_else(Default::default, |(given, old)| (given, Some(old)));
         let sockets = given.complete(wanted).map_err(|(address, error)| AppError::Listen(address, error))?;
@@ -41,19 +50,38 @@ impl Before {
     }
 
     /// Once all listeners accept: lets the old gateway go, and waits for a successor.
-    pub async fn open(self, opening: Opening, listeners: usize, keep: Keep, stop: watch::Sender<Why>) {
+    /// `hang` says where this one answers operators.
+    pub async fn open(
+        self,
+        opening: Opening,
+        listeners: usize,
+        keep: Keep,
+        signals: Signals,
+        hang: Option<(Sign, Operator)>,
+    ) {
         opening.all(listeners).await;
         if let Some(old) = self.old {
+            let elsewhere = Some(old.place()).filter(|old| Some(*old) != self.place.as_deref());
+            let elsewhere = elsewhere.map(std::path::Path::to_owned);
             let told = tokio::task::spawn_blocking(|| old.serves()).await;
             if let Err(error) = told.unwrap_or(Err(HandoverError::Refused)) {
                 // It goes on, so this one must not.
                 tracing::error!(%error, "the handover failed; the gateway that runs goes on");
+                telemetry::flush();
                 std::process::exit(1);
             }
             tracing::info!("took over from the gateway that ran before");
+            // It leaves its socket to be replaced, which this one does at another place.
+            if let Some(place) = elsewhere {
+                let _ = std::fs::remove_file(place);
+            }
+        }
+        if let Some((sign, at)) = hang {
+            sign.hang(at);
         }
         systemd::tell("READY=1");
-        let Some(place) = self.place else { return };
+        // With process 1 its container ends, and so would a successor.
+        let Some(place) = self.place.filter(|_| std::process::id() != 1) else { return };
         let door = match Door::open(&place) {
             Ok(door) => door,
             Err(error) => {
@@ -61,12 +89,14 @@ impl Before {
                 return;
             }
         };
-        let mut why = stop.subscribe();
+        let mut why = signals.stop.subscribe();
+        let stage = signals.clone();
+        let asked = move |asked| stage.reached(if asked { Stage::Handing } else { Stage::Serving });
         tokio::select! {
-            pid = door.run(keep) => {
+            pid = door.run(keep, asked) => {
                 tracing::info!(pid, "a successor serves");
                 systemd::tell(&format!("MAINPID={pid}"));
-                stop.send_if_modified(|why| {
+                signals.stop.send_if_modified(|why| {
                     let first = why.is_none();
                     why.get_or_insert(Stop::Handed);
                     first

@@ -45,7 +45,7 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
         }
         for (name, (eras, server, own)) in rows {
             let shortened = if name.ends_with(own) { String::new() } else { format!("  (there: {own})") };
-            println!("{name:<48} {server:<16} {}{shortened}", eras.join(","));
+            say!("{name:<48} {server:<16} {}{shortened}", eras.join(","));
         }
     }
     for server in house.plan.servers.values().filter(|server| !server.is_up()) {
@@ -104,6 +104,6 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
     let read: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
     let error = read.get("error").is_some() || read["result"]["isError"] == true;
     let shown = read.get("result").or_else(|| read.get("error")).unwrap_or(&read);
-    println!("{shown:#}");
+    say!("{shown:#}");
     if error { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

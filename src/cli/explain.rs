@@ -43,11 +43,11 @@ fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, Str
     let body = body(what)?;
     let place = |line: Line| format!("{}:{line}", file.display());
     let teller = Teller { config, place: &place };
-    println!(
+    say!(
         "call      {}",
         [Some(&*what.method), what.name.as_deref()].map(Option::unwrap_or_default).join(" ").trim()
     );
-    println!("caller    {}", teller.caller(&caller));
+    say!("caller    {}", teller.caller(&caller));
 
     let headers = http::HeaderMap::new();
     let verb = http::Method::POST;
@@ -83,9 +83,9 @@ fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, Str
     if passes {
         teller.guard(what, aim.as_ref());
     }
-    println!("{}", if passes { "verdict   the call passes" } else { "verdict   the call is refused" });
+    say!("{}", if passes { "verdict   the call passes" } else { "verdict   the call is refused" });
     if let Some(note) = note(what).filter(|_| passes) {
-        println!("note      {note}");
+        say!("note      {note}");
     }
     Ok(passes)
 }
@@ -105,7 +105,7 @@ fn note(what: &What) -> Option<&'static str> {
 }
 
 fn step(filter: &str, verdict: &str, why: &str) {
-    println!("{filter:<9} {verdict:<7} {why}");
+    say!("{filter:<9} {verdict:<7} {why}");
 }
 
 /// The call as a message of the modern era.

@@ -40,7 +40,7 @@ pub fn mint(config: &Config, caller: Who, ttl: &str, issuer: Option<String>) -> 
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     match sign(auth, &wish, now) {
         Ok(token) => {
-            println!("{token}");
+            say!("{token}");
             let why = match &lacks[..] {
                 [] => refusal(config, &token),
                 lacks => Some(format!("auth.required_scopes wants {}", lacks.join(" "))),

@@ -1,39 +1,64 @@
 //! What a person at the terminal is told of a configuration and of a gateway that starts.
 
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use crate::app::App;
 use crate::config::{self, Config};
 use crate::plan::Plan;
 
+/// Prints a line; where it cannot be written (a full disk), the command has failed.
+pub fn line(words: fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(io::stdout(), "{words}") {
+        eprintln!("error: standard output: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// Prints what is good to know and no more: a gateway serves whether its standard output takes that or not.
+pub fn aloud(words: String) {
+    let print = move || {
+        let _ = io::stdout().write_all(words.as_bytes());
+    };
+    // A pipe that nobody reads makes it wait.
+    let _ = std::thread::Builder::new().name("announce".into()).spawn(print);
+}
+
 /// What a person at the terminal wants to know first.
 pub fn announce(app: &App, file: Option<&Path>) {
+    aloud(greeting(app, file).unwrap_or_default());
+}
+
+fn greeting(app: &App, file: Option<&Path>) -> Result<String, fmt::Error> {
+    let mut out = String::new();
     let house = app.door.registry.house();
     let config = &house.plan.config;
     let from = file.map_or_else(
         || "quickstart settings (no toolgate.yaml here)".to_owned(),
         |f| f.display().to_string(),
     );
-    println!("Toolgate {} — {from}", env!("CARGO_PKG_VERSION"));
+    writeln!(out, "Toolgate {} — {from}", env!("CARGO_PKG_VERSION"))?;
     let url = config.listen.own_url();
-    println!("  endpoint  {url}/mcp");
+    writeln!(out, "  endpoint  {url}/mcp")?;
     let mut names: Vec<&str> = Vec::new();
     for server in house.plan.servers.values() {
         let state = if server.is_up() { "connected" } else { "not connected yet" };
         let why = server.last_error().map(|error| format!(": {error}")).unwrap_or_default();
-        println!("  server    {:<16} {state}{why}", server.name);
+        writeln!(out, "  server    {:<16} {state}{why}", server.name)?;
     }
     if let Some(endpoint) = house.catalog.endpoint("/mcp") {
         names.extend(endpoint.legacy.shown.iter().chain(&endpoint.modern.shown).map(String::as_str));
     }
     names.sort_unstable();
     names.dedup();
-    println!("  tools     {}", names.len());
-    println!("\nTry it:");
-    println!("  curl -s {url}/health");
-    println!(r#"  Claude, Cursor, VS Code:  {{"mcpServers": {{"toolgate": {{"url": "{url}/mcp"}}}}}}"#);
+    writeln!(out, "  tools     {}", names.len())?;
+    writeln!(out, "\nTry it:")?;
+    writeln!(out, "  curl -s {url}/health")?;
+    writeln!(out, r#"  Claude, Cursor, VS Code:  {{"mcpServers": {{"toolgate": {{"url": "{url}/mcp"}}}}}}"#)?;
     let operator = config.admin.as_ref().map_or(url, |admin| format!("http://{}", admin.address));
-    println!("  metrics:                  {operator}/metrics\n");
+    writeln!(out, "  metrics:                  {operator}/metrics\n")?;
+    Ok(out)
 }
 
 /// Whether the gateway would start with this configuration: the files that it names are read, and nothing is

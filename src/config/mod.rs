@@ -40,6 +40,7 @@ mod listen;
 mod mask;
 mod names;
 mod net;
+mod operator;
 mod pace;
 mod paste;
 mod plant;
@@ -80,6 +81,7 @@ pub use line::Line;
 pub use listen::{Admin, Listen};
 pub use names::ServerName;
 pub use net::Net;
+pub use operator::Operator;
 pub use pool::{Balance, Retry, RetryOn};
 pub use rates::{Budget, KeyPart, Match, OnFailure, RateLimits, RateRule, Store};
 pub use rbac::{Effect, Rbac, Rule, ScopeNeed};
@@ -202,6 +204,12 @@ impl Config {
         let text = "mcpServers: {demo: {builtin: demo}}\nlog: {format: text}\n";
         parse("quickstart", text, &|_| None).expect("it is a good config: a test reads it")
     }
+}
+
+/// What [`Config::hash`] is of a file that holds this; `None` if no configuration can.
+pub fn hash_of(file: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(file).ok()?;
+    Some(hash(text.strip_prefix('\u{feff}').unwrap_or(text)))
 }
 
 /// FNV-1a: to tell two versions of a file apart, not to withstand anyone.

@@ -48,8 +48,9 @@ impl Door {
         Ok(Self { listener, place: place.to_owned(), inode })
     }
 
-    /// Waits until a successor serves, and gives its process.
-    pub async fn run(mut self, keep: Keep) -> i32 {
+    /// Waits until a successor serves, and gives its process. `asked` is told when one has asked, and when that came to
+    /// nothing.
+    pub async fn run(mut self, keep: Keep, asked: impl Fn(bool) + Clone + Send + 'static) -> i32 {
         loop {
             let (stream, _) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
@@ -59,8 +60,11 @@ impl Door {
                     continue;
                 }
             };
-            let keep = keep.clone();
-            let given = tokio::task::spawn_blocking(move || give(stream.into_std()?, &keep)).await;
+            let (keep, tell) = (keep.clone(), asked.clone());
+            let given = tokio::task::spawn_blocking(move || give(stream.into_std()?, &keep, &tell)).await;
+            if !matches!(given, Ok(Ok(_))) {
+                asked(false);
+            }
             match given {
                 Ok(Ok(pid)) => {
                     // The place is the successor's now.
@@ -84,7 +88,7 @@ impl Drop for Door {
 }
 
 /// The whole talk with one successor, one at a time; gives its process once it serves.
-fn give(mut stream: UnixStream, keep: &Keep) -> Result<i32, HandoverError> {
+fn give(mut stream: UnixStream, keep: &Keep, asked: &impl Fn(bool)) -> Result<i32, HandoverError> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(HELLO))?;
     let pid = wire::peer(&stream)?.pid();
@@ -92,6 +96,7 @@ fn give(mut stream: UnixStream, keep: &Keep) -> Result<i32, HandoverError> {
         return Err(HandoverError::Words);
     }
     let Some(sockets) = keep.now() else { return Err(HandoverError::Refused) };
+    asked(true);
     wire::send(&stream, &sockets)?;
     tracing::info!(pid, "a successor has got the sockets; it serves soon");
     if wire::line(&mut stream, START)? != wire::SERVING {

@@ -19,7 +19,8 @@ pub fn place(config: &Config) -> Option<PathBuf> {
     (address.port() != 0).then(|| folder().join(format!("{address}.sock")))
 }
 
-fn folder() -> PathBuf {
+/// Where this user's gateways keep what is theirs alone while they run.
+pub fn folder() -> PathBuf {
     let named = |name: &str| {
         let value = std::env::var_os(name)?;
         // systemd gives a list, parted by colons.

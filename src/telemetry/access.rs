@@ -1,19 +1,14 @@
-//! The request log: one line a request on standard error, written by a thread of its own so that no request
-//! waits for a terminal or a full pipe. When that thread cannot keep up, lines are dropped and counted.
+//! The request log: one line a request on standard error, by way of the `pen`, which also makes it into text.
 
-use std::io::Write;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use filters::agree::quote;
 
-use super::{Metrics, Outcome};
+use super::Outcome;
+use super::pen::{Entry, Pen, pen};
 use crate::config::Format;
-
-/// Lines that may wait.
-const QUEUE: usize = 4096;
 
 /// What is told of one request.
 pub struct Line {
@@ -42,47 +37,25 @@ pub struct Line {
 
 /// Takes lines; a clone a worker.
 #[derive(Clone)]
-pub struct Access {
-    queue: Option<SyncSender<Line>>,
-    metrics: Arc<Metrics>,
-}
+pub struct Access(Option<&'static Pen>);
 
 impl Access {
-    /// Starts the writing thread.
-    pub fn start(format: Format, metrics: Arc<Metrics>) -> Self {
-        let (queue, lines) = sync_channel::<Line>(QUEUE);
-        let write = move || {
-            let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stderr());
-            while let Ok(line) = lines.recv() {
-                let mut written = out.write_all(render(&line, format).as_bytes());
-                while let Ok(line) = lines.try_recv() {
-                    written = written.and_then(|()| out.write_all(render(&line, format).as_bytes()));
-                }
-                // Nobody is left to tell when standard error is gone.
-                let _ = written.and_then(|()| out.flush());
-            }
-        };
-        let started = std::thread::Builder::new().name("access-log".into()).spawn(write);
-        if let Err(error) = &started {
-            tracing::error!(%error, "no request log: its thread did not start");
-        }
-        Self { queue: started.is_ok().then_some(queue), metrics }
+    pub fn start(format: Format) -> Self {
+        Self(Some(pen(format)))
     }
 
     /// Writes nothing.
-    pub fn silent(metrics: Arc<Metrics>) -> Self {
-        Self { queue: None, metrics }
+    pub fn silent() -> Self {
+        Self(None)
     }
 
     pub fn is_silent(&self) -> bool {
-        self.queue.is_none()
+        self.0.is_none()
     }
 
     pub fn tell(&self, line: Line) {
-        if let Some(queue) = &self.queue
-            && queue.try_send(line).is_err()
-        {
-            self.metrics.log_dropped.inc();
+        if let Some(pen) = self.0 {
+            pen.put(Entry::Request(line));
         }
     }
 }
@@ -91,7 +64,7 @@ fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn render(line: &Line, format: Format) -> String {
+pub(super) fn render(line: &Line, format: Format) -> String {
     let at = DateTime::<Utc>::from(line.at).to_rfc3339_opts(SecondsFormat::Millis, true);
     let (id, path, took) = (line.request_id, &*line.path, millis(line.took));
     match format {

@@ -101,7 +101,6 @@ pub struct Metrics {
     pub buffered: IntGauge,
     reloads: IntCounterVec,
     config_info: IntGaugeVec,
-    pub log_dropped: IntCounter,
 }
 
 /// From a quarter of a millisecond to a minute.
@@ -195,18 +194,12 @@ impl Metrics {
                 "The configuration that runs; its hash is the label.",
                 &["hash"],
             ),
-            log_dropped: keep(
-                &registry,
-                IntCounter::new(
-                    "toolgate_log_dropped_total",
-                    "Request log lines dropped because standard error was too slow.",
-                ),
-            ),
             registry: registry.clone(),
         };
         for result in ["ok", "failed"] {
             metrics.reloads.with_label_values(&[result]);
         }
+        keep(&registry, Ok(super::pen::dropped()));
         #[cfg(target_os = "linux")]
         registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))

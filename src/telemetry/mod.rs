@@ -5,8 +5,10 @@
 
 pub mod access;
 mod metrics;
+mod pen;
 
 pub use metrics::{Counted, Metrics, Outcome, Way};
+pub use pen::{flush, last_words};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -14,22 +16,29 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Format, Log};
 
-/// Starts the log on standard error. The libraries below speak only from `warn` on.
+/// Starts the log on standard error, which the `pen` alone writes to from here on; what panics say goes there too. The
+/// libraries below speak only from `warn` on.
 pub fn start(log: &Log) {
+    let pen = pen::pen(log.format);
     let level = log.level.as_str();
     let filter =
         EnvFilter::new(format!("warn,toolgate={level},pingora_core::server=error,pingora_proxy=off"));
     let registry = tracing_subscriber::registry().with(filter);
     let started = match log.format {
         Format::Json => registry
-            .with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr))
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(move || pen::Lines(pen)),
+            )
             .try_init(),
         Format::Text => registry
             .with(
                 tracing_subscriber::fmt::layer()
                     .with_target(false)
                     .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-                    .with_writer(std::io::stderr),
+                    .with_writer(move || pen::Lines(pen)),
             )
             .try_init(),
     };

@@ -28,7 +28,7 @@ mod process;
 
 use line::Line;
 pub use line::{ChildError, Progress, Response};
-pub use process::Command;
+pub use process::{Command, is_ours};
 use process::{Group, attend};
 
 /// How long a process may take to start, and to end after each of: its stdin closed, SIGTERM, SIGKILL.

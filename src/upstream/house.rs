@@ -13,6 +13,9 @@ use super::http::{Http, Seat, mirror};
 use super::{Ask, Hello, LISTS_CHANGED, Said, UpstreamError, house_initialize, house_params};
 use crate::protocol::{revision, wire};
 
+/// The code of JSON-RPC for it.
+const METHOD_NOT_FOUND: &str = "-32601";
+
 impl Http {
     pub(super) async fn greet(&self, era: Era) -> Result<Hello, UpstreamError> {
         self.peer.resolve().await?;
@@ -52,14 +55,18 @@ impl Http {
     }
 
     pub(super) async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError> {
-        match self.ask_once(&ask).await {
+        let said = self.ask_once(&ask).await;
+        match &said {
             // The server forgot the session, so it did not look at the request: once more in a new one.
-            Err(UpstreamError::Forgotten) => {
-                *self.house.lock().await = None;
-                self.ask_once(&ask).await
+            Err(UpstreamError::Forgotten) => *self.house.lock().await = None,
+            // Some say that in other ways than by 404. A ping does nothing, and whoever knows its session answers it.
+            refused if is_refused_ping(&ask, refused) => {
+                let Some(seat) = self.house.lock().await.take() else { return said };
+                self.leave(&seat).await;
             }
-            other => other,
+            _ => return said,
         }
+        self.ask_once(&ask).await
     }
 
     pub(super) async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
@@ -119,4 +126,18 @@ impl Http {
         }
         self.answer(response, b"1", ask.progress.as_ref(), ask.timeout).await
     }
+}
+
+/// Whether a legacy server has answered, but not to a ping; one that knows no ping is well all the same.
+fn is_refused_ping(ask: &Ask<'_>, said: &Result<Said, UpstreamError>) -> bool {
+    let unknown = |error: &Bytes| {
+        wire::member(error, "code").is_some_and(|code| code.of(error) == METHOD_NOT_FOUND.as_bytes())
+    };
+    ask.era == Era::Legacy
+        && ask.method == "ping"
+        && match said {
+            Err(UpstreamError::Nonsense(_)) => true,
+            Ok(Said::Error(error)) => !unknown(error),
+            _ => false,
+        }
 }

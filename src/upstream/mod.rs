@@ -30,6 +30,7 @@ use tokio::sync::mpsc;
 use crate::protocol::{revision, wire};
 
 pub use bounds::Bounds;
+pub use child::is_ours;
 pub use peer::Peer;
 pub use pool::Pool;
 pub use screen::Screen;

@@ -95,6 +95,7 @@ pub(super) fn attend(mut command: process::Command, born: oneshot::Sender<io::Re
     };
     let pid = child.id();
     let group = pid.cast_signed();
+    let _ours = Ours::add(group);
     tell_guard(group);
     let number = Arc::new(Mutex::new(Some(group)));
     let (leave, left) = watch::channel(None);
@@ -122,6 +123,29 @@ pub(super) fn attend(mut command: process::Command, born: oneshot::Sender<io::Re
     // As the init of a container the gateway inherits the rest of the group, and must reap what it killed.
     // SAFETY: asks for no status. Where the rest has another parent, there is nothing to wait for.
     while unsafe { libc::waitpid(-group, std::ptr::null_mut(), 0) } > 0 {}
+}
+
+/// The children that a thread waits for.
+static OURS: Mutex<Vec<libc::pid_t>> = Mutex::new(Vec::new());
+
+/// Whether a thread waits for this child, so that nobody else may.
+pub fn is_ours(pid: libc::pid_t) -> bool {
+    OURS.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+}
+
+struct Ours(libc::pid_t);
+
+impl Ours {
+    fn add(pid: libc::pid_t) -> Self {
+        OURS.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        OURS.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| *pid != self.0);
+    }
 }
 
 fn wait_for_death(pid: u32) {

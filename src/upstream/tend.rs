@@ -23,13 +23,15 @@ use super::{Ask, Hello, Said, Upstream, UpstreamError, house_params};
 const RESOLVE: Duration = Duration::from_secs(30);
 /// After a name could not be looked up, or an address could not be connected to.
 const SOON: Duration = Duration::from_secs(2);
-/// The longest time that a check or a greeting may take, where there is another endpoint.
+/// The longest time that a greeting may take where there is another endpoint, and the shortest that a check gets.
 const CHECK: Duration = Duration::from_secs(5);
 
 impl Pool {
-    /// Asks one endpoint after the other, the prime one first, until one is not at fault.
+    /// Asks one endpoint after the other, the prime one first, until one is not at fault. Each has the time of what is
+    /// asked, but no more than `hurry` while there is another.
     async fn first<'a, T: Send>(
         &self,
+        hurry: Option<Duration>,
         ask: impl Fn(Arc<Http>) -> BoxFuture<'a, Result<T, UpstreamError>> + Send + Sync,
     ) -> Result<T, UpstreamError> {
         let mut failed = 0;
@@ -39,15 +41,18 @@ impl Pool {
         }
         loop {
             let asking = ask(self.endpoints[index].clone());
-            let asked = if self.endpoints.len() == 1 {
-                asking.await
-            } else {
-                let late = Err(UpstreamError::TimedOut(CHECK));
-                tokio::time::timeout(CHECK, asking).await.unwrap_or(late)
+            let more = self.is_elsewhere(failed | 1 << index);
+            let asked = match hurry.filter(|_| more) {
+                Some(hurry) => tokio::time::timeout(hurry, asking).await,
+                None => Ok(asking.await),
             };
-            match asked {
+            // One that was hurried has not shown that it would not have answered in its time.
+            let hurried = asked.is_err();
+            match asked.unwrap_or_else(|_| Err(UpstreamError::TimedOut(hurry.unwrap_or_default()))) {
                 Err(error) if error.is_fault() => {
-                    self.note(index, &error);
+                    if !hurried {
+                        self.note(index, &error);
+                    }
                     failed |= 1 << index;
                     if !self.is_elsewhere(failed) {
                         return Err(error);
@@ -82,20 +87,21 @@ impl Pool {
 
     async fn watch_over(&self, index: usize) {
         let endpoint = &self.endpoints[index];
+        // A sign of life may be as slow as a greeting, which it is in the modern era and where a session was lost.
+        let patience = CHECK.max(self.interval.min(endpoint.call_timeout));
         let mut eras = self.eras.subscribe();
         loop {
             let Ok(spoken) = eras.wait_for(|eras| eras.contains(&true)).await.map(|eras| *eras) else {
                 return;
             };
-            match tokio::time::timeout(CHECK, is_well(endpoint, spoken)).await {
+            match tokio::time::timeout(patience, is_well(endpoint, spoken, patience)).await {
                 Ok(Ok(())) => {
                     let news = endpoint.vitals.passed(self.clock());
                     self.tell(index, news, "its check passed");
                 }
                 failed => {
-                    let why = failed.map_or(UpstreamError::TimedOut(CHECK), |said| {
-                        said.err().unwrap_or(UpstreamError::TimedOut(CHECK))
-                    });
+                    let late = UpstreamError::TimedOut(patience);
+                    let why = failed.ok().and_then(Result::err).unwrap_or(late);
                     let news: Option<News> = endpoint.vitals.missed(self.tolerance);
                     self.tell(index, news, &why.to_string());
                 }
@@ -106,11 +112,11 @@ impl Pool {
 }
 
 /// Asks for a sign of life in each era that the server speaks.
-async fn is_well(endpoint: &Http, spoken: [bool; 2]) -> Result<(), UpstreamError> {
+async fn is_well(endpoint: &Http, spoken: [bool; 2], timeout: Duration) -> Result<(), UpstreamError> {
     for (era, method) in [(Era::Legacy, "ping"), (Era::Modern, "server/discover")] {
         if spoken[era as usize] {
             let params = house_params(era, "");
-            endpoint.ask(Ask { era, method, params, progress: None, timeout: CHECK }).await?;
+            endpoint.ask(Ask { era, method, params, progress: None, timeout }).await?;
         }
     }
     Ok(())
@@ -125,7 +131,8 @@ fn jittered(time: Duration) -> Duration {
 #[async_trait]
 impl Upstream for Pool {
     async fn greet(&self, era: Era) -> Result<Hello, UpstreamError> {
-        let greeted = self.first(|endpoint| Box::pin(async move { endpoint.greet(era).await })).await;
+        let greeted =
+            self.first(Some(CHECK), |endpoint| Box::pin(async move { endpoint.greet(era).await })).await;
         let speaks = greeted.is_ok();
         if speaks || matches!(greeted, Err(UpstreamError::WrongEra(..))) {
             self.eras.send_if_modified(|eras| std::mem::replace(&mut eras[era as usize], speaks) != speaks);
@@ -135,7 +142,7 @@ impl Upstream for Pool {
 
     async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError> {
         let (era, method, timeout) = (ask.era, ask.method, ask.timeout);
-        self.first(|endpoint| {
+        self.first(None, |endpoint| {
             let params = ask.params.clone();
             Box::pin(async move { endpoint.ask(Ask { era, method, params, progress: None, timeout }).await })
         })

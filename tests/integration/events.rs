@@ -19,7 +19,11 @@ pub struct Events {
 impl Events {
     /// Sends a request whose answer must be a stream.
     pub async fn open(request: RequestBuilder) -> Self {
-        let response = request.send().await.expect("an answer");
+        Self::read(request.send().await.expect("an answer")).await
+    }
+
+    /// Reads an answer, which must be a stream.
+    pub async fn read(response: Response) -> Self {
         let status = response.status();
         let kind = response.headers().get("content-type").cloned();
         if kind.as_ref().is_none_or(|kind| kind != "text/event-stream") {

@@ -65,15 +65,20 @@ pub struct Process {
 impl Process {
     /// Starts a program in a process group of its own and collects the lines of both its outputs.
     pub fn start(command: &mut Command) -> Self {
+        Self::start_telling(command, Stdio::piped())
+    }
+
+    /// The same with another standard error, whose lines are not collected.
+    pub fn start_telling(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
         use std::os::unix::process::CommandExt;
         let name = format!("{command:?}");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).process_group(0);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let stdout = child.stdout.take().expect("stdout is piped");
-        let stderr = child.stderr.take().expect("stderr is piped");
-        collect(stdout, lines.clone());
-        collect(stderr, lines.clone());
+        collect(child.stdout.take().expect("stdout is piped"), lines.clone());
+        if let Some(stderr) = child.stderr.take() {
+            collect(stderr, lines.clone());
+        }
         Self { child, lines }
     }
 
@@ -158,11 +163,16 @@ pub struct Gateway {
 impl Gateway {
     /// Starts the binary with this configuration; `listen` is filled in. Waits until it serves.
     pub async fn start(config: &str) -> Self {
+        Self::start_as(config, Process::start).await
+    }
+
+    /// The same, for a test that starts the process in a way of its own.
+    pub async fn start_as(config: &str, start: impl FnOnce(&mut Command) -> Process) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the configuration");
         let port = free_port();
         let file = folder.path().join("toolgate.yaml");
         std::fs::write(&file, Self::listening(port, config)).expect("the configuration is written");
-        let mut process = Process::start(&mut Self::command(folder.path(), &["run"]));
+        let mut process = start(&mut Self::command(folder.path(), &["run"]));
         process.wait_for("endpoint");
         let http = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
         let gateway = Self { process, port, folder, http };

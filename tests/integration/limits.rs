@@ -212,18 +212,39 @@ async fn without_descriptors_clients_wait_and_nothing_breaks() {
 async fn a_child_has_the_limit_that_the_gateway_was_started_with() {
     let server = json!({"command": "sh", "args": ["-c", "ulimit -n >&2; exec sleep 1000"]});
     let folder = tempfile::tempdir().expect("a folder");
-    let config =
-        format!("listen: {{address: \"127.0.0.1:{}\"}}\nmcpServers: {{sh: {server}}}\n", free_port());
+    let address = format!("127.0.0.1:{}", free_port());
+    let socket = folder.path().join(format!("{address}.sock"));
+    let config = format!("listen: {{address: \"{address}\"}}\nmcpServers: {{sh: {server}}}\n");
     std::fs::write(folder.path().join("toolgate.yaml"), config).expect("a file");
     let mut command = std::process::Command::new("sh");
     command.args(["-c", "ulimit -Sn 777; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_toolgate"), "run", "-c"]);
     command.arg(folder.path().join("toolgate.yaml")).env("RUNTIME_DIRECTORY", folder.path());
     let mut gateway = Process::start(&mut command);
     gateway.wait_for("777");
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.id())).expect("limits");
+    let [soft, hard] = open_files(gateway.id());
+    assert_eq!(soft, hard, "its own is raised");
+    // And so has a child of a successor, which inherits what was raised.
+    gateway.wait_for("endpoint");
+    while !std::fs::exists(&socket).expect("a folder") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    gateway.signal(libc::SIGUSR2);
+    let line = gateway.wait_for("a successor is started");
+    let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let heir = u32::try_from(line["pid"].as_u64().expect("its number")).expect("a number");
+    gateway.wait_for("took over");
+    let children = procs::children_running(heir, "sleep 1000");
+    assert!(!children.is_empty(), "{}", gateway.story());
+    assert_eq!(open_files(children[0])[0], "777");
+    assert_eq!(open_files(heir), [hard.clone(), hard]);
+}
+
+/// The soft and the hard limit of a process.
+fn open_files(pid: u32) -> [String; 2] {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
     let open = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
-    let numbers: Vec<&str> = open.split_whitespace().filter(|word| word.parse::<u64>().is_ok()).collect();
-    assert_eq!(numbers[0], numbers[1], "its own is raised: {open}");
+    let mut numbers = open.split_whitespace().filter(|word| word.parse::<u64>().is_ok());
+    [numbers.next(), numbers.next()].map(|number| number.expect("a number").to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

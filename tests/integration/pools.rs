@@ -332,3 +332,77 @@ async fn a_killed_process_is_not_missed_and_all_killed_are_and_come_back() {
         })
         .await;
 }
+
+/// A server whose sessions are numbered, and which answers to those that it does not know (any more) with a 400.
+async fn forgetful() -> (Puppet, Arc<AtomicUsize>) {
+    let session = Arc::new(AtomicUsize::new(0));
+    let now = session.clone();
+    let puppet = Puppet::start(move |seen| {
+        let known = now.load(Ordering::SeqCst).to_string();
+        match (seen.method(), seen.header("mcp-session-id")) {
+            ("server/discover", _) => Act::Say(http("404 Not Found", &[], "")),
+            ("initialize", _) => {
+                let id = format!("Mcp-Session-Id: {known}");
+                let result = json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}},
+                    "serverInfo": {"name": "puppet", "version": "1"}});
+                Act::Say(http("200 OK", &["Content-Type: application/json", &id], &answer(seen, &result)))
+            }
+            (_, Some(id)) if id == known => Act::Good,
+            (_, _) if known.ends_with('1') => {
+                Act::Say(http("400 Bad Request", &["Content-Type: text/plain"], "no such session"))
+            }
+            _ => {
+                let error = json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32000,
+                    "message": "Bad Request: No valid session ID provided"}});
+                Act::Say(http("400 Bad Request", &["Content-Type: application/json"], &error.to_string()))
+            }
+        }
+    })
+    .await;
+    (puppet, session)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_loses_its_sessions_and_says_so_by_400_gets_a_new_one() {
+    let ((first, session), (second, _)) = (forgetful().await, forgetful().await);
+    let gateway = Gateway::start(&pool(&[&first, &second], "")).await;
+    is_up(&gateway, &first, true).await;
+    is_up(&gateway, &second, true).await;
+    for number in 1..=2 {
+        let opened = first.count("initialize");
+        session.store(number, Ordering::SeqCst);
+        gateway.eventually("a new one is opened", async |_| first.count("initialize") > opened).await;
+        let checked = first.count("ping");
+        gateway.eventually("it is checked on", async |_| first.count("ping") > checked + 4).await;
+        assert!(gateway.has_metric(&metric(&first), 1.0).await);
+    }
+    let told = gateway.process.output();
+    assert!(!told.contains("endpoint is down"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_greet_and_list_slowly_are_waited_for() {
+    let slow = |seen: &Seen| match seen.method() {
+        "server/discover" | "tools/list" => Act::Pause(Vec::new(), Duration::from_secs(6), sound(seen)),
+        "initialize" => Act::Say(http("400 Bad Request", &[], "")),
+        _ => Act::Say(sound(seen)),
+    };
+    let puppets = [Puppet::start(slow).await, Puppet::start(slow).await];
+    let urls = puppets.each_ref().map(|puppet| puppet.url.clone());
+    let gateway = Gateway::start(&format!(
+        "mcpServers: {{up: {{urls: {}, era: modern, timeout: 30s}}}}\n",
+        json!(urls)
+    ))
+    .await;
+    gateway
+        .eventually("its tools are there", async |g| {
+            g.modern("/mcp", "tools/list", json!({})).await.1.to_string().contains("up__tool")
+        })
+        .await;
+    for puppet in &puppets {
+        is_up(&gateway, puppet, true).await;
+    }
+    let told = gateway.process.output();
+    assert!(!told.contains("gets no calls for a while"), "{told}");
+    assert!(gateway.has_metric("toolgate_upstream_up{server=\"up\"}", 1.0).await);
+}

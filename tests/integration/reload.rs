@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::events::Events;
-use crate::harness::{Gateway, PATIENCE, a_fixture, legacy_call, read};
+use crate::harness::{Gateway, PATIENCE, Process, a_fixture, free_port, legacy_call, read};
 
 const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\n";
 
@@ -203,4 +203,45 @@ async fn other_files_of_the_folder_reload_nothing() {
     assert_eq!(gateway.metric(failed).await, 2.0);
     let told = gateway.process.output().matches("the changed configuration is faulty").count();
     assert!(told <= 2, "{}", gateway.process.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_replaced_is_still_watched() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let port = free_port();
+    let config = |prefix: &str| {
+        format!(
+            "listen: {{address: \"127.0.0.1:{port}\"}}\nmcpServers: {{demo: {{builtin: demo, prefix: {prefix}}}}}\n"
+        )
+    };
+    let put = |folder: &std::path::Path, prefix: &str| {
+        std::fs::create_dir_all(folder).expect("a folder");
+        std::fs::write(folder.join("toolgate.yaml"), config(prefix)).expect("it is written");
+    };
+    let conf = folder.path().join("conf");
+    put(&conf, "a");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_toolgate"));
+    command.args(["run", "-c", "conf/toolgate.yaml"]).current_dir(folder.path());
+    let mut process = Process::start(command.env("RUNTIME_DIRECTORY", folder.path()));
+    process.wait_for("endpoint");
+    let gateway = Gateway { process, port, folder, http: reqwest::Client::new() };
+    let has = async |prefix: &str| {
+        let tool = format!("{prefix}__echo");
+        gateway
+            .eventually("the change is there", async |g| {
+                g.http.get(g.url("/health")).send().await.is_ok()
+                    && g.call(&tool, json!({"message": "hi"})).await.0 == 200
+            })
+            .await;
+    };
+    has("a").await;
+    for (n, prefix) in ["b", "c"].into_iter().enumerate() {
+        let new = gateway.folder.path().join("new");
+        put(&new, prefix);
+        std::fs::rename(&conf, gateway.folder.path().join(format!("old{n}"))).expect("it is moved");
+        std::fs::rename(&new, &conf).expect("it takes its place");
+        has(prefix).await;
+    }
+    put(&conf, "d");
+    has("d").await;
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::events::Events;
-use crate::harness::{Gateway, a_fixture, legacy_call, python, read, root, stdio_fixture};
+use crate::harness::{
+    Gateway, Process, a_fixture, free_port, legacy_call, python, read, root, stdio_fixture,
+};
 use crate::procs;
 
 /// A stdio server as `npx` runs it: a shell, that starts the server and one thing more.
@@ -18,7 +20,7 @@ fn fixture_file() -> String {
     root().join("tests/fixture/server.py").display().to_string()
 }
 
-async fn house(pipe: Value) -> (Gateway, crate::harness::Process) {
+async fn house(pipe: Value) -> (Gateway, Process) {
     let (fixture, url) = a_fixture().await;
     let servers = json!({"fix": {"url": url}, "pipe": pipe, "demo": {"builtin": "demo"}});
     let gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
@@ -119,4 +121,90 @@ async fn no_process_of_a_server_is_left_behind() {
         assert_eq!(status.success(), signal == libc::SIGTERM, "{status}");
         procs::gone(&all).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_time_that_a_reload_raised_holds() {
+    let (_fixture, url) = a_fixture().await;
+    let config = |drain| format!("mcpServers: {{fix: {{url: \"{url}\"}}}}\nlimits: {{drain: {drain}}}\n");
+    let mut gateway = Gateway::start(&config("1s")).await;
+    gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
+    gateway.rewrite(&config("60s"));
+    let ok = "toolgate_config_reloads_total{result=\"ok\"}";
+    gateway.eventually("it is reloaded", async |g| g.metric(ok).await == 1.0).await;
+    let session = gateway.initialize("/mcp").await;
+    let call = legacy_call(1, "fix__sleep", json!({"seconds": 7}));
+    let call = tokio::spawn(gateway.post("/mcp", Some(&session), &call).send());
+    gateway.eventually("the call runs", async |g| g.count(&session, "fix", "sleep.started").await == 1).await;
+    gateway.process.signal(libc::SIGTERM);
+    let (status, answer) = read(call.await.expect("no panic").expect("an answer")).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(gateway.process.wait().success());
+    assert!(!gateway.process.output().contains("were cut"), "{}", gateway.process.story());
+}
+
+/// A gateway that waits for the first answer of a server, which does not answer.
+struct Starting {
+    process: Process,
+    port: u16,
+    folder: tempfile::TempDir,
+    /// It goes on with its start when these are closed.
+    server: (std::net::TcpListener, std::net::TcpStream),
+}
+
+impl Starting {
+    fn new() -> Self {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = free_port();
+        let config = format!(
+            "listen: {{address: \"127.0.0.1:{port}\"}}\nmcpServers: {{demo: {{builtin: demo}}, far: {{url: \"http://{}/mcp\"}}}}\n",
+            silent.local_addr().expect("an address")
+        );
+        std::fs::write(folder.path().join("toolgate.yaml"), config).expect("it is written");
+        let process = Process::start(&mut Gateway::command(folder.path(), &["run"]));
+        let (stream, _) = silent.accept().expect("it looks for its server");
+        Self { process, port, folder, server: (silent, stream) }
+    }
+
+    fn go_on(self) -> Gateway {
+        let Self { mut process, port, folder, server } = self;
+        assert!(!process.output().contains("endpoint"), "it still starts");
+        drop(server);
+        process.wait_for("endpoint");
+        Gateway { process, port, folder, http: reqwest::Client::new() }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_saved_while_it_starts_is_seen() {
+    let starting = tokio::task::spawn_blocking(Starting::new).await.expect("it starts");
+    let file = starting.folder.path().join("toolgate.yaml");
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    std::fs::write(&file, text.replace("{builtin: demo}", "{builtin: demo, prefix: d}"))
+        .expect("it is written");
+    let gateway = starting.go_on();
+    gateway
+        .eventually("the change is there", async |g| {
+            g.http.get(g.url("/health")).send().await.is_ok()
+                && g.call("d__echo", json!({"message": "hi"})).await.0 == 200
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_while_it_starts_neither_end_it_nor_get_lost() {
+    let mut starting = tokio::task::spawn_blocking(Starting::new).await.expect("it starts");
+    for signal in [libc::SIGHUP, libc::SIGUSR2, libc::SIGQUIT] {
+        starting.process.signal(signal);
+    }
+    starting.process.wait_for("SIGUSR2 does nothing: this gateway is not there itself yet");
+    starting.process.wait_for("SIGQUIT does nothing");
+    let mut gateway = starting.go_on();
+    gateway.process.signal(libc::SIGTERM);
+    assert!(gateway.process.wait().success());
+    let mut starting = tokio::task::spawn_blocking(Starting::new).await.expect("it starts");
+    starting.process.signal(libc::SIGTERM);
+    assert!(starting.process.wait().success());
+    assert!(!starting.process.output().contains("endpoint"), "{}", starting.process.output());
 }

@@ -14,7 +14,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::commands::err;
 use crate::harness::{Process, free_port, initialize};
+use crate::health::health;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const MUTUAL: &str = "cert: server.pem, key: server.key, client_ca: clients.pem";
@@ -94,7 +96,8 @@ impl Gate {
         put(folder.path(), "clients.pem", &authority.pem);
         put(folder.path(), "toolgate.yaml", &configuration(port, tls, rest));
         let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));
-        let mut process = Process::start(command.arg("run").current_dir(folder.path()));
+        command.arg("run").current_dir(folder.path()).env("RUNTIME_DIRECTORY", folder.path());
+        let mut process = Process::start(&mut command);
         process.wait_for("endpoint");
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
@@ -365,4 +368,30 @@ async fn files_that_cannot_be_used_are_told_at_the_start_and_by_check() {
             assert!(words.iter().all(|word| told.contains(word)), "{words:?}: {told}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_comes_over_tls_and_trusts_whom_it_finds() {
+    let gate = Gate::start("cert: server.pem, key: server.key", "").await;
+    let folder = gate.folder.path();
+    let empty = tempfile::tempdir().expect("a folder");
+    let port = gate.port.to_string();
+    let at = format!("127.0.0.1:{port}");
+    for (runtime, words) in [
+        (folder, &[][..]),
+        (folder, &["--live"]),
+        (empty.path(), &["--live"]),
+        (empty.path(), &["--tls", "--address", &at]),
+    ] {
+        let done = health(folder, runtime, words).await;
+        assert_eq!(done.status.code(), Some(0), "{words:?}: {}", err(&done));
+    }
+    // Where clients must show certificates, a check that has none learns that somebody is there.
+    let gate = Gate::start(MUTUAL, "").await;
+    let folder = gate.folder.path();
+    let done = health(folder, folder, &["--live"]).await;
+    assert_eq!(done.status.code(), Some(0), "{}", err(&done));
+    let done = health(folder, folder, &[]).await;
+    assert_eq!(done.status.code(), Some(1));
+    assert!(err(&done).contains("--live"), "{}", err(&done));
 }

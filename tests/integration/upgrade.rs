@@ -4,41 +4,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::events::Events;
-use crate::harness::{Gateway, PATIENCE, Process, a_fixture, legacy_call, read};
+use crate::harness::{Gateway, Process, a_fixture, free_port, legacy_call, python, stdio_fixture};
+use crate::load::{KINDS, Load, Tools};
 use crate::procs;
-
-/// One of 64 connections: calls until it is told to stop, and gives what went wrong.
-async fn hammer(
-    gateway: Arc<Gateway>,
-    number: usize,
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicUsize>,
-) -> Vec<String> {
-    let own = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
-    let mut wrong = Vec::new();
-    while !stop.load(Ordering::Relaxed) && wrong.len() < 3 {
-        let tool = ["demo__echo", "fix__echo"][number % 2];
-        let words = format!("{number}");
-        let params = json!({"name": tool, "arguments": {"message": words}});
-        let request = gateway.modern_request("/mcp", "tools/call", params).build().expect("a request");
-        match own.execute(request).await {
-            Ok(response) => {
-                let (status, answer) = read(response).await;
-                if status != 200 || answer["result"]["content"][0]["text"] != words {
-                    wrong.push(format!("{tool}: {status} {answer}"));
-                }
-            }
-            Err(error) => wrong.push(format!("{tool}: {error:?}")),
-        }
-        done.fetch_add(1, Ordering::Relaxed);
-    }
-    wrong
-}
 
 fn successor(gateway: &Gateway) -> Process {
     Process::start(&mut Gateway::command(gateway.folder.path(), &["run", "--upgrade"]))
@@ -54,21 +26,22 @@ async fn can_be_asked(gateway: &Gateway) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sixty_four_connections_do_not_notice_two_upgrades() {
+async fn load_of_all_kinds_does_not_notice_two_upgrades() {
     let (_fixture, url) = a_fixture().await;
+    let pipe = stdio_fixture();
     let config = format!(
-        "mcpServers: {{demo: {{builtin: demo}}, fix: {{url: \"{url}\", required: true}}}}\nlimits: {{drain: 60s}}\n"
+        "mcpServers: {{demo: {{builtin: demo}}, fix: {{url: \"{url}\", required: true}}, pipe: {}}}\nlimits: {{drain: 60s}}\n",
+        with_required(pipe)
     );
+    let tools =
+        Tools { stay: &["demo__echo", "fix__echo", "pipe__echo"], pass: &[], caught: false, replaced: true };
     let gateway = Arc::new(Gateway::start(&config).await);
-    gateway.eventually("both are there", async |g| g.get("/health").await.contains("\"connected\":2")).await;
+    gateway.eventually("all are there", async |g| g.get("/health").await.contains("\"connected\":3")).await;
     can_be_asked(&gateway).await;
-    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let tasks: Vec<_> =
-        (0..64).map(|n| tokio::spawn(hammer(gateway.clone(), n, stop.clone(), done.clone()))).collect();
+    let load = Load::start(&gateway, tools);
     let mut generations: Vec<Process> = Vec::new();
     for round in 1..=2 {
-        let goal = done.load(Ordering::Relaxed) + 200;
-        gateway.eventually("calls go on", async |_| done.load(Ordering::Relaxed) >= goal).await;
+        load.more(500).await;
         // A call whose answer is a stream begins before the upgrade and ends after it.
         let session = gateway.initialize("/mcp").await;
         let mut call = legacy_call("s", "fix__stream", json!({"n": 100, "interval_ms": 20}));
@@ -101,9 +74,12 @@ async fn sixty_four_connections_do_not_notice_two_upgrades() {
         assert_eq!(ready.status(), 200, "the successor is ready");
         // Sessions of before are not known to it; clients open new ones (404).
         gateway
-            .eventually("the old one has ended", async |_| match round {
-                1 => !procs::runs(gateway.process.id()),
-                _ => !procs::runs(generations[0].id()),
+            .eventually("the old one has ended", async |_| {
+                load.is_well()
+                    && match round {
+                        1 => !procs::runs(gateway.process.id()),
+                        _ => !procs::runs(generations[0].id()),
+                    }
             })
             .await;
         let http = reqwest::Client::new();
@@ -119,15 +95,10 @@ async fn sixty_four_connections_do_not_notice_two_upgrades() {
             http.get(gateway.url("/metrics")).send().await.expect("metrics").text().await.expect("text");
         assert!(metrics.contains("toolgate_requests_total{"), "{metrics}");
     }
-    let goal = done.load(Ordering::Relaxed) + 200;
-    gateway.eventually("calls go on", async |_| done.load(Ordering::Relaxed) >= goal).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut wrong = Vec::new();
-    for task in tasks {
-        wrong.extend(task.await.expect("no panic"));
-    }
-    let all = done.load(Ordering::Relaxed);
-    assert!(wrong.is_empty(), "{} of {all} calls: {:#?}", wrong.len(), wrong.first());
+    load.more(500).await;
+    let done = load.end().await;
+    println!("{KINDS:?}: {done:?}");
+    assert!(done[..KINDS.len() - 1].iter().all(|count| *count > 0), "{KINDS:?} {done:?}");
     let mut gateway = Arc::into_inner(gateway).expect("nobody else has it");
     assert!(gateway.process.wait().success(), "{}", gateway.process.story());
     assert!(generations[0].wait().success(), "{}", generations[0].story());
@@ -137,6 +108,12 @@ async fn sixty_four_connections_do_not_notice_two_upgrades() {
     generations[1].signal(libc::SIGTERM);
     assert!(generations[1].wait().success());
     assert!(!socket(&gateway).exists(), "the last one tidies up");
+}
+
+/// The settings of a server that must be there before a gateway takes over.
+fn with_required(mut server: Value) -> Value {
+    server["required"] = json!(true);
+    server
 }
 
 /// Sends a request on a connection that stays, and gives head and body of the answer.
@@ -179,6 +156,21 @@ async fn quit_alone_is_no_outage() {
     gateway.process.wait_for("SIGQUIT does nothing");
     assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
     assert!(gateway.get("/ready").await.contains("\"ready\":true"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_quit_after_the_new_one_is_told_that_it_hands_over() {
+    let mut gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    can_be_asked(&gateway).await;
+    let mut asks = UnixStream::connect(socket(&gateway)).expect("it can be asked");
+    asks.write_all(b"toolgate 1\n").expect("it is written");
+    gateway.process.wait_for("a successor has got the sockets");
+    gateway.process.signal(libc::SIGQUIT);
+    gateway.process.wait_for("this gateway hands over already");
+    drop(asks);
+    gateway.process.wait_for("a handover came to nothing");
+    gateway.process.signal(libc::SIGQUIT);
+    gateway.process.wait_for("this gateway goes on\"");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,4 +271,118 @@ async fn an_upgrade_of_nothing_starts_anew_unless_the_port_is_taken() {
     std::fs::write(folder.path().join("toolgate.yaml"), config).expect("a file");
     let mut new = Process::start(&mut Gateway::command(folder.path(), &["run", "--upgrade"]));
     new.wait_for("endpoint");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_successor_at_a_time_is_started() {
+    let mut gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    can_be_asked(&gateway).await;
+    // A successor waits for a server that is required and does not answer.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let far =
+        format!("far: {{url: \"http://{}/mcp\", required: true}}", silent.local_addr().expect("an address"));
+    gateway.rewrite(&format!("mcpServers: {{demo: {{builtin: demo}}, {far}}}\n"));
+    let pid = gateway.process.id();
+    let successors = || procs::children_running(pid, "--upgrade");
+    for round in 0..6 {
+        gateway.process.signal(libc::SIGUSR2);
+        let refused = "SIGUSR2 does nothing: a successor was started before";
+        gateway
+            .eventually("the signal is seen", async |g| match round {
+                0 => successors().len() == 1,
+                _ => g.process.output().matches(refused).count() == round,
+            })
+            .await;
+    }
+    let only = successors();
+    assert_eq!(only.len(), 1);
+    assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
+    // When that one has failed there may be another.
+    procs::kill(only[0]);
+    gateway.process.wait_for("the successor has ended; this gateway goes on");
+    gateway.rewrite("mcpServers: {demo: {builtin: demo}}\n");
+    gateway.process.signal(libc::SIGUSR2);
+    gateway.process.wait_for("took over from the gateway that ran before");
+    assert!(gateway.process.wait().success(), "{}", gateway.process.story());
+    assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_at_another_address_replaces_the_one_that_started_it() {
+    let admin = free_port();
+    let rest =
+        format!("admin: {{address: \"127.0.0.1:{admin}\"}}\nmcpServers: {{demo: {{builtin: demo}}}}\n");
+    let mut gateway = Gateway::start_as(&rest, Process::start).await;
+    can_be_asked(&gateway).await;
+    let (before, other) = (socket(&gateway), free_port());
+    // A client that stays at the address which stays.
+    let mut stays = TcpStream::connect(("127.0.0.1", admin)).expect("it listens");
+    ask(&mut stays);
+    gateway.rewrite(&format!("listen: {{address: \"127.0.0.1:{other}\"}}\n{rest}"));
+    gateway.process.wait_for("takes effect only after a restart");
+    gateway.process.signal(libc::SIGUSR2);
+    gateway.process.wait_for("took over from the gateway that ran before");
+    assert!(gateway.process.wait().success(), "{}", gateway.process.story());
+    assert!(TcpStream::connect(("127.0.0.1", gateway.port)).is_err(), "the old address is given up");
+    for port in [other, admin] {
+        let mut fresh = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        ask(&mut fresh);
+    }
+    assert!(!before.exists(), "and so is its socket");
+    gateway.port = other;
+    assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
+    can_be_asked(&gateway).await;
+}
+
+/// A gateway of before that gives its sockets away and then does this.
+fn predecessor(place: &std::path::Path, port: u16, then: &str) -> Process {
+    let script = format!(
+        "
+import os, socket, sys, time
+listens = socket.create_server(('127.0.0.1', {port}))
+waits = socket.socket(socket.AF_UNIX)
+waits.bind(sys.argv[1])
+waits.listen()
+print('waits', flush=True)
+asks, _ = waits.accept()
+lines = asks.makefile('r', buffering=1)
+assert lines.readline() == 'toolgate 1\\n'
+if {then:?} == 'end at once':
+    os._exit(9)
+socket.send_fds(asks, [b'127.0.0.1:{port}\\n'], [listens.fileno()])
+assert lines.readline() == 'serving\\n'
+if {then:?} == 'end':
+    os._exit(9)
+asks.shutdown(socket.SHUT_RDWR)
+time.sleep(1000)
+"
+    );
+    let mut old = Process::start(std::process::Command::new(python()).args(["-c", &script]).arg(place));
+    old.wait_for("waits");
+    old
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_goes_on_if_the_old_one_ends_before_its_last_word() {
+    for then in ["end", "end at once", "go on"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = free_port();
+        let config =
+            format!("listen: {{address: \"127.0.0.1:{port}\"}}\nmcpServers: {{demo: {{builtin: demo}}}}\n");
+        std::fs::write(folder.path().join("toolgate.yaml"), config).expect("a file");
+        // A folder that is the user's alone, as tempfile makes it.
+        let mut old = predecessor(&folder.path().join(format!("127.0.0.1:{port}.sock")), port, then);
+        let mut process = Process::start(&mut Gateway::command(folder.path(), &["run", "--upgrade"]));
+        if then == "go on" {
+            assert_eq!(process.wait().code(), Some(1), "{}", process.output());
+            assert!(process.output().contains("the handover failed"), "{}", process.output());
+            assert!(procs::runs(old.id()));
+            continue;
+        }
+        assert_eq!(old.wait().code(), Some(9), "{}", old.output());
+        process.wait_for("endpoint");
+        let gateway = Gateway { process, port, folder, http: reqwest::Client::new() };
+        can_be_asked(&gateway).await;
+        assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200, "{then}");
+    }
 }

@@ -131,10 +131,10 @@ pub fn find(
 }
 
 /// The trace id of a W3C `traceparent`, if there is a sound one.
-pub fn trace_id(headers: &HeaderMap) -> Option<String> {
+pub fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get("traceparent")?.to_str().ok()?;
     let id = value.split('-').nth(1)?;
-    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned())
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
 /// A number for one request: random start a thread, so that no two processes or restarts share a row of them.

@@ -395,19 +395,19 @@ impl ProxyHttp for Gateway {
             return;
         }
         let head = session.req_header();
-        self.access.tell(Line {
+        self.access.tell(&Line {
             at: SystemTime::now(),
             request_id: ctx.request_id,
             client: ctx.client,
-            caller: ctx.caller.clone().unwrap_or_else(|| ctx.house.plan.chain.anonymous()),
-            verb: head.method.clone(),
+            caller: ctx.caller.as_ref().unwrap_or(&ctx.house.plan.chain.anonymous()).user.as_str(),
+            verb: head.method.as_str(),
             path: match ctx.house.catalog.endpoint(head.uri.path()) {
-                Some(endpoint) => endpoint.path.clone(),
-                None => head.uri.path().into(),
+                Some(endpoint) => &endpoint.path,
+                None => head.uri.path(),
             },
             method: ctx.told.method,
-            server: ctx.told.server.clone(),
-            tool: ctx.told.tool.clone(),
+            server: ctx.told.server.as_deref(),
+            tool: ctx.told.tool.as_deref(),
             status: session.response_written().map_or(0, |response| response.status.as_u16()),
             outcome,
             reason: ctx.refused.as_ref().map(|(_, refusal)| refusal.reason),

@@ -1,27 +1,30 @@
-//! The request log: one line a request on standard error, by way of the `pen`, which also makes it into text.
+//! The request log: one line a request on standard error, by way of the `pen`. It is made on the thread of the request,
+//! on that thread's own page, out of what is borrowed from the request: no allocation, and no lock that others want.
 
-use std::sync::Arc;
+use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use filters::agree::quote;
+use chrono::{DateTime, Timelike as _, Utc};
+use filters::agree::quote_to;
 
 use super::Outcome;
-use super::pen::{Entry, Pen, pen};
+use super::pen::{Page, Pen, pen};
 use crate::config::Format;
 
 /// What is told of one request.
-pub struct Line {
+pub struct Line<'a> {
     pub at: SystemTime,
     pub request_id: u64,
-    pub client: Option<std::net::IpAddr>,
-    pub caller: filters::Caller,
-    pub verb: http::Method,
-    pub path: Arc<str>,
+    pub client: Option<IpAddr>,
+    /// The name of the caller.
+    pub caller: &'a str,
+    pub verb: &'a str,
+    pub path: &'a str,
     /// The method of MCP; a fixed word for unknown ones.
     pub method: &'static str,
-    pub server: Option<Arc<str>>,
-    pub tool: Option<Arc<str>>,
+    pub server: Option<&'a str>,
+    pub tool: Option<&'a str>,
     pub status: u16,
     pub outcome: Outcome,
     pub reason: Option<&'static str>,
@@ -32,7 +35,7 @@ pub struct Line {
     pub bytes_in: usize,
     pub bytes_out: usize,
     /// A trace id of the client (W3C), if it sent one.
-    pub trace: Option<String>,
+    pub trace: Option<&'a str>,
 }
 
 /// Takes lines; a clone a worker.
@@ -53,57 +56,134 @@ impl Access {
         self.0.is_none()
     }
 
-    pub fn tell(&self, line: Line) {
+    pub fn tell(&self, line: &Line<'_>) {
         if let Some(pen) = self.0 {
-            pen.put(Entry::Request(line));
+            pen.tell(|page| match pen.format {
+                Format::Json => json(page, line),
+                Format::Text => text(page, line),
+            });
         }
     }
 }
 
-fn millis(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
+/// The time as text, which is the same for a second but for its end.
+#[derive(Default)]
+pub struct Clock {
+    second: Option<i64>,
+    text: String,
 }
 
-pub(super) fn render(line: &Line, format: Format) -> String {
-    let at = DateTime::<Utc>::from(line.at).to_rfc3339_opts(SecondsFormat::Millis, true);
-    let (id, path, took) = (line.request_id, &*line.path, millis(line.took));
-    match format {
-        Format::Json => {
-            let mut out = format!(
-                r#"{{"timestamp":"{at}","level":"INFO","target":"toolgate::request","request_id":"{id:016x}","caller":{},"verb":"{}","path":{},"method":"{}","status":{},"outcome":"{}","ms":{took},"bytes_in":{},"bytes_out":{}"#,
-                quote(&line.caller.user),
-                line.verb,
-                quote(path),
-                line.method,
-                line.status,
-                line.outcome.word(),
-                line.bytes_in,
-                line.bytes_out,
-            );
-            let mut text = |name: &str, value: Option<&str>| {
-                if let Some(value) = value {
-                    out.push_str(&format!(r#","{name}":{}"#, quote(value)));
-                }
-            };
-            text("client", line.client.map(|ip| ip.to_string()).as_deref());
-            text("server", line.server.as_deref());
-            text("tool", line.tool.as_deref());
-            text("reason", line.reason);
-            text("trace_id", line.trace.as_deref());
-            if let Some(upstream) = line.upstream {
-                out.push_str(&format!(r#","upstream_ms":{}"#, millis(upstream)));
-            }
-            out.push_str("}\n");
-            out
+impl Clock {
+    fn tell(&mut self, out: &mut String, at: SystemTime) {
+        let at = DateTime::<Utc>::from(at);
+        if self.second.replace(at.timestamp()) != Some(at.timestamp()) {
+            self.text.clear();
+            let _ = write!(self.text, "{}", at.format("%Y-%m-%dT%H:%M:%S"));
         }
-        Format::Text => {
-            let name = line.tool.as_deref().or(line.server.as_deref()).unwrap_or_default();
-            let reason = line.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-            let (status, outcome) = (line.status, line.outcome.word());
-            format!(
-                "{at} {status} {outcome}{reason} {} {path} {} {name} {took} ms {id:016x}\n",
-                line.verb, line.method
-            )
+        out.push_str(&self.text);
+        let _ = write!(out, ".{:03}Z", at.nanosecond() / 1_000_000 % 1000);
+    }
+}
+
+/// Milliseconds to the third digit.
+fn millis(out: &mut String, time: Duration) {
+    let micros = time.as_micros();
+    let _ = write!(out, "{}.{:03}", micros / 1000, micros % 1000);
+}
+
+fn json(Page { text: out, clock, .. }: &mut Page, line: &Line<'_>) {
+    out.push_str(r#"{"timestamp":""#);
+    clock.tell(out, line.at);
+    out.push_str(r#"","level":"INFO","target":"toolgate::request","request_id":""#);
+    let _ = write!(out, "{:016x}", line.request_id);
+    out.push_str(r#"","caller":"#);
+    quote_to(out, line.caller);
+    out.extend([r#","verb":""#, line.verb, r#"","path":"#]);
+    quote_to(out, line.path);
+    out.extend([r#","method":""#, line.method, r#"","status":"#]);
+    let _ = write!(out, "{}", line.status);
+    out.extend([r#","outcome":""#, line.outcome.word(), r#"","ms":"#]);
+    millis(out, line.took);
+    let _ = write!(out, r#","bytes_in":{},"bytes_out":{}"#, line.bytes_in, line.bytes_out);
+    if let Some(client) = line.client {
+        let _ = write!(out, r#","client":"{client}""#);
+    }
+    for (name, value) in
+        [("server", line.server), ("tool", line.tool), ("reason", line.reason), ("trace_id", line.trace)]
+    {
+        if let Some(value) = value {
+            out.extend([r#",""#, name, r#"":"#]);
+            quote_to(out, value);
         }
+    }
+    if let Some(upstream) = line.upstream {
+        out.push_str(r#","upstream_ms":"#);
+        millis(out, upstream);
+    }
+    out.push_str("}\n");
+}
+
+fn text(Page { text: out, clock, .. }: &mut Page, line: &Line<'_>) {
+    clock.tell(out, line.at);
+    let _ = write!(out, " {} {}", line.status, line.outcome.word());
+    if let Some(reason) = line.reason {
+        out.extend([" (", reason, ")"]);
+    }
+    let name = line.tool.or(line.server).unwrap_or_default();
+    out.extend([" ", line.verb, " ", line.path, " ", line.method, " ", name, " "]);
+    millis(out, line.took);
+    let _ = writeln!(out, " ms {:016x}", line.request_id);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line<'a>() -> Line<'a> {
+        Line {
+            at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_042),
+            request_id: 0xabc,
+            client: Some(IpAddr::from([127, 0, 0, 1])),
+            caller: "o\"neill",
+            verb: "POST",
+            path: "/mcp",
+            method: "tools/call",
+            server: Some("s"),
+            tool: None,
+            status: 200,
+            outcome: Outcome::Ok,
+            reason: None,
+            took: Duration::from_micros(12_034),
+            upstream: Some(Duration::from_millis(7)),
+            bytes_in: 1,
+            bytes_out: 2,
+            trace: None,
+        }
+    }
+
+    #[test]
+    fn a_line_is_json_with_all_that_there_is_to_tell() {
+        let mut page = Page::default();
+        json(&mut page, &line());
+        json(&mut page, &Line { at: line().at + Duration::from_secs(1), ..line() });
+        let lines: Vec<serde_json::Value> =
+            page.text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let expected = serde_json::json!({
+            "timestamp": "2026-09-21T14:13:20.042Z", "level": "INFO", "target": "toolgate::request",
+            "request_id": "0000000000000abc", "caller": "o\"neill", "verb": "POST", "path": "/mcp",
+            "method": "tools/call", "status": 200, "outcome": "ok", "ms": 12.034, "bytes_in": 1, "bytes_out": 2,
+            "client": "127.0.0.1", "server": "s", "upstream_ms": 7.0
+        });
+        assert_eq!(lines[0], expected);
+        assert_eq!(lines[1]["timestamp"], "2026-09-21T14:13:21.042Z");
+    }
+
+    #[test]
+    fn a_line_for_people_is_short() {
+        let mut page = Page::default();
+        text(&mut page, &Line { reason: Some("why"), ..line() });
+        let expected =
+            "2026-09-21T14:13:20.042Z 200 ok (why) POST /mcp tools/call s 12.034 ms 0000000000000abc\n";
+        assert_eq!(page.text, expected);
     }
 }

@@ -1,26 +1,31 @@
 //! The one thread that writes to standard error.
 //!
 //! A pipe that nobody reads, or a terminal that is stopped, makes who writes to it wait, maybe for good. So nobody else
-//! writes: what there is to tell is handed over, and what finds the queue full is dropped and counted. The process
-//! goes on and ends without what it could not tell.
+//! writes: each thread puts what it has to tell on a page of its own, and this one gathers the pages some times a second.
+//! So a line costs its thread neither a system call nor a wait for another, and a write takes many lines. What finds its
+//! page full is dropped and counted. The process goes on and ends without what it could not tell.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, ErrorKind, Write};
 use std::panic::PanicHookInfo;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{LazyLock, OnceLock};
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 
-use super::access::{self, Line};
+use super::access;
 use crate::config::Format;
 
-/// What may wait to be written.
-const QUEUE: usize = 4096;
-/// Bytes that are gathered for one write, if so many wait.
-const PAGE: usize = 64 * 1024;
+/// Bytes that a thread may have on its page; what comes then is dropped.
+const ROOM: usize = 512 * 1024;
+/// From here on a page is gathered at once.
+const MUCH: usize = ROOM / 4;
+/// Bytes that a page keeps for the next lines.
+const KEPT: usize = 64 * 1024;
+/// How long lines lie on their pages, so that many are written at once.
+const GATHER: Duration = Duration::from_millis(20);
 /// How long the last words of a process may take.
 const MOMENT: Duration = Duration::from_millis(500);
 /// The pause before another look at what is full.
@@ -38,17 +43,34 @@ static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
     IntCounter::new(name, help).expect("the names of metrics are constants")
 });
 
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each call")]
-pub enum Entry {
-    /// Made into text by the thread.
-    Request(Line),
-    /// Whole lines.
-    Words(Vec<u8>),
-    /// All that came before is written.
-    Flush(SyncSender<()>),
+thread_local! {
+    /// The page of this thread, once it has told something.
+    static MINE: OnceLock<Arc<Mutex<Page>>> = const { OnceLock::new() };
 }
 
-pub struct Pen(SyncSender<Entry>);
+/// What a thread has told and nobody has gathered yet: whole lines.
+#[derive(Default)]
+pub struct Page {
+    pub text: String,
+    pub clock: access::Clock,
+    lines: u64,
+}
+
+pub struct Pen {
+    pub format: Format,
+    pages: Mutex<Vec<Arc<Mutex<Page>>>>,
+    /// The thread waits for a first line, and must be woken.
+    asleep: AtomicBool,
+    thread: OnceLock<Thread>,
+    flushed: Flushed,
+}
+
+/// How often it was asked that all be written, and up to which asking it is.
+#[derive(Default)]
+struct Flushed {
+    asked_and_done: Mutex<(u64, u64)>,
+    done: Condvar,
+}
 
 /// Counts the lines that were dropped.
 pub fn dropped() -> IntCounter {
@@ -57,24 +79,25 @@ pub fn dropped() -> IntCounter {
 
 /// The pen of this process; the first call starts its thread.
 pub fn pen(format: Format) -> &'static Pen {
-    PEN.get_or_init(|| {
-        let (queue, entries) = sync_channel(QUEUE);
-        let run = move || write(&entries, format, &mut io::stderr());
-        if let Err(error) = thread::Builder::new().name(THREAD.into()).spawn(run) {
+    let pen = PEN.get_or_init(|| Pen::new(format));
+    static STARTED: OnceLock<()> = OnceLock::new();
+    STARTED.get_or_init(|| {
+        match thread::Builder::new().name(THREAD.into()).spawn(|| pen.write(&mut io::stderr())) {
+            Ok(handle) => drop(pen.thread.set(handle.thread().clone())),
             // From here on all is dropped, and counted.
-            eprintln!("error: there will be no log, its thread does not start: {error}");
+            Err(error) => eprintln!("error: there will be no log, its thread does not start: {error}"),
         }
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| panicked(info, &before)));
-        Pen(queue)
-    })
+    });
+    pen
 }
 
 /// Tells something outside the log, such as the error that ends this process: waits for it, but not for long.
 pub fn last_words(words: &str) {
     match PEN.get() {
         Some(pen) => {
-            pen.wait(Entry::Words(format!("{words}\n").into_bytes()), Instant::now() + MOMENT);
+            pen.put(0, |page| page.text.extend([words, "\n"]));
             pen.flush();
         }
         None => eprintln!("{words}"),
@@ -88,32 +111,120 @@ pub fn flush() {
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Pen {
-    /// Never waits.
-    pub fn put(&self, entry: Entry) {
-        if self.0.try_send(entry).is_err() {
-            DROPPED.inc();
+    fn new(format: Format) -> Self {
+        Self {
+            format,
+            pages: Mutex::default(),
+            asleep: AtomicBool::new(false),
+            thread: OnceLock::new(),
+            flushed: Flushed::default(),
         }
     }
 
-    fn wait(&self, mut entry: Entry, until: Instant) -> bool {
-        loop {
-            entry = match self.0.try_send(entry) {
-                Ok(()) => return true,
-                Err(TrySendError::Full(entry)) if Instant::now() < until => entry,
-                Err(_) => return false,
-            };
-            thread::sleep(AGAIN);
+    /// Puts a line on the page of this thread, by `tell`. Never waits but for the moment in which pages are changed.
+    pub fn tell(&self, tell: impl FnOnce(&mut Page)) {
+        self.put(ROOM, tell);
+    }
+
+    /// The same if there are at most `room` bytes on the page; with 0 whatever there is.
+    fn put(&self, room: usize, tell: impl FnOnce(&mut Page)) {
+        // A thread that ends tells nothing more.
+        let _ = MINE.try_with(|mine| {
+            let mine = mine.get_or_init(|| {
+                let page = Arc::default();
+                locked(&self.pages).push(Arc::clone(&page));
+                page
+            });
+            let mut page = locked(mine);
+            if room > 0 && page.text.len() > room {
+                return DROPPED.inc();
+            }
+            tell(&mut page);
+            page.lines += 1;
+            let much = page.text.len() > MUCH;
+            drop(page);
+            // Who has found all pages empty has said so before it looked at this one.
+            if much || self.asleep.load(Ordering::Acquire) && self.asleep.swap(false, Ordering::AcqRel) {
+                self.wake();
+            }
+        });
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
         }
     }
 
     fn flush(&self) {
-        let until = Instant::now() + MOMENT;
-        let (done, written) = sync_channel(1);
-        if self.wait(Entry::Flush(done), until) {
-            // An error means that it took too long.
-            let _ = written.recv_timeout(until.saturating_duration_since(Instant::now()));
+        let mut state = locked(&self.flushed.asked_and_done);
+        state.0 += 1;
+        let mine = state.0;
+        self.wake();
+        // An error means that it took too long.
+        let _ = self.flushed.done.wait_timeout_while(state, MOMENT, |(_, done)| *done < mine);
+    }
+
+    /// Writes what comes, for ever.
+    fn write(&self, out: &mut impl Write) {
+        let mut spare = String::with_capacity(KEPT);
+        let (mut told, mut at) = (0, None::<Instant>);
+        loop {
+            if !self.gather(out, &mut spare) {
+                self.asleep.store(true, Ordering::Release);
+                if !self.gather(out, &mut spare) && self.asleep.load(Ordering::Acquire) {
+                    thread::park();
+                }
+                self.asleep.store(false, Ordering::Release);
+            }
+            let all = DROPPED.get();
+            if all > told && at.is_none_or(|at| at.elapsed() > TOLD) {
+                tracing::warn!(
+                    lines = all - told,
+                    "lines of the log were dropped: standard error takes too few, or none"
+                );
+                (told, at) = (all, Some(Instant::now()));
+            }
+            let asked = locked(&self.flushed.asked_and_done);
+            if asked.0 == asked.1 {
+                drop(asked);
+                thread::park_timeout(GATHER);
+            }
         }
+    }
+
+    /// Writes what is on the pages; false if there was nothing.
+    fn gather(&self, out: &mut impl Write, spare: &mut String) -> bool {
+        let asked = locked(&self.flushed.asked_and_done).0;
+        // Pages of threads that have ended are looked at a last time.
+        let mut pages = locked(&self.pages);
+        let all = pages.clone();
+        pages.retain(|page| Arc::strong_count(page) > 2);
+        drop(pages);
+        let mut some = false;
+        for page in all {
+            let mut page = locked(&page);
+            let lines = std::mem::take(&mut page.lines);
+            std::mem::swap(&mut page.text, spare);
+            drop(page);
+            if lines == 0 {
+                continue;
+            }
+            some = true;
+            if put(out, spare.as_bytes()).is_err() {
+                DROPPED.inc_by(lines);
+            }
+            spare.clear();
+            spare.shrink_to(KEPT);
+        }
+        locked(&self.flushed.asked_and_done).1 = asked;
+        self.flushed.done.notify_all();
+        some
     }
 }
 
@@ -122,49 +233,12 @@ pub struct Lines(pub &'static Pen);
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.put(Entry::Words(line.to_vec()));
+        self.0.tell(|page| page.text.push_str(&String::from_utf8_lossy(line)));
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-fn write(entries: &Receiver<Entry>, format: Format, out: &mut impl Write) {
-    let mut page = Vec::with_capacity(PAGE);
-    let (mut told, mut at) = (DROPPED.get(), None::<Instant>);
-    while let Ok(first) = entries.recv() {
-        let (mut next, mut lines, mut done) = (Some(first), 0, None);
-        while let Some(entry) = next {
-            match entry {
-                Entry::Request(line) => page.extend_from_slice(access::render(&line, format).as_bytes()),
-                Entry::Words(words) => page.extend_from_slice(&words),
-                Entry::Flush(asked) => {
-                    done = Some(asked);
-                    break;
-                }
-            }
-            lines += 1;
-            next = if page.len() < PAGE { entries.try_recv().ok() } else { None };
-        }
-        if put(out, &page).is_err() {
-            DROPPED.inc_by(lines);
-        }
-        page.clear();
-        page.shrink_to(PAGE);
-        if let Some(done) = done {
-            // Who asked may wait no more.
-            let _ = done.try_send(());
-        }
-        let all = DROPPED.get();
-        if all > told && at.is_none_or(|at| at.elapsed() > TOLD) {
-            tracing::warn!(
-                lines = all - told,
-                "lines of the log were dropped: standard error takes too few, or none"
-            );
-            (told, at) = (all, Some(Instant::now()));
-        }
     }
 }
 
@@ -188,7 +262,7 @@ fn panicked(info: &PanicHookInfo<'_>, before: &dyn Fn(&PanicHookInfo<'_>)) {
     let Some(pen) = pen.filter(|_| name != THREAD) else { return before(info) };
     let trace = Backtrace::capture();
     let trace = if trace.status() == BacktraceStatus::Captured { format!("{trace}") } else { String::new() };
-    pen.put(Entry::Words(format!("thread '{name}' {info}\n{trace}").into_bytes()));
+    pen.put(0, |page| page.text.push_str(&format!("thread '{name}' {info}\n{trace}")));
     // Its end is that of the process.
     if name == "main" {
         pen.flush();
@@ -219,30 +293,35 @@ mod tests {
 
     #[test]
     fn what_is_not_taken_at_once_is_written_all_the_same() {
-        let (queue, entries) = sync_channel(8);
-        let (done, written) = sync_channel(1);
-        for entry in [Entry::Words(b"one\n".to_vec()), Entry::Words(b"two\n".to_vec()), Entry::Flush(done)] {
-            queue.try_send(entry).expect("there is room");
-        }
-        drop(queue);
-        let mut out = Narrow(Vec::new(), false);
-        write(&entries, Format::Text, &mut out);
-        assert_eq!(out.0, b"one\ntwo\n");
-        written.try_recv().expect("it was told");
+        let pen = Pen::new(Format::Text);
+        thread::scope(|scope| {
+            for words in ["one\n", "two\n"] {
+                scope.spawn(|| pen.tell(|page| page.text.push_str(words)));
+            }
+        });
+        let (mut out, mut spare) = (Narrow(Vec::new(), false), String::new());
+        assert!(pen.gather(&mut out, &mut spare));
+        let mut lines: Vec<&[u8]> = out.0.split_inclusive(|b| *b == b'\n').collect();
+        lines.sort_unstable();
+        assert_eq!(lines, [b"one\n", b"two\n"]);
+        assert!(!pen.gather(&mut out, &mut spare), "nothing is written twice");
+        assert!(locked(&pen.pages).is_empty(), "threads that have ended leave no pages");
     }
 
     #[test]
     fn nobody_waits_for_a_pen_that_writes_nothing() {
-        let (queue, entries) = sync_channel(1);
-        let pen = Pen(queue);
+        let pen = Pen::new(Format::Text);
         let before = dropped().get();
-        for _ in 0..3 {
-            pen.put(Entry::Words(b"line\n".to_vec()));
-        }
-        assert!(dropped().get() >= before + 2, "two found no room");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    pen.tell(|page| page.text.push_str(&"x".repeat(ROOM)));
+                }
+            });
+        });
+        assert!(dropped().get() > before, "the third found no room");
         let begun = Instant::now();
         pen.flush();
         assert!(begun.elapsed() >= MOMENT, "it was waited for, and no longer");
-        drop(entries);
     }
 }

@@ -116,14 +116,10 @@ impl Watch {
         })
     }
 
-    /// Whether nothing of the body went out yet, so that another can take its place.
+    /// Whether nothing of the body went out yet, so that another can take its place. An answer that is held must be
+    /// whole within the time of a call; what streams may take longer, if it is not silent.
     pub fn is_held(&self) -> bool {
         matches!(self.form, Form::Json { open: false, .. } | Form::Failure(_))
-    }
-
-    /// Whether the answer must be whole within the time of a call; a stream may take longer, if it is not silent.
-    pub fn is_bounded(&self) -> bool {
-        matches!(self.form, Form::Json { .. } | Form::Failure(_))
     }
 
     /// Takes the next piece of the body and gives what may go out now.

@@ -12,7 +12,7 @@ use pingora::{Error, ErrorType};
 use tokio::sync::mpsc;
 
 use super::answer::Watch;
-use super::reply::{failure, stamp};
+use super::reply::{failure, open, say, stamp};
 use super::{Ctx, credentials, failed, outgoing};
 use crate::door::errand::Errand;
 use crate::door::{Door, Leave};
@@ -125,7 +125,7 @@ async fn carried(
                         if watch.as_ref().is_some_and(Watch::is_held) {
                             waiting = Some(Box::new(head));
                         } else {
-                            session.write_response_header(Box::new(head), false).await?;
+                            open(session, Box::new(head), false).await?;
                         }
                         Ok(None)
                     }
@@ -133,7 +133,7 @@ async fn carried(
                 }
             }
             (Some(Ok(Piece::Body(_))), Some(watch))
-                if watch.is_bounded()
+                if watch.is_held()
                     && ctx.sent_at.is_some_and(|at| at.elapsed() > leave.server.timeout) =>
             {
                 Err(UpstreamError::TimedOut(leave.server.timeout))
@@ -142,9 +142,9 @@ async fn carried(
             (Some(Ok(Piece::End)), Some(watch)) => match watch.pass(None, true) {
                 Ok(rest) => {
                     if let Some(head) = waiting.take() {
-                        session.write_response_header(head, false).await?;
+                        open(session, head, false).await?;
                     }
-                    return session.write_response_body(rest, true).await.map(Ok);
+                    return say(session, rest.unwrap_or_default(), true).await.map(Ok);
                 }
                 Err(error) => Err(error),
             },
@@ -154,9 +154,9 @@ async fn carried(
         match step {
             Ok(Some(bytes)) if !bytes.is_empty() => {
                 if let Some(head) = waiting.take() {
-                    session.write_response_header(head, false).await?;
+                    open(session, head, false).await?;
                 }
-                session.write_response_body(Some(bytes), false).await?;
+                say(session, bytes, false).await?;
             }
             Ok(_) => {}
             Err(error) => return Ok(Err(error)),

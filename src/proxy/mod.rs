@@ -98,6 +98,10 @@ pub struct Ctx {
     reseated: bool,
     watch: Option<Watch>,
     sent_at: Option<Instant>,
+    /// How long the server was waited for, as far as that is known.
+    waited: Duration,
+    /// Since when nothing but the server is waited for.
+    waiting: Option<Instant>,
     outcome: Option<Outcome>,
     origin: Option<http::HeaderValue>,
     _present: crate::state::Present,
@@ -136,6 +140,8 @@ impl ProxyHttp for Gateway {
             reseated: false,
             watch: None,
             sent_at: None,
+            waited: Duration::ZERO,
+            waiting: None,
             outcome: None,
             origin: None,
             _present: self.state.enter(),
@@ -214,7 +220,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
         if self.asks_again(ctx, response.status.as_u16(), &response.headers) {
-            return Error::e_explain(again::AGAIN, "the server cannot answer now");
+            return Err(Error::explain(again::AGAIN, "the server cannot answer now").into_up());
         }
         let Some(leave) = &ctx.leave else { return Ok(()) };
         let server = leave.server.clone();
@@ -228,7 +234,7 @@ impl ProxyHttp for Gateway {
                 // It answered without looking at the call: once more, with a new seat.
                 client.forget(&server, &seat).await;
                 ctx.reseated = true;
-                return Error::e_explain(FORGOTTEN, "the server has forgotten the session");
+                return Err(Error::explain(FORGOTTEN, "the server has forgotten the session").into_up());
             }
             return Err(failed(ctx, &UpstreamError::Forgotten));
         }
@@ -244,6 +250,7 @@ impl ProxyHttp for Gateway {
                     response.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;
                 }
                 ctx.outcome = Some(if response.status.is_success() { Outcome::Ok } else { Outcome::Error });
+                ctx.waited = ctx.tries.began.map_or(Duration::ZERO, |began| began.elapsed());
                 ctx.watch = Some(watch);
                 Ok(())
             }
@@ -269,24 +276,10 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> pingora::Result<Option<Duration>> {
-        let Some(watch) = &mut ctx.watch else { return Ok(None) };
-        if let (true, Some(began), Some(leave)) = (watch.is_bounded(), ctx.tries.began, &ctx.leave)
-            && began.elapsed() > leave.server.timeout
-        {
-            // Each byte came in time, but not the answer.
-            let error = UpstreamError::TimedOut(leave.server.timeout);
-            return Err(failed(ctx, &error));
+        if ctx.watch.is_some() {
+            *body = pass(ctx, body.take(), end_of_stream)?;
         }
-        match watch.pass(body.take(), end_of_stream) {
-            Ok(piece) => {
-                *body = piece;
-                if watch.saw_error {
-                    ctx.outcome = Some(Outcome::Error);
-                }
-                Ok(None)
-            }
-            Err(error) => Err(failed(ctx, &error)),
-        }
+        Ok(None)
     }
 
     fn fail_to_connect(
@@ -330,26 +323,36 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
-        if matches!(e.esource(), ErrorSource::Downstream) {
-            ctx.outcome = Some(Outcome::Left);
-            return FailToProxy { error_code: 499, can_reuse_downstream: false };
-        }
-        if ctx.refused.is_none() {
-            let error = match e.etype() {
-                ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamError::TimedOut(
-                    ctx.leave.as_ref().map_or(Duration::ZERO, |leave| leave.server.timeout),
-                ),
-                _ => UpstreamError::Nonsense("the connection broke off".into()),
-            };
-            tracing::debug!(error = %e, "relaying failed");
-            self.log_failure(ctx, &error);
-            drop(failed(ctx, &error));
+        match e.esource() {
+            ErrorSource::Downstream => return left(ctx),
+            _ if ctx.refused.is_some() => {}
+            ErrorSource::Upstream => {
+                let error = match (e.etype(), &ctx.leave) {
+                    (ErrorType::ReadTimedout | ErrorType::WriteTimedout, Some(leave)) => {
+                        UpstreamError::TimedOut(leave.server.timeout)
+                    }
+                    _ => UpstreamError::Nonsense("the connection broke off".into()),
+                };
+                tracing::debug!(error = %e, "relaying failed");
+                self.log_failure(ctx, &error);
+                drop(failed(ctx, &error));
+            }
+            // Where Pingora does not say whose error it is, it was flushing to the client.
+            ErrorSource::Unset if *e.etype() != ErrorType::InternalError => return left(ctx),
+            ErrorSource::Unset | ErrorSource::Internal => {
+                tracing::error!(error = %e, "a call failed inside the gateway");
+                let words = "the gateway failed; its log says why";
+                ctx.refuse("intake", Box::new(Refusal::http(500, "internal", words).closing()));
+            }
         }
         let status = ctx.refused.as_ref().map_or(502, |(_, refusal)| refusal.status);
         // Pingora closes the connection after this, whatever it is told; the client must know, or its next request
         // runs into the closing.
         session.set_keepalive(None);
         let said = reply::failure(session, ctx).await;
+        if said.as_ref().is_err_and(|error| matches!(error.esource(), ErrorSource::Downstream)) {
+            patience::ended(patience::Ended::Left);
+        }
         FailToProxy { error_code: status, can_reuse_downstream: said.is_ok() }
     }
 
@@ -435,6 +438,37 @@ const CORKED: usize = 48 * 1024;
 
 /// A connection can be used again after the server forgot our session; the request goes once more.
 const FORGOTTEN: ErrorType = ErrorType::Custom("forgotten");
+
+/// The client has left; that says nothing of the server.
+fn left(ctx: &mut Ctx) -> FailToProxy {
+    ctx.outcome = Some(Outcome::Left);
+    FailToProxy { error_code: 499, can_reuse_downstream: false }
+}
+
+/// Gives the next piece of an answer to the watch, and what it lets through.
+fn pass(ctx: &mut Ctx, piece: Option<Bytes>, end: bool) -> pingora::Result<Option<Bytes>> {
+    let (Some(watch), Some(leave)) = (&mut ctx.watch, &ctx.leave) else { return Ok(piece) };
+    if watch.is_held() {
+        // Nothing goes to the client meanwhile; but its head did before the first piece, and may have taken its time.
+        let now = Instant::now();
+        ctx.waited += ctx.waiting.map_or(Duration::ZERO, |since| now - since);
+        ctx.waiting = Some(now);
+        if ctx.waited > leave.server.timeout {
+            // Each byte came in time, but not the answer.
+            let error = UpstreamError::TimedOut(leave.server.timeout);
+            return Err(failed(ctx, &error));
+        }
+    }
+    match watch.pass(piece, end) {
+        Ok(piece) => {
+            if watch.saw_error {
+                ctx.outcome = Some(Outcome::Error);
+            }
+            Ok(piece)
+        }
+        Err(error) => Err(failed(ctx, &error)),
+    }
+}
 
 /// Keeps the answer for `fail_to_proxy` and makes Pingora's error of it.
 fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {

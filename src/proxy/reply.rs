@@ -32,6 +32,9 @@ const SILENCE: Duration = Duration::from_millis(100);
 const SMALL: usize = 16 * 1024;
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// What a client gets the whole of `limits.write_timeout` for.
+const PIECE: usize = 64 * 1024;
+
 /// How often it is asked whether the caller of a stream may still have it.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -81,6 +84,20 @@ pub fn frame(session: &mut Session, response: &mut ResponseHeader) {
     }
 }
 
+/// Writes a head. What goes wrong with that is the client's doing, and no server's.
+pub async fn open(session: &mut Session, head: Box<ResponseHeader>, end: bool) -> pingora::Result<()> {
+    session.write_response_header(head, end).await.map_err(|error| error.into_down())
+}
+
+/// Writes a part of a body; what is long in pieces, so that a client which is slow but steady has time for each.
+pub async fn say(session: &mut Session, mut body: Bytes, end: bool) -> pingora::Result<()> {
+    while body.len() > PIECE {
+        let piece = body.split_to(PIECE);
+        session.write_response_body(Some(piece), false).await.map_err(|error| error.into_down())?;
+    }
+    session.write_response_body(Some(body), end).await.map_err(|error| error.into_down())
+}
+
 /// A whole answer.
 pub async fn whole(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> pingora::Result<()> {
     ctx.outcome.get_or_insert(Outcome::Ok);
@@ -109,9 +126,9 @@ pub async fn write(
         head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     }
     let empty = body.is_empty();
-    session.write_response_header(Box::new(head), empty).await?;
+    open(session, Box::new(head), empty).await?;
     if !empty {
-        session.write_response_body(Some(body), true).await?;
+        say(session, body, true).await?;
     }
     Ok(())
 }
@@ -180,7 +197,7 @@ fn is_small(session: &Session) -> bool {
 /// announced: the end of the connection must arrive with the end of the answer, or the client's next request runs
 /// into it.
 async fn last_words(session: &mut Session, words: Bytes) -> pingora::Result<()> {
-    session.write_response_body(Some(words), true).await?;
+    say(session, words, true).await?;
     session.as_downstream_mut().shutdown().await;
     Ok(())
 }
@@ -251,7 +268,7 @@ async fn begin_events(session: &mut Session, ctx: &Ctx) -> pingora::Result<()> {
         head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
     }
     stamp(&mut head, ctx)?;
-    session.write_response_header(Box::new(head), false).await
+    open(session, Box::new(head), false).await
 }
 
 /// Whether the caller of a stream is by now still the one that began it, with the same roles under the same policy. A
@@ -279,11 +296,11 @@ pub fn takes_events(session: &Session) -> bool {
 pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &Door) -> pingora::Result<()> {
     let keep_alive = ctx.house.plan.config.limits.sse_keepalive.get();
     let takes_events = takes_events(session);
-    let mut open = false;
+    let mut begun = false;
     let _counted = talk.stream.then(|| door.metrics.stream());
     if talk.stream {
         begin_events(session, ctx).await?;
-        open = true;
+        begun = true;
     }
     ctx.outcome = Some(Outcome::Ok);
     let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
@@ -294,15 +311,15 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
                 if may_stay(session, ctx, door).await {
                     continue;
                 }
-                return session.write_response_body(None, true).await;
+                return say(session, Bytes::new(), true).await;
             }
             word = talk.words.recv() => word,
             () = tokio::time::sleep(keep_alive), if takes_events => {
-                if !open {
+                if !begun {
                     begin_events(session, ctx).await?;
-                    open = true;
+                    begun = true;
                 }
-                session.write_response_body(Some(Bytes::from_static(sse::KEEP_ALIVE)), false).await?;
+                say(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
                 continue;
             }
             left = session.as_downstream_mut().read_body_or_idle(true) => {
@@ -315,19 +332,19 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
         };
         match word {
             Some(Word::Note(message)) if takes_events => {
-                if !open {
+                if !begun {
                     begin_events(session, ctx).await?;
-                    open = true;
+                    begun = true;
                 }
-                session.write_response_body(Some(sse::message(&message)), false).await?;
+                say(session, sse::message(&message), false).await?;
             }
             Some(Word::Note(_)) => {}
             Some(Word::Last(message)) => {
                 if wire::read(&message).is_some_and(|message| message.error.is_some()) {
                     ctx.outcome = Some(Outcome::Error);
                 }
-                if open {
-                    return session.write_response_body(Some(sse::message(&message)), true).await;
+                if begun {
+                    return say(session, sse::message(&message), true).await;
                 }
                 return whole(
                     session,
@@ -340,7 +357,7 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
                 ctx.refuse("upstream", refusal);
                 return failure(session, ctx).await;
             }
-            None => return session.write_response_body(None, true).await,
+            None => return say(session, Bytes::new(), true).await,
         }
     }
 }

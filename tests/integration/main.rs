@@ -23,6 +23,7 @@ mod hostile;
 mod legacy;
 mod limits;
 mod losses;
+mod net;
 mod patience;
 mod pools;
 mod procs;

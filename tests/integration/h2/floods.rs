@@ -68,6 +68,45 @@ async fn resets_without_end_are_not_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answers_of_the_gateway_itself_that_are_left_count_too() {
+    let gateway = Gateway::start(DEMO).await;
+    goes_on(&gateway, 0, usize::MAX).await;
+    let before = procs::resident(gateway.process.id());
+    let mut raw = Raw::open(gateway.port).await;
+    let mut stream = 1;
+    // Few at a time, so that all are taken.
+    let reason = loop {
+        assert!(stream < 20_000, "{stream} streams were begun and left");
+        let mut burst = Vec::new();
+        for _ in 0..10 {
+            burst.extend(frame(frames::HEADERS, frames::END_HEADERS, stream, &head("POST", "/mcp")));
+            burst.extend(frame(frames::DATA, frames::END_STREAM, stream, b"{}"));
+            burst.extend(frame(frames::RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+            stream += 2;
+        }
+        if !(raw.send(&burst).await && raw.ping().await) {
+            break raw.reason().await;
+        }
+        // What was sent is read when the ping is answered.
+        let away = loop {
+            match raw.frame().await {
+                Some((frames::PING, ..)) => break None,
+                Some((frames::GOAWAY, _, _, payload)) => break Some(payload[7].into()),
+                Some(_) => {}
+                None => break Some(0),
+            }
+        };
+        if away.is_some() {
+            break away;
+        }
+    };
+    assert_eq!(reason, Some(ENHANCE_YOUR_CALM));
+    goes_on(&gateway, before, 32 * MIB).await;
+    let story = gateway.process.output();
+    assert!(!story.contains("a call failed"), "{story}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_often_cancels_but_also_waits_is_served() {
     let gateway = Gateway::start(DEMO).await;
     let wire = Wire::open(gateway.port).await;

@@ -125,7 +125,8 @@ pub async fn write(
     if head.status != 204 {
         head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     }
-    let empty = body.is_empty();
+    // HTTP/2 sends what it is given, for HEAD too (RFC 9110 §9.3.2).
+    let empty = body.is_empty() || session.req_header().method == http::Method::HEAD;
     open(session, Box::new(head), empty).await?;
     if !empty {
         say(session, body, true).await?;

@@ -15,6 +15,7 @@ use http::{HeaderName, HeaderValue, Version};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
+use tokio::time::Instant;
 
 use super::answer::Watch;
 use super::{Ctx, intake};
@@ -304,7 +305,9 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
         begun = true;
     }
     ctx.outcome = Some(Outcome::Ok);
-    let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
+    let mut again = tokio::time::interval_at(Instant::now() + AGAIN, AGAIN);
+    // Since when the client has heard nothing.
+    let mut quiet = Instant::now();
     loop {
         let word = tokio::select! {
             biased;
@@ -315,12 +318,13 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
                 return say(session, Bytes::new(), true).await;
             }
             word = talk.words.recv() => word,
-            () = tokio::time::sleep(keep_alive), if takes_events => {
+            () = tokio::time::sleep_until(quiet + keep_alive), if takes_events => {
                 if !begun {
                     begin_events(session, ctx).await?;
                     begun = true;
                 }
                 say(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
+                quiet = Instant::now();
                 continue;
             }
             left = session.as_downstream_mut().read_body_or_idle(true) => {
@@ -338,6 +342,7 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
                     begun = true;
                 }
                 say(session, sse::message(&message), false).await?;
+                quiet = Instant::now();
             }
             Some(Word::Note(_)) => {}
             Some(Word::Last(message)) => {

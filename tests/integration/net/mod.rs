@@ -2,6 +2,7 @@
 //! only they bear the cost.
 
 mod readers;
+mod streams;
 
 use serde_json::{Value, json};
 

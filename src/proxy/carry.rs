@@ -133,8 +133,7 @@ async fn carried(
                 }
             }
             (Some(Ok(Piece::Body(_))), Some(watch))
-                if watch.is_held()
-                    && ctx.sent_at.is_some_and(|at| at.elapsed() > leave.server.timeout) =>
+                if watch.is_held() && ctx.sent_at.is_some_and(|at| at.elapsed() > leave.server.timeout) =>
             {
                 Err(UpstreamError::TimedOut(leave.server.timeout))
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use filters::Filter as _;
 use filters::origin::Origin;
-use filters::{Caller, Refusal, Stop};
+use filters::{Caller, Era, Refusal, Stop};
 use pingora::proxy::Session;
 
 use super::{Ctx, Gateway, Serves, body, carry, client, fixed, intake, outgoing, reply};
@@ -134,6 +134,7 @@ impl Gateway {
             }
         };
         let Judged { mut permit, body, id } = judged;
+        let era = permit.era;
         ctx.id = id;
         ctx.held = kept(std::mem::take(&mut permit.held));
         let client = match intake::session(&self.door, session, &endpoint, &permit, &body) {
@@ -153,7 +154,7 @@ impl Gateway {
         match self.door.lead(led, &mut ctx.told) {
             Ok(Exit::Answer(answer)) => Box::pin(reply::whole(session, ctx, answer)).await.map(|()| None),
             Ok(Exit::Room(talk)) => {
-                let said = Box::pin(reply::talk(session, ctx, talk, &self.door)).await;
+                let said = Box::pin(reply::talk(session, ctx, era, talk, &self.door)).await;
                 if let (Some(client), Some(id)) = (&client, &ctx.id) {
                     client.finish(id);
                 }
@@ -203,7 +204,9 @@ impl Gateway {
         let changes = self.door.registry.changes();
         let pass = self.passing(&endpoint.path, caller);
         match announce::legacy(&self.door.core, client, pass, changes, self.door.drain.clone()) {
-            Ok(talk) => Box::pin(reply::talk(session, ctx, talk, &self.door)).await.map(|()| None),
+            Ok(talk) => {
+                Box::pin(reply::talk(session, ctx, Era::Legacy, talk, &self.door)).await.map(|()| None)
+            }
             Err(many) => {
                 let refusal = Refusal::http(429, "too_many_streams", many.to_string());
                 self.refuse_with(session, ctx, "session", refusal).await

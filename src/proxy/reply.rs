@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use filters::Refusal;
 use filters::agree::quote;
+use filters::verdict::code;
+use filters::{Era, Refusal};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH,
@@ -293,9 +294,37 @@ pub fn takes_events(session: &Session) -> bool {
     accept.is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"))
 }
 
+/// The status of an error of a server that speaks no HTTP itself: in the modern era some have one of their own
+/// (2026-07-28, streamable-http).
+fn status_of(era: Era, error: &[u8]) -> u16 {
+    if era == Era::Legacy {
+        return 200;
+    }
+    let code =
+        wire::member(error, "code").and_then(|code| std::str::from_utf8(code.of(error)).ok()?.parse().ok());
+    match code {
+        Some(code::METHOD_NOT_FOUND) => 404,
+        Some(
+            code::PARSE
+            | code::INVALID_REQUEST
+            | code::INVALID_PARAMS
+            | code::HEADER_MISMATCH
+            | code::MISSING_CAPABILITY
+            | code::UNSUPPORTED_VERSION,
+        ) => 400,
+        _ => 200,
+    }
+}
+
 /// Speaks for a room until it has said its last word or the client leaves. A single answer goes out as plain
 /// JSON; notes before it, or a wait that is long enough for a proxy to grow impatient, make it a stream.
-pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &Door) -> pingora::Result<()> {
+pub async fn talk(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    era: Era,
+    mut talk: Talk,
+    door: &Door,
+) -> pingora::Result<()> {
     let keep_alive = ctx.house.plan.config.limits.sse_keepalive.get();
     let takes_events = takes_events(session);
     let mut begun = false;
@@ -346,18 +375,16 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
             }
             Some(Word::Note(_)) => {}
             Some(Word::Last(message)) => {
-                if wire::read(&message).is_some_and(|message| message.error.is_some()) {
+                let error = wire::read(&message).and_then(|message| message.error);
+                if error.is_some() {
                     ctx.outcome = Some(Outcome::Error);
                 }
                 if begun {
                     return say(session, sse::message(&message), true).await;
                 }
-                return whole(
-                    session,
-                    ctx,
-                    Reply { status: 200, body: message, session: None, events: false },
-                )
-                .await;
+                let status = error.map_or(200, |error| status_of(era, error.of(&message)));
+                return whole(session, ctx, Reply { status, body: message, session: None, events: false })
+                    .await;
             }
             Some(Word::Refused(refusal)) => {
                 ctx.refuse("upstream", refusal);

@@ -1,6 +1,7 @@
 //! What clients and servers do to connections: they are slow, leave, say more than they should or nothing at all, and
 //! only they bear the cost.
 
+mod heads;
 mod readers;
 mod streams;
 

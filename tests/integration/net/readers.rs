@@ -26,14 +26,15 @@ async fn begin(port: u16, tool: &str, arguments: &serde_json::Value) -> tokio::n
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_its_time_is_no_fault_of_its_server() {
     let big = "x".repeat(24 * MIB);
-    let puppet = Puppet::start(move |seen| match (seen.tool(), seen.body["params"]["arguments"].get("big")) {
-        ("tool", Some(_)) => Act::Say(puppet::json_answer(&puppet::answer(
-            seen,
-            &json!({"content": [{"type": "text", "text": big}], "resultType": "complete"}),
-        ))),
-        _ => Act::Good,
-    })
-    .await;
+    let puppet =
+        Puppet::start(move |seen| match (seen.tool(), seen.body["params"]["arguments"].get("big")) {
+            ("tool", Some(_)) => Act::Say(puppet::json_answer(&puppet::answer(
+                seen,
+                &json!({"content": [{"type": "text", "text": big}], "resultType": "complete"}),
+            ))),
+            _ => Act::Good,
+        })
+        .await;
     let settings = "timeout: 1s, circuit_breaker: {failures: 1, open_for: 1h}";
     let gateway =
         Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\", {settings}}}}}\n", puppet.url)).await;

@@ -12,8 +12,11 @@ async fn a_quiet_stream_is_kept_open_by_comments() {
     let session = gateway.initialize("/mcp").await;
     let get = gateway.http.get(gateway.url("/mcp")).header("accept", "text/event-stream");
     let get = get.header("mcp-session-id", &session).header("mcp-protocol-version", "2025-11-25");
-    let listen =
-        gateway.modern_request("/mcp", "subscriptions/listen", json!({"notifications": {"toolsListChanged": true}}));
+    let listen = gateway.modern_request(
+        "/mcp",
+        "subscriptions/listen",
+        json!({"notifications": {"toolsListChanged": true}}),
+    );
     let streams = [get, listen].map(|request| async {
         let mut stream = request.send().await.expect("an answer");
         assert_eq!(stream.headers()["content-type"], "text/event-stream");

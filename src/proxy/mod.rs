@@ -97,6 +97,8 @@ pub struct Ctx {
     /// The seat was taken anew after the server had forgotten the first.
     reseated: bool,
     watch: Option<Watch>,
+    /// The end of an answer, which goes out in the place of its trailers.
+    rest: Option<Bytes>,
     sent_at: Option<Instant>,
     /// How long the server was waited for, as far as that is known.
     waited: Duration,
@@ -139,6 +141,7 @@ impl ProxyHttp for Gateway {
             bearer: None,
             reseated: false,
             watch: None,
+            rest: None,
             sent_at: None,
             waited: Duration::ZERO,
             waiting: None,
@@ -280,6 +283,28 @@ impl ProxyHttp for Gateway {
             *body = pass(ctx, body.take(), end_of_stream)?;
         }
         Ok(None)
+    }
+
+    /// Trailers end an answer as well as a flag does. What they say is between the server and the gateway.
+    fn upstream_response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut http::HeaderMap,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        trailers.clear();
+        ctx.rest = pass(ctx, None, true)?;
+        Ok(())
+    }
+
+    /// What this gives is written as the end of the body, and no trailers are.
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        _: &mut http::HeaderMap,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<Option<Bytes>> {
+        Ok(Some(ctx.rest.take().unwrap_or_default()))
     }
 
     fn fail_to_connect(

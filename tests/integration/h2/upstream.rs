@@ -122,6 +122,19 @@ async fn one(request: Request<h2::RecvStream>, mut to: SendResponse<Bytes>, hous
             let _ = std::future::poll_fn(|cx| to.poll_reset(cx)).await;
             return house.left.notify_one();
         }
+        (_, Some("trailers")) => {
+            let body = answer(&text("done".into()));
+            let mut head = Response::builder().header("content-type", "application/json");
+            if arguments["sized"] == true {
+                head = head.header("content-length", body.len());
+            }
+            let mut stream = to.send_response(head.body(()).expect("a head"), false).expect("it is there");
+            stream.send_data(body.into(), false).expect("the client is there");
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("set-cookie", "secret=1".parse().expect("a value"));
+            trailers.insert("mcp-session-id", "theirs".parse().expect("a value"));
+            return stream.send_trailers(trailers).expect("the client is there");
+        }
         (_, Some("events")) => {
             let head =
                 Response::builder().header("content-type", "text/event-stream").body(()).expect("a head");
@@ -193,6 +206,15 @@ fn put(folder: &Path, name: &str, text: &str) -> String {
     file.display().to_string()
 }
 
+/// A gateway before this server, which has these settings too.
+async fn before(far: &Far, settings: &str) -> Gateway {
+    let url = format!("http://127.0.0.1:{}/mcp", far.port);
+    let far = format!("{{url: \"{url}\", http2: prior_knowledge{settings}}}");
+    let gateway = Gateway::start(&format!("mcpServers: {{far: {far}}}\n")).await;
+    connected(&gateway).await;
+    gateway
+}
+
 async fn connected(gateway: &Gateway) {
     gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
 }
@@ -252,10 +274,7 @@ async fn bodies_of_all_sizes_reach_servers_of_http2() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_come_one_by_one_and_a_client_that_leaves_is_left_by_the_gateway_too() {
     let far = Far::start(None).await;
-    let url = format!("http://127.0.0.1:{}/mcp", far.port);
-    let gateway =
-        Gateway::start(&format!("mcpServers: {{far: {{url: \"{url}\", http2: prior_knowledge}}}}\n")).await;
-    connected(&gateway).await;
+    let gateway = before(&far, "").await;
     let wire = Wire::open(gateway.port).await;
     #[expect(clippy::async_yields_async, reason = "whether there is an answer at all is a part of the test")]
     let begin = async |how: &str| {
@@ -280,14 +299,34 @@ async fn events_come_one_by_one_and_a_client_that_leaves_is_left_by_the_gateway_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_ends_with_trailers_arrives_without_them() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, "").await;
+    let wire = Wire::open(gateway.port).await;
+    for sized in [true, false] {
+        let arguments = json!({"how": "trailers", "sized": sized});
+        let (status, answer) = gateway.call("far__tool", arguments.clone()).await;
+        assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("done")), "{answer}");
+        let (name, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
+        let request = wire.modern("/mcp", "tools/call", name.as_deref()).body(()).expect("a request");
+        let (answer, to) = wire.begin(request, false).await;
+        assert!(pour(to, &body, usize::MAX).await);
+        let mut body = in_time(answer).await.expect("an answer").into_body();
+        let mut whole = Vec::new();
+        while let Some(piece) = in_time(next(&mut body)).await.expect("it does not break off") {
+            whole.extend_from_slice(&piece);
+        }
+        assert!(String::from_utf8_lossy(&whole).contains("done"), "sized: {sized}");
+        assert_eq!(in_time(body.trailers()).await.expect("it does not break off"), None);
+    }
+    assert!(!gateway.process.output().contains("a call failed"), "{}", gateway.process.story());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_repeated_only_if_its_server_did_not_look_at_it() {
     for (how, times, status) in [("refuse", 2, 200), ("reset", 1, 502)] {
         let far = Far::start(None).await;
-        let url = format!("http://127.0.0.1:{}/mcp", far.port);
-        let gateway =
-            Gateway::start(&format!("mcpServers: {{far: {{url: \"{url}\", http2: prior_knowledge}}}}\n"))
-                .await;
-        connected(&gateway).await;
+        let gateway = before(&far, "").await;
         let (got, answer) = gateway.call("far__tool", json!({"how": how})).await;
         assert_eq!((got, far.calls().len()), (status, times), "{how}: {answer}");
     }

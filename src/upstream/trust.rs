@@ -24,9 +24,12 @@ use crate::config::{self, Http2};
 const MAX_FILE: u64 = 1 << 20;
 /// Calls that share a connection of HTTP/2.
 const STREAMS: usize = 100;
-/// Bytes of an answer that may be on their way, of one call and of a connection.
-const WINDOW: u32 = 1 << 20;
-const WINDOWS: u32 = 8 << 20;
+/// Bytes of an answer that may be on their way, of one call and of a connection: clients that do not read their answers
+/// hold up nobody else's.
+const WINDOW: u32 = 256 << 10;
+const WINDOWS: u32 = WINDOW * STREAMS as u32;
+/// The largest window that there is (RFC 9113 §6.9.1).
+const MOST: u32 = (1 << 31) - 1;
 
 /// Why the files of a server cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +145,8 @@ impl Trust {
     /// for.
     pub fn client(&self, url: &reqwest::Url, mut builder: reqwest::ClientBuilder) -> Result<Reach, String> {
         let tls = url.scheme() == "https";
+        // Here the server says how many calls share a connection.
+        builder = builder.http2_initial_stream_window_size(WINDOW).http2_initial_connection_window_size(MOST);
         builder = match (self.http2, tls) {
             (Http2::PriorKnowledge, _) => builder.http2_prior_knowledge(),
             (Http2::Auto, true) if self.server_name.is_none() => builder,

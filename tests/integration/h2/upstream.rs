@@ -122,6 +122,7 @@ async fn one(request: Request<h2::RecvStream>, mut to: SendResponse<Bytes>, hous
             let _ = std::future::poll_fn(|cx| to.poll_reset(cx)).await;
             return house.left.notify_one();
         }
+        (_, Some("big")) => json(answer(&text("x".repeat(3 * MIB)))),
         (_, Some("trailers")) => {
             let body = answer(&text("done".into()));
             let mut head = Response::builder().header("content-type", "application/json");
@@ -320,6 +321,27 @@ async fn an_answer_that_ends_with_trailers_arrives_without_them() {
         assert_eq!(in_time(body.trailers()).await.expect("it does not break off"), None);
     }
     assert!(!gateway.process.output().contains("a call failed"), "{}", gateway.process.story());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_not_taken_hold_up_no_others() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, ", timeout: 10s").await;
+    let wire = Wire::with(gateway.port, h2::client::Builder::new().initial_window_size(100)).await;
+    let mut kept = Vec::new();
+    for _ in 0..40 {
+        let (name, body) = message("tools/call", json!({"name": "far__tool", "arguments": {"how": "big"}}));
+        let request = wire.modern("/mcp", "tools/call", name.as_deref()).body(()).expect("a request");
+        let (answer, to) = wire.begin(request, false).await;
+        assert!(pour(to, &body, usize::MAX).await);
+        let mut body = in_time(answer).await.expect("an answer").into_body();
+        // The first bytes, for which no more room is made.
+        let first = in_time(body.data()).await.expect("some of it").expect("it does not break off");
+        assert!(String::from_utf8_lossy(&first).contains("result"), "{first:?}");
+        kept.push(body);
+    }
+    let (status, answer) = gateway.call("far__tool", json!({})).await;
+    assert!(status == 200 && answer["result"].is_object(), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

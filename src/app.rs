@@ -35,7 +35,7 @@ use crate::state::State;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
 use crate::tls::{Tls, TlsError};
-use crate::upstream::retry;
+use crate::upstream::{peer, retry};
 use stop::Stopping;
 use succeed::Before;
 
@@ -150,6 +150,8 @@ impl App {
         let public = if config.admin.is_some() { Serves::Public } else { Serves::All };
         let kinds = [public, Serves::Admin];
         let opening = Opening::default();
+        // A client that has vanished is told from one that only waits; one that takes nothing of its answer is left.
+        let watched = peer::watched(limits.write_timeout.get());
         for (&address, serves) in addresses.iter().zip(kinds) {
             let gateway = Gateway {
                 door: self.door.clone(),
@@ -172,12 +174,12 @@ impl App {
                     let secure = Secure::new(tongue, tls, patience);
                     let crowd = Crowd::new(secure, door, state, descriptors, false);
                     let service = Service::new(name, crowd);
-                    server.add_service(Lent::new(service, address, socket, opening.clone()));
+                    server.add_service(Lent::new(service, address, socket, watched.clone(), opening.clone()));
                 }
                 None => {
                     let crowd = Crowd::new(tongue, door, state, descriptors, true);
                     let service = Service::new(name, crowd);
-                    server.add_service(Lent::new(service, address, socket, opening.clone()));
+                    server.add_service(Lent::new(service, address, socket, watched.clone(), opening.clone()));
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use pingora::listeners::ALPN;
@@ -28,6 +29,9 @@ const STREAMS: usize = 100;
 /// hold up nobody else's.
 const WINDOW: u32 = 256 << 10;
 const WINDOWS: u32 = WINDOW * STREAMS as u32;
+/// How often a server is asked whether it is still there while calls are under way; Pingora waits 5 s for a word.
+const PING: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(5);
 /// The largest window that there is (RFC 9113 §6.9.1).
 const MOST: u32 = (1 << 31) - 1;
 
@@ -129,6 +133,7 @@ impl Trust {
         peer.options.max_h2_streams = STREAMS;
         peer.options.h2_stream_window_size = Some(WINDOW);
         peer.options.h2_connection_window_size = Some(WINDOWS);
+        peer.options.h2_ping_interval = Some(PING);
         if let Some(roots) = &self.roots {
             let roots = roots.iter().map(|root| WrappedX509::new(root.to_vec(), parse_x509));
             peer.options.ca = Some(Arc::from_iter(roots));
@@ -147,6 +152,7 @@ impl Trust {
         let tls = url.scheme() == "https";
         // Here the server says how many calls share a connection.
         builder = builder.http2_initial_stream_window_size(WINDOW).http2_initial_connection_window_size(MOST);
+        builder = builder.http2_keep_alive_interval(PING).http2_keep_alive_timeout(PONG);
         builder = match (self.http2, tls) {
             (Http2::PriorKnowledge, _) => builder.http2_prior_knowledge(),
             (Http2::Auto, true) if self.server_name.is_none() => builder,

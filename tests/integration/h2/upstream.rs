@@ -82,12 +82,25 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, house: House) {
     let mut settings = h2::server::Builder::new();
     settings.initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
     let Ok(mut connection) = settings.handshake::<_, Bytes>(stream).await else { return };
-    while let Some(Ok((request, answer))) = connection.accept().await {
-        tokio::spawn(one(request, answer, house.clone()));
+    let freeze = Arc::new(Notify::new());
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => {
+                let Some(Ok((request, answer))) = accepted else { return };
+                tokio::spawn(one(request, answer, house.clone(), freeze.clone()));
+            }
+            // It stays open, and nobody is there.
+            () = freeze.notified() => std::future::pending().await,
+        }
     }
 }
 
-async fn one(request: Request<h2::RecvStream>, mut to: SendResponse<Bytes>, house: House) {
+async fn one(
+    request: Request<h2::RecvStream>,
+    mut to: SendResponse<Bytes>,
+    house: House,
+    freeze: Arc<Notify>,
+) {
     let (head, mut body) = request.into_parts();
     let mut whole = Vec::new();
     while let Ok(Some(piece)) = next(&mut body).await {
@@ -118,6 +131,10 @@ async fn one(request: Request<h2::RecvStream>, mut to: SendResponse<Bytes>, hous
         ("", _) | ("tool", None) if arguments["data"].is_null() => plain(&good(&seen)),
         (_, Some("refuse")) if turn == 1 => return to.send_reset(h2::Reason::REFUSED_STREAM),
         (_, Some("reset")) => return to.send_reset(h2::Reason::INTERNAL_ERROR),
+        (_, Some("freeze")) => {
+            freeze.notify_one();
+            return std::future::pending().await;
+        }
         (_, Some("hang")) => {
             let _ = std::future::poll_fn(|cx| to.poll_reset(cx)).await;
             return house.left.notify_one();
@@ -342,6 +359,23 @@ async fn answers_that_are_not_taken_hold_up_no_others() {
     }
     let (status, answer) = gateway.call("far__tool", json!({})).await;
     assert!(status == 200 && answer["result"].is_object(), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_with_nobody_at_its_end_is_given_up() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, ", timeout: 1h").await;
+    // By Pingora, and by the house's own client.
+    for size in [0, 100 * KIB] {
+        let arguments = json!({"how": "freeze", "data": "x".repeat(size)});
+        let (_, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
+        let head = crate::raw::Head::modern("/mcp", "tools/call", Some("far__tool"));
+        let request = head.chunked(&body, 30_000);
+        let answer = Client::connect(gateway.port).await.exchange(&request).await.expect("an answer");
+        assert_eq!(answer.status, 502, "{}", answer.message());
+        let (status, answer) = gateway.call("far__tool", json!({})).await;
+        assert_eq!(status, 200, "on another connection: {answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

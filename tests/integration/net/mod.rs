@@ -4,6 +4,7 @@
 mod heads;
 mod readers;
 mod streams;
+mod vanished;
 
 use serde_json::{Value, json};
 

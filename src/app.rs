@@ -22,7 +22,7 @@ use crate::descriptors::Descriptors;
 use crate::door::Door;
 use crate::handover::{HandoverError, Keep, Lent, Opening};
 use crate::plan::Plan;
-use crate::proxy::crowd::Crowd;
+use crate::proxy::crowd::{Crowd, Places};
 use crate::proxy::multiplex::Multiplex;
 use crate::proxy::patience::Patient;
 use crate::proxy::secure::Secure;
@@ -162,22 +162,23 @@ impl App {
             let proxy = HttpProxy::new(gateway, server.configuration.clone());
             let (name, patience) = (format!("listener {address}"), limits.header_timeout.get());
             let patient = Arc::new(Patient::new(proxy, patience, self.state.clone()));
+            let places = Places::new(self.door.clone(), descriptors);
             let multiplex = config.listen.http2.then(|| {
                 let header = limits.max_header.as_usize();
-                Multiplex::new(patient.clone(), self.state.clone(), patience, header)
+                Multiplex::new(patient.clone(), places.clone(), self.state.clone(), patience, header)
             });
             let tongue = Tongue::new(patient, multiplex, patience);
             let socket = sockets.lend(address)?;
-            let (door, state) = (self.door.clone(), self.state.clone());
+            let state = self.state.clone();
             match tls.clone().filter(|_| serves != Serves::Admin) {
                 Some(tls) => {
                     let secure = Secure::new(tongue, tls, patience);
-                    let crowd = Crowd::new(secure, door, state, descriptors, false);
+                    let crowd = Crowd::new(secure, places, state, false);
                     let service = Service::new(name, crowd);
                     server.add_service(Lent::new(service, address, socket, watched.clone(), opening.clone()));
                 }
                 None => {
-                    let crowd = Crowd::new(tongue, door, state, descriptors, true);
+                    let crowd = Crowd::new(tongue, places, state, true);
                     let service = Service::new(name, crowd);
                     server.add_service(Lent::new(service, address, socket, watched.clone(), opening.clone()));
                 }

@@ -49,7 +49,8 @@ pub struct Limits {
     /// Most sessions at a time: 1 to 10000000.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_sessions: u64,
-    /// Most connections of clients to a listener at a time: 1 to 10000000; fewer where open files do not suffice.
+    /// Most connections of clients to a listener at a time, with the requests beside the first of each of HTTP/2: 1 to
+    /// 10000000; fewer where open files do not suffice.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections: u64,
     /// Most bytes of requests' bodies in memory at a time, bodies up to 64KiB not counted: 1MiB to 1024GiB.

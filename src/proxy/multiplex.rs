@@ -16,10 +16,12 @@ use pingora::server::ShutdownWatch;
 use pingora::time::fast_timeout::fast_sleep;
 use tokio::sync::mpsc;
 
-use super::patience::{Ended, IDLE, Patient};
+use super::crowd::{Place, Places};
+use super::patience::{Ended, IDLE, Patient, Standing};
 use crate::state::State;
 
-/// Requests of one connection at a time. What one of them may take is what a connection of HTTP/1 may take.
+/// Requests of one connection at a time. What one of them may take is what a connection of HTTP/1 may take, and all but
+/// the first take a place among those of connections.
 const STREAMS: u32 = 100;
 /// How many may still be winding up beside these, because their clients have reset them.
 const WINDING_UP: usize = 100;
@@ -38,27 +40,44 @@ const LAST: Duration = Duration::from_secs(1);
 
 pub struct Multiplex {
     patient: Arc<Patient>,
+    places: Arc<Places>,
     state: Arc<State>,
     options: H2Options,
     patience: Duration,
 }
 
-/// How a request ended, told even if its task is torn down.
-struct Report {
-    to: mpsc::UnboundedSender<Ended>,
+/// How a request ended, and what it was.
+#[derive(Clone, Copy)]
+struct End {
     how: Ended,
+    standing: Standing,
+}
+
+/// Told even if the task of the request is torn down.
+struct Report {
+    to: mpsc::UnboundedSender<End>,
+    end: End,
+    /// Given back before that.
+    place: Option<Place>,
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
+        drop(self.place.take());
         // Nobody listens any more when the connection is gone.
-        let _ = self.to.send(self.how);
+        let _ = self.to.send(self.end);
     }
 }
 
 impl Multiplex {
     /// `max_header` is what the filters take; they shall be asked first, since they can say what is wrong.
-    pub fn new(patient: Arc<Patient>, state: Arc<State>, patience: Duration, max_header: usize) -> Self {
+    pub fn new(
+        patient: Arc<Patient>,
+        places: Arc<Places>,
+        state: Arc<State>,
+        patience: Duration,
+        max_header: usize,
+    ) -> Self {
         let mut options = H2Options::new();
         // RFC 9113 §6.5.2 counts 32 bytes more for each header.
         let list = u32::try_from(max_header.saturating_mul(2)).unwrap_or(u32::MAX).saturating_add(8 * 1024);
@@ -68,7 +87,7 @@ impl Multiplex {
             .initial_window_size(WINDOW)
             .initial_connection_window_size(WINDOWS)
             .max_send_buffer_size(UNSENT);
-        Self { patient, state, options, patience }
+        Self { patient, places, state, options, patience }
     }
 
     /// Serves all requests of a connection.
@@ -84,11 +103,13 @@ impl Multiplex {
             tracing::debug!("a client did not begin HTTP/2 as it should, or not in time");
             return;
         };
-        let (to, mut reports) = mpsc::unbounded_channel();
+        let (to, mut reports) = mpsc::unbounded_channel::<End>();
         let mut stopping = shutdown.clone();
         let (mut running, mut leaves, mut malformed) = (0_usize, LEAVES, 0_usize);
         // A client that says nothing at all gets the time of a head, one that has asked before the time of a pause.
         let mut pause = self.patience;
+        // Whether the connection's own place is free for a request.
+        let mut first = true;
         // Set when no new requests are wanted.
         let mut ending = false;
         // The last bytes of an answer are written here, after its request is done: the process must wait for them.
@@ -97,9 +118,10 @@ impl Multiplex {
             let wait = if ending { LAST } else { pause };
             let accepted = tokio::select! {
                 biased;
-                Some(how) = reports.recv() => {
+                Some(end) = reports.recv() => {
                     running -= 1;
-                    match how {
+                    first |= end.standing == Standing::First;
+                    match end.how {
                         Ended::Done => leaves = LEAVES.min(leaves + 1),
                         Ended::Left => leaves = leaves.saturating_sub(1),
                         Ended::Last if ending => {}
@@ -132,12 +154,19 @@ impl Multiplex {
                 Ok(Some(H2Accept::Session(session))) => {
                     running += 1;
                     pause = self.patience + IDLE;
-                    let report = Report { to: to.clone(), how: Ended::Done };
+                    let place = if first { None } else { self.places.take() };
+                    let standing = match &place {
+                        _ if std::mem::take(&mut first) => Standing::First,
+                        Some(_) => Standing::Further,
+                        None => Standing::Beyond,
+                    };
+                    let report = Report { to: to.clone(), end: End { how: Ended::Done, standing }, place };
                     let (patient, shutdown) = (self.patient.clone(), shutdown.clone());
                     tokio::spawn(async move {
                         // The whole of it must come along: what is dropped here is told at once.
                         let mut report = report;
-                        report.how = patient.one(ServerSession::new_http2(session), &shutdown).await;
+                        let session = ServerSession::new_http2(session);
+                        report.end.how = patient.one(session, standing, &shutdown).await;
                     });
                 }
                 Ok(Some(H2Accept::Rejected)) => malformed += 1,

@@ -3,6 +3,7 @@
 //! own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use filters::Filter as _;
@@ -10,6 +11,7 @@ use filters::origin::Origin;
 use filters::{Caller, Era, Refusal, Stop};
 use pingora::proxy::Session;
 
+use super::patience::{self, Standing};
 use super::{Ctx, Gateway, Serves, body, carry, client, fixed, intake, outgoing, reply};
 use crate::catalog::Endpoint;
 use crate::door::judge::{Judged, kept};
@@ -23,8 +25,13 @@ impl Gateway {
     /// Receives a request and answers it, or gives what Pingora shall stream.
     pub async fn receive(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Option<Leave>> {
         // An answer that is not taken holds its call and its server.
-        let patience = ctx.house.plan.config.limits.write_timeout.get();
-        session.as_downstream_mut().set_write_timeout(Some(patience));
+        let write = ctx.house.plan.config.limits.write_timeout.get();
+        session.as_downstream_mut().set_write_timeout(Some(write));
+        if patience::standing() == Standing::Beyond {
+            let words = "the gateway has as many connections and requests as it takes";
+            let refusal = Refusal::http(503, "max_connections", words).retry_after(Duration::from_secs(1));
+            return self.refuse_with(session, ctx, "listener", refusal).await;
+        }
         let path = session.req_header().uri.path();
         let operator = fixed::Path::of(path);
         let endpoint = match self.serves {

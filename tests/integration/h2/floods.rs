@@ -179,6 +179,24 @@ async fn more_requests_at_a_time_than_are_offered_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_further_request_takes_the_place_of_a_connection() {
+    let gateway = Gateway::start(&format!("{DEMO}limits: {{max_connections: 4}}\n")).await;
+    let wire = Wire::open(gateway.port).await;
+    let sleep = json!({"name": "demo__sleep", "arguments": {"seconds": 2}});
+    let calls = (0..10).map(|_| wire.ask("/mcp", "tools/call", sleep.clone()));
+    let answers = in_time(futures::future::join_all(calls)).await;
+    let full: Vec<_> = answers.iter().filter(|answer| answer.status == 503).collect();
+    let done = answers.iter().filter(|answer| answer.status == 200).count();
+    // The client of the harness may have one place still.
+    assert!((3..=4).contains(&done) && done + full.len() == 10, "{done} were served, {} not", full.len());
+    for answer in full {
+        assert_eq!(answer.headers["retry-after"], "1");
+        assert!(answer.message()["error"]["message"].as_str().is_some_and(|words| words.contains("as it takes")));
+    }
+    assert_eq!(wire.ask("/mcp", "tools/list", json!({})).await.status, 200, "there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn malformed_requests_cost_their_connection() {
     let gateway = Gateway::start(DEMO).await;
     let mut raw = Raw::open(gateway.port).await;

@@ -36,6 +36,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::Peer as _;
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
 use crate::door::{Door, Leave, Told};
@@ -43,10 +44,10 @@ use crate::registry::House;
 use crate::state::State;
 use crate::telemetry::Outcome;
 use crate::telemetry::access::{Access, Line};
-use crate::upstream::UpstreamError;
 use crate::upstream::http::Seat;
 use crate::upstream::pool::Visit;
 use crate::upstream::retry::Tries;
+use crate::upstream::{UpstreamError, is_exhausted};
 use answer::Watch;
 
 /// One listener's view of the gateway.
@@ -314,13 +315,16 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
         mut e: Box<Error>,
     ) -> Box<Error> {
+        let at = peer.address().as_inet().copied();
         let error = match e.etype() {
+            _ if is_exhausted(e.root_cause(), at) => UpstreamError::Exhausted(e.to_string()),
             ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
                 UpstreamError::TimedOut(ctx.house.plan.config.limits.connect_timeout.get())
             }
             _ => UpstreamError::Unreachable(e.to_string()),
         };
-        if self.connects_again(ctx, Some(peer), &error) {
+        let ours = matches!(error, UpstreamError::Exhausted(_));
+        if !ours && self.connects_again(ctx, Some(peer), &error) {
             e.set_retry(true);
             return e;
         }

@@ -191,7 +191,9 @@ async fn each_further_request_takes_the_place_of_a_connection() {
     assert!((3..=4).contains(&done) && done + full.len() == 10, "{done} were served, {} not", full.len());
     for answer in full {
         assert_eq!(answer.headers["retry-after"], "1");
-        assert!(answer.message()["error"]["message"].as_str().is_some_and(|words| words.contains("as it takes")));
+        assert!(
+            answer.message()["error"]["message"].as_str().is_some_and(|words| words.contains("as it takes"))
+        );
     }
     assert_eq!(wire.ask("/mcp", "tools/list", json!({})).await.status, 200, "there is room again");
 }

@@ -41,6 +41,11 @@ impl Drop for Connection {
 pub struct Load(Arc<State>, usize);
 
 impl Load {
+    /// Whether there is room for this many bytes now; none is taken.
+    pub fn fits(&self, bytes: usize, most: usize) -> bool {
+        self.0.buffered().saturating_add(bytes) <= most
+    }
+
     /// Counts further bytes, unless that makes more than `most` of all requests together.
     pub fn grow(&mut self, bytes: usize, most: usize) -> bool {
         let before = self.0.buffered.fetch_add(bytes, Ordering::Relaxed);
@@ -125,7 +130,7 @@ mod tests {
         let state = Arc::<State>::default();
         let (mut first, mut second) = (state.load(), state.load());
         assert!(first.grow(60, 100) && second.grow(40, 100));
-        assert!(!second.grow(1, 100), "that is one too many");
+        assert!(!second.fits(1, 100) && !second.grow(1, 100), "that is one too many");
         drop(second);
         assert_eq!(state.buffered(), 60);
         assert!(first.grow(40, 100));

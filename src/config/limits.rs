@@ -53,7 +53,8 @@ pub struct Limits {
     /// 10000000; fewer where open files do not suffice.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections: u64,
-    /// Most bytes of requests' bodies in memory at a time, bodies up to 64KiB not counted: 1MiB to 1024GiB.
+    /// Most bytes of requests' bodies in memory at a time, one body up to 64KiB of each connection not counted: 1MiB to
+    /// 1024GiB.
     pub max_buffered: Size,
     /// Time for a request's head to arrive: 10ms to 10m.
     pub header_timeout: Span,

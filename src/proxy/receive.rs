@@ -117,6 +117,7 @@ impl Gateway {
             limit: limits.max_body.as_usize(),
             patience: limits.body_timeout.get(),
             together: limits.max_buffered.as_usize(),
+            free: body::free(patience::standing()),
         };
         let mut load = self.state.load();
         let read = body::read(session, &bounds, &mut load).await?;

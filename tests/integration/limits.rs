@@ -271,12 +271,25 @@ async fn bodies_over_the_memory_for_all_are_refused_before_they_are_read() {
              Mcp-Method: tools/call\r\nMcp-Name: demo__echo\r\nContent-Length: {length}\r\n\r\n"
         )
     };
+    // Promises take nothing.
+    let promises: Vec<TcpStream> = (0..10)
+        .map(|_| {
+            let mut promise = connect(gateway.port);
+            promise.write_all(head(1_000_000).as_bytes()).expect("written");
+            promise.write_all(b"{").expect("written");
+            promise
+        })
+        .collect();
+    gateway.eventually("they are counted", async |g| g.metric("toolgate_buffered_bytes").await == 10.0).await;
+    assert_eq!(gateway.call("demo__echo", json!({"message": "x".repeat(300_000)})).await.0, 200);
+    drop(promises);
+    gateway.eventually("they are gone", async |g| g.metric("toolgate_buffered_bytes").await == 0.0).await;
     // One that takes nearly all of it, and does not come to its end.
     let mut large = connect(gateway.port);
     large.write_all(head(1_000_000).as_bytes()).expect("written");
-    large.write_all(b"{").expect("written");
+    large.write_all(&[b' '; 999_999]).expect("written");
     gateway
-        .eventually("it is counted", async |g| g.metric("toolgate_buffered_bytes").await == 1_000_000.0)
+        .eventually("it is counted", async |g| g.metric("toolgate_buffered_bytes").await == 999_999.0)
         .await;
     let mut second = connect(gateway.port);
     gateway

@@ -199,6 +199,35 @@ async fn each_further_request_takes_the_place_of_a_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bodies_of_many_requests_on_a_connection_are_bounded() {
+    const SIZE: usize = 60_000;
+    let gateway = Gateway::start(&format!("{DEMO}limits: {{max_buffered: 1MiB}}\n")).await;
+    let wire = Wire::open(gateway.port).await;
+    let mut kept = Vec::new();
+    // Small ones, of which none comes to its end.
+    for _ in 0..40 {
+        let request = wire.modern("/mcp", "tools/list", None).body(()).expect("a request");
+        let (answer, mut to) = wire.begin(request, false).await;
+        to.send_data(vec![b' '; SIZE].into(), false).expect("it is taken");
+        kept.push((answer, to));
+    }
+    let mut refused = 0;
+    for (answer, _) in &mut kept {
+        if let Ok(answer) = tokio::time::timeout(Duration::from_millis(500), answer).await {
+            assert_eq!(answer.expect("an answer").status().as_u16(), 503);
+            refused += 1;
+        }
+    }
+    // One is as good as that of a connection of HTTP/1.
+    let most = MIB / SIZE + 1;
+    assert!(refused >= 40 - most, "{refused} of 40 were refused");
+    let counted = gateway.metric("toolgate_buffered_bytes").await as usize;
+    assert!((1..=MIB).contains(&counted), "{counted} bytes are counted");
+    drop(kept);
+    assert_eq!(wire.ask("/mcp", "tools/list", json!({})).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn malformed_requests_cost_their_connection() {
     let gateway = Gateway::start(DEMO).await;
     let mut raw = Raw::open(gateway.port).await;

@@ -47,7 +47,7 @@ pub fn sound(session: &Session, max_header: usize) -> Result<(), Refusal> {
     // It was verified in the handshake, and connections may stand for long.
     if tls::is_over(session.digest()) {
         ended(Ended::Last);
-        let words = "the client certificate of this connection has ended; come again with a new one";
+        let words = "the client certificate of this connection has ended, or is not vouched for any more; come again with one that is good";
         return Err(Refusal::http(403, "certificate_ended", words).closing());
     }
     let bad = |reason, words: &'static str| Err(Refusal::http(400, reason, words).closing());

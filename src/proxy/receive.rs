@@ -27,6 +27,7 @@ impl Gateway {
         // An answer that is not taken holds its call and its server.
         let write = ctx.house.plan.config.limits.write_timeout.get();
         session.as_downstream_mut().set_write_timeout(Some(write));
+        intake::stay(session);
         if patience::standing() == Standing::Beyond {
             let words = "the gateway has as many connections and requests as it takes";
             let refusal = Refusal::http(503, "max_connections", words).retry_after(Duration::from_secs(1));

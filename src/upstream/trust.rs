@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use pingora::listeners::ALPN;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::ClientConfig;
 use rustls::RootCertStore;
@@ -123,6 +123,8 @@ impl Trust {
 
     /// Puts it into Pingora's words.
     pub fn apply(&self, peer: &mut HttpPeer, tls: bool) {
+        // The head is made anew (`proxy/outgoing.rs`): what a client says of its own connection is not looked at.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
         // Pingora's pool does not tell authorities and versions apart.
         peer.group_key = self.print;
         peer.options.alpn = match (self.http2, tls) {

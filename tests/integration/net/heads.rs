@@ -2,8 +2,10 @@
 
 use serde_json::json;
 
-use super::ask;
+use super::{ask, call};
 use crate::harness::{Gateway, legacy_call, python};
+use crate::puppet::{Act, Puppet};
+use crate::raw::Client;
 
 /// A stdio server in both eras whose tool answers with the error that it is asked for.
 const SERVER: &str = r#"
@@ -23,6 +25,39 @@ for line in sys.stdin:
     else: answer["error"] = {"code": p.get("arguments", {}).get("code", -32601), "message": "no"}
     print(json.dumps(answer), flush=True)
 "#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_would_like_another_protocol_is_served_in_this_one() {
+    // It would even do it.
+    let puppet = Puppet::start(|seen| match (seen.tool(), seen.header("upgrade")) {
+        ("tool", Some(_)) => Act::Say(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n".to_vec()),
+        _ => Act::Good,
+    })
+    .await;
+    let gateway = Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let mut client = Client::connect(gateway.port).await;
+    for (connection, upgrade) in
+        [("Upgrade, HTTP2-Settings", "h2c"), ("Upgrade", "websocket"), ("Upgrade", "TLS/1.3")]
+    {
+        let (head, body) = call("up__tool", &json!({}));
+        let head = head.with("Connection", connection).with("Upgrade", upgrade);
+        let head = head.with("HTTP2-Settings", "AAMAAABkAAQAAP__");
+        for request in [head.whole(&body), head.chunked(&body, 100)] {
+            let answer = client.exchange(&request).await.expect("an answer");
+            assert_eq!((answer.status, answer.closes()), (200, false), "{upgrade}: {}", answer.message());
+        }
+    }
+    // Nor is it a server's business what a client says of its own connection.
+    for connection in ["close, host", "\"x\"", "keep-alive, :authority"] {
+        let (head, body) = call("up__tool", &json!({}));
+        let request = head.with("Connection", connection).whole(&body);
+        let answer = Client::connect(gateway.port).await.exchange(&request).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{connection}: {}", answer.message());
+    }
+    for seen in puppet.calls() {
+        assert_eq!((seen.header("upgrade"), seen.header("http2-settings")), (None, None));
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_of_programs_have_the_status_that_servers_of_http_give_them() {

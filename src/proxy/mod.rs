@@ -223,6 +223,13 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            return Err(failed(ctx, &UpstreamError::Nonsense("it switches protocols unasked".into())));
+        }
+        if response.status.is_informational() {
+            // It is no answer yet.
+            return Ok(());
+        }
         if self.asks_again(ctx, response.status.as_u16(), &response.headers) {
             return Err(Error::explain(again::AGAIN, "the server cannot answer now").into_up());
         }
@@ -268,8 +275,11 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        reply::frame(session, response);
         outgoing::response(response);
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        reply::frame(session, response);
         reply::stamp(response, ctx)
     }
 
@@ -340,7 +350,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
         client_reused: bool,
     ) -> Box<Error> {
-        let untouched = session.response_written().is_none();
+        let untouched = reply::begun(session).is_none();
         if matches!(e.etype(), &FORGOTTEN | &again::AGAIN) {
             e.set_retry(untouched);
             return e;

@@ -27,6 +27,8 @@ impl Gateway {
         // An answer that is not taken holds its call and its server.
         let write = ctx.house.plan.config.limits.write_timeout.get();
         session.as_downstream_mut().set_write_timeout(Some(write));
+        // What a server says before its answer is for the gateway; older clients would take it for the answer.
+        session.as_downstream_mut().set_ignore_info_resp(true);
         intake::stay(session);
         if patience::standing() == Standing::Beyond {
             let words = "the gateway has as many connections and requests as it takes";

@@ -136,11 +136,16 @@ pub async fn write(
     Ok(())
 }
 
+/// The head of an answer that was begun; that a client may go on with its body is none.
+pub fn begun(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|head| !head.status.is_informational())
+}
+
 /// Says the refusal that the context holds: as a JSON-RPC error where MCP is spoken, else in the REST form; as a
 /// last event where a stream has begun.
 pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
     let Some((_, refusal)) = &ctx.refused else { return Ok(()) };
-    if let Some(begun) = session.response_written() {
+    if let Some(begun) = begun(session) {
         let streams =
             begun.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
         let message = wire::refusal(ctx.id.as_deref(), refusal);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{ask, call};
 use crate::harness::{Gateway, legacy_call, python};
-use crate::puppet::{Act, Puppet};
+use crate::puppet::{self, Act, Puppet};
 use crate::raw::Client;
 
 /// A stdio server in both eras whose tool answers with the error that it is asked for.
@@ -57,6 +57,40 @@ async fn whoever_would_like_another_protocol_is_served_in_this_one() {
     for seen in puppet.calls() {
         assert_eq!((seen.header("upgrade"), seen.header("http2-settings")), (None, None));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_says_before_its_answer_is_no_answer() {
+    let puppet = Puppet::start(|seen| match seen.tool() {
+        "tool" => {
+            let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nSet-Cookie: secret=1\r\n\r\n";
+            let early = ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 102 Processing\r\n\r\n", hints].concat();
+            Act::Say([early.as_bytes(), &puppet::good(seen)].concat())
+        }
+        _ => Act::Good,
+    })
+    .await;
+    let gateway = Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let (head, body) = call("up__tool", &json!({}));
+    for line in ["POST /mcp HTTP/1.1", "POST /mcp HTTP/1.0"] {
+        let request = head.clone().line(line).whole(&body);
+        let answer = Client::connect(gateway.port).await.exchange(&request).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{line}: {}", answer.message());
+        assert_eq!(answer.header("set-cookie"), None);
+    }
+    let mut client = Client::connect(gateway.port).await;
+    let request = head.clone().with("Expect", "100-continue").whole(&body);
+    let mut answer = client.exchange(&request).await.expect("an answer");
+    while answer.status < 200 {
+        assert_eq!((answer.status, answer.headers.len()), (100, 0), "{:?}", answer.headers);
+        answer = client.answer().await.expect("an answer");
+    }
+    assert_eq!(answer.status, 200, "{}", answer.message());
+    // The 100 that the gateway has said is no answer to it either.
+    assert!(client.send(&head.with("Expect", "100-continue").with("Content-Length", "2").bytes()).await);
+    assert_eq!(client.answer().await.map(|answer| answer.status), Some(100));
+    let answer = client.exchange(b"{}").await.expect("an answer");
+    assert_eq!((answer.status, &answer.message()["error"]["code"]), (400, &json!(-32600)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ mod credentials;
 pub mod crowd;
 mod fixed;
 mod intake;
+mod late;
 pub mod multiplex;
 mod outgoing;
 pub mod patience;
@@ -199,6 +200,15 @@ impl ProxyHttp for Gateway {
         *request = outgoing::request(session, ctx, leave, peer, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
         request.set_version(version);
         ctx.sent_at = Some(Instant::now());
+        if version == http::Version::HTTP_2 {
+            let (old, waits) = (reply::is_old(session), leave.id.is_some());
+            if old {
+                session.set_keepalive(None);
+            }
+            if let Some(look) = late::look(old, waits) {
+                session.downstream_modules_ctx = look;
+            }
+        }
         Ok(())
     }
 
@@ -370,6 +380,7 @@ impl ProxyHttp for Gateway {
                     (ErrorType::ReadTimedout | ErrorType::WriteTimedout, Some(leave)) => {
                         UpstreamError::TimedOut(leave.server.timeout)
                     }
+                    (&late::EMPTY, _) => UpstreamError::Nonsense("the answer is empty".into()),
                     _ => UpstreamError::Nonsense("the connection broke off".into()),
                 };
                 tracing::debug!(error = %e, "relaying failed");

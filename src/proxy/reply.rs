@@ -78,10 +78,14 @@ fn allowed_origin(ctx: &Ctx) -> Option<&HeaderValue> {
     (named && plan.chain.origin.origin_passes(word)).then_some(origin)
 }
 
+/// Whether a client speaks HTTP/1.0.
+pub fn is_old(session: &Session) -> bool {
+    session.req_header().version < Version::HTTP_11
+}
+
 /// Clients of HTTP/1.0 know no chunks (RFC 9112 §6.1): for them the end of the connection ends the body.
 pub fn frame(session: &mut Session, response: &mut ResponseHeader) {
-    let old = session.req_header().version < Version::HTTP_11;
-    if old && response.remove_header(&TRANSFER_ENCODING).is_some() {
+    if is_old(session) && response.remove_header(&TRANSFER_ENCODING).is_some() {
         session.set_keepalive(None);
     }
 }

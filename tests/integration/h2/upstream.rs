@@ -140,6 +140,11 @@ async fn one(
             return house.left.notify_one();
         }
         (_, Some("big")) => json(answer(&text("x".repeat(3 * MIB)))),
+        (_, Some("head")) => {
+            let head = Response::builder().header("content-type", "application/json").body(()).expect("a head");
+            drop(to.send_response(head, true).expect("the client is there"));
+            return;
+        }
         (_, Some("trailers")) => {
             let body = answer(&text("done".into()));
             let mut head = Response::builder().header("content-type", "application/json");
@@ -375,6 +380,44 @@ async fn a_connection_with_nobody_at_its_end_is_given_up() {
         assert_eq!(answer.status, 502, "{}", answer.message());
         let (status, answer) = gateway.call("far__tool", json!({})).await;
         assert_eq!(status, 200, "on another connection: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_http10_get_no_chunks_of_it() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, "").await;
+    far.go_on.notify_one();
+    for how in ["plain", "trailers", "events"] {
+        let arguments = json!({"how": how});
+        let (_, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
+        let head = crate::raw::Head::modern("/mcp", "tools/call", Some("far__tool"));
+        let head = head.line("POST /mcp HTTP/1.0").with("Connection", "keep-alive");
+        let answer = Client::connect(gateway.port).await.exchange(&head.whole(&body)).await.expect("an answer");
+        assert_eq!((answer.status, answer.header("transfer-encoding")), (200, None), "{how}");
+        assert!(answer.closes() && answer.message()["result"]["content"].is_array(), "{how}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_alone_is_no_answer() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, "").await;
+    for sized in [true, false] {
+        // Over HTTP/1.1 and HTTP/2; carried by the house's own client too.
+        let arguments = json!({"how": "head", "data": "x".repeat(if sized { 0 } else { 100 * KIB })});
+        let (name, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
+        let head = crate::raw::Head::modern("/mcp", "tools/call", name.as_deref());
+        let request = if sized { head.whole(&body) } else { head.chunked(&body, 30_000) };
+        let answer = Client::connect(gateway.port).await.exchange(&request).await.expect("an answer");
+        assert_eq!(answer.status, 502, "{}", answer.message());
+        let wire = Wire::open(gateway.port).await;
+        let mut request = wire.modern("/mcp", "tools/call", name.as_deref());
+        if sized {
+            request = request.header("content-length", body.len());
+        }
+        let answer = wire.exchange(request.body(()).expect("a request"), &body, 30_000).await.expect("an answer");
+        assert_eq!(answer.status, 502, "{}", answer.message());
     }
 }
 

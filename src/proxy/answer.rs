@@ -40,6 +40,8 @@ pub struct Watch {
     screen: Option<Screen>,
     /// The answer was an error.
     pub saw_error: bool,
+    /// Something of a stream was a message: the server works.
+    pub spoke: bool,
 }
 
 enum Form {
@@ -113,6 +115,7 @@ impl Watch {
             modern: leave.era == Era::Modern,
             screen: leave.screen.clone(),
             saw_error: false,
+            spoke: false,
         })
     }
 
@@ -184,6 +187,7 @@ impl Watch {
                     if let (Some(id), Some(session)) = (&seen.asks, &self.session) {
                         session.asked.note(self.server.serial, id);
                     }
+                    self.spoke |= seen.said.is_some();
                     if let Some(asks) = seen.said {
                         self.heard = (!asks).then(Instant::now);
                     }

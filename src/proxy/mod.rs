@@ -91,8 +91,9 @@ pub struct Ctx {
     /// Set once the call is on its way to a server.
     leave: Option<Leave>,
     seat: Option<Seat>,
-    /// The endpoint that it is at.
+    /// The endpoint that it is at, and the socket that leads there.
     visit: Option<Visit>,
+    socket: Option<RawFd>,
     tries: Tries,
     /// What goes to the server as `Authorization`, if it is not the gateway's own.
     bearer: Option<http::HeaderValue>,
@@ -139,6 +140,7 @@ impl ProxyHttp for Gateway {
             leave: None,
             seat: None,
             visit: None,
+            socket: None,
             tries: Tries::default(),
             bearer: None,
             reseated: false,
@@ -179,10 +181,7 @@ impl ProxyHttp for Gateway {
         _: Option<&Digest>,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        // What is longer goes out in several packets anyway.
-        if ctx.leave.as_ref().is_some_and(|leave| (1..=CORKED).contains(&leave.body.len())) {
-            cork::cork(socket);
-        }
+        ctx.socket = Some(socket);
         Ok(())
     }
 
@@ -200,6 +199,13 @@ impl ProxyHttp for Gateway {
         *request = outgoing::request(session, ctx, leave, peer, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
         request.set_version(version);
         ctx.sent_at = Some(Instant::now());
+        // What is longer goes out in several packets anyway, and with HTTP/2 others write to the socket.
+        if let Some(socket) = ctx.socket
+            && version != http::Version::HTTP_2
+            && (1..=CORKED).contains(&leave.body.len())
+        {
+            cork::cork(socket);
+        }
         if version == http::Version::HTTP_2 {
             let (old, waits) = (reply::is_old(session), leave.id.is_some());
             if old {
@@ -264,7 +270,7 @@ impl ProxyHttp for Gateway {
             Ok(watch) => {
                 if leave.resume.is_some() {
                     // It works; nobody shall wait for the end of a stream to hear that.
-                    leave.running.went(None);
+                    tell(leave, &mut ctx.visit, None);
                 }
                 let unsized_now = sized && !response.headers.contains_key(http::header::CONTENT_LENGTH);
                 if unsized_now && session.req_header().version == http::Version::HTTP_11 {
@@ -335,6 +341,11 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
         mut e: Box<Error>,
     ) -> Box<Error> {
+        if again::is_stale(&e) && ctx.tries.stale < STALE {
+            ctx.tries.stale += 1;
+            e.set_retry(true);
+            return e;
+        }
         let at = peer.address().as_inet().copied();
         let error = match e.etype() {
             _ if is_exhausted(e.root_cause(), at) => UpstreamError::Exhausted(e.to_string()),
@@ -343,8 +354,10 @@ impl ProxyHttp for Gateway {
             }
             _ => UpstreamError::Unreachable(e.to_string()),
         };
-        let ours = matches!(error, UpstreamError::Exhausted(_));
-        if !ours && self.connects_again(ctx, Some(peer), &error) {
+        if matches!(error, UpstreamError::Exhausted(_)) {
+            // No endpoint was asked.
+            ctx.visit = None;
+        } else if self.connects_again(ctx, Some(peer), &error) {
             e.set_retry(true);
             return e;
         }
@@ -379,6 +392,9 @@ impl ProxyHttp for Gateway {
                 let error = match (e.etype(), &ctx.leave) {
                     (ErrorType::ReadTimedout | ErrorType::WriteTimedout, Some(leave)) => {
                         UpstreamError::TimedOut(leave.server.timeout)
+                    }
+                    _ if again::is_early(e) => {
+                        UpstreamError::Odd("it did not read the request to its end".into())
                     }
                     (&late::EMPTY, _) => UpstreamError::Nonsense("the answer is empty".into()),
                     _ => UpstreamError::Nonsense("the connection broke off".into()),
@@ -426,7 +442,7 @@ impl ProxyHttp for Gateway {
             let status = session.response_written().map_or(0, |response| response.status.as_u16());
             // A gateway behind this one says in its own words that its server is down.
             let down = matches!(status, 502..=504).then(|| UpstreamError::Unreachable(String::new()));
-            leave.running.went(down.as_ref());
+            tell(leave, &mut ctx.visit, down.as_ref());
         }
         let took = ctx.started.elapsed();
         let metrics = &self.door.metrics;
@@ -486,8 +502,19 @@ impl ProxyHttp for Gateway {
 /// Bodies up to this size go out in one packet with their head.
 const CORKED: usize = 48 * 1024;
 
+/// Connections of HTTP/2 at their end that a call passes over before it is told that there is none.
+const STALE: u32 = 4;
+
 /// A connection can be used again after the server forgot our session; the request goes once more.
 const FORGOTTEN: ErrorType = ErrorType::Custom("forgotten");
+
+/// Tells the fuse and the pool of a server how a call went; only the first word counts.
+fn tell(leave: &Leave, visit: &mut Option<Visit>, error: Option<&UpstreamError>) {
+    leave.running.went(error);
+    if let (Some(visit), Some(pool)) = (visit, leave.server.upstream.http()) {
+        pool.went(visit, error);
+    }
+}
 
 /// The client has left; that says nothing of the server.
 fn left(ctx: &mut Ctx) -> FailToProxy {
@@ -514,6 +541,9 @@ fn pass(ctx: &mut Ctx, piece: Option<Bytes>, end: bool) -> pingora::Result<Optio
             if watch.saw_error {
                 ctx.outcome = Some(Outcome::Error);
             }
+            if watch.spoke {
+                tell(leave, &mut ctx.visit, None);
+            }
             Ok(piece)
         }
         Err(error) => Err(failed(ctx, &error)),
@@ -524,7 +554,7 @@ fn pass(ctx: &mut Ctx, piece: Option<Bytes>, end: bool) -> pingora::Result<Optio
 fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {
     let name = ctx.leave.as_ref().map(|leave| leave.server.name.clone()).unwrap_or_default();
     if let Some(leave) = &ctx.leave {
-        leave.running.went(Some(error));
+        tell(leave, &mut ctx.visit, Some(error));
     }
     credentials::refused(ctx, error);
     if ctx.refused.is_none() {

@@ -2,7 +2,9 @@
 //! relays and what the gateway asks in its own name alike.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -29,6 +31,7 @@ use crate::tls::{Authority, Pair};
 /// A server of HTTP/2; its tool `tool` does what its argument `how` says.
 struct Far {
     port: u16,
+    early: Arc<AtomicBool>,
     seen: Arc<Mutex<Vec<Seen>>>,
     go_on: Arc<Notify>,
     left: Arc<Notify>,
@@ -44,6 +47,8 @@ impl Drop for Far {
 #[derive(Clone)]
 struct House {
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// Long requests are answered before they are read.
+    early: Arc<AtomicBool>,
     go_on: Arc<Notify>,
     left: Arc<Notify>,
 }
@@ -52,7 +57,9 @@ impl Far {
     async fn start(tls: Option<ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
-        let house = House { seen: Arc::default(), go_on: Arc::default(), left: Arc::default() };
+        let early = Arc::<AtomicBool>::default();
+        let (seen, go_on, left) = Default::default();
+        let house = House { seen, early: early.clone(), go_on, left };
         let (acceptor, at_home) = (tls.map(|config| TlsAcceptor::from(Arc::new(config))), house.clone());
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -68,8 +75,8 @@ impl Far {
                 });
             }
         });
-        let House { seen, go_on, left } = house;
-        Self { port, seen, go_on, left, serving }
+        let House { seen, go_on, left, .. } = house;
+        Self { port, early, seen, go_on, left, serving }
     }
 
     fn calls(&self) -> Vec<Seen> {
@@ -102,6 +109,14 @@ async fn one(
     freeze: Arc<Notify>,
 ) {
     let (head, mut body) = request.into_parts();
+    let length = head.headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
+    if house.early.load(Ordering::SeqCst) && length.is_some_and(|length: usize| length > MIB) {
+        let head = Response::builder().status(413).header("content-type", "application/json").body(());
+        let mut stream = to.send_response(head.expect("a head"), false).expect("the client is there");
+        let error = json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "too much"}});
+        stream.send_data(error.to_string().into(), true).expect("the client is there");
+        return;
+    }
     let mut whole = Vec::new();
     while let Ok(Some(piece)) = next(&mut body).await {
         whole.extend_from_slice(&piece);
@@ -141,7 +156,8 @@ async fn one(
         }
         (_, Some("big")) => json(answer(&text("x".repeat(3 * MIB)))),
         (_, Some("head")) => {
-            let head = Response::builder().header("content-type", "application/json").body(()).expect("a head");
+            let head =
+                Response::builder().header("content-type", "application/json").body(()).expect("a head");
             drop(to.send_response(head, true).expect("the client is there"));
             return;
         }
@@ -393,7 +409,8 @@ async fn clients_of_http10_get_no_chunks_of_it() {
         let (_, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
         let head = crate::raw::Head::modern("/mcp", "tools/call", Some("far__tool"));
         let head = head.line("POST /mcp HTTP/1.0").with("Connection", "keep-alive");
-        let answer = Client::connect(gateway.port).await.exchange(&head.whole(&body)).await.expect("an answer");
+        let answer =
+            Client::connect(gateway.port).await.exchange(&head.whole(&body)).await.expect("an answer");
         assert_eq!((answer.status, answer.header("transfer-encoding")), (200, None), "{how}");
         assert!(answer.closes() && answer.message()["result"]["content"].is_array(), "{how}: {answer:?}");
     }
@@ -416,9 +433,82 @@ async fn a_head_alone_is_no_answer() {
         if sized {
             request = request.header("content-length", body.len());
         }
-        let answer = wire.exchange(request.body(()).expect("a request"), &body, 30_000).await.expect("an answer");
+        let answer =
+            wire.exchange(request.body(()).expect("a request"), &body, 30_000).await.expect("an answer");
         assert_eq!(answer.status, 502, "{}", answer.message());
     }
+}
+
+/// A port that says what it is told to clients of another in between.
+async fn meddler(port: u16, words: Vec<u8>) -> (u16, Arc<Notify>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let own = listener.local_addr().expect("a bound socket has an address").port();
+    let say = Arc::new(Notify::new());
+    let told = say.clone();
+    let serving = tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+            let (told, words) = (told.clone(), words.clone());
+            tokio::spawn(async move {
+                let ((mut from, mut to), (mut back, mut on)) = (near.into_split(), far.into_split());
+                tokio::spawn(async move { tokio::io::copy(&mut from, &mut on).await });
+                let mut piece = vec![0; 65536];
+                loop {
+                    let bytes = tokio::select! {
+                        read = tokio::io::AsyncReadExt::read(&mut back, &mut piece) => match read {
+                            Ok(read) if read > 0 => &piece[..read],
+                            _ => return,
+                        },
+                        () = told.notified() => &words,
+                    };
+                    if tokio::io::AsyncWriteExt::write_all(&mut to, bytes).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (own, say, serving)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_takes_no_more_calls_costs_none() {
+    // That it is asked too much, and that all that was begun goes on.
+    let away = [&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff][..], &11_u32.to_be_bytes()].concat();
+    let mut far = Far::start(None).await;
+    let (port, say, _serving) = meddler(far.port, away).await;
+    far.port = port;
+    let gateway = before(&far, "").await;
+    let wire = Wire::open(gateway.port).await;
+    for _ in 0..3 {
+        // It keeps the connection in use.
+        let (name, body) =
+            message("tools/call", json!({"name": "far__tool", "arguments": {"how": "events"}}));
+        let request = wire.modern("/mcp", "tools/call", name.as_deref()).body(()).expect("a request");
+        let (answer, to) = wire.begin(request, false).await;
+        assert!(pour(to, &body, usize::MAX).await);
+        let mut body = in_time(answer).await.expect("an answer").into_body();
+        assert!(in_time(next(&mut body)).await.expect("an event").is_some());
+        say.notify_waiters();
+        for _ in 0..20 {
+            let (status, answer) = gateway.call("far__tool", json!({})).await;
+            assert_eq!(status, 200, "{answer}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        far.go_on.notify_one();
+        assert!(in_time(next(&mut body)).await.expect("it goes on").is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_answers_before_it_has_read_is_not_at_fault() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, ", circuit_breaker: {failures: 1, open_for: 1h}").await;
+    far.early.store(true, Ordering::SeqCst);
+    let (status, answer) = gateway.call("far__tool", json!({"data": "x".repeat(3 * MIB)})).await;
+    assert_eq!(status, 502, "{answer}");
+    let (status, answer) = gateway.call("far__tool", json!({})).await;
+    assert_eq!(status, 200, "the circuit is closed: {answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 //! only they bear the cost.
 
 mod heads;
+mod judging;
 mod readers;
 mod streams;
 mod vanished;

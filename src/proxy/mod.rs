@@ -16,6 +16,7 @@ pub mod crowd;
 mod fixed;
 mod intake;
 mod late;
+mod leaves;
 pub mod multiplex;
 mod outgoing;
 pub mod patience;

@@ -6,7 +6,7 @@
 //! windows) are ended by the `h2` crate, by the figures that it is given here.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use h2::Reason;
 use pingora::protocols::http::ServerSession;
@@ -17,6 +17,7 @@ use pingora::time::fast_timeout::fast_sleep;
 use tokio::sync::mpsc;
 
 use super::crowd::{Place, Places};
+use super::leaves::Leaves;
 use super::patience::{Ended, IDLE, Patient, Standing};
 use crate::state::State;
 
@@ -25,9 +26,8 @@ use crate::state::State;
 const STREAMS: u32 = 100;
 /// How many may still be winding up beside these, because their clients have reset them.
 const WINDING_UP: usize = 100;
-/// Requests that a client may leave before their answers, beside as many as it has waited for. Resetting a stream costs
-/// a client nothing, and makes room for the next (CVE-2023-44487).
-const LEAVES: usize = 100;
+/// Requests that are turned away while those finish that run beside too many that were left.
+const TURNED: usize = 100;
 /// Requests that are refused for their form before they are one.
 const MALFORMED: usize = 32;
 /// Bytes that may be on their way to us, of one stream and of all of them.
@@ -51,6 +51,7 @@ pub struct Multiplex {
 struct End {
     how: Ended,
     standing: Standing,
+    began: Instant,
 }
 
 /// Told even if the task of the request is torn down.
@@ -105,13 +106,14 @@ impl Multiplex {
         };
         let (to, mut reports) = mpsc::unbounded_channel::<End>();
         let mut stopping = shutdown.clone();
-        let (mut running, mut leaves, mut malformed) = (0_usize, LEAVES, 0_usize);
+        let (mut running, mut malformed) = (0_usize, 0_usize);
+        let mut leaves = Leaves::new(Instant::now());
         // A client that says nothing at all gets the time of a head, one that has asked before the time of a pause.
         let mut pause = self.patience;
         // Whether the connection's own place is free for a request.
         let mut first = true;
-        // Set when no new requests are wanted.
-        let mut ending = false;
+        // Set when no new requests are wanted; and when none is taken any more, with how many were turned away.
+        let (mut ending, mut turned) = (false, None);
         // The last bytes of an answer are written here, after its request is done: the process must wait for them.
         let mut present = None;
         loop {
@@ -122,15 +124,15 @@ impl Multiplex {
                     running -= 1;
                     first |= end.standing == Standing::First;
                     match end.how {
-                        Ended::Done => leaves = LEAVES.min(leaves + 1),
-                        Ended::Left => leaves = leaves.saturating_sub(1),
+                        Ended::Done => leaves.waited(),
+                        Ended::Left => leaves.left(end.began.elapsed(), Instant::now()),
                         Ended::Last if ending => {}
                         Ended::Last => {
                             connection.graceful_shutdown();
                             ending = true;
                         }
                     }
-                    continue;
+                    None
                 }
                 changed = stopping.changed(), if !ending => {
                     if changed.is_ok() {
@@ -140,7 +142,7 @@ impl Multiplex {
                     ending = true;
                     continue;
                 }
-                accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => accepted,
+                accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => Some(accepted),
                 () = fast_sleep(wait), if running == 0 => {
                     if ending {
                         break;
@@ -150,8 +152,13 @@ impl Multiplex {
                     continue;
                 }
             };
-            match accepted {
-                Ok(Some(H2Accept::Session(session))) => {
+            match (accepted, &mut turned) {
+                (None, _) => {}
+                (Some(Ok(Some(H2Accept::Session(mut session)))), Some(turned)) => {
+                    session.shutdown_with_reason(Reason::REFUSED_STREAM);
+                    *turned += 1;
+                }
+                (Some(Ok(Some(H2Accept::Session(session)))), None) => {
                     running += 1;
                     pause = self.patience + IDLE;
                     let place = if first { None } else { self.places.take() };
@@ -160,7 +167,8 @@ impl Multiplex {
                         Some(_) => Standing::Further,
                         None => Standing::Beyond,
                     };
-                    let report = Report { to: to.clone(), end: End { how: Ended::Done, standing }, place };
+                    let end = End { how: Ended::Done, standing, began: Instant::now() };
+                    let report = Report { to: to.clone(), end, place };
                     let (patient, shutdown) = (self.patient.clone(), shutdown.clone());
                     tokio::spawn(async move {
                         // The whole of it must come along: what is dropped here is told at once.
@@ -169,14 +177,23 @@ impl Multiplex {
                         report.end.how = patient.one(session, standing, &shutdown).await;
                     });
                 }
-                Ok(Some(H2Accept::Rejected)) => malformed += 1,
-                Ok(None) => break,
-                Err(error) => {
+                (Some(Ok(Some(H2Accept::Rejected))), _) => malformed += 1,
+                (Some(Ok(None)), _) => break,
+                (Some(Err(error)), _) => {
                     tracing::debug!(%error, "a connection of HTTP/2 broke off");
                     break;
                 }
             }
-            if leaves == 0 || malformed >= MALFORMED || running > STREAMS as usize + WINDING_UP {
+            if leaves.are_gone() && running > 0 && turned.is_none() {
+                // Calls that run beside are innocent: they come to their end, and the connection with the last of them.
+                connection.graceful_shutdown();
+                (ending, turned) = (true, Some(0));
+            }
+            let asked_enough = match turned {
+                None => leaves.are_gone(),
+                Some(turned) => turned >= TURNED,
+            };
+            if asked_enough || malformed >= MALFORMED || running > STREAMS as usize + WINDING_UP {
                 tracing::info!(
                     running,
                     malformed,

@@ -127,6 +127,25 @@ async fn collect(
     }
 }
 
+/// Sees that a request has no body. Nobody would read it, and over HTTP/2 what is not read holds up others.
+pub async fn none(session: &mut Session, patience: Duration) -> pingora::Result<Result<(), Refusal>> {
+    let downstream = session.as_downstream_mut();
+    // That it is empty may be said only after the head.
+    while !downstream.is_body_empty() {
+        match tokio::time::timeout(patience, downstream.read_request_body()).await {
+            Ok(Ok(None)) => break,
+            Ok(Ok(Some(piece))) if piece.is_empty() => {}
+            Ok(Ok(Some(_))) => {
+                let words = "GET and DELETE have no body here";
+                return Ok(Err(Refusal::http(400, "body_unwanted", words).closing()));
+            }
+            Ok(Err(error)) => return Err(error.into_down()),
+            Err(_) => return Ok(Err(too_slow(patience))),
+        }
+    }
+    Ok(Ok(()))
+}
+
 /// Whether Pingora will call the body filter for this request.
 pub fn can_replay(session: &Session) -> bool {
     session.as_downstream().get_retry_buffer().is_some()

@@ -190,6 +190,9 @@ impl Gateway {
         endpoint: &Arc<Endpoint>,
         get: bool,
     ) -> pingora::Result<Option<Leave>> {
+        if let Err(refusal) = body::none(session, ctx.house.plan.config.limits.body_timeout.get()).await? {
+            return self.refuse_with(session, ctx, "intake", refusal).await;
+        }
         let caller = ctx.caller.clone().unwrap_or_else(|| ctx.house.plan.chain.anonymous());
         let client = match intake::open_session(&self.door, session, endpoint, &caller) {
             Ok(client) => client,

@@ -1,7 +1,7 @@
 //! The few facts about the process that requests and the operator's paths share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,8 @@ pub struct State {
     shut: AtomicUsize,
     /// Bytes of requests' bodies in memory.
     buffered: AtomicUsize,
+    /// A successor serves in its place.
+    handed: AtomicBool,
     /// Idle connections are closed from here on.
     quiet: CancellationToken,
     config_fault: ArcSwapOption<String>,
@@ -104,6 +106,15 @@ impl State {
     /// Listeners that accept no more.
     pub fn shut(&self) -> usize {
         self.shut.load(Ordering::Acquire)
+    }
+
+    /// A successor serves in the place of this process.
+    pub fn hand_over(&self) {
+        self.handed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_handed_over(&self) -> bool {
+        self.handed.load(Ordering::Relaxed)
     }
 
     /// Has idle connections closed.

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::events::Events;
 use crate::harness::{Gateway, PATIENCE, Process, a_fixture, legacy_call, read};
 use crate::procs;
+use crate::raw::{Client, Head};
 
 /// One of 64 connections: calls until it is told to stop, and gives what went wrong.
 async fn hammer(
@@ -279,4 +280,23 @@ async fn an_upgrade_of_nothing_starts_anew_unless_the_port_is_taken() {
     std::fs::write(folder.path().join("toolgate.yaml"), config).expect("a file");
     let mut new = Process::start(&mut Gateway::command(folder.path(), &["run", "--upgrade"]));
     new.wait_for("endpoint");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_connection_of_before_it_is_ready_too_and_closes_it() {
+    let gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\nlimits: {drain: 60s}\n").await;
+    can_be_asked(&gateway).await;
+    let mut old = Client::connect(gateway.port).await;
+    let ready = Head::of("GET /ready HTTP/1.1").bytes();
+    let answer = old.exchange(&ready).await.expect("an answer");
+    assert_eq!((answer.status, answer.closes()), (200, false));
+    let mut new = successor(&gateway);
+    let new = tokio::task::spawn_blocking(move || {
+        new.wait_for("took over from the gateway that ran before");
+        new
+    });
+    let _new = new.await.expect("the successor serves");
+    gateway.eventually("the old one stops", async |g| g.process.output().contains("\"stopping\"")).await;
+    let answer = old.exchange(&ready).await.expect("an answer");
+    assert_eq!((answer.status, answer.closes()), (200, true), "{:?}", String::from_utf8_lossy(&answer.body));
 }

@@ -13,6 +13,7 @@ mod client;
 mod cork;
 mod credentials;
 pub mod crowd;
+mod fate;
 mod fixed;
 mod intake;
 mod late;
@@ -28,7 +29,7 @@ pub mod tongue;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -45,12 +46,13 @@ use crate::door::{Door, Leave, Told};
 use crate::registry::House;
 use crate::state::State;
 use crate::telemetry::Outcome;
-use crate::telemetry::access::{Access, Line};
+use crate::telemetry::access::Access;
 use crate::upstream::http::Seat;
 use crate::upstream::pool::Visit;
 use crate::upstream::retry::Tries;
 use crate::upstream::{UpstreamError, is_exhausted};
 use answer::Watch;
+use fate::{failed, pass, tell};
 
 /// One listener's view of the gateway.
 pub struct Gateway {
@@ -386,31 +388,8 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
-        match e.esource() {
-            ErrorSource::Downstream => return left(ctx),
-            _ if ctx.refused.is_some() => {}
-            ErrorSource::Upstream => {
-                let error = match (e.etype(), &ctx.leave) {
-                    (ErrorType::ReadTimedout | ErrorType::WriteTimedout, Some(leave)) => {
-                        UpstreamError::TimedOut(leave.server.timeout)
-                    }
-                    _ if again::is_early(e) => {
-                        UpstreamError::Odd("it did not read the request to its end".into())
-                    }
-                    (&late::EMPTY, _) => UpstreamError::Nonsense("the answer is empty".into()),
-                    _ => UpstreamError::Nonsense("the connection broke off".into()),
-                };
-                tracing::debug!(error = %e, "relaying failed");
-                self.log_failure(ctx, &error);
-                drop(failed(ctx, &error));
-            }
-            // Where Pingora does not say whose error it is, it was flushing to the client.
-            ErrorSource::Unset if *e.etype() != ErrorType::InternalError => return left(ctx),
-            ErrorSource::Unset | ErrorSource::Internal => {
-                tracing::error!(error = %e, "a call failed inside the gateway");
-                let words = "the gateway failed; its log says why";
-                ctx.refuse("intake", Box::new(Refusal::http(500, "internal", words).closing()));
-            }
+        if let Err(left) = self.blame(ctx, e) {
+            return left;
         }
         let status = ctx.refused.as_ref().map_or(502, |(_, refusal)| refusal.status);
         // Pingora closes the connection after this, whatever it is told; the client must know, or its next request
@@ -445,48 +424,7 @@ impl ProxyHttp for Gateway {
             let down = matches!(status, 502..=504).then(|| UpstreamError::Unreachable(String::new()));
             tell(leave, &mut ctx.visit, down.as_ref());
         }
-        let took = ctx.started.elapsed();
-        let metrics = &self.door.metrics;
-        match &ctx.told.counted {
-            Some(counted) => counted.count(outcome),
-            None => {
-                metrics.count(if ctx.told.method.is_empty() { "_none" } else { ctx.told.method }, outcome)
-            }
-        }
-        metrics.request_seconds.observe(took.as_secs_f64());
-        let upstream = ctx.sent_at.map(|at| at.elapsed());
-        if let (Some(upstream), Some(leave)) = (upstream, &ctx.leave) {
-            leave.server.upstream_seconds(metrics).observe(upstream.as_secs_f64());
-        }
-        if let Some((filter, refusal)) = &ctx.refused {
-            metrics.rejected(filter, refusal.reason);
-        }
-        if self.access.is_silent() {
-            return;
-        }
-        let head = session.req_header();
-        self.access.tell(Line {
-            at: SystemTime::now(),
-            request_id: ctx.request_id,
-            client: ctx.client,
-            caller: ctx.caller.clone().unwrap_or_else(|| ctx.house.plan.chain.anonymous()),
-            verb: head.method.clone(),
-            path: match ctx.house.catalog.endpoint(head.uri.path()) {
-                Some(endpoint) => endpoint.path.clone(),
-                None => head.uri.path().into(),
-            },
-            method: ctx.told.method,
-            server: ctx.told.server.clone(),
-            tool: ctx.told.tool.clone(),
-            status: session.response_written().map_or(0, |response| response.status.as_u16()),
-            outcome,
-            reason: ctx.refused.as_ref().map(|(_, refusal)| refusal.reason),
-            took,
-            upstream,
-            bytes_in: ctx.received,
-            bytes_out: session.body_bytes_sent(),
-            trace: intake::trace_id(&head.headers),
-        });
+        self.note(session, ctx, outcome);
     }
 
     /// What is tried again is counted, not told.
@@ -508,59 +446,3 @@ const STALE: u32 = 4;
 
 /// A connection can be used again after the server forgot our session; the request goes once more.
 const FORGOTTEN: ErrorType = ErrorType::Custom("forgotten");
-
-/// Tells the fuse and the pool of a server how a call went; only the first word counts.
-fn tell(leave: &Leave, visit: &mut Option<Visit>, error: Option<&UpstreamError>) {
-    leave.running.went(error);
-    if let (Some(visit), Some(pool)) = (visit, leave.server.upstream.http()) {
-        pool.went(visit, error);
-    }
-}
-
-/// The client has left; that says nothing of the server.
-fn left(ctx: &mut Ctx) -> FailToProxy {
-    ctx.outcome = Some(Outcome::Left);
-    FailToProxy { error_code: 499, can_reuse_downstream: false }
-}
-
-/// Gives the next piece of an answer to the watch, and what it lets through.
-fn pass(ctx: &mut Ctx, piece: Option<Bytes>, end: bool) -> pingora::Result<Option<Bytes>> {
-    let (Some(watch), Some(leave)) = (&mut ctx.watch, &ctx.leave) else { return Ok(piece) };
-    if watch.is_held() {
-        // Nothing goes to the client meanwhile; but its head did before the first piece, and may have taken its time.
-        let now = Instant::now();
-        ctx.waited += ctx.waiting.map_or(Duration::ZERO, |since| now - since);
-        ctx.waiting = Some(now);
-        if ctx.waited > leave.server.timeout {
-            // Each byte came in time, but not the answer.
-            let error = UpstreamError::TimedOut(leave.server.timeout);
-            return Err(failed(ctx, &error));
-        }
-    }
-    match watch.pass(piece, end) {
-        Ok(piece) => {
-            if watch.saw_error {
-                ctx.outcome = Some(Outcome::Error);
-            }
-            if watch.spoke {
-                tell(leave, &mut ctx.visit, None);
-            }
-            Ok(piece)
-        }
-        Err(error) => Err(failed(ctx, &error)),
-    }
-}
-
-/// Keeps the answer for `fail_to_proxy` and makes Pingora's error of it.
-fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {
-    let name = ctx.leave.as_ref().map(|leave| leave.server.name.clone()).unwrap_or_default();
-    if let Some(leave) = &ctx.leave {
-        tell(leave, &mut ctx.visit, Some(error));
-    }
-    credentials::refused(ctx, error);
-    if ctx.refused.is_none() {
-        tracing::warn!(server = %name, %error, request_id = format_args!("{:016x}", ctx.request_id), "a call failed");
-        ctx.refuse("upstream", Box::new(error.refusal(&name)));
-    }
-    Error::explain(ErrorType::Custom("upstream"), error.to_string()).into_up()
-}

@@ -124,7 +124,9 @@ async fn taking_a_seat_is_a_part_of_the_time_of_a_call() {
     // Each step comes in time, and all of them together do not.
     let puppet = Puppet::start(|seen| match seen.method() {
         "initialize" | "notifications/initialized" => {
-            Act::Pause(Vec::new(), Duration::from_millis(1500), puppet::good(seen))
+            let good =
+                String::from_utf8_lossy(&puppet::good(seen)).replacen("\r\n", "\r\nConnection: close\r\n", 1);
+            Act::Pause(Vec::new(), Duration::from_millis(1500), good.into_bytes())
         }
         _ => Act::Good,
     })

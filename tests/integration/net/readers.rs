@@ -25,22 +25,21 @@ async fn begin(port: u16, tool: &str, arguments: &serde_json::Value) -> tokio::n
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_its_time_is_no_fault_of_its_server() {
-    let big = "x".repeat(24 * MIB);
+    let result =
+        json!({"content": [{"type": "text", "text": "x".repeat(24 * MIB)}], "resultType": "complete"});
+    let big = puppet::json_answer(&json!({"jsonrpc": "2.0", "id": 1, "result": result}).to_string());
     let puppet =
         Puppet::start(move |seen| match (seen.tool(), seen.body["params"]["arguments"].get("big")) {
-            ("tool", Some(_)) => Act::Say(puppet::json_answer(&puppet::answer(
-                seen,
-                &json!({"content": [{"type": "text", "text": big}], "resultType": "complete"}),
-            ))),
+            ("tool", Some(_)) => Act::Say(big.clone()),
             _ => Act::Good,
         })
         .await;
-    let settings = "timeout: 1s, circuit_breaker: {failures: 1, open_for: 1h}";
+    let settings = "timeout: 3s, circuit_breaker: {failures: 1, open_for: 1h}";
     let gateway =
         Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\", {settings}}}}}\n", puppet.url)).await;
     let mut stream = begin(gateway.port, "up__tool", &json!({"big": true})).await;
     // Longer than the time of a call.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_millis(3500)).await;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("the answer does not break off");
     assert!(answer.len() > 24 * MIB, "{} bytes\n{}", answer.len(), gateway.process.story());

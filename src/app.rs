@@ -23,7 +23,7 @@ use crate::descriptors::Descriptors;
 use crate::door::Door;
 use crate::handover::{HandoverError, Keep, Lent, Opening};
 use crate::plan::Plan;
-use crate::proxy::crowd::Crowd;
+use crate::proxy::crowd::{Crowd, Places};
 use crate::proxy::multiplex::Multiplex;
 use crate::proxy::patience::Patient;
 use crate::proxy::secure::Secure;
@@ -37,7 +37,7 @@ use crate::state::State;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
 use crate::tls::{Tls, TlsError};
-use crate::upstream::retry;
+use crate::upstream::{peer, retry};
 use signals::{Signals, Stage};
 use stop::Stopping;
 use succeed::Before;
@@ -173,6 +173,8 @@ impl App {
         let public = if config.admin.is_some() { Serves::Public } else { Serves::All };
         let kinds = [public, Serves::Admin];
         let opening = Opening::default();
+        // A client that has vanished is told from one that only waits; one that takes nothing of its answer is left.
+        let watched = peer::watched(limits.write_timeout.get());
         for (&address, serves) in addresses.iter().zip(kinds) {
             let gateway = Gateway {
                 door: self.door.clone(),
@@ -183,24 +185,25 @@ impl App {
             let proxy = HttpProxy::new(gateway, server.configuration.clone());
             let (name, patience) = (format!("listener {address}"), limits.header_timeout.get());
             let patient = Arc::new(Patient::new(proxy, patience, self.state.clone()));
+            let places = Places::new(self.door.clone(), descriptors);
             let multiplex = config.listen.http2.then(|| {
                 let header = limits.max_header.as_usize();
-                Multiplex::new(patient.clone(), self.state.clone(), patience, header)
+                Multiplex::new(patient.clone(), places.clone(), self.state.clone(), patience, header)
             });
             let tongue = Tongue::new(patient, multiplex, patience);
             let socket = sockets.lend(address)?;
-            let (door, state) = (self.door.clone(), self.state.clone());
+            let state = self.state.clone();
             match tls.clone().filter(|_| serves != Serves::Admin) {
                 Some(tls) => {
                     let secure = Secure::new(tongue, tls, patience);
-                    let crowd = Crowd::new(secure, door, state, descriptors, false);
+                    let crowd = Crowd::new(secure, places, state, false);
                     let service = Service::new(name, crowd);
-                    server.add_service(Lent::new(service, address, socket, opening.clone()));
+                    server.add_service(Lent::new(service, address, socket, watched.clone(), opening.clone()));
                 }
                 None => {
-                    let crowd = Crowd::new(tongue, door, state, descriptors, true);
+                    let crowd = Crowd::new(tongue, places, state, true);
                     let service = Service::new(name, crowd);
-                    server.add_service(Lent::new(service, address, socket, opening.clone()));
+                    server.add_service(Lent::new(service, address, socket, watched.clone(), opening.clone()));
                 }
             }
         }

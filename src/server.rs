@@ -53,8 +53,8 @@ pub struct Server {
 /// A call that counts against `max_concurrent` until it is dropped.
 pub struct Running {
     server: Arc<Server>,
-    /// It is the one that tries whether the server works again.
-    probe: bool,
+    /// It is one that tries whether the server works again.
+    probe: Option<u64>,
     told: AtomicBool,
 }
 
@@ -89,8 +89,9 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.server.running.fetch_sub(1, Ordering::Release);
-        if let (true, false, Some(breaker)) = (self.probe, *self.told.get_mut(), &self.server.breaker) {
-            breaker.give_back();
+        if let (Some(probe), false, Some(breaker)) = (self.probe, *self.told.get_mut(), &self.server.breaker)
+        {
+            breaker.give_back(probe);
         }
     }
 }
@@ -211,7 +212,10 @@ impl Server {
             return Err(UpstreamError::Busy(self.max_concurrent));
         }
         let passed = self.breaker.as_ref().map_or(Ok(Pass::Normal), Breaker::pass);
-        let probe = passed.is_ok_and(|pass| pass == Pass::Probe);
+        let probe = match passed {
+            Ok(Pass::Probe(number)) => Some(number),
+            _ => None,
+        };
         let running = Running { server: self.clone(), probe, told: AtomicBool::new(false) };
         passed.map(|_| running).map_err(UpstreamError::Open)
     }

@@ -1,7 +1,7 @@
 //! The few facts about the process that requests and the operator's paths share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,8 @@ pub struct State {
     shut: AtomicUsize,
     /// Bytes of requests' bodies in memory.
     buffered: AtomicUsize,
+    /// A successor serves in its place.
+    handed: AtomicBool,
     /// Idle connections are closed from here on.
     quiet: CancellationToken,
     config_fault: ArcSwapOption<String>,
@@ -41,6 +43,11 @@ impl Drop for Connection {
 pub struct Load(Arc<State>, usize);
 
 impl Load {
+    /// Whether there is room for this many bytes now; none is taken.
+    pub fn fits(&self, bytes: usize, most: usize) -> bool {
+        self.0.buffered().saturating_add(bytes) <= most
+    }
+
     /// Counts further bytes, unless that makes more than `most` of all requests together.
     pub fn grow(&mut self, bytes: usize, most: usize) -> bool {
         let before = self.0.buffered.fetch_add(bytes, Ordering::Relaxed);
@@ -101,6 +108,15 @@ impl State {
         self.shut.load(Ordering::Acquire)
     }
 
+    /// A successor serves in the place of this process.
+    pub fn hand_over(&self) {
+        self.handed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_handed_over(&self) -> bool {
+        self.handed.load(Ordering::Relaxed)
+    }
+
     /// Has idle connections closed.
     pub fn hush(&self) {
         self.quiet.cancel();
@@ -125,7 +141,7 @@ mod tests {
         let state = Arc::<State>::default();
         let (mut first, mut second) = (state.load(), state.load());
         assert!(first.grow(60, 100) && second.grow(40, 100));
-        assert!(!second.grow(1, 100), "that is one too many");
+        assert!(!second.fits(1, 100) && !second.grow(1, 100), "that is one too many");
         drop(second);
         assert_eq!(state.buffered(), 60);
         assert!(first.grow(40, 100));

@@ -6,6 +6,7 @@
 mod files;
 mod names;
 mod peer;
+mod vouch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use arc_swap::ArcSwap;
 use pingora::listeners::tls::{Acceptor, TlsSettings};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 
@@ -22,6 +24,7 @@ use files::Files;
 pub use files::TlsError;
 use names::Named;
 pub use peer::{certificate, is_over};
+use vouch::Vouch;
 
 /// How often the files are looked at without being asked to.
 const LOOK: Duration = Duration::from_secs(60);
@@ -29,6 +32,7 @@ const LOOK: Duration = Duration::from_secs(60);
 /// What handshakes of a listener are done with.
 pub struct Tls {
     held: ArcSwap<Held>,
+    vouch: Arc<Vouch>,
     /// HTTP/2 is offered beside HTTP/1.1.
     http2: bool,
 }
@@ -38,6 +42,8 @@ pub struct Held {
     pub acceptor: Acceptor,
     settings: config::Tls,
     print: [u8; 32],
+    /// Stands for those who vouch for clients.
+    vouchers: [u8; 32],
 }
 
 /// What is odd about the files, or why they cannot be used, one sentence each.
@@ -60,7 +66,9 @@ impl Tls {
         for doubt in files.doubts() {
             tracing::warn!("{doubt}");
         }
-        Ok(Self { held: ArcSwap::from_pointee(Held::new(files, settings, http2)?), http2 })
+        let vouch = Arc::default();
+        let held = Held::new(files, settings, http2, &vouch, None)?;
+        Ok(Self { held: ArcSwap::from_pointee(held), vouch, http2 })
     }
 
     /// What stands at this moment.
@@ -83,7 +91,8 @@ impl Tls {
             tracing::warn!("{doubt}");
         }
         let until = files.until();
-        self.held.store(Arc::new(Held::new(files, settings, self.http2)?));
+        let new = Held::new(files, settings, self.http2, &self.vouch, Some(&held))?;
+        self.held.store(Arc::new(new));
         tracing::info!(%until, "the files of listen.tls were read anew");
         Ok(())
     }
@@ -112,25 +121,39 @@ impl Tls {
 }
 
 impl Held {
-    fn new(files: Files, settings: &config::Tls, http2: bool) -> Result<Self, TlsError> {
-        let print = files.print;
-        let config = server(files, settings, http2)?;
-        let mut builder = TlsSettings::with_callbacks(Box::new(peer::Reader))
+    fn new(
+        files: Files,
+        settings: &config::Tls,
+        http2: bool,
+        vouch: &Arc<Vouch>,
+        before: Option<&Self>,
+    ) -> Result<Self, TlsError> {
+        let (print, vouchers) = (files.print, files.vouchers);
+        let (config, verifier) = server(files, settings, http2)?;
+        let turn = match before {
+            Some(before) if before.vouchers == vouchers => vouch.turn(),
+            _ => vouch.change(verifier),
+        };
+        let reader = peer::Reader { vouch: vouch.clone(), turn };
+        let mut builder = TlsSettings::with_callbacks(Box::new(reader))
             .expect("Pingora only puts the callbacks into a struct");
         builder.set_cert_resolver(config.cert_resolver.clone());
         let mut acceptor = builder.build();
         // Pingora's own rustls configuration resumes sessions, ours may not; the callbacks stay.
         acceptor.acceptor = Acceptor::from_server_config(Arc::new(config)).acceptor;
-        Ok(Self { acceptor, settings: settings.clone(), print })
+        Ok(Self { acceptor, settings: settings.clone(), print, vouchers })
     }
 }
 
-fn server(files: Files, settings: &config::Tls, http2: bool) -> Result<ServerConfig, TlsError> {
+type Verified = (ServerConfig, Option<Arc<dyn ClientCertVerifier>>);
+
+fn server(files: Files, settings: &config::Tls, http2: bool) -> Result<Verified, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .expect("the provider has cipher suites of both versions");
     let clients = settings.clients();
+    let mut verified_by = None;
     let builder = match (clients, files.roots) {
         (Some((file, auth)), Some(roots)) => {
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -139,6 +162,7 @@ fn server(files: Files, settings: &config::Tls, http2: bool) -> Result<ServerCon
                 ClientAuth::Required => verifier,
             };
             let verifier = verifier.build().map_err(|error| TlsError::unusable("client_ca", file, &error))?;
+            verified_by = Some(verifier.clone());
             builder.with_client_cert_verifier(verifier)
         }
         _ => builder.with_no_client_auth(),
@@ -162,7 +186,7 @@ fn server(files: Files, settings: &config::Tls, http2: bool) -> Result<ServerCon
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(config)
+    Ok((config, verified_by))
 }
 
 #[cfg(test)]
@@ -201,7 +225,7 @@ mod tests {
         let (certificates, client_auth) = (Vec::new(), ClientAuth::Required);
         let settings = config::Tls { cert, key: private, certificates, client_ca, client_auth };
         let files = Files::read(&settings).expect("good files");
-        let server = Arc::new(server(files, &settings, true).expect("good files"));
+        let server = Arc::new(server(files, &settings, true).expect("good files").0);
         let mut roots = RootCertStore::empty();
         roots.add(made.der().clone()).expect("a certificate");
         let own = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");

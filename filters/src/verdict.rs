@@ -12,6 +12,8 @@ pub mod code {
     pub const INVALID_PARAMS: i64 = -32602;
     /// MCP 2026-07-28: header and body disagree, or a needed header is missing or doubled.
     pub const HEADER_MISMATCH: i64 = -32020;
+    /// MCP 2026-07-28: the client lacks a capability that is needed.
+    pub const MISSING_CAPABILITY: i64 = -32021;
     /// MCP 2026-07-28: the revision is not one that is served.
     pub const UNSUPPORTED_VERSION: i64 = -32022;
 }

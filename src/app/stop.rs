@@ -70,8 +70,9 @@ pub async fn finish(
         Stop::Handed => (drain, LINGER.min(drain)),
     };
     tracing::info!(requests = state.present(), ?drain, "stopping");
-    if why != Stop::Handed {
-        systemd::tell("STOPPING=1");
+    match why {
+        Stop::Handed => state.hand_over(),
+        _ => systemd::tell("STOPPING=1"),
     }
     door.drain.cancel();
     let begun = Instant::now();

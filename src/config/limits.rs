@@ -49,10 +49,12 @@ pub struct Limits {
     /// Most sessions at a time: 1 to 10000000.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_sessions: u64,
-    /// Most connections of clients to a listener at a time: 1 to 10000000; fewer where open files do not suffice.
+    /// Most connections of clients to a listener at a time, with the requests beside the first of each of HTTP/2: 1 to
+    /// 10000000; fewer where open files do not suffice.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections: u64,
-    /// Most bytes of requests' bodies in memory at a time, bodies up to 64KiB not counted: 1MiB to 1024GiB.
+    /// Most bytes of requests' bodies in memory at a time, one body up to 64KiB of each connection not counted: 1MiB to
+    /// 1024GiB.
     pub max_buffered: Size,
     /// Time for a request's head to arrive: 10ms to 10m.
     pub header_timeout: Span,

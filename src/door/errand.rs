@@ -31,7 +31,8 @@ pub struct Errand {
 }
 
 impl Errand {
-    /// Sends it and gives the answer as it begins, with the endpoint that it comes from.
+    /// Sends it and gives the answer as it begins, with the endpoint that it comes from, which is to be told how the rest
+    /// went.
     pub async fn send(self, metrics: &Metrics) -> Result<(reqwest::Response, Visit), UpstreamError> {
         let Some(pool) = self.server.upstream.http() else {
             return Err(UpstreamError::Nonsense("it is not reached by HTTP".into()));
@@ -42,14 +43,19 @@ impl Errand {
         loop {
             let left = tries.left(self.server.timeout);
             let seat = match &self.session {
-                Some(client) => Some(client.seat(&self.server, self.bearer.clone()).await?),
+                Some(client) => {
+                    let taking = client.seat(&self.server, self.bearer.clone());
+                    let late = UpstreamError::TimedOut(self.server.timeout);
+                    Some(tokio::time::timeout(left, taking).await.unwrap_or(Err(late))?)
+                }
                 None => None,
             };
+            let left = tries.left(self.server.timeout);
             let index = match &seat {
                 Some(seat) => pool.place(seat).ok_or(UpstreamError::Forgotten)?,
                 None => pool.pick(self.key, tries.failed),
             };
-            let visit = pool.visit(index);
+            let mut visit = pool.visit(index);
             let (extra, body) = (self.extra.clone(), self.body.clone());
             let sent = visit.endpoint().send(self.era, seat.as_ref(), extra, body, left).await;
             let (reason, after, fate) = match sent {
@@ -64,11 +70,10 @@ impl Errand {
                     continue;
                 }
                 Ok(response) => match Reason::of_status(response.status().as_u16()) {
-                    None => {
-                        pool.answered(index);
-                        return Ok((response, visit));
-                    }
+                    // Whether it comes to its end is seen by who reads it.
+                    None => return Ok((response, visit)),
                     Some(reason) => {
+                        visit.tell();
                         pool.failed(index, Fault::Answer, response.status().as_str());
                         (reason, retry_after(response.headers()), Ok((response, visit)))
                     }

@@ -146,12 +146,16 @@ impl Leave {
             safe: self.safe,
             key: self.key,
         };
-        let (response, visit) = errand.send(metrics).await?;
+        let (response, mut visit) = errand.send(metrics).await?;
         let timeout = self.server.timeout;
-        match &self.id {
+        let said = match &self.id {
             Some(id) => visit.endpoint().answer(response, id, Some(progress), timeout).await.map(Some),
             None => passed(&response).map(|()| None),
+        };
+        if let Some(pool) = self.server.upstream.http() {
+            pool.went(&mut visit, said.as_ref().err());
         }
+        said
     }
 
     /// What the server says on the way to an answer, as the client gets it.

@@ -8,6 +8,8 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
+use pingora::listeners::TcpSocketOptions;
+use pingora::protocols::TcpKeepalive;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::listening::Service;
 use tokio::sync::watch;
@@ -38,9 +40,17 @@ pub struct Lent<A> {
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Lent<A> {
-    /// `socket` is Pingora's from here on, which closes it when it stops to accept.
-    pub fn new(mut service: Service<A>, address: SocketAddr, socket: RawFd, opening: Opening) -> Self {
-        service.add_tcp(&address.to_string());
+    /// `socket` is Pingora's from here on, which closes it when it stops to accept. What it accepts is watched like this.
+    pub fn new(
+        mut service: Service<A>,
+        address: SocketAddr,
+        socket: RawFd,
+        watched: TcpKeepalive,
+        opening: Opening,
+    ) -> Self {
+        let mut options = TcpSocketOptions::default();
+        options.tcp_keepalive = Some(watched);
+        service.add_tcp_with_settings(&address.to_string(), options);
         Self { service, address, socket, opening }
     }
 }

@@ -46,7 +46,6 @@ impl Gateway {
             }
             let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
             let pool = self::pool(leave)?;
-            let left = ctx.tries.left(server.timeout);
             let taken = match &leave.session {
                 Some(client) => {
                     let lost = ctx.seat.take_if(|seat| {
@@ -57,7 +56,12 @@ impl Gateway {
                     }
                     match ctx.seat.take() {
                         Some(seat) => Ok(Some(seat)),
-                        None => client.seat(&server, bearer.clone()).await.map(Some),
+                        None => {
+                            let (left, late) =
+                                (ctx.tries.left(server.timeout), UpstreamError::TimedOut(server.timeout));
+                            let taking = tokio::time::timeout(left, client.seat(&server, bearer.clone()));
+                            taking.await.unwrap_or(Err(late)).map(Some)
+                        }
                     }
                 }
                 None => Ok(None),
@@ -76,6 +80,7 @@ impl Gateway {
                 Err(error) => return Err(failed(ctx, &error)),
             };
             let found = visit.endpoint().peer.now(ctx.seat.is_none());
+            let left = ctx.tries.left(server.timeout);
             let silence = if leave.resume.is_some() { server.bounds.stream_idle } else { left };
             ctx.visit = Some(visit);
             let Some(mut peer) = found else {
@@ -125,14 +130,14 @@ impl Gateway {
 
     /// The head of an answer has come: whether the call goes again instead, because the server cannot answer now.
     pub(super) fn asks_again(&self, ctx: &mut Ctx, status: u16, headers: &HeaderMap) -> bool {
-        let (Some(leave), Some(visit)) = (&ctx.leave, &ctx.visit) else { return false };
+        // Any other head may still be followed by silence.
+        let Some(reason) = Reason::of_status(status) else { return false };
+        let (Some(leave), Some(visit)) = (&ctx.leave, &mut ctx.visit) else { return false };
         let Ok(pool) = pool(leave) else { return false };
         let index = visit.index();
-        let Some(reason) = Reason::of_status(status) else {
-            pool.answered(index);
-            return false;
-        };
-        pool.failed(index, Fault::Answer, &format!("HTTP {status}"));
+        if visit.tell() {
+            pool.failed(index, Fault::Answer, &format!("HTTP {status}"));
+        }
         self.goes_again(ctx, index, reason, false, false, retry_after(headers))
     }
 
@@ -141,12 +146,13 @@ impl Gateway {
         if !matches!(e.esource(), ErrorSource::Upstream) || ctx.refused.is_some() {
             return false;
         }
-        let (Some(leave), Some(visit)) = (&ctx.leave, &ctx.visit) else { return false };
+        let (Some(leave), Some(visit)) = (&ctx.leave, &mut ctx.visit) else { return false };
         let Ok(pool) = pool(leave) else { return false };
         let index = visit.index();
         let silent = matches!(e.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
-        // A server may close a connection that lies idle; that says nothing of how it is.
-        if silent || !reused {
+        // A server may close a connection that lies idle; that says nothing of how it is, unless it has begun an answer.
+        let says = (silent || !reused || ctx.watch.is_some()) && !is_early(e);
+        if visit.tell() && says {
             pool.failed(
                 index,
                 Fault::Answer,
@@ -185,6 +191,21 @@ impl Gateway {
         }
         again
     }
+}
+
+/// Whether a connection of HTTP/2 was at its end before anything of a call was sent: another may stand, or can be made.
+pub(super) fn is_stale(e: &Error) -> bool {
+    *e.etype() == ErrorType::H2Error && says(e, "while creating new stream")
+}
+
+/// Whether a server of HTTP/2 has ended a call before it had read all of it (RFC 9113 §8.1). Its answer is lost, since
+/// Pingora reads none before it has written.
+pub(super) fn is_early(e: &Error) -> bool {
+    *e.etype() == ErrorType::H2Error && says(e, "cannot reserve capacity")
+}
+
+fn says(e: &Error, words: &str) -> bool {
+    e.context.as_ref().is_some_and(|context| context.as_str() == words)
 }
 
 /// Whether a server of HTTP/2 says that it did not look at the request: it refused the stream, or named an earlier one as

@@ -40,6 +40,8 @@ pub struct Watch {
     screen: Option<Screen>,
     /// The answer was an error.
     pub saw_error: bool,
+    /// Something of a stream was a message: the server works.
+    pub spoke: bool,
 }
 
 enum Form {
@@ -113,17 +115,14 @@ impl Watch {
             modern: leave.era == Era::Modern,
             screen: leave.screen.clone(),
             saw_error: false,
+            spoke: false,
         })
     }
 
-    /// Whether nothing of the body went out yet, so that another can take its place.
+    /// Whether nothing of the body went out yet, so that another can take its place. An answer that is held must be
+    /// whole within the time of a call; what streams may take longer, if it is not silent.
     pub fn is_held(&self) -> bool {
         matches!(self.form, Form::Json { open: false, .. } | Form::Failure(_))
-    }
-
-    /// Whether the answer must be whole within the time of a call; a stream may take longer, if it is not silent.
-    pub fn is_bounded(&self) -> bool {
-        matches!(self.form, Form::Json { .. } | Form::Failure(_))
     }
 
     /// Takes the next piece of the body and gives what may go out now.
@@ -188,6 +187,7 @@ impl Watch {
                     if let (Some(id), Some(session)) = (&seen.asks, &self.session) {
                         session.asked.note(self.server.serial, id);
                     }
+                    self.spoke |= seen.said.is_some();
                     if let Some(asks) = seen.said {
                         self.heard = (!asks).then(Instant::now);
                     }

@@ -45,7 +45,7 @@ pub async fn pins(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> pi
         return refuse(session, ctx, Refusal::http(415, "content_type", words)).await;
     }
     // So small that it is never counted.
-    let bounds = body::Bounds { limit: MAX_BODY, patience: PATIENCE, together: usize::MAX };
+    let bounds = body::Bounds { limit: MAX_BODY, patience: PATIENCE, together: usize::MAX, free: 0 };
     let read = match body::read(session, &bounds, &mut gateway.state.load()).await? {
         Ok(read) => read,
         Err(refusal) => return refuse(session, ctx, refusal).await,

@@ -95,7 +95,14 @@ impl Gateway {
         if silent {
             return reply::whole(session, ctx, Reply::accepted()).await;
         }
-        reply::talk(session, ctx, Talk { words: receiver, stream: false, leash: None }, &self.door).await
+        reply::talk(
+            session,
+            ctx,
+            Era::Legacy,
+            Talk { words: receiver, stream: false, leash: None },
+            &self.door,
+        )
+        .await
     }
 
     /// Judges and leads one message of a batch, and gives the rest of the work on it.

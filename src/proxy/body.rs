@@ -15,6 +15,7 @@ use http::header::{CONTENT_LENGTH, EXPECT};
 use pingora::ErrorType;
 use pingora::proxy::Session;
 
+use super::patience::Standing;
 use crate::state::Load;
 
 /// What Pingora's retry buffer can hold (`BODY_BUF_LIMIT`, not public).
@@ -27,10 +28,18 @@ pub struct Bounds {
     pub patience: Duration,
     /// Bytes of all bodies that are in memory at the time.
     pub together: usize,
+    /// A body up to this size is not among them.
+    pub free: usize,
 }
 
-/// Reads the whole body, or says why not; an error is the client's connection failing. `load` counts the bytes of one
-/// that is not small.
+/// Bytes of a body that are not counted, since a connection, of which there are not so many, has one body at a time. On a
+/// connection of HTTP/2 that is one of them.
+pub fn free(standing: Standing) -> usize {
+    if standing == Standing::First { SIGN } else { 0 }
+}
+
+/// Reads the whole body, or says why not; an error is the client's connection failing. `load` counts the bytes that have
+/// come of one that is not small: what is only promised takes no room.
 pub async fn read(
     session: &mut Session,
     bounds: &Bounds,
@@ -44,8 +53,8 @@ pub async fn read(
     if length.is_some_and(|length| length > limit) {
         return Ok(Err(too_large(limit)));
     }
-    // Counted before the first byte is read, or asked for.
-    if length.is_some_and(|length| length > SIGN && !load.grow(length, bounds.together)) {
+    // Known before the first byte is read, or asked for.
+    if length.is_some_and(|length| length > bounds.free && !load.fits(length, bounds.together)) {
         return Ok(Err(too_many()));
     }
     if waits {
@@ -85,29 +94,56 @@ async fn collect(
     if length.is_none_or(|length| length <= SIGN) {
         downstream.enable_retry_buffering();
     }
+    let mut counts = |came: usize| {
+        let small = length.unwrap_or(came).max(came) <= bounds.free;
+        small || load.grow(came - load.bytes(), bounds.together)
+    };
     let Some(first) = downstream.read_request_body().await? else { return Ok(Ok(Bytes::new())) };
+    if !counts(first.len()) {
+        return Ok(Err(too_many()));
+    }
     if length == Some(first.len()) {
         // The one piece is the body. The end must still be seen, or Pingora takes the body for unfinished.
         while downstream.read_request_body().await?.is_some() {}
         return Ok(Ok(first));
     }
-    let mut body = BytesMut::with_capacity(length.unwrap_or(SIGN.min(limit)).max(first.len()));
+    // Room for what is small, and else for twice what has come.
+    let room = length.filter(|length| *length <= SIGN).unwrap_or(2 * first.len());
+    let mut body = BytesMut::with_capacity(room.max(first.len()));
     body.extend_from_slice(&first);
+    drop(first);
     loop {
         if body.len() > limit {
             return Ok(Err(too_large(limit)));
-        }
-        if length.is_none() && body.len() > SIGN && !load.grow(body.len() - load.bytes(), bounds.together) {
-            return Ok(Err(too_many()));
         }
         if length.is_some_and(|length| length.saturating_sub(body.len()) <= SIGN) {
             downstream.enable_retry_buffering();
         }
         match downstream.read_request_body().await? {
+            Some(piece) if !counts(body.len() + piece.len()) => return Ok(Err(too_many())),
             Some(piece) => body.extend_from_slice(&piece),
             None => return Ok(Ok(body.freeze())),
         }
     }
+}
+
+/// Sees that a request has no body. Nobody would read it, and over HTTP/2 what is not read holds up others.
+pub async fn none(session: &mut Session, patience: Duration) -> pingora::Result<Result<(), Refusal>> {
+    let downstream = session.as_downstream_mut();
+    // That it is empty may be said only after the head.
+    while !downstream.is_body_empty() {
+        match tokio::time::timeout(patience, downstream.read_request_body()).await {
+            Ok(Ok(None)) => break,
+            Ok(Ok(Some(piece))) if piece.is_empty() => {}
+            Ok(Ok(Some(_))) => {
+                let words = "GET and DELETE have no body here";
+                return Ok(Err(Refusal::http(400, "body_unwanted", words).closing()));
+            }
+            Ok(Err(error)) => return Err(error.into_down()),
+            Err(_) => return Ok(Err(too_slow(patience))),
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// Whether Pingora will call the body filter for this request.

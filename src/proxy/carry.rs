@@ -12,13 +12,14 @@ use pingora::{Error, ErrorType};
 use tokio::sync::mpsc;
 
 use super::answer::Watch;
-use super::reply::{failure, stamp};
-use super::{Ctx, credentials, failed, outgoing};
+use super::reply::{failure, open, say, stamp};
+use super::{Ctx, credentials, failed, outgoing, tell};
 use crate::door::errand::Errand;
 use crate::door::{Door, Leave};
 use crate::rooms::Leash;
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
+use crate::upstream::pool::Visit;
 
 /// Carries a call by the house's own client, where Pingora cannot replay its body. The same head, the same
 /// watching of the answer.
@@ -68,12 +69,11 @@ async fn carried(
     let (pieces, mut arriving) = mpsc::channel::<Result<Piece, UpstreamError>>(4);
     let task = door.core.spawn(async move {
         let sent = errand.send(&metrics).await;
-        // The visit lasts as long as the answer.
-        let (mut response, _visit) = match sent {
+        let (mut response, visit) = match sent {
             Ok(arrived) => arrived,
             Err(error) => return drop(pieces.send(Err(error)).await),
         };
-        let head = Piece::Head(response.status().as_u16(), Box::new(response.headers().clone()));
+        let head = Piece::Head(response.status().as_u16(), Box::new(response.headers().clone()), visit);
         if pieces.send(Ok(head)).await.is_err() {
             return;
         }
@@ -104,7 +104,9 @@ async fn carried(
             }
         };
         let step = match (piece, &mut watch) {
-            (Some(Ok(Piece::Head(status, headers))), _) => {
+            (Some(Ok(Piece::Head(status, headers, visit))), _) => {
+                // It lasts as long as the answer.
+                ctx.visit = Some(visit);
                 let mut head = ResponseHeader::build(status, Some(headers.len()))?;
                 for (name, value) in headers.iter() {
                     head.append_header(name, value)?;
@@ -125,7 +127,7 @@ async fn carried(
                         if watch.as_ref().is_some_and(Watch::is_held) {
                             waiting = Some(Box::new(head));
                         } else {
-                            session.write_response_header(Box::new(head), false).await?;
+                            open(session, Box::new(head), false).await?;
                         }
                         Ok(None)
                     }
@@ -133,8 +135,7 @@ async fn carried(
                 }
             }
             (Some(Ok(Piece::Body(_))), Some(watch))
-                if watch.is_bounded()
-                    && ctx.sent_at.is_some_and(|at| at.elapsed() > leave.server.timeout) =>
+                if watch.is_held() && ctx.sent_at.is_some_and(|at| at.elapsed() > leave.server.timeout) =>
             {
                 Err(UpstreamError::TimedOut(leave.server.timeout))
             }
@@ -142,21 +143,24 @@ async fn carried(
             (Some(Ok(Piece::End)), Some(watch)) => match watch.pass(None, true) {
                 Ok(rest) => {
                     if let Some(head) = waiting.take() {
-                        session.write_response_header(head, false).await?;
+                        open(session, head, false).await?;
                     }
-                    return session.write_response_body(rest, true).await.map(Ok);
+                    return say(session, rest.unwrap_or_default(), true).await.map(Ok);
                 }
                 Err(error) => Err(error),
             },
             (Some(Err(error)), _) => Err(error),
             _ => Err(UpstreamError::Nonsense("the answer ended early".into())),
         };
+        if watch.as_ref().is_some_and(|watch| watch.spoke) {
+            tell(leave, &mut ctx.visit, None);
+        }
         match step {
             Ok(Some(bytes)) if !bytes.is_empty() => {
                 if let Some(head) = waiting.take() {
-                    session.write_response_header(head, false).await?;
+                    open(session, head, false).await?;
                 }
-                session.write_response_body(Some(bytes), false).await?;
+                say(session, bytes, false).await?;
             }
             Ok(_) => {}
             Err(error) => return Ok(Err(error)),
@@ -165,7 +169,7 @@ async fn carried(
 }
 
 enum Piece {
-    Head(u16, Box<http::HeaderMap>),
+    Head(u16, Box<http::HeaderMap>, Visit),
     Body(Bytes),
     End,
 }

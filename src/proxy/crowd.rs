@@ -1,4 +1,4 @@
-//! How many connections a listener has, and what becomes of those over the limit.
+//! How many connections and requests a listener has, and what becomes of connections over the limit.
 //!
 //! They are told `503` and closed, as other proxies close theirs: left in the queue of the system they would wait for
 //! nobody knows how long, and a load balancer would not look for another gateway. With TLS they are closed without a
@@ -26,37 +26,69 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How often the log says that it is full.
 const AGAIN: u64 = 10;
 
-pub struct Crowd<A> {
-    inner: Arc<A>,
+/// The places at a listener. A connection takes one, and so does each request that is under way on a connection of
+/// HTTP/2 beside its first: each may need a connection to a server.
+pub struct Places {
     door: Arc<Door>,
-    state: Arc<State>,
     descriptors: Descriptors,
-    /// What a client over the limit is told; nothing with TLS.
-    full: Option<Bytes>,
-    inside: AtomicUsize,
-    refused: AtomicUsize,
+    taken: AtomicUsize,
     started: Instant,
-    /// When the log may say it next, in seconds since the start.
+    /// When the log may say next that there are none, in seconds since the start.
     tell: AtomicU64,
 }
 
-/// One place among those that there are.
-struct Place<'a>(&'a AtomicUsize);
+/// One of them, until it is dropped.
+pub struct Place(Arc<Places>);
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Release);
+        self.0.taken.fetch_sub(1, Ordering::Release);
     }
 }
 
-fn place(count: &AtomicUsize, most: usize) -> Option<Place<'_>> {
-    let place = Place(count);
-    // The place is given back at once where there is none.
-    (count.fetch_add(1, Ordering::Acquire) < most).then_some(place)
+impl Places {
+    pub fn new(door: Arc<Door>, descriptors: Descriptors) -> Arc<Self> {
+        let (started, tell) = (Instant::now(), AtomicU64::new(0));
+        Arc::new(Self { door, descriptors, taken: AtomicUsize::new(0), started, tell })
+    }
+
+    /// A place, if there is one left; the log is told if not.
+    pub fn take(self: &Arc<Self>) -> Option<Place> {
+        let most = self.descriptors.connections(&self.door.registry.house().plan.config);
+        // It is given back at once where there was none.
+        let place = Place(self.clone());
+        if self.taken.fetch_add(1, Ordering::Acquire) < most {
+            return Some(place);
+        }
+        let (now, next) = (self.started.elapsed().as_secs(), self.tell.load(Ordering::Relaxed));
+        let turn = self.tell.compare_exchange(next, now + AGAIN, Ordering::Relaxed, Ordering::Relaxed);
+        if now >= next && turn.is_ok() {
+            tracing::warn!(limit = most, "too many connections: further ones are refused");
+        }
+        None
+    }
+}
+
+pub struct Crowd<A> {
+    inner: Arc<A>,
+    places: Arc<Places>,
+    state: Arc<State>,
+    /// What a client over the limit is told; nothing with TLS.
+    full: Option<Bytes>,
+    refused: AtomicUsize,
+}
+
+/// A refused client that is listened to.
+struct Heard<'a>(&'a AtomicUsize);
+
+impl Drop for Heard<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<A> Crowd<A> {
-    pub fn new(inner: A, door: Arc<Door>, state: Arc<State>, descriptors: Descriptors, speaks: bool) -> Self {
+    pub fn new(inner: A, places: Arc<Places>, state: Arc<State>, speaks: bool) -> Self {
         let body = r#"{"error":{"code":"max_connections","message":"the gateway has as many connections as it takes","retry_after_ms":1000}}"#;
         let full = speaks.then(|| {
             Bytes::from(format!(
@@ -65,29 +97,16 @@ impl<A> Crowd<A> {
                 body.len()
             ))
         });
-        Self {
-            inner: Arc::new(inner),
-            door,
-            state,
-            descriptors,
-            full,
-            inside: AtomicUsize::new(0),
-            refused: AtomicUsize::new(0),
-            started: Instant::now(),
-            tell: AtomicU64::new(0),
-        }
+        Self { inner: Arc::new(inner), places, state, full, refused: AtomicUsize::new(0) }
     }
 
     /// Turns a client away. A connection that is closed over unread bytes is reset, and then the client may never read
     /// why (RFC 9112 §9.6): so it is listened to for a moment, unless too many are already.
-    async fn refuse(&self, mut stream: Stream, most: usize) {
-        self.door.metrics.rejected("listener", "max_connections");
-        let (now, next) = (self.started.elapsed().as_secs(), self.tell.load(Ordering::Relaxed));
-        let turn = self.tell.compare_exchange(next, now + AGAIN, Ordering::Relaxed, Ordering::Relaxed);
-        if now >= next && turn.is_ok() {
-            tracing::warn!(limit = most, "too many connections: further ones are refused");
-        }
-        let (Some(full), Some(_heard)) = (&self.full, place(&self.refused, HEARD)) else { return };
+    async fn refuse(&self, mut stream: Stream) {
+        self.places.door.metrics.rejected("listener", "max_connections");
+        let heard = Heard(&self.refused);
+        let few = self.refused.fetch_add(1, Ordering::Relaxed) < HEARD;
+        let (Some(full), true) = (&self.full, few) else { return };
         let say = async {
             if stream.write_all(full).await.is_err() || stream.shutdown().await.is_err() {
                 return;
@@ -96,6 +115,7 @@ impl<A> Crowd<A> {
             while matches!(stream.read(&mut rest).await, Ok(1..)) {}
         };
         let _ = tokio::time::timeout(PATIENCE, say).await;
+        drop(heard);
     }
 }
 
@@ -103,9 +123,8 @@ impl<A> Crowd<A> {
 impl<A: ServerApp + Send + Sync + 'static> ServerApp for Crowd<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let _connection = self.state.connect();
-        let most = self.descriptors.connections(&self.door.registry.house().plan.config);
-        let Some(_place) = place(&self.inside, most) else {
-            self.refuse(stream, most).await;
+        let Some(_place) = self.places.take() else {
+            self.refuse(stream).await;
             return None;
         };
         // The loop over the requests of a connection is inside; nothing comes back from there.
@@ -114,23 +133,5 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Crowd<A> {
 
     async fn cleanup(&self) {
         self.inner.cleanup().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_given_back() {
-        let count = AtomicUsize::new(0);
-        let first = place(&count, 2).expect("there are two");
-        let second = place(&count, 2).expect("there are two");
-        assert!(place(&count, 2).is_none());
-        assert!(place(&count, 2).is_none(), "asking costs nothing");
-        drop(first);
-        let third = place(&count, 2).expect("one is free again");
-        drop((second, third));
-        assert_eq!(count.load(Ordering::Relaxed), 0);
     }
 }

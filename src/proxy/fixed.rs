@@ -173,7 +173,8 @@ fn health(ctx: &Ctx) -> Bytes {
 /// What keeps the gateway from being ready, in words.
 fn missing(gateway: &Gateway, ctx: &Ctx) -> Vec<String> {
     let mut missing = Vec::new();
-    if gateway.door.drain.is_cancelled() {
+    // After a handover whoever asks once more, by a new connection, asks the successor.
+    if gateway.door.drain.is_cancelled() && !gateway.state.is_handed_over() {
         missing.push("the gateway is stopping".to_owned());
     }
     missing.extend(ctx.house.missing());

@@ -36,6 +36,14 @@ pub fn head(session: &Session, client: Option<IpAddr>) -> Head<'_> {
     }
 }
 
+/// Goes on in the HTTP that is spoken, whatever else a client would like (RFC 9110 §7.8): for nothing below is this a request
+/// after which the connection could be another's.
+pub fn stay(session: &mut Session) {
+    if session.req_header().headers.contains_key(UPGRADE) {
+        session.req_header_mut().remove_header(&UPGRADE);
+    }
+}
+
 /// Refuses what two HTTP readers could take differently (RFC 9112 §6.3, request smuggling), and what MCP has no
 /// use for.
 pub fn sound(session: &Session, max_header: usize) -> Result<(), Refusal> {
@@ -47,13 +55,10 @@ pub fn sound(session: &Session, max_header: usize) -> Result<(), Refusal> {
     // It was verified in the handshake, and connections may stand for long.
     if tls::is_over(session.digest()) {
         ended(Ended::Last);
-        let words = "the client certificate of this connection has ended; come again with a new one";
+        let words = "the client certificate of this connection has ended, or is not vouched for any more; come again with one that is good";
         return Err(Refusal::http(403, "certificate_ended", words).closing());
     }
     let bad = |reason, words: &'static str| Err(Refusal::http(400, reason, words).closing());
-    if request.headers.contains_key(UPGRADE) {
-        return bad("upgrade", "this endpoint does not upgrade connections");
-    }
     let mut encodings = request.headers.get_all(TRANSFER_ENCODING).iter();
     let Some(encoding) = encodings.next() else { return Ok(()) };
     if request.version == Version::HTTP_10 || request.version == Version::HTTP_2 {

@@ -13,8 +13,11 @@ mod client;
 mod cork;
 mod credentials;
 pub mod crowd;
+mod fate;
 mod fixed;
 mod intake;
+mod late;
+mod leaves;
 pub mod multiplex;
 mod outgoing;
 pub mod patience;
@@ -26,7 +29,7 @@ pub mod tongue;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,18 +39,20 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::Peer as _;
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
 use crate::door::{Door, Leave, Told};
 use crate::registry::House;
 use crate::state::State;
 use crate::telemetry::Outcome;
-use crate::telemetry::access::{Access, Line};
-use crate::upstream::UpstreamError;
+use crate::telemetry::access::Access;
 use crate::upstream::http::Seat;
 use crate::upstream::pool::Visit;
 use crate::upstream::retry::Tries;
+use crate::upstream::{UpstreamError, is_exhausted};
 use answer::Watch;
+use fate::{failed, pass, tell};
 
 /// One listener's view of the gateway.
 pub struct Gateway {
@@ -89,15 +94,22 @@ pub struct Ctx {
     /// Set once the call is on its way to a server.
     leave: Option<Leave>,
     seat: Option<Seat>,
-    /// The endpoint that it is at.
+    /// The endpoint that it is at, and the socket that leads there.
     visit: Option<Visit>,
+    socket: Option<RawFd>,
     tries: Tries,
     /// What goes to the server as `Authorization`, if it is not the gateway's own.
     bearer: Option<http::HeaderValue>,
     /// The seat was taken anew after the server had forgotten the first.
     reseated: bool,
     watch: Option<Watch>,
+    /// The end of an answer, which goes out in the place of its trailers.
+    rest: Option<Bytes>,
     sent_at: Option<Instant>,
+    /// How long the server was waited for, as far as that is known.
+    waited: Duration,
+    /// Since when nothing but the server is waited for.
+    waiting: Option<Instant>,
     outcome: Option<Outcome>,
     origin: Option<http::HeaderValue>,
     _present: crate::state::Present,
@@ -131,11 +143,15 @@ impl ProxyHttp for Gateway {
             leave: None,
             seat: None,
             visit: None,
+            socket: None,
             tries: Tries::default(),
             bearer: None,
             reseated: false,
             watch: None,
+            rest: None,
             sent_at: None,
+            waited: Duration::ZERO,
+            waiting: None,
             outcome: None,
             origin: None,
             _present: self.state.enter(),
@@ -168,10 +184,7 @@ impl ProxyHttp for Gateway {
         _: Option<&Digest>,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        // What is longer goes out in several packets anyway.
-        if ctx.leave.as_ref().is_some_and(|leave| (1..=CORKED).contains(&leave.body.len())) {
-            cork::cork(socket);
-        }
+        ctx.socket = Some(socket);
         Ok(())
     }
 
@@ -189,6 +202,22 @@ impl ProxyHttp for Gateway {
         *request = outgoing::request(session, ctx, leave, peer, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
         request.set_version(version);
         ctx.sent_at = Some(Instant::now());
+        // What is longer goes out in several packets anyway, and with HTTP/2 others write to the socket.
+        if let Some(socket) = ctx.socket
+            && version != http::Version::HTTP_2
+            && (1..=CORKED).contains(&leave.body.len())
+        {
+            cork::cork(socket);
+        }
+        if version == http::Version::HTTP_2 {
+            let (old, waits) = (reply::is_old(session), leave.id.is_some());
+            if old {
+                session.set_keepalive(None);
+            }
+            if let Some(look) = late::look(old, waits) {
+                session.downstream_modules_ctx = look;
+            }
+        }
         Ok(())
     }
 
@@ -213,8 +242,15 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            return Err(failed(ctx, &UpstreamError::Nonsense("it switches protocols unasked".into())));
+        }
+        if response.status.is_informational() {
+            // It is no answer yet.
+            return Ok(());
+        }
         if self.asks_again(ctx, response.status.as_u16(), &response.headers) {
-            return Error::e_explain(again::AGAIN, "the server cannot answer now");
+            return Err(Error::explain(again::AGAIN, "the server cannot answer now").into_up());
         }
         let Some(leave) = &ctx.leave else { return Ok(()) };
         let server = leave.server.clone();
@@ -228,7 +264,7 @@ impl ProxyHttp for Gateway {
                 // It answered without looking at the call: once more, with a new seat.
                 client.forget(&server, &seat).await;
                 ctx.reseated = true;
-                return Error::e_explain(FORGOTTEN, "the server has forgotten the session");
+                return Err(Error::explain(FORGOTTEN, "the server has forgotten the session").into_up());
             }
             return Err(failed(ctx, &UpstreamError::Forgotten));
         }
@@ -237,13 +273,14 @@ impl ProxyHttp for Gateway {
             Ok(watch) => {
                 if leave.resume.is_some() {
                     // It works; nobody shall wait for the end of a stream to hear that.
-                    leave.running.went(None);
+                    tell(leave, &mut ctx.visit, None);
                 }
                 let unsized_now = sized && !response.headers.contains_key(http::header::CONTENT_LENGTH);
                 if unsized_now && session.req_header().version == http::Version::HTTP_11 {
                     response.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;
                 }
                 ctx.outcome = Some(if response.status.is_success() { Outcome::Ok } else { Outcome::Error });
+                ctx.waited = ctx.tries.began.map_or(Duration::ZERO, |began| began.elapsed());
                 ctx.watch = Some(watch);
                 Ok(())
             }
@@ -257,8 +294,11 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        reply::frame(session, response);
         outgoing::response(response);
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        reply::frame(session, response);
         reply::stamp(response, ctx)
     }
 
@@ -269,24 +309,32 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> pingora::Result<Option<Duration>> {
-        let Some(watch) = &mut ctx.watch else { return Ok(None) };
-        if let (true, Some(began), Some(leave)) = (watch.is_bounded(), ctx.tries.began, &ctx.leave)
-            && began.elapsed() > leave.server.timeout
-        {
-            // Each byte came in time, but not the answer.
-            let error = UpstreamError::TimedOut(leave.server.timeout);
-            return Err(failed(ctx, &error));
+        if ctx.watch.is_some() {
+            *body = pass(ctx, body.take(), end_of_stream)?;
         }
-        match watch.pass(body.take(), end_of_stream) {
-            Ok(piece) => {
-                *body = piece;
-                if watch.saw_error {
-                    ctx.outcome = Some(Outcome::Error);
-                }
-                Ok(None)
-            }
-            Err(error) => Err(failed(ctx, &error)),
-        }
+        Ok(None)
+    }
+
+    /// Trailers end an answer as well as a flag does. What they say is between the server and the gateway.
+    fn upstream_response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut http::HeaderMap,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        trailers.clear();
+        ctx.rest = pass(ctx, None, true)?;
+        Ok(())
+    }
+
+    /// What this gives is written as the end of the body, and no trailers are.
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        _: &mut http::HeaderMap,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<Option<Bytes>> {
+        Ok(Some(ctx.rest.take().unwrap_or_default()))
     }
 
     fn fail_to_connect(
@@ -296,13 +344,23 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
         mut e: Box<Error>,
     ) -> Box<Error> {
+        if again::is_stale(&e) && ctx.tries.stale < STALE {
+            ctx.tries.stale += 1;
+            e.set_retry(true);
+            return e;
+        }
+        let at = peer.address().as_inet().copied();
         let error = match e.etype() {
+            _ if is_exhausted(e.root_cause(), at) => UpstreamError::Exhausted(e.to_string()),
             ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
                 UpstreamError::TimedOut(ctx.house.plan.config.limits.connect_timeout.get())
             }
             _ => UpstreamError::Unreachable(e.to_string()),
         };
-        if self.connects_again(ctx, Some(peer), &error) {
+        if matches!(error, UpstreamError::Exhausted(_)) {
+            // No endpoint was asked.
+            ctx.visit = None;
+        } else if self.connects_again(ctx, Some(peer), &error) {
             e.set_retry(true);
             return e;
         }
@@ -318,7 +376,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
         client_reused: bool,
     ) -> Box<Error> {
-        let untouched = session.response_written().is_none();
+        let untouched = reply::begun(session).is_none();
         if matches!(e.etype(), &FORGOTTEN | &again::AGAIN) {
             e.set_retry(untouched);
             return e;
@@ -330,26 +388,17 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
-        if matches!(e.esource(), ErrorSource::Downstream) {
-            ctx.outcome = Some(Outcome::Left);
-            return FailToProxy { error_code: 499, can_reuse_downstream: false };
-        }
-        if ctx.refused.is_none() {
-            let error = match e.etype() {
-                ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamError::TimedOut(
-                    ctx.leave.as_ref().map_or(Duration::ZERO, |leave| leave.server.timeout),
-                ),
-                _ => UpstreamError::Nonsense("the connection broke off".into()),
-            };
-            tracing::debug!(error = %e, "relaying failed");
-            self.log_failure(ctx, &error);
-            drop(failed(ctx, &error));
+        if let Err(left) = self.blame(ctx, e) {
+            return left;
         }
         let status = ctx.refused.as_ref().map_or(502, |(_, refusal)| refusal.status);
         // Pingora closes the connection after this, whatever it is told; the client must know, or its next request
         // runs into the closing.
         session.set_keepalive(None);
         let said = reply::failure(session, ctx).await;
+        if said.as_ref().is_err_and(|error| matches!(error.esource(), ErrorSource::Downstream)) {
+            patience::ended(patience::Ended::Left);
+        }
         FailToProxy { error_code: status, can_reuse_downstream: said.is_ok() }
     }
 
@@ -373,50 +422,9 @@ impl ProxyHttp for Gateway {
             let status = session.response_written().map_or(0, |response| response.status.as_u16());
             // A gateway behind this one says in its own words that its server is down.
             let down = matches!(status, 502..=504).then(|| UpstreamError::Unreachable(String::new()));
-            leave.running.went(down.as_ref());
+            tell(leave, &mut ctx.visit, down.as_ref());
         }
-        let took = ctx.started.elapsed();
-        let metrics = &self.door.metrics;
-        match &ctx.told.counted {
-            Some(counted) => counted.count(outcome),
-            None => {
-                metrics.count(if ctx.told.method.is_empty() { "_none" } else { ctx.told.method }, outcome)
-            }
-        }
-        metrics.request_seconds.observe(took.as_secs_f64());
-        let upstream = ctx.sent_at.map(|at| at.elapsed());
-        if let (Some(upstream), Some(leave)) = (upstream, &ctx.leave) {
-            leave.server.upstream_seconds(metrics).observe(upstream.as_secs_f64());
-        }
-        if let Some((filter, refusal)) = &ctx.refused {
-            metrics.rejected(filter, refusal.reason);
-        }
-        if self.access.is_silent() {
-            return;
-        }
-        let head = session.req_header();
-        self.access.tell(&Line {
-            at: SystemTime::now(),
-            request_id: ctx.request_id,
-            client: ctx.client,
-            caller: ctx.caller.as_ref().unwrap_or(&ctx.house.plan.chain.anonymous()).user.as_str(),
-            verb: head.method.as_str(),
-            path: match ctx.house.catalog.endpoint(head.uri.path()) {
-                Some(endpoint) => &endpoint.path,
-                None => head.uri.path(),
-            },
-            method: ctx.told.method,
-            server: ctx.told.server.as_deref(),
-            tool: ctx.told.tool.as_deref(),
-            status: session.response_written().map_or(0, |response| response.status.as_u16()),
-            outcome,
-            reason: ctx.refused.as_ref().map(|(_, refusal)| refusal.reason),
-            took,
-            upstream,
-            bytes_in: ctx.received,
-            bytes_out: session.body_bytes_sent(),
-            trace: intake::trace_id(&head.headers),
-        });
+        self.note(session, ctx, outcome);
     }
 
     /// What is tried again is counted, not told.
@@ -433,19 +441,8 @@ impl ProxyHttp for Gateway {
 /// Bodies up to this size go out in one packet with their head.
 const CORKED: usize = 48 * 1024;
 
+/// Connections of HTTP/2 at their end that a call passes over before it is told that there is none.
+const STALE: u32 = 4;
+
 /// A connection can be used again after the server forgot our session; the request goes once more.
 const FORGOTTEN: ErrorType = ErrorType::Custom("forgotten");
-
-/// Keeps the answer for `fail_to_proxy` and makes Pingora's error of it.
-fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {
-    let name = ctx.leave.as_ref().map(|leave| leave.server.name.clone()).unwrap_or_default();
-    if let Some(leave) = &ctx.leave {
-        leave.running.went(Some(error));
-    }
-    credentials::refused(ctx, error);
-    if ctx.refused.is_none() {
-        tracing::warn!(server = %name, %error, request_id = format_args!("{:016x}", ctx.request_id), "a call failed");
-        ctx.refuse("upstream", Box::new(error.refusal(&name)));
-    }
-    Error::explain(ErrorType::Custom("upstream"), error.to_string()).into_up()
-}

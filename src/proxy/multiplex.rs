@@ -6,7 +6,7 @@
 //! windows) are ended by the `h2` crate, by the figures that it is given here.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use h2::Reason;
 use pingora::protocols::http::ServerSession;
@@ -16,16 +16,18 @@ use pingora::server::ShutdownWatch;
 use pingora::time::fast_timeout::fast_sleep;
 use tokio::sync::mpsc;
 
-use super::patience::{Ended, IDLE, Patient};
+use super::crowd::{Place, Places};
+use super::leaves::Leaves;
+use super::patience::{Ended, IDLE, Patient, Standing};
 use crate::state::State;
 
-/// Requests of one connection at a time. What one of them may take is what a connection of HTTP/1 may take.
+/// Requests of one connection at a time. What one of them may take is what a connection of HTTP/1 may take, and all but
+/// the first take a place among those of connections.
 const STREAMS: u32 = 100;
 /// How many may still be winding up beside these, because their clients have reset them.
 const WINDING_UP: usize = 100;
-/// Requests that a client may leave before their answers, beside as many as it has waited for. Resetting a stream costs
-/// a client nothing, and makes room for the next (CVE-2023-44487).
-const LEAVES: usize = 100;
+/// Requests that are turned away while those finish that run beside too many that were left.
+const TURNED: usize = 100;
 /// Requests that are refused for their form before they are one.
 const MALFORMED: usize = 32;
 /// Bytes that may be on their way to us, of one stream and of all of them.
@@ -38,27 +40,45 @@ const LAST: Duration = Duration::from_secs(1);
 
 pub struct Multiplex {
     patient: Arc<Patient>,
+    places: Arc<Places>,
     state: Arc<State>,
     options: H2Options,
     patience: Duration,
 }
 
-/// How a request ended, told even if its task is torn down.
-struct Report {
-    to: mpsc::UnboundedSender<Ended>,
+/// How a request ended, and what it was.
+#[derive(Clone, Copy)]
+struct End {
     how: Ended,
+    standing: Standing,
+    began: Instant,
+}
+
+/// Told even if the task of the request is torn down.
+struct Report {
+    to: mpsc::UnboundedSender<End>,
+    end: End,
+    /// Given back before that.
+    place: Option<Place>,
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
+        drop(self.place.take());
         // Nobody listens any more when the connection is gone.
-        let _ = self.to.send(self.how);
+        let _ = self.to.send(self.end);
     }
 }
 
 impl Multiplex {
     /// `max_header` is what the filters take; they shall be asked first, since they can say what is wrong.
-    pub fn new(patient: Arc<Patient>, state: Arc<State>, patience: Duration, max_header: usize) -> Self {
+    pub fn new(
+        patient: Arc<Patient>,
+        places: Arc<Places>,
+        state: Arc<State>,
+        patience: Duration,
+        max_header: usize,
+    ) -> Self {
         let mut options = H2Options::new();
         // RFC 9113 §6.5.2 counts 32 bytes more for each header.
         let list = u32::try_from(max_header.saturating_mul(2)).unwrap_or(u32::MAX).saturating_add(8 * 1024);
@@ -68,7 +88,7 @@ impl Multiplex {
             .initial_window_size(WINDOW)
             .initial_connection_window_size(WINDOWS)
             .max_send_buffer_size(UNSENT);
-        Self { patient, state, options, patience }
+        Self { patient, places, state, options, patience }
     }
 
     /// Serves all requests of a connection.
@@ -84,31 +104,35 @@ impl Multiplex {
             tracing::debug!("a client did not begin HTTP/2 as it should, or not in time");
             return;
         };
-        let (to, mut reports) = mpsc::unbounded_channel();
+        let (to, mut reports) = mpsc::unbounded_channel::<End>();
         let mut stopping = shutdown.clone();
-        let (mut running, mut leaves, mut malformed) = (0_usize, LEAVES, 0_usize);
+        let (mut running, mut malformed) = (0_usize, 0_usize);
+        let mut leaves = Leaves::new(Instant::now());
         // A client that says nothing at all gets the time of a head, one that has asked before the time of a pause.
         let mut pause = self.patience;
-        // Set when no new requests are wanted.
-        let mut ending = false;
+        // Whether the connection's own place is free for a request.
+        let mut first = true;
+        // Set when no new requests are wanted; and when none is taken any more, with how many were turned away.
+        let (mut ending, mut turned) = (false, None);
         // The last bytes of an answer are written here, after its request is done: the process must wait for them.
         let mut present = None;
         loop {
             let wait = if ending { LAST } else { pause };
             let accepted = tokio::select! {
                 biased;
-                Some(how) = reports.recv() => {
+                Some(end) = reports.recv() => {
                     running -= 1;
-                    match how {
-                        Ended::Done => leaves = LEAVES.min(leaves + 1),
-                        Ended::Left => leaves = leaves.saturating_sub(1),
+                    first |= end.standing == Standing::First;
+                    match end.how {
+                        Ended::Done => leaves.waited(),
+                        Ended::Left => leaves.left(end.began.elapsed(), Instant::now()),
                         Ended::Last if ending => {}
                         Ended::Last => {
                             connection.graceful_shutdown();
                             ending = true;
                         }
                     }
-                    continue;
+                    None
                 }
                 changed = stopping.changed(), if !ending => {
                     if changed.is_ok() {
@@ -118,7 +142,7 @@ impl Multiplex {
                     ending = true;
                     continue;
                 }
-                accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => accepted,
+                accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => Some(accepted),
                 () = fast_sleep(wait), if running == 0 => {
                     if ending {
                         break;
@@ -128,26 +152,48 @@ impl Multiplex {
                     continue;
                 }
             };
-            match accepted {
-                Ok(Some(H2Accept::Session(session))) => {
+            match (accepted, &mut turned) {
+                (None, _) => {}
+                (Some(Ok(Some(H2Accept::Session(mut session)))), Some(turned)) => {
+                    session.shutdown_with_reason(Reason::REFUSED_STREAM);
+                    *turned += 1;
+                }
+                (Some(Ok(Some(H2Accept::Session(session)))), None) => {
                     running += 1;
                     pause = self.patience + IDLE;
-                    let report = Report { to: to.clone(), how: Ended::Done };
+                    let place = if first { None } else { self.places.take() };
+                    let standing = match &place {
+                        _ if std::mem::take(&mut first) => Standing::First,
+                        Some(_) => Standing::Further,
+                        None => Standing::Beyond,
+                    };
+                    let end = End { how: Ended::Done, standing, began: Instant::now() };
+                    let report = Report { to: to.clone(), end, place };
                     let (patient, shutdown) = (self.patient.clone(), shutdown.clone());
                     tokio::spawn(async move {
                         // The whole of it must come along: what is dropped here is told at once.
                         let mut report = report;
-                        report.how = patient.one(ServerSession::new_http2(session), &shutdown).await;
+                        let session = ServerSession::new_http2(session);
+                        report.end.how = patient.one(session, standing, &shutdown).await;
                     });
                 }
-                Ok(Some(H2Accept::Rejected)) => malformed += 1,
-                Ok(None) => break,
-                Err(error) => {
+                (Some(Ok(Some(H2Accept::Rejected))), _) => malformed += 1,
+                (Some(Ok(None)), _) => break,
+                (Some(Err(error)), _) => {
                     tracing::debug!(%error, "a connection of HTTP/2 broke off");
                     break;
                 }
             }
-            if leaves == 0 || malformed >= MALFORMED || running > STREAMS as usize + WINDING_UP {
+            if leaves.are_gone() && running > 0 && turned.is_none() {
+                // Calls that run beside are innocent: they come to their end, and the connection with the last of them.
+                connection.graceful_shutdown();
+                (ending, turned) = (true, Some(0));
+            }
+            let asked_enough = match turned {
+                None => leaves.are_gone(),
+                Some(turned) => turned >= TURNED,
+            };
+            if asked_enough || malformed >= MALFORMED || running > STREAMS as usize + WINDING_UP {
                 tracing::info!(
                     running,
                     malformed,

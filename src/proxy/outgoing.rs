@@ -1,7 +1,8 @@
 //! The head that goes to a server, and what of a server's head goes to the client.
 //!
 //! The head is made anew, from the few headers that MCP and tracing need: a client's credentials and cookies stay
-//! here unless the server's configuration asks for them, and the gateway's own for a server never come back.
+//! here unless the server's configuration asks for them, and the gateway's own for a server never come back. Of a server's
+//! head the few pass that a client needs.
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use filters::guard::Redactor;
 use filters::verdict::code;
 use filters::{Era, Refusal};
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, SERVER, SET_COOKIE, USER_AGENT, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING,
+    USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora::OrErr;
@@ -137,15 +139,26 @@ fn is_clean(value: &HeaderValue, redactor: &Redactor) -> bool {
     !found(value) && !found(&read)
 }
 
-/// Takes out of a server's head what is between the gateway and the server.
+/// Whether a header of a server's goes to the client: what its answer is and how to treat it, and what MCP may yet say.
+/// The rest is between the server and the gateway, or would speak for the gateway's own name.
+fn is_kept(name: &HeaderName) -> bool {
+    [CONTENT_TYPE, CONTENT_LENGTH, TRANSFER_ENCODING, CACHE_CONTROL, RETRY_AFTER].contains(name)
+        || (name.as_str().starts_with("mcp-") && *name != header::SESSION)
+}
+
+/// Takes out of a server's head what is not for the client.
 pub fn response(head: &mut ResponseHeader) {
-    for name in [&header::SESSION, &SET_COOKIE, &WWW_AUTHENTICATE, &SERVER] {
-        head.remove_header(name);
-    }
-    let from_server: Vec<HeaderName> =
-        head.headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
-    for name in from_server {
-        head.remove_header(&name);
+    const AT_ONCE: usize = 16;
+    loop {
+        let mut others = [const { None }; AT_ONCE];
+        let names = head.headers.keys().filter(|name| !is_kept(name));
+        let count = others.iter_mut().zip(names).map(|(other, name)| *other = Some(name.clone())).count();
+        for name in others.iter().flatten() {
+            head.remove_header(name);
+        }
+        if count < AT_ONCE {
+            return;
+        }
     }
 }
 
@@ -192,4 +205,43 @@ pub fn resumption(
         screen: screen(&server),
         server,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_servers_head_little_goes_to_the_client() {
+        let mut head = ResponseHeader::build(200, None).expect("a head");
+        let kept = ["Content-Type", "Content-Length", "Cache-Control", "Retry-After", "Mcp-Later"];
+        let gone = [
+            "Set-Cookie",
+            "Mcp-Session-Id",
+            "Connection",
+            "Keep-Alive",
+            "X-Hop",
+            "Alt-Svc",
+            "Trailer",
+            "Strict-Transport-Security",
+            "Clear-Site-Data",
+            "Proxy-Authenticate",
+            "WWW-Authenticate",
+            "Server",
+            "Access-Control-Allow-Origin",
+            "Upgrade",
+            "Date",
+        ];
+        for name in kept.iter().chain(&gone) {
+            head.append_header(*name, "1").expect("a header");
+        }
+        for number in 0..100 {
+            head.append_header(format!("X-{number}"), "1").expect("a header");
+            head.append_header("Set-Cookie", "2").expect("a header");
+        }
+        response(&mut head);
+        let mut left: Vec<&str> = head.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["cache-control", "content-length", "content-type", "mcp-later", "retry-after"]);
+    }
 }

@@ -30,6 +30,25 @@ tokio::task_local! {
     /// Until when the head that is waited for has to be there; none while a request is served.
     static DUE: Cell<Option<Instant>>;
     static ENDED: Cell<Ended>;
+    static STANDING: Standing;
+}
+
+/// What a request is among those of its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It has the place of its connection.
+    #[default]
+    First,
+    /// One of HTTP/2 that has a place of its own.
+    Further,
+    /// One for which there was no place.
+    Beyond,
+}
+
+/// What the request that is being served is among those of its connection.
+pub(super) fn standing() -> Standing {
+    // A connection of HTTP/1 has one at a time.
+    STANDING.try_with(|standing| *standing).unwrap_or_default()
 }
 
 /// What the end of a request means for its connection.
@@ -72,12 +91,17 @@ impl Patient {
     }
 
     /// Serves one request of HTTP/2, whose head is there.
-    pub(super) async fn one(&self, session: ServerSession, shutdown: &ShutdownWatch) -> Ended {
+    pub(super) async fn one(
+        &self,
+        session: ServerSession,
+        standing: Standing,
+        shutdown: &ShutdownWatch,
+    ) -> Ended {
         let serve = async {
             self.proxy.process_new_http(session, shutdown).await;
             ENDED.with(Cell::get)
         };
-        cork::together(ENDED.scope(Cell::default(), serve)).await
+        cork::together(STANDING.scope(standing, ENDED.scope(Cell::default(), serve))).await
     }
 
     /// Serves a connection of HTTP/1, whose first bytes were waited for since then.

@@ -3,13 +3,15 @@
 //! own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use filters::Filter as _;
 use filters::origin::Origin;
-use filters::{Caller, Refusal, Stop};
+use filters::{Caller, Era, Refusal, Stop};
 use pingora::proxy::Session;
 
+use super::patience::{self, Standing};
 use super::{Ctx, Gateway, Serves, body, carry, client, fixed, intake, outgoing, reply};
 use crate::catalog::Endpoint;
 use crate::door::judge::{Judged, kept};
@@ -23,8 +25,16 @@ impl Gateway {
     /// Receives a request and answers it, or gives what Pingora shall stream.
     pub async fn receive(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Option<Leave>> {
         // An answer that is not taken holds its call and its server.
-        let patience = ctx.house.plan.config.limits.write_timeout.get();
-        session.as_downstream_mut().set_write_timeout(Some(patience));
+        let write = ctx.house.plan.config.limits.write_timeout.get();
+        session.as_downstream_mut().set_write_timeout(Some(write));
+        // What a server says before its answer is for the gateway; older clients would take it for the answer.
+        session.as_downstream_mut().set_ignore_info_resp(true);
+        intake::stay(session);
+        if patience::standing() == Standing::Beyond {
+            let words = "the gateway has as many connections and requests as it takes";
+            let refusal = Refusal::http(503, "max_connections", words).retry_after(Duration::from_secs(1));
+            return self.refuse_with(session, ctx, "listener", refusal).await;
+        }
         let path = session.req_header().uri.path();
         let operator = fixed::Path::of(path);
         let endpoint = match self.serves {
@@ -110,6 +120,7 @@ impl Gateway {
             limit: limits.max_body.as_usize(),
             patience: limits.body_timeout.get(),
             together: limits.max_buffered.as_usize(),
+            free: body::free(patience::standing()),
         };
         let mut load = self.state.load();
         let read = body::read(session, &bounds, &mut load).await?;
@@ -134,6 +145,7 @@ impl Gateway {
             }
         };
         let Judged { mut permit, body, id } = judged;
+        let era = permit.era;
         ctx.id = id;
         ctx.held = kept(std::mem::take(&mut permit.held));
         let client = match intake::session(&self.door, session, &endpoint, &permit, &body) {
@@ -153,7 +165,7 @@ impl Gateway {
         match self.door.lead(led, &mut ctx.told) {
             Ok(Exit::Answer(answer)) => Box::pin(reply::whole(session, ctx, answer)).await.map(|()| None),
             Ok(Exit::Room(talk)) => {
-                let said = Box::pin(reply::talk(session, ctx, talk, &self.door)).await;
+                let said = Box::pin(reply::talk(session, ctx, era, talk, &self.door)).await;
                 if let (Some(client), Some(id)) = (&client, &ctx.id) {
                     client.finish(id);
                 }
@@ -178,6 +190,9 @@ impl Gateway {
         endpoint: &Arc<Endpoint>,
         get: bool,
     ) -> pingora::Result<Option<Leave>> {
+        if let Err(refusal) = body::none(session, ctx.house.plan.config.limits.body_timeout.get()).await? {
+            return self.refuse_with(session, ctx, "intake", refusal).await;
+        }
         let caller = ctx.caller.clone().unwrap_or_else(|| ctx.house.plan.chain.anonymous());
         let client = match intake::open_session(&self.door, session, endpoint, &caller) {
             Ok(client) => client,
@@ -203,7 +218,9 @@ impl Gateway {
         let changes = self.door.registry.changes();
         let pass = self.passing(&endpoint.path, caller);
         match announce::legacy(&self.door.core, client, pass, changes, self.door.drain.clone()) {
-            Ok(talk) => Box::pin(reply::talk(session, ctx, talk, &self.door)).await.map(|()| None),
+            Ok(talk) => {
+                Box::pin(reply::talk(session, ctx, Era::Legacy, talk, &self.door)).await.map(|()| None)
+            }
             Err(many) => {
                 let refusal = Refusal::http(429, "too_many_streams", many.to_string());
                 self.refuse_with(session, ctx, "session", refusal).await

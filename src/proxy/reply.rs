@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use filters::Refusal;
 use filters::agree::quote;
+use filters::verdict::code;
+use filters::{Era, Refusal};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH,
@@ -15,6 +16,7 @@ use http::{HeaderName, HeaderValue, Version};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
+use tokio::time::Instant;
 
 use super::answer::Watch;
 use super::{Ctx, intake};
@@ -31,6 +33,9 @@ const SILENCE: Duration = Duration::from_millis(100);
 /// Bodies of refused requests up to this size do not cost the connection, if they come in this time.
 const SMALL: usize = 16 * 1024;
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// What a client gets the whole of `limits.write_timeout` for.
+const PIECE: usize = 64 * 1024;
 
 /// How often it is asked whether the caller of a stream may still have it.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -79,12 +84,30 @@ fn allowed_origin(ctx: &Ctx) -> Option<&HeaderValue> {
     (named && plan.chain.origin.origin_passes(word)).then_some(origin)
 }
 
+/// Whether a client speaks HTTP/1.0.
+pub fn is_old(session: &Session) -> bool {
+    session.req_header().version < Version::HTTP_11
+}
+
 /// Clients of HTTP/1.0 know no chunks (RFC 9112 §6.1): for them the end of the connection ends the body.
 pub fn frame(session: &mut Session, response: &mut ResponseHeader) {
-    let old = session.req_header().version < Version::HTTP_11;
-    if old && response.remove_header(&TRANSFER_ENCODING).is_some() {
+    if is_old(session) && response.remove_header(&TRANSFER_ENCODING).is_some() {
         session.set_keepalive(None);
     }
+}
+
+/// Writes a head. What goes wrong with that is the client's doing, and no server's.
+pub async fn open(session: &mut Session, head: Box<ResponseHeader>, end: bool) -> pingora::Result<()> {
+    session.write_response_header(head, end).await.map_err(|error| error.into_down())
+}
+
+/// Writes a part of a body; what is long in pieces, so that a client which is slow but steady has time for each.
+pub async fn say(session: &mut Session, mut body: Bytes, end: bool) -> pingora::Result<()> {
+    while body.len() > PIECE {
+        let piece = body.split_to(PIECE);
+        session.write_response_body(Some(piece), false).await.map_err(|error| error.into_down())?;
+    }
+    session.write_response_body(Some(body), end).await.map_err(|error| error.into_down())
 }
 
 /// A whole answer.
@@ -114,19 +137,25 @@ pub async fn write(
     if head.status != 204 {
         head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     }
-    let empty = body.is_empty();
-    session.write_response_header(Box::new(head), empty).await?;
+    // HTTP/2 sends what it is given, for HEAD too (RFC 9110 §9.3.2).
+    let empty = body.is_empty() || session.req_header().method == http::Method::HEAD;
+    open(session, Box::new(head), empty).await?;
     if !empty {
-        session.write_response_body(Some(body), true).await?;
+        say(session, body, true).await?;
     }
     Ok(())
+}
+
+/// The head of an answer that was begun; that a client may go on with its body is none.
+pub fn begun(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|head| !head.status.is_informational())
 }
 
 /// Says the refusal that the context holds: as a JSON-RPC error where MCP is spoken, else in the REST form; as a
 /// last event where a stream has begun.
 pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
     let Some((_, refusal)) = &ctx.refused else { return Ok(()) };
-    if let Some(begun) = session.response_written() {
+    if let Some(begun) = begun(session) {
         let streams =
             begun.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
         let message = wire::refusal(ctx.id.as_deref(), refusal);
@@ -186,7 +215,7 @@ fn is_small(session: &Session) -> bool {
 /// announced: the end of the connection must arrive with the end of the answer, or the client's next request runs
 /// into it.
 async fn last_words(session: &mut Session, words: Bytes) -> pingora::Result<()> {
-    session.write_response_body(Some(words), true).await?;
+    say(session, words, true).await?;
     session.as_downstream_mut().shutdown().await;
     Ok(())
 }
@@ -257,7 +286,7 @@ async fn begin_events(session: &mut Session, ctx: &Ctx) -> pingora::Result<()> {
         head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
     }
     stamp(&mut head, ctx)?;
-    session.write_response_header(Box::new(head), false).await
+    open(session, Box::new(head), false).await
 }
 
 /// Whether the caller of a stream is by now still the one that began it, with the same roles under the same policy. A
@@ -280,19 +309,49 @@ pub fn takes_events(session: &Session) -> bool {
     accept.is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"))
 }
 
+/// The status of an error of a server that speaks no HTTP itself: in the modern era some have one of their own
+/// (2026-07-28, streamable-http).
+fn status_of(era: Era, error: &[u8]) -> u16 {
+    if era == Era::Legacy {
+        return 200;
+    }
+    let code =
+        wire::member(error, "code").and_then(|code| std::str::from_utf8(code.of(error)).ok()?.parse().ok());
+    match code {
+        Some(code::METHOD_NOT_FOUND) => 404,
+        Some(
+            code::PARSE
+            | code::INVALID_REQUEST
+            | code::INVALID_PARAMS
+            | code::HEADER_MISMATCH
+            | code::MISSING_CAPABILITY
+            | code::UNSUPPORTED_VERSION,
+        ) => 400,
+        _ => 200,
+    }
+}
+
 /// Speaks for a room until it has said its last word or the client leaves. A single answer goes out as plain
 /// JSON; notes before it, or a wait that is long enough for a proxy to grow impatient, make it a stream.
-pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &Door) -> pingora::Result<()> {
+pub async fn talk(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    era: Era,
+    mut talk: Talk,
+    door: &Door,
+) -> pingora::Result<()> {
     let keep_alive = ctx.house.plan.config.limits.sse_keepalive.get();
     let takes_events = takes_events(session);
-    let mut open = false;
+    let mut begun = false;
     let _counted = talk.stream.then(|| door.metrics.stream());
     if talk.stream {
         begin_events(session, ctx).await?;
-        open = true;
+        begun = true;
     }
     ctx.outcome = Some(Outcome::Ok);
-    let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
+    let mut again = tokio::time::interval_at(Instant::now() + AGAIN, AGAIN);
+    // Since when the client has heard nothing.
+    let mut quiet = Instant::now();
     loop {
         let word = tokio::select! {
             biased;
@@ -300,15 +359,16 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
                 if may_stay(session, ctx, door).await {
                     continue;
                 }
-                return session.write_response_body(None, true).await;
+                return say(session, Bytes::new(), true).await;
             }
             word = talk.words.recv() => word,
-            () = tokio::time::sleep(keep_alive), if takes_events => {
-                if !open {
+            () = tokio::time::sleep_until(quiet + keep_alive), if takes_events => {
+                if !begun {
                     begin_events(session, ctx).await?;
-                    open = true;
+                    begun = true;
                 }
-                session.write_response_body(Some(Bytes::from_static(sse::KEEP_ALIVE)), false).await?;
+                say(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
+                quiet = Instant::now();
                 continue;
             }
             left = session.as_downstream_mut().read_body_or_idle(true) => {
@@ -321,32 +381,31 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
         };
         match word {
             Some(Word::Note(message)) if takes_events => {
-                if !open {
+                if !begun {
                     begin_events(session, ctx).await?;
-                    open = true;
+                    begun = true;
                 }
-                session.write_response_body(Some(sse::message(&message)), false).await?;
+                say(session, sse::message(&message), false).await?;
+                quiet = Instant::now();
             }
             Some(Word::Note(_)) => {}
             Some(Word::Last(message)) => {
-                if wire::read(&message).is_some_and(|message| message.error.is_some()) {
+                let error = wire::read(&message).and_then(|message| message.error);
+                if error.is_some() {
                     ctx.outcome = Some(Outcome::Error);
                 }
-                if open {
-                    return session.write_response_body(Some(sse::message(&message)), true).await;
+                if begun {
+                    return say(session, sse::message(&message), true).await;
                 }
-                return whole(
-                    session,
-                    ctx,
-                    Reply { status: 200, body: message, session: None, events: false },
-                )
-                .await;
+                let status = error.map_or(200, |error| status_of(era, error.of(&message)));
+                return whole(session, ctx, Reply { status, body: message, session: None, events: false })
+                    .await;
             }
             Some(Word::Refused(refusal)) => {
                 ctx.refuse("upstream", refusal);
                 return failure(session, ctx).await;
             }
-            None => return session.write_response_body(None, true).await,
+            None => return say(session, Bytes::new(), true).await,
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! It counts what it is told and judges by that; what is a failure is said by those who carry the call.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
@@ -15,15 +15,16 @@ pub struct Breaker {
     failed: AtomicU32,
     /// Milliseconds from `started` to when it opened, and one more; 0 while it is closed.
     opened: AtomicU64,
-    probing: AtomicBool,
+    /// The same of when the last probe was sent out; 0 while none is.
+    probing: AtomicU64,
 }
 
 /// How a call may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     Normal,
-    /// It is the one that tries; whoever holds it says how it went, or gives it back.
-    Probe,
+    /// It is the one that tries; whoever holds it says how it went, or gives it back by this number.
+    Probe(u64),
 }
 
 impl Breaker {
@@ -34,7 +35,7 @@ impl Breaker {
             started: Instant::now(),
             failed: AtomicU32::new(0),
             opened: AtomicU64::new(0),
-            probing: AtomicBool::new(false),
+            probing: AtomicU64::new(0),
         }
     }
 
@@ -45,11 +46,12 @@ impl Breaker {
         if !wait.is_zero() {
             return Err(wait);
         }
-        match self.probing.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => Ok(Pass::Probe),
-            // One is out already; how long it takes nobody knows.
-            Err(_) => Err(Duration::from_secs(1).min(self.open_for)),
-        }
+        let (now, out) = (self.now() + 1, self.probing.load(Ordering::Acquire));
+        // One is out already; how long it takes nobody knows, so others follow it.
+        let late = Duration::from_millis(now.saturating_sub(out)) > self.open_for;
+        let sent = (out == 0 || late)
+            && self.probing.compare_exchange(out, now, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if sent { Ok(Pass::Probe(now)) } else { Err(Duration::from_secs(1).min(self.open_for)) }
     }
 
     /// Notes how a call went; gives whether that opened or closed the circuit.
@@ -57,11 +59,11 @@ impl Breaker {
         if worked {
             self.failed.store(0, Ordering::Relaxed);
             let was_open = self.opened.swap(0, Ordering::AcqRel) != 0;
-            self.probing.store(false, Ordering::Release);
+            self.probing.store(0, Ordering::Release);
             return was_open.then_some(State::Closed);
         }
         let failed = self.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let tried = self.probing.load(Ordering::Acquire);
+        let tried = self.probing.load(Ordering::Acquire) != 0;
         // Calls that began before it opened tell nothing about now.
         if self.open_since().is_some() && !tried {
             return None;
@@ -70,13 +72,14 @@ impl Breaker {
             return None;
         }
         let was = self.opened.swap(self.now() + 1, Ordering::AcqRel);
-        self.probing.store(false, Ordering::Release);
+        self.probing.store(0, Ordering::Release);
         (was == 0).then_some(State::Open)
     }
 
     /// A probe ended without a word about the server.
-    pub fn give_back(&self) {
-        self.probing.store(false, Ordering::Release);
+    pub fn give_back(&self, probe: u64) {
+        // Another may be out by now.
+        let _ = self.probing.compare_exchange(probe, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     fn open_since(&self) -> Option<Duration> {
@@ -101,7 +104,14 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_open_it_and_one_probe_closes_it() {
-        let breaker = Breaker::new(3, Duration::ZERO);
+        let breaker = Breaker::new(3, Duration::from_millis(1));
+        let probe = || loop {
+            match breaker.pass() {
+                Ok(Pass::Probe(number)) => return number,
+                Ok(Pass::Normal) => panic!("it is closed"),
+                Err(_) => std::thread::yield_now(),
+            }
+        };
         assert_eq!(breaker.note(false), None);
         assert_eq!(breaker.note(false), None);
         // A success between them starts the count anew.
@@ -109,15 +119,26 @@ mod tests {
         assert_eq!((breaker.note(false), breaker.note(false)), (None, None));
         assert_eq!(breaker.pass(), Ok(Pass::Normal));
         assert_eq!(breaker.note(false), Some(State::Open));
-        assert_eq!(breaker.pass(), Ok(Pass::Probe));
-        assert!(breaker.pass().is_err(), "one probe at a time");
+        probe();
         // It failed: open again, and the next one may try.
         assert_eq!(breaker.note(false), None);
-        assert_eq!(breaker.pass(), Ok(Pass::Probe));
-        breaker.give_back();
-        assert_eq!(breaker.pass(), Ok(Pass::Probe));
+        let first = probe();
+        breaker.give_back(first);
+        // One that takes long does not keep others from trying.
+        let (second, third) = (probe(), probe());
+        breaker.give_back(second);
+        assert_eq!(breaker.probing.load(Ordering::Relaxed), third, "that is another's");
         assert_eq!(breaker.note(true), Some(State::Closed));
         assert_eq!(breaker.pass(), Ok(Pass::Normal));
+    }
+
+    #[test]
+    fn one_probe_goes_out_at_a_time() {
+        let breaker = Breaker::new(1, Duration::from_millis(500));
+        assert_eq!(breaker.note(false), Some(State::Open));
+        std::thread::sleep(Duration::from_millis(600));
+        assert!(matches!(breaker.pass(), Ok(Pass::Probe(_))));
+        assert!(breaker.pass().is_err());
     }
 
     #[test]

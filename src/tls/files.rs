@@ -34,6 +34,8 @@ pub struct Files {
     pub pairs: Vec<Pair>,
     /// Who may vouch for clients.
     pub roots: Option<RootCertStore>,
+    /// Stands for these.
+    pub vouchers: [u8; 32],
     /// Stands for all that was read.
     pub print: [u8; 32],
 }
@@ -81,17 +83,20 @@ impl Files {
             let private = PrivateKeyDer::from_pem_slice(&text).map_err(|error| no_key(key, &text, &error))?;
             pairs.push(Pair { chain, key: private, leaf, cert_file: cert.into(), key_file: key.into() });
         }
+        let mut vouchers = [0; 32];
         let roots = match &settings.client_ca {
             Some(file) => {
                 let mut roots = RootCertStore::empty();
-                for certificate in certificates("client_ca", file, &open("client_ca", file)?)? {
+                let text = open("client_ca", file)?;
+                vouchers = Sha256::digest(&text).into();
+                for certificate in certificates("client_ca", file, &text)? {
                     roots.add(certificate).map_err(|error| TlsError::unusable("client_ca", file, &error))?;
                 }
                 Some(roots)
             }
             None => None,
         };
-        Ok(Self { pairs, roots, print: print.finalize().into() })
+        Ok(Self { pairs, roots, vouchers, print: print.finalize().into() })
     }
 
     /// Refuses a certificate that has ended.

@@ -16,6 +16,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::files::now;
+use super::vouch::{Vouch, Vouched};
 
 /// What a connection keeps of its certificate.
 #[derive(Debug)]
@@ -23,15 +24,22 @@ struct Peer {
     certificate: Option<Certificate>,
     /// The second at which it ends.
     ends: i64,
+    vouched: Vouched,
 }
 
-/// Reads a client's certificate at the end of the handshake.
-pub(super) struct Reader;
+/// Reads a client's certificate at the end of the handshake, in which it was verified by those who stood at this turn.
+pub(super) struct Reader {
+    pub(super) vouch: Arc<Vouch>,
+    pub(super) turn: u64,
+}
 
 #[async_trait]
 impl TlsAccept for Reader {
     async fn handshake_complete_callback(&self, tls: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
-        Some(Arc::new(read(tls.peer_certificate_der()?)))
+        let der = tls.peer_certificate_der()?;
+        let (certificate, ends) = read(der);
+        let vouched = Vouched::new(self.vouch.clone(), der, self.turn);
+        Some(Arc::new(Peer { certificate, ends, vouched }))
     }
 }
 
@@ -40,27 +48,24 @@ pub fn certificate(connection: Option<&Digest>) -> Option<&Certificate> {
     of(connection)?.certificate.as_ref()
 }
 
-/// Whether the certificate of a connection has ended since the handshake.
+/// Whether the certificate of a connection has ended since the handshake, or nobody vouches for it any more.
 pub fn is_over(connection: Option<&Digest>) -> bool {
-    of(connection).is_some_and(|peer| peer.ends < now())
+    of(connection).is_some_and(|peer| peer.ends < now() || !peer.vouched.stands())
 }
 
 fn of(connection: Option<&Digest>) -> Option<&Peer> {
     connection?.ssl_digest.as_ref()?.extension.get()
 }
 
-fn read(der: &[u8]) -> Peer {
-    let Ok((_, certificate)) = X509Certificate::from_der(der) else {
-        return Peer { certificate: None, ends: 0 };
-    };
+/// The certificate, if it names somebody, and when it ends.
+fn read(der: &[u8]) -> (Option<Certificate>, i64) {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return (None, 0) };
     let principal = principal(&certificate);
     if let Err(why) = principal {
         tracing::info!(why, "a client's certificate names nobody");
     }
-    Peer {
-        certificate: principal.ok().map(|principal| Certificate { principal }),
-        ends: certificate.validity().not_after.timestamp(),
-    }
+    let ends = certificate.validity().not_after.timestamp();
+    (principal.ok().map(|principal| Certificate { principal }), ends)
 }
 
 /// The first URI, else the first DNS name, else the first e-mail address, else the common name. One that is unfit is

@@ -9,7 +9,7 @@ use filters::Span;
 use http::header::CONTENT_TYPE;
 
 use super::http::Http;
-use super::{Progress, Said, UpstreamError, cause};
+use super::{Progress, Said, UpstreamError, cause, is_exhausted};
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::wire;
 
@@ -95,6 +95,10 @@ pub(super) fn is_sse(response: &reqwest::Response) -> bool {
 }
 
 pub(super) fn unreachable(error: &reqwest::Error) -> UpstreamError {
+    // Which of its addresses it was is not told.
+    if is_exhausted(error, None) {
+        return UpstreamError::Exhausted(cause(error));
+    }
     UpstreamError::Unreachable(cause(error))
 }
 

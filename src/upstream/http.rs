@@ -98,13 +98,19 @@ impl Http {
         trust: Arc<Trust>,
     ) -> Result<Arc<Self>, String> {
         let url: reqwest::Url = url.parse().map_err(|e| format!("{e}"))?;
-        let peer = Arc::new(Peer::new(&url, headers, bounds.connect_timeout, trust.clone())?);
+        let peer = Arc::new(Peer::new(&url, headers, bounds, trust.clone())?);
+        let watched = super::peer::watched(bounds.timeout);
         let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(bounds.connect_timeout)
             .pool_idle_timeout(super::peer::IDLE)
+            .tcp_keepalive(watched.idle)
+            .tcp_keepalive_interval(watched.interval)
+            .tcp_keepalive_retries(u32::try_from(watched.count).ok())
             .dns_resolver(Arc::new(Names(peer.clone())));
+        #[cfg(target_os = "linux")]
+        let builder = builder.tcp_user_timeout(watched.user_timeout);
         let Reach { url: to, host, client } = trust.client(&url, builder)?;
         let authority = peer.authority.to_str().unwrap_or_default();
         let label = format!("{authority}{}", url.path());

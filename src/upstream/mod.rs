@@ -19,6 +19,7 @@ pub mod vitals;
 
 mod child;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -164,6 +165,9 @@ pub trait Upstream: Send + Sync + 'static {
 pub enum UpstreamError {
     #[error("is not reachable: {0}")]
     Unreachable(String),
+    /// The gateway's own system has no descriptors or ports left.
+    #[error("cannot be reached: the gateway has no descriptors or ports left: {0}")]
+    Exhausted(String),
     /// It was connected, and the message may have reached it.
     #[error("broke off before it answered: {0}")]
     Broke(String),
@@ -218,6 +222,7 @@ impl UpstreamError {
             Self::Unresumable => (400, "unknown_event"),
             Self::WrongEra(..) => (502, "era_mismatch"),
             Self::Busy(_) => (503, "upstream_busy"),
+            Self::Exhausted(_) => (503, "descriptors"),
             Self::Blocked(_) => (403, "result_blocked"),
             Self::Exchange(_) => (502, "token_exchange"),
             Self::NoToken => (403, "token_needed"),
@@ -228,12 +233,13 @@ impl UpstreamError {
             Self::Unreachable(_) => {
                 "is not reachable now, so none of its tools can be used; try again later".into()
             }
+            Self::Exhausted(_) => "cannot be reached now: the gateway has too many connections".into(),
             other => other.to_string(),
         };
         let refusal = Refusal::http(status, reason, format!("the server `{server}` {told}"))
             .with_data(format!(r#"{{"server":{}}}"#, quote(server)));
         match self {
-            Self::Busy(_) => refusal.retry_after(Duration::from_secs(1)),
+            Self::Busy(_) | Self::Exhausted(_) => refusal.retry_after(Duration::from_secs(1)),
             Self::Open(wait) => refusal.retry_after(*wait),
             _ => refusal,
         }
@@ -276,6 +282,18 @@ pub fn house_initialize() -> Bytes {
         revision::NEWEST_LEGACY,
         house_info()
     ))
+}
+
+/// Whether no connection was made because the gateway's own system has none left to give, which says nothing of the
+/// server. For IPv6 a lack of addresses is that of a family which is not there.
+pub fn is_exhausted(error: &(dyn std::error::Error + 'static), to: Option<SocketAddr>) -> bool {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    let mut codes = chain.filter_map(|error| error.downcast_ref::<std::io::Error>()?.raw_os_error());
+    codes.any(|code| match code {
+        libc::EMFILE | libc::ENFILE | libc::ENOBUFS => true,
+        libc::EADDRNOTAVAIL => to.is_some_and(|to| to.is_ipv4()),
+        _ => false,
+    })
 }
 
 /// What lies at the bottom of an error of the HTTP client, without the URL that it puts in front.

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use pingora::protocols::TcpKeepalive;
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use tokio::sync::Notify;
 
-use super::UpstreamError;
 use super::trust::Trust;
+use super::{Bounds, UpstreamError};
 
 /// How long an address is passed over after no connection could be made to it.
 const REST: Duration = Duration::from_secs(30);
@@ -28,6 +29,23 @@ const RESOLVE: Duration = Duration::from_secs(10);
 /// How long a connection to a server may lie unused. Less than the 5 seconds after which Node's and uvicorn's servers close
 /// theirs: a call that is sent into the closing cannot be sent again, since the server may have taken it.
 pub const IDLE: Duration = Duration::from_secs(4);
+
+/// After how long a silence the system asks whether the other side is still there, how often more, and how long bytes may
+/// go without being acknowledged, or taken, at the least: what has vanished without a word is told from what only works.
+const SILENT: Duration = Duration::from_secs(15);
+const ASKED: usize = 3;
+const LOST: Duration = Duration::from_secs(30);
+
+/// How a connection is watched on which the other side may take this long to do anything.
+pub fn watched(patience: Duration) -> TcpKeepalive {
+    TcpKeepalive {
+        idle: SILENT,
+        interval: SILENT / 3,
+        count: ASKED,
+        #[cfg(target_os = "linux")]
+        user_timeout: patience.max(LOST),
+    }
+}
 
 pub struct Peer {
     host: String,
@@ -42,6 +60,7 @@ pub struct Peer {
     /// What is the same in the head of each message: host, type, and `headers`.
     pub stem: Vec<(HeaderName, HeaderValue)>,
     connect_timeout: Duration,
+    call_timeout: Duration,
     trust: Arc<Trust>,
     resolved: ArcSwapOption<Addresses>,
     /// Told when its name should be looked up before it is time.
@@ -67,7 +86,7 @@ impl Peer {
     pub fn new(
         url: &reqwest::Url,
         headers: HeaderMap,
-        connect_timeout: Duration,
+        bounds: &Bounds,
         trust: Arc<Trust>,
     ) -> Result<Self, String> {
         let host = url.host_str().ok_or("the URL has no host")?.to_owned();
@@ -92,7 +111,8 @@ impl Peer {
             path: path.try_into().map_err(|e: http::uri::InvalidUri| e.to_string())?,
             headers,
             stem,
-            connect_timeout,
+            connect_timeout: bounds.connect_timeout,
+            call_timeout: bounds.timeout,
             trust,
             resolved: ArcSwapOption::empty(),
             stale: Notify::new(),
@@ -198,6 +218,7 @@ impl Peer {
         peer.options.connection_timeout = Some(self.connect_timeout);
         peer.options.total_connection_timeout = Some(self.connect_timeout * 2);
         peer.options.idle_timeout = Some(IDLE);
+        peer.options.tcp_keepalive = Some(watched(self.call_timeout));
         self.trust.apply(&mut peer, self.tls);
         peer
     }
@@ -231,7 +252,11 @@ mod tests {
 
     fn peer(addresses: &[&str]) -> Peer {
         let url = "http://name.invalid:80/mcp".parse().expect("a URL");
-        let peer = Peer::new(&url, HeaderMap::new(), Duration::from_secs(1), Arc::default()).expect("a peer");
+        let config =
+            crate::config::parse("c", "mcpServers: {s: {url: \"http://name.invalid/mcp\"}}", &|_| None);
+        let config = config.expect("a good config");
+        let bounds = Bounds::of(&config.servers["s"], &config.limits);
+        let peer = Peer::new(&url, HeaderMap::new(), &bounds, Arc::default()).expect("a peer");
         peer.adopt(addresses.iter().map(|at| at.parse().expect("an address")).collect());
         peer
     }

@@ -54,6 +54,8 @@ pub struct Plan<'a> {
 pub struct Visit {
     endpoint: Arc<Http>,
     index: usize,
+    /// It was told how it went.
+    told: bool,
 }
 
 impl Visit {
@@ -63,6 +65,11 @@ impl Visit {
 
     pub fn index(&self) -> usize {
         self.index
+    }
+
+    /// Whether this is the first word of how it went.
+    pub fn tell(&mut self) -> bool {
+        !std::mem::replace(&mut self.told, true)
     }
 }
 
@@ -203,7 +210,7 @@ impl Pool {
     pub fn visit(&self, index: usize) -> Visit {
         let endpoint = self.endpoints[index].clone();
         endpoint.vitals.enter();
-        Visit { endpoint, index }
+        Visit { endpoint, index, told: false }
     }
 
     /// A call was answered, however.
@@ -224,6 +231,17 @@ impl Pool {
         let may_eject = self.well() & !(1 << index) != 0;
         let news = self.endpoints[index].vitals.failed(fault, self.tolerance, may_eject, self.clock());
         self.tell(index, news, why);
+    }
+
+    /// Notes how a call went at an endpoint, if that was not told before. What is no fault was an answer.
+    pub fn went(&self, visit: &mut Visit, error: Option<&UpstreamError>) {
+        if !visit.tell() {
+            return;
+        }
+        match error.filter(|error| error.is_fault()) {
+            Some(fault) => self.note(visit.index, fault),
+            None => self.answered(visit.index),
+        }
     }
 
     /// What an error says of an endpoint, to which this call went.

@@ -80,6 +80,8 @@ pub struct Tries {
     pub made: u32,
     /// The endpoints that failed, a bit each.
     pub failed: u64,
+    /// Connections of HTTP/2 that were at their end before anything was sent.
+    pub stale: u32,
     /// To be waited before the next.
     pub wait: Duration,
     pub began: Option<Instant>,
@@ -87,7 +89,7 @@ pub struct Tries {
 
 impl Default for Tries {
     fn default() -> Self {
-        Self { made: 1, failed: 0, wait: Duration::ZERO, began: None }
+        Self { made: 1, failed: 0, stale: 0, wait: Duration::ZERO, began: None }
     }
 }
 

@@ -6,10 +6,11 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use pingora::listeners::ALPN;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::ClientConfig;
 use rustls::RootCertStore;
@@ -24,9 +25,15 @@ use crate::config::{self, Http2};
 const MAX_FILE: u64 = 1 << 20;
 /// Calls that share a connection of HTTP/2.
 const STREAMS: usize = 100;
-/// Bytes of an answer that may be on their way, of one call and of a connection.
-const WINDOW: u32 = 1 << 20;
-const WINDOWS: u32 = 8 << 20;
+/// Bytes of an answer that may be on their way, of one call and of a connection: clients that do not read their answers
+/// hold up nobody else's.
+const WINDOW: u32 = 256 << 10;
+const WINDOWS: u32 = WINDOW * STREAMS as u32;
+/// How often a server is asked whether it is still there while calls are under way; Pingora waits 5 s for a word.
+const PING: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(5);
+/// The largest window that there is (RFC 9113 §6.9.1).
+const MOST: u32 = (1 << 31) - 1;
 
 /// Why the files of a server cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +123,8 @@ impl Trust {
 
     /// Puts it into Pingora's words.
     pub fn apply(&self, peer: &mut HttpPeer, tls: bool) {
+        // The head is made anew (`proxy/outgoing.rs`): what a client says of its own connection is not looked at.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
         // Pingora's pool does not tell authorities and versions apart.
         peer.group_key = self.print;
         peer.options.alpn = match (self.http2, tls) {
@@ -126,6 +135,7 @@ impl Trust {
         peer.options.max_h2_streams = STREAMS;
         peer.options.h2_stream_window_size = Some(WINDOW);
         peer.options.h2_connection_window_size = Some(WINDOWS);
+        peer.options.h2_ping_interval = Some(PING);
         if let Some(roots) = &self.roots {
             let roots = roots.iter().map(|root| WrappedX509::new(root.to_vec(), parse_x509));
             peer.options.ca = Some(Arc::from_iter(roots));
@@ -142,6 +152,9 @@ impl Trust {
     /// for.
     pub fn client(&self, url: &reqwest::Url, mut builder: reqwest::ClientBuilder) -> Result<Reach, String> {
         let tls = url.scheme() == "https";
+        // Here the server says how many calls share a connection.
+        builder = builder.http2_initial_stream_window_size(WINDOW).http2_initial_connection_window_size(MOST);
+        builder = builder.http2_keep_alive_interval(PING).http2_keep_alive_timeout(PONG);
         builder = match (self.http2, tls) {
             (Http2::PriorKnowledge, _) => builder.http2_prior_knowledge(),
             (Http2::Auto, true) if self.server_name.is_none() => builder,

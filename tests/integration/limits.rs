@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::harness::{Gateway, PATIENCE, Process, a_fixture, free_port};
 use crate::procs;
+use crate::puppet::{Act, Puppet};
 
 fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).expect("the system takes the connection");
@@ -174,6 +175,46 @@ async fn with_few_descriptors_fewer_connections_are_taken_and_calls_inside_reach
         .await;
 }
 
+/// Takes descriptors of a process away, or gives them back.
+fn limit(pid: u32, files: u64) {
+    let limit = libc::rlimit { rlim_cur: files, rlim_max: 1024 };
+    // SAFETY: it sets a limit of a process that this test has started; the pointers are good for the call.
+    let set = unsafe { libc::prlimit(pid.cast_signed(), libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+    assert_eq!(set, 0, "the limit is set");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_there_are_no_descriptors_is_no_fault_of_a_server() {
+    let puppet = Puppet::start(|_| Act::Good).await;
+    let settings = "circuit_breaker: {failures: 1, open_for: 1h}";
+    let config = format!("mcpServers: {{fix: {{url: \"{}\", {settings}}}}}\n", puppet.url);
+    let gateway = with_files(1024, &config).await;
+    gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
+    let mut inside = connect(gateway.port);
+    assert!(ask(&mut inside, HEALTH).starts_with("HTTP/1.1 200"));
+    let pid = gateway.process.id();
+    limit(pid, 16);
+    let call = echo("fix").replace("fix__echo", "fix__tool");
+    for _ in 0..3 {
+        let answer = ask(&mut inside, &call).to_lowercase();
+        assert!(answer.starts_with("http/1.1 503 "), "{answer}");
+        assert!(answer.contains("retry-after: 1") && answer.contains("\"server\":\"fix\""), "{answer}");
+        inside = match answer.contains("connection: close") {
+            false => inside,
+            true => {
+                limit(pid, 1024);
+                let mut next = connect(gateway.port);
+                assert!(ask(&mut next, HEALTH).starts_with("HTTP/1.1 200"));
+                limit(pid, 16);
+                next
+            }
+        };
+    }
+    limit(pid, 1024);
+    let answer = ask(&mut inside, &call);
+    assert!(answer.starts_with("HTTP/1.1 200"), "the circuit is closed: {answer}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_descriptors_clients_wait_and_nothing_breaks() {
     // A server that needs none: `max_connections` keeps those for others free, but here they are taken away.
@@ -184,14 +225,7 @@ async fn without_descriptors_clients_wait_and_nothing_breaks() {
     }
     // Somebody takes the descriptors away: from here on accepts fail.
     let pid = gateway.process.id();
-    let limit = |files| {
-        let limit = libc::rlimit { rlim_cur: files, rlim_max: 1024 };
-        // SAFETY: it sets a limit of a process that this test has started; the pointers are good for the call.
-        let set =
-            unsafe { libc::prlimit(pid.cast_signed(), libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
-        assert_eq!(set, 0, "the limit is set");
-    };
-    limit(procs::descriptors(pid) as u64);
+    limit(pid, procs::descriptors(pid) as u64);
     let mut waiting: Vec<TcpStream> = (0..20).map(|_| connect(gateway.port)).collect();
     gateway.eventually("accepts fail", async |g| g.process.output().contains("Accept() failed")).await;
     for _ in 0..20 {
@@ -202,7 +236,7 @@ async fn without_descriptors_clients_wait_and_nothing_breaks() {
     drop(inside);
     let told = gateway.process.output().matches("Accept() failed").count();
     assert!(told < 100, "it is told {told} times");
-    limit(1024);
+    limit(pid, 1024);
     for stream in &mut waiting {
         assert!(ask(stream, &echo("demo")).starts_with("HTTP/1.1 200"), "those that waited are served");
     }
@@ -258,12 +292,25 @@ async fn bodies_over_the_memory_for_all_are_refused_before_they_are_read() {
              Mcp-Method: tools/call\r\nMcp-Name: demo__echo\r\nContent-Length: {length}\r\n\r\n"
         )
     };
+    // Promises take nothing.
+    let promises: Vec<TcpStream> = (0..10)
+        .map(|_| {
+            let mut promise = connect(gateway.port);
+            promise.write_all(head(1_000_000).as_bytes()).expect("written");
+            promise.write_all(b"{").expect("written");
+            promise
+        })
+        .collect();
+    gateway.eventually("they are counted", async |g| g.metric("toolgate_buffered_bytes").await == 10.0).await;
+    assert_eq!(gateway.call("demo__echo", json!({"message": "x".repeat(300_000)})).await.0, 200);
+    drop(promises);
+    gateway.eventually("they are gone", async |g| g.metric("toolgate_buffered_bytes").await == 0.0).await;
     // One that takes nearly all of it, and does not come to its end.
     let mut large = connect(gateway.port);
     large.write_all(head(1_000_000).as_bytes()).expect("written");
-    large.write_all(b"{").expect("written");
+    large.write_all(&[b' '; 999_999]).expect("written");
     gateway
-        .eventually("it is counted", async |g| g.metric("toolgate_buffered_bytes").await == 1_000_000.0)
+        .eventually("it is counted", async |g| g.metric("toolgate_buffered_bytes").await == 999_999.0)
         .await;
     let mut second = connect(gateway.port);
     gateway

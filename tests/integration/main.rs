@@ -27,6 +27,7 @@ mod limits;
 mod load;
 mod log;
 mod losses;
+mod net;
 mod patience;
 mod pools;
 mod procs;

@@ -79,3 +79,16 @@ pub fn memory(pid: u32) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line for memory");
     line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
 }
+
+/// Whether the system asks now and then whether the other side of a connection is there: one from the first of these
+/// ports of this machine to the second, 0 for any.
+pub fn is_watched(from: u16, to: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux has it");
+    let port = |end: &str| end.split(':').nth(1).and_then(|hex| u16::from_str_radix(hex, 16).ok());
+    table.lines().skip(1).any(|line| {
+        let parts: Vec<&str> = line.split_whitespace().collect();
+        let fits = |at: usize, wanted: u16| wanted == 0 || port(parts[at]) == Some(wanted);
+        // Established, with the timer of keep-alive probes (proc_net_tcp.rst).
+        fits(1, from) && fits(2, to) && parts[3] == "01" && parts[5].starts_with("02:")
+    })
+}

@@ -313,8 +313,16 @@ async fn a_client_gets_the_certificate_for_the_name_that_it_asks_for() {
 async fn an_authority_that_is_taken_out_vouches_for_nobody_any_more() {
     let gate = Gate::start(MUTUAL, "").await;
     let own = gate.authority.client("spiffe://prod/a");
-    let client = gate.client_of(&gate.authority, Some(&own));
-    assert_eq!(gate.post(&client).send().await.expect("an answer").status(), 200);
+    let root = reqwest::Certificate::from_pem(gate.authority.pem.as_bytes()).expect("a certificate");
+    let identity = format!("{}{}", own.cert, own.key);
+    let identity = reqwest::Identity::from_pem(identity.as_bytes()).expect("an identity");
+    let old = reqwest::Client::builder().no_proxy().http1_only().tls_certs_only([root]).identity(identity);
+    let clients = [gate.client_of(&gate.authority, Some(&own)), old.build().expect("a client")];
+    for client in &clients {
+        let answer = gate.post(client).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        answer.bytes().await.expect("all of it");
+    }
     put(gate.folder.path(), "clients.pem", &Authority::new("another").pem);
     gate.process.signal(libc::SIGHUP);
     let deadline = Instant::now() + PATIENCE;
@@ -322,6 +330,31 @@ async fn an_authority_that_is_taken_out_vouches_for_nobody_any_more() {
         assert!(Instant::now() < deadline, "{}", gate.process.story());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // Not on a connection of before either, over HTTP/1.1 and HTTP/2.
+    for client in clients {
+        let late = gate.post(&client).send().await.expect("the connection stands");
+        assert_eq!(late.status(), 403, "{}", gate.process.story());
+        assert!(late.text().await.expect("a body").contains("not vouched for any more"));
+        assert!(gate.post(&client).send().await.is_err(), "a new connection");
+    }
+}
+
+#[tokio::test]
+async fn connections_stand_that_are_vouched_for_still() {
+    let gate = Gate::start(MUTUAL, "").await;
+    let own = gate.authority.client("spiffe://prod/a");
+    let client = gate.client_of(&gate.authority, Some(&own));
+    assert_eq!(gate.post(&client).send().await.expect("an answer").status(), 200);
+    let more = Authority::new("another");
+    put(gate.folder.path(), "clients.pem", &format!("{}{}", gate.authority.pem, more.pem));
+    gate.process.signal(libc::SIGHUP);
+    let theirs = more.client("spiffe://prod/b");
+    let deadline = Instant::now() + PATIENCE;
+    while gate.opens(Some(&theirs)).await.is_none() {
+        assert!(Instant::now() < deadline, "{}", gate.process.story());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(gate.post(&client).send().await.expect("an answer").status(), 200);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use crate::events::Events;
 use crate::harness::{Gateway, Process, a_fixture, free_port, legacy_call, python, stdio_fixture};
 use crate::load::{KINDS, Load, Tools};
 use crate::procs;
+use crate::raw::{Client, Head};
 
 fn successor(gateway: &Gateway) -> Process {
     Process::start(&mut Gateway::command(gateway.folder.path(), &["run", "--upgrade"]))
@@ -385,4 +386,23 @@ async fn a_successor_goes_on_if_the_old_one_ends_before_its_last_word() {
         can_be_asked(&gateway).await;
         assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200, "{then}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_connection_of_before_it_is_ready_too_and_closes_it() {
+    let gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\nlimits: {drain: 60s}\n").await;
+    can_be_asked(&gateway).await;
+    let mut old = Client::connect(gateway.port).await;
+    let ready = Head::of("GET /ready HTTP/1.1").bytes();
+    let answer = old.exchange(&ready).await.expect("an answer");
+    assert_eq!((answer.status, answer.closes()), (200, false));
+    let mut new = successor(&gateway);
+    let new = tokio::task::spawn_blocking(move || {
+        new.wait_for("took over from the gateway that ran before");
+        new
+    });
+    let _new = new.await.expect("the successor serves");
+    gateway.eventually("the old one stops", async |g| g.process.output().contains("\"stopping\"")).await;
+    let answer = old.exchange(&ready).await.expect("an answer");
+    assert_eq!((answer.status, answer.closes()), (200, true), "{:?}", String::from_utf8_lossy(&answer.body));
 }

@@ -142,14 +142,6 @@ fn encodings() -> Vec<(&'static str, Head)> {
         ("the encoding twice", chunked(chunked(call_head()))),
         ("the encoding twice in one line", coded("chunked, chunked")),
         ("gzip before the encoding", coded("gzip, chunked")),
-        (
-            "an upgrade to WebSocket",
-            chunked(call_head()).with("Connection", "Upgrade").with("Upgrade", "websocket"),
-        ),
-        (
-            "an upgrade to HTTP/2",
-            chunked(call_head()).with("Upgrade", "h2c").with("HTTP2-Settings", "AAMAAABkAAQAAP__"),
-        ),
     ]
 }
 

@@ -3,6 +3,8 @@
 use crate::bodies::{House, KIB, MIB, PLACES, Sent, house};
 
 use super::{Answer, Wire, in_time};
+use crate::harness::Gateway;
+use crate::raw::{Client, Head};
 
 fn check(sent: &Sent, answer: &Answer, what: &str) {
     let message = answer.message();
@@ -67,4 +69,39 @@ async fn a_body_over_the_limit_is_refused_and_its_neighbours_are_not() {
         let small = Sent::new(PLACES[0], 1000, 2);
         check(&small, &ask(&wire, PLACES[0], &small, true, 500).await, "on the same connection");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_nobody_reads_are_refused_and_hold_up_no_others() {
+    let gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    let session = gateway.initialize("/mcp").await;
+    let wire = Wire::open(gateway.port).await;
+    let get = |verb: &str| {
+        http::Request::builder()
+            .method(verb)
+            .uri(format!("http://127.0.0.1:{}/mcp", wire.port))
+            .header("accept", "text/event-stream")
+            .header("mcp-session-id", &session)
+            .header("mcp-protocol-version", "2025-11-25")
+            .body(())
+            .expect("a request")
+    };
+    let mut kept = Vec::new();
+    for verb in ["GET", "DELETE", "GET", "GET", "GET", "GET"] {
+        let (answer, mut to) = wire.begin(get(verb), false).await;
+        to.send_data(vec![b' '; 200 * KIB].into(), false).expect("it is taken");
+        assert_eq!(in_time(answer).await.expect("an answer").status().as_u16(), 400, "{verb}");
+        kept.push(to);
+    }
+    let sent = Sent::new(("/mcp", "demo__echo"), MIB, 1);
+    assert_eq!(ask(&wire, ("/mcp", "demo__echo"), &sent, true, usize::MAX).await.status, 200);
+    // One that is empty is none.
+    let (answer, mut to) = wire.begin(get("GET"), false).await;
+    to.send_data(bytes::Bytes::new(), true).expect("it is taken");
+    assert_eq!(in_time(answer).await.expect("an answer").status().as_u16(), 200);
+    let mut client = Client::connect(gateway.port).await;
+    let head = Head::of("GET /mcp HTTP/1.1").with("Accept", "text/event-stream");
+    let head = head.with("Mcp-Session-Id", &session).with("MCP-Protocol-Version", "2025-11-25");
+    let answer = client.exchange(&head.whole(b"{}")).await.expect("an answer");
+    assert_eq!((answer.status, answer.closes()), (400, true), "over HTTP/1.1");
 }

@@ -30,6 +30,19 @@ async fn the_same_port_speaks_both() {
 }
 
 #[tokio::test]
+async fn head_has_the_length_of_a_body_and_no_body() {
+    let gateway = Gateway::start(DEMO).await;
+    let wire = Wire::open(gateway.port).await;
+    let request = http::Request::head(format!("http://127.0.0.1:{}/health", gateway.port));
+    let answer = wire.exchange(request.body(()).expect("a request"), &[], 1).await.expect("an answer");
+    assert_eq!((answer.status, answer.body.len()), (200, 0));
+    assert_ne!(answer.headers["content-length"], "0");
+    let head = Head::of("HEAD /health HTTP/1.1").with("Connection", "close");
+    let answer = Client::connect(gateway.port).await.exchange(&head.bytes()).await.expect("an answer");
+    assert_eq!((answer.status, answer.body.len()), (200, 0), "over HTTP/1.1");
+}
+
+#[tokio::test]
 async fn where_http2_is_off_nobody_speaks_it() {
     let gateway =
         Gateway::start(&format!("{DEMO}listen: {{address: \"127.0.0.1:PORT\", http2: false}}\n")).await;

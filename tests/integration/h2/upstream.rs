@@ -2,7 +2,9 @@
 //! relays and what the gateway asks in its own name alike.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -29,6 +31,7 @@ use crate::tls::{Authority, Pair};
 /// A server of HTTP/2; its tool `tool` does what its argument `how` says.
 struct Far {
     port: u16,
+    early: Arc<AtomicBool>,
     seen: Arc<Mutex<Vec<Seen>>>,
     go_on: Arc<Notify>,
     left: Arc<Notify>,
@@ -44,6 +47,8 @@ impl Drop for Far {
 #[derive(Clone)]
 struct House {
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// Long requests are answered before they are read.
+    early: Arc<AtomicBool>,
     go_on: Arc<Notify>,
     left: Arc<Notify>,
 }
@@ -52,7 +57,9 @@ impl Far {
     async fn start(tls: Option<ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
-        let house = House { seen: Arc::default(), go_on: Arc::default(), left: Arc::default() };
+        let early = Arc::<AtomicBool>::default();
+        let (seen, go_on, left) = Default::default();
+        let house = House { seen, early: early.clone(), go_on, left };
         let (acceptor, at_home) = (tls.map(|config| TlsAcceptor::from(Arc::new(config))), house.clone());
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -68,8 +75,8 @@ impl Far {
                 });
             }
         });
-        let House { seen, go_on, left } = house;
-        Self { port, seen, go_on, left, serving }
+        let House { seen, go_on, left, .. } = house;
+        Self { port, early, seen, go_on, left, serving }
     }
 
     fn calls(&self) -> Vec<Seen> {
@@ -82,13 +89,34 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, house: House) {
     let mut settings = h2::server::Builder::new();
     settings.initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
     let Ok(mut connection) = settings.handshake::<_, Bytes>(stream).await else { return };
-    while let Some(Ok((request, answer))) = connection.accept().await {
-        tokio::spawn(one(request, answer, house.clone()));
+    let freeze = Arc::new(Notify::new());
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => {
+                let Some(Ok((request, answer))) = accepted else { return };
+                tokio::spawn(one(request, answer, house.clone(), freeze.clone()));
+            }
+            // It stays open, and nobody is there.
+            () = freeze.notified() => std::future::pending().await,
+        }
     }
 }
 
-async fn one(request: Request<h2::RecvStream>, mut to: SendResponse<Bytes>, house: House) {
+async fn one(
+    request: Request<h2::RecvStream>,
+    mut to: SendResponse<Bytes>,
+    house: House,
+    freeze: Arc<Notify>,
+) {
     let (head, mut body) = request.into_parts();
+    let length = head.headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
+    if house.early.load(Ordering::SeqCst) && length.is_some_and(|length: usize| length > MIB) {
+        let head = Response::builder().status(413).header("content-type", "application/json").body(());
+        let mut stream = to.send_response(head.expect("a head"), false).expect("the client is there");
+        let error = json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "too much"}});
+        stream.send_data(error.to_string().into(), true).expect("the client is there");
+        return;
+    }
     let mut whole = Vec::new();
     while let Ok(Some(piece)) = next(&mut body).await {
         whole.extend_from_slice(&piece);
@@ -118,9 +146,33 @@ async fn one(request: Request<h2::RecvStream>, mut to: SendResponse<Bytes>, hous
         ("", _) | ("tool", None) if arguments["data"].is_null() => plain(&good(&seen)),
         (_, Some("refuse")) if turn == 1 => return to.send_reset(h2::Reason::REFUSED_STREAM),
         (_, Some("reset")) => return to.send_reset(h2::Reason::INTERNAL_ERROR),
+        (_, Some("freeze")) => {
+            freeze.notify_one();
+            return std::future::pending().await;
+        }
         (_, Some("hang")) => {
             let _ = std::future::poll_fn(|cx| to.poll_reset(cx)).await;
             return house.left.notify_one();
+        }
+        (_, Some("big")) => json(answer(&text("x".repeat(3 * MIB)))),
+        (_, Some("head")) => {
+            let head =
+                Response::builder().header("content-type", "application/json").body(()).expect("a head");
+            drop(to.send_response(head, true).expect("the client is there"));
+            return;
+        }
+        (_, Some("trailers")) => {
+            let body = answer(&text("done".into()));
+            let mut head = Response::builder().header("content-type", "application/json");
+            if arguments["sized"] == true {
+                head = head.header("content-length", body.len());
+            }
+            let mut stream = to.send_response(head.body(()).expect("a head"), false).expect("it is there");
+            stream.send_data(body.into(), false).expect("the client is there");
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("set-cookie", "secret=1".parse().expect("a value"));
+            trailers.insert("mcp-session-id", "theirs".parse().expect("a value"));
+            return stream.send_trailers(trailers).expect("the client is there");
         }
         (_, Some("events")) => {
             let head =
@@ -193,6 +245,15 @@ fn put(folder: &Path, name: &str, text: &str) -> String {
     file.display().to_string()
 }
 
+/// A gateway before this server, which has these settings too.
+async fn before(far: &Far, settings: &str) -> Gateway {
+    let url = format!("http://127.0.0.1:{}/mcp", far.port);
+    let far = format!("{{url: \"{url}\", http2: prior_knowledge{settings}}}");
+    let gateway = Gateway::start(&format!("mcpServers: {{far: {far}}}\n")).await;
+    connected(&gateway).await;
+    gateway
+}
+
 async fn connected(gateway: &Gateway) {
     gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
 }
@@ -252,10 +313,7 @@ async fn bodies_of_all_sizes_reach_servers_of_http2() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_come_one_by_one_and_a_client_that_leaves_is_left_by_the_gateway_too() {
     let far = Far::start(None).await;
-    let url = format!("http://127.0.0.1:{}/mcp", far.port);
-    let gateway =
-        Gateway::start(&format!("mcpServers: {{far: {{url: \"{url}\", http2: prior_knowledge}}}}\n")).await;
-    connected(&gateway).await;
+    let gateway = before(&far, "").await;
     let wire = Wire::open(gateway.port).await;
     #[expect(clippy::async_yields_async, reason = "whether there is an answer at all is a part of the test")]
     let begin = async |how: &str| {
@@ -280,14 +338,184 @@ async fn events_come_one_by_one_and_a_client_that_leaves_is_left_by_the_gateway_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_ends_with_trailers_arrives_without_them() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, "").await;
+    let wire = Wire::open(gateway.port).await;
+    for sized in [true, false] {
+        let arguments = json!({"how": "trailers", "sized": sized});
+        let (status, answer) = gateway.call("far__tool", arguments.clone()).await;
+        assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("done")), "{answer}");
+        let (name, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
+        let request = wire.modern("/mcp", "tools/call", name.as_deref()).body(()).expect("a request");
+        let (answer, to) = wire.begin(request, false).await;
+        assert!(pour(to, &body, usize::MAX).await);
+        let mut body = in_time(answer).await.expect("an answer").into_body();
+        let mut whole = Vec::new();
+        while let Some(piece) = in_time(next(&mut body)).await.expect("it does not break off") {
+            whole.extend_from_slice(&piece);
+        }
+        assert!(String::from_utf8_lossy(&whole).contains("done"), "sized: {sized}");
+        assert_eq!(in_time(body.trailers()).await.expect("it does not break off"), None);
+    }
+    assert!(!gateway.process.output().contains("a call failed"), "{}", gateway.process.story());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_not_taken_hold_up_no_others() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, ", timeout: 10s").await;
+    let wire = Wire::with(gateway.port, h2::client::Builder::new().initial_window_size(100)).await;
+    let mut kept = Vec::new();
+    for _ in 0..40 {
+        let (name, body) = message("tools/call", json!({"name": "far__tool", "arguments": {"how": "big"}}));
+        let request = wire.modern("/mcp", "tools/call", name.as_deref()).body(()).expect("a request");
+        let (answer, to) = wire.begin(request, false).await;
+        assert!(pour(to, &body, usize::MAX).await);
+        let mut body = in_time(answer).await.expect("an answer").into_body();
+        // The first bytes, for which no more room is made.
+        let first = in_time(body.data()).await.expect("some of it").expect("it does not break off");
+        assert!(String::from_utf8_lossy(&first).contains("result"), "{first:?}");
+        kept.push(body);
+    }
+    let (status, answer) = gateway.call("far__tool", json!({})).await;
+    assert!(status == 200 && answer["result"].is_object(), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_with_nobody_at_its_end_is_given_up() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, ", timeout: 1h").await;
+    // By Pingora, and by the house's own client.
+    for size in [0, 100 * KIB] {
+        let arguments = json!({"how": "freeze", "data": "x".repeat(size)});
+        let (_, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
+        let head = crate::raw::Head::modern("/mcp", "tools/call", Some("far__tool"));
+        let request = head.chunked(&body, 30_000);
+        let answer = Client::connect(gateway.port).await.exchange(&request).await.expect("an answer");
+        assert_eq!(answer.status, 502, "{}", answer.message());
+        let (status, answer) = gateway.call("far__tool", json!({})).await;
+        assert_eq!(status, 200, "on another connection: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_http10_get_no_chunks_of_it() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, "").await;
+    far.go_on.notify_one();
+    for how in ["plain", "trailers", "events"] {
+        let arguments = json!({"how": how});
+        let (_, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
+        let head = crate::raw::Head::modern("/mcp", "tools/call", Some("far__tool"));
+        let head = head.line("POST /mcp HTTP/1.0").with("Connection", "keep-alive");
+        let answer =
+            Client::connect(gateway.port).await.exchange(&head.whole(&body)).await.expect("an answer");
+        assert_eq!((answer.status, answer.header("transfer-encoding")), (200, None), "{how}");
+        assert!(answer.closes() && answer.message()["result"]["content"].is_array(), "{how}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_alone_is_no_answer() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, "").await;
+    for sized in [true, false] {
+        // Over HTTP/1.1 and HTTP/2; carried by the house's own client too.
+        let arguments = json!({"how": "head", "data": "x".repeat(if sized { 0 } else { 100 * KIB })});
+        let (name, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
+        let head = crate::raw::Head::modern("/mcp", "tools/call", name.as_deref());
+        let request = if sized { head.whole(&body) } else { head.chunked(&body, 30_000) };
+        let answer = Client::connect(gateway.port).await.exchange(&request).await.expect("an answer");
+        assert_eq!(answer.status, 502, "{}", answer.message());
+        let wire = Wire::open(gateway.port).await;
+        let mut request = wire.modern("/mcp", "tools/call", name.as_deref());
+        if sized {
+            request = request.header("content-length", body.len());
+        }
+        let answer =
+            wire.exchange(request.body(()).expect("a request"), &body, 30_000).await.expect("an answer");
+        assert_eq!(answer.status, 502, "{}", answer.message());
+    }
+}
+
+/// A port that says what it is told to clients of another in between.
+async fn meddler(port: u16, words: Vec<u8>) -> (u16, Arc<Notify>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let own = listener.local_addr().expect("a bound socket has an address").port();
+    let say = Arc::new(Notify::new());
+    let told = say.clone();
+    let serving = tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+            let (told, words) = (told.clone(), words.clone());
+            tokio::spawn(async move {
+                let ((mut from, mut to), (mut back, mut on)) = (near.into_split(), far.into_split());
+                tokio::spawn(async move { tokio::io::copy(&mut from, &mut on).await });
+                let mut piece = vec![0; 65536];
+                loop {
+                    let bytes = tokio::select! {
+                        read = tokio::io::AsyncReadExt::read(&mut back, &mut piece) => match read {
+                            Ok(read) if read > 0 => &piece[..read],
+                            _ => return,
+                        },
+                        () = told.notified() => &words,
+                    };
+                    if tokio::io::AsyncWriteExt::write_all(&mut to, bytes).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (own, say, serving)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_takes_no_more_calls_costs_none() {
+    // That it is asked too much, and that all that was begun goes on.
+    let away = [&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff][..], &11_u32.to_be_bytes()].concat();
+    let mut far = Far::start(None).await;
+    let (port, say, _serving) = meddler(far.port, away).await;
+    far.port = port;
+    let gateway = before(&far, "").await;
+    let wire = Wire::open(gateway.port).await;
+    for _ in 0..3 {
+        // It keeps the connection in use.
+        let (name, body) =
+            message("tools/call", json!({"name": "far__tool", "arguments": {"how": "events"}}));
+        let request = wire.modern("/mcp", "tools/call", name.as_deref()).body(()).expect("a request");
+        let (answer, to) = wire.begin(request, false).await;
+        assert!(pour(to, &body, usize::MAX).await);
+        let mut body = in_time(answer).await.expect("an answer").into_body();
+        assert!(in_time(next(&mut body)).await.expect("an event").is_some());
+        say.notify_waiters();
+        for _ in 0..20 {
+            let (status, answer) = gateway.call("far__tool", json!({})).await;
+            assert_eq!(status, 200, "{answer}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        far.go_on.notify_one();
+        assert!(in_time(next(&mut body)).await.expect("it goes on").is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_answers_before_it_has_read_is_not_at_fault() {
+    let far = Far::start(None).await;
+    let gateway = before(&far, ", circuit_breaker: {failures: 1, open_for: 1h}").await;
+    far.early.store(true, Ordering::SeqCst);
+    let (status, answer) = gateway.call("far__tool", json!({"data": "x".repeat(3 * MIB)})).await;
+    assert_eq!(status, 502, "{answer}");
+    let (status, answer) = gateway.call("far__tool", json!({})).await;
+    assert_eq!(status, 200, "the circuit is closed: {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_repeated_only_if_its_server_did_not_look_at_it() {
     for (how, times, status) in [("refuse", 2, 200), ("reset", 1, 502)] {
         let far = Far::start(None).await;
-        let url = format!("http://127.0.0.1:{}/mcp", far.port);
-        let gateway =
-            Gateway::start(&format!("mcpServers: {{far: {{url: \"{url}\", http2: prior_knowledge}}}}\n"))
-                .await;
-        connected(&gateway).await;
+        let gateway = before(&far, "").await;
         let (got, answer) = gateway.call("far__tool", json!({"how": how})).await;
         assert_eq!((got, far.calls().len()), (status, times), "{how}: {answer}");
     }

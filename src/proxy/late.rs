@@ -1,0 +1,72 @@
+//! The last look at the head of an answer of a server that speaks HTTP/2. Pingora puts chunks on it after all filters,
+//! and only here it is told that a head is the whole answer. It costs such a call two small allocations, and others none.
+
+use std::any::Any;
+use std::sync::LazyLock;
+
+use async_trait::async_trait;
+use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
+use pingora::http::ResponseHeader;
+use pingora::modules::http::{HttpModule, HttpModuleBuilder, HttpModuleCtx, HttpModules, Module};
+use pingora::{Error, ErrorType};
+
+/// An answer was only a head where a body is needed.
+pub const EMPTY: ErrorType = ErrorType::Custom("empty");
+
+/// What is looked for.
+#[derive(Clone, Copy)]
+enum Look {
+    /// The client knows no chunks (RFC 9112 §6.1): for it the end of the connection ends the body.
+    Unchunked,
+    /// A message is waited for.
+    Whole,
+    Both,
+}
+
+static UNCHUNKED: LazyLock<HttpModules> = LazyLock::new(|| modules(Look::Unchunked));
+static WHOLE: LazyLock<HttpModules> = LazyLock::new(|| modules(Look::Whole));
+static BOTH: LazyLock<HttpModules> = LazyLock::new(|| modules(Look::Both));
+
+fn modules(look: Look) -> HttpModules {
+    let mut modules = HttpModules::new();
+    modules.add_module(Box::new(look));
+    modules
+}
+
+/// Looks at the heads of answers to this request: for a client of HTTP/1.0, and for one that waits for a message.
+pub fn look(old: bool, waits: bool) -> Option<HttpModuleCtx> {
+    match (old, waits) {
+        (false, false) => None,
+        (true, false) => Some(UNCHUNKED.build_ctx()),
+        (false, true) => Some(WHOLE.build_ctx()),
+        (true, true) => Some(BOTH.build_ctx()),
+    }
+}
+
+impl HttpModuleBuilder for Look {
+    fn init(&self) -> Module {
+        Box::new(*self)
+    }
+}
+
+#[async_trait]
+impl HttpModule for Look {
+    async fn response_header_filter(&mut self, head: &mut ResponseHeader, end: bool) -> pingora::Result<()> {
+        if matches!(self, Look::Unchunked | Look::Both) {
+            head.remove_header(&TRANSFER_ENCODING);
+        }
+        let promises = head.status.is_success() && head.headers.contains_key(CONTENT_TYPE);
+        if end && promises && matches!(self, Look::Whole | Look::Both) {
+            return Err(Error::explain(EMPTY, "the answer is only a head").into_up());
+        }
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}

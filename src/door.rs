@@ -356,7 +356,10 @@ impl Door {
         }
         if let Some(pool) = server.upstream.http() {
             let key = if pool.is_by_session() { led.key() } else { 0 };
-            let name = renamed.as_ref().map(|(_, name)| name.clone());
+            // The head names what is called or got, not what is completed (2026-07-28, streamable-http).
+            let named = |method: &str| matches!(method, "tools/call" | "prompts/get");
+            let renames = renamed.as_ref().filter(|_| named(&rpc.method_name(&led.body)));
+            let name = renames.map(|(_, name)| name.clone());
             let body = match renamed {
                 Some((place, name)) => rename(
                     led.body.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])),

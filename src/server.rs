@@ -183,6 +183,11 @@ impl Server {
         same == *config && old.iter().any(|url| new.contains(url))
     }
 
+    /// Whether it is called in its callers' names.
+    pub fn is_personal(&self) -> bool {
+        self.passthrough || self.audience.is_some()
+    }
+
     /// The prefix of its names in a federation; empty for none.
     pub fn prefix(&self) -> &str {
         &self.config.prefix

@@ -16,6 +16,7 @@ mod conformance;
 mod conformance_client;
 mod events;
 mod fake;
+mod federation;
 mod five;
 mod h2;
 mod harness;

@@ -4,6 +4,7 @@
 //! [`Door::call`]; both are judged by the same chain and led by the same [`Door::lead`].
 
 pub mod aim;
+mod clean;
 pub mod errand;
 mod inside;
 pub mod judge;

@@ -35,9 +35,35 @@ pub fn splice(mut body: BytesMut, place: Span, word: &[u8]) -> Bytes {
     body.freeze()
 }
 
+/// Puts texts in the places of values, of which none lies in another.
+pub fn replaced(body: &[u8], mut texts: Vec<(Span, Vec<u8>)>) -> Vec<u8> {
+    texts.sort_by_key(|(place, _)| place.start);
+    let added: usize = texts.iter().map(|(_, text)| text.len()).sum();
+    let mut out = Vec::with_capacity(body.len() + added);
+    let mut at = 0;
+    for (place, text) in &texts {
+        out.extend_from_slice(&body[at..place.start]);
+        out.extend_from_slice(text);
+        at = place.end;
+    }
+    out.extend_from_slice(&body[at..]);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_values_give_way_at_once() {
+        let body = br#"{"a":{"x":1},"b":2,"c":"three"}"#;
+        let place = |word: &str| {
+            let start = body.windows(word.len()).position(|w| w == word.as_bytes()).expect("it is there");
+            Span { start, end: start + word.len() }
+        };
+        let texts = vec![(place("\"three\""), b"3".to_vec()), (place("{\"x\":1}"), b"[]".to_vec())];
+        assert_eq!(replaced(body, texts), br#"{"a":[],"b":2,"c":3}"#);
+    }
 
     #[test]
     fn the_rest_of_the_body_stays_as_it_was() {

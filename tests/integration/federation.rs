@@ -176,6 +176,46 @@ async fn what_is_completed_has_no_name_in_the_head() {
 }
 
 #[tokio::test]
+async fn what_the_user_answers_is_searched_like_arguments_and_the_servers_state_is_left_alone() {
+    const CARD: &str = "4111 1111 1111 1111";
+    const STATE: &str = "eyJ4Ijo0fQ.4111111111111111.TCK";
+    let puppet = Puppet::start(|seen| match seen.method() {
+        "tools/call" if seen.body["params"].get("inputResponses").is_none() => {
+            let asks = json!({"q": {"method": "elicitation/create", "params": {"message": CARD}}});
+            says(seen, &json!({"resultType": "input_required", "requestState": STATE, "inputRequests": asks}))
+        }
+        _ => Act::Good,
+    })
+    .await;
+    let config = |what: &str| {
+        format!("mcpServers: {{p: {{url: \"{}\", redact: {{{what}}}}}}}\nguard: {{}}\n", puppet.url)
+    };
+    let gateway = Gateway::start(&config("arguments: redact, results: redact")).await;
+    connected(&gateway, 1).await;
+    let mut params = json!({"name": "p__tool", "arguments": {"a": CARD}});
+    let (_, asked_back) = gateway.modern("/mcp", "tools/call", params.clone()).await;
+    let result = &asked_back["result"];
+    assert_eq!(result["requestState"], STATE, "{asked_back}");
+    assert_eq!(result["inputRequests"]["q"]["params"]["message"], "[redacted:credit_card]", "{asked_back}");
+    params["requestState"] = json!(STATE);
+    params["inputResponses"] = json!({"q": {"action": "accept", "content": {"card": CARD}}});
+    assert_eq!(gateway.modern("/mcp", "tools/call", params.clone()).await.0, 200);
+    let seen = asked(&puppet, "tools/call").body["params"].clone();
+    assert_eq!(seen["inputResponses"]["q"]["content"]["card"], "[redacted:credit_card]", "{seen}");
+    assert_eq!(seen["arguments"]["a"], "[redacted:credit_card]", "{seen}");
+    assert_eq!(seen["requestState"], STATE);
+
+    gateway.rewrite(&config("arguments: block"));
+    params["arguments"] = json!({});
+    gateway
+        .eventually("it is refused", async |g| {
+            let (status, said) = g.modern("/mcp", "tools/call", params.clone()).await;
+            status == 400 && said["error"]["code"] == -32602
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_page_does_not_take_the_place_of_a_resource() {
     let server = |uri: &'static str, text: &'static str| {
         Puppet::start(move |seen| match seen.method() {

@@ -1,4 +1,4 @@
-//! From bytes to a permit: the message is read, its aim is looked up, secrets are taken out (`clean`), and
+//! From bytes to a permit: the message is read, its aim is looked up, what must not go on is taken out (`clean`), and
 //! the chain judges what is then there. What was judged is what goes on.
 
 use std::cell::OnceCell;
@@ -75,7 +75,7 @@ impl Door {
             // Who was refused what is to be told too.
             tell(told, &call, aimed.as_ref());
             let aim = aimed.map(|aimed| aimed.aim);
-            let clean = self.cleaned(house, &call, aim.as_ref());
+            let clean = self.cleaned(house, endpoint, &call, aim.as_ref());
             let clean = clean.map_err(|refusal| Halt { filter: GUARD, refusal, id: id.clone() })?;
             let permit = match &clean {
                 None => Some(self.admitted(house, endpoint, call, aim, None, id.as_ref()).await?),

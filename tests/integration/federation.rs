@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::Gateway;
+use crate::harness::{Gateway, read};
 use crate::puppet::{Act, Puppet, Seen, answer, json_answer};
 
 fn says(seen: &Seen, result: &Value) -> Act {
@@ -120,6 +120,33 @@ async fn a_uri_goes_to_the_server_whose_template_says_most_of_it() {
             json!({"ref": {"type": "ref/resource", "uri": uri}, "argument": {"name": "x", "value": ""}});
         assert_eq!(gateway.modern("/mcp", "completion/complete", params).await.0, 200, "{uri}");
         assert_eq!(reached("completion/complete"), expected, "{uri}");
+    }
+}
+
+#[tokio::test]
+async fn tasks_are_offered_to_a_server_alone_and_not_through_a_federation() {
+    let puppet = Puppet::start(|_| Act::Good).await;
+    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    connected(&gateway, 1).await;
+    let able = json!({"elicitation": {}, "extensions": {"io.modelcontextprotocol/tasks": {}, "other/one": {"x": 1}}});
+    for (path, tool, carried) in [
+        ("/mcp", "p__tool", json!({"elicitation": {}, "extensions": {"other/one": {"x": 1}}})),
+        ("/servers/p/mcp", "tool", able.clone()),
+    ] {
+        let params = json!({"name": tool, "arguments": {"n": 1.50}});
+        let request = gateway.modern_request(path, "tools/call", params.clone());
+        let mut body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+        body["params"]["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": able, "progressToken": "t"});
+        let (status, said) = read(request.body(body.to_string()).send().await.expect("an answer")).await;
+        assert_eq!(status, 200, "{said}");
+        let seen = asked(&puppet, "tools/call");
+        assert_eq!(
+            seen.body["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"], carried,
+            "{path}"
+        );
+        assert_eq!(seen.body["params"]["_meta"]["progressToken"], "t");
+        assert_eq!((seen.tool(), &seen.body["params"]["arguments"]), ("tool", &json!({"n": 1.50})));
     }
 }
 

@@ -23,6 +23,7 @@ use sights::Sights;
 mod approval;
 mod keeper;
 mod pinning;
+mod reading;
 mod sights;
 
 pub use approval::{Approval, Definition};
@@ -125,7 +126,7 @@ impl Registry {
                     continue;
                 }
                 let (legacy, modern) = before.map_or((None, None), |k| (k.legacy.clone(), k.modern.clone()));
-                let keeper = tokio::spawn(keeper::keep(server.clone(), Arc::downgrade(&self)));
+                let keeper = tokio::spawn(keeper::keep(server.clone(), Arc::downgrade(&self), None));
                 let new = Kept { server: server.clone(), legacy, modern, tried: false, keeper };
                 retired.extend(kept.insert(name.clone(), new));
             }
@@ -154,7 +155,7 @@ impl Registry {
     }
 
     /// What a keeper found: the faces of its server, or why there are none now.
-    fn report(&self, server: &Arc<Server>, found: Result<[Option<Arc<Face>>; 2], String>) {
+    fn report(&self, server: &Arc<Server>, found: Result<keeper::Faces, String>) {
         let error = found.as_ref().err().cloned();
         let news = server.note(error.clone());
         self.metrics.upstream_up(&server.name, error.is_none());

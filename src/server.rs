@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use prometheus::Histogram;
+use tokio::sync::Notify;
 
 use breaker::{Breaker, Pass, State};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,8 @@ pub struct Server {
     max_concurrent: usize,
     /// Cancelled when a configuration has no place for it any more.
     pub retired: CancellationToken,
+    /// Told when something shows that its lists are not what it has now.
+    pub outdated: Notify,
     breaker: Option<Breaker>,
     running: AtomicUsize,
     up: AtomicBool,
@@ -158,6 +161,7 @@ impl Server {
             max_concurrent: config.max_concurrent.map_or(usize::MAX, |most| most as usize),
             config: config.clone(),
             retired: CancellationToken::new(),
+            outdated: Notify::new(),
             breaker: bounds.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),
             running: AtomicUsize::new(0),
             up: AtomicBool::new(before.is_some_and(Self::is_up)),

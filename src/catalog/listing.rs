@@ -63,6 +63,8 @@ pub struct Listing {
     /// Modern servers say how long a list stays fresh, and for whom. Absent is 0 and private.
     pub ttl_ms: Option<u64>,
     pub public: bool,
+    /// The server gave an error when it was asked last; this is what it gave before.
+    pub stale: bool,
 }
 
 /// The four lists of a server, in the order of [`Kind::ALL`].
@@ -83,6 +85,11 @@ impl Lists {
 
     pub fn listing(&self, kind: Kind) -> &Listing {
         &self.0[kind as usize]
+    }
+
+    /// Whether one of them could not be read when it was asked for last.
+    pub fn are_stale(&self) -> bool {
+        self.0.iter().any(|listing| listing.stale)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::protocol::wire;
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::session::{Item, Outbox, Pass, Session, TooMany};
-use crate::upstream::house_meta;
+use crate::upstream::{Ending, house_meta};
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// Most resources that one stream follows.
@@ -318,7 +318,7 @@ async fn follow(
         let listen = async { tokio::join!(server.upstream.follow(params.clone(), sender), forward).0 };
         let ended = tokio::select! {
             ended = listen => ended,
-            () = server.retired.cancelled() => Ok(()),
+            () = server.retired.cancelled() => Ok(Ending::Over),
         };
         if let Err(error) = ended {
             tracing::debug!(server = %server.name, %error, "a subscription ended");

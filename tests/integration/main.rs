@@ -21,6 +21,7 @@ mod five;
 mod h2;
 mod harness;
 mod hostile;
+mod keeping;
 mod legacy;
 mod limits;
 mod losses;

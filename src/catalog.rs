@@ -283,37 +283,6 @@ impl Catalog {
         };
         view::endpoint(endpoint.path.to_string(), &servers, scope, Some(may), metrics)
     }
-
-    /// The lists that read differently in `new`, on endpoints that both have, and the endpoints that it lacks.
-    /// Resources and their templates are announced by one word, and so are one change.
-    pub fn differences(&self, new: &Catalog) -> Vec<Change> {
-        let gone = self.endpoints.keys().filter(|path| !new.endpoints.contains_key(*path));
-        let gone = gone.flat_map(|path| {
-            [Era::Legacy, Era::Modern].map(|era| Change { path: path.clone(), era, list: None })
-        });
-        let mut changes: Vec<Change> = gone.collect();
-        for (path, endpoint) in &new.endpoints {
-            let Some(before) = self.endpoints.get(path) else { continue };
-            for era in [Era::Legacy, Era::Modern] {
-                let (old, new) = (before.view(era), endpoint.view(era));
-                let differs = |kind: Kind| old.pages[kind as usize] != new.pages[kind as usize];
-                let announced = [Kind::Tools, Kind::Prompts, Kind::Resources].into_iter();
-                let changed = announced
-                    .filter(|kind| differs(*kind) || (*kind == Kind::Resources && differs(Kind::Templates)));
-                changes.extend(changed.map(|kind| Change { path: path.clone(), era, list: Some(kind) }));
-            }
-        }
-        changes
-    }
-}
-
-/// A list that reads differently now, or an endpoint that is no more.
-#[derive(Clone, Debug)]
-pub struct Change {
-    pub path: Arc<str>,
-    pub era: Era,
-    /// `None` if the whole endpoint is gone.
-    pub list: Option<Kind>,
 }
 
 /// Eight hex digits that tell two names apart for good.

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use filters::Era;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::catalog::pins::Pins;
-use crate::catalog::{Catalog, Change, Face, Kind, Seen};
+use crate::catalog::{Catalog, Face, Kind, Seen};
 use crate::plan::Plan;
 use crate::server::Server;
 use crate::telemetry::Metrics;
@@ -22,25 +23,32 @@ use sights::Sights;
 
 mod approval;
 mod keeper;
+mod lookout;
 mod pinning;
 mod reading;
 mod sights;
 
 pub use approval::{Approval, Definition};
+pub use lookout::{Lookout, News};
 
 /// Changes that are so close together are shown as one.
 const GATHER: Duration = Duration::from_millis(25);
+/// How many times as long as a catalog takes to build the next one waits, and how long at most.
+const REST: u32 = 4;
+const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// What a request holds from its first byte to its last.
 pub struct House {
     pub plan: Arc<Plan>,
     pub catalog: Arc<Catalog>,
+    /// Counts up with each plan.
+    edition: u64,
     sights: Sights,
 }
 
 impl House {
-    fn new(plan: Arc<Plan>, catalog: Arc<Catalog>) -> Self {
-        Self { plan, catalog, sights: Sights::default() }
+    fn new(plan: Arc<Plan>, catalog: Arc<Catalog>, edition: u64) -> Self {
+        Self { plan, catalog, edition, sights: Sights::default() }
     }
 
     /// Which required servers are not there, in words.
@@ -70,7 +78,8 @@ pub struct Registry {
     house: ArcSwap<House>,
     kept: Mutex<BTreeMap<Arc<str>, Kept>>,
     stale: Notify,
-    changes: broadcast::Sender<Change>,
+    /// The version of the catalog that stands.
+    news: watch::Sender<u64>,
     untried: watch::Sender<usize>,
     pins: Pins,
     metrics: Arc<Metrics>,
@@ -80,10 +89,10 @@ impl Registry {
     /// Starts with the plan's servers. Must be called on the long-lived runtime: the keepers stay there.
     pub fn start(plan: Arc<Plan>, metrics: Arc<Metrics>) -> Arc<Self> {
         let registry = Arc::new(Self {
-            house: ArcSwap::from_pointee(House::new(plan.clone(), Arc::default())),
+            house: ArcSwap::from_pointee(House::new(plan.clone(), Arc::default(), 0)),
             kept: Mutex::default(),
             stale: Notify::new(),
-            changes: broadcast::channel(256).0,
+            news: watch::Sender::new(0),
             untried: watch::Sender::new(0),
             pins: Pins::default(),
             metrics,
@@ -97,10 +106,6 @@ impl Registry {
     /// The present snapshot.
     pub fn house(&self) -> Arc<House> {
         self.house.load_full()
-    }
-
-    pub fn changes(&self) -> broadcast::Receiver<Change> {
-        self.changes.subscribe()
     }
 
     /// Waits until every server was tried once, but no longer than `patience`.
@@ -135,7 +140,8 @@ impl Registry {
             for old in &retired {
                 self.metrics.forget_server(&old.server.name);
             }
-            self.swap(kept, plan);
+            let edition = self.house.load().edition + 1;
+            self.swap(kept, plan, edition);
         }
         for old in retired {
             old.keeper.abort();
@@ -198,17 +204,20 @@ impl Registry {
         self.untried.send_replace(count);
     }
 
-    /// Builds the catalog anew, swaps it in and tells what changed.
+    /// Builds the catalog anew, swaps it in and says so.
     fn rebuild(&self) {
         let kept = self.kept.lock().expect("no keeper panics with the lock");
-        let plan = self.house.load().plan.clone();
-        self.swap(kept, plan);
+        let (plan, edition) = {
+            let house = self.house.load();
+            (house.plan.clone(), house.edition)
+        };
+        self.swap(kept, plan, edition);
     }
 
     /// Swaps in a plan and the catalog that goes with it, at once: no call is judged by the settings of one server and
     /// led to another.
-    fn swap(&self, kept: MutexGuard<'_, BTreeMap<Arc<str>, Kept>>, plan: Arc<Plan>) {
-        let before = self.house.load_full();
+    fn swap(&self, kept: MutexGuard<'_, BTreeMap<Arc<str>, Kept>>, plan: Arc<Plan>, edition: u64) {
+        let version = self.house.load().catalog.version + 1;
         let pinned = &plan.config.guard.pins;
         let shown = |server: &Arc<Server>, era, face: &Option<Arc<Face>>| {
             face.as_ref().map(|face| pinning::shown(&self.pins, server, era, face, pinned, &self.metrics))
@@ -221,14 +230,12 @@ impl Registry {
                 modern: shown(&kept.server, Era::Modern, &kept.modern),
             })
             .collect();
-        let catalog =
-            Arc::new(Catalog::build(before.catalog.version + 1, &seen, &plan.config.toolsets, &self.metrics));
-        self.house.store(Arc::new(House::new(plan, catalog.clone())));
+        let catalog = Arc::new(Catalog::build(version, &seen, &plan.config.toolsets, &self.metrics));
+        self.house.store(Arc::new(House::new(plan, catalog, edition)));
         // Under the lock until here, so that two builds cannot overtake each other.
         drop(kept);
-        for change in before.catalog.differences(&catalog) {
-            let _ = self.changes.send(change);
-        }
+        // Only now, so that who looks at once sees what is new. The number says no more than that there is something.
+        self.news.send_replace(version);
     }
 }
 
@@ -236,7 +243,10 @@ async fn builder(registry: Arc<Registry>) {
     loop {
         registry.stale.notified().await;
         tokio::time::sleep(GATHER).await;
+        let began = Instant::now();
         registry.rebuild();
+        // Servers whose lists never hold still do not keep a core busy.
+        tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
     }
 }
 

@@ -243,6 +243,23 @@ async fn what_the_user_answers_is_searched_like_arguments_and_the_servers_state_
 }
 
 #[tokio::test]
+async fn a_client_that_takes_no_stream_is_told_so() {
+    let gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    connected(&gateway, 5).await;
+    let params = json!({"notifications": {"toolsListChanged": true}});
+    let request = gateway.modern_request("/mcp", "subscriptions/listen", params);
+    let (client, request) = request.build_split();
+    let mut request = request.expect("a request");
+    request.headers_mut().insert("accept", "application/json".parse().expect("a value"));
+    let (status, said) = read(client.execute(request).await.expect("an answer")).await;
+    assert_eq!(status, 406, "{said}");
+    assert!(
+        said["error"]["message"].as_str().is_some_and(|words| words.contains("text/event-stream")),
+        "{said}"
+    );
+}
+
+#[tokio::test]
 async fn a_page_does_not_take_the_place_of_a_resource() {
     let server = |uri: &'static str, text: &'static str| {
         Puppet::start(move |seen| match seen.method() {

@@ -18,7 +18,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::demo::Demo;
 use crate::upstream::pool::{self, Pool};
 use crate::upstream::stdio::{Command, Stdio};
-use crate::upstream::trust::Trust;
+use crate::upstream::trust::{self, Trust};
 use crate::upstream::{Bounds, Upstream, UpstreamError};
 
 mod breaker;
@@ -99,9 +99,9 @@ impl Drop for Running {
 }
 
 impl Server {
-    /// Makes the server of a configuration; nothing is connected yet. One that differs from `before` only in its
-    /// endpoints, and how they are used, takes over those that stay, with its identity. The words of a failure are for
-    /// the configuration's author.
+    /// Makes the server of a configuration; nothing is connected yet. One that differs from `before` only in what is
+    /// not of its connection takes that over as it is, with its identity; one that differs in its endpoints, or how they
+    /// are used, takes over those that stay. The words of a failure are for the configuration's author.
     pub fn new(
         name: &str,
         config: &config::Server,
@@ -110,11 +110,13 @@ impl Server {
     ) -> Result<Arc<Self>, String> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let bounds = Bounds::of(config, limits);
-        let before = before.filter(|server| server.bounds == bounds && server.is_but_for_endpoints(config));
-        let mut print = 0;
-        let upstream: Arc<dyn Upstream> = match &config.kind {
-            config::Kind::Builtin(config::Builtin::Demo) => Arc::new(Demo),
-            config::Kind::Http { urls, .. } => {
+        let mut print = trust::print(config);
+        let before = before.filter(|server| server.print == print && server.is_kin(config, &bounds));
+        let heir = before.filter(|server| server.is_connected_as(config));
+        let upstream: Arc<dyn Upstream> = match (heir, &config.kind) {
+            (Some(server), _) => server.upstream.clone(),
+            (None, config::Kind::Builtin(config::Builtin::Demo)) => Arc::new(Demo),
+            (None, config::Kind::Http { urls, .. }) => {
                 let trust = Trust::read(config).map_err(|error| error.to_string())?;
                 print = trust.print();
                 if config.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
@@ -127,11 +129,9 @@ impl Server {
                 let headers = config.kind.header_map();
                 let plan =
                     pool::Plan { name, urls, headers, bounds: &bounds, config, trust: Arc::new(trust) };
-                // Endpoints whose files have changed are made anew.
-                let before = before.filter(|server| server.print == print);
                 Arc::new(Pool::new(plan, before.and_then(|server| server.upstream.http()))?)
             }
-            config::Kind::Stdio { command, args, env, cwd } => {
+            (None, config::Kind::Stdio { command, args, env, cwd }) => {
                 let env = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
                 let command = Command {
                     program: command.clone(),
@@ -172,19 +172,23 @@ impl Server {
         }))
     }
 
-    /// Whether this configuration is the same server with other endpoints, of which at least one stays.
-    fn is_but_for_endpoints(&self, config: &config::Server) -> bool {
-        let (config::Kind::Http { urls: old, .. }, config::Kind::Http { urls: new, .. }) =
-            (&self.config.kind, &config.kind)
-        else {
-            return false;
+    /// Whether this configuration is the same server to connect to, with endpoints of which at least one stays.
+    fn is_kin(&self, config: &config::Server, bounds: &Bounds) -> bool {
+        let is_near = match (&self.config.kind, &config.kind) {
+            (
+                config::Kind::Http { urls: old, headers },
+                config::Kind::Http { urls: new, headers: others },
+            ) => headers == others && old.iter().any(|url| new.contains(url)),
+            (old, new) => old == new,
         };
-        let mut same = self.config.clone();
-        if let config::Kind::Http { urls, .. } = &mut same.kind {
-            urls.clone_from(new);
-        }
-        (same.balance, same.retry) = (config.balance, config.retry.clone());
-        same == *config && old.iter().any(|url| new.contains(url))
+        is_near && is_wired_as(&self.config, config) && self.bounds.connects_as(bounds)
+    }
+
+    /// Whether its connection serves this configuration, of kin, as it is: only pools are made with some more.
+    fn is_connected_as(&self, config: &config::Server) -> bool {
+        let pool = |config: &config::Server| (config.balance, config.retry.clone(), config.health);
+        let is_pool = matches!(config.kind, config::Kind::Http { .. });
+        !is_pool || self.config.kind == config.kind && pool(&self.config) == pool(config)
     }
 
     /// Whether it is called in its callers' names.
@@ -250,4 +254,28 @@ impl Server {
         let other_words = !up && before.as_deref() != error.as_ref();
         self.up.swap(up, Ordering::Relaxed) != up || other_words
     }
+}
+
+/// Whether two configurations differ in nothing that a connection was made with. What is named here a reload can change
+/// without touching the connection; a setting that is added to the configuration counts as of the connection.
+fn is_wired_as(one: &config::Server, other: &config::Server) -> bool {
+    let bare = |config: &config::Server| config::Server {
+        kind: config::Kind::Builtin(config::Builtin::Demo),
+        prefix: String::new(),
+        tools: config::Tools::default(),
+        timeout: None,
+        max_response: None,
+        max_stream: None,
+        max_concurrent: None,
+        balance: config::Balance::default(),
+        retry: None,
+        health: config::Health::default(),
+        circuit_breaker: None,
+        pinning: config::Pinning::default(),
+        validate: config::Validate::default(),
+        redact: config::Redact::default(),
+        required: false,
+        ..config.clone()
+    };
+    bare(one) == bare(other)
 }

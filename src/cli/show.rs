@@ -18,7 +18,7 @@ pub fn announce(app: &App, file: Option<&Path>) {
     let url = config.listen.own_url();
     println!("  endpoint  {url}/mcp");
     let mut names: Vec<&str> = Vec::new();
-    for server in house.plan.servers.values() {
+    for server in house.servers.values() {
         let state = if server.is_up() { "connected" } else { "not connected yet" };
         let why = server.last_error().map(|error| format!(": {error}")).unwrap_or_default();
         println!("  server    {:<16} {state}{why}", server.name);

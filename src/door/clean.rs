@@ -39,7 +39,7 @@ impl Door {
         }
         let wanted = |server: &&Arc<Server>| server.config.redact.arguments == Redaction::Redact;
         if let (Some(redactor), Some(server)) =
-            (&house.plan.redactor, house.plan.servers.get(aim.server).filter(wanted))
+            (&house.plan.redactor, house.servers.get(aim.server).filter(wanted))
         {
             for place in said(call.rpc.arguments, call.rpc.input_responses) {
                 let found = redactor.redact(place.of(call.body)).map_err(|_| Box::new(unreadable()))?;

@@ -110,7 +110,7 @@ impl Door {
         let Some(aim) = aim else { return Ok(permit) };
         // The head repeats what its sender wrote, secrets and all.
         mirrored(endpoint, &permit, &head, body, came).map_err(halt)?;
-        let Some(server) = house.plan.servers.get(aim.server) else { return Ok(permit) };
+        let Some(server) = house.servers.get(aim.server) else { return Ok(permit) };
         if let (Redaction::Block, Some(redactor)) = (server.config.redact.arguments, &house.plan.redactor) {
             for place in said(permit.rpc.arguments, permit.rpc.input_responses) {
                 let found = redactor.scan(place.of(body)).map_err(|_| halt(unreadable()))?;

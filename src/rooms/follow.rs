@@ -102,7 +102,7 @@ impl Follower {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            match self.registry.house().plan.servers.get(&server.name) {
+            match self.registry.house().servers.get(&server.name) {
                 Some(now) => server = now.clone(),
                 None => break,
             }

@@ -17,15 +17,18 @@ use crate::server::Server;
 use crate::telemetry::{Counted, Metrics};
 use crate::upstream::Hello;
 
+mod greeting;
 mod listing;
 mod naming;
 pub mod pins;
 mod schema;
+mod templates;
 mod view;
 
 pub use listing::{Item, Listing, Lists, Page};
 pub use naming::federated;
 pub use schema::Lazy;
+use templates::Templates;
 use view::{Scope, endpoint};
 
 /// Entries on one page of a list. Large, because many clients read the first page only.
@@ -90,6 +93,8 @@ pub enum Kind {
 
 impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Tools, Kind::Prompts, Kind::Resources, Kind::Templates];
+    /// Those that are announced by a word of their own; that of resources is for their templates too.
+    pub const ANNOUNCED: [Kind; 3] = [Kind::Tools, Kind::Prompts, Kind::Resources];
 
     /// The member of the result that holds the list.
     pub fn member(self) -> &'static str {
@@ -147,16 +152,22 @@ impl Kind {
     }
 }
 
+/// Numbers that stand for what the lists say, in the order of [`Kind::ANNOUNCED`]: those of two views differ if
+/// something is to be announced. How long a list is fresh, and who gives it, is not in them.
+pub type Prints = [u64; 3];
+
 /// What one endpoint shows in one era.
 #[derive(Default)]
 pub struct View {
     pub tools: HashMap<String, Target>,
     pub prompts: HashMap<String, Target>,
     pub resources: HashMap<String, Target>,
-    /// Literal beginnings of URI templates, longest first.
-    pub templates: Vec<(String, Target)>,
+    pub templates: Templates,
+    /// Serials of the servers that tell when a resource changes.
+    pub following: Vec<u64>,
     /// Results of the four list methods, a page each, in the order of [`Kind::ALL`].
     pages: [Vec<Bytes>; 4],
+    pub prints: Prints,
     /// The members of an `initialize` or `server/discover` result that do not depend on the client.
     pub capabilities: Bytes,
     pub server_info: Bytes,
@@ -189,14 +200,9 @@ impl View {
         self.pages.iter().flatten().map(Bytes::len).sum()
     }
 
-    /// The server that reads this URI.
+    /// The server that reads this URI, or has this template.
     pub fn resource(&self, uri: &str) -> Option<&Target> {
-        self.resources.get(uri).or_else(|| {
-            self.templates
-                .iter()
-                .find(|(prefix, _)| uri.starts_with(prefix.as_str()))
-                .map(|(_, target)| target)
-        })
+        self.resources.get(uri).or_else(|| self.templates.find(uri))
     }
 }
 
@@ -277,37 +283,6 @@ impl Catalog {
         };
         view::endpoint(endpoint.path.to_string(), &servers, scope, Some(may), metrics)
     }
-
-    /// The lists that read differently in `new`, on endpoints that both have, and the endpoints that it lacks.
-    /// Resources and their templates are announced by one word, and so are one change.
-    pub fn differences(&self, new: &Catalog) -> Vec<Change> {
-        let gone = self.endpoints.keys().filter(|path| !new.endpoints.contains_key(*path));
-        let gone = gone.flat_map(|path| {
-            [Era::Legacy, Era::Modern].map(|era| Change { path: path.clone(), era, list: None })
-        });
-        let mut changes: Vec<Change> = gone.collect();
-        for (path, endpoint) in &new.endpoints {
-            let Some(before) = self.endpoints.get(path) else { continue };
-            for era in [Era::Legacy, Era::Modern] {
-                let (old, new) = (before.view(era), endpoint.view(era));
-                let differs = |kind: Kind| old.pages[kind as usize] != new.pages[kind as usize];
-                let announced = [Kind::Tools, Kind::Prompts, Kind::Resources].into_iter();
-                let changed = announced
-                    .filter(|kind| differs(*kind) || (*kind == Kind::Resources && differs(Kind::Templates)));
-                changes.extend(changed.map(|kind| Change { path: path.clone(), era, list: Some(kind) }));
-            }
-        }
-        changes
-    }
-}
-
-/// A list that reads differently now, or an endpoint that is no more.
-#[derive(Clone, Debug)]
-pub struct Change {
-    pub path: Arc<str>,
-    pub era: Era,
-    /// `None` if the whole endpoint is gone.
-    pub list: Option<Kind>,
 }
 
 /// Eight hex digits that tell two names apart for good.

@@ -4,6 +4,7 @@
 //! [`Door::call`]; both are judged by the same chain and led by the same [`Door::lead`].
 
 pub mod aim;
+mod clean;
 pub mod errand;
 mod inside;
 pub mod judge;
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::{Endpoint, Kind, Target};
 use crate::protocol::method::Method;
 use crate::protocol::{revision, wire};
-use crate::registry::{House, Registry};
+use crate::registry::{House, Lookout, Registry};
 use crate::rooms::{Talk, announce, ask};
 use crate::server::{Running, Server};
 use crate::session::{Run, Session, Sessions};
@@ -268,6 +269,10 @@ impl Door {
             },
             Method::Listen => {
                 self.spoken(endpoint, era)?;
+                if !led.events {
+                    let words = "the answer is a stream, so Accept must list text/event-stream";
+                    return Err(Box::new(Refusal::http(406, "not_acceptable", words)));
+                }
                 let wanted = rpc.notifications.map(|span| span.of(body)).unwrap_or_default();
                 // Each is judged by itself: a template that shows may cover addresses that do not.
                 let may = |uri: &str, server: &Server| {
@@ -284,12 +289,15 @@ impl Door {
                         "params.notifications must be an object, with at most 1024 resourceSubscriptions",
                     )
                 })?;
-                let id = Bytes::copy_from_slice(id);
-                let changes = self.registry.changes();
-                let (registry, drain) = (self.registry.clone(), self.drain.clone());
-                let talk =
-                    announce::modern(&self.core, registry, id, endpoint.clone(), filter, changes, drain);
-                Ok(Exit::Room(talk))
+                let (registry, caller) = (self.registry.clone(), led.permit.caller.clone());
+                let listening = announce::Listening {
+                    id: Bytes::copy_from_slice(id),
+                    filter,
+                    lookout: Lookout::new(registry.clone(), led.house, led.endpoint, era, &caller),
+                    caller,
+                    server_info: Bytes::copy_from_slice(&view.server_info),
+                };
+                Ok(Exit::Room(announce::modern(&self.core, registry, listening, self.drain.clone())))
             }
             _ => match endpoint.only.clone().filter(|s| view.servers > 0 && led.may_reach(self, s)) {
                 Some(server) => self.pass(led, server, method, told),
@@ -356,7 +364,10 @@ impl Door {
         }
         if let Some(pool) = server.upstream.http() {
             let key = if pool.is_by_session() { led.key() } else { 0 };
-            let name = renamed.as_ref().map(|(_, name)| name.clone());
+            // The head names what is called or got, not what is completed (2026-07-28, streamable-http).
+            let named = |method: &str| matches!(method, "tools/call" | "prompts/get");
+            let renames = renamed.as_ref().filter(|_| named(&rpc.method_name(&led.body)));
+            let name = renames.map(|(_, name)| name.clone());
             let body = match renamed {
                 Some((place, name)) => rename(
                     led.body.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])),

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use filters::Era;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::catalog::pins::Pins;
-use crate::catalog::{Catalog, Change, Face, Kind, Seen};
+use crate::catalog::{Catalog, Face, Kind, Seen};
 use crate::plan::Plan;
 use crate::server::Server;
 use crate::telemetry::Metrics;
@@ -22,30 +23,46 @@ use sights::Sights;
 
 mod approval;
 mod keeper;
+mod lookout;
 mod pinning;
+mod reading;
 mod sights;
 
 pub use approval::{Approval, Definition};
+pub use lookout::{Lookout, News};
 
 /// Changes that are so close together are shown as one.
 const GATHER: Duration = Duration::from_millis(25);
+/// How many times as long as a catalog takes to build the next one waits, and how long at most.
+const REST: u32 = 4;
+const LONGEST_REST: Duration = Duration::from_secs(2);
+/// How long a server that a reload changed may take to connect before the one that it was is taken away all the same.
+const TAKEOVER: Duration = Duration::from_secs(10);
+
+/// The servers by their names, as they are called now.
+type Called = BTreeMap<Arc<str>, Arc<Server>>;
 
 /// What a request holds from its first byte to its last.
 pub struct House {
     pub plan: Arc<Plan>,
+    /// The plan's servers; but one that a reload changed is the one before until the new one is connected.
+    pub servers: Called,
     pub catalog: Arc<Catalog>,
+    /// Counts up with each plan.
+    edition: u64,
     sights: Sights,
 }
 
 impl House {
-    fn new(plan: Arc<Plan>, catalog: Arc<Catalog>) -> Self {
-        Self { plan, catalog, sights: Sights::default() }
+    fn new(plan: Arc<Plan>, servers: Called, catalog: Arc<Catalog>, edition: u64) -> Self {
+        Self { plan, servers, catalog, edition, sights: Sights::default() }
     }
 
     /// Which required servers are not there, in words.
     pub fn missing(&self) -> Vec<String> {
-        let servers = self.plan.servers.values();
-        let away = servers.filter(|server| server.config.required && !server.is_up());
+        let is_required = |name: &str| self.plan.servers.get(name).is_some_and(|s| s.config.required);
+        let servers = self.servers.values();
+        let away = servers.filter(|server| is_required(&server.name) && !server.is_up());
         let words = away.map(|server| {
             let error = server.last_error();
             let why = error.map_or_else(|| "not connected yet".to_owned(), |error| error.to_string());
@@ -57,19 +74,51 @@ impl House {
 
 /// What the keepers found of one server.
 struct Kept {
+    /// As it is configured.
     server: Arc<Server>,
     legacy: Option<Arc<Face>>,
     modern: Option<Arc<Face>>,
     /// Tried at least once.
     tried: bool,
     keeper: JoinHandle<()>,
+    /// What it was before a reload, which is called until `server` is connected.
+    old: Option<Old>,
+}
+
+struct Old {
+    server: Arc<Server>,
+    keeper: JoinHandle<()>,
+}
+
+impl Kept {
+    fn called(&self) -> &Arc<Server> {
+        self.old.as_ref().map_or(&self.server, |old| &old.server)
+    }
+}
+
+/// A server that nobody is led to any more.
+struct Leaving {
+    old: Old,
+    /// Nobody has taken its connections over.
+    ends: bool,
+}
+
+impl Leaving {
+    fn go(self) {
+        self.old.keeper.abort();
+        self.old.server.retired.cancel();
+        if self.ends {
+            tokio::spawn(retire(self.old.server));
+        }
+    }
 }
 
 pub struct Registry {
     house: ArcSwap<House>,
     kept: Mutex<BTreeMap<Arc<str>, Kept>>,
     stale: Notify,
-    changes: broadcast::Sender<Change>,
+    /// The version of the catalog that stands.
+    news: watch::Sender<u64>,
     untried: watch::Sender<usize>,
     pins: Pins,
     metrics: Arc<Metrics>,
@@ -78,11 +127,12 @@ pub struct Registry {
 impl Registry {
     /// Starts with the plan's servers. Must be called on the long-lived runtime: the keepers stay there.
     pub fn start(plan: Arc<Plan>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let house = House::new(plan.clone(), plan.servers.clone(), Arc::default(), 0);
         let registry = Arc::new(Self {
-            house: ArcSwap::from_pointee(House::new(plan.clone(), Arc::default())),
+            house: ArcSwap::from_pointee(house),
             kept: Mutex::default(),
             stale: Notify::new(),
-            changes: broadcast::channel(256).0,
+            news: watch::Sender::new(0),
             untried: watch::Sender::new(0),
             pins: Pins::default(),
             metrics,
@@ -98,10 +148,6 @@ impl Registry {
         self.house.load_full()
     }
 
-    pub fn changes(&self) -> broadcast::Receiver<Change> {
-        self.changes.subscribe()
-    }
-
     /// Waits until every server was tried once, but no longer than `patience`.
     pub async fn settled(&self, patience: Duration) {
         let mut untried = self.untried.subscribe();
@@ -109,60 +155,126 @@ impl Registry {
         self.rebuild();
     }
 
-    /// Swaps in the servers of a new plan: those that did not change are kept with their connections, those
-    /// that changed show their old lists until the new connection has its own, those that are gone finish what
-    /// they run.
+    /// Swaps in the servers of a new plan: those that did not change are kept with their connections, those whose
+    /// connection stays take it over, other changed ones take the place of what they were once they are connected,
+    /// those that are gone finish what they run.
     pub fn adopt(self: Arc<Self>, plan: Arc<Plan>) {
-        let mut retired = Vec::new();
+        let mut leaving = Vec::new();
         {
-            let mut kept = self.kept.lock().expect("no keeper panics with the lock");
+            let mut kept = self.lock();
             let gone: Vec<Arc<str>> =
                 kept.keys().filter(|name| !plan.servers.contains_key(*name)).cloned().collect();
-            retired.extend(gone.iter().filter_map(|name| kept.remove(name)));
+            for gone in gone.iter().filter_map(|name| kept.remove(name)) {
+                self.metrics.forget_server(&gone.server.name);
+                let old = Old { server: gone.server, keeper: gone.keeper };
+                leaving.extend(
+                    [Some(old), gone.old].into_iter().flatten().map(|old| Leaving { old, ends: true }),
+                );
+            }
             for (name, server) in &plan.servers {
-                let before = kept.get(name);
-                if before.is_some_and(|kept| Arc::ptr_eq(&kept.server, server)) {
-                    continue;
-                }
-                let (legacy, modern) = before.map_or((None, None), |k| (k.legacy.clone(), k.modern.clone()));
-                let keeper = tokio::spawn(keeper::keep(server.clone(), Arc::downgrade(&self)));
-                let new = Kept { server: server.clone(), legacy, modern, tried: false, keeper };
-                retired.extend(kept.insert(name.clone(), new));
+                let before = match kept.remove(name) {
+                    Some(same) if Arc::ptr_eq(&same.server, server) => Some(same),
+                    before => {
+                        let (new, left) = self.succeed(server, before);
+                        leaving.extend(left);
+                        Some(new)
+                    }
+                };
+                kept.extend(before.map(|before| (name.clone(), before)));
             }
             self.count_untried(&kept);
-            // Before the new catalog counts under the same names.
-            for old in &retired {
-                self.metrics.forget_server(&old.server.name);
+            let edition = self.house.load().edition + 1;
+            self.swap(kept, plan, edition);
+        }
+        leaving.into_iter().for_each(Leaving::go);
+    }
+
+    /// Puts a server into the place of the one that had its name.
+    fn succeed(self: &Arc<Self>, server: &Arc<Server>, before: Option<Kept>) -> (Kept, Option<Leaving>) {
+        let keep = |known| tokio::spawn(keeper::keep(server.clone(), Arc::downgrade(self), known));
+        let new = |keeper| Kept {
+            server: server.clone(),
+            legacy: None,
+            modern: None,
+            tried: false,
+            keeper,
+            old: None,
+        };
+        let Some(Kept { server: was, legacy, modern, tried, keeper, old }) = before else {
+            return (new(keep(None)), None);
+        };
+        let (is_same, is_kin) = (Arc::ptr_eq(&was.upstream, &server.upstream), was.serial == server.serial);
+        if is_kin {
+            server.upstream.hold_to(&server.bounds);
+        }
+        let faces = [legacy.clone(), modern.clone()];
+        let known = is_same && old.is_none() && was.is_up() && faces.iter().any(Option::is_some);
+        let mut kept = Kept { legacy, modern, ..new(keep(known.then_some(faces))) };
+        let was = Old { server: was, keeper };
+        match old {
+            // It was not there yet itself.
+            Some(old) => {
+                kept.old = Some(old);
+                self.relieve_in_time(server);
+                (kept, Some(Leaving { old: was, ends: !is_same }))
             }
-            self.swap(kept, plan);
+            None if is_kin || !was.server.is_up() => {
+                kept.tried = is_kin && tried;
+                (kept, Some(Leaving { old: was, ends: !is_same }))
+            }
+            None => {
+                kept.old = Some(was);
+                self.relieve_in_time(server);
+                (kept, None)
+            }
         }
-        for old in retired {
-            old.keeper.abort();
-            old.server.retired.cancel();
-            tokio::spawn(retire(old.server));
-        }
+    }
+
+    /// After a time the one before goes, whether the new one is there or not.
+    fn relieve_in_time(self: &Arc<Self>, server: &Arc<Server>) {
+        let (registry, server) = (Arc::downgrade(self), server.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(TAKEOVER).await;
+            let Some(registry) = registry.upgrade() else { return };
+            let old = {
+                let mut kept = registry.lock();
+                let entry = kept.get_mut(&server.name).filter(|kept| Arc::ptr_eq(&kept.server, &server));
+                entry.and_then(|kept| kept.old.take())
+            };
+            if let Some(old) = old {
+                tracing::warn!(server = %server.name, "it is not connected with its new settings, and the old connection ends");
+                registry.rebuild();
+                Leaving { old, ends: true }.go();
+            }
+        });
     }
 
     /// Ends all connections and processes.
     pub async fn close(&self) {
-        let kept = std::mem::take(&mut *self.kept.lock().expect("no keeper panics with the lock"));
-        let ends = kept.into_values().map(|kept| async move {
-            kept.keeper.abort();
-            kept.server.upstream.close().await;
+        let kept = std::mem::take(&mut *self.lock());
+        let all = kept.into_values().flat_map(|kept| {
+            [Some(Old { server: kept.server, keeper: kept.keeper }), kept.old].into_iter().flatten()
+        });
+        let ends = all.map(|old| async move {
+            old.keeper.abort();
+            old.server.upstream.close().await;
         });
         futures::future::join_all(ends).await;
     }
 
     /// What a keeper found: the faces of its server, or why there are none now.
-    fn report(&self, server: &Arc<Server>, found: Result<[Option<Arc<Face>>; 2], String>) {
+    fn report(&self, server: &Arc<Server>, found: Result<keeper::Faces, String>) {
         let error = found.as_ref().err().cloned();
         let news = server.note(error.clone());
-        self.metrics.upstream_up(&server.name, error.is_none());
-        let mut kept = self.kept.lock().expect("no keeper panics with the lock");
+        let mut kept = self.lock();
         let Some(entry) = kept.get_mut(&server.name).filter(|kept| Arc::ptr_eq(&kept.server, server)) else {
             return;
         };
         entry.tried = true;
+        let mut relieved = None;
+        if error.is_none() || entry.old.is_none() {
+            self.metrics.upstream_up(&server.name, error.is_none());
+        }
         match found {
             Ok([legacy, modern]) => {
                 if news {
@@ -176,20 +288,32 @@ impl Registry {
                 }
                 entry.legacy = legacy;
                 entry.modern = modern;
+                relieved = entry.old.take();
             }
-            Err(_) if news && entry.legacy.is_none() && entry.modern.is_none() => {
-                let error = error.as_deref();
+            Err(_) if !news => {}
+            Err(error) if entry.old.is_some() => {
+                tracing::warn!(server = %server.name, error, "server does not connect with its new settings; the old connection is used for some seconds more");
+            }
+            Err(error) if entry.legacy.is_none() && entry.modern.is_none() => {
                 tracing::warn!(server = %server.name, error, "server is not connected; it is tried again and again");
             }
-            Err(_) if news => {
-                let error = error.as_deref();
+            Err(error) => {
                 tracing::warn!(server = %server.name, error, "server is down; its last good lists stay");
             }
-            Err(_) => {}
         }
         self.count_untried(&kept);
         drop(kept);
-        self.stale.notify_one();
+        match relieved {
+            Some(old) => {
+                self.rebuild();
+                Leaving { old, ends: true }.go();
+            }
+            None => self.stale.notify_one(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Kept>> {
+        self.kept.lock().expect("no keeper panics with the lock")
     }
 
     fn count_untried(&self, kept: &BTreeMap<Arc<str>, Kept>) {
@@ -197,17 +321,20 @@ impl Registry {
         self.untried.send_replace(count);
     }
 
-    /// Builds the catalog anew, swaps it in and tells what changed.
+    /// Builds the catalog anew, swaps it in and says so.
     fn rebuild(&self) {
-        let kept = self.kept.lock().expect("no keeper panics with the lock");
-        let plan = self.house.load().plan.clone();
-        self.swap(kept, plan);
+        let kept = self.lock();
+        let (plan, edition) = {
+            let house = self.house.load();
+            (house.plan.clone(), house.edition)
+        };
+        self.swap(kept, plan, edition);
     }
 
     /// Swaps in a plan and the catalog that goes with it, at once: no call is judged by the settings of one server and
     /// led to another.
-    fn swap(&self, kept: MutexGuard<'_, BTreeMap<Arc<str>, Kept>>, plan: Arc<Plan>) {
-        let before = self.house.load_full();
+    fn swap(&self, kept: MutexGuard<'_, BTreeMap<Arc<str>, Kept>>, plan: Arc<Plan>, edition: u64) {
+        let version = self.house.load().catalog.version + 1;
         let pinned = &plan.config.guard.pins;
         let shown = |server: &Arc<Server>, era, face: &Option<Arc<Face>>| {
             face.as_ref().map(|face| pinning::shown(&self.pins, server, era, face, pinned, &self.metrics))
@@ -215,19 +342,18 @@ impl Registry {
         let seen: Vec<Seen> = kept
             .values()
             .map(|kept| Seen {
-                server: kept.server.clone(),
-                legacy: shown(&kept.server, Era::Legacy, &kept.legacy),
-                modern: shown(&kept.server, Era::Modern, &kept.modern),
+                server: kept.called().clone(),
+                legacy: shown(kept.called(), Era::Legacy, &kept.legacy),
+                modern: shown(kept.called(), Era::Modern, &kept.modern),
             })
             .collect();
-        let catalog =
-            Arc::new(Catalog::build(before.catalog.version + 1, &seen, &plan.config.toolsets, &self.metrics));
-        self.house.store(Arc::new(House::new(plan, catalog.clone())));
+        let servers = seen.iter().map(|seen| (seen.server.name.clone(), seen.server.clone())).collect();
+        let catalog = Arc::new(Catalog::build(version, &seen, &plan.config.toolsets, &self.metrics));
+        self.house.store(Arc::new(House::new(plan, servers, catalog, edition)));
         // Under the lock until here, so that two builds cannot overtake each other.
         drop(kept);
-        for change in before.catalog.differences(&catalog) {
-            let _ = self.changes.send(change);
-        }
+        // Only now, so that who looks at once sees what is new. The number says no more than that there is something.
+        self.news.send_replace(version);
     }
 }
 
@@ -235,7 +361,10 @@ async fn builder(registry: Arc<Registry>) {
     loop {
         registry.stale.notified().await;
         tokio::time::sleep(GATHER).await;
+        let began = Instant::now();
         registry.rebuild();
+        // Servers whose lists never hold still do not keep a core busy.
+        tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use prometheus::Histogram;
+use tokio::sync::Notify;
 
 use breaker::{Breaker, Pass, State};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::demo::Demo;
 use crate::upstream::pool::{self, Pool};
 use crate::upstream::stdio::{Command, Stdio};
-use crate::upstream::trust::Trust;
+use crate::upstream::trust::{self, Trust};
 use crate::upstream::{Bounds, Upstream, UpstreamError};
 
 mod breaker;
@@ -43,6 +44,8 @@ pub struct Server {
     max_concurrent: usize,
     /// Cancelled when a configuration has no place for it any more.
     pub retired: CancellationToken,
+    /// Told when something shows that its lists are not what it has now.
+    pub outdated: Notify,
     breaker: Option<Breaker>,
     running: AtomicUsize,
     up: AtomicBool,
@@ -97,9 +100,9 @@ impl Drop for Running {
 }
 
 impl Server {
-    /// Makes the server of a configuration; nothing is connected yet. One that differs from `before` only in its
-    /// endpoints, and how they are used, takes over those that stay, with its identity. The words of a failure are for
-    /// the configuration's author.
+    /// Makes the server of a configuration; nothing is connected yet. One that differs from `before` only in what is
+    /// not of its connection takes that over as it is, with its identity; one that differs in its endpoints, or how they
+    /// are used, takes over those that stay. The words of a failure are for the configuration's author.
     pub fn new(
         name: &str,
         config: &config::Server,
@@ -108,11 +111,13 @@ impl Server {
     ) -> Result<Arc<Self>, String> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let bounds = Bounds::of(config, limits);
-        let before = before.filter(|server| server.bounds == bounds && server.is_but_for_endpoints(config));
-        let mut print = 0;
-        let upstream: Arc<dyn Upstream> = match &config.kind {
-            config::Kind::Builtin(config::Builtin::Demo) => Arc::new(Demo),
-            config::Kind::Http { urls, .. } => {
+        let mut print = trust::print(config);
+        let before = before.filter(|server| server.print == print && server.is_kin(config, &bounds));
+        let heir = before.filter(|server| server.is_connected_as(config));
+        let upstream: Arc<dyn Upstream> = match (heir, &config.kind) {
+            (Some(server), _) => server.upstream.clone(),
+            (None, config::Kind::Builtin(config::Builtin::Demo)) => Arc::new(Demo),
+            (None, config::Kind::Http { urls, .. }) => {
                 let trust = Trust::read(config).map_err(|error| error.to_string())?;
                 print = trust.print();
                 if config.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
@@ -125,11 +130,9 @@ impl Server {
                 let headers = config.kind.header_map();
                 let plan =
                     pool::Plan { name, urls, headers, bounds: &bounds, config, trust: Arc::new(trust) };
-                // Endpoints whose files have changed are made anew.
-                let before = before.filter(|server| server.print == print);
                 Arc::new(Pool::new(plan, before.and_then(|server| server.upstream.http()))?)
             }
-            config::Kind::Stdio { command, args, env, cwd } => {
+            (None, config::Kind::Stdio { command, args, env, cwd }) => {
                 let env = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
                 let command = Command {
                     program: command.clone(),
@@ -159,6 +162,7 @@ impl Server {
             max_concurrent: config.max_concurrent.map_or(usize::MAX, |most| most as usize),
             config: config.clone(),
             retired: CancellationToken::new(),
+            outdated: Notify::new(),
             breaker: bounds.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),
             running: AtomicUsize::new(0),
             up: AtomicBool::new(before.is_some_and(Self::is_up)),
@@ -169,19 +173,28 @@ impl Server {
         }))
     }
 
-    /// Whether this configuration is the same server with other endpoints, of which at least one stays.
-    fn is_but_for_endpoints(&self, config: &config::Server) -> bool {
-        let (config::Kind::Http { urls: old, .. }, config::Kind::Http { urls: new, .. }) =
-            (&self.config.kind, &config.kind)
-        else {
-            return false;
+    /// Whether this configuration is the same server to connect to, with endpoints of which at least one stays.
+    fn is_kin(&self, config: &config::Server, bounds: &Bounds) -> bool {
+        let is_near = match (&self.config.kind, &config.kind) {
+            (
+                config::Kind::Http { urls: old, headers },
+                config::Kind::Http { urls: new, headers: others },
+            ) => headers == others && old.iter().any(|url| new.contains(url)),
+            (old, new) => old == new,
         };
-        let mut same = self.config.clone();
-        if let config::Kind::Http { urls, .. } = &mut same.kind {
-            urls.clone_from(new);
-        }
-        (same.balance, same.retry) = (config.balance, config.retry.clone());
-        same == *config && old.iter().any(|url| new.contains(url))
+        is_near && is_wired_as(&self.config, config) && self.bounds.connects_as(bounds)
+    }
+
+    /// Whether its connection serves this configuration, of kin, as it is: only pools are made with some more.
+    fn is_connected_as(&self, config: &config::Server) -> bool {
+        let pool = |config: &config::Server| (config.balance, config.retry.clone(), config.health);
+        let is_pool = matches!(config.kind, config::Kind::Http { .. });
+        !is_pool || self.config.kind == config.kind && pool(&self.config) == pool(config)
+    }
+
+    /// Whether it is called in its callers' names.
+    pub fn is_personal(&self) -> bool {
+        self.passthrough || self.audience.is_some()
     }
 
     /// The prefix of its names in a federation; empty for none.
@@ -245,4 +258,28 @@ impl Server {
         let other_words = !up && before.as_deref() != error.as_ref();
         self.up.swap(up, Ordering::Relaxed) != up || other_words
     }
+}
+
+/// Whether two configurations differ in nothing that a connection was made with. What is named here a reload can change
+/// without touching the connection; a setting that is added to the configuration counts as of the connection.
+fn is_wired_as(one: &config::Server, other: &config::Server) -> bool {
+    let bare = |config: &config::Server| config::Server {
+        kind: config::Kind::Builtin(config::Builtin::Demo),
+        prefix: String::new(),
+        tools: config::Tools::default(),
+        timeout: None,
+        max_response: None,
+        max_stream: None,
+        max_concurrent: None,
+        balance: config::Balance::default(),
+        retry: None,
+        health: config::Health::default(),
+        circuit_breaker: None,
+        pinning: config::Pinning::default(),
+        validate: config::Validate::default(),
+        redact: config::Redact::default(),
+        required: false,
+        ..config.clone()
+    };
+    bare(one) == bare(other)
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -51,8 +51,8 @@ pub struct Session {
     seats: Mutex<HashMap<u64, Arc<Place>>>,
     /// What waits for the client's streams of announcements.
     pub outbox: Arc<Outbox>,
-    /// Somebody tells this session of changed lists.
-    pub told: AtomicBool,
+    /// Whose lists it is told of when they change, once it has a stream.
+    pub told: ArcSwapOption<Caller>,
     /// Servers' requests that the client may answer.
     pub asked: Asked,
     /// Requests that run, by their id as written, so that they can be cancelled.
@@ -371,7 +371,7 @@ impl Sessions {
             client_info,
             seats: Mutex::default(),
             outbox: Arc::default(),
-            told: AtomicBool::new(false),
+            told: ArcSwapOption::empty(),
             asked: Asked::default(),
             running: Mutex::default(),
             used: AtomicU64::new(self.now()),

@@ -41,6 +41,8 @@ pub struct Rpc {
     pub task_id: Option<Text>,
     /// The whole of `params.arguments`.
     pub arguments: Option<Span>,
+    /// The whole of `params.inputResponses`: what the user answered to the server (2026-07-28, MRTR).
+    pub input_responses: Option<Span>,
     pub client_info: Option<Span>,
     pub capabilities: Option<Span>,
     pub request_id: Option<Span>,
@@ -164,6 +166,7 @@ struct Sight {
     protocol_version: Option<Text>,
     task_id: Option<Text>,
     arguments: Option<Span>,
+    input_responses: Option<Span>,
     client_info: Option<Span>,
     capabilities: Option<Span>,
     request_id: Option<Span>,
@@ -224,6 +227,7 @@ impl Sight {
                     self.protocol_version = self.take_string(r, || Why::String("params.protocolVersion"))?;
                 }
                 b"arguments" => self.arguments = Some(self.take_object(r, "params.arguments")?),
+                b"inputResponses" => self.input_responses = Some(r.value()?),
                 b"clientInfo" => self.client_info = Some(self.take_object(r, "params.clientInfo")?),
                 b"capabilities" => self.capabilities = Some(self.take_object(r, "params.capabilities")?),
                 b"notifications" => self.notifications = Some(r.value()?),
@@ -333,6 +337,7 @@ impl Sight {
                 protocol_version: self.protocol_version,
                 task_id: self.task_id,
                 arguments: self.arguments,
+                input_responses: self.input_responses,
                 client_info: self.client_info,
                 capabilities: self.capabilities,
                 request_id: self.request_id,

@@ -1,7 +1,6 @@
 //! Secrets in JSON: what is found, what is left alone, and that nothing else changes.
 
 use filters::guard::{Detector, Redactor};
-use filters::json::Span;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -205,19 +204,13 @@ fn only_the_secret_is_replaced() {
 }
 
 #[test]
-fn a_body_changes_in_its_arguments_only() {
-    let body = r#"{"id":"a@b.co","params":{"name":"a@b.co","arguments":{"to":"a@b.co"},"x":"a@b.co"}}"#;
-    let start = body.find(r#"{"to""#).expect("arguments");
-    let place = Span { start, end: start + r#"{"to":"a@b.co"}"#.len() };
-    let (text, _) = all().redact_at(body.as_bytes(), place).expect("JSON").expect("a finding");
-    let expected = body.replace(r#"{"to":"a@b.co"}"#, r#"{"to":"[redacted:email]"}"#);
-    assert_eq!(String::from_utf8(text).expect("UTF-8"), expected);
-}
-
-#[test]
 fn the_skeleton_of_a_message_stays() {
     let redactor = all();
     for (message, expected) in [
+        (
+            r#"{"id":1,"result":{"resultType":"input_required","requestState":"a@b.co 4111111111111111","inputRequests":{"q":{"message":"a@b.co"}}}}"#,
+            r#"{"id":1,"result":{"resultType":"input_required","requestState":"a@b.co 4111111111111111","inputRequests":{"q":{"message":"[redacted:email]"}}}}"#,
+        ),
         (
             r#"{"jsonrpc":"2.0","id":4111111111111111,"result":{"content":[{"type":"text","text":"a@b.co"}],"nextCursor":"a@b.co","n@o.co":2}}"#,
             r#"{"jsonrpc":"2.0","id":4111111111111111,"result":{"content":[{"type":"text","text":"[redacted:email]"}],"nextCursor":"a@b.co","[redacted:email#1]":2}}"#,

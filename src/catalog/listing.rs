@@ -1,5 +1,6 @@
 //! One server's lists as it gave them: entries as bytes, with the place of the name in each.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -19,6 +20,10 @@ pub struct Item {
     raw: Bytes,
     place: Place,
     mirrors: Option<Arc<Mirrors>>,
+    /// The page of an application that shows a tool's results (MCP Apps).
+    app: Option<Arc<str>>,
+    /// Stands for what it says.
+    pub(super) print: u64,
 }
 
 impl Item {
@@ -31,6 +36,10 @@ impl Item {
 
     pub fn mirrors(&self) -> Option<&Arc<Mirrors>> {
         self.mirrors.as_ref()
+    }
+
+    pub fn app(&self) -> Option<&Arc<str>> {
+        self.app.as_ref()
     }
 
     /// The entry as the server wrote it.
@@ -54,6 +63,8 @@ pub struct Listing {
     /// Modern servers say how long a list stays fresh, and for whom. Absent is 0 and private.
     pub ttl_ms: Option<u64>,
     pub public: bool,
+    /// The server gave an error when it was asked last; this is what it gave before.
+    pub stale: bool,
 }
 
 /// The four lists of a server, in the order of [`Kind::ALL`].
@@ -74,6 +85,11 @@ impl Lists {
 
     pub fn listing(&self, kind: Kind) -> &Listing {
         &self.0[kind as usize]
+    }
+
+    /// Whether one of them could not be read when it was asked for last.
+    pub fn are_stale(&self) -> bool {
+        self.0.iter().any(|listing| listing.stale)
     }
 }
 
@@ -119,7 +135,21 @@ impl Page {
                 Ok(())
             })
             .map_err(|e| e.to_string())?;
-        if found { Ok(page) } else { Err(format!("the result has no list `{}`", kind.member())) }
+        if !found {
+            return Err(format!("the result has no list `{}`", kind.member()));
+        }
+        page.slim(result.len());
+        Ok(page)
+    }
+
+    /// Copies the entries where they are the smaller part of the page, which they would keep in memory as a whole.
+    fn slim(&mut self, whole: usize) {
+        let kept: usize = self.items.iter().map(|item| item.raw.len()).sum();
+        if kept < whole / 2 {
+            for item in &mut self.items {
+                item.raw = Bytes::copy_from_slice(&item.raw);
+            }
+        }
     }
 }
 
@@ -129,8 +159,13 @@ fn read_item(r: &mut Reader<'_>, result: &Bytes, kind: Kind, page: &mut Page) ->
         return r.value().map(drop);
     }
     let mut named = None;
+    let mut meta = None;
     let mut times = 0;
     let span = r.object(|r, key| {
+        if kind == Kind::Tools && key.is(result, "_meta") {
+            meta = Some(r.value()?);
+            return Ok(());
+        }
         if key.is(result, kind.key()) && r.peek()? == b'"' {
             named = Some(r.string()?);
             times += 1;
@@ -147,11 +182,62 @@ fn read_item(r: &mut Reader<'_>, result: &Bytes, kind: Kind, page: &mut Page) ->
         page.dropped += 1;
         return Ok(());
     }
+    let raw = result.slice(span.start..span.end);
+    let mut print = DefaultHasher::new();
+    raw.hash(&mut print);
     page.items.push(Item {
         key,
-        raw: result.slice(span.start..span.end),
+        raw,
         place: Place { start: name.span.start - span.start, end: name.span.end - span.start },
         mirrors: None,
+        app: meta.and_then(|meta| app(meta.of(result))).map(Arc::from),
+        print: print.finish(),
     });
     Ok(())
+}
+
+/// The page that `_meta` of a tool names (MCP Apps: `ui.resourceUri`, and `ui/resourceUri` in older revisions).
+fn app(meta: &[u8]) -> Option<String> {
+    let nested = || {
+        let ui = wire::member(meta, "ui")?.of(meta);
+        wire::string(wire::member(ui, "resourceUri")?.of(ui))
+    };
+    let flat = || wire::string(wire::member(meta, "ui/resourceUri")?.of(meta));
+    nested().or_else(flat).filter(|uri| uri.starts_with("ui://"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(pad: usize) -> (Bytes, Page) {
+        let text = format!(r#"{{"tools":[{{"name":"a"}},{{"name":"b"}}],"pad":"{}"}}"#, "x".repeat(pad));
+        let result = Bytes::from(text);
+        let page = Page::read(&result, Kind::Tools).expect("a list");
+        (result, page)
+    }
+
+    #[test]
+    fn entries_do_not_keep_a_page_that_is_mostly_something_else() {
+        for (pad, shares) in [(0, true), (1000, false)] {
+            let (result, page) = page(pad);
+            let within = |item: &Item| result.as_ptr_range().contains(&item.definition().as_ptr());
+            assert!(page.items.iter().all(|item| within(item) == shares), "{pad}");
+            assert_eq!(page.items[1].definition(), &Bytes::from_static(br#"{"name":"b"}"#));
+        }
+    }
+
+    #[test]
+    fn the_page_of_a_tool_is_found_in_both_spellings_and_is_no_other_uri() {
+        for (meta, page) in [
+            (r#"{"ui":{"resourceUri":"ui://a"}}"#, Some("ui://a")),
+            (r#"{"ui/resourceUri":"ui://b"}"#, Some("ui://b")),
+            (r#"{"ui":{"resourceUri":"ui://a"},"ui/resourceUri":"ui://b"}"#, Some("ui://a")),
+            (r#"{"ui":"ui://a"}"#, None),
+            (r#"{"ui":{"resourceUri":"file:///a"}}"#, None),
+            (r#"["ui://a"]"#, None),
+        ] {
+            assert_eq!(app(meta.as_bytes()).as_deref(), page, "{meta}");
+        }
+    }
 }

@@ -1,18 +1,18 @@
 //! How an endpoint's view is made of what its servers list: names, order, pages, capabilities.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use filters::agree::quote;
 use filters::{Aim, Era, Thing};
 
+use super::greeting::{self, Known};
 use super::{Endpoint, FRESH, Face, Item, Kind, Lazy, Listing, PAGE, Seen, Target, View};
 use crate::config::{Globs, Validate};
 use crate::protocol::wire;
 use crate::server::Server;
 use crate::telemetry::Metrics;
-use crate::upstream::house_info;
 
 /// Which servers an endpoint shows, and under which names.
 pub enum Scope<'a> {
@@ -51,39 +51,59 @@ pub fn endpoint(
 }
 
 fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &Arc<Metrics>) -> View {
-    let mut view = View::default();
-    let mut faces: Vec<(&Arc<Server>, &Arc<Face>)> =
+    let mut faces: Vec<Known<'_>> =
         servers.iter().filter_map(|seen| Some((&seen.server, seen.face(era)?))).collect();
-    view.servers = faces.len();
+    let count = faces.len();
     if let Some(may) = may {
         // Neither the words nor the capabilities of a server show that cannot be used at all.
         faces.retain(|(server, face)| is_of_use(server, face, scope, may));
     }
-    // Clients of a legacy server may rely on the form of its answers: alone it keeps it.
-    view.events = era == Era::Legacy
-        && matches!((scope, faces.as_slice()), (Scope::Single, [(_, face)]) if face.events);
-    for kind in Kind::ALL {
-        let mut entries: BTreeMap<String, Bytes> = BTreeMap::new();
+    let mut draft = Draft { view: View::default(), apps: Vec::new(), scope, may, metrics };
+    let lists = Kind::ALL.map(|kind| {
+        let mut entries = Entries::new();
         // A toolset is made of tools only.
         let listed = matches!(kind, Kind::Tools) || !matches!(scope, Scope::Toolset(_));
         for (server, face) in faces.iter().filter(|_| listed) {
             for item in face.lists.of(kind) {
-                enter(&mut view, &mut entries, kind, server, item, scope, may, metrics);
+                draft.enter(&mut entries, kind, server, item);
             }
         }
-        if kind == Kind::Tools {
-            view.shown = entries.keys().cloned().collect();
+        entries
+    });
+    draft.enter_apps();
+    let mut view = draft.view;
+    view.servers = count;
+    view.templates.sort();
+    // Clients of a legacy server may rely on the form of its answers: alone it keeps it.
+    view.events = era == Era::Legacy
+        && matches!((scope, faces.as_slice()), (Scope::Single, [(_, face)]) if face.events);
+    view.shown = lists[Kind::Tools as usize].keys().cloned().collect();
+    let print = |kinds: &[Kind]| {
+        let mut print = DefaultHasher::new();
+        for (name, (item, _)) in kinds.iter().flat_map(|kind| &lists[*kind as usize]) {
+            (name, item).hash(&mut print);
         }
-        let info = server_info(&faces, scope);
+        print.finish()
+    };
+    view.prints =
+        [print(&[Kind::Tools]), print(&[Kind::Prompts]), print(&[Kind::Resources, Kind::Templates])];
+    view.server_info = greeting::server_info(&faces, scope);
+    for (kind, entries) in Kind::ALL.into_iter().zip(lists) {
         let open: Vec<&Listing> = faces.iter().map(|(_, face)| face.lists.listing(kind)).collect();
-        let pages = pages(era, kind, entries.into_values(), &open, may.is_some(), &info);
+        let entries = entries.into_values().map(|(_, entry)| entry);
+        let pages = pages(era, kind, entries, &open, may.is_some(), &view.server_info);
         view.pages[kind as usize] =
             if view.events { pages.into_iter().map(wire::one_line).collect() } else { pages };
     }
-    view.templates.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
-    view.capabilities = capabilities(era, &faces, scope);
-    view.server_info = server_info(&faces, scope);
-    view.instructions = instructions(&faces, scope);
+    if matches!(scope, Scope::Toolset(_)) {
+        // It speaks for those only whose tools it shows.
+        let shown: HashSet<u64> = view.tools.values().map(|target| target.server.serial).collect();
+        faces.retain(|(server, _)| shown.contains(&server.serial));
+    }
+    let following = faces.iter().filter(|(server, face)| greeting::follows(server, face));
+    view.following = following.map(|(server, _)| server.serial).collect();
+    view.capabilities = greeting::capabilities(era, &faces, scope);
+    view.instructions = greeting::instructions(&faces, scope);
     view
 }
 
@@ -132,55 +152,98 @@ fn names(kind: Kind, server: &Server, item: &Item, scope: &Scope<'_>) -> Option<
     Some((shown, full))
 }
 
-/// Puts one entry of a server into the view, under the name that this endpoint shows it by.
-#[allow(clippy::too_many_arguments, reason = "one entry, and all that decides on it")]
-fn enter(
-    view: &mut View,
-    entries: &mut BTreeMap<String, Bytes>,
-    kind: Kind,
-    server: &Arc<Server>,
-    item: &Item,
-    scope: &Scope<'_>,
-    may: May<'_>,
-    metrics: &Arc<Metrics>,
-) {
-    let Some((shown, full)) = names(kind, server, item, scope) else { return };
-    if may.is_some_and(|may| !may(&Aim { thing: kind.thing(), name: &full, server: &server.name })) {
-        return;
+/// The entries of a list by the names that they are shown by, each with the number that stands for it.
+type Entries = BTreeMap<String, (u64, Bytes)>;
+
+/// A view that is being made.
+struct Draft<'a> {
+    view: View,
+    /// The pages that its tools name.
+    apps: Vec<(Arc<Server>, Arc<str>)>,
+    scope: &'a Scope<'a>,
+    may: May<'a>,
+    metrics: &'a Arc<Metrics>,
+}
+
+impl Draft<'_> {
+    fn may(&self, kind: Kind, name: &str, server: &Server) -> bool {
+        self.may.is_none_or(|may| may(&Aim { thing: kind.thing(), name, server: &server.name }))
     }
-    let checked = kind == Kind::Tools && server.config.validate != Validate::Off;
-    let schema = checked.then(|| wire::member(item.definition(), "inputSchema")).flatten();
-    let schema = schema.map(|place| Lazy::new(item.definition().slice(place.start..place.end)));
-    let believed = server.upstream.http().is_some_and(|pool| pool.retry.idempotent);
-    let repeatable = kind == Kind::Tools && believed && is_repeatable(item.definition());
-    let target = |label: &str| Target {
-        server: server.clone(),
-        name: item.key.as_str().into(),
-        label: label.into(),
-        full: full.as_str().into(),
-        counted: metrics.counted(kind.used_by(), &server.name, label),
-        schema: schema.clone(),
-        repeatable,
-        mirrors: item.mirrors().cloned(),
-    };
-    if entries.contains_key(&shown) {
-        if may.is_some() {
+
+    /// Puts in one entry of a server, under the name that this endpoint shows it by.
+    fn enter(&mut self, entries: &mut Entries, kind: Kind, server: &Arc<Server>, item: &Item) {
+        let Some((shown, full)) = names(kind, server, item, self.scope) else { return };
+        if !self.may(kind, &full, server) {
             return;
         }
-        tracing::warn!(server = %server.name, name = %shown, kind = kind.member(), "the name is taken; the later one is left out");
-        return;
+        if entries.contains_key(&shown) {
+            if self.may.is_none() {
+                tracing::warn!(server = %server.name, name = %shown, kind = kind.member(), "the name is taken; the later one is left out");
+            }
+            return;
+        }
+        let checked = kind == Kind::Tools && server.config.validate != Validate::Off;
+        let schema = checked.then(|| wire::member(item.definition(), "inputSchema")).flatten();
+        let schema = schema.map(|place| Lazy::new(item.definition().slice(place.start..place.end)));
+        let believed = server.upstream.http().is_some_and(|pool| pool.retry.idempotent);
+        let label = match kind {
+            Kind::Tools | Kind::Prompts => shown.as_str(),
+            Kind::Resources | Kind::Templates => RESOURCE,
+        };
+        let target = Target {
+            server: server.clone(),
+            name: item.key.as_str().into(),
+            label: label.into(),
+            full: full.as_str().into(),
+            counted: self.metrics.counted(kind.used_by(), &server.name, label),
+            schema,
+            repeatable: kind == Kind::Tools && believed && is_repeatable(item.definition()),
+            mirrors: item.mirrors().cloned(),
+        };
+        let view = &mut self.view;
+        match kind {
+            Kind::Tools => drop(view.tools.insert(shown.clone(), target)),
+            Kind::Prompts => drop(view.prompts.insert(shown.clone(), target)),
+            Kind::Resources => drop(view.resources.insert(shown.clone(), target)),
+            Kind::Templates => view.templates.push(&shown, target),
+        }
+        self.apps.extend(item.app().map(|app| (server.clone(), app.clone())));
+        let entry = item.renamed(&shown);
+        entries.insert(shown, (item.print, entry));
     }
-    match kind {
-        Kind::Tools => drop(view.tools.insert(shown.clone(), target(&shown))),
-        Kind::Prompts => drop(view.prompts.insert(shown.clone(), target(&shown))),
-        Kind::Resources => drop(view.resources.insert(shown.clone(), target("_resource"))),
-        Kind::Templates => {
-            let literal = shown.split('{').next().unwrap_or_default().to_owned();
-            view.templates.push((literal, target("_resource")));
+
+    /// Puts in the pages that tools name and no list needs to show (MCP Apps): they are read like all others.
+    fn enter_apps(&mut self) {
+        for (server, uri) in std::mem::take(&mut self.apps) {
+            if !self.may(Kind::Resources, &uri, &server) {
+                continue;
+            }
+            match self.view.resources.get(&*uri) {
+                Some(taken) if taken.server.serial != server.serial && self.may.is_none() => {
+                    let other = &taken.server.name;
+                    tracing::warn!(server = %server.name, %uri, %other, "the page of a tool is read from another server, which has the same URI");
+                }
+                Some(_) => {}
+                None => {
+                    let target = Target {
+                        name: uri.clone(),
+                        label: RESOURCE.into(),
+                        full: uri.clone(),
+                        counted: self.metrics.counted(Kind::Resources.used_by(), &server.name, RESOURCE),
+                        schema: None,
+                        repeatable: false,
+                        mirrors: None,
+                        server,
+                    };
+                    self.view.resources.insert(uri.to_string(), target);
+                }
+            }
         }
     }
-    entries.insert(shown.clone(), item.renamed(&shown));
 }
+
+/// What metrics and logs call every resource: there may be as many as anybody likes.
+const RESOURCE: &str = "_resource";
 
 /// Whether a tool calls itself idempotent, or one that only reads.
 fn is_repeatable(definition: &[u8]) -> bool {
@@ -236,63 +299,4 @@ fn pages(
         out.freeze()
     };
     chunks.into_iter().enumerate().map(page).collect()
-}
-
-fn server_info(faces: &[(&Arc<Server>, &Arc<Face>)], scope: &Scope<'_>) -> Bytes {
-    match (scope, faces) {
-        (Scope::Single, [(_, face)]) => face.hello.server_info.clone(),
-        _ => Bytes::from_static(house_info().as_bytes()),
-    }
-}
-
-fn instructions(faces: &[(&Arc<Server>, &Arc<Face>)], scope: &Scope<'_>) -> Option<Bytes> {
-    if let (Scope::Single, [(_, face)]) = (scope, faces) {
-        return face.hello.instructions.clone();
-    }
-    let mut joined = String::new();
-    for (server, face) in faces {
-        if let Some(text) = face.hello.instructions.as_ref().and_then(|raw| wire::string(raw)) {
-            joined.push_str(&format!("## {}\n{}\n\n", server.name, text.trim()));
-        }
-    }
-    (!joined.is_empty()).then(|| Bytes::from(quote(joined.trim_end())))
-}
-
-/// One server's own capabilities pass as they are, where it is reached alone and by itself; a federation
-/// offers what at least one member offers and the gateway can carry.
-fn capabilities(era: Era, faces: &[(&Arc<Server>, &Arc<Face>)], scope: &Scope<'_>) -> Bytes {
-    if let (Scope::Single, [(server, face)]) = (scope, faces)
-        && server.upstream.http().is_some()
-    {
-        return face.hello.capabilities.clone();
-    }
-    let offers = |name: &str, flag| faces.iter().any(|(_, face)| face.hello.offers(name, flag));
-    let mut parts = Vec::new();
-    let toolset = matches!(scope, Scope::Toolset(_));
-    if toolset || offers("tools", None) || faces.is_empty() {
-        parts.push(r#""tools":{"listChanged":true}"#.to_owned());
-    }
-    if !toolset {
-        if offers("prompts", None) {
-            parts.push(r#""prompts":{"listChanged":true}"#.to_owned());
-        }
-        if offers("resources", None) {
-            let carried = faces.iter().any(|(server, face)| {
-                let carries = match era {
-                    Era::Legacy => server.upstream.http().is_some(),
-                    Era::Modern => server.upstream.follows(),
-                };
-                carries && face.hello.offers("resources", Some("subscribe"))
-            });
-            let subscribe = if carried { r#","subscribe":true"# } else { "" };
-            parts.push(format!(r#""resources":{{"listChanged":true{subscribe}}}"#));
-        }
-        if offers("completions", None) {
-            parts.push(r#""completions":{}"#.to_owned());
-        }
-    }
-    if era == Era::Legacy && offers("logging", None) {
-        parts.push(r#""logging":{}"#.to_owned());
-    }
-    Bytes::from(format!("{{{}}}", parts.join(",")))
 }

@@ -48,7 +48,7 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
             say!("{name:<48} {server:<16} {}{shortened}", eras.join(","));
         }
     }
-    for server in house.plan.servers.values().filter(|server| !server.is_up()) {
+    for server in house.servers.values().filter(|server| !server.is_up()) {
         down = true;
         let why = server.last_error().map_or_else(|| "no answer yet".to_owned(), |error| error.to_string());
         eprintln!("warning: the server `{}` is not connected: {why}", server.name);

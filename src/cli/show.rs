@@ -42,7 +42,7 @@ fn greeting(app: &App, file: Option<&Path>) -> Result<String, fmt::Error> {
     let url = config.listen.own_url();
     writeln!(out, "  endpoint  {url}/mcp")?;
     let mut names: Vec<&str> = Vec::new();
-    for server in house.plan.servers.values() {
+    for server in house.servers.values() {
         let state = if server.is_up() { "connected" } else { "not connected yet" };
         let why = server.last_error().map(|error| format!(": {error}")).unwrap_or_default();
         writeln!(out, "  server    {:<16} {state}{why}", server.name)?;

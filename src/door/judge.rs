@@ -1,4 +1,4 @@
-//! From bytes to a permit: the message is read, its aim is looked up, secrets are taken out of its arguments, and
+//! From bytes to a permit: the message is read, its aim is looked up, what must not go on is taken out (`clean`), and
 //! the chain judges what is then there. What was judged is what goes on.
 
 use std::cell::OnceCell;
@@ -11,6 +11,7 @@ use filters::rate::Held;
 use filters::{Aim, Call, Caller, Era, Head, Permit, Refusal, Stop};
 
 use super::aim::{Aimed, aim};
+use super::clean::said;
 use super::{Door, Told};
 use crate::catalog::{Endpoint, Target};
 use crate::config::{Redaction, Validate};
@@ -74,7 +75,7 @@ impl Door {
             // Who was refused what is to be told too.
             tell(told, &call, aimed.as_ref());
             let aim = aimed.map(|aimed| aimed.aim);
-            let clean = self.cleaned(house, &call, aim.as_ref());
+            let clean = self.cleaned(house, endpoint, &call, aim.as_ref());
             let clean = clean.map_err(|refusal| Halt { filter: GUARD, refusal, id: id.clone() })?;
             let permit = match &clean {
                 None => Some(self.admitted(house, endpoint, call, aim, None, id.as_ref()).await?),
@@ -99,7 +100,7 @@ impl Door {
         endpoint: &Endpoint,
         mut call: Call<'a>,
         aim: Option<Aim<'a>>,
-        said: Option<&Bytes>,
+        came: Option<&Bytes>,
         id: Option<&Bytes>,
     ) -> Result<Permit, Halt> {
         call.aim = aim;
@@ -108,44 +109,19 @@ impl Door {
         let halt = |refusal| Halt { filter: GUARD, refusal: Box::new(refusal), id: id.cloned() };
         let Some(aim) = aim else { return Ok(permit) };
         // The head repeats what its sender wrote, secrets and all.
-        mirrored(endpoint, &permit, &head, body, said).map_err(halt)?;
-        let Some(server) = house.plan.servers.get(aim.server) else { return Ok(permit) };
-        let Some(arguments) = permit.rpc.arguments else {
-            return self.fitting(endpoint, &permit, body, None).map(|()| permit).map_err(halt);
-        };
+        mirrored(endpoint, &permit, &head, body, came).map_err(halt)?;
+        let Some(server) = house.servers.get(aim.server) else { return Ok(permit) };
         if let (Redaction::Block, Some(redactor)) = (server.config.redact.arguments, &house.plan.redactor) {
-            let found = redactor.scan(arguments.of(body)).map_err(|_| halt(unreadable()))?;
-            if !found.is_empty() {
-                self.metrics.redacted(&server.name, Way::Arguments, Action::Block, &found);
-                return Err(halt(guard::redact::refusal(&found, era)));
+            for place in said(permit.rpc.arguments, permit.rpc.input_responses) {
+                let found = redactor.scan(place.of(body)).map_err(|_| halt(unreadable()))?;
+                if !found.is_empty() {
+                    self.metrics.redacted(&server.name, Way::Arguments, Action::Block, &found);
+                    return Err(halt(guard::redact::refusal(&found, era)));
+                }
             }
         }
-        self.fitting(endpoint, &permit, body, Some(arguments.of(body))).map(|()| permit).map_err(halt)
-    }
-
-    /// The message without the secrets of its arguments, where its server is to get none and there were some.
-    fn cleaned(
-        &self,
-        house: &House,
-        call: &Call<'_>,
-        aim: Option<&Aim<'_>>,
-    ) -> Result<Option<Bytes>, Box<Refusal>> {
-        let (Some(aim), Some(redactor), Some(arguments)) = (aim, &house.plan.redactor, call.rpc.arguments)
-        else {
-            return Ok(None);
-        };
-        let Some(server) = house.plan.servers.get(aim.server) else { return Ok(None) };
-        if server.config.redact.arguments != Redaction::Redact {
-            return Ok(None);
-        }
-        match redactor.redact_at(call.body, arguments) {
-            Ok(None) => Ok(None),
-            Ok(Some((clean, found))) => {
-                self.metrics.redacted(&server.name, Way::Arguments, Action::Redact, &found);
-                Ok(Some(Bytes::from(clean)))
-            }
-            Err(_) => Err(Box::new(unreadable())),
-        }
+        let arguments = permit.rpc.arguments.map(|arguments| arguments.of(body));
+        self.fitting(endpoint, &permit, body, arguments).map(|()| permit).map_err(halt)
     }
 
     /// Whether the arguments fit the tool's schema, where somebody wants to know.
@@ -214,6 +190,6 @@ fn tell(told: &mut Told, call: &Call<'_>, aimed: Option<&Aimed<'_>>) {
     }
 }
 
-fn unreadable() -> Refusal {
+pub(super) fn unreadable() -> Refusal {
     Refusal::http(400, "not_json", "the arguments cannot be read")
 }

@@ -174,7 +174,7 @@ impl Door {
             self.core.spawn(async move {
                 let Some(http) = server.upstream.http() else { return };
                 // A server that is called in its caller's name is told only by a session that it knows.
-                let named = server.passthrough || server.audience.is_some();
+                let named = server.is_personal();
                 let seat = match session.seated(&server).await {
                     Some(seat) => Ok(seat),
                     None if named => return,

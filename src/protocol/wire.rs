@@ -153,10 +153,14 @@ pub fn read(message: &[u8]) -> Option<Incoming> {
     (sound && !twice).then_some(incoming)
 }
 
-/// Whether a message of a server says that one of its lists changed.
-pub fn is_list_changed(message: &[u8]) -> bool {
-    let method = read(message).and_then(|message| message.method);
-    method.is_some_and(|method| method.read(message).ends_with("/list_changed"))
+/// How a server acknowledges a subscription.
+pub const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+
+/// Whether a message of a server is a reason to read its lists: one of them changed, or it tells when from now on.
+pub fn is_news_of_lists(message: &[u8]) -> bool {
+    let Some(method) = read(message).and_then(|message| message.method) else { return false };
+    let method = method.read(message);
+    method.ends_with("/list_changed") || method == ACKNOWLEDGED
 }
 
 /// Whether two ids as written mean the same: the same bytes, or strings that say the same in other escapes.

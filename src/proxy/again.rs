@@ -79,8 +79,14 @@ impl Gateway {
                 Ok(index) => pool.visit(index),
                 Err(error) => return Err(failed(ctx, &error)),
             };
-            let found = visit.endpoint().peer.now(ctx.seat.is_none());
             let left = ctx.tries.left(server.timeout);
+            let address = &visit.endpoint().peer;
+            let mut found = address.now(ctx.seat.is_none());
+            if found.is_none() {
+                // A reload made it a moment ago, or the resolver was down until now.
+                let _ = tokio::time::timeout(left, Box::pin(address.resolve())).await;
+                found = address.now(ctx.seat.is_none());
+            }
             let silence = if leave.resume.is_some() { server.bounds.stream_idle } else { left };
             ctx.visit = Some(visit);
             let Some(mut peer) = found else {

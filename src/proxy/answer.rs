@@ -22,6 +22,9 @@ use std::time::Instant;
 /// of one, so holding costs it no time; of longer ones only the beginning is looked at, to bound the memory.
 const HELD: usize = 1024 * 1024;
 
+/// The code of a head that does not agree with its body (2026-07-28, streamable-http).
+const MISMATCH: &[u8] = b"-32020";
+
 pub struct Watch {
     form: Form,
     /// The id that the answer must carry, as written.
@@ -42,6 +45,8 @@ pub struct Watch {
     pub saw_error: bool,
     /// Something of a stream was a message: the server works.
     pub spoke: bool,
+    /// The server may say that the head does not repeat what its schema wants, which then is another than is known.
+    doubtful: bool,
 }
 
 enum Form {
@@ -116,6 +121,7 @@ impl Watch {
             screen: leave.screen.clone(),
             saw_error: false,
             spoke: false,
+            doubtful: status == 400 && leave.era == Era::Modern,
         })
     }
 
@@ -128,6 +134,13 @@ impl Watch {
     /// Takes the next piece of the body and gives what may go out now.
     pub fn pass(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
         self.passed += piece.as_ref().map_or(0, Bytes::len);
+        if self.doubtful
+            && let Some(piece) = &piece
+            && memchr::memmem::find(piece, MISMATCH).is_some()
+        {
+            self.doubtful = false;
+            self.server.outdated.notify_one();
+        }
         let limit = self.server.max_response;
         match &mut self.form {
             Form::Other if self.passed > limit => Err(UpstreamError::TooLarge(limit)),

@@ -95,14 +95,8 @@ impl Gateway {
         if silent {
             return reply::whole(session, ctx, Reply::accepted()).await;
         }
-        reply::talk(
-            session,
-            ctx,
-            Era::Legacy,
-            Talk { words: receiver, stream: false, leash: None },
-            &self.door,
-        )
-        .await
+        let talk = Talk { words: receiver, stream: false, leash: None, goodbye: None };
+        reply::talk(session, ctx, Era::Legacy, talk, &self.door).await
     }
 
     /// Judges and leads one message of a batch, and gives the rest of the work on it.

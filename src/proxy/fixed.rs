@@ -128,7 +128,7 @@ pub async fn answer(
         }
         Path::Metrics => {
             let metrics = &gateway.door.metrics;
-            let servers = ctx.house.plan.servers.values();
+            let servers = ctx.house.servers.values();
             let pools = servers.filter_map(|server| Some((server.name.as_ref(), server.upstream.http()?)));
             metrics.endpoints_up(pools.flat_map(|(name, pool)| {
                 pool.states().into_iter().map(|(label, up)| ([name.to_owned(), label.to_owned()], up))
@@ -158,7 +158,7 @@ async fn whole(
 }
 
 fn health(ctx: &Ctx) -> Bytes {
-    let servers = &ctx.house.plan.servers;
+    let servers = &ctx.house.servers;
     let connected = servers.values().filter(|server| server.is_up()).count();
     let tools = ctx.house.catalog.endpoint("/mcp").map_or(0, |endpoint| {
         let names = endpoint.legacy.shown.iter().chain(&endpoint.modern.shown);

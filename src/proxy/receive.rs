@@ -16,6 +16,7 @@ use super::{Ctx, Gateway, Serves, body, carry, client, fixed, intake, outgoing, 
 use crate::catalog::Endpoint;
 use crate::door::judge::{Judged, kept};
 use crate::door::{Exit, Leave, Led, Reply};
+use crate::registry::Lookout;
 use crate::rooms::announce;
 use crate::server::Server;
 use crate::session::Pass;
@@ -98,7 +99,7 @@ impl Gateway {
             }
             verb @ ("GET" | "DELETE") => {
                 let get = verb == "GET";
-                Box::pin(self.session_verb(session, ctx, &endpoint, get)).await
+                Box::pin(self.session_verb(session, ctx, endpoint, get)).await
             }
             _ => {
                 let refusal = Refusal::http(405, "verb", "this endpoint takes POST, GET and DELETE");
@@ -165,6 +166,8 @@ impl Gateway {
         match self.door.lead(led, &mut ctx.told) {
             Ok(Exit::Answer(answer)) => Box::pin(reply::whole(session, ctx, answer)).await.map(|()| None),
             Ok(Exit::Room(talk)) => {
+                // A stream may last for days, and keeps nothing of the house that it began in.
+                drop((house, endpoint));
                 let said = Box::pin(reply::talk(session, ctx, era, talk, &self.door)).await;
                 if let (Some(client), Some(id)) = (&client, &ctx.id) {
                     client.finish(id);
@@ -187,14 +190,14 @@ impl Gateway {
         &self,
         session: &mut Session,
         ctx: &mut Ctx,
-        endpoint: &Arc<Endpoint>,
+        endpoint: Arc<Endpoint>,
         get: bool,
     ) -> pingora::Result<Option<Leave>> {
         if let Err(refusal) = body::none(session, ctx.house.plan.config.limits.body_timeout.get()).await? {
             return self.refuse_with(session, ctx, "intake", refusal).await;
         }
         let caller = ctx.caller.clone().unwrap_or_else(|| ctx.house.plan.chain.anonymous());
-        let client = match intake::open_session(&self.door, session, endpoint, &caller) {
+        let client = match intake::open_session(&self.door, session, &endpoint, &caller) {
             Ok(client) => client,
             Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
         };
@@ -209,15 +212,18 @@ impl Gateway {
         let screen = |server: &Server| Screen::of(&server.name, &server.config, redactor.as_ref(), metrics);
         // A stream is gone on with only where the session has called before, and its caller still may.
         let house = ctx.house.clone();
-        let may = |server: &Server| self.door.may_reach(&house, endpoint, &caller, server);
-        match outgoing::resumption(session, endpoint, &client, may, screen) {
+        let may = |server: &Server| self.door.may_reach(&house, &endpoint, &caller, server);
+        match outgoing::resumption(session, &endpoint, &client, may, screen) {
             Ok(None) => {}
             Ok(Some(leave)) => return Ok(Some(leave)),
             Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
         }
-        let changes = self.door.registry.changes();
-        let pass = self.passing(&endpoint.path, caller);
-        match announce::legacy(&self.door.core, client, pass, changes, self.door.drain.clone()) {
+        let (core, drain) = (&self.door.core, self.door.drain.clone());
+        let lookout = Lookout::new(self.door.registry.clone(), &house, &endpoint, Era::Legacy, &caller);
+        let pass = self.passing(&endpoint.path, caller.clone());
+        // A stream may last for days, and keeps nothing of the house that it began in.
+        drop((house, endpoint));
+        match announce::legacy(core, client, pass, caller, lookout, drain) {
             Ok(talk) => {
                 Box::pin(reply::talk(session, ctx, Era::Legacy, talk, &self.door)).await.map(|()| None)
             }

@@ -290,12 +290,15 @@ async fn begin_events(session: &mut Session, ctx: &Ctx) -> pingora::Result<()> {
 }
 
 /// Whether the caller of a stream is by now still the one that began it, with the same roles under the same policy. A
-/// stream that ends otherwise is opened anew by its client, and then judged by what holds then.
-async fn may_stay(session: &Session, ctx: &Ctx, door: &Door) -> bool {
-    let (Some(caller), house) = (&ctx.caller, door.registry.house()) else { return true };
+/// stream that ends otherwise is opened anew by its client, and then judged by what holds then. The house of now takes
+/// the place of the one that the stream began in, which would stay for as long as the stream.
+async fn may_stay(session: &Session, ctx: &mut Ctx, door: &Door) -> bool {
+    let house = door.registry.house();
     if house.plan.config.rbac != ctx.house.plan.config.rbac {
         return false;
     }
+    ctx.house = house.clone();
+    let Some(caller) = &ctx.caller else { return true };
     match house.plan.chain.auth.identify(&intake::head(session, ctx.client)).await {
         Ok(now) => now.is_same_as(caller) && now.roles == caller.roles && now.scopes == caller.scopes,
         // That the keys cannot be read says nothing about the caller.
@@ -359,7 +362,8 @@ pub async fn talk(
                 if may_stay(session, ctx, door).await {
                     continue;
                 }
-                return say(session, Bytes::new(), true).await;
+                let last = talk.goodbye.as_deref().map(sse::message);
+                return say(session, last.unwrap_or_default(), true).await;
             }
             word = talk.words.recv() => word,
             () = tokio::time::sleep_until(quiet + keep_alive), if takes_events => {

@@ -35,9 +35,9 @@ impl Registry {
     /// All tools of servers with `pinning`.
     pub fn definitions(&self) -> Vec<Definition> {
         let house = self.house();
-        let kept = self.kept.lock().expect("no keeper panics with the lock");
+        let kept = self.lock();
         let mut all = Vec::new();
-        for kept in kept.values().filter(|kept| kept.server.config.pinning != Pinning::Off) {
+        for kept in kept.values().filter(|kept| kept.called().config.pinning != Pinning::Off) {
             for (era, face) in [(Era::Legacy, &kept.legacy), (Era::Modern, &kept.modern)] {
                 let Some(face) = face else { continue };
                 let shown = |tool: &str| {
@@ -74,7 +74,7 @@ impl Registry {
 }
 
 fn of(kept: &Kept, era: Era, face: &Face) -> impl Iterator<Item = Definition> {
-    let server = &kept.server;
+    let server = kept.called();
     face.lists.of(Kind::Tools).iter().filter_map(move |item| {
         let own = server.shows(&item.key)?;
         Some(Definition {

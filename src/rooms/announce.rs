@@ -6,46 +6,43 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use filters::agree::quote;
 use filters::json::Reader;
-use filters::rebuild::splice;
-use filters::{Era, Span};
+use filters::{Caller, Era};
+use futures::future::join_all;
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::follow::{self, Followed};
 use super::{Leash, Talk, Word};
-use crate::catalog::{Change, Endpoint, Kind};
+use crate::catalog::{Endpoint, Kind};
 use crate::protocol::wire;
-use crate::registry::Registry;
+use crate::registry::{Lookout, News, Registry};
 use crate::server::Server;
-use crate::session::{Item, Outbox, Pass, Session, TooMany};
-use crate::upstream::house_meta;
+use crate::session::{Item, Pass, Session, TooMany};
 
-const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// Most resources that one stream follows.
 const MOST: usize = 1024;
-/// How long to wait before a server is listened to again.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// A GET stream of a legacy session; of what servers say to it goes on what `pass` gives. A session may have several:
-/// each message goes to one of them.
+/// each message goes to one of them. Of changed lists it hears what `caller` sees, who opened the newest of them.
 pub fn legacy(
     core: &Handle,
     session: Arc<Session>,
     pass: Pass,
-    changes: broadcast::Receiver<Change>,
+    caller: Caller,
+    lookout: Lookout,
     drain: CancellationToken,
 ) -> Result<Talk, TooMany> {
     // No longer than it must be: what stands in it is lost with the client.
     let (words, receiver) = mpsc::channel(1);
     let stream = session.attach()?;
-    if !session.told.swap(true, Ordering::AcqRel) {
-        core.spawn(tell(session.path.clone(), session.outbox.clone(), session.end(), changes));
+    if session.told.swap(Some(Arc::new(caller.clone()))).is_none() {
+        core.spawn(tell(session.clone(), caller, lookout));
     }
     let ended = session.end();
     let task = core.spawn(async move {
@@ -70,62 +67,27 @@ pub fn legacy(
             () = speak => {}
         }
     });
-    Ok(Talk { words: receiver, stream: true, leash: Some(Leash(task.abort_handle())) })
+    Ok(Talk { words: receiver, stream: true, leash: Some(Leash(task.abort_handle())), goodbye: None })
 }
 
 /// Tells a session of changed lists, once each and not once a stream, from its first stream to its end.
-async fn tell(
-    path: Arc<str>,
-    outbox: Arc<Outbox>,
-    ended: CancellationToken,
-    mut changes: broadcast::Receiver<Change>,
-) {
-    let mut told = Told;
+async fn tell(session: Arc<Session>, first: Caller, mut lookout: Lookout) {
+    let ended = session.end();
+    let caller = || session.told.load().as_deref().unwrap_or(&first).clone();
     loop {
-        let change = tokio::select! {
+        let news = tokio::select! {
             () = ended.cancelled() => return,
-            change = changes.recv() => change,
+            news = lookout.next(caller) => news,
         };
-        match told.method(change, &path, Era::Legacy) {
-            Heard::Changed(methods) => {
-                for method in methods {
-                    outbox.put(Item { server: None, message: wire::notification(method, b"") });
+        match news {
+            Some(News::Changed(kinds)) => {
+                for kind in kinds {
+                    let message = wire::notification(announcement(kind), b"");
+                    session.outbox.put(Item { server: None, message });
                 }
             }
-            Heard::Nothing => {}
-            Heard::Gone => outbox.cut(),
-            Heard::Over => return,
-        }
-    }
-}
-
-enum Heard {
-    Changed(Vec<&'static str>),
-    Nothing,
-    /// A reload took the endpoint away.
-    Gone,
-    Over,
-}
-
-/// Turns changes of the catalog into the methods that announce them.
-#[derive(Default)]
-struct Told;
-
-impl Told {
-    fn method(&mut self, change: Result<Change, broadcast::error::RecvError>, path: &str, era: Era) -> Heard {
-        match change {
-            Ok(change) if &*change.path == path && change.era == era => match change.list {
-                Some(list) => Heard::Changed(vec![announcement(list)]),
-                None => Heard::Gone,
-            },
-            Ok(_) => Heard::Nothing,
-            // Too slow to hear which: all may have changed.
-            Err(broadcast::error::RecvError::Lagged(_)) => Heard::Changed(vec![
-                announcement(Kind::Tools),
-                announcement(Kind::Prompts),
-                announcement(Kind::Resources),
-            ]),
-            Err(broadcast::error::RecvError::Closed) => Heard::Over,
+            Some(News::Gone) => session.outbox.cut(),
+            None => return,
         }
     }
 }
@@ -162,11 +124,17 @@ impl Filter {
         let wants = |name: &str| {
             wire::member(notifications, name).is_some_and(|span| span.of(notifications) == b"true")
         };
-        let has = |name: &str| wire::member(&view.capabilities, name).is_some();
+        // A federation whose servers have no prompts today may get one that has.
+        let has = |name: &str| match (&endpoint.only, &endpoint.toolset) {
+            (None, None) => true,
+            (None, Some(_)) => name == "tools",
+            (Some(_), _) => wire::member(&view.capabilities, name).is_some(),
+        };
         let mut updates: BTreeMap<u64, (Arc<Server>, Vec<String>)> = BTreeMap::new();
         if let Some(span) = wire::member(notifications, "resourceSubscriptions") {
             for uri in strings(span.of(notifications)).filter(|uris| uris.len() <= MOST)? {
-                if let Some(target) = view.resource(&uri).filter(|target| target.server.upstream.follows())
+                let target = view.resource(&uri);
+                if let Some(target) = target.filter(|target| view.following.contains(&target.server.serial))
                     && may(&uri, &target.server)
                 {
                     let entry = updates.entry(target.server.serial);
@@ -182,15 +150,16 @@ impl Filter {
         })
     }
 
-    fn takes(&self, method: &str) -> bool {
-        match method {
-            "notifications/tools/list_changed" => self.tools,
-            "notifications/prompts/list_changed" => self.prompts,
-            _ => self.resources,
+    fn takes(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Tools => self.tools,
+            Kind::Prompts => self.prompts,
+            Kind::Resources | Kind::Templates => self.resources,
         }
     }
 
-    fn json(&self) -> String {
+    /// What is acknowledged; `followed` are the resources that servers have promised to tell of.
+    fn json(&self, followed: &[String]) -> String {
         let mut parts: Vec<String> = [
             (self.tools, "toolsListChanged"),
             (self.prompts, "promptsListChanged"),
@@ -200,16 +169,16 @@ impl Filter {
         .filter(|(on, _)| *on)
         .map(|(_, name)| format!(r#""{name}":true"#))
         .collect();
-        let uris: Vec<String> =
-            self.updates.iter().flat_map(|(_, uris)| uris).map(|uri| quote(uri)).collect();
-        if !uris.is_empty() {
+        if !followed.is_empty() {
+            let uris: Vec<String> = followed.iter().map(|uri| quote(uri)).collect();
             parts.push(format!(r#""resourceSubscriptions":[{}]"#, uris.join(",")));
         }
         format!("{{{}}}", parts.join(","))
     }
 }
 
-fn strings(array: &[u8]) -> Option<Vec<String>> {
+/// The strings of a JSON array; none if it is something else.
+pub fn strings(array: &[u8]) -> Option<Vec<String>> {
     let mut all = Vec::new();
     let mut reader = Reader::new(array, 1).ok()?;
     reader
@@ -221,128 +190,75 @@ fn strings(array: &[u8]) -> Option<Vec<String>> {
     Some(all)
 }
 
+/// A `subscriptions/listen` of a client.
+pub struct Listening {
+    /// Its id, as written.
+    pub id: Bytes,
+    pub filter: Filter,
+    pub caller: Caller,
+    pub lookout: Lookout,
+    /// How the endpoint names itself in results.
+    pub server_info: Bytes,
+}
+
 /// `subscriptions/listen` (2026-07-28, basic/patterns/subscriptions): the acknowledgement first, then what was
 /// asked for, each with the id of the client's own request; a result at the end.
 pub fn modern(
     core: &Handle,
     registry: Arc<Registry>,
-    id: Bytes,
-    endpoint: Arc<Endpoint>,
-    filter: Filter,
-    mut changes: broadcast::Receiver<Change>,
+    listening: Listening,
     drain: CancellationToken,
 ) -> Talk {
+    let Listening { id, mut filter, caller, mut lookout, server_info } = listening;
     let (words, receiver) = mpsc::channel(32);
     let runtime = core.clone();
+    let subscription = format!(r#""{SUBSCRIPTION}":{}"#, String::from_utf8_lossy(&id));
+    let info = String::from_utf8_lossy(&server_info);
+    let last = format!(
+        r#"{{"resultType":"complete","_meta":{{{subscription},"io.modelcontextprotocol/serverInfo":{info}}}}}"#
+    );
+    let last = wire::result(&id, last.as_bytes());
+    let goodbye = Some(last.clone());
     let task = core.spawn(async move {
-        let subscription = format!(r#""{SUBSCRIPTION}":{}"#, String::from_utf8_lossy(&id));
-        let ack = format!(r#"{{"_meta":{{{subscription}}},"notifications":{}}}"#, filter.json());
-        let ack = wire::notification("notifications/subscriptions/acknowledged", ack.as_bytes());
+        let (out, mut said) = mpsc::channel::<Followed>(32);
+        // Only what the servers have promised is promised to the client.
+        let opening = std::mem::take(&mut filter.updates).into_iter().map(|(server, uris)| {
+            follow::begin(&runtime, registry.clone(), server, uris, id.clone(), out.clone())
+        });
+        let (mut followed, mut leashes) = (Vec::new(), Vec::new());
+        for (leash, uris) in join_all(opening).await.into_iter().flatten() {
+            followed.extend(uris);
+            leashes.push(leash);
+        }
+        let ack = format!(r#"{{"_meta":{{{subscription}}},"notifications":{}}}"#, filter.json(&followed));
+        let ack = wire::notification(wire::ACKNOWLEDGED, ack.as_bytes());
         if words.send(Word::Note(ack)).await.is_err() {
             return;
         }
-        let (out, mut updates) = mpsc::channel::<Bytes>(32);
-        let _leashes: Vec<Leash> = filter
-            .updates
-            .iter()
-            .map(|(server, uris)| {
-                let follow = follow(registry.clone(), server.clone(), uris.clone(), id.clone(), out.clone());
-                Leash(runtime.spawn(follow).abort_handle())
-            })
-            .collect();
-        let last = || {
-            let info = String::from_utf8_lossy(&endpoint.modern.server_info).into_owned();
-            let result = format!(
-                r#"{{"resultType":"complete","_meta":{{{subscription},"io.modelcontextprotocol/serverInfo":{info}}}}}"#
-            );
-            (vec![wire::result(&id, result.as_bytes())], true)
-        };
-        let mut told = Told;
+        let params = format!(r#"{{"_meta":{{{subscription}}}}}"#);
         loop {
-            let (message, end) = tokio::select! {
-                () = drain.cancelled() => last(),
-                update = updates.recv(), if !filter.updates.is_empty() => match update {
-                    Some(update) => (vec![update], false),
-                    None => return,
+            let notes = tokio::select! {
+                () = drain.cancelled() => break,
+                update = said.recv(), if !followed.is_empty() => match update {
+                    Some(Followed::Says(update)) => vec![update],
+                    // What was promised cannot be kept: the client asks anew, and hears what can be.
+                    Some(Followed::Lost) | None => break,
                 },
-                change = changes.recv() => match told.method(change, &endpoint.path, Era::Modern) {
-                    Heard::Changed(methods) => {
-                        let params = format!(r#"{{"_meta":{{{subscription}}}}}"#);
-                        let wanted = methods.into_iter().filter(|method| filter.takes(method));
-                        (wanted.map(|method| wire::notification(method, params.as_bytes())).collect(), false)
+                news = lookout.next(|| caller.clone()) => match news {
+                    Some(News::Changed(kinds)) => {
+                        let wanted = kinds.into_iter().filter(|kind| filter.takes(*kind));
+                        wanted.map(|kind| wire::notification(announcement(kind), params.as_bytes())).collect()
                     }
-                    Heard::Nothing => continue,
-                    Heard::Gone | Heard::Over => last(),
+                    Some(News::Gone) | None => break,
                 },
             };
-            for message in message {
-                let word = if end { Word::Last(message) } else { Word::Note(message) };
-                if words.send(word).await.is_err() {
+            for note in notes {
+                if words.send(Word::Note(note)).await.is_err() {
                     return;
                 }
             }
-            if end {
-                return;
-            }
         }
+        let _ = words.send(Word::Last(last)).await;
     });
-    Talk { words: receiver, stream: true, leash: Some(Leash(task.abort_handle())) }
-}
-
-/// Listens to one server for updates of resources, and again when that ends; to the one in its place when a reload
-/// gave it other settings.
-async fn follow(
-    registry: Arc<Registry>,
-    mut server: Arc<Server>,
-    uris: Vec<String>,
-    id: Bytes,
-    out: mpsc::Sender<Bytes>,
-) {
-    let quoted: Vec<String> = uris.iter().map(|uri| quote(uri)).collect();
-    let params = Bytes::from(format!(
-        r#"{{"notifications":{{"resourceSubscriptions":[{}]}},"_meta":{}}}"#,
-        quoted.join(","),
-        house_meta()
-    ));
-    while !out.is_closed() {
-        let (sender, mut said) = mpsc::channel::<Bytes>(32);
-        let forward = async {
-            while let Some(message) = said.recv().await {
-                if let Some(message) = readdressed(&message, &id)
-                    && out.send(message).await.is_err()
-                {
-                    return;
-                }
-            }
-        };
-        let listen = async { tokio::join!(server.upstream.follow(params.clone(), sender), forward).0 };
-        let ended = tokio::select! {
-            ended = listen => ended,
-            () = server.retired.cancelled() => Ok(()),
-        };
-        if let Err(error) = ended {
-            tracing::debug!(server = %server.name, %error, "a subscription ended");
-        }
-        if !server.retired.is_cancelled() {
-            tokio::time::sleep(AGAIN).await;
-        }
-        match registry.house().plan.servers.get(&server.name) {
-            Some(now) => server = now.clone(),
-            None => return,
-        }
-    }
-}
-
-/// A `notifications/resources/updated` with the id of the client's own subscription.
-fn readdressed(message: &Bytes, id: &[u8]) -> Option<Bytes> {
-    let read = wire::read(message)?;
-    if !read.method?.is(message, "notifications/resources/updated") {
-        return None;
-    }
-    let inside = |outer: Span, name: &str| {
-        let place = wire::member(outer.of(message), name)?;
-        Some(Span { start: outer.start + place.start, end: outer.start + place.end })
-    };
-    let place = inside(inside(read.params?, "_meta")?, SUBSCRIPTION)?;
-    Some(splice(BytesMut::from(&message[..]), place, id))
+    Talk { words: receiver, stream: true, leash: Some(Leash(task.abort_handle())), goodbye }
 }

@@ -47,7 +47,7 @@ pub fn ask(core: &Handle, question: Question, stop: CancellationToken) -> Talk {
         let _ = words.send(word).await;
     });
     let leash = modern.then(|| Leash(task.abort_handle()));
-    Talk { words: receiver, stream: false, leash }
+    Talk { words: receiver, stream: false, leash, goodbye: None }
 }
 
 async fn answer(question: Question, words: &mpsc::Sender<Word>) -> Word {

@@ -3,6 +3,7 @@
 
 pub mod announce;
 pub mod ask;
+mod follow;
 
 use bytes::Bytes;
 use filters::Refusal;
@@ -28,6 +29,8 @@ pub struct Talk {
     pub stream: bool,
     /// Ends the room when the client leaves.
     pub leash: Option<Leash>,
+    /// The last message where the stream is ended from outside.
+    pub goodbye: Option<Bytes>,
 }
 
 /// Ends a task when dropped.

@@ -22,14 +22,13 @@ impl Http {
         progress: Option<&Progress>,
         timeout: Duration,
     ) -> Result<Said, UpstreamError> {
+        let most = self.bounds().max_response;
         let read = async {
             if is_sse(&response) {
-                let mut splitter = Splitter::new(self.max_response);
+                let mut splitter = Splitter::new(most);
                 while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&e))? {
                     splitter.push(&piece);
-                    while let Some(event) =
-                        splitter.event().map_err(|_| UpstreamError::TooLarge(self.max_response))?
-                    {
+                    while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(most))? {
                         let Some(data) = sse::read(&event).data.filter(|data| !data.is_empty()) else {
                             continue;
                         };
@@ -49,8 +48,8 @@ impl Http {
             let status = response.status();
             let mut body = BytesMut::new();
             while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&e))? {
-                if body.len() + piece.len() > self.max_response {
-                    return Err(UpstreamError::TooLarge(self.max_response));
+                if body.len() + piece.len() > most {
+                    return Err(UpstreamError::TooLarge(most));
                 }
                 body.extend_from_slice(&piece);
             }

@@ -23,6 +23,11 @@ pub struct Bounds {
 }
 
 impl Bounds {
+    /// Whether a connection that was made under these serves under the others too.
+    pub fn connects_as(&self, other: &Self) -> bool {
+        (self.connect_timeout, self.max_line) == (other.connect_timeout, other.max_line)
+    }
+
     /// Its own settings where it has any, else those for all.
     pub fn of(config: &config::Server, limits: &config::Limits) -> Self {
         Self {

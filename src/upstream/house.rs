@@ -5,53 +5,58 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use filters::Era;
+use http::header::ACCEPT;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::answers::{is_sse, shorten};
-use super::http::{Http, Seat, mirror};
-use super::{Ask, Hello, LISTS_CHANGED, Said, UpstreamError, house_initialize, house_params};
+use super::answers::{is_sse, shorten, unreachable};
+use super::http::{Http, Place, Seat, mirror};
+use super::{Ask, Ending, Hello, LISTS_CHANGED, Said, UpstreamError, house_initialize, house_params};
 use crate::protocol::{revision, wire};
 
 /// The code of JSON-RPC for it.
 const METHOD_NOT_FOUND: &str = "-32601";
+/// Pauses between two streams of announcements.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A stream that lasted so long was one; the next is opened soon.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// What an endpoint answers that is asked for the stream of what it says unasked.
+enum Line {
+    Open(reqwest::Response),
+    /// It has none.
+    None,
+    /// It gives none now.
+    Busy(String),
+}
 
 impl Http {
     pub(super) async fn greet(&self, era: Era) -> Result<Hello, UpstreamError> {
         self.peer.resolve().await?;
-        match era {
-            Era::Modern => {
-                let params = house_params(era, "");
-                let ask = Ask {
-                    era,
-                    method: "server/discover",
-                    params,
-                    progress: None,
-                    timeout: self.call_timeout,
-                };
-                match self.ask_once(&ask).await {
-                    Ok(Said::Result(result)) => Hello::read(&result, revision::NEWEST_MODERN.to_owned()),
-                    Ok(Said::Error(error)) => Err(UpstreamError::WrongEra(era, shorten(&error))),
-                    // A legacy server may answer its 400 in any words (versioning.mdx: fall back on all of them).
-                    Err(UpstreamError::Nonsense(why)) => Err(UpstreamError::WrongEra(era, why)),
-                    Err(error) => Err(error),
-                }
-            }
-            Era::Legacy => {
-                let mut house = self.house.lock().await;
-                if let Some(seat) = house.take() {
-                    self.leave(&seat).await;
-                }
-                match self.open(&house_initialize(), None).await {
-                    Ok((seat, hello)) => {
-                        *house = Some(seat);
-                        Ok(hello)
-                    }
-                    Err(UpstreamError::Nonsense(why)) => Err(UpstreamError::WrongEra(era, why)),
-                    Err(error) => Err(error),
-                }
-            }
+        if era == Era::Modern {
+            return self.discover().await;
         }
+        let mut house = self.house.lock().await;
+        if let Some(seat) = house.take() {
+            self.leave(&seat).await;
+        }
+        let (seat, hello) = self.open(&house_initialize(), None).await?;
+        *house = Some(seat);
+        Ok(hello)
+    }
+
+    async fn discover(&self) -> Result<Hello, UpstreamError> {
+        let (era, method) = (Era::Modern, "server/discover");
+        let params = house_params(era, "");
+        let body = wire::request("1", method, &params);
+        let response = self.send(era, None, mirror(method, &params), body, self.patience()).await?;
+        let status = response.status();
+        let result = judged(era, status, self.answer(response, b"1", None, self.patience()).await)?;
+        let hello = Hello::read(&result, revision::NEWEST_MODERN.to_owned());
+        // An old server may have something of that name.
+        hello.map_err(|error| UpstreamError::WrongEra(era, error.to_string()))
     }
 
     pub(super) async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError> {
@@ -71,27 +76,92 @@ impl Http {
 
     pub(super) async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
         let listen = house_params(era, LISTS_CHANGED);
+        let mut pause = FIRST_PAUSE;
         loop {
             let seat = match era {
                 Era::Legacy => self.house.lock().await.clone(),
                 Era::Modern => None,
             };
-            let (out, mut said) = mpsc::channel::<Bytes>(64);
-            let forward = async {
-                while let Some(message) = said.recv().await {
-                    if wire::is_list_changed(&message) && changed.send(()).await.is_err() {
-                        return;
-                    }
+            let since = Instant::now();
+            match self.line(era, seat.as_ref(), &listen).await? {
+                Line::None => return Ok(()),
+                Line::Busy(why) => {
+                    tracing::debug!(endpoint = self.label, why, "no stream of announcements now")
                 }
-            };
-            let since = tokio::time::Instant::now();
-            let (ended, ()) = tokio::join!(self.listen(era, seat.as_ref(), listen.clone(), out), forward);
-            ended?;
-            // A stream that was there and ended may have hidden a change, and may be cut by every proxy.
-            if since.elapsed() < Duration::from_secs(1) {
-                return Ok(());
+                Line::Open(response) => {
+                    // Nobody was told what changed before it stood. A modern server says itself when it does.
+                    if era == Era::Legacy && changed.send(()).await.is_err() {
+                        return Ok(());
+                    }
+                    let (out, mut said) = mpsc::channel::<Bytes>(64);
+                    let forward = async {
+                        while let Some(message) = said.recv().await {
+                            if wire::is_news_of_lists(&message) && changed.send(()).await.is_err() {
+                                return;
+                            }
+                        }
+                    };
+                    let pour = async move { self.pour(response, &mut Place::default(), &out).await };
+                    let (poured, ()) = tokio::join!(pour, forward);
+                    poured?;
+                }
             }
-            let _ = changed.send(()).await;
+            // It may be cut by every proxy on the way; but streams that end as soon as they begin cost both sides.
+            if since.elapsed() > STEADY.max(pause) {
+                pause = FIRST_PAUSE;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// What a server says unasked, message by message, until the stream ends in good order.
+    pub(super) async fn listen(
+        &self,
+        era: Era,
+        seat: Option<&Seat>,
+        listen: &Bytes,
+        out: mpsc::Sender<Bytes>,
+    ) -> Result<Ending, UpstreamError> {
+        match self.line(era, seat, listen).await? {
+            Line::Open(response) => {
+                self.pour(response, &mut Place::default(), &out).await.map(|_| Ending::Over)
+            }
+            Line::None => Ok(Ending::Refused),
+            Line::Busy(why) => Err(UpstreamError::Nonsense(why)),
+        }
+    }
+
+    /// Opens the stream of what a server says unasked: legacy GET, or modern `subscriptions/listen`.
+    async fn line(&self, era: Era, seat: Option<&Seat>, listen: &Bytes) -> Result<Line, UpstreamError> {
+        let patience = self.patience();
+        let response = match era {
+            Era::Legacy => {
+                let request = self.client.get(self.url.clone()).headers(self.head(era, seat));
+                let sent = request.header(ACCEPT, "text/event-stream").send();
+                match tokio::time::timeout(patience, sent).await {
+                    Ok(sent) => sent.map_err(|e| unreachable(&e))?,
+                    Err(_) => return Err(UpstreamError::TimedOut(patience)),
+                }
+            }
+            Era::Modern => {
+                let method = "subscriptions/listen";
+                let body = wire::request("1", method, listen);
+                self.send(era, None, mirror(method, listen), body, patience).await?
+            }
+        };
+        let status = response.status();
+        match status {
+            StatusCode::NOT_FOUND if era == Era::Legacy && seat.is_some_and(|s| s.session.is_some()) => {
+                return Err(UpstreamError::Forgotten);
+            }
+            _ if status.is_success() && is_sse(&response) => return Ok(Line::Open(response)),
+            _ if is_refusal(status) => return Ok(Line::None),
+            _ => {}
+        }
+        match self.answer(response, b"1", None, patience).await {
+            Ok(Said::Error(error)) if status.is_success() && is_refusal_code(&error) => Ok(Line::None),
+            _ => Ok(Line::Busy(format!("HTTP {status} and no stream"))),
         }
     }
 
@@ -140,4 +210,67 @@ fn is_refused_ping(ask: &Ask<'_>, said: &Result<Said, UpstreamError>) -> bool {
             Ok(Said::Error(error)) => !unknown(error),
             _ => false,
         }
+}
+
+/// The result of a greeting, or whether the server does not speak the era: only what would be answered the same way
+/// another time says so (versioning.mdx: a legacy server's 400 may be in any words). That it has no time now, or that
+/// something before it fails, says nothing.
+pub(super) fn judged(
+    era: Era,
+    status: StatusCode,
+    said: Result<Said, UpstreamError>,
+) -> Result<Bytes, UpstreamError> {
+    match said {
+        Ok(Said::Result(result)) => Ok(result),
+        Ok(Said::Error(error)) if is_refusal(status) || status.is_success() && is_refusal_code(&error) => {
+            Err(UpstreamError::WrongEra(era, shorten(&error)))
+        }
+        Ok(Said::Error(error)) => Err(UpstreamError::Nonsense(format!("HTTP {status}: {}", shorten(&error)))),
+        Err(UpstreamError::Nonsense(why)) if is_refusal(status) => Err(UpstreamError::WrongEra(era, why)),
+        Err(error) => Err(error),
+    }
+}
+
+/// By such a status a server says that it does not take this kind of request at all.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 404 | 405 | 406 | 415)
+}
+
+/// The same by the code of a JSON-RPC error.
+pub(super) fn is_refusal_code(error: &[u8]) -> bool {
+    let code =
+        wire::member(error, "code").and_then(|place| std::str::from_utf8(place.of(error)).ok()?.parse().ok());
+    matches!(code, Some(-32602..=-32600 | -32022..=-32020))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_would_be_said_again_is_the_end_of_an_era() {
+        let error = |code: i32| Ok(Said::Error(Bytes::from(format!(r#"{{"code":{code},"message":"m"}}"#))));
+        let page = || Err(UpstreamError::Nonsense("<html>".into()));
+        for (status, said, ends) in [
+            (400, error(-32000), true),
+            (404, error(-32601), true),
+            (400, page(), true),
+            (405, page(), true),
+            (200, error(-32601), true),
+            (200, error(-32022), true),
+            (200, error(-32603), false),
+            (200, page(), false),
+            (408, error(-32600), false),
+            (429, error(-32600), false),
+            (429, page(), false),
+            (500, error(-32601), false),
+            (503, error(-32603), false),
+            (503, page(), false),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let judged = judged(Era::Modern, status, said.clone());
+            assert_eq!(matches!(judged, Err(UpstreamError::WrongEra(..))), ends, "{status} {said:?}");
+            assert!(judged.is_err());
+        }
+    }
 }

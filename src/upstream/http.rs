@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use filters::Era;
 use filters::agree::encode;
@@ -18,7 +19,8 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::{Mutex, mpsc};
 
-use super::answers::{is_sse, shorten, unreachable};
+use super::answers::{is_sse, unreachable};
+use super::house::judged;
 use super::peer::Names;
 use super::trust::{Reach, Trust};
 use super::vitals::Vitals;
@@ -61,7 +63,7 @@ pub struct Http {
     /// As it was configured.
     at: reqwest::Url,
     /// Where the house's own client sends to: with the name of the handshake in it.
-    url: reqwest::Url,
+    pub(super) url: reqwest::Url,
     /// What logs and metrics call it: authority and path.
     pub label: String,
     /// Its place on the ring of consistent hashing.
@@ -70,10 +72,9 @@ pub struct Http {
     pub vitals: Vitals,
     /// What goes as `Host`, if it is not the host of the URL.
     host: Option<HeaderValue>,
-    client: reqwest::Client,
-    pub(super) max_response: usize,
-    pub(super) call_timeout: Duration,
-    stream_idle: Duration,
+    pub(super) client: reqwest::Client,
+    /// Those of its server, which a reload may change.
+    bounds: ArcSwap<Bounds>,
     /// The gateway's own legacy session.
     pub(super) house: Mutex<Option<Seat>>,
     /// The pools that it is in: two while a reload takes place.
@@ -128,9 +129,7 @@ impl Http {
             peer,
             vitals: Vitals::default(),
             client,
-            max_response: bounds.max_response,
-            call_timeout: bounds.timeout,
-            stream_idle: bounds.stream_idle,
+            bounds: ArcSwap::from_pointee(bounds.clone()),
             house: Mutex::new(None),
             pools: AtomicUsize::new(0),
             lists_as_events: AtomicBool::new(false),
@@ -140,6 +139,20 @@ impl Http {
     /// Whether it was configured with this URL.
     pub fn is_at(&self, url: &str) -> bool {
         url.parse().is_ok_and(|url: reqwest::Url| url == self.at)
+    }
+
+    pub(super) fn bounds(&self) -> Guard<Arc<Bounds>> {
+        self.bounds.load()
+    }
+
+    /// Takes other limits from now on; the time of a connection stays what it was.
+    pub(super) fn hold_to(&self, bounds: &Bounds) {
+        self.bounds.store(Arc::new(bounds.clone()));
+    }
+
+    /// Time for what the gateway asks in its own name.
+    pub(super) fn patience(&self) -> Duration {
+        self.bounds().timeout
     }
 
     /// A pool that had it has ended; gives whether it was the last.
@@ -156,23 +169,19 @@ impl Http {
     ) -> Result<(Seat, Hello), UpstreamError> {
         let body = wire::request("1", "initialize", params);
         let extra = bearer.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
-        let response = self.send(Era::Legacy, None, extra, body, self.call_timeout).await?;
+        let response = self.send(Era::Legacy, None, extra, body, self.patience()).await?;
         let session = response.headers().get(header::SESSION).cloned();
-        let result = match self.answer(response, b"1", None, self.call_timeout).await? {
-            Said::Result(result) => result,
-            Said::Error(error) => {
-                return Err(UpstreamError::WrongEra(Era::Legacy, shorten(&error)));
-            }
-        };
+        let status = response.status();
+        let result = judged(Era::Legacy, status, self.answer(response, b"1", None, self.patience()).await)?;
+        let wrong = |why: String| UpstreamError::WrongEra(Era::Legacy, why);
         let version =
             wire::member(&result, "protocolVersion").and_then(|span| wire::string(span.of(&result)));
-        let version =
-            version.ok_or_else(|| UpstreamError::Nonsense("`initialize` names no revision".into()))?;
+        let version = version.ok_or_else(|| wrong("`initialize` names no revision".into()))?;
         if !revision::LEGACY.contains(&version.as_str()) {
-            return Err(UpstreamError::WrongEra(Era::Legacy, format!("it offers revision {version:?}")));
+            return Err(wrong(format!("it offers revision {version:?}")));
         }
         let seat = Seat { at: self.me.clone(), session, version: version.clone(), bearer };
-        let hello = Hello::read(&result, version)?;
+        let hello = Hello::read(&result, version).map_err(|error| wrong(error.to_string()))?;
         self.notify(&seat, "notifications/initialized", Bytes::new()).await?;
         Ok((seat, hello))
     }
@@ -194,7 +203,7 @@ impl Http {
 
     /// A message that has no answer.
     pub async fn pass(&self, era: Era, seat: Option<&Seat>, body: Bytes) -> Result<(), UpstreamError> {
-        let response = self.send(era, seat, HeaderMap::new(), body, self.call_timeout).await?;
+        let response = self.send(era, seat, HeaderMap::new(), body, self.patience()).await?;
         match response.status() {
             StatusCode::NOT_FOUND if seat.is_some_and(|seat| seat.session.is_some()) => {
                 Err(UpstreamError::Forgotten)
@@ -206,11 +215,11 @@ impl Http {
     /// One request in a session.
     pub async fn request_in(&self, seat: &Seat, method: &str, params: Bytes) -> Result<Said, UpstreamError> {
         let body = wire::request("1", method, &params);
-        let response = self.send(Era::Legacy, Some(seat), HeaderMap::new(), body, self.call_timeout).await?;
+        let response = self.send(Era::Legacy, Some(seat), HeaderMap::new(), body, self.patience()).await?;
         if response.status() == StatusCode::NOT_FOUND && seat.session.is_some() {
             return Err(UpstreamError::Forgotten);
         }
-        self.answer(response, b"1", None, self.call_timeout).await
+        self.answer(response, b"1", None, self.patience()).await
     }
 
     /// Sends one message and gives the answer as it begins. `extra` replaces headers of the same names. If the error
@@ -241,37 +250,6 @@ impl Http {
         }
     }
 
-    /// The stream of what a server says unasked: legacy GET, or modern `subscriptions/listen`. `Ok(())` when the
-    /// stream ended in good order, or the server has none.
-    pub async fn listen(
-        &self,
-        era: Era,
-        seat: Option<&Seat>,
-        listen: Bytes,
-        out: mpsc::Sender<Bytes>,
-    ) -> Result<(), UpstreamError> {
-        let response = match era {
-            Era::Legacy => {
-                let request = self.client.get(self.url.clone()).headers(self.head(era, seat));
-                request.header(ACCEPT, "text/event-stream").send().await.map_err(|e| unreachable(&e))?
-            }
-            Era::Modern => {
-                let mut extra = HeaderMap::new();
-                extra.insert(header::METHOD, HeaderValue::from_static("subscriptions/listen"));
-                let body = wire::request("1", "subscriptions/listen", &listen);
-                self.send(era, None, extra, body, self.call_timeout).await?
-            }
-        };
-        match response.status() {
-            StatusCode::NOT_FOUND if era == Era::Legacy && seat.is_some_and(|s| s.session.is_some()) => {
-                return Err(UpstreamError::Forgotten);
-            }
-            status if !status.is_success() || !is_sse(&response) => return Ok(()),
-            _ => {}
-        }
-        self.pour(response, &mut Place::default(), &out).await.map(drop)
-    }
-
     /// The legacy stream of what a server says to a session unasked, from `place` on. False if it has none, or if
     /// nobody takes what it says.
     pub async fn announcements(
@@ -285,9 +263,10 @@ impl Http {
         if let Some(last) = &place.last {
             request = request.header("last-event-id", last);
         }
-        let sent = tokio::time::timeout(self.call_timeout, request.send()).await;
+        let patience = self.patience();
+        let sent = tokio::time::timeout(patience, request.send()).await;
         let response = match sent {
-            Err(_) => return Err(UpstreamError::TimedOut(self.call_timeout)),
+            Err(_) => return Err(UpstreamError::TimedOut(patience)),
             Ok(sent) => sent.map_err(|e| unreachable(&e))?,
         };
         match response.status() {
@@ -301,24 +280,23 @@ impl Http {
     }
 
     /// Gives out the messages of a stream until it ends; false when nobody takes them.
-    async fn pour(
+    pub(super) async fn pour(
         &self,
         response: reqwest::Response,
         place: &mut Place,
         out: &mpsc::Sender<Bytes>,
     ) -> Result<bool, UpstreamError> {
-        let mut splitter = Splitter::new(self.max_response);
+        let (most, idle) = (self.bounds().max_response, self.bounds().stream_idle);
+        let mut splitter = Splitter::new(most);
         let mut response = response;
         loop {
             // A silent stream may be one whose other end is gone; the caller opens another.
-            let Ok(piece) = tokio::time::timeout(self.stream_idle, response.chunk()).await else {
+            let Ok(piece) = tokio::time::timeout(idle, response.chunk()).await else {
                 return Ok(true);
             };
             let Some(piece) = piece.map_err(|e| unreachable(&e))? else { return Ok(true) };
             splitter.push(&piece);
-            while let Some(event) =
-                splitter.event().map_err(|_| UpstreamError::TooLarge(self.max_response))?
-            {
+            while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(most))? {
                 let read = sse::read(&event);
                 if let Some(id) = &read.id {
                     place.last = HeaderValue::from_str(id).ok().filter(|id| !id.is_empty());
@@ -336,7 +314,7 @@ impl Http {
         }
     }
 
-    fn head(&self, era: Era, seat: Option<&Seat>) -> HeaderMap {
+    pub(super) fn head(&self, era: Era, seat: Option<&Seat>) -> HeaderMap {
         let mut headers = self.peer.headers.clone();
         if let Some(host) = &self.host {
             headers.insert(HOST, host.clone());

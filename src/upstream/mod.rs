@@ -50,7 +50,8 @@ pub struct Hello {
 impl Hello {
     /// Reads the result of `initialize` or `server/discover`.
     pub fn read(result: &Bytes, version: String) -> Result<Self, UpstreamError> {
-        let part = |name| wire::member(result, name).map(|span| result.slice(span.start..span.end));
+        // Copies: what is kept for long shall not keep the whole answer.
+        let part = |name| wire::member(result, name).map(|span| Bytes::copy_from_slice(span.of(result)));
         let object = |bytes: &Bytes| bytes.first() == Some(&b'{');
         let capabilities = part("capabilities")
             .filter(object)
@@ -109,6 +110,15 @@ pub enum Said {
     Error(Bytes),
 }
 
+/// How a stream of what a server says unasked ended, if it did not break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was there.
+    Over,
+    /// The server does not have it, and will say the same when it is asked again.
+    Refused,
+}
+
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
     /// Opens (or re-opens) the gateway's own connection in this era and asks the server to introduce itself.
@@ -136,9 +146,14 @@ pub trait Upstream: Send + Sync + 'static {
 
     /// Follows what the server says of some resources in the modern era; `listen` are the params of a
     /// `subscriptions/listen`. Each message goes to `out` as it came; ends when the server ends it.
-    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<(), UpstreamError> {
+    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<Ending, UpstreamError> {
         let _ = (listen, out);
-        Ok(())
+        Ok(Ending::Refused)
+    }
+
+    /// Takes other limits, as far as they do not hang on the connection.
+    fn hold_to(&self, bounds: &Bounds) {
+        let _ = bounds;
     }
 
     /// The HTTP side of a server that has one. Pingora streams to these; calls of clients do not go through

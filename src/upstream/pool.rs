@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use filters::Era;
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::{mpsc, watch};
 
@@ -338,21 +337,6 @@ impl Pool {
         out: &mpsc::Sender<Bytes>,
     ) -> Result<bool, UpstreamError> {
         seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.announcements(seat, mark, out).await
-    }
-
-    /// What a server says unasked; see [`Http::listen`].
-    pub async fn listen(
-        &self,
-        era: Era,
-        seat: Option<&Seat>,
-        listen: Bytes,
-        out: mpsc::Sender<Bytes>,
-    ) -> Result<(), UpstreamError> {
-        let endpoint = match seat {
-            Some(seat) => seat.at.upgrade().ok_or(UpstreamError::Forgotten)?,
-            None => self.endpoints[self.pick(0, 0)].clone(),
-        };
-        endpoint.listen(era, seat, listen, out).await
     }
 }
 

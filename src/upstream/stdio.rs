@@ -3,28 +3,36 @@
 //! A dual-era process is bound to the era of its first request (SDKs answer `initialize` with -32022 once they
 //! were asked `server/discover`), so each era has a process of its own; a server that speaks one era has one.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use filters::Era;
 use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
 
 use super::child::{self, Child, ChildError, Response};
 
 pub use super::child::Command;
-use super::{Ask, Hello, LISTS_CHANGED, Said, Upstream, UpstreamError, house_initialize, house_params};
+use super::house::is_refusal_code;
+use super::{
+    Ask, Bounds, Ending, Hello, LISTS_CHANGED, Said, Upstream, UpstreamError, house_initialize, house_params,
+};
 use crate::protocol::{revision, wire};
 
 /// How long a process may take to answer the first `server/discover`. A legacy server may never do so
 /// (2026-07-28, stdio: the probe must not hang on that); `npx` may have to fetch a package first.
 const PROBE: Duration = Duration::from_secs(20);
 /// How long to wait before a process is listened to again that ended a subscription.
-const AGAIN: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 pub struct Stdio {
     command: Command,
-    timeout: Duration,
+    /// Milliseconds for a greeting.
+    patience: AtomicU64,
     legacy: Mutex<Option<Process>>,
     modern: Mutex<Option<Process>>,
     /// A process that answered the modern probe with an error: it is free for `initialize`.
@@ -33,8 +41,8 @@ pub struct Stdio {
 
 struct Process {
     child: Child,
-    /// Taken by whoever follows the process.
-    notices: Option<mpsc::Receiver<Bytes>>,
+    /// Held by whoever follows the process.
+    notices: Arc<Mutex<mpsc::Receiver<Bytes>>>,
 }
 
 impl Stdio {
@@ -42,11 +50,15 @@ impl Stdio {
     pub fn new(command: Command, timeout: Duration) -> Self {
         Self {
             command,
-            timeout,
+            patience: AtomicU64::new(millis(timeout)),
             legacy: Mutex::default(),
             modern: Mutex::default(),
             undecided: Mutex::default(),
         }
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience.load(Ordering::Relaxed))
     }
 
     fn place(&self, era: Era) -> &Mutex<Option<Process>> {
@@ -59,7 +71,7 @@ impl Stdio {
     async fn spawn(&self) -> Result<Process, UpstreamError> {
         let (sender, notices) = mpsc::channel(64);
         let child = Child::spawn(&self.command, sender).await.map_err(failed)?;
-        Ok(Process { child, notices: Some(notices) })
+        Ok(Process { child, notices: Arc::new(Mutex::new(notices)) })
     }
 
     async fn child(&self, era: Era) -> Result<Child, UpstreamError> {
@@ -82,11 +94,14 @@ impl Stdio {
         self.keep(&self.modern, None).await;
         let process = self.spawn().await?;
         let params = house_params(Era::Modern, "");
-        match process.child.request("server/discover", Some(&params), PROBE.min(self.timeout), None).await {
+        match process.child.request("server/discover", Some(&params), PROBE.min(self.patience()), None).await
+        {
             Ok(Response::Result(result)) => {
-                let hello = Hello::read(&result, revision::NEWEST_MODERN.to_owned())?;
-                self.keep(&self.modern, Some(process)).await;
-                Ok(hello)
+                let hello = Hello::read(&result, revision::NEWEST_MODERN.to_owned());
+                // An old server may have something of that name.
+                let place = if hello.is_ok() { &self.modern } else { &self.undecided };
+                self.keep(place, Some(process)).await;
+                hello.map_err(|error| UpstreamError::WrongEra(Era::Modern, error.to_string()))
             }
             Ok(Response::Error(_)) | Err(ChildError::Timeout { .. }) => {
                 self.keep(&self.undecided, Some(process)).await;
@@ -109,7 +124,7 @@ impl Stdio {
             None => self.spawn().await?,
         };
         let params = house_initialize();
-        let result = match process.child.request("initialize", Some(&params), self.timeout, None).await {
+        let result = match process.child.request("initialize", Some(&params), self.patience(), None).await {
             Ok(Response::Result(result)) => result,
             Ok(Response::Error(error)) => {
                 process.child.stop().await;
@@ -127,7 +142,7 @@ impl Stdio {
         let version =
             version.ok_or_else(|| UpstreamError::Nonsense("`initialize` names no revision".into()))?;
         let hello = Hello::read(&result, version)?;
-        process.child.notify("notifications/initialized", None, self.timeout).await.map_err(failed)?;
+        process.child.notify("notifications/initialized", None, self.patience()).await.map_err(failed)?;
         self.keep(&self.legacy, Some(process)).await;
         Ok(hello)
     }
@@ -156,24 +171,33 @@ impl Upstream for Stdio {
     }
 
     async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
-        let taken = {
-            let mut place = self.place(era).lock().await;
-            place.as_mut().and_then(|process| Some((process.child.clone(), process.notices.take()?)))
+        let followed = {
+            let place = self.place(era).lock().await;
+            place.as_ref().map(|process| (process.child.clone(), process.notices.clone()))
         };
-        let Some((child, mut said)) = taken else { return Ok(()) };
+        let Some((child, said)) = followed else {
+            return Err(UpstreamError::Unreachable("its process has ended".into()));
+        };
+        let mut said = said.lock().await;
         let (notes, mut told) = mpsc::channel(64);
         let listening = async {
             let listen = house_params(era, LISTS_CHANGED);
             // What an old server says comes unasked.
             if era == Era::Modern {
+                let mut pause = FIRST_PAUSE;
                 loop {
+                    let since = Instant::now();
                     let ended = child.listen(&listen, notes.clone()).await;
-                    if let Ok(Response::Error(_)) | Err(ChildError::Exited { .. }) = ended {
-                        break;
+                    match ended {
+                        Ok(Response::Error(error)) if is_refusal_code(&error) => break,
+                        Err(ChildError::Exited { .. }) => break,
+                        _ => {}
                     }
-                    tokio::time::sleep(AGAIN).await;
-                    // What changed in between nobody was told.
-                    let _ = changed.send(()).await;
+                    if since.elapsed() > pause {
+                        pause = FIRST_PAUSE;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
             std::future::pending::<()>().await;
@@ -183,7 +207,7 @@ impl Upstream for Stdio {
             tokio::select! {
                 () = &mut listening => {}
                 Some(message) = told.recv() => {
-                    if wire::is_list_changed(&message) && changed.send(()).await.is_err() {
+                    if wire::is_news_of_lists(&message) && changed.send(()).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -192,7 +216,7 @@ impl Upstream for Stdio {
                     return Err(UpstreamError::Unreachable(format!("its process ended{words}")));
                 }
                 Some(message) = said.recv() => {
-                    if wire::is_list_changed(&message) && changed.send(()).await.is_err() {
+                    if wire::is_news_of_lists(&message) && changed.send(()).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -204,12 +228,17 @@ impl Upstream for Stdio {
         true
     }
 
-    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<(), UpstreamError> {
+    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<Ending, UpstreamError> {
         match self.child(Era::Modern).await?.listen(&listen, out).await {
-            Ok(Response::Result(_)) | Err(ChildError::Ended) => Ok(()),
-            Ok(Response::Error(_)) => Err(UpstreamError::Nonsense("it refuses a subscription".into())),
+            Ok(Response::Result(_)) | Err(ChildError::Ended) => Ok(Ending::Over),
+            Ok(Response::Error(error)) if is_refusal_code(&error) => Ok(Ending::Refused),
+            Ok(Response::Error(_)) => Err(UpstreamError::Nonsense("it gives no subscription now".into())),
             Err(error) => Err(failed(error)),
         }
+    }
+
+    fn hold_to(&self, bounds: &Bounds) {
+        self.patience.store(millis(bounds.timeout), Ordering::Relaxed);
     }
 
     async fn close(&self) {
@@ -220,6 +249,10 @@ impl Upstream for Stdio {
             }
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn failed(error: ChildError) -> UpstreamError {

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::http::Http;
 use super::pool::Pool;
 use super::vitals::News;
-use super::{Ask, Hello, Said, Upstream, UpstreamError, house_params};
+use super::{Ask, Bounds, Ending, Hello, Said, Upstream, UpstreamError, house_params};
 
 /// Names are looked up again after this time, give or take a fifth.
 const RESOLVE: Duration = Duration::from_secs(30);
@@ -88,7 +88,7 @@ impl Pool {
     async fn watch_over(&self, index: usize) {
         let endpoint = &self.endpoints[index];
         // A sign of life may be as slow as a greeting, which it is in the modern era and where a session was lost.
-        let patience = CHECK.max(self.interval.min(endpoint.call_timeout));
+        let patience = CHECK.max(self.interval.min(endpoint.bounds().timeout));
         let mut eras = self.eras.subscribe();
         loop {
             let Ok(spoken) = eras.wait_for(|eras| eras.contains(&true)).await.map(|eras| *eras) else {
@@ -161,8 +161,14 @@ impl Upstream for Pool {
         true
     }
 
-    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<(), UpstreamError> {
-        self.listen(Era::Modern, None, listen, out).await
+    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<Ending, UpstreamError> {
+        self.endpoints[self.pick(0, 0)].listen(Era::Modern, None, &listen, out).await
+    }
+
+    fn hold_to(&self, bounds: &Bounds) {
+        for endpoint in &self.endpoints {
+            endpoint.hold_to(bounds);
+        }
     }
 
     fn http(&self) -> Option<&Pool> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// A request as it reached the server.
@@ -57,6 +58,8 @@ pub enum Act {
     Repeat(Vec<u8>, Vec<u8>, Duration),
     /// The first bytes, and after a pause the second ones and the end of the connection.
     Pause(Vec<u8>, Duration, Vec<u8>),
+    /// The head of a stream of events with these messages, then each that the test sends, up to a `Null`.
+    Stream(Vec<Value>, broadcast::Receiver<Value>),
 }
 
 type Play = dyn Fn(&Seen) -> Act + Send + Sync;
@@ -141,6 +144,19 @@ async fn serve(mut stream: TcpStream, play: Arc<Play>, log: Arc<Mutex<Vec<Seen>>
                 let _ = stream.write_all(&second).await;
                 return;
             }
+            Act::Stream(first, mut more) => {
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+                let _ = stream.write_all(head.as_bytes()).await;
+                for message in first {
+                    let _ = stream.write_all(event(&message).as_bytes()).await;
+                }
+                while let Ok(message) = more.recv().await {
+                    if message.is_null() || stream.write_all(event(&message).as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+                return;
+            }
             Act::Repeat(first, again, pause) => {
                 let mut sent = stream.write_all(&first).await;
                 while sent.is_ok() {
@@ -220,6 +236,16 @@ pub fn good(seen: &Seen) -> Vec<u8> {
         }
     };
     json_answer(&answer(seen, &result))
+}
+
+fn event(message: &Value) -> String {
+    format!("data: {message}\n\n")
+}
+
+/// What acknowledges a `subscriptions/listen`.
+pub fn acknowledged(seen: &Seen, notifications: &Value) -> Value {
+    json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": {
+        "_meta": {"io.modelcontextprotocol/subscriptionId": seen.body["id"]}, "notifications": notifications}})
 }
 
 /// A list of tools by these names.

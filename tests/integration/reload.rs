@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::events::Events;
-use crate::harness::{Gateway, PATIENCE, Process, a_fixture, free_port, legacy_call, read};
+use crate::harness::{Gateway, PATIENCE, Process, a_fixture, free_port, legacy_call, read, stdio_fixture};
 
 const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\n";
 
@@ -115,6 +115,102 @@ async fn sixty_four_connections_do_not_notice_twenty_reloads() {
     going.store(false, Ordering::Relaxed);
     assert!(steps.await.expect("the stream runs on") > 20);
     assert_eq!(reloads(&gateway, "failed").await, 0.0);
+}
+
+/// Changes the settings of the very servers that 32 connections call, again and again.
+async fn change_what_is_called(config: impl Fn(usize) -> String, rounds: usize) {
+    let gateway = Arc::new(Gateway::start(&config(0)).await);
+    gateway
+        .eventually("all are connected", async |g| g.get("/health").await.contains("\"connected\":2"))
+        .await;
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let call = async |gateway: Arc<Gateway>, number: usize, stop: Arc<AtomicBool>, done: Arc<AtomicUsize>| {
+        let own = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
+        let tool = ["pipe__echo", "fix__echo"][number % 2];
+        let mut wrong = Vec::new();
+        while !stop.load(Ordering::Relaxed) && wrong.len() < 3 {
+            let params = json!({"name": tool, "arguments": {"message": "hi"}});
+            let request = gateway.modern_request("/mcp", "tools/call", params).build().expect("a request");
+            let (status, answer) = read(own.execute(request).await.expect("an answer")).await;
+            if status != 200 || answer["result"]["content"][0]["text"] != "hi" {
+                wrong.push(format!("{tool}: {status} {answer}"));
+            }
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+        wrong
+    };
+    let tasks: Vec<_> =
+        (0..32).map(|n| tokio::spawn(call(gateway.clone(), n, stop.clone(), done.clone()))).collect();
+    for round in 1..=rounds {
+        let before = reloads(&gateway, "ok").await;
+        gateway.rewrite(&config(round));
+        gateway.eventually("it is reloaded", async |g| reloads(g, "ok").await > before).await;
+        let goal = done.load(Ordering::Relaxed) + 64;
+        gateway.eventually("calls go on", async |_| done.load(Ordering::Relaxed) >= goal).await;
+    }
+    // The last connections that were made anew are there too.
+    gateway
+        .eventually("all are connected", async |g| g.get("/health").await.contains("\"connected\":2"))
+        .await;
+    stop.store(true, Ordering::Relaxed);
+    let mut wrong = Vec::new();
+    for task in tasks {
+        wrong.extend(task.await.expect("no panic"));
+    }
+    let count = done.load(Ordering::Relaxed);
+    assert!(
+        wrong.is_empty(),
+        "{} of {count} calls: {:#?}\n{}",
+        wrong.len(),
+        wrong.first(),
+        gateway.process.story()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_do_not_notice_that_the_settings_of_their_server_change() {
+    let (_fixture, url) = a_fixture().await;
+    let url = url.replace("127.0.0.1", "localhost");
+    let config = |round: usize| {
+        let settings = json!({"timeout": format!("{}s", 30 + round), "max_concurrent": 1000 + round,
+            "health": {"interval": format!("{}s", 10 + round / 3)}});
+        let mut servers = json!({"pipe": stdio_fixture(), "fix": {"url": url}});
+        for name in ["pipe", "fix"] {
+            servers[name]
+                .as_object_mut()
+                .expect("settings")
+                .extend(settings.as_object().expect("settings").clone());
+        }
+        format!("mcpServers: {servers}\n")
+    };
+    change_what_is_called(config, 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_do_not_notice_that_their_server_is_connected_anew() {
+    let (_fixture, url) = a_fixture().await;
+    let url = url.replace("127.0.0.1", "localhost");
+    let config = |round: usize| {
+        let mut pipe = stdio_fixture();
+        pipe["env"] = json!({"ROUND": round.to_string()});
+        let servers = json!({"pipe": pipe, "fix": {"url": url, "headers": {"x-round": round.to_string()}}});
+        format!("mcpServers: {servers}\n")
+    };
+    change_what_is_called(config, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_new_settings_do_not_work_is_given_up_after_a_while() {
+    let (_fixture, url) = a_fixture().await;
+    let gateway = Gateway::start(&format!("mcpServers: {{fix: {{url: \"{url}\"}}}}\n")).await;
+    let echo = async || gateway.call("fix__echo", json!({"message": "hi"})).await;
+    gateway.eventually("it is connected", async |_| echo().await.0 == 200).await;
+    gateway.rewrite("mcpServers: {fix: {url: \"http://127.0.0.1:1/mcp\"}}\n");
+    gateway.eventually("it is reloaded", async |g| reloads(g, "ok").await == 1.0).await;
+    assert_eq!(echo().await.0, 200, "the old connection is used");
+    gateway.eventually("the new one counts", async |_| echo().await.0 == 502).await;
+    gateway.rewrite(&format!("mcpServers: {{fix: {{url: \"{url}\"}}}}\n"));
+    gateway.eventually("the old settings work again", async |_| echo().await.0 == 200).await;
 }
 
 #[tokio::test]

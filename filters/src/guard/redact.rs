@@ -133,17 +133,12 @@ impl Redactor {
 
     /// The JSON text without its secrets; `None` if there are none.
     pub fn redact(&self, json: &[u8]) -> Result<Option<Redacted>, Fault> {
-        Ok(self.rewrite(json, 0, &self.search(json, walk::value)?))
-    }
-
-    /// The same for one value in a body, such as the arguments of a call; the rest stays as it is.
-    pub fn redact_at(&self, body: &[u8], place: Span) -> Result<Option<Redacted>, Fault> {
-        Ok(self.rewrite(body, place.start, &self.search(place.of(body), walk::value)?))
+        Ok(self.rewrite(json, &self.search(json, walk::value)?))
     }
 
     /// The same for a whole JSON-RPC message, whose skeleton stays as it is.
     pub fn redact_message(&self, message: &[u8]) -> Result<Option<Redacted>, Fault> {
-        Ok(self.rewrite(message, 0, &self.search(message, walk::message)?))
+        Ok(self.rewrite(message, &self.search(message, walk::message)?))
     }
 
     /// Whether a text needs to be read at all. Most texts do not, and cost nothing but this look.
@@ -168,8 +163,8 @@ impl Redactor {
         Findings { counts: labels.filter(|(_, count)| *count > 0).collect() }
     }
 
-    /// `text` with words in the place of the hits, which are counted from `base`.
-    fn rewrite(&self, text: &[u8], base: usize, hits: &[Hit]) -> Option<Redacted> {
+    /// `text` with words in the place of the hits.
+    fn rewrite(&self, text: &[u8], hits: &[Hit]) -> Option<Redacted> {
         if hits.is_empty() {
             return None;
         }
@@ -177,7 +172,7 @@ impl Redactor {
         let mut at = 0;
         let mut keys = 0;
         for hit in hits {
-            out.extend_from_slice(&text[at..base + hit.start]);
+            out.extend_from_slice(&text[at..hit.start]);
             let label = &self.labels[hit.label];
             let word = match hit.form {
                 Form::Text => format!("[redacted:{label}]"),
@@ -189,7 +184,7 @@ impl Redactor {
                 }
             };
             out.extend_from_slice(word.as_bytes());
-            at = base + hit.end;
+            at = hit.end;
         }
         out.extend_from_slice(&text[at..]);
         Some((out, self.findings(hits)))

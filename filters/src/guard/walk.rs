@@ -21,6 +21,7 @@ const SKELETON: &[&str] = &[
     "progressToken",
     "protocolVersion",
     "requestId",
+    "requestState",
     "resultType",
     "taskId",
 ];

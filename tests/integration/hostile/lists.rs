@@ -93,6 +93,27 @@ async fn pages_and_entries_without_end_are_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pages_that_are_long_are_cut_by_their_bytes() {
+    let pad = "x".repeat(8 << 20);
+    let long = move |seen: &Seen| {
+        if seen.method() != "tools/list" {
+            return Act::Good;
+        }
+        let at: usize =
+            seen.body["params"]["cursor"].as_str().map_or(0, |at| at.parse().expect("our own cursor"));
+        let mut page = tools(&["tool", &format!("t{at}")]);
+        page["nextCursor"] = json!((at + 1).to_string());
+        page["pad"] = json!(pad);
+        says(seen, &page)
+    };
+    let mut house = house_of(long, ", era: modern, max_response: 16MiB").await;
+    house.gateway.process.wait_for("the rest is left out");
+    house.gateway.eventually("the long list ends", async |_| listed(&house).await.len() >= 9).await;
+    assert_eq!(house.bad.count("tools/list"), 8, "pages of a little more than 8 MiB");
+    works(&house.gateway, "bad__t7", None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_tools_are_cut_to_what_can_be_kept() {
     let names: Vec<String> = (0..100_000).map(|n| format!("t{n}")).collect();
     let names: Vec<&str> = std::iter::once("tool").chain(names.iter().map(String::as_str)).collect();

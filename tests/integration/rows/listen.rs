@@ -7,8 +7,13 @@ use super::House;
 use crate::events::Events;
 use crate::harness::{Gateway, stdio_fixture};
 
-async fn listen(gateway: &Gateway, path: &str, wanted: Value) -> (Events, Value) {
+pub async fn listen(gateway: &Gateway, path: &str, wanted: Value) -> (Events, Value) {
     let request = gateway.modern_request(path, "subscriptions/listen", json!({"notifications": wanted}));
+    listen_by(request).await
+}
+
+/// The same for a request that was made already.
+pub async fn listen_by(request: reqwest::RequestBuilder) -> (Events, Value) {
     let mut events = Events::open(request).await;
     let first = events.next().await.expect("a first message");
     assert_eq!(first["method"], "notifications/subscriptions/acknowledged", "{first}");
@@ -17,7 +22,7 @@ async fn listen(gateway: &Gateway, path: &str, wanted: Value) -> (Events, Value)
 }
 
 /// The next announcement, which must carry the id of the subscription.
-async fn next(events: &mut Events) -> Value {
+pub async fn next(events: &mut Events) -> Value {
     let message = events.next().await.expect("an announcement");
     assert_eq!(message["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 1, "{message}");
     message

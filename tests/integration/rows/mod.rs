@@ -6,7 +6,7 @@
 //! | server-stateless: what a request must carry | `stateless::a_request_without_its_envelope_is_refused_under_its_id` |
 //! | server-stateless: methods that are no more | `stateless::methods_of_the_old_era_are_unknown_at_the_modern_wire` |
 //! | server-stateless: capabilities, tools-list, caching, json-schema-2020-12 | `stateless::what_discover_promises_is_there`, `stateless::lists_are_ordered_cacheable_and_keep_their_schemas` |
-//! | server-stateless: listen | `listen` |
+//! | server-stateless: listen | `listen`, `promises`, `told` |
 //! | dns-rebinding-protection, sep-2164-resource-not-found | `stateless::a_strange_host_or_resource_is_refused` |
 //! | http-header-validation, http-custom-headers, http-invalid-tool-headers | `headers` |
 //! | input-required-result-*, sep-2322-client-request-state | `input` |
@@ -21,7 +21,9 @@ mod headers;
 mod input;
 mod leaving;
 mod listen;
+mod promises;
 mod stateless;
+mod told;
 
 use serde_json::{Value, json};
 

@@ -1,0 +1,185 @@
+//! Which template of a URI (RFC 6570) stands for a URI.
+//!
+//! A template by its own text comes first: that is how its arguments are completed. Then those whose pattern fits, the
+//! one with the most literal text first, so that one that fits everything comes after all that say more. Servers write
+//! templates that their own URIs do not quite fit, so last of all comes the longest literal beginning.
+
+use super::Target;
+
+/// Longest URI that patterns are held against; the time of that is its length times that of the template.
+const LONGEST: usize = 8 * 1024;
+
+#[derive(Default)]
+pub struct Templates(Vec<Template>);
+
+struct Template {
+    text: String,
+    parts: Vec<Part>,
+    target: Target,
+}
+
+#[derive(Debug, PartialEq)]
+enum Part {
+    Literal(String),
+    /// `{x}`: at least one character, and no `/`.
+    Segment,
+    /// `{+x}`, `{x*}` and all else: anything.
+    Any,
+}
+
+impl Templates {
+    pub fn push(&mut self, text: &str, target: Target) {
+        self.0.push(Template { text: text.to_owned(), parts: parts(text), target });
+    }
+
+    /// Puts them in the order in which they are asked.
+    pub fn sort(&mut self) {
+        self.0.sort_by(|a, b| rank(&b.parts).cmp(&rank(&a.parts)).then_with(|| a.text.cmp(&b.text)));
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The template that stands for a URI, or that is this text itself.
+    pub fn find(&self, uri: &str) -> Option<&Target> {
+        let itself = || self.0.iter().find(|template| template.text == uri);
+        let fitting = || self.0.iter().find(|template| fits(&template.parts, uri));
+        let begin = |template: &&Template| {
+            beginning(&template.parts).filter(|text| uri.starts_with(text)).map(str::len)
+        };
+        let near = || self.0.iter().filter_map(|template| Some((begin(&template)?, template)));
+        // Of several of one length the first.
+        let nearest =
+            || near().reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, found)| found);
+        itself().or_else(fitting).or_else(nearest).map(|template| &template.target)
+    }
+}
+
+/// How much a template says: more literal text before less, then fewer places that may be anything.
+fn rank(parts: &[Part]) -> (usize, std::cmp::Reverse<usize>) {
+    let literal = |part: &Part| if let Part::Literal(text) = part { text.len() } else { 0 };
+    let any = parts.iter().filter(|part| **part == Part::Any).count();
+    (parts.iter().map(literal).sum(), std::cmp::Reverse(any))
+}
+
+fn beginning(parts: &[Part]) -> Option<&str> {
+    match parts.first()? {
+        Part::Literal(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn parts(text: &str) -> Vec<Part> {
+    let (mut parts, mut rest) = (Vec::new(), text);
+    while !rest.is_empty() {
+        let part = match rest.strip_prefix('{').and_then(|inside| inside.split_once('}')) {
+            Some((expression, behind)) => {
+                rest = behind;
+                let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '%' | '-' | ',');
+                let simple =
+                    !expression.is_empty() && !expression.starts_with('.') && expression.chars().all(name);
+                if simple { Part::Segment } else { Part::Any }
+            }
+            None => {
+                // A brace that nothing closes is text.
+                let end = rest[1..].find('{').map_or(rest.len(), |end| end + 1);
+                let (literal, behind) = rest.split_at(end);
+                rest = behind;
+                Part::Literal(literal.to_owned())
+            }
+        };
+        parts.push(part);
+    }
+    parts
+}
+
+/// Whether a URI is what a template makes of some values. In no more steps than the product of both lengths.
+fn fits(parts: &[Part], uri: &str) -> bool {
+    if uri.len() > LONGEST {
+        return false;
+    }
+    let mut uri = uri.as_bytes();
+    let mut parts = parts;
+    // Most do not even begin or end like it.
+    if let [Part::Literal(text), behind @ ..] = parts {
+        let Some(rest) = uri.strip_prefix(text.as_bytes()) else { return false };
+        (uri, parts) = (rest, behind);
+    }
+    if let [before @ .., Part::Literal(text)] = parts {
+        let Some(rest) = uri.strip_suffix(text.as_bytes()) else { return false };
+        (uri, parts) = (rest, before);
+    }
+    match parts {
+        [] => return uri.is_empty(),
+        [Part::Any] => return true,
+        [Part::Segment] => return !uri.is_empty() && !uri.contains(&b'/'),
+        _ => {}
+    }
+    // Where in the URI one can be behind the parts so far.
+    let mut at = vec![false; uri.len() + 1];
+    at[0] = true;
+    for part in parts {
+        let mut next = vec![false; uri.len() + 1];
+        let mut open = false;
+        for place in 0..=uri.len() {
+            match part {
+                Part::Literal(text) => {
+                    if at[place] && uri[place..].starts_with(text.as_bytes()) {
+                        next[place + text.len()] = true;
+                    }
+                }
+                Part::Any => {
+                    open |= at[place];
+                    next[place] = open;
+                }
+                Part::Segment => {
+                    next[place] = open;
+                    open = (open || at[place]) && uri.get(place) != Some(&b'/');
+                }
+            }
+        }
+        at = next;
+    }
+    at[uri.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_fits_what_it_makes_and_nothing_else() {
+        for (template, uri, fit) in [
+            ("file:///{name}", "file:///a.txt", true),
+            ("file:///{name}", "file:///a/b.txt", false),
+            ("file:///{name}", "file:///", false),
+            ("file:///{+path}", "file:///a/b.txt", true),
+            ("file:///{path*}", "file:///a/b.txt", true),
+            ("test://template/{id}/data", "test://template/7/data", true),
+            ("test://template/{id}/data", "test://template/7/8/data", false),
+            ("test://template/{id}/data", "test://template/7/date", false),
+            ("{scheme}://{host}/x", "a://b/x", true),
+            ("{scheme}://{host}/x", "a://b/c/x", false),
+            ("{x}a", "baa", true),
+            ("{x}/{y}", "a/b", true),
+            ("{x}/{y}", "a/", false),
+            ("{+x}b{y}", "a/b/bc", true),
+            ("db://{table}{?limit,offset}", "db://t?limit=1&offset=2", true),
+            ("db://{table}{?limit,offset}", "db://t", true),
+            ("plain://text", "plain://text", true),
+            ("plain://text", "plain://text/", false),
+            ("odd://{open", "odd://{open", true),
+        ] {
+            assert_eq!(fits(&parts(template), uri), fit, "{template} {uri}");
+        }
+        assert!(!fits(&parts("a{+x}"), &"a".repeat(LONGEST + 1)));
+    }
+
+    #[test]
+    fn one_that_says_more_comes_first() {
+        let mut order = ["{+all}", "s://{x}", "s://{+x}", "s://{x}/long", "s://"];
+        order.sort_by_key(|text| std::cmp::Reverse(rank(&parts(text))));
+        assert_eq!(order, ["s://{x}/long", "s://{x}", "s://", "s://{+x}", "{+all}"]);
+    }
+}

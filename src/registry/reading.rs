@@ -1,0 +1,118 @@
+//! Reading the lists of one server, page by page, up to what can be kept. A server is not trusted to end.
+
+use std::collections::HashSet;
+
+use filters::Era;
+use filters::agree::quote;
+
+use crate::catalog::{Kind, Listing, Lists, Page};
+use crate::protocol::wire;
+use crate::server::Server;
+use crate::upstream::{Ask, Hello, Said, UpstreamError, house_params};
+
+/// Most entries, pages and bytes that one list of a server may have.
+const MAX_ITEMS: usize = 20_000;
+const MAX_PAGES: usize = 1_000;
+const MAX_BYTES: usize = 64 << 20;
+
+/// By this code a server says that it has no such list.
+const NO_METHOD: &[u8] = b"-32601";
+
+/// All lists of a server in one era. Of one that it gives an error for, that of `before` stays.
+pub async fn lists(
+    server: &Server,
+    era: Era,
+    hello: &Hello,
+    before: Option<&Lists>,
+) -> Result<Lists, UpstreamError> {
+    let mut lists = Lists::default();
+    for kind in Kind::ALL {
+        if !hello.offers(kind.capability(), None) {
+            continue;
+        }
+        lists.0[kind as usize] = match listing(server, era, kind).await? {
+            Ok(listing) => listing,
+            Err(error) => {
+                let old = before.map(|before| before.listing(kind));
+                if !old.is_some_and(|old| old.stale) {
+                    let (server, kind) = (&server.name, kind.member());
+                    tracing::warn!(%server, kind, error, "the list cannot be read; the last good one stays");
+                }
+                Listing { stale: true, ttl_ms: None, ..old.cloned().unwrap_or_default() }
+            }
+        };
+    }
+    Ok(lists)
+}
+
+/// One list, or the error that the server gave for it.
+async fn listing(server: &Server, era: Era, kind: Kind) -> Result<Result<Listing, String>, UpstreamError> {
+    let mut listing = Listing { public: true, ..Listing::default() };
+    let mut cursor: Option<String> = None;
+    let mut met = HashSet::new();
+    let mut bytes = 0;
+    let cut = |limit: usize, of: &str| {
+        let (server, kind) = (&server.name, kind.member());
+        tracing::warn!(%server, kind, limit, of, "the list is too long; the rest is left out");
+    };
+    for _ in 0..MAX_PAGES {
+        let rest = cursor.as_ref().map(|cursor| format!(r#""cursor":{}"#, quote(cursor))).unwrap_or_default();
+        let ask = Ask {
+            era,
+            method: kind.method(),
+            params: house_params(era, &rest),
+            progress: None,
+            timeout: server.timeout,
+        };
+        let result = match server.upstream.ask(ask).await? {
+            Said::Result(result) => result,
+            // Servers that declare `resources` need not have templates, or the other way round.
+            Said::Error(error) if cursor.is_none() && is_no_method(&error) => {
+                return Ok(Ok(Listing::default()));
+            }
+            Said::Error(error) => {
+                return Ok(Err(String::from_utf8_lossy(&error[..error.len().min(200)]).into_owned()));
+            }
+        };
+        bytes += result.len();
+        let mut page = Page::read(&result, kind).map_err(UpstreamError::Nonsense)?;
+        if (era, kind) == (Era::Modern, Kind::Tools) {
+            // Clients must leave out what they could not call rightly (2026-07-28, streamable-http, `x-mcp-header`).
+            page.items.retain_mut(|item| match item.reflect() {
+                Ok(()) => true,
+                Err(why) => {
+                    tracing::warn!(server = %server.name, tool = %item.key, %why, "the tool is left out for modern clients");
+                    false
+                }
+            });
+        }
+        if page.dropped > 0 {
+            tracing::warn!(server = %server.name, kind = kind.member(), dropped = page.dropped, "entries without a usable name were dropped");
+        }
+        listing.items.extend(page.items);
+        listing.public &= page.public;
+        listing.ttl_ms = match (listing.ttl_ms, page.ttl_ms) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if listing.items.len() > MAX_ITEMS {
+            cut(MAX_ITEMS, "entries");
+            listing.items.truncate(MAX_ITEMS);
+            break;
+        }
+        match page.next {
+            Some(_) if bytes > MAX_BYTES => {
+                cut(MAX_BYTES, "bytes");
+                break;
+            }
+            // Pages that lead back to one that was read lead nowhere else.
+            Some(next) if met.insert(next.clone()) => cursor = Some(next),
+            _ => break,
+        }
+    }
+    Ok(Ok(listing))
+}
+
+fn is_no_method(error: &[u8]) -> bool {
+    wire::member(error, "code").is_some_and(|place| place.of(error) == NO_METHOD)
+}

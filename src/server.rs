@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use prometheus::Histogram;
 
 use breaker::{Breaker, Pass, State};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::federated;
@@ -43,6 +44,8 @@ pub struct Server {
     max_concurrent: usize,
     /// Cancelled when a configuration has no place for it any more.
     pub retired: CancellationToken,
+    /// Told when it says in some session that a list of its changed.
+    pub changed: Notify,
     breaker: Option<Breaker>,
     running: AtomicUsize,
     up: AtomicBool,
@@ -53,6 +56,8 @@ pub struct Server {
 /// A call that counts against `max_concurrent` until it is dropped.
 pub struct Running {
     server: Arc<Server>,
+    /// It takes up a place, and its end tells how the server is.
+    counts: bool,
     /// It is the one that tries whether the server works again.
     probe: bool,
     told: AtomicBool,
@@ -65,7 +70,7 @@ impl Running {
 
     /// Tells the circuit breaker how the call went; only the first word counts.
     pub fn went(&self, error: Option<&UpstreamError>) {
-        let Some(breaker) = &self.server.breaker else { return };
+        let Some(breaker) = self.server.breaker.as_ref().filter(|_| self.counts) else { return };
         let worked = match error {
             None => true,
             Some(error) if error.is_fault() => false,
@@ -88,7 +93,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.server.running.fetch_sub(1, Ordering::Release);
+        if self.counts {
+            self.server.running.fetch_sub(1, Ordering::Release);
+        }
         if let (true, false, Some(breaker)) = (self.probe, *self.told.get_mut(), &self.server.breaker) {
             breaker.give_back();
         }
@@ -158,6 +165,7 @@ impl Server {
             max_concurrent: config.max_concurrent.map_or(usize::MAX, |most| most as usize),
             config: config.clone(),
             retired: CancellationToken::new(),
+            changed: Notify::new(),
             breaker: bounds.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),
             running: AtomicUsize::new(0),
             up: AtomicBool::new(before.is_some_and(Self::is_up)),
@@ -212,8 +220,14 @@ impl Server {
         }
         let passed = self.breaker.as_ref().map_or(Ok(Pass::Normal), Breaker::pass);
         let probe = passed.is_ok_and(|pass| pass == Pass::Probe);
-        let running = Running { server: self.clone(), probe, told: AtomicBool::new(false) };
+        let running = Running { server: self.clone(), counts: true, probe, told: AtomicBool::new(false) };
         passed.map(|_| running).map_err(UpstreamError::Open)
+    }
+
+    /// A message that belongs to a call which runs already, as an answer to what the server asked in it: that call has its
+    /// place, and waits for this.
+    pub fn aside(self: &Arc<Self>) -> Running {
+        Running { server: self.clone(), counts: false, probe: false, told: AtomicBool::new(true) }
     }
 
     pub fn running(&self) -> usize {

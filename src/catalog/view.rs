@@ -279,7 +279,7 @@ fn capabilities(era: Era, faces: &[(&Arc<Server>, &Arc<Face>)], scope: &Scope<'_
         if offers("resources", None) {
             let carried = faces.iter().any(|(server, face)| {
                 let carries = match era {
-                    Era::Legacy => server.upstream.http().is_some(),
+                    Era::Legacy => server.upstream.http().is_some() || server.upstream.is_shared(),
                     Era::Modern => server.upstream.follows(),
                 };
                 carries && face.hello.offers("resources", Some("subscribe"))
@@ -291,7 +291,11 @@ fn capabilities(era: Era, faces: &[(&Arc<Server>, &Arc<Face>)], scope: &Scope<'_
             parts.push(r#""completions":{}"#.to_owned());
         }
     }
-    if era == Era::Legacy && offers("logging", None) {
+    // A process of all callers has one level for all, and its words belong to none of them.
+    let logs = faces
+        .iter()
+        .any(|(server, face)| server.upstream.http().is_some() && face.hello.offers("logging", None));
+    if era == Era::Legacy && logs {
         parts.push(r#""logging":{}"#.to_owned());
     }
     Bytes::from(format!("{{{}}}", parts.join(",")))

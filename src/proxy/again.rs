@@ -23,7 +23,7 @@ fn pool(leave: &Leave) -> pingora::Result<&Pool> {
 
 /// Whether a message makes sense only where its seat is.
 fn is_bound(leave: &Leave) -> bool {
-    leave.resume.is_some() || leave.id.is_none()
+    leave.seat.is_some() || leave.id.is_none()
 }
 
 impl Gateway {
@@ -48,22 +48,26 @@ impl Gateway {
             let pool = self::pool(leave)?;
             let left = ctx.tries.left(server.timeout);
             let taken = match &leave.session {
+                _ if leave.seat.is_some() => Ok(leave.seat.clone()),
                 Some(client) => {
                     let lost = ctx.seat.take_if(|seat| {
                         pool.place(seat).is_none_or(|index| ctx.tries.failed & (1 << index) != 0)
                     });
                     if let Some(lost) = lost {
-                        client.forget(&server, &lost).await;
+                        client.lose(&server, &lost);
                     }
                     match ctx.seat.take() {
                         Some(seat) => Ok(Some(seat)),
-                        None => client.seat(&server, bearer.clone()).await.map(Some),
+                        None => client.seat(&server, bearer.as_ref()).await.map(Some),
                     }
                 }
                 None => Ok(None),
             };
             let index = match taken {
                 Ok(Some(seat)) => {
+                    if let Some(run) = &leave.run {
+                        run.run().sits(&seat);
+                    }
                     let index = pool.place(&seat);
                     ctx.seat = Some(seat);
                     index.ok_or(UpstreamError::Forgotten)
@@ -76,7 +80,6 @@ impl Gateway {
                 Err(error) => return Err(failed(ctx, &error)),
             };
             let found = visit.endpoint().peer.now(ctx.seat.is_none());
-            let silence = if leave.resume.is_some() { server.bounds.stream_idle } else { left };
             ctx.visit = Some(visit);
             let Some(mut peer) = found else {
                 let error = UpstreamError::Unreachable("its name is not resolved".into());
@@ -86,7 +89,7 @@ impl Gateway {
                 return Err(failed(ctx, &error));
             };
             // Never 0, which would be no limit.
-            peer.options.read_timeout = Some(silence.max(Duration::from_millis(1)));
+            peer.options.read_timeout = Some(left.max(Duration::from_millis(1)));
             peer.options.write_timeout = Some(server.timeout);
             ctx.bearer = bearer;
             return Ok(peer);

@@ -1,7 +1,8 @@
-//! A call that the house's own HTTP client carries, because Pingora cannot replay its body (see `body`). The same
-//! head, the same watch on the answer.
+//! A message that the house's own HTTP client carries: because Pingora cannot replay its body (see `body`), because its
+//! server may wait for a person and Pingora's clock does not stand still, or because it goes on with a stream that ends
+//! when its session or its caller's rights do. The same head, the same watch on the answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -10,20 +11,33 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::answer::Watch;
-use super::reply::{failure, stamp};
+use super::reply::{AGAIN, failure, may_stay, stamp};
 use super::{Ctx, credentials, failed, outgoing};
-use crate::door::errand::Errand;
+use crate::door::errand::{Arrived, Errand};
 use crate::door::{Door, Leave};
+use crate::protocol::sse;
 use crate::rooms::Leash;
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
+use crate::upstream::http::Seat;
+use std::sync::Arc;
 
-/// Carries a call by the house's own client, where Pingora cannot replay its body. The same head, the same
-/// watching of the answer.
-pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Door) -> pingora::Result<()> {
-    let carried = carried(session, ctx, &leave, door).await;
+/// Whether the server of a call may ask for what takes a person to answer.
+pub fn waits_for_people(leave: &Leave) -> bool {
+    leave.id.is_some() && leave.session.as_ref().is_some_and(|session| session.has_people())
+}
+
+/// Carries a message by the house's own client.
+pub async fn carry(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    mut leave: Leave,
+    door: &Door,
+) -> pingora::Result<()> {
+    let carried = carried(session, ctx, &mut leave, door).await;
     // Whatever came of it, it is told with the request: to the session, the breaker and the log.
     ctx.leave = Some(leave);
     match carried? {
@@ -38,7 +52,7 @@ pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Do
 async fn carried(
     session: &mut Session,
     ctx: &mut Ctx,
-    leave: &Leave,
+    leave: &mut Leave,
     door: &Door,
 ) -> pingora::Result<Result<(), UpstreamError>> {
     let bearer = match credentials::bearer(session, ctx, leave).await {
@@ -54,35 +68,34 @@ async fn carried(
     extra.remove(CONTENT_LENGTH);
     extra.remove(http::header::HOST);
     ctx.sent_at = Some(Instant::now());
-    let errand = Errand {
-        server: leave.server.clone(),
-        era: leave.era,
-        session: leave.session.clone(),
-        bearer,
-        extra,
-        body: leave.body.clone(),
-        safe: leave.safe,
-        key: leave.key,
-    };
-    let (metrics, patience) = (door.metrics.clone(), leave.server.timeout);
+    let errand = Errand::of(leave, bearer, extra);
+    let (resumes, keep_alive) = (leave.resume.is_some(), ctx.house.plan.config.limits.sse_keepalive.get());
+    let (metrics, idle) = (door.metrics.clone(), leave.server.bounds.stream_idle);
     let (pieces, mut arriving) = mpsc::channel::<Result<Piece, UpstreamError>>(4);
     let task = door.core.spawn(async move {
         let sent = errand.send(&metrics).await;
         // The visit lasts as long as the answer.
-        let (mut response, _visit) = match sent {
+        let Arrived { mut response, visit: _visit, seat } = match sent {
             Ok(arrived) => arrived,
             Err(error) => return drop(pieces.send(Err(error)).await),
         };
-        let head = Piece::Head(response.status().as_u16(), Box::new(response.headers().clone()));
+        let head = Piece::Head(response.status().as_u16(), Box::new(response.headers().clone()), seat);
         if pieces.send(Ok(head)).await.is_err() {
             return;
         }
         loop {
-            let piece = match tokio::time::timeout(patience, response.chunk()).await {
-                Ok(Ok(Some(bytes))) => Ok(Piece::Body(bytes)),
-                Ok(Ok(None)) => Ok(Piece::End),
-                Ok(Err(error)) => Err(UpstreamError::Nonsense(format!("the connection broke off: {error}"))),
-                Err(_) => Err(UpstreamError::TimedOut(patience)),
+            let next = async {
+                match resumes {
+                    // One that is silent for so long may be one whose other end is gone.
+                    true => tokio::time::timeout(idle, response.chunk()).await.unwrap_or(Ok(None)),
+                    // How long is waited for a call, its watch says.
+                    false => response.chunk().await,
+                }
+            };
+            let piece = match next.await {
+                Ok(Some(bytes)) => Ok(Piece::Body(bytes)),
+                Ok(None) => Ok(Piece::End),
+                Err(error) => Err(UpstreamError::Nonsense(format!("the connection broke off: {error}"))),
             };
             let last = !matches!(piece, Ok(Piece::Body(_)));
             if pieces.send(piece).await.is_err() || last {
@@ -91,27 +104,52 @@ async fn carried(
         }
     });
     let _leash = Leash(task.abort_handle());
-    let mut watch: Option<Watch> = None;
+    // A stream that is gone on with is no call: it ends with its session, its caller's rights and the process.
+    let never = CancellationToken::new();
+    let session_end = leave.session.as_ref().filter(|_| resumes).map(|session| session.end());
+    let session_end = session_end.unwrap_or_else(|| never.clone());
+    let drain = if resumes { door.drain.clone() } else { never };
+    let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
     // The head waits for the first byte of a body that is judged first, so that the status can still be an error.
     let mut waiting: Option<Box<ResponseHeader>> = None;
     loop {
+        let left = left(ctx, leave);
         let piece = tokio::select! {
             piece = arriving.recv() => piece,
+            () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {
+                Some(Err(UpstreamError::TimedOut(leave.server.timeout)))
+            }
+            () = tokio::time::sleep(keep_alive), if ctx.watch.as_ref().is_some_and(Watch::is_stream) => {
+                // Events go out whole, so that this stands between two of them.
+                session.write_response_body(Some(Bytes::from_static(sse::KEEP_ALIVE)), false).await?;
+                continue;
+            }
+            () = session_end.cancelled() => Some(over(ctx)),
+            () = drain.cancelled() => Some(over(ctx)),
+            _ = again.tick(), if resumes => match may_stay(session, ctx, door).await {
+                true => continue,
+                false => Some(over(ctx)),
+            },
             left = session.as_downstream_mut().read_body_or_idle(true) => {
                 ctx.outcome = Some(Outcome::Left);
                 let words = "the client left";
                 return Err(left.err().unwrap_or_else(|| Error::explain(ErrorType::ConnectionClosed, words)).into_down());
             }
         };
-        let step = match (piece, &mut watch) {
-            (Some(Ok(Piece::Head(status, headers))), _) => {
+        // If it never had a connection, the answer of a client may come again.
+        if let (Some(answering), false) =
+            (&mut leave.answering, matches!(piece, Some(Err(UpstreamError::Unreachable(_)))))
+        {
+            answering.left();
+        }
+        let step = match (piece, &mut ctx.watch) {
+            (Some(Ok(Piece::Head(status, headers, seat))), _) => {
                 let mut head = ResponseHeader::build(status, Some(headers.len()))?;
                 for (name, value) in headers.iter() {
                     head.append_header(name, value)?;
                 }
-                match Watch::begin(&mut head, leave) {
+                match Watch::begin(&mut head, leave, seat.as_ref()) {
                     Ok(begun) => {
-                        watch = Some(begun);
                         ctx.outcome = Some(if status < 300 { Outcome::Ok } else { Outcome::Error });
                         head.remove_header(&CONTENT_LENGTH);
                         head.remove_header(&TRANSFER_ENCODING);
@@ -122,7 +160,13 @@ async fn carried(
                         }
                         outgoing::response(&mut head);
                         stamp(&mut head, ctx)?;
-                        if watch.as_ref().is_some_and(Watch::is_held) {
+                        if resumes {
+                            // It works; nobody shall wait for the end of a stream to hear that.
+                            leave.running.went(None);
+                        }
+                        let held = begun.is_held();
+                        ctx.watch = Some(begun);
+                        if held {
                             waiting = Some(Box::new(head));
                         } else {
                             session.write_response_header(Box::new(head), false).await?;
@@ -132,15 +176,12 @@ async fn carried(
                     Err(error) => Err(error),
                 }
             }
-            (Some(Ok(Piece::Body(_))), Some(watch))
-                if watch.is_bounded()
-                    && ctx.sent_at.is_some_and(|at| at.elapsed() > leave.server.timeout) =>
-            {
-                Err(UpstreamError::TimedOut(leave.server.timeout))
-            }
             (Some(Ok(Piece::Body(bytes))), Some(watch)) => watch.pass(Some(bytes), false),
             (Some(Ok(Piece::End)), Some(watch)) => match watch.pass(None, true) {
                 Ok(rest) => {
+                    if watch.saw_error() {
+                        ctx.outcome = Some(Outcome::Error);
+                    }
                     if let Some(head) = waiting.take() {
                         session.write_response_header(head, false).await?;
                     }
@@ -164,8 +205,22 @@ async fn carried(
     }
 }
 
+/// What is left of the time of a call whose answer has begun; before that, whoever sends it counts.
+fn left(ctx: &Ctx, leave: &Leave) -> Option<Duration> {
+    let watch = ctx.watch.as_ref()?;
+    if watch.is_bounded() {
+        return Some(leave.server.timeout.saturating_sub(ctx.sent_at?.elapsed()));
+    }
+    watch.left()
+}
+
+/// A stream ends before its time: in good order where it has begun.
+fn over(ctx: &Ctx) -> Result<Piece, UpstreamError> {
+    if ctx.watch.is_some() { Ok(Piece::End) } else { Err(UpstreamError::Ended) }
+}
+
 enum Piece {
-    Head(u16, Box<http::HeaderMap>),
+    Head(u16, Box<http::HeaderMap>, Option<Arc<Seat>>),
     Body(Bytes),
     End,
 }

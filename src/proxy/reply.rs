@@ -33,7 +33,7 @@ const SMALL: usize = 16 * 1024;
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// How often it is asked whether the caller of a stream may still have it.
-const AGAIN: Duration = Duration::from_secs(5);
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -256,7 +256,7 @@ async fn begin_events(session: &mut Session, ctx: &Ctx) -> pingora::Result<()> {
 
 /// Whether the caller of a stream is by now still the one that began it, with the same roles under the same policy. A
 /// stream that ends otherwise is opened anew by its client, and then judged by what holds then.
-async fn may_stay(session: &Session, ctx: &Ctx, door: &Door) -> bool {
+pub(super) async fn may_stay(session: &Session, ctx: &Ctx, door: &Door) -> bool {
     let (Some(caller), house) = (&ctx.caller, door.registry.house()) else { return true };
     if house.plan.config.rbac != ctx.house.plan.config.rbac {
         return false;
@@ -340,6 +340,7 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
                 ctx.refuse("upstream", refusal);
                 return failure(session, ctx).await;
             }
+            Some(Word::Taken) => return whole(session, ctx, Reply::accepted()).await,
             None => return session.write_response_body(None, true).await,
         }
     }

@@ -130,6 +130,12 @@ async fn stay(server: &Arc<Server>, mut faces: Faces, registry: &Weak<Registry>)
                 while heard.try_recv().is_ok() {}
                 true
             }
+            // In a session of some client, which has it from us.
+            () = server.changed.notified() => {
+                tokio::time::sleep(GATHER).await;
+                while heard.try_recv().is_ok() {}
+                true
+            }
             ended = legacy, if !quiet[0] => match ended {
                 Ok(()) => { quiet[0] = true; false }
                 Err(error) => return error.to_string(),

@@ -23,7 +23,7 @@ use crate::catalog::{Change, Endpoint, Kind};
 use crate::protocol::wire;
 use crate::registry::Registry;
 use crate::server::Server;
-use crate::session::{Item, Outbox, Pass, Session, TooMany};
+use crate::session::{Outbox, Pass, Session, TooMany};
 use crate::upstream::house_meta;
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
@@ -33,17 +33,18 @@ const MOST: usize = 1024;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// A GET stream of a legacy session; of what servers say to it goes on what `pass` gives. A session may have several:
-/// each message goes to one of them.
+/// each message goes to one of them. `patience` is how long it may take the client to read one.
 pub fn legacy(
     core: &Handle,
     session: Arc<Session>,
     pass: Pass,
     changes: broadcast::Receiver<Change>,
+    patience: Duration,
     drain: CancellationToken,
 ) -> Result<Talk, TooMany> {
     // No longer than it must be: what stands in it is lost with the client.
     let (words, receiver) = mpsc::channel(1);
-    let stream = session.attach()?;
+    let stream = session.attach(patience)?;
     if !session.told.swap(true, Ordering::AcqRel) {
         core.spawn(tell(session.path.clone(), session.outbox.clone(), session.end(), changes));
     }
@@ -89,7 +90,7 @@ async fn tell(
         match told.method(change, &path, Era::Legacy) {
             Heard::Changed(methods) => {
                 for method in methods {
-                    outbox.put(Item { server: None, message: wire::notification(method, b"") });
+                    outbox.say(wire::notification(method, b""));
                 }
             }
             Heard::Nothing => {}

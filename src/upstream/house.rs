@@ -1,5 +1,6 @@
 //! The gateway's own conversation with one endpoint: greetings, lists, announcements, in a legacy session of its own.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,10 +9,13 @@ use filters::Era;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::mpsc;
 
-use super::answers::{is_sse, shorten};
-use super::http::{Http, Seat, mirror};
+use super::answers::{Wanted, is_sse, shorten};
+use super::http::{Http, Seat, mirror, own_id};
 use super::{Ask, Hello, LISTS_CHANGED, Said, UpstreamError, house_initialize, house_params};
 use crate::protocol::{revision, wire};
+
+/// How long a server is left alone that has no stream of announcements just now.
+const AGAIN: Duration = Duration::from_secs(10);
 
 impl Http {
     pub(super) async fn greet(&self, era: Era) -> Result<Hello, UpstreamError> {
@@ -41,7 +45,7 @@ impl Http {
                 }
                 match self.open(&house_initialize(), None).await {
                     Ok((seat, hello)) => {
-                        *house = Some(seat);
+                        *house = Some(Arc::new(seat));
                         Ok(hello)
                     }
                     Err(UpstreamError::Nonsense(why)) => Err(UpstreamError::WrongEra(era, why)),
@@ -78,8 +82,15 @@ impl Http {
                 }
             };
             let since = tokio::time::Instant::now();
-            let (ended, ()) = tokio::join!(self.listen(era, seat.as_ref(), listen.clone(), out), forward);
-            ended?;
+            let (ended, ()) = tokio::join!(self.listen(era, seat.as_deref(), listen.clone(), out), forward);
+            match ended {
+                // It has such a stream, but not now.
+                Err(UpstreamError::Nonsense(_)) if era == Era::Legacy => {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+                ended => ended?,
+            }
             // A stream that was there and ended may have hidden a change, and may be cut by every proxy.
             if since.elapsed() < Duration::from_secs(1) {
                 return Ok(());
@@ -94,12 +105,12 @@ impl Http {
         }
     }
 
-    async fn seat(&self) -> Result<Seat, UpstreamError> {
+    async fn seat(&self) -> Result<Arc<Seat>, UpstreamError> {
         let mut house = self.house.lock().await;
         if let Some(seat) = &*house {
             return Ok(seat.clone());
         }
-        let (seat, _) = self.open(&house_initialize(), None).await?;
+        let seat = Arc::new(self.open(&house_initialize(), None).await?.0);
         *house = Some(seat.clone());
         Ok(seat)
     }
@@ -109,14 +120,17 @@ impl Http {
             Era::Legacy => (Some(self.seat().await?), HeaderMap::new()),
             Era::Modern => (None, mirror(ask.method, &ask.params)),
         };
-        let body = wire::request("1", ask.method, &ask.params);
-        let response = self.send(ask.era, seat.as_ref(), extra, body, ask.timeout).await?;
+        let id = own_id();
+        let body = wire::request(&id, ask.method, &ask.params);
+        let response = self.send(ask.era, seat.as_deref(), extra, body, ask.timeout).await?;
+        let batches = seat.as_ref().is_some_and(|seat| seat.has_batches());
         if response.status() == StatusCode::NOT_FOUND && seat.is_some_and(|s| s.session.is_some()) {
             return Err(UpstreamError::Forgotten);
         }
         if ask.era == Era::Legacy && ask.method.ends_with("/list") {
             self.lists_as_events.store(is_sse(&response), Ordering::Relaxed);
         }
-        self.answer(response, b"1", ask.progress.as_ref(), ask.timeout).await
+        let progress = ask.progress.as_ref();
+        self.answer(response, Wanted { batches, progress, ..Wanted::new(&id, ask.timeout) }).await
     }
 }

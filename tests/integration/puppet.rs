@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// A request as it reached the server.
@@ -57,6 +58,8 @@ pub enum Act {
     Repeat(Vec<u8>, Vec<u8>, Duration),
     /// The first bytes, and after a pause the second ones and the end of the connection.
     Pause(Vec<u8>, Duration, Vec<u8>),
+    /// A stream of events: what comes here, to its end or to that of the other side.
+    Stream(UnboundedReceiver<Vec<u8>>),
 }
 
 type Play = dyn Fn(&Seen) -> Act + Send + Sync;
@@ -140,6 +143,21 @@ async fn serve(mut stream: TcpStream, play: Arc<Play>, log: Arc<Mutex<Vec<Seen>>
                 tokio::time::sleep(pause).await;
                 let _ = stream.write_all(&second).await;
                 return;
+            }
+            Act::Stream(mut pieces) => {
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+                let mut sent = stream.write_all(head.as_bytes()).await;
+                let mut left = [0];
+                while sent.is_ok() {
+                    tokio::select! {
+                        piece = pieces.recv() => match piece {
+                            Some(piece) => sent = stream.write_all(&piece).await,
+                            None => return,
+                        },
+                        _ = stream.read(&mut left) => return,
+                    }
+                }
+                sent
             }
             Act::Repeat(first, again, pause) => {
                 let mut sent = stream.write_all(&first).await;

@@ -2,9 +2,11 @@
 //!
 //! A session id is 192 random bits and means nothing outside this process. A session belongs to the caller that
 //! opened it and to the endpoint it was opened on; for another caller or on another path it does not exist. Its seats are
-//! in `place`, what runs in it in `runs`, and all sessions of the process in `table`.
+//! in `place`, `listening` and `leaving`, what runs in it in `runs`, and all sessions of the process in `table`.
 
 mod asked;
+mod leaving;
+mod listening;
 mod memory;
 mod outbox;
 mod place;
@@ -49,6 +51,8 @@ pub struct Session {
     /// The client's own `capabilities` and `clientInfo`, as JSON.
     capabilities: Bytes,
     client_info: Bytes,
+    /// Servers may ask the client what takes a person to answer.
+    pub has_people: bool,
     /// By the serial of the server.
     places: Mutex<HashMap<u64, Arc<Place>>>,
     /// Seats that others have taken the place of, and in which something still runs.
@@ -90,11 +94,6 @@ impl Session {
         let mut key = Fnv::default();
         key.write(self.id.as_bytes());
         key.finish()
-    }
-
-    /// Whether the client has said that servers may ask it what takes a person to answer.
-    pub fn has_people(&self) -> bool {
-        ["sampling", "elicitation"].iter().any(|name| wire::member(&self.capabilities, name).is_some())
     }
 
     /// Notes what a server says in a seat of this session, beside answers. `clock` is that of the call to which it

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 /// Whether the server of a call may ask for what takes a person to answer.
 pub fn waits_for_people(leave: &Leave) -> bool {
-    leave.id.is_some() && leave.session.as_ref().is_some_and(|session| session.has_people())
+    leave.id.is_some() && leave.session.as_ref().is_some_and(|session| session.has_people)
 }
 
 /// Carries a message by the house's own client.
@@ -70,7 +70,14 @@ async fn carried(
     ctx.sent_at = Some(Instant::now());
     let errand = Errand::of(leave, bearer, extra);
     let (resumes, keep_alive) = (leave.resume.is_some(), ctx.house.plan.config.limits.sse_keepalive.get());
-    let (metrics, idle) = (door.metrics.clone(), leave.server.bounds.stream_idle);
+    let metrics = door.metrics.clone();
+    // How long is waited for a call, its watch says. A stream that is silent for so long may be one whose other end is
+    // gone.
+    let silence = match (&leave.resume, &leave.id) {
+        (Some(_), _) => Some(leave.server.bounds.stream_idle),
+        (None, None) => Some(leave.server.timeout),
+        (None, Some(_)) => None,
+    };
     let (pieces, mut arriving) = mpsc::channel::<Result<Piece, UpstreamError>>(4);
     let task = door.core.spawn(async move {
         let sent = errand.send(&metrics).await;
@@ -84,18 +91,16 @@ async fn carried(
             return;
         }
         loop {
-            let next = async {
-                match resumes {
-                    // One that is silent for so long may be one whose other end is gone.
-                    true => tokio::time::timeout(idle, response.chunk()).await.unwrap_or(Ok(None)),
-                    // How long is waited for a call, its watch says.
-                    false => response.chunk().await,
-                }
+            let next = match silence {
+                Some(silence) => tokio::time::timeout(silence, response.chunk()).await,
+                None => Ok(response.chunk().await),
             };
-            let piece = match next.await {
-                Ok(Some(bytes)) => Ok(Piece::Body(bytes)),
-                Ok(None) => Ok(Piece::End),
-                Err(error) => Err(UpstreamError::Nonsense(format!("the connection broke off: {error}"))),
+            let piece = match next {
+                Ok(Ok(Some(bytes))) => Ok(Piece::Body(bytes)),
+                Ok(Ok(None)) => Ok(Piece::End),
+                Ok(Err(error)) => Err(UpstreamError::Nonsense(format!("the connection broke off: {error}"))),
+                Err(_) if resumes => Ok(Piece::End),
+                Err(_) => Err(UpstreamError::TimedOut(silence.unwrap_or_default())),
             };
             let last = !matches!(piece, Ok(Piece::Body(_)));
             if pieces.send(piece).await.is_err() || last {
@@ -112,6 +117,7 @@ async fn carried(
     let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
     // The head waits for the first byte of a body that is judged first, so that the status can still be an error.
     let mut waiting: Option<Box<ResponseHeader>> = None;
+    let mut quiet = Instant::now();
     loop {
         let left = left(ctx, leave);
         let piece = tokio::select! {
@@ -119,9 +125,10 @@ async fn carried(
             () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {
                 Some(Err(UpstreamError::TimedOut(leave.server.timeout)))
             }
-            () = tokio::time::sleep(keep_alive), if ctx.watch.as_ref().is_some_and(Watch::is_stream) => {
+            () = tokio::time::sleep_until((quiet + keep_alive).into()), if ctx.watch.as_ref().is_some_and(Watch::is_stream) => {
                 // Events go out whole, so that this stands between two of them.
                 session.write_response_body(Some(Bytes::from_static(sse::KEEP_ALIVE)), false).await?;
+                quiet = Instant::now();
                 continue;
             }
             () = session_end.cancelled() => Some(over(ctx)),
@@ -198,6 +205,7 @@ async fn carried(
                     session.write_response_header(head, false).await?;
                 }
                 session.write_response_body(Some(bytes), false).await?;
+                quiet = Instant::now();
             }
             Ok(_) => {}
             Err(error) => return Ok(Err(error)),

@@ -287,6 +287,7 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
     }
     ctx.outcome = Some(Outcome::Ok);
     let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
+    let mut quiet = tokio::time::Instant::now();
     loop {
         let word = tokio::select! {
             biased;
@@ -297,12 +298,13 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
                 return session.write_response_body(None, true).await;
             }
             word = talk.words.recv() => word,
-            () = tokio::time::sleep(keep_alive), if takes_events => {
+            () = tokio::time::sleep_until(quiet + keep_alive), if takes_events => {
                 if !open {
                     begin_events(session, ctx).await?;
                     open = true;
                 }
                 session.write_response_body(Some(Bytes::from_static(sse::KEEP_ALIVE)), false).await?;
+                quiet = tokio::time::Instant::now();
                 continue;
             }
             left = session.as_downstream_mut().read_body_or_idle(true) => {
@@ -320,6 +322,7 @@ pub async fn talk(session: &mut Session, ctx: &mut Ctx, mut talk: Talk, door: &D
                     open = true;
                 }
                 session.write_response_body(Some(sse::message(&message)), false).await?;
+                quiet = tokio::time::Instant::now();
             }
             Some(Word::Note(_)) => {}
             Some(Word::Last(message)) => {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Session;
 use crate::plan::Plan;
+use crate::protocol::wire;
 use crate::telemetry::Metrics;
 
 pub struct Sessions {
@@ -52,6 +53,9 @@ impl Sessions {
             path: path.clone(),
             owner,
             version,
+            has_people: ["sampling", "elicitation"]
+                .iter()
+                .any(|name| wire::member(&capabilities, name).is_some()),
             capabilities,
             client_info,
             places: Mutex::new(HashMap::new()),

@@ -11,6 +11,7 @@ mod people;
 mod questions;
 mod seats;
 mod settings;
+mod shared;
 mod stage;
 mod streams;
 mod told;

@@ -1,5 +1,6 @@
-//! Ids that lead back: where several servers share an endpoint, a server's request and the place in its stream
-//! carry the server's serial on their way out, and lose it on their way home.
+//! Ids that lead back: in a legacy session a server's request, and the place in its stream, carry the number of the seat
+//! that it was said in on their way out, and lose it on their way home. Whether one server stands behind an endpoint or
+//! many: what a client says back leads to that seat or nowhere, also when another was taken in its place.
 
 use bytes::{Bytes, BytesMut};
 use filters::Span;
@@ -8,40 +9,41 @@ use filters::json::Reader;
 use filters::rebuild::splice;
 
 use crate::protocol::wire;
-use crate::server::Server;
 
 pub const CANCELLED: &str = "notifications/cancelled";
 
-/// A server's message as its client gets it.
-pub struct Outward {
-    pub message: Bytes,
-    /// The server's own id of a request, as a place in what it said.
-    pub asks: Option<Span>,
+/// What a server says beside answers, as far as the gateway has to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matter {
+    /// It asks its client, under this id of its own.
+    Asks(Span),
+    /// It takes back a question of this id.
+    Withdraws(Span),
+    /// One of its lists changed: the house tells that, when it has the new list.
+    Lists,
+    /// Nothing that the gateway changes.
+    Other,
 }
 
-/// What of a server's announcement goes to a session: nothing of changed lists; its requests, and what it says of
-/// them later, under an id that leads back to it.
-pub fn outward(message: &Bytes, server: &Server) -> Option<Outward> {
-    let read = wire::read(message)?;
-    let method = read.method?.read(message);
-    let message = match read.id {
-        Some(_) => return_address(message, &read, server),
-        None if method.ends_with("/list_changed") => return None,
-        None if method == CANCELLED => withdrawn(message, &read, server).unwrap_or_else(|| message.clone()),
-        None => message.clone(),
-    };
-    Some(Outward { message, asks: read.id })
+impl Matter {
+    /// What a message is about; none for an answer.
+    pub fn of(message: &[u8], read: &wire::Incoming) -> Option<Self> {
+        let method = read.method?.read(message);
+        Some(match read.id {
+            Some(id) => Self::Asks(id),
+            None if method.ends_with("/list_changed") => Self::Lists,
+            None if method == CANCELLED => {
+                let place = read.params.and_then(|params| inside(message, params, "requestId"));
+                place.map_or(Self::Other, Self::Withdraws)
+            }
+            None => Self::Other,
+        })
+    }
 }
 
-/// What a server says to take back a request (`notifications/cancelled`), with the id that its client knows.
-pub fn withdrawn(message: &[u8], read: &wire::Incoming, server: &Server) -> Option<Bytes> {
-    let place = inside(message, read.params?, "requestId")?;
-    Some(marked(message, place, server))
-}
-
-/// A server's request to the client with an id, and a progress token, that name the server as well; [`home`] takes them
+/// A server's request to the client with an id, and a progress token, that name the seat as well; [`home`] takes them
 /// apart.
-pub fn return_address(message: &[u8], read: &wire::Incoming, server: &Server) -> Bytes {
+pub fn return_address(message: &[u8], read: &wire::Incoming, seat: u64) -> Bytes {
     let token = read
         .params
         .and_then(|params| inside(message, params, "_meta"))
@@ -49,12 +51,13 @@ pub fn return_address(message: &[u8], read: &wire::Incoming, server: &Server) ->
     let mut places: Vec<Span> = [read.id, token].into_iter().flatten().collect();
     // From the end, so that the places before stay where they are.
     places.sort_by_key(|place| std::cmp::Reverse(place.start));
-    places.into_iter().fold(Bytes::copy_from_slice(message), |message, place| marked(&message, place, server))
+    places.into_iter().fold(Bytes::copy_from_slice(message), |message, place| marked(&message, place, seat))
 }
 
-fn marked(message: &[u8], place: Span, server: &Server) -> Bytes {
+/// The message with the id at this place as its client knows it.
+pub fn marked(message: &[u8], place: Span, seat: u64) -> Bytes {
     let raw = String::from_utf8_lossy(place.of(message));
-    splice(BytesMut::from(message), place, quote(&format!("tg:{}:{raw}", server.serial)).as_bytes())
+    splice(BytesMut::from(message), place, quote(&format!("tg:{seat}:{raw}")).as_bytes())
 }
 
 /// The member `name` of the object at a place in a message.
@@ -63,30 +66,30 @@ fn inside(message: &[u8], object: Span, name: &str) -> Option<Span> {
     Some(Span { start: object.start + place.start, end: object.start + place.end })
 }
 
-/// The serial of the server and its own id as written, from an id of [`return_address`].
+/// The number of the seat and the server's own id as written, from an id of [`return_address`].
 pub fn home(id: &[u8]) -> Option<(u64, String)> {
     let text = wire::string(id)?;
-    let (serial, raw) = taken_apart(&text)?;
+    let (seat, raw) = taken_apart(&text)?;
     let mut reader = Reader::new(raw.as_bytes(), 1).ok()?;
     let whole = reader.value().and_then(|value| reader.end().map(|()| value)).ok()?;
-    (whole.len() == raw.len()).then(|| (serial, raw.to_owned()))
+    (whole.len() == raw.len()).then(|| (seat, raw.to_owned()))
 }
 
-/// A server's event id with the server in it; [`event_home`] takes it apart.
-pub fn event_id(id: &str, server: &Server) -> String {
-    format!("tg:{}:{id}", server.serial)
+/// A server's event id with the seat in it; [`event_home`] takes it apart.
+pub fn event_id(id: &str, seat: u64) -> String {
+    format!("tg:{seat}:{id}")
 }
 
-/// The serial of the server and its own id, from an id of [`event_id`].
+/// The number of the seat and the server's own id, from an id of [`event_id`].
 pub fn event_home(id: &str) -> Option<(u64, &str)> {
     taken_apart(id)
 }
 
-/// Only as it was put together: a serial has no sign and no zeros before it.
+/// Only as it was put together: a number has no sign and no zeros before it.
 fn taken_apart(id: &str) -> Option<(u64, &str)> {
-    let (serial, own) = id.strip_prefix("tg:")?.split_once(':')?;
-    let plain = serial.starts_with(|c: char| matches!(c, '1'..='9'));
-    Some((serial.parse().ok().filter(|_| plain)?, own))
+    let (seat, own) = id.strip_prefix("tg:")?.split_once(':')?;
+    let plain = seat.starts_with(|c: char| matches!(c, '1'..='9'));
+    Some((seat.parse().ok().filter(|_| plain)?, own))
 }
 
 #[cfg(test)]
@@ -104,6 +107,9 @@ mod tests {
             assert_eq!(event_home(forged), None, "{forged}");
             assert_eq!(home(quote(forged).as_bytes()), None, "{forged}");
         }
+        // An id of another gateway behind this one is one like any other.
+        assert_eq!(home(quote(r#"tg:7:"tg:9:5""#).as_bytes()), Some((7, r#""tg:9:5""#.to_owned())));
+        assert_eq!(event_home("tg:7:tg:9:5"), Some((7, "tg:9:5")));
         for broken in ["tg:7:", "tg:7:x", "tg:7: 5", "tg:7:5 ", "tg:7:5,6"] {
             assert_eq!(home(quote(broken).as_bytes()), None, "{broken}");
         }

@@ -30,9 +30,9 @@ use crate::protocol::{revision, wire};
 use crate::registry::{House, Lookout, Registry};
 use crate::rooms::{Talk, announce, ask};
 use crate::server::{Running, Server};
-use crate::session::{Run, Session, Sessions};
+use crate::session::{Answering, Begun, Deed, Runs, Session, Sessions};
 use crate::telemetry::{Counted, Metrics};
-use crate::upstream::http::Fnv;
+use crate::upstream::http::{Fnv, Seat};
 use crate::upstream::{Screen, UpstreamError};
 use refusals::{invalid, other, unknown_method};
 
@@ -83,6 +83,14 @@ pub struct Leave {
     pub era: Era,
     /// The session whose seat is used.
     pub session: Option<Arc<Session>>,
+    /// Set where no other seat will do: what it answers was asked there, or what it goes on with was begun.
+    pub seat: Option<Arc<Seat>>,
+    /// The request, as its session knows it.
+    pub run: Option<Begun>,
+    /// Set for a client's answer.
+    pub answering: Option<Box<Answering>>,
+    /// What the session remembers once this has worked.
+    pub deed: Option<Box<Deed>>,
     /// For the header `Mcp-Name`, where the server's own name is another.
     pub name: Option<Arc<str>>,
     /// Headers that repeat arguments, as these are now.
@@ -94,9 +102,7 @@ pub struct Leave {
     /// The id that the answer must carry, as written; none for notifications and responses.
     pub id: Option<Bytes>,
     /// Set for a GET that goes on with a stream: the `Last-Event-ID`.
-    pub resume: Option<HeaderValue>,
-    /// The server's requests to the client need an id that leads back.
-    pub readdress: bool,
+    pub resume: Option<Box<HeaderValue>>,
     pub running: Running,
     /// Set where the answer is searched for secrets.
     pub screen: Option<Screen>,
@@ -215,21 +221,32 @@ impl Door {
                     return Err(self.unknown(endpoint, era, what, &said, names(other(era)).get(&*said)));
                 };
                 let target = target.clone();
-                self.to(led, &target, method, Some(name.span), told)
+                self.to(led, &target, method, Some(name.span), None, told)
             }
             Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe => {
                 let uri =
                     rpc.uri.ok_or_else(|| invalid(era, "uri_missing", "params.uri must be a string"))?;
                 let said = uri.read(body).into_owned();
-                match view.resource(&said).cloned() {
-                    Some(target) => self.to(led, &target, method, None, told),
-                    None => match endpoint.only.clone().filter(|_| view.servers > 0) {
-                        Some(server) => self.pass(led, server, method, told),
-                        None => {
-                            let elsewhere = endpoint.view(other(era)).resource(&said);
-                            Err(self.unknown(endpoint, era, Thing::Resource, &said, elsewhere))
-                        }
-                    },
+                // What is listed no more can still be followed no more.
+                let followed = || {
+                    let session = led.session.filter(|_| method == Method::Unsubscribe)?;
+                    let name = session.memory.where_followed(&said)?;
+                    led.house.plan.servers.get(&name).filter(|server| led.may_reach(self, server)).cloned()
+                };
+                let alone = endpoint.only.clone().filter(|_| view.servers > 0);
+                match (view.resource(&said).cloned(), alone.or_else(followed)) {
+                    (Some(target), _) => {
+                        let deed = deed(&led, method, said, &target.server)?;
+                        self.to(led, &target, method, None, deed, told)
+                    }
+                    (None, Some(server)) => {
+                        let deed = deed(&led, method, said, &server)?;
+                        self.pass(led, server, method, deed, told)
+                    }
+                    (None, None) => {
+                        let elsewhere = endpoint.view(other(era)).resource(&said);
+                        Err(self.unknown(endpoint, era, Thing::Resource, &said, elsewhere))
+                    }
                 }
             }
             Method::Complete => {
@@ -238,7 +255,7 @@ impl Door {
                     (Some(name), None) => {
                         let said = name.read(body).into_owned();
                         match view.prompts.get(&said).cloned() {
-                            Some(target) => self.to(led, &target, method, Some(name.span), told),
+                            Some(target) => self.to(led, &target, method, Some(name.span), None, told),
                             None => Err(Box::new(unknown(era, Thing::Prompt, &said))),
                         }
                     }
@@ -248,8 +265,8 @@ impl Door {
                             view.resource(&said).cloned(),
                             endpoint.only.clone().filter(|_| view.servers > 0),
                         ) {
-                            (Some(target), _) => self.to(led, &target, method, None, told),
-                            (None, Some(server)) => self.pass(led, server, method, told),
+                            (Some(target), _) => self.to(led, &target, method, None, None, told),
+                            (None, Some(server)) => self.pass(led, server, method, None, told),
                             (None, None) => Err(Box::new(unknown(era, Thing::Resource, &said))),
                         }
                     }
@@ -261,11 +278,12 @@ impl Door {
                 .clone()
                 .filter(|server| server.upstream.http().is_some() && led.may_reach(self, server))
             {
-                Some(server) => self.pass(led, server, method, told),
-                None => {
-                    self.tell_members(&led, "logging/setLevel");
-                    Ok(Exit::Answer(Reply::ok(wire::result(id, b"{}"))))
+                Some(server) => {
+                    let params = rpc.params.map(|params| led.body.slice(params.start..params.end));
+                    let deed = params.map(Deed::Level);
+                    self.pass(led, server, method, deed, told)
                 }
+                None => self.level(&led, endpoint),
             },
             Method::Listen => {
                 self.spoken(endpoint, era)?;
@@ -300,7 +318,7 @@ impl Door {
                 Ok(Exit::Room(announce::modern(&self.core, registry, listening, self.drain.clone())))
             }
             _ => match endpoint.only.clone().filter(|s| view.servers > 0 && led.may_reach(self, s)) {
-                Some(server) => self.pass(led, server, method, told),
+                Some(server) => self.pass(led, server, method, None, told),
                 None => Err(unknown_method(era)),
             },
         }
@@ -313,6 +331,7 @@ impl Door {
         target: &Target,
         method: Method,
         place: Option<Span>,
+        deed: Option<Deed>,
         told: &mut Told,
     ) -> Result<Exit, Box<Refusal>> {
         let counted = matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead);
@@ -328,7 +347,7 @@ impl Door {
         };
         let safe = method.is_safe() || (method == Method::ToolsCall && target.repeatable);
         let renamed = renamed.map(|place| (place, target.name.clone()));
-        self.depart(led, target.server.clone(), safe, renamed, mirrored)
+        self.depart(led, target.server.clone(), safe, renamed, mirrored, deed)
     }
 
     /// Leads to the only server of an endpoint, with the message as it is.
@@ -337,10 +356,11 @@ impl Door {
         led: Led<'_>,
         server: Arc<Server>,
         method: Method,
+        deed: Option<Deed>,
         told: &mut Told,
     ) -> Result<Exit, Box<Refusal>> {
         told.server = Some(server.name.clone());
-        self.depart(led, server, method.is_safe(), None, Vec::new())
+        self.depart(led, server, method.is_safe(), None, Vec::new(), deed)
     }
 
     fn depart(
@@ -350,6 +370,7 @@ impl Door {
         safe: bool,
         renamed: Option<(Span, Arc<str>)>,
         mirrored: Vec<(HeaderName, HeaderValue)>,
+        deed: Option<Deed>,
     ) -> Result<Exit, Box<Refusal>> {
         let failed = |error: UpstreamError| Box::new(error.refusal(&server.name));
         let running = server.start().map_err(failed)?;
@@ -358,10 +379,7 @@ impl Door {
         let id = rpc.id.map(|id| Bytes::copy_from_slice(id.of(&led.body)));
         let screen =
             Screen::of(&server.name, &server.config, led.house.plan.redactor.as_ref(), &self.metrics);
-        let stop = CancellationToken::new();
-        if let (Some(session), Some(id)) = (led.session, &id) {
-            session.begin(id.clone(), Run { server: server.clone(), stop: stop.clone() });
-        }
+        let begin = |stop| Some(Runs::begin(led.session?, id.clone()?, &server, stop));
         if let Some(pool) = server.upstream.http() {
             let key = if pool.is_by_session() { led.key() } else { 0 };
             // The head names what is called or got, not what is completed (2026-07-28, streamable-http).
@@ -376,22 +394,28 @@ impl Door {
                 ),
                 None => led.body,
             };
+            let run = begin(None);
             return Ok(Exit::Peer(Leave {
                 body,
                 era,
                 session: led.session.cloned(),
+                seat: None,
+                run,
+                answering: None,
+                deed: deed.map(Box::new),
                 name,
                 mirrored,
                 safe,
                 key,
                 id,
                 resume: None,
-                readdress: led.endpoint.only.is_none(),
                 running,
                 screen,
                 server,
             }));
         }
+        let stop = CancellationToken::new();
+        let run = begin(Some(stop.clone()));
         let params = rpc.params.map(|params| {
             let text = led.body.slice(params.start..params.end);
             match &renamed {
@@ -412,6 +436,8 @@ impl Door {
         });
         let question = ask::Question {
             running,
+            run,
+            deed,
             held: led.held,
             era,
             method: rpc.method_name(&led.body).into_owned(),
@@ -421,6 +447,20 @@ impl Door {
             screen,
         };
         Ok(Exit::Room(ask::ask(&self.core, question, stop)))
+    }
+}
+
+/// What a session is to remember of a request about a resource.
+fn deed(led: &Led<'_>, method: Method, uri: String, server: &Server) -> Result<Option<Deed>, Box<Refusal>> {
+    let Some(session) = led.session else { return Ok(None) };
+    match method {
+        Method::Subscribe if !session.memory.has_room(&server.name, &uri) => {
+            let words = "this session follows as many resources as it may; unsubscribe from one first";
+            Err(invalid(led.permit.era, "too_many_subscriptions", words))
+        }
+        Method::Subscribe => Ok(Some(Deed::Follow(uri))),
+        Method::Unsubscribe => Ok(Some(Deed::Unfollow(uri))),
+        _ => Ok(None),
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Server {
 /// A call that counts against `max_concurrent` until it is dropped.
 pub struct Running {
     server: Arc<Server>,
+    /// It takes up a place, and its end tells how the server is.
+    counts: bool,
     /// It is one that tries whether the server works again.
     probe: Option<u64>,
     told: AtomicBool,
@@ -68,7 +70,7 @@ impl Running {
 
     /// Tells the circuit breaker how the call went; only the first word counts.
     pub fn went(&self, error: Option<&UpstreamError>) {
-        let Some(breaker) = &self.server.breaker else { return };
+        let Some(breaker) = self.server.breaker.as_ref().filter(|_| self.counts) else { return };
         let worked = match error {
             None => true,
             Some(error) if error.is_fault() => false,
@@ -91,7 +93,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.server.running.fetch_sub(1, Ordering::Release);
+        if self.counts {
+            self.server.running.fetch_sub(1, Ordering::Release);
+        }
         if let (Some(probe), false, Some(breaker)) = (self.probe, *self.told.get_mut(), &self.server.breaker)
         {
             breaker.give_back(probe);
@@ -229,8 +233,14 @@ impl Server {
             Ok(Pass::Probe(number)) => Some(number),
             _ => None,
         };
-        let running = Running { server: self.clone(), probe, told: AtomicBool::new(false) };
+        let running = Running { server: self.clone(), counts: true, probe, told: AtomicBool::new(false) };
         passed.map(|_| running).map_err(UpstreamError::Open)
+    }
+
+    /// A message that belongs to a call which runs already, as an answer to what the server asked in it: that call has its
+    /// place, and waits for this.
+    pub fn aside(self: &Arc<Self>) -> Running {
+        Running { server: self.clone(), counts: false, probe: None, told: AtomicBool::new(true) }
     }
 
     pub fn running(&self) -> usize {

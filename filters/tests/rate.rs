@@ -230,6 +230,11 @@ fn slots() -> Vec<Case> {
         ("slots are counted apart", two(), "hold:a*2 hold:b !a b hold:b !b drop*2 hold:a*2 !a !b"),
         ("a key of none counts all", vec![vec![concurrent(&[], 1)]], "hold:a !b drop b"),
         (
+            "answers and notifications take no slot and need none",
+            two(),
+            "hold:a*2 a^*9 a^notifications/progress*9 !a drop hold:a^*9 hold:a !a",
+        ),
+        (
             "slots by address are taken by messages only",
             vec![vec![concurrent(&[Ip], 1)]],
             "get:a%1.1.1.1 hold:a%1.1.1.1 get:a%1.1.1.1 !b%1.1.1.1",

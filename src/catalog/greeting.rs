@@ -56,7 +56,8 @@ pub fn capabilities(era: Era, faces: &[Known<'_>], scope: &Scope<'_>) -> Bytes {
         if offers("resources", None) {
             let carried = faces.iter().any(|(server, face)| match era {
                 Era::Legacy => {
-                    server.upstream.http().is_some() && face.hello.offers("resources", Some("subscribe"))
+                    (server.upstream.http().is_some() || server.upstream.is_shared())
+                        && face.hello.offers("resources", Some("subscribe"))
                 }
                 Era::Modern => follows(server, face),
             });
@@ -67,17 +68,10 @@ pub fn capabilities(era: Era, faces: &[Known<'_>], scope: &Scope<'_>) -> Bytes {
             parts.push(r#""completions":{}"#.to_owned());
         }
     }
-    // What a process says of its own accord has no one client.
-    let logs = match era {
-        Era::Legacy => offers("logging", None),
-        Era::Modern => {
-            let streamed = |(server, face): &Known<'_>| {
-                server.upstream.http().is_some() && face.hello.offers("logging", None)
-            };
-            faces.iter().any(streamed)
-        }
-    };
-    if logs {
+    // A process of all callers has one level for all, and its words belong to none of them.
+    let logs =
+        |(server, face): &Known<'_>| server.upstream.http().is_some() && face.hello.offers("logging", None);
+    if faces.iter().any(logs) {
         parts.push(r#""logging":{}"#.to_owned());
     }
     Bytes::from(format!("{{{}}}", parts.join(",")))

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use filters::Era;
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
+use super::Leave;
 use crate::server::Server;
-use crate::session::Session;
+use crate::session::{Run, Session};
 use crate::telemetry::Metrics;
 use crate::upstream::UpstreamError;
 use crate::upstream::http::Seat;
@@ -20,36 +22,73 @@ pub struct Errand {
     pub server: Arc<Server>,
     pub era: Era,
     pub session: Option<Arc<Session>>,
+    /// Set where no other seat will do.
+    pub seat: Option<Arc<Seat>>,
+    /// Set for a request of a session, which is to know in which seat it is.
+    pub run: Option<Arc<Run>>,
     pub bearer: Option<HeaderValue>,
     /// Headers beside those that the client sets itself.
     pub extra: HeaderMap,
     pub body: Bytes,
     /// It may be sent twice.
     pub safe: bool,
+    /// It goes on with a stream, and has no body.
+    pub resumes: bool,
     /// Stands for the session or caller, where endpoints are chosen by it.
     pub key: u64,
 }
 
+/// An answer as it begins, and where it comes from.
+pub struct Arrived {
+    pub response: reqwest::Response,
+    pub visit: Visit,
+    pub seat: Option<Arc<Seat>>,
+}
+
 impl Errand {
+    pub fn of(leave: &Leave, bearer: Option<HeaderValue>, extra: HeaderMap) -> Self {
+        Self {
+            server: leave.server.clone(),
+            era: leave.era,
+            session: leave.session.clone(),
+            seat: leave.seat.clone(),
+            run: leave.run.as_ref().map(|begun| begun.run().clone()),
+            bearer,
+            extra,
+            body: leave.body.clone(),
+            safe: leave.safe,
+            resumes: leave.resume.is_some(),
+            key: leave.key,
+        }
+    }
+
     /// Sends it and gives the answer as it begins, with the endpoint that it comes from, which is to be told how the rest
     /// went.
-    pub async fn send(self, metrics: &Metrics) -> Result<(reqwest::Response, Visit), UpstreamError> {
+    pub async fn send(mut self, metrics: &Metrics) -> Result<Arrived, UpstreamError> {
         let Some(pool) = self.server.upstream.http() else {
             return Err(UpstreamError::Nonsense("it is not reached by HTTP".into()));
         };
+        if let Some(bearer) = &self.bearer {
+            self.extra.insert(AUTHORIZATION, bearer.clone());
+        }
         let mut tries = Tries::default();
-        let mut reseated = false;
+        // One that must stay where it is takes no other seat.
+        let mut reseated = self.seat.is_some();
         pool.retry.begin();
         loop {
             let left = tries.left(self.server.timeout);
-            let seat = match &self.session {
-                Some(client) => {
-                    let taking = client.seat(&self.server, self.bearer.clone());
+            let seat = match (&self.seat, &self.session) {
+                (Some(seat), _) => Some(seat.clone()),
+                (None, Some(client)) => {
+                    let taking = client.seat(&self.server, self.bearer.as_ref());
                     let late = UpstreamError::TimedOut(self.server.timeout);
                     Some(tokio::time::timeout(left, taking).await.unwrap_or(Err(late))?)
                 }
-                None => None,
+                (None, None) => None,
             };
+            if let (Some(run), Some(seat)) = (&self.run, &seat) {
+                run.sits(seat);
+            }
             let left = tries.left(self.server.timeout);
             let index = match &seat {
                 Some(seat) => pool.place(seat).ok_or(UpstreamError::Forgotten)?,
@@ -57,11 +96,27 @@ impl Errand {
             };
             let mut visit = pool.visit(index);
             let (extra, body) = (self.extra.clone(), self.body.clone());
-            let sent = visit.endpoint().send(self.era, seat.as_ref(), extra, body, left).await;
+            let sent = match &seat {
+                Some(seat) if self.resumes => visit.endpoint().resume(seat, extra, left).await,
+                seat => visit.endpoint().post(self.era, seat.as_deref(), extra, body, left).await,
+            };
             let (reason, after, fate) = match sent {
+                // What its caller's own credentials are good for, the server tells its caller.
+                Ok(response)
+                    if matches!(response.status().as_u16(), 401 | 403) && !self.server.passthrough =>
+                {
+                    pool.answered(index);
+                    return Err(UpstreamError::Credentials(response.status().as_u16()));
+                }
                 Ok(response) if response.status() == 404 && sits(&seat) => {
                     pool.answered(index);
-                    self.forget(seat).await;
+                    if self.resumes {
+                        // What the server has forgotten may be the stream alone.
+                        return Err(UpstreamError::Unresumable);
+                    }
+                    if let (Some(client), Some(seat)) = (&self.session, &seat) {
+                        client.forget(&self.server, seat);
+                    }
                     if reseated {
                         return Err(UpstreamError::Forgotten);
                     }
@@ -71,11 +126,15 @@ impl Errand {
                 }
                 Ok(response) => match Reason::of_status(response.status().as_u16()) {
                     // Whether it comes to its end is seen by who reads it.
-                    None => return Ok((response, visit)),
+                    None => return Ok(Arrived { response, visit, seat }),
                     Some(reason) => {
                         visit.tell();
                         pool.failed(index, Fault::Answer, response.status().as_str());
-                        (reason, retry_after(response.headers()), Ok((response, visit)))
+                        (
+                            reason,
+                            retry_after(response.headers()),
+                            Ok(Arrived { response, visit, seat: seat.clone() }),
+                        )
                     }
                 },
                 Err(error) => {
@@ -89,7 +148,7 @@ impl Errand {
                 }
             };
             // A session goes elsewhere only when its endpoint cannot be reached at all.
-            let moves = seat.is_none() || reason == Reason::Connect;
+            let moves = self.seat.is_none() && (seat.is_none() || reason == Reason::Connect);
             let failed = if moves { tries.failed | 1 << index } else { tries.failed };
             let elsewhere = moves && pool.is_elsewhere(failed);
             let mishap = Mishap { reason, safe: self.safe, elsewhere, reused: false, after };
@@ -99,20 +158,14 @@ impl Errand {
             pool.retry.count(metrics, &self.server.name, reason);
             drop(fate);
             tries.failed = failed;
-            if elsewhere {
-                self.forget(seat).await;
+            if let (true, Some(client), Some(seat)) = (elsewhere, &self.session, &seat) {
+                client.lose(&self.server, seat);
             }
             tokio::time::sleep(std::mem::take(&mut tries.wait)).await;
         }
     }
-
-    async fn forget(&self, seat: Option<Seat>) {
-        if let (Some(client), Some(seat)) = (&self.session, seat) {
-            client.forget(&self.server, &seat).await;
-        }
-    }
 }
 
-fn sits(seat: &Option<Seat>) -> bool {
+fn sits(seat: &Option<Arc<Seat>>) -> bool {
     seat.as_ref().is_some_and(|seat| seat.session.is_some())
 }

@@ -7,15 +7,16 @@ use filters::{Caller, Era, Head, Refusal};
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::mpsc;
 
-use super::errand::Errand;
+use super::errand::{Arrived, Errand};
 use super::judge::{Halt, Judged, kept};
 use super::{Door, Exit, Leave, Led, Told};
-use crate::address;
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
-use crate::session::Session;
+use crate::session::{Heard, Session};
 use crate::telemetry::Metrics;
-use crate::upstream::http::{mirror_of, passed};
+use crate::upstream::answers::Wanted;
+use crate::upstream::clock::Clock;
+use crate::upstream::http::{Seat, mirror_of, passed};
 use crate::upstream::{Progress, Said, UpstreamError};
 
 impl Door {
@@ -93,26 +94,23 @@ impl Leave {
     /// Sends the message by the house's own client and gives the whole answer; nothing for what is no request. `bearer` is
     /// what a server wants to see that is called in its caller's name, `notes` takes what the server says on the way.
     pub async fn ask(
-        self,
+        mut self,
         bearer: Option<HeaderValue>,
         notes: Option<mpsc::Sender<Bytes>>,
         metrics: &Metrics,
     ) -> Result<Bytes, Box<Refusal>> {
-        let (raw, mut said) = mpsc::channel::<Bytes>(8);
-        let pass_on = async {
-            while let Some(note) = said.recv().await {
-                if let (Some(notes), Some(note)) = (&notes, self.outward(&note)) {
-                    let _ = notes.send(note).await;
-                }
-            }
-        };
-        let answer = async {
-            let progress = Progress { token: None, notes: raw };
-            let said = self.exchange(bearer, &progress, metrics).await;
-            drop(progress);
-            said
-        };
-        let (said, ()) = tokio::join!(answer, pass_on);
+        let said = self.exchange(bearer, notes, metrics).await;
+        // If it never had a connection, the answer of a client may come again.
+        if let (Some(answering), false) =
+            (&mut self.answering, matches!(said, Err(UpstreamError::Unreachable(_))))
+        {
+            answering.left();
+        }
+        if let (Ok(Some(Said::Result(_)) | None), Some(deed), Some(session)) =
+            (&said, &self.deed, &self.session)
+        {
+            session.memory.note(&self.server.name, deed);
+        }
         self.running.went(said.as_ref().err());
         let refused = |error: UpstreamError| Box::new(error.refusal(&self.server.name));
         let id = self.id.as_deref().unwrap_or_default();
@@ -129,29 +127,36 @@ impl Leave {
     async fn exchange(
         &self,
         bearer: Option<HeaderValue>,
-        progress: &Progress,
+        notes: Option<mpsc::Sender<Bytes>>,
         metrics: &Metrics,
     ) -> Result<Option<Said>, UpstreamError> {
         let mut extra: HeaderMap = self.mirrored.iter().cloned().collect();
         if self.era == Era::Modern {
             extra.extend(mirror_of(&self.body));
         }
-        let errand = Errand {
-            server: self.server.clone(),
-            era: self.era,
-            session: self.session.clone(),
-            bearer,
-            extra,
-            body: self.body.clone(),
-            safe: self.safe,
-            key: self.key,
+        let Arrived { response, mut visit, seat } = Errand::of(self, bearer, extra).send(metrics).await?;
+        let Some(id) = &self.id else { return passed(&response).map(|()| None) };
+        let (clock, (raw, mut said)) = (Arc::new(Clock::default()), mpsc::channel::<Bytes>(8));
+        let pass_on = async {
+            while let Some(note) = said.recv().await {
+                let note = self.outward(note, seat.as_deref(), &clock);
+                if let (Some(notes), Some(note)) = (&notes, note) {
+                    let _ = notes.send(note).await;
+                }
+            }
         };
-        let (response, mut visit) = errand.send(metrics).await?;
-        let timeout = self.server.timeout;
-        let said = match &self.id {
-            Some(id) => visit.endpoint().answer(response, id, Some(progress), timeout).await.map(Some),
-            None => passed(&response).map(|()| None),
+        let answer = async {
+            let progress = Progress { token: None, notes: raw };
+            let wanted = Wanted {
+                id,
+                batches: seat.as_ref().is_some_and(|seat| seat.has_batches()),
+                progress: Some(&progress),
+                timeout: self.server.timeout,
+                clock: Some(&*clock),
+            };
+            visit.endpoint().answer(response, wanted).await
         };
+        let said = tokio::join!(answer, pass_on).0.map(Some);
         if let Some(pool) = self.server.upstream.http() {
             pool.went(&mut visit, said.as_ref().err());
         }
@@ -159,17 +164,22 @@ impl Leave {
     }
 
     /// What the server says on the way to an answer, as the client gets it.
-    fn outward(&self, note: &Bytes) -> Option<Bytes> {
-        let outward = address::outward(note, &self.server)?;
-        if let (Some(id), Some(session)) = (outward.asks, &self.session) {
-            session.asked.note(self.server.serial, id.of(note));
-        }
+    fn outward(&self, note: Bytes, seat: Option<&Seat>, clock: &Arc<Clock>) -> Option<Bytes> {
+        let read = wire::read(&note)?;
+        let note = match (&self.session, seat) {
+            (Some(session), Some(seat)) => {
+                match session.hear(&self.server, seat.number, &note, &read, Some(clock)) {
+                    Heard::AsItIs => note,
+                    Heard::As(note) => note,
+                    Heard::Not => return None,
+                }
+            }
+            _ => note,
+        };
         match &self.screen {
             // A note that may not go is no answer: it is left out.
-            Some(screen) => {
-                screen.message(&outward.message).ok().map(|clean| clean.unwrap_or(outward.message))
-            }
-            None => Some(outward.message),
+            Some(screen) => screen.message(&note).ok().map(|clean| clean.unwrap_or(note)),
+            None => Some(note),
         }
     }
 }
@@ -180,6 +190,7 @@ async fn listen_to(mut talk: Talk) -> Result<Bytes, Box<Refusal>> {
             Some(Word::Note(_)) => {}
             Some(Word::Last(message)) => return Ok(message),
             Some(Word::Refused(refusal)) => return Err(refusal),
+            Some(Word::Taken) => return Ok(Bytes::new()),
             None => {
                 return Err(Box::new(Refusal::http(500, "no_answer", "the call ended without an answer")));
             }

@@ -1,23 +1,34 @@
-//! What only the legacy era has: opening a session, notifications, a client's answers to its servers.
+//! What only the legacy era has: opening a session, notifications, a client's answers to its servers, what a session
+//! sets at its servers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use filters::rebuild::splice;
 use filters::verdict::code;
 use filters::{Era, Refusal, Span};
+use futures::future::join_all;
+use tokio::sync::mpsc;
 
-use super::refusals::invalid;
+use super::refusals::{invalid, unknown_method};
 use super::{Door, Exit, Leave, Led, Reply};
-use crate::address;
+use crate::address::{self, CANCELLED};
 use crate::catalog::Endpoint;
 use crate::protocol::method::Method;
 use crate::protocol::{revision, wire};
+use crate::rooms::{Talk, Word};
 use crate::server::Server;
-use crate::session::Session;
+use crate::session::Answering;
+use crate::upstream::http::Seat;
 
 /// What a client may say of itself, in bytes.
-const MAX_CLIENT: usize = 64 * 1024;
+const MAX_CLIENT: usize = 8 * 1024;
+/// How long a client waits until its notification has reached the servers that it is for.
+const HANDED_ON: Duration = Duration::from_secs(2);
+
+/// How much a client may want to hear (2025-11-25, server/utilities/logging).
+const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
 impl Door {
     /// Opens a session; `endpoint` is what the caller sees of it.
@@ -28,15 +39,19 @@ impl Door {
         let asked = rpc
             .protocol_version
             .ok_or_else(|| invalid(era, "version_missing", "params.protocolVersion must be a string"))?;
-        // A session keeps these for as long as it lives.
-        let sizes = [rpc.capabilities, rpc.client_info].map(|span| span.map_or(0, |s| s.end - s.start));
-        if sizes.iter().sum::<usize>() > MAX_CLIENT {
-            let words = format!("capabilities and clientInfo together are longer than {MAX_CLIENT} bytes");
-            return Err(invalid(era, "client_too_long", words));
-        }
         let object = |span: Option<Span>, fallback: &'static [u8]| {
             span.map_or(Bytes::from_static(fallback), |span| Bytes::copy_from_slice(span.of(body)))
         };
+        // A session keeps these for as long as it lives.
+        let capabilities = object(rpc.capabilities, b"{}");
+        let mut info = object(rpc.client_info, br#"{"name":"unknown","version":"0"}"#);
+        if capabilities.len() + info.len() > MAX_CLIENT {
+            info = name_of(&info);
+        }
+        if capabilities.len() + info.len() > MAX_CLIENT {
+            let words = format!("capabilities and the name in clientInfo are longer than {MAX_CLIENT} bytes");
+            return Err(invalid(era, "client_too_long", words));
+        }
         let limit = usize::try_from(led.house.plan.config.limits.max_sessions).unwrap_or(usize::MAX);
         let session = self
             .sessions
@@ -44,8 +59,8 @@ impl Door {
                 led.permit.caller.clone(),
                 &endpoint.path,
                 revision::negotiate(&asked.read(body)),
-                object(rpc.capabilities, b"{}"),
-                object(rpc.client_info, br#"{"name":"unknown","version":"0"}"#),
+                capabilities,
+                info,
                 limit,
             )
             .map_err(|full| Box::new(Refusal::http(503, "too_many_sessions", full.to_string())))?;
@@ -66,56 +81,68 @@ impl Door {
 
     pub(super) fn notification(&self, led: Led<'_>, method: Method) -> Result<Exit, Box<Refusal>> {
         let Some(session) = led.session else { return Ok(Exit::Answer(Reply::accepted())) };
-        match method {
+        let reached =
+            |(server, seat): (Arc<Server>, Arc<Seat>)| led.may_reach(self, &server).then_some((server, seat));
+        Ok(match method {
             Method::Cancelled => {
                 let id = led.permit.rpc.request_id.map(|span| span.of(&led.body));
-                if let Some(run) = id.and_then(|id| session.run(id)) {
-                    run.stop.cancel();
-                    let params = params(&led);
-                    self.forward(session, vec![run.server], "notifications/cancelled", params);
+                let Some(run) = id.and_then(|id| session.runs.get(id)) else {
+                    return Ok(Exit::Answer(Reply::accepted()));
+                };
+                if let Some(stop) = &run.stop {
+                    stop.cancel();
                 }
+                session.runs.done(run.id());
+                // Where it runs, which need not be where the session would call now.
+                let there = run.seat().map(|seat| (run.server.clone(), seat));
+                self.hand_on(there.into_iter().collect(), CANCELLED, params(&led))
             }
             Method::Progress => {
                 // Of a server's own request: two servers may well have chosen the same token.
                 let params = params(&led);
                 let token = wire::member(&params, "progressToken");
                 let home = token.and_then(|place| Some((place, address::home(place.of(&params))?)));
-                let (serial, params) = match home {
-                    Some((place, (serial, raw))) => {
-                        (Some(serial), splice(BytesMut::from(&params[..]), place, raw.as_bytes()))
-                    }
-                    None => (led.endpoint.only.as_ref().map(|server| server.serial), params),
+                let Some((place, (number, raw))) = home else {
+                    return Ok(Exit::Answer(Reply::accepted()));
                 };
-                let mut servers = session.servers();
-                servers.retain(|server| Some(server.serial) == serial && led.may_reach(self, server));
-                self.forward(session, servers, "notifications/progress", params);
+                let params = splice(BytesMut::from(&params[..]), place, raw.as_bytes());
+                let there = session.sitting(number).and_then(reached);
+                self.hand_on(there.into_iter().collect(), "notifications/progress", params)
             }
             // The gateway says this itself when it takes a seat.
-            Method::Initialized => {}
+            Method::Initialized => Exit::Answer(Reply::accepted()),
             _ => {
                 let word = led.permit.rpc.method_name(&led.body).into_owned();
-                let mut servers = session.servers();
-                servers.retain(|server| led.may_reach(self, server));
-                self.forward(session, servers, &word, params(&led));
-            }
-        }
-        Ok(Exit::Answer(Reply::accepted()))
-    }
-
-    /// Passes a notification on to servers where the session has a seat, in the background.
-    fn forward(&self, session: &Arc<Session>, servers: Vec<Arc<Server>>, method: &str, params: Bytes) {
-        for server in servers {
-            let (session, method, params) = (session.clone(), method.to_owned(), params.clone());
-            self.core.spawn(async move {
-                let Some(http) = server.upstream.http() else { return };
                 // One that has no seat there has nothing to tell; and to take it the caller's credentials may be
                 // needed, which a notification does not have.
-                let Some(seat) = session.seated(&server).await else { return };
+                let there = session.seats().into_iter().filter_map(reached).collect();
+                self.hand_on(there, &word, params(&led))
+            }
+        })
+    }
+
+    /// Passes a notification on. Its sender hears that it was taken when it is there, so that what he sends next does
+    /// not overtake it; but he does not wait for long.
+    fn hand_on(&self, there: Vec<(Arc<Server>, Arc<Seat>)>, method: &str, params: Bytes) -> Exit {
+        if there.is_empty() {
+            return Exit::Answer(Reply::accepted());
+        }
+        let all = there.into_iter().map(|(server, seat)| {
+            let (method, params) = (method.to_owned(), params.clone());
+            async move {
+                let Some(http) = server.upstream.http() else { return };
                 if let Err(error) = http.notify(&seat, &method, params).await {
                     tracing::debug!(server = %server.name, method, %error, "a notification was not passed on");
                 }
-            });
-        }
+            }
+        });
+        let (words, receiver) = mpsc::channel(1);
+        let handing = self.core.spawn(join_all(all.collect::<Vec<_>>()));
+        self.core.spawn(async move {
+            let _ = tokio::time::timeout(HANDED_ON, handing).await;
+            let _ = words.send(Word::Taken).await;
+        });
+        Exit::Room(Talk { words: receiver, stream: false, leash: None, goodbye: None })
     }
 
     /// A client's answer to a request of a server.
@@ -130,68 +157,76 @@ impl Door {
         };
         let nowhere = || Ok(Exit::Answer(Reply::accepted()));
         let Some(id) = led.permit.rpc.id else { return nowhere() };
-        let (serial, body) = match address::home(id.of(&led.body)) {
-            Some((serial, raw)) => {
-                let asked = session.asked.take(serial, raw.as_bytes());
-                (asked.then_some(serial), splice(BytesMut::from(&led.body[..]), id, raw.as_bytes()))
-            }
-            None => {
-                let only = led.endpoint.only.as_ref().map(|server| server.serial);
-                (only.filter(|serial| session.asked.take(*serial, id.of(&led.body))), led.body.clone())
-            }
-        };
+        let Some((number, raw)) = address::home(id.of(&led.body)) else { return nowhere() };
         // What no server of this session asked, or was answered already, goes nowhere.
-        let servers = serial.map(|_| session.servers()).unwrap_or_default();
-        let server = servers.into_iter().find(|server| Some(server.serial) == serial);
-        let Some(server) = server.filter(|s| s.upstream.http().is_some() && led.may_reach(self, s)) else {
-            return nowhere();
-        };
-        let running = server.start().map_err(|error| Box::new(error.refusal(&server.name)))?;
+        let there = session.sitting(number).filter(|(server, _)| led.may_reach(self, server));
+        let Some((server, seat)) = there else { return nowhere() };
+        let Some(answering) = Answering::begin(session, number, raw.as_bytes()) else { return nowhere() };
         Ok(Exit::Peer(Leave {
-            body,
+            body: splice(BytesMut::from(&led.body[..]), id, raw.as_bytes()),
             era: Era::Legacy,
             session: Some(session.clone()),
+            seat: Some(seat),
+            run: None,
+            answering: Some(Box::new(answering)),
+            deed: None,
             name: None,
             mirrored: Vec::new(),
             safe: false,
             key: session.key(),
             id: None,
             resume: None,
-            readdress: false,
-            running,
+            // The call that waits for it has its place.
+            running: server.aside(),
             screen: None,
             server,
         }))
     }
 
-    /// Sends a setting to all legacy members of an endpoint that the caller may use, in the background.
-    pub(super) fn tell_members(&self, led: &Led<'_>, method: &'static str) {
-        let (Some(session), Some(params)) = (led.session, led.permit.rpc.params) else { return };
-        let params = led.body.slice(params.start..params.end);
-        let endpoint = led.house.sight(led.endpoint, &led.permit.caller, &self.metrics);
-        for server in endpoint.members.iter().filter(|server| server.upstream.http().is_some()) {
-            let (session, server, params) = (session.clone(), server.clone(), params.clone());
-            self.core.spawn(async move {
-                let Some(http) = server.upstream.http() else { return };
-                // A server that is called in its caller's name is told only by a session that it knows.
-                let named = server.is_personal();
-                let seat = match session.seated(&server).await {
-                    Some(seat) => Ok(seat),
-                    None if named => return,
-                    None => session.seat(&server, None).await,
-                };
-                let told = match seat {
-                    Ok(seat) => http.request_in(&seat, method, params).await.map(drop),
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = told {
-                    tracing::debug!(server = %server.name, method, %error, "a setting was not passed on");
-                }
-            });
+    /// `logging/setLevel` where many servers may log: those that the session knows are told in the background, others
+    /// when it takes a seat there.
+    pub(super) fn level(&self, led: &Led<'_>, endpoint: &Endpoint) -> Result<Exit, Box<Refusal>> {
+        let (rpc, era) = (&led.permit.rpc, led.permit.era);
+        if wire::member(&endpoint.view(era).capabilities, "logging").is_none() {
+            return Err(unknown_method(era));
         }
+        if !rpc.level.is_some_and(|level| LEVELS.contains(&&*level.read(&led.body))) {
+            let words = format!("params.level must be one of {}", LEVELS.join(", "));
+            return Err(invalid(era, "unknown_level", words));
+        }
+        if let Some(session) = led.session {
+            let params = params(led);
+            session.memory.set_level(params.clone());
+            let told = session.seats().into_iter().filter(|(server, _)| led.may_reach(self, server));
+            for (server, seat) in told {
+                let params = params.clone();
+                self.core.spawn(async move {
+                    let Some(http) = server.upstream.http() else { return };
+                    if let Err(error) = http.request_in(&seat, "logging/setLevel", params).await {
+                        tracing::debug!(server = %server.name, %error, "a setting was not passed on");
+                    }
+                });
+            }
+        }
+        let id = rpc.id.expect("a request has an id").of(&led.body);
+        Ok(Exit::Answer(Reply::ok(wire::result(id, b"{}"))))
     }
 }
 
 fn params(led: &Led<'_>) -> Bytes {
     led.permit.rpc.params.map(|span| led.body.slice(span.start..span.end)).unwrap_or_default()
+}
+
+/// A client's name and version, without all else that it may say of itself.
+fn name_of(info: &Bytes) -> Bytes {
+    let mut short = BytesMut::from("{");
+    for name in ["name", "title", "version"] {
+        if let Some(value) = wire::member(info, name) {
+            let comma = if short.len() > 1 { "," } else { "" };
+            short.put_slice(format!("{comma}\"{name}\":").as_bytes());
+            short.put_slice(value.of(info));
+        }
+    }
+    short.put_u8(b'}');
+    short.freeze()
 }

@@ -101,6 +101,18 @@ pub struct Event<'a> {
     pub data: Option<Cow<'a, [u8]>>,
 }
 
+impl Event<'_> {
+    /// Whether it is of another kind than the one that carries messages (MCP knows no other).
+    pub fn is_foreign(&self) -> bool {
+        self.name.as_deref().is_some_and(|name| !name.is_empty() && name != "message")
+    }
+
+    /// The message that it carries, if it carries any.
+    pub fn message(&self) -> Option<&[u8]> {
+        self.data.as_deref().filter(|data| !data.is_empty() && !self.is_foreign())
+    }
+}
+
 /// Reads one event as cut by [`Splitter`].
 pub fn read(event: &[u8]) -> Event<'_> {
     let mut out = Event::default();

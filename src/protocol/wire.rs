@@ -163,6 +163,23 @@ pub fn is_news_of_lists(message: &[u8]) -> bool {
     method.ends_with("/list_changed") || method == ACKNOWLEDGED
 }
 
+/// The messages of a batch (2025-03-26), in their order; none if this is no array.
+pub fn batch(text: &Bytes) -> Option<Vec<Bytes>> {
+    if text.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
+        return None;
+    }
+    let mut all = Vec::new();
+    let mut reader = Reader::new(text, DEPTH_CEILING).ok()?;
+    let mut part = |r: &mut Reader<'_>| {
+        let span = r.value()?;
+        all.push(text.slice(span.start..span.end));
+        Ok(())
+    };
+    reader.array(&mut part).ok()?;
+    reader.end().ok()?;
+    Some(all)
+}
+
 /// Whether two ids as written mean the same: the same bytes, or strings that say the same in other escapes.
 pub fn same_id(a: &[u8], b: &[u8]) -> bool {
     let text =

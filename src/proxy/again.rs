@@ -23,7 +23,7 @@ fn pool(leave: &Leave) -> pingora::Result<&Pool> {
 
 /// Whether a message makes sense only where its seat is.
 fn is_bound(leave: &Leave) -> bool {
-    leave.resume.is_some() || leave.id.is_none()
+    leave.seat.is_some() || leave.id.is_none()
 }
 
 impl Gateway {
@@ -47,19 +47,20 @@ impl Gateway {
             let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
             let pool = self::pool(leave)?;
             let taken = match &leave.session {
+                _ if leave.seat.is_some() => Ok(leave.seat.clone()),
                 Some(client) => {
                     let lost = ctx.seat.take_if(|seat| {
                         pool.place(seat).is_none_or(|index| ctx.tries.failed & (1 << index) != 0)
                     });
                     if let Some(lost) = lost {
-                        client.forget(&server, &lost).await;
+                        client.lose(&server, &lost);
                     }
                     match ctx.seat.take() {
                         Some(seat) => Ok(Some(seat)),
                         None => {
                             let (left, late) =
                                 (ctx.tries.left(server.timeout), UpstreamError::TimedOut(server.timeout));
-                            let taking = tokio::time::timeout(left, client.seat(&server, bearer.clone()));
+                            let taking = tokio::time::timeout(left, client.seat(&server, bearer.as_ref()));
                             taking.await.unwrap_or(Err(late)).map(Some)
                         }
                     }
@@ -68,6 +69,9 @@ impl Gateway {
             };
             let index = match taken {
                 Ok(Some(seat)) => {
+                    if let Some(run) = &leave.run {
+                        run.run().sits(&seat);
+                    }
                     let index = pool.place(&seat);
                     ctx.seat = Some(seat);
                     index.ok_or(UpstreamError::Forgotten)
@@ -87,7 +91,6 @@ impl Gateway {
                 let _ = tokio::time::timeout(left, Box::pin(address.resolve())).await;
                 found = address.now(ctx.seat.is_none());
             }
-            let silence = if leave.resume.is_some() { server.bounds.stream_idle } else { left };
             ctx.visit = Some(visit);
             let Some(mut peer) = found else {
                 let error = UpstreamError::Unreachable("its name is not resolved".into());
@@ -97,7 +100,7 @@ impl Gateway {
                 return Err(failed(ctx, &error));
             };
             // Never 0, which would be no limit.
-            peer.options.read_timeout = Some(silence.max(Duration::from_millis(1)));
+            peer.options.read_timeout = Some(left.max(Duration::from_millis(1)));
             peer.options.write_timeout = Some(server.timeout);
             ctx.bearer = bearer;
             return Ok(peer);

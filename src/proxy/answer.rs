@@ -13,10 +13,12 @@ use crate::door::Leave;
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::wire;
 use crate::server::Server;
-use crate::session::Session;
+use crate::session::{Heard, Session};
+use crate::upstream::clock::Clock;
+use crate::upstream::http::Seat;
 use crate::upstream::{Screen, UpstreamError};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// JSON answers up to this size are judged before their first byte goes out. A client can do nothing with a part
 /// of one, so holding costs it no time; of longer ones only the beginning is looked at, to bound the memory.
@@ -27,26 +29,33 @@ const MISMATCH: &[u8] = b"-32020";
 
 pub struct Watch {
     form: Form,
+    reader: Reader,
+    passed: usize,
+    screen: Option<Screen>,
+    /// The server may say that the head does not repeat what its schema wants, which then is another than is known.
+    doubtful: bool,
+}
+
+/// Reads messages, and keeps what they say of the call.
+struct Reader {
     /// The id that the answer must carry, as written.
     id: Option<Bytes>,
     server: Arc<Server>,
-    /// The session that may answer what the server asks.
-    session: Option<Arc<Session>>,
-    readdress: bool,
-    passed: usize,
+    /// The session that may answer what the server asks, and the seat in which it asks.
+    session: Option<(Arc<Session>, Arc<Seat>)>,
+    /// The stream is one that was gone on with.
+    resumes: bool,
     answered: bool,
-    /// When the server last said something of the call; none while it waits for its client's answer.
-    heard: Option<Instant>,
+    /// The answer was an error.
+    error: bool,
     /// A stream may end before its answer: the client can come back for the rest.
     resumable: bool,
-    modern: bool,
-    screen: Option<Screen>,
-    /// The answer was an error.
-    pub saw_error: bool,
     /// Something of a stream was a message: the server works.
-    pub spoke: bool,
-    /// The server may say that the head does not repeat what its schema wants, which then is another than is known.
-    doubtful: bool,
+    spoke: bool,
+    /// When the server last said something of the call.
+    heard: Instant,
+    /// Set once the server has asked its client: it stands still until that has answered.
+    clock: Option<Arc<Clock>>,
 }
 
 enum Form {
@@ -63,7 +72,11 @@ enum Form {
 
 impl Watch {
     /// Judges the head of an answer.
-    pub fn begin(response: &mut ResponseHeader, leave: &Leave) -> Result<Self, UpstreamError> {
+    pub fn begin(
+        response: &mut ResponseHeader,
+        leave: &Leave,
+        seat: Option<&Arc<Seat>>,
+    ) -> Result<Self, UpstreamError> {
         let kind =
             response.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -74,7 +87,7 @@ impl Watch {
         let length =
             response.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
         let limit = leave.server.max_response;
-        if leave.screen.is_some() {
+        if leave.screen.is_some() || seat.is_some_and(|seat| seat.has_batches()) {
             // What is taken out or put in changes the length.
             response.remove_header(&CONTENT_LENGTH);
         }
@@ -107,28 +120,51 @@ impl Watch {
             }
             _ => return Err(UpstreamError::Nonsense(format!("HTTP {status} with content type {kind:?}"))),
         };
-        Ok(Self {
-            form,
+        let reader = Reader {
             id: leave.id.clone(),
             server: leave.server.clone(),
-            session: leave.session.clone(),
-            readdress: leave.readdress,
-            passed: 0,
+            session: leave.session.clone().zip(seat.cloned()),
+            resumes: leave.resume.is_some(),
             answered: false,
-            heard: Some(Instant::now()),
+            error: false,
             resumable: false,
-            modern: leave.era == Era::Modern,
-            screen: leave.screen.clone(),
-            saw_error: false,
             spoke: false,
-            doubtful: status == 400 && leave.era == Era::Modern,
-        })
+            heard: Instant::now(),
+            clock: None,
+        };
+        let doubtful = status == 400 && leave.era == Era::Modern;
+        Ok(Self { form, reader, passed: 0, screen: leave.screen.clone(), doubtful })
+    }
+
+    /// Whether the answer was an error.
+    pub fn saw_error(&self) -> bool {
+        self.reader.error
+    }
+
+    /// Whether something of a stream was a message: the server works.
+    pub fn spoke(&self) -> bool {
+        self.reader.spoke
+    }
+
+    /// Whether nothing is to come any more of the request.
+    pub fn is_answered(&self) -> bool {
+        self.reader.answered || matches!(self.form, Form::Failure(_) | Form::Other)
+    }
+
+    /// How long the server may still say nothing of the call; none while it waits for its client.
+    pub fn left(&self) -> Option<Duration> {
+        self.reader.left()
     }
 
     /// Whether nothing of the body went out yet, so that another can take its place. An answer that is held must be
     /// whole within the time of a call; what streams may take longer, if it is not silent.
     pub fn is_held(&self) -> bool {
         matches!(self.form, Form::Json { open: false, .. } | Form::Failure(_))
+    }
+
+    /// Whether it is a stream of events, which goes out as it comes.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.form, Form::Events(_))
     }
 
     /// Takes the next piece of the body and gives what may go out now.
@@ -139,9 +175,10 @@ impl Watch {
             && memchr::memmem::find(piece, MISMATCH).is_some()
         {
             self.doubtful = false;
-            self.server.outdated.notify_one();
+            self.reader.server.outdated.notify_one();
         }
-        let limit = self.server.max_response;
+        let (limit, reader, screen) =
+            (self.reader.server.max_response, &mut self.reader, self.screen.as_ref());
         match &mut self.form {
             Form::Other if self.passed > limit => Err(UpstreamError::TooLarge(limit)),
             Form::Other => Ok(piece),
@@ -150,21 +187,22 @@ impl Watch {
             }
             Form::Json { held, open } => {
                 if *open {
+                    reader.answered |= end;
                     return Ok(piece);
                 }
                 // The whole answer in one piece is judged where it lies.
-                if end && held.is_empty() {
-                    let body = piece.unwrap_or_default();
-                    self.saw_error = judge(&body, self.id.as_deref())?;
-                    return Ok(Some(screened(self.screen.as_ref(), body)?));
+                if end {
+                    let body = if held.is_empty() {
+                        piece.unwrap_or_default()
+                    } else {
+                        held.extend_from_slice(&piece.unwrap_or_default());
+                        std::mem::take(held).freeze()
+                    };
+                    let body = reader.judge(body)?;
+                    return Ok(Some(screened(screen, body)?));
                 }
                 held.extend_from_slice(&piece.unwrap_or_default());
-                if end {
-                    let body = std::mem::take(held).freeze();
-                    self.saw_error = judge(&body, self.id.as_deref())?;
-                    return Ok(Some(screened(self.screen.as_ref(), body)?));
-                }
-                if held.len() > HELD && self.screen.is_none() {
+                if held.len() > HELD && screen.is_none() {
                     *open = true;
                     // At least what has come must be able to become our answer.
                     if held.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
@@ -180,82 +218,184 @@ impl Watch {
                     return Ok(Some(Bytes::new()));
                 }
                 let body = std::mem::take(held).freeze();
-                let screen = self.screen.as_ref();
                 let clean = match wire::read(&body) {
                     Some(_) => screen.map_or(Ok(None), |screen| screen.message(&body))?,
                     None => screen.map_or(Ok(None), |screen| screen.text(&body))?,
                 };
                 Ok(Some(clean.unwrap_or(body)))
             }
-            Form::Events(_) if self.id.is_some() && self.passed > self.server.bounds.max_stream => {
-                Err(UpstreamError::TooLarge(self.server.bounds.max_stream))
+            Form::Events(_) if reader.id.is_some() && self.passed > reader.server.bounds.max_stream => {
+                Err(UpstreamError::TooLarge(reader.server.bounds.max_stream))
             }
             Form::Events(splitter) => {
                 splitter.push(&piece.unwrap_or_default());
-                let mut out: Option<BytesMut> = None;
-                let mut single: Option<Bytes> = None;
+                let mut out = Pieces::default();
                 while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(limit))? {
-                    let seen = look(&event, self.id.as_deref(), self.readdress, &self.server)?;
-                    self.answered |= seen.answer;
-                    if let (Some(id), Some(session)) = (&seen.asks, &self.session) {
-                        session.asked.note(self.server.serial, id);
-                    }
-                    self.spoke |= seen.said.is_some();
-                    if let Some(asks) = seen.said {
-                        self.heard = (!asks).then(Instant::now);
-                    }
-                    self.resumable |= seen.id && !self.modern;
-                    self.saw_error |= seen.error;
-                    let event = seen.replacement.unwrap_or(event);
-                    let event = match &self.screen {
-                        Some(screen) => screened_event(screen, event)?,
-                        None => event,
-                    };
-                    match (&mut out, single.take()) {
-                        (Some(out), _) => out.extend_from_slice(&event),
-                        (None, None) => single = Some(event),
-                        (None, Some(first)) => {
-                            let mut both = BytesMut::from(&first[..]);
-                            both.extend_from_slice(&event);
-                            out = Some(both);
-                        }
-                    }
+                    reader.event(event, screen, &mut out)?;
                 }
-                if end && self.id.is_some() && !self.answered && !self.resumable {
+                if end && reader.id.is_some() && !reader.answered && !reader.resumable {
                     return Err(UpstreamError::Nonsense("the stream ended without an answer".into()));
                 }
                 // Comments keep a connection open, but they are no answer.
-                let patience = self.server.timeout;
-                if !self.answered && self.id.is_some() && self.heard.is_some_and(|at| at.elapsed() > patience)
-                {
-                    return Err(UpstreamError::TimedOut(patience));
+                if reader.left() == Some(Duration::ZERO) {
+                    return Err(UpstreamError::TimedOut(reader.server.timeout));
                 }
-                Ok(Some(out.map(BytesMut::freeze).or(single).unwrap_or_default()))
+                Ok(Some(out.joined()))
             }
         }
     }
 }
 
+/// What goes out at once: nearly always one piece, which then is not copied.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl Pieces {
+    fn push(&mut self, piece: Bytes) {
+        if self.first.is_empty() && self.all.is_empty() {
+            self.first = piece;
+            return;
+        }
+        self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        self.all.extend_from_slice(&piece);
+    }
+
+    fn joined(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
+}
+
+impl Reader {
+    fn left(&self) -> Option<Duration> {
+        let patience = self.server.timeout;
+        if self.id.is_none() || self.answered {
+            return None;
+        }
+        match &self.clock {
+            Some(clock) => clock.left(patience),
+            None => Some(patience.saturating_sub(self.heard.elapsed())),
+        }
+    }
+
+    fn heard(&mut self) {
+        match &self.clock {
+            Some(clock) => clock.heard(),
+            None => self.heard = Instant::now(),
+        }
+    }
+
+    /// Whether many messages may come as one.
+    fn has_batches(&self) -> bool {
+        self.session.as_ref().is_some_and(|(_, seat)| seat.has_batches())
+    }
+
+    /// Judges a JSON answer; gives the one that was waited for.
+    fn judge(&mut self, body: Bytes) -> Result<Bytes, UpstreamError> {
+        let nonsense = |words: &str| UpstreamError::Nonsense(words.into());
+        let parts = if self.has_batches() { wire::batch(&body) } else { None };
+        for message in parts.unwrap_or_else(|| vec![body]) {
+            let read =
+                wire::read(&message).ok_or_else(|| nonsense("the answer is not a JSON-RPC message"))?;
+            if read.is_answer() {
+                fits(&read, &message, self.id.as_deref())?;
+                (self.answered, self.error) = (true, read.error.is_some());
+                return Ok(message);
+            }
+            // There is no room for anything else in this form, but of a changed list others are told.
+            if let Some((session, seat)) = self.session.as_ref().filter(|_| !read.is_request()) {
+                session.hear(&self.server, seat.number, &message, &read, None);
+            }
+        }
+        Err(nonsense("the answer has neither a result nor an error"))
+    }
+
+    /// Looks at an event and gives on what of it may go to the client.
+    fn event(
+        &mut self,
+        event: Bytes,
+        screen: Option<&Screen>,
+        out: &mut Pieces,
+    ) -> Result<(), UpstreamError> {
+        let read = sse::read(&event);
+        // MCP has no others: what they hold cannot be judged, and no client looks at them.
+        if read.is_foreign() {
+            return Ok(());
+        }
+        // A stream can only be gone on with in the seat where it was begun.
+        let seat = self.session.as_ref().map(|(_, seat)| seat.number);
+        let id = read.id.as_deref().filter(|id| !id.is_empty());
+        let place = id.zip(seat).map(|(id, seat)| address::event_id(id, seat));
+        self.resumable |= read.id.is_some() && seat.is_some();
+        let Some(data) = read.message() else {
+            out.push(place.as_deref().map_or_else(|| event.clone(), |place| sse::with_id(&event, place)));
+            return Ok(());
+        };
+        let batch = if self.has_batches() { wire::batch(&Bytes::copy_from_slice(data)) } else { None };
+        if let Some(messages) = batch {
+            let last = messages.len().saturating_sub(1);
+            for (number, message) in messages.iter().enumerate() {
+                let heard = self.message(message)?;
+                let Some(message) = outward(heard, message, screen)? else { continue };
+                // Who goes on after this event has had all of it.
+                let place = place.as_deref().filter(|_| number == last);
+                out.push(sse::event(place, message.as_deref().unwrap_or(&messages[number])));
+            }
+            return Ok(());
+        }
+        let heard = self.message(data)?;
+        match outward(heard, data, screen)? {
+            None => {}
+            Some(Some(message)) => out.push(sse::retold(&read, place.as_deref(), &message)),
+            Some(None) => {
+                out.push(place.as_deref().map_or_else(|| event.clone(), |place| sse::with_id(&event, place)));
+            }
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, message: &[u8]) -> Result<Heard, UpstreamError> {
+        let read = wire::read(message).ok_or_else(|| {
+            UpstreamError::Nonsense("an event of the stream is not a JSON-RPC message".into())
+        })?;
+        self.spoke = true;
+        self.heard();
+        if read.is_answer() {
+            fits(&read, message, self.id.as_deref())?;
+            self.answered = true;
+            self.error |= read.error.is_some();
+            if let (true, Some((session, _)), Some(id)) = (self.resumes, &self.session, read.id) {
+                session.runs.done(id.of(message));
+            }
+            return Ok(Heard::AsItIs);
+        }
+        let Some((session, seat)) = &self.session else { return Ok(Heard::AsItIs) };
+        // Few servers ask anything.
+        let clock = read.is_request().then(|| &*self.clock.get_or_insert_default());
+        Ok(session.hear(&self.server, seat.number, message, &read, clock))
+    }
+}
+
+/// A message as it goes out: none if it does not, none within if it goes as it is.
+fn outward(
+    heard: Heard,
+    message: &[u8],
+    screen: Option<&Screen>,
+) -> Result<Option<Option<Bytes>>, UpstreamError> {
+    let moved = match heard {
+        Heard::Not => return Ok(None),
+        Heard::As(moved) => Some(moved),
+        Heard::AsItIs => None,
+    };
+    let Some(screen) = screen else { return Ok(Some(moved)) };
+    let clean = screen.message(moved.as_deref().unwrap_or(message))?;
+    Ok(Some(clean.or(moved)))
+}
+
 fn screened(screen: Option<&Screen>, body: Bytes) -> Result<Bytes, UpstreamError> {
     Ok(screen.map_or(Ok(None), |screen| screen.message(&body))?.unwrap_or(body))
-}
-
-fn screened_event(screen: &Screen, event: Bytes) -> Result<Bytes, UpstreamError> {
-    let read = sse::read(&event);
-    let Some(data) = read.data.clone().filter(|data| !data.is_empty()) else { return Ok(event) };
-    let clean = screen.message(&data)?.map(|clean| sse::retold(&read, None, &clean));
-    Ok(clean.unwrap_or_else(|| event.clone()))
-}
-
-/// Whether a JSON answer answers the request, and if so whether it is an error.
-fn judge(body: &[u8], id: Option<&[u8]>) -> Result<bool, UpstreamError> {
-    let read = wire::read(body)
-        .ok_or_else(|| UpstreamError::Nonsense("the answer is not a JSON-RPC message".into()))?;
-    if !read.is_answer() {
-        return Err(UpstreamError::Nonsense("the answer has neither a result nor an error".into()));
-    }
-    fits(&read, body, id)?;
-    Ok(read.error.is_some())
 }
 
 fn fits(read: &wire::Incoming, message: &[u8], id: Option<&[u8]>) -> Result<(), UpstreamError> {
@@ -267,52 +407,4 @@ fn fits(read: &wire::Incoming, message: &[u8], id: Option<&[u8]>) -> Result<(), 
         (_, None) => Ok(()),
         _ => Err(UpstreamError::Odd("it answers another request".into())),
     }
-}
-
-#[derive(Default)]
-struct Seen {
-    answer: bool,
-    error: bool,
-    /// It was a message; whether one that asks the client.
-    said: Option<bool>,
-    /// The server's own id of what it asks the client.
-    asks: Option<Bytes>,
-    /// The event has an id.
-    id: bool,
-    replacement: Option<Bytes>,
-}
-
-fn look(event: &Bytes, id: Option<&[u8]>, readdress: bool, server: &Server) -> Result<Seen, UpstreamError> {
-    let read = sse::read(event);
-    let id_there = read.id.is_some();
-    // Several servers share the endpoint: a stream can only be resumed at the one that began it.
-    let place = read.id.as_deref().filter(|id| readdress && !id.is_empty());
-    let place = place.map(|id| address::event_id(id, server));
-    let replacement = place.as_deref().map(|place| sse::with_id(event, place));
-    let Some(data) = read.data.clone().filter(|data| !data.is_empty()) else {
-        return Ok(Seen { id: id_there, replacement, ..Seen::default() });
-    };
-    let message = wire::read(&data)
-        .ok_or_else(|| UpstreamError::Nonsense("an event of the stream is not a JSON-RPC message".into()))?;
-    if message.is_answer() {
-        fits(&message, &data, id)?;
-        return Ok(Seen {
-            asks: None,
-            answer: true,
-            error: message.error.is_some(),
-            said: Some(false),
-            id: id_there,
-            replacement,
-        });
-    }
-    let cancels = || message.method.is_some_and(|method| method.is(&data, address::CANCELLED));
-    let moved = match message.id.filter(|_| message.is_request()) {
-        _ if !readdress => None,
-        Some(_) => Some(address::return_address(&data, &message, server)),
-        None if cancels() => address::withdrawn(&data, &message, server),
-        None => None,
-    };
-    let replacement = moved.map(|moved| sse::retold(&read, place.as_deref(), &moved)).or(replacement);
-    let asks = message.id.filter(|_| message.is_request()).map(|id| Bytes::copy_from_slice(id.of(&data)));
-    Ok(Seen { said: Some(asks.is_some()), asks, id: id_there, replacement, ..Seen::default() })
 }

@@ -39,20 +39,24 @@ struct Task {
 }
 
 impl Gateway {
-    /// The session that a batch belongs to, where this body is one and the session may send it.
+    /// The session that a batch belongs to, where this body is one and the session may send it. What is no batch, or of
+    /// no session, is refused by whoever reads it as a message; one whose session is over, as every message of that is.
     pub fn batching(
         &self,
         session: &Session,
         ctx: &Ctx,
         endpoint: &Endpoint,
         body: &[u8],
-    ) -> Option<Arc<session::Session>> {
+    ) -> Result<Option<Arc<session::Session>>, Refusal> {
         if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
-            return None;
+            return Ok(None);
         }
-        let caller = ctx.caller.as_ref()?;
-        let client = intake::find(&self.door, session, endpoint, caller).ok()?;
-        revision::has_batches(client.version).then_some(client)
+        let Some(caller) = &ctx.caller else { return Ok(None) };
+        match intake::find(&self.door, session, endpoint, caller) {
+            Ok(client) => Ok(revision::has_batches(client.version).then_some(client)),
+            Err(refusal) if refusal.status == 404 => Err(refusal),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Answers a batch.
@@ -126,7 +130,7 @@ impl Gateway {
                 return Task { asks, work: std::future::ready(answer).boxed() };
             }
         };
-        let (client, words) = (client.clone(), words.clone());
+        let words = words.clone();
         let work: BoxFuture<'static, Result<Bytes, Box<Refusal>>> = match exit {
             Exit::Answer(reply) => std::future::ready(Ok(reply.body)).boxed(),
             Exit::Room(talk) => listen(talk, words).boxed(),
@@ -138,9 +142,6 @@ impl Gateway {
         let work = async move {
             let _held = held;
             let answer = work.await;
-            if let Some(id) = &id {
-                client.finish(id);
-            }
             let failed = |answer: &Bytes| wire::read(answer).is_some_and(|message| message.error.is_some());
             count(match &answer {
                 Ok(answer) if failed(answer) => Outcome::Error,
@@ -194,6 +195,7 @@ async fn listen(mut talk: Talk, words: mpsc::Sender<Word>) -> Result<Bytes, Box<
         match talk.words.recv().await {
             Some(Word::Last(answer)) => return Ok(answer),
             Some(Word::Refused(refusal)) => return Err(refusal),
+            Some(Word::Taken) => return Ok(Bytes::new()),
             Some(note) => drop(words.send(note).await),
             None => {
                 return Err(Box::new(Refusal::http(500, "no_answer", "the call ended without an answer")));

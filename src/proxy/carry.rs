@@ -1,7 +1,9 @@
-//! A call that the house's own HTTP client carries, because Pingora cannot replay its body (see `body`). The same
-//! head, the same watch on the answer.
+//! A message that the house's own HTTP client carries: because Pingora cannot replay its body (see `body`), because its
+//! server may wait for a person and Pingora's clock does not stand still, or because it goes on with a stream that ends
+//! when its session or its caller's rights do. The same head, the same watch on the answer.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -10,21 +12,33 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::answer::Watch;
-use super::reply::{failure, open, say, stamp};
+use super::reply::{AGAIN, failure, may_stay, open, say, stamp};
 use super::{Ctx, credentials, failed, outgoing, tell};
-use crate::door::errand::Errand;
+use crate::door::errand::{Arrived, Errand};
 use crate::door::{Door, Leave};
+use crate::protocol::sse;
 use crate::rooms::Leash;
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
+use crate::upstream::http::Seat;
 use crate::upstream::pool::Visit;
 
-/// Carries a call by the house's own client, where Pingora cannot replay its body. The same head, the same
-/// watching of the answer.
-pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Door) -> pingora::Result<()> {
-    let carried = carried(session, ctx, &leave, door).await;
+/// Whether the server of a call may ask for what takes a person to answer.
+pub fn waits_for_people(leave: &Leave) -> bool {
+    leave.id.is_some() && leave.session.as_ref().is_some_and(|session| session.has_people)
+}
+
+/// Carries a message by the house's own client.
+pub async fn carry(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    mut leave: Leave,
+    door: &Door,
+) -> pingora::Result<()> {
+    let carried = carried(session, ctx, &mut leave, door).await;
     // Whatever came of it, it is told with the request: to the session, the breaker and the log.
     ctx.leave = Some(leave);
     match carried? {
@@ -39,7 +53,7 @@ pub async fn carry(session: &mut Session, ctx: &mut Ctx, leave: Leave, door: &Do
 async fn carried(
     session: &mut Session,
     ctx: &mut Ctx,
-    leave: &Leave,
+    leave: &mut Leave,
     door: &Door,
 ) -> pingora::Result<Result<(), UpstreamError>> {
     let bearer = match credentials::bearer(session, ctx, leave).await {
@@ -55,34 +69,39 @@ async fn carried(
     extra.remove(CONTENT_LENGTH);
     extra.remove(http::header::HOST);
     ctx.sent_at = Some(Instant::now());
-    let errand = Errand {
-        server: leave.server.clone(),
-        era: leave.era,
-        session: leave.session.clone(),
-        bearer,
-        extra,
-        body: leave.body.clone(),
-        safe: leave.safe,
-        key: leave.key,
+    let errand = Errand::of(leave, bearer, extra);
+    let (resumes, keep_alive) = (leave.resume.is_some(), ctx.house.plan.config.limits.sse_keepalive.get());
+    let metrics = door.metrics.clone();
+    // How long is waited for a call, its watch says. A stream that is silent for so long may be one whose other end is
+    // gone.
+    let silence = match (&leave.resume, &leave.id) {
+        (Some(_), _) => Some(leave.server.bounds.stream_idle),
+        (None, None) => Some(leave.server.timeout),
+        (None, Some(_)) => None,
     };
-    let (metrics, patience) = (door.metrics.clone(), leave.server.timeout);
     let (pieces, mut arriving) = mpsc::channel::<Result<Piece, UpstreamError>>(4);
     let task = door.core.spawn(async move {
         let sent = errand.send(&metrics).await;
-        let (mut response, visit) = match sent {
+        let Arrived { mut response, visit, seat } = match sent {
             Ok(arrived) => arrived,
             Err(error) => return drop(pieces.send(Err(error)).await),
         };
-        let head = Piece::Head(response.status().as_u16(), Box::new(response.headers().clone()), visit);
+        let head = Head { status: response.status(), headers: response.headers().clone(), visit, seat };
+        let head = Piece::Head(Box::new(head));
         if pieces.send(Ok(head)).await.is_err() {
             return;
         }
         loop {
-            let piece = match tokio::time::timeout(patience, response.chunk()).await {
+            let next = match silence {
+                Some(silence) => tokio::time::timeout(silence, response.chunk()).await,
+                None => Ok(response.chunk().await),
+            };
+            let piece = match next {
                 Ok(Ok(Some(bytes))) => Ok(Piece::Body(bytes)),
                 Ok(Ok(None)) => Ok(Piece::End),
                 Ok(Err(error)) => Err(UpstreamError::Nonsense(format!("the connection broke off: {error}"))),
-                Err(_) => Err(UpstreamError::TimedOut(patience)),
+                Err(_) if resumes => Ok(Piece::End),
+                Err(_) => Err(UpstreamError::TimedOut(silence.unwrap_or_default())),
             };
             let last = !matches!(piece, Ok(Piece::Body(_)));
             if pieces.send(piece).await.is_err() || last {
@@ -91,29 +110,58 @@ async fn carried(
         }
     });
     let _leash = Leash(task.abort_handle());
-    let mut watch: Option<Watch> = None;
+    // A stream that is gone on with is no call: it ends with its session, its caller's rights and the process.
+    let never = CancellationToken::new();
+    let session_end = leave.session.as_ref().filter(|_| resumes).map(|session| session.end());
+    let session_end = session_end.unwrap_or_else(|| never.clone());
+    let drain = if resumes { door.drain.clone() } else { never };
+    let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
     // The head waits for the first byte of a body that is judged first, so that the status can still be an error.
     let mut waiting: Option<Box<ResponseHeader>> = None;
+    let mut quiet = Instant::now();
     loop {
+        let left = left(ctx, leave);
         let piece = tokio::select! {
             piece = arriving.recv() => piece,
+            () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {
+                Some(Err(UpstreamError::TimedOut(leave.server.timeout)))
+            }
+            () = tokio::time::sleep_until((quiet + keep_alive).into()), if ctx.watch.as_ref().is_some_and(Watch::is_stream) => {
+                // Events go out whole, so that this stands between two of them.
+                say(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
+                quiet = Instant::now();
+                continue;
+            }
+            () = session_end.cancelled() => Some(over(ctx)),
+            () = drain.cancelled() => Some(over(ctx)),
+            _ = again.tick(), if resumes => match may_stay(session, ctx, door).await {
+                true => continue,
+                false => Some(over(ctx)),
+            },
             left = session.as_downstream_mut().read_body_or_idle(true) => {
                 ctx.outcome = Some(Outcome::Left);
                 let words = "the client left";
                 return Err(left.err().unwrap_or_else(|| Error::explain(ErrorType::ConnectionClosed, words)).into_down());
             }
         };
-        let step = match (piece, &mut watch) {
-            (Some(Ok(Piece::Head(status, headers, visit))), _) => {
+        // If it never had a connection, the answer of a client may come again.
+        if let (Some(answering), false) =
+            (&mut leave.answering, matches!(piece, Some(Err(UpstreamError::Unreachable(_)))))
+        {
+            answering.left();
+        }
+        let step = match (piece, &mut ctx.watch) {
+            (Some(Ok(Piece::Head(begun))), _) => {
+                let Head { status, headers, visit, seat } = *begun;
+                let status = status.as_u16();
                 // It lasts as long as the answer.
                 ctx.visit = Some(visit);
                 let mut head = ResponseHeader::build(status, Some(headers.len()))?;
                 for (name, value) in headers.iter() {
                     head.append_header(name, value)?;
                 }
-                match Watch::begin(&mut head, leave) {
+                match Watch::begin(&mut head, leave, seat.as_ref()) {
                     Ok(begun) => {
-                        watch = Some(begun);
                         ctx.outcome = Some(if status < 300 { Outcome::Ok } else { Outcome::Error });
                         head.remove_header(&CONTENT_LENGTH);
                         head.remove_header(&TRANSFER_ENCODING);
@@ -124,7 +172,13 @@ async fn carried(
                         }
                         outgoing::response(&mut head);
                         stamp(&mut head, ctx)?;
-                        if watch.as_ref().is_some_and(Watch::is_held) {
+                        if resumes {
+                            // It works; nobody shall wait for the end of a stream to hear that.
+                            tell(leave, &mut ctx.visit, None);
+                        }
+                        let held = begun.is_held();
+                        ctx.watch = Some(begun);
+                        if held {
                             waiting = Some(Box::new(head));
                         } else {
                             open(session, Box::new(head), false).await?;
@@ -134,14 +188,12 @@ async fn carried(
                     Err(error) => Err(error),
                 }
             }
-            (Some(Ok(Piece::Body(_))), Some(watch))
-                if watch.is_held() && ctx.sent_at.is_some_and(|at| at.elapsed() > leave.server.timeout) =>
-            {
-                Err(UpstreamError::TimedOut(leave.server.timeout))
-            }
             (Some(Ok(Piece::Body(bytes))), Some(watch)) => watch.pass(Some(bytes), false),
             (Some(Ok(Piece::End)), Some(watch)) => match watch.pass(None, true) {
                 Ok(rest) => {
+                    if watch.saw_error() {
+                        ctx.outcome = Some(Outcome::Error);
+                    }
                     if let Some(head) = waiting.take() {
                         open(session, head, false).await?;
                     }
@@ -152,7 +204,7 @@ async fn carried(
             (Some(Err(error)), _) => Err(error),
             _ => Err(UpstreamError::Nonsense("the answer ended early".into())),
         };
-        if watch.as_ref().is_some_and(|watch| watch.spoke) {
+        if ctx.watch.as_ref().is_some_and(Watch::spoke) {
             tell(leave, &mut ctx.visit, None);
         }
         match step {
@@ -161,6 +213,7 @@ async fn carried(
                     open(session, head, false).await?;
                 }
                 say(session, bytes, false).await?;
+                quiet = Instant::now();
             }
             Ok(_) => {}
             Err(error) => return Ok(Err(error)),
@@ -168,8 +221,29 @@ async fn carried(
     }
 }
 
+/// What is left of the time of a call whose answer has begun; before that, whoever sends it counts.
+fn left(ctx: &Ctx, leave: &Leave) -> Option<Duration> {
+    let watch = ctx.watch.as_ref()?;
+    if watch.is_held() {
+        return Some(leave.server.timeout.saturating_sub(ctx.sent_at?.elapsed()));
+    }
+    watch.left()
+}
+
+/// A stream ends before its time: in good order where it has begun.
+fn over(ctx: &Ctx) -> Result<Piece, UpstreamError> {
+    if ctx.watch.is_some() { Ok(Piece::End) } else { Err(UpstreamError::Ended) }
+}
+
+struct Head {
+    status: http::StatusCode,
+    headers: http::HeaderMap,
+    visit: Visit,
+    seat: Option<Arc<Seat>>,
+}
+
 enum Piece {
-    Head(u16, Box<http::HeaderMap>, Visit),
+    Head(Box<Head>),
     Body(Bytes),
     End,
 }

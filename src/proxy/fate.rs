@@ -130,10 +130,10 @@ pub(super) fn pass(ctx: &mut Ctx, piece: Option<Bytes>, end: bool) -> pingora::R
     }
     match watch.pass(piece, end) {
         Ok(piece) => {
-            if watch.saw_error {
+            if watch.saw_error() {
                 ctx.outcome = Some(Outcome::Error);
             }
-            if watch.spoke {
+            if watch.spoke() {
                 tell(leave, &mut ctx.visit, None);
             }
             Ok(piece)
@@ -149,6 +149,13 @@ pub(super) fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {
         tell(leave, &mut ctx.visit, Some(error));
     }
     credentials::refused(ctx, error);
+    // Nobody waits for it any more, and by the end of an exchange a server of these revisions does not learn that
+    // (2025-11-25, basic/lifecycle, "Timeouts").
+    if let (UpstreamError::TimedOut(_), Some(run)) =
+        (error, ctx.leave.as_ref().and_then(|leave| leave.run.as_ref()))
+    {
+        run.cancel("timed out");
+    }
     if ctx.refused.is_none() {
         tracing::warn!(server = %name, %error, request_id = format_args!("{:016x}", ctx.request_id), "a call failed");
         ctx.refuse("upstream", Box::new(error.refusal(&name)));

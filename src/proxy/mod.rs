@@ -93,7 +93,7 @@ pub struct Ctx {
     id: Option<Bytes>,
     /// Set once the call is on its way to a server.
     leave: Option<Leave>,
-    seat: Option<Seat>,
+    seat: Option<Arc<Seat>>,
     /// The endpoint that it is at, and the socket that leads there.
     visit: Option<Visit>,
     socket: Option<RawFd>,
@@ -199,7 +199,7 @@ impl ProxyHttp for Gateway {
         let peer = &visit.endpoint().peer;
         // Which HTTP the server speaks was settled with the connection.
         let version = request.version;
-        *request = outgoing::request(session, ctx, leave, peer, ctx.seat.as_ref(), ctx.bearer.as_ref())?;
+        *request = outgoing::request(session, ctx, leave, peer, ctx.seat.as_deref(), ctx.bearer.as_ref())?;
         request.set_version(version);
         ctx.sent_at = Some(Instant::now());
         // What is longer goes out in several packets anyway, and with HTTP/2 others write to the socket.
@@ -217,6 +217,9 @@ impl ProxyHttp for Gateway {
             if let Some(look) = late::look(old, waits) {
                 session.downstream_modules_ctx = look;
             }
+        }
+        if let Some(answering) = ctx.leave.as_mut().and_then(|leave| leave.answering.as_mut()) {
+            answering.left();
         }
         Ok(())
     }
@@ -255,26 +258,19 @@ impl ProxyHttp for Gateway {
         let Some(leave) = &ctx.leave else { return Ok(()) };
         let server = leave.server.clone();
         if response.status == 404 && ctx.seat.as_ref().is_some_and(|seat| seat.session.is_some()) {
-            if leave.resume.is_some() {
-                // A stream cannot be gone on with in another session, and what the server has forgotten may be the
-                // stream alone.
-                return Err(failed(ctx, &UpstreamError::Unresumable));
+            if let (Some(client), Some(seat)) = (&leave.session, ctx.seat.take()) {
+                client.forget(&server, &seat);
             }
-            if let (false, Some(client), Some(seat)) = (ctx.reseated, &leave.session, ctx.seat.take()) {
-                // It answered without looking at the call: once more, with a new seat.
-                client.forget(&server, &seat).await;
+            // It answered without looking at the call: once more, with a new seat, if that is none of the old seat's.
+            if !ctx.reseated && leave.seat.is_none() {
                 ctx.reseated = true;
                 return Err(Error::explain(FORGOTTEN, "the server has forgotten the session").into_up());
             }
             return Err(failed(ctx, &UpstreamError::Forgotten));
         }
         let sized = response.headers.contains_key(http::header::CONTENT_LENGTH);
-        match Watch::begin(response, leave) {
+        match Watch::begin(response, leave, ctx.seat.as_ref()) {
             Ok(watch) => {
-                if leave.resume.is_some() {
-                    // It works; nobody shall wait for the end of a stream to hear that.
-                    tell(leave, &mut ctx.visit, None);
-                }
                 let unsized_now = sized && !response.headers.contains_key(http::header::CONTENT_LENGTH);
                 if unsized_now && session.req_header().version == http::Version::HTTP_11 {
                     response.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;
@@ -403,11 +399,6 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
-        if let Some(leave) = &ctx.leave
-            && let (Some(client), Some(id)) = (&leave.session, &leave.id)
-        {
-            client.finish(id);
-        }
         let outcome = match (ctx.outcome, e) {
             (Some(Outcome::Left), _) => Outcome::Left,
             (_, Some(e)) if matches!(e.esource(), ErrorSource::Downstream) => Outcome::Left,
@@ -418,6 +409,7 @@ impl ProxyHttp for Gateway {
         if matches!(outcome, Outcome::Left) {
             patience::ended(patience::Ended::Left);
         }
+        settle(ctx, outcome);
         if let (Some(leave), Outcome::Ok | Outcome::Error, None) = (&ctx.leave, outcome, &ctx.refused) {
             let status = session.response_written().map_or(0, |response| response.status.as_u16());
             // A gateway behind this one says in its own words that its server is down.
@@ -435,6 +427,21 @@ impl ProxyHttp for Gateway {
     /// Failures are told in the request's own line.
     fn suppress_error_log(&self, _: &Session, _: &Ctx, _: &Error) -> bool {
         true
+    }
+}
+
+/// What the end of an exchange means for the session that it belongs to.
+fn settle(ctx: &Ctx, outcome: Outcome) {
+    let Some(leave) = &ctx.leave else { return };
+    if let (Some(session), Some(deed), Outcome::Ok, None) =
+        (&leave.session, &leave.deed, outcome, &ctx.refused)
+    {
+        session.memory.note(&leave.server.name, deed);
+    }
+    // The client has left, or a stream ended that is to be gone on with: the server goes on.
+    let answered = ctx.refused.is_some() || ctx.watch.as_ref().is_some_and(Watch::is_answered);
+    if let (Some(run), false, true) = (&leave.run, answered, ctx.sent_at.is_some()) {
+        run.keep();
     }
 }
 

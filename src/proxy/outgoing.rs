@@ -22,7 +22,6 @@ use pingora::proxy::Session;
 
 use super::Ctx;
 use crate::address;
-use crate::catalog::Endpoint;
 use crate::config::Redaction;
 use crate::door::Leave;
 use crate::server::Server;
@@ -66,7 +65,7 @@ pub fn request(
     match &leave.resume {
         Some(last) => {
             headers.remove(CONTENT_TYPE);
-            headers.insert(LAST_EVENT_ID, last.clone());
+            headers.insert(LAST_EVENT_ID, HeaderValue::clone(last));
         }
         None => {
             *request.method_mut() = Method::POST;
@@ -163,10 +162,9 @@ pub fn response(head: &mut ResponseHeader) {
 }
 
 /// The resumption of a stream (`Last-Event-ID`): only the server that sent the events can go on with them, so it
-/// is asked itself. Where an endpoint has several, the id says which.
+/// is asked itself, in the seat in which it sent them. The id says which.
 pub fn resumption(
     session: &Session,
-    endpoint: &Endpoint,
     client: &Arc<session::Session>,
     may: impl Fn(&Server) -> bool,
     screen: impl Fn(&Server) -> Option<Screen>,
@@ -179,28 +177,26 @@ pub fn resumption(
     if session.req_header().headers.get_all(LAST_EVENT_ID).iter().count() > 1 {
         return Err(unknown());
     }
-    let (serial, last) = match &endpoint.only {
-        Some(server) => (server.serial, last.clone()),
-        None => {
-            let said = last.to_str().map_err(|_| unknown())?;
-            let (serial, own) = address::event_home(said).ok_or_else(unknown)?;
-            (serial, HeaderValue::from_str(own).map_err(|_| unknown())?)
-        }
-    };
-    let server = client.servers().into_iter().find(|server| server.serial == serial && may(server));
-    let server = server.filter(|server| server.upstream.http().is_some()).ok_or_else(unknown)?;
+    let said = last.to_str().map_err(|_| unknown())?;
+    let (number, own) = address::event_home(said).ok_or_else(unknown)?;
+    let last = HeaderValue::from_str(own).map_err(|_| unknown())?;
+    let there = client.sitting(number).filter(|(server, _)| may(server));
+    let (server, seat) = there.ok_or_else(unknown)?;
     let running = server.start().map_err(|error| error.refusal(&server.name))?;
     Ok(Some(Leave {
         body: bytes::Bytes::new(),
         era: Era::Legacy,
         session: Some(client.clone()),
+        seat: Some(seat),
+        run: None,
+        answering: None,
+        deed: None,
         name: None,
         mirrored: Vec::new(),
         safe: true,
         key: client.key(),
         id: None,
-        readdress: endpoint.only.is_none(),
-        resume: Some(last),
+        resume: Some(Box::new(last)),
         running,
         screen: screen(&server),
         server,

@@ -131,8 +131,12 @@ impl Gateway {
             Err(refusal) => return self.refuse_with(session, ctx, "size", refusal).await,
         };
         ctx.received = body.len();
-        if let Some(client) = self.batching(session, ctx, &endpoint, &body) {
-            return Box::pin(self.batch(session, ctx, &endpoint, client, body)).await.map(|()| None);
+        match self.batching(session, ctx, &endpoint, &body) {
+            Ok(None) => {}
+            Ok(Some(client)) => {
+                return Box::pin(self.batch(session, ctx, &endpoint, client, body)).await.map(|()| None);
+            }
+            Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
         }
         let chain = &house.plan.chain;
         let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous());
@@ -153,6 +157,9 @@ impl Gateway {
             Ok(client) => client,
             Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
         };
+        if let Some(client) = &client {
+            client.renew(session.req_header().headers.get(http::header::AUTHORIZATION));
+        }
         let led = Led {
             house: &house,
             endpoint: &endpoint,
@@ -168,18 +175,14 @@ impl Gateway {
             Ok(Exit::Room(talk)) => {
                 // A stream may last for days, and keeps nothing of the house that it began in.
                 drop((house, endpoint));
-                let said = Box::pin(reply::talk(session, ctx, era, talk, &self.door)).await;
-                if let (Some(client), Some(id)) = (&client, &ctx.id) {
-                    client.finish(id);
-                }
-                said.map(|()| None)
+                Box::pin(reply::talk(session, ctx, era, talk, &self.door)).await.map(|()| None)
             }
             Ok(Exit::Peer(leave)) => {
-                if body::can_replay(session) {
-                    return Ok(Some(leave));
+                // Pingora would send nothing (see `body`), or not wait for a person: the house's own client carries it.
+                if carry::waits_for_people(&leave) || !body::can_replay(session) {
+                    return Box::pin(carry::carry(session, ctx, leave, &self.door)).await.map(|()| None);
                 }
-                // Pingora would send nothing (see `body`): the house's own client carries it.
-                Box::pin(carry::carry(session, ctx, leave, &self.door)).await.map(|()| None)
+                Ok(Some(leave))
             }
             Err(refusal) => self.refuse_with(session, ctx, "door", *refusal).await,
         }
@@ -201,6 +204,7 @@ impl Gateway {
             Ok(client) => client,
             Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
         };
+        client.renew(session.req_header().headers.get(http::header::AUTHORIZATION));
         if !get {
             ctx.told.method = "_delete";
             self.door.sessions.end(&client);
@@ -213,17 +217,21 @@ impl Gateway {
         // A stream is gone on with only where the session has called before, and its caller still may.
         let house = ctx.house.clone();
         let may = |server: &Server| self.door.may_reach(&house, &endpoint, &caller, server);
-        match outgoing::resumption(session, &endpoint, &client, may, screen) {
+        match outgoing::resumption(session, &client, may, screen) {
             Ok(None) => {}
-            Ok(Some(leave)) => return Ok(Some(leave)),
+            Ok(Some(leave)) => {
+                // By the house's own client, which ends the stream when its time has come.
+                return carry::carry(session, ctx, leave, &self.door).await.map(|()| None);
+            }
             Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
         }
         let (core, drain) = (&self.door.core, self.door.drain.clone());
         let lookout = Lookout::new(self.door.registry.clone(), &house, &endpoint, Era::Legacy, &caller);
         let pass = self.passing(&endpoint.path, caller.clone());
+        let patience = house.plan.config.limits.write_timeout.get();
         // A stream may last for days, and keeps nothing of the house that it began in.
         drop((house, endpoint));
-        match announce::legacy(core, client, pass, caller, lookout, drain) {
+        match announce::legacy(core, client, pass, caller, lookout, patience, drain) {
             Ok(talk) => {
                 Box::pin(reply::talk(session, ctx, Era::Legacy, talk, &self.door)).await.map(|()| None)
             }
@@ -241,6 +249,10 @@ impl Gateway {
         Arc::new(move |server, message| {
             let house = door.registry.house();
             let endpoint = house.catalog.endpoint(&path)?;
+            // One that was taken out of the file, or has other settings by now, says nothing any more.
+            if house.plan.servers.get(&server.name)?.serial != server.serial {
+                return None;
+            }
             if !door.may_reach(&house, endpoint, &caller, server) {
                 return None;
             }

@@ -38,7 +38,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 const PIECE: usize = 64 * 1024;
 
 /// How often it is asked whether the caller of a stream may still have it.
-const AGAIN: Duration = Duration::from_secs(5);
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -292,7 +292,7 @@ async fn begin_events(session: &mut Session, ctx: &Ctx) -> pingora::Result<()> {
 /// Whether the caller of a stream is by now still the one that began it, with the same roles under the same policy. A
 /// stream that ends otherwise is opened anew by its client, and then judged by what holds then. The house of now takes
 /// the place of the one that the stream began in, which would stay for as long as the stream.
-async fn may_stay(session: &Session, ctx: &mut Ctx, door: &Door) -> bool {
+pub(super) async fn may_stay(session: &Session, ctx: &mut Ctx, door: &Door) -> bool {
     let house = door.registry.house();
     if house.plan.config.rbac != ctx.house.plan.config.rbac {
         return false;
@@ -409,6 +409,7 @@ pub async fn talk(
                 ctx.refuse("upstream", refusal);
                 return failure(session, ctx).await;
             }
+            Some(Word::Taken) => return whole(session, ctx, Reply::accepted()).await,
             None => return say(session, Bytes::new(), true).await,
         }
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use filters::agree::quote;
@@ -22,7 +23,7 @@ use crate::catalog::{Endpoint, Kind};
 use crate::protocol::wire;
 use crate::registry::{Lookout, News, Registry};
 use crate::server::Server;
-use crate::session::{Item, Pass, Session, TooMany};
+use crate::session::{Pass, Session, TooMany};
 
 pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// Most resources that one stream follows.
@@ -30,17 +31,19 @@ const MOST: usize = 1024;
 
 /// A GET stream of a legacy session; of what servers say to it goes on what `pass` gives. A session may have several:
 /// each message goes to one of them. Of changed lists it hears what `caller` sees, who opened the newest of them.
+/// `patience` is how long it may take the client to read one.
 pub fn legacy(
     core: &Handle,
     session: Arc<Session>,
     pass: Pass,
     caller: Caller,
     lookout: Lookout,
+    patience: Duration,
     drain: CancellationToken,
 ) -> Result<Talk, TooMany> {
     // No longer than it must be: what stands in it is lost with the client.
     let (words, receiver) = mpsc::channel(1);
-    let stream = session.attach()?;
+    let stream = session.attach(patience)?;
     if session.told.swap(Some(Arc::new(caller.clone()))).is_none() {
         core.spawn(tell(session.clone(), caller, lookout));
     }
@@ -82,8 +85,7 @@ async fn tell(session: Arc<Session>, first: Caller, mut lookout: Lookout) {
         match news {
             Some(News::Changed(kinds)) => {
                 for kind in kinds {
-                    let message = wire::notification(announcement(kind), b"");
-                    session.outbox.put(Item { server: None, message });
+                    session.outbox.say(wire::notification(announcement(kind), b""));
                 }
             }
             Some(News::Gone) => session.outbox.cut(),

@@ -13,11 +13,16 @@ use tokio_util::sync::CancellationToken;
 use super::{Leash, Talk, Word};
 use crate::protocol::wire;
 use crate::server::Running;
+use crate::session::{Begun, Deed};
 use crate::upstream::{Ask, Progress, Said, Screen};
 
 /// What is asked; all in the caller's own words.
 pub struct Question {
     pub running: Running,
+    /// The request, as its session knows it: for as long as the server is asked, whether its client is there or not.
+    pub run: Option<Begun>,
+    /// What it asks for one of those who share the server, rather than for all.
+    pub deed: Option<Deed>,
     /// The caller's places in limits, which are taken until the server is done: a legacy client that leaves does not
     /// end its call.
     pub held: Option<Arc<Held>>,
@@ -51,16 +56,17 @@ pub fn ask(core: &Handle, question: Question, stop: CancellationToken) -> Talk {
 }
 
 async fn answer(question: Question, words: &mpsc::Sender<Word>) -> Word {
-    let Question { running, held: _held, era, method, params, id, token, screen } = question;
+    let Question { running, run, deed, held: _held, era, method, params, id, token, screen } = question;
     let server = running.server().clone();
     let (notes, mut noted) = mpsc::channel::<Bytes>(32);
-    let asked = server.upstream.ask(Ask {
-        era,
-        method: &method,
-        params,
-        progress: Some(Progress { token, notes }),
-        timeout: server.timeout,
-    });
+    let asked = async {
+        if let (Some(deed), Some(run)) = (&deed, &run) {
+            drop(notes);
+            return run.session().share(&server, deed).await;
+        }
+        let progress = Some(Progress { token, notes });
+        server.upstream.ask(Ask { era, method: &method, params, progress, timeout: server.timeout }).await
+    };
     let pass_on = async {
         while let Some(note) = noted.recv().await {
             let clean = screen.as_ref().map_or(Ok(None), |screen| screen.message(&note));

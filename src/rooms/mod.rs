@@ -19,6 +19,8 @@ pub enum Word {
     Last(Bytes),
     /// Instead of an answer.
     Refused(Box<Refusal>),
+    /// The last word where there is no answer: the message was taken.
+    Taken,
 }
 
 /// A running room. The channel closes after the last word, or without one where there is no answer (a GET

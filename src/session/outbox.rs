@@ -3,9 +3,12 @@
 //! Streams take from one queue (2025-11-25, transports, "Multiple Connections": no message goes to two), so whatever a
 //! stream that leaves has not taken goes to another, or waits for the next one for a while. What is taken is gone: there
 //! are no event ids here and nothing is sent again.
+//!
+//! A server that says more than the client takes waits until there is room, as on a connection of its own.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -14,9 +17,9 @@ use crate::server::Server;
 
 /// Streams that one session may have at a time.
 pub const STREAMS: usize = 8;
-/// What may wait while streams are open; when it is more, none of them is read any longer.
+/// What may wait while streams are open; who has more to say waits too.
 const CROWD: Room = Room { messages: 256, bytes: 4 << 20 };
-/// What may wait for the next stream while none is open.
+/// What may wait for the next stream while none is open; what is more is lost.
 const PAUSE: Room = Room { messages: 64, bytes: 64 << 10 };
 
 struct Room {
@@ -36,6 +39,8 @@ pub struct Item {
 pub struct Outbox {
     queue: Mutex<Queue>,
     news: Notify,
+    /// Told when something was taken.
+    room: Notify,
 }
 
 #[derive(Default)]
@@ -45,6 +50,32 @@ struct Queue {
     streams: usize,
     /// Counts the times that all streams were ended.
     cuts: u64,
+    /// Counts what was taken.
+    taken: u64,
+    /// How long nothing may be taken before the streams count as dead.
+    patience: Duration,
+}
+
+impl Queue {
+    fn fits(&self, size: usize) -> bool {
+        let room = if self.streams > 0 { CROWD } else { PAUSE };
+        let fits = self.waiting.len() < room.messages && self.bytes + size <= room.bytes;
+        // A single long one is bounded by what a server may say at once.
+        fits || self.waiting.is_empty() && self.streams > 0
+    }
+}
+
+/// What became of a message that was offered.
+enum Offered {
+    Taken,
+    /// Nobody takes any.
+    Lost,
+    /// There is no room for it now.
+    Full {
+        item: Item,
+        taken: u64,
+        patience: Duration,
+    },
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -52,32 +83,56 @@ struct Queue {
 pub struct TooMany;
 
 impl Outbox {
-    /// Takes a message; false if it was dropped, since nobody takes any.
-    pub fn put(&self, item: Item) -> bool {
-        let mut queue = self.queue();
-        let room = if queue.streams > 0 { CROWD } else { PAUSE };
-        // One that says no more than one that waits already.
-        if item.server.is_none()
-            && queue.waiting.iter().any(|w| w.server.is_none() && w.message == item.message)
-        {
-            return true;
-        }
-        let size = item.message.len();
-        let fits = queue.waiting.len() < room.messages && queue.bytes + size <= room.bytes;
-        // A single long one is bounded by what a server may say at once.
-        let alone = queue.waiting.is_empty() && queue.streams > 0;
-        if !fits && !alone {
-            if queue.streams > 0 {
-                drop(queue);
-                self.cut();
+    /// Takes a message of a server, as soon as there is room; false if it was lost, since nobody takes any.
+    pub async fn put(&self, mut item: Item) -> bool {
+        loop {
+            // Made before the look, so that no word that comes after it is missed.
+            let room = self.room.notified();
+            match self.offer(item) {
+                Offered::Taken => return true,
+                Offered::Lost => return false,
+                Offered::Full { item: back, taken, patience } => {
+                    item = back;
+                    // Streams of which none takes anything are read by nobody.
+                    if tokio::time::timeout(patience, room).await.is_err() && self.queue().taken == taken {
+                        self.cut();
+                    }
+                }
             }
-            return false;
+        }
+    }
+
+    fn offer(&self, item: Item) -> Offered {
+        let mut queue = self.queue();
+        let size = item.message.len();
+        if !queue.fits(size) {
+            return match queue.streams {
+                0 => Offered::Lost,
+                _ => Offered::Full { item, taken: queue.taken, patience: queue.patience },
+            };
         }
         queue.bytes += size;
         queue.waiting.push_back(item);
+        let more = queue.fits(0);
         drop(queue);
         self.news.notify_one();
-        true
+        if more {
+            // Others may wait for the same room.
+            self.room.notify_one();
+        }
+        Offered::Taken
+    }
+
+    /// Takes a message of the house, unless one waits that says no more. They are few: there is always room.
+    pub fn say(&self, message: Bytes) {
+        let mut queue = self.queue();
+        if queue.waiting.iter().any(|waits| waits.server.is_none() && waits.message == message) {
+            return;
+        }
+        queue.bytes += message.len();
+        queue.waiting.push_back(Item { server: None, message });
+        drop(queue);
+        self.news.notify_one();
     }
 
     /// Ends all streams, and forgets what waits.
@@ -88,14 +143,17 @@ impl Outbox {
         queue.cuts += 1;
         drop(queue);
         self.news.notify_waiters();
+        self.room.notify_waiters();
     }
 
-    pub fn attach(self: &Arc<Self>) -> Result<Stream, TooMany> {
+    /// Another stream; `patience` is how long it may take a client to read a message.
+    pub fn attach(self: &Arc<Self>, patience: Duration) -> Result<Stream, TooMany> {
         let mut queue = self.queue();
         if queue.streams >= STREAMS {
             return Err(TooMany);
         }
         queue.streams += 1;
+        queue.patience = patience;
         Ok(Stream { cuts: queue.cuts, outbox: self.clone() })
     }
 
@@ -128,8 +186,10 @@ impl Stream {
                 }
                 if let Some(item) = queue.waiting.pop_front() {
                     queue.bytes -= item.message.len();
+                    queue.taken += 1;
                     let more = !queue.waiting.is_empty();
                     drop(queue);
+                    self.outbox.room.notify_one();
                     if more {
                         self.outbox.news.notify_one();
                     }
@@ -146,8 +206,14 @@ impl Drop for Stream {
         let mut queue = self.outbox.queue();
         if queue.cuts == self.cuts {
             queue.streams -= 1;
-            if !queue.waiting.is_empty() {
+            let (more, last) = (!queue.waiting.is_empty(), queue.streams == 0);
+            drop(queue);
+            if more {
                 self.outbox.news.notify_one();
+            }
+            if last {
+                // Nobody takes any more now: those who wait are to know.
+                self.outbox.room.notify_waiters();
             }
         }
     }
@@ -157,8 +223,10 @@ impl Drop for Stream {
 mod tests {
     use super::*;
 
-    fn house(message: &'static str) -> Item {
-        Item { server: None, message: Bytes::from_static(message.as_bytes()) }
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn item(message: impl Into<Bytes>) -> Item {
+        Item { server: None, message: message.into() }
     }
 
     async fn said(stream: &Stream) -> Bytes {
@@ -168,29 +236,29 @@ mod tests {
     #[tokio::test]
     async fn each_message_goes_to_one_stream_and_none_is_lost_with_a_stream() {
         let outbox = Arc::new(Outbox::default());
-        let (one, two) = (outbox.attach().expect("room"), outbox.attach().expect("room"));
+        let (one, two) = (outbox.attach(LONG).expect("room"), outbox.attach(LONG).expect("room"));
         for message in ["a", "b", "c", "d"] {
-            assert!(outbox.put(house(message)));
+            assert!(outbox.put(item(message)).await);
         }
         assert_eq!((said(&one).await, said(&two).await), ("a".into(), "b".into()));
         drop(one);
         assert_eq!(said(&two).await, "c");
         drop(two);
         assert!(!outbox.is_open());
-        assert!(outbox.put(house("e")), "it waits for the next stream");
-        let three = outbox.attach().expect("room");
+        assert!(outbox.put(item("e")).await, "it waits for the next stream");
+        let three = outbox.attach(LONG).expect("room");
         assert_eq!((said(&three).await, said(&three).await), ("d".into(), "e".into()));
     }
 
     #[tokio::test]
     async fn a_stream_that_waits_is_woken_when_the_one_that_was_called_leaves() {
         let outbox = Arc::new(Outbox::default());
-        let (one, two) = (outbox.attach().expect("room"), outbox.attach().expect("room"));
+        let (one, two) = (outbox.attach(LONG).expect("room"), outbox.attach(LONG).expect("room"));
         let mut first = Box::pin(one.next());
         assert!(futures::poll!(&mut first).is_pending());
         let mut second = Box::pin(two.next());
         assert!(futures::poll!(&mut second).is_pending());
-        outbox.put(house("a"));
+        assert!(outbox.put(item("a")).await);
         drop(first);
         drop(one);
         assert_eq!(second.await.expect("it is woken").message, "a");
@@ -199,37 +267,78 @@ mod tests {
     #[test]
     fn a_session_has_so_many_streams_and_no_more() {
         let outbox = Arc::new(Outbox::default());
-        let mut streams: Vec<Stream> = (0..STREAMS).map(|_| outbox.attach().expect("room")).collect();
-        assert_eq!(outbox.attach().err(), Some(TooMany));
+        let mut streams: Vec<Stream> = (0..STREAMS).map(|_| outbox.attach(LONG).expect("room")).collect();
+        assert_eq!(outbox.attach(LONG).err(), Some(TooMany));
         streams.pop();
-        assert!(outbox.attach().is_ok());
+        assert!(outbox.attach(LONG).is_ok());
     }
 
     #[tokio::test]
-    async fn what_nobody_reads_is_bounded() {
+    async fn servers_that_say_more_than_is_taken_wait_and_lose_nothing() {
+        const EACH: usize = 3 * CROWD.messages;
         let outbox = Arc::new(Outbox::default());
-        let stuck = outbox.attach().expect("room");
-        let long = Item { server: None, message: Bytes::from(vec![b'x'; CROWD.bytes + 1]) };
-        assert!(outbox.put(long), "one long message alone is none too many");
-        assert!(!outbox.put(house("a")));
+        let stream = outbox.attach(LONG).expect("room");
+        let speaking: Vec<_> = (0..3)
+            .map(|server| {
+                let outbox = outbox.clone();
+                tokio::spawn(async move {
+                    for number in 0..EACH {
+                        assert!(outbox.put(item(format!("{server} {number}"))).await);
+                    }
+                })
+            })
+            .collect();
+        let mut next = [0; 3];
+        for _ in 0..3 * EACH {
+            let message = String::from_utf8(said(&stream).await.into()).expect("a text");
+            let (server, number) = message.split_once(' ').expect("two numbers");
+            let server: usize = server.parse().expect("a number");
+            assert_eq!(number, next[server].to_string(), "in their order");
+            next[server] += 1;
+        }
+        for speaking in speaking {
+            speaking.await.expect("none was refused");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_last_stream_learns_that_it_left() {
+        let outbox = Arc::new(Outbox::default());
+        let stream = outbox.attach(LONG).expect("room");
+        assert!(
+            outbox.put(item(vec![b'x'; CROWD.bytes + 1])).await,
+            "one long message alone is none too many"
+        );
+        let mut waits = Box::pin(outbox.put(item("a")));
+        assert!(futures::poll!(&mut waits).is_pending());
+        drop(stream);
+        assert!(!waits.await, "there is no room for it while nobody listens");
+    }
+
+    #[tokio::test]
+    async fn streams_that_take_nothing_for_too_long_end() {
+        let outbox = Arc::new(Outbox::default());
+        let stuck = outbox.attach(Duration::from_millis(1)).expect("room");
+        assert!(outbox.put(item(vec![b'x'; CROWD.bytes + 1])).await);
+        assert!(outbox.put(item("a")).await, "what waited is forgotten, and this waits for the next stream");
         assert!(stuck.next().await.is_none(), "it ends");
         drop(stuck);
         assert!(!outbox.is_open());
-        let mut kept = 0;
-        while outbox.put(Item { server: None, message: Bytes::from(format!("{kept}")) }) {
+        let mut kept = 1;
+        while outbox.put(item(format!("{kept}"))).await {
             kept += 1;
         }
         assert_eq!(kept, PAUSE.messages);
-        let next = outbox.attach().expect("room");
-        assert_eq!(said(&next).await, "0");
+        let next = outbox.attach(LONG).expect("room");
+        assert_eq!(said(&next).await, "a");
     }
 
     #[tokio::test]
     async fn the_house_says_nothing_twice() {
         let outbox = Arc::new(Outbox::default());
-        let stream = outbox.attach().expect("room");
+        let stream = outbox.attach(LONG).expect("room");
         for message in ["a", "a", "b", "a"] {
-            assert!(outbox.put(house(message)));
+            outbox.say(Bytes::from_static(message.as_bytes()));
         }
         assert_eq!((said(&stream).await, said(&stream).await), ("a".into(), "b".into()));
         assert!(futures::poll!(Box::pin(stream.next())).is_pending());

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Session, Sessions};
+use super::Session;
+use super::table::Sessions;
 
 /// Seconds since its last use after which a session may have to go; one that was never used may at once.
 const IDLE: u64 = 60;
@@ -24,8 +25,9 @@ impl Sessions {
         }
         let Some(mut most) = callers.into_values().max_by_key(Vec::len) else { return false };
         let some = (most.len() / 8).max(1);
-        let oldest = self.now().saturating_sub(IDLE);
-        most.retain(|session| session.is_idle() && (session.is_unused() || session.used() < oldest));
+        let now = self.now();
+        let oldest = now.saturating_sub(IDLE);
+        most.retain(|session| session.is_idle(now) && (session.is_unused() || session.used() < oldest));
         most.sort_by_key(|session| (!session.is_unused(), session.used()));
         most.truncate(some);
         for session in &most {
@@ -37,9 +39,9 @@ impl Sessions {
 
 impl Session {
     /// Nothing runs in it and nobody listens.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self, now: u64) -> bool {
         // A call may take longer than a session may be idle.
-        self.running.lock().expect("no holder of the lock panics").is_empty() && !self.outbox.is_open()
+        !self.runs.any(now, None) && !self.outbox.is_open()
     }
 
     /// No message came in it since it was opened.
@@ -54,6 +56,8 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
     use filters::Caller;
     use filters::call::Identity;
@@ -102,7 +106,7 @@ mod tests {
         assert!(open(&sessions, &owner, 4).is_none(), "all were used just now");
         all[2].used.store(0, Ordering::Relaxed);
         all[3].used.store(0, Ordering::Relaxed);
-        let _stream = all[3].attach().expect("somebody listens");
+        let _stream = all[3].attach(Duration::from_secs(1)).expect("somebody listens");
         assert!(open(&sessions, &owner, 4).is_none(), "a minute has not passed");
     }
 }

@@ -8,37 +8,61 @@ use bytes::{Bytes, BytesMut};
 use filters::Span;
 use http::header::CONTENT_TYPE;
 
+use super::clock::Clock;
 use super::http::Http;
 use super::{Progress, Said, UpstreamError, cause, is_exhausted};
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::wire;
 
+/// What is waited for, and how.
+pub struct Wanted<'a> {
+    /// The id of the request, as written.
+    pub id: &'a [u8],
+    /// Many messages may come as one.
+    pub batches: bool,
+    /// Takes what is said on the way.
+    pub progress: Option<&'a Progress>,
+    pub timeout: Duration,
+    /// Set where each message starts the time anew.
+    pub clock: Option<&'a Clock>,
+}
+
+impl<'a> Wanted<'a> {
+    pub fn new(id: &'a str, timeout: Duration) -> Self {
+        Self { id: id.as_bytes(), batches: false, progress: None, timeout, clock: None }
+    }
+}
+
 impl Http {
-    /// Reads the answer to the request `id`, from JSON or from a stream.
+    /// Reads the answer to a request, from JSON or from a stream.
     pub async fn answer(
         &self,
         mut response: reqwest::Response,
-        id: &[u8],
-        progress: Option<&Progress>,
-        timeout: Duration,
+        wanted: Wanted<'_>,
     ) -> Result<Said, UpstreamError> {
         let most = self.bounds().max_response;
+        let Wanted { id, batches, progress, timeout, clock } = wanted;
+        // One message, or those of a batch.
+        let parts = |message: Bytes| {
+            let parts = if batches { wire::batch(&message) } else { None };
+            parts.unwrap_or_else(|| vec![message])
+        };
         let read = async {
             if is_sse(&response) {
                 let mut splitter = Splitter::new(most);
                 while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&e))? {
                     splitter.push(&piece);
                     while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(most))? {
-                        let Some(data) = sse::read(&event).data.filter(|data| !data.is_empty()) else {
-                            continue;
-                        };
-                        let data = Bytes::copy_from_slice(&data);
-                        match said(&data, id)? {
-                            Some(said) => return Ok(said),
-                            None => {
-                                if let Some(progress) = progress {
-                                    let _ = progress.notes.send(data).await;
-                                }
+                        let read = sse::read(&event);
+                        let Some(data) = read.message() else { continue };
+                        if let Some(clock) = clock {
+                            clock.heard();
+                        }
+                        for message in parts(Bytes::copy_from_slice(data)) {
+                            match (said(&message, id)?, progress) {
+                                (Some(said), _) => return Ok(said),
+                                (None, Some(progress)) => drop(progress.notes.send(message).await),
+                                (None, None) => {}
                             }
                         }
                     }
@@ -53,8 +77,14 @@ impl Http {
                 }
                 body.extend_from_slice(&piece);
             }
-            let body = body.freeze();
-            match said(&body, id) {
+            let mut found = Ok(None);
+            for message in parts(body.freeze()) {
+                found = said(&message, id);
+                if !matches!(found, Ok(None)) {
+                    break;
+                }
+            }
+            match found {
                 Ok(Some(said)) => Ok(said),
                 // Something before the server says that it is not there.
                 _ if matches!(status.as_u16(), 502..=504) => {
@@ -65,7 +95,16 @@ impl Http {
                 Err(error) => Err(error),
             }
         };
-        tokio::time::timeout(timeout, read).await.unwrap_or(Err(UpstreamError::TimedOut(timeout)))
+        let over = async {
+            match clock {
+                Some(clock) => clock.over(timeout).await,
+                None => tokio::time::sleep(timeout).await,
+            }
+        };
+        tokio::select! {
+            answer = read => answer,
+            () = over => Err(UpstreamError::TimedOut(timeout)),
+        }
     }
 }
 

@@ -1,18 +1,19 @@
 //! The gateway's own conversation with one endpoint: greetings, lists, announcements, in a legacy session of its own.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use filters::Era;
-use http::header::ACCEPT;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::answers::{is_sse, shorten, unreachable};
-use super::http::{Http, Place, Seat, mirror};
-use super::{Ask, Ending, Hello, LISTS_CHANGED, Said, UpstreamError, house_initialize, house_params};
+use super::answers::{Wanted, is_sse, shorten};
+use super::http::{Http, Seat, mirror, own_id};
+use super::unasked::{Line, Place};
+use super::{Ask, Hello, LISTS_CHANGED, Said, UpstreamError, house_initialize, house_params};
 use crate::protocol::{revision, wire};
 
 /// The code of JSON-RPC for it.
@@ -22,15 +23,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A stream that lasted so long was one; the next is opened soon.
 const STEADY: Duration = Duration::from_secs(1);
-
-/// What an endpoint answers that is asked for the stream of what it says unasked.
-enum Line {
-    Open(reqwest::Response),
-    /// It has none.
-    None,
-    /// It gives none now.
-    Busy(String),
-}
 
 impl Http {
     pub(super) async fn greet(&self, era: Era) -> Result<Hello, UpstreamError> {
@@ -43,17 +35,18 @@ impl Http {
             self.leave(&seat).await;
         }
         let (seat, hello) = self.open(&house_initialize(), None).await?;
-        *house = Some(seat);
+        *house = Some(Arc::new(seat));
         Ok(hello)
     }
 
     async fn discover(&self) -> Result<Hello, UpstreamError> {
         let (era, method) = (Era::Modern, "server/discover");
         let params = house_params(era, "");
-        let body = wire::request("1", method, &params);
-        let response = self.send(era, None, mirror(method, &params), body, self.patience()).await?;
+        let (id, patience) = (own_id(), self.patience());
+        let body = wire::request(&id, method, &params);
+        let response = self.send(era, None, mirror(method, &params), body, patience).await?;
         let status = response.status();
-        let result = judged(era, status, self.answer(response, b"1", None, self.patience()).await)?;
+        let result = judged(era, status, self.answer(response, Wanted::new(&id, patience)).await)?;
         let hello = Hello::read(&result, revision::NEWEST_MODERN.to_owned());
         // An old server may have something of that name.
         hello.map_err(|error| UpstreamError::WrongEra(era, error.to_string()))
@@ -83,7 +76,7 @@ impl Http {
                 Era::Modern => None,
             };
             let since = Instant::now();
-            match self.line(era, seat.as_ref(), &listen).await? {
+            match self.line(era, seat.as_deref(), &listen).await? {
                 Line::None => return Ok(()),
                 Line::Busy(why) => {
                     tracing::debug!(endpoint = self.label, why, "no stream of announcements now")
@@ -101,7 +94,8 @@ impl Http {
                             }
                         }
                     };
-                    let pour = async move { self.pour(response, &mut Place::default(), &out).await };
+                    let batches = seat.as_deref().is_some_and(Seat::has_batches);
+                    let pour = async move { self.pour(response, batches, &mut Place::default(), &out).await };
                     let (poured, ()) = tokio::join!(pour, forward);
                     poured?;
                 }
@@ -115,68 +109,18 @@ impl Http {
         }
     }
 
-    /// What a server says unasked, message by message, until the stream ends in good order.
-    pub(super) async fn listen(
-        &self,
-        era: Era,
-        seat: Option<&Seat>,
-        listen: &Bytes,
-        out: mpsc::Sender<Bytes>,
-    ) -> Result<Ending, UpstreamError> {
-        match self.line(era, seat, listen).await? {
-            Line::Open(response) => {
-                self.pour(response, &mut Place::default(), &out).await.map(|_| Ending::Over)
-            }
-            Line::None => Ok(Ending::Refused),
-            Line::Busy(why) => Err(UpstreamError::Nonsense(why)),
-        }
-    }
-
-    /// Opens the stream of what a server says unasked: legacy GET, or modern `subscriptions/listen`.
-    async fn line(&self, era: Era, seat: Option<&Seat>, listen: &Bytes) -> Result<Line, UpstreamError> {
-        let patience = self.patience();
-        let response = match era {
-            Era::Legacy => {
-                let request = self.client.get(self.url.clone()).headers(self.head(era, seat));
-                let sent = request.header(ACCEPT, "text/event-stream").send();
-                match tokio::time::timeout(patience, sent).await {
-                    Ok(sent) => sent.map_err(|e| unreachable(&e))?,
-                    Err(_) => return Err(UpstreamError::TimedOut(patience)),
-                }
-            }
-            Era::Modern => {
-                let method = "subscriptions/listen";
-                let body = wire::request("1", method, listen);
-                self.send(era, None, mirror(method, listen), body, patience).await?
-            }
-        };
-        let status = response.status();
-        match status {
-            StatusCode::NOT_FOUND if era == Era::Legacy && seat.is_some_and(|s| s.session.is_some()) => {
-                return Err(UpstreamError::Forgotten);
-            }
-            _ if status.is_success() && is_sse(&response) => return Ok(Line::Open(response)),
-            _ if is_refusal(status) => return Ok(Line::None),
-            _ => {}
-        }
-        match self.answer(response, b"1", None, patience).await {
-            Ok(Said::Error(error)) if status.is_success() && is_refusal_code(&error) => Ok(Line::None),
-            _ => Ok(Line::Busy(format!("HTTP {status} and no stream"))),
-        }
-    }
-
     pub(super) async fn close(&self) {
         if let Some(seat) = self.house.lock().await.take() {
             self.leave(&seat).await;
         }
     }
 
-    async fn seat(&self) -> Result<Seat, UpstreamError> {
+    async fn seat(&self) -> Result<Arc<Seat>, UpstreamError> {
         let mut house = self.house.lock().await;
         if let Some(seat) = &*house {
             return Ok(seat.clone());
         }
-        let (seat, _) = self.open(&house_initialize(), None).await?;
+        let seat = Arc::new(self.open(&house_initialize(), None).await?.0);
         *house = Some(seat.clone());
         Ok(seat)
     }
@@ -186,15 +130,18 @@ impl Http {
             Era::Legacy => (Some(self.seat().await?), HeaderMap::new()),
             Era::Modern => (None, mirror(ask.method, &ask.params)),
         };
-        let body = wire::request("1", ask.method, &ask.params);
-        let response = self.send(ask.era, seat.as_ref(), extra, body, ask.timeout).await?;
+        let id = own_id();
+        let body = wire::request(&id, ask.method, &ask.params);
+        let response = self.send(ask.era, seat.as_deref(), extra, body, ask.timeout).await?;
+        let batches = seat.as_ref().is_some_and(|seat| seat.has_batches());
         if response.status() == StatusCode::NOT_FOUND && seat.is_some_and(|s| s.session.is_some()) {
             return Err(UpstreamError::Forgotten);
         }
         if ask.era == Era::Legacy && ask.method.ends_with("/list") {
             self.lists_as_events.store(is_sse(&response), Ordering::Relaxed);
         }
-        self.answer(response, b"1", ask.progress.as_ref(), ask.timeout).await
+        let progress = ask.progress.as_ref();
+        self.answer(response, Wanted { batches, progress, ..Wanted::new(&id, ask.timeout) }).await
     }
 }
 
@@ -232,7 +179,7 @@ pub(super) fn judged(
 }
 
 /// By such a status a server says that it does not take this kind of request at all.
-fn is_refusal(status: StatusCode) -> bool {
+pub(super) fn is_refusal(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400 | 404 | 405 | 406 | 415)
 }
 

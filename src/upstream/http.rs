@@ -6,55 +6,70 @@
 //! modern without.
 
 use std::hash::{Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
 use filters::Era;
 use filters::agree::encode;
 use filters::call::header;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 
-use super::answers::{is_sse, unreachable};
+use super::answers::{Wanted, unreachable};
 use super::house::judged;
 use super::peer::Names;
 use super::trust::{Reach, Trust};
 use super::vitals::Vitals;
 use super::{Bounds, Hello, Peer, Said, UpstreamError, cause};
-use crate::protocol::sse::{self, Splitter};
 use crate::protocol::{revision, wire};
 
 /// An upstream session of the legacy era.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Seat {
+    /// No other seat of this process has it: what belongs to this one leads to no other, whatever was taken in its place.
+    pub number: u64,
     /// The endpoint that knows it.
     pub at: Weak<Http>,
     /// `None` for servers that keep no sessions.
     pub session: Option<HeaderValue>,
     /// The revision that was agreed on.
     pub version: String,
-    /// The `Authorization` that it was opened with, where a server is called in its caller's name.
-    pub bearer: Option<HeaderValue>,
+    /// The newest `Authorization` of its caller, where a server is called in its caller's name.
+    bearer: ArcSwapOption<HeaderValue>,
 }
 
-impl PartialEq for Seat {
-    fn eq(&self, other: &Self) -> bool {
-        let parts = |seat: &Self| (seat.session.clone(), seat.version.clone(), seat.bearer.clone());
-        Weak::ptr_eq(&self.at, &other.at) && parts(self) == parts(other)
+impl Seat {
+    /// Takes note of the `Authorization` that its caller sends now: the one that it was opened with ends some day.
+    pub fn renew(&self, bearer: Option<&HeaderValue>) {
+        if let Some(bearer) = bearer
+            && self.bearer.load().as_deref() != Some(bearer)
+        {
+            self.bearer.store(Some(Arc::new(bearer.clone())));
+        }
+    }
+
+    /// The newest `Authorization` of its caller.
+    pub fn bearer(&self) -> Option<HeaderValue> {
+        self.bearer.load().as_deref().cloned()
+    }
+
+    /// Whether its server may send many messages at once.
+    pub fn has_batches(&self) -> bool {
+        revision::has_batches(&self.version)
     }
 }
 
-/// Where a stream of announcements is to be gone on with.
-#[derive(Debug, Default)]
-pub struct Place {
-    /// The id of the last event.
-    pub last: Option<HeaderValue>,
-    /// How long the server wants to be left alone first.
-    pub retry: Option<Duration>,
+/// An id for a request of the gateway itself. It goes in a session where a client's own requests go too, perhaps those of
+/// another gateway: no two of them may have the same id at a time.
+pub(super) fn own_id() -> String {
+    static PROCESS: LazyLock<u64> =
+        LazyLock::new(|| getrandom::u64().expect("the system gives random bytes"));
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("\"tg-{:016x}-{}\"", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 pub struct Http {
@@ -76,7 +91,7 @@ pub struct Http {
     /// Those of its server, which a reload may change.
     bounds: ArcSwap<Bounds>,
     /// The gateway's own legacy session.
-    pub(super) house: Mutex<Option<Seat>>,
+    pub(super) house: Mutex<Option<Arc<Seat>>>,
     /// The pools that it is in: two while a reload takes place.
     pub(super) pools: AtomicUsize,
     /// The lists of the legacy era came as streams of events when they were last asked for.
@@ -167,12 +182,14 @@ impl Http {
         params: &[u8],
         bearer: Option<HeaderValue>,
     ) -> Result<(Seat, Hello), UpstreamError> {
-        let body = wire::request("1", "initialize", params);
+        let id = own_id();
+        let body = wire::request(&id, "initialize", params);
         let extra = bearer.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
         let response = self.send(Era::Legacy, None, extra, body, self.patience()).await?;
         let session = response.headers().get(header::SESSION).cloned();
         let status = response.status();
-        let result = judged(Era::Legacy, status, self.answer(response, b"1", None, self.patience()).await)?;
+        let said = self.answer(response, Wanted::new(&id, self.patience())).await;
+        let result = judged(Era::Legacy, status, said)?;
         let wrong = |why: String| UpstreamError::WrongEra(Era::Legacy, why);
         let version =
             wire::member(&result, "protocolVersion").and_then(|span| wire::string(span.of(&result)));
@@ -180,7 +197,14 @@ impl Http {
         if !revision::LEGACY.contains(&version.as_str()) {
             return Err(wrong(format!("it offers revision {version:?}")));
         }
-        let seat = Seat { at: self.me.clone(), session, version: version.clone(), bearer };
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let seat = Seat {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            at: self.me.clone(),
+            session,
+            version: version.clone(),
+            bearer: ArcSwapOption::new(bearer.map(Arc::new)),
+        };
         let hello = Hello::read(&result, version).map_err(|error| wrong(error.to_string()))?;
         self.notify(&seat, "notifications/initialized", Bytes::new()).await?;
         Ok((seat, hello))
@@ -214,12 +238,14 @@ impl Http {
 
     /// One request in a session.
     pub async fn request_in(&self, seat: &Seat, method: &str, params: Bytes) -> Result<Said, UpstreamError> {
-        let body = wire::request("1", method, &params);
+        let id = own_id();
+        let body = wire::request(&id, method, &params);
         let response = self.send(Era::Legacy, Some(seat), HeaderMap::new(), body, self.patience()).await?;
         if response.status() == StatusCode::NOT_FOUND && seat.session.is_some() {
             return Err(UpstreamError::Forgotten);
         }
-        self.answer(response, b"1", None, self.patience()).await
+        let wanted = Wanted { batches: seat.has_batches(), ..Wanted::new(&id, self.patience()) };
+        self.answer(response, wanted).await
     }
 
     /// Sends one message and gives the answer as it begins. `extra` replaces headers of the same names. If the error
@@ -232,86 +258,40 @@ impl Http {
         body: Bytes,
         timeout: Duration,
     ) -> Result<reqwest::Response, UpstreamError> {
+        let response = self.post(era, seat, extra, body, timeout).await?;
+        match response.status().as_u16() {
+            status @ (401 | 403) => Err(UpstreamError::Credentials(status)),
+            _ => Ok(response),
+        }
+    }
+
+    /// The same, where it is for somebody else to say what a refusal of credentials means.
+    pub async fn post(
+        &self,
+        era: Era,
+        seat: Option<&Seat>,
+        extra: HeaderMap,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<reqwest::Response, UpstreamError> {
         let mut headers = self.head(era, seat);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         headers.extend(extra);
-        let sent = self.client.post(self.url.clone()).headers(headers).body(body).send();
-        match tokio::time::timeout(timeout, sent).await {
-            Err(_) => Err(UpstreamError::TimedOut(timeout)),
-            Ok(Err(error)) if error.is_connect() => Err(unreachable(&error)),
-            Ok(Err(error)) => Err(UpstreamError::Broke(cause(&error))),
-            Ok(Ok(response)) => match response.status() {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    Err(UpstreamError::Credentials(response.status().as_u16()))
-                }
-                _ => Ok(response),
-            },
-        }
+        answer_to(self.client.post(self.url.clone()).headers(headers).body(body), timeout).await
     }
 
-    /// The legacy stream of what a server says to a session unasked, from `place` on. False if it has none, or if
-    /// nobody takes what it says.
-    pub async fn announcements(
+    /// Goes on with a stream of a session; `extra` says after which event.
+    pub async fn resume(
         &self,
         seat: &Seat,
-        place: &mut Place,
-        out: &mpsc::Sender<Bytes>,
-    ) -> Result<bool, UpstreamError> {
-        let request = self.client.get(self.url.clone()).headers(self.head(Era::Legacy, Some(seat)));
-        let mut request = request.header(ACCEPT, "text/event-stream");
-        if let Some(last) = &place.last {
-            request = request.header("last-event-id", last);
-        }
-        let patience = self.patience();
-        let sent = tokio::time::timeout(patience, request.send()).await;
-        let response = match sent {
-            Err(_) => return Err(UpstreamError::TimedOut(patience)),
-            Ok(sent) => sent.map_err(|e| unreachable(&e))?,
-        };
-        match response.status() {
-            StatusCode::NOT_FOUND if seat.session.is_some() => Err(UpstreamError::Forgotten),
-            status if status.is_server_error() => Err(UpstreamError::Nonsense(format!("HTTP {status}"))),
-            status if status.is_success() && is_sse(&response) => self.pour(response, place, out).await,
-            // It does not go on with the last stream, but may begin another.
-            _ if place.last.take().is_some() => Ok(true),
-            _ => Ok(false),
-        }
-    }
-
-    /// Gives out the messages of a stream until it ends; false when nobody takes them.
-    pub(super) async fn pour(
-        &self,
-        response: reqwest::Response,
-        place: &mut Place,
-        out: &mpsc::Sender<Bytes>,
-    ) -> Result<bool, UpstreamError> {
-        let (most, idle) = (self.bounds().max_response, self.bounds().stream_idle);
-        let mut splitter = Splitter::new(most);
-        let mut response = response;
-        loop {
-            // A silent stream may be one whose other end is gone; the caller opens another.
-            let Ok(piece) = tokio::time::timeout(idle, response.chunk()).await else {
-                return Ok(true);
-            };
-            let Some(piece) = piece.map_err(|e| unreachable(&e))? else { return Ok(true) };
-            splitter.push(&piece);
-            while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(most))? {
-                let read = sse::read(&event);
-                if let Some(id) = &read.id {
-                    place.last = HeaderValue::from_str(id).ok().filter(|id| !id.is_empty());
-                }
-                if let Some(retry) = read.retry.and_then(|retry| retry.parse().ok()) {
-                    place.retry = Some(Duration::from_millis(retry));
-                }
-                if let Some(data) = read.data
-                    && !data.is_empty()
-                    && out.send(Bytes::copy_from_slice(&data)).await.is_err()
-                {
-                    return Ok(false);
-                }
-            }
-        }
+        extra: HeaderMap,
+        timeout: Duration,
+    ) -> Result<reqwest::Response, UpstreamError> {
+        let mut headers = self.head(Era::Legacy, Some(seat));
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.extend(extra);
+        answer_to(self.client.get(self.url.clone()).headers(headers), timeout).await
     }
 
     pub(super) fn head(&self, era: Era, seat: Option<&Seat>) -> HeaderMap {
@@ -319,8 +299,8 @@ impl Http {
         if let Some(host) = &self.host {
             headers.insert(HOST, host.clone());
         }
-        if let Some(bearer) = seat.and_then(|seat| seat.bearer.as_ref()) {
-            headers.insert(AUTHORIZATION, bearer.clone());
+        if let Some(bearer) = seat.and_then(Seat::bearer) {
+            headers.insert(AUTHORIZATION, bearer);
         }
         match (era, seat) {
             (Era::Modern, _) => {
@@ -337,6 +317,19 @@ impl Http {
             (Era::Legacy, None) => {}
         }
         headers
+    }
+}
+
+/// Sends a request and gives the answer as it begins.
+pub(super) async fn answer_to(
+    request: reqwest::RequestBuilder,
+    timeout: Duration,
+) -> Result<reqwest::Response, UpstreamError> {
+    match tokio::time::timeout(timeout, request.send()).await {
+        Err(_) => Err(UpstreamError::TimedOut(timeout)),
+        Ok(Err(error)) if error.is_connect() => Err(unreachable(&error)),
+        Ok(Err(error)) => Err(UpstreamError::Broke(cause(&error))),
+        Ok(Ok(response)) => Ok(response),
     }
 }
 

@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{info, warn};
 
+use crate::upstream::clock::Clock;
+
 use super::lines::{About, CHUNK, HEAD, Heard, Lines, Quota, Scan, Words, envelope, quote, span_in, splice};
 
 const LISTEN: &str = "subscriptions/listen";
@@ -81,6 +83,8 @@ struct Calls {
 struct Waiting {
     answer: oneshot::Sender<Result<Response, ChildError>>,
     progress: Option<(Bytes, mpsc::Sender<Bytes>)>,
+    /// Its progress starts its time anew.
+    clock: Arc<Clock>,
     sent: bool,
     listens: bool,
 }
@@ -147,8 +151,8 @@ impl Line {
     ) -> Result<Response, ChildError> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (answer, answered) = oneshot::channel();
-        let listens = method == LISTEN;
-        self.enter(id, Waiting { answer, progress, sent: false, listens })?;
+        let (listens, clock) = (method == LISTEN, Arc::new(Clock::default()));
+        self.enter(id, Waiting { answer, progress, clock: clock.clone(), sent: false, listens })?;
         // MCP: a client must not cancel `initialize`.
         let ticket = Ticket { line: self, id, cancels: method != "initialize" };
         let exchange = async {
@@ -160,10 +164,11 @@ impl Line {
             }
             answered.await
         };
-        match tokio::time::timeout(timeout, exchange).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(ChildError::Exited { status: None, sent: true }),
-            Err(_) => Err(ChildError::Timeout { after: timeout, sent: ticket.give_up("timed out") }),
+        tokio::select! {
+            answer = exchange => answer.unwrap_or(Err(ChildError::Exited { status: None, sent: true })),
+            () = clock.over(timeout) => {
+                Err(ChildError::Timeout { after: timeout, sent: ticket.give_up("timed out") })
+            }
         }
     }
 
@@ -409,7 +414,10 @@ impl Line {
     }
 
     fn progress(&self, id: u64) -> Option<(Bytes, mpsc::Sender<Bytes>)> {
-        self.calls().waiting.get(&id).and_then(|call| call.progress.clone())
+        let calls = self.calls();
+        let call = calls.waiting.get(&id)?;
+        call.clock.heard();
+        call.progress.clone()
     }
 
     fn listens(&self, id: u64) -> bool {

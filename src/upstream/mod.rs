@@ -2,10 +2,12 @@
 //!
 //! JSON goes through as bytes. Nothing here knows who the client is or how it is answered.
 
-mod answers;
+pub mod answers;
 mod bounds;
+pub mod clock;
 pub mod demo;
 pub mod exchange;
+pub mod followers;
 mod house;
 pub mod http;
 pub mod peer;
@@ -15,11 +17,13 @@ pub mod screen;
 pub mod stdio;
 mod tend;
 pub mod trust;
+pub mod unasked;
 pub mod vitals;
 
 mod child;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,6 +36,7 @@ use crate::protocol::{revision, wire};
 
 pub use bounds::Bounds;
 pub use child::is_ours;
+use followers::Ear;
 pub use peer::Peer;
 pub use pool::Pool;
 pub use screen::Screen;
@@ -156,6 +161,29 @@ pub trait Upstream: Send + Sync + 'static {
         let _ = bounds;
     }
 
+    /// Follows a resource for one of the callers that share the connection, in the legacy era.
+    async fn subscribe(&self, uri: &str, ear: &Arc<Ear>) -> Result<Said, UpstreamError> {
+        let _ = (uri, ear);
+        Ok(Said::Error(Bytes::from_static(
+            br#"{"code":-32601,"message":"this server has no resources to follow"}"#,
+        )))
+    }
+
+    /// No longer follows it for that caller.
+    async fn unsubscribe(&self, uri: &str, ear: &Arc<Ear>) -> Result<Said, UpstreamError> {
+        self.subscribe(uri, ear).await
+    }
+
+    /// That caller follows nothing any more.
+    async fn unfollow(&self, ear: &Arc<Ear>) {
+        let _ = ear;
+    }
+
+    /// Whether [`Upstream::subscribe`] can follow anything.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// The HTTP side of a server that has one. Pingora streams to these; calls of clients do not go through
     /// [`Upstream::ask`].
     fn http(&self) -> Option<&Pool> {
@@ -200,6 +228,9 @@ pub enum UpstreamError {
     Credentials(u16),
     #[error("has forgotten the session")]
     Forgotten,
+    /// By its client, while this was under way.
+    #[error("is not asked any more: the session has ended")]
+    Ended,
     #[error("cannot go on with this stream: it knows no such event")]
     Unresumable,
     #[error("does not speak the {era} era: {why}", era = .0.word(), why = .1)]
@@ -234,6 +265,7 @@ impl UpstreamError {
             Self::TooLarge(_) => (502, "upstream_too_large"),
             Self::Credentials(_) => (502, "upstream_credentials"),
             Self::Forgotten => (502, "upstream_session"),
+            Self::Ended => (404, "no_session"),
             Self::Unresumable => (400, "unknown_event"),
             Self::WrongEra(..) => (502, "era_mismatch"),
             Self::Busy(_) => (503, "upstream_busy"),

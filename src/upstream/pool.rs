@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
-use super::http::{Http, Place, Seat, mix};
+use super::http::{Http, Seat, mix};
 use super::retry::Retry;
 use super::trust::Trust;
+use super::unasked::{Over, Place};
 use super::vitals::{Fault, News, WHOLE};
 use super::{Bounds, Hello, Peer, Said, UpstreamError};
 use crate::config::{self, Balance};
@@ -329,14 +330,15 @@ impl Pool {
         seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.request_in(seat, method, params).await
     }
 
-    /// What a server says to a session unasked; see [`Http::announcements`].
+    /// What a server says to a session unasked; see [`Http::announcements`](super::http::Http::announcements).
     pub async fn announcements(
         &self,
         seat: &Seat,
         mark: &mut Place,
+        begun: &Notify,
         out: &mpsc::Sender<Bytes>,
-    ) -> Result<bool, UpstreamError> {
-        seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.announcements(seat, mark, out).await
+    ) -> Result<Over, UpstreamError> {
+        seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.announcements(seat, mark, begun, out).await
     }
 }
 

@@ -10,10 +10,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use filters::Era;
+use filters::agree::quote;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
 use super::child::{self, Child, ChildError, Response};
+use super::followers::{Ear, Followers};
 
 pub use super::child::Command;
 use super::house::is_refusal_code;
@@ -37,6 +39,8 @@ pub struct Stdio {
     modern: Mutex<Option<Process>>,
     /// A process that answered the modern probe with an error: it is free for `initialize`.
     undecided: Mutex<Option<Process>>,
+    /// What callers of the legacy era follow.
+    followers: Arc<Followers>,
 }
 
 struct Process {
@@ -54,6 +58,7 @@ impl Stdio {
             legacy: Mutex::default(),
             modern: Mutex::default(),
             undecided: Mutex::default(),
+            followers: Arc::default(),
         }
     }
 
@@ -143,9 +148,42 @@ impl Stdio {
             version.ok_or_else(|| UpstreamError::Nonsense("`initialize` names no revision".into()))?;
         let hello = Hello::read(&result, version)?;
         process.child.notify("notifications/initialized", None, self.patience()).await.map_err(failed)?;
+        self.follow_again(process.child.clone());
         self.keep(&self.legacy, Some(process)).await;
         Ok(hello)
     }
+
+    /// A new process knows nothing of what is followed; and what changed before it nobody has told.
+    fn follow_again(&self, child: Child) {
+        let (followers, timeout) = (self.followers.clone(), self.patience());
+        tokio::spawn(async move {
+            let _turn = followers.turn.lock().await;
+            for uri in followers.uris() {
+                if let Err(error) = follow(&child, "resources/subscribe", &uri, timeout).await {
+                    tracing::debug!(uri, %error, "a resource is not followed in a new process");
+                }
+                followers.tell(&uri);
+            }
+        });
+    }
+}
+
+async fn follow(child: &Child, method: &str, uri: &str, timeout: Duration) -> Result<Said, UpstreamError> {
+    let params = format!(r#"{{"uri":{}}}"#, quote(uri));
+    match child.request(method, Some(params.as_bytes()), timeout, None).await {
+        Ok(Response::Result(result)) => Ok(Said::Result(result)),
+        Ok(Response::Error(error)) => Ok(Said::Error(error)),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// The resource that a message says has changed.
+fn updated(message: &[u8]) -> Option<String> {
+    let read = wire::read(message)?;
+    let params = read.params.filter(|_| read.id.is_none())?.of(message);
+    let about = read.method?.is(message, "notifications/resources/updated");
+    let uri = wire::member(params, "uri").filter(|_| about)?;
+    wire::string(uri.of(params))
 }
 
 #[async_trait]
@@ -216,12 +254,49 @@ impl Upstream for Stdio {
                     return Err(UpstreamError::Unreachable(format!("its process ended{words}")));
                 }
                 Some(message) = said.recv() => {
+                    if let Some(uri) = updated(&message).filter(|_| era == Era::Legacy) {
+                        self.followers.tell(&uri);
+                    }
                     if wire::is_news_of_lists(&message) && changed.send(()).await.is_err() {
                         return Ok(());
                     }
                 }
             }
         }
+    }
+
+    async fn subscribe(&self, uri: &str, ear: &Arc<Ear>) -> Result<Said, UpstreamError> {
+        let _turn = self.followers.turn.lock().await;
+        let said = match self.followers.has(uri) {
+            true => Said::Result(Bytes::from_static(b"{}")),
+            false => {
+                follow(&self.child(Era::Legacy).await?, "resources/subscribe", uri, self.patience()).await?
+            }
+        };
+        if matches!(said, Said::Result(_)) {
+            self.followers.add(uri, ear);
+        }
+        Ok(said)
+    }
+
+    async fn unsubscribe(&self, uri: &str, ear: &Arc<Ear>) -> Result<Said, UpstreamError> {
+        let _turn = self.followers.turn.lock().await;
+        if !self.followers.remove(uri, ear) {
+            return Ok(Said::Result(Bytes::from_static(b"{}")));
+        }
+        follow(&self.child(Era::Legacy).await?, "resources/unsubscribe", uri, self.patience()).await
+    }
+
+    async fn unfollow(&self, ear: &Arc<Ear>) {
+        for uri in self.followers.of(ear) {
+            if let Err(error) = self.unsubscribe(&uri, ear).await {
+                tracing::debug!(uri, %error, "a resource is followed on, though nobody wants that");
+            }
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn follows(&self) -> bool {

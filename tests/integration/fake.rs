@@ -91,6 +91,9 @@ async fn answer(stream: &mut BufReader<TcpStream>, message: &Value) -> Option<()
         result["serverInfo"] = json!({"name": "fake", "version": "1"});
         result["instructions"] = json!("Be wary.");
     }
+    if message["method"] == "initialize" {
+        result["capabilities"]["logging"] = json!({});
+    }
     if params["_meta"].get("io.modelcontextprotocol/protocolVersion").is_some() {
         result["resultType"] = json!("complete");
         if message["method"] != "tools/call" {

@@ -31,8 +31,6 @@ pub struct Tools {
     pub stay: &'static [&'static str],
     /// Tools of servers that come and go: a call is answered, or the tool is not known.
     pub pass: &'static [&'static str],
-    /// Such a call may also fail (502) if it is caught by the end of its server.
-    pub caught: bool,
     /// The gateway itself is replaced: sessions are forgotten, and streams of announcements end in good order.
     pub replaced: bool,
 }
@@ -185,9 +183,6 @@ impl Run {
     fn echoed(&self, kind: usize, (tool, passes): (&str, bool), words: &str, (status, answer): (u16, Value)) {
         if passes && answer["error"]["message"].as_str().is_some_and(|why| why.contains("Unknown tool")) {
             assert_eq!(answer["error"]["code"], -32602, "{tool}: {status} {answer}");
-            return self.count(REFUSED);
-        }
-        if passes && self.tools.caught && status == 502 {
             return self.count(REFUSED);
         }
         assert_eq!(status, 200, "{tool}: {answer}");

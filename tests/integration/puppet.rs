@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// A request as it reached the server.
@@ -60,6 +61,8 @@ pub enum Act {
     Pause(Vec<u8>, Duration, Vec<u8>),
     /// The head of a stream of events with these messages, then each that the test sends, up to a `Null`.
     Stream(Vec<Value>, broadcast::Receiver<Value>),
+    /// A stream of events: what comes here, to its end or to that of the other side.
+    Pour(UnboundedReceiver<Vec<u8>>),
 }
 
 type Play = dyn Fn(&Seen) -> Act + Send + Sync;
@@ -156,6 +159,21 @@ async fn serve(mut stream: TcpStream, play: Arc<Play>, log: Arc<Mutex<Vec<Seen>>
                     }
                 }
                 return;
+            }
+            Act::Pour(mut pieces) => {
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+                let mut sent = stream.write_all(head.as_bytes()).await;
+                let mut left = [0];
+                while sent.is_ok() {
+                    tokio::select! {
+                        piece = pieces.recv() => match piece {
+                            Some(piece) => sent = stream.write_all(&piece).await,
+                            None => return,
+                        },
+                        _ = stream.read(&mut left) => return,
+                    }
+                }
+                sent
             }
             Act::Repeat(first, again, pause) => {
                 let mut sent = stream.write_all(&first).await;

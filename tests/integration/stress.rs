@@ -20,7 +20,6 @@ const GROWTH: u64 = 8 * 1024;
 const TOOLS: Tools = Tools {
     stay: &["demo__echo", "fix__echo", "pipe__echo", "other__echo"],
     pass: &["extra__echo", "passing__echo"],
-    caught: true,
     replaced: false,
 };
 

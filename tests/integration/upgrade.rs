@@ -34,8 +34,7 @@ async fn load_of_all_kinds_does_not_notice_two_upgrades() {
         "mcpServers: {{demo: {{builtin: demo}}, fix: {{url: \"{url}\", required: true}}, pipe: {}}}\nlimits: {{drain: 60s}}\n",
         with_required(pipe)
     );
-    let tools =
-        Tools { stay: &["demo__echo", "fix__echo", "pipe__echo"], pass: &[], caught: false, replaced: true };
+    let tools = Tools { stay: &["demo__echo", "fix__echo", "pipe__echo"], pass: &[], replaced: true };
     let gateway = Arc::new(Gateway::start(&config).await);
     gateway.eventually("all are there", async |g| g.get("/health").await.contains("\"connected\":3")).await;
     can_be_asked(&gateway).await;

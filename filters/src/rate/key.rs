@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use sha2::{Digest, Sha256};
 
 use crate::call::{Aim, Call, Caller, Thing};
+use crate::rpc::Kind;
 
 /// Longest text that stands in a shared store's key as it is.
 const MAX_PLAIN: usize = 48;
@@ -40,15 +41,19 @@ pub(super) struct Subject<'a> {
     pub aim: Option<Aim<'a>>,
     pub method: &'a str,
     pub outside: bool,
+    /// It is a request, or not yet known to be none. An answer or a notification ends with being taken, and may be what a
+    /// request waits for: it takes up no place.
+    pub runs: bool,
 }
 
 impl<'a> Subject<'a> {
     pub fn head(ip: Option<IpAddr>) -> Self {
-        Self { caller: None, ip, aim: None, method: "", outside: true }
+        Self { caller: None, ip, aim: None, method: "", outside: true, runs: true }
     }
 
     pub fn call(call: &'a Call<'_>, method: &'a str, ip: Option<IpAddr>) -> Self {
-        Self { caller: Some(&call.caller), ip, aim: call.aim, method, outside: call.head.outside }
+        let runs = call.rpc.kind == Kind::Request;
+        Self { caller: Some(&call.caller), ip, aim: call.aim, method, outside: call.head.outside, runs }
     }
 
     pub fn roles(&self) -> &'a [String] {

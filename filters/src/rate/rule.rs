@@ -92,6 +92,9 @@ impl Limit {
             // All callers inside would share the budget of one address.
             return false;
         }
+        if !subject.runs && matches!(self.meter, Meter::Slots(_)) {
+            return false;
+        }
         self.asks_all || self.fits(subject)
     }
 

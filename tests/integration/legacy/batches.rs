@@ -142,3 +142,13 @@ async fn limits_count_each_message_of_a_batch() {
     assert_eq!(status, 200);
     assert_eq!(codes, [&Value::Null, &Value::Null, &Value::Null, &json!(429), &json!(429)], "{answers}");
 }
+
+#[tokio::test]
+async fn a_batch_in_a_session_that_ended_is_told_so() {
+    let gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
+    let session = session(&gateway, "/mcp", "2025-03-26").await;
+    let end = gateway.http.delete(gateway.url("/mcp")).header("mcp-session-id", &session);
+    assert_eq!(end.send().await.expect("an answer").status(), 204);
+    let (status, answer) = say(&gateway, &session, &json!([ping(1)])).await;
+    assert_eq!((status, &answer["error"]["code"]), (404, &json!(404)), "{answer}");
+}

@@ -2,14 +2,27 @@
 //! their clients, subscriptions and batches.
 
 mod batches;
+mod chain;
 mod ends;
+mod flow;
+mod left;
 mod lists;
+mod people;
 mod questions;
+mod seats;
+mod settings;
+mod shared;
+mod stage;
 mod streams;
+mod told;
 
-use serde_json::json;
+use std::sync::Arc;
 
+use serde_json::{Value, json};
+
+use crate::events::Events;
 use crate::harness::{Gateway, Process, a_fixture, legacy_call};
+use stage::{Open, Stage};
 
 /// Fixtures by these names behind one gateway.
 pub struct Several {
@@ -50,4 +63,72 @@ pub async fn listed(gateway: &Gateway, tool: &str) {
             tools.is_some_and(|tools| tools.iter().any(|listed| listed["name"] == tool))
         })
         .await;
+}
+
+/// A gateway in front of one server made by hand, by the name of `s` and with these settings of it.
+async fn staged(settings: &str, rest: &str) -> (Gateway, Stage) {
+    let stage = Stage::start().await;
+    let gateway = Gateway::start(&house_of(&stage, settings, rest)).await;
+    lists(&gateway, "s__hold").await;
+    (gateway, stage)
+}
+
+/// The configuration of such a gateway.
+fn house_of(stage: &Stage, settings: &str, rest: &str) -> String {
+    let url = stage.url();
+    format!(
+        "mcpServers: {{s: {{url: \"{url}\", era: legacy, health: {{interval: 1h}}{settings}}}, demo: {{builtin: demo}}}}\n{rest}"
+    )
+}
+
+/// Waits until a tool is there for a new legacy client.
+async fn lists(gateway: &Gateway, tool: &str) {
+    let session = gateway.initialize("/mcp").await;
+    gateway.eventually(&format!("{tool} is listed"), async |g| shows(g, &session, tool).await).await;
+    let end = gateway.http.delete(gateway.url("/mcp")).header("mcp-session-id", &session);
+    assert_eq!(end.send().await.expect("an answer").status(), 204);
+}
+
+async fn shows(gateway: &Gateway, session: &str, tool: &str) -> bool {
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+    let (_, answer) = gateway.say("/mcp", session, &list).await;
+    let tools = answer["result"]["tools"].as_array();
+    tools.is_some_and(|tools| tools.iter().any(|listed| listed["name"] == tool))
+}
+
+/// Begins a call that the server holds; gives the stream of its answer, and the server's end of it.
+async fn hold(gateway: &Gateway, stage: &Stage, session: &str, id: impl Into<Value>) -> (Events, Arc<Open>) {
+    let before = stage.with(|state| state.calls.len());
+    let call = legacy_call(id, "s__hold", json!({}));
+    let stream = Events::open(gateway.post("/mcp", Some(session), &call)).await;
+    let held = async |_: &Gateway| stage.with(|state| state.calls.len()) > before;
+    gateway.eventually("the server holds it", held).await;
+    (stream, stage.call().expect("a call"))
+}
+
+/// A call that is answered at once; after it the session has a seat.
+async fn calls(gateway: &Gateway, session: &str) {
+    let (status, answer) = gateway.say("/mcp", session, &legacy_call("t", "s__tool", json!({}))).await;
+    assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("done")), "{answer}");
+}
+
+/// The stream of announcements that the gateway has of the server for a client, once it stands.
+async fn followed(gateway: &Gateway, stage: &Stage, client: usize) -> Arc<Open> {
+    let stream = || stage.clients().get(client).and_then(|id| stage.stream(id));
+    gateway.eventually("the gateway listens", async |_| stream().is_some()).await;
+    stream().expect("a stream")
+}
+
+/// A server's question to its client.
+fn question(id: impl Into<Value>, words: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": id.into(), "method": "elicitation/create",
+        "params": {"message": words, "requestedSchema": {"type": "object", "properties": {}}}})
+}
+
+fn accepted(id: &Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "result": {"action": "accept"}})
+}
+
+fn logged(words: &str) -> Value {
+    json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": words}})
 }

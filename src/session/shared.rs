@@ -1,0 +1,121 @@
+//! What a session follows at servers that it shares with all others (stdio): there is no seat there, only an ear.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use filters::agree::quote;
+use futures::future::join_all;
+use tokio::task::AbortHandle;
+
+use super::{Deed, Item, Session};
+use crate::plan::Plan;
+use crate::protocol::wire;
+use crate::server::Server;
+use crate::upstream::followers::Ear;
+use crate::upstream::{Said, UpstreamError};
+
+/// Pauses between attempts to follow again what was followed.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How a session hears of one such server.
+pub struct Shared {
+    server: Arc<Server>,
+    ear: Arc<Ear>,
+    telling: AbortHandle,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.telling.abort();
+    }
+}
+
+impl Session {
+    /// Follows a resource of a shared server, or no longer.
+    pub async fn share(self: &Arc<Self>, server: &Arc<Server>, deed: &Deed) -> Result<Said, UpstreamError> {
+        let ear = self.ear(server);
+        let said = match deed {
+            Deed::Follow(uri) => server.upstream.subscribe(uri, &ear).await?,
+            Deed::Unfollow(uri) => server.upstream.unsubscribe(uri, &ear).await?,
+            Deed::Level(_) => return Err(UpstreamError::Nonsense("it keeps no level for anybody".into())),
+        };
+        if matches!(said, Said::Result(_)) {
+            self.memory.note(&server.name, deed);
+        }
+        if self.ended.is_cancelled() {
+            // It ended in between, and knew nothing of this.
+            server.upstream.unfollow(&ear).await;
+        }
+        Ok(said)
+    }
+
+    fn ear(self: &Arc<Self>, server: &Arc<Server>) -> Arc<Ear> {
+        let mut ears = self.ears.lock().expect("no holder of the lock panics");
+        let shared = ears.entry(server.serial).or_insert_with(|| {
+            let (outbox, told, ear) = (self.outbox.clone(), server.clone(), Arc::<Ear>::default());
+            let hears = ear.clone();
+            let telling = self.core.spawn(async move {
+                loop {
+                    for uri in hears.next().await {
+                        let params = format!(r#"{{"uri":{}}}"#, quote(&uri));
+                        let message =
+                            wire::notification("notifications/resources/updated", params.as_bytes());
+                        outbox.put(Item { server: Some(told.clone()), message }).await;
+                    }
+                }
+            });
+            Shared { server: server.clone(), ear, telling: telling.abort_handle() }
+        });
+        shared.ear.clone()
+    }
+
+    /// A plan has taken the place of another.
+    pub(super) fn adopt_shared(self: &Arc<Self>, plan: &Plan) {
+        let gone: Vec<Shared> = {
+            let mut ears = self.ears.lock().expect("no holder of the lock panics");
+            let is_gone = |shared: &Shared| {
+                plan.servers.get(&shared.server.name).is_none_or(|now| now.serial != shared.server.serial)
+            };
+            ears.extract_if(|_, shared| is_gone(shared)).map(|(_, shared)| shared).collect()
+        };
+        for shared in gone {
+            // The old process ends with its configuration.
+            if let Some(now) = plan.servers.get(&shared.server.name) {
+                self.move_to(now, None);
+            }
+        }
+    }
+
+    /// Follows at a server what was followed at the one before, and tells the client that it may have changed.
+    pub(super) async fn share_again(self: &Arc<Self>, server: &Arc<Server>) {
+        let ended = self.end();
+        for uri in self.memory.followed(&server.name) {
+            let mut pause = FIRST_PAUSE;
+            while !ended.is_cancelled() && !server.retired.is_cancelled() {
+                match self.share(server, &Deed::Follow(uri.clone())).await {
+                    Ok(Said::Result(_)) => break,
+                    Ok(Said::Error(_)) => {
+                        self.memory.note(&server.name, &Deed::Unfollow(uri.clone()));
+                        break;
+                    }
+                    // Its process may not have started yet.
+                    Err(error) => {
+                        tracing::debug!(server = %server.name, %error, "a resource is not followed again yet");
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                    }
+                }
+            }
+            self.ear(server).tell(&uri);
+        }
+    }
+
+    pub(super) async fn leave_shared(&self) {
+        let ears: Vec<Shared> = {
+            let mut ears = self.ears.lock().expect("no holder of the lock panics");
+            ears.drain().map(|(_, shared)| shared).collect()
+        };
+        join_all(ears.iter().map(|shared| shared.server.upstream.unfollow(&shared.ear))).await;
+    }
+}

@@ -1,0 +1,226 @@
+//! A server of the legacy revisions whose every word a test chooses: it keeps sessions, holds calls and streams open until
+//! it is told what to say on them, and forgets what it is told to forget.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use crate::puppet::{Act, Puppet, Seen, answer, good, http, json_answer};
+
+/// A stream that is open at the server.
+pub struct Open {
+    pub session: String,
+    /// The id of the call; null for a stream of announcements.
+    pub id: Value,
+    out: Mutex<Option<UnboundedSender<Vec<u8>>>>,
+}
+
+impl Open {
+    /// Says a message, as an event.
+    pub fn say(&self, message: &Value) {
+        self.raw(&format!("data: {message}\n\n"));
+    }
+
+    pub fn raw(&self, text: &str) {
+        let out = self.out.lock().expect("no test panics here");
+        // The other side may have left.
+        let _ = out.as_ref().map(|out| out.send(text.as_bytes().to_vec()));
+    }
+
+    pub fn end(&self) {
+        *self.out.lock().expect("no test panics here") = None;
+    }
+
+    pub fn answer(&self, text: &str) {
+        let result = json!({"content": [{"type": "text", "text": text}]});
+        self.say(&json!({"jsonrpc": "2.0", "id": self.id, "result": result}));
+        self.end();
+    }
+
+    /// Whether the gateway is still there.
+    pub fn is_heard(&self) -> bool {
+        let out = self.out.lock().expect("no test panics here");
+        out.as_ref().is_some_and(|out| !out.is_closed())
+    }
+}
+
+#[derive(Default)]
+pub struct State {
+    /// Sessions that it knows, and who opened each.
+    pub sessions: BTreeMap<String, String>,
+    opened: usize,
+    /// Streams of announcements.
+    pub streams: Vec<Arc<Open>>,
+    /// Calls of `hold`.
+    pub calls: Vec<Arc<Open>>,
+    /// What it answers, in a word: `method` or `VERB` to status.
+    pub refuses: BTreeMap<&'static str, &'static str>,
+    pub version: Option<&'static str>,
+    /// Lists that are others than at first.
+    pub lists: BTreeMap<&'static str, Value>,
+    /// What it answers to a call of a tool, byte by byte.
+    pub answers: BTreeMap<&'static str, Vec<u8>>,
+    /// Its tools beside `tool`, `hold` and `late`.
+    pub tools: Vec<&'static str>,
+}
+
+pub struct Stage {
+    pub puppet: Puppet,
+    state: Arc<Mutex<State>>,
+}
+
+impl Stage {
+    pub async fn start() -> Self {
+        let state = Arc::<Mutex<State>>::default();
+        let kept = state.clone();
+        let puppet =
+            Puppet::start(move |seen| play(&mut kept.lock().expect("no test panics here"), seen)).await;
+        Self { puppet, state }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.puppet.url
+    }
+
+    /// Does something with what it keeps.
+    pub fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.state.lock().expect("no test panics here"))
+    }
+
+    /// The sessions of clients, in the order in which they were opened.
+    pub fn clients(&self) -> Vec<String> {
+        let of_client = |(id, who): (&String, &String)| (who != "toolgate").then(|| id.clone());
+        self.with(|state| state.sessions.iter().filter_map(of_client).collect())
+    }
+
+    /// As after a restart: all sessions are unknown, and all streams end.
+    pub fn forget(&self) {
+        self.with(|state| {
+            state.sessions.clear();
+            state.streams.drain(..).chain(state.calls.drain(..)).for_each(|open| open.end());
+        });
+    }
+
+    /// Says in the gateway's own session that the lists have changed.
+    pub fn change(&self) {
+        let house = self.with(|state| {
+            state.sessions.iter().rev().find(|(_, who)| *who == "toolgate").map(|(id, _)| id.clone())
+        });
+        let stream = house.and_then(|house| self.stream(&house));
+        let changed = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"});
+        stream.expect("the house listens").say(&changed);
+    }
+
+    /// The open stream of announcements of a session, if the gateway listens there.
+    pub fn stream(&self, session: &str) -> Option<Arc<Open>> {
+        self.with(|state| {
+            let mut all = state.streams.iter().rev();
+            all.find(|open| open.session == session && open.is_heard()).cloned()
+        })
+    }
+
+    /// The last call that it holds.
+    pub fn call(&self) -> Option<Arc<Open>> {
+        self.with(|state| state.calls.last().cloned())
+    }
+
+    /// The requests of a method, in order.
+    pub fn heard(&self, method: &str) -> Vec<Seen> {
+        self.puppet.all().into_iter().filter(|seen| seen.method() == method).collect()
+    }
+
+    /// What clients answered to its questions.
+    pub fn replies(&self) -> Vec<Seen> {
+        let all = self.puppet.all().into_iter();
+        all.filter(|seen| seen.verb == "POST" && seen.method().is_empty()).collect()
+    }
+
+    /// The requests of a verb, with the sessions that they name.
+    pub fn verbs(&self, verb: &str) -> Vec<String> {
+        let all = self.puppet.all().into_iter().filter(|seen| seen.verb == verb);
+        all.map(|seen| seen.header("mcp-session-id").unwrap_or_default().to_owned()).collect()
+    }
+}
+
+fn play(state: &mut State, seen: &Seen) -> Act {
+    let session = seen.header("mcp-session-id").unwrap_or_default().to_owned();
+    let word = if seen.verb == "POST" { seen.method() } else { &seen.verb };
+    if let Some(status) = state.refuses.get(word) {
+        return Act::Say(http(status, &[], ""));
+    }
+    if seen.method() == "initialize" {
+        state.opened += 1;
+        let id = format!("s{:03}", state.opened);
+        let who = seen.body["params"]["clientInfo"]["name"].as_str().unwrap_or_default().to_owned();
+        state.sessions.insert(id.clone(), who);
+        let capabilities =
+            json!({"tools": {"listChanged": true}, "resources": {"subscribe": true}, "logging": {}});
+        let version = state.version.unwrap_or("2025-11-25");
+        let result = json!({"protocolVersion": version, "capabilities": capabilities,
+            "serverInfo": {"name": "stage", "version": "1"}});
+        let head = format!("Mcp-Session-Id: {id}");
+        return Act::Say(http("200 OK", &["Content-Type: application/json", &head], &answer(seen, &result)));
+    }
+    if seen.method() == "server/discover" {
+        return Act::Say(http("400 Bad Request", &[], ""));
+    }
+    if !state.sessions.contains_key(&session) {
+        return Act::Say(http("404 Not Found", &[], ""));
+    }
+    let open = |id: Value| {
+        let (out, pieces) = unbounded_channel();
+        let open = Open { session: session.clone(), id, out: Mutex::new(Some(out)) };
+        (Arc::new(open), Act::Pour(pieces))
+    };
+    match (seen.verb.as_str(), seen.method()) {
+        (_, method) if state.lists.contains_key(method) => {
+            Act::Say(json_answer(&answer(seen, &state.lists[method])))
+        }
+        ("DELETE", _) => {
+            state.sessions.remove(&session);
+            for open in state.streams.iter().chain(&state.calls).filter(|open| open.session == session) {
+                open.end();
+            }
+            Act::Say(http("204 No Content", &[], ""))
+        }
+        ("GET", _) => {
+            let (open, act) = open(Value::Null);
+            state.streams.push(open);
+            act
+        }
+        (_, "tools/call") if seen.tool() == "hold" => {
+            let (open, act) = open(seen.body["id"].clone());
+            state.calls.push(open);
+            act
+        }
+        // Says only after a while that the session is unknown.
+        (_, "tools/call") if seen.tool() == "late" => {
+            Act::Pause(Vec::new(), Duration::from_millis(1500), http("404 Not Found", &[], ""))
+        }
+        (_, "tools/call") if state.answers.contains_key(seen.tool()) => {
+            Act::Say(state.answers[seen.tool()].clone())
+        }
+        (_, "tools/list") => {
+            let names: Vec<&str> =
+                ["tool", "hold", "late"].into_iter().chain(state.tools.iter().copied()).collect();
+            Act::Say(json_answer(&answer(seen, &crate::puppet::tools(&names))))
+        }
+        (_, "resources/list") => {
+            let resources = json!([{"uri": "test://a", "name": "a"}, {"uri": "test://b", "name": "b"}]);
+            Act::Say(json_answer(&answer(seen, &json!({"resources": resources}))))
+        }
+        (_, "resources/subscribe" | "resources/unsubscribe" | "logging/setLevel") => {
+            Act::Say(json_answer(&answer(seen, &json!({}))))
+        }
+        (_, "resources/read") => Act::Say(json_answer(&answer(seen, &json!({"contents": []})))),
+        (_, "resources/templates/list") => {
+            Act::Say(json_answer(&answer(seen, &json!({"resourceTemplates": []}))))
+        }
+        // A client's answer to what was asked.
+        ("POST", "") => Act::Say(http("202 Accepted", &[], "")),
+        _ => Act::Say(good(seen)),
+    }
+}

@@ -1,8 +1,8 @@
 //! What is known of a server, and how that changes: an era or a list goes only on the server's clear word, and what it
 //! says of itself anew is seen.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
@@ -253,8 +253,9 @@ async fn a_head_that_does_not_fit_the_schema_of_now_has_the_list_read_again() {
 #[tokio::test]
 async fn a_list_that_never_holds_still_is_read_less_and_less_often() {
     let reads = Step::default();
-    let count = reads.clone();
+    let (count, times) = (reads.clone(), Arc::new(Mutex::new(Vec::new())));
     let note = format!("data: {}\n\n", changed("tools"));
+    let clock = times.clone();
     let puppet = Puppet::start(move |seen| match seen.method() {
         "subscriptions/listen" => Act::Repeat(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n".to_vec(),
@@ -263,6 +264,7 @@ async fn a_list_that_never_holds_still_is_read_less_and_less_often() {
         ),
         "initialize" => Act::Say(http("405 Method Not Allowed", &[], "")),
         "tools/list" => {
+            clock.lock().expect("nobody panics with it").push(std::time::Instant::now());
             let tool = format!("t{}", count.next());
             says(seen, &tools(&[&tool]))
         }
@@ -270,8 +272,8 @@ async fn a_list_that_never_holds_still_is_read_less_and_less_often() {
     })
     .await;
     let gateway = Gateway::start(&config(&puppet, ", health: {interval: 1h}")).await;
-    gateway.eventually("it is read some times", async |_| reads.now() >= 6).await;
-    let since = std::time::Instant::now();
-    gateway.eventually("and some times more", async |_| reads.now() >= 9).await;
-    assert!(since.elapsed() > std::time::Duration::from_secs(1), "{:?}", since.elapsed());
+    gateway.eventually("it is read some times", async |_| reads.now() >= 9).await;
+    let times = times.lock().expect("nobody panics with it");
+    let took = times[8] - times[5];
+    assert!(took > std::time::Duration::from_secs(1), "{took:?}");
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
-use crate::harness::{Gateway, initialize};
+use crate::harness::{Gateway, PATIENCE, initialize};
 use crate::puppet::{Act, Puppet, Seen, acknowledged, answer, good, http, json_answer, tools};
 
 const JSON: &[&str] = &["Content-Type: application/json"];
@@ -234,6 +234,32 @@ async fn streams_that_end_at_once_are_opened_again_and_no_change_is_lost_between
             legacy(g, &session).await == ["p__newest"]
         })
         .await;
+}
+
+#[tokio::test]
+async fn whoever_reads_that_a_server_is_there_can_call_it_at_once() {
+    for path in ["/ready", "/health"] {
+        let step = Step::default();
+        let now = step.clone();
+        let puppet = Puppet::start(move |seen| match now.now() {
+            0 => Act::Say(http("503 Service Unavailable", &[], "")),
+            _ => Act::Say(good(seen)),
+        })
+        .await;
+        let gateway = Gateway::start(&config(&puppet, ", required: true")).await;
+        step.to(1);
+        // Without a pause, so that the call comes as soon as it may.
+        let there = async {
+            loop {
+                let told = gateway.get(path).await;
+                if told.contains("\"ready\":true") || told.contains("\"connected\":1") {
+                    return gateway.call("p__tool", json!({})).await;
+                }
+            }
+        };
+        let (status, answer) = tokio::time::timeout(PATIENCE, there).await.expect("it comes");
+        assert_eq!(status, 200, "{path}: {answer}");
+    }
 }
 
 #[tokio::test]

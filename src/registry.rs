@@ -80,6 +80,9 @@ struct Kept {
     modern: Option<Arc<Face>>,
     /// Tried at least once.
     tried: bool,
+    /// It was greeted, and is called up as soon as the catalog with what it lists stands: who reads that it is there may
+    /// call it at once.
+    met: bool,
     keeper: JoinHandle<()>,
     /// What it was before a reload, which is called until `server` is connected.
     old: Option<Old>,
@@ -93,6 +96,16 @@ struct Old {
 impl Kept {
     fn called(&self) -> &Arc<Server> {
         self.old.as_ref().map_or(&self.server, |old| &old.server)
+    }
+
+    /// Tells that its server is there.
+    fn tell(&self) {
+        let faces = [(&self.legacy, Era::Legacy), (&self.modern, Era::Modern)];
+        let faces = faces.into_iter().filter_map(|(face, era)| Some((face.as_ref()?, era)));
+        let (tools, eras): (Vec<usize>, Vec<&str>) =
+            faces.map(|(face, era)| (face.lists.of(Kind::Tools).len(), era.word())).unzip();
+        let tools = tools.into_iter().max().unwrap_or(0);
+        tracing::info!(server = %self.server.name, eras = eras.join(","), tools, "server connected");
     }
 }
 
@@ -197,10 +210,11 @@ impl Registry {
             legacy: None,
             modern: None,
             tried: false,
+            met: false,
             keeper,
             old: None,
         };
-        let Some(Kept { server: was, legacy, modern, tried, keeper, old }) = before else {
+        let Some(Kept { server: was, legacy, modern, tried, met: _, keeper, old }) = before else {
             return (new(keep(None)), None);
         };
         let (is_same, is_kin) = (Arc::ptr_eq(&was.upstream, &server.upstream), was.serial == server.serial);
@@ -264,28 +278,22 @@ impl Registry {
 
     /// What a keeper found: the faces of its server, or why there are none now.
     fn report(&self, server: &Arc<Server>, found: Result<keeper::Faces, String>) {
-        let error = found.as_ref().err().cloned();
-        let news = server.note(error.clone());
         let mut kept = self.lock();
         let Some(entry) = kept.get_mut(&server.name).filter(|kept| Arc::ptr_eq(&kept.server, server)) else {
             return;
         };
         entry.tried = true;
-        let mut relieved = None;
-        if error.is_none() || entry.old.is_none() {
-            self.metrics.upstream_up(&server.name, error.is_none());
+        entry.met = found.is_ok();
+        let news = match &found {
+            Ok(_) => false,
+            Err(error) => server.note(Some(error.clone())),
+        };
+        if !entry.met && entry.old.is_none() {
+            self.metrics.upstream_up(&server.name, false);
         }
+        let mut relieved = None;
         match found {
             Ok([legacy, modern]) => {
-                if news {
-                    let tools =
-                        [&legacy, &modern].into_iter().flatten().map(|f| f.lists.of(Kind::Tools).len()).max();
-                    let eras: Vec<&str> = [(&legacy, Era::Legacy), (&modern, Era::Modern)]
-                        .into_iter()
-                        .filter_map(|(face, era)| face.as_ref().map(|_| era.word()))
-                        .collect();
-                    tracing::info!(server = %server.name, eras = eras.join(","), tools = tools.unwrap_or(0), "server connected");
-                }
                 entry.legacy = legacy;
                 entry.modern = modern;
                 relieved = entry.old.take();
@@ -333,7 +341,7 @@ impl Registry {
 
     /// Swaps in a plan and the catalog that goes with it, at once: no call is judged by the settings of one server and
     /// led to another.
-    fn swap(&self, kept: MutexGuard<'_, BTreeMap<Arc<str>, Kept>>, plan: Arc<Plan>, edition: u64) {
+    fn swap(&self, mut kept: MutexGuard<'_, BTreeMap<Arc<str>, Kept>>, plan: Arc<Plan>, edition: u64) {
         let version = self.house.load().catalog.version + 1;
         let pinned = &plan.config.guard.pins;
         let shown = |server: &Arc<Server>, era, face: &Option<Arc<Face>>| {
@@ -350,6 +358,13 @@ impl Registry {
         let servers = seen.iter().map(|seen| (seen.server.name.clone(), seen.server.clone())).collect();
         let catalog = Arc::new(Catalog::build(version, &seen, &plan.config.toolsets, &self.metrics));
         self.house.store(Arc::new(House::new(plan, servers, catalog, edition)));
+        for entry in kept.values_mut().filter(|entry| entry.met) {
+            entry.met = false;
+            self.metrics.upstream_up(&entry.server.name, true);
+            if entry.server.note(None) {
+                entry.tell();
+            }
+        }
         // Under the lock until here, so that two builds cannot overtake each other.
         drop(kept);
         // Only now, so that who looks at once sees what is new. The number says no more than that there is something.

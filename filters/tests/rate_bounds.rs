@@ -125,7 +125,7 @@ fn eight_threads_at_once_get_no_more_than_one() {
         let (passed, took) = hammer(&limit, &["alice"], Duration::from_millis(700));
         let most = burst + (took.as_secs_f64() * count as f64) as u64 + 1;
         assert!(passed <= most, "{passed} of {most}");
-        assert!(passed >= most / 4 || count > 10_000, "only {passed} of {most}");
+        assert!(passed >= burst, "only {passed} of {most}");
     }
 }
 
@@ -142,7 +142,7 @@ fn what_is_given_back_lets_nobody_through_twice() {
     let (passed, took) = hammer(&limit, &["a@x", "b@x>s__x"], Duration::from_millis(700));
     let most = 20 + (took.as_secs_f64() * 2000.0) as u64 + 1;
     assert!(passed <= most, "{passed} of {most}");
-    assert!(passed >= most / 4, "only {passed} of {most}");
+    assert!(passed >= 20, "only {passed} of {most}");
 }
 
 #[test]

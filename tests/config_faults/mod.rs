@@ -30,7 +30,7 @@ fn base(path: &Path) -> &str {
 
 #[test]
 fn every_broken_file_is_told_as_its_golden_says() {
-    let bless = std::env::var_os("BLESS").is_some();
+    let blesses = crate::harness::blesses();
     let files = files("tests/config_faults");
     assert!(files.len() >= 32, "only {} files", files.len());
     let mut differing = Vec::new();
@@ -42,13 +42,16 @@ fn every_broken_file_is_told_as_its_golden_says() {
         };
         let told = format!("{faults}\n");
         let golden = path.with_extension("golden");
-        if bless {
+        if blesses {
             std::fs::write(&golden, &told).expect("a writable folder");
         }
         let wanted = std::fs::read_to_string(&golden).unwrap_or_default();
         if told != wanted {
             differing.push(format!("--- {}\n{wanted}\n+++ now\n{told}", golden.display()));
         }
+    }
+    if blesses {
+        crate::harness::blessed("tests/config_faults/*.golden");
     }
     assert!(differing.is_empty(), "{}\nBLESS=1 writes the golden files anew", differing.join("\n"));
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::authority::Authority;
 use crate::clients::{Ran, Sdk, step};
-use crate::harness::{Gateway, initialize, read};
+use crate::harness::{Gateway, PATIENCE, initialize, read};
 use crate::puppet::{Act, Puppet, Seen, http};
 
 const SDKS: [Sdk; 2] = [Sdk::Python, Sdk::TypeScript];
@@ -316,14 +316,15 @@ async fn a_key_server_that_hangs_delays_nobody_it_need_not() {
         },
         async {
             house.gateway.eventually("it asks", async |_| house.authority.key_requests().await > asked).await;
+            let began = Instant::now();
             for _ in 0..20 {
-                let began = Instant::now();
                 assert_eq!(house.call(&known).await.0, 200);
-                assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
             }
+            // Had each waited for the keys, for as long as one who needs them does.
+            assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         },
     );
-    assert!(waited < Duration::from_secs(30), "{waited:?}");
+    assert!(waited < PATIENCE, "{waited:?}");
 
     house.authority.order("resume").await;
     house.gateway.eventually("new keys are read", async |_| house.call(&unknown).await.0 == 200).await;

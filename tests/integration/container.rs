@@ -39,16 +39,17 @@ async fn first(config: &str) -> Option<(Gateway, u32)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn as_process_1_it_looks_after_orphans() {
     // A server that leaves a process behind which is in no group of its.
-    let server = r#"{command: sh, args: ["-c", "(setsid sleep 12 &); exec sleep 1000"]}"#;
+    let server = r#"{command: sh, args: ["-c", "(setsid sleep 2000 &); exec sleep 1000"]}"#;
     let config = format!("mcpServers: {{demo: {{builtin: demo}}, odd: {server}}}\n");
     let Some((gateway, pid)) = first(&config).await else { return };
     let mut orphans = Vec::new();
     gateway
         .eventually("the orphan has come", async |_| {
-            orphans = procs::children_running(pid, "sleep 12 ");
+            orphans = procs::children_running(pid, "sleep 2000 ");
             !orphans.is_empty()
         })
         .await;
+    orphans.iter().for_each(|orphan| procs::kill(*orphan));
     let lies = |orphan: &u32| std::path::Path::new(&format!("/proc/{orphan}")).exists();
     gateway.eventually("it is reaped", async |_| !orphans.iter().any(lies)).await;
     assert!(!procs::children_running(pid, "sleep 1000").is_empty(), "the server's own process runs");

@@ -1,18 +1,18 @@
 //! Starting and stopping what the tests talk to. Everything listens on loopback, on a port of the system's
 //! choice, and ends with the value that stands for it.
 
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// How long anything may take to start, on a machine that is busy with other tests.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use crate::process::Process;
+
+/// How long anything may take, on a machine that is busy with other tests: what takes longer hangs.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -56,100 +56,20 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// A process that ends with this value, with all that it started.
-pub struct Process {
-    child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
+/// Whether golden files are written anew instead of compared. Such a run proves nothing: it fails afterwards by
+/// [`blessed`], and where nobody reads the difference it is refused.
+pub fn blesses() -> bool {
+    let blesses = std::env::var_os("BLESS").is_some();
+    assert!(
+        !blesses || std::env::var_os("CI").is_none(),
+        "BLESS is set in CI: golden files are only compared there"
+    );
+    blesses
 }
 
-impl Process {
-    /// Starts a program in a process group of its own and collects the lines of both its outputs.
-    pub fn start(command: &mut Command) -> Self {
-        Self::start_telling(command, Stdio::piped())
-    }
-
-    /// The same with another standard error, whose lines are not collected.
-    pub fn start_telling(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
-        use std::os::unix::process::CommandExt;
-        let name = format!("{command:?}");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).process_group(0);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        collect(child.stdout.take().expect("stdout is piped"), lines.clone());
-        if let Some(stderr) = child.stderr.take() {
-            collect(stderr, lines.clone());
-        }
-        Self { child, lines }
-    }
-
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// What it said that tells something: the end of it, without the polling of the tests.
-    pub fn story(&self) -> String {
-        let lines = self.lines.lock().expect("no reader panics");
-        let told: Vec<&str> = lines.iter().map(String::as_str).filter(|l| !l.contains("_operator")).collect();
-        told[told.len().saturating_sub(60)..].join("\n")
-    }
-
-    pub fn output(&self) -> String {
-        self.lines.lock().expect("no reader panics").join("\n")
-    }
-
-    /// Waits until a line holds `words`, and gives that line.
-    pub fn wait_for(&mut self, words: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let found =
-                self.lines.lock().expect("no reader panics").iter().find(|l| l.contains(words)).cloned();
-            if let Some(line) = found {
-                return line;
-            }
-            let ended = self.child.try_wait().expect("the process can be asked");
-            assert!(ended.is_none(), "ended ({ended:?}) before it said {words:?}:\n{}", self.output());
-            assert!(Instant::now() < deadline, "did not say {words:?} in time:\n{}", self.output());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    pub fn signal(&self, signal: i32) {
-        // SAFETY: `kill` only sends a signal, to a child that this value has not reaped yet.
-        unsafe { libc::kill(self.child.id() as i32, signal) };
-    }
-
-    /// Waits for its end.
-    pub fn wait(&mut self) -> std::process::ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("the process can be asked") {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "did not end in time:\n{}", self.output());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    /// Kills it at once, with its group.
-    pub fn kill(&mut self) {
-        // SAFETY: as above; the group is its own since it was started so.
-        unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn collect(from: impl std::io::Read + Send + 'static, into: Arc<Mutex<Vec<String>>>) {
-    std::thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
-            into.lock().expect("no reader panics").push(line);
-        }
-    });
+/// What a run ends with that has written golden files.
+pub fn blessed(what: &str) -> ! {
+    panic!("BLESS: {what} was written anew; read the difference, then run the tests without BLESS");
 }
 
 /// A running gateway with a configuration file of its own.
@@ -230,17 +150,6 @@ impl Gateway {
         let text = self.get("/metrics").await;
         let told = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         told == Some(value)
-    }
-
-    /// Whether its limits are counted in the store that it shares with others.
-    pub async fn shares(&self) -> bool {
-        let text =
-            std::fs::read_to_string(self.folder.path().join("toolgate.yaml")).expect("its configuration");
-        let admin =
-            text.lines().find_map(|line| line.strip_prefix("admin: {address: \"")?.strip_suffix("\"}"));
-        let url = format!("http://{}/metrics", admin.expect("a listener for operators"));
-        let metrics = self.http.get(url).send().await.expect("metrics").text().await.expect("a text");
-        metrics.lines().any(|line| line == "toolgate_limit_store_up 1")
     }
 
     pub async fn get(&self, path: &str) -> String {

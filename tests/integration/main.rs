@@ -32,6 +32,7 @@ mod losses;
 mod net;
 mod patience;
 mod pools;
+mod process;
 mod procs;
 mod puppet;
 mod quickstart;

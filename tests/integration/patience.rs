@@ -6,9 +6,10 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::Gateway;
+use crate::harness::{Gateway, PATIENCE};
 
-const CONFIG: &str = "mcpServers: {demo: {builtin: demo}}\nlimits: {header_timeout: 1s}\n";
+/// Of a sound request the head comes in that time on a busy machine too.
+const CONFIG: &str = "mcpServers: {demo: {builtin: demo}}\nlimits: {header_timeout: 3s}\n";
 
 #[tokio::test]
 async fn a_head_that_trickles_in_is_not_waited_for() {
@@ -31,16 +32,16 @@ async fn a_head_that_trickles_in_is_not_waited_for() {
     tokio::select! {
         () = trickle => {}
         () = closed => {}
-        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("still open after 30 s"),
+        () = tokio::time::sleep(PATIENCE) => panic!("still open"),
     }
-    assert!(begun.elapsed() >= Duration::from_millis(900), "closed after {:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_millis(2900), "closed after {:?}", begun.elapsed());
 }
 
 #[tokio::test]
 async fn a_call_that_takes_longer_than_a_head_may_is_not_cut() {
     let gateway = Gateway::start(CONFIG).await;
     for _ in 0..2 {
-        let (status, answer) = gateway.call("demo__sleep", json!({"seconds": 1.5})).await;
+        let (status, answer) = gateway.call("demo__sleep", json!({"seconds": 4})).await;
         assert_eq!(status, 200, "{answer}");
     }
 }

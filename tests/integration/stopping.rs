@@ -1,7 +1,5 @@
 //! The end of the gateway: in good order at SIGTERM, and with nothing left behind at SIGKILL.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 
 use crate::events::Events;
@@ -20,10 +18,11 @@ fn fixture_file() -> String {
     root().join("tests/fixture/server.py").display().to_string()
 }
 
+/// One that does not end before its calls do, however long they take.
 async fn house(pipe: Value) -> (Gateway, Process) {
     let (fixture, url) = a_fixture().await;
     let servers = json!({"fix": {"url": url}, "pipe": pipe, "demo": {"builtin": "demo"}});
-    let gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
+    let gateway = Gateway::start(&format!("mcpServers: {servers}\nlimits: {{drain: 1h}}\n")).await;
     gateway
         .eventually("all are connected", async |g| g.get("/health").await.contains("\"connected\":3"))
         .await;
@@ -50,7 +49,6 @@ async fn sigterm_lets_calls_finish_and_ends_streams_in_good_order() {
         gateway.eventually(&what, async |g| g.count(&session, server, "sleep.started").await == 1).await;
     }
 
-    let stopped = Instant::now();
     gateway.process.signal(libc::SIGTERM);
     assert_eq!(stream.next().await, None, "the session's stream ends");
     let last = listen.rest().await.pop().expect("listen has a result");
@@ -62,7 +60,6 @@ async fn sigterm_lets_calls_finish_and_ends_streams_in_good_order() {
         assert!(status == 200 && text.starts_with("slept"), "{server}: {status} {answer}");
     }
     assert!(gateway.process.wait().success());
-    assert!(stopped.elapsed() < Duration::from_secs(15), "it took {:?}", stopped.elapsed());
     procs::gone(&pipes).await;
 }
 
@@ -98,10 +95,8 @@ async fn a_call_that_outlasts_the_drain_time_is_cut() {
     let call = legacy_call(1, "fix__sleep", json!({"seconds": 600}));
     let call = tokio::spawn(gateway.post("/mcp", Some(&session), &call).send());
     gateway.eventually("the call runs", async |g| g.count(&session, "fix", "sleep.started").await == 1).await;
-    let stopped = Instant::now();
     gateway.process.signal(libc::SIGTERM);
     assert!(gateway.process.wait().success());
-    assert!(stopped.elapsed() < Duration::from_secs(15), "it took {:?}", stopped.elapsed());
     assert!(gateway.process.output().contains("some requests were cut"), "{}", gateway.process.story());
     drop((call, fixture));
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::clients::assert_types;
 use crate::events::Events;
 use crate::fake::Fake;
-use crate::harness::{Gateway, free_port, initialize, legacy_call, read, root};
+use crate::harness::{Gateway, blessed, blesses, free_port, initialize, legacy_call, read, root};
 
 const LEGACY: &str = "2025-11-25";
 const MODERN: &str = "2026-07-28";
@@ -245,10 +245,11 @@ async fn announcements(book: &mut Book) {
 
 fn compare(golden: &Map<String, Value>) {
     let file: PathBuf = root().join("tests/integration/golden/wire.json");
-    if std::env::var_os("BLESS").is_some() {
+    if blesses() {
         std::fs::create_dir_all(file.parent().expect("a folder")).expect("the folder is made");
         let text = serde_json::to_string_pretty(golden).expect("JSON");
-        return std::fs::write(&file, text + "\n").expect("the golden file is written");
+        std::fs::write(&file, text + "\n").expect("the golden file is written");
+        blessed("golden/wire.json");
     }
     let text = std::fs::read_to_string(&file).expect("the golden file is there; BLESS=1 makes it");
     let was: Map<String, Value> = serde_json::from_str(&text).expect("the golden file is JSON");

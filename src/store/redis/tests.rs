@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use filters::rate::{Budget, Counters, KeyPart, Match, OnFailure, Rate, Rule};
+use futures::FutureExt;
 use http::{HeaderMap, Method};
 use tempfile::TempDir;
 
@@ -11,8 +12,8 @@ use super::*;
 
 const SEC: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
-/// Long, for a machine that does other things: what is tested is not how fast it is.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Long, for a machine that does other things: what takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that ends with this.
 struct Real {
@@ -34,13 +35,12 @@ impl Real {
     }
 
     async fn answers(&self) {
-        for _ in 0..500 {
-            if self.tell(&["PING"]).await.is_ok() {
-                return;
+        let answers = async {
+            while self.tell(&["PING"]).await.is_err() {
+                tokio::time::sleep(10 * MILLI).await;
             }
-            tokio::time::sleep(10 * MILLI).await;
-        }
-        panic!("redis-server does not answer");
+        };
+        timeout(PATIENCE, answers).await.expect("redis-server answers");
     }
 
     async fn tell(&self, words: &[&str]) -> Result<redis::Value, RedisError> {
@@ -92,13 +92,12 @@ fn spawn(folder: &TempDir) -> Child {
 }
 
 async fn is_there(redis: &Redis) {
-    for _ in 0..1000 {
-        if redis.is_there() {
-            return;
+    let there = async {
+        while !redis.is_there() {
+            tokio::time::sleep(10 * MILLI).await;
         }
-        tokio::time::sleep(10 * MILLI).await;
-    }
-    panic!("Redis was not reached");
+    };
+    timeout(PATIENCE, there).await.expect("Redis is reached");
 }
 
 fn rate(key: &str, count: u64, per: Duration, burst: u64) -> Ask {
@@ -144,17 +143,21 @@ fn limits(store: Arc<Redis>, count: u64, on_failure: OnFailure) -> Rate {
 async fn a_burst_passes_and_then_waits_are_told() {
     let real = Real::start().await;
     let redis = real.gateway().await;
+    // One in three seconds and a third.
+    let ask = |key: &str| [rate(key, 3, 10 * SEC, 3)];
+    let from = Instant::now();
     for _ in 0..3 {
-        assert!(taken(&redis, &[rate("a", 7, 10 * SEC, 3)]).await);
+        assert!(taken(&redis, &ask("a")).await);
     }
-    let Ok(Answer::Short { ask: 0, wait }) = redis.take(&[rate("a", 7, 10 * SEC, 3)]).await else {
+    let Ok(Answer::Short { ask: 0, wait }) = redis.take(&ask("a")).await else {
         panic!("a fourth");
     };
-    assert!(wait <= Duration::from_micros(1_428_572) && wait > SEC, "{wait:?}");
+    let pace = Duration::from_micros(3_333_334);
+    assert!(wait <= pace && wait + from.elapsed() + MILLI > pace, "{wait:?}");
     tokio::time::sleep(wait + MILLI).await;
-    assert!(taken(&redis, &[rate("a", 7, 10 * SEC, 3)]).await);
-    assert!(!taken(&redis, &[rate("a", 7, 10 * SEC, 3)]).await);
-    assert!(taken(&redis, &[rate("b", 7, 10 * SEC, 3)]).await, "another key");
+    assert!(taken(&redis, &ask("a")).await);
+    assert!(!taken(&redis, &ask("a")).await);
+    assert!(taken(&redis, &ask("b")).await, "another key");
 }
 
 #[tokio::test]
@@ -182,17 +185,18 @@ async fn all_is_taken_or_nothing_and_the_longest_wait_is_told() {
 async fn a_quota_ends_with_its_window_and_keys_do_not_stay() {
     let real = Real::start().await;
     let redis = real.gateway().await;
-    if seconds_to_window_end(4) == 1 {
-        tokio::time::sleep(SEC).await;
+    // From the beginning of a window, so that it does not end before it is used up.
+    while seconds_to_window_end(6) < 6 {
+        tokio::time::sleep(20 * MILLI).await;
     }
-    let ask = quota("q", 2, 4 * SEC);
+    let ask = quota("q", 2, 6 * SEC);
     assert!(
         taken(&redis, std::slice::from_ref(&ask)).await && taken(&redis, std::slice::from_ref(&ask)).await
     );
     let Ok(Answer::Short { ask: 0, wait }) = redis.take(std::slice::from_ref(&ask)).await else {
         panic!("a third");
     };
-    assert!(wait <= 4 * SEC, "{wait:?}");
+    assert!(wait <= 6 * SEC, "{wait:?}");
     assert!(!taken(&redis, &[quota("q", 2, 3600 * SEC)]).await, "a longer window counts what was used");
     assert!(!taken(&redis, std::slice::from_ref(&ask)).await, "and so does a shorter one");
     tokio::time::sleep(wait + MILLI).await;
@@ -204,7 +208,7 @@ async fn a_quota_ends_with_its_window_and_keys_do_not_stay() {
             tokio::time::sleep(20 * MILLI).await;
         }
     };
-    let gone = tokio::time::timeout(20 * SEC, gone).await;
+    let gone = timeout(PATIENCE, gone).await;
     assert!(gone.is_ok(), "every key has a life that ends when it says nothing any more");
 }
 
@@ -225,36 +229,26 @@ async fn other_numbers_keep_the_count() {
     assert!(!taken(&redis, &[rate("none", 0, SEC, 9)]).await);
 }
 
-/// Three gateways and ten times as many calls as there is room for.
+/// Three gateways and twice as many calls as there is room for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_gateways_have_one_budget_between_them() {
     let real = Real::start().await;
-    let time = Duration::from_secs(10);
-    let ask = rate("shared", 300, SEC, 30);
+    let ask = rate("shared", 1, 3600 * SEC, 3000);
     let mut calls = tokio::task::JoinSet::new();
-    let from = Instant::now();
     for _ in 0..3 {
         let gateway = real.gateway().await;
         for _ in 0..10 {
             let (gateway, ask) = (gateway.clone(), ask.clone());
             calls.spawn(async move {
-                let (mut passed, mut asked) = (0u64, 0u64);
-                let mut tick = tokio::time::interval(10 * MILLI);
-                while from.elapsed() < time {
-                    tick.tick().await;
-                    asked += 1;
-                    passed += u64::from(gateway.take(std::slice::from_ref(&ask)).await == Ok(Answer::Taken));
+                let mut passed = 0;
+                for _ in 0..200 {
+                    passed += u64::from(taken(&gateway, std::slice::from_ref(&ask)).await);
                 }
-                (passed, asked)
+                passed
             });
         }
     }
-    let (passed, asked) = calls.join_all().await.into_iter().fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
-    let most = 30.0 + 300.0 * from.elapsed().as_secs_f64();
-    assert!(asked > 20_000, "only {asked} calls");
-    let share = passed as f64 / most;
-    println!("{passed} of {asked} passed: {share:.5} of what had room");
-    assert!((0.99..=1.000_4).contains(&share), "{passed} of {asked} passed, {most} had room");
+    assert_eq!(calls.join_all().await.into_iter().sum::<u64>(), 3000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -279,11 +273,13 @@ async fn no_rate_lets_more_through_than_it_says() {
                 }
             }
             let most = burst as f64 + from.elapsed().as_secs_f64() * count as f64 / f64::from(secs);
-            (case, passed as f64, most)
+            (case, passed, burst, most)
         });
     }
-    for (case, passed, most) in keys.join_all().await {
-        assert!(passed <= most && passed >= most / 2.0 - 1.0, "case {case}: {passed} of {most}");
+    for (case, passed, burst, most) in keys.join_all().await {
+        assert!(passed as f64 <= most, "case {case}: {passed} of {most}");
+        println!("case {case}: {passed} of {most}");
+        assert!(passed >= burst.min(2), "case {case}: {passed} of {most}");
     }
 }
 
@@ -320,10 +316,11 @@ async fn a_server_that_dies_is_missed_at_once_and_found_when_it_is_back() {
         assert_eq!(admitted(&open).await, Ok(()));
     }
     assert!(from.elapsed() < PATIENCE, "a closed socket is not waited for: {:?}", from.elapsed());
+    // And what is known to be away not at all.
+    assert_eq!(admitted(&open).now_or_never(), Some(Ok(())));
     assert!(!redis.is_there() && redis.misses() >= 10);
     real.again().await;
     is_there(&redis).await;
-    assert!(from.elapsed() < 4 * SEC, "{:?}", from.elapsed());
     assert_eq!(admitted(&closed).await, Ok(()));
     assert!(taken(&redis, &[rate("a", 1, SEC, 1)]).await);
 }
@@ -336,16 +333,15 @@ async fn a_server_that_stops_answering_is_not_waited_for_for_long() {
     is_there(&redis).await;
     let limits = limits(redis.clone(), 1000, OnFailure::Local);
     real.signal(libc::SIGSTOP);
-    for call in 0..10 {
+    for _ in 0..LATE {
         let from = Instant::now();
         assert_eq!(admitted(&limits).await, Ok(()));
-        let took = from.elapsed();
-        // A little more than it may take, for the machine.
-        let most = if call < LATE { patience + 100 * MILLI } else { 20 * MILLI };
-        assert!(took < most, "call {call} took {took:?}");
-        assert!(call >= LATE || took >= patience);
+        assert!(from.elapsed() >= patience);
     }
     assert!(!redis.is_there());
+    for _ in 0..10 {
+        assert_eq!(admitted(&limits).now_or_never(), Some(Ok(())), "it is not waited for any more");
+    }
     real.signal(libc::SIGCONT);
     is_there(&redis).await;
     assert_eq!(admitted(&limits).await, Ok(()));
@@ -357,11 +353,9 @@ async fn a_port_where_nobody_ever_answers_holds_up_nothing() {
     let url = format!("redis://{}", silent.local_addr().expect("an address"));
     let redis = Arc::new(Redis::new(&url, "t:", 50 * MILLI, Handle::current()).expect("a URL"));
     let limits = limits(redis.clone(), 1000, OnFailure::Local);
-    let from = Instant::now();
     for _ in 0..100 {
-        assert_eq!(admitted(&limits).await, Ok(()));
+        assert_eq!(admitted(&limits).now_or_never(), Some(Ok(())), "the first of them included");
     }
-    assert!(from.elapsed() < 50 * MILLI, "the first of them included: {:?}", from.elapsed());
     assert_eq!((redis.is_there(), redis.misses()), (false, 100));
 }
 
@@ -397,7 +391,12 @@ async fn a_store_that_nobody_wants_any_more_is_not_sought() {
     let redis = Redis::new("redis://127.0.0.1:1", "t:", PATIENCE, Handle::current()).expect("a URL");
     let link = Arc::downgrade(&redis.0);
     drop(redis);
-    tokio::time::sleep(300 * MILLI).await;
-    assert!(link.upgrade().is_none());
+    // One attempt may be under way.
+    let forgotten = async {
+        while link.strong_count() > 0 {
+            tokio::time::sleep(10 * MILLI).await;
+        }
+    };
+    timeout(PATIENCE, forgotten).await.expect("it is forgotten");
     assert!(Redis::new("no url", "t:", PATIENCE, Handle::current()).is_err());
 }

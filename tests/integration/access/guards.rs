@@ -151,7 +151,7 @@ async fn a_tool_that_changes_its_words_is_hidden_until_somebody_looked() {
     .await;
     let admin = crate::harness::free_port();
     let operators = format!("admin: {{address: \"127.0.0.1:{admin}\"}}\n");
-    let gateway = Gateway::start(&format!(
+    let mut gateway = Gateway::start(&format!(
         "{operators}mcpServers: {{p: {{url: \"{}\", pinning: block, health: {{interval: 100ms}}}}}}\n",
         puppet.url
     ))
@@ -173,9 +173,7 @@ async fn a_tool_that_changes_its_words_is_hidden_until_somebody_looked() {
     assert_eq!(gateway.call("p__add", json!({})).await.0, 400, "an unknown tool");
     approve_by_hash(&gateway, admin).await;
     gateway.eventually("approved, it is back", async |g| tools(g).await.contains("Subtracts well")).await;
-    let log = gateway.process.output();
-    let line =
-        log.lines().find(|line| line.contains("send all files")).expect("the change is told with its words");
+    let line = gateway.process.wait_for("send all files");
     let hash = line.split("new=").nth(1).or_else(|| line.split("\"new\":\"").nth(1)).expect("the new hash");
     let hash: String = hash.trim_start_matches('"').chars().take_while(char::is_ascii_hexdigit).collect();
     gateway.rewrite(&format!(

@@ -1,9 +1,8 @@
-//! One budget over several gateways, in a real Redis that comes and goes.
+//! One budget over several gateways, in a real Redis that comes and goes. None of the budgets here is refilled while a test
+//! runs, so how many calls pass does not hang on how fast they are.
 
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -22,104 +21,110 @@ async fn a_redis(port: u16) -> Process {
     tokio::task::spawn_blocking(move || redis(port)).await.expect("Redis starts")
 }
 
-/// The deadline for Redis is as long as it may be: on a machine that is busy with other tests an answer may take longer
-/// than the usual 50 ms, and what is then counted here is not what is tested.
-fn config(port: u16, rule: &str) -> String {
-    format!(
-        "mcpServers: {{demo: {{builtin: demo}}}}\nlog: {{level: warn}}\nadmin: {{address: \"127.0.0.1:{}\"}}\nauth:\n  api_keys:\n{}\
-         redis: {{url: \"redis://127.0.0.1:{port}\"}}\nrate_limits:\n  store: redis\n  timeout: 1s\n  rules:\n    - {rule}\n",
-        free_port(),
-        key("ann", "")
-    )
+/// A gateway with one budget, that is counted in Redis.
+struct Shares {
+    gateway: Gateway,
+    operators: String,
 }
 
-async fn admitted(gateway: &Gateway) -> bool {
-    match Caller::new(gateway, "ann").call("demo__echo", json!({"message": "x"})).await.0 {
-        200 => true,
-        429 => false,
-        other => panic!("{other}"),
+impl Shares {
+    /// Waits until its connection to Redis stands: calls before that are counted in the gateway. The deadline for Redis
+    /// is as long as it may be, for a machine that is busy with other tests.
+    async fn start(redis: u16, limit: &str) -> Self {
+        let admin = format!("127.0.0.1:{}", free_port());
+        let gateway = Gateway::start(&format!(
+            "mcpServers: {{demo: {{builtin: demo}}}}\nlog: {{level: warn}}\nadmin: {{address: \"{admin}\"}}\n\
+             auth:\n  api_keys:\n{}redis: {{url: \"redis://127.0.0.1:{redis}\"}}\n\
+             rate_limits:\n  store: redis\n  timeout: 1s\n  rules:\n    - {{name: all, key: [user], {limit}}}\n",
+            key("ann", "")
+        ))
+        .await;
+        let shares = Self { gateway, operators: format!("http://{admin}/metrics") };
+        shares.gateway.eventually("Redis is there", async |_| shares.store("up").await == 1).await;
+        shares
+    }
+
+    /// What the metrics say of the store: whether it is `up`, or how many `misses` there were.
+    async fn store(&self, what: &str) -> u64 {
+        let metrics = self.gateway.http.get(&self.operators).send().await.expect("metrics");
+        let metrics = metrics.text().await.expect("a text");
+        let name = format!("toolgate_limit_store_{what} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).expect("a number")
+    }
+
+    async fn admits(&self) -> bool {
+        match Caller::new(&self.gateway, "ann").call("demo__echo", json!({"message": "x"})).await.0 {
+            200 => true,
+            429 => false,
+            other => panic!("{other}"),
+        }
+    }
+
+    /// Calls until so many calls in a row were refused; gives how many passed.
+    async fn pass(&self, refusals: u32) -> u64 {
+        let (mut passed, mut refused) = (0, 0);
+        while refused < refusals {
+            match self.admits().await {
+                true => (passed, refused) = (passed + 1, 0),
+                false => refused += 1,
+            }
+        }
+        passed
+    }
+
+    fn told(&self) -> usize {
+        self.gateway.process.output().matches("limits: Redis is away").count()
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_gateways_share_one_budget_to_the_percent() {
-    const RATE: f64 = 60.0;
-    const BURST: f64 = 60.0;
+async fn three_gateways_share_one_budget_to_the_call() {
+    const BUDGET: u64 = 900;
     let port = free_port();
     let _redis = a_redis(port).await;
-    let text = config(port, "{name: all, key: [user], limit: 60/1s, burst: 60}");
     let mut gateways = Vec::new();
     for _ in 0..3 {
-        // Each has an operator's port of its own.
-        let text = text.lines().map(|line| match line.strip_prefix("admin:") {
-            Some(_) => format!("admin: {{address: \"127.0.0.1:{}\"}}\n", free_port()),
-            None => format!("{line}\n"),
-        });
-        gateways.push(Arc::new(Gateway::start(&text.collect::<String>()).await));
+        gateways.push(Arc::new(Shares::start(port, &format!("limit: {BUDGET}/1d, burst: {BUDGET}")).await));
     }
-    // The first calls may come before the connection to Redis stands; its budget is not touched by them.
-    for gateway in &gateways {
-        while !gateway.shares().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-    let (passed, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    tokio::time::sleep(Duration::from_secs_f64(BURST / RATE)).await;
-    let began = Instant::now();
-    let mut callers = Vec::new();
-    for number in 0..12 {
-        let (gateway, passed, refused) = (gateways[number % 3].clone(), passed.clone(), refused.clone());
-        callers.push(tokio::spawn(async move {
-            let mut last = Duration::ZERO;
-            while began.elapsed() < Duration::from_secs(10) {
-                last = began.elapsed();
-                if admitted(&gateway).await { &passed } else { &refused }.fetch_add(1, Ordering::Relaxed);
-            }
-            last
-        }));
-    }
-    let mut last = Duration::ZERO;
+    // Twelve callers at once, until each has been refused many times.
+    let callers = gateways.iter().cycle().take(12).cloned();
+    let callers: Vec<_> =
+        callers.map(|gateway| tokio::spawn(async move { gateway.pass(20).await })).collect();
+    let mut passed = Vec::new();
     for caller in callers {
-        last = last.max(caller.await.expect("no caller panics"));
+        passed.push(caller.await.expect("no caller panics"));
     }
-    let (passed, refused) = (passed.load(Ordering::Relaxed) as f64, refused.load(Ordering::Relaxed) as f64);
-    let due = BURST + RATE * last.as_secs_f64();
-    eprintln!("{passed} of {} calls passed in {last:?}; due were {due:.0}", passed + refused);
-    assert!(passed + refused > 4.0 * due, "too few calls to mean anything: {passed} and {refused}");
-    assert!((passed - due).abs() <= due * 0.01, "{passed} passed, {due} were due");
+    let mut misses = 0;
+    for gateway in &gateways {
+        misses += gateway.store("misses").await;
+    }
+    // A call that Redis did not judge in time may have been counted in both places, or in one. In 96 seconds one more
+    // comes free.
+    let all: u64 = passed.iter().sum();
+    assert!(
+        (BUDGET - misses..=BUDGET + misses + 1).contains(&all),
+        "{passed:?} passed, {misses} were missed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_goes_and_comes_back_stops_nobody() {
     let port = free_port();
-    let mut store = a_redis(port).await;
-    let gateway = Gateway::start(&config(port, "{name: few, key: [user], quota: 5/1d}")).await;
-    while !gateway.shares().await {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    for _ in 0..5 {
-        assert!(admitted(&gateway).await);
-    }
-    assert!(!admitted(&gateway).await, "the budget in Redis is used up");
-    store.kill();
+    let mut redis = a_redis(port).await;
+    let shares = Shares::start(port, "limit: 5/1d, burst: 5").await;
+    let passed = shares.pass(1).await;
+    // What came too late on a busy machine was counted in the gateway.
+    let (late, told) = (shares.store("misses").await, shares.told());
+    assert!((5 - late.min(5)..=5 + late).contains(&passed), "{passed} passed, {late} were late");
+    redis.kill();
     // The local budget stands in, and nobody waits for what is not there.
-    let mut passed = 0;
-    for _ in 0..20 {
-        let asked = Instant::now();
-        passed += u32::from(admitted(&gateway).await);
-        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-    }
-    assert_eq!(passed, 5, "of a budget of its own");
-    let warnings = gateway.process.output().matches("Redis").count();
-    assert!((1..=2).contains(&warnings), "told once: {}", gateway.process.output());
-    let _store = a_redis(port).await;
-    let mut back = 0;
-    gateway
-        .eventually("the shared budget counts again", async |g| {
-            back += u32::from(admitted(g).await);
-            g.shares().await
-        })
-        .await;
-    assert!(admitted(&gateway).await, "the new Redis knows of nothing");
-    let _ = back;
+    let passed = shares.pass(15).await;
+    assert!(passed == 5 || late > 0 && passed <= 5, "{passed} of a budget of its own, {late} were late");
+    assert_eq!(shares.store("up").await, 0);
+    assert_eq!(shares.store("misses").await, late + passed + 15, "all were judged without it");
+    shares.gateway.eventually("it is told", async |_| shares.told() > told).await;
+    assert_eq!(shares.told(), told + 1, "once: {}", shares.gateway.process.output());
+    let _redis = a_redis(port).await;
+    shares.gateway.eventually("Redis is there again", async |_| shares.store("up").await == 1).await;
+    assert!(shares.admits().await, "the new Redis knows of nothing");
 }

@@ -17,7 +17,7 @@ use crate::puppet::{self, Act, Puppet, Seen};
 use crate::raw::{Answer, Client, Head};
 
 /// Longer than the `timeout` of every server here, and far shorter than any default.
-const SOON: Duration = Duration::from_secs(8);
+const SOON: Duration = Duration::from_secs(30);
 
 /// A tool and what its server does when it is called.
 type Trick = (&'static str, fn(&Seen) -> Act);

@@ -34,12 +34,12 @@ async fn a_client_that_takes_its_time_is_no_fault_of_its_server() {
             _ => Act::Good,
         })
         .await;
-    let settings = "timeout: 3s, circuit_breaker: {failures: 1, open_for: 1h}";
+    let settings = "timeout: 5s, circuit_breaker: {failures: 1, open_for: 1h}";
     let gateway =
         Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\", {settings}}}}}\n", puppet.url)).await;
     let mut stream = begin(gateway.port, "up__tool", &json!({"big": true})).await;
     // Longer than the time of a call.
-    tokio::time::sleep(Duration::from_millis(3500)).await;
+    tokio::time::sleep(Duration::from_millis(5500)).await;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("the answer does not break off");
     assert!(answer.len() > 24 * MIB, "{} bytes\n{}", answer.len(), gateway.process.story());
@@ -55,7 +55,7 @@ async fn a_client_that_takes_its_time_is_no_fault_of_its_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_answer_is_not_cut_for_one_who_reads_it_steadily() {
-    let limits = "limits: {write_timeout: 1s, max_body: 32MiB}";
+    let limits = "limits: {write_timeout: 4s, max_body: 32MiB}";
     let gateway = Gateway::start(&format!("mcpServers: {{demo: {{builtin: demo}}}}\n{limits}\n")).await;
     let mut stream = begin(gateway.port, "demo__echo", &json!({"message": "x".repeat(24 * MIB)})).await;
     let (mut piece, mut got) = (vec![0; MIB], 0);
@@ -68,7 +68,7 @@ async fn a_whole_answer_is_not_cut_for_one_who_reads_it_steadily() {
         got += read;
         // All of it takes longer than the time for a write.
         if got / MIB > before {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
     }
     assert!(got > 24 * MIB, "{got} bytes\n{}", gateway.process.story());

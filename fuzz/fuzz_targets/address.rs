@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use filters::rpc;
 use fuzz::cut;
-use fuzz::json::{is_json, members};
+use fuzz::json::{at, is_json, members, same_but};
 use libfuzzer_sys::fuzz_target;
 use toolgate::catalog::{Kind, Page};
 use toolgate::server::Server;
@@ -24,6 +24,7 @@ fuzz_target!(|data: &[u8]| {
     requests(id);
     messages(message);
     messages(id);
+    announcements(&Bytes::copy_from_slice(message));
     events(&String::from_utf8_lossy(id));
     for kind in Kind::ALL {
         lists(&Bytes::copy_from_slice(message), kind);
@@ -64,8 +65,35 @@ fn messages(message: &[u8]) {
         }
         None => assert!(!whole, "an id that does not lead home"),
     }
-    let _ = address::outward(&Bytes::copy_from_slice(message), &SERVER);
-    let _ = wire::is_list_changed(message);
+    same_but(message, &moved, &[&["id"], &["params", "_meta", "progressToken"]]);
+    let token = |text| at(text, &["params", "_meta", "progressToken"]);
+    assert_eq!(token(message).is_some(), token(&moved).is_some());
+    if let (Some(own), Some(said)) = (token(message), token(&moved)) {
+        let said: String = serde_json::from_str(said).expect("a string");
+        assert_eq!(said, format!("tg:{}:{own}", SERVER.serial));
+    }
+    let _ = wire::is_news_of_lists(message);
+}
+
+/// What of an announcement reaches a client: as it was, but for an id that leads back.
+fn announcements(message: &Bytes) {
+    let Some(outward) = address::outward(message, &SERVER) else { return };
+    let read = wire::read(message).expect("a message");
+    let method = read.method.expect("no answer is announced").read(message);
+    assert_eq!(outward.asks, read.id);
+    if read.id.is_some() {
+        assert_eq!(outward.message, address::return_address(message, &read, &SERVER));
+    } else if method == address::CANCELLED {
+        same_but(message, &outward.message, &[&["params", "requestId"]]);
+        let id = |text| at(text, &["params", "requestId"]);
+        if let (Some(own), Some(said)) = (id(message), id(&outward.message)) {
+            let said: String = serde_json::from_str(said).expect("a string");
+            assert_eq!(said, format!("tg:{}:{own}", SERVER.serial));
+        }
+    } else {
+        assert_eq!(outward.message, *message);
+        assert!(!method.ends_with("/list_changed"), "the house tells that, when it has the new list");
+    }
 }
 
 fn events(id: &str) {

@@ -215,6 +215,7 @@ impl App {
         let hang = sign.clone().map(|sign| (sign, config.operator()));
         self.runtime.spawn(before.open(opening, addresses.len(), keep.clone(), signals.clone(), hang));
         self.runtime.spawn(sweep(self.door.clone()));
+        self.runtime.spawn(move_sessions(self.door.clone()));
         let (door, state, hangup) = (self.door.clone(), self.state.clone(), signals.hangup.clone());
         self.runtime.spawn(Reload { file, door, state, tls, hangup }.run());
         let why = signals.stop.subscribe();
@@ -240,6 +241,20 @@ async fn reached(registry: &Registry) {
     let patience = tokio::time::Instant::now() + STORE;
     while !store.is_there() && tokio::time::Instant::now() < patience {
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Has sessions move along when other servers are called than before.
+async fn move_sessions(door: Arc<Door>) {
+    let (mut news, mut before) = (door.registry.news(), door.registry.house().servers.clone());
+    while news.changed().await.is_ok() {
+        let now = &door.registry.house().servers;
+        if before.len() != now.len()
+            || !before.values().zip(now.values()).all(|(one, two)| Arc::ptr_eq(one, two))
+        {
+            door.sessions.adopt(now);
+            before = now.clone();
+        }
     }
 }
 

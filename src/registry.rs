@@ -157,6 +157,11 @@ impl Registry {
     }
 
     /// The present snapshot.
+    /// Tells when there is another house; the number says no more than that.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
     pub fn house(&self) -> Arc<House> {
         self.house.load_full()
     }

@@ -120,7 +120,6 @@ impl Reload {
             return faulty(error.to_string(), error.to_string());
         }
         self.door.registry.clone().adopt(plan.clone());
-        self.door.sessions.adopt(&plan);
         self.door.metrics.config(&hash);
         self.door.metrics.reloaded(true);
         self.state.set_config_fault(None);

@@ -15,7 +15,7 @@ mod runs;
 mod shared;
 mod table;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hasher as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -79,6 +79,9 @@ pub struct Session {
     ended: CancellationToken,
     core: Handle,
 }
+
+/// Servers by their names.
+pub type Servers = BTreeMap<Arc<str>, Arc<Server>>;
 
 /// What of a server's message may reach the client; none for nothing of it.
 pub type Pass = Arc<dyn Fn(&Server, Bytes) -> Option<Bytes> + Send + Sync>;

@@ -249,23 +249,35 @@ impl<'a> Argument<'a> {
     }
 }
 
-/// A whole number in its shortest form; `None` for one with a fraction, or in an exponent that loses digits.
+/// A whole number in its shortest form, exactly; `None` for one with a fraction, or with more zeros than anybody writes.
 fn whole(raw: &str) -> Option<Cow<'_, str>> {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    if raw.contains(['e', 'E']) {
-        let value: f64 = raw.parse().ok()?;
-        return (value.fract() == 0.0 && value.abs() <= EXACT)
-            .then(|| Cow::Owned((value as i64).to_string()));
-    }
-    let (sign, digits) = raw.strip_prefix('-').map_or(("", raw), |digits| ("-", digits));
+    const ZEROS: usize = 64;
+    let (number, power) = match raw.split_once(['e', 'E']) {
+        Some((number, power)) => (number, power.parse::<i64>().ok()?),
+        None => (raw, 0),
+    };
+    let (sign, digits) = number.strip_prefix('-').map_or(("", number), |digits| ("-", digits));
     let (digits, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
     let sound = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    if !sound(digits) || !sound(fraction) || fraction.bytes().any(|b| b != b'0') {
+    if !sound(digits) || !sound(fraction) {
         return None;
     }
-    match (sign, digits.trim_start_matches('0')) {
-        (_, "") => Some(Cow::Borrowed("0")),
-        ("", short) => Some(Cow::Borrowed(short)),
-        (sign, short) => Some(Cow::Owned(format!("{sign}{short}"))),
+    let fraction = fraction.trim_end_matches('0');
+    if fraction.is_empty() && power == 0 {
+        return Some(match (sign, digits.trim_start_matches('0')) {
+            (_, "") => Cow::Borrowed("0"),
+            ("", short) => Cow::Borrowed(short),
+            (sign, short) => Cow::Owned(format!("{sign}{short}")),
+        });
     }
+    // The digits that count, and how many of all stand before the point.
+    let all = format!("{digits}{fraction}");
+    let point = power.checked_add(i64::try_from(digits.len()).ok()?)?;
+    let counting = all.trim_end_matches('0');
+    let short = counting.trim_start_matches('0');
+    if short.is_empty() {
+        return Some(Cow::Borrowed("0"));
+    }
+    let zeros = usize::try_from(point).ok()?.checked_sub(counting.len()).filter(|zeros| *zeros <= ZEROS)?;
+    Some(Cow::Owned(format!("{sign}{short}{}", "0".repeat(zeros))))
 }

@@ -3,7 +3,7 @@
 //! [`read`] goes over the body once and finds what routing and judging need: kind, id, method, the names in
 //! `params`, the modern `_meta`. Every object that it looks *into* (the message, `params`, `params._meta`,
 //! `params.ref`) is checked for duplicate keys, written plainly or with escapes, and for keys that a lax
-//! reader would take for a known one (`"Method"`, `"ſ"` for `s`): the server behind must not be able to read
+//! reader would take for a known one (`"Method"`, `"ſ"` for `s`, `"ß"` for `ss`): the server behind must not be able to read
 //! another message out of the same bytes.
 //!
 //! It deliberately does not look into `arguments`, and knows no method and no protocol revision.
@@ -416,20 +416,29 @@ impl Met {
     }
 }
 
-/// Equal but for case, with the letters outside ASCII that somebody folds into it: U+017F and U+212A by Unicode, the
-/// Turkish i without and with a dot (U+0131, U+0130) by readers that compare in upper or lower case one letter
-/// at a time, as Java's `equalsIgnoreCase` does.
+/// Equal but for case, also where somebody folds letters outside ASCII into it: by Unicode's full mappings, in which
+/// `ß` is `SS` and one letter may stand for two or three, or by the Turkish i without and with a dot, which readers
+/// take for an i that compare in upper or lower case one letter at a time, as Java's `equalsIgnoreCase` does.
 fn looks_like(word: &str, known: &str) -> bool {
-    let fold = |c: char| match c {
-        'ſ' => 's',
-        '\u{212A}' => 'k',
-        'ı' | 'İ' => 'i',
-        c => c.to_ascii_lowercase(),
-    };
-    // At most three bytes a letter, so most words are told apart by length alone.
+    // Such letters have at most three bytes each, and no fewer than what they stand for: so most words are told apart by
+    // length alone.
     word.len() >= known.len()
         && word.len() <= known.len() * 3
-        && word.chars().map(fold).eq(known.chars().map(fold))
+        && if word.is_ascii() {
+            word.eq_ignore_ascii_case(known)
+        } else {
+            word.chars().flat_map(folded).eq(known.chars().map(|c| c.to_ascii_lowercase()))
+        }
+}
+
+fn folded(c: char) -> impl Iterator<Item = char> {
+    let upper = match c {
+        'ı' | 'İ' => 'I',
+        '\u{212A}' => 'K',
+        'ẞ' => 'ß',
+        c => c,
+    };
+    upper.to_uppercase().map(|c| c.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -467,6 +476,18 @@ mod tests {
                 Why::LookAlike("paramſ".into(), "params"),
             ),
             (r#"{"jsonrpc":"2.0","ıd":1,"method":"a"}"#, Why::LookAlike("ıd".into(), "id")),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"notiﬁcations":{}}}"#,
+                Why::LookAlike("notiﬁcations".into(), "notifications"),
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"reque\u017Ftid":1}}"#,
+                Why::LookAlike("requeſtid".into(), "requestId"),
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"_meta":{"progreẞToken":1}}}"#,
+                Why::LookAlike("progreẞToken".into(), "progressToken"),
+            ),
             (r#"{"jsonrpc":"2.0","İD":1,"method":"a"}"#, Why::LookAlike("İD".into(), "id")),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":[]}"#, Why::Object("params")),
             (r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#, Why::Id),

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use filters::rpc;
 use fuzz::cut;
-use fuzz::json::{is_json, members};
+use fuzz::json::{at, is_json, members, same_but};
 use libfuzzer_sys::fuzz_target;
 use toolgate::catalog::{Kind, Page};
 use toolgate::{address, protocol::wire};
@@ -18,6 +18,7 @@ fuzz_target!(|data: &[u8]| {
     requests(id);
     messages(message);
     messages(id);
+    announcements(&Bytes::copy_from_slice(message));
     events(&String::from_utf8_lossy(id));
     for kind in Kind::ALL {
         lists(&Bytes::copy_from_slice(message), kind);
@@ -58,8 +59,41 @@ fn messages(message: &[u8]) {
         }
         None => assert!(!whole, "an id that does not lead home"),
     }
-    let _ = address::Matter::of(message, &read);
-    let _ = wire::is_list_changed(message);
+    same_but(message, &moved, &[&["id"], &["params", "_meta", "progressToken"]]);
+    let token = |text| at(text, &["params", "_meta", "progressToken"]);
+    assert_eq!(token(message).is_some(), token(&moved).is_some());
+    if let (Some(own), Some(said)) = (token(message), token(&moved)) {
+        let said: String = serde_json::from_str(said).expect("a string");
+        assert_eq!(said, format!("tg:{SEAT}:{own}"));
+    }
+    let _ = wire::is_news_of_lists(message);
+}
+
+/// What of an announcement reaches a client: as it was, but for an id that leads back.
+fn announcements(message: &Bytes) {
+    let Some(read) = wire::read(message) else { return };
+    let Some(matter) = address::Matter::of(message, &read) else {
+        assert!(read.method.is_none(), "no answer is announced");
+        return;
+    };
+    let method = read.method.expect("no answer is announced").read(message);
+    match matter {
+        address::Matter::Asks(id) => assert_eq!(Some(id), read.id),
+        address::Matter::Withdraws(id) => {
+            assert_eq!(method, address::CANCELLED);
+            let moved = address::marked(message, id, SEAT);
+            same_but(message, &moved, &[&["params", "requestId"]]);
+            let id = |text| at(text, &["params", "requestId"]);
+            if let (Some(own), Some(said)) = (id(message), id(&moved)) {
+                let said: String = serde_json::from_str(said).expect("a string");
+                assert_eq!(said, format!("tg:{SEAT}:{own}"));
+            }
+        }
+        address::Matter::Lists => assert!(method.ends_with("/list_changed")),
+        address::Matter::Other => {
+            assert!(read.id.is_none() && !method.ends_with("/list_changed"));
+        }
+    }
 }
 
 fn events(id: &str) {

@@ -1,48 +1,123 @@
 //! Any text as a config file: it becomes a config or faults, each of which points at a place inside of the text and can
-//! be shown; nothing makes it panic, and nothing short makes it work for long.
+//! be shown; how the text is written does not change what it says, what is told of it names no secret, and nothing makes
+//! it panic or work for long.
 #![no_main]
 
 use fuzz::cut;
 use libfuzzer_sys::fuzz_target;
-use toolgate::config;
+use toolgate::config::{self, Config, Faults};
+use toolgate::plan::judges;
 
-/// What stands in the environment, and in no fault.
+/// What stands in the environment, and in nothing that is told.
 const SECRET: &str = "hunter2-hunter2-hunter2-hunter2-hunter2";
+const OTHER: &str = "hunter3-hunter3-hunter3-hunter3-hunter3";
 
 fuzz_target!(|data: &[u8]| {
     let (text, other) = cut(data, 0);
     let (Ok(text), Ok(other)) = (std::str::from_utf8(text), std::str::from_utf8(other)) else { return };
-    let environment = |name: &str| match name {
-        "SECRET" => Some(SECRET.to_owned()),
-        "PORT" => Some("8080".to_owned()),
-        "EMPTY" => Some(String::new()),
-        "TEXT" => Some(other.to_owned()),
-        _ => None,
+    let read = |text: &str, secret: &str| {
+        let environment = |name: &str| match name {
+            "SECRET" => Some(secret.to_owned()),
+            "PORT" => Some("8080".to_owned()),
+            "EMPTY" => Some(String::new()),
+            "TEXT" => Some(other.to_owned()),
+            _ => None,
+        };
+        config::parse("conf.yaml", text, &environment)
     };
-    match config::parse("conf.yaml", text, &environment) {
+    match read(text, SECRET) {
         Ok(config) => {
-            assert!(!format!("{config:?}").contains(SECRET) || text.contains("SECRET"));
-            let again = config::parse("conf.yaml", text, &environment).expect("it was good a moment ago");
-            assert_eq!(config, again);
-            assert!(config.changes(&again).is_empty());
+            accepted(text, &config, read(text, OTHER));
+            written_otherwise(text, &config, &|text| read(text, SECRET));
         }
         Err(faults) => {
-            let bare = text.strip_prefix('\u{feff}').unwrap_or(text);
-            let bare = bare.replace("\r\n", "\n");
-            let lines: Vec<&str> = bare.split(['\n', '\r']).collect();
-            assert!((1..=64).contains(&faults.list().len()));
-            for fault in faults.list() {
-                if fault.line == 0 {
-                    continue;
-                }
-                let line = lines.get(fault.line - 1).expect("a line of the file");
-                // One past the end is where something is missing.
-                let width = line.chars().count();
-                assert!((1..=width + 1).contains(&fault.column), "column {} of {line:?}", fault.column);
-                assert!(fault.len >= 1 && fault.column + fault.len <= width.max(fault.column) + 1);
-            }
-            let shown = format!("{faults}\n{}", faults.brief());
-            assert!(!shown.contains(SECRET), "a value of the environment was told");
+            pointed(text, &faults);
+            moved(text, &faults, &|text| read(text, SECRET));
         }
     }
 });
+
+/// Whoever holds a config need not check it again, and can tell of it.
+fn accepted(text: &str, config: &Config, other: Result<Config, Faults>) {
+    let mut told: Vec<String> = config.warnings();
+    if let Ok(other) = other {
+        // It stands for the text, whatever the environment is.
+        assert_eq!(config.hash, other.hash);
+        let changes = config.changes(&other);
+        assert_eq!(changes.is_empty(), *config == other, "what differs is not told");
+        told.extend(changes.iter().map(ToString::to_string));
+    }
+    assert!(config.changes(config).is_empty());
+    // Names are told, and whoever takes a name from the environment wants that.
+    let names = config.servers.keys().chain(config.toolsets.keys());
+    if !text.contains("jwt") && !names.into_iter().any(|name| name.as_str().contains("hunter")) {
+        assert!(!told.concat().contains("hunter"), "a value of the environment was told: {told:?}");
+    }
+    judges::redactor(&config.guard).expect("patterns that were checked can be used");
+    for server in config.servers.values() {
+        let _ = server.kind.header_map();
+    }
+}
+
+/// Line ends, a mark, a comment, and (where the text is JSON) spaces and line breaks say nothing.
+fn written_otherwise(text: &str, config: &Config, read: &dyn Fn(&str) -> Result<Config, Faults>) {
+    let same = |other: String| match read(&other) {
+        // It stands for the text, which is another one.
+        Ok(again) => assert_eq!(Config { hash: config.hash.clone(), ..again }, *config, "{other}"),
+        Err(faults) => panic!("written otherwise it is refused: {other}\n{faults}"),
+    };
+    let bare = text.strip_prefix('\u{feff}').unwrap_or(text);
+    assert_eq!(read(text).as_ref(), Ok(config));
+    same(format!("\u{feff}{bare}"));
+    same(format!("# A comment.\n{bare}"));
+    if !bare.contains('\r') {
+        same(bare.replace('\n', "\r\n"));
+    }
+    // JSON is YAML. As another reader writes it again, it says the same; numbers may lose digits, so they stand out.
+    if let Some(Ok(json)) = bare.trim_start().starts_with('{').then(|| serde_json::from_str(bare)) {
+        let json: serde_json::Value = json;
+        let digits = bare.contains(|c: char| c.is_ascii_digit());
+        if !digits && fuzz::json::value(bare.as_bytes()).is_some() {
+            same(format!("{json}"));
+            same(format!("{json:#}"));
+        }
+    }
+}
+
+/// Each fault stands at a place of the file, and tells no secret.
+fn pointed(text: &str, faults: &Faults) {
+    let bare = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let bare = bare.replace("\r\n", "\n");
+    let lines: Vec<&str> = bare.split(['\n', '\r']).collect();
+    assert!((1..=64).contains(&faults.list().len()));
+    for fault in faults.list() {
+        assert!(!fault.message.is_empty());
+        if fault.line == 0 {
+            continue;
+        }
+        let line = lines.get(fault.line - 1).expect("a line of the file");
+        // One past the end is where something is missing.
+        let width = line.chars().count();
+        assert!((1..=width + 1).contains(&fault.column), "column {} of {line:?}", fault.column);
+        assert!(fault.len >= 1 && fault.column + fault.len <= width.max(fault.column) + 1);
+    }
+    let shown = format!("{faults}\n{}", faults.brief());
+    assert!(!shown.contains(SECRET), "a value of the environment was told");
+}
+
+/// A line more before the text moves its faults by a line, and does nothing else to them.
+fn moved(text: &str, faults: &Faults, read: &dyn Fn(&str) -> Result<Config, Faults>) {
+    let bare = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let Err(moved) = read(&format!("# A comment.\n{bare}")) else {
+        panic!("a comment makes it good: {faults}");
+    };
+    let places = |faults: &Faults, by: usize| -> Vec<_> {
+        let place = |line: usize| if line == 0 { 0 } else { line + by };
+        faults.list().iter().map(|f| (place(f.line), f.column, f.len, f.message.clone())).collect()
+    };
+    let words = |text: &str| text.contains("line ");
+    // A message may name another line.
+    if !faults.list().iter().any(|fault| words(&fault.message)) {
+        assert_eq!(places(faults, 1), places(&moved, 0));
+    }
+}

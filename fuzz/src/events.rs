@@ -5,13 +5,15 @@
 pub struct Told {
     pub name: String,
     pub data: String,
+    /// The id that it gave, if it gave one. (A client remembers it, and the standard lets the next events have it too.)
+    pub id: Option<String>,
 }
 
 /// All events of a stream that has ended.
 pub fn interpret(stream: &[u8]) -> Vec<Told> {
     let text = String::from_utf8_lossy(stream);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let (mut told, mut name, mut data) = (Vec::new(), String::new(), String::new());
+    let (mut told, mut name, mut data, mut id) = (Vec::new(), String::new(), String::new(), None);
     let mut rest = text;
     // What stands after the last line end is no line.
     while let Some(end) = rest.find(['\n', '\r']) {
@@ -20,9 +22,11 @@ pub fn interpret(stream: &[u8]) -> Vec<Told> {
         if line.is_empty() {
             if !data.is_empty() {
                 data.pop();
-                told.push(Told { name: std::mem::take(&mut name), data: std::mem::take(&mut data) });
+                let (name, data) = (std::mem::take(&mut name), std::mem::take(&mut data));
+                told.push(Told { name, data, id: id.take() });
             }
             name.clear();
+            id = None;
             continue;
         }
         let (field, value) = match line.split_once(':') {
@@ -36,6 +40,7 @@ pub fn interpret(stream: &[u8]) -> Vec<Told> {
                 data.push_str(value);
                 data.push('\n');
             }
+            "id" if !value.contains('\0') => id = Some(value.to_owned()),
             _ => {}
         }
     }

@@ -24,16 +24,118 @@ pub fn text(members: &Members<'_>, key: &str) -> Option<String> {
     serde_json::from_str(members.get(key)?).ok()
 }
 
-/// No reader takes another member for one of these, be it lax about case or about keys that stand twice.
-pub fn lax(members: &Members<'_>, known: &[&str]) {
-    for (at, (key, _)) in members.0.iter().enumerate() {
-        assert!(members.0[..at].iter().all(|(before, _)| before != key), "{key:?} stands twice");
-        let like = |word: &&&str| {
-            key.to_lowercase() == word.to_lowercase() || key.to_uppercase() == word.to_uppercase()
-        };
-        if let Some(word) = known.iter().find(like) {
-            assert_eq!(key, word);
+/// What stands in an object at a path of members, as written; `None` also where a key of the path stands twice.
+pub fn at<'a>(object: &'a [u8], path: &[&str]) -> Option<&'a str> {
+    let (first, rest) = path.split_first()?;
+    let all = members(object)?;
+    let mut found = all.0.iter().filter(|(key, _)| key == first).map(|(_, value)| value.get());
+    let value = found.next().filter(|_| found.next().is_none())?;
+    if rest.is_empty() { Some(value) } else { at(value.as_bytes(), rest) }
+}
+
+/// Two objects have the same members in the same order, and what they say is the same to the byte, but for what stands
+/// at these paths.
+pub fn same_but(before: &[u8], after: &[u8], paths: &[&[&str]]) {
+    let (Some(before), Some(after)) = (members(before), members(after)) else {
+        panic!("one of them is no object");
+    };
+    assert_eq!(before.0.len(), after.0.len());
+    for ((key, value), (new_key, new_value)) in before.0.iter().zip(&after.0) {
+        assert_eq!(key, new_key);
+        let inner: Vec<&[&str]> = paths.iter().filter(|path| path[0] == key).map(|path| &path[1..]).collect();
+        if value.get() == new_value.get() || inner.iter().any(|path| path.is_empty()) {
+            continue;
         }
+        assert!(!inner.is_empty(), "{key:?} changed from {value} to {new_value}");
+        same_but(value.get().as_bytes(), new_value.get().as_bytes(), &inner);
+    }
+}
+
+/// Whether no key stands twice.
+pub fn is_clear(members: &Members<'_>) -> bool {
+    members.0.iter().enumerate().all(|(at, (key, _))| members.0[..at].iter().all(|(before, _)| before != key))
+}
+
+/// A whole value. Numbers are kept as written, members in their order.
+#[derive(Debug, PartialEq)]
+pub enum Value {
+    Null,
+    Bool(bool),
+    Number(String),
+    Text(String),
+    List(Vec<Value>),
+    Object(Vec<(String, Value)>),
+}
+
+/// Reads a whole value strictly: no key stands twice in one object, no surrogate without its other half.
+pub fn value(text: &[u8]) -> Option<Value> {
+    let raw: &RawValue = serde_json::from_slice(text).ok()?;
+    let text = raw.get();
+    Some(match text.as_bytes()[0] {
+        b'n' => Value::Null,
+        b't' => Value::Bool(true),
+        b'f' => Value::Bool(false),
+        b'"' => Value::Text(serde_json::from_str(text).ok()?),
+        b'[' => {
+            let all: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+            Value::List(all.into_iter().map(|raw| value(raw.get().as_bytes())).collect::<Option<_>>()?)
+        }
+        b'{' => {
+            let all = members(text.as_bytes()).filter(is_clear)?;
+            let member = |(key, raw): (String, &RawValue)| Some((key, value(raw.get().as_bytes())?));
+            Value::Object(all.0.into_iter().map(member).collect::<Option<_>>()?)
+        }
+        _ => Value::Number(text.to_owned()),
+    })
+}
+
+impl Value {
+    /// How many values there are in it, without itself.
+    pub fn size(&self) -> usize {
+        match self {
+            Value::List(all) => all.iter().map(|value| 1 + value.size()).sum(),
+            Value::Object(all) => all.iter().map(|(_, value)| 1 + value.size()).sum(),
+            _ => 0,
+        }
+    }
+}
+
+/// How deep a text that is JSON nests.
+pub fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0, 0);
+    each_token(json, |token| match token {
+        b"{" | b"[" => {
+            depth += 1;
+            deepest = deepest.max(depth);
+        }
+        b"}" | b"]" => depth -= 1,
+        _ => {}
+    });
+    deepest
+}
+
+/// Whether a string of a text that is JSON has one half of a surrogate pair without the other.
+pub fn has_halves(json: &[u8]) -> bool {
+    let mut any = false;
+    each_token(json, |token| {
+        any |= token.starts_with(b"\"") && serde_json::from_slice::<String>(token).is_err();
+    });
+    any
+}
+
+/// Strings as a whole, all else byte by byte.
+fn each_token<'a>(json: &'a [u8], mut take: impl FnMut(&'a [u8])) {
+    let mut at = 0;
+    while at < json.len() {
+        let mut end = at + 1;
+        if json[at] == b'"' {
+            while json[end] != b'"' {
+                end += if json[end] == b'\\' { 2 } else { 1 };
+            }
+            end += 1;
+        }
+        take(&json[at..end]);
+        at = end;
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod events;
 pub mod json;
+pub mod message;
 
 /// Takes a number of up to 255 off the front.
 pub fn number(data: &mut &[u8]) -> usize {

@@ -138,7 +138,8 @@ pub fn read(event: &[u8]) -> Event<'_> {
                 });
             }
             b"event" => out.name = Some(String::from_utf8_lossy(value)),
-            b"id" => out.id = Some(String::from_utf8_lossy(value)),
+            // The standard has clients overlook an id with a NUL in it.
+            b"id" if !value.contains(&0) => out.id = Some(String::from_utf8_lossy(value)),
             b"retry" => out.retry = Some(String::from_utf8_lossy(value)),
             _ => {}
         }
@@ -280,6 +281,11 @@ mod tests {
         assert_eq!(with_id(b"id: 7\nretry: 5\ndata: id: 7\n\n", "s-7"), "id: s-7\nretry: 5\ndata: id: 7\n\n");
         assert_eq!(with_id(b"data: x\r\nid\r\n\r\n", "s-"), "data: x\r\nid: s-\r\n\r\n");
         assert_eq!(with_id(b"data: x\n\n", "s-7"), "data: x\n\n");
+    }
+
+    #[test]
+    fn an_id_that_clients_overlook_is_none() {
+        assert_eq!(read(b"id: 7\nid: 8\0\ndata: x\n\n").id.as_deref(), Some("7"));
     }
 
     #[test]

@@ -128,11 +128,17 @@ impl Incoming {
 pub fn read(message: &[u8]) -> Option<Incoming> {
     let mut reader = Reader::new(message, DEPTH_CEILING).ok()?;
     let mut incoming = Incoming::default();
-    let (mut sound, mut twice, mut named) = (false, false, false);
+    let (mut sound, mut twice, mut versioned, mut named) = (false, false, false, false);
     reader
         .object(|r, key| {
             match &*key.bytes(message) {
-                b"jsonrpc" => sound = r.peek()? == b'"' && r.string()?.is(message, "2.0"),
+                b"jsonrpc" => {
+                    twice |= std::mem::replace(&mut versioned, true);
+                    match r.peek()? {
+                        b'"' => sound = r.string()?.is(message, "2.0"),
+                        _ => drop(r.value()?),
+                    }
+                }
                 b"id" => twice |= incoming.id.replace(r.value()?).is_some(),
                 b"method" => {
                     twice |= std::mem::replace(&mut named, true);
@@ -210,4 +216,23 @@ pub fn member(object: &[u8], name: &str) -> Option<Span> {
 pub fn string(raw: &[u8]) -> Option<String> {
     let text = Reader::new(raw, 1).and_then(|mut r| r.string()).ok()?;
     Some(text.read(raw).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_json_and_says_its_version_once() {
+        assert!(read(br#"{"jsonrpc":"2.0","method":"m"}"#).is_some());
+        for broken in [
+            r#"{"jsonrpc":,"jsonrpc":"2.0","method":"m"}"#,
+            r#"{"jsonrpc":2.0,"jsonrpc":"2.0","method":"m"}"#,
+            r#"{"jsonrpc":"1.0","jsonrpc":"2.0","method":"m"}"#,
+            r#"{"jsonrpc":2.0,"method":"m"}"#,
+            r#"{"jsonrpc":}"#,
+        ] {
+            assert!(read(broken.as_bytes()).is_none(), "{broken}");
+        }
+    }
 }

@@ -13,8 +13,7 @@ use http::HeaderValue;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::{Session, leaving};
-use crate::plan::Plan;
+use super::{Servers, Session, leaving};
 use crate::server::Server;
 use crate::upstream::http::Seat;
 use crate::upstream::{Hello, Said, UpstreamError};
@@ -261,11 +260,11 @@ impl Session {
         }
     }
 
-    /// A plan has taken the place of another.
-    pub(super) fn adopt(self: &Arc<Self>, plan: &Plan) {
+    /// Other servers have taken the places of some.
+    pub(super) fn adopt(self: &Arc<Self>, servers: &Servers) {
         for place in self.all_places() {
             let old = place.server.load_full();
-            match plan.servers.get(&old.name) {
+            match servers.get(&old.name) {
                 Some(now) if Arc::ptr_eq(now, &old) => {}
                 Some(now) if now.serial == old.serial => {
                     // Its endpoints may be others.
@@ -281,7 +280,7 @@ impl Session {
                 }
             }
         }
-        self.adopt_shared(plan);
+        self.adopt_shared(servers);
     }
 
     /// What the client follows at a server it follows at the one in its place.

@@ -7,8 +7,7 @@ use filters::agree::quote;
 use futures::future::join_all;
 use tokio::task::AbortHandle;
 
-use super::{Deed, Item, Session};
-use crate::plan::Plan;
+use super::{Deed, Item, Servers, Session};
 use crate::protocol::wire;
 use crate::server::Server;
 use crate::upstream::followers::Ear;
@@ -70,18 +69,18 @@ impl Session {
         shared.ear.clone()
     }
 
-    /// A plan has taken the place of another.
-    pub(super) fn adopt_shared(self: &Arc<Self>, plan: &Plan) {
+    /// Other servers have taken the places of some.
+    pub(super) fn adopt_shared(self: &Arc<Self>, servers: &Servers) {
         let gone: Vec<Shared> = {
             let mut ears = self.ears.lock().expect("no holder of the lock panics");
             let is_gone = |shared: &Shared| {
-                plan.servers.get(&shared.server.name).is_none_or(|now| now.serial != shared.server.serial)
+                servers.get(&shared.server.name).is_none_or(|now| now.serial != shared.server.serial)
             };
             ears.extract_if(|_, shared| is_gone(shared)).map(|(_, shared)| shared).collect()
         };
         for shared in gone {
             // The old process ends with its configuration.
-            if let Some(now) = plan.servers.get(&shared.server.name) {
+            if let Some(now) = servers.get(&shared.server.name) {
                 self.move_to(now, None);
             }
         }

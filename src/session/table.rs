@@ -14,8 +14,7 @@ use filters::Caller;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::Session;
-use crate::plan::Plan;
+use super::{Servers, Session};
 use crate::protocol::wire;
 use crate::telemetry::Metrics;
 
@@ -103,12 +102,11 @@ impl Sessions {
         }
     }
 
-    /// A plan has taken the place of another: what sessions have at servers that are not in it goes to those of the same
-    /// names, or ends.
-    pub fn adopt(&self, plan: &Plan) {
+    /// Other servers have taken the places of some: what sessions have at those goes to those of the same names, or ends.
+    pub fn adopt(&self, servers: &Servers) {
         let all: Vec<Arc<Session>> = self.open.iter().map(|session| session.clone()).collect();
         for session in all {
-            session.adopt(plan);
+            session.adopt(servers);
         }
     }
 

@@ -69,7 +69,7 @@ async fn what_a_client_follows_and_hears_outlives_its_seat() {
     assert_eq!(stream.next().await, Some(updated("test://a")));
 
     // A reload that gives the server other settings.
-    gateway.rewrite(&house_of(&stage, ", timeout: 59s", ""));
+    gateway.rewrite(&house_of(&stage, ", headers: {X-Other: yes}", ""));
     assert_eq!(stream.next().await, Some(updated("test://a")));
     gateway.eventually("the old seat is left", async |_| !stage.clients().contains(&new[0])).await;
     assert_eq!(stage.clients().len(), 1);
@@ -84,7 +84,7 @@ async fn an_old_seat_is_left_when_its_calls_are_done() {
     let mut stream = Events::of_session(&gateway, "/mcp", &session).await;
     let (mut answer, call) = hold(&gateway, &stage, &session, 1).await;
     let (old, listened) = (stage.clients()[0].clone(), followed(&gateway, &stage, 0).await);
-    gateway.rewrite(&house_of(&stage, ", timeout: 59s", ""));
+    gateway.rewrite(&house_of(&stage, ", headers: {X-Other: yes}", ""));
     gateway.eventually("there is another seat", async |_| stage.clients().len() == 2).await;
     gateway.eventually("nobody listens to the old one", async |_| !listened.is_heard()).await;
     listened.say(&logged("nobody hears it"));

@@ -1,0 +1,143 @@
+//! What a client hands back to say where it was: cursors of lists, ids of sessions. Only what the gateway gave out, to
+//! this caller and for this list, leads anywhere; no bytes make anything panic.
+#![no_main]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use filters::call::{Head, header};
+use filters::{Caller, Era, Identity, rpc};
+use fuzz::json::{members, text};
+use fuzz::{cut, number};
+use http::{HeaderMap, HeaderValue, Method};
+use libfuzzer_sys::fuzz_target;
+use tokio::runtime::{Builder, Runtime};
+use toolgate::catalog::{Catalog, Endpoint, Face, Kind, Lists, Page, Seen};
+use toolgate::config::Config;
+use toolgate::server::Server;
+use toolgate::session::{Session, Sessions};
+use toolgate::telemetry::Metrics;
+use toolgate::upstream::Hello;
+
+/// What a server lists: a thousand stand on a page.
+const ENTRIES: [(Kind, usize); 4] =
+    [(Kind::Tools, 11_500), (Kind::Prompts, 1_001), (Kind::Resources, 0), (Kind::Templates, 1)];
+
+struct House {
+    endpoint: Arc<Endpoint>,
+    /// The cursors that each list gave out, in the order of [`Kind::ALL`], with the page that each leads to.
+    given: Vec<BTreeMap<String, Bytes>>,
+    sessions: Arc<Sessions>,
+    session: Arc<Session>,
+    caller: Caller,
+    _runtime: Runtime,
+}
+
+static HOUSE: LazyLock<House> = LazyLock::new(|| {
+    let mut lists = Lists::default();
+    for (kind, count) in ENTRIES {
+        let entries: Vec<String> = (0..count).map(|n| format!(r#"{{"{}":"e{n}"}}"#, kind.key())).collect();
+        let list = format!(r#"{{"{}":[{}]}}"#, kind.member(), entries.join(","));
+        lists.0[kind as usize].items = Page::read(&Bytes::from(list), kind).expect("a list").items;
+    }
+    let hello = Hello {
+        version: "2026-07-28".into(),
+        capabilities: Bytes::from_static(br#"{"tools":{},"prompts":{},"resources":{}}"#),
+        server_info: Bytes::from_static(br#"{"name":"fuzz","version":"1"}"#),
+        instructions: None,
+    };
+    let face = Arc::new(Face { hello, lists, events: false });
+    let config = Config::quickstart();
+    let settings = config.servers.values().next().expect("the demo server");
+    let server = Server::new("fuzz", settings, &config.limits, None).expect("it needs nothing");
+    let seen = Seen { server, legacy: Some(face.clone()), modern: Some(face) };
+    let metrics = Metrics::new();
+    let catalog = Catalog::build(1, &[seen], &BTreeMap::new(), &metrics);
+    let endpoint = catalog.endpoint("/mcp").expect("it is always there").clone();
+    let given = Kind::ALL.map(|kind| walk(&endpoint, kind)).into();
+    let runtime = Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+    let sessions = Sessions::new(metrics, runtime.handle().clone());
+    let caller = Caller::new(Identity { user: "ada".into(), ..Identity::default() });
+    let (abilities, client) = (Bytes::from_static(b"{}"), Bytes::from_static(b"{}"));
+    let session = sessions.open(caller.clone(), &endpoint.path, "2025-11-25", abilities, client, 10);
+    let session = session.unwrap_or_else(|_| panic!("there is room"));
+    House { endpoint, given, sessions, session, caller, _runtime: runtime }
+});
+
+/// Goes through a list from its beginning, as a client does, and counts what it is shown.
+fn walk(endpoint: &Endpoint, kind: Kind) -> BTreeMap<String, Bytes> {
+    let mut given = BTreeMap::new();
+    let mut shown = BTreeSet::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let page = endpoint.modern.page(kind, cursor.as_deref()).expect("what was given out leads on");
+        let list = Page::read(page, kind).expect("a page is a list");
+        assert!(list.items.iter().all(|item| shown.insert(item.key.clone())), "an entry stands twice");
+        let next = text(&members(page).expect("an object"), "nextCursor");
+        if let Some(cursor) = cursor.replace(next.clone().unwrap_or_default()) {
+            assert!(given.insert(cursor, page.clone()).is_none(), "it goes in circles");
+        }
+        if next.is_none() {
+            break;
+        }
+    }
+    let (_, count) = ENTRIES.iter().find(|(of, _)| *of == kind).expect("all four are there");
+    assert_eq!(shown.len(), *count, "{} are lost", kind.member());
+    given
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut data = data;
+    let kind = Kind::ALL[number(&mut data) % Kind::ALL.len()];
+    let (said, id) = cut(data, 0);
+    cursor(kind, said);
+    session(id);
+});
+
+/// A cursor in the words of a client: the inside of a JSON string.
+fn cursor(kind: Kind, said: &[u8]) {
+    let quoted = [b"\"", said, b"\""].concat();
+    let body = [br#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"cursor":"#, &quoted[..], b"}}"].concat();
+    let Ok(read) = rpc::read(&body, 64) else { return };
+    let cursor = read.cursor.expect("there is one").read(&body);
+    let House { endpoint, given, .. } = &*HOUSE;
+    let given = given[kind as usize].get(&*cursor);
+    for era in [Era::Modern, Era::Legacy] {
+        let page = endpoint.view(era).page(kind, Some(&cursor));
+        assert_eq!(page.is_some(), given.is_some(), "{cursor:?}");
+    }
+    assert_eq!(endpoint.modern.page(kind, Some(&cursor)), given);
+}
+
+/// The id of a session in a head.
+fn session(id: &[u8]) {
+    let House { sessions, session, caller, endpoint, .. } = &*HOUSE;
+    // Bytes stand for the letters of the id, which nobody can guess: so some of what is tried is nearly right.
+    let id: Vec<u8> = id
+        .iter()
+        .map(|byte| match byte {
+            0x80.. => session.id.as_bytes().get(usize::from(byte - 0x80)).copied().unwrap_or(*byte),
+            _ => *byte,
+        })
+        .collect();
+    let Ok(value) = HeaderValue::from_bytes(&id) else { return };
+    let headers = HeaderMap::from_iter([(header::SESSION, value)]);
+    let verb = Method::POST;
+    let head = Head {
+        verb: &verb,
+        path: "/mcp",
+        headers: &headers,
+        authority: None,
+        peer: None,
+        certificate: None,
+        outside: true,
+    };
+    let Ok(said) = head.one(&header::SESSION) else { return };
+    let said = said.expect("it stands there");
+    let found = sessions.get(said, &endpoint.path, caller);
+    assert_eq!(found.is_some(), *said == session.id);
+    let other = Caller::new(Identity { user: "eve".into(), ..Identity::default() });
+    assert!(sessions.get(said, &endpoint.path, &other).is_none(), "somebody else's session");
+    assert!(sessions.get(said, "/servers/fuzz/mcp", caller).is_none(), "a session of another endpoint");
+}

@@ -198,12 +198,26 @@ impl App {
                     let secure = Secure::new(tongue, tls, patience);
                     let crowd = Crowd::new(secure, places, state, false);
                     let service = Service::new(name, crowd);
-                    server.add_service(Lent::new(service, address, socket, watched.clone(), opening.clone()));
+                    server.add_service(Lent::new(
+                        service,
+                        address,
+                        socket,
+                        watched.clone(),
+                        true,
+                        opening.clone(),
+                    ));
                 }
                 None => {
                     let crowd = Crowd::new(tongue, places, state, true);
                     let service = Service::new(name, crowd);
-                    server.add_service(Lent::new(service, address, socket, watched.clone(), opening.clone()));
+                    server.add_service(Lent::new(
+                        service,
+                        address,
+                        socket,
+                        watched.clone(),
+                        false,
+                        opening.clone(),
+                    ));
                 }
             }
         }

@@ -8,11 +8,17 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
-use pingora::listeners::TcpSocketOptions;
+use pingora::listeners::{ListenerConfig, TcpSocketOptions};
 use pingora::protocols::TcpKeepalive;
+use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::listening::Service;
 use tokio::sync::watch;
+
+/// What a record of TLS takes up (RFC 8446 §5.2), nearly.
+const RECORD: usize = 16 * 1024;
+/// What is written together: nearly all heads with short bodies.
+const PACKET: usize = 4096;
 
 /// Counts the services that accept.
 #[derive(Clone)]
@@ -41,16 +47,22 @@ pub struct Lent<A> {
 
 impl<A: ServerApp + Send + Sync + 'static> Lent<A> {
     /// `socket` is Pingora's from here on, which closes it when it stops to accept. What it accepts is watched like this.
+    /// `secure`: what is read are records of TLS.
     pub fn new(
         mut service: Service<A>,
         address: SocketAddr,
         socket: RawFd,
         watched: TcpKeepalive,
+        secure: bool,
         opening: Opening,
     ) -> Self {
         let mut options = TcpSocketOptions::default();
         options.tcp_keepalive = Some(watched);
-        service.add_tcp_with_settings(&address.to_string(), options);
+        // Whoever reads brings a buffer of its own, or reads records of TLS; Pingora's, of 64 KiB, would be kept for each
+        // connection. What is written goes out in one packet with its head up to this size.
+        let buffers = L4BufferSettings::new(if secure { RECORD } else { 0 }, PACKET);
+        let listener = ListenerConfig::tcp(address.to_string()).tcp_socket_options(options);
+        service.add_listener(listener.l4_buffer(buffers));
         Self { service, address, socket, opening }
     }
 }

@@ -124,7 +124,7 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Crowd<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let _connection = self.state.connect();
         let Some(_place) = self.places.take() else {
-            self.refuse(stream).await;
+            Box::pin(self.refuse(stream)).await;
             return None;
         };
         // The loop over the requests of a connection is inside; nothing comes back from there.

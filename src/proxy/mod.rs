@@ -124,11 +124,12 @@ impl Ctx {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Ctx;
+    /// Pingora moves it to and fro.
+    type CTX = Box<Ctx>;
 
-    fn new_ctx(&self) -> Ctx {
+    fn new_ctx(&self) -> Box<Ctx> {
         patience::arrived();
-        Ctx {
+        Box::new(Ctx {
             house: self.door.registry.house(),
             started: Instant::now(),
             request_id: intake::request_id(),
@@ -155,13 +156,13 @@ impl ProxyHttp for Gateway {
             outcome: None,
             origin: None,
             _present: self.state.enter(),
-        }
+        })
     }
 
     /// Pingora's own modules (compression) are not wanted: they hold streams back.
     fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {}
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
         match self.receive(session, ctx).await? {
             Some(leave) => {
                 ctx.leave = Some(leave);
@@ -171,7 +172,11 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Self::CTX,
+    ) -> pingora::Result<Box<HttpPeer>> {
         self.next_peer(session, ctx).await
     }
 
@@ -182,7 +187,7 @@ impl ProxyHttp for Gateway {
         _: &HttpPeer,
         socket: RawFd,
         _: Option<&Digest>,
-        ctx: &mut Ctx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         ctx.socket = Some(socket);
         Ok(())
@@ -192,7 +197,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Ctx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
         let visit = ctx.visit.as_ref().or_err(ErrorType::InternalError, "no endpoint was chosen")?;
@@ -229,7 +234,7 @@ impl ProxyHttp for Gateway {
         _: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Ctx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         // The piece that Pingora replays is only the sign to send: the body is ours (see `body`).
         *body = match &ctx.leave {
@@ -243,7 +248,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Ctx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
             return Err(failed(ctx, &UpstreamError::Nonsense("it switches protocols unasked".into())));
@@ -288,7 +293,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Ctx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         outgoing::response(response);
         if response.status.is_informational() {
@@ -303,7 +308,7 @@ impl ProxyHttp for Gateway {
         _: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Ctx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Duration>> {
         if ctx.watch.is_some() {
             *body = pass(ctx, body.take(), end_of_stream)?;
@@ -316,7 +321,7 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         trailers: &mut http::HeaderMap,
-        ctx: &mut Ctx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         trailers.clear();
         ctx.rest = pass(ctx, None, true)?;
@@ -328,7 +333,7 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         _: &mut http::HeaderMap,
-        ctx: &mut Ctx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Bytes>> {
         Ok(Some(ctx.rest.take().unwrap_or_default()))
     }
@@ -337,7 +342,7 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         peer: &HttpPeer,
-        ctx: &mut Ctx,
+        ctx: &mut Self::CTX,
         mut e: Box<Error>,
     ) -> Box<Error> {
         if again::is_stale(&e) && ctx.tries.stale < STALE {
@@ -369,7 +374,7 @@ impl ProxyHttp for Gateway {
         _: &HttpPeer,
         session: &mut Session,
         mut e: Box<Error>,
-        ctx: &mut Ctx,
+        ctx: &mut Self::CTX,
         client_reused: bool,
     ) -> Box<Error> {
         let untouched = reply::begun(session).is_none();
@@ -383,7 +388,7 @@ impl ProxyHttp for Gateway {
         e
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         if let Err(left) = self.blame(ctx, e) {
             return left;
         }
@@ -398,7 +403,7 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code: status, can_reuse_downstream: said.is_ok() }
     }
 
-    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Self::CTX) {
         let outcome = match (ctx.outcome, e) {
             (Some(Outcome::Left), _) => Outcome::Left,
             (_, Some(e)) if matches!(e.esource(), ErrorSource::Downstream) => Outcome::Left,
@@ -420,12 +425,12 @@ impl ProxyHttp for Gateway {
     }
 
     /// What is tried again is counted, not told.
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Ctx, _: &Error, _: ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Self::CTX, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 
     /// Failures are told in the request's own line.
-    fn suppress_error_log(&self, _: &Session, _: &Ctx, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         true
     }
 }

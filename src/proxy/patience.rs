@@ -1,17 +1,16 @@
 //! The time that the head of a request may take.
 //!
 //! Pingora bounds the wait for each *piece* of a head and not for the whole, so a client that sends a byte now and
-//! then holds a connection for ever. This stands around Pingora's own application, gives it the connection, and
-//! ends the connection when the head is not there in time. When the head is there is told by the first phase that
+//! then holds a connection for ever. This gives Pingora's own application one request of a connection after the other,
+//! and ends the connection when a head is not there in time. When the head is there is told by the first phase that
 //! runs after it ([`arrived`]), in the same task.
 
 use std::cell::Cell;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::apps::HttpServerApp as _;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
@@ -23,8 +22,6 @@ use crate::state::State;
 
 /// How long a connection may wait for its next request (Pingora's own figure).
 pub(super) const IDLE: Duration = Duration::from_secs(60);
-/// Requests on one connection; high enough to mean no limit, and tells a fresh connection from a used one.
-const REUSES: u32 = u32::MAX;
 
 tokio::task_local! {
     /// Until when the head that is waited for has to be there; none while a request is served.
@@ -83,9 +80,6 @@ pub struct Patient {
 
 impl Patient {
     pub fn new(mut proxy: HttpProxy<Gateway>, patience: Duration, state: Arc<State>) -> Self {
-        let mut options = HttpServerOptions::default();
-        options.keepalive_request_limit = Some(REUSES);
-        proxy.server_options = Some(options);
         proxy.handle_init_modules();
         Self { proxy: Arc::new(proxy), patience, state }
     }
@@ -105,65 +99,50 @@ impl Patient {
     }
 
     /// Serves a connection of HTTP/1, whose first bytes were waited for since then.
-    pub(super) async fn serve(
-        self: &Arc<Self>,
-        stream: Stream,
-        since: Instant,
-        shutdown: &ShutdownWatch,
-    ) -> Option<Stream> {
-        let serve = self.watch(self.process_new(stream, shutdown));
-        cork::together(DUE.scope(Cell::new(Some(since + self.patience)), serve)).await
+    pub(super) async fn serve(&self, stream: Stream, since: Instant, shutdown: &ShutdownWatch) {
+        let serve = self.watch(self.all(stream, shutdown));
+        cork::together(DUE.scope(Cell::new(Some(since + self.patience)), serve)).await;
+    }
+
+    /// One request after the other. Pingora has such a loop too, with HTTP/2 in it, and what that needs would be kept for
+    /// each connection.
+    async fn all(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let mut session = ServerSession::new_http1(stream);
+        // Where the listener is closing there is no next one.
+        session.set_keepalive((!*shutdown.borrow()).then_some(IDLE.as_secs()));
+        while let Some(reused) = self.proxy.process_new_http(session, shutdown).await {
+            DUE.with(|due| due.set(Some(Instant::now() + self.patience + IDLE)));
+            let (stream, settings) = reused.consume();
+            session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+        }
     }
 
     /// Ends a connection whose next head is not there when it is due. One timer a connection looks now and then, so that a
     /// request costs none.
-    async fn watch<T>(&self, serve: impl Future<Output = Option<T>>) -> Option<T> {
+    async fn watch(&self, serve: impl Future<Output = ()>) {
         let mut serve = pin!(serve);
         loop {
             let due = DUE.with(Cell::get);
             let look = due.unwrap_or_else(|| Instant::now() + self.patience);
             tokio::select! {
                 biased;
-                served = &mut serve => return served,
+                () = &mut serve => return,
                 () = tokio::time::sleep_until(look) => {}
             }
             // Another moment would be that of a later head.
             if due.is_some() && DUE.with(Cell::get) == due {
-                return None;
+                return;
             }
         }
-    }
-}
-
-#[async_trait]
-impl HttpServerApp for Patient {
-    /// Written out as `async_trait` would write it: Pingora's own future is given on, and not one around it, made for
-    /// each request.
-    fn process_new_http<'a, 'b, 'c>(
-        self: &'a Arc<Self>,
-        session: ServerSession,
-        shutdown: &'b ShutdownWatch,
-    ) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'c>>
-    where
-        'a: 'c,
-        'b: 'c,
-        Self: 'c,
-    {
-        // When the first head is due was said when the connection came.
-        if session.get_keepalive_reuses_remaining().is_some_and(|left| left != REUSES) {
-            let _ = DUE.try_with(|due| due.set(Some(Instant::now() + self.patience + IDLE)));
-        }
-        self.proxy.process_new_http(session, shutdown)
     }
 
     /// After the last accept. Idle connections are closed by this; until then the next request of each is answered
     /// with `Connection: close`.
-    async fn http_cleanup(&self) {
+    pub(super) async fn close(&self) {
         self.state.close_listener().await;
         self.proxy.http_cleanup().await;
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        self.proxy.server_options.as_ref()
     }
 }

@@ -279,7 +279,7 @@ pub async fn preflight(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<
 }
 
 async fn begin_events(session: &mut Session, ctx: &Ctx) -> pingora::Result<()> {
-    let mut head = ResponseHeader::build_no_case(200, Some(8))?;
+    let mut head = ResponseHeader::build_no_case(200, Some(6))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))?;
     head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
     if session.req_header().version == Version::HTTP_11 {

@@ -49,17 +49,18 @@ impl Tongue {
 impl ServerApp for Tongue {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let since = Instant::now();
-        let Some(multiplex) = &self.multiplex else {
-            return self.patient.serve(stream, since, shutdown).await;
-        };
-        if self.is_two(&mut stream).await? {
-            multiplex.serve(stream, shutdown).await;
-            return None;
+        match &self.multiplex {
+            // Few connections need the room for it.
+            Some(multiplex) if self.is_two(&mut stream).await? => {
+                Box::pin(multiplex.serve(stream, shutdown)).await;
+            }
+            _ => self.patient.serve(stream, since, shutdown).await,
         }
-        self.patient.serve(stream, since, shutdown).await
+        // The loop over the requests of a connection is inside.
+        None
     }
 
     async fn cleanup(&self) {
-        self.patient.cleanup().await;
+        self.patient.close().await;
     }
 }

@@ -196,6 +196,11 @@ impl Watch {
                 let mut single: Option<Bytes> = None;
                 while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(limit))? {
                     let seen = look(&event, self.id.as_deref(), self.readdress, &self.server)?;
+                    if self.modern && seen.asks.is_some() {
+                        // 2026-07-28, streamable-http: no requests on this stream. Nobody could answer it either.
+                        let words = "it asks its client on the stream of an answer";
+                        return Err(UpstreamError::Nonsense(words.into()));
+                    }
                     self.answered |= seen.answer;
                     if let (Some(id), Some(session)) = (&seen.asks, &self.session) {
                         session.asked.note(self.server.serial, id);

@@ -371,6 +371,11 @@ impl Reader {
             }
             return Ok(Heard::AsItIs);
         }
+        if self.session.is_none() && read.is_request() {
+            // 2026-07-28, streamable-http: no requests on this stream. Nobody could answer it either.
+            let words = "it asks its client on the stream of an answer";
+            return Err(UpstreamError::Nonsense(words.into()));
+        }
         let Some((session, seat)) = &self.session else { return Ok(Heard::AsItIs) };
         // Few servers ask anything.
         let clock = read.is_request().then(|| &*self.clock.get_or_insert_default());

@@ -3,13 +3,12 @@
 //
 //   tests/tools/node scenario.mjs URL      as --command of the suite, which sets MCP_CONFORMANCE_*
 //
-// With TOOLGATE naming the gateway's binary, it starts one in front of URL and talks to that instead: what passes
-// without and fails with it is the gateway's doing.
+// With TOOLGATE naming the gateway's binary and TOOLGATE_PORT a port for it, it starts one in front of URL and talks to
+// that instead: what passes without and fails with it is the gateway's doing.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -20,36 +19,60 @@ const tools = process.env.TOOLGATE_TOOLS ?? path.join(here, '../../.tools');
 const sdk = createRequire(path.join(path.resolve(tools), 'node/package.json')).resolve('@modelcontextprotocol/client');
 const { Client, StreamableHTTPClientTransport } = await import(pathToFileURL(sdk));
 
-const { MCP_CONFORMANCE_SCENARIO: scenario, MCP_CONFORMANCE_CONTEXT: context, TOOLGATE: binary } = process.env;
-const modern = process.env.MCP_CONFORMANCE_PROTOCOL_VERSION === '2026-07-28';
+const { MCP_CONFORMANCE_SCENARIO: scenario, MCP_CONFORMANCE_CONTEXT: context } = process.env;
+const { TOOLGATE: binary, TOOLGATE_PORT: port } = process.env;
+const revision = process.env.MCP_CONFORMANCE_PROTOCOL_VERSION;
+const modern = revision === '2026-07-28';
 const server = process.argv.at(-1);
+
+/** Asks by hand, without an SDK that knows what is good for it; gives status and message. */
+async function ask(url, method, params = {}) {
+  const _meta = {
+    'io.modelcontextprotocol/protocolVersion': revision,
+    'io.modelcontextprotocol/clientCapabilities': {},
+    'io.modelcontextprotocol/clientInfo': { name: 'toolgate-tests', version: '1.0.0' },
+  };
+  const headers = { accept: 'application/json, text/event-stream', 'content-type': 'application/json' };
+  if (modern) Object.assign(headers, { 'mcp-protocol-version': revision, 'mcp-method': method });
+  if (modern && params.name) headers['mcp-name'] = params.name;
+  const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method, params: modern ? { ...params, _meta } : params });
+  const response = await fetch(url, { method: 'POST', headers, body });
+  return { status: response.status, message: await response.json() };
+}
+
+/** Whether the gateway has met its server and shows what that has: before that it greets nobody. */
+async function ready(url) {
+  const clientInfo = { name: 'toolgate-tests', version: '1.0.0' };
+  const greeting = { protocolVersion: revision, capabilities: {}, clientInfo };
+  const asked = modern ? ask(url, 'server/discover') : ask(url, 'initialize', greeting);
+  return (await asked.catch(() => ({}))).status === 200;
+}
 
 /** A gateway in front of the server; gives its URL, and what ends it. */
 async function gateway(url) {
   const folder = mkdtempSync(path.join(tmpdir(), 'toolgate-'));
-  const probe = createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const { port } = probe.address();
-  probe.close();
   const file = path.join(folder, 'toolgate.yaml');
   const up = { url, era: modern ? 'modern' : 'legacy', health: { interval: '1h' } };
+  // Who compiles a schema is the one who could be tempted to fetch parts of it.
+  if (scenario === 'json-schema-ref-no-deref') up.validate = 'enforce';
   // JSON is YAML too.
   writeFileSync(file, JSON.stringify({ listen: { address: `127.0.0.1:${port}` }, mcpServers: { up } }));
   const child = spawn(binary, ['run', '-c', file], { stdio: ['ignore', 'inherit', 'inherit'] });
   let ended = false;
   child.on('exit', () => (ended = true));
-  for (;;) {
-    if (ended) throw new Error('the gateway ended');
-    const told = await fetch(`http://127.0.0.1:${port}/metrics`).then((r) => r.text(), () => '');
-    if (told.includes('toolgate_upstream_up{server="up"} 1')) break;
-    await pause(20);
-  }
   const stop = async () => {
     child.kill('SIGKILL');
     if (!ended) await once(child, 'exit');
     rmSync(folder, { recursive: true });
   };
-  return { url: `http://127.0.0.1:${port}/servers/up/mcp`, stop };
+  // So the suite ends a client that takes too long; what that has started ends with it.
+  process.once('SIGTERM', () => stop().then(() => process.exit(1)));
+  const between = `http://127.0.0.1:${port}/servers/up/mcp`;
+  while (!(await ready(between))) {
+    if (ended) throw new Error('the gateway ended');
+    await pause(20);
+  }
+  return { url: between, stop };
 }
 
 /** The calls that a scenario wants, by the tools that its server lists. */
@@ -57,8 +80,8 @@ function calls(listed) {
   const given = context && JSON.parse(context).toolCalls;
   if (given) return given;
   const rich = listed.find((tool) => tool.name === 'json_schema_2020_12_tool');
-  const known = { add_numbers: { a: 5, b: 3 }, valid_tool: { region: 'eu' }, json_schema_echo: { schema: rich?.inputSchema } };
-  const skipped = ['json_schema_2020_12_tool', 'lookup_user'];
+  const known = { add_numbers: { a: 5, b: 3 }, valid_tool: { region: 'eu' }, json_schema_echo: { schema: rich?.inputSchema }, lookup_user: { id: 'kim', profile: {} } };
+  const skipped = ['json_schema_2020_12_tool'];
   return listed.filter(({ name }) => !skipped.includes(name)).map(({ name }) => ({ name, arguments: known[name] ?? {} }));
 }
 
@@ -68,6 +91,7 @@ async function talk(url) {
     {
       capabilities: { elicitation: { form: { applyDefaults: true } }, sampling: {}, roots: {} },
       versionNegotiation: { mode: modern ? 'auto' : 'legacy' },
+      ...(modern ? {} : { supportedProtocolVersions: [revision] }),
     },
   );
   const confirmed = ({ params }) => (params.requestedSchema?.properties?.confirmed ? { confirmed: true } : {});
@@ -89,10 +113,30 @@ async function talk(url) {
   await client.close();
 }
 
+/** What only a gateway can do wrong, and this client would not let it: each throws if it does. */
+const traps = {
+  // The SDK hides these tools from its callers whether or not they reach it.
+  'http-invalid-tool-headers': async (url) => {
+    const names = async (of) => (await ask(of, 'tools/list')).message.result.tools.map((tool) => tool.name);
+    const all = await names(server);
+    const shown = await names(url);
+    if (all.length < 10 || shown.join() !== 'valid_tool') throw new Error(`of ${all} it shows ${shown}`);
+    for (const name of all.filter((name) => name !== 'valid_tool')) {
+      const { status, message } = await ask(url, 'tools/call', { name, arguments: {} });
+      if (status !== 400 || message.error?.code !== -32602) throw new Error(`${name}: ${JSON.stringify(message)}`);
+    }
+  },
+  'json-schema-ref-no-deref': async (url) => {
+    const { status, message } = await ask(url, 'tools/call', { name: 'lookup_user', arguments: { id: 'kim' } });
+    if (status !== 502 || !message.error?.message.includes('$ref')) throw new Error(JSON.stringify(message));
+  },
+};
+
 if (!scenario || !server) throw new Error('usage: MCP_CONFORMANCE_SCENARIO=NAME scenario.mjs URL');
 const between = binary ? await gateway(server) : { url: server, stop: async () => {} };
 try {
   await talk(between.url);
+  if (binary) await traps[scenario]?.(between.url);
 } finally {
   await between.stop();
 }

@@ -1,22 +1,80 @@
-//! The official conformance suite through the gateway: as many checks pass as at the fixture itself, none fails.
+//! The official conformance suite through the gateway: each check that passes at the fixture itself passes, none fails.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 use tokio::process::Command;
 
 use crate::clients::output;
 use crate::harness::{Gateway, fixture_of, root};
 
-/// Runs the suite at a revision and gives how many checks passed; panics if one failed.
-async fn passed(url: &str, revision: &str) -> usize {
+/// How often each check passed, by scenario, id and name: an id alone stands for several checks.
+pub type Passed = BTreeMap<[String; 3], usize>;
+
+/// A check of a scenario, and how it ended.
+pub struct Check {
+    pub id: String,
+    pub name: String,
+    pub status: String,
+    pub message: String,
+}
+
+/// What a scenario has left in its folder.
+pub fn checks(folder: &Path) -> Option<Vec<Check>> {
+    let text = std::fs::read_to_string(folder.join("checks.json")).ok()?;
+    let checks: Vec<Value> = serde_json::from_str(&text).expect("checks are JSON");
+    let read = |check: Value| {
+        let word = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
+        Check { id: word("id"), name: word("name"), status: word("status"), message: word("errorMessage") }
+    };
+    Some(checks.into_iter().map(read).collect())
+}
+
+pub fn folders(within: &Path) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(within).expect("the folder is there").filter_map(Result::ok);
+    found.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// Panics with the checks that passed less often through the gateway than without it. More often they may: it has
+/// questions of its own.
+pub fn assert_nothing_lost(direct: &Passed, through: &Passed, what: &str) {
+    let count = |check| through.get(check).copied().unwrap_or(0);
+    let lost = direct.iter().filter(|(check, times)| count(*check) < **times);
+    let lost: Vec<String> = lost
+        .map(|(check, times)| {
+            format!("{}: {} times, without the gateway {times}", check.join(": "), count(check))
+        })
+        .collect();
+    assert!(lost.is_empty(), "{what}: passed less often through the gateway:\n{}", lost.join("\n"));
+}
+
+/// Runs the suite at a revision and gives which checks passed; panics if one failed.
+async fn passed(url: &str, revision: &str) -> Passed {
+    let folder = tempfile::tempdir().expect("a folder for the checks");
     let mut command = Command::new(root().join("tests/tools/conformance"));
-    let done = output(command.args([url, revision]), "").await;
+    let done = output(command.args([url, revision]).arg(folder.path()), "").await;
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
-    let last = said.lines().last().unwrap_or_default();
-    let counted = last.strip_prefix(&format!("conformance {revision}: "));
-    let (passed, failed) = counted.and_then(|counted| counted.split_once(" passed, ")).unwrap_or_else(|| {
-        panic!("the suite did not run: {said}\n{}", String::from_utf8_lossy(&done.stderr));
-    });
-    assert_eq!(failed, "0 failed", "{said}");
-    passed.parse().expect("a number")
+    assert!(
+        done.status.success(),
+        "the suite did not run: {said}\n{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let mut passed = Passed::new();
+    let [run] = &folders(folder.path())[..] else { panic!("one folder for the run") };
+    for folder in folders(run) {
+        // `server-SCENARIO-TIME`.
+        let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        let time = "-2026-07-28T12-00-00-000Z".len();
+        let scenario = &name["server-".len()..name.len() - time];
+        for Check { id, name, status, message } in checks(&folder).into_iter().flatten() {
+            assert_ne!(status, "FAILURE", "{revision} at {url}: {scenario}: {id}: {name}: {message}\n{said}");
+            if status == "SUCCESS" {
+                *passed.entry([scenario.to_owned(), id, name]).or_default() += 1;
+            }
+        }
+    }
+    passed
 }
 
 /// Through the gateway not one check fewer than directly; `known` is how many those were when last counted.
@@ -30,9 +88,10 @@ async fn conforms(era: &'static str, revision: &str, known: usize) {
         })
         .await;
     let directly = passed(&url, revision).await;
-    assert!(directly >= known, "the fixture itself passes only {directly} of {known}");
+    let count: usize = directly.values().sum();
+    assert!(count >= known, "the fixture itself passes only {count} of {known}");
     let here = passed(&gateway.url("/servers/fix/mcp"), revision).await;
-    assert!(here >= directly, "{here} checks passed, and {directly} without the gateway");
+    assert_nothing_lost(&directly, &here, revision);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,7 @@ pub const KINDS: [&str; 7] =
 pub struct Tools {
     /// Tools that are always there.
     pub stay: &'static [&'static str],
-    /// Tools of servers that come and go: a call is answered, or the tool is not known.
+    /// Tools of servers that come and go: a call is answered, or the tool is not known, or its server not there yet.
     pub pass: &'static [&'static str],
     /// The gateway itself is replaced: sessions are forgotten, and streams of announcements end in good order.
     pub replaced: bool,
@@ -183,6 +183,13 @@ impl Run {
     fn echoed(&self, kind: usize, (tool, passes): (&str, bool), words: &str, (status, answer): (u16, Value)) {
         if passes && answer["error"]["message"].as_str().is_some_and(|why| why.contains("Unknown tool")) {
             assert_eq!(answer["error"]["code"], -32602, "{tool}: {status} {answer}");
+            return self.count(REFUSED);
+        }
+        // Its server is in the file, but not there yet.
+        if passes
+            && answer["error"]["message"].as_str().is_some_and(|why| why.contains("is not reachable now"))
+        {
+            assert_eq!(status, 502, "{tool}: {answer}");
             return self.count(REFUSED);
         }
         assert_eq!(status, 200, "{tool}: {answer}");

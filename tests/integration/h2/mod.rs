@@ -4,6 +4,7 @@ mod bodies;
 mod floods;
 mod frames;
 mod manners;
+mod matrix;
 mod upstream;
 
 use std::time::Duration;

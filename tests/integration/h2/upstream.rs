@@ -29,8 +29,8 @@ use crate::raw::Client;
 use crate::tls::{Authority, Pair};
 
 /// A server of HTTP/2; its tool `tool` does what its argument `how` says.
-struct Far {
-    port: u16,
+pub(super) struct Far {
+    pub(super) port: u16,
     early: Arc<AtomicBool>,
     seen: Arc<Mutex<Vec<Seen>>>,
     go_on: Arc<Notify>,
@@ -54,7 +54,7 @@ struct House {
 }
 
 impl Far {
-    async fn start(tls: Option<ServerConfig>) -> Self {
+    pub(super) async fn start(tls: Option<ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let early = Arc::<AtomicBool>::default();
@@ -213,7 +213,7 @@ fn plain(answer: &[u8]) -> (u16, &'static str, String) {
 }
 
 /// The settings of a server with this certificate, that offers these protocols and may ask for clients' certificates.
-fn settings(pair: &Pair, clients: Option<&Authority>, offers: &[&str]) -> ServerConfig {
+pub(super) fn settings(pair: &Pair, clients: Option<&Authority>, offers: &[&str]) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let builder = builder.expect("it has both");
@@ -235,11 +235,11 @@ fn settings(pair: &Pair, clients: Option<&Authority>, offers: &[&str]) -> Server
     config
 }
 
-fn for_host(authority: &Authority, host: &str) -> Pair {
+pub(super) fn for_host(authority: &Authority, host: &str) -> Pair {
     authority.sign(CertificateParams::new([host.to_owned()]).expect("a good name"))
 }
 
-fn put(folder: &Path, name: &str, text: &str) -> String {
+pub(super) fn put(folder: &Path, name: &str, text: &str) -> String {
     let file = folder.join(name);
     std::fs::write(&file, text).expect("the file is written");
     file.display().to_string()
@@ -570,7 +570,7 @@ async fn only_servers_that_the_right_authority_vouches_for_are_talked_to() {
 }
 
 /// A port that puts TLS before another.
-async fn front(port: u16, config: ServerConfig) -> (u16, JoinHandle<()>) {
+pub(super) async fn front(port: u16, config: ServerConfig) -> (u16, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let own = listener.local_addr().expect("a bound socket has an address").port();
     let acceptor = TlsAcceptor::from(Arc::new(config));

@@ -112,7 +112,7 @@ async fn a_state_that_was_tampered_with_and_a_client_that_cannot_are_errors() {
         assert!(said["error"]["code"].is_i64() && said["id"] == 2, "{server}: {said}");
 
         let (status, said) = send(&house.gateway, &message(3, "tools/call", params, json!({}))).await;
-        assert_eq!(said["error"]["code"], -32021, "{server}: {status} {said}");
+        assert_eq!((status, &said["error"]["code"]), (400, &json!(-32021)), "{server}: {said}");
         assert!(said["error"]["data"]["requiredCapabilities"]["elicitation"].is_object(), "{said}");
     }
 }
@@ -139,17 +139,70 @@ async fn a_state_comes_back_to_its_server_as_it_left_it() {
         .await;
         let gateway = Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\"}}}}\n", puppet.url)).await;
         super::listed(&gateway, "up__").await;
-        let (said, rounds) = rounds_without_questions(&gateway).await;
-        assert_eq!((rounds, &said["result"]["content"][0]["text"]), (2, &json!("done")), "state {number}");
-        let last = puppet.calls().pop().expect("a second call");
+        let mut params = json!({"name": "up__tool", "arguments": {}});
+        let (_, said) = send(&gateway, &message(1, "tools/call", params.clone(), able())).await;
+        params["requestState"] = said["result"]["requestState"].clone();
+        let (_, said) = send(&gateway, &message(2, "tools/call", params, able())).await;
+        assert_eq!(said["result"]["content"][0]["text"], "done", "state {number}");
+        let [first, last] = &puppet.calls()[..] else { panic!("two calls") };
+        assert!(first.body["params"].get("requestState").is_none());
         assert!(last.body["params"]["requestState"] == *state, "state {number} is another now");
-        assert_eq!(last.body["id"], 2, "under a new id");
+        assert_eq!((&first.body["id"], &last.body["id"]), (&json!(1), &json!(2)), "under a new id");
     }
 }
 
-async fn rounds_without_questions(gateway: &Gateway) -> (Value, usize) {
-    let mut params = json!({"name": "up__tool", "arguments": {}});
-    let (_, said) = send(gateway, &message(1, "tools/call", params.clone(), able())).await;
-    params["requestState"] = said["result"]["requestState"].clone();
-    (send(gateway, &message(2, "tools/call", params, able())).await.1, 2)
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_asked_no_more_than_it_says_that_it_can() {
+    let house = House::start().await;
+    let rows = [
+        (json!({"elicitation": {"form": {}}}), &["user_name"][..]),
+        (json!({"sampling": {}}), &["greeting"]),
+        (json!({"sampling": {}, "roots": {}}), &["client_roots", "greeting"]),
+        (json!({}), &[]),
+    ];
+    for server in ["fix", "two", "pipe"] {
+        let name = format!("{server}__test_input_required_result_capabilities");
+        for (able, asked) in &rows {
+            let params = json!({"name": name, "arguments": {}});
+            let (status, said) = send(&house.gateway, &message(1, "tools/call", params, able.clone())).await;
+            assert_eq!(status, 200, "{server} {able}: {said}");
+            let questions = said["result"]["inputRequests"].as_object();
+            let mut keys: Vec<&String> = questions.into_iter().flat_map(|all| all.keys()).collect();
+            keys.sort();
+            assert_eq!(keys, *asked, "{server} {able}: {said}");
+            let text = &said["result"]["content"][0]["text"];
+            assert_eq!(text == "The client can answer nothing", asked.is_empty(), "{server} {able}: {said}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_missing_are_asked_for_again_and_more_than_was_asked_does_no_harm() {
+    let house = House::start().await;
+    for server in ["fix", "two", "pipe"] {
+        let name = format!("{server}__test_input_required_result_multiple_inputs");
+        let params = json!({"name": name, "arguments": {}});
+        let (_, said) = send(&house.gateway, &message(1, "tools/call", params.clone(), able())).await;
+        let questions = said["result"]["inputRequests"].as_object().expect("questions").clone();
+        let mut again = params.clone();
+        again["requestState"] = said["result"]["requestState"].clone();
+        again["inputResponses"] = json!({"user_name": reply(&questions["user_name"])});
+        let (status, said) = send(&house.gateway, &message(2, "tools/call", again.clone(), able())).await;
+        assert_eq!(
+            (status, &said["result"]["resultType"]),
+            (200, &json!("input_required")),
+            "{server}: {said}"
+        );
+        assert!(said["result"]["inputRequests"].get("greeting").is_some(), "{server}: {said}");
+
+        again["requestState"] = said["result"]["requestState"].clone();
+        for (key, question) in &questions {
+            again["inputResponses"][key] = reply(question);
+        }
+        again["inputResponses"]["nobody_asked"] = json!({"action": "decline"});
+        again["unheard_of"] = json!([1]);
+        let (status, said) = send(&house.gateway, &message(3, "tools/call", again, able())).await;
+        assert_eq!((status, &said["result"]["resultType"]), (200, &json!("complete")), "{server}: {said}");
+        assert_eq!(said["result"]["content"][0]["text"], "Paris Ada, of 1 roots", "{server}");
+    }
 }

@@ -131,3 +131,32 @@ async fn a_promise_that_the_server_takes_back_ends_the_stream_with_a_result() {
     let (_events, honoured) = listen(&gateway, "/mcp", both()).await;
     assert_eq!(honoured, json!({"resourceSubscriptions": ["a://1"]}));
 }
+
+#[tokio::test]
+async fn a_server_that_asks_where_it_may_only_announce_is_not_heard() {
+    let (word, _) = broadcast::channel(8);
+    let words = word.clone();
+    let puppet = Puppet::start(move |seen| match seen {
+        seen if follows(seen) => Act::Stream(vec![acknowledged(seen, &both())], words.subscribe()),
+        seen => greets(seen, true).unwrap_or(Act::Good),
+    })
+    .await;
+    let gateway = gateway(&puppet, "").await;
+    let (mut events, honoured) = listen(&gateway, "/mcp", both()).await;
+    assert_eq!(honoured, both());
+    let of_it = json!({"io.modelcontextprotocol/subscriptionId": "1"});
+    for message in [
+        json!({"jsonrpc": "2.0", "id": 7, "method": "roots/list", "params": {"_meta": of_it}}),
+        json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x", "_meta": of_it}}),
+        updated("a://2"),
+    ] {
+        word.send(message).expect("the gateway listens");
+    }
+    loop {
+        let told = next(&mut events).await;
+        assert_eq!(told["method"], "notifications/resources/updated", "{told}");
+        if told["params"]["uri"] == "a://2" {
+            return;
+        }
+    }
+}

@@ -134,6 +134,59 @@ async fn lists_are_ordered_cacheable_and_keep_their_schemas() {
     }
 }
 
+/// Schemas as no writer of JSON would write them again.
+const SCHEMAS: [&str; 3] = [
+    r##"{ "type" :"object", "$schema":"https://json-schema.org/draft/2020-12/schema","properties":{"b":{"$ref":"#/$defs/\u00e9"}, "a":{"const":1.0}, "é":{"maximum":1e2,"minimum":-0}},  "$defs":{"é":{"$anchor":"x","type":["string","null"]}} }"##,
+    r#"{"required":["b","a"],"type":"object","if":{"properties":{"k":{"const":"A\/B"}}},"then":false,"else":true,"unevaluatedProperties":false,"prefixItems":[],"dependentSchemas":{}}"#,
+    r#"{"type":"object","properties":{"n":{"maximum":123456789012345678901234567890,"multipleOf":0.10},"":{"enum":["\ud83d\ude00","😀",null,1E+2]}},"additionalProperties":{"$dynamicRef":"\u0023meta"}}"#,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_come_through_the_federation_byte_for_byte() {
+    let servers = SCHEMAS.map(|schema| {
+        Puppet::start(move |seen| match seen.method() {
+            "tools/list" => {
+                let tool = format!(r#"{{"name":"tool","inputSchema":{schema},"outputSchema":{schema}}}"#);
+                Act::Say(json_answer(&format!(
+                    r#"{{"jsonrpc":"2.0","id":{},"result":{{"tools":[{tool}],"resultType":"complete","ttlMs":0,"cacheScope":"private"}}}}"#,
+                    seen.body["id"]
+                )))
+            }
+            _ => Act::Good,
+        })
+    });
+    let servers = futures::future::join_all(servers).await;
+    let config =
+        json!({"a": {"url": servers[0].url}, "b": {"url": servers[1].url}, "c": {"url": servers[2].url}});
+    let gateway = Gateway::start(&format!("mcpServers: {config}\n")).await;
+    gateway.eventually("all are listed", async |g| g.get("/health").await.contains("\"tools\":3")).await;
+    let modern = gateway.modern_request("/mcp", "tools/list", json!({}));
+    let session = gateway.initialize("/mcp").await;
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+    for request in [modern, gateway.post("/mcp", Some(&session), &list)] {
+        let text = request.send().await.expect("an answer").text().await.expect("a body");
+        for (server, schema) in ["a", "b", "c"].into_iter().zip(SCHEMAS) {
+            assert!(text.contains(&format!("\"{server}__tool\"")), "{text}");
+            for key in ["inputSchema", "outputSchema"] {
+                assert!(text.contains(&format!("\"{key}\":{schema}")), "{key} of {server}: {text}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_resource_may_be_kept_for_is_what_its_server_says() {
+    let house = House::start().await;
+    for path in ["/mcp", "/servers/fix/mcp", "/servers/two/mcp", "/servers/pipe/mcp"] {
+        let read = json!({"uri": "test://static-text"});
+        let (status, answer) = house.gateway.modern(path, "resources/read", read).await;
+        let result = &answer["result"];
+        assert_eq!((status, &result["resultType"]), (200, &json!("complete")), "{path}: {answer}");
+        let said = (&result["ttlMs"], &result["cacheScope"]);
+        assert_eq!(said, (&json!(1000), &json!("private")), "{path}: {answer}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_is_private_or_stale_makes_the_list_so() {
     let house = House::start().await;

@@ -5,7 +5,7 @@
 //! The path says what it is: `/mcp` has one tool, `/N/mcp` has N tools `tool0`…; with `?events` calls are answered with a
 //! stream of one event, with `?drip` with one event every 5 ms that carries the time of its sending, and with `?idle` with a
 //! stream that stays silent; when its client leaves, the time is printed. Times are nanoseconds since 1970. It reads
-//! every body, but understands no more of it than the bench sends.
+//! every body, but understands no more of it than the bench sends, whose calls all have the id 1.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -77,18 +77,29 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
                 false => stream.write_all(json("", &called).as_bytes()).await?,
             }
         } else if has("\"initialize\"") {
-            stream.write_all(json("Mcp-Session-Id: bench\r\n", INITIALIZED).as_bytes()).await?;
+            let answer = under_its_id(INITIALIZED, &held[head..head + length]);
+            stream.write_all(json("Mcp-Session-Id: bench\r\n", &answer).as_bytes()).await?;
         } else if has("\"server/discover\"") {
-            stream.write_all(json("", DISCOVERED).as_bytes()).await?;
+            let answer = under_its_id(DISCOVERED, &held[head..head + length]);
+            stream.write_all(json("", &answer).as_bytes()).await?;
         } else if has("\"tools/list\"") {
-            stream.write_all(json("", &tools(&target)).as_bytes()).await?;
+            let answer = under_its_id(&tools(&target), &held[head..head + length]);
+            stream.write_all(json("", &answer).as_bytes()).await?;
         } else if has("\"ping\"") {
-            stream.write_all(json("", r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).as_bytes()).await?;
+            let answer = under_its_id(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, &held[head..head + length]);
+            stream.write_all(json("", &answer).as_bytes()).await?;
         } else {
             stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n").await?;
         }
         held.drain(..head + length);
     }
+}
+
+/// An answer with the id 1, to a request with another.
+fn under_its_id(answer: &str, request: &[u8]) -> String {
+    let request = String::from_utf8_lossy(request);
+    let id = request.split("\"id\":").nth(1).and_then(|rest| rest.split([',', '}']).next()).unwrap_or("1");
+    answer.replacen("\"id\":1", &format!("\"id\":{id}"), 1)
 }
 
 fn json(more: &str, body: &str) -> String {

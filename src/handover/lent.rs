@@ -18,7 +18,7 @@ use tokio::sync::watch;
 /// What a record of TLS takes up (RFC 8446 §5.2), nearly.
 const RECORD: usize = 16 * 1024;
 /// What is written together: nearly all heads with short bodies.
-const PACKET: usize = 4096;
+const PACKET: usize = 2048;
 
 /// Counts the services that accept.
 #[derive(Clone)]

@@ -53,6 +53,8 @@ use crate::upstream::retry::Tries;
 use crate::upstream::{UpstreamError, is_exhausted};
 use answer::Watch;
 use fate::{failed, pass, tell};
+use receive::Next;
+use receive::Next;
 
 /// One listener's view of the gateway.
 pub struct Gateway {
@@ -164,9 +166,12 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
         match self.receive(session, ctx).await? {
-            Some(leave) => {
+            Some(Next::Peer(leave)) => {
                 ctx.leave = Some(leave);
                 Ok(false)
+            }
+            Some(Next::Talk(era, talk)) => {
+                reply::talk(session, ctx, era, talk, &self.door).await.map(|()| true)
             }
             None => Ok(true),
         }

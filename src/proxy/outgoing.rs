@@ -53,7 +53,7 @@ pub fn request(
     let mut request = http::Request::new(());
     *request.uri_mut() = peer.path.clone();
     // Names go out in lower case, as most clients write them: keeping another case costs a second map.
-    let mut headers = HeaderMap::with_capacity(16);
+    let mut headers = HeaderMap::with_capacity(12);
     for name in &CARRIED {
         if let Some(value) = client.get(name) {
             headers.insert(name, value.clone());

@@ -6,11 +6,11 @@
 //! runs after it ([`arrived`]), in the same task.
 
 use std::cell::Cell;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::HttpServerApp as _;
+use pingora::apps::{HttpServerApp as _, ReusedHttpStream};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
@@ -71,6 +71,9 @@ pub fn arrived() {
     let _ = DUE.try_with(|due| due.set(None));
 }
 
+/// A request that is being served; what it gives is the connection, if it can be used again.
+type Served<'a> = Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'a>>;
+
 /// Pingora's application for one listener, with a limit on heads.
 pub struct Patient {
     proxy: Arc<HttpProxy<Gateway>>,
@@ -107,17 +110,27 @@ impl Patient {
     /// One request after the other. Pingora has such a loop too, with HTTP/2 in it, and what that needs would be kept for
     /// each connection.
     async fn all(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let mut served = self.first(stream, shutdown);
+        while let Some(reused) = served.await {
+            DUE.with(|due| due.set(Some(Instant::now() + self.patience + IDLE)));
+            served = self.next(reused, shutdown);
+        }
+    }
+
+    fn first<'a>(&'a self, stream: Stream, shutdown: &'a ShutdownWatch) -> Served<'a> {
         let mut session = ServerSession::new_http1(stream);
         // Where the listener is closing there is no next one.
         session.set_keepalive((!*shutdown.borrow()).then_some(IDLE.as_secs()));
-        while let Some(reused) = self.proxy.process_new_http(session, shutdown).await {
-            DUE.with(|due| due.set(Some(Instant::now() + self.patience + IDLE)));
-            let (stream, settings) = reused.consume();
-            session = ServerSession::new_http1(stream);
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
-            }
+        self.proxy.process_new_http(session, shutdown)
+    }
+
+    fn next<'a>(&'a self, reused: ReusedHttpStream, shutdown: &'a ShutdownWatch) -> Served<'a> {
+        let (stream, settings) = reused.consume();
+        let mut session = ServerSession::new_http1(stream);
+        if let Some(settings) = settings {
+            settings.apply_to_session(&mut session);
         }
+        self.proxy.process_new_http(session, shutdown)
     }
 
     /// Ends a connection whose next head is not there when it is due. One timer a connection looks now and then, so that a

@@ -17,14 +17,22 @@ use crate::catalog::Endpoint;
 use crate::door::judge::{Judged, kept};
 use crate::door::{Exit, Leave, Led, Reply};
 use crate::registry::Lookout;
-use crate::rooms::announce;
+use crate::rooms::{Talk, announce};
 use crate::server::Server;
 use crate::session::Pass;
 use crate::upstream::{Screen, UpstreamError};
 
+/// What becomes of a request that was received and not answered yet.
+pub enum Next {
+    /// Pingora streams it.
+    Peer(Leave),
+    /// A room speaks, perhaps for days, for which nothing is kept that was needed to receive it.
+    Talk(Era, Talk),
+}
+
 impl Gateway {
-    /// Receives a request and answers it, or gives what Pingora shall stream.
-    pub async fn receive(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Option<Leave>> {
+    /// Receives a request and answers it, or gives what comes next.
+    pub async fn receive(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Option<Next>> {
         // An answer that is not taken holds its call and its server.
         let write = ctx.house.plan.config.limits.write_timeout.get();
         session.as_downstream_mut().set_write_timeout(Some(write));
@@ -114,7 +122,7 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut Ctx,
         endpoint: Arc<Endpoint>,
-    ) -> pingora::Result<Option<Leave>> {
+    ) -> pingora::Result<Option<Next>> {
         let house = ctx.house.clone();
         let limits = &house.plan.config.limits;
         let bounds = body::Bounds {
@@ -175,14 +183,14 @@ impl Gateway {
             Ok(Exit::Room(talk)) => {
                 // A stream may last for days, and keeps nothing of the house that it began in.
                 drop((house, endpoint));
-                Box::pin(reply::talk(session, ctx, era, talk, &self.door)).await.map(|()| None)
+                Ok(Some(Next::Talk(era, talk)))
             }
             Ok(Exit::Peer(leave)) => {
                 // Pingora would send nothing (see `body`), or not wait for a person: the house's own client carries it.
                 if carry::waits_for_people(&leave) || !body::can_replay(session) {
                     return Box::pin(carry::carry(session, ctx, leave, &self.door)).await.map(|()| None);
                 }
-                Ok(Some(leave))
+                Ok(Some(Next::Peer(leave)))
             }
             Err(refusal) => self.refuse_with(session, ctx, "door", *refusal).await,
         }
@@ -195,7 +203,7 @@ impl Gateway {
         ctx: &mut Ctx,
         endpoint: Arc<Endpoint>,
         get: bool,
-    ) -> pingora::Result<Option<Leave>> {
+    ) -> pingora::Result<Option<Next>> {
         if let Err(refusal) = body::none(session, ctx.house.plan.config.limits.body_timeout.get()).await? {
             return self.refuse_with(session, ctx, "intake", refusal).await;
         }
@@ -232,9 +240,7 @@ impl Gateway {
         // A stream may last for days, and keeps nothing of the house that it began in.
         drop((house, endpoint));
         match announce::legacy(core, client, pass, caller, lookout, patience, drain) {
-            Ok(talk) => {
-                Box::pin(reply::talk(session, ctx, Era::Legacy, talk, &self.door)).await.map(|()| None)
-            }
+            Ok(talk) => Ok(Some(Next::Talk(Era::Legacy, talk))),
             Err(many) => {
                 let refusal = Refusal::http(429, "too_many_streams", many.to_string());
                 self.refuse_with(session, ctx, "session", refusal).await
@@ -250,7 +256,7 @@ impl Gateway {
             let house = door.registry.house();
             let endpoint = house.catalog.endpoint(&path)?;
             // One that was taken out of the file, or has other settings by now, says nothing any more.
-            if house.plan.servers.get(&server.name)?.serial != server.serial {
+            if house.servers.get(&server.name)?.serial != server.serial {
                 return None;
             }
             if !door.may_reach(&house, endpoint, &caller, server) {
@@ -269,7 +275,7 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut Ctx,
         stop: Stop,
-    ) -> pingora::Result<Option<Leave>> {
+    ) -> pingora::Result<Option<Next>> {
         ctx.refuse(stop.filter, stop.refused.refusal);
         Box::pin(reply::failure(session, ctx)).await.map(|()| None)
     }
@@ -280,7 +286,7 @@ impl Gateway {
         ctx: &mut Ctx,
         filter: &'static str,
         refusal: Refusal,
-    ) -> pingora::Result<Option<Leave>> {
+    ) -> pingora::Result<Option<Next>> {
         ctx.refuse(filter, Box::new(refusal));
         Box::pin(reply::failure(session, ctx)).await.map(|()| None)
     }

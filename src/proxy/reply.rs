@@ -211,12 +211,15 @@ fn is_small(session: &Session) -> bool {
     length.is_some_and(|length| length <= SMALL) && !head.headers.contains_key(http::header::EXPECT)
 }
 
-/// The end of an answer that was begun when something failed. Pingora closes the connection then, which no head has
-/// announced: the end of the connection must arrive with the end of the answer, or the client's next request runs
-/// into it.
+/// The end of an answer that was begun when something failed. Where Pingora relays it closes the connection then, which
+/// no head has announced: the end of the connection must arrive with the end of the answer, or the client's next request
+/// runs into it.
 async fn last_words(session: &mut Session, words: Bytes) -> pingora::Result<()> {
     say(session, words, true).await?;
-    session.as_downstream_mut().shutdown().await;
+    let downstream = session.as_downstream_mut();
+    if downstream.get_keepalive().is_none() {
+        downstream.shutdown().await;
+    }
     Ok(())
 }
 

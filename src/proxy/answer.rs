@@ -71,11 +71,12 @@ enum Form {
 }
 
 impl Watch {
-    /// Judges the head of an answer.
+    /// Judges the head of an answer, which came now.
     pub fn begin(
         response: &mut ResponseHeader,
         leave: &Leave,
         seat: Option<&Arc<Seat>>,
+        now: Instant,
     ) -> Result<Self, UpstreamError> {
         let kind =
             response.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -129,7 +130,7 @@ impl Watch {
             error: false,
             resumable: false,
             spoke: false,
-            heard: Instant::now(),
+            heard: now,
             clock: None,
         };
         let doubtful = status == 400 && leave.era == Era::Modern;

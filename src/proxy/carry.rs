@@ -160,7 +160,7 @@ async fn carried(
                 for (name, value) in headers.iter() {
                     head.append_header(name, value)?;
                 }
-                match Watch::begin(&mut head, leave, seat.as_ref()) {
+                match Watch::begin(&mut head, leave, seat.as_ref(), Instant::now()) {
                     Ok(begun) => {
                         ctx.outcome = Some(if status < 300 { Outcome::Ok } else { Outcome::Error });
                         head.remove_header(&CONTENT_LENGTH);

@@ -55,7 +55,8 @@ impl Gateway {
 
     /// Counts a request that is over, and writes its line.
     pub(super) fn note(&self, session: &Session, ctx: &Ctx, outcome: Outcome) {
-        let took = ctx.started.elapsed();
+        let now = Instant::now();
+        let took = now - ctx.started;
         let metrics = &self.door.metrics;
         match &ctx.told.counted {
             Some(counted) => counted.count(outcome),
@@ -64,7 +65,7 @@ impl Gateway {
             }
         }
         metrics.request_seconds.observe(took.as_secs_f64());
-        let upstream = ctx.sent_at.map(|at| at.elapsed());
+        let upstream = ctx.sent_at.map(|at| now - at);
         if let (Some(upstream), Some(leave)) = (upstream, &ctx.leave) {
             leave.server.upstream_seconds(metrics).observe(upstream.as_secs_f64());
         }

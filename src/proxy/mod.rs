@@ -54,7 +54,6 @@ use crate::upstream::{UpstreamError, is_exhausted};
 use answer::Watch;
 use fate::{failed, pass, tell};
 use receive::Next;
-use receive::Next;
 
 /// One listener's view of the gateway.
 pub struct Gateway {
@@ -279,14 +278,15 @@ impl ProxyHttp for Gateway {
             return Err(failed(ctx, &UpstreamError::Forgotten));
         }
         let sized = response.headers.contains_key(http::header::CONTENT_LENGTH);
-        match Watch::begin(response, leave, ctx.seat.as_ref()) {
+        let now = Instant::now();
+        match Watch::begin(response, leave, ctx.seat.as_ref(), now) {
             Ok(watch) => {
                 let unsized_now = sized && !response.headers.contains_key(http::header::CONTENT_LENGTH);
                 if unsized_now && session.req_header().version == http::Version::HTTP_11 {
                     response.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;
                 }
                 ctx.outcome = Some(if response.status.is_success() { Outcome::Ok } else { Outcome::Error });
-                ctx.waited = ctx.tries.began.map_or(Duration::ZERO, |began| began.elapsed());
+                ctx.waited = ctx.tries.began.map_or(Duration::ZERO, |began| now - began);
                 ctx.watch = Some(watch);
                 Ok(())
             }

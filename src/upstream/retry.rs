@@ -96,7 +96,13 @@ impl Default for Tries {
 impl Tries {
     /// What is left of the time of the call.
     pub fn left(&mut self, timeout: Duration) -> Duration {
-        timeout.saturating_sub(self.began.get_or_insert_with(Instant::now).elapsed())
+        match self.began {
+            Some(began) => timeout.saturating_sub(began.elapsed()),
+            None => {
+                self.began = Some(Instant::now());
+                timeout
+            }
+        }
     }
 }
 

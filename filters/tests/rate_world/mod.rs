@@ -135,6 +135,9 @@ impl Spoken {
             return Ok(Held::default());
         }
         let body = match &self.method {
+            Some(method) if method.starts_with("notifications/") => {
+                format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#)
+            }
             Some(method) => format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"}}"#),
             None => r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.into(),
         };

@@ -231,7 +231,7 @@ impl Door {
                 let followed = || {
                     let session = led.session.filter(|_| method == Method::Unsubscribe)?;
                     let name = session.memory.where_followed(&said)?;
-                    led.house.plan.servers.get(&name).filter(|server| led.may_reach(self, server)).cloned()
+                    led.house.servers.get(&name).filter(|server| led.may_reach(self, server)).cloned()
                 };
                 let alone = endpoint.only.clone().filter(|_| view.servers > 0);
                 match (view.resource(&said).cloned(), alone.or_else(followed)) {

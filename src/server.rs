@@ -45,7 +45,7 @@ pub struct Server {
     /// Cancelled when a configuration has no place for it any more.
     pub retired: CancellationToken,
     /// Told when something shows that its lists are not what it has now.
-    pub outdated: Notify,
+    pub outdated: Arc<Notify>,
     breaker: Option<Breaker>,
     running: AtomicUsize,
     up: AtomicBool,
@@ -166,7 +166,8 @@ impl Server {
             max_concurrent: config.max_concurrent.map_or(usize::MAX, |most| most as usize),
             config: config.clone(),
             retired: CancellationToken::new(),
-            outdated: Notify::new(),
+            // Who listens may hold what it was before.
+            outdated: before.map_or_else(Arc::default, |before| before.outdated.clone()),
             breaker: bounds.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),
             running: AtomicUsize::new(0),
             up: AtomicBool::new(before.is_some_and(Self::is_up)),

@@ -135,7 +135,13 @@ impl Leave {
             extra.extend(mirror_of(&self.body));
         }
         let Arrived { response, mut visit, seat } = Errand::of(self, bearer, extra).send(metrics).await?;
-        let Some(id) = &self.id else { return passed(&response).map(|()| None) };
+        let Some(id) = &self.id else {
+            let said = passed(&response).map(|()| None);
+            if let Some(pool) = self.server.upstream.http() {
+                pool.went(&mut visit, said.as_ref().err());
+            }
+            return said;
+        };
         let (clock, (raw, mut said)) = (Arc::new(Clock::default()), mpsc::channel::<Bytes>(8));
         let pass_on = async {
             while let Some(note) = said.recv().await {

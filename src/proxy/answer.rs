@@ -188,6 +188,8 @@ impl Watch {
             }
             Form::Json { held, open } => {
                 if *open {
+                    // It comes, and may take longer, as a stream may.
+                    reader.heard();
                     reader.answered |= end;
                     return Ok(piece);
                 }
@@ -205,6 +207,7 @@ impl Watch {
                 held.extend_from_slice(&piece.unwrap_or_default());
                 if held.len() > HELD && screen.is_none() {
                     *open = true;
+                    reader.heard();
                     // At least what has come must be able to become our answer.
                     if held.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
                         return Err(UpstreamError::Nonsense("the answer is not a JSON object".into()));

@@ -122,6 +122,8 @@ async fn carried(
     loop {
         let left = left(ctx, leave);
         let piece = tokio::select! {
+            // What has come counts, however long the client took to read what came before it.
+            biased;
             piece = arriving.recv() => piece,
             () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {
                 Some(Err(UpstreamError::TimedOut(leave.server.timeout)))

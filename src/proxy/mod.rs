@@ -170,6 +170,10 @@ impl ProxyHttp for Gateway {
                 Ok(false)
             }
             Some(Next::Talk(era, talk)) => {
+                if talk.stream {
+                    // The body that asked for it is gone.
+                    ctx.load = None;
+                }
                 reply::talk(session, ctx, era, talk, &self.door).await.map(|()| true)
             }
             None => Ok(true),

@@ -256,14 +256,12 @@ impl Gateway {
             let house = door.registry.house();
             let endpoint = house.catalog.endpoint(&path)?;
             // One that was taken out of the file, or has other settings by now, says nothing any more.
-            if house.servers.get(&server.name)?.serial != server.serial {
-                return None;
-            }
-            if !door.may_reach(&house, endpoint, &caller, server) {
+            let now = house.servers.get(&server.name)?;
+            if now.serial != server.serial || !door.may_reach(&house, endpoint, &caller, now) {
                 return None;
             }
             let redactor = house.plan.redactor.as_ref();
-            match Screen::of(&server.name, &server.config, redactor, &door.metrics) {
+            match Screen::of(&now.name, &now.config, redactor, &door.metrics) {
                 Some(screen) => screen.message(&message).ok().map(|clean| clean.unwrap_or(message)),
                 None => Some(message),
             }

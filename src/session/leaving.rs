@@ -44,15 +44,16 @@ impl Session {
             let ended = session.end();
             let since = Instant::now();
             loop {
-                // A question that belongs to no call may never be answered.
-                let waits = session.asked.waits(number) && since.elapsed() < UNANSWERED;
-                if !waits && !session.runs.any(session.clock(), Some(number)) {
-                    break;
-                }
+                // Not at once: a call that was just given the seat may not be noted yet.
                 tokio::select! {
                     () = tokio::time::sleep(LOOK) => {}
                     // Whoever ends the session leaves this seat too, if he knows of it.
                     () = ended.cancelled() => break tokio::time::sleep(LOOK).await,
+                }
+                // A question that belongs to no call may never be answered.
+                let waits = session.asked.waits(number) && since.elapsed() < UNANSWERED;
+                if !waits && !session.runs.any(session.clock(), Some(number)) {
+                    break;
                 }
             }
             let parting = {

@@ -267,7 +267,14 @@ impl Session {
             match servers.get(&old.name) {
                 Some(now) if Arc::ptr_eq(now, &old) => {}
                 Some(now) if now.serial == old.serial => {
-                    // Its endpoints may be others.
+                    // Its endpoints may be others; what runs at one that is gone may go on there.
+                    let is_gone =
+                        |seat: &Arc<Seat>| now.upstream.http().is_none_or(|pool| pool.place(seat).is_none());
+                    if place.seat.load().as_ref().is_some_and(is_gone)
+                        && let Some(seat) = place.set(None)
+                    {
+                        self.part(old.clone(), seat);
+                    }
                     place.server.store(now.clone());
                     place.moved.notify_waiters();
                 }

@@ -156,7 +156,12 @@ class Stage:
         for process in self.running:
             process.terminate()
         for process in self.running:
-            process.wait()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                # Pingora's own grace time is minutes.
+                process.kill()
+                process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, core, *command):

@@ -16,7 +16,8 @@ use crate::{systemd, telemetry};
 
 /// How long running requests get after Ctrl-C, when somebody waits at the terminal.
 const HURRY: Duration = Duration::from_secs(1);
-/// How long connections may stay idle after a handover. Whoever uses one within this time is told to close it, and
+/// How long connections may stay idle after a handover and after the last call: the head of a stream from before could not
+/// say that its connection will be closed. Whoever uses one within this time is told to close it, and
 /// meets the successor next; only who is silent for longer may run into the closing.
 const LINGER: Duration = Duration::from_secs(5);
 /// Requests that were being accepted or read at the moment show up a little later.
@@ -76,11 +77,14 @@ pub async fn finish(
     }
     door.drain.cancel();
     let begun = Instant::now();
-    let mut quiet: Option<Instant> = None;
+    let (mut busy, mut quiet) = (begun, None::<Instant>);
     loop {
         let now = Instant::now();
         let alone = state.shut() == listeners && state.connections() == 0;
-        if quiet.is_none() && (now >= begun + linger || alone) {
+        if state.present() > 0 {
+            busy = now;
+        }
+        if quiet.is_none() && (linger.is_zero() || now >= busy + linger || alone) {
             state.hush();
             quiet = Some(now);
         }

@@ -273,10 +273,6 @@ impl Run {
         while self.goes_on() {
             let mut call = legacy_call("s", "fix__stream", json!({"n": 60, "interval_ms": 10}));
             call["params"]["_meta"] = json!({"progressToken": "p"});
-            if self.tools.replaced {
-                // The head of a stream from before an upgrade could not say that its connection will be closed.
-                member.client = client();
-            }
             let request = self.gateway.post("/mcp", Some(&member.session), &call);
             let response = by(&member.client, request).send().await.expect("the gateway answers");
             if response.status() == 404 && self.tools.replaced {

@@ -16,6 +16,7 @@ pub mod crowd;
 mod fate;
 mod fixed;
 mod intake;
+mod kept;
 mod late;
 mod leaves;
 pub mod multiplex;
@@ -112,6 +113,8 @@ pub struct Ctx {
     /// Since when nothing but the server is waited for.
     waiting: Option<Instant>,
     outcome: Option<Outcome>,
+    /// The client was told a failure, and all that it was promised.
+    spoken: bool,
     origin: Option<http::HeaderValue>,
     _present: crate::state::Present,
 }
@@ -155,6 +158,7 @@ impl ProxyHttp for Gateway {
             waited: Duration::ZERO,
             waiting: None,
             outcome: None,
+            spoken: false,
             origin: None,
             _present: self.state.enter(),
         })
@@ -402,13 +406,11 @@ impl ProxyHttp for Gateway {
             return left;
         }
         let status = ctx.refused.as_ref().map_or(502, |(_, refusal)| refusal.status);
-        // Pingora closes the connection after this, whatever it is told; the client must know, or its next request
-        // runs into the closing.
-        session.set_keepalive(None);
         let said = reply::failure(session, ctx).await;
         if said.as_ref().is_err_and(|error| matches!(error.esource(), ErrorSource::Downstream)) {
             patience::ended(patience::Ended::Left);
         }
+        ctx.spoken = said.is_ok();
         FailToProxy { error_code: status, can_reuse_downstream: said.is_ok() }
     }
 
@@ -431,6 +433,9 @@ impl ProxyHttp for Gateway {
             tell(leave, &mut ctx.visit, down.as_ref());
         }
         self.note(session, ctx, outcome);
+        if ctx.spoken {
+            kept::keep(session).await;
+        }
     }
 
     /// What is tried again is counted, not told.

@@ -17,7 +17,7 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::time::Instant;
 
-use super::{Gateway, cork};
+use super::{Gateway, cork, kept};
 use crate::state::State;
 
 /// How long a connection may wait for its next request (Pingora's own figure).
@@ -103,7 +103,7 @@ impl Patient {
 
     /// Serves a connection of HTTP/1, whose first bytes were waited for since then.
     pub(super) async fn serve(&self, stream: Stream, since: Instant, shutdown: &ShutdownWatch) {
-        let serve = self.watch(self.all(stream, shutdown));
+        let serve = self.watch(kept::around(self.all(stream, shutdown)));
         cork::together(DUE.scope(Cell::new(Some(since + self.patience)), serve)).await;
     }
 
@@ -111,7 +111,7 @@ impl Patient {
     /// each connection.
     async fn all(&self, stream: Stream, shutdown: &ShutdownWatch) {
         let mut served = self.first(stream, shutdown);
-        while let Some(reused) = served.await {
+        while let Some(reused) = served.await.or_else(kept::taken) {
             DUE.with(|due| due.set(Some(Instant::now() + self.patience + IDLE)));
             served = self.next(reused, shutdown);
         }

@@ -165,7 +165,7 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
             let missing = length.unwrap_or(message.len()).checked_sub(message.len());
             if let Some(missing) = missing {
                 let body = [&message[..], &vec![b' '; missing]].concat();
-                return last_words(session, body.into()).await;
+                return say(session, body.into(), true).await;
             }
         }
         if !streams {
@@ -174,7 +174,7 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
                 "the answer broke off after its head was sent",
             );
         }
-        return last_words(session, sse::message(&message)).await;
+        return say(session, sse::message(&message), true).await;
     }
     if refusal.close {
         session.set_keepalive(None);
@@ -209,18 +209,6 @@ fn is_small(session: &Session) -> bool {
     let head = session.req_header();
     let length = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     length.is_some_and(|length| length <= SMALL) && !head.headers.contains_key(http::header::EXPECT)
-}
-
-/// The end of an answer that was begun when something failed. Where Pingora relays it closes the connection then, which
-/// no head has announced: the end of the connection must arrive with the end of the answer, or the client's next request
-/// runs into it.
-async fn last_words(session: &mut Session, words: Bytes) -> pingora::Result<()> {
-    say(session, words, true).await?;
-    let downstream = session.as_downstream_mut();
-    if downstream.get_keepalive().is_none() {
-        downstream.shutdown().await;
-    }
-    Ok(())
 }
 
 /// Reads what still comes of a refused body, for a moment. A connection that is closed over unread bytes is reset,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::five::Five;
 use crate::harness::{Gateway, a_fixture, fixture, free_port, read};
 use crate::procs;
+use crate::raw::{Client, Head};
 
 /// Calls to servers that stay, over and over, until they are told to stop; each must succeed.
 struct Others {
@@ -159,23 +160,29 @@ async fn a_killed_stdio_server_is_started_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_closed_after_an_error_says_so() {
-    let config = format!("mcpServers: {{gone: {{url: \"http://127.0.0.1:{}/mcp\"}}}}\n", free_port());
-    let gateway = Gateway::start(&config).await;
-    for _ in 0..50 {
-        // Each but the first goes out on the same connection, if that is said to be kept.
-        assert_down(&gateway.call("gone__tool", json!({})).await, "gone");
-    }
+async fn a_connection_outlives_the_server_that_its_calls_are_for() {
     let (server, url) = a_fixture().await;
-    gateway.rewrite(&format!("mcpServers: {{gone: {{url: \"{url}\"}}}}\n"));
-    gateway
-        .eventually("it is connected", async |g| g.call("gone__test_simple_text", json!({})).await.0 == 200)
-        .await;
+    let gone = format!("http://127.0.0.1:{}/mcp", free_port());
+    let gateway =
+        Gateway::start(&format!("mcpServers: {{here: {{url: \"{url}\"}}, gone: {{url: \"{gone}\"}}}}\n"))
+            .await;
+    let mut client = Client::connect(gateway.port).await;
+    let mut call = async |tool: &str| {
+        let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {}});
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+            "params": {"name": tool, "_meta": meta}});
+        let head = Head::modern("/mcp", "tools/call", Some(tool));
+        let request = head.whole(body.to_string().as_bytes());
+        let answer = client.exchange(&request).await.expect("the connection is there");
+        assert!(!answer.closes(), "{answer:?}");
+        answer.status
+    };
+    assert_eq!(call("here__test_simple_text").await, 200);
+    assert_eq!(call("gone__tool").await, 502);
+    assert_eq!(call("here__test_simple_text").await, 200);
     drop(server);
     for _ in 0..50 {
-        let request = gateway.modern_request("/mcp", "tools/call", json!({"name": "gone__test_simple_text"}));
-        let answer = request.send().await.expect("an answer");
-        assert_eq!(answer.status(), 502);
-        assert_eq!(answer.headers()["connection"], "close");
+        assert_eq!(call("here__test_simple_text").await, 502);
     }
 }

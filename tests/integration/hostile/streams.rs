@@ -77,9 +77,12 @@ async fn a_stream_that_breaks_ends_with_an_error_event() {
     let session = gateway.initialize("/mcp").await;
     let mut wrong = Vec::new();
     for session in [None, Some(session.as_str())] {
+        // One connection for all: that a server fails is no reason to close the client's.
+        let mut client = Client::connect(gateway.port).await;
         for ((name, _), code) in broken() {
             for (way, request) in ways(&call(&format!("bad__{name}"), session)).iter().enumerate() {
-                let answer = Client::connect(gateway.port).await.exchange(request).await.expect("an answer");
+                let answer = client.exchange(request).await.expect("an answer");
+                assert!(answer.whole && !answer.closes(), "{name} by way {way}: {answer:?}");
                 let judged = match code {
                     0 if answer.whole && answer.message()["result"].is_object() => Ok(()),
                     0 => Err(format!("{answer:?}")),

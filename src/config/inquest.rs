@@ -222,9 +222,14 @@ impl<'t> Spot<'t> {
         expected: impl Into<String>,
     ) {
         let Value::Scalar(scalar) = &self.node.value else { return self.refuse(what, expected) };
+        if scalar.is_filled() {
+            // Whoever compiled it cites it, and it may hold a secret by now.
+            let help = "the value comes from the environment";
+            return self.refuse_with("cannot be compiled with its variables filled in", "expected one that compiles", help);
+        }
         let text = scalar.text();
         let at = self.inquest.source().slice(&self.node.bytes).find(text);
-        let Some(at) = at.filter(|_| !scalar.is_filled() && text.get(piece.clone()).is_some()) else {
+        let Some(at) = at.filter(|_| text.get(piece.clone()).is_some()) else {
             return self.refuse(what, expected);
         };
         if !self.node.is_faulty() {

@@ -122,13 +122,19 @@ impl<A> Crowd<A> {
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> ServerApp for Crowd<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _connection = self.state.connect();
-        let Some(_place) = self.places.take() else {
+        let connection = self.state.connect();
+        let Some(place) = self.places.take() else {
             Box::pin(self.refuse(stream)).await;
             return None;
         };
-        // The loop over the requests of a connection is inside; nothing comes back from there.
-        self.inner.process_new(stream, shutdown).await
+        // In a task of its own: that of Pingora keeps the room for a handshake of TLS as long as it runs, 9 KiB.
+        let (inner, shutdown) = (self.inner.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let _there = (connection, place);
+            // The loop over the requests of a connection is inside; nothing comes back from there.
+            inner.process_new(stream, &shutdown).await;
+        });
+        None
     }
 
     async fn cleanup(&self) {

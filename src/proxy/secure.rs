@@ -62,7 +62,8 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Secure<A> {
             tracing::error!("a listener with TLS got a connection that is not plain TCP");
             return None;
         };
-        let stream = self.handshake(*stream, &from).await?;
+        // What it needs is not kept for the time of the connection.
+        let stream = Box::pin(self.handshake(*stream, &from)).await?;
         self.inner.process_new(stream, shutdown).await
     }
 

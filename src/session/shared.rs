@@ -1,6 +1,7 @@
 //! What a session follows at servers that it shares with all others (stdio): there is no seat there, only an ear.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use filters::agree::quote;
@@ -22,6 +23,8 @@ pub struct Shared {
     server: Arc<Server>,
     ear: Arc<Ear>,
     telling: AbortHandle,
+    /// Something is still to be followed again there.
+    behind: Arc<AtomicBool>,
 }
 
 impl Drop for Shared {
@@ -50,6 +53,10 @@ impl Session {
     }
 
     fn ear(self: &Arc<Self>, server: &Arc<Server>) -> Arc<Ear> {
+        self.shared(server, |shared| shared.ear.clone())
+    }
+
+    fn shared<T>(self: &Arc<Self>, server: &Arc<Server>, of: impl FnOnce(&Shared) -> T) -> T {
         let mut ears = self.ears.lock().expect("no holder of the lock panics");
         let shared = ears.entry(server.serial).or_insert_with(|| {
             let (outbox, told, ear) = (self.outbox.clone(), server.clone(), Arc::<Ear>::default());
@@ -64,20 +71,34 @@ impl Session {
                     }
                 }
             });
-            Shared { server: server.clone(), ear, telling: telling.abort_handle() }
+            Shared { server: server.clone(), ear, telling: telling.abort_handle(), behind: Arc::default() }
         });
-        shared.ear.clone()
+        of(shared)
     }
 
     /// Other servers have taken the places of some.
     pub(super) fn adopt_shared(self: &Arc<Self>, servers: &Servers) {
+        let mut behind = Vec::new();
         let gone: Vec<Shared> = {
             let mut ears = self.ears.lock().expect("no holder of the lock panics");
             let is_gone = |shared: &Shared| {
                 servers.get(&shared.server.name).is_none_or(|now| now.serial != shared.server.serial)
             };
-            ears.extract_if(|_, shared| is_gone(shared)).map(|(_, shared)| shared).collect()
+            let gone = ears.extract_if(|_, shared| is_gone(shared)).map(|(_, shared)| shared).collect();
+            for shared in ears.values_mut() {
+                // The same process under other settings.
+                let now = servers.get(&shared.server.name).filter(|now| !Arc::ptr_eq(now, &shared.server));
+                let Some(now) = now else { continue };
+                shared.server = now.clone();
+                if shared.behind.load(Ordering::Acquire) {
+                    behind.push(now.clone());
+                }
+            }
+            gone
         };
+        for now in behind {
+            self.move_to(&now, None);
+        }
         for shared in gone {
             // The old process ends with its configuration.
             if let Some(now) = servers.get(&shared.server.name) {
@@ -89,9 +110,15 @@ impl Session {
     /// Follows at a server what was followed at the one before, and tells the client that it may have changed.
     pub(super) async fn share_again(self: &Arc<Self>, server: &Arc<Server>) {
         let ended = self.end();
+        let behind = self.shared(server, |shared| shared.behind.clone());
+        behind.store(true, Ordering::Release);
         for uri in self.memory.followed(&server.name) {
             let mut pause = FIRST_PAUSE;
-            while !ended.is_cancelled() && !server.retired.is_cancelled() {
+            loop {
+                if ended.is_cancelled() || server.retired.is_cancelled() {
+                    // Whatever takes its place goes on.
+                    return;
+                }
                 match self.share(server, &Deed::Follow(uri.clone())).await {
                     Ok(Said::Result(_)) => break,
                     Ok(Said::Error(_)) => {
@@ -108,6 +135,7 @@ impl Session {
             }
             self.ear(server).tell(&uri);
         }
+        behind.store(false, Ordering::Release);
     }
 
     pub(super) async fn leave_shared(&self) {

@@ -225,7 +225,11 @@ impl<'t> Spot<'t> {
         if scalar.is_filled() {
             // Whoever compiled it cites it, and it may hold a secret by now.
             let help = "the value comes from the environment";
-            return self.refuse_with("cannot be compiled with its variables filled in", "expected one that compiles", help);
+            return self.refuse_with(
+                "cannot be compiled with its variables filled in",
+                "expected one that compiles",
+                help,
+            );
         }
         let text = scalar.text();
         let at = self.inquest.source().slice(&self.node.bytes).find(text);

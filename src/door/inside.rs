@@ -106,6 +106,10 @@ impl Leave {
         {
             answering.left();
         }
+        // Nobody waits for it any more, and a server does not learn that by itself.
+        if let (Err(UpstreamError::TimedOut(_)), Some(run)) = (&said, &self.run) {
+            run.cancel("timed out");
+        }
         if let (Ok(Some(Said::Result(_)) | None), Some(deed), Some(session)) =
             (&said, &self.deed, &self.session)
         {

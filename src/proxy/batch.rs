@@ -17,7 +17,7 @@ use http::HeaderValue;
 use pingora::proxy::Session;
 use tokio::sync::mpsc;
 
-use super::{Ctx, Gateway, credentials, intake, reply};
+use super::{Ctx, Gateway, credentials, intake, reply, speak};
 use crate::catalog::Endpoint;
 use crate::door::judge::{Halt, Judged, kept};
 use crate::door::{Exit, Leave, Led, Reply, Told};
@@ -100,7 +100,7 @@ impl Gateway {
             return reply::whole(session, ctx, Reply::accepted()).await;
         }
         let talk = Talk { words: receiver, stream: false, leash: None, goodbye: None };
-        reply::talk(session, ctx, Era::Legacy, talk, &self.door).await
+        speak::talk(session, ctx, Era::Legacy, talk, &self.door).await
     }
 
     /// Judges and leads one message of a batch, and gives the rest of the work on it.

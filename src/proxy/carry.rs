@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Watch;
-use super::reply::{AGAIN, failure, may_stay, open, say, stamp};
+use super::reply::{failure, open, say, stamp};
+use super::speak::{AGAIN, may_stay};
 use super::{Ctx, credentials, failed, outgoing, tell};
 use crate::door::errand::{Arrived, Errand};
 use crate::door::{Door, Leave};

@@ -13,8 +13,10 @@ mod client;
 mod cork;
 mod credentials;
 pub mod crowd;
+mod ctx;
 mod fate;
 mod fixed;
+mod hearing;
 mod intake;
 mod kept;
 mod late;
@@ -25,17 +27,15 @@ pub mod patience;
 mod receive;
 mod reply;
 pub mod secure;
+mod speak;
 pub mod tongue;
 
-use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use filters::rate::Held;
-use filters::{Caller, Refusal};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
 use pingora::protocols::Digest;
@@ -43,16 +43,13 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::Peer as _;
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
-use crate::door::{Door, Leave, Told};
-use crate::registry::House;
+use crate::door::Door;
 use crate::state::State;
 use crate::telemetry::Outcome;
 use crate::telemetry::access::Access;
-use crate::upstream::http::Seat;
-use crate::upstream::pool::Visit;
-use crate::upstream::retry::Tries;
 use crate::upstream::{UpstreamError, is_exhausted};
 use answer::Watch;
+use ctx::Ctx;
 use fate::{failed, pass, tell};
 use receive::Next;
 
@@ -75,57 +72,6 @@ pub enum Serves {
     Admin,
 }
 
-/// One request, from its first byte to its last.
-pub struct Ctx {
-    house: Arc<House>,
-    started: Instant,
-    request_id: u64,
-    caller: Option<Caller>,
-    /// The address of who calls.
-    client: Option<IpAddr>,
-    told: Told,
-    /// Bytes of the request's body.
-    received: usize,
-    /// Those of them that count against `limits.max_buffered`, until the request is over.
-    load: Option<crate::state::Load>,
-    /// Places in limits of what runs at a time.
-    held: Option<Arc<Held>>,
-    refused: Option<(&'static str, Box<Refusal>)>,
-    /// The id of the request, for a refusal on the way to the server.
-    id: Option<Bytes>,
-    /// Set once the call is on its way to a server.
-    leave: Option<Leave>,
-    seat: Option<Arc<Seat>>,
-    /// The endpoint that it is at, and the socket that leads there.
-    visit: Option<Visit>,
-    socket: Option<RawFd>,
-    tries: Tries,
-    /// What goes to the server as `Authorization`, if it is not the gateway's own.
-    bearer: Option<http::HeaderValue>,
-    /// The seat was taken anew after the server had forgotten the first.
-    reseated: bool,
-    watch: Option<Watch>,
-    /// The end of an answer, which goes out in the place of its trailers.
-    rest: Option<Bytes>,
-    sent_at: Option<Instant>,
-    /// How long the server was waited for, as far as that is known.
-    waited: Duration,
-    /// Since when nothing but the server is waited for.
-    waiting: Option<Instant>,
-    outcome: Option<Outcome>,
-    /// The client was told a failure, and all that it was promised.
-    spoken: bool,
-    origin: Option<http::HeaderValue>,
-    _present: crate::state::Present,
-}
-
-impl Ctx {
-    fn refuse(&mut self, filter: &'static str, refusal: Box<Refusal>) {
-        self.outcome = Some(if refusal.status >= 502 { Outcome::Failed } else { Outcome::Refused });
-        self.refused = Some((filter, refusal));
-    }
-}
-
 #[async_trait]
 impl ProxyHttp for Gateway {
     /// Pingora moves it to and fro.
@@ -133,35 +79,7 @@ impl ProxyHttp for Gateway {
 
     fn new_ctx(&self) -> Box<Ctx> {
         patience::arrived();
-        Box::new(Ctx {
-            house: self.door.registry.house(),
-            started: Instant::now(),
-            request_id: intake::request_id(),
-            caller: None,
-            client: None,
-            told: Told::default(),
-            received: 0,
-            load: None,
-            held: None,
-            refused: None,
-            id: None,
-            leave: None,
-            seat: None,
-            visit: None,
-            socket: None,
-            tries: Tries::default(),
-            bearer: None,
-            reseated: false,
-            watch: None,
-            rest: None,
-            sent_at: None,
-            waited: Duration::ZERO,
-            waiting: None,
-            outcome: None,
-            spoken: false,
-            origin: None,
-            _present: self.state.enter(),
-        })
+        Box::new(Ctx::new(self.door.registry.house(), self.state.enter()))
     }
 
     /// Pingora's own modules (compression) are not wanted: they hold streams back.
@@ -178,7 +96,7 @@ impl ProxyHttp for Gateway {
                     // The body that asked for it is gone.
                     ctx.load = None;
                 }
-                reply::talk(session, ctx, era, talk, &self.door).await.map(|()| true)
+                speak::talk(session, ctx, era, talk, &self.door).await.map(|()| true)
             }
             None => Ok(true),
         }

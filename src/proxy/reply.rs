@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use filters::Refusal;
 use filters::agree::quote;
-use filters::verdict::code;
-use filters::{Era, Refusal};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH,
@@ -16,13 +15,11 @@ use http::{HeaderName, HeaderValue, Version};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
-use tokio::time::Instant;
 
+use super::Ctx;
 use super::answer::Watch;
-use super::{Ctx, intake};
-use crate::door::{Door, Reply};
+use crate::door::Reply;
 use crate::protocol::{header, sse, wire};
-use crate::rooms::{Talk, Word};
 use crate::telemetry::Outcome;
 
 /// How long a client that sends a refused body may go on before the connection is closed.
@@ -36,9 +33,6 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// What a client gets the whole of `limits.write_timeout` for.
 const PIECE: usize = 64 * 1024;
-
-/// How often it is asked whether the caller of a stream may still have it.
-pub(super) const AGAIN: Duration = Duration::from_secs(5);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -269,139 +263,8 @@ pub async fn preflight(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<
     write(session, ctx, head, Bytes::new()).await
 }
 
-async fn begin_events(session: &mut Session, ctx: &Ctx) -> pingora::Result<()> {
-    let mut head = ResponseHeader::build_no_case(200, Some(6))?;
-    head.insert_header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))?;
-    head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
-    if session.req_header().version == Version::HTTP_11 {
-        head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
-    }
-    stamp(&mut head, ctx)?;
-    open(session, Box::new(head), false).await
-}
-
-/// Whether the caller of a stream is by now still the one that began it, with the same roles under the same policy. A
-/// stream that ends otherwise is opened anew by its client, and then judged by what holds then. The house of now takes
-/// the place of the one that the stream began in, which would stay for as long as the stream.
-pub(super) async fn may_stay(session: &Session, ctx: &mut Ctx, door: &Door) -> bool {
-    let house = door.registry.house();
-    if house.plan.config.rbac != ctx.house.plan.config.rbac {
-        return false;
-    }
-    ctx.house = house.clone();
-    let Some(caller) = &ctx.caller else { return true };
-    match house.plan.chain.auth.identify(&intake::head(session, ctx.client)).await {
-        Ok(now) => now.is_same_as(caller) && now.roles == caller.roles && now.scopes == caller.scopes,
-        // That the keys cannot be read says nothing about the caller.
-        Err(refusal) => refusal.status >= 500,
-    }
-}
-
 /// Whether the client reads streams of events; one that does not say what it takes is told in any form.
 pub fn takes_events(session: &Session) -> bool {
     let accept = session.req_header().headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok());
     accept.is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"))
-}
-
-/// The status of an error of a server that speaks no HTTP itself: in the modern era some have one of their own
-/// (2026-07-28, streamable-http).
-fn status_of(era: Era, error: &[u8]) -> u16 {
-    if era == Era::Legacy {
-        return 200;
-    }
-    let code =
-        wire::member(error, "code").and_then(|code| std::str::from_utf8(code.of(error)).ok()?.parse().ok());
-    match code {
-        Some(code::METHOD_NOT_FOUND) => 404,
-        Some(
-            code::PARSE
-            | code::INVALID_REQUEST
-            | code::INVALID_PARAMS
-            | code::HEADER_MISMATCH
-            | code::MISSING_CAPABILITY
-            | code::UNSUPPORTED_VERSION,
-        ) => 400,
-        _ => 200,
-    }
-}
-
-/// Speaks for a room until it has said its last word or the client leaves. A single answer goes out as plain
-/// JSON; notes before it, or a wait that is long enough for a proxy to grow impatient, make it a stream.
-pub async fn talk(
-    session: &mut Session,
-    ctx: &mut Ctx,
-    era: Era,
-    mut talk: Talk,
-    door: &Door,
-) -> pingora::Result<()> {
-    let keep_alive = ctx.house.plan.config.limits.sse_keepalive.get();
-    let takes_events = takes_events(session);
-    let mut begun = false;
-    let _counted = talk.stream.then(|| door.metrics.stream());
-    if talk.stream {
-        begin_events(session, ctx).await?;
-        begun = true;
-    }
-    ctx.outcome = Some(Outcome::Ok);
-    let mut again = tokio::time::interval_at(Instant::now() + AGAIN, AGAIN);
-    // Since when the client has heard nothing.
-    let mut quiet = Instant::now();
-    loop {
-        let word = tokio::select! {
-            biased;
-            _ = again.tick(), if talk.stream => {
-                if may_stay(session, ctx, door).await {
-                    continue;
-                }
-                let last = talk.goodbye.as_deref().map(sse::message);
-                return say(session, last.unwrap_or_default(), true).await;
-            }
-            word = talk.words.recv() => word,
-            () = tokio::time::sleep_until(quiet + keep_alive), if takes_events => {
-                if !begun {
-                    begin_events(session, ctx).await?;
-                    begun = true;
-                }
-                say(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
-                quiet = Instant::now();
-                continue;
-            }
-            left = session.as_downstream_mut().read_body_or_idle(true) => {
-                ctx.outcome = Some(Outcome::Left);
-                return match left {
-                    Err(error) => Err(error.into_down()),
-                    Ok(_) => Err(Error::explain(ErrorType::ConnectionClosed, "more came than one request").into_down()),
-                };
-            }
-        };
-        match word {
-            Some(Word::Note(message)) if takes_events => {
-                if !begun {
-                    begin_events(session, ctx).await?;
-                    begun = true;
-                }
-                say(session, sse::message(&message), false).await?;
-                quiet = Instant::now();
-            }
-            Some(Word::Note(_)) => {}
-            Some(Word::Last(message)) => {
-                let error = wire::read(&message).and_then(|message| message.error);
-                if error.is_some() {
-                    ctx.outcome = Some(Outcome::Error);
-                }
-                if begun {
-                    return say(session, sse::message(&message), true).await;
-                }
-                let status = error.map_or(200, |error| status_of(era, error.of(&message)));
-                return whole(session, ctx, Reply { status, body: message, session: None, events: false })
-                    .await;
-            }
-            Some(Word::Refused(refusal)) => {
-                ctx.refuse("upstream", refusal);
-                return failure(session, ctx).await;
-            }
-            Some(Word::Taken) => return whole(session, ctx, Reply::accepted()).await,
-            None => return say(session, Bytes::new(), true).await,
-        }
-    }
 }

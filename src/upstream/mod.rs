@@ -4,6 +4,7 @@
 
 pub mod answers;
 mod bounds;
+mod choice;
 pub mod clock;
 pub mod demo;
 pub mod exchange;

@@ -14,7 +14,6 @@ use pingora::http::ResponseHeader;
 use super::hearing::{Hearing, Pieces};
 use crate::door::Leave;
 use crate::protocol::sse::Splitter;
-use crate::protocol::wire;
 use crate::upstream::http::Seat;
 use crate::upstream::{Screen, UpstreamError};
 
@@ -133,6 +132,15 @@ impl Watch {
 
     /// Takes the next piece of the body and gives what may go out now.
     pub fn pass(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
+        let passed = self.look(piece, end);
+        if end && passed.is_ok() && self.is_held() {
+            // It goes out whole: nothing can take its place any more.
+            self.form = Form::Other;
+        }
+        passed
+    }
+
+    fn look(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
         self.passed += piece.as_ref().map_or(0, Bytes::len);
         if self.doubtful
             && let Some(piece) = &piece
@@ -185,9 +193,15 @@ impl Watch {
                     return Ok(Some(Bytes::new()));
                 }
                 let body = std::mem::take(held).freeze();
-                let clean = match wire::read(&body) {
-                    Some(_) => screen.map_or(Ok(None), |screen| screen.message(&body))?,
-                    None => screen.map_or(Ok(None), |screen| screen.text(&body))?,
+                // A text in another encoding would pass unseen.
+                if std::str::from_utf8(&body).is_err() {
+                    return Err(UpstreamError::Nonsense("its answer cannot be searched".into()));
+                }
+                let clean = match screen {
+                    // Of an answer its skeleton is for programs, and stays.
+                    Some(screen) if reader.is_answer(&body) => screen.message(&body)?,
+                    Some(screen) => screen.text(&body)?,
+                    None => None,
                 };
                 Ok(Some(clean.unwrap_or(body)))
             }

@@ -101,6 +101,12 @@ impl Hearing {
         self.session.as_ref().is_some_and(|(_, seat)| seat.has_batches())
     }
 
+    /// Whether a message is the answer that is waited for.
+    pub fn is_answer(&self, message: &[u8]) -> bool {
+        let read = wire::read(message).filter(wire::Incoming::is_answer);
+        read.is_some_and(|read| fits(&read, message, self.id.as_deref()).is_ok())
+    }
+
     /// Judges a JSON answer; gives the one that was waited for.
     pub fn judge(&mut self, body: Bytes) -> Result<Bytes, UpstreamError> {
         let nonsense = |words: &str| UpstreamError::Nonsense(words.into());

@@ -43,6 +43,20 @@ fn teller(seen: &Seen) -> Act {
             let body = json!({"error": format!("declined: {CARD}")}).to_string();
             Act::Say(http("500 Internal Server Error", &["Content-Type: application/json"], &body))
         }
+        // It says of itself that it is a message, and is none.
+        "half" => {
+            let body = json!({"jsonrpc": "2.0", "message": format!("declined: {CARD}")}).to_string();
+            Act::Say(http("500 Internal Server Error", &["Content-Type: application/json"], &body))
+        }
+        "wide" => {
+            let body = json!({"error": format!("declined: {CARD}")}).to_string();
+            let wide = body.encode_utf16().flat_map(u16::to_le_bytes);
+            let head = format!(
+                "HTTP/1.1 500 Oh\r\nContent-Type: application/json; charset=utf-16\r\nContent-Length: {}\r\n\r\n",
+                2 * body.len()
+            );
+            Act::Say(head.into_bytes().into_iter().chain(wide).collect())
+        }
         "events" => events(&[
             "id: first\ndata:\n\n".into(),
             ": a comment\n\n".into(),

@@ -28,13 +28,14 @@ pub(super) fn taken() -> Option<ReusedHttpStream> {
 /// Ends an exchange that has failed; nothing is left of it for Pingora to close. To be called in its last phase, and only
 /// if the client was told all that it was promised.
 pub(super) async fn keep(session: &mut Session) {
-    if session.as_downstream().as_http1().is_none() || session.get_keepalive().is_none() {
+    if session.as_downstream().as_http1().is_none() {
         return;
     }
     let settings = HttpPersistentSettings::for_session(session.as_downstream());
     let nothing = ServerSession::new_http1(Box::new(Cursor::new(Vec::new())));
     let exchange = std::mem::replace(session.as_downstream_mut(), nothing);
-    // What fails here is the client's connection, and that is over then.
+    // One that is not to be used again is closed in good order by this. What fails here is the client's connection, and
+    // that is over then.
     let Ok(Some(stream)) = exchange.finish().await else { return };
     let reused = ReusedHttpStream::from_reusable_stream(stream, settings);
     // A stream of HTTP/2 was sorted out above, so that there is somebody who serves the connection.

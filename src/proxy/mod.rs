@@ -352,7 +352,8 @@ impl ProxyHttp for Gateway {
         }
         self.note(session, ctx, outcome);
         if ctx.spoken {
-            kept::keep(session).await;
+            // Few need the room for it.
+            Box::pin(kept::keep(session)).await;
         }
     }
 

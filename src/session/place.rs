@@ -294,6 +294,11 @@ impl Session {
     pub(super) fn move_to(self: &Arc<Self>, now: &Arc<Server>, bearer: Option<HeaderValue>) {
         let (session, now) = (self.clone(), now.clone());
         if now.upstream.is_shared() {
+            if self.memory.followed(&now.name).is_empty() {
+                return;
+            }
+            // Before a reload can pass that finds nothing to go on with.
+            self.fall_behind(&now);
             self.core.spawn(async move { session.share_again(&now).await });
         } else if now.upstream.http().is_some() && self.cares(&now.name) {
             self.core.spawn(async move {

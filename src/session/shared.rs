@@ -107,11 +107,15 @@ impl Session {
         }
     }
 
+    /// At this server is something to be followed again.
+    pub(super) fn fall_behind(self: &Arc<Self>, server: &Arc<Server>) {
+        self.shared(server, |shared| shared.behind.store(true, Ordering::Release));
+    }
+
     /// Follows at a server what was followed at the one before, and tells the client that it may have changed.
     pub(super) async fn share_again(self: &Arc<Self>, server: &Arc<Server>) {
         let ended = self.end();
         let behind = self.shared(server, |shared| shared.behind.clone());
-        behind.store(true, Ordering::Release);
         for uri in self.memory.followed(&server.name) {
             let mut pause = FIRST_PAUSE;
             loop {

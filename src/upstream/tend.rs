@@ -99,6 +99,8 @@ impl Pool {
                     let news = endpoint.vitals.passed(self.clock());
                     self.tell(index, news, "its check passed");
                 }
+                // That says nothing of the endpoint.
+                Ok(Err(UpstreamError::Exhausted(_))) => {}
                 failed => {
                     let late = UpstreamError::TimedOut(patience);
                     let why = failed.ok().and_then(Result::err).unwrap_or(late);

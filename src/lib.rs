@@ -1,6 +1,7 @@
 //! Toolgate: an MCP gateway. `ARCHITECTURE.md` is the plan of the house; the modules stand in the order of its
 //! floors, from the ground up.
 
+pub mod allocator;
 pub mod config;
 pub mod protocol;
 

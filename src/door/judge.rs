@@ -109,7 +109,8 @@ impl Door {
         let halt = |refusal| Halt { filter: GUARD, refusal: Box::new(refusal), id: id.cloned() };
         let Some(aim) = aim else { return Ok(permit) };
         // The head repeats what its sender wrote, secrets and all.
-        mirrored(endpoint, &permit, &head, body, came).map_err(halt)?;
+        let target = called(endpoint, &permit, body);
+        mirrored(target, &permit, &head, body, came).map_err(halt)?;
         let Some(server) = house.servers.get(aim.server) else { return Ok(permit) };
         if let (Redaction::Block, Some(redactor)) = (server.config.redact.arguments, &house.plan.redactor) {
             for place in said(permit.rpc.arguments, permit.rpc.input_responses) {
@@ -121,23 +122,17 @@ impl Door {
             }
         }
         let arguments = permit.rpc.arguments.map(|arguments| arguments.of(body));
-        self.fitting(endpoint, &permit, body, arguments).map(|()| permit).map_err(halt)
+        self.fitting(target, era, arguments).map(|()| permit).map_err(halt)
     }
 
     /// Whether the arguments fit the tool's schema, where somebody wants to know.
-    fn fitting(
-        &self,
-        endpoint: &Endpoint,
-        permit: &Permit,
-        body: &[u8],
-        arguments: Option<&[u8]>,
-    ) -> Result<(), Refusal> {
-        let Some(target) = called(endpoint, permit, body) else { return Ok(()) };
+    fn fitting(&self, target: Option<&Target>, era: Era, arguments: Option<&[u8]>) -> Result<(), Refusal> {
+        let Some(target) = target else { return Ok(()) };
         let Some(schema) = &target.schema else { return Ok(()) };
         let name = &target.label;
         let refusal = match schema.get().map(|schema| schema.check(arguments)) {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(violations)) => guard::schema::refusal(name, &violations, permit.era),
+            Ok(Err(violations)) => guard::schema::refusal(name, &violations, era),
             Err(why) => {
                 let words = format!("the inputSchema of `{name}` cannot be used: {why}");
                 Refusal::http(502, "schema_unusable", words)
@@ -159,7 +154,7 @@ fn called<'a>(endpoint: &'a Endpoint, permit: &Permit, body: &[u8]) -> Option<&'
 
 /// Whether the head repeats the arguments that it must; `said` is the body as it came, where it was changed since.
 fn mirrored(
-    endpoint: &Endpoint,
+    target: Option<&Target>,
     permit: &Permit,
     head: &Head<'_>,
     body: &[u8],
@@ -168,9 +163,7 @@ fn mirrored(
     if !head.outside || permit.era != Era::Modern {
         return Ok(());
     }
-    let Some(mirrors) = called(endpoint, permit, body).and_then(|target| target.mirrors.as_ref()) else {
-        return Ok(());
-    };
+    let Some(mirrors) = target.and_then(|target| target.mirrors.as_ref()) else { return Ok(()) };
     match said {
         None => mirrors.agree(head, permit.rpc.arguments.map(|arguments| arguments.of(body))),
         Some(said) => {

@@ -7,6 +7,8 @@
 //! the filter puts our own bytes in the place of that piece. When the length is not known beforehand and the
 //! body turns out longer, no sign can be set; [`can_replay`] says so, and the caller takes another way.
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -64,7 +66,13 @@ pub async fn read(
         // Pingora takes this for an answer before the end of the body, after which it would close.
         downstream.set_keepalive(kept);
     }
-    match tokio::time::timeout(patience, collect(session, length, bounds, load)).await {
+    let mut collecting = pin!(collect(session, length, bounds, load));
+    // Most bodies came with their head, and need no clock.
+    let read = match futures::poll!(collecting.as_mut()) {
+        Poll::Ready(read) => Ok(read),
+        Poll::Pending => tokio::time::timeout(patience, collecting).await,
+    };
+    match read {
         Ok(Ok(read)) => Ok(read),
         Ok(Err(error)) => match error.etype() {
             ErrorType::ReadError => Err(error.into_down()),

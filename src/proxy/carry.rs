@@ -173,7 +173,7 @@ async fn carried(
                         {
                             head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
                         }
-                        outgoing::response(&mut head);
+                        outgoing::response(&mut head)?;
                         stamp(&mut head, ctx)?;
                         if resumes {
                             // It works; nobody shall wait for the end of a stream to hear that.

@@ -226,7 +226,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
-        outgoing::response(response);
+        outgoing::response(response)?;
         if response.status.is_informational() {
             return Ok(());
         }

@@ -21,6 +21,7 @@ mod intake;
 mod kept;
 mod late;
 mod leaves;
+mod linger;
 pub mod multiplex;
 mod outgoing;
 pub mod patience;

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::crowd::{Place, Places};
 use super::leaves::Leaves;
+use super::linger::Linger;
 use super::patience::{Ended, IDLE, Patient, Standing};
 use crate::state::State;
 
@@ -99,6 +100,7 @@ impl Multiplex {
             proxy_digest: stream.get_proxy_digest(),
             socket_digest: stream.get_socket_digest(),
         });
+        let socket = stream.id();
         let shaken = tokio::time::timeout(self.patience, handshake(stream, Some(self.options.clone()))).await;
         let Ok(Ok(mut connection)) = shaken else {
             tracing::debug!("a client did not begin HTTP/2 as it should, or not in time");
@@ -116,7 +118,8 @@ impl Multiplex {
         let (mut ending, mut turned) = (false, None);
         // The last bytes of an answer are written here, after its request is done: the process must wait for them.
         let mut present = None;
-        loop {
+        // Whether it is the gateway that ends the connection, while its client may still be sending.
+        let sent_away = loop {
             let wait = if ending { LAST } else { pause };
             let accepted = tokio::select! {
                 biased;
@@ -145,7 +148,7 @@ impl Multiplex {
                 accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => Some(accepted),
                 () = fast_sleep(wait), if running == 0 => {
                     if ending {
-                        break;
+                        break false;
                     }
                     connection.graceful_shutdown();
                     ending = true;
@@ -178,10 +181,10 @@ impl Multiplex {
                     });
                 }
                 (Some(Ok(Some(H2Accept::Rejected))), _) => malformed += 1,
-                (Some(Ok(None)), _) => break,
+                (Some(Ok(None)), _) => break false,
                 (Some(Err(error)), _) => {
                     tracing::debug!(%error, "a connection of HTTP/2 broke off");
-                    break;
+                    break true;
                 }
             }
             if leaves.are_gone() && running > 0 && turned.is_none() {
@@ -205,9 +208,13 @@ impl Multiplex {
                     }
                 };
                 let _ = tokio::time::timeout(LAST, gone).await;
-                break;
+                break true;
             }
-        }
+        };
         drop(present);
+        if sent_away && let Some(linger) = Linger::on(socket) {
+            drop(connection);
+            linger.drain(LAST).await;
+        }
     }
 }

@@ -280,7 +280,20 @@ async fn bodies_of_many_requests_on_a_connection_are_bounded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_requests_cost_their_connection() {
     let gateway = Gateway::start(DEMO).await;
-    let mut raw = Raw::open(gateway.port).await;
+    malformed(Raw::open(gateway.port).await, 100).await;
+    assert_eq!(gateway.call("demo__echo", json!({"text": "x"})).await.0, 200);
+}
+
+/// A socket that is closed while requests wait in it unread is reset, and what was still to be sent is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_late_learns_why_it_is_sent_away() {
+    let gateway = Gateway::start(DEMO).await;
+    malformed(Raw::narrow(gateway.port).await, 20_000).await;
+    assert_eq!(gateway.call("demo__echo", json!({"text": "x"})).await.0, 200);
+}
+
+/// Sends requests without reading, and then reads why no more are taken.
+async fn malformed(mut raw: Raw, most: u32) {
     let bad = fields(&[
         (":method", "POST"),
         (":scheme", "http"),
@@ -288,11 +301,12 @@ async fn malformed_requests_cost_their_connection() {
         (":authority", "localhost"),
         ("host", "evil.example"),
     ]);
-    for stream in (1..200).step_by(2) {
-        raw.send(&frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, stream, &bad)).await;
+    for stream in (1..2 * most).step_by(2) {
+        if !raw.send(&frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, stream, &bad)).await {
+            break;
+        }
     }
     assert_eq!(raw.reason().await, Some(ENHANCE_YOUR_CALM));
-    assert_eq!(gateway.call("demo__echo", json!({"text": "x"})).await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,9 +56,23 @@ impl Raw {
         Self { reader, writer }
     }
 
+    /// One with nothing said yet, whose receive buffer is as small as the system allows: what the gateway sends waits
+    /// with the gateway until it is read.
+    pub async fn narrow(port: u16) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(1).expect("a TCP socket has the option");
+        let stream = socket.connect(([127, 0, 0, 1], port).into()).await.expect("the gateway listens");
+        let (reader, writer) = stream.into_split();
+        Self { reader, writer }.begun().await
+    }
+
     /// One that has said the preface and empty settings.
     pub async fn open(port: u16) -> Self {
-        let mut raw = Self::silent(port).await;
+        Self::silent(port).await.begun().await
+    }
+
+    async fn begun(self) -> Self {
+        let mut raw = self;
         assert!(raw.send(PREFACE).await && raw.send(&frame(SETTINGS, 0, 0, &[])).await, "the gateway reads");
         raw
     }

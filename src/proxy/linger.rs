@@ -1,0 +1,43 @@
+//! A lingering close: what a client still sends is read and dropped for a moment.
+//!
+//! A socket that is closed over unread bytes is reset, and the system then throws away what it had not sent yet: a client
+//! that is still sending never learns why it was sent away (RFC 9112 §9.6; nginx calls it `lingering_close`).
+
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+/// Bytes that are read at most. A client that sends more than this is reset.
+const MOST: usize = 8 * 1024 * 1024;
+
+/// A second descriptor of a connection, which holds it open while its owner closes it.
+pub struct Linger(TcpStream);
+
+impl Linger {
+    /// `None` where the connection is no TCP socket, or no descriptor is left.
+    pub fn on(socket: RawFd) -> Option<Self> {
+        if socket < 0 {
+            return None;
+        }
+        // SAFETY: the caller owns the connection that this descriptor belongs to, and closes it later.
+        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+        let second: OwnedFd = socket.try_clone_to_owned().ok()?;
+        TcpStream::from_std(second.into()).ok().map(Self)
+    }
+
+    /// Reads until the client ends its side, at most for this time and [`MOST`] bytes; then the connection is closed.
+    pub async fn drain(mut self, time: Duration) {
+        let rest = async {
+            let (mut piece, mut read) = (vec![0; 16 * 1024], 0);
+            while let Ok(count @ 1..) = self.0.read(&mut piece).await {
+                read += count;
+                if read > MOST {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(time, rest).await;
+    }
+}

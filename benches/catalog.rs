@@ -41,7 +41,9 @@ fn seen(servers: usize, tools: usize) -> Vec<Seen> {
         Server::new(&format!("server{n}"), settings, &config.limits, None)
             .expect("the demo server can always be made")
     };
-    (0..servers).map(|n| Seen { server: server(n), legacy: None, modern: Some(face(tools)) }).collect()
+    (0..servers)
+        .map(|n| Seen { server: server(n), legacy: None, modern: Some(face(tools)), starting: [false; 2] })
+        .collect()
 }
 
 fn list(c: &mut Criterion) {

@@ -18,7 +18,7 @@ use pingora::services::listening::Service;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Level};
+use crate::config::{self, Config, Level};
 use crate::descriptors::Descriptors;
 use crate::door::Door;
 use crate::handover::{HandoverError, Keep, Lent, Opening};
@@ -29,7 +29,7 @@ use crate::proxy::patience::Patient;
 use crate::proxy::secure::Secure;
 use crate::proxy::tongue::Tongue;
 use crate::proxy::{Gateway, Serves};
-use crate::registry::Registry;
+use crate::registry::{Registry, START};
 use crate::reload::Reload;
 use crate::session::Sessions;
 use crate::sign::Sign;
@@ -42,8 +42,6 @@ use signals::{Signals, Stage};
 use stop::Stopping;
 use succeed::Before;
 
-/// How long the listeners wait for the servers' first answers.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How long they wait for the store of shared limits.
 const STORE: Duration = Duration::from_secs(1);
 /// How often idle sessions are looked for, if they do not live shorter than that.
@@ -88,21 +86,29 @@ pub struct App {
 }
 
 impl App {
-    /// A gateway from its start to its end, which a signal makes; `ready` is called once the servers are known and the
-    /// ports are ours.
-    pub fn run(config: Config, start: Start, ready: impl FnOnce(&Self)) -> Result<(), AppError> {
+    /// A gateway from its start to its end, which a signal makes. It listens at once; `ready` is called when each server has
+    /// answered, or after some seconds, for those that are there by then.
+    pub fn run(
+        config: Config,
+        start: Start,
+        ready: impl FnOnce(&Door) + Send + 'static,
+    ) -> Result<(), AppError> {
         let runtime = core()?;
         let signals = Signals::heed(&runtime, start.successor)?;
         orphans::adopt();
         Self::on(runtime, config)?.serve(start.file, start.upgrade, signals, ready)
     }
 
-    /// The house alone, for the commands that do not listen.
+    /// The house alone, for the commands that do not listen; waits until each server has answered, or its time to start is
+    /// over.
     pub fn build(config: Config) -> Result<Self, AppError> {
-        Self::on(core()?, config)
+        let longest = config.servers.values().map(config::Server::startup).max().unwrap_or_default();
+        let app = Self::on(core()?, config)?;
+        app.runtime.block_on(app.door.registry.settled(longest + START, START));
+        Ok(app)
     }
 
-    /// Builds the house and connects the servers; waits for their first answers, but not for long.
+    /// Builds the house and begins to connect the servers.
     fn on(runtime: Runtime, config: Config) -> Result<Self, AppError> {
         // Before any child is started, which gets back what held before.
         let descriptors = Descriptors::raise();
@@ -112,7 +118,6 @@ impl App {
         let door = runtime.block_on(async {
             let plan = Plan::new(config, None, &core)?;
             let registry = Registry::start(plan, metrics.clone());
-            registry.settled(PATIENCE).await;
             reached(&registry).await;
             Ok::<_, AppError>(Arc::new(Door {
                 registry,
@@ -140,7 +145,7 @@ impl App {
         file: Option<PathBuf>,
         upgrade: bool,
         signals: Signals,
-        ready: impl FnOnce(&Self),
+        ready: impl FnOnce(&Door) + Send + 'static,
     ) -> Result<(), AppError> {
         let house = self.door.registry.house();
         let config = house.plan.config.clone();
@@ -227,7 +232,14 @@ impl App {
         let keep = Keep::new(sockets);
         let sign = file.as_deref().and_then(Sign::of);
         let hang = sign.clone().map(|sign| (sign, config.operator()));
-        self.runtime.spawn(before.open(opening, addresses.len(), keep.clone(), signals.clone(), hang));
+        self.runtime.spawn(before.open(
+            opening,
+            addresses.len(),
+            keep.clone(),
+            signals.clone(),
+            hang,
+            self.door.registry.clone(),
+        ));
         self.runtime.spawn(sweep(self.door.clone()));
         self.runtime.spawn(move_sessions(self.door.clone()));
         let (door, state, hangup) = (self.door.clone(), self.state.clone(), signals.hangup.clone());
@@ -236,7 +248,15 @@ impl App {
         let (door, state) = (self.door.clone(), self.state.clone());
         self.runtime.spawn(stop::finish(door, state, addresses.len(), why.clone(), sign));
         signals.reached(Stage::Serving);
-        ready(&self);
+        let (door, at) = (self.door.clone(), config.listen.address);
+        self.runtime.spawn(async move {
+            let starting = door.registry.awaited();
+            if !starting.is_empty() {
+                tracing::info!(%at, starting = starting.join(", "), "listening; some servers are still starting");
+            }
+            door.registry.settled(START, START).await;
+            ready(&door);
+        });
         server.run(RunArgs { shutdown_signal: Box::new(Stopping { why, keep }) });
         // `finish` ends the process when the last request is done; here only when that took too long.
         Ok(())

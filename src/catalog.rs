@@ -52,6 +52,8 @@ pub struct Seen {
     pub server: Arc<Server>,
     pub legacy: Option<Arc<Face>>,
     pub modern: Option<Arc<Face>>,
+    /// By era: whether it was started and has not answered yet.
+    pub starting: [bool; 2],
 }
 
 impl Seen {
@@ -182,6 +184,8 @@ pub struct View {
     pub events: bool,
     /// How many servers speak this era here; with none there is nothing to greet for.
     pub servers: usize,
+    /// Whether one that is starting may come to speak it.
+    pub starting: bool,
     /// Tool names as shown, sorted.
     pub shown: Vec<String>,
 }

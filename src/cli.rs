@@ -248,14 +248,15 @@ fn run(config: Config, file: &Path, upgrade: bool) -> ExitCode {
     }
     let successor = successor(file, handover::place(&config));
     let start = Start { file: Some(file.to_owned()), upgrade, successor };
-    let ran = App::run(config, start, |app| announce(app, Some(file)));
+    let at = file.to_owned();
+    let ran = App::run(config, start, move |door| announce(door, Some(&at)));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
 fn quickstart() -> ExitCode {
     let config = Config::quickstart();
     telemetry::start(&config.log);
-    let ran = App::run(config, Start::default(), |app| announce(app, None));
+    let ran = App::run(config, Start::default(), |door| announce(door, None));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 

@@ -27,7 +27,7 @@ pub fn http(address: SocketAddr) -> ExitCode {
         server.prefix = String::new();
     }
     telemetry::start(&config.log);
-    let listening = |_: &App| aloud(format!("demo server listening on http://{address}/mcp\n"));
+    let listening = move |_: &Door| aloud(format!("demo server listening on http://{address}/mcp\n"));
     let ran = App::run(config, Start::default(), listening);
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }

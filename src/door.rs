@@ -203,7 +203,7 @@ impl Door {
         match method {
             Method::Initialize => self.initialize(&led, endpoint),
             Method::Discover => {
-                self.spoken(endpoint, era)?;
+                self.introduced(endpoint)?;
                 Ok(Exit::Answer(Reply::ok(wire::result(id, &discovered(endpoint)))))
             }
             Method::Ping => Ok(Exit::Answer(Reply::ok(wire::result(id, b"{}")))),
@@ -219,7 +219,7 @@ impl Door {
                 let names = |era| if tools { &endpoint.view(era).tools } else { &endpoint.view(era).prompts };
                 let Some(target) = names(era).get(&*said) else {
                     let what = if tools { Thing::Tool } else { Thing::Prompt };
-                    return Err(self.unknown(endpoint, era, what, &said, names(other(era)).get(&*said)));
+                    return Err(self.unknown(&led, endpoint, what, &said, names(other(era)).get(&*said)));
                 };
                 let target = target.clone();
                 self.to(led, &target, method, Some(name.span), None, told)
@@ -246,7 +246,7 @@ impl Door {
                     }
                     (None, None) => {
                         let elsewhere = endpoint.view(other(era)).resource(&said);
-                        Err(self.unknown(endpoint, era, Thing::Resource, &said, elsewhere))
+                        Err(self.unknown(&led, endpoint, Thing::Resource, &said, elsewhere))
                     }
                 }
             }

@@ -36,8 +36,13 @@ const GATHER: Duration = Duration::from_millis(25);
 /// How many times as long as a catalog takes to build the next one waits, and how long at most.
 const REST: u32 = 4;
 const LONGEST_REST: Duration = Duration::from_secs(2);
-/// How long a server that a reload changed may take to connect before the one that it was is taken away all the same.
+/// How long the start of the gateway lasts at most, for who asks whether it is ready: what is there then is what it serves.
+pub const START: Duration = Duration::from_secs(5);
+/// How long a server that a reload changed may take to connect, unless it is still starting, before the one that it was is
+/// taken away all the same.
 const TAKEOVER: Duration = Duration::from_secs(10);
+
+const ERAS: [Era; 2] = [Era::Legacy, Era::Modern];
 
 /// The servers by their names, as they are called now.
 type Called = BTreeMap<Arc<str>, Arc<Server>>;
@@ -65,7 +70,8 @@ impl House {
         let away = servers.filter(|server| is_required(&server.name) && !server.is_up());
         let words = away.map(|server| {
             let error = server.last_error();
-            let why = error.map_or_else(|| "not connected yet".to_owned(), |error| error.to_string());
+            let none = if server.is_awaited() { "still starting" } else { "not connected yet" };
+            let why = error.map_or_else(|| none.to_owned(), |error| error.to_string());
             format!("the required server `{}`: {why}", server.name)
         });
         words.collect()
@@ -132,7 +138,9 @@ pub struct Registry {
     stale: Notify,
     /// The version of the catalog that stands.
     news: watch::Sender<u64>,
-    untried: watch::Sender<usize>,
+    /// How many servers were not heard of yet since the start, and how many answers about an era are still to come.
+    untried: watch::Sender<(usize, usize)>,
+    begun: Instant,
     pins: Pins,
     metrics: Arc<Metrics>,
 }
@@ -146,7 +154,8 @@ impl Registry {
             kept: Mutex::default(),
             stale: Notify::new(),
             news: watch::Sender::new(0),
-            untried: watch::Sender::new(0),
+            untried: watch::Sender::new((0, 0)),
+            begun: Instant::now(),
             pins: Pins::default(),
             metrics,
         });
@@ -166,11 +175,31 @@ impl Registry {
         self.house.load_full()
     }
 
-    /// Waits until every server was tried once, but no longer than `patience`.
-    pub async fn settled(&self, patience: Duration) {
+    /// Waits until every server was tried once, but no longer than `patience`; for what those that answered have to say of
+    /// the other era no longer than `rest` more.
+    pub async fn settled(&self, patience: Duration, rest: Duration) {
         let mut untried = self.untried.subscribe();
-        let _ = tokio::time::timeout(patience, untried.wait_for(|count| *count == 0)).await;
+        let all = async {
+            let _ = untried.wait_for(|(servers, _)| *servers == 0).await;
+            let _ = tokio::time::timeout(rest, untried.wait_for(|(_, eras)| *eras == 0)).await;
+        };
+        let _ = tokio::time::timeout(patience, all).await;
         self.rebuild();
+    }
+
+    /// The servers that the gateway still waits for, for as long as its start is said to last. What a reload adds later is
+    /// no reason to take it out of service.
+    pub fn awaited(&self) -> Vec<Arc<str>> {
+        if self.begun.elapsed() >= START {
+            return Vec::new();
+        }
+        self.lock().values().filter(|kept| !kept.tried).map(|kept| kept.server.name.clone()).collect()
+    }
+
+    /// An answer about an era has come that changes no list.
+    fn settle(&self) {
+        self.count_untried(&self.lock());
+        self.stale.notify_one();
     }
 
     /// Swaps in the servers of a new plan: those that did not change are kept with their connections, those whose
@@ -254,6 +283,12 @@ impl Registry {
         let (registry, server) = (Arc::downgrade(self), server.clone());
         tokio::spawn(async move {
             tokio::time::sleep(TAKEOVER).await;
+            let starts = || ERAS.iter().any(|era| server.is_starting(*era));
+            let untried = registry.upgrade().map(|registry| registry.untried.subscribe());
+            let (Some(mut untried), rest) = (untried, server.bounds.startup.saturating_sub(TAKEOVER)) else {
+                return;
+            };
+            let _ = tokio::time::timeout(rest, untried.wait_for(|_| !starts())).await;
             let Some(registry) = registry.upgrade() else { return };
             let old = {
                 let mut kept = registry.lock();
@@ -330,8 +365,9 @@ impl Registry {
     }
 
     fn count_untried(&self, kept: &BTreeMap<Arc<str>, Kept>) {
-        let count = kept.values().filter(|kept| !kept.tried).count();
-        self.untried.send_replace(count);
+        let servers = kept.values().filter(|kept| !kept.tried).count();
+        let starting = |era| kept.values().filter(|kept| kept.server.is_starting(era)).count();
+        self.untried.send_replace((servers, starting(Era::Legacy) + starting(Era::Modern)));
     }
 
     /// Builds the catalog anew, swaps it in and says so.
@@ -358,6 +394,7 @@ impl Registry {
                 server: kept.called().clone(),
                 legacy: shown(kept.called(), Era::Legacy, &kept.legacy),
                 modern: shown(kept.called(), Era::Modern, &kept.modern),
+                starting: ERAS.map(|era| kept.called().is_starting(era)),
             })
             .collect();
         let servers = seen.iter().map(|seen| (seen.server.name.clone(), seen.server.clone())).collect();

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use filters::Era;
 use prometheus::Histogram;
 use tokio::sync::Notify;
 
@@ -49,6 +50,8 @@ pub struct Server {
     breaker: Option<Breaker>,
     running: AtomicUsize,
     up: AtomicBool,
+    /// By era: it was not heard of yet since it was started.
+    starting: [AtomicBool; 2],
     last_error: ArcSwapOption<String>,
     seconds: OnceLock<Histogram>,
 }
@@ -171,6 +174,7 @@ impl Server {
             breaker: bounds.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),
             running: AtomicUsize::new(0),
             up: AtomicBool::new(before.is_some_and(Self::is_up)),
+            starting: [config.era.is_legacy(), config.era.is_modern()].map(AtomicBool::new),
             last_error: ArcSwapOption::new(before.and_then(Self::last_error)),
             seconds: OnceLock::new(),
             bounds,
@@ -252,6 +256,23 @@ impl Server {
         self.up.load(Ordering::Relaxed)
     }
 
+    /// Whether it was started and has not said yet whether it speaks the era.
+    pub fn is_starting(&self, era: Era) -> bool {
+        self.starting[era as usize].load(Ordering::Relaxed)
+    }
+
+    /// Whether it is starting and cannot be called at all yet.
+    pub fn is_awaited(&self) -> bool {
+        !self.is_up() && (self.is_starting(Era::Legacy) || self.is_starting(Era::Modern))
+    }
+
+    /// Notes the eras in which it is starting.
+    pub fn starts(&self, eras: [bool; 2]) {
+        for (starting, now) in self.starting.iter().zip(eras) {
+            starting.store(now, Ordering::Relaxed);
+        }
+    }
+
     /// The histogram of the time that its answers take.
     pub fn upstream_seconds(&self, metrics: &Metrics) -> &Histogram {
         self.seconds.get_or_init(|| metrics.upstream_seconds(&self.name))
@@ -279,6 +300,7 @@ fn is_wired_as(one: &config::Server, other: &config::Server) -> bool {
         prefix: String::new(),
         tools: config::Tools::default(),
         timeout: None,
+        startup_timeout: None,
         max_response: None,
         max_stream: None,
         max_concurrent: None,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,10 +12,11 @@ use super::stop::Stop;
 use super::{App, AppError};
 use crate::config::Operator;
 use crate::handover::{Door, HandoverError, Keep, Opening, PREDECESSOR, Sockets, Taking, place, take};
+use crate::registry::{Registry, START};
 use crate::sign::Sign;
 use crate::{systemd, telemetry};
 
-/// How long the required servers may take to connect before a handover is given up.
+/// How long servers may take to start before a handover, and the required ones to connect before it is given up.
 const READY: Duration = Duration::from_secs(60);
 
 /// What was before this gateway: another one that waits for a word, or nothing.
@@ -58,6 +60,7 @@ impl Before {
         keep: Keep,
         signals: Signals,
         hang: Option<(Sign, Operator)>,
+        registry: Arc<Registry>,
     ) {
         opening.all(listeners).await;
         if let Some(old) = self.old {
@@ -79,7 +82,11 @@ impl Before {
         if let Some((sign, at)) = hang {
             sign.hang(at);
         }
-        systemd::tell("READY=1");
+        // Units that are ordered after this one find its servers there, unless these take long.
+        tokio::spawn(async move {
+            registry.settled(START, START).await;
+            systemd::tell("READY=1");
+        });
         // With process 1 its container ends, and so would a successor.
         let Some(place) = self.place.filter(|_| std::process::id() != 1) else { return };
         let door = match Door::open(&place) {
@@ -110,6 +117,8 @@ impl Before {
 /// Waits until this gateway could serve as well as the one that runs.
 async fn ready(app: &App) -> Result<(), AppError> {
     let deadline = Instant::now() + READY;
+    // Meanwhile the one that runs has them all.
+    app.door.registry.settled(READY, START).await;
     loop {
         let missing = app.door.registry.house().missing();
         match missing.first() {

@@ -36,8 +36,9 @@ pub fn instructions(faces: &[Known<'_>], scope: &Scope<'_>) -> Option<Bytes> {
 }
 
 /// One server's own capabilities pass as they are, where it is reached alone and by itself; a federation
-/// offers what at least one member offers and the gateway can carry.
-pub fn capabilities(era: Era, faces: &[Known<'_>], scope: &Scope<'_>) -> Bytes {
+/// offers what at least one member offers and the gateway can carry, and all lists while one is `starting` that may have
+/// them: a client asks once what there is, and is told when a list changes.
+pub fn capabilities(era: Era, faces: &[Known<'_>], scope: &Scope<'_>, starting: bool) -> Bytes {
     if let (Scope::Single, [(server, face)]) = (scope, faces)
         && server.upstream.http().is_some()
     {
@@ -50,10 +51,10 @@ pub fn capabilities(era: Era, faces: &[Known<'_>], scope: &Scope<'_>) -> Bytes {
         parts.push(r#""tools":{"listChanged":true}"#.to_owned());
     }
     if !toolset {
-        if offers("prompts", None) {
+        if starting || offers("prompts", None) {
             parts.push(r#""prompts":{"listChanged":true}"#.to_owned());
         }
-        if offers("resources", None) {
+        if starting || offers("resources", None) {
             let carried = faces.iter().any(|(server, face)| match era {
                 Era::Legacy => {
                     (server.upstream.http().is_some() || server.upstream.is_shared())

@@ -73,6 +73,9 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
     draft.enter_apps();
     let mut view = draft.view;
     view.servers = count;
+    let awaited =
+        |seen: &&Seen| seen.starting[era as usize] && seen.face(era).is_none() && is_member(seen, scope, may);
+    view.starting = servers.iter().any(|seen| awaited(&seen));
     view.templates.sort();
     // Clients of a legacy server may rely on the form of its answers: alone it keeps it.
     view.events = era == Era::Legacy
@@ -102,7 +105,7 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
     }
     let following = faces.iter().filter(|(server, face)| greeting::follows(server, face));
     view.following = following.map(|(server, _)| server.serial).collect();
-    view.capabilities = greeting::capabilities(era, &faces, scope);
+    view.capabilities = greeting::capabilities(era, &faces, scope, view.starting);
     view.instructions = greeting::instructions(&faces, scope);
     view
 }

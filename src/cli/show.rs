@@ -4,8 +4,8 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use crate::app::App;
 use crate::config::{self, Config};
+use crate::door::Door;
 use crate::plan::Plan;
 
 /// Prints a line; where it cannot be written (a full disk), the command has failed.
@@ -26,13 +26,13 @@ pub fn aloud(words: String) {
 }
 
 /// What a person at the terminal wants to know first.
-pub fn announce(app: &App, file: Option<&Path>) {
-    aloud(greeting(app, file).unwrap_or_default());
+pub fn announce(door: &Door, file: Option<&Path>) {
+    aloud(greeting(door, file).unwrap_or_default());
 }
 
-fn greeting(app: &App, file: Option<&Path>) -> Result<String, fmt::Error> {
+fn greeting(door: &Door, file: Option<&Path>) -> Result<String, fmt::Error> {
     let mut out = String::new();
-    let house = app.door.registry.house();
+    let house = door.registry.house();
     let config = &house.plan.config;
     let from = file.map_or_else(
         || "quickstart settings (no toolgate.yaml here)".to_owned(),
@@ -43,7 +43,11 @@ fn greeting(app: &App, file: Option<&Path>) -> Result<String, fmt::Error> {
     writeln!(out, "  endpoint  {url}/mcp")?;
     let mut names: Vec<&str> = Vec::new();
     for server in house.servers.values() {
-        let state = if server.is_up() { "connected" } else { "not connected yet" };
+        let state = match server.is_up() {
+            true => "connected",
+            false if server.is_awaited() => "still starting",
+            false => "not connected yet",
+        };
         let why = server.last_error().map(|error| format!(": {error}")).unwrap_or_default();
         writeln!(out, "  server    {:<16} {state}{why}", server.name)?;
     }

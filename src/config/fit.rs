@@ -136,6 +136,9 @@ impl Written {
         if let Some(timeout) = self.timeout {
             within(spot, "timeout", timeout, CALL);
         }
+        if let Some(startup_timeout) = self.startup_timeout {
+            within(spot, "startup_timeout", startup_timeout, (Span::millis(100), Span::hours(1)));
+        }
         if let Some(max_response) = self.max_response {
             within(spot, "max_response", max_response, RESPONSE);
         }

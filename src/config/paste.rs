@@ -91,6 +91,9 @@ pub(super) struct Written {
     pub(super) tools: WrittenTools,
     /// Time for a call, instead of `limits.call_timeout`: 10ms to 1d.
     pub(super) timeout: Option<Span>,
+    /// Time for a start, one for all of it: from the first greeting until the server has answered in each era that it
+    /// speaks. 100ms to 1h; 60s by default.
+    pub(super) startup_timeout: Option<Span>,
     /// Largest answer that is read as a whole, instead of `limits.max_response`: 1KiB to 1GiB.
     pub(super) max_response: Option<Size>,
     /// Most calls at a time: 1 to 100000. No bound by default.
@@ -203,6 +206,7 @@ impl Written {
         let server = Server {
             tools: self.tools.tools(),
             timeout: self.timeout,
+            startup_timeout: self.startup_timeout,
             max_response: self.max_response,
             max_concurrent: self.max_concurrent,
             balance: self.balance.unwrap_or_default(),

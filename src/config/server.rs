@@ -20,6 +20,9 @@ use super::span::Span;
 use super::tls::{PemFile, some_path};
 use super::url::Url;
 
+/// Time for a start, where a server has none of its own: `npx` and `uvx` may have to fetch a package first.
+const STARTUP: Span = Span::secs(60);
+
 /// One server: what it is, and how it is treated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
@@ -31,6 +34,8 @@ pub struct Server {
     pub tools: Tools,
     /// Time for a call; see [`Server::call_timeout`].
     pub timeout: Option<Span>,
+    /// Time for a start, from the first greeting to the last answer to one; [`STARTUP`] if not set.
+    pub startup_timeout: Option<Span>,
     /// Largest answer that is read as a whole, in bytes; see [`Server::response_limit`].
     pub max_response: Option<Size>,
     /// Most calls at a time; `None` is no bound.
@@ -256,6 +261,7 @@ impl Server {
             prefix: prefix.into(),
             tools: Tools::default(),
             timeout: None,
+            startup_timeout: None,
             max_response: None,
             max_concurrent: None,
             balance: Balance::default(),
@@ -278,6 +284,11 @@ impl Server {
     /// Time for a call: its own, else the one for all.
     pub fn call_timeout(&self, limits: &Limits) -> Duration {
         self.timeout.unwrap_or(limits.call_timeout).get()
+    }
+
+    /// Time for a start.
+    pub fn startup(&self) -> Duration {
+        self.startup_timeout.unwrap_or(STARTUP).get()
     }
 
     /// Largest answer that is read as a whole, in bytes: its own bound, else the one for all.

@@ -91,11 +91,12 @@ fn no_secret_shows_when_a_config_is_printed() {
 fn what_a_server_does_not_set_is_that_of_all() {
     let config = read(
         "limits: {call_timeout: 5s, max_response: 1MiB}\nmcpServers:\n  a: {builtin: demo}\n  \
-         b: {builtin: demo, timeout: 1m, max_response: 2MiB, prefix: \"\", max_concurrent: 3, required: true}\n",
+         b: {builtin: demo, timeout: 1m, startup_timeout: 5m, max_response: 2MiB, prefix: \"\", max_concurrent: 3, required: true}\n",
     );
     let (a, b) = (&config.servers["a"], &config.servers["b"]);
     assert_eq!(a.call_timeout(&config.limits), Duration::from_secs(5));
     assert_eq!(b.call_timeout(&config.limits), Duration::from_secs(60));
+    assert_eq!((a.startup(), b.startup()), (Duration::from_secs(60), Duration::from_secs(300)));
     assert_eq!((a.response_limit(&config.limits), b.response_limit(&config.limits)), (1 << 20, 2 << 20));
     assert_eq!((a.prefix.as_str(), b.prefix.as_str()), ("a", ""));
     assert_eq!((a.max_concurrent, b.max_concurrent, a.required, b.required), (None, Some(3), false, true));

@@ -7,22 +7,42 @@ use filters::rbac::unknown;
 use filters::verdict::code;
 use filters::{Era, Refusal, Thing};
 
-use super::Door;
+use super::{Door, Led};
 use crate::catalog::{Endpoint, Target};
 use crate::protocol::revision;
 use crate::server::Server;
 use crate::upstream::UpstreamError;
 
 impl Door {
-    /// Whether any server of the endpoint speaks the era; else a refusal that names both eras.
+    /// Whether any server of the endpoint speaks the era, or may come to; else a refusal that names both eras.
     pub(super) fn spoken(&self, endpoint: &Endpoint, era: Era) -> Result<(), Box<Refusal>> {
-        if endpoint.view(era).servers > 0 || endpoint.members.is_empty() {
+        let view = endpoint.view(era);
+        if view.servers > 0 || endpoint.members.is_empty() {
             return Ok(());
+        }
+        match &endpoint.only {
+            Some(server) if view.starting => return Err(starting(server)),
+            None if view.starting => return Ok(()),
+            _ => {}
         }
         if endpoint.view(other(era)).servers == 0 {
             return Err(self.down(endpoint.only.as_ref()));
         }
         Err(wrong_era(era, None))
+    }
+
+    /// Whether the endpoint may introduce itself in the modern era. A client that can do both chooses its era by that, once:
+    /// one that is told of servers which turn out to speak the other sees none of them.
+    pub(super) fn introduced(&self, endpoint: &Endpoint) -> Result<(), Box<Refusal>> {
+        let (modern, legacy) = (&endpoint.modern, &endpoint.legacy);
+        if modern.servers > 0 || !modern.starting {
+            return self.spoken(endpoint, Era::Modern);
+        }
+        if legacy.servers > 0 {
+            return Err(wrong_era(Era::Modern, None));
+        }
+        let awaited = endpoint.members.iter().find(|server| server.is_starting(Era::Modern));
+        Err(awaited.map_or_else(|| self.down(None), starting))
     }
 
     pub(super) fn down(&self, server: Option<&Arc<Server>>) -> Box<Refusal> {
@@ -32,16 +52,17 @@ impl Door {
         })
     }
 
-    /// Why a name leads nowhere: it belongs to a server of the other era, or to one that was never reached, or
-    /// nobody knows it.
+    /// Why a name leads nowhere: it belongs to a server of the other era, or may belong to one that is starting, or to one
+    /// that was never reached, or nobody knows it.
     pub(super) fn unknown(
         &self,
+        led: &Led<'_>,
         endpoint: &Endpoint,
-        era: Era,
         thing: Thing,
         name: &str,
         elsewhere: Option<&Target>,
     ) -> Box<Refusal> {
+        let era = led.permit.era;
         // A server that speaks both eras may still show something in one of them only.
         let view = endpoint.view(era);
         let speaks = |server: &Server| {
@@ -49,7 +70,20 @@ impl Door {
             shown.any(|target| target.server.serial == server.serial)
         };
         if let Some(target) = elsewhere.filter(|target| !speaks(&target.server)) {
-            return wrong_era(era, Some(&target.server));
+            return match target.server.is_starting(era) {
+                true => starting(&target.server),
+                false => wrong_era(era, Some(&target.server)),
+            };
+        }
+        // The names of a server that has no prefix, and addresses, do not say whose they are.
+        let may_own = |server: &Server| {
+            endpoint.only.is_some()
+                || server.would_own(name)
+                || ((server.prefix().is_empty() || thing == Thing::Resource) && led.may_reach(self, server))
+        };
+        let awaited = |server: &&Arc<Server>| server.is_starting(era) && !speaks(server) && may_own(server);
+        if let Some(server) = endpoint.members.iter().find(awaited) {
+            return starting(server);
         }
         let never_seen = |server: &&Arc<Server>| {
             (endpoint.only.is_some() || server.would_own(name))
@@ -61,6 +95,10 @@ impl Door {
         }
         Box::new(unknown(era, thing, name))
     }
+}
+
+fn starting(server: &Arc<Server>) -> Box<Refusal> {
+    Box::new(UpstreamError::Starting.refusal(&server.name))
 }
 
 pub(super) fn other(era: Era) -> Era {

@@ -111,6 +111,8 @@ pub async fn answer(
         Path::Ready => {
             let missing = missing(gateway, ctx);
             let words: Vec<String> = missing.iter().map(|word| quote(word)).collect();
+            let starting = ctx.house.servers.values().filter(|server| server.is_awaited());
+            let starting: Vec<String> = starting.map(|server| quote(&server.name)).collect();
             let ready = missing.is_empty();
             // A faulty file is no reason to take a gateway out of service that runs well on the old one; and all
             // replicas of it read the same file.
@@ -122,8 +124,10 @@ pub async fn answer(
                 let body = Bytes::from(format!(r#"{{"ready":{ready}}}"#));
                 return whole(session, ctx, if ready { 200 } else { 503 }, "application/json", body).await;
             }
-            let body =
-                format!(r#"{{"ready":{ready},"missing":[{}],"warnings":[{warnings}]}}"#, words.join(","));
+            let (words, starting) = (words.join(","), starting.join(","));
+            let body = format!(
+                r#"{{"ready":{ready},"missing":[{words}],"starting":[{starting}],"warnings":[{warnings}]}}"#
+            );
             (if ready { 200 } else { 503 }, "application/json", Bytes::from(body))
         }
         Path::Metrics => {
@@ -178,5 +182,8 @@ fn missing(gateway: &Gateway, ctx: &Ctx) -> Vec<String> {
         missing.push("the gateway is stopping".to_owned());
     }
     missing.extend(ctx.house.missing());
+    for name in gateway.door.registry.awaited() {
+        missing.push(format!("the server `{name}`: still starting"));
+    }
     missing
 }

@@ -1,18 +1,25 @@
 //! Keeps one server: greets it in both eras, reads its lists, follows its announcements, checks its health, and
 //! starts over with growing pauses when it is gone.
 //!
+//! A start has one time (`startup_timeout`), in which an answer counts whenever it comes; a server that is slow in one era
+//! is there in the other meanwhile.
+//!
 //! An era or a list is given up only on the server's clear word; what it could not say this time is asked again, and
 //! until then shown as it was.
 
+use std::future::Future as _;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use filters::Era;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::Registry;
 use super::reading::lists;
+use super::{ERAS, Registry};
 use crate::catalog::{Face, Lists};
 use crate::protocol::revision;
 use crate::server::Server;
@@ -25,13 +32,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const RELIST: Duration = Duration::from_secs(60);
 /// What it could not say this time is asked again after this time, then after twice that, up to the above.
 const SOON: Duration = Duration::from_secs(1);
+/// How long the answer in one era is waited for before the server is asked in the other, and how long the second is
+/// waited for before what the first has shown is told.
+const HEDGE: Duration = Duration::from_secs(2);
 /// Announcements that come so close together are answered by one look. It grows where they do not end.
 const GATHER: Duration = Duration::from_millis(20);
 const LONGEST_GATHER: Duration = Duration::from_secs(5);
 
 pub type Faces = [Option<Arc<Face>>; 2];
 
-const ERAS: [Era; 2] = [Era::Legacy, Era::Modern];
+type Greeting = AbortOnDropHandle<Result<Hello, UpstreamError>>;
 
 /// What is known of a server after it was greeted.
 #[derive(Default)]
@@ -39,12 +49,42 @@ struct Met {
     faces: Faces,
     /// In this era it could neither be greeted nor did it say that it does not speak it: the face is the old one.
     undecided: [bool; 2],
+    /// In this era it is being greeted.
+    greetings: [Option<Greeting>; 2],
 }
 
 impl Met {
     /// Whether something could not be said this time.
     fn owes(&self) -> bool {
         self.undecided.contains(&true) || self.faces.iter().flatten().any(|face| face.lists.are_stale())
+    }
+
+    /// Begins to greet the server in one more era.
+    fn greet(&mut self, server: &Server, era: Era, until: Instant) {
+        let upstream = server.upstream.clone();
+        let greeting = tokio::spawn(async move { upstream.greet(era, until).await });
+        self.greetings[era as usize] = Some(AbortOnDropHandle::new(greeting));
+    }
+
+    fn is_greeting(&self) -> bool {
+        self.greetings.iter().any(Option::is_some)
+    }
+
+    /// The next greeting that comes to its end.
+    async fn greeted(&mut self) -> (Era, Result<Hello, UpstreamError>) {
+        let done = std::future::poll_fn(|context| {
+            for era in ERAS {
+                if let Some(greeting) = &mut self.greetings[era as usize]
+                    && let Poll::Ready(said) = Pin::new(greeting).poll(context)
+                {
+                    return Poll::Ready((era, said));
+                }
+            }
+            Poll::Pending
+        });
+        let (era, said) = done.await;
+        self.greetings[era as usize] = None;
+        (era, said.unwrap_or_else(|_| Err(UpstreamError::Unreachable("the gateway is shutting down".into()))))
     }
 }
 
@@ -62,17 +102,23 @@ async fn kept(server: Arc<Server>, registry: Weak<Registry>, known: Option<Faces
     let mut pause = FIRST_PAUSE;
     let mut is_met = known.is_some();
     let mut met = Met { faces: known.unwrap_or_default(), ..Met::default() };
+    if is_met {
+        server.starts([false; 2]);
+    }
     loop {
         let is_old = std::mem::take(&mut is_met);
         if !is_old {
-            let greeted = meet(&server, &met.faces).await;
+            let greeted = meet(&server, std::mem::take(&mut met.faces)).await;
             let Some(alive) = registry.upgrade() else { return };
             match greeted {
                 Ok(new) => {
                     met = new;
+                    server.starts(ERAS.map(|era| met.greetings[era as usize].is_some()));
                     alive.report(&server, Ok(met.faces.clone()));
                 }
-                Err(error) => {
+                Err((error, before)) => {
+                    met.faces = before;
+                    server.starts([false; 2]);
                     alive.report(&server, Err(error.to_string()));
                     drop(alive);
                     tokio::time::sleep(pause).await;
@@ -84,6 +130,7 @@ async fn kept(server: Arc<Server>, registry: Weak<Registry>, known: Option<Faces
         let since = Instant::now();
         // Not yet a reason to call it down: the next greeting tells.
         let why = stay(&server, &mut met, is_old, &registry).await;
+        met.greetings = Default::default();
         tracing::debug!(server = %server.name, why, "greeting again");
         if since.elapsed() > LONGEST_PAUSE {
             pause = FIRST_PAUSE;
@@ -94,45 +141,78 @@ async fn kept(server: Arc<Server>, registry: Weak<Registry>, known: Option<Faces
     }
 }
 
-/// Greets the server in each era that it speaks and reads its lists there; what it cannot say now stays `before`.
-async fn meet(server: &Server, before: &Faces) -> Result<Met, UpstreamError> {
+/// Greets the server in each era and reads its lists there; what it cannot say now stays `before`. One era that has
+/// answered is enough: the other may take the rest of the time of a start.
+async fn meet(server: &Server, before: Faces) -> Result<Met, (UpstreamError, Faces)> {
+    let until = Instant::now() + server.bounds.startup;
     let mut met = Met::default();
     let mut hellos: [Option<Hello>; 2] = [None, None];
     let mut refusals = Vec::new();
     let mut trouble = None;
-    // Modern first: a legacy server only refuses that, while a dual-era process is bound by its first request.
-    for era in [Era::Modern, Era::Legacy] {
-        if !is_wanted(server, era) {
-            refusals
-                .push(UpstreamError::WrongEra(era, "`era` in the configuration says so".into()).to_string());
-            continue;
-        }
-        match server.upstream.greet(era).await {
-            Ok(hello) => hellos[era as usize] = Some(hello),
-            Err(error @ UpstreamError::WrongEra(..)) => refusals.push(error.to_string()),
-            // It is there, but what it says is neither yes nor no.
-            Err(error @ UpstreamError::Nonsense(_)) => {
-                met.undecided[era as usize] = true;
-                trouble = Some(error);
+    let mut to_come = Vec::new();
+    for era in ERAS {
+        match is_wanted(server, era) {
+            true => to_come.push(era),
+            false => {
+                let why = "`era` in the configuration says so".into();
+                refusals.push(UpstreamError::WrongEra(era, why).to_string());
             }
-            Err(error) => return Err(error),
+        }
+    }
+    // Modern first, and the other when that has answered, or is slow to: a process is bound by its first request, and most
+    // servers speak one era, so that they need no second process.
+    let mut patience = Instant::now();
+    loop {
+        tokio::select! {
+            (era, said) = met.greeted(), if met.is_greeting() => match said {
+                Ok(hello) => {
+                    hellos[era as usize] = Some(hello);
+                    patience = Instant::now() + HEDGE;
+                    if let Some(era) = to_come.pop() {
+                        met.greet(server, era, until);
+                    }
+                }
+                Err(UpstreamError::WrongEra(era, why)) => {
+                    refusals.push(UpstreamError::WrongEra(era, why).to_string());
+                    if let Some(era) = to_come.pop() {
+                        met.greet(server, era, until);
+                    }
+                }
+                // Nobody is there to be asked anything else.
+                Err(error) if !to_come.is_empty() && error.is_absence() => return Err((error, before)),
+                // What it says is neither yes nor no, or it says nothing.
+                Err(error) => {
+                    met.undecided[era as usize] = true;
+                    trouble = Some(error);
+                    if let Some(era) = to_come.pop() {
+                        met.greet(server, era, until);
+                    }
+                }
+            },
+            () = tokio::time::sleep_until(patience), if !to_come.is_empty() || met.is_greeting() && hellos.iter().any(Option::is_some) => {
+                let Some(era) = to_come.pop() else { break };
+                met.greet(server, era, until);
+                patience = Instant::now() + HEDGE;
+            }
+            else => break,
         }
     }
     if hellos.iter().all(Option::is_none) {
         let neither = || UpstreamError::Nonsense(format!("it speaks neither era: {}", refusals.join("; ")));
-        return Err(trouble.unwrap_or_else(neither));
+        return Err((trouble.unwrap_or_else(neither), before));
     }
     if let Some(error) = trouble {
         tracing::warn!(server = %server.name, %error, "one of the two eras cannot be greeted now; it stays as it was");
     }
     for era in ERAS {
-        let old = before[era as usize].as_ref();
-        met.faces[era as usize] = match hellos[era as usize].take() {
-            Some(hello) => {
-                let lists = lists(server, era, &hello, old.map(|face| &face.lists)).await?;
-                Some(Arc::new(face(server, era, hello, lists)))
-            }
-            None => old.filter(|_| met.undecided[era as usize]).cloned(),
+        let at = era as usize;
+        let old = before[at].as_ref();
+        met.faces[at] = match hellos[at].take() {
+            Some(hello) => match lists(server, era, &hello, old.map(|face| &face.lists)).await {
+                Ok(lists) => Some(Arc::new(face(server, era, hello, lists))),
+                Err(error) => return Err((error, before)),
+            },
+            None => old.filter(|_| met.undecided[at] || met.greetings[at].is_some()).cloned(),
         };
     }
     Ok(met)
@@ -158,14 +238,13 @@ async fn stay(server: &Arc<Server>, met: &mut Met, is_old: bool, registry: &Weak
     tick.reset();
     let mut failures = 0;
     let mut listed = Instant::now();
-    let watch = |era: Era| {
+    let watch = |era: Era, spoken: bool| {
         let (server, changed) = (server.clone(), changed.clone());
-        let spoken = met.faces[era as usize].is_some();
-        async move {
+        Box::pin(async move {
             if spoken { server.upstream.watch(era, &changed).await } else { std::future::pending().await }
-        }
+        })
     };
-    let mut watching = [Box::pin(watch(Era::Legacy)), Box::pin(watch(Era::Modern))];
+    let mut watching = ERAS.map(|era| watch(era, met.faces[era as usize].is_some()));
     let mut quiet = [false, false];
     // When there is to be a look because of what was announced.
     let mut due = is_old.then(Instant::now);
@@ -193,10 +272,27 @@ async fn stay(server: &Arc<Server>, met: &mut Met, is_old: bool, registry: &Weak
                 Ok(()) => { quiet[1] = true; false }
                 Err(error) => return error.to_string(),
             },
-            () = tokio::time::sleep_until(again) => {
-                if let Some(news) = try_eras(server, met).await {
-                    return news;
+            (era, said) = met.greeted(), if met.is_greeting() => {
+                match settle(server, met, era, said).await {
+                    Ok(true) => {
+                        let at = era as usize;
+                        (watching[at], quiet[at]) = (watch(era, met.faces[at].is_some()), false);
+                        let Some(registry) = registry.upgrade() else { return "the gateway ends".into() };
+                        registry.report(server, Ok(met.faces.clone()));
+                    }
+                    Ok(false) => {
+                        let Some(registry) = registry.upgrade() else { return "the gateway ends".into() };
+                        registry.settle();
+                    }
+                    Err(error) => return error.to_string(),
                 }
+                if met.owes() {
+                    again = again.min(Instant::now() + pause);
+                }
+                false
+            }
+            () = tokio::time::sleep_until(again) => {
+                greet_again(server, met);
                 let owes = met.owes();
                 again = Instant::now() + if owes { pause } else { RELIST };
                 pause = if owes { (pause * 2).min(RELIST) } else { SOON };
@@ -241,24 +337,50 @@ async fn stay(server: &Arc<Server>, met: &mut Met, is_old: bool, registry: &Weak
     }
 }
 
-/// Tries the eras in which the server was not greeted; gives why all is to begin anew, if it is. A process speaks what
-/// it spoke when it began: only servers over HTTP change while they run.
-async fn try_eras(server: &Server, met: &Met) -> Option<String> {
-    server.upstream.http()?;
-    for era in ERAS {
-        let undecided = met.undecided[era as usize];
-        if !is_wanted(server, era) || met.faces[era as usize].is_some() && !undecided {
-            continue;
+/// Takes note of what a greeting came to that took longer than the other era's, or was tried again; gives whether the
+/// server has another face now.
+async fn settle(
+    server: &Server,
+    met: &mut Met,
+    era: Era,
+    said: Result<Hello, UpstreamError>,
+) -> Result<bool, UpstreamError> {
+    let at = era as usize;
+    server.starts(ERAS.map(|era| met.greetings[era as usize].is_some() && server.is_starting(era)));
+    match said {
+        Ok(hello) => {
+            let old = met.faces[at].take();
+            let lists = lists(server, era, &hello, old.as_ref().map(|face| &face.lists)).await;
+            met.undecided[at] = false;
+            met.faces[at] = Some(Arc::new(face(server, era, hello, lists?)));
+            Ok(true)
         }
-        match server.upstream.greet(era).await {
-            Ok(_) => return Some(format!("it speaks the {} era now", era.word())),
-            Err(UpstreamError::WrongEra(..)) if undecided => {
-                return Some(format!("it does not speak the {} era", era.word()));
-            }
-            Err(error) => tracing::debug!(server = %server.name, %error, "the era stays as it was"),
+        Err(UpstreamError::WrongEra(..)) => {
+            met.undecided[at] = false;
+            Ok(met.faces[at].take().is_some())
+        }
+        Err(error) => {
+            tracing::debug!(server = %server.name, %error, "the era stays as it was");
+            met.undecided[at] = true;
+            Ok(false)
         }
     }
-    None
+}
+
+/// Tries the eras again in which the server was not greeted. A process speaks what it spoke when it began: only servers over
+/// HTTP change while they run.
+fn greet_again(server: &Server, met: &mut Met) {
+    let until = Instant::now() + server.bounds.startup;
+    for era in ERAS {
+        let at = era as usize;
+        let is_due = match met.faces[at] {
+            None => met.undecided[at] || server.upstream.http().is_some(),
+            Some(_) => met.undecided[at],
+        };
+        if is_due && is_wanted(server, era) && met.greetings[at].is_none() {
+            met.greet(server, era, until);
+        }
+    }
 }
 
 async fn look_again(server: &Server, faces: &Faces) -> Result<Faces, UpstreamError> {

@@ -11,6 +11,8 @@ const MAX_STREAM: usize = 64 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
     pub timeout: Duration,
+    /// For a start, from the first greeting on.
+    pub startup: Duration,
     pub connect_timeout: Duration,
     /// How long a stream of announcements may be silent before it is opened anew.
     pub stream_idle: Duration,
@@ -32,6 +34,7 @@ impl Bounds {
     pub fn of(config: &config::Server, limits: &config::Limits) -> Self {
         Self {
             timeout: config.call_timeout(limits),
+            startup: config.startup(),
             connect_timeout: limits.connect_timeout.get(),
             stream_idle: limits.stream_idle.get(),
             max_response: config.response_limit(limits),

@@ -9,6 +9,7 @@ use chrono::{SecondsFormat, Utc};
 use filters::Era;
 use filters::agree::quote;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{Ask, Hello, Said, Upstream, UpstreamError};
 use crate::protocol::revision;
@@ -118,7 +119,7 @@ fn error(code: i64, message: &str) -> Said {
 
 #[async_trait]
 impl Upstream for Demo {
-    async fn greet(&self, era: Era) -> Result<Hello, UpstreamError> {
+    async fn greet(&self, era: Era, _: Instant) -> Result<Hello, UpstreamError> {
         let version = match era {
             Era::Modern => revision::NEWEST_MODERN,
             Era::Legacy => revision::NEWEST_LEGACY,

@@ -25,24 +25,32 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const STEADY: Duration = Duration::from_secs(1);
 
 impl Http {
-    pub(super) async fn greet(&self, era: Era) -> Result<Hello, UpstreamError> {
-        self.peer.resolve().await?;
-        if era == Era::Modern {
-            return self.discover().await;
-        }
+    pub(super) async fn greet(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
+        let time = until.saturating_duration_since(Instant::now());
+        let greeted = tokio::time::timeout(time, async {
+            self.peer.resolve().await?;
+            match era {
+                Era::Modern => self.discover(time).await,
+                Era::Legacy => self.initialize(time).await,
+            }
+        });
+        greeted.await.unwrap_or(Err(UpstreamError::TimedOut(time)))
+    }
+
+    async fn initialize(&self, time: Duration) -> Result<Hello, UpstreamError> {
         let mut house = self.house.lock().await;
         if let Some(seat) = house.take() {
             self.leave(&seat).await;
         }
-        let (seat, hello) = self.open(&house_initialize(), None).await?;
+        let (seat, hello) = self.open(&house_initialize(), None, time).await?;
         *house = Some(Arc::new(seat));
         Ok(hello)
     }
 
-    async fn discover(&self) -> Result<Hello, UpstreamError> {
+    async fn discover(&self, patience: Duration) -> Result<Hello, UpstreamError> {
         let (era, method) = (Era::Modern, "server/discover");
         let params = house_params(era, "");
-        let (id, patience) = (own_id(), self.patience());
+        let id = own_id();
         let body = wire::request(&id, method, &params);
         let response = self.send(era, None, mirror(method, &params), body, patience).await?;
         let status = response.status();
@@ -120,7 +128,7 @@ impl Http {
         if let Some(seat) = &*house {
             return Ok(seat.clone());
         }
-        let seat = Arc::new(self.open(&house_initialize(), None).await?.0);
+        let seat = Arc::new(self.open(&house_initialize(), None, self.patience()).await?.0);
         *house = Some(seat.clone());
         Ok(seat)
     }

@@ -181,14 +181,15 @@ impl Http {
         &self,
         params: &[u8],
         bearer: Option<HeaderValue>,
+        patience: Duration,
     ) -> Result<(Seat, Hello), UpstreamError> {
         let id = own_id();
         let body = wire::request(&id, "initialize", params);
         let extra = bearer.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
-        let response = self.send(Era::Legacy, None, extra, body, self.patience()).await?;
+        let response = self.send(Era::Legacy, None, extra, body, patience).await?;
         let session = response.headers().get(header::SESSION).cloned();
         let status = response.status();
-        let said = self.answer(response, Wanted::new(&id, self.patience())).await;
+        let said = self.answer(response, Wanted::new(&id, patience)).await;
         let result = judged(Era::Legacy, status, said)?;
         let wrong = |why: String| UpstreamError::WrongEra(Era::Legacy, why);
         let version =

@@ -15,6 +15,7 @@ pub mod peer;
 pub mod pool;
 pub mod retry;
 pub mod screen;
+mod start;
 pub mod stdio;
 mod tend;
 pub mod trust;
@@ -32,6 +33,7 @@ use bytes::Bytes;
 use filters::agree::quote;
 use filters::{Era, Refusal, Span};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::protocol::{revision, wire};
 
@@ -41,6 +43,9 @@ use followers::Ear;
 pub use peer::Peer;
 pub use pool::Pool;
 pub use screen::Screen;
+
+/// When a client may ask again that was told of a server which is starting.
+const STARTS_SOON: Duration = Duration::from_secs(2);
 
 /// How a server introduces itself in one era (`initialize` or `server/discover`). The members are JSON text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,8 +132,9 @@ pub enum Ending {
 
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
-    /// Opens (or re-opens) the gateway's own connection in this era and asks the server to introduce itself.
-    async fn greet(&self, era: Era) -> Result<Hello, UpstreamError>;
+    /// Opens (or re-opens) the gateway's own connection in this era and asks the server to introduce itself, which it may
+    /// do until that moment. Both eras may be greeted at the same time.
+    async fn greet(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError>;
 
     /// One request in the gateway's own connection of that era.
     async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError>;
@@ -209,6 +215,9 @@ pub trait Upstream: Send + Sync + 'static {
 pub enum UpstreamError {
     #[error("is not reachable: {0}")]
     Unreachable(String),
+    /// It was started and has not answered yet; nothing was sent to it.
+    #[error("is still starting; try again in a few seconds")]
+    Starting,
     /// The gateway's own system has no descriptors or ports left.
     #[error("cannot be reached: the gateway has no descriptors or ports left: {0}")]
     Exhausted(String),
@@ -257,10 +266,16 @@ impl UpstreamError {
         matches!(self, Self::Unreachable(_) | Self::Broke(_) | Self::TimedOut(_) | Self::Nonsense(_))
     }
 
+    /// Whether nobody is there who could be asked anything else.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Exhausted(_) | Self::Credentials(_))
+    }
+
     /// The answer that a client gets; `server` is the name in the config.
     pub fn refusal(&self, server: &str) -> Refusal {
         let (status, reason) = match self {
             Self::Unreachable(_) => (502, "upstream_unreachable"),
+            Self::Starting => (503, "upstream_starting"),
             Self::TimedOut(_) => (504, "upstream_timeout"),
             Self::Broke(_) | Self::Nonsense(_) | Self::Odd(_) => (502, "upstream_nonsense"),
             Self::TooLarge(_) => (502, "upstream_too_large"),
@@ -289,6 +304,7 @@ impl UpstreamError {
         match self {
             Self::Busy(_) | Self::Exhausted(_) => refusal.retry_after(Duration::from_secs(1)),
             Self::Open(wait) => refusal.retry_after(*wait),
+            Self::Starting => refusal.retry_after(STARTS_SOON),
             _ => refusal,
         }
     }

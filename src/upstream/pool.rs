@@ -225,7 +225,7 @@ impl Pool {
             let index = self.pick(key, failed);
             let visit = self.visit(index);
             let more = self.is_elsewhere(failed | 1 << index);
-            let opening = visit.endpoint.open(params, bearer.clone());
+            let opening = visit.endpoint.open(params, bearer.clone(), visit.endpoint.patience());
             let opened = if more {
                 tokio::time::timeout(OPEN, opening).await.unwrap_or(Err(UpstreamError::TimedOut(OPEN)))
             } else {

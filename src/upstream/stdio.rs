@@ -1,7 +1,4 @@
-//! A server that is a process: one for each era that it speaks, shared by all callers.
-//!
-//! A dual-era process is bound to the era of its first request (SDKs answer `initialize` with -32022 once they
-//! were asked `server/discover`), so each era has a process of its own; a server that speaks one era has one.
+//! A server that is a process: one for each era that it speaks, shared by all callers. How they are started: `start`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use filters::Era;
 use filters::agree::quote;
+use futures::future::join_all;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
@@ -19,32 +17,27 @@ use super::followers::{Ear, Followers};
 
 pub use super::child::Command;
 use super::house::is_refusal_code;
-use super::{
-    Ask, Bounds, Ending, Hello, LISTS_CHANGED, Said, Upstream, UpstreamError, house_initialize, house_params,
-};
-use crate::protocol::{revision, wire};
+use super::start::Starts;
+use super::{Ask, Bounds, Ending, Hello, LISTS_CHANGED, Said, Upstream, UpstreamError, house_params};
+use crate::protocol::wire;
 
-/// How long a process may take to answer the first `server/discover`. A legacy server may never do so
-/// (2026-07-28, stdio: the probe must not hang on that); `npx` may have to fetch a package first.
-const PROBE: Duration = Duration::from_secs(20);
 /// How long to wait before a process is listened to again that ended a subscription.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 pub struct Stdio {
     command: Command,
-    /// Milliseconds for a greeting.
+    /// Milliseconds for what the gateway asks in its own name.
     patience: AtomicU64,
-    legacy: Mutex<Option<Process>>,
-    modern: Mutex<Option<Process>>,
-    /// A process that answered the modern probe with an error: it is free for `initialize`.
-    undecided: Mutex<Option<Process>>,
+    /// By the era that they serve.
+    places: [Mutex<Option<Process>>; 2],
+    pub(super) starts: Starts,
     /// What callers of the legacy era follow.
     followers: Arc<Followers>,
 }
 
-struct Process {
-    child: Child,
+pub(super) struct Process {
+    pub child: Child,
     /// Held by whoever follows the process.
     notices: Arc<Mutex<mpsc::Receiver<Bytes>>>,
 }
@@ -55,106 +48,46 @@ impl Stdio {
         Self {
             command,
             patience: AtomicU64::new(millis(timeout)),
-            legacy: Mutex::default(),
-            modern: Mutex::default(),
-            undecided: Mutex::default(),
+            places: Default::default(),
+            starts: Starts::default(),
             followers: Arc::default(),
         }
     }
 
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Duration {
         Duration::from_millis(self.patience.load(Ordering::Relaxed))
     }
 
-    fn place(&self, era: Era) -> &Mutex<Option<Process>> {
-        match era {
-            Era::Legacy => &self.legacy,
-            Era::Modern => &self.modern,
-        }
-    }
-
-    async fn spawn(&self) -> Result<Process, UpstreamError> {
+    pub(super) async fn spawn(&self) -> Result<Process, UpstreamError> {
         let (sender, notices) = mpsc::channel(64);
         let child = Child::spawn(&self.command, sender).await.map_err(failed)?;
         Ok(Process { child, notices: Arc::new(Mutex::new(notices)) })
     }
 
     async fn child(&self, era: Era) -> Result<Child, UpstreamError> {
-        let place = self.place(era).lock().await;
+        let place = self.places[era as usize].lock().await;
         let child = place.as_ref().map(|process| process.child.clone());
-        child
-            .filter(Child::is_alive)
-            .ok_or_else(|| UpstreamError::Unreachable("its process has ended".into()))
+        child.filter(Child::is_alive).ok_or_else(|| match self.starts.is_under_way(era) {
+            true => UpstreamError::Starting,
+            false => UpstreamError::Unreachable("its process has ended".into()),
+        })
+    }
+
+    /// Whether a process serves the era.
+    pub(super) async fn is_there(&self, era: Era) -> bool {
+        self.places[era as usize].lock().await.as_ref().is_some_and(|process| process.child.is_alive())
     }
 
     /// Puts a process into its place; the one that was there is stopped.
-    async fn keep(&self, place: &Mutex<Option<Process>>, process: Option<Process>) {
-        let old = std::mem::replace(&mut *place.lock().await, process);
+    pub(super) async fn keep(&self, era: Era, process: Option<Process>) {
+        let old = std::mem::replace(&mut *self.places[era as usize].lock().await, process);
         if let Some(old) = old {
             tokio::spawn(async move { old.child.stop().await });
         }
     }
 
-    async fn discover(&self) -> Result<Hello, UpstreamError> {
-        self.keep(&self.modern, None).await;
-        let process = self.spawn().await?;
-        let params = house_params(Era::Modern, "");
-        match process.child.request("server/discover", Some(&params), PROBE.min(self.patience()), None).await
-        {
-            Ok(Response::Result(result)) => {
-                let hello = Hello::read(&result, revision::NEWEST_MODERN.to_owned());
-                // An old server may have something of that name.
-                let place = if hello.is_ok() { &self.modern } else { &self.undecided };
-                self.keep(place, Some(process)).await;
-                hello.map_err(|error| UpstreamError::WrongEra(Era::Modern, error.to_string()))
-            }
-            Ok(Response::Error(_)) | Err(ChildError::Timeout { .. }) => {
-                self.keep(&self.undecided, Some(process)).await;
-                Err(UpstreamError::WrongEra(Era::Modern, "it does not answer `server/discover`".into()))
-            }
-            // Some legacy servers end when they are asked anything before `initialize`.
-            Err(ChildError::Exited { sent: true, .. } | ChildError::Nonsense(_)) => {
-                process.child.stop().await;
-                Err(UpstreamError::WrongEra(Era::Modern, "it does not survive `server/discover`".into()))
-            }
-            Err(error) => Err(failed(error)),
-        }
-    }
-
-    async fn initialize(&self) -> Result<Hello, UpstreamError> {
-        self.keep(&self.legacy, None).await;
-        let undecided = self.undecided.lock().await.take().filter(|process| process.child.is_alive());
-        let process = match undecided {
-            Some(process) => process,
-            None => self.spawn().await?,
-        };
-        let params = house_initialize();
-        let result = match process.child.request("initialize", Some(&params), self.patience(), None).await {
-            Ok(Response::Result(result)) => result,
-            Ok(Response::Error(error)) => {
-                process.child.stop().await;
-                let words = String::from_utf8_lossy(&error[..error.len().min(200)]).into_owned();
-                return Err(UpstreamError::WrongEra(Era::Legacy, words));
-            }
-            Err(error) => {
-                let error = failed(error);
-                process.child.stop().await;
-                return Err(error);
-            }
-        };
-        let version =
-            wire::member(&result, "protocolVersion").and_then(|span| wire::string(span.of(&result)));
-        let version =
-            version.ok_or_else(|| UpstreamError::Nonsense("`initialize` names no revision".into()))?;
-        let hello = Hello::read(&result, version)?;
-        process.child.notify("notifications/initialized", None, self.patience()).await.map_err(failed)?;
-        self.follow_again(process.child.clone());
-        self.keep(&self.legacy, Some(process)).await;
-        Ok(hello)
-    }
-
     /// A new process knows nothing of what is followed; and what changed before it nobody has told.
-    fn follow_again(&self, child: Child) {
+    pub(super) fn follow_again(&self, child: Child) {
         let (followers, timeout) = (self.followers.clone(), self.patience());
         tokio::spawn(async move {
             let _turn = followers.turn.lock().await;
@@ -188,11 +121,8 @@ fn updated(message: &[u8]) -> Option<String> {
 
 #[async_trait]
 impl Upstream for Stdio {
-    async fn greet(&self, era: Era) -> Result<Hello, UpstreamError> {
-        match era {
-            Era::Modern => self.discover().await,
-            Era::Legacy => self.initialize().await,
-        }
+    async fn greet(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
+        self.start(era, until).await
     }
 
     async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError> {
@@ -210,7 +140,7 @@ impl Upstream for Stdio {
 
     async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
         let followed = {
-            let place = self.place(era).lock().await;
+            let place = self.places[era as usize].lock().await;
             place.as_ref().map(|process| (process.child.clone(), process.notices.clone()))
         };
         let Some((child, said)) = followed else {
@@ -317,12 +247,12 @@ impl Upstream for Stdio {
     }
 
     async fn close(&self) {
-        for place in [&self.legacy, &self.modern, &self.undecided] {
-            let process = place.lock().await.take();
-            if let Some(process) = process {
-                process.child.stop().await;
-            }
+        let mut all = self.starts.drain();
+        for place in &self.places {
+            all.extend(place.lock().await.take());
         }
+        // At the same time: each may take some seconds.
+        join_all(all.iter().map(|process| process.child.stop())).await;
     }
 }
 
@@ -330,7 +260,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn failed(error: ChildError) -> UpstreamError {
+pub(super) fn failed(error: ChildError) -> UpstreamError {
     match error {
         ChildError::Timeout { after, .. } => UpstreamError::TimedOut(after),
         ChildError::Nonsense(why) => UpstreamError::Nonsense(why.into()),

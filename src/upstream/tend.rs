@@ -13,6 +13,7 @@ use bytes::Bytes;
 use filters::Era;
 use futures::future::{BoxFuture, join_all};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::http::Http;
 use super::pool::Pool;
@@ -132,9 +133,12 @@ fn jittered(time: Duration) -> Duration {
 
 #[async_trait]
 impl Upstream for Pool {
-    async fn greet(&self, era: Era) -> Result<Hello, UpstreamError> {
-        let greeted =
-            self.first(Some(CHECK), |endpoint| Box::pin(async move { endpoint.greet(era).await })).await;
+    async fn greet(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
+        let ask = |endpoint: Arc<Http>| {
+            let greeting = async move { endpoint.greet(era, until).await };
+            Box::pin(greeting) as BoxFuture<'_, _>
+        };
+        let greeted = self.first(Some(CHECK), ask).await;
         let speaks = greeted.is_ok();
         if speaks || matches!(greeted, Err(UpstreamError::WrongEra(..))) {
             self.eras.send_if_modified(|eras| std::mem::replace(&mut eras[era as usize], speaks) != speaks);

@@ -42,6 +42,7 @@ mod reload;
 mod rows;
 mod running_calls;
 mod sessions;
+mod starting;
 mod stopping;
 mod stress;
 mod tls;

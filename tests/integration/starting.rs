@@ -1,0 +1,162 @@
+//! Servers that take long to start: what clients and operators see of them meanwhile, and that they are there in the end,
+//! in each era that they speak, without a second start.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::events::Events;
+use crate::harness::{Gateway, PATIENCE, python, read, root};
+use crate::puppet::{Act, Puppet, answer};
+
+/// The fixture, behind a gate: each process leaves a line in `starts` and waits until there is a file `go`.
+fn gated(folder: &Path) -> Value {
+    let script = format!(
+        "echo $$ >> {0}/starts; until [ -e {0}/go ]; do sleep 0.05; done; exec {1} {2} --stdio",
+        folder.display(),
+        python().display(),
+        root().join("tests/fixture/server.py").display()
+    );
+    json!({"command": "sh", "args": ["-c", script]})
+}
+
+fn starts(folder: &Path) -> usize {
+    std::fs::read_to_string(folder.join("starts")).map_or(0, |text| text.lines().count())
+}
+
+fn open(folder: &Path) {
+    std::fs::write(folder.join("go"), "").expect("the gate opens");
+}
+
+fn shows(list: &Value, tool: &str) -> bool {
+    list["result"]["tools"].as_array().is_some_and(|tools| tools.iter().any(|listed| listed["name"] == tool))
+}
+
+async fn modern_shows(gateway: &Gateway, tool: &str) -> bool {
+    shows(&gateway.modern("/mcp", "tools/list", json!({})).await.1, tool)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_process_of_both_eras_is_started_once_in_each_and_missed_by_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let servers = json!({"slow": gated(folder.path()), "demo": {"builtin": "demo"}});
+    let mut gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
+    gateway.process.wait_for("some servers are still starting");
+    let ready: Value = serde_json::from_str(&gateway.get("/ready").await).expect("JSON");
+    assert_eq!((&ready["ready"], &ready["starting"]), (&json!(true), &json!(["slow"])), "{ready}");
+    gateway.eventually("both processes start", async |_| starts(folder.path()) == 2).await;
+
+    // What is there can be used, and what is not says why.
+    assert!(modern_shows(&gateway, "demo__echo").await);
+    assert!(!modern_shows(&gateway, "slow__echo").await);
+    let request = json!({"name": "slow__echo", "arguments": {"message": "hi"}});
+    for path in ["/mcp", "/servers/slow/mcp"] {
+        let call = gateway.modern_request(path, "tools/call", request.clone());
+        let response = call.send().await.expect("an answer");
+        let wait = response.headers().get("retry-after").cloned();
+        let (status, answer) = read(response).await;
+        assert_eq!((status, &answer["error"]["code"]), (503, &json!(503)), "{answer}");
+        assert_eq!(answer["error"]["data"]["server"], "slow", "{answer}");
+        assert_eq!(wait.as_ref().map(|wait| wait.as_bytes()), Some(&b"2"[..]));
+        assert!(
+            answer["error"]["message"].as_str().is_some_and(|m| m.contains("still starting")),
+            "{answer}"
+        );
+    }
+    let (status, answer) = gateway.call("demo__nothing", json!({})).await;
+    assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{answer}");
+    let session = gateway.initialize("/mcp").await;
+    let mut stream = Events::of_session(&gateway, "/mcp", &session).await;
+
+    open(folder.path());
+    gateway.eventually("it is there in the modern era", async |g| modern_shows(g, "slow__echo").await).await;
+    let (status, answer) = gateway.call("slow__echo", json!({"message": "hi"})).await;
+    assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("hi")), "{answer}");
+    let changed = json!("notifications/tools/list_changed");
+    let told = async {
+        loop {
+            let note = stream.next().await.expect("the stream goes on");
+            let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+            if note["method"] == changed && shows(&gateway.say("/mcp", &session, &list).await.1, "slow__echo")
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("clients are told");
+    assert_eq!(starts(folder.path()), 2, "nothing was restarted on the way");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_while_all_servers_start_is_told_when_they_are_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let servers = json!({"slow": gated(folder.path())});
+    let gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
+    let (status, answer) = gateway.modern("/mcp", "server/discover", json!({})).await;
+    assert_eq!((status, &answer["error"]["code"]), (503, &json!(503)), "{answer}");
+    let response = gateway.post("/mcp", None, &crate::harness::initialize(json!({}))).send().await;
+    let response = response.expect("an answer");
+    let session = response.headers()["mcp-session-id"].to_str().expect("ASCII").to_owned();
+    let (_, greeting) = read(response).await;
+    for list in ["tools", "prompts", "resources"] {
+        assert_eq!(greeting["result"]["capabilities"][list]["listChanged"], true, "{greeting}");
+    }
+    let mut stream = Events::of_session(&gateway, "/mcp", &session).await;
+    open(folder.path());
+    let told = tokio::time::timeout(PATIENCE, stream.next()).await.expect("clients are told");
+    assert!(told.is_some_and(|note| note["method"].as_str().is_some_and(|m| m.ends_with("list_changed"))));
+    gateway.eventually("its tools are there", async |g| modern_shows(g, "slow__echo").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_wait_for_the_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = json!({"mcpServers": {"slow": gated(folder.path())}});
+    std::fs::write(folder.path().join("toolgate.yaml"), config.to_string()).expect("the file is written");
+    let mut command = tokio::process::Command::from(Gateway::command(folder.path(), &["tools"]));
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn();
+    let child = child.expect("it starts");
+    let both = async {
+        while starts(folder.path()) < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, both).await.expect("it is asked in both eras");
+    open(folder.path());
+    let output = child.wait_with_output().await.expect("it ends");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+    let echo = out.lines().find(|line| line.starts_with("slow__echo ")).expect("the tool is listed");
+    assert!(echo.contains("legacy,modern"), "{out}{err}");
+    assert_eq!(starts(folder.path()), 2);
+}
+
+#[tokio::test]
+async fn a_server_over_http_that_hangs_in_one_era_is_asked_in_the_other_and_heard_when_it_answers() {
+    let (say, late) = tokio::sync::mpsc::unbounded_channel();
+    let late = std::sync::Mutex::new(Some(late));
+    let puppet = Puppet::start(move |seen| match seen.method() {
+        "server/discover" => match late.lock().expect("nobody panics with it").take() {
+            Some(late) => Act::Pour(late),
+            None => Act::Good,
+        },
+        _ => Act::Good,
+    })
+    .await;
+    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    gateway.eventually("it is asked in the other era", async |_| puppet.count("initialize") > 0).await;
+    let session = gateway.initialize("/mcp").await;
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+    let there = async |g: &Gateway| shows(&g.say("/mcp", &session, &list).await.1, "p__tool");
+    gateway.eventually("it is there for old clients", there).await;
+    assert!(!modern_shows(&gateway, "p__tool").await);
+    assert_eq!(puppet.count("server/discover"), 1);
+
+    let asked =
+        puppet.all().into_iter().find(|seen| seen.method() == "server/discover").expect("it was asked");
+    let hello = json!({"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
+        "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
+    say.send(format!("data: {}\n\n", answer(&asked, &hello)).into_bytes()).expect("it is waited for");
+    gateway.eventually("a late answer counts", async |g| modern_shows(g, "p__tool").await).await;
+}

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
-use super::{Judgement, Query, Rbac};
+use super::{Ground, Judgement, Query, Rbac};
 use crate::agree::quote;
 use crate::call::{Call, Era, Thing};
 use crate::rpc::Kind;
+use crate::rules::SPENT;
+use crate::uri::Odd;
 use crate::verdict::{Refusal, code};
 
 /// Why a call does not pass.
@@ -38,7 +40,10 @@ impl Rbac {
             Judgement::Barred(_) => barred(),
             Judgement::Refused(_, message) => Refusal::http(
                 403,
-                "rule_denied",
+                match ground {
+                    Ground::Failed(_, why) if why == SPENT => "rule_too_costly",
+                    _ => "rule_denied",
+                },
                 message.map_or(Cow::Borrowed("not allowed by the gateway's policy"), Cow::Owned),
             ),
             Judgement::Hidden(_) => match call.aim.map(|aim| aim.thing) {

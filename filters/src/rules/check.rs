@@ -2,9 +2,8 @@
 //! and shapes that would cost too much. Only what is certain is refused; arguments and claims can be anything.
 //!
 //! The cost: a loop over the arguments must not go over the arguments again for each of their elements, so inside
-//! of it they can be reached through the loop's own variable only. That keeps the work of a condition in
-//! proportion to the arguments, which a stranger chooses. One loop within another is enough for rows and cells;
-//! a third is refused.
+//! of it they can be reached through the loop's own variable only. One loop within another is enough for rows and
+//! cells; a third is refused. That is told to whoever writes the condition; what bounds the work is `meter`.
 
 use std::ops::Range;
 

@@ -10,7 +10,7 @@ use cel::common::value::CowVal;
 use cel::{Context, Env, ExecutionError, Value};
 
 use super::scene::Scene;
-use super::{Condition, Part, words};
+use super::{Condition, Part, meter, words};
 
 /// What a condition says of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +54,16 @@ impl Condition {
             return Outcome::Failed(format!("the arguments cannot be judged: {why}"));
         }
         // No way to a panic is known; one that is found must not let a call through or end a worker.
-        let said = catch_unwind(AssertUnwindSafe(|| {
-            Value::resolve_val(&part.expr, context)
-                .map(|value| value.downcast_ref::<CelBool>().map(|b| *b.inner()))
-        }));
+        let (said, overspent) = meter::within(part.steps, || {
+            catch_unwind(AssertUnwindSafe(|| {
+                Value::resolve_val(&part.expr, context)
+                    .map(|value| value.downcast_ref::<CelBool>().map(|b| *b.inner()))
+            }))
+        });
+        if overspent {
+            // `too much || true` is no answer either.
+            return Outcome::Failed(meter::SPENT.into());
+        }
         match said {
             Ok(Ok(Some(true))) => Outcome::True,
             Ok(Ok(Some(false))) => Outcome::False,
@@ -95,6 +101,7 @@ pub(super) fn env() -> &'static Arc<Env> {
         env.add_extension(cel::extensions::strings).expect("the standard library has no names of `strings`");
         env.add_overload(words::MATCHES, "matches_literal", vec![STRING_TYPE, STRING_TYPE], matches)
             .expect("no identifier starts with @");
+        meter::add_to(&mut env);
         Arc::new(env)
     });
     &ENV
@@ -103,10 +110,31 @@ pub(super) fn env() -> &'static Arc<Env> {
 /// Most patterns that a thread remembers.
 const MAX_PATTERNS: usize = 512;
 
+/// Above this a compiled pattern may look at each byte of a text many times.
+const LARGE_PATTERN: usize = 64 << 10;
+
+/// A pattern that a thread remembers.
+struct Pattern {
+    regex: regex::Regex,
+    is_large: bool,
+}
+
+impl Pattern {
+    fn new(pattern: &str) -> Result<Self, regex::Error> {
+        let is_large = regex::RegexBuilder::new(pattern).size_limit(LARGE_PATTERN).build().is_err();
+        Ok(Self { regex: regex::Regex::new(pattern)?, is_large })
+    }
+
+    fn is_match(&self, text: &str) -> Result<bool, ExecutionError> {
+        meter::search(text, self.is_large)?;
+        Ok(self.regex.is_match(text))
+    }
+}
+
 /// `matches` of the standard library compiles its pattern at each call.
 fn matches<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
     thread_local! {
-        static PATTERNS: RefCell<HashMap<String, regex::Regex>> = RefCell::default();
+        static PATTERNS: RefCell<HashMap<String, Pattern>> = RefCell::default();
     }
     let text = |at: usize| args.get(at).and_then(|arg| arg.downcast_ref::<CelString>()).map(|s| s.inner());
     let (Some(text), Some(pattern)) = (text(0), text(1)) else {
@@ -114,16 +142,15 @@ fn matches<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, Executio
     };
     let found = PATTERNS.with_borrow_mut(|patterns| {
         if let Some(known) = patterns.get(pattern) {
-            return Ok(known.is_match(text));
+            return known.is_match(text);
         }
         if patterns.len() == MAX_PATTERNS {
             patterns.clear();
         }
-        let compiled =
-            regex::Regex::new(pattern).map_err(|e| ExecutionError::function_error("matches", e))?;
+        let compiled = Pattern::new(pattern).map_err(|e| ExecutionError::function_error("matches", e))?;
         let found = compiled.is_match(text);
         patterns.insert(pattern.to_owned(), compiled);
-        Ok(found)
+        found
     })?;
     Ok(CowVal::owned(CelBool::from(found)))
 }

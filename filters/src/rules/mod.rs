@@ -2,7 +2,7 @@
 //!
 //! What can be wrong with a condition is said when it is compiled, with its place: a rule that fails at run time
 //! denies, and nobody wants to learn of a typing error that way. Two promises hold for every condition that
-//! compiles: it does not panic, and what it costs is in proportion to its text times the arguments.
+//! compiles: it does not panic, and it takes no more than [`STEPS`] steps, which are some milliseconds.
 //!
 //! It deliberately knows no roles and no effects, and gives conditions no clock: what a rule says of a caller and
 //! a tool today it also says tomorrow, so it may be remembered.
@@ -10,6 +10,7 @@
 mod check;
 mod eval;
 mod kind;
+mod meter;
 mod operators;
 mod places;
 mod reads;
@@ -25,6 +26,7 @@ use cel::IdedExpr;
 use cel::common::ast::Expr;
 
 pub use eval::Outcome;
+pub use meter::{SPENT, STEPS};
 pub use reads::Reads;
 pub use scene::Scene;
 pub use value::{Arguments, Unfit};
@@ -49,6 +51,8 @@ struct Compiled {
 pub struct Part {
     pub(crate) expr: IdedExpr,
     pub reads: Reads,
+    /// How many it may take: the parts share what a condition has, however many of them are asked at a time.
+    steps: u32,
 }
 
 /// What is wrong with a condition, and where.
@@ -125,8 +129,10 @@ fn compile(text: &str) -> Result<Condition, Flaw> {
     let places = places::Places::new(text, &info);
     check::check(&expr, &places)?;
     words::rename(&mut expr);
+    meter::put_into(&mut expr);
     let mut parts = Vec::new();
     split(expr, &mut parts);
+    share(&mut parts);
     let reads = parts.iter().fold(Reads::default(), |all, part| all | part.reads);
     Ok(Condition(Arc::new(Compiled { text: text.into(), parts, reads })))
 }
@@ -138,8 +144,18 @@ fn split(expr: IdedExpr, parts: &mut Vec<Part>) {
         }
         _ => {
             let reads = Reads::of(&expr);
-            parts.push(Part { expr, reads });
+            parts.push(Part { expr, reads, steps: 0 });
         }
+    }
+}
+
+fn share(parts: &mut [Part]) {
+    let metered = |part: &Part| meter::is_metered(&part.expr);
+    let all: Vec<bool> =
+        parts.iter().filter(|part| metered(part)).map(|part| part.reads.is_volatile()).collect();
+    for part in parts {
+        let kind = part.reads.is_volatile();
+        part.steps = meter::share(all.iter().filter(|other| **other == kind).count(), kind);
     }
 }
 

@@ -9,6 +9,7 @@ use cel::common::types::{CelList, CelMap, CelMapKey, CelString};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 
+use super::meter;
 use super::value::{self, Arguments, Unfit};
 use crate::call::{Aim, Caller, Thing};
 
@@ -100,14 +101,15 @@ impl<'a> Scene<'a> {
     }
 
     /// A variable as a whole, for conditions that go through it by key.
-    fn whole<'b>(&'b self, root: &str, fields: &[&'static str]) -> CowVal<'b, 'b> {
-        let members: Members<'b> = fields
-            .iter()
-            .filter_map(|field| {
-                Some((CelMapKey::from(*field), self.field(&format!("{root}.{field}"))?.into_owned()))
-            })
-            .collect();
-        CowVal::owned(CelMap::from(members))
+    fn whole<'b>(&'b self, root: &str, fields: &[&'static str]) -> Option<CowVal<'b, 'b>> {
+        let mut members: Members<'b> = HashMap::with_capacity(fields.len());
+        for field in fields {
+            let Some(value) = self.field(&format!("{root}.{field}")) else { continue };
+            // It is copied, in each pass of a loop anew.
+            meter::weigh(value.as_ref()).ok()?;
+            members.insert(CelMapKey::from(*field), value.into_owned());
+        }
+        Some(CowVal::owned(CelMap::from(members)))
     }
 }
 
@@ -126,7 +128,7 @@ pub(super) fn fields(variable: &str) -> Option<&'static [&'static str]> {
 impl VariableResolver for Scene<'_> {
     fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
         match fields(variable) {
-            Some(fields) => Some(self.whole(variable, fields)),
+            Some(fields) => self.whole(variable, fields),
             None => self.field(variable),
         }
     }

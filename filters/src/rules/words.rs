@@ -172,6 +172,13 @@ pub(super) static WORDS: &[Word] = &{
     ]
 };
 
+/// Whether a function gives a bool or a number whatever it takes.
+pub(super) fn gives_small(name: &str) -> bool {
+    let mut named = WORDS.iter().filter(|word| word.name == name).peekable();
+    named.peek().is_some()
+        && named.all(|word| matches!(word.gives, Gives::Bool | Gives::Int | Gives::Uint | Gives::Double))
+}
+
 /// The macros of CEL, which the parser has replaced already; for "did you mean".
 pub(super) static MACROS: &[&str] = &["has", "all", "exists", "exists_one", "map", "filter"];
 

@@ -1,0 +1,133 @@
+//! What a condition may cost, however many elements strangers send: claims of a token of 15 KB against arguments of
+//! 50 KB. Nothing here is measured by a clock: what is not cut off takes minutes.
+
+use filters::rules::{Condition, Outcome, SPENT, Scene};
+use filters::{Aim, Caller, Identity, Means, Thing};
+use serde_json::json;
+
+const MANY: usize = 9_900;
+
+fn ask(caller: &Caller, text: &str, arguments: &str) -> Outcome {
+    let condition = Condition::compile(text).unwrap_or_else(|flaw| panic!("{text}: {flaw}"));
+    let aim = Aim { thing: Thing::Tool, name: "db__query", server: "db" };
+    let scene = Scene::new(caller, "tools/call", Some(aim)).with(Some(arguments.as_bytes()), None);
+    condition.ask(&scene, |_| true)
+}
+
+fn caller(many: usize) -> Caller {
+    let claims = json!({
+        "g": vec![1; many],
+        "half": vec![1.5; many],
+        "names": (0..many).map(|n| format!("n{n}")).collect::<Vec<_>>(),
+        "o": (0..many).map(|n| (format!("k{n}"), json!(n))).collect::<serde_json::Map<_, _>>(),
+    });
+    Caller::new(Identity {
+        user: "ann".into(),
+        roles: (0..many).map(|n| format!("r{n}")).collect(),
+        means: Means::Jwt,
+        claims: claims.as_object().expect("an object").clone(),
+        ..Identity::default()
+    })
+}
+
+fn arguments(many: usize, text: usize) -> String {
+    let half = many / 4;
+    json!({
+        "a": vec![2; half],
+        "rows": vec![["x"]; half],
+        "o": (0..half).map(|n| (format!("q{n}"), json!(0))).collect::<serde_json::Map<_, _>>(),
+        "text": "a".repeat(text),
+    })
+    .to_string()
+}
+
+#[test]
+fn what_strangers_choose_on_both_sides_is_cut_off() {
+    let (caller, arguments) = (caller(MANY), arguments(MANY, 3 << 20));
+    for text in [
+        "caller.claims.g.exists(x, call.args.a.exists(y, y == x))",
+        "caller.claims.g.all(x, !call.args.a.exists_one(y, y == x))",
+        "caller.claims.g.exists(x, call.args.a.map(y, y + 1).size() == 0)",
+        "caller.claims.g.exists(x, call.args.a.filter(y, y > 2).size() == 1)",
+        "caller.claims.g.map(x, call.args.a.filter(y, y == x)).size() == 0",
+        "caller.claims.g.map(x, [x, call.args]).size() == 0",
+        "caller.claims.g.map(x, {\"x\": call.args}).size() == 0",
+        "caller.claims.g.filter(x, call.args.a == [x]).size() == 1",
+        "caller.claims.g.exists(x, caller.claims.g.exists(y, y + x == 3))",
+        "caller.claims.o.exists(k, caller.claims.names.exists(n, n == k))",
+        "caller.roles.exists(r, caller.claims.names.exists(n, n == r))",
+        "caller.roles.exists(r, r in caller.claims.names)",
+        "call.args.a.exists(y, y in caller.claims.g)",
+        "call.args.a.exists(y, caller.claims.g + [y] == [])",
+        "call.args.a.exists(y, [y] + caller.claims.names == [])",
+        "call.args.a.all(y, caller.claims.names != caller.claims.g + [y])",
+        "caller.claims.g.exists(x, call.args.text.contains(\"b\"))",
+        "caller.claims.g.exists(x, call.args.text.matches(\"b\"))",
+        "caller.claims.g.exists(x, matches(call.args.text, \"b\"))",
+        "caller.claims.g.exists(x, call.args.text.lowerAscii() == \"b\")",
+        "caller.claims.g.exists(x, call.args.text + call.args.text == \"\")",
+        "caller.claims.g.exists(x, call.args.text.endsWith(caller.user))",
+        "caller.claims.g.exists(x, call.args.text < \"A\")",
+        "caller.claims.g.exists(x, call.args.text.split(\"a\").size() == x)",
+        "caller.claims.g.exists(x, size(call.args.text) == x)",
+        "caller.claims.g.exists(x, call.args.o[call.args.text] == x)",
+        "caller.claims.half.exists(x, call.args.a[x] == 1)",
+        "caller.claims.g.exists(x, dyn(call.args.rows)[0] == x)",
+        "caller.claims.g.exists(x, caller[\"user\"] == \"zoe\")",
+        "caller.claims.g.exists(x, call[\"method\"] == \"zoe\")",
+        "call.args.a.exists(x, caller == caller)",
+        // Whatever stands beside it, and where a failure is put off.
+        "caller.claims.g.exists(x, call.args.a.exists(y, y == x)) || true",
+        "caller.claims.g.exists(x, call.args.a.exists(y, y == x) || x > 5)",
+        "(caller.claims.g.exists(x, call.args.a.exists(y, y == x)) ? true : true)",
+        "caller.claims.g.exists(x, call.args.a.exists(y, y.nothing == x))",
+        "caller.claims.g.exists(x, call.args.a.exists(y, int(y) + int(x) + int(y) * int(x) - int(x) / 1 == 77))",
+        // Without a loop.
+        "call.args.text.contains(\"b\") || call.args.text.contains(\"c\") || call.args.text.contains(\"d\") || call.args.text.contains(\"e\") || call.args.text.contains(\"f\")",
+        // A pattern that compiles to much.
+        "call.args.text.matches(\"x\\\\w{1,60}y\")",
+    ] {
+        let arguments = if text.contains("text") { arguments.as_str() } else { &self::arguments(MANY, 1) };
+        assert_eq!(ask(&caller, text, arguments), Outcome::Failed(SPENT.into()), "{text}");
+    }
+}
+
+#[test]
+fn what_people_write_over_what_people_have_passes() {
+    let few = caller(60);
+    let call = arguments(240, 100_000);
+    for (text, said) in [
+        ("caller.claims.g.exists(x, call.args.a.exists(y, y == x))", Outcome::False),
+        ("call.args.a.all(y, !(y in caller.claims.g))", Outcome::True),
+        ("caller.roles.exists(r, r in caller.claims.names)", Outcome::False),
+        ("call.args.text.contains(\"secret\") || call.args.text.matches(\"^b+$\")", Outcome::False),
+        ("call.args.rows.all(r, r.all(c, c in [\"x\", \"y\", \"z\"]))", Outcome::True),
+        ("caller[\"user\"] == \"ann\" && call.args.o.exists(k, k.startsWith(\"q5\"))", Outcome::True),
+        ("call.args.a.map(y, y + 1).filter(y, y == 3).size() == 60", Outcome::True),
+        ("call.args.a.exists_one(y, y == 2)", Outcome::False),
+        (
+            "caller.claims.names.filter(n, n.endsWith(\"7\")).map(n, n.size()) == [2, 3, 3, 3, 3, 3]",
+            Outcome::True,
+        ),
+    ] {
+        assert_eq!(ask(&few, text, &call), said, "{text}");
+    }
+    // One pass over as many values as are judged at all, by a usual condition.
+    let rows: Vec<_> = (0..3_000).map(|n| json!({"kind": "a", "n": n})).collect();
+    let long = json!({ "rows": rows }).to_string();
+    let text = "call.args.rows.all(r, r.kind == \"a\" && r.n >= 0)";
+    assert_eq!(ask(&few, text, &long), Outcome::True);
+    let text = "!caller.claims.names.exists(n, call.args.body.contains(\"n77\"))";
+    assert_eq!(ask(&few, text, &json!({"body": "x".repeat(50_000)}).to_string()), Outcome::True);
+}
+
+#[test]
+fn the_parts_of_a_condition_share_its_steps() {
+    let (caller, arguments) = (caller(MANY), arguments(MANY, 1));
+    let one = "call.args.a.exists(y, y == 3 || y == 4 || y == 5)";
+    assert_eq!(ask(&caller, one, &arguments), Outcome::False);
+    // Failed or false, what decides does not hang on the order in which they are asked.
+    let many = ["!call.args.a.exists(y, y == 3 || y == 4 || y == 5)"; 40].join(" && ");
+    assert_eq!(ask(&caller, &many, &arguments), Outcome::Failed(SPENT.into()));
+    assert_eq!(ask(&caller, &format!("{many} && call.tool == \"other\""), &arguments), Outcome::False);
+}

@@ -17,6 +17,7 @@ pub mod rebuild;
 pub mod rpc;
 pub mod rules;
 pub mod size;
+pub mod uri;
 pub mod verdict;
 
 pub use call::{Aim, Call, Caller, Era, Head, Identity, Means, Refused, Thing};

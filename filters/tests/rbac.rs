@@ -77,6 +77,7 @@ fn said(judgement: &Judgement) -> String {
         Judgement::Refused(g, Some(words)) => format!("refused: {}: {words}", ground(g)),
         Judgement::Barred(g) => format!("barred: {}", ground(g)),
         Judgement::MissingScopes(scopes) => format!("scopes: {}", scopes.join(" ")),
+        Judgement::Ambiguous(odd) => format!("ambiguous: {odd}"),
     }
 }
 
@@ -112,7 +113,7 @@ fn judge(rbac: &Rbac, caller: &Caller, what: &str, arguments: &str) -> String {
     let query = Query { method, aim, arguments, ip: "10.0.0.7".parse().ok() };
     let judgement = rbac.judge(caller, &query);
     if let Some(aim) = aim {
-        let hidden = matches!(judgement, Judgement::Hidden(_));
+        let hidden = matches!(judgement, Judgement::Hidden(_) | Judgement::Ambiguous(_));
         if !matches!(judgement, Judgement::Barred(_)) {
             assert_eq!(hidden, !rbac.sees(caller, &aim), "{what}: lists and calls tell two stories");
         }

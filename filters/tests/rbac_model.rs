@@ -335,6 +335,7 @@ fn judge(rbac: &Rbac, caller: &Caller, call: &Call) -> Verdict {
         Judgement::Refused(..) => Verdict::Refused,
         Judgement::Barred(_) => Verdict::Barred,
         Judgement::MissingScopes(_) => panic!("no scopes are asked for"),
+        Judgement::Ambiguous(odd) => panic!("{odd}: no name here is"),
     }
 }
 

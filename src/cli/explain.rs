@@ -258,6 +258,10 @@ impl Teller<'_> {
                 step("rbac", "refuse", &format!("the method is not allowed: {}", self.ground(&ground)));
                 false
             }
+            Judgement::Ambiguous(odd) => {
+                step("rbac", "refuse", &format!("the URI can be read as that of another resource: {odd}"));
+                false
+            }
             Judgement::MissingScopes(scopes) => {
                 let lacks: Vec<&String> =
                     scopes.iter().filter(|scope| !caller.scopes.contains(scope)).collect();

@@ -240,7 +240,8 @@ fn rates(
             matches: rate::Match {
                 tools: globs(&matches.tools)?,
                 prompts: globs(&matches.prompts)?,
-                resources: globs(&matches.resources)?,
+                resources: rate::Globs::of_uris(matches.resources.iter().map(|p| &p.text))
+                    .map_err(|error| format!("rate_limits: {error}"))?,
                 methods: globs(&matches.methods)?,
                 servers: globs(&matches.servers)?,
                 roles: rate::Globs::new(&matches.roles).map_err(|error| format!("rate_limits: {error}"))?,

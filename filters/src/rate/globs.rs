@@ -6,6 +6,8 @@
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
+use crate::uri;
+
 /// Patterns that are asked together. None at all fit nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Globs {
@@ -31,6 +33,16 @@ impl Globs {
         }
         globs.others = others.build()?;
         Ok(globs)
+    }
+
+    /// Patterns over the URIs of resources, which see [normal forms](crate::uri).
+    pub fn of_uris<P: AsRef<str>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, globset::Error> {
+        Self::new(patterns.into_iter().map(|pattern| uri::pattern(pattern.as_ref())))
+    }
+
+    /// Whether any of the patterns fits a URI; each does that can be read in more than one way.
+    pub fn fit_uri(&self, name: &str) -> bool {
+        !self.is_empty() && uri::normal(name).map_or(true, |name| self.fit(&name))
     }
 
     /// Whether any of the patterns fits the whole name.

@@ -105,7 +105,7 @@ impl Limit {
                 let list = match aim.thing {
                     Thing::Tool => tools,
                     Thing::Prompt => prompts,
-                    Thing::Resource => resources,
+                    Thing::Resource => return resources.fit_uri(aim.name) || servers.fit(aim.server),
                     Thing::Server => return servers.fit(aim.server),
                 };
                 list.fit(aim.name) || servers.fit(aim.server)

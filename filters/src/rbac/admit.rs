@@ -38,7 +38,8 @@ impl Rbac {
             Judgement::Allowed(_) => return Ok(()),
             Judgement::MissingScopes(scopes) => return Err(Denied::Scopes(scopes)),
             Judgement::Barred(_) => barred(),
-            Judgement::Refused(_, message) => Refusal::http(
+            Judgement::Ambiguous(odd) => ambiguous(call.era, odd),
+            Judgement::Refused(ground, message) => Refusal::http(
                 403,
                 match ground {
                     Ground::Failed(_, why) if why == SPENT => "rule_too_costly",
@@ -69,6 +70,13 @@ fn said<'a>(call: &'a Call<'_>, thing: Thing) -> Cow<'a, str> {
 
 fn barred() -> Refusal {
     Refusal::http(403, "method_denied", "this method is not allowed by the gateway's policy")
+}
+
+/// The refusal of a URI that servers could read in more than one way. It is the same whether there is such a resource.
+fn ambiguous(era: Era, odd: Odd) -> Refusal {
+    let status = if era == Era::Modern { 400 } else { 200 };
+    let words = format!("the resource's URI can be read as that of another: {odd}; write it without");
+    Refusal::new(status, code::INVALID_PARAMS, "ambiguous_uri", words)
 }
 
 /// Names are echoed this far, in characters.

@@ -19,11 +19,13 @@ mod admit;
 mod prefix;
 mod roles;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::call::{Aim, Caller, Thing};
 use crate::rules::{Condition, Outcome, Reads, Scene};
+use crate::uri::{self, Odd};
 
 pub use admit::{Denied, unknown};
 use prefix::{Cache, Prefix};
@@ -138,6 +140,8 @@ pub enum Judgement {
     Barred(Ground),
     /// Allowed, with a token that has more scopes: all those that the call needs.
     MissingScopes(Vec<String>),
+    /// Patterns speak of resources, and this one's URI can be read as that of another.
+    Ambiguous(Odd),
 }
 
 /// Callers of one class see the same.
@@ -164,6 +168,8 @@ struct Policy {
     scopes: Vec<Needs>,
     /// What the rules read of a caller to tell what it sees.
     reads: Reads,
+    /// Roles, scopes or rules speak of resources.
+    names_resources: bool,
     cache: Cache,
 }
 
@@ -187,12 +193,18 @@ impl Rbac {
                     if part.reads.is_volatile() { all } else { all | part.reads }
                 },
             );
+        let roles = Roles::new(&settings.roles)?;
+        let scopes: Vec<Needs> = settings.scopes.iter().map(Needs::new).collect::<Result<_, _>>()?;
+        let names_resources = roles.name_resources()
+            || scopes.iter().any(Needs::name_resources)
+            || settings.rules.iter().any(|rule| rule.when.reads().resource);
         Ok(Self(Some(Policy {
             default: settings.default,
-            roles: Roles::new(&settings.roles)?,
-            scopes: settings.scopes.iter().map(Needs::new).collect::<Result<_, _>>()?,
+            roles,
+            scopes,
             rules: settings.rules,
             reads,
+            names_resources,
             cache: Cache::default(),
         })))
     }
@@ -201,7 +213,8 @@ impl Rbac {
     /// undecided here; if it denies it hides nothing, if it allows it shows.
     pub fn sees(&self, caller: &Caller, aim: &Aim<'_>) -> bool {
         let Some(policy) = &self.0 else { return true };
-        policy.prefix(caller, first_method(aim.thing), Some(*aim)).seen
+        let Ok(name) = policy.name(aim) else { return false };
+        policy.prefix(caller, first_method(aim.thing), Some(Aim { name: &name, ..*aim })).seen
     }
 
     /// False only if everything of the server is denied for sure.
@@ -215,12 +228,20 @@ impl Rbac {
     }
 
     pub fn judge(&self, caller: &Caller, query: &Query<'_>) -> Judgement {
-        self.0.as_ref().map_or(Judgement::Allowed(Ground::Open), |policy| policy.judge(caller, query))
+        let Some(policy) = &self.0 else { return Judgement::Allowed(Ground::Open) };
+        let Some(aim) = query.aim else { return policy.judge(caller, query) };
+        match policy.name(&aim) {
+            Ok(name) => policy.judge(caller, &Query { aim: Some(Aim { name: &name, ..aim }), ..*query }),
+            Err(odd) => Judgement::Ambiguous(odd),
+        }
     }
 
     /// The scopes that such a call needs, sorted, each once.
     pub fn needed_scopes(&self, method: &str, aim: Option<&Aim<'_>>) -> Vec<String> {
-        self.0.as_ref().map_or(Vec::new(), |policy| policy.needed_scopes(method, aim))
+        let Some(policy) = &self.0 else { return Vec::new() };
+        let name = aim.and_then(|aim| policy.name(aim).ok());
+        let aim = aim.zip(name.as_deref()).map(|(aim, name)| Aim { name, ..*aim });
+        policy.needed_scopes(method, aim.as_ref())
     }
 
     /// Two callers of one class see the same lists.
@@ -250,6 +271,15 @@ fn first_method(thing: Thing) -> &'static str {
 }
 
 impl Policy {
+    /// What patterns and rules see of a thing's name: of a URI its normal form.
+    fn name<'a>(&self, aim: &Aim<'a>) -> Result<Cow<'a, str>, Odd> {
+        if aim.thing == Thing::Resource && self.names_resources {
+            uri::normal(aim.name)
+        } else {
+            Ok(Cow::Borrowed(aim.name))
+        }
+    }
+
     fn judge(&self, caller: &Caller, query: &Query<'_>) -> Judgement {
         let prefix = self.prefix(caller, query.method, query.aim);
         if let Some(ground) = &prefix.barred {

@@ -7,6 +7,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::{Effect, Ground, List, Lists, Role, ScopeNeed};
 use crate::call::{Aim, Thing};
+use crate::uri;
 
 /// Patterns that are asked together.
 struct Globs {
@@ -48,7 +49,10 @@ impl Side {
         Ok(Self {
             tools: of("tools", &lists.tools)?,
             prompts: of("prompts", &lists.prompts)?,
-            resources: of("resources", &lists.resources)?,
+            resources: {
+                let normal: Vec<String> = lists.resources.iter().map(|glob| uri::pattern(glob)).collect();
+                of("resources", &normal)?
+            },
             methods: of("methods", &lists.methods)?,
             servers: of("servers", &lists.servers)?,
         })
@@ -134,6 +138,12 @@ impl Roles {
         line
     }
 
+    /// Whether any role speaks of resources.
+    pub(super) fn name_resources(&self) -> bool {
+        let speaks = |side: &Side| side.resources.count > 0;
+        self.all.iter().any(|role| speaks(&role.allow) || speaks(&role.deny))
+    }
+
     pub(super) fn is_admin(&self, names: &[String]) -> bool {
         names.iter().filter_map(|name| self.named.get(name)).any(|index| self.all[*index].admin)
     }
@@ -205,6 +215,10 @@ impl Needs {
             return Err("scopes that are needed for nothing: no list has a pattern".into());
         }
         Ok(Self { lists, things, require: need.require.clone() })
+    }
+
+    pub(super) fn name_resources(&self) -> bool {
+        self.lists.resources.count > 0
     }
 
     pub(super) fn fit(&self, method: &str, aim: Option<&Aim<'_>>) -> bool {

@@ -12,8 +12,10 @@ use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValu
 
 use super::kind::Kind;
 use super::places::Places;
+use super::reads::Reads;
 use super::words;
 use super::{Flaw, scene};
+use crate::uri;
 
 /// Deepest tree. An evaluation recurses as deep, on the stack of a worker.
 const MAX_DEPTH: usize = 24;
@@ -32,6 +34,8 @@ pub(super) struct Checker<'e, 'p> {
     locals: Vec<Local<'e>>,
     depth: usize,
     loops: usize,
+    /// The condition reads `call.resource`, which is a URI in its normal form.
+    resources: bool,
 }
 
 /// What is known of a node: its kind, and whether it holds something of the arguments.
@@ -44,7 +48,8 @@ type Checked = Result<Known, Flaw>;
 
 /// Finds the first flaw of a condition.
 pub(super) fn check(expr: &IdedExpr, places: &Places<'_>) -> Result<(), Flaw> {
-    let mut checker = Checker { places, locals: Vec::new(), depth: 0, loops: 0 };
+    let resources = Reads::of(expr).resource;
+    let mut checker = Checker { places, locals: Vec::new(), depth: 0, loops: 0, resources };
     let kind = checker.node(expr)?.kind;
     checker.want(expr, &kind, &Kind::Bool)
 }
@@ -68,6 +73,10 @@ impl<'e> Checker<'e, '_> {
     fn inside(&mut self, expr: &'e IdedExpr) -> Checked {
         let constant = |kind| Ok(Known { kind, of_args: false });
         match &expr.expr {
+            Expr::Literal(LiteralValue::String(text)) if self.resources => {
+                self.spelt(expr, text.inner())?;
+                constant(Kind::String)
+            }
             Expr::Literal(literal) => constant(match literal {
                 LiteralValue::Boolean(_) => Kind::Bool,
                 LiteralValue::Bytes(_) => Kind::Bytes,
@@ -116,6 +125,18 @@ impl<'e> Checker<'e, '_> {
                 "a message, which conditions do not have",
                 "a map such as `{\"key\": value}`",
             )),
+        }
+    }
+
+    /// A URI that is written in another way than `call.resource` would fit nothing, in silence.
+    fn spelt(&self, expr: &IdedExpr, text: &str) -> Result<(), Flaw> {
+        match uri::normal(text) {
+            Ok(normal) if uri::is_absolute(text) && normal != text => Err(flaw(
+                self.places.of(expr),
+                "a URI that `call.resource` never is, which is in its normal form",
+                format!("\"{normal}\""),
+            )),
+            _ => Ok(()),
         }
     }
 

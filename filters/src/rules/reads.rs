@@ -23,6 +23,8 @@ pub struct Reads {
     pub method: bool,
     /// `call.tool`, `call.prompt` or `call.resource`
     pub name: bool,
+    /// `call.resource`
+    pub resource: bool,
 }
 
 impl Reads {
@@ -59,7 +61,10 @@ impl Reads {
         match (variable, field) {
             ("call", "args") => self.args = true,
             ("call", "method") => self.method = true,
-            ("call", _) => self.name = true,
+            ("call", _) => {
+                self.name = true;
+                self.resource |= field == "resource";
+            }
             ("caller", "ip") => self.ip = true,
             ("caller", "roles") => self.roles = true,
             ("caller", _) => self.person = true,
@@ -79,6 +84,7 @@ impl BitOr for Reads {
             person: self.person | other.person,
             method: self.method | other.method,
             name: self.name | other.name,
+            resource: self.resource | other.resource,
         }
     }
 }

@@ -175,3 +175,59 @@ async fn roles_change_with_the_file_and_the_lists_with_them() {
     gateway.eventually("the new role holds", async |_| dan.tools("/mcp").await == ["demo__time"]).await;
     assert_eq!(dan.call("demo__echo", json!({"message": "hi"})).await.0, 400);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_spelling_of_a_uri_is_the_same_resource() {
+    let (_fixture, url) = a_fixture().await;
+    let (pub_, all) = (key("pub", "public"), key("all", "most"));
+    let gateway = Gateway::start(&format!(
+        r#"mcpServers: {{fix: {{url: "{url}"}}}}
+auth:
+  api_keys:
+{pub_}{all}rbac:
+  roles:
+    public: {{allow: {{resources: ["TEST://Template/*"]}}}}
+    most: {{allow: {{resources: ["*"]}}, deny: {{resources: ["test://static-*"]}}}}
+"#
+    ))
+    .await;
+    let (pub_, all) = (Caller::new(&gateway, "pub"), Caller::new(&gateway, "all"));
+    let read = async |who: &Caller<'_>, uri: &str| {
+        who.modern("/servers/fix/mcp", "resources/read", json!({"uri": uri})).await
+    };
+    gateway.eventually("it is there", async |_| read(&pub_, "test://template/1/data").await.0 == 200).await;
+    assert_eq!(read(&all, "test://template/1/data").await.0, 200);
+    let sent = async || gateway.metric("toolgate_upstream_seconds_count{server=\"fix\"}").await;
+    let before = sent().await;
+    // The patterns see through what is written in another way.
+    for uri in ["test://static-text", "TEST://STATIC-text", "test://%73tatic-text", "tEsT://st%61tic%2Dtext"]
+    {
+        let (status, answer) = read(&all, uri).await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{uri}: {answer}");
+        assert!(answer["error"]["message"].as_str().is_some_and(|m| m.starts_with("Resource not found")));
+    }
+    // What could be read as another is refused, by whatever method it is named.
+    for uri in [
+        "test://template/../static-text",
+        "test://template/%2e%2e/static-text",
+        "test://template/..%2fstatic-text",
+        "test://template/x%5c..%5cstatic-text",
+        "test://template/%252e%252e/data",
+    ] {
+        for who in [&pub_, &all] {
+            let reference = json!({"ref": {"type": "ref/resource", "uri": uri}, "argument": {"name": "id", "value": "1"}});
+            for (method, params) in
+                [("resources/read", json!({"uri": uri})), ("completion/complete", reference)]
+            {
+                let (status, answer) = who.modern("/servers/fix/mcp", method, params).await;
+                assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{uri}: {answer}");
+                let words = answer["error"]["message"].as_str().unwrap_or_default();
+                assert!(words.contains("can be read as that of another"), "{uri}: {answer}");
+            }
+        }
+    }
+    assert!((sent().await - before).abs() < 0.5, "and none of these reached the server");
+    // Lists and calls agree.
+    let uris = all.names("/servers/fix/mcp", "resources/list", "resources", "uri").await;
+    assert!(!uris.is_empty() && !uris.iter().any(|uri| uri.starts_with("test://static-")), "{uris:?}");
+}

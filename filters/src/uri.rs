@@ -1,0 +1,391 @@
+//! The URI of a resource as patterns see it: its normal form (RFC 3986 §6.2.2), so that no other spelling of it gets
+//! past a `deny`; or why it has none, because servers would read it in more than one way.
+//!
+//! Only what is compared is changed. What is sent stays as it was written, and is refused where the two could mean
+//! different things: dot segments, encoded slashes, backslashes, what is encoded twice. How a server reads a URI is
+//! not known here, so what any common reader (RFC 3986, WHATWG URL, `path.join`) takes differently counts.
+
+use std::borrow::Cow;
+
+/// Why a URI has no normal form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Odd {
+    #[error("it has a segment `.` or `..`")]
+    Dots,
+    #[error("its path begins with two slashes")]
+    Slashes,
+    #[error("it has a backslash")]
+    Backslash,
+    #[error("it has a slash that is percent-encoded")]
+    Slash,
+    #[error("it has something that is percent-encoded twice")]
+    Twice,
+    #[error("it has a `%` that encodes nothing, or no UTF-8")]
+    Percent,
+    #[error("it has a control character, or a space at an end")]
+    Control,
+    #[error("a file has no query and no fragment")]
+    Query,
+    #[error("the path of a file begins with a slash")]
+    Relative,
+}
+
+/// The parts of a URI or of a pattern over URIs.
+struct Parts<'a> {
+    /// Empty where there is none.
+    scheme: &'a str,
+    authority: Option<&'a str>,
+    path: &'a str,
+    /// With the `?` or `#` that it begins with.
+    rest: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of_uri(text: &'a str) -> Self {
+        let scheme = text.find(':').map(|at| &text[..at]).filter(|scheme| is_scheme(scheme));
+        Self::of(text, scheme, (&['/', '?', '#'], &['?', '#']))
+    }
+
+    /// Signs of a pattern may stand for letters of a scheme. `?` is such a sign, and where a query begins is not known.
+    fn of_pattern(text: &'a str) -> Self {
+        let any = |scheme: &str| !scheme.contains('/') && text[scheme.len()..].starts_with("://");
+        let scheme = text.find(':').map(|at| &text[..at]).filter(|scheme| is_scheme(scheme) || any(scheme));
+        Self::of(text, scheme, (&['/'], &[]))
+    }
+
+    /// `ends` are the letters at which an authority ends, and those at which a path does.
+    fn of(text: &'a str, scheme: Option<&'a str>, ends: (&[char], &[char])) -> Self {
+        let after = scheme.map_or(text, |scheme| &text[scheme.len() + 1..]);
+        // Without a scheme it is whatever its server takes it for, which has no authority.
+        let (authority, after) = match after.strip_prefix("//").filter(|_| scheme.is_some()) {
+            Some(after) => {
+                let end = after.find(ends.0).unwrap_or(after.len());
+                (Some(&after[..end]), &after[end..])
+            }
+            None => (None, after),
+        };
+        let end = after.find(ends.1).unwrap_or(after.len());
+        let (path, rest) = after.split_at(end);
+        Self { scheme: scheme.unwrap_or_default(), authority, path, rest }
+    }
+
+    /// Whether what is not the path is in its normal form already.
+    fn is_plain(&self) -> bool {
+        let lower = |text: &str| !text.bytes().any(|b| b.is_ascii_uppercase());
+        let host = self.authority.unwrap_or_default();
+        lower(self.scheme)
+            && lower(host)
+            && !host.contains([':', '@'])
+            && !host.ends_with('.')
+            && (self.scheme != "file" || (self.authority.is_some() && host != "localhost"))
+            && (!is_web(self.scheme) || !self.rest.contains('#'))
+    }
+
+    /// Scheme and authority, in one spelling.
+    fn head(&self) -> (String, String) {
+        let scheme = self.scheme.to_ascii_lowercase();
+        let mut out = scheme.clone();
+        if !scheme.is_empty() {
+            out.push(':');
+        }
+        match self.authority {
+            Some(authority) => {
+                out.push_str("//");
+                out.push_str(&host(&scheme, authority));
+            }
+            // RFC 8089 §2: `file:/a` and `file://localhost/a` are `file:///a`.
+            None if scheme == "file" => out.push_str("//"),
+            None => {}
+        }
+        (scheme, out)
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+}
+
+/// Whether a text begins as a URI with an authority does.
+pub fn is_absolute(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| is_scheme(scheme))
+}
+
+/// Schemes whose fragments are not sent, and whose ports have defaults (RFC 9110 §4.2.3).
+fn is_web(scheme: &str) -> bool {
+    matches!(scheme, "http" | "https" | "ws" | "wss")
+}
+
+fn host(scheme: &str, authority: &str) -> String {
+    let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(user, host)| (user, host));
+    let host = host.to_ascii_lowercase();
+    let default = match scheme {
+        "http" | "ws" => ":80",
+        "https" | "wss" => ":443",
+        _ => ":",
+    };
+    let host = host.strip_suffix(default).or_else(|| host.strip_suffix(':')).unwrap_or(&host);
+    let host = if is_web(scheme) { host.strip_suffix('.').unwrap_or(host) } else { host };
+    match (user, host) {
+        ("", "localhost") if scheme == "file" => String::new(),
+        ("", host) => host.to_owned(),
+        (user, host) => format!("{user}@{host}"),
+    }
+}
+
+/// The normal form of a resource's URI, or of a template's.
+///
+/// # Errors
+/// How it could be read in another way.
+pub fn normal(uri: &str) -> Result<Cow<'_, str>, Odd> {
+    if uri.contains(char::is_control) || uri.starts_with(' ') || uri.ends_with(' ') {
+        return Err(Odd::Control);
+    }
+    if uri.contains('\\') {
+        return Err(Odd::Backslash);
+    }
+    let parts = Parts::of_uri(uri);
+    let is_file = parts.scheme.eq_ignore_ascii_case("file");
+    if is_file && !parts.rest.is_empty() {
+        return Err(Odd::Query);
+    }
+    if is_file && !(parts.path.starts_with('/') || parts.authority.is_some_and(|of| !of.is_empty())) {
+        return Err(Odd::Relative);
+    }
+    let authority = decoded(parts.authority.unwrap_or_default(), true)?;
+    if authority.contains("%3F") || authority.contains("%23") {
+        // Who decodes it reads another host, and another path.
+        return Err(Odd::Slash);
+    }
+    let path = decoded(parts.path, true)?;
+    if path.starts_with("//") {
+        return Err(Odd::Slashes);
+    }
+    if path.split('/').any(is_dots) || is_dots(&authority) {
+        return Err(Odd::Dots);
+    }
+    let rest = decoded(parts.rest, false)?;
+    let same = |one: &Cow<'_, str>| matches!(one, Cow::Borrowed(_));
+    if same(&path) && same(&rest) && same(&authority) && !path.contains("//") && parts.is_plain() {
+        return Ok(Cow::Borrowed(uri));
+    }
+    let parts = Parts { authority: parts.authority.map(|_| &*authority), path: &path, ..parts };
+    let (scheme, mut out) = parts.head();
+    single(&path, &mut out);
+    out.push_str(match rest.find('#').filter(|_| is_web(&scheme)) {
+        Some(at) => &rest[..at],
+        None => &rest,
+    });
+    Ok(if out == uri { Cow::Borrowed(uri) } else { out.into() })
+}
+
+/// A pattern over URIs in the spelling of what it is held against. A `?` is any letter here.
+pub fn pattern(glob: &str) -> String {
+    let parts = Parts::of_pattern(glob);
+    let (_, mut out) = parts.head();
+    let path = decoded(parts.path, false).unwrap_or(Cow::Borrowed(parts.path));
+    // What was encoded is no sign of the pattern's own.
+    let path = if matches!(path, Cow::Owned(_)) { escaped(parts.path) } else { path };
+    single(&path, &mut out);
+    out
+}
+
+/// A segment that leads elsewhere, for one that cuts off spaces (Windows) or parameters (`..;a`) too.
+fn is_dots(segment: &str) -> bool {
+    let name = segment.split(';').next().unwrap_or_default().trim_matches(' ');
+    matches!(name, "." | "..")
+}
+
+/// Slashes in a row are one, for all who read files by it.
+fn single(path: &str, out: &mut String) {
+    for letter in path.chars() {
+        if letter != '/' || !path_ends_with_slash(out) {
+            out.push(letter);
+        }
+    }
+}
+
+/// The slashes before an authority are not those of a path.
+fn path_ends_with_slash(out: &str) -> bool {
+    out.ends_with('/') && !out.ends_with("://")
+}
+
+/// Replaces what is percent-encoded and need not be. In a path nothing may be left that hides a slash.
+fn decoded(text: &str, strict: bool) -> Result<Cow<'_, str>, Odd> {
+    if !text.contains('%') {
+        return Ok(Cow::Borrowed(text));
+    }
+    decode(text, strict, |letter, out| out.push(letter)).map(Cow::Owned)
+}
+
+/// The same for a pattern, in which some letters are signs.
+fn escaped(text: &str) -> Cow<'_, str> {
+    let put = |letter, out: &mut String| {
+        if matches!(letter, '*' | '?' | '[' | ']' | '{' | '}' | '!' | '\\') {
+            out.push('\\');
+        }
+        out.push(letter);
+    };
+    decode(text, false, put).map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+fn decode(text: &str, strict: bool, mut put: impl FnMut(char, &mut String)) -> Result<String, Odd> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        // All that are encoded in a row are letters of one text.
+        let mut bytes = Vec::new();
+        rest = &rest[at..];
+        while let Some(after) = rest.strip_prefix('%') {
+            let byte = after.get(..2).and_then(|hex| {
+                hex.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u8::from_str_radix(hex, 16).ok())?
+            });
+            bytes.push(byte.ok_or(Odd::Percent)?);
+            rest = &after[2..];
+        }
+        let letters = std::str::from_utf8(&bytes).map_err(|_| Odd::Percent)?;
+        for (at, letter) in letters.char_indices() {
+            match letter {
+                '/' if strict => return Err(Odd::Slash),
+                '\\' => return Err(Odd::Backslash),
+                letter if letter.is_control() => return Err(Odd::Control),
+                '%' if strict => {
+                    let after: String = letters[at + 1..].chars().chain(rest.chars()).take(2).collect();
+                    if after.len() == 2 && after.bytes().all(|b| b.is_ascii_hexdigit()) {
+                        return Err(Odd::Twice);
+                    }
+                    out.push_str("%25");
+                }
+                '%' | '/' | '?' | '#' => out.push_str(&format!("%{:02X}", letter as u32)),
+                '&' | '=' | '+' | ';' if !strict => out.push_str(&format!("%{:02X}", letter as u32)),
+                letter => put(letter, &mut out),
+            }
+        }
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use globset::GlobBuilder;
+
+    use super::*;
+
+    #[test]
+    fn one_resource_has_one_spelling() {
+        for (uri, same) in [
+            ("file:///pub/a", "file:///pub/a"),
+            ("FILE:///pub/a", "file:///pub/a"),
+            ("file:/pub/a", "file:///pub/a"),
+            ("file://localhost/pub/a", "file:///pub/a"),
+            ("file://LOCALHOST/pub/a", "file:///pub/a"),
+            ("file:///pub/%73ecret", "file:///pub/secret"),
+            ("file:///pub/%7Ea%2Db", "file:///pub/~a-b"),
+            ("file:///pub//a///b/", "file:///pub/a/b/"),
+            ("file:///a%20b", "file:///a b"),
+            ("file:///s%C3%A9cret", "file:///sécret"),
+            ("file:///a%28b%29", "file:///a(b)"),
+            ("file:///a%23b%3fc", "file:///a%23b%3Fc"),
+            ("file:///100%25", "file:///100%25"),
+            ("file:///%e2%82%ac", "file:///€"),
+            ("file://Documents/Readme", "file://documents/Readme"),
+            ("https://Docs.Example:443/A?b=%7E#c", "https://docs.example/A?b=~"),
+            ("https://docs.example./a", "https://docs.example/a"),
+            ("https://docs.example:8443/a", "https://docs.example:8443/a"),
+            ("http://docs.example:/a?x=../y", "http://docs.example/a?x=../y"),
+            ("http://docs.example/a?u=http%3A%2F%2Fx", "http://docs.example/a?u=http:%2F%2Fx"),
+            ("postgres://Ann@DB.example/t/schema", "postgres://Ann@db.example/t/schema"),
+            ("memo://Notes/%31", "memo://notes/1"),
+            ("ui:app/main", "ui:app/main"),
+            ("urn:isbn:0451450523", "urn:isbn:0451450523"),
+            ("file:///pub/{+path}", "file:///pub/{+path}"),
+            ("plain text", "plain text"),
+            ("web://x/y...z/.a/..b/c..", "web://x/y...z/.a/..b/c.."),
+            ("", ""),
+        ] {
+            let normal = normal(uri).unwrap_or_else(|odd| panic!("{uri}: {odd}"));
+            assert_eq!(normal, same, "{uri}");
+            assert_eq!(super::normal(&normal), Ok(Cow::Borrowed(same)), "{uri}: it is its own normal form");
+            assert_eq!(
+                matches!(normal, Cow::Borrowed(_)),
+                uri == same,
+                "{uri}: nothing is copied for nothing"
+            );
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_has_none() {
+        for (uri, odd) in [
+            ("file:///pub/../etc/passwd", Odd::Dots),
+            ("file:///pub/./a", Odd::Dots),
+            ("file:///pub/..", Odd::Dots),
+            ("file:///pub/%2e%2E/etc", Odd::Dots),
+            ("file:///pub/.%2e/etc", Odd::Dots),
+            ("file:///pub/..;x=1/etc", Odd::Dots),
+            ("file:///pub/..%3Bx/etc", Odd::Dots),
+            ("file:///pub/..%20/etc", Odd::Dots),
+            ("file://../etc/passwd", Odd::Dots),
+            ("ui:../main", Odd::Dots),
+            ("urn:a/../b", Odd::Dots),
+            ("../etc/passwd", Odd::Dots),
+            ("https://x/a/..?b", Odd::Dots),
+            ("file:///pub/..%2fetc", Odd::Slash),
+            ("file:///pub%2Fsecret", Odd::Slash),
+            ("https://good.example%2f@evil/x", Odd::Slash),
+            ("https://good.example%3f@evil/x", Odd::Slash),
+            ("file:///pub/..\\etc", Odd::Backslash),
+            ("file:///pub/..%5cetc", Odd::Backslash),
+            ("file:///pub/%252e%252e/etc", Odd::Twice),
+            ("file:///pub/%25%32%65", Odd::Twice),
+            ("file:///pub/%2", Odd::Percent),
+            ("file:///pub/%%32e", Odd::Percent),
+            ("file:///pub/%zz", Odd::Percent),
+            ("file:///pub/%+1", Odd::Percent),
+            ("file:///pub/%c0%ae%c0%ae/etc", Odd::Percent),
+            ("file:///pub/a%00.txt", Odd::Control),
+            ("file:///pub/a\n", Odd::Control),
+            (" file:///pub/a", Odd::Control),
+            ("file:////etc/passwd", Odd::Slashes),
+            ("//etc/passwd", Odd::Slashes),
+            ("file:///secret?", Odd::Query),
+            ("file:///secret#a", Odd::Query),
+            ("file:etc/passwd", Odd::Relative),
+            ("file:", Odd::Relative),
+        ] {
+            assert_eq!(normal(uri), Err(odd), "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_fits_all_spellings_of_what_it_fits() {
+        for (glob, uri, fits) in [
+            ("file:///pub/*", "file:///pub/a/b", true),
+            ("file:///pub/*", "FILE://localhost/%70ub//a", true),
+            ("FILE:///pub/*", "file:/pub/a", true),
+            ("file://localhost/pub/*", "file:///pub/a", true),
+            ("file:///my%20docs/*", "file:///my docs/a", true),
+            ("file:///my docs/*", "file:///my%20docs/a", true),
+            ("file:///s%C3%A9cret*", "file:///sécret", true),
+            ("file:///a%2Ab", "file:///a*b", true),
+            ("file:///a%2Ab", "file:///axb", false),
+            ("file:///a%23*", "file:///a%23b", true),
+            ("https://Docs.Example/*", "https://docs.example:443/x#y", true),
+            ("https://*.Example/*", "https://a.EXAMPLE/x", true),
+            ("https://docs.example/a\\?*", "https://docs.example/a?b", true),
+            ("memo://Notes/?", "memo://notes/1", true),
+            ("memo://{a,B}/*", "memo://b/1", true),
+            ("*", "ui:app/main", true),
+            ("*/secret*", "file:///pub/%73ecret", true),
+            ("file:///{a,b}//c", "file:///b/c", true),
+            ("*://docs.example/*", "https://Docs.example/a", true),
+            ("{file,memo}:///a", "file:/a", true),
+            ("file:*", "file:/a", true),
+        ] {
+            let set = GlobBuilder::new(&pattern(glob)).build().expect(glob).compile_matcher();
+            assert_eq!(set.is_match(&*normal(uri).expect(uri)), fits, "{glob} {uri}");
+        }
+    }
+}

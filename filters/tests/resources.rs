@@ -1,0 +1,158 @@
+//! Whoever speaks of resources speaks of them in every spelling: roles, scopes, rules and limits.
+
+use filters::rate::Globs;
+use filters::rbac::{Effect, Judgement, Lists, Query, Rbac, Role, Rule, ScopeNeed, Settings};
+use filters::rules::Condition;
+use filters::uri::Odd;
+use filters::{Aim, Caller, Identity, Thing};
+
+/// Spellings of `file:///pub/secret`.
+const SECRET: [&str; 7] = [
+    "file:///pub/secret",
+    "FILE:///pub/secret",
+    "file:/pub/secret",
+    "file://localhost/pub/secret",
+    "file:///pub/%73ecret",
+    "file:///%70ub/secre%74",
+    "file:///pub//secret",
+];
+
+/// Readable as `/etc/passwd` or `/pub/secret`.
+const ODD: [(&str, Odd); 8] = [
+    ("file:///pub/../etc/passwd", Odd::Dots),
+    ("file:///pub/%2e%2e/etc/passwd", Odd::Dots),
+    ("file:///pub/x/..%2f..%2fetc/passwd", Odd::Slash),
+    ("file:///pub/..\\..\\etc", Odd::Backslash),
+    ("file:///pub/%5c..%5cetc", Odd::Backslash),
+    ("file:///pub/%252e%252e/etc/passwd", Odd::Twice),
+    ("file:///pub/secret?", Odd::Query),
+    ("file:///pub/secret%00.txt", Odd::Control),
+];
+
+fn lists(resources: &[&str]) -> Lists {
+    Lists { resources: resources.iter().map(|r| (*r).to_owned()).collect(), ..Lists::default() }
+}
+
+fn role(allow: &[&str], deny: &[&str]) -> Settings {
+    let role = Role { name: "r".into(), allow: lists(allow), deny: lists(deny), ..Role::default() };
+    Settings { roles: vec![role], ..Settings::default() }
+}
+
+fn rule(when: &str) -> Settings {
+    let when = Condition::compile(when).unwrap_or_else(|flaw| panic!("{when}: {flaw}"));
+    let rule = Rule { name: "rule".into(), when, effect: Effect::Deny, message: None };
+    Settings { default: Effect::Allow, rules: vec![rule], ..Settings::default() }
+}
+
+fn caller() -> Caller {
+    Caller::new(Identity { roles: vec!["r".into()], ..Identity::default() })
+}
+
+fn judge(rbac: &Rbac, uri: &str) -> Judgement {
+    let aim = Aim { thing: Thing::Resource, name: uri, server: "files" };
+    let caller = caller();
+    for method in ["resources/subscribe", "resources/unsubscribe", "completion/complete", "resources/read"] {
+        let query = Query { method, aim: Some(aim), arguments: None, ip: None };
+        let said = rbac.judge(&caller, &query);
+        let passes = matches!(said, Judgement::Allowed(_) | Judgement::MissingScopes(_));
+        assert_eq!(passes, rbac.sees(&caller, &aim), "{uri}: lists and calls tell two stories");
+        if method == "resources/read" {
+            return said;
+        }
+    }
+    unreachable!("it was read")
+}
+
+#[test]
+fn no_spelling_gets_past_a_deny_or_into_an_allow() {
+    for settings in [
+        role(&["*"], &["file:///pub/secret*"]),
+        role(&["*"], &["FILE://LOCALHOST/%70ub//secret"]),
+        role(&["file:///open/*"], &[]),
+        rule("call.resource.startsWith(\"file:///pub/secret\")"),
+        rule("call.resource == \"file:///pub/secret\""),
+    ] {
+        let rbac = Rbac::new(settings.clone()).expect("a sound policy");
+        for uri in SECRET {
+            assert!(matches!(judge(&rbac, uri), Judgement::Hidden(_)), "{uri} under {settings:?}");
+        }
+        for (uri, odd) in ODD {
+            assert_eq!(judge(&rbac, uri), Judgement::Ambiguous(odd), "{uri} under {settings:?}");
+        }
+        assert!(matches!(judge(&rbac, "file:///open/a"), Judgement::Allowed(_)), "{settings:?}");
+    }
+    let rbac = Rbac::new(role(&["file:///pub/*"], &[])).expect("a sound policy");
+    for uri in SECRET {
+        assert!(matches!(judge(&rbac, uri), Judgement::Allowed(_)), "{uri}");
+    }
+}
+
+#[test]
+fn a_rule_that_goes_through_the_call_as_a_whole_sees_the_same() {
+    // It could read arguments, so it refuses in plain words and hides nothing.
+    let rbac = Rbac::new(rule("call[\"resource\"].endsWith(\"/secret\")")).expect("a sound policy");
+    for uri in SECRET {
+        let aim = Aim { thing: Thing::Resource, name: uri, server: "files" };
+        let query = Query { method: "resources/read", aim: Some(aim), arguments: None, ip: None };
+        assert!(matches!(rbac.judge(&caller(), &query), Judgement::Refused(..)), "{uri}");
+    }
+    for (uri, odd) in ODD {
+        assert_eq!(judge(&rbac, uri), Judgement::Ambiguous(odd), "{uri}");
+    }
+}
+
+#[test]
+fn scopes_are_needed_for_every_spelling() {
+    let need = ScopeNeed { lists: lists(&["file:///pub/secret"]), require: vec!["s".into()] };
+    let settings = Settings { default: Effect::Allow, scopes: vec![need], ..Settings::default() };
+    let rbac = Rbac::new(settings).expect("a sound policy");
+    for uri in SECRET {
+        assert!(matches!(judge(&rbac, uri), Judgement::MissingScopes(_)), "{uri}");
+        let aim = Aim { thing: Thing::Resource, name: uri, server: "files" };
+        assert_eq!(rbac.needed_scopes("resources/read", Some(&aim)), ["s"], "{uri}");
+    }
+    for (uri, odd) in ODD {
+        assert_eq!(judge(&rbac, uri), Judgement::Ambiguous(odd), "{uri}");
+    }
+}
+
+#[test]
+fn where_nothing_speaks_of_resources_they_are_called_as_they_like() {
+    let tools = Lists { tools: vec!["*".into()], servers: vec!["files".into()], ..Lists::default() };
+    let role = Role { name: "r".into(), allow: tools, ..Role::default() };
+    let rbac = Rbac::new(Settings { roles: vec![role], ..Settings::default() }).expect("a sound policy");
+    for (uri, _) in ODD {
+        assert!(matches!(judge(&rbac, uri), Judgement::Allowed(_)), "{uri}");
+        assert!(matches!(judge(&Rbac::open(), uri), Judgement::Allowed(_)), "{uri}");
+    }
+}
+
+#[test]
+fn a_limit_counts_every_spelling() {
+    let globs = Globs::of_uris(["file:///pub/secret*"]).expect("patterns");
+    for uri in SECRET.into_iter().chain(ODD.map(|(uri, _)| uri)) {
+        assert!(globs.fit_uri(uri), "{uri}");
+    }
+    assert!(!globs.fit_uri("file:///pub/other"));
+    assert!(!Globs::default().fit_uri("file:///pub/../x"), "no pattern fits nothing");
+}
+
+#[test]
+fn a_condition_that_spells_a_uri_in_another_way_is_refused() {
+    for (text, instead) in [
+        ("call.resource == \"FILE:///pub\"", "\"file:///pub\""),
+        ("call.resource.startsWith(\"file://localhost/pub\")", "\"file:///pub\""),
+        ("call.resource in [\"memo://Notes/1\"]", "\"memo://notes/1\""),
+        ("call.resource.contains(\"file:///%7Ea\")", "\"file:///~a\""),
+    ] {
+        let flaw = Condition::compile(text).expect_err(text);
+        assert_eq!(flaw.expected, instead, "{text}");
+    }
+    for text in [
+        "call.resource.startsWith(\"file:///pub/\")",
+        "caller.issuer == \"https://ID.example\"",
+        "call.resource.matches(\"^memo://[A-Z]+$\") || caller.user == \"Ann\"",
+    ] {
+        Condition::compile(text).unwrap_or_else(|flaw| panic!("{text}: {flaw}"));
+    }
+}

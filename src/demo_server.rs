@@ -14,7 +14,7 @@ use crate::cli::{aloud, failed};
 use crate::config::{self, Config};
 use crate::door::Door;
 use crate::protocol::{revision, wire};
-use crate::session::Session;
+use crate::session::{Holder, Room, Session};
 use crate::telemetry;
 
 const PATH: &str = "/servers/demo/mcp";
@@ -68,12 +68,12 @@ async fn read(door: Arc<Door>, max_line: usize, out: mpsc::Sender<Bytes>) {
     // The pipe is the session; what `initialize` opens beside it is for HTTP.
     let owner = door.registry.house().plan.chain.anonymous();
     let session = door.sessions.open(
-        owner,
+        Holder::new(owner, None),
         &Arc::from(PATH),
         revision::NEWEST_LEGACY,
         Bytes::from_static(b"{}"),
         Bytes::from_static(crate::upstream::house_info().as_bytes()),
-        usize::MAX,
+        Room::ENDLESS,
     );
     let Ok(session) = session else { return };
     let mut stdin = BufReader::new(tokio::io::stdin());

@@ -39,15 +39,18 @@ use asked::Asked;
 pub use memory::{Deed, Memory};
 pub use outbox::{Item, Outbox, Stream, TooMany};
 use place::Place;
+pub use room::{Full, Holder, Room};
 pub use runs::{Begun, Run, Runs};
 use shared::Shared;
-pub use table::{Full, Sessions};
+pub use table::Sessions;
 
 pub struct Session {
     pub id: String,
     /// The endpoint that it was opened on.
     pub path: Arc<str>,
     owner: Caller,
+    /// In whose share it counts.
+    holder: Holder,
     /// The revision that was agreed on with the client.
     pub version: &'static str,
     /// The client's own `capabilities` and `clientInfo`, as JSON.

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use toolgate::catalog::{Catalog, Endpoint, Face, Kind, Lists, Page, Seen};
 use toolgate::config::Config;
 use toolgate::server::Server;
-use toolgate::session::{Session, Sessions};
+use toolgate::session::{Holder, Room, Session, Sessions};
 use toolgate::telemetry::Metrics;
 use toolgate::upstream::Hello;
 
@@ -60,7 +60,9 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
     let sessions = Sessions::new(metrics, runtime.handle().clone());
     let caller = Caller::new(Identity { user: "ada".into(), ..Identity::default() });
     let (abilities, client) = (Bytes::from_static(b"{}"), Bytes::from_static(b"{}"));
-    let session = sessions.open(caller.clone(), &endpoint.path, "2025-11-25", abilities, client, 10);
+    let holder = Holder::new(caller.clone(), None);
+    let session =
+        sessions.open(holder, &endpoint.path, "2025-11-25", abilities, client, Room { all: 10, each: 10 });
     let session = session.unwrap_or_else(|_| panic!("there is room"));
     House { endpoint, given, sessions, session, caller, _runtime: runtime }
 });

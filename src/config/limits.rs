@@ -18,6 +18,7 @@ pub(super) const KEYS: &[&str] = &[
     "max_json_depth",
     "max_line",
     "max_sessions",
+    "max_sessions_per_caller",
     "max_connections",
     "max_buffered",
     "header_timeout",
@@ -49,6 +50,10 @@ pub struct Limits {
     /// Most sessions at a time: 1 to 10000000.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_sessions: u64,
+    /// Most sessions of one caller at a time, of anonymous callers of one address: 1 to 10000000. Without it a tenth of
+    /// `max_sessions`, but at least 16.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_sessions_per_caller: Option<u64>,
     /// Most connections of clients to a listener at a time, with the requests beside the first of each of HTTP/2: 1 to
     /// 10000000; fewer where open files do not suffice.
     #[schemars(range(min = 1, max = 10_000_000))]
@@ -85,6 +90,7 @@ impl Default for Limits {
             max_json_depth: 64,
             max_line: Size::mib(16),
             max_sessions: 100_000,
+            max_sessions_per_caller: None,
             max_connections: 20_000,
             max_buffered: Size::mib(512),
             header_timeout: Span::secs(10),
@@ -118,6 +124,9 @@ impl Limits {
         within(spot, "max_json_depth", self.max_json_depth, (4, 512));
         within(spot, "max_line", self.max_line, (Size::kib(1), Size::mib(256)));
         within(spot, "max_sessions", self.max_sessions, (1, 10_000_000));
+        if let Some(share) = self.max_sessions_per_caller {
+            within(spot, "max_sessions_per_caller", share, (1, 10_000_000));
+        }
         within(spot, "max_connections", self.max_connections, (1, 10_000_000));
         within(spot, "max_buffered", self.max_buffered, (Size::mib(1), Size::mib(1 << 20)));
         within(spot, "header_timeout", self.header_timeout, (ms(10), Span::mins(10)));
@@ -131,6 +140,11 @@ impl Limits {
         within(spot, "drain", self.drain, (ms(0), Span::hours(1)));
     }
 
+    /// How many sessions one caller may have.
+    pub fn share(&self) -> u64 {
+        self.max_sessions_per_caller.unwrap_or((self.max_sessions / 10).max(16)).min(self.max_sessions)
+    }
+
     /// Each key with its value as text, for telling what changed.
     pub(super) fn values(&self) -> [(&'static str, String); KEYS.len()] {
         [
@@ -140,6 +154,7 @@ impl Limits {
             ("max_json_depth", self.max_json_depth.to_string()),
             ("max_line", self.max_line.to_string()),
             ("max_sessions", self.max_sessions.to_string()),
+            ("max_sessions_per_caller", self.share().to_string()),
             ("max_connections", self.max_connections.to_string()),
             ("max_buffered", self.max_buffered.to_string()),
             ("header_timeout", self.header_timeout.to_string()),

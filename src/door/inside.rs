@@ -9,10 +9,11 @@ use tokio::sync::mpsc;
 
 use super::errand::{Arrived, Errand};
 use super::judge::{Halt, Judged, kept};
+use super::refusals::{no_room, room};
 use super::{Door, Exit, Leave, Led, Told};
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
-use crate::session::{Heard, Session};
+use crate::session::{Heard, Holder, Session};
 use crate::telemetry::Metrics;
 use crate::upstream::answers::Wanted;
 use crate::upstream::clock::Clock;
@@ -59,11 +60,19 @@ impl Door {
             (Era::Legacy, None) => {
                 let info = Bytes::from_static(crate::upstream::house_info().as_bytes());
                 let none = Bytes::from_static(b"{}");
-                let owner = permit.caller.clone();
-                own = self
-                    .sessions
-                    .open(owner, &endpoint.path, revision::NEWEST_LEGACY, none, info, usize::MAX)
-                    .ok();
+                let holder = Holder::new(permit.caller.clone(), None);
+                let opened = self.sessions.open(
+                    holder,
+                    &endpoint.path,
+                    revision::NEWEST_LEGACY,
+                    none,
+                    info,
+                    room(&house),
+                );
+                match opened {
+                    Ok(opened) => own = Some(opened),
+                    Err(full) => return Err(halt(Box::new(no_room(&full)))),
+                }
                 own.clone()
             }
         };

@@ -11,7 +11,7 @@ use filters::{Era, Refusal, Span};
 use futures::future::join_all;
 use tokio::sync::mpsc;
 
-use super::refusals::{invalid, unknown_method};
+use super::refusals::{invalid, no_room, room, unknown_method};
 use super::{Door, Exit, Leave, Led, Reply};
 use crate::address::{self, CANCELLED};
 use crate::catalog::Endpoint;
@@ -19,7 +19,7 @@ use crate::protocol::method::Method;
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
 use crate::server::Server;
-use crate::session::Answering;
+use crate::session::{Answering, Holder};
 use crate::upstream::http::Seat;
 
 /// What a client may say of itself, in bytes.
@@ -52,18 +52,17 @@ impl Door {
             let words = format!("capabilities and the name in clientInfo are longer than {MAX_CLIENT} bytes");
             return Err(invalid(era, "client_too_long", words));
         }
-        let limit = usize::try_from(led.house.plan.config.limits.max_sessions).unwrap_or(usize::MAX);
         let session = self
             .sessions
             .open(
-                led.permit.caller.clone(),
+                Holder::new(led.permit.caller.clone(), led.client),
                 &endpoint.path,
                 revision::negotiate(&asked.read(body)),
                 capabilities,
                 info,
-                limit,
+                room(led.house),
             )
-            .map_err(|full| Box::new(Refusal::http(503, "too_many_sessions", full.to_string())))?;
+            .map_err(|full| Box::new(no_room(&full)))?;
         let view = &endpoint.legacy;
         let mut result = format!(r#"{{"protocolVersion":"{}","capabilities":"#, session.version).into_bytes();
         result.extend_from_slice(&view.capabilities);

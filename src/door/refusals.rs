@@ -10,8 +10,27 @@ use filters::{Era, Refusal, Thing};
 use super::{Door, Led};
 use crate::catalog::{Endpoint, Target};
 use crate::protocol::revision;
+use crate::registry::House;
 use crate::server::Server;
+use crate::session::{Full, Room};
 use crate::upstream::UpstreamError;
+
+/// How many sessions the configuration allows.
+pub(super) fn room(house: &House) -> Room {
+    let limits = &house.plan.config.limits;
+    let number = |of: u64| usize::try_from(of).unwrap_or(usize::MAX);
+    Room { all: number(limits.max_sessions), each: number(limits.share()) }
+}
+
+/// The refusal of another session.
+pub(super) fn no_room(full: &Full) -> Refusal {
+    match full {
+        Full::All(_) => Refusal::http(503, "too_many_sessions", full.to_string()),
+        Full::Share { wait, .. } => {
+            Refusal::http(429, "too_many_sessions_of_caller", full.to_string()).retry_after(*wait)
+        }
+    }
+}
 
 impl Door {
     /// Whether any server of the endpoint speaks the era, or may come to; else a refusal that names both eras.

@@ -1,9 +1,18 @@
-//! Room for another session when as many are open as may be: the caller that has most gives up some that it does not use.
-//! Who opens sessions without end so takes the place of its own, and of nobody else's.
+//! Room for another session. Each caller has a share of all; when that is used up, or when as many are open as may be,
+//! who has most gives up some that it does not use. Who opens sessions without end so takes the place of its own, and
+//! of nobody else's, even if it uses them all.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use dashmap::Entry;
+use filters::Caller;
+use filters::call::Means;
+use filters::rate::block;
 
 use super::Session;
 use super::table::Sessions;
@@ -11,29 +20,145 @@ use super::table::Sessions;
 /// Seconds since its last use after which a session may have to go; one that was never used may at once.
 const IDLE: u64 = 60;
 
+/// How many sessions may be open.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub all: usize,
+    /// Of one caller.
+    pub each: usize,
+}
+
+impl Room {
+    pub const ENDLESS: Self = Self { all: usize::MAX, each: usize::MAX };
+}
+
+/// Why none was opened.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    #[error("as many sessions are open as limits.max_sessions allows ({0})")]
+    All(usize),
+    #[error(
+        "you have as many sessions as limits.max_sessions_per_caller allows ({most}), all in use: end some (DELETE), or wait"
+    )]
+    Share { most: usize, wait: Duration },
+}
+
+/// Whose sessions are counted together: a caller's, of anonymous callers those of one address (of IPv6 one /64).
+#[derive(Clone, Debug)]
+pub struct Holder {
+    owner: Caller,
+    from: Option<IpAddr>,
+}
+
+impl Holder {
+    pub fn new(owner: Caller, from: Option<IpAddr>) -> Self {
+        let from = from.filter(|_| owner.means == Means::Anonymous).map(block);
+        Self { owner, from }
+    }
+
+    pub(super) fn owner(&self) -> &Caller {
+        &self.owner
+    }
+}
+
+impl PartialEq for Holder {
+    fn eq(&self, other: &Self) -> bool {
+        self.from == other.from && self.owner.is_same_as(&other.owner)
+    }
+}
+
+impl Eq for Holder {}
+
+impl Hash for Holder {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let owner = &self.owner;
+        (owner.means, &owner.issuer, &owner.tenant, &owner.user, self.from).hash(state);
+    }
+}
+
+/// The sessions of one holder, by their places in memory.
+#[derive(Default)]
+pub(super) struct Held {
+    sessions: HashMap<usize, Arc<Session>>,
+    /// When nothing was found that could go, and how long that stays so: looking costs more than being refused.
+    looked: Option<(u64, Duration)>,
+}
+
+impl Held {
+    /// Takes out what is used least; nothing if all of it is in use.
+    fn give_up(&mut self, now: u64) -> Vec<Arc<Session>> {
+        let some = (self.sessions.len() / 8).max(1);
+        let oldest = now.saturating_sub(IDLE);
+        let may_go = |session: &&Arc<Session>| {
+            session.is_idle(now) && (session.is_unused() || session.used() < oldest)
+        };
+        let mut least: Vec<_> = self.sessions.values().filter(may_go).cloned().collect();
+        least.sort_by_key(|session| (!session.is_unused(), session.used()));
+        least.truncate(some);
+        for session in &least {
+            self.sessions.remove(&place(session));
+        }
+        least
+    }
+
+    /// Seconds until one of them may go, if nobody uses it.
+    fn wait(&self, now: u64) -> Duration {
+        let oldest = self.sessions.values().map(|session| session.used()).min().unwrap_or(now);
+        Duration::from_secs((oldest + IDLE + 1).saturating_sub(now).clamp(1, IDLE))
+    }
+}
+
+fn place(session: &Arc<Session>) -> usize {
+    Arc::as_ptr(session) as usize
+}
+
 impl Sessions {
+    /// Counts a session in, in the place of others of its holder if it has to be.
+    pub(super) fn take_share(&self, session: &Arc<Session>, each: usize) -> Result<(), Full> {
+        let now = self.now();
+        let mut held = self.held.entry(session.holder.clone()).or_default();
+        let mut gone = Vec::new();
+        if held.sessions.len() >= each {
+            let refused = |wait| Full::Share { most: each, wait };
+            if let Some((_, wait)) = held.looked.filter(|(second, _)| *second == now) {
+                return Err(refused(wait));
+            }
+            gone = held.give_up(now);
+            if held.sessions.len() >= each {
+                let wait = held.wait(now);
+                held.looked = Some((now, wait));
+                return Err(refused(wait));
+            }
+        }
+        held.sessions.insert(place(session), session.clone());
+        drop(held);
+        for session in gone {
+            self.end(&session);
+        }
+        Ok(())
+    }
+
+    pub(super) fn give_share_back(&self, session: &Arc<Session>) {
+        if let Entry::Occupied(mut held) = self.held.entry(session.holder.clone()) {
+            held.get_mut().sessions.remove(&place(session));
+            if held.get().sessions.is_empty() {
+                held.remove();
+            }
+        }
+    }
+
     /// Ends what the caller with the most sessions uses least; gives whether that was anything. It looks at all
-    /// sessions, and so ends several at once.
+    /// callers, and so ends several at once.
     pub(super) fn make_room(&self) -> bool {
         // One look at a time; who comes meanwhile is refused.
         let Ok(_only) = self.room.try_lock() else { return false };
-        let mut callers: HashMap<_, Vec<Arc<Session>>> = HashMap::new();
-        for session in &self.open {
-            let owner = &session.owner;
-            let who = (owner.means, owner.issuer.clone(), owner.tenant.clone(), owner.user.clone());
-            callers.entry(who).or_default().push(session.clone());
-        }
-        let Some(mut most) = callers.into_values().max_by_key(Vec::len) else { return false };
-        let some = (most.len() / 8).max(1);
-        let now = self.now();
-        let oldest = now.saturating_sub(IDLE);
-        most.retain(|session| session.is_idle(now) && (session.is_unused() || session.used() < oldest));
-        most.sort_by_key(|session| (!session.is_unused(), session.used()));
-        most.truncate(some);
-        for session in &most {
+        let most = self.held.iter().max_by_key(|held| held.sessions.len()).map(|held| held.key().clone());
+        let gone =
+            most.and_then(|most| Some(self.held.get_mut(&most)?.give_up(self.now()))).unwrap_or_default();
+        for session in &gone {
             self.end(session);
         }
-        !most.is_empty()
+        !gone.is_empty()
     }
 }
 
@@ -69,12 +194,83 @@ mod tests {
     const PATH: &str = "/mcp";
 
     fn open(sessions: &Sessions, owner: &Caller, max: usize) -> Option<Arc<Session>> {
+        let room = Room { all: max, each: usize::MAX };
+        open_in(sessions, Holder::new(owner.clone(), None), room).ok()
+    }
+
+    fn open_in(sessions: &Sessions, holder: Holder, room: Room) -> Result<Arc<Session>, Full> {
         let none = Bytes::from_static(b"{}");
-        sessions.open(owner.clone(), &Arc::from(PATH), "2025-11-25", none.clone(), none, max).ok()
+        sessions.open(holder, &Arc::from(PATH), "2025-11-25", none.clone(), none, room)
+    }
+
+    fn anonymous(address: &str) -> Holder {
+        Holder::new(caller("anonymous"), Some(address.parse().expect("an address")))
+    }
+
+    /// As if the second had passed in which nothing was found.
+    fn a_second_later(sessions: &Sessions) {
+        sessions.held.iter_mut().for_each(|mut held| held.looked = None);
     }
 
     fn caller(user: &str) -> Caller {
         Caller::new(Identity { user: user.to_owned(), ..Identity::default() })
+    }
+
+    #[tokio::test]
+    async fn nobody_holds_more_than_its_share_even_if_it_uses_all() {
+        let sessions = Sessions::new(Metrics::new(), Handle::current());
+        let room = Room { all: 20, each: 4 };
+        let greedy = Holder::new(caller("greedy"), None);
+        let mut theirs = Vec::new();
+        for _ in 0..4 {
+            let session = open_in(&sessions, greedy.clone(), room).expect("there is room");
+            sessions.get(&session.id, PATH, greedy.owner()).expect("it is there");
+            theirs.push(session);
+        }
+        for _ in 0..20 {
+            let full = open_in(&sessions, greedy.clone(), room).err().expect("its share is used up");
+            let Full::Share { most: 4, wait } = full else { panic!("{full:?}") };
+            assert!((Duration::from_secs(1)..=Duration::from_secs(IDLE)).contains(&wait), "{wait:?}");
+        }
+        assert!(open_in(&sessions, Holder::new(caller("good"), None), room).is_ok(), "others have their own");
+        // What it does not use makes room for what it wants.
+        theirs[1].unused.store(true, Ordering::Relaxed);
+        a_second_later(&sessions);
+        assert!(open_in(&sessions, greedy.clone(), room).is_ok());
+        assert!(sessions.get(&theirs[1].id, PATH, greedy.owner()).is_none(), "the one that was not used");
+        for at in [0, 2, 3] {
+            assert!(sessions.get(&theirs[at].id, PATH, greedy.owner()).is_some());
+        }
+        sessions.end(&theirs[0]);
+        assert!(open_in(&sessions, greedy, room).is_ok(), "one that was ended counts no more");
+    }
+
+    #[tokio::test]
+    async fn anonymous_callers_share_by_address() {
+        let sessions = Sessions::new(Metrics::new(), Handle::current());
+        let room = Room { all: 20, each: 1 };
+        let mut all = Vec::new();
+        for (address, opens) in [
+            ("192.0.2.1", true),
+            ("192.0.2.2", true),
+            ("::ffff:192.0.2.1", false),
+            ("2001:db8:0:1::1", true),
+            ("2001:db8:0:1:ffff::2", false),
+            ("2001:db8:0:2::1", true),
+        ] {
+            a_second_later(&sessions);
+            let session = open_in(&sessions, anonymous(address), room);
+            assert_eq!(session.is_ok(), opens, "{address}");
+            let Ok(session) = session else { continue };
+            sessions.get(&session.id, PATH, anonymous(address).owner()).expect("it is used");
+            all.push(session);
+        }
+        // Whoever is known is the same from wherever it calls.
+        let known = Caller::new(Identity { user: "ann".into(), means: Means::Jwt, ..Identity::default() });
+        let at = |address: &str| Holder::new(known.clone(), address.parse().ok());
+        assert!(at("192.0.2.1") == at("192.0.2.2"));
+        sessions.close().await;
+        assert!(sessions.held.is_empty());
     }
 
     #[tokio::test]

@@ -14,12 +14,15 @@ use filters::Caller;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::room::{Full, Held, Holder, Room};
 use super::{Servers, Session};
 use crate::protocol::wire;
 use crate::telemetry::Metrics;
 
 pub struct Sessions {
     pub(super) open: DashMap<String, Arc<Session>>,
+    /// The same sessions by those whose they are.
+    pub(super) held: DashMap<Holder, Held>,
     /// Held by who makes room.
     pub(super) room: Mutex<()>,
     started: Instant,
@@ -27,14 +30,11 @@ pub struct Sessions {
     core: Handle,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("as many sessions are open as limits.max_sessions allows ({0})")]
-pub struct Full(pub usize);
-
 impl Sessions {
     pub fn new(metrics: Arc<Metrics>, core: Handle) -> Arc<Self> {
         Arc::new(Self {
             open: DashMap::new(),
+            held: DashMap::new(),
             room: Mutex::default(),
             started: Instant::now(),
             metrics,
@@ -44,22 +44,23 @@ impl Sessions {
 
     pub fn open(
         &self,
-        owner: Caller,
+        holder: Holder,
         path: &Arc<str>,
         version: &'static str,
         capabilities: Bytes,
         client_info: Bytes,
-        max: usize,
+        room: Room,
     ) -> Result<Arc<Session>, Full> {
-        if self.open.len() >= max && !self.make_room() {
-            return Err(Full(max));
+        if self.open.len() >= room.all && !self.make_room() {
+            return Err(Full::All(room.all));
         }
         let mut random = [0; 24];
         getrandom::fill(&mut random).expect("the system gives random bytes");
         let session = Arc::new(Session {
             id: URL_SAFE_NO_PAD.encode(random),
             path: path.clone(),
-            owner,
+            owner: holder.owner().clone(),
+            holder,
             version,
             has_people: ["sampling", "elicitation"]
                 .iter()
@@ -81,6 +82,7 @@ impl Sessions {
             ended: CancellationToken::new(),
             core: self.core.clone(),
         });
+        self.take_share(&session, room.each)?;
         self.open.insert(session.id.clone(), session.clone());
         self.metrics.sessions.set(self.open.len() as i64);
         Ok(session)
@@ -97,6 +99,7 @@ impl Sessions {
     /// Ends a session; its seats are left in the background.
     pub fn end(&self, session: &Session) {
         if let Some((_, session)) = self.open.remove(&session.id) {
+            self.give_share_back(&session);
             self.metrics.sessions.set(self.open.len() as i64);
             self.core.spawn(async move { session.leave().await });
         }
@@ -130,6 +133,7 @@ impl Sessions {
     pub async fn close(&self) {
         let all: Vec<Arc<Session>> = self.open.iter().map(|session| session.clone()).collect();
         self.open.clear();
+        self.held.clear();
         futures::future::join_all(all.iter().map(|session| session.leave())).await;
     }
 

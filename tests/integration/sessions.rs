@@ -129,3 +129,59 @@ async fn a_session_outlives_a_restart_of_the_server() {
         assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("hi")), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn nobody_takes_more_than_its_share_of_the_sessions() {
+    let config = format!(
+        "listen: {{address: \"127.0.0.1:PORT\", trusted_proxies: [\"127.0.0.0/8\"]}}\n{DEMO}limits: {{max_sessions: 32, max_sessions_per_caller: 2}}\n"
+    );
+    let gateway = Gateway::start(&config).await;
+    let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    let open = async |from: &str| {
+        let request = gateway.post("/mcp", None, &initialize(json!({}))).header("x-forwarded-for", from);
+        let response = request.send().await.expect("an answer");
+        let session =
+            response.headers().get("mcp-session-id").map(|id| id.to_str().expect("ASCII").to_owned());
+        let wait = response.headers().get("retry-after").map(|wait| wait.to_str().expect("ASCII").to_owned());
+        if let Some(session) = &session {
+            assert_eq!(gateway.say("/mcp", session, &ping).await.0, 200, "it is in use");
+        }
+        (read(response).await, session, wait)
+    };
+    let mut first = Vec::new();
+    for _ in 0..2 {
+        first.push(open("203.0.113.9").await.1.expect("there is room"));
+    }
+    for from in ["203.0.113.9", "::ffff:203.0.113.9"] {
+        let ((status, answer), session, wait) = open(from).await;
+        assert_eq!((status, session), (429, None), "{answer}");
+        assert_eq!(answer["error"]["code"], 429, "{answer}");
+        let words = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(words.contains("limits.max_sessions_per_caller"), "{answer}");
+        assert!(answer["error"]["data"]["retry_after_ms"].as_u64().is_some_and(|ms| ms > 0), "{answer}");
+        let wait: u64 = wait.expect("it is told").parse().expect("seconds");
+        assert!((1..=60).contains(&wait), "{wait}");
+    }
+    // Others have theirs; of IPv6 the /64 counts.
+    assert!(open("203.0.113.10").await.1.is_some());
+    assert!(open("2001:db8::1").await.1.is_some() && open("2001:db8::2").await.1.is_some());
+    assert_eq!(open("2001:db8::3").await.0.0, 429);
+    // One that was ended makes room at once.
+    let end = gateway.http.delete(gateway.url("/mcp")).header("mcp-session-id", &first[0]);
+    assert_eq!(end.send().await.expect("an answer").status(), 204);
+    assert!(open("203.0.113.9").await.1.is_some());
+    // One that was never used goes for another of the same caller.
+    gateway.rewrite(&config.replace("per_caller: 2", "per_caller: 1"));
+    let unused = async || {
+        let request =
+            gateway.post("/mcp", None, &initialize(json!({}))).header("x-forwarded-for", "203.0.113.77");
+        let response = request.send().await.expect("an answer");
+        let id = response.headers().get("mcp-session-id").map(|id| id.to_str().expect("ASCII").to_owned());
+        id.expect("there is room")
+    };
+    let loaded = "toolgate_config_reloads_total{result=\"ok\"}";
+    gateway.eventually("it is reloaded", async |g| g.metric(loaded).await > 0.0).await;
+    let (one, two) = (unused().await, unused().await);
+    assert_eq!(gateway.say("/mcp", &one, &ping).await.0, 404, "it gave way");
+    assert_eq!(gateway.say("/mcp", &two, &ping).await.0, 200);
+}

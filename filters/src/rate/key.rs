@@ -87,7 +87,7 @@ impl<'a> Subject<'a> {
 }
 
 /// The address, or the /64 that it is of. An IPv4 address in IPv6 clothes is an IPv4 address.
-fn block(ip: IpAddr) -> IpAddr {
+pub fn block(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.into(),
         IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),

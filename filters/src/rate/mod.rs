@@ -30,7 +30,7 @@ pub use budget::Budget;
 pub use clock::{Clock, SystemClock};
 pub use counters::Counters;
 pub use globs::Globs;
-pub use key::KeyPart;
+pub use key::{KeyPart, block};
 pub use rule::{Match, Rule};
 pub use shared::{Answer, Ask, OnFailure, Shared, Unavailable};
 pub use take::Held;

@@ -6,6 +6,7 @@ pub mod config;
 pub mod protocol;
 
 pub mod descriptors;
+pub mod files;
 pub mod handover;
 pub mod sign;
 pub mod state;

@@ -36,21 +36,21 @@ impl Reload {
     /// Waits for changes of the file and for SIGHUP.
     pub async fn run(self) {
         let (touched, mut touches) = mpsc::channel(1);
-        let mut folder = self.file.as_deref().map(|file| Folder::of(file, touched.clone()));
-        let read = || self.file.as_deref().and_then(|file| std::fs::read(file).ok());
-        let mut last = read();
+        let mut folder = self.file.clone().as_deref().map(|file| Folder::of(file, touched.clone()));
+        let this = Arc::new(self);
+        let mut last = this.read().await;
         if let Some(text) = &last {
             // Saved while the servers were being connected, when nobody watched yet.
-            let loaded = self.door.registry.house().plan.config.hash.clone();
+            let loaded = this.door.registry.house().plan.config.hash.clone();
             if config::hash_of(text) != Some(loaded) {
-                self.look();
+                this.look().await;
             }
         }
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let asked = tokio::select! {
-                () = self.hangup.notified() => true,
+                () = this.hangup.notified() => true,
                 Some(()) = touches.recv() => false,
                 _ = tick.tick() => match &mut folder {
                     Some(folder) => {
@@ -66,20 +66,32 @@ impl Reload {
                 tokio::time::sleep(GATHER).await;
                 while touches.try_recv().is_ok() {}
                 // A file that was only touched says nothing new, be it good or bad.
-                let text = read();
+                let text = this.read().await;
                 if text == last {
                     continue;
                 }
                 last = text;
             }
-            self.look();
+            this.look().await;
         }
     }
 
-    fn look(&self) {
-        match &self.file {
-            Some(file) => self.reload(file),
+    /// What the file holds; none if it cannot be read.
+    async fn read(self: &Arc<Self>) -> Option<Vec<u8>> {
+        let this = self.clone();
+        let read = move || this.file.as_deref().and_then(|file| config::read(file).ok());
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    /// Files are read, certificates and keys too, which takes as long as their disks do: nothing else waits for it.
+    async fn look(self: &Arc<Self>) {
+        let this = self.clone();
+        let look = move || match &this.file {
+            Some(file) => this.reload(file),
             None => tracing::info!("nothing to reload: the gateway runs without a configuration file"),
+        };
+        if tokio::task::spawn_blocking(look).await.is_err() {
+            tracing::error!("a reload broke off, the old configuration goes on");
         }
     }
 

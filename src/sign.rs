@@ -9,7 +9,11 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use crate::config::{self, Operator};
+use crate::files;
 use crate::handover::{folder, prepare};
+
+/// Longest sign, in bytes.
+const MAX: u64 = 4096;
 
 /// The sign of the gateway that runs with one configuration file.
 #[derive(Clone, Debug)]
@@ -55,7 +59,7 @@ impl Sign {
         if fs::symlink_metadata(&self.0)?.uid() != geteuid().as_raw() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let text = fs::read_to_string(&self.0)?;
+        let text = files::read_text(&self.0, MAX)?;
         let parse = || {
             let mut words = text.split_ascii_whitespace();
             let (address, tls) = (words.next()?.parse().ok()?, words.next()? == "tls");

@@ -103,12 +103,17 @@ impl Tls {
         loop {
             tokio::time::sleep(LOOK).await;
             let settings = self.now().settings.clone();
-            let print = files::print(&settings);
-            // A bad file is told once, and not each minute.
-            if print != seen {
-                seen = print;
-                self.renew_or_tell(&settings);
-            }
+            let (this, before) = (self.clone(), seen);
+            // A disk may be slow.
+            let look = move || {
+                let print = files::print(&settings);
+                // A bad file is told once, and not each minute.
+                if print != before {
+                    this.renew_or_tell(&settings);
+                }
+                print
+            };
+            seen = tokio::task::spawn_blocking(look).await.unwrap_or(seen);
         }
     }
 

@@ -2,7 +2,6 @@
 //!
 //! The claims stand where the issuer's `claims` paths look for them, so that a minted token is read as a real one.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Auth, Issuer, Keys};
+use crate::files;
 use crate::plan::judges::algorithm_of;
 
 /// What the token shall say.
@@ -69,9 +69,8 @@ fn signing(issuer: &Issuer) -> Result<(Algorithm, EncodingKey), String> {
             let algorithm = known(issuer).next().ok_or("the issuer allows no algorithm")?;
             return Ok((algorithm, key));
         }
-        (_, Some(file)) => {
-            fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?
-        }
+        (_, Some(file)) => files::read(file, files::MAX)
+            .map_err(|error| format!("cannot read {}: {error}", file.display()))?,
         (_, None) => return Err("the issuer has no key to sign with".into()),
     };
     let load = |algorithm| {

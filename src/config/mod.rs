@@ -10,9 +10,9 @@
 //! It does not open ports, start programs, resolve names or look whether a file that is named exists.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
+
+use crate::files;
 
 mod access;
 mod advice;
@@ -153,7 +153,7 @@ pub struct Toolset {
 pub fn load(path: &Path) -> Result<Config, Faults> {
     let name = path.display().to_string();
     let text =
-        text(path).map_err(|error| Faults::whole(&name, format!("cannot read the file: {error}"), ""))?;
+        read(path).map_err(|error| Faults::whole(&name, format!("cannot read the file: {error}"), ""))?;
     let text = String::from_utf8(text).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
@@ -163,10 +163,12 @@ pub fn load(path: &Path) -> Result<Config, Faults> {
     Ok(Config { path: Some(path.to_owned()), ..config })
 }
 
-fn text(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut text)?;
-    Ok(text)
+/// The bytes of a config file.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    files::read(path, MAX_FILE)
 }
 
 /// Reads the text of a config file. `name` is what the faults call it; `environment` is where variables come from.

@@ -27,7 +27,7 @@ impl Config {
 impl Operator {
     /// What a file says, if that much of it can be read.
     pub fn of_file(file: &Path) -> Option<Self> {
-        let text = String::from_utf8(super::text(file).ok()?).ok()?;
+        let text = String::from_utf8(super::read(file).ok()?).ok()?;
         Self::of_text(&text, &|variable| std::env::var(variable).ok())
     }
 

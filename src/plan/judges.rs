@@ -20,6 +20,7 @@ use filters::size::Size;
 use tokio::runtime::Handle;
 
 use crate::config::{self, Config, Pattern};
+use crate::files;
 use crate::keys::Remote;
 use crate::protocol::revision;
 use crate::store::redis::Redis;
@@ -136,7 +137,7 @@ fn keys(
     core: &Handle,
 ) -> Result<Arc<dyn Keys>, String> {
     let read = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+        files::read_text(path, files::MAX).map_err(|error| format!("cannot read {}: {error}", path.display()))
     };
     let set = match &issuer.keys {
         config::Keys::JwksUrl(url) => {

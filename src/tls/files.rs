@@ -1,8 +1,6 @@
 //! The files of `listen.tls`: read, and looked at as a whole. The words for what is wrong name the file and what would
 //! be right, and never what is in it.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,6 +13,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::names::hosts;
 use crate::config;
+use crate::files;
 
 /// Largest file that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -190,12 +189,7 @@ fn mix(print: &mut Sha256, bytes: &[u8]) {
 }
 
 fn bytes(file: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(std::io::Error::other("it is larger than 1 MiB"));
-    }
-    Ok(bytes)
+    files::read(file, MAX_FILE)
 }
 
 /// All certificates of a file; at least one.

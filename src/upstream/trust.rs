@@ -2,8 +2,6 @@
 //! shows of itself, by which name it asks. Read once, and given alike to Pingora, which relays calls, and to the house's
 //! own client, which does the rest.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Http2};
+use crate::files;
 
 /// Largest file that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -245,15 +244,7 @@ fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'st
 }
 
 fn bytes(key: &'static str, file: &Path) -> Result<Vec<u8>, TrustError> {
-    let read = || {
-        let mut bytes = Vec::new();
-        File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(std::io::Error::other("it is larger than 1 MiB"));
-        }
-        Ok(bytes)
-    };
-    read().map_err(|why| TrustError::Unreadable { key, file: file.into(), why })
+    files::read(file, MAX_FILE).map_err(|why| TrustError::Unreadable { key, file: file.into(), why })
 }
 
 fn unfit(key: &'static str, file: &Path, what: String) -> TrustError {

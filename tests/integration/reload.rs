@@ -341,3 +341,45 @@ async fn a_folder_that_is_replaced_is_still_watched() {
     put(&conf, "d");
     has("d").await;
 }
+
+/// Most memory that the gateway has had, in MiB.
+fn peak(gateway: &Gateway) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.id())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_regular_file_of_a_sound_size_is_a_configuration() {
+    let gateway = Gateway::start(DEMO).await;
+    let file = gateway.folder.path().join("toolgate.yaml");
+    let put = |make: &dyn Fn(&std::path::Path)| {
+        let new = gateway.folder.path().join("new.tmp");
+        let _ = std::fs::remove_file(&new);
+        make(&new);
+        std::fs::rename(&new, &file).expect("it is put in place");
+    };
+    let before = peak(&gateway);
+    type Put<'a> = (&'a str, &'a dyn Fn(&std::path::Path));
+    let kinds: [Put<'_>; 4] = [
+        ("named pipe", &|at| {
+            assert!(std::process::Command::new("mkfifo").arg(at).status().expect("mkfifo").success());
+        }),
+        ("device", &|at| std::os::unix::fs::symlink("/dev/zero", at).expect("a link")),
+        ("larger than 4MiB", &|at| {
+            std::fs::File::create(at).and_then(|file| file.set_len(600 << 20)).expect("a large file");
+        }),
+        ("socket", &|at| drop(std::os::unix::net::UnixListener::bind(at).expect("a socket"))),
+    ];
+    for (round, (what, make)) in kinds.into_iter().enumerate() {
+        let (failed, ok) = (reloads(&gateway, "failed").await, reloads(&gateway, "ok").await);
+        put(make);
+        gateway.eventually(what, async |g| reloads(g, "failed").await > failed).await;
+        let told = format!("the fault says what it is: {what}");
+        gateway.eventually(&told, async |g| g.process.story().contains(what)).await;
+        // What comes after it is seen.
+        gateway.rewrite(&format!("{DEMO}limits: {{max_body: {}KiB}}\n", 4000 - round));
+        gateway.eventually("it is loaded", async |g| reloads(g, "ok").await > ok).await;
+    }
+    assert!(peak(&gateway) < before + 64, "{} and then {} MiB", before, peak(&gateway));
+}

@@ -238,6 +238,13 @@ impl Endpoint {
     }
 }
 
+/// Whether an endpoint could be at this path.
+pub fn is_endpoint(path: &str) -> bool {
+    let name = path.strip_prefix("/servers/").and_then(|rest| rest.strip_suffix("/mcp"));
+    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    path == "/mcp" || name.is_some_and(|name| !name.is_empty() && name.bytes().all(letter))
+}
+
 #[derive(Default)]
 pub struct Catalog {
     /// Counts up with each change.

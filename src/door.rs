@@ -166,6 +166,13 @@ impl Door {
             || house.sight(endpoint, caller, &self.metrics).members.iter().any(|m| m.name == server.name)
     }
 
+    /// Whether the caller is told that there is this endpoint: it may use something there. `/mcp` is no secret.
+    pub fn shows(&self, house: &House, endpoint: &Arc<Endpoint>, caller: &Caller) -> bool {
+        house.plan.chain.rbac.is_open()
+            || (endpoint.only.is_none() && endpoint.toolset.is_none())
+            || !house.sight(endpoint, caller, &self.metrics).members.is_empty()
+    }
+
     /// Leads a permitted call to its exit; `told` is filled on the way.
     pub fn lead(&self, led: Led<'_>, told: &mut Told) -> Result<Exit, Box<Refusal>> {
         let Led { permit, body, .. } = &led;

@@ -44,11 +44,12 @@ impl Door {
             outside: false,
         };
         chain.glance(&head).await.map_err(|stop| Halt::of(stop, &body))?;
-        let Some(endpoint) = house.catalog.endpoint(path) else {
+        let caller = caller.unwrap_or_else(|| chain.anonymous());
+        let endpoint = house.catalog.endpoint(path).filter(|known| self.shows(&house, known, &caller));
+        let Some(endpoint) = endpoint else {
             let refusal = Box::new(Refusal::http(404, "no_endpoint", "no such endpoint"));
             return Err(Halt { filter: "door", refusal, id: None });
         };
-        let caller = caller.unwrap_or_else(|| chain.anonymous());
         let Judged { mut permit, body, id } =
             self.judge(&house, endpoint, head, caller, body, &mut Told::default()).await?;
         let held = kept(std::mem::take(&mut permit.held));

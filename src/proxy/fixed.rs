@@ -38,16 +38,13 @@ pub fn described(path: &str) -> Option<&str> {
     (rest.is_empty() || rest.starts_with('/')).then_some(rest)
 }
 
-/// The metadata of a protected resource; only for endpoints that there are, and never a server's own.
+/// The metadata of a protected resource, and never a server's own. Whoever asks has shown no credentials, so it is told
+/// of every endpoint that could be there.
 pub async fn metadata(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);
     let path = session.req_header().uri.path();
-    let resource = described(path).unwrap_or_default();
-    let known = matches!(resource, "" | "/") || ctx.house.catalog.endpoint(resource).is_some();
-    let document = known.then(|| ctx.house.plan.chain.auth.metadata_document(path)).flatten();
-    let Some(document) = document else {
-        let words =
-            "no such metadata: either there is no such endpoint, or auth.resource_metadata is not set";
+    let Some(document) = ctx.house.plan.chain.auth.metadata_document(path) else {
+        let words = "no such metadata: either this can be no endpoint, or auth.resource_metadata is not set";
         ctx.refuse("intake", Box::new(Refusal::http(404, "no_metadata", words)));
         return reply::failure(session, ctx).await;
     };

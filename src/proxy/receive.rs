@@ -87,6 +87,10 @@ impl Gateway {
             ctx.told.method = "_metadata";
             return Box::pin(fixed::metadata(session, ctx)).await.map(|()| None);
         }
+        // Who may use nothing of a server is not told that it is there.
+        let endpoint = endpoint.filter(|endpoint| {
+            ctx.caller.as_ref().is_none_or(|caller| self.door.shows(&ctx.house, endpoint, caller))
+        });
         let Some(endpoint) = endpoint else {
             return match operator.filter(|_| self.serves != Serves::Public) {
                 Some(path) => {

@@ -18,6 +18,7 @@ use pingora::{Error, ErrorType};
 
 use super::Ctx;
 use super::answer::Watch;
+use crate::catalog;
 use crate::door::Reply;
 use crate::protocol::{header, sse, wire};
 use crate::telemetry::Outcome;
@@ -179,7 +180,8 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
         downstream.set_close_on_response_before_downstream_finish(false);
         downstream.set_total_drain_timeout(Some(DRAIN));
     }
-    let mcp = ctx.house.catalog.endpoint(session.req_header().uri.path()).is_some();
+    // By its form alone: whether there is such an endpoint is not told by the form of a refusal.
+    let mcp = catalog::is_endpoint(session.req_header().uri.path());
     let body = if mcp { wire::refusal(ctx.id.as_deref(), refusal) } else { rest(refusal, ctx.request_id) };
     let mut head = ResponseHeader::build_no_case(refusal.status, Some(6))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;

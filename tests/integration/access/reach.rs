@@ -62,24 +62,31 @@ async fn a_server_out_of_reach_hears_nothing_at_all() {
     assert_eq!(roy.say("/servers/p/mcp", &session, &wipe).await.1["result"], json!({}), "roy may");
     let (seats, calls) = (server.count("initialize"), server.calls().len());
 
-    for path in ["/servers/p/mcp", "/mcp"] {
-        let session = ann.session(path).await;
-        let say = async |body: Value| ann.say(path, &session, &body).await;
-        let level =
-            json!({"jsonrpc": "2.0", "id": 1, "method": "logging/setLevel", "params": {"level": "debug"}});
-        say(level).await;
-        for method in ["tasks/list", "vendor/wipe"] {
-            let (_, answer) = say(json!({"jsonrpc": "2.0", "id": 2, "method": method})).await;
-            assert_eq!(answer["error"]["code"], -32601, "{path}: {answer}");
-            let (status, answer) = ann.modern(path, method, json!({})).await;
-            assert_eq!(status, 404, "{path}: {answer}");
-        }
-        say(json!({"jsonrpc": "2.0", "id": 9, "result": {}})).await;
-        say(json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"})).await;
-        let resumed = stream(&ann, path, &session).header("last-event-id", "7");
-        let resumed = resumed.send().await.expect("an answer");
-        assert_eq!(resumed.status(), 400, "{path}: no stream of this session");
+    // Its own endpoint is not there at all, even for a session that is.
+    for id in [None, Some(session.as_str())] {
+        let begin = crate::harness::initialize(json!({}));
+        let body = if id.is_some() { &wipe } else { &begin };
+        let request = gateway.post("/servers/p/mcp", id, body).bearer_auth(&ann.key);
+        assert_eq!(request.send().await.expect("an answer").status(), 404);
+        assert_eq!(ann.modern("/servers/p/mcp", "vendor/wipe", json!({})).await.0, 404);
     }
+    let path = "/mcp";
+    let session = ann.session(path).await;
+    let say = async |body: Value| ann.say(path, &session, &body).await;
+    let level =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "logging/setLevel", "params": {"level": "debug"}});
+    say(level).await;
+    for method in ["tasks/list", "vendor/wipe"] {
+        let (_, answer) = say(json!({"jsonrpc": "2.0", "id": 2, "method": method})).await;
+        assert_eq!(answer["error"]["code"], -32601, "{path}: {answer}");
+        let (status, answer) = ann.modern(path, method, json!({})).await;
+        assert_eq!(status, 404, "{path}: {answer}");
+    }
+    say(json!({"jsonrpc": "2.0", "id": 9, "result": {}})).await;
+    say(json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"})).await;
+    let resumed = stream(&ann, path, &session).header("last-event-id", "7");
+    let resumed = resumed.send().await.expect("an answer");
+    assert_eq!(resumed.status(), 400, "{path}: no stream of this session");
     assert_eq!(server.count("initialize"), seats, "no session was opened there");
     assert_eq!(server.calls().len(), calls, "{:?}", server.calls());
 }

@@ -42,8 +42,70 @@ async fn a_stranger_is_challenged_before_a_byte_of_the_body_is_read() {
         assert_eq!(document["authorization_servers"], json!(["https://id.example.com"]), "{path}");
         assert_eq!(document["bearer_methods_supported"], json!(["header"]), "{path}");
     }
-    let nowhere = gateway.http.get(gateway.url("/.well-known/oauth-protected-resource/servers/none/mcp"));
-    assert_eq!(nowhere.send().await.expect("an answer").status(), 404);
+}
+
+/// Status, headers that do not count or tell the time, and body of an answer, with a name made the same.
+async fn told(request: reqwest::RequestBuilder, name: &str) -> (u16, Vec<String>, String) {
+    let response = request.send().await.expect("an answer");
+    let same = |text: &str| text.replace(name, "NAME");
+    let own = |header: &str| matches!(header, "x-request-id" | "date" | "content-length");
+    let mut headers: Vec<String> = response
+        .headers()
+        .iter()
+        .filter(|(header, _)| !own(header.as_str()))
+        .map(|(header, value)| format!("{header}: {}", same(value.to_str().expect("ASCII"))))
+        .collect();
+    headers.sort();
+    let status = response.status().as_u16();
+    let body = same(&response.text().await.expect("a body"));
+    // The number of a request stands in some bodies.
+    let body = body.split("\"request_id\"").next().unwrap_or_default().to_owned();
+    (status, headers, body)
+}
+
+#[tokio::test]
+async fn who_may_not_use_a_server_does_not_learn_that_it_is_there() {
+    let config = demo(&(key("nil", "") + &key("ann", "dev") + &key("els", "other")))
+        .replace("mcpServers:", "toolsets: {bundle: {tools: [\"demo__echo\"]}}\nmcpServers:")
+        + "  resource_metadata: {resource: \"http://127.0.0.1:PORT/mcp\", authorization_servers: [\"https://id.example.com\"], scopes_supported: [mcp]}\n"
+        + "rbac:\n  roles: {dev: {allow: {servers: [demo]}}, other: {allow: {tools: [\"else__*\"]}}}\n";
+    let gateway = Gateway::start(&config).await;
+    let ann = Caller::new(&gateway, "ann");
+    gateway.eventually("it has tools", async |_| !ann.tools("/mcp").await.is_empty()).await;
+    assert_eq!(ann.tools("/servers/bundle/mcp").await, ["demo__echo"]);
+    let initialize = crate::harness::initialize(json!({}));
+    for key in ["", "wrong-key", "nil-key", "els-key"] {
+        let with = |request: reqwest::RequestBuilder| match key {
+            "" => request,
+            key => request.bearer_auth(key),
+        };
+        let all = async |name: &str| {
+            let path = format!("/servers/{name}/mcp");
+            let url = gateway.url(&path);
+            let described = format!("/.well-known/oauth-protected-resource{path}");
+            let session = |request: reqwest::RequestBuilder| request.header("mcp-session-id", "none");
+            let mut said = Vec::new();
+            for request in [
+                gateway.modern_request(&path, "tools/list", json!({})),
+                gateway.modern_request(&path, "tools/call", json!({"name": "echo", "arguments": {}})),
+                gateway.post(&path, None, &initialize),
+                gateway.post(&path, Some("none"), &legacy_call(1, "echo", json!({}))),
+                gateway.http.post(&url).body("not JSON"),
+                session(gateway.http.get(&url)),
+                session(gateway.http.delete(&url)),
+                gateway.http.put(&url),
+                gateway.http.get(gateway.url(&described)),
+            ] {
+                said.push(told(with(request), name).await);
+            }
+            said
+        };
+        let nowhere = all("none").await;
+        assert_eq!(nowhere[8].0, 200, "the document for a name that nobody has: {nowhere:?}");
+        for there in ["demo", "bundle"] {
+            assert_eq!(all(there).await, nowhere, "{key:?} at {there}");
+        }
+    }
 }
 
 #[tokio::test]

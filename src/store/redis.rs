@@ -56,6 +56,8 @@ enum Miss {
     Late,
     #[error(transparent)]
     Redis(#[from] RedisError),
+    #[error("an answer that the script cannot give: {0} and {1}")]
+    Nonsense(i64, i64),
 }
 
 impl Redis {
@@ -115,7 +117,7 @@ impl Link {
             Err(miss) => {
                 let is_lost = match miss {
                     Miss::Late => self.late.fetch_add(1, Ordering::Relaxed) + 1 >= LATE,
-                    Miss::Redis(_) => true,
+                    Miss::Redis(_) | Miss::Nonsense(..) => true,
                 };
                 if is_lost {
                     self.lose(&connection, &miss);
@@ -139,12 +141,10 @@ impl Link {
         }
         // A server that was restarted or flushed does not know the script: it is given it, and asked again.
         let mut connection = connection.clone();
-        let answer = call.invoke_async::<(usize, u64)>(&mut connection);
+        // Read as whole numbers could be: the crate makes a huge one of -1 where none below zero is asked for.
+        let answer = call.invoke_async::<(i64, i64)>(&mut connection);
         let (worst, micros) = timeout(patience, answer).await.map_err(|_| Miss::Late)??;
-        Ok(match worst.checked_sub(1) {
-            None => Answer::Taken,
-            Some(ask) => Answer::Short { ask, wait: Duration::from_micros(micros) },
-        })
+        understand(asks, worst, micros).ok_or(Miss::Nonsense(worst, micros))
     }
 
     /// Puts a connection aside, once, and has a new one made.
@@ -195,6 +195,19 @@ async fn reach(link: Weak<Link>, mut since: Option<Instant>) {
         drop(link);
         tokio::time::sleep(REST).await;
     }
+}
+
+/// What the script's two numbers say. A wait that is longer than the budget's own time would shut it for nothing.
+fn understand(asks: &[Ask], worst: i64, micros: i64) -> Option<Answer> {
+    let Some(ask) = usize::try_from(worst).ok()?.checked_sub(1) else {
+        return (micros == 0).then_some(Answer::Taken);
+    };
+    let longest = match numbers(&asks.get(ask)?.budget) {
+        ("r", pace, _) => Duration::from_micros(pace / TICKS as u64 + 1),
+        (_, _, window) => Duration::from_secs(window),
+    };
+    let wait = Duration::from_micros(u64::try_from(micros).ok().filter(|micros| *micros > 0)?);
+    (wait <= longest).then_some(Answer::Short { ask, wait })
 }
 
 /// A budget as the script takes it.

@@ -83,19 +83,19 @@ pub(super) async fn judge(
     }
     let asks: Vec<Ask> =
         wants.iter().map(|want| Ask { key: want.spell(subject), budget: want.limit.rule.budget }).collect();
-    match shared.take(&asks).await {
-        Ok(Answer::Taken) => Ok(held),
-        Ok(Answer::Short { ask, wait }) => match wants.get(ask) {
-            Some(want) => {
-                Shut::of(want, counters).set(counters, asked, wait);
-                Err(words::refusal(&want.limit.rule, wait))
-            }
-            None => Err(words::unavailable()),
-        },
-        Err(Unavailable) => match on_failure {
-            OnFailure::Local => local(counters, &wants).map(|_| held),
-            OnFailure::Open => Ok(held),
-            OnFailure::Closed => Err(words::unavailable()),
-        },
+    let short = match shared.take(&asks).await {
+        Ok(Answer::Taken) => return Ok(held),
+        // An answer about a budget that was not asked for is none.
+        Ok(Answer::Short { ask, wait }) => wants.get(ask).map(|want| (want, wait)),
+        Err(Unavailable) => None,
+    };
+    if let Some((want, wait)) = short {
+        Shut::of(want, counters).set(counters, asked, wait);
+        return Err(words::refusal(&want.limit.rule, wait));
+    }
+    match on_failure {
+        OnFailure::Local => local(counters, &wants).map(|_| held),
+        OnFailure::Open => Ok(held),
+        OnFailure::Closed => Err(words::unavailable()),
     }
 }

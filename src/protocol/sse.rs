@@ -64,6 +64,14 @@ impl Splitter {
         }
     }
 
+    /// The stream has ended: a CR at its end is a whole line end, so that an event may end with it.
+    pub fn finish(&mut self) {
+        if self.held.ends_with(b"\r") {
+            // Readers behind this one, too, may wait for the second half of a CRLF.
+            self.held.put_u8(b'\n');
+        }
+    }
+
     /// What is left when the stream ends; an unfinished event is none (the standard says to drop it).
     pub fn rest(&mut self) -> Bytes {
         self.searched = 0;
@@ -239,6 +247,32 @@ mod tests {
             assert_eq!(whole.concat(), text.as_bytes());
         }
         assert_eq!(cut(&[b"data: a\r\rdata: b\r\r", b"\n"]).len(), 2);
+    }
+
+    #[test]
+    fn the_last_event_may_end_with_two_carriage_returns() {
+        for (text, events) in [
+            ("data: a\r\r", 1),
+            ("data: a\n\r", 1),
+            ("data: a\r\n\r", 1),
+            ("data: a\r\r\r", 1),
+            ("data: a\r", 0),
+            ("data: a\n", 0),
+            ("data: a", 0),
+            ("\r", 0),
+        ] {
+            let mut splitter = Splitter::new(64);
+            splitter.push(text.as_bytes());
+            let mut all = Vec::new();
+            for _ in 0..2 {
+                while let Some(event) = splitter.event().expect("short events") {
+                    all.push(event);
+                }
+                splitter.finish();
+            }
+            assert_eq!(all.len(), events, "{text:?}");
+            assert!(all.iter().all(|event| read(event).data.as_deref() == Some(b"a")), "{text:?}");
+        }
     }
 
     #[test]

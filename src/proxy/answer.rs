@@ -210,6 +210,9 @@ impl Watch {
             }
             Form::Events(splitter) => {
                 splitter.push(&piece.unwrap_or_default());
+                if end {
+                    splitter.finish();
+                }
                 let mut out = Pieces::default();
                 while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(limit))? {
                     reader.event(event, screen, &mut out)?;

@@ -50,8 +50,15 @@ impl Http {
         let read = async {
             if is_sse(&response) {
                 let mut splitter = Splitter::new(most);
-                while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&e))? {
-                    splitter.push(&piece);
+                let mut ended = false;
+                while !ended {
+                    match response.chunk().await.map_err(|e| unreachable(&e))? {
+                        Some(piece) => splitter.push(&piece),
+                        None => {
+                            splitter.finish();
+                            ended = true;
+                        }
+                    }
                     while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(most))? {
                         let read = sse::read(&event);
                         let Some(data) = read.message() else { continue };

@@ -140,13 +140,19 @@ impl Http {
         let (most, idle) = (self.bounds().max_response, self.bounds().stream_idle);
         let mut splitter = Splitter::new(most);
         let mut response = response;
-        loop {
+        let mut ended = false;
+        while !ended {
             // A silent stream may be one whose other end is gone; the caller opens another.
             let Ok(piece) = tokio::time::timeout(idle, response.chunk()).await else {
                 return Ok(Over::Ended);
             };
-            let Some(piece) = piece.map_err(|e| unreachable(&e))? else { return Ok(Over::Ended) };
-            splitter.push(&piece);
+            match piece.map_err(|e| unreachable(&e))? {
+                Some(piece) => splitter.push(&piece),
+                None => {
+                    splitter.finish();
+                    ended = true;
+                }
+            }
             while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(most))? {
                 let read = sse::read(&event);
                 if let Some(id) = &read.id {
@@ -165,6 +171,7 @@ impl Http {
                 }
             }
         }
+        Ok(Over::Ended)
     }
 }
 

@@ -240,9 +240,15 @@ impl Endpoint {
 
 /// Whether an endpoint could be at this path.
 pub fn is_endpoint(path: &str) -> bool {
+    let path = plain(path);
     let name = path.strip_prefix("/servers/").and_then(|rest| rest.strip_suffix("/mcp"));
     let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     path == "/mcp" || name.is_some_and(|name| !name.is_empty() && name.bytes().all(letter))
+}
+
+/// The path of an endpoint without the slash that some clients put at its end; any other path as it is.
+pub fn plain(path: &str) -> &str {
+    path.strip_suffix('/').filter(|path| path.ends_with("/mcp")).unwrap_or(path)
 }
 
 #[derive(Default)]
@@ -254,8 +260,9 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// The endpoint that is served at a path; a slash at its end says nothing.
     pub fn endpoint(&self, path: &str) -> Option<&Arc<Endpoint>> {
-        self.endpoints.get(path)
+        self.endpoints.get(plain(path))
     }
 
     /// Builds the snapshot. `servers` in the order of their names; `toolsets` by name, as globs over the

@@ -10,6 +10,8 @@ pub mod code {
     pub const INVALID_REQUEST: i64 = -32600;
     pub const METHOD_NOT_FOUND: i64 = -32601;
     pub const INVALID_PARAMS: i64 = -32602;
+    /// MCP up to 2025-11-25 (server/resources, "Error Handling"); later revisions say [`INVALID_PARAMS`].
+    pub const RESOURCE_NOT_FOUND: i64 = -32002;
     /// MCP 2026-07-28: header and body disagree, or a needed header is missing or doubled.
     pub const HEADER_MISMATCH: i64 = -32020;
     /// MCP 2026-07-28: the client lacks a capability that is needed.

@@ -93,6 +93,10 @@ fn what_is_hidden_is_answered_like_what_does_not_exist_under_the_name_that_was_s
     let told = refusal(Era::Modern, Some(resource), &request("resources/read", r#""uri":"no:\"x""#));
     assert_eq!((told.reason, &*told.message), ("unknown_resource", "Resource not found: no:\"x"));
     assert_eq!(told.data.as_deref(), Some(r#"{"uri":"no:\"x"}"#));
+    // Legacy revisions have a code of their own for it.
+    for (era, code) in [(Era::Modern, -32602), (Era::Legacy, -32002)] {
+        assert_eq!(unknown(era, Thing::Resource, "x").code, code);
+    }
     assert_eq!(unknown(Era::Modern, Thing::Tool, &"ä".repeat(500)).message.chars().count(), 14 + 128);
 }
 

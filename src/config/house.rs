@@ -70,7 +70,7 @@ impl JsonSchema for Workers {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// One JSON object a line, or text for people. A change needs a restart.
+    /// One JSON object a line, or text for people; by default text on a terminal. A change needs a restart.
     pub format: Format,
     /// The least important kind of line that is written.
     pub level: Level,
@@ -80,8 +80,10 @@ pub struct Log {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// One object a line.
+    /// Text if standard error is a terminal, else JSON.
     #[default]
+    Auto,
+    /// One object a line.
     Json,
     /// For people.
     Text,

@@ -106,7 +106,8 @@ impl Errand {
                     if matches!(response.status().as_u16(), 401 | 403) && !self.server.passthrough =>
                 {
                     pool.answered(index);
-                    return Err(UpstreamError::Credentials(response.status().as_u16()));
+                    let with_bearer = self.bearer.is_some();
+                    return Err(visit.endpoint().denied(response, with_bearer).await);
                 }
                 Ok(response) if response.status() == 404 && sits(&seat) => {
                     pool.answered(index);

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use http::HeaderMap;
+use http::header::LOCATION;
+use pingora::http::ResponseHeader;
 use pingora::prelude::HttpPeer;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
@@ -12,7 +14,7 @@ use super::{Ctx, Gateway, credentials, failed};
 use crate::door::Leave;
 use crate::upstream::retry::{Mishap, Reason, retry_after};
 use crate::upstream::vitals::Fault;
-use crate::upstream::{Pool, UpstreamError};
+use crate::upstream::{Pool, UpstreamError, moved};
 
 /// The server said that it cannot answer now; the call goes once more.
 pub const AGAIN: ErrorType = ErrorType::Custom("again");
@@ -148,6 +150,20 @@ impl Gateway {
             pool.failed(index, Fault::Answer, &format!("HTTP {status}"));
         }
         self.goes_again(ctx, index, reason, false, false, retry_after(headers))
+    }
+
+    /// The request is redirected: whether it goes there. It was not looked at, so that it may be sent again.
+    pub(super) fn moves(&self, ctx: &mut Ctx, head: &ResponseHeader) -> bool {
+        let Some(visit) = ctx.visit.as_ref().filter(|_| ctx.moves < moved::MOST) else { return false };
+        let (index, endpoint) = (visit.index(), visit.endpoint());
+        let from =
+            ctx.moved.as_ref().filter(|(at, _)| *at == index).map_or(&endpoint.peer.path, |(_, path)| path);
+        let to = head.headers.get(LOCATION).and_then(|to| to.to_str().ok());
+        let Some(to) = to.and_then(|to| endpoint.peer.redirected(from, to)) else { return false };
+        endpoint.redirects.follow(head.status.as_u16(), to.path());
+        ctx.moves += 1;
+        ctx.moved = Some((index, to));
+        true
     }
 
     /// The connection broke, or was silent for too long: whether the call goes again.

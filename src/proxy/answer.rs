@@ -8,18 +8,28 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use filters::Era;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 
 use super::hearing::{Hearing, Pieces};
+use crate::config;
 use crate::door::Leave;
 use crate::protocol::sse::Splitter;
+use crate::upstream::answers::{kind_of, refusal_words};
+use crate::upstream::coding::Decoder;
 use crate::upstream::http::Seat;
-use crate::upstream::{Screen, UpstreamError};
+use crate::upstream::retry::retry_after;
+use crate::upstream::{Screen, UpstreamError, moved};
 
 /// JSON answers up to this size are judged before their first byte goes out. A client can do nothing with a part
 /// of one, so holding costs it no time; of longer ones only the beginning is looked at, to bound the memory.
 const HELD: usize = 1024 * 1024;
+
+/// What of a refusal is read.
+const DENIAL: usize = 4096;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The code of a head that does not agree with its body (2026-07-28, streamable-http).
 const MISMATCH: &[u8] = b"-32020";
@@ -32,6 +42,9 @@ pub struct Watch {
     screen: Option<Screen>,
     /// The server may say that the head does not repeat what its schema wants, which then is another than is known.
     doubtful: bool,
+    decoder: Option<Decoder>,
+    /// The status of an error without a content type.
+    odd: Option<u16>,
 }
 
 enum Form {
@@ -42,6 +55,12 @@ enum Form {
     Events(Splitter),
     /// An error in the server's own words, which is searched.
     Failure(BytesMut),
+    /// Why the gateway, which has no credentials to give, is refused.
+    Denial {
+        status: u16,
+        kind: String,
+        held: BytesMut,
+    },
     /// Nothing to look at: no body, or an error in the server's own words.
     Other,
 }
@@ -54,22 +73,56 @@ impl Watch {
         seat: Option<&Arc<Seat>>,
         now: Instant,
     ) -> Result<Self, UpstreamError> {
-        let kind =
-            response.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let kind = kind_of(&response.headers);
         let status = response.status.as_u16();
-        if response.headers.contains_key(CONTENT_ENCODING) {
-            return Err(UpstreamError::Nonsense("it is compressed though nobody asked for that".into()));
+        if response.status.is_redirection() {
+            return Err(moved::elsewhere(status, &response.headers));
         }
+        let decoder = Decoder::of(&response.headers)?;
         let length =
             response.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
         let limit = leave.server.max_response;
-        if leave.screen.is_some() || seat.is_some_and(|seat| seat.has_batches()) {
+        // Some call it so, or nothing. Of what has no type its body tells.
+        let untyped = kind.is_empty()
+            && leave.id.is_some()
+            && length != Some(0)
+            && (status == 200 || response.status.is_client_error());
+        let kind = match kind.as_str() {
+            "text/json" | "application/json-rpc" => "application/json",
+            kind => kind,
+        };
+        if decoder.is_some() || leave.screen.is_some() || seat.is_some_and(|seat| seat.has_batches()) {
             // What is taken out or put in changes the length.
             response.remove_header(&CONTENT_LENGTH);
         }
-        let form = match (status, kind.as_str()) {
-            (401 | 403, _) if !leave.server.passthrough => return Err(UpstreamError::Credentials(status)),
+        if kind == "application/json" || untyped {
+            response
+                .insert_header(CONTENT_TYPE, JSON)
+                .map_err(|_| nonsense("its head cannot be passed on"))?;
+        }
+        let form = match (status, kind) {
+            (401 | 403, _) if !leave.server.passthrough => {
+                if leave.server.config.credentials != config::Credentials::None {
+                    return Err(UpstreamError::Credentials(status));
+                }
+                // With what it secures, it may say what it likes.
+                if kind.is_empty() || length == Some(0) || leave.screen.is_some() {
+                    return Err(UpstreamError::Denied(status, String::new()));
+                }
+                let kind = kind.to_owned();
+                response.remove_header(&CONTENT_LENGTH);
+                response
+                    .insert_header(CONTENT_TYPE, JSON)
+                    .map_err(|_| nonsense("its head cannot be passed on"))?;
+                response
+                    .set_status(StatusCode::BAD_GATEWAY)
+                    .map_err(|_| nonsense("its head cannot be passed on"))?;
+                Form::Denial { status, kind, held: BytesMut::new() }
+            }
+            (_, "") if untyped => {
+                response.remove_header(&CONTENT_LENGTH);
+                Form::Json { held: BytesMut::new(), open: false }
+            }
             (200..=599, "application/json") if length.is_some_and(|length| length > limit) => {
                 return Err(UpstreamError::TooLarge(limit));
             }
@@ -89,6 +142,7 @@ impl Watch {
             // An error may hold a secret as well as a result.
             (400..=599, "application/json") if leave.screen.is_some() => Form::Failure(BytesMut::new()),
             (400..=599, "application/json") => Form::Other,
+            (429 | 503, _) => return Err(UpstreamError::Later(status, retry_after(&response.headers))),
             (400..=499, _) => {
                 return Err(UpstreamError::Odd(format!("HTTP {status} with content type {kind:?}")));
             }
@@ -96,7 +150,8 @@ impl Watch {
         };
         let reader = Hearing::of(leave, seat, now);
         let doubtful = status == 400 && leave.era == Era::Modern;
-        Ok(Self { form, reader, passed: 0, screen: leave.screen.clone(), doubtful })
+        let odd = (untyped && status >= 400).then_some(status);
+        Ok(Self { form, reader, passed: 0, screen: leave.screen.clone(), doubtful, decoder, odd })
     }
 
     /// Whether the answer was an error.
@@ -122,7 +177,7 @@ impl Watch {
     /// Whether nothing of the body went out yet, so that another can take its place. An answer that is held must be
     /// whole within the time of a call; what streams may take longer, if it is not silent.
     pub fn is_held(&self) -> bool {
-        matches!(self.form, Form::Json { open: false, .. } | Form::Failure(_))
+        matches!(self.form, Form::Json { open: false, .. } | Form::Failure(_) | Form::Denial { .. })
     }
 
     /// Whether it is a stream of events, which goes out as it comes.
@@ -132,12 +187,38 @@ impl Watch {
 
     /// Takes the next piece of the body and gives what may go out now.
     pub fn pass(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
-        let passed = self.look(piece, end);
+        let passed = match self.decoder.take() {
+            None => self.look(piece, end),
+            Some(mut decoder) => {
+                let passed = self.decoded(&mut decoder, &piece.unwrap_or_default(), end);
+                self.decoder = Some(decoder);
+                passed
+            }
+        };
         if end && passed.is_ok() && self.is_held() {
             // It goes out whole: nothing can take its place any more.
             self.form = Form::Other;
         }
         passed
+    }
+
+    /// Looks at what a piece of a compressed body stands for, a bounded part of it at a time.
+    fn decoded(
+        &mut self,
+        decoder: &mut Decoder,
+        piece: &[u8],
+        end: bool,
+    ) -> Result<Option<Bytes>, UpstreamError> {
+        let (limit, mut out) = (self.reader.server.max_response, BytesMut::new());
+        decoder.decode(piece, |text| {
+            out.extend_from_slice(&self.look(Some(Bytes::copy_from_slice(text)), false)?.unwrap_or_default());
+            if out.len() > limit { Err(UpstreamError::TooLarge(limit)) } else { Ok(()) }
+        })?;
+        if end {
+            decoder.finish()?;
+            out.extend_from_slice(&self.look(None, true)?.unwrap_or_default());
+        }
+        Ok(Some(out.freeze()))
     }
 
     fn look(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
@@ -172,7 +253,12 @@ impl Watch {
                         held.extend_from_slice(&piece.unwrap_or_default());
                         std::mem::take(held).freeze()
                     };
-                    let body = reader.judge(body)?;
+                    let body = match (reader.judge(body), self.odd) {
+                        (Err(_), Some(status)) => {
+                            return Err(UpstreamError::Odd(format!("HTTP {status} without a content type")));
+                        }
+                        (judged, _) => judged?,
+                    };
                     return Ok(Some(screened(screen, body)?));
                 }
                 held.extend_from_slice(&piece.unwrap_or_default());
@@ -186,6 +272,13 @@ impl Watch {
                     return Ok(Some(std::mem::take(held).freeze()));
                 }
                 Ok(Some(Bytes::new()))
+            }
+            Form::Denial { status, kind, held } => {
+                held.extend_from_slice(&piece.unwrap_or_default());
+                if !end && held.len() < DENIAL {
+                    return Ok(Some(Bytes::new()));
+                }
+                Err(UpstreamError::Denied(*status, refusal_words(kind, held)))
             }
             Form::Failure(held) => {
                 held.extend_from_slice(&piece.unwrap_or_default());
@@ -228,6 +321,10 @@ impl Watch {
             }
         }
     }
+}
+
+fn nonsense(words: &str) -> UpstreamError {
+    UpstreamError::Nonsense(words.into())
 }
 
 fn screened(screen: Option<&Screen>, body: Bytes) -> Result<Bytes, UpstreamError> {

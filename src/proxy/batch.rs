@@ -17,14 +17,16 @@ use http::HeaderValue;
 use pingora::proxy::Session;
 use tokio::sync::mpsc;
 
+use super::accept::Takes;
+use super::given::decline;
 use super::{Ctx, Gateway, credentials, intake, reply, speak};
 use crate::catalog::Endpoint;
 use crate::door::judge::{Halt, Judged, kept};
-use crate::door::{Exit, Leave, Led, Reply, Told};
+use crate::door::{Door, Exit, Leave, Led, Reply, Told};
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
 use crate::session;
-use crate::telemetry::{Metrics, Outcome};
+use crate::telemetry::Outcome;
 
 /// Messages in one batch, and how many of them are worked on at a time.
 const MOST: usize = 64;
@@ -135,7 +137,11 @@ impl Gateway {
             Exit::Answer(reply) => std::future::ready(Ok(reply.body)).boxed(),
             Exit::Room(talk) => listen(talk, words).boxed(),
             Exit::Peer(leave) => match credentials::bearer(session, ctx, &leave).await {
-                Ok(bearer) => send(leave, bearer, words, self.door.metrics.clone()).boxed(),
+                Ok(bearer) => {
+                    // What is asked on the way reaches only who takes a stream.
+                    let deaf = (!Takes::of(session).events).then(|| client.clone());
+                    send(leave, bearer, words, self.door.clone(), deaf).boxed()
+                }
                 Err(error) => std::future::ready(Err(Box::new(error.refusal(&leave.server.name)))).boxed(),
             },
         };
@@ -209,16 +215,20 @@ async fn send(
     leave: Leave,
     bearer: Option<HeaderValue>,
     words: mpsc::Sender<Word>,
-    metrics: Arc<Metrics>,
+    door: Arc<Door>,
+    deaf: Option<Arc<session::Session>>,
 ) -> Result<Bytes, Box<Refusal>> {
     let (notes, mut said) = mpsc::channel::<Bytes>(8);
     let pass_on = async {
         while let Some(note) = said.recv().await {
-            // For one who has left, the rest is only read.
-            let _ = words.send(Word::Note(note)).await;
+            match &deaf {
+                Some(client) => decline(&door, client, &note),
+                // For one who has left, the rest is only read.
+                None => drop(words.send(Word::Note(note)).await),
+            }
         }
     };
-    tokio::join!(leave.ask(bearer, Some(notes), &metrics), pass_on).0
+    tokio::join!(leave.ask(bearer, Some(notes), &door.metrics), pass_on).0
 }
 
 /// The messages of a batch as places in its bytes; no two requests of one id.

@@ -1,6 +1,6 @@
 //! A message that the house's own HTTP client carries: because Pingora cannot replay its body (see `body`), because its
-//! server may wait for a person and Pingora's clock does not stand still, or because it goes on with a stream that ends
-//! when its session or its caller's rights do. The same head, the same watch on the answer.
+//! server may wait for a person and Pingora's clock does not stand still, because its client does not take an answer in
+//! every form, or because it goes on with a stream that ends when its session or its caller's rights do. The same head, the same watch on the answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,9 @@ use pingora::{Error, ErrorType};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::accept::Takes;
 use super::answer::Watch;
+use super::given::{Given, decline};
 use super::reply::{failure, open, say, stamp};
 use super::speak::{AGAIN, may_stay};
 use super::{Ctx, credentials, failed, outgoing, tell};
@@ -119,7 +121,9 @@ async fn carried(
     let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
     // The head waits for the first byte of a body that is judged first, so that the status can still be an error.
     let mut waiting: Option<Box<ResponseHeader>> = None;
+    let (takes, mut given) = (Takes::of(session), Given::AsItCame);
     let mut quiet = Instant::now();
+    let mut ended = false;
     loop {
         let left = left(ctx, leave);
         let piece = tokio::select! {
@@ -129,7 +133,7 @@ async fn carried(
             () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {
                 Some(Err(UpstreamError::TimedOut(leave.server.timeout)))
             }
-            () = tokio::time::sleep_until((quiet + keep_alive).into()), if ctx.watch.as_ref().is_some_and(Watch::is_stream) => {
+            () = tokio::time::sleep_until((quiet + keep_alive).into()), if given.is_as_it_came() && ctx.watch.as_ref().is_some_and(Watch::is_stream) => {
                 // Events go out whole, so that this stands between two of them.
                 say(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
                 quiet = Instant::now();
@@ -174,12 +178,15 @@ async fn carried(
                             head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
                         }
                         outgoing::response(&mut head)?;
+                        if leave.id.is_some() {
+                            given = Given::of(takes, leave.server.max_response, &mut head)?;
+                        }
                         stamp(&mut head, ctx)?;
                         if resumes {
                             // It works; nobody shall wait for the end of a stream to hear that.
                             tell(leave, &mut ctx.visit, None);
                         }
-                        let held = begun.is_held();
+                        let held = begun.is_held() || !given.is_as_it_came();
                         ctx.watch = Some(begun);
                         if held {
                             waiting = Some(Box::new(head));
@@ -192,34 +199,38 @@ async fn carried(
                 }
             }
             (Some(Ok(Piece::Body(bytes))), Some(watch)) => watch.pass(Some(bytes), false),
-            (Some(Ok(Piece::End)), Some(watch)) => match watch.pass(None, true) {
-                Ok(rest) => {
-                    if watch.saw_error() {
-                        ctx.outcome = Some(Outcome::Error);
-                    }
-                    if let Some(head) = waiting.take() {
-                        open(session, head, false).await?;
-                    }
-                    return say(session, rest.unwrap_or_default(), true).await.map(Ok);
-                }
-                Err(error) => Err(error),
-            },
+            (Some(Ok(Piece::End)), Some(watch)) => {
+                ended = true;
+                watch.pass(None, true)
+            }
             (Some(Err(error)), _) => Err(error),
             _ => Err(UpstreamError::Nonsense("the answer ended early".into())),
         };
         if ctx.watch.as_ref().is_some_and(Watch::spoke) {
             tell(leave, &mut ctx.visit, None);
         }
-        match step {
-            Ok(Some(bytes)) if !bytes.is_empty() => {
-                if let Some(head) = waiting.take() {
-                    open(session, head, false).await?;
-                }
-                say(session, bytes, false).await?;
-                quiet = Instant::now();
+        let decline = |question: &[u8]| {
+            if let Some(client) = &leave.session {
+                decline(door, client, question);
             }
-            Ok(_) => {}
+        };
+        let step = step.and_then(|bytes| given.take(bytes.unwrap_or_default(), ended, decline));
+        let (bytes, last) = match step {
+            Ok(step) => step,
             Err(error) => return Ok(Err(error)),
+        };
+        if last && ctx.watch.as_ref().is_some_and(Watch::saw_error) {
+            ctx.outcome = Some(Outcome::Error);
+        }
+        if last || !bytes.is_empty() {
+            if let Some(head) = waiting.take() {
+                open(session, head, false).await?;
+            }
+            say(session, bytes, last).await?;
+            quiet = Instant::now();
+        }
+        if last {
+            return Ok(Ok(()));
         }
     }
 }

@@ -46,6 +46,9 @@ pub struct Ctx {
     pub tries: Tries,
     /// What goes to the server as `Authorization`, if it is not the gateway's own.
     pub bearer: Option<http::HeaderValue>,
+    /// Where the endpoint of this number has redirected the request to, and how often it was.
+    pub moved: Option<(usize, http::Uri)>,
+    pub moves: usize,
     /// The seat was taken anew after the server had forgotten the first.
     pub reseated: bool,
     pub watch: Option<Watch>,
@@ -83,6 +86,8 @@ impl Ctx {
             socket: None,
             tries: Tries::default(),
             bearer: None,
+            moved: None,
+            moves: 0,
             reseated: false,
             watch: None,
             rest: None,

@@ -9,6 +9,7 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::{Ctx, Gateway, Serves, approve, reply};
+use crate::catalog;
 use crate::telemetry::Outcome;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub fn described(path: &str) -> Option<&str> {
 /// of every endpoint that could be there.
 pub async fn metadata(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);
-    let path = session.req_header().uri.path();
+    let path = catalog::plain(session.req_header().uri.path());
     let Some(document) = ctx.house.plan.chain.auth.metadata_document(path) else {
         let words = "no such metadata: either this can be no endpoint, or auth.resource_metadata is not set";
         ctx.refuse("intake", Box::new(Refusal::http(404, "no_metadata", words)));

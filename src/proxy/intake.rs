@@ -12,7 +12,7 @@ use http::{HeaderMap, Version};
 use pingora::proxy::Session;
 
 use super::patience::{Ended, ended};
-use crate::catalog::Endpoint;
+use crate::catalog::{self, Endpoint};
 use crate::door::Door;
 use crate::protocol::revision;
 use crate::session;
@@ -27,7 +27,7 @@ pub fn head(session: &Session, client: Option<IpAddr>) -> Head<'_> {
     };
     Head {
         verb: &request.method,
-        path: request.uri.path(),
+        path: catalog::plain(request.uri.path()),
         headers: &request.headers,
         authority,
         peer: client,

@@ -3,6 +3,7 @@
 //! Nobody else writes to a client. What is decided here is only *how* a thing is said over HTTP; what is said is
 //! decided by the chain and the door.
 
+mod accept;
 mod again;
 mod answer;
 mod approve;
@@ -16,6 +17,7 @@ pub mod crowd;
 mod ctx;
 mod fate;
 mod fixed;
+mod given;
 mod hearing;
 mod intake;
 mod kept;
@@ -48,7 +50,7 @@ use crate::door::Door;
 use crate::state::State;
 use crate::telemetry::Outcome;
 use crate::telemetry::access::Access;
-use crate::upstream::{UpstreamError, is_exhausted};
+use crate::upstream::{UpstreamError, is_exhausted, moved};
 use answer::Watch;
 use ctx::Ctx;
 use fate::{failed, pass, tell};
@@ -191,6 +193,9 @@ impl ProxyHttp for Gateway {
         if self.asks_again(ctx, response.status.as_u16(), &response.headers) {
             return Err(Error::explain(again::AGAIN, "the server cannot answer now").into_up());
         }
+        if moved::keeps_request(response.status.as_u16()) && self.moves(ctx, response) {
+            return Err(Error::explain(MOVED, "the server redirects the request").into_up());
+        }
         let Some(leave) = &ctx.leave else { return Ok(()) };
         let server = leave.server.clone();
         if response.status == 404 && ctx.seat.as_ref().is_some_and(|seat| seat.session.is_some()) {
@@ -310,7 +315,7 @@ impl ProxyHttp for Gateway {
         client_reused: bool,
     ) -> Box<Error> {
         let untouched = reply::begun(session).is_none();
-        if matches!(e.etype(), &FORGOTTEN | &again::AGAIN) {
+        if matches!(e.etype(), &FORGOTTEN | &MOVED | &again::AGAIN) {
             e.set_retry(untouched);
             return e;
         }
@@ -392,3 +397,6 @@ const STALE: u32 = 4;
 
 /// A connection can be used again after the server forgot our session; the request goes once more.
 const FORGOTTEN: ErrorType = ErrorType::Custom("forgotten");
+
+/// The server answers at another path; the request goes there, once more.
+const MOVED: ErrorType = ErrorType::Custom("moved");

@@ -27,6 +27,7 @@ use crate::door::Leave;
 use crate::server::Server;
 use crate::session;
 use crate::upstream::http::Seat;
+use crate::upstream::pool::Visit;
 use crate::upstream::{Peer, Screen};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -35,8 +36,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const ROOM: usize = 12;
 
 /// Headers of the client that go on as they are.
-const CARRIED: [HeaderName; 5] = [
-    ACCEPT,
+const CARRIED: [HeaderName; 4] = [
     USER_AGENT,
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
@@ -54,7 +54,11 @@ pub fn request(
 ) -> pingora::Result<RequestHeader> {
     let client = &session.req_header().headers;
     let mut request = http::Request::new(());
-    *request.uri_mut() = peer.path.clone();
+    let index = ctx.visit.as_ref().map(Visit::index);
+    *request.uri_mut() = match &ctx.moved {
+        Some((at, path)) if Some(*at) == index => path.clone(),
+        _ => peer.path.clone(),
+    };
     // Names go out in lower case, as most clients write them: keeping another case costs a second map.
     let mut headers = HeaderMap::with_capacity(12);
     for name in &CARRIED {
@@ -68,6 +72,7 @@ pub fn request(
     match &leave.resume {
         Some(last) => {
             headers.remove(CONTENT_TYPE);
+            headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
             headers.insert(LAST_EVENT_ID, HeaderValue::clone(last));
         }
         None => {

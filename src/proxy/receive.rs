@@ -11,6 +11,7 @@ use filters::origin::Origin;
 use filters::{Caller, Era, Refusal, Stop};
 use pingora::proxy::Session;
 
+use super::accept::Takes;
 use super::patience::{self, Standing};
 use super::{Ctx, Gateway, Serves, body, carry, client, fixed, intake, outgoing, reply};
 use crate::catalog::Endpoint;
@@ -172,6 +173,7 @@ impl Gateway {
         if let Some(client) = &client {
             client.renew(session.req_header().headers.get(http::header::AUTHORIZATION));
         }
+        let takes = Takes::of(session);
         let led = Led {
             house: &house,
             endpoint: &endpoint,
@@ -180,7 +182,7 @@ impl Gateway {
             permit,
             held: ctx.held.clone(),
             body,
-            events: reply::takes_events(session),
+            events: takes.events,
         };
         match self.door.lead(led, &mut ctx.told) {
             Ok(Exit::Answer(answer)) => Box::pin(reply::whole(session, ctx, answer)).await.map(|()| None),
@@ -190,8 +192,10 @@ impl Gateway {
                 Ok(Some(Next::Talk(era, talk)))
             }
             Ok(Exit::Peer(leave)) => {
-                // Pingora would send nothing (see `body`), or not wait for a person: the house's own client carries it.
-                if carry::waits_for_people(&leave) || !body::can_replay(session) {
+                // Pingora would send nothing (see `body`), not wait for a person, or give the answer as it comes: the house's
+                // own client carries it.
+                let as_it_comes = takes.both() || leave.id.is_none();
+                if carry::waits_for_people(&leave) || !as_it_comes || !body::can_replay(session) {
                     return Box::pin(carry::carry(session, ctx, leave, &self.door)).await.map(|()| None);
                 }
                 Ok(Some(Next::Peer(leave)))

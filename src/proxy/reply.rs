@@ -17,6 +17,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
 use super::Ctx;
+use super::accept::Takes;
 use super::answer::Watch;
 use crate::catalog;
 use crate::door::Reply;
@@ -109,7 +110,9 @@ pub async fn say(session: &mut Session, mut body: Bytes, end: bool) -> pingora::
 pub async fn whole(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> pingora::Result<()> {
     ctx.outcome.get_or_insert(Outcome::Ok);
     let mut head = ResponseHeader::build_no_case(reply.status, Some(6))?;
-    if reply.events {
+    // A result, or a refusal in HTTP's words, which is JSON for everybody.
+    let wrapped = !reply.events && reply.status == 200 && !reply.body.is_empty() && !Takes::of(session).json;
+    if reply.events || wrapped {
         head.insert_header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))?;
         head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
     } else if !reply.body.is_empty() {
@@ -118,7 +121,8 @@ pub async fn whole(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> pingor
     if let Some(id) = reply.session {
         head.insert_header(header::SESSION, id)?;
     }
-    write(session, ctx, head, reply.body).await
+    let body = if wrapped { sse::message(&reply.body) } else { reply.body };
+    write(session, ctx, head, body).await
 }
 
 /// Any head with a whole body.
@@ -263,10 +267,4 @@ pub async fn preflight(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<
         head.insert_header(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"))?;
     }
     write(session, ctx, head, Bytes::new()).await
-}
-
-/// Whether the client reads streams of events; one that does not say what it takes is told in any form.
-pub fn takes_events(session: &Session) -> bool {
-    let accept = session.req_header().headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok());
-    accept.is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"))
 }

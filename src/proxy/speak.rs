@@ -12,7 +12,8 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::time::Instant;
 
-use super::reply::{failure, open, say, stamp, takes_events, whole};
+use super::accept::Takes;
+use super::reply::{failure, open, say, stamp, whole};
 use super::{Ctx, intake};
 use crate::door::{Door, Reply};
 use crate::protocol::{sse, wire};
@@ -82,7 +83,7 @@ pub async fn talk(
     door: &Door,
 ) -> pingora::Result<()> {
     let keep_alive = ctx.house.plan.config.limits.sse_keepalive.get();
-    let takes_events = takes_events(session);
+    let takes_events = Takes::of(session).events;
     let mut begun = false;
     let _counted = talk.stream.then(|| door.metrics.stream());
     if talk.stream {

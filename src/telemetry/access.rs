@@ -10,6 +10,7 @@ use filters::agree::quote_to;
 
 use super::Outcome;
 use super::pen::{Page, Pen, pen};
+use super::plain::plain_to;
 use crate::config::Format;
 
 /// What is told of one request.
@@ -58,10 +59,7 @@ impl Access {
 
     pub fn tell(&self, line: &Line<'_>) {
         if let Some(pen) = self.0 {
-            pen.tell(|page| match pen.format {
-                Format::Json => json(page, line),
-                Format::Text => text(page, line),
-            });
+            pen.tell(|page| if pen.json { json(page, line) } else { text(page, line) });
         }
     }
 }
@@ -130,7 +128,12 @@ fn text(Page { text: out, clock, .. }: &mut Page, line: &Line<'_>) {
         out.extend([" (", reason, ")"]);
     }
     let name = line.tool.or(line.server).unwrap_or_default();
-    out.extend([" ", line.verb, " ", line.path, " ", line.method, " ", name, " "]);
+    // The path is a stranger's, and names of tools are a server's.
+    for word in [line.verb, line.path, line.method, name] {
+        out.push(' ');
+        let _ = plain_to(out, word);
+    }
+    out.push(' ');
     millis(out, line.took);
     let _ = writeln!(out, " ms {:016x}", line.request_id);
 }
@@ -176,6 +179,17 @@ mod tests {
         });
         assert_eq!(lines[0], expected);
         assert_eq!(lines[1]["timestamp"], "2026-09-21T14:13:21.042Z");
+    }
+
+    #[test]
+    fn a_line_for_people_is_one_whatever_a_stranger_asks_for() {
+        let mut page = Page::default();
+        text(&mut page, &Line { path: "/\u{7f}\u{9b}31m", tool: Some("a\r\nb\u{1b}[0m"), ..line() });
+        assert!(
+            page.text.contains(r" POST /\u{7f}\u{9b}31m tools/call a\r\nb\u{1b}[0m 12.034"),
+            "{:?}",
+            page.text
+        );
     }
 
     #[test]

@@ -6,15 +6,21 @@
 pub mod access;
 mod metrics;
 mod pen;
+mod plain;
 
 pub use metrics::{Counted, Metrics, Outcome, Way};
 pub use pen::{flush, last_words};
+pub use plain::acts;
+
+use std::fmt::Write as _;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Format, Log};
+use crate::config::Log;
 
 /// Starts the log on standard error, which the `pen` alone writes to from here on; what panics say goes there too. The
 /// libraries below speak only from `warn` on.
@@ -24,23 +30,23 @@ pub fn start(log: &Log) {
     let filter =
         EnvFilter::new(format!("warn,toolgate={level},pingora_core::server=error,pingora_proxy=off"));
     let registry = tracing_subscriber::registry().with(filter);
-    let started = match log.format {
-        Format::Json => registry
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_writer(move || pen::Lines(pen)),
-            )
-            .try_init(),
-        Format::Text => registry
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .with_target(false)
-                    .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-                    .with_writer(move || pen::Lines(pen)),
-            )
-            .try_init(),
+    let started = if pen.json {
+        let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
+        registry.with(layer.with_writer(move || pen::Lines(pen))).try_init()
+    } else {
+        let fields = debug_fn(|out, field, value| match field.name() {
+            "message" => write!(plain::Plain { out, lines: true }, "{value:?}"),
+            name => {
+                write!(out, "{name}=")?;
+                write!(plain::Plain { out, lines: false }, "{value:?}")
+            }
+        });
+        // https://no-color.org
+        let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
+            && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let layer = tracing_subscriber::fmt::layer().with_target(false).with_ansi(colours);
+        let layer = layer.fmt_fields(fields.delimited(" "));
+        registry.with(layer.with_writer(move || pen::Lines(pen))).try_init()
     };
     // A second start in one process (tests) keeps the first log.
     drop(started);

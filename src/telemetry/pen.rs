@@ -6,7 +6,7 @@
 //! page full is dropped and counted. The process goes on and ends without what it could not tell.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal as _, Write};
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -57,7 +57,7 @@ pub struct Page {
 }
 
 pub struct Pen {
-    pub format: Format,
+    pub json: bool,
     pages: Mutex<Vec<Arc<Mutex<Page>>>>,
     /// The thread waits for a first line, and must be woken.
     asleep: AtomicBool,
@@ -117,8 +117,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Pen {
     fn new(format: Format) -> Self {
+        let json = match format {
+            Format::Auto => !io::stderr().is_terminal(),
+            Format::Json => true,
+            Format::Text => false,
+        };
         Self {
-            format,
+            json,
             pages: Mutex::default(),
             asleep: AtomicBool::new(false),
             thread: OnceLock::new(),

@@ -9,8 +9,10 @@ use filters::Span;
 use http::header::CONTENT_TYPE;
 
 use super::clock::Clock;
+use super::coding::Decoder;
 use super::http::Http;
-use super::{Progress, Said, UpstreamError, cause, is_exhausted};
+use super::retry::retry_after;
+use super::{Progress, Said, UpstreamError, cause, is_exhausted, safe};
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::wire;
 
@@ -37,10 +39,13 @@ impl Http {
     /// Reads the answer to a request, from JSON or from a stream.
     pub async fn answer(
         &self,
-        mut response: reqwest::Response,
+        response: reqwest::Response,
         wanted: Wanted<'_>,
     ) -> Result<Said, UpstreamError> {
         let most = self.bounds().max_response;
+        let streams = is_sse(&response);
+        let (status, later) = (response.status(), retry_after(response.headers()));
+        let mut body = Body::of(response, most)?;
         let Wanted { id, batches, progress, timeout, clock } = wanted;
         // One message, or those of a batch.
         let parts = |message: Bytes| {
@@ -48,11 +53,11 @@ impl Http {
             parts.unwrap_or_else(|| vec![message])
         };
         let read = async {
-            if is_sse(&response) {
+            if streams {
                 let mut splitter = Splitter::new(most);
                 let mut ended = false;
                 while !ended {
-                    match response.chunk().await.map_err(|e| unreachable(&e))? {
+                    match body.chunk().await? {
                         Some(piece) => splitter.push(&piece),
                         None => {
                             splitter.finish();
@@ -76,16 +81,15 @@ impl Http {
                 }
                 return Err(UpstreamError::Nonsense("the stream ended without an answer".into()));
             }
-            let status = response.status();
-            let mut body = BytesMut::new();
-            while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&e))? {
-                if body.len() + piece.len() > most {
+            let mut whole = BytesMut::new();
+            while let Some(piece) = body.chunk().await? {
+                if whole.len() + piece.len() > most {
                     return Err(UpstreamError::TooLarge(most));
                 }
-                body.extend_from_slice(&piece);
+                whole.extend_from_slice(&piece);
             }
             let mut found = Ok(None);
-            for message in parts(body.freeze()) {
+            for message in parts(whole.freeze()) {
                 found = said(&message, id);
                 if !matches!(found, Ok(None)) {
                     break;
@@ -93,6 +97,9 @@ impl Http {
             }
             match found {
                 Ok(Some(said)) => Ok(said),
+                _ if later.is_some() && matches!(status.as_u16(), 429 | 503) => {
+                    Err(UpstreamError::Later(status.as_u16(), later))
+                }
                 // Something before the server says that it is not there.
                 _ if matches!(status.as_u16(), 502..=504) => {
                     Err(UpstreamError::Unreachable(format!("HTTP {status}")))
@@ -134,9 +141,81 @@ fn said(message: &Bytes, id: &[u8]) -> Result<Option<Said>, UpstreamError> {
     }
 }
 
+/// The body of an answer as it comes, decoded.
+pub(super) struct Body {
+    response: reqwest::Response,
+    decoder: Option<Decoder>,
+    /// What a piece may stand for.
+    most: usize,
+}
+
+impl Body {
+    pub fn of(response: reqwest::Response, most: usize) -> Result<Self, UpstreamError> {
+        let decoder = Decoder::of(response.headers())?;
+        Ok(Self { response, decoder, most })
+    }
+
+    /// The next piece, which may be empty; none at the end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        let piece = self.response.chunk().await.map_err(|error| unreachable(&error))?;
+        let (Some(decoder), most) = (&mut self.decoder, self.most) else { return Ok(piece) };
+        let Some(piece) = piece else { return decoder.finish().map(|()| None) };
+        let mut out = BytesMut::new();
+        decoder.decode(&piece, |text| {
+            if out.len() + text.len() > most {
+                return Err(UpstreamError::TooLarge(most));
+            }
+            out.extend_from_slice(text);
+            Ok(())
+        })?;
+        Ok(Some(out.freeze()))
+    }
+}
+
+/// How much of a refusal is read, and for how long it is waited.
+const REFUSAL: usize = 4096;
+const MOMENT: Duration = Duration::from_secs(2);
+
+/// What a server says with a refusal, in few words.
+pub(super) async fn words(response: reqwest::Response) -> String {
+    let kind = kind_of(response.headers());
+    let Ok(mut body) = Body::of(response, REFUSAL) else { return String::new() };
+    let mut text = BytesMut::new();
+    let read = async {
+        while let Ok(Some(piece)) = body.chunk().await {
+            text.extend_from_slice(&piece);
+            if text.len() >= REFUSAL {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(MOMENT, read).await;
+    refusal_words(&kind, &text)
+}
+
+/// The same of its body: the message of an error, or a text for people; of a page nothing.
+pub fn refusal_words(kind: &str, body: &[u8]) -> String {
+    let body = &body[..body.len().min(REFUSAL)];
+    if kind.contains("html") {
+        return String::new();
+    }
+    let inner = |json: &[u8], name: &str| {
+        let place = wire::member(json, name)?;
+        wire::string(place.of(json))
+    };
+    let error = wire::member(body, "error").and_then(|place| inner(place.of(body), "message"));
+    let told = error.or_else(|| inner(body, "message")).or_else(|| inner(body, "error"));
+    safe(&told.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned()))
+}
+
+/// The media type of an answer, without parameters and in lower case.
+pub fn kind_of(headers: &http::HeaderMap) -> String {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
 pub(super) fn is_sse(response: &reqwest::Response) -> bool {
-    let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
+    kind_of(response.headers()) == "text/event-stream"
 }
 
 pub(super) fn unreachable(error: &reqwest::Error) -> UpstreamError {
@@ -148,6 +227,35 @@ pub(super) fn unreachable(error: &reqwest::Error) -> UpstreamError {
 }
 
 pub(super) fn shorten(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    safe(&String::from_utf8_lossy(&bytes[..bytes.len().min(400)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_refusal_the_words_for_people_are_told() {
+        for (kind, body, told) in [
+            (
+                "text/plain",
+                "Access is only allowed at localhost:8931\r\n",
+                "Access is only allowed at localhost:8931",
+            ),
+            (
+                "application/json",
+                r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"no\u001b[31m!"}}"#,
+                "no [31m!",
+            ),
+            ("application/json", r#"{"message":"Forbidden"}"#, "Forbidden"),
+            ("application/json", r#"{"error":"invalid_host"}"#, "invalid_host"),
+            ("", "\u{1b}[2Jcleared\nand \u{202e}turned", "[2Jcleared and turned"),
+            ("text/html", "<html><h1>403</h1>", ""),
+            ("text/plain", "", ""),
+        ] {
+            assert_eq!(refusal_words(kind, body.as_bytes()), told, "{body}");
+        }
+        let long = refusal_words("text/plain", &[b'x'; 10_000]);
+        assert!(long.chars().count() <= 200 && long.ends_with('…'), "{long}");
+    }
 }

@@ -15,16 +15,16 @@ use bytes::Bytes;
 use filters::Era;
 use filters::agree::encode;
 use filters::call::header;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::Mutex;
 
-use super::answers::{Wanted, unreachable};
+use super::answers::{self, Wanted, unreachable};
 use super::house::judged;
-use super::peer::Names;
+use super::peer::{IDENTITY, Names};
 use super::trust::{Reach, Trust};
 use super::vitals::Vitals;
-use super::{Bounds, Hello, Peer, Said, UpstreamError, cause};
+use super::{Bounds, Hello, Peer, Said, UpstreamError, cause, moved};
 use crate::protocol::{revision, wire};
 
 /// An upstream session of the legacy era.
@@ -96,6 +96,8 @@ pub struct Http {
     pub(super) pools: AtomicUsize,
     /// The lists of the legacy era came as streams of events when they were last asked for.
     pub(super) lists_as_events: AtomicBool,
+    /// Where it redirects to was followed, and told.
+    pub redirects: Arc<moved::Redirects>,
 }
 
 impl std::fmt::Debug for Http {
@@ -116,8 +118,10 @@ impl Http {
         let url: reqwest::Url = url.parse().map_err(|e| format!("{e}"))?;
         let peer = Arc::new(Peer::new(&url, headers, bounds, trust.clone())?);
         let watched = super::peer::watched(bounds.timeout);
+        let redirects = Arc::new(moved::Redirects::new(name));
         let builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
+            .redirect(moved::policy(redirects.clone()))
+            .referer(false)
             .no_proxy()
             .connect_timeout(bounds.connect_timeout)
             .pool_idle_timeout(super::peer::IDLE)
@@ -148,6 +152,7 @@ impl Http {
             house: Mutex::new(None),
             pools: AtomicUsize::new(0),
             lists_as_events: AtomicBool::new(false),
+            redirects,
         }))
     }
 
@@ -261,9 +266,18 @@ impl Http {
     ) -> Result<reqwest::Response, UpstreamError> {
         let response = self.post(era, seat, extra, body, timeout).await?;
         match response.status().as_u16() {
-            status @ (401 | 403) => Err(UpstreamError::Credentials(status)),
+            401 | 403 => Err(self.denied(response, seat.is_some_and(|seat| seat.bearer().is_some())).await),
             _ => Ok(response),
         }
+    }
+
+    /// What a refusal of the gateway (401, 403) means. To one that got no credentials a server may say what is amiss.
+    pub async fn denied(&self, response: reqwest::Response, with_bearer: bool) -> UpstreamError {
+        let status = response.status().as_u16();
+        if with_bearer || !self.peer.headers.is_empty() {
+            return UpstreamError::Credentials(status);
+        }
+        UpstreamError::Denied(status, answers::words(response).await)
     }
 
     /// The same, where it is for somebody else to say what a refusal of credentials means.
@@ -297,6 +311,7 @@ impl Http {
 
     pub(super) fn head(&self, era: Era, seat: Option<&Seat>) -> HeaderMap {
         let mut headers = self.peer.headers.clone();
+        headers.entry(ACCEPT_ENCODING).or_insert(IDENTITY);
         if let Some(host) = &self.host {
             headers.insert(HOST, host.clone());
         }
@@ -330,6 +345,9 @@ pub(super) async fn answer_to(
         Err(_) => Err(UpstreamError::TimedOut(timeout)),
         Ok(Err(error)) if error.is_connect() => Err(unreachable(&error)),
         Ok(Err(error)) => Err(UpstreamError::Broke(cause(&error))),
+        Ok(Ok(response)) if response.status().is_redirection() => {
+            Err(moved::elsewhere(response.status().as_u16(), response.headers()))
+        }
         Ok(Ok(response)) => Ok(response),
     }
 }

@@ -6,11 +6,13 @@ pub mod answers;
 mod bounds;
 mod choice;
 pub mod clock;
+pub mod coding;
 pub mod demo;
 pub mod exchange;
 pub mod followers;
 mod house;
 pub mod http;
+pub mod moved;
 pub mod peer;
 pub mod pool;
 pub mod retry;
@@ -36,6 +38,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::protocol::{revision, wire};
+use crate::telemetry::acts;
 
 pub use bounds::Bounds;
 pub use child::is_ours;
@@ -236,6 +239,15 @@ pub enum UpstreamError {
     TooLarge(usize),
     #[error("does not accept the gateway's credentials (HTTP {0})")]
     Credentials(u16),
+    /// To a gateway that has none to give. What the server said, as far as it may be told.
+    #[error("{}", denied(*.0, .1))]
+    Denied(u16, String),
+    /// It has no time now.
+    #[error("cannot answer now (HTTP {0})")]
+    Later(u16, Option<Duration>),
+    /// Where it redirects to, if that may not or need not be followed.
+    #[error("redirects to {1} (HTTP {0}), where nothing is sent; its `url` must be where it answers")]
+    Moved(u16, String),
     #[error("has forgotten the session")]
     Forgotten,
     /// By its client, while this was under way.
@@ -263,12 +275,27 @@ pub enum UpstreamError {
 impl UpstreamError {
     /// Whether it tells that the server is in trouble, rather than this call.
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Broke(_) | Self::TimedOut(_) | Self::Nonsense(_))
+        matches!(
+            self,
+            Self::Unreachable(_)
+                | Self::Broke(_)
+                | Self::TimedOut(_)
+                | Self::Nonsense(_)
+                | Self::Later(503, _)
+                | Self::Moved(..)
+        )
     }
 
     /// Whether nobody is there who could be asked anything else.
     pub fn is_absence(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Exhausted(_) | Self::Credentials(_))
+        matches!(
+            self,
+            Self::Unreachable(_)
+                | Self::Exhausted(_)
+                | Self::Credentials(_)
+                | Self::Denied(..)
+                | Self::Moved(..)
+        )
     }
 
     /// The answer that a client gets; `server` is the name in the config.
@@ -279,7 +306,9 @@ impl UpstreamError {
             Self::TimedOut(_) => (504, "upstream_timeout"),
             Self::Broke(_) | Self::Nonsense(_) | Self::Odd(_) => (502, "upstream_nonsense"),
             Self::TooLarge(_) => (502, "upstream_too_large"),
-            Self::Credentials(_) => (502, "upstream_credentials"),
+            Self::Credentials(_) | Self::Denied(..) => (502, "upstream_credentials"),
+            Self::Later(status, _) => (*status, "upstream_unavailable"),
+            Self::Moved(..) => (502, "upstream_redirects"),
             Self::Forgotten => (502, "upstream_session"),
             Self::Ended => (404, "no_session"),
             Self::Unresumable => (400, "unknown_event"),
@@ -303,11 +332,40 @@ impl UpstreamError {
             .with_data(format!(r#"{{"server":{}}}"#, quote(server)));
         match self {
             Self::Busy(_) | Self::Exhausted(_) => refusal.retry_after(Duration::from_secs(1)),
-            Self::Open(wait) => refusal.retry_after(*wait),
+            Self::Open(wait) | Self::Later(_, Some(wait)) => refusal.retry_after(*wait),
             Self::Starting => refusal.retry_after(STARTS_SOON),
             _ => refusal,
         }
     }
+}
+
+fn denied(status: u16, said: &str) -> String {
+    match (status, said) {
+        (401, _) => "asks for credentials (HTTP 401), and none are configured for it".into(),
+        (_, "") => format!("refuses the gateway (HTTP {status}), for which no credentials are configured"),
+        _ => format!("refuses the gateway (HTTP {status}): {said}"),
+    }
+}
+
+/// Foreign words as they may stand in an error or a line of the log: one line without control characters or such as turn
+/// the direction of writing, and not long.
+pub fn safe(words: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut out = String::new();
+    for word in words.split(|c: char| c.is_whitespace() || acts(c)).filter(|word| !word.is_empty()) {
+        if out.chars().count() + word.chars().count() >= LONGEST {
+            let room = LONGEST.saturating_sub(out.chars().count() + 1);
+            out.extend(if out.is_empty() { None } else { Some(' ') });
+            out.extend(word.chars().take(room));
+            out.push('…');
+            break;
+        }
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        out.push_str(word);
+    }
+    out
 }
 
 /// The members that the gateway puts into `params._meta` when it asks a modern server in its own name.

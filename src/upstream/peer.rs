@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use pingora::protocols::TcpKeepalive;
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
@@ -20,6 +20,12 @@ use tokio::sync::Notify;
 
 use super::trust::Trust;
 use super::{Bounds, UpstreamError};
+
+/// For `Accept-Encoding`: a stream that is compressed is held back on the way, and what is searched is decoded first.
+pub const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+/// For `Accept`: the gateway is the client of its servers, and takes both forms of an answer, whatever its own clients
+/// take (2026-07-28 and 2025-11-25, streamable-http: a client must list both).
+pub const BOTH_FORMS: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 
 /// How long an address is passed over after no connection could be made to it.
 const REST: Duration = Duration::from_secs(30);
@@ -57,7 +63,7 @@ pub struct Peer {
     pub path: Uri,
     /// Sent with each request; secrets.
     pub headers: HeaderMap,
-    /// What is the same in the head of each message: host, type, and `headers`.
+    /// What is the same in the head of each message: host, type, forms of answers, and `headers`.
     pub stem: Vec<(HeaderName, HeaderValue)>,
     connect_timeout: Duration,
     call_timeout: Duration,
@@ -102,7 +108,12 @@ impl Peer {
         }
         let authority = HeaderValue::try_from(authority).map_err(|e| e.to_string())?;
         let json = HeaderValue::from_static("application/json");
-        let mut stem = vec![(HOST, authority.clone()), (CONTENT_TYPE, json)];
+        let mut stem = vec![
+            (HOST, authority.clone()),
+            (CONTENT_TYPE, json),
+            (ACCEPT, BOTH_FORMS),
+            (ACCEPT_ENCODING, IDENTITY),
+        ];
         stem.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         let peer = Self {
             port: url.port_or_known_default().ok_or("the URL has no port")?,
@@ -123,6 +134,18 @@ impl Peer {
             peer.adopt(vec![SocketAddr::new(ip, peer.port)]);
         }
         Ok(peer)
+    }
+
+    /// Where a redirection of a request for `from` leads, if that is in the same origin.
+    pub fn redirected(&self, from: &Uri, location: &str) -> Option<Uri> {
+        let scheme = if self.tls { "https" } else { "http" };
+        let from = format!("{scheme}://{}{from}", self.authority.to_str().ok()?);
+        let from: reqwest::Url = from.parse().ok()?;
+        let to = from.join(location).ok().filter(|to| to.origin() == from.origin())?;
+        match to.query() {
+            Some(query) => format!("{}?{query}", to.path()).parse().ok(),
+            None => to.path().parse().ok(),
+        }
     }
 
     /// Looks the name up again; the last good addresses stay when that fails.
@@ -159,6 +182,11 @@ impl Peer {
             resting: AtomicU64::new(resting(at).unwrap_or(0)),
         });
         self.resolved.store(Some(Arc::new(Addresses { all: all.collect(), turn: AtomicUsize::new(0) })));
+    }
+
+    /// Whether it has no name to look up.
+    pub fn is_literal(&self) -> bool {
+        self.host.parse::<std::net::IpAddr>().is_ok()
     }
 
     /// Whether its name was ever resolved.
@@ -271,6 +299,28 @@ mod tests {
         let spread: Vec<String> = (0..4).map(|_| chosen(&peer, true)).collect();
         assert_eq!(spread, ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.1:80", "10.0.0.2:80"]);
         assert_eq!([chosen(&peer, false), chosen(&peer, false)], ["10.0.0.1:80", "10.0.0.1:80"]);
+    }
+
+    #[test]
+    fn a_redirection_is_followed_within_the_origin_only() {
+        let peer = peer(&[]);
+        let from: Uri = "/mcp?a=1".parse().expect("a path");
+        for (location, to) in [
+            ("/mcp/", Some("/mcp/")),
+            ("http://name.invalid/v2/mcp?b=2#c", Some("/v2/mcp?b=2")),
+            ("HTTP://NAME.invalid:80/mcp", Some("/mcp")),
+            ("mcp/", Some("/mcp/")),
+            ("https://name.invalid/mcp", None),
+            ("http://name.invalid:81/mcp", None),
+            ("http://name.invalid.evil.example/mcp", None),
+            ("http://name.invalid@evil.example/mcp", None),
+            ("//evil.example/mcp", None),
+            ("\\\\evil.example/mcp", None),
+            ("http://[", None),
+        ] {
+            let found = peer.redirected(&from, location);
+            assert_eq!(found.map(|uri| uri.to_string()).as_deref(), to, "{location}");
+        }
     }
 
     #[test]

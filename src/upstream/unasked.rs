@@ -8,7 +8,7 @@ use http::header::ACCEPT;
 use http::{HeaderValue, StatusCode};
 use tokio::sync::{Notify, mpsc};
 
-use super::answers::{Wanted, is_sse, unreachable};
+use super::answers::{Body, Wanted, is_sse};
 use super::house::{is_refusal, is_refusal_code};
 use super::http::{Http, Seat, answer_to, mirror, own_id};
 use super::{Ending, Said, UpstreamError};
@@ -139,14 +139,14 @@ impl Http {
     ) -> Result<Over, UpstreamError> {
         let (most, idle) = (self.bounds().max_response, self.bounds().stream_idle);
         let mut splitter = Splitter::new(most);
-        let mut response = response;
+        let mut body = Body::of(response, most)?;
         let mut ended = false;
         while !ended {
             // A silent stream may be one whose other end is gone; the caller opens another.
-            let Ok(piece) = tokio::time::timeout(idle, response.chunk()).await else {
+            let Ok(piece) = tokio::time::timeout(idle, body.chunk()).await else {
                 return Ok(Over::Ended);
             };
-            match piece.map_err(|e| unreachable(&e))? {
+            match piece? {
                 Some(piece) => splitter.push(&piece),
                 None => {
                     splitter.finish();

@@ -19,6 +19,7 @@ mod events;
 mod fake;
 mod federation;
 mod five;
+mod forms;
 mod h2;
 mod harness;
 mod health;

@@ -206,11 +206,13 @@ async fn request(stream: &mut TcpStream, held: &mut Vec<u8>) -> Option<Seen> {
     };
     let head = String::from_utf8_lossy(&held[..end]).into_owned();
     held.drain(..end);
-    let headers: Vec<(String, String)> = head
+    let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut headers: Vec<(String, String)> = head
         .lines()
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
+    headers.push((":path".into(), path));
     let verb = head.split(' ').next().unwrap_or_default().to_owned();
     let mut seen = Seen { verb, headers, body: Value::Null };
     let length = seen.header("content-length").map_or(0, |n| n.parse().expect("a number"));

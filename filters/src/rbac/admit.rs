@@ -86,12 +86,15 @@ const MAX_SHOWN: usize = 128;
 /// told apart. Legacy servers answer errors of well-formed requests with HTTP 200.
 pub fn unknown(era: Era, thing: Thing, name: &str) -> Refusal {
     let status = if era == Era::Modern { 400 } else { 200 };
+    let missing = if era == Era::Modern { code::INVALID_PARAMS } else { code::RESOURCE_NOT_FOUND };
     let shown: String = name.chars().take(MAX_SHOWN).collect();
     let refusal = |reason, words| Refusal::new(status, code::INVALID_PARAMS, reason, words);
     match thing {
         Thing::Prompt => refusal("unknown_prompt", format!("Unknown prompt: {shown}")),
-        Thing::Resource => refusal("unknown_resource", format!("Resource not found: {shown}"))
-            .with_data(format!(r#"{{"uri":{}}}"#, quote(&shown))),
+        Thing::Resource => {
+            Refusal::new(status, missing, "unknown_resource", format!("Resource not found: {shown}"))
+                .with_data(format!(r#"{{"uri":{}}}"#, quote(&shown)))
+        }
         Thing::Tool | Thing::Server => refusal("unknown_tool", format!("Unknown tool: {shown}")),
     }
 }

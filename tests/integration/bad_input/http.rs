@@ -22,13 +22,13 @@ pub fn cases() -> Vec<Case> {
     }
     for path in [
         "/nope",
-        "/mcp/",
+        "/mcp//",
         "//mcp",
         "/MCP",
         "/%6dcp",
         "/mcp;x=1",
         "/servers/up",
-        "/servers/up/mcp/",
+        "/servers/up/mcp//",
         "/servers/../mcp",
         "/",
     ] {

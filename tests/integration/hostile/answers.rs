@@ -39,8 +39,6 @@ fn nonsense() -> Vec<Trick> {
         ("html_as_json", |_| kind("200 OK", "application/json", "<html>It works!</html>")),
         ("html_500", |_| kind("500 Internal Server Error", "text/html; charset=utf-8", "<h1>Oops</h1>")),
         ("html_404", |_| kind("404 Not Found", "text/html", "<h1>Not here</h1>")),
-        ("text_503", |_| kind("503 Service Unavailable", "text/plain", "upstream connect error")),
-        ("no_type", |seen| Act::Say(http("200 OK", &[], &sound(seen)))),
         ("text", |seen| kind("200 OK", "text/plain", &sound(seen))),
         ("nothing_204", |_| Act::Say(http("204 No Content", &[], ""))),
         ("accepted_202", |_| Act::Say(http("202 Accepted", &[], ""))),

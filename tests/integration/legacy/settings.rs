@@ -52,11 +52,11 @@ async fn what_is_listed_no_more_can_be_followed_no_more() {
     followed(&gateway, &stage, 0)
         .await
         .say(&json!({"jsonrpc": "2.0", "method": "notifications/resources/list_changed"}));
-    let gone = async |_: &Gateway| say("resources/read").await["error"]["code"] == -32602;
+    let gone = async |_: &Gateway| say("resources/read").await["error"]["code"] == -32002;
     gateway.eventually("it is listed no more", gone).await;
     assert_eq!(say("resources/unsubscribe").await["result"], json!({}));
     assert_eq!(stage.heard("resources/unsubscribe").len(), 1);
-    assert_eq!(say("resources/unsubscribe").await["error"]["code"], -32602, "now it is unknown");
+    assert_eq!(say("resources/unsubscribe").await["error"]["code"], -32002, "now it is unknown");
 }
 
 #[tokio::test(flavor = "multi_thread")]

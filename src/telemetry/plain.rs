@@ -1,0 +1,66 @@
+//! Foreign words in a text for people: servers and strangers choose names, paths, messages and what programs write to
+//! standard error, and a terminal obeys what it is shown. So whatever moves the cursor, changes colours, or hides or
+//! rearranges text is written as an escape.
+
+use std::fmt::{self, Write};
+
+/// Whether a character does more to a text than to stand in it.
+pub fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Writes a text with escapes for what acts.
+pub fn plain_to(out: &mut impl Write, text: &str) -> fmt::Result {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return out.write_str(text);
+    }
+    text.chars()
+        .try_for_each(|c| if acts(c) { write!(out, "{}", c.escape_default()) } else { out.write_char(c) })
+}
+
+/// Passes a text on in this way; line ends and tabs, which the gateway's own longer messages have, only if told.
+pub struct Plain<'a, W> {
+    pub out: &'a mut W,
+    pub lines: bool,
+}
+
+impl<W: Write> Write for Plain<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if !self.lines {
+            return plain_to(self.out, text);
+        }
+        text.split_inclusive(['\n', '\t']).try_for_each(|part| {
+            let line = part.trim_end_matches(['\n', '\t']);
+            plain_to(self.out, line)?;
+            self.out.write_str(&part[line.len()..])
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_acts_on_a_terminal_is_escaped() {
+        for (text, told) in [
+            ("plain words", "plain words"),
+            ("überall 東京 ✓", "überall 東京 ✓"),
+            ("a\r\nb\tc", r"a\r\nb\tc"),
+            ("\u{1b}[2J\u{7}\u{8}\u{7f}", r"\u{1b}[2J\u{7}\u{8}\u{7f}"),
+            ("\u{9b}31m", r"\u{9b}31m"),
+            (
+                "abc\u{202e}cba\u{2066}\u{200b}\u{feff}\u{e0041}",
+                r"abc\u{202e}cba\u{2066}\u{200b}\u{feff}\u{e0041}",
+            ),
+        ] {
+            let mut out = String::new();
+            plain_to(&mut out, text).expect("memory");
+            assert_eq!(out, told);
+        }
+        let mut out = String::new();
+        write!(Plain { out: &mut out, lines: true }, "one\n\ttwo {}\u{1b}", "\r").expect("memory");
+        assert_eq!(out, "one\n\ttwo \\r\\u{1b}");
+    }
+}

@@ -1,0 +1,532 @@
+//! The form of answers, between servers and clients that differ in what they say and take: media types, compression,
+//! redirections, refusals, slashes.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+
+use crate::harness::{Gateway, legacy_call, read};
+use crate::puppet::{self, Act, Puppet, Seen, answer, http, json_answer, tools};
+use crate::raw::{Answer, Client, Head};
+
+const BOTH: &str = "application/json, text/event-stream";
+
+/// A gateway before one server, `box`, with settings.
+async fn before(puppet: &Puppet, settings: &str) -> Gateway {
+    let url = &puppet.url;
+    Gateway::start(&format!("mcpServers: {{box: {{url: \"{url}\", health: {{interval: 1h}}{settings}}}, demo: {{builtin: demo}}}}\n"))
+        .await
+}
+
+/// A call of a tool with this `Accept`, in a session or without, as it goes over the wire; `long` for a body that the
+/// gateway's own client carries.
+async fn call(
+    gateway: &Gateway,
+    tool: &str,
+    session: Option<&str>,
+    accept: Option<&str>,
+    long: bool,
+) -> Answer {
+    let mut params = json!({"name": tool, "arguments": {"message": "hello"}});
+    let head = match session {
+        None => {
+            params["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientCapabilities": {}});
+            Head::modern("/mcp", "tools/call", Some(tool))
+        }
+        Some(id) => Head::post("/mcp").with("Mcp-Session-Id", id).with("MCP-Protocol-Version", "2025-11-25"),
+    };
+    let head = match accept {
+        None => head.without("Accept"),
+        Some(accept) => head.set("Accept", accept),
+    };
+    let body = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}).to_string();
+    let request = match long {
+        false => head.whole(body.as_bytes()),
+        true => head.chunked(&[body.as_bytes(), &[b' '; 100_000]].concat(), 50_000),
+    };
+    Client::connect(gateway.port).await.exchange(&request).await.expect("an answer")
+}
+
+fn kind(answer: &Answer) -> &str {
+    answer.header("content-type").unwrap_or_default()
+}
+
+/// The text of a result.
+fn text(answer: &Answer) -> Value {
+    answer.message()["result"]["content"][0]["text"].clone()
+}
+
+fn done(seen: &Seen) -> String {
+    answer(seen, &json!({"content": [{"type": "text", "text": "done"}], "resultType": "complete"}))
+}
+
+fn events(all: &[String]) -> Vec<u8> {
+    let body: String = all.iter().map(|message| format!("data: {message}\n\n")).collect();
+    http("200 OK", &["Content-Type: text/event-stream"], &body)
+}
+
+/// `json` answers so, `stream` with a notification before the answer.
+fn two_forms(seen: &Seen) -> Act {
+    match (seen.method(), seen.tool()) {
+        ("tools/list", _) => Act::Say(json_answer(&answer(seen, &tools(&["json", "stream"])))),
+        ("tools/call", "stream") => {
+            let note = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}});
+            Act::Say(events(&[note.to_string(), done(seen)]))
+        }
+        _ => Act::Good,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_gets_the_form_that_it_takes_and_the_server_hears_nothing_of_it() {
+    let puppet = Puppet::start(two_forms).await;
+    let gateway = before(&puppet, "").await;
+    let session = gateway.initialize("/mcp").await;
+    let (json, stream) = ("application/json", "text/event-stream");
+    for session in [None, Some(session.as_str())] {
+        for (accept, form) in [
+            (None, None),
+            (Some(BOTH), None),
+            (Some("*/*"), None),
+            (Some(json), Some(json)),
+            (Some("application/*"), Some(json)),
+            (Some("*/*, text/event-stream;q=0"), Some(json)),
+            (Some("text/html"), Some(json)),
+            (Some(stream), Some(stream)),
+            (Some("text/event-stream, application/json;q=0.0"), Some(stream)),
+        ] {
+            for (tool, own) in [("box__json", json), ("box__stream", stream), ("demo__echo", json)] {
+                for long in [false, true] {
+                    let answer = call(&gateway, tool, session, accept, long).await;
+                    let what = format!("{tool} {accept:?} in {session:?}, long: {long}");
+                    assert_eq!((answer.status, kind(&answer)), (200, form.unwrap_or(own)), "{what}");
+                    let said = if tool == "demo__echo" { "hello" } else { "done" };
+                    assert_eq!(text(&answer), said, "{what}: {}", String::from_utf8_lossy(&answer.body));
+                    assert!(answer.whole, "{what}");
+                    let notes =
+                        String::from_utf8_lossy(&answer.body).matches("notifications/message").count();
+                    let heard = usize::from(tool == "box__stream" && kind(&answer) == stream);
+                    assert_eq!(notes, heard, "{what}");
+                }
+            }
+        }
+    }
+    for seen in puppet.all() {
+        let accept = if seen.verb == "GET" { "text/event-stream" } else { BOTH };
+        if seen.verb != "DELETE" {
+            assert_eq!(seen.header("accept"), Some(accept), "{seen:?}");
+        }
+        assert_eq!(seen.header("accept-encoding"), Some("identity"), "{seen:?}");
+    }
+}
+
+/// Errors are what they were: JSON with their status.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_is_json_for_a_client_of_streams_too() {
+    let puppet = Puppet::start(two_forms).await;
+    let gateway = before(&puppet, "").await;
+    let answer = call(&gateway, "box__none", None, Some("text/event-stream"), false).await;
+    assert_eq!((answer.status, kind(&answer)), (400, "application/json"));
+    assert_eq!(answer.message()["error"]["code"], -32602);
+}
+
+/// A question that the client of a call cannot hear is declined for it, and the call goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_no_stream_is_not_waited_for() {
+    let (say, _) = broadcast::channel(8);
+    let puppet = Puppet::start(move |seen| {
+        let id = seen.body["id"].clone();
+        match (seen.method(), seen.tool()) {
+            ("tools/call", _) => {
+                let _ = say.send(json!({"call": id}));
+                let questions = ["ping", "roots/list"]
+                    .map(|method| json!({"jsonrpc": "2.0", "id": method, "method": method}));
+                Act::Stream(questions.to_vec(), said_by(&say, id))
+            }
+            // An answer of the client, or in its place.
+            ("", _) if seen.verb == "POST" => {
+                let _ = say.send(seen.body.clone());
+                Act::Say(http("202 Accepted", &[], ""))
+            }
+            _ => Act::Good,
+        }
+    })
+    .await;
+    let gateway = before(&puppet, "").await;
+    let session = gateway.initialize_with("/mcp", json!({"roots": {}, "sampling": {}})).await;
+    let answer = call(&gateway, "box__tool", Some(&session), Some("application/json"), false).await;
+    assert_eq!(
+        (answer.status, kind(&answer), answer.message()["id"].clone()),
+        (200, "application/json", json!(7))
+    );
+    assert_eq!(text(&answer), "asked and answered");
+    let replies: Vec<Value> = puppet
+        .all()
+        .into_iter()
+        .map(|seen| seen.body)
+        .filter(|body| body["method"].is_null() && !body["id"].is_null())
+        .collect();
+    let to = |id: &str| {
+        replies.iter().find(|body| body["id"] == id).unwrap_or_else(|| panic!("no {id}: {replies:?}"))
+    };
+    assert_eq!(to("ping")["result"], json!({}));
+    assert_eq!(to("roots/list")["error"]["code"], -32601);
+}
+
+/// A stream that ends with the answer once both questions were answered.
+fn said_by(said: &broadcast::Sender<Value>, id: Value) -> broadcast::Receiver<Value> {
+    let (out, heard) = broadcast::channel(8);
+    let mut said = said.subscribe();
+    tokio::spawn(async move {
+        let mut open = 2;
+        while open > 0 {
+            let Ok(message) = said.recv().await else { return };
+            open -= i32::from(message.get("call").is_none());
+        }
+        let content = json!([{"type": "text", "text": "asked and answered"}]);
+        let _ = out.send(json!({"jsonrpc": "2.0", "id": id, "result": {"content": content}}));
+        let _ = out.send(Value::Null);
+    });
+    heard
+}
+
+const BROTLI: &[u8] = &[
+    27, 100, 0, 160, 140, 211, 21, 243, 35, 132, 117, 143, 32, 119, 228, 199, 191, 95, 75, 34, 201, 194, 146,
+    172, 165, 223, 58, 125, 93, 44, 117, 114, 192, 124, 57, 124, 167, 47, 10, 178, 36, 48, 14, 220, 100, 153,
+    80, 57, 108, 58, 171, 41, 103, 245, 249, 111, 163, 103, 19, 238, 97, 4, 114, 41, 220, 177, 202, 142, 26,
+    45, 101, 10, 131, 142, 30, 241, 68, 248, 113, 0, 67, 1,
+];
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::default());
+    out.write_all(body).expect("memory");
+    out.finish().expect("memory")
+}
+
+fn zlib(body: &[u8]) -> Vec<u8> {
+    let mut out = ZlibEncoder::new(Vec::new(), Compression::default());
+    out.write_all(body).expect("memory");
+    out.finish().expect("memory")
+}
+
+/// An answer whose body is encoded.
+fn encoded(coding: &str, kind: &str, body: &[u8]) -> Act {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Encoding: {coding}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    Act::Say([head.as_bytes(), body].concat())
+}
+
+/// Compresses lists and answers, whatever it is asked for.
+fn compresses(seen: &Seen) -> Act {
+    let json = "application/json";
+    let result = || done(seen).into_bytes();
+    match (seen.method(), seen.tool()) {
+        ("tools/list", _) => {
+            let names = ["gzip", "deflate", "stream", "bomb", "stream_bomb", "cut", "zstd", "false"];
+            encoded("gzip", json, &gzip(answer(seen, &tools(&names)).as_bytes()))
+        }
+        ("server/discover" | "initialize", _) => {
+            let good = puppet::good(seen);
+            let at = good.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+            encoded("deflate", &format!("{json}\r\nMcp-Session-Id: theirs"), &zlib(&good[at..]))
+        }
+        ("tools/call", "gzip") => encoded("x-gzip", json, &gzip(&result())),
+        ("tools/call", "deflate") => encoded("deflate", json, &zlib(&result())),
+        ("tools/call", "stream") => {
+            let body = format!(": hello\n\ndata: {}\n\n", done(seen));
+            encoded("gzip", "text/event-stream", &gzip(body.as_bytes()))
+        }
+        ("tools/call", "bomb") => encoded("gzip", json, &gzip(&vec![b' '; 64 << 20])),
+        ("tools/call", "stream_bomb") => {
+            encoded("gzip", "text/event-stream", &gzip(&b": x\n\n".repeat(16 << 20)))
+        }
+        ("tools/call", "cut") => {
+            let body = gzip(&result());
+            encoded("gzip", json, &body[..body.len() - 4])
+        }
+        ("tools/call", "zstd") => encoded("zstd", json, &result()),
+        ("tools/call", "false") => encoded("gzip", json, &result()),
+        _ => Act::Good,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_compressed_unasked_is_decoded_within_the_limits() {
+    let puppet = Puppet::start(compresses).await;
+    let gateway = before(&puppet, ", max_response: 1MiB").await;
+    let session = gateway.initialize("/mcp").await;
+    for session in [None, Some(session.as_str())] {
+        for long in [false, true] {
+            for tool in ["gzip", "deflate", "stream"] {
+                let answer = call(&gateway, &format!("box__{tool}"), session, Some(BOTH), long).await;
+                assert_eq!((answer.status, text(&answer)), (200, json!("done")), "{tool}: {answer:?}");
+                assert_eq!(answer.header("content-encoding"), None);
+            }
+            for (tool, words) in [
+                ("bomb", "more than the 1048576 bytes"),
+                ("stream_bomb", "more than the 1048576 bytes"),
+                ("cut", "breaks off"),
+                ("zstd", "its Content-Encoding is \\\"zstd\\\""),
+                ("false", "cannot be decoded"),
+            ] {
+                let answer = call(&gateway, &format!("box__{tool}"), session, Some(BOTH), long).await;
+                let body = String::from_utf8_lossy(&answer.body);
+                assert!(body.contains(words) && body.contains("502"), "{tool}: {body}");
+            }
+        }
+    }
+}
+
+/// Of brotli no encoder is at hand; this one answer was made by another.
+#[tokio::test(flavor = "multi_thread")]
+async fn brotli_is_decoded_too() {
+    let puppet = Puppet::start(|seen| match seen.method() {
+        "tools/call" => encoded("br", "application/json", BROTLI),
+        _ => Act::Good,
+    })
+    .await;
+    let gateway = before(&puppet, "").await;
+    for long in [false, true] {
+        let answer = call(&gateway, "box__tool", None, Some(BOTH), long).await;
+        assert_eq!((answer.status, text(&answer)), (200, json!("done")), "{answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirection_within_the_origin_is_followed_and_told_once() {
+    for status in ["307 Temporary Redirect", "308 Permanent Redirect"] {
+        let puppet = Puppet::start(move |seen| match seen.header(":path") {
+            Some("/mcp") => Act::Say(http(status, &["Location: /mcp/"], "")),
+            _ => Act::Good,
+        })
+        .await;
+        let mut gateway = before(&puppet, ", headers: {Authorization: \"Bearer inside\"}").await;
+        let session = gateway.initialize("/mcp").await;
+        for session in [None, Some(session.as_str())] {
+            for long in [false, true] {
+                let answer = call(&gateway, "box__tool", session, Some(BOTH), long).await;
+                assert_eq!((answer.status, text(&answer)), (200, json!("done")), "{answer:?}");
+            }
+        }
+        let there: Vec<Seen> =
+            puppet.calls().into_iter().filter(|seen| seen.header(":path") == Some("/mcp/")).collect();
+        assert_eq!(there.len(), 4);
+        assert!(there.iter().all(|seen| seen.header("authorization") == Some("Bearer inside")));
+        gateway.process.wait_for("the server redirects each request");
+        gateway.process.signal(libc::SIGTERM);
+        gateway.process.wait();
+        assert_eq!(gateway.process.output().matches("the server redirects each request").count(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirection_elsewhere_is_named_and_nothing_goes_there() {
+    let other = Puppet::start(|_| Act::Good).await;
+    let to = other.url.replace("/mcp", "/secret?token=hidden");
+    let location = format!("Location: {to}");
+    let puppet = Puppet::start(move |seen| match (seen.method(), seen.tool()) {
+        ("tools/list", _) => Act::Say(json_answer(&answer(seen, &tools(&["tool", "see_other", "loop"])))),
+        ("tools/call", "tool") => Act::Say(http("307 Temporary Redirect", &[&location], "")),
+        ("tools/call", "see_other") => Act::Say(http("303 See Other", &["Location: /login"], "")),
+        ("tools/call", "loop") => Act::Say(http("308 Permanent Redirect", &["Location: /mcp"], "")),
+        _ => Act::Good,
+    })
+    .await;
+    let gateway = before(&puppet, ", headers: {Authorization: \"Bearer inside\"}").await;
+    for long in [false, true] {
+        let place = other.url.replace("/mcp", "/secret");
+        for (tool, words) in [("tool", place.as_str()), ("see_other", "/login"), ("loop", "HTTP 308")] {
+            let answer = call(&gateway, &format!("box__{tool}"), None, Some(BOTH), long).await;
+            let error = &answer.message()["error"];
+            assert_eq!((answer.status, &error["code"]), (502, &json!(502)), "{tool}: {error}");
+            let said = error["message"].as_str().unwrap_or_default();
+            assert!(said.contains(words) && !said.contains("hidden"), "{tool}: {said}");
+        }
+    }
+    assert!(other.all().is_empty(), "{:?}", other.all());
+    let moved = puppet_that_moved(&to).await;
+    let mut gateway = Gateway::start(&format!("mcpServers: {{gone: {{url: \"{}\"}}}}\n", moved.url)).await;
+    gateway.process.wait_for(&other.url.replace("/mcp", "/secret"));
+    assert!(other.all().is_empty(), "{:?}", other.all());
+}
+
+async fn puppet_that_moved(to: &str) -> Puppet {
+    let location = format!("Location: {to}");
+    Puppet::start(move |_| Act::Say(http("308 Permanent Redirect", &[&location], ""))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_by_another_name_or_none_is_json() {
+    let puppet = Puppet::start(|seen| {
+        let typed = |kind: &str| Act::Say(http("200 OK", &[&format!("Content-Type: {kind}")], &done(seen)));
+        match (seen.method(), seen.tool()) {
+            ("tools/list", _) => {
+                let body = answer(seen, &tools(&["text_json", "json_rpc", "none", "page", "missing", "oops"]));
+                Act::Say(http("200 OK", &[], &body))
+            }
+            ("tools/call", "text_json") => typed("Text/JSON; charset=utf-8"),
+            ("tools/call", "json_rpc") => typed("application/json-rpc"),
+            ("tools/call", "none") => Act::Say(http("200 OK", &[], &done(seen))),
+            ("tools/call", "page") => Act::Say(http("200 OK", &[], "<html>")),
+            ("tools/call", "missing") => {
+                let error = json!({"jsonrpc": "2.0", "id": seen.body["id"], "error": {"code": -32601, "message": "none"}});
+                Act::Say(http("404 Not Found", &[], &error.to_string()))
+            }
+            ("tools/call", "oops") => Act::Say(http("404 Not Found", &[], "<html>")),
+            _ => Act::Good,
+        }
+    })
+    .await;
+    let gateway = before(&puppet, "").await;
+    for long in [false, true] {
+        for tool in ["text_json", "json_rpc", "none"] {
+            let answer = call(&gateway, &format!("box__{tool}"), None, Some(BOTH), long).await;
+            assert_eq!((answer.status, kind(&answer)), (200, "application/json"), "{tool}");
+            assert_eq!(text(&answer), "done", "{tool}");
+        }
+        let answer = call(&gateway, "box__missing", None, Some(BOTH), long).await;
+        assert_eq!((answer.status, &answer.message()["error"]["code"]), (404, &json!(-32601)));
+        for tool in ["page", "oops"] {
+            let answer = call(&gateway, &format!("box__{tool}"), None, Some(BOTH), long).await;
+            assert_eq!(answer.message()["error"]["code"], 502, "{tool}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_no_time_says_when_in_whatever_words() {
+    let puppet = Puppet::start(|seen| {
+        let page = |status: &str, headers: &[&str]| {
+            Act::Say(http(status, &[&["Content-Type: text/html"], headers].concat(), "<h1>Later</h1>"))
+        };
+        match (seen.method(), seen.tool()) {
+            ("tools/list", _) => {
+                Act::Say(json_answer(&answer(seen, &tools(&["busy", "limited", "silent", "tool"]))))
+            }
+            ("tools/call", "busy") => page("503 Service Unavailable", &["Retry-After: 17"]),
+            ("tools/call", "limited") => page("429 Too Many Requests", &["Retry-After: 3"]),
+            ("tools/call", "silent") => page("503 Service Unavailable", &[]),
+            _ => Act::Good,
+        }
+    })
+    .await;
+    let gateway = before(&puppet, "").await;
+    for long in [false, true] {
+        for (tool, status, after) in
+            [("busy", 503, Some("17")), ("limited", 429, Some("3")), ("silent", 503, None)]
+        {
+            let answer = call(&gateway, &format!("box__{tool}"), None, Some(BOTH), long).await;
+            let error = &answer.message()["error"];
+            assert_eq!((answer.status, answer.header("retry-after")), (status, after), "{tool}: {error}");
+            assert_eq!(error["data"]["server"], "box", "{tool}: {error}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_a_gateway_without_credentials_is_heard() {
+    const WORDS: &str = "Access is only allowed at localhost:8931";
+    let forbid = |kind: &str, body: &str| http("403 Forbidden", &[&format!("Content-Type: {kind}")], body);
+    let plain =
+        Puppet::start(move |_| Act::Say(forbid("text/plain", &format!("{WORDS}\u{1b}[31m\r\n")))).await;
+    let config = |url: &str, more: &str| format!("mcpServers: {{box: {{url: \"{url}\"{more}}}}}\n");
+    let mut gateway = Gateway::start(&config(&plain.url, "")).await;
+    let told = gateway.process.wait_for("server is not connected");
+    assert!(told.contains(WORDS) && !told.contains("credentials"), "{told}");
+
+    // At a call, in each way, and with what is none of a stranger's business where credentials are given.
+    let play = move |seen: &Seen| match (seen.method(), seen.tool()) {
+        ("tools/list", _) => Act::Say(json_answer(&answer(seen, &tools(&["tool", "page", "json", "login"])))),
+        ("tools/call", "page") => Act::Say(forbid("text/html", "<h1>No</h1>")),
+        ("tools/call", "json") => {
+            let error = json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32000, "message": WORDS}});
+            Act::Say(forbid("application/json", &error.to_string()))
+        }
+        ("tools/call", "login") => Act::Say(http("401 Unauthorized", &["Content-Type: text/plain"], WORDS)),
+        ("tools/call", _) => Act::Say(forbid("text/plain", &format!("{WORDS}\r\n{}", "x".repeat(9000)))),
+        _ => Act::Good,
+    };
+    let puppet = Puppet::start(play).await;
+    for (settings, given) in [("", false), (", headers: {X-Api-Key: abc}", true)] {
+        let gateway = before(&puppet, settings).await;
+        for long in [false, true] {
+            for (tool, words) in [
+                ("tool", WORDS),
+                ("json", WORDS),
+                ("page", "refuses the gateway (HTTP 403)"),
+                ("login", "asks for credentials (HTTP 401), and none are configured"),
+            ] {
+                let answer = call(&gateway, &format!("box__{tool}"), None, Some(BOTH), long).await;
+                let error = &answer.message()["error"];
+                assert_eq!((answer.status, &error["code"]), (502, &json!(502)), "{tool}: {error}");
+                let said = error["message"].as_str().unwrap_or_default();
+                let words = if given { "does not accept the gateway's credentials" } else { words };
+                assert!(said.contains(words) && said.len() < 400, "{tool}: {said}");
+                assert!(!given || !said.contains(WORDS), "{said}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slash_at_the_end_of_an_endpoint_says_nothing() {
+    let puppet = Puppet::start(|_| Act::Good).await;
+    let gateway = before(&puppet, "").await;
+    for path in ["/mcp/", "/servers/box/mcp/"] {
+        let (status, list) = gateway.modern(path, "tools/list", json!({})).await;
+        assert_eq!(status, 200, "{list}");
+        let session = gateway.initialize(path).await;
+        let plain = path.trim_end_matches('/');
+        for path in [path, plain] {
+            let tool = if plain == "/mcp" { "box__tool" } else { "tool" };
+            let (_, answer) = gateway.say(path, &session, &legacy_call(1, tool, json!({}))).await;
+            assert_eq!(answer["result"]["content"][0]["text"], "done", "{path}: {answer}");
+        }
+        let gone = gateway.http.delete(gateway.url(path)).header("mcp-session-id", &session);
+        assert_eq!(gone.send().await.expect("an answer").status(), 204);
+    }
+    for path in ["/mcp//", "/", "/servers/box/", "/servers/none/mcp/"] {
+        let request = gateway.modern_request(path, "tools/list", json!({}));
+        assert_eq!(read(request.send().await.expect("an answer")).await.0, 404, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_resource_has_the_code_of_its_revision() {
+    let puppet = Puppet::start(|_| Act::Good).await;
+    let gateway = before(&puppet, "").await;
+    let session = gateway.initialize("/mcp").await;
+    let body =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": "none://such"}});
+    assert_eq!(gateway.say("/mcp", &session, &body).await.1["error"]["code"], -32002);
+    let modern = gateway.modern("/mcp", "resources/read", json!({"uri": "none://such"})).await;
+    assert_eq!((modern.0, &modern.1["error"]["code"]), (400, &json!(-32602)));
+}
+
+/// By a stream that ends with two carriage returns and the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_may_be_the_last_event_of_a_stream_with_any_line_ends() {
+    let puppet = Puppet::start(|seen| match seen.method() {
+        "tools/call" | "tools/list" => {
+            let body =
+                if seen.method() == "tools/list" { answer(seen, &tools(&["tool"])) } else { done(seen) };
+            Act::Cut(
+                format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {body}\r\r")
+                    .into_bytes(),
+            )
+        }
+        _ => Act::Good,
+    })
+    .await;
+    let gateway = before(&puppet, "").await;
+    for long in [false, true] {
+        let answer = call(&gateway, "box__tool", None, Some(BOTH), long).await;
+        assert_eq!((answer.status, text(&answer)), (200, json!("done")), "{answer:?}");
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 
 /// What the gateway has open without any client: logs, listeners, runtimes, watches, the store of limits, refusals.
 const OWN: u64 = 128;
@@ -13,6 +13,9 @@ const OWN: u64 = 128;
 const SERVER: u64 = 8;
 /// What one client may take: its connection, and one to a server.
 const CLIENT: u64 = 2;
+
+/// Fewer connections than this are told of though nobody asked for more.
+const FEW: u64 = 4096;
 
 /// What held before it was raised; 0 if it was not.
 static BEFORE: AtomicU64 = AtomicU64::new(0);
@@ -55,7 +58,9 @@ impl Descriptors {
     /// Says what it is good for.
     pub fn tell(self, config: &Config) {
         let (wanted, most) = (config.limits.max_connections, self.connections(config));
-        if most as u64 == wanted {
+        // Few need the default number of connections; what was asked for, or is little, is another matter.
+        let enough = if wanted == Limits::default().max_connections { wanted.min(FEW) } else { wanted };
+        if most as u64 >= enough {
             tracing::info!(open_files = self.0, max_connections = most, "limits of this process");
         } else {
             let needs = self.needs(config);

@@ -2,7 +2,7 @@
 //! configuration stays the same, over reloads.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -53,6 +53,8 @@ pub struct Server {
     /// By era: it was not heard of yet since it was started.
     starting: [AtomicBool; 2],
     last_error: ArcSwapOption<String>,
+    /// The reasons that were told since it was up.
+    told: Mutex<Vec<String>>,
     seconds: OnceLock<Histogram>,
 }
 
@@ -176,6 +178,7 @@ impl Server {
             up: AtomicBool::new(before.is_some_and(Self::is_up)),
             starting: [config.era.is_legacy(), config.era.is_modern()].map(AtomicBool::new),
             last_error: ArcSwapOption::new(before.and_then(Self::last_error)),
+            told: Mutex::default(),
             seconds: OnceLock::new(),
             bounds,
             print,
@@ -283,13 +286,34 @@ impl Server {
         self.last_error.load_full()
     }
 
-    /// Notes that the server answers (`None`) or why it does not; gives whether that is news.
+    /// Notes that the server answers (`None`) or why it does not; gives whether that is news. A reason is none that was
+    /// given since the server answered last, in whatever order they come.
     pub fn note(&self, error: Option<String>) -> bool {
         let up = error.is_none();
-        let before = self.last_error.swap(error.clone().map(Arc::new));
-        let other_words = !up && before.as_deref() != error.as_ref();
-        self.up.swap(up, Ordering::Relaxed) != up || other_words
+        let gist = error.as_deref().map(gist);
+        self.last_error.store(error.map(Arc::new));
+        let mut told = self.told.lock().expect("nobody panics with the lock");
+        let changed = self.up.swap(up, Ordering::Relaxed) != up;
+        let Some(gist) = gist else {
+            told.clear();
+            return changed;
+        };
+        let news = told.len() < REASONS && !told.contains(&gist);
+        if news {
+            told.push(gist);
+        }
+        changed || news
     }
+}
+
+/// Reasons that are told of one server before it answers again.
+const REASONS: usize = 8;
+
+/// What of a reason is the same each time: ids and times in it are not.
+fn gist(reason: &str) -> String {
+    let varies = |word: &str| word.len() > 5 && word.bytes().any(|byte| byte.is_ascii_digit());
+    let words = reason.split_ascii_whitespace().map(|word| if varies(word) { "#" } else { word });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Whether two configurations differ in nothing that a connection was made with. What is named here a reload can change
@@ -315,4 +339,36 @@ fn is_wired_as(one: &config::Server, other: &config::Server) -> bool {
         ..config.clone()
     };
     bare(one) == bare(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_once_until_the_server_has_answered() {
+        let config = crate::config::Config::quickstart();
+        let server = Server::new("demo", &config.servers["demo"], &config.limits, None).expect("a server");
+        let note = |error: Option<&str>| server.note(error.map(str::to_owned));
+        assert!(note(Some("HTTP 404")));
+        for reason in ["HTTP 404", "HTTP 404"] {
+            assert!(!note(Some(reason)), "it was told");
+        }
+        assert!(note(Some("HTTP 500")), "another reason");
+        assert!(!note(Some("HTTP 404")), "both were told");
+        assert!(note(Some("request 6f9619ff-8b86 failed at 2026-11-30T01:19:19")));
+        assert!(
+            !note(Some("request 11ffa2c4-9d01 failed at 2026-11-30T01:19:24")),
+            "only an id and a time differ"
+        );
+        let told = (0..100).filter(|n| note(Some(&format!("reason {}", "x".repeat(*n))))).count();
+        assert!(told <= REASONS, "{told}");
+        assert_eq!(
+            server.last_error().as_deref().map(String::as_str),
+            Some(&*format!("reason {}", "x".repeat(99)))
+        );
+        assert!(note(None), "it is back");
+        assert!(!note(None));
+        assert!(note(Some("HTTP 404")), "and down again");
+    }
 }

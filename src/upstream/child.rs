@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::{error, info};
+use tracing::{debug, error};
 
 #[path = "line.rs"]
 mod line;
@@ -34,6 +34,8 @@ use process::{Group, attend};
 /// How long a process may take to start, and to end after each of: its stdin closed, SIGTERM, SIGKILL.
 const START: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(2);
+/// How long the end of its standard error is waited for when it has ended by itself.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// Cheap to clone; the last one that is dropped stops the process.
 #[derive(Clone)]
@@ -49,7 +51,8 @@ impl Child {
     /// Call it on the long-lived runtime: the tasks that serve the process are spawned where this is awaited.
     /// Notifications that belong to no call go to `notices`; it is never waited for, what finds it full is lost.
     pub async fn spawn(command: &Command, notices: mpsc::Sender<Bytes>) -> Result<Self, ChildError> {
-        let failed = |source| ChildError::Spawn { program: command.program.clone(), source };
+        let failed =
+            |source| ChildError::Spawn { program: command.program.clone(), source: command.blame(source) };
         let (born, birth) = oneshot::channel();
         let prepared = command.prepare();
         thread::Builder::new()
@@ -73,7 +76,7 @@ impl Child {
             reader: tokio::spawn(async move { reads.read(stdout).await }),
             stderr: tokio::spawn(async move { logs.log(stderr).await }),
         };
-        info!(target: "toolgate::stdio", server = command.name, pid = process.pid, "the process has started");
+        debug!(target: "toolgate::stdio", server = command.name, pid = process.pid, "the process has started");
         let keeper = Keeper {
             name: command.name.clone(),
             line: Arc::clone(&line),
@@ -124,6 +127,11 @@ impl Child {
         self.0.line.status()
     }
 
+    /// What it said last on its standard error, as the end of a sentence.
+    pub fn said(&self) -> String {
+        self.0.line.said().as_deref().unwrap_or_default().to_owned()
+    }
+
     /// Closes stdin, then asks by SIGTERM, then kills, and reaps. Calls that were sent may still be answered meanwhile.
     pub async fn stop(&self) -> Option<ExitStatus> {
         self.0.stop.send_replace(true);
@@ -156,6 +164,7 @@ impl Keeper {
             _ = &mut pipes.reader => {}
             _ = &mut pipes.writer => {}
         }
+        let asked_to = *asked.borrow() || asked.has_changed().is_err();
         self.line.close();
         // With the writer goes the process's stdin.
         pipes.writer.abort();
@@ -174,12 +183,14 @@ impl Keeper {
         let dropped = self.line.dropped();
         match *self.left.borrow() {
             Some(status) => {
-                info!(target: "toolgate::stdio", server = self.name, %status, dropped, "the process has ended");
+                debug!(target: "toolgate::stdio", server = self.name, %status, dropped, "the process has ended");
             }
             None => error!(target: "toolgate::stdio", server = self.name, "the process cannot be killed"),
         }
+        // What it said last belongs to the news of its end; who left the group may hold the pipe open.
+        let heard = asked_to || timeout(LAST_WORDS, &mut pipes.stderr).await.is_ok();
         drop(self);
-        if timeout(GRACE, &mut pipes.stderr).await.is_err() {
+        if (asked_to || !heard) && timeout(GRACE, &mut pipes.stderr).await.is_err() {
             pipes.stderr.abort();
         }
     }

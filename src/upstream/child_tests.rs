@@ -428,7 +428,7 @@ async fn stderr_is_logged_by_the_line_and_never_blocks() {
     let output = helper("gateway_that_logs").output().unwrap();
     let log = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{log}");
-    assert!(log.contains("INFO toolgate::stdio: first server=\"test\"\n"), "{log}");
+    assert!(log.contains("DEBUG toolgate::stdio: first server=\"test\"\n"), "{log}");
     assert!(log.contains(&format!(" {} server", "y".repeat(4096))), "{log}");
     assert!((90..10_000).contains(&log.matches(": more server").count()), "{log}");
 }
@@ -436,7 +436,7 @@ async fn stderr_is_logged_by_the_line_and_never_blocks() {
 #[tokio::test]
 #[ignore = "a process of its own, because of its log, for the test above"]
 async fn gateway_that_logs() {
-    tracing_subscriber::fmt().with_ansi(false).init();
+    tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::DEBUG).init();
     let (child, _notices) = start(
         r#"
 for words in heard():
@@ -447,6 +447,51 @@ for words in heard():
     .await;
     result(call(&child, "m", json!({})).await);
     child.stop().await;
+}
+
+#[tokio::test]
+async fn a_process_that_ends_by_itself_is_told_with_its_last_words() {
+    let (child, _notices) = start(
+        r#"
+for words in heard():
+    sys.stderr.write("".join(f"line {n}\n    at {n}\n}}\n" for n in range(20)) + "\x1b[31mno such module\r\n"); sys.stderr.flush()
+    sys.exit(3)
+"#,
+    )
+    .await;
+    let answer = child.request("m", None, SOON, None).await;
+    let error = answer.expect_err("it ends").to_string();
+    assert!(error.ends_with("(exit status: 3); its last words: line 15 | line 16 | line 17 | line 18 | line 19 | [31mno such module"), "{error}");
+    let later = child.request("m", None, SOON, None).await;
+    assert_eq!(later.expect_err("it has ended").to_string(), error);
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("no.py");
+    std::fs::write(&file, "#!/nowhere/python\n").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let gone = folder.path().join("gone");
+    for (program, cwd, words) in [
+        ("no-such-program-here", None, "the program `no-such-program-here` is not on PATH".to_owned()),
+        ("/nowhere/program", None, "the program `/nowhere/program` does not exist".to_owned()),
+        (
+            "./no.py",
+            Some(folder.path()),
+            "the interpreter of the program `./no.py` does not exist".to_owned(),
+        ),
+        ("python3", Some(&*gone), format!("its `cwd` {} does not exist", gone.display())),
+        ("python3", Some(&*file), format!("its `cwd` {} is not a folder", file.display())),
+    ] {
+        let command =
+            Command { program: program.into(), args: Vec::new(), cwd: cwd.map(Into::into), ..python("") };
+        let (notices, _heard) = mpsc::channel(1);
+        let Err(ChildError::Spawn { source, .. }) = Child::spawn(&command, notices).await else {
+            panic!("{program} is started");
+        };
+        assert_eq!(source.to_string(), words);
+    }
 }
 
 #[tokio::test]
@@ -504,7 +549,7 @@ async fn a_child_that_dies_fails_those_who_wait_and_those_who_come() {
     let (first, second) =
         soon(async { tokio::join!(call(&child, "a", json!({})), call(&child, "b", json!({}))) }).await;
     for answer in [first, second] {
-        let Err(ChildError::Exited { status: Some(status), sent: true }) = answer else {
+        let Err(ChildError::Exited { status: Some(status), sent: true, .. }) = answer else {
             panic!("{answer:?}")
         };
         assert_eq!(status.code(), Some(3));
@@ -512,9 +557,9 @@ async fn a_child_that_dies_fails_those_who_wait_and_those_who_come() {
     assert_eq!(soon(child.exited()).await.unwrap().code(), Some(3));
     assert!(!child.is_alive());
     let refused = call(&child, "c", json!({})).await;
-    assert!(matches!(refused, Err(ChildError::Exited { status: Some(_), sent: false })), "{refused:?}");
+    assert!(matches!(refused, Err(ChildError::Exited { status: Some(_), sent: false, .. })), "{refused:?}");
     let refused = child.notify("c", None, SOON).await;
-    assert!(matches!(refused, Err(ChildError::Exited { status: Some(_), sent: false })), "{refused:?}");
+    assert!(matches!(refused, Err(ChildError::Exited { status: Some(_), sent: false, .. })), "{refused:?}");
 }
 
 #[tokio::test]
@@ -550,7 +595,7 @@ async fn one_who_left_the_group_keeps_nobody_waiting() {
     let (life, port) = Life::new().await;
     let (child, _notices) = start(&format!("{ESCAPE}life = live({port}); life.recv(1)")).await;
     let (answer, life) = tokio::join!(call(&child, "m", json!({})), life.begins());
-    assert!(matches!(answer, Err(ChildError::Exited { status: Some(_), sent: true })), "{answer:?}");
+    assert!(matches!(answer, Err(ChildError::Exited { status: Some(_), sent: true, .. })), "{answer:?}");
     // It is alive still, and ends with the test.
     drop(life);
 }
@@ -738,5 +783,5 @@ async fn a_program_that_is_not_there_is_named() {
     command.program = "/no/such/program".into();
     let Err(failed) = Child::spawn(&command, mpsc::channel(1).0).await else { panic!("it was started") };
     assert_eq!(failed.to_string(), "cannot start `/no/such/program`");
-    assert!(std::error::Error::source(&failed).unwrap().to_string().contains("No such file"));
+    assert!(std::error::Error::source(&failed).unwrap().to_string().contains("does not exist"));
 }

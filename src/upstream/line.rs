@@ -5,11 +5,11 @@
 //! initialize, listen), because they are about the line itself. It does no handshake, keeps no era, repeats nothing, and
 //! does not start or end the process: `child` does.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, mem};
@@ -18,15 +18,18 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use crate::upstream::clock::Clock;
+use crate::upstream::safe;
 
 use super::lines::{About, CHUNK, HEAD, Heard, Lines, Quota, Scan, Words, envelope, quote, span_in, splice};
 
 const LISTEN: &str = "subscriptions/listen";
 /// What waits for a process that does not read: so many bytes, or one message if that is longer.
 const QUEUE: usize = 1 << 20;
+/// Lines of standard error that are told of a process that has ended.
+const LAST_WORDS: usize = 6;
 
 /// The answer of the server, cut out of its line as it stood there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +51,8 @@ pub struct Progress {
 pub enum ChildError {
     #[error("cannot start `{program}`")]
     Spawn { program: String, source: io::Error },
-    #[error("the server process has ended or is being stopped ({})", status.map_or_else(|| "no status yet".into(), |s| s.to_string()))]
-    Exited { status: Option<ExitStatus>, sent: bool },
+    #[error("the server process has ended or is being stopped ({}){}", status.map_or_else(|| "no status yet".into(), |s| s.to_string()), .said.as_deref().unwrap_or_default())]
+    Exited { status: Option<ExitStatus>, sent: bool, said: Option<Arc<str>> },
     #[error("no answer within {after:?}")]
     Timeout { after: Duration, sent: bool },
     #[error("the server answered nonsense: {0}")]
@@ -72,11 +75,17 @@ pub(super) struct Line {
     room: Arc<Semaphore>,
     notices: mpsc::Sender<Bytes>,
     dropped: AtomicU64,
+    /// The last lines of its standard error.
+    last_words: Mutex<VecDeque<String>>,
+    /// It was told that the process says what is no message.
+    told: AtomicBool,
 }
 
 struct Calls {
     open: bool,
     status: Option<ExitStatus>,
+    /// What it said last, once it has ended.
+    said: Option<Arc<str>>,
     waiting: HashMap<u64, Waiting>,
 }
 
@@ -103,7 +112,7 @@ impl Line {
         notices: mpsc::Sender<Bytes>,
     ) -> (Self, mpsc::UnboundedReceiver<Message>) {
         let (queue, outgoing) = mpsc::unbounded_channel();
-        let calls = Calls { open: true, status: None, waiting: HashMap::new() };
+        let calls = Calls { open: true, status: None, said: None, waiting: HashMap::new() };
         let line = Self {
             server: server.to_owned(),
             max,
@@ -113,6 +122,8 @@ impl Line {
             room: Arc::new(Semaphore::new(QUEUE)),
             notices,
             dropped: AtomicU64::new(0),
+            last_words: Mutex::default(),
+            told: AtomicBool::new(false),
         };
         (line, outgoing)
     }
@@ -165,7 +176,7 @@ impl Line {
             answered.await
         };
         tokio::select! {
-            answer = exchange => answer.unwrap_or(Err(ChildError::Exited { status: None, sent: true })),
+            answer = exchange => answer.unwrap_or(Err(ChildError::Exited { status: None, sent: true, said: None })),
             () = clock.over(timeout) => {
                 Err(ChildError::Timeout { after: timeout, sent: ticket.give_up("timed out") })
             }
@@ -185,7 +196,7 @@ impl Line {
         let line = envelope(None, method, params, None);
         room.ok()
             .and_then(|room| self.queue.send(Message { line, call: None, _room: Some(room) }).ok())
-            .ok_or_else(|| ChildError::Exited { status: self.calls().status, sent: false })
+            .ok_or_else(|| self.calls().exited(false))
     }
 
     pub fn is_open(&self) -> bool {
@@ -206,7 +217,7 @@ impl Line {
         let mut calls = self.calls();
         calls.open = false;
         for (_, call) in calls.waiting.extract_if(|_, call| !call.sent) {
-            let _ = call.answer.send(Err(ChildError::Exited { status: None, sent: false }));
+            let _ = call.answer.send(Err(ChildError::Exited { status: None, sent: false, said: None }));
         }
         self.room.close();
     }
@@ -214,10 +225,11 @@ impl Line {
     /// Nobody is there any more: all who still wait are told.
     pub fn hang_up(&self, status: Option<ExitStatus>) {
         self.close();
+        let said = self.said();
         let mut calls = self.calls();
-        calls.status = status;
-        for (_, call) in calls.waiting.drain() {
-            let _ = call.answer.send(Err(ChildError::Exited { status, sent: true }));
+        (calls.status, calls.said) = (status, said);
+        for (_, call) in mem::take(&mut calls.waiting) {
+            let _ = call.answer.send(Err(calls.exited(true)));
         }
     }
 
@@ -250,14 +262,29 @@ impl Line {
         }
     }
 
-    /// Logs stderr: text for people, said to be no sign of an error.
+    /// What it said last, as the end of a sentence; nothing if it was silent.
+    pub fn said(&self) -> Option<Arc<str>> {
+        let lines = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        (!lines.is_empty()).then(|| format!("; its last words: {}", lines.join(" | ")).into())
+    }
+
+    /// Logs stderr: text for people, said to be no sign of an error. The last of it may say why a process has ended.
     pub async fn log(&self, stderr: impl AsyncRead + Unpin) {
         let mut lines = Lines::new(stderr, HEAD);
         let mut quota = Quota::new();
         while let Ok(Some(Heard::Line(line) | Heard::TooLong { head: line, .. })) = lines.next().await {
+            let text = String::from_utf8_lossy(&line);
+            let short = safe(&text);
+            if is_telling(&short) {
+                let mut words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+                if words.len() == LAST_WORDS {
+                    words.pop_front();
+                }
+                words.push_back(short);
+            }
             if let Some(suppressed) = quota.take() {
-                let text = String::from_utf8_lossy(&line);
-                info!(target: "toolgate::stdio", server = self.server, suppressed, "{}", text.trim_end());
+                debug!(target: "toolgate::stdio", server = self.server, suppressed, "{}", text.trim_end());
             }
         }
     }
@@ -383,16 +410,20 @@ impl Line {
     }
 
     fn odd(&self, what: &str, line: &[u8], log: &mut Quota) {
-        if let Some(suppressed) = log.take() {
-            let start = String::from_utf8_lossy(&line[..line.len().min(200)]);
-            warn!(target: "toolgate::stdio", server = self.server, suppressed, line = %start.trim_end(), "{what}");
+        let Some(suppressed) = log.take() else { return };
+        let start = String::from_utf8_lossy(&line[..line.len().min(200)]);
+        let line = start.trim_end();
+        if self.told.swap(true, Ordering::Relaxed) {
+            debug!(target: "toolgate::stdio", server = self.server, suppressed, %line, "{what}");
+        } else {
+            warn!(target: "toolgate::stdio", server = self.server, %line, "{what}; further such lines are told at debug");
         }
     }
 
     fn enter(&self, id: u64, call: Waiting) -> Result<(), ChildError> {
         let mut calls = self.calls();
         if !calls.open {
-            return Err(ChildError::Exited { status: calls.status, sent: false });
+            return Err(calls.exited(false));
         }
         calls.waiting.insert(id, call);
         Ok(())
@@ -438,6 +469,12 @@ impl Line {
     }
 }
 
+impl Calls {
+    fn exited(&self, sent: bool) -> ChildError {
+        ChildError::Exited { status: self.status, sent, said: self.said.clone() }
+    }
+}
+
 /// Held by the one who waits for an answer; dropped without one, it cancels.
 struct Ticket<'a> {
     line: &'a Line,
@@ -462,6 +499,11 @@ impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         self.give_up("the caller is gone");
     }
+}
+
+/// Whether a line may say why a process has ended: those of a stack, and braces, do not.
+fn is_telling(line: &str) -> bool {
+    !line.starts_with("at ") && line.chars().any(char::is_alphanumeric)
 }
 
 fn cost(bytes: usize) -> u32 {

@@ -44,6 +44,32 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Why it cannot be started, in words that name what is amiss: the system says "No such file" of the program, of its
+    /// interpreter and of the folder alike.
+    pub(super) fn blame(&self, error: io::Error) -> io::Error {
+        let words = match (&self.cwd, error.kind()) {
+            (Some(cwd), _) if !cwd.exists() => format!("its `cwd` {} does not exist", cwd.display()),
+            (Some(cwd), _) if !cwd.is_dir() => format!("its `cwd` {} is not a folder", cwd.display()),
+            (_, io::ErrorKind::NotFound) if !self.program.contains('/') => {
+                format!("the program `{}` is not on PATH", self.program)
+            }
+            (cwd, io::ErrorKind::NotFound) => {
+                let file = cwd.as_deref().unwrap_or_else(|| ".".as_ref()).join(&self.program);
+                match file.exists() {
+                    true => format!("the interpreter of the program `{}` does not exist", self.program),
+                    false => format!("the program `{}` does not exist", self.program),
+                }
+            }
+            (_, io::ErrorKind::PermissionDenied) => {
+                format!("the program `{}` may not be executed: {error}", self.program)
+            }
+            _ => return error,
+        };
+        io::Error::new(error.kind(), words)
+    }
+}
+
 /// Arguments and environment may hold secrets.
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

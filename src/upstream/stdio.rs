@@ -181,7 +181,8 @@ impl Upstream for Stdio {
                 }
                 status = child.exited() => {
                     let words = status.map_or_else(String::new, |status| format!(" ({status})"));
-                    return Err(UpstreamError::Unreachable(format!("its process ended{words}")));
+                    let said = child.said();
+                    return Err(UpstreamError::Unreachable(format!("its process ended{words}{said}")));
                 }
                 Some(message) = said.recv() => {
                     if let Some(uri) = updated(&message).filter(|_| era == Era::Legacy) {

@@ -331,6 +331,7 @@ impl Registry {
         if !entry.met && entry.old.is_none() {
             self.metrics.upstream_up(&server.name, false);
         }
+        let changed = found.is_ok() || news;
         let mut relieved = None;
         match found {
             Ok([legacy, modern]) => {
@@ -356,7 +357,9 @@ impl Registry {
                 self.rebuild();
                 Leaving { old, ends: true }.go();
             }
-            None => self.stale.notify_one(),
+            None if changed => self.stale.notify_one(),
+            // What was told before changes no list: nobody is woken for it.
+            None => {}
         }
     }
 

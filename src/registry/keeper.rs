@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::reading::lists;
 use super::{ERAS, Registry};
-use crate::catalog::{Face, Lists};
+use crate::catalog::{Face, Kind, Lists};
 use crate::protocol::revision;
 use crate::server::Server;
 use crate::upstream::{Ask, Hello, Said, UpstreamError, house_params};
@@ -30,6 +30,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Lists are read again after this time even if nothing was announced, and an era that a server does not speak is
 /// tried again.
 const RELIST: Duration = Duration::from_secs(60);
+/// The same where a server promises to announce what changes, and is heard.
+const TOLD_RELIST: Duration = Duration::from_secs(300);
 /// What it could not say this time is asked again after this time, then after twice that, up to the above.
 const SOON: Duration = Duration::from_secs(1);
 /// How long the answer in one era is waited for before the server is asked in the other, and how long the second is
@@ -236,7 +238,7 @@ async fn stay(server: &Arc<Server>, met: &mut Met, is_old: bool, registry: &Weak
     let mut tick = tokio::time::interval(health.interval.get());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.reset();
-    let mut failures = 0;
+    let (mut failures, mut asked) = ([0; 2], Era::Modern);
     let mut listed = Instant::now();
     let watch = |era: Era, spoken: bool| {
         let (server, changed) = (server.clone(), changed.clone());
@@ -298,20 +300,24 @@ async fn stay(server: &Arc<Server>, met: &mut Met, is_old: bool, registry: &Weak
                 pause = if owes { (pause * 2).min(RELIST) } else { SOON };
                 owes
             }
-            _ = tick.tick() => match check(server, &met.faces).await {
-                Ok(greets_otherwise) => {
-                    failures = 0;
-                    greets_otherwise || listed.elapsed() >= RELIST
-                }
-                Err(error) => {
-                    failures += 1;
-                    // One that checks its endpoints has counted already.
-                    if failures >= health.unhealthy_after || server.upstream.is_well() == Some(false) {
-                        return error.to_string();
+            _ = tick.tick() => {
+                asked = turn(&met.faces, asked);
+                match check(server, &met.faces, asked).await {
+                    Ok(greets_otherwise) => {
+                        failures[asked as usize] = 0;
+                        greets_otherwise || listed.elapsed() >= relist(&met.faces, quiet)
                     }
-                    false
+                    Err(error) => {
+                        failures[asked as usize] += 1;
+                        let all: u32 = failures.iter().sum();
+                        // One that checks its endpoints has counted already.
+                        if all >= health.unhealthy_after || server.upstream.is_well() == Some(false) {
+                            return error.to_string();
+                        }
+                        false
+                    }
                 }
-            },
+            }
         };
         if !look {
             continue;
@@ -407,21 +413,87 @@ async fn discovered(server: &Server) -> Result<Option<Hello>, UpstreamError> {
 }
 
 /// Whether a server is well; if it is, whether it introduces itself otherwise than before.
-async fn check(server: &Server, faces: &Faces) -> Result<bool, UpstreamError> {
+async fn check(server: &Server, faces: &Faces, era: Era) -> Result<bool, UpstreamError> {
     match server.upstream.is_well() {
         Some(true) => return Ok(false),
         Some(false) => return Err(UpstreamError::Unreachable("all of its endpoints are down".into())),
         None => {}
     }
-    if faces[Era::Legacy as usize].is_some() {
-        sign(server, Era::Legacy, "ping").await?;
+    let Some(face) = &faces[era as usize] else { return Ok(false) };
+    if era == Era::Legacy {
+        return sign(server, era, "ping").await.map(|_| false);
     }
-    let Some(face) = &faces[Era::Modern as usize] else { return Ok(false) };
     Ok(discovered(server).await?.is_some_and(|hello| hello != face.hello))
+}
+
+/// The era in which a server is asked for its next sign of life: in each that it speaks, in turn. One that is down is so in
+/// both, and an idle gateway sends half as much.
+fn turn(faces: &Faces, last: Era) -> Era {
+    let next = if last == Era::Modern { Era::Legacy } else { Era::Modern };
+    if faces[next as usize].is_some() { next } else { last }
+}
+
+/// After which time lists are read again that nobody said have changed. A server that promises to tell, and is heard, may
+/// still miss something.
+fn relist(faces: &Faces, quiet: [bool; 2]) -> Duration {
+    let tells = |face: &Face| {
+        let mut offered = Kind::ALL.into_iter().filter(|kind| face.hello.offers(kind.capability(), None));
+        offered.all(|kind| face.hello.offers(kind.capability(), Some("listChanged")))
+    };
+    let told =
+        faces.iter().zip(quiet).all(|(face, quiet)| face.as_ref().is_none_or(|face| !quiet && tells(face)));
+    if told { TOLD_RELIST } else { RELIST }
 }
 
 /// Asks for a sign of life.
 async fn sign(server: &Server, era: Era, method: &str) -> Result<Said, UpstreamError> {
     let timeout = server.timeout.min(Duration::from_secs(5));
     server.upstream.ask(Ask { era, method, params: house_params(era, ""), progress: None, timeout }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn face(capabilities: &'static str) -> Option<Arc<Face>> {
+        let hello = Hello {
+            version: String::new(),
+            capabilities: Bytes::from_static(capabilities.as_bytes()),
+            server_info: Bytes::new(),
+            instructions: None,
+        };
+        Some(Arc::new(Face { hello, lists: Lists::default(), events: false }))
+    }
+
+    #[test]
+    fn a_server_of_both_eras_is_asked_in_turn() {
+        let both = [face("{}"), face("{}")];
+        let mut asked = vec![turn(&both, Era::Modern)];
+        for _ in 0..3 {
+            asked.push(turn(&both, asked[asked.len() - 1]));
+        }
+        assert_eq!(asked, [Era::Legacy, Era::Modern, Era::Legacy, Era::Modern]);
+        for last in ERAS {
+            assert_eq!(turn(&[face("{}"), None], Era::Legacy), Era::Legacy);
+            assert_eq!(turn(&[None, face("{}")], last), Era::Modern);
+        }
+    }
+
+    #[test]
+    fn lists_are_read_again_soon_where_nobody_tells_of_changes() {
+        let told = r#"{"tools":{"listChanged":true},"resources":{"listChanged":true}}"#;
+        for (capabilities, quiet, time) in [
+            (told, [false; 2], TOLD_RELIST),
+            (told, [true, false], RELIST),
+            (r#"{"tools":{"listChanged":true},"prompts":{}}"#, [false; 2], RELIST),
+            (r#"{"tools":{}}"#, [false; 2], RELIST),
+            (r#"{"tools":{"listChanged":false}}"#, [false; 2], RELIST),
+        ] {
+            assert_eq!(relist(&[face(capabilities), None], quiet), time, "{capabilities} {quiet:?}");
+        }
+        assert_eq!(relist(&[face(told), face(r#"{"tools":{}}"#)], [false; 2]), RELIST);
+        assert_eq!(relist(&[face(told), face(told)], [false; 2]), TOLD_RELIST);
+    }
 }

@@ -60,7 +60,7 @@ mod tests {
             assert_eq!(out, told);
         }
         let mut out = String::new();
-        write!(Plain { out: &mut out, lines: true }, "one\n\ttwo {}\u{1b}", "\r").expect("memory");
+        write!(Plain { out: &mut out, lines: true }, "one\n\ttwo \r\u{1b}").expect("memory");
         assert_eq!(out, "one\n\ttwo \\r\\u{1b}");
     }
 }

@@ -235,7 +235,10 @@ mod tests {
         for text in ["data: 1\n\n", "data: 2\n\n"] {
             gzip.write_all(text.as_bytes()).and_then(|()| gzip.flush()).expect("memory");
             let (piece, mut out) = (std::mem::take(gzip.get_mut()), Vec::new());
-            let taken = decoder.decode(&piece, |text| Ok(out.extend_from_slice(text)));
+            let taken = decoder.decode(&piece, |text| {
+                out.extend_from_slice(text);
+                Ok(())
+            });
             taken.expect("sound");
             assert_eq!(out, text.as_bytes());
         }

@@ -73,6 +73,10 @@ impl Pool {
     }
 
     async fn resolve(&self, endpoint: &Http) {
+        if endpoint.peer.is_literal() {
+            // Never done: who tends ends with its server.
+            return std::future::pending().await;
+        }
         loop {
             let pause = match endpoint.peer.resolve().await {
                 Ok(()) => RESOLVE,

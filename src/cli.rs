@@ -6,9 +6,13 @@ macro_rules! say {
 }
 
 mod ask;
+mod check;
+mod clients;
 mod explain;
+mod found;
 mod health;
 mod mint;
+mod nearest;
 mod show;
 mod who;
 
@@ -21,10 +25,9 @@ use clap::{Parser, Subcommand};
 use crate::app::{App, AppError, Start};
 use crate::config::{self, Config};
 use crate::demo_server;
-use crate::upstream::trust::Trust;
-use crate::{descriptors, handover, telemetry, tls};
+use crate::{descriptors, handover, telemetry};
 pub use show::aloud;
-use show::{announce, summary};
+use show::announce;
 use who::Named;
 
 /// An MCP gateway: one door in front of every Model Context Protocol server.
@@ -50,6 +53,10 @@ enum Command {
     Check {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
+        /// Print the file as Toolgate writes it, in YAML: what comes from another program in its own words, variables as they
+        /// were, without comments.
+        #[arg(long)]
+        print: bool,
     },
     /// Ask the gateway that runs with a configuration file whether it is ready: exit 0, or 1 and why not. For the health
     /// checks of containers, which have no other client.
@@ -89,8 +96,8 @@ enum Command {
         #[arg(default_value = "{}")]
         arguments: String,
     },
-    /// Print the walk of a call through the filter chain: each filter, its verdict, the rule and its line. No server is
-    /// asked and nothing is counted; exit 1 if the call is refused.
+    /// Print the walk of a call through the filter chain: each filter, its verdict, the rule and its line. Nothing is called
+    /// and nothing is counted; exit 1 if the call is refused, or if its server has no such tool or prompt.
     Explain {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
@@ -106,6 +113,9 @@ enum Command {
         /// The caller's tenant.
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
+        /// Connect to no server: whether it has such a tool is not known then.
+        #[arg(long)]
+        offline: bool,
         /// A method of MCP, such as tools/call.
         method: String,
         /// The federated name of a tool or prompt, or the URI of a resource.
@@ -167,16 +177,8 @@ fn obey(cli: Cli) -> ExitCode {
         Some(Command::Run { config, upgrade }) => {
             with_file(&config, |config, file| run(config, file, upgrade))
         }
-        Some(Command::Check { config }) => with_file(&config, |config, file| {
-            say!("{}", summary(&config, file).trim_end());
-            for warning in config.warnings().into_iter().chain(tls_doubts(&config)) {
-                say!("warning: {warning}");
-            }
-            if let Err(why) = show::would_start(config) {
-                say!("warning: it would not start here: {why}");
-            }
-            ExitCode::SUCCESS
-        }),
+        Some(Command::Check { config, print: true }) => check::print(&config),
+        Some(Command::Check { config, print: false }) => with_file(&config, check::check),
         Some(Command::Health { config, live, address, tls }) => {
             health::health(&config, health::At { address, tls }, live)
         }
@@ -188,9 +190,9 @@ fn obey(cli: Cli) -> ExitCode {
         Some(Command::Call { config, named, tool, arguments }) => {
             with_file(&config, |config, _| ask::call(config, named, &tool, &arguments))
         }
-        Some(Command::Explain { config, sub, roles, scopes, tenant, method, name, arguments }) => {
+        Some(Command::Explain { config, sub, roles, scopes, tenant, offline, method, name, arguments }) => {
             let who = who::Who { user: sub, roles, scopes, tenant };
-            let what = explain::What { method, name, arguments };
+            let what = explain::What { method, name, arguments, offline };
             with_file(&config, |config, file| explain::explain(config, file, who, &what))
         }
         Some(Command::Token { config, sub, roles, scopes, tenant, ttl, issuer }) => {
@@ -207,6 +209,12 @@ fn obey(cli: Cli) -> ExitCode {
 fn end_with_the_reader() {
     // SAFETY: it sets the default action of a signal, before any thread is started.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// The other way round, for a command of them that is about to talk to servers after all.
+fn outlive_the_reader() {
+    // SAFETY: it sets the action of a signal, and nobody waits for it.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 fn with_file(file: &Path, work: impl FnOnce(Config, &Path) -> ExitCode) -> ExitCode {
@@ -258,16 +266,4 @@ fn quickstart() -> ExitCode {
     telemetry::start(&config.log);
     let ran = App::run(config, Start::default(), |door| announce(door, None));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
-}
-
-/// What is wrong with the files that blocks `tls` name. No fault of the configuration: they may only be there where it
-/// runs.
-fn tls_doubts(config: &Config) -> Vec<String> {
-    let mut doubts = config.listen.tls.as_ref().map(tls::doubts).unwrap_or_default();
-    for (name, server) in &config.servers {
-        if let Err(error) = Trust::read(server) {
-            doubts.push(format!("mcpServers.{name}.{error}"));
-        }
-    }
-    doubts
 }

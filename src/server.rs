@@ -141,8 +141,12 @@ impl Server {
                     pool::Plan { name, urls, headers, bounds: &bounds, config, trust: Arc::new(trust) };
                 Arc::new(Pool::new(plan, before.and_then(|server| server.upstream.http()))?)
             }
-            (None, config::Kind::Stdio { command, args, env, cwd }) => {
-                let env = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
+            (None, config::Kind::Stdio { command, args, env, env_pass, cwd }) => {
+                // What is not set, or is no text, is not passed on.
+                let passed =
+                    env_pass.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
+                let set = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+                let env = passed.chain(set).collect();
                 let command = Command {
                     program: command.clone(),
                     args: args.clone(),

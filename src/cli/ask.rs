@@ -1,20 +1,23 @@
 //! The commands that ask the servers: what tools there are, and one call of one.
 
+use std::collections::HashMap;
 use std::process::ExitCode;
 
 use bytes::Bytes;
 use filters::Era;
 use filters::agree::quote;
 
-use super::failed;
 use super::who::{self, Named, Who};
+use super::{failed, nearest};
 use crate::app::App;
+use crate::catalog::{Kind, View};
 use crate::config::{self, Config};
+use crate::registry::House;
 use crate::upstream::house_meta;
 use crate::{protocol, telemetry};
 
 /// Commands that print their result keep the log to warnings.
-fn quiet(config: &mut Config) {
+pub(super) fn quiet(config: &mut Config) {
     config.log.level = config::Level::Warn;
     config.log.format = config::Format::Text;
     telemetry::start(&config.log);
@@ -37,7 +40,9 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     }
     if let Some(endpoint) = endpoint {
         let mut rows: std::collections::BTreeMap<&str, (Vec<&str>, &str, &str)> = Default::default();
+        let mut told = HashMap::new();
         for (era, view) in [(Era::Legacy, &endpoint.legacy), (Era::Modern, &endpoint.modern)] {
+            told.extend(descriptions(view));
             for (name, target) in &view.tools {
                 let row = rows.entry(name).or_insert_with(|| (Vec::new(), &target.server.name, &target.name));
                 row.0.push(era.word());
@@ -45,7 +50,9 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
         }
         for (name, (eras, server, own)) in rows {
             let shortened = if name.ends_with(own) { String::new() } else { format!("  (there: {own})") };
-            say!("{name:<48} {server:<16} {}{shortened}", eras.join(","));
+            let line = format!("{name:<48} {server:<16} {:<13}{shortened}", eras.join(","));
+            let words = told.get(name).map(|words| format!("  {words}")).unwrap_or_default();
+            say!("{}", format!("{line}{words}").trim_end());
         }
     }
     for server in house.servers.values().filter(|server| !server.is_up()) {
@@ -55,6 +62,61 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     }
     app.once(async {});
     if down { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Why nothing of this name is offered, as far as the connected servers tell; `None` if it is.
+pub(super) fn missing(house: &House, kind: Kind, name: &str) -> Option<String> {
+    let endpoint = house.catalog.endpoint("/mcp")?;
+    let names = |view: &'_ View| -> Vec<String> {
+        let names = if matches!(kind, Kind::Prompts) { &view.prompts } else { &view.tools };
+        names.keys().cloned().collect()
+    };
+    let mut known = names(&endpoint.legacy);
+    known.extend(names(&endpoint.modern));
+    if known.iter().any(|known| known == name) {
+        return None;
+    }
+    let thing = if matches!(kind, Kind::Prompts) { "prompt" } else { "tool" };
+    let away: Vec<&str> =
+        house.servers.values().filter(|server| !server.is_up()).map(|server| &*server.name).collect();
+    let away = match away.as_slice() {
+        [] => String::new(),
+        away => format!(" (not connected: {})", away.join(", ")),
+    };
+    let hint = nearest::hint(known.iter().map(String::as_str), name);
+    Some(format!("no server that is connected has a {thing} `{name}`{hint}{away}"))
+}
+
+/// What the tools of a view say of themselves: the first sentence or so, on one line.
+fn descriptions(view: &View) -> HashMap<String, String> {
+    let pages = (0..).map_while(|number| {
+        let cursor = (number > 0).then(|| format!("p{number}"));
+        view.page(Kind::Tools, cursor.as_deref())
+    });
+    let tools = pages.flat_map(|page| {
+        let mut page: serde_json::Value = serde_json::from_slice(page).unwrap_or_default();
+        match page["tools"].take() {
+            serde_json::Value::Array(tools) => tools,
+            _ => Vec::new(),
+        }
+    });
+    let told = |tool: serde_json::Value| {
+        let words = [&tool["description"], &tool["title"]].into_iter().find_map(serde_json::Value::as_str)?;
+        Some((tool["name"].as_str()?.to_owned(), first_words(words)))
+    };
+    tools.filter_map(told).collect()
+}
+
+/// As much of a text as fits on a line. It is a server's, so nothing of it plays with the terminal.
+fn first_words(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let text: String = text.chars().take(2000).map(clean).collect();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let sentence = text.find(". ").map_or(text.as_str(), |end| &text[..=end]);
+    match sentence.char_indices().nth(100) {
+        Some((end, _)) => format!("{}…", sentence[..end].trim_end()),
+        None => sentence.to_owned(),
+    }
 }
 
 /// Calls one tool through the whole chain.
@@ -85,6 +147,7 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
     let house = app.door.registry.house();
     let modern =
         house.catalog.endpoint("/mcp").is_some_and(|endpoint| endpoint.modern.tools.contains_key(tool));
+    let missing = missing(&house, Kind::Tools, tool);
     let meta = if modern { format!(r#","_meta":{}"#, house_meta()) } else { String::new() };
     let params = format!(r#"{{"name":{},"arguments":{arguments}{meta}}}"#, quote(tool));
     let message = protocol::wire::request("1", "tools/call", params.as_bytes());
@@ -95,6 +158,9 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
         Ok(answer) => answer,
         Err(halt) => {
             eprintln!("refused by `{}`: {}", halt.filter, halt.refusal.message);
+            if let Some(missing) = missing {
+                eprintln!("{missing}");
+            }
             if halt.filter == filters::rbac::NAME {
                 eprintln!("`toolgate explain` tells which role, rule or default decided that");
             }
@@ -106,4 +172,22 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
     let shown = read.get("result").or_else(|| read.get("error")).unwrap_or(&read);
     say!("{shown:#}");
     if error { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_is_told_on_one_line() {
+        for (text, told) in [
+            ("Reads a file. Then more.", "Reads a file."),
+            ("  Reads\n\ta\u{1b}[31m file ", "Reads a [31m file"),
+            ("v1.2 of it", "v1.2 of it"),
+            ("", ""),
+        ] {
+            assert_eq!(first_words(text), told, "{text:?}");
+        }
+        assert_eq!(first_words(&"é".repeat(101)).chars().count(), 101);
+    }
 }

@@ -1,7 +1,7 @@
 //! `toolgate explain`: the walk of a call through the chain, filter by filter, with the rule and its line.
 //!
-//! It asks no server and counts nothing: which server a name belongs to is told by its prefix, and whether that
-//! server has the tool is not known here.
+//! It counts nothing. Which server a name belongs to is told by its prefix; only that one is asked, whether it has such a tool or
+//! prompt, once all filters have let the call pass.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,6 +10,7 @@ use filters::agree::quote;
 use filters::rbac::{Effect, Ground, Judgement, List, Query};
 use filters::{Aim, Caller, Chain, Head, Thing};
 
+use super::found::{self, Found};
 use super::who::Who;
 use crate::config::{self, Config, Line, Pattern, Redaction, Validate};
 use crate::plan::judges::{self, Lasting};
@@ -21,9 +22,11 @@ pub struct What {
     pub method: String,
     pub name: Option<String>,
     pub arguments: Option<String>,
+    /// No server is asked.
+    pub offline: bool,
 }
 
-/// Prints the walk; exit 0 if the call passes, 1 if it does not.
+/// Prints the walk; exit 0 if the call passes, 1 if it does not, or if there is no such thing.
 pub fn explain(config: Config, file: &Path, who: Who, what: &What) -> ExitCode {
     match walk(&config, file, who, what) {
         Ok(true) => ExitCode::SUCCESS,
@@ -83,11 +86,26 @@ fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, Str
     if passes {
         teller.guard(what, aim.as_ref());
     }
-    say!("{}", if passes { "verdict   the call passes" } else { "verdict   the call is refused" });
-    if let Some(note) = note(what).filter(|_| passes) {
-        say!("note      {note}");
+    if !passes {
+        say!("verdict   the call is refused");
+        return Ok(false);
     }
-    Ok(passes)
+    let found = if what.offline { Found::Unasked } else { found::look(config, what) };
+    if let Found::Missing(why) = found {
+        say!("verdict   the filters let the call pass, but {why}");
+        return Ok(false);
+    }
+    say!("verdict   the call passes");
+    match found {
+        Found::There(server) => say!("note      the server `{server}` has it"),
+        Found::Unknown(why) => say!("note      {why}, so whether there is such a thing is not known"),
+        Found::Unasked | Found::Missing(_) => {
+            if let Some(note) = note(what) {
+                say!("note      {note}");
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// What a call that passes may still fail for, and nobody here can tell.

@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use super::clients;
 use crate::config::{self, Config};
 use crate::door::Door;
 use crate::plan::Plan;
@@ -59,9 +60,24 @@ fn greeting(door: &Door, file: Option<&Path>) -> Result<String, fmt::Error> {
     writeln!(out, "  tools     {}", names.len())?;
     writeln!(out, "\nTry it:")?;
     writeln!(out, "  curl -s {url}/health")?;
-    writeln!(out, r#"  Claude, Cursor, VS Code:  {{"mcpServers": {{"toolgate": {{"url": "{url}/mcp"}}}}}}"#)?;
+    // Every address is one that listens, and none that a client can go to.
+    let base = config.listen.base_url().replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:");
+    let mcp = format!("{base}/mcp");
+    writeln!(out, "\nPaste this into your client:")?;
+    let asks = config.auth.as_ref().is_some_and(|auth| auth.required);
+    for client in clients::all(&mcp) {
+        let text = client.text.replace('\n', "\n                  ");
+        writeln!(out, "  {:<15} {text}", client.name)?;
+    }
+    if asks {
+        writeln!(
+            out,
+            "  and what `auth` asks for: a header `Authorization: Bearer ...`, or a login that the client knows"
+        )?;
+    }
+    writeln!(out)?;
     let operator = config.admin.as_ref().map_or(url, |admin| format!("http://{}", admin.address));
-    writeln!(out, "  metrics:                  {operator}/metrics\n")?;
+    writeln!(out, "  metrics         {operator}/metrics\n")?;
     Ok(out)
 }
 

@@ -8,7 +8,7 @@ use super::{ClientAuth, Config, Effect, Issuer, Keys, Net, Pinning, Redact, Serv
 impl Config {
     /// What is probably not meant so, one sentence each; for `check` and the log.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = self.notes.warnings().map(ToString::to_string).collect();
         if self.servers.is_empty() {
             warnings.push("mcpServers names no server that is switched on: there is nothing to offer".into());
         }

@@ -2,7 +2,7 @@
 //!
 //! Variables are filled in after the YAML was read, one scalar at a time: whatever a value holds, it cannot
 //! become a key, a list or a comment. Keys are left alone. `${env:VAR}`, as Cursor and VS Code write it, is the
-//! same as `${VAR}`. The result is not looked through again, so a value with `${` in it stays as it is.
+//! same as `${VAR}`, and `${input:api-key}` the same as `${INPUT_API_KEY}`. The result is not looked through again, so a value with `${` in it stays as it is.
 
 use super::source::Bytes;
 
@@ -64,10 +64,9 @@ fn value(inside: &str, environment: &Environment<'_>) -> Result<String, (String,
         None => (inside, None),
     };
     let name = name.strip_prefix("env:").unwrap_or(name);
-    if name.starts_with("input:") {
-        let message = format!("`${{{name}}}` asks a person, which a gateway cannot");
-        return Err((message, "use a variable of the environment: `${NAME}`"));
-    }
+    // Nobody is there to be asked.
+    let asked = name.strip_prefix("input:").map(input);
+    let name = asked.as_deref().unwrap_or(name);
     if default.is_some_and(|default| default.contains("${")) {
         return Err((format!("a variable in the default of `{name}`"), "defaults are taken as they stand"));
     }
@@ -80,6 +79,10 @@ fn value(inside: &str, environment: &Environment<'_>) -> Result<String, (String,
         (Some(value), None) => Ok(value),
         (Some(value), Some(default)) => Ok(if value.is_empty() { default.into() } else { value }),
         (None, Some(default)) => Ok(default.into()),
+        (None, None) if asked.is_some() => Err((
+            format!("the variable `{name}` is not set, which an input is read from"),
+            "set it in the environment: nobody can be asked",
+        )),
         (None, None) => Err((
             format!("the variable `{name}` is not set"),
             "set it in the environment, or give a default: `${NAME:-default}`",
@@ -87,7 +90,13 @@ fn value(inside: &str, environment: &Environment<'_>) -> Result<String, (String,
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// The variable that stands in for what VS Code asks a person: `${input:api-key}` is `${INPUT_API_KEY}`.
+pub(super) fn input(id: &str) -> String {
+    let word = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    format!("INPUT_{}", id.chars().map(word).collect::<String>())
+}
+
+pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -100,6 +109,7 @@ mod tests {
     fn environment(name: &str) -> Option<String> {
         match name {
             "HOST" => Some("example.com".into()),
+            "INPUT_API_KEY" => Some("abc".into()),
             "EMPTY" => Some(String::new()),
             "TRICKY" => Some("a: {b} # '${HOST}'\n- c".into()),
             _ => None,
@@ -114,6 +124,7 @@ mod tests {
             ("${HOST}", Some("example.com")),
             ("https://${HOST}/${PATH_:-mcp}", Some("https://example.com/mcp")),
             ("${env:HOST}", Some("example.com")),
+            ("${input:api-key}", Some("abc")),
             ("${EMPTY}", Some("")),
             ("${EMPTY:-x}", Some("x")),
             ("${NONE:-}", Some("")),
@@ -140,7 +151,10 @@ mod tests {
             ("${A:?no}", vec![(0..8, "not the name of a variable")]),
             ("${1A}", vec![(0..5, "not the name of a variable")]),
             ("${A:-${B}}", vec![(0..9, "a variable in the default of `A`")]),
-            ("${input:key}", vec![(0..12, "`${input:key}` asks a person, which a gateway cannot")]),
+            (
+                "${input:my-key}",
+                vec![(0..15, "the variable `INPUT_MY_KEY` is not set, which an input is read from")],
+            ),
         ] {
             let lacks = fill(text, &environment).expect_err(text);
             let found: Vec<_> = lacks.into_iter().map(|lack| (lack.bytes, lack.message)).collect();

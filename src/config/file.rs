@@ -22,7 +22,7 @@ use super::reader;
 use super::redis::Redis;
 use super::server::{Credentials, Server};
 use super::tree::Entry;
-use super::{Config, Toolset};
+use super::{Config, Notes, Toolset};
 
 /// The config file of Toolgate. `${VAR}` and `${VAR:-default}` are taken from the environment, in any value.
 #[derive(Deserialize, JsonSchema)]
@@ -127,6 +127,7 @@ pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
         limits,
         log,
         cors,
+        notes: Notes::default(),
         hash: String::new(),
         path: None,
     })
@@ -140,8 +141,17 @@ fn checked_servers(
     let Some(block) = root.child("mcpServers") else { return BTreeMap::new() };
     let servers = block.node.entries().iter().filter_map(|entry| {
         let (name, written) = written.remove_entry(entry.key.as_str())?;
-        let server = written.server(&name, &block.under(entry))?;
-        Some((name, server))
+        let spot = block.under(entry);
+        let off = written.disabled;
+        let server = written.server(&name, &spot);
+        if off {
+            root.inquest.note(
+                &entry.key_bytes,
+                format!("the server `{name}` is switched off, so it is left out"),
+                false,
+            );
+        }
+        Some((name, server?))
     });
     servers.collect()
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use http::{HeaderName, HeaderValue};
 
+use super::env;
 use super::globs::Globs;
 use super::inquest::Spot;
 use super::later;
@@ -17,7 +18,7 @@ use super::span::Span;
 /// The keys of which a server has exactly one, each with those that only go with it.
 const KINDS: [(&str, &[&str]); 4] = [
     ("builtin", &[]),
-    ("command", &["args", "env", "cwd"]),
+    ("command", &["args", "env", "cwd", "envFile", "env_pass"]),
     ("url", &["headers", "retry", "http2", "tls"]),
     ("urls", &["headers", "retry", "balance", "http2", "tls"]),
 ];
@@ -159,7 +160,7 @@ impl Written {
         if let Some(spot) = spot.child("tools") {
             self.tools.check(&spot);
         }
-        for (key, value) in [("command", &self.command), ("cwd", &self.cwd)] {
+        for (key, value) in [("command", &self.command), ("cwd", &self.cwd), ("envFile", &self.env_file)] {
             let bad = value.as_ref().is_some_and(|value| value.trim().is_empty() || value.contains('\0'));
             if let Some(spot) = spot.child(key).filter(|_| bad) {
                 spot.refuse("empty", "expected a path");
@@ -184,6 +185,13 @@ impl Written {
                 );
             } else if value.expose().contains('\0') {
                 spot.refuse("holds a zero byte", "no program can be given one");
+            }
+        }
+        for (spot, name) in spot.child("env_pass").iter().flat_map(Spot::texts) {
+            if !env::is_name(name) {
+                spot.refuse("not the name of a variable", "expected one such as `GITHUB_TOKEN`");
+            } else if self.env.contains_key(name) {
+                spot.refuse("`env` sets this variable too", "remove one of the two");
             }
         }
         if let Some(spot) = spot.child("headers") {

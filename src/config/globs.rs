@@ -41,6 +41,11 @@ impl Globs {
         self.patterns.is_empty()
     }
 
+    /// One pattern alone; `None` if it is none.
+    pub(super) fn of(pattern: &str) -> Option<Self> {
+        Self::compile(vec![pattern.to_owned()]).ok()
+    }
+
     fn compile(patterns: Vec<String>) -> Result<Self, globset::Error> {
         let mut set = GlobSetBuilder::new();
         for pattern in &patterns {

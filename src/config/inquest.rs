@@ -10,17 +10,24 @@ use super::env::{self, Environment};
 use super::faults::{Fault, Faults, MAX_FAULTS};
 use super::line::Line;
 use super::mask;
+use super::notes::Note;
 use super::plant::Wrong;
+use super::read::Files;
 use super::source::{Bytes, Source};
 use super::tree::{Entry, Node, Value};
+use super::unread::Unread;
 
 /// The faults found so far in a file.
 pub(super) struct Inquest<'t> {
     source: Source<'t>,
+    files: Option<&'t Files<'t>>,
     faults: RefCell<Vec<Fault>>,
     told: RefCell<HashSet<(usize, String)>>,
     blots: RefCell<Vec<Bytes>>,
     full: Cell<bool>,
+    pub(super) notes: RefCell<Vec<Note>>,
+    pub(super) unread: RefCell<Vec<Unread>>,
+    pub(super) foreign: Cell<bool>,
 }
 
 /// A value of the file with its path, `mcpServers.files.tools.allow[0]`; where checks report.
@@ -34,13 +41,24 @@ pub(super) struct Spot<'t> {
 }
 
 impl<'t> Inquest<'t> {
-    pub(super) fn new(source: Source<'t>) -> Self {
+    pub(super) fn new(source: Source<'t>, files: Option<&'t Files<'t>>) -> Self {
         let (faults, told, blots, full) = Default::default();
-        Self { source, faults, told, blots, full }
+        let (notes, unread, foreign) = Default::default();
+        Self { source, files, faults, told, blots, full, notes, unread, foreign }
     }
 
     pub(super) fn source(&self) -> &Source<'t> {
         &self.source
+    }
+
+    /// The text of a file that the configuration names; `None` where none is looked at.
+    pub(super) fn file(&self, path: &std::path::Path) -> Option<std::io::Result<String>> {
+        self.files.map(|files| files(path))
+    }
+
+    /// Nothing was found.
+    pub(super) fn is_clean(&self) -> bool {
+        self.faults.borrow().is_empty()
     }
 
     /// Enough was found: more would not be shown.
@@ -58,8 +76,16 @@ impl<'t> Inquest<'t> {
     }
 
     /// The file is no YAML from here on, so that its secrets are not known, only guessed.
-    pub(super) fn torn(&self, wrong: Wrong) {
-        self.blot(mask::guess(&self.source, self.source.place(&wrong.bytes).line));
+    pub(super) fn torn(&self, wrong: Wrong, toml: bool) {
+        let line = self.source.place(&wrong.bytes).line;
+        let mut blots = mask::guess(&self.source, line);
+        if toml {
+            // A table's name stands in another line, so that any value may be of `env`.
+            let value =
+                self.source.line(line).find('=').map(|at| self.source.line_bytes(line).start + at + 1);
+            blots.extend(value.map(|from| from..self.source.line_bytes(line).end));
+        }
+        self.blot(blots);
         self.wrong(wrong);
     }
 
@@ -297,8 +323,8 @@ mod tests {
             ("a: x\n  == é + z", 4, 1),
         ] {
             let source = Source::new(text);
-            let Ok((Some(root), _)) = plant::plant(&source, text) else { panic!("not YAML: {text}") };
-            let inquest = Inquest::new(source);
+            let Ok((Some(root), _)) = plant::plant(&source, text, 0) else { panic!("not YAML: {text}") };
+            let inquest = Inquest::new(source, None);
             let spot = Spot::root(&inquest, &root).child("a").expect("it is there");
             spot.refuse_piece(5..7, "unknown", "");
             let faults = inquest.close("c", None::<()>).expect_err("it was refused");

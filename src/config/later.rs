@@ -11,19 +11,19 @@ const LATER: [(&str, &[&str]); 2] =
 const LATER_WORDS: [(&str, &str); 1] = [("Transport", "sse")];
 
 /// What other programs call a thing, and what it is called here.
-const ELSEWHERE: [(&str, &str, &str); 48] = [
+const ELSEWHERE: [(&str, &str, &str); 44] = [
     ("Config", "servers", "here it is called `mcpServers`"),
     ("Config", "inputs", "nobody is there to be asked: use `${VAR}`"),
     ("Config", "port", "it is a part of `listen.address`"),
     ("Config", "address", "it belongs under `listen`"),
     ("Listen", "port", "it is a part of `address`"),
     ("Listen", "host", "it is a part of `address`"),
-    ("Server", "serverUrl", "here it is called `url`"),
-    ("Server", "httpUrl", "here it is called `url`"),
-    ("Server", "includeTools", "here it is `tools: {allow: [...]}`"),
-    ("Server", "excludeTools", "here it is `tools: {deny: [...]}`"),
-    ("Server", "enabled", "here it is `disabled: true`, or nothing"),
-    ("Server", "envFile", "files of variables are not read: list them under `env`"),
+    ("Server", "sandbox", "programs are put into no sandbox here: let `command` do it, as with `docker run`"),
+    (
+        "Server",
+        "sandboxEnabled",
+        "programs are put into no sandbox here: let `command` do it, as with `docker run`",
+    ),
     ("Server", "endpoints", "here it is called `urls`"),
     ("Server", "load_balance", "here it is called `balance`"),
     ("Server", "retries", "here it is `retry: {attempts: ...}`"),
@@ -63,6 +63,68 @@ const ELSEWHERE: [(&str, &str, &str); 48] = [
 ];
 
 const NOT_YET: &str = "remove it: it would do nothing";
+
+/// What a key that says who may do what has in it, or one that secures a connection.
+const ACCESS: [&str; 30] = [
+    "access",
+    "allow",
+    "approv",
+    "auth",
+    "block",
+    "cert",
+    "credential",
+    "den",
+    "disable",
+    "enable",
+    "env",
+    "exclud",
+    "expose",
+    "filter",
+    "forbid",
+    "header",
+    "include",
+    "insecure",
+    "key",
+    "limit",
+    "permission",
+    "polic",
+    "proxy",
+    "role",
+    "sandbox",
+    "scope",
+    "secret",
+    "token",
+    "tool",
+    "trust",
+];
+
+/// Whether a key may say who may do what.
+pub(super) fn is_access(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ACCESS.iter().any(|word| key.contains(word))
+        || key.contains("verify")
+        || key.contains("tls")
+        || key == "agent"
+}
+
+/// Whether an unknown key is another program's, so that none of ours was meant by it: of the file's own keys any such, of a
+/// server's only what cannot say who may do what.
+pub(super) fn is_foreign(name: &str, keys: &[&str], key: &str) -> bool {
+    let elsewhere = ELSEWHERE.iter().any(|(of, there, _)| *of == name && *there == key && key != "inputs");
+    let later = LATER.iter().any(|(of, later)| *of == name && later.contains(&key) && key != "agent");
+    let known = elsewhere || later || nearest(keys, key).is_some() || home(name, key).is_some();
+    !known && (name != "Server" || !is_access(key))
+}
+
+/// A key as it can be shown in a sentence.
+pub(super) fn short(key: &str) -> String {
+    let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let mut short: String = key.chars().take(64).map(clean).collect();
+    if key.chars().nth(64).is_some() {
+        short.push('…');
+    }
+    short
+}
 
 /// Whether this version will not have the key of a server, so that nothing more is to be said of that server.
 pub(super) fn is_later_server(key: &str) -> bool {

@@ -22,7 +22,7 @@ const WORDS: [&str; 12] = [
     "sha256",
 ];
 /// Keys all of whose values are secret.
-const SECTIONS: [&str; 2] = ["env", "headers"];
+const SECTIONS: [&str; 6] = ["env", "headers", "envs", "environment", "http_headers", "settings"];
 /// Keys with a telling word whose values, and all below them, are known not to be secret, or to be words and
 /// conditions that speak of secrets.
 const HARMLESS: [&str; 4] = ["token_endpoint", "detectors", "when", "key"];
@@ -163,10 +163,16 @@ pub(super) fn line(source: &Source<'_>, number: usize, blots: &[Bytes]) -> Strin
     let (start, line) = (source.line_bytes(number).start, source.line(number));
     let mut next = blots.partition_point(|blot| blot.end <= start);
     let mut shown = String::with_capacity(line.len());
-    let mut name = false;
+    let mut names = 0;
     for (at, c) in line.char_indices() {
         // The name of a variable is no secret, its default may be one.
-        name = line[at..].starts_with("${") || name && c != ':' && c != '}';
+        if let Some(inside) = line[at..].strip_prefix("${") {
+            let kind =
+                ["env:", "input:"].into_iter().find(|kind| inside.starts_with(kind)).map_or(0, str::len);
+            let end = inside[kind..].find([':', '}']).map_or(line.len(), |end| at + 2 + kind + end);
+            names = end.max(names);
+        }
+        let name = at < names;
         let at = start + at;
         while blots.get(next).is_some_and(|blot| blot.end <= at) {
             next += 1;
@@ -194,6 +200,10 @@ mod tests {
             ),
             ("headers: {A: \"Bearer ${TOKEN}\"}", "headers: {A: \"****** ${TOKEN}\"}"),
             ("headers: {A: \"${TOKEN:-abc}\"}", "headers: {A: \"${TOKEN*****}\"}"),
+            (
+                "headers: {A: \"${env:TOKEN}${input:a-b:-c}\"}",
+                "headers: {A: \"${env:TOKEN}${input:a-b***}\"}",
+            ),
             ("env: {LOG: \"1\", E: 'é'}", "env: {LOG: \"*\", E: '*'}"),
             ("args: [--port, 80, --token, abc, x]", "args: [--port, 80, --token, ***, x]"),
             (
@@ -218,7 +228,7 @@ mod tests {
             ("token_endpoint: https://id/token", "token_endpoint: https://id/token"),
         ] {
             let source = Source::new(line);
-            let Ok((Some(root), _)) = plant::plant(&source, line) else { panic!("not YAML: {line}") };
+            let Ok((Some(root), _)) = plant::plant(&source, line, 0) else { panic!("not YAML: {line}") };
             assert_eq!(super::line(&source, 1, &merge(secrets(&root, &source))), shown);
         }
     }

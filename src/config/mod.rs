@@ -4,10 +4,12 @@
 //! with its line and column, and makes a [`Config`] only of a file without any: whoever holds one need not check
 //! it again.
 //!
-//! The way: `plant` (from YAML to a `tree` that knows its places) → `env` (`${VAR}`) → `reader` (serde over the
+//! The way (`read`): `plant` (from YAML to a `tree` that knows its places) → `dialect` (from the words of other programs to
+//! ours) → `env` (`${VAR}`) → `reader` (serde over the
 //! tree) → `file`, `paste`, `fit` and the file of each block (what may stand beside what) → [`Config`]. Faults gather in `inquest`.
 //!
-//! It does not open ports, start programs, resolve names or look whether a file that is named exists.
+//! It does not open ports, start programs, resolve names or look whether a file that is named exists; only a file of
+//! variables (`envFile`) is read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,11 +23,13 @@ mod auth;
 mod certificate;
 mod change;
 mod claims;
+mod dialect;
 mod digest;
 mod env;
 mod faults;
 mod file;
 mod fit;
+mod fitting;
 mod globs;
 mod guard;
 mod house;
@@ -40,13 +44,16 @@ mod listen;
 mod mask;
 mod names;
 mod net;
+mod notes;
 mod operator;
 mod pace;
 mod paste;
 mod plant;
 mod pool;
+mod print;
 mod rates;
 mod rbac;
+mod read;
 mod reader;
 mod redis;
 mod roles;
@@ -63,7 +70,10 @@ mod tests;
 mod tests_access;
 mod tls;
 mod tree;
+mod unread;
 mod url;
+
+use read::{Outcome, Outside};
 
 pub use api_key::ApiKey;
 pub use auth::{Auth, Exchange, ResourceMetadata};
@@ -81,6 +91,7 @@ pub use line::Line;
 pub use listen::{Admin, Listen};
 pub use names::ServerName;
 pub use net::Net;
+pub use notes::{Note, Notes};
 pub use operator::Operator;
 pub use pool::{Balance, Retry, RetryOn};
 pub use rates::{Budget, KeyPart, Match, OnFailure, RateLimits, RateRule, Store};
@@ -133,6 +144,8 @@ pub struct Config {
     pub redis: Option<Redis>,
     /// What is looked for in arguments and results.
     pub guard: Guard,
+    /// What of the file was read under another name, and what was not read.
+    pub notes: Notes,
     /// 16 hexadecimal digits that stand for the text of the file, without the environment's values.
     pub hash: String,
     /// The file that it was read from, if it was one.
@@ -151,6 +164,18 @@ pub struct Toolset {
 /// # Errors
 /// All that is wrong with it, or why it could not be read.
 pub fn load(path: &Path) -> Result<Config, Faults> {
+    loaded(path, false).map(|(config, _)| config)
+}
+
+/// Reads a config file and writes it anew: in our words, as YAML.
+///
+/// # Errors
+/// As [`load`]; a file that is only a piece of one is made whole instead.
+pub fn load_and_print(path: &Path) -> Result<(Config, String), Faults> {
+    loaded(path, true).map(|(config, yaml)| (config, yaml.unwrap_or_default()))
+}
+
+fn loaded(path: &Path, printed: bool) -> Result<(Config, Option<String>), Faults> {
     let name = path.display().to_string();
     let text =
         read(path).map_err(|error| Faults::whole(&name, format!("cannot read the file: {error}"), ""))?;
@@ -159,8 +184,52 @@ pub fn load(path: &Path) -> Result<Config, Faults> {
         let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
         Faults::whole(&name, format!("line {line} is not UTF-8 text"), "")
     })?;
-    let config = parse(&name, &text, &|variable| std::env::var(variable).ok())?;
-    Ok(Config { path: Some(path.to_owned()), ..config })
+    let environment = |variable: &str| std::env::var(variable).ok();
+    // As it is now: the working directory may be another one later.
+    let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
+    let outside = Outside { environment: &environment, files: Some(&env_file), folder: folder.as_deref() };
+    let outcome = read::read(&name, &text, outside);
+    match printed {
+        false => outcome.config.map(|config| (Config { path: Some(path.to_owned()), ..config }, None)),
+        true => written(&name, outcome, outside).map(|(config, yaml)| (config, Some(yaml))),
+    }
+}
+
+/// The file in our words, as YAML, with variables as they were written.
+fn written(name: &str, outcome: Outcome, outside: Outside<'_>) -> Result<(Config, String), Faults> {
+    let (first, tree) = match (outcome.config, outcome.tree) {
+        (Ok(config), Some(tree)) => (Some(config), tree),
+        (Err(_), Some(tree)) if outcome.piece => (None, tree),
+        (Err(faults), _) => return Err(faults),
+        (Ok(_), None) => unreachable!("a config was read from a tree"),
+    };
+    let yaml = print::yaml(&tree);
+    let again = read::read("the printed file", &yaml, outside).config?;
+    let notes = first.as_ref().map(|first| first.notes.clone()).unwrap_or_default();
+    let again = Config { notes, ..again };
+    // Whoever pipes it into a file relies on that.
+    if first.is_some_and(|first| Config { hash: again.hash.clone(), ..first } != again) {
+        let words = "this file cannot be written in another form without changing what it says";
+        return Err(Faults::whole(name, words, "please report it, with the file"));
+    }
+    Ok((again, yaml))
+}
+
+/// A file of variables: a regular one, and no longer than a config file may be. What stands behind a name may be a pipe
+/// that never ends.
+fn env_file(path: &Path) -> std::io::Result<String> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    if about.len() > MAX_FILE {
+        return Err(std::io::Error::other(format!("larger than {}", Size::of(MAX_FILE))));
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// The bytes of a config file.
@@ -171,33 +240,22 @@ pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     files::read(path, MAX_FILE)
 }
 
-/// Reads the text of a config file. `name` is what the faults call it; `environment` is where variables come from.
+/// Reads the text of a config file. `name` is what the faults call it, and says by its ending whether it is TOML;
+/// `environment` is where variables come from. Files that it names are not looked at.
 ///
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(name: &str, text: &str, environment: &Environment<'_>) -> Result<Config, Faults> {
-    if text.len() as u64 > MAX_FILE {
-        return Err(Faults::whole(name, format!("the file is larger than {}", Size::of(MAX_FILE)), ""));
-    }
-    // Some editors put a byte-order mark before the text.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let inquest = inquest::Inquest::new(source::Source::new(text));
-    let root = match plant::plant(inquest.source(), text) {
-        Ok((Some(root), wrongs)) => {
-            inquest.blot(mask::secrets(&root, inquest.source()));
-            wrongs.into_iter().for_each(|wrong| inquest.wrong(wrong));
-            root
-        }
-        Ok((None, _)) => return Err(Faults::whole(name, "the file is empty", MINIMUM)),
-        Err(wrong) => {
-            inquest.torn(wrong);
-            return inquest.close(name, None);
-        }
-    };
-    inquest.fill(&root, environment);
-    let config = file::config(&inquest::Spot::root(&inquest, &root));
-    let config = inquest.close(name, config)?;
-    Ok(Config { hash: hash(text), ..config })
+    read::read(name, text, Outside { environment, files: None, folder: None }).config
+}
+
+/// The text of a config file in our words, as YAML, and what it says. Arguments as those of [`parse`].
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn canonical(name: &str, text: &str, environment: &Environment<'_>) -> Result<(Config, String), Faults> {
+    let outside = Outside { environment, files: None, folder: None };
+    written(name, read::read(name, text, outside), outside)
 }
 
 impl Config {

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::env::Environment;
 use super::inquest::{Inquest, Spot};
 use super::tree::Value;
-use super::{Config, Listen, plant, source};
+use super::{Config, Listen, read, source};
 
 /// A listener that answers `/health`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +28,14 @@ impl Operator {
     /// What a file says, if that much of it can be read.
     pub fn of_file(file: &Path) -> Option<Self> {
         let text = String::from_utf8(super::read(file).ok()?).ok()?;
-        Self::of_text(&text, &|variable| std::env::var(variable).ok())
+        let name = file.display().to_string();
+        Self::of_text(&name, &text, &|variable| std::env::var(variable).ok())
     }
 
-    fn of_text(text: &str, environment: &Environment<'_>) -> Option<Self> {
+    fn of_text(name: &str, text: &str, environment: &Environment<'_>) -> Option<Self> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let inquest = Inquest::new(source::Source::new(text));
-        let (root, _) = plant::plant(inquest.source(), text).ok()?;
+        let inquest = Inquest::new(source::Source::new(text), None);
+        let (root, _) = read::tree(name, inquest.source(), text).ok()?;
         let root = root?;
         inquest.fill(&root, environment);
         let root = Spot::root(&inquest, &root);
@@ -67,7 +68,7 @@ mod tests {
     #[test]
     fn it_is_found_in_a_file_that_is_faulty_elsewhere() {
         let of = |text: &str| {
-            let found = Operator::of_text(text, &|name| (name == "PORT").then(|| "81".to_owned()))?;
+            let found = Operator::of_text("c", text, &|name| (name == "PORT").then(|| "81".to_owned()))?;
             Some((found.address.to_string(), found.tls))
         };
         let is = |address: &str, tls| Some((address.to_owned(), tls));

@@ -1,15 +1,16 @@
 //! A server as it is written in the file. What may stand beside what is checked in `fit.rs`.
 //!
-//! The block is the one that Claude Desktop, Cursor and VS Code read, so that it can be pasted. Their keys that
-//! mean nothing to a gateway are listed here and ignored; any other unknown key is a fault.
+//! The block is the one that Claude Desktop, Cursor and VS Code read, so that it can be pasted; what other programs write
+//! otherwise is translated before (`dialect`). Any key that is unknown here is a fault.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::dialect;
 use super::globs::Globs;
 use super::inquest::Spot;
 use super::names::{Name, Prefix, ServerName, ToolName};
@@ -43,7 +44,8 @@ use super::url::Url;
         {"required": ["url", "urls"]},
     ]}),
     extend("dependentRequired" = {
-        "args": ["command"], "env": ["command"], "cwd": ["command"], "audience": ["credentials"],
+        "args": ["command"], "env": ["command"], "cwd": ["command"], "envFile": ["command"], "env_pass": ["command"],
+        "audience": ["credentials"],
         "balance": ["urls"],
     }),
     extend("dependentSchemas" = {
@@ -64,6 +66,12 @@ pub(super) struct Written {
     /// What the program's environment has beside or instead of the gateway's.
     #[serde(default)]
     pub(super) env: BTreeMap<String, Secret>,
+    /// A file of variables for its environment, `NAME=value` a line; `env` goes before it.
+    #[serde(rename = "envFile")]
+    pub(super) env_file: Option<String>,
+    /// Variables of the gateway's environment that it gets beside the usual ones.
+    #[serde(default)]
+    pub(super) env_pass: Vec<String>,
     /// The directory that the program starts in.
     pub(super) cwd: Option<String>,
     /// Where the server listens: streamable HTTP.
@@ -181,13 +189,15 @@ impl Written {
     /// The server, or `None` if it is switched off or not to be understood, which has been reported then.
     pub(super) fn server(self, name: &ServerName, spot: &Spot<'_>) -> Option<Server> {
         self.check(spot);
+        let env = self.variables(spot);
         let urls = self.urls.or_else(|| self.url.map(|url| vec![url])).filter(|urls| !urls.is_empty());
         let kind = match (self.builtin, self.command, urls) {
             (Some(builtin), None, None) => Kind::Builtin(builtin),
             (None, Some(command), None) => Kind::Stdio {
                 command,
                 args: self.args.iter().map(|arg| arg.expose().to_owned()).collect(),
-                env: self.env,
+                env,
+                env_pass: self.env_pass,
                 cwd: self.cwd.map(PathBuf::from),
             },
             (None, None, Some(urls)) => Kind::Http {
@@ -226,6 +236,44 @@ impl Written {
             ..server
         };
         Some(server).filter(|_| !self.disabled)
+    }
+}
+
+impl Written {
+    /// What stands in its file of variables and in `env`, which goes before.
+    fn variables(&self, spot: &Spot<'_>) -> BTreeMap<String, Secret> {
+        let mut env = self.env.clone();
+        let (Some(path), Some(spot)) = (&self.env_file, spot.child("envFile")) else { return env };
+        let text = match spot.inquest.file(Path::new(path)).filter(|_| !self.disabled) {
+            None => return env,
+            Some(Ok(text)) => text,
+            // It may only be there where the gateway runs.
+            Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                let text = format!("{}: there is no such file, so its variables are missing", spot.path);
+                spot.inquest.note(&spot.node.bytes, text, true);
+                return env;
+            }
+            Some(Err(error)) => {
+                spot.refuse(
+                    format!("cannot be read: {error}"),
+                    "expected a file of variables, `NAME=value` a line",
+                );
+                return env;
+            }
+        };
+        match dialect::dotenv(&text) {
+            Ok(found) if found.values().any(|value| value.contains('\0')) => {
+                spot.refuse("that file holds a zero byte", "no program can be given one");
+            }
+            Ok(found) => found.into_iter().for_each(|(name, value)| {
+                env.entry(name).or_insert_with(|| Secret::new(value));
+            }),
+            Err(line) => spot.refuse(
+                format!("line {line} of that file is no variable"),
+                "expected `NAME=value`, a comment with `#` or nothing",
+            ),
+        }
+        env
     }
 }
 

@@ -34,13 +34,19 @@ impl Wrong {
 }
 
 /// Reads the file. `Ok(None)` is a file without a value; the list holds what is wrong with the YAML beside that.
-/// `Err` is a file that cannot be understood past this point.
-pub(super) fn plant(source: &Source<'_>, text: &str) -> Result<(Option<Rc<Node>>, Vec<Wrong>), Wrong> {
+/// `Err` is a file that cannot be understood past this point. `shift` bytes stand before the text that the source does
+/// not have.
+pub(super) fn plant(
+    source: &Source<'_>,
+    text: &str,
+    shift: usize,
+) -> Result<(Option<Rc<Node>>, Vec<Wrong>), Wrong> {
     let mut options =
         granit_parser::options! { flow_nesting_limit: MAX_DEPTH, block_nesting_limit: MAX_DEPTH };
     options.set_emit_comments(false);
     let events = Parser::new_from_str_with_options(text, options);
-    let mut gardener = Gardener { source, events, anchors: HashMap::new(), weight: 0, wrong: Vec::new() };
+    let (anchors, wrong) = Default::default();
+    let mut gardener = Gardener { source, events, shift, anchors, weight: 0, wrong };
     let root = gardener.document()?;
     Ok((root, gardener.wrong))
 }
@@ -48,6 +54,7 @@ pub(super) fn plant(source: &Source<'_>, text: &str) -> Result<(Option<Rc<Node>>
 struct Gardener<'s, 't> {
     source: &'s Source<'s>,
     events: Parser<'t, StrInput<'t>>,
+    shift: usize,
     anchors: HashMap<usize, Rc<Node>>,
     weight: usize,
     wrong: Vec<Wrong>,
@@ -72,7 +79,7 @@ impl<'t> Gardener<'_, 't> {
     fn next(&mut self) -> Result<Option<(Event<'t>, Bytes)>, Wrong> {
         match self.events.next_event() {
             None => Ok(None),
-            Some(Ok((event, mark))) => Ok(Some((event, bytes(mark)))),
+            Some(Ok((event, mark))) => Ok(Some((event, bytes(mark, self.shift)))),
             Some(Err(error)) => {
                 let at = self.source.byte(error.marker().line(), error.marker().col() + 1);
                 Err(syntax::wrong(&error, at, self.source))
@@ -258,8 +265,8 @@ impl<'t> Gardener<'_, 't> {
     }
 }
 
-fn bytes(mark: Mark) -> Bytes {
-    let at = |marker: granit_parser::Marker| marker.byte_offset().unwrap_or_default();
+fn bytes(mark: Mark, shift: usize) -> Bytes {
+    let at = |marker: granit_parser::Marker| marker.byte_offset().unwrap_or_default().saturating_sub(shift);
     at(mark.start)..at(mark.end).max(at(mark.start))
 }
 

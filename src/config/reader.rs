@@ -217,9 +217,13 @@ impl<'t> de::Deserializer<'t> for Reader<'_, 't> {
         visitor: V,
     ) -> Result<V::Value, Wrong> {
         for entry in self.0.node.entries() {
-            if !entry.is_faulty() && !keys.contains(&entry.key.as_str()) && !self.0.inquest.is_full() {
+            if entry.is_faulty() || keys.contains(&entry.key.as_str()) || self.0.inquest.is_full() {
+                continue;
+            }
+            let spot = self.0.under(entry);
+            if !self.0.inquest.passes_over(name, keys, &spot) {
                 let (message, expected, help) = later::unknown_key(name, keys, &entry.key);
-                self.0.under(entry).refuse_key(message, expected, help);
+                spot.refuse_key(message, expected, help);
             }
         }
         self.deserialize_map(visitor)

@@ -105,7 +105,7 @@ mod tests {
     fn the_full_example_has_every_key_of_the_schema() {
         let (mut wanted, mut found) = (BTreeSet::new(), BTreeSet::new());
         known(&schema(), &mut wanted);
-        let Ok((Some(root), _)) = plant::plant(&Source::new(FULL), FULL) else { panic!("not YAML") };
+        let Ok((Some(root), _)) = plant::plant(&Source::new(FULL), FULL, 0) else { panic!("not YAML") };
         written(&root, &mut found);
         let missing: Vec<_> = wanted.difference(&found).collect();
         assert!(missing.is_empty(), "{missing:?}");

@@ -126,6 +126,8 @@ pub enum Kind {
         args: Vec<String>,
         /// What its environment has beside or instead of the gateway's.
         env: BTreeMap<String, Secret>,
+        /// Variables of the gateway's environment that it gets beside the usual ones.
+        env_pass: Vec<String>,
         /// Where it starts; the gateway's own working directory if not set.
         cwd: Option<PathBuf>,
     },
@@ -342,11 +344,12 @@ impl fmt::Debug for Kind {
             Kind::Http { urls, headers } => {
                 f.debug_struct("Http").field("urls", urls).field("headers", headers).finish()
             }
-            Kind::Stdio { command, args, env, cwd } => f
+            Kind::Stdio { command, args, env, env_pass, cwd } => f
                 .debug_struct("Stdio")
                 .field("command", command)
                 .field("args", &args.len())
                 .field("env", env)
+                .field("env_pass", env_pass)
                 .field("cwd", cwd)
                 .finish(),
         }

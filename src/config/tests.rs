@@ -34,7 +34,7 @@ fn a_block_of_claude_desktop_can_be_pasted_as_it_is() {
     );
     assert_eq!(config.servers.len(), 1);
     let server = &config.servers["filesystem"];
-    let Kind::Stdio { command, args, env, cwd } = &server.kind else { panic!("{server:?}") };
+    let Kind::Stdio { command, args, env, cwd, .. } = &server.kind else { panic!("{server:?}") };
     assert_eq!((command.as_str(), args.len(), cwd), ("npx", 3, &None));
     let env: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
     assert_eq!(env, [("DEBUG", "true"), ("LOG", "1"), ("MODE", "0755"), ("PORT", "8080")]);

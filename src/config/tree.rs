@@ -71,6 +71,11 @@ impl Node {
         self.entries().iter().find(|entry| entry.key == key)
     }
 
+    /// The text of a scalar, with its variables as they were written.
+    pub(super) fn raw(&self) -> Option<&str> {
+        if let Value::Scalar(scalar) = &self.value { Some(&scalar.raw) } else { None }
+    }
+
     /// What a person would call it.
     pub(super) fn kind(&self) -> &'static str {
         match &self.value {
@@ -103,6 +108,11 @@ impl Entry {
         self.faulty.get() || self.node.is_faulty()
     }
 
+    /// The key itself is not to be read, whatever stands under it.
+    pub(super) fn is_dropped(&self) -> bool {
+        self.faulty.get()
+    }
+
     pub(super) fn condemn(&self) {
         self.faulty.set(true);
     }
@@ -120,6 +130,11 @@ impl Scalar {
 
     pub(super) fn is_filled(&self) -> bool {
         self.filled.get().is_some()
+    }
+
+    /// Neither a number, a boolean nor nothing.
+    pub(super) fn is_text(&self) -> bool {
+        self.kind() == "a string"
     }
 
     /// By the core schema of YAML 1.2: `yes`, `no`, `on` and `off` are strings.

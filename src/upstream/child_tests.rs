@@ -777,6 +777,26 @@ for words in heard():
     unsafe { libc::close(leaked) };
 }
 
+#[test]
+fn the_readme_says_what_programs_get() {
+    let readme = include_str!("../../README.md");
+    let section = readme.split("### What programs get").nth(1).expect("the section is there");
+    let section = section.split("###").next().expect("it ends");
+    // What is in lower case is said in words.
+    let named: Vec<&str> = section
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+        .collect();
+    for name in super::process::INHERITED {
+        assert!(named.contains(&name.to_ascii_uppercase().as_str()), "{name}");
+    }
+    for name in named {
+        assert!(super::process::is_inherited(name.as_ref()), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_program_that_is_not_there_is_named() {
     let mut command = python("");

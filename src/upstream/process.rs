@@ -13,8 +13,33 @@ use std::{env, fmt, process};
 
 use tokio::sync::{oneshot, watch};
 
-/// What a process gets of the gateway's environment, besides `LC_*`; the gateway's secrets are there too.
-const INHERITED: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "SHELL", "TERM"];
+/// What a process gets of the gateway's environment, besides `LC_*`: where it is, and how it reaches what is outside. No more,
+/// for the gateway's own secrets are there too; `env_pass` names more.
+pub(super) const INHERITED: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+    "SHELL",
+    "TERM",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NODE_EXTRA_CA_CERTS",
+    "REQUESTS_CA_BUNDLE",
+    "DOCKER_HOST",
+    "KUBECONFIG",
+];
 
 #[derive(Clone)]
 pub struct Command {

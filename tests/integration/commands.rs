@@ -107,6 +107,8 @@ async fn tools_lists_what_a_client_would_see() {
     let names: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(names, ["demo__calculator", "demo__fail", "demo__say", "demo__sleep"], "{listed}");
     assert!(listed.contains("legacy,modern") && listed.contains("(there: echo)"), "{listed}");
+    let say = listed.lines().find(|line| line.starts_with("demo__say")).expect("it is listed");
+    assert!(say.contains("legacy,modern  (there: echo)  ") && say.split_whitespace().count() > 6, "{say}");
 
     let dead = format!("mcpServers:\n  gone: {{url: \"http://127.0.0.1:{}/mcp\"}}\n", free_port());
     let done = toolgate(folder_with(&dead).path(), &["tools"]).await;
@@ -129,10 +131,66 @@ async fn call_prints_the_result_or_says_why_there_is_none() {
     let done = call(&["demo__nothing"]).await;
     assert_eq!(done.status.code(), Some(1));
     assert!(err(&done).contains("Unknown tool: demo__nothing"), "{}", err(&done));
+    let done = call(&["demo__ecko"]).await;
+    assert_eq!(done.status.code(), Some(1));
+    assert!(err(&done).contains("has a tool `demo__ecko`; did you mean `demo__echo`?"), "{}", err(&done));
     for (bad, why) in [("{\"message\":", "not JSON"), ("[1]", "must be a JSON object")] {
         let done = call(&["demo__echo", bad]).await;
         assert_eq!(done.status.code(), Some(2));
         assert!(err(&done).contains(why), "{}", err(&done));
+    }
+}
+
+#[tokio::test]
+async fn explain_asks_the_one_server_whether_there_is_such_a_thing() {
+    // The other is never started: it would leave its mark.
+    let folder = folder_with(
+        "mcpServers:\n  demo: {builtin: demo}\n  gone: {command: \"false\"}\n  marks: {command: touch, args: [mark]}\n",
+    );
+    for (line, code, words) in [
+        ("tools/call demo__echo", 0, "note      the server `demo` has it"),
+        (
+            "tools/call demo__ecko",
+            1,
+            "but no server that is connected has a tool `demo__ecko`; did you mean `demo__echo`?",
+        ),
+        (
+            "tools/call dmo__echo",
+            1,
+            "but no server has a tool whose name begins like `dmo__echo`; did you mean `demo__echo`?",
+        ),
+        ("prompts/get demo__echo", 1, "but no server that is connected has a prompt `demo__echo`"),
+        (
+            "tools/call gone__x",
+            0,
+            "note      not connected: gone, so whether there is such a thing is not known",
+        ),
+        ("--offline tools/call demo__ecko", 0, "note      servers were not asked"),
+    ] {
+        let words_of: Vec<&str> = std::iter::once("explain").chain(line.split(' ')).collect();
+        let done = toolgate(folder.path(), &words_of).await;
+        assert_eq!(done.status.code(), Some(code), "{line}: {}{}", out(&done), err(&done));
+        assert!(out(&done).contains(words), "{line}: {}", out(&done));
+        assert_eq!(out(&done).contains("verdict   the call passes"), code == 0, "{line}: {}", out(&done));
+    }
+    assert!(!folder.path().join("mark").exists());
+}
+
+#[tokio::test]
+async fn check_warns_of_what_will_not_work_here() {
+    let folder = folder_with(
+        "mcpServers:\n  demo: {builtin: demo}\n  a: {command: no-such-program-at-all, env_pass: [NO_SUCH_VARIABLE]}\n  \
+         b: {command: sh, cwd: /no/such/folder}\ntoolsets: {set: {tools: [\"dmo__*\"]}}\n",
+    );
+    let done = toolgate(folder.path(), &["check"]).await;
+    assert_eq!(done.status.code(), Some(0), "{}", err(&done));
+    for words in [
+        "warning: mcpServers.a.command: there is no program `no-such-program-at-all` on PATH",
+        "warning: mcpServers.a.env_pass: the variable `NO_SUCH_VARIABLE` is not set here",
+        "warning: mcpServers.b.cwd: there is no folder `/no/such/folder`",
+        "warning: toolsets.set.tools: no server's tools fit `dmo__*`",
+    ] {
+        assert!(out(&done).contains(words), "{words}: {}", out(&done));
     }
 }
 

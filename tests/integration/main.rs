@@ -15,6 +15,8 @@ mod config_faults;
 mod conformance;
 mod conformance_client;
 mod container;
+#[path = "../dialects/mod.rs"]
+mod dialects;
 mod events;
 mod fake;
 mod federation;
@@ -31,6 +33,7 @@ mod load;
 mod log;
 mod losses;
 mod net;
+mod pasted;
 mod patience;
 mod pools;
 mod process;

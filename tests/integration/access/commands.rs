@@ -43,7 +43,7 @@ rate_limits:
 /// The walk of a call, and how it ended. The words are parted by spaces, so that a line can be written here.
 async fn explain(line: &str) -> (i32, String) {
     let folder = folder_with(POLICY);
-    let words: Vec<&str> = std::iter::once("explain").chain(line.split(' ')).collect();
+    let words: Vec<&str> = ["explain", "--offline"].into_iter().chain(line.split(' ')).collect();
     let done = toolgate(folder.path(), &words).await;
     (done.status.code().expect("it ends by itself"), out(&done) + &err(&done))
 }

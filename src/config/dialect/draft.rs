@@ -1,0 +1,117 @@
+//! A server on its way from the words of another program to ours: its entries, and how one becomes another.
+//!
+//! Keys and values keep their places in the file, so that whatever is wrong with them later is told where it stands.
+
+use std::rc::Rc;
+
+use super::Reading;
+use crate::config::source::Bytes;
+use crate::config::tree::{Entry, Node, Scalar, Value};
+
+pub(super) struct Draft<'r, 'i> {
+    pub reading: &'r Reading<'i>,
+    /// As it will be called.
+    pub name: String,
+    pub entries: Vec<Entry>,
+    pub changed: bool,
+}
+
+impl Draft<'_, '_> {
+    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.key == key && !entry.node.is_null())
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entry(key).is_some()
+    }
+
+    /// The plain text under a key.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        self.entry(key)?.node.raw()
+    }
+
+    /// Takes an entry out of it; one without a value counts as one that is not there.
+    pub(super) fn take(&mut self, key: &str) -> Option<Entry> {
+        let at = self.entries.iter().position(|entry| entry.key == key)?;
+        self.changed = true;
+        let entry = self.entries.remove(at);
+        (!entry.node.is_null()).then_some(entry)
+    }
+
+    /// Puts a value under a key, with the place of what it comes from. What stands there already is a fault.
+    pub(super) fn put(&mut self, key: &str, from: &Entry, node: Rc<Node>) {
+        self.changed = true;
+        if let Some(there) = self.entry(key) {
+            if same(&there.node, &node) {
+                return;
+            }
+            let message = format!("{}.{}: stands beside `{key}`, which says the same", self.path(), from.key);
+            self.reading.fault(&from.key_bytes, message, "remove one of the two");
+            return;
+        }
+        self.entries.retain(|entry| entry.key != key);
+        self.entries.push(Entry::new(key.to_owned(), from.key_bytes.clone(), node));
+    }
+
+    /// Puts further entries into the mapping under a key; those that are there stay.
+    pub(super) fn merge(&mut self, key: &str, from: &Entry, more: Vec<Entry>) {
+        self.changed = true;
+        let old = self.take(key);
+        let (mut entries, key_bytes, bytes) = match &old {
+            Some(old) if matches!(old.node.value, Value::Map(_)) => {
+                (old.node.entries().to_vec(), old.key_bytes.clone(), old.node.bytes.clone())
+            }
+            Some(old) => return self.put(key, from, Rc::clone(&old.node)),
+            None => (Vec::new(), from.key_bytes.clone(), from.node.bytes.clone()),
+        };
+        for entry in more {
+            if !entries.iter().any(|there| there.key.eq_ignore_ascii_case(&entry.key)) {
+                entries.push(entry);
+            }
+        }
+        let node = Rc::new(Node::new(bytes, Value::Map(entries)));
+        self.entries.push(Entry::new(key.to_owned(), key_bytes, node));
+    }
+
+    /// `from` is only another word for `to`.
+    pub(super) fn rename(&mut self, from: &str, to: &str) -> bool {
+        let Some(entry) = self.take(from) else { return false };
+        self.reading.renamed(&entry, to, &self.name);
+        self.put(to, &entry, Rc::clone(&entry.node));
+        true
+    }
+
+    /// Where it stands, as faults say it.
+    pub(super) fn path(&self) -> String {
+        format!("mcpServers.{}", self.name)
+    }
+}
+
+/// A new scalar in the place of a value.
+pub(super) fn scalar(at: &Node, text: impl Into<String>, plain: bool) -> Rc<Node> {
+    Rc::new(Node::new(at.bytes.clone(), Value::Scalar(Scalar::new(text.into(), plain))))
+}
+
+/// A text that stands at these bytes, of a key for example.
+pub(super) fn scalar_at(bytes: &Bytes, text: &str) -> Rc<Node> {
+    Rc::new(Node::new(bytes.clone(), Value::Scalar(Scalar::new(text.to_owned(), false))))
+}
+
+pub(super) fn list(at: &Node, items: Vec<Rc<Node>>) -> Rc<Node> {
+    Rc::new(Node::new(at.bytes.clone(), Value::List(items)))
+}
+
+pub(super) fn map(at: &Node, entries: Vec<Entry>) -> Rc<Node> {
+    Rc::new(Node::new(at.bytes.clone(), Value::Map(entries)))
+}
+
+fn same(a: &Node, b: &Node) -> bool {
+    match (&a.value, &b.value) {
+        (Value::Scalar(a), Value::Scalar(b)) => a.raw == b.raw,
+        (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Map(a), Value::Map(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.key == b.key && same(&a.node, &b.node))
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,114 @@
+//! JSON as editors write it: with comments, trailing commas and tabs.
+//!
+//! YAML reads JSON, but not its comments, and refuses some tabs. Both are replaced by blanks, byte by byte, so that all
+//! places stay. Only what cannot be anything but JSON is touched: a file in which a word stands without quotes is YAML, where
+//! `//` is a part of a URL.
+
+/// The text without comments and tabs outside of strings; `None` if there are none, or if it is not JSON.
+pub(in crate::config) fn plain(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let mut out = bytes.to_vec();
+    let (mut at, mut changed, mut first) = (0, false, true);
+    while let Some(byte) = bytes.get(at) {
+        let rest = &bytes[at..];
+        let len = match byte {
+            b' ' | b'\n' | b'\r' => 1,
+            b'\t' => blank(&mut out[at..=at], &mut changed),
+            b'/' if rest.starts_with(b"//") => {
+                let end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+                blank(&mut out[at..at + end], &mut changed)
+            }
+            b'/' if rest.starts_with(b"/*") => {
+                let end = memchr::memmem::find(&rest[2..], b"*/")? + 4;
+                blank(&mut out[at..at + end], &mut changed)
+            }
+            // A comment of YAML may stand before it all.
+            b'#' if first => memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len()),
+            b'{' | b'[' | b'"' if first => {
+                first = false;
+                if *byte == b'"' { string(rest)? } else { 1 }
+            }
+            _ if first => return None,
+            b'{' | b'}' | b'[' | b']' | b':' | b',' => 1,
+            b'"' => string(rest)?,
+            _ => word(rest)?,
+        };
+        at += len;
+    }
+    let out = String::from_utf8(out).expect("whole comments and tabs became blanks");
+    (changed && !first).then_some(out)
+}
+
+/// Whether the text begins as a list of JSON members does, without a brace around them.
+pub(in crate::config) fn is_bare(text: &str) -> bool {
+    let mut lines =
+        text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.next().is_some_and(|line| line.starts_with('"'))
+}
+
+/// Overwrites all but line breaks; their number and width stay.
+fn blank(bytes: &mut [u8], changed: &mut bool) -> usize {
+    bytes.iter_mut().filter(|byte| !matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    *changed = true;
+    bytes.len()
+}
+
+/// The length of the string that begins here.
+fn string(bytes: &[u8]) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        match bytes.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            b'\n' | b'\r' => return None,
+            _ => at += 1,
+        }
+    }
+}
+
+/// The length of a number or of one of JSON's three words.
+fn word(bytes: &[u8]) -> Option<usize> {
+    let end = bytes.iter().position(|byte| !(byte.is_ascii_alphanumeric() || b"+-._".contains(byte)));
+    let word = &bytes[..end.unwrap_or(bytes.len())];
+    let number = word.first().is_some_and(|byte| byte.is_ascii_digit() || *byte == b'-');
+    (number || [&b"true"[..], b"false", b"null"].contains(&word)).then_some(word.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_and_tabs_of_json_become_blanks_of_the_same_width() {
+        for (text, wanted) in [
+            ("// a\n{\"b\": 1} // c", "    \n{\"b\": 1}     "),
+            ("{/* a\n é */\"b\": \"//\"}", "{    \n      \"b\": \"//\"}"),
+            (
+                "{\"a\": \"\\\"//\", // x\r\n\t\"b\": [1, -2.5e3,]}",
+                "{\"a\": \"\\\"//\",     \r\n \"b\": [1, -2.5e3,]}",
+            ),
+            ("\"a\": {}, // b", "\"a\": {},     "),
+            ("# a //\n{\"b\": 1} // c", "# a //\n{\"b\": 1}     "),
+        ] {
+            let plain = plain(text).expect(text);
+            assert_eq!((plain.as_str(), plain.len()), (wanted, text.len()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_yaml_is_left_alone() {
+        for text in [
+            "{\"a\": 1}",
+            "{a: http://b/c, // d\n}",
+            "{\"a\": http://b}",
+            "{'a': \"b\"} // c",
+            "a: 1 // b",
+            "{\"a\": \"b // c",
+            "{\"a\": 1} /* b",
+            "// a",
+            "",
+        ] {
+            assert_eq!(plain(text), None, "{text:?}");
+        }
+    }
+}

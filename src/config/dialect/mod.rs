@@ -1,0 +1,285 @@
+//! Files in the words of other programs: VS Code, Cursor, Codex, Gemini, Zed, Goose, OpenCode and those like them.
+//!
+//! The tree of the file is turned into the one that the file would have in our words, before anything of it is read. What is
+//! turned keeps its place, so that faults point at the file as it is. Each turn is noted, and nothing that says who may do
+//! what is dropped without a word. A file in our words comes out as it went in.
+//!
+//! Keys are looked at one by one, not the program that wrote them: people edit such files, and programs copy from each other.
+//! Only where a key means two things (a time without unit) it is asked whose file it is.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+mod bare;
+mod dotenv;
+mod draft;
+mod http;
+mod json;
+mod outer;
+mod server;
+mod slug;
+mod times;
+mod told;
+mod toml;
+mod tools;
+mod words;
+
+pub(super) use bare::Bare;
+use draft::Draft;
+use outer::{Block, OURS};
+use times::Unit;
+use told::ByKey;
+
+use super::env::Environment;
+use super::inquest::Inquest;
+use super::later;
+use super::source::Bytes;
+use super::tree::{Entry, Node, Value};
+
+pub(super) use self::dotenv::read as dotenv;
+pub(super) use self::json::{is_bare, plain};
+pub(super) use self::toml::{is_named as is_toml, plant as plant_toml};
+
+/// Keys of whole files that say nothing of servers; one of them is enough to know that another program wrote the file.
+const FOREIGN: [&str; 12] = [
+    "$schema",
+    "darkMode",
+    "globalShortcut",
+    "inputs",
+    "name",
+    "numStartups",
+    "preferences",
+    "scale",
+    "schema",
+    "theme",
+    "userID",
+    "version",
+];
+
+/// What is known of a file while its servers are translated, and what was found.
+pub(super) struct Reading<'i> {
+    inquest: &'i Inquest<'i>,
+    environment: &'i Environment<'i>,
+    /// Where the file lies.
+    folder: Option<String>,
+    /// What a number without a unit is.
+    unit: Option<Unit>,
+    /// `$VAR` is a variable to the program that wrote the file.
+    expands: bool,
+    /// What VS Code would ask for, with what stands in for an answer.
+    inputs: Vec<(String, Option<String>)>,
+    renamed: ByKey<(String, String)>,
+    approvals: ByKey<String>,
+    foreign: Cell<bool>,
+}
+
+/// The tree in our words, and what the file was if it was only a piece of one.
+pub(super) fn translate(
+    root: &Rc<Node>,
+    inquest: &Inquest<'_>,
+    environment: &Environment<'_>,
+    folder: Option<String>,
+) -> (Rc<Node>, Option<Bare>) {
+    let (whole, bare) = bare::wrap(root);
+    let blocks = outer::blocks(&whole);
+    let servers: Vec<&Node> = blocks.iter().flat_map(|block| maps(&block.node)).collect();
+    let unit = blocks.first().and_then(|block| times::unit(&block.path, &servers));
+    let any = |keys: &[&str]| servers.iter().any(|node| keys.iter().any(|key| node.entry(key).is_some()));
+    let listed = servers.iter().filter_map(|node| node.entry("tools"));
+    let copilot = listed.into_iter().any(|tools| matches!(tools.node.value, Value::List(_)));
+    let crush = blocks.iter().any(|block| block.path == "mcp");
+    let reading = Reading {
+        inquest,
+        environment,
+        folder,
+        unit,
+        expands: copilot || crush || any(&["httpUrl", "trust", "includeTools", "excludeTools"]),
+        inputs: inputs(&whole),
+        renamed: RefCell::default(),
+        approvals: RefCell::default(),
+        foreign: Cell::new(false),
+    };
+    let translated = reading.file(&whole, &blocks);
+    reading.tell();
+    (translated.unwrap_or(whole), bare)
+}
+
+/// The servers of a block.
+fn maps(block: &Node) -> impl Iterator<Item = &Node> {
+    let entries = block.entries().iter().map(|entry| &*entry.node);
+    entries.chain(block.items().iter().map(|item| &**item))
+}
+
+/// `inputs: [{id, default}]` of VS Code.
+fn inputs(root: &Node) -> Vec<(String, Option<String>)> {
+    let inner = root.entry("mcp").and_then(|mcp| mcp.node.entry("inputs"));
+    let Some(inputs) = root.entry("inputs").or(inner) else { return Vec::new() };
+    let input = |item: &Rc<Node>| {
+        let default = item.entry("default").and_then(|entry| entry.node.raw());
+        let default = default.filter(|default| !default.contains(['}', '$']));
+        Some((item.entry("id")?.node.raw()?.to_owned(), default.map(str::to_owned)))
+    };
+    inputs.node.items().iter().filter_map(input).collect()
+}
+
+impl Reading<'_> {
+    /// The file in our words; `None` if it was written in them.
+    fn file(&self, root: &Rc<Node>, blocks: &[Block]) -> Option<Rc<Node>> {
+        let mut servers: Vec<Entry> = Vec::new();
+        let mut changed = false;
+        if let [first, second, ..] = blocks
+            && first.path.contains('.')
+            && first.root == second.root
+        {
+            let message = format!(
+                "servers stand in several places: `{}`, `{}`",
+                shown(&first.path),
+                shown(&second.path)
+            );
+            self.fault(&second.key.key_bytes, message, "take the block that is meant into a file of its own");
+        }
+        for block in blocks {
+            if block.misspelt {
+                let message = format!("unknown key `{}`", block.path);
+                self.fault(&block.key.key_bytes, message, &format!("did you mean `{OURS}`?"));
+            }
+            let inside = block.root != block.path || block.key.key != OURS;
+            changed |= block.misspelt;
+            if !block.misspelt && (inside || !block.node.items().is_empty()) {
+                self.foreign.set(true);
+                changed = true;
+                let list = if block.node.items().is_empty() { "" } else { ", a list," };
+                if inside {
+                    self.note(&block.key.key_bytes, format!("`{}`{list} is read as `{OURS}`", block.path));
+                } else {
+                    self.note(
+                        &block.key.key_bytes,
+                        format!("the list `{OURS}` is read as a mapping of names to servers"),
+                    );
+                }
+            }
+            for (name, key_bytes, node) in self.named(block) {
+                let written = name.clone();
+                let (name, node, other) = self.server(name, &key_bytes, &node);
+                changed |= other;
+                if let Some(first) = servers.iter().find(|server| server.key == name) {
+                    let line = self.line(&first.key_bytes);
+                    let message = match written == name {
+                        true => format!("`{name}` is set twice"),
+                        false => {
+                            format!("`{}` would be called `{name}` here, and so is another", shown(&written))
+                        }
+                    };
+                    self.fault(&key_bytes, message, &format!("it was first set on line {line}"));
+                    continue;
+                }
+                servers.push(Entry::new(name, key_bytes, node));
+            }
+        }
+        self.switches(root, &mut servers, &mut changed);
+        let foreign = root.entries().iter().any(|entry| FOREIGN.contains(&entry.key.as_str()));
+        if self.foreign.get() || !blocks.is_empty() && foreign {
+            self.inquest.set_foreign();
+        }
+        let block = blocks.first().filter(|_| changed)?;
+        let bytes = block.node.bytes.clone();
+        let node = Rc::new(Node::new(bytes, Value::Map(servers)));
+        let ours = Entry::new(OURS.to_owned(), block.key.key_bytes.clone(), node);
+        let mut entries = Vec::new();
+        for entry in root.entries() {
+            let first = blocks.iter().position(|block| block.root == entry.key);
+            match first {
+                Some(0) => entries.push(ours.clone()),
+                Some(_) => {}
+                None => entries.push(entry.clone()),
+            }
+        }
+        Some(Rc::new(Node::new(root.bytes.clone(), Value::Map(entries))))
+    }
+
+    /// The servers of a block by their names, which in a list are among their keys.
+    fn named(&self, block: &Block) -> Vec<(String, Bytes, Rc<Node>)> {
+        let entries = block.node.entries().iter();
+        let mut named: Vec<_> = entries
+            .map(|entry| (entry.key.clone(), entry.key_bytes.clone(), Rc::clone(&entry.node)))
+            .collect();
+        for item in block.node.items() {
+            let keys = ["name", "id", "title"].into_iter();
+            let name = keys.filter_map(|key| item.entry(key)).find_map(|entry| entry.node.raw());
+            let name = name.map_or_else(|| bare::name(item), str::to_owned);
+            let entries = item.entries().iter().filter(|entry| entry.key != "name").cloned().collect();
+            named.push((
+                name,
+                item.bytes.clone(),
+                Rc::new(Node::new(item.bytes.clone(), Value::Map(entries))),
+            ));
+        }
+        named
+    }
+
+    /// A server in our words, its name, and whether anything changed.
+    fn server(&self, name: String, bytes: &Bytes, node: &Rc<Node>) -> (String, Rc<Node>, bool) {
+        let slug = slug::slug(&name);
+        let other = slug != name;
+        if other {
+            self.warn(
+                bytes,
+                format!(
+                    "the server `{}` is called `{slug}` here: names are letters, digits, `_` and `-`",
+                    shown(&name)
+                ),
+            );
+        }
+        if !matches!(node.value, Value::Map(_)) {
+            return (slug, Rc::clone(node), other);
+        }
+        let mut draft = Draft { reading: self, name: slug, entries: node.entries().to_vec(), changed: false };
+        if draft.entry("name").is_some_and(|label| label.node.raw().is_some()) {
+            draft.take("name");
+        }
+        server::translate(&mut draft);
+        tools::translate(&mut draft);
+        times::translate(&mut draft);
+        if draft.changed {
+            self.foreign.set(true);
+        }
+        words::translate(&mut draft);
+        let Draft { name, entries, changed, .. } = draft;
+        match changed {
+            true => (name, Rc::new(Node::new(node.bytes.clone(), Value::Map(entries))), true),
+            false => (name, Rc::clone(node), other),
+        }
+    }
+
+    /// Gemini's `mcp: {allowed, excluded}`, which says which of the servers are there at all.
+    fn switches(&self, root: &Node, servers: &mut [Entry], changed: &mut bool) {
+        let Some(mcp) = root.entry("mcp").filter(|_| root.entry(OURS).is_some()) else { return };
+        let names = |key: &str| {
+            let list = mcp.node.entry(key).filter(|entry| matches!(entry.node.value, Value::List(_)))?;
+            Some(list.node.items().iter().filter_map(|item| item.raw()).collect::<Vec<_>>())
+        };
+        let (allowed, excluded) = (names("allowed"), names("excluded").unwrap_or_default());
+        for server in servers {
+            let out = allowed.as_ref().is_some_and(|allowed| !allowed.contains(&server.key.as_str()))
+                || excluded.contains(&server.key.as_str());
+            if out {
+                let off = Entry::new(
+                    "disabled".into(),
+                    mcp.key_bytes.clone(),
+                    draft::scalar(&mcp.node, "true", true),
+                );
+                let others = server.node.entries().iter().filter(|entry| entry.key != "disabled").cloned();
+                let entries = others.chain([off]).collect();
+                let node = Rc::new(Node::new(server.node.bytes.clone(), Value::Map(entries)));
+                *server = Entry::new(server.key.clone(), server.key_bytes.clone(), node);
+                *changed = true;
+                self.foreign.set(true);
+            }
+        }
+    }
+}
+
+/// A name as it can be shown.
+fn shown(name: &str) -> String {
+    later::short(name)
+}

@@ -1,0 +1,133 @@
+//! Times without a unit: milliseconds to some programs, seconds to others.
+//!
+//! A number is read where it is certain whose file it is, or where its key names the unit; else both readings are told.
+
+use super::draft::{Draft, scalar};
+use crate::config::span::Span;
+use crate::config::tree::{Entry, Node};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Seconds,
+    Millis,
+}
+
+/// Keys that name their unit, and what they are here.
+const NAMED: [(&str, &str, Unit); 11] = [
+    ("tool_timeout_sec", "timeout", Unit::Seconds),
+    ("timeout_sec", "timeout", Unit::Seconds),
+    ("timeout_seconds", "timeout", Unit::Seconds),
+    ("timeoutSeconds", "timeout", Unit::Seconds),
+    ("timeout_ms", "timeout", Unit::Millis),
+    ("timeoutMs", "timeout", Unit::Millis),
+    ("startup_timeout_sec", START, Unit::Seconds),
+    ("startup_timeout_ms", START, Unit::Millis),
+    ("initTimeout", START, Unit::Millis),
+    ("connectionTimeout", START, Unit::Millis),
+    ("init_timeout", START, Unit::Seconds),
+];
+
+/// Times of a start.
+const START: &str = "startup_timeout";
+
+/// Times for what is not bounded by itself here.
+const UNREAD: [&str; 4] = ["sseReadTimeout", "sse_read_timeout", "readTimeout", "idleTimeout"];
+
+pub(super) fn translate(draft: &mut Draft<'_, '_>) {
+    if let Some(entry) = draft.entry("timeout").cloned()
+        && let Some(count) = number(&entry.node)
+    {
+        // More than a day of seconds is not taken anyway.
+        let only = (count > 86_400).then_some(Unit::Millis);
+        match only.or(draft.reading.unit.filter(|unit| fits(*unit, count))) {
+            Some(unit) => {
+                draft.take("timeout");
+                put(draft, "timeout", &entry, count, unit);
+            }
+            None => {
+                let message = format!("{}.timeout: a span of time without its unit", draft.path());
+                let expected = format!("write `{count}s` if seconds are meant, `{count}ms` if milliseconds");
+                draft.reading.fault(&entry.node.bytes, message, &expected);
+                entry.node.condemn();
+            }
+        }
+    }
+    for (key, to, unit) in NAMED {
+        let Some(entry) = draft.take(key) else { continue };
+        match number(&entry.node) {
+            _ if to == START => draft.reading.unread(&entry, &draft.name),
+            Some(count) => put(draft, to, &entry, count, unit),
+            None => {
+                let message = format!("{}.{key}: not a whole number", draft.path());
+                draft.reading.fault(
+                    &entry.node.bytes,
+                    message,
+                    &format!("expected one, or `{to}: 30s` in its place"),
+                );
+            }
+        }
+    }
+    for key in UNREAD {
+        if let Some(entry) = draft.take(key) {
+            draft.reading.unread(&entry, &draft.name);
+        }
+    }
+}
+
+fn put(draft: &mut Draft<'_, '_>, to: &str, entry: &Entry, count: u64, unit: Unit) {
+    let millis = match unit {
+        Unit::Seconds => count.saturating_mul(1_000),
+        Unit::Millis => count,
+    };
+    let text = Span::millis(millis).to_string();
+    draft.reading.note(
+        &entry.key_bytes,
+        format!("`{}: {count}` is read as `{to}: {text}` ({})", entry.key, draft.name),
+    );
+    draft.put(to, entry, scalar(&entry.node, text, true));
+}
+
+/// A whole number without a unit. Some TOML says `20.0`.
+fn number(node: &Node) -> Option<u64> {
+    let raw = node.raw()?;
+    raw.strip_suffix(".0").unwrap_or(raw).parse().ok()
+}
+
+/// Whether anybody would mean so long a time by it.
+fn fits(unit: Unit, count: u64) -> bool {
+    match unit {
+        Unit::Seconds => count <= 3_600,
+        Unit::Millis => count >= 1_000,
+    }
+}
+
+/// Whose file it is, as far as times go, by the keys that its servers have.
+pub(super) fn unit(block: &str, servers: &[&Node]) -> Option<Unit> {
+    let any = |keys: &[&str]| servers.iter().any(|node| keys.iter().any(|key| node.entry(key).is_some()));
+    let typed = |words: &[&str]| {
+        let types = servers.iter().filter_map(|node| node.entry("type")?.node.raw());
+        types.into_iter().any(|word| words.contains(&word))
+    };
+    let goose = block == "extensions" && any(&["cmd", "uri", "envs", "bundled"]);
+    let crush = block == "mcp" && typed(&["stdio", "http", "sse"]);
+    // Cline and Roo have at most an hour, in seconds; others with these keys mean milliseconds, and more of them.
+    let cline =
+        any(&["transportType", "watchPaths"]) || any(&["autoApprove", "alwaysAllow"]) && !any(&["trust"]);
+    let opencode = block == "mcp" && typed(&["local", "remote"]);
+    let gemini = any(&["httpUrl", "trust", "includeTools", "excludeTools", "authProviderType"]);
+    let librechat = any(&[
+        "initTimeout",
+        "serverInstructions",
+        "customUserVars",
+        "chatMenu",
+        "iconPath",
+        "requiresOAuth",
+    ]);
+    let seconds = goose || crush || cline;
+    let millis = opencode || gemini || librechat;
+    match (seconds, millis) {
+        (true, false) => Some(Unit::Seconds),
+        (false, true) => Some(Unit::Millis),
+        _ => None,
+    }
+}

@@ -1,0 +1,61 @@
+//! A TOML file as the same tree that a YAML file grows into.
+
+use std::rc::Rc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::plant::{MAX_DEPTH, Wrong};
+use crate::config::source::Bytes;
+use crate::config::tree::{Entry, Node, Scalar, Value};
+
+/// Whether a file with this name is TOML.
+pub(in crate::config) fn is_named(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case("toml"))
+}
+
+/// Reads the file; `Ok(None)` is one without a value.
+pub(in crate::config) fn plant(text: &str) -> Result<Option<Rc<Node>>, Wrong> {
+    let table = DeTable::parse(text).map_err(|error| {
+        let at = error.span().unwrap_or(0..0);
+        // The message speaks of what the grammar wants, not of what stands there.
+        Wrong::new(at, format!("not valid TOML: {}", error.message()), "")
+    })?;
+    let bytes = table.span();
+    let root = map(table.get_ref(), bytes, 0)?;
+    Ok((!root.entries().is_empty()).then(|| Rc::new(root)))
+}
+
+fn map(table: &DeTable<'_>, bytes: Bytes, depth: usize) -> Result<Node, Wrong> {
+    if depth > MAX_DEPTH {
+        return Err(Wrong::new(bytes, format!("nested more than {MAX_DEPTH} levels deep"), ""));
+    }
+    let mut entries = Vec::with_capacity(table.len());
+    for (key, value) in table.iter() {
+        let node = node(value, depth + 1)?;
+        entries.push(Entry::new(key.get_ref().clone().into_owned(), key.span(), Rc::new(node)));
+    }
+    // The crate sorts them by name.
+    entries.sort_by_key(|entry| entry.key_bytes.start);
+    Ok(Node::new(bytes, Value::Map(entries)))
+}
+
+fn node(value: &Spanned<DeValue<'_>>, depth: usize) -> Result<Node, Wrong> {
+    let bytes = value.span();
+    let scalar = |text: String, plain| Ok(Node::new(value.span(), Value::Scalar(Scalar::new(text, plain))));
+    match value.get_ref() {
+        DeValue::String(text) => scalar(text.clone().into_owned(), false),
+        DeValue::Integer(number) => scalar(number.to_string(), true),
+        DeValue::Float(number) => scalar(number.to_string(), true),
+        DeValue::Boolean(word) => scalar(word.to_string(), true),
+        DeValue::Datetime(time) => scalar(time.to_string(), false),
+        DeValue::Array(items) => {
+            if depth > MAX_DEPTH {
+                return Err(Wrong::new(bytes, format!("nested more than {MAX_DEPTH} levels deep"), ""));
+            }
+            let items = items.iter().map(|item| node(item, depth + 1).map(Rc::new));
+            Ok(Node::new(bytes, Value::List(items.collect::<Result<_, _>>()?)))
+        }
+        DeValue::Table(table) => map(table, bytes, depth),
+    }
+}

@@ -1,0 +1,117 @@
+//! Patterns that no server fits: most often a server was renamed, or its name is misspelt.
+//!
+//! Which tools a server has is not known here, only how their federated names begin. A pattern is told of if no name that begins
+//! so could fit it; where a server has no prefix, any could.
+
+use super::{Config, Globs, Pattern};
+
+impl Config {
+    /// One sentence for each such pattern.
+    pub fn unfitting(&self) -> Vec<String> {
+        if self.servers.is_empty() {
+            return Vec::new();
+        }
+        let mut told = Vec::new();
+        for (name, toolset) in &self.toolsets {
+            for pattern in toolset.tools.patterns().iter().filter(|pattern| !self.may_fit(pattern)) {
+                told.push(format!(
+                    "toolsets.{name}.tools: no server's tools fit `{pattern}`{}",
+                    self.begin()
+                ));
+            }
+        }
+        let mut look = |path: String, patterns: &[Pattern]| {
+            for pattern in patterns.iter().filter(|pattern| !self.may_fit(&pattern.text)) {
+                let Pattern { text, line } = pattern;
+                told.push(format!(
+                    "{path} (line {line}): no server's tools or prompts fit `{text}`{}",
+                    self.begin()
+                ));
+            }
+        };
+        let rbac = self.rbac.iter();
+        for (name, role) in rbac.clone().flat_map(|rbac| &rbac.roles) {
+            for (word, lists) in [("allow", &role.allow), ("deny", &role.deny)] {
+                look(format!("rbac.roles.{name}.{word}.tools"), &lists.tools);
+                look(format!("rbac.roles.{name}.{word}.prompts"), &lists.prompts);
+            }
+        }
+        for (index, need) in rbac.clone().flat_map(|rbac| &rbac.scopes).enumerate() {
+            look(format!("rbac.scopes[{index}].tools"), &need.matches.tools);
+            look(format!("rbac.scopes[{index}].prompts"), &need.matches.prompts);
+        }
+        for rule in self.rate_limits.iter().flat_map(|limits| &limits.rules) {
+            look(format!("rate_limits rule `{}`, match.tools", rule.name), &rule.match_.tools);
+            look(format!("rate_limits rule `{}`, match.prompts", rule.name), &rule.match_.prompts);
+        }
+        let mut look = |path: String, patterns: &[Pattern]| {
+            for Pattern { text, line } in patterns {
+                if Globs::of(text).is_some_and(|globs| !self.servers.keys().any(|name| globs.is_match(name)))
+                {
+                    told.push(format!("{path} (line {line}): no server that is switched on fits `{text}`"));
+                }
+            }
+        };
+        for (name, role) in rbac.clone().flat_map(|rbac| &rbac.roles) {
+            look(format!("rbac.roles.{name}.allow.servers"), &role.allow.servers);
+            look(format!("rbac.roles.{name}.deny.servers"), &role.deny.servers);
+        }
+        for (index, need) in rbac.flat_map(|rbac| &rbac.scopes).enumerate() {
+            look(format!("rbac.scopes[{index}].servers"), &need.matches.servers);
+        }
+        for rule in self.rate_limits.iter().flat_map(|limits| &limits.rules) {
+            look(format!("rate_limits rule `{}`, match.servers", rule.name), &rule.match_.servers);
+        }
+        told
+    }
+
+    fn may_fit(&self, pattern: &str) -> bool {
+        let literal = &pattern[..pattern.find(['*', '?', '[', '{', '\\']).unwrap_or(pattern.len())];
+        let whole = literal.len() == pattern.len();
+        self.servers.values().any(|server| {
+            let begin = format!("{}__", server.prefix);
+            server.prefix.is_empty() || literal.starts_with(&begin) || !whole && begin.starts_with(literal)
+        })
+    }
+
+    fn begin(&self) -> String {
+        let begin: Vec<String> =
+            self.servers.values().take(8).map(|server| format!("`{}__`", server.prefix)).collect();
+        format!("; their names begin with {}", begin.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::parse;
+
+    #[test]
+    fn a_pattern_that_no_server_fits_is_told() {
+        let text = "mcpServers: {files: {builtin: demo}, web: {builtin: demo, prefix: search}}\n\
+                    toolsets: {a: {tools: [\"files__*\", \"web__x\", \"*\", \"{web,files}__a\", files]}}\n\
+                    rbac:\n  roles:\n    r: {allow: {tools: [\"fi*\", \"file_*\", \"search__[ab]\"], servers: [\"f*\", \"g*\"]},\n        \
+                    deny: {prompts: [\"fles__*\"]}}\n\
+                    rate_limits: {rules: [{name: n, key: [], limit: 1/1s, match: {tools: [\"web__*\"], servers: [\"w?b\"]}}]}\n";
+        let told = parse("c", text, &|_| None).unwrap_or_else(|faults| panic!("{faults}")).unfitting();
+        let begin = "; their names begin with `files__`, `search__`";
+        assert_eq!(
+            told,
+            [
+                format!("toolsets.a.tools: no server's tools fit `web__x`{begin}"),
+                format!("toolsets.a.tools: no server's tools fit `files`{begin}"),
+                format!(
+                    "rbac.roles.r.allow.tools (line 5): no server's tools or prompts fit `file_*`{begin}"
+                ),
+                format!(
+                    "rbac.roles.r.deny.prompts (line 6): no server's tools or prompts fit `fles__*`{begin}"
+                ),
+                format!(
+                    "rate_limits rule `n`, match.tools (line 7): no server's tools or prompts fit `web__*`{begin}"
+                ),
+                "rbac.roles.r.allow.servers (line 5): no server that is switched on fits `g*`".to_owned(),
+            ]
+        );
+        let open = "mcpServers: {files: {builtin: demo, prefix: \"\"}}\ntoolsets: {a: {tools: [x]}}\n";
+        assert!(parse("c", open, &|_| None).expect("good").unfitting().is_empty());
+    }
+}

@@ -66,7 +66,8 @@ pub(super) fn read(name: &str, text: &str, outside: Outside<'_>) -> Outcome {
         return failed(misnamed(name, &root, outside));
     }
     let folder = outside.folder.map(workspace);
-    let (root, bare) = dialect::translate(&planted, &inquest, outside.environment, folder);
+    let (root, bare) =
+        dialect::translate(&planted, &inquest, outside.environment, folder, dialect::scan(text).is_some());
     // What another program calls otherwise is secret all the same.
     let mut secrets = mask::secrets(&planted, inquest.source());
     secrets.extend(mask::secrets(&root, inquest.source()));
@@ -109,7 +110,7 @@ pub(super) fn tree(
 fn misnamed(name: &str, root: &Rc<Node>, outside: Outside<'_>) -> Faults {
     let text = "";
     let inquest = Inquest::new(Source::new(text), None);
-    let (root, _) = dialect::translate(root, &inquest, outside.environment, None);
+    let (root, _) = dialect::translate(root, &inquest, outside.environment, None, false);
     let servers = root.entries().iter().filter(|entry| entry.key == "mcpServers").cloned().collect();
     let (yaml, _) = print::masked(&Node::new(0..0, Value::Map(servers)));
     let help = format!("give the file a name that ends with .toml, or write it as YAML:\n{yaml}");

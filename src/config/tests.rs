@@ -178,10 +178,10 @@ fn what_cannot_be_read_is_a_fault_too() {
     assert!(faults.to_string().contains(" --> no/such/file.yaml\n"), "{faults}");
 }
 
-/// Cut, doubled and swapped pieces of the full example: whatever comes of it, there is an answer.
+/// Cut, doubled and swapped pieces of good files: whatever comes of it, there is an answer, and what is good can be written
+/// anew and says the same.
 #[test]
 fn torn_files_never_panic() {
-    let text = include_str!("../../conf/toolgate.yaml");
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut below = |bound: usize| {
         seed ^= seed << 13;
@@ -191,21 +191,38 @@ fn torn_files_never_panic() {
     };
     let pieces = [
         "{", "}", "[", "]", ":", "\n", "  ", "\"", "'", "&a ", "*a", "<<: ", "- ", "${", "é", "\t", "|", "#",
-        "\0", "!x ", "? ",
+        "\0", "!x ", "? ", ",", "//", "/*", "*/", "=", "$X", "~/", "{env:", "true", "null", "url", "command",
+        "tools",
     ];
-    for _ in 0..300 {
-        let mut torn: Vec<char> = text.chars().collect();
-        for _ in 0..1 + below(4) {
-            let at = below(torn.len());
-            match below(3) {
-                0 => drop(torn.drain(at..(at + below(40)).min(torn.len()))),
-                1 => drop(torn.splice(at..at, pieces[below(pieces.len())].chars())),
-                _ => torn.truncate(at.max(200)),
+    for (name, text, from, rounds) in [
+        ("torn.yaml", include_str!("../../conf/toolgate.yaml"), 200, 300),
+        ("torn.json", include_str!("../../tests/dialects/cline.json"), 0, 300),
+        ("torn.json", include_str!("../../tests/dialects/vscode.json"), 0, 300),
+        ("torn.json", include_str!("../../tests/dialects/zed-more.json"), 0, 300),
+        ("torn.json", include_str!("../../tests/dialects/bare-block.json"), 0, 300),
+        ("torn.yaml", include_str!("../../tests/dialects/goose.yaml"), 0, 300),
+        ("torn.yaml", include_str!("../../tests/dialects/continue.yaml"), 0, 300),
+        ("torn.toml", include_str!("../../tests/dialects/codex-more.toml"), 0, 300),
+    ] {
+        for _ in 0..rounds {
+            let mut torn: Vec<char> = text.chars().collect();
+            for _ in 0..1 + below(4) {
+                let at = below(torn.len().max(1)).min(torn.len());
+                match below(3) {
+                    0 => drop(torn.drain(at..(at + below(40)).min(torn.len()))),
+                    1 => drop(torn.splice(at..at, pieces[below(pieces.len())].chars())),
+                    _ => torn.truncate(at.max(from)),
+                }
             }
-        }
-        let torn: String = torn.into_iter().collect();
-        if let Err(faults) = parse("torn.yaml", &torn, &|_| None) {
-            assert!(!faults.list().is_empty() && !faults.to_string().is_empty());
+            let torn: String = torn.into_iter().collect();
+            let environment = |name: &str| (name.len() < 12).then(|| "x".to_owned());
+            match parse(name, &torn, &environment) {
+                Err(faults) => assert!(!faults.list().is_empty() && !faults.to_string().is_empty()),
+                Ok(_) => {
+                    let written = canonical(name, &torn, &environment);
+                    assert!(written.is_ok(), "{torn}\n{}", written.expect_err("it is not"));
+                }
+            }
         }
     }
 }

@@ -6,6 +6,11 @@
 
 /// The text without comments and tabs outside of strings; `None` if there are none, or if it is not JSON.
 pub(in crate::config) fn plain(text: &str) -> Option<String> {
+    scan(text).filter(|(_, changed)| *changed).map(|(plain, _)| plain)
+}
+
+/// The same and whether anything changed; `None` only if it is not JSON, as far as its words go.
+pub(in crate::config) fn scan(text: &str) -> Option<(String, bool)> {
     let bytes = text.as_bytes();
     let mut out = bytes.to_vec();
     let (mut at, mut changed, mut first) = (0, false, true);
@@ -36,7 +41,7 @@ pub(in crate::config) fn plain(text: &str) -> Option<String> {
         at += len;
     }
     let out = String::from_utf8(out).expect("whole comments and tabs became blanks");
-    (changed && !first).then_some(out)
+    (!first).then_some((out, changed))
 }
 
 /// Whether the text begins as a list of JSON members does, without a brace around them.

@@ -37,7 +37,7 @@ use super::source::Bytes;
 use super::tree::{Entry, Node, Value};
 
 pub(super) use self::dotenv::read as dotenv;
-pub(super) use self::json::{is_bare, plain};
+pub(super) use self::json::{is_bare, plain, scan};
 pub(super) use self::toml::{is_named as is_toml, plant as plant_toml};
 
 /// Keys of whole files that say nothing of servers; one of them is enough to know that another program wrote the file.
@@ -66,6 +66,8 @@ pub(super) struct Reading<'i> {
     unit: Option<Unit>,
     /// `$VAR` is a variable to the program that wrote the file.
     expands: bool,
+    /// So is `{env:VAR}`.
+    curly: bool,
     /// What VS Code would ask for, with what stands in for an answer.
     inputs: Vec<(String, Option<String>)>,
     renamed: ByKey<(String, String)>,
@@ -73,12 +75,14 @@ pub(super) struct Reading<'i> {
     foreign: Cell<bool>,
 }
 
-/// The tree in our words, and what the file was if it was only a piece of one.
+/// The tree in our words, and what the file was if it was only a piece of one. A file of `json` was written by a program, most
+/// often another one.
 pub(super) fn translate(
     root: &Rc<Node>,
     inquest: &Inquest<'_>,
     environment: &Environment<'_>,
     folder: Option<String>,
+    json: bool,
 ) -> (Rc<Node>, Option<Bare>) {
     let (whole, bare) = bare::wrap(root);
     let blocks = outer::blocks(&whole);
@@ -94,10 +98,11 @@ pub(super) fn translate(
         folder,
         unit,
         expands: copilot || crush || any(&["httpUrl", "trust", "includeTools", "excludeTools"]),
+        curly: crush,
         inputs: inputs(&whole),
         renamed: RefCell::default(),
         approvals: RefCell::default(),
-        foreign: Cell::new(false),
+        foreign: Cell::new(json),
     };
     let translated = reading.file(&whole, &blocks);
     reading.tell();

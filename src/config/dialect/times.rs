@@ -34,6 +34,14 @@ const START: &str = "startup_timeout";
 const UNREAD: [&str; 4] = ["sseReadTimeout", "sse_read_timeout", "readTimeout", "idleTimeout"];
 
 pub(super) fn translate(draft: &mut Draft<'_, '_>) {
+    // OpenCode's is only for the lists of a start.
+    let opencode = draft.reading.curly && draft.reading.unit == Some(Unit::Millis);
+    if opencode
+        && draft.entry("timeout").is_some_and(|entry| number(&entry.node).is_some())
+        && let Some(entry) = draft.take("timeout")
+    {
+        draft.reading.unread(&entry, &draft.name);
+    }
     if let Some(entry) = draft.entry("timeout").cloned()
         && let Some(count) = number(&entry.node)
     {

@@ -13,6 +13,9 @@ use crate::config::tree::{Entry, Node, Value};
 /// Programs to which `$VAR` and `~` are what they look like.
 const SHELLS: [&str; 8] = ["sh", "bash", "dash", "zsh", "fish", "cmd", "powershell", "pwsh"];
 
+/// How the names of secrets begin that Copilot's agent puts in their place.
+const COPILOT: &str = "COPILOT_MCP_";
+
 pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     let program = draft.text("command").and_then(|command| command.rsplit(['/', '\\']).next());
     let shell = program.is_some_and(|program| SHELLS.contains(&program.trim_end_matches(".exe")));
@@ -75,7 +78,7 @@ impl Words<'_, '_> {
 
     fn text(&self, raw: &str, node: &Node, path: bool) -> Option<String> {
         let home = raw == "~" || raw.starts_with("~/");
-        if !home && !raw.contains('$') {
+        if !home && !raw.contains(['$', '{']) && !raw.starts_with(COPILOT) {
             return None;
         }
         let mut text = raw.to_owned();
@@ -91,48 +94,111 @@ impl Words<'_, '_> {
                 ),
             );
         }
-        self.braces(&mut text, node);
+        let mut text = self.braces(&text, node);
+        self.curly(&mut text, node);
         self.bare(&mut text, node);
+        if text.starts_with(COPILOT) && is_variable(&text) && self.expands {
+            self.variable(&mut text, node);
+        }
         (text != raw).then_some(text)
     }
 
-    /// `${...}` that VS Code knows by itself.
-    fn braces(&self, text: &mut String, node: &Node) {
-        for (inside, ours) in [("userHome", "${HOME}"), ("pathSeparator", "/"), ("/", "/")] {
-            self.replace(text, inside, ours, node);
-        }
-        if let Some(folder) = self.reading.folder.as_deref()
-            && (self.reading.environment)("workspaceFolder").is_none()
-            && text.contains("${workspaceFolder}")
-            && !text.contains("$${workspaceFolder}")
-        {
-            *text = text.replace("${workspaceFolder}", folder);
-            self.reading.warn(
-                &node.bytes,
-                format!("`${{workspaceFolder}}` is read as the folder of this file ({})", self.server),
-            );
-        }
-        for (id, default) in &self.reading.inputs {
-            let written = format!("${{input:{id}}}");
-            if !text.contains(&written) {
+    /// `${...}` that other programs know by themselves.
+    fn braces(&self, text: &str, node: &Node) -> String {
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find("${") {
+            let (before, from) = rest.split_at(at);
+            out.push_str(before);
+            let double = from.starts_with("${{");
+            let (open, close) = if double { ("${{", "}}") } else { ("${", "}") };
+            let end = from.find(close).map(|end| end + close.len());
+            let Some(end) = end.filter(|_| !before.ends_with('$')) else {
+                out.push_str("${");
+                rest = &from[2..];
                 continue;
+            };
+            let written = &from[..end];
+            let inside = written[open.len()..end - close.len()].trim();
+            match self.ours(inside, double) {
+                Some(ours) => {
+                    let text = format!("`{written}` is read as `{ours}` ({})", self.server);
+                    self.reading.inquest.note(&node.bytes, text, inside.starts_with("workspace"));
+                    out.push_str(&ours);
+                }
+                None => out.push_str(written),
             }
-            let name = env::input(id);
-            self.reading.note(
-                &node.bytes,
-                format!("`{written}` is read from the environment as `{name}` ({})", self.server),
-            );
-            if let Some(default) = default {
-                *text = text.replace(&written, &format!("${{{name}:-{default}}}"));
+            if let Some(id) = inside.strip_prefix("input:") {
+                let id = id.split(":-").next().unwrap_or(id);
+                let text = format!(
+                    "`${{input:{id}}}` is read from the environment as `{}` ({})",
+                    env::input(id),
+                    self.server
+                );
+                self.reading.note(&node.bytes, text);
+            }
+            rest = &from[end..];
+        }
+        out.push_str(rest);
+        out
+    }
+
+    /// What a variable of another program is here; `None` if it is one of ours, or nobody knows.
+    fn ours(&self, inside: &str, double: bool) -> Option<String> {
+        if double {
+            // Continue's `${{ secrets.NAME }}`.
+            let name = inside.strip_prefix("secrets.").or(inside.strip_prefix("inputs."))?;
+            return is_variable(name).then(|| format!("${{{name}}}"));
+        }
+        let folder = || self.reading.folder.clone().filter(|_| (self.reading.environment)(inside).is_none());
+        match inside {
+            "userHome" => Some("${HOME}".into()),
+            "pathSeparator" | "/" => Some("/".into()),
+            "workspaceFolder" | "workspaceRoot" => folder(),
+            "workspaceFolderBasename" => folder()?.rsplit('/').next().map(str::to_owned),
+            _ => {
+                let id = inside.strip_prefix("input:")?;
+                let default = self.reading.inputs.iter().find(|(known, _)| known == id)?.1.as_ref()?;
+                Some(format!("${{{}:-{default}}}", env::input(id)))
             }
         }
     }
 
-    fn replace(&self, text: &mut String, inside: &str, ours: &str, node: &Node) {
-        let written = format!("${{{inside}}}");
-        if text.contains(&written) && !text.contains(&format!("${written}")) {
-            *text = text.replace(&written, ours);
-            self.reading.note(&node.bytes, format!("`{written}` is read as `{ours}` ({})", self.server));
+    /// OpenCode's `{env:NAME}` and `{file:PATH}`, LibreChat's `{{NAME}}`.
+    fn curly(&self, text: &mut String, node: &Node) {
+        while let Some(at) = text.find("{env:").filter(|at| self.reading.curly && !text[..*at].ends_with('$'))
+        {
+            let Some(end) = text[at..].find('}').map(|end| at + end) else { return };
+            let name = text[at + "{env:".len()..end].to_owned();
+            text.replace_range(at..=end, &format!("${{{name}}}"));
+            self.reading
+                .note(&node.bytes, format!("`{{env:{name}}}` is read as `${{{name}}}` ({})", self.server));
+        }
+        if text.contains("{file:") && self.reading.curly {
+            let text =
+                format!("`{{file:...}}` is passed on as it stands ({}): no file is read for it", self.server);
+            self.reading.warn(&node.bytes, text);
+        }
+        let word = |text: &str| is_variable(text) && !text.contains(|c: char| c.is_ascii_lowercase());
+        let inside = text.split("{{").skip(1).filter_map(|rest| rest.split("}}").next());
+        for name in inside.filter(|name| word(name)) {
+            let text = format!(
+                "`{{{{{name}}}}}` is passed on as it stands ({}): nobody fills it in here",
+                self.server
+            );
+            self.reading.warn(&node.bytes, text);
+        }
+    }
+
+    /// A text that is the name of a secret where the file comes from.
+    fn variable(&self, text: &mut String, node: &Node) {
+        if (self.reading.environment)(text).is_some() {
+            self.reading.note(&node.bytes, format!("`{text}` is read as `${{{text}}}` ({})", self.server));
+            *text = format!("${{{text}}}");
+        } else {
+            let words =
+                format!("`{text}` is passed on as it stands ({}): there is no such variable", self.server);
+            self.reading.warn(&node.bytes, words);
         }
     }
 

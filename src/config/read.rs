@@ -103,6 +103,12 @@ pub(super) fn tree(
             return Ok(planted);
         }
     }
+    if planted.is_err()
+        && let Some(loose) = dialect::loose(text)
+        && let Ok(planted) = plant::plant(source, &loose, 0)
+    {
+        return Ok(planted);
+    }
     planted
 }
 

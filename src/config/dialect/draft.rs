@@ -53,7 +53,24 @@ impl Draft<'_, '_> {
         self.entries.push(Entry::new(key.to_owned(), from.key_bytes.clone(), node));
     }
 
-    /// Puts further entries into the mapping under a key; those that are there stay.
+    /// Takes a mapping out; what is none stays, and is told as an unknown key.
+    pub(super) fn take_map(&mut self, key: &str) -> Option<Entry> {
+        let is_map = matches!(self.entry(key)?.node.value, Value::Map(_));
+        if is_map { self.take(key) } else { None }
+    }
+
+    /// Takes a list out; what is none is a fault.
+    pub(super) fn take_list(&mut self, key: &str) -> Option<Entry> {
+        let entry = self.take(key)?;
+        if matches!(entry.node.value, Value::List(_)) {
+            return Some(entry);
+        }
+        let message = format!("{}.{key}: {} cannot stand here", self.path(), entry.node.kind());
+        self.reading.fault(&entry.node.bytes, message, "expected a list");
+        None
+    }
+
+    /// Puts further entries into the mapping under a key. What stands there already is a fault.
     pub(super) fn merge(&mut self, key: &str, from: &Entry, more: Vec<Entry>) {
         self.changed = true;
         let old = self.take(key);
@@ -65,7 +82,10 @@ impl Draft<'_, '_> {
             None => (Vec::new(), from.key_bytes.clone(), from.node.bytes.clone()),
         };
         for entry in more {
-            if !entries.iter().any(|there| there.key.eq_ignore_ascii_case(&entry.key)) {
+            if entries.iter().any(|there| there.key.eq_ignore_ascii_case(&entry.key)) {
+                let message = format!("{}.{}: `{key}` has `{}` too", self.path(), from.key, entry.key);
+                self.reading.fault(&from.key_bytes, message, "remove one of the two");
+            } else {
                 entries.push(entry);
             }
         }

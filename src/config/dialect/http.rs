@@ -23,7 +23,7 @@ const LOGINS: [&str; 9] = [
 ];
 
 pub(super) fn translate(draft: &mut Draft<'_, '_>) {
-    if let Some(options) = draft.take("requestOptions") {
+    if let Some(options) = draft.take_map("requestOptions") {
         // Continue's; what else it says is told of as unknown.
         for inner in options.node.entries().iter().filter(|inner| !inner.node.is_null()) {
             match inner.key.as_str() {
@@ -36,7 +36,7 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
             format!("`requestOptions` is read with what stands in it ({})", draft.name),
         );
     }
-    if let Some(entry) = draft.take("env_http_headers") {
+    if let Some(entry) = draft.take_map("env_http_headers") {
         let headers = entry.node.entries().iter().map(|header| variable(header, "")).collect();
         draft.reading.renamed(&entry, "headers", &draft.name);
         draft.merge("headers", &entry, headers);

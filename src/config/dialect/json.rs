@@ -44,6 +44,35 @@ pub(in crate::config) fn scan(text: &str) -> Option<(String, bool)> {
     (!first).then_some((out, changed))
 }
 
+/// The text of a mapping in braces without what looks like a comment of JSON: for a file that is neither YAML nor JSON as it
+/// stands, such as JSON5 with comments. A `//` in a URL is none.
+pub(in crate::config) fn loose(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let mut out = bytes.to_vec();
+    let (mut at, mut changed, mut before) = (0, false, b' ');
+    while let Some(byte) = bytes.get(at) {
+        let rest = &bytes[at..];
+        let apart = before.is_ascii_whitespace() || b"{}[],".contains(&before);
+        let len = match byte {
+            b'/' if apart && rest.starts_with(b"//") => {
+                let end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+                blank(&mut out[at..at + end], &mut changed)
+            }
+            b'/' if apart && rest.starts_with(b"/*") => {
+                let end = memchr::memmem::find(&rest[2..], b"*/")? + 4;
+                blank(&mut out[at..at + end], &mut changed)
+            }
+            b'"' => string(rest)?,
+            b'\'' => 2 + memchr::memchr(b'\'', &rest[1..])?,
+            _ => 1,
+        };
+        before = out[at + len - 1];
+        at += len;
+    }
+    let out = String::from_utf8(out).expect("whole comments became blanks");
+    (changed && out.trim_start().starts_with('{')).then_some(out)
+}
+
 /// Whether the text begins as a list of JSON members does, without a brace around them.
 pub(in crate::config) fn is_bare(text: &str) -> bool {
     let mut lines =
@@ -97,6 +126,16 @@ mod tests {
         ] {
             let plain = plain(text).expect(text);
             assert_eq!((plain.as_str(), plain.len()), (wanted, text.len()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn comments_of_other_braces_are_told_from_urls() {
+        let text = "// c\n{a: 'b // c', d: http://e/f, /* g */ h: i // it's j\n}";
+        let wanted = "    \n{a: 'b // c', d: http://e/f,         h: i          \n}";
+        assert_eq!(loose(text).as_deref(), Some(wanted));
+        for text in ["a: b // c", "{a: http://b}", "{a: 'b // c\n}", "{a: b /* c\n}"] {
+            assert_eq!(loose(text), None, "{text}");
         }
     }
 

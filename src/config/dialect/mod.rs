@@ -37,7 +37,7 @@ use super::source::Bytes;
 use super::tree::{Entry, Node, Value};
 
 pub(super) use self::dotenv::read as dotenv;
-pub(super) use self::json::{is_bare, plain, scan};
+pub(super) use self::json::{is_bare, loose, plain, scan};
 pub(super) use self::toml::{is_named as is_toml, plant as plant_toml};
 
 /// Keys of whole files that say nothing of servers; one of them is enough to know that another program wrote the file.

@@ -166,7 +166,7 @@ fn command(draft: &mut Draft<'_, '_>) {
     let mut items = entry.node.items().to_vec();
     let first = items.remove(0);
     draft.put("command", &entry, first);
-    if let Some(args) = draft.take("args") {
+    if let Some(args) = draft.take_list("args") {
         items.extend(args.node.items().iter().cloned());
     }
     if !items.is_empty() {

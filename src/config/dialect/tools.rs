@@ -54,7 +54,7 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     switched(draft, &mut deny);
     for key in ALLOW {
         // Goose means all tools by an empty list, and so does Gemini.
-        let Some(entry) = draft.take(key) else { continue };
+        let Some(entry) = draft.take_list(key) else { continue };
         if entry.node.items().is_empty() && matches!(key, "available_tools" | "includeTools") {
             continue;
         }
@@ -67,8 +67,8 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
         allow.get_or_insert(entry);
     }
     for key in DENY {
-        let Some(entry) = draft.take(key) else { continue };
-        if entry.node.items().is_empty() && matches!(entry.node.value, Value::List(_)) {
+        let Some(entry) = draft.take_list(key) else { continue };
+        if entry.node.items().is_empty() {
             continue;
         }
         draft.reading.renamed(&entry, "tools.deny", &draft.name);
@@ -135,7 +135,7 @@ fn switched(draft: &mut Draft<'_, '_>, deny: &mut Option<Entry>) {
 /// `tool_configuration: {enabled, allowed_tools}`, of Anthropic's API.
 pub(super) fn configuration(draft: &mut Draft<'_, '_>) {
     for key in ["tool_configuration", "toolConfiguration"] {
-        let Some(entry) = draft.take(key) else { continue };
+        let Some(entry) = draft.take_map(key) else { continue };
         for inner in entry.node.entries().iter().filter(|inner| !inner.node.is_null()) {
             draft.put(&inner.key, inner, Rc::clone(&inner.node));
         }

@@ -61,7 +61,7 @@ fn every_file_of_another_program_is_read_as_its_golden_says() {
         // What the environment holds is nowhere; what the file itself holds is only in the file that is printed.
         let words = told.split("---\n").next().unwrap_or_default();
         assert!(!told.contains("hunter2") && !words.contains("hunter3"), "{}: {told}", base(&path));
-        let golden = path.with_extension("golden");
+        let golden = path.with_file_name(format!("{}.golden", base(&path)));
         if blesses {
             std::fs::write(&golden, &told).expect("a writable folder");
         }

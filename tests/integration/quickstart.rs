@@ -29,3 +29,23 @@ async fn health_says_what_is_there() {
     let health: serde_json::Value = serde_json::from_str(&gateway.get("/health").await).expect("JSON");
     assert_eq!(health, json!({"status": "ok", "servers": 1, "connected": 1, "tools": 5}));
 }
+
+#[tokio::test]
+async fn the_first_words_say_what_to_paste_into_each_client() {
+    let mut gateway = Gateway::start(DEMO).await;
+    let url = gateway.url("/mcp");
+    for line in [
+        format!("Claude Code     claude mcp add --transport http toolgate {url}"),
+        format!(r#"Claude Code     {{"mcpServers": {{"toolgate": {{"type": "http", "url": "{url}"}}}}}}"#),
+        format!(r#"VS Code         {{"servers": {{"toolgate": {{"type": "http", "url": "{url}"}}}}}}"#),
+        format!(r#"Cursor          {{"mcpServers": {{"toolgate": {{"url": "{url}"}}}}}}"#),
+        "Codex           [mcp_servers.toolgate]".to_owned(),
+        format!(r#"                  url = "{url}""#),
+        format!(r#"Gemini CLI      {{"mcpServers": {{"toolgate": {{"httpUrl": "{url}"}}}}}}"#),
+        format!(
+            r#"Claude Desktop  {{"mcpServers": {{"toolgate": {{"command": "toolgate", "args": ["stdio", "--url", "{url}"]}}}}}}"#
+        ),
+    ] {
+        gateway.process.wait_for(&line);
+    }
+}

@@ -49,9 +49,14 @@ pub(in crate::config) fn scan(text: &str) -> Option<(String, bool)> {
 pub(in crate::config) fn loose(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let mut out = bytes.to_vec();
-    let (mut at, mut changed, mut before) = (0, false, b' ');
+    let (mut at, mut changed, mut before, mut first) = (0, false, b' ', true);
     while let Some(byte) = bytes.get(at) {
         let rest = &bytes[at..];
+        if first && *byte == b'#' {
+            // A comment of YAML may stand before it all.
+            at += memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+            continue;
+        }
         let apart = before.is_ascii_whitespace() || b"{}[],".contains(&before);
         let len = match byte {
             b'/' if apart && rest.starts_with(b"//") => {
@@ -68,9 +73,15 @@ pub(in crate::config) fn loose(text: &str) -> Option<String> {
         };
         before = out[at + len - 1];
         at += len;
+        if first && !before.is_ascii_whitespace() {
+            first = false;
+            if before != b'{' {
+                return None;
+            }
+        }
     }
     let out = String::from_utf8(out).expect("whole comments became blanks");
-    (changed && out.trim_start().starts_with('{')).then_some(out)
+    (changed && !first).then_some(out)
 }
 
 /// Whether the text begins as a list of JSON members does, without a brace around them.
@@ -134,6 +145,7 @@ mod tests {
         let text = "// c\n{a: 'b // c', d: http://e/f, /* g */ h: i // it's j\n}";
         let wanted = "    \n{a: 'b // c', d: http://e/f,         h: i          \n}";
         assert_eq!(loose(text).as_deref(), Some(wanted));
+        assert_eq!(loose("# it's //\n{a: b // c\n}").as_deref(), Some("# it's //\n{a: b     \n}"));
         for text in ["a: b // c", "{a: http://b}", "{a: 'b // c\n}", "{a: b /* c\n}"] {
             assert_eq!(loose(text), None, "{text}");
         }

@@ -66,8 +66,8 @@ fn greeting(door: &Door, file: Option<&Path>) -> Result<String, fmt::Error> {
     writeln!(out, "\nPaste this into your client:")?;
     let asks = config.auth.as_ref().is_some_and(|auth| auth.required);
     for client in clients::all(&mcp) {
-        let text = client.text.replace('\n', "\n                  ");
-        writeln!(out, "  {:<15} {text}", client.name)?;
+        let text = client.text.replace('\n', "\n    ");
+        writeln!(out, "  {}, {}:\n    {text}", client.name, client.place)?;
     }
     if asks {
         writeln!(

@@ -35,15 +35,22 @@ async fn the_first_words_say_what_to_paste_into_each_client() {
     let mut gateway = Gateway::start(DEMO).await;
     let url = gateway.url("/mcp");
     for line in [
-        format!("Claude Code     claude mcp add --transport http toolgate {url}"),
-        format!(r#"Claude Code     {{"mcpServers": {{"toolgate": {{"type": "http", "url": "{url}"}}}}}}"#),
-        format!(r#"VS Code         {{"servers": {{"toolgate": {{"type": "http", "url": "{url}"}}}}}}"#),
-        format!(r#"Cursor          {{"mcpServers": {{"toolgate": {{"url": "{url}"}}}}}}"#),
-        "Codex           [mcp_servers.toolgate]".to_owned(),
-        format!(r#"                  url = "{url}""#),
-        format!(r#"Gemini CLI      {{"mcpServers": {{"toolgate": {{"httpUrl": "{url}"}}}}}}"#),
+        "  Claude Code, a command:".to_owned(),
+        format!("    claude mcp add --transport http toolgate {url}"),
+        "  Claude Code, .mcp.json:".to_owned(),
+        format!(r#"    {{"mcpServers": {{"toolgate": {{"type": "http", "url": "{url}"}}}}}}"#),
+        "  VS Code, .vscode/mcp.json:".to_owned(),
+        format!(r#"    {{"servers": {{"toolgate": {{"type": "http", "url": "{url}"}}}}}}"#),
+        "  Cursor, ~/.cursor/mcp.json:".to_owned(),
+        format!(r#"    {{"mcpServers": {{"toolgate": {{"url": "{url}"}}}}}}"#),
+        "  Codex, ~/.codex/config.toml:".to_owned(),
+        "    [mcp_servers.toolgate]".to_owned(),
+        format!(r#"    url = "{url}""#),
+        "  Gemini CLI, ~/.gemini/settings.json:".to_owned(),
+        format!(r#"    {{"mcpServers": {{"toolgate": {{"httpUrl": "{url}"}}}}}}"#),
+        "  Claude Desktop, claude_desktop_config.json:".to_owned(),
         format!(
-            r#"Claude Desktop  {{"mcpServers": {{"toolgate": {{"command": "toolgate", "args": ["stdio", "--url", "{url}"]}}}}}}"#
+            r#"    {{"mcpServers": {{"toolgate": {{"command": "toolgate", "args": ["stdio", "--url", "{url}"]}}}}}}"#
         ),
     ] {
         gateway.process.wait_for(&line);

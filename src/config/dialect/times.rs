@@ -37,10 +37,13 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     // OpenCode's is only for the lists of a start.
     let opencode = draft.reading.curly && draft.reading.unit == Some(Unit::Millis);
     if opencode
-        && draft.entry("timeout").is_some_and(|entry| number(&entry.node).is_some())
+        && let Some(count) = draft.entry("timeout").and_then(|entry| number(&entry.node))
         && let Some(entry) = draft.take("timeout")
     {
-        draft.reading.unread(&entry, &draft.name);
+        match draft.has("command") {
+            true => put(draft, START, &entry, count, Unit::Millis),
+            false => draft.reading.unread(&entry, &draft.name),
+        }
     }
     if let Some(entry) = draft.entry("timeout").cloned()
         && let Some(count) = number(&entry.node)
@@ -63,7 +66,8 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     for (key, to, unit) in NAMED {
         let Some(entry) = draft.take(key) else { continue };
         match number(&entry.node) {
-            _ if to == START => draft.reading.unread(&entry, &draft.name),
+            // A server at a URL is tried again and again, whatever time it takes.
+            _ if to == START && !draft.has("command") => draft.reading.unread(&entry, &draft.name),
             Some(count) => put(draft, to, &entry, count, unit),
             None => {
                 let message = format!("{}.{key}: not a whole number", draft.path());

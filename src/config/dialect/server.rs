@@ -183,7 +183,8 @@ fn env(draft: &mut Draft<'_, '_>) {
         return;
     };
     let pairs = entry.node.items().iter().map(|item| {
-        let (name, value) = item.raw()?.split_once('=')?;
+        // A name is no place for a variable.
+        let (name, value) = item.raw()?.split_once('=').filter(|(name, _)| !name.contains('$'))?;
         Some(Entry::new(name.to_owned(), item.bytes.clone(), scalar(item, value, false)))
     });
     let Some(pairs) = pairs.collect::<Option<Vec<_>>>() else { return };

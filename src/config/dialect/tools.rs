@@ -126,6 +126,8 @@ fn switched(draft: &mut Draft<'_, '_>, deny: &mut Option<Entry>) {
         }
     }
     draft.take("tools");
+    // The order of a mapping says nothing.
+    off.sort_by(|one, other| one.raw().cmp(&other.raw()));
     if !off.is_empty() {
         draft.reading.renamed(&entry, "tools.deny", &draft.name);
         *deny = Some(Entry::new(entry.key.clone(), entry.key_bytes.clone(), list(&entry.node, off)));

@@ -4,7 +4,7 @@
 //! with its line and column, and makes a [`Config`] only of a file without any: whoever holds one need not check
 //! it again.
 //!
-//! The way (`read`): `plant` (from YAML to a `tree` that knows its places) → `dialect` (from the words of other programs to
+//! The way (`loading`): `plant` (from YAML to a `tree` that knows its places) → `dialect` (from the words of other programs to
 //! ours) → `env` (`${VAR}`) → `reader` (serde over the
 //! tree) → `file`, `paste`, `fit` and the file of each block (what may stand beside what) → [`Config`]. Faults gather in `inquest`.
 //!
@@ -41,6 +41,7 @@ mod leaf;
 mod limits;
 mod line;
 mod listen;
+mod loading;
 mod mask;
 mod names;
 mod net;
@@ -53,7 +54,6 @@ mod pool;
 mod print;
 mod rates;
 mod rbac;
-mod read;
 mod reader;
 mod redis;
 mod roles;
@@ -73,7 +73,7 @@ mod tree;
 mod unread;
 mod url;
 
-use read::{Outcome, Outside};
+use loading::{Outcome, Outside};
 
 pub use api_key::ApiKey;
 pub use auth::{Auth, Exchange, ResourceMetadata};
@@ -187,8 +187,12 @@ fn loaded(path: &Path, printed: bool) -> Result<(Config, Option<String>), Faults
     let environment = |variable: &str| std::env::var(variable).ok();
     // As it is now: the working directory may be another one later.
     let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
-    let outside = Outside { environment: &environment, files: Some(&env_file), folder: folder.as_deref() };
-    let outcome = read::read(&name, &text, outside);
+    let outside = Outside {
+        environment: &environment,
+        files: Some(&|path| files::read_text(path, MAX_FILE)),
+        folder: folder.as_deref(),
+    };
+    let outcome = loading::read(&name, &text, outside);
     match printed {
         false => outcome.config.map(|config| (Config { path: Some(path.to_owned()), ..config }, None)),
         true => written(&name, outcome, outside).map(|(config, yaml)| (config, Some(yaml))),
@@ -204,7 +208,7 @@ fn written(name: &str, outcome: Outcome, outside: Outside<'_>) -> Result<(Config
         (Ok(_), None) => unreachable!("a config was read from a tree"),
     };
     let yaml = print::yaml(&tree);
-    let again = read::read("the printed file", &yaml, outside).config?;
+    let again = loading::read("the printed file", &yaml, outside).config?;
     let notes = first.as_ref().map(|first| first.notes.clone()).unwrap_or_default();
     let again = Config { notes, ..again };
     // Whoever pipes it into a file relies on that.
@@ -213,23 +217,6 @@ fn written(name: &str, outcome: Outcome, outside: Outside<'_>) -> Result<(Config
         return Err(Faults::whole(name, words, "please report it, with the file"));
     }
     Ok((again, yaml))
-}
-
-/// A file of variables: a regular one, and no longer than a config file may be. What stands behind a name may be a pipe
-/// that never ends.
-fn env_file(path: &Path) -> std::io::Result<String> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let about = file.metadata()?;
-    if !about.is_file() {
-        return Err(std::io::Error::other("not a regular file"));
-    }
-    if about.len() > MAX_FILE {
-        return Err(std::io::Error::other(format!("larger than {}", Size::of(MAX_FILE))));
-    }
-    let mut text = String::new();
-    file.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// The bytes of a config file.
@@ -246,7 +233,7 @@ pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(name: &str, text: &str, environment: &Environment<'_>) -> Result<Config, Faults> {
-    read::read(name, text, Outside { environment, files: None, folder: None }).config
+    loading::read(name, text, Outside { environment, files: None, folder: None }).config
 }
 
 /// The text of a config file in our words, as YAML, and what it says. Arguments as those of [`parse`].
@@ -255,7 +242,7 @@ pub fn parse(name: &str, text: &str, environment: &Environment<'_>) -> Result<Co
 /// All that is wrong with it.
 pub fn canonical(name: &str, text: &str, environment: &Environment<'_>) -> Result<(Config, String), Faults> {
     let outside = Outside { environment, files: None, folder: None };
-    written(name, read::read(name, text, outside), outside)
+    written(name, loading::read(name, text, outside), outside)
 }
 
 impl Config {

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::env::Environment;
 use super::inquest::{Inquest, Spot};
 use super::tree::Value;
-use super::{Config, Listen, read, source};
+use super::{Config, Listen, loading, source};
 
 /// A listener that answers `/health`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Operator {
     fn of_text(name: &str, text: &str, environment: &Environment<'_>) -> Option<Self> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let inquest = Inquest::new(source::Source::new(text), None);
-        let (root, _) = read::tree(name, inquest.source(), text).ok()?;
+        let (root, _) = loading::tree(name, inquest.source(), text).ok()?;
         let root = root?;
         inquest.fill(&root, environment);
         let root = Spot::root(&inquest, &root);

@@ -1,7 +1,8 @@
 //! Words that this version does not take, and what to say of them: known ones that are not built yet, ones that
 //! other programs use for the same thing, and misspelt ones.
 //!
-//! Nothing that a file says is ever passed over in silence: a key that would do nothing is a fault.
+//! Nothing that a file says is ever passed over in silence: a key that would do nothing is a fault, or a warning if another
+//! program wrote the file and the key cannot say who may do what.
 
 /// Keys of the config's full design that this version does not have, by the struct they belong to.
 const LATER: [(&str, &[&str]); 2] =

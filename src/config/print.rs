@@ -4,7 +4,7 @@
 
 use super::mask;
 use super::plant;
-use super::source::Source;
+use super::source::{Bytes, Source};
 use super::tree::{Node, Scalar, Value};
 
 /// The tree as a YAML file. Values of the environment are not in it; secrets that the file itself holds are.
@@ -25,11 +25,35 @@ pub(super) fn masked(root: &Node) -> (String, bool) {
     let text = yaml(root);
     let source = Source::new(&text);
     let Ok((Some(tree), _)) = plant::plant(&source, &text, 0) else { return (String::new(), true) };
-    let blots = mask::merge(mask::secrets(&tree, &source));
+    let mut blots = mask::secrets(&tree, &source);
+    keys(&tree, &mut blots);
+    let blots = mask::merge(blots);
     let lines = (1..=text.lines().count()).map(|number| mask::line(&source, number, &blots));
     let shown = lines.collect::<Vec<_>>().join("\n");
     let hides = shown != text.trim_end();
     (shown, hides)
+}
+
+/// Arguments that look like keys: a fault shows one line of a file, this all of it, and some programs take a key without a word
+/// before it.
+fn keys(node: &Node, blots: &mut Vec<Bytes>) {
+    for entry in node.entries() {
+        let items = if entry.key == "args" { entry.node.items() } else { &[] };
+        blots.extend(
+            items.iter().filter(|item| item.raw().is_some_and(is_key)).map(|item| item.bytes.clone()),
+        );
+        keys(&entry.node, blots);
+    }
+    node.items().iter().for_each(|item| keys(item, blots));
+}
+
+fn is_key(text: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || b"_-=+".contains(&byte);
+    text.len() >= 16
+        && !text.starts_with('-')
+        && text.bytes().all(word)
+        && text.bytes().any(|byte| byte.is_ascii_digit())
+        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
 fn is_empty(node: &Node) -> bool {
@@ -190,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_fault_shows_no_secret_of_the_file() {
-        let text = "mcpServers: {a: {command: x, env: {KEY: hunter2}, args: [--token, hunter2, b]}}";
+        let text = "mcpServers: {a: {command: x, env: {KEY: hunter2}, args: [--token, hunter2, b, sk-0hunter2abcdefgh]}}";
         let Ok((Some(tree), _)) = plant::plant(&Source::new(text), text, 0) else { panic!("not YAML") };
         let (shown, hides) = masked(&tree);
         assert!(hides && !shown.contains("hunter2") && shown.contains("command: x"), "{shown}");

@@ -157,3 +157,51 @@ async fn a_command_whose_output_cannot_be_written_fails_and_says_so() {
     }
     assert!(toolgate(folder.path(), &["check"]).await.status.success());
 }
+
+/// A server behind stdio that writes what a terminal would obey, and then ends with a reason.
+const NOISY: &str = r#"import sys; sys.stderr.write("ok\rFAKE 200\x1b[2J\x1b]0;title\x07\u202eabc\nTraceback\nModuleNotFoundError: no module\n"); sys.stderr.flush(); sys.exit(3)"#;
+
+fn noisy(format: &str) -> String {
+    let server = json!({"command": "python3", "args": ["-c", NOISY]});
+    format!("mcpServers: {{noisy: {server}}}\nlog: {{{format}}}\n")
+}
+
+#[tokio::test]
+async fn foreign_words_do_nothing_to_a_terminal_and_a_dead_program_says_why_once() {
+    let mut gateway = Gateway::start(&noisy("format: text, level: debug")).await;
+    let told = gateway.process.wait_for("server is not connected");
+    assert!(told.contains("exit status: 3") && told.contains("ModuleNotFoundError: no module"), "{told}");
+    // It was started again since.
+    let starts = |output: &str| output.matches("the process has started").count();
+    gateway.eventually("it is tried again", async |g| starts(&g.process.output()) > 6).await;
+    let output = gateway.process.output();
+    assert!(output.contains(r"ok\rFAKE 200\u{1b}[2J\u{1b}]0;title\u{7}\u{202e}abc"), "{output}");
+    assert!(!output.contains(['\r', '\u{1b}', '\u{7}', '\u{202e}']), "{output}");
+    assert_eq!(output.matches("server is not connected").count(), 1, "{output}");
+}
+
+#[tokio::test]
+async fn what_a_program_writes_to_standard_error_is_told_at_debug_and_the_format_is_json_for_a_pipe() {
+    let mut gateway = Gateway::start(&noisy("level: info")).await;
+    let told = gateway.process.wait_for("server is not connected");
+    assert!(told.starts_with('{'), "{told}");
+    let output = gateway.process.output();
+    assert!(!output.contains("\"target\":\"toolgate::stdio\""), "{output}");
+}
+
+/// Python gives it a terminal of its own, and shows what comes there.
+#[test]
+fn on_a_terminal_the_log_is_text() {
+    let folder = folder_with(&format!(
+        "listen: {{address: \"127.0.0.1:{}\"}}\nmcpServers: {{demo: {{builtin: demo}}}}\n",
+        free_port()
+    ));
+    let script = "import pty, sys; pty.spawn(sys.argv[1:])";
+    let mut command = Command::new("python3");
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_toolgate"), "run", "-c"])
+        .arg(folder.path().join("toolgate.yaml"));
+    let mut process = Process::start(command.env("RUNTIME_DIRECTORY", folder.path()).env("NO_COLOR", "1"));
+    let told = process.wait_for("server connected");
+    assert!(told.contains(" INFO server connected ") && !told.contains('{'), "{told}");
+}

@@ -3,6 +3,7 @@
 mod browsers;
 mod budgets;
 mod commands;
+mod costs;
 mod exchange;
 mod guards;
 mod page;

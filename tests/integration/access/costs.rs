@@ -1,0 +1,53 @@
+//! Conditions over what strangers choose on both sides.
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::json;
+
+use super::{Caller, key};
+use crate::harness::{Gateway, read};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn elements_of_a_token_against_those_of_a_call_hold_up_nobody() {
+    let secret = "s".repeat(40);
+    let gateway = Gateway::start(&format!(
+        r#"mcpServers: {{demo: {{builtin: demo}}}}
+auth:
+  jwt:
+    - {{issuer: "https://me.example", audience: toolgate, secret: "{secret}"}}
+  api_keys:
+{}rbac:
+  default: allow
+  roles: {{boss: {{allow: {{tools: ["*"]}}, admin: true}}}}
+  rules:
+    - {{name: shared, when: 'caller.claims.g.exists(x, call.args.a.exists(y, y == x))', effect: deny, message: "not yours"}}
+"#,
+        key("ann", "") + &key("root", "boss")
+    ))
+    .await;
+    let token = |g: Vec<u8>| {
+        let claims = json!({"iss": "https://me.example", "aud": "toolgate", "sub": "mallory", "exp": 4_000_000_000_u64, "g": g});
+        let key = EncodingKey::from_secret(secret.as_bytes());
+        encode(&Header::new(Algorithm::HS256), &claims, &key).expect("a token")
+    };
+    let call = async |token: &str, a: Vec<u8>| {
+        let params = json!({"name": "demo__echo", "arguments": {"message": "hi", "a": a}});
+        let request = gateway.modern_request("/mcp", "tools/call", params).bearer_auth(token);
+        read(request.send().await.expect("an answer")).await
+    };
+    let few = token(vec![1; 50]);
+    gateway.eventually("it is there", async |_| call(&few, vec![2; 50]).await.0 == 200).await;
+    assert_eq!(call(&few, vec![2, 1]).await.0, 403);
+    let many = token(vec![1; 5_500]);
+    let costly = || call(&many, vec![2; 9_900]);
+    let ann = Caller::new(&gateway, "ann");
+    // A caller without such a claim is denied by the rule; that it is told so is enough.
+    let other = ann.call("demo__echo", json!({"message": "hi", "a": []}));
+    let (one, two, three, four, other) = tokio::join!(costly(), costly(), costly(), costly(), other);
+    for (status, answer) in [one, two, three, four, other] {
+        assert_eq!((status, &answer["error"]["message"]), (403, &json!("not yours")), "{answer}");
+    }
+    let metrics = gateway.http.get(gateway.url("/metrics")).bearer_auth("root-key");
+    let metrics = metrics.send().await.expect("an answer").text().await.expect("a text");
+    let told = "toolgate_filter_rejections_total{filter=\"rbac\",reason=\"rule_too_costly\"} 4";
+    assert!(metrics.lines().any(|line| line == told), "{metrics}");
+}

@@ -84,6 +84,8 @@ fn what_strangers_choose_on_both_sides_is_cut_off() {
         "caller.claims.g.exists(x, call.args.a.exists(y, int(y) + int(x) + int(y) * int(x) - int(x) / 1 == 77))",
         // Without a loop.
         "call.args.text.contains(\"b\") || call.args.text.contains(\"c\") || call.args.text.contains(\"d\") || call.args.text.contains(\"e\") || call.args.text.contains(\"f\")",
+        // A value for each byte.
+        "call.args.text.split(\"a\").size() == 1",
         // A pattern that compiles to much.
         "call.args.text.matches(\"x\\\\w{1,60}y\")",
     ] {
@@ -100,6 +102,10 @@ fn what_people_write_over_what_people_have_passes() {
         ("caller.claims.g.exists(x, call.args.a.exists(y, y == x))", Outcome::False),
         ("call.args.a.all(y, !(y in caller.claims.g))", Outcome::True),
         ("caller.roles.exists(r, r in caller.claims.names)", Outcome::False),
+        (
+            "call.args.text.split(\"b\").size() == 1 && caller.claims.names.all(n, n.split(\"n\").size() == 2)",
+            Outcome::True,
+        ),
         ("call.args.text.contains(\"secret\") || call.args.text.matches(\"^b+$\")", Outcome::False),
         ("call.args.rows.all(r, r.all(c, c in [\"x\", \"y\", \"z\"]))", Outcome::True),
         ("caller[\"user\"] == \"ann\" && call.args.o.exists(k, k.startsWith(\"q5\"))", Outcome::True),

@@ -12,7 +12,7 @@
 use std::cell::Cell;
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue};
-use cel::common::types::{CelDouble, CelInt, DYN_TYPE, INT_TYPE, Kind};
+use cel::common::types::{CelDouble, CelInt, CelString, DYN_TYPE, INT_TYPE, Kind};
 use cel::common::value::{BuiltinRef, CowVal, Val};
 use cel::{Env, ExecutionError, IdedExpr};
 
@@ -27,6 +27,8 @@ const FIXED: u32 = STEPS / 4;
 /// Bytes that cost a step: of a value that is gone over, and of a text that a pattern is held against.
 const BYTES: usize = 128;
 const SEARCHED: usize = 32;
+/// Of a text that is cut into pieces, each of which is a value.
+const CUT: usize = 2;
 
 /// Why a condition was given up.
 pub const SPENT: &str = "it takes too many steps";
@@ -40,6 +42,7 @@ thread_local! {
 const PASS: &str = "@pass";
 const WEIGH: &str = "@weigh";
 const KEY: &str = "@key";
+const CUTTING: &str = "@cutting";
 
 /// Runs an evaluation that may spend this much; gives whether it spent more.
 pub(super) fn within<T>(steps: u32, evaluate: impl FnOnce() -> T) -> (T, bool) {
@@ -103,6 +106,11 @@ pub(super) fn add_to(env: &mut Env) {
             weigh(value.as_ref())?;
             Ok(value)
         }),
+        env.add_overload(CUTTING, "cutting_dyn", vec![DYN_TYPE], |mut args| {
+            let text = args.pop().ok_or_else(ExecutionError::missing_argument_or_target)?;
+            spend(1 + text.downcast_ref::<CelString>().map_or(0, |text| text.inner().len()) / CUT)?;
+            Ok(text)
+        }),
         env.add_overload(KEY, "key_dyn", vec![DYN_TYPE], key),
     ];
     added.into_iter().for_each(|added| added.expect("no identifier starts with @"));
@@ -128,7 +136,7 @@ pub(super) fn put_into(expr: &mut IdedExpr) {
 /// Whether evaluating it pays for anything.
 pub(super) fn is_metered(expr: &IdedExpr) -> bool {
     let mut metered = match &expr.expr {
-        Expr::Call(call) => [PASS, WEIGH, KEY, words::MATCHES].contains(&&*call.func_name),
+        Expr::Call(call) => [PASS, WEIGH, KEY, CUTTING, words::MATCHES].contains(&&*call.func_name),
         Expr::Ident(name) => scene::fields(name).is_some(),
         Expr::Select(select) if matches!(select.operand.expr, Expr::Ident(_)) => return false,
         _ => false,
@@ -176,6 +184,10 @@ fn operands(call: &mut CallExpr, in_loop: bool) {
             if let (true, Some(key)) = (in_loop, call.args.get_mut(1)) {
                 wrap(key, KEY);
             }
+            false
+        }
+        "split" => {
+            call.target.iter_mut().for_each(|text| wrap(text, CUTTING));
             false
         }
         "_+_" => true,

@@ -5,7 +5,7 @@ PORT  ?= 9100
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help run build test setup system lint unit integration smoke fuzz bench streams strangers soak stage micro fixture image clean
+.PHONY: help run build test setup system lint unit integration foreign smoke fuzz bench streams strangers soak stage micro fixture image clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ integration: setup ## the real binary, real servers, real clients, the conforman
 
 smoke: setup ## every fuzz target for a few seconds, from its seeds
 	fuzz/run 40
+
+foreign: setup ## servers that answer up to three times, called CALLS=100000 times: no byte of it may reach another caller
+	TOOLGATE_FOREIGN_CALLS=$(or $(CALLS),100000) $(CARGO) test --locked --test integration -- --nocapture h2::foreign
 
 fuzz: setup ## look for inputs that break a reader, for MINUTES=60, on all cores; findings are kept and told
 	fuzz/run $$(( $(or $(MINUTES),60) * 60 ))

@@ -5,7 +5,7 @@
 //! The path says what it is: `/mcp` has one tool, `/N/mcp` has N tools `tool0`…; with `?events` calls are answered with a
 //! stream of one event, with `?drip` with one event every 5 ms that carries the time of its sending, and with `?idle` with a
 //! stream that stays silent; when its client leaves, the time is printed. Times are nanoseconds since 1970. It reads
-//! every body, but understands no more of it than the bench sends, whose calls all have the id 1.
+//! every body, but understands no more of it than the bench sends and the gateway makes of it.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -72,6 +72,7 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
             if target.ends_with("?idle") {
                 return idle(stream).await;
             }
+            let called = under_its_id(&called, &held[head..head + length]);
             match target.ends_with("?events") {
                 true => stream.write_all(events(&called).as_bytes()).await?,
                 false => stream.write_all(json("", &called).as_bytes()).await?,
@@ -97,9 +98,11 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
 
 /// An answer with the id 1, to a request with another.
 fn under_its_id(answer: &str, request: &[u8]) -> String {
-    let request = String::from_utf8_lossy(request);
-    let id = request.split("\"id\":").nth(1).and_then(|rest| rest.split([',', '}']).next()).unwrap_or("1");
-    answer.replacen("\"id\":1", &format!("\"id\":{id}"), 1)
+    let rest = memmem::find(request, b"\"id\":").map_or(&b"1"[..], |at| &request[at + 5..]);
+    let end = rest.iter().position(|byte| matches!(byte, b',' | b'}')).unwrap_or(rest.len());
+    let id = std::str::from_utf8(&rest[..end]).unwrap_or("1");
+    let (before, after) = answer.split_once("\"id\":1").unwrap_or((answer, ""));
+    [before, "\"id\":", id, after].concat()
 }
 
 fn json(more: &str, body: &str) -> String {

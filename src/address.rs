@@ -11,6 +11,7 @@ use filters::rebuild::splice;
 use crate::protocol::wire;
 
 pub const CANCELLED: &str = "notifications/cancelled";
+pub const PROGRESS: &str = "notifications/progress";
 
 /// What a server says beside answers, as far as the gateway has to do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub enum Matter {
     Withdraws(Span),
     /// One of its lists changed: the house tells that, when it has the new list.
     Lists,
+    /// A request of its client gets on, under this token.
+    Progresses(Span),
     /// Nothing that the gateway changes.
     Other,
 }
@@ -35,6 +38,10 @@ impl Matter {
             None if method == CANCELLED => {
                 let place = read.params.and_then(|params| inside(message, params, "requestId"));
                 place.map_or(Self::Other, Self::Withdraws)
+            }
+            None if method == PROGRESS => {
+                let place = read.params.and_then(|params| inside(message, params, "progressToken"));
+                place.map_or(Self::Other, Self::Progresses)
             }
             None => Self::Other,
         })

@@ -30,7 +30,7 @@ use crate::protocol::{revision, wire};
 use crate::registry::{House, Lookout, Registry};
 use crate::rooms::{Talk, announce};
 use crate::server::{Running, Server};
-use crate::session::{Answering, Begun, Deed, Session, Sessions};
+use crate::session::{Answering, Begun, Deed, Sent, Session, Sessions};
 use crate::telemetry::{Counted, Metrics};
 use crate::upstream::Screen;
 use crate::upstream::http::{Fnv, Seat};
@@ -100,8 +100,13 @@ pub struct Leave {
     pub safe: bool,
     /// Stands for the session or caller, where endpoints are chosen by it.
     pub key: u64,
-    /// The id that the answer must carry, as written; none for notifications and responses.
+    /// The id that the client gets its answer under, as written; none for notifications and responses.
     pub id: Option<Bytes>,
+    /// What goes to the server in its place: only an answer under this id is one.
+    pub sent: Sent,
+    /// The server may say more on the way to the answer than the answer and how it gets on, and nothing in that names the
+    /// request.
+    pub logs: bool,
     /// Set for a GET that goes on with a stream: the `Last-Event-ID`.
     pub resume: Option<Box<HeaderValue>>,
     pub running: Running,

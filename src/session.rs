@@ -22,8 +22,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use filters::Caller;
+use filters::rebuild::splice;
 use http::HeaderValue;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::address::{self, Matter};
 use crate::protocol::wire;
 use crate::server::Server;
+use crate::upstream::WireId;
 use crate::upstream::clock::Clock;
 use crate::upstream::http::{Fnv, Seat};
 
@@ -40,7 +42,7 @@ pub use memory::{Deed, Memory};
 pub use outbox::{Item, Outbox, Stream, TooMany};
 use place::Place;
 pub use room::{Full, Holder, Room};
-pub use runs::{Begun, Run, Runs};
+pub use runs::{Begun, Run, Runs, Sent};
 use shared::Shared;
 pub use table::Sessions;
 
@@ -134,7 +136,14 @@ impl Session {
                 server.outdated.notify_one();
                 Heard::Not
             }
-            Some(Matter::Other) | None => Heard::AsItIs,
+            // Under the gateway's token; what no request of this session has is not for its client.
+            Some(Matter::Progresses(token)) if WireId::is_one(token.of(message)) => {
+                match self.runs.known_as(token.of(message)).and_then(|known| known.sent.token) {
+                    Some(own) => Heard::As(splice(BytesMut::from(message), token, &own)),
+                    None => Heard::Not,
+                }
+            }
+            Some(Matter::Progresses(_) | Matter::Other) | None => Heard::AsItIs,
         }
     }
 

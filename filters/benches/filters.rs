@@ -43,5 +43,27 @@ fn peek_and_rebuild(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, peek, peek_and_rebuild);
+/// What goes to a server: its own name, and an id of the gateway's, which is longer than the client's.
+fn edit(c: &mut Criterion) {
+    let mut group = c.benchmark_group("edit");
+    for size in [300, 64 * 1024, 1024 * 1024] {
+        let body = body(size);
+        let read = rpc::read(&body, 64).expect("a sound message");
+        let (id, name) = (read.id.expect("an id"), read.name.expect("a name").span);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(format!("{size}"), |b| {
+            b.iter_batched(
+                || BytesMut::from(&body[..]),
+                |body| {
+                    let edits = [(id, &b"\"tg-0123456789abcdef\""[..]), (name, &b"\"write_file\""[..])];
+                    rebuild::edited(body, &edits)
+                },
+                BatchSize::SmallInput,
+            )
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, peek, peek_and_rebuild, edit);
 criterion_main!(benches);

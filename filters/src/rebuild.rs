@@ -1,7 +1,7 @@
-//! The body that is sent on: the bytes that were read, with one string put in the place of another.
+//! The body that is sent on: the bytes that were read, with a few values put in the places of others.
 //!
 //! Invariant 2 (what was judged is what is sent): nothing is re-serialized. The splice is made inside the
-//! buffer that the body was read into, by moving the shorter side, so that a long body is not copied.
+//! buffer that the body was read into, by moving the shorter side, so that a long body is not copied unless it grows.
 
 use bytes::{Bytes, BytesMut};
 
@@ -31,6 +31,58 @@ pub fn splice(mut body: BytesMut, place: Span, word: &[u8]) -> Bytes {
     let end = place.start + word.len();
     body[place.start..end].copy_from_slice(word);
     body.copy_within(place.end.., end);
+    body.truncate(body.len() - spare);
+    body.freeze()
+}
+
+/// Most bytes between the first and the last edit that are set aside while the sides move.
+const MIDDLE: usize = 1024;
+
+/// Puts texts, JSON, in the places of values at once. The edits stand in the order of their places, of which none lies in
+/// another.
+pub fn edited(mut body: BytesMut, edits: &[(Span, &[u8])]) -> Bytes {
+    let (first, last) = match edits {
+        [] => return body.freeze(),
+        [(place, word)] if word.len() <= place.len() => return splice(body, *place, word),
+        [(first, _), .., (last, _)] | [(first @ last, _)] => (first.start, last.end),
+    };
+    let gone: usize = edits.iter().map(|(place, _)| place.len()).sum();
+    let added: usize = edits.iter().map(|(_, word)| word.len()).sum();
+    let length = last - first + added - gone;
+    let grows = added > gone;
+    let room = body.capacity() - body.len();
+    let middle = |out: &mut BytesMut| {
+        let mut at = first;
+        for (place, word) in edits {
+            out.extend_from_slice(&body[at..place.start]);
+            out.extend_from_slice(word);
+            at = place.end;
+        }
+    };
+    if length > MIDDLE || grows && room < added - gone {
+        let mut whole = BytesMut::with_capacity(body.len() + added - gone);
+        whole.extend_from_slice(&body[..first]);
+        middle(&mut whole);
+        whole.extend_from_slice(&body[last..]);
+        return whole.freeze();
+    }
+    let mut aside = BytesMut::with_capacity(length);
+    middle(&mut aside);
+    if grows {
+        let end = body.len();
+        body.resize(end + added - gone, 0);
+        body.copy_within(last..end, first + length);
+        body[first..first + length].copy_from_slice(&aside);
+        return body.freeze();
+    }
+    let spare = gone - added;
+    if first <= body.len() - last {
+        body.copy_within(..first, spare);
+        body[last - length..last].copy_from_slice(&aside);
+        return body.freeze().split_off(spare);
+    }
+    body[first..first + length].copy_from_slice(&aside);
+    body.copy_within(last.., first + length);
     body.truncate(body.len() - spare);
     body.freeze()
 }
@@ -80,6 +132,38 @@ mod tests {
         };
         let texts = vec![(place("\"three\""), b"3".to_vec()), (place("{\"x\":1}"), b"[]".to_vec())];
         assert_eq!(replaced(body, texts), br#"{"a":[],"b":2,"c":3}"#);
+    }
+
+    #[test]
+    fn edits_give_the_same_bytes_whichever_side_moves() {
+        let place = |body: &str, word: &str| {
+            let start = body.find(word).expect("it is there");
+            Span { start, end: start + word.len() }
+        };
+        let long = "x".repeat(3000);
+        for (before, between, after) in
+            [("", "", ""), (&*long, "", ""), ("", "", &*long), ("", &*long, ""), (&*long, "-", &*long)]
+        {
+            let body = format!("{before}<1>{between}<name>{after}<token>");
+            let places = [place(&body, "<1>"), place(&body, "<name>"), place(&body, "<token>")];
+            for words in [["", "", ""], ["longer", "longer than that", "longer yet"], ["longer", "", "<t>"]] {
+                for count in 0..=3 {
+                    for room in [0, 64] {
+                        let mut buffer = BytesMut::with_capacity(body.len() + room);
+                        buffer.extend_from_slice(body.as_bytes());
+                        let edits: Vec<(Span, &[u8])> = places
+                            .iter()
+                            .copied()
+                            .zip(words.iter().map(|w| w.as_bytes()))
+                            .take(count)
+                            .collect();
+                        let texts = edits.iter().map(|(place, word)| (*place, word.to_vec())).collect();
+                        let expected = replaced(body.as_bytes(), texts);
+                        assert_eq!(edited(buffer, &edits), expected, "{words:?} {count} {room}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub struct Meta {
     pub client_capabilities: Option<Span>,
     pub client_info: Option<Span>,
     pub progress_token: Option<Span>,
+    /// The client wants to be told log messages (2026-07-28).
+    pub log_level: Option<Span>,
 }
 
 /// A body that is not one sound JSON-RPC message, with the id if one could be told.
@@ -270,6 +272,7 @@ impl Sight {
         const VERSION: &[u8] = META_VERSION.as_bytes();
         const CAPABILITIES: &[u8] = META_CAPABILITIES.as_bytes();
         const CLIENT: &[u8] = META_CLIENT.as_bytes();
+        const LOG_LEVEL: &[u8] = META_LOG_LEVEL.as_bytes();
         if r.peek()? != b'{' {
             self.blame(Why::Object("params._meta"));
             return r.value().map(drop);
@@ -285,6 +288,7 @@ impl Sight {
                     self.meta.client_capabilities = object.then_some(span);
                 }
                 CLIENT => self.meta.client_info = Some(r.value()?),
+                LOG_LEVEL => self.meta.log_level = Some(r.value()?),
                 b"progressToken" => self.meta.progress_token = Some(r.value()?),
                 _ => drop(r.value()?),
             }

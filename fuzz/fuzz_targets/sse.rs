@@ -67,7 +67,7 @@ fn cut(data: &[u8], bound: usize, mut next: impl FnMut(&[u8]) -> usize) -> Cut {
         }
         loop {
             match splitter.event() {
-                Ok(Some(event)) => events.push(event),
+                Ok(Some(event)) => events.push(event.freeze()),
                 Ok(None) => break,
                 // What came of it by then depends on the pieces.
                 Err(too_long) => return (events, Bytes::new(), Err(too_long)),

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use filters::rebuild::rename;
+use filters::agree::quote;
+use filters::rebuild::{edited, rename};
 use filters::{Era, Refusal, Span};
 use http::{HeaderName, HeaderValue};
 use tokio_util::sync::CancellationToken;
@@ -15,8 +16,8 @@ use crate::protocol::method::Method;
 use crate::protocol::wire;
 use crate::rooms::ask;
 use crate::server::Server;
-use crate::session::{Deed, Runs};
-use crate::upstream::{Screen, UpstreamError};
+use crate::session::{Deed, Runs, Sent};
+use crate::upstream::{Screen, UpstreamError, WireId};
 
 impl Door {
     /// Leads to the server of a name; at `place` the name is replaced by the server's own.
@@ -74,22 +75,38 @@ impl Door {
         let id = rpc.id.map(|id| Bytes::copy_from_slice(id.of(&led.body)));
         let screen =
             Screen::of(&server.name, &server.config, led.house.plan.redactor.as_ref(), &self.metrics);
-        let begin = |stop| Some(Runs::begin(led.session?, id.clone()?, &server, stop));
+        let begin = |sent, stop| Some(Runs::begin(led.session?, id.clone()?, sent, &server, stop));
         if let Some(pool) = server.upstream.http() {
             let key = if pool.is_by_session() { led.key() } else { 0 };
             // The head names what is called or got, not what is completed (2026-07-28, streamable-http).
             let named = |method: &str| matches!(method, "tools/call" | "prompts/get");
             let renames = renamed.as_ref().filter(|_| named(&rpc.method_name(&led.body)));
             let name = renames.map(|(_, name)| name.clone());
-            let body = match renamed {
-                Some((place, name)) => rename(
+            let is_token = |token: &Span| matches!(token.of(&led.body), [b'"' | b'-' | b'0'..=b'9', ..]);
+            let (wire, token) = (WireId::next(), rpc.meta.progress_token.filter(is_token));
+            let logs = era == Era::Modern && rpc.meta.log_level.is_some();
+            let sent = Sent { wire, token: token.map(|token| Bytes::copy_from_slice(token.of(&led.body))) };
+            let run = begin(Some(sent.clone()), None);
+            let renamed = renamed.map(|(place, name)| (place, quote(&name)));
+            let mut edits = [(Span::default(), &[][..]); 3];
+            let mut count = 0;
+            let places = [(rpc.id, &*wire), (token, &*wire)];
+            let word = renamed.iter().map(|(place, name)| (Some(*place), name.as_bytes()));
+            for (place, word) in places.into_iter().chain(word) {
+                if let Some(place) = place {
+                    edits[count] = (place, word);
+                    count += 1;
+                }
+            }
+            let edits = &mut edits[..count];
+            edits.sort_unstable_by_key(|(place, _)| place.start);
+            let body = match edits {
+                [] => led.body,
+                edits => edited(
                     led.body.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])),
-                    place,
-                    &name,
+                    edits,
                 ),
-                None => led.body,
             };
-            let run = begin(None);
             return Ok(Exit::Peer(Leave {
                 body,
                 era,
@@ -103,6 +120,8 @@ impl Door {
                 safe,
                 key,
                 id,
+                sent,
+                logs,
                 resume: None,
                 running,
                 screen,
@@ -110,7 +129,7 @@ impl Door {
             }));
         }
         let stop = CancellationToken::new();
-        let run = begin(Some(stop.clone()));
+        let run = begin(None, Some(stop.clone()));
         let params = rpc.params.map(|params| {
             let text = led.body.slice(params.start..params.end);
             match &renamed {

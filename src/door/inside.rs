@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use filters::rebuild::splice;
 use filters::{Caller, Era, Head, Refusal};
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::mpsc;
@@ -11,6 +12,7 @@ use super::errand::{Arrived, Errand};
 use super::judge::{Halt, Judged, kept};
 use super::refusals::{no_room, room};
 use super::{Door, Exit, Leave, Led, Told};
+use crate::address::Matter;
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
 use crate::session::{Heard, Holder, Session};
@@ -18,7 +20,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::answers::Wanted;
 use crate::upstream::clock::Clock;
 use crate::upstream::http::{Seat, mirror_of, passed};
-use crate::upstream::{Progress, Said, UpstreamError};
+use crate::upstream::{Progress, Said, UpstreamError, WireId};
 
 impl Door {
     /// One message from inside: judged by the whole chain, answered as a whole message (empty for none). A
@@ -149,13 +151,13 @@ impl Leave {
             extra.extend(mirror_of(&self.body));
         }
         let Arrived { response, mut visit, seat } = Errand::of(self, bearer, extra).send(metrics).await?;
-        let Some(id) = &self.id else {
+        if self.id.is_none() {
             let said = passed(&response).map(|()| None);
             if let Some(pool) = self.server.upstream.http() {
                 pool.went(&mut visit, said.as_ref().err());
             }
             return said;
-        };
+        }
         let (clock, (raw, mut said)) = (Arc::new(Clock::default()), mpsc::channel::<Bytes>(8));
         let pass_on = async {
             while let Some(note) = said.recv().await {
@@ -168,7 +170,7 @@ impl Leave {
         let answer = async {
             let progress = Progress { token: None, notes: raw };
             let wanted = Wanted {
-                id,
+                id: &self.sent.wire,
                 batches: seat.as_ref().is_some_and(|seat| seat.has_batches()),
                 progress: Some(&progress),
                 timeout: self.server.timeout,
@@ -183,6 +185,18 @@ impl Leave {
         said
     }
 
+    /// A note of no session, with the client's own token if it has ours; none for what another's request began.
+    fn progress(&self, note: Bytes, read: &wire::Incoming) -> Option<Bytes> {
+        match Matter::of(&note, read) {
+            Some(Matter::Progresses(token)) if wire::same_id(token.of(&note), &self.sent.wire) => {
+                let own = self.sent.token.as_ref()?;
+                Some(splice(BytesMut::from(&note[..]), token, own))
+            }
+            Some(Matter::Progresses(token)) if WireId::is_one(token.of(&note)) => None,
+            _ => Some(note),
+        }
+    }
+
     /// What the server says on the way to an answer, as the client gets it.
     fn outward(&self, note: Bytes, seat: Option<&Seat>, clock: &Arc<Clock>) -> Option<Bytes> {
         let read = wire::read(&note)?;
@@ -194,7 +208,7 @@ impl Leave {
                     Heard::Not => return None,
                 }
             }
-            _ => note,
+            _ => self.progress(note, &read)?,
         };
         match &self.screen {
             // A note that may not go is no answer: it is left out.

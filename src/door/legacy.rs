@@ -19,7 +19,7 @@ use crate::protocol::method::Method;
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
 use crate::server::Server;
-use crate::session::{Answering, Holder};
+use crate::session::{Answering, Holder, Sent};
 use crate::upstream::http::Seat;
 
 /// What a client may say of itself, in bytes.
@@ -94,7 +94,11 @@ impl Door {
                 session.runs.done(run.id());
                 // Where it runs, which need not be where the session would call now.
                 let there = run.seat().map(|seat| (run.server.clone(), seat));
-                self.hand_on(there.into_iter().collect(), CANCELLED, params(&led))
+                let params = match (wire::member(&params(&led), "requestId"), run.sent()) {
+                    (Some(place), Some(sent)) => splice(BytesMut::from(&params(&led)[..]), place, &sent.wire),
+                    _ => return Ok(Exit::Answer(Reply::accepted())),
+                };
+                self.hand_on(there.into_iter().collect(), CANCELLED, params)
             }
             Method::Progress => {
                 // Of a server's own request: two servers may well have chosen the same token.
@@ -174,6 +178,8 @@ impl Door {
             safe: false,
             key: session.key(),
             id: None,
+            sent: Sent::aside(),
+            logs: false,
             resume: None,
             // The call that waits for it has its place.
             running: server.aside(),

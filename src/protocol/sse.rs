@@ -38,7 +38,7 @@ impl Splitter {
     }
 
     /// The next whole event with the blank line that ends it, if there is one.
-    pub fn event(&mut self) -> Result<Option<Bytes>, TooLong> {
+    pub fn event(&mut self) -> Result<Option<BytesMut>, TooLong> {
         if !self.begun {
             if self.held.len() < MARK.len() && MARK.starts_with(&self.held) {
                 return Ok(None);
@@ -53,7 +53,7 @@ impl Splitter {
             Some(end) if end > self.max_event => Err(TooLong(self.max_event)),
             Some(end) => {
                 self.searched = 0;
-                Ok(Some(self.held.split_to(end).freeze()))
+                Ok(Some(self.held.split_to(end)))
             }
             None if self.held.len() > self.max_event => Err(TooLong(self.max_event)),
             None => {

@@ -16,6 +16,9 @@ use crate::upstream::retry::{Mishap, Reason, retry_after};
 use crate::upstream::vitals::Fault;
 use crate::upstream::{Pool, UpstreamError, moved};
 
+/// Among the numbers that tell connections apart: those of connections that are used once.
+const FRESH: u64 = 1 << 63;
+
 /// The server said that it cannot answer now; the call goes once more.
 pub const AGAIN: ErrorType = ErrorType::Custom("again");
 
@@ -93,6 +96,7 @@ impl Gateway {
                 let _ = tokio::time::timeout(left, Box::pin(address.resolve())).await;
                 found = address.now(ctx.seat.is_none());
             }
+            let shared = address.has_streams();
             ctx.visit = Some(visit);
             let Some(mut peer) = found else {
                 let error = UpstreamError::Unreachable("its name is not resolved".into());
@@ -100,6 +104,14 @@ impl Gateway {
                     continue;
                 }
                 return Err(failed(ctx, &error));
+            };
+            // Calls of a session share connections with none but its own; where there is one for all, none is needed.
+            ctx.fresh |= leave.logs && !shared;
+            ctx.own = ctx.seat.is_some() && !shared;
+            peer.group_key = match &ctx.seat {
+                _ if ctx.fresh && !shared => ctx.request_id | FRESH,
+                Some(seat) if ctx.own => seat.number,
+                _ => 0,
             };
             // Never 0, which would be no limit.
             peer.options.read_timeout = Some(left.max(Duration::from_millis(1)));

@@ -1,7 +1,8 @@
 //! Looking at a server's answer while it streams through: is it MCP, does it answer *this* request, does it end?
 //!
-//! Events and bytes pass as they came. Held back is only what cannot be judged yet: the event that has not ended,
-//! and a JSON answer up to [`HELD`], so that a wrong one can still become a clean error.
+//! Events and bytes pass as they came, with the client's id in the place of the gateway's. Held back is only what cannot be
+//! judged yet: the event that has not ended, and a JSON answer up to [`HELD`], so that a wrong one can still become a clean
+//! error. Of a longer one the id is looked for on the way (`scan`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use http::{HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 
 use super::hearing::{Hearing, Pieces};
+use super::scan::Scan;
 use crate::config;
 use crate::door::Leave;
 use crate::protocol::sse::Splitter;
@@ -30,6 +32,22 @@ const HELD: usize = 1024 * 1024;
 const DENIAL: usize = 4096;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// White space that follows a short answer: room for an id that it does not have yet, and for the gateway's own error in its
+/// place, since the length goes out before the answer is judged.
+const ROOM: usize = 320;
+/// The same for longer ones, in which there is room for an error.
+const ID_MEMBER: usize = br#""id":,"#.len() + 21;
+/// Longer than any error that has no id.
+const LONG: usize = 4096;
+
+/// How an answer comes and goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// Nothing else was asked on its connection, or by nobody else: what comes belongs to this request.
+    pub certain: bool,
+    /// Its length is told to the client, if the server tells it.
+    pub sized: bool,
+}
 
 /// The code of a head that does not agree with its body (2026-07-28, streamable-http).
 const MISMATCH: &[u8] = b"-32020";
@@ -39,6 +57,10 @@ pub struct Watch {
     /// Its messages.
     reader: Hearing,
     passed: usize,
+    /// The length that was told to the client, and what has gone out of it.
+    promised: Option<usize>,
+    gone: usize,
+    certain: bool,
     screen: Option<Screen>,
     /// The server may say that the head does not repeat what its schema wants, which then is another than is known.
     doubtful: bool,
@@ -50,10 +72,12 @@ pub struct Watch {
 enum Form {
     Json {
         held: BytesMut,
+        /// Set for one that is too long to judge it whole.
+        scan: Option<Box<Scan>>,
         open: bool,
     },
     Events(Splitter),
-    /// An error in the server's own words, which is searched.
+    /// An error in the server's own words.
     Failure(BytesMut),
     /// Why the gateway, which has no credentials to give, is refused.
     Denial {
@@ -61,6 +85,8 @@ enum Form {
         kind: String,
         held: BytesMut,
     },
+    /// What follows a message that has no answer, whatever it may be: it is for nobody.
+    Dropped,
     /// Nothing to look at: no body, or an error in the server's own words.
     Other,
 }
@@ -71,6 +97,7 @@ impl Watch {
         response: &mut ResponseHeader,
         leave: &Leave,
         seat: Option<&Arc<Seat>>,
+        way: Way,
         now: Instant,
     ) -> Result<Self, UpstreamError> {
         let kind = kind_of(&response.headers);
@@ -91,10 +118,10 @@ impl Watch {
             "text/json" | "application/json-rpc" => "application/json",
             kind => kind,
         };
-        if decoder.is_some() || leave.screen.is_some() || seat.is_some_and(|seat| seat.has_batches()) {
-            // What is taken out or put in changes the length.
+        if decoder.is_some() {
             response.remove_header(&CONTENT_LENGTH);
         }
+        let mut promised = None;
         if kind == "application/json" || untyped {
             response
                 .insert_header(CONTENT_TYPE, JSON)
@@ -121,7 +148,7 @@ impl Watch {
             }
             (_, "") if untyped => {
                 response.remove_header(&CONTENT_LENGTH);
-                Form::Json { held: BytesMut::new(), open: false }
+                Form::Json { held: BytesMut::new(), scan: None, open: false }
             }
             (200..=599, "application/json") if length.is_some_and(|length| length > limit) => {
                 return Err(UpstreamError::TooLarge(limit));
@@ -130,17 +157,35 @@ impl Watch {
                 return Err(UpstreamError::Nonsense("the answer is empty".into()));
             }
             (200..=299, "application/json") if leave.id.is_some() => {
-                Form::Json { held: BytesMut::new(), open: false }
+                let whole = decoder.is_none()
+                    && leave.screen.is_none()
+                    && !seat.is_some_and(|seat| seat.has_batches());
+                promised = length.filter(|_| whole && way.sized).map(|length| promise(length, leave));
+                // What is taken out or put in changes the length.
+                match promised {
+                    Some(length) => drop(response.insert_header(CONTENT_LENGTH, length)),
+                    None => drop(response.remove_header(&CONTENT_LENGTH)),
+                }
+                Form::Json { held: BytesMut::new(), scan: None, open: false }
+            }
+            (200..=299, _) if leave.id.is_none() && leave.resume.is_none() => {
+                if length != Some(0) && status != 204 {
+                    response.set_status(202).expect("it is a status");
+                    response.remove_header(&CONTENT_TYPE);
+                    let _ = response.remove_header(&CONTENT_LENGTH);
+                }
+                Form::Dropped
             }
             (200..=299, "text/event-stream") => {
                 // A mark before it and an event that does not end are left out, and ids may become longer.
                 response.remove_header(&CONTENT_LENGTH);
                 Form::Events(Splitter::new(limit))
             }
-            (202 | 204, _) if leave.id.is_none() => Form::Other,
-            (200..=299, _) if leave.id.is_none() && leave.resume.is_none() => Form::Other,
-            // An error may hold a secret as well as a result.
-            (400..=599, "application/json") if leave.screen.is_some() => Form::Failure(BytesMut::new()),
+            // An error may be another's, and hold a secret, as well as a result.
+            (400..=599, "application/json") if leave.screen.is_some() || leave.id.is_some() => {
+                response.remove_header(&CONTENT_LENGTH);
+                Form::Failure(BytesMut::new())
+            }
             (400..=599, "application/json") => Form::Other,
             (429 | 503, _) => return Err(UpstreamError::Later(status, retry_after(&response.headers))),
             (400..=499, _) => {
@@ -148,10 +193,11 @@ impl Watch {
             }
             _ => return Err(UpstreamError::Nonsense(format!("HTTP {status} with content type {kind:?}"))),
         };
-        let reader = Hearing::of(leave, seat, now);
+        let reader = Hearing::of(leave, seat, way.certain, now);
         let doubtful = status == 400 && leave.era == Era::Modern;
+        let (certain, screen) = (way.certain, leave.screen.clone());
         let odd = (untyped && status >= 400).then_some(status);
-        Ok(Self { form, reader, passed: 0, screen: leave.screen.clone(), doubtful, decoder, odd })
+        Ok(Self { form, reader, passed: 0, promised, gone: 0, certain, screen, doubtful, decoder, odd })
     }
 
     /// Whether the answer was an error.
@@ -166,7 +212,7 @@ impl Watch {
 
     /// Whether nothing is to come any more of the request.
     pub fn is_answered(&self) -> bool {
-        self.reader.answered || matches!(self.form, Form::Failure(_) | Form::Other)
+        self.reader.answered || matches!(self.form, Form::Failure(_) | Form::Dropped | Form::Other)
     }
 
     /// How long the server may still say nothing of the call; none while it waits for its client.
@@ -178,6 +224,16 @@ impl Watch {
     /// whole within the time of a call; what streams may take longer, if it is not silent.
     pub fn is_held(&self) -> bool {
         matches!(self.form, Form::Json { open: false, .. } | Form::Failure(_) | Form::Denial { .. })
+    }
+
+    /// Whether the client may go on with the stream that this is.
+    pub fn is_resumable(&self) -> bool {
+        self.reader.resumable
+    }
+
+    /// Whether nothing more is to be asked where this came from: an error that names no request may have been another's.
+    pub fn spends(&self) -> bool {
+        self.reader.nameless || matches!(self.form, Form::Dropped) && self.passed > 0
     }
 
     /// Whether it is a stream of events, which goes out as it comes.
@@ -195,6 +251,7 @@ impl Watch {
                 passed
             }
         };
+        let passed = passed.and_then(|piece| self.fill_up(piece, end));
         if end && passed.is_ok() && self.is_held() {
             // It goes out whole: nothing can take its place any more.
             self.form = Form::Other;
@@ -221,6 +278,23 @@ impl Watch {
         Ok(Some(out.freeze()))
     }
 
+    /// Gives an answer the length that was promised.
+    fn fill_up(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
+        let Some(promised) = self.promised else { return Ok(piece) };
+        self.gone += piece.as_ref().map_or(0, Bytes::len);
+        let Some(missing) = promised.checked_sub(self.gone) else {
+            return Err(UpstreamError::Odd("it is longer than it was to be".into()));
+        };
+        if !end || missing == 0 {
+            return Ok(piece);
+        }
+        let piece = piece.unwrap_or_default();
+        // There is room for it in most cases.
+        let mut filled = piece.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        filled.resize(filled.len() + missing, b' ');
+        Ok(Some(filled.freeze()))
+    }
+
     fn look(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
         self.passed += piece.as_ref().map_or(0, Bytes::len);
         if self.doubtful
@@ -232,19 +306,32 @@ impl Watch {
         }
         let (limit, reader, screen) =
             (self.reader.server.max_response, &mut self.reader, self.screen.as_ref());
+        let certain = self.certain;
         match &mut self.form {
             Form::Other if self.passed > limit => Err(UpstreamError::TooLarge(limit)),
             Form::Other => Ok(piece),
+            Form::Dropped => Ok(None),
             Form::Json { .. } | Form::Failure(_) if self.passed > limit => {
                 Err(UpstreamError::TooLarge(limit))
             }
-            Form::Json { held, open } => {
-                if *open {
-                    // It comes, and may take longer, as a stream may.
-                    reader.heard();
-                    reader.answered |= end;
-                    return Ok(piece);
+            Form::Json { held, scan: Some(scan), open } => {
+                // It comes, and may take longer, as a stream may.
+                reader.heard();
+                let piece = scan.pass(&piece.unwrap_or_default())?;
+                if end {
+                    scan.end()?;
+                    reader.answered = true;
                 }
+                *open |= scan.found();
+                Ok(Some(match *open {
+                    true if held.is_empty() => piece.freeze(),
+                    _ => {
+                        held.extend_from_slice(&piece);
+                        if *open { std::mem::take(held).freeze() } else { Bytes::new() }
+                    }
+                }))
+            }
+            Form::Json { held, scan, open } => {
                 // The whole answer in one piece is judged where it lies.
                 if end {
                     let body = if held.is_empty() {
@@ -262,14 +349,17 @@ impl Watch {
                     return Ok(Some(screened(screen, body)?));
                 }
                 held.extend_from_slice(&piece.unwrap_or_default());
-                if held.len() > HELD && screen.is_none() {
-                    *open = true;
+                let own = reader.id.clone().filter(|_| held.len() > HELD && screen.is_none());
+                if let Some(own) = own {
                     reader.heard();
-                    // At least what has come must be able to become our answer.
-                    if held.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
-                        return Err(UpstreamError::Nonsense("the answer is not a JSON object".into()));
+                    let looking = scan.insert(Box::new(Scan::new(reader.sent.wire, own)));
+                    let passed = looking.pass(&std::mem::take(held))?;
+                    // What may be another's waits until the id has come.
+                    *open = certain || looking.found();
+                    if *open {
+                        return Ok(Some(passed.freeze()));
                     }
-                    return Ok(Some(std::mem::take(held).freeze()));
+                    *held = passed;
                 }
                 Ok(Some(Bytes::new()))
             }
@@ -282,17 +372,21 @@ impl Watch {
             }
             Form::Failure(held) => {
                 held.extend_from_slice(&piece.unwrap_or_default());
+                if held.len() > HELD {
+                    return Err(UpstreamError::Odd("an error that is too long to be judged".into()));
+                }
                 if !end || held.is_empty() {
                     return Ok(Some(Bytes::new()));
                 }
                 let body = std::mem::take(held).freeze();
                 // A text in another encoding would pass unseen.
-                if std::str::from_utf8(&body).is_err() {
+                if screen.is_some() && std::str::from_utf8(&body).is_err() {
                     return Err(UpstreamError::Nonsense("its answer cannot be searched".into()));
                 }
+                let (body, is_answer) = reader.failure(body)?;
                 let clean = match screen {
                     // Of an answer its skeleton is for programs, and stays.
-                    Some(screen) if reader.is_answer(&body) => screen.message(&body)?,
+                    Some(screen) if is_answer => screen.message(&body)?,
                     Some(screen) => screen.text(&body)?,
                     None => None,
                 };
@@ -308,7 +402,7 @@ impl Watch {
                 }
                 let mut out = Pieces::default();
                 while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(limit))? {
-                    reader.event(event, screen, &mut out)?;
+                    reader.event(event, screen, limit, &mut out)?;
                 }
                 if end && reader.id.is_some() && !reader.answered && !reader.resumable {
                     return Err(UpstreamError::Nonsense("the stream ended without an answer".into()));
@@ -325,6 +419,13 @@ impl Watch {
 
 fn nonsense(words: &str) -> UpstreamError {
     UpstreamError::Nonsense(words.into())
+}
+
+/// The length that the client is told of an answer that is so long when it comes.
+fn promise(length: usize, leave: &Leave) -> usize {
+    let own = leave.id.as_ref().map_or(0, Bytes::len);
+    let ours = (length + own).saturating_sub(leave.sent.wire.len());
+    if length > LONG { ours } else { (ours + ID_MEMBER).max(ROOM + own) }
 }
 
 fn screened(screen: Option<&Screen>, body: Bytes) -> Result<Bytes, UpstreamError> {

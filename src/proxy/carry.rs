@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use filters::Era;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Version};
 use pingora::http::ResponseHeader;
@@ -15,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Takes;
-use super::answer::Watch;
+use super::answer::{Watch, Way};
 use super::given::{Given, decline};
 use super::reply::{failure, open, say, stamp};
 use super::speak::{AGAIN, may_stay};
@@ -167,7 +168,10 @@ async fn carried(
                 for (name, value) in headers.iter() {
                     head.append_header(name, value)?;
                 }
-                match Watch::begin(&mut head, leave, seat.as_ref(), Instant::now()) {
+                // Connections of the house's own client are shared: where nothing is to come that names no request,
+                // nothing of that kind is believed.
+                let way = Way { certain: leave.era == Era::Legacy || leave.logs, sized: false };
+                match Watch::begin(&mut head, leave, seat.as_ref(), way, Instant::now()) {
                     Ok(begun) => {
                         ctx.outcome = Some(if status < 300 { Outcome::Ok } else { Outcome::Error });
                         head.remove_header(&CONTENT_LENGTH);

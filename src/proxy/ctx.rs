@@ -43,6 +43,12 @@ pub struct Ctx {
     /// The endpoint that it is at, and the socket that leads there.
     pub visit: Option<Visit>,
     pub socket: Option<RawFd>,
+    /// That connection was used before.
+    pub reused: bool,
+    /// It is used for the calls of one session only.
+    pub own: bool,
+    /// The call takes a connection that nobody has used, and nobody will use again.
+    pub fresh: bool,
     pub tries: Tries,
     /// What goes to the server as `Authorization`, if it is not the gateway's own.
     pub bearer: Option<http::HeaderValue>,
@@ -84,6 +90,9 @@ impl Ctx {
             seat: None,
             visit: None,
             socket: None,
+            reused: false,
+            own: false,
+            fresh: false,
             tries: Tries::default(),
             bearer: None,
             moved: None,

@@ -7,7 +7,7 @@ use filters::Refusal;
 use pingora::proxy::{FailToProxy, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::{Ctx, Gateway, again, credentials, intake, late};
+use super::{Ctx, FOREIGN, Gateway, again, credentials, intake, late, link};
 use crate::door::Leave;
 use crate::telemetry::Outcome;
 use crate::telemetry::access::Line;
@@ -115,8 +115,13 @@ fn left(ctx: &mut Ctx) -> FailToProxy {
     FailToProxy { error_code: 499, can_reuse_downstream: false }
 }
 
-/// Gives the next piece of an answer to the watch, and what it lets through.
-pub(super) fn pass(ctx: &mut Ctx, piece: Option<Bytes>, end: bool) -> pingora::Result<Option<Bytes>> {
+/// Gives the next piece of an answer to the watch, and what it lets through. `untouched`: the client has got nothing yet.
+pub(super) fn pass(
+    ctx: &mut Ctx,
+    piece: Option<Bytes>,
+    end: bool,
+    untouched: bool,
+) -> pingora::Result<Option<Bytes>> {
     let (Some(watch), Some(leave)) = (&mut ctx.watch, &ctx.leave) else { return Ok(piece) };
     if watch.is_held() {
         // Nothing goes to the client meanwhile; but its head did before the first piece, and may have taken its time.
@@ -137,7 +142,16 @@ pub(super) fn pass(ctx: &mut Ctx, piece: Option<Bytes>, end: bool) -> pingora::R
             if watch.spoke() {
                 tell(leave, &mut ctx.visit, None);
             }
+            if let (true, true, Some(socket)) = (end, watch.spends(), ctx.socket) {
+                link::end(socket);
+            }
             Ok(piece)
+        }
+        // The server may have sent it before the call reached it, and answers that next.
+        Err(UpstreamError::Foreign) if untouched && leave.safe && ctx.reused && !ctx.fresh => {
+            ctx.fresh = true;
+            ctx.watch = None;
+            Err(Error::explain(FOREIGN, "the answer of another call").into_up())
         }
         Err(error) => Err(failed(ctx, &error)),
     }

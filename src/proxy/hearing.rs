@@ -5,20 +5,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use filters::Span;
+use filters::rebuild::splice;
 
-use crate::address;
+use super::whose::{self, Whose};
+use crate::address::{self, Matter};
 use crate::door::Leave;
 use crate::protocol::{sse, wire};
 use crate::server::Server;
-use crate::session::{Heard, Session};
+use crate::session::{Heard, Sent, Session};
 use crate::upstream::clock::Clock;
 use crate::upstream::http::Seat;
-use crate::upstream::{Screen, UpstreamError};
+use crate::upstream::{Screen, UpstreamError, WireId};
 
 /// Reads messages, and keeps what they say of the call.
 pub struct Hearing {
-    /// The id that the answer must carry, as written.
+    /// The id that the client gets its answer under, as written.
     pub id: Option<Bytes>,
+    /// What stands in its place, and in that of the progress token, on the way to the server and back.
+    pub sent: Sent,
     pub server: Arc<Server>,
     /// The session that may answer what the server asks, and the seat in which it asks.
     session: Option<(Arc<Session>, Arc<Seat>)>,
@@ -31,6 +36,12 @@ pub struct Hearing {
     pub resumable: bool,
     /// Something of a stream was a message: the server works.
     pub spoke: bool,
+    /// What comes belongs to this request: something in it said so, or nothing else was asked where it comes from.
+    proven: bool,
+    /// Events that wait for that.
+    waiting: Pieces,
+    /// An error has come that names no request: after it nothing on this connection can be told apart.
+    pub nameless: bool,
     /// When the server last said something of the call.
     heard: Instant,
     /// Set once the server has asked its client: it stands still until that has answered.
@@ -54,16 +65,24 @@ impl Pieces {
         self.all.extend_from_slice(&piece);
     }
 
+    fn len(&self) -> usize {
+        self.first.len() + self.all.len()
+    }
+
     pub fn joined(self) -> Bytes {
         if self.all.is_empty() { self.first } else { self.all.freeze() }
     }
 }
 
 impl Hearing {
-    /// Of the answer to this call, whose head came now.
-    pub fn of(leave: &Leave, seat: Option<&Arc<Seat>>, now: Instant) -> Self {
+    /// Of the answer to this call, whose head came now. `certain`: nothing else was asked on its connection.
+    pub fn of(leave: &Leave, seat: Option<&Arc<Seat>>, certain: bool, now: Instant) -> Self {
         Self {
             id: leave.id.clone(),
+            sent: leave.sent.clone(),
+            proven: certain,
+            waiting: Pieces::default(),
+            nameless: false,
             server: leave.server.clone(),
             session: leave.session.clone().zip(seat.cloned()),
             resumes: leave.resume.is_some(),
@@ -101,13 +120,7 @@ impl Hearing {
         self.session.as_ref().is_some_and(|(_, seat)| seat.has_batches())
     }
 
-    /// Whether a message is the answer that is waited for.
-    pub fn is_answer(&self, message: &[u8]) -> bool {
-        let read = wire::read(message).filter(wire::Incoming::is_answer);
-        read.is_some_and(|read| fits(&read, message, self.id.as_deref()).is_ok())
-    }
-
-    /// Judges a JSON answer; gives the one that was waited for.
+    /// Judges a JSON answer; gives the one that was waited for, under the client's id.
     pub fn judge(&mut self, body: Bytes) -> Result<Bytes, UpstreamError> {
         let nonsense = |words: &str| UpstreamError::Nonsense(words.into());
         let parts = if self.has_batches() { wire::batch(&body) } else { None };
@@ -115,9 +128,10 @@ impl Hearing {
             let read =
                 wire::read(&message).ok_or_else(|| nonsense("the answer is not a JSON-RPC message"))?;
             if read.is_answer() {
-                fits(&read, &message, self.id.as_deref())?;
+                let whose = whose::of(&read, &message, &self.sent.wire)?;
                 (self.answered, self.error) = (true, read.error.is_some());
-                return Ok(message);
+                self.nameless |= whose == Whose::Nobodys;
+                return Ok(self.id.as_ref().map_or(message.clone(), |id| whose::home(message, &read, id)));
             }
             // There is no room for anything else in this form, but of a changed list others are told.
             if let Some((session, seat)) = self.session.as_ref().filter(|_| !read.is_request()) {
@@ -127,26 +141,76 @@ impl Hearing {
         Err(nonsense("the answer has neither a result nor an error"))
     }
 
-    /// Looks at an event and gives on what of it may go to the client.
+    /// Judges the body of an error of HTTP, in whatever words. Gives it with the client's id, and whether it is a message.
+    pub fn failure(&mut self, body: Bytes) -> Result<(Bytes, bool), UpstreamError> {
+        let read = wire::read(&body).filter(wire::Incoming::is_answer);
+        let (Some(read), Some(id)) = (read, &self.id) else {
+            self.nameless = true;
+            return Ok((body, false));
+        };
+        let whose = match whose::of(&read, &body, &self.sent.wire) {
+            // Servers that have read nothing of a request write what they like for its id.
+            Err(_) if read.error.is_some() && !read.id.is_some_and(|id| WireId::is_one(id.of(&body))) => {
+                Whose::Nobodys
+            }
+            whose => whose?,
+        };
+        self.nameless |= whose == Whose::Nobodys;
+        Ok((whose::home(body, &read, id), true))
+    }
+
+    /// Looks at an event and gives on what of it may go to the client; `limit` bounds what has to wait.
     pub fn event(
         &mut self,
-        event: Bytes,
+        event: BytesMut,
         screen: Option<&Screen>,
+        limit: usize,
         out: &mut Pieces,
     ) -> Result<(), UpstreamError> {
+        let mut passed = Pieces::default();
+        let is_message = self.heed(event, screen, &mut passed)?;
+        if !self.proven && !is_message {
+            // It keeps connections open, and says nothing.
+            out.push(Bytes::from_static(sse::KEEP_ALIVE));
+            return Ok(());
+        }
+        if !self.proven {
+            self.waiting.push(passed.joined());
+            if self.waiting.len() > limit {
+                return Err(UpstreamError::TooLarge(limit));
+            }
+            return Ok(());
+        }
+        if self.waiting.len() > 0 {
+            out.push(std::mem::take(&mut self.waiting).joined());
+        }
+        out.push(passed.joined());
+        Ok(())
+    }
+
+    /// Gives whether it was there for the sake of a message.
+    fn heed(
+        &mut self,
+        event: BytesMut,
+        screen: Option<&Screen>,
+        out: &mut Pieces,
+    ) -> Result<bool, UpstreamError> {
         let read = sse::read(&event);
         // MCP has no others: what they hold cannot be judged, and no client looks at them.
         if read.is_foreign() {
-            return Ok(());
+            return Ok(true);
         }
         // A stream can only be gone on with in the seat where it was begun.
         let seat = self.session.as_ref().map(|(_, seat)| seat.number);
         let id = read.id.as_deref().filter(|id| !id.is_empty());
         let place = id.zip(seat).map(|(id, seat)| address::event_id(id, seat));
         self.resumable |= read.id.is_some() && seat.is_some();
+        let placed =
+            |event: Bytes| place.as_deref().map_or(event.clone(), |place| sse::with_id(&event, place));
         let Some(data) = read.message() else {
-            out.push(place.as_deref().map_or_else(|| event.clone(), |place| sse::with_id(&event, place)));
-            return Ok(());
+            drop(read);
+            out.push(placed(event.freeze()));
+            return Ok(false);
         };
         let batch = if self.has_batches() { wire::batch(&Bytes::copy_from_slice(data)) } else { None };
         if let Some(messages) = batch {
@@ -158,69 +222,112 @@ impl Hearing {
                 let place = place.as_deref().filter(|_| number == last);
                 out.push(sse::event(place, message.as_deref().unwrap_or(&messages[number])));
             }
-            return Ok(());
+            return Ok(true);
         }
         let heard = self.message(data)?;
+        // Nearly always on one line: then only the id is touched, where it lies.
+        let within = (data.as_ptr() as usize).checked_sub(event.as_ptr() as usize);
+        let within = within.filter(|at| at + data.len() <= event.len());
+        if let (Said::Edited(place, word), None, Some(at)) = (&heard, screen, within) {
+            let place = Span { start: at + place.start, end: at + place.end };
+            let word = word.clone();
+            drop(read);
+            out.push(placed(splice(event, place, &word)));
+            return Ok(true);
+        }
         match outward(heard, data, screen)? {
             None => {}
             Some(Some(message)) => out.push(sse::retold(&read, place.as_deref(), &message)),
             Some(None) => {
-                out.push(place.as_deref().map_or_else(|| event.clone(), |place| sse::with_id(&event, place)));
+                drop(read);
+                out.push(placed(event.freeze()));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn message(&mut self, message: &[u8]) -> Result<Heard, UpstreamError> {
+    fn message(&mut self, message: &[u8]) -> Result<Said, UpstreamError> {
         let read = wire::read(message).ok_or_else(|| {
             UpstreamError::Nonsense("an event of the stream is not a JSON-RPC message".into())
         })?;
         self.spoke = true;
         self.heard();
         if read.is_answer() {
-            fits(&read, message, self.id.as_deref())?;
-            self.answered = true;
-            self.error |= read.error.is_some();
-            if let (true, Some((session, _)), Some(id)) = (self.resumes, &self.session, read.id) {
-                session.runs.done(id.of(message));
-            }
-            return Ok(Heard::AsItIs);
+            return self.answer(message, &read);
         }
         if self.session.is_none() && read.is_request() {
             // 2026-07-28, streamable-http: no requests on this stream. Nobody could answer it either.
             let words = "it asks its client on the stream of an answer";
             return Err(UpstreamError::Nonsense(words.into()));
         }
-        let Some((session, seat)) = &self.session else { return Ok(Heard::AsItIs) };
+        if let Some(Matter::Progresses(token)) = Matter::of(message, &read) {
+            if wire::same_id(token.of(message), &self.sent.wire) {
+                self.proven = true;
+                return Ok(self.sent.token.clone().map_or(Said::Nothing, |own| Said::Edited(token, own)));
+            }
+            if self.session.is_none() && WireId::is_one(token.of(message)) {
+                return Ok(Said::Nothing);
+            }
+        }
+        let Some((session, seat)) = &self.session else { return Ok(Said::AsItIs) };
         // Few servers ask anything.
         let clock = read.is_request().then(|| &*self.clock.get_or_insert_default());
-        Ok(session.hear(&self.server, seat.number, message, &read, clock))
+        Ok(match session.hear(&self.server, seat.number, message, &read, clock) {
+            Heard::AsItIs => Said::AsItIs,
+            Heard::As(other) => Said::As(other),
+            Heard::Not => Said::Nothing,
+        })
     }
+
+    fn answer(&mut self, message: &[u8], read: &wire::Incoming) -> Result<Said, UpstreamError> {
+        if let (true, Some((session, _)), Some(got)) = (self.resumes, &self.session, read.id) {
+            // Of whatever request of the session the stream was; what none has asked nobody waits for.
+            let Some(known) = session.runs.known_as(got.of(message)) else { return Ok(Said::Nothing) };
+            session.runs.done(&known.id);
+            self.answered = true;
+            self.error |= read.error.is_some();
+            return Ok(Said::Edited(got, known.id));
+        }
+        let whose = whose::of(read, message, &self.sent.wire)?;
+        self.answered = true;
+        self.error |= read.error.is_some();
+        if whose == Whose::Nobodys {
+            self.nameless = true;
+            // What came before it may be of another.
+            self.waiting = Pieces::default();
+        }
+        self.proven = true;
+        Ok(match (&self.id, read.id) {
+            (Some(id), Some(place)) => Said::Edited(place, id.clone()),
+            (Some(id), None) => Said::As(whose::home(Bytes::copy_from_slice(message), read, id)),
+            (None, _) => Said::AsItIs,
+        })
+    }
+}
+
+/// What becomes of a message.
+enum Said {
+    AsItIs,
+    As(Bytes),
+    /// With a word in the place of a value.
+    Edited(Span, Bytes),
+    /// It is not for the client.
+    Nothing,
 }
 
 /// A message as it goes out: none if it does not, none within if it goes as it is.
 fn outward(
-    heard: Heard,
+    said: Said,
     message: &[u8],
     screen: Option<&Screen>,
 ) -> Result<Option<Option<Bytes>>, UpstreamError> {
-    let moved = match heard {
-        Heard::Not => return Ok(None),
-        Heard::As(moved) => Some(moved),
-        Heard::AsItIs => None,
+    let moved = match said {
+        Said::Nothing => return Ok(None),
+        Said::As(moved) => Some(moved),
+        Said::Edited(place, word) => Some(splice(BytesMut::from(message), place, &word)),
+        Said::AsItIs => None,
     };
     let Some(screen) = screen else { return Ok(Some(moved)) };
     let clean = screen.message(moved.as_deref().unwrap_or(message))?;
     Ok(Some(clean.or(moved)))
-}
-
-fn fits(read: &wire::Incoming, message: &[u8], id: Option<&[u8]>) -> Result<(), UpstreamError> {
-    match (read.id, id) {
-        // An error about a request that the server could not read has no id of it.
-        (None, _) if read.error.is_some() => Ok(()),
-        (Some(got), _) if read.error.is_some() && got.of(message) == b"null" => Ok(()),
-        (Some(got), Some(id)) if wire::same_id(got.of(message), id) => Ok(()),
-        (_, None) => Ok(()),
-        _ => Err(UpstreamError::Odd("it answers another request".into())),
-    }
 }

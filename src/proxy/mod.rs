@@ -24,14 +24,17 @@ mod kept;
 mod late;
 mod leaves;
 mod linger;
+mod link;
 pub mod multiplex;
 mod outgoing;
 pub mod patience;
 mod receive;
 mod reply;
+mod scan;
 pub mod secure;
 mod speak;
 pub mod tongue;
+mod whose;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -51,7 +54,7 @@ use crate::state::State;
 use crate::telemetry::Outcome;
 use crate::telemetry::access::Access;
 use crate::upstream::{UpstreamError, is_exhausted, moved};
-use answer::Watch;
+use answer::{Watch, Way};
 use ctx::Ctx;
 use fate::{failed, pass, tell};
 use receive::Next;
@@ -116,13 +119,13 @@ impl ProxyHttp for Gateway {
     async fn connected_to_upstream(
         &self,
         _: &mut Session,
-        _: bool,
+        reused: bool,
         _: &HttpPeer,
         socket: RawFd,
         _: Option<&Digest>,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
-        ctx.socket = Some(socket);
+        (ctx.socket, ctx.reused) = (Some(socket), reused);
         Ok(())
     }
 
@@ -137,8 +140,20 @@ impl ProxyHttp for Gateway {
         let peer = &visit.endpoint().peer;
         // Which HTTP the server speaks was settled with the connection.
         let version = request.version;
+        peer.speaks(version);
+        if version == http::Version::HTTP_2 {
+            // Streams keep answers and requests together, and others' bytes lie on the socket at any time.
+            (ctx.socket, ctx.reused) = (None, false);
+        } else if let (true, Some(socket)) = (ctx.reused, ctx.socket)
+            && link::is_touched(socket)
+        {
+            return Err(Error::explain(TOUCHED, "something lies on the connection unasked").into_up());
+        }
         *request = outgoing::request(session, ctx, leave, peer, ctx.seat.as_deref(), ctx.bearer.as_ref())?;
         request.set_version(version);
+        if ctx.fresh && version != http::Version::HTTP_2 {
+            request.insert_header(http::header::CONNECTION, "close")?;
+        }
         ctx.sent_at = Some(Instant::now());
         // What is longer goes out in several packets anyway, and with HTTP/2 others write to the socket.
         if let Some(socket) = ctx.socket
@@ -211,7 +226,12 @@ impl ProxyHttp for Gateway {
         }
         let sized = response.headers.contains_key(http::header::CONTENT_LENGTH);
         let now = Instant::now();
-        match Watch::begin(response, leave, ctx.seat.as_ref(), now) {
+        let way = Way {
+            certain: !ctx.reused || ctx.own,
+            // HTTP/2 has its own end for a body.
+            sized: session.req_header().version != http::Version::HTTP_2,
+        };
+        match Watch::begin(response, leave, ctx.seat.as_ref(), way, now) {
             Ok(watch) => {
                 let unsized_now = sized && !response.headers.contains_key(http::header::CONTENT_LENGTH);
                 if unsized_now && session.req_header().version == http::Version::HTTP_11 {
@@ -242,13 +262,13 @@ impl ProxyHttp for Gateway {
 
     fn upstream_response_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Duration>> {
         if ctx.watch.is_some() {
-            *body = pass(ctx, body.take(), end_of_stream)?;
+            *body = pass(ctx, body.take(), end_of_stream, reply::begun(session).is_none())?;
         }
         Ok(None)
     }
@@ -261,7 +281,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         trailers.clear();
-        ctx.rest = pass(ctx, None, true)?;
+        ctx.rest = pass(ctx, None, true, false)?;
         Ok(())
     }
 
@@ -315,7 +335,13 @@ impl ProxyHttp for Gateway {
         client_reused: bool,
     ) -> Box<Error> {
         let untouched = reply::begun(session).is_none();
-        if matches!(e.etype(), &FORGOTTEN | &MOVED | &again::AGAIN) {
+        if *e.etype() == TOUCHED {
+            // Nothing was sent. One that nobody has used is sound.
+            ctx.fresh = true;
+            e.set_retry(true);
+            return e;
+        }
+        if matches!(e.etype(), &FORGOTTEN | &FOREIGN | &MOVED | &again::AGAIN) {
             e.set_retry(untouched);
             return e;
         }
@@ -384,8 +410,11 @@ fn settle(ctx: &Ctx, outcome: Outcome) {
     }
     // The client has left, or a stream ended that is to be gone on with: the server goes on.
     let answered = ctx.refused.is_some() || ctx.watch.as_ref().is_some_and(Watch::is_answered);
-    if let (Some(run), false, true) = (&leave.run, answered, ctx.sent_at.is_some()) {
-        run.keep();
+    match &leave.run {
+        Some(run) if !answered && ctx.sent_at.is_some() => run.keep(),
+        // The answer may be lost on its way to the client, who then asks for it again.
+        Some(run) if ctx.watch.as_ref().is_some_and(Watch::is_resumable) => run.remember(),
+        _ => {}
     }
 }
 
@@ -394,6 +423,12 @@ const CORKED: usize = 48 * 1024;
 
 /// Connections of HTTP/2 at their end that a call passes over before it is told that there is none.
 const STALE: u32 = 4;
+
+/// Something lay on a connection before the call was sent on it.
+const TOUCHED: ErrorType = ErrorType::Custom("touched");
+
+/// What came on a used connection answers another request; the call goes once more.
+const FOREIGN: ErrorType = ErrorType::Custom("foreign");
 
 /// A connection can be used again after the server forgot our session; the request goes once more.
 const FORGOTTEN: ErrorType = ErrorType::Custom("forgotten");

@@ -200,6 +200,8 @@ pub fn resumption(
         safe: true,
         key: client.key(),
         id: None,
+        sent: session::Sent::aside(),
+        logs: false,
         resume: Some(Box::new(last)),
         running,
         screen: screen(&server),

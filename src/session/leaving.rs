@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::future::join_all;
 
 use super::Session;
 use super::place::Place;
 use crate::address::CANCELLED;
 use crate::server::Server;
+use crate::upstream::WireId;
 use crate::upstream::http::Seat;
 
 /// How often it is looked whether anything still runs in a seat that is to be left.
@@ -90,7 +90,8 @@ impl Session {
         seats.append(&mut self.parting.lock().expect("no holder of the lock panics"));
         let leaving = seats.iter().map(|(server, seat)| {
             let here = |run: &super::Run| run.seat().is_some_and(|at| at.number == seat.number);
-            let ids: Vec<Bytes> = runs.iter().filter(|run| here(run)).map(|run| run.id().clone()).collect();
+            let sent = |run: &Arc<super::Run>| run.sent().map(|sent| sent.wire);
+            let ids: Vec<WireId> = runs.iter().filter(|run| here(run)).filter_map(sent).collect();
             async move { left(server, seat, &ids).await }
         });
         tokio::join!(join_all(leaving), self.leave_shared());
@@ -98,11 +99,10 @@ impl Session {
 }
 
 /// Tells an endpoint that a seat is left, and with it these requests: not every server ends them with the session.
-pub(super) async fn left(server: &Server, seat: &Seat, runs: &[Bytes]) {
+pub(super) async fn left(server: &Server, seat: &Seat, runs: &[WireId]) {
     let Some(http) = server.upstream.http() else { return };
     let cancelled = runs.iter().map(|id| {
-        let params =
-            format!(r#"{{"requestId":{},"reason":"the session has ended"}}"#, String::from_utf8_lossy(id));
+        let params = format!(r#"{{"requestId":{},"reason":"the session has ended"}}"#, id.as_str());
         tokio::time::timeout(BRIEF, http.notify(seat, CANCELLED, params.into()))
     });
     join_all(cancelled).await;

@@ -4,7 +4,7 @@
 //! (2025-11-25, transports: disconnection is not cancellation), and a server may end a stream that is to be gone on with.
 //! Such a request stays here until its answer was seen, or the session ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -16,6 +16,7 @@ use super::Session;
 use crate::address::CANCELLED;
 use crate::protocol::wire;
 use crate::server::Server;
+use crate::upstream::WireId;
 use crate::upstream::http::Seat;
 
 /// Requests without an exchange that are kept; of more, the oldest is given up.
@@ -25,13 +26,36 @@ const LONGEST: usize = 1024;
 /// How long one of these keeps its session from being idle, in seconds.
 const LEFT: u64 = 15 * 60;
 
-/// By id, as written.
+/// Answered requests whose ids are kept, since their client may go on with the stream of the answer.
+const ANSWERED: usize = 32;
+
+/// By id, as written, and those that are answered.
 #[derive(Default)]
-pub struct Runs(Mutex<HashMap<Bytes, Arc<Run>>>);
+pub struct Runs {
+    live: Mutex<HashMap<Bytes, Arc<Run>>>,
+    answered: Mutex<VecDeque<Known>>,
+}
+
+/// What goes to an HTTP server in the places of the client's id and progress token.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub wire: WireId,
+    /// The client's own token, as written.
+    pub token: Option<Bytes>,
+}
+
+impl Sent {
+    /// For a message that no answer comes to.
+    pub fn aside() -> Self {
+        Self { wire: WireId::next(), token: None }
+    }
+}
 
 /// A request that is under way.
 pub struct Run {
     id: Bytes,
+    /// What its server knows it by, where it goes over HTTP.
+    sent: Option<Sent>,
     pub server: Arc<Server>,
     /// The seat that it was sent in, where it goes over HTTP.
     seat: ArcSwapOption<Seat>,
@@ -39,6 +63,13 @@ pub struct Run {
     pub stop: Option<CancellationToken>,
     /// The second of the session's clock in which its exchange ended without an answer, and one more; 0 before.
     left: AtomicU64,
+}
+
+/// A request as its client knows it.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub id: Bytes,
+    pub sent: Sent,
 }
 
 impl Run {
@@ -54,6 +85,15 @@ impl Run {
     /// The client's id, as written.
     pub fn id(&self) -> &Bytes {
         &self.id
+    }
+
+    /// What its server knows it by, where it goes over HTTP.
+    pub fn sent(&self) -> Option<&Sent> {
+        self.sent.as_ref()
+    }
+
+    fn known(&self) -> Option<Known> {
+        Some(Known { id: self.id.clone(), sent: self.sent.clone()? })
     }
 
     fn is_live(&self, now: u64) -> bool {
@@ -77,13 +117,22 @@ impl Begun {
         }
     }
 
+    /// It was answered on a stream that its client may go on with from before the answer.
+    pub fn remember(&self) {
+        let Some(known) = self.run.known() else { return };
+        let mut answered = self.session.runs.answered.lock().expect("no holder of the lock panics");
+        if answered.len() == ANSWERED {
+            answered.pop_front();
+        }
+        answered.push_back(known);
+    }
+
     /// Tells its server that nobody waits for the answer.
     pub fn cancel(&self, why: &'static str) {
         let (run, Some(seat)) = (self.run.clone(), self.run.seat()) else { return };
         self.session.core.spawn(async move {
-            let Some(http) = run.server.upstream.http() else { return };
-            let id = String::from_utf8_lossy(&run.id);
-            let params = format!(r#"{{"requestId":{id},"reason":"{why}"}}"#);
+            let (Some(http), Some(sent)) = (run.server.upstream.http(), run.sent()) else { return };
+            let params = format!(r#"{{"requestId":{},"reason":"{why}"}}"#, sent.wire.as_str());
             if let Err(error) = http.notify(&seat, CANCELLED, params.into()).await {
                 tracing::debug!(server = %run.server.name, %error, "a call that timed out was not cancelled");
             }
@@ -112,11 +161,13 @@ impl Runs {
     pub fn begin(
         session: &Arc<Session>,
         id: Bytes,
+        sent: Option<Sent>,
         server: &Arc<Server>,
         stop: Option<CancellationToken>,
     ) -> Begun {
         let run = Run {
             id: id.clone(),
+            sent,
             server: server.clone(),
             seat: ArcSwapOption::empty(),
             stop,
@@ -133,6 +184,16 @@ impl Runs {
         // Nearly always written as it was before.
         let known = all.get(id).or_else(|| all.values().find(|run| wire::same_id(&run.id, id)));
         known.cloned()
+    }
+
+    /// The request that a server of this session knows by this id.
+    pub fn known_as(&self, wire: &[u8]) -> Option<Known> {
+        let is = |sent: &Sent| wire::same_id(&sent.wire, wire);
+        let live = self.all().values().find(|run| run.sent().is_some_and(is)).and_then(|run| run.known());
+        live.or_else(|| {
+            let answered = self.answered.lock().expect("no holder of the lock panics");
+            answered.iter().find(|known| is(&known.sent)).cloned()
+        })
     }
 
     /// The answer of a request without an exchange was seen, or it was cancelled.
@@ -173,6 +234,6 @@ impl Runs {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<Bytes, Arc<Run>>> {
-        self.0.lock().expect("no holder of the lock panics")
+        self.live.lock().expect("no holder of the lock panics")
     }
 }

@@ -132,9 +132,8 @@ fn said(message: &Bytes, id: &[u8]) -> Result<Option<Said>, UpstreamError> {
     match (read.id, read.result, read.error) {
         // An error without an id answers the only request there is.
         (None, _, Some(error)) => Ok(Some(Said::Error(part(error)))),
-        (Some(got), _, _) if !wire::same_id(got.of(message), id) => {
-            Err(UpstreamError::Nonsense("an answer to another request".into()))
-        }
+        (Some(got), _, Some(error)) if got.of(message) == b"null" => Ok(Some(Said::Error(part(error)))),
+        (Some(got), _, _) if !wire::same_id(got.of(message), id) => Err(UpstreamError::Foreign),
         (Some(_), Some(result), None) => Ok(Some(Said::Result(part(result)))),
         (Some(_), _, Some(error)) => Ok(Some(Said::Error(part(error)))),
         _ => Err(UpstreamError::Nonsense("an answer without an id".into())),

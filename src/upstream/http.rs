@@ -7,7 +7,7 @@
 
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -24,7 +24,7 @@ use super::house::judged;
 use super::peer::{IDENTITY, Names};
 use super::trust::{Reach, Trust};
 use super::vitals::Vitals;
-use super::{Bounds, Hello, Peer, Said, UpstreamError, cause, moved};
+use super::{Bounds, Hello, Peer, Said, UpstreamError, WireId, cause, moved};
 use crate::protocol::{revision, wire};
 
 /// An upstream session of the legacy era.
@@ -63,13 +63,9 @@ impl Seat {
     }
 }
 
-/// An id for a request of the gateway itself. It goes in a session where a client's own requests go too, perhaps those of
-/// another gateway: no two of them may have the same id at a time.
+/// An id for a request of the gateway itself, as those of clients have.
 pub(super) fn own_id() -> String {
-    static PROCESS: LazyLock<u64> =
-        LazyLock::new(|| getrandom::u64().expect("the system gives random bytes"));
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    format!("\"tg-{:016x}-{}\"", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed))
+    WireId::next().as_str().to_owned()
 }
 
 pub struct Http {

@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod followers;
 mod house;
 pub mod http;
+pub mod ids;
 pub mod moved;
 pub mod peer;
 pub mod pool;
@@ -43,6 +44,7 @@ use crate::telemetry::acts;
 pub use bounds::Bounds;
 pub use child::is_ours;
 use followers::Ear;
+pub use ids::WireId;
 pub use peer::Peer;
 pub use pool::Pool;
 pub use screen::Screen;
@@ -235,6 +237,9 @@ pub enum UpstreamError {
     /// what it does not have.
     #[error("sent an answer that is not MCP: {0}")]
     Odd(String),
+    /// By its id: the connection that it came on does not keep requests and answers together.
+    #[error("sent an answer that is not MCP: it answers another request")]
+    Foreign,
     #[error("sent more than the {0} bytes that an answer may have")]
     TooLarge(usize),
     #[error("does not accept the gateway's credentials (HTTP {0})")]
@@ -304,7 +309,7 @@ impl UpstreamError {
             Self::Unreachable(_) => (502, "upstream_unreachable"),
             Self::Starting => (503, "upstream_starting"),
             Self::TimedOut(_) => (504, "upstream_timeout"),
-            Self::Broke(_) | Self::Nonsense(_) | Self::Odd(_) => (502, "upstream_nonsense"),
+            Self::Broke(_) | Self::Nonsense(_) | Self::Odd(_) | Self::Foreign => (502, "upstream_nonsense"),
             Self::TooLarge(_) => (502, "upstream_too_large"),
             Self::Credentials(_) | Self::Denied(..) => (502, "upstream_credentials"),
             Self::Later(status, _) => (*status, "upstream_unavailable"),

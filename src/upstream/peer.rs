@@ -8,7 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -72,6 +72,8 @@ pub struct Peer {
     /// Told when its name should be looked up before it is time.
     pub stale: Notify,
     started: Instant,
+    /// The server speaks HTTP/2: one connection serves all.
+    streams: AtomicBool,
 }
 
 /// What a name stands for: sorted, IPv4 first, since servers on `localhost` often listen there only.
@@ -128,6 +130,7 @@ impl Peer {
             resolved: ArcSwapOption::empty(),
             stale: Notify::new(),
             started: Instant::now(),
+            streams: AtomicBool::new(false),
             host: host.trim_matches(['[', ']']).to_owned(),
         };
         if let Ok(ip) = peer.host.parse() {
@@ -234,6 +237,20 @@ impl Peer {
         let (fresh, resting): (Vec<&Address>, Vec<&Address>) =
             resolved.all.iter().partition(|address| address.resting() <= now);
         fresh.into_iter().chain(resting).map(|address| address.at).collect()
+    }
+
+    /// Notes which HTTP it speaks.
+    pub fn speaks(&self, version: http::Version) {
+        let streams = version == http::Version::HTTP_2;
+        // Nearly always as it was: then nothing is written that other cores read.
+        if self.has_streams() != streams {
+            self.streams.store(streams, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether its last connection was one of HTTP/2.
+    pub fn has_streams(&self) -> bool {
+        self.streams.load(Ordering::Relaxed)
     }
 
     fn clock(&self) -> u64 {

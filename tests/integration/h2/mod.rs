@@ -2,6 +2,7 @@
 
 mod bodies;
 mod floods;
+mod foreign;
 mod frames;
 mod manners;
 mod matrix;

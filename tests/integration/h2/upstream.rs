@@ -205,7 +205,7 @@ async fn one(
 }
 
 /// An answer of HTTP/1 taken apart.
-fn plain(answer: &[u8]) -> (u16, &'static str, String) {
+pub(super) fn plain(answer: &[u8]) -> (u16, &'static str, String) {
     let text = String::from_utf8_lossy(answer);
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{House, Status, Trick, ask, house, judge, play, works};
+use super::{House, Status, Trick, ask, call, house, judge, play, ways, works};
 use crate::puppet::{Act, Puppet, Seen, answer, http, json_answer};
+use crate::raw::Client;
 
 /// Says a body as JSON under the request's id, which stands in it as `ID`.
 fn says(seen: &Seen, body: &str) -> Act {
@@ -133,6 +134,20 @@ fn late() -> Vec<Trick> {
     ]
 }
 
+/// The same, where what was promised is shorter than what the gateway says instead.
+fn short() -> Vec<Trick> {
+    fn late(length: usize, body: &str) -> Act {
+        let head = format!("{HEAD}Content-Length: {length}\r\n\r\n").into_bytes();
+        Act::Pause(head, Duration::from_millis(300), body.as_bytes().to_vec())
+    }
+    vec![
+        ("short_foreign", |_| late(36, r#"{"jsonrpc":"2.0","id":8,"result":{}}"#)),
+        ("short_no_json", |_| late(2, "hi")),
+        ("short_half", |_| late(20, "{")),
+        ("short_nothing", |_| late(1, "")),
+    ]
+}
+
 /// Answered by 504.
 fn silence() -> Vec<Trick> {
     vec![("hangs", |_| Act::Hang(Vec::new())), ("hangs_in_head", |_| Act::Hang(HEAD.as_bytes().to_vec()))]
@@ -158,6 +173,7 @@ async fn an_answer_that_is_none_becomes_a_502() {
     let settings = ", timeout: 5s, max_response: 32KiB";
     play(&house(nonsense(), settings).await, &nonsense(), 502, Status::Free).await;
     play(&house(late(), settings).await, &late(), 502, Status::Maybe200).await;
+    play(&house(short(), settings).await, &short(), 502, Status::Maybe200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,6 +241,50 @@ async fn a_long_answer_is_judged_by_its_end() {
         ("trailing", |seen| long(seen, "ID", "}}")),
     ];
     play(&house(tricks.clone(), ", timeout: 2s").await, &tricks, 502, Status::Maybe200).await;
+}
+
+/// JSON-RPC 2.0 §5: where a server could not read the id of a request, the id of the error is null.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_without_an_id_is_that_of_its_caller() {
+    const ERROR: &str = r#""error":{"code":-32001,"message":"what?"}}"#;
+    fn error(status: &str, id: &str) -> Act {
+        kind(status, "application/json", &format!(r#"{{"jsonrpc":"2.0",{id}{ERROR}"#))
+    }
+    let tricks: Vec<Trick> = vec![
+        ("null", |_| error("200 OK", r#""id":null,"#)),
+        ("none", |_| error("200 OK", "")),
+        ("null_400", |_| error("400 Bad Request", r#""id":null,"#)),
+        ("none_404", |_| error("404 Not Found", "")),
+        ("word_400", |_| error("400 Bad Request", r#""id":"server-error","#)),
+        ("its_own", |seen| error("400 Bad Request", &format!(r#""id":{},"#, seen.body["id"]))),
+        ("last", |_| {
+            kind(
+                "200 OK",
+                "application/json",
+                &format!(r#"{{"jsonrpc":"2.0",{}"#, ERROR.replace("}}", r#"},"id":null}"#)),
+            )
+        }),
+        ("long", |_| error("200 OK", &format!(r#""id":null,"x":"{}","#, "x".repeat(3000)))),
+    ];
+    let house = house(tricks.clone(), "").await;
+    for (name, _) in tricks {
+        for _ in 0..2 {
+            let request = call(&format!("bad__{name}"), None);
+            for request in ways(&request) {
+                let answer =
+                    Client::connect(house.gateway.port).await.exchange(&request).await.expect("an answer");
+                let message = answer.message();
+                assert_eq!(
+                    (&message["id"], &message["error"]["code"]),
+                    (&json!(7), &json!(-32001)),
+                    "{name}: {message}"
+                );
+                assert_eq!(message["error"]["message"], "what?", "{name}");
+                assert!(answer.whole, "{name}");
+            }
+            works(&house.gateway, "bad__tool", None).await;
+        }
+    }
 }
 
 /// A puppet that answers nothing at all does not keep the gateway from starting.

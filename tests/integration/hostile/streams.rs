@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{House, Status, Trick, call, house, judge, ways, works};
 use crate::puppet::{Act, Seen};
-use crate::raw::Client;
+use crate::raw::{Client, Head};
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
 const CHUNKED: &str =
@@ -70,6 +70,14 @@ fn broken() -> Vec<(Trick, i64)> {
     ]
 }
 
+/// A call whose client wants to be told what servers log; else they may not, and it would wait for the answer.
+fn telling((head, body): (Head, Vec<u8>)) -> (Head, Vec<u8>) {
+    let body = String::from_utf8(body).expect("UTF-8");
+    let capabilities = "\"io.modelcontextprotocol/clientCapabilities\":{}";
+    let level = format!("{capabilities},\"io.modelcontextprotocol/logLevel\":\"info\"");
+    (head, body.replace(capabilities, &level).into_bytes())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_breaks_ends_with_an_error_event() {
     let tricks: Vec<Trick> = broken().into_iter().map(|(trick, _)| trick).collect();
@@ -80,7 +88,7 @@ async fn a_stream_that_breaks_ends_with_an_error_event() {
         // One connection for all: that a server fails is no reason to close the client's.
         let mut client = Client::connect(gateway.port).await;
         for ((name, _), code) in broken() {
-            for (way, request) in ways(&call(&format!("bad__{name}"), session)).iter().enumerate() {
+            for (way, request) in ways(&telling(call(&format!("bad__{name}"), session))).iter().enumerate() {
                 let answer = client.exchange(request).await.expect("an answer");
                 assert!(answer.whole && !answer.closes(), "{name} by way {way}: {answer:?}");
                 let judged = match code {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::stage::SENT;
 use super::{calls, followed, hold, logged, staged};
 use crate::events::Events;
 use crate::harness::{Gateway, legacy_call};
@@ -87,13 +88,14 @@ async fn batches_of_a_server_are_taken_apart_for_clients_that_know_none() {
     stage.with(|state| state.version = Some("2025-03-26"));
     let session = gateway.initialize("/mcp").await;
     let (mut stream, call) = hold(&gateway, &stage, &session, "b").await;
-    let answer = json!({"jsonrpc": "2.0", "id": "b", "result": {"content": []}});
+    let mut answer = json!({"jsonrpc": "2.0", "id": stage.sent(), "result": {"content": []}});
     call.raw(&format!("id: 7\ndata: {}\n\n", json!([logged("one"), logged("two")])));
     call.raw(&format!("id: 8\ndata: {}\n\n", json!([logged("three"), answer])));
     let words = [json!("one"), json!("two"), json!("three")];
     for word in words {
         assert_eq!(stream.next().await.expect("a message")["params"]["data"], word);
     }
+    answer["id"] = json!("b");
     assert_eq!(stream.next().await.expect("an answer"), answer);
     assert!(stream.last_id.as_ref().is_some_and(|id| id.ends_with(":8")), "{:?}", stream.last_id);
 
@@ -110,7 +112,8 @@ async fn an_array_that_answers_one_request_is_that_answer() {
     let (gateway, stage) = staged("", "").await;
     stage.with(|state| {
         state.version = Some("2025-03-26");
-        let answer = json!([logged("lost"), {"jsonrpc": "2.0", "id": 5, "result": {"content": [], "x": 1}}]);
+        let answer =
+            json!([logged("lost"), {"jsonrpc": "2.0", "id": SENT, "result": {"content": [], "x": 1}}]);
         let body = http("200 OK", &["Content-Type: application/json"], &answer.to_string());
         state.answers.insert("odd", body);
         state.tools.push("odd");

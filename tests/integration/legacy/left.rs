@@ -30,10 +30,12 @@ async fn a_call_whose_client_left_can_be_cancelled_and_ends_with_its_session() {
         let (stream, _call) = hold(&gateway, &stage, &session, "first").await;
         drop(stream);
         noticed(&gateway).await;
+        let sent = stage.sent();
+        assert_ne!(sent, "first", "the server knows it by another id");
         assert_eq!(gateway.say("/mcp", &session, &cancel("first")).await.0, 202);
         let told = stage.heard("notifications/cancelled");
         assert_eq!(told.len(), 1, "its sender hears that it was taken when it is there");
-        assert_eq!(told[0].body["params"], cancel("first")["params"]);
+        assert_eq!(told[0].body["params"], json!({"requestId": sent, "reason": "a test"}));
         assert_eq!(gateway.say("/mcp", &session, &cancel("first")).await.0, 202);
         assert_eq!(stage.heard("notifications/cancelled").len(), 1, "it is over");
 
@@ -43,7 +45,7 @@ async fn a_call_whose_client_left_can_be_cancelled_and_ends_with_its_session() {
         gateway
             .eventually("the second too", async |_| stage.heard("notifications/cancelled").len() == 2)
             .await;
-        assert_eq!(stage.heard("notifications/cancelled")[1].body["params"]["requestId"], "second");
+        assert_eq!(stage.heard("notifications/cancelled")[1].body["params"]["requestId"], stage.sent());
         gateway.eventually("and the session", async |_| stage.clients().is_empty()).await;
     }
 }
@@ -72,7 +74,7 @@ async fn a_stream_that_ends_before_the_answer_is_no_end_of_the_call() {
         .eventually("it is gone on with", async |_| stage.with(|state| state.streams.len()) > before)
         .await;
     let server = stage.with(|state| state.streams.pop()).expect("a stream");
-    server.say(&json!({"jsonrpc": "2.0", "id": "answered", "result": {"content": []}}));
+    server.say(&json!({"jsonrpc": "2.0", "id": stage.sent(), "result": {"content": []}}));
     let mut stream = resumed.await.expect("no panic");
     assert_eq!(stream.next().await.expect("the answer")["id"], "answered");
     assert_eq!(gateway.say("/mcp", &session, &cancel("answered")).await.0, 202);
@@ -108,10 +110,11 @@ async fn a_call_under_way_is_not_begun_anew_when_its_session_ends() {
         let late =
             tokio::spawn(gateway.post("/mcp", Some(&session), &legacy_call(id, "s__late", json!({}))).send());
         gateway.eventually("it is there", async |_| stage.heard("tools/call").len() > called).await;
+        let sent = stage.sent();
         end(&gateway, &session).await;
         // The server that keeps its sessions is told what to stop.
         let told = async |_: &Gateway| {
-            stage.heard("notifications/cancelled").iter().any(|seen| seen.body["params"]["requestId"] == id)
+            stage.heard("notifications/cancelled").iter().any(|seen| seen.body["params"]["requestId"] == sent)
         };
         gateway.eventually("it is cancelled", told).await;
         let answer = late.await.expect("no panic").expect("an answer");

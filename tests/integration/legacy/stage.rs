@@ -61,11 +61,14 @@ pub struct State {
     pub version: Option<&'static str>,
     /// Lists that are others than at first.
     pub lists: BTreeMap<&'static str, Value>,
-    /// What it answers to a call of a tool, byte by byte.
+    /// What it answers to a call of a tool, byte by byte, save that [`SENT`] stands for the id of the request.
     pub answers: BTreeMap<&'static str, Vec<u8>>,
     /// Its tools beside `tool`, `hold` and `late`.
     pub tools: Vec<&'static str>,
 }
+
+/// As long as the ids that the gateway sends.
+pub const SENT: &str = "tg-0123456789abcdef";
 
 pub struct Stage {
     pub puppet: Puppet,
@@ -130,6 +133,11 @@ impl Stage {
     /// The requests of a method, in order.
     pub fn heard(&self, method: &str) -> Vec<Seen> {
         self.puppet.all().into_iter().filter(|seen| seen.method() == method).collect()
+    }
+
+    /// The id of the last call that reached it.
+    pub fn sent(&self) -> Value {
+        self.heard("tools/call").last().expect("a call").body["id"].clone()
     }
 
     /// What clients answered to its questions.
@@ -201,7 +209,10 @@ fn play(state: &mut State, seen: &Seen) -> Act {
             Act::Pause(Vec::new(), Duration::from_millis(1500), http("404 Not Found", &[], ""))
         }
         (_, "tools/call") if state.answers.contains_key(seen.tool()) => {
-            Act::Say(state.answers[seen.tool()].clone())
+            let id =
+                seen.body["id"].as_str().filter(|id| id.len() == SENT.len()).expect("an id of the gateway");
+            let answer = String::from_utf8_lossy(&state.answers[seen.tool()]).replace(SENT, id);
+            Act::Say(answer.into_bytes())
         }
         (_, "tools/list") => {
             let names: Vec<&str> =

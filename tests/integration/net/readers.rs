@@ -27,10 +27,9 @@ async fn begin(port: u16, tool: &str, arguments: &serde_json::Value) -> tokio::n
 async fn a_client_that_takes_its_time_is_no_fault_of_its_server() {
     let result =
         json!({"content": [{"type": "text", "text": "x".repeat(24 * MIB)}], "resultType": "complete"});
-    let big = puppet::json_answer(&json!({"jsonrpc": "2.0", "id": 1, "result": result}).to_string());
     let puppet =
         Puppet::start(move |seen| match (seen.tool(), seen.body["params"]["arguments"].get("big")) {
-            ("tool", Some(_)) => Act::Say(big.clone()),
+            ("tool", Some(_)) => Act::Say(puppet::json_answer(&puppet::answer(seen, &result))),
             _ => Act::Good,
         })
         .await;

@@ -147,7 +147,7 @@ async fn a_state_comes_back_to_its_server_as_it_left_it() {
         let [first, last] = &puppet.calls()[..] else { panic!("two calls") };
         assert!(first.body["params"].get("requestState").is_none());
         assert!(last.body["params"]["requestState"] == *state, "state {number} is another now");
-        assert_eq!((&first.body["id"], &last.body["id"]), (&json!(1), &json!(2)), "under a new id");
+        assert_ne!(first.body["id"], last.body["id"], "under a new id");
     }
 }
 

@@ -223,6 +223,9 @@ async fn a_server_hears_its_own_names_and_what_the_client_says_of_itself() {
         });
         assert_eq!(got, [Some(inside), Some(method), Some("2026-07-28")], "{method}");
         assert_eq!((seen.method(), &seen.body["params"][key]), (method, &json!(inside)));
+        // Under which it tells how it gets on, is the gateway's, as the id is.
+        let mut meta = meta.clone();
+        meta["progressToken"] = seen.body["id"].clone();
         assert_eq!(seen.body["params"]["_meta"], meta, "{method}");
     }
     assert!(two.calls().is_empty() && three.calls().is_empty(), "nobody else hears of it");

@@ -11,8 +11,8 @@ use super::{Ctx, FOREIGN, Gateway, again, credentials, intake, late, link};
 use crate::door::Leave;
 use crate::telemetry::Outcome;
 use crate::telemetry::access::Line;
-use crate::upstream::UpstreamError;
 use crate::upstream::pool::Visit;
+use crate::upstream::{UpstreamError, heads};
 
 impl Gateway {
     /// Whose failure it was: one that the client is told of, which the context then holds, or its own leaving.
@@ -28,6 +28,7 @@ impl Gateway {
                     _ if again::is_early(e) => {
                         UpstreamError::Odd("it came before the request was read, and is lost".into())
                     }
+                    (ErrorType::InvalidHTTPHeader, _) if is_too_long(e) => heads::too_large(),
                     (&late::EMPTY, _) => UpstreamError::Nonsense("the answer is empty".into()),
                     _ => UpstreamError::Nonsense("the connection broke off".into()),
                 };
@@ -107,6 +108,12 @@ pub(super) fn tell(leave: &Leave, visit: &mut Option<Visit>, error: Option<&Upst
     if let (Some(visit), Some(pool)) = (visit, leave.server.upstream.http()) {
         pool.went(visit, error);
     }
+}
+
+/// Whether the head of an answer was more than Pingora takes, in bytes or in lines.
+fn is_too_long(e: &Error) -> bool {
+    let says = |words: &str| e.context.as_ref().is_some_and(|context| context.as_str().contains(words));
+    says("header larger than") || e.root_cause().to_string().contains("too many headers")
 }
 
 /// The client has left; that says nothing of the server.

@@ -53,7 +53,7 @@ use crate::door::Door;
 use crate::state::State;
 use crate::telemetry::Outcome;
 use crate::telemetry::access::Access;
-use crate::upstream::{UpstreamError, is_exhausted, moved};
+use crate::upstream::{UpstreamError, heads, is_exhausted, moved};
 use answer::{Watch, Way};
 use ctx::Ctx;
 use fate::{failed, pass, tell};
@@ -204,6 +204,9 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             // It is no answer yet.
             return Ok(());
+        }
+        if let Err(error) = heads::fits(&response.headers) {
+            return Err(failed(ctx, &error));
         }
         if self.asks_again(ctx, response.status.as_u16(), &response.headers) {
             return Err(Error::explain(again::AGAIN, "the server cannot answer now").into_up());

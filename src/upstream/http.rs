@@ -20,6 +20,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::Mutex;
 
 use super::answers::{self, Wanted, unreachable};
+use super::heads;
 use super::house::judged;
 use super::peer::{IDENTITY, Names};
 use super::trust::{Reach, Trust};
@@ -120,6 +121,7 @@ impl Http {
             .referer(false)
             .no_proxy()
             .connect_timeout(bounds.connect_timeout)
+            .http1_max_headers(heads::LINES)
             .pool_idle_timeout(super::peer::IDLE)
             .tcp_keepalive(watched.idle)
             .tcp_keepalive_interval(watched.interval)
@@ -332,6 +334,9 @@ impl Http {
     }
 }
 
+/// What hyper says of a head with too many lines or bytes.
+const HEAD_TOO_LARGE: &str = "message head is too large";
+
 /// Sends a request and gives the answer as it begins.
 pub(super) async fn answer_to(
     request: reqwest::RequestBuilder,
@@ -340,11 +345,14 @@ pub(super) async fn answer_to(
     match tokio::time::timeout(timeout, request.send()).await {
         Err(_) => Err(UpstreamError::TimedOut(timeout)),
         Ok(Err(error)) if error.is_connect() => Err(unreachable(&error)),
-        Ok(Err(error)) => Err(UpstreamError::Broke(cause(&error))),
+        Ok(Err(error)) => match cause(&error) {
+            words if words == HEAD_TOO_LARGE => Err(heads::too_large()),
+            words => Err(UpstreamError::Broke(words)),
+        },
         Ok(Ok(response)) if response.status().is_redirection() => {
             Err(moved::elsewhere(response.status().as_u16(), response.headers()))
         }
-        Ok(Ok(response)) => Ok(response),
+        Ok(Ok(response)) => heads::fits(response.headers()).map(|()| response),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod coding;
 pub mod demo;
 pub mod exchange;
 pub mod followers;
+pub mod heads;
 mod house;
 pub mod http;
 pub mod ids;

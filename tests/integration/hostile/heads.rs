@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use super::{House, call, house, text, ways};
-use crate::puppet::{Act, Seen, answer, http};
+use super::{House, Trick, call, house, text, ways};
+use crate::harness::Gateway;
+use crate::puppet::{self, Act, Puppet, Seen, answer, http};
 use crate::raw::{Answer, Client};
 
 fn talkative(seen: &Seen) -> Act {
@@ -53,6 +54,51 @@ async fn what_a_server_says_to_the_gateway_alone_stays_there() {
             assert_eq!(leak, None, "of {:?}", answer.headers);
         }
     }
+}
+
+/// A head with so many lines beside its own, of so many bytes each.
+fn crowded(seen: &Seen, lines: usize, bytes: usize) -> Act {
+    let Act::Say(answer) = talkative(seen) else { unreachable!("it answers") };
+    let answer = String::from_utf8(answer).expect("UTF-8");
+    let more: String = (0..lines).map(|n| format!("X-More-{n}: {}\r\n", "y".repeat(bytes))).collect();
+    Act::Say(answer.replacen("\r\n", &format!("\r\n{more}"), 1).into_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_may_have_many_lines_and_not_too_many_bytes() {
+    let tricks: Vec<Trick> = vec![
+        ("lines_150", |seen| crowded(seen, 150, 10)),
+        ("bytes_60k", |seen| crowded(seen, 6, 10_000)),
+        ("lines_300", |seen| crowded(seen, 300, 10)),
+        ("bytes_800k", |seen| crowded(seen, 100, 8_000)),
+        ("bytes_3m", |seen| crowded(seen, 100, 30_000)),
+    ];
+    let House { gateway, bad: _bad, _good } = house(tricks.clone(), "").await;
+    for (name, _) in tricks {
+        for request in ways(&call(&format!("bad__{name}"), None)) {
+            let answer = Client::connect(gateway.port).await.exchange(&request).await.expect("an answer");
+            if matches!(name, "lines_150" | "bytes_60k") {
+                assert_eq!(text(&answer), "done", "{name}: {} {}", answer.status, answer.message());
+                continue;
+            }
+            let words = answer.message()["error"]["message"].as_str().unwrap_or_default().to_owned();
+            assert_eq!(answer.status, 502, "{name}: {words}");
+            assert!(words.contains("`bad`") && words.contains("head"), "{name}: {words}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_heads_have_more_than_a_hundred_lines_connects() {
+    let many = Puppet::start(|seen| {
+        let answer = String::from_utf8(puppet::good(seen)).expect("UTF-8");
+        let more: String = (0..150).map(|n| format!("X-More-{n}: y\r\n")).collect();
+        Act::Say(answer.replacen("\r\n", &format!("\r\n{more}"), 1).into_bytes())
+    })
+    .await;
+    let gateway = Gateway::start(&format!("mcpServers: {{bad: {{url: \"{}\"}}}}\n", many.url)).await;
+    gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
+    assert_eq!(text(&super::ask(&gateway, "bad__tool", None).await.expect("an answer")), "done");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -125,6 +125,7 @@ impl App {
                 metrics,
                 core,
                 drain: CancellationToken::new(),
+                cut: CancellationToken::new(),
             }))
         })?;
         Ok(Self { door, state: Arc::default(), runtime, descriptors })

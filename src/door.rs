@@ -45,9 +45,12 @@ pub struct Door {
     pub core: Handle,
     /// Cancelled when the gateway begins to stop.
     pub drain: CancellationToken,
+    /// Cancelled when it waits no longer for what still runs.
+    pub cut: CancellationToken,
 }
 
 /// Where a permitted call goes.
+#[expect(clippy::large_enum_variant, reason = "moving it once costs a call less than a box")]
 pub enum Exit {
     /// Answered from memory.
     Answer(Reply),

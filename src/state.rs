@@ -18,6 +18,8 @@ pub struct State {
     handed: AtomicBool,
     /// Idle connections are closed from here on.
     quiet: CancellationToken,
+    /// What still runs is waited for no longer.
+    over: AtomicBool,
     config_fault: ArcSwapOption<String>,
 }
 
@@ -68,6 +70,15 @@ impl Drop for Load {
 }
 
 impl State {
+    /// What still runs is waited for no longer.
+    pub fn cut(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
     pub fn load(self: &Arc<Self>) -> Load {
         Load(self.clone(), 0)
     }

@@ -20,6 +20,8 @@ const HURRY: Duration = Duration::from_secs(1);
 /// say that its connection will be closed. Whoever uses one within this time is told to close it, and
 /// meets the successor next; only who is silent for longer may run into the closing.
 const LINGER: Duration = Duration::from_secs(5);
+/// How long what is cut may take to say so.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Requests that were being accepted or read at the moment show up a little later.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -95,6 +97,15 @@ pub async fn finish(
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let cut = state.present();
+    if cut > 0 {
+        // Streams that say something meanwhile end in good order, with an error.
+        state.cut();
+        door.cut.cancel();
+        let begun = Instant::now();
+        while state.present() > 0 && begun.elapsed() < LAST_WORDS {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
     if let Some(sign) = sign {
         sign.take_down();
     }

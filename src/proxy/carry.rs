@@ -119,6 +119,7 @@ async fn carried(
     let session_end = leave.session.as_ref().filter(|_| resumes).map(|session| session.end());
     let session_end = session_end.unwrap_or_else(|| never.clone());
     let drain = if resumes { door.drain.clone() } else { never };
+    let cut = door.cut.clone();
     let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
     // The head waits for the first byte of a body that is judged first, so that the status can still be an error.
     let mut waiting: Option<Box<ResponseHeader>> = None;
@@ -142,6 +143,7 @@ async fn carried(
             }
             () = session_end.cancelled() => Some(over(ctx)),
             () = drain.cancelled() => Some(over(ctx)),
+            () = cut.cancelled() => Some(Err(UpstreamError::Stopping)),
             _ = again.tick(), if resumes => match may_stay(session, ctx, door).await {
                 true => continue,
                 false => Some(over(ctx)),

@@ -270,7 +270,10 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Duration>> {
-        if ctx.watch.is_some() {
+        if let Some(watch) = &ctx.watch {
+            if self.state.is_over() && watch.is_stream() {
+                return Err(failed(ctx, &UpstreamError::Stopping));
+            }
             *body = pass(ctx, body.take(), end_of_stream, reply::begun(session).is_none())?;
         }
         Ok(None)

@@ -259,6 +259,9 @@ pub enum UpstreamError {
     /// By its client, while this was under way.
     #[error("is not asked any more: the session has ended")]
     Ended,
+    /// It lasts longer than the gateway.
+    #[error("is not waited for any longer: the gateway stops")]
+    Stopping,
     #[error("cannot go on with this stream: it knows no such event")]
     Unresumable,
     #[error("does not speak the {era} era: {why}", era = .0.word(), why = .1)]
@@ -317,6 +320,7 @@ impl UpstreamError {
             Self::Moved(..) => (502, "upstream_redirects"),
             Self::Forgotten => (502, "upstream_session"),
             Self::Ended => (404, "no_session"),
+            Self::Stopping => (503, "stopping"),
             Self::Unresumable => (400, "unknown_event"),
             Self::WrongEra(..) => (502, "era_mismatch"),
             Self::Busy(_) => (503, "upstream_busy"),

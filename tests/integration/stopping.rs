@@ -1,5 +1,7 @@
 //! The end of the gateway: in good order at SIGTERM, and with nothing left behind at SIGKILL.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::events::Events;
@@ -7,6 +9,8 @@ use crate::harness::{
     Gateway, Process, a_fixture, free_port, legacy_call, python, read, root, stdio_fixture,
 };
 use crate::procs;
+use crate::puppet::{Act, Puppet};
+use crate::raw::{Client, Head};
 
 /// A stdio server as `npx` runs it: a shell, that starts the server and one thing more.
 fn nested_fixture() -> Value {
@@ -61,6 +65,46 @@ async fn sigterm_lets_calls_finish_and_ends_streams_in_good_order() {
     }
     assert!(gateway.process.wait().success());
     procs::gone(&pipes).await;
+}
+
+/// A stream that would go on for ever ends when the time to drain is over: with an error, and with its last chunk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_end_ends_in_good_order_when_the_gateway_stops() {
+    let puppet = Puppet::start(|seen| match seen.method() {
+        "tools/call" => {
+            let head =
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let params =
+                json!({"progressToken": seen.body["params"]["_meta"]["progressToken"], "progress": 1});
+            let note = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
+            let event = format!("data: {note}\n\n");
+            let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+            Act::Repeat(head.as_bytes().to_vec(), chunk.into_bytes(), Duration::from_millis(20))
+        }
+        _ => Act::Good,
+    })
+    .await;
+    let config = format!("mcpServers: {{s: {{url: \"{}\"}}}}\nlimits: {{drain: 0s}}\n", puppet.url);
+    let mut gateway = Gateway::start(&config).await;
+    let params = json!({"name": "s__tool", "arguments": {}, "_meta": {"progressToken": 7,
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
+    let head = Head::modern("/mcp", "tools/call", Some("s__tool"));
+    let long = [body.as_bytes(), &[b' '; 100_000]].concat();
+    let mut calls = Vec::new();
+    for request in [head.whole(body.as_bytes()), head.chunked(&long, 50_000)] {
+        let port = gateway.port;
+        calls.push(tokio::spawn(async move { Client::connect(port).await.exchange(&request).await }));
+    }
+    gateway.eventually("both run", async |_| puppet.count("tools/call") == 2).await;
+    gateway.process.signal(libc::SIGTERM);
+    for call in calls {
+        let answer = call.await.expect("no panic").expect("an answer");
+        let message = answer.message();
+        assert!(answer.whole, "it has a last chunk: {message}");
+        assert_eq!((&message["id"], &message["error"]["code"]), (&json!(1), &json!(503)), "{message}");
+    }
+    assert!(gateway.process.wait().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

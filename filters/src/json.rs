@@ -8,10 +8,13 @@
 //! It deliberately builds no tree, decodes no number and keeps nothing of what it skips.
 
 mod run;
+mod surrogates;
 
 use std::borrow::Cow;
 
 use run::plain_run;
+pub(crate) use surrogates::Unit;
+pub use surrogates::replace_lone;
 
 /// Deepest nesting that a [`Reader`] can be asked to follow.
 pub const DEPTH_CEILING: usize = 512;
@@ -102,6 +105,8 @@ pub struct Reader<'a> {
     at: usize,
     depth: usize,
     max_depth: usize,
+    /// Takes escapes of surrogates that are not in pairs.
+    lenient: bool,
     /// One bit a level: set for an object, clear for an array.
     objects: [u64; DEPTH_CEILING / 64],
 }
@@ -110,7 +115,14 @@ impl<'a> Reader<'a> {
     /// Starts at the first byte; `max_depth` levels of nesting are followed, at most [`DEPTH_CEILING`].
     pub fn new(text: &'a [u8], max_depth: usize) -> Read<Self> {
         let max_depth = max_depth.min(DEPTH_CEILING);
-        Ok(Self { text, at: 0, depth: 0, max_depth, objects: [0; DEPTH_CEILING / 64] })
+        Ok(Self { text, at: 0, depth: 0, max_depth, lenient: false, objects: [0; DEPTH_CEILING / 64] })
+    }
+
+    /// The same for what servers send. RFC 8259 §8.2 allows the escape of a surrogate without its other half, and
+    /// servers that cut texts by UTF-16 units write such; it reads as U+FFFD. Not for what clients send: another reader
+    /// may take such a string for another.
+    pub fn lenient(text: &'a [u8], max_depth: usize) -> Read<Self> {
+        Ok(Self { lenient: true, ..Self::new(text, max_depth)? })
     }
 
     /// The next byte that is not white space, without taking it.
@@ -362,36 +374,25 @@ impl<'a> Reader<'a> {
     }
 
     /// At a backslash: one escape. A surrogate must come as a pair, high before low (RFC 8259 §8.2 warns
-    /// of what unpaired ones do to other readers).
+    /// of what unpaired ones do to other readers), unless the reader is [`Self::lenient`].
     fn escape(&mut self) -> Read<()> {
         match self.text.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
                 self.at += 2;
                 Ok(())
             }
-            Some(b'u') => match hex4(&self.text[self.at + 2..]) {
-                Some(0xD800..=0xDBFF) => {
-                    let low = self.text[self.at + 6..].strip_prefix(b"\\u").and_then(hex4);
-                    if !matches!(low, Some(0xDC00..=0xDFFF)) {
-                        return self.fault(Flaw::Escape);
-                    }
-                    self.at += 12;
+            Some(b'u') => match Unit::at(&self.text[self.at..]) {
+                Some(Unit::Lone) if !self.lenient => self.fault(Flaw::Escape),
+                Some(unit) => {
+                    self.at += unit.width();
                     Ok(())
                 }
-                Some(0xDC00..=0xDFFF) | None => self.fault(Flaw::Escape),
-                Some(_) => {
-                    self.at += 6;
-                    Ok(())
-                }
+                None => self.fault(Flaw::Escape),
             },
             Some(_) => self.fault(Flaw::Escape),
             None => self.fault(Flaw::Truncated),
         }
     }
-}
-
-fn hex4(text: &[u8]) -> Option<u32> {
-    text.get(..4)?.iter().try_fold(0, |n, b| Some(n * 16 + (*b as char).to_digit(16)?))
 }
 
 /// Decodes the inside of a string that [`Reader::string`] found to be well formed.
@@ -408,15 +409,9 @@ fn unescape(inner: &[u8]) -> Vec<u8> {
             b'r' => out.push(b'\r'),
             b't' => out.push(b'\t'),
             b'u' => {
-                let mut point = hex4(&rest[at + 2..]).expect("the reader checked each escape");
-                width = 6;
-                if (0xD800..0xDC00).contains(&point) {
-                    let low = hex4(&rest[at + 8..]).expect("the reader checked each pair");
-                    point = 0x10000 + ((point - 0xD800) << 10) + (low - 0xDC00);
-                    width = 12;
-                }
-                let c = char::from_u32(point).expect("the reader refused unpaired surrogates");
-                out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                let unit = Unit::at(&rest[at..]).expect("the reader checked each escape");
+                width = unit.width();
+                out.extend_from_slice(unit.char().encode_utf8(&mut [0; 4]).as_bytes());
             }
             plain => out.push(plain),
         }

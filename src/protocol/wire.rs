@@ -1,4 +1,7 @@
-//! The JSON-RPC messages that the gateway itself makes. One place makes bytes of them.
+//! The JSON-RPC messages that the gateway itself makes: one place makes bytes of them. And those of servers, read.
+//!
+//! What a server sends may hold surrogates that stand alone (RFC 8259 §8.2), and goes on as it was sent. What a client
+//! sends may not: `rpc` has refused it before anything here looks at it.
 
 use std::borrow::Cow;
 
@@ -126,7 +129,7 @@ impl Incoming {
 
 /// Reads a message of a server: one JSON object with `jsonrpc` "2.0", and no member twice that is read here.
 pub fn read(message: &[u8]) -> Option<Incoming> {
-    let mut reader = Reader::new(message, DEPTH_CEILING).ok()?;
+    let mut reader = Reader::lenient(message, DEPTH_CEILING).ok()?;
     let mut incoming = Incoming::default();
     let (mut sound, mut twice, mut versioned, mut named) = (false, false, false, false);
     reader
@@ -175,7 +178,7 @@ pub fn batch(text: &Bytes) -> Option<Vec<Bytes>> {
         return None;
     }
     let mut all = Vec::new();
-    let mut reader = Reader::new(text, DEPTH_CEILING).ok()?;
+    let mut reader = Reader::lenient(text, DEPTH_CEILING).ok()?;
     let mut part = |r: &mut Reader<'_>| {
         let span = r.value()?;
         all.push(text.slice(span.start..span.end));
@@ -198,7 +201,7 @@ pub fn same_id(a: &[u8], b: &[u8]) -> bool {
 
 /// The member `name` of a JSON object, as a place in its text.
 pub fn member(object: &[u8], name: &str) -> Option<Span> {
-    let mut reader = Reader::new(object, DEPTH_CEILING).ok()?;
+    let mut reader = Reader::lenient(object, DEPTH_CEILING).ok()?;
     let mut found = None;
     reader
         .object(|r, key| {
@@ -214,7 +217,7 @@ pub fn member(object: &[u8], name: &str) -> Option<Span> {
 
 /// The text of a JSON string.
 pub fn string(raw: &[u8]) -> Option<String> {
-    let text = Reader::new(raw, 1).and_then(|mut r| r.string()).ok()?;
+    let text = Reader::lenient(raw, 1).and_then(|mut r| r.string()).ok()?;
     Some(text.read(raw).into_owned())
 }
 

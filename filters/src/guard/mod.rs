@@ -6,7 +6,7 @@ pub mod detectors;
 mod meter;
 pub mod redact;
 pub mod schema;
-mod strict;
+pub mod strict;
 mod survey;
 mod walk;
 

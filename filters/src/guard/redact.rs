@@ -16,7 +16,7 @@ use regex::{Regex, RegexBuilder};
 use super::detectors::{Detector, is_card};
 use super::walk::{self, Leaf};
 use crate::call::Era;
-use crate::json::{Fault, Span};
+use crate::json::{Fault, Span, Unit};
 use crate::verdict::{Refusal, code};
 
 /// Most bytes of a compiled pattern of the configuration.
@@ -329,11 +329,7 @@ impl Decoded {
             written += plain;
             let (width, size) = match raw[written + 1] {
                 b'u' => {
-                    match u32::from_str_radix(&String::from_utf8_lossy(&raw[written + 2..written + 6]), 16) {
-                        Ok(0xD800..=0xDFFF) => (12, 4),
-                        Ok(point) => (6, char::from_u32(point).map_or(1, char::len_utf8)),
-                        Err(_) => (6, 1),
-                    }
+                    Unit::at(&raw[written..]).map_or((6, 1), |unit| (unit.width(), unit.char().len_utf8()))
                 }
                 _ => (2, 1),
             };

@@ -8,7 +8,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-pub(super) fn read(text: &[u8]) -> Result<Value, String> {
+/// Reads a JSON text; says why it cannot be read.
+pub fn read(text: &[u8]) -> Result<Value, String> {
     serde_json::from_slice::<Strict>(text).map(|strict| strict.0).map_err(|e| e.to_string())
 }
 

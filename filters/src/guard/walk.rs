@@ -2,6 +2,8 @@
 //!
 //! Knows which members of a JSON-RPC message hold what people say, and which are its skeleton: an id, a
 //! method or a cursor that was changed would lead nowhere.
+//!
+//! It takes lone surrogates, which servers may send. Arguments that hold such were refused before they come here.
 
 use crate::json::{DEPTH_CEILING, Fault, Reader, Span, Text};
 
@@ -28,14 +30,14 @@ const SKELETON: &[&str] = &[
 
 /// Walks one JSON text.
 pub(super) fn value(text: &[u8], out: Sink<'_>) -> Result<(), Fault> {
-    let mut reader = Reader::new(text, DEPTH_CEILING)?;
+    let mut reader = Reader::lenient(text, DEPTH_CEILING)?;
     any(&mut reader, out)?;
     reader.end()
 }
 
 /// Walks `params`, `result` and `error` of one JSON-RPC message, but for their skeleton.
 pub(super) fn message(text: &[u8], out: Sink<'_>) -> Result<(), Fault> {
-    let mut reader = Reader::new(text, DEPTH_CEILING)?;
+    let mut reader = Reader::lenient(text, DEPTH_CEILING)?;
     reader.object(|r, key| match &*key.read(text) {
         "params" | "result" | "error" => part(r, text, out),
         _ => r.value().map(drop),

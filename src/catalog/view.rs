@@ -1,6 +1,6 @@
 //! How an endpoint's view is made of what its servers list: names, order, pages, capabilities.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
@@ -60,7 +60,7 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
     }
     let mut draft = Draft { view: View::default(), apps: Vec::new(), scope, may, metrics };
     let lists = Kind::ALL.map(|kind| {
-        let mut entries = Entries::new();
+        let mut entries = Entries::default();
         // A toolset is made of tools only.
         let listed = matches!(kind, Kind::Tools) || !matches!(scope, Scope::Toolset(_));
         for (server, face) in faces.iter().filter(|_| listed) {
@@ -68,7 +68,11 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
                 draft.enter(&mut entries, kind, server, item);
             }
         }
-        entries
+        // A server by itself keeps its own order.
+        if !matches!(scope, Scope::Single) {
+            entries.list.sort_unstable_by(|a, b| a.shown.cmp(&b.shown));
+        }
+        entries.list
     });
     draft.enter_apps();
     let mut view = draft.view;
@@ -80,11 +84,15 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
     // Clients of a legacy server may rely on the form of its answers: alone it keeps it.
     view.events = era == Era::Legacy
         && matches!((scope, faces.as_slice()), (Scope::Single, [(_, face)]) if face.events);
-    view.shown = lists[Kind::Tools as usize].keys().cloned().collect();
+    view.shown = lists[Kind::Tools as usize].iter().map(|entry| entry.shown.clone()).collect();
+    view.shown.sort_unstable();
     let print = |kinds: &[Kind]| {
         let mut print = DefaultHasher::new();
-        for (name, (item, _)) in kinds.iter().flat_map(|kind| &lists[*kind as usize]) {
-            (name, item).hash(&mut print);
+        for kind in kinds {
+            // Another order is no change that is worth an announcement.
+            let mut prints: Vec<_> = lists[*kind as usize].iter().map(|e| (&*e.shown, e.print)).collect();
+            prints.sort_unstable();
+            prints.hash(&mut print);
         }
         print.finish()
     };
@@ -93,7 +101,7 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
     view.server_info = greeting::server_info(&faces, scope);
     for (kind, entries) in Kind::ALL.into_iter().zip(lists) {
         let open: Vec<&Listing> = faces.iter().map(|(_, face)| face.lists.listing(kind)).collect();
-        let entries = entries.into_values().map(|(_, entry)| entry);
+        let entries = entries.into_iter().map(|entry| entry.text).collect();
         let pages = pages(era, kind, entries, &open, may.is_some(), &view.server_info);
         view.pages[kind as usize] =
             if view.events { pages.into_iter().map(wire::one_line).collect() } else { pages };
@@ -155,8 +163,20 @@ fn names(kind: Kind, server: &Server, item: &Item, scope: &Scope<'_>) -> Option<
     Some((shown, full))
 }
 
-/// The entries of a list by the names that they are shown by, each with the number that stands for it.
-type Entries = BTreeMap<String, (u64, Bytes)>;
+/// An entry of a list as an endpoint shows it.
+struct Entry {
+    shown: String,
+    /// Stands for what it says.
+    print: u64,
+    text: Bytes,
+}
+
+/// The entries of a list, each name once.
+#[derive(Default)]
+struct Entries {
+    list: Vec<Entry>,
+    names: HashSet<String>,
+}
 
 /// A view that is being made.
 struct Draft<'a> {
@@ -179,7 +199,7 @@ impl Draft<'_> {
         if !self.may(kind, &full, server) {
             return;
         }
-        if entries.contains_key(&shown) {
+        if !entries.names.insert(shown.clone()) {
             if self.may.is_none() {
                 tracing::warn!(server = %server.name, name = %shown, kind = kind.member(), "the name is taken; the later one is left out");
             }
@@ -211,8 +231,8 @@ impl Draft<'_> {
             Kind::Templates => view.templates.push(&shown, target),
         }
         self.apps.extend(item.app().map(|app| (server.clone(), app.clone())));
-        let entry = item.renamed(&shown);
-        entries.insert(shown, (item.print, entry));
+        let text = item.renamed(&shown);
+        entries.list.push(Entry { shown, print: item.print, text });
     }
 
     /// Puts in the pages that tools name and no list needs to show (MCP Apps): they are read like all others.
@@ -261,12 +281,11 @@ fn is_repeatable(definition: &[u8]) -> bool {
 fn pages(
     era: Era,
     kind: Kind,
-    entries: impl ExactSizeIterator<Item = Bytes>,
+    entries: Vec<Bytes>,
     listings: &[&Listing],
     private: bool,
     server_info: &[u8],
 ) -> Vec<Bytes> {
-    let entries: Vec<Bytes> = entries.collect();
     let chunks: Vec<&[Bytes]> =
         if entries.is_empty() { vec![&[][..]] } else { entries.chunks(PAGE).collect() };
     let count = chunks.len();

@@ -1,4 +1,5 @@
-//! What the connected servers offer, as each endpoint shows it: an immutable, sorted snapshot.
+//! What the connected servers offer, as each endpoint shows it: an immutable snapshot, sorted by names, or in a server's
+//! own order on the endpoint of that server alone.
 //!
 //! A [`Catalog`] is built off the path of a call, whenever a server's lists or the configuration change, and
 //! swapped in as a whole. On the path it is only looked up: names to targets, and pages that are answers
@@ -26,7 +27,7 @@ mod schema;
 mod templates;
 mod view;
 
-pub use listing::{Item, Listing, Lists, Page};
+pub use listing::{Item, Listing, Lists, Page, Rejected};
 pub use naming::federated;
 pub use schema::Lazy;
 use templates::Templates;
@@ -106,6 +107,16 @@ impl Kind {
             Kind::Prompts => "prompts",
             Kind::Resources => "resources",
             Kind::Templates => "resourceTemplates",
+        }
+    }
+
+    /// The official schema's name for an entry.
+    pub fn definition(self) -> &'static str {
+        match self {
+            Kind::Tools => "Tool",
+            Kind::Prompts => "Prompt",
+            Kind::Resources => "Resource",
+            Kind::Templates => "ResourceTemplate",
         }
     }
 
@@ -287,6 +298,17 @@ impl Catalog {
             add(format!("/servers/{name}/mcp"), servers, Scope::Toolset(&toolset.tools));
         }
         Self { version, endpoints, seen: servers.to_vec() }
+    }
+
+    /// The tools that are left out because clients could not read them, in each era.
+    pub fn rejected_tools(&self) -> impl Iterator<Item = (&Arc<Server>, Era, &Rejected)> {
+        self.seen.iter().flat_map(|seen| {
+            let faces = [Era::Legacy, Era::Modern].into_iter().filter_map(|era| Some((era, seen.face(era)?)));
+            faces.flat_map(move |(era, face)| {
+                let rejects = &face.lists.listing(Kind::Tools).rejects;
+                rejects.iter().map(move |rejected| (&seen.server, era, rejected))
+            })
+        })
     }
 
     /// An endpoint as somebody sees it who may use only a part of what it shows: the rest is in no list of it,

@@ -26,6 +26,7 @@ mod keeper;
 mod lookout;
 mod pinning;
 mod reading;
+mod rejects;
 mod sights;
 
 pub use approval::{Approval, Definition};
@@ -334,9 +335,10 @@ impl Registry {
         let changed = found.is_ok() || news;
         let mut relieved = None;
         match found {
-            Ok([legacy, modern]) => {
-                entry.legacy = legacy;
-                entry.modern = modern;
+            Ok(faces) => {
+                let before = [entry.legacy.take(), entry.modern.take()];
+                rejects::tell(server, &before, &faces, &self.metrics);
+                [entry.legacy, entry.modern] = faces;
                 relieved = entry.old.take();
             }
             Err(_) if !news => {}

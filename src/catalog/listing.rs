@@ -1,10 +1,11 @@
 //! One server's lists as it gave them: entries as bytes, with the place of the name in each.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use filters::json::{DEPTH_CEILING, Fault, Reader};
+use filters::json::{DEPTH_CEILING, Fault, Reader, replace_lone};
 use filters::mirror::{Invalid, Mirrors};
 use filters::rebuild::rename;
 
@@ -56,10 +57,62 @@ impl Item {
     }
 }
 
+/// Entries of one list that are left out and remembered by name; of the others only their number is.
+const REMEMBERED: usize = 100;
+/// Longest words that are kept of one, in bytes.
+const WORDS: usize = 300;
+
+/// An entry that is left out, because clients could not read it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rejected {
+    /// The server's own name, URI or URI template; where it has none, its place in the list.
+    pub key: String,
+    pub why: String,
+}
+
+/// The entries of a list that are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rejects {
+    first: Vec<Rejected>,
+    count: usize,
+}
+
+impl Rejects {
+    pub fn add(&mut self, key: &str, why: &str) {
+        self.count += 1;
+        if self.first.len() < REMEMBERED {
+            self.first.push(Rejected { key: printable(key), why: printable(why) });
+        }
+    }
+
+    fn append(&mut self, more: Self) {
+        self.count += more.count;
+        let room = REMEMBERED - self.first.len();
+        self.first.extend(more.first.into_iter().take(room));
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Those that are remembered.
+    pub fn iter(&self) -> impl Iterator<Item = &Rejected> {
+        self.first.iter()
+    }
+}
+
+/// Words of a server as they may stand in a log.
+fn printable(words: &str) -> String {
+    let cut = &words[..words.floor_char_boundary(WORDS)];
+    cut.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// One list of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     pub items: Vec<Item>,
+    pub rejects: Rejects,
     /// Modern servers say how long a list stays fresh, and for whom. Absent is 0 and private.
     pub ttl_ms: Option<u64>,
     pub public: bool,
@@ -70,6 +123,19 @@ pub struct Listing {
 /// The four lists of a server, in the order of [`Kind::ALL`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lists(pub [Listing; 4]);
+
+impl Listing {
+    /// Puts a page behind the others.
+    pub fn append(&mut self, page: Page) {
+        self.items.extend(page.items);
+        self.rejects.append(page.rejects);
+        self.public &= page.public;
+        self.ttl_ms = match (self.ttl_ms, page.ttl_ms) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+}
 
 impl Lists {
     pub fn of(&self, kind: Kind) -> &[Item] {
@@ -100,15 +166,30 @@ pub struct Page {
     pub next: Option<String>,
     pub ttl_ms: Option<u64>,
     pub public: bool,
-    /// Entries without a name, or that are no objects.
-    pub dropped: usize,
+    /// Entries without a usable name, or that are no objects.
+    pub rejects: Rejects,
+    /// Entries that were met.
+    met: usize,
+    /// A surrogate that stood alone was replaced.
+    replaced: bool,
 }
 
 impl Page {
-    /// Reads the result of a list method. An entry that cannot be named is dropped and counted; a list that is
-    /// none is a fault.
+    /// Reads the result of a list method. An entry that cannot be named is left out; a list that is none is a fault.
+    ///
+    /// Where half of a surrogate pair is escaped, U+FFFD comes in its place: clients whose readers refuse it would lose
+    /// the whole list. A name that holds one is left out: by another name its server would not know it.
     pub fn read(result: &Bytes, kind: Kind) -> Result<Page, String> {
         let mut page = Page::default();
+        let whole;
+        let result = match replace_lone(result) {
+            Cow::Borrowed(_) => result,
+            Cow::Owned(text) => {
+                page.replaced = true;
+                whole = Bytes::from(text);
+                &whole
+            }
+        };
         let mut found = false;
         let mut reader = Reader::new(result, DEPTH_CEILING).map_err(|e| e.to_string())?;
         reader
@@ -154,8 +235,10 @@ impl Page {
 }
 
 fn read_item(r: &mut Reader<'_>, result: &Bytes, kind: Kind, page: &mut Page) -> Result<(), Fault> {
+    let place = page.met;
+    page.met += 1;
     if r.peek()? != b'{' {
-        page.dropped += 1;
+        page.rejects.add(&format!("#{place}"), "it is no object");
         return r.value().map(drop);
     }
     let mut named = None;
@@ -174,12 +257,17 @@ fn read_item(r: &mut Reader<'_>, result: &Bytes, kind: Kind, page: &mut Page) ->
         r.value().map(drop)
     })?;
     let Some(name) = named.filter(|_| times == 1) else {
-        page.dropped += 1;
+        let why = if times == 0 { "is missing or no string" } else { "stands there twice" };
+        page.rejects.add(&format!("#{place}"), &format!("its `{}` {why}", kind.key()));
         return Ok(());
     };
     let key = name.read(result).into_owned();
     if key.is_empty() {
-        page.dropped += 1;
+        page.rejects.add(&format!("#{place}"), &format!("its `{}` is empty", kind.key()));
+        return Ok(());
+    }
+    if page.replaced && key.contains(char::REPLACEMENT_CHARACTER) {
+        page.rejects.add(&key, &format!("its `{}` holds half of a surrogate pair", kind.key()));
         return Ok(());
     }
     let raw = result.slice(span.start..span.end);
@@ -225,6 +313,36 @@ mod tests {
             assert!(page.items.iter().all(|item| within(item) == shares), "{pad}");
             assert_eq!(page.items[1].definition(), &Bytes::from_static(br#"{"name":"b"}"#));
         }
+    }
+
+    #[test]
+    fn a_surrogate_that_stands_alone_costs_at_most_its_entry() {
+        let text =
+            r#"{"tools":[{"name":"a\ud83d"},{"name":"b","description":"\ude00"},{"name":"c\ud83d\ude00"}]}"#;
+        let page = Page::read(&Bytes::from(text), Kind::Tools).expect("a list");
+        let keys: Vec<&str> = page.items.iter().map(|item| item.key.as_str()).collect();
+        assert_eq!(keys, ["b", "c😀"]);
+        assert_eq!(
+            page.items[0].definition(),
+            &Bytes::from_static(br#"{"name":"b","description":"\ufffd"}"#)
+        );
+        let left: Vec<&str> = page.rejects.iter().map(|left| left.key.as_str()).collect();
+        assert_eq!(left, ["a\u{fffd}"]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted_and_remembered_within_bounds() {
+        let many = "{},".repeat(5 * REMEMBERED);
+        let text = format!(r#"{{"tools":[{many}7,{{"name":"a\u000ab"}}]}}"#);
+        let page = Page::read(&Bytes::from(text), Kind::Tools).expect("a list");
+        assert_eq!((page.items.len(), page.rejects.count()), (1, 5 * REMEMBERED + 1));
+        assert_eq!(page.rejects.iter().count(), REMEMBERED);
+        let last = page.rejects.iter().last().expect("one");
+        assert_eq!((&*last.key, &*last.why), ("#99", "its `name` is missing or no string"));
+        let mut rejects = Rejects::default();
+        rejects.add("a\nb", &"é".repeat(WORDS));
+        let only = rejects.iter().next().expect("one");
+        assert_eq!((&*only.key, only.why.len()), ("a b", WORDS));
     }
 
     #[test]

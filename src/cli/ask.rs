@@ -54,6 +54,13 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
             let words = told.get(name).map(|words| format!("  {words}")).unwrap_or_default();
             say!("{}", format!("{line}{words}").trim_end());
         }
+        for (server, era, rejected) in house.catalog.rejected_tools() {
+            let is_member = endpoint.members.iter().any(|member| member.serial == server.serial);
+            if let Some(own) = server.shows(&rejected.key).filter(|_| is_member) {
+                let name = server.federated(own);
+                say!("{name:<48} {:<16} {} left out: {}", server.name, era.word(), rejected.why);
+            }
+        }
     }
     for server in house.servers.values().filter(|server| !server.is_up()) {
         down = true;

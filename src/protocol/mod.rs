@@ -1,7 +1,8 @@
-//! The words of MCP: revisions, methods, the messages that the gateway itself makes, and server-sent events.
+//! The words of MCP: revisions, methods, definitions, the messages that the gateway itself makes, server-sent events.
 //!
 //! Nobody else names a protocol revision. Nothing here does I/O.
 
+pub mod definitions;
 pub mod method;
 pub mod revision;
 pub mod sse;

@@ -1,11 +1,14 @@
-//! Reading the lists of one server, page by page, up to what can be kept. A server is not trusted to end.
+//! Reading the lists of one server, page by page, up to what can be kept. A server is not trusted to end, nor to list
+//! what clients can read: one entry that they cannot would cost them the lists of all servers.
 
-use std::collections::HashSet;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 
 use filters::Era;
 use filters::agree::quote;
 
-use crate::catalog::{Kind, Listing, Lists, Page};
+use crate::catalog::{Item, Kind, Listing, Lists, Page};
+use crate::protocol::definitions::Definition;
 use crate::protocol::wire;
 use crate::server::Server;
 use crate::upstream::{Ask, Hello, Said, UpstreamError, house_params};
@@ -30,10 +33,10 @@ pub async fn lists(
         if !hello.offers(kind.capability(), None) {
             continue;
         }
-        lists.0[kind as usize] = match listing(server, era, kind).await? {
+        let old = before.map(|before| before.listing(kind));
+        lists.0[kind as usize] = match listing(server, era, kind, old).await? {
             Ok(listing) => listing,
             Err(error) => {
-                let old = before.map(|before| before.listing(kind));
                 if !old.is_some_and(|old| old.stale) {
                     let (server, kind) = (&server.name, kind.member());
                     tracing::warn!(%server, kind, error, "the list cannot be read; the last good one stays");
@@ -46,7 +49,13 @@ pub async fn lists(
 }
 
 /// One list, or the error that the server gave for it.
-async fn listing(server: &Server, era: Era, kind: Kind) -> Result<Result<Listing, String>, UpstreamError> {
+async fn listing(
+    server: &Server,
+    era: Era,
+    kind: Kind,
+    before: Option<&Listing>,
+) -> Result<Result<Listing, String>, UpstreamError> {
+    let judge = Judge::new(era, kind, before);
     let mut listing = Listing { public: true, ..Listing::default() };
     let mut cursor: Option<String> = None;
     let mut met = HashSet::new();
@@ -76,31 +85,15 @@ async fn listing(server: &Server, era: Era, kind: Kind) -> Result<Result<Listing
         };
         bytes += result.len();
         let mut page = Page::read(&result, kind).map_err(UpstreamError::Nonsense)?;
-        if (era, kind) == (Era::Modern, Kind::Tools) {
-            // Clients must leave out what they could not call rightly (2026-07-28, streamable-http, `x-mcp-header`).
-            page.items.retain_mut(|item| match item.reflect() {
-                Ok(()) => true,
-                Err(why) => {
-                    tracing::warn!(server = %server.name, tool = %item.key, %why, "the tool is left out for modern clients");
-                    false
-                }
-            });
-        }
-        if page.dropped > 0 {
-            tracing::warn!(server = %server.name, kind = kind.member(), dropped = page.dropped, "entries without a usable name were dropped");
-        }
-        listing.items.extend(page.items);
-        listing.public &= page.public;
-        listing.ttl_ms = match (listing.ttl_ms, page.ttl_ms) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        judge.weed(&mut page);
+        let next = page.next.take();
+        listing.append(page);
         if listing.items.len() > MAX_ITEMS {
             cut(MAX_ITEMS, "entries");
             listing.items.truncate(MAX_ITEMS);
             break;
         }
-        match page.next {
+        match next {
             Some(_) if bytes > MAX_BYTES => {
                 cut(MAX_BYTES, "bytes");
                 break;
@@ -111,6 +104,50 @@ async fn listing(server: &Server, era: Era, kind: Kind) -> Result<Result<Listing
         }
     }
     Ok(Ok(listing))
+}
+
+/// Which entries of a list clients can read.
+struct Judge<'a> {
+    era: Era,
+    kind: Kind,
+    /// Those that were judged before. Lists are read again and again, and seldom change.
+    known: HashMap<&'a str, &'a Item>,
+    /// Made only where there is something new, and gone with the list.
+    definition: OnceCell<Definition>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(era: Era, kind: Kind, before: Option<&'a Listing>) -> Self {
+        let items = before.into_iter().flat_map(|before| &before.items);
+        let known = items.map(|item| (item.key.as_str(), item)).collect();
+        Self { era, kind, known, definition: OnceCell::new() }
+    }
+
+    /// Takes out what does not fit.
+    fn weed(&self, page: &mut Page) {
+        let rejects = &mut page.rejects;
+        page.items.retain_mut(|item| match self.judge(item) {
+            Ok(()) => true,
+            Err(why) => {
+                rejects.add(&item.key, &why);
+                false
+            }
+        });
+    }
+
+    fn judge(&self, item: &mut Item) -> Result<(), String> {
+        let known = self.known.get(item.key.as_str());
+        if known.is_none_or(|known| known.definition() != item.definition()) {
+            let definition =
+                self.definition.get_or_init(|| Definition::new(self.era, self.kind.definition()));
+            definition.check(item.definition())?;
+        }
+        if (self.era, self.kind) == (Era::Modern, Kind::Tools) {
+            // Clients must leave out what they could not call rightly (2026-07-28, streamable-http, `x-mcp-header`).
+            item.reflect().map_err(|why| why.to_string())?;
+        }
+        Ok(())
+    }
 }
 
 fn is_no_method(error: &[u8]) -> bool {

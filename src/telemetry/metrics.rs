@@ -91,6 +91,7 @@ pub struct Metrics {
     redactions: IntCounterVec,
     limit_store: OnceLock<[IntGauge; 2]>,
     changed_tools: IntCounterVec,
+    catalog_rejected: IntGaugeVec,
     upstream_up: IntGaugeVec,
     endpoint_up: IntGaugeVec,
     endpoints: Mutex<BTreeSet<[String; 2]>>,
@@ -164,6 +165,11 @@ impl Metrics {
                 "toolgate_tool_changes_total",
                 "Definitions of tools that changed under a pin.",
                 &["server"],
+            ),
+            catalog_rejected: gauges(
+                "toolgate_catalog_rejected",
+                "Entries of a server's lists that are left out because they do not fit MCP's schema.",
+                &["server", "kind"],
             ),
             upstream_up: gauges(
                 "toolgate_upstream_up",
@@ -270,6 +276,14 @@ impl Metrics {
     /// Counts a definition that is not the pinned one.
     pub fn tool_changed(&self, server: &str) {
         self.changed_tools.with_label_values(&[server]).inc();
+    }
+
+    /// How many entries of a list of the server are left out; where there are none there is no series.
+    pub fn catalog_rejected(&self, server: &str, kind: &str, count: usize) {
+        match i64::try_from(count).unwrap_or(i64::MAX) {
+            0 => drop(self.catalog_rejected.remove_label_values(&[server, kind])),
+            count => self.catalog_rejected.with_label_values(&[server, kind]).set(count),
+        }
     }
 
     pub fn upstream_seconds(&self, server: &str) -> Histogram {

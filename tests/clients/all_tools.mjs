@@ -75,6 +75,9 @@ async function main() {
     tools: able.tools ? (await client.listTools()).tools.map((tool) => tool.name) : [],
     prompts: able.prompts ? (await client.listPrompts()).prompts.map((prompt) => prompt.name) : [],
     resources: able.resources ? (await client.listResources()).resources.map((resource) => resource.uri) : [],
+    templates: able.resources
+      ? (await client.listResourceTemplates()).resourceTemplates.map((template) => template.uriTemplate)
+      : [],
   };
   let ok = true;
   for (const one of plan) ok = (await step(client, one)) && ok;

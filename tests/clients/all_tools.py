@@ -5,8 +5,8 @@ every client built on that SDK will see. all_tools.mjs is its twin on the TypeSc
 
 The plan is a list of {"tool": NAME, "args": {...}, "expect": TEXT}. Each call prints a line
 {"tool", "ok", "is_error", "text"}; `ok` says that the text contains what was expected or, when nothing was,
-that the call is no error. The last line is {"negotiated", "tools", "prompts", "resources"}. Exit 1 if a call
-was not ok or the connection failed. AUTHORIZATION in the environment is sent as that header.
+that the call is no error. The last line is {"negotiated", "tools", "prompts", "resources", "templates"}. Exit 1 if
+a call was not ok or the connection failed. AUTHORIZATION in the environment is sent as that header.
 """
 
 import asyncio
@@ -90,12 +90,14 @@ async def main(url: str, mode: str) -> bool:
         tools = await pages(client.list_tools, "tools") if able.tools or blind else []
         prompts = await pages(client.list_prompts, "prompts") if able.prompts or blind else []
         resources = await pages(client.list_resources, "resources") if able.resources or blind else []
+        templates = await pages(client.list_resource_templates, "resource_templates") if able.resources or blind else []
         ok = [await step(client, one) for one in plan]
         seen = {
             "negotiated": client.protocol_version,
             "tools": [tool.name for tool in tools],
             "prompts": [prompt.name for prompt in prompts],
             "resources": [str(resource.uri) for resource in resources],
+            "templates": [template.uri_template for template in templates],
         }
     print(json.dumps(seen), flush=True)
     return all(ok)

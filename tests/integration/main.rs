@@ -17,6 +17,7 @@ mod conformance_client;
 mod container;
 #[path = "../dialects/mod.rs"]
 mod dialects;
+mod entries;
 mod events;
 mod fake;
 mod federation;

@@ -31,9 +31,11 @@ async fn entries_without_a_usable_name_are_left_out() {
     let house = house_of(
         |seen| match seen.method() {
             "tools/list" => {
-                let list = r#"[{"name":"tool","inputSchema":{}}, {}, null, 1, "x", [], [{"name":"y"}], {"name":null},
+                let list = r#"[{"name":"tool","inputSchema":{"type":"object"}}, {}, null, 1, "x", [], [{"name":"y"}], {"name":null},
                     {"name":1}, {"name":["z"]}, {"name":""}, {"title":"no name"}, {"name":"a","name":"b"},
-                    {"name":"twice"}, {"name":"twice"}, {"name":"odd","inputSchema":7,"x":[[[]]]}]"#;
+                    {"name":"twice","inputSchema":{"type":"object"}}, {"name":"twice","inputSchema":{"type":"object"}},
+                    {"name":"odd","inputSchema":{"type":"object"},"x":[[[]]]}, {"name":"bare"},
+                    {"name":"key","inputSchema":{"type":"object"},"inputSchema":{}}]"#;
                 let id = &seen.body["id"];
                 let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"tools":{list},"ttlMs":-1,"cacheScope":7}}}}"#);
                 Act::Say(json_answer(&body))

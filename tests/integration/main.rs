@@ -33,6 +33,7 @@ mod limits;
 mod load;
 mod log;
 mod losses;
+mod many_servers;
 mod net;
 mod pasted;
 mod patience;

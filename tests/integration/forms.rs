@@ -283,11 +283,26 @@ async fn what_is_compressed_unasked_is_decoded_within_the_limits() {
     }
 }
 
-/// Of brotli no encoder is at hand; this one answer was made by another.
+/// A stream of brotli that holds a text as it is (RFC 7932 §9.2): of brotli no encoder is at hand.
+fn stored(text: &str) -> Vec<u8> {
+    let length = u32::try_from(text.len() - 1).expect("a short text");
+    assert!(length < 1 << 16);
+    // A window of 16 bits; a meta-block that is not the last, of 4 nibbles of length, uncompressed.
+    let head = (length << 4 | 1 << 20).to_le_bytes();
+    [&head[..3], text.as_bytes(), &[3]].concat()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn brotli_is_decoded_too() {
     let puppet = Puppet::start(|seen| match seen.method() {
-        "tools/call" => encoded("br", "application/json", BROTLI),
+        "tools/call" if seen.tool() == "packed" => encoded("br", "application/json", BROTLI),
+        "tools/call" => {
+            let result = json!({"content": [{"type": "text", "text": "done"}], "resultType": "complete"});
+            encoded("br", "application/json", &stored(&puppet::answer(seen, &result)))
+        }
+        "tools/list" => {
+            Act::Say(puppet::json_answer(&puppet::answer(seen, &puppet::tools(&["tool", "packed"]))))
+        }
         _ => Act::Good,
     })
     .await;
@@ -295,6 +310,10 @@ async fn brotli_is_decoded_too() {
     for long in [false, true] {
         let answer = call(&gateway, "box__tool", None, Some(BOTH), long).await;
         assert_eq!((answer.status, text(&answer)), (200, json!("done")), "{answer:?}");
+        // What an encoder has made has the id that it was made with: that it is read is seen by its refusal.
+        let answer = call(&gateway, "box__packed", None, Some(BOTH), long).await;
+        let words = answer.message()["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(words.contains("it answers another request"), "{words}");
     }
 }
 

@@ -8,10 +8,10 @@ use filters::agree::quote;
 use filters::json::Reader;
 use filters::rebuild::splice;
 
+use crate::protocol::method::Method;
 use crate::protocol::wire;
 
 pub const CANCELLED: &str = "notifications/cancelled";
-pub const PROGRESS: &str = "notifications/progress";
 
 /// What a server says beside answers, as far as the gateway has to do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,23 +29,25 @@ pub enum Matter {
 }
 
 impl Matter {
-    /// What a message is about; none for an answer.
-    pub fn of(message: &[u8], read: &wire::Incoming) -> Option<Self> {
-        let method = read.method?.read(message);
-        Some(match read.id {
-            Some(id) => Self::Asks(id),
-            None if method.ends_with("/list_changed") => Self::Lists,
-            None if method == CANCELLED => {
+    /// What a message is about that is a request or a notification of this method.
+    pub fn of(message: &[u8], read: &wire::Incoming, method: Method) -> Self {
+        match (read.id, method) {
+            (Some(id), _) => Self::Asks(id),
+            (None, method) if method.is_list_changed() => Self::Lists,
+            (None, Method::Cancelled) => {
                 let place = read.params.and_then(|params| inside(message, params, "requestId"));
                 place.map_or(Self::Other, Self::Withdraws)
             }
-            None if method == PROGRESS => {
-                let place = read.params.and_then(|params| inside(message, params, "progressToken"));
-                place.map_or(Self::Other, Self::Progresses)
-            }
-            None => Self::Other,
-        })
+            (None, Method::Progress) => progresses(message, read).map_or(Self::Other, Self::Progresses),
+            (None, _) => Self::Other,
+        }
     }
+}
+
+/// The token in a message of a server that says how a request gets on.
+pub fn progresses(message: &[u8], read: &wire::Incoming) -> Option<Span> {
+    read.method.filter(|method| read.id.is_none() && method.is(message, Method::Progress.word()))?;
+    inside(message, read.params?, "progressToken")
 }
 
 /// A server's request to the client with an id, and a progress token, that name the seat as well; [`home`] takes them

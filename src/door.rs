@@ -25,13 +25,13 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Endpoint, Kind};
-use crate::protocol::method::Method;
+use crate::protocol::method::{self, Method, Sender};
 use crate::protocol::{revision, wire};
 use crate::registry::{House, Lookout, Registry};
 use crate::rooms::{Talk, announce};
 use crate::server::{Running, Server};
 use crate::session::{Answering, Begun, Deed, Sent, Session, Sessions};
-use crate::telemetry::{Counted, Metrics};
+use crate::telemetry::{Counted, Dropped, Metrics};
 use crate::upstream::Screen;
 use crate::upstream::http::{Fnv, Seat};
 use depart::deed;
@@ -124,6 +124,8 @@ pub struct Told {
     pub server: Option<Arc<str>>,
     pub tool: Option<Arc<str>>,
     pub counted: Option<Arc<Counted>>,
+    /// It goes nowhere, since its sender may not send it.
+    pub dropped: bool,
 }
 
 /// A permitted call with all that leading it needs.
@@ -142,6 +144,15 @@ pub struct Led<'a> {
 }
 
 impl Led<'_> {
+    /// The revision that the message is of.
+    fn revision(&self) -> &'static str {
+        match (self.permit.era, self.session) {
+            (Era::Modern, _) => revision::NEWEST_MODERN,
+            (Era::Legacy, Some(session)) => session.version,
+            (Era::Legacy, None) => revision::NEWEST_LEGACY,
+        }
+    }
+
     /// Stands for the session, the caller, or where an unknown one comes from.
     fn key(&self) -> u64 {
         if let Some(session) = self.session {
@@ -184,21 +195,34 @@ impl Door {
     /// Leads a permitted call to its exit; `told` is filled on the way.
     pub fn lead(&self, led: Led<'_>, told: &mut Told) -> Result<Exit, Box<Refusal>> {
         let Led { permit, body, .. } = &led;
-        let method = Method::of(&permit.rpc.method_name(body));
+        let word = permit.rpc.method_name(body);
+        let method = Method::of(&word);
         told.method = method.word();
-        match permit.rpc.kind {
-            Shape::Response => self.response(led),
-            Shape::Notification => self.notification(led, method),
-            Shape::Request => self.request(led, method, told),
+        if permit.rpc.kind == Shape::Response {
+            return self.response(led);
         }
+        let row = method::find(Sender::Client, permit.rpc.kind, &word, led.revision());
+        match (permit.rpc.kind, row) {
+            (Shape::Request, Some(_)) => {}
+            (Shape::Request, None) if method::is_extension(&word) => {}
+            (Shape::Request, None) => return Err(unknown_method(permit.era)),
+            (_, Some(row)) => return self.notification(led, row.goes, told),
+            (_, None) => return Ok(self.dropped(method, told)),
+        }
+        self.request(led, method, told)
+    }
+
+    /// A message that its sender may not send, and that wants no answer.
+    fn dropped(&self, method: Method, told: &mut Told) -> Exit {
+        told.dropped = true;
+        let from = Sender::Client.word();
+        Dropped { from, kind: "notification", method: method.word(), server: "" }.count();
+        Exit::Answer(Reply::accepted())
     }
 
     fn request(&self, led: Led<'_>, method: Method, told: &mut Told) -> Result<Exit, Box<Refusal>> {
         let (rpc, era) = (&led.permit.rpc, led.permit.era);
         let id = rpc.id.expect("a request has an id").of(&led.body);
-        if !method.exists_in(era) {
-            return Err(unknown_method(era));
-        }
         let narrowed =
             method.tells().then(|| led.house.sight(led.endpoint, &led.permit.caller, &self.metrics));
         let endpoint = narrowed.as_ref().unwrap_or(led.endpoint);
@@ -333,6 +357,7 @@ impl Door {
                 };
                 Ok(Exit::Room(announce::modern(&self.core, registry, listening, self.drain.clone())))
             }
+            // Of tasks, and what no revision knows.
             _ => match endpoint.only.clone().filter(|s| view.servers > 0 && led.may_reach(self, s)) {
                 Some(server) => self.pass(led, server, method, None, told),
                 None => Err(unknown_method(era)),

@@ -5,6 +5,7 @@
 //! in `place`, `listening` and `leaving`, what runs in it in `runs`, and all sessions of the process in `table`.
 
 mod asked;
+mod decline;
 mod leaving;
 mod listening;
 mod memory;
@@ -23,15 +24,17 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
-use filters::Caller;
 use filters::rebuild::splice;
+use filters::{Caller, Kind};
 use http::HeaderValue;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::{self, Matter};
-use crate::protocol::wire;
+use crate::protocol::method::{self, Goes, Method, Sender};
+use crate::protocol::{revision, wire};
 use crate::server::Server;
+use crate::telemetry::Dropped;
 use crate::upstream::WireId;
 use crate::upstream::clock::Clock;
 use crate::upstream::http::{Fnv, Seat};
@@ -100,6 +103,30 @@ pub enum Heard {
     Not,
 }
 
+/// Notes that a message of a server goes nowhere.
+fn dropped(server: &Server, kind: &'static str, method: &'static str) {
+    Dropped { from: Sender::Server.word(), kind, method, server: &server.name }.count();
+}
+
+/// Whether what a server says on the stream of a call in the modern era, where there are no sessions, may go to its
+/// client. Requests have no place there at all.
+pub fn heard_without(server: &Server, message: &[u8], read: &wire::Incoming) -> bool {
+    let word = read.method.map(|method| method.read(message));
+    let row = word
+        .as_ref()
+        .and_then(|word| method::find(Sender::Server, Kind::Notification, word, revision::NEWEST_MODERN));
+    match row {
+        Some(row) if row.goes == Goes::Client => true,
+        // The gateway's own subscriptions tell what they are told.
+        Some(_) => false,
+        None => {
+            let kind = if word.is_some() { "notification" } else { "_other" };
+            dropped(server, kind, Method::of(&word.unwrap_or_default()).word());
+            false
+        }
+    }
+}
+
 impl Session {
     /// Stands for the session where servers are chosen by it: the same in every gateway.
     pub fn key(&self) -> u64 {
@@ -118,32 +145,49 @@ impl Session {
         read: &wire::Incoming,
         clock: Option<&Arc<Clock>>,
     ) -> Heard {
-        match Matter::of(message, read) {
-            Some(Matter::Asks(id)) if id.end - id.start > asked::LONGEST => {
+        let Some(word) = read.method.map(|method| method.read(message)) else {
+            // Neither a request nor a notification, and no answer either.
+            if !read.is_answer() {
+                dropped(server, "_other", "_other");
+                return Heard::Not;
+            }
+            return Heard::AsItIs;
+        };
+        let kind = if read.is_request() { Kind::Request } else { Kind::Notification };
+        let Some(row) = method::find(Sender::Server, kind, &word, self.version) else {
+            let kind = if read.is_request() { "request" } else { "notification" };
+            dropped(server, kind, Method::of(&word).word());
+            if let Some(id) = read.id {
+                self.decline(seat, message, id);
+            }
+            return Heard::Not;
+        };
+        match Matter::of(message, read, row.method) {
+            Matter::Asks(id) if id.end - id.start > asked::LONGEST => {
                 tracing::warn!(server = %server.name, "a question of a server is dropped: its id is too long");
                 Heard::Not
             }
-            Some(Matter::Asks(id)) => {
+            Matter::Asks(id) => {
                 self.asked.note(seat, id.of(message), clock);
                 Heard::As(address::return_address(message, read, seat))
             }
-            Some(Matter::Withdraws(id)) => {
+            Matter::Withdraws(id) => {
                 self.asked.take(seat, id.of(message));
                 Heard::As(address::marked(message, id, seat))
             }
             // The server's keeper looks, and all clients are told when the new list stands.
-            Some(Matter::Lists) => {
+            Matter::Lists => {
                 server.outdated.notify_one();
                 Heard::Not
             }
             // Under the gateway's token; what no request of this session has is not for its client.
-            Some(Matter::Progresses(token)) if WireId::is_one(token.of(message)) => {
+            Matter::Progresses(token) if WireId::is_one(token.of(message)) => {
                 match self.runs.known_as(token.of(message)).and_then(|known| known.sent.token) {
                     Some(own) => Heard::As(splice(BytesMut::from(message), token, &own)),
                     None => Heard::Not,
                 }
             }
-            Some(Matter::Progresses(_) | Matter::Other) | None => Heard::AsItIs,
+            Matter::Progresses(_) | Matter::Other => Heard::AsItIs,
         }
     }
 

@@ -35,7 +35,13 @@ pub fn aim<'a>(endpoint: &'a Endpoint, call: &Call<'a>, room: &'a OnceCell<Strin
             filters::rpc::Reference { name: None, uri: Some(uri) } => look.resource(uri),
             _ => None,
         },
-        Method::SetLevel | Method::Other => {
+        Method::SetLevel
+        | Method::TasksGet
+        | Method::TasksResult
+        | Method::TasksCancel
+        | Method::TasksList
+        | Method::TasksUpdate
+        | Method::Other => {
             let server = endpoint.only.as_ref()?;
             Some(Aimed { aim: Aim { thing: Thing::Server, name: "", server: &server.name }, target: None })
         }

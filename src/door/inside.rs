@@ -12,10 +12,10 @@ use super::errand::{Arrived, Errand};
 use super::judge::{Halt, Judged, kept};
 use super::refusals::{no_room, room};
 use super::{Door, Exit, Leave, Led, Told};
-use crate::address::Matter;
+use crate::address;
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
-use crate::session::{Heard, Holder, Session};
+use crate::session::{Heard, Holder, Session, heard_without};
 use crate::telemetry::Metrics;
 use crate::upstream::answers::Wanted;
 use crate::upstream::clock::Clock;
@@ -187,12 +187,12 @@ impl Leave {
 
     /// A note of no session, with the client's own token if it has ours; none for what another's request began.
     fn progress(&self, note: Bytes, read: &wire::Incoming) -> Option<Bytes> {
-        match Matter::of(&note, read) {
-            Some(Matter::Progresses(token)) if wire::same_id(token.of(&note), &self.sent.wire) => {
+        match address::progresses(&note, read) {
+            Some(token) if wire::same_id(token.of(&note), &self.sent.wire) => {
                 let own = self.sent.token.as_ref()?;
                 Some(splice(BytesMut::from(&note[..]), token, own))
             }
-            Some(Matter::Progresses(token)) if WireId::is_one(token.of(&note)) => None,
+            Some(token) if WireId::is_one(token.of(&note)) => None,
             _ => Some(note),
         }
     }
@@ -208,7 +208,7 @@ impl Leave {
                     Heard::Not => return None,
                 }
             }
-            _ => self.progress(note, &read)?,
+            _ => heard_without(&self.server, &note, &read).then(|| self.progress(note, &read))??,
         };
         match &self.screen {
             // A note that may not go is no answer: it is left out.

@@ -12,10 +12,10 @@ use futures::future::join_all;
 use tokio::sync::mpsc;
 
 use super::refusals::{invalid, no_room, room, unknown_method};
-use super::{Door, Exit, Leave, Led, Reply};
+use super::{Door, Exit, Leave, Led, Reply, Told};
 use crate::address::{self, CANCELLED};
 use crate::catalog::Endpoint;
-use crate::protocol::method::Method;
+use crate::protocol::method::Goes;
 use crate::protocol::{revision, wire};
 use crate::rooms::{Talk, Word};
 use crate::server::Server;
@@ -78,12 +78,18 @@ impl Door {
         Ok(Exit::Answer(Reply { session: Some(session.id.clone()), ..Reply::ok(body) }))
     }
 
-    pub(super) fn notification(&self, led: Led<'_>, method: Method) -> Result<Exit, Box<Refusal>> {
+    /// A notification that its sender may send, to where those of its method go.
+    pub(super) fn notification(
+        &self,
+        led: Led<'_>,
+        goes: Goes,
+        told: &mut Told,
+    ) -> Result<Exit, Box<Refusal>> {
         let Some(session) = led.session else { return Ok(Exit::Answer(Reply::accepted())) };
         let reached =
             |(server, seat): (Arc<Server>, Arc<Seat>)| led.may_reach(self, &server).then_some((server, seat));
-        Ok(match method {
-            Method::Cancelled => {
+        Ok(match goes {
+            Goes::Runs => {
                 let id = led.permit.rpc.request_id.map(|span| span.of(&led.body));
                 let Some(run) = id.and_then(|id| session.runs.get(id)) else {
                     return Ok(Exit::Answer(Reply::accepted()));
@@ -100,7 +106,7 @@ impl Door {
                 };
                 self.hand_on(there.into_iter().collect(), CANCELLED, params)
             }
-            Method::Progress => {
+            Goes::Asker => {
                 // Of a server's own request: two servers may well have chosen the same token.
                 let params = params(&led);
                 let token = wire::member(&params, "progressToken");
@@ -110,31 +116,37 @@ impl Door {
                 };
                 let params = splice(BytesMut::from(&params[..]), place, raw.as_bytes());
                 let there = session.sitting(number).and_then(reached);
-                self.hand_on(there.into_iter().collect(), "notifications/progress", params)
+                self.hand_on(there.into_iter().collect(), told.method, params)
             }
-            // The gateway says this itself when it takes a seat.
-            Method::Initialized => Exit::Answer(Reply::accepted()),
-            _ => {
-                let word = led.permit.rpc.method_name(&led.body).into_owned();
-                // One that has no seat there has nothing to tell; and to take it the caller's credentials may be
-                // needed, which a notification does not have.
+            // Whoever has no upstream session there has nothing to tell; and to open it the caller's credentials may be
+            // needed, which a notification does not have.
+            Goes::All => {
                 let there = session.seats().into_iter().filter_map(reached).collect();
-                self.hand_on(there, &word, params(&led))
+                self.hand_on(there, told.method, params(&led))
             }
+            Goes::Only => {
+                let only = led.endpoint.only.as_ref();
+                let there = session
+                    .seats()
+                    .into_iter()
+                    .filter(|(server, _)| only.is_some_and(|only| only.name == server.name));
+                self.hand_on(there.filter_map(reached).collect(), told.method, params(&led))
+            }
+            Goes::Gateway | Goes::Named | Goes::Client => Exit::Answer(Reply::accepted()),
         })
     }
 
     /// Passes a notification on. Its sender hears that it was taken when it is there, so that what he sends next does
     /// not overtake it; but he does not wait for long.
-    fn hand_on(&self, there: Vec<(Arc<Server>, Arc<Seat>)>, method: &str, params: Bytes) -> Exit {
+    fn hand_on(&self, there: Vec<(Arc<Server>, Arc<Seat>)>, method: &'static str, params: Bytes) -> Exit {
         if there.is_empty() {
             return Exit::Answer(Reply::accepted());
         }
         let all = there.into_iter().map(|(server, seat)| {
-            let (method, params) = (method.to_owned(), params.clone());
+            let params = params.clone();
             async move {
                 let Some(http) = server.upstream.http() else { return };
-                if let Err(error) = http.notify(&seat, &method, params).await {
+                if let Err(error) = http.notify(&seat, method, params).await {
                     tracing::debug!(server = %server.name, method, %error, "a notification was not passed on");
                 }
             }

@@ -10,6 +10,8 @@ use filters::agree::quote;
 use filters::json::{DEPTH_CEILING, Reader};
 use filters::{Refusal, Span, Text};
 
+use super::method::Method;
+
 /// `{"jsonrpc":"2.0","id":ID,"result":RESULT}`; both are JSON text.
 pub fn result(id: &[u8], result: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(id.len() + result.len() + 40);
@@ -167,9 +169,11 @@ pub const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
 /// Whether a message of a server is a reason to read its lists: one of them changed, or it tells when from now on.
 pub fn is_news_of_lists(message: &[u8]) -> bool {
-    let Some(method) = read(message).and_then(|message| message.method) else { return false };
-    let method = method.read(message);
-    method.ends_with("/list_changed") || method == ACKNOWLEDGED
+    let Some(method) = read(message).filter(|read| read.id.is_none()).and_then(|read| read.method) else {
+        return false;
+    };
+    let method = Method::of(&method.read(message));
+    method.is_list_changed() || method == Method::Acknowledged
 }
 
 /// The messages of a batch (2025-03-26), in their order; none if this is no array.

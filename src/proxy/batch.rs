@@ -118,7 +118,7 @@ impl Gateway {
         let asks = filters::rpc::read(&body, DEPTH_CEILING).map_or(true, |rpc| rpc.kind == Kind::Request);
         let mut told = Told::default();
         let led = self.exit(session, ctx, endpoint, client, body, &mut told).await;
-        let metrics = self.door.metrics.clone();
+        let (metrics, dropped) = (self.door.metrics.clone(), told.dropped);
         let count = move |outcome| match &told.counted {
             Some(counted) => counted.count(outcome),
             None => metrics.count(if told.method.is_empty() { "_none" } else { told.method }, outcome),
@@ -150,6 +150,7 @@ impl Gateway {
             let answer = work.await;
             let failed = |answer: &Bytes| wire::read(answer).is_some_and(|message| message.error.is_some());
             count(match &answer {
+                Ok(_) if dropped => Outcome::Refused,
                 Ok(answer) if failed(answer) => Outcome::Error,
                 Ok(_) => Outcome::Ok,
                 Err(_) => Outcome::Failed,

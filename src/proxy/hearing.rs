@@ -9,11 +9,11 @@ use filters::Span;
 use filters::rebuild::splice;
 
 use super::whose::{self, Whose};
-use crate::address::{self, Matter};
+use crate::address;
 use crate::door::Leave;
 use crate::protocol::{sse, wire};
 use crate::server::Server;
-use crate::session::{Heard, Sent, Session};
+use crate::session::{Heard, Sent, Session, heard_without};
 use crate::upstream::clock::Clock;
 use crate::upstream::http::Seat;
 use crate::upstream::{Screen, UpstreamError, WireId};
@@ -260,7 +260,7 @@ impl Hearing {
             let words = "it asks its client on the stream of an answer";
             return Err(UpstreamError::Nonsense(words.into()));
         }
-        if let Some(Matter::Progresses(token)) = Matter::of(message, &read) {
+        if let Some(token) = address::progresses(message, &read) {
             if wire::same_id(token.of(message), &self.sent.wire) {
                 self.proven = true;
                 return Ok(self.sent.token.clone().map_or(Said::Nothing, |own| Said::Edited(token, own)));
@@ -269,7 +269,10 @@ impl Hearing {
                 return Ok(Said::Nothing);
             }
         }
-        let Some((session, seat)) = &self.session else { return Ok(Said::AsItIs) };
+        let Some((session, seat)) = &self.session else {
+            let passes = heard_without(&self.server, message, &read);
+            return Ok(if passes { Said::AsItIs } else { Said::Nothing });
+        };
         // Few servers ask anything.
         let clock = read.is_request().then(|| &*self.clock.get_or_insert_default());
         Ok(match session.hear(&self.server, seat.number, message, &read, clock) {

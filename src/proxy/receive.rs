@@ -21,6 +21,7 @@ use crate::registry::Lookout;
 use crate::rooms::{Talk, announce};
 use crate::server::Server;
 use crate::session::Pass;
+use crate::telemetry::Outcome;
 use crate::upstream::{Screen, UpstreamError};
 
 /// What becomes of a request that was received and not answered yet.
@@ -186,7 +187,10 @@ impl Gateway {
             events: takes.events,
         };
         match self.door.lead(led, &mut ctx.told) {
-            Ok(Exit::Answer(answer)) => Box::pin(reply::whole(session, ctx, answer)).await.map(|()| None),
+            Ok(Exit::Answer(answer)) => {
+                ctx.outcome = ctx.told.dropped.then_some(Outcome::Refused);
+                Box::pin(reply::whole(session, ctx, answer)).await.map(|()| None)
+            }
             Ok(Exit::Room(talk)) => {
                 // A stream may last for days, and keeps nothing of the house that it began in.
                 drop((house, endpoint));

@@ -206,6 +206,7 @@ impl Metrics {
             metrics.reloads.with_label_values(&[result]);
         }
         keep(&registry, Ok(super::pen::dropped()));
+        keep(&registry, Ok(super::dropped::counters()));
         #[cfg(target_os = "linux")]
         registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))

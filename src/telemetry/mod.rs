@@ -4,10 +4,12 @@
 //! never hold arguments or secrets.
 
 pub mod access;
+mod dropped;
 mod metrics;
 mod pen;
 mod plain;
 
+pub use dropped::Dropped;
 pub use metrics::{Counted, Metrics, Outcome, Way};
 pub use pen::{flush, last_words};
 pub use plain::acts;

@@ -260,6 +260,11 @@ impl Pool {
         seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.notify(seat, method, params).await
     }
 
+    /// A message of a session that has no answer, as it is.
+    pub async fn pass(&self, seat: &Seat, body: Bytes) -> Result<(), UpstreamError> {
+        seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.pass(filters::Era::Legacy, Some(seat), body).await
+    }
+
     /// One request in a session.
     pub async fn request_in(&self, seat: &Seat, method: &str, params: Bytes) -> Result<Said, UpstreamError> {
         seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.request_in(seat, method, params).await

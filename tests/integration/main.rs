@@ -34,6 +34,7 @@ mod load;
 mod log;
 mod losses;
 mod many_servers;
+mod methods;
 mod net;
 mod pasted;
 mod patience;

@@ -12,7 +12,7 @@ mod questions;
 mod seats;
 mod settings;
 mod shared;
-mod stage;
+pub mod stage;
 mod streams;
 mod told;
 
@@ -74,7 +74,7 @@ async fn staged(settings: &str, rest: &str) -> (Gateway, Stage) {
 }
 
 /// The configuration of such a gateway.
-fn house_of(stage: &Stage, settings: &str, rest: &str) -> String {
+pub fn house_of(stage: &Stage, settings: &str, rest: &str) -> String {
     let url = stage.url();
     format!(
         "mcpServers: {{s: {{url: \"{url}\", era: legacy, health: {{interval: 1h}}{settings}}}, demo: {{builtin: demo}}}}\n{rest}"
@@ -82,7 +82,7 @@ fn house_of(stage: &Stage, settings: &str, rest: &str) -> String {
 }
 
 /// Waits until a tool is there for a new legacy client.
-async fn lists(gateway: &Gateway, tool: &str) {
+pub async fn lists(gateway: &Gateway, tool: &str) {
     let session = gateway.initialize("/mcp").await;
     gateway.eventually(&format!("{tool} is listed"), async |g| shows(g, &session, tool).await).await;
     let end = gateway.http.delete(gateway.url("/mcp")).header("mcp-session-id", &session);
@@ -107,7 +107,7 @@ async fn hold(gateway: &Gateway, stage: &Stage, session: &str, id: impl Into<Val
 }
 
 /// A call that is answered at once; after it the session has a seat.
-async fn calls(gateway: &Gateway, session: &str) {
+pub async fn calls(gateway: &Gateway, session: &str) {
     let (status, answer) = gateway.say("/mcp", session, &legacy_call("t", "s__tool", json!({}))).await;
     assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("done")), "{answer}");
 }

@@ -1,0 +1,3 @@
+//! Which messages reach whom: the closed list of methods, walked over every way in and every way out.
+
+mod idless;

@@ -154,7 +154,8 @@ impl Session {
             return Heard::AsItIs;
         };
         let kind = if read.is_request() { Kind::Request } else { Kind::Notification };
-        let Some(row) = method::find(Sender::Server, kind, &word, self.version) else {
+        let row = method::find(Sender::Server, kind, &word, self.version);
+        let Some(row) = row.or_else(|| self.declared(kind, &word)) else {
             let kind = if read.is_request() { "request" } else { "notification" };
             dropped(server, kind, Method::of(&word).word());
             if let Some(id) = read.id {
@@ -189,6 +190,13 @@ impl Session {
             }
             Matter::Progresses(_) | Matter::Other => Heard::AsItIs,
         }
+    }
+
+    /// A question that the client's revision does not have, where the client has said that it can be asked it.
+    fn declared(&self, kind: Kind, word: &str) -> Option<&'static method::Row> {
+        let row = method::find(Sender::Server, kind, word, revision::NEWEST_LEGACY)?;
+        let able = row.method == Method::Elicit && wire::member(&self.capabilities, "elicitation").is_some();
+        able.then_some(row)
     }
 
     /// Attaches another stream of the client, which may take so long to read a message. What the servers of this session

@@ -164,7 +164,8 @@ struct Sight {
     id: Option<Span>,
     method: Option<Text>,
     params: Option<Span>,
-    outcome: bool,
+    /// How many of `result` and `error` there are.
+    outcomes: usize,
     name: Option<Text>,
     uri: Option<Text>,
     cursor: Option<Text>,
@@ -204,7 +205,7 @@ impl Sight {
                 b"method" => self.method = self.take_string(r, || Why::Method)?,
                 b"params" => self.params(r, body)?,
                 b"result" | b"error" => {
-                    self.outcome = true;
+                    self.outcomes += 1;
                     r.value()?;
                 }
                 _ => drop(r.value()?),
@@ -316,23 +317,26 @@ impl Sight {
     fn conclude(self, body: &[u8]) -> Result<Rpc, Unreadable> {
         // An id that stands twice names no request.
         let id = if self.ids == 1 { self.id } else { None };
-        let kind = match (self.method.is_some(), id.is_some(), self.outcome) {
-            (true, true, false) => Some(Kind::Request),
-            (true, false, false) => Some(Kind::Notification),
-            // A peer that could not read our id answers an error without one; it reaches no one, but is no fault.
-            (false, _, true) => Some(Kind::Response),
+        let kind = match (self.method.is_some(), id.is_some(), self.outcomes) {
+            (true, true, 0) => Some(Kind::Request),
+            (true, false, 0) => Some(Kind::Notification),
+            // A peer that could not read our id answers an error without one; it reaches no one, but is no fault. Of two
+            // outcomes (JSON-RPC 2.0 §5) each reader would take another.
+            (false, _, 1) => Some(Kind::Response),
             _ => None,
         };
         let wrong = match (self.wrong, self.jsonrpc, kind) {
             (Some(why), ..) => Err(why),
             (None, false, _) => Err(Why::Version),
-            (None, true, None) => Err(if self.outcome { Why::Shape } else { Why::Method }),
+            (None, true, None) => Err(if self.outcomes > 0 { Why::Shape } else { Why::Method }),
             (None, true, Some(kind)) => Ok(kind),
         };
         debug_assert!(id.is_none_or(|id| id.end <= body.len()));
         match wrong {
             // The id of a response is the other side's: nothing here may be answered under it.
-            Err(why) => Err(Unreadable { id: id.filter(|_| self.method.is_some() || !self.outcome), why }),
+            Err(why) => {
+                Err(Unreadable { id: id.filter(|_| self.method.is_some() || self.outcomes == 0), why })
+            }
             Ok(kind) => Ok(Rpc {
                 kind,
                 id,
@@ -429,6 +433,7 @@ mod tests {
             (r#"{"id":1,"method":"a"}"#, Why::Version),
             (r#"{"jsonrpc":"2.0","id":1}"#, Why::Method),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","result":{}}"#, Why::Shape),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#, Why::Shape),
             (r#"[{"jsonrpc":"2.0","id":1,"method":"a"}]"#, Why::Batch),
             (r#""x""#, Why::NotAnObject),
         ] {

@@ -44,11 +44,11 @@ pub fn read(body: &[u8]) -> Option<Message<'_>> {
     if method && text(&top, "method").is_none() || top.get("id").is_some_and(|id| !is_id(id)) {
         return None;
     }
-    let outcome = top.get("result").is_some() || top.get("error").is_some();
-    let kind = match (method, top.get("id").is_some(), outcome) {
-        (true, true, false) => Kind::Request,
-        (true, false, false) => Kind::Notification,
-        (false, _, true) => Kind::Response,
+    let outcomes = ["result", "error"].iter().filter(|key| top.get(key).is_some()).count();
+    let kind = match (method, top.get("id").is_some(), outcomes) {
+        (true, true, 0) => Kind::Request,
+        (true, false, 0) => Kind::Notification,
+        (false, _, 1) => Kind::Response,
         _ => return None,
     };
     let mut message = Message { kind, top, params: None, meta: None, reference: None };

@@ -97,7 +97,12 @@ async fn shows(gateway: &Gateway, session: &str, tool: &str) -> bool {
 }
 
 /// Begins a call that the server holds; gives the stream of its answer, and the server's end of it.
-async fn hold(gateway: &Gateway, stage: &Stage, session: &str, id: impl Into<Value>) -> (Events, Arc<Open>) {
+pub async fn hold(
+    gateway: &Gateway,
+    stage: &Stage,
+    session: &str,
+    id: impl Into<Value>,
+) -> (Events, Arc<Open>) {
     let before = stage.with(|state| state.calls.len());
     let call = legacy_call(id, "s__hold", json!({}));
     let stream = Events::open(gateway.post("/mcp", Some(session), &call)).await;
@@ -120,15 +125,15 @@ async fn followed(gateway: &Gateway, stage: &Stage, client: usize) -> Arc<Open> 
 }
 
 /// A server's question to its client.
-fn question(id: impl Into<Value>, words: &str) -> Value {
+pub fn question(id: impl Into<Value>, words: &str) -> Value {
     json!({"jsonrpc": "2.0", "id": id.into(), "method": "elicitation/create",
         "params": {"message": words, "requestedSchema": {"type": "object", "properties": {}}}})
 }
 
-fn accepted(id: &Value) -> Value {
+pub fn accepted(id: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "result": {"action": "accept"}})
 }
 
-fn logged(words: &str) -> Value {
+pub fn logged(words: &str) -> Value {
     json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": words}})
 }

@@ -1,3 +1,5 @@
 //! Which messages reach whom: the closed list of methods, walked over every way in and every way out.
 
 mod idless;
+mod servers;
+mod walk;

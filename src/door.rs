@@ -206,7 +206,7 @@ impl Door {
             (Shape::Request, Some(_)) => {}
             (Shape::Request, None) if method::is_extension(&word) => {}
             (Shape::Request, None) => return Err(unknown_method(permit.era)),
-            (_, Some(row)) => return self.notification(led, row.goes, told),
+            (_, Some(row)) => return self.notification(led, method, row.goes),
             (_, None) => return Ok(self.dropped(method, told)),
         }
         self.request(led, method, told)
@@ -281,6 +281,7 @@ impl Door {
                     }
                     (None, Some(server)) => {
                         let deed = deed(&led, method, said, &server)?;
+                        let led = if endpoint.only.is_none() { self.as_sent(led, &server)? } else { led };
                         self.pass(led, server, method, deed, told)
                     }
                     (None, None) => {

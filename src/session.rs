@@ -169,7 +169,7 @@ impl Session {
                 Heard::Not
             }
             Matter::Asks(id) => {
-                self.asked.note(seat, id.of(message), clock);
+                self.asked.note(seat, id.of(message), row.method, clock);
                 Heard::As(address::return_address(message, read, seat))
             }
             Matter::Withdraws(id) => {

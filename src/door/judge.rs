@@ -5,20 +5,18 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filters::guard::{self, Action};
+use filters::guard;
 use filters::json::Span;
 use filters::rate::Held;
 use filters::{Aim, Call, Caller, Era, Head, Permit, Refusal, Stop};
 
 use super::aim::{Aimed, aim};
-use super::clean::said;
 use super::{Door, Told};
 use crate::catalog::{Endpoint, Target};
-use crate::config::{Redaction, Validate};
+use crate::config::Validate;
 use crate::protocol::method::Method;
-use crate::protocol::wire;
+use crate::protocol::{handles, wire};
 use crate::registry::House;
-use crate::telemetry::Way;
 
 /// The label of what the guard refuses.
 const GUARD: &str = "guard";
@@ -112,15 +110,8 @@ impl Door {
         let target = called(endpoint, &permit, body);
         mirrored(target, &permit, &head, body, came).map_err(halt)?;
         let Some(server) = house.servers.get(aim.server) else { return Ok(permit) };
-        if let (Redaction::Block, Some(redactor)) = (server.config.redact.arguments, &house.plan.redactor) {
-            for place in said(permit.rpc.arguments, permit.rpc.input_responses) {
-                let found = redactor.scan(place.of(body)).map_err(|_| halt(unreadable()))?;
-                if !found.is_empty() {
-                    self.metrics.redacted(&server.name, Way::Arguments, Action::Block, &found);
-                    return Err(halt(guard::redact::refusal(&found, era)));
-                }
-            }
-        }
+        let place = handles::request(Method::of(&permit.rpc.method_name(body)));
+        self.unblocked(house, server, body, place, era).map_err(|refusal| halt(*refusal))?;
         let arguments = permit.rpc.arguments.map(|arguments| arguments.of(body));
         self.fitting(target, era, arguments).map(|()| permit).map_err(halt)
     }
@@ -184,5 +175,5 @@ fn tell(told: &mut Told, call: &Call<'_>, aimed: Option<&Aimed<'_>>) {
 }
 
 pub(super) fn unreadable() -> Refusal {
-    Refusal::http(400, "not_json", "the arguments cannot be read")
+    Refusal::http(400, "not_json", "the message cannot be read")
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use filters::guard::Place;
 use filters::rebuild::splice;
 use filters::verdict::code;
 use filters::{Era, Refusal, Span};
@@ -12,11 +13,11 @@ use futures::future::join_all;
 use tokio::sync::mpsc;
 
 use super::refusals::{invalid, no_room, room, unknown_method};
-use super::{Door, Exit, Leave, Led, Reply, Told};
-use crate::address::{self, CANCELLED};
+use super::{Door, Exit, Leave, Led, Reply};
+use crate::address;
 use crate::catalog::Endpoint;
-use crate::protocol::method::Goes;
-use crate::protocol::{revision, wire};
+use crate::protocol::method::{Goes, Method};
+use crate::protocol::{handles, revision, wire};
 use crate::rooms::{Talk, Word};
 use crate::server::Server;
 use crate::session::{Answering, Holder, Sent};
@@ -48,6 +49,8 @@ impl Door {
         if capabilities.len() + info.len() > MAX_CLIENT {
             info = name_of(&info);
         }
+        let itself = |said, place| self.said_of_itself(led.house, led.endpoint, said, place);
+        let (capabilities, info) = (itself(capabilities, &Place::Text), itself(info, handles::CLIENT));
         if capabilities.len() + info.len() > MAX_CLIENT {
             let words = format!("capabilities and the name in clientInfo are longer than {MAX_CLIENT} bytes");
             return Err(invalid(era, "client_too_long", words));
@@ -82,8 +85,8 @@ impl Door {
     pub(super) fn notification(
         &self,
         led: Led<'_>,
+        method: Method,
         goes: Goes,
-        told: &mut Told,
     ) -> Result<Exit, Box<Refusal>> {
         let Some(session) = led.session else { return Ok(Exit::Answer(Reply::accepted())) };
         let reached =
@@ -94,17 +97,21 @@ impl Door {
                 let Some(run) = id.and_then(|id| session.runs.get(id)) else {
                     return Ok(Exit::Answer(Reply::accepted()));
                 };
+                // Where it runs, which need not be where the session would call now.
+                let there = run.seat().map(|seat| (run.server.clone(), seat)).into_iter().collect();
+                let params = params(&led);
+                let said = match (wire::member(&params, "requestId"), run.sent()) {
+                    (Some(place), Some(sent)) => {
+                        let params = splice(BytesMut::from(&params[..]), place, &sent.wire);
+                        self.hand_on(&led, there, method, params)?
+                    }
+                    _ => Exit::Answer(Reply::accepted()),
+                };
                 if let Some(stop) = &run.stop {
                     stop.cancel();
                 }
                 session.runs.done(run.id());
-                // Where it runs, which need not be where the session would call now.
-                let there = run.seat().map(|seat| (run.server.clone(), seat));
-                let params = match (wire::member(&params(&led), "requestId"), run.sent()) {
-                    (Some(place), Some(sent)) => splice(BytesMut::from(&params(&led)[..]), place, &sent.wire),
-                    _ => return Ok(Exit::Answer(Reply::accepted())),
-                };
-                self.hand_on(there.into_iter().collect(), CANCELLED, params)
+                said
             }
             Goes::Asker => {
                 // Of a server's own request: two servers may well have chosen the same token.
@@ -116,13 +123,13 @@ impl Door {
                 };
                 let params = splice(BytesMut::from(&params[..]), place, raw.as_bytes());
                 let there = session.sitting(number).and_then(reached);
-                self.hand_on(there.into_iter().collect(), told.method, params)
+                self.hand_on(&led, there.into_iter().collect(), method, params)?
             }
             // Whoever has no upstream session there has nothing to tell; and to open it the caller's credentials may be
             // needed, which a notification does not have.
             Goes::All => {
                 let there = session.seats().into_iter().filter_map(reached).collect();
-                self.hand_on(there, told.method, params(&led))
+                self.hand_on(&led, there, method, params(&led))?
             }
             Goes::Only => {
                 let only = led.endpoint.only.as_ref();
@@ -130,25 +137,43 @@ impl Door {
                     .seats()
                     .into_iter()
                     .filter(|(server, _)| only.is_some_and(|only| only.name == server.name));
-                self.hand_on(there.filter_map(reached).collect(), told.method, params(&led))
+                self.hand_on(&led, there.filter_map(reached).collect(), method, params(&led))?
             }
             Goes::Gateway | Goes::Named | Goes::Client => Exit::Answer(Reply::accepted()),
         })
     }
 
     /// Passes a notification on. Its sender hears that it was taken when it is there, so that what he sends next does
-    /// not overtake it; but he does not wait for long.
-    fn hand_on(&self, there: Vec<(Arc<Server>, Arc<Seat>)>, method: &'static str, params: Bytes) -> Exit {
-        if there.is_empty() {
-            return Exit::Answer(Reply::accepted());
+    /// not overtake it; but he does not wait for long. Refused if none of the servers may get it.
+    fn hand_on(
+        &self,
+        led: &Led<'_>,
+        there: Vec<(Arc<Server>, Arc<Seat>)>,
+        method: Method,
+        params: Bytes,
+    ) -> Result<Exit, Box<Refusal>> {
+        let (place, mut blocked) = (handles::notification(method), None);
+        let mut all = Vec::with_capacity(there.len());
+        for (server, seat) in there {
+            let clean = match &params[..] {
+                b"" => Ok(None),
+                text => self.sent_to(led.house, &server, text, place),
+            };
+            match clean {
+                Ok(clean) => all.push((server, seat, clean.unwrap_or_else(|| params.clone()))),
+                Err(refusal) => blocked = Some(refusal),
+            }
         }
-        let all = there.into_iter().map(|(server, seat)| {
-            let params = params.clone();
-            async move {
-                let Some(http) = server.upstream.http() else { return };
-                if let Err(error) = http.notify(&seat, method, params).await {
-                    tracing::debug!(server = %server.name, method, %error, "a notification was not passed on");
-                }
+        match blocked {
+            Some(refusal) if all.is_empty() => return Err(refusal),
+            _ if all.is_empty() => return Ok(Exit::Answer(Reply::accepted())),
+            _ => {}
+        }
+        let all = all.into_iter().map(|(server, seat, params)| async move {
+            let Some(http) = server.upstream.http() else { return };
+            if let Err(error) = http.notify(&seat, method.word(), params).await {
+                let method = method.word();
+                tracing::debug!(server = %server.name, method, %error, "a notification was not passed on");
             }
         });
         let (words, receiver) = mpsc::channel(1);
@@ -157,7 +182,7 @@ impl Door {
             let _ = tokio::time::timeout(HANDED_ON, handing).await;
             let _ = words.send(Word::Taken).await;
         });
-        Exit::Room(Talk { words: receiver, stream: false, leash: None, goodbye: None })
+        Ok(Exit::Room(Talk { words: receiver, stream: false, leash: None, goodbye: None }))
     }
 
     /// A client's answer to a request of a server.
@@ -177,8 +202,12 @@ impl Door {
         let there = session.sitting(number).filter(|(server, _)| led.may_reach(self, server));
         let Some((server, seat)) = there else { return nowhere() };
         let Some(answering) = Answering::begin(session, number, raw.as_bytes()) else { return nowhere() };
+        let body = splice(BytesMut::from(&led.body[..]), id, raw.as_bytes());
+        // Refused, the question waits on: the client may answer once more.
+        let place = handles::answer(answering.method().unwrap_or(Method::Other));
+        let body = self.sent_to(led.house, &server, &body, place)?.unwrap_or(body);
         Ok(Exit::Peer(Leave {
-            body: splice(BytesMut::from(&led.body[..]), id, raw.as_bytes()),
+            body,
             era: Era::Legacy,
             session: Some(session.clone()),
             seat: Some(seat),
@@ -207,12 +236,14 @@ impl Door {
         if wire::member(&endpoint.view(era).capabilities, "logging").is_none() {
             return Err(unknown_method(era));
         }
-        if !rpc.level.is_some_and(|level| LEVELS.contains(&&*level.read(&led.body))) {
+        let level = rpc.level.map(|level| level.read(&led.body));
+        let Some(level) = level.filter(|level| LEVELS.contains(&&**level)) else {
             let words = format!("params.level must be one of {}", LEVELS.join(", "));
             return Err(invalid(era, "unknown_level", words));
-        }
+        };
         if let Some(session) = led.session {
-            let params = params(led);
+            // Nothing else that the client wrote goes to so many.
+            let params = Bytes::from(format!(r#"{{"level":"{level}"}}"#));
             session.memory.set_level(params.clone());
             let told = session.seats().into_iter().filter(|(server, _)| led.may_reach(self, server));
             for (server, seat) in told {

@@ -249,6 +249,11 @@ impl Method {
         )
     }
 
+    /// Whether the header `Mcp-Name` repeats a handle of its params (2026-07-28, streamable-http, and SEP-2663).
+    pub fn has_name(self) -> bool {
+        matches!(self, ToolsCall | PromptsGet | ResourcesRead | TasksGet | TasksUpdate | TasksCancel)
+    }
+
     /// Whether it says that a list of its sender is another.
     pub fn is_list_changed(self) -> bool {
         matches!(self, ToolsChanged | PromptsChanged | ResourcesChanged)

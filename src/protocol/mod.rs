@@ -3,6 +3,7 @@
 //! Nobody else names a protocol revision. Nothing here does I/O.
 
 pub mod definitions;
+pub mod handles;
 pub mod method;
 pub mod revision;
 pub mod sse;

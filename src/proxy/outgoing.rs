@@ -15,7 +15,7 @@ use http::header::{
     ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING,
     USER_AGENT,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::OrErr;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
@@ -24,6 +24,7 @@ use super::Ctx;
 use crate::address;
 use crate::config::Redaction;
 use crate::door::Leave;
+use crate::protocol::method::Method;
 use crate::server::Server;
 use crate::session;
 use crate::upstream::http::Seat;
@@ -76,7 +77,7 @@ pub fn request(
             headers.insert(LAST_EVENT_ID, HeaderValue::clone(last));
         }
         None => {
-            *request.method_mut() = Method::POST;
+            *request.method_mut() = http::Method::POST;
             headers.insert(CONTENT_LENGTH, HeaderValue::from(leave.body.len()));
         }
     }
@@ -111,6 +112,7 @@ fn modern(
             headers.insert(name, value.clone());
         }
     }
+    let redactor = redactor.filter(|_| leave.server.config.redact.arguments != Redaction::Off);
     match &leave.name {
         Some(name) => {
             let value = HeaderValue::from_str(&encode(name))
@@ -118,13 +120,18 @@ fn modern(
             headers.insert(header::NAME, value);
         }
         None => {
-            if let Some(value) = client.get(header::NAME) {
+            // It repeats a handle, or nothing that anybody has held against the body.
+            let method =
+                client.get(header::METHOD).and_then(|method| method.to_str().ok()).unwrap_or_default();
+            let goes = |value: &&HeaderValue| {
+                Method::of(method).has_name() || redactor.is_none_or(|redactor| is_clean(value, redactor))
+            };
+            if let Some(value) = client.get(header::NAME).filter(goes) {
                 headers.insert(header::NAME, value.clone());
             }
         }
     }
     // "Intermediate servers that do not recognize an Mcp-Param-{Name} header MUST forward it."
-    let redactor = redactor.filter(|_| leave.server.config.redact.arguments != Redaction::Off);
     for (name, value) in client.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-")) {
         // They repeat arguments; what is taken out of those must not come by this way.
         let made = leave.mirrored.iter().any(|(mirrored, _)| mirrored == name);

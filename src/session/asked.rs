@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use bytes::Bytes;
 
 use super::Session;
+use crate::protocol::method::Method;
 use crate::protocol::wire;
 use crate::upstream::clock::Clock;
 
@@ -22,6 +23,8 @@ pub struct Asked(Mutex<HashMap<u64, VecDeque<Question>>>);
 struct Question {
     /// The server's own id, as written.
     id: Bytes,
+    /// What was asked.
+    method: Method,
     /// Of the call that it belongs to: it stands still until the answer.
     clock: Weak<Clock>,
 }
@@ -35,7 +38,7 @@ impl Drop for Question {
 }
 
 impl Asked {
-    pub fn note(&self, seat: u64, id: &[u8], clock: Option<&Arc<Clock>>) {
+    pub fn note(&self, seat: u64, id: &[u8], method: Method, clock: Option<&Arc<Clock>>) {
         if id.len() > LONGEST {
             return;
         }
@@ -43,7 +46,7 @@ impl Asked {
             clock.hold();
         }
         let clock = clock.map(Arc::downgrade).unwrap_or_default();
-        self.add(seat, Question { id: Bytes::copy_from_slice(id), clock });
+        self.add(seat, Question { id: Bytes::copy_from_slice(id), method, clock });
     }
 
     fn add(&self, seat: u64, question: Question) {
@@ -108,6 +111,11 @@ impl Answering {
         Some(Self { session: session.clone(), seat, question: Some(question) })
     }
 
+    /// What it answers.
+    pub fn method(&self) -> Option<Method> {
+        self.question.as_ref().map(|question| question.method)
+    }
+
     /// It may have reached its server.
     pub fn left(&mut self) {
         self.question = None;
@@ -131,9 +139,9 @@ mod tests {
     #[test]
     fn what_was_asked_is_answered_once_and_by_its_own_id() {
         let asked = Asked::default();
-        asked.note(1, b"7", None);
-        asked.note(1, b"7", None);
-        asked.note(2, b"\"a\\/b\"", None);
+        asked.note(1, b"7", Method::Elicit, None);
+        asked.note(1, b"7", Method::Elicit, None);
+        asked.note(2, b"\"a\\/b\"", Method::Elicit, None);
         for (seat, id) in [(2, &b"7"[..]), (1, b"\"7\""), (1, b"8"), (3, b"7")] {
             assert!(!asked.take(seat, id));
         }
@@ -144,12 +152,12 @@ mod tests {
     #[test]
     fn a_server_that_asks_without_end_is_bounded_and_costs_no_other() {
         let asked = Asked::default();
-        asked.note(2, b"0", None);
+        asked.note(2, b"0", Method::Elicit, None);
         for id in 0..=MOST {
-            asked.note(1, id.to_string().as_bytes(), None);
+            asked.note(1, id.to_string().as_bytes(), Method::Elicit, None);
         }
         assert!(!asked.take(1, b"0") && asked.take(1, b"1") && asked.take(2, b"0"));
-        asked.note(1, &[b'1'; LONGEST + 1], None);
+        asked.note(1, &[b'1'; LONGEST + 1], Method::Elicit, None);
         assert!(!asked.take(1, &[b'1'; LONGEST + 1]));
         asked.forget(1);
         assert!(!asked.waits(1) && !asked.take(1, b"2"));
@@ -159,9 +167,9 @@ mod tests {
     fn the_clock_of_a_call_stands_still_until_the_answer() {
         let (asked, clock) = (Asked::default(), Arc::new(Clock::default()));
         let stands = || clock.left(Duration::ZERO).is_none();
-        asked.note(1, b"7", Some(&clock));
-        asked.note(1, b"7", Some(&clock));
-        asked.note(2, b"7", Some(&clock));
+        asked.note(1, b"7", Method::Elicit, Some(&clock));
+        asked.note(1, b"7", Method::Elicit, Some(&clock));
+        asked.note(2, b"7", Method::Elicit, Some(&clock));
         assert!(stands());
         assert!(asked.take(1, b"7") && stands(), "the other one is open");
         asked.forget(2);

@@ -4,6 +4,7 @@
 
 pub mod detectors;
 mod meter;
+mod place;
 pub mod redact;
 pub mod schema;
 pub mod strict;
@@ -11,6 +12,7 @@ mod survey;
 mod walk;
 
 pub use detectors::Detector;
+pub use place::Place;
 pub use redact::{Action, Findings, Flaw, Redacted, Redactor};
 pub use schema::{Schema, Violation};
 

@@ -14,6 +14,7 @@ use memchr::{memchr, memmem};
 use regex::{Regex, RegexBuilder};
 
 use super::detectors::{Detector, is_card};
+use super::place::{self, Place};
 use super::walk::{self, Leaf};
 use crate::call::Era;
 use crate::json::{Fault, Span, Unit};
@@ -131,6 +132,16 @@ impl Redactor {
         Ok(self.findings(&self.search(message, walk::message)?))
     }
 
+    /// What there is to find in the texts of a JSON value whose places are known.
+    pub fn scan_at(&self, json: &[u8], place: &Place) -> Result<Findings, Fault> {
+        Ok(self.findings(&self.search(json, |json, out| place::texts(json, place, out))?))
+    }
+
+    /// The same without its secrets; `None` if there are none. Handles stay as they are.
+    pub fn redact_at(&self, json: &[u8], place: &Place) -> Result<Option<Redacted>, Fault> {
+        Ok(self.rewrite(json, &self.search(json, |json, out| place::texts(json, place, out))?))
+    }
+
     /// The JSON text without its secrets; `None` if there are none.
     pub fn redact(&self, json: &[u8]) -> Result<Option<Redacted>, Fault> {
         Ok(self.rewrite(json, &self.search(json, walk::value)?))
@@ -148,7 +159,11 @@ impl Redactor {
             || (!self.detectors.is_empty() && memmem::find(json, b"\\u").is_some())
     }
 
-    fn search(&self, json: &[u8], walk: Walk) -> Result<Vec<Hit>, Fault> {
+    fn search(
+        &self,
+        json: &[u8],
+        walk: impl FnOnce(&[u8], &mut dyn FnMut(Leaf)) -> Result<(), Fault>,
+    ) -> Result<Vec<Hit>, Fault> {
         if !self.may_fire(json) {
             return Ok(Vec::new());
         }
@@ -195,12 +210,10 @@ impl Redactor {
 pub fn refusal(findings: &Findings, era: Era) -> Refusal {
     let status = if era == Era::Modern { 400 } else { 200 };
     let message = format!(
-        "The arguments hold what may not be sent to this server: {findings}. Call again without it, or with a reference to it."
+        "The message holds what may not be sent to this server: {findings}. Call again without it, or with a reference to it."
     );
     Refusal::new(status, code::INVALID_PARAMS, "secret_in_arguments", message)
 }
-
-type Walk = fn(&[u8], &mut dyn FnMut(Leaf)) -> Result<(), Fault>;
 
 /// A finding as a place in the JSON text.
 struct Hit {

@@ -60,7 +60,7 @@ fn part(r: &mut Reader<'_>, text: &[u8], out: Sink<'_>) -> Result<(), Fault> {
     members.map(drop)
 }
 
-fn any(r: &mut Reader<'_>, out: Sink<'_>) -> Result<(), Fault> {
+pub(super) fn any(r: &mut Reader<'_>, out: Sink<'_>) -> Result<(), Fault> {
     match r.peek()? {
         b'{' => r
             .object(|r, key| {

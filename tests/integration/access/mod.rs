@@ -15,6 +15,7 @@ mod secrets;
 mod shared;
 mod strangers;
 mod trouble;
+mod written;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -43,7 +43,7 @@ fn strangers(stage: &Stage) -> Vec<Value> {
 #[tokio::test]
 async fn a_call_without_an_id_reaches_no_server_and_is_counted() {
     let stage = Stage::start().await;
-    let roles = "auth: {required: false, anonymous: {roles: [little]}}\nrbac: {roles: {little: {allow: {tools: [\"s__tool\"]}}}}\n";
+    let roles = "auth: {required: false, anonymous: {roles: [little]}}\nrbac: {roles: {little: {admin: true, allow: {tools: [\"s__tool\"]}}}}\n";
     let gateway = Gateway::start(&house_of(&stage, "", roles)).await;
     lists(&gateway, "s__tool").await;
     for path in ["/mcp", "/servers/s/mcp"] {

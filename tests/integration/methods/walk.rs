@@ -171,7 +171,9 @@ async fn over_legacy_sessions_and_batches_only_what_the_list_says_reaches_the_se
                         // To the server `initialize` of a batch is refused; alone it opens another session here.
                         let reached =
                             || server.all()[from..].iter().any(|seen| seen.body.to_string().contains(&mark));
-                        let expected = passes(kind, word, revision, many);
+                        // Many servers are told a level by the gateway, in its own words and without the mark.
+                        let told = many && word == "logging/setLevel";
+                        let expected = passes(kind, word, revision, many) && !told;
                         settled(&gateway, reached, expected, &what).await;
                     }
                 }

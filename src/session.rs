@@ -168,6 +168,19 @@ impl Session {
                 tracing::warn!(server = %server.name, "a question of a server is dropped: its id is too long");
                 Heard::Not
             }
+            // It asks whether its client is there, which the gateway is: the client may not listen, and a server that hears
+            // nothing ends the session.
+            Matter::Asks(id) if row.method == Method::Ping => {
+                if let Some((server, seat)) = self.sitting(seat) {
+                    let reply = wire::result(id.of(message), b"{}");
+                    self.core.spawn(async move {
+                        if let Some(http) = server.upstream.http() {
+                            http.reply(&seat, reply).await;
+                        }
+                    });
+                }
+                Heard::Not
+            }
             Matter::Asks(id) => {
                 self.asked.note(seat, id.of(message), row.method, clock);
                 Heard::As(address::return_address(message, read, seat))

@@ -109,7 +109,7 @@ impl Errand {
                     let with_bearer = self.bearer.is_some();
                     return Err(visit.endpoint().denied(response, with_bearer).await);
                 }
-                Ok(response) if response.status() == 404 && sits(&seat) => {
+                Ok(response) if self.is_forgotten(&seat, response.status().as_u16(), reseated).await => {
                     pool.answered(index);
                     if self.resumes {
                         // What the server has forgotten may be the stream alone.
@@ -165,8 +165,16 @@ impl Errand {
             tokio::time::sleep(std::mem::take(&mut tries.wait)).await;
         }
     }
-}
 
-fn sits(seat: &Option<Arc<Seat>>) -> bool {
-    seat.as_ref().is_some_and(|seat| seat.session.is_some())
+    /// Whether an answer says that the server has forgotten the seat. One that says 400 in a new seat too means the call.
+    async fn is_forgotten(&self, seat: &Option<Arc<Seat>>, status: u16, reseated: bool) -> bool {
+        let Some(seat) = seat.as_ref().filter(|seat| seat.session.is_some()) else { return false };
+        match (&self.session, status) {
+            (_, 404) => true,
+            (Some(client), 400) if !reseated && !self.resumes => {
+                client.is_forgotten(&self.server, seat, status).await
+            }
+            _ => false,
+        }
+    }
 }

@@ -172,6 +172,7 @@ impl Leave {
             let wanted = Wanted {
                 id: &self.sent.wire,
                 batches: seat.as_ref().is_some_and(|seat| seat.has_batches()),
+                seat: None,
                 progress: Some(&progress),
                 timeout: self.server.timeout,
                 clock: Some(&*clock),

@@ -216,10 +216,13 @@ impl ProxyHttp for Gateway {
         }
         let Some(leave) = &ctx.leave else { return Ok(()) };
         let server = leave.server.clone();
-        if response.status == 404 && ctx.seat.as_ref().is_some_and(|seat| seat.session.is_some()) {
-            if let (Some(client), Some(seat)) = (&leave.session, ctx.seat.take()) {
-                client.forget(&server, &seat);
-            }
+        let status = response.status.as_u16();
+        if let (Some(client), Some(seat)) = (&leave.session, ctx.seat.clone())
+            && (status == 404 || !ctx.reseated)
+            && client.is_forgotten(&server, &seat, status).await
+        {
+            client.forget(&server, &seat);
+            ctx.seat = None;
             // It answered without looking at the call: once more, with a new seat, if that is none of the old seat's.
             if !ctx.reseated && leave.seat.is_none() {
                 ctx.reseated = true;

@@ -21,8 +21,6 @@ use crate::upstream::{Said, UpstreamError};
 /// Pauses between two streams of a server's announcements, where it does not say how long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long a server may take to say whether it knows a seat.
-const BRIEF: Duration = Duration::from_secs(5);
 /// Resources that are followed again at a time.
 const AT_ONCE: usize = 4;
 /// Pauses after each time that this did not work.
@@ -150,7 +148,7 @@ async fn attended(session: &Weak<Session>, place: &Arc<Place>) {
                 }
             }
             // A server that has no such stream may say 404 to whoever asks for one.
-            Err(UpstreamError::Forgotten) => match is_known(&server, &seat).await {
+            Err(UpstreamError::Forgotten) => match knows(&server, &seat).await {
                 Some(false) => alive.forget(&server, &seat),
                 Some(true) => {
                     is_over(place, || false);
@@ -190,14 +188,9 @@ fn is_over(place: &Place, goes_on: impl FnOnce() -> bool) -> bool {
     over
 }
 
-/// Whether a server knows a seat, by a request that every server answers; none if it does not say.
-async fn is_known(server: &Server, seat: &Seat) -> Option<bool> {
-    let asked = server.upstream.http()?.request_in(seat, "ping", Bytes::from_static(b"{}"));
-    match tokio::time::timeout(BRIEF, asked).await {
-        Ok(Ok(_)) => Some(true),
-        Ok(Err(UpstreamError::Forgotten)) => Some(false),
-        _ => None,
-    }
+/// Whether a server knows a seat; none if it does not say.
+async fn knows(server: &Server, seat: &Seat) -> Option<bool> {
+    server.upstream.http()?.knows(seat).await
 }
 
 /// One stream of a server's announcements, to its end.

@@ -146,6 +146,28 @@ impl Session {
         found.or_else(|| self.seats().into_iter().find(|(_, seat)| seat.number == number))
     }
 
+    /// Whether an answer of this status says that the server has forgotten the seat in which it was asked, without having
+    /// looked at what was asked. By 404 it does; by 400 it may, and is asked once more.
+    pub async fn is_forgotten(&self, server: &Server, seat: &Arc<Seat>, status: u16) -> bool {
+        match status {
+            _ if seat.session.is_none() => false,
+            404 => true,
+            400 => {
+                // Of many calls that are told so at once, those who come later find another seat or none.
+                let holds = |place: Arc<Place>| {
+                    let now = place.seat.load();
+                    now.as_ref().is_some_and(|now| Arc::ptr_eq(now, seat))
+                };
+                if !self.place_of(server).is_some_and(holds) {
+                    return true;
+                }
+                let Some(http) = server.upstream.http() else { return false };
+                http.knows(seat).await == Some(false)
+            }
+            _ => false,
+        }
+    }
+
     /// Drops a seat that the server has forgotten; the next [`Self::seat`] takes a new one.
     pub fn forget(&self, server: &Server, seat: &Arc<Seat>) {
         if let Some(place) = self.place_of(server) {

@@ -10,7 +10,7 @@ use http::header::CONTENT_TYPE;
 
 use super::clock::Clock;
 use super::coding::Decoder;
-use super::http::Http;
+use super::http::{Http, Seat};
 use super::retry::retry_after;
 use super::{Progress, Said, UpstreamError, cause, is_exhausted, safe};
 use crate::protocol::sse::{self, Splitter};
@@ -22,6 +22,8 @@ pub struct Wanted<'a> {
     pub id: &'a [u8],
     /// Many messages may come as one.
     pub batches: bool,
+    /// Where the gateway asked in a session, and may be asked something on the way.
+    pub seat: Option<&'a Seat>,
     /// Takes what is said on the way.
     pub progress: Option<&'a Progress>,
     pub timeout: Duration,
@@ -31,7 +33,7 @@ pub struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     pub fn new(id: &'a str, timeout: Duration) -> Self {
-        Self { id: id.as_bytes(), batches: false, progress: None, timeout, clock: None }
+        Self { id: id.as_bytes(), batches: false, seat: None, progress: None, timeout, clock: None }
     }
 }
 
@@ -46,7 +48,7 @@ impl Http {
         let streams = is_sse(&response);
         let (status, later) = (response.status(), retry_after(response.headers()));
         let mut body = Body::of(response, most)?;
-        let Wanted { id, batches, progress, timeout, clock } = wanted;
+        let Wanted { id, batches, seat, progress, timeout, clock } = wanted;
         // One message, or those of a batch.
         let parts = |message: Bytes| {
             let parts = if batches { wire::batch(&message) } else { None };
@@ -73,6 +75,9 @@ impl Http {
                         for message in parts(Bytes::copy_from_slice(data)) {
                             match (said(&message, id)?, progress) {
                                 (Some(said), _) => return Ok(said),
+                                (None, _) if let (Some(seat), Some(me)) = (seat, self.me.upgrade()) => {
+                                    me.heed(seat, &message);
+                                }
                                 (None, Some(progress)) => drop(progress.notes.send(message).await),
                                 (None, None) => {}
                             }

@@ -97,6 +97,9 @@ impl Http {
                     let (out, mut said) = mpsc::channel::<Bytes>(64);
                     let forward = async {
                         while let Some(message) = said.recv().await {
+                            if let (Some(seat), Some(me)) = (&seat, self.me.upgrade()) {
+                                me.heed(seat, &message);
+                            }
                             if wire::is_news_of_lists(&message) && changed.send(()).await.is_err() {
                                 return;
                             }
@@ -142,27 +145,36 @@ impl Http {
         let body = wire::request(&id, ask.method, &ask.params);
         let response = self.send(ask.era, seat.as_deref(), extra, body, ask.timeout).await?;
         let batches = seat.as_ref().is_some_and(|seat| seat.has_batches());
-        if response.status() == StatusCode::NOT_FOUND && seat.is_some_and(|s| s.session.is_some()) {
-            return Err(UpstreamError::Forgotten);
+        if let Some(seat) = seat.as_ref().filter(|seat| seat.session.is_some()) {
+            match response.status() {
+                StatusCode::NOT_FOUND => return Err(UpstreamError::Forgotten),
+                // A ping is judged as a whole.
+                StatusCode::BAD_REQUEST if ask.method != "ping" && self.knows(seat).await == Some(false) => {
+                    return Err(UpstreamError::Forgotten);
+                }
+                _ => {}
+            }
         }
         if ask.era == Era::Legacy && ask.method.ends_with("/list") {
             self.lists_as_events.store(is_sse(&response), Ordering::Relaxed);
         }
-        let progress = ask.progress.as_ref();
-        self.answer(response, Wanted { batches, progress, ..Wanted::new(&id, ask.timeout) }).await
+        let (seat, progress) = (seat.as_deref(), ask.progress.as_ref());
+        self.answer(response, Wanted { batches, seat, progress, ..Wanted::new(&id, ask.timeout) }).await
     }
+}
+
+/// Whether an error says that the server has no such method.
+pub(super) fn is_unknown_method(error: &[u8]) -> bool {
+    wire::member(error, "code").is_some_and(|code| code.of(error) == METHOD_NOT_FOUND.as_bytes())
 }
 
 /// Whether a legacy server has answered, but not to a ping; one that knows no ping is well all the same.
 fn is_refused_ping(ask: &Ask<'_>, said: &Result<Said, UpstreamError>) -> bool {
-    let unknown = |error: &Bytes| {
-        wire::member(error, "code").is_some_and(|code| code.of(error) == METHOD_NOT_FOUND.as_bytes())
-    };
     ask.era == Era::Legacy
         && ask.method == "ping"
         && match said {
             Err(UpstreamError::Nonsense(_)) => true,
-            Ok(Said::Error(error)) => !unknown(error),
+            Ok(Said::Error(error)) => !is_unknown_method(error),
             _ => false,
         }
 }

@@ -17,16 +17,19 @@ use filters::agree::encode;
 use filters::call::header;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::answers::{self, Wanted, unreachable};
 use super::heads;
-use super::house::judged;
+use super::house::{is_unknown_method, judged};
 use super::peer::{IDENTITY, Names};
 use super::trust::{Reach, Trust};
 use super::vitals::Vitals;
 use super::{Bounds, Hello, Peer, Said, UpstreamError, WireId, cause, moved};
 use crate::protocol::{revision, wire};
+
+/// How long a server may take to say whether it knows a seat.
+const SIGN: Duration = Duration::from_secs(5);
 
 /// An upstream session of the legacy era.
 #[derive(Debug)]
@@ -70,7 +73,7 @@ pub(super) fn own_id() -> String {
 }
 
 pub struct Http {
-    me: Weak<Http>,
+    pub(super) me: Weak<Http>,
     name: String,
     /// As it was configured.
     at: reqwest::Url,
@@ -95,6 +98,8 @@ pub struct Http {
     pub(super) lists_as_events: AtomicBool,
     /// Where it redirects to was followed, and told.
     pub redirects: Arc<moved::Redirects>,
+    /// Places for replies to what the server asks.
+    pub(super) replies: Semaphore,
 }
 
 impl std::fmt::Debug for Http {
@@ -151,6 +156,7 @@ impl Http {
             pools: AtomicUsize::new(0),
             lists_as_events: AtomicBool::new(false),
             redirects,
+            replies: Semaphore::new(super::asked::AT_ONCE),
         }))
     }
 
@@ -192,7 +198,16 @@ impl Http {
         let response = self.send(Era::Legacy, None, extra, body, patience).await?;
         let session = response.headers().get(header::SESSION).cloned();
         let status = response.status();
-        let said = self.answer(response, Wanted::new(&id, patience)).await;
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let mut seat = Seat {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            at: self.me.clone(),
+            session,
+            version: revision::NEWEST_LEGACY.to_owned(),
+            bearer: ArcSwapOption::new(bearer.map(Arc::new)),
+        };
+        let wanted = Wanted { seat: Some(&seat), ..Wanted::new(&id, patience) };
+        let said = self.answer(response, wanted).await;
         let result = judged(Era::Legacy, status, said)?;
         let wrong = |why: String| UpstreamError::WrongEra(Era::Legacy, why);
         let version =
@@ -201,14 +216,7 @@ impl Http {
         if !revision::LEGACY.contains(&version.as_str()) {
             return Err(wrong(format!("it offers revision {version:?}")));
         }
-        static NUMBER: AtomicU64 = AtomicU64::new(1);
-        let seat = Seat {
-            number: NUMBER.fetch_add(1, Ordering::Relaxed),
-            at: self.me.clone(),
-            session,
-            version: version.clone(),
-            bearer: ArcSwapOption::new(bearer.map(Arc::new)),
-        };
+        seat.version.clone_from(&version);
         let hello = Hello::read(&result, version).map_err(|error| wrong(error.to_string()))?;
         self.notify(&seat, "notifications/initialized", Bytes::new()).await?;
         Ok((seat, hello))
@@ -248,8 +256,30 @@ impl Http {
         if response.status() == StatusCode::NOT_FOUND && seat.session.is_some() {
             return Err(UpstreamError::Forgotten);
         }
-        let wanted = Wanted { batches: seat.has_batches(), ..Wanted::new(&id, self.patience()) };
+        let wanted = Wanted { seat: Some(seat), ..Wanted::new(&id, self.patience()) };
+        let wanted = Wanted { batches: seat.has_batches(), ..wanted };
         self.answer(response, wanted).await
+    }
+
+    /// Whether the server knows a seat, by a request that every server answers in a session that it knows; none if it does
+    /// not say. Asked where it refused something by a status that may mean either: 404 is the word of the specification
+    /// for a session that is gone, but many servers say 400, in words of their own.
+    pub async fn knows(&self, seat: &Seat) -> Option<bool> {
+        let id = own_id();
+        let body = wire::request(&id, "ping", b"{}");
+        let asked = async {
+            let response = self.post(Era::Legacy, Some(seat), HeaderMap::new(), body, SIGN).await.ok()?;
+            match response.status().as_u16() {
+                404 => Some(false),
+                400 => {
+                    let said = self.answer(response, Wanted::new(&id, SIGN)).await;
+                    Some(matches!(said, Ok(Said::Error(error)) if is_unknown_method(&error)))
+                }
+                200..=299 => Some(true),
+                _ => None,
+            }
+        };
+        tokio::time::timeout(SIGN, asked).await.unwrap_or(None)
     }
 
     /// Sends one message and gives the answer as it begins. `extra` replaces headers of the same names. If the error

@@ -3,6 +3,7 @@
 //! JSON goes through as bytes. Nothing here knows who the client is or how it is answered.
 
 pub mod answers;
+mod asked;
 mod bounds;
 mod choice;
 pub mod clock;

@@ -270,6 +270,18 @@ impl Pool {
         seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.request_in(seat, method, params).await
     }
 
+    /// Sends a reply to what the server asked in a seat.
+    pub async fn reply(&self, seat: &Seat, body: Bytes) {
+        if let Some(endpoint) = seat.at.upgrade() {
+            endpoint.reply(seat, body).await;
+        }
+    }
+
+    /// Whether the server knows a seat; see [`Http::knows`](super::http::Http::knows).
+    pub async fn knows(&self, seat: &Seat) -> Option<bool> {
+        seat.at.upgrade()?.knows(seat).await
+    }
+
     /// What a server says to a session unasked; see [`Http::announcements`](super::http::Http::announcements).
     pub async fn announcements(
         &self,

@@ -124,6 +124,10 @@ impl Http {
             status if status.is_client_error() && place.last.take().is_some() => {
                 Err(UpstreamError::Nonsense(format!("HTTP {status} for the id of an event")))
             }
+            // So do many servers speak of a session that they do not know.
+            StatusCode::BAD_REQUEST if seat.session.is_some() && self.knows(seat).await == Some(false) => {
+                Err(UpstreamError::Forgotten)
+            }
             status if has_none(status) => Ok(Over::Never),
             status => Err(UpstreamError::Nonsense(format!("HTTP {status}"))),
         }

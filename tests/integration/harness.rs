@@ -280,8 +280,13 @@ pub fn fixture(port: u16) -> (Process, String) {
 
 /// The same, of one era only if told so.
 pub fn fixture_of(era: &str, port: u16) -> (Process, String) {
+    fixture_with(&["--era", era], port)
+}
+
+/// The same with other settings.
+pub fn fixture_with(settings: &[&str], port: u16) -> (Process, String) {
     let mut command = Command::new(python());
-    command.arg(root().join("tests/fixture/server.py")).args(["--era", era, "--port", &port.to_string()]);
+    command.arg(root().join("tests/fixture/server.py")).args(settings).args(["--port", &port.to_string()]);
     let mut process = Process::start(&mut command);
     let line = process.wait_for("fixture listening on");
     let url = line.rsplit(' ').next().expect("a URL at the end").to_owned();

@@ -299,5 +299,5 @@ async fn a_server_that_never_greets_holds_nobody_up() {
     let gateway = crate::harness::Gateway::start(&config).await;
     works(&gateway, "good__tool", None).await;
     let answer = ask(&gateway, "bad__tool", None).await.expect("an answer");
-    assert_eq!(judge(&answer, 502, Status::Free), Ok(()));
+    assert_eq!(judge(&answer, 503, Status::Free), Ok(()), "it may still start");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Several, listed};
+use super::{Several, listed, lists};
 use crate::events::Events;
 use crate::harness::{Gateway, legacy_call, read, stdio_fixture};
 
@@ -43,6 +43,7 @@ async fn each_message_of_a_batch_goes_its_own_way() {
     servers["pipe"] = stdio_fixture();
     gateway.rewrite(&format!("mcpServers: {servers}\n"));
     listed(gateway, "pipe__echo").await;
+    lists(gateway, "pipe__echo").await;
     let session = session(gateway, "/mcp", "2025-03-26").await;
     let batch = json!([
         ping(1),

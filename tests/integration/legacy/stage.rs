@@ -59,6 +59,8 @@ pub struct State {
     /// What it answers, in a word: `method` or `VERB` to status.
     pub refuses: BTreeMap<&'static str, &'static str>,
     pub version: Option<&'static str>,
+    /// What it answers in a session that it does not know, byte by byte; 404 if not set.
+    pub unknown: Option<Vec<u8>>,
     /// Lists that are others than at first.
     pub lists: BTreeMap<&'static str, Value>,
     /// What it answers to a call of a tool, byte by byte, save that [`SENT`] stands for the id of the request.
@@ -176,7 +178,8 @@ fn play(state: &mut State, seen: &Seen) -> Act {
         return Act::Say(http("400 Bad Request", &[], ""));
     }
     if !state.sessions.contains_key(&session) {
-        return Act::Say(http("404 Not Found", &[], ""));
+        let unknown = state.unknown.clone();
+        return Act::Say(unknown.unwrap_or_else(|| http("404 Not Found", &[], "")));
     }
     let open = |id: Value| {
         let (out, pieces) = unbounded_channel();

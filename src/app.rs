@@ -1,5 +1,6 @@
 //! Puts the house together, runs it, and takes it down in good order.
 
+mod inside;
 mod orphans;
 mod signals;
 mod stop;
@@ -159,23 +160,10 @@ impl App {
         // All else that may fail stands before this.
         let (before, sockets) = Before::sockets(&self, &addresses, upgrade)?;
         let limits = &config.limits;
-        let conf = ServerConf {
-            threads: config.workers.count(),
-            // With one thread there is nobody to steal from, and a runtime that knows it costs less.
-            work_stealing: config.workers.count() > 1,
-            grace_period_seconds: Some(GRACE.as_secs()),
-            graceful_shutdown_timeout_seconds: Some(1),
-            upstream_keepalive_pool_size: 1024,
-            max_retries: retry::MOST,
-            ..ServerConf::default()
-        };
+        let conf = conf(&config);
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
-        let access = if matches!(config.log.level, Level::Info | Level::Debug | Level::Trace) {
-            Access::start(config.log.format)
-        } else {
-            Access::silent()
-        };
+        let access = access(&config);
         let public = if config.admin.is_some() { Serves::Public } else { Serves::All };
         let kinds = [public, Serves::Admin];
         let opening = Opening::default();
@@ -187,6 +175,7 @@ impl App {
                 state: self.state.clone(),
                 access: access.clone(),
                 serves,
+                inside: None,
             };
             let proxy = HttpProxy::new(gateway, server.configuration.clone());
             let (name, patience) = (format!("listener {address}"), limits.header_timeout.get());
@@ -267,6 +256,28 @@ impl App {
 /// The runtime that outlives all of Pingora's, which each service drops when it stops.
 fn core() -> std::io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(2).thread_name("core").enable_all().build()
+}
+
+/// Pingora's own settings.
+fn conf(config: &Config) -> ServerConf {
+    ServerConf {
+        threads: config.workers.count(),
+        // With one thread there is nobody to steal from, and a runtime that knows it costs less.
+        work_stealing: config.workers.count() > 1,
+        grace_period_seconds: Some(GRACE.as_secs()),
+        graceful_shutdown_timeout_seconds: Some(1),
+        upstream_keepalive_pool_size: 1024,
+        max_retries: retry::MOST,
+        ..ServerConf::default()
+    }
+}
+
+/// The request log, if the log says that much.
+fn access(config: &Config) -> Access {
+    match config.log.level {
+        Level::Info | Level::Debug | Level::Trace => Access::start(config.log.format),
+        _ => Access::silent(),
+    }
 }
 
 /// Waits a moment for the store of shared limits, so that the first calls are counted there too.

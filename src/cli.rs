@@ -14,6 +14,7 @@ mod health;
 mod mint;
 mod nearest;
 mod show;
+mod stdio;
 mod who;
 
 use std::net::SocketAddr;
@@ -146,6 +147,9 @@ enum Command {
         #[arg(long, value_name = "URL")]
         issuer: Option<String>,
     },
+    /// Be an MCP server on standard input and output, for clients that start programs: a bridge to a gateway that runs
+    /// (--url), or a gateway of its own with a configuration file, and without a listener.
+    Stdio(stdio::Words),
     /// Run the demo MCP server by itself.
     DemoServer {
         /// Speak MCP over standard input and output.
@@ -199,6 +203,7 @@ fn obey(cli: Cli) -> ExitCode {
             let who = who::Who { user: sub, roles, scopes, tenant };
             with_file(&config, |config, _| mint::mint(&config, who, &ttl, issuer))
         }
+        Some(Command::Stdio(words)) => stdio::stdio(words),
         Some(Command::DemoServer { stdio: true, .. }) => demo_server::stdio(),
         Some(Command::DemoServer { listen, .. }) => demo_server::http(listen),
     }

@@ -36,4 +36,5 @@ pub mod proxy;
 pub mod app;
 pub mod cli;
 pub mod demo_server;
+pub mod stdio;
 pub mod token;

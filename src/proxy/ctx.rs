@@ -25,6 +25,8 @@ pub struct Ctx {
     pub started: Instant,
     pub request_id: u64,
     pub caller: Option<Caller>,
+    /// The caller was known before it came, and brings no credentials.
+    pub vouched: bool,
     /// The address of who calls.
     pub client: Option<IpAddr>,
     pub told: Told,
@@ -79,6 +81,7 @@ impl Ctx {
             started: Instant::now(),
             request_id: intake::request_id(),
             caller: None,
+            vouched: false,
             client: None,
             told: Told::default(),
             received: 0,

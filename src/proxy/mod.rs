@@ -19,6 +19,7 @@ mod fate;
 mod fixed;
 mod given;
 mod hearing;
+pub mod inside;
 mod intake;
 mod kept;
 mod late;
@@ -66,6 +67,8 @@ pub struct Gateway {
     pub access: Access,
     /// What this listener serves.
     pub serves: Serves,
+    /// Set where requests come from within the process, by no listener.
+    pub inside: Option<inside::Known>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use pingora::proxy::Session;
 
 use super::accept::Takes;
 use super::patience::{self, Standing};
-use super::{Ctx, Gateway, Serves, body, carry, client, fixed, intake, outgoing, reply};
+use super::{Ctx, Gateway, Serves, body, carry, client, fixed, inside, intake, outgoing, reply};
 use crate::catalog::Endpoint;
 use crate::door::judge::{Judged, kept};
 use crate::door::{Exit, Leave, Led, Reply};
@@ -65,14 +65,23 @@ impl Gateway {
                 // Where to get credentials is asked without any (RFC 9728 §3.1).
                 chain.glance(&intake::head(session, ctx.client)).await.map(|()| chain.anonymous())
             }
-            Ok(()) => chain.greet(&intake::head(session, ctx.client)).await,
+            Ok(()) => {
+                let head = intake::head(session, ctx.client);
+                match &self.inside {
+                    None => chain.greet(&head).await,
+                    Some(known) => Box::pin(inside::greet(known, &ctx.house.plan, &head)).await,
+                }
+            }
             Err(refusal) => Err(Stop {
                 filter: "intake",
                 refused: filters::Refused { id: None, refusal: Box::new(refusal) },
             }),
         };
         match greeted {
-            Ok(caller) => ctx.caller = Some(caller),
+            Ok(caller) => {
+                ctx.caller = Some(caller);
+                ctx.vouched = matches!(self.inside, Some(inside::Known::As(_)));
+            }
             // Probes come by address and without a body; they may have any Host.
             Err(stop) if fixed::is_open(operator, &stop, self.serves) => {}
             Err(stop) => {

@@ -1,7 +1,7 @@
 // A real client, the MCP TypeScript SDK, driven by a plan; the twin of all_tools.py, with the same input, output
 // and exit status, so that one test can run both.
 //
-//   tests/tools/node all_tools.mjs URL legacy|auto|modern|REVISION < plan.json
+//   tests/tools/node all_tools.mjs URL|"stdio:COMMAND" legacy|auto|modern|REVISION < plan.json
 //
 // `modern` and a revision pin: the SDK then fails rather than fall back. AUTHORIZATION in the environment is sent
 // as that header.
@@ -13,8 +13,9 @@ import { text } from 'node:stream/consumers';
 // The SDK lies under .tools, where a plain import from this folder does not look.
 const here = path.dirname(fileURLToPath(import.meta.url));
 const tools = process.env.TOOLGATE_TOOLS ?? path.join(here, '../../.tools');
-const sdk = createRequire(path.join(path.resolve(tools), 'node/package.json')).resolve('@modelcontextprotocol/client');
-const { Client, StreamableHTTPClientTransport } = await import(pathToFileURL(sdk));
+const { resolve } = createRequire(path.join(path.resolve(tools), 'node/package.json'));
+const load = (name) => import(pathToFileURL(resolve(name)));
+const { Client, StreamableHTTPClientTransport } = await load('@modelcontextprotocol/client');
 
 const [url, mode] = process.argv.slice(2);
 if (!mode) {
@@ -66,7 +67,14 @@ async function main() {
   client.setRequestHandler('roots/list', () => ({ roots: [{ uri: 'file:///root', name: 'root' }] }));
   const { AUTHORIZATION: authorization } = process.env;
   const requestInit = authorization ? { headers: { Authorization: authorization } } : undefined;
-  const transport = new StreamableHTTPClientTransport(new URL(url), { requestInit });
+  let transport;
+  if (url.startsWith('stdio:')) {
+    const { StdioClientTransport } = await load('@modelcontextprotocol/client/stdio');
+    const [command, ...args] = url.slice('stdio:'.length).split(' ');
+    transport = new StdioClientTransport({ command, args });
+  } else {
+    transport = new StreamableHTTPClientTransport(new URL(url), { requestInit });
+  }
   await client.connect(transport);
 
   // Without a cursor these walk all pages.

@@ -50,6 +50,7 @@ mod rows;
 mod running_calls;
 mod sessions;
 mod starting;
+mod stdio;
 mod stopping;
 mod stress;
 mod tls;

@@ -1,0 +1,176 @@
+//! `toolgate stdio`: which gateway stands behind standard input and output, and in whose name.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use super::who::{self, Named, Who};
+use super::{failed, with_file};
+use crate::app::App;
+use crate::config::{self, Config, Effect, Limits};
+use crate::proxy::inside::Known;
+use crate::stdio::transport::{Secret, Transport};
+use crate::stdio::{Front, Settings};
+use crate::telemetry;
+
+/// How long a gateway that is being restarted is waited for.
+const WAIT: Duration = Duration::from_secs(5);
+const VARIABLE: &str = "TOOLGATE_TOKEN";
+
+#[derive(Args)]
+pub struct Words {
+    /// The gateway that runs, such as http://127.0.0.1:8000/mcp.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["config", "named", "server"])]
+    url: Option<String>,
+    /// A gateway of its own with this file; without it, toolgate.yaml if there is one, else the demo tools.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A token or API key. It stands in the list of processes: --token-file and TOOLGATE_TOKEN do not.
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
+    token: Option<String>,
+    /// A file with a token or API key; read again when the gateway does not take it any more.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Authorities (PEM) that vouch for an https:// gateway beside those of the system.
+    #[arg(long, value_name = "FILE", requires = "url")]
+    ca: Option<PathBuf>,
+    /// In whose name at a gateway of its own, such as alice:dev,ops.
+    #[arg(long = "as", value_name = "USER:ROLES", conflicts_with_all = ["token", "token_file"])]
+    named: Option<Named>,
+    /// One server or toolset of a gateway of its own, under its own names, instead of all.
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
+    /// How long a request waits for a gateway that cannot be reached, and the first one for a gateway without any server:
+    /// 0s, 500ms, 1m. By default 5s, and at a gateway of its own for as long as its servers may take to start.
+    #[arg(long, value_name = "TIME")]
+    wait: Option<String>,
+}
+
+pub fn stdio(words: Words) -> ExitCode {
+    let wait = match words.wait.as_deref().map(|wait| (wait, wait.parse::<config::Span>())) {
+        None => None,
+        Some((_, Ok(wait))) => Some(wait.get()),
+        Some((wait, Err(error))) => return wrong(&format!("--wait {wait}: {error}")),
+    };
+    let secret = match (&words.token, &words.token_file) {
+        (Some(token), _) => Some(Secret::Text(token.clone())),
+        (None, Some(file)) => Some(Secret::File(file.clone())),
+        // In whose name it goes is said otherwise.
+        (None, None) if words.named.is_some() => None,
+        (None, None) => std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()).map(Secret::Text),
+    };
+    let default = Path::new("toolgate.yaml");
+    if let Some(url) = &words.url {
+        return bridge(url, words.ca, secret, wait.unwrap_or(WAIT));
+    }
+    match words.config.clone().or_else(|| default.exists().then(|| default.to_owned())) {
+        Some(file) => with_file(&file, |config, file| own(config, Some(file), words, secret, wait)),
+        None => own(Config::quickstart(), None, words, secret, wait),
+    }
+}
+
+/// Says what is wrong with the command; exit 2.
+fn wrong(why: &str) -> ExitCode {
+    telemetry::last_words(&format!("error: {why}"));
+    ExitCode::from(2)
+}
+
+fn settings(limits: &Limits, wait: Duration) -> Settings {
+    Settings {
+        max_body: limits.max_body.as_usize(),
+        max_response: limits.max_response.as_usize(),
+        max_depth: limits.max_json_depth as usize,
+        wait,
+        drain: limits.drain.get(),
+    }
+}
+
+/// A bridge to a gateway that runs.
+fn bridge(url: &str, ca: Option<PathBuf>, secret: Option<Secret>, wait: Duration) -> ExitCode {
+    telemetry::start(&config::Log { format: config::Format::Text, ..config::Log::default() });
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let done = runtime.block_on(async {
+        match Transport::http(url, ca, secret) {
+            Ok(transport) => serve(transport, settings(&Limits::default(), wait), &Notify::new()).await,
+            Err(error) => wrong(&error.to_string()),
+        }
+    });
+    // Nothing that still runs is waited for, such as the look-up of a name.
+    runtime.shutdown_background();
+    done
+}
+
+/// A gateway of its own.
+fn own(
+    config: Config,
+    file: Option<&Path>,
+    words: Words,
+    secret: Option<Secret>,
+    wait: Option<Duration>,
+) -> ExitCode {
+    telemetry::start(&config.log);
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let path = words.server.map_or_else(|| "/mcp".to_owned(), |name| format!("/servers/{name}/mcp"));
+    let known = match (&secret, words.named) {
+        (Some(_), _) => Known::ByCredentials,
+        (None, Some(named)) => {
+            who::warn_of_unknown(&config, &named.0.roles);
+            Known::As(named.0.caller())
+        }
+        (None, None) => match nobody(&config) {
+            None => Known::As(Who { user: "operator".into(), ..Who::default() }.caller()),
+            Some(why) => return wrong(&why),
+        },
+    };
+    let longest = config.servers.values().map(config::Server::startup).max();
+    let settings = settings(&config.limits, wait.or(longest).unwrap_or(WAIT));
+    let hangup = Arc::new(Notify::new());
+    let ran = App::inside(config, file.map(Path::to_owned), known, hangup.clone(), async |gateway| {
+        match Transport::in_process(gateway, path, secret) {
+            Ok(transport) => serve(transport, settings, &hangup).await,
+            Err(error) => wrong(&error.to_string()),
+        }
+    });
+    ran.unwrap_or_else(|error| failed(&error))
+}
+
+/// Why somebody has to be named. Whoever can read the file is its operator; but roles are given, not assumed.
+fn nobody(config: &Config) -> Option<String> {
+    let rbac = config.rbac.as_ref().filter(|rbac| rbac.default != Effect::Allow)?;
+    let roles: Vec<&str> = rbac.roles.keys().map(String::as_str).collect();
+    Some(format!(
+        "the configuration has `rbac`, and nobody may do anything without a role: say --as USER:ROLE (there are {}), or \
+         bring a token by --token-file or {VARIABLE}",
+        roles.join(", ")
+    ))
+}
+
+/// Serves until the client leaves or a signal comes; SIGHUP has the file read again.
+async fn serve(transport: Transport, settings: Settings, hangup: &Notify) -> ExitCode {
+    let signals =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut again)) = signals else {
+        return wrong("signals cannot be heard");
+    };
+    let stop = async {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = again.recv() => hangup.notify_one(),
+            }
+        }
+    };
+    Front::serve(transport, settings, stop).await;
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,95 @@
+//! Batches of 2025-03-26: one line with many messages goes as it is, and its answers come in one line. Whether the
+//! session has them is for the gateway to say.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use filters::Kind;
+use filters::verdict::code;
+use filters::{Refusal, json::DEPTH_CEILING};
+
+use super::Front;
+use super::answer::{code_of, forgets, told};
+use super::events::{Events, Heard, heard, is_stream};
+use super::session::Session;
+use crate::protocol::wire;
+
+impl Front {
+    pub(super) async fn batch(self: Arc<Self>, line: Bytes) {
+        let Some(messages) = wire::batch(&line) else {
+            let words = "the line is neither a JSON-RPC message nor a batch of them";
+            return self.complain(Refusal::new(400, code::PARSE, "not_json", words)).await;
+        };
+        let asked: Vec<Bytes> = messages.iter().filter_map(asked).collect();
+        match self.batched(line).await {
+            Ok(Some(answer)) => self.out.say(answer).await,
+            Ok(None) => {}
+            Err(refusal) if asked.is_empty() => self.complain(refusal).await,
+            Err(refusal) => {
+                let mut errors = BytesMut::from("[");
+                for (place, id) in asked.iter().enumerate() {
+                    if place > 0 {
+                        errors.put_u8(b',');
+                    }
+                    errors.put_slice(&wire::refusal(Some(id), &refusal));
+                }
+                errors.put_u8(b']');
+                self.out.say(errors.freeze()).await;
+            }
+        }
+    }
+
+    /// Sends a batch; gives its answers, if it has any.
+    async fn batched(self: &Arc<Self>, line: Bytes) -> Result<Option<Bytes>, Refusal> {
+        let mut renewed = false;
+        loop {
+            let session = self.session.now();
+            let headers = session.as_ref().map(|session| session.headers()).unwrap_or_default();
+            let response = self.post(headers, line.clone(), None).await.map_err(|error| error.refusal())?;
+            let status = response.status();
+            if status.is_success() && is_stream(&response) {
+                return self.batch_events(response).await.map(Some);
+            }
+            let broke =
+                |why: String| Refusal::http(503, "broken", format!("the gateway did not answer: {why}"));
+            let body = self.whole(response).await.map_err(broke)?;
+            let lost = session.filter(|session| Session::has_id(session) && forgets(status, &body));
+            match lost.filter(|_| !renewed) {
+                Some(session) => {
+                    renewed = true;
+                    self.renew(&session).await?;
+                }
+                None if status.is_success() && body.is_empty() => return Ok(None),
+                None if status.is_success() && wire::batch(&body).is_some() => return Ok(Some(body)),
+                None => return Err(refused(&body).unwrap_or_else(|| told(status, &body))),
+            }
+        }
+    }
+
+    async fn batch_events(&self, response: reqwest::Response) -> Result<Bytes, Refusal> {
+        let mut events = Events::of(response, self.settings.max_response);
+        let why = loop {
+            match events.next().await {
+                Ok(Some(message)) if message.first() == Some(&b'[') => return Ok(message),
+                Ok(Some(message)) if heard(&message, None) == Heard::Word => self.out.say(message).await,
+                Ok(Some(_)) => {}
+                Ok(None) => break String::from("the stream ended"),
+                Err(why) => break why,
+            }
+        };
+        Err(Refusal::http(503, "broken", format!("the gateway did not answer to the end ({why})")))
+    }
+}
+
+/// The id of a message that wants an answer.
+fn asked(message: &Bytes) -> Option<Bytes> {
+    let rpc = filters::rpc::read(message, DEPTH_CEILING).ok().filter(|rpc| rpc.kind == Kind::Request)?;
+    rpc.id.map(|id| message.slice(id.start..id.end))
+}
+
+/// An error for the batch as a whole.
+fn refused(body: &[u8]) -> Option<Refusal> {
+    let error = wire::read(body)?.error?.of(body);
+    let message = wire::string(wire::member(error, "message")?.of(error))?;
+    Some(Refusal::new(400, code_of(error)?, "batch", message))
+}

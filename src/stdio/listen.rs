@@ -1,0 +1,210 @@
+//! The streams that last: the GET stream of a legacy session, and `subscriptions/listen` of 2026-07-28. Both are opened
+//! again whenever they end, for as long as the client wants them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use filters::Refusal;
+use filters::agree::quote;
+use futures::future::{BoxFuture, FutureExt as _};
+use http::{HeaderValue, StatusCode};
+use tokio::time::Instant;
+
+use super::Front;
+use super::answer::{Read, passes};
+use super::events::{Events, Heard, heard, is_stream};
+use super::runs::Run;
+use super::session::Session;
+use crate::protocol::wire;
+use crate::rooms::announce::SUBSCRIPTION;
+
+/// How long a stream is left alone after its end; longer each time, unless it stood for a while.
+#[derive(Debug)]
+struct Pause(Duration);
+
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5);
+
+impl Pause {
+    async fn after(&mut self, stood: Duration, asked: Option<Duration>) {
+        if stood > LONGEST {
+            self.0 = SHORTEST;
+        }
+        tokio::time::sleep(asked.unwrap_or(self.0)).await;
+        self.0 = (self.0 * 2).min(LONGEST);
+    }
+}
+
+impl Front {
+    /// Hears what the gateway says in a session unasked, until the session is over or the gateway has no such stream.
+    /// It may open another session, which has a stream of its own.
+    pub(super) fn attend(self: Arc<Self>, session: Arc<Session>) -> BoxFuture<'static, ()> {
+        let over = session.over.clone();
+        async move {
+            tokio::select! {
+                biased;
+                () = over.cancelled() => {}
+                () = self.hear(session) => {}
+            }
+        }
+        .boxed()
+    }
+
+    async fn hear(self: &Arc<Self>, session: Arc<Session>) {
+        let (mut pause, mut last) = (Pause(SHORTEST), None::<HeaderValue>);
+        loop {
+            let (opened, mut retry) = (Instant::now(), None);
+            let answered = self.transport.get(session.headers(), last.take()).await;
+            session.heard.cancel();
+            match answered {
+                Ok(response) if response.status().is_success() && is_stream(&response) => {
+                    let mut events = Events::of(response, self.settings.max_response);
+                    while let Ok(Some(message)) = events.next().await {
+                        if heard(&message, None) == Heard::Word {
+                            self.out.say(message).await;
+                        }
+                    }
+                    (last, retry) = (events.last, events.retry);
+                }
+                Ok(response) if response.status() == StatusCode::NOT_FOUND && session.has_id() => {
+                    match self.renew(&session).await {
+                        // The new one has a stream of its own.
+                        Ok(()) => return,
+                        Err(refusal) => {
+                            tracing::debug!(why = %refusal.message, "the session is not opened anew")
+                        }
+                    }
+                }
+                Ok(response) if has_none(response.status()) => return,
+                Ok(response) => tracing::debug!(status = %response.status(), "no stream for the session now"),
+                Err(error) => tracing::debug!(%error, "no stream for the session now"),
+            }
+            pause.after(opened.elapsed(), retry).await;
+        }
+    }
+
+    /// `subscriptions/listen`: acknowledged to the client once, and opened again under the same id.
+    pub(super) async fn subscribe(&self, run: &Run) -> Result<Option<Bytes>, Refusal> {
+        let request = &run.request;
+        let mut pause = Pause(SHORTEST);
+        // What the client was promised.
+        let mut promised: Option<Bytes> = None;
+        loop {
+            let opened = Instant::now();
+            let sent = self.post(request.head(), request.line.clone(), Some(run.left.clone())).await;
+            let end = match sent {
+                Ok(response) if response.status().is_success() && is_stream(&response) => {
+                    self.subscribed(response, &request.id, &mut promised).await
+                }
+                Ok(response) => match self.read(response, &request.id, Some(run), None).await {
+                    Read::Answer(answer) | Read::Forgotten(answer) => Some(answer),
+                    Read::Broke(refusal) => Some(wire::refusal(Some(&request.id), &refusal)),
+                    Read::Nothing => None,
+                },
+                Err(error) => Some(wire::refusal(Some(&request.id), &error.refusal())),
+            };
+            // A gateway that stops ends its streams in good order; another will be there. One that says no from the
+            // first, or that it is the client's fault, is believed.
+            if let Some(end) = end
+                && (promised.is_none() || is_final(&end))
+            {
+                return Ok(Some(end));
+            }
+            pause.after(opened.elapsed(), None).await;
+        }
+    }
+
+    /// Passes a subscription on to its end; gives the last word, if there is one.
+    async fn subscribed(
+        &self,
+        response: reqwest::Response,
+        id: &[u8],
+        promised: &mut Option<Bytes>,
+    ) -> Option<Bytes> {
+        let mut events = Events::of(response, self.settings.max_response);
+        while let Ok(Some(message)) = events.next().await {
+            match heard(&message, Some(id)) {
+                Heard::Answer => return Some(message),
+                Heard::Nonsense => {}
+                Heard::Word if !is_acknowledgement(&message) => self.out.say(message).await,
+                Heard::Word => {
+                    let before = promised.replace(message.clone());
+                    if before.as_ref() != Some(&message) {
+                        self.out.say(message.clone()).await;
+                    }
+                    if before.is_some() {
+                        // What changed meanwhile was told to nobody.
+                        for word in missed(&message, id) {
+                            self.out.say(word).await;
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+fn is_acknowledgement(message: &[u8]) -> bool {
+    wire::read(message)
+        .and_then(|read| read.method)
+        .is_some_and(|method| method.is(message, wire::ACKNOWLEDGED))
+}
+
+/// Whether nothing would come of another try: a refusal of what the client asks for.
+fn is_final(end: &[u8]) -> bool {
+    wire::read(end).is_some_and(|read| read.error.is_some()) && !passes(end)
+}
+
+/// What may have been missed of that which was promised.
+fn missed(acknowledgement: &[u8], id: &[u8]) -> Vec<Bytes> {
+    let params =
+        wire::read(acknowledgement).and_then(|read| read.params).map(|span| span.of(acknowledgement));
+    let promised = params.and_then(|params| Some(wire::member(params, "notifications")?.of(params)));
+    let Some(promised) = promised else { return Vec::new() };
+    let kinds = [
+        ("toolsListChanged", "tools"),
+        ("promptsListChanged", "prompts"),
+        ("resourcesListChanged", "resources"),
+    ];
+    let meta = format!(r#"{{"_meta":{{{}:{}}}}}"#, quote(SUBSCRIPTION), String::from_utf8_lossy(id));
+    kinds
+        .into_iter()
+        .filter(|(member, _)| wire::member(promised, member).is_some_and(|span| span.of(promised) == b"true"))
+        .map(|(_, kind)| wire::notification(&format!("notifications/{kind}/list_changed"), meta.as_bytes()))
+        .collect()
+}
+
+/// A gateway without such a stream; other refusals may pass.
+fn has_none(status: StatusCode) -> bool {
+    status.is_success() || matches!(status.as_u16(), 404 | 405 | 406 | 501)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_promised_is_told_as_changed_after_a_gap() {
+        let ack = br#"{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s"},"notifications":{"toolsListChanged":true,"resourceSubscriptions":["a:b"]}}}"#;
+        assert!(is_acknowledgement(ack));
+        let told = missed(ack, b"\"s\"");
+        assert_eq!(
+            told,
+            [
+                r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s"}}}"#
+            ]
+        );
+    }
+
+    #[test]
+    fn a_subscription_comes_back_unless_the_client_is_at_fault() {
+        let error =
+            |code: i64| format!(r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":{code},"message":"m"}}}}"#);
+        for (code, end) in [(503, false), (429, false), (401, true), (-32602, true)] {
+            assert_eq!(is_final(error(code).as_bytes()), end, "{code}");
+        }
+        assert!(!is_final(br#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete"}}"#));
+    }
+}

@@ -1,0 +1,258 @@
+//! An MCP server on standard input and output, for clients that start programs (2026-07-28 and before,
+//! basic/transports/stdio). Each message goes to a gateway over Streamable HTTP, and what comes back is written as it
+//! comes: the front judges nothing and knows no server, so whatever holds for a client over HTTP holds here.
+//!
+//! The gateway is another process, reached by URL, or one of this process without a listener (`transport`). Either may
+//! be restarted behind the client's back: requests wait a moment for it, a session that it has forgotten is opened
+//! anew (`session`), streams are opened again (`listen`).
+
+mod answer;
+mod batch;
+mod events;
+mod input;
+mod listen;
+mod mirrors;
+mod output;
+mod request;
+mod runs;
+mod session;
+pub mod transport;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use filters::verdict::code;
+use filters::{Kind, Refusal};
+use http::HeaderMap;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::protocol::method::Method;
+use crate::protocol::wire;
+use input::{Input, Line};
+use output::Output;
+use request::Request;
+use runs::Runs;
+use session::Sessions;
+use transport::{Failure, Transport};
+
+/// How long the gateway gets at the end to hear that the session is over, and the client to read the last lines.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// What bounds the front.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Longest line of the client, and most of an answer that is held at a time.
+    pub max_body: usize,
+    pub max_response: usize,
+    pub max_depth: usize,
+    /// How long a request waits for a gateway that cannot be reached.
+    pub wait: Duration,
+    /// How long calls may go on after the end of standard input.
+    pub drain: Duration,
+}
+
+pub struct Front {
+    transport: Transport,
+    settings: Settings,
+    out: Output,
+    runs: Runs,
+    session: Sessions,
+    mirrors: mirrors::Learned,
+    tasks: TaskTracker,
+}
+
+impl Front {
+    /// Serves the client of this process until standard input ends, standard output breaks, or `stop` comes.
+    pub async fn serve(transport: Transport, settings: Settings, stop: impl Future<Output = ()>) {
+        let input = Input::start(settings.max_body);
+        let (out, written) = Output::start();
+        let front = Arc::new(Self {
+            transport,
+            settings,
+            out,
+            runs: Runs::default(),
+            session: Sessions::default(),
+            mirrors: mirrors::Learned::default(),
+            tasks: TaskTracker::new(),
+        });
+        tokio::select! {
+            biased;
+            () = stop => {}
+            () = front.out.broken() => {}
+            () = front.clone().until_the_end(input) => {}
+        }
+        front.close().await;
+        front.out.end().await;
+        // A client that does not read is not waited for: the end of the process is that of its threads.
+        let _ = tokio::time::timeout(GOODBYE, written).await;
+    }
+
+    /// Takes line after line; at the end of them the calls that run may finish.
+    async fn until_the_end(self: Arc<Self>, mut input: Input) {
+        while let Some(line) = input.next().await {
+            match line {
+                Line::Whole(line) => self.take(line).await,
+                Line::TooLong => {
+                    let most = self.settings.max_body;
+                    let words = format!("a line is longer than limits.max_body allows ({most} bytes)");
+                    self.complain(Refusal::new(413, code::INVALID_REQUEST, "too_long", words)).await;
+                }
+            }
+        }
+        self.runs.stop_streams();
+        self.tasks.close();
+        if tokio::time::timeout(self.settings.drain, self.tasks.wait()).await.is_err() {
+            tracing::warn!("standard input has ended, and some calls did not: they are cancelled");
+        }
+    }
+
+    /// Takes one line. What must not be overtaken by what follows (the opening of a session, notifications) is waited
+    /// for; requests are not.
+    async fn take(self: &Arc<Self>, line: Bytes) {
+        let line = trim(line);
+        if line.is_empty() {
+            return;
+        }
+        if line[0] == b'[' {
+            self.tasks.spawn(self.clone().batch(line));
+            return;
+        }
+        let rpc = match filters::call::read(&line, self.settings.max_depth) {
+            Ok(rpc) => rpc,
+            Err(refused) => {
+                let id = refused.id.map(|id| id.of(&line));
+                let error = wire::refusal(Some(id.unwrap_or(b"null")), &refused.refusal);
+                return self.out.say(error).await;
+            }
+        };
+        match rpc.kind {
+            Kind::Request => {
+                let request = Request::new(line, rpc);
+                let opens = request.method == Method::Initialize;
+                let task = self.tasks.spawn(self.clone().run(self.runs.begin(request)));
+                if opens {
+                    let _ = task.await;
+                }
+            }
+            Kind::Notification => self.notification(line, &rpc).await,
+            Kind::Response => self.pass(line).await,
+        }
+    }
+
+    async fn notification(self: &Arc<Self>, line: Bytes, rpc: &filters::rpc::Rpc) {
+        let method = Method::of(&rpc.method_name(&line));
+        if method == Method::Cancelled {
+            match rpc.request_id.and_then(|id| self.runs.cancel(id.of(&line))) {
+                // Closing the stream is the cancellation (2026-07-28, streamable-http, "Cancellation").
+                Some(run) if run.request.is_modern() => run.stop.cancel(),
+                Some(run) => {
+                    let front = self.clone();
+                    self.tasks.spawn(async move {
+                        // A cancellation that comes before its request cancels nothing.
+                        run.left.cancelled().await;
+                        front.pass(line).await;
+                    });
+                }
+                // Perhaps one of a batch.
+                None => self.pass(line).await,
+            }
+            return;
+        }
+        self.pass(line).await;
+        if method == Method::Initialized {
+            self.initialized().await;
+        }
+    }
+
+    /// Sends what has no answer: notifications and responses of a session. The modern era has none of either.
+    async fn pass(&self, line: Bytes) {
+        let Some(session) = self.session.now() else {
+            tracing::debug!("a notification or response outside of a session is dropped");
+            return;
+        };
+        // Not waited for: a gateway that comes back does not know the session.
+        match self.transport.post(session.headers(), line, None).await {
+            Ok(response) if response.status().is_success() => {}
+            Ok(response) => {
+                tracing::debug!(status = %response.status(), "the gateway did not take a notification or response");
+            }
+            Err(error) => tracing::warn!(%error, "a notification or response was lost"),
+        }
+    }
+
+    /// Sends a message, and waits a moment for a gateway that cannot be reached: most often it is being restarted.
+    async fn post(
+        &self,
+        headers: HeaderMap,
+        body: Bytes,
+        left: Option<CancellationToken>,
+    ) -> Result<reqwest::Response, Failure> {
+        let mut patience = Patience::of(self.settings.wait);
+        loop {
+            let sent = self.transport.post(headers.clone(), body.clone(), left.clone()).await;
+            if !matches!(sent, Err(Failure::Unreachable(_))) || !patience.again().await {
+                return sent;
+            }
+        }
+    }
+
+    /// An error that answers no request that could be told (JSON-RPC 2.0 §5: its id is null).
+    async fn complain(&self, refusal: Refusal) {
+        self.out.say(wire::refusal(Some(b"null"), &refusal)).await;
+    }
+
+    /// Ends what still runs: the client is told, the gateway too.
+    async fn close(&self) {
+        let cancelled = self.runs.stop_all().into_iter().map(|run| async move {
+            if let Some(word) = run.goodbye() {
+                self.out.say(word).await;
+            }
+            if let (Some(session), false) = (self.session.now(), run.request.is_modern()) {
+                let params = [&br#"{"requestId":"#[..], &run.request.id, b"}"].concat();
+                let word = wire::notification("notifications/cancelled", &params);
+                let _ = self.transport.post(session.headers(), word, None).await;
+            }
+        });
+        let end = async {
+            futures::future::join_all(cancelled).await;
+            if let Some(session) = self.session.end() {
+                let _ = self.transport.delete(session.headers()).await;
+            }
+        };
+        if tokio::time::timeout(GOODBYE, end).await.is_err() {
+            tracing::debug!("the gateway does not answer at the end");
+        }
+    }
+}
+
+/// How long something that is not there yet is waited for.
+struct Patience {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn of(wait: Duration) -> Self {
+        Self { until: Instant::now() + wait, pause: Duration::from_millis(20) }
+    }
+
+    /// Waits a little, longer each time; false when it is at its end.
+    async fn again(&mut self) -> bool {
+        if Instant::now() + self.pause > self.until {
+            return false;
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(Duration::from_secs(1));
+        true
+    }
+}
+
+fn trim(line: Bytes) -> Bytes {
+    let blank = |byte: &u8| !byte.is_ascii_whitespace();
+    let Some(start) = line.iter().position(blank) else { return Bytes::new() };
+    let end = line.iter().rposition(blank).map_or(start, |at| at + 1);
+    line.slice(start..end)
+}

@@ -1,0 +1,250 @@
+//! The legacy session that the front has at the gateway for its client: opened by the client's `initialize`, opened anew
+//! when the gateway has forgotten it (a restart, a long pause), so that the client never sees that.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use filters::Refusal;
+use http::{HeaderMap, HeaderValue};
+use tokio_util::sync::CancellationToken;
+
+use super::answer::{Read, passes};
+use super::request::Request;
+use super::runs::Run;
+use super::{Front, Patience};
+use crate::protocol::method::Method;
+use crate::protocol::{header, wire};
+
+pub struct Session {
+    /// None at a server that keeps no sessions.
+    id: Option<HeaderValue>,
+    version: Option<HeaderValue>,
+    /// What the server said that it can.
+    capabilities: Bytes,
+    /// The gateway has said whether there is a stream.
+    pub heard: CancellationToken,
+    /// Ends its stream.
+    pub over: CancellationToken,
+}
+
+/// How long the opening of a stream holds up what the client says next.
+const OPENING: Duration = Duration::from_secs(1);
+
+impl Session {
+    pub fn has_id(&self) -> bool {
+        self.id.is_some()
+    }
+
+    pub fn headers(&self) -> HeaderMap {
+        let id = self.id.iter().map(|id| (header::SESSION, id.clone()));
+        id.chain(self.version.iter().map(|version| (header::PROTOCOL_VERSION, version.clone()))).collect()
+    }
+
+    /// The changes of lists that the server promised to tell of.
+    fn announcements(&self) -> impl Iterator<Item = Bytes> + '_ {
+        ["tools", "prompts", "resources"].into_iter().filter_map(|kind| {
+            let able = wire::member(&self.capabilities, kind)?.of(&self.capabilities);
+            let tells = wire::member(able, "listChanged").is_some_and(|span| span.of(able) == b"true");
+            tells.then(|| wire::notification(&format!("notifications/{kind}/list_changed"), b""))
+        })
+    }
+}
+
+#[derive(Default)]
+pub struct Sessions {
+    state: Mutex<State>,
+    /// Held by who opens a session anew.
+    renewing: tokio::sync::Mutex<()>,
+}
+
+/// What is said again in a new session.
+#[derive(Default)]
+struct State {
+    now: Option<Arc<Session>>,
+    /// The client's own, of `initialize`.
+    params: Bytes,
+    /// The client has said that it is ready.
+    initialized: bool,
+    level: Option<Bytes>,
+    /// What is followed, by URI.
+    followed: BTreeMap<String, Bytes>,
+}
+
+impl Sessions {
+    pub fn now(&self) -> Option<Arc<Session>> {
+        self.state().now.clone()
+    }
+
+    /// Takes the session out.
+    pub fn end(&self) -> Option<Arc<Session>> {
+        let session = self.state().now.take()?;
+        session.over.cancel();
+        Some(session)
+    }
+
+    /// Notes what the client has set, if that has worked.
+    pub fn remember(&self, request: &Request, answer: &[u8]) {
+        if !matches!(request.method, Method::SetLevel | Method::Subscribe | Method::Unsubscribe)
+            || wire::read(answer).is_none_or(|read| read.result.is_none())
+        {
+            return;
+        }
+        let uri = request.rpc.uri.map(|uri| uri.read(&request.line).into_owned());
+        let mut state = self.state();
+        match (request.method, uri) {
+            (Method::SetLevel, _) => state.level = Some(request.params()),
+            (Method::Subscribe, Some(uri)) => drop(state.followed.insert(uri, request.params())),
+            (Method::Unsubscribe, Some(uri)) => drop(state.followed.remove(&uri)),
+            _ => {}
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Front {
+    /// The client opens a session.
+    pub(super) async fn initialize(self: &Arc<Self>, run: &Run) -> Result<Option<Bytes>, Refusal> {
+        let request = &run.request;
+        let (answer, session) = self.open(request.line.clone(), &request.id, Some(run)).await?;
+        if let Some(session) = session {
+            let mut state = self.session.state();
+            let before = std::mem::take(&mut *state).now;
+            (state.now, state.params) = (Some(session.into()), request.params());
+            drop(state);
+            if let Some(before) = before {
+                before.over.cancel();
+                let front = self.clone();
+                self.tasks.spawn(async move { front.transport.delete(before.headers()).await.map(drop) });
+            }
+        }
+        Ok(Some(answer))
+    }
+
+    /// The client is ready: what the gateway says unasked may come.
+    pub(super) async fn initialized(self: &Arc<Self>) {
+        let session = {
+            let mut state = self.session.state();
+            let first = !std::mem::replace(&mut state.initialized, true);
+            state.now.clone().filter(|_| first)
+        };
+        if let Some(session) = session {
+            self.listen_in(&session).await;
+        }
+    }
+
+    /// Opens the stream of a session. What comes of anything that the client does next can be said on it.
+    async fn listen_in(self: &Arc<Self>, session: &Arc<Session>) {
+        tokio::spawn(self.clone().attend(session.clone()));
+        let _ = tokio::time::timeout(OPENING, session.heard.cancelled()).await;
+    }
+
+    /// Sends an `initialize`; gives the answer, and the session if it opened one.
+    async fn open(
+        &self,
+        body: Bytes,
+        id: &[u8],
+        run: Option<&Run>,
+    ) -> Result<(Bytes, Option<Session>), Refusal> {
+        let mut patience = Patience::of(self.settings.wait);
+        let (answer, session) = loop {
+            let left = run.map(|run| run.left.clone());
+            let response = self.post(HeaderMap::new(), body.clone(), left).await;
+            let response = response.map_err(|error| error.refusal())?;
+            let session = response.headers().get(header::SESSION).cloned();
+            match self.read(response, id, run, None).await {
+                // A gateway that has no server yet opens nothing.
+                Read::Answer(answer) if passes(&answer) && patience.again().await => {}
+                Read::Answer(answer) | Read::Forgotten(answer) => break (answer, session),
+                Read::Broke(refusal) => return Err(refusal),
+                Read::Nothing => return Err(Refusal::http(503, "cancelled", "the call was cancelled")),
+            }
+        };
+        let result = wire::read(&answer).and_then(|read| read.result);
+        let opened = result.map(|span| {
+            let result = answer.slice(span.start..span.end);
+            let member = |name| wire::member(&result, name).map(|span| result.slice(span.start..span.end));
+            let version = member("protocolVersion").and_then(|version| wire::string(&version));
+            Session {
+                id: session,
+                version: version.and_then(|version| HeaderValue::from_str(&version).ok()),
+                capabilities: member("capabilities").unwrap_or_default(),
+                heard: CancellationToken::new(),
+                over: CancellationToken::new(),
+            }
+        });
+        Ok((answer, opened))
+    }
+
+    /// Opens the session anew in the place of one that the gateway has forgotten, and says again what the client has set.
+    /// Who comes second gets what the first has opened.
+    pub(super) async fn renew(self: &Arc<Self>, lost: &Arc<Session>) -> Result<(), Refusal> {
+        let _turn = self.session.renewing.lock().await;
+        let (params, initialized, level, followed) = {
+            let state = self.session.state();
+            match &state.now {
+                Some(now) if Arc::ptr_eq(now, lost) => {}
+                Some(_) => return Ok(()),
+                None => return Err(Refusal::http(503, "stopping", "the session is over")),
+            }
+            let followed: Vec<Bytes> = state.followed.values().cloned().collect();
+            (state.params.clone(), state.initialized, state.level.clone(), followed)
+        };
+        let (id, body) = self.own("initialize", &params);
+        let (answer, session) = self.open(body, id.as_bytes(), None).await?;
+        let Some(session) = session.map(Arc::new) else {
+            let error = wire::read(&answer).and_then(|read| read.error).map(|span| span.of(&answer));
+            let why = String::from_utf8_lossy(error.unwrap_or_default()).into_owned();
+            let words = format!("the gateway has lost the session and opens no other: {why}");
+            return Err(Refusal::http(503, "no_session", words));
+        };
+        if initialized {
+            let ready = wire::notification("notifications/initialized", b"");
+            self.post(session.headers(), ready, None).await.map_err(|error| error.refusal())?;
+        }
+        let again = level.into_iter().map(|level| ("logging/setLevel", level));
+        for (method, params) in again.chain(followed.into_iter().map(|uri| ("resources/subscribe", uri))) {
+            let (id, body) = self.own(method, &params);
+            let said = match self.post(session.headers(), body, None).await {
+                Ok(response) => self.read(response, id.as_bytes(), None, Some(&session)).await,
+                Err(error) => Read::Broke(error.refusal()),
+            };
+            let kept = matches!(&said, Read::Answer(answer) if wire::read(answer).is_some_and(|read| read.error.is_none()));
+            if !kept {
+                tracing::warn!(method, "a setting of the session could not be made again");
+            }
+        }
+        {
+            let mut state = self.session.state();
+            if !state.now.as_ref().is_some_and(|now| Arc::ptr_eq(now, lost)) {
+                return Err(Refusal::http(503, "stopping", "the session is over"));
+            }
+            state.now = Some(session.clone());
+        }
+        tracing::info!("the gateway had lost the session; it was opened anew");
+        if initialized {
+            self.listen_in(&session).await;
+            // What changed meanwhile was told to nobody.
+            for word in session.announcements() {
+                self.out.say(word).await;
+            }
+        }
+        // The last step: it may be the stream of the lost one that does all this.
+        lost.over.cancel();
+        Ok(())
+    }
+
+    /// A request of the front itself: its id, which no client's can be taken for, and the message.
+    pub(super) fn own(&self, method: &str, params: &[u8]) -> (String, Bytes) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id =
+            format!("\"toolgate-stdio-{}-{}\"", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let body = wire::request(&id, method, if params.is_empty() { b"{}" } else { params });
+        (id, body)
+    }
+}

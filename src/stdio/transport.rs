@@ -1,0 +1,297 @@
+//! The way to the gateway: HTTP to another process, or HTTP over a pipe in memory to a gateway of this process.
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use filters::Refusal;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
+
+use crate::proxy::inside::Inside;
+
+const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
+/// Longest file that is taken for a token.
+const TOKEN: u64 = 64 * 1024;
+const CONNECT: Duration = Duration::from_secs(5);
+/// A gateway that has vanished without a word is found out by TCP: probes after this time, so many of them.
+const SILENCE: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
+
+pub struct Transport {
+    way: Way,
+    token: Token,
+}
+
+enum Way {
+    Http { client: reqwest::Client, url: reqwest::Url },
+    InProcess { gateway: Inside, path: String },
+}
+
+/// What goes as `Authorization`. Its value is never told.
+#[derive(Default)]
+struct Token {
+    value: ArcSwapOption<HeaderValue>,
+    /// Read again when the gateway does not take what it held.
+    file: Option<PathBuf>,
+}
+
+/// Why a message has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nothing of it has left.
+    #[error("the gateway cannot be reached{0}")]
+    Unreachable(String),
+    #[error("the connection to the gateway broke off{0}")]
+    Broke(String),
+}
+
+impl Failure {
+    pub fn refusal(&self) -> Refusal {
+        let reason = match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Broke(_) => "broken",
+        };
+        Refusal::http(503, reason, self.to_string())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Wrong {
+    #[error("--url {0}: it must be an http:// or https:// URL, such as http://127.0.0.1:8000/mcp")]
+    Url(String),
+    #[error("--url must not hold a user or password; use --token, --token-file or TOOLGATE_TOKEN")]
+    Credentials,
+    #[error("--token-file {0}: {1}")]
+    File(PathBuf, String),
+    #[error("the token cannot stand in a header: it holds line ends, or letters that are not ASCII")]
+    Token,
+    #[error("--ca {0}: {1}")]
+    Authority(PathBuf, String),
+    #[error("cannot make an HTTP client: {0}")]
+    Client(String),
+}
+
+/// Where a token comes from.
+pub enum Secret {
+    Text(String),
+    File(PathBuf),
+}
+
+impl Transport {
+    /// To a gateway that runs. `ca` holds authorities, in PEM, that vouch for it beside those of the system.
+    pub fn http(url: &str, ca: Option<PathBuf>, secret: Option<Secret>) -> Result<Self, Wrong> {
+        let url: reqwest::Url = url.parse().map_err(|_| Wrong::Url(url.to_owned()))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Wrong::Credentials);
+        }
+        let host = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https"));
+        let Some(host) = host else { return Err(Wrong::Url(url.to_string())) };
+        let local = host == "localhost"
+            || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT)
+            .tcp_keepalive(SILENCE)
+            .tcp_keepalive_interval(SILENCE)
+            .tcp_keepalive_retries(PROBES);
+        if local {
+            // A proxy elsewhere could not reach it.
+            builder = builder.no_proxy();
+        }
+        if let Some(file) = ca {
+            let wrong = |why: String| Wrong::Authority(file.clone(), why);
+            let pem = std::fs::read(&file).map_err(|error| wrong(error.to_string()))?;
+            let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(cause(&error)))?;
+            if roots.is_empty() {
+                return Err(wrong("it holds no certificate in PEM".into()));
+            }
+            builder = builder.tls_certs_merge(roots);
+        }
+        let client = builder.build().map_err(|error| Wrong::Client(cause(&error)))?;
+        let token = Token::of(secret)?;
+        if url.scheme() == "http" && !local && token.value.load().is_some() {
+            tracing::warn!("the token goes to {host} without TLS, for everybody on the way to read");
+        }
+        Ok(Self { way: Way::Http { client, url }, token })
+    }
+
+    /// To a gateway of this process, at a path of it.
+    pub fn in_process(gateway: Inside, path: String, secret: Option<Secret>) -> Result<Self, Wrong> {
+        Ok(Self { way: Way::InProcess { gateway, path }, token: Token::of(secret)? })
+    }
+
+    /// Sends one message, or a batch; `left` is told once it was handed to the connection.
+    pub async fn post(
+        &self,
+        mut headers: HeaderMap,
+        body: Bytes,
+        left: Option<CancellationToken>,
+    ) -> Result<reqwest::Response, Failure> {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        self.send(Method::POST, headers, body, left).await
+    }
+
+    /// Opens the stream of a session, after that event if one is given.
+    pub async fn get(
+        &self,
+        mut headers: HeaderMap,
+        last: Option<HeaderValue>,
+    ) -> Result<reqwest::Response, Failure> {
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        if let Some(last) = last {
+            headers.insert(LAST_EVENT, last);
+        }
+        self.send(Method::GET, headers, Bytes::new(), None).await
+    }
+
+    /// Ends a session.
+    pub async fn delete(&self, headers: HeaderMap) -> Result<reqwest::Response, Failure> {
+        self.send(Method::DELETE, headers, Bytes::new(), None).await
+    }
+
+    async fn send(
+        &self,
+        verb: Method,
+        mut headers: HeaderMap,
+        body: Bytes,
+        left: Option<CancellationToken>,
+    ) -> Result<reqwest::Response, Failure> {
+        if let Some(token) = self.token.value.load_full() {
+            headers.insert(AUTHORIZATION, (*token).clone());
+        }
+        let response = self.once(&verb, headers.clone(), body.clone(), left.clone()).await?;
+        // Nothing was looked at but the head: the call may go again, with what the file holds by now.
+        match self.token.renewed().filter(|_| response.status() == StatusCode::UNAUTHORIZED) {
+            Some(token) => {
+                headers.insert(AUTHORIZATION, token);
+                self.once(&verb, headers, body, left).await
+            }
+            None => Ok(response),
+        }
+    }
+
+    async fn once(
+        &self,
+        verb: &Method,
+        headers: HeaderMap,
+        body: Bytes,
+        left: Option<CancellationToken>,
+    ) -> Result<reqwest::Response, Failure> {
+        let body = reqwest::Body::wrap(Told { body: Some(body), left });
+        match &self.way {
+            Way::Http { client, url } => {
+                let request = client.request(verb.clone(), url.clone()).headers(headers).body(body);
+                request.send().await.map_err(|error| match error.is_connect() {
+                    true => Failure::Unreachable(format!(" ({})", cause(&error))),
+                    false => Failure::Broke(format!(" ({})", cause(&error))),
+                })
+            }
+            Way::InProcess { gateway, path } => {
+                let broke = |error: hyper::Error| Failure::Broke(format!(" ({error})"));
+                let pipe = TokioIo::new(gateway.connect().await);
+                let (mut sender, connection) =
+                    hyper::client::conn::http1::handshake(pipe).await.map_err(broke)?;
+                tokio::spawn(connection);
+                let mut request = Request::new(body);
+                *request.method_mut() = verb.clone();
+                *request.uri_mut() = path.parse().map_err(|_| Failure::Broke(" (no such path)".into()))?;
+                *request.headers_mut() = headers;
+                request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+                let response = sender.send_request(request).await.map_err(broke)?;
+                Ok(reqwest::Response::from(response.map(reqwest::Body::wrap)))
+            }
+        }
+    }
+}
+
+impl Token {
+    fn of(secret: Option<Secret>) -> Result<Self, Wrong> {
+        let (text, file) = match secret {
+            None => return Ok(Self::default()),
+            Some(Secret::Text(text)) => (text, None),
+            Some(Secret::File(file)) => (read(&file)?, Some(file)),
+        };
+        Ok(Self { value: ArcSwapOption::from_pointee(bearer(&text)?), file })
+    }
+
+    /// What the file holds, if that is another token than before.
+    fn renewed(&self) -> Option<HeaderValue> {
+        let file = self.file.as_ref()?;
+        let now = read(file).and_then(|text| bearer(&text));
+        let now = now.inspect_err(|error| tracing::warn!(%error, "the token cannot be read anew")).ok()?;
+        if self.value.load().as_deref() == Some(&now) {
+            return None;
+        }
+        self.value.store(Some(now.clone().into()));
+        Some(now)
+    }
+}
+
+fn read(file: &PathBuf) -> Result<String, Wrong> {
+    use std::io::Read as _;
+    let wrong = |why: String| Wrong::File(file.clone(), why);
+    let kind = std::fs::metadata(file).map_err(|error| wrong(error.to_string()))?;
+    // A pipe would wait, a device never end.
+    if !kind.is_file() {
+        return Err(wrong("it is not a regular file".into()));
+    }
+    let mut text = String::new();
+    let file = std::fs::File::open(file).map_err(|error| wrong(error.to_string()))?;
+    file.take(TOKEN).read_to_string(&mut text).map_err(|error| wrong(error.to_string()))?;
+    Ok(text)
+}
+
+fn bearer(text: &str) -> Result<HeaderValue, Wrong> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim())).map_err(|_| Wrong::Token)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// An error with its causes, without the URL, which stands in the command.
+pub fn cause(error: &reqwest::Error) -> String {
+    let mut words = Vec::new();
+    let mut next = error.source();
+    while let Some(error) = next {
+        words.push(error.to_string());
+        next = error.source();
+    }
+    if words.is_empty() { error.to_string() } else { words.join(": ") }
+}
+
+/// A body of one piece that tells when it was taken.
+struct Told {
+    body: Option<Bytes>,
+    left: Option<CancellationToken>,
+}
+
+impl Body for Told {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Some(left) = self.left.take() {
+            left.cancel();
+        }
+        Poll::Ready(self.body.take().filter(|body| !body.is_empty()).map(|body| Ok(Frame::data(body))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Bytes::is_empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.body.as_ref().map_or(0, |body| body.len() as u64))
+    }
+}

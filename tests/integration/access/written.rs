@@ -27,7 +27,7 @@ async fn modern(redaction: &str) -> (Puppet, Gateway) {
 
 /// Requests with text in all places that may have some, and handles beside it.
 fn requests() -> Vec<(&'static str, Value)> {
-    let meta = json!({"progressToken": HANDLE, "traceparent": HANDLE, "com.example/note": secret(),
+    let meta = json!({"progressToken": "t", "traceparent": HANDLE, "com.example/note": secret(),
         "io.modelcontextprotocol/clientInfo": {"name": HANDLE, "version": "1", "title": secret()}});
     let answers = json!({HANDLE: {"action": "accept", "content": {"card": secret()}},
         "two": {"role": "assistant", "model": HANDLE, "content": {"type": "text", "text": secret()}},

@@ -128,12 +128,8 @@ async fn a_cancelled_call_is_cancelled_at_its_server_in_both_eras() {
     // The stream is closed, which is the cancellation: the gateway sees its client leave.
     gateway
         .eventually("the call ends", async |g| {
-            let left = g
-                .process
-                .output()
-                .lines()
-                .any(|line| line.contains("tools/call") && line.contains("\"left\""));
-            left
+            let told = g.process.output();
+            told.lines().any(|line| line.contains("tools/call") && line.contains("\"left\""))
         })
         .await;
     // Nothing was said of either: the next line is the answer to what comes after.

@@ -177,7 +177,8 @@ pub const ROWS: &[Row] = &[
     row(Client, Notification, TaskStatus, NOVEMBER, Only),
     // Over HTTP the end of the stream cancels (2026-07-28, streamable-http), so there is nothing left to do.
     row(Client, Notification, Cancelled, MODERN, Gateway),
-    row(Server, Request, Ping, LEGACY, Goes::Client),
+    // Answered in the client's place: a server that gets no answer ends the session.
+    row(Server, Request, Ping, LEGACY, Gateway),
     row(Server, Request, CreateMessage, LEGACY, Goes::Client),
     row(Server, Request, RootsList, LEGACY, Goes::Client),
     row(Server, Request, Elicit, SINCE_JUNE, Goes::Client),

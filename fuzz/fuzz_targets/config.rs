@@ -25,8 +25,7 @@ fuzz_target!(|data: &[u8]| {
     if let Some(toml) = text.strip_prefix('+') {
         return in_toml(toml, &|name| environment(name, SECRET));
     }
-    let read =
-        |text: &str, secret: &str| config::parse("conf.yaml", text, &|name| environment(name, secret));
+    let read = |text: &str, secret: &str| config::parse("conf.yaml", text, &|name| environment(name, secret));
     match read(text, SECRET) {
         Ok(config) => {
             accepted(text, &config, read(text, OTHER));
@@ -42,9 +41,11 @@ fuzz_target!(|data: &[u8]| {
 
 /// The file as we would write it says the same, and is written so again.
 fn in_our_words(name: &str, text: &str, config: &Config, environment: &Environment<'_>) {
-    let (again, yaml) = config::canonical(name, text, environment).unwrap_or_else(|faults| panic!("{faults}"));
+    let (again, yaml) =
+        config::canonical(name, text, environment).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(Config { hash: config.hash.clone(), ..again }, *config);
-    let (_, twice) = config::canonical("conf.yaml", &yaml, environment).unwrap_or_else(|faults| panic!("{faults}"));
+    let (_, twice) =
+        config::canonical("conf.yaml", &yaml, environment).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(twice, yaml);
 }
 

@@ -334,7 +334,11 @@ async fn a_key_server_that_hangs_delays_nobody_it_need_not() {
 async fn metadata_is_the_gateways_own() {
     let house = House::start().await;
     let http = &house.gateway.http;
-    for (path, resource) in [("", "/mcp"), ("/mcp", "/mcp"), ("/servers/box/mcp", "/servers/box/mcp")] {
+    // Which servers there are nobody learns from it.
+    let nobody = "/servers/nobody/mcp";
+    for (path, resource) in
+        [("", "/mcp"), ("/mcp", "/mcp"), ("/servers/box/mcp", "/servers/box/mcp"), (nobody, nobody)]
+    {
         let response = http.get(house.metadata(path)).send().await.expect("the gateway answers");
         assert_eq!(response.status(), 200, "{path}");
         assert_eq!(response.headers()["content-type"], "application/json", "{path}");
@@ -346,7 +350,6 @@ async fn metadata_is_the_gateways_own() {
     }
     // What the gateway is not, and what a server says of itself, is not there.
     for path in [
-        "/.well-known/oauth-protected-resource/servers/nobody/mcp",
         "/.well-known/oauth-protected-resource/box",
         "/.well-known/oauth-authorization-server",
         "/.well-known/oauth-authorization-server/servers/box/mcp",

@@ -14,6 +14,9 @@ pub use crate::process::Process;
 /// How long anything may take, on a machine that is busy with other tests: what takes longer hangs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long the servers of a test may take to start before it goes on without them.
+const STARTS: Duration = Duration::from_secs(20);
+
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -97,7 +100,17 @@ impl Gateway {
         let http = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
         let gateway = Self { process, port, folder, http };
         gateway.eventually("it listens", async |g| g.http.get(g.url("/health")).send().await.is_ok()).await;
+        gateway.started().await;
         gateway
+    }
+
+    /// Waits until the servers have started, so that their calls are not answered by "still starting"; for a while only,
+    /// since some never do. Where `/ready` stands elsewhere or does not tell a stranger, there is nothing to wait for.
+    async fn started(&self) {
+        let deadline = Instant::now() + STARTS;
+        while self.get("/ready").await.contains(r#""starting":[""#) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// The binary with this folder's configuration; what it leaves behind stays in the folder.

@@ -24,6 +24,7 @@ async fn a_server_that_fails_is_left_alone_and_tried_again() {
     ))
     .await;
     let call = async || gateway.call("p__tool", json!({})).await;
+    gateway.eventually("the server is there", async |g| g.get("/health").await.contains("\"tools\":1")).await;
     gateway.eventually("the circuit opens", async |_| call().await.0 == 503).await;
     let sent = puppet.count("tools/call");
     let (status, told) = call().await;

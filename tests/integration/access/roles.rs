@@ -55,7 +55,7 @@ async fn lists_hold_what_the_caller_may_use_and_nothing_else() {
     assert_eq!(at("ann").tools("/servers/little/mcp").await, ["fix__echo"]);
     assert_eq!(at("bun").tools("/mcp").await, ["fix__echo", "fix__fail_tool"]);
     // A rule of caller and tool alone decides lists too.
-    assert_eq!(at("bob").tools("/servers/fix/mcp").await, ["counter", "echo", "sleep"]);
+    assert_eq!(at("bob").tools("/servers/fix/mcp").await, ["echo", "sleep", "counter"], "in its own order");
     assert_eq!(at("nil").tools("/mcp").await, [""; 0]);
     let dans = at("dan").tools("/mcp").await;
     assert!(dans.contains(&"fix__counter".into()) && !dans.contains(&"fix__crash".into()), "{dans:?}");

@@ -236,16 +236,13 @@ fn the_skeleton_of_a_message_stays() {
 #[test]
 fn what_is_no_json_is_told_and_not_passed_over() {
     let redactor = all();
-    for text in [
-        &br#"{"a":"a@b.co""#[..],
-        br#"["\ud800 a@b.co"]"#,
-        b"[\"a@b.co\"] x",
-        b"[\"a@b.co \xff\"]",
-        b"a@b.co",
-    ] {
+    for text in [&br#"{"a":"a@b.co""#[..], b"[\"a@b.co\"] x", b"[\"a@b.co \xff\"]", b"a@b.co"] {
         assert!(redactor.redact(text).is_err());
     }
     assert!(redactor.redact(format!("[\"a@b.co\", {}", "[".repeat(600)).as_bytes()).is_err());
+    // Servers send half a surrogate pair, and what stands beside it is searched.
+    let (text, _) = redactor.redact(br#"["\ud800 a@b.co"]"#).expect("JSON").expect("a finding");
+    assert!(String::from_utf8(text).expect("UTF-8").contains("[redacted:email]"));
 }
 
 #[test]

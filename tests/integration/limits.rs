@@ -248,7 +248,8 @@ async fn a_child_has_the_limit_that_the_gateway_was_started_with() {
     let folder = tempfile::tempdir().expect("a folder");
     let address = format!("127.0.0.1:{}", free_port());
     let socket = folder.path().join(format!("{address}.sock"));
-    let config = format!("listen: {{address: \"{address}\"}}\nmcpServers: {{sh: {server}}}\n");
+    let config =
+        format!("listen: {{address: \"{address}\"}}\nlog: {{level: debug}}\nmcpServers: {{sh: {server}}}\n");
     std::fs::write(folder.path().join("toolgate.yaml"), config).expect("a file");
     let mut command = std::process::Command::new("sh");
     command.args(["-c", "ulimit -Sn 777; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_toolgate"), "run", "-c"]);

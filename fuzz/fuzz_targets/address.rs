@@ -8,6 +8,7 @@ use fuzz::cut;
 use fuzz::json::{at, is_json, members, same_but};
 use libfuzzer_sys::fuzz_target;
 use toolgate::catalog::{Kind, Page};
+use toolgate::protocol::method::Method;
 use toolgate::{address, protocol::wire};
 
 /// The number of a seat.
@@ -72,12 +73,9 @@ fn messages(message: &[u8]) {
 /// What of an announcement reaches a client: as it was, but for an id that leads back.
 fn announcements(message: &Bytes) {
     let Some(read) = wire::read(message) else { return };
-    let Some(matter) = address::Matter::of(message, &read) else {
-        assert!(read.method.is_none(), "no answer is announced");
-        return;
-    };
-    let method = read.method.expect("no answer is announced").read(message);
-    match matter {
+    let Some(method) = read.method.map(|method| method.read(message)) else { return };
+    let known = Method::of(&method);
+    match address::Matter::of(message, &read, known) {
         address::Matter::Asks(id) => assert_eq!(Some(id), read.id),
         address::Matter::Withdraws(id) => {
             assert_eq!(method, address::CANCELLED);
@@ -89,10 +87,12 @@ fn announcements(message: &Bytes) {
                 assert_eq!(said, format!("tg:{SEAT}:{own}"));
             }
         }
-        address::Matter::Lists => assert!(method.ends_with("/list_changed")),
-        address::Matter::Other => {
-            assert!(read.id.is_none() && !method.ends_with("/list_changed"));
+        address::Matter::Lists => assert!(known.is_list_changed()),
+        address::Matter::Progresses(place) => {
+            assert_eq!(known, Method::Progress);
+            assert!(is_json(place.of(message)));
         }
+        address::Matter::Other => assert!(read.id.is_none() && !known.is_list_changed()),
     }
 }
 

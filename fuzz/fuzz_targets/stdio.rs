@@ -33,6 +33,7 @@ mod upstream {
     use line::{ChildError, Line, Progress, Response};
     use tokio::io::AsyncReadExt as _;
     use tokio::sync::mpsc;
+    pub use toolgate::upstream::safe;
 
     /// Longest line that is taken.
     pub const MAX: usize = 300;

@@ -265,6 +265,11 @@ async fn in_process(results: &str) -> Gateway {
     let gateway = Gateway::start(&format!("mcpServers: {servers}\nguard: {guard}\n")).await;
     let call = async |g: &Gateway| g.call("fix__echo", json!({"message": "hi"})).await.0;
     gateway.eventually("the fixture is there", async |g| call(g).await == 200).await;
+    // In both eras.
+    let session = gateway.initialize("/mcp").await;
+    let hello = legacy_call(1, "fix__echo", json!({"message": "hi"}));
+    let said = async |g: &Gateway| g.say("/mcp", &session, &hello).await.1;
+    gateway.eventually("for sessions, too", async |g| said(g).await["result"].is_object()).await;
     gateway
 }
 

@@ -245,7 +245,8 @@ async fn each_further_request_takes_the_place_of_a_connection() {
             answer.message()["error"]["message"].as_str().is_some_and(|words| words.contains("as it takes"))
         );
     }
-    assert_eq!(wire.ask("/mcp", "tools/list", json!({})).await.status, 200, "there is room again");
+    // A place is given back a moment after its answer was read: a client that is told to come again does.
+    in_time(async { while wire.ask("/mcp", "tools/list", json!({})).await.status != 200 {} }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,7 +275,7 @@ async fn bodies_of_many_requests_on_a_connection_are_bounded() {
     let counted = gateway.metric("toolgate_buffered_bytes").await as usize;
     assert!((1..=MIB).contains(&counted), "{counted} bytes are counted");
     drop(kept);
-    assert_eq!(wire.ask("/mcp", "tools/list", json!({})).await.status, 200);
+    in_time(async { while wire.ask("/mcp", "tools/list", json!({})).await.status != 200 {} }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -248,8 +248,8 @@ pub fn canonical(name: &str, text: &str, environment: &Environment<'_>) -> Resul
 impl Config {
     /// What runs without any file: `127.0.0.1:8000` and the demo server.
     pub fn quickstart() -> Self {
-        let text = "mcpServers: {demo: {builtin: demo}}\nlog: {format: text}\n";
-        parse("quickstart", text, &|_| None).expect("it is a good config: a test reads it")
+        parse("quickstart", "mcpServers: {demo: {builtin: demo}}\n", &|_| None)
+            .expect("it is a good config: a test reads it")
     }
 }
 

@@ -132,6 +132,11 @@ impl App {
         Ok(Self { door, state: Arc::default(), runtime, descriptors })
     }
 
+    /// Runs something to its end; the house goes on.
+    pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
     /// Runs something to its end and closes the house.
     pub fn once<T>(self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(async {

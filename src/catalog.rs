@@ -227,6 +227,7 @@ impl View {
 }
 
 /// A path that serves MCP.
+#[derive(Default)]
 pub struct Endpoint {
     /// The whole path, such as `/servers/files/mcp`.
     pub path: Arc<str>,

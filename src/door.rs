@@ -10,6 +10,7 @@ pub mod errand;
 mod inside;
 pub mod judge;
 mod legacy;
+mod reach;
 mod refusals;
 
 use std::hash::{Hash as _, Hasher as _};
@@ -18,8 +19,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use filters::rate::Held;
-use filters::rbac::{Judgement, Query, unknown};
-use filters::{Aim, Caller, Era, Kind as Shape, Means, Permit, Refusal, Thing};
+use filters::rbac::unknown;
+use filters::{Era, Kind as Shape, Means, Permit, Refusal, Thing};
 use http::{HeaderName, HeaderValue};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -165,51 +166,27 @@ impl Led<'_> {
         }
         key.finish()
     }
-
-    fn may_reach(&self, door: &Door, server: &Server) -> bool {
-        door.may_reach(self.house, self.endpoint, &self.permit.caller, server)
-    }
 }
 
 impl Door {
-    /// Whether the caller may use anything of a server on this endpoint. Asked where a message goes to a server as a
-    /// whole, and so names nothing that roles could be asked about.
-    pub fn may_reach(
-        &self,
-        house: &House,
-        endpoint: &Arc<Endpoint>,
-        caller: &Caller,
-        server: &Server,
-    ) -> bool {
-        house.plan.chain.rbac.is_open()
-            || house.sight(endpoint, caller, &self.metrics).members.iter().any(|m| m.name == server.name)
-    }
-
-    /// Whether the caller is told that there is this endpoint: it may use something there. `/mcp` is no secret.
-    pub fn shows(&self, house: &House, endpoint: &Arc<Endpoint>, caller: &Caller) -> bool {
-        house.plan.chain.rbac.is_open()
-            || (endpoint.only.is_none() && endpoint.toolset.is_none())
-            || !house.sight(endpoint, caller, &self.metrics).members.is_empty()
-    }
-
     /// Leads a permitted call to its exit; `told` is filled on the way.
-    pub fn lead(&self, led: Led<'_>, told: &mut Told) -> Result<Exit, Box<Refusal>> {
+    pub async fn lead(&self, led: Led<'_>, told: &mut Told) -> Result<Exit, Box<Refusal>> {
         let Led { permit, body, .. } = &led;
         let word = permit.rpc.method_name(body);
         let method = Method::of(&word);
         told.method = method.word();
         if permit.rpc.kind == Shape::Response {
-            return self.response(led);
+            return self.response(led).await;
         }
         let row = method::find(Sender::Client, permit.rpc.kind, &word, led.revision());
         match (permit.rpc.kind, row) {
             (Shape::Request, Some(_)) => {}
             (Shape::Request, None) if method::is_extension(&word) => {}
             (Shape::Request, None) => return Err(unknown_method(permit.era)),
-            (_, Some(row)) => return self.notification(led, method, row.goes),
+            (_, Some(row)) => return self.notification(led, method, row.goes).await,
             (_, None) => return Ok(self.dropped(method, told)),
         }
-        self.request(led, method, told)
+        self.request(led, method, told).await
     }
 
     /// A message that its sender may not send, and that wants no answer.
@@ -220,11 +197,13 @@ impl Door {
         Exit::Answer(Reply::accepted())
     }
 
-    fn request(&self, led: Led<'_>, method: Method, told: &mut Told) -> Result<Exit, Box<Refusal>> {
+    async fn request(&self, led: Led<'_>, method: Method, told: &mut Told) -> Result<Exit, Box<Refusal>> {
         let (rpc, era) = (&led.permit.rpc, led.permit.era);
         let id = rpc.id.expect("a request has an id").of(&led.body);
-        let narrowed =
-            method.tells().then(|| led.house.sight(led.endpoint, &led.permit.caller, &self.metrics));
+        let narrowed = match method.tells() {
+            true => Some(self.registry.sight(led.house, led.endpoint, &led.permit.caller).await),
+            false => None,
+        };
         let endpoint = narrowed.as_ref().unwrap_or(led.endpoint);
         let (view, body) = (endpoint.view(era), &led.body);
         let list = |kind: Kind| {
@@ -258,7 +237,8 @@ impl Door {
                 let names = |era| if tools { &endpoint.view(era).tools } else { &endpoint.view(era).prompts };
                 let Some(target) = names(era).get(&*said) else {
                     let what = if tools { Thing::Tool } else { Thing::Prompt };
-                    return Err(self.unknown(&led, endpoint, what, &said, names(other(era)).get(&*said)));
+                    let elsewhere = names(other(era)).get(&*said);
+                    return Err(self.unknown(&led, endpoint, what, &said, elsewhere).await);
                 };
                 let target = target.clone();
                 self.to(led, &target, method, Some(name.span), None, told)
@@ -268,13 +248,18 @@ impl Door {
                     rpc.uri.ok_or_else(|| invalid(era, "uri_missing", "params.uri must be a string"))?;
                 let said = uri.read(body).into_owned();
                 // What is listed no more can still be followed no more.
-                let followed = || {
-                    let session = led.session.filter(|_| method == Method::Unsubscribe)?;
-                    let name = session.memory.where_followed(&said)?;
-                    led.house.servers.get(&name).filter(|server| led.may_reach(self, server)).cloned()
-                };
+                let mut followed = led
+                    .session
+                    .filter(|_| method == Method::Unsubscribe)
+                    .and_then(|session| session.memory.where_followed(&said))
+                    .and_then(|name| led.house.servers.get(&name).cloned());
+                if let Some(server) = &followed
+                    && !led.reach(self).await.covers(server)
+                {
+                    followed = None;
+                }
                 let alone = endpoint.only.clone().filter(|_| view.servers > 0);
-                match (view.resource(&said).cloned(), alone.or_else(followed)) {
+                match (view.resource(&said).cloned(), alone.or(followed)) {
                     (Some(target), _) => {
                         let deed = deed(&led, method, said, &target.server)?;
                         self.to(led, &target, method, None, deed, told)
@@ -286,7 +271,7 @@ impl Door {
                     }
                     (None, None) => {
                         let elsewhere = endpoint.view(other(era)).resource(&said);
-                        Err(self.unknown(&led, endpoint, Thing::Resource, &said, elsewhere))
+                        Err(self.unknown(&led, endpoint, Thing::Resource, &said, elsewhere).await)
                     }
                 }
             }
@@ -314,17 +299,13 @@ impl Door {
                     _ => Err(invalid(era, "ref_missing", "params.ref must name one prompt or one resource")),
                 }
             }
-            Method::SetLevel => match endpoint
-                .only
-                .clone()
-                .filter(|server| server.upstream.http().is_some() && led.may_reach(self, server))
-            {
+            Method::SetLevel => match self.alone(&led, |server| server.upstream.http().is_some()).await {
                 Some(server) => {
                     let params = rpc.params.map(|params| led.body.slice(params.start..params.end));
                     let deed = params.map(Deed::Level);
                     self.pass(led, server, method, deed, told)
                 }
-                None => self.level(&led, endpoint),
+                None => self.level(&led, endpoint).await,
             },
             Method::Listen => {
                 self.spoken(endpoint, era)?;
@@ -332,16 +313,7 @@ impl Door {
                     let words = "the answer is a stream, so Accept must list text/event-stream";
                     return Err(Box::new(Refusal::http(406, "not_acceptable", words)));
                 }
-                let wanted = rpc.notifications.map(|span| span.of(body)).unwrap_or_default();
-                // Each is judged by itself: a template that shows may cover addresses that do not.
-                let may = |uri: &str, server: &Server| {
-                    let aim = Aim { thing: Thing::Resource, name: uri, server: &server.name };
-                    let method = method.word();
-                    let query = Query { method, aim: Some(aim), arguments: None, ip: led.client };
-                    let judged = led.house.plan.chain.rbac.judge(&led.permit.caller, &query);
-                    matches!(judged, Judgement::Allowed(_))
-                };
-                let filter = announce::Filter::read(wanted, endpoint, may).ok_or_else(|| {
+                let filter = self.filter(&led, endpoint, method).await.ok_or_else(|| {
                     invalid(
                         era,
                         "filter_missing",
@@ -352,14 +324,14 @@ impl Door {
                 let listening = announce::Listening {
                     id: Bytes::copy_from_slice(id),
                     filter,
-                    lookout: Lookout::new(registry.clone(), led.house, led.endpoint, era, &caller),
+                    lookout: Lookout::new(registry.clone(), led.house, led.endpoint, era, &caller).await,
                     caller,
                     server_info: Bytes::copy_from_slice(&view.server_info),
                 };
                 Ok(Exit::Room(announce::modern(&self.core, registry, listening, self.drain.clone())))
             }
             // Of tasks, and what no revision knows.
-            _ => match endpoint.only.clone().filter(|s| view.servers > 0 && led.may_reach(self, s)) {
+            _ => match self.alone(&led, |_| view.servers > 0).await {
                 Some(server) => self.pass(led, server, method, None, told),
                 None => Err(unknown_method(era)),
             },

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use filters::Era;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -19,8 +20,10 @@ use crate::catalog::{Catalog, Face, Kind, Seen};
 use crate::plan::Plan;
 use crate::server::Server;
 use crate::telemetry::Metrics;
+pub use apart::{Apart, Work};
 use sights::Sights;
 
+mod apart;
 mod approval;
 mod keeper;
 mod lookout;
@@ -143,6 +146,7 @@ pub struct Registry {
     untried: watch::Sender<(usize, usize)>,
     begun: Instant,
     pins: Pins,
+    apart: Apart,
     metrics: Arc<Metrics>,
 }
 
@@ -158,6 +162,7 @@ impl Registry {
             untried: watch::Sender::new((0, 0)),
             begun: Instant::now(),
             pins: Pins::default(),
+            apart: Apart::new(Handle::current(), metrics.clone()),
             metrics,
         });
         registry.clone().adopt(plan);
@@ -166,12 +171,17 @@ impl Registry {
         registry
     }
 
-    /// The present snapshot.
     /// Tells when there is another house; the number says no more than that.
     pub fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }
 
+    /// For what rules say of many names at once.
+    pub fn apart(&self) -> &Apart {
+        &self.apart
+    }
+
+    /// The present snapshot.
     pub fn house(&self) -> Arc<House> {
         self.house.load_full()
     }

@@ -26,6 +26,7 @@ use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
 use filters::rebuild::splice;
 use filters::{Caller, Kind};
+use futures::future::BoxFuture;
 use http::HeaderValue;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +93,7 @@ pub struct Session {
 pub type Servers = BTreeMap<Arc<str>, Arc<Server>>;
 
 /// What of a server's message may reach the client; none for nothing of it.
-pub type Pass = Arc<dyn Fn(&Server, Bytes) -> Option<Bytes> + Send + Sync>;
+pub type Pass = Arc<dyn Fn(Arc<Server>, Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
 
 /// A server's message as its client gets it.
 #[derive(Debug, PartialEq, Eq)]

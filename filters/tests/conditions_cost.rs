@@ -1,7 +1,8 @@
 //! What a condition may cost, however many elements strangers send: claims of a token of 15 KB against arguments of
 //! 50 KB. Nothing here is measured by a clock: what is not cut off takes minutes.
 
-use filters::rules::{Condition, Outcome, SPENT, Scene};
+use filters::rbac::{Effect, Rbac, Rule, Settings};
+use filters::rules::{Condition, Fuel, LIST, Outcome, SPENT, Scene};
 use filters::{Aim, Caller, Identity, Means, Thing};
 use serde_json::json;
 
@@ -136,4 +137,61 @@ fn the_parts_of_a_condition_share_its_steps() {
     let many = ["!call.args.a.exists(y, y == 3 || y == 4 || y == 5)"; 40].join(" && ");
     assert_eq!(ask(&caller, &many, &arguments), Outcome::Failed(SPENT.into()));
     assert_eq!(ask(&caller, &format!("{many} && call.tool == \"other\""), &arguments), Outcome::False);
+}
+
+/// A policy with these rules, which says yes to the rest.
+fn policy(rules: &[(&str, Effect)]) -> Rbac {
+    let rule = |(text, effect): &(&str, Effect)| Rule {
+        name: "r".into(),
+        when: Condition::compile(text).expect("a condition"),
+        effect: *effect,
+        message: None,
+    };
+    let rules = rules.iter().map(rule).collect();
+    Rbac::new(Settings { default: Effect::Allow, rules, ..Settings::default() }).expect("a policy")
+}
+
+fn listed(rbac: &Rbac, caller: &Caller, names: usize, fuel: &Fuel) -> [usize; 3] {
+    let mut counts = [0; 3];
+    for n in 0..names {
+        let name = format!("s__tool_{n}");
+        let seen = rbac.sees_within(caller, &Aim { thing: Thing::Tool, name: &name, server: "s" }, fuel);
+        counts[seen.map_or(2, usize::from)] += 1;
+    }
+    counts
+}
+
+#[test]
+fn what_a_list_costs_is_bounded_for_all_its_names_together() {
+    let caller = caller(2_000);
+    let costly = "caller.claims.names.exists(n, call.tool.startsWith(n))";
+    let rbac = policy(&[(costly, Effect::Deny)]);
+    let fuel = Fuel::of(200_000, &caller);
+    let [hidden, shown, untold] = listed(&rbac, &caller, 200, &fuel);
+    assert_eq!((hidden, shown + untold, fuel.left()), (0, 200, 0), "{shown} {untold}");
+    assert!((1..100).contains(&shown), "{shown} were paid for by 200,000 steps");
+    // A call of one that was left out has steps of its own, and is judged as if nobody had listed it.
+    let last = Aim { thing: Thing::Tool, name: "s__tool_199", server: "s" };
+    assert!(rbac.sees(&caller, &last));
+    // A rule that would show it says nothing for want of steps: it stays hidden, whatever comes after.
+    let rbac = policy(&[(costly, Effect::Allow)]);
+    assert_eq!(listed(&rbac, &caller, 5, &Fuel::of(100, &caller)), [0, 0, 5]);
+    // Making the claims into values is paid for too, where a condition hardly looks at them.
+    let rbac = policy(&[("caller.claims.g.size() == 3 && call.tool == \"x\"", Effect::Deny)]);
+    let fuel = Fuel::of(100_000, &caller);
+    let [_, shown, untold] = listed(&rbac, &caller, 100, &fuel);
+    assert!(shown < 20 && untold > 80, "{shown} {untold}");
+}
+
+#[test]
+fn honest_rules_list_five_thousand_names() {
+    let caller = caller(200);
+    let rbac = policy(&[
+        ("caller.claims.names.exists(n, call.tool.startsWith(n + \"__\"))", Effect::Allow),
+        ("caller.roles.exists(r, call.tool.endsWith(r))", Effect::Deny),
+    ]);
+    let fuel = Fuel::of(LIST, &caller);
+    let [hidden, shown, untold] = listed(&rbac, &caller, 5_000, &fuel);
+    assert_eq!((hidden + shown, untold), (5_000, 0));
+    assert!(fuel.left() > LIST / 2, "{} are left", fuel.left());
 }

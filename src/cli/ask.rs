@@ -36,7 +36,7 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     let mut endpoint = house.catalog.endpoint("/mcp").cloned();
     if let Some(whole) = endpoint.as_ref().filter(|_| !roles.is_empty()) {
         let caller = Who { roles, ..Who::default() }.caller();
-        endpoint = Some(house.sight(whole, &caller, &app.door.metrics));
+        endpoint = Some(app.wait(app.door.registry.sight(&house, whole, &caller)));
     }
     if let Some(endpoint) = endpoint {
         let mut rows: std::collections::BTreeMap<&str, (Vec<&str>, &str, &str)> = Default::default();

@@ -47,8 +47,12 @@ impl Door {
         };
         chain.glance(&head).await.map_err(|stop| Halt::of(stop, &body))?;
         let caller = caller.unwrap_or_else(|| chain.anonymous());
-        let endpoint = house.catalog.endpoint(path).filter(|known| self.shows(&house, known, &caller));
-        let Some(endpoint) = endpoint else {
+        let endpoint = house.catalog.endpoint(path);
+        let shown = match endpoint {
+            Some(endpoint) => self.shows(&house, endpoint, &caller).await,
+            None => false,
+        };
+        let Some(endpoint) = endpoint.filter(|_| shown) else {
             let refusal = Box::new(Refusal::http(404, "no_endpoint", "no such endpoint"));
             return Err(Halt { filter: "door", refusal, id: None });
         };
@@ -89,7 +93,7 @@ impl Door {
             body,
             events: false,
         };
-        let answer = match self.lead(led, &mut Told::default()) {
+        let answer = match self.lead(led, &mut Told::default()).await {
             Ok(Exit::Answer(reply)) => Ok(reply.body),
             Ok(Exit::Room(talk)) => listen_to(talk).await,
             Ok(Exit::Peer(leave)) => leave.ask(None, None, &self.metrics).await,

@@ -12,6 +12,7 @@ use filters::{Era, Refusal, Span};
 use futures::future::join_all;
 use tokio::sync::mpsc;
 
+use super::reach::Reach;
 use super::refusals::{invalid, no_room, room, unknown_method};
 use super::{Door, Exit, Leave, Led, Reply};
 use crate::address;
@@ -82,15 +83,19 @@ impl Door {
     }
 
     /// A notification that its sender may send, to where those of its method go.
-    pub(super) fn notification(
+    pub(super) async fn notification(
         &self,
         led: Led<'_>,
         method: Method,
         goes: Goes,
     ) -> Result<Exit, Box<Refusal>> {
         let Some(session) = led.session else { return Ok(Exit::Answer(Reply::accepted())) };
+        let reach = match goes {
+            Goes::Asker | Goes::All | Goes::Only => led.reach(self).await,
+            Goes::Runs | Goes::Gateway | Goes::Named | Goes::Client => Reach::nothing(),
+        };
         let reached =
-            |(server, seat): (Arc<Server>, Arc<Seat>)| led.may_reach(self, &server).then_some((server, seat));
+            |(server, seat): (Arc<Server>, Arc<Seat>)| reach.covers(&server).then_some((server, seat));
         Ok(match goes {
             Goes::Runs => {
                 let id = led.permit.rpc.request_id.map(|span| span.of(&led.body));
@@ -186,7 +191,7 @@ impl Door {
     }
 
     /// A client's answer to a request of a server.
-    pub(super) fn response(&self, led: Led<'_>) -> Result<Exit, Box<Refusal>> {
+    pub(super) async fn response(&self, led: Led<'_>) -> Result<Exit, Box<Refusal>> {
         let Some(session) = led.session.filter(|_| led.permit.era == Era::Legacy) else {
             return Err(Box::new(Refusal::new(
                 400,
@@ -199,7 +204,8 @@ impl Door {
         let Some(id) = led.permit.rpc.id else { return nowhere() };
         let Some((number, raw)) = address::home(id.of(&led.body)) else { return nowhere() };
         // What no server of this session asked, or was answered already, goes nowhere.
-        let there = session.sitting(number).filter(|(server, _)| led.may_reach(self, server));
+        let reach = led.reach(self).await;
+        let there = session.sitting(number).filter(|(server, _)| reach.covers(server));
         let Some((server, seat)) = there else { return nowhere() };
         let Some(answering) = Answering::begin(session, number, raw.as_bytes()) else { return nowhere() };
         let body = splice(BytesMut::from(&led.body[..]), id, raw.as_bytes());
@@ -231,7 +237,7 @@ impl Door {
 
     /// `logging/setLevel` where many servers may log: those that the session knows are told in the background, others
     /// when it takes a seat there.
-    pub(super) fn level(&self, led: &Led<'_>, endpoint: &Endpoint) -> Result<Exit, Box<Refusal>> {
+    pub(super) async fn level(&self, led: &Led<'_>, endpoint: &Endpoint) -> Result<Exit, Box<Refusal>> {
         let (rpc, era) = (&led.permit.rpc, led.permit.era);
         if wire::member(&endpoint.view(era).capabilities, "logging").is_none() {
             return Err(unknown_method(era));
@@ -245,7 +251,8 @@ impl Door {
             // Nothing else that the client wrote goes to so many.
             let params = Bytes::from(format!(r#"{{"level":"{level}"}}"#));
             session.memory.set_level(params.clone());
-            let told = session.seats().into_iter().filter(|(server, _)| led.may_reach(self, server));
+            let reach = led.reach(self).await;
+            let told = session.seats().into_iter().filter(|(server, _)| reach.covers(server));
             for (server, seat) in told {
                 let params = params.clone();
                 self.core.spawn(async move {

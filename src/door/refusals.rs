@@ -73,7 +73,7 @@ impl Door {
 
     /// Why a name leads nowhere: it belongs to a server of the other era, or may belong to one that is starting, or to one
     /// that was never reached, or nobody knows it.
-    pub(super) fn unknown(
+    pub(super) async fn unknown(
         &self,
         led: &Led<'_>,
         endpoint: &Endpoint,
@@ -94,15 +94,15 @@ impl Door {
                 false => wrong_era(era, Some(&target.server)),
             };
         }
-        // The names of a server that has no prefix, and addresses, do not say whose they are.
-        let may_own = |server: &Server| {
-            endpoint.only.is_some()
+        for server in endpoint.members.iter().filter(|server| server.is_starting(era) && !speaks(server)) {
+            // The names of a server that has no prefix, and addresses, do not say whose they are.
+            let is_nameless = server.prefix().is_empty() || thing == Thing::Resource;
+            if endpoint.only.is_some()
                 || server.would_own(name)
-                || ((server.prefix().is_empty() || thing == Thing::Resource) && led.may_reach(self, server))
-        };
-        let awaited = |server: &&Arc<Server>| server.is_starting(era) && !speaks(server) && may_own(server);
-        if let Some(server) = endpoint.members.iter().find(awaited) {
-            return starting(server);
+                || (is_nameless && led.reach(self).await.covers(server))
+            {
+                return starting(server);
+            }
         }
         let never_seen = |server: &&Arc<Server>| {
             (endpoint.only.is_some() || server.would_own(name))

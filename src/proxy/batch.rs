@@ -82,6 +82,8 @@ impl Gateway {
         let mut tasks: Vec<Task> = Vec::with_capacity(messages.len());
         for message in messages {
             tasks.push(self.begin(session, ctx, endpoint, &client, message, &words).await);
+            // Each is judged, which others on this thread do not wait for.
+            tokio::task::yield_now().await;
         }
         let silent = !tasks.iter().any(|task| task.asks);
         let most = ctx.house.plan.config.limits.max_response.as_usize();
@@ -191,7 +193,7 @@ impl Gateway {
             body,
             events: false,
         };
-        let exit = self.door.lead(led, told).map_err(halt)?;
+        let exit = self.door.lead(led, told).await.map_err(halt)?;
         Ok((exit, id, held))
     }
 }

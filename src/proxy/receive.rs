@@ -9,6 +9,7 @@ use bytes::Bytes;
 use filters::Filter as _;
 use filters::origin::Origin;
 use filters::{Caller, Era, Refusal, Stop};
+use futures::FutureExt as _;
 use pingora::proxy::Session;
 
 use super::accept::Takes;
@@ -16,7 +17,7 @@ use super::patience::{self, Standing};
 use super::{Ctx, Gateway, Serves, body, carry, client, fixed, inside, intake, outgoing, reply};
 use crate::catalog::Endpoint;
 use crate::door::judge::{Judged, kept};
-use crate::door::{Exit, Leave, Led, Reply};
+use crate::door::{Door, Exit, Leave, Led, Reply};
 use crate::registry::Lookout;
 use crate::rooms::{Talk, announce};
 use crate::server::Server;
@@ -100,10 +101,11 @@ impl Gateway {
             return Box::pin(fixed::metadata(session, ctx)).await.map(|()| None);
         }
         // Who may use nothing of a server is not told that it is there.
-        let endpoint = endpoint.filter(|endpoint| {
-            ctx.caller.as_ref().is_none_or(|caller| self.door.shows(&ctx.house, endpoint, caller))
-        });
-        let Some(endpoint) = endpoint else {
+        let shown = match (&endpoint, &ctx.caller) {
+            (Some(endpoint), Some(caller)) => self.door.shows(&ctx.house, endpoint, caller).await,
+            _ => true,
+        };
+        let Some(endpoint) = endpoint.filter(|_| shown) else {
             return match operator.filter(|_| self.serves != Serves::Public) {
                 Some(path) => {
                     ctx.told.method = "_operator";
@@ -195,7 +197,7 @@ impl Gateway {
             body,
             events: takes.events,
         };
-        match self.door.lead(led, &mut ctx.told) {
+        match self.door.lead(led, &mut ctx.told).await {
             Ok(Exit::Answer(answer)) => {
                 ctx.outcome = ctx.told.dropped.then_some(Outcome::Refused);
                 Box::pin(reply::whole(session, ctx, answer)).await.map(|()| None)
@@ -246,7 +248,8 @@ impl Gateway {
         let screen = |server: &Server| Screen::of(&server.name, &server.config, redactor.as_ref(), metrics);
         // A stream is gone on with only where the session has called before, and its caller still may.
         let house = ctx.house.clone();
-        let may = |server: &Server| self.door.may_reach(&house, &endpoint, &caller, server);
+        let reach = self.door.reach(&house, &endpoint, &caller).await;
+        let may = |server: &Server| reach.covers(server);
         match outgoing::resumption(session, &client, may, screen) {
             Ok(None) => {}
             Ok(Some(leave)) => {
@@ -256,7 +259,7 @@ impl Gateway {
             Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
         }
         let (core, drain) = (&self.door.core, self.door.drain.clone());
-        let lookout = Lookout::new(self.door.registry.clone(), &house, &endpoint, Era::Legacy, &caller);
+        let lookout = Lookout::new(self.door.registry.clone(), &house, &endpoint, Era::Legacy, &caller).await;
         let pass = self.passing(&endpoint.path, caller.clone());
         let patience = house.plan.config.limits.write_timeout.get();
         // A stream may last for days, and keeps nothing of the house that it began in.
@@ -275,18 +278,7 @@ impl Gateway {
     fn passing(&self, path: &Arc<str>, caller: Caller) -> Pass {
         let (door, path) = (self.door.clone(), path.clone());
         Arc::new(move |server, message| {
-            let house = door.registry.house();
-            let endpoint = house.catalog.endpoint(&path)?;
-            // One that was taken out of the file, or has other settings by now, says nothing any more.
-            let now = house.servers.get(&server.name)?;
-            if now.serial != server.serial || !door.may_reach(&house, endpoint, &caller, now) {
-                return None;
-            }
-            let redactor = house.plan.redactor.as_ref();
-            match Screen::of(&now.name, &now.config, redactor, &door.metrics) {
-                Some(screen) => screen.message(&message).ok().map(|clean| clean.unwrap_or(message)),
-                None => Some(message),
-            }
+            passed(door.clone(), path.clone(), caller.clone(), server, message).boxed()
         })
     }
 
@@ -314,5 +306,27 @@ impl Gateway {
     pub fn log_failure(&self, ctx: &Ctx, error: &UpstreamError) {
         let name = ctx.leave.as_ref().map(|leave| leave.server.name.clone()).unwrap_or_default();
         tracing::debug!(server = %name, %error, "a server failed");
+    }
+}
+
+/// What of a server's message its caller gets.
+async fn passed(
+    door: Arc<Door>,
+    path: Arc<str>,
+    caller: Caller,
+    server: Arc<Server>,
+    message: Bytes,
+) -> Option<Bytes> {
+    let house = door.registry.house();
+    let endpoint = house.catalog.endpoint(&path)?;
+    // One that was taken out of the file, or has other settings by now, says nothing any more.
+    let now = house.servers.get(&server.name)?;
+    if now.serial != server.serial || !door.reach(&house, endpoint, &caller).await.covers(now) {
+        return None;
+    }
+    let redactor = house.plan.redactor.as_ref();
+    match Screen::of(&now.name, &now.config, redactor, &door.metrics) {
+        Some(screen) => screen.message(&message).ok().map(|clean| clean.unwrap_or(message)),
+        None => Some(message),
     }
 }

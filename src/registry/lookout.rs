@@ -34,14 +34,14 @@ pub enum News {
 
 impl Lookout {
     /// Looks at what the caller saw in this house, and at all that came since.
-    pub fn new(
+    pub async fn new(
         registry: Arc<Registry>,
         house: &House,
         endpoint: &Arc<Endpoint>,
         era: Era,
         caller: &Caller,
     ) -> Self {
-        let own = house.sight(endpoint, caller, &registry.metrics).view(era).prints;
+        let own = registry.sight(house, endpoint, caller).await.view(era).prints;
         Self {
             news: registry.news.subscribe(),
             path: endpoint.path.clone(),
@@ -58,7 +58,7 @@ impl Lookout {
     pub async fn next(&mut self, caller: impl Fn() -> Caller) -> Option<News> {
         loop {
             if std::mem::take(&mut self.due)
-                && let Some(news) = self.look(&caller())
+                && let Some(news) = self.look(&caller()).await
             {
                 return Some(news);
             }
@@ -67,7 +67,7 @@ impl Lookout {
         }
     }
 
-    fn look(&mut self, caller: &Caller) -> Option<News> {
+    async fn look(&mut self, caller: &Caller) -> Option<News> {
         let house = self.registry.house();
         let Some(endpoint) = house.catalog.endpoint(&self.path) else { return Some(News::Gone) };
         let whole = endpoint.view(self.era).prints;
@@ -75,7 +75,7 @@ impl Lookout {
             return None;
         }
         (self.edition, self.whole) = (house.edition, whole);
-        let own = house.sight(endpoint, caller, &self.registry.metrics).view(self.era).prints;
+        let own = self.registry.sight(&house, endpoint, caller).await.view(self.era).prints;
         let before = std::mem::replace(&mut self.own, own);
         let kinds = Kind::ANNOUNCED.into_iter().zip(before.iter().zip(own));
         let changed: Vec<Kind> = kinds.filter(|(_, (old, new))| *old != new).map(|(kind, _)| kind).collect();

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use filters::rbac::Class;
-use filters::{Aim, Caller, Thing};
+use filters::{Aim, Caller};
 use moka::sync::Cache;
 
-use super::House;
+use super::apart::Work;
+use super::{House, Registry};
 use crate::catalog::{Endpoint, Kind, View};
-use crate::telemetry::Metrics;
 
 /// Bytes of all kept sights together, of which each caller may have one where rules look at who calls.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
@@ -25,21 +25,27 @@ impl Default for Sights {
     }
 }
 
-impl House {
+impl Registry {
     /// The endpoint as this caller sees it.
-    pub fn sight(&self, endpoint: &Arc<Endpoint>, caller: &Caller, metrics: &Arc<Metrics>) -> Arc<Endpoint> {
-        let rbac = &self.plan.chain.rbac;
+    pub async fn sight(&self, house: &House, endpoint: &Arc<Endpoint>, caller: &Caller) -> Arc<Endpoint> {
+        let rbac = &house.plan.chain.rbac;
         if rbac.is_open() {
             return endpoint.clone();
         }
         let key = (rbac.class(caller), endpoint.path.clone());
-        self.sights.0.get_with(key, || {
-            let may = |aim: &Aim<'_>| match aim.thing {
-                Thing::Server => rbac.sees_server(caller, aim.server),
-                _ => rbac.sees(caller, aim),
-            };
-            Arc::new(self.catalog.narrowed(endpoint, &may, metrics))
-        })
+        if let Some(known) = house.sights.0.get(&key) {
+            return known;
+        }
+        let known = || house.sights.0.get(&key);
+        let (sights, plan, catalog) = (house.sights.0.clone(), house.plan.clone(), house.catalog.clone());
+        let (key, whole, metrics) = (key.clone(), endpoint.clone(), self.metrics.clone());
+        let work = move |of: &Work| {
+            let may =
+                |aim: &Aim<'_>| plan.chain.rbac.sees_within(&of.caller, aim, of.fuel()).unwrap_or(false);
+            sights.get_with(key, || Arc::new(catalog.narrowed(&whole, &may, &metrics)))
+        };
+        let nothing = || Arc::new(house.catalog.narrowed(endpoint, &|_| false, &self.metrics));
+        self.apart.run(caller, known, work).await.unwrap_or_else(nothing)
     }
 }
 

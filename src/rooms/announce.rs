@@ -54,7 +54,7 @@ pub fn legacy(
                 let said = loop {
                     let Some(item) = stream.next().await else { return };
                     match &item.server {
-                        Some(server) => match pass(server, item.message) {
+                        Some(server) => match pass(server.clone(), item.message).await {
                             Some(message) => break message,
                             None => continue,
                         },

@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::call::{Aim, Caller, Thing};
-use crate::rules::{Condition, Outcome, Reads, Scene};
+use crate::rules::{Condition, Fuel, Outcome, Reads, Scene};
 use crate::uri::{self, Odd};
 
 pub use admit::{Denied, unknown};
@@ -217,6 +217,15 @@ impl Rbac {
         policy.prefix(caller, first_method(aim.thing), Some(Aim { name: &name, ..*aim })).seen
     }
 
+    /// The same for each name of a list, which costs no more than there is of `fuel` for all of them; none if it
+    /// cannot be told for want of it.
+    pub fn sees_within(&self, caller: &Caller, aim: &Aim<'_>, fuel: &Fuel) -> Option<bool> {
+        let Some(policy) = &self.0 else { return Some(true) };
+        let Ok(name) = policy.name(aim) else { return Some(false) };
+        let aim = Aim { name: &name, ..*aim };
+        policy.listed(caller, first_method(aim.thing), Some(aim), fuel).map(|prefix| prefix.seen)
+    }
+
     /// False only if everything of the server is denied for sure.
     pub fn sees_server(&self, caller: &Caller, server: &str) -> bool {
         self.sees(caller, &Aim { thing: Thing::Server, name: "", server })
@@ -229,11 +238,24 @@ impl Rbac {
 
     pub fn judge(&self, caller: &Caller, query: &Query<'_>) -> Judgement {
         let Some(policy) = &self.0 else { return Judgement::Allowed(Ground::Open) };
-        let Some(aim) = query.aim else { return policy.judge(caller, query) };
+        let Some(aim) = query.aim else { return policy.judge(caller, query, None) };
         match policy.name(&aim) {
-            Ok(name) => policy.judge(caller, &Query { aim: Some(Aim { name: &name, ..aim }), ..*query }),
+            Ok(name) => {
+                policy.judge(caller, &Query { aim: Some(Aim { name: &name, ..aim }), ..*query }, None)
+            }
             Err(odd) => Judgement::Ambiguous(odd),
         }
+    }
+
+    /// Whether one of many uses that a single request asks for is allowed; false if there is too little fuel for them.
+    pub fn allows_within(&self, caller: &Caller, query: &Query<'_>, fuel: &Fuel) -> bool {
+        let (Some(policy), Some(aim)) = (&self.0, query.aim) else {
+            return matches!(self.judge(caller, query), Judgement::Allowed(_));
+        };
+        let Ok(name) = policy.name(&aim) else { return false };
+        let query = Query { aim: Some(Aim { name: &name, ..aim }), ..*query };
+        let allowed = matches!(policy.judge(caller, &query, Some(fuel)), Judgement::Allowed(_));
+        !fuel.take_out() && allowed
     }
 
     /// The scopes that such a call needs, sorted, each once.
@@ -280,8 +302,12 @@ impl Policy {
         }
     }
 
-    fn judge(&self, caller: &Caller, query: &Query<'_>) -> Judgement {
-        let prefix = self.prefix(caller, query.method, query.aim);
+    fn judge(&self, caller: &Caller, query: &Query<'_>, fuel: Option<&Fuel>) -> Judgement {
+        let known = |method| match fuel {
+            None => Some(self.prefix(caller, method, query.aim)),
+            Some(fuel) => self.listed(caller, method, query.aim, fuel),
+        };
+        let Some(prefix) = known(query.method) else { return Judgement::Hidden(Ground::Default) };
         if let Some(ground) = &prefix.barred {
             return Judgement::Barred(ground.clone());
         }
@@ -293,13 +319,13 @@ impl Policy {
                 }
             } else {
                 // What a caller does not see it cannot touch by another method either.
-                let shown = self.prefix(caller, first, query.aim);
+                let Some(shown) = known(first) else { return Judgement::Hidden(Ground::Default) };
                 if !shown.seen {
                     return Judgement::Hidden(shown.end.clone());
                 }
             }
         }
-        let (allowed, ground) = match self.undecided(caller, query, &prefix) {
+        let (allowed, ground) = match self.undecided(caller, query, &prefix, fuel) {
             Some((effect, ground)) => (effect == Effect::Allow, ground),
             None => (prefix.allowed, prefix.end.clone()),
         };
@@ -317,11 +343,17 @@ impl Policy {
     }
 
     /// Asks the rules that were left undecided, in their order.
-    fn undecided(&self, caller: &Caller, query: &Query<'_>, prefix: &Prefix) -> Option<(Effect, Ground)> {
+    fn undecided(
+        &self,
+        caller: &Caller,
+        query: &Query<'_>,
+        prefix: &Prefix,
+        fuel: Option<&Fuel>,
+    ) -> Option<(Effect, Ground)> {
         if prefix.undecided.is_empty() {
             return None;
         }
-        let scene = Scene::new(caller, query.method, query.aim).with(query.arguments, query.ip);
+        let scene = Scene::new(caller, query.method, query.aim).with(query.arguments, query.ip).fuelled(fuel);
         prefix.undecided.iter().find_map(|undecided| {
             let rule = &self.rules[undecided.rule];
             let said = rule.when.ask(&scene, |part| part.reads.is_volatile());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Effect, Ground, Policy, Rule, first_method, matched};
 use crate::call::{Aim, Caller, Thing};
-use crate::rules::{Outcome, Reads, Scene};
+use crate::rules::{Fuel, Outcome, Reads, Scene};
 
 /// Most prefixes that are remembered, of a few hundred bytes each.
 const MAX_PREFIXES: u64 = 16_384;
@@ -70,14 +70,35 @@ impl Policy {
         if let Some(known) = self.cache.prefixes.get(&key) {
             return known;
         }
-        let made = Arc::new(self.make(caller, method, aim));
+        let made = Arc::new(self.make(caller, method, aim, None));
         self.cache.prefixes.insert(key, Arc::clone(&made));
         made
     }
 
-    fn make(&self, caller: &Caller, method: &str, aim: Option<Aim<'_>>) -> Prefix {
+    /// The same for a name in a list; none if there is too little fuel. What was judged for want of it is not
+    /// remembered: a call of that name has steps of its own.
+    pub(super) fn listed(
+        &self,
+        caller: &Caller,
+        method: &str,
+        aim: Option<Aim<'_>>,
+        fuel: &Fuel,
+    ) -> Option<Arc<Prefix>> {
+        let key = self.cache.key(caller, method, aim);
+        if let Some(known) = self.cache.prefixes.get(&key) {
+            return Some(known);
+        }
+        let made = Arc::new(self.make(caller, method, aim, Some(fuel)));
+        if fuel.take_out() {
+            return None;
+        }
+        self.cache.prefixes.insert(key, Arc::clone(&made));
+        Some(made)
+    }
+
+    fn make(&self, caller: &Caller, method: &str, aim: Option<Aim<'_>>, fuel: Option<&Fuel>) -> Prefix {
         let roles = self.roles.of(&caller.roles);
-        let scene = Scene::new(caller, method, aim);
+        let scene = Scene::new(caller, method, aim).fuelled(fuel);
         let mut undecided = Vec::new();
         let mut decided = None;
         for (index, rule) in self.rules.iter().enumerate() {
@@ -107,7 +128,7 @@ impl Policy {
         let scopes = self.needed_scopes(method, aim.as_ref());
         let lacks = scopes.iter().any(|scope| !caller.scopes.contains(scope));
         let seen = match aim {
-            Some(Aim { thing: Thing::Server, server, .. }) => self.sees_any(caller, &roles, server),
+            Some(Aim { thing: Thing::Server, server, .. }) => self.sees_any(caller, &roles, server, fuel),
             _ => allowed || undecided.iter().any(|u| self.rules[u.rule].effect == Effect::Allow),
         };
         Prefix {
@@ -121,9 +142,9 @@ impl Policy {
     }
 
     /// Whether anything of a server could be allowed.
-    fn sees_any(&self, caller: &Caller, roles: &[usize], server: &str) -> bool {
+    fn sees_any(&self, caller: &Caller, roles: &[usize], server: &str, fuel: Option<&Fuel>) -> bool {
         let aim = Aim { thing: Thing::Server, name: "", server };
-        let scene = Scene::new(caller, "", Some(aim));
+        let scene = Scene::new(caller, "", Some(aim)).fuelled(fuel);
         // What a part says of the server as such it says of every call to it.
         let lasting = |reads: Reads| !reads.is_volatile() && !reads.is_of_call();
         for rule in &self.rules {

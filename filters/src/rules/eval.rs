@@ -54,7 +54,7 @@ impl Condition {
             return Outcome::Failed(format!("the arguments cannot be judged: {why}"));
         }
         // No way to a panic is known; one that is found must not let a call through or end a worker.
-        let (said, overspent) = meter::within(part.steps, || {
+        let (said, overspent) = meter::within(part.steps, scene.fuel(), || {
             catch_unwind(AssertUnwindSafe(|| {
                 Value::resolve_val(&part.expr, context)
                     .map(|value| value.downcast_ref::<CelBool>().map(|b| *b.inner()))

@@ -10,6 +10,7 @@
 //! milliseconds.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue};
 use cel::common::types::{CelDouble, CelInt, CelString, DYN_TYPE, INT_TYPE, Kind};
@@ -18,12 +19,16 @@ use cel::{Env, ExecutionError, IdedExpr};
 
 use super::reads::each;
 use super::{scene, words};
+use crate::call::Caller;
 
 /// Steps of one condition in one call.
 pub const STEPS: u32 = 100_000;
 /// A part that reads neither arguments nor address is asked for each name in a list, and sees nothing that is larger
 /// than a token.
 const FIXED: u32 = STEPS / 4;
+/// Steps of all conditions that are asked for the names of one list, together: 20,000 each for 5,000 names. What is left
+/// of the names when they are spent is not shown.
+pub const LIST: u32 = 100_000_000;
 /// Bytes that cost a step: of a value that is gone over, and of a text that a pattern is held against.
 const BYTES: usize = 128;
 const SEARCHED: usize = 32;
@@ -44,11 +49,61 @@ const WEIGH: &str = "@weigh";
 const KEY: &str = "@key";
 const CUTTING: &str = "@cutting";
 
-/// Runs an evaluation that may spend this much; gives whether it spent more.
-pub(super) fn within<T>(steps: u32, evaluate: impl FnOnce() -> T) -> (T, bool) {
-    LEFT.set(steps);
+/// The steps that are left for a list. Each evaluation has its own bound too.
+pub struct Fuel {
+    left: AtomicU32,
+    /// An evaluation stopped because these were spent, not its own.
+    is_out: AtomicBool,
+    /// What it costs to make the claims of the caller into values, for each name anew.
+    claims: u32,
+}
+
+impl Fuel {
+    /// What one list of this caller may cost; see [`LIST`].
+    pub fn of(steps: u32, caller: &Caller) -> Self {
+        let claims = caller.claims.values().map(values).sum();
+        Self { left: AtomicU32::new(steps), is_out: AtomicBool::new(false), claims }
+    }
+
+    pub fn left(&self) -> u32 {
+        self.left.load(Relaxed)
+    }
+
+    /// Forgets that there was too little; gives whether there was.
+    pub(crate) fn take_out(&self) -> bool {
+        self.is_out.swap(false, Relaxed)
+    }
+
+    /// Pays for the claims as values.
+    pub(super) fn pay_claims(&self) {
+        self.burn(self.claims, self.left() < self.claims);
+    }
+
+    fn burn(&self, steps: u32, is_out: bool) {
+        self.left.store(self.left().saturating_sub(steps), Relaxed);
+        if is_out {
+            self.is_out.store(true, Relaxed);
+        }
+    }
+}
+
+fn values(of: &serde_json::Value) -> u32 {
+    match of {
+        serde_json::Value::Array(all) => 1 + all.iter().map(values).sum::<u32>(),
+        serde_json::Value::Object(all) => 1 + all.values().map(values).sum::<u32>(),
+        _ => 1,
+    }
+}
+
+/// Runs an evaluation that may spend this much, and no more than there is of `fuel`; gives whether it spent more.
+pub(super) fn within<T>(steps: u32, fuel: Option<&Fuel>, evaluate: impl FnOnce() -> T) -> (T, bool) {
+    let may = fuel.map_or(steps, |fuel| fuel.left().min(steps));
+    LEFT.set(may);
     OVERSPENT.set(false);
     let value = evaluate();
+    if let Some(fuel) = fuel {
+        fuel.burn(may - LEFT.get(), OVERSPENT.get() && may < steps);
+    }
     (value, OVERSPENT.get())
 }
 

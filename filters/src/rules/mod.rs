@@ -26,7 +26,7 @@ use cel::IdedExpr;
 use cel::common::ast::Expr;
 
 pub use eval::Outcome;
-pub use meter::{SPENT, STEPS};
+pub use meter::{Fuel, LIST, SPENT, STEPS};
 pub use reads::Reads;
 pub use scene::Scene;
 pub use value::{Arguments, Unfit};

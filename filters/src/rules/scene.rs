@@ -9,7 +9,7 @@ use cel::common::types::{CelList, CelMap, CelMapKey, CelString};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 
-use super::meter;
+use super::meter::{self, Fuel};
 use super::value::{self, Arguments, Unfit};
 use crate::call::{Aim, Caller, Thing};
 
@@ -22,6 +22,7 @@ pub struct Scene<'a> {
     aim: Option<Aim<'a>>,
     raw: Option<&'a [u8]>,
     address: Option<IpAddr>,
+    fuel: Option<&'a Fuel>,
     arguments: OnceLock<Result<Arguments<'a>, Unfit>>,
     ip: OnceLock<String>,
     roles: OnceLock<CelList<'a>>,
@@ -38,6 +39,7 @@ impl<'a> Scene<'a> {
             aim,
             raw: None,
             address: None,
+            fuel: None,
             arguments: OnceLock::new(),
             ip: OnceLock::new(),
             roles: OnceLock::new(),
@@ -51,6 +53,16 @@ impl<'a> Scene<'a> {
         self.raw = arguments;
         self.address = ip;
         self
+    }
+
+    /// The same, paid for out of what a list may cost.
+    pub fn fuelled(mut self, fuel: Option<&'a Fuel>) -> Self {
+        self.fuel = fuel;
+        self
+    }
+
+    pub(super) fn fuel(&self) -> Option<&'a Fuel> {
+        self.fuel
     }
 
     /// Why the arguments cannot be judged, if they cannot.
@@ -88,7 +100,11 @@ impl<'a> Scene<'a> {
                 Some(CowVal::Borrowed(self.scopes.get_or_init(|| value::strings(&self.caller.scopes))))
             }
             "caller.claims" => {
-                Some(CowVal::Borrowed(self.claims.get_or_init(|| value::object(&self.caller.claims))))
+                let made = || {
+                    self.fuel.into_iter().for_each(Fuel::pay_claims);
+                    value::object(&self.caller.claims)
+                };
+                Some(CowVal::Borrowed(self.claims.get_or_init(made)))
             }
             "caller.user" => text(&self.caller.user),
             "caller.tenant" => maybe(&self.caller.tenant),

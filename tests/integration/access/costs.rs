@@ -1,10 +1,13 @@
 //! Conditions over what strangers choose on both sides.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
 use serde_json::json;
 
 use super::{Caller, key};
 use crate::harness::{Gateway, read};
+use crate::puppet::{Act, Puppet, answer, json_answer, tools};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn elements_of_a_token_against_those_of_a_call_hold_up_nobody() {
@@ -50,4 +53,63 @@ auth:
     let metrics = metrics.send().await.expect("an answer").text().await.expect("a text");
     let told = "toolgate_filter_rejections_total{filter=\"rbac\",reason=\"rule_too_costly\"} 4";
     assert!(metrics.lines().any(|line| line == told), "{metrics}");
+}
+
+/// Rules are asked for each name of a list. With one serving thread, calls of others come and go meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_costs_much_keeps_no_serving_thread() {
+    let many = Puppet::start(|seen| match seen.method() {
+        "tools/list" => {
+            let names: Vec<String> = (0..400).map(|n| format!("t{n}")).collect();
+            let list = tools(&names.iter().map(String::as_str).collect::<Vec<_>>());
+            Act::Say(json_answer(&answer(seen, &list)))
+        }
+        _ => Act::Good,
+    })
+    .await;
+    let secret = "s".repeat(40);
+    let gateway = Gateway::start(&format!(
+        r#"workers: 1
+mcpServers: {{many: {{url: "{}"}}, demo: {{builtin: demo}}}}
+auth:
+  jwt:
+    - {{issuer: "https://me.example", audience: toolgate, secret: "{secret}"}}
+  api_keys:
+{}rbac:
+  default: allow
+  rules:
+    - {{name: foreign, when: 'has(caller.claims.g) && caller.claims.g.exists(x, call.tool == x + "__t")', effect: deny}}
+"#,
+        many.url,
+        key("ann", "")
+    ))
+    .await;
+    let claims = json!({"iss": "https://me.example", "aud": "toolgate", "sub": "mallory", "exp": 4_000_000_000_u64,
+        "g": (0..1_000).map(|n| n.to_string()).collect::<Vec<_>>()});
+    let token = encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.as_bytes()));
+    let token = token.expect("a token");
+    let ann = Caller::new(&gateway, "ann");
+    gateway.eventually("all are listed", async |_| ann.tools("/mcp").await.len() > 400).await;
+
+    let meanwhile = AtomicU32::new(0);
+    let list = gateway.modern_request("/mcp", "tools/list", json!({})).bearer_auth(&token);
+    let list = async { read(list.send().await.expect("an answer")).await };
+    let others = async {
+        loop {
+            let (status, answer) = ann.call("demo__echo", json!({"message": "hi"})).await;
+            assert_eq!(status, 200, "{answer}");
+            meanwhile.fetch_add(1, Relaxed);
+        }
+    };
+    let (status, listed) = tokio::select! {
+        listed = list => listed,
+        () = others => unreachable!("they go on for ever"),
+    };
+    assert_eq!(status, 200, "{listed}");
+    assert!(
+        listed["result"]["tools"].as_array().is_some_and(|tools| tools.len() > 400),
+        "none of them is foreign"
+    );
+    let meanwhile = meanwhile.into_inner();
+    assert!(meanwhile >= 10, "{meanwhile} calls were answered while the list was made");
 }

@@ -24,14 +24,16 @@ mod listing;
 mod naming;
 pub mod pins;
 mod schema;
+mod scope;
 mod templates;
 mod view;
 
 pub use listing::{Item, Listing, Lists, Page, Rejected};
 pub use naming::federated;
 pub use schema::Lazy;
+use scope::Scope;
 use templates::Templates;
-use view::{Scope, endpoint};
+use view::endpoint;
 
 /// Entries on one page of a list. Large, because many clients read the first page only.
 const PAGE: usize = 1000;

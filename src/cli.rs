@@ -196,7 +196,7 @@ fn obey(cli: Cli) -> ExitCode {
         }
         Some(Command::Explain { config, sub, roles, scopes, tenant, offline, method, name, arguments }) => {
             let who = who::Who { user: sub, roles, scopes, tenant };
-            let what = explain::What { method, name, arguments, offline };
+            let what = found::What { method, name, arguments, offline };
             with_file(&config, |config, file| explain::explain(config, file, who, &what))
         }
         Some(Command::Token { config, sub, roles, scopes, tenant, ttl, issuer }) => {

@@ -13,6 +13,7 @@ mod outbox;
 mod place;
 mod room;
 mod runs;
+mod share;
 mod shared;
 mod table;
 
@@ -45,8 +46,8 @@ use asked::Asked;
 pub use memory::{Deed, Memory};
 pub use outbox::{Item, Outbox, Stream, TooMany};
 use place::Place;
-pub use room::{Full, Holder, Room};
 pub use runs::{Begun, Run, Runs, Sent};
+pub use share::{Full, Holder, Room};
 use shared::Shared;
 pub use table::Sessions;
 

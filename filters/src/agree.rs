@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::call::{Call, Doubtful, Era, Head, header};
-use crate::chain::Filter;
+use crate::filter::Filter;
 use crate::rpc::{Kind, META_CAPABILITIES, META_VERSION, Rpc};
 use crate::verdict::{Refusal, Verdict, code};
 

@@ -6,6 +6,7 @@
 use crate::agree::Agree;
 use crate::auth::Auth;
 use crate::call::{Call, Caller, Era, Head, Refused};
+use crate::filter::Filter;
 use crate::json::Span;
 use crate::origin::Origin;
 use crate::rate::{Held, Rate};
@@ -13,24 +14,6 @@ use crate::rbac::{Denied, Rbac};
 use crate::rpc::Rpc;
 use crate::size::Size;
 use crate::verdict::{Refusal, Verdict};
-
-/// One judge. It sees values and gives a verdict; the default is to have no opinion.
-pub trait Filter {
-    /// Label in metrics and logs.
-    const NAME: &'static str;
-
-    /// Judges the head, before one byte of the body is read.
-    fn greet(&self, head: &Head<'_>) -> impl Future<Output = Verdict> + Send {
-        let _ = head;
-        std::future::ready(Verdict::Pass)
-    }
-
-    /// Judges the call as a whole.
-    fn admit(&self, call: &mut Call<'_>) -> impl Future<Output = Verdict> + Send {
-        let _ = call;
-        std::future::ready(Verdict::Pass)
-    }
-}
 
 /// The filters in the order in which they judge.
 pub struct Chain {

@@ -7,6 +7,7 @@ pub mod agree;
 pub mod auth;
 pub mod call;
 pub mod chain;
+pub mod filter;
 pub mod guard;
 pub mod json;
 pub mod mirror;
@@ -21,7 +22,8 @@ pub mod uri;
 pub mod verdict;
 
 pub use call::{Aim, Call, Caller, Era, Head, Identity, Means, Refused, Thing};
-pub use chain::{Chain, Filter, Permit, Stop};
+pub use chain::{Chain, Permit, Stop};
+pub use filter::Filter;
 pub use json::{Span, Text};
 pub use rpc::{Kind, Rpc};
 pub use verdict::{Refusal, Verdict};

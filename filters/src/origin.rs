@@ -4,7 +4,7 @@
 use http::header::{HOST, ORIGIN};
 
 use crate::call::Head;
-use crate::chain::Filter;
+use crate::filter::Filter;
 use crate::verdict::{Refusal, Verdict};
 
 /// Allowed origins and hosts. Loopback names are the default for both, and are then allowed with any port.

@@ -3,7 +3,7 @@
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 
 use crate::call::Head;
-use crate::chain::Filter;
+use crate::filter::Filter;
 use crate::verdict::{Refusal, Verdict};
 
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use filters::Era;
 use filters::agree::quote;
 
 use super::Face;
-use super::view::Scope;
+use super::scope::Scope;
 use crate::protocol::wire;
 use crate::server::Server;
 use crate::upstream::house_info;

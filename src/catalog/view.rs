@@ -8,18 +8,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use filters::{Aim, Era, Thing};
 
 use super::greeting::{self, Known};
+use super::scope::Scope;
 use super::{Endpoint, FRESH, Face, Item, Kind, Lazy, Listing, PAGE, Seen, Target, View};
-use crate::config::{Globs, Validate};
+use crate::config::Validate;
 use crate::protocol::wire;
 use crate::server::Server;
 use crate::telemetry::Metrics;
-
-/// Which servers an endpoint shows, and under which names.
-pub enum Scope<'a> {
-    All,
-    Single,
-    Toolset(&'a Globs),
-}
 
 /// Whether its holder may use a thing; without one, everybody may use everything.
 type May<'a> = Option<&'a dyn Fn(&Aim<'_>) -> bool>;

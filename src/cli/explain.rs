@@ -10,21 +10,12 @@ use filters::agree::quote;
 use filters::rbac::{Effect, Ground, Judgement, List, Query};
 use filters::{Aim, Caller, Chain, Head, Thing};
 
-use super::found::{self, Found};
+use super::found::{self, Found, What};
 use super::who::Who;
 use crate::config::{self, Config, Line, Pattern, Redaction, Validate};
 use crate::plan::judges::{self, Lasting};
 use crate::protocol::method::Method;
 use crate::upstream::house_meta;
-
-/// The call that is explained.
-pub struct What {
-    pub method: String,
-    pub name: Option<String>,
-    pub arguments: Option<String>,
-    /// No server is asked.
-    pub offline: bool,
-}
 
 /// Prints the walk; exit 0 if the call passes, 1 if it does not, or if there is no such thing.
 pub fn explain(config: Config, file: &Path, who: Who, what: &What) -> ExitCode {

@@ -1,11 +1,19 @@
 //! Whether there is what an explained call is for: the one server that it could belong to is asked.
 
-use super::explain::What;
 use super::{ask, nearest};
 use crate::app::App;
 use crate::catalog::Kind;
 use crate::config::Config;
 use crate::protocol::method::Method;
+
+/// The call that is explained.
+pub struct What {
+    pub method: String,
+    pub name: Option<String>,
+    pub arguments: Option<String>,
+    /// No server is asked.
+    pub offline: bool,
+}
 
 /// Whether there is what the call is for.
 pub enum Found {

@@ -6,13 +6,12 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::auth::{names, scopes};
 use super::digest::Digest;
 use super::inquest::Spot;
 use super::known::Known;
 use super::leaf::Leaf;
 use super::line::Line;
-use super::names::{Name, Scope};
+use super::names::{Name, Scope, names, scopes};
 use super::secret::Secret;
 
 /// A key that is taken, and whom it stands for.

@@ -9,7 +9,7 @@ use super::inquest::Spot;
 use super::issuer::{self, Issuer};
 use super::known::Known;
 use super::leaf::{Leaf, leaf};
-use super::names::{Name, Scope};
+use super::names::{Name, Scope, names, scopes};
 use super::secret::Secret;
 use super::url::Url;
 
@@ -199,14 +199,6 @@ impl JsonSchema for Link {
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         Url::json_schema(generator)
     }
-}
-
-pub(super) fn names(names: Vec<Name>) -> Vec<String> {
-    names.into_iter().map(|name| name.0).collect()
-}
-
-pub(super) fn scopes(scopes: Vec<Scope>) -> Vec<String> {
-    scopes.into_iter().map(|scope| scope.0).collect()
 }
 
 fn name<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {

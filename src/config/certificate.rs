@@ -6,12 +6,11 @@ use globset::{GlobBuilder, GlobMatcher};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::auth::{names, scopes};
 use super::globs::Glob;
 use super::inquest::Spot;
 use super::known::Known;
 use super::line::Line;
-use super::names::{Name, Scope};
+use super::names::{Name, Scope, names, scopes};
 
 /// Certificates that are taken, and whom they stand for.
 #[derive(Clone, Debug, PartialEq, Eq)]

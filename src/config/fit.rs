@@ -23,6 +23,9 @@ const KINDS: [(&str, &[&str]); 4] = [
     ("urls", &["headers", "retry", "balance", "http2", "tls"]),
 ];
 
+/// Most endpoints of one server: a call remembers in one word which of them it has tried.
+const MOST: usize = 64;
+
 /// Headers that the gateway writes itself.
 const OWN_HEADERS: [&str; 14] = [
     "accept",
@@ -259,6 +262,30 @@ impl Written {
         } else if credentials == Credentials::Exchange && authorization {
             let what = "the exchanged token and the `Authorization` in `headers` cannot both be sent";
             spot_here.refuse(what, "remove one of the two");
+        }
+    }
+
+    /// Reports what does not fit of `urls`, `balance` and `retry`.
+    fn check_pool(&self, spot: &Spot<'_>) {
+        if let (Some(retry), Some(spot)) = (&self.retry, spot.child("retry")) {
+            within(&spot, "attempts", retry.attempts, (2, 5));
+            if let Some(on) = spot.child("on") {
+                if on.node.items().is_empty() && !on.node.is_faulty() {
+                    on.refuse("empty: nothing would be tried again", "name some, or remove `retry`");
+                }
+                on.check_distinct();
+            }
+        }
+        let Some(urls) = spot.child("urls").filter(|urls| !urls.node.is_null()) else { return };
+        if urls.node.items().len() > MOST {
+            urls.refuse("too many", format!("a server has at most {MOST} endpoints"));
+        } else if urls.node.items().is_empty() && !urls.node.is_faulty() {
+            urls.refuse("empty", "expected the URL of each endpoint");
+        }
+        urls.check_distinct();
+        let schemes = self.urls.iter().flatten().map(super::Url::is_tls);
+        if schemes.clone().any(|tls| tls) && schemes.clone().any(|tls| !tls) {
+            urls.refuse("some are https and some are http", "equal endpoints are reached in the same way");
         }
     }
 }

@@ -9,13 +9,13 @@ use std::rc::Rc;
 use super::env::{self, Environment};
 use super::faults::{Fault, Faults, MAX_FAULTS};
 use super::line::Line;
-use super::loading::Files;
 use super::mask;
-use super::notes::Note;
-use super::plant::Wrong;
+use super::notes::{Note, Unread};
 use super::source::{Bytes, Source};
-use super::tree::{Entry, Node, Value};
-use super::unread::Unread;
+use super::tree::{Entry, Node, Value, Wrong};
+
+/// How a file that the configuration names is read, and why it could not be.
+pub(super) type Files<'f> = dyn Fn(&std::path::Path) -> std::io::Result<String> + 'f;
 
 /// The faults found so far in a file.
 pub(super) struct Inquest<'t> {

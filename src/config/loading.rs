@@ -5,14 +5,11 @@ use std::rc::Rc;
 
 use super::dialect;
 use super::env::Environment;
-use super::inquest::{Inquest, Spot};
-use super::plant::{self, Wrong};
+use super::inquest::{Files, Inquest, Spot};
+use super::plant;
 use super::source::Source;
-use super::tree::{Node, Value};
+use super::tree::{Node, Value, Wrong};
 use super::{Config, Faults, MAX_FILE, MINIMUM, Size, file, hash, mask, print};
-
-/// How a file that the configuration names is read, and why it could not be.
-pub(super) type Files<'f> = dyn Fn(&Path) -> std::io::Result<String> + 'f;
 
 /// What a file is read with.
 #[derive(Clone, Copy)]

@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 
 use crate::files;
 
-mod access;
 mod advice;
 mod api_key;
 mod auth;

@@ -175,6 +175,16 @@ word_schema!(Name, "Name", "^\\S(.*\\S)?$", "A name, without blanks around it.")
 word_schema!(Scope, "Scope", "^[!#-\\[\\]-~]{1,256}$", "An OAuth scope.");
 word_schema!(ToolName, "ToolName", "^[A-Za-z0-9_-]{1,64}$", "The name that a tool gets.");
 
+/// Their texts.
+pub(super) fn names(names: Vec<Name>) -> Vec<String> {
+    names.into_iter().map(|name| name.0).collect()
+}
+
+/// Their texts.
+pub(super) fn scopes(scopes: Vec<Scope>) -> Vec<String> {
+    scopes.into_iter().map(|scope| scope.0).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use super::source::Bytes;
+
 /// One thing to know about how a file was read.
 #[derive(Clone, Debug)]
 pub struct Note {
@@ -13,6 +15,13 @@ pub struct Note {
     pub text: String,
     /// Something of the file means nothing here, or may mean something else than where it comes from.
     pub warns: bool,
+}
+
+/// A key that is not read, and whose it is; `None` is the file's.
+pub(super) struct Unread {
+    pub(super) bytes: Bytes,
+    pub(super) key: String,
+    pub(super) server: Option<String>,
 }
 
 /// All notes of a file, in its order.

@@ -12,26 +12,10 @@ use serde_saphyr::granit_parser::{
 
 use super::source::{Bytes, Source};
 use super::syntax;
-use super::tree::{Entry, Node, Scalar, Value};
+use super::tree::{Entry, MAX_DEPTH, Node, Scalar, Value, Wrong};
 
 /// Values that a file may hold, an aliased one counted each time: an alias bomb ends here.
 const MAX_NODES: usize = 200_000;
-/// Levels of nesting that a file may have.
-pub(super) const MAX_DEPTH: usize = 64;
-
-/// Something wrong with the YAML itself.
-pub(super) struct Wrong {
-    pub bytes: Bytes,
-    pub message: String,
-    pub expected: String,
-    pub help: &'static str,
-}
-
-impl Wrong {
-    pub(super) fn new(bytes: Bytes, message: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self { bytes, message: message.into(), expected: expected.into(), help: "" }
-    }
-}
 
 /// Reads the file. `Ok(None)` is a file without a value; the list holds what is wrong with the YAML beside that.
 /// `Err` is a file that cannot be understood past this point. `shift` bytes stand before the text that the source does

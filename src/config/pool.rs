@@ -5,13 +5,6 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::inquest::Spot;
-use super::limits::within;
-use super::paste::Written;
-
-/// Most endpoints of one server: a call remembers in one word which of them it has tried.
-const MOST: usize = 64;
-
 /// Which of several endpoints a call goes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -62,31 +55,5 @@ pub enum RetryOn {
 impl Default for Retry {
     fn default() -> Self {
         Self { attempts: 2, on: vec![RetryOn::Connect], idempotent: false }
-    }
-}
-
-impl Written {
-    /// Reports what does not fit of `urls`, `balance` and `retry`.
-    pub(super) fn check_pool(&self, spot: &Spot<'_>) {
-        if let (Some(retry), Some(spot)) = (&self.retry, spot.child("retry")) {
-            within(&spot, "attempts", retry.attempts, (2, 5));
-            if let Some(on) = spot.child("on") {
-                if on.node.items().is_empty() && !on.node.is_faulty() {
-                    on.refuse("empty: nothing would be tried again", "name some, or remove `retry`");
-                }
-                on.check_distinct();
-            }
-        }
-        let Some(urls) = spot.child("urls").filter(|urls| !urls.node.is_null()) else { return };
-        if urls.node.items().len() > MOST {
-            urls.refuse("too many", format!("a server has at most {MOST} endpoints"));
-        } else if urls.node.items().is_empty() && !urls.node.is_faulty() {
-            urls.refuse("empty", "expected the URL of each endpoint");
-        }
-        urls.check_distinct();
-        let schemes = self.urls.iter().flatten().map(super::Url::is_tls);
-        if schemes.clone().any(|tls| tls) && schemes.clone().any(|tls| !tls) {
-            urls.refuse("some are https and some are http", "equal endpoints are reached in the same way");
-        }
     }
 }

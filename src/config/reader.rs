@@ -12,13 +12,15 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{self, Expected, Unexpected, Visitor};
+use serde::de::value::StrDeserializer;
+use serde::de::{
+    self, DeserializeSeed, EnumAccess, Expected, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
+};
 
-use super::access::{Entries, Items, Word};
 use super::faults::MAX_FAULTS;
 use super::inquest::Spot;
 use super::later;
-use super::tree::{Scalar, Value};
+use super::tree::{Entry, Scalar, Value};
 
 /// Reads a value of the tree; `None` if that was not possible, which has then been reported.
 pub(super) fn read<'t, T: Deserialize<'t>>(spot: &Spot<'t>) -> Option<T> {
@@ -267,5 +269,107 @@ impl<'t> de::Deserializer<'t> for Reader<'_, 't> {
     serde::forward_to_deserialize_any! {
         <V: Visitor<'t>>
         i128 u128 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
+    }
+}
+
+/// The items of a list; the faulty ones are passed over.
+struct Items<'a, 't> {
+    spot: &'a Spot<'t>,
+    next: usize,
+}
+
+impl<'a, 't> Items<'a, 't> {
+    fn of(spot: &'a Spot<'t>) -> Self {
+        Self { spot, next: 0 }
+    }
+}
+
+impl<'t> SeqAccess<'t> for Items<'_, 't> {
+    type Error = Wrong;
+
+    fn next_element_seed<S: DeserializeSeed<'t>>(&mut self, seed: S) -> Result<Option<S::Value>, Wrong> {
+        while let Some(node) = self.spot.node.items().get(self.next) {
+            let index = self.next;
+            self.next += 1;
+            if !node.is_faulty() {
+                return seed.deserialize(Reader(&self.spot.item(index, node))).map(Some);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The entries of a mapping; the faulty ones are passed over.
+struct Entries<'a, 't> {
+    spot: &'a Spot<'t>,
+    next: usize,
+    /// The one whose key was read last.
+    open: Option<&'t Entry>,
+}
+
+impl<'a, 't> Entries<'a, 't> {
+    fn of(spot: &'a Spot<'t>) -> Self {
+        Self { spot, next: 0, open: None }
+    }
+}
+
+impl<'t> MapAccess<'t> for Entries<'_, 't> {
+    type Error = Wrong;
+
+    fn next_key_seed<S: DeserializeSeed<'t>>(&mut self, seed: S) -> Result<Option<S::Value>, Wrong> {
+        while let Some(entry) = self.spot.node.entries().get(self.next) {
+            self.next += 1;
+            if entry.is_faulty() {
+                continue;
+            }
+            self.open = Some(entry);
+            return match seed.deserialize(StrDeserializer::new(&entry.key)) {
+                Ok(key) => Ok(Some(key)),
+                Err(Wrong::Value { what, expected }) => {
+                    let spot = self.spot.under(entry);
+                    spot.refuse_key(format!("{}: {what}", spot.path), expected, "");
+                    Err(Wrong::Reported)
+                }
+                Err(other) => Err(other),
+            };
+        }
+        Ok(None)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'t>>(&mut self, seed: S) -> Result<S::Value, Wrong> {
+        let entry = self.open.take().expect("serde asks for a key first");
+        seed.deserialize(Reader(&self.spot.under(entry)))
+    }
+}
+
+/// One of an enum's words.
+struct Word(pub &'static str);
+
+impl<'t> EnumAccess<'t> for Word {
+    type Error = Wrong;
+    type Variant = Self;
+
+    fn variant_seed<S: DeserializeSeed<'t>>(self, seed: S) -> Result<(S::Value, Self), Wrong> {
+        Ok((seed.deserialize(StrDeserializer::new(self.0))?, self))
+    }
+}
+
+impl<'t> VariantAccess<'t> for Word {
+    type Error = Wrong;
+
+    fn unit_variant(self) -> Result<(), Wrong> {
+        Ok(())
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'t>>(self, _: S) -> Result<S::Value, Wrong> {
+        Err(de::Error::custom("a word takes no value"))
+    }
+
+    fn tuple_variant<V: Visitor<'t>>(self, _: usize, _: V) -> Result<V::Value, Wrong> {
+        Err(de::Error::custom("a word takes no values"))
+    }
+
+    fn struct_variant<V: Visitor<'t>>(self, _: &'static [&'static str], _: V) -> Result<V::Value, Wrong> {
+        Err(de::Error::custom("a word takes no keys"))
     }
 }

@@ -4,8 +4,8 @@
 
 use serde_saphyr::granit_parser::{ErrorKind, ScanError};
 
-use super::plant::{MAX_DEPTH, Wrong};
 use super::source::Source;
+use super::tree::{MAX_DEPTH, Wrong};
 
 /// The fault at this byte of the file.
 pub(super) fn wrong(error: &ScanError, at: usize, source: &Source<'_>) -> Wrong {

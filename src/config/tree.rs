@@ -167,6 +167,23 @@ fn is_number(text: &str) -> bool {
     unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') && unsigned.parse::<f64>().is_ok()
 }
 
+/// Levels of nesting that a file may have.
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// Something wrong with the YAML itself.
+pub(super) struct Wrong {
+    pub bytes: Bytes,
+    pub message: String,
+    pub expected: String,
+    pub help: &'static str,
+}
+
+impl Wrong {
+    pub(super) fn new(bytes: Bytes, message: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self { bytes, message: message.into(), expected: expected.into(), help: "" }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,15 +4,8 @@ use std::collections::BTreeMap;
 
 use super::inquest::{Inquest, Spot};
 use super::later;
-use super::notes::{Note, Notes};
+use super::notes::{Note, Notes, Unread};
 use super::source::Bytes;
-
-/// A key that is not read, and whose it is; `None` is the file's.
-pub(super) struct Unread {
-    bytes: Bytes,
-    key: String,
-    server: Option<String>,
-}
 
 impl Inquest<'_> {
     /// Another program wrote the file, or a part of it: it may say what is not for us.

@@ -12,6 +12,9 @@ use filters::{Refusal, Span, Text};
 
 use super::method::Method;
 
+/// The key of `_meta` that says to which subscription a message belongs (2026-07-28, basic/utilities/subscriptions).
+pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+
 /// `{"jsonrpc":"2.0","id":ID,"result":RESULT}`; both are JSON text.
 pub fn result(id: &[u8], result: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(id.len() + result.len() + 40);
@@ -223,6 +226,19 @@ pub fn member(object: &[u8], name: &str) -> Option<Span> {
 pub fn string(raw: &[u8]) -> Option<String> {
     let text = Reader::lenient(raw, 1).and_then(|mut r| r.string()).ok()?;
     Some(text.read(raw).into_owned())
+}
+
+/// The strings of a JSON array; none if it is something else.
+pub fn strings(array: &[u8]) -> Option<Vec<String>> {
+    let mut all = Vec::new();
+    let mut reader = Reader::new(array, 1).ok()?;
+    reader
+        .array(|r| {
+            all.push(r.string()?.read(array).into_owned());
+            Ok(())
+        })
+        .ok()?;
+    Some(all)
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use filters::agree::quote;
-use filters::json::Reader;
 use filters::{Caller, Era};
 use futures::future::join_all;
 use tokio::runtime::Handle;
@@ -21,11 +20,11 @@ use super::follow::{self, Followed};
 use super::{Leash, Talk, Word};
 use crate::catalog::{Endpoint, Kind};
 use crate::protocol::wire;
+use crate::protocol::wire::{SUBSCRIPTION, strings};
 use crate::registry::{Lookout, News, Registry};
 use crate::server::Server;
 use crate::session::{Pass, Session, TooMany};
 
-pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// Most resources that one stream follows.
 const MOST: usize = 1024;
 
@@ -177,19 +176,6 @@ impl Filter {
         }
         format!("{{{}}}", parts.join(","))
     }
-}
-
-/// The strings of a JSON array; none if it is something else.
-pub fn strings(array: &[u8]) -> Option<Vec<String>> {
-    let mut all = Vec::new();
-    let mut reader = Reader::new(array, 1).ok()?;
-    reader
-        .array(|r| {
-            all.push(r.string()?.read(array).into_owned());
-            Ok(())
-        })
-        .ok()?;
-    Some(all)
 }
 
 /// A `subscriptions/listen` of a client.

@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Leash;
-use super::announce::{SUBSCRIPTION, strings};
 use crate::protocol::wire;
+use crate::protocol::wire::{SUBSCRIPTION, strings};
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::upstream::{Ending, house_meta};

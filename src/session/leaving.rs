@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 
 use super::Session;
-use super::place::Place;
-use crate::address::CANCELLED;
+use super::place::{Place, left};
 use crate::server::Server;
 use crate::upstream::WireId;
 use crate::upstream::http::Seat;
@@ -16,8 +15,6 @@ use crate::upstream::http::Seat;
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a question that belongs to no call may keep a seat.
 const UNANSWERED: Duration = Duration::from_secs(30);
-/// How long a server may take to hear of an end.
-const BRIEF: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Leaves a place whose server is not configured any more, when nothing runs there.
@@ -96,15 +93,4 @@ impl Session {
         });
         tokio::join!(join_all(leaving), self.leave_shared());
     }
-}
-
-/// Tells an endpoint that a seat is left, and with it these requests: not every server ends them with the session.
-pub(super) async fn left(server: &Server, seat: &Seat, runs: &[WireId]) {
-    let Some(http) = server.upstream.http() else { return };
-    let cancelled = runs.iter().map(|id| {
-        let params = format!(r#"{{"requestId":{},"reason":"the session has ended"}}"#, id.as_str());
-        tokio::time::timeout(BRIEF, http.notify(seat, CANCELLED, params.into()))
-    });
-    join_all(cancelled).await;
-    http.leave(seat).await;
 }

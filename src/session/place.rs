@@ -9,16 +9,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use futures::future::join_all;
 use http::HeaderValue;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::{Servers, Session, leaving};
+use super::{Servers, Session};
+use crate::address::CANCELLED;
 use crate::server::Server;
 use crate::upstream::http::Seat;
-use crate::upstream::{Hello, Said, UpstreamError};
+use crate::upstream::{Hello, Said, UpstreamError, WireId};
 
-/// How long a server may take to hear of a level.
+/// How long a server may take to hear of a level, or of an end.
 const BRIEF: Duration = Duration::from_secs(5);
 /// How long the first call of a session waits for the stream of what the server says unasked.
 const STANDS: Duration = Duration::from_secs(1);
@@ -228,7 +230,7 @@ impl Session {
         }
         let (seat, hello) = self.open(&server, bearer).await?;
         if self.ended.is_cancelled() {
-            leaving::left(&server, &seat, &[]).await;
+            left(&server, &seat, &[]).await;
             return Err(UpstreamError::Ended);
         }
         self.level(&server, &seat, &hello).await;
@@ -342,4 +344,15 @@ pub(super) fn part_of(time: Duration) -> Duration {
 /// Whether a seat can be used: its endpoint is still one of the server's, and no worse than all others.
 fn is_home(server: &Server, seat: &Seat) -> bool {
     server.upstream.http().is_some_and(|pool| pool.is_home(seat))
+}
+
+/// Tells an endpoint that a seat is left, and with it these requests: not every server ends them with the session.
+pub(super) async fn left(server: &Server, seat: &Seat, runs: &[WireId]) {
+    let Some(http) = server.upstream.http() else { return };
+    let cancelled = runs.iter().map(|id| {
+        let params = format!(r#"{{"requestId":{},"reason":"the session has ended"}}"#, id.as_str());
+        tokio::time::timeout(BRIEF, http.notify(seat, CANCELLED, params.into()))
+    });
+    join_all(cancelled).await;
+    http.leave(seat).await;
 }

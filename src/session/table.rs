@@ -14,7 +14,7 @@ use filters::Caller;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::room::{Full, Held, Holder, Room};
+use super::share::{Full, Held, Holder, Room};
 use super::{Servers, Session};
 use crate::protocol::wire;
 use crate::telemetry::Metrics;

@@ -16,8 +16,7 @@ use super::answer::{Read, passes};
 use super::events::{Events, Heard, heard, is_stream};
 use super::runs::Run;
 use super::session::Session;
-use crate::protocol::wire;
-use crate::rooms::announce::SUBSCRIPTION;
+use crate::protocol::wire::{self, SUBSCRIPTION};
 
 /// How long a stream is left alone after its end; longer each time, unless it stood for a while.
 #[derive(Debug)]

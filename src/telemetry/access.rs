@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use chrono::{DateTime, Timelike as _, Utc};
 use filters::agree::quote_to;
 
 use super::Outcome;
@@ -61,25 +60,6 @@ impl Access {
         if let Some(pen) = self.0 {
             pen.tell(|page| if pen.json { json(page, line) } else { text(page, line) });
         }
-    }
-}
-
-/// The time as text, which is the same for a second but for its end.
-#[derive(Default)]
-pub struct Clock {
-    second: Option<i64>,
-    text: String,
-}
-
-impl Clock {
-    fn tell(&mut self, out: &mut String, at: SystemTime) {
-        let at = DateTime::<Utc>::from(at);
-        if self.second.replace(at.timestamp()) != Some(at.timestamp()) {
-            self.text.clear();
-            let _ = write!(self.text, "{}", at.format("%Y-%m-%dT%H:%M:%S"));
-        }
-        out.push_str(&self.text);
-        let _ = write!(out, ".{:03}Z", at.nanosecond() / 1_000_000 % 1000);
     }
 }
 

@@ -8,6 +8,7 @@ mod dropped;
 mod metrics;
 mod pen;
 mod plain;
+mod timestamp;
 
 pub use dropped::Dropped;
 pub use metrics::{Counted, Metrics, Outcome, Way};

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 
-use super::access;
+use super::timestamp::Clock;
 use crate::config::Format;
 
 /// Bytes that a thread may have on its page; what comes then is dropped.
@@ -52,7 +52,7 @@ thread_local! {
 #[derive(Default)]
 pub struct Page {
     pub text: String,
-    pub clock: access::Clock,
+    pub clock: Clock,
     lines: u64,
 }
 

@@ -20,8 +20,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::{Mutex, Semaphore};
 
 use super::answers::{self, Wanted, unreachable};
+use super::era_errors::judged;
 use super::heads;
-use super::house::{is_unknown_method, judged};
+use super::house::is_unknown_method;
 use super::peer::{IDENTITY, Names};
 use super::trust::{Reach, Trust};
 use super::vitals::Vitals;

@@ -9,6 +9,7 @@ mod choice;
 pub mod clock;
 pub mod coding;
 pub mod demo;
+mod era_errors;
 pub mod exchange;
 pub mod followers;
 pub mod heads;

@@ -16,7 +16,7 @@ use super::child::{self, Child, ChildError, Response};
 use super::followers::{Ear, Followers};
 
 pub use super::child::Command;
-use super::house::is_refusal_code;
+use super::era_errors::is_refusal_code;
 use super::start::Starts;
 use super::{Ask, Bounds, Ending, Hello, LISTS_CHANGED, Said, Upstream, UpstreamError, house_params};
 use crate::protocol::wire;

@@ -9,7 +9,7 @@ use http::{HeaderValue, StatusCode};
 use tokio::sync::{Notify, mpsc};
 
 use super::answers::{Body, Wanted, is_sse};
-use super::house::{is_refusal, is_refusal_code};
+use super::era_errors::{is_refusal, is_refusal_code};
 use super::http::{Http, Seat, answer_to, mirror, own_id};
 use super::{Ending, Said, UpstreamError};
 use crate::protocol::sse::{self, Splitter};

@@ -8,7 +8,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::keys::{BadKey, Material};
+use super::public_key::{BadKey, Material};
 
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;

@@ -13,6 +13,7 @@ mod der;
 mod jwt;
 mod keys;
 mod memory;
+mod public_key;
 mod strict;
 
 use std::collections::HashMap;
@@ -27,8 +28,9 @@ pub use badge::Badge;
 pub use challenge::{Metadata, Trouble};
 pub use claims::{ClaimPaths, MAX_NAME, MAX_NAMES};
 pub use credentials::{API_KEY, MAX_TOKEN};
-pub use keys::{BadKey, Fixed, KeySet, Keys, MAX_JWKS, MAX_KEYS, MIN_SECRET};
+pub use keys::{Fixed, KeySet, Keys, MAX_JWKS, MAX_KEYS, MIN_SECRET};
 pub use memory::LONGEST;
+pub use public_key::BadKey;
 
 use crate::call::{Caller, Head, Identity, Means};
 use crate::verdict::Refusal;

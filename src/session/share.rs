@@ -1,0 +1,126 @@
+//! How many sessions there may be, whose they are, and which of a caller's are used least.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use filters::Caller;
+use filters::call::Means;
+use filters::rate::block;
+
+use super::Session;
+
+/// Seconds since its last use after which a session may have to go; one that was never used may at once.
+pub(super) const IDLE: u64 = 60;
+
+/// How many sessions may be open.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub all: usize,
+    /// Of one caller.
+    pub each: usize,
+}
+
+impl Room {
+    pub const ENDLESS: Self = Self { all: usize::MAX, each: usize::MAX };
+}
+
+/// Why none was opened.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    #[error("as many sessions are open as limits.max_sessions allows ({0})")]
+    All(usize),
+    #[error(
+        "you have as many sessions as limits.max_sessions_per_caller allows ({most}), all in use: end some (DELETE), or wait"
+    )]
+    Share { most: usize, wait: Duration },
+}
+
+/// Whose sessions are counted together: a caller's, of anonymous callers those of one address (of IPv6 one /64).
+#[derive(Clone, Debug)]
+pub struct Holder {
+    owner: Caller,
+    from: Option<IpAddr>,
+}
+
+impl Holder {
+    pub fn new(owner: Caller, from: Option<IpAddr>) -> Self {
+        let from = from.filter(|_| owner.means == Means::Anonymous).map(block);
+        Self { owner, from }
+    }
+
+    pub(super) fn owner(&self) -> &Caller {
+        &self.owner
+    }
+}
+
+impl PartialEq for Holder {
+    fn eq(&self, other: &Self) -> bool {
+        self.from == other.from && self.owner.is_same_as(&other.owner)
+    }
+}
+
+impl Eq for Holder {}
+
+impl Hash for Holder {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let owner = &self.owner;
+        (owner.means, &owner.issuer, &owner.tenant, &owner.user, self.from).hash(state);
+    }
+}
+
+/// The sessions of one holder, by their places in memory.
+#[derive(Default)]
+pub(super) struct Held {
+    pub(super) sessions: HashMap<usize, Arc<Session>>,
+    /// When nothing was found that could go, and how long that stays so: looking costs more than being refused.
+    pub(super) looked: Option<(u64, Duration)>,
+}
+
+impl Held {
+    /// Takes out what is used least; nothing if all of it is in use.
+    pub(super) fn give_up(&mut self, now: u64) -> Vec<Arc<Session>> {
+        let some = (self.sessions.len() / 8).max(1);
+        let oldest = now.saturating_sub(IDLE);
+        let may_go = |session: &&Arc<Session>| {
+            session.is_idle(now) && (session.is_unused() || session.used() < oldest)
+        };
+        let mut least: Vec<_> = self.sessions.values().filter(may_go).cloned().collect();
+        least.sort_by_key(|session| (!session.is_unused(), session.used()));
+        least.truncate(some);
+        for session in &least {
+            self.sessions.remove(&place(session));
+        }
+        least
+    }
+
+    /// Seconds until one of them may go, if nobody uses it.
+    pub(super) fn wait(&self, now: u64) -> Duration {
+        let oldest = self.sessions.values().map(|session| session.used()).min().unwrap_or(now);
+        Duration::from_secs((oldest + IDLE + 1).saturating_sub(now).clamp(1, IDLE))
+    }
+}
+
+pub(super) fn place(session: &Arc<Session>) -> usize {
+    Arc::as_ptr(session) as usize
+}
+
+impl Session {
+    /// Nothing runs in it and nobody listens.
+    pub(super) fn is_idle(&self, now: u64) -> bool {
+        // A call may take longer than a session may be idle.
+        !self.runs.any(now, None) && !self.outbox.is_open()
+    }
+
+    /// No message came in it since it was opened.
+    fn is_unused(&self) -> bool {
+        self.unused.load(Ordering::Relaxed)
+    }
+
+    fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+}

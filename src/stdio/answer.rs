@@ -10,8 +10,8 @@ use http::StatusCode;
 
 use super::Front;
 use super::events::{Events, Heard, heard, is_stream};
+use super::gateway_session::Session;
 use super::runs::Run;
-use super::session::Session;
 use super::transport::cause;
 use crate::protocol::wire;
 

@@ -11,7 +11,7 @@ use filters::{Refusal, json::DEPTH_CEILING};
 use super::Front;
 use super::answer::{code_of, forgets, told};
 use super::events::{Events, Heard, heard, is_stream};
-use super::session::Session;
+use super::gateway_session::Session;
 use crate::protocol::wire;
 
 impl Front {

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::Front;
 use super::answer::{Read, passes};
 use super::events::{Events, Heard, heard, is_stream};
+use super::gateway_session::Session;
 use super::runs::Run;
-use super::session::Session;
 use crate::protocol::wire::{self, SUBSCRIPTION};
 
 /// How long a stream is left alone after its end; longer each time, unless it stood for a while.

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::Front;
 use super::answer::Read;
-use super::request::Request;
+use super::message::Request;
 use crate::protocol::wire;
 
 /// Most tools that are remembered, and pages that are read.

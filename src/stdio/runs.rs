@@ -9,7 +9,7 @@ use filters::Refusal;
 use filters::agree::quote;
 use tokio_util::sync::CancellationToken;
 
-use super::request::Request;
+use super::message::Request;
 use crate::protocol::method::Method;
 use crate::protocol::wire;
 

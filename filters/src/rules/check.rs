@@ -14,7 +14,7 @@ use super::kind::Kind;
 use super::places::Places;
 use super::reads::Reads;
 use super::words;
-use super::{Flaw, scene};
+use super::{Flaw, fields};
 use crate::uri;
 
 /// Deepest tree. An evaluation recurses as deep, on the stack of a worker.
@@ -148,7 +148,7 @@ impl<'e> Checker<'e, '_> {
             }
             return Ok(Known { kind: local.kind.clone(), of_args: local.of_args });
         }
-        if scene::fields(name).is_some() {
+        if fields::fields(name).is_some() {
             let of_args = name == "call";
             if of_args && self.loops_over_args() {
                 return Err(self.again(expr));
@@ -169,7 +169,7 @@ impl<'e> Checker<'e, '_> {
         let local = |name: &str| self.locals.iter().any(|local| local.name == name);
         if let Expr::Ident(variable) = &select.operand.expr
             && !local(variable)
-            && let Some(fields) = scene::fields(variable)
+            && let Some(fields) = fields::fields(variable)
         {
             if !fields.contains(&select.field.as_str()) {
                 let meant = words::nearest(&select.field, fields.iter().copied());
@@ -247,7 +247,7 @@ impl<'e> Checker<'e, '_> {
     }
 
     fn shadows(&self, name: &str) -> bool {
-        scene::fields(name).is_some()
+        fields::fields(name).is_some()
             || words::TYPES.contains(&name)
             || self.locals.iter().any(|local| local.name == name)
     }

@@ -18,7 +18,7 @@ use cel::common::value::{BuiltinRef, CowVal, Val};
 use cel::{Env, ExecutionError, IdedExpr};
 
 use super::reads::each;
-use super::{scene, words};
+use super::{fields, words};
 use crate::call::Caller;
 
 /// Steps of one condition in one call.
@@ -192,7 +192,7 @@ pub(super) fn put_into(expr: &mut IdedExpr) {
 pub(super) fn is_metered(expr: &IdedExpr) -> bool {
     let mut metered = match &expr.expr {
         Expr::Call(call) => [PASS, WEIGH, KEY, CUTTING, words::MATCHES].contains(&&*call.func_name),
-        Expr::Ident(name) => scene::fields(name).is_some(),
+        Expr::Ident(name) => fields::fields(name).is_some(),
         Expr::Select(select) if matches!(select.operand.expr, Expr::Ident(_)) => return false,
         _ => false,
     };

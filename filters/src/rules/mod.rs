@@ -9,6 +9,7 @@
 
 mod check;
 mod eval;
+mod fields;
 mod kind;
 mod meter;
 mod operators;

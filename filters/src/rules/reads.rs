@@ -6,7 +6,7 @@ use std::ops::BitOr;
 use cel::IdedExpr;
 use cel::common::ast::{EntryExpr, Expr};
 
-use super::scene;
+use super::fields;
 
 /// What a condition or a part of one reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Reads {
                 _ => self.walk(&select.operand),
             },
             Expr::Ident(variable) => {
-                scene::fields(variable).into_iter().flatten().for_each(|field| self.field(variable, field));
+                fields::fields(variable).into_iter().flatten().for_each(|field| self.field(variable, field));
             }
             _ => each(expr, &mut |inner| self.walk(inner)),
         }

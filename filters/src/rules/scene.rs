@@ -9,6 +9,7 @@ use cel::common::types::{CelList, CelMap, CelMapKey, CelString};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 
+use super::fields::fields;
 use super::meter::{self, Fuel};
 use super::value::{self, Arguments, Unfit};
 use crate::call::{Aim, Caller, Thing};
@@ -126,16 +127,6 @@ impl<'a> Scene<'a> {
             members.insert(CelMapKey::from(*field), value.into_owned());
         }
         Some(CowVal::owned(CelMap::from(members)))
-    }
-}
-
-/// The fields of `caller`, `call` and `server`.
-pub(super) fn fields(variable: &str) -> Option<&'static [&'static str]> {
-    match variable {
-        "caller" => Some(&["user", "tenant", "roles", "scopes", "via", "key", "issuer", "ip", "claims"]),
-        "call" => Some(&["method", "tool", "prompt", "resource", "args"]),
-        "server" => Some(&["name"]),
-        _ => None,
     }
 }
 

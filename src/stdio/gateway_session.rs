@@ -1,0 +1,39 @@
+//! A legacy session at the gateway.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use tokio_util::sync::CancellationToken;
+
+use crate::protocol::{header, wire};
+
+pub struct Session {
+    /// None at a server that keeps no sessions.
+    pub(super) id: Option<HeaderValue>,
+    pub(super) version: Option<HeaderValue>,
+    /// What the server said that it can.
+    pub(super) capabilities: Bytes,
+    /// The gateway has said whether there is a stream.
+    pub heard: CancellationToken,
+    /// Ends its stream.
+    pub over: CancellationToken,
+}
+
+impl Session {
+    pub fn has_id(&self) -> bool {
+        self.id.is_some()
+    }
+
+    pub fn headers(&self) -> HeaderMap {
+        let id = self.id.iter().map(|id| (header::SESSION, id.clone()));
+        id.chain(self.version.iter().map(|version| (header::PROTOCOL_VERSION, version.clone()))).collect()
+    }
+
+    /// The changes of lists that the server promised to tell of.
+    pub(super) fn announcements(&self) -> impl Iterator<Item = Bytes> + '_ {
+        ["tools", "prompts", "resources"].into_iter().filter_map(|kind| {
+            let able = wire::member(&self.capabilities, kind)?.of(&self.capabilities);
+            let tells = wire::member(able, "listChanged").is_some_and(|span| span.of(able) == b"true");
+            tells.then(|| wire::notification(&format!("notifications/{kind}/list_changed"), b""))
+        })
+    }
+}

@@ -15,7 +15,7 @@ fn the_quickstart_listens_on_loopback_and_has_the_demo() {
     assert_eq!(config.listen.address.to_string(), "127.0.0.1:8000");
     assert_eq!(config.servers.keys().map(ServerName::as_str).collect::<Vec<_>>(), ["demo"]);
     assert_eq!(config.servers["demo"].kind, Kind::Builtin(Builtin::Demo));
-    assert_eq!(config.log.format, Format::Auto);
+    assert_eq!((config.limits, config.log.format, config.path), (Limits::default(), Format::Auto, None));
 }
 
 #[test]

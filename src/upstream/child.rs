@@ -1,9 +1,8 @@
 //! One process of a stdio server, shared by all who call it: started clean, heard through its `line`, never left behind.
 //!
-//! Whoever ends, ends the whole process group: `stop` and the last drop do it gently, a dropped runtime at once, and if
-//! the gateway itself is killed, the kernel kills the process (`PR_SET_PDEATHSIG`) and the guard the rest of its group.
-//! A server whose first process has gone is gone, whatever it has left running. Out of reach is only what leaves the
-//! group by `setsid`; a cgroup around the gateway catches that.
+//! Whoever ends, ends all that descends from the process (`process`): `stop` and the last drop do it gently, a dropped
+//! runtime at once. A server whose first process has gone is gone, whatever it has left running: that is asked to end, then
+//! killed, before anybody is told. If the gateway itself is killed, its supervisor does the same.
 //!
 //! Here is no handshake, no restart and no health: who holds the `Child` decides. Do not spawn before daemonizing.
 
@@ -17,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 #[path = "line.rs"]
 mod line;
@@ -29,7 +28,7 @@ mod process;
 use line::Line;
 pub use line::{ChildError, Progress, Response};
 pub use process::{Command, is_ours};
-use process::{Group, attend};
+use process::{Left, Reach, attend};
 
 /// How long a process may take to start, and to end after each of: its stdin closed, SIGTERM, SIGKILL.
 const START: Duration = Duration::from_secs(10);
@@ -54,11 +53,11 @@ impl Child {
         let failed =
             |source| ChildError::Spawn { program: command.program.clone(), source: command.blame(source) };
         let (born, birth) = oneshot::channel();
-        let prepared = command.prepare();
+        let (prepared, name) = (command.prepare(), command.name.clone());
         thread::Builder::new()
             .name("stdio-child".into())
             .stack_size(256 << 10)
-            .spawn(move || attend(prepared, born))
+            .spawn(move || attend(prepared, &name, GRACE, born))
             .map_err(failed)?;
         let birth = timeout(START, birth).await.map_err(|late| failed(late.into()))?;
         let process = birth.map_err(|lost| failed(io::Error::other(lost)))?.map_err(failed)?;
@@ -80,7 +79,7 @@ impl Child {
         let keeper = Keeper {
             name: command.name.clone(),
             line: Arc::clone(&line),
-            group: process.group,
+            reach: process.reach,
             left: process.left,
             tell,
         };
@@ -149,15 +148,15 @@ struct Pipes {
 struct Keeper {
     name: String,
     line: Arc<Line>,
-    group: Group,
-    left: watch::Receiver<Option<ExitStatus>>,
+    reach: Reach,
+    left: watch::Receiver<Left>,
     tell: watch::Sender<bool>,
 }
 
 impl Keeper {
     async fn keep(mut self, mut pipes: Pipes, mut asked: watch::Receiver<bool>) {
         tokio::select! {
-            _ = self.left.wait_for(Option::is_some) => {}
+            _ = self.left.wait_for(|left| left.status.is_some() || left.over) => {}
             // Or the last handle was dropped.
             _ = asked.wait_for(|asked| *asked) => {}
             // It closed its stdout or its stdin: nothing can be had from it any more.
@@ -170,24 +169,33 @@ impl Keeper {
         pipes.writer.abort();
         for signal in [None, Some(libc::SIGTERM), Some(libc::SIGKILL)] {
             if let Some(signal) = signal {
-                self.group.signal(signal);
+                self.reach.signal(signal);
             }
-            if timeout(GRACE, self.left.wait_for(Option::is_some)).await.is_ok() {
+            if timeout(GRACE, self.left.wait_for(|left| left.over)).await.is_ok() {
                 break;
             }
         }
-        // Its last answers may still be in the pipe; and one who left the group may hold that open.
+        // Its last answers may still be in the pipe; and one who cannot be ended may hold that open.
         if !pipes.reader.is_finished() && timeout(GRACE, &mut pipes.reader).await.is_err() {
             pipes.reader.abort();
         }
         let dropped = self.line.dropped();
-        match *self.left.borrow() {
+        let Left { status, over, running, stuck } = *self.left.borrow();
+        match status.filter(|_| over) {
             Some(status) => {
                 debug!(target: "toolgate::stdio", server = self.name, %status, dropped, "the process has ended");
             }
             None => error!(target: "toolgate::stdio", server = self.name, "the process cannot be killed"),
         }
-        // What it said last belongs to the news of its end; who left the group may hold the pipe open.
+        if running > 0 && !asked_to {
+            let words = "it has ended and left processes running; these were ended too";
+            info!(target: "toolgate::stdio", server = self.name, running, "{words}");
+        }
+        if stuck > 0 {
+            let words = "processes that it left running cannot be ended";
+            error!(target: "toolgate::stdio", server = self.name, stuck, "{words}");
+        }
+        // What it said last belongs to the news of its end; who cannot be ended may hold the pipe open.
         let heard = asked_to || timeout(LAST_WORDS, &mut pipes.stderr).await.is_ok();
         drop(self);
         if (asked_to || !heard) && timeout(GRACE, &mut pipes.stderr).await.is_err() {
@@ -199,8 +207,8 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         // Before anybody is told that it is gone.
-        self.group.signal(libc::SIGKILL);
-        self.line.hang_up(*self.left.borrow());
+        self.reach.signal(libc::SIGKILL);
+        self.line.hang_up(self.left.borrow().status);
         self.tell.send_replace(true);
     }
 }

@@ -46,13 +46,26 @@ async fn as_process_1_it_looks_after_orphans() {
     gateway
         .eventually("the orphan has come", async |_| {
             orphans = procs::children_running(pid, "sleep 2000 ");
+            orphans.retain(|orphan| procs::command_line(*orphan) == "sleep 2000 ");
             !orphans.is_empty()
         })
         .await;
+    // Without its supervisor it is the gateway's.
+    let supervisors = procs::supervisors(pid);
+    supervisors.iter().for_each(|supervisor| procs::kill(*supervisor));
+    gateway
+        .eventually("it is the gateway's", async |_| {
+            let children = procs::children(pid);
+            orphans.iter().all(|orphan| children.contains(orphan))
+        })
+        .await;
     orphans.iter().for_each(|orphan| procs::kill(*orphan));
-    let lies = |orphan: &u32| std::path::Path::new(&format!("/proc/{orphan}")).exists();
-    gateway.eventually("it is reaped", async |_| !orphans.iter().any(lies)).await;
-    assert!(!procs::children_running(pid, "sleep 1000").is_empty(), "the server's own process runs");
+    let lies = |pid: &u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    gateway
+        .eventually("all are reaped", async |_| !orphans.iter().any(lies) && !supervisors.iter().any(lies))
+        .await;
+    let runs = async |_: &Gateway| !procs::children_running(pid, "sleep 1000").is_empty();
+    gateway.eventually("the server's own process runs", runs).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

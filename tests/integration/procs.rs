@@ -8,11 +8,23 @@ pub fn children(parent: u32) -> Vec<u32> {
     all().into_iter().filter(|pid| parent_of(*pid) == Some(parent)).collect()
 }
 
-/// Children of a process whose command line holds these words.
+/// Children of a process whose command line holds these words; of a supervisor, what it has under it.
 pub fn children_running(parent: u32, words: &str) -> Vec<u32> {
     let mut found = children(parent);
+    let supervisors = supervisors(parent);
+    found.retain(|pid| !supervisors.contains(pid));
+    found.extend(supervisors.into_iter().flat_map(children));
     found.retain(|pid| command_line(*pid).contains(words));
     found
+}
+
+fn name(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+/// What looks after the processes of a gateway's servers.
+pub fn supervisors(gateway: u32) -> Vec<u32> {
+    children(gateway).into_iter().filter(|pid| name(*pid) == "mcp-supervisor").collect()
 }
 
 pub fn command_line(pid: u32) -> String {

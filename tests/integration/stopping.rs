@@ -12,9 +12,12 @@ use crate::procs;
 use crate::puppet::{Act, Puppet};
 use crate::raw::{Client, Head};
 
-/// A stdio server as `npx` runs it: a shell, that starts the server and one thing more.
+/// What leaves a process in a session of its own, whose parent has ended and which SIGTERM does not end.
+const DAEMON: &str = "(trap '' TERM; setsid sleep 1235 &)";
+
+/// A stdio server as `npx` runs it: a shell, that starts the server, one thing more, and a daemon.
 fn nested_fixture() -> Value {
-    let line = format!("sleep 1234 & {} {} --stdio; true", python().display(), fixture_file());
+    let line = format!("{DAEMON}; sleep 1234 & {} {} --stdio; true", python().display(), fixture_file());
     json!({"command": "sh", "args": ["-c", line]})
 }
 
@@ -151,15 +154,57 @@ async fn no_process_of_a_server_is_left_behind() {
         let (mut gateway, _fixture) = house(nested_fixture()).await;
         let shells = procs::children_running(gateway.process.id(), "sh -c");
         assert_eq!(shells.len(), 2, "a process for each era");
-        let all: Vec<u32> =
+        let mut all: Vec<u32> =
             shells.iter().copied().chain(shells.iter().flat_map(|s| procs::children(*s))).collect();
         let words = all.iter().map(|pid| procs::command_line(*pid)).collect::<Vec<_>>().join("\n");
         assert_eq!((words.matches("sleep 1234 \n").count(), all.len()), (2, 6), "{words}");
+        let supervisors = procs::supervisors(gateway.process.id());
+        let daemons = daemons(&gateway);
+        assert_eq!((daemons.len(), supervisors.len()), (2, 2));
+        all.extend(daemons.into_iter().chain(supervisors));
         gateway.process.signal(signal);
         let status = gateway.process.wait();
         assert_eq!(status.success(), signal == libc::SIGTERM, "{status}");
         procs::gone(&all).await;
     }
+}
+
+/// Those that `DAEMON` has left, with their supervisors as parents.
+fn daemons(gateway: &Gateway) -> Vec<u32> {
+    let mut found = procs::children_running(gateway.process.id(), "sleep 1235 ");
+    found.retain(|pid| procs::command_line(*pid) == "sleep 1235 ");
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_ends_with_its_server() {
+    let line = format!("{DAEMON}; exec {} {} --stdio", python().display(), fixture_file());
+    let pipe = json!({"command": "sh", "args": ["-c", line], "era": "legacy"});
+    let config = |servers: Value| format!("mcpServers: {servers}\n");
+    let demo = json!({"builtin": "demo"});
+    let mut gateway = Gateway::start(&config(json!({"pipe": pipe, "demo": demo}))).await;
+    let connected = async |g: &Gateway| g.get("/health").await.contains("\"connected\":2");
+    gateway.eventually("both are connected", connected).await;
+    let (first, servers) =
+        (daemons(&gateway), procs::children_running(gateway.process.id(), "server.py --stdio"));
+    assert_eq!((first.len(), servers.len()), (1, 1));
+
+    procs::kill(servers[0]);
+    let line = gateway.process.wait_for("left processes running");
+    assert!(line.contains("\"running\":1"), "{line}");
+    procs::gone(&first).await;
+    let mut second = Vec::new();
+    gateway
+        .eventually("it is started anew", async |g| {
+            second = daemons(g);
+            !second.is_empty() && connected(g).await
+        })
+        .await;
+
+    gateway.rewrite(&config(json!({"demo": demo})));
+    procs::gone(&second).await;
+    gateway.process.signal(libc::SIGTERM);
+    assert!(gateway.process.wait().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

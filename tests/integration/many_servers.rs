@@ -191,13 +191,15 @@ async fn twenty_five_real_servers_connect_and_are_used_though_three_start_slowly
     ];
     let session = gateway.initialize("/mcp").await;
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
-    let (_, legacy) = gateway.say("/mcp", &session, &list).await;
     gateway
         .eventually("the dual-era servers of PyPI are listed in both", async |g| {
             let (_, modern) = g.modern("/mcp", "tools/list", json!({})).await;
-            ["fetch__", "git__", "time__"].iter().all(|server| modern.to_string().contains(server))
+            let (_, legacy) = g.say("/mcp", &session, &list).await;
+            let (modern, legacy) = (modern.to_string(), legacy.to_string());
+            ["fetch__", "git__", "time__"].iter().all(|name| modern.contains(name) && legacy.contains(name))
         })
         .await;
+    let (_, legacy) = gateway.say("/mcp", &session, &list).await;
     let (_, modern) = gateway.modern("/mcp", "tools/list", json!({})).await;
     let url = gateway.url("/mcp");
     let runs = ran.map(|(sdk, mode)| {

@@ -11,7 +11,7 @@ use filters::Era;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::child::{ChildError, Response};
 use super::stdio::{Process, Stdio, failed};
@@ -98,12 +98,23 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Stdio {
+    /// Gives up the process that serves the era. One that is ending is waited for, with all that it has started: the new one
+    /// may want what the old one holds.
+    async fn clear(&self, era: Era, until: Instant) {
+        match self.replace(era, None).await {
+            Some(old) if !old.child.is_alive() => {
+                let _ = timeout_at(until, old.child.stop()).await;
+            }
+            old => stop(old),
+        }
+    }
+
     /// Starts a process for the era, or takes the one that the start of the other era leaves; whichever of them answers
     /// first stays.
     pub(super) async fn start(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
         let starts = &self.starts;
         let _under_way = UnderWay::begin(starts, era);
-        self.keep(era, None).await;
+        self.clear(era, until).await;
         let asked = FuturesUnordered::new();
         let mut asked = std::pin::pin!(asked);
         let first = match starts.take(era) {
@@ -132,7 +143,7 @@ impl Stdio {
                         told.await.map_err(failed)?;
                         self.follow_again(process.child.clone());
                     }
-                    self.keep(era, Some(process)).await;
+                    stop(self.replace(era, Some(process)).await);
                     // It came too late to be asked.
                     stop(starts.take(era));
                     return Ok(hello);

@@ -209,3 +209,46 @@ async fn a_start_has_an_end() {
     assert!(!gate.server.starts.is_under_way(Era::Legacy));
     gate.server.close().await;
 }
+
+/// It can run once at a time, and stays a while after it has closed its standard output.
+const LOCKED: &str = r#"
+import fcntl, json, os, sys, time
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked["method"] == "resources/subscribe": os.close(1); time.sleep(600)
+    if asked["method"] != "initialize": continue
+    result = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "t", "version": "1"}}
+    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"#;
+
+#[tokio::test]
+async fn a_process_that_is_ending_is_waited_for() {
+    let lock = tempfile::NamedTempFile::new().expect("a file");
+    let path = lock.path().to_str().expect("words").to_owned();
+    let command = Command {
+        program: "python3".into(),
+        args: vec!["-c".into(), LOCKED.into(), path],
+        env: vec![],
+        cwd: None,
+        max_line: 1 << 20,
+        name: "test".into(),
+    };
+    let server = Arc::new(Stdio::new(command, SOON));
+    let greet = async || soon(server.greet(Era::Legacy, Instant::now() + SOON)).await;
+    greet().await.expect("it is the only one");
+    let asked = tokio::spawn({
+        let server = server.clone();
+        async move { server.subscribe("x://y", &Arc::default()).await.is_ok() }
+    });
+    soon(async {
+        while server.is_there(Era::Legacy).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    greet().await.expect("it is the only one again");
+    assert!(!asked.await.expect("no panic"));
+    server.close().await;
+}

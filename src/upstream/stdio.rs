@@ -78,12 +78,9 @@ impl Stdio {
         self.places[era as usize].lock().await.as_ref().is_some_and(|process| process.child.is_alive())
     }
 
-    /// Puts a process into its place; the one that was there is stopped.
-    pub(super) async fn keep(&self, era: Era, process: Option<Process>) {
-        let old = std::mem::replace(&mut *self.places[era as usize].lock().await, process);
-        if let Some(old) = old {
-            tokio::spawn(async move { old.child.stop().await });
-        }
+    /// Puts a process into its place, and gives the one that was there.
+    pub(super) async fn replace(&self, era: Era, process: Option<Process>) -> Option<Process> {
+        std::mem::replace(&mut *self.places[era as usize].lock().await, process)
     }
 
     /// A new process knows nothing of what is followed; and what changed before it nobody has told.

@@ -16,6 +16,7 @@ use crate::upstream::UpstreamError;
 use crate::upstream::http::Seat;
 use crate::upstream::pool::Visit;
 use crate::upstream::retry::{Mishap, Reason, Tries, retry_after};
+use crate::upstream::sending::Asks;
 use crate::upstream::vitals::Fault;
 
 pub struct Errand {
@@ -32,6 +33,8 @@ pub struct Errand {
     pub body: Bytes,
     /// It may be sent twice.
     pub safe: bool,
+    /// Alone where what names no request may come, and is for its caller.
+    pub asks: Asks,
     /// It goes on with a stream, and has no body.
     pub resumes: bool,
     /// Stands for the session or caller, where endpoints are chosen by it.
@@ -43,6 +46,8 @@ pub struct Arrived {
     pub response: reqwest::Response,
     pub visit: Visit,
     pub seat: Option<Arc<Seat>>,
+    /// What comes can mean nothing else, whether it names a request or not.
+    pub certain: bool,
 }
 
 impl Errand {
@@ -57,6 +62,7 @@ impl Errand {
             extra,
             body: leave.body.clone(),
             safe: leave.safe,
+            asks: if leave.era == Era::Legacy || leave.logs { Asks::Alone } else { Asks::Caller },
             resumes: leave.resume.is_some(),
             key: leave.key,
         }
@@ -97,19 +103,21 @@ impl Errand {
             let mut visit = pool.visit(index);
             let (extra, body) = (self.extra.clone(), self.body.clone());
             let sent = match &seat {
-                Some(seat) if self.resumes => visit.endpoint().resume(seat, extra, left).await,
-                seat => visit.endpoint().post(self.era, seat.as_deref(), extra, body, left).await,
+                Some(seat) if self.resumes => {
+                    visit.endpoint().resume(seat, extra, left).await.map(|response| (response, true))
+                }
+                seat => visit.endpoint().post(self.era, seat.as_deref(), extra, body, left, self.asks).await,
             };
             let (reason, after, fate) = match sent {
                 // What its caller's own credentials are good for, the server tells its caller.
-                Ok(response)
+                Ok((response, certain))
                     if matches!(response.status().as_u16(), 401 | 403) && !self.server.passthrough =>
                 {
                     pool.answered(index);
                     let with_bearer = self.bearer.is_some();
-                    return Err(visit.endpoint().denied(response, with_bearer).await);
+                    return Err(visit.endpoint().denied(response, with_bearer, certain).await);
                 }
-                Ok(response) if self.is_forgotten(&seat, response.status().as_u16(), reseated).await => {
+                Ok((response, _)) if self.is_forgotten(&seat, response.status().as_u16(), reseated).await => {
                     pool.answered(index);
                     if self.resumes {
                         // What the server has forgotten may be the stream alone.
@@ -125,16 +133,16 @@ impl Errand {
                     reseated = true;
                     continue;
                 }
-                Ok(response) => match Reason::of_status(response.status().as_u16()) {
+                Ok((response, certain)) => match Reason::of_status(response.status().as_u16()) {
                     // Whether it comes to its end is seen by who reads it.
-                    None => return Ok(Arrived { response, visit, seat }),
+                    None => return Ok(Arrived { response, visit, seat, certain }),
                     Some(reason) => {
                         visit.tell();
                         pool.failed(index, Fault::Answer, response.status().as_str());
                         (
                             reason,
                             retry_after(response.headers()),
-                            Ok(Arrived { response, visit, seat: seat.clone() }),
+                            Ok(Arrived { response, visit, seat: seat.clone(), certain }),
                         )
                     }
                 },

@@ -154,7 +154,8 @@ impl Leave {
         if self.era == Era::Modern {
             extra.extend(mirror_of(&self.body));
         }
-        let Arrived { response, mut visit, seat } = Errand::of(self, bearer, extra).send(metrics).await?;
+        let Arrived { response, mut visit, seat, certain } =
+            Errand::of(self, bearer, extra).send(metrics).await?;
         if self.id.is_none() {
             let said = passed(&response).map(|()| None);
             if let Some(pool) = self.server.upstream.http() {
@@ -178,12 +179,16 @@ impl Leave {
                 batches: seat.as_ref().is_some_and(|seat| seat.has_batches()),
                 seat: None,
                 progress: Some(&progress),
+                certain,
                 timeout: self.server.timeout,
                 clock: Some(&*clock),
             };
             visit.endpoint().answer(response, wanted).await
         };
         let said = tokio::join!(answer, pass_on).0.map(Some);
+        if matches!(said, Err(UpstreamError::Nameless)) {
+            visit.endpoint().peer.doubt();
+        }
         if let Some(pool) = self.server.upstream.http() {
             pool.went(&mut visit, said.as_ref().err());
         }

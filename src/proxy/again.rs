@@ -96,7 +96,7 @@ impl Gateway {
                 let _ = tokio::time::timeout(left, Box::pin(address.resolve())).await;
                 found = address.now(ctx.seat.is_none());
             }
-            let shared = address.has_streams();
+            let (shared, doubtful) = (address.has_streams(), address.is_doubtful());
             ctx.visit = Some(visit);
             let Some(mut peer) = found else {
                 let error = UpstreamError::Unreachable("its name is not resolved".into());
@@ -106,7 +106,7 @@ impl Gateway {
                 return Err(failed(ctx, &error));
             };
             // Calls of a session share connections with none but its own; where there is one for all, none is needed.
-            ctx.fresh |= leave.logs && !shared;
+            ctx.fresh |= (leave.logs || doubtful) && !shared;
             ctx.own = ctx.seat.is_some() && !shared;
             peer.group_key = match &ctx.seat {
                 _ if ctx.fresh && !shared => ctx.request_id | FRESH,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use filters::Era;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 
 use super::hearing::{Hearing, Pieces};
@@ -103,7 +103,9 @@ impl Watch {
         let kind = kind_of(&response.headers);
         let status = response.status.as_u16();
         if response.status.is_redirection() {
-            return Err(moved::elsewhere(status, &response.headers));
+            // The place is told where the head is surely that of this answer.
+            let none = HeaderMap::new();
+            return Err(moved::elsewhere(status, if way.certain { &response.headers } else { &none }));
         }
         let decoder = Decoder::of(&response.headers)?;
         let length =
@@ -133,7 +135,7 @@ impl Watch {
                     return Err(UpstreamError::Credentials(status));
                 }
                 // With what it secures, it may say what it likes.
-                if kind.is_empty() || length == Some(0) || leave.screen.is_some() {
+                if kind.is_empty() || length == Some(0) || leave.screen.is_some() || !way.certain {
                     return Err(UpstreamError::Denied(status, String::new()));
                 }
                 let kind = kind.to_owned();
@@ -186,7 +188,8 @@ impl Watch {
                 response.remove_header(&CONTENT_LENGTH);
                 Form::Failure(BytesMut::new())
             }
-            (400..=599, "application/json") => Form::Other,
+            (400..=599, "application/json") if way.certain => Form::Other,
+            (400..=599, "application/json") => return Err(UpstreamError::Nameless),
             (429 | 503, _) => return Err(UpstreamError::Later(status, retry_after(&response.headers))),
             (400..=499, _) => {
                 return Err(UpstreamError::Odd(format!("HTTP {status} with content type {kind:?}")));

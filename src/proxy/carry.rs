@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use filters::Era;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Version};
 use pingora::http::ResponseHeader;
@@ -86,11 +85,12 @@ async fn carried(
     let (pieces, mut arriving) = mpsc::channel::<Result<Piece, UpstreamError>>(4);
     let task = door.core.spawn(async move {
         let sent = errand.send(&metrics).await;
-        let Arrived { mut response, visit, seat } = match sent {
+        let Arrived { mut response, visit, seat, certain } = match sent {
             Ok(arrived) => arrived,
             Err(error) => return drop(pieces.send(Err(error)).await),
         };
-        let head = Head { status: response.status(), headers: response.headers().clone(), visit, seat };
+        let (status, headers) = (response.status(), response.headers().clone());
+        let head = Head { status, headers, visit, seat, certain };
         let head = Piece::Head(Box::new(head));
         if pieces.send(Ok(head)).await.is_err() {
             return;
@@ -162,7 +162,7 @@ async fn carried(
         }
         let step = match (piece, &mut ctx.watch) {
             (Some(Ok(Piece::Head(begun))), _) => {
-                let Head { status, headers, visit, seat } = *begun;
+                let Head { status, headers, visit, seat, certain } = *begun;
                 let status = status.as_u16();
                 // It lasts as long as the answer.
                 ctx.visit = Some(visit);
@@ -170,9 +170,9 @@ async fn carried(
                 for (name, value) in headers.iter() {
                     head.append_header(name, value)?;
                 }
-                // Connections of the house's own client are shared: where nothing is to come that names no request,
-                // nothing of that kind is believed.
-                let way = Way { certain: leave.era == Era::Legacy || leave.logs, sized: false };
+                // Connections of the house's own client are shared where nothing is to come that names no request: nothing
+                // of that kind is believed there.
+                let way = Way { certain, sized: false };
                 match Watch::begin(&mut head, leave, seat.as_ref(), way, Instant::now()) {
                     Ok(begun) => {
                         ctx.outcome = Some(if status < 300 { Outcome::Ok } else { Outcome::Error });
@@ -260,6 +260,7 @@ struct Head {
     headers: http::HeaderMap,
     visit: Visit,
     seat: Option<Arc<Seat>>,
+    certain: bool,
 }
 
 enum Piece {

@@ -155,7 +155,10 @@ pub(super) fn pass(
             Ok(piece)
         }
         // The server may have sent it before the call reached it, and answers that next.
-        Err(UpstreamError::Foreign) if untouched && leave.safe && ctx.reused && !ctx.fresh => {
+        Err(error @ (UpstreamError::Foreign | UpstreamError::Nameless))
+            if untouched && leave.safe && ctx.reused && !ctx.fresh =>
+        {
+            doubt(ctx, &error);
             ctx.fresh = true;
             ctx.watch = None;
             Err(Error::explain(FOREIGN, "the answer of another call").into_up())
@@ -164,9 +167,23 @@ pub(super) fn pass(
     }
 }
 
+/// A server whose words may have been for another gets connections on which nothing else is asked, for a while: what it says then can be
+/// believed.
+fn doubt(ctx: &Ctx, error: &UpstreamError) {
+    let is_unsure = match error {
+        UpstreamError::Nameless => true,
+        UpstreamError::Denied(..) | UpstreamError::Moved(..) => ctx.reused && !ctx.own,
+        _ => false,
+    };
+    if let (true, Some(visit)) = (is_unsure, &ctx.visit) {
+        visit.endpoint().peer.doubt();
+    }
+}
+
 /// Keeps the answer for `fail_to_proxy` and makes Pingora's error of it.
 pub(super) fn failed(ctx: &mut Ctx, error: &UpstreamError) -> Box<Error> {
     let name = ctx.leave.as_ref().map(|leave| leave.server.name.clone()).unwrap_or_default();
+    doubt(ctx, error);
     if let Some(leave) = &ctx.leave {
         tell(leave, &mut ctx.visit, Some(error));
     }

@@ -129,8 +129,8 @@ impl Hearing {
                 wire::read(&message).ok_or_else(|| nonsense("the answer is not a JSON-RPC message"))?;
             if read.is_answer() {
                 let whose = whose::of(&read, &message, &self.sent.wire)?;
+                self.believe(whose)?;
                 (self.answered, self.error) = (true, read.error.is_some());
-                self.nameless |= whose == Whose::Nobodys;
                 return Ok(self.id.as_ref().map_or(message.clone(), |id| whose::home(message, &read, id)));
             }
             // There is no room for anything else in this form, but of a changed list others are told.
@@ -144,8 +144,8 @@ impl Hearing {
     /// Judges the body of an error of HTTP, in whatever words. Gives it with the client's id, and whether it is a message.
     pub fn failure(&mut self, body: Bytes) -> Result<(Bytes, bool), UpstreamError> {
         let read = wire::read(&body).filter(wire::Incoming::is_answer);
-        let (Some(read), Some(id)) = (read, &self.id) else {
-            self.nameless = true;
+        let (Some(read), Some(id)) = (read, self.id.clone()) else {
+            self.believe(Whose::Nobodys)?;
             return Ok((body, false));
         };
         let whose = match whose::of(&read, &body, &self.sent.wire) {
@@ -155,8 +155,18 @@ impl Hearing {
             }
             whose => whose?,
         };
-        self.nameless |= whose == Whose::Nobodys;
-        Ok((whose::home(body, &read, id), true))
+        self.believe(whose)?;
+        Ok((whose::home(body, &read, &id), true))
+    }
+
+    /// What names no request is the answer to this one where nothing else can be meant. After it the connection is not used
+    /// again.
+    fn believe(&mut self, whose: Whose) -> Result<(), UpstreamError> {
+        if whose == Whose::Nobodys {
+            self.nameless = true;
+            return if self.proven { Ok(()) } else { Err(UpstreamError::Nameless) };
+        }
+        Ok(())
     }
 
     /// Looks at an event and gives on what of it may go to the client; `limit` bounds what has to wait.
@@ -292,13 +302,9 @@ impl Hearing {
             return Ok(Said::Edited(got, known.id));
         }
         let whose = whose::of(read, message, &self.sent.wire)?;
+        self.believe(whose)?;
         self.answered = true;
         self.error |= read.error.is_some();
-        if whose == Whose::Nobodys {
-            self.nameless = true;
-            // What came before it may be of another.
-            self.waiting = Pieces::default();
-        }
         self.proven = true;
         Ok(match (&self.id, read.id) {
             (Some(id), Some(place)) => Said::Edited(place, id.clone()),

@@ -27,13 +27,24 @@ pub struct Wanted<'a> {
     /// Takes what is said on the way.
     pub progress: Option<&'a Progress>,
     pub timeout: Duration,
+    /// Nothing else was asked where the answer comes from, or only by the gateway in its own name: what names no request is
+    /// about this one.
+    pub certain: bool,
     /// Set where each message starts the time anew.
     pub clock: Option<&'a Clock>,
 }
 
 impl<'a> Wanted<'a> {
     pub fn new(id: &'a str, timeout: Duration) -> Self {
-        Self { id: id.as_bytes(), batches: false, seat: None, progress: None, timeout, clock: None }
+        Self {
+            id: id.as_bytes(),
+            batches: false,
+            seat: None,
+            progress: None,
+            certain: true,
+            timeout,
+            clock: None,
+        }
     }
 }
 
@@ -48,7 +59,7 @@ impl Http {
         let streams = is_sse(&response);
         let (status, later) = (response.status(), retry_after(response.headers()));
         let mut body = Body::of(response, most)?;
-        let Wanted { id, batches, seat, progress, timeout, clock } = wanted;
+        let Wanted { id, batches, seat, progress, certain, timeout, clock } = wanted;
         // One message, or those of a batch.
         let parts = |message: Bytes| {
             let parts = if batches { wire::batch(&message) } else { None };
@@ -73,7 +84,7 @@ impl Http {
                             clock.heard();
                         }
                         for message in parts(Bytes::copy_from_slice(data)) {
-                            match (said(&message, id)?, progress) {
+                            match (said(&message, id, certain)?, progress) {
                                 (Some(said), _) => return Ok(said),
                                 (None, _) if let (Some(seat), Some(me)) = (seat, self.me.upgrade()) => {
                                     me.heed(seat, &message);
@@ -95,7 +106,7 @@ impl Http {
             }
             let mut found = Ok(None);
             for message in parts(whole.freeze()) {
-                found = said(&message, id);
+                found = said(&message, id, certain);
                 if !matches!(found, Ok(None)) {
                     break;
                 }
@@ -128,13 +139,17 @@ impl Http {
 }
 
 /// The answer to `id` in this message; `None` for a message that is something else.
-fn said(message: &Bytes, id: &[u8]) -> Result<Option<Said>, UpstreamError> {
-    let read = wire::read(message).ok_or_else(|| UpstreamError::Nonsense(shorten(message)))?;
+fn said(message: &Bytes, id: &[u8], certain: bool) -> Result<Option<Said>, UpstreamError> {
+    let nonsense = || UpstreamError::Nonsense(shorten(message));
+    let read =
+        wire::read(message).ok_or_else(|| if certain { nonsense() } else { UpstreamError::Nameless })?;
     if !read.is_answer() {
         return Ok(None);
     }
     let part = |span: Span| message.slice(span.start..span.end);
     match (read.id, read.result, read.error) {
+        (None, _, Some(_)) if !certain => Err(UpstreamError::Nameless),
+        (Some(got), _, Some(_)) if !certain && got.of(message) == b"null" => Err(UpstreamError::Nameless),
         // An error without an id answers the only request there is.
         (None, _, Some(error)) => Ok(Some(Said::Error(part(error)))),
         (Some(got), _, Some(error)) if got.of(message) == b"null" => Ok(Some(Said::Error(part(error)))),

@@ -11,7 +11,8 @@ use filters::agree::quote;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 
-use super::http::{Http, Seat, answer_to};
+use super::http::{Http, Seat};
+use super::sending::answer_to;
 use crate::protocol::wire;
 
 /// Replies under way to one endpoint. Of a server that asks faster than it takes them, some get none.
@@ -53,7 +54,7 @@ impl Http {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         let request = self.client.post(self.url.clone()).headers(headers).body(body);
-        match answer_to(request, BRIEF).await {
+        match answer_to(request, BRIEF, false).await {
             Ok(response) if response.status().is_success() => {}
             Ok(response) => {
                 tracing::debug!(endpoint = self.label, status = %response.status(), "a reply was not taken");

@@ -7,7 +7,7 @@
 
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -15,18 +15,18 @@ use bytes::Bytes;
 use filters::Era;
 use filters::agree::encode;
 use filters::call::header;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::{Mutex, Semaphore};
 
-use super::answers::{self, Wanted, unreachable};
+use super::answers::Wanted;
 use super::era_errors::judged;
-use super::heads;
 use super::house::is_unknown_method;
-use super::peer::{IDENTITY, Names};
+use super::peer::IDENTITY;
+use super::sending::{Asks, settings};
 use super::trust::{Reach, Trust};
 use super::vitals::Vitals;
-use super::{Bounds, Hello, Peer, Said, UpstreamError, WireId, cause, moved};
+use super::{Bounds, Hello, Peer, Said, UpstreamError, WireId, moved};
 use crate::protocol::{revision, wire};
 
 /// How long a server may take to say whether it knows a seat.
@@ -77,7 +77,7 @@ pub struct Http {
     pub(super) me: Weak<Http>,
     name: String,
     /// As it was configured.
-    at: reqwest::Url,
+    pub(super) at: reqwest::Url,
     /// Where the house's own client sends to: with the name of the handshake in it.
     pub(super) url: reqwest::Url,
     /// What logs and metrics call it: authority and path.
@@ -89,6 +89,9 @@ pub struct Http {
     /// What goes as `Host`, if it is not the host of the URL.
     host: Option<HeaderValue>,
     pub(super) client: reqwest::Client,
+    /// Its connections serve one request each.
+    pub(super) alone: OnceLock<reqwest::Client>,
+    pub(super) trust: Arc<Trust>,
     /// Those of its server, which a reload may change.
     bounds: ArcSwap<Bounds>,
     /// The gateway's own legacy session.
@@ -120,22 +123,8 @@ impl Http {
     ) -> Result<Arc<Self>, String> {
         let url: reqwest::Url = url.parse().map_err(|e| format!("{e}"))?;
         let peer = Arc::new(Peer::new(&url, headers, bounds, trust.clone())?);
-        let watched = super::peer::watched(bounds.timeout);
         let redirects = Arc::new(moved::Redirects::new(name));
-        let builder = reqwest::Client::builder()
-            .redirect(moved::policy(redirects.clone()))
-            .referer(false)
-            .no_proxy()
-            .connect_timeout(bounds.connect_timeout)
-            .http1_max_headers(heads::LINES)
-            .pool_idle_timeout(super::peer::IDLE)
-            .tcp_keepalive(watched.idle)
-            .tcp_keepalive_interval(watched.interval)
-            .tcp_keepalive_retries(u32::try_from(watched.count).ok())
-            .dns_resolver(Arc::new(Names(peer.clone())));
-        #[cfg(target_os = "linux")]
-        let builder = builder.tcp_user_timeout(watched.user_timeout);
-        let Reach { url: to, host, client } = trust.client(&url, builder)?;
+        let Reach { url: to, host, client } = trust.client(&url, settings(&peer, &redirects, bounds))?;
         let authority = peer.authority.to_str().unwrap_or_default();
         let label = format!("{authority}{}", url.path());
         // The same in every process: two gateways send a session to the same endpoint.
@@ -152,6 +141,8 @@ impl Http {
             peer,
             vitals: Vitals::default(),
             client,
+            alone: OnceLock::new(),
+            trust,
             bounds: ArcSwap::from_pointee(bounds.clone()),
             house: Mutex::new(None),
             pools: AtomicUsize::new(0),
@@ -196,7 +187,9 @@ impl Http {
         let id = own_id();
         let body = wire::request(&id, "initialize", params);
         let extra = bearer.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
-        let response = self.send(Era::Legacy, None, extra, body, patience).await?;
+        // What comes is told to a caller, and may name no request.
+        let response = self.post(Era::Legacy, None, extra, body, patience, Asks::Alone).await?.0;
+        let response = self.welcome(response, false, true).await?;
         let session = response.headers().get(header::SESSION).cloned();
         let status = response.status();
         static NUMBER: AtomicU64 = AtomicU64::new(1);
@@ -240,7 +233,8 @@ impl Http {
 
     /// A message that has no answer.
     pub async fn pass(&self, era: Era, seat: Option<&Seat>, body: Bytes) -> Result<(), UpstreamError> {
-        let response = self.send(era, seat, HeaderMap::new(), body, self.patience()).await?;
+        let (response, _) =
+            self.post(era, seat, HeaderMap::new(), body, self.patience(), Asks::Caller).await?;
         match response.status() {
             StatusCode::NOT_FOUND if seat.is_some_and(|seat| seat.session.is_some()) => {
                 Err(UpstreamError::Forgotten)
@@ -269,7 +263,8 @@ impl Http {
         let id = own_id();
         let body = wire::request(&id, "ping", b"{}");
         let asked = async {
-            let response = self.post(Era::Legacy, Some(seat), HeaderMap::new(), body, SIGN).await.ok()?;
+            let response =
+                self.post(Era::Legacy, Some(seat), HeaderMap::new(), body, SIGN, Asks::Gateway).await.ok()?.0;
             match response.status().as_u16() {
                 404 => Some(false),
                 400 => {
@@ -281,61 +276,6 @@ impl Http {
             }
         };
         tokio::time::timeout(SIGN, asked).await.unwrap_or(None)
-    }
-
-    /// Sends one message and gives the answer as it begins. `extra` replaces headers of the same names. If the error
-    /// is [`UpstreamError::Unreachable`], nothing was sent.
-    pub async fn send(
-        &self,
-        era: Era,
-        seat: Option<&Seat>,
-        extra: HeaderMap,
-        body: Bytes,
-        timeout: Duration,
-    ) -> Result<reqwest::Response, UpstreamError> {
-        let response = self.post(era, seat, extra, body, timeout).await?;
-        match response.status().as_u16() {
-            401 | 403 => Err(self.denied(response, seat.is_some_and(|seat| seat.bearer().is_some())).await),
-            _ => Ok(response),
-        }
-    }
-
-    /// What a refusal of the gateway (401, 403) means. To one that got no credentials a server may say what is amiss.
-    pub async fn denied(&self, response: reqwest::Response, with_bearer: bool) -> UpstreamError {
-        let status = response.status().as_u16();
-        if with_bearer || !self.peer.headers.is_empty() {
-            return UpstreamError::Credentials(status);
-        }
-        UpstreamError::Denied(status, answers::words(response).await)
-    }
-
-    /// The same, where it is for somebody else to say what a refusal of credentials means.
-    pub async fn post(
-        &self,
-        era: Era,
-        seat: Option<&Seat>,
-        extra: HeaderMap,
-        body: Bytes,
-        timeout: Duration,
-    ) -> Result<reqwest::Response, UpstreamError> {
-        let mut headers = self.head(era, seat);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        headers.extend(extra);
-        answer_to(self.client.post(self.url.clone()).headers(headers).body(body), timeout).await
-    }
-
-    /// Goes on with a stream of a session; `extra` says after which event.
-    pub async fn resume(
-        &self,
-        seat: &Seat,
-        extra: HeaderMap,
-        timeout: Duration,
-    ) -> Result<reqwest::Response, UpstreamError> {
-        let mut headers = self.head(Era::Legacy, Some(seat));
-        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-        headers.extend(extra);
-        answer_to(self.client.get(self.url.clone()).headers(headers), timeout).await
     }
 
     pub(super) fn head(&self, era: Era, seat: Option<&Seat>) -> HeaderMap {
@@ -362,28 +302,6 @@ impl Http {
             (Era::Legacy, None) => {}
         }
         headers
-    }
-}
-
-/// What hyper says of a head with too many lines or bytes.
-const HEAD_TOO_LARGE: &str = "message head is too large";
-
-/// Sends a request and gives the answer as it begins.
-pub(super) async fn answer_to(
-    request: reqwest::RequestBuilder,
-    timeout: Duration,
-) -> Result<reqwest::Response, UpstreamError> {
-    match tokio::time::timeout(timeout, request.send()).await {
-        Err(_) => Err(UpstreamError::TimedOut(timeout)),
-        Ok(Err(error)) if error.is_connect() => Err(unreachable(&error)),
-        Ok(Err(error)) => match cause(&error) {
-            words if words == HEAD_TOO_LARGE => Err(heads::too_large()),
-            words => Err(UpstreamError::Broke(words)),
-        },
-        Ok(Ok(response)) if response.status().is_redirection() => {
-            Err(moved::elsewhere(response.status().as_u16(), response.headers()))
-        }
-        Ok(Ok(response)) => heads::fits(response.headers()).map(|()| response),
     }
 }
 

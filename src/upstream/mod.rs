@@ -21,6 +21,7 @@ pub mod peer;
 pub mod pool;
 pub mod retry;
 pub mod screen;
+pub mod sending;
 mod start;
 pub mod stdio;
 mod tend;
@@ -243,6 +244,11 @@ pub enum UpstreamError {
     /// By its id: the connection that it came on does not keep requests and answers together.
     #[error("sent an answer that is not MCP: it answers another request")]
     Foreign,
+    /// On a connection on which something else had been asked (RFC 9112 §9.2): nothing of it is told to anybody.
+    #[error(
+        "sent an error that names no request, which may be the answer to another's: it is not passed on, and the next calls get connections of their own"
+    )]
+    Nameless,
     #[error("sent more than the {0} bytes that an answer may have")]
     TooLarge(usize),
     #[error("does not accept the gateway's credentials (HTTP {0})")]
@@ -315,7 +321,9 @@ impl UpstreamError {
             Self::Unreachable(_) => (502, "upstream_unreachable"),
             Self::Starting => (503, "upstream_starting"),
             Self::TimedOut(_) => (504, "upstream_timeout"),
-            Self::Broke(_) | Self::Nonsense(_) | Self::Odd(_) | Self::Foreign => (502, "upstream_nonsense"),
+            Self::Broke(_) | Self::Nonsense(_) | Self::Odd(_) | Self::Foreign | Self::Nameless => {
+                (502, "upstream_nonsense")
+            }
             Self::TooLarge(_) => (502, "upstream_too_large"),
             Self::Credentials(_) | Self::Denied(..) => (502, "upstream_credentials"),
             Self::Later(status, _) => (*status, "upstream_unavailable"),

@@ -29,6 +29,8 @@ pub const BOTH_FORMS: HeaderValue = HeaderValue::from_static("application/json, 
 
 /// How long an address is passed over after no connection could be made to it.
 const REST: Duration = Duration::from_secs(30);
+/// How long a server gets connections that serve one request each, after an error that named none.
+const DOUBT: Duration = Duration::from_secs(60);
 /// How long a resolver may take.
 const RESOLVE: Duration = Duration::from_secs(10);
 
@@ -74,6 +76,8 @@ pub struct Peer {
     started: Instant,
     /// The server speaks HTTP/2: one connection serves all.
     streams: AtomicBool,
+    /// Milliseconds from its start until which each request gets a connection of its own.
+    doubtful: AtomicU64,
 }
 
 /// What a name stands for: sorted, IPv4 first, since servers on `localhost` often listen there only.
@@ -131,6 +135,7 @@ impl Peer {
             stale: Notify::new(),
             started: Instant::now(),
             streams: AtomicBool::new(false),
+            doubtful: AtomicU64::new(0),
             host: host.trim_matches(['[', ']']).to_owned(),
         };
         if let Ok(ip) = peer.host.parse() {
@@ -251,6 +256,17 @@ impl Peer {
     /// Whether its last connection was one of HTTP/2.
     pub fn has_streams(&self) -> bool {
         self.streams.load(Ordering::Relaxed)
+    }
+
+    /// It gave an error that names no request, on a connection on which others had been asked.
+    pub fn doubt(&self) {
+        self.doubtful.store(self.clock() + DOUBT.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether each request is to have a connection of its own, so that what names none is surely about it.
+    pub fn is_doubtful(&self) -> bool {
+        let until = self.doubtful.load(Ordering::Relaxed);
+        until > 0 && self.clock() < until
     }
 
     fn clock(&self) -> u64 {

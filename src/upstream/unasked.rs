@@ -10,13 +10,16 @@ use tokio::sync::{Notify, mpsc};
 
 use super::answers::{Body, Wanted, is_sse};
 use super::era_errors::{is_refusal, is_refusal_code};
-use super::http::{Http, Seat, answer_to, mirror, own_id};
+use super::http::{Http, Seat, mirror, own_id};
+use super::sending::Asks;
 use super::{Ending, Said, UpstreamError};
 use crate::protocol::sse::{self, Splitter};
 use crate::protocol::wire;
 
 /// The longest time that a server may ask to be left alone.
 const LONGEST_RETRY: Duration = Duration::from_secs(3600);
+
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// Where a stream of announcements is to be gone on with.
 #[derive(Debug, Default)]
@@ -75,13 +78,14 @@ impl Http {
         let (patience, id) = (self.patience(), own_id());
         let response = match era {
             Era::Legacy => {
-                let request = self.client.get(self.url.clone()).headers(self.head(era, seat));
-                answer_to(request.header(ACCEPT, "text/event-stream"), patience).await?
+                let mut headers = self.head(era, seat);
+                headers.insert(ACCEPT, EVENTS);
+                self.stream(headers, patience).await?
             }
             Era::Modern => {
                 let method = "subscriptions/listen";
                 let body = wire::request(&id, method, listen);
-                self.send(era, None, mirror(method, listen), body, patience).await?
+                self.post(era, None, mirror(method, listen), body, patience, Asks::Alone).await?.0
             }
         };
         let status = response.status();
@@ -108,12 +112,12 @@ impl Http {
         begun: &Notify,
         out: &mpsc::Sender<Bytes>,
     ) -> Result<Over, UpstreamError> {
-        let request = self.client.get(self.url.clone()).headers(self.head(Era::Legacy, Some(seat)));
-        let mut request = request.header(ACCEPT, "text/event-stream");
+        let mut headers = self.head(Era::Legacy, Some(seat));
+        headers.insert(ACCEPT, EVENTS);
         if let Some(last) = &place.last {
-            request = request.header("last-event-id", last);
+            headers.insert("last-event-id", last.clone());
         }
-        let response = answer_to(request, self.patience()).await?;
+        let response = self.stream(headers, self.patience()).await?;
         begun.notify_waiters();
         match response.status() {
             StatusCode::NOT_FOUND if seat.session.is_some() => Err(UpstreamError::Forgotten),

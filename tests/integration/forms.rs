@@ -359,6 +359,9 @@ async fn a_redirection_elsewhere_is_named_and_nothing_goes_there() {
     .await;
     let gateway = before(&puppet, ", headers: {Authorization: \"Bearer inside\"}").await;
     for long in [false, true] {
+        // On a connection that others have used, what an answer without a body says may be meant for them: it is said when
+        // the call goes again.
+        call(&gateway, "box__tool", None, Some(BOTH), long).await;
         let place = other.url.replace("/mcp", "/secret");
         for (tool, words) in [("tool", place.as_str()), ("see_other", "/login"), ("loop", "HTTP 308")] {
             let answer = call(&gateway, &format!("box__{tool}"), None, Some(BOTH), long).await;
@@ -475,6 +478,8 @@ async fn a_server_that_refuses_a_gateway_without_credentials_is_heard() {
     for (settings, given) in [("", false), (", headers: {X-Api-Key: abc}", true)] {
         let gateway = before(&puppet, settings).await;
         for long in [false, true] {
+            // As in `a_redirection_elsewhere_is_named_and_nothing_goes_there`.
+            call(&gateway, "box__tool", None, Some(BOTH), long).await;
             for (tool, words) in [
                 ("tool", WORDS),
                 ("json", WORDS),

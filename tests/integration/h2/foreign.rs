@@ -150,7 +150,7 @@ async fn later(writer: Arc<tokio::sync::Mutex<OwnedWriteHalf>>, pause: Duration,
     let _ = writer.lock().await.write_all(&bytes).await;
 }
 
-async fn request(reader: &mut (impl AsyncReadExt + Unpin), held: &mut Vec<u8>) -> Option<Seen> {
+pub(super) async fn request(reader: &mut (impl AsyncReadExt + Unpin), held: &mut Vec<u8>) -> Option<Seen> {
     let end = loop {
         if let Some(at) = memchr::memmem::find(held, b"\r\n\r\n") {
             break at + 4;

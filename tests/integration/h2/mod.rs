@@ -6,6 +6,7 @@ mod foreign;
 mod frames;
 mod manners;
 mod matrix;
+mod nameless;
 mod upstream;
 
 use std::time::Duration;

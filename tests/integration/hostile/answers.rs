@@ -267,6 +267,11 @@ async fn an_error_without_an_id_is_that_of_its_caller() {
         ("long", |_| error("200 OK", &format!(r#""id":null,"x":"{}","#, "x".repeat(3000)))),
     ];
     let house = house(tricks.clone(), "").await;
+    // Where others have asked, the first that names no request is not believed; then each call has its own connection.
+    for request in ways(&call("bad__null", None)) {
+        let answer = Client::connect(house.gateway.port).await.exchange(&request).await.expect("an answer");
+        assert_eq!(answer.message()["id"], 7, "{}", answer.message());
+    }
     for (name, _) in tricks {
         for _ in 0..2 {
             let request = call(&format!("bad__{name}"), None);

@@ -346,8 +346,7 @@ impl Registry {
         let mut relieved = None;
         match found {
             Ok(faces) => {
-                let before = [entry.legacy.take(), entry.modern.take()];
-                rejects::tell(server, &before, &faces, &self.metrics);
+                rejects::tell(server, &faces, &self.metrics);
                 [entry.legacy, entry.modern] = faces;
                 relieved = entry.old.take();
             }

@@ -1,6 +1,7 @@
 //! One configured server: its name, its settings, its upstream, and how it is doing. Lives as long as its
 //! configuration stays the same, over reloads.
 
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::federated;
 use crate::config;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Once, Telling};
 use crate::upstream::demo::Demo;
 use crate::upstream::pool::{self, Pool};
 use crate::upstream::stdio::{Command, Stdio};
@@ -55,6 +56,8 @@ pub struct Server {
     last_error: ArcSwapOption<String>,
     /// The reasons that were told since it was up.
     told: Mutex<Vec<String>>,
+    /// What of its lists was warned of; it outlives a change of its settings.
+    warned: Arc<Once>,
     seconds: OnceLock<Histogram>,
 }
 
@@ -121,6 +124,7 @@ impl Server {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let bounds = Bounds::of(config, limits);
         let mut print = trust::print(config);
+        let warned = before.map(|server| server.warned.clone()).unwrap_or_default();
         let before = before.filter(|server| server.print == print && server.is_kin(config, &bounds));
         let heir = before.filter(|server| server.is_connected_as(config));
         let upstream: Arc<dyn Upstream> = match (heir, &config.kind) {
@@ -183,6 +187,7 @@ impl Server {
             starting: [config.era.is_legacy(), config.era.is_modern()].map(AtomicBool::new),
             last_error: ArcSwapOption::new(before.and_then(Self::last_error)),
             told: Mutex::default(),
+            warned,
             seconds: OnceLock::new(),
             bounds,
             print,
@@ -288,6 +293,15 @@ impl Server {
     /// What went wrong last, while the server is down.
     pub fn last_error(&self) -> Option<Arc<String>> {
         self.last_error.load_full()
+    }
+
+    /// Whether to warn of something in its lists: not, if that was said before in the same words.
+    pub fn warns(&self, what: impl Hash) -> bool {
+        let telling = self.warned.tells(what);
+        if telling == Telling::Last {
+            tracing::warn!(server = %self.name, "too much is amiss in its lists to tell of all; nothing more is told");
+        }
+        telling != Telling::Known
     }
 
     /// Notes that the server answers (`None`) or why it does not; gives whether that is news. A reason is none that was

@@ -194,7 +194,7 @@ impl Draft<'_> {
             return;
         }
         if !entries.names.insert(shown.clone()) {
-            if self.may.is_none() {
+            if self.may.is_none() && server.warns(("taken", kind.member(), &shown)) {
                 tracing::warn!(server = %server.name, name = %shown, kind = kind.member(), "the name is taken; the later one is left out");
             }
             return;
@@ -238,7 +238,9 @@ impl Draft<'_> {
             match self.view.resources.get(&*uri) {
                 Some(taken) if taken.server.serial != server.serial && self.may.is_none() => {
                     let other = &taken.server.name;
-                    tracing::warn!(server = %server.name, %uri, %other, "the page of a tool is read from another server, which has the same URI");
+                    if server.warns(("page", &uri, other)) {
+                        tracing::warn!(server = %server.name, %uri, %other, "the page of a tool is read from another server, which has the same URI");
+                    }
                 }
                 Some(_) => {}
                 None => {

@@ -61,8 +61,10 @@ async fn listing(
     let mut met = HashSet::new();
     let mut bytes = 0;
     let cut = |limit: usize, of: &str| {
-        let (server, kind) = (&server.name, kind.member());
-        tracing::warn!(%server, kind, limit, of, "the list is too long; the rest is left out");
+        if server.warns(("cut", kind.member(), of)) {
+            let (server, kind) = (&server.name, kind.member());
+            tracing::warn!(%server, kind, limit, of, "the list is too long; the rest is left out");
+        }
     };
     for _ in 0..MAX_PAGES {
         let rest = cursor.as_ref().map(|cursor| format!(r#""cursor":{}"#, quote(cursor))).unwrap_or_default();

@@ -6,12 +6,14 @@
 pub mod access;
 mod dropped;
 mod metrics;
+mod once;
 mod pen;
 mod plain;
 mod timestamp;
 
 pub use dropped::Dropped;
 pub use metrics::{Counted, Metrics, Outcome, Way};
+pub use once::{Once, Telling};
 pub use pen::{flush, last_words};
 pub use plain::acts;
 

@@ -253,6 +253,62 @@ async fn an_entry_is_held_against_the_revision_it_is_shown_in_and_comes_back_whe
     assert_eq!(gateway.metric(r#"toolgate_catalog_rejected{kind="tools",server="p"}"#).await, 1.0);
 }
 
+/// Lists are read again and again: of what is left out the log speaks once for each reason.
+#[tokio::test]
+async fn what_is_left_out_is_told_of_once() {
+    let lists = Arc::new(std::sync::Mutex::new(json!({"title": 7})));
+    let shared = lists.clone();
+    let puppet = Puppet::start(move |seen| match seen.method() {
+        "tools/list" => {
+            let members = shared.lock().expect("nobody panics with the lock").clone();
+            let tools = [tool("odd", members), tool("same", json!({}))];
+            let result =
+                json!({"tools": tools, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
+            Act::Say(json_answer(&answer(seen, &result)))
+        }
+        _ => Act::Good,
+    })
+    .await;
+    // The second server has no prefix, and names what the first shows already.
+    let other = Puppet::start(|seen| match seen.method() {
+        "tools/list" => {
+            let tools = [tool("p__same", json!({}))];
+            let result =
+                json!({"tools": tools, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
+            Act::Say(json_answer(&answer(seen, &result)))
+        }
+        _ => Act::Good,
+    })
+    .await;
+    let config = |number: usize| {
+        format!(
+            "mcpServers: {{p: {{url: \"{}\", headers: {{X-Number: \"{number}\"}}}}, q: {{url: \"{}\", prefix: \"\"}}}}\n",
+            puppet.url, other.url
+        )
+    };
+    let gateway = Gateway::start(&config(0)).await;
+    let count = |words: &str| gateway.process.output().lines().filter(|line| line.contains(words)).count();
+    let left_out = async |entries: f64| {
+        let metric = r#"toolgate_catalog_rejected{kind="tools",server="p"}"#;
+        gateway
+            .eventually("the list was read", async |g| (g.metric(metric).await - entries).abs() < 0.5)
+            .await;
+    };
+    left_out(1.0).await;
+    // With another header it is connected anew, its list is read anew, and all lists are built anew.
+    let shapes =
+        [json!({}), json!({"title": 7}), json!({}), json!({"title": []}), json!({}), json!({"title": 7})];
+    for (n, shape) in shapes.into_iter().enumerate() {
+        let entries = if shape == json!({}) { 0.0 } else { 1.0 };
+        *lists.lock().expect("nobody panics with the lock") = shape;
+        gateway.rewrite(&config(1 + n));
+        left_out(entries).await;
+    }
+    let log = gateway.process.output();
+    assert_eq!(count("clients could not read the entry"), 2, "{log}");
+    assert_eq!(count("the name is taken"), 1, "{log}");
+}
+
 /// A JSON text with the escape of half a surrogate pair at each `HALF`.
 fn halves(value: &Value) -> String {
     value.to_string().replace("HALF", r"\ud83d")

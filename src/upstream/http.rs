@@ -329,6 +329,8 @@ pub(super) fn mirror(method: &str, params: &[u8]) -> HeaderMap {
     let named = match method {
         "tools/call" | "prompts/get" => wire::member(params, "name"),
         "resources/read" => wire::member(params, "uri"),
+        // SEP-2663.
+        "tasks/get" | "tasks/update" | "tasks/cancel" => wire::member(params, "taskId"),
         _ => None,
     };
     if let Some(name) = named.and_then(|span| wire::string(span.of(params)))

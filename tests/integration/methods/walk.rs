@@ -17,7 +17,7 @@ use crate::puppet::{Act, Puppet, Seen, answer, good, http, json_answer, tools};
 const UNKNOWN: [&str; 5] = ["", "Tools/call", "notifications/nobody/knows", "tools//call", "vendor/wipe"];
 
 /// All words of the list, and some that are in none.
-fn words() -> Vec<&'static str> {
+pub fn words() -> Vec<&'static str> {
     let mut all: Vec<&str> = ROWS.iter().map(method::Row::word).chain(UNKNOWN).collect();
     all.sort_unstable();
     all.dedup();
@@ -25,7 +25,7 @@ fn words() -> Vec<&'static str> {
 }
 
 /// A server of both eras that has one of everything, and asks in each call of `hold`.
-async fn server() -> Puppet {
+pub async fn server() -> Puppet {
     Puppet::start(|seen| match (seen.verb.as_str(), seen.method()) {
         ("POST", "") => Act::Say(http("202 Accepted", &[], "")),
         (_, "initialize") => {
@@ -64,7 +64,7 @@ fn listed(seen: &Seen, what: &str, all: Value) -> Act {
 }
 
 /// Params with which a message of this method gets as far as it may; `many`: names are those of the federation.
-fn params(word: &str, many: bool, mark: &str) -> Value {
+pub fn params(word: &str, many: bool, mark: &str) -> Value {
     let name = |name: &str| if many { format!("s__{name}") } else { name.to_owned() };
     let mut params = match word {
         "tools/call" => json!({"name": name("tool"), "arguments": {}}),
@@ -84,7 +84,7 @@ fn params(word: &str, many: bool, mark: &str) -> Value {
 }
 
 /// Whether the list lets a message through to the server.
-fn passes(kind: Kind, word: &str, revision: &str, many: bool) -> bool {
+pub fn passes(kind: Kind, word: &str, revision: &str, many: bool) -> bool {
     match method::find(Sender::Client, kind, word, revision) {
         Some(row) => match row.goes {
             Goes::Named | Goes::All => true,
@@ -98,15 +98,20 @@ fn passes(kind: Kind, word: &str, revision: &str, many: bool) -> bool {
 
 /// Messages are told apart by a mark that each carries.
 #[derive(Default)]
-struct Marks(AtomicUsize);
+pub struct Marks(AtomicUsize, String);
 
 impl Marks {
-    fn next(&self) -> String {
-        format!("mark-{}-", self.0.fetch_add(1, Ordering::Relaxed))
+    /// Those of one walk of several before the same server.
+    pub fn of(revision: &str, path: &str) -> Self {
+        Self(AtomicUsize::default(), format!("{revision}{path}"))
+    }
+
+    pub fn next(&self) -> String {
+        format!("mark-{}-{}-", self.1, self.0.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-async fn house(server: &Puppet, era: &str) -> Gateway {
+pub async fn house(server: &Puppet, era: &str) -> Gateway {
     let settings = format!("{{url: \"{}\", era: {era}, health: {{interval: 1h}}}}", server.url);
     let gateway = Gateway::start(&format!("mcpServers: {{s: {settings}, demo: {{builtin: demo}}}}\n")).await;
     if era == "legacy" {

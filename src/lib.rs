@@ -31,6 +31,7 @@ pub mod rooms;
 pub mod door;
 pub mod reload;
 
+pub mod admin;
 pub mod proxy;
 
 pub mod app;

@@ -7,9 +7,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{App, AppError, START, access, conf, core, move_sessions, sweep};
+use crate::admin::Serves;
 use crate::config::Config;
+use crate::proxy::Gateway;
 use crate::proxy::inside::{Inside, Known};
-use crate::proxy::{Gateway, Serves};
 use crate::reload::Reload;
 
 impl App {

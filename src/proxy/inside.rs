@@ -29,7 +29,7 @@ pub enum Known {
 }
 
 pub struct Inside {
-    patient: Arc<Patient>,
+    patient: Arc<Patient<Gateway>>,
     shutdown: ShutdownWatch,
     /// Its servers have answered, or had the time to.
     ready: CancellationToken,

@@ -6,7 +6,6 @@
 mod accept;
 mod again;
 mod answer;
-mod approve;
 mod batch;
 mod body;
 mod carry;
@@ -16,7 +15,6 @@ mod credentials;
 pub mod crowd;
 mod ctx;
 mod fate;
-mod fixed;
 mod given;
 mod hearing;
 pub mod inside;
@@ -27,6 +25,7 @@ mod leaves;
 mod linger;
 mod link;
 pub mod multiplex;
+mod operators;
 mod outgoing;
 pub mod patience;
 mod receive;
@@ -50,6 +49,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::Peer as _;
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
+use crate::admin::Serves;
 use crate::door::Door;
 use crate::state::State;
 use crate::telemetry::Outcome;
@@ -69,16 +69,6 @@ pub struct Gateway {
     pub serves: Serves,
     /// Set where requests come from within the process, by no listener.
     pub inside: Option<inside::Known>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serves {
-    /// MCP, and the operator's paths too.
-    All,
-    /// MCP only; the operator's paths stand on another listener.
-    Public,
-    /// The operator's paths only.
-    Admin,
 }
 
 #[async_trait]

@@ -12,6 +12,7 @@ use h2::Reason;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, handshake};
 use pingora::protocols::{Digest, Stream};
+use pingora::proxy::ProxyHttp;
 use pingora::server::ShutdownWatch;
 use pingora::time::fast_timeout::fast_sleep;
 use tokio::sync::mpsc;
@@ -39,8 +40,8 @@ const UNSENT: usize = 64 * 1024;
 /// How long a connection that is at its end is waited for.
 const LAST: Duration = Duration::from_secs(1);
 
-pub struct Multiplex {
-    patient: Arc<Patient>,
+pub struct Multiplex<P> {
+    patient: Arc<Patient<P>>,
     places: Arc<Places>,
     state: Arc<State>,
     options: H2Options,
@@ -71,10 +72,14 @@ impl Drop for Report {
     }
 }
 
-impl Multiplex {
+impl<P> Multiplex<P>
+where
+    P: ProxyHttp + Send + Sync + 'static,
+    P::CTX: Send + Sync,
+{
     /// `max_header` is what the filters take; they shall be asked first, since they can say what is wrong.
     pub fn new(
-        patient: Arc<Patient>,
+        patient: Arc<Patient<P>>,
         places: Arc<Places>,
         state: Arc<State>,
         patience: Duration,

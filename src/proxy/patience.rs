@@ -13,11 +13,11 @@ use std::time::Duration;
 use pingora::apps::{HttpServerApp as _, ReusedHttpStream};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use pingora::proxy::HttpProxy;
+use pingora::proxy::{HttpProxy, ProxyHttp};
 use pingora::server::ShutdownWatch;
 use tokio::time::Instant;
 
-use super::{Gateway, cork, kept};
+use super::{cork, kept};
 use crate::state::State;
 
 /// How long a connection may wait for its next request (Pingora's own figure).
@@ -75,14 +75,18 @@ pub fn arrived() {
 type Served<'a> = Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'a>>;
 
 /// Pingora's application for one listener, with a limit on heads.
-pub struct Patient {
-    proxy: Arc<HttpProxy<Gateway>>,
+pub struct Patient<P> {
+    proxy: Arc<HttpProxy<P>>,
     patience: Duration,
     state: Arc<State>,
 }
 
-impl Patient {
-    pub fn new(mut proxy: HttpProxy<Gateway>, patience: Duration, state: Arc<State>) -> Self {
+impl<P> Patient<P>
+where
+    P: ProxyHttp + Send + Sync + 'static,
+    P::CTX: Send + Sync,
+{
+    pub fn new(mut proxy: HttpProxy<P>, patience: Duration, state: Arc<State>) -> Self {
         proxy.handle_init_modules();
         Self { proxy: Arc::new(proxy), patience, state }
     }

@@ -14,7 +14,8 @@ use pingora::proxy::Session;
 
 use super::accept::Takes;
 use super::patience::{self, Standing};
-use super::{Ctx, Gateway, Serves, body, carry, client, fixed, inside, intake, outgoing, reply};
+use super::{Ctx, Gateway, body, carry, client, inside, intake, operators, outgoing, reply};
+use crate::admin::{self, Serves};
 use crate::catalog::Endpoint;
 use crate::door::judge::{Judged, kept};
 use crate::door::{Door, Exit, Leave, Led, Reply};
@@ -49,7 +50,7 @@ impl Gateway {
             return self.refuse_with(session, ctx, "listener", refusal).await;
         }
         let path = session.req_header().uri.path();
-        let operator = fixed::Path::of(path);
+        let operator = admin::Path::of(path);
         let endpoint = match self.serves {
             Serves::Admin => None,
             _ => ctx.house.catalog.endpoint(path).cloned(),
@@ -57,7 +58,7 @@ impl Gateway {
         ctx.origin = session.req_header().headers.get(http::header::ORIGIN).cloned();
         ctx.client = client::address(session, &ctx.house.plan.config.listen);
         let chain = &ctx.house.plan.chain;
-        let described = fixed::described(path).is_some();
+        let described = admin::described(path).is_some();
         // A browser asks whether it may send credentials before it sends any (Fetch standard, "CORS protocol and
         // credentials"); the answer is the same for every path, so that none is found out by it.
         let asks = self.serves != Serves::Admin && reply::is_preflight(session);
@@ -84,7 +85,7 @@ impl Gateway {
                 ctx.vouched = matches!(self.inside, Some(inside::Known::As(_)));
             }
             // Probes come by address and without a body; they may have any Host.
-            Err(stop) if fixed::is_open(operator, &stop, self.serves) => {}
+            Err(stop) if admin::is_open(operator, &stop, self.serves) => {}
             Err(stop) => {
                 if matches!(stop.filter, "intake" | Origin::NAME) {
                     ctx.origin = None;
@@ -98,7 +99,7 @@ impl Gateway {
         }
         if described && self.serves != Serves::Admin {
             ctx.told.method = "_metadata";
-            return Box::pin(fixed::metadata(session, ctx)).await.map(|()| None);
+            return Box::pin(operators::metadata(session, ctx)).await.map(|()| None);
         }
         // Who may use nothing of a server is not told that it is there.
         let shown = match (&endpoint, &ctx.caller) {
@@ -109,7 +110,7 @@ impl Gateway {
             return match operator.filter(|_| self.serves != Serves::Public) {
                 Some(path) => {
                     ctx.told.method = "_operator";
-                    Box::pin(fixed::answer(self, session, ctx, path)).await.map(|()| None)
+                    Box::pin(operators::answer(self, session, ctx, path)).await.map(|()| None)
                 }
                 None => {
                     let words = "no such path; MCP is served at /mcp and /servers/NAME/mcp";

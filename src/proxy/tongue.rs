@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::listeners::ALPN;
 use pingora::protocols::Stream;
+use pingora::proxy::ProxyHttp;
 use pingora::server::ShutdownWatch;
 use tokio::time::Instant;
 
@@ -20,15 +21,15 @@ use super::patience::Patient;
 /// RFC 9113 §3.4: the preface is `PRI * HTTP/2.0`, and `PRI` is kept free of other meanings.
 const PREFACE: [u8; 3] = *b"PRI";
 
-pub struct Tongue {
-    patient: Arc<Patient>,
+pub struct Tongue<P> {
+    patient: Arc<Patient<P>>,
     /// `None` where HTTP/2 is not spoken.
-    multiplex: Option<Multiplex>,
+    multiplex: Option<Multiplex<P>>,
     patience: Duration,
 }
 
-impl Tongue {
-    pub fn new(patient: Arc<Patient>, multiplex: Option<Multiplex>, patience: Duration) -> Self {
+impl<P> Tongue<P> {
+    pub fn new(patient: Arc<Patient<P>>, multiplex: Option<Multiplex<P>>, patience: Duration) -> Self {
         Self { patient, multiplex, patience }
     }
 
@@ -46,7 +47,11 @@ impl Tongue {
 }
 
 #[async_trait]
-impl ServerApp for Tongue {
+impl<P> ServerApp for Tongue<P>
+where
+    P: ProxyHttp + Send + Sync + 'static,
+    P::CTX: Send + Sync,
+{
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let since = Instant::now();
         match &self.multiplex {

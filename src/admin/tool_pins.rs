@@ -1,0 +1,65 @@
+//! `/tools/pins`: what tools are defined as, and the operator's word that a changed definition is right.
+//!
+//! GET lists the tools of servers with `pinning`; POST approves of one, by its hash, so that what is approved is what
+//! was looked at. For operators only, and never for a web page.
+
+use filters::Refusal;
+use filters::agree::quote;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+
+use super::{Admin, Response};
+use crate::protocol::wire;
+use crate::registry::Approval;
+
+/// Whether a request is one that a web page of another origin cannot send unasked.
+///
+/// # Errors
+/// The refusal that the caller gets.
+pub fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if kind.is_some_and(|kind| kind.split(';').next().unwrap_or_default().trim() == "application/json") {
+        return Ok(());
+    }
+    Err(Refusal::http(415, "content_type", "an approval is JSON: send Content-Type: application/json"))
+}
+
+/// The tools of servers with `pinning`.
+pub(super) fn list(admin: &Admin<'_>) -> Response {
+    let definitions = admin.door.registry.definitions();
+    let lines = definitions.iter().map(|d| {
+        format!(
+            r#"{{"tool":{},"server":{},"era":"{}","hash":"{}","shown":{}}}"#,
+            quote(&d.tool),
+            quote(&d.server),
+            d.era.word(),
+            d.hash,
+            d.shown
+        )
+    });
+    Response::json(200, format!(r#"{{"tools":[{}]}}"#, lines.collect::<Vec<_>>().join(",")))
+}
+
+/// Approves of a definition: `{"tool": …, "hash": …}`. Only for who [may](Admin::may_approve).
+///
+/// # Errors
+/// The refusal that the caller gets.
+pub fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<Response, Refusal> {
+    let part = |name| wire::member(body, name).and_then(|place| wire::string(place.of(body)));
+    let (Some(tool), Some(hash)) = (part("tool"), part("hash")) else {
+        let words = r#"expected {"tool": "server__tool", "hash": "the 64 hex digits that GET tells"}"#;
+        return Err(Refusal::http(400, "approval_unclear", words));
+    };
+    match admin.door.registry.approve(&tool, &hash) {
+        Approval::Done => {
+            Ok(Response::json(200, format!(r#"{{"tool":{},"hash":{}}}"#, quote(&tool), quote(&hash))))
+        }
+        Approval::Unknown => {
+            Err(Refusal::http(404, "unknown_tool", "no server with `pinning` has a tool of this name"))
+        }
+        Approval::Other(hashes) => {
+            let words = format!("the definition has another hash now: {}", hashes.join(", "));
+            Err(Refusal::http(409, "definition_changed", words))
+        }
+    }
+}

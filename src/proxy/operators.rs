@@ -1,0 +1,97 @@
+//! Requests for paths that are not MCP: read and answered here, judged by `admin`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use filters::Refusal;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method};
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use super::{Ctx, Gateway, body, reply};
+use crate::admin::{Admin, Path, Response, tool_pins};
+use crate::catalog;
+use crate::telemetry::Outcome;
+
+/// Longest body of an approval, in bytes, and the time that it may take.
+const MAX_BODY: usize = 4096;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The metadata of a protected resource, and never a server's own. Whoever asks has shown no credentials, so it is told
+/// of every endpoint that could be there.
+pub async fn metadata(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
+    ctx.outcome = Some(Outcome::Ok);
+    let path = catalog::plain(session.req_header().uri.path());
+    let Some(document) = ctx.house.plan.chain.auth.metadata_document(path) else {
+        let words = "no such metadata: either this can be no endpoint, or auth.resource_metadata is not set";
+        return refuse(session, ctx, Refusal::http(404, "no_metadata", words)).await;
+    };
+    let mut head = ResponseHeader::build(200, Some(5))?;
+    head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
+    head.insert_header(CACHE_CONTROL, HeaderValue::from_static("max-age=300"))?;
+    reply::write(session, ctx, head, Bytes::from(document)).await
+}
+
+/// Answers a request for a path of operators.
+pub async fn answer(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    path: Path,
+) -> pingora::Result<()> {
+    ctx.outcome = Some(Outcome::Ok);
+    let method = session.req_header().method.clone();
+    let answer = if path == Path::Pins && method == Method::POST {
+        approve(gateway, session, ctx).await?
+    } else {
+        admin(gateway, ctx).answer(path, &method)
+    };
+    match answer {
+        Ok(response) => write(session, ctx, response).await,
+        Err(refusal) => refuse(session, ctx, refusal).await,
+    }
+}
+
+async fn approve(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &Ctx,
+) -> pingora::Result<Result<Response, Refusal>> {
+    if let Err(refusal) = admin(gateway, ctx).may_approve() {
+        return Ok(Err(refusal));
+    }
+    if let Err(refusal) = tool_pins::is_json(&session.req_header().headers) {
+        return Ok(Err(refusal));
+    }
+    // So small that it is never counted.
+    let bounds = body::Bounds { limit: MAX_BODY, patience: PATIENCE, together: usize::MAX, free: 0 };
+    let read = body::read(session, &bounds, &mut gateway.state.load()).await?;
+    Ok(read.and_then(|read| tool_pins::approve(&admin(gateway, ctx), &read)))
+}
+
+fn admin<'a>(gateway: &'a Gateway, ctx: &'a Ctx) -> Admin<'a> {
+    Admin {
+        serves: gateway.serves,
+        caller: ctx.caller.as_ref(),
+        house: &ctx.house,
+        state: &gateway.state,
+        door: &gateway.door,
+    }
+}
+
+async fn write(session: &mut Session, ctx: &Ctx, response: Response) -> pingora::Result<()> {
+    let mut head = ResponseHeader::build(response.status, Some(4))?;
+    if let Some(kind) = response.content_type {
+        head.insert_header(CONTENT_TYPE, HeaderValue::from_static(kind))?;
+    }
+    if let Some(allow) = response.allow {
+        head.insert_header(ALLOW, HeaderValue::from_static(allow))?;
+    }
+    reply::write(session, ctx, head, response.body).await
+}
+
+async fn refuse(session: &mut Session, ctx: &mut Ctx, refusal: Refusal) -> pingora::Result<()> {
+    ctx.refuse("intake", Box::new(refusal));
+    reply::failure(session, ctx).await
+}

@@ -5,7 +5,11 @@
 //! different things: dot segments, encoded slashes, backslashes, what is encoded twice. How a server reads a URI is
 //! not known here, so what any common reader (RFC 3986, WHATWG URL, `path.join`) takes differently counts.
 
+mod host;
+
 use std::borrow::Cow;
+
+use host::is_web;
 
 /// Why a URI has no normal form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -28,6 +32,20 @@ pub enum Odd {
     Query,
     #[error("the path of a file begins with a slash")]
     Relative,
+    #[error("a URL of its scheme has exactly `//` and then a host")]
+    Authority,
+    #[error("it has a user, a password or an `@` before its host")]
+    User,
+    #[error(
+        "its host has more than ASCII letters, digits, hyphens and single dots (international names are written as `xn--`)"
+    )]
+    Host,
+    #[error("its host is an IP address, and not in its one canonical form")]
+    Address,
+    #[error("its port is no number from 1 to 65535 without leading zeros (a file has none)")]
+    Port,
+    #[error("it has a drive that is written with `|`")]
+    Drive,
 }
 
 /// The parts of a URI or of a pattern over URIs.
@@ -78,6 +96,7 @@ impl<'a> Parts<'a> {
             && !host.contains([':', '@'])
             && !host.ends_with('.')
             && (self.scheme != "file" || (self.authority.is_some() && host != "localhost"))
+            && (!has_root(self.scheme) || !self.path.is_empty())
             && (!is_web(self.scheme) || !self.rest.contains('#'))
     }
 
@@ -91,7 +110,7 @@ impl<'a> Parts<'a> {
         match self.authority {
             Some(authority) => {
                 out.push_str("//");
-                out.push_str(&host(&scheme, authority));
+                out.push_str(&self::authority(&scheme, authority));
             }
             // RFC 8089 §2: `file:/a` and `file://localhost/a` are `file:///a`.
             None if scheme == "file" => out.push_str("//"),
@@ -111,25 +130,21 @@ pub fn is_absolute(text: &str) -> bool {
     text.split_once("://").is_some_and(|(scheme, _)| is_scheme(scheme))
 }
 
-/// Schemes whose fragments are not sent, and whose ports have defaults (RFC 9110 §4.2.3).
-fn is_web(scheme: &str) -> bool {
-    matches!(scheme, "http" | "https" | "ws" | "wss")
-}
-
-fn host(scheme: &str, authority: &str) -> String {
+fn authority(scheme: &str, authority: &str) -> String {
     let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(user, host)| (user, host));
     let host = host.to_ascii_lowercase();
-    let default = match scheme {
-        "http" | "ws" => ":80",
-        "https" | "wss" => ":443",
-        _ => ":",
+    let (name, port) = match host.rsplit_once(':') {
+        // The last colon of an address of IPv6 stands before its bracket.
+        Some((name, port)) if !port.contains(']') => (name, port),
+        _ => (&*host, ""),
     };
-    let host = host.strip_suffix(default).or_else(|| host.strip_suffix(':')).unwrap_or(&host);
-    let host = if is_web(scheme) { host.strip_suffix('.').unwrap_or(host) } else { host };
-    match (user, host) {
-        ("", "localhost") if scheme == "file" => String::new(),
-        ("", host) => host.to_owned(),
-        (user, host) => format!("{user}@{host}"),
+    let name = if is_web(scheme) { name.strip_suffix('.').unwrap_or(name) } else { name };
+    let dropped = port.is_empty() || host::default_port(scheme) == Some(port);
+    let host = if dropped { name.to_owned() } else { format!("{name}:{port}") };
+    match user {
+        "" if scheme == "file" && host == "localhost" => String::new(),
+        "" => host,
+        user => format!("{user}@{host}"),
     }
 }
 
@@ -164,6 +179,10 @@ pub fn normal(uri: &str) -> Result<Cow<'_, str>, Odd> {
     if path.split('/').any(is_dots) || is_dots(&authority) {
         return Err(Odd::Dots);
     }
+    host::check(&parts.scheme.to_ascii_lowercase(), parts.authority)?;
+    if is_file && is_drive(&path) {
+        return Err(Odd::Drive);
+    }
     let rest = decoded(parts.rest, false)?;
     let same = |one: &Cow<'_, str>| matches!(one, Cow::Borrowed(_));
     if same(&path) && same(&rest) && same(&authority) && !path.contains("//") && parts.is_plain() {
@@ -171,7 +190,7 @@ pub fn normal(uri: &str) -> Result<Cow<'_, str>, Odd> {
     }
     let parts = Parts { authority: parts.authority.map(|_| &*authority), path: &path, ..parts };
     let (scheme, mut out) = parts.head();
-    single(&path, &mut out);
+    single(if path.is_empty() && has_root(&scheme) { "/" } else { &path }, &mut out);
     out.push_str(match rest.find('#').filter(|_| is_web(&scheme)) {
         Some(at) => &rest[..at],
         None => &rest,
@@ -182,12 +201,43 @@ pub fn normal(uri: &str) -> Result<Cow<'_, str>, Odd> {
 /// A pattern over URIs in the spelling of what it is held against. A `?` is any letter here.
 pub fn pattern(glob: &str) -> String {
     let parts = Parts::of_pattern(glob);
-    let (_, mut out) = parts.head();
+    let (scheme, mut out) = parts.head();
+    if has_root(&scheme) && parts.path.is_empty() && parts.authority.is_some() {
+        return root(&scheme, &out);
+    }
     let path = decoded(parts.path, false).unwrap_or(Cow::Borrowed(parts.path));
     // What was encoded is no sign of the pattern's own.
     let path = if matches!(path, Cow::Owned(_)) { escaped(parts.path) } else { path };
     single(&path, &mut out);
     out
+}
+
+/// A pattern over hosts alone, held against what has at least the path `/` (RFC 9110 §4.2.3). A query may follow.
+fn root(scheme: &str, glob: &str) -> String {
+    let from = scheme.len() + "://".len();
+    if let Some(at) = glob.find("\\?") {
+        return format!("{}/{}", &glob[..at], &glob[at..]);
+    }
+    match glob.find('?') {
+        // It may stand for a letter of the host, or be the one before a query.
+        Some(at) if !glob.contains(['{', '[', '\\']) => {
+            let (host, end) = (&glob[from..], if glob.ends_with('*') { "" } else { "/" });
+            format!("{}{{{host}{end},{}/{}}}", &glob[..from], &glob[from..at], &glob[at..])
+        }
+        _ if glob.ends_with('*') => glob.to_owned(),
+        _ => format!("{glob}/"),
+    }
+}
+
+/// Whether no path is the path `/`.
+fn has_root(scheme: &str) -> bool {
+    is_web(scheme) || scheme == "file"
+}
+
+/// Windows and WHATWG URL take `/C|/` for `/C:/`.
+fn is_drive(path: &str) -> bool {
+    matches!(path.as_bytes(), [b'/', letter, b'|', rest @ ..]
+        if letter.is_ascii_alphabetic() && matches!(rest, [] | [b'/', ..]))
 }
 
 /// A segment that leads elsewhere, for one that cuts off spaces (Windows) or parameters (`..;a`) too.

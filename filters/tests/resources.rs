@@ -18,7 +18,7 @@ const SECRET: [&str; 7] = [
 ];
 
 /// Readable as `/etc/passwd` or `/pub/secret`.
-const ODD: [(&str, Odd); 8] = [
+const ODD: [(&str, Odd); 12] = [
     ("file:///pub/../etc/passwd", Odd::Dots),
     ("file:///pub/%2e%2e/etc/passwd", Odd::Dots),
     ("file:///pub/x/..%2f..%2fetc/passwd", Odd::Slash),
@@ -27,6 +27,10 @@ const ODD: [(&str, Odd); 8] = [
     ("file:///pub/%252e%252e/etc/passwd", Odd::Twice),
     ("file:///pub/secret?", Odd::Query),
     ("file:///pub/secret%00.txt", Odd::Control),
+    ("file://u@localhost/pub/secret", Odd::User),
+    ("file://loc\u{ad}alhost/pub/secret", Odd::Host),
+    ("file://127.0.0.1/pub/secret", Odd::Address),
+    ("file://localhost:80/pub/secret", Odd::Port),
 ];
 
 fn lists(resources: &[&str]) -> Lists {

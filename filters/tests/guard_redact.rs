@@ -92,6 +92,40 @@ fn what_is_a_secret_is_found() {
 }
 
 #[test]
+fn a_number_is_a_card_number_in_whatever_form_it_is_written() {
+    let redactor = all();
+    for number in [
+        "4111111111111111",
+        "-4111111111111111",
+        "4111111111111111.0",
+        "4111111111111111.000e0",
+        "4.111111111111111e15",
+        "4.111111111111111E+15",
+        "-4.1111111111111110e15",
+        "41111111.11111111e8",
+        "411111111111111100000e-5",
+        "0.0000004111111111111111e22",
+        // As it is read by those who keep 53 bits.
+        "4.11111111111111100001e15",
+    ] {
+        let found = redactor.scan(format!("{{\"n\":{number}}}").as_bytes()).expect("JSON");
+        assert_eq!(found.total(), 1, "{number}");
+    }
+    for number in [
+        "4111111111111112",
+        "4.111111111111112e15",
+        "4.1e15",
+        "1e400",
+        "-0",
+        "4111111111111111e9",
+        "0.4111111111111111",
+    ] {
+        let found = redactor.scan(format!("[{number}]").as_bytes()).expect("JSON");
+        assert!(found.is_empty(), "{number}");
+    }
+}
+
+#[test]
 fn what_only_looks_like_a_secret_is_left_alone() {
     let redactor = all();
     for text in [

@@ -67,7 +67,7 @@ async fn carried(
         return Ok(Err(UpstreamError::Nonsense("it is not reached by HTTP".into())));
     };
     // Its session, which changes with the seat, and its address are for whoever sends it.
-    let head = outgoing::request(session, ctx, leave, pool.any(), None, bearer.as_ref())?;
+    let head = outgoing::request(session, ctx, leave, pool.any(), None, bearer.as_ref(), &door.metrics)?;
     let mut extra = head.headers.clone();
     extra.remove(CONTENT_LENGTH);
     extra.remove(http::header::HOST);

@@ -142,7 +142,15 @@ impl ProxyHttp for Gateway {
         {
             return Err(Error::explain(TOUCHED, "something lies on the connection unasked").into_up());
         }
-        *request = outgoing::request(session, ctx, leave, peer, ctx.seat.as_deref(), ctx.bearer.as_ref())?;
+        *request = outgoing::request(
+            session,
+            ctx,
+            leave,
+            peer,
+            ctx.seat.as_deref(),
+            ctx.bearer.as_ref(),
+            &self.door.metrics,
+        )?;
         request.set_version(version);
         if ctx.fresh && version != http::Version::HTTP_2 {
             request.insert_header(http::header::CONNECTION, "close")?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use filters::agree::{decode, encode, quote};
 use filters::call::header;
-use filters::guard::Redactor;
+use filters::guard::{Action, Redactor};
 use filters::verdict::code;
 use filters::{Era, Refusal};
 use http::header::{
@@ -24,9 +24,11 @@ use super::Ctx;
 use crate::address;
 use crate::config::Redaction;
 use crate::door::Leave;
+use crate::protocol::handles::is_traceparent;
 use crate::protocol::method::Method;
 use crate::server::Server;
 use crate::session;
+use crate::telemetry::{Metrics, Way};
 use crate::upstream::http::Seat;
 use crate::upstream::pool::Visit;
 use crate::upstream::{Peer, Screen};
@@ -52,6 +54,7 @@ pub fn request(
     peer: &Peer,
     seat: Option<&Seat>,
     bearer: Option<&HeaderValue>,
+    metrics: &Metrics,
 ) -> pingora::Result<RequestHeader> {
     let client = &session.req_header().headers;
     let mut request = http::Request::new(());
@@ -62,8 +65,10 @@ pub fn request(
     };
     // Names go out in lower case, as most clients write them: keeping another case costs a second map.
     let mut headers = HeaderMap::with_capacity(12);
+    let searched = Searched::of(ctx, leave, metrics);
     for name in &CARRIED {
-        if let Some(value) = client.get(name) {
+        if let Some(value) = client.get(name).filter(|value| is_trace(name, value) || searched.passes(value))
+        {
             headers.insert(name, value.clone());
         }
     }
@@ -82,7 +87,7 @@ pub fn request(
         }
     }
     match (leave.era, seat) {
-        (Era::Modern, _) => modern(&mut headers, client, leave, ctx.house.plan.redactor.as_deref())?,
+        (Era::Modern, _) => modern(&mut headers, client, leave, &searched)?,
         (Era::Legacy, Some(seat)) => {
             if let Ok(version) = HeaderValue::from_str(&seat.version) {
                 headers.insert(header::PROTOCOL_VERSION, version);
@@ -105,14 +110,13 @@ fn modern(
     headers: &mut HeaderMap,
     client: &HeaderMap,
     leave: &Leave,
-    redactor: Option<&Redactor>,
+    searched: &Searched<'_>,
 ) -> pingora::Result<()> {
     for name in [&header::PROTOCOL_VERSION, &header::METHOD] {
         if let Some(value) = client.get(name) {
             headers.insert(name, value.clone());
         }
     }
-    let redactor = redactor.filter(|_| leave.server.config.redact.arguments != Redaction::Off);
     match &leave.name {
         Some(name) => {
             let value = HeaderValue::from_str(&encode(name))
@@ -123,9 +127,7 @@ fn modern(
             // It repeats a handle, or nothing that anybody has held against the body.
             let method =
                 client.get(header::METHOD).and_then(|method| method.to_str().ok()).unwrap_or_default();
-            let goes = |value: &&HeaderValue| {
-                Method::of(method).has_name() || redactor.is_none_or(|redactor| is_clean(value, redactor))
-            };
+            let goes = |value: &&HeaderValue| Method::of(method).has_name() || searched.passes(value);
             if let Some(value) = client.get(header::NAME).filter(goes) {
                 headers.insert(header::NAME, value.clone());
             }
@@ -135,7 +137,7 @@ fn modern(
     for (name, value) in client.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-")) {
         // They repeat arguments; what is taken out of those must not come by this way.
         let made = leave.mirrored.iter().any(|(mirrored, _)| mirrored == name);
-        if !made && redactor.is_none_or(|redactor| is_clean(value, redactor)) {
+        if !made && searched.passes(value) {
             headers.append(name, value.clone());
         }
     }
@@ -145,12 +147,43 @@ fn modern(
     Ok(())
 }
 
-/// Whether a header holds no secret, neither as it stands nor as it reads.
-fn is_clean(value: &HeaderValue, redactor: &Redactor) -> bool {
-    let Ok(value) = value.to_str() else { return false };
-    let Some(read) = decode(value) else { return false };
-    let found = |text: &str| redactor.scan(quote(text).as_bytes()).map_or(true, |found| !found.is_empty());
-    !found(value) && !found(&read)
+/// What is asked before a header of a client's goes to a server that is to get no secrets. A header that holds one is left
+/// out: what would be left of it is no value of its kind.
+struct Searched<'a> {
+    redactor: Option<&'a Redactor>,
+    server: &'a str,
+    action: Action,
+    metrics: &'a Metrics,
+}
+
+impl<'a> Searched<'a> {
+    fn of(ctx: &'a Ctx, leave: &'a Leave, metrics: &'a Metrics) -> Self {
+        let redaction = leave.server.config.redact.arguments;
+        let redactor = ctx.house.plan.redactor.as_deref().filter(|_| redaction != Redaction::Off);
+        let action = if redaction == Redaction::Block { Action::Block } else { Action::Redact };
+        Self { redactor, server: &leave.server.name, action, metrics }
+    }
+
+    /// Whether it holds no secret, neither as it stands nor as it reads. What cannot be read is not known to hold none.
+    fn passes(&self, value: &HeaderValue) -> bool {
+        let Some(redactor) = self.redactor else { return true };
+        let Some((value, read)) = value.to_str().ok().and_then(|value| Some((value, decode(value)?))) else {
+            return false;
+        };
+        [value, &*read].into_iter().all(|text| match redactor.scan(quote(text).as_bytes()) {
+            Ok(found) if found.is_empty() => true,
+            Ok(found) => {
+                self.metrics.redacted(self.server, Way::Arguments, self.action, &found);
+                false
+            }
+            Err(_) => false,
+        })
+    }
+}
+
+/// Ids that programs draw, in the form that they have: they may look like a number of a card, and are none.
+fn is_trace(name: &HeaderName, value: &HeaderValue) -> bool {
+    name.as_str() == "traceparent" && value.to_str().is_ok_and(is_traceparent)
 }
 
 /// Whether a header of a server's goes to the client: what its answer is and how to treat it, and what MCP may yet say.

@@ -82,6 +82,49 @@ pub(super) fn is_card(digits: &[u8]) -> bool {
         && luhn(digits)
 }
 
+/// Whether a JSON number denotes one, in whatever form: signed, with a fraction of zeros, with an exponent, or with more
+/// digits than those who read it keep.
+pub(super) fn is_card_number(number: &[u8]) -> bool {
+    let exact = whole(number).is_some_and(|digits| is_card(&digits));
+    let kept = || {
+        let read: f64 = std::str::from_utf8(number).ok()?.parse().ok()?;
+        (read.fract() == 0.0 && read.abs() < 1e19).then(|| format!("{:.0}", read.abs()))
+    };
+    let is_plain = || !number.iter().any(|b| matches!(b, b'.' | b'e' | b'E'));
+    exact || (number.len() > 13 && !is_plain() && kept().is_some_and(|digits| is_card(digits.as_bytes())))
+}
+
+/// The digits of the whole number that a JSON number denotes, if it is one of at most 19 digits.
+fn whole(number: &[u8]) -> Option<Vec<u8>> {
+    let number = number.strip_prefix(b"-").unwrap_or(number);
+    let (mantissa, exponent) = match number.iter().position(|b| matches!(b, b'e' | b'E')) {
+        Some(at) => (&number[..at], std::str::from_utf8(&number[at + 1..]).ok()?.parse::<i64>().ok()?),
+        None => (number, 0),
+    };
+    let point = mantissa.iter().position(|b| *b == b'.').unwrap_or(mantissa.len());
+    let fraction = mantissa.len().saturating_sub(point + 1);
+    let mut places = exponent.checked_sub(i64::try_from(fraction).ok()?)?;
+    let mut digits: Vec<u8> = mantissa.iter().copied().filter(|b| *b != b'.').collect();
+    while places < 0 && digits.last() == Some(&b'0') {
+        digits.pop();
+        places += 1;
+    }
+    let start = digits.iter().position(|b| *b != b'0')?;
+    digits.drain(..start);
+    let zeros = usize::try_from(places).ok().filter(|zeros| digits.len().saturating_add(*zeros) <= 19)?;
+    digits.resize(digits.len() + zeros, b'0');
+    Some(digits)
+}
+
+/// Whether a JSON text may hold a number with an exponent: with one, few digits denote many.
+pub(super) fn may_hold_exponent(json: &[u8]) -> bool {
+    memchr::memchr2_iter(b'e', b'E', json).any(|at| {
+        at > 0
+            && json[at - 1].is_ascii_digit()
+            && json.get(at + 1).is_some_and(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-'))
+    })
+}
+
 /// ISO/IEC 7812 issuer ranges that are in use, with their lengths. Leaves out what times, counters and
 /// snowflake ids begin with, which would pass the check digit one time in ten.
 fn has_network(digits: &[u8]) -> bool {

@@ -4,6 +4,9 @@
 use super::walk::{Leaf, any};
 use crate::json::{DEPTH_CEILING, Fault, Reader};
 
+/// The digits of the shortest card numbers.
+const SHORTEST_SECRET: usize = 13;
+
 /// What stands at a place of a message.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
@@ -11,7 +14,11 @@ pub enum Place {
     Text,
     /// An id, a cursor, a name, a URI, a word of the protocol: stays as it is. An object or a list in its place is text.
     Handle,
-    /// A number; anything else in its place is text.
+    /// A word of a closed list; whatever else stands in its place is text.
+    Word(&'static [&'static str]),
+    /// A string of a form in which nobody can write; whatever else stands in its place is text.
+    Form(fn(&str) -> bool),
+    /// A number with fewer digits than a secret has; anything else in its place is text.
     Number,
     /// An object with members that are known; all others are text, and so are their keys. In a list, each element.
     Object(&'static [(&'static str, Place)]),
@@ -40,9 +47,31 @@ fn at(r: &mut Reader<'_>, json: &[u8], place: &Place, out: &mut dyn FnMut(Leaf))
             read.map(drop)
         }
         (b'{', Place::Map(place)) => r.object(|r, _| at(r, json, place, out)).map(drop),
+        (b'"', Place::Word(_) | Place::Form(_)) => {
+            let text = r.string()?;
+            let said = text.read(json);
+            let known = match place {
+                Place::Word(words) => words.contains(&&*said),
+                Place::Form(fits) => fits(&said),
+                _ => false,
+            };
+            if !known {
+                out(Leaf::Text(text));
+            }
+            Ok(())
+        }
         (b'{' | b'[', _) | (_, Place::Text | Place::Object(_) | Place::Map(_)) => any(r, out),
-        (b'"', Place::Number) => any(r, out),
-        (_, Place::Handle | Place::Number) => r.value().map(drop),
+        (b'"', Place::Number) | (_, Place::Word(_) | Place::Form(_)) => any(r, out),
+        (_, Place::Number) => {
+            let span = r.value()?;
+            let text = span.of(json);
+            let is_number = text.first().is_some_and(|b| b.is_ascii_digit() || *b == b'-');
+            if is_number && (text.len() >= SHORTEST_SECRET || text.iter().any(|b| matches!(b, b'e' | b'E'))) {
+                out(Leaf::Number(span));
+            }
+            Ok(())
+        }
+        (_, Place::Handle) => r.value().map(drop),
     }
 }
 
@@ -54,6 +83,8 @@ mod tests {
         ("cursor", Place::Handle),
         ("arguments", Place::Text),
         ("progress", Place::Number),
+        ("level", Place::Word(&["info", "debug"])),
+        ("at", Place::Form(|text| text.len() == 2)),
         ("answers", Place::Map(&Place::Object(&[("action", Place::Handle)]))),
         ("roots", Place::Object(&[("uri", Place::Handle)])),
     ]);
@@ -79,6 +110,13 @@ mod tests {
             (r#"{"cursor":["a"]}"#, &["a"]),
             (r#"{"c\u0075rsor":"a","other":"b"}"#, &["other:", "b"]),
             (r#"{"progress":4,"x":5}"#, &["x:", "5"]),
+            (r#"{"progress":4111111111111111}"#, &["4111111111111111"]),
+            (r#"{"progress":4e15}"#, &["4e15"]),
+            (r#"{"progress":null,"level":true,"at":7}"#, &["7"]),
+            (r#"{"level":"info","at":"12"}"#, &[]),
+            (r#"{"level":"\u0069nfo","at":"1\u0032"}"#, &[]),
+            (r#"{"level":"Info","at":"123"}"#, &["Info", "123"]),
+            (r#"{"level":["info"],"at":{"at":"12"}}"#, &["info", "at:", "12"]),
             (r#"{"progress":"4"}"#, &["4"]),
             (r#"{"answers":{"one":{"action":"a","content":{"action":"b"}}}}"#, &["content:", "action:", "b"]),
             (r#"{"answers":"a"}"#, &["a"]),

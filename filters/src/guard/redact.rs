@@ -13,7 +13,7 @@ use std::sync::Arc;
 use memchr::{memchr, memmem};
 use regex::{Regex, RegexBuilder};
 
-use super::detectors::{Detector, is_card};
+use super::detectors::{Detector, is_card_number, may_hold_exponent};
 use super::place::{self, Place};
 use super::walk::{self, Leaf};
 use crate::call::Era;
@@ -157,6 +157,7 @@ impl Redactor {
         !self.custom.is_empty()
             || self.detectors.iter().any(|detector| detector.may_fire(json))
             || (!self.detectors.is_empty() && memmem::find(json, b"\\u").is_some())
+            || (self.detectors.contains(&Detector::CreditCard) && may_hold_exponent(json))
     }
 
     fn search(
@@ -274,11 +275,6 @@ impl Search<'_> {
 
     fn number(&mut self, span: Span) {
         let raw = span.of(self.json);
-        // `4111111111111111.0` is the same number.
-        let whole = match memchr(b'.', raw) {
-            Some(dot) if raw[dot + 1..].iter().all(|b| *b == b'0') => &raw[..dot],
-            _ => raw,
-        };
         let card = self.redactor.detectors.iter().position(|d| *d == Detector::CreditCard);
         let custom = || {
             let text = std::str::from_utf8(raw).ok()?;
@@ -286,7 +282,7 @@ impl Search<'_> {
             let at = self.redactor.custom.iter().position(all)?;
             Some(self.redactor.detectors.len() + at)
         };
-        if let Some(label) = card.filter(|_| is_card(whole)).or_else(custom) {
+        if let Some(label) = card.filter(|_| is_card_number(raw)).or_else(custom) {
             self.hits.push(Hit { start: span.start, end: span.end, label, form: Form::Number });
         }
     }

@@ -127,4 +127,16 @@ async fn the_server_gets_the_head_that_its_arguments_call_for() {
     assert_eq!(call.header("mcp-param-key"), Some("[redacted:ticket]"));
     assert_eq!(call.header("mcp-param-n"), Some("7"));
     assert_eq!(call.header("mcp-param-other"), Some("as it is"));
+    // Free text in other headers is searched as it is in `_meta`; a trace is not.
+    let params = json!({"name": "up__good", "arguments": {"n": 8, "key": "a"}});
+    let request = gateway.modern_request("/mcp", "tools/call", params);
+    let request = request.header("mcp-param-n", "8").header("mcp-param-key", "a");
+    let request = request.header("baggage", "a=TCK-123456").header("tracestate", "a=TCK-123456");
+    let trace = "00-41111111111111114111111111111111-b7ad6b7169203331-01";
+    let request = request.header("traceparent", trace).header("user-agent", "TCK-123456");
+    assert_eq!(request.send().await.expect("an answer").status(), 200);
+    let calls = puppet.calls();
+    let call = calls.last().expect("the call arrived");
+    assert_eq!([call.header("baggage"), call.header("tracestate"), call.header("user-agent")], [None; 3]);
+    assert_eq!(call.header("traceparent"), Some(trace));
 }

@@ -83,8 +83,8 @@ fn parts(text: &str) -> Vec<Part> {
             }
             None => {
                 // A brace that nothing closes is text.
-                let end = rest[1..].find('{').map_or(rest.len(), |end| end + 1);
-                let (literal, behind) = rest.split_at(end);
+                let end = rest.match_indices('{').map(|(at, _)| at).find(|at| *at > 0);
+                let (literal, behind) = rest.split_at(end.unwrap_or(rest.len()));
                 rest = behind;
                 Part::Literal(literal.to_owned())
             }
@@ -181,5 +181,24 @@ mod tests {
         let mut order = ["{+all}", "s://{x}", "s://{+x}", "s://{x}/long", "s://"];
         order.sort_by_key(|text| std::cmp::Reverse(rank(&parts(text))));
         assert_eq!(order, ["s://{x}/long", "s://{x}", "s://", "s://{+x}", "{+all}"]);
+    }
+
+    #[test]
+    fn a_template_of_any_letters_is_read() {
+        let pieces = ["é", "😀", "。", "\u{80}", "\u{feff}", "a", "/", "{", "}", "{q}", "{+q}"];
+        let texts = pieces.iter().flat_map(|a| {
+            let pairs = pieces.iter().flat_map(move |b| pieces.map(|c| format!("{a}{b}{c}")));
+            pairs.chain([(*a).to_owned()])
+        });
+        for text in texts {
+            let read = parts(&text);
+            fits(&read, &text);
+            if !text.contains('{') {
+                assert_eq!(read, [Part::Literal(text.clone())]);
+                assert!(fits(&read, &text), "{text:?}");
+            }
+        }
+        assert!(fits(&parts("é{q}"), "éa") && !fits(&parts("é{q}"), "é"));
+        assert!(fits(&parts("x://{q}é"), "x://aé") && fits(&parts("note://{id}。"), "note://7。"));
     }
 }

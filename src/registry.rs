@@ -5,7 +5,7 @@
 //! good lists stay, marked stale by `toolgate_upstream_up` and a log line.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,6 +27,7 @@ mod apart;
 mod approval;
 mod keeper;
 mod lookout;
+mod panics;
 mod pinning;
 mod reading;
 mod rejects;
@@ -249,7 +250,7 @@ impl Registry {
 
     /// Puts a server into the place of the one that had its name.
     fn succeed(self: &Arc<Self>, server: &Arc<Server>, before: Option<Kept>) -> (Kept, Option<Leaving>) {
-        let keep = |known| tokio::spawn(keeper::keep(server.clone(), Arc::downgrade(self), known));
+        let keep = |known| tokio::spawn(panics::keep_on(server.clone(), Arc::downgrade(self), known));
         let new = |keeper| Kept {
             server: server.clone(),
             legacy: None,
@@ -375,7 +376,8 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Kept>> {
-        self.kept.lock().expect("no keeper panics with the lock")
+        // Each entry is changed as a whole, so that a panic leaves none half changed.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count_untried(&self, kept: &BTreeMap<Arc<str>, Kept>) {
@@ -402,7 +404,7 @@ impl Registry {
         let shown = |server: &Arc<Server>, era, face: &Option<Arc<Face>>| {
             face.as_ref().map(|face| pinning::shown(&self.pins, server, era, face, pinned, &self.metrics))
         };
-        let seen: Vec<Seen> = kept
+        let mut seen: Vec<Seen> = kept
             .values()
             .map(|kept| Seen {
                 server: kept.called().clone(),
@@ -412,7 +414,9 @@ impl Registry {
             })
             .collect();
         let servers = seen.iter().map(|seen| (seen.server.name.clone(), seen.server.clone())).collect();
-        let catalog = Arc::new(Catalog::build(version, &seen, &plan.config.toolsets, &self.metrics));
+        let build = |seen: &[Seen]| Catalog::build(version, seen, &plan.config.toolsets, &self.metrics);
+        let catalog =
+            panics::build(&mut seen, build).map_or_else(|| self.house.load().catalog.clone(), Arc::new);
         self.house.store(Arc::new(House::new(plan, servers, catalog, edition)));
         for entry in kept.values_mut().filter(|entry| entry.met) {
             entry.met = false;

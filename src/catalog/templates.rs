@@ -201,4 +201,17 @@ mod tests {
         assert!(fits(&parts("é{q}"), "éa") && !fits(&parts("é{q}"), "é"));
         assert!(fits(&parts("x://{q}é"), "x://aé") && fits(&parts("note://{id}。"), "note://7。"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_template(text in "[{}é😀a/]{0,12}|\\PC{0,12}", uri in "[éa/😀]{0,8}|\\PC{0,8}") {
+            let parts = parts(&text);
+            rank(&parts);
+            if text.contains(['{', '}']) {
+                fits(&parts, &uri);
+            } else {
+                proptest::prop_assert_eq!(fits(&parts, &uri), text == uri);
+            }
+        }
+    }
 }

@@ -32,7 +32,7 @@ pub async fn keep_on(server: Arc<Server>, registry: Weak<Registry>, mut known: O
 }
 
 /// Builds a catalog of these servers. One with which that panics by itself is left out; `None` if it panics all the same.
-pub fn build(seen: &mut Vec<Seen>, build: impl Fn(&[Seen]) -> Catalog) -> Option<Catalog> {
+pub fn build(seen: &mut [Seen], build: impl Fn(&[Seen]) -> Catalog) -> Option<Catalog> {
     let try_with = |seen: &[Seen]| catch_unwind(AssertUnwindSafe(|| build(seen)));
     if let Ok(catalog) = try_with(seen) {
         return Some(catalog);

@@ -401,8 +401,13 @@ impl Registry {
     fn swap(&self, mut kept: MutexGuard<'_, BTreeMap<Arc<str>, Kept>>, plan: Arc<Plan>, edition: u64) {
         let version = self.house.load().catalog.version + 1;
         let pinned = &plan.config.guard.pins;
+        let fault = |server: &Server, why: &str| {
+            tracing::error!(server = %server.name, "the gateway has a fault with the lists of this server, which are left out: {why}. Please report this");
+        };
         let shown = |server: &Arc<Server>, era, face: &Option<Arc<Face>>| {
-            face.as_ref().map(|face| pinning::shown(&self.pins, server, era, face, pinned, &self.metrics))
+            let face = face.as_ref()?;
+            let shown = || pinning::shown(&self.pins, server, era, face, pinned, &self.metrics);
+            panics::of(shown).map_err(|why| fault(server, &why)).ok()
         };
         let mut seen: Vec<Seen> = kept
             .values()
@@ -415,8 +420,19 @@ impl Registry {
             .collect();
         let servers = seen.iter().map(|seen| (seen.server.name.clone(), seen.server.clone())).collect();
         let build = |seen: &[Seen]| Catalog::build(version, seen, &plan.config.toolsets, &self.metrics);
-        let catalog =
-            panics::build(&mut seen, build).map_or_else(|| self.house.load().catalog.clone(), Arc::new);
+        let catalog = panics::build(&mut seen, build, |one, why| {
+            fault(&one.server, why);
+            (one.legacy, one.modern) = (None, None);
+        });
+        let catalog = catalog.map_or_else(
+            || {
+                tracing::error!(
+                    "the gateway has a fault with its lists: those from before stay. Please report this"
+                );
+                self.house.load().catalog.clone()
+            },
+            Arc::new,
+        );
         self.house.store(Arc::new(House::new(plan, servers, catalog, edition)));
         for entry in kept.values_mut().filter(|entry| entry.met) {
             entry.met = false;

@@ -10,7 +10,6 @@ use futures::FutureExt as _;
 
 use super::Registry;
 use super::keeper::{Faces, keep};
-use crate::catalog::{Catalog, Seen};
 use crate::server::Server;
 
 /// How long a server is left alone whose keeper has panicked.
@@ -31,20 +30,28 @@ pub async fn keep_on(server: Arc<Server>, registry: Weak<Registry>, mut known: O
     }
 }
 
-/// Builds a catalog of these servers. One with which that panics by itself is left out; `None` if it panics all the same.
-pub fn build(seen: &mut [Seen], build: impl Fn(&[Seen]) -> Catalog) -> Option<Catalog> {
-    let try_with = |seen: &[Seen]| catch_unwind(AssertUnwindSafe(|| build(seen)));
-    if let Ok(catalog) = try_with(seen) {
-        return Some(catalog);
+/// Builds something of all of these. What panics by itself is given to `leave_out`, with the words of the panic, and the
+/// rest is built without it; `None` if that panics all the same.
+pub fn build<T, B>(
+    all: &mut [T],
+    build: impl Fn(&[T]) -> B,
+    mut leave_out: impl FnMut(&mut T, &str),
+) -> Option<B> {
+    let attempt = |some: &[T]| catch_unwind(AssertUnwindSafe(|| build(some)));
+    if let Ok(built) = attempt(all) {
+        return Some(built);
     }
-    for one in seen.iter_mut() {
-        if let Err(panic) = try_with(std::slice::from_ref(one)) {
-            let why = words(&*panic);
-            tracing::error!(server = %one.server.name, "the gateway has a fault with the lists of this server, which are left out: {why}. Please report this");
-            (one.legacy, one.modern) = (None, None);
+    for one in all.iter_mut() {
+        if let Err(panic) = attempt(std::slice::from_ref(one)) {
+            leave_out(one, words(&*panic));
         }
     }
-    try_with(seen).ok()
+    attempt(all).ok()
+}
+
+/// The value, or the words of the panic.
+pub fn of<V>(make: impl FnOnce() -> V) -> Result<V, String> {
+    catch_unwind(AssertUnwindSafe(make)).map_err(|panic| words(&*panic).to_owned())
 }
 
 fn words(panic: &(dyn Any + Send)) -> &str {
@@ -68,5 +75,21 @@ mod tests {
         ] {
             assert_eq!(words(&*panic.expect_err("it panics")), told);
         }
+    }
+
+    #[test]
+    fn one_that_panics_is_left_out_and_the_rest_is_built() {
+        let sum = |all: &[Option<u32>]| {
+            all.iter().flatten().map(|n| if *n == 7 { panic!("seven") } else { *n }).sum::<u32>()
+        };
+        let mut told = Vec::new();
+        let mut all = [Some(1), Some(7), Some(2)];
+        let built = build(&mut all, sum, |one, why| told.push((one.take(), why.to_owned())));
+        assert_eq!((built, told), (Some(3), vec![(Some(7), "seven".to_owned())]));
+        assert_eq!(all, [Some(1), None, Some(2)]);
+        // Only together.
+        let never = |all: &[u32]| if all.len() > 1 { panic!("two") } else { 0 };
+        assert_eq!(build(&mut [1, 2], never, |_, _| unreachable!("each is good")), None);
+        assert_eq!(of(|| panic!("x")), Err::<(), _>("x".to_owned()));
     }
 }

@@ -144,8 +144,11 @@ async fn secrets_are_taken_out_of_whatever_an_answer_comes_in() {
         assert_eq!(told["error"]["message"], format!("declined: {TAKEN_OUT}"), "{how}: {told}");
         assert_eq!(told["error"]["data"]["card"], TAKEN_OUT, "{how}: {told}");
     }
-    // An error that is no MCP goes its way too.
-    let rest = ask(&gateway, "rest", same).await;
+    // An error that is no MCP goes its way too, but not over a connection that other calls have used: it names no request.
+    let mut rest = ask(&gateway, "rest", same).await;
+    if rest.status == 502 {
+        rest = ask(&gateway, "rest", same).await;
+    }
     assert_eq!(
         (rest.status, rest.message()["error"].clone()),
         (500, json!(format!("declined: {TAKEN_OUT}")))

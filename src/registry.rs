@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::catalog::pins::Pins;
-use crate::catalog::{Catalog, Face, Kind, Seen};
+use crate::catalog::{Catalog, Face, Kind};
 use crate::plan::Plan;
 use crate::server::Server;
 use crate::telemetry::Metrics;
@@ -32,6 +32,7 @@ mod pinning;
 mod reading;
 mod rejects;
 mod sights;
+mod snapshots;
 
 pub use approval::{Approval, Definition};
 pub use lookout::{Lookout, News};
@@ -168,7 +169,7 @@ impl Registry {
         });
         registry.clone().adopt(plan);
         registry.rebuild();
-        tokio::spawn(builder(registry.clone()));
+        tokio::spawn(snapshots::builder(registry.clone()));
         registry
     }
 
@@ -384,78 +385,6 @@ impl Registry {
         let servers = kept.values().filter(|kept| !kept.tried).count();
         let starting = |era| kept.values().filter(|kept| kept.server.is_starting(era)).count();
         self.untried.send_replace((servers, starting(Era::Legacy) + starting(Era::Modern)));
-    }
-
-    /// Builds the catalog anew, swaps it in and says so.
-    fn rebuild(&self) {
-        let kept = self.lock();
-        let (plan, edition) = {
-            let house = self.house.load();
-            (house.plan.clone(), house.edition)
-        };
-        self.swap(kept, plan, edition);
-    }
-
-    /// Swaps in a plan and the catalog that goes with it, at once: no call is judged by the settings of one server and
-    /// led to another.
-    fn swap(&self, mut kept: MutexGuard<'_, BTreeMap<Arc<str>, Kept>>, plan: Arc<Plan>, edition: u64) {
-        let version = self.house.load().catalog.version + 1;
-        let pinned = &plan.config.guard.pins;
-        let fault = |server: &Server, why: &str| {
-            tracing::error!(server = %server.name, "the gateway has a fault with the lists of this server, which are left out: {why}. Please report this");
-        };
-        let shown = |server: &Arc<Server>, era, face: &Option<Arc<Face>>| {
-            let face = face.as_ref()?;
-            let shown = || pinning::shown(&self.pins, server, era, face, pinned, &self.metrics);
-            panics::of(shown).map_err(|why| fault(server, &why)).ok()
-        };
-        let mut seen: Vec<Seen> = kept
-            .values()
-            .map(|kept| Seen {
-                server: kept.called().clone(),
-                legacy: shown(kept.called(), Era::Legacy, &kept.legacy),
-                modern: shown(kept.called(), Era::Modern, &kept.modern),
-                starting: ERAS.map(|era| kept.called().is_starting(era)),
-            })
-            .collect();
-        let servers = seen.iter().map(|seen| (seen.server.name.clone(), seen.server.clone())).collect();
-        let build = |seen: &[Seen]| Catalog::build(version, seen, &plan.config.toolsets, &self.metrics);
-        let catalog = panics::build(&mut seen, build, |one, why| {
-            fault(&one.server, why);
-            (one.legacy, one.modern) = (None, None);
-        });
-        let catalog = catalog.map_or_else(
-            || {
-                tracing::error!(
-                    "the gateway has a fault with its lists: those from before stay. Please report this"
-                );
-                self.house.load().catalog.clone()
-            },
-            Arc::new,
-        );
-        self.house.store(Arc::new(House::new(plan, servers, catalog, edition)));
-        for entry in kept.values_mut().filter(|entry| entry.met) {
-            entry.met = false;
-            self.metrics.upstream_up(&entry.server.name, true);
-            if entry.server.note(None) {
-                entry.tell();
-            }
-        }
-        // Under the lock until here, so that two builds cannot overtake each other.
-        drop(kept);
-        // Only now, so that who looks at once sees what is new. The number says no more than that there is something.
-        self.news.send_replace(version);
-    }
-}
-
-async fn builder(registry: Arc<Registry>) {
-    loop {
-        registry.stale.notified().await;
-        tokio::time::sleep(GATHER).await;
-        let began = Instant::now();
-        registry.rebuild();
-        // Servers whose lists never hold still do not keep a core busy.
-        tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
     }
 }
 

@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::catalog::{Kind, View};
 use crate::config::{self, Config};
 use crate::registry::House;
+use crate::telemetry::acts;
 use crate::upstream::house_meta;
 use crate::{protocol, telemetry};
 
@@ -116,7 +117,7 @@ fn descriptions(view: &View) -> HashMap<String, String> {
 
 /// As much of a text as fits on a line. It is a server's, so nothing of it plays with the terminal.
 fn first_words(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let clean = |c: char| if acts(c) { ' ' } else { c };
     let text: String = text.chars().take(2000).map(clean).collect();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let sentence = text.find(". ").map_or(text.as_str(), |end| &text[..=end]);
@@ -124,6 +125,19 @@ fn first_words(text: &str) -> String {
         Some((end, _)) => format!("{}…", sentence[..end].trim_end()),
         None => sentence.to_owned(),
     }
+}
+
+/// JSON in which nothing plays with the terminal: what would stands only in strings, and is an escape there.
+fn on_a_terminal(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if acts(c) && c != '\n' {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// Calls one tool through the whole chain.
@@ -177,7 +191,7 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
     let read: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
     let error = read.get("error").is_some() || read["result"]["isError"] == true;
     let shown = read.get("result").or_else(|| read.get("error")).unwrap_or(&read);
-    say!("{shown:#}");
+    say!("{}", on_a_terminal(&format!("{shown:#}")));
     if error { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
@@ -191,10 +205,19 @@ mod tests {
             ("Reads a file. Then more.", "Reads a file."),
             ("  Reads\n\ta\u{1b}[31m file ", "Reads a [31m file"),
             ("v1.2 of it", "v1.2 of it"),
+            ("a\u{9b}31m\u{202e}b", "a 31m b"),
             ("", ""),
         ] {
             assert_eq!(first_words(text), told, "{text:?}");
         }
         assert_eq!(first_words(&"é".repeat(101)).chars().count(), 101);
+    }
+
+    #[test]
+    fn an_answer_is_json_that_moves_no_cursor() {
+        let answer = serde_json::json!({"a\u{202e}b": "\u{1b}[2J\u{9b}31m\u{e0041} ü\n"});
+        let shown = on_a_terminal(&format!("{answer:#}"));
+        assert!(shown.chars().all(|c| c == '\n' || !acts(c)), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"), answer);
     }
 }

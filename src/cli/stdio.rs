@@ -81,13 +81,7 @@ fn wrong(why: &str) -> ExitCode {
 }
 
 fn settings(limits: &Limits, wait: Duration) -> Settings {
-    Settings {
-        max_body: limits.max_body.as_usize(),
-        max_response: limits.max_response.as_usize(),
-        max_depth: limits.max_json_depth as usize,
-        wait,
-        drain: limits.drain.get(),
-    }
+    Settings { max_response: limits.max_response.as_usize(), wait, drain: limits.drain.get() }
 }
 
 /// A bridge to a gateway that runs.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use filters::json::DEPTH_CEILING;
 use filters::mirror::Mirrors;
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
@@ -77,7 +78,7 @@ impl Front {
         let mut cursor = String::new();
         for _ in 0..PAGES {
             let (id, body) = self.own("tools/list", format!(r#"{{{cursor}"_meta":{meta}}}"#).as_bytes());
-            let Ok(rpc) = filters::call::read(&body, self.settings.max_depth) else { return false };
+            let Ok(rpc) = filters::call::read(&body, DEPTH_CEILING) else { return false };
             let list = Request::new(body, rpc);
             let Ok(response) = self.post(list.head(), list.line.clone(), None).await else { return false };
             let Read::Answer(answer) = self.read(response, id.as_bytes(), None, None).await else {

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use filters::json::DEPTH_CEILING;
 use filters::verdict::code;
 use filters::{Kind, Refusal};
 use http::HeaderMap;
@@ -43,13 +44,15 @@ use transport::{Failure, Transport};
 /// How long the gateway gets at the end to hear that the session is over, and the client to read the last lines.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// Longest line of a client, in bytes: the most that `limits.max_body` of any gateway can be. Whether a gateway takes as much
+/// is for it to say, under the id of the request.
+pub const MAX_LINE: usize = 64 << 20;
+
 /// What bounds the front.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Longest line of the client, and most of an answer that is held at a time.
-    pub max_body: usize,
+    /// Most of an answer that is held at a time, in bytes.
     pub max_response: usize,
-    pub max_depth: usize,
     /// How long a request waits for a gateway that cannot be reached.
     pub wait: Duration,
     /// How long calls may go on after the end of standard input.
@@ -69,7 +72,7 @@ pub struct Front {
 impl Front {
     /// Serves the client of this process until standard input ends, standard output breaks, or `stop` comes.
     pub async fn serve(transport: Transport, settings: Settings, stop: impl Future<Output = ()>) {
-        let input = Input::start(settings.max_body);
+        let input = Input::start(MAX_LINE);
         let (out, written) = Output::start();
         let front = Arc::new(Self {
             transport,
@@ -98,8 +101,7 @@ impl Front {
             match line {
                 Line::Whole(line) => self.take(line).await,
                 Line::TooLong => {
-                    let most = self.settings.max_body;
-                    let words = format!("a line is longer than limits.max_body allows ({most} bytes)");
+                    let words = format!("a line is longer than {MAX_LINE} bytes, which no gateway takes");
                     self.complain(Refusal::new(413, code::INVALID_REQUEST, "too_long", words)).await;
                 }
             }
@@ -122,7 +124,7 @@ impl Front {
             self.tasks.spawn(self.clone().batch(line));
             return;
         }
-        let rpc = match filters::call::read(&line, self.settings.max_depth) {
+        let rpc = match filters::call::read(&line, DEPTH_CEILING) {
             Ok(rpc) => rpc,
             Err(refused) => {
                 let id = refused.id.map(|id| id.of(&line));

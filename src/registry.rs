@@ -21,6 +21,7 @@ use crate::plan::Plan;
 use crate::server::Server;
 use crate::telemetry::Metrics;
 pub use apart::{Apart, Work};
+use keeper::Faces;
 use sights::Sights;
 
 mod apart;
@@ -95,6 +96,10 @@ struct Kept {
     /// It was greeted, and is called up as soon as the catalog with what it lists stands: who reads that it is there may
     /// call it at once.
     met: bool,
+    /// The eras in which it is still starting, from the next snapshot on: who reads that it has started finds what it lists.
+    starting: Option<[bool; 2]>,
+    /// What it lists with its new settings, while the one before is called: an era that this one shows is still to come.
+    held: Option<Faces>,
     keeper: JoinHandle<()>,
     /// What it was before a reload, which is called until `server` is connected.
     old: Option<Old>,
@@ -108,6 +113,12 @@ struct Old {
 impl Kept {
     fn called(&self) -> &Arc<Server> {
         self.old.as_ref().map_or(&self.server, |old| &old.server)
+    }
+
+    /// The eras in which the server that is called is still starting, as far as its keeper has told.
+    fn starting(&self) -> [bool; 2] {
+        let told = self.starting.filter(|_| self.old.is_none());
+        told.unwrap_or_else(|| ERAS.map(|era| self.called().is_starting(era)))
     }
 
     /// Tells that its server is there.
@@ -209,12 +220,6 @@ impl Registry {
         self.lock().values().filter(|kept| !kept.tried).map(|kept| kept.server.name.clone()).collect()
     }
 
-    /// An answer about an era has come that changes no list.
-    fn settle(&self) {
-        self.count_untried(&self.lock());
-        self.stale.notify_one();
-    }
-
     /// Swaps in the servers of a new plan: those that did not change are kept with their connections, those whose
     /// connection stays take it over, other changed ones take the place of what they were once they are connected,
     /// those that are gone finish what they run.
@@ -258,10 +263,12 @@ impl Registry {
             modern: None,
             tried: false,
             met: false,
+            starting: None,
+            held: None,
             keeper,
             old: None,
         };
-        let Some(Kept { server: was, legacy, modern, tried, met: _, keeper, old }) = before else {
+        let Some(Kept { server: was, legacy, modern, tried, keeper, old, .. }) = before else {
             return (new(keep(None)), None);
         };
         let (is_same, is_kin) = (Arc::ptr_eq(&was.upstream, &server.upstream), was.serial == server.serial);
@@ -296,6 +303,10 @@ impl Registry {
         let (registry, server) = (Arc::downgrade(self), server.clone());
         tokio::spawn(async move {
             tokio::time::sleep(TAKEOVER).await;
+            // It is there, but for an era.
+            if registry.upgrade().is_none_or(|registry| registry.relieve(&server)) {
+                return;
+            }
             let starts = || ERAS.iter().any(|era| server.is_starting(*era));
             let untried = registry.upgrade().map(|registry| registry.untried.subscribe());
             let (Some(mut untried), rest) = (untried, server.bounds.startup.saturating_sub(TAKEOVER)) else {
@@ -316,6 +327,21 @@ impl Registry {
         });
     }
 
+    /// Has a server called that waited only for one more era; gives whether it did.
+    fn relieve(&self, server: &Arc<Server>) -> bool {
+        let mut kept = self.lock();
+        let entry = kept.get_mut(&server.name).filter(|kept| Arc::ptr_eq(&kept.server, server));
+        let Some(entry) = entry else { return true };
+        let Some(faces) = entry.held.take() else { return false };
+        [entry.legacy, entry.modern] = faces;
+        entry.met = true;
+        let old = entry.old.take();
+        drop(kept);
+        self.rebuild();
+        old.into_iter().for_each(|old| Leaving { old, ends: true }.go());
+        true
+    }
+
     /// Ends all connections and processes.
     pub async fn close(&self) {
         let kept = std::mem::take(&mut *self.lock());
@@ -329,13 +355,14 @@ impl Registry {
         futures::future::join_all(ends).await;
     }
 
-    /// What a keeper found: the faces of its server, or why there are none now.
-    fn report(&self, server: &Arc<Server>, found: Result<keeper::Faces, String>) {
+    /// What a keeper found: the faces of its server, and the eras in which it is still starting; or why there are none now.
+    fn report(&self, server: &Arc<Server>, found: Result<(Faces, [bool; 2]), String>) {
         let mut kept = self.lock();
         let Some(entry) = kept.get_mut(&server.name).filter(|kept| Arc::ptr_eq(&kept.server, server)) else {
             return;
         };
         entry.tried = true;
+        entry.held = None;
         entry.met = found.is_ok();
         let news = match &found {
             Ok(_) => false,
@@ -347,10 +374,21 @@ impl Registry {
         let changed = found.is_ok() || news;
         let mut relieved = None;
         match found {
-            Ok(faces) => {
+            Ok((faces, starting)) => {
                 rejects::tell(server, &faces, &self.metrics);
-                [entry.legacy, entry.modern] = faces;
-                relieved = entry.old.take();
+                entry.starting = Some(starting);
+                let before = [entry.legacy.take(), entry.modern.take()];
+                let awaits = |at: usize| starting[at] && faces[at].is_none() && before[at].is_some();
+                if entry.old.is_some() && (awaits(0) || awaits(1)) {
+                    [entry.legacy, entry.modern] = before;
+                    (entry.held, entry.met) = (Some(faces), false);
+                } else {
+                    // What it showed in an era stays until it has answered there.
+                    let kept =
+                        [0, 1].map(|at| faces[at].clone().or(before[at].clone().filter(|_| awaits(at))));
+                    [entry.legacy, entry.modern] = kept;
+                    relieved = entry.old.take();
+                }
             }
             Err(_) if !news => {}
             Err(error) if entry.old.is_some() => {

@@ -68,6 +68,11 @@ impl Met {
         self.greetings[era as usize] = Some(AbortOnDropHandle::new(greeting));
     }
 
+    /// The eras in which the server is still starting: one that is tried again is not.
+    fn starting(&self, server: &Server) -> [bool; 2] {
+        ERAS.map(|era| self.greetings[era as usize].is_some() && server.is_starting(era))
+    }
+
     fn is_greeting(&self) -> bool {
         self.greetings.iter().any(Option::is_some)
     }
@@ -115,8 +120,8 @@ async fn kept(server: Arc<Server>, registry: Weak<Registry>, known: Option<Faces
             match greeted {
                 Ok(new) => {
                     met = new;
-                    server.starts(ERAS.map(|era| met.greetings[era as usize].is_some()));
-                    alive.report(&server, Ok(met.faces.clone()));
+                    let starting = ERAS.map(|era| met.greetings[era as usize].is_some());
+                    alive.report(&server, Ok((met.faces.clone(), starting)));
                 }
                 Err((error, before)) => {
                     met.faces = before;
@@ -276,15 +281,13 @@ async fn stay(server: &Arc<Server>, met: &mut Met, is_old: bool, registry: &Weak
             },
             (era, said) = met.greeted(), if met.is_greeting() => {
                 match settle(server, met, era, said).await {
-                    Ok(true) => {
+                    Ok(changed) => {
                         let at = era as usize;
-                        (watching[at], quiet[at]) = (watch(era, met.faces[at].is_some()), false);
+                        if changed {
+                            (watching[at], quiet[at]) = (watch(era, met.faces[at].is_some()), false);
+                        }
                         let Some(registry) = registry.upgrade() else { return "the gateway ends".into() };
-                        registry.report(server, Ok(met.faces.clone()));
-                    }
-                    Ok(false) => {
-                        let Some(registry) = registry.upgrade() else { return "the gateway ends".into() };
-                        registry.settle();
+                        registry.report(server, Ok((met.faces.clone(), met.starting(server))));
                     }
                     Err(error) => return error.to_string(),
                 }
@@ -332,7 +335,7 @@ async fn stay(server: &Arc<Server>, met: &mut Met, is_old: bool, registry: &Weak
                 if new != met.faces {
                     met.faces = new;
                     let Some(registry) = registry.upgrade() else { return "the gateway ends".into() };
-                    registry.report(server, Ok(met.faces.clone()));
+                    registry.report(server, Ok((met.faces.clone(), met.starting(server))));
                 }
             }
             Err(error) => return error.to_string(),
@@ -352,7 +355,6 @@ async fn settle(
     said: Result<Hello, UpstreamError>,
 ) -> Result<bool, UpstreamError> {
     let at = era as usize;
-    server.starts(ERAS.map(|era| met.greetings[era as usize].is_some() && server.is_starting(era)));
     match said {
         Ok(hello) => {
             let old = met.faces[at].take();

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard};
 use filters::Era;
 use tokio::time::Instant;
 
-use super::{ERAS, GATHER, House, Kept, LONGEST_REST, REST, Registry, panics, pinning};
+use super::{GATHER, House, Kept, LONGEST_REST, REST, Registry, panics, pinning};
 use crate::catalog::{Catalog, Face, Seen};
 use crate::plan::Plan;
 use crate::server::Server;
@@ -44,7 +44,7 @@ impl Registry {
                 server: kept.called().clone(),
                 legacy: shown(kept.called(), Era::Legacy, &kept.legacy),
                 modern: shown(kept.called(), Era::Modern, &kept.modern),
-                starting: ERAS.map(|era| kept.called().is_starting(era)),
+                starting: kept.starting(),
             })
             .collect();
         let servers = seen.iter().map(|seen| (seen.server.name.clone(), seen.server.clone())).collect();
@@ -59,6 +59,12 @@ impl Registry {
             build(&[])
         }));
         self.house.store(Arc::new(House::new(plan, servers, catalog, edition)));
+        for entry in kept.values_mut() {
+            if let Some(starting) = entry.starting.take() {
+                entry.server.starts(starting);
+            }
+        }
+        self.count_untried(&kept);
         for (name, why) in faults {
             let Some(entry) = kept.get_mut(&name) else { continue };
             let why = format!("the gateway has a fault with its lists, which are left out: {why}");

@@ -160,3 +160,64 @@ async fn a_server_over_http_that_hangs_in_one_era_is_asked_in_the_other_and_hear
     say.send(format!("data: {}\n\n", answer(&asked, &hello)).into_bytes()).expect("it is waited for");
     gateway.eventually("a late answer counts", async |g| modern_shows(g, "p__tool").await).await;
 }
+
+/// A server of both eras whose settings a reload changes is called as it was until the new connection has answered in each era
+/// in which the old one is known, so that nobody is told that it does not speak theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reload_no_client_loses_its_era_for_a_moment() {
+    let (say, late) = tokio::sync::mpsc::unbounded_channel();
+    let late = std::sync::Mutex::new(Some(late));
+    let puppet = Puppet::start(move |seen| match (seen.method(), seen.header("x-new")) {
+        ("server/discover", Some(_)) => match late.lock().expect("nobody panics with it").take() {
+            Some(late) => Act::Pour(late),
+            None => Act::Good,
+        },
+        _ => Act::Good,
+    })
+    .await;
+    let up =
+        |headers: &str| format!("mcpServers: {{p: {{url: \"{}\", headers: {{{headers}}}}}}}\n", puppet.url);
+    let gateway = Gateway::start(&up("")).await;
+    let session = gateway.initialize("/mcp").await;
+    let legacy = crate::harness::legacy_call(1, "p__tool", json!({}));
+    gateway.eventually("it is there in one era", async |g| g.call("p__tool", json!({})).await.0 == 200).await;
+    let both = async |g: &Gateway| g.say("/mcp", &session, &legacy).await.1["result"].is_object();
+    gateway.eventually("it is there in both", both).await;
+
+    gateway.rewrite(&up("X-New: \"1\""));
+    let new = |method: &str| {
+        puppet.all().iter().any(|seen| seen.method() == method && seen.header("x-new").is_some())
+    };
+    // The new connection has answered in the legacy era, and its lists are read; in the modern one it has not.
+    let listed = async |g: &Gateway| {
+        let (status, answer) = g.call("p__tool", json!({})).await;
+        assert_eq!(status, 200, "{answer}");
+        new("tools/list")
+    };
+    gateway.eventually("its lists are read anew", listed).await;
+    for _ in 0..50 {
+        for (status, answer) in
+            [gateway.call("p__tool", json!({})).await, gateway.say("/mcp", &session, &legacy).await]
+        {
+            assert_eq!(status, 200, "{answer}");
+            assert!(answer["result"].is_object(), "{answer}");
+        }
+        assert!(modern_shows(&gateway, "p__tool").await);
+    }
+    assert!(!new("tools/call"), "the one before is called");
+
+    let asked = puppet.all();
+    let asked =
+        asked.iter().find(|seen| seen.method() == "server/discover" && seen.header("x-new").is_some());
+    let hello = json!({"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
+        "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
+    let hello = answer(asked.expect("it was asked"), &hello);
+    say.send(format!("data: {hello}\n\n").into_bytes()).expect("it is waited for");
+    let called = async |g: &Gateway| {
+        let (status, answer) = g.call("p__tool", json!({})).await;
+        assert_eq!(status, 200, "{answer}");
+        new("tools/call")
+    };
+    gateway.eventually("the new connection is called", called).await;
+    assert!(gateway.say("/mcp", &session, &legacy).await.1["result"].is_object());
+}

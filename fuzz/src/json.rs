@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The members of one object.
+/// The members of one object. A key with an unpaired surrogate, which no `String` holds, stands with its bytes escaped.
 pub struct Members<'a>(pub Vec<(String, &'a RawValue)>);
 
 /// Reads an object and does not look into its values; `None` for all else.
@@ -69,7 +69,7 @@ pub enum Value {
 
 /// Reads a whole value strictly: no key stands twice in one object, no surrogate without its other half.
 pub fn value(text: &[u8]) -> Option<Value> {
-    let raw: &RawValue = serde_json::from_slice(text).ok()?;
+    let raw: &RawValue = serde_json::from_slice(text).ok().filter(|_| !has_halves(text))?;
     let text = raw.get();
     Some(match text.as_bytes()[0] {
         b'n' => Value::Null,
@@ -146,6 +146,28 @@ impl<'a> Members<'a> {
     }
 }
 
+/// A key. serde_json refuses unpaired surrogates in strings, but not where bytes are asked for.
+struct Key(String);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Key, E> {
+                let escaped = |_| bytes.escape_ascii().to_string();
+                Ok(Key(String::from_utf8(bytes.to_vec()).unwrap_or_else(escaped)))
+            }
+        }
+        from.deserialize_bytes(Text)
+    }
+}
+
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct All;
@@ -158,8 +180,8 @@ impl<'de> Deserialize<'de> for Members<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
                 let mut all = Vec::new();
-                while let Some(member) = from.next_entry::<String, &RawValue>()? {
-                    all.push(member);
+                while let Some((Key(key), value)) = from.next_entry()? {
+                    all.push((key, value));
                 }
                 Ok(Members(all))
             }

@@ -38,8 +38,8 @@ unit: ## unit and property tests
 integration: setup ## the real binary, real servers, real clients, the conformance suite
 	$(CARGO) test --locked --test integration
 
-smoke: setup ## every fuzz target for a few seconds, from its seeds
-	fuzz/run 40
+smoke: setup ## every fuzz target for a few seconds, from its seeds, with the same choices each time
+	SEED=1 fuzz/run 40
 
 foreign: setup ## servers that answer up to three times, called CALLS=100000 times: no byte of it may reach another caller
 	TOOLGATE_FOREIGN_CALLS=$(or $(CALLS),100000) $(CARGO) test --locked --test integration -- --nocapture h2::foreign

@@ -56,8 +56,9 @@ impl<'t> Source<'t> {
     pub(super) fn place(&self, bytes: &Bytes) -> Place {
         let line = self.starts.partition_point(|start| *start <= bytes.start).max(1);
         let from = self.line_bytes(line).start;
-        let before = self.slice(&(from..bytes.start)).chars().count();
         let here = self.line(line).chars().count();
+        // What stands within a line break of two characters stands at the line's end.
+        let before = self.slice(&(from..bytes.start)).chars().count().min(here);
         let wanted =
             self.slice(bytes).split(['\n', '\r']).next().unwrap_or_default().trim_end().chars().count();
         Place { line, column: before + 1, len: wanted.min(here.saturating_sub(before)).max(1) }
@@ -101,5 +102,8 @@ mod tests {
         let source = Source::new("a\rb\r\nc\n\rd: [x\r y]");
         assert_eq!((1..=6).map(|n| source.line(n)).collect::<Vec<_>>(), ["a", "b", "c", "", "d: [x", " y]"]);
         assert_eq!(source.place(&(11..16)), Place { line: 5, column: 4, len: 2 });
+        for end in [3, 4] {
+            assert_eq!(source.place(&(end..end)), Place { line: 2, column: 2, len: 1 }, "byte {end}");
+        }
     }
 }

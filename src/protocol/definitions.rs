@@ -1,4 +1,4 @@
-//! What an entry of a list must be like in each era, by the official JSON schema of MCP.
+//! What an entry of a list and a greeting must be like in each era, by the official JSON schema of MCP.
 //!
 //! Clients check the lists that they read, and one entry that they do not expect costs them the whole list. So no entry
 //! is shown that does not fit the revision that it is shown in. That is the newest revision of the era: a list of the
@@ -49,6 +49,17 @@ impl Definition {
         let mut faults = Faults::default();
         self.follow(&self.all[self.name], &entry, "", &mut faults);
         self.clients(&entry, &mut faults);
+        if faults.0.is_empty() { Ok(()) } else { Err(faults.0.join("; ")) }
+    }
+
+    /// Holds one member of an object against it; what it does not name fits.
+    pub fn check_member(&self, name: &str, value: &[u8]) -> Result<(), String> {
+        let at = format!("/{name}");
+        let value = strict::read(value).map_err(|why| format!("{at}: {why}"))?;
+        let mut faults = Faults::default();
+        if let Some(schema) = self.all[self.name]["properties"].get(name) {
+            self.follow(schema, &value, &at, &mut faults);
+        }
         if faults.0.is_empty() { Ok(()) } else { Err(faults.0.join("; ")) }
     }
 

@@ -18,6 +18,7 @@ use super::scan::Scan;
 use crate::config;
 use crate::door::Leave;
 use crate::protocol::sse::Splitter;
+use crate::protocol::wire;
 use crate::upstream::answers::{kind_of, refusal_words};
 use crate::upstream::coding::Decoder;
 use crate::upstream::http::Seat;
@@ -32,11 +33,11 @@ const HELD: usize = 1024 * 1024;
 const DENIAL: usize = 4096;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// White space that follows a short answer: room for an id that it does not have yet, and for the gateway's own error in its
-/// place, since the length goes out before the answer is judged.
-const ROOM: usize = 320;
-/// The same for longer ones, in which there is room for an error.
+/// White space that follows an answer: room for an id that it does not have yet (or that is null), since the length goes out
+/// before the answer is judged.
 const ID_MEMBER: usize = br#""id":,"#.len() + 21;
+/// The same for a short one, in whose place the gateway's own error may have to stand.
+const ROOM: usize = 320;
 /// Longer than any error that has no id.
 const LONG: usize = 4096;
 
@@ -77,8 +78,11 @@ enum Form {
         open: bool,
     },
     Events(Splitter),
-    /// An error in the server's own words.
-    Failure(BytesMut),
+    /// An error of HTTP in the server's own words; if it is no message, and says only that it cannot now: what is told then.
+    Failure {
+        held: BytesMut,
+        later: Option<(u16, Option<Duration>)>,
+    },
     /// Why the gateway, which has no credentials to give, is refused.
     Denial {
         status: u16,
@@ -186,7 +190,8 @@ impl Watch {
             // An error may be another's, and hold a secret, as well as a result.
             (400..=599, "application/json") if leave.screen.is_some() || leave.id.is_some() => {
                 response.remove_header(&CONTENT_LENGTH);
-                Form::Failure(BytesMut::new())
+                let later = matches!(status, 429 | 503).then(|| (status, retry_after(&response.headers)));
+                Form::Failure { held: BytesMut::new(), later }
             }
             (400..=599, "application/json") if way.certain => Form::Other,
             (400..=599, "application/json") => return Err(UpstreamError::Nameless),
@@ -215,7 +220,7 @@ impl Watch {
 
     /// Whether nothing is to come any more of the request.
     pub fn is_answered(&self) -> bool {
-        self.reader.answered || matches!(self.form, Form::Failure(_) | Form::Dropped | Form::Other)
+        self.reader.answered || matches!(self.form, Form::Failure { .. } | Form::Dropped | Form::Other)
     }
 
     /// How long the server may still say nothing of the call; none while it waits for its client.
@@ -226,7 +231,7 @@ impl Watch {
     /// Whether nothing of the body went out yet, so that another can take its place. An answer that is held must be
     /// whole within the time of a call; what streams may take longer, if it is not silent.
     pub fn is_held(&self) -> bool {
-        matches!(self.form, Form::Json { open: false, .. } | Form::Failure(_) | Form::Denial { .. })
+        matches!(self.form, Form::Json { open: false, .. } | Form::Failure { .. } | Form::Denial { .. })
     }
 
     /// Whether the client may go on with the stream that this is.
@@ -314,7 +319,7 @@ impl Watch {
             Form::Other if self.passed > limit => Err(UpstreamError::TooLarge(limit)),
             Form::Other => Ok(piece),
             Form::Dropped => Ok(None),
-            Form::Json { .. } | Form::Failure(_) if self.passed > limit => {
+            Form::Json { .. } | Form::Failure { .. } if self.passed > limit => {
                 Err(UpstreamError::TooLarge(limit))
             }
             Form::Json { held, scan: Some(scan), open } => {
@@ -373,7 +378,7 @@ impl Watch {
                 }
                 Err(UpstreamError::Denied(*status, refusal_words(kind, held)))
             }
-            Form::Failure(held) => {
+            Form::Failure { held, later } => {
                 held.extend_from_slice(&piece.unwrap_or_default());
                 if held.len() > HELD {
                     return Err(UpstreamError::Odd("an error that is too long to be judged".into()));
@@ -385,6 +390,11 @@ impl Watch {
                 // A text in another encoding would pass unseen.
                 if screen.is_some() && std::str::from_utf8(&body).is_err() {
                     return Err(UpstreamError::Nonsense("its answer cannot be searched".into()));
+                }
+                if let Some((status, wait)) = *later
+                    && !wire::read(&body).is_some_and(|read| read.is_answer())
+                {
+                    return Err(UpstreamError::Later(status, wait));
                 }
                 let (body, is_answer) = reader.failure(body)?;
                 let clean = match screen {
@@ -428,7 +438,8 @@ fn nonsense(words: &str) -> UpstreamError {
 fn promise(length: usize, leave: &Leave) -> usize {
     let own = leave.id.as_ref().map_or(0, Bytes::len);
     let ours = (length + own).saturating_sub(leave.sent.wire.len());
-    if length > LONG { ours } else { (ours + ID_MEMBER).max(ROOM + own) }
+    let least = if length > LONG { 0 } else { ROOM + own };
+    (ours + ID_MEMBER).max(least)
 }
 
 fn screened(screen: Option<&Screen>, body: Bytes) -> Result<Bytes, UpstreamError> {

@@ -25,6 +25,8 @@ pub struct Scan {
     /// The key whose value comes is the id's.
     of_id: bool,
     found: bool,
+    /// `result` or `error` has come: there is one of them in an answer (JSON-RPC 2.0 §5).
+    answers: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,7 @@ impl Scan {
             token: Vec::new(),
             of_id: false,
             found: false,
+            answers: false,
         }
     }
 
@@ -78,6 +81,9 @@ impl Scan {
     /// The message is over: it was whole, and had its id.
     pub fn end(&self) -> Result<(), UpstreamError> {
         match (self.state, self.found) {
+            (State::End, true) if !self.answers => {
+                Err(nonsense("the answer has neither a result nor an error"))
+            }
             (State::End, true) => Ok(()),
             (State::End, false) => Err(UpstreamError::Odd("it answers no request: it has no id".into())),
             _ => Err(nonsense("the answer ends in the middle")),
@@ -95,7 +101,7 @@ impl Scan {
                 self.take(byte)?;
                 if self.closes(byte) {
                     out.put_slice(&self.token);
-                    self.of_id = wire::string(&self.token).is_some_and(|key| key == "id");
+                    self.key()?;
                     self.state = State::Colon;
                 }
                 return Ok(1);
@@ -191,6 +197,19 @@ impl Scan {
         byte == b'"'
     }
 
+    /// What a member of the message is.
+    fn key(&mut self) -> Result<(), UpstreamError> {
+        let key = wire::string(&self.token).unwrap_or_default();
+        self.of_id = key == "id";
+        match key.as_str() {
+            "result" | "error" if std::mem::replace(&mut self.answers, true) => {
+                Err(nonsense("the answer has more than one result or error"))
+            }
+            "method" => Err(nonsense("the answer has a method")),
+            _ => Ok(()),
+        }
+    }
+
     fn judge(&mut self, out: &mut BytesMut) -> Result<(), UpstreamError> {
         if !wire::same_id(&self.token, &self.wire) {
             return Err(UpstreamError::Foreign);
@@ -228,7 +247,7 @@ mod tests {
         for (before, after) in [
             (r#"{"jsonrpc":"2.0","id":ID,"result":{"id":1,"x":"\"id\":2"}}"#, None),
             (r#" { "result" : { "id" : [ 1 , "}" ] } , "jsonrpc" : "2.0" , "id" : ID } "#, None),
-            (r#"{"id":ID}"#, None),
+            (r#"{"error":{},"id":ID}"#, None),
             (r#"{"result":"\\\"","x\"y":null,"id":ID,"z":[{"id":"ID"}]}"#, Some(1)),
             (r#"{"\u0069d":ID,"result":{}}"#, None),
         ] {
@@ -261,6 +280,10 @@ mod tests {
             r#"{"id":ID,"result":{},"id":ID}"#,
             r#"{"id":ID,"\u0069d":OTHER}"#,
             r#"{"id":ID,"result":{}"#,
+            r#"{"id":ID}"#,
+            r#"{"id":ID,"result":{},"error":{}}"#,
+            r#"{"id":ID,"result":{},"r\u0065sult":{}}"#,
+            r#"{"id":ID,"method":"m","result":{}}"#,
             r#"{"id":ID,"result":{}}{}"#,
             r#"[{"id":ID}]"#,
             r#"{"id" ID}"#,

@@ -226,6 +226,11 @@ async fn meet(server: &Server, before: Faces) -> Result<Met, (UpstreamError, Fac
 }
 
 fn face(server: &Server, era: Era, hello: Hello, lists: Lists) -> Face {
+    for reason in &hello.faults {
+        if server.warns(("greeting", reason)) {
+            tracing::warn!(server = %server.name, %reason, "a part of its greeting does not fit the protocol and is left out");
+        }
+    }
     Face { hello, lists, events: era == Era::Legacy && server.upstream.lists_as_events() }
 }
 
@@ -465,6 +470,7 @@ mod tests {
             capabilities: Bytes::from_static(capabilities.as_bytes()),
             server_info: Bytes::new(),
             instructions: None,
+            faults: Vec::new(),
         };
         Some(Arc::new(Face { hello, lists: Lists::default(), events: false }))
     }

@@ -131,6 +131,7 @@ impl Upstream for Demo {
             capabilities: Bytes::from_static(br#"{"tools":{}}"#),
             server_info: Bytes::from(info.to_string()),
             instructions: None,
+            faults: Vec::new(),
         })
     }
 

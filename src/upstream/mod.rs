@@ -13,6 +13,7 @@ mod era_errors;
 pub mod exchange;
 pub mod followers;
 pub mod heads;
+mod hello;
 mod house;
 pub mod http;
 pub mod ids;
@@ -42,12 +43,13 @@ use filters::{Era, Refusal, Span};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::protocol::{revision, wire};
+use crate::protocol::revision;
 use crate::telemetry::acts;
 
 pub use bounds::Bounds;
 pub use child::is_ours;
 use followers::Ear;
+pub use hello::Hello;
 pub use ids::WireId;
 pub use peer::Peer;
 pub use pool::Pool;
@@ -55,55 +57,6 @@ pub use screen::Screen;
 
 /// When a client may ask again that was told of a server which is starting.
 const STARTS_SOON: Duration = Duration::from_secs(2);
-
-/// How a server introduces itself in one era (`initialize` or `server/discover`). The members are JSON text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hello {
-    /// The revision that was agreed on.
-    pub version: String,
-    pub capabilities: Bytes,
-    pub server_info: Bytes,
-    /// A JSON string.
-    pub instructions: Option<Bytes>,
-}
-
-impl Hello {
-    /// Reads the result of `initialize` or `server/discover`.
-    pub fn read(result: &Bytes, version: String) -> Result<Self, UpstreamError> {
-        // Copies: what is kept for long shall not keep the whole answer.
-        let part = |name| wire::member(result, name).map(|span| Bytes::copy_from_slice(span.of(result)));
-        let object = |bytes: &Bytes| bytes.first() == Some(&b'{');
-        let capabilities = part("capabilities")
-            .filter(object)
-            .ok_or_else(|| UpstreamError::Nonsense("its greeting has no capabilities".into()))?;
-        // Modern servers name themselves in `_meta` of each result.
-        let named = || {
-            let meta = part("_meta")?;
-            let info = wire::member(&meta, "io.modelcontextprotocol/serverInfo")?;
-            Some(meta.slice(info.start..info.end))
-        };
-        let server_info = part("serverInfo").or_else(named).filter(object);
-        Ok(Self {
-            version,
-            capabilities,
-            server_info: server_info
-                .unwrap_or_else(|| Bytes::from_static(br#"{"name":"unknown","version":"0"}"#)),
-            instructions: part("instructions").filter(|raw| raw.first() == Some(&b'"')),
-        })
-    }
-
-    /// Whether the capability `name` is offered, and with the flag `flag` if one is asked for.
-    pub fn offers(&self, name: &str, flag: Option<&str>) -> bool {
-        let Some(span) = wire::member(&self.capabilities, name) else { return false };
-        match flag {
-            None => true,
-            Some(flag) => {
-                let part = span.of(&self.capabilities);
-                wire::member(part, flag).is_some_and(|value| value.of(part) == b"true")
-            }
-        }
-    }
-}
 
 /// One request to a server.
 pub struct Ask<'a> {

@@ -425,3 +425,56 @@ async fn a_server_by_itself_keeps_the_order_of_its_lists() {
         assert!(all.is_sorted() && all.len() == names.len(), "{method}: {all:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_greeting_that_clients_cannot_read_costs_them_no_server() {
+    let capabilities = json!({"tools": [], "prompts": null, "resources": {"listChanged": "yes"}, "logging": true,
+        "experimental": {"a": null}});
+    let info = json!({"name": "odd", "version": 1, "title": null, "icons": [{"src": 1}], "websiteUrl": null});
+    let puppet = Puppet::start(move |seen| {
+        let mut result = match seen.method() {
+            "initialize" => {
+                let result = json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": info});
+                let headers = ["Content-Type: application/json", "Mcp-Session-Id: theirs"];
+                return Act::Say(http("200 OK", &headers, &answer(seen, &result)));
+            }
+            "server/discover" => json!({"supportedVersions": ["2026-07-28"], "capabilities": capabilities,
+                "ttlMs": 0, "cacheScope": "private", "_meta": {"io.modelcontextprotocol/serverInfo": info}}),
+            "resources/list" => json!({"resources": []}),
+            "resources/templates/list" => json!({"resourceTemplates": []}),
+            _ => return Act::Good,
+        };
+        result["resultType"] = json!("complete");
+        Act::Say(json_answer(&answer(seen, &result)))
+    })
+    .await;
+    let mut gateway = Gateway::start(&format!("mcpServers: {{odd: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    gateway.eventually("it is listed", async |g| g.get("/health").await.contains("\"tools\":1")).await;
+    let url = gateway.url("/servers/odd/mcp");
+    for sdk in [Sdk::Python, Sdk::TypeScript] {
+        assert!(!run(sdk, &puppet.url, "legacy", &[]).await.ok, "{sdk:?} takes such a greeting by now");
+    }
+    for (sdk, mode) in [
+        (Sdk::Python, "legacy"),
+        (Sdk::TypeScript, "legacy"),
+        (Sdk::Python, "2026-07-28"),
+        (Sdk::TypeScript, "modern"),
+    ] {
+        let ran = run(sdk, &url, mode, &[step("tool", json!({}), "done")]).await;
+        assert!(ran.ok && ran.bad().is_empty(), "{sdk:?} {mode}: {}", ran.output);
+    }
+    let (_, greeted) = gateway.modern("/servers/odd/mcp", "server/discover", json!({})).await;
+    assert_eq!(
+        greeted["result"]["capabilities"],
+        json!({"tools": {}, "resources": {}, "logging": {}}),
+        "{greeted}"
+    );
+    gateway.process.wait_for("serverInfo/title");
+    let log = gateway.process.output();
+    for place in
+        ["capabilities/tools", "capabilities/experimental/a", "serverInfo/version", "serverInfo/icons/0/src"]
+    {
+        let told = log.lines().filter(|line| line.contains("a part of its greeting") && line.contains(place));
+        assert_eq!(told.count(), 1, "{place}: {log}");
+    }
+}

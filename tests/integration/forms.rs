@@ -427,22 +427,36 @@ async fn a_server_that_has_no_time_says_when_in_whatever_words() {
         let page = |status: &str, headers: &[&str]| {
             Act::Say(http(status, &[&["Content-Type: text/html"], headers].concat(), "<h1>Later</h1>"))
         };
+        // No message of MCP either.
+        let words = |status: &str, headers: &[&str]| {
+            let headers = [&["Content-Type: application/json"], headers].concat();
+            Act::Say(http(status, &headers, r#"{"error":"Later","tg":[]}"#))
+        };
         match (seen.method(), seen.tool()) {
-            ("tools/list", _) => {
-                Act::Say(json_answer(&answer(seen, &tools(&["busy", "limited", "silent", "tool"]))))
-            }
+            ("tools/list", _) => Act::Say(json_answer(&answer(
+                seen,
+                &tools(&["busy", "limited", "silent", "busy_json", "limited_json", "silent_json", "tool"]),
+            ))),
             ("tools/call", "busy") => page("503 Service Unavailable", &["Retry-After: 17"]),
             ("tools/call", "limited") => page("429 Too Many Requests", &["Retry-After: 3"]),
             ("tools/call", "silent") => page("503 Service Unavailable", &[]),
+            ("tools/call", "busy_json") => words("503 Service Unavailable", &["Retry-After: 17"]),
+            ("tools/call", "limited_json") => words("429 Too Many Requests", &["Retry-After: 3"]),
+            ("tools/call", "silent_json") => words("503 Service Unavailable", &[]),
             _ => Act::Good,
         }
     })
     .await;
     let gateway = before(&puppet, "").await;
     for long in [false, true] {
-        for (tool, status, after) in
-            [("busy", 503, Some("17")), ("limited", 429, Some("3")), ("silent", 503, None)]
-        {
+        for (tool, status, after) in [
+            ("busy", 503, Some("17")),
+            ("limited", 429, Some("3")),
+            ("silent", 503, None),
+            ("busy_json", 503, Some("17")),
+            ("limited_json", 429, Some("3")),
+            ("silent_json", 503, None),
+        ] {
             let answer = call(&gateway, &format!("box__{tool}"), None, Some(BOTH), long).await;
             let error = &answer.message()["error"];
             assert_eq!((answer.status, answer.header("retry-after")), (status, after), "{tool}: {error}");

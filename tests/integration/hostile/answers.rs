@@ -216,6 +216,11 @@ async fn a_long_answer_that_breaks_off_is_cut_and_not_ended() {
                     .into_bytes(),
             )
         }),
+        ("both", |seen| long(seen, r#""},"error":{"code":1,"message":"m"}}"#)),
+        ("neither", |seen| {
+            let filler = "x".repeat(2_000_000);
+            says(seen, &format!(r#"{{"jsonrpc":"2.0","id":ID,"x":"{filler}"}}"#))
+        }),
         ("fits", |seen| long(seen, "\"}}")),
     ];
     let names: Vec<&str> = tricks.iter().map(|(name, _)| *name).collect();
@@ -265,6 +270,9 @@ async fn an_error_without_an_id_is_that_of_its_caller() {
             )
         }),
         ("long", |_| error("200 OK", &format!(r#""id":null,"x":"{}","#, "x".repeat(3000)))),
+        ("longer", |_| error("200 OK", &format!(r#""id":null,"x":"{}","#, "x".repeat(70_000)))),
+        ("longest", |_| error("200 OK", &format!(r#""id":null,"x":"{}","#, "x".repeat(900_000)))),
+        ("longer_none", |_| error("200 OK", &format!(r#""x":"{}","#, "x".repeat(70_000)))),
     ];
     let house = house(tricks.clone(), "").await;
     // Where others have asked, the first that names no request is not believed; then each call has its own connection.

@@ -22,6 +22,8 @@ use tracing::{debug, error, info};
 mod line;
 #[path = "lines.rs"]
 mod lines;
+#[path = "paced.rs"]
+mod paced;
 #[path = "process.rs"]
 mod process;
 

@@ -24,12 +24,15 @@ use crate::upstream::clock::Clock;
 use crate::upstream::safe;
 
 use super::lines::{About, CHUNK, HEAD, Heard, Lines, Quota, Scan, Words, envelope, quote, span_in, splice};
+use super::paced::Paced;
 
 const LISTEN: &str = "subscriptions/listen";
 /// What waits for a process that does not read: so many bytes, or one message if that is longer.
 const QUEUE: usize = 1 << 20;
 /// Lines of standard error that are told of a process that has ended.
 const LAST_WORDS: usize = 6;
+/// What is read of standard error in a second: more than people read, and little work. A process that writes more waits.
+const STDERR: usize = 1 << 20;
 
 /// The answer of the server, cut out of its line as it stood there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -271,7 +274,7 @@ impl Line {
 
     /// Logs stderr: text for people, said to be no sign of an error. The last of it may say why a process has ended.
     pub async fn log(&self, stderr: impl AsyncRead + Unpin) {
-        let mut lines = Lines::new(stderr, HEAD);
+        let mut lines = Lines::new(Paced::new(stderr, STDERR, Duration::from_secs(1)), HEAD);
         let mut quota = Quota::new();
         while let Ok(Some(Heard::Line(line) | Heard::TooLong { head: line, .. })) = lines.next().await {
             let text = String::from_utf8_lossy(&line);

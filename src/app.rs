@@ -166,7 +166,7 @@ impl App {
         // All else that may fail stands before this.
         let (before, sockets) = Before::sockets(&self, &addresses, upgrade)?;
         let limits = &config.limits;
-        let conf = conf(&config);
+        let conf = conf(&config, descriptors);
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
         let access = access(&config);
@@ -265,14 +265,14 @@ fn core() -> std::io::Result<Runtime> {
 }
 
 /// Pingora's own settings.
-fn conf(config: &Config) -> ServerConf {
+fn conf(config: &Config, descriptors: Descriptors) -> ServerConf {
     ServerConf {
         threads: config.workers.count(),
         // With one thread there is nobody to steal from, and a runtime that knows it costs less.
         work_stealing: config.workers.count() > 1,
         grace_period_seconds: Some(GRACE.as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
-        upstream_keepalive_pool_size: 1024,
+        upstream_keepalive_pool_size: descriptors.idle(config),
         max_retries: retry::MOST,
         ..ServerConf::default()
     }

@@ -14,6 +14,11 @@ const SERVER: u64 = 8;
 /// What one client may take: its connection, and one to a server.
 const CLIENT: u64 = 2;
 
+/// Of all descriptors, what may be connections to servers that wait for another call: one in so many, and so many of one
+/// worker at most.
+const IDLE: u64 = 8;
+const IDLE_OF_WORKER: u64 = 1024;
+
 /// Fewer connections than this are told of though nobody asked for more.
 const FEW: u64 = 4096;
 
@@ -75,14 +80,28 @@ impl Descriptors {
     /// Descriptors that all that the file allows would take.
     fn needs(self, config: &Config) -> u64 {
         let listeners = 1 + u64::from(config.admin.is_some());
-        OWN + SERVER * config.servers.len() as u64 + CLIENT * listeners * config.limits.max_connections
+        let used =
+            OWN + SERVER * config.servers.len() as u64 + CLIENT * listeners * config.limits.max_connections;
+        (used + used.div_ceil(IDLE - 1)).min(used + Self::idle_of_all(config))
+    }
+
+    fn idle_of_all(config: &Config) -> u64 {
+        IDLE_OF_WORKER * config.workers.count() as u64
+    }
+
+    /// Connections to servers that one worker keeps for the next call. Sessions of clients have connections of their own to
+    /// each server, and without a bound those of many would leave no descriptor for anybody else.
+    pub fn idle(self, config: &Config) -> usize {
+        let all = (self.0 / IDLE).min(Self::idle_of_all(config));
+        usize::try_from(all / config.workers.count() as u64).unwrap_or(usize::MAX).max(1)
     }
 
     /// Connections of clients that a listener takes: those that the file allows, as far as there are descriptors for
     /// them and their servers. A connection that is refused does less harm than a call that cannot reach its server.
     pub fn connections(self, config: &Config) -> usize {
         let listeners = 1 + u64::from(config.admin.is_some());
-        let rest = self.0.saturating_sub(OWN + SERVER * config.servers.len() as u64);
+        let idle = (self.idle(config) * config.workers.count()) as u64;
+        let rest = self.0.saturating_sub(OWN + SERVER * config.servers.len() as u64 + idle);
         let most = (rest / (CLIENT * listeners)).max(1).min(config.limits.max_connections);
         usize::try_from(most).unwrap_or(usize::MAX)
     }
@@ -90,18 +109,30 @@ impl Descriptors {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
+    use crate::config::Workers;
 
     #[test]
     fn connections_fit_into_the_descriptors() {
         let mut config = Config::quickstart();
         assert_eq!(config.servers.len(), 1);
         config.limits.max_connections = 1000;
-        for (open, most) in
-            [(u64::MAX, 1000), (1_000_000, 1000), (2136, 1000), (2134, 999), (1024, 444), (138, 1), (16, 1)]
-        {
-            assert_eq!(Descriptors(open).connections(&config), most, "{open}");
+        config.workers = Workers::Count(NonZeroUsize::new(4).expect("some"));
+        for (open, most, idle) in [
+            (u64::MAX, 1000, 1024),
+            (1_000_000, 1000, 1024),
+            (2442, 1000, 76),
+            (2438, 999, 76),
+            (1024, 380, 32),
+            (138, 1, 4),
+            (16, 1, 1),
+        ] {
+            let found = Descriptors(open);
+            assert_eq!((found.connections(&config), found.idle(&config)), (most, idle), "{open}");
         }
-        assert_eq!(Descriptors(16).needs(&config), 2136);
+        let needs = Descriptors(16).needs(&config);
+        assert_eq!((needs, Descriptors(needs).connections(&config)), (2442, 1000));
     }
 }

@@ -32,7 +32,7 @@ impl App {
             inside: Some(known),
         };
         let ready = CancellationToken::new();
-        let inside = Inside::new(gateway, conf(&config), ready.clone());
+        let inside = Inside::new(gateway, conf(&config, app.descriptors), ready.clone());
         let (door, state, runtime) = (app.door.clone(), app.state.clone(), app.runtime.handle().clone());
         let registry = door.registry.clone();
         runtime.spawn(async move {

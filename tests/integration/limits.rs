@@ -175,7 +175,7 @@ async fn with_few_descriptors_fewer_connections_are_taken_and_calls_inside_reach
         .await;
 }
 
-/// Takes descriptors of a process away, or gives them back.
+/// Takes descriptors of a process away, or gives them back: with 3 it can open none, whichever it has closed before.
 fn limit(pid: u32, files: u64) {
     let limit = libc::rlimit { rlim_cur: files, rlim_max: 1024 };
     // SAFETY: it sets a limit of a process that this test has started; the pointers are good for the call.
@@ -193,7 +193,7 @@ async fn that_there_are_no_descriptors_is_no_fault_of_a_server() {
     let mut inside = connect(gateway.port);
     assert!(ask(&mut inside, HEALTH).starts_with("HTTP/1.1 200"));
     let pid = gateway.process.id();
-    limit(pid, 16);
+    limit(pid, 3);
     let call = echo("fix").replace("fix__echo", "fix__tool");
     for _ in 0..3 {
         let answer = ask(&mut inside, &call).to_lowercase();
@@ -205,7 +205,7 @@ async fn that_there_are_no_descriptors_is_no_fault_of_a_server() {
                 limit(pid, 1024);
                 let mut next = connect(gateway.port);
                 assert!(ask(&mut next, HEALTH).starts_with("HTTP/1.1 200"));
-                limit(pid, 16);
+                limit(pid, 3);
                 next
             }
         };
@@ -213,6 +213,26 @@ async fn that_there_are_no_descriptors_is_no_fault_of_a_server() {
     limit(pid, 1024);
     let answer = ask(&mut inside, &call);
     assert!(answer.starts_with("HTTP/1.1 200"), "the circuit is closed: {answer}");
+}
+
+/// Each session has connections of its own to a server, which wait some seconds for its next call.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_many_clients_leave_descriptors_for_others() {
+    let puppet = Puppet::start(|_| Act::Good).await;
+    let gateway = with_files(1024, &format!("mcpServers: {{fix: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
+    let pid = gateway.process.id();
+    let mut most = 0;
+    for number in 0..600 {
+        let session = gateway.initialize("/mcp").await;
+        let body =
+            json!({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"name": "fix__tool"}});
+        let answer = gateway.post("/mcp", Some(&session), &body).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200, "session {number}");
+        drop(answer.bytes().await);
+        most = most.max(procs::descriptors(pid));
+    }
+    assert!(most < 300, "{most} descriptors were open at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

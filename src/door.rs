@@ -169,6 +169,20 @@ impl Led<'_> {
 }
 
 impl Door {
+    /// Leads a call of a tool, which needs nobody's answer, to its exit; gives back all else for [`Self::lead`]. Most
+    /// messages are such calls, and a future that may wait costs each of them more than the way itself.
+    pub fn straight<'a>(&self, led: Led<'a>, told: &mut Told) -> Result<Result<Exit, Box<Refusal>>, Led<'a>> {
+        let rpc = &led.permit.rpc;
+        let (Shape::Request, Some(name)) = (rpc.kind, rpc.name) else { return Err(led) };
+        if Method::of(&rpc.method_name(&led.body)) != Method::ToolsCall {
+            return Err(led);
+        }
+        let tools = &led.endpoint.view(led.permit.era).tools;
+        let Some(target) = tools.get(&*name.read(&led.body)).cloned() else { return Err(led) };
+        told.method = Method::ToolsCall.word();
+        Ok(self.to(led, &target, Method::ToolsCall, Some(name.span), None, told))
+    }
+
     /// Leads a permitted call to its exit; `told` is filled on the way.
     pub async fn lead(&self, led: Led<'_>, told: &mut Told) -> Result<Exit, Box<Refusal>> {
         let Led { permit, body, .. } = &led;

@@ -62,7 +62,7 @@ impl Door {
             return self.written_over(house, server, text, place);
         }
         // There is no request that the refusal could answer.
-        self.unblocked(house, server, text, place, Era::Modern).map(|()| None)
+        self.unblocked(house, server, text, || place, Era::Modern).map(|()| None)
     }
 
     /// A request as it may go to a server of which was not known before it was judged that it goes there.
@@ -92,18 +92,18 @@ impl Door {
     }
 
     /// Refuses what a server is not to get at all.
-    pub(super) fn unblocked(
+    pub(super) fn unblocked<'p>(
         &self,
         house: &House,
         server: &Server,
         text: &[u8],
-        place: &Place,
+        place: impl FnOnce() -> &'p Place,
         era: Era,
     ) -> Result<(), Box<Refusal>> {
         let (true, Some(redactor)) = (is(server, Redaction::Block), &house.plan.redactor) else {
             return Ok(());
         };
-        let found = redactor.scan_at(text, place).map_err(|_| Box::new(unreadable()))?;
+        let found = redactor.scan_at(text, place()).map_err(|_| Box::new(unreadable()))?;
         if found.is_empty() {
             return Ok(());
         }

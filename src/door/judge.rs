@@ -110,7 +110,7 @@ impl Door {
         let target = called(endpoint, &permit, body);
         mirrored(target, &permit, &head, body, came).map_err(halt)?;
         let Some(server) = house.servers.get(aim.server) else { return Ok(permit) };
-        let place = handles::request(Method::of(&permit.rpc.method_name(body)));
+        let place = || handles::request(Method::of(&permit.rpc.method_name(body)));
         self.unblocked(house, server, body, place, era).map_err(|refusal| halt(*refusal))?;
         let arguments = permit.rpc.arguments.map(|arguments| arguments.of(body));
         self.fitting(target, era, arguments).map(|()| permit).map_err(halt)

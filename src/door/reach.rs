@@ -44,9 +44,13 @@ impl Door {
 
     /// Whether the caller is told that there is this endpoint: it may use something there. `/mcp` is no secret.
     pub async fn shows(&self, house: &House, endpoint: &Arc<Endpoint>, caller: &Caller) -> bool {
-        house.plan.chain.rbac.is_open()
-            || (endpoint.only.is_none() && endpoint.toolset.is_none())
+        Self::shows_all(house, endpoint)
             || !self.registry.sight(house, endpoint, caller).await.members.is_empty()
+    }
+
+    /// Whether every caller is told that there is this endpoint.
+    pub fn shows_all(house: &House, endpoint: &Endpoint) -> bool {
+        house.plan.chain.rbac.is_open() || (endpoint.only.is_none() && endpoint.toolset.is_none())
     }
 
     /// The only server of the endpoint, if it is such a one and the caller may use anything of it.

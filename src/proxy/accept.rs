@@ -20,6 +20,12 @@ impl Takes {
     /// Without the header any form will do. One that takes neither gets JSON: it may still know what to do with that, and
     /// the standard lets a server disregard the header.
     fn read(headers: &HeaderMap) -> Self {
+        let mut all = headers.get_all(ACCEPT).iter();
+        // As the SDKs write it.
+        if all.next().is_some_and(|one| one == "application/json, text/event-stream") && all.next().is_none()
+        {
+            return Self { json: true, events: true };
+        }
         let (mut json, mut events) = (Range::default(), Range::default());
         let mut said = false;
         for value in headers.get_all(ACCEPT) {

@@ -348,7 +348,7 @@ impl Watch {
                         held.extend_from_slice(&piece.unwrap_or_default());
                         std::mem::take(held).freeze()
                     };
-                    let body = match (reader.judge(body), self.odd) {
+                    let body = match (reader.judge(body, self.promised), self.odd) {
                         (Err(_), Some(status)) => {
                             return Err(UpstreamError::Odd(format!("HTTP {status} without a content type")));
                         }

@@ -121,24 +121,35 @@ impl Hearing {
     }
 
     /// Judges a JSON answer; gives the one that was waited for, under the client's id.
-    pub fn judge(&mut self, body: Bytes) -> Result<Bytes, UpstreamError> {
-        let nonsense = |words: &str| UpstreamError::Nonsense(words.into());
+    /// It will be `length` long in the end, if that is known.
+    pub fn judge(&mut self, body: Bytes, length: Option<usize>) -> Result<Bytes, UpstreamError> {
+        let nonsense = || UpstreamError::Nonsense("the answer has neither a result nor an error".into());
         let parts = if self.has_batches() { wire::batch(&body) } else { None };
-        for message in parts.unwrap_or_else(|| vec![body]) {
-            let read =
-                wire::read(&message).ok_or_else(|| nonsense("the answer is not a JSON-RPC message"))?;
-            if read.is_answer() {
-                let whose = whose::of(&read, &message, &self.sent.wire)?;
-                self.believe(whose)?;
-                (self.answered, self.error) = (true, read.error.is_some());
-                return Ok(self.id.as_ref().map_or(message.clone(), |id| whose::home(message, &read, id)));
-            }
-            // There is no room for anything else in this form, but of a changed list others are told.
-            if let Some((session, seat)) = self.session.as_ref().filter(|_| !read.is_request()) {
-                session.hear(&self.server, seat.number, &message, &read, None);
+        let Some(parts) = parts else { return self.part(body, length)?.ok_or_else(nonsense) };
+        for part in parts {
+            if let Some(answer) = self.part(part, length)? {
+                return Ok(answer);
             }
         }
-        Err(nonsense("the answer has neither a result nor an error"))
+        Err(nonsense())
+    }
+
+    /// The answer that was waited for, if a message of a JSON answer is that.
+    fn part(&mut self, message: Bytes, length: Option<usize>) -> Result<Option<Bytes>, UpstreamError> {
+        let read = wire::read(&message)
+            .ok_or_else(|| UpstreamError::Nonsense("the answer is not a JSON-RPC message".into()))?;
+        if read.is_answer() {
+            let whose = whose::of(&read, &message, &self.sent.wire)?;
+            self.believe(whose)?;
+            (self.answered, self.error) = (true, read.error.is_some());
+            let Some(id) = &self.id else { return Ok(Some(message)) };
+            return Ok(Some(whose::home(message, &read, id, length.unwrap_or_default())));
+        }
+        // There is no room for anything else in this form, but of a changed list others are told.
+        if let Some((session, seat)) = self.session.as_ref().filter(|_| !read.is_request()) {
+            session.hear(&self.server, seat.number, &message, &read, None);
+        }
+        Ok(None)
     }
 
     /// Judges the body of an error of HTTP, in whatever words. Gives it with the client's id, and whether it is a message.
@@ -156,7 +167,7 @@ impl Hearing {
             whose => whose?,
         };
         self.believe(whose)?;
-        Ok((whose::home(body, &read, &id), true))
+        Ok((whose::home(body, &read, &id, 0), true))
     }
 
     /// What names no request is the answer to this one where nothing else can be meant. After it the connection is not used
@@ -308,7 +319,7 @@ impl Hearing {
         self.proven = true;
         Ok(match (&self.id, read.id) {
             (Some(id), Some(place)) => Said::Edited(place, id.clone()),
-            (Some(id), None) => Said::As(whose::home(Bytes::copy_from_slice(message), read, id)),
+            (Some(id), None) => Said::As(whose::home(Bytes::copy_from_slice(message), read, id, 0)),
             (None, _) => Said::AsItIs,
         })
     }

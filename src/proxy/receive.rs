@@ -103,7 +103,9 @@ impl Gateway {
         }
         // Who may use nothing of a server is not told that it is there.
         let shown = match (&endpoint, &ctx.caller) {
-            (Some(endpoint), Some(caller)) => self.door.shows(&ctx.house, endpoint, caller).await,
+            (Some(endpoint), Some(caller)) if !Door::shows_all(&ctx.house, endpoint) => {
+                Box::pin(self.door.shows(&ctx.house, endpoint, caller)).await
+            }
             _ => true,
         };
         let Some(endpoint) = endpoint.filter(|_| shown) else {
@@ -198,7 +200,11 @@ impl Gateway {
             body,
             events: takes.events,
         };
-        match self.door.lead(led, &mut ctx.told).await {
+        let exit = match self.door.straight(led, &mut ctx.told) {
+            Ok(exit) => exit,
+            Err(led) => Box::pin(self.door.lead(led, &mut ctx.told)).await,
+        };
+        match exit {
             Ok(Exit::Answer(answer)) => {
                 ctx.outcome = ctx.told.dropped.then_some(Outcome::Refused);
                 Box::pin(reply::whole(session, ctx, answer)).await.map(|()| None)

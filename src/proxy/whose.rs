@@ -24,14 +24,24 @@ pub fn of(read: &wire::Incoming, message: &[u8], id: &[u8]) -> Result<Whose, Ups
     }
 }
 
-/// The answer under the client's id.
-pub fn home(message: Bytes, read: &wire::Incoming, id: &[u8]) -> Bytes {
-    if let Some(place) = read.id {
-        let message = message.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-        return splice(message, place, id);
+/// The answer under the client's id, in a piece with room for so many bytes if it is not changed where it lies.
+pub fn home(message: Bytes, read: &wire::Incoming, id: &[u8], length: usize) -> Bytes {
+    let Some(place) = read.id else {
+        let begin = memchr::memchr(b'{', &message).map_or(0, |at| at + 1);
+        return [&message[..begin], b"\"id\":", id, b",", &message[begin..]].concat().into();
+    };
+    match message.try_into_mut() {
+        Ok(message) if message.capacity() >= length => splice(message, place, id),
+        kept => {
+            let message: Bytes = kept.map_or_else(|shared| shared, BytesMut::freeze);
+            let needed = message.len() - place.len() + id.len();
+            let mut out = BytesMut::with_capacity(needed.max(length));
+            out.extend_from_slice(&message[..place.start]);
+            out.extend_from_slice(id);
+            out.extend_from_slice(&message[place.end..]);
+            out.freeze()
+        }
     }
-    let begin = memchr::memchr(b'{', &message).map_or(0, |at| at + 1);
-    [&message[..begin], b"\"id\":", id, b",", &message[begin..]].concat().into()
 }
 
 #[cfg(test)]
@@ -58,7 +68,11 @@ mod tests {
             let message = Bytes::copy_from_slice(message.as_bytes());
             let read = wire::read(&message).expect("a message");
             assert!(of(&read, &message, b"\"sent\"").is_ok(), "{message:?}");
-            assert_eq!(home(message, &read, b"-1"), expected);
+            for length in [0, 200] {
+                assert_eq!(home(message.clone(), &read, b"-1", length), expected);
+                let alone = Bytes::copy_from_slice(&message);
+                assert_eq!(home(alone, &read, b"-1", length), expected);
+            }
         }
     }
 

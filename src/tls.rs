@@ -4,6 +4,7 @@
 //! all: what cannot be used leaves the old in place. It opens no port, and judges no caller.
 
 mod files;
+mod hint;
 mod names;
 mod peer;
 mod vouch;
@@ -22,6 +23,7 @@ use rustls::sign::CertifiedKey;
 use crate::config::{self, ClientAuth};
 use files::Files;
 pub use files::TlsError;
+pub use hint::hint;
 use names::Named;
 pub use peer::{certificate, is_over};
 use vouch::Vouch;

@@ -127,7 +127,10 @@ fn speak(mut stream: impl Read + Write, address: SocketAddr, path: &str) -> io::
         // However it ends: a connection of TLS may be cut off after the answer.
         (Some(answer), _) => Ok(answer),
         (None, Err(error)) => Err(error),
-        (None, Ok(_)) => Err(io::Error::new(io::ErrorKind::InvalidData, "no answer that HTTP has")),
+        (None, Ok(_)) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "no answer that HTTP has; does it speak TLS? then give --tls",
+        )),
     }
 }
 

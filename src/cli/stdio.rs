@@ -114,6 +114,21 @@ fn own(
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    if let Some(name) = words.server.as_deref()
+        && !config.servers.keys().any(|known| known.as_str() == name)
+        && !config.toolsets.keys().any(|known| known.as_str() == name)
+    {
+        let known: Vec<&str> = config
+            .servers
+            .keys()
+            .map(|name| name.as_str())
+            .chain(config.toolsets.keys().map(|name| name.as_str()))
+            .collect();
+        return wrong(&format!(
+            "--server {name:?}: no server or toolset of that name; there are {}",
+            known.join(", ")
+        ));
+    }
     let path = words.server.map_or_else(|| "/mcp".to_owned(), |name| format!("/servers/{name}/mcp"));
     let known = match (&secret, words.named) {
         (Some(_), _) => Known::ByCredentials,

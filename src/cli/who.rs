@@ -38,7 +38,7 @@ impl Who {
 pub fn warn_of_unknown(config: &Config, roles: &[String]) {
     let Some(rbac) = &config.rbac else { return };
     for role in roles.iter().filter(|role| !rbac.roles.contains_key(*role)) {
-        eprintln!("warning: rbac.roles has no role `{role}`, so it means nothing");
+        eprintln!("warning: rbac.roles has no role `{role}`: only conditions that name it know it");
     }
 }
 

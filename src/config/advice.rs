@@ -19,6 +19,17 @@ impl Config {
                     .into(),
             );
         }
+        let certified = |tls: &super::Tls| tls.client_ca.is_some() && tls.client_auth == ClientAuth::Required;
+        if !self.listen.address.ip().is_loopback()
+            && self.auth.is_none()
+            && !self.listen.tls.as_ref().is_some_and(certified)
+        {
+            warnings.push(
+                "listen.address can be reached from other machines, and without auth whoever reaches it may call \
+                 everything: listen.allowed_hosts is no protection, since callers choose what `Host` says"
+                    .into(),
+            );
+        }
         if self.listen.tls.is_some()
             && self.listen.public_url.as_ref().is_some_and(|url| url.starts_with("http:"))
         {
@@ -169,7 +180,14 @@ mod tests {
     fn what_surprises_is_told() {
         for (text, words) in [
             ("mcpServers: {a: {builtin: demo, disabled: true}}", "names no server"),
-            ("mcpServers: {a: {builtin: demo}}\nlisten: {address: \"0.0.0.0:80\"}", "listen.allowed_hosts"),
+            (
+                "mcpServers: {a: {builtin: demo}}\nlisten: {address: \"0.0.0.0:80\", tls: {cert: a, key: b, client_ca: c}}",
+                "listen.allowed_hosts",
+            ),
+            (
+                "mcpServers: {a: {builtin: demo}}\nlisten: {address: \"[::]:80\", allowed_hosts: [\"*\"]}",
+                "without auth",
+            ),
             (
                 "mcpServers: {a: {builtin: demo}}\nlisten: {tls: {cert: a, key: b}, public_url: \"http://a.example\"}",
                 "listen.public_url",

@@ -127,8 +127,7 @@ impl Front {
         let rpc = match filters::call::read(&line, DEPTH_CEILING) {
             Ok(rpc) => rpc,
             Err(refused) => {
-                let id = refused.id.map(|id| id.of(&line));
-                let error = wire::refusal(Some(id.unwrap_or(b"null")), &refused.refusal);
+                let error = wire::refusal(refused.id.map(|id| id.of(&line)), &refused.refusal);
                 return self.out.say(error).await;
             }
         };
@@ -203,9 +202,9 @@ impl Front {
         }
     }
 
-    /// An error that answers no request that could be told (JSON-RPC 2.0 §5: its id is null).
+    /// An error that answers no request that could be told.
     async fn complain(&self, refusal: Refusal) {
-        self.out.say(wire::refusal(Some(b"null"), &refusal)).await;
+        self.out.say(wire::refusal(None, &refusal)).await;
     }
 
     /// Ends what still runs: the client is told, the gateway too.

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use crate::proxy::inside::Inside;
+use crate::tls;
 
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 /// Longest file that is taken for a token.
@@ -264,7 +265,11 @@ pub fn cause(error: &reqwest::Error) -> String {
         words.push(error.to_string());
         next = error.source();
     }
-    if words.is_empty() { error.to_string() } else { words.join(": ") }
+    let words = if words.is_empty() { error.to_string() } else { words.join(": ") };
+    match tls::hint(&words) {
+        Some(hint) => format!("{words}: {hint}"),
+        None => words,
+    }
 }
 
 /// A body of one piece that tells when it was taken.

@@ -32,8 +32,9 @@ use crate::config::Log;
 pub fn start(log: &Log) {
     let pen = pen::pen(log.format);
     let level = log.level.as_str();
-    let filter =
-        EnvFilter::new(format!("warn,toolgate={level},pingora_core::server=error,pingora_proxy=off"));
+    let filter = EnvFilter::new(format!(
+        "warn,toolgate={level},pingora_core::server=error,pingora_proxy=off,rustls_platform_verifier=off"
+    ));
     let registry = tracing_subscriber::registry().with(filter);
     let started = if pen.json {
         let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);

@@ -45,6 +45,7 @@ use tokio::time::Instant;
 
 use crate::protocol::revision;
 use crate::telemetry::acts;
+use crate::tls;
 
 pub use bounds::Bounds;
 pub use child::is_ours;
@@ -399,5 +400,9 @@ fn cause(error: &reqwest::Error) -> String {
         words = Some(cause.to_string());
         source = cause.source();
     }
+    let words = words.map(|words| match tls::hint(&words) {
+        Some(hint) => format!("{words}: {hint}"),
+        None => words,
+    });
     words.unwrap_or_else(|| if error.is_timeout() { "timed out".into() } else { "the request failed".into() })
 }

@@ -54,6 +54,16 @@ async fn without_a_file_there_are_the_demo_tools_in_both_eras_at_a_time() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_not_there_is_named_with_those_that_are() {
+    let folder = folder_with(&format!("{DEMO}toolsets: {{some: {{tools: [demo__echo]}}}}\n"));
+    let mut front = Front::start(folder.path(), &["-c", "toolgate.yaml", "--server", "nosuch"]);
+    front.end();
+    let (status, log) = front.exit().await;
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(log.contains("no server or toolset of that name; there are demo, some"), "{log}");
+}
+
+#[tokio::test]
 async fn a_changed_file_is_told_and_one_server_can_stand_alone() {
     let folder = folder_with(DEMO);
     let mut front = Front::start(folder.path(), &["-c", "toolgate.yaml", "--server", "demo"]);

@@ -128,6 +128,12 @@ impl Child {
         self.0.line.status()
     }
 
+    /// That it takes no more, with its status and last words if it ends within this time.
+    pub async fn ending(&self, time: Duration, sent: bool) -> ChildError {
+        let status = timeout(time, self.exited()).await.ok().flatten();
+        ChildError::Exited { status, sent, said: self.0.line.said() }
+    }
+
     /// What it said last on its standard error, as the end of a sentence.
     pub fn said(&self) -> String {
         self.0.line.said().as_deref().unwrap_or_default().to_owned()

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use filters::Era;
 use futures::StreamExt;
@@ -97,6 +98,9 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+/// How long one that takes no more is given to end, so that it can be told why.
+const END: Duration = Duration::from_secs(1);
+
 impl Stdio {
     /// Gives up the process that serves the era. One that is ending is waited for, with all that it has started: the new one
     /// may want what the old one holds.
@@ -184,7 +188,11 @@ fn ask(
     };
     let left = until.saturating_duration_since(Instant::now());
     async move {
-        let said = process.child.request(method, Some(&params), left, None).await;
+        let said = match process.child.request(method, Some(&params), left, None).await {
+            // It closes its input before it is known how it ends.
+            Err(ChildError::Exited { status: None, sent, .. }) => Err(process.child.ending(END, sent).await),
+            said => said,
+        };
         (process, said)
     }
 }

@@ -252,3 +252,21 @@ async fn a_process_that_is_ending_is_waited_for() {
     assert!(!asked.await.expect("no panic"));
     server.close().await;
 }
+
+#[tokio::test]
+async fn one_that_ends_at_once_is_told_of_with_its_status_and_last_words() {
+    for script in ["echo boom >&2; exit 3", "exec <&-; echo boom >&2; exit 3"] {
+        let command = Command {
+            program: "sh".into(),
+            args: vec!["-c".into(), script.into()],
+            env: vec![],
+            cwd: None,
+            max_line: 1 << 20,
+            name: "test".into(),
+        };
+        let server = Stdio::new(command, SOON);
+        let until = Instant::now() + Duration::from_secs(1);
+        let error = server.greet(Era::Legacy, until).await.expect_err("it ends").to_string();
+        assert!(error.contains("exit status: 3") && error.contains("boom"), "{script}: {error}");
+    }
+}

@@ -171,6 +171,7 @@ impl Led<'_> {
 impl Door {
     /// Leads a call of a tool, which needs nobody's answer, to its exit; gives back all else for [`Self::lead`]. Most
     /// messages are such calls, and a future that may wait costs each of them more than the way itself.
+    #[expect(clippy::result_large_err, reason = "moving it once costs a call less than a box")]
     pub fn straight<'a>(&self, led: Led<'a>, told: &mut Told) -> Result<Result<Exit, Box<Refusal>>, Led<'a>> {
         let rpc = &led.permit.rpc;
         let (Shape::Request, Some(name)) = (rpc.kind, rpc.name) else { return Err(led) };

@@ -30,6 +30,7 @@ fn face(tools: usize) -> Arc<Face> {
         capabilities: Bytes::from_static(br#"{"tools":{}}"#),
         server_info: Bytes::from_static(br#"{"name":"bench","version":"1"}"#),
         instructions: None,
+        faults: Vec::new(),
     };
     Arc::new(Face { hello, lists, events: false })
 }

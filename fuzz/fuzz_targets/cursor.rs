@@ -46,6 +46,7 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
         capabilities: Bytes::from_static(br#"{"tools":{},"prompts":{},"resources":{}}"#),
         server_info: Bytes::from_static(br#"{"name":"fuzz","version":"1"}"#),
         instructions: None,
+        faults: Vec::new(),
     };
     let face = Arc::new(Face { hello, lists, events: false });
     let config = Config::quickstart();

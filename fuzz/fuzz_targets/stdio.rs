@@ -25,6 +25,8 @@ mod upstream {
     mod line;
     #[allow(dead_code)]
     mod lines;
+    #[allow(dead_code)]
+    mod paced;
 
     use std::time::Duration;
 

@@ -218,9 +218,10 @@ impl ProxyHttp for Gateway {
         let Some(leave) = &ctx.leave else { return Ok(()) };
         let server = leave.server.clone();
         let status = response.status.as_u16();
-        if let (Some(client), Some(seat)) = (&leave.session, ctx.seat.clone())
+        // Few say so, and the room of that question would be taken for each call.
+        if let (400 | 404, Some(client), Some(seat)) = (status, &leave.session, ctx.seat.clone())
             && (status == 404 || !ctx.reseated)
-            && client.is_forgotten(&server, &seat, status).await
+            && Box::pin(client.is_forgotten(&server, &seat, status)).await
         {
             client.forget(&server, &seat);
             ctx.seat = None;

@@ -2,8 +2,9 @@
 //! connection; so what does not fit the official schema is taken for what it can only mean, or left out.
 
 use bytes::Bytes;
+use filters::Era;
+use filters::agree::quote;
 use filters::json::{DEPTH_CEILING, Reader};
-use filters::{Era, agree};
 
 use super::UpstreamError;
 use crate::protocol::definitions::Definition;
@@ -147,7 +148,7 @@ impl Kept {
             if out.len() > 1 {
                 out.push(b',');
             }
-            out.extend_from_slice(agree::quote(name).as_bytes());
+            out.extend_from_slice(quote(name).as_bytes());
             out.push(b':');
             out.extend_from_slice(value);
         }

@@ -18,6 +18,9 @@ use crate::{systemd, telemetry};
 
 /// How long servers may take to start before a handover, and the required ones to connect before it is given up.
 const READY: Duration = Duration::from_secs(60);
+/// How long those that have answered may take to say whether they speak the other era too. Nobody waits for it but who
+/// upgrades: the gateway that runs serves both meanwhile.
+const ERAS: Duration = Duration::from_secs(30);
 
 /// What was before this gateway: another one that waits for a word, or nothing.
 pub struct Before {
@@ -118,7 +121,7 @@ impl Before {
 async fn ready(app: &App) -> Result<(), AppError> {
     let deadline = Instant::now() + READY;
     // Meanwhile the one that runs has them all.
-    app.door.registry.settled(READY, START).await;
+    app.door.registry.settled(READY, ERAS).await;
     loop {
         let missing = app.door.registry.house().missing();
         match missing.first() {

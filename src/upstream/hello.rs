@@ -13,6 +13,9 @@ use crate::protocol::{revision, wire};
 /// The capabilities that say which methods there are (2026-07-28, `ServerCapabilities`).
 const OFFERS: [&str; 5] = ["completions", "logging", "prompts", "resources", "tools"];
 
+/// Longest part of a greeting that is read, in bytes.
+const PART: usize = 32 * 1024;
+
 /// How a server introduces itself in one era (`initialize` or `server/discover`). The members are JSON text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -34,7 +37,8 @@ impl Hello {
     /// # Errors
     /// [`UpstreamError::Nonsense`] if it has no capabilities.
     pub fn read(result: &Bytes, version: String) -> Result<Self, UpstreamError> {
-        let part = |name| wire::member(result, name).map(|span| span.of(result));
+        let part =
+            |name| wire::member(result, name).map(|span| span.of(result)).filter(|raw| raw.len() <= PART);
         let era = if revision::LEGACY.contains(&version.as_str()) { Era::Legacy } else { Era::Modern };
         let mut faults = Vec::new();
         let capabilities = part("capabilities")

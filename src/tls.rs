@@ -23,7 +23,7 @@ use rustls::sign::CertifiedKey;
 use crate::config::{self, ClientAuth};
 use files::Files;
 pub use files::TlsError;
-pub use hint::hint;
+pub use hint::hinted;
 use names::Named;
 pub use peer::{certificate, is_over};
 use vouch::Vouch;

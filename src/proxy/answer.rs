@@ -66,8 +66,8 @@ pub struct Watch {
     /// The server may say that the head does not repeat what its schema wants, which then is another than is known.
     doubtful: bool,
     decoder: Option<Decoder>,
-    /// The status of an error without a content type.
-    odd: Option<u16>,
+    /// The status of an error without a content type, and when the server can be asked again.
+    odd: Option<(u16, Option<Duration>)>,
 }
 
 enum Form {
@@ -159,6 +159,10 @@ impl Watch {
             (200..=599, "application/json") if length.is_some_and(|length| length > limit) => {
                 return Err(UpstreamError::TooLarge(limit));
             }
+            // 204 and 205 have no body (RFC 9110 §15.3.5).
+            (204 | 205, "application/json") if leave.id.is_some() => {
+                return Err(UpstreamError::Nonsense("the answer is empty".into()));
+            }
             (200..=299, "application/json") if leave.id.is_some() && length == Some(0) => {
                 return Err(UpstreamError::Nonsense("the answer is empty".into()));
             }
@@ -187,6 +191,9 @@ impl Watch {
                 response.remove_header(&CONTENT_LENGTH);
                 Form::Events(Splitter::new(limit))
             }
+            (429 | 503, "application/json") if length == Some(0) => {
+                return Err(UpstreamError::Later(status, retry_after(&response.headers)));
+            }
             // An error may be another's, and hold a secret, as well as a result.
             (400..=599, "application/json") if leave.screen.is_some() || leave.id.is_some() => {
                 response.remove_header(&CONTENT_LENGTH);
@@ -204,7 +211,7 @@ impl Watch {
         let reader = Hearing::of(leave, seat, way.certain, now);
         let doubtful = status == 400 && leave.era == Era::Modern;
         let (certain, screen) = (way.certain, leave.screen.clone());
-        let odd = (untyped && status >= 400).then_some(status);
+        let odd = (untyped && status >= 400).then(|| (status, retry_after(&response.headers)));
         Ok(Self { form, reader, passed: 0, promised, gone: 0, certain, screen, doubtful, decoder, odd })
     }
 
@@ -349,7 +356,8 @@ impl Watch {
                         std::mem::take(held).freeze()
                     };
                     let body = match (reader.judge(body, self.promised), self.odd) {
-                        (Err(_), Some(status)) => {
+                        (Err(_), Some((429, wait))) => return Err(UpstreamError::Later(429, wait)),
+                        (Err(_), Some((status, _))) => {
                             return Err(UpstreamError::Odd(format!("HTTP {status} without a content type")));
                         }
                         (judged, _) => judged?,
@@ -383,7 +391,7 @@ impl Watch {
                 if held.len() > HELD {
                     return Err(UpstreamError::Odd("an error that is too long to be judged".into()));
                 }
-                if !end || held.is_empty() {
+                if !end || (held.is_empty() && later.is_none()) {
                     return Ok(Some(Bytes::new()));
                 }
                 let body = std::mem::take(held).freeze();

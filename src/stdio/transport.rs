@@ -265,11 +265,7 @@ pub fn cause(error: &reqwest::Error) -> String {
         words.push(error.to_string());
         next = error.source();
     }
-    let words = if words.is_empty() { error.to_string() } else { words.join(": ") };
-    match tls::hint(&words) {
-        Some(hint) => format!("{words}: {hint}"),
-        None => words,
-    }
+    tls::hinted(if words.is_empty() { error.to_string() } else { words.join(": ") })
 }
 
 /// A body of one piece that tells when it was taken.

@@ -1,7 +1,7 @@
 //! What most often is behind an error of TLS, whose own words name the inside of a library.
 
-/// What to do about an error of a connection with these words, if they are known.
-pub fn hint(words: &str) -> Option<&'static str> {
+/// The words of an error of a connection, with what to do about it where that is known.
+pub fn hinted(words: String) -> String {
     let known = [
         (
             "CaUsedAsEndEntity",
@@ -11,5 +11,8 @@ pub fn hint(words: &str) -> Option<&'static str> {
         ("InvalidContentType", "what answers there speaks no TLS; is it http://?"),
         ("invalid HTTP version parsed", "what answers there may speak TLS; is it https://?"),
     ];
-    known.into_iter().find(|(part, _)| words.contains(part)).map(|(_, hint)| hint)
+    match known.into_iter().find(|(part, _)| words.contains(part)) {
+        Some((_, hint)) => format!("{words}: {hint}"),
+        None => words,
+    }
 }

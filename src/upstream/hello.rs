@@ -1,6 +1,8 @@
 //! How a server introduces itself. Clients check what they read of it, and what they do not expect costs them the whole
 //! connection; so what does not fit the official schema is taken for what it can only mean, or left out.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use filters::Era;
 use filters::agree::quote;
@@ -13,8 +15,13 @@ use crate::protocol::{revision, wire};
 /// The capabilities that say which methods there are (2026-07-28, `ServerCapabilities`).
 const OFFERS: [&str; 5] = ["completions", "logging", "prompts", "resources", "tools"];
 
-/// Longest part of a greeting that is read, in bytes.
-const PART: usize = 32 * 1024;
+/// Longest part of a greeting, in bytes: each client that comes gets it whole.
+const PART: usize = 64 * 1024;
+/// Members of one object that are looked at. The schemas name ten at most.
+const MEMBERS: usize = 128;
+/// Faults that are told of one greeting, and letters of each.
+const TOLD: usize = 8;
+const LONGEST: usize = 200;
 
 /// How a server introduces itself in one era (`initialize` or `server/discover`). The members are JSON text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,22 +42,27 @@ impl Hello {
     /// Reads the result of `initialize` or `server/discover`.
     ///
     /// # Errors
-    /// [`UpstreamError::Nonsense`] if it has no capabilities.
+    /// [`UpstreamError::Nonsense`] if it has no capabilities, or so many that nobody can mean them.
     pub fn read(result: &Bytes, version: String) -> Result<Self, UpstreamError> {
-        let part =
-            |name| wire::member(result, name).map(|span| span.of(result)).filter(|raw| raw.len() <= PART);
+        let nonsense = |words: String| UpstreamError::Nonsense(words);
+        let part = |name| wire::member(result, name).map(|span| span.of(result));
         let era = if revision::LEGACY.contains(&version.as_str()) { Era::Legacy } else { Era::Modern };
-        let mut faults = Vec::new();
+        let mut faults = Faults::default();
         let capabilities = part("capabilities")
-            .and_then(members)
-            .ok_or_else(|| UpstreamError::Nonsense("its greeting has no capabilities".into()))?;
-        let definition = Definition::new(era, "ServerCapabilities");
+            .filter(|raw| raw.first() == Some(&b'{'))
+            .ok_or_else(|| nonsense("its greeting has no capabilities".into()))?;
+        if capabilities.len() > PART {
+            return Err(nonsense(format!("the capabilities of its greeting are longer than {PART} bytes")));
+        }
+        let capabilities =
+            members(capabilities).ok_or_else(|| nonsense("its capabilities cannot be read".into()))?;
+        let definition = Definitions::of(era, "ServerCapabilities");
         let mut kept = Kept::default();
         for (name, value) in capabilities {
             match definition.check_member(&name, value) {
                 Ok(()) => kept.add(&name, value),
                 Err(why) => {
-                    faults.push(format!("capabilities{why}"));
+                    faults.add("capabilities", &why);
                     if let Some(meant) = meant(&definition, &name, value) {
                         kept.add(&name, &meant);
                     }
@@ -63,12 +75,13 @@ impl Hello {
             let meta = part("_meta")?;
             Some(wire::member(meta, "io.modelcontextprotocol/serverInfo")?.of(meta))
         };
-        let definition = Definition::new(era, "Implementation");
+        let definition = Definitions::of(era, "Implementation");
         let mut kept = Kept::default();
-        for (name, value) in part("serverInfo").or_else(named).and_then(members).unwrap_or_default() {
+        let info = part("serverInfo").or_else(named).filter(|raw| faults.is_short("serverInfo", raw));
+        for (name, value) in info.and_then(members).unwrap_or_default() {
             match definition.check_member(&name, value) {
                 Ok(()) => kept.add(&name, value),
-                Err(why) => faults.push(format!("serverInfo{why}")),
+                Err(why) => faults.add("serverInfo", &why),
             }
         }
         for (name, instead) in [("name", r#""unknown""#), ("version", r#""0""#)] {
@@ -76,15 +89,17 @@ impl Hello {
                 kept.add(name, instead.as_bytes());
             }
         }
+        // A copy: what is kept for long shall not keep the whole answer.
         let instructions = part("instructions").filter(|raw| raw.first() == Some(&b'"'));
-        Ok(Self {
-            version,
-            capabilities,
-            server_info: kept.object(),
-            // A copy: what is kept for long shall not keep the whole answer.
-            instructions: instructions.map(Bytes::copy_from_slice),
-            faults,
-        })
+        let instructions = instructions.filter(|raw| faults.is_short("instructions", raw));
+        let instructions = instructions.map(|raw| {
+            if Reader::new(raw, 1).and_then(|mut reader| reader.string()).is_ok() {
+                return Bytes::copy_from_slice(raw);
+            }
+            faults.add("instructions", ": half of a surrogate pair, which becomes U+FFFD");
+            Bytes::from(quote(&wire::string(raw).unwrap_or_default()))
+        });
+        Ok(Self { version, capabilities, server_info: kept.object(), instructions, faults: faults.0 })
     }
 
     /// Whether the capability `name` is offered, and with the flag `flag` if one is asked for.
@@ -102,7 +117,7 @@ impl Hello {
 
 /// What a server means by a capability that does not fit: without the flags that do not, and simply that it has it, unless
 /// it says that it has not. PHP writes `[]` for an empty object.
-fn meant(definition: &Definition, name: &str, value: &[u8]) -> Option<Bytes> {
+fn meant(definition: &Definitions, name: &str, value: &[u8]) -> Option<Bytes> {
     if !OFFERS.contains(&name) || value == b"null" || value == b"false" {
         return None;
     }
@@ -117,20 +132,62 @@ fn meant(definition: &Definition, name: &str, value: &[u8]) -> Option<Bytes> {
     Some(kept.object())
 }
 
-/// The members of an object, one of each name: the last, as most readers have it. `None` for all else.
+/// The members of an object, one of each name: the last, as most readers have it. Of more than [`MEMBERS`] names the rest is
+/// passed over. `None` for all else.
 fn members(object: &[u8]) -> Option<Vec<(String, &[u8])>> {
     let mut all: Vec<(String, &[u8])> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     let mut reader = Reader::lenient(object, DEPTH_CEILING).ok()?;
     reader
         .object(|r, key| {
-            let name = key.read(object).into_owned();
+            let name = key.read(object);
             let value = r.value()?.of(object);
-            all.retain(|(known, _)| *known != name);
-            all.push((name, value));
+            match places.get(&*name) {
+                Some(place) => all[*place].1 = value,
+                None if all.len() < MEMBERS => {
+                    places.insert(name.clone().into_owned(), all.len());
+                    all.push((name.into_owned(), value));
+                }
+                None => {}
+            }
             Ok(())
         })
         .ok()?;
     Some(all)
+}
+
+/// The definition of the era, and that of the other: the SDKs hold what one revision knows against it in both eras.
+struct Definitions([Definition; 2]);
+
+impl Definitions {
+    fn of(era: Era, name: &'static str) -> Self {
+        let other = if era == Era::Legacy { Era::Modern } else { Era::Legacy };
+        Self([Definition::new(era, name), Definition::new(other, name)])
+    }
+
+    fn check_member(&self, name: &str, value: &[u8]) -> Result<(), String> {
+        self.0.iter().try_for_each(|definition| definition.check_member(name, value))
+    }
+}
+
+/// What is told of a greeting.
+#[derive(Default)]
+struct Faults(Vec<String>);
+
+impl Faults {
+    /// Whether a part is read; what is left out for its length is told.
+    fn is_short(&mut self, part: &str, raw: &[u8]) -> bool {
+        if raw.len() > PART {
+            self.add(part, &format!(": longer than {PART} bytes"));
+        }
+        raw.len() <= PART
+    }
+
+    fn add(&mut self, part: &str, why: &str) {
+        if self.0.len() < TOLD {
+            self.0.push(format!("{part}{}", why.chars().take(LONGEST).collect::<String>()));
+        }
+    }
 }
 
 /// An object that is put together.
@@ -211,8 +268,17 @@ mod tests {
                 assert_eq!(read.faults.is_empty(), twice, "{sent}: {:?}", read.faults);
             }
         }
-        let read = hello("2026-07-28", r#"{"capabilities":{"tools":{},"extensions":{"a":null}}}"#);
-        assert_eq!(read.faults, ["capabilities/extensions/a: expected object, got null"]);
+        for version in ["2025-11-25", "2026-07-28"] {
+            let read = hello(version, r#"{"capabilities":{"tools":{},"extensions":{"a":null},"tasks":5}}"#);
+            assert_eq!(
+                read.faults,
+                [
+                    "capabilities/extensions/a: expected object, got null",
+                    "capabilities/tasks: expected object, got number"
+                ]
+            );
+            assert_eq!(value(&read.capabilities), json!({"tools": {}}));
+        }
         for broken in ["{}", r#"{"capabilities":[]}"#, r#"{"capabilities":null}"#] {
             let broken = Bytes::from_static(broken.as_bytes());
             assert!(Hello::read(&broken, "2026-07-28".to_owned()).is_err());
@@ -238,5 +304,37 @@ mod tests {
                 assert_eq!(value(&read.server_info), kept, "{sent}");
             }
         }
+    }
+
+    #[test]
+    fn much_of_it_costs_little_and_is_told_shortly() {
+        let many: Vec<String> = (0..5000).map(|n| format!(r#""{n}":1"#)).collect();
+        let bad = format!(r#""experimental":{{"{}":1}},"logging":{{"a":1}}"#, "y".repeat(1000));
+        let sent = format!(r#"{{"capabilities":{{{bad},{},"logging":{{"b":1}}}}}}"#, many.join(","));
+        let read = hello("2025-11-25", &sent);
+        let kept = value(&read.capabilities);
+        assert_eq!(kept["logging"], json!({"b": 1}), "the last of a name counts, however many come between");
+        assert!(kept.as_object().is_some_and(|kept| kept.len() < MEMBERS));
+        assert!(read.faults.len() == 1 && read.faults[0].len() < 300, "{:?}", read.faults);
+        let long = "x".repeat(PART);
+        let sent = format!(
+            r#"{{"capabilities":{{}},"serverInfo":{{"name":"{long}","version":"1"}},"instructions":"{long}"}}"#
+        );
+        let read = hello("2025-11-25", &sent);
+        assert_eq!(value(&read.server_info), json!({"name": "unknown", "version": "0"}));
+        assert_eq!((read.instructions, read.faults.len()), (None, 2));
+        let sent = format!(r#"{{"capabilities":{{"x":"{long}"}}}}"#);
+        let error = Hello::read(&Bytes::from(sent), "2025-11-25".to_owned()).expect_err("it is too long");
+        assert!(error.to_string().contains("longer than 65536 bytes"), "{error}");
+    }
+
+    #[test]
+    fn instructions_are_text_that_every_reader_takes() {
+        let read = hello("2025-11-25", r#"{"capabilities":{},"instructions":"a\ud800b"}"#);
+        assert_eq!(read.instructions.as_deref(), Some("\"a\u{fffd}b\"".as_bytes()));
+        assert_eq!(read.faults.len(), 1);
+        let read = hello("2025-11-25", r#"{"capabilities":{},"instructions":"a\ud83d\ude00"}"#);
+        assert_eq!(read.instructions.as_deref(), Some(br#""a\ud83d\ude00""#.as_slice()));
+        assert!(read.faults.is_empty());
     }
 }

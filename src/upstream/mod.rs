@@ -400,9 +400,6 @@ fn cause(error: &reqwest::Error) -> String {
         words = Some(cause.to_string());
         source = cause.source();
     }
-    let words = words.map(|words| match tls::hint(&words) {
-        Some(hint) => format!("{words}: {hint}"),
-        None => words,
-    });
-    words.unwrap_or_else(|| if error.is_timeout() { "timed out".into() } else { "the request failed".into() })
+    let unsaid = || if error.is_timeout() { "timed out".into() } else { "the request failed".into() };
+    words.map_or_else(unsaid, tls::hinted)
 }

@@ -265,8 +265,7 @@ async fn one_that_ends_at_once_is_told_of_with_its_status_and_last_words() {
             name: "test".into(),
         };
         let server = Stdio::new(command, SOON);
-        let until = Instant::now() + Duration::from_secs(1);
-        let error = server.greet(Era::Legacy, until).await.expect_err("it ends").to_string();
+        let error = server.greet(Era::Legacy, Instant::now() + SOON).await.expect_err("it ends").to_string();
         assert!(error.contains("exit status: 3") && error.contains("boom"), "{script}: {error}");
     }
 }

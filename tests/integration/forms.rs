@@ -435,13 +435,30 @@ async fn a_server_that_has_no_time_says_when_in_whatever_words() {
         match (seen.method(), seen.tool()) {
             ("tools/list", _) => Act::Say(json_answer(&answer(
                 seen,
-                &tools(&["busy", "limited", "silent", "busy_json", "limited_json", "silent_json", "tool"]),
+                &tools(&[
+                    "busy",
+                    "limited",
+                    "silent",
+                    "busy_json",
+                    "limited_json",
+                    "silent_json",
+                    "busy_empty",
+                    "limited_untyped",
+                    "tool",
+                ]),
             ))),
             ("tools/call", "busy") => page("503 Service Unavailable", &["Retry-After: 17"]),
             ("tools/call", "limited") => page("429 Too Many Requests", &["Retry-After: 3"]),
             ("tools/call", "silent") => page("503 Service Unavailable", &[]),
             ("tools/call", "busy_json") => words("503 Service Unavailable", &["Retry-After: 17"]),
             ("tools/call", "limited_json") => words("429 Too Many Requests", &["Retry-After: 3"]),
+            ("tools/call", "busy_empty") => {
+                let headers = ["Content-Type: application/json", "Retry-After: 17"];
+                Act::Say(http("503 Service Unavailable", &headers, ""))
+            }
+            ("tools/call", "limited_untyped") => {
+                Act::Say(http("429 Too Many Requests", &["Retry-After: 3"], "slow"))
+            }
             ("tools/call", "silent_json") => words("503 Service Unavailable", &[]),
             _ => Act::Good,
         }
@@ -456,6 +473,8 @@ async fn a_server_that_has_no_time_says_when_in_whatever_words() {
             ("busy_json", 503, Some("17")),
             ("limited_json", 429, Some("3")),
             ("silent_json", 503, None),
+            ("busy_empty", 503, Some("17")),
+            ("limited_untyped", 429, Some("3")),
         ] {
             let answer = call(&gateway, &format!("box__{tool}"), None, Some(BOTH), long).await;
             let error = &answer.message()["error"];

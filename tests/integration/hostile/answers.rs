@@ -42,6 +42,13 @@ fn nonsense() -> Vec<Trick> {
         ("html_404", |_| kind("404 Not Found", "text/html", "<h1>Not here</h1>")),
         ("text", |seen| kind("200 OK", "text/plain", &sound(seen))),
         ("nothing_204", |_| Act::Say(http("204 No Content", &[], ""))),
+        ("typed_204", |_| kind("204 No Content", "application/json", "")),
+        ("typed_205", |seen| kind("205 Reset Content", "application/json", &sound(seen))),
+        ("identity", |seen| Act::Say(with(seen, &["Transfer-Encoding: identity"]))),
+        ("gzip_chunked", |seen| {
+            let (body, head) = (sound(seen), format!("{HEAD}Transfer-Encoding: gzip, chunked\r\n\r\n"));
+            Act::Say(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).into_bytes())
+        }),
         ("accepted_202", |_| Act::Say(http("202 Accepted", &[], ""))),
         ("moved_307", |_| {
             Act::Say(http("307 Temporary Redirect", &["Location: http://127.0.0.1:1/mcp"], ""))

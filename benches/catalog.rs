@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use filters::Era;
+use mcp::Era;
+use mcp::jsonrpc::message;
 use toolgate::catalog::{Catalog, Face, Kind, Lists, Page, Seen};
 use toolgate::config::Config;
-use toolgate::protocol::wire;
 use toolgate::server::Server;
 use toolgate::telemetry::Metrics;
 use toolgate::upstream::Hello;
@@ -55,7 +55,7 @@ fn list(c: &mut Criterion) {
             b.iter(|| {
                 let view = catalog.endpoint("/mcp").expect("the federated endpoint").view(Era::Modern);
                 let page = view.page(Kind::Tools, None).expect("the first page");
-                black_box(wire::result(b"4711", page))
+                black_box(message::result(b"4711", page))
             });
         });
     }

@@ -11,7 +11,7 @@ use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
 use pingora::server::configuration::ServerConf;
 
 #[global_allocator]
-static ALLOCATOR: toolgate::allocator::Allocator = toolgate::allocator::Allocator;
+static ALLOCATOR: toolgate::process::allocator::Allocator = toolgate::process::allocator::Allocator;
 
 struct Relay(SocketAddr);
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: toolgate::allocator::Allocator = toolgate::allocator::Allocator;
+static ALLOCATOR: toolgate::process::allocator::Allocator = toolgate::process::allocator::Allocator;
 
 fn main() -> ExitCode {
     // Both of rustls' providers are linked (Pingora wants one, reqwest the other), so it cannot choose by itself.

@@ -8,13 +8,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use filters::agree::Agree;
 use filters::auth::{Algorithm, ApiKey, Auth, ClaimPaths, Fixed, Issuer, KeySet, Settings};
+use filters::cel::Condition;
+use filters::header_match::Agree;
 use filters::origin::Origin;
-use filters::rate::{Budget, Counters, Globs, KeyPart, Match, OnFailure, Rate};
+use filters::rate_limit::{Budget, Counters, Globs, KeyPart, Match, OnFailure, Rate};
 use filters::rbac::{self, Effect, Lists, Rbac, Role};
-use filters::rules::Condition;
-use filters::size::Size;
+use filters::size_limits::Size;
 use filters::{Aim, Chain, Head, Permit, Thing};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -75,7 +75,7 @@ fn rate() -> Rate {
         let tools = Globs::new(tools).expect("sound patterns");
         let matches = Match { tools, ..Match::default() };
         let budget = Budget::Rate { count: 1_000_000_000, per: Duration::from_secs(1), burst: 1_000_000_000 };
-        filters::rate::Rule { name: name.into(), key: key.into(), matches, budget }
+        filters::rate_limit::Rule { name: name.into(), key: key.into(), matches, budget }
     };
     let rules = vec![
         rule("per-user", &[User], &[]),

@@ -2,7 +2,8 @@
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use filters::{rebuild, rpc};
+use mcp::json::splice;
+use mcp::jsonrpc::request;
 
 fn body(size: usize) -> Vec<u8> {
     let head = r#"{"jsonrpc":"2.0","id":4711,"method":"tools/call","params":{"name":"files__write_file","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}},"arguments":{"text":""#;
@@ -17,8 +18,9 @@ fn peek(c: &mut Criterion) {
     for size in [300, 4 * 1024, 64 * 1024, 1024 * 1024] {
         let body = body(size);
         group.throughput(Throughput::Bytes(body.len() as u64));
-        group
-            .bench_function(format!("{size}"), |b| b.iter(|| rpc::read(&body, 64).expect("a sound message")));
+        group.bench_function(format!("{size}"), |b| {
+            b.iter(|| request::read(&body, 64).expect("a sound message"))
+        });
     }
     group.finish();
 }
@@ -32,9 +34,9 @@ fn peek_and_rebuild(c: &mut Criterion) {
             b.iter_batched(
                 || BytesMut::from(&body[..]),
                 |body| {
-                    let read = rpc::read(&body, 64).expect("a sound message");
+                    let read = request::read(&body, 64).expect("a sound message");
                     let place = read.name.expect("a name").span;
-                    rebuild::rename(body, place, "write_file")
+                    splice::rename(body, place, "write_file")
                 },
                 BatchSize::SmallInput,
             )
@@ -48,7 +50,7 @@ fn edit(c: &mut Criterion) {
     let mut group = c.benchmark_group("edit");
     for size in [300, 64 * 1024, 1024 * 1024] {
         let body = body(size);
-        let read = rpc::read(&body, 64).expect("a sound message");
+        let read = request::read(&body, 64).expect("a sound message");
         let (id, name) = (read.id.expect("an id"), read.name.expect("a name").span);
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("{size}"), |b| {
@@ -56,7 +58,7 @@ fn edit(c: &mut Criterion) {
                 || BytesMut::from(&body[..]),
                 |body| {
                     let edits = [(id, &b"\"tg-0123456789abcdef\""[..]), (name, &b"\"write_file\""[..])];
-                    rebuild::edited(body, &edits)
+                    splice::edited(body, &edits)
                 },
                 BatchSize::SmallInput,
             )

@@ -6,9 +6,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use filters::rate::{Budget, Counters, Globs, KeyPart, Match, OnFailure, Rate, Rule};
-use filters::{Aim, Call, Caller, Era, Head, Identity, Means, Thing, rpc};
+use filters::rate_limit::{Budget, Counters, Globs, KeyPart, Match, OnFailure, Rate, Rule};
+use filters::{Aim, Call, Caller, Head, Identity, Means, Thing};
 use http::{HeaderMap, Method};
+use mcp::Era;
+use mcp::jsonrpc::request;
 
 const BODY: &[u8] =
     br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search__web","arguments":{}}}"#;
@@ -48,7 +50,7 @@ fn with_call<T>(user: &str, work: impl FnOnce(&Call<'_>) -> T) -> T {
         },
         caller: Caller::new(identity),
         body: BODY,
-        rpc: Box::new(rpc::read(BODY, 64).expect("a sound message")),
+        rpc: Box::new(request::read(BODY, 64).expect("a sound message")),
         era: Era::Modern,
         aim: Some(Aim { thing: Thing::Tool, name: "search__web", server: "search" }),
     })

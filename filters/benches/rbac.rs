@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use filters::cel::Condition;
 use filters::rbac::{Effect, Judgement, Lists, Query, Rbac, Role, Rule, Settings};
-use filters::rules::Condition;
 use filters::{Aim, Caller, Identity, Means, Thing};
 
 /// With `reads`, one of the rules reads arguments.

@@ -3,17 +3,18 @@
 //! Invariant 1: a [`Permit`] has a private field, so no code outside this file can make one, and no exit of the
 //! gateway can be taken without one.
 
-use crate::agree::Agree;
 use crate::auth::Auth;
-use crate::call::{Call, Caller, Era, Head, Refused};
 use crate::filter::Filter;
-use crate::json::Span;
+use crate::header_match::Agree;
 use crate::origin::Origin;
-use crate::rate::{Held, Rate};
+use crate::rate_limit::{Held, Rate};
 use crate::rbac::{Denied, Rbac};
-use crate::rpc::Rpc;
-use crate::size::Size;
-use crate::verdict::{Refusal, Verdict};
+use crate::request::{Call, Caller, Head, Refused};
+use crate::size_limits::Size;
+use mcp::era::Era;
+use mcp::json::reader::Span;
+use mcp::jsonrpc::request::Rpc;
+use mcp::rejection::{Refusal, Verdict};
 
 /// The filters in the order in which they judge.
 pub struct Chain {
@@ -53,7 +54,7 @@ impl Chain {
 
     /// Reads the body as one message and tells its era.
     pub fn read<'a>(&self, head: Head<'a>, caller: Caller, body: &'a [u8]) -> Result<Call<'a>, Stop> {
-        let rpc = crate::call::read(body, self.size.max_depth)
+        let rpc = crate::request::read(body, self.size.max_depth)
             .map_err(|refused| Stop { filter: Size::NAME, refused })?;
         let era = self.agree.era(&head, &rpc, body);
         Ok(Call { head, caller, body, rpc, era, aim: None })

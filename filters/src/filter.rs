@@ -1,7 +1,7 @@
 //! What each filter of the chain is.
 
-use crate::call::{Call, Head};
-use crate::verdict::Verdict;
+use crate::request::{Call, Head};
+use mcp::rejection::Verdict;
 
 /// One judge. It sees values and gives a verdict; the default is to have no opinion.
 pub trait Filter {

@@ -3,9 +3,9 @@
 
 use http::header::{HOST, ORIGIN};
 
-use crate::call::Head;
 use crate::filter::Filter;
-use crate::verdict::{Refusal, Verdict};
+use crate::request::Head;
+use mcp::rejection::{Refusal, Verdict};
 
 /// Allowed origins and hosts. Loopback names are the default for both, and are then allowed with any port.
 #[derive(Clone, Debug, Default)]

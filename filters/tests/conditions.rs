@@ -1,6 +1,6 @@
 //! Conditions: what is refused when they are compiled, and where; what they say of calls.
 
-use filters::rules::{Condition, Outcome, Scene};
+use filters::cel::{Condition, Outcome, Scene};
 use filters::{Aim, Caller, Identity, Means, Thing};
 use proptest::prelude::*;
 

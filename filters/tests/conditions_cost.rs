@@ -1,8 +1,8 @@
 //! What a condition may cost, however many elements strangers send: claims of a token of 15 KB against arguments of
 //! 50 KB. Nothing here is measured by a clock: what is not cut off takes minutes.
 
+use filters::cel::{Condition, Fuel, LIST, Outcome, SPENT, Scene};
 use filters::rbac::{Effect, Rbac, Rule, Settings};
-use filters::rules::{Condition, Fuel, LIST, Outcome, SPENT, Scene};
 use filters::{Aim, Caller, Identity, Means, Thing};
 use serde_json::json;
 

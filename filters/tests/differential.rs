@@ -1,14 +1,14 @@
 //! The reader against an independent one: what it accepts is JSON, what it refuses is not (but for what it
 //! refuses on purpose), and the places it gives hold what the other reader reads there.
 
-use filters::json::{Flaw, Reader};
-use filters::rebuild::rename;
-use filters::rpc;
+use mcp::json::reader::{Flaw, Reader};
+use mcp::json::splice::rename;
+use mcp::jsonrpc::request;
 use proptest::prelude::*;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-fn reader_accepts(text: &[u8]) -> Result<(), filters::json::Fault> {
+fn reader_accepts(text: &[u8]) -> Result<(), mcp::json::reader::Fault> {
     let mut reader = Reader::new(text, 128)?;
     reader.value()?;
     reader.end()
@@ -91,7 +91,7 @@ proptest! {
         let rest = format!("\"arguments\":{arguments}");
         let params = if last { format!("{rest},{name_member}") } else { format!("{name_member},{rest}") };
         let body = format!("{{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":{},\"params\":{{{params}}}}}", quoted(&method));
-        let read = rpc::read(body.as_bytes(), 128).expect("a sound message");
+        let read = request::read(body.as_bytes(), 128).expect("a sound message");
         prop_assert_eq!(read.method_name(body.as_bytes()), method.as_str());
         let place = read.name.expect("a name");
         prop_assert_eq!(place.read(body.as_bytes()), name.as_str());

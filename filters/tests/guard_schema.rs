@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use filters::Era;
 use filters::guard::schema::refusal;
 use filters::guard::{Schema, Violation};
+use mcp::Era;
 
 fn compile(schema: &str) -> Schema {
     Schema::compile(schema.as_bytes()).unwrap_or_else(|e| panic!("{e}: {schema}"))

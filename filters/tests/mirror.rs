@@ -1,8 +1,9 @@
 //! Arguments that a head repeats: which schemas can be followed, and which heads agree.
 
-use filters::mirror::{Invalid, Mirrors};
-use filters::{Head, Refusal};
+use filters::Head;
+use filters::param_headers::{Invalid, Mirrors};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use mcp::Refusal;
 
 /// The headers of a call, and its arguments.
 type Case = (&'static [(&'static str, &'static [u8])], &'static str);

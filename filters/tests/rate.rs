@@ -2,8 +2,8 @@
 
 mod rate_world;
 
-use filters::rate::KeyPart::{ApiKey, Ip, Method, Role, Server, Tenant, Tool, User};
-use filters::rate::{Match, Rule};
+use filters::rate_limit::KeyPart::{ApiKey, Ip, Method, Role, Server, Tenant, Tool, User};
+use filters::rate_limit::{Match, Rule};
 use rate_world::script::play;
 use rate_world::*;
 

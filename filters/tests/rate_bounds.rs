@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use filters::rate::KeyPart::{Ip, Tenant, Tool, User};
-use filters::rate::{Budget, Counters, OnFailure, Rate, Rule, SystemClock};
+use filters::rate_limit::KeyPart::{Ip, Tenant, Tool, User};
+use filters::rate_limit::{Budget, Counters, OnFailure, Rate, Rule, SystemClock};
 use proptest::prelude::*;
 use rate_world::*;
 

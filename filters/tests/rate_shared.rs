@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use filters::rate::KeyPart::{Ip, Role, Tenant, Tool, User};
-use filters::rate::{Answer, Ask, Budget, Counters, OnFailure, Rate, Rule, Shared, Unavailable};
+use filters::rate_limit::KeyPart::{Ip, Role, Tenant, Tool, User};
+use filters::rate_limit::{Answer, Ask, Budget, Counters, OnFailure, Rate, Rule, Shared, Unavailable};
 use rate_world::*;
 
 /// A store that says what it is told to, and remembers what it was asked.

@@ -1,7 +1,7 @@
 //! RBAC as a table: a policy, a caller, a call, and what is judged on which ground.
 
+use filters::cel::Condition;
 use filters::rbac::{Effect, Ground, Judgement, List, Lists, Query, Rbac, Role, Rule, ScopeNeed, Settings};
-use filters::rules::Condition;
 use filters::{Aim, Caller, Identity, Means, Thing};
 
 fn words(of: &[&str]) -> Vec<String> {

@@ -1,8 +1,9 @@
 //! What a client is told when RBAC stops its call.
 
+use filters::cel::Condition;
 use filters::rbac::{Denied, Effect, Lists, Rbac, Role, Rule, ScopeNeed, Settings, unknown};
-use filters::rules::Condition;
-use filters::{Aim, Call, Caller, Era, Head, Identity, Refusal, Thing};
+use filters::{Aim, Call, Caller, Head, Identity, Thing};
+use mcp::{Era, Refusal};
 
 fn rbac() -> Rbac {
     let list = |of: &[&str]| of.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
@@ -51,7 +52,7 @@ fn admit(era: Era, aim: Option<Aim<'_>>, body: &str) -> Result<(), Denied> {
     };
     let caller =
         Caller::new(Identity { user: "ann".into(), roles: vec!["dev".into()], ..Identity::default() });
-    let rpc = Box::new(filters::rpc::read(body.as_bytes(), 64).expect("a sound message"));
+    let rpc = Box::new(mcp::jsonrpc::request::read(body.as_bytes(), 64).expect("a sound message"));
     rbac().admit(&Call { head, caller, body: body.as_bytes(), rpc, era, aim })
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
+use filters::cel::Condition;
 use filters::rbac::{Effect, Judgement, Lists, Query, Rbac, Role, Rule, Settings};
-use filters::rules::Condition;
 use filters::{Aim, Caller, Identity, Thing};
 use proptest::prelude::*;
 

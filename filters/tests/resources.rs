@@ -1,8 +1,8 @@
 //! Whoever speaks of resources speaks of them in every spelling: roles, scopes, rules and limits.
 
-use filters::rate::Globs;
+use filters::cel::Condition;
+use filters::rate_limit::Globs;
 use filters::rbac::{Effect, Judgement, Lists, Query, Rbac, Role, Rule, ScopeNeed, Settings};
-use filters::rules::Condition;
 use filters::uri::Odd;
 use filters::{Aim, Caller, Identity, Thing};
 

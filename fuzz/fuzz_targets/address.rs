@@ -3,13 +3,14 @@
 #![no_main]
 
 use bytes::Bytes;
-use filters::rpc;
 use fuzz::cut;
 use fuzz::json::{at, is_json, members, same_but};
 use libfuzzer_sys::fuzz_target;
+use mcp::jsonrpc::message;
+use mcp::jsonrpc::request;
+use mcp::method::Method;
 use toolgate::catalog::{Kind, Page};
-use toolgate::protocol::method::Method;
-use toolgate::{address, protocol::wire};
+use toolgate::session::id_map;
 
 /// The number of a seat.
 const SEAT: u64 = 7;
@@ -24,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     for kind in Kind::ALL {
         lists(&Bytes::copy_from_slice(message), kind);
     }
-    assert_eq!(wire::same_id(id, message), wire::same_id(message, id));
+    assert_eq!(message::same_id(id, message), message::same_id(message, id));
 });
 
 /// A client answers with an id: whatever leads home was made by `return_address`.
@@ -32,14 +33,14 @@ fn requests(id: &[u8]) {
     if !is_json(id) {
         return;
     }
-    let Some((seat, own)) = address::home(id) else { return };
+    let Some((seat, own)) = id_map::home(id) else { return };
     let said: String = serde_json::from_slice(id).expect("only strings lead home");
     assert_eq!(said, format!("tg:{seat}:{own}"), "two ids for one place");
     assert!(is_json(own.as_bytes()));
 }
 
 fn messages(message: &[u8]) {
-    let Some(read) = wire::read(message) else { return };
+    let Some(read) = message::read(message) else { return };
     assert!(is_json(message));
     let all = members(message).expect("an object");
     for (key, ours) in
@@ -48,15 +49,15 @@ fn messages(message: &[u8]) {
         assert_eq!(all.get(key).map(str::as_bytes), ours.map(|span| span.of(message)), "{key}");
     }
     let Some(id) = read.id else { return };
-    let moved = address::return_address(message, &read, SEAT);
-    let there = wire::read(&moved).expect("a message with another id");
+    let moved = id_map::return_address(message, &read, SEAT);
+    let there = message::read(&moved).expect("a message with another id");
     let place = there.id.expect("it has one");
     // What the client takes for an id, it can answer under; and that leads to the server's own.
-    let whole = rpc::read(message, 64).is_ok();
-    match address::home(place.of(&moved)) {
+    let whole = request::read(message, 64).is_ok();
+    match id_map::home(place.of(&moved)) {
         Some((seat, own)) => {
             assert_eq!(seat, SEAT);
-            assert!(wire::same_id(own.as_bytes(), id.of(message)));
+            assert!(message::same_id(own.as_bytes(), id.of(message)));
         }
         None => assert!(!whole, "an id that does not lead home"),
     }
@@ -67,19 +68,19 @@ fn messages(message: &[u8]) {
         let said: String = serde_json::from_str(said).expect("a string");
         assert_eq!(said, format!("tg:{SEAT}:{own}"));
     }
-    let _ = wire::is_news_of_lists(message);
+    let _ = message::is_news_of_lists(message);
 }
 
 /// What of an announcement reaches a client: as it was, but for an id that leads back.
 fn announcements(message: &Bytes) {
-    let Some(read) = wire::read(message) else { return };
+    let Some(read) = message::read(message) else { return };
     let Some(method) = read.method.map(|method| method.read(message)) else { return };
     let known = Method::of(&method);
-    match address::Matter::of(message, &read, known) {
-        address::Matter::Asks(id) => assert_eq!(Some(id), read.id),
-        address::Matter::Withdraws(id) => {
-            assert_eq!(method, address::CANCELLED);
-            let moved = address::marked(message, id, SEAT);
+    match id_map::Matter::of(message, &read, known) {
+        id_map::Matter::Asks(id) => assert_eq!(Some(id), read.id),
+        id_map::Matter::Withdraws(id) => {
+            assert_eq!(method, id_map::CANCELLED);
+            let moved = id_map::marked(message, id, SEAT);
             same_but(message, &moved, &[&["params", "requestId"]]);
             let id = |text| at(text, &["params", "requestId"]);
             if let (Some(own), Some(said)) = (id(message), id(&moved)) {
@@ -87,19 +88,19 @@ fn announcements(message: &Bytes) {
                 assert_eq!(said, format!("tg:{SEAT}:{own}"));
             }
         }
-        address::Matter::Lists => assert!(known.is_list_changed()),
-        address::Matter::Progresses(place) => {
+        id_map::Matter::Lists => assert!(known.is_list_changed()),
+        id_map::Matter::Progresses(place) => {
             assert_eq!(known, Method::Progress);
             assert!(is_json(place.of(message)));
         }
-        address::Matter::Other => assert!(read.id.is_none() && !known.is_list_changed()),
+        id_map::Matter::Other => assert!(read.id.is_none() && !known.is_list_changed()),
     }
 }
 
 fn events(id: &str) {
-    let given = address::event_id(id, SEAT);
-    assert_eq!(address::event_home(&given), Some((SEAT, id)));
-    if let Some((serial, own)) = address::event_home(id) {
+    let given = id_map::event_id(id, SEAT);
+    assert_eq!(id_map::event_home(&given), Some((SEAT, id)));
+    if let Some((serial, own)) = id_map::event_home(id) {
         assert_eq!(id, format!("tg:{serial}:{own}"), "two ids for one place");
     }
 }

@@ -6,7 +6,7 @@
 use fuzz::cut;
 use libfuzzer_sys::fuzz_target;
 use toolgate::config::{self, Config, Environment, Faults};
-use toolgate::plan::judges;
+use toolgate::runtime::filter_chain;
 
 /// What stands in the environment, and in nothing that is told.
 const SECRET: &str = "hunter2-hunter2-hunter2-hunter2-hunter2";
@@ -74,7 +74,7 @@ fn accepted(text: &str, config: &Config, other: Result<Config, Faults>) {
         let told_of = |secret: &str| told.concat().contains(&secret[..15]);
         assert!(!told_of(SECRET) && !told_of(OTHER), "a value of the environment was told: {told:?}");
     }
-    judges::redactor(&config.guard).expect("patterns that were checked can be used");
+    filter_chain::redactor(&config.guard).expect("patterns that were checked can be used");
     for server in config.servers.values() {
         let _ = server.kind.header_map();
     }

@@ -6,12 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use filters::call::{Head, header};
-use filters::{Caller, Era, Identity, rpc};
+use filters::Head;
+use filters::{Caller, Identity};
 use fuzz::json::{members, text};
 use fuzz::{cut, number};
 use http::{HeaderMap, HeaderValue, Method};
 use libfuzzer_sys::fuzz_target;
+use mcp::Era;
+use mcp::header_name;
+use mcp::jsonrpc::request;
 use tokio::runtime::{Builder, Runtime};
 use toolgate::catalog::{Catalog, Endpoint, Face, Kind, Lists, Page, Seen};
 use toolgate::config::Config;
@@ -102,7 +105,7 @@ fuzz_target!(|data: &[u8]| {
 fn cursor(kind: Kind, said: &[u8]) {
     let quoted = [b"\"", said, b"\""].concat();
     let body = [br#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"cursor":"#, &quoted[..], b"}}"].concat();
-    let Ok(read) = rpc::read(&body, 64) else { return };
+    let Ok(read) = request::read(&body, 64) else { return };
     let cursor = read.cursor.expect("there is one").read(&body);
     let House { endpoint, given, .. } = &*HOUSE;
     let given = given[kind as usize].get(&*cursor);
@@ -125,7 +128,7 @@ fn session(id: &[u8]) {
         })
         .collect();
     let Ok(value) = HeaderValue::from_bytes(&id) else { return };
-    let headers = HeaderMap::from_iter([(header::SESSION, value)]);
+    let headers = HeaderMap::from_iter([(header_name::SESSION, value)]);
     let verb = Method::POST;
     let head = Head {
         verb: &verb,
@@ -136,7 +139,7 @@ fn session(id: &[u8]) {
         certificate: None,
         outside: true,
     };
-    let Ok(said) = head.one(&header::SESSION) else { return };
+    let Ok(said) = head.one(&header_name::SESSION) else { return };
     let said = said.expect("it stands there");
     let found = sessions.get(said, &endpoint.path, caller);
     assert_eq!(found.is_some(), *said == session.id);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use filters::Head;
-use filters::mirror::Mirrors;
+use filters::param_headers::Mirrors;
 use fuzz::cut;
 use fuzz::json::members;
 use http::{HeaderMap, HeaderValue, Method};

@@ -2,15 +2,16 @@
 //! to us.
 #![no_main]
 
-use filters::json::{Flaw, Reader, Span, Text};
-use filters::rpc::{self, Kind, Rpc, Why};
 use fuzz::json::{Members, is_json, members, text};
 use fuzz::message::{self, DEPTH, Message};
 use libfuzzer_sys::fuzz_target;
+use mcp::json::reader::{Flaw, Reader, Span, Text};
+use mcp::jsonrpc::request;
+use mcp::jsonrpc::request::{Kind, Rpc, Why};
 
 fuzz_target!(|body: &[u8]| {
     let apart = !reader(body);
-    match (rpc::read(body, DEPTH), message::read(body)) {
+    match (request::read(body, DEPTH), message::read(body)) {
         (Ok(rpc), Some(theirs)) => same_reading(body, &rpc, &theirs),
         (Ok(_), None) => panic!("a strict reader refuses what was accepted"),
         (Err(unreadable), Some(_)) => panic!("a strict reader accepts what was refused: {}", unreadable.why),

@@ -6,15 +6,18 @@
 use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
-use filters::agree::{decode, encode, quote};
 use filters::guard::{Detector, Redactor};
-use filters::json::Text;
-use filters::rpc::{self, Rpc};
-use filters::{Span, rebuild};
 use fuzz::json::{Members, at, is_json, members, same_but};
 use fuzz::message::{self, CAPABILITIES, DEPTH};
 use fuzz::{cut, number};
 use libfuzzer_sys::fuzz_target;
+use mcp::Span;
+use mcp::header_value::{decode, encode};
+use mcp::json::quote::quote;
+use mcp::json::reader::Text;
+use mcp::json::splice;
+use mcp::jsonrpc::request;
+use mcp::jsonrpc::request::Rpc;
 
 static REDACTOR: LazyLock<Redactor> =
     LazyLock::new(|| Redactor::new(&Detector::ALL, &[]).expect("detectors without patterns of one's own"));
@@ -26,7 +29,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(decode(&encode(&word)).as_deref(), Some(&*word));
     let spare = number(&mut body);
     without(body, &word);
-    let Ok(read) = rpc::read(body, DEPTH) else { return };
+    let Ok(read) = request::read(body, DEPTH) else { return };
     // A prompt is named in a reference when its arguments are completed.
     let names = [
         (read.name, &["params", "name"][..]),
@@ -44,7 +47,7 @@ fn renamed(body: &[u8], name: Text, path: &[&str], word: &str, spare: usize) {
     // Room behind the body or none: the splice moves the one or the other side.
     let mut buffer = BytesMut::with_capacity(body.len() + spare);
     buffer.extend_from_slice(body);
-    let sent = rebuild::rename(buffer, name.span, word);
+    let sent = splice::rename(buffer, name.span, word);
     sound(&sent);
     same_but(body, &sent, &[path]);
     let said = at(&sent, path).expect("a name is still there");
@@ -54,11 +57,11 @@ fn renamed(body: &[u8], name: Text, path: &[&str], word: &str, spare: usize) {
     assert!(sent.ends_with(&body[name.span.end..]));
     assert_eq!(sent.len(), body.len() - name.span.len() + quote(word).len());
     // Without a buffer of one's own, and with one that is shared, it is the same.
-    assert_eq!(sent, rebuild::rename(BytesMut::from(body), name.span, word));
+    assert_eq!(sent, splice::rename(BytesMut::from(body), name.span, word));
     let shared = Bytes::copy_from_slice(body);
     let part = shared.slice(name.span.start..);
     let place = Span { start: 0, end: name.span.len() };
-    assert_eq!(rebuild::rename(BytesMut::from(&part[..]), place, word), sent[name.span.start..]);
+    assert_eq!(splice::rename(BytesMut::from(&part[..]), place, word), sent[name.span.start..]);
 }
 
 /// Several values give way at once, as when a call is made ready for its server.
@@ -77,7 +80,7 @@ fn cleaned(body: &[u8], read: &Rpc, word: &str) {
         }
     }
     if let Some(place) = read.meta.client_capabilities
-        && let Some(rest) = rebuild::without(place.of(body), word)
+        && let Some(rest) = splice::without(place.of(body), word)
     {
         edits.push((place, rest));
         paths.push(&["params", "_meta", CAPABILITIES]);
@@ -86,12 +89,12 @@ fn cleaned(body: &[u8], read: &Rpc, word: &str) {
         return;
     }
     // In whatever order they are found.
-    let clean = rebuild::replaced(body, edits.clone());
+    let clean = splice::replaced(body, edits.clone());
     edits.reverse();
-    assert_eq!(clean, rebuild::replaced(body, edits));
+    assert_eq!(clean, splice::replaced(body, edits));
     sound(&clean);
     same_but(body, &clean, &paths);
-    let again = rpc::read(&clean, DEPTH).expect("it is sound");
+    let again = request::read(&clean, DEPTH).expect("it is sound");
     for place in [again.arguments, again.input_responses].into_iter().flatten() {
         let found = REDACTOR.scan(place.of(&clean)).expect("sound JSON");
         assert!(found.is_empty(), "something was left: {found}");
@@ -101,7 +104,7 @@ fn cleaned(body: &[u8], read: &Rpc, word: &str) {
 
 /// What is sent is as sound as what came: for us, and for the strict reader.
 fn sound(sent: &[u8]) {
-    rpc::read(sent, DEPTH).expect("what is sent is a message");
+    request::read(sent, DEPTH).expect("what is sent is a message");
     message::read(sent).expect("what is sent is a message for others, too");
 }
 
@@ -111,7 +114,7 @@ fn without(object: &[u8], name: &str) {
     if !is_json(object) {
         return;
     }
-    let Some(rest) = rebuild::without(object, name) else { return };
+    let Some(rest) = splice::without(object, name) else { return };
     let (before, after) = (members(object).expect("an object"), members(&rest).expect("an object"));
     let all = |members: &Members<'_>| -> Vec<(String, String)> {
         members.0.iter().map(|(key, value)| (key.clone(), value.get().to_owned())).collect()

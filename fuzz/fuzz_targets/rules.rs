@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 
-use filters::rules::{Condition, Outcome, Scene};
+use filters::cel::{Condition, Outcome, Scene};
 use filters::{Aim, Caller, Identity, Thing};
 use fuzz::cut;
 use libfuzzer_sys::fuzz_target;

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use fuzz::events::{Told, interpret};
 use fuzz::number;
 use libfuzzer_sys::fuzz_target;
-use toolgate::protocol::sse::{self, Splitter, TooLong};
+use mcp::sse;
+use mcp::sse::{Splitter, TooLong};
 
 fuzz_target!(|data: &[u8]| {
     let mut data = data;

@@ -6,33 +6,37 @@
 use std::cell::LazyCell;
 
 use bytes::{Bytes, BytesMut};
-use filters::json::Span;
-use filters::{Kind, rebuild, rpc};
 use fuzz::json::{at, is_json, members, same_but, text};
 use fuzz::message::DEPTH;
 use fuzz::{cut, number};
 use libfuzzer_sys::fuzz_target;
+use mcp::Kind;
+use mcp::json::reader::Span;
+use mcp::json::splice;
+use mcp::jsonrpc::message;
+use mcp::jsonrpc::request;
 use tokio::runtime::{Builder, Runtime};
-use toolgate::protocol::wire;
 use upstream::{Heard, Said};
 
 /// The gateway's own source: what belongs to a line cannot be seen from outside.
 #[path = "../../src/upstream"]
 mod upstream {
     #[allow(dead_code)]
-    mod clock;
-    #[allow(dead_code)]
-    mod line;
-    #[allow(dead_code)]
-    mod lines;
-    #[allow(dead_code)]
-    mod paced;
+    mod call_timer;
+    pub mod stdio {
+        #[allow(dead_code)]
+        pub mod codec;
+        #[allow(dead_code)]
+        pub mod connection;
+        #[allow(dead_code)]
+        mod paced;
+    }
 
     use std::time::Duration;
 
     use bytes::Bytes;
-    use filters::Span;
-    use line::{ChildError, Line, Progress, Response};
+    use mcp::Span;
+    use stdio::connection::{ChildError, Line, Progress, Response};
     use tokio::io::AsyncReadExt as _;
     use tokio::sync::mpsc;
     pub use toolgate::upstream::safe;
@@ -111,7 +115,7 @@ fuzz_target!(|data: &[u8]| {
     let word = String::from_utf8_lossy(word);
     let (body, mut answers) = cut(rest, 0);
     let border = number(&mut answers);
-    let Ok(read) = rpc::read(body, DEPTH) else { return };
+    let Ok(read) = request::read(body, DEPTH) else { return };
     let (Kind::Request, Some(place)) = (read.kind, read.params) else { return };
     let method = read.method_name(body);
     // As the door leads a call to such a server.
@@ -119,12 +123,12 @@ fuzz_target!(|data: &[u8]| {
     let mut paths: Vec<&[&str]> = Vec::new();
     if let Some(name) = read.name {
         let name = Span { start: name.span.start - place.start, end: name.span.end - place.start };
-        params = rebuild::rename(BytesMut::from(&params[..]), name, &word);
+        params = splice::rename(BytesMut::from(&params[..]), name, &word);
         paths.push(&["name"]);
     }
     let token = read.meta.progress_token.map(|_| {
-        let meta = wire::member(&params, "_meta").expect("it is still there");
-        let token = wire::member(meta.of(&params), "progressToken").expect("it is still there");
+        let meta = message::member(&params, "_meta").expect("it is still there");
+        let token = message::member(meta.of(&params), "progressToken").expect("it is still there");
         Span { start: meta.start + token.start, end: meta.start + token.end }
     });
     let theirs = token.map(|token| params.slice(token.start..token.end));

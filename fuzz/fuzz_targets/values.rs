@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use filters::rules::{Arguments, Condition, MAX_TEXT, Outcome, Scene, Unfit};
+use filters::cel::{Arguments, Condition, MAX_TEXT, Outcome, Scene, Unfit};
 use filters::{Caller, Identity};
 use fuzz::json::{Value, depth, value};
 use libfuzzer_sys::fuzz_target;

@@ -5,13 +5,14 @@
 pub mod tool_pins;
 
 use bytes::Bytes;
-use filters::agree::quote;
-use filters::{Caller, Refusal, Stop};
+use filters::{Caller, Stop};
 use http::Method;
+use mcp::Refusal;
+use mcp::json::quote::quote;
 
-use crate::door::Door;
+use crate::dispatch::Door;
+use crate::process::state::State;
 use crate::registry::House;
-use crate::state::State;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {

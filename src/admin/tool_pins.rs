@@ -3,14 +3,14 @@
 //! GET lists the tools of servers with `pinning`; POST approves of one, by its hash, so that what is approved is what
 //! was looked at. For operators only, and never for a web page.
 
-use filters::Refusal;
-use filters::agree::quote;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use mcp::Refusal;
+use mcp::json::quote::quote;
 
 use super::{Admin, Response};
-use crate::protocol::wire;
 use crate::registry::Approval;
+use mcp::jsonrpc::message;
 
 /// Whether a request is one that a web page of another origin cannot send unasked.
 ///
@@ -45,7 +45,7 @@ pub(super) fn list(admin: &Admin<'_>) -> Response {
 /// # Errors
 /// The refusal that the caller gets.
 pub fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<Response, Refusal> {
-    let part = |name| wire::member(body, name).and_then(|place| wire::string(place.of(body)));
+    let part = |name| message::member(body, name).and_then(|place| message::string(place.of(body)));
     let (Some(tool), Some(hash)) = (part("tool"), part("hash")) else {
         let words = r#"expected {"tool": "server__tool", "hash": "the 64 hex digits that GET tells"}"#;
         return Err(Refusal::http(400, "approval_unclear", words));

@@ -5,12 +5,12 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use filters::json::{DEPTH_CEILING, Fault, Reader, replace_lone};
-use filters::mirror::{Invalid, Mirrors};
-use filters::rebuild::rename;
+use filters::param_headers::{Invalid, Mirrors};
+use mcp::json::reader::{DEPTH_CEILING, Fault, Reader, replace_lone};
+use mcp::json::splice::rename;
 
 use super::{Kind, Place};
-use crate::protocol::wire;
+use mcp::jsonrpc::message;
 
 /// One entry of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Item {
 impl Item {
     /// Reads which arguments of a tool calls repeat in their heads (modern era only).
     pub fn reflect(&mut self) -> Result<(), Invalid> {
-        let Some(schema) = wire::member(&self.raw, "inputSchema") else { return Ok(()) };
+        let Some(schema) = message::member(&self.raw, "inputSchema") else { return Ok(()) };
         self.mirrors = Mirrors::read(schema.of(&self.raw))?.map(Arc::new);
         Ok(())
     }
@@ -287,10 +287,10 @@ fn read_item(r: &mut Reader<'_>, result: &Bytes, kind: Kind, page: &mut Page) ->
 /// The page that `_meta` of a tool names (MCP Apps: `ui.resourceUri`, and `ui/resourceUri` in older revisions).
 fn app(meta: &[u8]) -> Option<String> {
     let nested = || {
-        let ui = wire::member(meta, "ui")?.of(meta);
-        wire::string(wire::member(ui, "resourceUri")?.of(ui))
+        let ui = message::member(meta, "ui")?.of(meta);
+        message::string(message::member(ui, "resourceUri")?.of(ui))
     };
-    let flat = || wire::string(wire::member(meta, "ui/resourceUri")?.of(meta));
+    let flat = || message::string(message::member(meta, "ui/resourceUri")?.of(meta));
     nested().or_else(flat).filter(|uri| uri.starts_with("ui://"))
 }
 

@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use filters::agree::quote;
-use filters::json::{DEPTH_CEILING, Fault, Reader};
+use mcp::json::quote::quote;
+use mcp::json::reader::{DEPTH_CEILING, Fault, Reader};
 use sha2::{Digest, Sha256};
 
 /// The members that make up a definition.

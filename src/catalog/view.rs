@@ -5,15 +5,17 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use filters::{Aim, Era, Thing};
+use filters::{Aim, Thing};
+use mcp::Era;
 
-use super::greeting::{self, Known};
 use super::scope::Scope;
+use super::server_info;
+use super::server_info::Known;
 use super::{Endpoint, FRESH, Face, Item, Kind, Lazy, Listing, PAGE, Seen, Target, View};
 use crate::config::Validate;
-use crate::protocol::wire;
 use crate::server::Server;
 use crate::telemetry::Metrics;
+use mcp::jsonrpc::message;
 
 /// Whether its holder may use a thing; without one, everybody may use everything.
 type May<'a> = Option<&'a dyn Fn(&Aim<'_>) -> bool>;
@@ -92,23 +94,23 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
     };
     view.prints =
         [print(&[Kind::Tools]), print(&[Kind::Prompts]), print(&[Kind::Resources, Kind::Templates])];
-    view.server_info = greeting::server_info(&faces, scope);
+    view.server_info = server_info::server_info(&faces, scope);
     for (kind, entries) in Kind::ALL.into_iter().zip(lists) {
         let open: Vec<&Listing> = faces.iter().map(|(_, face)| face.lists.listing(kind)).collect();
         let entries = entries.into_iter().map(|entry| entry.text).collect();
         let pages = pages(era, kind, entries, &open, may.is_some(), &view.server_info);
         view.pages[kind as usize] =
-            if view.events { pages.into_iter().map(wire::one_line).collect() } else { pages };
+            if view.events { pages.into_iter().map(message::one_line).collect() } else { pages };
     }
     if matches!(scope, Scope::Toolset(_)) {
         // It speaks for those only whose tools it shows.
         let shown: HashSet<u64> = view.tools.values().map(|target| target.server.serial).collect();
         faces.retain(|(server, _)| shown.contains(&server.serial));
     }
-    let following = faces.iter().filter(|(server, face)| greeting::follows(server, face));
+    let following = faces.iter().filter(|(server, face)| server_info::follows(server, face));
     view.following = following.map(|(server, _)| server.serial).collect();
-    view.capabilities = greeting::capabilities(era, &faces, scope, view.starting);
-    view.instructions = greeting::instructions(&faces, scope);
+    view.capabilities = server_info::capabilities(era, &faces, scope, view.starting);
+    view.instructions = server_info::instructions(&faces, scope);
     view
 }
 
@@ -200,7 +202,7 @@ impl Draft<'_> {
             return;
         }
         let checked = kind == Kind::Tools && server.config.validate != Validate::Off;
-        let schema = checked.then(|| wire::member(item.definition(), "inputSchema")).flatten();
+        let schema = checked.then(|| message::member(item.definition(), "inputSchema")).flatten();
         let schema = schema.map(|place| Lazy::new(item.definition().slice(place.start..place.end)));
         let believed = server.upstream.http().is_some_and(|pool| pool.retry.idempotent);
         let label = match kind {
@@ -266,11 +268,11 @@ const RESOURCE: &str = "_resource";
 
 /// Whether a tool calls itself idempotent, or one that only reads.
 fn is_repeatable(definition: &[u8]) -> bool {
-    let Some(annotations) = wire::member(definition, "annotations") else { return false };
+    let Some(annotations) = message::member(definition, "annotations") else { return false };
     let annotations = annotations.of(definition);
     ["idempotentHint", "readOnlyHint"]
         .iter()
-        .any(|hint| wire::member(annotations, hint).is_some_and(|value| value.of(annotations) == b"true"))
+        .any(|hint| message::member(annotations, hint).is_some_and(|value| value.of(annotations) == b"true"))
 }
 
 /// The results of one list method, a page each; at least one, which may be empty.

@@ -6,21 +6,21 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::show;
+use super::output;
 use crate::config::{self, Config, Kind};
-use crate::tls;
-use crate::upstream::trust::Trust;
+use crate::listener::tls;
+use crate::upstream::http::tls::Trust;
 
 /// Prints a summary, what was read under another name, and what is probably not meant so.
 pub fn check(config: Config, file: &Path) -> ExitCode {
-    say!("{}", show::summary(&config, file).trim_end());
+    say!("{}", output::summary(&config, file).trim_end());
     for note in config.notes.readings() {
         say!("note: {note}");
     }
     for warning in doubts(&config) {
         say!("warning: {warning}");
     }
-    if let Err(why) = show::would_start(config) {
+    if let Err(why) = output::would_start(config) {
         say!("warning: it would not start here: {why}");
     }
     ExitCode::SUCCESS

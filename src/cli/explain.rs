@@ -6,16 +6,18 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use filters::agree::quote;
 use filters::rbac::{Effect, Ground, Judgement, List, Query};
 use filters::{Aim, Caller, Chain, Head, Thing};
+use mcp::json::quote::quote;
 
-use super::found::{self, Found, What};
-use super::who::Who;
+use super::caller::Who;
+use super::probe_server;
+use super::probe_server::{Found, What};
 use crate::config::{self, Config, Line, Pattern, Redaction, Validate};
-use crate::plan::judges::{self, Lasting};
-use crate::protocol::method::Method;
+use crate::runtime::filter_chain;
+use crate::runtime::filter_chain::Lasting;
 use crate::upstream::house_meta;
+use mcp::method::Method;
 
 /// Prints the walk; exit 0 if the call passes, 1 if it does not, or if there is no such thing.
 pub fn explain(config: Config, file: &Path, who: Who, what: &What) -> ExitCode {
@@ -32,7 +34,7 @@ pub fn explain(config: Config, file: &Path, who: Who, what: &What) -> ExitCode {
 fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let (chain, _) = judges::chain(config, &Lasting::default(), runtime.handle())?;
+    let (chain, _) = filter_chain::chain(config, &Lasting::default(), runtime.handle())?;
     let caller = who.caller();
     let body = body(what)?;
     let place = |line: Line| format!("{}:{line}", file.display());
@@ -81,7 +83,7 @@ fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, Str
         say!("verdict   the call is refused");
         return Ok(false);
     }
-    let found = if what.offline { Found::Unasked } else { found::look(config, what) };
+    let found = if what.offline { Found::Unasked } else { probe_server::look(config, what) };
     if let Found::Missing(why) = found {
         say!("verdict   the filters let the call pass, but {why}");
         return Ok(false);

@@ -9,11 +9,12 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::who::{self, Named, Who};
+use super::caller;
+use super::caller::{Named, Who};
 use super::{failed, with_file};
-use crate::app::App;
 use crate::config::{self, Config, Effect, Limits};
-use crate::proxy::inside::Known;
+use crate::lifecycle::App;
+use crate::proxy::in_process::Known;
 use crate::stdio::transport::{Secret, Transport};
 use crate::stdio::{Front, Settings};
 use crate::telemetry;
@@ -133,7 +134,7 @@ fn own(
     let known = match (&secret, words.named) {
         (Some(_), _) => Known::ByCredentials,
         (None, Some(named)) => {
-            who::warn_of_unknown(&config, &named.0.roles);
+            caller::warn_of_unknown(&config, &named.0.roles);
             Known::As(named.0.caller())
         }
         (None, None) => match nobody(&config) {

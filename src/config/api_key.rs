@@ -6,13 +6,13 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::digest::Digest;
-use super::inquest::Spot;
-use super::known::Known;
-use super::leaf::Leaf;
-use super::line::Line;
-use super::names::{Name, Scope, names, scopes};
-use super::secret::Secret;
+use super::diagnostics::Spot;
+use super::references::Known;
+use super::scalar::Leaf;
+use super::scalar::names::{Name, Scope, names, scopes};
+use super::scalar::secret::Secret;
+use super::scalar::sha256::Digest;
+use super::yaml::line::Line;
 
 /// A key that is taken, and whom it stands for.
 #[derive(Clone, PartialEq, Eq)]

@@ -4,14 +4,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::api_key::{self, ApiKey};
-use super::certificate::{self, Certificate};
-use super::inquest::Spot;
+use super::client_cert;
+use super::client_cert::Certificate;
+use super::diagnostics::Spot;
 use super::issuer::{self, Issuer};
-use super::known::Known;
-use super::leaf::{Leaf, leaf};
-use super::names::{Name, Scope, names, scopes};
-use super::secret::Secret;
-use super::url::Url;
+use super::references::Known;
+use super::scalar::names::{Name, Scope, names, scopes};
+use super::scalar::secret::Secret;
+use super::scalar::url::Url;
+use super::scalar::{Leaf, leaf};
 
 /// Who may come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ pub(super) struct Written {
     api_keys: Vec<api_key::Written>,
     /// Clients' certificates that are taken, of those that `listen.tls.client_ca` vouches for; the first that fits
     /// counts. A token or an API key beside one says who the caller is.
-    certificates: Vec<certificate::Written>,
+    certificates: Vec<client_cert::Written>,
     /// What clients are told of where to get a token (RFC 9728).
     resource_metadata: Option<WrittenMetadata>,
     /// Where a caller's token is exchanged for one that a server takes, for `credentials: exchange` (RFC 8693).
@@ -130,7 +131,7 @@ impl Written {
             required_scopes: scopes(self.required_scopes),
             jwt: issuer::issuers(self.jwt, spot),
             api_keys: api_key::keys(self.api_keys, spot, known),
-            certificates: certificate::certificates(self.certificates, spot, known),
+            certificates: client_cert::certificates(self.certificates, spot, known),
             resource_metadata: self.resource_metadata.map(|metadata| ResourceMetadata {
                 resource: metadata.resource.map(|link| link.0),
                 authorization_servers: metadata

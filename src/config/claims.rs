@@ -7,8 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::leaf::{Leaf, leaf};
-use super::names::Name;
+use super::scalar::names::Name;
+use super::scalar::{Leaf, leaf};
 
 /// Where in a token is said what, as paths of names with dots between.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::digest::Digest;
-use super::inquest::Spot;
-use super::line::Line;
-use super::names::Name;
+use super::diagnostics::Spot;
+use super::scalar::names::Name;
+use super::scalar::sha256::Digest;
+use super::yaml::line::Line;
 
 /// What the guard knows.
 #[derive(Clone, Debug, PartialEq, Eq)]

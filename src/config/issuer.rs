@@ -7,13 +7,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::claims::{self, Audience, Claims};
-use super::inquest::Spot;
-use super::later;
+use super::diagnostics::Spot;
 use super::limits::within;
-use super::names::Name;
-use super::secret::Secret;
-use super::span::Span;
-use super::url::Url;
+use super::scalar::duration::Span;
+use super::scalar::names::Name;
+use super::scalar::secret::Secret;
+use super::scalar::url::Url;
+use super::suggest;
 
 /// An issuer whose tokens are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,7 +200,7 @@ impl Written {
     fn check_keys(&self, spot: &Spot<'_>) {
         let mut sources = SOURCES.iter().filter(|source| spot.has(source));
         let Some(source) = sources.next() else {
-            let meant = |key: &str| SOURCES.iter().any(|source| later::is_meant(source, key));
+            let meant = |key: &str| SOURCES.iter().any(|source| suggest::is_meant(source, key));
             if !spot.node.entries().iter().any(|entry| entry.is_faulty() || meant(&entry.key)) {
                 let expected = "expected one of `jwks_url`, `jwks_file`, `public_key` or `secret`";
                 spot.refuse("nothing to check its signatures with", expected);

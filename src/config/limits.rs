@@ -6,9 +6,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::inquest::Spot;
-use super::size::Size;
-use super::span::Span;
+use super::diagnostics::Spot;
+use super::scalar::duration::Span;
+use super::scalar::size::Size;
 
 /// The keys of `limits`.
 pub(super) const KEYS: &[&str] = &[

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::inquest::Spot;
-use super::leaf::{Leaf, leaf};
+use super::diagnostics::Spot;
 use super::net::Net;
+use super::scalar::url::Url;
+use super::scalar::{Leaf, leaf};
 use super::tls::Tls;
-use super::url::Url;
 
 /// The public listener.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::rc::Rc;
 
+use super::diagnostics::{Files, Inquest, Spot};
 use super::dialect;
-use super::env::Environment;
-use super::inquest::{Files, Inquest, Spot};
-use super::plant;
-use super::source::Source;
-use super::tree::{Node, Value, Wrong};
-use super::{Config, Faults, MAX_FILE, MINIMUM, Size, file, hash, mask, print};
+use super::yaml::interpolate::Environment;
+use super::yaml::node::{Node, Value, Wrong};
+use super::yaml::parser;
+use super::yaml::source::Source;
+use super::yaml::{mask_secrets, print};
+use super::{Config, Faults, MAX_FILE, MINIMUM, Size, hash, root};
 
 /// What a file is read with.
 #[derive(Clone, Copy)]
@@ -41,7 +42,7 @@ pub(super) fn read(name: &str, text: &str, outside: Outside<'_>) -> Outcome {
     let inquest = Inquest::new(Source::new(text), outside.files);
     let planted = match tree(name, inquest.source(), text) {
         Ok((Some(root), wrongs)) => {
-            inquest.blot(mask::secrets(&root, inquest.source()));
+            inquest.blot(mask_secrets::secrets(&root, inquest.source()));
             wrongs.into_iter().for_each(|wrong| inquest.wrong(wrong));
             root
         }
@@ -66,11 +67,11 @@ pub(super) fn read(name: &str, text: &str, outside: Outside<'_>) -> Outcome {
     let (root, bare) =
         dialect::translate(&planted, &inquest, outside.environment, folder, dialect::scan(text).is_some());
     // What another program calls otherwise is secret all the same.
-    let mut secrets = mask::secrets(&planted, inquest.source());
-    secrets.extend(mask::secrets(&root, inquest.source()));
+    let mut secrets = mask_secrets::secrets(&planted, inquest.source());
+    secrets.extend(mask_secrets::secrets(&root, inquest.source()));
     inquest.blot(secrets);
     inquest.fill(&root, outside.environment);
-    let config = file::config(&Spot::root(&inquest, &root));
+    let config = root::config(&Spot::root(&inquest, &root));
     let notes = inquest.notes();
     let piece = bare.is_some() && config.is_some() && inquest.is_clean();
     if let Some(bare) = bare {
@@ -93,16 +94,16 @@ pub(super) fn tree(
     }
     let plain = dialect::plain(text);
     let text = plain.as_deref().unwrap_or(text);
-    let planted = plant::plant(source, text, 0);
+    let planted = parser::plant(source, text, 0);
     if planted.is_err() && dialect::is_bare(text) {
         let whole = format!("{{ {}\n}}", text.trim_end().trim_end_matches(','));
-        if let Ok(planted) = plant::plant(source, &whole, 2) {
+        if let Ok(planted) = parser::plant(source, &whole, 2) {
             return Ok(planted);
         }
     }
     if planted.is_err()
         && let Some(loose) = dialect::loose(text)
-        && let Ok(planted) = plant::plant(source, &loose, 0)
+        && let Ok(planted) = parser::plant(source, &loose, 0)
     {
         return Ok(planted);
     }

@@ -14,99 +14,82 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::files;
-
-mod advice;
+#[cfg(test)]
+mod access_tests;
+mod admin_address;
 mod api_key;
 mod auth;
-mod certificate;
-mod change;
+mod balance;
 mod claims;
+mod client_cert;
+mod diagnostic;
+mod diagnostics;
 mod dialect;
-mod digest;
-mod env;
-mod faults;
-mod file;
-mod fit;
-mod fitting;
-mod globs;
+mod diff;
 mod guard;
-mod house;
-mod inquest;
+mod ignored_keys;
 mod issuer;
-mod known;
-mod later;
-mod leaf;
+mod json_schema;
 mod limits;
-mod line;
+mod lint;
 mod listen;
 mod loading;
-mod mask;
-mod names;
 mod net;
-mod notes;
-mod operator;
-mod pace;
-mod paste;
-mod plant;
-mod pool;
-mod print;
-mod rates;
+mod process;
+mod rate_limits;
 mod rbac;
-mod reader;
+pub mod read_file;
 mod redis;
+mod references;
 mod roles;
-mod schema;
-mod secret;
+mod root;
+mod scalar;
 mod server;
-mod size;
-mod source;
-mod span;
-mod syntax;
+mod server_raw;
+mod server_validate;
+mod suggest;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_access;
 mod tls;
-mod tree;
-mod unread;
-mod url;
+mod translations;
+mod unmatched_patterns;
+pub mod yaml;
 
 use loading::{Outcome, Outside};
 
+pub use admin_address::Operator;
 pub use api_key::ApiKey;
 pub use auth::{Auth, Exchange, ResourceMetadata};
-pub use certificate::Certificate;
-pub use change::Change;
+pub use balance::{Balance, Retry, RetryOn};
 pub use claims::Claims;
-pub use env::Environment;
-pub use faults::{Fault, Faults};
-pub use globs::Globs;
+pub use client_cert::Certificate;
+pub use diagnostic::{Fault, Faults};
+pub use diff::Change;
 pub use guard::{CustomPattern, Detector, Guard};
-pub use house::{Cors, Format, Level, Log, Method, Workers};
 pub use issuer::{Algorithm, Issuer, Keys};
+pub use json_schema::schema;
 pub use limits::Limits;
-pub use line::Line;
 pub use listen::{Admin, Listen};
-pub use names::ServerName;
 pub use net::Net;
-pub use notes::{Note, Notes};
-pub use operator::Operator;
-pub use pool::{Balance, Retry, RetryOn};
-pub use rates::{Budget, KeyPart, Match, OnFailure, RateLimits, RateRule, Store};
+pub use process::{Cors, Format, Level, Log, Method, Workers};
+pub use rate_limits::{Budget, KeyPart, Match, OnFailure, RateLimits, RateRule, Store};
 pub use rbac::{Effect, Rbac, Rule, ScopeNeed};
 pub use redis::{Redis, RedisUrl};
 pub use roles::{Lists, Pattern, Role};
-pub use schema::schema;
-pub use secret::Secret;
+pub use scalar::duration::Span;
+pub use scalar::globs::Globs;
+pub use scalar::names::ServerName;
+pub use scalar::secret::Secret;
+pub use scalar::size::Size;
+pub use scalar::url::Url;
 pub use server::{
     Builtin, CircuitBreaker, Credentials, Era, Health, Http2, Kind, Pinning, Redact, Redaction, Server,
     ServerTls, Tools, Validate,
 };
-pub use size::Size;
-pub use span::Span;
 pub use tls::{ClientAuth, Tls};
-pub use url::Url;
+pub use translations::{Note, Notes};
+pub use yaml::interpolate::Environment;
+pub use yaml::line::Line;
 
 /// Largest config file that is read, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -188,7 +171,7 @@ fn loaded(path: &Path, printed: bool) -> Result<(Config, Option<String>), Faults
     let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
     let outside = Outside {
         environment: &environment,
-        files: Some(&|path| files::read_text(path, MAX_FILE)),
+        files: Some(&|path| read_file::read_text(path, MAX_FILE)),
         folder: folder.as_deref(),
     };
     let outcome = loading::read(&name, &text, outside);
@@ -206,7 +189,7 @@ fn written(name: &str, outcome: Outcome, outside: Outside<'_>) -> Result<(Config
         (Err(faults), _) => return Err(faults),
         (Ok(_), None) => unreachable!("a config was read from a tree"),
     };
-    let yaml = print::yaml(&tree);
+    let yaml = yaml::print::yaml(&tree);
     let again = loading::read("the printed file", &yaml, outside).config?;
     let notes = first.as_ref().map(|first| first.notes.clone()).unwrap_or_default();
     let again = Config { notes, ..again };
@@ -223,7 +206,7 @@ fn written(name: &str, outcome: Outcome, outside: Outside<'_>) -> Result<(Config
 /// # Errors
 /// Why it cannot be read.
 pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    files::read(path, MAX_FILE)
+    read_file::read(path, MAX_FILE)
 }
 
 /// Reads the text of a config file. `name` is what the faults call it, and says by its ending whether it is TOML;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::leaf::{Leaf, leaf};
+use super::scalar::{Leaf, leaf};
 
 /// A network: all addresses that begin with the same bits.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -6,12 +6,12 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::globs::Globs;
-use super::inquest::Spot;
-use super::known::Known;
-use super::line::Line;
-use super::names::{Name, Scope};
+use super::diagnostics::Spot;
+use super::references::Known;
 use super::roles::{self, Lists, Role};
+use super::scalar::globs::Globs;
+use super::scalar::names::{Name, Scope};
+use super::yaml::line::Line;
 
 /// Who may do what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +179,7 @@ pub(super) fn check_names(items: &[Spot<'_>], noun: &str) {
     let mut seen = HashMap::new();
     for item in items {
         let Some(name) = item.child("name") else { continue };
-        let super::tree::Value::Scalar(scalar) = &name.node.value else { continue };
+        let super::yaml::node::Value::Scalar(scalar) = &name.node.value else { continue };
         match seen.get(scalar.text()) {
             Some(line) => name.refuse(
                 format!("another {noun} has this name too"),
@@ -192,7 +192,7 @@ pub(super) fn check_names(items: &[Spot<'_>], noun: &str) {
 
 /// Whether the condition can be compiled; else which bytes of it are wrong, what is, and what was expected.
 fn check_condition(text: &str) -> Result<(), (Range<usize>, String, String)> {
-    let compiled = filters::rules::Condition::compile(text);
+    let compiled = filters::cel::Condition::compile(text);
     let expected = |words: String| match words.as_str() {
         "" => words,
         text if text.starts_with("expected") || text.starts_with("did you mean") => words,

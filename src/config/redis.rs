@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::leaf::{Leaf, leaf};
+use super::scalar::{Leaf, leaf};
 
 /// The Redis that several gateways share their counters in.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::globs::Globs;
-use super::inquest::Spot;
-use super::known::Known;
-use super::later;
-use super::line::Line;
-use super::names::{Name, ServerName};
+use super::diagnostics::Spot;
+use super::references::Known;
+use super::scalar::globs::Globs;
+use super::scalar::names::{Name, ServerName};
+use super::suggest;
+use super::yaml::line::Line;
 
 /// A role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -168,7 +168,7 @@ fn check_inheritance(roles: &BTreeMap<String, Role>, spot: &Spot<'_>) {
         list.check_distinct();
         for (item, parent) in list.texts() {
             if !names.contains(&parent) {
-                item.refuse("no such role", later::meant(&names, parent, "there are no roles"));
+                item.refuse("no such role", suggest::meant(&names, parent, "there are no roles"));
             }
         }
     }

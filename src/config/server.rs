@@ -11,14 +11,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::globs::Globs;
+use super::balance::{Balance, Retry};
 use super::limits::Limits;
-use super::pool::{Balance, Retry};
-use super::secret::Secret;
-use super::size::Size;
-use super::span::Span;
+use super::scalar::duration::Span;
+use super::scalar::globs::Globs;
+use super::scalar::secret::Secret;
+use super::scalar::size::Size;
+use super::scalar::url::Url;
 use super::tls::{PemFile, some_path};
-use super::url::Url;
 
 /// Time for a start, where a server has none of its own: `npx` and `uvx` may have to fetch a package first.
 const STARTUP: Span = Span::secs(60);

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::inquest::Spot;
-use super::leaf::{Leaf, leaf};
+use super::diagnostics::Spot;
+use super::scalar::{Leaf, leaf};
 
 /// TLS on the public listener. The files are read anew when they change; whether there is TLS takes a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

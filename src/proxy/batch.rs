@@ -7,26 +7,27 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use filters::json::{DEPTH_CEILING, Reader};
-use filters::rate::Held;
-use filters::verdict::code;
-use filters::{Era, Kind, Refusal};
+use filters::rate_limit::Held;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use http::HeaderValue;
+use mcp::json::reader::{DEPTH_CEILING, Reader};
+use mcp::rejection::code;
+use mcp::{Era, Kind, Refusal};
 use pingora::proxy::Session;
 use tokio::sync::mpsc;
 
 use super::accept::Takes;
-use super::given::decline;
-use super::{Ctx, Gateway, credentials, intake, reply, speak};
+use super::negotiated_response::decline;
+use super::{Ctx, Gateway, request_head, respond, stream_response, upstream_auth};
 use crate::catalog::Endpoint;
-use crate::door::judge::{Halt, Judged, kept};
-use crate::door::{Door, Exit, Leave, Led, Reply, Told};
-use crate::protocol::{revision, wire};
-use crate::rooms::{Talk, Word};
+use crate::dispatch::authorize::{Halt, Judged, kept};
+use crate::dispatch::{Door, Exit, Leave, Led, Reply, Told};
 use crate::session;
+use crate::streams::{Talk, Word};
 use crate::telemetry::Outcome;
+use mcp::jsonrpc::message;
+use mcp::version;
 
 /// Messages in one batch, and how many of them are worked on at a time.
 const MOST: usize = 64;
@@ -54,8 +55,8 @@ impl Gateway {
             return Ok(None);
         }
         let Some(caller) = &ctx.caller else { return Ok(None) };
-        match intake::find(&self.door, session, endpoint, caller) {
-            Ok(client) => Ok(revision::has_batches(client.version).then_some(client)),
+        match request_head::find(&self.door, session, endpoint, caller) {
+            Ok(client) => Ok(version::has_batches(client.version).then_some(client)),
             Err(refusal) if refusal.status == 404 => Err(refusal),
             Err(_) => Ok(None),
         }
@@ -75,7 +76,7 @@ impl Gateway {
             Ok(messages) => messages,
             Err(refusal) => {
                 ctx.refuse("size", Box::new(refusal));
-                return reply::failure(session, ctx).await;
+                return respond::failure(session, ctx).await;
             }
         };
         let (words, receiver) = mpsc::channel(32);
@@ -101,10 +102,10 @@ impl Gateway {
         };
         self.door.core.spawn(work);
         if silent {
-            return reply::whole(session, ctx, Reply::accepted()).await;
+            return respond::whole(session, ctx, Reply::accepted()).await;
         }
         let talk = Talk { words: receiver, stream: false, leash: None, goodbye: None };
-        speak::talk(session, ctx, Era::Legacy, talk, &self.door).await
+        stream_response::talk(session, ctx, Era::Legacy, talk, &self.door).await
     }
 
     /// Judges and leads one message of a batch, and gives the rest of the work on it.
@@ -117,7 +118,8 @@ impl Gateway {
         body: Bytes,
         words: &mpsc::Sender<Word>,
     ) -> Task {
-        let asks = filters::rpc::read(&body, DEPTH_CEILING).map_or(true, |rpc| rpc.kind == Kind::Request);
+        let asks =
+            mcp::jsonrpc::request::read(&body, DEPTH_CEILING).map_or(true, |rpc| rpc.kind == Kind::Request);
         let mut told = Told::default();
         let led = self.exit(session, ctx, endpoint, client, body, &mut told).await;
         let (metrics, dropped) = (self.door.metrics.clone(), told.dropped);
@@ -130,7 +132,7 @@ impl Gateway {
             Err(Halt { filter, refusal, id }) => {
                 self.door.metrics.rejected(filter, refusal.reason);
                 count(if refusal.status >= 502 { Outcome::Failed } else { Outcome::Refused });
-                let answer = wire::refusal(id.as_deref(), &refusal);
+                let answer = message::refusal(id.as_deref(), &refusal);
                 return Task { asks, work: std::future::ready(answer).boxed() };
             }
         };
@@ -138,7 +140,7 @@ impl Gateway {
         let work: BoxFuture<'static, Result<Bytes, Box<Refusal>>> = match exit {
             Exit::Answer(reply) => std::future::ready(Ok(reply.body)).boxed(),
             Exit::Room(talk) => listen(talk, words).boxed(),
-            Exit::Peer(leave) => match credentials::bearer(session, ctx, &leave).await {
+            Exit::Peer(leave) => match upstream_auth::bearer(session, ctx, &leave).await {
                 Ok(bearer) => {
                     // What is asked on the way reaches only who takes a stream.
                     let deaf = (!Takes::of(session).events).then(|| client.clone());
@@ -150,14 +152,15 @@ impl Gateway {
         let work = async move {
             let _held = held;
             let answer = work.await;
-            let failed = |answer: &Bytes| wire::read(answer).is_some_and(|message| message.error.is_some());
+            let failed =
+                |answer: &Bytes| message::read(answer).is_some_and(|message| message.error.is_some());
             count(match &answer {
                 Ok(_) if dropped => Outcome::Refused,
                 Ok(answer) if failed(answer) => Outcome::Error,
                 Ok(_) => Outcome::Ok,
                 Err(_) => Outcome::Failed,
             });
-            answer.unwrap_or_else(|refusal| wire::refusal(id.as_deref(), &refusal))
+            answer.unwrap_or_else(|refusal| message::refusal(id.as_deref(), &refusal))
         };
         Task { asks, work: work.boxed() }
     }
@@ -173,7 +176,7 @@ impl Gateway {
     ) -> Result<(Exit, Option<Bytes>, Option<Arc<Held>>), Halt> {
         let house = &ctx.house;
         let caller = ctx.caller.clone().unwrap_or_else(|| house.plan.chain.anonymous());
-        let head = intake::head(session, ctx.client);
+        let head = request_head::head(session, ctx.client);
         let Judged { mut permit, body, id } =
             self.door.judge(house, endpoint, head, caller, body, told).await?;
         let halt = |refusal| Halt { filter: "door", refusal, id: id.clone() };
@@ -260,9 +263,9 @@ fn messages(body: &Bytes) -> Result<Vec<Bytes>, Refusal> {
     }
     let mut ids: Vec<&[u8]> = Vec::new();
     for message in &all {
-        let Some(read) = wire::read(message).filter(wire::Incoming::is_request) else { continue };
+        let Some(read) = message::read(message).filter(message::Incoming::is_request) else { continue };
         let Some(id) = read.id.map(|id| id.of(message)) else { continue };
-        if ids.iter().any(|known| wire::same_id(known, id)) {
+        if ids.iter().any(|known| message::same_id(known, id)) {
             return Err(invalid("batch_id_twice", "two requests of the batch have the same id"));
         }
         ids.push(id);
@@ -292,8 +295,8 @@ impl Answers {
         }
         let words = format!("the answers of the batch together are longer than {} bytes", self.most);
         let refusal = Refusal::http(502, "upstream_too_large", words);
-        let id = wire::read(answer).and_then(|message| message.id).map(|id| id.of(answer));
-        self.text.put_slice(&wire::refusal(id, &refusal));
+        let id = message::read(answer).and_then(|message| message.id).map(|id| id.of(answer));
+        self.text.put_slice(&message::refusal(id, &refusal));
     }
 
     fn array(mut self) -> Bytes {

@@ -4,37 +4,28 @@
 //! decided by the chain and the door.
 
 mod accept;
-mod again;
-mod answer;
 mod batch;
-mod body;
-mod carry;
-mod client;
-mod cork;
-mod credentials;
-pub mod crowd;
-mod ctx;
-mod fate;
-mod given;
-mod hearing;
-pub mod inside;
-mod intake;
-mod kept;
-mod late;
-mod leaves;
-mod linger;
-mod link;
-pub mod multiplex;
+mod client_addr;
+mod context;
+mod h2_response_head;
+pub mod in_process;
+mod long_response_id;
+mod negotiated_response;
 mod operators;
-mod outgoing;
-pub mod patience;
-mod receive;
-mod reply;
-mod scan;
-pub mod secure;
-mod speak;
-pub mod tongue;
-mod whose;
+mod outcome;
+mod relay;
+mod request;
+mod request_body;
+mod request_head;
+mod respond;
+mod response_id;
+mod response_messages;
+mod response_validator;
+mod retry;
+mod stream_response;
+mod upstream_auth;
+mod upstream_connection;
+mod upstream_request;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -50,15 +41,16 @@ use pingora::upstreams::peer::Peer as _;
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
 use crate::admin::Serves;
-use crate::door::Door;
-use crate::state::State;
+use crate::dispatch::Door;
+use crate::process::state::State;
 use crate::telemetry::Outcome;
-use crate::telemetry::access::Access;
-use crate::upstream::{UpstreamError, heads, is_exhausted, moved};
-use answer::{Watch, Way};
-use ctx::Ctx;
-use fate::{failed, pass, tell};
-use receive::Next;
+use crate::telemetry::access_log::Access;
+use crate::upstream::http::{head_limits, redirect};
+use crate::upstream::{UpstreamError, is_exhausted};
+use context::Ctx;
+use outcome::{failed, pass, tell};
+use request::Next;
+use response_validator::{Watch, Way};
 
 /// One listener's view of the gateway.
 pub struct Gateway {
@@ -68,7 +60,7 @@ pub struct Gateway {
     /// What this listener serves.
     pub serves: Serves,
     /// Set where requests come from within the process, by no listener.
-    pub inside: Option<inside::Known>,
+    pub inside: Option<in_process::Known>,
 }
 
 #[async_trait]
@@ -77,7 +69,7 @@ impl ProxyHttp for Gateway {
     type CTX = Box<Ctx>;
 
     fn new_ctx(&self) -> Box<Ctx> {
-        patience::arrived();
+        crate::listener::http1::arrived();
         Box::new(Ctx::new(self.door.registry.house(), self.state.enter()))
     }
 
@@ -95,7 +87,7 @@ impl ProxyHttp for Gateway {
                     // The body that asked for it is gone.
                     ctx.load = None;
                 }
-                speak::talk(session, ctx, era, talk, &self.door).await.map(|()| true)
+                stream_response::talk(session, ctx, era, talk, &self.door).await.map(|()| true)
             }
             None => Ok(true),
         }
@@ -138,11 +130,11 @@ impl ProxyHttp for Gateway {
             // Streams keep answers and requests together, and others' bytes lie on the socket at any time.
             (ctx.socket, ctx.reused) = (None, false);
         } else if let (true, Some(socket)) = (ctx.reused, ctx.socket)
-            && link::is_touched(socket)
+            && upstream_connection::is_touched(socket)
         {
             return Err(Error::explain(TOUCHED, "something lies on the connection unasked").into_up());
         }
-        *request = outgoing::request(
+        *request = upstream_request::request(
             session,
             ctx,
             leave,
@@ -161,14 +153,14 @@ impl ProxyHttp for Gateway {
             && version != http::Version::HTTP_2
             && (1..=CORKED).contains(&leave.body.len())
         {
-            cork::cork(socket);
+            crate::listener::tcp_cork::cork(socket);
         }
         if version == http::Version::HTTP_2 {
-            let (old, waits) = (reply::is_old(session), leave.id.is_some());
+            let (old, waits) = (respond::is_old(session), leave.id.is_some());
             if old {
                 session.set_keepalive(None);
             }
-            if let Some(look) = late::look(old, waits) {
+            if let Some(look) = h2_response_head::look(old, waits) {
                 session.downstream_modules_ctx = look;
             }
         }
@@ -206,13 +198,13 @@ impl ProxyHttp for Gateway {
             // It is no answer yet.
             return Ok(());
         }
-        if let Err(error) = heads::fits(&response.headers) {
+        if let Err(error) = head_limits::fits(&response.headers) {
             return Err(failed(ctx, &error));
         }
         if self.asks_again(ctx, response.status.as_u16(), &response.headers) {
-            return Err(Error::explain(again::AGAIN, "the server cannot answer now").into_up());
+            return Err(Error::explain(retry::AGAIN, "the server cannot answer now").into_up());
         }
-        if moved::keeps_request(response.status.as_u16()) && self.moves(ctx, response) {
+        if redirect::keeps_request(response.status.as_u16()) && self.moves(ctx, response) {
             return Err(Error::explain(MOVED, "the server redirects the request").into_up());
         }
         let Some(leave) = &ctx.leave else { return Ok(()) };
@@ -260,12 +252,12 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
-        outgoing::response(response)?;
+        upstream_request::response(response)?;
         if response.status.is_informational() {
             return Ok(());
         }
-        reply::frame(session, response);
-        reply::stamp(response, ctx)
+        respond::frame(session, response);
+        respond::stamp(response, ctx)
     }
 
     fn upstream_response_body_filter(
@@ -279,7 +271,7 @@ impl ProxyHttp for Gateway {
             if self.state.is_over() && watch.is_stream() {
                 return Err(failed(ctx, &UpstreamError::Stopping));
             }
-            *body = pass(ctx, body.take(), end_of_stream, reply::begun(session).is_none())?;
+            *body = pass(ctx, body.take(), end_of_stream, respond::begun(session).is_none())?;
         }
         Ok(None)
     }
@@ -313,7 +305,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
         mut e: Box<Error>,
     ) -> Box<Error> {
-        if again::is_stale(&e) && ctx.tries.stale < STALE {
+        if retry::is_stale(&e) && ctx.tries.stale < STALE {
             ctx.tries.stale += 1;
             e.set_retry(true);
             return e;
@@ -345,14 +337,14 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
         client_reused: bool,
     ) -> Box<Error> {
-        let untouched = reply::begun(session).is_none();
+        let untouched = respond::begun(session).is_none();
         if *e.etype() == TOUCHED {
             // Nothing was sent. One that nobody has used is sound.
             ctx.fresh = true;
             e.set_retry(true);
             return e;
         }
-        if matches!(e.etype(), &FORGOTTEN | &FOREIGN | &MOVED | &again::AGAIN) {
+        if matches!(e.etype(), &FORGOTTEN | &FOREIGN | &MOVED | &retry::AGAIN) {
             e.set_retry(untouched);
             return e;
         }
@@ -367,9 +359,9 @@ impl ProxyHttp for Gateway {
             return left;
         }
         let status = ctx.refused.as_ref().map_or(502, |(_, refusal)| refusal.status);
-        let said = reply::failure(session, ctx).await;
+        let said = respond::failure(session, ctx).await;
         if said.as_ref().is_err_and(|error| matches!(error.esource(), ErrorSource::Downstream)) {
-            patience::ended(patience::Ended::Left);
+            crate::listener::http1::ended(crate::listener::http1::Ended::Left);
         }
         ctx.spoken = said.is_ok();
         FailToProxy { error_code: status, can_reuse_downstream: said.is_ok() }
@@ -384,7 +376,7 @@ impl ProxyHttp for Gateway {
             (None, Some(_)) => Outcome::Failed,
         };
         if matches!(outcome, Outcome::Left) {
-            patience::ended(patience::Ended::Left);
+            crate::listener::http1::ended(crate::listener::http1::Ended::Left);
         }
         settle(ctx, outcome);
         if let (Some(leave), Outcome::Ok | Outcome::Error, None) = (&ctx.leave, outcome, &ctx.refused) {
@@ -396,7 +388,7 @@ impl ProxyHttp for Gateway {
         self.note(session, ctx, outcome);
         if ctx.spoken {
             // Few need the room for it.
-            Box::pin(kept::keep(session)).await;
+            Box::pin(crate::listener::keepalive::keep(session)).await;
         }
     }
 

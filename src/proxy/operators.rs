@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use filters::Refusal;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method};
+use mcp::Refusal;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
-use super::{Ctx, Gateway, body, reply};
+use super::{Ctx, Gateway, request_body, respond};
 use crate::admin::{Admin, Path, Response, tool_pins};
 use crate::catalog;
 use crate::telemetry::Outcome;
@@ -30,7 +30,7 @@ pub async fn metadata(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<(
     let mut head = ResponseHeader::build(200, Some(5))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
     head.insert_header(CACHE_CONTROL, HeaderValue::from_static("max-age=300"))?;
-    reply::write(session, ctx, head, Bytes::from(document)).await
+    respond::write(session, ctx, head, Bytes::from(document)).await
 }
 
 /// Answers a request for a path of operators.
@@ -65,8 +65,8 @@ async fn approve(
         return Ok(Err(refusal));
     }
     // So small that it is never counted.
-    let bounds = body::Bounds { limit: MAX_BODY, patience: PATIENCE, together: usize::MAX, free: 0 };
-    let read = body::read(session, &bounds, &mut gateway.state.load()).await?;
+    let bounds = request_body::Bounds { limit: MAX_BODY, patience: PATIENCE, together: usize::MAX, free: 0 };
+    let read = request_body::read(session, &bounds, &mut gateway.state.load()).await?;
     Ok(read.and_then(|read| tool_pins::approve(&admin(gateway, ctx), &read)))
 }
 
@@ -88,10 +88,10 @@ async fn write(session: &mut Session, ctx: &Ctx, response: Response) -> pingora:
     if let Some(allow) = response.allow {
         head.insert_header(ALLOW, HeaderValue::from_static(allow))?;
     }
-    reply::write(session, ctx, head, response.body).await
+    respond::write(session, ctx, head, response.body).await
 }
 
 async fn refuse(session: &mut Session, ctx: &mut Ctx, refusal: Refusal) -> pingora::Result<()> {
     ctx.refuse("intake", Box::new(refusal));
-    reply::failure(session, ctx).await
+    respond::failure(session, ctx).await
 }

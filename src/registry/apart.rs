@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use ahash::RandomState;
 use filters::Caller;
-use filters::rules::{Fuel, LIST};
+use filters::cel::{Fuel, LIST};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
@@ -103,8 +103,8 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
+    use filters::cel::Condition;
     use filters::rbac::{Effect, Rbac, Rule, Settings};
-    use filters::rules::Condition;
     use filters::{Aim, Identity, Thing};
 
     use super::*;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 
 use super::Registry;
-use super::keeper::{Faces, keep};
+use super::supervisor::{Faces, keep};
 use crate::server::Server;
 
 /// How long a server is left alone whose keeper has panicked.

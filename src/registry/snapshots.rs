@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard};
 
-use filters::Era;
+use mcp::Era;
 use tokio::time::Instant;
 
-use super::{GATHER, House, Kept, LONGEST_REST, REST, Registry, panics, pinning};
+use super::{GATHER, House, Kept, LONGEST_REST, REST, Registry, panics, pin_check};
 use crate::catalog::{Catalog, Face, Seen};
-use crate::plan::Plan;
+use crate::runtime::Plan;
 use crate::server::Server;
 
 impl Registry {
@@ -35,7 +35,7 @@ impl Registry {
         let mut faults: BTreeMap<Arc<str>, String> = BTreeMap::new();
         let mut shown = |server: &Arc<Server>, era, face: &Option<Arc<Face>>| {
             let face = face.as_ref()?;
-            let shown = || pinning::shown(&self.pins, server, era, face, pinned, &self.metrics);
+            let shown = || pin_check::shown(&self.pins, server, era, face, pinned, &self.metrics);
             panics::of(shown).map_err(|why| faults.insert(server.name.clone(), why)).ok()
         };
         let mut seen: Vec<Seen> = kept

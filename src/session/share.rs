@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use filters::Caller;
-use filters::call::Means;
-use filters::rate::block;
+use filters::rate_limit::block;
+use filters::request::Means;
 
 use super::Session;
 

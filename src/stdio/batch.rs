@@ -4,19 +4,20 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use filters::Kind;
-use filters::verdict::code;
-use filters::{Refusal, json::DEPTH_CEILING};
+use mcp::Kind;
+use mcp::Refusal;
+use mcp::json::reader::DEPTH_CEILING;
+use mcp::rejection::code;
 
 use super::Front;
-use super::answer::{code_of, forgets, told};
 use super::events::{Events, Heard, heard, is_stream};
 use super::gateway_session::Session;
-use crate::protocol::wire;
+use super::response::{code_of, forgets, told};
+use mcp::jsonrpc::message;
 
 impl Front {
     pub(super) async fn batch(self: Arc<Self>, line: Bytes) {
-        let Some(messages) = wire::batch(&line) else {
+        let Some(messages) = message::batch(&line) else {
             let words = "the line is neither a JSON-RPC message nor a batch of them";
             return self.complain(Refusal::new(400, code::PARSE, "not_json", words)).await;
         };
@@ -31,7 +32,7 @@ impl Front {
                     if place > 0 {
                         errors.put_u8(b',');
                     }
-                    errors.put_slice(&wire::refusal(Some(id), &refusal));
+                    errors.put_slice(&message::refusal(Some(id), &refusal));
                 }
                 errors.put_u8(b']');
                 self.out.say(errors.freeze()).await;
@@ -60,7 +61,7 @@ impl Front {
                     self.renew(&session).await?;
                 }
                 None if status.is_success() && body.is_empty() => return Ok(None),
-                None if status.is_success() && wire::batch(&body).is_some() => return Ok(Some(body)),
+                None if status.is_success() && message::batch(&body).is_some() => return Ok(Some(body)),
                 None => return Err(refused(&body).unwrap_or_else(|| told(status, &body))),
             }
         }
@@ -83,13 +84,14 @@ impl Front {
 
 /// The id of a message that wants an answer.
 fn asked(message: &Bytes) -> Option<Bytes> {
-    let rpc = filters::rpc::read(message, DEPTH_CEILING).ok().filter(|rpc| rpc.kind == Kind::Request)?;
+    let rpc =
+        mcp::jsonrpc::request::read(message, DEPTH_CEILING).ok().filter(|rpc| rpc.kind == Kind::Request)?;
     rpc.id.map(|id| message.slice(id.start..id.end))
 }
 
 /// An error for the batch as a whole.
 fn refused(body: &[u8]) -> Option<Refusal> {
-    let error = wire::read(body)?.error?.of(body);
-    let message = wire::string(wire::member(error, "message")?.of(error))?;
+    let error = message::read(body)?.error?.of(body);
+    let message = message::string(message::member(error, "message")?.of(error))?;
     Some(Refusal::new(400, code_of(error)?, "batch", message))
 }

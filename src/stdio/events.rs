@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 
-use crate::protocol::sse::{self, Splitter};
-use crate::protocol::wire;
+use mcp::jsonrpc::message;
+use mcp::sse;
+use mcp::sse::Splitter;
 
 /// The longest time that a server may ask to be left alone.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
@@ -78,12 +79,12 @@ pub enum Heard {
 
 /// What a message is to whoever waits for the answer to `id`; none where nobody waits.
 pub fn heard(message: &[u8], id: Option<&[u8]>) -> Heard {
-    let Some(read) = wire::read(message) else { return Heard::Nonsense };
+    let Some(read) = message::read(message) else { return Heard::Nonsense };
     if read.method.is_some() {
         return Heard::Word;
     }
     let theirs = match (read.id, id) {
-        (Some(theirs), Some(id)) => wire::same_id(theirs.of(message), id),
+        (Some(theirs), Some(id)) => message::same_id(theirs.of(message), id),
         _ => false,
     };
     if read.is_answer() && theirs { Heard::Answer } else { Heard::Nonsense }

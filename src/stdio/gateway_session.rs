@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use tokio_util::sync::CancellationToken;
 
-use crate::protocol::{header, wire};
+use mcp::header_name;
+use mcp::jsonrpc::message;
 
 pub struct Session {
     /// None at a server that keeps no sessions.
@@ -24,16 +25,17 @@ impl Session {
     }
 
     pub fn headers(&self) -> HeaderMap {
-        let id = self.id.iter().map(|id| (header::SESSION, id.clone()));
-        id.chain(self.version.iter().map(|version| (header::PROTOCOL_VERSION, version.clone()))).collect()
+        let id = self.id.iter().map(|id| (header_name::SESSION, id.clone()));
+        id.chain(self.version.iter().map(|version| (header_name::PROTOCOL_VERSION, version.clone())))
+            .collect()
     }
 
     /// The changes of lists that the server promised to tell of.
     pub(super) fn announcements(&self) -> impl Iterator<Item = Bytes> + '_ {
         ["tools", "prompts", "resources"].into_iter().filter_map(|kind| {
-            let able = wire::member(&self.capabilities, kind)?.of(&self.capabilities);
-            let tells = wire::member(able, "listChanged").is_some_and(|span| span.of(able) == b"true");
-            tells.then(|| wire::notification(&format!("notifications/{kind}/list_changed"), b""))
+            let able = message::member(&self.capabilities, kind)?.of(&self.capabilities);
+            let tells = message::member(able, "listChanged").is_some_and(|span| span.of(able) == b"true");
+            tells.then(|| message::notification(&format!("notifications/{kind}/list_changed"), b""))
         })
     }
 }

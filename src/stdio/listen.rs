@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use filters::Refusal;
-use filters::agree::quote;
 use futures::future::{BoxFuture, FutureExt as _};
 use http::{HeaderValue, StatusCode};
+use mcp::Refusal;
+use mcp::json::quote::quote;
 use tokio::time::Instant;
 
 use super::Front;
-use super::answer::{Read, passes};
 use super::events::{Events, Heard, heard, is_stream};
 use super::gateway_session::Session;
-use super::runs::Run;
-use crate::protocol::wire::{self, SUBSCRIPTION};
+use super::in_flight::Run;
+use super::response::{Read, passes};
+use mcp::jsonrpc::message;
+use mcp::jsonrpc::message::SUBSCRIPTION;
 
 /// How long a stream is left alone after its end; longer each time, unless it stood for a while.
 #[derive(Debug)]
@@ -98,10 +99,10 @@ impl Front {
                 }
                 Ok(response) => match self.read(response, &request.id, Some(run), None).await {
                     Read::Answer(answer) | Read::Forgotten(answer) => Some(answer),
-                    Read::Broke(refusal) => Some(wire::refusal(Some(&request.id), &refusal)),
+                    Read::Broke(refusal) => Some(message::refusal(Some(&request.id), &refusal)),
                     Read::Nothing => None,
                 },
-                Err(error) => Some(wire::refusal(Some(&request.id), &error.refusal())),
+                Err(error) => Some(message::refusal(Some(&request.id), &error.refusal())),
             };
             // A gateway that stops ends its streams in good order; another will be there. One that says no from the
             // first, or that it is the client's fault, is believed.
@@ -146,21 +147,21 @@ impl Front {
 }
 
 fn is_acknowledgement(message: &[u8]) -> bool {
-    wire::read(message)
+    message::read(message)
         .and_then(|read| read.method)
-        .is_some_and(|method| method.is(message, wire::ACKNOWLEDGED))
+        .is_some_and(|method| method.is(message, message::ACKNOWLEDGED))
 }
 
 /// Whether nothing would come of another try: a refusal of what the client asks for.
 fn is_final(end: &[u8]) -> bool {
-    wire::read(end).is_some_and(|read| read.error.is_some()) && !passes(end)
+    message::read(end).is_some_and(|read| read.error.is_some()) && !passes(end)
 }
 
 /// What may have been missed of that which was promised.
 fn missed(acknowledgement: &[u8], id: &[u8]) -> Vec<Bytes> {
     let params =
-        wire::read(acknowledgement).and_then(|read| read.params).map(|span| span.of(acknowledgement));
-    let promised = params.and_then(|params| Some(wire::member(params, "notifications")?.of(params)));
+        message::read(acknowledgement).and_then(|read| read.params).map(|span| span.of(acknowledgement));
+    let promised = params.and_then(|params| Some(message::member(params, "notifications")?.of(params)));
     let Some(promised) = promised else { return Vec::new() };
     let kinds = [
         ("toolsListChanged", "tools"),
@@ -170,8 +171,12 @@ fn missed(acknowledgement: &[u8], id: &[u8]) -> Vec<Bytes> {
     let meta = format!(r#"{{"_meta":{{{}:{}}}}}"#, quote(SUBSCRIPTION), String::from_utf8_lossy(id));
     kinds
         .into_iter()
-        .filter(|(member, _)| wire::member(promised, member).is_some_and(|span| span.of(promised) == b"true"))
-        .map(|(_, kind)| wire::notification(&format!("notifications/{kind}/list_changed"), meta.as_bytes()))
+        .filter(|(member, _)| {
+            message::member(promised, member).is_some_and(|span| span.of(promised) == b"true")
+        })
+        .map(|(_, kind)| {
+            message::notification(&format!("notifications/{kind}/list_changed"), meta.as_bytes())
+        })
         .collect()
 }
 

@@ -6,17 +6,17 @@
 //! be restarted behind the client's back: requests wait a moment for it, a session that it has forgotten is opened
 //! anew (`session`), streams are opened again (`listen`).
 
-mod answer;
 mod batch;
+mod client_request;
 mod events;
 mod gateway_session;
+mod in_flight;
 mod input;
 mod listen;
-mod message;
-mod mirrors;
 mod output;
+mod param_headers;
 mod request;
-mod runs;
+mod response;
 mod session;
 pub mod transport;
 
@@ -24,20 +24,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use filters::json::DEPTH_CEILING;
-use filters::verdict::code;
-use filters::{Kind, Refusal};
 use http::HeaderMap;
+use mcp::json::reader::DEPTH_CEILING;
+use mcp::rejection::code;
+use mcp::{Kind, Refusal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::protocol::method::Method;
-use crate::protocol::wire;
+use client_request::Request;
+use in_flight::Runs;
 use input::{Input, Line};
-use message::Request;
+use mcp::jsonrpc::message;
+use mcp::method::Method;
 use output::Output;
-use runs::Runs;
 use session::Sessions;
 use transport::{Failure, Transport};
 
@@ -65,7 +65,7 @@ pub struct Front {
     out: Output,
     runs: Runs,
     session: Sessions,
-    mirrors: mirrors::Learned,
+    mirrors: param_headers::Learned,
     tasks: TaskTracker,
 }
 
@@ -80,7 +80,7 @@ impl Front {
             out,
             runs: Runs::default(),
             session: Sessions::default(),
-            mirrors: mirrors::Learned::default(),
+            mirrors: param_headers::Learned::default(),
             tasks: TaskTracker::new(),
         });
         tokio::select! {
@@ -124,10 +124,10 @@ impl Front {
             self.tasks.spawn(self.clone().batch(line));
             return;
         }
-        let rpc = match filters::call::read(&line, DEPTH_CEILING) {
+        let rpc = match filters::request::read(&line, DEPTH_CEILING) {
             Ok(rpc) => rpc,
             Err(refused) => {
-                let error = wire::refusal(refused.id.map(|id| id.of(&line)), &refused.refusal);
+                let error = message::refusal(refused.id.map(|id| id.of(&line)), &refused.refusal);
                 return self.out.say(error).await;
             }
         };
@@ -145,7 +145,7 @@ impl Front {
         }
     }
 
-    async fn notification(self: &Arc<Self>, line: Bytes, rpc: &filters::rpc::Rpc) {
+    async fn notification(self: &Arc<Self>, line: Bytes, rpc: &mcp::jsonrpc::request::Rpc) {
         let method = Method::of(&rpc.method_name(&line));
         if method == Method::Cancelled {
             match rpc.request_id.and_then(|id| self.runs.cancel(id.of(&line))) {
@@ -204,7 +204,7 @@ impl Front {
 
     /// An error that answers no request that could be told.
     async fn complain(&self, refusal: Refusal) {
-        self.out.say(wire::refusal(None, &refusal)).await;
+        self.out.say(message::refusal(None, &refusal)).await;
     }
 
     /// Ends what still runs: the client is told, the gateway too.
@@ -215,7 +215,7 @@ impl Front {
             }
             if let (Some(session), false) = (self.session.now(), run.request.is_modern()) {
                 let params = [&br#"{"requestId":"#[..], &run.request.id, b"}"].concat();
-                let word = wire::notification("notifications/cancelled", &params);
+                let word = message::notification("notifications/cancelled", &params);
                 let _ = self.transport.post(session.headers(), word, None).await;
             }
         });

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::protocol::wire;
+use mcp::jsonrpc::message;
 
 /// Messages that may wait; who has more to say waits itself, and with it the gateway.
 const WAITING: usize = 64;
@@ -37,7 +37,7 @@ impl Output {
     /// Writes a message, which may hold line ends between its tokens.
     pub async fn say(&self, message: Bytes) {
         // Nobody reads any more: that ends all anyway.
-        let _ = self.0.send(wire::one_line(message)).await;
+        let _ = self.0.send(message::one_line(message)).await;
     }
 
     /// The last word was said.

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filters::Refusal;
-use filters::verdict::code;
 use http::HeaderMap;
+use mcp::Refusal;
+use mcp::rejection::code;
 
-use super::answer::{Read, code_of, passes};
-use super::runs::Run;
+use super::in_flight::Run;
+use super::response::{Read, code_of, passes};
 use super::{Front, Patience};
-use crate::protocol::method::Method;
-use crate::protocol::wire;
+use mcp::jsonrpc::message;
+use mcp::method::Method;
 
 impl Front {
     /// Works on a request to its end.
@@ -37,7 +37,7 @@ impl Front {
             (false, Method::Initialize) => self.initialize(run).await,
             (false, _) => self.in_session(run).await,
         };
-        answer.unwrap_or_else(|refusal| Some(wire::refusal(Some(&request.id), &refusal)))
+        answer.unwrap_or_else(|refusal| Some(message::refusal(Some(&request.id), &refusal)))
     }
 
     /// A request that carries all that it needs.
@@ -116,6 +116,6 @@ impl Front {
 
 /// Whether an answer says that head and body disagree.
 fn is_mismatch(answer: &[u8]) -> bool {
-    let error = wire::read(answer).and_then(|read| read.error);
+    let error = message::read(answer).and_then(|read| read.error);
     error.and_then(|error| code_of(error.of(answer))) == Some(code::HEADER_MISMATCH)
 }

@@ -7,17 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use filters::Refusal;
 use http::{HeaderMap, HeaderValue};
+use mcp::Refusal;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::{Read, passes};
+use super::client_request::Request;
 use super::gateway_session::Session;
-use super::message::Request;
-use super::runs::Run;
+use super::in_flight::Run;
+use super::response::{Read, passes};
 use super::{Front, Patience};
-use crate::protocol::method::Method;
-use crate::protocol::{header, wire};
+use mcp::header_name;
+use mcp::jsonrpc::message;
+use mcp::method::Method;
 
 /// How long the opening of a stream holds up what the client says next.
 const OPENING: Duration = Duration::from_secs(1);
@@ -57,7 +58,7 @@ impl Sessions {
     /// Notes what the client has set, if that has worked.
     pub fn remember(&self, request: &Request, answer: &[u8]) {
         if !matches!(request.method, Method::SetLevel | Method::Subscribe | Method::Unsubscribe)
-            || wire::read(answer).is_none_or(|read| read.result.is_none())
+            || message::read(answer).is_none_or(|read| read.result.is_none())
         {
             return;
         }
@@ -125,7 +126,7 @@ impl Front {
             let left = run.map(|run| run.left.clone());
             let response = self.post(HeaderMap::new(), body.clone(), left).await;
             let response = response.map_err(|error| error.refusal())?;
-            let session = response.headers().get(header::SESSION).cloned();
+            let session = response.headers().get(header_name::SESSION).cloned();
             match self.read(response, id, run, None).await {
                 // A gateway that has no server yet opens nothing.
                 Read::Answer(answer) if passes(&answer) && patience.again().await => {}
@@ -134,11 +135,11 @@ impl Front {
                 Read::Nothing => return Err(Refusal::http(503, "cancelled", "the call was cancelled")),
             }
         };
-        let result = wire::read(&answer).and_then(|read| read.result);
+        let result = message::read(&answer).and_then(|read| read.result);
         let opened = result.map(|span| {
             let result = answer.slice(span.start..span.end);
-            let member = |name| wire::member(&result, name).map(|span| result.slice(span.start..span.end));
-            let version = member("protocolVersion").and_then(|version| wire::string(&version));
+            let member = |name| message::member(&result, name).map(|span| result.slice(span.start..span.end));
+            let version = member("protocolVersion").and_then(|version| message::string(&version));
             Session {
                 id: session,
                 version: version.and_then(|version| HeaderValue::from_str(&version).ok()),
@@ -167,13 +168,13 @@ impl Front {
         let (id, body) = self.own("initialize", &params);
         let (answer, session) = self.open(body, id.as_bytes(), None).await?;
         let Some(session) = session.map(Arc::new) else {
-            let error = wire::read(&answer).and_then(|read| read.error).map(|span| span.of(&answer));
+            let error = message::read(&answer).and_then(|read| read.error).map(|span| span.of(&answer));
             let why = String::from_utf8_lossy(error.unwrap_or_default()).into_owned();
             let words = format!("the gateway has lost the session and opens no other: {why}");
             return Err(Refusal::http(503, "no_session", words));
         };
         if initialized {
-            let ready = wire::notification("notifications/initialized", b"");
+            let ready = message::notification("notifications/initialized", b"");
             self.post(session.headers(), ready, None).await.map_err(|error| error.refusal())?;
         }
         let again = level.into_iter().map(|level| ("logging/setLevel", level));
@@ -183,7 +184,7 @@ impl Front {
                 Ok(response) => self.read(response, id.as_bytes(), None, Some(&session)).await,
                 Err(error) => Read::Broke(error.refusal()),
             };
-            let kept = matches!(&said, Read::Answer(answer) if wire::read(answer).is_some_and(|read| read.error.is_none()));
+            let kept = matches!(&said, Read::Answer(answer) if message::read(answer).is_some_and(|read| read.error.is_none()));
             if !kept {
                 tracing::warn!(method, "a setting of the session could not be made again");
             }
@@ -213,7 +214,7 @@ impl Front {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id =
             format!("\"toolgate-stdio-{}-{}\"", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let body = wire::request(&id, method, if params.is_empty() { b"{}" } else { params });
+        let body = message::request(&id, method, if params.is_empty() { b"{}" } else { params });
         (id, body)
     }
 }

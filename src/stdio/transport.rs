@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use filters::Refusal;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper_util::rt::TokioIo;
+use mcp::Refusal;
 use tokio_util::sync::CancellationToken;
 
-use crate::proxy::inside::Inside;
-use crate::tls;
+use crate::listener::tls;
+use crate::proxy::in_process::Inside;
 
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 /// Longest file that is taken for a token.

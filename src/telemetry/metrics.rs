@@ -205,8 +205,8 @@ impl Metrics {
         for result in ["ok", "failed"] {
             metrics.reloads.with_label_values(&[result]);
         }
-        keep(&registry, Ok(super::pen::dropped()));
-        keep(&registry, Ok(super::dropped::counters()));
+        keep(&registry, Ok(super::log_writer::dropped()));
+        keep(&registry, Ok(super::dropped_messages::counters()));
         #[cfg(target_os = "linux")]
         registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))

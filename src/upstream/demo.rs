@@ -6,13 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
-use filters::Era;
-use filters::agree::quote;
+use mcp::Era;
+use mcp::json::quote::quote;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Ask, Hello, Said, Upstream, UpstreamError};
-use crate::protocol::revision;
+use mcp::version;
 
 /// Longest that the tool `sleep` sleeps, in seconds.
 const MAX_SLEEP: f64 = 3600.0;
@@ -121,8 +121,8 @@ fn error(code: i64, message: &str) -> Said {
 impl Upstream for Demo {
     async fn greet(&self, era: Era, _: Instant) -> Result<Hello, UpstreamError> {
         let version = match era {
-            Era::Modern => revision::NEWEST_MODERN,
-            Era::Legacy => revision::NEWEST_LEGACY,
+            Era::Modern => version::NEWEST_MODERN,
+            Era::Legacy => version::NEWEST_LEGACY,
         };
         let info =
             json!({"name": "toolgate-demo", "title": "Toolgate demo", "version": env!("CARGO_PKG_VERSION")});

@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use filters::Era;
-use filters::agree::quote;
-use filters::json::{DEPTH_CEILING, Reader};
+use mcp::Era;
+use mcp::json::quote::quote;
+use mcp::json::reader::{DEPTH_CEILING, Reader};
 
 use super::UpstreamError;
-use crate::protocol::definitions::Definition;
-use crate::protocol::{revision, wire};
+use crate::registry::entry_definitions::Definition;
+use mcp::jsonrpc::message;
+use mcp::version;
 
 /// The capabilities that say which methods there are (2026-07-28, `ServerCapabilities`).
 const OFFERS: [&str; 5] = ["completions", "logging", "prompts", "resources", "tools"];
@@ -45,8 +46,8 @@ impl Hello {
     /// [`UpstreamError::Nonsense`] if it has no capabilities, or so many that nobody can mean them.
     pub fn read(result: &Bytes, version: String) -> Result<Self, UpstreamError> {
         let nonsense = |words: String| UpstreamError::Nonsense(words);
-        let part = |name| wire::member(result, name).map(|span| span.of(result));
-        let era = if revision::LEGACY.contains(&version.as_str()) { Era::Legacy } else { Era::Modern };
+        let part = |name| message::member(result, name).map(|span| span.of(result));
+        let era = if version::LEGACY.contains(&version.as_str()) { Era::Legacy } else { Era::Modern };
         let mut faults = Faults::default();
         let capabilities = part("capabilities")
             .filter(|raw| raw.first() == Some(&b'{'))
@@ -73,7 +74,7 @@ impl Hello {
         // Modern servers name themselves in `_meta` of each result.
         let named = || {
             let meta = part("_meta")?;
-            Some(wire::member(meta, "io.modelcontextprotocol/serverInfo")?.of(meta))
+            Some(message::member(meta, "io.modelcontextprotocol/serverInfo")?.of(meta))
         };
         let definition = Definitions::of(era, "Implementation");
         let mut kept = Kept::default();
@@ -97,19 +98,19 @@ impl Hello {
                 return Bytes::copy_from_slice(raw);
             }
             faults.add("instructions", ": half of a surrogate pair, which becomes U+FFFD");
-            Bytes::from(quote(&wire::string(raw).unwrap_or_default()))
+            Bytes::from(quote(&message::string(raw).unwrap_or_default()))
         });
         Ok(Self { version, capabilities, server_info: kept.object(), instructions, faults: faults.0 })
     }
 
     /// Whether the capability `name` is offered, and with the flag `flag` if one is asked for.
     pub fn offers(&self, name: &str, flag: Option<&str>) -> bool {
-        let Some(span) = wire::member(&self.capabilities, name) else { return false };
+        let Some(span) = message::member(&self.capabilities, name) else { return false };
         match flag {
             None => true,
             Some(flag) => {
                 let part = span.of(&self.capabilities);
-                wire::member(part, flag).is_some_and(|value| value.of(part) == b"true")
+                message::member(part, flag).is_some_and(|value| value.of(part) == b"true")
             }
         }
     }
@@ -236,7 +237,7 @@ mod tests {
     fn what_fits_stays_as_it_was_sent() {
         let capabilities = r#"{"tools":{ "listChanged":true},"experimental":{"a":{"n":1.50}},"other":5}"#;
         let info = r#"{"name":"a","version":"1","icons":[{"src":"https://a/b"}],"x":[ ]}"#;
-        for version in [revision::NEWEST_LEGACY, revision::NEWEST_MODERN] {
+        for version in [version::NEWEST_LEGACY, version::NEWEST_MODERN] {
             let read = hello(version, &format!(r#"{{"capabilities":{capabilities},"serverInfo":{info}}}"#));
             assert_eq!((&*read.capabilities, &*read.server_info), (capabilities.as_bytes(), info.as_bytes()));
             assert!(read.faults.is_empty(), "{:?}", read.faults);
@@ -262,7 +263,7 @@ mod tests {
             (r#"{"prompts":{"\ud83d":1}}"#, json!({"prompts": {"\u{fffd}": 1}})),
         ] {
             let twice = sent.matches("\"tools\"").count() == 2;
-            for version in [revision::NEWEST_LEGACY, revision::NEWEST_MODERN] {
+            for version in [version::NEWEST_LEGACY, version::NEWEST_MODERN] {
                 let read = hello(version, &format!(r#"{{"capabilities":{sent}}}"#));
                 assert_eq!(value(&read.capabilities), kept, "{sent}");
                 assert_eq!(read.faults.is_empty(), twice, "{sent}: {:?}", read.faults);

@@ -2,35 +2,15 @@
 //!
 //! JSON goes through as bytes. Nothing here knows who the client is or how it is answered.
 
-pub mod answers;
-mod asked;
-mod bounds;
-mod choice;
-pub mod clock;
-pub mod coding;
+pub mod call_timer;
 pub mod demo;
-mod era_errors;
-pub mod exchange;
-pub mod followers;
-pub mod heads;
 mod hello;
-mod house;
 pub mod http;
-pub mod ids;
-pub mod moved;
-pub mod peer;
-pub mod pool;
-pub mod retry;
-pub mod screen;
-pub mod sending;
-mod start;
+mod limits;
+pub mod redact_response;
+pub mod request_ids;
 pub mod stdio;
-mod tend;
-pub mod trust;
-pub mod unasked;
-pub mod vitals;
-
-mod child;
+pub mod token_exchange;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,23 +18,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use filters::agree::quote;
-use filters::{Era, Refusal, Span};
+use mcp::json::quote::quote;
+use mcp::{Era, Refusal, Span};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::protocol::revision;
+use crate::listener::tls;
 use crate::telemetry::acts;
-use crate::tls;
+use mcp::version;
 
-pub use bounds::Bounds;
-pub use child::is_ours;
-use followers::Ear;
 pub use hello::Hello;
-pub use ids::WireId;
-pub use peer::Peer;
-pub use pool::Pool;
-pub use screen::Screen;
+pub use http::peer::Peer;
+pub use http::pool::Pool;
+pub use limits::Bounds;
+pub use redact_response::Screen;
+pub use request_ids::WireId;
+pub use stdio::child::is_ours;
+use stdio::subscriptions::Ear;
 
 /// When a client may ask again that was told of a server which is starting.
 const STARTS_SOON: Duration = Duration::from_secs(2);
@@ -346,7 +326,7 @@ pub fn safe(words: &str) -> String {
 pub fn house_meta() -> String {
     format!(
         r#"{{"io.modelcontextprotocol/protocolVersion":"{}","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{}}}"#,
-        revision::NEWEST_MODERN,
+        version::NEWEST_MODERN,
         house_info()
     )
 }
@@ -375,7 +355,7 @@ pub fn house_params(era: Era, rest: &str) -> Bytes {
 pub fn house_initialize() -> Bytes {
     Bytes::from(format!(
         r#"{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{}}}"#,
-        revision::NEWEST_LEGACY,
+        version::NEWEST_LEGACY,
         house_info()
     ))
 }

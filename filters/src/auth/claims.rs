@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::jwt::Wrong;
-use crate::call::{Identity, Means};
+use crate::request::{Identity, Means};
 
 /// Most roles, and most scopes, of one token. More is refused, not cut: among those cut off could be the role
 /// that denies.

@@ -5,7 +5,7 @@
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 
-use crate::call::{Doubtful, Head};
+use crate::request::{Doubtful, Head};
 
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 

@@ -11,9 +11,9 @@ use serde_json::{Map, Value};
 
 use super::Issuer;
 use super::algorithm::Algorithm;
-use super::keys::{Key, KeySet};
-use super::strict;
-use crate::call::Identity;
+use super::key_set::{Key, KeySet};
+use super::strict_json;
+use crate::request::Identity;
 
 /// How many keys are tried for a token that does not name one.
 pub const MAX_TRIES: usize = 8;
@@ -218,7 +218,7 @@ fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<(u64, u64)>, W
 }
 
 fn object(part: &str) -> Result<Map<String, Value>, Wrong> {
-    strict::object(&decode(part)?)
+    strict_json::object(&decode(part)?)
         .map_err(|_| Wrong::Malformed("a part of the token is not a JSON object without duplicate keys"))
 }
 

@@ -5,16 +5,16 @@
 //! nothing, and never passes a credential on.
 
 mod algorithm;
-mod badge;
 mod challenge;
 mod claims;
+mod client_cert;
 mod credentials;
-mod der;
 mod jwt;
-mod keys;
-mod memory;
+mod key_set;
+mod pem;
 mod public_key;
-mod strict;
+mod strict_json;
+mod token_cache;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,20 +24,20 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 pub use algorithm::{Algorithm, UnknownAlgorithm};
-pub use badge::Badge;
 pub use challenge::{Metadata, Trouble};
 pub use claims::{ClaimPaths, MAX_NAME, MAX_NAMES};
+pub use client_cert::Badge;
 pub use credentials::{API_KEY, MAX_TOKEN};
-pub use keys::{Fixed, KeySet, Keys, MAX_JWKS, MAX_KEYS, MIN_SECRET};
-pub use memory::LONGEST;
+pub use key_set::{Fixed, KeySet, Keys, MAX_JWKS, MAX_KEYS, MIN_SECRET};
 pub use public_key::BadKey;
+pub use token_cache::LONGEST;
 
-use crate::call::{Caller, Head, Identity, Means};
-use crate::verdict::Refusal;
-use badge::Badges;
+use crate::request::{Caller, Head, Identity, Means};
+use client_cert::Badges;
 use credentials::{Credentials, Unusable};
 use jwt::Wrong;
-use memory::{Entry, Memory};
+use mcp::rejection::Refusal;
+use token_cache::{Entry, Memory};
 
 /// Label in metrics and logs.
 pub const NAME: &str = "auth";
@@ -228,7 +228,7 @@ impl Auth {
             return Err(self.refusal(path, Wrong::Malformed("the token is longer than 16 KiB")));
         }
         // Looked up before it is read: what is remembered was read once.
-        let digest = memory::digest(token);
+        let digest = token_cache::digest(token);
         if let Some(entry) = self.memory.get(&digest) {
             let keys = self.issuers[entry.issuer].keys.current();
             if self.now() < entry.expires && keys.mark() == entry.keys {

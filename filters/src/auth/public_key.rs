@@ -4,7 +4,7 @@ use jsonwebtoken::DecodingKey;
 use sha2::{Digest as _, Sha256};
 
 use super::algorithm::Algorithm;
-use super::strict::Unclear;
+use super::strict_json::Unclear;
 
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 

@@ -3,16 +3,16 @@
 //! Pure values like all of this crate. It does not know which server has which setting, and remembers nothing.
 
 pub mod detectors;
-mod meter;
-mod place;
+mod member_place;
+mod metered_json;
 pub mod redact;
 pub mod schema;
-pub mod strict;
-mod survey;
+mod schema_cost;
+pub mod strict_json;
 mod walk;
 
 pub use detectors::Detector;
-pub use place::Place;
+pub use member_place::Place;
 pub use redact::{Action, Findings, Flaw, Redacted, Redactor};
 pub use schema::{Schema, Violation};
 

@@ -14,11 +14,12 @@ use memchr::{memchr, memmem};
 use regex::{Regex, RegexBuilder};
 
 use super::detectors::{Detector, is_card_number, may_hold_exponent};
-use super::place::{self, Place};
+use super::member_place;
+use super::member_place::Place;
 use super::walk::{self, Leaf};
-use crate::call::Era;
-use crate::json::{Fault, Span, Unit};
-use crate::verdict::{Refusal, code};
+use mcp::Era;
+use mcp::json::reader::{Fault, Span, Unit};
+use mcp::rejection::{Refusal, code};
 
 /// Most bytes of a compiled pattern of the configuration.
 const PATTERN_SIZE: usize = 1 << 20;
@@ -134,12 +135,12 @@ impl Redactor {
 
     /// What there is to find in the texts of a JSON value whose places are known.
     pub fn scan_at(&self, json: &[u8], place: &Place) -> Result<Findings, Fault> {
-        Ok(self.findings(&self.search(json, |json, out| place::texts(json, place, out))?))
+        Ok(self.findings(&self.search(json, |json, out| member_place::texts(json, place, out))?))
     }
 
     /// The same without its secrets; `None` if there are none. Handles stay as they are.
     pub fn redact_at(&self, json: &[u8], place: &Place) -> Result<Option<Redacted>, Fault> {
-        Ok(self.rewrite(json, &self.search(json, |json, out| place::texts(json, place, out))?))
+        Ok(self.rewrite(json, &self.search(json, |json, out| member_place::texts(json, place, out))?))
     }
 
     /// The JSON text without its secrets; `None` if there are none.

@@ -17,12 +17,12 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
-use super::meter::{Metered, Purse, Seen, Spent, within};
-use super::survey::{Cost, survey};
-use super::{cut, strict};
-use crate::agree::quote;
-use crate::call::Era;
-use crate::verdict::{Refusal, code};
+use super::metered_json::{Metered, Purse, Seen, Spent, within};
+use super::schema_cost::{Cost, survey};
+use super::{cut, strict_json};
+use mcp::Era;
+use mcp::json::quote::quote;
+use mcp::rejection::{Refusal, code};
 
 /// Longest schema in bytes.
 const SIZE: usize = 256 * 1024;
@@ -63,7 +63,7 @@ impl Schema {
         if text.len() > SIZE {
             return Err(format!("it is longer than {SIZE} bytes"));
         }
-        let schema = strict::read(text)?;
+        let schema = strict_json::read(text)?;
         let cost = survey(&schema)?;
         let mut options = jsonschema::options_for::<Metered>().should_validate_formats(false);
         if schema.get("$schema").is_none() {
@@ -89,7 +89,7 @@ impl Schema {
     /// Holds the arguments of a call against the schema; no arguments are an empty object.
     pub fn check(&self, arguments: Option<&[u8]>) -> Result<(), Vec<Violation>> {
         let whole = |what: &str| vec![Violation { path: String::new(), what: cut(what, WORDS).to_owned() }];
-        let arguments = strict::read(arguments.unwrap_or(b"{}")).map_err(|e| whole(&e))?;
+        let arguments = strict_json::read(arguments.unwrap_or(b"{}")).map_err(|e| whole(&e))?;
         if self.cost.circular && self.cost.height.saturating_mul(depth(&arguments)) > NESTING {
             return Err(whole("nested too deep to be checked"));
         }

@@ -5,7 +5,7 @@
 //!
 //! It takes lone surrogates, which servers may send. Arguments that hold such were refused before they come here.
 
-use crate::json::{DEPTH_CEILING, Fault, Reader, Span, Text};
+use mcp::json::reader::{DEPTH_CEILING, Fault, Reader, Span, Text};
 
 pub(super) enum Leaf {
     Key(Text),

@@ -15,20 +15,20 @@
 //!
 //! It deliberately knows no catalog and writes no answer but the refusal.
 
-mod admit;
-mod prefix;
+mod decision_cache;
+mod enforce;
 mod roles;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::call::{Aim, Caller, Thing};
-use crate::rules::{Condition, Fuel, Outcome, Reads, Scene};
+use crate::cel::{Condition, Fuel, Outcome, Reads, Scene};
+use crate::request::{Aim, Caller, Thing};
 use crate::uri::{self, Odd};
 
-pub use admit::{Denied, unknown};
-use prefix::{Cache, Prefix};
+use decision_cache::{Cache, Prefix};
+pub use enforce::{Denied, unknown};
 use roles::{Needs, Roles};
 
 /// Label in metrics and logs.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::{Effect, Ground, List, Lists, Role, ScopeNeed};
-use crate::call::{Aim, Thing};
+use crate::request::{Aim, Thing};
 use crate::uri;
 
 /// Patterns that are asked together.

@@ -68,7 +68,7 @@ fn now() -> Arc<AtomicU64> {
     Arc::new(AtomicU64::new(NOW))
 }
 
-fn reason(result: Result<filters::Caller, Box<filters::Refusal>>) -> Option<&'static str> {
+fn reason(result: Result<filters::Caller, Box<mcp::Refusal>>) -> Option<&'static str> {
     result.err().map(|refusal| refusal.reason)
 }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use filters::auth::{Algorithm, ApiKey, Auth, ClaimPaths, Fixed, Issuer, KeySet, Keys, Metadata, Settings};
-use filters::{Caller, Head, Refusal};
+use filters::{Caller, Head};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jsonwebtoken::{Algorithm as Alg, EncodingKey, jwk::Jwk};
+use mcp::Refusal;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use filters::rate::{Budget, Clock, Globs, Held, KeyPart, Match, Rate, Rule};
-use filters::{Aim, Call, Caller, Era, Head, Identity, Means, Refusal, Thing, rpc};
+use filters::rate_limit::{Budget, Clock, Globs, Held, KeyPart, Match, Rate, Rule};
+use filters::{Aim, Call, Caller, Head, Identity, Means, Thing};
 use http::{HeaderMap, HeaderValue, Method};
+use mcp::jsonrpc::request;
+use mcp::{Era, Refusal};
 
 /// Begins in the middle of a minute, an hour and a day: 2025-07-12T13:14:15Z.
 pub const START: u64 = 1_752_326_055;
@@ -144,7 +146,7 @@ impl Spoken {
         let call = Call {
             head,
             caller: self.caller(),
-            rpc: Box::new(rpc::read(body.as_bytes(), 64).expect("a sound message")),
+            rpc: Box::new(request::read(body.as_bytes(), 64).expect("a sound message")),
             body: body.as_bytes(),
             era: Era::Modern,
             aim: self.aim.as_ref().map(|(thing, name, server)| Aim { thing: *thing, name, server }),

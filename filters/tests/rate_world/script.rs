@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use filters::rate::{Counters, OnFailure, Rate, Rule};
+use filters::rate_limit::{Counters, OnFailure, Rate, Rule};
 
 use super::{DAY, HOUR, Hands, MIN, Spoken, now};
 

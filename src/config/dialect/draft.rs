@@ -5,8 +5,8 @@
 use std::rc::Rc;
 
 use super::Reading;
-use crate::config::source::Bytes;
-use crate::config::tree::{Entry, Node, Scalar, Value};
+use crate::config::yaml::node::{Entry, Node, Scalar, Value};
+use crate::config::yaml::source::Bytes;
 
 pub(super) struct Draft<'r, 'i> {
     pub reading: &'r Reading<'i>,

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::draft::{Draft, scalar};
-use crate::config::env;
-use crate::config::tree::{Entry, Node, Value};
+use crate::config::yaml::interpolate;
+use crate::config::yaml::node::{Entry, Node, Value};
 
 /// Headers that programs write though their HTTP client sets them, as the gateway does.
 const USUAL: [&str; 2] = ["accept", "content-type"];
@@ -109,5 +109,5 @@ fn usual_headers(draft: &mut Draft<'_, '_>) {
 
 /// Whether a text is the name of a variable.
 pub(super) fn is_variable(name: &str) -> bool {
-    env::is_name(name)
+    interpolate::is_name(name)
 }

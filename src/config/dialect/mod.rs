@@ -10,31 +10,31 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-mod bare;
+mod bare_servers;
 mod dotenv;
 mod draft;
 mod http;
 mod json;
-mod outer;
+mod keys;
+mod outer_keys;
+mod report;
 mod server;
 mod slug;
 mod times;
-mod told;
 mod toml;
 mod tools;
-mod words;
 
-pub(super) use bare::Bare;
+pub(super) use bare_servers::Bare;
 use draft::Draft;
-use outer::{Block, OURS};
+use outer_keys::{Block, OURS};
+use report::ByKey;
 use times::Unit;
-use told::ByKey;
 
-use super::env::Environment;
-use super::inquest::Inquest;
-use super::later;
-use super::source::Bytes;
-use super::tree::{Entry, Node, Value};
+use super::diagnostics::Inquest;
+use super::suggest;
+use super::yaml::interpolate::Environment;
+use super::yaml::node::{Entry, Node, Value};
+use super::yaml::source::Bytes;
 
 pub(super) use self::dotenv::read as dotenv;
 pub(super) use self::json::{is_bare, loose, plain, scan};
@@ -84,8 +84,8 @@ pub(super) fn translate(
     folder: Option<String>,
     json: bool,
 ) -> (Rc<Node>, Option<Bare>) {
-    let (whole, bare) = bare::wrap(root);
-    let blocks = outer::blocks(&whole);
+    let (whole, bare) = bare_servers::wrap(root);
+    let blocks = outer_keys::blocks(&whole);
     let servers: Vec<&Node> = blocks.iter().flat_map(|block| maps(&block.node)).collect();
     let unit = blocks.first().and_then(|block| times::unit(&block.path, &servers));
     let any = |keys: &[&str]| servers.iter().any(|node| keys.iter().any(|key| node.entry(key).is_some()));
@@ -211,7 +211,7 @@ impl Reading<'_> {
         for item in block.node.items() {
             let keys = ["name", "id", "title"].into_iter();
             let name = keys.filter_map(|key| item.entry(key)).find_map(|entry| entry.node.raw());
-            let name = name.map_or_else(|| bare::name(item), str::to_owned);
+            let name = name.map_or_else(|| bare_servers::name(item), str::to_owned);
             let entries = item.entries().iter().filter(|entry| entry.key != "name").cloned().collect();
             named.push((
                 name,
@@ -248,7 +248,7 @@ impl Reading<'_> {
         if draft.changed {
             self.foreign.set(true);
         }
-        words::translate(&mut draft);
+        keys::translate(&mut draft);
         let Draft { name, entries, changed, .. } = draft;
         match changed {
             true => (name, Rc::new(Node::new(node.bytes.clone(), Value::Map(entries))), true),
@@ -286,5 +286,5 @@ impl Reading<'_> {
 
 /// A name as it can be shown.
 fn shown(name: &str) -> String {
-    later::short(name)
+    suggest::short(name)
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::draft::{Draft, list, map, scalar};
-use crate::config::tree::{Entry, Node, Value};
+use crate::config::yaml::node::{Entry, Node, Value};
 
 /// Keys that are another word for one of ours.
 const SAME: [(&str, &str); 18] = [

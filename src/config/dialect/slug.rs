@@ -1,7 +1,7 @@
 //! Names of servers as they can stand in a path and in the name of a tool.
 
-use crate::config::leaf::Leaf;
-use crate::config::names::ServerName;
+use crate::config::scalar::Leaf;
+use crate::config::scalar::names::ServerName;
 
 /// Longest name.
 const MAX: usize = 32;

@@ -3,8 +3,8 @@
 //! A number is read where it is certain whose file it is, or where its key names the unit; else both readings are told.
 
 use super::draft::{Draft, scalar};
-use crate::config::span::Span;
-use crate::config::tree::{Entry, Node};
+use crate::config::scalar::duration::Span;
+use crate::config::yaml::node::{Entry, Node};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::source::Bytes;
-use crate::config::tree::{Entry, Node, Scalar, Value};
-use crate::config::tree::{MAX_DEPTH, Wrong};
+use crate::config::yaml::node::{Entry, Node, Scalar, Value};
+use crate::config::yaml::node::{MAX_DEPTH, Wrong};
+use crate::config::yaml::source::Bytes;
 
 /// Whether a file with this name is TOML.
 pub(in crate::config) fn is_named(name: &str) -> bool {

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::draft::{Draft, list, map};
-use crate::config::tree::{Entry, Node, Value};
+use crate::config::yaml::node::{Entry, Node, Value};
 
 /// Lists of the only tools that are shown.
 const ALLOW: [&str; 8] = [

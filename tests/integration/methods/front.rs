@@ -1,8 +1,8 @@
 //! The same walk over standard input: what `toolgate stdio` sends on, as a bridge and as a gateway of its own.
 
-use filters::Kind;
+use mcp::Kind;
+use mcp::method;
 use serde_json::{Value, json};
-use toolgate::protocol::method;
 
 use super::walk::{Marks, house, params, passes, server, words};
 use crate::harness::{PATIENCE, initialize, legacy_call};

@@ -1,8 +1,9 @@
 //! What servers may say to clients: the same list, walked from the other side.
 
-use filters::Kind;
+use mcp::Kind;
+use mcp::method;
+use mcp::method::{Goes, ROWS, Sender};
 use serde_json::{Value, json};
-use toolgate::protocol::method::{self, Goes, ROWS, Sender};
 
 use crate::harness::{Gateway, initialize};
 use crate::legacy::stage::Stage;

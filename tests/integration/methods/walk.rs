@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use filters::Kind;
+use mcp::Kind;
+use mcp::method;
+use mcp::method::{Goes, ROWS, Sender};
 use serde_json::{Value, json};
-use toolgate::protocol::method::{self, Goes, ROWS, Sender};
 
 use crate::events::Events;
 use crate::harness::{Gateway, initialize, legacy_call, python, read};
@@ -368,7 +369,7 @@ async fn from_within_only_what_the_list_says_reaches_the_server() {
         let file = folder.path().join("toolgate.yaml");
         std::fs::write(&file, text).expect("it is written");
         let config = toolgate::config::load(&file).expect("it is sound");
-        let app = toolgate::app::App::build(config).expect("the house stands");
+        let app = toolgate::lifecycle::App::build(config).expect("the house stands");
         let (door, marks) = (app.door.clone(), Marks::default());
         app.once(async move {
             for (path, modern) in

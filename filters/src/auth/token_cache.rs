@@ -1,0 +1,161 @@
+//! Tokens that were verified a moment ago, so that the next request with the same token costs a hash and a look.
+//!
+//! Kept under the SHA-256 of the whole token: two tokens cannot meet in one entry, and no token lies in memory that
+//! a core dump would give away. An entry ends with its token, after [`LONGEST`], and when the keys of its issuer
+//! are not those that it was verified with. Refusals are not kept.
+//!
+//! Why not a caching crate: those keep books on what is read, which costs each hit time and now and then memory.
+//! Here nothing is ranked. What does not fit any more is dropped as a whole and verified again, which only holders
+//! of many good tokens can bring about, and which costs them no more than it costs the gateway.
+
+use std::collections::HashMap;
+use std::sync::RwLock;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::request::Caller;
+
+/// How long a token is believed without being verified again.
+pub const LONGEST: Duration = Duration::from_secs(300);
+/// How much memory all entries may take, in bytes, roughly.
+const CAPACITY: usize = 64 * 1024 * 1024;
+/// Of 2, so that a byte of a digest chooses one.
+const SHARDS: usize = 16;
+
+pub(super) type Digest = [u8; 32];
+
+pub(super) fn digest(token: &str) -> Digest {
+    Sha256::digest(token).into()
+}
+
+/// A verified token.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub caller: Caller,
+    /// The second from which it is not to be accepted any more.
+    pub expires: u64,
+    /// Which issuer, and the mark of the keys that it was verified with.
+    pub issuer: usize,
+    pub keys: u128,
+    /// Bytes of the token, as a measure of what the claims take.
+    pub size: usize,
+}
+
+pub(super) struct Memory([RwLock<Shard>; SHARDS]);
+
+struct Shard {
+    entries: HashMap<Digest, (Entry, Instant)>,
+    bytes: usize,
+    swept: Instant,
+}
+
+impl Memory {
+    pub fn new() -> Self {
+        Self(std::array::from_fn(|_| RwLock::new(Shard::new())))
+    }
+
+    pub fn get(&self, digest: &Digest) -> Option<Entry> {
+        let shard = self.shard(digest).read().expect(UNPOISONED);
+        let (entry, since) = shard.entries.get(digest)?;
+        // By a clock that nobody can set back.
+        (since.elapsed() < LONGEST).then(|| entry.clone())
+    }
+
+    pub fn put(&self, digest: Digest, entry: Entry) {
+        self.shard(&digest).write().expect(UNPOISONED).put(digest, entry, Instant::now());
+    }
+
+    pub fn forget(&self, digest: &Digest) {
+        self.shard(digest).write().expect(UNPOISONED).remove(digest);
+    }
+
+    fn shard(&self, digest: &Digest) -> &RwLock<Shard> {
+        &self.0[usize::from(digest[0]) % SHARDS]
+    }
+}
+
+const UNPOISONED: &str = "nothing panics while it holds the lock";
+
+impl Shard {
+    fn new() -> Self {
+        Self { entries: HashMap::new(), bytes: 0, swept: Instant::now() }
+    }
+
+    fn put(&mut self, digest: Digest, entry: Entry, now: Instant) {
+        const ROOM: usize = CAPACITY / SHARDS;
+        let weight = weight(&entry);
+        self.remove(&digest);
+        if self.bytes + weight > ROOM || now.duration_since(self.swept) > LONGEST {
+            self.sweep(now);
+        }
+        if self.bytes + weight > ROOM {
+            self.entries.clear();
+            self.bytes = 0;
+        }
+        self.bytes += weight;
+        self.entries.insert(digest, (entry, now));
+    }
+
+    fn remove(&mut self, digest: &Digest) {
+        if let Some((entry, _)) = self.entries.remove(digest) {
+            self.bytes -= weight(&entry);
+        }
+    }
+
+    /// Drops what is too old to be found.
+    fn sweep(&mut self, now: Instant) {
+        self.entries.retain(|_, (_, since)| now.duration_since(*since) < LONGEST);
+        self.bytes = self.entries.values().map(|(entry, _)| weight(entry)).sum();
+        self.swept = now;
+    }
+}
+
+/// A tree of claims takes a few times the bytes of its text.
+fn weight(entry: &Entry) -> usize {
+    512 + 4 * entry.size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Identity;
+
+    fn entry(size: usize) -> Entry {
+        Entry { caller: Caller::new(Identity::default()), expires: 1, issuer: 0, keys: 0, size }
+    }
+
+    #[test]
+    fn what_is_kept_never_takes_more_than_its_room() {
+        let mut shard = Shard::new();
+        for n in 0..20_000u32 {
+            shard.put(digest(&n.to_string()), entry(700), Instant::now());
+            assert!(shard.bytes <= CAPACITY / SHARDS);
+            assert_eq!(shard.bytes, shard.entries.len() * weight(&entry(700)));
+        }
+        shard.put(digest("0"), entry(10), Instant::now());
+        shard.put(digest("0"), entry(20), Instant::now());
+        shard.remove(&digest("0"));
+        assert_eq!(shard.bytes, shard.entries.len() * weight(&entry(700)));
+    }
+
+    #[test]
+    fn what_is_old_is_dropped_by_what_comes() {
+        let mut shard = Shard::new();
+        let start = Instant::now();
+        shard.put(digest("old"), entry(700), start);
+        shard.put(digest("young"), entry(700), start + LONGEST);
+        shard.put(digest("new"), entry(700), start + LONGEST + Duration::from_secs(1));
+        assert!(!shard.entries.contains_key(&digest("old")));
+        assert_eq!(shard.entries.len(), 2);
+    }
+
+    #[test]
+    fn what_was_forgotten_is_not_found() {
+        let memory = Memory::new();
+        memory.put(digest("a"), entry(700));
+        assert!(memory.get(&digest("a")).is_some() && memory.get(&digest("b")).is_none());
+        memory.forget(&digest("a"));
+        assert!(memory.get(&digest("a")).is_none());
+    }
+}

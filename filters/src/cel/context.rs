@@ -1,0 +1,143 @@
+//! What the variables of a condition stand for in one call. A value is made when it is first asked for, so that a
+//! rule that looks at a tool's name does not pay for the claims of a token.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::OnceLock;
+
+use cel::common::types::{CelList, CelMap, CelMapKey, CelString};
+use cel::common::value::{CowVal, Val};
+use cel::context::VariableResolver;
+
+use super::cost;
+use super::cost::Fuel;
+use super::fields::fields;
+use super::value::{self, Arguments, Unfit};
+use crate::request::{Aim, Caller, Thing};
+
+type Members<'a> = HashMap<CelMapKey<'a>, Box<dyn Val + 'a>>;
+
+/// One call, as conditions see it.
+pub struct Scene<'a> {
+    caller: &'a Caller,
+    method: &'a str,
+    aim: Option<Aim<'a>>,
+    raw: Option<&'a [u8]>,
+    address: Option<IpAddr>,
+    fuel: Option<&'a Fuel>,
+    arguments: OnceLock<Result<Arguments<'a>, Unfit>>,
+    ip: OnceLock<String>,
+    roles: OnceLock<CelList<'a>>,
+    scopes: OnceLock<CelList<'a>>,
+    claims: OnceLock<CelMap<'a>>,
+}
+
+impl<'a> Scene<'a> {
+    /// A call of which neither arguments nor address are known.
+    pub fn new(caller: &'a Caller, method: &'a str, aim: Option<Aim<'a>>) -> Self {
+        Self {
+            caller,
+            method,
+            aim,
+            raw: None,
+            address: None,
+            fuel: None,
+            arguments: OnceLock::new(),
+            ip: OnceLock::new(),
+            roles: OnceLock::new(),
+            scopes: OnceLock::new(),
+            claims: OnceLock::new(),
+        }
+    }
+
+    /// The same call with all there is to it.
+    pub fn with(mut self, arguments: Option<&'a [u8]>, ip: Option<IpAddr>) -> Self {
+        self.raw = arguments;
+        self.address = ip;
+        self
+    }
+
+    /// The same, paid for out of what a list may cost.
+    pub fn fuelled(mut self, fuel: Option<&'a Fuel>) -> Self {
+        self.fuel = fuel;
+        self
+    }
+
+    pub(super) fn fuel(&self) -> Option<&'a Fuel> {
+        self.fuel
+    }
+
+    /// Why the arguments cannot be judged, if they cannot.
+    pub(super) fn unfit(&self) -> Option<Unfit> {
+        self.arguments().as_ref().err().copied()
+    }
+
+    fn arguments(&self) -> &Result<Arguments<'a>, Unfit> {
+        self.arguments.get_or_init(|| Arguments::read(self.raw.unwrap_or(b"{}")))
+    }
+
+    /// The name of what is touched, if it is a `thing`.
+    fn name(&self, thing: Thing) -> &'a str {
+        self.aim.filter(|aim| aim.thing == thing).map_or("", |aim| aim.name)
+    }
+
+    fn ip(&self) -> &str {
+        self.ip.get_or_init(|| self.address.map_or_else(String::new, |ip| ip.to_canonical().to_string()))
+    }
+
+    fn field<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
+        let text = |text: &'b str| Some(CowVal::owned(CelString::from(text)));
+        let maybe = |of: &'b Option<String>| text(of.as_deref().unwrap_or(""));
+        match name {
+            "call.args" => self.arguments().as_ref().ok().map(|args| CowVal::Borrowed(args.value())),
+            "call.tool" => text(self.name(Thing::Tool)),
+            "call.prompt" => text(self.name(Thing::Prompt)),
+            "call.resource" => text(self.name(Thing::Resource)),
+            "call.method" => text(self.method),
+            "server.name" => text(self.aim.map_or("", |aim| aim.server)),
+            "caller.roles" => {
+                Some(CowVal::Borrowed(self.roles.get_or_init(|| value::strings(&self.caller.roles))))
+            }
+            "caller.scopes" => {
+                Some(CowVal::Borrowed(self.scopes.get_or_init(|| value::strings(&self.caller.scopes))))
+            }
+            "caller.claims" => {
+                let made = || {
+                    self.fuel.into_iter().for_each(Fuel::pay_claims);
+                    value::object(&self.caller.claims)
+                };
+                Some(CowVal::Borrowed(self.claims.get_or_init(made)))
+            }
+            "caller.user" => text(&self.caller.user),
+            "caller.tenant" => maybe(&self.caller.tenant),
+            "caller.issuer" => maybe(&self.caller.issuer),
+            "caller.key" => maybe(&self.caller.key),
+            "caller.via" => text(self.caller.means.word()),
+            "caller.ip" => text(self.ip()),
+            _ => None,
+        }
+    }
+
+    /// A variable as a whole, for conditions that go through it by key.
+    fn whole<'b>(&'b self, root: &str, fields: &[&'static str]) -> Option<CowVal<'b, 'b>> {
+        let mut members: Members<'b> = HashMap::with_capacity(fields.len());
+        for field in fields {
+            let Some(value) = self.field(&format!("{root}.{field}")) else { continue };
+            // It is copied, in each pass of a loop anew.
+            cost::weigh(value.as_ref()).ok()?;
+            members.insert(CelMapKey::from(*field), value.into_owned());
+        }
+        Some(CowVal::owned(CelMap::from(members)))
+    }
+}
+
+/// The evaluator asks for `call.args.env` first, then for `call.args`, then for `call`: the first that is known
+/// is taken, so fields need no map around them.
+impl VariableResolver for Scene<'_> {
+    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
+        match fields(variable) {
+            Some(fields) => self.whole(variable, fields),
+            None => self.field(variable),
+        }
+    }
+}

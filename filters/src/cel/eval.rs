@@ -1,0 +1,156 @@
+//! Asks one part of a condition. Whatever goes wrong is an outcome of its own, which denies.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, LazyLock};
+
+use cel::common::types::{CelBool, CelString, STRING_TYPE};
+use cel::common::value::CowVal;
+use cel::{Context, Env, ExecutionError, Value};
+
+use super::context::Scene;
+use super::{Condition, Part, cost, functions};
+
+/// What a condition says of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    True,
+    False,
+    /// It cannot be told. The words name no value of an argument, so they may be logged.
+    Failed(String),
+}
+
+impl Outcome {
+    /// `&&`: false if either is, else a failure if either is.
+    pub fn and(self, other: Outcome) -> Outcome {
+        match (self, other) {
+            (Outcome::False, _) | (_, Outcome::False) => Outcome::False,
+            (Outcome::Failed(why), _) | (_, Outcome::Failed(why)) => Outcome::Failed(why),
+            (Outcome::True, Outcome::True) => Outcome::True,
+        }
+    }
+}
+
+impl Condition {
+    /// Asks those parts that `chosen` chooses.
+    pub fn ask(&self, scene: &Scene<'_>, chosen: impl Fn(&Part) -> bool) -> Outcome {
+        let mut context = Context::with_env(Arc::clone(env()));
+        context.set_variable_resolver(scene);
+        let mut all = Outcome::True;
+        for part in self.parts().iter().filter(|part| chosen(part)) {
+            all = all.and(self.part(part, scene, &context));
+            if all == Outcome::False {
+                break;
+            }
+        }
+        all
+    }
+
+    fn part(&self, part: &Part, scene: &Scene<'_>, context: &Context<'_, '_>) -> Outcome {
+        if part.reads.args
+            && let Some(why) = scene.unfit()
+        {
+            return Outcome::Failed(format!("the arguments cannot be judged: {why}"));
+        }
+        // No way to a panic is known; one that is found must not let a call through or end a worker.
+        let (said, overspent) = cost::within(part.steps, scene.fuel(), || {
+            catch_unwind(AssertUnwindSafe(|| {
+                Value::resolve_val(&part.expr, context)
+                    .map(|value| value.downcast_ref::<CelBool>().map(|b| *b.inner()))
+            }))
+        });
+        if overspent {
+            // `too much || true` is no answer either.
+            return Outcome::Failed(cost::SPENT.into());
+        }
+        match said {
+            Ok(Ok(Some(true))) => Outcome::True,
+            Ok(Ok(Some(false))) => Outcome::False,
+            Ok(Ok(None)) => Outcome::Failed("neither true nor false".into()),
+            Ok(Err(error)) => Outcome::Failed(self.words(&error)),
+            Err(_) => Outcome::Failed("the evaluation broke off".into()),
+        }
+    }
+
+    /// The error without the values that it holds.
+    fn words(&self, error: &ExecutionError) -> String {
+        use ExecutionError as E;
+        match error {
+            E::NoSuchKey(key) if key.len() <= 128 && self.text().contains(key.as_str()) => {
+                format!("no such key: {key}")
+            }
+            E::NoSuchKey(_) => "no such key".into(),
+            E::NoSuchOverload(error) => error.to_string(),
+            E::UnexpectedType { got, want } => format!("{got} where {want} is needed"),
+            E::UnsupportedBinaryOperator(name, ..) => format!("`{name}` does not take these types"),
+            E::ValuesNotComparable(..) => "types that have no order between them".into(),
+            E::DivisionByZero(_) | E::RemainderByZero(_) => "division by zero".into(),
+            E::Overflow(name, ..) => format!("`{name}` overflows"),
+            E::IndexOutOfBounds(_) => "index out of bounds".into(),
+            E::FunctionError { function, .. } => format!("`{function}` failed"),
+            _ => "it cannot be evaluated".into(),
+        }
+    }
+}
+
+/// The one environment: building it costs a hundred microseconds.
+pub(super) fn env() -> &'static Arc<Env> {
+    static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
+        let mut env = Env::stdlib().with_optional_support(false);
+        env.add_extension(cel::extensions::strings).expect("the standard library has no names of `strings`");
+        env.add_overload(functions::MATCHES, "matches_literal", vec![STRING_TYPE, STRING_TYPE], matches)
+            .expect("no identifier starts with @");
+        cost::add_to(&mut env);
+        Arc::new(env)
+    });
+    &ENV
+}
+
+/// Most patterns that a thread remembers.
+const MAX_PATTERNS: usize = 512;
+
+/// Above this a compiled pattern may look at each byte of a text many times.
+const LARGE_PATTERN: usize = 64 << 10;
+
+/// A pattern that a thread remembers.
+struct Pattern {
+    regex: regex::Regex,
+    is_large: bool,
+}
+
+impl Pattern {
+    fn new(pattern: &str) -> Result<Self, regex::Error> {
+        let is_large = regex::RegexBuilder::new(pattern).size_limit(LARGE_PATTERN).build().is_err();
+        Ok(Self { regex: regex::Regex::new(pattern)?, is_large })
+    }
+
+    fn is_match(&self, text: &str) -> Result<bool, ExecutionError> {
+        cost::search(text, self.is_large)?;
+        Ok(self.regex.is_match(text))
+    }
+}
+
+/// `matches` of the standard library compiles its pattern at each call.
+fn matches<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
+    thread_local! {
+        static PATTERNS: RefCell<HashMap<String, Pattern>> = RefCell::default();
+    }
+    let text = |at: usize| args.get(at).and_then(|arg| arg.downcast_ref::<CelString>()).map(|s| s.inner());
+    let (Some(text), Some(pattern)) = (text(0), text(1)) else {
+        return Err(ExecutionError::missing_argument_or_target());
+    };
+    let found = PATTERNS.with_borrow_mut(|patterns| {
+        if let Some(known) = patterns.get(pattern) {
+            return known.is_match(text);
+        }
+        if patterns.len() == MAX_PATTERNS {
+            patterns.clear();
+        }
+        let compiled = Pattern::new(pattern).map_err(|e| ExecutionError::function_error("matches", e))?;
+        let found = compiled.is_match(text);
+        patterns.insert(pattern.to_owned(), compiled);
+        found
+    })?;
+    Ok(CowVal::owned(CelBool::from(found)))
+}

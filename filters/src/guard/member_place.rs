@@ -1,0 +1,131 @@
+//! What the members of a message are, by their place in the schema: text of people and models, or what programs find
+//! each other by. A key alone says nothing: `arguments.cursor` is text, `params.cursor` is not.
+
+use super::walk::{Leaf, any};
+use mcp::json::reader::{DEPTH_CEILING, Fault, Reader};
+
+/// The digits of the shortest card numbers.
+const SHORTEST_SECRET: usize = 13;
+
+/// What stands at a place of a message.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    /// What a person or a model wrote, with all that is in it.
+    Text,
+    /// An id, a cursor, a name, a URI, a word of the protocol: stays as it is. An object or a list in its place is text.
+    Handle,
+    /// A word of a closed list; whatever else stands in its place is text.
+    Word(&'static [&'static str]),
+    /// A string of a form in which nobody can write; whatever else stands in its place is text.
+    Form(fn(&str) -> bool),
+    /// A number with fewer digits than a secret has; anything else in its place is text.
+    Number,
+    /// An object with members that are known; all others are text, and so are their keys. In a list, each element.
+    Object(&'static [(&'static str, Place)]),
+    /// An object whose keys are handles. In a list, each element.
+    Map(&'static Place),
+}
+
+/// Gives all text of a JSON value at this place.
+pub(super) fn texts(json: &[u8], place: &Place, out: &mut dyn FnMut(Leaf)) -> Result<(), Fault> {
+    let mut reader = Reader::new(json, DEPTH_CEILING)?;
+    at(&mut reader, json, place, out)?;
+    reader.end()
+}
+
+fn at(r: &mut Reader<'_>, json: &[u8], place: &Place, out: &mut dyn FnMut(Leaf)) -> Result<(), Fault> {
+    match (r.peek()?, place) {
+        (b'[', Place::Object(_) | Place::Map(_)) => r.array(|r| at(r, json, place, out)).map(drop),
+        (b'{', Place::Object(members)) => {
+            let read = r.object(|r, key| match members.iter().find(|(name, _)| key.is(json, name)) {
+                Some((_, place)) => at(r, json, place, out),
+                None => {
+                    out(Leaf::Key(key));
+                    any(r, out)
+                }
+            });
+            read.map(drop)
+        }
+        (b'{', Place::Map(place)) => r.object(|r, _| at(r, json, place, out)).map(drop),
+        (b'"', Place::Word(_) | Place::Form(_)) => {
+            let text = r.string()?;
+            let said = text.read(json);
+            let known = match place {
+                Place::Word(words) => words.contains(&&*said),
+                Place::Form(fits) => fits(&said),
+                _ => false,
+            };
+            if !known {
+                out(Leaf::Text(text));
+            }
+            Ok(())
+        }
+        (b'{' | b'[', _) | (_, Place::Text | Place::Object(_) | Place::Map(_)) => any(r, out),
+        (b'"', Place::Number) | (_, Place::Word(_) | Place::Form(_)) => any(r, out),
+        (_, Place::Number) => {
+            let span = r.value()?;
+            let text = span.of(json);
+            let is_number = text.first().is_some_and(|b| b.is_ascii_digit() || *b == b'-');
+            if is_number && (text.len() >= SHORTEST_SECRET || text.iter().any(|b| matches!(b, b'e' | b'E'))) {
+                out(Leaf::Number(span));
+            }
+            Ok(())
+        }
+        (_, Place::Handle) => r.value().map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARAMS: Place = Place::Object(&[
+        ("cursor", Place::Handle),
+        ("arguments", Place::Text),
+        ("progress", Place::Number),
+        ("level", Place::Word(&["info", "debug"])),
+        ("at", Place::Form(|text| text.len() == 2)),
+        ("answers", Place::Map(&Place::Object(&[("action", Place::Handle)]))),
+        ("roots", Place::Object(&[("uri", Place::Handle)])),
+    ]);
+
+    fn found(json: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut add = |leaf: Leaf| {
+            found.push(match leaf {
+                Leaf::Key(text) => format!("{}:", text.read(json.as_bytes())),
+                Leaf::Text(text) => text.read(json.as_bytes()).into_owned(),
+                Leaf::Number(span) => String::from_utf8_lossy(span.of(json.as_bytes())).into_owned(),
+            });
+        };
+        texts(json.as_bytes(), &PARAMS, &mut add).expect("JSON");
+        found
+    }
+
+    #[test]
+    fn what_is_text_is_told_by_its_place_and_not_by_its_key() {
+        for (json, expected) in [
+            (r#"{"cursor":"a","arguments":{"cursor":"b"}}"#, &["cursor:", "b"][..]),
+            (r#"{"cursor":{"cursor":"a"}}"#, &["cursor:", "a"]),
+            (r#"{"cursor":["a"]}"#, &["a"]),
+            (r#"{"c\u0075rsor":"a","other":"b"}"#, &["other:", "b"]),
+            (r#"{"progress":4,"x":5}"#, &["x:", "5"]),
+            (r#"{"progress":4111111111111111}"#, &["4111111111111111"]),
+            (r#"{"progress":4e15}"#, &["4e15"]),
+            (r#"{"progress":null,"level":true,"at":7}"#, &["7"]),
+            (r#"{"level":"info","at":"12"}"#, &[]),
+            (r#"{"level":"\u0069nfo","at":"1\u0032"}"#, &[]),
+            (r#"{"level":"Info","at":"123"}"#, &["Info", "123"]),
+            (r#"{"level":["info"],"at":{"at":"12"}}"#, &["info", "at:", "12"]),
+            (r#"{"progress":"4"}"#, &["4"]),
+            (r#"{"answers":{"one":{"action":"a","content":{"action":"b"}}}}"#, &["content:", "action:", "b"]),
+            (r#"{"answers":"a"}"#, &["a"]),
+            (r#"{"roots":[{"uri":"a","name":"b"},"c",7]}"#, &["name:", "b", "c", "7"]),
+            (r#"["a",{"cursor":"b"}]"#, &["a"]),
+            (r#""a""#, &["a"]),
+            ("true", &[]),
+        ] {
+            assert_eq!(found(json), expected, "{json}");
+        }
+    }
+}

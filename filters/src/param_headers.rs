@@ -1,0 +1,283 @@
+//! Arguments that a call repeats in its head (MCP 2026-07-28, streamable-http, "Custom Headers from Tool Parameters"):
+//! which ones a tool's schema names by `x-mcp-header`, whether a head agrees with the arguments, and what a head must
+//! say of them.
+//!
+//! Who routes by such a header must not be told another story than the tool that gets the argument. So a declared
+//! header that says something else, stands twice, is missing, or stands where there is no argument is refused; what
+//! no schema declares is none of our business and goes on as it is.
+
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue};
+use serde_json::{Map, Value};
+
+use crate::request::{Doubtful, Head};
+use mcp::header_value::{decode, encode};
+use mcp::json::reader::{DEPTH_CEILING, Reader};
+use mcp::rejection::{Refusal, code};
+
+const KEY: &str = "x-mcp-header";
+/// What stands before the name that a schema gives.
+const PREFIX: &str = "mcp-param-";
+/// Most arguments that a tool may have repeated: each is looked for in each call.
+const MOST: usize = 64;
+
+/// The repeated arguments of one tool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirrors(Vec<Mirror>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mirror {
+    header: HeaderName,
+    /// From `arguments` down.
+    path: Vec<String>,
+}
+
+/// Why the annotations of a schema cannot be followed. A client must leave such a tool out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    #[error("the schema cannot be read")]
+    Unreadable,
+    #[error("`x-mcp-header` stands where no argument of one certain place is")]
+    Place,
+    #[error("`x-mcp-header` of `{0}` is not a name that a header can have")]
+    Name(String),
+    #[error("`x-mcp-header` of `{0}` stands at something else than a string, an integer or a boolean")]
+    Type(String),
+    #[error("`x-mcp-header` of `{0}` is the name of another argument's")]
+    Twice(String),
+    #[error("more than {MOST} arguments are to be repeated in the head")]
+    Many,
+}
+
+impl Mirrors {
+    /// Reads an `inputSchema`; `None` if it names no header.
+    pub fn read(schema: &[u8]) -> Result<Option<Self>, Invalid> {
+        // Most tools have none, and a key may be written in escapes.
+        if memchr::memmem::find(schema, KEY.as_bytes()).is_none()
+            && memchr::memmem::find(schema, b"\\u").is_none()
+        {
+            return Ok(None);
+        }
+        let schema: Value = serde_json::from_slice(schema).map_err(|_| Invalid::Unreadable)?;
+        let mut all = Vec::new();
+        walk(&schema, Some(&mut Vec::new()), &mut all)?;
+        Ok((!all.is_empty()).then_some(Self(all)))
+    }
+
+    /// Whether the head repeats what the arguments say.
+    pub fn agree(&self, head: &Head<'_>, arguments: Option<&[u8]>) -> Result<(), Refusal> {
+        for mirror in &self.0 {
+            let refuse = |what: &str| {
+                let name = mirror.header.as_str();
+                let words = format!("the header {name} {what} the argument `{}`", mirror.path.join("."));
+                Err(Refusal::new(400, code::HEADER_MISMATCH, "header_mismatch", words))
+            };
+            let Ok(argument) = mirror.argument(arguments) else {
+                return refuse("cannot be compared, for there is more than one of");
+            };
+            match (head.one(&mirror.header), argument) {
+                (Ok(None), None) => {}
+                (Err(Doubtful), _) => return refuse("must stand once, in visible ASCII, for"),
+                (Ok(Some(_)), None) => return refuse("is there, and nothing that it could repeat of"),
+                (Ok(None), Some(_)) => return refuse("is missing, which repeats"),
+                (Ok(Some(said)), Some(argument)) => match decode(said) {
+                    Some(said) if argument.says(&said) => {}
+                    _ => return refuse("does not say what the body says of"),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// The headers that repeat these arguments.
+    pub fn headers(&self, arguments: Option<&[u8]>) -> Vec<(HeaderName, HeaderValue)> {
+        let header = |mirror: &Mirror| {
+            let argument = mirror.argument(arguments).ok()??;
+            let value = HeaderValue::from_str(&encode(&argument.text())).ok()?;
+            Some((mirror.header.clone(), value))
+        };
+        self.0.iter().filter_map(header).collect()
+    }
+}
+
+/// Goes over every place of a schema where another may stand; `path` is lost where an argument's place is not certain.
+/// What is data (`default`, `const`, `enum`, `examples`) is not looked into, and no `$ref` is followed.
+fn walk(schema: &Value, mut path: Option<&mut Vec<String>>, all: &mut Vec<Mirror>) -> Result<(), Invalid> {
+    const ONE: [&str; 11] = [
+        "items",
+        "contains",
+        "additionalProperties",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+        "propertyNames",
+        "not",
+        "if",
+        "then",
+        "else",
+        "contentSchema",
+    ];
+    const LIST: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
+    const NAMED: [&str; 4] = ["patternProperties", "dependentSchemas", "$defs", "definitions"];
+    let Value::Object(members) = schema else { return Ok(()) };
+    if let Some(name) = members.get(KEY) {
+        let path = path.as_deref().filter(|path| !path.is_empty()).ok_or(Invalid::Place)?;
+        all.push(mirror(name, path, members, all)?);
+    }
+    for (key, value) in members {
+        match (key.as_str(), value) {
+            ("properties", Value::Object(properties)) => {
+                for (name, property) in properties {
+                    match path.as_deref_mut() {
+                        None => walk(property, None, all)?,
+                        Some(path) => {
+                            path.push(name.clone());
+                            walk(property, Some(path), all)?;
+                            path.pop();
+                        }
+                    }
+                }
+            }
+            (key, value) if ONE.contains(&key) => walk(value, None, all)?,
+            (key, Value::Array(list)) if LIST.contains(&key) => {
+                list.iter().try_for_each(|inner| walk(inner, None, all))?;
+            }
+            (key, Value::Object(named)) if NAMED.contains(&key) => {
+                named.values().try_for_each(|inner| walk(inner, None, all))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn mirror(
+    name: &Value,
+    path: &[String],
+    members: &Map<String, Value>,
+    others: &[Mirror],
+) -> Result<Mirror, Invalid> {
+    let place = || path.join(".");
+    let name = name.as_str().filter(|name| !name.is_empty()).ok_or_else(|| Invalid::Name(place()))?;
+    let header = HeaderName::from_bytes(format!("{PREFIX}{name}").as_bytes());
+    let header = header.map_err(|_| Invalid::Name(place()))?;
+    match members.get("type").and_then(Value::as_str) {
+        Some("string" | "integer" | "boolean") => {}
+        _ => return Err(Invalid::Type(place())),
+    }
+    if others.iter().any(|other| other.header == header) {
+        return Err(Invalid::Twice(place()));
+    }
+    if others.len() == MOST {
+        return Err(Invalid::Many);
+    }
+    Ok(Mirror { header, path: path.to_vec() })
+}
+
+/// A name that stands twice in one object: readers differ on which of them counts.
+struct Doubled;
+
+impl Mirror {
+    /// The argument; `None` if it is not there, null, or nothing that a header could repeat.
+    fn argument<'a>(&self, arguments: Option<&'a [u8]>) -> Result<Option<Argument<'a>>, Doubled> {
+        let Some(mut inside) = arguments else { return Ok(None) };
+        for name in &self.path {
+            if inside.first() != Some(&b'{') {
+                return Ok(None);
+            }
+            let mut found = None;
+            let mut doubled = false;
+            let read = Reader::new(inside, DEPTH_CEILING).and_then(|mut reader| {
+                reader.object(|r, key| {
+                    let value = r.value()?;
+                    if key.is(inside, name) {
+                        doubled |= found.replace(value).is_some();
+                    }
+                    Ok(())
+                })
+            });
+            if doubled || read.is_err() {
+                return Err(Doubled);
+            }
+            match found {
+                Some(place) => inside = place.of(inside),
+                None => return Ok(None),
+            }
+        }
+        Ok(Argument::read(inside))
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Argument<'a> {
+    Text(Cow<'a, str>),
+    /// As written.
+    Number(&'a str),
+    Word(&'static str),
+}
+
+impl<'a> Argument<'a> {
+    fn read(raw: &'a [u8]) -> Option<Self> {
+        match raw.first()? {
+            b'"' => Some(Self::Text(Reader::new(raw, 1).and_then(|mut r| r.string()).ok()?.read(raw))),
+            b't' => Some(Self::Word("true")),
+            b'f' => Some(Self::Word("false")),
+            b'-' | b'0'..=b'9' => Some(Self::Number(std::str::from_utf8(raw).ok()?)),
+            _ => None,
+        }
+    }
+
+    fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Word(word) => Cow::Borrowed(word),
+            Self::Number(raw) => whole(raw).unwrap_or(Cow::Borrowed(raw)),
+        }
+    }
+
+    /// Whether a header says the same. Whole numbers are compared as numbers, exactly however long they are.
+    fn says(&self, header: &str) -> bool {
+        match self {
+            Self::Text(text) => header == text,
+            Self::Word(word) => header == *word,
+            Self::Number(raw) => {
+                let plain = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'.'));
+                header == *raw
+                    || (plain(header) && whole(header).is_some_and(|said| Some(said) == whole(raw)))
+            }
+        }
+    }
+}
+
+/// A whole number in its shortest form, exactly; `None` for one with a fraction, or with more zeros than anybody writes.
+fn whole(raw: &str) -> Option<Cow<'_, str>> {
+    const ZEROS: usize = 64;
+    let (number, power) = match raw.split_once(['e', 'E']) {
+        Some((number, power)) => (number, power.parse::<i64>().ok()?),
+        None => (raw, 0),
+    };
+    let (sign, digits) = number.strip_prefix('-').map_or(("", number), |digits| ("-", digits));
+    let (digits, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let sound = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !sound(digits) || !sound(fraction) {
+        return None;
+    }
+    let fraction = fraction.trim_end_matches('0');
+    if fraction.is_empty() && power == 0 {
+        return Some(match (sign, digits.trim_start_matches('0')) {
+            (_, "") => Cow::Borrowed("0"),
+            ("", short) => Cow::Borrowed(short),
+            (sign, short) => Cow::Owned(format!("{sign}{short}")),
+        });
+    }
+    // The digits that count, and how many of all stand before the point.
+    let all = format!("{digits}{fraction}");
+    let point = power.checked_add(i64::try_from(digits.len()).ok()?)?;
+    let counting = all.trim_end_matches('0');
+    let short = counting.trim_start_matches('0');
+    if short.is_empty() {
+        return Some(Cow::Borrowed("0"));
+    }
+    let zeros = usize::try_from(point).ok()?.checked_sub(counting.len()).filter(|zeros| *zeros <= ZEROS)?;
+    Some(Cow::Owned(format!("{sign}{short}{}", "0".repeat(zeros))))
+}

@@ -1,0 +1,182 @@
+//! What tells one budget of a rule from another: the parts of its key, read from a call.
+//!
+//! In this process a key is a hash with secrets of the process, so nobody can make two callers' keys meet. In
+//! a shared store it is text that an operator can read, with everything long or odd in it hashed.
+
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::net::IpAddr;
+
+use sha2::{Digest, Sha256};
+
+use crate::request::{Aim, Call, Caller, Thing};
+use mcp::jsonrpc::request::Kind;
+
+/// Longest text that stands in a shared store's key as it is.
+const MAX_PLAIN: usize = 48;
+
+/// A part that a call does not have (a tenant, a tool) counts as an empty one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyPart {
+    /// Who calls: means, issuer, tenant and name, so users of one name but of two issuers have two budgets.
+    /// All anonymous callers are one.
+    User,
+    Tenant,
+    /// A role's budget is shared by all who have the role; a call takes from the budget of each role of its
+    /// caller (of those that `match.roles` fits, if it stands).
+    Role,
+    /// The client's address; of IPv6 its /64, which is what one subscriber has.
+    Ip,
+    /// The id of the API key.
+    ApiKey,
+    Server,
+    /// The federated name of the tool.
+    Tool,
+    Method,
+}
+
+/// What is judged, as far as keys and matches see it.
+pub(super) struct Subject<'a> {
+    caller: Option<&'a Caller>,
+    ip: Option<IpAddr>,
+    pub aim: Option<Aim<'a>>,
+    pub method: &'a str,
+    pub outside: bool,
+    /// It is a request, or not yet known to be none. An answer or a notification ends with being taken, and may be what a
+    /// request waits for: it takes up no place.
+    pub runs: bool,
+}
+
+impl<'a> Subject<'a> {
+    pub fn head(ip: Option<IpAddr>) -> Self {
+        Self { caller: None, ip, aim: None, method: "", outside: true, runs: true }
+    }
+
+    pub fn call(call: &'a Call<'_>, method: &'a str, ip: Option<IpAddr>) -> Self {
+        let runs = call.rpc.kind == Kind::Request;
+        Self { caller: Some(&call.caller), ip, aim: call.aim, method, outside: call.head.outside, runs }
+    }
+
+    pub fn roles(&self) -> &'a [String] {
+        self.caller.map(|caller| caller.roles.as_slice()).unwrap_or_default()
+    }
+
+    /// Writes one part; `role` is the one that this key is about.
+    pub fn write(&self, part: KeyPart, role: &str, to: &mut impl Key) {
+        match part {
+            KeyPart::User => {
+                to.text(self.caller.map(|caller| caller.means.word()).unwrap_or_default());
+                to.text(self.caller.and_then(|caller| caller.issuer.as_deref()).unwrap_or_default());
+                to.text(self.caller.and_then(|caller| caller.tenant.as_deref()).unwrap_or_default());
+                to.text(self.caller.map(|caller| caller.user.as_str()).unwrap_or_default());
+            }
+            KeyPart::Tenant => {
+                to.text(self.caller.and_then(|caller| caller.tenant.as_deref()).unwrap_or_default());
+            }
+            KeyPart::Role => to.text(role),
+            KeyPart::Ip => to.address(self.ip.map(block)),
+            KeyPart::ApiKey => {
+                to.text(self.caller.and_then(|caller| caller.key.as_deref()).unwrap_or_default());
+            }
+            KeyPart::Server => to.text(self.aim.map(|aim| aim.server).unwrap_or_default()),
+            KeyPart::Tool => {
+                to.text(self.aim.filter(|aim| aim.thing == Thing::Tool).map(|a| a.name).unwrap_or_default());
+            }
+            KeyPart::Method => to.text(self.method),
+        }
+    }
+}
+
+/// The address, or the /64 that it is of. An IPv4 address in IPv6 clothes is an IPv4 address.
+pub fn block(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),
+    }
+}
+
+/// What parts are written to. No two lists of parts give the same key.
+pub(super) trait Key {
+    fn text(&mut self, text: &str);
+    fn address(&mut self, ip: Option<IpAddr>);
+}
+
+/// The secrets of the process.
+#[derive(Default)]
+pub(super) struct Secrets([RandomState; 2]);
+
+impl Secrets {
+    pub fn hash(&self, write: impl FnOnce(&mut Digest128)) -> u128 {
+        let mut digest = Digest128(self.0[0].build_hasher(), self.0[1].build_hasher());
+        write(&mut digest);
+        u128::from(digest.0.finish()) << 64 | u128::from(digest.1.finish())
+    }
+}
+
+/// 128 bits of SipHash, as two halves with a secret each: short enough for a map, and long enough that two
+/// keys never meet by chance.
+pub(super) struct Digest128(DefaultHasher, DefaultHasher);
+
+impl Digest128 {
+    pub fn number(&mut self, number: u128) {
+        self.0.write_u128(number);
+        self.1.write_u128(number);
+    }
+}
+
+impl Key for Digest128 {
+    fn text(&mut self, text: &str) {
+        // With the byte 0xff at its end, which no text holds.
+        text.hash(&mut self.0);
+        text.hash(&mut self.1);
+    }
+
+    fn address(&mut self, ip: Option<IpAddr>) {
+        self.number(match ip {
+            None => 0,
+            // Ones where a /64 has zeros.
+            Some(IpAddr::V4(ip)) => u128::from(u64::MAX) << 32 | u128::from(ip.to_bits()),
+            Some(IpAddr::V6(ip)) => ip.to_bits() | 1,
+        });
+    }
+}
+
+/// A key as text: `{limits}:rate:per-user:jwt:~9f86d081884c7d659a2feaa0c55ad015:acme:alice`.
+pub(super) struct Spelled(String);
+
+impl Spelled {
+    /// The braces keep all keys of a call on one node where a proxy hides a cluster.
+    pub fn new(kind: &str, rule: &str) -> Self {
+        let mut spelled = Self(format!("{{limits}}:{kind}"));
+        spelled.text(rule);
+        spelled
+    }
+
+    pub fn finish(self) -> String {
+        self.0
+    }
+}
+
+impl Key for Spelled {
+    fn text(&mut self, text: &str) {
+        self.0.push(':');
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.@/+".contains(&b);
+        if text.len() <= MAX_PLAIN && text.bytes().all(plain) {
+            self.0.push_str(text);
+            return;
+        }
+        self.0.push('~');
+        for byte in &Sha256::digest(text.as_bytes())[..16] {
+            self.0.extend([byte >> 4, byte & 15].map(|n| char::from_digit(n.into(), 16).unwrap_or('0')));
+        }
+    }
+
+    fn address(&mut self, ip: Option<IpAddr>) {
+        self.0.push(':');
+        match ip {
+            None => {}
+            Some(IpAddr::V4(ip)) => self.0.push_str(&ip.to_string()),
+            // Brackets, for the colons within.
+            Some(IpAddr::V6(ip)) => self.0.push_str(&format!("[{ip}]")),
+        }
+    }
+}

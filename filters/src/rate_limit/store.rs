@@ -1,0 +1,179 @@
+//! The states of all budgets in this process. They outlive reloads.
+//!
+//! Memory is bounded: at most [`MAX_KEYS`] states (some 64 MiB), and those that say nothing any more (a full
+//! budget, a window that is over, no call under way) are dropped when a shard would grow. Without a thread
+//! for it: a shard is swept by the insert that finds it twice as large as the last sweep left it.
+//!
+//! Where all of a shard is in use, a key that is new has no state of its own: all such keys of a rule share
+//! one budget, the *crowd*, until there is room again. So whoever floods the gateway with keys neither gets a
+//! limit out of the way nor locks out those who are known already.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use super::algorithms::{Kind, Now};
+use super::clock::{Clock, SystemClock};
+use super::key::{Digest128, Secrets};
+
+/// States kept at most.
+const MAX_KEYS: usize = 1 << 20;
+const SHARDS: usize = 64;
+/// A full shard is not swept more often than this: it may be full because somebody fills it.
+const REST: u64 = Duration::from_millis(100).as_nanos() as u64;
+/// Smaller ones are not worth a sweep.
+const SMALL: usize = 64;
+
+pub struct Counters {
+    shards: Box<[Shard]>,
+    secrets: Secrets,
+    clock: Arc<dyn Clock>,
+    /// States that one shard keeps at most.
+    most: usize,
+}
+
+/// On a cache line of its own: its lock is taken (for reading) by every call that has a key here.
+#[repr(align(128))]
+struct Shard(RwLock<States>);
+
+struct States {
+    cells: HashMap<u128, Cell, BuildHasherDefault<Plain>>,
+    sweep_at: usize,
+    swept: u64,
+}
+
+struct Cell {
+    kind: Kind,
+    state: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new(Arc::new(SystemClock::default()), MAX_KEYS)
+    }
+}
+
+impl Counters {
+    /// With a clock of the caller's choice, and room for about `most` states.
+    pub fn new(clock: Arc<dyn Clock>, most: usize) -> Self {
+        let shard = || {
+            let states = States { cells: HashMap::default(), sweep_at: SMALL, swept: 0 };
+            Shard(RwLock::new(states))
+        };
+        Self {
+            shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
+            secrets: Secrets::default(),
+            clock,
+            most: most.div_ceil(SHARDS),
+        }
+    }
+
+    /// How many states there are, for a metric.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().cells.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    pub(super) fn hash(&self, write: impl FnOnce(&mut Digest128)) -> u128 {
+        self.secrets.hash(write)
+    }
+
+    /// The state of a key, or that of the crowd; `work` is told under which key it stands.
+    pub(super) fn with<R>(
+        &self,
+        kind: Kind,
+        key: u128,
+        crowd: u128,
+        work: impl Fn(u128, &AtomicU64) -> R,
+    ) -> R {
+        if let Some(done) = self.known(key, |state| work(key, state)) {
+            return done;
+        }
+        let mut states = self.shard(key).write();
+        if key == crowd || states.has_room(&*self.clock, self.most) {
+            let cell = states.cells.entry(key).or_insert_with(|| Cell { kind, state: AtomicU64::new(0) });
+            return work(key, &cell.state);
+        }
+        drop(states);
+        self.with(kind, crowd, crowd, work)
+    }
+
+    /// Keeps a state that may be forgotten: where there is no room it is.
+    pub(super) fn remember(&self, kind: Kind, key: u128, value: u64) {
+        if self.known(key, |state| state.fetch_max(value, Ordering::Relaxed)).is_some() {
+            return;
+        }
+        let mut states = self.shard(key).write();
+        if states.has_room(&*self.clock, self.most) {
+            states.cells.insert(key, Cell { kind, state: AtomicU64::new(value) });
+        }
+    }
+
+    /// The state of a key that has one. It is not dropped while `work` has it.
+    pub(super) fn known<R>(&self, key: u128, work: impl FnOnce(&AtomicU64) -> R) -> Option<R> {
+        self.shard(key).read().cells.get(&key).map(|cell| work(&cell.state))
+    }
+
+    fn shard(&self, key: u128) -> &Shard {
+        // The map looks at the lower half of the key.
+        &self.shards[(key >> 64) as usize % SHARDS]
+    }
+}
+
+impl Shard {
+    fn read(&self) -> RwLockReadGuard<'_, States> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, States> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl States {
+    fn has_room(&mut self, clock: &dyn Clock, most: usize) -> bool {
+        let len = self.cells.len();
+        let is_full = len >= most;
+        if len < self.sweep_at && !is_full {
+            return true;
+        }
+        let now = &Now { nanos: clock.nanos(), unix: clock.unix() };
+        if !is_full || now.nanos >= self.swept.saturating_add(REST) {
+            self.cells.retain(|_, cell| !cell.kind.is_idle(*cell.state.get_mut(), now));
+            let left = self.cells.len();
+            self.sweep_at = (2 * left).max(SMALL);
+            self.swept = now.nanos;
+            if left < self.cells.capacity() / 8 {
+                self.cells.shrink_to(2 * left);
+            }
+        }
+        self.cells.len() < most
+    }
+}
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct Plain(u64);
+
+impl Hasher for Plain {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are u128")
+    }
+
+    fn write_u128(&mut self, key: u128) {
+        self.0 = key as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

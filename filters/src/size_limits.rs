@@ -1,0 +1,62 @@
+//! Limits on what is read: bytes of head and body, depth of nesting.
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+
+use crate::filter::Filter;
+use crate::request::Head;
+use mcp::rejection::{Refusal, Verdict};
+
+#[derive(Clone, Debug)]
+pub struct Size {
+    /// Bytes of a request body.
+    pub max_body: usize,
+    /// Bytes of all header names and values together.
+    pub max_header: usize,
+    /// Levels of nesting in a body.
+    pub max_depth: usize,
+}
+
+impl Size {
+    pub fn body_refusal(&self) -> Refusal {
+        Refusal::http(
+            413,
+            "body_too_large",
+            format!("the body is larger than the limit of {} bytes", self.max_body),
+        )
+        .closing()
+    }
+}
+
+impl Filter for Size {
+    const NAME: &'static str = "size";
+
+    async fn greet(&self, head: &Head<'_>) -> Verdict {
+        let bytes: usize =
+            head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if bytes > self.max_header {
+            let message = format!("the headers are larger than the limit of {} bytes", self.max_header);
+            return Refusal::http(431, "headers_too_large", message).closing().into();
+        }
+        if let Ok(Some(length)) = head.one(&CONTENT_LENGTH)
+            && length.parse::<usize>().is_ok_and(|length| length > self.max_body)
+        {
+            return self.body_refusal().into();
+        }
+        if head.outside && head.verb == http::Method::POST && !is_json(head) {
+            return Refusal::http(
+                415,
+                "not_json_type",
+                "a POST must carry one `Content-Type: application/json`",
+            )
+            .closing()
+            .into();
+        }
+        Verdict::Pass
+    }
+}
+
+fn is_json(head: &Head<'_>) -> bool {
+    let Ok(Some(value)) = head.one(&CONTENT_TYPE) else { return false };
+    let media = value.split(';').next().unwrap_or_default().trim();
+    media.eq_ignore_ascii_case("application/json")
+}

@@ -1,0 +1,17 @@
+//! The era of a message: with sessions, or without.
+
+/// The two ways of speaking MCP: with `initialize` and sessions, or stateless with `_meta` in each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Era {
+    Legacy,
+    Modern,
+}
+
+impl Era {
+    pub fn word(self) -> &'static str {
+        match self {
+            Era::Legacy => "legacy",
+            Era::Modern => "modern",
+        }
+    }
+}

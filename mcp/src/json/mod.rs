@@ -1,0 +1,9 @@
+//! JSON as it stands in the bytes (RFC 8259): read once, never made into a tree.
+
+pub mod quote;
+pub mod reader;
+pub mod splice;
+pub mod string_scan;
+pub mod surrogates;
+
+pub use reader::{Span, Text};

@@ -1,0 +1,118 @@
+//! Escapes of UTF-16 units (`\uXXXX`): pairs of surrogates, and halves that stand alone.
+
+use std::borrow::Cow;
+
+use memchr::{memchr_iter, memmem};
+
+/// What one escape, or the pair that it begins, stands for.
+pub enum Unit {
+    Char(char),
+    Pair(char),
+    /// A surrogate whose other half is not there.
+    Lone,
+}
+
+impl Unit {
+    /// At the backslash of a `\u`; none if no four hex digits follow.
+    pub fn at(text: &[u8]) -> Option<Self> {
+        let first = hex4(text.get(2..)?)?;
+        if !(0xD800..0xE000).contains(&first) {
+            return char::from_u32(first).map(Unit::Char);
+        }
+        match text[6..].strip_prefix(br"\u").and_then(hex4) {
+            Some(low @ 0xDC00..=0xDFFF) if first < 0xDC00 => {
+                char::from_u32(0x10000 + ((first - 0xD800) << 10) + (low - 0xDC00)).map(Unit::Pair)
+            }
+            _ => Some(Unit::Lone),
+        }
+    }
+
+    /// Bytes of the escape.
+    pub fn width(&self) -> usize {
+        if matches!(self, Unit::Pair(_)) { 12 } else { 6 }
+    }
+
+    pub fn char(&self) -> char {
+        match self {
+            Unit::Char(c) | Unit::Pair(c) => *c,
+            Unit::Lone => char::REPLACEMENT_CHARACTER,
+        }
+    }
+}
+
+fn hex4(text: &[u8]) -> Option<u32> {
+    text.get(..4)?.iter().try_fold(0, |n, b| Some(n * 16 + (*b as char).to_digit(16)?))
+}
+
+/// JSON text with the escape of U+FFFD in the place of each surrogate that stands alone. All places stay: both are six
+/// bytes long. What is no JSON stays what it is.
+pub fn replace_lone(text: &[u8]) -> Cow<'_, [u8]> {
+    let mut out = Cow::Borrowed(text);
+    // Most texts have no surrogates at all.
+    if memmem::find(text, br"\ud").or_else(|| memmem::find(text, br"\uD")).is_none() {
+        return out;
+    }
+    let mut next = 0;
+    for at in memchr_iter(b'\\', text) {
+        if at < next {
+            continue;
+        }
+        next = at + 2;
+        if text.get(at + 1) != Some(&b'u') {
+            continue;
+        }
+        if let Some(unit) = Unit::at(&text[at..]) {
+            next = at + unit.width();
+            if matches!(unit, Unit::Lone) {
+                out.to_mut()[at..next].copy_from_slice(br"\ufffd");
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::reader::{DEPTH_CEILING, Flaw, Reader};
+
+    const ALONE: [(&str, &str); 7] = [
+        (r#""\ud83d""#, r#""\ufffd""#),
+        (r#""a\uDE00b""#, r#""a\ufffdb""#),
+        (r#""\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
+        (r#""\ud83d\n""#, r#""\ufffd\n""#),
+        (r#""\ud83d\u0041""#, r#""\ufffd\u0041""#),
+        (r#""\ude00\ud83d""#, r#""\ufffd\ufffd""#),
+        (r#"{"\\ud83d":["\\\ud83d\\"]}"#, r#"{"\\ud83d":["\\\ufffd\\"]}"#),
+    ];
+
+    #[test]
+    fn surrogates_that_stand_alone_are_replaced_in_their_place() {
+        for (sent, kept) in ALONE {
+            assert_eq!(String::from_utf8_lossy(&replace_lone(sent.as_bytes())), kept);
+            assert!(matches!(replace_lone(kept.as_bytes()), Cow::Borrowed(_)), "{kept}");
+        }
+        for plain in [r#""\ud83d\ude00""#, r#""\\ud83d""#, "", "\\", r"\ud", r#""\ud83"#] {
+            assert!(matches!(replace_lone(plain.as_bytes()), Cow::Borrowed(_)), "{plain}");
+        }
+    }
+
+    #[test]
+    fn only_a_lenient_reader_takes_surrogates_that_stand_alone() {
+        for (sent, kept) in ALONE {
+            let strict = Reader::new(sent.as_bytes(), DEPTH_CEILING).and_then(|mut r| r.value());
+            assert_eq!(strict.map_err(|fault| fault.what), Err(Flaw::Escape), "{sent}");
+            let mut lenient = Reader::lenient(sent.as_bytes(), DEPTH_CEILING).expect("a reader");
+            assert_eq!(lenient.value().map(|span| span.len()), Ok(sent.len()), "{sent}");
+            let read = |text: &str| {
+                let string = Reader::lenient(text.as_bytes(), 1).and_then(|mut r| r.string()).ok()?;
+                Some(string.read(text.as_bytes()).into_owned())
+            };
+            assert_eq!(read(sent), read(kept), "{sent}");
+        }
+        for broken in [r#""\ud83""#, r#""\u""#, r#""\uZZZZ""#] {
+            let read = Reader::lenient(broken.as_bytes(), 1).and_then(|mut r| r.string());
+            assert_eq!(read.map_err(|fault| fault.what), Err(Flaw::Escape), "{broken}");
+        }
+    }
+}

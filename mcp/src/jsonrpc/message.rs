@@ -1,0 +1,261 @@
+//! The JSON-RPC messages that the gateway itself makes: one place makes bytes of them. And those of servers, read.
+//!
+//! What a server sends may hold surrogates that stand alone (RFC 8259 §8.2), and goes on as it was sent. What a client
+//! sends may not: `rpc` has refused it before anything here looks at it.
+
+use std::borrow::Cow;
+
+use crate::json::quote::quote;
+use crate::json::reader::{DEPTH_CEILING, Reader};
+use crate::{Refusal, Span, Text};
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::method::Method;
+
+/// The key of `_meta` that says to which subscription a message belongs (2026-07-28, basic/utilities/subscriptions).
+pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+
+/// `{"jsonrpc":"2.0","id":ID,"result":RESULT}`; both are JSON text.
+pub fn result(id: &[u8], result: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(id.len() + result.len() + 40);
+    out.put_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.put_slice(id);
+    out.put_slice(br#","result":"#);
+    out.put_slice(result);
+    out.put_u8(b'}');
+    out.freeze()
+}
+
+/// The same as a whole stream of one event; `result` stands on one line ([`one_line`]).
+pub fn result_event(id: &[u8], result: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(id.len() + result.len() + 70);
+    out.put_slice(b"event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":");
+    out.put_slice(id);
+    out.put_slice(br#","result":"#);
+    out.put_slice(result);
+    out.put_slice(b"}\n\n");
+    out.freeze()
+}
+
+/// JSON without line ends, which can only be white space between its tokens.
+pub fn one_line(json: Bytes) -> Bytes {
+    if memchr::memchr2(b'\n', b'\r', &json).is_none() {
+        return json;
+    }
+    json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect()
+}
+
+/// An error that a server answered, under the caller's id; `error` is the JSON text of the error object.
+pub fn failure(id: &[u8], error: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(id.len() + error.len() + 40);
+    out.put_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.put_slice(id);
+    out.put_slice(br#","error":"#);
+    out.put_slice(error);
+    out.put_u8(b'}');
+    out.freeze()
+}
+
+/// The error message of a refusal. Without an id the member is left out, as the schemas from 2025-11-25 on
+/// have it (`JSONRPCErrorResponse.id` is optional and never null).
+pub fn refusal(id: Option<&[u8]>, refusal: &Refusal) -> Bytes {
+    let mut out = BytesMut::with_capacity(160 + refusal.message.len());
+    out.put_slice(br#"{"jsonrpc":"2.0","#);
+    if let Some(id) = id {
+        out.put_slice(br#""id":"#);
+        out.put_slice(id);
+        out.put_u8(b',');
+    }
+    out.put_slice(
+        format!(r#""error":{{"code":{},"message":{}"#, refusal.code, quote(&refusal.message)).as_bytes(),
+    );
+    if let Some(data) = data(refusal) {
+        out.put_slice(br#","data":"#);
+        out.put_slice(data.as_bytes());
+    }
+    out.put_slice(b"}}");
+    out.freeze()
+}
+
+/// `error.data`, with the time to wait in it where there is one.
+fn data(refusal: &Refusal) -> Option<Cow<'_, str>> {
+    let data = refusal.data.as_deref();
+    let Some(wait) = refusal.retry_after else { return data.map(Cow::Borrowed) };
+    let wait = format!(r#""retry_after_ms":{}"#, wait.as_millis());
+    match data.and_then(|data| data.strip_prefix('{')) {
+        None => Some(Cow::Owned(format!("{{{wait}}}"))),
+        Some(rest) if rest.contains("\"retry_after_ms\"") => data.map(Cow::Borrowed),
+        Some("}") => Some(Cow::Owned(format!("{{{wait}}}"))),
+        Some(rest) => Some(Cow::Owned(format!("{{{wait},{rest}"))),
+    }
+}
+
+/// A request; `params` is JSON text.
+pub fn request(id: &str, method: &str, params: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(params.len() + method.len() + id.len() + 60);
+    out.put_slice(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{},"params":"#, quote(method)).as_bytes());
+    out.put_slice(params);
+    out.put_u8(b'}');
+    out.freeze()
+}
+
+/// A notification; `params` is JSON text, or empty for none.
+pub fn notification(method: &str, params: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(params.len() + method.len() + 50);
+    out.put_slice(format!(r#"{{"jsonrpc":"2.0","method":{}"#, quote(method)).as_bytes());
+    if !params.is_empty() {
+        out.put_slice(br#","params":"#);
+        out.put_slice(params);
+    }
+    out.put_u8(b'}');
+    out.freeze()
+}
+
+/// What a server sent, as places in its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Incoming {
+    pub id: Option<Span>,
+    pub method: Option<Text>,
+    pub params: Option<Span>,
+    pub result: Option<Span>,
+    pub error: Option<Span>,
+}
+
+impl Incoming {
+    pub fn is_answer(&self) -> bool {
+        self.method.is_none() && (self.result.is_some() != self.error.is_some())
+    }
+
+    /// A request of the server to the client (legacy: sampling, elicitation, roots, ping).
+    pub fn is_request(&self) -> bool {
+        self.method.is_some() && self.id.is_some()
+    }
+}
+
+/// Reads a message of a server: one JSON object with `jsonrpc` "2.0", and no member twice that is read here.
+pub fn read(message: &[u8]) -> Option<Incoming> {
+    let mut reader = Reader::lenient(message, DEPTH_CEILING).ok()?;
+    let mut incoming = Incoming::default();
+    let (mut sound, mut twice, mut versioned, mut named) = (false, false, false, false);
+    reader
+        .object(|r, key| {
+            match &*key.bytes(message) {
+                b"jsonrpc" => {
+                    twice |= std::mem::replace(&mut versioned, true);
+                    match r.peek()? {
+                        b'"' => sound = r.string()?.is(message, "2.0"),
+                        _ => drop(r.value()?),
+                    }
+                }
+                b"id" => twice |= incoming.id.replace(r.value()?).is_some(),
+                b"method" => {
+                    twice |= std::mem::replace(&mut named, true);
+                    match r.peek()? {
+                        b'"' => incoming.method = Some(r.string()?),
+                        _ => drop(r.value()?),
+                    }
+                }
+                b"params" => twice |= incoming.params.replace(r.value()?).is_some(),
+                b"result" => twice |= incoming.result.replace(r.value()?).is_some(),
+                b"error" => twice |= incoming.error.replace(r.value()?).is_some(),
+                _ => drop(r.value()?),
+            }
+            Ok(())
+        })
+        .ok()?;
+    reader.end().ok()?;
+    (sound && !twice).then_some(incoming)
+}
+
+/// How a server acknowledges a subscription.
+pub const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+
+/// Whether a message of a server is a reason to read its lists: one of them changed, or it tells when from now on.
+pub fn is_news_of_lists(message: &[u8]) -> bool {
+    let Some(method) = read(message).filter(|read| read.id.is_none()).and_then(|read| read.method) else {
+        return false;
+    };
+    let method = Method::of(&method.read(message));
+    method.is_list_changed() || method == Method::Acknowledged
+}
+
+/// The messages of a batch (2025-03-26), in their order; none if this is no array.
+pub fn batch(text: &Bytes) -> Option<Vec<Bytes>> {
+    if text.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
+        return None;
+    }
+    let mut all = Vec::new();
+    let mut reader = Reader::lenient(text, DEPTH_CEILING).ok()?;
+    let mut part = |r: &mut Reader<'_>| {
+        let span = r.value()?;
+        all.push(text.slice(span.start..span.end));
+        Ok(())
+    };
+    reader.array(&mut part).ok()?;
+    reader.end().ok()?;
+    Some(all)
+}
+
+/// Whether two ids as written mean the same: the same bytes, or strings that say the same in other escapes.
+pub fn same_id(a: &[u8], b: &[u8]) -> bool {
+    let text =
+        |raw: &[u8]| Reader::new(raw, 1).and_then(|mut r| r.string()).ok().map(|t| t.read(raw).into_owned());
+    a == b
+        || (a.first() == Some(&b'"')
+            && b.first() == Some(&b'"')
+            && text(a).is_some_and(|a| Some(a) == text(b)))
+}
+
+/// The member `name` of a JSON object, as a place in its text.
+pub fn member(object: &[u8], name: &str) -> Option<Span> {
+    let mut reader = Reader::lenient(object, DEPTH_CEILING).ok()?;
+    let mut found = None;
+    reader
+        .object(|r, key| {
+            let value = r.value()?;
+            if key.is(object, name) {
+                found = Some(value);
+            }
+            Ok(())
+        })
+        .ok()?;
+    found
+}
+
+/// The text of a JSON string.
+pub fn string(raw: &[u8]) -> Option<String> {
+    let text = Reader::lenient(raw, 1).and_then(|mut r| r.string()).ok()?;
+    Some(text.read(raw).into_owned())
+}
+
+/// The strings of a JSON array; none if it is something else.
+pub fn strings(array: &[u8]) -> Option<Vec<String>> {
+    let mut all = Vec::new();
+    let mut reader = Reader::new(array, 1).ok()?;
+    reader
+        .array(|r| {
+            all.push(r.string()?.read(array).into_owned());
+            Ok(())
+        })
+        .ok()?;
+    Some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_json_and_says_its_version_once() {
+        assert!(read(br#"{"jsonrpc":"2.0","method":"m"}"#).is_some());
+        for broken in [
+            r#"{"jsonrpc":,"jsonrpc":"2.0","method":"m"}"#,
+            r#"{"jsonrpc":2.0,"jsonrpc":"2.0","method":"m"}"#,
+            r#"{"jsonrpc":"1.0","jsonrpc":"2.0","method":"m"}"#,
+            r#"{"jsonrpc":2.0,"method":"m"}"#,
+            r#"{"jsonrpc":}"#,
+        ] {
+            assert!(read(broken.as_bytes()).is_none(), "{broken}");
+        }
+    }
+}

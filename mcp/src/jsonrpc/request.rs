@@ -1,0 +1,465 @@
+//! What one JSON-RPC 2.0 message says, as places in its bytes.
+//!
+//! [`read`] goes over the body once and finds what routing and judging need: kind, id, method, the names in
+//! `params`, the modern `_meta`. Every object that it looks *into* (the message, `params`, `params._meta`,
+//! `params.ref`) is checked for duplicate keys, written plainly or with escapes, and for keys that a lax
+//! reader would take for a known one (`"Method"`, `"ſ"` for `s`, `"ß"` for `ss`): the server behind must not be able to read
+//! another message out of the same bytes.
+//!
+//! It deliberately does not look into `arguments`, and knows no method and no protocol revision.
+
+mod key_check;
+
+use std::borrow::Cow;
+
+use key_check::Keys;
+
+use crate::json::reader::{Fault, Flaw, Reader, Span, Text};
+
+/// Most members that an object which is looked into may have; bounds the search for duplicates.
+const MAX_MEMBERS: usize = 128;
+/// Longest id that is accepted and echoed, in bytes as written.
+const MAX_ID: usize = 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Request,
+    Notification,
+    Response,
+}
+
+/// The places of one message. All spans are of the body that [`read`] was given.
+#[derive(Clone, Debug)]
+pub struct Rpc {
+    pub kind: Kind,
+    /// As written: a string with its quotes, or an integer.
+    pub id: Option<Span>,
+    pub method: Option<Text>,
+    pub params: Option<Span>,
+    pub name: Option<Text>,
+    pub uri: Option<Text>,
+    pub cursor: Option<Text>,
+    pub level: Option<Text>,
+    pub protocol_version: Option<Text>,
+    /// `params.task_id` of the tasks extension.
+    pub task_id: Option<Text>,
+    /// The whole of `params.arguments`.
+    pub arguments: Option<Span>,
+    /// The whole of `params.inputResponses`: what the user answered to the server (2026-07-28, MRTR).
+    pub input_responses: Option<Span>,
+    pub client_info: Option<Span>,
+    pub capabilities: Option<Span>,
+    pub request_id: Option<Span>,
+    pub notifications: Option<Span>,
+    pub reference: Option<Reference>,
+    pub meta: Meta,
+}
+
+/// `params.ref` of `completion/complete`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference {
+    pub name: Option<Text>,
+    pub uri: Option<Text>,
+}
+
+/// What is read of `params._meta`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Meta {
+    pub protocol_version: Option<Text>,
+    pub client_capabilities: Option<Span>,
+    pub client_info: Option<Span>,
+    pub progress_token: Option<Span>,
+    /// The client wants to be told log messages (2026-07-28).
+    pub log_level: Option<Span>,
+}
+
+/// A body that is not one sound JSON-RPC message, with the id if one could be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub id: Option<Span>,
+    pub why: Why,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    #[error("the body is not JSON: {0}")]
+    Json(Fault),
+    #[error("the body must be one JSON-RPC message, a JSON object")]
+    NotAnObject,
+    #[error("batches are not part of this protocol revision; send one message a request")]
+    Batch,
+    #[error("the key `{0}` stands twice in one object")]
+    Duplicate(String),
+    #[error("the key `{0}` is not the key `{1}`; keys are case-sensitive")]
+    LookAlike(String, &'static str),
+    #[error("an object with more than {MAX_MEMBERS} members where the message is read")]
+    TooManyMembers,
+    #[error("`jsonrpc` must be the string \"2.0\"")]
+    Version,
+    #[error("`id` must be a string or an integer of at most {MAX_ID} bytes")]
+    Id,
+    #[error("`method` must be a string")]
+    Method,
+    #[error("`{0}` must be an object")]
+    Object(&'static str),
+    #[error("`{0}` must be a string")]
+    String(&'static str),
+    #[error("the message is neither a request, a notification nor a response")]
+    Shape,
+}
+
+/// Reads one message; `max_depth` levels of nesting are allowed.
+pub fn read(body: &[u8], max_depth: usize) -> Result<Rpc, Unreadable> {
+    let mut sight = Sight::default();
+    match sight.message(body, max_depth) {
+        Ok(()) => sight.conclude(body),
+        Err(fault) => Err(Unreadable { id: None, why: first_word(body, fault) }),
+    }
+}
+
+/// Says `Batch` or `NotAnObject` rather than "unexpected character at 0" when the body is other JSON.
+fn first_word(body: &[u8], fault: Fault) -> Why {
+    let start = body.iter().position(|b| !b.is_ascii_whitespace());
+    let other = fault.what == Flaw::Unexpected && start == Some(fault.at) && body[fault.at] != b'{';
+    if !other
+        || Reader::new(body, crate::json::reader::DEPTH_CEILING)
+            .and_then(|mut r| r.value().and(r.end()))
+            .is_err()
+    {
+        return Why::Json(fault);
+    }
+    if body[fault.at] == b'[' { Why::Batch } else { Why::NotAnObject }
+}
+
+const TOP: &[&str] = &["jsonrpc", "id", "method", "params", "result", "error"];
+const PARAMS: &[&str] = &[
+    "name",
+    "uri",
+    "arguments",
+    "_meta",
+    "cursor",
+    "ref",
+    "level",
+    "taskId",
+    "protocolVersion",
+    "capabilities",
+    "clientInfo",
+    "requestId",
+    "notifications",
+    "inputResponses",
+    "requestState",
+];
+const REFERENCE: &[&str] = &["type", "name", "uri"];
+pub const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+pub const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+pub const META_CLIENT: &str = "io.modelcontextprotocol/clientInfo";
+pub const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+const META: &[&str] = &[META_VERSION, META_CAPABILITIES, META_CLIENT, META_LOG_LEVEL, "progressToken"];
+
+/// What has been seen so far; the first thing wrong with the message is kept while reading goes on, so that
+/// the answer can carry the id even when that comes last.
+#[derive(Default)]
+struct Sight {
+    wrong: Option<Why>,
+    jsonrpc: bool,
+    ids: usize,
+    id: Option<Span>,
+    method: Option<Text>,
+    params: Option<Span>,
+    /// How many of `result` and `error` there are.
+    outcomes: usize,
+    name: Option<Text>,
+    uri: Option<Text>,
+    cursor: Option<Text>,
+    level: Option<Text>,
+    protocol_version: Option<Text>,
+    task_id: Option<Text>,
+    arguments: Option<Span>,
+    input_responses: Option<Span>,
+    client_info: Option<Span>,
+    capabilities: Option<Span>,
+    request_id: Option<Span>,
+    notifications: Option<Span>,
+    reference: Option<Reference>,
+    meta: Meta,
+}
+
+impl Sight {
+    fn blame(&mut self, why: Why) {
+        self.wrong.get_or_insert(why);
+    }
+
+    fn message(&mut self, body: &[u8], max_depth: usize) -> Result<(), Fault> {
+        let mut reader = Reader::new(body, max_depth)?;
+        let mut keys = Keys::new(body, TOP);
+        reader.object(|r, key| {
+            keys.check(key, self);
+            match &*key.bytes(body) {
+                b"jsonrpc" => match self.take_string(r, || Why::Version)? {
+                    Some(version) if version.is(body, "2.0") => self.jsonrpc = true,
+                    _ => self.blame(Why::Version),
+                },
+                b"id" => {
+                    self.ids += 1;
+                    let id = r.value()?;
+                    if is_id(id.of(body)) { self.id = Some(id) } else { self.blame(Why::Id) }
+                }
+                b"method" => self.method = self.take_string(r, || Why::Method)?,
+                b"params" => self.params(r, body)?,
+                b"result" | b"error" => {
+                    self.outcomes += 1;
+                    r.value()?;
+                }
+                _ => drop(r.value()?),
+            }
+            Ok(())
+        })?;
+        reader.end()
+    }
+
+    fn params(&mut self, r: &mut Reader<'_>, body: &[u8]) -> Result<(), Fault> {
+        if r.peek()? != b'{' {
+            r.value()?;
+            self.blame(Why::Object("params"));
+            return Ok(());
+        }
+        let mut keys = Keys::new(body, PARAMS);
+        let span = r.object(|r, key| {
+            keys.check(key, self);
+            match &*key.bytes(body) {
+                b"name" => self.name = self.take_string(r, || Why::String("params.name"))?,
+                b"uri" => self.uri = self.take_string(r, || Why::String("params.uri"))?,
+                b"cursor" => self.cursor = self.take_string(r, || Why::String("params.cursor"))?,
+                b"level" => self.level = self.take_string(r, || Why::String("params.level"))?,
+                b"taskId" => self.task_id = self.take_string(r, || Why::String("params.taskId"))?,
+                b"protocolVersion" => {
+                    self.protocol_version = self.take_string(r, || Why::String("params.protocolVersion"))?;
+                }
+                b"arguments" => self.arguments = Some(self.take_object(r, "params.arguments")?),
+                b"inputResponses" => self.input_responses = Some(r.value()?),
+                b"clientInfo" => self.client_info = Some(self.take_object(r, "params.clientInfo")?),
+                b"capabilities" => self.capabilities = Some(self.take_object(r, "params.capabilities")?),
+                b"notifications" => self.notifications = Some(r.value()?),
+                b"requestId" => self.request_id = Some(r.value()?),
+                b"ref" => self.reference(r, body)?,
+                b"_meta" => self.meta(r, body)?,
+                _ => drop(r.value()?),
+            }
+            Ok(())
+        })?;
+        self.params = Some(span);
+        Ok(())
+    }
+
+    fn reference(&mut self, r: &mut Reader<'_>, body: &[u8]) -> Result<(), Fault> {
+        if r.peek()? != b'{' {
+            self.blame(Why::Object("params.ref"));
+            return r.value().map(drop);
+        }
+        let mut keys = Keys::new(body, REFERENCE);
+        let mut reference = Reference::default();
+        r.object(|r, key| {
+            keys.check(key, self);
+            match &*key.bytes(body) {
+                b"name" => reference.name = self.take_string(r, || Why::String("params.ref.name"))?,
+                b"uri" => reference.uri = self.take_string(r, || Why::String("params.ref.uri"))?,
+                _ => drop(r.value()?),
+            }
+            Ok(())
+        })?;
+        self.reference = Some(reference);
+        Ok(())
+    }
+
+    fn meta(&mut self, r: &mut Reader<'_>, body: &[u8]) -> Result<(), Fault> {
+        const VERSION: &[u8] = META_VERSION.as_bytes();
+        const CAPABILITIES: &[u8] = META_CAPABILITIES.as_bytes();
+        const CLIENT: &[u8] = META_CLIENT.as_bytes();
+        const LOG_LEVEL: &[u8] = META_LOG_LEVEL.as_bytes();
+        if r.peek()? != b'{' {
+            self.blame(Why::Object("params._meta"));
+            return r.value().map(drop);
+        }
+        let mut keys = Keys::new(body, META);
+        r.object(|r, key| {
+            keys.check(key, self);
+            match &*key.bytes(body) {
+                VERSION => self.meta.protocol_version = self.take_string(r, || Why::String(META_VERSION))?,
+                CAPABILITIES => {
+                    let object = r.peek()? == b'{';
+                    let span = r.value()?;
+                    self.meta.client_capabilities = object.then_some(span);
+                }
+                CLIENT => self.meta.client_info = Some(r.value()?),
+                LOG_LEVEL => self.meta.log_level = Some(r.value()?),
+                b"progressToken" => self.meta.progress_token = Some(r.value()?),
+                _ => drop(r.value()?),
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn take_string(&mut self, r: &mut Reader<'_>, why: impl FnOnce() -> Why) -> Result<Option<Text>, Fault> {
+        if r.peek()? == b'"' {
+            return r.string().map(Some);
+        }
+        r.value()?;
+        self.blame(why());
+        Ok(None)
+    }
+
+    fn take_object(&mut self, r: &mut Reader<'_>, what: &'static str) -> Result<Span, Fault> {
+        if r.peek()? != b'{' {
+            self.blame(Why::Object(what));
+        }
+        r.value()
+    }
+
+    fn conclude(self, body: &[u8]) -> Result<Rpc, Unreadable> {
+        // An id that stands twice names no request.
+        let id = if self.ids == 1 { self.id } else { None };
+        let kind = match (self.method.is_some(), id.is_some(), self.outcomes) {
+            (true, true, 0) => Some(Kind::Request),
+            (true, false, 0) => Some(Kind::Notification),
+            // A peer that could not read our id answers an error without one; it reaches no one, but is no fault. Of two
+            // outcomes (JSON-RPC 2.0 §5) each reader would take another.
+            (false, _, 1) => Some(Kind::Response),
+            _ => None,
+        };
+        let wrong = match (self.wrong, self.jsonrpc, kind) {
+            (Some(why), ..) => Err(why),
+            (None, false, _) => Err(Why::Version),
+            (None, true, None) => Err(if self.outcomes > 0 { Why::Shape } else { Why::Method }),
+            (None, true, Some(kind)) => Ok(kind),
+        };
+        debug_assert!(id.is_none_or(|id| id.end <= body.len()));
+        match wrong {
+            // The id of a response is the other side's: nothing here may be answered under it.
+            Err(why) => {
+                Err(Unreadable { id: id.filter(|_| self.method.is_some() || self.outcomes == 0), why })
+            }
+            Ok(kind) => Ok(Rpc {
+                kind,
+                id,
+                method: self.method,
+                params: self.params,
+                name: self.name,
+                uri: self.uri,
+                cursor: self.cursor,
+                level: self.level,
+                protocol_version: self.protocol_version,
+                task_id: self.task_id,
+                arguments: self.arguments,
+                input_responses: self.input_responses,
+                client_info: self.client_info,
+                capabilities: self.capabilities,
+                request_id: self.request_id,
+                notifications: self.notifications,
+                reference: self.reference,
+                meta: self.meta,
+            }),
+        }
+    }
+}
+
+impl Rpc {
+    /// The method, or the empty string for a response.
+    pub fn method_name<'a>(&self, body: &'a [u8]) -> Cow<'a, str> {
+        self.method.map_or(Cow::Borrowed(""), |m| m.read(body))
+    }
+}
+
+/// MCP allows strings and integers (schema `RequestId`), and never null.
+fn is_id(raw: &[u8]) -> bool {
+    let shape = match raw.first() {
+        Some(b'"') => true,
+        Some(b'-' | b'0'..=b'9') => !raw.iter().any(|b| matches!(b, b'.' | b'e' | b'E')),
+        _ => false,
+    };
+    shape && raw.len() <= MAX_ID
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn why(body: &str) -> Why {
+        read(body.as_bytes(), 64).expect_err(body).why
+    }
+
+    #[test]
+    fn a_call_is_read_as_places_in_its_bytes() {
+        let body = br#" {"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"s__t","arguments":{"x":[1]},"_meta":{"progressToken":7}}} "#;
+        let rpc = read(body, 64).expect("a sound call");
+        assert_eq!(rpc.kind, Kind::Request);
+        assert_eq!(rpc.id.expect("id").of(body), b"\"a\"");
+        assert_eq!(rpc.method_name(body), "tools/call");
+        assert_eq!(rpc.name.expect("name").read(body), "s__t");
+        assert_eq!(rpc.arguments.expect("arguments").of(body), br#"{"x":[1]}"#);
+        assert_eq!(rpc.meta.progress_token.expect("token").of(body), b"7");
+    }
+
+    #[test]
+    fn what_another_reader_could_take_differently_is_refused() {
+        let dup = |key: &str| Why::Duplicate(key.into());
+        for (body, expected) in [
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#, dup("method")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","m\u0065thod":"b"}"#, dup("method")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","x":1,"x":2}"#, dup("x")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"name":"a","n\u0061me":"b"}}"#, dup("name")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"_meta":{"q":1,"q":1}}}"#, dup("q")),
+            (r#"{"jsonrpc":"2.0","id":1,"Method":"a"}"#, Why::LookAlike("Method".into(), "method")),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a","paramſ":{}}"#,
+                Why::LookAlike("paramſ".into(), "params"),
+            ),
+            (r#"{"jsonrpc":"2.0","ıd":1,"method":"a"}"#, Why::LookAlike("ıd".into(), "id")),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"notiﬁcations":{}}}"#,
+                Why::LookAlike("notiﬁcations".into(), "notifications"),
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"reque\u017Ftid":1}}"#,
+                Why::LookAlike("requeſtid".into(), "requestId"),
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"_meta":{"progreẞToken":1}}}"#,
+                Why::LookAlike("progreẞToken".into(), "progressToken"),
+            ),
+            (r#"{"jsonrpc":"2.0","İD":1,"method":"a"}"#, Why::LookAlike("İD".into(), "id")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":[]}"#, Why::Object("params")),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#, Why::Id),
+            (r#"{"jsonrpc":"2.0","id":1.0,"method":"a"}"#, Why::Id),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"a"}"#, Why::Version),
+            (r#"{"id":1,"method":"a"}"#, Why::Version),
+            (r#"{"jsonrpc":"2.0","id":1}"#, Why::Method),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","result":{}}"#, Why::Shape),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#, Why::Shape),
+            (r#"[{"jsonrpc":"2.0","id":1,"method":"a"}]"#, Why::Batch),
+            (r#""x""#, Why::NotAnObject),
+        ] {
+            assert_eq!(why(body), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_id_is_told_even_when_it_comes_after_the_fault() {
+        let body = br#"{"jsonrpc":"2.0","method":1,"id":42}"#;
+        let refused = read(body, 64).expect_err("method is no string");
+        assert_eq!(refused.id.expect("id").of(body), b"42");
+    }
+
+    #[test]
+    fn depth_is_counted_over_the_whole_message() {
+        let deep = |n: usize| {
+            format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"a","params":{{"arguments":{{"x":{}{}}}}}}}"#,
+                "[".repeat(n),
+                "]".repeat(n)
+            )
+        };
+        assert!(read(deep(61).as_bytes(), 64).is_ok());
+        assert!(matches!(why(&deep(62)), Why::Json(Fault { what: Flaw::Depth, .. })));
+    }
+}

@@ -1,0 +1,81 @@
+//! The keys of an object, where another reader could take one for another: those that stand twice, and those that look
+//! like one of the known.
+
+use super::{MAX_MEMBERS, Sight, Why};
+use crate::json::reader::Text;
+
+/// The keys of one object that have been met, and those that it is read for.
+pub(super) struct Keys<'a> {
+    body: &'a [u8],
+    known: &'static [&'static str],
+    met: Met,
+}
+
+/// The first keys without an allocation; messages seldom have more.
+struct Met {
+    few: [Option<Text>; 12],
+    count: usize,
+    many: Vec<Text>,
+}
+
+impl<'a> Keys<'a> {
+    pub fn new(body: &'a [u8], known: &'static [&'static str]) -> Self {
+        Self { body, known, met: Met { few: [None; 12], count: 0, many: Vec::new() } }
+    }
+
+    /// One key more: is it there already, or nearly one of those that it is read for?
+    pub fn check(&mut self, key: Text, sight: &mut Sight) {
+        if self.met.count >= MAX_MEMBERS {
+            return sight.blame(Why::TooManyMembers);
+        }
+        let word = key.bytes(self.body);
+        if self.met.iter().any(|seen| seen.bytes(self.body) == word) {
+            sight.blame(Why::Duplicate(key.read(self.body).into_owned()));
+        } else if !self.known.iter().any(|known| known.as_bytes() == &*word) {
+            let word = key.read(self.body);
+            if let Some(known) = self.known.iter().find(|known| looks_like(&word, known)) {
+                sight.blame(Why::LookAlike(word.into_owned(), known));
+            }
+        }
+        self.met.push(key);
+    }
+}
+
+impl Met {
+    fn iter(&self) -> impl Iterator<Item = &Text> {
+        self.few.iter().flatten().chain(&self.many)
+    }
+
+    fn push(&mut self, key: Text) {
+        match self.few.get_mut(self.count) {
+            Some(place) => *place = Some(key),
+            None => self.many.push(key),
+        }
+        self.count += 1;
+    }
+}
+
+/// Equal but for case, also where somebody folds letters outside ASCII into it: by Unicode's full mappings, in which
+/// `ß` is `SS` and one letter may stand for two or three, or by the Turkish i without and with a dot, which readers
+/// take for an i that compare in upper or lower case one letter at a time, as Java's `equalsIgnoreCase` does.
+fn looks_like(word: &str, known: &str) -> bool {
+    // Such letters have at most three bytes each, and no fewer than what they stand for: so most words are told apart by
+    // length alone.
+    word.len() >= known.len()
+        && word.len() <= known.len() * 3
+        && if word.is_ascii() {
+            word.eq_ignore_ascii_case(known)
+        } else {
+            word.chars().flat_map(folded).eq(known.chars().map(|c| c.to_ascii_lowercase()))
+        }
+}
+
+fn folded(c: char) -> impl Iterator<Item = char> {
+    let upper = match c {
+        'ı' | 'İ' => 'I',
+        '\u{212A}' => 'K',
+        'ẞ' => 'ß',
+        c => c,
+    };
+    upper.to_uppercase().map(|c| c.to_ascii_lowercase())
+}

@@ -1,0 +1,355 @@
+//! The closed list of MCP's messages: which methods there are, who sends each, as a request or as a notification, in
+//! which revisions, and where it goes. What stands in no row for its sender, kind and revision passes nowhere.
+//!
+//! One kind of message is not in it and goes on all the same: a client's *request* of a method that no revision knows
+//! ([`is_extension`]). It has an id, so it is judged and answered; it can only go to the one server of an endpoint.
+
+use crate::Kind;
+
+/// Who sends a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sender {
+    Client,
+    Server,
+}
+
+impl Sender {
+    pub fn word(self) -> &'static str {
+        match self {
+            Client => "client",
+            Server => "server",
+        }
+    }
+}
+
+/// Where a message goes that its sender may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Goes {
+    /// The gateway answers it, or takes note of it.
+    Gateway,
+    /// To the server that has the tool, prompt or resource that it names.
+    Named,
+    /// To the one server of the endpoint; nowhere where there are many.
+    Only,
+    /// To the server at which the request runs that it is about.
+    Runs,
+    /// To the server that asked for it: its token says which.
+    Asker,
+    /// To each server at which the session has an upstream session.
+    All,
+    /// To the client for whom the server works.
+    Client,
+}
+
+/// One row of the list.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub method: Method,
+    pub sender: Sender,
+    pub kind: Kind,
+    /// The first and the last revision that define it.
+    pub revisions: (&'static str, &'static str),
+    pub goes: Goes,
+    /// It is of an extension, not of the schema of the revision.
+    pub extension: bool,
+}
+
+impl Row {
+    pub fn word(&self) -> &'static str {
+        self.method.word()
+    }
+
+    /// Revisions are dates, which their order as text puts in order.
+    pub fn is_in(&self, revision: &str) -> bool {
+        self.revisions.0 <= revision && revision <= self.revisions.1
+    }
+}
+
+macro_rules! methods {
+    ($($method:ident $word:literal)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Method {
+            $($method,)*
+            /// A method that is in no row.
+            Other,
+        }
+
+        const WORDS: &[(Method, &str)] = &[$((Method::$method, $word)),*];
+    };
+}
+
+// What is called most stands first: they are looked through in this order.
+methods! {
+    ToolsCall "tools/call"
+    ResourcesRead "resources/read"
+    PromptsGet "prompts/get"
+    ToolsList "tools/list"
+    Progress "notifications/progress"
+    Message "notifications/message"
+    Initialize "initialize"
+    Initialized "notifications/initialized"
+    Discover "server/discover"
+    Ping "ping"
+    PromptsList "prompts/list"
+    ResourcesList "resources/list"
+    TemplatesList "resources/templates/list"
+    Subscribe "resources/subscribe"
+    Unsubscribe "resources/unsubscribe"
+    Complete "completion/complete"
+    SetLevel "logging/setLevel"
+    Listen "subscriptions/listen"
+    Cancelled "notifications/cancelled"
+    RootsChanged "notifications/roots/list_changed"
+    TasksGet "tasks/get"
+    TasksResult "tasks/result"
+    TasksCancel "tasks/cancel"
+    TasksList "tasks/list"
+    TasksUpdate "tasks/update"
+    TaskStatus "notifications/tasks/status"
+    CreateMessage "sampling/createMessage"
+    Elicit "elicitation/create"
+    RootsList "roots/list"
+    ToolsChanged "notifications/tools/list_changed"
+    PromptsChanged "notifications/prompts/list_changed"
+    ResourcesChanged "notifications/resources/list_changed"
+    Updated "notifications/resources/updated"
+    ElicitationComplete "notifications/elicitation/complete"
+    Acknowledged "notifications/subscriptions/acknowledged"
+}
+
+use Goes::{All, Asker, Gateway, Named, Only, Runs};
+use Kind::{Notification, Request};
+use Method::*;
+use Sender::{Client, Server};
+
+/// From the first legacy revision to the last, and those parts of it.
+const LEGACY: (&str, &str) = ("2025-03-26", "2025-11-25");
+const SINCE_JUNE: (&str, &str) = ("2025-06-18", "2025-11-25");
+const NOVEMBER: (&str, &str) = ("2025-11-25", "2025-11-25");
+const MODERN: (&str, &str) = ("2026-07-28", "2026-07-28");
+const EVER: (&str, &str) = (LEGACY.0, MODERN.1);
+
+const fn row(
+    sender: Sender,
+    kind: Kind,
+    method: Method,
+    revisions: (&'static str, &'static str),
+    goes: Goes,
+) -> Row {
+    Row { method, sender, kind, revisions, goes, extension: false }
+}
+
+/// Of the extension `io.modelcontextprotocol/tasks` (SEP-2663).
+const fn extension(method: Method) -> Row {
+    Row { extension: true, ..row(Client, Request, method, MODERN, Only) }
+}
+
+/// The list. `tests/methods.txt` is what the official schemas say; a test holds one against the other.
+pub const ROWS: &[Row] = &[
+    row(Client, Request, ToolsCall, EVER, Named),
+    row(Client, Request, ResourcesRead, EVER, Named),
+    row(Client, Request, PromptsGet, EVER, Named),
+    row(Client, Request, ToolsList, EVER, Gateway),
+    row(Client, Request, PromptsList, EVER, Gateway),
+    row(Client, Request, ResourcesList, EVER, Gateway),
+    row(Client, Request, TemplatesList, EVER, Gateway),
+    row(Client, Request, Complete, EVER, Named),
+    row(Client, Request, Initialize, LEGACY, Gateway),
+    row(Client, Request, Ping, LEGACY, Gateway),
+    row(Client, Request, Subscribe, LEGACY, Named),
+    row(Client, Request, Unsubscribe, LEGACY, Named),
+    row(Client, Request, SetLevel, LEGACY, All),
+    row(Client, Request, TasksGet, NOVEMBER, Only),
+    row(Client, Request, TasksResult, NOVEMBER, Only),
+    row(Client, Request, TasksCancel, NOVEMBER, Only),
+    row(Client, Request, TasksList, NOVEMBER, Only),
+    row(Client, Request, Discover, MODERN, Gateway),
+    row(Client, Request, Listen, MODERN, Gateway),
+    extension(TasksGet),
+    extension(TasksUpdate),
+    extension(TasksCancel),
+    // The gateway says this itself when it opens an upstream session.
+    row(Client, Notification, Initialized, LEGACY, Gateway),
+    row(Client, Notification, Cancelled, LEGACY, Runs),
+    row(Client, Notification, Progress, LEGACY, Asker),
+    row(Client, Notification, RootsChanged, LEGACY, All),
+    // Which server's task it is nobody could tell where there are many; they poll (2025-11-25, basic/utilities/tasks).
+    row(Client, Notification, TaskStatus, NOVEMBER, Only),
+    // Over HTTP the end of the stream cancels (2026-07-28, streamable-http), so there is nothing left to do.
+    row(Client, Notification, Cancelled, MODERN, Gateway),
+    // Answered in the client's place: a server that gets no answer ends the session.
+    row(Server, Request, Ping, LEGACY, Gateway),
+    row(Server, Request, CreateMessage, LEGACY, Goes::Client),
+    row(Server, Request, RootsList, LEGACY, Goes::Client),
+    row(Server, Request, Elicit, SINCE_JUNE, Goes::Client),
+    row(Server, Request, TasksGet, NOVEMBER, Goes::Client),
+    row(Server, Request, TasksResult, NOVEMBER, Goes::Client),
+    row(Server, Request, TasksCancel, NOVEMBER, Goes::Client),
+    row(Server, Request, TasksList, NOVEMBER, Goes::Client),
+    row(Server, Notification, Progress, EVER, Goes::Client),
+    row(Server, Notification, Message, EVER, Goes::Client),
+    row(Server, Notification, Cancelled, LEGACY, Goes::Client),
+    row(Server, Notification, Updated, LEGACY, Goes::Client),
+    row(Server, Notification, TaskStatus, NOVEMBER, Goes::Client),
+    row(Server, Notification, ElicitationComplete, NOVEMBER, Goes::Client),
+    // Clients hear of these from the gateway: when the new list stands, and under the ids of their own subscriptions.
+    row(Server, Notification, ToolsChanged, EVER, Gateway),
+    row(Server, Notification, PromptsChanged, EVER, Gateway),
+    row(Server, Notification, ResourcesChanged, EVER, Gateway),
+    row(Server, Notification, Updated, MODERN, Gateway),
+    row(Server, Notification, Acknowledged, MODERN, Gateway),
+    row(Server, Notification, Cancelled, MODERN, Gateway),
+];
+
+/// The row of a message; none if its sender may not send it in this revision.
+pub fn find(sender: Sender, kind: Kind, word: &str, revision: &str) -> Option<&'static Row> {
+    let method = Method::of(word);
+    if method == Other {
+        return None;
+    }
+    ROWS.iter()
+        .find(|row| row.method == method && row.sender == sender && row.kind == kind && row.is_in(revision))
+}
+
+/// Whether a method that is in no row may be one of an extension: it cannot be taken for one that is, however lax its
+/// reader (`Tools/Call`, `tools//call`), and is no notification by its name.
+pub fn is_extension(word: &str) -> bool {
+    let letters = |word: &str| -> String {
+        word.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+    };
+    let bare = letters(word);
+    !bare.is_empty()
+        && word.bytes().all(|byte| byte.is_ascii_graphic())
+        && !bare.starts_with("notification")
+        && WORDS.iter().all(|(_, known)| letters(known) != bare)
+}
+
+impl Method {
+    pub fn of(word: &str) -> Self {
+        WORDS.iter().find(|(_, known)| *known == word).map_or(Other, |(method, _)| *method)
+    }
+
+    /// The method's name; a fixed word for unknown ones, so that it can label a metric.
+    pub fn word(self) -> &'static str {
+        WORDS.iter().find(|(method, _)| *method == self).map_or("_other", |(_, word)| word)
+    }
+
+    /// Whether its answer tells what there is, so that it depends on what the caller may use.
+    pub fn tells(self) -> bool {
+        matches!(
+            self,
+            Initialize | Discover | Listen | ToolsList | PromptsList | ResourcesList | TemplatesList
+        )
+    }
+
+    /// Whether the request may be sent again when nobody knows if it arrived: it only reads.
+    pub fn is_safe(self) -> bool {
+        matches!(
+            self,
+            PromptsGet | ResourcesRead | Complete | PromptsList | ToolsList | ResourcesList | TemplatesList
+        )
+    }
+
+    /// Whether the header `Mcp-Name` repeats a handle of its params (2026-07-28, streamable-http, and SEP-2663).
+    pub fn has_name(self) -> bool {
+        matches!(self, ToolsCall | PromptsGet | ResourcesRead | TasksGet | TasksUpdate | TasksCancel)
+    }
+
+    /// Whether it says that a list of its sender is another.
+    pub fn is_list_changed(self) -> bool {
+        matches!(self, ToolsChanged | PromptsChanged | ResourcesChanged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::version;
+
+    fn kinds() -> [(Sender, Kind); 4] {
+        [(Client, Request), (Client, Notification), (Server, Request), (Server, Notification)]
+    }
+
+    /// `REVISION SENDER KIND METHOD` a line, taken from the official schemas.
+    fn official() -> BTreeSet<(String, &'static str, &'static str, String)> {
+        let mut all = BTreeSet::new();
+        for line in include_str!("../../tests/methods.txt").lines().filter(|line| !line.starts_with('#')) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [revision, sender, kind, method] = words[..] else { panic!("{line}") };
+            let sender = if sender == "client" { "client" } else { "server" };
+            let kind = if kind == "request" { "request" } else { "notification" };
+            all.insert((revision.to_owned(), sender, kind, method.to_owned()));
+        }
+        all
+    }
+
+    #[test]
+    fn the_list_is_what_the_schemas_of_all_revisions_define() {
+        let served = version::LEGACY.iter().chain(version::MODERN);
+        let mut ours = BTreeSet::new();
+        for revision in served {
+            for row in ROWS.iter().filter(|row| row.is_in(revision) && !row.extension) {
+                let kind = if row.kind == Request { "request" } else { "notification" };
+                ours.insert(((*revision).to_owned(), row.sender.word(), kind, row.word().to_owned()));
+            }
+        }
+        assert_eq!(ours, official());
+    }
+
+    #[test]
+    fn each_message_is_in_one_row_and_each_word_in_some() {
+        for revision in version::LEGACY.iter().chain(version::MODERN) {
+            for (method, word) in WORDS {
+                for (sender, kind) in kinds() {
+                    let fits = |row: &&Row| {
+                        (row.method, row.sender, row.kind) == (*method, sender, kind) && row.is_in(revision)
+                    };
+                    let rows: Vec<&Row> = ROWS.iter().filter(fits).collect();
+                    assert!(rows.len() <= 1, "{word} {revision}");
+                    assert_eq!(find(sender, kind, word, revision).is_some(), rows.len() == 1);
+                }
+                assert!(ROWS.iter().any(|row| row.method == *method), "{word} is in no row");
+            }
+        }
+        assert!(find(Client, Notification, "tools/call", "2025-11-25").is_none());
+        assert!(find(Client, Request, "notifications/initialized", "2025-11-25").is_none());
+        assert!(find(Server, Notification, "notifications/nobody/knows", "2025-11-25").is_none());
+        assert!(find(Client, Request, "tasks/get", "2025-06-18").is_none());
+    }
+
+    #[test]
+    fn what_could_be_taken_for_a_method_of_the_list_is_no_extension() {
+        for word in ["tasks/export", "vendor/wipe", "x", "com.example/tools.call2", "elicitation/update"] {
+            assert!(is_extension(word), "{word}");
+        }
+        for word in WORDS.iter().map(|(_, word)| *word) {
+            assert!(!is_extension(word), "{word}");
+        }
+        let taken = [
+            "",
+            " ",
+            "//",
+            "Tools/call",
+            "TOOLS/CALL",
+            "tools//call",
+            "/tools/call/",
+            "tools.call",
+            "tools_call",
+            "tools/call ",
+            "\ttools/call",
+            "tools/call\0",
+            "tool\u{17f}/call",
+            "notifications/x",
+            "Notifications/x",
+            "notification/x",
+            "admin/ünknown",
+            "ping/",
+            "logging/setlevel",
+        ];
+        for word in taken {
+            assert!(!is_extension(word), "{word:?}");
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! What the connected servers offer, as each endpoint shows it: an immutable snapshot, sorted by names, or in a server's
+//! own order on the endpoint of that server alone.
+//!
+//! A [`Catalog`] is built off the path of a call, whenever a server's lists or the configuration change, and
+//! swapped in as a whole. On the path it is only looked up: names to targets, and pages that are answers
+//! already. Definitions pass as the bytes that the server sent; only names are put in the place of names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use ahash::RandomState;
+use bytes::Bytes;
+use filters::param_headers::Mirrors;
+use filters::{Aim, Thing};
+use mcp::{Era, Span};
+
+use crate::config::{Globs, ServerName, Toolset};
+use crate::server::Server;
+use crate::telemetry::{Counted, Metrics};
+use crate::upstream::Hello;
+
+mod lazy_schema;
+mod listing;
+pub mod pins;
+mod scope;
+mod server_info;
+mod uri_templates;
+mod view;
+
+pub use crate::server::naming::federated;
+pub use lazy_schema::Lazy;
+pub use listing::{Item, Listing, Lists, Page, Rejected};
+use scope::Scope;
+use uri_templates::Templates;
+use view::endpoint;
+
+/// Entries on one page of a list. Large, because many clients read the first page only.
+const PAGE: usize = 1000;
+/// How long a modern client may keep a list that changes are announced for, in milliseconds.
+const FRESH: u64 = 60_000;
+
+/// One server in one era, as last seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Face {
+    pub hello: Hello,
+    pub lists: Lists,
+    /// Its lists came as streams of events.
+    pub events: bool,
+}
+
+/// A server with what is known of it.
+#[derive(Clone)]
+pub struct Seen {
+    pub server: Arc<Server>,
+    pub legacy: Option<Arc<Face>>,
+    pub modern: Option<Arc<Face>>,
+    /// By era: whether it was started and has not answered yet.
+    pub starting: [bool; 2],
+}
+
+impl Seen {
+    pub fn face(&self, era: Era) -> Option<&Arc<Face>> {
+        match era {
+            Era::Legacy => self.legacy.as_ref(),
+            Era::Modern => self.modern.as_ref(),
+        }
+    }
+}
+
+/// Where a name leads.
+#[derive(Clone)]
+pub struct Target {
+    pub server: Arc<Server>,
+    /// The server's own name for it.
+    pub name: Arc<str>,
+    /// The name as this endpoint shows it: the label of metrics and logs.
+    pub label: Arc<str>,
+    /// The name that roles, rules and limits know it by, on every endpoint: the federated one of a tool or
+    /// prompt, the URI of a resource or template.
+    pub full: Arc<str>,
+    pub counted: Arc<Counted>,
+    /// The schema of a tool's arguments, where they are to be checked.
+    pub schema: Option<Arc<Lazy>>,
+    /// A tool that says it may be called twice, of a server whose word is taken for it.
+    pub repeatable: bool,
+    /// Which arguments of a tool a modern call repeats in its head.
+    pub mirrors: Option<Arc<Mirrors>>,
+}
+
+/// The four things that a server lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Tools,
+    Prompts,
+    Resources,
+    Templates,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 4] = [Kind::Tools, Kind::Prompts, Kind::Resources, Kind::Templates];
+    /// Those that are announced by a word of their own; that of resources is for their templates too.
+    pub const ANNOUNCED: [Kind; 3] = [Kind::Tools, Kind::Prompts, Kind::Resources];
+
+    /// The member of the result that holds the list.
+    pub fn member(self) -> &'static str {
+        match self {
+            Kind::Tools => "tools",
+            Kind::Prompts => "prompts",
+            Kind::Resources => "resources",
+            Kind::Templates => "resourceTemplates",
+        }
+    }
+
+    /// The official schema's name for an entry.
+    pub fn definition(self) -> &'static str {
+        match self {
+            Kind::Tools => "Tool",
+            Kind::Prompts => "Prompt",
+            Kind::Resources => "Resource",
+            Kind::Templates => "ResourceTemplate",
+        }
+    }
+
+    /// What roles and rules call an entry of the list.
+    fn thing(self) -> Thing {
+        match self {
+            Kind::Tools => Thing::Tool,
+            Kind::Prompts => Thing::Prompt,
+            Kind::Resources | Kind::Templates => Thing::Resource,
+        }
+    }
+
+    /// The method that uses an entry of the list.
+    fn used_by(self) -> &'static str {
+        match self {
+            Kind::Tools => "tools/call",
+            Kind::Prompts => "prompts/get",
+            Kind::Resources | Kind::Templates => "resources/read",
+        }
+    }
+
+    /// The member of an entry that names it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Kind::Tools | Kind::Prompts => "name",
+            Kind::Resources => "uri",
+            Kind::Templates => "uriTemplate",
+        }
+    }
+
+    pub fn method(self) -> &'static str {
+        match self {
+            Kind::Tools => "tools/list",
+            Kind::Prompts => "prompts/list",
+            Kind::Resources => "resources/list",
+            Kind::Templates => "resources/templates/list",
+        }
+    }
+
+    /// The capability that a server declares for it.
+    pub fn capability(self) -> &'static str {
+        match self {
+            Kind::Tools => "tools",
+            Kind::Prompts => "prompts",
+            Kind::Resources | Kind::Templates => "resources",
+        }
+    }
+}
+
+/// Numbers that stand for what the lists say, in the order of [`Kind::ANNOUNCED`]: those of two views differ if
+/// something is to be announced. How long a list is fresh, and who gives it, is not in them.
+pub type Prints = [u64; 3];
+
+/// By names that servers and clients choose: the hash is keyed, so that they cannot choose such as collide, and costs
+/// a fourth of the standard one.
+pub type Names<T> = HashMap<String, T, RandomState>;
+
+/// What one endpoint shows in one era.
+#[derive(Default)]
+pub struct View {
+    pub tools: Names<Target>,
+    pub prompts: Names<Target>,
+    pub resources: Names<Target>,
+    pub templates: Templates,
+    /// Serials of the servers that tell when a resource changes.
+    pub following: Vec<u64>,
+    /// Results of the four list methods, a page each, in the order of [`Kind::ALL`].
+    pages: [Vec<Bytes>; 4],
+    pub prints: Prints,
+    /// The members of an `initialize` or `server/discover` result that do not depend on the client.
+    pub capabilities: Bytes,
+    pub server_info: Bytes,
+    pub instructions: Option<Bytes>,
+    /// Lists are answered as a stream of one event to clients that take it, as the only server here does itself. No
+    /// line ends stand in the pages then.
+    pub events: bool,
+    /// How many servers speak this era here; with none there is nothing to greet for.
+    pub servers: usize,
+    /// Whether one that is starting may come to speak it.
+    pub starting: bool,
+    /// Tool names as shown, sorted.
+    pub shown: Vec<String>,
+}
+
+impl View {
+    /// A page of a list as the JSON text of a result, by the cursor that the page before gave out.
+    pub fn page(&self, kind: Kind, cursor: Option<&str>) -> Option<&Bytes> {
+        let number = match cursor {
+            None => 0,
+            // As it was given out, without a sign or zeros before it.
+            Some(cursor) => {
+                let number = cursor.strip_prefix('p').filter(|n| n.starts_with(|c| matches!(c, '1'..='9')));
+                number?.parse().ok()?
+            }
+        };
+        self.pages[kind as usize].get(number)
+    }
+
+    /// Bytes of all pages together.
+    pub fn bytes(&self) -> usize {
+        self.pages.iter().flatten().map(Bytes::len).sum()
+    }
+
+    /// The server that reads this URI, or has this template.
+    pub fn resource(&self, uri: &str) -> Option<&Target> {
+        self.resources.get(uri).or_else(|| self.templates.find(uri))
+    }
+}
+
+/// A path that serves MCP.
+#[derive(Default)]
+pub struct Endpoint {
+    /// The whole path, such as `/servers/files/mcp`.
+    pub path: Arc<str>,
+    pub legacy: View,
+    pub modern: View,
+    /// Set for the endpoint of a single server: what the catalog does not know may be asked of it.
+    pub only: Option<Arc<Server>>,
+    /// All servers whose names this endpoint can show; for a caller, those of which it may use something.
+    pub members: Vec<Arc<Server>>,
+    /// Set for a toolset: the federated names that it shows.
+    pub toolset: Option<Globs>,
+}
+
+impl Endpoint {
+    pub fn view(&self, era: Era) -> &View {
+        match era {
+            Era::Legacy => &self.legacy,
+            Era::Modern => &self.modern,
+        }
+    }
+}
+
+/// Whether an endpoint could be at this path.
+pub fn is_endpoint(path: &str) -> bool {
+    let path = plain(path);
+    let name = path.strip_prefix("/servers/").and_then(|rest| rest.strip_suffix("/mcp"));
+    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    path == "/mcp" || name.is_some_and(|name| !name.is_empty() && name.bytes().all(letter))
+}
+
+/// The path of an endpoint without the slash that some clients put at its end; any other path as it is.
+pub fn plain(path: &str) -> &str {
+    path.strip_suffix('/').filter(|path| path.ends_with("/mcp")).unwrap_or(path)
+}
+
+#[derive(Default)]
+pub struct Catalog {
+    /// Counts up with each change.
+    pub version: u64,
+    endpoints: HashMap<Arc<str>, Arc<Endpoint>, RandomState>,
+    seen: Vec<Seen>,
+}
+
+impl Catalog {
+    /// The endpoint that is served at a path; a slash at its end says nothing.
+    pub fn endpoint(&self, path: &str) -> Option<&Arc<Endpoint>> {
+        self.endpoints.get(plain(path))
+    }
+
+    /// Builds the snapshot. `servers` in the order of their names; `toolsets` by name, as globs over the
+    /// federated tool names.
+    pub fn build(
+        version: u64,
+        servers: &[Seen],
+        toolsets: &BTreeMap<ServerName, Toolset>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let mut endpoints = HashMap::default();
+        let mut add = |path: String, servers: &[Seen], scope: Scope<'_>| {
+            let endpoint = endpoint(path, servers, scope, None, metrics);
+            endpoints.insert(endpoint.path.clone(), Arc::new(endpoint));
+        };
+        add("/mcp".into(), servers, Scope::All);
+        for seen in servers {
+            let path = format!("/servers/{}/mcp", seen.server.name);
+            add(path, std::slice::from_ref(seen), Scope::Single);
+        }
+        for (name, toolset) in toolsets {
+            add(format!("/servers/{name}/mcp"), servers, Scope::Toolset(&toolset.tools));
+        }
+        Self { version, endpoints, seen: servers.to_vec() }
+    }
+
+    /// The tools that are left out because clients could not read them, in each era.
+    pub fn rejected_tools(&self) -> impl Iterator<Item = (&Arc<Server>, Era, &Rejected)> {
+        self.seen.iter().flat_map(|seen| {
+            let faces = [Era::Legacy, Era::Modern].into_iter().filter_map(|era| Some((era, seen.face(era)?)));
+            faces.flat_map(move |(era, face)| {
+                let rejects = &face.lists.listing(Kind::Tools).rejects;
+                rejects.iter().map(move |rejected| (&seen.server, era, rejected))
+            })
+        })
+    }
+
+    /// An endpoint as somebody sees it who may use only a part of what it shows: the rest is in no list of it,
+    /// under no name, and counted nowhere.
+    pub fn narrowed(
+        &self,
+        endpoint: &Endpoint,
+        may: &dyn Fn(&Aim<'_>) -> bool,
+        metrics: &Arc<Metrics>,
+    ) -> Endpoint {
+        let is_member = |seen: &&Seen| endpoint.members.iter().any(|m| m.serial == seen.server.serial);
+        let servers: Vec<Seen> = self.seen.iter().filter(is_member).cloned().collect();
+        let scope = match (&endpoint.toolset, &endpoint.only) {
+            (Some(globs), _) => Scope::Toolset(globs),
+            (None, Some(_)) => Scope::Single,
+            (None, None) => Scope::All,
+        };
+        view::endpoint(endpoint.path.to_string(), &servers, scope, Some(may), metrics)
+    }
+}
+
+/// A place in the text of an entry.
+type Place = Span;

@@ -1,0 +1,277 @@
+//! The command line.
+
+/// Prints a line of what a command was called for.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::cli::output::line(format_args!($($words)*)) };
+}
+
+mod caller;
+mod check;
+mod clients;
+pub mod demo_server;
+mod explain;
+mod health;
+mod nearest;
+mod output;
+mod probe_server;
+pub mod sign_token;
+mod stdio;
+mod token;
+mod tools;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config};
+use crate::lifecycle::{App, AppError, Start};
+
+use crate::process::{fd_limit, handover};
+use crate::telemetry;
+use caller::Named;
+pub use output::aloud;
+use output::announce;
+
+/// An MCP gateway: one door in front of every Model Context Protocol server.
+#[derive(Parser)]
+#[command(version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run with a configuration file.
+    Run {
+        #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
+        config: PathBuf,
+        /// Take over from the gateway that runs: connect the servers, get its listening sockets, and let it finish
+        /// what it has begun. Until this one serves, that one goes on.
+        #[arg(long)]
+        upgrade: bool,
+    },
+    /// Check a configuration file: exit 0 and a summary, or exit 2 and every fault.
+    Check {
+        #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
+        config: PathBuf,
+        /// Print the file as Toolgate writes it, in YAML: what comes from another program in its own words, variables as they
+        /// were, without comments.
+        #[arg(long)]
+        print: bool,
+    },
+    /// Ask the gateway that runs with a configuration file whether it is ready: exit 0, or 1 and why not. For the health
+    /// checks of containers, which have no other client.
+    Health {
+        #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
+        config: PathBuf,
+        /// Ask whether it is alive, even if a required server is away.
+        #[arg(long)]
+        live: bool,
+        /// Where it answers operators; by default where the gateway that runs with the file says, else the file.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
+        /// There is TLS at --address. No certificate is verified, with or without it.
+        #[arg(long, requires = "address")]
+        tls: bool,
+    },
+    /// Print the JSON Schema of the configuration file.
+    Schema,
+    /// Connect to every server and list the tools of the federated endpoint.
+    Tools {
+        #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
+        config: PathBuf,
+        /// Only those that a caller with this role sees; may be given again. Without it, all.
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+    },
+    /// Call one tool through the whole filter chain.
+    Call {
+        #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
+        config: PathBuf,
+        /// In whose name, such as alice:dev,ops, without scopes; without it, as a caller without credentials.
+        #[arg(long = "as", value_name = "USER:ROLES")]
+        named: Option<Named>,
+        /// The tool's federated name, such as demo__echo.
+        tool: String,
+        /// Its arguments, a JSON object.
+        #[arg(default_value = "{}")]
+        arguments: String,
+    },
+    /// Print the walk of a call through the filter chain: each filter, its verdict, the rule and its line. Nothing is called
+    /// and nothing is counted; exit 1 if the call is refused, or if its server has no such tool or prompt.
+    Explain {
+        #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
+        config: PathBuf,
+        /// The caller's user name. It has the roles that are given here, whoever it is.
+        #[arg(long, value_name = "USER", default_value = "anonymous")]
+        sub: String,
+        /// A role of the caller; may be given again.
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+        /// A scope of the caller's token; may be given again.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        /// The caller's tenant.
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+        /// Connect to no server: whether it has such a tool is not known then.
+        #[arg(long)]
+        offline: bool,
+        /// A method of MCP, such as tools/call.
+        method: String,
+        /// The federated name of a tool or prompt, or the URI of a resource.
+        name: Option<String>,
+        /// The arguments, a JSON object.
+        arguments: Option<String>,
+    },
+    /// Print a token that the gateway takes, signed with a key of the configuration; for development and CI.
+    Token {
+        #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
+        config: PathBuf,
+        /// The user.
+        #[arg(long, value_name = "USER")]
+        sub: String,
+        /// A role; may be given again.
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+        /// A scope; may be given again.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        /// The tenant; the issuer needs `claims.tenant`.
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+        /// How long it is good: 30s, 5m, 1h.
+        #[arg(long, value_name = "TIME", default_value = "1h")]
+        ttl: String,
+        /// Which issuer of auth.jwt; the first that can be signed for if not given.
+        #[arg(long, value_name = "URL")]
+        issuer: Option<String>,
+    },
+    /// Be an MCP server on standard input and output, for clients that start programs: a bridge to a gateway that runs
+    /// (--url), or a gateway of its own with a configuration file, and without a listener.
+    Stdio(stdio::Words),
+    /// Run the demo MCP server by itself.
+    DemoServer {
+        /// Speak MCP over standard input and output.
+        #[arg(long, conflicts_with = "listen")]
+        stdio: bool,
+        /// Serve http://ADDR/mcp.
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8001")]
+        listen: SocketAddr,
+    },
+}
+
+/// Runs the command line to its end.
+pub fn main() -> ExitCode {
+    let done = obey(Cli::parse());
+    telemetry::flush();
+    done
+}
+
+fn obey(cli: Cli) -> ExitCode {
+    use Command::{Check, Explain, Schema, Token};
+    if matches!(cli.command, Some(Check { .. } | Schema | Explain { .. } | Token { .. })) {
+        end_with_the_reader();
+    }
+    match cli.command {
+        None if Path::new("toolgate.yaml").exists() => {
+            with_file(Path::new("toolgate.yaml"), |config, file| run(config, file, false))
+        }
+        None => quickstart(),
+        Some(Command::Run { config, upgrade }) => {
+            with_file(&config, |config, file| run(config, file, upgrade))
+        }
+        Some(Command::Check { config, print: true }) => check::print(&config),
+        Some(Command::Check { config, print: false }) => with_file(&config, check::check),
+        Some(Command::Health { config, live, address, tls }) => {
+            health::health(&config, health::At { address, tls }, live)
+        }
+        Some(Command::Schema) => {
+            say!("{:#}", config::schema());
+            ExitCode::SUCCESS
+        }
+        Some(Command::Tools { config, roles }) => with_file(&config, |config, _| tools::tools(config, roles)),
+        Some(Command::Call { config, named, tool, arguments }) => {
+            with_file(&config, |config, _| tools::call(config, named, &tool, &arguments))
+        }
+        Some(Command::Explain { config, sub, roles, scopes, tenant, offline, method, name, arguments }) => {
+            let who = caller::Who { user: sub, roles, scopes, tenant };
+            let what = probe_server::What { method, name, arguments, offline };
+            with_file(&config, |config, file| explain::explain(config, file, who, &what))
+        }
+        Some(Command::Token { config, sub, roles, scopes, tenant, ttl, issuer }) => {
+            let who = caller::Who { user: sub, roles, scopes, tenant };
+            with_file(&config, |config, _| token::mint(&config, who, &ttl, issuer))
+        }
+        Some(Command::Stdio(words)) => stdio::stdio(words),
+        Some(Command::DemoServer { stdio: true, .. }) => demo_server::stdio(),
+        Some(Command::DemoServer { listen, .. }) => demo_server::http(listen),
+    }
+}
+
+/// A command whose output nobody reads any more (`| head`) ends without a word, as others do. Not for those that
+/// talk to servers: one that closes its pipe must not end the command.
+fn end_with_the_reader() {
+    // SAFETY: it sets the default action of a signal, before any thread is started.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// The other way round, for a command of them that is about to talk to servers after all.
+fn outlive_the_reader() {
+    // SAFETY: it sets the action of a signal, and nobody waits for it.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+fn with_file(file: &Path, work: impl FnOnce(Config, &Path) -> ExitCode) -> ExitCode {
+    match config::load(file) {
+        Ok(config) => work(config, file),
+        Err(faults) => {
+            eprintln!("{faults}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Says what went wrong at the start; exit 1.
+pub fn failed(error: &AppError) -> ExitCode {
+    telemetry::last_words(&format!("error: {error}"));
+    ExitCode::FAILURE
+}
+
+/// What starts the program that stands in this one's place, should it be replaced, to take over from this one, which
+/// waits at `place` whatever address the file names by then.
+fn successor(file: &Path, place: Option<PathBuf>) -> Option<std::process::Command> {
+    use std::os::unix::process::CommandExt as _;
+    // As it was called: what `/proc/self/exe` points at is the old program.
+    let mut command = std::process::Command::new(std::env::args_os().next()?);
+    command.args(["run", "--upgrade", "-c"]).arg(file).stdin(std::process::Stdio::null());
+    match place {
+        Some(place) => command.env(handover::PREDECESSOR, place),
+        None => command.env_remove(handover::PREDECESSOR),
+    };
+    // SAFETY: it makes plain system calls and allocates nothing, as it must between fork and exec.
+    unsafe { command.pre_exec(fd_limit::restore) };
+    Some(command)
+}
+
+fn run(config: Config, file: &Path, upgrade: bool) -> ExitCode {
+    telemetry::start(&config.log);
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let successor = successor(file, handover::place(&config));
+    let start = Start { file: Some(file.to_owned()), upgrade, successor };
+    let at = file.to_owned();
+    let ran = App::run(config, start, move |door| announce(door, Some(&at)));
+    ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+fn quickstart() -> ExitCode {
+    let config = Config::quickstart();
+    telemetry::start(&config.log);
+    let ran = App::run(config, Start::default(), |door| announce(door, None));
+    ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}

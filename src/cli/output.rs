@@ -1,0 +1,115 @@
+//! What a person at the terminal is told of a configuration and of a gateway that starts.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use super::clients;
+use crate::config::{self, Config};
+use crate::dispatch::Door;
+use crate::runtime::Plan;
+
+/// Prints a line; where it cannot be written (a full disk), the command has failed.
+pub fn line(words: fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(io::stdout(), "{words}") {
+        eprintln!("error: standard output: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// Prints what is good to know and no more: a gateway serves whether its standard output takes that or not.
+pub fn aloud(words: String) {
+    let print = move || {
+        let _ = io::stdout().write_all(words.as_bytes());
+    };
+    // A pipe that nobody reads makes it wait.
+    let _ = std::thread::Builder::new().name("announce".into()).spawn(print);
+}
+
+/// What a person at the terminal wants to know first.
+pub fn announce(door: &Door, file: Option<&Path>) {
+    aloud(greeting(door, file).unwrap_or_default());
+}
+
+fn greeting(door: &Door, file: Option<&Path>) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    let house = door.registry.house();
+    let config = &house.plan.config;
+    let from = file.map_or_else(
+        || "quickstart settings (no toolgate.yaml here)".to_owned(),
+        |f| f.display().to_string(),
+    );
+    writeln!(out, "Toolgate {} — {from}", env!("CARGO_PKG_VERSION"))?;
+    let url = config.listen.own_url();
+    writeln!(out, "  endpoint  {url}/mcp")?;
+    let mut names: Vec<&str> = Vec::new();
+    for server in house.servers.values() {
+        let state = match server.is_up() {
+            true => "connected",
+            false if server.is_awaited() => "still starting",
+            false => "not connected yet",
+        };
+        let why = server.last_error().map(|error| format!(": {error}")).unwrap_or_default();
+        writeln!(out, "  server    {:<16} {state}{why}", server.name)?;
+    }
+    if let Some(endpoint) = house.catalog.endpoint("/mcp") {
+        names.extend(endpoint.legacy.shown.iter().chain(&endpoint.modern.shown).map(String::as_str));
+    }
+    names.sort_unstable();
+    names.dedup();
+    writeln!(out, "  tools     {}", names.len())?;
+    writeln!(out, "\nTry it:")?;
+    writeln!(out, "  curl -s {url}/health")?;
+    // Every address is one that listens, and none that a client can go to.
+    let base = config.listen.base_url().replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:");
+    let mcp = format!("{base}/mcp");
+    writeln!(out, "\nPaste this into your client:")?;
+    let asks = config.auth.as_ref().is_some_and(|auth| auth.required);
+    for client in clients::all(&mcp) {
+        let text = client.text.replace('\n', "\n    ");
+        writeln!(out, "  {}, {}:\n    {text}", client.name, client.place)?;
+    }
+    if asks {
+        writeln!(
+            out,
+            "  and what `auth` asks for: a header `Authorization: Bearer ...`, or a login that the client knows"
+        )?;
+    }
+    writeln!(out)?;
+    let operator = config.admin.as_ref().map_or(url, |admin| format!("http://{}", admin.address));
+    writeln!(out, "  metrics         {operator}/metrics\n")?;
+    Ok(out)
+}
+
+/// Whether the gateway would start with this configuration: the files that it names are read, and nothing is
+/// connected.
+pub fn would_start(config: Config) -> Result<(), String> {
+    // Nothing runs on it: what would be read over the network is not.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    Plan::new(config, None, runtime.handle()).map(drop).map_err(|error| error.to_string())
+}
+
+pub fn summary(config: &Config, file: &Path) -> String {
+    let mut out = format!("{} is sound.\n", file.display());
+    out.push_str(&format!("  listen    {}\n", config.listen.address));
+    for (name, server) in &config.servers {
+        let kind = match &server.kind {
+            config::Kind::Builtin(_) => "built in".to_owned(),
+            config::Kind::Http { urls, .. } => {
+                let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+                format!("http   {}", urls.join(", "))
+            }
+            config::Kind::Stdio { command, args, .. } => match args.len() {
+                0 => format!("stdio  {command}"),
+                // Not shown: they may hold secrets.
+                count => format!("stdio  {command} with {count} arguments"),
+            },
+        };
+        out.push_str(&format!("  server    {:<16} {kind}\n", name.to_string()));
+    }
+    for name in config.toolsets.keys() {
+        out.push_str(&format!("  toolset   {:<16} /servers/{name}/mcp\n", name.to_string()));
+    }
+    out
+}

@@ -1,0 +1,70 @@
+//! Whether there is what an explained call is for: the one server that it could belong to is asked.
+
+use super::{nearest, tools};
+use crate::catalog::Kind;
+use crate::config::Config;
+use crate::lifecycle::App;
+use mcp::method::Method;
+
+/// The call that is explained.
+pub struct What {
+    pub method: String,
+    pub name: Option<String>,
+    pub arguments: Option<String>,
+    /// No server is asked.
+    pub offline: bool,
+}
+
+/// Whether there is what the call is for.
+pub enum Found {
+    /// It is not looked for.
+    Unasked,
+    /// At this server.
+    There(String),
+    Missing(String),
+    Unknown(String),
+}
+
+/// Asks the one server that a tool or prompt of this name could belong to.
+pub fn look(config: &Config, what: &What) -> Found {
+    let (kind, thing) = match Method::of(&what.method) {
+        Method::ToolsCall => (Kind::Tools, "tool"),
+        Method::PromptsGet => (Kind::Prompts, "prompt"),
+        _ => return Found::Unasked,
+    };
+    let Some(name) = what.name.as_deref() else { return Found::Unasked };
+    // The longest prefix first: `a` and `a__b` may both be one.
+    let fits = |prefix: &str| {
+        prefix.is_empty() || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("__"))
+    };
+    let owners = config.servers.iter().filter(|(_, server)| fits(&server.prefix));
+    let owners: Vec<_> = owners.map(|(name, server)| (name.clone(), server.clone())).collect();
+    if owners.is_empty() {
+        let prefixes = config.servers.values().map(|server| server.prefix.as_str());
+        let (begin, rest) = name.split_once("__").unwrap_or((name, ""));
+        let near = nearest::nearest(prefixes, begin);
+        let hint = near.map(|near| format!("; did you mean `{near}__{rest}`?")).unwrap_or_default();
+        return Found::Missing(format!("no server has a {thing} whose name begins like `{name}`{hint}"));
+    }
+    // The others need not be started for this.
+    let servers = owners.into_iter().collect();
+    let mut config = Config { servers, rate_limits: None, redis: None, ..config.clone() };
+    super::outlive_the_reader();
+    tools::quiet(&mut config);
+    let app = match App::build(config) {
+        Ok(app) => app,
+        Err(error) => return Found::Unknown(format!("the servers cannot be asked ({error})")),
+    };
+    let house = app.door.registry.house();
+    let down: Vec<&str> =
+        house.servers.values().filter(|server| !server.is_up()).map(|server| &*server.name).collect();
+    let found = match tools::missing(&house, kind, name) {
+        None => Found::There(
+            house.servers.values().map(|server| &*server.name).collect::<Vec<_>>().join("` or `"),
+        ),
+        Some(_) if !down.is_empty() => Found::Unknown(format!("not connected: {}", down.join(", "))),
+        Some(why) => Found::Missing(why),
+    };
+    app.once(async {});
+    found
+}

@@ -1,0 +1,212 @@
+//! What is wrong with a config file, and how a person is told.
+//!
+//! A fault keeps the one source line that it points at, with secrets already blotted out (`mask.rs`), so that
+//! it can be logged and shown; it keeps neither the file nor any value of the environment.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::yaml::source::Place;
+
+/// Faults past this many are not listed.
+pub(super) const MAX_FAULTS: usize = 64;
+
+/// Longest part of a source line that is shown, in characters.
+const WIDTH: usize = 100;
+
+/// One thing wrong in a config file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// From 1; 0 if the fault is about the file as a whole.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// Length of what is faulty, in characters, within its line.
+    pub len: usize,
+    /// What is wrong, in one line.
+    pub message: String,
+    /// What was expected there; may be empty.
+    pub expected: String,
+    /// More to know, in zero or more lines.
+    pub help: String,
+    /// The line as it stands in the file, or the part of it around the fault, secrets blotted out.
+    pub source: String,
+    /// What of `source` is underlined, in characters.
+    under: Range<usize>,
+}
+
+/// All faults of a config file: never none, in the order of the file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Faults {
+    name: String,
+    list: Vec<Fault>,
+    more: bool,
+}
+
+impl Faults {
+    /// For a file that could not be looked at piece by piece.
+    pub(super) fn whole(name: &str, message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::new(name, vec![Fault::whole(message, help)])
+    }
+
+    pub(super) fn new(name: &str, mut list: Vec<Fault>) -> Self {
+        list.sort_by_key(|fault| (fault.line, fault.column));
+        let more = list.len() > MAX_FAULTS;
+        list.truncate(MAX_FAULTS);
+        Self { name: name.into(), list, more }
+    }
+
+    /// The file, as it was named when it was read.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// At least one, at most 64.
+    pub fn list(&self) -> &[Fault] {
+        &self.list
+    }
+
+    /// One line a fault, `conf.yaml:3:5: unknown key ...`, without any of the file's text: for logs and `/ready`.
+    pub fn brief(&self) -> impl fmt::Display + '_ {
+        fmt::from_fn(|f| {
+            for (index, fault) in self.list.iter().enumerate() {
+                if index > 0 {
+                    f.write_str("\n")?;
+                }
+                f.write_str(&self.name)?;
+                if fault.line > 0 {
+                    write!(f, ":{}:{}", fault.line, fault.column)?;
+                }
+                write!(f, ": {}", fault.message)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl fmt::Display for Faults {
+    /// Like rustc: each fault with its line underlined, then how many there are. No line break at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for fault in &self.list {
+            fault.show(&self.name, f)?;
+            f.write_str("\n")?;
+        }
+        let count = self.list.len();
+        let more = if self.more { "more than " } else { "" };
+        write!(f, "{more}{count} fault{} in {}", if count == 1 { "" } else { "s" }, self.name)
+    }
+}
+
+impl Fault {
+    /// A fault of the file as a whole.
+    pub(super) fn whole(message: impl Into<String>, help: impl Into<String>) -> Self {
+        let (message, help) = (message.into(), help.into());
+        let (line, column, len, expected, source, under) = Default::default();
+        Self { line, column, len, message, expected, help, source, under }
+    }
+
+    /// A fault at this place; `line` is what may be shown of the whole line there.
+    pub(super) fn at(place: Place, line: &str, message: String, expected: String, help: String) -> Self {
+        let Place { line: number, column, len } = place;
+        let (source, under) = crop(line, column - 1..column - 1 + len);
+        Self { line: number, column, len, message, expected, help, source, under }
+    }
+
+    fn show(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "error: {}", self.message)?;
+        let gutter = if self.line == 0 { 0 } else { self.line.ilog10() as usize + 1 };
+        if self.line == 0 {
+            writeln!(f, " --> {name}")?;
+        } else {
+            writeln!(f, "{:gutter$}--> {name}:{}:{}", "", self.line, self.column)?;
+            writeln!(f, "{:gutter$} |", "")?;
+            writeln!(f, "{} | {}", self.line, self.source)?;
+            let (indent, underline) = (self.under.start, "^".repeat(self.under.len()));
+            let under = format!("{:gutter$} | {:indent$}{underline} {}", "", "", self.expected);
+            writeln!(f, "{}", under.trim_end())?;
+        }
+        for (index, line) in self.help.lines().enumerate() {
+            let mark = if index == 0 { "= help:" } else { "       " };
+            writeln!(f, "{}", format!("{:gutter$} {mark} {line}", "").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// The part of a line around what is underlined (both in characters), without what would spoil the alignment or
+/// the terminal.
+fn crop(line: &str, under: Range<usize>) -> (String, Range<usize>) {
+    let clean = |c: char| match c {
+        '\t' => ' ',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    let length = line.trim_end().chars().count();
+    let chars = line.trim_end().chars().map(clean);
+    if length <= WIDTH {
+        return (chars.collect(), under);
+    }
+    let from = under.start.saturating_sub(WIDTH / 3).min(length - WIDTH);
+    let to = from + WIDTH;
+    let part: String = chars.skip(from).take(WIDTH).collect();
+    let (before, after) = (if from > 0 { "…" } else { "" }, if to < length { "…" } else { "" });
+    let shift = before.chars().count();
+    let start = under.start - from + shift;
+    // What goes on past the part is underlined as far as it shows.
+    let end = (under.end - from + shift).min(WIDTH + 2 * shift).max(start + 1);
+    (format!("{before}{part}{after}"), start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(line: usize, column: usize, len: usize, source: &str) -> Fault {
+        let (message, expected) = ("unknown key `adress`".into(), "did you mean `address`?".into());
+        Fault::at(Place { line, column, len }, source, message, expected, "one\ntwo".into())
+    }
+
+    #[test]
+    fn a_fault_is_shown_as_rustc_would() {
+        let faults = Faults::new("conf.yaml", vec![fault(12, 3, 6, "  adress: x")]);
+        let wanted = "\
+error: unknown key `adress`
+  --> conf.yaml:12:3
+   |
+12 |   adress: x
+   |   ^^^^^^ did you mean `address`?
+   = help: one
+           two
+
+1 fault in conf.yaml";
+        assert_eq!(faults.to_string(), wanted);
+        assert_eq!(faults.brief().to_string(), "conf.yaml:12:3: unknown key `adress`");
+    }
+
+    #[test]
+    fn faults_come_in_the_order_of_the_file() {
+        let faults = Faults::new("c", vec![fault(9, 1, 1, "x"), fault(2, 1, 1, "y")]);
+        assert_eq!(faults.list().iter().map(|fault| fault.line).collect::<Vec<_>>(), [2, 9]);
+        assert!(faults.to_string().ends_with("\n\n2 faults in c"));
+    }
+
+    #[test]
+    fn a_long_line_is_cropped_around_the_fault() {
+        let line = format!("{}adress{}", "a".repeat(500), "b".repeat(500));
+        for (under, shown, ends) in [(500..506, "adress", "……"), (0..3, "aaa", " …"), (990..1006, "b", "… ")]
+        {
+            let (text, cropped) = crop(&line, under);
+            let part: String = text.chars().skip(cropped.start).take(cropped.len()).collect();
+            assert!(part.starts_with(shown) && part.len() == cropped.len(), "{cropped:?} of {text}");
+            assert_eq!(text.starts_with('…'), ends.starts_with('…'), "{text}");
+            assert_eq!(text.ends_with('…'), ends.ends_with('…'), "{text}");
+        }
+        let (text, cropped) = crop(&line, 500..1006);
+        assert_eq!(cropped.end, text.chars().count(), "{text}");
+    }
+
+    #[test]
+    fn a_line_cannot_play_with_the_terminal() {
+        assert_eq!(crop("a\tb\u{1b}[2J", 0..1).0, "a b\u{fffd}[2J");
+    }
+}

@@ -1,0 +1,285 @@
+//! A server as it is written in the file. What may stand beside what is checked in `fit.rs`.
+//!
+//! The block is the one that Claude Desktop, Cursor and VS Code read, so that it can be pasted; what other programs write
+//! otherwise is translated before (`dialect`). Any key that is unknown here is a fault.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::balance::{Balance, Retry};
+use super::diagnostics::Spot;
+use super::dialect;
+use super::scalar::duration::Span;
+use super::scalar::globs::Globs;
+use super::scalar::names::{Name, Prefix, ServerName, ToolName};
+use super::scalar::secret::Secret;
+use super::scalar::size::Size;
+use super::scalar::url::Url;
+use super::server::{
+    Builtin, CircuitBreaker, Credentials, Era, Health, Http2, Kind, Pinning, Redact, Server, ServerTls,
+    Tools, Validate,
+};
+
+/// A server: one of `command`, `url`, `urls` or `builtin`, and how it is treated.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename = "Server", deny_unknown_fields)]
+#[schemars(
+    extend("anyOf" = [
+        {"required": ["builtin"]},
+        {"required": ["command"]},
+        {"required": ["url"]},
+        {"required": ["urls"]},
+        {"properties": {"disabled": {"const": true}}, "required": ["disabled"]},
+    ]),
+    extend("not" = {"anyOf": [
+        {"required": ["builtin", "command"]},
+        {"required": ["builtin", "url"]},
+        {"required": ["command", "url"]},
+        {"required": ["builtin", "urls"]},
+        {"required": ["command", "urls"]},
+        {"required": ["url", "urls"]},
+    ]}),
+    extend("dependentRequired" = {
+        "args": ["command"], "env": ["command"], "cwd": ["command"], "envFile": ["command"], "env_pass": ["command"],
+        "audience": ["credentials"],
+        "balance": ["urls"],
+    }),
+    extend("dependentSchemas" = {
+        "headers": {"anyOf": [{"required": ["url"]}, {"required": ["urls"]}]},
+        "retry": {"anyOf": [{"required": ["url"]}, {"required": ["urls"]}]},
+        "http2": {"anyOf": [{"required": ["url"]}, {"required": ["urls"]}]},
+        "tls": {"anyOf": [{"required": ["url"]}, {"required": ["urls"]}]},
+    })
+)]
+pub(super) struct Written {
+    /// A server that is a part of the gateway.
+    pub(super) builtin: Option<Builtin>,
+    /// A program to start, which reads and writes lines.
+    pub(super) command: Option<String>,
+    /// The program's arguments.
+    #[serde(default)]
+    pub(super) args: Vec<Secret>,
+    /// What the program's environment has beside or instead of the gateway's.
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, Secret>,
+    /// A file of variables for its environment, `NAME=value` a line; `env` goes before it.
+    #[serde(rename = "envFile")]
+    pub(super) env_file: Option<String>,
+    /// Variables of the gateway's environment that it gets beside the usual ones.
+    #[serde(default)]
+    pub(super) env_pass: Vec<String>,
+    /// The directory that the program starts in.
+    pub(super) cwd: Option<String>,
+    /// Where the server listens: streamable HTTP.
+    pub(super) url: Option<Url>,
+    /// Several equal endpoints instead of `url`: calls are spread over those that are well. 1 to 64.
+    #[schemars(extend("minItems" = 1, "maxItems" = 64))]
+    pub(super) urls: Option<Vec<Url>>,
+    /// Which of several `urls` a call goes to.
+    pub(super) balance: Option<Balance>,
+    /// What is tried again. Without it only a connection is, at another address.
+    pub(super) retry: Option<Retry>,
+    /// Headers of every request to the server. Values do not show in logs.
+    #[serde(default)]
+    pub(super) headers: BTreeMap<String, Secret>,
+    /// May be given, and has to fit the other keys then.
+    #[serde(rename = "type")]
+    pub(super) transport: Option<Transport>,
+    /// The server is left out.
+    #[serde(default)]
+    pub(super) disabled: bool,
+    /// Stands before the names of its tools on the federated endpoint; the server's name by default, "" for none.
+    pub(super) prefix: Option<Prefix>,
+    /// Which of its tools are shown, and under which names.
+    #[serde(default)]
+    pub(super) tools: WrittenTools,
+    /// Time for a call, instead of `limits.call_timeout`: 10ms to 1d.
+    pub(super) timeout: Option<Span>,
+    /// Time for a start, one for all of it: from the first greeting until the server has answered in each era that it
+    /// speaks. 100ms to 1h; 60s by default.
+    pub(super) startup_timeout: Option<Span>,
+    /// Largest answer that is read as a whole, instead of `limits.max_response`: 1KiB to 1GiB.
+    pub(super) max_response: Option<Size>,
+    /// Most calls at a time: 1 to 100000. No bound by default.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(super) max_concurrent: Option<u32>,
+    /// How it is watched.
+    #[serde(default)]
+    pub(super) health: Health,
+    /// Which revisions of the protocol are tried with it: those without sessions (`modern`, from 2026-07-28 on), those
+    /// that begin with `initialize` (`legacy`), or both.
+    #[serde(default)]
+    pub(super) era: Era,
+    /// Which credentials it gets to see: `static` with `headers`, else `none`. The client's own are never sent on
+    /// unless this is `passthrough`. `exchange` sends a token that the caller's was exchanged for, by `auth.exchange`.
+    pub(super) credentials: Option<Credentials>,
+    /// With `credentials: exchange`: for whom tokens are asked; its `url` by default.
+    pub(super) audience: Option<Name>,
+    /// When it is given a rest; never by default.
+    pub(super) circuit_breaker: Option<CircuitBreaker>,
+    /// Largest answer that is streamed, all events together: 1KiB to 1024GiB. 64MiB by default.
+    pub(super) max_stream: Option<Size>,
+    /// What is done when the definition of a tool is not the approved one, in `guard.pins`.
+    #[serde(default)]
+    pub(super) pinning: Pinning,
+    /// What is done when arguments do not fit the schema of their tool.
+    #[serde(default)]
+    pub(super) validate: Validate,
+    /// What is done with sensitive data, which `guard` describes.
+    #[serde(default)]
+    pub(super) redact: Redact,
+    /// `/ready` fails while it is down.
+    #[serde(default)]
+    pub(super) required: bool,
+    /// Whether HTTP/2 is spoken to it: `auto` (with `https` if it is offered), `off`, or `prior_knowledge` (always, with
+    /// `http` too).
+    pub(super) http2: Option<Http2>,
+    /// How its `https` connections are secured, if not as usual.
+    pub(super) tls: Option<ServerTls>,
+
+    /// For people; not read.
+    #[serde(default, rename = "description")]
+    #[schemars(with = "Option<String>")]
+    _description: Option<IgnoredAny>,
+    /// Of other programs; not read.
+    #[serde(default, rename = "icon")]
+    #[schemars(with = "serde_json::Value")]
+    _icon: Option<IgnoredAny>,
+    /// Of other programs; not read.
+    #[serde(default, rename = "alwaysAllow")]
+    #[schemars(with = "serde_json::Value")]
+    _always_allow: Option<IgnoredAny>,
+    /// Of other programs; not read.
+    #[serde(default, rename = "autoApprove")]
+    #[schemars(with = "serde_json::Value")]
+    _auto_approve: Option<IgnoredAny>,
+}
+
+/// How a server is reached, in the words of other programs.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub(super) enum Transport {
+    #[serde(rename = "stdio")]
+    Stdio,
+    #[serde(rename = "http")]
+    Http,
+    #[serde(rename = "streamable-http")]
+    StreamableHttp,
+    #[serde(rename = "streamableHttp")]
+    StreamableHttpCamel,
+}
+
+/// Which of a server's tools are shown. Patterns and names are the server's own, without prefix.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(rename = "Tools", default, deny_unknown_fields)]
+pub(super) struct WrittenTools {
+    /// Only these.
+    #[schemars(extend("minItems" = 1))]
+    pub(super) allow: Option<Globs>,
+    /// Not these, even if allowed.
+    pub(super) deny: Globs,
+    /// From the server's own name of a tool to the one that is shown.
+    pub(super) rename: BTreeMap<String, ToolName>,
+}
+
+impl Written {
+    /// The server, or `None` if it is switched off or not to be understood, which has been reported then.
+    pub(super) fn server(self, name: &ServerName, spot: &Spot<'_>) -> Option<Server> {
+        self.check(spot);
+        let env = self.variables(spot);
+        let urls = self.urls.or_else(|| self.url.map(|url| vec![url])).filter(|urls| !urls.is_empty());
+        let kind = match (self.builtin, self.command, urls) {
+            (Some(builtin), None, None) => Kind::Builtin(builtin),
+            (None, Some(command), None) => Kind::Stdio {
+                command,
+                args: self.args.iter().map(|arg| arg.expose().to_owned()).collect(),
+                env,
+                env_pass: self.env_pass,
+                cwd: self.cwd.map(PathBuf::from),
+            },
+            (None, None, Some(urls)) => Kind::Http {
+                urls,
+                headers: self
+                    .headers
+                    .into_iter()
+                    .map(|(name, value)| (name.to_ascii_lowercase(), value))
+                    .collect(),
+            },
+            // None or several: reported above, or one of them could not be read.
+            _ => return None,
+        };
+        let prefix = self.prefix.map_or_else(|| name.as_str().to_owned(), |prefix| prefix.0);
+        let server = Server::new(kind, prefix);
+        let server = Server {
+            tools: self.tools.tools(),
+            timeout: self.timeout,
+            startup_timeout: self.startup_timeout,
+            max_response: self.max_response,
+            max_concurrent: self.max_concurrent,
+            balance: self.balance.unwrap_or_default(),
+            retry: self.retry,
+            health: self.health,
+            era: self.era,
+            credentials: self.credentials.unwrap_or(server.credentials),
+            audience: self.audience.map(|audience| audience.0),
+            circuit_breaker: self.circuit_breaker,
+            max_stream: self.max_stream,
+            pinning: self.pinning,
+            validate: self.validate,
+            redact: self.redact,
+            required: self.required,
+            http2: self.http2.unwrap_or_default(),
+            tls: self.tls,
+            ..server
+        };
+        Some(server).filter(|_| !self.disabled)
+    }
+}
+
+impl Written {
+    /// What stands in its file of variables and in `env`, which goes before.
+    fn variables(&self, spot: &Spot<'_>) -> BTreeMap<String, Secret> {
+        let mut env = self.env.clone();
+        let (Some(path), Some(spot)) = (&self.env_file, spot.child("envFile")) else { return env };
+        let text = match spot.inquest.file(Path::new(path)).filter(|_| !self.disabled) {
+            None => return env,
+            Some(Ok(text)) => text,
+            // It may only be there where the gateway runs.
+            Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                let text = format!("{}: there is no such file, so its variables are missing", spot.path);
+                spot.inquest.note(&spot.node.bytes, text, true);
+                return env;
+            }
+            Some(Err(error)) => {
+                spot.refuse(
+                    format!("cannot be read: {error}"),
+                    "expected a file of variables, `NAME=value` a line",
+                );
+                return env;
+            }
+        };
+        match dialect::dotenv(&text) {
+            Ok(found) if found.values().any(|value| value.contains('\0')) => {
+                spot.refuse("that file holds a zero byte", "no program can be given one");
+            }
+            Ok(found) => found.into_iter().for_each(|(name, value)| {
+                env.entry(name).or_insert_with(|| Secret::new(value));
+            }),
+            Err(line) => spot.refuse(
+                format!("line {line} of that file is no variable"),
+                "expected `NAME=value`, a comment with `#` or nothing",
+            ),
+        }
+        env
+    }
+}
+
+impl WrittenTools {
+    fn tools(self) -> Tools {
+        let rename = self.rename.into_iter().map(|(from, to)| (from, to.0)).collect();
+        Tools { allow: self.allow, deny: self.deny, rename }
+    }
+}

@@ -1,0 +1,63 @@
+//! What a file was read as where it is not taken word by word, and what of it is not read.
+//!
+//! Notes name keys, servers and variables, never values.
+
+use std::fmt;
+
+use super::yaml::source::Bytes;
+
+/// One thing to know about how a file was read.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// From 1; 0 if it is about the file as a whole.
+    pub line: usize,
+    /// In one sentence.
+    pub text: String,
+    /// Something of the file means nothing here, or may mean something else than where it comes from.
+    pub warns: bool,
+}
+
+/// A key that is not read, and whose it is; `None` is the file's.
+pub(super) struct Unread {
+    pub(super) bytes: Bytes,
+    pub(super) key: String,
+    pub(super) server: Option<String>,
+}
+
+/// All notes of a file, in its order.
+///
+/// Any two are equal, as with [`Line`](super::Line): the same settings are no change, however a file spells them.
+#[derive(Clone, Debug, Default)]
+pub struct Notes(Vec<Note>);
+
+impl Notes {
+    pub(super) fn new(mut notes: Vec<Note>) -> Self {
+        notes.sort_by_key(|note| note.line);
+        Self(notes)
+    }
+
+    /// What was read under another name.
+    pub fn readings(&self) -> impl Iterator<Item = &Note> {
+        self.0.iter().filter(|note| !note.warns)
+    }
+
+    /// What is not read, or may surprise.
+    pub fn warnings(&self) -> impl Iterator<Item = &Note> {
+        self.0.iter().filter(|note| note.warns)
+    }
+}
+
+impl PartialEq for Notes {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(f, "line {}: ", self.line)?;
+        }
+        f.write_str(&self.text)
+    }
+}

@@ -1,0 +1,166 @@
+//! `${VAR}` and `${VAR:-default}` in the values of a config file.
+//!
+//! Variables are filled in after the YAML was read, one scalar at a time: whatever a value holds, it cannot
+//! become a key, a list or a comment. Keys are left alone. `${env:VAR}`, as Cursor and VS Code write it, is the
+//! same as `${VAR}`, and `${input:api-key}` the same as `${INPUT_API_KEY}`. The result is not looked through again, so a value with `${` in it stays as it is.
+
+use super::source::Bytes;
+
+/// Where variables come from: a name in, a value out.
+pub type Environment<'e> = dyn Fn(&str) -> Option<String> + 'e;
+
+/// A variable that could not be filled in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Lack {
+    /// Where it stands in the scalar's text, in bytes.
+    pub bytes: Bytes,
+    pub message: String,
+    pub expected: &'static str,
+}
+
+/// The text with its variables filled in; `Ok(None)` if it has none.
+///
+/// # Errors
+/// All variables that are missing or badly written.
+pub(crate) fn fill(text: &str, environment: &Environment<'_>) -> Result<Option<String>, Vec<Lack>> {
+    if !text.contains("${") {
+        return Ok(None);
+    }
+    let mut filled = String::with_capacity(text.len());
+    let mut lacks = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, variable) = rest.split_at(at);
+        if let Some(before) = before.strip_suffix('$') {
+            filled.push_str(before);
+            filled.push_str("${");
+            rest = &variable[2..];
+            continue;
+        }
+        filled.push_str(before);
+        let start = text.len() - variable.len();
+        let Some(end) = variable.find('}') else {
+            lacks.push(Lack {
+                bytes: start..text.len(),
+                message: "a variable without its `}`".into(),
+                expected: "write `${NAME}`, or `$${` for a literal `${`",
+            });
+            break;
+        };
+        match value(&variable[2..end], environment) {
+            Ok(value) => filled.push_str(&value),
+            Err((message, expected)) => lacks.push(Lack { bytes: start..start + end + 1, message, expected }),
+        }
+        rest = &variable[end + 1..];
+    }
+    filled.push_str(rest);
+    if lacks.is_empty() { Ok(Some(filled)) } else { Err(lacks) }
+}
+
+/// What stands between `${` and `}`.
+fn value(inside: &str, environment: &Environment<'_>) -> Result<String, (String, &'static str)> {
+    let (name, default) = match inside.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (inside, None),
+    };
+    let name = name.strip_prefix("env:").unwrap_or(name);
+    // Nobody is there to be asked.
+    let asked = name.strip_prefix("input:").map(input);
+    let name = asked.as_deref().unwrap_or(name);
+    if default.is_some_and(|default| default.contains("${")) {
+        return Err((format!("a variable in the default of `{name}`"), "defaults are taken as they stand"));
+    }
+    if !is_name(name) {
+        let message = "not the name of a variable".into();
+        return Err((message, "write `${NAME}` or `${NAME:-default}`; names are letters, digits and `_`"));
+    }
+    // As in a shell, `:-` also stands in for a variable that is set to nothing.
+    match (environment(name), default) {
+        (Some(value), None) => Ok(value),
+        (Some(value), Some(default)) => Ok(if value.is_empty() { default.into() } else { value }),
+        (None, Some(default)) => Ok(default.into()),
+        (None, None) if asked.is_some() => Err((
+            format!("the variable `{name}` is not set, which an input is read from"),
+            "set it in the environment: nobody can be asked",
+        )),
+        (None, None) => Err((
+            format!("the variable `{name}` is not set"),
+            "set it in the environment, or give a default: `${NAME:-default}`",
+        )),
+    }
+}
+
+/// The variable that stands in for what VS Code asks a person: `${input:api-key}` is `${INPUT_API_KEY}`.
+pub(crate) fn input(id: &str) -> String {
+    let word = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    format!("INPUT_{}", id.chars().map(word).collect::<String>())
+}
+
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(name: &str) -> Option<String> {
+        match name {
+            "HOST" => Some("example.com".into()),
+            "INPUT_API_KEY" => Some("abc".into()),
+            "EMPTY" => Some(String::new()),
+            "TRICKY" => Some("a: {b} # '${HOST}'\n- c".into()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn variables_are_filled_in_anywhere_in_a_text() {
+        for (text, filled) in [
+            ("plain", None),
+            ("$HOST and $", None),
+            ("${HOST}", Some("example.com")),
+            ("https://${HOST}/${PATH_:-mcp}", Some("https://example.com/mcp")),
+            ("${env:HOST}", Some("example.com")),
+            ("${input:api-key}", Some("abc")),
+            ("${EMPTY}", Some("")),
+            ("${EMPTY:-x}", Some("x")),
+            ("${NONE:-}", Some("")),
+            ("${NONE:-a:-b}", Some("a:-b")),
+            ("$${HOST}", Some("${HOST}")),
+            ("$$${HOST}", Some("$${HOST}")),
+            ("${TRICKY}", Some("a: {b} # '${HOST}'\n- c")),
+        ] {
+            assert_eq!(fill(text, &environment), Ok(filled.map(String::from)), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_variable_that_cannot_be_filled_in_is_named_with_its_place() {
+        for (text, wanted) in [
+            ("${NONE}", vec![(0..7, "the variable `NONE` is not set")]),
+            (
+                "é${A} ${B}",
+                vec![(2..6, "the variable `A` is not set"), (7..11, "the variable `B` is not set")],
+            ),
+            ("x${A", vec![(1..4, "a variable without its `}`")]),
+            ("${}", vec![(0..3, "not the name of a variable")]),
+            ("${A-b}", vec![(0..6, "not the name of a variable")]),
+            ("${A:?no}", vec![(0..8, "not the name of a variable")]),
+            ("${1A}", vec![(0..5, "not the name of a variable")]),
+            ("${A:-${B}}", vec![(0..9, "a variable in the default of `A`")]),
+            (
+                "${input:my-key}",
+                vec![(0..15, "the variable `INPUT_MY_KEY` is not set, which an input is read from")],
+            ),
+        ] {
+            let lacks = fill(text, &environment).expect_err(text);
+            let found: Vec<_> = lacks.into_iter().map(|lack| (lack.bytes, lack.message)).collect();
+            let wanted: Vec<_> =
+                wanted.into_iter().map(|(bytes, message)| (bytes, message.to_owned())).collect();
+            assert_eq!(found, wanted, "{text}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! TODO.
+
+pub mod deserialize;
+pub mod interpolate;
+pub mod line;
+pub mod mask_secrets;
+pub mod node;
+pub mod parser;
+pub mod print;
+pub mod source;
+pub mod syntax_error;

@@ -1,0 +1,173 @@
+//! Why a permitted call leads nowhere, in words that name the server, the name or the era at fault.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use filters::Thing;
+use filters::rbac::unknown;
+use mcp::rejection::code;
+use mcp::{Era, Refusal};
+
+use super::{Door, Led};
+use crate::catalog::{Endpoint, Target};
+use crate::registry::House;
+use crate::server::Server;
+use crate::session::{Full, Room};
+use crate::upstream::UpstreamError;
+use mcp::version;
+
+/// How many sessions the configuration allows.
+pub(super) fn room(house: &House) -> Room {
+    let limits = &house.plan.config.limits;
+    let number = |of: u64| usize::try_from(of).unwrap_or(usize::MAX);
+    Room { all: number(limits.max_sessions), each: number(limits.share()) }
+}
+
+/// The refusal of another session.
+pub(super) fn no_room(full: &Full) -> Refusal {
+    match full {
+        Full::All(_) => Refusal::http(503, "too_many_sessions", full.to_string()),
+        Full::Share { wait, .. } => {
+            Refusal::http(429, "too_many_sessions_of_caller", full.to_string()).retry_after(*wait)
+        }
+    }
+}
+
+impl Door {
+    /// Whether any server of the endpoint speaks the era, or may come to; else a refusal that names both eras.
+    pub(super) fn spoken(&self, endpoint: &Endpoint, era: Era) -> Result<(), Box<Refusal>> {
+        let view = endpoint.view(era);
+        if view.servers > 0 || endpoint.members.is_empty() {
+            return Ok(());
+        }
+        match &endpoint.only {
+            Some(server) if view.starting => return Err(starting(server)),
+            None if view.starting => return Ok(()),
+            _ => {}
+        }
+        if endpoint.view(other(era)).servers == 0 {
+            return Err(self.down(endpoint.only.as_ref()));
+        }
+        Err(wrong_era(era, None))
+    }
+
+    /// Whether the endpoint may introduce itself in the modern era. A client that can do both chooses its era by that, once:
+    /// one that is told of servers which turn out to speak the other sees none of them.
+    pub(super) fn introduced(&self, endpoint: &Endpoint) -> Result<(), Box<Refusal>> {
+        let (modern, legacy) = (&endpoint.modern, &endpoint.legacy);
+        if modern.servers > 0 || !modern.starting {
+            return self.spoken(endpoint, Era::Modern);
+        }
+        if legacy.servers > 0 {
+            return Err(wrong_era(Era::Modern, None));
+        }
+        let awaited = endpoint.members.iter().find(|server| server.is_starting(Era::Modern));
+        Err(awaited.map_or_else(|| self.down(None), starting))
+    }
+
+    pub(super) fn down(&self, server: Option<&Arc<Server>>) -> Box<Refusal> {
+        Box::new(match server {
+            Some(server) => UpstreamError::Unreachable(String::new()).refusal(&server.name),
+            None => Refusal::http(502, "upstream_unreachable", "no server is reachable; try again later"),
+        })
+    }
+
+    /// Why a name leads nowhere: it belongs to a server of the other era, or may belong to one that is starting, or to one
+    /// that was never reached, or nobody knows it.
+    pub(super) async fn unknown(
+        &self,
+        led: &Led<'_>,
+        endpoint: &Endpoint,
+        thing: Thing,
+        name: &str,
+        elsewhere: Option<&Target>,
+    ) -> Box<Refusal> {
+        let era = led.permit.era;
+        // A server that speaks both eras may still show something in one of them only.
+        let view = endpoint.view(era);
+        let speaks = |server: &Server| {
+            let mut shown = view.tools.values().chain(view.prompts.values()).chain(view.resources.values());
+            shown.any(|target| target.server.serial == server.serial)
+        };
+        if let Some(target) = elsewhere.filter(|target| !speaks(&target.server)) {
+            return match target.server.is_starting(era) {
+                true => starting(&target.server),
+                false => wrong_era(era, Some(&target.server)),
+            };
+        }
+        for server in endpoint.members.iter().filter(|server| server.is_starting(era) && !speaks(server)) {
+            // The names of a server that has no prefix, and addresses, do not say whose they are.
+            let is_nameless = server.prefix().is_empty() || thing == Thing::Resource;
+            if endpoint.only.is_some()
+                || server.would_own(name)
+                || (is_nameless && led.reach(self).await.covers(server))
+            {
+                return starting(server);
+            }
+        }
+        let never_seen = |server: &&Arc<Server>| {
+            (endpoint.only.is_some() || server.would_own(name))
+                && !server.is_up()
+                && endpoint.view(era).tools.values().all(|t| t.server.serial != server.serial)
+        };
+        if let Some(server) = endpoint.members.iter().find(never_seen) {
+            return self.down(Some(server));
+        }
+        Box::new(unknown(era, thing, name))
+    }
+}
+
+fn starting(server: &Arc<Server>) -> Box<Refusal> {
+    Box::new(UpstreamError::Starting.refusal(&server.name))
+}
+
+pub(super) fn other(era: Era) -> Era {
+    match era {
+        Era::Legacy => Era::Modern,
+        Era::Modern => Era::Legacy,
+    }
+}
+
+/// Params that a request must not have. Legacy servers answer errors of well-formed requests with HTTP 200.
+pub(super) fn invalid(era: Era, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Box<Refusal> {
+    let status = if era == Era::Modern { 400 } else { 200 };
+    Box::new(Refusal::new(status, code::INVALID_PARAMS, reason, message))
+}
+
+pub(super) fn unknown_method(era: Era) -> Box<Refusal> {
+    let status = if era == Era::Modern { 404 } else { 200 };
+    Box::new(Refusal::new(
+        status,
+        code::METHOD_NOT_FOUND,
+        "unknown_method",
+        "Method not found: this endpoint does not have it in this protocol revision",
+    ))
+}
+
+/// The client speaks one era and the server only the other. Not a code of the modern era, so that a client that
+/// can do both goes on to `initialize` (2026-07-28, versioning).
+pub(super) fn wrong_era(client: Era, server: Option<&Arc<Server>>) -> Box<Refusal> {
+    let revisions = |era| match era {
+        Era::Legacy => format!("the legacy revisions ({})", version::LEGACY.join(", ")),
+        Era::Modern => format!("the modern revisions ({})", version::MODERN.join(", ")),
+    };
+    let who =
+        server.map_or_else(|| "this endpoint".to_owned(), |server| format!("the server `{}`", server.name));
+    let words = format!(
+        "{who} speaks only {}, and the request is of {}; they are not bridged yet",
+        revisions(other(client)),
+        revisions(client)
+    );
+    let mut refusal = match client {
+        Era::Modern => Refusal::http(400, "era_mismatch", words),
+        Era::Legacy => {
+            let supported: Vec<String> = version::MODERN.iter().map(|v| format!("\"{v}\"")).collect();
+            Refusal::new(400, code::UNSUPPORTED_VERSION, "era_mismatch", words)
+                .with_data(format!(r#"{{"supported":[{}],"requested":"initialize"}}"#, supported.join(",")))
+        }
+    };
+    if let (Some(server), Era::Modern) = (server, client) {
+        refusal = refusal.with_data(format!(r#"{{"server":{}}}"#, mcp::json::quote::quote(&server.name)));
+    }
+    Box::new(refusal)
+}

@@ -1,0 +1,150 @@
+//! A changed configuration file becomes the running configuration, as a whole or not at all.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::file_watch::Folder;
+use crate::config;
+use crate::dispatch::Door;
+use crate::listener::tls::Tls;
+use crate::process::state::State;
+use crate::runtime::Plan;
+
+/// Editors write a file in several steps; the last one counts.
+const GATHER: Duration = Duration::from_millis(150);
+/// How often it is looked whether the folder is still the one that is watched.
+const LOOK: Duration = Duration::from_secs(5);
+
+pub struct Reload {
+    /// `None` in the quickstart, which has no file.
+    pub file: Option<PathBuf>,
+    pub door: Arc<Door>,
+    pub state: Arc<State>,
+    /// Of the public listener.
+    pub tls: Option<Arc<Tls>>,
+    /// SIGHUP.
+    pub hangup: Arc<Notify>,
+}
+
+impl Reload {
+    /// Waits for changes of the file and for SIGHUP.
+    pub async fn run(self) {
+        let (touched, mut touches) = mpsc::channel(1);
+        let mut folder = self.file.clone().as_deref().map(|file| Folder::of(file, touched.clone()));
+        let this = Arc::new(self);
+        let mut last = this.read().await;
+        if let Some(text) = &last {
+            // Saved while the servers were being connected, when nobody watched yet.
+            let loaded = this.door.registry.house().plan.config.hash.clone();
+            if config::hash_of(text) != Some(loaded) {
+                this.look().await;
+            }
+        }
+        let mut tick = interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let asked = tokio::select! {
+                () = this.hangup.notified() => true,
+                Some(()) = touches.recv() => false,
+                _ = tick.tick() => match &mut folder {
+                    Some(folder) => {
+                        if !folder.renew() {
+                            continue;
+                        }
+                        false
+                    }
+                    None => continue,
+                },
+            };
+            if !asked {
+                tokio::time::sleep(GATHER).await;
+                while touches.try_recv().is_ok() {}
+                // A file that was only touched says nothing new, be it good or bad.
+                let text = this.read().await;
+                if text == last {
+                    continue;
+                }
+                last = text;
+            }
+            this.look().await;
+        }
+    }
+
+    /// What the file holds; none if it cannot be read.
+    async fn read(self: &Arc<Self>) -> Option<Vec<u8>> {
+        let this = self.clone();
+        let read = move || this.file.as_deref().and_then(|file| config::read(file).ok());
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    /// Files are read, certificates and keys too, which takes as long as their disks do: nothing else waits for it.
+    async fn look(self: &Arc<Self>) {
+        let this = self.clone();
+        let look = move || match &this.file {
+            Some(file) => this.reload(file),
+            None => tracing::info!("nothing to reload: the gateway runs without a configuration file"),
+        };
+        if tokio::task::spawn_blocking(look).await.is_err() {
+            tracing::error!("a reload broke off, the old configuration goes on");
+        }
+    }
+
+    fn reload(&self, file: &Path) {
+        let faulty = |words: String, first: String| {
+            tracing::error!(file = %file.display(), "the changed configuration is faulty, the old one goes on:\n{words}");
+            self.door.metrics.reloaded(false);
+            self.state.set_config_fault(Some(first));
+        };
+        let new = match config::load(file) {
+            Ok(new) => new,
+            // Who may read `/ready` need not see lines of the file.
+            Err(faults) => return faulty(faults.to_string(), faults.brief().to_string()),
+        };
+        let before = self.door.registry.house().plan.clone();
+        let changes = before.config.changes(&new);
+        let renamed = before.config.listen.tls != new.listen.tls;
+        if let (Some(tls), Some(settings), false) = (&self.tls, &new.listen.tls, renamed) {
+            tls.renew_or_tell(settings);
+        }
+        let stale: Vec<String> = before.stale().into_iter().map(str::to_owned).collect();
+        if changes.is_empty() && stale.is_empty() {
+            if self.state.config_fault().is_some() {
+                tracing::info!(file = %file.display(), "the configuration file is sound again and says what runs");
+            }
+            self.state.set_config_fault(None);
+            return;
+        }
+        let hash = new.hash.clone();
+        let plan = match Plan::new(new, Some(&before), &self.door.core) {
+            Ok(plan) => plan,
+            Err(error) => return faulty(error.to_string(), error.to_string()),
+        };
+        // Files that were not named before are a part of the change, which is taken as a whole.
+        if let (Some(tls), Some(settings), true) = (&self.tls, &plan.config.listen.tls, renamed)
+            && let Err(error) = tls.renew(settings)
+        {
+            return faulty(error.to_string(), error.to_string());
+        }
+        self.door.registry.clone().adopt(plan.clone());
+        self.door.metrics.config(&hash);
+        self.door.metrics.reloaded(true);
+        self.state.set_config_fault(None);
+        for server in stale {
+            tracing::info!(%server, "the files of its tls were read anew");
+        }
+        for change in &changes {
+            if change.needs_restart {
+                tracing::warn!(
+                    change = change.what,
+                    "changed in the file, but takes effect only after a restart"
+                );
+            } else {
+                tracing::info!(change = change.what, "reloaded");
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What the process is told by signals, from its first moment on: one that comes while it starts must neither end it
+//! (SIGHUP, SIGUSR2, SIGQUIT would) nor be lost.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio::process::Child;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+use super::shutdown::{Stop, Why};
+use crate::telemetry;
+
+/// How far the gateway is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    Starting,
+    Serving,
+    /// A successor has asked for the sockets.
+    Handing,
+}
+
+/// What the signals and the gateway know of each other.
+#[derive(Clone)]
+pub struct Signals {
+    /// Why it stops, once it does.
+    pub stop: watch::Sender<Why>,
+    /// The file is to be read anew; kept until somebody looks.
+    pub hangup: Arc<Notify>,
+    stage: Arc<AtomicU8>,
+}
+
+impl Signals {
+    /// Hears them from here on. `successor` starts a gateway that takes over from this one.
+    pub fn heed(runtime: &Runtime, successor: Option<Command>) -> std::io::Result<Self> {
+        let _inside = runtime.enter();
+        let ears = Ears {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+        };
+        let signals = Self {
+            stop: watch::Sender::new(None),
+            hangup: Arc::default(),
+            stage: Arc::new(AtomicU8::new(0)),
+        };
+        let heir = Heir { command: successor.map(tokio::process::Command::from), child: None };
+        runtime.spawn(signals.clone().hear(ears, heir));
+        Ok(signals)
+    }
+
+    pub fn reached(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Release);
+    }
+
+    fn is_at(&self, stage: Stage) -> bool {
+        self.stage.load(Ordering::Acquire) == stage as u8
+    }
+
+    async fn hear(self, mut ears: Ears, mut heir: Heir) {
+        let why = loop {
+            tokio::select! {
+                _ = ears.terminate.recv() => break Stop::Drain,
+                _ = ears.interrupt.recv() => break Stop::Hurry,
+                _ = ears.hangup.recv() => self.hangup.notify_one(),
+                _ = ears.quit.recv() => self.quit(),
+                _ = ears.upgrade.recv() => heir.start(&self),
+                () = heir.ended(&self) => {}
+            }
+        };
+        if self.is_at(Stage::Starting) {
+            tracing::info!("stopped before it served");
+            telemetry::flush();
+            // Its children go with it: see `upstream/process.rs`.
+            std::process::exit(if why == Stop::Drain { 0 } else { 130 });
+        }
+        self.stop.send_if_modified(|first| first.is_none() && first.replace(why).is_none());
+        // A second signal means it.
+        tokio::select! {
+            _ = ears.terminate.recv() => {}
+            _ = ears.interrupt.recv() => {}
+        }
+        telemetry::flush();
+        std::process::exit(130);
+    }
+
+    /// Other servers hand over at this signal, whether anybody takes over or not; those who are used to that send it
+    /// after they have started the new one.
+    fn quit(&self) {
+        if self.stop.borrow().is_some() {
+            tracing::info!("SIGQUIT changes nothing: this gateway is stopping already");
+        } else if self.is_at(Stage::Handing) {
+            tracing::info!("SIGQUIT changes nothing: this gateway hands over already");
+        } else {
+            tracing::warn!(
+                "SIGQUIT does nothing: a successor asks by itself (toolgate run --upgrade); this gateway goes on"
+            );
+        }
+    }
+}
+
+struct Ears {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    quit: Signal,
+    upgrade: Signal,
+}
+
+/// The successor that this gateway has started.
+struct Heir {
+    command: Option<tokio::process::Command>,
+    /// There is never more than one: a second would only find that the first has taken over.
+    child: Option<Child>,
+}
+
+impl Heir {
+    /// Starts the program that stands in the place of this one by now.
+    fn start(&mut self, signals: &Signals) {
+        let refused = match &self.child {
+            _ if std::process::id() == 1 => {
+                Some("as process 1 it cannot be replaced, the container would end: roll the containers")
+            }
+            _ if self.command.is_none() => Some("without a configuration file nobody can take over"),
+            _ if signals.stop.borrow().is_some() => Some("this gateway is stopping already"),
+            _ if signals.is_at(Stage::Starting) => Some("this gateway is not there itself yet"),
+            Some(_) => Some("a successor was started before and has not ended"),
+            None => None,
+        };
+        if let Some(why) = refused {
+            tracing::warn!("SIGUSR2 does nothing: {why}");
+            return;
+        }
+        let Some(command) = &mut self.command else { return };
+        match command.spawn() {
+            Ok(child) => {
+                tracing::info!(pid = child.id(), "a successor is started");
+                self.child = Some(child);
+            }
+            Err(error) => tracing::error!(%error, "a successor does not start; this gateway goes on"),
+        }
+    }
+
+    /// Waits for its end. It outlives this process, unless it fails.
+    async fn ended(&mut self, signals: &Signals) {
+        let Some(child) = &mut self.child else { return std::future::pending().await };
+        let ended = child.wait().await;
+        self.child = None;
+        let then = if signals.stop.borrow().is_some() { "" } else { "; this gateway goes on" };
+        match ended {
+            Ok(status) => tracing::error!(%status, "the successor has ended{then}"),
+            Err(error) => tracing::error!(%error, "the successor cannot be waited for{then}"),
+        }
+    }
+}

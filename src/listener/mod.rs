@@ -1,0 +1,12 @@
+//! TODO.
+
+pub mod connection_limit;
+pub mod http1;
+pub mod http2;
+pub mod keepalive;
+pub mod lingering_close;
+pub mod protocol_detect;
+pub mod reset_budget;
+pub mod tcp_cork;
+pub mod tls;
+pub mod tls_accept;

@@ -1,0 +1,108 @@
+//! The side of the gateway that runs: it waits for a successor, and goes on whatever becomes of that.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+
+use super::socket_path::prepare;
+use super::{HandoverError, Keep, protocol};
+
+/// How long a process may take to say what it wants.
+const HELLO: Duration = Duration::from_secs(5);
+/// How long a successor may take from the sockets to its first accept. Until then both hold the sockets.
+const START: Duration = Duration::from_secs(30);
+
+/// The Unix socket at which successors ask.
+pub struct Door {
+    listener: UnixListener,
+    place: PathBuf,
+    /// Tells our file from one that a successor has put in its place.
+    inode: u64,
+}
+
+impl Door {
+    /// Opens it in the place of whatever stands there; the ports are ours already, so that is nobody's who serves.
+    pub fn open(place: &Path) -> Result<Self, HandoverError> {
+        let failed = |error| HandoverError::Place(place.to_owned(), error);
+        prepare(place)?;
+        // Under another name first: the place is never empty, and never held by what does not listen yet.
+        let mut fresh = place.as_os_str().to_owned();
+        fresh.push(format!(".{}", std::process::id()));
+        let fresh = PathBuf::from(fresh);
+        let _ = fs::remove_file(&fresh);
+        let listener = UnixListener::bind(&fresh).map_err(failed)?;
+        let settle = || {
+            fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+            let inode = fs::symlink_metadata(&fresh)?.ino();
+            fs::rename(&fresh, place).map(|()| inode)
+        };
+        let inode = settle().map_err(|error| {
+            let _ = fs::remove_file(&fresh);
+            failed(error)
+        })?;
+        Ok(Self { listener, place: place.to_owned(), inode })
+    }
+
+    /// Waits until a successor serves, and gives its process. `asked` is told when one has asked, and when that came to
+    /// nothing.
+    pub async fn run(mut self, keep: Keep, asked: impl Fn(bool) + Clone + Send + 'static) -> i32 {
+        loop {
+            let (stream, _) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "nobody can ask for the sockets at the moment");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            let (keep, tell) = (keep.clone(), asked.clone());
+            let given = tokio::task::spawn_blocking(move || give(stream.into_std()?, &keep, &tell)).await;
+            if !matches!(given, Ok(Ok(_))) {
+                asked(false);
+            }
+            match given {
+                Ok(Ok(pid)) => {
+                    // The place is the successor's now.
+                    self.inode = 0;
+                    return pid;
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "a handover came to nothing; this gateway goes on"),
+                Err(error) => tracing::error!(%error, "a handover broke off; this gateway goes on"),
+            }
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // A successor may have its own there by now.
+        if fs::symlink_metadata(&self.place).is_ok_and(|seen| seen.ino() == self.inode) {
+            let _ = fs::remove_file(&self.place);
+        }
+    }
+}
+
+/// The whole talk with one successor, one at a time; gives its process once it serves.
+fn give(mut stream: UnixStream, keep: &Keep, asked: &impl Fn(bool)) -> Result<i32, HandoverError> {
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(HELLO))?;
+    let pid = protocol::peer(&stream)?.pid();
+    if protocol::line(&mut stream, HELLO)? != protocol::HELLO {
+        return Err(HandoverError::Words);
+    }
+    let Some(sockets) = keep.now() else { return Err(HandoverError::Refused) };
+    asked(true);
+    protocol::send(&stream, &sockets)?;
+    tracing::info!(pid, "a successor has got the sockets; it serves soon");
+    if protocol::line(&mut stream, START)? != protocol::SERVING {
+        return Err(HandoverError::Words);
+    }
+    // One that is stopping by now has answered for its sockets; the successor takes over all the same.
+    writeln!(stream, "{}", protocol::LEAVING)?;
+    Ok(pid)
+}

@@ -1,0 +1,94 @@
+//! The successor's side: it gets the sockets, and says when it serves.
+
+use std::io::{ErrorKind, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{HandoverError, Sockets, protocol};
+
+/// How long the old gateway may take for an answer; it has nothing to do but to give it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take from the end of its connections to its own.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// The old gateway, which waits for a word.
+pub struct Taking {
+    stream: UnixStream,
+    place: PathBuf,
+    old: Process,
+}
+
+/// Asks the gateway that runs for its sockets; `None` if there is none.
+pub fn take(place: &Path) -> Result<Option<(Sockets, Taking)>, HandoverError> {
+    let mut stream = match UnixStream::connect(place) {
+        Ok(stream) => stream,
+        // A socket that a killed process has left behind refuses.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(HandoverError::Place(place.to_owned(), error)),
+    };
+    // Whoever else waits there would get our clients.
+    let old = Process::of(protocol::peer(&stream)?.pid());
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let asked = writeln!(stream, "{}", protocol::HELLO).map_err(HandoverError::from);
+    match asked.and_then(|()| protocol::receive(&stream, PATIENCE)) {
+        Ok(sockets) => Ok(Some((sockets, Taking { stream, place: place.to_owned(), old }))),
+        Err(error) if is_end(&error) && old.is_gone() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Taking {
+    /// Where it waited.
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// Tells the old gateway to leave; it is sure to, or has ended, when this is well.
+    pub fn serves(mut self) -> Result<(), HandoverError> {
+        let told = writeln!(self.stream, "{}", protocol::SERVING).map_err(HandoverError::from);
+        match told.and_then(|()| protocol::line(&mut self.stream, PATIENCE)) {
+            Ok(word) if word == protocol::LEAVING => Ok(()),
+            Ok(_) => Err(HandoverError::Refused),
+            // Nobody else has the sockets now.
+            Err(error) if is_end(&error) && self.old.is_gone() => {
+                tracing::warn!("the gateway that ran before has ended before it said that it would");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether the other side has closed the connection, rather than be silent.
+fn is_end(error: &HandoverError) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    // The sockets come with a line; an end comes without one.
+    matches!(error, HandoverError::Words)
+        || matches!(error, HandoverError::Io(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
+}
+
+/// The process of the old gateway, whose number may be another's once it has ended.
+struct Process(Option<OwnedFd>);
+
+impl Process {
+    fn of(pid: i32) -> Self {
+        // SAFETY: no memory is involved, and the descriptor that comes back is nobody else's.
+        let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let fd = i32::try_from(opened).ok().filter(|fd| *fd >= 0);
+        // SAFETY: as above.
+        Self(fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Whether it has ended; waits a moment, since its connections are closed a little before.
+    fn is_gone(&self) -> bool {
+        // Of another namespace, or on an old kernel: nobody knows.
+        let Some(fd) = &self.0 else { return false };
+        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry that lives through the call.
+        unsafe { libc::poll(&raw mut poll, 1, ENDING.as_millis() as libc::c_int) == 1 }
+    }
+}

@@ -1,0 +1,299 @@
+//! The id in an answer that is too long to hold: found wherever it stands, held against the one that was sent, and replaced
+//! by the client's own while the rest goes by. What is not the answer to this request is told as soon as that is known.
+//!
+//! It follows strings and brackets and knows the members of the outermost object; what lies deeper is the client's to read.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::upstream::{UpstreamError, WireId};
+use mcp::jsonrpc::message;
+
+/// Bytes of a key, and of an id, that are kept to be compared.
+const LONGEST: usize = 256;
+
+pub struct Scan {
+    wire: WireId,
+    /// The client's own id, as written.
+    own: Bytes,
+    state: State,
+    depth: usize,
+    /// In a string that is no key and no id; the second: after a backslash.
+    string: bool,
+    escaped: bool,
+    /// The key or id that is being read, as written.
+    token: Vec<u8>,
+    /// The key whose value comes is the id's.
+    of_id: bool,
+    found: bool,
+    /// `result` or `error` has come: there is one of them in an answer (JSON-RPC 2.0 §5).
+    answers: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Before the message.
+    Begin,
+    /// Where a key may stand.
+    Key,
+    InKey,
+    Colon,
+    /// Where the value of a member of the outermost object begins.
+    Value,
+    /// In a value, or behind it.
+    Rest,
+    /// In the value that is the id.
+    InId,
+    /// After the message.
+    End,
+}
+
+impl Scan {
+    pub fn new(wire: WireId, own: Bytes) -> Self {
+        Self {
+            wire,
+            own,
+            state: State::Begin,
+            depth: 0,
+            string: false,
+            escaped: false,
+            token: Vec::new(),
+            of_id: false,
+            found: false,
+            answers: false,
+        }
+    }
+
+    /// Whether the id has come: what passes answers this request.
+    pub fn found(&self) -> bool {
+        self.found
+    }
+
+    /// Takes the next piece and gives it with the client's id in the place of the other.
+    pub fn pass(&mut self, piece: &[u8]) -> Result<BytesMut, UpstreamError> {
+        let mut out = BytesMut::with_capacity(piece.len() + self.token.len() + self.own.len());
+        let mut at = 0;
+        while at < piece.len() {
+            at += self.step(&piece[at..], &mut out)?;
+        }
+        Ok(out)
+    }
+
+    /// The message is over: it was whole, and had its id.
+    pub fn end(&self) -> Result<(), UpstreamError> {
+        match (self.state, self.found) {
+            (State::End, true) if !self.answers => {
+                Err(nonsense("the answer has neither a result nor an error"))
+            }
+            (State::End, true) => Ok(()),
+            (State::End, false) => Err(UpstreamError::Odd("it answers no request: it has no id".into())),
+            _ => Err(nonsense("the answer ends in the middle")),
+        }
+    }
+
+    /// Goes over some bytes, at least one, and gives how many.
+    fn step(&mut self, text: &[u8], out: &mut BytesMut) -> Result<usize, UpstreamError> {
+        if self.string {
+            return Ok(self.in_string(text, out));
+        }
+        let byte = text[0];
+        match (self.state, byte) {
+            (State::InKey, _) => {
+                self.take(byte)?;
+                if self.closes(byte) {
+                    out.put_slice(&self.token);
+                    self.key()?;
+                    self.state = State::Colon;
+                }
+                return Ok(1);
+            }
+            (State::InId, _) if self.token[0] == b'"' => {
+                self.take(byte)?;
+                if self.closes(byte) {
+                    self.judge(out)?;
+                }
+                return Ok(1);
+            }
+            (State::InId, b',' | b'}' | b' ' | b'\n' | b'\r' | b'\t') => {
+                self.judge(out)?;
+                // And what ends it is looked at as what follows.
+                return Ok(0);
+            }
+            (State::InId, _) => {
+                self.take(byte)?;
+                return Ok(1);
+            }
+            (_, b' ' | b'\n' | b'\r' | b'\t') => {}
+            (State::Begin, b'{') => (self.state, self.depth) = (State::Key, 1),
+            (State::Begin, _) => return Err(nonsense("the answer is not a JSON object")),
+            (State::Key, b'"') => {
+                self.token.clear();
+                self.take(byte)?;
+                self.state = State::InKey;
+                return Ok(1);
+            }
+            (State::Key, b'}') => self.state = State::End,
+            (State::Colon, b':') => self.state = State::Value,
+            (State::Value, _) if self.of_id => {
+                if self.found {
+                    return Err(nonsense("the answer has two ids"));
+                }
+                self.token.clear();
+                self.take(byte)?;
+                self.state = State::InId;
+                return Ok(1);
+            }
+            (State::Value, _) => {
+                self.state = State::Rest;
+                return Ok(0);
+            }
+            (State::Rest, b'"') => self.string = true,
+            (State::Rest, b'{' | b'[') => self.depth += 1,
+            (State::Rest, b'}' | b']') => {
+                self.depth -= 1;
+                if self.depth == 0 {
+                    self.state = State::End;
+                }
+            }
+            (State::Rest, b',') if self.depth == 1 => self.state = State::Key,
+            (State::Rest, _) => {}
+            _ => return Err(nonsense("the answer is not a JSON-RPC message")),
+        }
+        out.put_u8(byte);
+        Ok(1)
+    }
+
+    /// Goes over a string, or the rest of it that is here.
+    fn in_string(&mut self, text: &[u8], out: &mut BytesMut) -> usize {
+        if std::mem::take(&mut self.escaped) {
+            out.put_u8(text[0]);
+            return 1;
+        }
+        let Some(at) = memchr::memchr2(b'"', b'\\', text) else {
+            out.put_slice(text);
+            return text.len();
+        };
+        out.put_slice(&text[..=at]);
+        match text[at] {
+            b'"' => self.string = false,
+            _ => self.escaped = true,
+        }
+        at + 1
+    }
+
+    fn take(&mut self, byte: u8) -> Result<(), UpstreamError> {
+        if self.token.len() == LONGEST {
+            return Err(nonsense("a key or an id of the answer is too long"));
+        }
+        self.token.push(byte);
+        Ok(())
+    }
+
+    /// Whether the byte that was just taken ends the string that it is in.
+    fn closes(&mut self, byte: u8) -> bool {
+        if std::mem::take(&mut self.escaped) {
+            return false;
+        }
+        self.escaped = byte == b'\\';
+        byte == b'"'
+    }
+
+    /// What a member of the message is.
+    fn key(&mut self) -> Result<(), UpstreamError> {
+        let key = message::string(&self.token).unwrap_or_default();
+        self.of_id = key == "id";
+        match key.as_str() {
+            "result" | "error" if std::mem::replace(&mut self.answers, true) => {
+                Err(nonsense("the answer has more than one result or error"))
+            }
+            "method" => Err(nonsense("the answer has a method")),
+            _ => Ok(()),
+        }
+    }
+
+    fn judge(&mut self, out: &mut BytesMut) -> Result<(), UpstreamError> {
+        if !message::same_id(&self.token, &self.wire) {
+            return Err(UpstreamError::Foreign);
+        }
+        out.put_slice(&self.own);
+        (self.found, self.of_id, self.state) = (true, false, State::Rest);
+        Ok(())
+    }
+}
+
+fn nonsense(words: &str) -> UpstreamError {
+    UpstreamError::Nonsense(words.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes out of a text that arrives in pieces of this size.
+    fn scanned(text: &str, wire: WireId, size: usize) -> Result<String, UpstreamError> {
+        let mut scan = Scan::new(wire, Bytes::from_static(b"7"));
+        let mut all = BytesMut::new();
+        for piece in text.as_bytes().chunks(size) {
+            all.unsplit(scan.pass(piece)?);
+        }
+        scan.end()?;
+        Ok(String::from_utf8(all.to_vec()).expect("UTF-8"))
+    }
+
+    #[test]
+    fn the_id_is_replaced_wherever_it_stands_and_however_it_comes() {
+        let wire = WireId::next();
+        let raw = wire.as_str();
+        let escaped = raw.replacen("tg", "\\u0074g", 1);
+        for (before, after) in [
+            (r#"{"jsonrpc":"2.0","id":ID,"result":{"id":1,"x":"\"id\":2"}}"#, None),
+            (r#" { "result" : { "id" : [ 1 , "}" ] } , "jsonrpc" : "2.0" , "id" : ID } "#, None),
+            (r#"{"error":{},"id":ID}"#, None),
+            (r#"{"result":"\\\"","x\"y":null,"id":ID,"z":[{"id":"ID"}]}"#, Some(1)),
+            (r#"{"\u0069d":ID,"result":{}}"#, None),
+        ] {
+            let count = after.unwrap_or(usize::MAX);
+            for id in [raw, escaped.as_str()] {
+                let text = before.replacen("ID", id, count);
+                let expected = before.replacen("ID", "7", count);
+                for size in [1, 2, 3, 7, text.len()] {
+                    assert_eq!(
+                        scanned(&text, wire, size).as_deref(),
+                        Ok(expected.as_str()),
+                        "{text} by {size}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_to_the_request_is_told() {
+        let wire = WireId::next();
+        let other = WireId::next();
+        for text in [
+            r#"{"result":{},"id":OTHER}"#,
+            r#"{"result":{"id":ID}}"#,
+            r#"{"result":{},"id":null}"#,
+            r#"{"result":{},"id":1}"#,
+            r#"{"result":{},"id":{"id":ID}}"#,
+            r#"{"result":{},"id":[ID]}"#,
+            r#"{"id":ID,"result":{},"id":ID}"#,
+            r#"{"id":ID,"\u0069d":OTHER}"#,
+            r#"{"id":ID,"result":{}"#,
+            r#"{"id":ID}"#,
+            r#"{"id":ID,"result":{},"error":{}}"#,
+            r#"{"id":ID,"result":{},"r\u0065sult":{}}"#,
+            r#"{"id":ID,"method":"m","result":{}}"#,
+            r#"{"id":ID,"result":{}}{}"#,
+            r#"[{"id":ID}]"#,
+            r#"{"id" ID}"#,
+            r#"{"id":}"#,
+            "",
+        ] {
+            let text = text.replace("ID", wire.as_str()).replace("OTHER", other.as_str());
+            for size in [1, 5, 1000] {
+                assert!(scanned(&text, wire, size).is_err(), "{text} by {size}");
+            }
+        }
+    }
+}

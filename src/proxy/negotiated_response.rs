@@ -1,0 +1,171 @@
+//! An answer in the form that its client takes, where that is not the one in which the server gave it: of a stream only the
+//! answer itself, as JSON, or JSON as a stream of one event. Such calls are carried by the gateway's own client
+//! (`carry`), because the head has to wait for what comes.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use mcp::Era;
+use mcp::rejection::code;
+use pingora::http::ResponseHeader;
+
+use super::accept::Takes;
+use crate::dispatch::Door;
+use crate::session::id_map;
+use crate::session::{Answering, Session};
+use crate::upstream::UpstreamError;
+use mcp::jsonrpc::message;
+use mcp::sse;
+use mcp::sse::Splitter;
+
+pub enum Given {
+    AsItCame,
+    /// The answer alone; what else the stream says is not for this client.
+    Alone(Splitter),
+    /// All that came, which becomes one event.
+    Event(BytesMut),
+}
+
+impl Given {
+    /// How an answer with this head is given to one that takes this; the head is changed to say so.
+    pub fn of(takes: Takes, most: usize, head: &mut ResponseHeader) -> pingora::Result<Self> {
+        let kind =
+            head.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes).to_ascii_lowercase();
+        if kind.starts_with(b"text/event-stream") && !takes.events {
+            head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
+            head.remove_header(&CACHE_CONTROL);
+            return Ok(Self::Alone(Splitter::new(most)));
+        }
+        // Errors of HTTP are JSON for everybody: nobody reads them as a stream.
+        if head.status.is_success() && !takes.json && !kind.starts_with(b"text/event-stream") {
+            head.insert_header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))?;
+            head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
+            return Ok(Self::Event(BytesMut::new()));
+        }
+        Ok(Self::AsItCame)
+    }
+
+    pub fn is_as_it_came(&self) -> bool {
+        matches!(self, Self::AsItCame)
+    }
+
+    /// Takes what would go out; gives what does, and whether that is all. A question of the server's goes to `ask`.
+    pub fn take(
+        &mut self,
+        piece: Bytes,
+        end: bool,
+        mut ask: impl FnMut(&[u8]),
+    ) -> Result<(Bytes, bool), UpstreamError> {
+        match self {
+            Self::AsItCame => Ok((piece, end)),
+            Self::Event(held) => {
+                held.extend_from_slice(&piece);
+                Ok(if end { (sse::message(held), true) } else { (Bytes::new(), false) })
+            }
+            Self::Alone(splitter) => {
+                splitter.push(&piece);
+                let long = |sse::TooLong(most)| UpstreamError::TooLarge(most);
+                while let Some(event) = splitter.event().map_err(long)? {
+                    let read = sse::read(&event);
+                    let Some(message) = read.message() else { continue };
+                    match message::read(message) {
+                        Some(read) if read.is_answer() => return Ok((Bytes::copy_from_slice(message), true)),
+                        Some(read) if read.is_request() => ask(message),
+                        _ => {}
+                    }
+                }
+                if end {
+                    let words = "its stream ended before the answer, to be gone on with; that takes a client with `Accept: text/event-stream`";
+                    return Err(UpstreamError::Odd(words.into()));
+                }
+                Ok((Bytes::new(), false))
+            }
+        }
+    }
+}
+
+/// Answers a question of a server in the place of a client that takes no stream and so never hears it: its server would wait,
+/// and the call with it.
+pub fn decline(door: &Door, session: &Arc<Session>, question: &[u8]) {
+    let Some(read) = message::read(question).filter(message::Incoming::is_request) else { return };
+    let Some((number, raw)) = read.id.and_then(|id| id_map::home(id.of(question))) else { return };
+    let Some((_, seat)) = session.sitting(number) else { return };
+    let Some(mut answering) = Answering::begin(session, number, raw.as_bytes()) else { return };
+    answering.left();
+    let is_ping = read.method.is_some_and(|method| method.is(question, "ping"));
+    let answer = if is_ping {
+        message::result(raw.as_bytes(), b"{}")
+    } else {
+        let words =
+            "the client of this call takes no stream (Accept: application/json), so it cannot be asked";
+        let error = format!(r#"{{"code":{},"message":"{words}"}}"#, code::METHOD_NOT_FOUND);
+        message::failure(raw.as_bytes(), error.as_bytes())
+    };
+    door.core.spawn(async move {
+        let Some(endpoint) = seat.at.upgrade() else { return };
+        if let Err(error) = endpoint.pass(Era::Legacy, Some(&seat), answer).await {
+            tracing::debug!(%error, "a question could not be declined");
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(status: u16, kind: &str) -> ResponseHeader {
+        let mut head = ResponseHeader::build(status, None).expect("a head");
+        head.insert_header(CONTENT_TYPE, kind.to_owned()).expect("a header");
+        head
+    }
+
+    const JSON: Takes = Takes { json: true, events: false };
+    const EVENTS: Takes = Takes { json: false, events: true };
+
+    #[test]
+    fn of_a_stream_the_answer_alone_is_given() {
+        let mut head = head(200, "Text/Event-Stream; charset=utf-8");
+        let mut given = Given::of(JSON, 1000, &mut head).expect("a head");
+        assert_eq!(head.headers[CONTENT_TYPE], "application/json");
+        let note = sse::message(br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#);
+        let question = sse::message(br#"{"jsonrpc":"2.0","id":"tg:1:5","method":"roots/list"}"#);
+        let answer = br#"{"jsonrpc":"2.0","id":7,"result":{}}"#;
+        let stream = [b": hello\n\n", &note[..], &question, &sse::message(answer), b"data: more"].concat();
+        let (mut asked, mut out, mut over) = (Vec::new(), Vec::new(), false);
+        for piece in stream.chunks(11) {
+            if over {
+                break;
+            }
+            let taken =
+                given.take(Bytes::copy_from_slice(piece), false, |question| asked.push(question.to_vec()));
+            let (piece, last) = taken.expect("sound");
+            out.extend_from_slice(&piece);
+            over = last;
+        }
+        assert!(over);
+        assert_eq!((asked.len(), &out[..]), (1, &answer[..]));
+        let mut given = Given::of(JSON, 1000, &mut self::head(200, "text/event-stream")).expect("a head");
+        assert!(given.take(note, true, |_| {}).is_err(), "it ends without an answer");
+    }
+
+    #[test]
+    fn json_becomes_one_event_and_errors_stay() {
+        let mut head = head(200, "application/json");
+        let mut given = Given::of(EVENTS, 1000, &mut head).expect("a head");
+        assert_eq!(head.headers[CONTENT_TYPE], "text/event-stream");
+        assert_eq!(given.take("{\"a\":\n".into(), false, |_| {}).expect("sound"), (Bytes::new(), false));
+        let (event, over) = given.take("1}".into(), true, |_| {}).expect("sound");
+        assert_eq!((&event[..], over), (&b"event: message\ndata: {\"a\":\ndata: 1}\n\n"[..], true));
+        for (status, kind, takes) in [
+            (404, "application/json", EVENTS),
+            (200, "application/json", JSON),
+            (200, "text/event-stream", EVENTS),
+        ] {
+            let mut head = self::head(status, kind);
+            assert!(Given::of(takes, 1000, &mut head).expect("a head").is_as_it_came());
+            assert_eq!(head.headers[CONTENT_TYPE], kind);
+        }
+    }
+}

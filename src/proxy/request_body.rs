@@ -1,0 +1,171 @@
+//! Reading a body before a server is chosen, and getting Pingora to send it afterwards.
+//!
+//! Pingora 0.9 picks the upstream first and streams the body after; a body that was read early is sent only if
+//! its retry buffer holds something, and that buffer holds 64 KiB or nothing. Over that, nothing is sent, nothing
+//! is said, and the upstream waits for ever. So the buffer is used as a *sign* and never as the data: it is
+//! switched on when at most 64 KiB are left, the last piece lands in it, Pingora calls the body filter once, and
+//! the filter puts our own bytes in the place of that piece. When the length is not known beforehand and the
+//! body turns out longer, no sign can be set; [`can_replay`] says so, and the caller takes another way.
+
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, EXPECT};
+use mcp::Refusal;
+use pingora::ErrorType;
+use pingora::proxy::Session;
+
+use crate::listener::http1::Standing;
+use crate::process::state::Load;
+
+/// What Pingora's retry buffer can hold (`BODY_BUF_LIMIT`, not public).
+const SIGN: usize = 64 * 1024;
+
+/// What a body may take.
+pub struct Bounds {
+    /// Its bytes.
+    pub limit: usize,
+    pub patience: Duration,
+    /// Bytes of all bodies that are in memory at the time.
+    pub together: usize,
+    /// A body up to this size is not among them.
+    pub free: usize,
+}
+
+/// Bytes of a body that are not counted, since a connection, of which there are not so many, has one body at a time. On a
+/// connection of HTTP/2 that is one of them.
+pub fn free(standing: Standing) -> usize {
+    if standing == Standing::First { SIGN } else { 0 }
+}
+
+/// Reads the whole body, or says why not; an error is the client's connection failing. `load` counts the bytes that have
+/// come of one that is not small: what is only promised takes no room.
+pub async fn read(
+    session: &mut Session,
+    bounds: &Bounds,
+    load: &mut Load,
+) -> pingora::Result<Result<Bytes, Refusal>> {
+    let (limit, patience) = (bounds.limit, bounds.patience);
+    let headers = &session.req_header().headers;
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let waits =
+        headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if length.is_some_and(|length| length > limit) {
+        return Ok(Err(too_large(limit)));
+    }
+    // Known before the first byte is read, or asked for.
+    if length.is_some_and(|length| length > bounds.free && !load.fits(length, bounds.together)) {
+        return Ok(Err(too_many()));
+    }
+    if waits {
+        let downstream = session.as_downstream_mut();
+        let kept = downstream.get_keepalive();
+        downstream.write_continue_response().await.map_err(|error| error.into_down())?;
+        // Pingora takes this for an answer before the end of the body, after which it would close.
+        downstream.set_keepalive(kept);
+    }
+    let mut collecting = pin!(collect(session, length, bounds, load));
+    // Most bodies came with their head, and need no clock.
+    let read = match futures::poll!(collecting.as_mut()) {
+        Poll::Ready(read) => Ok(read),
+        Poll::Pending => tokio::time::timeout(patience, collecting).await,
+    };
+    match read {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(error)) => match error.etype() {
+            ErrorType::ReadError => Err(error.into_down()),
+            ErrorType::ReadTimedout => Ok(Err(too_slow(patience))),
+            // What follows on the connection could be taken for another request.
+            _ => {
+                let words = "the body ends early, or its chunks are not as RFC 9112 has them";
+                Ok(Err(Refusal::http(400, "body_broken", words).closing()))
+            }
+        },
+        Err(_) => Ok(Err(too_slow(patience))),
+    }
+}
+
+fn too_slow(patience: Duration) -> Refusal {
+    Refusal::http(408, "body_timeout", format!("the body did not arrive within {patience:?}")).closing()
+}
+
+async fn collect(
+    session: &mut Session,
+    length: Option<usize>,
+    bounds: &Bounds,
+    load: &mut Load,
+) -> pingora::Result<Result<Bytes, Refusal>> {
+    let limit = bounds.limit;
+    let downstream = session.as_downstream_mut();
+    if length.is_none_or(|length| length <= SIGN) {
+        downstream.enable_retry_buffering();
+    }
+    let mut counts = |came: usize| {
+        let small = length.unwrap_or(came).max(came) <= bounds.free;
+        small || load.grow(came - load.bytes(), bounds.together)
+    };
+    let Some(first) = downstream.read_request_body().await? else { return Ok(Ok(Bytes::new())) };
+    if !counts(first.len()) {
+        return Ok(Err(too_many()));
+    }
+    if length == Some(first.len()) {
+        // The one piece is the body. The end must still be seen, or Pingora takes the body for unfinished.
+        while downstream.read_request_body().await?.is_some() {}
+        return Ok(Ok(first));
+    }
+    // Room for what is small, and else for twice what has come.
+    let room = length.filter(|length| *length <= SIGN).unwrap_or(2 * first.len());
+    let mut body = BytesMut::with_capacity(room.max(first.len()));
+    body.extend_from_slice(&first);
+    drop(first);
+    loop {
+        if body.len() > limit {
+            return Ok(Err(too_large(limit)));
+        }
+        if length.is_some_and(|length| length.saturating_sub(body.len()) <= SIGN) {
+            downstream.enable_retry_buffering();
+        }
+        match downstream.read_request_body().await? {
+            Some(piece) if !counts(body.len() + piece.len()) => return Ok(Err(too_many())),
+            Some(piece) => body.extend_from_slice(&piece),
+            None => return Ok(Ok(body.freeze())),
+        }
+    }
+}
+
+/// Sees that a request has no body. Nobody would read it, and over HTTP/2 what is not read holds up others.
+pub async fn none(session: &mut Session, patience: Duration) -> pingora::Result<Result<(), Refusal>> {
+    let downstream = session.as_downstream_mut();
+    // That it is empty may be said only after the head.
+    while !downstream.is_body_empty() {
+        match tokio::time::timeout(patience, downstream.read_request_body()).await {
+            Ok(Ok(None)) => break,
+            Ok(Ok(Some(piece))) if piece.is_empty() => {}
+            Ok(Ok(Some(_))) => {
+                let words = "GET and DELETE have no body here";
+                return Ok(Err(Refusal::http(400, "body_unwanted", words).closing()));
+            }
+            Ok(Err(error)) => return Err(error.into_down()),
+            Err(_) => return Ok(Err(too_slow(patience))),
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Whether Pingora will call the body filter for this request.
+pub fn can_replay(session: &Session) -> bool {
+    session.as_downstream().get_retry_buffer().is_some()
+}
+
+fn too_many() -> Refusal {
+    let words =
+        "the bodies of other requests fill the memory that is set aside for them (limits.max_buffered)";
+    Refusal::http(503, "max_buffered", words).retry_after(Duration::from_secs(1)).closing()
+}
+
+fn too_large(limit: usize) -> Refusal {
+    Refusal::http(413, "body_too_large", format!("the body is larger than the limit of {limit} bytes"))
+        .closing()
+}

@@ -1,0 +1,160 @@
+//! The head of a request as a value: what the filters see of it, and what of HTTP itself is refused first.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use filters::{Caller, Head, Permit};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Version};
+use mcp::header_name;
+use mcp::rejection::code;
+use mcp::{Era, Kind, Refusal};
+use pingora::proxy::Session;
+
+use crate::catalog::{self, Endpoint};
+use crate::dispatch::Door;
+use crate::listener::http1::{Ended, ended};
+use crate::listener::tls;
+use crate::session;
+use mcp::version;
+
+/// The head as the filters see it; `client` is the address of the one who sent it.
+pub fn head(session: &Session, client: Option<IpAddr>) -> Head<'_> {
+    let request = session.req_header();
+    let authority = match request.version {
+        Version::HTTP_2 => request.uri.authority().map(|authority| authority.as_str()),
+        _ => None,
+    };
+    Head {
+        verb: &request.method,
+        path: catalog::plain(request.uri.path()),
+        headers: &request.headers,
+        authority,
+        peer: client,
+        certificate: tls::certificate(session.digest()),
+        outside: true,
+    }
+}
+
+/// Goes on in the HTTP that is spoken, whatever else a client would like (RFC 9110 §7.8): for nothing below is this a request
+/// after which the connection could be another's.
+pub fn stay(session: &mut Session) {
+    if session.req_header().headers.contains_key(UPGRADE) {
+        session.req_header_mut().remove_header(&UPGRADE);
+    }
+}
+
+/// Refuses what two HTTP readers could take differently (RFC 9112 §6.3, request smuggling), and what MCP has no
+/// use for.
+pub fn sound(session: &Session, max_header: usize) -> Result<(), Refusal> {
+    let request = session.req_header();
+    if request.raw_path().len() > max_header {
+        let words = format!("the request target is longer than the limit of {max_header} bytes");
+        return Err(Refusal::http(414, "target_too_long", words).closing());
+    }
+    // It was verified in the handshake, and connections may stand for long.
+    if tls::is_over(session.digest()) {
+        ended(Ended::Last);
+        let words = "the client certificate of this connection has ended, or is not vouched for any more; come again with one that is good";
+        return Err(Refusal::http(403, "certificate_ended", words).closing());
+    }
+    let bad = |reason, words: &'static str| Err(Refusal::http(400, reason, words).closing());
+    let mut encodings = request.headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(encoding) = encodings.next() else { return Ok(()) };
+    if request.version == Version::HTTP_10 || request.version == Version::HTTP_2 {
+        return bad("transfer_encoding", "Transfer-Encoding belongs to HTTP/1.1");
+    }
+    if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return bad("transfer_encoding", "the only Transfer-Encoding taken is one `chunked`");
+    }
+    // Pingora drops Content-Length beside Transfer-Encoding before we see it, so the raw head is asked.
+    let doubled = request.headers.contains_key(CONTENT_LENGTH)
+        || session.as_downstream().as_http1().is_some_and(|h1| {
+            let raw = h1.get_headers_raw_bytes();
+            raw.split(|b| *b == b'\n').any(|line| {
+                line.get(..14).is_some_and(|name| name.eq_ignore_ascii_case(b"content-length"))
+                    && line.get(14).is_some_and(|next| matches!(next, b':' | b' ' | b'\t'))
+            })
+        });
+    if doubled {
+        return bad("length_and_encoding", "Content-Length and Transfer-Encoding must not stand together");
+    }
+    Ok(())
+}
+
+/// The session of a legacy message: none for `initialize`, which opens one.
+pub fn session(
+    door: &Door,
+    session: &Session,
+    endpoint: &Endpoint,
+    permit: &Permit,
+    body: &[u8],
+) -> Result<Option<Arc<session::Session>>, Refusal> {
+    let opens =
+        permit.rpc.kind == Kind::Request && permit.rpc.method.is_some_and(|m| m.is(body, "initialize"));
+    if permit.era == Era::Modern || opens {
+        return Ok(None);
+    }
+    find(door, session, endpoint, &permit.caller).map(Some)
+}
+
+/// The session of a GET or DELETE.
+pub fn open_session(
+    door: &Door,
+    session: &Session,
+    endpoint: &Endpoint,
+    caller: &Caller,
+) -> Result<Arc<session::Session>, Refusal> {
+    let head = head(session, None);
+    if let Ok(Some(version)) = head.one(&header_name::PROTOCOL_VERSION)
+        && version::MODERN.contains(&version)
+    {
+        return Err(Refusal::http(405, "verb", "this protocol revision has only POST"));
+    }
+    find(door, session, endpoint, caller)
+}
+
+/// The session that the header names, if the caller has it on this endpoint.
+pub fn find(
+    door: &Door,
+    session: &Session,
+    endpoint: &Endpoint,
+    caller: &Caller,
+) -> Result<Arc<session::Session>, Refusal> {
+    let head = head(session, None);
+    let invalid = |reason, words: &'static str| Refusal::new(400, code::INVALID_REQUEST, reason, words);
+    match head.one(&header_name::SESSION) {
+        Ok(Some(id)) => door.sessions.get(id, &endpoint.path, caller).ok_or_else(|| {
+            Refusal::http(404, "no_session", "no such session here; open one with `initialize`")
+        }),
+        Ok(None) => Err(invalid(
+            "session_missing",
+            "the header Mcp-Session-Id is missing; `initialize` opens a session",
+        )),
+        Err(_) => Err(invalid("header_doubled", "the header Mcp-Session-Id must stand once")),
+    }
+}
+
+/// The trace id of a W3C `traceparent`, if there is a sound one.
+pub fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    let id = value.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
+}
+
+/// A number for one request: random start a thread, so that no two processes or restarts share a row of them.
+pub fn request_id() -> u64 {
+    thread_local! {
+        static NEXT: Cell<u64> = Cell::new(getrandom::u64().expect("the system gives random bytes") | 1);
+    }
+    NEXT.with(|next| {
+        // xorshift64: distinct for 2^64 - 1 requests of a thread.
+        let mut x = next.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        next.set(x);
+        x
+    })
+}

@@ -1,0 +1,95 @@
+//! Whose answer a message is, by the id that was sent, and how it gets the client's own.
+
+use bytes::{Bytes, BytesMut};
+use mcp::json::splice::splice;
+
+use crate::upstream::UpstreamError;
+use mcp::jsonrpc::message;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// It has the id of the request.
+    Ours,
+    /// An error about a request that the server could not read: it has no id, and says so or not (JSON-RPC 2.0 §5).
+    Nobodys,
+}
+
+/// Whose answer this is; `id` was sent.
+pub fn of(read: &message::Incoming, message: &[u8], id: &[u8]) -> Result<Whose, UpstreamError> {
+    match read.id {
+        Some(got) if message::same_id(got.of(message), id) => Ok(Whose::Ours),
+        None if read.error.is_some() => Ok(Whose::Nobodys),
+        Some(got) if read.error.is_some() && got.of(message) == b"null" => Ok(Whose::Nobodys),
+        _ => Err(UpstreamError::Foreign),
+    }
+}
+
+/// The answer under the client's id, in a piece with room for so many bytes if it is not changed where it lies.
+pub fn home(message: Bytes, read: &message::Incoming, id: &[u8], length: usize) -> Bytes {
+    let Some(place) = read.id else {
+        let begin = memchr::memchr(b'{', &message).map_or(0, |at| at + 1);
+        return [&message[..begin], b"\"id\":", id, b",", &message[begin..]].concat().into();
+    };
+    match message.try_into_mut() {
+        Ok(message) if message.capacity() >= length => splice(message, place, id),
+        kept => {
+            let message: Bytes = kept.map_or_else(|shared| shared, BytesMut::freeze);
+            let needed = message.len() - place.len() + id.len();
+            let mut out = BytesMut::with_capacity(needed.max(length));
+            out.extend_from_slice(&message[..place.start]);
+            out.extend_from_slice(id);
+            out.extend_from_slice(&message[place.end..]);
+            out.freeze()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_gets_the_clients_id_byte_for_byte() {
+        for (message, expected) in [
+            (
+                r#"{"jsonrpc":"2.0","id":"sent","result":{"id":"sent"}}"#,
+                r#"{"jsonrpc":"2.0","id":-1,"result":{"id":"sent"}}"#,
+            ),
+            (
+                r#"{"result":{},"id": "\u0073ent" ,"jsonrpc":"2.0"}"#,
+                r#"{"result":{},"id": -1 ,"jsonrpc":"2.0"}"#,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":null,"error":{"code":1}}"#,
+                r#"{"jsonrpc":"2.0","id":-1,"error":{"code":1}}"#,
+            ),
+            (r#" {"jsonrpc":"2.0","error":{"code":1}}"#, r#" {"id":-1,"jsonrpc":"2.0","error":{"code":1}}"#),
+        ] {
+            let message = Bytes::copy_from_slice(message.as_bytes());
+            let read = message::read(&message).expect("a message");
+            assert!(of(&read, &message, b"\"sent\"").is_ok(), "{message:?}");
+            for length in [0, 200] {
+                assert_eq!(home(message.clone(), &read, b"-1", length), expected);
+                let alone = Bytes::copy_from_slice(&message);
+                assert_eq!(home(alone, &read, b"-1", length), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn only_an_error_may_name_no_request() {
+        for (message, expected) in [
+            (r#"{"jsonrpc":"2.0","id":"sent","result":{}}"#, Some(Whose::Ours)),
+            (r#"{"jsonrpc":"2.0","id":"sent","error":{}}"#, Some(Whose::Ours)),
+            (r#"{"jsonrpc":"2.0","id":null,"error":{}}"#, Some(Whose::Nobodys)),
+            (r#"{"jsonrpc":"2.0","error":{}}"#, Some(Whose::Nobodys)),
+            (r#"{"jsonrpc":"2.0","id":null,"result":{}}"#, None),
+            (r#"{"jsonrpc":"2.0","result":{}}"#, None),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, None),
+            (r#"{"jsonrpc":"2.0","id":1,"error":{}}"#, None),
+        ] {
+            let read = message::read(message.as_bytes()).expect("a message");
+            assert_eq!(of(&read, message.as_bytes(), b"\"sent\"").ok(), expected, "{message}");
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! Looking at a server's answer while it streams through: is it MCP, does it answer *this* request, does it end?
+//!
+//! Events and bytes pass as they came, with the client's id in the place of the gateway's. Held back is only what cannot be
+//! judged yet: the event that has not ended, and a JSON answer up to [`HELD`], so that a wrong one can still become a clean
+//! error. Of a longer one the id is looked for on the way (`scan`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use mcp::Era;
+use pingora::http::ResponseHeader;
+
+use super::long_response_id::Scan;
+use super::response_messages::{Hearing, Pieces};
+use crate::config;
+use crate::dispatch::Leave;
+use crate::upstream::http::Seat;
+use crate::upstream::http::content_coding::Decoder;
+use crate::upstream::http::redirect;
+use crate::upstream::http::response::{kind_of, refusal_words};
+use crate::upstream::http::retry::retry_after;
+use crate::upstream::{Screen, UpstreamError};
+use mcp::jsonrpc::message;
+use mcp::sse::Splitter;
+
+/// JSON answers up to this size are judged before their first byte goes out. A client can do nothing with a part
+/// of one, so holding costs it no time; of longer ones only the beginning is looked at, to bound the memory.
+const HELD: usize = 1024 * 1024;
+
+/// What of a refusal is read.
+const DENIAL: usize = 4096;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// White space that follows an answer: room for an id that it does not have yet (or that is null), since the length goes out
+/// before the answer is judged.
+const ID_MEMBER: usize = br#""id":,"#.len() + 21;
+/// The same for a short one, in whose place the gateway's own error may have to stand.
+const ROOM: usize = 320;
+/// Longer than any error that has no id.
+const LONG: usize = 4096;
+
+/// How an answer comes and goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// Nothing else was asked on its connection, or by nobody else: what comes belongs to this request.
+    pub certain: bool,
+    /// Its length is told to the client, if the server tells it.
+    pub sized: bool,
+}
+
+/// The code of a head that does not agree with its body (2026-07-28, streamable-http).
+const MISMATCH: &[u8] = b"-32020";
+
+pub struct Watch {
+    form: Form,
+    /// Its messages.
+    reader: Hearing,
+    passed: usize,
+    /// The length that was told to the client, and what has gone out of it.
+    promised: Option<usize>,
+    gone: usize,
+    certain: bool,
+    screen: Option<Screen>,
+    /// The server may say that the head does not repeat what its schema wants, which then is another than is known.
+    doubtful: bool,
+    decoder: Option<Decoder>,
+    /// The status of an error without a content type, and when the server can be asked again.
+    odd: Option<(u16, Option<Duration>)>,
+}
+
+enum Form {
+    Json {
+        held: BytesMut,
+        /// Set for one that is too long to judge it whole.
+        scan: Option<Box<Scan>>,
+        open: bool,
+    },
+    Events(Splitter),
+    /// An error of HTTP in the server's own words; if it is no message, and says only that it cannot now: what is told then.
+    Failure {
+        held: BytesMut,
+        later: Option<(u16, Option<Duration>)>,
+    },
+    /// Why the gateway, which has no credentials to give, is refused.
+    Denial {
+        status: u16,
+        kind: String,
+        held: BytesMut,
+    },
+    /// What follows a message that has no answer, whatever it may be: it is for nobody.
+    Dropped,
+    /// Nothing to look at: no body, or an error in the server's own words.
+    Other,
+}
+
+impl Watch {
+    /// Judges the head of an answer, which came now.
+    pub fn begin(
+        response: &mut ResponseHeader,
+        leave: &Leave,
+        seat: Option<&Arc<Seat>>,
+        way: Way,
+        now: Instant,
+    ) -> Result<Self, UpstreamError> {
+        let kind = kind_of(&response.headers);
+        let status = response.status.as_u16();
+        if response.status.is_redirection() {
+            // The place is told where the head is surely that of this answer.
+            let none = HeaderMap::new();
+            return Err(redirect::elsewhere(status, if way.certain { &response.headers } else { &none }));
+        }
+        let decoder = Decoder::of(&response.headers)?;
+        let length =
+            response.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        let limit = leave.server.max_response;
+        // Some call it so, or nothing. Of what has no type its body tells.
+        let untyped = kind.is_empty()
+            && leave.id.is_some()
+            && length != Some(0)
+            && (status == 200 || response.status.is_client_error());
+        let kind = match kind.as_str() {
+            "text/json" | "application/json-rpc" => "application/json",
+            kind => kind,
+        };
+        if decoder.is_some() {
+            response.remove_header(&CONTENT_LENGTH);
+        }
+        let mut promised = None;
+        if kind == "application/json" || untyped {
+            response
+                .insert_header(CONTENT_TYPE, JSON)
+                .map_err(|_| nonsense("its head cannot be passed on"))?;
+        }
+        let form = match (status, kind) {
+            (401 | 403, _) if !leave.server.passthrough => {
+                if leave.server.config.credentials != config::Credentials::None {
+                    return Err(UpstreamError::Credentials(status));
+                }
+                // With what it secures, it may say what it likes.
+                if kind.is_empty() || length == Some(0) || leave.screen.is_some() || !way.certain {
+                    return Err(UpstreamError::Denied(status, String::new()));
+                }
+                let kind = kind.to_owned();
+                response.remove_header(&CONTENT_LENGTH);
+                response
+                    .insert_header(CONTENT_TYPE, JSON)
+                    .map_err(|_| nonsense("its head cannot be passed on"))?;
+                response
+                    .set_status(StatusCode::BAD_GATEWAY)
+                    .map_err(|_| nonsense("its head cannot be passed on"))?;
+                Form::Denial { status, kind, held: BytesMut::new() }
+            }
+            (_, "") if untyped => {
+                response.remove_header(&CONTENT_LENGTH);
+                Form::Json { held: BytesMut::new(), scan: None, open: false }
+            }
+            (200..=599, "application/json") if length.is_some_and(|length| length > limit) => {
+                return Err(UpstreamError::TooLarge(limit));
+            }
+            // 204 and 205 have no body (RFC 9110 §15.3.5).
+            (204 | 205, "application/json") if leave.id.is_some() => {
+                return Err(UpstreamError::Nonsense("the answer is empty".into()));
+            }
+            (200..=299, "application/json") if leave.id.is_some() && length == Some(0) => {
+                return Err(UpstreamError::Nonsense("the answer is empty".into()));
+            }
+            (200..=299, "application/json") if leave.id.is_some() => {
+                let whole = decoder.is_none()
+                    && leave.screen.is_none()
+                    && !seat.is_some_and(|seat| seat.has_batches());
+                promised = length.filter(|_| whole && way.sized).map(|length| promise(length, leave));
+                // What is taken out or put in changes the length.
+                match promised {
+                    Some(length) => drop(response.insert_header(CONTENT_LENGTH, length)),
+                    None => drop(response.remove_header(&CONTENT_LENGTH)),
+                }
+                Form::Json { held: BytesMut::new(), scan: None, open: false }
+            }
+            (200..=299, _) if leave.id.is_none() && leave.resume.is_none() => {
+                if length != Some(0) && status != 204 {
+                    response.set_status(202).expect("it is a status");
+                    response.remove_header(&CONTENT_TYPE);
+                    let _ = response.remove_header(&CONTENT_LENGTH);
+                }
+                Form::Dropped
+            }
+            (200..=299, "text/event-stream") => {
+                // A mark before it and an event that does not end are left out, and ids may become longer.
+                response.remove_header(&CONTENT_LENGTH);
+                Form::Events(Splitter::new(limit))
+            }
+            (429 | 503, "application/json") if length == Some(0) => {
+                return Err(UpstreamError::Later(status, retry_after(&response.headers)));
+            }
+            // An error may be another's, and hold a secret, as well as a result.
+            (400..=599, "application/json") if leave.screen.is_some() || leave.id.is_some() => {
+                response.remove_header(&CONTENT_LENGTH);
+                let later = matches!(status, 429 | 503).then(|| (status, retry_after(&response.headers)));
+                Form::Failure { held: BytesMut::new(), later }
+            }
+            (400..=599, "application/json") if way.certain => Form::Other,
+            (400..=599, "application/json") => return Err(UpstreamError::Nameless),
+            (429 | 503, _) => return Err(UpstreamError::Later(status, retry_after(&response.headers))),
+            (400..=499, _) => {
+                return Err(UpstreamError::Odd(format!("HTTP {status} with content type {kind:?}")));
+            }
+            _ => return Err(UpstreamError::Nonsense(format!("HTTP {status} with content type {kind:?}"))),
+        };
+        let reader = Hearing::of(leave, seat, way.certain, now);
+        let doubtful = status == 400 && leave.era == Era::Modern;
+        let (certain, screen) = (way.certain, leave.screen.clone());
+        let odd = (untyped && status >= 400).then(|| (status, retry_after(&response.headers)));
+        Ok(Self { form, reader, passed: 0, promised, gone: 0, certain, screen, doubtful, decoder, odd })
+    }
+
+    /// Whether the answer was an error.
+    pub fn saw_error(&self) -> bool {
+        self.reader.error
+    }
+
+    /// Whether something of a stream was a message: the server works.
+    pub fn spoke(&self) -> bool {
+        self.reader.spoke
+    }
+
+    /// Whether nothing is to come any more of the request.
+    pub fn is_answered(&self) -> bool {
+        self.reader.answered || matches!(self.form, Form::Failure { .. } | Form::Dropped | Form::Other)
+    }
+
+    /// How long the server may still say nothing of the call; none while it waits for its client.
+    pub fn left(&self) -> Option<Duration> {
+        self.reader.left()
+    }
+
+    /// Whether nothing of the body went out yet, so that another can take its place. An answer that is held must be
+    /// whole within the time of a call; what streams may take longer, if it is not silent.
+    pub fn is_held(&self) -> bool {
+        matches!(self.form, Form::Json { open: false, .. } | Form::Failure { .. } | Form::Denial { .. })
+    }
+
+    /// Whether the client may go on with the stream that this is.
+    pub fn is_resumable(&self) -> bool {
+        self.reader.resumable
+    }
+
+    /// Whether nothing more is to be asked where this came from: an error that names no request may have been another's.
+    pub fn spends(&self) -> bool {
+        self.reader.nameless || matches!(self.form, Form::Dropped) && self.passed > 0
+    }
+
+    /// Whether it is a stream of events, which goes out as it comes.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.form, Form::Events(_))
+    }
+
+    /// Takes the next piece of the body and gives what may go out now.
+    pub fn pass(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
+        let passed = match self.decoder.take() {
+            None => self.look(piece, end),
+            Some(mut decoder) => {
+                let passed = self.decoded(&mut decoder, &piece.unwrap_or_default(), end);
+                self.decoder = Some(decoder);
+                passed
+            }
+        };
+        let passed = passed.and_then(|piece| self.fill_up(piece, end));
+        if end && passed.is_ok() && self.is_held() {
+            // It goes out whole: nothing can take its place any more.
+            self.form = Form::Other;
+        }
+        passed
+    }
+
+    /// Looks at what a piece of a compressed body stands for, a bounded part of it at a time.
+    fn decoded(
+        &mut self,
+        decoder: &mut Decoder,
+        piece: &[u8],
+        end: bool,
+    ) -> Result<Option<Bytes>, UpstreamError> {
+        let (limit, mut out) = (self.reader.server.max_response, BytesMut::new());
+        decoder.decode(piece, |text| {
+            out.extend_from_slice(&self.look(Some(Bytes::copy_from_slice(text)), false)?.unwrap_or_default());
+            if out.len() > limit { Err(UpstreamError::TooLarge(limit)) } else { Ok(()) }
+        })?;
+        if end {
+            decoder.finish()?;
+            out.extend_from_slice(&self.look(None, true)?.unwrap_or_default());
+        }
+        Ok(Some(out.freeze()))
+    }
+
+    /// Gives an answer the length that was promised.
+    fn fill_up(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
+        let Some(promised) = self.promised else { return Ok(piece) };
+        self.gone += piece.as_ref().map_or(0, Bytes::len);
+        let Some(missing) = promised.checked_sub(self.gone) else {
+            return Err(UpstreamError::Odd("it is longer than it was to be".into()));
+        };
+        if !end || missing == 0 {
+            return Ok(piece);
+        }
+        let piece = piece.unwrap_or_default();
+        // There is room for it in most cases.
+        let mut filled = piece.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        filled.resize(filled.len() + missing, b' ');
+        Ok(Some(filled.freeze()))
+    }
+
+    fn look(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
+        self.passed += piece.as_ref().map_or(0, Bytes::len);
+        if self.doubtful
+            && let Some(piece) = &piece
+            && memchr::memmem::find(piece, MISMATCH).is_some()
+        {
+            self.doubtful = false;
+            self.reader.server.outdated.notify_one();
+        }
+        let (limit, reader, screen) =
+            (self.reader.server.max_response, &mut self.reader, self.screen.as_ref());
+        let certain = self.certain;
+        match &mut self.form {
+            Form::Other if self.passed > limit => Err(UpstreamError::TooLarge(limit)),
+            Form::Other => Ok(piece),
+            Form::Dropped => Ok(None),
+            Form::Json { .. } | Form::Failure { .. } if self.passed > limit => {
+                Err(UpstreamError::TooLarge(limit))
+            }
+            Form::Json { held, scan: Some(scan), open } => {
+                // It comes, and may take longer, as a stream may.
+                reader.heard();
+                let piece = scan.pass(&piece.unwrap_or_default())?;
+                if end {
+                    scan.end()?;
+                    reader.answered = true;
+                }
+                *open |= scan.found();
+                Ok(Some(match *open {
+                    true if held.is_empty() => piece.freeze(),
+                    _ => {
+                        held.extend_from_slice(&piece);
+                        if *open { std::mem::take(held).freeze() } else { Bytes::new() }
+                    }
+                }))
+            }
+            Form::Json { held, scan, open } => {
+                // The whole answer in one piece is judged where it lies.
+                if end {
+                    let body = if held.is_empty() {
+                        piece.unwrap_or_default()
+                    } else {
+                        held.extend_from_slice(&piece.unwrap_or_default());
+                        std::mem::take(held).freeze()
+                    };
+                    let body = match (reader.judge(body, self.promised), self.odd) {
+                        (Err(_), Some((429, wait))) => return Err(UpstreamError::Later(429, wait)),
+                        (Err(_), Some((status, _))) => {
+                            return Err(UpstreamError::Odd(format!("HTTP {status} without a content type")));
+                        }
+                        (judged, _) => judged?,
+                    };
+                    return Ok(Some(screened(screen, body)?));
+                }
+                held.extend_from_slice(&piece.unwrap_or_default());
+                let own = reader.id.clone().filter(|_| held.len() > HELD && screen.is_none());
+                if let Some(own) = own {
+                    reader.heard();
+                    let looking = scan.insert(Box::new(Scan::new(reader.sent.wire, own)));
+                    let passed = looking.pass(&std::mem::take(held))?;
+                    // What may be another's waits until the id has come.
+                    *open = certain || looking.found();
+                    if *open {
+                        return Ok(Some(passed.freeze()));
+                    }
+                    *held = passed;
+                }
+                Ok(Some(Bytes::new()))
+            }
+            Form::Denial { status, kind, held } => {
+                held.extend_from_slice(&piece.unwrap_or_default());
+                if !end && held.len() < DENIAL {
+                    return Ok(Some(Bytes::new()));
+                }
+                Err(UpstreamError::Denied(*status, refusal_words(kind, held)))
+            }
+            Form::Failure { held, later } => {
+                held.extend_from_slice(&piece.unwrap_or_default());
+                if held.len() > HELD {
+                    return Err(UpstreamError::Odd("an error that is too long to be judged".into()));
+                }
+                if !end || (held.is_empty() && later.is_none()) {
+                    return Ok(Some(Bytes::new()));
+                }
+                let body = std::mem::take(held).freeze();
+                // A text in another encoding would pass unseen.
+                if screen.is_some() && std::str::from_utf8(&body).is_err() {
+                    return Err(UpstreamError::Nonsense("its answer cannot be searched".into()));
+                }
+                if let Some((status, wait)) = *later
+                    && !message::read(&body).is_some_and(|read| read.is_answer())
+                {
+                    return Err(UpstreamError::Later(status, wait));
+                }
+                let (body, is_answer) = reader.failure(body)?;
+                let clean = match screen {
+                    // Of an answer its skeleton is for programs, and stays.
+                    Some(screen) if is_answer => screen.message(&body)?,
+                    Some(screen) => screen.text(&body)?,
+                    None => None,
+                };
+                Ok(Some(clean.unwrap_or(body)))
+            }
+            Form::Events(_) if reader.id.is_some() && self.passed > reader.server.bounds.max_stream => {
+                Err(UpstreamError::TooLarge(reader.server.bounds.max_stream))
+            }
+            Form::Events(splitter) => {
+                splitter.push(&piece.unwrap_or_default());
+                if end {
+                    splitter.finish();
+                }
+                let mut out = Pieces::default();
+                while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(limit))? {
+                    reader.event(event, screen, limit, &mut out)?;
+                }
+                if end && reader.id.is_some() && !reader.answered && !reader.resumable {
+                    return Err(UpstreamError::Nonsense("the stream ended without an answer".into()));
+                }
+                // Comments keep a connection open, but they are no answer.
+                if reader.left() == Some(Duration::ZERO) {
+                    return Err(UpstreamError::TimedOut(reader.server.timeout));
+                }
+                Ok(Some(out.joined()))
+            }
+        }
+    }
+}
+
+fn nonsense(words: &str) -> UpstreamError {
+    UpstreamError::Nonsense(words.into())
+}
+
+/// The length that the client is told of an answer that is so long when it comes.
+fn promise(length: usize, leave: &Leave) -> usize {
+    let own = leave.id.as_ref().map_or(0, Bytes::len);
+    let ours = (length + own).saturating_sub(leave.sent.wire.len());
+    let least = if length > LONG { 0 } else { ROOM + own };
+    (ours + ID_MEMBER).max(least)
+}
+
+fn screened(screen: Option<&Screen>, body: Bytes) -> Result<Bytes, UpstreamError> {
+    Ok(screen.map_or(Ok(None), |screen| screen.message(&body))?.unwrap_or(body))
+}

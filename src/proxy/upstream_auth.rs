@@ -1,0 +1,46 @@
+//! In whose name a server is called: the `Authorization` that goes with a call, where its settings ask for the
+//! caller's own or for one made of it. The gateway's own credentials are headers of the server's settings.
+
+use filters::Means;
+use filters::request::Doubtful;
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use pingora::proxy::Session;
+
+use super::Ctx;
+use crate::dispatch::Leave;
+use crate::upstream::UpstreamError;
+
+/// The value of `Authorization` for this call, if it is not the gateway's own.
+pub async fn bearer(
+    session: &Session,
+    ctx: &Ctx,
+    leave: &Leave,
+) -> Result<Option<HeaderValue>, UpstreamError> {
+    let own = session.req_header().headers.get(AUTHORIZATION);
+    if leave.server.passthrough {
+        return Ok(own.cloned());
+    }
+    let Some(audience) = &leave.server.audience else { return Ok(None) };
+    let refused = |why: &str| UpstreamError::Exchange(why.to_owned());
+    let exchange = ctx.house.plan.exchange.as_ref().ok_or_else(|| refused("no endpoint is configured"))?;
+    let caller = ctx.caller.as_ref().filter(|caller| caller.means == Means::Jwt);
+    let caller = caller.ok_or(UpstreamError::NoToken)?;
+    let token = super::request_head::head(session, None)
+        .one(&AUTHORIZATION)
+        .map_err(|Doubtful| refused("two tokens"))?;
+    let token = token.and_then(|value| value.split_once(' ')).map(|(_, token)| token.trim());
+    let token = token.ok_or(UpstreamError::NoToken)?;
+    Box::pin(exchange.token(caller, token, audience)).await.map(Some)
+}
+
+/// A server did not take what it was given: a token that was exchanged for it is not used again.
+pub fn refused(ctx: &Ctx, error: &UpstreamError) {
+    let audience = ctx.leave.as_ref().and_then(|leave| leave.server.audience.as_ref());
+    let exchange = ctx.house.plan.exchange.as_ref();
+    if let (UpstreamError::Credentials(401), Some(audience), Some(exchange), Some(caller)) =
+        (error, audience, exchange, &ctx.caller)
+    {
+        exchange.forget(caller, audience);
+    }
+}

@@ -1,0 +1,290 @@
+//! The head that goes to a server, and what of a server's head goes to the client.
+//!
+//! The head is made anew, from the few headers that MCP and tracing need: a client's credentials and cookies stay
+//! here unless the server's configuration asks for them, and the gateway's own for a server never come back. Of a server's
+//! head the few pass that a client needs.
+
+use std::sync::Arc;
+
+use filters::guard::{Action, Redactor};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING,
+    USER_AGENT,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use mcp::header_name;
+use mcp::header_value::{decode, encode};
+use mcp::json::quote::quote;
+use mcp::rejection::code;
+use mcp::{Era, Refusal};
+use pingora::OrErr;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::Session;
+
+use super::Ctx;
+use crate::config::Redaction;
+use crate::dispatch::Leave;
+use crate::dispatch::text_places::is_traceparent;
+use crate::server::Server;
+use crate::session;
+use crate::session::id_map;
+use crate::telemetry::{Metrics, Way};
+use crate::upstream::http::Seat;
+use crate::upstream::http::pool::Visit;
+use crate::upstream::{Peer, Screen};
+use mcp::method::Method;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Lines of a head to a client, in most cases.
+const ROOM: usize = 12;
+
+/// Headers of the client that go on as they are.
+const CARRIED: [HeaderName; 4] = [
+    USER_AGENT,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("baggage"),
+];
+
+/// The head of a request to a server.
+pub fn request(
+    session: &Session,
+    ctx: &Ctx,
+    leave: &Leave,
+    peer: &Peer,
+    seat: Option<&Seat>,
+    bearer: Option<&HeaderValue>,
+    metrics: &Metrics,
+) -> pingora::Result<RequestHeader> {
+    let client = &session.req_header().headers;
+    let mut request = http::Request::new(());
+    let index = ctx.visit.as_ref().map(Visit::index);
+    *request.uri_mut() = match &ctx.moved {
+        Some((at, path)) if Some(*at) == index => path.clone(),
+        _ => peer.path.clone(),
+    };
+    // Names go out in lower case, as most clients write them: keeping another case costs a second map.
+    let mut headers = HeaderMap::with_capacity(12);
+    let searched = Searched::of(ctx, leave, metrics);
+    for name in &CARRIED {
+        if let Some(value) = client.get(name).filter(|value| is_trace(name, value) || searched.passes(value))
+        {
+            headers.insert(name, value.clone());
+        }
+    }
+    for (name, value) in &peer.stem {
+        headers.insert(name, value.clone());
+    }
+    match &leave.resume {
+        Some(last) => {
+            headers.remove(CONTENT_TYPE);
+            headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+            headers.insert(LAST_EVENT_ID, HeaderValue::clone(last));
+        }
+        None => {
+            *request.method_mut() = http::Method::POST;
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(leave.body.len()));
+        }
+    }
+    match (leave.era, seat) {
+        (Era::Modern, _) => modern(&mut headers, client, leave, &searched)?,
+        (Era::Legacy, Some(seat)) => {
+            if let Ok(version) = HeaderValue::from_str(&seat.version) {
+                headers.insert(header_name::PROTOCOL_VERSION, version);
+            }
+            if let Some(id) = &seat.session {
+                headers.insert(header_name::SESSION, id.clone());
+            }
+        }
+        (Era::Legacy, None) => {}
+    }
+    if let Some(bearer) = bearer {
+        headers.insert(AUTHORIZATION, bearer.clone());
+    }
+    *request.headers_mut() = headers;
+    Ok(request.into_parts().0.into())
+}
+
+/// The headers that mirror the body (2026-07-28, streamable-http); they agreed with it when it was judged.
+fn modern(
+    headers: &mut HeaderMap,
+    client: &HeaderMap,
+    leave: &Leave,
+    searched: &Searched<'_>,
+) -> pingora::Result<()> {
+    for name in [&header_name::PROTOCOL_VERSION, &header_name::METHOD] {
+        if let Some(value) = client.get(name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    match &leave.name {
+        Some(name) => {
+            let value = HeaderValue::from_str(&encode(name))
+                .or_err(pingora::ErrorType::InternalError, "a name that no header can carry")?;
+            headers.insert(header_name::NAME, value);
+        }
+        None => {
+            // It repeats a handle, or nothing that anybody has held against the body.
+            let method =
+                client.get(header_name::METHOD).and_then(|method| method.to_str().ok()).unwrap_or_default();
+            let goes = |value: &&HeaderValue| Method::of(method).has_name() || searched.passes(value);
+            if let Some(value) = client.get(header_name::NAME).filter(goes) {
+                headers.insert(header_name::NAME, value.clone());
+            }
+        }
+    }
+    // "Intermediate servers that do not recognize an Mcp-Param-{Name} header MUST forward it."
+    for (name, value) in client.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-")) {
+        // They repeat arguments; what is taken out of those must not come by this way.
+        let made = leave.mirrored.iter().any(|(mirrored, _)| mirrored == name);
+        if !made && searched.passes(value) {
+            headers.append(name, value.clone());
+        }
+    }
+    for (name, value) in &leave.mirrored {
+        headers.insert(name, value.clone());
+    }
+    Ok(())
+}
+
+/// What is asked before a header of a client's goes to a server that is to get no secrets. A header that holds one is left
+/// out: what would be left of it is no value of its kind.
+struct Searched<'a> {
+    redactor: Option<&'a Redactor>,
+    server: &'a str,
+    action: Action,
+    metrics: &'a Metrics,
+}
+
+impl<'a> Searched<'a> {
+    fn of(ctx: &'a Ctx, leave: &'a Leave, metrics: &'a Metrics) -> Self {
+        let redaction = leave.server.config.redact.arguments;
+        let redactor = ctx.house.plan.redactor.as_deref().filter(|_| redaction != Redaction::Off);
+        let action = if redaction == Redaction::Block { Action::Block } else { Action::Redact };
+        Self { redactor, server: &leave.server.name, action, metrics }
+    }
+
+    /// Whether it holds no secret, neither as it stands nor as it reads. What cannot be read is not known to hold none.
+    fn passes(&self, value: &HeaderValue) -> bool {
+        let Some(redactor) = self.redactor else { return true };
+        let Some((value, read)) = value.to_str().ok().and_then(|value| Some((value, decode(value)?))) else {
+            return false;
+        };
+        [value, &*read].into_iter().all(|text| match redactor.scan(quote(text).as_bytes()) {
+            Ok(found) if found.is_empty() => true,
+            Ok(found) => {
+                self.metrics.redacted(self.server, Way::Arguments, self.action, &found);
+                false
+            }
+            Err(_) => false,
+        })
+    }
+}
+
+/// Ids that programs draw, in the form that they have: they may look like a number of a card, and are none.
+fn is_trace(name: &HeaderName, value: &HeaderValue) -> bool {
+    name.as_str() == "traceparent" && value.to_str().is_ok_and(is_traceparent)
+}
+
+/// Whether a header of a server's goes to the client: what its answer is and how to treat it, and what MCP may yet say.
+/// The rest is between the server and the gateway, or would speak for the gateway's own name.
+fn is_kept(name: &HeaderName) -> bool {
+    [CONTENT_TYPE, CONTENT_LENGTH, TRANSFER_ENCODING, CACHE_CONTROL, RETRY_AFTER].contains(name)
+        || (name.as_str().starts_with("mcp-") && *name != header_name::SESSION)
+}
+
+/// Makes of a server's head what is for the client. Names that need not keep their case need no second map, and there is
+/// room for what the gateway adds.
+pub fn response(head: &mut ResponseHeader) -> pingora::Result<()> {
+    let mut kept = ResponseHeader::build_no_case(head.status, Some(ROOM))?;
+    kept.set_version(head.version);
+    for (name, value) in head.headers.iter().filter(|(name, _)| is_kept(name)) {
+        kept.append_header(name.clone(), value.clone())?;
+    }
+    *head = kept;
+    Ok(())
+}
+
+/// The resumption of a stream (`Last-Event-ID`): only the server that sent the events can go on with them, so it
+/// is asked itself, in the seat in which it sent them. The id says which.
+pub fn resumption(
+    session: &Session,
+    client: &Arc<session::Session>,
+    may: impl Fn(&Server) -> bool,
+    screen: impl Fn(&Server) -> Option<Screen>,
+) -> Result<Option<Leave>, Refusal> {
+    let Some(last) = session.req_header().headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    let unknown = || {
+        let words = "Last-Event-ID names no event of this session; without it, GET opens another stream";
+        Refusal::new(400, code::INVALID_REQUEST, "unknown_event", words)
+    };
+    if session.req_header().headers.get_all(LAST_EVENT_ID).iter().count() > 1 {
+        return Err(unknown());
+    }
+    let said = last.to_str().map_err(|_| unknown())?;
+    let (number, own) = id_map::event_home(said).ok_or_else(unknown)?;
+    let last = HeaderValue::from_str(own).map_err(|_| unknown())?;
+    let there = client.sitting(number).filter(|(server, _)| may(server));
+    let (server, seat) = there.ok_or_else(unknown)?;
+    let running = server.start().map_err(|error| error.refusal(&server.name))?;
+    Ok(Some(Leave {
+        body: bytes::Bytes::new(),
+        era: Era::Legacy,
+        session: Some(client.clone()),
+        seat: Some(seat),
+        run: None,
+        answering: None,
+        deed: None,
+        name: None,
+        mirrored: Vec::new(),
+        safe: true,
+        key: client.key(),
+        id: None,
+        sent: session::Sent::aside(),
+        logs: false,
+        resume: Some(Box::new(last)),
+        running,
+        screen: screen(&server),
+        server,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_servers_head_little_goes_to_the_client() {
+        let mut head = ResponseHeader::build(200, None).expect("a head");
+        let kept = ["Content-Type", "Content-Length", "Cache-Control", "Retry-After", "Mcp-Later"];
+        let gone = [
+            "Set-Cookie",
+            "Mcp-Session-Id",
+            "Connection",
+            "Keep-Alive",
+            "X-Hop",
+            "Alt-Svc",
+            "Trailer",
+            "Strict-Transport-Security",
+            "Clear-Site-Data",
+            "Proxy-Authenticate",
+            "WWW-Authenticate",
+            "Server",
+            "Access-Control-Allow-Origin",
+            "Upgrade",
+            "Date",
+        ];
+        for name in kept.iter().chain(&gone) {
+            head.append_header(*name, "1").expect("a header");
+        }
+        for number in 0..100 {
+            head.append_header(format!("X-{number}"), "1").expect("a header");
+            head.append_header("Set-Cookie", "2").expect("a header");
+        }
+        response(&mut head).expect("a head");
+        let mut left: Vec<&str> = head.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["cache-control", "content-length", "content-type", "mcp-later", "retry-after"]);
+    }
+}

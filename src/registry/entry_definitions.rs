@@ -1,0 +1,193 @@
+//! What an entry of a list and a greeting must be like in each era, by the official JSON schema of MCP.
+//!
+//! Clients check the lists that they read, and one entry that they do not expect costs them the whole list. So no entry
+//! is shown that does not fit the revision that it is shown in. That is the newest revision of the era: a list of the
+//! older ones is the same list, and each of them only asks for less (the tests compare the files). Members that the
+//! schema does not know pass, and `format` is not checked: it is an annotation.
+//!
+//! In a few places the official SDKs, which most clients are made with, ask for more than the schema, and they too drop
+//! the whole list: [`Definition::clients`].
+//!
+//! `definitions/` holds the parts of the schemas that are needed (`schema/mcp/prune` writes them). They use few words of
+//! JSON Schema, and these are followed here: `jsonschema` keeps the schemas of all drafts in memory once it has compiled
+//! anything, 1.4 MiB that a gateway without `validate` does not need. The tests hold both against each other.
+
+use filters::guard::strict_json;
+use mcp::Era;
+use serde_json::Value;
+
+/// The official definitions of the newest revision of each era, a JSON object each.
+const DEFINITIONS: [(&str, &str); 2] = [
+    ("2025-11-25", include_str!("entry_definitions/2025-11-25.json")),
+    ("2026-07-28", include_str!("entry_definitions/2026-07-28.json")),
+];
+/// Faults that are told of one entry.
+const TOLD: usize = 4;
+
+/// What the entries of one list must be like.
+pub struct Definition {
+    all: Value,
+    /// Of 2025-11-25: clients hold tools of the modern era against it too.
+    execution: Option<Value>,
+    name: &'static str,
+}
+
+impl Definition {
+    /// The definition of this name, such as `Tool`, in the newest revision of the era. Small, and read anew where it is
+    /// needed: lists seldom change.
+    pub fn new(era: Era, name: &'static str) -> Self {
+        let read = |era: Era| -> Value {
+            serde_json::from_str(DEFINITIONS[era as usize].1).expect("the definitions are JSON")
+        };
+        let execution = (name == "Tool").then(|| read(Era::Legacy)["ToolExecution"].take());
+        Self { all: read(era), execution, name }
+    }
+
+    /// Holds an entry against it. If it does not fit: where, and what is expected there.
+    pub fn check(&self, entry: &[u8]) -> Result<(), String> {
+        let entry = strict_json::read(entry)?;
+        let mut faults = Faults::default();
+        self.follow(&self.all[self.name], &entry, "", &mut faults);
+        self.clients(&entry, &mut faults);
+        if faults.0.is_empty() { Ok(()) } else { Err(faults.0.join("; ")) }
+    }
+
+    /// Holds one member of an object against it; what it does not name fits.
+    pub fn check_member(&self, name: &str, value: &[u8]) -> Result<(), String> {
+        let at = format!("/{name}");
+        let value = strict_json::read(value).map_err(|why| format!("{at}: {why}"))?;
+        let mut faults = Faults::default();
+        if let Some(schema) = self.all[self.name]["properties"].get(name) {
+            self.follow(schema, &value, &at, &mut faults);
+        }
+        if faults.0.is_empty() { Ok(()) } else { Err(faults.0.join("; ")) }
+    }
+
+    /// What the official SDKs ask for beside the schema: `lastModified` must be a time with seconds and offset
+    /// (TypeScript 2.4), `size` must fit 64 bits and `execution` what 2025-11-25 defines in either era (Python 2.3).
+    fn clients(&self, entry: &Value, faults: &mut Faults) {
+        if let (Some(schema), Some(execution)) = (&self.execution, entry.get("execution")) {
+            self.follow(schema, execution, "/execution", faults);
+        }
+        if !self.name.starts_with("Resource") {
+            return;
+        }
+        let time = entry.get("annotations").and_then(|all| all.get("lastModified")?.as_str());
+        if time.is_some_and(|time| !is_time(time)) {
+            let expected = "expected a time with seconds and offset, such as 2025-01-12T15:00:58Z";
+            faults.add("/annotations/lastModified", expected);
+        }
+        let size = entry.get("size").and_then(Value::as_f64).filter(|_| self.name == "Resource");
+        if size.is_some_and(|size| size.abs() > i64::MAX as f64) {
+            faults.add("/size", "expected a number of 64 bits");
+        }
+    }
+
+    /// Holds a value against a schema, as far as the official definitions go.
+    fn follow(&self, schema: &Value, value: &Value, at: &str, faults: &mut Faults) {
+        for (word, asked) in schema.as_object().into_iter().flatten() {
+            match (word.as_str(), value) {
+                ("$ref", _) => {
+                    let name = asked.as_str().and_then(|to| to.strip_prefix("#/$defs/"));
+                    self.follow(&self.all[name.expect("references lead to definitions")], value, at, faults);
+                }
+                ("type", _) if !is_of(value, asked) => {
+                    faults.add(
+                        at,
+                        &format!("expected {}, got {}", asked.as_str().unwrap_or_default(), kind(value)),
+                    );
+                }
+                ("const", _) if value != asked => faults.add(at, &format!("expected {asked}")),
+                ("enum", _) if !asked.as_array().is_some_and(|all| all.contains(value)) => {
+                    faults.add(at, &format!("expected one of {asked}"));
+                }
+                ("minimum", Value::Number(number)) if number.as_f64() < asked.as_f64() => {
+                    faults.add(at, &format!("expected at least {asked}"));
+                }
+                ("maximum", Value::Number(number)) if number.as_f64() > asked.as_f64() => {
+                    faults.add(at, &format!("expected at most {asked}"));
+                }
+                ("required", Value::Object(members)) => {
+                    let names = asked.as_array().into_iter().flatten().filter_map(Value::as_str);
+                    for name in names.filter(|name| !members.contains_key(*name)) {
+                        faults.add(at, &format!("the property `{name}` is missing"));
+                    }
+                }
+                ("properties", Value::Object(members)) => {
+                    for (name, schema) in asked.as_object().into_iter().flatten() {
+                        if let Some(value) = members.get(name) {
+                            self.follow(schema, value, &format!("{at}/{name}"), faults);
+                        }
+                    }
+                }
+                ("additionalProperties", Value::Object(members)) if asked.is_object() => {
+                    let known = &schema["properties"];
+                    for (name, value) in members.iter().filter(|(name, _)| known.get(name).is_none()) {
+                        let name = name.replace('~', "~0").replace('/', "~1");
+                        self.follow(asked, value, &format!("{at}/{name}"), faults);
+                    }
+                }
+                ("items", Value::Array(items)) => {
+                    for (number, value) in items.iter().enumerate() {
+                        self.follow(asked, value, &format!("{at}/{number}"), faults);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The faults that were found, each once.
+#[derive(Default)]
+struct Faults(Vec<String>);
+
+impl Faults {
+    fn add(&mut self, at: &str, what: &str) {
+        let fault = if at.is_empty() { what.to_owned() } else { format!("{at}: {what}") };
+        if self.0.len() < TOLD && !self.0.contains(&fault) {
+            self.0.push(fault);
+        }
+    }
+}
+
+fn is_of(value: &Value, kind: &Value) -> bool {
+    match kind.as_str() {
+        Some("object") => value.is_object(),
+        Some("array") => value.is_array(),
+        Some("string") => value.is_string(),
+        Some("boolean") => value.is_boolean(),
+        Some("number") => value.is_number(),
+        // 1.0 is an integer.
+        Some("integer") => {
+            value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0)
+        }
+        _ => false,
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// ISO 8601 as strict readers take it: RFC 3339 without what they do not have (lower case, leap seconds).
+fn is_time(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let ends = || text.ends_with('Z') || bytes[bytes.len() - 3] == b':';
+    text.is_ascii()
+        && bytes.len() >= 20
+        && bytes[10] == b'T'
+        && &bytes[17..19] != b"60"
+        && ends()
+        && chrono::DateTime::parse_from_rfc3339(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests;

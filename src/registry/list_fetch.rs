@@ -1,0 +1,157 @@
+//! Reading the lists of one server, page by page, up to what can be kept. A server is not trusted to end, nor to list
+//! what clients can read: one entry that they cannot would cost them the lists of all servers.
+
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
+
+use mcp::Era;
+use mcp::json::quote::quote;
+
+use super::entry_definitions::Definition;
+use crate::catalog::{Item, Kind, Listing, Lists, Page};
+use crate::server::Server;
+use crate::upstream::{Ask, Hello, Said, UpstreamError, house_params};
+use mcp::jsonrpc::message;
+
+/// Most entries, pages and bytes that one list of a server may have.
+const MAX_ITEMS: usize = 20_000;
+const MAX_PAGES: usize = 1_000;
+const MAX_BYTES: usize = 64 << 20;
+
+/// By this code a server says that it has no such list.
+const NO_METHOD: &[u8] = b"-32601";
+
+/// All lists of a server in one era. Of one that it gives an error for, that of `before` stays.
+pub async fn lists(
+    server: &Server,
+    era: Era,
+    hello: &Hello,
+    before: Option<&Lists>,
+) -> Result<Lists, UpstreamError> {
+    let mut lists = Lists::default();
+    for kind in Kind::ALL {
+        if !hello.offers(kind.capability(), None) {
+            continue;
+        }
+        let old = before.map(|before| before.listing(kind));
+        lists.0[kind as usize] = match listing(server, era, kind, old).await? {
+            Ok(listing) => listing,
+            Err(error) => {
+                if !old.is_some_and(|old| old.stale) {
+                    let (server, kind) = (&server.name, kind.member());
+                    tracing::warn!(%server, kind, error, "the list cannot be read; the last good one stays");
+                }
+                Listing { stale: true, ttl_ms: None, ..old.cloned().unwrap_or_default() }
+            }
+        };
+    }
+    Ok(lists)
+}
+
+/// One list, or the error that the server gave for it.
+async fn listing(
+    server: &Server,
+    era: Era,
+    kind: Kind,
+    before: Option<&Listing>,
+) -> Result<Result<Listing, String>, UpstreamError> {
+    let judge = Judge::new(era, kind, before);
+    let mut listing = Listing { public: true, ..Listing::default() };
+    let mut cursor: Option<String> = None;
+    let mut met = HashSet::new();
+    let mut bytes = 0;
+    let cut = |limit: usize, of: &str| {
+        if server.warns(("cut", kind.member(), of)) {
+            let (server, kind) = (&server.name, kind.member());
+            tracing::warn!(%server, kind, limit, of, "the list is too long; the rest is left out");
+        }
+    };
+    for _ in 0..MAX_PAGES {
+        let rest = cursor.as_ref().map(|cursor| format!(r#""cursor":{}"#, quote(cursor))).unwrap_or_default();
+        let ask = Ask {
+            era,
+            method: kind.method(),
+            params: house_params(era, &rest),
+            progress: None,
+            timeout: server.timeout,
+        };
+        let result = match server.upstream.ask(ask).await? {
+            Said::Result(result) => result,
+            // Servers that declare `resources` need not have templates, or the other way round.
+            Said::Error(error) if cursor.is_none() && is_no_method(&error) => {
+                return Ok(Ok(Listing::default()));
+            }
+            Said::Error(error) => {
+                return Ok(Err(String::from_utf8_lossy(&error[..error.len().min(200)]).into_owned()));
+            }
+        };
+        bytes += result.len();
+        let mut page = Page::read(&result, kind).map_err(UpstreamError::Nonsense)?;
+        judge.weed(&mut page);
+        let next = page.next.take();
+        listing.append(page);
+        if listing.items.len() > MAX_ITEMS {
+            cut(MAX_ITEMS, "entries");
+            listing.items.truncate(MAX_ITEMS);
+            break;
+        }
+        match next {
+            Some(_) if bytes > MAX_BYTES => {
+                cut(MAX_BYTES, "bytes");
+                break;
+            }
+            // Pages that lead back to one that was read lead nowhere else.
+            Some(next) if met.insert(next.clone()) => cursor = Some(next),
+            _ => break,
+        }
+    }
+    Ok(Ok(listing))
+}
+
+/// Which entries of a list clients can read.
+struct Judge<'a> {
+    era: Era,
+    kind: Kind,
+    /// Those that were judged before. Lists are read again and again, and seldom change.
+    known: HashMap<&'a str, &'a Item>,
+    /// Made only where there is something new, and gone with the list.
+    definition: OnceCell<Definition>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(era: Era, kind: Kind, before: Option<&'a Listing>) -> Self {
+        let items = before.into_iter().flat_map(|before| &before.items);
+        let known = items.map(|item| (item.key.as_str(), item)).collect();
+        Self { era, kind, known, definition: OnceCell::new() }
+    }
+
+    /// Takes out what does not fit.
+    fn weed(&self, page: &mut Page) {
+        let rejects = &mut page.rejects;
+        page.items.retain_mut(|item| match self.judge(item) {
+            Ok(()) => true,
+            Err(why) => {
+                rejects.add(&item.key, &why);
+                false
+            }
+        });
+    }
+
+    fn judge(&self, item: &mut Item) -> Result<(), String> {
+        let known = self.known.get(item.key.as_str());
+        if known.is_none_or(|known| known.definition() != item.definition()) {
+            let definition =
+                self.definition.get_or_init(|| Definition::new(self.era, self.kind.definition()));
+            definition.check(item.definition())?;
+        }
+        if (self.era, self.kind) == (Era::Modern, Kind::Tools) {
+            // Clients must leave out what they could not call rightly (2026-07-28, streamable-http, `x-mcp-header`).
+            item.reflect().map_err(|why| why.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+fn is_no_method(error: &[u8]) -> bool {
+    message::member(error, "code").is_some_and(|place| place.of(error) == NO_METHOD)
+}

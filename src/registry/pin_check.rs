@@ -1,0 +1,63 @@
+//! What becomes of tools whose definitions changed: told, and hidden where the server's settings want that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mcp::Era;
+
+use crate::catalog::pins::{Mode, Pin, Pins};
+use crate::catalog::{Face, Kind};
+use crate::config::Pinning;
+use crate::server::Server;
+use crate::telemetry::Metrics;
+
+/// A face without the tools that must not be shown. `pinned` are approved definitions by federated name.
+pub fn shown(
+    pins: &Pins,
+    server: &Arc<Server>,
+    era: Era,
+    face: &Arc<Face>,
+    pinned: &BTreeMap<String, [u8; 32]>,
+    metrics: &Metrics,
+) -> Arc<Face> {
+    let mode = match server.config.pinning {
+        Pinning::Off => return face.clone(),
+        Pinning::Warn => Mode::Warn,
+        Pinning::Block => Mode::Block,
+    };
+    let owner = owner(server, era);
+    let mut hidden = Vec::new();
+    for item in face.lists.of(Kind::Tools) {
+        let name = server.shows(&item.key).map(|own| server.federated(own));
+        let approved = name.as_ref().and_then(|name| pinned.get(name)).map(hex);
+        let pin = pins.judge(&owner, &item.key, item.definition(), approved.as_deref(), mode);
+        if !pin.shows(mode) {
+            hidden.push(item.key.clone());
+        }
+        if let Pin::Changed(change) = pin
+            && change.is_news
+        {
+            metrics.tool_changed(&server.name);
+            let name = name.as_deref().unwrap_or(&item.key);
+            let fate = if mode == Mode::Block {
+                "hidden until guard.pins approves it"
+            } else {
+                "shown all the same"
+            };
+            tracing::warn!(server = %server.name, tool = name, old = change.old, new = change.new, diff = change.diff, "the definition of a tool changed; it is {fate}");
+        }
+    }
+    if hidden.is_empty() {
+        return face.clone();
+    }
+    Arc::new(Face { hello: face.hello.clone(), lists: face.lists.without(&hidden), events: face.events })
+}
+
+/// Under which name a server's definitions are remembered: it may describe a tool in each era as that era can.
+pub fn owner(server: &Server, era: Era) -> String {
+    format!("{} {}", server.name, era.word())
+}
+
+fn hex(hash: &[u8; 32]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,331 @@
+//! The filters as the configuration wants them: from what was written to values that judge.
+//!
+//! What must outlive a change of the file (counters, key sets that are read over the network, the connection to
+//! Redis) is taken over from the judges before.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use filters::Chain;
+use filters::auth::{self, Auth, Fixed, KeySet, Keys};
+use filters::cel::Condition;
+use filters::guard::{Detector, Redactor};
+use filters::header_match::Agree;
+use filters::origin::Origin;
+use filters::rate_limit;
+use filters::rate_limit::{Counters, Rate};
+use filters::rbac::{self, Rbac};
+use filters::size_limits::Size;
+use tokio::runtime::Handle;
+
+use super::jwks::Remote;
+use crate::config::read_file;
+use crate::config::{self, Config, Pattern};
+use crate::store::redis_rate_limit::Redis;
+use mcp::version;
+
+/// What outlives a change of the configuration.
+#[derive(Clone, Default)]
+pub struct Lasting {
+    pub counters: Arc<Counters>,
+    redis: Option<(config::Redis, Duration, Arc<Redis>)>,
+    /// Key sets by URL and by how often they are read.
+    remote: BTreeMap<(String, Duration), Arc<Remote>>,
+}
+
+impl Lasting {
+    /// The store that several gateways share, if it is used.
+    pub fn redis(&self) -> Option<&Arc<Redis>> {
+        self.redis.as_ref().map(|(.., redis)| redis)
+    }
+}
+
+/// The chain of a configuration. The words of a failure are for the configuration's author.
+pub fn chain(config: &Config, before: &Lasting, core: &Handle) -> Result<(Chain, Lasting), String> {
+    let mut lasting = Lasting { counters: before.counters.clone(), ..Lasting::default() };
+    let limits = &config.limits;
+    let chain = Chain {
+        origin: Origin::new(config.listen.allowed_origins.clone(), config.listen.allowed_hosts.clone()),
+        size: Size {
+            max_body: limits.max_body.as_usize(),
+            max_header: limits.max_header.as_usize(),
+            max_depth: limits.max_json_depth as usize,
+        },
+        auth: match &config.auth {
+            Some(auth) => callers(auth, config, before, &mut lasting, core)?,
+            None => Auth::open(),
+        },
+        agree: Agree { modern: version::MODERN, legacy: version::LEGACY },
+        rate: match &config.rate_limits {
+            Some(limits) => rates(limits, config, before, &mut lasting, core)?,
+            None => Rate::none(),
+        },
+        rbac: match &config.rbac {
+            Some(rbac) => roles(rbac, config)?,
+            None => Rbac::open(),
+        },
+    };
+    Ok((chain, lasting))
+}
+
+fn callers(
+    auth: &config::Auth,
+    config: &Config,
+    before: &Lasting,
+    lasting: &mut Lasting,
+    core: &Handle,
+) -> Result<Auth, String> {
+    let mut issuers = Vec::new();
+    for issuer in &auth.jwt {
+        let keys = keys(issuer, before, lasting, core)
+            .map_err(|why| format!("auth.jwt: the keys of {}: {why}", issuer.issuer))?;
+        issuers.push(auth::Issuer {
+            issuer: issuer.issuer.clone(),
+            audiences: issuer.audience.clone(),
+            algorithms: issuer.algorithms.iter().map(|algorithm| algorithm_of(*algorithm)).collect(),
+            leeway: issuer.leeway.get(),
+            claims: auth::ClaimPaths {
+                user: issuer.claims.user.clone(),
+                roles: issuer.claims.roles.clone(),
+                scopes: issuer.claims.scopes.clone(),
+                tenant: issuer.claims.tenant.clone(),
+            },
+            keys,
+        });
+    }
+    let public_url = config.listen.base_url();
+    let key = |key: &config::ApiKey| auth::ApiKey {
+        id: key.id.clone(),
+        sha256: key.sha256,
+        user: key.user.clone(),
+        roles: key.roles.clone(),
+        tenant: key.tenant.clone(),
+        scopes: key.scopes.clone(),
+    };
+    let metadata = auth.resource_metadata.as_ref().map(|metadata| auth::Metadata {
+        resource: metadata.resource.clone().unwrap_or_else(|| format!("{public_url}/mcp")),
+        authorization_servers: metadata.authorization_servers.clone(),
+        scopes_supported: metadata.scopes_supported.clone(),
+        public_url,
+    });
+    Ok(Auth::new(auth::Settings {
+        required: auth.required,
+        anonymous_roles: auth.anonymous.clone(),
+        required_scopes: auth.required_scopes.clone(),
+        issuers,
+        api_keys: auth.api_keys.iter().map(key).collect(),
+        certificates: auth.certificates.iter().map(badge).collect(),
+        metadata,
+    }))
+}
+
+fn badge(certificate: &config::Certificate) -> auth::Badge {
+    auth::Badge {
+        subject: certificate.matcher(),
+        user: certificate.user.clone(),
+        roles: certificate.roles.clone(),
+        tenant: certificate.tenant.clone(),
+        scopes: certificate.scopes.clone(),
+    }
+}
+
+fn keys(
+    issuer: &config::Issuer,
+    before: &Lasting,
+    lasting: &mut Lasting,
+    core: &Handle,
+) -> Result<Arc<dyn Keys>, String> {
+    let read = |path: &Path| {
+        read_file::read_text(path, read_file::MAX)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))
+    };
+    let set = match &issuer.keys {
+        config::Keys::JwksUrl(url) => {
+            let place = (url.uri().to_string(), issuer.refresh.get());
+            let remote = match before.remote.get(&place).or_else(|| lasting.remote.get(&place)) {
+                Some(remote) => remote.clone(),
+                None => Remote::start(&place.0, place.1, core)?,
+            };
+            lasting.remote.insert(place, remote.clone());
+            return Ok(remote);
+        }
+        config::Keys::JwksFile(path) => KeySet::from_jwks(read(path)?.as_bytes()),
+        config::Keys::PublicKey(text) if text.trim_start().starts_with("-----BEGIN") => {
+            KeySet::from_pem(text)
+        }
+        config::Keys::PublicKey(path) => KeySet::from_pem(&read(Path::new(path))?),
+        config::Keys::Secret(secret) => KeySet::from_secret(secret.expose().as_bytes()),
+    };
+    let set = set.map_err(|error| error.to_string())?;
+    if let Some((at, why)) = set.skipped().first().filter(|_| set.is_empty()) {
+        return Err(format!("there is no key among them that can be used; number {}: {why}", at + 1));
+    }
+    let serves = |algorithm: &&config::Algorithm| set.serves(algorithm_of(**algorithm));
+    if !issuer.algorithms.iter().any(|algorithm| serves(&algorithm)) {
+        let words: Vec<&str> = issuer.algorithms.iter().map(|a| algorithm_of(*a).word()).collect();
+        return Err(format!("the key is of no use for {}", words.join(", ")));
+    }
+    Ok(Arc::new(Fixed::new(set)))
+}
+
+fn roles(rbac: &config::Rbac, config: &Config) -> Result<Rbac, String> {
+    let effect = |effect| match effect {
+        config::Effect::Allow => rbac::Effect::Allow,
+        config::Effect::Deny => rbac::Effect::Deny,
+    };
+    let lists = |lists: &config::Lists| {
+        let mut tools = texts(&lists.tools);
+        for toolset in lists.toolsets.iter().filter_map(|name| config.toolsets.get(name)) {
+            tools.extend(toolset.tools.patterns().iter().cloned());
+        }
+        rbac::Lists {
+            tools,
+            prompts: texts(&lists.prompts),
+            resources: texts(&lists.resources),
+            methods: texts(&lists.methods),
+            servers: texts(&lists.servers),
+        }
+    };
+    let mut rules = Vec::new();
+    for rule in &rbac.rules {
+        rules.push(rbac::Rule {
+            name: rule.name.clone(),
+            when: Condition::compile(&rule.when)
+                .map_err(|flaw| format!("rbac.rules: `{}`: {}", rule.name, flaw.what))?,
+            effect: effect(rule.effect),
+            message: rule.message.clone(),
+        });
+    }
+    Rbac::new(rbac::Settings {
+        default: effect(rbac.default),
+        roles: rbac
+            .roles
+            .iter()
+            .map(|(name, role)| rbac::Role {
+                name: name.clone(),
+                inherits: role.inherits.clone(),
+                allow: lists(&role.allow),
+                deny: lists(&role.deny),
+                admin: role.admin,
+            })
+            .collect(),
+        rules,
+        scopes: rbac
+            .scopes
+            .iter()
+            .map(|need| rbac::ScopeNeed { lists: lists(&need.matches), require: need.require.clone() })
+            .collect(),
+    })
+}
+
+fn texts(patterns: &[Pattern]) -> Vec<String> {
+    patterns.iter().map(|pattern| pattern.text.clone()).collect()
+}
+
+fn rates(
+    limits: &config::RateLimits,
+    config: &Config,
+    before: &Lasting,
+    lasting: &mut Lasting,
+    core: &Handle,
+) -> Result<Rate, String> {
+    let globs = |patterns: &[Pattern]| {
+        rate_limit::Globs::new(patterns.iter().map(|p| &p.text))
+            .map_err(|error| format!("rate_limits: {error}"))
+    };
+    let mut rules = Vec::new();
+    for rule in &limits.rules {
+        let matches = &rule.match_;
+        rules.push(rate_limit::Rule {
+            name: rule.name.clone(),
+            key: rule.key.iter().map(|part| part_of(*part)).collect(),
+            matches: rate_limit::Match {
+                tools: globs(&matches.tools)?,
+                prompts: globs(&matches.prompts)?,
+                resources: rate_limit::Globs::of_uris(matches.resources.iter().map(|p| &p.text))
+                    .map_err(|error| format!("rate_limits: {error}"))?,
+                methods: globs(&matches.methods)?,
+                servers: globs(&matches.servers)?,
+                roles: rate_limit::Globs::new(&matches.roles)
+                    .map_err(|error| format!("rate_limits: {error}"))?,
+            },
+            budget: match rule.budget {
+                config::Budget::Rate { count, per, burst } => rate_limit::Budget::Rate { count, per, burst },
+                config::Budget::Concurrent(most) => rate_limit::Budget::Concurrent(most),
+                config::Budget::Quota { count, per } => rate_limit::Budget::Quota { count, per },
+            },
+        });
+    }
+    let shared = match (limits.store, &config.redis) {
+        (config::Store::Redis, Some(settings)) => {
+            let timeout = limits.timeout.get();
+            let same = before.redis.as_ref().filter(|(s, t, _)| s == settings && *t == timeout);
+            let redis = match same {
+                Some((.., redis)) => redis.clone(),
+                None => Redis::new(settings.url.expose(), &settings.prefix, timeout, core.clone())
+                    .map(Arc::new)
+                    .map_err(|error| format!("redis: {error}"))?,
+            };
+            lasting.redis = Some((settings.clone(), timeout, redis.clone()));
+            Some(redis as Arc<dyn rate_limit::Shared>)
+        }
+        _ => None,
+    };
+    let on_failure = match limits.on_failure {
+        config::OnFailure::Local => rate_limit::OnFailure::Local,
+        config::OnFailure::Open => rate_limit::OnFailure::Open,
+        config::OnFailure::Closed => rate_limit::OnFailure::Closed,
+    };
+    Ok(Rate::new(rules, lasting.counters.clone(), shared, on_failure))
+}
+
+fn part_of(part: config::KeyPart) -> rate_limit::KeyPart {
+    match part {
+        config::KeyPart::User => rate_limit::KeyPart::User,
+        config::KeyPart::Tenant => rate_limit::KeyPart::Tenant,
+        config::KeyPart::Role => rate_limit::KeyPart::Role,
+        config::KeyPart::Ip => rate_limit::KeyPart::Ip,
+        config::KeyPart::ApiKey => rate_limit::KeyPart::ApiKey,
+        config::KeyPart::Server => rate_limit::KeyPart::Server,
+        config::KeyPart::Tool => rate_limit::KeyPart::Tool,
+        config::KeyPart::Method => rate_limit::KeyPart::Method,
+    }
+}
+
+/// The search for secrets that the configuration describes.
+pub fn redactor(guard: &config::Guard) -> Result<Arc<Redactor>, String> {
+    let detectors: Vec<Detector> = guard
+        .detectors
+        .iter()
+        .map(|detector| match detector {
+            config::Detector::CreditCard => Detector::CreditCard,
+            config::Detector::Email => Detector::Email,
+            config::Detector::Iban => Detector::Iban,
+            config::Detector::PrivateKey => Detector::PrivateKey,
+            config::Detector::ApiKey => Detector::ApiKey,
+        })
+        .collect();
+    let custom: Vec<(String, String)> =
+        guard.patterns.iter().map(|pattern| (pattern.name.clone(), pattern.regex.clone())).collect();
+    Redactor::new(&detectors, &custom).map(Arc::new).map_err(|flaw| format!("guard.patterns: {flaw}"))
+}
+
+/// The same word of RFC 7518 for the filters.
+pub fn algorithm_of(algorithm: config::Algorithm) -> auth::Algorithm {
+    match algorithm {
+        config::Algorithm::HS256 => auth::Algorithm::HS256,
+        config::Algorithm::HS384 => auth::Algorithm::HS384,
+        config::Algorithm::HS512 => auth::Algorithm::HS512,
+        config::Algorithm::RS256 => auth::Algorithm::RS256,
+        config::Algorithm::RS384 => auth::Algorithm::RS384,
+        config::Algorithm::RS512 => auth::Algorithm::RS512,
+        config::Algorithm::PS256 => auth::Algorithm::PS256,
+        config::Algorithm::PS384 => auth::Algorithm::PS384,
+        config::Algorithm::PS512 => auth::Algorithm::PS512,
+        config::Algorithm::ES256 => auth::Algorithm::ES256,
+        config::Algorithm::ES384 => auth::Algorithm::ES384,
+        config::Algorithm::EdDsa => auth::Algorithm::EdDSA,
+    }
+}

@@ -1,0 +1,191 @@
+//! Room for another session. Each caller has a share of all; when that is used up, or when as many are open as may be,
+//! who has most gives up some that it does not use. Who opens sessions without end so takes the place of its own, and
+//! of nobody else's, even if it uses them all.
+
+use std::sync::Arc;
+
+use dashmap::Entry;
+
+use super::Session;
+use super::manager::Sessions;
+use super::share::{Full, place};
+
+impl Sessions {
+    /// Counts a session in, in the place of others of its holder if it has to be.
+    pub(super) fn take_share(&self, session: &Arc<Session>, each: usize) -> Result<(), Full> {
+        let now = self.now();
+        let mut held = self.held.entry(session.holder.clone()).or_default();
+        let mut gone = Vec::new();
+        if held.sessions.len() >= each {
+            let refused = |wait| Full::Share { most: each, wait };
+            if let Some((_, wait)) = held.looked.filter(|(second, _)| *second == now) {
+                return Err(refused(wait));
+            }
+            gone = held.give_up(now);
+            if held.sessions.len() >= each {
+                let wait = held.wait(now);
+                held.looked = Some((now, wait));
+                return Err(refused(wait));
+            }
+        }
+        held.sessions.insert(place(session), session.clone());
+        drop(held);
+        for session in gone {
+            self.end(&session);
+        }
+        Ok(())
+    }
+
+    pub(super) fn give_share_back(&self, session: &Arc<Session>) {
+        if let Entry::Occupied(mut held) = self.held.entry(session.holder.clone()) {
+            held.get_mut().sessions.remove(&place(session));
+            if held.get().sessions.is_empty() {
+                held.remove();
+            }
+        }
+    }
+
+    /// Ends what the caller with the most sessions uses least; gives whether that was anything. It looks at all
+    /// callers, and so ends several at once.
+    pub(super) fn make_room(&self) -> bool {
+        // One look at a time; who comes meanwhile is refused.
+        let Ok(_only) = self.room.try_lock() else { return false };
+        let most = self.held.iter().max_by_key(|held| held.sessions.len()).map(|held| held.key().clone());
+        let gone =
+            most.and_then(|most| Some(self.held.get_mut(&most)?.give_up(self.now()))).unwrap_or_default();
+        for session in &gone {
+            self.end(session);
+        }
+        !gone.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use filters::Caller;
+    use filters::request::{Identity, Means};
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::session::share::{Holder, IDLE, Room};
+    use crate::telemetry::Metrics;
+
+    const PATH: &str = "/mcp";
+
+    fn open(sessions: &Sessions, owner: &Caller, max: usize) -> Option<Arc<Session>> {
+        let room = Room { all: max, each: usize::MAX };
+        open_in(sessions, Holder::new(owner.clone(), None), room).ok()
+    }
+
+    fn open_in(sessions: &Sessions, holder: Holder, room: Room) -> Result<Arc<Session>, Full> {
+        let none = Bytes::from_static(b"{}");
+        sessions.open(holder, &Arc::from(PATH), "2025-11-25", none.clone(), none, room)
+    }
+
+    fn anonymous(address: &str) -> Holder {
+        Holder::new(caller("anonymous"), Some(address.parse().expect("an address")))
+    }
+
+    /// As if the second had passed in which nothing was found.
+    fn a_second_later(sessions: &Sessions) {
+        sessions.held.iter_mut().for_each(|mut held| held.looked = None);
+    }
+
+    fn caller(user: &str) -> Caller {
+        Caller::new(Identity { user: user.to_owned(), ..Identity::default() })
+    }
+
+    #[tokio::test]
+    async fn nobody_holds_more_than_its_share_even_if_it_uses_all() {
+        let sessions = Sessions::new(Metrics::new(), Handle::current());
+        let room = Room { all: 20, each: 4 };
+        let greedy = Holder::new(caller("greedy"), None);
+        let mut theirs = Vec::new();
+        for _ in 0..4 {
+            let session = open_in(&sessions, greedy.clone(), room).expect("there is room");
+            sessions.get(&session.id, PATH, greedy.owner()).expect("it is there");
+            theirs.push(session);
+        }
+        for _ in 0..20 {
+            let full = open_in(&sessions, greedy.clone(), room).err().expect("its share is used up");
+            let Full::Share { most: 4, wait } = full else { panic!("{full:?}") };
+            assert!((Duration::from_secs(1)..=Duration::from_secs(IDLE)).contains(&wait), "{wait:?}");
+        }
+        assert!(open_in(&sessions, Holder::new(caller("good"), None), room).is_ok(), "others have their own");
+        // What it does not use makes room for what it wants.
+        theirs[1].unused.store(true, Ordering::Relaxed);
+        a_second_later(&sessions);
+        assert!(open_in(&sessions, greedy.clone(), room).is_ok());
+        assert!(sessions.get(&theirs[1].id, PATH, greedy.owner()).is_none(), "the one that was not used");
+        for at in [0, 2, 3] {
+            assert!(sessions.get(&theirs[at].id, PATH, greedy.owner()).is_some());
+        }
+        sessions.end(&theirs[0]);
+        assert!(open_in(&sessions, greedy, room).is_ok(), "one that was ended counts no more");
+    }
+
+    #[tokio::test]
+    async fn anonymous_callers_share_by_address() {
+        let sessions = Sessions::new(Metrics::new(), Handle::current());
+        let room = Room { all: 20, each: 1 };
+        let mut all = Vec::new();
+        for (address, opens) in [
+            ("192.0.2.1", true),
+            ("192.0.2.2", true),
+            ("::ffff:192.0.2.1", false),
+            ("2001:db8:0:1::1", true),
+            ("2001:db8:0:1:ffff::2", false),
+            ("2001:db8:0:2::1", true),
+        ] {
+            a_second_later(&sessions);
+            let session = open_in(&sessions, anonymous(address), room);
+            assert_eq!(session.is_ok(), opens, "{address}");
+            let Ok(session) = session else { continue };
+            sessions.get(&session.id, PATH, anonymous(address).owner()).expect("it is used");
+            all.push(session);
+        }
+        // Whoever is known is the same from wherever it calls.
+        let known = Caller::new(Identity { user: "ann".into(), means: Means::Jwt, ..Identity::default() });
+        let at = |address: &str| Holder::new(known.clone(), address.parse().ok());
+        assert!(at("192.0.2.1") == at("192.0.2.2"));
+        sessions.close().await;
+        assert!(sessions.held.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_opens_sessions_without_end_takes_the_place_of_its_own() {
+        let sessions = Sessions::new(Metrics::new(), Handle::current());
+        let (good, greedy) = (caller("good"), caller("greedy"));
+        let theirs: Vec<_> = (0..4).filter_map(|_| open(&sessions, &good, 20)).collect();
+        let used = open(&sessions, &greedy, 20).expect("there is room");
+        sessions.get(&used.id, PATH, &greedy).expect("it is there");
+        for _ in 0..100 {
+            open(&sessions, &greedy, 20).expect("it takes one of its own");
+        }
+        assert!(sessions.open.len() <= 20);
+        for session in &theirs {
+            assert!(sessions.get(&session.id, PATH, &good).is_some(), "others keep theirs, used or not");
+        }
+        assert!(sessions.get(&used.id, PATH, &greedy).is_some(), "and what is used stays");
+        assert!(open(&sessions, &good, 20).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_in_use_is_not_taken() {
+        let sessions = Sessions::new(Metrics::new(), Handle::current());
+        let owner = caller("one");
+        let all: Vec<_> = (0..4).filter_map(|_| open(&sessions, &owner, 4)).collect();
+        for session in &all {
+            sessions.get(&session.id, PATH, &owner).expect("it is there");
+        }
+        assert!(open(&sessions, &owner, 4).is_none(), "all were used just now");
+        all[2].used.store(0, Ordering::Relaxed);
+        all[3].used.store(0, Ordering::Relaxed);
+        let _stream = all[3].attach(Duration::from_secs(1)).expect("somebody listens");
+        assert!(open(&sessions, &owner, 4).is_none(), "a minute has not passed");
+    }
+}

@@ -1,0 +1,144 @@
+//! All legacy sessions of this process: opened, found, swept when nobody uses them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use dashmap::DashMap;
+use filters::Caller;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::share::{Full, Held, Holder, Room};
+use super::{Servers, Session};
+use crate::telemetry::Metrics;
+use mcp::jsonrpc::message;
+
+pub struct Sessions {
+    pub(super) open: DashMap<String, Arc<Session>>,
+    /// The same sessions by those whose they are.
+    pub(super) held: DashMap<Holder, Held>,
+    /// Held by who makes room.
+    pub(super) room: Mutex<()>,
+    started: Instant,
+    metrics: Arc<Metrics>,
+    core: Handle,
+}
+
+impl Sessions {
+    pub fn new(metrics: Arc<Metrics>, core: Handle) -> Arc<Self> {
+        Arc::new(Self {
+            open: DashMap::new(),
+            held: DashMap::new(),
+            room: Mutex::default(),
+            started: Instant::now(),
+            metrics,
+            core,
+        })
+    }
+
+    pub fn open(
+        &self,
+        holder: Holder,
+        path: &Arc<str>,
+        version: &'static str,
+        capabilities: Bytes,
+        client_info: Bytes,
+        room: Room,
+    ) -> Result<Arc<Session>, Full> {
+        if self.open.len() >= room.all && !self.make_room() {
+            return Err(Full::All(room.all));
+        }
+        let mut random = [0; 24];
+        getrandom::fill(&mut random).expect("the system gives random bytes");
+        let session = Arc::new(Session {
+            id: URL_SAFE_NO_PAD.encode(random),
+            path: path.clone(),
+            owner: holder.owner().clone(),
+            holder,
+            version,
+            has_people: ["sampling", "elicitation"]
+                .iter()
+                .any(|name| message::member(&capabilities, name).is_some()),
+            capabilities,
+            client_info,
+            places: Mutex::new(HashMap::new()),
+            parting: Mutex::default(),
+            outbox: Arc::default(),
+            told: ArcSwapOption::empty(),
+            ears: Mutex::default(),
+            asked: super::Asked::default(),
+            runs: super::Runs::default(),
+            memory: super::Memory::default(),
+            lends: AtomicBool::new(false),
+            used: AtomicU64::new(self.now()),
+            unused: AtomicBool::new(true),
+            started: self.started,
+            ended: CancellationToken::new(),
+            core: self.core.clone(),
+        });
+        self.take_share(&session, room.each)?;
+        self.open.insert(session.id.clone(), session.clone());
+        self.metrics.sessions.set(self.open.len() as i64);
+        Ok(session)
+    }
+
+    /// The session of this id, if it is this caller's and on this path.
+    pub fn get(&self, id: &str, path: &str, caller: &Caller) -> Option<Arc<Session>> {
+        let is_theirs = |session: &Session| &*session.path == path && session.owner.is_same_as(caller);
+        let session = self.open.get(id).filter(|session| is_theirs(session))?.clone();
+        session.touch();
+        Some(session)
+    }
+
+    /// Ends a session; its seats are left in the background.
+    pub fn end(&self, session: &Session) {
+        if let Some((_, session)) = self.open.remove(&session.id) {
+            self.give_share_back(&session);
+            self.metrics.sessions.set(self.open.len() as i64);
+            self.core.spawn(async move { session.leave().await });
+        }
+    }
+
+    /// Other servers have taken the places of some: what sessions have at those goes to those of the same names, or ends.
+    pub fn adopt(&self, servers: &Servers) {
+        let all: Vec<Arc<Session>> = self.open.iter().map(|session| session.clone()).collect();
+        for session in all {
+            session.adopt(servers);
+        }
+    }
+
+    /// Ends the sessions that nobody used for `ttl`, that nobody listens on and in which nothing runs.
+    pub fn sweep(&self, ttl: Duration) {
+        let now = self.now();
+        let oldest = now.saturating_sub(ttl.as_secs());
+        let idle: Vec<Arc<Session>> = self
+            .open
+            .iter()
+            .filter(|session| session.used.load(Ordering::Relaxed) < oldest)
+            .filter(|session| session.is_idle(now))
+            .map(|session| session.clone())
+            .collect();
+        for session in idle {
+            self.end(&session);
+        }
+    }
+
+    /// Ends all sessions and waits until the servers were told.
+    pub async fn close(&self) {
+        let all: Vec<Arc<Session>> = self.open.iter().map(|session| session.clone()).collect();
+        self.open.clear();
+        self.held.clear();
+        futures::future::join_all(all.iter().map(|session| session.leave())).await;
+    }
+
+    /// Seconds since the process started.
+    pub(super) fn now(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+}

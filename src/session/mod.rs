@@ -1,0 +1,257 @@
+//! Legacy sessions: what `initialize` opened, and the seats that it has at the servers behind.
+//!
+//! A session id is 192 random bits and means nothing outside this process. A session belongs to the caller that
+//! opened it and to the endpoint it was opened on; for another caller or on another path it does not exist. Its seats are
+//! in `place`, `listening` and `leaving`, what runs in it in `runs`, and all sessions of the process in `table`.
+
+mod client_state;
+mod declined_requests;
+mod eviction;
+pub mod id_map;
+mod in_flight;
+mod manager;
+mod outbox;
+mod server_requests;
+mod share;
+mod shared_upstream;
+mod upstream_close;
+mod upstream_notifications;
+mod upstream_session;
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hasher as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use bytes::{Bytes, BytesMut};
+use filters::Caller;
+use futures::future::BoxFuture;
+use http::HeaderValue;
+use mcp::Kind;
+use mcp::json::splice::splice;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::server::Server;
+use crate::telemetry::Dropped;
+use crate::upstream::WireId;
+use crate::upstream::call_timer::Clock;
+use crate::upstream::http::{Fnv, Seat};
+use id_map::Matter;
+use mcp::jsonrpc::message;
+use mcp::method;
+use mcp::method::{Goes, Method, Sender};
+use mcp::version;
+
+pub use client_state::{Deed, Memory};
+pub use in_flight::{Begun, Run, Runs, Sent};
+pub use manager::Sessions;
+pub use outbox::{Item, Outbox, Stream, TooMany};
+pub use server_requests::Answering;
+use server_requests::Asked;
+pub use share::{Full, Holder, Room};
+use shared_upstream::Shared;
+use upstream_session::Place;
+
+pub struct Session {
+    pub id: String,
+    /// The endpoint that it was opened on.
+    pub path: Arc<str>,
+    owner: Caller,
+    /// In whose share it counts.
+    holder: Holder,
+    /// The revision that was agreed on with the client.
+    pub version: &'static str,
+    /// The client's own `capabilities` and `clientInfo`, as JSON.
+    capabilities: Bytes,
+    client_info: Bytes,
+    /// Servers may ask the client what takes a person to answer.
+    pub has_people: bool,
+    /// By the serial of the server.
+    places: Mutex<HashMap<u64, Arc<Place>>>,
+    /// Seats that others have taken the place of, and in which something still runs.
+    parting: Mutex<Vec<(Arc<Server>, Arc<Seat>)>>,
+    /// What waits for the client's streams of announcements.
+    pub outbox: Arc<Outbox>,
+    /// Whose lists it is told of when they change, once it has a stream.
+    pub told: ArcSwapOption<Caller>,
+    /// What the session is told by servers that it shares with others, by their serials.
+    ears: Mutex<HashMap<u64, Shared>>,
+    /// Servers' requests that the client may answer.
+    asked: Asked,
+    pub runs: Runs,
+    pub memory: Memory,
+    /// A server of this session is called with the client's own `Authorization`.
+    lends: AtomicBool,
+    /// Seconds from the start of the process to the last sign of use.
+    used: AtomicU64,
+    /// Nothing has come in it since it was opened.
+    unused: AtomicBool,
+    started: Instant,
+    ended: CancellationToken,
+    core: Handle,
+}
+
+/// Servers by their names.
+pub type Servers = BTreeMap<Arc<str>, Arc<Server>>;
+
+/// What of a server's message may reach the client; none for nothing of it.
+pub type Pass = Arc<dyn Fn(Arc<Server>, Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
+
+/// A server's message as its client gets it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    AsItIs,
+    As(Bytes),
+    /// It is not for the client.
+    Not,
+}
+
+/// Notes that a message of a server goes nowhere.
+fn dropped(server: &Server, kind: &'static str, method: &'static str) {
+    Dropped { from: Sender::Server.word(), kind, method, server: &server.name }.count();
+}
+
+/// Whether what a server says on the stream of a call in the modern era, where there are no sessions, may go to its
+/// client. Requests have no place there at all.
+pub fn heard_without(server: &Server, message: &[u8], read: &message::Incoming) -> bool {
+    let word = read.method.map(|method| method.read(message));
+    let row = word
+        .as_ref()
+        .and_then(|word| method::find(Sender::Server, Kind::Notification, word, version::NEWEST_MODERN));
+    match row {
+        Some(row) if row.goes == Goes::Client => true,
+        // The gateway's own subscriptions tell what they are told.
+        Some(_) => false,
+        None => {
+            let kind = if word.is_some() { "notification" } else { "_other" };
+            dropped(server, kind, Method::of(&word.unwrap_or_default()).word());
+            false
+        }
+    }
+}
+
+impl Session {
+    /// Stands for the session where servers are chosen by it: the same in every gateway.
+    pub fn key(&self) -> u64 {
+        let mut key = Fnv::default();
+        key.write(self.id.as_bytes());
+        key.finish()
+    }
+
+    /// Notes what a server says in a seat of this session, beside answers. `clock` is that of the call to which it
+    /// belongs.
+    pub fn hear(
+        &self,
+        server: &Server,
+        seat: u64,
+        message: &[u8],
+        read: &message::Incoming,
+        clock: Option<&Arc<Clock>>,
+    ) -> Heard {
+        let Some(word) = read.method.map(|method| method.read(message)) else {
+            // Neither a request nor a notification, and no answer either.
+            if !read.is_answer() {
+                dropped(server, "_other", "_other");
+                return Heard::Not;
+            }
+            return Heard::AsItIs;
+        };
+        let kind = if read.is_request() { Kind::Request } else { Kind::Notification };
+        let row = method::find(Sender::Server, kind, &word, self.version);
+        let Some(row) = row.or_else(|| self.declared(kind, &word)) else {
+            let kind = if read.is_request() { "request" } else { "notification" };
+            dropped(server, kind, Method::of(&word).word());
+            if let Some(id) = read.id {
+                self.decline(seat, message, id);
+            }
+            return Heard::Not;
+        };
+        match Matter::of(message, read, row.method) {
+            Matter::Asks(id) if id.end - id.start > server_requests::LONGEST => {
+                tracing::warn!(server = %server.name, "a question of a server is dropped: its id is too long");
+                Heard::Not
+            }
+            // It asks whether its client is there, which the gateway is: the client may not listen, and a server that hears
+            // nothing ends the session.
+            Matter::Asks(id) if row.method == Method::Ping => {
+                if let Some((server, seat)) = self.sitting(seat) {
+                    let reply = message::result(id.of(message), b"{}");
+                    self.core.spawn(async move {
+                        if let Some(http) = server.upstream.http() {
+                            http.reply(&seat, reply).await;
+                        }
+                    });
+                }
+                Heard::Not
+            }
+            Matter::Asks(id) => {
+                self.asked.note(seat, id.of(message), row.method, clock);
+                Heard::As(id_map::return_address(message, read, seat))
+            }
+            Matter::Withdraws(id) => {
+                self.asked.take(seat, id.of(message));
+                Heard::As(id_map::marked(message, id, seat))
+            }
+            // The server's keeper looks, and all clients are told when the new list stands.
+            Matter::Lists => {
+                server.outdated.notify_one();
+                Heard::Not
+            }
+            // Under the gateway's token; what no request of this session has is not for its client.
+            Matter::Progresses(token) if WireId::is_one(token.of(message)) => {
+                match self.runs.known_as(token.of(message)).and_then(|known| known.sent.token) {
+                    Some(own) => Heard::As(splice(BytesMut::from(message), token, &own)),
+                    None => Heard::Not,
+                }
+            }
+            Matter::Progresses(_) | Matter::Other => Heard::AsItIs,
+        }
+    }
+
+    /// A question that the client's revision does not have, where the client has said that it can be asked it.
+    fn declared(&self, kind: Kind, word: &str) -> Option<&'static method::Row> {
+        let row = method::find(Sender::Server, kind, word, version::NEWEST_LEGACY)?;
+        let able =
+            row.method == Method::Elicit && message::member(&self.capabilities, "elicitation").is_some();
+        able.then_some(row)
+    }
+
+    /// Attaches another stream of the client, which may take so long to read a message. What the servers of this session
+    /// announce goes to one of them.
+    pub fn attach(self: &Arc<Self>, patience: Duration) -> Result<Stream, TooMany> {
+        let stream = self.outbox.attach(patience)?;
+        for place in self.all_places() {
+            if place.is_taken() || self.memory.follows(&place.name()) {
+                self.attend(&place);
+            }
+        }
+        Ok(stream)
+    }
+
+    fn touch(&self) {
+        self.unused.store(false, Ordering::Relaxed);
+        self.used.store(self.clock(), Ordering::Relaxed);
+    }
+
+    /// Seconds since the process started.
+    fn clock(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
+    /// Cancelled when the session is over.
+    pub fn end(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
+    /// The client's own `Authorization`, as it is now, for servers that are called with it.
+    pub fn renew(&self, own: Option<&HeaderValue>) {
+        if own.is_some() && self.lends.load(Ordering::Relaxed) {
+            for place in self.all_places() {
+                place.renew(own);
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Reading the answer to a request: one message, or a stream of events that ends with it, which is gone on with where it
+//! broke off and the gateway allows that.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use mcp::Refusal;
+use mcp::rejection::code;
+
+use super::Front;
+use super::events::{Events, Heard, heard, is_stream};
+use super::gateway_session::Session;
+use super::in_flight::Run;
+use super::transport::cause;
+use mcp::jsonrpc::message;
+
+/// How long a stream is left alone before it is gone on with, if its server does not say.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How often in a row it is tried without hearing a message.
+const TRIES: u32 = 5;
+/// What of an answer that makes no sense is shown.
+const SHOWN: usize = 200;
+
+pub enum Read {
+    Answer(Bytes),
+    /// The gateway does not know the session; in its own words.
+    Forgotten(Bytes),
+    /// Nobody knows what became of it.
+    Broke(Refusal),
+    /// It ended without an answer, as it should.
+    Nothing,
+}
+
+impl Front {
+    /// Reads the answer to `id`; what is said on the way goes to the client at once.
+    pub(super) async fn read(
+        &self,
+        response: reqwest::Response,
+        id: &[u8],
+        run: Option<&Run>,
+        session: Option<&Session>,
+    ) -> Read {
+        if response.status().is_success() && is_stream(&response) {
+            return self.follow(response, id, run, session).await;
+        }
+        let status = response.status();
+        let body = match self.whole(response).await {
+            Ok(body) => body,
+            Err(why) => return Read::Broke(broken(&why)),
+        };
+        let answer = answer(status, &body, id);
+        let answer = answer.unwrap_or_else(|refusal| message::refusal(Some(id), &refusal));
+        match session.is_some_and(Session::has_id) && forgets(status, &body) {
+            true => Read::Forgotten(answer),
+            false => Read::Answer(answer),
+        }
+    }
+
+    async fn follow(
+        &self,
+        response: reqwest::Response,
+        id: &[u8],
+        run: Option<&Run>,
+        session: Option<&Session>,
+    ) -> Read {
+        let mut events = Events::of(response, self.settings.max_response);
+        let mut tries = 0;
+        loop {
+            let end = loop {
+                let message = match events.next().await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => break String::from("the stream ended without an answer"),
+                    Err(why) => break why,
+                };
+                tries = 0;
+                match heard(&message, Some(id)) {
+                    Heard::Answer => return Read::Answer(message),
+                    Heard::Word => self.out.say(message).await,
+                    Heard::Nonsense => {
+                        tracing::warn!("a message of the gateway that answers nothing is dropped")
+                    }
+                }
+            };
+            if run.is_some_and(Run::is_cancelled) {
+                return Read::Nothing;
+            }
+            // 2025-11-25, transports, "Resumability and Redelivery": only after an event with an id.
+            let (Some(session), Some(last)) = (session, events.last.clone()) else {
+                return Read::Broke(broken(&end));
+            };
+            let pause = events.retry.unwrap_or(PAUSE);
+            loop {
+                if tries >= TRIES {
+                    return Read::Broke(broken(&end));
+                }
+                tries += 1;
+                tokio::time::sleep(pause).await;
+                match self.transport.get(session.headers(), Some(last.clone())).await {
+                    Ok(response) if response.status().is_success() && is_stream(&response) => {
+                        let (last, retry) = (events.last.take(), events.retry);
+                        events = Events::of(response, self.settings.max_response);
+                        (events.last, events.retry) = (last, retry);
+                        break;
+                    }
+                    Ok(response) if response.status().is_client_error() => {
+                        return Read::Broke(broken(&format!("{end}, and cannot be gone on with")));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    pub(super) async fn whole(&self, mut response: reqwest::Response) -> Result<Bytes, String> {
+        let mut body = BytesMut::new();
+        while let Some(piece) = response.chunk().await.map_err(|error| cause(&error))? {
+            if body.len() + piece.len() > self.settings.max_response {
+                return Err(format!("the answer is longer than {} bytes", self.settings.max_response));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body.freeze())
+    }
+}
+
+/// Whether a gateway says that it does not know the session: 404 by the specification, 400 by some servers, in words or
+/// under a code that says nothing of parameters.
+pub fn forgets(status: StatusCode, body: &[u8]) -> bool {
+    let speaks_of_it = || {
+        let code = message::read(body).and_then(|read| read.error).and_then(|error| code_of(error.of(body)));
+        matches!(code, None | Some(code::INVALID_REQUEST | -32001 | -32000))
+            && String::from_utf8_lossy(body).to_ascii_lowercase().contains("session")
+    };
+    status == StatusCode::NOT_FOUND || status == StatusCode::BAD_REQUEST && speaks_of_it()
+}
+
+/// Whether an answer is an error that may pass by itself: the gateway has no server yet, or too much to do.
+pub fn passes(answer: &[u8]) -> bool {
+    let error = message::read(answer).and_then(|read| read.error);
+    // The gateway's own codes are those of HTTP where JSON-RPC has none.
+    matches!(error.and_then(|error| code_of(error.of(answer))), Some(429 | 500..=599))
+}
+
+/// The code of an error object.
+pub fn code_of(error: &[u8]) -> Option<i64> {
+    std::str::from_utf8(message::member(error, "code")?.of(error)).ok()?.parse().ok()
+}
+
+/// The answer to `id` in a whole body.
+fn answer(status: StatusCode, body: &Bytes, id: &[u8]) -> Result<Bytes, Refusal> {
+    if heard(body, Some(id)) == Heard::Answer {
+        return Ok(body.clone());
+    }
+    // An error without an id, or with none, answers the only request there is.
+    let read = message::read(body).filter(|read| read.id.is_none_or(|id| id.of(body) == b"null"));
+    if let Some(error) = read.and_then(|read| read.error) {
+        return Ok(message::failure(id, error.of(body)));
+    }
+    Err(told(status, body))
+}
+
+/// What the client is told of an answer that is no message.
+pub fn told(status: StatusCode, body: &[u8]) -> Refusal {
+    let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN)]);
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let said = if text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) };
+    Refusal::http(
+        502,
+        "nonsense",
+        format!("the gateway answered HTTP {} and no message{said}", status.as_u16()),
+    )
+}
+
+fn broken(why: &str) -> Refusal {
+    Refusal::http(
+        503,
+        "broken",
+        format!(
+            "the gateway did not answer to the end ({why}); whether the call was carried out is not known"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_the_one_to_the_request_or_an_error_without_an_id() {
+        let answer = |status, body: &'static str| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            answer(status, &Bytes::from_static(body.as_bytes()), b"7").map_err(|refusal| refusal.message)
+        };
+        let good = r#"{"jsonrpc":"2.0","id":7,"result":{}}"#;
+        assert_eq!(answer(200, good).as_deref(), Ok(good.as_bytes()));
+        for error in [
+            r#"{"jsonrpc":"2.0","error":{"code":401,"message":"no"}}"#,
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":401,"message":"no"}}"#,
+        ] {
+            let told = answer(401, error).expect("an error");
+            assert_eq!(told, r#"{"jsonrpc":"2.0","id":7,"error":{"code":401,"message":"no"}}"#);
+        }
+        for (status, body) in [(200, r#"{"jsonrpc":"2.0","id":8,"result":{}}"#), (502, "<html>\n"), (202, "")]
+        {
+            let words = answer(status, body).expect_err("no answer");
+            assert!(words.contains(&format!("HTTP {status}")) && !words.contains('\n'), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_forgotten_by_404_or_by_a_400_that_speaks_of_it() {
+        assert!(forgets(StatusCode::NOT_FOUND, b""));
+        assert!(forgets(StatusCode::BAD_REQUEST, b"No valid Session ID provided"));
+        assert!(!forgets(StatusCode::BAD_REQUEST, b"name is missing"));
+        assert!(!forgets(StatusCode::OK, b"session"));
+        let error = |code| format!(r#"{{"jsonrpc":"2.0","error":{{"code":{code},"message":"no session"}}}}"#);
+        assert!(forgets(StatusCode::BAD_REQUEST, error(-32000).as_bytes()));
+        assert!(!forgets(StatusCode::BAD_REQUEST, error(-32602).as_bytes()), "it is about an argument");
+    }
+}

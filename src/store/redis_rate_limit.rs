@@ -1,0 +1,229 @@
+//! Limits that are counted in Redis, so that all gateways with one Redis share one budget.
+//!
+//! A call is judged by one script in one round trip, on Redis' own clock. It is waited for as long as the
+//! configuration says; while Redis is away nothing is waited for at all: the connection is put aside, one
+//! task tries to make a new one each second, and callers are told at once.
+//!
+//! The connection is our own and not the crate's `ConnectionManager`, because that one keeps a connection on
+//! which nothing is ever answered (a host that vanished, a process that was stopped) until the kernel gives
+//! up.
+//!
+//! Redis 5 or newer, as one server or behind a proxy; the client does not follow the redirections of a
+//! cluster.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use filters::rate_limit::{Answer, Ask, Budget, Shared, Unavailable};
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Script};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+/// How long between two attempts to reach Redis, and how long one may take.
+const REST: Duration = Duration::from_secs(1);
+/// So many answers in a row that come too late make a connection one that is put aside. A single one may be a
+/// slow moment.
+const LATE: u32 = 3;
+/// Ticks of the script in a microsecond.
+const TICKS: u128 = 16;
+/// Beyond that a double does not hold every whole number.
+const MAX_TICKS: u128 = 1 << 52;
+
+/// A Redis that counts.
+pub struct Redis(Arc<Link>);
+
+struct Link {
+    client: Client,
+    script: Script,
+    prefix: String,
+    patience: Duration,
+    /// Pingora's runtimes end before the process does; the connection's task must live on one that does not.
+    core: Handle,
+    /// None while Redis is away.
+    connection: ArcSwapOption<MultiplexedConnection>,
+    late: AtomicU32,
+    misses: AtomicU64,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Miss {
+    #[error("no answer in time")]
+    Late,
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    #[error("an answer that the script cannot give: {0} and {1}")]
+    Nonsense(i64, i64),
+}
+
+impl Redis {
+    /// Connects in the background; an error is a URL that is none. `patience` is for one call.
+    pub fn new(url: &str, prefix: &str, patience: Duration, core: Handle) -> Result<Self, RedisError> {
+        // Without it small questions wait for the answers to those before them.
+        let quick = TcpSettings::default().set_nodelay(true);
+        let info = url.into_connection_info()?.set_tcp_settings(quick);
+        let link = Arc::new(Link {
+            client: Client::open(info)?,
+            script: Script::new(include_str!("take.lua")),
+            prefix: prefix.into(),
+            patience,
+            core,
+            connection: ArcSwapOption::empty(),
+            late: AtomicU32::new(0),
+            misses: AtomicU64::new(0),
+        });
+        link.core.spawn(reach(Arc::downgrade(&link), None));
+        Ok(Self(link))
+    }
+
+    /// Whether Redis answered when it was last asked.
+    pub fn is_there(&self) -> bool {
+        self.0.connection.load().is_some()
+    }
+
+    /// How many calls were not judged by Redis, for a metric.
+    pub fn misses(&self) -> u64 {
+        self.0.misses.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared for Redis {
+    fn take<'a>(
+        &'a self,
+        asks: &'a [Ask],
+    ) -> Pin<Box<dyn Future<Output = Result<Answer, Unavailable>> + Send + 'a>> {
+        Box::pin(async move {
+            let answer = self.0.take(asks).await;
+            if answer.is_err() {
+                self.0.misses.fetch_add(1, Ordering::Relaxed);
+            }
+            answer
+        })
+    }
+}
+
+impl Link {
+    async fn take(self: &Arc<Self>, asks: &[Ask]) -> Result<Answer, Unavailable> {
+        let connection = self.connection.load_full().ok_or(Unavailable)?;
+        match self.ask(&connection, asks, self.patience).await {
+            Ok(answer) => {
+                self.late.store(0, Ordering::Relaxed);
+                Ok(answer)
+            }
+            Err(miss) => {
+                let is_lost = match miss {
+                    Miss::Late => self.late.fetch_add(1, Ordering::Relaxed) + 1 >= LATE,
+                    Miss::Redis(_) | Miss::Nonsense(..) => true,
+                };
+                if is_lost {
+                    self.lose(&connection, &miss);
+                }
+                Err(Unavailable)
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        connection: &MultiplexedConnection,
+        asks: &[Ask],
+        patience: Duration,
+    ) -> Result<Answer, Miss> {
+        let mut call = self.script.prepare_invoke();
+        for ask in asks {
+            call.key(format!("{}{}", self.prefix, ask.key));
+            let (kind, one, two) = numbers(&ask.budget);
+            call.arg(kind).arg(one).arg(two);
+        }
+        // A server that was restarted or flushed does not know the script: it is given it, and asked again.
+        let mut connection = connection.clone();
+        // Read as whole numbers could be: the crate makes a huge one of -1 where none below zero is asked for.
+        let answer = call.invoke_async::<(i64, i64)>(&mut connection);
+        let (worst, micros) = timeout(patience, answer).await.map_err(|_| Miss::Late)??;
+        understand(asks, worst, micros).ok_or(Miss::Nonsense(worst, micros))
+    }
+
+    /// Puts a connection aside, once, and has a new one made.
+    fn lose(self: &Arc<Self>, connection: &Arc<MultiplexedConnection>, why: &Miss) {
+        let before = self.connection.compare_and_swap(connection, None);
+        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, connection)) {
+            tracing::warn!(error = %why, "limits: Redis is away");
+            self.core.spawn(reach(Arc::downgrade(self), Some(Instant::now())));
+        }
+    }
+
+    /// A connection on which a budget was really taken from: a server that answers, but is not ready yet, or
+    /// may only be read from, is not one that counts.
+    async fn connect(&self) -> Result<MultiplexedConnection, Miss> {
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(REST)).set_response_timeout(None);
+        let connection = timeout(REST, self.client.get_multiplexed_async_connection_with_config(&config));
+        let connection = connection.await.map_err(|_| Miss::Late)??;
+        let budget = Budget::Rate { count: 1, per: Duration::from_secs(1), burst: 1 };
+        let probe = Ask { key: "{limits}:probe".into(), budget };
+        self.ask(&connection, &[probe], REST).await?;
+        Ok(connection)
+    }
+}
+
+/// Tries until Redis is there, or nobody wants it any more. `since`: when it was lost, if that was told.
+async fn reach(link: Weak<Link>, mut since: Option<Instant>) {
+    if since.is_some() {
+        tokio::time::sleep(REST).await;
+    }
+    loop {
+        let Some(link) = link.upgrade() else { return };
+        match link.connect().await {
+            Ok(connection) => {
+                link.late.store(0, Ordering::Relaxed);
+                link.connection.store(Some(Arc::new(connection)));
+                if let Some(since) = since {
+                    tracing::info!(away = ?since.elapsed(), "limits: Redis is back");
+                }
+                return;
+            }
+            Err(why) if since.is_none() => {
+                tracing::warn!(error = %why, "limits: Redis is away");
+                since = Some(Instant::now());
+            }
+            Err(_) => {}
+        }
+        drop(link);
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// What the script's two numbers say. A wait that is longer than the budget's own time would shut it for nothing.
+fn understand(asks: &[Ask], worst: i64, micros: i64) -> Option<Answer> {
+    let Some(ask) = usize::try_from(worst).ok()?.checked_sub(1) else {
+        return (micros == 0).then_some(Answer::Taken);
+    };
+    let longest = match numbers(&asks.get(ask)?.budget) {
+        ("r", pace, _) => Duration::from_micros(pace / TICKS as u64 + 1),
+        (_, _, window) => Duration::from_secs(window),
+    };
+    let wait = Duration::from_micros(u64::try_from(micros).ok().filter(|micros| *micros > 0)?);
+    (wait <= longest).then_some(Answer::Short { ask, wait })
+}
+
+/// A budget as the script takes it.
+fn numbers(budget: &Budget) -> (&'static str, u64, u64) {
+    match *budget {
+        Budget::Rate { count, per, burst } => {
+            let ticks =
+                (per.as_nanos() * TICKS).div_ceil(1000 * u128::from(count.max(1))).clamp(1, MAX_TICKS);
+            let burst = if count == 0 { 0 } else { u128::from(burst) };
+            ("r", ticks as u64, (ticks * burst).min(MAX_TICKS) as u64)
+        }
+        Budget::Quota { count, per } => ("q", count, per.as_secs().max(1)),
+        // They are counted where the calls are; this is never asked for.
+        Budget::Concurrent(most) => ("q", most.into(), 1),
+    }
+}
+
+#[cfg(test)]
+mod tests;

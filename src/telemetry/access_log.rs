@@ -1,0 +1,183 @@
+//! The request log: one line a request on standard error, by way of the `pen`. It is made on the thread of the request,
+//! on that thread's own page, out of what is borrowed from the request: no allocation, and no lock that others want.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use mcp::json::quote::quote_to;
+
+use super::Outcome;
+use super::escape::plain_to;
+use super::log_writer::{Page, Pen, pen};
+use crate::config::Format;
+
+/// What is told of one request.
+pub struct Line<'a> {
+    pub at: SystemTime,
+    pub request_id: u64,
+    pub client: Option<IpAddr>,
+    /// The name of the caller.
+    pub caller: &'a str,
+    pub verb: &'a str,
+    pub path: &'a str,
+    /// The method of MCP; a fixed word for unknown ones.
+    pub method: &'static str,
+    pub server: Option<&'a str>,
+    pub tool: Option<&'a str>,
+    pub status: u16,
+    pub outcome: Outcome,
+    pub reason: Option<&'static str>,
+    /// The whole request.
+    pub took: Duration,
+    /// The part of it that the server took.
+    pub upstream: Option<Duration>,
+    pub bytes_in: usize,
+    pub bytes_out: usize,
+    /// A trace id of the client (W3C), if it sent one.
+    pub trace: Option<&'a str>,
+}
+
+/// Takes lines; a clone a worker.
+#[derive(Clone)]
+pub struct Access(Option<&'static Pen>);
+
+impl Access {
+    pub fn start(format: Format) -> Self {
+        Self(Some(pen(format)))
+    }
+
+    /// Writes nothing.
+    pub fn silent() -> Self {
+        Self(None)
+    }
+
+    pub fn is_silent(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub fn tell(&self, line: &Line<'_>) {
+        if let Some(pen) = self.0 {
+            pen.tell(|page| if pen.json { json(page, line) } else { text(page, line) });
+        }
+    }
+}
+
+/// Milliseconds to the third digit.
+fn millis(out: &mut String, time: Duration) {
+    let micros = time.as_micros();
+    let _ = write!(out, "{}.{:03}", micros / 1000, micros % 1000);
+}
+
+fn json(Page { text: out, clock, .. }: &mut Page, line: &Line<'_>) {
+    out.push_str(r#"{"timestamp":""#);
+    clock.tell(out, line.at);
+    out.push_str(r#"","level":"INFO","target":"toolgate::request","request_id":""#);
+    let _ = write!(out, "{:016x}", line.request_id);
+    out.push_str(r#"","caller":"#);
+    quote_to(out, line.caller);
+    out.extend([r#","verb":""#, line.verb, r#"","path":"#]);
+    quote_to(out, line.path);
+    out.extend([r#","method":""#, line.method, r#"","status":"#]);
+    let _ = write!(out, "{}", line.status);
+    out.extend([r#","outcome":""#, line.outcome.word(), r#"","ms":"#]);
+    millis(out, line.took);
+    let _ = write!(out, r#","bytes_in":{},"bytes_out":{}"#, line.bytes_in, line.bytes_out);
+    if let Some(client) = line.client {
+        let _ = write!(out, r#","client":"{client}""#);
+    }
+    for (name, value) in
+        [("server", line.server), ("tool", line.tool), ("reason", line.reason), ("trace_id", line.trace)]
+    {
+        if let Some(value) = value {
+            out.extend([r#",""#, name, r#"":"#]);
+            quote_to(out, value);
+        }
+    }
+    if let Some(upstream) = line.upstream {
+        out.push_str(r#","upstream_ms":"#);
+        millis(out, upstream);
+    }
+    out.push_str("}\n");
+}
+
+fn text(Page { text: out, clock, .. }: &mut Page, line: &Line<'_>) {
+    clock.tell(out, line.at);
+    let _ = write!(out, " {} {}", line.status, line.outcome.word());
+    if let Some(reason) = line.reason {
+        out.extend([" (", reason, ")"]);
+    }
+    let name = line.tool.or(line.server).unwrap_or_default();
+    // The path is a stranger's, and names of tools are a server's.
+    for word in [line.verb, line.path, line.method, name] {
+        out.push(' ');
+        let _ = plain_to(out, word);
+    }
+    out.push(' ');
+    millis(out, line.took);
+    let _ = writeln!(out, " ms {:016x}", line.request_id);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line<'a>() -> Line<'a> {
+        Line {
+            at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_042),
+            request_id: 0xabc,
+            client: Some(IpAddr::from([127, 0, 0, 1])),
+            caller: "o\"neill",
+            verb: "POST",
+            path: "/mcp",
+            method: "tools/call",
+            server: Some("s"),
+            tool: None,
+            status: 200,
+            outcome: Outcome::Ok,
+            reason: None,
+            took: Duration::from_micros(12_034),
+            upstream: Some(Duration::from_millis(7)),
+            bytes_in: 1,
+            bytes_out: 2,
+            trace: None,
+        }
+    }
+
+    #[test]
+    fn a_line_is_json_with_all_that_there_is_to_tell() {
+        let mut page = Page::default();
+        json(&mut page, &line());
+        json(&mut page, &Line { at: line().at + Duration::from_secs(1), ..line() });
+        let lines: Vec<serde_json::Value> =
+            page.text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let expected = serde_json::json!({
+            "timestamp": "2026-09-21T14:13:20.042Z", "level": "INFO", "target": "toolgate::request",
+            "request_id": "0000000000000abc", "caller": "o\"neill", "verb": "POST", "path": "/mcp",
+            "method": "tools/call", "status": 200, "outcome": "ok", "ms": 12.034, "bytes_in": 1, "bytes_out": 2,
+            "client": "127.0.0.1", "server": "s", "upstream_ms": 7.0
+        });
+        assert_eq!(lines[0], expected);
+        assert_eq!(lines[1]["timestamp"], "2026-09-21T14:13:21.042Z");
+    }
+
+    #[test]
+    fn a_line_for_people_is_one_whatever_a_stranger_asks_for() {
+        let mut page = Page::default();
+        text(&mut page, &Line { path: "/\u{7f}\u{9b}31m", tool: Some("a\r\nb\u{1b}[0m"), ..line() });
+        assert!(
+            page.text.contains(r" POST /\u{7f}\u{9b}31m tools/call a\r\nb\u{1b}[0m 12.034"),
+            "{:?}",
+            page.text
+        );
+    }
+
+    #[test]
+    fn a_line_for_people_is_short() {
+        let mut page = Page::default();
+        text(&mut page, &Line { reason: Some("why"), ..line() });
+        let expected =
+            "2026-09-21T14:13:20.042Z 200 ok (why) POST /mcp tools/call s 12.034 ms 0000000000000abc\n";
+        assert_eq!(page.text, expected);
+    }
+}

@@ -1,0 +1,204 @@
+//! Which of the equal endpoints of a server a message goes to. Choosing takes no lock and no memory: what is known of
+//! the endpoints are atomics, and sets of them are bits.
+
+use std::sync::atomic::Ordering;
+
+use super::endpoint_health::WHOLE;
+use super::mix;
+use super::pool::Pool;
+use crate::config::Balance;
+
+impl Pool {
+    /// Whether calls are spread by who makes them.
+    pub fn is_by_session(&self) -> bool {
+        self.balance == Balance::Session && self.endpoints.len() > 1
+    }
+
+    /// Chooses an endpoint; `failed` has a bit for each that it was tried at, `key` stands for the session or caller.
+    pub fn pick(&self, key: u64, failed: u64) -> usize {
+        if self.endpoints.len() == 1 {
+            return 0;
+        }
+        let well = self.well();
+        // With none that is well, any may be: none is given up for good.
+        let all = u64::MAX >> (64 - self.endpoints.len());
+        let from =
+            [well & !failed, well, all & !failed, all].into_iter().find(|set| *set != 0).unwrap_or(all);
+        match self.balance {
+            Balance::RoundRobin => self.in_turn(from),
+            Balance::LeastInFlight => self.least(from),
+            Balance::Session => {
+                let score = |index: &usize| mix(key ^ self.endpoints[*index].place);
+                bits(from).max_by_key(score).unwrap_or(0)
+            }
+        }
+    }
+
+    /// A bit for each endpoint that is well.
+    pub(crate) fn well(&self) -> u64 {
+        let now = self.clock();
+        let well = self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.vitals.is_in(now));
+        well.fold(0, |set, (index, _)| set | 1 << index)
+    }
+
+    fn in_turn(&self, from: u64) -> usize {
+        let now = self.clock();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let count = from.count_ones() as usize;
+        let nth = |at: usize| bits(from).nth(at % count).unwrap_or(0);
+        for step in 0..count {
+            let index = nth(turn + step);
+            let share = self.endpoints[index].vitals.share(now);
+            // One that has just come back passes on some of its turns.
+            if share == WHOLE || mix(turn as u64) % WHOLE < share {
+                return index;
+            }
+        }
+        nth(turn)
+    }
+
+    fn least(&self, from: u64) -> usize {
+        let now = self.clock();
+        // Among equals each in turn.
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.endpoints.len();
+        let load = |index: &usize| {
+            let vitals = &self.endpoints[*index].vitals;
+            let load = (u64::from(vitals.in_flight()) + 1) * WHOLE * WHOLE / vitals.share(now);
+            (load, (index + self.endpoints.len() - turn) % self.endpoints.len())
+        };
+        bits(from).min_by_key(load).unwrap_or(0)
+    }
+
+    /// Whether there is an endpoint to go to that `failed` does not name.
+    pub fn is_elsewhere(&self, failed: u64) -> bool {
+        let all = u64::MAX >> (64 - self.endpoints.len());
+        let well = self.well();
+        (if well == 0 { all } else { well }) & !failed != 0
+    }
+}
+
+/// The places of the bits that are set.
+fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let index = (set != 0).then(|| set.trailing_zeros() as usize)?;
+        set &= set - 1;
+        Some(index)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::config::{self, Limits, parse};
+    use crate::upstream::Bounds;
+    use crate::upstream::http::endpoint_health::Fault;
+    use crate::upstream::http::pool::Plan;
+
+    fn pool(settings: &str, before: Option<&Pool>) -> Pool {
+        let text = format!("mcpServers: {{s: {{{settings}}}}}");
+        let config = parse("c", &text, &|_| None).expect("a good config").servers["s"].clone();
+        let config::Kind::Http { urls, .. } = &config.kind else { panic!("not http") };
+        let bounds = Bounds::of(&config, &Limits::default());
+        let plan = Plan {
+            name: "s",
+            urls,
+            headers: HeaderMap::new(),
+            bounds: &bounds,
+            config: &config,
+            trust: Arc::default(),
+        };
+        Pool::new(plan, before).expect("a pool")
+    }
+
+    const THREE: &str = "urls: [\"http://10.0.0.1/mcp\", \"http://10.0.0.2/mcp\", \"http://10.0.0.3/mcp\"]";
+
+    fn eject(pool: &Pool, index: usize) {
+        for _ in 0..3 {
+            pool.failed(index, Fault::Connect, "test");
+        }
+    }
+
+    fn picks(pool: &Pool, count: usize) -> Vec<usize> {
+        (0..count).map(|_| pool.pick(0, 0)).collect()
+    }
+
+    #[test]
+    fn each_in_turn_and_none_that_is_out() {
+        let pool = pool(THREE, None);
+        assert_eq!(picks(&pool, 4), [0, 1, 2, 0]);
+        eject(&pool, 1);
+        let after = picks(&pool, 10);
+        assert!(!after.contains(&1) && after.iter().filter(|index| **index == 0).count() == 5, "{after:?}");
+        // A call that failed at one goes to another, as long as there is another.
+        assert_eq!((pool.pick(0, 0b001), pool.pick(0, 0b100)), (2, 0));
+        assert!(pool.is_elsewhere(0b001) && !pool.is_elsewhere(0b101));
+    }
+
+    #[test]
+    fn the_last_one_stays_and_with_none_all_are_tried() {
+        let pool = pool(THREE, None);
+        for index in 0..3 {
+            eject(&pool, index);
+        }
+        assert_eq!(picks(&pool, 3), [2, 2, 2], "the last one is not sent away");
+        pool.endpoints[2].vitals.missed(1);
+        let mut tried = picks(&pool, 3);
+        tried.sort_unstable();
+        assert_eq!(tried, [0, 1, 2], "all are out");
+    }
+
+    #[test]
+    fn the_least_busy_is_chosen() {
+        let pool = pool(&format!("{THREE}, balance: least_in_flight"), None);
+        let _busy = [pool.visit(0), pool.visit(0), pool.visit(2)];
+        assert_eq!(picks(&pool, 2), [1, 1]);
+        let _more = [pool.visit(1), pool.visit(1)];
+        assert_eq!(picks(&pool, 2), [2, 2]);
+    }
+
+    #[test]
+    fn a_session_keeps_its_endpoint_and_few_move_when_one_goes() {
+        let settings = format!("{THREE}, balance: session");
+        let pool = pool(&settings, None);
+        let before: Vec<usize> = (0..300).map(|key| pool.pick(mix(key), 0)).collect();
+        for index in 0..3 {
+            let share = before.iter().filter(|chosen| **chosen == index).count();
+            assert!((60..140).contains(&share), "{index} has {share} of 300");
+        }
+        eject(&pool, 1);
+        for (key, old) in (0..300).zip(&before) {
+            let new = pool.pick(mix(key), 0);
+            assert!(new == *old || *old == 1, "only those of the one that is out move");
+        }
+    }
+
+    #[test]
+    fn one_that_comes_back_gets_little_at_first() {
+        let pool = pool(THREE, None);
+        pool.endpoints[0].vitals.passed(1);
+        for _ in 0..3 {
+            pool.endpoints[0].vitals.missed(3);
+        }
+        assert!(!picks(&pool, 100).contains(&0));
+        pool.endpoints[0].vitals.passed(pool.clock());
+        let share = picks(&pool, 300).iter().filter(|index| **index == 0).count();
+        assert!((1..60).contains(&share), "{share} of 300");
+    }
+
+    #[test]
+    fn a_reload_keeps_the_endpoints_that_stay() {
+        let old = pool(THREE, None);
+        eject(&old, 2);
+        let new = pool("urls: [\"http://10.0.0.3/mcp\", \"http://10.0.0.4/mcp\"]", Some(&old));
+        assert!(Arc::ptr_eq(&old.endpoints[2], &new.endpoints[0]));
+        assert_eq!(picks(&new, 2), [1, 1], "what is known of it stays too");
+        assert_eq!(new.endpoints[0].pools.load(Ordering::Relaxed), 2);
+        drop(old);
+        assert!(new.endpoints[0].let_go(), "nobody else has it now");
+        new.endpoints[0].pools.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,72 @@
+//! Which answers say that a server does not speak an era.
+
+use bytes::Bytes;
+use http::StatusCode;
+use mcp::Era;
+
+use super::response::shorten;
+use crate::upstream::{Said, UpstreamError};
+use mcp::jsonrpc::message;
+
+/// The result of a greeting, or whether the server does not speak the era: only what would be answered the same way
+/// another time says so (versioning.mdx: a legacy server's 400 may be in any words). That it has no time now, or that
+/// something before it fails, says nothing.
+pub(crate) fn judged(
+    era: Era,
+    status: StatusCode,
+    said: Result<Said, UpstreamError>,
+) -> Result<Bytes, UpstreamError> {
+    match said {
+        Ok(Said::Result(result)) => Ok(result),
+        Ok(Said::Error(error)) if is_refusal(status) || status.is_success() && is_refusal_code(&error) => {
+            Err(UpstreamError::WrongEra(era, shorten(&error)))
+        }
+        Ok(Said::Error(error)) => Err(UpstreamError::Nonsense(format!("HTTP {status}: {}", shorten(&error)))),
+        Err(UpstreamError::Nonsense(why)) if is_refusal(status) => Err(UpstreamError::WrongEra(era, why)),
+        Err(error) => Err(error),
+    }
+}
+
+/// By such a status a server says that it does not take this kind of request at all.
+pub(crate) fn is_refusal(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 404 | 405 | 406 | 415)
+}
+
+/// The same by the code of a JSON-RPC error.
+pub(crate) fn is_refusal_code(error: &[u8]) -> bool {
+    let code = message::member(error, "code")
+        .and_then(|place| std::str::from_utf8(place.of(error)).ok()?.parse().ok());
+    matches!(code, Some(-32602..=-32600 | -32022..=-32020))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_would_be_said_again_is_the_end_of_an_era() {
+        let error = |code: i32| Ok(Said::Error(Bytes::from(format!(r#"{{"code":{code},"message":"m"}}"#))));
+        let page = || Err(UpstreamError::Nonsense("<html>".into()));
+        for (status, said, ends) in [
+            (400, error(-32000), true),
+            (404, error(-32601), true),
+            (400, page(), true),
+            (405, page(), true),
+            (200, error(-32601), true),
+            (200, error(-32022), true),
+            (200, error(-32603), false),
+            (200, page(), false),
+            (408, error(-32600), false),
+            (429, error(-32600), false),
+            (429, page(), false),
+            (500, error(-32601), false),
+            (503, error(-32603), false),
+            (503, page(), false),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let judged = judged(Era::Modern, status, said.clone());
+            assert_eq!(matches!(judged, Err(UpstreamError::WrongEra(..))), ends, "{status} {said:?}");
+            assert!(judged.is_err());
+        }
+    }
+}

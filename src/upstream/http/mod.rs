@@ -1,0 +1,390 @@
+//! One endpoint of a server over Streamable HTTP, as the gateway itself talks to it: messages, sessions, streams.
+//! What the gateway asks in its own name is in `house.rs`; which of several endpoints is asked, in `pool.rs`.
+//!
+//! Calls of clients do not come this way (Pingora streams them, see `proxy/`), save the few whose bodies
+//! Pingora cannot replay; those use [`Http::send`]. Both eras are spoken: legacy with a session per [`Seat`],
+//! modern without.
+
+pub mod balance;
+pub mod content_coding;
+pub mod control;
+pub mod endpoint_health;
+pub mod era_errors;
+pub mod head_limits;
+pub mod maintenance;
+pub mod notifications;
+pub mod peer;
+pub mod pool;
+pub mod redirect;
+pub mod response;
+pub mod retry;
+pub mod sending;
+pub mod server_requests;
+pub mod tls;
+
+use std::hash::{Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HOST};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use mcp::Era;
+use mcp::header_name;
+use mcp::header_value::encode;
+use tokio::sync::{Mutex, Semaphore};
+
+use super::{Bounds, Hello, Peer, Said, UpstreamError, WireId};
+use control::is_unknown_method;
+use endpoint_health::Vitals;
+use era_errors::judged;
+use mcp::jsonrpc::message;
+use mcp::version;
+use peer::IDENTITY;
+use response::Wanted;
+use sending::{Asks, settings};
+use tls::{Reach, Trust};
+
+/// How long a server may take to say whether it knows a seat.
+const SIGN: Duration = Duration::from_secs(5);
+
+/// An upstream session of the legacy era.
+#[derive(Debug)]
+pub struct Seat {
+    /// No other seat of this process has it: what belongs to this one leads to no other, whatever was taken in its place.
+    pub number: u64,
+    /// The endpoint that knows it.
+    pub at: Weak<Http>,
+    /// `None` for servers that keep no sessions.
+    pub session: Option<HeaderValue>,
+    /// The revision that was agreed on.
+    pub version: String,
+    /// The newest `Authorization` of its caller, where a server is called in its caller's name.
+    bearer: ArcSwapOption<HeaderValue>,
+}
+
+impl Seat {
+    /// Takes note of the `Authorization` that its caller sends now: the one that it was opened with ends some day.
+    pub fn renew(&self, bearer: Option<&HeaderValue>) {
+        if let Some(bearer) = bearer
+            && self.bearer.load().as_deref() != Some(bearer)
+        {
+            self.bearer.store(Some(Arc::new(bearer.clone())));
+        }
+    }
+
+    /// The newest `Authorization` of its caller.
+    pub fn bearer(&self) -> Option<HeaderValue> {
+        self.bearer.load().as_deref().cloned()
+    }
+
+    /// Whether its server may send many messages at once.
+    pub fn has_batches(&self) -> bool {
+        version::has_batches(&self.version)
+    }
+}
+
+/// An id for a request of the gateway itself, as those of clients have.
+pub(super) fn own_id() -> String {
+    WireId::next().as_str().to_owned()
+}
+
+pub struct Http {
+    pub(super) me: Weak<Http>,
+    name: String,
+    /// As it was configured.
+    pub(super) at: reqwest::Url,
+    /// Where the house's own client sends to: with the name of the handshake in it.
+    pub(super) url: reqwest::Url,
+    /// What logs and metrics call it: authority and path.
+    pub label: String,
+    /// Its place on the ring of consistent hashing.
+    pub place: u64,
+    pub peer: Arc<Peer>,
+    pub vitals: Vitals,
+    /// What goes as `Host`, if it is not the host of the URL.
+    host: Option<HeaderValue>,
+    pub(super) client: reqwest::Client,
+    /// Its connections serve one request each.
+    pub(super) alone: OnceLock<reqwest::Client>,
+    pub(super) trust: Arc<Trust>,
+    /// Those of its server, which a reload may change.
+    bounds: ArcSwap<Bounds>,
+    /// The gateway's own legacy session.
+    pub(super) house: Mutex<Option<Arc<Seat>>>,
+    /// The pools that it is in: two while a reload takes place.
+    pub(super) pools: AtomicUsize,
+    /// The lists of the legacy era came as streams of events when they were last asked for.
+    pub(super) lists_as_events: AtomicBool,
+    /// Where it redirects to was followed, and told.
+    pub redirects: Arc<redirect::Redirects>,
+    /// Places for replies to what the server asks.
+    pub(super) replies: Semaphore,
+}
+
+impl std::fmt::Debug for Http {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Http").field("label", &self.label).finish_non_exhaustive()
+    }
+}
+
+impl Http {
+    /// `headers` go with each request; they may be secrets.
+    pub fn new(
+        name: &str,
+        url: &str,
+        headers: HeaderMap,
+        bounds: &Bounds,
+        trust: Arc<Trust>,
+    ) -> Result<Arc<Self>, String> {
+        let url: reqwest::Url = url.parse().map_err(|e| format!("{e}"))?;
+        let peer = Arc::new(Peer::new(&url, headers, bounds, trust.clone())?);
+        let redirects = Arc::new(redirect::Redirects::new(name));
+        let Reach { url: to, host, client } = trust.client(&url, settings(&peer, &redirects, bounds))?;
+        let authority = peer.authority.to_str().unwrap_or_default();
+        let label = format!("{authority}{}", url.path());
+        // The same in every process: two gateways send a session to the same endpoint.
+        let mut place = Fnv::default();
+        url.as_str().hash(&mut place);
+        Ok(Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            name: name.to_owned(),
+            label,
+            place: place.finish(),
+            at: url,
+            url: to,
+            host,
+            peer,
+            vitals: Vitals::default(),
+            client,
+            alone: OnceLock::new(),
+            trust,
+            bounds: ArcSwap::from_pointee(bounds.clone()),
+            house: Mutex::new(None),
+            pools: AtomicUsize::new(0),
+            lists_as_events: AtomicBool::new(false),
+            redirects,
+            replies: Semaphore::new(server_requests::AT_ONCE),
+        }))
+    }
+
+    /// Whether it was configured with this URL.
+    pub fn is_at(&self, url: &str) -> bool {
+        url.parse().is_ok_and(|url: reqwest::Url| url == self.at)
+    }
+
+    pub(super) fn bounds(&self) -> Guard<Arc<Bounds>> {
+        self.bounds.load()
+    }
+
+    /// Takes other limits from now on; the time of a connection stays what it was.
+    pub(super) fn hold_to(&self, bounds: &Bounds) {
+        self.bounds.store(Arc::new(bounds.clone()));
+    }
+
+    /// Time for what the gateway asks in its own name.
+    pub(super) fn patience(&self) -> Duration {
+        self.bounds().timeout
+    }
+
+    /// A pool that had it has ended; gives whether it was the last.
+    pub(super) fn let_go(&self) -> bool {
+        self.pools.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Opens a session for a client: its own `initialize` params go to the server, with the revision that the
+    /// gateway agreed on with it.
+    pub async fn open(
+        &self,
+        params: &[u8],
+        bearer: Option<HeaderValue>,
+        patience: Duration,
+    ) -> Result<(Seat, Hello), UpstreamError> {
+        let id = own_id();
+        let body = message::request(&id, "initialize", params);
+        let extra = bearer.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
+        // What comes is told to a caller, and may name no request.
+        let response = self.post(Era::Legacy, None, extra, body, patience, Asks::Alone).await?.0;
+        let response = self.welcome(response, false, true).await?;
+        let session = response.headers().get(header_name::SESSION).cloned();
+        let status = response.status();
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let mut seat = Seat {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            at: self.me.clone(),
+            session,
+            version: version::NEWEST_LEGACY.to_owned(),
+            bearer: ArcSwapOption::new(bearer.map(Arc::new)),
+        };
+        let wanted = Wanted { seat: Some(&seat), ..Wanted::new(&id, patience) };
+        let said = self.answer(response, wanted).await;
+        let result = judged(Era::Legacy, status, said)?;
+        let wrong = |why: String| UpstreamError::WrongEra(Era::Legacy, why);
+        let version =
+            message::member(&result, "protocolVersion").and_then(|span| message::string(span.of(&result)));
+        let version = version.ok_or_else(|| wrong("`initialize` names no revision".into()))?;
+        if !version::LEGACY.contains(&version.as_str()) {
+            return Err(wrong(format!("it offers revision {version:?}")));
+        }
+        seat.version.clone_from(&version);
+        let hello = Hello::read(&result, version).map_err(|error| wrong(error.to_string()))?;
+        self.notify(&seat, "notifications/initialized", Bytes::new()).await?;
+        Ok((seat, hello))
+    }
+
+    /// Ends a session; a server that does not allow it (405) or has forgotten it has nothing to end.
+    pub async fn leave(&self, seat: &Seat) {
+        if seat.session.is_none() {
+            return;
+        }
+        let request = self.client.delete(self.url.clone()).headers(self.head(Era::Legacy, Some(seat)));
+        if let Err(error) = request.timeout(Duration::from_secs(5)).send().await {
+            tracing::debug!(server = %self.name, %error, "the upstream session could not be ended");
+        }
+    }
+
+    pub async fn notify(&self, seat: &Seat, method: &str, params: Bytes) -> Result<(), UpstreamError> {
+        self.pass(Era::Legacy, Some(seat), message::notification(method, &params)).await
+    }
+
+    /// A message that has no answer.
+    pub async fn pass(&self, era: Era, seat: Option<&Seat>, body: Bytes) -> Result<(), UpstreamError> {
+        let (response, _) =
+            self.post(era, seat, HeaderMap::new(), body, self.patience(), Asks::Caller).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND if seat.is_some_and(|seat| seat.session.is_some()) => {
+                Err(UpstreamError::Forgotten)
+            }
+            _ => passed(&response),
+        }
+    }
+
+    /// One request in a session.
+    pub async fn request_in(&self, seat: &Seat, method: &str, params: Bytes) -> Result<Said, UpstreamError> {
+        let id = own_id();
+        let body = message::request(&id, method, &params);
+        let response = self.send(Era::Legacy, Some(seat), HeaderMap::new(), body, self.patience()).await?;
+        if response.status() == StatusCode::NOT_FOUND && seat.session.is_some() {
+            return Err(UpstreamError::Forgotten);
+        }
+        let wanted = Wanted { seat: Some(seat), ..Wanted::new(&id, self.patience()) };
+        let wanted = Wanted { batches: seat.has_batches(), ..wanted };
+        self.answer(response, wanted).await
+    }
+
+    /// Whether the server knows a seat, by a request that every server answers in a session that it knows; none if it does
+    /// not say. Asked where it refused something by a status that may mean either: 404 is the word of the specification
+    /// for a session that is gone, but many servers say 400, in words of their own.
+    pub async fn knows(&self, seat: &Seat) -> Option<bool> {
+        let id = own_id();
+        let body = message::request(&id, "ping", b"{}");
+        let asked = async {
+            let response =
+                self.post(Era::Legacy, Some(seat), HeaderMap::new(), body, SIGN, Asks::Gateway).await.ok()?.0;
+            match response.status().as_u16() {
+                404 => Some(false),
+                400 => {
+                    let said = self.answer(response, Wanted::new(&id, SIGN)).await;
+                    Some(matches!(said, Ok(Said::Error(error)) if is_unknown_method(&error)))
+                }
+                200..=299 => Some(true),
+                _ => None,
+            }
+        };
+        tokio::time::timeout(SIGN, asked).await.unwrap_or(None)
+    }
+
+    pub(super) fn head(&self, era: Era, seat: Option<&Seat>) -> HeaderMap {
+        let mut headers = self.peer.headers.clone();
+        headers.entry(ACCEPT_ENCODING).or_insert(IDENTITY);
+        if let Some(host) = &self.host {
+            headers.insert(HOST, host.clone());
+        }
+        if let Some(bearer) = seat.and_then(Seat::bearer) {
+            headers.insert(AUTHORIZATION, bearer);
+        }
+        match (era, seat) {
+            (Era::Modern, _) => {
+                headers
+                    .insert(header_name::PROTOCOL_VERSION, HeaderValue::from_static(version::NEWEST_MODERN));
+            }
+            (Era::Legacy, Some(seat)) => {
+                if let Ok(version) = HeaderValue::from_str(&seat.version) {
+                    headers.insert(header_name::PROTOCOL_VERSION, version);
+                }
+                if let Some(session) = &seat.session {
+                    headers.insert(header_name::SESSION, session.clone());
+                }
+            }
+            (Era::Legacy, None) => {}
+        }
+        headers
+    }
+}
+
+/// Whether a server took a message that has no answer.
+pub fn passed(response: &reqwest::Response) -> Result<(), UpstreamError> {
+    match response.status() {
+        status if status.is_success() => Ok(()),
+        status => Err(UpstreamError::Nonsense(format!("HTTP {status} for a message without an answer"))),
+    }
+}
+
+/// The headers that mirror a modern request, a whole message.
+pub fn mirror_of(body: &Bytes) -> HeaderMap {
+    let Some(read) = message::read(body) else { return HeaderMap::new() };
+    let method = read.method.map(|method| method.read(body).into_owned()).unwrap_or_default();
+    mirror(&method, read.params.map(|span| span.of(body)).unwrap_or_default())
+}
+
+/// The headers that mirror a modern request (2026-07-28, streamable-http, "Standard Headers").
+pub(super) fn mirror(method: &str, params: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Ok(method) = HeaderValue::from_str(method) {
+        headers.insert(header_name::METHOD, method);
+    }
+    let named = match method {
+        "tools/call" | "prompts/get" => message::member(params, "name"),
+        "resources/read" => message::member(params, "uri"),
+        // SEP-2663.
+        "tasks/get" | "tasks/update" | "tasks/cancel" => message::member(params, "taskId"),
+        _ => None,
+    };
+    if let Some(name) = named.and_then(|span| message::string(span.of(params)))
+        && let Ok(name) = HeaderValue::from_str(&encode(&name))
+    {
+        headers.insert(header_name::NAME, name);
+    }
+    headers
+}
+
+/// A hash that is the same in every process and version (FNV-1a, 64 bits, with the ends mixed).
+#[derive(Clone, Copy)]
+pub struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl std::hash::Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        mix(self.0)
+    }
+}
+
+/// Spreads every bit over all others.
+pub fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    bits ^ (bits >> 33)
+}

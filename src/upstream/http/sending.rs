@@ -1,0 +1,198 @@
+//! How the house's own client sends: on connections that are shared, or on one that serves this request alone.
+//!
+//! On a connection of HTTP/1 that was used before, what comes may be the belated answer to another request (RFC 9112 §9.2).
+//! An id tells that; where something may come that has none, and is for a caller, nothing else may have been asked there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
+use mcp::Era;
+
+use super::peer::Names;
+use super::response;
+use super::response::unreachable;
+use super::{Http, Seat};
+use super::{head_limits, redirect};
+use crate::upstream::{Bounds, Peer, UpstreamError, cause};
+
+/// For whom a message is sent, and where.
+#[derive(Clone, Copy)]
+pub enum Asks {
+    /// For the gateway itself. What comes is for its own use and its operator, so that it is believed.
+    Gateway,
+    /// For a caller, on a connection that others use too.
+    Caller,
+    /// For a caller, on a connection of its own, unless there are streams.
+    Alone,
+}
+
+impl Http {
+    /// Sends one message and gives the answer as it begins. `extra` replaces headers of the same names. If the error
+    /// is [`UpstreamError::Unreachable`], nothing was sent.
+    pub async fn send(
+        &self,
+        era: Era,
+        seat: Option<&Seat>,
+        extra: HeaderMap,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<reqwest::Response, UpstreamError> {
+        let (response, certain) = self.post(era, seat, extra, body, timeout, Asks::Gateway).await?;
+        self.welcome(response, seat.is_some_and(|seat| seat.bearer().is_some()), certain).await
+    }
+
+    pub(crate) async fn welcome(
+        &self,
+        response: reqwest::Response,
+        with_bearer: bool,
+        certain: bool,
+    ) -> Result<reqwest::Response, UpstreamError> {
+        match response.status().as_u16() {
+            401 | 403 => Err(self.denied(response, with_bearer, certain).await),
+            _ => Ok(response),
+        }
+    }
+
+    /// What a refusal of the gateway (401, 403) means. To one that got no credentials a server may say what is amiss, which
+    /// is told where nobody else can be meant.
+    pub async fn denied(
+        &self,
+        response: reqwest::Response,
+        with_bearer: bool,
+        certain: bool,
+    ) -> UpstreamError {
+        let status = response.status().as_u16();
+        if with_bearer || !self.peer.headers.is_empty() {
+            return UpstreamError::Credentials(status);
+        }
+        if !certain {
+            self.peer.doubt();
+            return UpstreamError::Denied(status, String::new());
+        }
+        UpstreamError::Denied(status, response::words(response).await)
+    }
+
+    /// The client whose connections serve one request each; what comes on one of them answers it.
+    fn alone(&self) -> Result<&reqwest::Client, UpstreamError> {
+        if let Some(client) = self.alone.get() {
+            return Ok(client);
+        }
+        let settings = settings(&self.peer, &self.redirects, &self.bounds()).pool_max_idle_per_host(0);
+        let made = self.trust.client(&self.at, settings).map_err(UpstreamError::Nonsense)?;
+        Ok(self.alone.get_or_init(|| made.client))
+    }
+
+    /// The same, where it is for somebody else to say what a refusal of credentials means. Gives whether what names no
+    /// request is to be believed.
+    pub async fn post(
+        &self,
+        era: Era,
+        seat: Option<&Seat>,
+        extra: HeaderMap,
+        body: Bytes,
+        timeout: Duration,
+        asks: Asks,
+    ) -> Result<(reqwest::Response, bool), UpstreamError> {
+        let alone = match asks {
+            Asks::Gateway => false,
+            Asks::Caller => self.peer.is_doubtful(),
+            Asks::Alone => true,
+        };
+        let alone = alone && !self.peer.has_streams();
+        let believed = alone || matches!(asks, Asks::Gateway);
+        let client = if alone { self.alone()? } else { &self.client };
+        let mut headers = self.head(era, seat);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        headers.extend(extra);
+        let request = client.post(self.url.clone()).headers(headers).body(body);
+        let response = answer_to(request, timeout, believed).await;
+        if matches!(response, Err(UpstreamError::Moved(..))) && !believed {
+            self.peer.doubt();
+        }
+        let response = response?;
+        let believed = believed || response.version() == http::Version::HTTP_2;
+        Ok((response, believed))
+    }
+
+    /// Asks for a stream, where nothing else is asked: much of what comes there names no request.
+    pub(crate) async fn stream(
+        &self,
+        headers: HeaderMap,
+        timeout: Duration,
+    ) -> Result<reqwest::Response, UpstreamError> {
+        if self.peer.has_streams() {
+            let request = self.client.get(self.url.clone()).headers(headers.clone());
+            let response = answer_to(request, timeout, false).await?;
+            if response.version() == http::Version::HTTP_2 {
+                return Ok(response);
+            }
+            self.peer.speaks(response.version());
+        }
+        answer_to(self.alone()?.get(self.url.clone()).headers(headers), timeout, true).await
+    }
+
+    /// Goes on with a stream of a session; `extra` says after which event.
+    pub async fn resume(
+        &self,
+        seat: &Seat,
+        extra: HeaderMap,
+        timeout: Duration,
+    ) -> Result<reqwest::Response, UpstreamError> {
+        let mut headers = self.head(Era::Legacy, Some(seat));
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.extend(extra);
+        self.stream(headers, timeout).await
+    }
+}
+
+/// The house's own client of an endpoint.
+pub(crate) fn settings(
+    peer: &Arc<Peer>,
+    redirects: &Arc<redirect::Redirects>,
+    bounds: &Bounds,
+) -> reqwest::ClientBuilder {
+    let watched = super::peer::watched(bounds.timeout);
+    let builder = reqwest::Client::builder()
+        .redirect(redirect::policy(redirects.clone()))
+        .referer(false)
+        .no_proxy()
+        .connect_timeout(bounds.connect_timeout)
+        .http1_max_headers(head_limits::LINES)
+        .pool_idle_timeout(super::peer::IDLE)
+        .tcp_keepalive(watched.idle)
+        .tcp_keepalive_interval(watched.interval)
+        .tcp_keepalive_retries(u32::try_from(watched.count).ok())
+        .dns_resolver(Arc::new(Names(peer.clone())));
+    #[cfg(target_os = "linux")]
+    let builder = builder.tcp_user_timeout(watched.user_timeout);
+    builder
+}
+
+/// What hyper says of a head with too many lines or bytes.
+const HEAD_TOO_LARGE: &str = "message head is too large";
+
+/// Sends a request and gives the answer as it begins. `believed`: what names no request is about this one.
+pub(crate) async fn answer_to(
+    request: reqwest::RequestBuilder,
+    timeout: Duration,
+    believed: bool,
+) -> Result<reqwest::Response, UpstreamError> {
+    match tokio::time::timeout(timeout, request.send()).await {
+        Err(_) => Err(UpstreamError::TimedOut(timeout)),
+        Ok(Err(error)) if error.is_connect() => Err(unreachable(&error)),
+        Ok(Err(error)) => match cause(&error) {
+            words if words == HEAD_TOO_LARGE => Err(head_limits::too_large()),
+            words => Err(UpstreamError::Broke(words)),
+        },
+        Ok(Ok(response)) if response.status().is_redirection() => {
+            let (none, is_sure) = (HeaderMap::new(), believed || response.version() == http::Version::HTTP_2);
+            let headers = if is_sure { response.headers() } else { &none };
+            Err(redirect::elsewhere(response.status().as_u16(), headers))
+        }
+        Ok(Ok(response)) => head_limits::fits(response.headers()).map(|()| response),
+    }
+}

@@ -1,0 +1,99 @@
+//! What a server asks the gateway itself, in a legacy session of its own or of a client's: a ping is answered, wherever it
+//! comes; nothing else is offered, and a server that asks for it is told so, not left to wait. In 2026-07-28 servers ask
+//! nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
+use mcp::Era;
+use mcp::json::quote::quote;
+
+use super::sending::answer_to;
+use super::{Http, Seat};
+use mcp::jsonrpc::message;
+
+/// Replies under way to one endpoint. Of a server that asks faster than it takes them, some get none.
+pub(crate) const AT_ONCE: usize = 64;
+/// How long one may take.
+const BRIEF: Duration = Duration::from_secs(5);
+/// Longest id and method that is said again.
+const LONGEST: usize = 1024;
+
+/// The reply to a request of a server to the gateway itself; none to what is no request.
+pub fn reply(message: &[u8]) -> Option<Bytes> {
+    let read = message::read(message).filter(message::Incoming::is_request)?;
+    let id = read.id.filter(|id| id.end - id.start <= LONGEST)?.of(message);
+    let method = read.method?.read(message);
+    if method == "ping" {
+        return Some(message::result(id, b"{}"));
+    }
+    let short: String = method.chars().take(100).collect();
+    // What it did not declare, a client refuses so (2025-11-25, client/roots; sampling and elicitation likewise).
+    let words = format!("Method not found: the gateway does not offer {short} in a session of its own");
+    Some(message::failure(id, format!(r#"{{"code":-32601,"message":{}}}"#, quote(&words)).as_bytes()))
+}
+
+impl Http {
+    /// Replies to what a message asks of the gateway, if it asks anything; nobody waits for that.
+    pub(crate) fn heed(self: &Arc<Self>, seat: &Seat, message: &[u8]) {
+        let Some(body) = reply(message) else { return };
+        let (endpoint, headers) = (self.clone(), self.head(Era::Legacy, Some(seat)));
+        tokio::spawn(async move { endpoint.give(headers, body).await });
+    }
+
+    /// Sends a reply in a seat.
+    pub async fn reply(&self, seat: &Seat, body: Bytes) {
+        self.give(self.head(Era::Legacy, Some(seat)), body).await;
+    }
+
+    async fn give(&self, mut headers: HeaderMap, body: Bytes) {
+        let Ok(_place) = self.replies.try_acquire() else { return };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        let request = self.client.post(self.url.clone()).headers(headers).body(body);
+        match answer_to(request, BRIEF, false).await {
+            Ok(response) if response.status().is_success() => {}
+            Ok(response) => {
+                tracing::debug!(endpoint = self.label, status = %response.status(), "a reply was not taken");
+            }
+            Err(error) => tracing::debug!(endpoint = self.label, %error, "a reply did not arrive"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ping_is_answered_and_all_else_refused() {
+        let said =
+            |message: &str| reply(message.as_bytes()).map(|said| String::from_utf8_lossy(&said).into_owned());
+        assert_eq!(
+            said(r#"{"jsonrpc":"2.0","id":"p\n","method":"ping"}"#).as_deref(),
+            Some(r#"{"jsonrpc":"2.0","id":"p\n","result":{}}"#)
+        );
+        for method in ["roots/list", "sampling/createMessage", "elicitation/create", "tools/list", "\\\"x"] {
+            let refused = said(&format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{{}}}}"#));
+            let refused: serde_json::Value = serde_json::from_str(&refused.expect("a reply")).expect("JSON");
+            assert_eq!(
+                (&refused["id"], &refused["error"]["code"]),
+                (&7.into(), &(-32601).into()),
+                "{method}"
+            );
+        }
+        let long = format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"ping"}}"#, "x".repeat(LONGEST));
+        for none in [
+            r#"{"jsonrpc":"2.0","method":"ping"}"#,
+            r#"{"jsonrpc":"2.0","id":7,"result":{}}"#,
+            r#"{"id":7,"method":"ping"}"#,
+            "ping",
+            &long,
+        ] {
+            assert_eq!(said(none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! How the connection to an HTTP server is secured, and which HTTP it speaks: whose certificates count, what the gateway
+//! shows of itself, by which name it asks. Read once, and given alike to Pingora, which relays calls, and to the house's
+//! own client, which does the rest.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use pingora::listeners::ALPN;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+use rustls::ClientConfig;
+use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest as _, Sha256};
+
+use crate::config::read_file;
+use crate::config::{self, Http2};
+
+/// Largest file that is read.
+const MAX_FILE: u64 = 1 << 20;
+/// Calls that share a connection of HTTP/2.
+const STREAMS: usize = 100;
+/// Bytes of an answer that may be on their way, of one call and of a connection: clients that do not read their answers
+/// hold up nobody else's.
+const WINDOW: u32 = 256 << 10;
+const WINDOWS: u32 = WINDOW * STREAMS as u32;
+/// How often a server is asked whether it is still there while calls are under way; Pingora waits 5 s for a word.
+const PING: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(5);
+/// The largest window that there is (RFC 9113 §6.9.1).
+const MOST: u32 = (1 << 31) - 1;
+
+/// Why the files of a server cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    #[error("tls.{key}: cannot read {}: {why}; expected a PEM file", file.display())]
+    Unreadable { key: &'static str, file: PathBuf, why: std::io::Error },
+    #[error("tls.{key}: {} {what}", file.display())]
+    Unfit { key: &'static str, file: PathBuf, what: String },
+}
+
+/// How the connections to one server are made.
+#[derive(Default)]
+pub struct Trust {
+    http2: Http2,
+    /// Who may vouch for the server; the system's authorities if not set.
+    roots: Option<Vec<CertificateDer<'static>>>,
+    /// What the gateway shows of itself.
+    own: Option<Own>,
+    server_name: Option<String>,
+    unverified: bool,
+    /// Stands for all of it; 0 if nothing is special.
+    print: u64,
+}
+
+struct Own {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Trust {
+    /// Reads the files that a server names.
+    ///
+    /// # Errors
+    /// The first file that cannot be used.
+    pub fn read(server: &config::Server) -> Result<Self, TrustError> {
+        let none = config::ServerTls::default();
+        let settings = server.tls.as_ref().unwrap_or(&none);
+        let roots = match &settings.ca {
+            Some(file) => {
+                let roots = certificates("ca", file)?;
+                let mut store = RootCertStore::empty();
+                for root in &roots {
+                    store
+                        .add(root.clone())
+                        .map_err(|error| unfit("ca", file, format!("is of no use: {error}")))?;
+                }
+                Some(roots)
+            }
+            None => None,
+        };
+        let own = match (&settings.cert, &settings.key) {
+            (Some(cert), Some(key)) => {
+                let chain = certificates("cert", cert)?;
+                let text = bytes("key", key)?;
+                let private = PrivateKeyDer::from_pem_slice(&text)
+                    .map_err(|_| unfit("key", key, "holds no private key without a passphrase".into()))?;
+                fits(&chain, &private).map_err(|_| {
+                    unfit(
+                        "key",
+                        key,
+                        format!("is not the key of the first certificate in {}", cert.display()),
+                    )
+                })?;
+                Some(Own { chain, key: private })
+            }
+            _ => None,
+        };
+        Ok(Self {
+            http2: server.http2,
+            print: print(server),
+            roots,
+            own,
+            server_name: settings.server_name.clone(),
+            unverified: settings.insecure_skip_verify,
+        })
+    }
+
+    /// Stands for the settings and what their files hold; changes when one of them does.
+    pub fn print(&self) -> u64 {
+        self.print
+    }
+
+    /// The name that is asked for in the handshake and must stand in the server's certificate.
+    pub fn name<'a>(&'a self, host: &'a str) -> &'a str {
+        self.server_name.as_deref().unwrap_or(host)
+    }
+
+    /// Puts it into Pingora's words.
+    pub fn apply(&self, peer: &mut HttpPeer, tls: bool) {
+        // The head is made anew (`proxy/outgoing.rs`): what a client says of its own connection is not looked at.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+        // Pingora's pool does not tell authorities and versions apart.
+        peer.group_key = self.print;
+        peer.options.alpn = match (self.http2, tls) {
+            (Http2::PriorKnowledge, _) => ALPN::H2,
+            (Http2::Auto, true) => ALPN::H2H1,
+            _ => ALPN::H1,
+        };
+        peer.options.max_h2_streams = STREAMS;
+        peer.options.h2_stream_window_size = Some(WINDOW);
+        peer.options.h2_connection_window_size = Some(WINDOWS);
+        peer.options.h2_ping_interval = Some(PING);
+        if let Some(roots) = &self.roots {
+            let roots = roots.iter().map(|root| WrappedX509::new(root.to_vec(), parse_x509));
+            peer.options.ca = Some(Arc::from_iter(roots));
+        }
+        if let Some(own) = &self.own {
+            let chain = own.chain.iter().map(|certificate| certificate.to_vec()).collect();
+            peer.client_cert_key = Some(Arc::new(CertKey::new(chain, own.key.secret_der().to_vec())));
+        }
+        peer.options.verify_cert = !self.unverified;
+        peer.options.verify_hostname = !self.unverified;
+    }
+
+    /// Puts it into the words of the house's own client, whose resolver must know the addresses whatever name it is asked
+    /// for.
+    pub fn client(&self, url: &reqwest::Url, mut builder: reqwest::ClientBuilder) -> Result<Reach, String> {
+        let tls = url.scheme() == "https";
+        // Here the server says how many calls share a connection.
+        builder = builder.http2_initial_stream_window_size(WINDOW).http2_initial_connection_window_size(MOST);
+        builder = builder.http2_keep_alive_interval(PING).http2_keep_alive_timeout(PONG);
+        builder = match (self.http2, tls) {
+            (Http2::PriorKnowledge, _) => builder.http2_prior_knowledge(),
+            (Http2::Auto, true) if self.server_name.is_none() => builder,
+            // With a name of its own, HTTP/2 would say that name as `:authority`.
+            _ => builder.http1_only(),
+        };
+        if let Some(roots) = &self.roots {
+            let roots: Result<Vec<_>, _> =
+                roots.iter().map(|root| reqwest::Certificate::from_der(root)).collect();
+            builder = builder.tls_certs_only(roots.map_err(|error| error.to_string())?);
+        }
+        if let Some(own) = &self.own {
+            let pem = own.pem();
+            builder = builder.identity(reqwest::Identity::from_pem(&pem).map_err(|error| error.to_string())?);
+        }
+        builder = builder.tls_danger_accept_invalid_certs(self.unverified);
+        let (mut to, mut said) = (url.clone(), None);
+        if let (true, Some(name)) = (tls, &self.server_name) {
+            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+            said = HeaderValue::try_from(format!("{}{port}", url.host_str().unwrap_or_default())).ok();
+            to.set_host(Some(name)).map_err(|_| "tls.server_name is not a name".to_owned())?;
+        }
+        let client = builder.build().map_err(|error| error.to_string())?;
+        Ok(Reach { url: to, host: said, client })
+    }
+}
+
+/// How the house's own client reaches a server.
+pub struct Reach {
+    /// Where requests are sent.
+    pub url: reqwest::Url,
+    /// What they say as `Host`, if it is not the host of `url`.
+    pub host: Option<HeaderValue>,
+    pub client: reqwest::Client,
+}
+
+impl Own {
+    fn pem(&self) -> Vec<u8> {
+        use base64::Engine as _;
+        let block = |label: &str, der: &[u8]| {
+            let text = base64::engine::general_purpose::STANDARD.encode(der);
+            format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+        };
+        let label = match &self.key {
+            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+            _ => "PRIVATE KEY",
+        };
+        let chain: String = self.chain.iter().map(|certificate| block("CERTIFICATE", certificate)).collect();
+        (chain + &block(label, self.key.secret_der())).into_bytes()
+    }
+}
+
+/// What the settings and files of a server hold at this moment, as a number; 0 where nothing is special.
+pub fn print(server: &config::Server) -> u64 {
+    let Some(settings) = server.tls.as_ref() else { return u64::from(server.http2 as u8) };
+    let mut hash = Sha256::new();
+    for file in [&settings.ca, &settings.cert, &settings.key] {
+        let bytes = file.as_deref().map(|file| bytes("ca", file).unwrap_or_default()).unwrap_or_default();
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    hash.update(format!("{:?} {:?}", settings, server.http2));
+    let hash = hash.finalize();
+    u64::from_le_bytes(hash[..8].try_into().expect("eight of 32 bytes"))
+}
+
+fn fits(chain: &[CertificateDer<'static>], key: &PrivateKeyDer<'static>) -> Result<(), rustls::Error> {
+    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(RootCertStore::empty())
+        .with_client_auth_cert(chain.to_vec(), key.clone_key())
+        .map(drop)
+}
+
+fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let text = bytes(key, file)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let all = all.map_err(|_| unfit(key, file, "is broken PEM".into()))?;
+    let sound = |der: &CertificateDer<'_>| {
+        use x509_parser::prelude::{FromDer as _, X509Certificate};
+        X509Certificate::from_der(der).is_ok()
+    };
+    if all.is_empty() || !all.iter().all(sound) {
+        return Err(unfit(key, file, "holds no certificate; expected `-----BEGIN CERTIFICATE-----`".into()));
+    }
+    Ok(all)
+}
+
+fn bytes(key: &'static str, file: &Path) -> Result<Vec<u8>, TrustError> {
+    read_file::read(file, MAX_FILE).map_err(|why| TrustError::Unreadable { key, file: file.into(), why })
+}
+
+fn unfit(key: &'static str, file: &Path, what: String) -> TrustError {
+    TrustError::Unfit { key, file: file.into(), what }
+}

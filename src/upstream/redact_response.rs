@@ -1,0 +1,58 @@
+//! What a server's answers are searched for on their way to the client, and what is done with what is found.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use filters::guard::{Action, Redacted, Redactor};
+use mcp::json::reader::Fault;
+
+use super::UpstreamError;
+use crate::config::{self, Redaction};
+use crate::telemetry::{Metrics, Way};
+
+/// Set for answers that are searched; these are held until they are whole.
+#[derive(Clone)]
+pub struct Screen {
+    redactor: Arc<Redactor>,
+    block: bool,
+    server: Arc<str>,
+    metrics: Arc<Metrics>,
+}
+
+impl Screen {
+    /// For the answers of a server, if they are to be searched.
+    pub fn of(
+        name: &Arc<str>,
+        config: &config::Server,
+        redactor: Option<&Arc<Redactor>>,
+        metrics: &Arc<Metrics>,
+    ) -> Option<Self> {
+        let block = match config.redact.results {
+            Redaction::Off => return None,
+            Redaction::Redact => false,
+            Redaction::Block => true,
+        };
+        Some(Self { redactor: redactor?.clone(), block, server: name.clone(), metrics: metrics.clone() })
+    }
+
+    /// A whole message as it may go on; none if it may go as it is.
+    pub fn message(&self, message: &[u8]) -> Result<Option<Bytes>, UpstreamError> {
+        self.judge(self.redactor.redact_message(message))
+    }
+
+    /// The same for JSON that is no message.
+    pub fn text(&self, json: &[u8]) -> Result<Option<Bytes>, UpstreamError> {
+        self.judge(self.redactor.redact(json))
+    }
+
+    fn judge(&self, found: Result<Option<Redacted>, Fault>) -> Result<Option<Bytes>, UpstreamError> {
+        let found = found.map_err(|_| UpstreamError::Nonsense("its answer cannot be searched".into()))?;
+        let Some((clean, found)) = found else { return Ok(None) };
+        let action = if self.block { Action::Block } else { Action::Redact };
+        self.metrics.redacted(&self.server, Way::Results, action, &found);
+        if self.block {
+            return Err(UpstreamError::Blocked(found.to_string()));
+        }
+        Ok(Some(Bytes::from(clean)))
+    }
+}

@@ -1,0 +1,514 @@
+//! A JSON-RPC line: what is said to one process and heard from it, shared by all who call it.
+//!
+//! Every call gets an id (and progress token) of the gateway's own, since two callers may well choose the same; what comes
+//! back is cut out of the bytes that were read, never rebuilt. It knows five words of MCP (progress, cancelled, ping,
+//! initialize, listen), because they are about the line itself. It does no handshake, keeps no era, repeats nothing, and
+//! does not start or end the process: `child` does.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{io, mem};
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::{debug, warn};
+
+use crate::upstream::call_timer::Clock;
+use crate::upstream::safe;
+
+use super::codec::{About, CHUNK, HEAD, Heard, Lines, Quota, Scan, Words, envelope, quote, span_in, splice};
+use super::paced::Paced;
+
+const LISTEN: &str = "subscriptions/listen";
+/// What waits for a process that does not read: so many bytes, or one message if that is longer.
+const QUEUE: usize = 1 << 20;
+/// Lines of standard error that are told of a process that has ended.
+const LAST_WORDS: usize = 6;
+/// What is read of standard error in a second: more than people read, and little work. A process that writes more waits.
+const STDERR: usize = 1 << 20;
+
+/// The answer of the server, cut out of its line as it stood there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    Result(Bytes),
+    Error(Bytes),
+}
+
+/// Where the caller's progress token stands in `params`, and where its progress notifications go (never waited for:
+/// what finds the channel full is lost). All that came before the answer are in the channel when the answer is given.
+#[derive(Debug)]
+pub struct Progress {
+    pub token: Range<usize>,
+    pub notes: mpsc::Sender<Bytes>,
+}
+
+/// `sent` says whether the server may have read the call: one that was not sent may be repeated elsewhere.
+#[derive(Debug, thiserror::Error)]
+pub enum ChildError {
+    #[error("cannot start `{program}`")]
+    Spawn { program: String, source: io::Error },
+    #[error("the server process has ended or is being stopped ({}){}", status.map_or_else(|| "no status yet".into(), |s| s.to_string()), .said.as_deref().unwrap_or_default())]
+    Exited { status: Option<ExitStatus>, sent: bool, said: Option<Arc<str>> },
+    #[error("no answer within {after:?}")]
+    Timeout { after: Duration, sent: bool },
+    #[error("the server answered nonsense: {0}")]
+    Nonsense(&'static str),
+    #[error("the server's answer is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("the server ended the subscription")]
+    Ended,
+    #[error("the progress token is not where the caller says")]
+    NoToken,
+}
+
+pub(crate) struct Line {
+    server: String,
+    max: usize,
+    last: AtomicU64,
+    calls: Mutex<Calls>,
+    /// Unbounded for what must not wait (a cancellation, once for each call that was sent); calls pay with `room`.
+    queue: mpsc::UnboundedSender<Message>,
+    room: Arc<Semaphore>,
+    notices: mpsc::Sender<Bytes>,
+    dropped: AtomicU64,
+    /// The last lines of its standard error.
+    last_words: Mutex<VecDeque<String>>,
+    /// It was told that the process says what is no message.
+    told: AtomicBool,
+}
+
+struct Calls {
+    open: bool,
+    status: Option<ExitStatus>,
+    /// What it said last, once it has ended.
+    said: Option<Arc<str>>,
+    waiting: HashMap<u64, Waiting>,
+}
+
+struct Waiting {
+    answer: oneshot::Sender<Result<Response, ChildError>>,
+    progress: Option<(Bytes, mpsc::Sender<Bytes>)>,
+    /// Its progress starts its time anew.
+    clock: Arc<Clock>,
+    sent: bool,
+    listens: bool,
+}
+
+pub(crate) struct Message {
+    line: Vec<u8>,
+    call: Option<u64>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Line {
+    /// The second half belongs to `write`.
+    pub fn new(
+        server: &str,
+        max: usize,
+        notices: mpsc::Sender<Bytes>,
+    ) -> (Self, mpsc::UnboundedReceiver<Message>) {
+        let (queue, outgoing) = mpsc::unbounded_channel();
+        let calls = Calls { open: true, status: None, said: None, waiting: HashMap::new() };
+        let line = Self {
+            server: server.to_owned(),
+            max,
+            last: AtomicU64::new(0),
+            calls: Mutex::new(calls),
+            queue,
+            room: Arc::new(Semaphore::new(QUEUE)),
+            notices,
+            dropped: AtomicU64::new(0),
+            last_words: Mutex::default(),
+            told: AtomicBool::new(false),
+        };
+        (line, outgoing)
+    }
+
+    pub async fn request(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+        timeout: Duration,
+        progress: Option<Progress>,
+    ) -> Result<Response, ChildError> {
+        let span = progress.as_ref().map(|progress| progress.token.clone());
+        let progress = match progress {
+            Some(Progress { token, notes }) => {
+                let token = params.and_then(|params| params.get(token)).filter(|token| !token.is_empty());
+                let token = token.ok_or(ChildError::NoToken)?;
+                Some((Bytes::copy_from_slice(token), notes))
+            }
+            None => None,
+        };
+        self.exchange(method, params, timeout, span, progress).await
+    }
+
+    /// A `subscriptions/listen`: what belongs to it goes to `notes`, until it ends or this is dropped.
+    pub async fn listen(&self, params: &[u8], notes: mpsc::Sender<Bytes>) -> Result<Response, ChildError> {
+        self.exchange(LISTEN, Some(params), Duration::MAX, None, Some((Bytes::new(), notes))).await
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+        timeout: Duration,
+        span: Option<Range<usize>>,
+        progress: Option<(Bytes, mpsc::Sender<Bytes>)>,
+    ) -> Result<Response, ChildError> {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let (answer, answered) = oneshot::channel();
+        let (listens, clock) = (method == LISTEN, Arc::new(Clock::default()));
+        self.enter(id, Waiting { answer, progress, clock: clock.clone(), sent: false, listens })?;
+        // MCP: a client must not cancel `initialize`.
+        let ticket = Ticket { line: self, id, cancels: method != "initialize" };
+        let exchange = async {
+            // No room is given on a line that was closed; then the answer is that it was.
+            if let Ok(room) = self.room(method, params).await {
+                let line = envelope(Some(id), method, params, span);
+                // The queue is gone only with the process, and then the answer says so.
+                let _ = self.queue.send(Message { line, call: Some(id), _room: Some(room) });
+            }
+            answered.await
+        };
+        tokio::select! {
+            answer = exchange => answer.unwrap_or(Err(ChildError::Exited { status: None, sent: true, said: None })),
+            () = clock.over(timeout) => {
+                Err(ChildError::Timeout { after: timeout, sent: ticket.give_up("timed out") })
+            }
+        }
+    }
+
+    /// Gives back when the notification is queued, not when it is read.
+    pub async fn notify(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+        timeout: Duration,
+    ) -> Result<(), ChildError> {
+        let room = tokio::time::timeout(timeout, self.room(method, params))
+            .await
+            .map_err(|_| ChildError::Timeout { after: timeout, sent: false })?;
+        let line = envelope(None, method, params, None);
+        room.ok()
+            .and_then(|room| self.queue.send(Message { line, call: None, _room: Some(room) }).ok())
+            .ok_or_else(|| self.calls().exited(false))
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.calls().open
+    }
+
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.calls().status
+    }
+
+    /// Notifications and replies that were lost because nobody took them.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more calls and gives back those that have not left; the others may still be answered.
+    pub fn close(&self) {
+        let mut calls = self.calls();
+        calls.open = false;
+        for (_, call) in calls.waiting.extract_if(|_, call| !call.sent) {
+            let _ = call.answer.send(Err(ChildError::Exited { status: None, sent: false, said: None }));
+        }
+        self.room.close();
+    }
+
+    /// Nobody is there any more: all who still wait are told.
+    pub fn hang_up(&self, status: Option<ExitStatus>) {
+        self.close();
+        let said = self.said();
+        let mut calls = self.calls();
+        (calls.status, calls.said) = (status, said);
+        for (_, call) in mem::take(&mut calls.waiting) {
+            let _ = call.answer.send(Err(calls.exited(true)));
+        }
+    }
+
+    /// Writes what is queued until the process no longer takes it.
+    pub async fn write(&self, to: impl AsyncWrite + Unpin, mut queue: mpsc::UnboundedReceiver<Message>) {
+        let mut to = BufWriter::with_capacity(CHUNK, to);
+        while let Some(message) = queue.recv().await {
+            // A call that was given up before its turn is not sent at all.
+            if message.call.is_none_or(|id| self.leaves(id)) && to.write_all(&message.line).await.is_err() {
+                return;
+            }
+            if queue.is_empty() && to.flush().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Hears all that the process says, until it says no more. Waits for nobody but the process.
+    pub async fn read(&self, from: impl AsyncRead + Unpin) {
+        let mut lines = Lines::new(from, self.max);
+        let mut log = Quota::new();
+        while let Ok(Some(heard)) = lines.next().await {
+            match heard {
+                Heard::Line(line) => self.hear(&line, &mut log),
+                Heard::TooLong { head, id } => {
+                    self.odd("dropped a line that is too long", &head, &mut log);
+                    self.finish(id, Err(ChildError::TooLong(self.max)));
+                }
+            }
+        }
+    }
+
+    /// What it said last, as the end of a sentence; nothing if it was silent.
+    pub fn said(&self) -> Option<Arc<str>> {
+        let lines = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        (!lines.is_empty()).then(|| format!("; its last words: {}", lines.join(" | ")).into())
+    }
+
+    /// Logs stderr: text for people, said to be no sign of an error. The last of it may say why a process has ended.
+    pub async fn log(&self, stderr: impl AsyncRead + Unpin) {
+        let mut lines = Lines::new(Paced::new(stderr, STDERR, Duration::from_secs(1)), HEAD);
+        let mut quota = Quota::new();
+        while let Ok(Some(Heard::Line(line) | Heard::TooLong { head: line, .. })) = lines.next().await {
+            let text = String::from_utf8_lossy(&line);
+            let short = safe(&text);
+            if is_telling(&short) {
+                let mut words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+                if words.len() == LAST_WORDS {
+                    words.pop_front();
+                }
+                words.push_back(short);
+            }
+            if let Some(suppressed) = quota.take() {
+                debug!(target: "toolgate::stdio", server = self.server, suppressed, "{}", text.trim_end());
+            }
+        }
+    }
+
+    fn hear(&self, line: &Bytes, log: &mut Quota) {
+        let line = &line.slice_ref(line.trim_ascii());
+        match line.first() {
+            None => return,
+            // A batch: only 2025-03-26 has them, and there they must be understood.
+            Some(b'[') => {
+                if let Ok(parts) = serde_json::from_slice::<Vec<&RawValue>>(line)
+                    && parts.iter().all(|part| part.get().starts_with('{'))
+                {
+                    return parts
+                        .iter()
+                        .for_each(|part| self.hear(&line.slice_ref(part.get().as_bytes()), log));
+                }
+            }
+            // serde would take an array for the struct.
+            Some(b'{') => {
+                if let Some(words) =
+                    std::str::from_utf8(line).ok().and_then(|text| serde_json::from_str(text).ok())
+                {
+                    return self.understand(line, &words, log);
+                }
+                let mut scan = Scan::default();
+                scan.feed(line);
+                self.finish(scan.id(), Err(ChildError::Nonsense("not JSON-RPC")));
+            }
+            Some(_) => {}
+        }
+        self.odd("not a JSON-RPC message", line, log);
+    }
+
+    fn understand(&self, line: &Bytes, words: &Words<'_>, log: &mut Quota) {
+        let id = words.id.and_then(|id| id.get().parse().ok());
+        let nonsense = |why| self.finish(id, Err(ChildError::Nonsense(why)));
+        let object =
+            |raw: &RawValue| raw.get().starts_with('{').then(|| line.slice_ref(raw.get().as_bytes()));
+        match words {
+            Words { jsonrpc, .. } if jsonrpc.is_none_or(|version| version.get() != "\"2.0\"") => {
+                self.odd("a message that is not JSON-RPC 2.0", line, log);
+                // The id of a request is the server's own.
+                if words.method.is_none() {
+                    nonsense("not JSON-RPC 2.0");
+                }
+            }
+            Words { method: Some(method), id: None, result: None, error: None, params, .. } => {
+                self.notice(method, *params, line, log);
+            }
+            Words { method: Some(method), id: Some(id), result: None, error: None, .. } => {
+                self.decline(method, id.get());
+            }
+            Words { method: None, result: Some(result), error: None, .. } => match object(result) {
+                Some(result) => self.finish(id, Ok(Response::Result(result))),
+                None => nonsense("the result is not an object"),
+            },
+            Words { method: None, result: None, error: Some(error), id: Some(_), .. } => {
+                match object(error) {
+                    Some(error) => self.finish(id, Ok(Response::Error(error))),
+                    None => nonsense("the error is not an object"),
+                }
+            }
+            _ => {
+                self.odd("neither a request nor an answer", line, log);
+                nonsense("neither a result nor an error, or both");
+            }
+        }
+    }
+
+    fn notice(&self, method: &str, params: Option<&RawValue>, line: &Bytes, log: &mut Quota) {
+        let about = params
+            .filter(|params| params.get().starts_with('{'))
+            .and_then(|params| serde_json::from_str::<About>(params.get()).ok())
+            .unwrap_or_default();
+        let number = |raw: Option<&RawValue>| raw.and_then(|raw| raw.get().parse::<u64>().ok());
+        match method {
+            "notifications/progress" => {
+                // All tokens are ours: one that is not known is of a call that is over.
+                let Some(token) = about.token else { return };
+                let call = number(Some(token)).filter(|id| !self.listens(*id));
+                let Some((theirs, notes)) = call.and_then(|id| self.progress(id)) else {
+                    return;
+                };
+                let note = splice(line, &span_in(line, token), &theirs);
+                if notes.try_send(note.into()).is_err() {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            // How a modern server ends a subscription. An old one means a request of its own, whose id may be like ours.
+            "notifications/cancelled" if number(about.request).is_some_and(|id| self.listens(id)) => {
+                self.finish(number(about.request), Err(ChildError::Ended));
+            }
+            _ => {
+                let listen = number(about.subscription()).filter(|id| self.listens(*id));
+                let listener = listen.and_then(|id| self.progress(id)).map(|(_, notes)| notes);
+                let taker = listener.as_ref().unwrap_or(&self.notices);
+                if taker.try_send(line.clone()).is_err() {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                    self.odd("dropped a notification: nobody takes them", method.as_bytes(), log);
+                }
+            }
+        }
+    }
+
+    /// A shared process has no one client: whom should it sample, or ask? It is told so, or, if it does not read, nothing.
+    fn decline(&self, method: &str, id: &str) {
+        let mut line = format!(r#"{{"jsonrpc":"2.0","id":{id},"#).into_bytes();
+        if method == "ping" {
+            line.extend_from_slice(br#""result":{}}"#);
+        } else {
+            let short: String = method.chars().take(100).collect();
+            let words = format!("the gateway does not offer {short} to a shared stdio server");
+            line.extend_from_slice(br#""error":{"code":-32601,"message":"#);
+            quote(&mut line, &words);
+            line.extend_from_slice(b"}}");
+        }
+        line.push(b'\n');
+        match Arc::clone(&self.room).try_acquire_many_owned(cost(line.len())) {
+            Ok(room) => drop(self.queue.send(Message { line, call: None, _room: Some(room) })),
+            Err(_) => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    fn odd(&self, what: &str, line: &[u8], log: &mut Quota) {
+        let Some(suppressed) = log.take() else { return };
+        let start = String::from_utf8_lossy(&line[..line.len().min(200)]);
+        let line = start.trim_end();
+        if self.told.swap(true, Ordering::Relaxed) {
+            debug!(target: "toolgate::stdio", server = self.server, suppressed, %line, "{what}");
+        } else {
+            warn!(target: "toolgate::stdio", server = self.server, %line, "{what}; further such lines are told at debug");
+        }
+    }
+
+    fn enter(&self, id: u64, call: Waiting) -> Result<(), ChildError> {
+        let mut calls = self.calls();
+        if !calls.open {
+            return Err(calls.exited(false));
+        }
+        calls.waiting.insert(id, call);
+        Ok(())
+    }
+
+    /// An answer that nobody waits for is late (its call was cancelled): dropped without a word.
+    fn finish(&self, id: Option<u64>, answer: Result<Response, ChildError>) {
+        let call = id.and_then(|id| self.calls().waiting.remove(&id));
+        if let Some(call) = call {
+            let _ = call.answer.send(answer);
+        }
+    }
+
+    fn leaves(&self, id: u64) -> bool {
+        match self.calls().waiting.entry(id) {
+            Entry::Occupied(mut call) => !mem::replace(&mut call.get_mut().sent, true),
+            Entry::Vacant(_) => false,
+        }
+    }
+
+    fn progress(&self, id: u64) -> Option<(Bytes, mpsc::Sender<Bytes>)> {
+        let calls = self.calls();
+        let call = calls.waiting.get(&id)?;
+        call.clock.heard();
+        call.progress.clone()
+    }
+
+    fn listens(&self, id: u64) -> bool {
+        self.calls().waiting.get(&id).is_some_and(|call| call.listens)
+    }
+
+    async fn room(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+    ) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
+        let bytes = method.len() + params.map_or(0, <[u8]>::len) + 64;
+        Arc::clone(&self.room).acquire_many_owned(cost(bytes)).await
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Calls {
+    fn exited(&self, sent: bool) -> ChildError {
+        ChildError::Exited { status: self.status, sent, said: self.said.clone() }
+    }
+}
+
+/// Held by the one who waits for an answer; dropped without one, it cancels.
+struct Ticket<'a> {
+    line: &'a Line,
+    id: u64,
+    cancels: bool,
+}
+
+impl Ticket<'_> {
+    /// Whether the call had left.
+    fn give_up(&self, reason: &str) -> bool {
+        let Some(call) = self.line.calls().waiting.remove(&self.id) else { return false };
+        if call.sent && self.cancels {
+            let params = format!(r#"{{"requestId":{},"reason":"{reason}"}}"#, self.id);
+            let line = envelope(None, "notifications/cancelled", Some(params.as_bytes()), None);
+            let _ = self.line.queue.send(Message { line, call: None, _room: None });
+        }
+        call.sent
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.give_up("the caller is gone");
+    }
+}
+
+/// Whether a line may say why a process has ended: those of a stack, and braces, do not.
+fn is_telling(line: &str) -> bool {
+    !line.starts_with("at ") && line.chars().any(char::is_alphanumeric)
+}
+
+fn cost(bytes: usize) -> u32 {
+    bytes.min(QUEUE) as u32
+}

@@ -1,0 +1,85 @@
+//! A server in a process group of its own, where there are no sub-reapers: what leaves the group is out of reach, and what
+//! runs when the gateway is killed runs on.
+
+use std::io;
+use std::process::{self, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use super::{Left, Ours, Process};
+
+/// The process group, as long as its number is known not to be another's. Dropped, it is killed.
+pub struct Reach(Arc<Mutex<Option<libc::pid_t>>>);
+
+impl Reach {
+    pub fn signal(&self, signal: libc::c_int) {
+        if let Some(group) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            // SAFETY: no memory is involved. A group that is already empty is an error that says so.
+            unsafe { libc::kill(-group, signal) };
+        }
+    }
+}
+
+impl Drop for Reach {
+    fn drop(&mut self) {
+        self.signal(libc::SIGKILL);
+    }
+}
+
+/// Starts the process and waits for it.
+pub fn attend(
+    mut command: process::Command,
+    _server: &str,
+    _grace: Duration,
+    born: oneshot::Sender<io::Result<Process>>,
+) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: it makes plain system calls and allocates nothing, as it must between fork and exec.
+    unsafe { command.pre_exec(crate::process::fd_limit::restore) };
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return drop(born.send(Err(error))),
+    };
+    let pid = child.id();
+    let group = pid.cast_signed();
+    let _ours = Ours::add(group);
+    let number = Arc::new(Mutex::new(Some(group)));
+    let (leave, left) = watch::channel(Left::default());
+    let (Some(stdin), Some(stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        unreachable!("all three are piped in `prepare`");
+    };
+    // Nobody waits for it any more: dropped at once, and so killed.
+    drop(born.send(Ok(Process { pid, stdin, stdout, stderr, reach: Reach(Arc::clone(&number)), left })));
+
+    // Waits without reaping: while the dead one lies there, nobody else can get its number, so what is left of the group
+    // can be killed without hitting a stranger.
+    wait_for_death(pid);
+    {
+        let mut number = number.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: as in `signal`.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
+        *number = None;
+    }
+    let status: Option<ExitStatus> = child.wait().ok();
+    leave.send_modify(|left| (left.status, left.over) = (status, true));
+    // As the init of a container the gateway inherits the rest of the group, and must reap what it killed.
+    // SAFETY: asks for no status. Where the rest has another parent, there is nothing to wait for.
+    while unsafe { libc::waitpid(-group, std::ptr::null_mut(), 0) } > 0 {}
+}
+
+fn wait_for_death(pid: u32) {
+    loop {
+        // SAFETY: all zeroes is a siginfo_t, and it lives through the call.
+        let result = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            libc::waitid(libc::P_PID, pid, &mut info, libc::WEXITED | libc::WNOWAIT)
+        };
+        if result == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return;
+        }
+    }
+}

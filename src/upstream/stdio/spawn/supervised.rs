@@ -1,0 +1,122 @@
+//! A server under a supervisor of its own (Linux): the gateway's side.
+
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{self, ExitStatus};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use super::supervisor::{self, ENDED, KILL, LEFT, Orders, STARTED, STUCK, TERMINATE, Word};
+use super::{Left, Ours, Process};
+
+/// Reaches the server's processes through their supervisor. Dropped, it kills them all.
+pub struct Reach(Arc<UnixStream>);
+
+impl Reach {
+    /// SIGTERM goes to the server's process group, anything else is a SIGKILL to all that descends from it.
+    pub fn signal(&self, signal: libc::c_int) {
+        let word = if signal == libc::SIGTERM { TERMINATE } else { KILL };
+        // SAFETY: one byte is sent. It waits for nobody: three words at most are ever sent. Where the supervisor is gone, an
+        // error says so, and no signal.
+        unsafe {
+            let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+            libc::send(self.0.as_raw_fd(), (&raw const word).cast(), 1, flags);
+        }
+    }
+}
+
+impl Drop for Reach {
+    fn drop(&mut self) {
+        self.signal(libc::SIGKILL);
+    }
+}
+
+/// Starts the process and hears its supervisor until that has ended, and with it all that the server was.
+pub fn attend(
+    mut command: process::Command,
+    server: &str,
+    grace: Duration,
+    born: oneshot::Sender<io::Result<Process>>,
+) {
+    let (mut child, told) = match spawn(&mut command, server, grace) {
+        Ok((child, told)) => (child, Arc::new(told)),
+        Err(error) => return drop(born.send(Err(error))),
+    };
+    let _ours = Ours::add(child.id().cast_signed());
+    let Some([STARTED, pid]) = next(&mut &*told) else {
+        let _ = child.wait();
+        return drop(born.send(Err(io::Error::other("its supervisor was killed at once"))));
+    };
+    let (leave, left) = watch::channel(Left::default());
+    let (Some(stdin), Some(stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        unreachable!("all three are piped in `prepare`");
+    };
+    let reach = Reach(Arc::clone(&told));
+    // Nobody waits for it any more: dropped at once, and so killed.
+    drop(born.send(Ok(Process { pid: pid.cast_unsigned(), stdin, stdout, stderr, reach, left })));
+    while let Some(word) = next(&mut &*told) {
+        leave.send_modify(|left| match word {
+            [ENDED, status] => left.status = Some(ExitStatus::from_raw(status)),
+            [LEFT, running] => left.running = running,
+            [STUCK, stuck] => left.stuck = stuck,
+            _ => {}
+        });
+    }
+    let status = child.wait();
+    if leave.borrow().status.is_none() {
+        // The supervisor was killed, and with it the server by the kernel; then there is its group.
+        // SAFETY: no memory is involved. As process 1 the gateway is who reaps them; else there is nothing to wait for.
+        unsafe {
+            libc::kill(-pid, libc::SIGKILL);
+            while libc::waitpid(-pid, std::ptr::null_mut(), 0) > 0 {}
+        }
+    }
+    leave.send_modify(|left| {
+        left.status = left.status.or(status.ok());
+        left.over = true;
+    });
+}
+
+/// The supervisor is our child, the server is its.
+fn spawn(
+    command: &mut process::Command,
+    server: &str,
+    grace: Duration,
+) -> io::Result<(process::Child, UnixStream)> {
+    let (here, there) = UnixStream::pair()?;
+    let control = there.as_raw_fd();
+    let grace = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
+    let title = format!("mcp-supervisor {server}");
+    // SAFETY: it makes plain system calls and allocates nothing, as it must between fork and exec.
+    unsafe { command.pre_exec(move || enter(Orders { control, grace, title: title.as_bytes() })) };
+    let child = command.spawn()?;
+    Ok((child, here))
+}
+
+/// The supervisor does not come back from here; the server does, with no open file (listening sockets that an upgrade handed
+/// over are not close-on-exec).
+///
+/// # Safety
+/// Only between fork and exec.
+unsafe fn enter(orders: Orders<'_>) -> io::Result<()> {
+    // SAFETY: system calls on numbers, and the caller's word. A kernel without close_range leaves the files as they are.
+    unsafe {
+        supervisor::enter(orders)?;
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    }
+    crate::process::fd_limit::restore()
+}
+
+/// What the supervisor says; nothing more when it has ended.
+fn next(told: &mut impl Read) -> Option<Word> {
+    let mut bytes = [0; size_of::<Word>()];
+    told.read_exact(&mut bytes).ok()?;
+    let [kind, value] = [0, 4].map(|at| i32::from_ne_bytes(std::array::from_fn(|n| bytes[at + n])));
+    Some([kind, value])
+}

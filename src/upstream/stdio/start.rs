@@ -1,0 +1,269 @@
+//! How the processes of a stdio server are started: one for each era, because SDKs bind a process to the era of its first
+//! request (they answer `initialize` with -32022 once they were asked `server/discover`).
+//!
+//! A start has one deadline and no stages: an answer counts whenever it comes before that. A process that refuses one era
+//! is free for the other, so that a server of one era has one process, however late it says which it is.
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use mcp::Era;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::child::{ChildError, Response};
+use super::{Process, Stdio, failed};
+use crate::upstream::{Hello, UpstreamError, house_initialize, house_params};
+use mcp::jsonrpc::message;
+use mcp::version;
+
+/// The code of a server that does not know the revision of a request (2026-07-28, versioning).
+const UNSUPPORTED_VERSION: &[u8] = b"-32022";
+
+/// What is known of starts that are under way, and the processes that one of them left to the other.
+#[derive(Default)]
+pub(crate) struct Starts {
+    /// By the era that the process is free for.
+    spare: [Mutex<Option<Process>>; 2],
+    left: [Notify; 2],
+    under_way: watch::Sender<[bool; 2]>,
+}
+
+/// What the answer to a first request says.
+enum Verdict {
+    Speaks(Hello),
+    /// It does not speak the era. If `free`, the process may be asked in the other.
+    Refuses {
+        why: String,
+        free: bool,
+    },
+    /// It says nothing of the era: the process ended, or its time is over.
+    Fails(UpstreamError),
+}
+
+impl Starts {
+    pub fn is_under_way(&self, era: Era) -> bool {
+        self.under_way.borrow()[era as usize]
+    }
+
+    /// Takes the process that the start of the other era has left.
+    fn take(&self, era: Era) -> Option<Process> {
+        let spare = self.spare[era as usize].lock().unwrap_or_else(PoisonError::into_inner).take();
+        spare.filter(|process| process.child.is_alive())
+    }
+
+    /// Gives back the process that was there before.
+    fn put(&self, era: Era, process: Process) -> Option<Process> {
+        let mut spare = self.spare[era as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        let before = spare.replace(process);
+        self.left[era as usize].notify_one();
+        before
+    }
+
+    /// Waits for a process that the other start leaves.
+    async fn taken(&self, era: Era) -> Process {
+        loop {
+            if let Some(process) = self.take(era) {
+                return process;
+            }
+            self.left[era as usize].notified().await;
+        }
+    }
+
+    async fn ended(&self, era: Era) {
+        let _ = self.under_way.subscribe().wait_for(|under_way| !under_way[era as usize]).await;
+    }
+
+    /// All processes that wait for a start.
+    pub(super) fn drain(&self) -> Vec<Process> {
+        [Era::Legacy, Era::Modern].into_iter().filter_map(|era| self.take(era)).collect()
+    }
+}
+
+/// Marks a start as under way until it is dropped.
+struct UnderWay<'a>(&'a Starts, Era);
+
+impl<'a> UnderWay<'a> {
+    fn begin(starts: &'a Starts, era: Era) -> Self {
+        starts.under_way.send_modify(|under_way| under_way[era as usize] = true);
+        Self(starts, era)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.send_modify(|under_way| under_way[self.1 as usize] = false);
+    }
+}
+
+/// How long one that takes no more is given to end, so that it can be told why.
+const END: Duration = Duration::from_secs(1);
+
+impl Stdio {
+    /// Gives up the process that serves the era. One that is ending is waited for, with all that it has started: the new one
+    /// may want what the old one holds.
+    async fn clear(&self, era: Era, until: Instant) {
+        match self.replace(era, None).await {
+            Some(old) if !old.child.is_alive() => {
+                let _ = timeout_at(until, old.child.stop()).await;
+            }
+            old => stop(old),
+        }
+    }
+
+    /// Starts a process for the era, or takes the one that the start of the other era leaves; whichever of them answers
+    /// first stays.
+    pub(crate) async fn start(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
+        let starts = &self.starts;
+        let _under_way = UnderWay::begin(starts, era);
+        self.clear(era, until).await;
+        let asked = FuturesUnordered::new();
+        let mut asked = std::pin::pin!(asked);
+        let first = match starts.take(era) {
+            Some(process) => process,
+            None => self.spawn().await?,
+        };
+        asked.push(ask(era, first, until));
+        let mut why = None;
+        loop {
+            let (process, said) = tokio::select! {
+                biased;
+                Some(done) = asked.next(), if !asked.is_empty() => done,
+                process = starts.taken(era) => {
+                    asked.push(ask(era, process, until));
+                    continue;
+                }
+                // Its own process is gone; that of the other start may still turn out to be free for this era.
+                () = starts.ended(other(era)), if asked.is_empty() => {
+                    return Err(why.unwrap_or_else(|| UpstreamError::Unreachable("its process has ended".into())));
+                }
+            };
+            match verdict(era, said) {
+                Verdict::Speaks(hello) => {
+                    if era == Era::Legacy {
+                        let told = process.child.notify("notifications/initialized", None, self.patience());
+                        told.await.map_err(failed)?;
+                        self.follow_again(process.child.clone());
+                    }
+                    stop(self.replace(era, Some(process)).await);
+                    // It came too late to be asked.
+                    stop(starts.take(era));
+                    return Ok(hello);
+                }
+                Verdict::Refuses { why: words, free } => {
+                    let rest = match free && !self.is_there(other(era)).await {
+                        true => starts.put(other(era), process),
+                        false => Some(process),
+                    };
+                    stop(rest);
+                    let error = UpstreamError::WrongEra(era, words);
+                    if asked.is_empty() {
+                        return Err(error);
+                    }
+                    why = Some(error);
+                }
+                Verdict::Fails(error) => {
+                    stop(Some(process));
+                    if asked.is_empty() && Instant::now() >= until {
+                        return Err(error);
+                    }
+                    why = Some(error);
+                }
+            }
+        }
+    }
+}
+
+/// Asks a process to introduce itself.
+fn ask(
+    era: Era,
+    process: Process,
+    until: Instant,
+) -> impl Future<Output = (Process, Result<Response, ChildError>)> {
+    let (method, params) = match era {
+        Era::Modern => ("server/discover", house_params(Era::Modern, "")),
+        Era::Legacy => ("initialize", house_initialize()),
+    };
+    let left = until.saturating_duration_since(Instant::now());
+    async move {
+        let said = match process.child.request(method, Some(&params), left, None).await {
+            // It closes its input before it is known how it ends.
+            Err(ChildError::Exited { status: None, sent, .. }) => Err(process.child.ending(END, sent).await),
+            said => said,
+        };
+        (process, said)
+    }
+}
+
+fn verdict(era: Era, said: Result<Response, ChildError>) -> Verdict {
+    match (era, said) {
+        (Era::Modern, Ok(Response::Result(result))) => {
+            match Hello::read(&result, version::NEWEST_MODERN.to_owned()) {
+                Ok(hello) => Verdict::Speaks(hello),
+                // An old server may have something of that name.
+                Err(error) => Verdict::Refuses { why: error.to_string(), free: true },
+            }
+        }
+        // Whatever the error is: a legacy server may say anything (2026-07-28, versioning).
+        (Era::Modern, Ok(Response::Error(error))) => {
+            Verdict::Refuses { why: format!("it refuses `server/discover`: {}", shorten(&error)), free: true }
+        }
+        // A legacy server may never answer what it does not know; it is asked no longer, but may serve.
+        (Era::Modern, Err(ChildError::Timeout { after, .. })) => Verdict::Refuses {
+            why: format!("it does not answer `server/discover` within {after:?} (startup_timeout)"),
+            free: true,
+        },
+        // Some legacy servers end when they are asked anything before `initialize`.
+        (Era::Modern, Err(ChildError::Exited { sent: true, .. } | ChildError::Nonsense(_))) => {
+            Verdict::Refuses { why: "it does not survive `server/discover`".into(), free: false }
+        }
+        (Era::Legacy, Ok(Response::Result(result))) => {
+            let version = message::member(&result, "protocolVersion");
+            let version = version.and_then(|span| message::string(span.of(&result)));
+            let nonsense = || UpstreamError::Nonsense("`initialize` names no revision".into());
+            match version.ok_or_else(nonsense).and_then(|version| Hello::read(&result, version)) {
+                Ok(hello) => Verdict::Speaks(hello),
+                Err(error) => Verdict::Fails(error),
+            }
+        }
+        (Era::Legacy, Ok(Response::Error(error))) => {
+            Verdict::Refuses { why: shorten(&error), free: is_modern(&error) }
+        }
+        (_, Err(error)) => Verdict::Fails(failed(error)),
+    }
+}
+
+/// Whether an error says that the server speaks the modern era.
+fn is_modern(error: &[u8]) -> bool {
+    let is_version = message::member(error, "code").is_some_and(|code| code.of(error) == UNSUPPORTED_VERSION);
+    let named = || {
+        let data = message::member(error, "data")?.of(error);
+        let supported = message::member(data, "supported")?.of(data);
+        let quoted = format!("\"{}\"", version::NEWEST_MODERN);
+        memchr::memmem::find(supported, quoted.as_bytes())
+    };
+    is_version && named().is_some()
+}
+
+fn shorten(error: &[u8]) -> String {
+    String::from_utf8_lossy(&error[..error.len().min(200)]).into_owned()
+}
+
+fn other(era: Era) -> Era {
+    match era {
+        Era::Legacy => Era::Modern,
+        Era::Modern => Era::Legacy,
+    }
+}
+
+fn stop(process: Option<Process>) {
+    if let Some(process) = process {
+        tokio::spawn(async move { process.child.stop().await });
+    }
+}

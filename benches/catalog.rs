@@ -8,13 +8,13 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use mcp::Era;
 use mcp::jsonrpc::message;
-use toolgate::catalog::{Catalog, Face, Kind, Lists, Page, Seen};
+use toolgate::catalog::{Catalog, DiscoveredServer, ListKind, Lists, Page, ServerLists};
 use toolgate::config::Config;
 use toolgate::server::Server;
 use toolgate::telemetry::Metrics;
 use toolgate::upstream::Hello;
 
-fn face(tools: usize) -> Arc<Face> {
+fn face(tools: usize) -> Arc<ServerLists> {
     let tool = |n: usize| {
         format!(
             r#"{{"name":"tool_{n}","description":"Reads entry number {n} of the table and gives back what it holds, as text.","inputSchema":{{"type":"object","properties":{{"id":{{"type":"string","description":"which one"}},"limit":{{"type":"integer","minimum":1}}}},"required":["id"]}}}}"#
@@ -22,20 +22,20 @@ fn face(tools: usize) -> Arc<Face> {
     };
     let tools: Vec<String> = (0..tools).map(tool).collect();
     let result = Bytes::from(format!(r#"{{"tools":[{}]}}"#, tools.join(",")));
-    let page = Page::read(&result, Kind::Tools).expect("a list of tools");
+    let page = Page::read(&result, ListKind::Tools).expect("a list of tools");
     let mut lists = Lists::default();
-    lists.0[Kind::Tools as usize].items = page.items;
-    let hello = Hello {
+    lists.0[ListKind::Tools as usize].items = page.items;
+    let handshake = Hello {
         version: "2026-07-28".into(),
         capabilities: Bytes::from_static(br#"{"tools":{}}"#),
         server_info: Bytes::from_static(br#"{"name":"bench","version":"1"}"#),
         instructions: None,
         faults: Vec::new(),
     };
-    Arc::new(Face { hello, lists, events: false })
+    Arc::new(ServerLists { handshake, lists, events: false })
 }
 
-fn seen(servers: usize, tools: usize) -> Vec<Seen> {
+fn seen(servers: usize, tools: usize) -> Vec<DiscoveredServer> {
     let config = Config::quickstart();
     let settings = config.servers.values().next().expect("the quickstart has a server");
     let server = |n: usize| {
@@ -43,7 +43,12 @@ fn seen(servers: usize, tools: usize) -> Vec<Seen> {
             .expect("the demo server can always be made")
     };
     (0..servers)
-        .map(|n| Seen { server: server(n), legacy: None, modern: Some(face(tools)), starting: [false; 2] })
+        .map(|n| DiscoveredServer {
+            server: server(n),
+            legacy: None,
+            modern: Some(face(tools)),
+            starting: [false; 2],
+        })
         .collect()
 }
 
@@ -54,7 +59,7 @@ fn list(c: &mut Criterion) {
         c.bench_function(&format!("list/{tools}"), |b| {
             b.iter(|| {
                 let view = catalog.endpoint("/mcp").expect("the federated endpoint").view(Era::Modern);
-                let page = view.page(Kind::Tools, None).expect("the first page");
+                let page = view.page(ListKind::Tools, None).expect("the first page");
                 black_box(message::result(b"4711", page))
             });
         });

@@ -34,10 +34,10 @@ fn main() {
         std::process::exit(2);
     };
     let conf = ServerConf { threads: 1, upstream_keepalive_pool_size: 1024, ..ServerConf::default() };
-    let mut house = Server::new_with_opt_and_conf(None, conf);
-    house.bootstrap();
-    let mut service = http_proxy_service(&house.configuration, Relay(server));
+    let mut snapshot = Server::new_with_opt_and_conf(None, conf);
+    snapshot.bootstrap();
+    let mut service = http_proxy_service(&snapshot.configuration, Relay(server));
     service.add_tcp(&listen);
-    house.add_service(service);
-    house.run_forever();
+    snapshot.add_service(service);
+    snapshot.run_forever();
 }

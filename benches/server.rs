@@ -138,7 +138,7 @@ const STREAM: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 fn now() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |started| started.as_nanos())
 }
 
 fn progress() -> String {

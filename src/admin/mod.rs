@@ -1,6 +1,6 @@
 //! The paths that are not MCP: `/health`, `/ready`, `/metrics` and `/tools/pins` for operators, and the metadata of RFC 9728.
 //!
-//! Nothing here reads or writes a connection: a request comes as values, and what becomes of it is a [`Response`].
+//! Nothing here reads or writes a connection: a request comes as values, and what becomes of it is a [`ChildResponse`].
 
 pub mod tool_pins;
 
@@ -10,12 +10,12 @@ use http::Method;
 use mcp::Refusal;
 use mcp::json::quote::quote;
 
-use crate::dispatch::Door;
-use crate::process::state::State;
-use crate::registry::House;
+use crate::dispatch::Dispatcher;
+use crate::process::state::ProcessState;
+use crate::registry::Snapshot;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
+pub enum AdminPath {
     Health,
     Ready,
     Metrics,
@@ -23,13 +23,13 @@ pub enum Path {
     Pins,
 }
 
-impl Path {
+impl AdminPath {
     pub fn of(path: &str) -> Option<Self> {
         match path {
-            "/health" => Some(Path::Health),
-            "/ready" => Some(Path::Ready),
-            "/metrics" => Some(Path::Metrics),
-            "/tools/pins" => Some(Path::Pins),
+            "/health" => Some(AdminPath::Health),
+            "/ready" => Some(AdminPath::Ready),
+            "/metrics" => Some(AdminPath::Metrics),
+            "/tools/pins" => Some(AdminPath::Pins),
             _ => None,
         }
     }
@@ -70,21 +70,21 @@ impl Response {
 }
 
 /// What a path of RFC 9728 describes: the path of the resource, empty for the one at the root.
-pub fn described(path: &str) -> Option<&str> {
+pub fn metadata_resource(path: &str) -> Option<&str> {
     let rest = path.strip_prefix("/.well-known/oauth-protected-resource")?;
     (rest.is_empty() || rest.starts_with('/')).then_some(rest)
 }
 
 /// Whether a path of the operator's answers in spite of this refusal of the head. Probes come by address, without
 /// credentials, and may have any Host; what tells of servers and tools stays shut on a public listener.
-pub fn is_open(path: Option<Path>, stop: &Stop, serves: Serves) -> bool {
+pub fn bypasses_refusal(path: Option<AdminPath>, stop: &Stop, serves: Serves) -> bool {
     match path {
         None => false,
         // It changes something: nothing that a web page could send may pass here.
-        Some(Path::Pins) => serves == Serves::Admin && matches!(stop.filter, "auth" | "rate"),
+        Some(AdminPath::Pins) => serves == Serves::Admin && matches!(stop.filter, "auth" | "rate"),
         Some(_) if serves == Serves::Admin => true,
-        Some(Path::Health | Path::Ready) => true,
-        Some(Path::Metrics) => matches!(stop.filter, "origin" | "size"),
+        Some(AdminPath::Health | AdminPath::Ready) => true,
+        Some(AdminPath::Metrics) => matches!(stop.filter, "origin" | "size"),
     }
 }
 
@@ -92,20 +92,20 @@ pub fn is_open(path: Option<Path>, stop: &Stop, serves: Serves) -> bool {
 pub struct Admin<'a> {
     pub serves: Serves,
     pub caller: Option<&'a Caller>,
-    pub house: &'a House,
-    pub state: &'a State,
-    pub door: &'a Door,
+    pub house: &'a Snapshot,
+    pub state: &'a ProcessState,
+    pub door: &'a Dispatcher,
 }
 
 impl Admin<'_> {
     fn is_operator(&self) -> bool {
         self.serves == Serves::Admin
-            || self.caller.is_some_and(|caller| self.house.plan.chain.rbac.is_admin(caller))
+            || self.caller.is_some_and(|caller| self.house.config.chain.rbac.is_admin(caller))
     }
 
     /// Whether the caller is an operator, where that is asked for.
-    fn may_look(&self) -> bool {
-        self.house.plan.chain.auth.is_open() || self.is_operator()
+    fn sees_details(&self) -> bool {
+        self.house.config.chain.auth.is_open() || self.is_operator()
     }
 
     /// Whether the caller may see and approve definitions.
@@ -113,19 +113,19 @@ impl Admin<'_> {
     /// # Errors
     /// The refusal that the caller gets.
     pub fn may_approve(&self) -> Result<(), Refusal> {
-        let words =
+        let message =
             "definitions are approved on the listener `admin`, or by callers whose role has `admin: true`";
-        if self.is_operator() { Ok(()) } else { Err(Refusal::http(403, "not_an_operator", words)) }
+        if self.is_operator() { Ok(()) } else { Err(Refusal::http(403, "not_an_operator", message)) }
     }
 
     /// The answer to `GET` and `HEAD`.
     ///
     /// # Errors
     /// The refusal that the caller gets.
-    pub fn answer(&self, path: Path, method: &Method) -> Result<Response, Refusal> {
+    pub fn answer(&self, path: AdminPath, method: &Method) -> Result<Response, Refusal> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         match path {
-            Path::Pins => {
+            AdminPath::Pins => {
                 self.may_approve()?;
                 Ok(if *method == Method::GET {
                     tool_pins::list(self)
@@ -134,13 +134,13 @@ impl Admin<'_> {
                 })
             }
             _ if !reads => Ok(Response::wrong_method("GET, HEAD")),
-            Path::Health => Ok(Response::json(200, self.health())),
-            Path::Ready => Ok(self.ready()),
-            Path::Metrics if !self.may_look() => {
-                let words = "metrics on the public listener are for callers whose role has `admin: true`; `admin: {address: ...}` gives them a listener of their own";
-                Err(Refusal::http(403, "not_an_operator", words))
+            AdminPath::Health => Ok(Response::json(200, self.health())),
+            AdminPath::Ready => Ok(self.ready()),
+            AdminPath::Metrics if !self.sees_details() => {
+                let message = "metrics on the public listener are for callers whose role has `admin: true`; `admin: {address: ...}` gives them a listener of their own";
+                Err(Refusal::http(403, "not_an_operator", message))
             }
-            Path::Metrics => {
+            AdminPath::Metrics => {
                 Ok(Response::of(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics()))
             }
         }
@@ -160,11 +160,11 @@ impl Admin<'_> {
         let missing = self.missing();
         let ready = missing.is_empty();
         let status = if ready { 200 } else { 503 };
-        if !self.may_look() {
+        if !self.sees_details() {
             return Response::json(status, format!(r#"{{"ready":{ready}}}"#));
         }
         let missing: Vec<String> = missing.iter().map(|word| quote(word)).collect();
-        let starting = self.house.servers.values().filter(|server| server.is_awaited());
+        let starting = self.house.servers.values().filter(|server| server.is_startup_awaited());
         let starting: Vec<String> = starting.map(|server| quote(&server.name)).collect();
         // A faulty file is no reason to take a gateway out of service that runs well on the old one; and all
         // replicas of it read the same file.
@@ -183,15 +183,16 @@ impl Admin<'_> {
     fn metrics(&self) -> Bytes {
         let metrics = &self.door.metrics;
         let servers = self.house.servers.values();
-        let pools = servers.filter_map(|server| Some((server.name.as_ref(), server.upstream.http()?)));
+        let pools =
+            servers.filter_map(|server| Some((server.name.as_ref(), server.upstream.endpoint_pool()?)));
         metrics.endpoints_up(pools.flat_map(|(name, pool)| {
             pool.states().into_iter().map(|(label, up)| ([name.to_owned(), label.to_owned()], up))
         }));
         let known = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         metrics.connections.set(known(self.state.connections()));
         metrics.buffered.set(known(self.state.buffered()));
-        if let Some(store) = self.house.plan.lasting.redis() {
-            metrics.limit_store(store.is_there(), store.misses());
+        if let Some(store) = self.house.config.reload_state.redis() {
+            metrics.limit_store(store.is_there(), store.failures());
         }
         Bytes::from(metrics.text())
     }
@@ -204,7 +205,7 @@ impl Admin<'_> {
             missing.push("the gateway is stopping".to_owned());
         }
         missing.extend(self.house.missing());
-        for name in self.door.registry.awaited() {
+        for name in self.door.registry.starting_servers() {
             missing.push(format!("the server `{name}`: still starting"));
         }
         missing

@@ -9,7 +9,7 @@ use mcp::Refusal;
 use mcp::json::quote::quote;
 
 use super::{Admin, Response};
-use crate::registry::Approval;
+use crate::registry::PinApproval;
 use mcp::jsonrpc::message;
 
 /// Whether a request is one that a web page of another origin cannot send unasked.
@@ -47,19 +47,19 @@ pub(super) fn list(admin: &Admin<'_>) -> Response {
 pub fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<Response, Refusal> {
     let part = |name| message::member(body, name).and_then(|place| message::string(place.of(body)));
     let (Some(tool), Some(hash)) = (part("tool"), part("hash")) else {
-        let words = r#"expected {"tool": "server__tool", "hash": "the 64 hex digits that GET tells"}"#;
-        return Err(Refusal::http(400, "approval_unclear", words));
+        let message = r#"expected {"tool": "server__tool", "hash": "the 64 hex digits that GET tells"}"#;
+        return Err(Refusal::http(400, "approval_unclear", message));
     };
     match admin.door.registry.approve(&tool, &hash) {
-        Approval::Done => {
+        PinApproval::Approved => {
             Ok(Response::json(200, format!(r#"{{"tool":{},"hash":{}}}"#, quote(&tool), quote(&hash))))
         }
-        Approval::Unknown => {
+        PinApproval::Unknown => {
             Err(Refusal::http(404, "unknown_tool", "no server with `pinning` has a tool of this name"))
         }
-        Approval::Other(hashes) => {
-            let words = format!("the definition has another hash now: {}", hashes.join(", "));
-            Err(Refusal::http(409, "definition_changed", words))
+        PinApproval::HashMismatch(hashes) => {
+            let message = format!("the definition has another hash now: {}", hashes.join(", "));
+            Err(Refusal::http(409, "definition_changed", message))
         }
     }
 }

@@ -7,12 +7,12 @@ use filters::guard::Schema;
 
 /// An `inputSchema` as the server wrote it, and what became of it.
 #[derive(Debug)]
-pub struct Lazy {
+pub struct LazySchema {
     text: Bytes,
     compiled: OnceLock<Result<Schema, String>>,
 }
 
-impl Lazy {
+impl LazySchema {
     pub fn new(text: Bytes) -> Arc<Self> {
         Arc::new(Self { text, compiled: OnceLock::new() })
     }

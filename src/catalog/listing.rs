@@ -9,7 +9,7 @@ use filters::param_headers::{Invalid, Mirrors};
 use mcp::json::reader::{DEPTH_CEILING, Fault, Reader, replace_lone};
 use mcp::json::splice::rename;
 
-use super::{Kind, Place};
+use super::{ItemSpans, ListKind};
 use mcp::jsonrpc::message;
 
 /// One entry of a list.
@@ -19,28 +19,28 @@ pub struct Item {
     pub key: String,
     /// The entry as the server wrote it.
     raw: Bytes,
-    place: Place,
-    mirrors: Option<Arc<Mirrors>>,
+    spans: ItemSpans,
+    param_headers: Option<Arc<Mirrors>>,
     /// The page of an application that shows a tool's results (MCP Apps).
-    app: Option<Arc<str>>,
+    ui_resource: Option<Arc<str>>,
     /// Stands for what it says.
-    pub(super) print: u64,
+    pub(super) fingerprint: u64,
 }
 
 impl Item {
     /// Reads which arguments of a tool calls repeat in their heads (modern era only).
-    pub fn reflect(&mut self) -> Result<(), Invalid> {
+    pub fn read_param_headers(&mut self) -> Result<(), Invalid> {
         let Some(schema) = message::member(&self.raw, "inputSchema") else { return Ok(()) };
-        self.mirrors = Mirrors::read(schema.of(&self.raw))?.map(Arc::new);
+        self.param_headers = Mirrors::read(schema.of(&self.raw))?.map(Arc::new);
         Ok(())
     }
 
-    pub fn mirrors(&self) -> Option<&Arc<Mirrors>> {
-        self.mirrors.as_ref()
+    pub fn param_headers(&self) -> Option<&Arc<Mirrors>> {
+        self.param_headers.as_ref()
     }
 
-    pub fn app(&self) -> Option<&Arc<str>> {
-        self.app.as_ref()
+    pub fn ui_resource(&self) -> Option<&Arc<str>> {
+        self.ui_resource.as_ref()
     }
 
     /// The entry as the server wrote it.
@@ -53,18 +53,18 @@ impl Item {
         if name == self.key {
             return self.raw.clone();
         }
-        rename(BytesMut::from(&self.raw[..]), self.place, name)
+        rename(BytesMut::from(&self.raw[..]), self.spans, name)
     }
 }
 
 /// Entries of one list that are left out and remembered by name; of the others only their number is.
-const REMEMBERED: usize = 100;
+const MAX_REMEMBERED: usize = 100;
 /// Longest words that are kept of one, in bytes.
-const WORDS: usize = 300;
+const MAX_REASON: usize = 300;
 
 /// An entry that is left out, because clients could not read it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rejected {
+pub struct RejectedEntry {
     /// The server's own name, URI or URI template; where it has none, its place in the list.
     pub key: String,
     pub why: String,
@@ -72,22 +72,22 @@ pub struct Rejected {
 
 /// The entries of a list that are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rejects {
-    first: Vec<Rejected>,
+pub struct RejectedEntries {
+    first: Vec<RejectedEntry>,
     count: usize,
 }
 
-impl Rejects {
+impl RejectedEntries {
     pub fn add(&mut self, key: &str, why: &str) {
         self.count += 1;
-        if self.first.len() < REMEMBERED {
-            self.first.push(Rejected { key: printable(key), why: printable(why) });
+        if self.first.len() < MAX_REMEMBERED {
+            self.first.push(RejectedEntry { key: printable(key), why: printable(why) });
         }
     }
 
     fn append(&mut self, more: Self) {
         self.count += more.count;
-        let room = REMEMBERED - self.first.len();
+        let room = MAX_REMEMBERED - self.first.len();
         self.first.extend(more.first.into_iter().take(room));
     }
 
@@ -97,14 +97,14 @@ impl Rejects {
     }
 
     /// Those that are remembered.
-    pub fn iter(&self) -> impl Iterator<Item = &Rejected> {
+    pub fn iter(&self) -> impl Iterator<Item = &RejectedEntry> {
         self.first.iter()
     }
 }
 
 /// Words of a server as they may stand in a log.
-fn printable(words: &str) -> String {
-    let cut = &words[..words.floor_char_boundary(WORDS)];
+fn printable(message: &str) -> String {
+    let cut = &message[..message.floor_char_boundary(MAX_REASON)];
     cut.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -112,7 +112,7 @@ fn printable(words: &str) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     pub items: Vec<Item>,
-    pub rejects: Rejects,
+    pub rejected: RejectedEntries,
     /// Modern servers say how long a list stays fresh, and for whom. Absent is 0 and private.
     pub ttl_ms: Option<u64>,
     pub public: bool,
@@ -128,7 +128,7 @@ impl Listing {
     /// Puts a page behind the others.
     pub fn append(&mut self, page: Page) {
         self.items.extend(page.items);
-        self.rejects.append(page.rejects);
+        self.rejected.append(page.rejected);
         self.public &= page.public;
         self.ttl_ms = match (self.ttl_ms, page.ttl_ms) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -138,18 +138,18 @@ impl Listing {
 }
 
 impl Lists {
-    pub fn of(&self, kind: Kind) -> &[Item] {
+    pub fn of(&self, kind: ListKind) -> &[Item] {
         &self.0[kind as usize].items
     }
 
     /// Without the tools of these names.
     pub fn without(&self, tools: &[String]) -> Self {
         let mut lists = self.clone();
-        lists.0[Kind::Tools as usize].items.retain(|item| !tools.contains(&item.key));
+        lists.0[ListKind::Tools as usize].items.retain(|item| !tools.contains(&item.key));
         lists
     }
 
-    pub fn listing(&self, kind: Kind) -> &Listing {
+    pub fn listing(&self, kind: ListKind) -> &Listing {
         &self.0[kind as usize]
     }
 
@@ -167,7 +167,7 @@ pub struct Page {
     pub ttl_ms: Option<u64>,
     pub public: bool,
     /// Entries without a usable name, or that are no objects.
-    pub rejects: Rejects,
+    pub rejected: RejectedEntries,
     /// Entries that were met.
     met: usize,
     /// A surrogate that stood alone was replaced.
@@ -179,7 +179,7 @@ impl Page {
     ///
     /// Where half of a surrogate pair is escaped, U+FFFD comes in its place: clients whose readers refuse it would lose
     /// the whole list. A name that holds one is left out: by another name its server would not know it.
-    pub fn read(result: &Bytes, kind: Kind) -> Result<Page, String> {
+    pub fn read(result: &Bytes, kind: ListKind) -> Result<Page, String> {
         let mut page = Page::default();
         let whole;
         let result = match replace_lone(result) {
@@ -234,18 +234,18 @@ impl Page {
     }
 }
 
-fn read_item(r: &mut Reader<'_>, result: &Bytes, kind: Kind, page: &mut Page) -> Result<(), Fault> {
+fn read_item(r: &mut Reader<'_>, result: &Bytes, kind: ListKind, page: &mut Page) -> Result<(), Fault> {
     let place = page.met;
     page.met += 1;
     if r.peek()? != b'{' {
-        page.rejects.add(&format!("#{place}"), "it is no object");
+        page.rejected.add(&format!("#{place}"), "it is no object");
         return r.value().map(drop);
     }
     let mut named = None;
     let mut meta = None;
     let mut times = 0;
     let span = r.object(|r, key| {
-        if kind == Kind::Tools && key.is(result, "_meta") {
+        if kind == ListKind::Tools && key.is(result, "_meta") {
             meta = Some(r.value()?);
             return Ok(());
         }
@@ -258,16 +258,16 @@ fn read_item(r: &mut Reader<'_>, result: &Bytes, kind: Kind, page: &mut Page) ->
     })?;
     let Some(name) = named.filter(|_| times == 1) else {
         let why = if times == 0 { "is missing or no string" } else { "stands there twice" };
-        page.rejects.add(&format!("#{place}"), &format!("its `{}` {why}", kind.key()));
+        page.rejected.add(&format!("#{place}"), &format!("its `{}` {why}", kind.key()));
         return Ok(());
     };
     let key = name.read(result).into_owned();
     if key.is_empty() {
-        page.rejects.add(&format!("#{place}"), &format!("its `{}` is empty", kind.key()));
+        page.rejected.add(&format!("#{place}"), &format!("its `{}` is empty", kind.key()));
         return Ok(());
     }
     if page.replaced && key.contains(char::REPLACEMENT_CHARACTER) {
-        page.rejects.add(&key, &format!("its `{}` holds half of a surrogate pair", kind.key()));
+        page.rejected.add(&key, &format!("its `{}` holds half of a surrogate pair", kind.key()));
         return Ok(());
     }
     let raw = result.slice(span.start..span.end);
@@ -276,16 +276,16 @@ fn read_item(r: &mut Reader<'_>, result: &Bytes, kind: Kind, page: &mut Page) ->
     page.items.push(Item {
         key,
         raw,
-        place: Place { start: name.span.start - span.start, end: name.span.end - span.start },
-        mirrors: None,
-        app: meta.and_then(|meta| app(meta.of(result))).map(Arc::from),
-        print: print.finish(),
+        spans: ItemSpans { start: name.span.start - span.start, end: name.span.end - span.start },
+        param_headers: None,
+        ui_resource: meta.and_then(|meta| ui_resource_of(meta.of(result))).map(Arc::from),
+        fingerprint: print.finish(),
     });
     Ok(())
 }
 
 /// The page that `_meta` of a tool names (MCP Apps: `ui.resourceUri`, and `ui/resourceUri` in older revisions).
-fn app(meta: &[u8]) -> Option<String> {
+fn ui_resource_of(meta: &[u8]) -> Option<String> {
     let nested = || {
         let ui = message::member(meta, "ui")?.of(meta);
         message::string(message::member(ui, "resourceUri")?.of(ui))
@@ -301,7 +301,7 @@ mod tests {
     fn page(pad: usize) -> (Bytes, Page) {
         let text = format!(r#"{{"tools":[{{"name":"a"}},{{"name":"b"}}],"pad":"{}"}}"#, "x".repeat(pad));
         let result = Bytes::from(text);
-        let page = Page::read(&result, Kind::Tools).expect("a list");
+        let page = Page::read(&result, ListKind::Tools).expect("a list");
         (result, page)
     }
 
@@ -319,30 +319,30 @@ mod tests {
     fn a_surrogate_that_stands_alone_costs_at_most_its_entry() {
         let text =
             r#"{"tools":[{"name":"a\ud83d"},{"name":"b","description":"\ude00"},{"name":"c\ud83d\ude00"}]}"#;
-        let page = Page::read(&Bytes::from(text), Kind::Tools).expect("a list");
+        let page = Page::read(&Bytes::from(text), ListKind::Tools).expect("a list");
         let keys: Vec<&str> = page.items.iter().map(|item| item.key.as_str()).collect();
         assert_eq!(keys, ["b", "c😀"]);
         assert_eq!(
             page.items[0].definition(),
             &Bytes::from_static(br#"{"name":"b","description":"\ufffd"}"#)
         );
-        let left: Vec<&str> = page.rejects.iter().map(|left| left.key.as_str()).collect();
+        let left: Vec<&str> = page.rejected.iter().map(|left| left.key.as_str()).collect();
         assert_eq!(left, ["a\u{fffd}"]);
     }
 
     #[test]
     fn what_is_left_out_is_counted_and_remembered_within_bounds() {
-        let many = "{},".repeat(5 * REMEMBERED);
+        let many = "{},".repeat(5 * MAX_REMEMBERED);
         let text = format!(r#"{{"tools":[{many}7,{{"name":"a\u000ab"}}]}}"#);
-        let page = Page::read(&Bytes::from(text), Kind::Tools).expect("a list");
-        assert_eq!((page.items.len(), page.rejects.count()), (1, 5 * REMEMBERED + 1));
-        assert_eq!(page.rejects.iter().count(), REMEMBERED);
-        let last = page.rejects.iter().last().expect("one");
+        let page = Page::read(&Bytes::from(text), ListKind::Tools).expect("a list");
+        assert_eq!((page.items.len(), page.rejected.count()), (1, 5 * MAX_REMEMBERED + 1));
+        assert_eq!(page.rejected.iter().count(), MAX_REMEMBERED);
+        let last = page.rejected.iter().last().expect("one");
         assert_eq!((&*last.key, &*last.why), ("#99", "its `name` is missing or no string"));
-        let mut rejects = Rejects::default();
-        rejects.add("a\nb", &"é".repeat(WORDS));
+        let mut rejects = RejectedEntries::default();
+        rejects.add("a\nb", &"é".repeat(MAX_REASON));
         let only = rejects.iter().next().expect("one");
-        assert_eq!((&*only.key, only.why.len()), ("a b", WORDS));
+        assert_eq!((&*only.key, only.why.len()), ("a b", MAX_REASON));
     }
 
     #[test]
@@ -355,7 +355,7 @@ mod tests {
             (r#"{"ui":{"resourceUri":"file:///a"}}"#, None),
             (r#"["ui://a"]"#, None),
         ] {
-            assert_eq!(app(meta.as_bytes()).as_deref(), page, "{meta}");
+            assert_eq!(ui_resource_of(meta.as_bytes()).as_deref(), page, "{meta}");
         }
     }
 }

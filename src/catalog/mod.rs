@@ -16,7 +16,7 @@ use mcp::{Era, Span};
 
 use crate::config::{Globs, ServerName, Toolset};
 use crate::server::Server;
-use crate::telemetry::{Counted, Metrics};
+use crate::telemetry::{CallCounters, Metrics};
 use crate::upstream::Hello;
 
 mod lazy_schema;
@@ -28,21 +28,21 @@ mod uri_templates;
 mod view;
 
 pub use crate::server::naming::federated;
-pub use lazy_schema::Lazy;
-pub use listing::{Item, Listing, Lists, Page, Rejected};
+pub use lazy_schema::LazySchema;
+pub use listing::{Item, Listing, Lists, Page, RejectedEntry};
 use scope::Scope;
-use uri_templates::Templates;
+use uri_templates::UriTemplates;
 use view::endpoint;
 
 /// Entries on one page of a list. Large, because many clients read the first page only.
 const PAGE: usize = 1000;
 /// How long a modern client may keep a list that changes are announced for, in milliseconds.
-const FRESH: u64 = 60_000;
+const MIN_TTL_MS: u64 = 60_000;
 
 /// One server in one era, as last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Face {
-    pub hello: Hello,
+pub struct ServerLists {
+    pub handshake: Hello,
     pub lists: Lists,
     /// Its lists came as streams of events.
     pub events: bool,
@@ -50,16 +50,16 @@ pub struct Face {
 
 /// A server with what is known of it.
 #[derive(Clone)]
-pub struct Seen {
+pub struct DiscoveredServer {
     pub server: Arc<Server>,
-    pub legacy: Option<Arc<Face>>,
-    pub modern: Option<Arc<Face>>,
+    pub legacy: Option<Arc<ServerLists>>,
+    pub modern: Option<Arc<ServerLists>>,
     /// By era: whether it was started and has not answered yet.
     pub starting: [bool; 2],
 }
 
-impl Seen {
-    pub fn face(&self, era: Era) -> Option<&Arc<Face>> {
+impl DiscoveredServer {
+    pub fn lists(&self, era: Era) -> Option<&Arc<ServerLists>> {
         match era {
             Era::Legacy => self.legacy.as_ref(),
             Era::Modern => self.modern.as_ref(),
@@ -74,119 +74,120 @@ pub struct Target {
     /// The server's own name for it.
     pub name: Arc<str>,
     /// The name as this endpoint shows it: the label of metrics and logs.
-    pub label: Arc<str>,
+    pub display_name: Arc<str>,
     /// The name that roles, rules and limits know it by, on every endpoint: the federated one of a tool or
     /// prompt, the URI of a resource or template.
-    pub full: Arc<str>,
-    pub counted: Arc<Counted>,
+    pub qualified_name: Arc<str>,
+    pub counters: Arc<CallCounters>,
     /// The schema of a tool's arguments, where they are to be checked.
-    pub schema: Option<Arc<Lazy>>,
+    pub schema: Option<Arc<LazySchema>>,
     /// A tool that says it may be called twice, of a server whose word is taken for it.
-    pub repeatable: bool,
+    pub idempotent: bool,
     /// Which arguments of a tool a modern call repeats in its head.
-    pub mirrors: Option<Arc<Mirrors>>,
+    pub param_headers: Option<Arc<Mirrors>>,
 }
 
 /// The four things that a server lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ListKind {
     Tools,
     Prompts,
     Resources,
     Templates,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 4] = [Kind::Tools, Kind::Prompts, Kind::Resources, Kind::Templates];
+impl ListKind {
+    pub const ALL: [ListKind; 4] =
+        [ListKind::Tools, ListKind::Prompts, ListKind::Resources, ListKind::Templates];
     /// Those that are announced by a word of their own; that of resources is for their templates too.
-    pub const ANNOUNCED: [Kind; 3] = [Kind::Tools, Kind::Prompts, Kind::Resources];
+    pub const ANNOUNCED: [ListKind; 3] = [ListKind::Tools, ListKind::Prompts, ListKind::Resources];
 
     /// The member of the result that holds the list.
     pub fn member(self) -> &'static str {
         match self {
-            Kind::Tools => "tools",
-            Kind::Prompts => "prompts",
-            Kind::Resources => "resources",
-            Kind::Templates => "resourceTemplates",
+            ListKind::Tools => "tools",
+            ListKind::Prompts => "prompts",
+            ListKind::Resources => "resources",
+            ListKind::Templates => "resourceTemplates",
         }
     }
 
     /// The official schema's name for an entry.
     pub fn definition(self) -> &'static str {
         match self {
-            Kind::Tools => "Tool",
-            Kind::Prompts => "Prompt",
-            Kind::Resources => "Resource",
-            Kind::Templates => "ResourceTemplate",
+            ListKind::Tools => "Tool",
+            ListKind::Prompts => "Prompt",
+            ListKind::Resources => "Resource",
+            ListKind::Templates => "ResourceTemplate",
         }
     }
 
     /// What roles and rules call an entry of the list.
     fn thing(self) -> Thing {
         match self {
-            Kind::Tools => Thing::Tool,
-            Kind::Prompts => Thing::Prompt,
-            Kind::Resources | Kind::Templates => Thing::Resource,
+            ListKind::Tools => Thing::Tool,
+            ListKind::Prompts => Thing::Prompt,
+            ListKind::Resources | ListKind::Templates => Thing::Resource,
         }
     }
 
     /// The method that uses an entry of the list.
     fn used_by(self) -> &'static str {
         match self {
-            Kind::Tools => "tools/call",
-            Kind::Prompts => "prompts/get",
-            Kind::Resources | Kind::Templates => "resources/read",
+            ListKind::Tools => "tools/call",
+            ListKind::Prompts => "prompts/get",
+            ListKind::Resources | ListKind::Templates => "resources/read",
         }
     }
 
     /// The member of an entry that names it.
     pub fn key(self) -> &'static str {
         match self {
-            Kind::Tools | Kind::Prompts => "name",
-            Kind::Resources => "uri",
-            Kind::Templates => "uriTemplate",
+            ListKind::Tools | ListKind::Prompts => "name",
+            ListKind::Resources => "uri",
+            ListKind::Templates => "uriTemplate",
         }
     }
 
     pub fn method(self) -> &'static str {
         match self {
-            Kind::Tools => "tools/list",
-            Kind::Prompts => "prompts/list",
-            Kind::Resources => "resources/list",
-            Kind::Templates => "resources/templates/list",
+            ListKind::Tools => "tools/list",
+            ListKind::Prompts => "prompts/list",
+            ListKind::Resources => "resources/list",
+            ListKind::Templates => "resources/templates/list",
         }
     }
 
     /// The capability that a server declares for it.
     pub fn capability(self) -> &'static str {
         match self {
-            Kind::Tools => "tools",
-            Kind::Prompts => "prompts",
-            Kind::Resources | Kind::Templates => "resources",
+            ListKind::Tools => "tools",
+            ListKind::Prompts => "prompts",
+            ListKind::Resources | ListKind::Templates => "resources",
         }
     }
 }
 
-/// Numbers that stand for what the lists say, in the order of [`Kind::ANNOUNCED`]: those of two views differ if
+/// Numbers that stand for what the lists say, in the order of [`ListKind::ANNOUNCED`]: those of two views differ if
 /// something is to be announced. How long a list is fresh, and who gives it, is not in them.
-pub type Prints = [u64; 3];
+pub type ListFingerprints = [u64; 3];
 
 /// By names that servers and clients choose: the hash is keyed, so that they cannot choose such as collide, and costs
 /// a fourth of the standard one.
-pub type Names<T> = HashMap<String, T, RandomState>;
+pub type NameMap<T> = HashMap<String, T, RandomState>;
 
 /// What one endpoint shows in one era.
 #[derive(Default)]
 pub struct View {
-    pub tools: Names<Target>,
-    pub prompts: Names<Target>,
-    pub resources: Names<Target>,
-    pub templates: Templates,
+    pub tools: NameMap<Target>,
+    pub prompts: NameMap<Target>,
+    pub resources: NameMap<Target>,
+    pub templates: UriTemplates,
     /// Serials of the servers that tell when a resource changes.
-    pub following: Vec<u64>,
-    /// Results of the four list methods, a page each, in the order of [`Kind::ALL`].
+    pub resource_servers: Vec<u64>,
+    /// Results of the four list methods, a page each, in the order of [`ListKind::ALL`].
     pages: [Vec<Bytes>; 4],
-    pub prints: Prints,
+    pub fingerprints: ListFingerprints,
     /// The members of an `initialize` or `server/discover` result that do not depend on the client.
     pub capabilities: Bytes,
     pub server_info: Bytes,
@@ -204,7 +205,7 @@ pub struct View {
 
 impl View {
     /// A page of a list as the JSON text of a result, by the cursor that the page before gave out.
-    pub fn page(&self, kind: Kind, cursor: Option<&str>) -> Option<&Bytes> {
+    pub fn page(&self, kind: ListKind, cursor: Option<&str>) -> Option<&Bytes> {
         let number = match cursor {
             None => 0,
             // As it was given out, without a sign or zeros before it.
@@ -235,7 +236,7 @@ pub struct Endpoint {
     pub legacy: View,
     pub modern: View,
     /// Set for the endpoint of a single server: what the catalog does not know may be asked of it.
-    pub only: Option<Arc<Server>>,
+    pub single: Option<Arc<Server>>,
     /// All servers whose names this endpoint can show; for a caller, those of which it may use something.
     pub members: Vec<Arc<Server>>,
     /// Set for a toolset: the federated names that it shows.
@@ -267,9 +268,9 @@ pub fn plain(path: &str) -> &str {
 #[derive(Default)]
 pub struct Catalog {
     /// Counts up with each change.
-    pub version: u64,
+    pub generation: u64,
     endpoints: HashMap<Arc<str>, Arc<Endpoint>, RandomState>,
-    seen: Vec<Seen>,
+    servers: Vec<DiscoveredServer>,
 }
 
 impl Catalog {
@@ -282,12 +283,12 @@ impl Catalog {
     /// federated tool names.
     pub fn build(
         version: u64,
-        servers: &[Seen],
+        servers: &[DiscoveredServer],
         toolsets: &BTreeMap<ServerName, Toolset>,
         metrics: &Arc<Metrics>,
     ) -> Self {
         let mut endpoints = HashMap::default();
-        let mut add = |path: String, servers: &[Seen], scope: Scope<'_>| {
+        let mut add = |path: String, servers: &[DiscoveredServer], scope: Scope<'_>| {
             let endpoint = endpoint(path, servers, scope, None, metrics);
             endpoints.insert(endpoint.path.clone(), Arc::new(endpoint));
         };
@@ -299,15 +300,16 @@ impl Catalog {
         for (name, toolset) in toolsets {
             add(format!("/servers/{name}/mcp"), servers, Scope::Toolset(&toolset.tools));
         }
-        Self { version, endpoints, seen: servers.to_vec() }
+        Self { generation: version, endpoints, servers: servers.to_vec() }
     }
 
     /// The tools that are left out because clients could not read them, in each era.
-    pub fn rejected_tools(&self) -> impl Iterator<Item = (&Arc<Server>, Era, &Rejected)> {
-        self.seen.iter().flat_map(|seen| {
-            let faces = [Era::Legacy, Era::Modern].into_iter().filter_map(|era| Some((era, seen.face(era)?)));
-            faces.flat_map(move |(era, face)| {
-                let rejects = &face.lists.listing(Kind::Tools).rejects;
+    pub fn rejected_tools(&self) -> impl Iterator<Item = (&Arc<Server>, Era, &RejectedEntry)> {
+        self.servers.iter().flat_map(|seen| {
+            let lists =
+                [Era::Legacy, Era::Modern].into_iter().filter_map(|era| Some((era, seen.lists(era)?)));
+            lists.flat_map(move |(era, face)| {
+                let rejects = &face.lists.listing(ListKind::Tools).rejected;
                 rejects.iter().map(move |rejected| (&seen.server, era, rejected))
             })
         })
@@ -321,9 +323,10 @@ impl Catalog {
         may: &dyn Fn(&Aim<'_>) -> bool,
         metrics: &Arc<Metrics>,
     ) -> Endpoint {
-        let is_member = |seen: &&Seen| endpoint.members.iter().any(|m| m.serial == seen.server.serial);
-        let servers: Vec<Seen> = self.seen.iter().filter(is_member).cloned().collect();
-        let scope = match (&endpoint.toolset, &endpoint.only) {
+        let is_member =
+            |seen: &&DiscoveredServer| endpoint.members.iter().any(|m| m.serial == seen.server.serial);
+        let servers: Vec<DiscoveredServer> = self.servers.iter().filter(is_member).cloned().collect();
+        let scope = match (&endpoint.toolset, &endpoint.single) {
             (Some(globs), _) => Scope::Toolset(globs),
             (None, Some(_)) => Scope::Single,
             (None, None) => Scope::All,
@@ -333,4 +336,4 @@ impl Catalog {
 }
 
 /// A place in the text of an entry.
-type Place = Span;
+type ItemSpans = Span;

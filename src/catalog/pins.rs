@@ -19,9 +19,9 @@ use sha2::{Digest, Sha256};
 const MEMBERS: [&str; 6] = ["name", "title", "description", "inputSchema", "outputSchema", "annotations"];
 /// Tools of one server that are remembered, and changes of one tool that are told.
 const TOOLS: usize = 10_000;
-const TOLD: usize = 8;
+const MAX_REPORTED: usize = 8;
 /// Longest definition that is kept whole for the sake of a diff, and longest diff and line, in bytes.
-const KEPT: usize = 64 * 1024;
+const MAX_TEXT: usize = 64 * 1024;
 const DIFF: usize = 4000;
 const LINE: usize = 200;
 /// Lines that are compared in full; of more only the ends are.
@@ -29,7 +29,7 @@ const COMPARED: usize = 400;
 
 /// What is done about definitions that change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
+pub enum PinMode {
     #[default]
     Off,
     Warn,
@@ -42,25 +42,25 @@ pub enum Pin {
     Same,
     /// Never seen before; it is now what the tool is.
     New,
-    Changed(Change),
+    Changed(PinChange),
 }
 
 /// A definition that is not the one that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct PinChange {
     /// Lines with `-` and `+`, safe to print.
     pub diff: String,
     /// Hashes of the known definition and of this one.
     pub old: String,
     pub new: String,
     /// Seen for the first time, so worth telling. The catalog is rebuilt often.
-    pub is_news: bool,
+    pub first_seen: bool,
 }
 
 impl Pin {
     /// Whether the tool is to be shown and called.
-    pub fn shows(&self, mode: Mode) -> bool {
-        mode != Mode::Block || !matches!(self, Pin::Changed(_))
+    pub fn shows(&self, mode: PinMode) -> bool {
+        mode != PinMode::Block || !matches!(self, Pin::Changed(_))
     }
 }
 
@@ -72,32 +72,32 @@ pub fn hash(definition: &[u8]) -> String {
 /// What was seen, by server and by the server's own name of the tool.
 #[derive(Debug, Default)]
 pub struct Pins {
-    servers: Mutex<HashMap<String, HashMap<String, Known>>>,
+    servers: Mutex<HashMap<String, HashMap<String, PinnedTool>>>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct PinnedTool {
     hash: String,
     /// The canonical form, for the diff; empty if it is too long.
     text: String,
     /// A hash that somebody approved since.
     approved: Option<String>,
     /// Hashes of changes that were told.
-    told: Vec<String>,
+    reported: Vec<String>,
 }
 
 impl Pins {
     /// Compares a definition with the known one; `pinned` is what the configuration approves, which goes before
     /// all that was seen.
-    pub fn judge(
+    pub fn check(
         &self,
         server: &str,
         tool: &str,
         definition: &[u8],
         pinned: Option<&str>,
-        mode: Mode,
+        mode: PinMode,
     ) -> Pin {
-        if mode == Mode::Off {
+        if mode == PinMode::Off {
             return Pin::Same;
         }
         let text = canonical(definition);
@@ -109,24 +109,24 @@ impl Pins {
             let diff = format!("the server has shown more than {TOOLS} tools; this one is not remembered");
             return match pinned.is_some_and(|pinned| pinned.eq_ignore_ascii_case(&new)) {
                 true => Pin::Same,
-                false => Pin::Changed(Change { diff, old: String::new(), new, is_news: false }),
+                false => Pin::Changed(PinChange { diff, old: String::new(), new, first_seen: false }),
             };
         }
         let mut first = false;
         let known = tools.entry(tool.to_owned()).or_insert_with(|| {
             first = true;
-            Known::new(new.clone(), &text)
+            PinnedTool::new(new.clone(), &text)
         });
         let wanted = pinned.or(known.approved.as_deref()).unwrap_or(&known.hash).to_ascii_lowercase();
         if wanted == new {
             if known.hash != new {
-                *known = Known::new(new, &text);
+                *known = PinnedTool::new(new, &text);
             }
             return if first && pinned.is_none() { Pin::New } else { Pin::Same };
         }
-        let is_news = known.told.len() < TOLD && !known.told.contains(&new);
+        let is_news = known.reported.len() < MAX_REPORTED && !known.reported.contains(&new);
         if is_news {
-            known.told.push(new.clone());
+            known.reported.push(new.clone());
         }
         let diff = if known.hash == wanted && !known.text.is_empty() {
             diff(&known.text, &text)
@@ -136,14 +136,15 @@ impl Pins {
                 lines('+', &text)
             ))
         };
-        Pin::Changed(Change { diff, old: wanted, new, is_news })
+        Pin::Changed(PinChange { diff, old: wanted, new, first_seen: is_news })
     }
 
     /// Makes a definition the right one of its tool, whether it was seen yet or not.
     pub fn approve(&self, server: &str, tool: &str, hash: &str) {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let tools = servers.entry(server.to_owned()).or_default();
-        let known = tools.entry(tool.to_owned()).or_insert_with(|| Known::new(hash.to_ascii_lowercase(), ""));
+        let known =
+            tools.entry(tool.to_owned()).or_insert_with(|| PinnedTool::new(hash.to_ascii_lowercase(), ""));
         known.approved = Some(hash.to_ascii_lowercase());
     }
 
@@ -155,10 +156,10 @@ impl Pins {
     }
 }
 
-impl Known {
+impl PinnedTool {
     fn new(hash: String, text: &str) -> Self {
-        let text = if text.len() <= KEPT { text.to_owned() } else { String::new() };
-        Self { hash, text, approved: None, told: Vec::new() }
+        let text = if text.len() <= MAX_TEXT { text.to_owned() } else { String::new() };
+        Self { hash, text, approved: None, reported: Vec::new() }
     }
 }
 
@@ -188,17 +189,17 @@ fn canonical(definition: &[u8]) -> String {
     }
     let all = members.into_iter().flat_map(|(key, values)| values.into_iter().map(move |v| (key.clone(), v)));
     let mut out = String::new();
-    Tree::Object(all.collect()).write(&mut out);
+    JsonTree::Object(all.collect()).write(&mut out);
     out
 }
 
-enum Tree {
+enum JsonTree {
     Plain(String),
-    Array(Vec<Tree>),
-    Object(Vec<(String, Tree)>),
+    Array(Vec<JsonTree>),
+    Object(Vec<(String, JsonTree)>),
 }
 
-fn tree(r: &mut Reader<'_>, text: &[u8]) -> Result<Tree, Fault> {
+fn tree(r: &mut Reader<'_>, text: &[u8]) -> Result<JsonTree, Fault> {
     match r.peek()? {
         b'{' => {
             let mut members = Vec::new();
@@ -207,7 +208,7 @@ fn tree(r: &mut Reader<'_>, text: &[u8]) -> Result<Tree, Fault> {
                 Ok(())
             })?;
             members.sort_by(|a, b| a.0.cmp(&b.0));
-            Ok(Tree::Object(members))
+            Ok(JsonTree::Object(members))
         }
         b'[' => {
             let mut items = Vec::new();
@@ -215,18 +216,18 @@ fn tree(r: &mut Reader<'_>, text: &[u8]) -> Result<Tree, Fault> {
                 items.push(tree(r, text)?);
                 Ok(())
             })?;
-            Ok(Tree::Array(items))
+            Ok(JsonTree::Array(items))
         }
-        b'"' => Ok(Tree::Plain(quote(&r.string()?.read(text)))),
-        _ => Ok(Tree::Plain(String::from_utf8_lossy(r.value()?.of(text)).into_owned())),
+        b'"' => Ok(JsonTree::Plain(quote(&r.string()?.read(text)))),
+        _ => Ok(JsonTree::Plain(String::from_utf8_lossy(r.value()?.of(text)).into_owned())),
     }
 }
 
-impl Tree {
+impl JsonTree {
     fn write(&self, out: &mut String) {
         match self {
-            Tree::Plain(text) => out.push_str(text),
-            Tree::Array(items) => {
+            JsonTree::Plain(text) => out.push_str(text),
+            JsonTree::Array(items) => {
                 out.push('[');
                 for (at, item) in items.iter().enumerate() {
                     out.push_str(if at > 0 { "," } else { "" });
@@ -234,7 +235,7 @@ impl Tree {
                 }
                 out.push(']');
             }
-            Tree::Object(members) => {
+            JsonTree::Object(members) => {
                 out.push('{');
                 for (at, (key, value)) in members.iter().enumerate() {
                     out.push_str(if at > 0 { "," } else { "" });

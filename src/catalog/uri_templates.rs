@@ -10,16 +10,16 @@ use super::Target;
 const LONGEST: usize = 8 * 1024;
 
 #[derive(Default)]
-pub struct Templates(Vec<Template>);
+pub struct UriTemplates(Vec<UriTemplate>);
 
-struct Template {
+struct UriTemplate {
     text: String,
-    parts: Vec<Part>,
+    parts: Vec<TemplatePart>,
     target: Target,
 }
 
 #[derive(Debug, PartialEq)]
-enum Part {
+enum TemplatePart {
     Literal(String),
     /// `{x}`: at least one character, and no `/`.
     Segment,
@@ -27,9 +27,9 @@ enum Part {
     Any,
 }
 
-impl Templates {
+impl UriTemplates {
     pub fn push(&mut self, text: &str, target: Target) {
-        self.0.push(Template { text: text.to_owned(), parts: parts(text), target });
+        self.0.push(UriTemplate { text: text.to_owned(), parts: parts(text), target });
     }
 
     /// Puts them in the order in which they are asked.
@@ -45,7 +45,7 @@ impl Templates {
     pub fn find(&self, uri: &str) -> Option<&Target> {
         let itself = || self.0.iter().find(|template| template.text == uri);
         let fitting = || self.0.iter().find(|template| fits(&template.parts, uri));
-        let begin = |template: &&Template| {
+        let begin = |template: &&UriTemplate| {
             beginning(&template.parts).filter(|text| uri.starts_with(text)).map(str::len)
         };
         let near = || self.0.iter().filter_map(|template| Some((begin(&template)?, template)));
@@ -57,20 +57,20 @@ impl Templates {
 }
 
 /// How much a template says: more literal text before less, then fewer places that may be anything.
-fn rank(parts: &[Part]) -> (usize, std::cmp::Reverse<usize>) {
-    let literal = |part: &Part| if let Part::Literal(text) = part { text.len() } else { 0 };
-    let any = parts.iter().filter(|part| **part == Part::Any).count();
+fn rank(parts: &[TemplatePart]) -> (usize, std::cmp::Reverse<usize>) {
+    let literal = |part: &TemplatePart| if let TemplatePart::Literal(text) = part { text.len() } else { 0 };
+    let any = parts.iter().filter(|part| **part == TemplatePart::Any).count();
     (parts.iter().map(literal).sum(), std::cmp::Reverse(any))
 }
 
-fn beginning(parts: &[Part]) -> Option<&str> {
+fn beginning(parts: &[TemplatePart]) -> Option<&str> {
     match parts.first()? {
-        Part::Literal(text) => Some(text),
+        TemplatePart::Literal(text) => Some(text),
         _ => None,
     }
 }
 
-fn parts(text: &str) -> Vec<Part> {
+fn parts(text: &str) -> Vec<TemplatePart> {
     let (mut parts, mut rest) = (Vec::new(), text);
     while !rest.is_empty() {
         let part = match rest.strip_prefix('{').and_then(|inside| inside.split_once('}')) {
@@ -79,14 +79,14 @@ fn parts(text: &str) -> Vec<Part> {
                 let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '%' | '-' | ',');
                 let simple =
                     !expression.is_empty() && !expression.starts_with('.') && expression.chars().all(name);
-                if simple { Part::Segment } else { Part::Any }
+                if simple { TemplatePart::Segment } else { TemplatePart::Any }
             }
             None => {
                 // A brace that nothing closes is text.
                 let end = rest.match_indices('{').map(|(at, _)| at).find(|at| *at > 0);
                 let (literal, behind) = rest.split_at(end.unwrap_or(rest.len()));
                 rest = behind;
-                Part::Literal(literal.to_owned())
+                TemplatePart::Literal(literal.to_owned())
             }
         };
         parts.push(part);
@@ -95,25 +95,25 @@ fn parts(text: &str) -> Vec<Part> {
 }
 
 /// Whether a URI is what a template makes of some values. In no more steps than the product of both lengths.
-fn fits(parts: &[Part], uri: &str) -> bool {
+fn fits(parts: &[TemplatePart], uri: &str) -> bool {
     if uri.len() > LONGEST {
         return false;
     }
     let mut uri = uri.as_bytes();
     let mut parts = parts;
     // Most do not even begin or end like it.
-    if let [Part::Literal(text), behind @ ..] = parts {
+    if let [TemplatePart::Literal(text), behind @ ..] = parts {
         let Some(rest) = uri.strip_prefix(text.as_bytes()) else { return false };
         (uri, parts) = (rest, behind);
     }
-    if let [before @ .., Part::Literal(text)] = parts {
+    if let [before @ .., TemplatePart::Literal(text)] = parts {
         let Some(rest) = uri.strip_suffix(text.as_bytes()) else { return false };
         (uri, parts) = (rest, before);
     }
     match parts {
         [] => return uri.is_empty(),
-        [Part::Any] => return true,
-        [Part::Segment] => return !uri.is_empty() && !uri.contains(&b'/'),
+        [TemplatePart::Any] => return true,
+        [TemplatePart::Segment] => return !uri.is_empty() && !uri.contains(&b'/'),
         _ => {}
     }
     // Where in the URI one can be behind the parts so far.
@@ -124,16 +124,16 @@ fn fits(parts: &[Part], uri: &str) -> bool {
         let mut open = false;
         for place in 0..=uri.len() {
             match part {
-                Part::Literal(text) => {
+                TemplatePart::Literal(text) => {
                     if at[place] && uri[place..].starts_with(text.as_bytes()) {
                         next[place + text.len()] = true;
                     }
                 }
-                Part::Any => {
+                TemplatePart::Any => {
                     open |= at[place];
                     next[place] = open;
                 }
-                Part::Segment => {
+                TemplatePart::Segment => {
                     next[place] = open;
                     open = (open || at[place]) && uri.get(place) != Some(&b'/');
                 }
@@ -194,7 +194,7 @@ mod tests {
             let read = parts(&text);
             fits(&read, &text);
             if !text.contains('{') {
-                assert_eq!(read, [Part::Literal(text.clone())]);
+                assert_eq!(read, [TemplatePart::Literal(text.clone())]);
                 assert!(fits(&read, &text), "{text:?}");
             }
         }

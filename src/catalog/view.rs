@@ -10,21 +10,24 @@ use mcp::Era;
 
 use super::scope::Scope;
 use super::server_info;
-use super::server_info::Known;
-use super::{Endpoint, FRESH, Face, Item, Kind, Lazy, Listing, PAGE, Seen, Target, View};
+use super::server_info::ServerEntry;
+use super::{
+    DiscoveredServer, Endpoint, Item, LazySchema, ListKind, Listing, MIN_TTL_MS, PAGE, ServerLists, Target,
+    View,
+};
 use crate::config::Validate;
 use crate::server::Server;
 use crate::telemetry::Metrics;
 use mcp::jsonrpc::message;
 
 /// Whether its holder may use a thing; without one, everybody may use everything.
-type May<'a> = Option<&'a dyn Fn(&Aim<'_>) -> bool>;
+type CanSee<'a> = Option<&'a dyn Fn(&Aim<'_>) -> bool>;
 
 pub fn endpoint(
     path: String,
-    servers: &[Seen],
+    servers: &[DiscoveredServer],
     scope: Scope<'_>,
-    may: May<'_>,
+    may: CanSee<'_>,
     metrics: &Arc<Metrics>,
 ) -> Endpoint {
     let only = matches!(scope, Scope::Single).then(|| servers[0].server.clone());
@@ -41,27 +44,34 @@ pub fn endpoint(
             .filter(|seen| is_member(seen, &scope, may))
             .map(|s| s.server.clone())
             .collect(),
-        only,
+        single: only,
         toolset,
     }
 }
 
-fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &Arc<Metrics>) -> View {
-    let mut faces: Vec<Known<'_>> =
-        servers.iter().filter_map(|seen| Some((&seen.server, seen.face(era)?))).collect();
+fn view(
+    era: Era,
+    servers: &[DiscoveredServer],
+    scope: &Scope<'_>,
+    may: CanSee<'_>,
+    metrics: &Arc<Metrics>,
+) -> View {
+    let mut faces: Vec<ServerEntry<'_>> =
+        servers.iter().filter_map(|seen| Some((&seen.server, seen.lists(era)?))).collect();
     let count = faces.len();
     if let Some(may) = may {
         // Neither the words nor the capabilities of a server show that cannot be used at all.
-        faces.retain(|(server, face)| is_of_use(server, face, scope, may));
+        faces.retain(|(server, face)| is_offered(server, face, scope, may));
     }
-    let mut draft = Draft { view: View::default(), apps: Vec::new(), scope, may, metrics };
-    let lists = Kind::ALL.map(|kind| {
-        let mut entries = Entries::default();
+    let mut draft =
+        ViewBuilder { view: View::default(), ui_resources: Vec::new(), scope, can_see: may, metrics };
+    let lists = ListKind::ALL.map(|kind| {
+        let mut entries = ListEntries::default();
         // A toolset is made of tools only.
-        let listed = matches!(kind, Kind::Tools) || !matches!(scope, Scope::Toolset(_));
+        let listed = matches!(kind, ListKind::Tools) || !matches!(scope, Scope::Toolset(_));
         for (server, face) in faces.iter().filter(|_| listed) {
             for item in face.lists.of(kind) {
-                draft.enter(&mut entries, kind, server, item);
+                draft.add(&mut entries, kind, server, item);
             }
         }
         // A server by itself keeps its own order.
@@ -70,32 +80,37 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
         }
         entries.list
     });
-    draft.enter_apps();
+    draft.add_ui_resources();
     let mut view = draft.view;
     view.servers = count;
-    let awaited =
-        |seen: &&Seen| seen.starting[era as usize] && seen.face(era).is_none() && is_member(seen, scope, may);
+    let awaited = |seen: &&DiscoveredServer| {
+        seen.starting[era as usize] && seen.lists(era).is_none() && is_member(seen, scope, may)
+    };
     view.starting = servers.iter().any(|seen| awaited(&seen));
     view.templates.sort();
     // Clients of a legacy server may rely on the form of its answers: alone it keeps it.
     view.events = era == Era::Legacy
         && matches!((scope, faces.as_slice()), (Scope::Single, [(_, face)]) if face.events);
-    view.shown = lists[Kind::Tools as usize].iter().map(|entry| entry.shown.clone()).collect();
+    view.shown = lists[ListKind::Tools as usize].iter().map(|entry| entry.shown.clone()).collect();
     view.shown.sort_unstable();
-    let print = |kinds: &[Kind]| {
+    let print = |kinds: &[ListKind]| {
         let mut print = DefaultHasher::new();
         for kind in kinds {
             // Another order is no change that is worth an announcement.
-            let mut prints: Vec<_> = lists[*kind as usize].iter().map(|e| (&*e.shown, e.print)).collect();
+            let mut prints: Vec<_> =
+                lists[*kind as usize].iter().map(|e| (&*e.shown, e.fingerprint)).collect();
             prints.sort_unstable();
             prints.hash(&mut print);
         }
         print.finish()
     };
-    view.prints =
-        [print(&[Kind::Tools]), print(&[Kind::Prompts]), print(&[Kind::Resources, Kind::Templates])];
+    view.fingerprints = [
+        print(&[ListKind::Tools]),
+        print(&[ListKind::Prompts]),
+        print(&[ListKind::Resources, ListKind::Templates]),
+    ];
     view.server_info = server_info::server_info(&faces, scope);
-    for (kind, entries) in Kind::ALL.into_iter().zip(lists) {
+    for (kind, entries) in ListKind::ALL.into_iter().zip(lists) {
         let open: Vec<&Listing> = faces.iter().map(|(_, face)| face.lists.listing(kind)).collect();
         let entries = entries.into_iter().map(|entry| entry.text).collect();
         let pages = pages(era, kind, entries, &open, may.is_some(), &view.server_info);
@@ -107,34 +122,39 @@ fn view(era: Era, servers: &[Seen], scope: &Scope<'_>, may: May<'_>, metrics: &A
         let shown: HashSet<u64> = view.tools.values().map(|target| target.server.serial).collect();
         faces.retain(|(server, _)| shown.contains(&server.serial));
     }
-    let following = faces.iter().filter(|(server, face)| server_info::follows(server, face));
-    view.following = following.map(|(server, _)| server.serial).collect();
+    let following = faces.iter().filter(|(server, face)| server_info::accepts_subscriptions(server, face));
+    view.resource_servers = following.map(|(server, _)| server.serial).collect();
     view.capabilities = server_info::capabilities(era, &faces, scope, view.starting);
     view.instructions = server_info::instructions(&faces, scope);
     view
 }
 
 /// Whether anything of a server may be used, in any era; of one that was never reached nobody knows what it has.
-fn is_member(seen: &Seen, scope: &Scope<'_>, may: May<'_>) -> bool {
+fn is_member(seen: &DiscoveredServer, scope: &Scope<'_>, may: CanSee<'_>) -> bool {
     let Some(may) = may else { return true };
-    let mut faces = [&seen.legacy, &seen.modern].into_iter().flatten().peekable();
-    if faces.peek().is_none() {
+    let mut lists = [&seen.legacy, &seen.modern].into_iter().flatten().peekable();
+    if lists.peek().is_none() {
         return may(&Aim { thing: Thing::Server, name: "", server: &seen.server.name });
     }
-    faces.any(|face| is_of_use(&seen.server, face, scope, may))
+    lists.any(|face| is_offered(&seen.server, face, scope, may))
 }
 
 /// Whether anything of a server may be used, as far as it says what it has.
-fn is_of_use(server: &Arc<Server>, face: &Face, scope: &Scope<'_>, may: &dyn Fn(&Aim<'_>) -> bool) -> bool {
+fn is_offered(
+    server: &Arc<Server>,
+    lists: &ServerLists,
+    scope: &Scope<'_>,
+    may: &dyn Fn(&Aim<'_>) -> bool,
+) -> bool {
     if !may(&Aim { thing: Thing::Server, name: "", server: &server.name }) {
         return false;
     }
     let mut entries =
-        Kind::ALL.into_iter().flat_map(|kind| face.lists.of(kind).iter().map(move |i| (kind, i)));
+        ListKind::ALL.into_iter().flat_map(|kind| lists.lists.of(kind).iter().map(move |i| (kind, i)));
     let mut any = false;
     let of_use = entries.any(|(kind, item)| {
         any = true;
-        names(kind, server, item, scope)
+        display_names(kind, server, item, scope)
             .is_some_and(|(_, full)| may(&Aim { thing: kind.thing(), name: &full, server: &server.name }))
     });
     of_use || !any
@@ -142,17 +162,22 @@ fn is_of_use(server: &Arc<Server>, face: &Face, scope: &Scope<'_>, may: &dyn Fn(
 
 /// The name that this endpoint shows an entry by, and the one that roles and rules know it by; none if the
 /// endpoint does not show it.
-fn names(kind: Kind, server: &Server, item: &Item, scope: &Scope<'_>) -> Option<(String, String)> {
+fn display_names(
+    kind: ListKind,
+    server: &Server,
+    item: &Item,
+    scope: &Scope<'_>,
+) -> Option<(String, String)> {
     let (own, full) = match kind {
-        Kind::Tools => {
-            let own = server.shows(&item.key)?;
+        ListKind::Tools => {
+            let own = server.visible_tool(&item.key)?;
             (own, server.federated(own))
         }
-        Kind::Prompts => (item.key.as_str(), server.federated(&item.key)),
-        Kind::Resources | Kind::Templates => (item.key.as_str(), item.key.clone()),
+        ListKind::Prompts => (item.key.as_str(), server.federated(&item.key)),
+        ListKind::Resources | ListKind::Templates => (item.key.as_str(), item.key.clone()),
     };
     let shown = match (kind, scope) {
-        (Kind::Tools, Scope::Toolset(globs)) if !globs.is_match(&full) => return None,
+        (ListKind::Tools, Scope::Toolset(globs)) if !globs.is_match(&full) => return None,
         (_, Scope::Single) => own.to_owned(),
         _ => full.clone(),
     };
@@ -160,85 +185,85 @@ fn names(kind: Kind, server: &Server, item: &Item, scope: &Scope<'_>) -> Option<
 }
 
 /// An entry of a list as an endpoint shows it.
-struct Entry {
+struct ListEntry {
     shown: String,
     /// Stands for what it says.
-    print: u64,
+    fingerprint: u64,
     text: Bytes,
 }
 
 /// The entries of a list, each name once.
 #[derive(Default)]
-struct Entries {
-    list: Vec<Entry>,
+struct ListEntries {
+    list: Vec<ListEntry>,
     names: HashSet<String>,
 }
 
 /// A view that is being made.
-struct Draft<'a> {
+struct ViewBuilder<'a> {
     view: View,
     /// The pages that its tools name.
-    apps: Vec<(Arc<Server>, Arc<str>)>,
+    ui_resources: Vec<(Arc<Server>, Arc<str>)>,
     scope: &'a Scope<'a>,
-    may: May<'a>,
+    can_see: CanSee<'a>,
     metrics: &'a Arc<Metrics>,
 }
 
-impl Draft<'_> {
-    fn may(&self, kind: Kind, name: &str, server: &Server) -> bool {
-        self.may.is_none_or(|may| may(&Aim { thing: kind.thing(), name, server: &server.name }))
+impl ViewBuilder<'_> {
+    fn can_see(&self, kind: ListKind, name: &str, server: &Server) -> bool {
+        self.can_see.is_none_or(|may| may(&Aim { thing: kind.thing(), name, server: &server.name }))
     }
 
     /// Puts in one entry of a server, under the name that this endpoint shows it by.
-    fn enter(&mut self, entries: &mut Entries, kind: Kind, server: &Arc<Server>, item: &Item) {
-        let Some((shown, full)) = names(kind, server, item, self.scope) else { return };
-        if !self.may(kind, &full, server) {
+    fn add(&mut self, entries: &mut ListEntries, kind: ListKind, server: &Arc<Server>, item: &Item) {
+        let Some((shown, full)) = display_names(kind, server, item, self.scope) else { return };
+        if !self.can_see(kind, &full, server) {
             return;
         }
         if !entries.names.insert(shown.clone()) {
-            if self.may.is_none() && server.warns(("taken", kind.member(), &shown)) {
+            if self.can_see.is_none() && server.warns(("taken", kind.member(), &shown)) {
                 tracing::warn!(server = %server.name, name = %shown, kind = kind.member(), "the name is taken; the later one is left out");
             }
             return;
         }
-        let checked = kind == Kind::Tools && server.config.validate != Validate::Off;
+        let checked = kind == ListKind::Tools && server.config.validate != Validate::Off;
         let schema = checked.then(|| message::member(item.definition(), "inputSchema")).flatten();
-        let schema = schema.map(|place| Lazy::new(item.definition().slice(place.start..place.end)));
-        let believed = server.upstream.http().is_some_and(|pool| pool.retry.idempotent);
+        let schema = schema.map(|place| LazySchema::new(item.definition().slice(place.start..place.end)));
+        let believed = server.upstream.endpoint_pool().is_some_and(|pool| pool.retry.idempotent);
         let label = match kind {
-            Kind::Tools | Kind::Prompts => shown.as_str(),
-            Kind::Resources | Kind::Templates => RESOURCE,
+            ListKind::Tools | ListKind::Prompts => shown.as_str(),
+            ListKind::Resources | ListKind::Templates => RESOURCE,
         };
         let target = Target {
             server: server.clone(),
             name: item.key.as_str().into(),
-            label: label.into(),
-            full: full.as_str().into(),
-            counted: self.metrics.counted(kind.used_by(), &server.name, label),
+            display_name: label.into(),
+            qualified_name: full.as_str().into(),
+            counters: self.metrics.call_counters(kind.used_by(), &server.name, label),
             schema,
-            repeatable: kind == Kind::Tools && believed && is_repeatable(item.definition()),
-            mirrors: item.mirrors().cloned(),
+            idempotent: kind == ListKind::Tools && believed && is_idempotent(item.definition()),
+            param_headers: item.param_headers().cloned(),
         };
         let view = &mut self.view;
         match kind {
-            Kind::Tools => drop(view.tools.insert(shown.clone(), target)),
-            Kind::Prompts => drop(view.prompts.insert(shown.clone(), target)),
-            Kind::Resources => drop(view.resources.insert(shown.clone(), target)),
-            Kind::Templates => view.templates.push(&shown, target),
+            ListKind::Tools => drop(view.tools.insert(shown.clone(), target)),
+            ListKind::Prompts => drop(view.prompts.insert(shown.clone(), target)),
+            ListKind::Resources => drop(view.resources.insert(shown.clone(), target)),
+            ListKind::Templates => view.templates.push(&shown, target),
         }
-        self.apps.extend(item.app().map(|app| (server.clone(), app.clone())));
+        self.ui_resources.extend(item.ui_resource().map(|app| (server.clone(), app.clone())));
         let text = item.renamed(&shown);
-        entries.list.push(Entry { shown, print: item.print, text });
+        entries.list.push(ListEntry { shown, fingerprint: item.fingerprint, text });
     }
 
     /// Puts in the pages that tools name and no list needs to show (MCP Apps): they are read like all others.
-    fn enter_apps(&mut self) {
-        for (server, uri) in std::mem::take(&mut self.apps) {
-            if !self.may(Kind::Resources, &uri, &server) {
+    fn add_ui_resources(&mut self) {
+        for (server, uri) in std::mem::take(&mut self.ui_resources) {
+            if !self.can_see(ListKind::Resources, &uri, &server) {
                 continue;
             }
             match self.view.resources.get(&*uri) {
-                Some(taken) if taken.server.serial != server.serial && self.may.is_none() => {
+                Some(taken) if taken.server.serial != server.serial && self.can_see.is_none() => {
                     let other = &taken.server.name;
                     if server.warns(("page", &uri, other)) {
                         tracing::warn!(server = %server.name, %uri, %other, "the page of a tool is read from another server, which has the same URI");
@@ -248,12 +273,16 @@ impl Draft<'_> {
                 None => {
                     let target = Target {
                         name: uri.clone(),
-                        label: RESOURCE.into(),
-                        full: uri.clone(),
-                        counted: self.metrics.counted(Kind::Resources.used_by(), &server.name, RESOURCE),
+                        display_name: RESOURCE.into(),
+                        qualified_name: uri.clone(),
+                        counters: self.metrics.call_counters(
+                            ListKind::Resources.used_by(),
+                            &server.name,
+                            RESOURCE,
+                        ),
                         schema: None,
-                        repeatable: false,
-                        mirrors: None,
+                        idempotent: false,
+                        param_headers: None,
                         server,
                     };
                     self.view.resources.insert(uri.to_string(), target);
@@ -267,7 +296,7 @@ impl Draft<'_> {
 const RESOURCE: &str = "_resource";
 
 /// Whether a tool calls itself idempotent, or one that only reads.
-fn is_repeatable(definition: &[u8]) -> bool {
+fn is_idempotent(definition: &[u8]) -> bool {
     let Some(annotations) = message::member(definition, "annotations") else { return false };
     let annotations = annotations.of(definition);
     ["idempotentHint", "readOnlyHint"]
@@ -278,7 +307,7 @@ fn is_repeatable(definition: &[u8]) -> bool {
 /// The results of one list method, a page each; at least one, which may be empty.
 fn pages(
     era: Era,
-    kind: Kind,
+    kind: ListKind,
     entries: Vec<Bytes>,
     listings: &[&Listing],
     private: bool,
@@ -289,7 +318,7 @@ fn pages(
     let count = chunks.len();
     // A part that does not say how long it is fresh is not fresh at all.
     let parts = listings.iter().filter(|listing| !listing.items.is_empty());
-    let fresh = parts.map(|listing| listing.ttl_ms.unwrap_or(0)).min().unwrap_or(0).min(FRESH);
+    let fresh = parts.map(|listing| listing.ttl_ms.unwrap_or(0)).min().unwrap_or(0).min(MIN_TTL_MS);
     // Only what every part calls public may be shared between callers (caching.mdx), and only if all see it.
     let public = !private && !listings.is_empty() && listings.iter().all(|listing| listing.public);
     let page = |(number, chunk): (usize, &[Bytes])| {

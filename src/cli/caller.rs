@@ -9,14 +9,14 @@ use crate::config::Config;
 
 /// A caller on the word of whoever can read the configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Who {
+pub struct CallerArgs {
     pub user: String,
     pub roles: Vec<String>,
     pub scopes: Vec<String>,
     pub tenant: Option<String>,
 }
 
-impl Who {
+impl CallerArgs {
     pub fn caller(self) -> Caller {
         let tidy = |mut words: Vec<String>| {
             words.sort();
@@ -44,14 +44,14 @@ pub fn warn_of_unknown(config: &Config, roles: &[String]) {
 
 /// `user:role,role`, as `--as` takes it.
 #[derive(Clone, Debug)]
-pub struct Named(pub Who);
+pub struct NamedCaller(pub CallerArgs);
 
-impl FromStr for Named {
+impl FromStr for NamedCaller {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
         let (user, roles) = text.rsplit_once(':').unwrap_or((text, ""));
         let roles = roles.split(',').map(str::trim).filter(|role| !role.is_empty()).map(str::to_owned);
-        Ok(Self(Who { user: user.to_owned(), roles: roles.collect(), ..Who::default() }))
+        Ok(Self(CallerArgs { user: user.to_owned(), roles: roles.collect(), ..CallerArgs::default() }))
     }
 }

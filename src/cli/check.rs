@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use super::output;
 use crate::config::{self, Config, Kind};
 use crate::listener::tls;
-use crate::upstream::http::tls::Trust;
+use crate::upstream::http::tls::UpstreamTls;
 
 /// Prints a summary, what was read under another name, and what is probably not meant so.
 pub fn check(config: Config, file: &Path) -> ExitCode {
@@ -17,7 +17,7 @@ pub fn check(config: Config, file: &Path) -> ExitCode {
     for note in config.notes.readings() {
         say!("note: {note}");
     }
-    for warning in doubts(&config) {
+    for warning in warnings(&config) {
         say!("warning: {warning}");
     }
     if let Err(why) = output::would_start(config) {
@@ -45,7 +45,7 @@ pub fn print(file: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn doubts(config: &Config) -> Vec<String> {
+fn warnings(config: &Config) -> Vec<String> {
     let mut doubts = config.warnings();
     doubts.extend(config.unfitting());
     for (name, server) in &config.servers {
@@ -59,7 +59,7 @@ fn doubts(config: &Config) -> Vec<String> {
             }));
         }
     }
-    doubts.extend(tls_doubts(config));
+    doubts.extend(tls_warnings(config));
     doubts
 }
 
@@ -104,10 +104,10 @@ fn is_program(file: &Path) -> bool {
 
 /// What is wrong with the files that blocks `tls` name. No fault of the configuration: they may only be there where it
 /// runs.
-fn tls_doubts(config: &Config) -> Vec<String> {
-    let mut doubts = config.listen.tls.as_ref().map(tls::doubts).unwrap_or_default();
+fn tls_warnings(config: &Config) -> Vec<String> {
+    let mut doubts = config.listen.tls.as_ref().map(tls::warnings).unwrap_or_default();
     for (name, server) in &config.servers {
-        if let Err(error) = Trust::read(server) {
+        if let Err(error) = UpstreamTls::read(server) {
             doubts.push(format!("mcpServers.{name}.{error}"));
         }
     }

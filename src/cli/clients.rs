@@ -3,7 +3,7 @@
 //! The README shows the same; a test holds both against what each client takes.
 
 /// One client, where it looks, and what to put there.
-pub struct Client {
+pub struct ClientSnippet {
     pub name: &'static str,
     /// A file, or how a line is used.
     pub place: &'static str,
@@ -12,8 +12,8 @@ pub struct Client {
 }
 
 /// All clients, for a gateway that answers MCP at this URL.
-pub fn all(url: &str) -> [Client; 7] {
-    let client = |name, place, text: String| Client { name, place, text };
+pub fn all(url: &str) -> [ClientSnippet; 7] {
+    let client = |name, place, text: String| ClientSnippet { name, place, text };
     let ours = |server: String| format!(r#"{{"mcpServers": {{"toolgate": {server}}}}}"#);
     [
         client("Claude Code", "a command", format!("claude mcp add --transport http toolgate {url}")),

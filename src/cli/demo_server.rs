@@ -9,10 +9,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 
-use super::{aloud, failed};
+use super::{failed, print_detached};
 use crate::config::{self, Config};
-use crate::dispatch::Door;
-use crate::lifecycle::{App, Start};
+use crate::dispatch::Dispatcher;
+use crate::lifecycle::{App, StartOptions};
 use crate::session::{Holder, Room, Session};
 use crate::telemetry;
 use mcp::jsonrpc::message;
@@ -28,8 +28,9 @@ pub fn http(address: SocketAddr) -> ExitCode {
         server.prefix = String::new();
     }
     telemetry::start(&config.log);
-    let listening = move |_: &Door| aloud(format!("demo server listening on http://{address}/mcp\n"));
-    let ran = App::run(config, Start::default(), listening);
+    let listening =
+        move |_: &Dispatcher| print_detached(format!("demo server listening on http://{address}/mcp\n"));
+    let ran = App::run(config, StartOptions::default(), listening);
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
@@ -43,8 +44,8 @@ pub fn stdio() -> ExitCode {
         Ok(app) => app,
         Err(error) => return failed(&error),
     };
-    let door = app.door.clone();
-    app.once(async move {
+    let dispatcher = app.dispatcher.clone();
+    app.run_once(async move {
         let (out, mut lines) = mpsc::channel::<Bytes>(64);
         let write = tokio::spawn(async move {
             let mut stdout = tokio::io::stdout();
@@ -59,21 +60,21 @@ pub fn stdio() -> ExitCode {
                 }
             }
         });
-        read(door, max_line, out).await;
+        read(dispatcher, max_line, out).await;
         let _ = write.await;
     });
     ExitCode::SUCCESS
 }
 
-async fn read(door: Arc<Door>, max_line: usize, out: mpsc::Sender<Bytes>) {
+async fn read(dispatcher: Arc<Dispatcher>, max_line: usize, out: mpsc::Sender<Bytes>) {
     // The pipe is the session; what `initialize` opens beside it is for HTTP.
-    let owner = door.registry.house().plan.chain.anonymous();
-    let session = door.sessions.open(
+    let owner = dispatcher.registry.snapshot().config.chain.anonymous();
+    let session = dispatcher.sessions.open(
         Holder::new(owner, None),
         &Arc::from(PATH),
         version::NEWEST_LEGACY,
         Bytes::from_static(b"{}"),
-        Bytes::from_static(crate::upstream::house_info().as_bytes()),
+        Bytes::from_static(crate::upstream::gateway_info().as_bytes()),
         Room::ENDLESS,
     );
     let Ok(session) = session else { return };
@@ -88,14 +89,14 @@ async fn read(door: Arc<Door>, max_line: usize, out: mpsc::Sender<Bytes>) {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        tokio::spawn(answer(door.clone(), session.clone(), Bytes::from(line), out.clone()));
+        tokio::spawn(answer(dispatcher.clone(), session.clone(), Bytes::from(line), out.clone()));
     }
 }
 
-async fn answer(door: Arc<Door>, session: Arc<Session>, line: Bytes, out: mpsc::Sender<Bytes>) {
-    let answer = match door.call(None, Some(session), PATH, line.clone()).await {
+async fn answer(dispatcher: Arc<Dispatcher>, session: Arc<Session>, line: Bytes, out: mpsc::Sender<Bytes>) {
+    let answer = match dispatcher.call_internal(None, Some(session), PATH, line.clone()).await {
         Ok(answer) => answer,
-        Err(halt) => message::refusal(halt.id.as_deref(), &halt.refusal),
+        Err(rejected) => message::refusal(rejected.id.as_deref(), &rejected.refusal),
     };
     if !answer.is_empty() {
         // Nobody reads any more: the client has gone.

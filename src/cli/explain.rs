@@ -10,17 +10,17 @@ use filters::rbac::{Effect, Ground, Judgement, List, Query};
 use filters::{Aim, Caller, Chain, Head, Thing};
 use mcp::json::quote::quote;
 
-use super::caller::Who;
+use super::caller::CallerArgs;
 use super::probe_server;
-use super::probe_server::{Found, What};
+use super::probe_server::{ToolProbe, What};
 use crate::config::{self, Config, Line, Pattern, Redaction, Validate};
 use crate::runtime::filter_chain;
-use crate::runtime::filter_chain::Lasting;
-use crate::upstream::house_meta;
+use crate::runtime::filter_chain::ReloadState;
+use crate::upstream::gateway_meta;
 use mcp::method::Method;
 
 /// Prints the walk; exit 0 if the call passes, 1 if it does not, or if there is no such thing.
-pub fn explain(config: Config, file: &Path, who: Who, what: &What) -> ExitCode {
+pub fn explain(config: Config, file: &Path, who: CallerArgs, what: &What) -> ExitCode {
     match walk(&config, file, who, what) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -31,14 +31,14 @@ pub fn explain(config: Config, file: &Path, who: Who, what: &What) -> ExitCode {
     }
 }
 
-fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, String> {
+fn walk(config: &Config, file: &Path, who: CallerArgs, what: &What) -> Result<bool, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let (chain, _) = filter_chain::chain(config, &Lasting::default(), runtime.handle())?;
+    let (chain, _) = filter_chain::build_chain(config, &ReloadState::default(), runtime.handle())?;
     let caller = who.caller();
     let body = body(what)?;
     let place = |line: Line| format!("{}:{line}", file.display());
-    let teller = Teller { config, place: &place };
+    let teller = ExplainPrinter { config, place: &place };
     say!(
         "call      {}",
         [Some(&*what.method), what.name.as_deref()].map(Option::unwrap_or_default).join(" ").trim()
@@ -46,9 +46,9 @@ fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, Str
     say!("caller    {}", teller.caller(&caller));
 
     let headers = http::HeaderMap::new();
-    let verb = http::Method::POST;
+    let http_method = http::Method::POST;
     let head = Head {
-        verb: &verb,
+        verb: &http_method,
         path: "/mcp",
         headers: &headers,
         authority: None,
@@ -83,16 +83,16 @@ fn walk(config: &Config, file: &Path, who: Who, what: &What) -> Result<bool, Str
         say!("verdict   the call is refused");
         return Ok(false);
     }
-    let found = if what.offline { Found::Unasked } else { probe_server::look(config, what) };
-    if let Found::Missing(why) = found {
+    let found = if what.offline { ToolProbe::NotAsked } else { probe_server::probe(config, what) };
+    if let ToolProbe::Missing(why) = found {
         say!("verdict   the filters let the call pass, but {why}");
         return Ok(false);
     }
     say!("verdict   the call passes");
     match found {
-        Found::There(server) => say!("note      the server `{server}` has it"),
-        Found::Unknown(why) => say!("note      {why}, so whether there is such a thing is not known"),
-        Found::Unasked | Found::Missing(_) => {
+        ToolProbe::Found(server) => say!("note      the server `{server}` has it"),
+        ToolProbe::Unknown(why) => say!("note      {why}, so whether there is such a thing is not known"),
+        ToolProbe::NotAsked | ToolProbe::Missing(_) => {
             if let Some(note) = note(what) {
                 say!("note      {note}");
             }
@@ -156,7 +156,7 @@ fn body(what: &What) -> Result<String, String> {
     Ok(format!(
         r#"{{"jsonrpc":"2.0","id":1,"method":{},"params":{{{name}"_meta":{}}}}}"#,
         quote(&what.method),
-        house_meta()
+        gateway_meta()
     ))
 }
 
@@ -179,12 +179,12 @@ fn aim<'a>(config: &'a Config, what: &'a What) -> Option<Aim<'a>> {
     Some(Aim { thing, name, server })
 }
 
-struct Teller<'a> {
+struct ExplainPrinter<'a> {
     config: &'a Config,
     place: &'a dyn Fn(Line) -> String,
 }
 
-impl Teller<'_> {
+impl ExplainPrinter<'_> {
     fn caller(&self, caller: &Caller) -> String {
         let known =
             |role: &String| self.config.rbac.as_ref().is_none_or(|rbac| rbac.roles.contains_key(role));
@@ -238,7 +238,7 @@ impl Teller<'_> {
                 config::Budget::Rate { count, per, burst } => {
                     format!("{count} in {}, at most {burst} at once", config::Span::from(per))
                 }
-                config::Budget::Concurrent(most) => format!("{most} at a time"),
+                config::Budget::Concurrent(max) => format!("{max} at a time"),
                 config::Budget::Quota { count, per } => {
                     format!("{count} in each {} of the calendar (UTC)", config::Span::from(per))
                 }

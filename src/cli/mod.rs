@@ -26,13 +26,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
-use crate::lifecycle::{App, AppError, Start};
+use crate::lifecycle::{App, AppError, StartOptions};
 
 use crate::process::{fd_limit, handover};
 use crate::telemetry;
-use caller::Named;
-pub use output::aloud;
+use caller::NamedCaller;
 use output::announce;
+pub use output::print_detached;
 
 /// An MCP gateway: one door in front of every Model Context Protocol server.
 #[derive(Parser)]
@@ -93,7 +93,7 @@ enum Command {
         config: PathBuf,
         /// In whose name, such as alice:dev,ops, without scopes; without it, as a caller without credentials.
         #[arg(long = "as", value_name = "USER:ROLES")]
-        named: Option<Named>,
+        named: Option<NamedCaller>,
         /// The tool's federated name, such as demo__echo.
         tool: String,
         /// Its arguments, a JSON object.
@@ -152,7 +152,7 @@ enum Command {
     },
     /// Be an MCP server on standard input and output, for clients that start programs: a bridge to a gateway that runs
     /// (--url), or a gateway of its own with a configuration file, and without a listener.
-    Stdio(stdio::Words),
+    Stdio(stdio::StdioArgs),
     /// Run the demo MCP server by itself.
     DemoServer {
         /// Speak MCP over standard input and output.
@@ -166,28 +166,28 @@ enum Command {
 
 /// Runs the command line to its end.
 pub fn main() -> ExitCode {
-    let done = obey(Cli::parse());
+    let done = run_command(Cli::parse());
     telemetry::flush();
     done
 }
 
-fn obey(cli: Cli) -> ExitCode {
+fn run_command(cli: Cli) -> ExitCode {
     use Command::{Check, Explain, Schema, Token};
     if matches!(cli.command, Some(Check { .. } | Schema | Explain { .. } | Token { .. })) {
         end_with_the_reader();
     }
     match cli.command {
         None if Path::new("toolgate.yaml").exists() => {
-            with_file(Path::new("toolgate.yaml"), |config, file| run(config, file, false))
+            with_file(Path::new("toolgate.yaml"), |config, file| serve(config, file, false))
         }
         None => quickstart(),
         Some(Command::Run { config, upgrade }) => {
-            with_file(&config, |config, file| run(config, file, upgrade))
+            with_file(&config, |config, file| serve(config, file, upgrade))
         }
         Some(Command::Check { config, print: true }) => check::print(&config),
         Some(Command::Check { config, print: false }) => with_file(&config, check::check),
         Some(Command::Health { config, live, address, tls }) => {
-            health::health(&config, health::At { address, tls }, live)
+            health::health(&config, health::HealthArgs { address, tls }, live)
         }
         Some(Command::Schema) => {
             say!("{:#}", config::schema());
@@ -198,15 +198,15 @@ fn obey(cli: Cli) -> ExitCode {
             with_file(&config, |config, _| tools::call(config, named, &tool, &arguments))
         }
         Some(Command::Explain { config, sub, roles, scopes, tenant, offline, method, name, arguments }) => {
-            let who = caller::Who { user: sub, roles, scopes, tenant };
+            let who = caller::CallerArgs { user: sub, roles, scopes, tenant };
             let what = probe_server::What { method, name, arguments, offline };
             with_file(&config, |config, file| explain::explain(config, file, who, &what))
         }
         Some(Command::Token { config, sub, roles, scopes, tenant, ttl, issuer }) => {
-            let who = caller::Who { user: sub, roles, scopes, tenant };
-            with_file(&config, |config, _| token::mint(&config, who, &ttl, issuer))
+            let who = caller::CallerArgs { user: sub, roles, scopes, tenant };
+            with_file(&config, |config, _| token::token(&config, who, &ttl, issuer))
         }
-        Some(Command::Stdio(words)) => stdio::stdio(words),
+        Some(Command::Stdio(args)) => stdio::stdio(args),
         Some(Command::DemoServer { stdio: true, .. }) => demo_server::stdio(),
         Some(Command::DemoServer { listen, .. }) => demo_server::http(listen),
     }
@@ -237,7 +237,7 @@ fn with_file(file: &Path, work: impl FnOnce(Config, &Path) -> ExitCode) -> ExitC
 
 /// Says what went wrong at the start; exit 1.
 pub fn failed(error: &AppError) -> ExitCode {
-    telemetry::last_words(&format!("error: {error}"));
+    telemetry::log_fatal(&format!("error: {error}"));
     ExitCode::FAILURE
 }
 
@@ -257,21 +257,21 @@ fn successor(file: &Path, place: Option<PathBuf>) -> Option<std::process::Comman
     Some(command)
 }
 
-fn run(config: Config, file: &Path, upgrade: bool) -> ExitCode {
+fn serve(config: Config, file: &Path, upgrade: bool) -> ExitCode {
     telemetry::start(&config.log);
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let successor = successor(file, handover::place(&config));
-    let start = Start { file: Some(file.to_owned()), upgrade, successor };
+    let successor = successor(file, handover::socket_path(&config));
+    let start = StartOptions { file: Some(file.to_owned()), upgrade, successor };
     let at = file.to_owned();
-    let ran = App::run(config, start, move |door| announce(door, Some(&at)));
+    let ran = App::run(config, start, move |dispatcher| announce(dispatcher, Some(&at)));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
 fn quickstart() -> ExitCode {
     let config = Config::quickstart();
     telemetry::start(&config.log);
-    let ran = App::run(config, Start::default(), |door| announce(door, None));
+    let ran = App::run(config, StartOptions::default(), |dispatcher| announce(dispatcher, None));
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }

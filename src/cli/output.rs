@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::clients;
 use crate::config::{self, Config};
-use crate::dispatch::Door;
-use crate::runtime::Plan;
+use crate::dispatch::Dispatcher;
+use crate::runtime::RuntimeConfig;
 
 /// Prints a line; where it cannot be written (a full disk), the command has failed.
 pub fn line(words: fmt::Arguments<'_>) {
@@ -18,7 +18,7 @@ pub fn line(words: fmt::Arguments<'_>) {
 }
 
 /// Prints what is good to know and no more: a gateway serves whether its standard output takes that or not.
-pub fn aloud(words: String) {
+pub fn print_detached(words: String) {
     let print = move || {
         let _ = io::stdout().write_all(words.as_bytes());
     };
@@ -27,14 +27,14 @@ pub fn aloud(words: String) {
 }
 
 /// What a person at the terminal wants to know first.
-pub fn announce(door: &Door, file: Option<&Path>) {
-    aloud(greeting(door, file).unwrap_or_default());
+pub fn announce(dispatcher: &Dispatcher, file: Option<&Path>) {
+    print_detached(startup_message(dispatcher, file).unwrap_or_default());
 }
 
-fn greeting(door: &Door, file: Option<&Path>) -> Result<String, fmt::Error> {
+fn startup_message(dispatcher: &Dispatcher, file: Option<&Path>) -> Result<String, fmt::Error> {
     let mut out = String::new();
-    let house = door.registry.house();
-    let config = &house.plan.config;
+    let snapshot = dispatcher.registry.snapshot();
+    let config = &snapshot.config.config;
     let from = file.map_or_else(
         || "quickstart settings (no toolgate.yaml here)".to_owned(),
         |f| f.display().to_string(),
@@ -43,16 +43,16 @@ fn greeting(door: &Door, file: Option<&Path>) -> Result<String, fmt::Error> {
     let url = config.listen.own_url();
     writeln!(out, "  endpoint  {url}/mcp")?;
     let mut names: Vec<&str> = Vec::new();
-    for server in house.servers.values() {
+    for server in snapshot.servers.values() {
         let state = match server.is_up() {
             true => "connected",
-            false if server.is_awaited() => "still starting",
+            false if server.is_startup_awaited() => "still starting",
             false => "not connected yet",
         };
         let why = server.last_error().map(|error| format!(": {error}")).unwrap_or_default();
         writeln!(out, "  server    {:<16} {state}{why}", server.name)?;
     }
-    if let Some(endpoint) = house.catalog.endpoint("/mcp") {
+    if let Some(endpoint) = snapshot.catalog.endpoint("/mcp") {
         names.extend(endpoint.legacy.shown.iter().chain(&endpoint.modern.shown).map(String::as_str));
     }
     names.sort_unstable();
@@ -87,7 +87,7 @@ pub fn would_start(config: Config) -> Result<(), String> {
     // Nothing runs on it: what would be read over the network is not.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    Plan::new(config, None, runtime.handle()).map(drop).map_err(|error| error.to_string())
+    RuntimeConfig::new(config, None, runtime.handle()).map(drop).map_err(|error| error.to_string())
 }
 
 pub fn summary(config: &Config, file: &Path) -> String {

@@ -1,7 +1,7 @@
 //! Whether there is what an explained call is for: the one server that it could belong to is asked.
 
 use super::{nearest, tools};
-use crate::catalog::Kind;
+use crate::catalog::ListKind;
 use crate::config::Config;
 use crate::lifecycle::App;
 use mcp::method::Method;
@@ -16,23 +16,23 @@ pub struct What {
 }
 
 /// Whether there is what the call is for.
-pub enum Found {
+pub enum ToolProbe {
     /// It is not looked for.
-    Unasked,
+    NotAsked,
     /// At this server.
-    There(String),
+    Found(String),
     Missing(String),
     Unknown(String),
 }
 
 /// Asks the one server that a tool or prompt of this name could belong to.
-pub fn look(config: &Config, what: &What) -> Found {
+pub fn probe(config: &Config, what: &What) -> ToolProbe {
     let (kind, thing) = match Method::of(&what.method) {
-        Method::ToolsCall => (Kind::Tools, "tool"),
-        Method::PromptsGet => (Kind::Prompts, "prompt"),
-        _ => return Found::Unasked,
+        Method::ToolsCall => (ListKind::Tools, "tool"),
+        Method::PromptsGet => (ListKind::Prompts, "prompt"),
+        _ => return ToolProbe::NotAsked,
     };
-    let Some(name) = what.name.as_deref() else { return Found::Unasked };
+    let Some(name) = what.name.as_deref() else { return ToolProbe::NotAsked };
     // The longest prefix first: `a` and `a__b` may both be one.
     let fits = |prefix: &str| {
         prefix.is_empty() || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("__"))
@@ -44,27 +44,27 @@ pub fn look(config: &Config, what: &What) -> Found {
         let (begin, rest) = name.split_once("__").unwrap_or((name, ""));
         let near = nearest::nearest(prefixes, begin);
         let hint = near.map(|near| format!("; did you mean `{near}__{rest}`?")).unwrap_or_default();
-        return Found::Missing(format!("no server has a {thing} whose name begins like `{name}`{hint}"));
+        return ToolProbe::Missing(format!("no server has a {thing} whose name begins like `{name}`{hint}"));
     }
     // The others need not be started for this.
     let servers = owners.into_iter().collect();
     let mut config = Config { servers, rate_limits: None, redis: None, ..config.clone() };
     super::outlive_the_reader();
-    tools::quiet(&mut config);
+    tools::without_telemetry(&mut config);
     let app = match App::build(config) {
         Ok(app) => app,
-        Err(error) => return Found::Unknown(format!("the servers cannot be asked ({error})")),
+        Err(error) => return ToolProbe::Unknown(format!("the servers cannot be asked ({error})")),
     };
-    let house = app.door.registry.house();
+    let snapshot = app.dispatcher.registry.snapshot();
     let down: Vec<&str> =
-        house.servers.values().filter(|server| !server.is_up()).map(|server| &*server.name).collect();
-    let found = match tools::missing(&house, kind, name) {
-        None => Found::There(
-            house.servers.values().map(|server| &*server.name).collect::<Vec<_>>().join("` or `"),
+        snapshot.servers.values().filter(|server| !server.is_up()).map(|server| &*server.name).collect();
+    let found = match tools::missing(&snapshot, kind, name) {
+        None => ToolProbe::Found(
+            snapshot.servers.values().map(|server| &*server.name).collect::<Vec<_>>().join("` or `"),
         ),
-        Some(_) if !down.is_empty() => Found::Unknown(format!("not connected: {}", down.join(", "))),
-        Some(why) => Found::Missing(why),
+        Some(_) if !down.is_empty() => ToolProbe::Unknown(format!("not connected: {}", down.join(", "))),
+        Some(why) => ToolProbe::Missing(why),
     };
-    app.once(async {});
+    app.run_once(async {});
     found
 }

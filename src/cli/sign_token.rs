@@ -13,18 +13,18 @@ use crate::config::{Auth, Issuer, Keys};
 use crate::runtime::filter_chain::algorithm_of;
 
 /// What the token shall say.
-pub struct Wish {
+pub struct TokenSpec {
     pub user: String,
     pub roles: Vec<String>,
     pub scopes: Vec<String>,
     pub tenant: Option<String>,
-    pub lives: Duration,
+    pub lifetime: Duration,
     /// Of which issuer, where several can be signed for.
     pub issuer: Option<String>,
 }
 
 /// A signed token; the words of a failure are for the configuration's author. `now` in seconds since 1970.
-pub fn mint(auth: &Auth, wish: &Wish, now: u64) -> Result<String, String> {
+pub fn sign(auth: &Auth, wish: &TokenSpec, now: u64) -> Result<String, String> {
     let can_sign = |issuer: &&Issuer| matches!(issuer.keys, Keys::Secret(_)) || issuer.signing_key.is_some();
     let issuer = match &wish.issuer {
         Some(name) => {
@@ -44,7 +44,7 @@ pub fn mint(auth: &Auth, wish: &Wish, now: u64) -> Result<String, String> {
     claims.insert("iss".into(), json!(issuer.issuer));
     claims.insert("aud".into(), json!(issuer.audience.first()));
     claims.insert("iat".into(), json!(now));
-    claims.insert("exp".into(), json!(now.saturating_add(wish.lives.as_secs())));
+    claims.insert("exp".into(), json!(now.saturating_add(wish.lifetime.as_secs())));
     put(&mut claims, &issuer.claims.user, json!(wish.user))?;
     put(&mut claims, &issuer.claims.roles, json!(wish.roles))?;
     put(&mut claims, &issuer.claims.scopes, json!(wish.scopes.join(" ")))?;

@@ -10,13 +10,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::caller;
-use super::caller::{Named, Who};
+use super::caller::{CallerArgs, NamedCaller};
 use super::{failed, with_file};
 use crate::config::{self, Config, Effect, Limits};
 use crate::lifecycle::App;
 use crate::proxy::in_process::Known;
-use crate::stdio::transport::{Secret, Transport};
-use crate::stdio::{Front, Settings};
+use crate::stdio::transport::{TokenSource, Transport};
+use crate::stdio::{Settings, StdioFrontend};
 use crate::telemetry;
 
 /// How long a gateway that is being restarted is waited for.
@@ -24,7 +24,7 @@ const WAIT: Duration = Duration::from_secs(5);
 const VARIABLE: &str = "TOOLGATE_TOKEN";
 
 #[derive(Args)]
-pub struct Words {
+pub struct StdioArgs {
     /// The gateway that runs, such as http://127.0.0.1:8000/mcp.
     #[arg(long, value_name = "URL", conflicts_with_all = ["config", "named", "server"])]
     url: Option<String>,
@@ -42,7 +42,7 @@ pub struct Words {
     ca: Option<PathBuf>,
     /// In whose name at a gateway of its own, such as alice:dev,ops.
     #[arg(long = "as", value_name = "USER:ROLES", conflicts_with_all = ["token", "token_file"])]
-    named: Option<Named>,
+    named: Option<NamedCaller>,
     /// One server or toolset of a gateway of its own, under its own names, instead of all.
     #[arg(long, value_name = "NAME")]
     server: Option<String>,
@@ -52,32 +52,32 @@ pub struct Words {
     wait: Option<String>,
 }
 
-pub fn stdio(words: Words) -> ExitCode {
-    let wait = match words.wait.as_deref().map(|wait| (wait, wait.parse::<config::Span>())) {
+pub fn stdio(args: StdioArgs) -> ExitCode {
+    let wait = match args.wait.as_deref().map(|wait| (wait, wait.parse::<config::Span>())) {
         None => None,
         Some((_, Ok(wait))) => Some(wait.get()),
         Some((wait, Err(error))) => return wrong(&format!("--wait {wait}: {error}")),
     };
-    let secret = match (&words.token, &words.token_file) {
-        (Some(token), _) => Some(Secret::Text(token.clone())),
-        (None, Some(file)) => Some(Secret::File(file.clone())),
+    let secret = match (&args.token, &args.token_file) {
+        (Some(token), _) => Some(TokenSource::Text(token.clone())),
+        (None, Some(file)) => Some(TokenSource::File(file.clone())),
         // In whose name it goes is said otherwise.
-        (None, None) if words.named.is_some() => None,
-        (None, None) => std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()).map(Secret::Text),
+        (None, None) if args.named.is_some() => None,
+        (None, None) => std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()).map(TokenSource::Text),
     };
     let default = Path::new("toolgate.yaml");
-    if let Some(url) = &words.url {
-        return bridge(url, words.ca, secret, wait.unwrap_or(WAIT));
+    if let Some(url) = &args.url {
+        return bridge(url, args.ca, secret, wait.unwrap_or(WAIT));
     }
-    match words.config.clone().or_else(|| default.exists().then(|| default.to_owned())) {
-        Some(file) => with_file(&file, |config, file| own(config, Some(file), words, secret, wait)),
-        None => own(Config::quickstart(), None, words, secret, wait),
+    match args.config.clone().or_else(|| default.exists().then(|| default.to_owned())) {
+        Some(file) => with_file(&file, |config, file| run_in_process(config, Some(file), args, secret, wait)),
+        None => run_in_process(Config::quickstart(), None, args, secret, wait),
     }
 }
 
 /// Says what is wrong with the command; exit 2.
 fn wrong(why: &str) -> ExitCode {
-    telemetry::last_words(&format!("error: {why}"));
+    telemetry::log_fatal(&format!("error: {why}"));
     ExitCode::from(2)
 }
 
@@ -86,7 +86,7 @@ fn settings(limits: &Limits, wait: Duration) -> Settings {
 }
 
 /// A bridge to a gateway that runs.
-fn bridge(url: &str, ca: Option<PathBuf>, secret: Option<Secret>, wait: Duration) -> ExitCode {
+fn bridge(url: &str, ca: Option<PathBuf>, secret: Option<TokenSource>, wait: Duration) -> ExitCode {
     telemetry::start(&config::Log { format: config::Format::Text, ..config::Log::default() });
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -104,18 +104,18 @@ fn bridge(url: &str, ca: Option<PathBuf>, secret: Option<Secret>, wait: Duration
 }
 
 /// A gateway of its own.
-fn own(
+fn run_in_process(
     config: Config,
     file: Option<&Path>,
-    words: Words,
-    secret: Option<Secret>,
+    args: StdioArgs,
+    secret: Option<TokenSource>,
     wait: Option<Duration>,
 ) -> ExitCode {
     telemetry::start(&config.log);
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    if let Some(name) = words.server.as_deref()
+    if let Some(name) = args.server.as_deref()
         && !config.servers.keys().any(|known| known.as_str() == name)
         && !config.toolsets.keys().any(|known| known.as_str() == name)
     {
@@ -130,22 +130,22 @@ fn own(
             known.join(", ")
         ));
     }
-    let path = words.server.map_or_else(|| "/mcp".to_owned(), |name| format!("/servers/{name}/mcp"));
-    let known = match (&secret, words.named) {
+    let path = args.server.map_or_else(|| "/mcp".to_owned(), |name| format!("/servers/{name}/mcp"));
+    let known = match (&secret, args.named) {
         (Some(_), _) => Known::ByCredentials,
         (None, Some(named)) => {
             caller::warn_of_unknown(&config, &named.0.roles);
             Known::As(named.0.caller())
         }
-        (None, None) => match nobody(&config) {
-            None => Known::As(Who { user: "operator".into(), ..Who::default() }.caller()),
+        (None, None) => match missing_caller(&config) {
+            None => Known::As(CallerArgs { user: "operator".into(), ..CallerArgs::default() }.caller()),
             Some(why) => return wrong(&why),
         },
     };
     let longest = config.servers.values().map(config::Server::startup).max();
     let settings = settings(&config.limits, wait.or(longest).unwrap_or(WAIT));
     let hangup = Arc::new(Notify::new());
-    let ran = App::inside(config, file.map(Path::to_owned), known, hangup.clone(), async |gateway| {
+    let ran = App::run_in_process(config, file.map(Path::to_owned), known, hangup.clone(), async |gateway| {
         match Transport::in_process(gateway, path, secret) {
             Ok(transport) => serve(transport, settings, &hangup).await,
             Err(error) => wrong(&error.to_string()),
@@ -155,7 +155,7 @@ fn own(
 }
 
 /// Why somebody has to be named. Whoever can read the file is its operator; but roles are given, not assumed.
-fn nobody(config: &Config) -> Option<String> {
+fn missing_caller(config: &Config) -> Option<String> {
     let rbac = config.rbac.as_ref().filter(|rbac| rbac.default != Effect::Allow)?;
     let roles: Vec<&str> = rbac.roles.keys().map(String::as_str).collect();
     Some(format!(
@@ -181,6 +181,6 @@ async fn serve(transport: Transport, settings: Settings, hangup: &Notify) -> Exi
             }
         }
     };
-    Front::serve(transport, settings, stop).await;
+    StdioFrontend::serve(transport, settings, stop).await;
     ExitCode::SUCCESS
 }

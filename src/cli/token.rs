@@ -8,14 +8,14 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::caller;
-use super::caller::Who;
-use super::sign_token::{Wish, mint as sign};
+use super::caller::CallerArgs;
+use super::sign_token::{TokenSpec, sign};
 use crate::config::{Config, Keys, Span};
 use crate::runtime::filter_chain;
-use crate::runtime::filter_chain::Lasting;
+use crate::runtime::filter_chain::ReloadState;
 
 /// Prints a token for this caller.
-pub fn mint(config: &Config, caller: Who, ttl: &str, issuer: Option<String>) -> ExitCode {
+pub fn token(config: &Config, caller: CallerArgs, ttl: &str, issuer: Option<String>) -> ExitCode {
     let Ok(lives) = ttl.parse::<Span>() else {
         eprintln!("error: --ttl {ttl:?} is not a time; expected 30s, 5m or 1h");
         return ExitCode::from(2);
@@ -31,12 +31,12 @@ pub fn mint(config: &Config, caller: Who, ttl: &str, issuer: Option<String>) -> 
     };
     let lacks = auth.required_scopes.iter().filter(|scope| !caller.scopes.contains(scope));
     let lacks: Vec<String> = lacks.map(|scope| format!("--scope {scope}")).collect();
-    let wish = Wish {
+    let wish = TokenSpec {
         user: caller.user,
         roles: caller.roles,
         scopes: caller.scopes,
         tenant: caller.tenant,
-        lives: lives.get(),
+        lifetime: lives.get(),
         issuer,
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
@@ -44,7 +44,7 @@ pub fn mint(config: &Config, caller: Who, ttl: &str, issuer: Option<String>) -> 
         Ok(token) => {
             say!("{token}");
             let why = match &lacks[..] {
-                [] => refusal(config, &token),
+                [] => rejection(config, &token),
                 lacks => Some(format!("auth.required_scopes wants {}", lacks.join(" "))),
             };
             if let Some(why) = why {
@@ -60,22 +60,22 @@ pub fn mint(config: &Config, caller: Who, ttl: &str, issuer: Option<String>) -> 
 }
 
 /// Why the gateway would turn the token away, such as another key; not known where keys are fetched.
-fn refusal(config: &Config, token: &str) -> Option<String> {
+fn rejection(config: &Config, token: &str) -> Option<String> {
     let fetched = |keys: &Keys| matches!(keys, Keys::JwksUrl(_));
     if config.auth.iter().flat_map(|auth| &auth.jwt).any(|issuer| fetched(&issuer.keys)) {
         return None;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let chain = filter_chain::chain(config, &Lasting::default(), runtime.handle());
+    let chain = filter_chain::build_chain(config, &ReloadState::default(), runtime.handle());
     let (chain, _) = match chain {
         Ok(chain) => chain,
         Err(why) => return Some(why),
     };
     let value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
     let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
-    let verb = Method::POST;
+    let http_method = Method::POST;
     let head = Head {
-        verb: &verb,
+        verb: &http_method,
         path: "/mcp",
         headers: &headers,
         authority: None,

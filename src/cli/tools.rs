@@ -8,19 +8,19 @@ use mcp::Era;
 use mcp::json::quote::quote;
 
 use super::caller;
-use super::caller::{Named, Who};
+use super::caller::{CallerArgs, NamedCaller};
 use super::{failed, nearest};
-use crate::catalog::{Kind, View};
+use crate::catalog::{ListKind, View};
 use crate::config::{self, Config};
 use crate::lifecycle::App;
-use crate::registry::House;
+use crate::registry::Snapshot;
 use crate::telemetry;
-use crate::telemetry::acts;
-use crate::upstream::house_meta;
+use crate::telemetry::is_control;
+use crate::upstream::gateway_meta;
 use mcp::jsonrpc::message;
 
 /// Commands that print their result keep the log to warnings.
-pub(super) fn quiet(config: &mut Config) {
+pub(super) fn without_telemetry(config: &mut Config) {
     config.log.level = config::Level::Warn;
     config.log.format = config::Format::Text;
     telemetry::start(&config.log);
@@ -28,18 +28,18 @@ pub(super) fn quiet(config: &mut Config) {
 
 /// Lists the tools, as callers with these roles see them; without roles, all.
 pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
-    quiet(&mut config);
+    without_telemetry(&mut config);
     caller::warn_of_unknown(&config, &roles);
     let app = match App::build(config) {
         Ok(app) => app,
         Err(error) => return failed(&error),
     };
-    let house = app.door.registry.house();
+    let snapshot = app.dispatcher.registry.snapshot();
     let mut down = false;
-    let mut endpoint = house.catalog.endpoint("/mcp").cloned();
+    let mut endpoint = snapshot.catalog.endpoint("/mcp").cloned();
     if let Some(whole) = endpoint.as_ref().filter(|_| !roles.is_empty()) {
-        let caller = Who { roles, ..Who::default() }.caller();
-        endpoint = Some(app.wait(app.door.registry.sight(&house, whole, &caller)));
+        let caller = CallerArgs { roles, ..CallerArgs::default() }.caller();
+        endpoint = Some(app.wait(app.dispatcher.registry.sight(&snapshot, whole, &caller)));
     }
     if let Some(endpoint) = endpoint {
         let mut rows: std::collections::BTreeMap<&str, (Vec<&str>, &str, &str)> = Default::default();
@@ -57,28 +57,28 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
             let words = told.get(name).map(|words| format!("  {words}")).unwrap_or_default();
             say!("{}", format!("{line}{words}").trim_end());
         }
-        for (server, era, rejected) in house.catalog.rejected_tools() {
+        for (server, era, rejected) in snapshot.catalog.rejected_tools() {
             let is_member = endpoint.members.iter().any(|member| member.serial == server.serial);
-            if let Some(own) = server.shows(&rejected.key).filter(|_| is_member) {
+            if let Some(own) = server.visible_tool(&rejected.key).filter(|_| is_member) {
                 let name = server.federated(own);
                 say!("{name:<48} {:<16} {} left out: {}", server.name, era.word(), rejected.why);
             }
         }
     }
-    for server in house.servers.values().filter(|server| !server.is_up()) {
+    for server in snapshot.servers.values().filter(|server| !server.is_up()) {
         down = true;
         let why = server.last_error().map_or_else(|| "no answer yet".to_owned(), |error| error.to_string());
         eprintln!("warning: the server `{}` is not connected: {why}", server.name);
     }
-    app.once(async {});
+    app.run_once(async {});
     if down { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Why nothing of this name is offered, as far as the connected servers tell; `None` if it is.
-pub(super) fn missing(house: &House, kind: Kind, name: &str) -> Option<String> {
-    let endpoint = house.catalog.endpoint("/mcp")?;
+pub(super) fn missing(snapshot: &Snapshot, kind: ListKind, name: &str) -> Option<String> {
+    let endpoint = snapshot.catalog.endpoint("/mcp")?;
     let names = |view: &'_ View| -> Vec<String> {
-        let names = if matches!(kind, Kind::Prompts) { &view.prompts } else { &view.tools };
+        let names = if matches!(kind, ListKind::Prompts) { &view.prompts } else { &view.tools };
         names.keys().cloned().collect()
     };
     let mut known = names(&endpoint.legacy);
@@ -86,9 +86,9 @@ pub(super) fn missing(house: &House, kind: Kind, name: &str) -> Option<String> {
     if known.iter().any(|known| known == name) {
         return None;
     }
-    let thing = if matches!(kind, Kind::Prompts) { "prompt" } else { "tool" };
+    let thing = if matches!(kind, ListKind::Prompts) { "prompt" } else { "tool" };
     let away: Vec<&str> =
-        house.servers.values().filter(|server| !server.is_up()).map(|server| &*server.name).collect();
+        snapshot.servers.values().filter(|server| !server.is_up()).map(|server| &*server.name).collect();
     let away = match away.as_slice() {
         [] => String::new(),
         away => format!(" (not connected: {})", away.join(", ")),
@@ -101,7 +101,7 @@ pub(super) fn missing(house: &House, kind: Kind, name: &str) -> Option<String> {
 fn descriptions(view: &View) -> HashMap<String, String> {
     let pages = (0..).map_while(|number| {
         let cursor = (number > 0).then(|| format!("p{number}"));
-        view.page(Kind::Tools, cursor.as_deref())
+        view.page(ListKind::Tools, cursor.as_deref())
     });
     let tools = pages.flat_map(|page| {
         let mut page: serde_json::Value = serde_json::from_slice(page).unwrap_or_default();
@@ -119,7 +119,7 @@ fn descriptions(view: &View) -> HashMap<String, String> {
 
 /// As much of a text as fits on a line. It is a server's, so nothing of it plays with the terminal.
 fn first_words(text: &str) -> String {
-    let clean = |c: char| if acts(c) { ' ' } else { c };
+    let clean = |c: char| if is_control(c) { ' ' } else { c };
     let text: String = text.chars().take(2000).map(clean).collect();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let sentence = text.find(". ").map_or(text.as_str(), |end| &text[..=end]);
@@ -133,7 +133,7 @@ fn first_words(text: &str) -> String {
 fn on_a_terminal(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
-        if acts(c) && c != '\n' {
+        if is_control(c) && c != '\n' {
             c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
         } else {
             out.push(c);
@@ -143,8 +143,8 @@ fn on_a_terminal(json: &str) -> String {
 }
 
 /// Calls one tool through the whole chain.
-pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &str) -> ExitCode {
-    quiet(&mut config);
+pub fn call(mut config: Config, named: Option<NamedCaller>, tool: &str, arguments: &str) -> ExitCode {
+    without_telemetry(&mut config);
     match serde_json::from_str::<serde_json::Value>(arguments) {
         Ok(value) if value.is_object() => {}
         Ok(_) => {
@@ -167,24 +167,25 @@ pub fn call(mut config: Config, named: Option<Named>, tool: &str, arguments: &st
         Ok(app) => app,
         Err(error) => return failed(&error),
     };
-    let house = app.door.registry.house();
+    let snapshot = app.dispatcher.registry.snapshot();
     let modern =
-        house.catalog.endpoint("/mcp").is_some_and(|endpoint| endpoint.modern.tools.contains_key(tool));
-    let missing = missing(&house, Kind::Tools, tool);
-    let meta = if modern { format!(r#","_meta":{}"#, house_meta()) } else { String::new() };
+        snapshot.catalog.endpoint("/mcp").is_some_and(|endpoint| endpoint.modern.tools.contains_key(tool));
+    let missing = missing(&snapshot, ListKind::Tools, tool);
+    let meta = if modern { format!(r#","_meta":{}"#, gateway_meta()) } else { String::new() };
     let params = format!(r#"{{"name":{},"arguments":{arguments}{meta}}}"#, quote(tool));
     let message = message::request("1", "tools/call", params.as_bytes());
-    let door = app.door.clone();
-    let answered =
-        app.once(async move { door.call(named.map(|named| named.0.caller()), None, "/mcp", message).await });
+    let dispatcher = app.dispatcher.clone();
+    let answered = app.run_once(async move {
+        dispatcher.call_internal(named.map(|named| named.0.caller()), None, "/mcp", message).await
+    });
     let answer: Bytes = match answered {
         Ok(answer) => answer,
-        Err(halt) => {
-            eprintln!("refused by `{}`: {}", halt.filter, halt.refusal.message);
+        Err(rejected) => {
+            eprintln!("refused by `{}`: {}", rejected.filter, rejected.refusal.message);
             if let Some(missing) = missing {
                 eprintln!("{missing}");
             }
-            if halt.filter == filters::rbac::NAME {
+            if rejected.filter == filters::rbac::NAME {
                 eprintln!("`toolgate explain` tells which role, rule or default decided that");
             }
             return ExitCode::FAILURE;
@@ -219,7 +220,7 @@ mod tests {
     fn an_answer_is_json_that_moves_no_cursor() {
         let answer = serde_json::json!({"a\u{202e}b": "\u{1b}[2J\u{9b}31m\u{e0041} ü\n"});
         let shown = on_a_terminal(&format!("{answer:#}"));
-        assert!(shown.chars().all(|c| c == '\n' || !acts(c)), "{shown}");
+        assert!(shown.chars().all(|c| c == '\n' || !is_control(c)), "{shown}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"), answer);
     }
 }

@@ -11,12 +11,12 @@ use filters::{Aim, Call, Caller, Head, Permit, Stop};
 use mcp::json::reader::Span;
 use mcp::{Era, Refusal};
 
-use super::target::{Aimed, aim};
+use super::target::{ResolvedTarget, resolve_target};
 use super::text_places;
-use super::{Door, Told};
+use super::{Dispatcher, RequestLabels};
 use crate::catalog::{Endpoint, Target};
 use crate::config::Validate;
-use crate::registry::House;
+use crate::registry::Snapshot;
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 
@@ -24,7 +24,7 @@ use mcp::method::Method;
 const GUARD: &str = "guard";
 
 /// A message that may go on, and its bytes.
-pub struct Judged {
+pub struct Authorized {
     pub permit: Permit,
     pub body: Bytes,
     /// The id of a request, as written.
@@ -33,120 +33,129 @@ pub struct Judged {
 
 /// Why a message may not go on.
 #[derive(Debug)]
-pub struct Halt {
+pub struct RejectedRequest {
     pub filter: &'static str,
     pub refusal: Box<Refusal>,
     /// The id to answer under, as written.
     pub id: Option<Bytes>,
 }
 
-impl Halt {
+impl RejectedRequest {
     pub fn of(stop: Stop, body: &[u8]) -> Self {
-        Self { filter: stop.filter, refusal: stop.refused.refusal, id: written(stop.refused.id, body) }
+        Self { filter: stop.filter, refusal: stop.refused.refusal, id: id_bytes(stop.refused.id, body) }
     }
 }
 
 /// The places of a call that takes any, to be shared by all who go on with it.
-pub fn kept(held: Held) -> Option<Arc<Held>> {
+pub fn share_slots(held: Held) -> Option<Arc<Held>> {
     (!held.is_empty()).then(|| Arc::new(held))
 }
 
-fn written(id: Option<Span>, body: &[u8]) -> Option<Bytes> {
+fn id_bytes(id: Option<Span>, body: &[u8]) -> Option<Bytes> {
     id.map(|id| Bytes::copy_from_slice(id.of(body)))
 }
 
-impl Door {
+impl Dispatcher {
     /// Judges a message whose head was greeted already.
-    pub async fn judge(
+    pub async fn authorize(
         &self,
-        house: &House,
+        snapshot: &Snapshot,
         endpoint: &Endpoint,
         head: Head<'_>,
         caller: Caller,
         mut body: Bytes,
-        told: &mut Told,
-    ) -> Result<Judged, Halt> {
-        let chain = &house.plan.chain;
+        labels: &mut RequestLabels,
+    ) -> Result<Authorized, RejectedRequest> {
+        let chain = &snapshot.config.chain;
         let (id, clean, permit) = {
-            let call = chain.read(head, caller.clone(), &body).map_err(|stop| Halt::of(stop, &body))?;
-            let id = written(call.id(), &body);
+            let call =
+                chain.read(head, caller.clone(), &body).map_err(|stop| RejectedRequest::of(stop, &body))?;
+            let id = id_bytes(call.id(), &body);
             let room = OnceCell::new();
-            let aimed = aim(endpoint, &call, &room);
+            let resolved = resolve_target(endpoint, &call, &room);
             // Who was refused what is to be told too.
-            tell(told, &call, aimed.as_ref());
-            let aim = aimed.map(|aimed| aimed.aim);
-            let clean = self.cleaned(house, endpoint, &call, aim.as_ref());
-            let clean = clean.map_err(|refusal| Halt { filter: GUARD, refusal, id: id.clone() })?;
+            set_labels(labels, &call, resolved.as_ref());
+            let aim = resolved.map(|resolved| resolved.aim);
+            let clean = self.sanitize(snapshot, endpoint, &call, aim.as_ref());
+            let clean =
+                clean.map_err(|refusal| RejectedRequest { filter: GUARD, refusal, id: id.clone() })?;
             let permit = match &clean {
-                None => Some(self.admitted(house, endpoint, call, aim, None, id.as_ref()).await?),
+                None => Some(self.apply_chain(snapshot, endpoint, call, aim, None, id.as_ref()).await?),
                 Some(_) => None,
             };
             (id, clean, permit)
         };
         if let Some(permit) = permit {
-            return Ok(Judged { permit, body, id });
+            return Ok(Authorized { permit, body, id });
         }
         let said = std::mem::replace(&mut body, clean.unwrap_or_default());
-        let call = chain.read(head, caller, &body).map_err(|stop| Halt::of(stop, &body))?;
+        let call = chain.read(head, caller, &body).map_err(|stop| RejectedRequest::of(stop, &body))?;
         let room = OnceCell::new();
-        let aim = aim(endpoint, &call, &room).map(|aimed| aimed.aim);
-        let permit = self.admitted(house, endpoint, call, aim, Some(&said), id.as_ref()).await?;
-        Ok(Judged { permit, body, id })
+        let aim = resolve_target(endpoint, &call, &room).map(|resolved| resolved.aim);
+        let permit = self.apply_chain(snapshot, endpoint, call, aim, Some(&said), id.as_ref()).await?;
+        Ok(Authorized { permit, body, id })
     }
 
-    async fn admitted<'a>(
+    async fn apply_chain<'a>(
         &self,
-        house: &House,
+        snapshot: &Snapshot,
         endpoint: &Endpoint,
         mut call: Call<'a>,
         aim: Option<Aim<'a>>,
         came: Option<&Bytes>,
         id: Option<&Bytes>,
-    ) -> Result<Permit, Halt> {
+    ) -> Result<Permit, RejectedRequest> {
         call.aim = aim;
         let (era, body, head) = (call.era, call.body, call.head);
-        let permit = house.plan.chain.admit(call).await.map_err(|stop| Halt::of(stop, body))?;
-        let halt = |refusal| Halt { filter: GUARD, refusal: Box::new(refusal), id: id.cloned() };
+        let permit =
+            snapshot.config.chain.admit(call).await.map_err(|stop| RejectedRequest::of(stop, body))?;
+        let rejected =
+            |refusal| RejectedRequest { filter: GUARD, refusal: Box::new(refusal), id: id.cloned() };
         let Some(aim) = aim else { return Ok(permit) };
         // The head repeats what its sender wrote, secrets and all.
-        let target = called(endpoint, &permit, body);
-        mirrored(target, &permit, &head, body, came).map_err(halt)?;
-        let Some(server) = house.servers.get(aim.server) else { return Ok(permit) };
+        let target = called_target(endpoint, &permit, body);
+        check_param_headers(target, &permit, &head, body, came).map_err(rejected)?;
+        let Some(server) = snapshot.servers.get(aim.server) else { return Ok(permit) };
         let place = || text_places::request(Method::of(&permit.rpc.method_name(body)));
-        self.unblocked(house, server, body, place, era).map_err(|refusal| halt(*refusal))?;
+        self.check_not_blocked(snapshot, server, body, place, era).map_err(|refusal| rejected(*refusal))?;
         let arguments = permit.rpc.arguments.map(|arguments| arguments.of(body));
-        self.fitting(target, era, arguments).map(|()| permit).map_err(halt)
+        self.validate_arguments(target, era, arguments).map(|()| permit).map_err(rejected)
     }
 
     /// Whether the arguments fit the tool's schema, where somebody wants to know.
-    fn fitting(&self, target: Option<&Target>, era: Era, arguments: Option<&[u8]>) -> Result<(), Refusal> {
+    fn validate_arguments(
+        &self,
+        target: Option<&Target>,
+        era: Era,
+        arguments: Option<&[u8]>,
+    ) -> Result<(), Refusal> {
         let Some(target) = target else { return Ok(()) };
         let Some(schema) = &target.schema else { return Ok(()) };
-        let name = &target.label;
+        let name = &target.display_name;
         let refusal = match schema.get().map(|schema| schema.check(arguments)) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(violations)) => guard::schema::refusal(name, &violations, era),
             Err(why) => {
-                let words = format!("the inputSchema of `{name}` cannot be used: {why}");
-                Refusal::http(502, "schema_unusable", words)
+                let message = format!("the inputSchema of `{name}` cannot be used: {why}");
+                Refusal::http(502, "schema_unusable", message)
             }
         };
         if target.server.config.validate == Validate::Enforce {
             return Err(refusal);
         }
-        tracing::warn!(server = %target.server.name, tool = %target.label, why = %refusal.message, "arguments do not fit the schema");
+        tracing::warn!(server = %target.server.name, tool = %target.display_name, why = %refusal.message, "arguments do not fit the schema");
         Ok(())
     }
 }
 
 /// The tool that a permitted message calls.
-fn called<'a>(endpoint: &'a Endpoint, permit: &Permit, body: &[u8]) -> Option<&'a Target> {
+fn called_target<'a>(endpoint: &'a Endpoint, permit: &Permit, body: &[u8]) -> Option<&'a Target> {
     permit.rpc.method.filter(|method| method.is(body, "tools/call"))?;
     endpoint.view(permit.era).tools.get(&*permit.rpc.name?.read(body))
 }
 
 /// Whether the head repeats the arguments that it must; `said` is the body as it came, where it was changed since.
-fn mirrored(
+fn check_param_headers(
     target: Option<&Target>,
     permit: &Permit,
     head: &Head<'_>,
@@ -156,23 +165,23 @@ fn mirrored(
     if !head.outside || permit.era != Era::Modern {
         return Ok(());
     }
-    let Some(mirrors) = target.and_then(|target| target.mirrors.as_ref()) else { return Ok(()) };
+    let Some(param_headers) = target.and_then(|target| target.param_headers.as_ref()) else { return Ok(()) };
     match said {
-        None => mirrors.agree(head, permit.rpc.arguments.map(|arguments| arguments.of(body))),
+        None => param_headers.agree(head, permit.rpc.arguments.map(|arguments| arguments.of(body))),
         Some(said) => {
             let params = message::member(said, "params").map(|place| place.of(said)).unwrap_or_default();
-            mirrors.agree(head, message::member(params, "arguments").map(|place| place.of(params)))
+            param_headers.agree(head, message::member(params, "arguments").map(|place| place.of(params)))
         }
     }
 }
 
 /// Notes what a call is about, in words of the catalog and never in those of its sender.
-fn tell(told: &mut Told, call: &Call<'_>, aimed: Option<&Aimed<'_>>) {
-    told.method = Method::of(&call.rpc.method_name(call.body)).word();
-    if let Some(target) = aimed.and_then(|aimed| aimed.target) {
-        told.server = Some(target.server.name.clone());
-        told.tool = Some(target.label.clone());
-        told.counted = told.method.eq(target.counted.method()).then(|| target.counted.clone());
+fn set_labels(labels: &mut RequestLabels, call: &Call<'_>, resolved: Option<&ResolvedTarget<'_>>) {
+    labels.method = Method::of(&call.rpc.method_name(call.body)).word();
+    if let Some(target) = resolved.and_then(|resolved| resolved.target) {
+        labels.server = Some(target.server.name.clone());
+        labels.tool = Some(target.display_name.clone());
+        labels.counters = labels.method.eq(target.counters.method()).then(|| target.counters.clone());
     }
 }
 

@@ -10,83 +10,90 @@ use mcp::{Era, Refusal, Span};
 use tokio_util::sync::CancellationToken;
 
 use super::rejections::invalid;
-use super::{Door, Exit, Leave, Led, Told};
+use super::{AuthorizedRequest, Dispatch, Dispatcher, RequestLabels, UpstreamRequest};
 use crate::catalog::Target;
 use crate::server::Server;
-use crate::session::{Deed, Runs, Sent};
+use crate::session::{InFlight, SentIds, StateChange};
 use crate::streams::call;
-use crate::upstream::{Screen, UpstreamError, WireId};
+use crate::upstream::{ResponseRedactor, UpstreamError, WireId};
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 
-impl Door {
+impl Dispatcher {
     /// Leads to the server of a name; at `place` the name is replaced by the server's own.
-    pub(super) fn to(
+    pub(super) fn forward_renamed(
         &self,
-        led: Led<'_>,
+        authorized: AuthorizedRequest<'_>,
         target: &Target,
         method: Method,
         place: Option<Span>,
-        deed: Option<Deed>,
-        told: &mut Told,
-    ) -> Result<Exit, Box<Refusal>> {
+        state_change: Option<StateChange>,
+        labels: &mut RequestLabels,
+    ) -> Result<Dispatch, Box<Refusal>> {
         let counted = matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead);
-        told.counted = counted.then(|| target.counted.clone());
-        told.server = Some(target.server.name.clone());
-        told.tool = Some(target.label.clone());
-        let renamed = place.filter(|_| *target.name != *target.label);
-        let mirrored = match &target.mirrors {
-            Some(mirrors) if led.permit.era == Era::Modern => {
-                mirrors.headers(led.permit.rpc.arguments.map(|arguments| arguments.of(&led.body)))
-            }
+        labels.counters = counted.then(|| target.counters.clone());
+        labels.server = Some(target.server.name.clone());
+        labels.tool = Some(target.display_name.clone());
+        let renamed = place.filter(|_| *target.name != *target.display_name);
+        let mirrored = match &target.param_headers {
+            Some(param_headers) if authorized.permit.era == Era::Modern => param_headers
+                .headers(authorized.permit.rpc.arguments.map(|arguments| arguments.of(&authorized.body))),
             _ => Vec::new(),
         };
-        let safe = method.is_safe() || (method == Method::ToolsCall && target.repeatable);
+        let safe = method.is_safe() || (method == Method::ToolsCall && target.idempotent);
         let renamed = renamed.map(|place| (place, target.name.clone()));
-        self.depart(led, target.server.clone(), safe, renamed, mirrored, deed)
+        self.build(authorized, target.server.clone(), safe, renamed, mirrored, state_change)
     }
 
     /// Leads to the only server of an endpoint, with the message as it is.
-    pub(super) fn pass(
+    pub(super) fn forward_as_is(
         &self,
-        led: Led<'_>,
+        authorized: AuthorizedRequest<'_>,
         server: Arc<Server>,
         method: Method,
-        deed: Option<Deed>,
-        told: &mut Told,
-    ) -> Result<Exit, Box<Refusal>> {
-        told.server = Some(server.name.clone());
-        self.depart(led, server, method.is_safe(), None, Vec::new(), deed)
+        state_change: Option<StateChange>,
+        labels: &mut RequestLabels,
+    ) -> Result<Dispatch, Box<Refusal>> {
+        labels.server = Some(server.name.clone());
+        self.build(authorized, server, method.is_safe(), None, Vec::new(), state_change)
     }
 
-    fn depart(
+    fn build(
         &self,
-        led: Led<'_>,
+        authorized: AuthorizedRequest<'_>,
         server: Arc<Server>,
         safe: bool,
         renamed: Option<(Span, Arc<str>)>,
         mirrored: Vec<(HeaderName, HeaderValue)>,
-        deed: Option<Deed>,
-    ) -> Result<Exit, Box<Refusal>> {
+        state_change: Option<StateChange>,
+    ) -> Result<Dispatch, Box<Refusal>> {
         let failed = |error: UpstreamError| Box::new(error.refusal(&server.name));
-        let running = server.start().map_err(failed)?;
-        let (rpc, era) = (&led.permit.rpc, led.permit.era);
+        let running = server.begin_call().map_err(failed)?;
+        let (rpc, era) = (&authorized.permit.rpc, authorized.permit.era);
         // A copy: a slice would share the body, which then could not be renamed in place.
-        let id = rpc.id.map(|id| Bytes::copy_from_slice(id.of(&led.body)));
-        let screen =
-            Screen::of(&server.name, &server.config, led.house.plan.redactor.as_ref(), &self.metrics);
-        let begin = |sent, stop| Some(Runs::begin(led.session?, id.clone()?, sent, &server, stop));
-        if let Some(pool) = server.upstream.http() {
-            let key = if pool.is_by_session() { led.key() } else { 0 };
+        let id = rpc.id.map(|id| Bytes::copy_from_slice(id.of(&authorized.body)));
+        let redactor = ResponseRedactor::of(
+            &server.name,
+            &server.config,
+            authorized.snapshot.config.redactor.as_ref(),
+            &self.metrics,
+        );
+        let begin = |sent, stop| Some(InFlight::begin(authorized.session?, id.clone()?, sent, &server, stop));
+        if let Some(pool) = server.upstream.endpoint_pool() {
+            let key = if pool.has_session_affinity() { authorized.affinity_key() } else { 0 };
             // The head names what is called or got, not what is completed (2026-07-28, streamable-http).
             let named = |method: &str| matches!(method, "tools/call" | "prompts/get");
-            let renames = renamed.as_ref().filter(|_| named(&rpc.method_name(&led.body)));
+            let renames = renamed.as_ref().filter(|_| named(&rpc.method_name(&authorized.body)));
             let name = renames.map(|(_, name)| name.clone());
-            let is_token = |token: &Span| matches!(token.of(&led.body), [b'"' | b'-' | b'0'..=b'9', ..]);
+            let is_token =
+                |token: &Span| matches!(token.of(&authorized.body), [b'"' | b'-' | b'0'..=b'9', ..]);
             let (wire, token) = (WireId::next(), rpc.meta.progress_token.filter(is_token));
             let logs = era == Era::Modern && rpc.meta.log_level.is_some();
-            let sent = Sent { wire, token: token.map(|token| Bytes::copy_from_slice(token.of(&led.body))) };
-            let run = begin(Some(sent.clone()), None);
+            let sent = SentIds {
+                wire,
+                token: token.map(|token| Bytes::copy_from_slice(token.of(&authorized.body))),
+            };
+            let in_flight = begin(Some(sent.clone()), None);
             let renamed = renamed.map(|(place, name)| (place, quote(&name)));
             let mut edits = [(Span::default(), &[][..]); 3];
             let mut count = 0;
@@ -101,37 +108,37 @@ impl Door {
             let edits = &mut edits[..count];
             edits.sort_unstable_by_key(|(place, _)| place.start);
             let body = match edits {
-                [] => led.body,
+                [] => authorized.body,
                 edits => edited(
-                    led.body.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])),
+                    authorized.body.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])),
                     edits,
                 ),
             };
-            return Ok(Exit::Peer(Leave {
+            return Ok(Dispatch::Forward(UpstreamRequest {
                 body,
                 era,
-                session: led.session.cloned(),
-                seat: None,
-                run,
+                session: authorized.session.cloned(),
+                upstream_session: None,
+                in_flight,
                 answering: None,
-                deed: deed.map(Box::new),
+                state_change: state_change.map(Box::new),
                 name,
-                mirrored,
-                safe,
-                key,
+                param_headers: mirrored,
+                idempotent: safe,
+                affinity_key: key,
                 id,
                 sent,
                 logs,
                 resume: None,
-                running,
-                screen,
+                call_guard: running,
+                redactor,
                 server,
             }));
         }
         let stop = CancellationToken::new();
-        let run = begin(None, Some(stop.clone()));
+        let in_flight = begin(None, Some(stop.clone()));
         let params = rpc.params.map(|params| {
-            let text = led.body.slice(params.start..params.end);
+            let text = authorized.body.slice(params.start..params.end);
             match &renamed {
                 None => text,
                 Some((place, name)) => {
@@ -148,37 +155,37 @@ impl Door {
             let place = Span { start: meta.start + token.start, end: meta.start + token.end };
             Some((params.slice(place.start..place.end), place))
         });
-        let question = call::Question {
-            running,
-            run,
-            deed,
-            held: led.held,
+        let question = call::LocalCall {
+            call_guard: running,
+            in_flight,
+            state_change,
+            slots: authorized.slots,
             era,
-            method: rpc.method_name(&led.body).into_owned(),
+            method: rpc.method_name(&authorized.body).into_owned(),
             params,
             id: id.unwrap_or_default(),
             token,
-            screen,
+            redactor,
         };
-        Ok(Exit::Room(call::ask(&self.core, question, stop)))
+        Ok(Dispatch::Stream(call::start(&self.runtime, question, stop)))
     }
 }
 
 /// What a session is to remember of a request about a resource.
-pub(super) fn deed(
-    led: &Led<'_>,
+pub(super) fn state_change(
+    authorized: &AuthorizedRequest<'_>,
     method: Method,
     uri: String,
     server: &Server,
-) -> Result<Option<Deed>, Box<Refusal>> {
-    let Some(session) = led.session else { return Ok(None) };
+) -> Result<Option<StateChange>, Box<Refusal>> {
+    let Some(session) = authorized.session else { return Ok(None) };
     match method {
-        Method::Subscribe if !session.memory.has_room(&server.name, &uri) => {
-            let words = "this session follows as many resources as it may; unsubscribe from one first";
-            Err(invalid(led.permit.era, "too_many_subscriptions", words))
+        Method::Subscribe if !session.client_state.has_room(&server.name, &uri) => {
+            let message = "this session follows as many resources as it may; unsubscribe from one first";
+            Err(invalid(authorized.permit.era, "too_many_subscriptions", message))
         }
-        Method::Subscribe => Ok(Some(Deed::Follow(uri))),
-        Method::Unsubscribe => Ok(Some(Deed::Unfollow(uri))),
+        Method::Subscribe => Ok(Some(StateChange::Subscribe(uri))),
+        Method::Unsubscribe => Ok(Some(StateChange::Unsubscribe(uri))),
         _ => Ok(None),
     }
 }

@@ -1,7 +1,7 @@
 //! The one way to a tool: a call that was judged is led to its exit.
 //!
 //! Outside callers come through `proxy/`, inside ones (the command line, later the agent) through
-//! [`Door::call`]; both are judged by the same chain and led by the same [`Door::lead`].
+//! [`Dispatcher::call_internal`]; both are judged by the same chain and led by the same [`Dispatcher::dispatch`].
 
 pub mod authorize;
 pub mod client;
@@ -27,27 +27,27 @@ use mcp::{Era, Kind as Shape, Refusal};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{Endpoint, Kind};
-use crate::registry::{House, Lookout, Registry};
-use crate::server::{Running, Server};
-use crate::session::{Answering, Begun, Deed, Sent, Session, Sessions};
-use crate::streams::{Talk, notifications};
-use crate::telemetry::{Counted, Dropped, Metrics};
-use crate::upstream::Screen;
-use crate::upstream::http::{Fnv, Seat};
-use forward::deed;
+use crate::catalog::{Endpoint, ListKind};
+use crate::registry::{ListChangeWatcher, Registry, Snapshot};
+use crate::server::{CallGuard, Server};
+use crate::session::{ClientAnswer, InFlightGuard, SentIds, Session, SessionManager, StateChange};
+use crate::streams::{MessageStream, notifications};
+use crate::telemetry::{CallCounters, DroppedMessage, Metrics};
+use crate::upstream::ResponseRedactor;
+use crate::upstream::http::{Fnv, UpstreamSession};
+use forward::state_change;
 use mcp::jsonrpc::message;
 use mcp::method;
 use mcp::method::{Method, Sender};
 use mcp::version;
-use rejections::{invalid, other, unknown_method};
+use rejections::{invalid, other_era, unknown_method};
 
-pub struct Door {
+pub struct Dispatcher {
     pub registry: Arc<Registry>,
-    pub sessions: Arc<Sessions>,
+    pub sessions: Arc<SessionManager>,
     pub metrics: Arc<Metrics>,
     /// The long-lived runtime.
-    pub core: Handle,
+    pub runtime: Handle,
     /// Cancelled when the gateway begins to stop.
     pub drain: CancellationToken,
     /// Cancelled when it waits no longer for what still runs.
@@ -56,16 +56,16 @@ pub struct Door {
 
 /// Where a permitted call goes.
 #[expect(clippy::large_enum_variant, reason = "moving it once costs a call less than a box")]
-pub enum Exit {
+pub enum Dispatch {
     /// Answered from memory.
-    Answer(Reply),
+    Respond(Response),
     /// Streamed by Pingora to an HTTP server.
-    Peer(Leave),
+    Forward(UpstreamRequest),
     /// Handled in this process.
-    Room(Talk),
+    Stream(MessageStream),
 }
 
-pub struct Reply {
+pub struct Response {
     pub status: u16,
     pub body: Bytes,
     /// For the header `Mcp-Session-Id`.
@@ -74,7 +74,7 @@ pub struct Reply {
     pub events: bool,
 }
 
-impl Reply {
+impl Response {
     fn ok(body: Bytes) -> Self {
         Self { status: 200, body, session: None, events: false }
     }
@@ -85,7 +85,7 @@ impl Reply {
 }
 
 /// A message on its way to an HTTP server.
-pub struct Leave {
+pub struct UpstreamRequest {
     pub server: Arc<Server>,
     /// The bytes to send.
     pub body: Bytes,
@@ -93,62 +93,62 @@ pub struct Leave {
     /// The session whose seat is used.
     pub session: Option<Arc<Session>>,
     /// Set where no other seat will do: what it answers was asked there, or what it goes on with was begun.
-    pub seat: Option<Arc<Seat>>,
+    pub upstream_session: Option<Arc<UpstreamSession>>,
     /// The request, as its session knows it.
-    pub run: Option<Begun>,
+    pub in_flight: Option<InFlightGuard>,
     /// Set for a client's answer.
-    pub answering: Option<Box<Answering>>,
+    pub answering: Option<Box<ClientAnswer>>,
     /// What the session remembers once this has worked.
-    pub deed: Option<Box<Deed>>,
+    pub state_change: Option<Box<StateChange>>,
     /// For the header `Mcp-Name`, where the server's own name is another.
     pub name: Option<Arc<str>>,
     /// Headers that repeat arguments, as these are now.
-    pub mirrored: Vec<(HeaderName, HeaderValue)>,
+    pub param_headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether the request may be sent again when the connection broke.
-    pub safe: bool,
+    pub idempotent: bool,
     /// Stands for the session or caller, where endpoints are chosen by it.
-    pub key: u64,
+    pub affinity_key: u64,
     /// The id that the client gets its answer under, as written; none for notifications and responses.
     pub id: Option<Bytes>,
     /// What goes to the server in its place: only an answer under this id is one.
-    pub sent: Sent,
+    pub sent: SentIds,
     /// The server may say more on the way to the answer than the answer and how it gets on, and nothing in that names the
     /// request.
     pub logs: bool,
     /// Set for a GET that goes on with a stream: the `Last-Event-ID`.
     pub resume: Option<Box<HeaderValue>>,
-    pub running: Running,
+    pub call_guard: CallGuard,
     /// Set where the answer is searched for secrets.
-    pub screen: Option<Screen>,
+    pub redactor: Option<ResponseRedactor>,
 }
 
 /// What metrics and log tell of a call.
 #[derive(Clone, Default)]
-pub struct Told {
+pub struct RequestLabels {
     pub method: &'static str,
     pub server: Option<Arc<str>>,
     pub tool: Option<Arc<str>>,
-    pub counted: Option<Arc<Counted>>,
+    pub counters: Option<Arc<CallCounters>>,
     /// It goes nowhere, since its sender may not send it.
     pub dropped: bool,
 }
 
 /// A permitted call with all that leading it needs.
-pub struct Led<'a> {
-    pub house: &'a House,
+pub struct AuthorizedRequest<'a> {
+    pub snapshot: &'a Snapshot,
     pub endpoint: &'a Arc<Endpoint>,
     pub session: Option<&'a Arc<Session>>,
     /// The address of who calls.
     pub client: Option<IpAddr>,
     pub permit: Permit,
     /// The places that the call takes up; kept for as long as a server works on it.
-    pub held: Option<Arc<Held>>,
+    pub slots: Option<Arc<Held>>,
     pub body: Bytes,
     /// The client takes a stream of events for an answer.
     pub events: bool,
 }
 
-impl Led<'_> {
+impl AuthorizedRequest<'_> {
     /// The revision that the message is of.
     fn revision(&self) -> &'static str {
         match (self.permit.era, self.session) {
@@ -159,7 +159,7 @@ impl Led<'_> {
     }
 
     /// Stands for the session, the caller, or where an unknown one comes from.
-    fn key(&self) -> u64 {
+    fn affinity_key(&self) -> u64 {
         if let Some(session) = self.session {
             return session.key();
         }
@@ -172,82 +172,99 @@ impl Led<'_> {
     }
 }
 
-impl Door {
+impl Dispatcher {
     /// Leads a call of a tool, which needs nobody's answer, to its exit; gives back all else for [`Self::lead`]. Most
     /// messages are such calls, and a future that may wait costs each of them more than the way itself.
     #[expect(clippy::result_large_err, reason = "moving it once costs a call less than a box")]
-    pub fn straight<'a>(&self, led: Led<'a>, told: &mut Told) -> Result<Result<Exit, Box<Refusal>>, Led<'a>> {
-        let rpc = &led.permit.rpc;
-        let (Shape::Request, Some(name)) = (rpc.kind, rpc.name) else { return Err(led) };
-        if Method::of(&rpc.method_name(&led.body)) != Method::ToolsCall {
-            return Err(led);
+    pub fn straight<'a>(
+        &self,
+        authorized: AuthorizedRequest<'a>,
+        labels: &mut RequestLabels,
+    ) -> Result<Result<Dispatch, Box<Refusal>>, AuthorizedRequest<'a>> {
+        let rpc = &authorized.permit.rpc;
+        let (Shape::Request, Some(name)) = (rpc.kind, rpc.name) else { return Err(authorized) };
+        if Method::of(&rpc.method_name(&authorized.body)) != Method::ToolsCall {
+            return Err(authorized);
         }
-        let tools = &led.endpoint.view(led.permit.era).tools;
-        let Some(target) = tools.get(&*name.read(&led.body)).cloned() else { return Err(led) };
-        told.method = Method::ToolsCall.word();
-        Ok(self.to(led, &target, Method::ToolsCall, Some(name.span), None, told))
+        let tools = &authorized.endpoint.view(authorized.permit.era).tools;
+        let Some(target) = tools.get(&*name.read(&authorized.body)).cloned() else { return Err(authorized) };
+        labels.method = Method::ToolsCall.word();
+        Ok(self.forward_renamed(authorized, &target, Method::ToolsCall, Some(name.span), None, labels))
     }
 
     /// Leads a permitted call to its exit; `told` is filled on the way.
-    pub async fn lead(&self, led: Led<'_>, told: &mut Told) -> Result<Exit, Box<Refusal>> {
-        let Led { permit, body, .. } = &led;
+    pub async fn dispatch(
+        &self,
+        authorized: AuthorizedRequest<'_>,
+        labels: &mut RequestLabels,
+    ) -> Result<Dispatch, Box<Refusal>> {
+        let AuthorizedRequest { permit, body, .. } = &authorized;
         let word = permit.rpc.method_name(body);
         let method = Method::of(&word);
-        told.method = method.word();
+        labels.method = method.word();
         if permit.rpc.kind == Shape::Response {
-            return self.response(led).await;
+            return self.response(authorized).await;
         }
-        let row = method::find(Sender::Client, permit.rpc.kind, &word, led.revision());
+        let row = method::find(Sender::Client, permit.rpc.kind, &word, authorized.revision());
         match (permit.rpc.kind, row) {
             (Shape::Request, Some(_)) => {}
             (Shape::Request, None) if method::is_extension(&word) => {}
             (Shape::Request, None) => return Err(unknown_method(permit.era)),
-            (_, Some(row)) => return self.notification(led, method, row.goes).await,
-            (_, None) => return Ok(self.dropped(method, told)),
+            (_, Some(row)) => return self.notification(authorized, method, row.goes).await,
+            (_, None) => return Ok(self.drop_message(method, labels)),
         }
-        self.request(led, method, told).await
+        self.request(authorized, method, labels).await
     }
 
     /// A message that its sender may not send, and that wants no answer.
-    fn dropped(&self, method: Method, told: &mut Told) -> Exit {
-        told.dropped = true;
+    fn drop_message(&self, method: Method, labels: &mut RequestLabels) -> Dispatch {
+        labels.dropped = true;
         let from = Sender::Client.word();
-        Dropped { from, kind: "notification", method: method.word(), server: "" }.count();
-        Exit::Answer(Reply::accepted())
+        DroppedMessage { from, kind: "notification", method: method.word(), server: "" }.count();
+        Dispatch::Respond(Response::accepted())
     }
 
-    async fn request(&self, led: Led<'_>, method: Method, told: &mut Told) -> Result<Exit, Box<Refusal>> {
-        let (rpc, era) = (&led.permit.rpc, led.permit.era);
-        let id = rpc.id.expect("a request has an id").of(&led.body);
+    async fn request(
+        &self,
+        authorized: AuthorizedRequest<'_>,
+        method: Method,
+        labels: &mut RequestLabels,
+    ) -> Result<Dispatch, Box<Refusal>> {
+        let (rpc, era) = (&authorized.permit.rpc, authorized.permit.era);
+        let id = rpc.id.expect("a request has an id").of(&authorized.body);
         let narrowed = match method.tells() {
-            true => Some(self.registry.sight(led.house, led.endpoint, &led.permit.caller).await),
+            true => Some(
+                self.registry
+                    .sight(authorized.snapshot, authorized.endpoint, &authorized.permit.caller)
+                    .await,
+            ),
             false => None,
         };
-        let endpoint = narrowed.as_ref().unwrap_or(led.endpoint);
-        let (view, body) = (endpoint.view(era), &led.body);
-        let list = |kind: Kind| {
-            self.spoken(endpoint, era)?;
+        let endpoint = narrowed.as_ref().unwrap_or(authorized.endpoint);
+        let (view, body) = (endpoint.view(era), &authorized.body);
+        let list = |kind: ListKind| {
+            self.require_era(endpoint, era)?;
             let cursor = rpc.cursor.map(|cursor| cursor.read(body));
             let page = view
                 .page(kind, cursor.as_deref())
                 .ok_or_else(|| invalid(era, "unknown_cursor", "the cursor is not one of this list"))?;
-            if view.events && led.events {
+            if view.events && authorized.events {
                 let body = message::result_event(id, page);
-                return Ok(Exit::Answer(Reply { events: true, ..Reply::ok(body) }));
+                return Ok(Dispatch::Respond(Response { events: true, ..Response::ok(body) }));
             }
-            Ok(Exit::Answer(Reply::ok(message::result(id, page))))
+            Ok(Dispatch::Respond(Response::ok(message::result(id, page))))
         };
         match method {
-            Method::Initialize => self.initialize(&led, endpoint),
+            Method::Initialize => self.initialize(&authorized, endpoint),
             Method::Discover => {
-                self.introduced(endpoint)?;
-                Ok(Exit::Answer(Reply::ok(message::result(id, &discovered(endpoint)))))
+                self.require_initialized(endpoint)?;
+                Ok(Dispatch::Respond(Response::ok(message::result(id, &discovered(endpoint)))))
             }
-            Method::Ping => Ok(Exit::Answer(Reply::ok(message::result(id, b"{}")))),
-            Method::ToolsList => list(Kind::Tools),
-            Method::PromptsList => list(Kind::Prompts),
-            Method::ResourcesList => list(Kind::Resources),
-            Method::TemplatesList => list(Kind::Templates),
+            Method::Ping => Ok(Dispatch::Respond(Response::ok(message::result(id, b"{}")))),
+            Method::ToolsList => list(ListKind::Tools),
+            Method::PromptsList => list(ListKind::Prompts),
+            Method::ResourcesList => list(ListKind::Resources),
+            Method::TemplatesList => list(ListKind::Templates),
             Method::ToolsCall | Method::PromptsGet => {
                 let name =
                     rpc.name.ok_or_else(|| invalid(era, "name_missing", "params.name must be a string"))?;
@@ -256,41 +273,45 @@ impl Door {
                 let names = |era| if tools { &endpoint.view(era).tools } else { &endpoint.view(era).prompts };
                 let Some(target) = names(era).get(&*said) else {
                     let what = if tools { Thing::Tool } else { Thing::Prompt };
-                    let elsewhere = names(other(era)).get(&*said);
-                    return Err(self.unknown(&led, endpoint, what, &said, elsewhere).await);
+                    let elsewhere = names(other_era(era)).get(&*said);
+                    return Err(self.unknown(&authorized, endpoint, what, &said, elsewhere).await);
                 };
                 let target = target.clone();
-                self.to(led, &target, method, Some(name.span), None, told)
+                self.forward_renamed(authorized, &target, method, Some(name.span), None, labels)
             }
             Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe => {
                 let uri =
                     rpc.uri.ok_or_else(|| invalid(era, "uri_missing", "params.uri must be a string"))?;
                 let said = uri.read(body).into_owned();
                 // What is listed no more can still be followed no more.
-                let mut followed = led
+                let mut followed = authorized
                     .session
                     .filter(|_| method == Method::Unsubscribe)
-                    .and_then(|session| session.memory.where_followed(&said))
-                    .and_then(|name| led.house.servers.get(&name).cloned());
+                    .and_then(|session| session.client_state.subscribed_servers(&said))
+                    .and_then(|name| authorized.snapshot.servers.get(&name).cloned());
                 if let Some(server) = &followed
-                    && !led.reach(self).await.covers(server)
+                    && !authorized.reach(self).await.covers(server)
                 {
                     followed = None;
                 }
-                let alone = endpoint.only.clone().filter(|_| view.servers > 0);
+                let alone = endpoint.single.clone().filter(|_| view.servers > 0);
                 match (view.resource(&said).cloned(), alone.or(followed)) {
                     (Some(target), _) => {
-                        let deed = deed(&led, method, said, &target.server)?;
-                        self.to(led, &target, method, None, deed, told)
+                        let deed = state_change(&authorized, method, said, &target.server)?;
+                        self.forward_renamed(authorized, &target, method, None, deed, labels)
                     }
                     (None, Some(server)) => {
-                        let deed = deed(&led, method, said, &server)?;
-                        let led = if endpoint.only.is_none() { self.as_sent(led, &server)? } else { led };
-                        self.pass(led, server, method, deed, told)
+                        let deed = state_change(&authorized, method, said, &server)?;
+                        let authorized = if endpoint.single.is_none() {
+                            self.with_sent_body(authorized, &server)?
+                        } else {
+                            authorized
+                        };
+                        self.forward_as_is(authorized, server, method, deed, labels)
                     }
                     (None, None) => {
-                        let elsewhere = endpoint.view(other(era)).resource(&said);
-                        Err(self.unknown(&led, endpoint, Thing::Resource, &said, elsewhere).await)
+                        let elsewhere = endpoint.view(other_era(era)).resource(&said);
+                        Err(self.unknown(&authorized, endpoint, Thing::Resource, &said, elsewhere).await)
                     }
                 }
             }
@@ -300,7 +321,14 @@ impl Door {
                     (Some(name), None) => {
                         let said = name.read(body).into_owned();
                         match view.prompts.get(&said).cloned() {
-                            Some(target) => self.to(led, &target, method, Some(name.span), None, told),
+                            Some(target) => self.forward_renamed(
+                                authorized,
+                                &target,
+                                method,
+                                Some(name.span),
+                                None,
+                                labels,
+                            ),
                             None => Err(Box::new(unknown(era, Thing::Prompt, &said))),
                         }
                     }
@@ -308,50 +336,68 @@ impl Door {
                         let said = uri.read(body).into_owned();
                         match (
                             view.resource(&said).cloned(),
-                            endpoint.only.clone().filter(|_| view.servers > 0),
+                            endpoint.single.clone().filter(|_| view.servers > 0),
                         ) {
-                            (Some(target), _) => self.to(led, &target, method, None, None, told),
-                            (None, Some(server)) => self.pass(led, server, method, None, told),
+                            (Some(target), _) => {
+                                self.forward_renamed(authorized, &target, method, None, None, labels)
+                            }
+                            (None, Some(server)) => {
+                                self.forward_as_is(authorized, server, method, None, labels)
+                            }
                             (None, None) => Err(Box::new(unknown(era, Thing::Resource, &said))),
                         }
                     }
                     _ => Err(invalid(era, "ref_missing", "params.ref must name one prompt or one resource")),
                 }
             }
-            Method::SetLevel => match self.alone(&led, |server| server.upstream.http().is_some()).await {
-                Some(server) => {
-                    let params = rpc.params.map(|params| led.body.slice(params.start..params.end));
-                    let deed = params.map(Deed::Level);
-                    self.pass(led, server, method, deed, told)
+            Method::SetLevel => {
+                match self.alone(&authorized, |server| server.upstream.endpoint_pool().is_some()).await {
+                    Some(server) => {
+                        let params = rpc.params.map(|params| authorized.body.slice(params.start..params.end));
+                        let deed = params.map(StateChange::LogLevel);
+                        self.forward_as_is(authorized, server, method, deed, labels)
+                    }
+                    None => self.set_log_level(&authorized, endpoint).await,
                 }
-                None => self.level(&led, endpoint).await,
-            },
+            }
             Method::Listen => {
-                self.spoken(endpoint, era)?;
-                if !led.events {
-                    let words = "the answer is a stream, so Accept must list text/event-stream";
-                    return Err(Box::new(Refusal::http(406, "not_acceptable", words)));
+                self.require_era(endpoint, era)?;
+                if !authorized.events {
+                    let message = "the answer is a stream, so Accept must list text/event-stream";
+                    return Err(Box::new(Refusal::http(406, "not_acceptable", message)));
                 }
-                let filter = self.filter(&led, endpoint, method).await.ok_or_else(|| {
+                let filter = self.filter(&authorized, endpoint, method).await.ok_or_else(|| {
                     invalid(
                         era,
                         "filter_missing",
                         "params.notifications must be an object, with at most 1024 resourceSubscriptions",
                     )
                 })?;
-                let (registry, caller) = (self.registry.clone(), led.permit.caller.clone());
-                let listening = notifications::Listening {
+                let (registry, caller) = (self.registry.clone(), authorized.permit.caller.clone());
+                let listening = notifications::Subscription {
                     id: Bytes::copy_from_slice(id),
                     filter,
-                    lookout: Lookout::new(registry.clone(), led.house, led.endpoint, era, &caller).await,
+                    list_changes: ListChangeWatcher::new(
+                        registry.clone(),
+                        authorized.snapshot,
+                        authorized.endpoint,
+                        era,
+                        &caller,
+                    )
+                    .await,
                     caller,
                     server_info: Bytes::copy_from_slice(&view.server_info),
                 };
-                Ok(Exit::Room(notifications::modern(&self.core, registry, listening, self.drain.clone())))
+                Ok(Dispatch::Stream(notifications::subscription_stream(
+                    &self.runtime,
+                    registry,
+                    listening,
+                    self.drain.clone(),
+                )))
             }
             // Of tasks, and what no revision knows.
-            _ => match self.alone(&led, |_| view.servers > 0).await {
-                Some(server) => self.pass(led, server, method, None, told),
+            _ => match self.alone(&authorized, |_| view.servers > 0).await {
+                Some(server) => self.forward_as_is(authorized, server, method, None, labels),
                 None => Err(unknown_method(era)),
             },
         }

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use filters::rbac::Query;
 use filters::{Aim, Caller, Thing};
 
-use super::{Door, Led};
+use super::{AuthorizedRequest, Dispatcher};
 use crate::catalog::Endpoint;
-use crate::registry::{House, Work};
+use crate::registry::{Snapshot, Work};
 use crate::server::Server;
-use crate::streams::notifications::Filter;
+use crate::streams::notifications::SubscriptionFilter;
 use mcp::method::Method;
 
 /// Of which servers of an endpoint a caller may use anything.
@@ -27,55 +27,66 @@ impl Reach {
     }
 }
 
-impl Led<'_> {
-    pub(super) async fn reach(&self, door: &Door) -> Reach {
-        door.reach(self.house, self.endpoint, &self.permit.caller).await
+impl AuthorizedRequest<'_> {
+    pub(super) async fn reach(&self, dispatcher: &Dispatcher) -> Reach {
+        dispatcher.reach(self.snapshot, self.endpoint, &self.permit.caller).await
     }
 }
 
-impl Door {
+impl Dispatcher {
     /// Asked where a message goes to a server as a whole, and so names nothing that roles could be asked about.
-    pub async fn reach(&self, house: &House, endpoint: &Arc<Endpoint>, caller: &Caller) -> Reach {
-        Reach(match house.plan.chain.rbac.is_open() {
+    pub async fn reach(&self, snapshot: &Snapshot, endpoint: &Arc<Endpoint>, caller: &Caller) -> Reach {
+        Reach(match snapshot.config.chain.rbac.is_open() {
             true => None,
-            false => Some(self.registry.sight(house, endpoint, caller).await),
+            false => Some(self.registry.sight(snapshot, endpoint, caller).await),
         })
     }
 
     /// Whether the caller is told that there is this endpoint: it may use something there. `/mcp` is no secret.
-    pub async fn shows(&self, house: &House, endpoint: &Arc<Endpoint>, caller: &Caller) -> bool {
-        Self::shows_all(house, endpoint)
-            || !self.registry.sight(house, endpoint, caller).await.members.is_empty()
+    pub async fn shows(&self, snapshot: &Snapshot, endpoint: &Arc<Endpoint>, caller: &Caller) -> bool {
+        Self::shows_all(snapshot, endpoint)
+            || !self.registry.sight(snapshot, endpoint, caller).await.members.is_empty()
     }
 
     /// Whether every caller is told that there is this endpoint.
-    pub fn shows_all(house: &House, endpoint: &Endpoint) -> bool {
-        house.plan.chain.rbac.is_open() || (endpoint.only.is_none() && endpoint.toolset.is_none())
+    pub fn shows_all(snapshot: &Snapshot, endpoint: &Endpoint) -> bool {
+        snapshot.config.chain.rbac.is_open() || (endpoint.single.is_none() && endpoint.toolset.is_none())
     }
 
     /// The only server of the endpoint, if it is such a one and the caller may use anything of it.
-    pub(super) async fn alone(&self, led: &Led<'_>, fits: impl Fn(&Server) -> bool) -> Option<Arc<Server>> {
-        let only = led.endpoint.only.as_ref().filter(|server| fits(server))?;
-        led.reach(self).await.covers(only).then(|| only.clone())
+    pub(super) async fn alone(
+        &self,
+        authorized: &AuthorizedRequest<'_>,
+        fits: impl Fn(&Server) -> bool,
+    ) -> Option<Arc<Server>> {
+        let only = authorized.endpoint.single.as_ref().filter(|server| fits(server))?;
+        authorized.reach(self).await.covers(only).then(|| only.clone())
     }
 
     /// What a client wants to hear of. Each resource is judged by itself: a template that shows may cover addresses that
     /// do not.
-    pub(super) async fn filter(&self, led: &Led<'_>, seen: &Arc<Endpoint>, method: Method) -> Option<Filter> {
-        let wanted = led.permit.rpc.notifications.map(|span| span.of(&led.body)).unwrap_or_default();
-        if led.house.plan.chain.rbac.is_open() {
-            return Filter::read(wanted, seen, |_, _| true);
+    pub(super) async fn filter(
+        &self,
+        authorized: &AuthorizedRequest<'_>,
+        seen: &Arc<Endpoint>,
+        method: Method,
+    ) -> Option<SubscriptionFilter> {
+        let wanted =
+            authorized.permit.rpc.notifications.map(|span| span.of(&authorized.body)).unwrap_or_default();
+        if authorized.snapshot.config.chain.rbac.is_open() {
+            return SubscriptionFilter::read(wanted, seen, |_, _| true);
         }
-        let (plan, seen, ip) = (led.house.plan.clone(), seen.clone(), led.client);
+        let (runtime_config, seen, ip) =
+            (authorized.snapshot.config.clone(), seen.clone(), authorized.client);
         let wanted = Bytes::copy_from_slice(wanted);
         let work = move |of: &Work| {
             let may = |uri: &str, server: &Server| {
                 let aim = Aim { thing: Thing::Resource, name: uri, server: &server.name };
                 let query = Query { method: method.word(), aim: Some(aim), arguments: None, ip };
-                plan.chain.rbac.allows_within(&of.caller, &query, of.fuel())
+                runtime_config.chain.rbac.allows_within(&of.caller, &query, of.fuel())
             };
-            Filter::read(&wanted, &seen, may)
+            SubscriptionFilter::read(&wanted, &seen, may)
         };
-        self.registry.apart().run(&led.permit.caller, || None, work).await.flatten()
+        self.registry.apart().run(&authorized.permit.caller, || None, work).await.flatten()
     }
 }

@@ -8,23 +8,23 @@ use filters::rbac::unknown;
 use mcp::rejection::code;
 use mcp::{Era, Refusal};
 
-use super::{Door, Led};
+use super::{AuthorizedRequest, Dispatcher};
 use crate::catalog::{Endpoint, Target};
-use crate::registry::House;
+use crate::registry::Snapshot;
 use crate::server::Server;
 use crate::session::{Full, Room};
 use crate::upstream::UpstreamError;
 use mcp::version;
 
 /// How many sessions the configuration allows.
-pub(super) fn room(house: &House) -> Room {
-    let limits = &house.plan.config.limits;
+pub(super) fn session_limits(snapshot: &Snapshot) -> Room {
+    let limits = &snapshot.config.config.limits;
     let number = |of: u64| usize::try_from(of).unwrap_or(usize::MAX);
     Room { all: number(limits.max_sessions), each: number(limits.share()) }
 }
 
 /// The refusal of another session.
-pub(super) fn no_room(full: &Full) -> Refusal {
+pub(super) fn too_many_sessions(full: &Full) -> Refusal {
     match full {
         Full::All(_) => Refusal::http(503, "too_many_sessions", full.to_string()),
         Full::Share { wait, .. } => {
@@ -33,39 +33,39 @@ pub(super) fn no_room(full: &Full) -> Refusal {
     }
 }
 
-impl Door {
+impl Dispatcher {
     /// Whether any server of the endpoint speaks the era, or may come to; else a refusal that names both eras.
-    pub(super) fn spoken(&self, endpoint: &Endpoint, era: Era) -> Result<(), Box<Refusal>> {
+    pub(super) fn require_era(&self, endpoint: &Endpoint, era: Era) -> Result<(), Box<Refusal>> {
         let view = endpoint.view(era);
         if view.servers > 0 || endpoint.members.is_empty() {
             return Ok(());
         }
-        match &endpoint.only {
+        match &endpoint.single {
             Some(server) if view.starting => return Err(starting(server)),
             None if view.starting => return Ok(()),
             _ => {}
         }
-        if endpoint.view(other(era)).servers == 0 {
-            return Err(self.down(endpoint.only.as_ref()));
+        if endpoint.view(other_era(era)).servers == 0 {
+            return Err(self.server_down(endpoint.single.as_ref()));
         }
         Err(wrong_era(era, None))
     }
 
     /// Whether the endpoint may introduce itself in the modern era. A client that can do both chooses its era by that, once:
     /// one that is told of servers which turn out to speak the other sees none of them.
-    pub(super) fn introduced(&self, endpoint: &Endpoint) -> Result<(), Box<Refusal>> {
+    pub(super) fn require_initialized(&self, endpoint: &Endpoint) -> Result<(), Box<Refusal>> {
         let (modern, legacy) = (&endpoint.modern, &endpoint.legacy);
         if modern.servers > 0 || !modern.starting {
-            return self.spoken(endpoint, Era::Modern);
+            return self.require_era(endpoint, Era::Modern);
         }
         if legacy.servers > 0 {
             return Err(wrong_era(Era::Modern, None));
         }
         let awaited = endpoint.members.iter().find(|server| server.is_starting(Era::Modern));
-        Err(awaited.map_or_else(|| self.down(None), starting))
+        Err(awaited.map_or_else(|| self.server_down(None), starting))
     }
 
-    pub(super) fn down(&self, server: Option<&Arc<Server>>) -> Box<Refusal> {
+    pub(super) fn server_down(&self, server: Option<&Arc<Server>>) -> Box<Refusal> {
         Box::new(match server {
             Some(server) => UpstreamError::Unreachable(String::new()).refusal(&server.name),
             None => Refusal::http(502, "upstream_unreachable", "no server is reachable; try again later"),
@@ -76,13 +76,13 @@ impl Door {
     /// that was never reached, or nobody knows it.
     pub(super) async fn unknown(
         &self,
-        led: &Led<'_>,
+        authorized: &AuthorizedRequest<'_>,
         endpoint: &Endpoint,
         thing: Thing,
         name: &str,
         elsewhere: Option<&Target>,
     ) -> Box<Refusal> {
-        let era = led.permit.era;
+        let era = authorized.permit.era;
         // A server that speaks both eras may still show something in one of them only.
         let view = endpoint.view(era);
         let speaks = |server: &Server| {
@@ -98,20 +98,20 @@ impl Door {
         for server in endpoint.members.iter().filter(|server| server.is_starting(era) && !speaks(server)) {
             // The names of a server that has no prefix, and addresses, do not say whose they are.
             let is_nameless = server.prefix().is_empty() || thing == Thing::Resource;
-            if endpoint.only.is_some()
-                || server.would_own(name)
-                || (is_nameless && led.reach(self).await.covers(server))
+            if endpoint.single.is_some()
+                || server.owns_prefix(name)
+                || (is_nameless && authorized.reach(self).await.covers(server))
             {
                 return starting(server);
             }
         }
         let never_seen = |server: &&Arc<Server>| {
-            (endpoint.only.is_some() || server.would_own(name))
+            (endpoint.single.is_some() || server.owns_prefix(name))
                 && !server.is_up()
                 && endpoint.view(era).tools.values().all(|t| t.server.serial != server.serial)
         };
         if let Some(server) = endpoint.members.iter().find(never_seen) {
-            return self.down(Some(server));
+            return self.server_down(Some(server));
         }
         Box::new(unknown(era, thing, name))
     }
@@ -121,7 +121,7 @@ fn starting(server: &Arc<Server>) -> Box<Refusal> {
     Box::new(UpstreamError::Starting.refusal(&server.name))
 }
 
-pub(super) fn other(era: Era) -> Era {
+pub(super) fn other_era(era: Era) -> Era {
     match era {
         Era::Legacy => Era::Modern,
         Era::Modern => Era::Legacy,
@@ -153,16 +153,16 @@ pub(super) fn wrong_era(client: Era, server: Option<&Arc<Server>>) -> Box<Refusa
     };
     let who =
         server.map_or_else(|| "this endpoint".to_owned(), |server| format!("the server `{}`", server.name));
-    let words = format!(
+    let message = format!(
         "{who} speaks only {}, and the request is of {}; they are not bridged yet",
-        revisions(other(client)),
+        revisions(other_era(client)),
         revisions(client)
     );
     let mut refusal = match client {
-        Era::Modern => Refusal::http(400, "era_mismatch", words),
+        Era::Modern => Refusal::http(400, "era_mismatch", message),
         Era::Legacy => {
             let supported: Vec<String> = version::MODERN.iter().map(|v| format!("\"{v}\"")).collect();
-            Refusal::new(400, code::UNSUPPORTED_VERSION, "era_mismatch", words)
+            Refusal::new(400, code::UNSUPPORTED_VERSION, "era_mismatch", message)
                 .with_data(format!(r#"{{"supported":[{}],"requested":"initialize"}}"#, supported.join(",")))
         }
     };

@@ -8,25 +8,29 @@ use std::cell::OnceCell;
 use filters::{Aim, Call, Thing};
 use mcp::{Era, Kind as Shape, Text};
 
-use super::rejections::other;
+use super::rejections::other_era;
 use crate::catalog::{Endpoint, Target};
 use mcp::method::Method;
 
 /// What a call is about to touch.
 #[derive(Clone, Copy)]
-pub struct Aimed<'a> {
+pub struct ResolvedTarget<'a> {
     pub aim: Aim<'a>,
     /// The entry of the catalog, where there is one.
     pub target: Option<&'a Target>,
 }
 
 /// The aim of a call at an endpoint. Names that are not written as they read are kept in `room`.
-pub fn aim<'a>(endpoint: &'a Endpoint, call: &Call<'a>, room: &'a OnceCell<String>) -> Option<Aimed<'a>> {
+pub fn resolve_target<'a>(
+    endpoint: &'a Endpoint,
+    call: &Call<'a>,
+    room: &'a OnceCell<String>,
+) -> Option<ResolvedTarget<'a>> {
     if call.rpc.kind != Shape::Request {
         return None;
     }
     let (rpc, body) = (&call.rpc, call.body);
-    let look = Look { endpoint, era: call.era, body, room };
+    let look = Resolver { endpoint, era: call.era, body, room };
     match Method::of(&rpc.method_name(body)) {
         Method::ToolsCall => look.named(Thing::Tool, rpc.name?),
         Method::PromptsGet => look.named(Thing::Prompt, rpc.name?),
@@ -45,50 +49,53 @@ pub fn aim<'a>(endpoint: &'a Endpoint, call: &Call<'a>, room: &'a OnceCell<Strin
         | Method::TasksList
         | Method::TasksUpdate
         | Method::Other => {
-            let server = endpoint.only.as_ref()?;
-            Some(Aimed { aim: Aim { thing: Thing::Server, name: "", server: &server.name }, target: None })
+            let server = endpoint.single.as_ref()?;
+            Some(ResolvedTarget {
+                aim: Aim { thing: Thing::Server, name: "", server: &server.name },
+                target: None,
+            })
         }
         _ => None,
     }
 }
 
-struct Look<'a> {
+struct Resolver<'a> {
     endpoint: &'a Endpoint,
     era: Era,
     body: &'a [u8],
     room: &'a OnceCell<String>,
 }
 
-impl<'a> Look<'a> {
-    fn named(&self, thing: Thing, name: Text) -> Option<Aimed<'a>> {
+impl<'a> Resolver<'a> {
+    fn named(&self, thing: Thing, name: Text) -> Option<ResolvedTarget<'a>> {
         let said = name.read(self.body);
         let find = |era| -> Option<&'a Target> {
             let view = self.endpoint.view(era);
             if thing == Thing::Tool { view.tools.get(&*said) } else { view.prompts.get(&*said) }
         };
-        if let Some(target) = find(self.era).or_else(|| find(other(self.era))) {
-            let aim = Aim { thing, name: &target.full, server: &target.server.name };
-            return Some(Aimed { aim, target: Some(target) });
+        if let Some(target) = find(self.era).or_else(|| find(other_era(self.era))) {
+            let aim = Aim { thing, name: &target.qualified_name, server: &target.server.name };
+            return Some(ResolvedTarget { aim, target: Some(target) });
         }
-        let (server, full) = match &self.endpoint.only {
+        let (server, full) = match &self.endpoint.single {
             Some(server) => (server, server.federated(&said)),
             None => {
-                let owner = self.endpoint.members.iter().find(|server| server.would_own(&said))?;
+                let owner = self.endpoint.members.iter().find(|server| server.owns_prefix(&said))?;
                 (owner, said.into_owned())
             }
         };
         let aim = Aim { thing, name: self.room.get_or_init(|| full), server: &server.name };
-        Some(Aimed { aim, target: None })
+        Some(ResolvedTarget { aim, target: None })
     }
 
-    fn resource(&self, uri: Text) -> Option<Aimed<'a>> {
+    fn resource(&self, uri: Text) -> Option<ResolvedTarget<'a>> {
         let said: &'a str = match uri.read(self.body) {
             std::borrow::Cow::Borrowed(said) => said,
             std::borrow::Cow::Owned(said) => self.room.get_or_init(|| said),
         };
         let find = |era| self.endpoint.view(era).resource(said);
-        let target: Option<&'a Target> = find(self.era).or_else(|| find(other(self.era)));
-        let server = target.map(|target| &target.server).or(self.endpoint.only.as_ref())?;
-        Some(Aimed { aim: Aim { thing: Thing::Resource, name: said, server: &server.name }, target })
+        let target: Option<&'a Target> = find(self.era).or_else(|| find(other_era(self.era)));
+        let server = target.map(|target| &target.server).or(self.endpoint.single.as_ref())?;
+        Some(ResolvedTarget { aim: Aim { thing: Thing::Resource, name: said, server: &server.name }, target })
     }
 }

@@ -157,7 +157,7 @@ const TASKS_LISTED: Place = message!("error": ERROR, "result": Object(&[
 const ANSWERED: Place = message!("error": ERROR, "result": BARE);
 
 /// The whole of a client's answer to a server that asked this.
-pub fn answer(question: Method) -> &'static Place {
+pub fn response(question: Method) -> &'static Place {
     match question {
         Method::CreateMessage => &SAMPLED,
         Method::Elicit => &ELICITED,

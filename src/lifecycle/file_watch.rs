@@ -13,15 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-pub struct Folder {
+pub struct FileWatcher {
     path: PathBuf,
     name: Option<OsString>,
     touched: mpsc::Sender<()>,
-    watched: Option<Watched>,
-    told: bool,
+    watched: Option<WatchedFolder>,
+    failure_logged: bool,
 }
 
-struct Watched {
+struct WatchedFolder {
     /// Ends the watch with its own end.
     _watcher: RecommendedWatcher,
     /// Device and inode.
@@ -30,12 +30,13 @@ struct Watched {
     lost: Arc<AtomicBool>,
 }
 
-impl Folder {
+impl FileWatcher {
     /// Tells of each change that may have been one of the file.
     pub fn of(file: &Path, touched: mpsc::Sender<()>) -> Self {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = file.file_name().map(ToOwned::to_owned);
-        let mut folder = Self { path: folder.to_owned(), name, touched, watched: None, told: false };
+        let mut folder =
+            Self { path: folder.to_owned(), name, touched, watched: None, failure_logged: false };
         folder.renew();
         folder
     }
@@ -44,14 +45,15 @@ impl Folder {
     /// none that can be watched.
     pub fn renew(&mut self) -> bool {
         let now = fs::metadata(&self.path).map(|seen| (seen.dev(), seen.ino())).ok();
-        let same = |watched: &Watched| Some(watched.folder) == now && !watched.lost.load(Ordering::Relaxed);
+        let same =
+            |watched: &WatchedFolder| Some(watched.folder) == now && !watched.lost.load(Ordering::Relaxed);
         if self.watched.as_ref().is_some_and(same) {
             return false;
         }
         self.watched = now.and_then(|folder| match self.watch(folder) {
             Ok(watched) => Some(watched),
             Err(error) => {
-                if !std::mem::replace(&mut self.told, true) {
+                if !std::mem::replace(&mut self.failure_logged, true) {
                     tracing::warn!(folder = %self.path.display(), %error, "the file cannot be watched; it is looked at now and then, and at SIGHUP");
                 }
                 None
@@ -60,7 +62,7 @@ impl Folder {
         true
     }
 
-    fn watch(&self, folder: (u64, u64)) -> notify::Result<Watched> {
+    fn watch(&self, folder: (u64, u64)) -> notify::Result<WatchedFolder> {
         let lost = Arc::new(AtomicBool::new(false));
         let (path, name, touched, lose) =
             (self.path.clone(), self.name.clone(), self.touched.clone(), lost.clone());
@@ -85,7 +87,7 @@ impl Folder {
             }
         })?;
         watcher.watch(&self.path, RecursiveMode::NonRecursive)?;
-        Ok(Watched { _watcher: watcher, folder, lost })
+        Ok(WatchedFolder { _watcher: watcher, folder, lost })
     }
 }
 
@@ -101,7 +103,7 @@ mod tests {
         let file = path.join("toolgate.yaml");
         fs::write(&file, "a").expect("it is written");
         let (touched, mut touches) = mpsc::channel(1);
-        let mut folder = Folder::of(&file, touched);
+        let mut folder = FileWatcher::of(&file, touched);
         assert!(!folder.renew(), "it is watched already");
         fs::rename(&path, base.path().join("old")).expect("it is moved");
         assert!(folder.renew(), "there is none");

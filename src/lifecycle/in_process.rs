@@ -7,7 +7,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::reload::Reload;
-use super::{App, AppError, START, access, conf, core, move_sessions, sweep};
+use super::{
+    App, AppError, STARTUP_WAIT, access_log, build_runtime, move_sessions, server_conf, sweep_sessions,
+};
 use crate::admin::Serves;
 use crate::config::Config;
 use crate::proxy::Gateway;
@@ -15,39 +17,40 @@ use crate::proxy::in_process::{Inside, Known};
 
 impl App {
     /// Runs a gateway for as long as `work` speaks to it. `file` is watched for changes, `hangup` has it read at once.
-    pub fn inside<T>(
+    pub fn run_in_process<T>(
         config: Config,
         file: Option<PathBuf>,
         known: Known,
         hangup: Arc<Notify>,
         work: impl AsyncFnOnce(Inside) -> T,
     ) -> Result<T, AppError> {
-        let app = Self::on(core()?, config)?;
-        let config = app.door.registry.house().plan.config.clone();
+        let app = Self::build_on(build_runtime()?, config)?;
+        let config = app.dispatcher.registry.snapshot().config.config.clone();
         let gateway = Gateway {
-            door: app.door.clone(),
+            dispatcher: app.dispatcher.clone(),
             state: app.state.clone(),
-            access: access(&config),
-            serves: Serves::Public,
-            inside: Some(known),
+            access_log: access_log(&config),
+            role: Serves::Public,
+            in_process: Some(known),
         };
         let ready = CancellationToken::new();
-        let inside = Inside::new(gateway, conf(&config, app.descriptors), ready.clone());
-        let (door, state, runtime) = (app.door.clone(), app.state.clone(), app.runtime.handle().clone());
-        let registry = door.registry.clone();
+        let inside = Inside::new(gateway, server_conf(&config, app.descriptors), ready.clone());
+        let (dispatcher, state, runtime) =
+            (app.dispatcher.clone(), app.state.clone(), app.runtime.handle().clone());
+        let registry = dispatcher.registry.clone();
         runtime.spawn(async move {
             // Many clients list once, and never again.
-            registry.settled(START, START).await;
+            registry.settled(STARTUP_WAIT, STARTUP_WAIT).await;
             ready.cancel();
         });
-        runtime.spawn(sweep(door.clone()));
-        runtime.spawn(move_sessions(door.clone()));
-        runtime.spawn(Reload { file, door: door.clone(), state, tls: None, hangup }.run());
+        runtime.spawn(sweep_sessions(dispatcher.clone()));
+        runtime.spawn(move_sessions(dispatcher.clone()));
+        runtime.spawn(Reload { file, dispatcher: dispatcher.clone(), state, tls: None, hangup }.run());
         let done = app.runtime.block_on(async move {
             let done = work(inside).await;
-            door.drain.cancel();
-            door.sessions.close().await;
-            door.registry.close().await;
+            dispatcher.drain.cancel();
+            dispatcher.sessions.close().await;
+            dispatcher.registry.close().await;
             done
         });
         // Nothing that still runs is waited for, such as the look-up of a name.

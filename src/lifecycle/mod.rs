@@ -23,33 +23,33 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::Serves;
 use crate::config::{self, Config, Level};
-use crate::dispatch::Door;
-use crate::listener::connection_limit::{Crowd, Places};
-use crate::listener::http1::Patient;
-use crate::listener::http2::Multiplex;
-use crate::listener::protocol_detect::Tongue;
+use crate::dispatch::Dispatcher;
+use crate::listener::connection_limit::{ConnectionLimit, ConnectionPermits};
+use crate::listener::http1::Http1Server;
+use crate::listener::http2::Http2Server;
+use crate::listener::protocol_detect::DetectHttp;
 use crate::listener::tls::{Tls, TlsError};
-use crate::listener::tls_accept::Secure;
-use crate::process::admin_address_file::Sign;
-use crate::process::fd_limit::Descriptors;
-use crate::process::handover::{HandoverError, Keep, Lent, Opening};
-use crate::process::state::State;
+use crate::listener::tls_accept::TlsAcceptor;
+use crate::process::admin_address_file::AdminAddressFile;
+use crate::process::fd_limit::FdLimit;
+use crate::process::handover::{HandoverError, InheritedService, ListenersReady, SocketHolder};
+use crate::process::state::ProcessState;
 use crate::proxy::Gateway;
-use crate::registry::{Registry, START};
-use crate::runtime::Plan;
-use crate::session::Sessions;
+use crate::registry::{Registry, STARTUP_WAIT};
+use crate::runtime::RuntimeConfig;
+use crate::session::SessionManager;
 use crate::telemetry::Metrics;
-use crate::telemetry::access_log::Access;
+use crate::telemetry::access_log::AccessLog;
 use crate::upstream::http::{peer, retry};
 use reload::Reload;
-use shutdown::Stopping;
+use shutdown::ShutdownWatcher;
 use signals::{Signals, Stage};
-use upgrade::Before;
+use upgrade::Predecessor;
 
 /// How long they wait for the store of shared limits.
-const STORE: Duration = Duration::from_secs(1);
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often idle sessions are looked for, if they do not live shorter than that.
-const SWEEP: Duration = Duration::from_secs(15);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 /// How long Pingora's services may run on at the end: longer than `limits.drain` can be, since a reload may change it.
 /// `shutdown::finish` ends the process in time.
 const GRACE: Duration = Duration::from_secs(3630);
@@ -57,7 +57,7 @@ const GRACE: Duration = Duration::from_secs(3630);
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error("{0}")]
-    Plan(#[from] crate::runtime::PlanError),
+    Config(#[from] crate::runtime::RuntimeConfigError),
     #[error("cannot listen on {0}: {1}; is another program using the port?")]
     Listen(SocketAddr, std::io::Error),
     #[error("{0}")]
@@ -72,7 +72,7 @@ pub enum AppError {
 
 /// How a gateway begins to serve.
 #[derive(Default)]
-pub struct Start {
+pub struct StartOptions {
     /// The configuration file, which is watched for changes; `None` in the quickstart.
     pub file: Option<PathBuf>,
     /// Take over from the gateway that runs.
@@ -83,10 +83,10 @@ pub struct Start {
 
 /// All of the gateway but its listeners.
 pub struct App {
-    pub door: Arc<Door>,
-    pub state: Arc<State>,
+    pub dispatcher: Arc<Dispatcher>,
+    pub state: Arc<ProcessState>,
     runtime: Runtime,
-    descriptors: Descriptors,
+    descriptors: FdLimit,
 }
 
 impl App {
@@ -94,45 +94,45 @@ impl App {
     /// answered, or after some seconds, for those that are there by then.
     pub fn run(
         config: Config,
-        start: Start,
-        ready: impl FnOnce(&Door) + Send + 'static,
+        start: StartOptions,
+        ready: impl FnOnce(&Dispatcher) + Send + 'static,
     ) -> Result<(), AppError> {
-        let runtime = core()?;
-        let signals = Signals::heed(&runtime, start.successor)?;
-        zombie_reaper::adopt();
-        Self::on(runtime, config)?.serve(start.file, start.upgrade, signals, ready)
+        let runtime = build_runtime()?;
+        let signals = Signals::install(&runtime, start.successor)?;
+        zombie_reaper::start();
+        Self::build_on(runtime, config)?.serve(start.file, start.upgrade, signals, ready)
     }
 
     /// The house alone, for the commands that do not listen; waits until each server has answered, or its time to start is
     /// over.
     pub fn build(config: Config) -> Result<Self, AppError> {
         let longest = config.servers.values().map(config::Server::startup).max().unwrap_or_default();
-        let app = Self::on(core()?, config)?;
-        app.runtime.block_on(app.door.registry.settled(longest + START, START));
+        let app = Self::build_on(build_runtime()?, config)?;
+        app.runtime.block_on(app.dispatcher.registry.settled(longest + STARTUP_WAIT, STARTUP_WAIT));
         Ok(app)
     }
 
     /// Builds the house and begins to connect the servers.
-    fn on(runtime: Runtime, config: Config) -> Result<Self, AppError> {
+    fn build_on(runtime: Runtime, config: Config) -> Result<Self, AppError> {
         // Before any child is started, which gets back what held before.
-        let descriptors = Descriptors::raise();
+        let descriptors = FdLimit::raise();
         let core = runtime.handle().clone();
         let metrics = Metrics::new();
         metrics.config(&config.hash);
-        let door = runtime.block_on(async {
-            let plan = Plan::new(config, None, &core)?;
-            let registry = Registry::start(plan, metrics.clone());
-            reached(&registry).await;
-            Ok::<_, AppError>(Arc::new(Door {
+        let dispatcher = runtime.block_on(async {
+            let runtime_config = RuntimeConfig::new(config, None, &core)?;
+            let registry = Registry::start(runtime_config, metrics.clone());
+            wait_for_store(&registry).await;
+            Ok::<_, AppError>(Arc::new(Dispatcher {
                 registry,
-                sessions: Sessions::new(metrics.clone(), core.clone()),
+                sessions: SessionManager::new(metrics.clone(), core.clone()),
                 metrics,
-                core,
+                runtime: core,
                 drain: CancellationToken::new(),
                 cut: CancellationToken::new(),
             }))
         })?;
-        Ok(Self { door, state: Arc::default(), runtime, descriptors })
+        Ok(Self { dispatcher, state: Arc::default(), runtime, descriptors })
     }
 
     /// Runs something to its end; the house goes on.
@@ -141,11 +141,11 @@ impl App {
     }
 
     /// Runs something to its end and closes the house.
-    pub fn once<T>(self, work: impl Future<Output = T>) -> T {
+    pub fn run_once<T>(self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(async {
             let done = work.await;
-            self.door.sessions.close().await;
-            self.door.registry.close().await;
+            self.dispatcher.sessions.close().await;
+            self.dispatcher.registry.close().await;
             done
         })
     }
@@ -155,53 +155,53 @@ impl App {
         file: Option<PathBuf>,
         upgrade: bool,
         signals: Signals,
-        ready: impl FnOnce(&Door) + Send + 'static,
+        ready: impl FnOnce(&Dispatcher) + Send + 'static,
     ) -> Result<(), AppError> {
-        let house = self.door.registry.house();
-        let config = house.plan.config.clone();
+        let snapshot = self.dispatcher.registry.snapshot();
+        let config = snapshot.config.config.clone();
         let mut addresses = vec![config.listen.address];
         addresses.extend(config.admin.as_ref().map(|admin| admin.address));
         let descriptors = self.descriptors;
-        descriptors.tell(&config);
+        descriptors.log(&config);
         let tls = config.listen.tls.as_ref().map(|tls| Tls::load(tls, config.listen.http2)).transpose()?;
         let tls = tls.map(Arc::new);
         // All else that may fail stands before this.
-        let (before, sockets) = Before::sockets(&self, &addresses, upgrade)?;
+        let (before, sockets) = Predecessor::sockets(&self, &addresses, upgrade)?;
         let limits = &config.limits;
-        let conf = conf(&config, descriptors);
+        let conf = server_conf(&config, descriptors);
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
-        let access = access(&config);
+        let access = access_log(&config);
         let public = if config.admin.is_some() { Serves::Public } else { Serves::All };
         let kinds = [public, Serves::Admin];
-        let opening = Opening::default();
+        let opening = ListenersReady::default();
         // A client that has vanished is told from one that only waits; one that takes nothing of its answer is left.
-        let watched = peer::watched(limits.write_timeout.get());
+        let watched = peer::with_probes(limits.write_timeout.get());
         for (&address, serves) in addresses.iter().zip(kinds) {
             let gateway = Gateway {
-                door: self.door.clone(),
+                dispatcher: self.dispatcher.clone(),
                 state: self.state.clone(),
-                access: access.clone(),
-                serves,
-                inside: None,
+                access_log: access.clone(),
+                role: serves,
+                in_process: None,
             };
             let proxy = HttpProxy::new(gateway, server.configuration.clone());
-            let (name, patience) = (format!("listener {address}"), limits.header_timeout.get());
-            let patient = Arc::new(Patient::new(proxy, patience, self.state.clone()));
-            let places = Places::new(self.door.clone(), descriptors);
+            let (name, timeout) = (format!("listener {address}"), limits.header_timeout.get());
+            let patient = Arc::new(Http1Server::new(proxy, timeout, self.state.clone()));
+            let places = ConnectionPermits::new(self.dispatcher.clone(), descriptors);
             let multiplex = config.listen.http2.then(|| {
                 let header = limits.max_header.as_usize();
-                Multiplex::new(patient.clone(), places.clone(), self.state.clone(), patience, header)
+                Http2Server::new(patient.clone(), places.clone(), self.state.clone(), timeout, header)
             });
-            let tongue = Tongue::new(patient, multiplex, patience);
-            let socket = sockets.lend(address)?;
+            let tongue = DetectHttp::new(patient, multiplex, timeout);
+            let socket = sockets.dup_for(address)?;
             let state = self.state.clone();
             match tls.clone().filter(|_| serves != Serves::Admin) {
                 Some(tls) => {
-                    let secure = Secure::new(tongue, tls, patience);
-                    let crowd = Crowd::new(secure, places, state, false);
+                    let secure = TlsAcceptor::new(tongue, tls, timeout);
+                    let crowd = ConnectionLimit::new(secure, places, state, false);
                     let service = Service::new(name, crowd);
-                    server.add_service(Lent::new(
+                    server.add_service(InheritedService::new(
                         service,
                         address,
                         socket,
@@ -211,9 +211,9 @@ impl App {
                     ));
                 }
                 None => {
-                    let crowd = Crowd::new(tongue, places, state, true);
+                    let crowd = ConnectionLimit::new(tongue, places, state, true);
                     let service = Service::new(name, crowd);
-                    server.add_service(Lent::new(
+                    server.add_service(InheritedService::new(
                         service,
                         address,
                         socket,
@@ -227,8 +227,8 @@ impl App {
         if let Some(tls) = &tls {
             self.runtime.spawn(tls.clone().watch());
         }
-        let keep = Keep::new(sockets);
-        let sign = file.as_deref().and_then(Sign::of);
+        let keep = SocketHolder::new(sockets);
+        let sign = file.as_deref().and_then(AdminAddressFile::of);
         let hang = sign.clone().map(|sign| (sign, config.operator()));
         self.runtime.spawn(before.open(
             opening,
@@ -236,38 +236,39 @@ impl App {
             keep.clone(),
             signals.clone(),
             hang,
-            self.door.registry.clone(),
+            self.dispatcher.registry.clone(),
         ));
-        self.runtime.spawn(sweep(self.door.clone()));
-        self.runtime.spawn(move_sessions(self.door.clone()));
-        let (door, state, hangup) = (self.door.clone(), self.state.clone(), signals.hangup.clone());
-        self.runtime.spawn(Reload { file, door, state, tls, hangup }.run());
+        self.runtime.spawn(sweep_sessions(self.dispatcher.clone()));
+        self.runtime.spawn(move_sessions(self.dispatcher.clone()));
+        let (dispatcher, state, hangup) =
+            (self.dispatcher.clone(), self.state.clone(), signals.hangup.clone());
+        self.runtime.spawn(Reload { file, dispatcher, state, tls, hangup }.run());
         let why = signals.stop.subscribe();
-        let (door, state) = (self.door.clone(), self.state.clone());
-        self.runtime.spawn(shutdown::finish(door, state, addresses.len(), why.clone(), sign));
-        signals.reached(Stage::Serving);
-        let (door, at) = (self.door.clone(), config.listen.address);
+        let (dispatcher, state) = (self.dispatcher.clone(), self.state.clone());
+        self.runtime.spawn(shutdown::finish(dispatcher, state, addresses.len(), why.clone(), sign));
+        signals.set_stage(Stage::Serving);
+        let (dispatcher, at) = (self.dispatcher.clone(), config.listen.address);
         self.runtime.spawn(async move {
-            let starting = door.registry.awaited();
+            let starting = dispatcher.registry.starting_servers();
             if !starting.is_empty() {
                 tracing::info!(%at, starting = starting.join(", "), "listening; some servers are still starting");
             }
-            door.registry.settled(START, START).await;
-            ready(&door);
+            dispatcher.registry.settled(STARTUP_WAIT, STARTUP_WAIT).await;
+            ready(&dispatcher);
         });
-        server.run(RunArgs { shutdown_signal: Box::new(Stopping { why, keep }) });
+        server.run(RunArgs { shutdown_signal: Box::new(ShutdownWatcher { request: why, sockets: keep }) });
         // `finish` ends the process when the last request is done; here only when that took too long.
         Ok(())
     }
 }
 
 /// The runtime that outlives all of Pingora's, which each service drops when it stops.
-fn core() -> std::io::Result<Runtime> {
+fn build_runtime() -> std::io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(2).thread_name("core").enable_all().build()
 }
 
 /// Pingora's own settings.
-fn conf(config: &Config, descriptors: Descriptors) -> ServerConf {
+fn server_conf(config: &Config, descriptors: FdLimit) -> ServerConf {
     ServerConf {
         threads: config.workers.count(),
         // With one thread there is nobody to steal from, and a runtime that knows it costs less.
@@ -281,41 +282,42 @@ fn conf(config: &Config, descriptors: Descriptors) -> ServerConf {
 }
 
 /// The request log, if the log says that much.
-fn access(config: &Config) -> Access {
+fn access_log(config: &Config) -> AccessLog {
     match config.log.level {
-        Level::Info | Level::Debug | Level::Trace => Access::start(config.log.format),
-        _ => Access::silent(),
+        Level::Info | Level::Debug | Level::Trace => AccessLog::start(config.log.format),
+        _ => AccessLog::silent(),
     }
 }
 
 /// Waits a moment for the store of shared limits, so that the first calls are counted there too.
-async fn reached(registry: &Registry) {
-    let house = registry.house();
-    let Some(store) = house.plan.lasting.redis() else { return };
-    let patience = tokio::time::Instant::now() + STORE;
-    while !store.is_there() && tokio::time::Instant::now() < patience {
+async fn wait_for_store(registry: &Registry) {
+    let snapshot = registry.snapshot();
+    let Some(store) = snapshot.config.reload_state.redis() else { return };
+    let timeout = tokio::time::Instant::now() + STORE_TIMEOUT;
+    while !store.is_there() && tokio::time::Instant::now() < timeout {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// Has sessions move along when other servers are called than before.
-async fn move_sessions(door: Arc<Door>) {
-    let (mut news, mut before) = (door.registry.news(), door.registry.house().servers.clone());
+async fn move_sessions(dispatcher: Arc<Dispatcher>) {
+    let (mut news, mut before) =
+        (dispatcher.registry.changes(), dispatcher.registry.snapshot().servers.clone());
     while news.changed().await.is_ok() {
-        let now = &door.registry.house().servers;
+        let now = &dispatcher.registry.snapshot().servers;
         if before.len() != now.len()
             || !before.values().zip(now.values()).all(|(one, two)| Arc::ptr_eq(one, two))
         {
-            door.sessions.adopt(now);
+            dispatcher.sessions.apply_servers(now);
             before = now.clone();
         }
     }
 }
 
-async fn sweep(door: Arc<Door>) {
+async fn sweep_sessions(dispatcher: Arc<Dispatcher>) {
     loop {
-        let ttl = door.registry.house().plan.config.limits.session_ttl.get();
-        tokio::time::sleep(SWEEP.min(ttl)).await;
-        door.sessions.sweep(ttl);
+        let ttl = dispatcher.registry.snapshot().config.config.limits.session_ttl.get();
+        tokio::time::sleep(SWEEP_INTERVAL.min(ttl)).await;
+        dispatcher.sessions.sweep(ttl);
     }
 }

@@ -7,23 +7,23 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::file_watch::Folder;
+use super::file_watch::FileWatcher;
 use crate::config;
-use crate::dispatch::Door;
+use crate::dispatch::Dispatcher;
 use crate::listener::tls::Tls;
-use crate::process::state::State;
-use crate::runtime::Plan;
+use crate::process::state::ProcessState;
+use crate::runtime::RuntimeConfig;
 
 /// Editors write a file in several steps; the last one counts.
-const GATHER: Duration = Duration::from_millis(150);
+const DEBOUNCE: Duration = Duration::from_millis(150);
 /// How often it is looked whether the folder is still the one that is watched.
-const LOOK: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 pub struct Reload {
     /// `None` in the quickstart, which has no file.
     pub file: Option<PathBuf>,
-    pub door: Arc<Door>,
-    pub state: Arc<State>,
+    pub dispatcher: Arc<Dispatcher>,
+    pub state: Arc<ProcessState>,
     /// Of the public listener.
     pub tls: Option<Arc<Tls>>,
     /// SIGHUP.
@@ -34,17 +34,17 @@ impl Reload {
     /// Waits for changes of the file and for SIGHUP.
     pub async fn run(self) {
         let (touched, mut touches) = mpsc::channel(1);
-        let mut folder = self.file.clone().as_deref().map(|file| Folder::of(file, touched.clone()));
+        let mut folder = self.file.clone().as_deref().map(|file| FileWatcher::of(file, touched.clone()));
         let this = Arc::new(self);
         let mut last = this.read().await;
         if let Some(text) = &last {
             // Saved while the servers were being connected, when nobody watched yet.
-            let loaded = this.door.registry.house().plan.config.hash.clone();
+            let loaded = this.dispatcher.registry.snapshot().config.config.hash.clone();
             if config::hash_of(text) != Some(loaded) {
-                this.look().await;
+                this.check_file().await;
             }
         }
-        let mut tick = interval(LOOK);
+        let mut tick = interval(POLL_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let asked = tokio::select! {
@@ -61,7 +61,7 @@ impl Reload {
                 },
             };
             if !asked {
-                tokio::time::sleep(GATHER).await;
+                tokio::time::sleep(DEBOUNCE).await;
                 while touches.try_recv().is_ok() {}
                 // A file that was only touched says nothing new, be it good or bad.
                 let text = this.read().await;
@@ -70,7 +70,7 @@ impl Reload {
                 }
                 last = text;
             }
-            this.look().await;
+            this.check_file().await;
         }
     }
 
@@ -82,7 +82,7 @@ impl Reload {
     }
 
     /// Files are read, certificates and keys too, which takes as long as their disks do: nothing else waits for it.
-    async fn look(self: &Arc<Self>) {
+    async fn check_file(self: &Arc<Self>) {
         let this = self.clone();
         let look = move || match &this.file {
             Some(file) => this.reload(file),
@@ -94,9 +94,9 @@ impl Reload {
     }
 
     fn reload(&self, file: &Path) {
-        let faulty = |words: String, first: String| {
-            tracing::error!(file = %file.display(), "the changed configuration is faulty, the old one goes on:\n{words}");
-            self.door.metrics.reloaded(false);
+        let faulty = |message: String, first: String| {
+            tracing::error!(file = %file.display(), "the changed configuration is faulty, the old one goes on:\n{message}");
+            self.dispatcher.metrics.reloaded(false);
             self.state.set_config_fault(Some(first));
         };
         let new = match config::load(file) {
@@ -104,11 +104,11 @@ impl Reload {
             // Who may read `/ready` need not see lines of the file.
             Err(faults) => return faulty(faults.to_string(), faults.brief().to_string()),
         };
-        let before = self.door.registry.house().plan.clone();
+        let before = self.dispatcher.registry.snapshot().config.clone();
         let changes = before.config.changes(&new);
         let renamed = before.config.listen.tls != new.listen.tls;
         if let (Some(tls), Some(settings), false) = (&self.tls, &new.listen.tls, renamed) {
-            tls.renew_or_tell(settings);
+            tls.renew_or_log(settings);
         }
         let stale: Vec<String> = before.stale().into_iter().map(str::to_owned).collect();
         if changes.is_empty() && stale.is_empty() {
@@ -119,19 +119,19 @@ impl Reload {
             return;
         }
         let hash = new.hash.clone();
-        let plan = match Plan::new(new, Some(&before), &self.door.core) {
-            Ok(plan) => plan,
+        let runtime_config = match RuntimeConfig::new(new, Some(&before), &self.dispatcher.runtime) {
+            Ok(runtime_config) => runtime_config,
             Err(error) => return faulty(error.to_string(), error.to_string()),
         };
         // Files that were not named before are a part of the change, which is taken as a whole.
-        if let (Some(tls), Some(settings), true) = (&self.tls, &plan.config.listen.tls, renamed)
+        if let (Some(tls), Some(settings), true) = (&self.tls, &runtime_config.config.listen.tls, renamed)
             && let Err(error) = tls.renew(settings)
         {
             return faulty(error.to_string(), error.to_string());
         }
-        self.door.registry.clone().adopt(plan.clone());
-        self.door.metrics.config(&hash);
-        self.door.metrics.reloaded(true);
+        self.dispatcher.registry.clone().apply(runtime_config.clone());
+        self.dispatcher.metrics.config(&hash);
+        self.dispatcher.metrics.reloaded(true);
         self.state.set_config_fault(None);
         for server in stale {
             tracing::info!(%server, "the files of its tls were read anew");

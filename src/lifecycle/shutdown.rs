@@ -8,111 +8,113 @@ use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::dispatch::Door;
-use crate::process::admin_address_file::Sign;
-use crate::process::handover::Keep;
-use crate::process::state::State;
+use crate::dispatch::Dispatcher;
+use crate::process::admin_address_file::AdminAddressFile;
+use crate::process::handover::SocketHolder;
+use crate::process::state::ProcessState;
 use crate::process::systemd;
 use crate::telemetry;
 
 /// How long running requests get after Ctrl-C, when somebody waits at the terminal.
-const HURRY: Duration = Duration::from_secs(1);
+const FAST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long connections may stay idle after a handover and after the last call: the head of a stream from before could not
 /// say that its connection will be closed. Whoever uses one within this time is told to close it, and
 /// meets the successor next; only who is silent for longer may run into the closing.
-const LINGER: Duration = Duration::from_secs(5);
+const CONNECTION_LINGER: Duration = Duration::from_secs(5);
 /// How long what is cut may take to say so.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const SESSION_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests that were being accepted or read at the moment show up a little later.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// Why it stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum Shutdown {
     /// SIGTERM: running requests may finish.
     Drain,
     /// SIGINT.
-    Hurry,
+    Fast,
     /// A successor serves.
-    Handed,
+    HandedOver,
 }
 
-pub type Why = Option<Stop>;
+pub type ShutdownRequest = Option<Shutdown>;
 
 /// Pingora closes its listeners when this gives its word.
-pub struct Stopping {
-    pub why: watch::Receiver<Why>,
-    pub keep: Keep,
+pub struct ShutdownWatcher {
+    pub request: watch::Receiver<ShutdownRequest>,
+    pub sockets: SocketHolder,
 }
 
 #[async_trait]
-impl ShutdownSignalWatch for Stopping {
+impl ShutdownSignalWatch for ShutdownWatcher {
     async fn recv(&self) -> ShutdownSignal {
-        let mut why = self.why.clone();
+        let mut why = self.request.clone();
         // An error means that nobody can signal any more.
         if why.wait_for(Option::is_some).await.is_err() {
             std::future::pending::<()>().await;
         }
-        self.keep.close();
+        self.sockets.close();
         ShutdownSignal::GracefulTerminate
     }
 }
 
 /// From the signal to the end: streams are told, running requests finish, sessions and processes are closed.
 pub async fn finish(
-    door: Arc<Door>,
-    state: Arc<State>,
+    dispatcher: Arc<Dispatcher>,
+    state: Arc<ProcessState>,
     listeners: usize,
-    mut why: watch::Receiver<Why>,
-    sign: Option<Sign>,
+    mut why: watch::Receiver<ShutdownRequest>,
+    sign: Option<AdminAddressFile>,
 ) {
-    let Ok(why) = why.wait_for(Option::is_some).await.map(|why| why.unwrap_or(Stop::Hurry)) else { return };
-    let drain = door.registry.house().plan.config.limits.drain.get();
-    let (drain, linger) = match why {
-        Stop::Drain => (drain, Duration::ZERO),
-        Stop::Hurry => (drain.min(HURRY), Duration::ZERO),
-        Stop::Handed => (drain, LINGER.min(drain)),
+    let Ok(why) = why.wait_for(Option::is_some).await.map(|why| why.unwrap_or(Shutdown::Fast)) else {
+        return;
     };
-    tracing::info!(requests = state.present(), ?drain, "stopping");
+    let drain = dispatcher.registry.snapshot().config.config.limits.drain.get();
+    let (drain, linger) = match why {
+        Shutdown::Drain => (drain, Duration::ZERO),
+        Shutdown::Fast => (drain.min(FAST_TIMEOUT), Duration::ZERO),
+        Shutdown::HandedOver => (drain, CONNECTION_LINGER.min(drain)),
+    };
+    tracing::info!(requests = state.requests(), ?drain, "stopping");
     match why {
-        Stop::Handed => state.hand_over(),
-        _ => systemd::tell("STOPPING=1"),
+        Shutdown::HandedOver => state.hand_over(),
+        _ => systemd::notify("STOPPING=1"),
     }
-    door.drain.cancel();
+    dispatcher.drain.cancel();
     let begun = Instant::now();
     let (mut busy, mut quiet) = (begun, None::<Instant>);
     loop {
         let now = Instant::now();
-        let alone = state.shut() == listeners && state.connections() == 0;
-        if state.present() > 0 {
+        let alone = state.closed_listeners() == listeners && state.connections() == 0;
+        if state.requests() > 0 {
             busy = now;
         }
         if quiet.is_none() && (linger.is_zero() || now >= busy + linger || alone) {
-            state.hush();
+            state.close_idle();
             quiet = Some(now);
         }
-        let settled = quiet.is_some_and(|since| now >= since + SETTLE);
-        if (settled && state.present() == 0) || now >= begun + drain.max(SETTLE) {
+        let settled = quiet.is_some_and(|started| now >= started + SETTLE);
+        if (settled && state.requests() == 0) || now >= begun + drain.max(SETTLE) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let cut = state.present();
+    let cut = state.requests();
     if cut > 0 {
         // Streams that say something meanwhile end in good order, with an error.
-        state.cut();
-        door.cut.cancel();
+        state.close_idle_token();
+        dispatcher.cut.cancel();
         let begun = Instant::now();
-        while state.present() > 0 && begun.elapsed() < LAST_WORDS {
+        while state.requests() > 0 && begun.elapsed() < SESSION_CLOSE_TIMEOUT {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
     if let Some(sign) = sign {
-        sign.take_down();
+        sign.remove();
     }
     let close = async {
-        door.sessions.close().await;
-        door.registry.close().await;
+        dispatcher.sessions.close().await;
+        dispatcher.registry.close().await;
     };
     if tokio::time::timeout(Duration::from_secs(10), close).await.is_err() {
         tracing::warn!("some servers did not close in time");

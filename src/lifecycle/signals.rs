@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
-use super::shutdown::{Stop, Why};
+use super::shutdown::{Shutdown, ShutdownRequest};
 use crate::telemetry;
 
 /// How far the gateway is.
@@ -20,14 +20,14 @@ pub enum Stage {
     Starting,
     Serving,
     /// A successor has asked for the sockets.
-    Handing,
+    HandingOver,
 }
 
 /// What the signals and the gateway know of each other.
 #[derive(Clone)]
 pub struct Signals {
     /// Why it stops, once it does.
-    pub stop: watch::Sender<Why>,
+    pub stop: watch::Sender<ShutdownRequest>,
     /// The file is to be read anew; kept until somebody looks.
     pub hangup: Arc<Notify>,
     stage: Arc<AtomicU8>,
@@ -35,9 +35,9 @@ pub struct Signals {
 
 impl Signals {
     /// Hears them from here on. `successor` starts a gateway that takes over from this one.
-    pub fn heed(runtime: &Runtime, successor: Option<Command>) -> std::io::Result<Self> {
+    pub fn install(runtime: &Runtime, successor: Option<Command>) -> std::io::Result<Self> {
         let _inside = runtime.enter();
-        let ears = Ears {
+        let streams = SignalStreams {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
@@ -49,12 +49,12 @@ impl Signals {
             hangup: Arc::default(),
             stage: Arc::new(AtomicU8::new(0)),
         };
-        let heir = Heir { command: successor.map(tokio::process::Command::from), child: None };
-        runtime.spawn(signals.clone().hear(ears, heir));
+        let heir = SuccessorProcess { command: successor.map(tokio::process::Command::from), child: None };
+        runtime.spawn(signals.clone().listen(streams, heir));
         Ok(signals)
     }
 
-    pub fn reached(&self, stage: Stage) {
+    pub fn set_stage(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Release);
     }
 
@@ -62,28 +62,28 @@ impl Signals {
         self.stage.load(Ordering::Acquire) == stage as u8
     }
 
-    async fn hear(self, mut ears: Ears, mut heir: Heir) {
+    async fn listen(self, mut streams: SignalStreams, mut successor: SuccessorProcess) {
         let why = loop {
             tokio::select! {
-                _ = ears.terminate.recv() => break Stop::Drain,
-                _ = ears.interrupt.recv() => break Stop::Hurry,
-                _ = ears.hangup.recv() => self.hangup.notify_one(),
-                _ = ears.quit.recv() => self.quit(),
-                _ = ears.upgrade.recv() => heir.start(&self),
-                () = heir.ended(&self) => {}
+                _ = streams.terminate.recv() => break Shutdown::Drain,
+                _ = streams.interrupt.recv() => break Shutdown::Fast,
+                _ = streams.hangup.recv() => self.hangup.notify_one(),
+                _ = streams.quit.recv() => self.quit(),
+                _ = streams.upgrade.recv() => successor.start(&self),
+                () = successor.on_exit(&self) => {}
             }
         };
         if self.is_at(Stage::Starting) {
             tracing::info!("stopped before it served");
             telemetry::flush();
             // Its children go with it: see `upstream/process.rs`.
-            std::process::exit(if why == Stop::Drain { 0 } else { 130 });
+            std::process::exit(if why == Shutdown::Drain { 0 } else { 130 });
         }
         self.stop.send_if_modified(|first| first.is_none() && first.replace(why).is_none());
         // A second signal means it.
         tokio::select! {
-            _ = ears.terminate.recv() => {}
-            _ = ears.interrupt.recv() => {}
+            _ = streams.terminate.recv() => {}
+            _ = streams.interrupt.recv() => {}
         }
         telemetry::flush();
         std::process::exit(130);
@@ -94,7 +94,7 @@ impl Signals {
     fn quit(&self) {
         if self.stop.borrow().is_some() {
             tracing::info!("SIGQUIT changes nothing: this gateway is stopping already");
-        } else if self.is_at(Stage::Handing) {
+        } else if self.is_at(Stage::HandingOver) {
             tracing::info!("SIGQUIT changes nothing: this gateway hands over already");
         } else {
             tracing::warn!(
@@ -104,7 +104,7 @@ impl Signals {
     }
 }
 
-struct Ears {
+struct SignalStreams {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -113,13 +113,13 @@ struct Ears {
 }
 
 /// The successor that this gateway has started.
-struct Heir {
+struct SuccessorProcess {
     command: Option<tokio::process::Command>,
     /// There is never more than one: a second would only find that the first has taken over.
     child: Option<Child>,
 }
 
-impl Heir {
+impl SuccessorProcess {
     /// Starts the program that stands in the place of this one by now.
     fn start(&mut self, signals: &Signals) {
         let refused = match &self.child {
@@ -147,7 +147,7 @@ impl Heir {
     }
 
     /// Waits for its end. It outlives this process, unless it fails.
-    async fn ended(&mut self, signals: &Signals) {
+    async fn on_exit(&mut self, signals: &Signals) {
         let Some(child) = &mut self.child else { return std::future::pending().await };
         let ended = child.wait().await;
         self.child = None;

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::shutdown::Stop;
+use super::shutdown::Shutdown;
 use super::signals::{Signals, Stage};
 use super::{App, AppError};
 use crate::config::Operator;
-use crate::process::admin_address_file::Sign;
+use crate::process::admin_address_file::AdminAddressFile;
 use crate::process::handover::{
-    Door, HandoverError, Keep, Opening, PREDECESSOR, Sockets, Taking, place, take,
+    HandoverError, ListenersReady, PREDECESSOR, PendingHandover, SocketHolder, Sockets, UpgradeListener,
+    receive_sockets, socket_path,
 };
 use crate::process::systemd;
-use crate::registry::{Registry, START};
+use crate::registry::{Registry, STARTUP_WAIT};
 use crate::telemetry;
 
 /// How long servers may take to start before a handover, and the required ones to connect before it is given up.
@@ -26,25 +27,25 @@ const READY: Duration = Duration::from_secs(60);
 const ERAS: Duration = Duration::from_secs(30);
 
 /// What was before this gateway: another one that waits for a word, or nothing.
-pub struct Before {
-    old: Option<Taking>,
-    place: Option<PathBuf>,
+pub struct Predecessor {
+    old: Option<PendingHandover>,
+    socket_path: Option<PathBuf>,
 }
 
-impl Before {
+impl Predecessor {
     /// The listening sockets: those of the gateway that runs if it is to be taken over from, else fresh ones.
     pub fn sockets(app: &App, wanted: &[SocketAddr], upgrade: bool) -> Result<(Self, Sockets), AppError> {
-        let place = place(&app.door.registry.house().plan.config);
+        let place = socket_path(&app.dispatcher.registry.snapshot().config.config);
         // Who was started by the gateway that runs finds it, even if the file names another address by now.
         let known = std::env::var_os(PREDECESSOR).map(PathBuf::from);
         let mut places: Vec<&PathBuf> = known.iter().chain(&place).filter(|_| upgrade).collect();
         places.dedup();
         if !places.is_empty() {
-            app.runtime.block_on(ready(app))?;
+            app.runtime.block_on(wait_until_ready(app))?;
         }
         let mut taken = None;
         for place in &places {
-            taken = take(place)?;
+            taken = receive_sockets(place)?;
             if taken.is_some() {
                 break;
             }
@@ -54,23 +55,23 @@ impl Before {
         }
         let (given, old) = taken.map_or_else(Default::default, |(given, old)| (given, Some(old)));
         let sockets = given.complete(wanted).map_err(|(address, error)| AppError::Listen(address, error))?;
-        Ok((Self { old, place }, sockets))
+        Ok((Self { old, socket_path: place }, sockets))
     }
 
     /// Once all listeners accept: lets the old gateway go, and waits for a successor.
     /// `hang` says where this one answers operators.
     pub async fn open(
         self,
-        opening: Opening,
+        opening: ListenersReady,
         listeners: usize,
-        keep: Keep,
+        keep: SocketHolder,
         signals: Signals,
-        hang: Option<(Sign, Operator)>,
+        hang: Option<(AdminAddressFile, Operator)>,
         registry: Arc<Registry>,
     ) {
-        opening.all(listeners).await;
+        opening.wait_all(listeners).await;
         if let Some(old) = self.old {
-            let elsewhere = Some(old.place()).filter(|old| Some(*old) != self.place.as_deref());
+            let elsewhere = Some(old.path()).filter(|old| Some(*old) != self.socket_path.as_deref());
             let elsewhere = elsewhere.map(std::path::Path::to_owned);
             let told = tokio::task::spawn_blocking(|| old.serves()).await;
             if let Err(error) = told.unwrap_or(Err(HandoverError::Refused)) {
@@ -86,17 +87,17 @@ impl Before {
             }
         }
         if let Some((sign, at)) = hang {
-            sign.hang(at);
+            sign.publish(at);
         }
         // Units that are ordered after this one find its servers there, unless these take long.
         tokio::spawn(async move {
-            registry.settled(START, START).await;
-            systemd::tell("READY=1");
+            registry.settled(STARTUP_WAIT, STARTUP_WAIT).await;
+            systemd::notify("READY=1");
         });
         // With process 1 its container ends, and so would a successor.
-        let Some(place) = self.place.filter(|_| std::process::id() != 1) else { return };
-        let door = match Door::open(&place) {
-            Ok(door) => door,
+        let Some(place) = self.socket_path.filter(|_| std::process::id() != 1) else { return };
+        let dispatcher = match UpgradeListener::open(&place) {
+            Ok(dispatcher) => dispatcher,
             Err(error) => {
                 tracing::warn!(%error, "no successor will be able to take over (listen.upgrade_socket)");
                 return;
@@ -104,14 +105,14 @@ impl Before {
         };
         let mut why = signals.stop.subscribe();
         let stage = signals.clone();
-        let asked = move |asked| stage.reached(if asked { Stage::Handing } else { Stage::Serving });
+        let asked = move |asked| stage.set_stage(if asked { Stage::HandingOver } else { Stage::Serving });
         tokio::select! {
-            pid = door.run(keep, asked) => {
+            pid = dispatcher.run(keep, asked) => {
                 tracing::info!(pid, "a successor serves");
-                systemd::tell(&format!("MAINPID={pid}"));
+                systemd::notify(&format!("MAINPID={pid}"));
                 signals.stop.send_if_modified(|why| {
                     let first = why.is_none();
-                    why.get_or_insert(Stop::Handed);
+                    why.get_or_insert(Shutdown::HandedOver);
                     first
                 });
             }
@@ -121,12 +122,12 @@ impl Before {
 }
 
 /// Waits until this gateway could serve as well as the one that runs.
-async fn ready(app: &App) -> Result<(), AppError> {
+async fn wait_until_ready(app: &App) -> Result<(), AppError> {
     let deadline = Instant::now() + READY;
     // Meanwhile the one that runs has them all.
-    app.door.registry.settled(READY, ERAS).await;
+    app.dispatcher.registry.settled(READY, ERAS).await;
     loop {
-        let missing = app.door.registry.house().missing();
+        let missing = app.dispatcher.registry.snapshot().missing();
         match missing.first() {
             None => return Ok(()),
             Some(why) if Instant::now() >= deadline => return Err(AppError::NotReady(why.clone())),

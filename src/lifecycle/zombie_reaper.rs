@@ -9,21 +9,21 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use crate::upstream::is_ours;
+use crate::upstream::is_own_child;
 
 /// How often it is looked; who waits for a child has reaped it long before the second look.
-const LOOK: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Looks after them, if that is this process's business.
-pub fn adopt() {
+pub fn start() {
     if std::process::id() != 1 {
         return;
     }
     let watch = || {
         let mut lay = HashSet::new();
         loop {
-            thread::sleep(LOOK);
-            lay = look(&lay);
+            thread::sleep(INTERVAL);
+            lay = reap(&lay);
         }
     };
     if let Err(error) = thread::Builder::new().name("orphans".into()).spawn(watch) {
@@ -32,7 +32,7 @@ pub fn adopt() {
 }
 
 /// Reaps what lay there before and still does; gives what lies there now.
-fn look(lay: &HashSet<libc::pid_t>) -> HashSet<libc::pid_t> {
+fn reap(lay: &HashSet<libc::pid_t>) -> HashSet<libc::pid_t> {
     let stats = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         Some((pid, fs::read_to_string(entry.path().join("stat")).ok()?))
@@ -40,7 +40,7 @@ fn look(lay: &HashSet<libc::pid_t>) -> HashSet<libc::pid_t> {
     let parent = std::process::id().cast_signed();
     let dead: HashSet<libc::pid_t> =
         stats.filter(|(_, stat)| is_dead_child(stat, parent)).map(|(pid, _)| pid).collect();
-    for pid in dead.intersection(lay).filter(|pid| !is_ours(**pid)) {
+    for pid in dead.intersection(lay).filter(|pid| !is_own_child(**pid)) {
         // SAFETY: asks for no status, of a process that nobody else waits for.
         unsafe { libc::waitpid(*pid, std::ptr::null_mut(), libc::WNOHANG) };
     }
@@ -80,12 +80,12 @@ mod tests {
         let child = Command::new("true").spawn().expect("a process");
         let pid = child.id().cast_signed();
         let begun = Instant::now();
-        while !look(&HashSet::new()).contains(&pid) {
+        while !reap(&HashSet::new()).contains(&pid) {
             assert!(begun.elapsed() < Duration::from_secs(30), "it does not end");
             thread::sleep(Duration::from_millis(5));
         }
         // Other tests have children of their own, which they wait for.
-        assert!(look(&HashSet::from([pid])).contains(&pid), "it was seen before it was reaped");
-        assert!(!look(&HashSet::new()).contains(&pid));
+        assert!(reap(&HashSet::from([pid])).contains(&pid), "it was seen before it was reaped");
+        assert!(!reap(&HashSet::new()).contains(&pid));
     }
 }

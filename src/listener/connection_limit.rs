@@ -15,80 +15,91 @@ use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::dispatch::Door;
-use crate::process::fd_limit::Descriptors;
-use crate::process::state::State;
+use crate::dispatch::Dispatcher;
+use crate::process::fd_limit::FdLimit;
+use crate::process::state::ProcessState;
 
 /// Refused clients that are still listened to, so that they can read why.
-const HEARD: usize = 64;
+const MAX_LINGERING: usize = 64;
 /// How long.
-const PATIENCE: Duration = Duration::from_millis(500);
+const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often the log says that it is full.
-const AGAIN: u64 = 10;
+const LOG_INTERVAL_SECS: u64 = 10;
 
 /// The places at a listener. A connection takes one, and so does each request that is under way on a connection of
 /// HTTP/2 beside its first: each may need a connection to a server.
-pub struct Places {
-    door: Arc<Door>,
-    descriptors: Descriptors,
+pub struct ConnectionPermits {
+    dispatcher: Arc<Dispatcher>,
+    fd_limit: FdLimit,
     taken: AtomicUsize,
     started: Instant,
     /// When the log may say next that there are none, in seconds since the start.
-    tell: AtomicU64,
+    next_log: AtomicU64,
 }
 
 /// One of them, until it is dropped.
-pub struct Place(Arc<Places>);
+pub struct ConnectionPermit(Arc<ConnectionPermits>);
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Release);
     }
 }
 
-impl Places {
-    pub fn new(door: Arc<Door>, descriptors: Descriptors) -> Arc<Self> {
+impl ConnectionPermits {
+    pub fn new(dispatcher: Arc<Dispatcher>, descriptors: FdLimit) -> Arc<Self> {
         let (started, tell) = (Instant::now(), AtomicU64::new(0));
-        Arc::new(Self { door, descriptors, taken: AtomicUsize::new(0), started, tell })
+        Arc::new(Self {
+            dispatcher,
+            fd_limit: descriptors,
+            taken: AtomicUsize::new(0),
+            started,
+            next_log: tell,
+        })
     }
 
     /// A place, if there is one left; the log is told if not.
-    pub fn take(self: &Arc<Self>) -> Option<Place> {
-        let most = self.descriptors.connections(&self.door.registry.house().plan.config);
+    pub fn acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        let max = self.fd_limit.connections(&self.dispatcher.registry.snapshot().config.config);
         // It is given back at once where there was none.
-        let place = Place(self.clone());
-        if self.taken.fetch_add(1, Ordering::Acquire) < most {
+        let place = ConnectionPermit(self.clone());
+        if self.taken.fetch_add(1, Ordering::Acquire) < max {
             return Some(place);
         }
-        let (now, next) = (self.started.elapsed().as_secs(), self.tell.load(Ordering::Relaxed));
-        let turn = self.tell.compare_exchange(next, now + AGAIN, Ordering::Relaxed, Ordering::Relaxed);
+        let (now, next) = (self.started.elapsed().as_secs(), self.next_log.load(Ordering::Relaxed));
+        let turn = self.next_log.compare_exchange(
+            next,
+            now + LOG_INTERVAL_SECS,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
         if now >= next && turn.is_ok() {
-            tracing::warn!(limit = most, "too many connections: further ones are refused");
+            tracing::warn!(limit = max, "too many connections: further ones are refused");
         }
         None
     }
 }
 
-pub struct Crowd<A> {
+pub struct ConnectionLimit<A> {
     inner: Arc<A>,
-    places: Arc<Places>,
-    state: Arc<State>,
+    permits: Arc<ConnectionPermits>,
+    state: Arc<ProcessState>,
     /// What a client over the limit is told; nothing with TLS.
     full: Option<Bytes>,
     refused: AtomicUsize,
 }
 
 /// A refused client that is listened to.
-struct Heard<'a>(&'a AtomicUsize);
+struct Lingering<'a>(&'a AtomicUsize);
 
-impl Drop for Heard<'_> {
+impl Drop for Lingering<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl<A> Crowd<A> {
-    pub fn new(inner: A, places: Arc<Places>, state: Arc<State>, speaks: bool) -> Self {
+impl<A> ConnectionLimit<A> {
+    pub fn new(inner: A, places: Arc<ConnectionPermits>, state: Arc<ProcessState>, speaks: bool) -> Self {
         let body = r#"{"error":{"code":"max_connections","message":"the gateway has as many connections as it takes","retry_after_ms":1000}}"#;
         let full = speaks.then(|| {
             Bytes::from(format!(
@@ -97,15 +108,15 @@ impl<A> Crowd<A> {
                 body.len()
             ))
         });
-        Self { inner: Arc::new(inner), places, state, full, refused: AtomicUsize::new(0) }
+        Self { inner: Arc::new(inner), permits: places, state, full, refused: AtomicUsize::new(0) }
     }
 
     /// Turns a client away. A connection that is closed over unread bytes is reset, and then the client may never read
     /// why (RFC 9112 §9.6): so it is listened to for a moment, unless too many are already.
     async fn refuse(&self, mut stream: Stream) {
-        self.places.door.metrics.rejected("listener", "max_connections");
-        let heard = Heard(&self.refused);
-        let few = self.refused.fetch_add(1, Ordering::Relaxed) < HEARD;
+        self.permits.dispatcher.metrics.rejected("listener", "max_connections");
+        let heard = Lingering(&self.refused);
+        let few = self.refused.fetch_add(1, Ordering::Relaxed) < MAX_LINGERING;
         let (Some(full), true) = (&self.full, few) else { return };
         let say = async {
             if stream.write_all(full).await.is_err() || stream.shutdown().await.is_err() {
@@ -114,16 +125,16 @@ impl<A> Crowd<A> {
             let mut rest = [0; 1024];
             while matches!(stream.read(&mut rest).await, Ok(1..)) {}
         };
-        let _ = tokio::time::timeout(PATIENCE, say).await;
+        let _ = tokio::time::timeout(LINGER_TIMEOUT, say).await;
         drop(heard);
     }
 }
 
 #[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServerApp for Crowd<A> {
+impl<A: ServerApp + Send + Sync + 'static> ServerApp for ConnectionLimit<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let connection = self.state.connect();
-        let Some(place) = self.places.take() else {
+        let Some(place) = self.permits.acquire() else {
             Box::pin(self.refuse(stream)).await;
             return None;
         };

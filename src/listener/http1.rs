@@ -18,105 +18,106 @@ use pingora::server::ShutdownWatch;
 use tokio::time::Instant;
 
 use super::{keepalive, tcp_cork};
-use crate::process::state::State;
+use crate::process::state::ProcessState;
 
 /// How long a connection may wait for its next request (Pingora's own figure).
-pub(crate) const IDLE: Duration = Duration::from_secs(60);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 tokio::task_local! {
     /// Until when the head that is waited for has to be there; none while a request is served.
-    static DUE: Cell<Option<Instant>>;
-    static ENDED: Cell<Ended>;
-    static STANDING: Standing;
+    static HEADER_DEADLINE: Cell<Option<Instant>>;
+    static REQUEST_END: Cell<RequestEnd>;
+    static STREAM_SLOT: StreamSlot;
 }
 
 /// What a request is among those of its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum StreamSlot {
     /// It has the place of its connection.
     #[default]
-    First,
+    Connection,
     /// One of HTTP/2 that has a place of its own.
-    Further,
+    Extra,
     /// One for which there was no place.
-    Beyond,
+    OverLimit,
 }
 
 /// What the request that is being served is among those of its connection.
-pub(crate) fn standing() -> Standing {
+pub(crate) fn stream_slot() -> StreamSlot {
     // A connection of HTTP/1 has one at a time.
-    STANDING.try_with(|standing| *standing).unwrap_or_default()
+    STREAM_SLOT.try_with(|standing| *standing).unwrap_or_default()
 }
 
 /// What the end of a request means for its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum RequestEnd {
     #[default]
     Done,
     /// The client left before the answer was whole.
-    Left,
+    ClientAborted,
     /// The connection shall have no further requests.
-    Last,
+    CloseConnection,
 }
 
 /// Called by a phase of a request that means something for its connection.
-pub(crate) fn ended(how: Ended) {
+pub(crate) fn request_ended(how: RequestEnd) {
     // A connection of HTTP/1 has one request at a time, and learns it by `keepalive`.
-    let _ = ENDED.try_with(|ended| ended.set(how));
+    let _ = REQUEST_END.try_with(|ended| ended.set(how));
 }
 
 /// Called by the first phase that runs when the head of a request is there.
-pub fn arrived() {
+pub fn head_received() {
     // In a stream of HTTP/2 nobody waits here.
-    let _ = DUE.try_with(|due| due.set(None));
+    let _ = HEADER_DEADLINE.try_with(|due| due.set(None));
 }
 
 /// A request that is being served; what it gives is the connection, if it can be used again.
 type Served<'a> = Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'a>>;
 
 /// Pingora's application for one listener, with a limit on heads.
-pub struct Patient<P> {
+pub struct Http1Server<P> {
     proxy: Arc<HttpProxy<P>>,
-    patience: Duration,
-    state: Arc<State>,
+    header_timeout: Duration,
+    state: Arc<ProcessState>,
 }
 
-impl<P> Patient<P>
+impl<P> Http1Server<P>
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
-    pub fn new(mut proxy: HttpProxy<P>, patience: Duration, state: Arc<State>) -> Self {
+    pub fn new(mut proxy: HttpProxy<P>, timeout: Duration, state: Arc<ProcessState>) -> Self {
         proxy.handle_init_modules();
-        Self { proxy: Arc::new(proxy), patience, state }
+        Self { proxy: Arc::new(proxy), header_timeout: timeout, state }
     }
 
     /// Serves one request of HTTP/2, whose head is there.
     pub(crate) async fn one(
         &self,
         session: ServerSession,
-        standing: Standing,
+        standing: StreamSlot,
         shutdown: &ShutdownWatch,
-    ) -> Ended {
+    ) -> RequestEnd {
         let serve = async {
             self.proxy.process_new_http(session, shutdown).await;
-            ENDED.with(Cell::get)
+            REQUEST_END.with(Cell::get)
         };
-        tcp_cork::together(STANDING.scope(standing, ENDED.scope(Cell::default(), serve))).await
+        tcp_cork::with_cork(STREAM_SLOT.scope(standing, REQUEST_END.scope(Cell::default(), serve))).await
     }
 
     /// Serves a connection of HTTP/1, whose first bytes were waited for since then.
-    pub(crate) async fn serve(&self, stream: Stream, since: Instant, shutdown: &ShutdownWatch) {
-        let serve = self.watch(keepalive::around(self.all(stream, shutdown)));
-        tcp_cork::together(DUE.scope(Cell::new(Some(since + self.patience)), serve)).await;
+    pub(crate) async fn serve(&self, stream: Stream, started: Instant, shutdown: &ShutdownWatch) {
+        let serve = self.watch(keepalive::with_reuse_slot(self.all(stream, shutdown)));
+        tcp_cork::with_cork(HEADER_DEADLINE.scope(Cell::new(Some(started + self.header_timeout)), serve))
+            .await;
     }
 
     /// One request after the other. Pingora has such a loop too, with HTTP/2 in it, and what that needs would be kept for
     /// each connection.
     async fn all(&self, stream: Stream, shutdown: &ShutdownWatch) {
         let mut served = self.first(stream, shutdown);
-        while let Some(reused) = served.await.or_else(keepalive::taken) {
-            DUE.with(|due| due.set(Some(Instant::now() + self.patience + IDLE)));
+        while let Some(reused) = served.await.or_else(keepalive::take_reused) {
+            HEADER_DEADLINE.with(|due| due.set(Some(Instant::now() + self.header_timeout + IDLE_TIMEOUT)));
             served = self.next(reused, shutdown);
         }
     }
@@ -124,7 +125,7 @@ where
     fn first<'a>(&'a self, stream: Stream, shutdown: &'a ShutdownWatch) -> Served<'a> {
         let mut session = ServerSession::new_http1(stream);
         // Where the listener is closing there is no next one.
-        session.set_keepalive((!*shutdown.borrow()).then_some(IDLE.as_secs()));
+        session.set_keepalive((!*shutdown.borrow()).then_some(IDLE_TIMEOUT.as_secs()));
         self.proxy.process_new_http(session, shutdown)
     }
 
@@ -142,22 +143,22 @@ where
     async fn watch(&self, serve: impl Future<Output = ()>) {
         let mut serve = pin!(serve);
         loop {
-            let due = DUE.with(Cell::get);
-            let look = due.unwrap_or_else(|| Instant::now() + self.patience);
+            let due = HEADER_DEADLINE.with(Cell::get);
+            let look = due.unwrap_or_else(|| Instant::now() + self.header_timeout);
             tokio::select! {
                 biased;
                 () = &mut serve => return,
                 () = tokio::time::sleep_until(look) => {}
             }
             // Another moment would be that of a later head.
-            if due.is_some() && DUE.with(Cell::get) == due {
+            if due.is_some() && HEADER_DEADLINE.with(Cell::get) == due {
                 return;
             }
         }
     }
 
     /// After the last accept. Idle connections are closed by this; until then the next request of each is answered
-    /// with `Connection: close`.
+    /// with `ConnectionGuard: close`.
     pub(crate) async fn close(&self) {
         self.state.close_listener().await;
         self.proxy.http_cleanup().await;

@@ -17,72 +17,72 @@ use pingora::server::ShutdownWatch;
 use pingora::time::fast_timeout::fast_sleep;
 use tokio::sync::mpsc;
 
-use super::connection_limit::{Place, Places};
-use super::http1::{Ended, IDLE, Patient, Standing};
-use super::lingering_close::Linger;
-use super::reset_budget::Leaves;
-use crate::process::state::State;
+use super::connection_limit::{ConnectionPermit, ConnectionPermits};
+use super::http1::{Http1Server, IDLE_TIMEOUT, RequestEnd, StreamSlot};
+use super::lingering_close::LingeringClose;
+use super::reset_budget::ResetBudget;
+use crate::process::state::ProcessState;
 
 /// Requests of one connection at a time. What one of them may take is what a connection of HTTP/1 may take, and all but
 /// the first take a place among those of connections.
-const STREAMS: u32 = 100;
+const MAX_STREAMS: u32 = 100;
 /// How many may still be winding up beside these, because their clients have reset them.
-const WINDING_UP: usize = 100;
+const MAX_CLOSING_STREAMS: usize = 100;
 /// Requests that are turned away while those finish that run beside too many that were left.
-const TURNED: usize = 100;
+const MAX_REFUSED_STREAMS: usize = 100;
 /// Requests that are refused for their form before they are one.
-const MALFORMED: usize = 32;
+const MAX_MALFORMED: usize = 32;
 /// Bytes that may be on their way to us, of one stream and of all of them.
-const WINDOW: u32 = 256 * 1024;
-const WINDOWS: u32 = 1024 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes of an answer that wait for a client which does not read.
-const UNSENT: usize = 64 * 1024;
+const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// How long a connection that is at its end is waited for.
-const LAST: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub struct Multiplex<P> {
-    patient: Arc<Patient<P>>,
-    places: Arc<Places>,
-    state: Arc<State>,
+pub struct Http2Server<P> {
+    http1: Arc<Http1Server<P>>,
+    permits: Arc<ConnectionPermits>,
+    state: Arc<ProcessState>,
     options: H2Options,
-    patience: Duration,
+    header_timeout: Duration,
 }
 
 /// How a request ended, and what it was.
 #[derive(Clone, Copy)]
-struct End {
-    how: Ended,
-    standing: Standing,
-    began: Instant,
+struct Http2StreamEnd {
+    how: RequestEnd,
+    slot: StreamSlot,
+    started: Instant,
 }
 
 /// Told even if the task of the request is torn down.
-struct Report {
-    to: mpsc::UnboundedSender<End>,
-    end: End,
+struct StreamGuard {
+    to: mpsc::UnboundedSender<Http2StreamEnd>,
+    end: Http2StreamEnd,
     /// Given back before that.
-    place: Option<Place>,
+    permit: Option<ConnectionPermit>,
 }
 
-impl Drop for Report {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
-        drop(self.place.take());
+        drop(self.permit.take());
         // Nobody listens any more when the connection is gone.
         let _ = self.to.send(self.end);
     }
 }
 
-impl<P> Multiplex<P>
+impl<P> Http2Server<P>
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
     /// `max_header` is what the filters take; they shall be asked first, since they can say what is wrong.
     pub fn new(
-        patient: Arc<Patient<P>>,
-        places: Arc<Places>,
-        state: Arc<State>,
-        patience: Duration,
+        patient: Arc<Http1Server<P>>,
+        places: Arc<ConnectionPermits>,
+        state: Arc<ProcessState>,
+        timeout: Duration,
         max_header: usize,
     ) -> Self {
         let mut options = H2Options::new();
@@ -90,11 +90,11 @@ where
         let list = u32::try_from(max_header.saturating_mul(2)).unwrap_or(u32::MAX).saturating_add(8 * 1024);
         options
             .max_header_list_size(list)
-            .max_concurrent_streams(STREAMS)
-            .initial_window_size(WINDOW)
-            .initial_connection_window_size(WINDOWS)
-            .max_send_buffer_size(UNSENT);
-        Self { patient, places, state, options, patience }
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buffer_size(MAX_SEND_BUFFER);
+        Self { http1: patient, permits: places, state, options, header_timeout: timeout }
     }
 
     /// Serves all requests of a connection.
@@ -106,17 +106,18 @@ where
             socket_digest: stream.get_socket_digest(),
         });
         let socket = stream.id();
-        let shaken = tokio::time::timeout(self.patience, handshake(stream, Some(self.options.clone()))).await;
+        let shaken =
+            tokio::time::timeout(self.header_timeout, handshake(stream, Some(self.options.clone()))).await;
         let Ok(Ok(mut connection)) = shaken else {
             tracing::debug!("a client did not begin HTTP/2 as it should, or not in time");
             return;
         };
-        let (to, mut reports) = mpsc::unbounded_channel::<End>();
+        let (to, mut reports) = mpsc::unbounded_channel::<Http2StreamEnd>();
         let mut stopping = shutdown.clone();
         let (mut running, mut malformed) = (0_usize, 0_usize);
-        let mut leaves = Leaves::new(Instant::now());
+        let mut leaves = ResetBudget::new(Instant::now());
         // A client that says nothing at all gets the time of a head, one that has asked before the time of a pause.
-        let mut pause = self.patience;
+        let mut pause = self.header_timeout;
         // Whether the connection's own place is free for a request.
         let mut first = true;
         // Set when no new requests are wanted; and when none is taken any more, with how many were turned away.
@@ -125,17 +126,17 @@ where
         let mut present = None;
         // Whether it is the gateway that ends the connection, while its client may still be sending.
         let sent_away = loop {
-            let wait = if ending { LAST } else { pause };
+            let wait = if ending { CLOSE_TIMEOUT } else { pause };
             let accepted = tokio::select! {
                 biased;
                 Some(end) = reports.recv() => {
                     running -= 1;
-                    first |= end.standing == Standing::First;
+                    first |= end.slot == StreamSlot::Connection;
                     match end.how {
-                        Ended::Done => leaves.waited(),
-                        Ended::Left => leaves.left(end.began.elapsed(), Instant::now()),
-                        Ended::Last if ending => {}
-                        Ended::Last => {
+                        RequestEnd::Done => leaves.waited(),
+                        RequestEnd::ClientAborted => leaves.record_reset(end.started.elapsed(), Instant::now()),
+                        RequestEnd::CloseConnection if ending => {}
+                        RequestEnd::CloseConnection => {
                             connection.graceful_shutdown();
                             ending = true;
                         }
@@ -144,7 +145,7 @@ where
                 }
                 changed = stopping.changed(), if !ending => {
                     if changed.is_ok() {
-                        present = Some(self.state.enter());
+                        present = Some(self.state.begin_request());
                     }
                     connection.graceful_shutdown();
                     ending = true;
@@ -168,16 +169,17 @@ where
                 }
                 (Some(Ok(Some(H2Accept::Session(session)))), None) => {
                     running += 1;
-                    pause = self.patience + IDLE;
-                    let place = if first { None } else { self.places.take() };
+                    pause = self.header_timeout + IDLE_TIMEOUT;
+                    let place = if first { None } else { self.permits.acquire() };
                     let standing = match &place {
-                        _ if std::mem::take(&mut first) => Standing::First,
-                        Some(_) => Standing::Further,
-                        None => Standing::Beyond,
+                        _ if std::mem::take(&mut first) => StreamSlot::Connection,
+                        Some(_) => StreamSlot::Extra,
+                        None => StreamSlot::OverLimit,
                     };
-                    let end = End { how: Ended::Done, standing, began: Instant::now() };
-                    let report = Report { to: to.clone(), end, place };
-                    let (patient, shutdown) = (self.patient.clone(), shutdown.clone());
+                    let end =
+                        Http2StreamEnd { how: RequestEnd::Done, slot: standing, started: Instant::now() };
+                    let report = StreamGuard { to: to.clone(), end, permit: place };
+                    let (patient, shutdown) = (self.http1.clone(), shutdown.clone());
                     tokio::spawn(async move {
                         // The whole of it must come along: what is dropped here is told at once.
                         let mut report = report;
@@ -192,16 +194,19 @@ where
                     break true;
                 }
             }
-            if leaves.are_gone() && running > 0 && turned.is_none() {
+            if leaves.is_exhausted() && running > 0 && turned.is_none() {
                 // Calls that run beside are innocent: they come to their end, and the connection with the last of them.
                 connection.graceful_shutdown();
                 (ending, turned) = (true, Some(0));
             }
             let asked_enough = match turned {
-                None => leaves.are_gone(),
-                Some(turned) => turned >= TURNED,
+                None => leaves.is_exhausted(),
+                Some(turned) => turned >= MAX_REFUSED_STREAMS,
             };
-            if asked_enough || malformed >= MALFORMED || running > STREAMS as usize + WINDING_UP {
+            if asked_enough
+                || malformed >= MAX_MALFORMED
+                || running > MAX_STREAMS as usize + MAX_CLOSING_STREAMS
+            {
                 tracing::info!(
                     running,
                     malformed,
@@ -212,14 +217,14 @@ where
                     while let Ok(Some(_)) = HttpSession::from_h2_conn(&mut connection, digest.clone()).await {
                     }
                 };
-                let _ = tokio::time::timeout(LAST, gone).await;
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, gone).await;
                 break true;
             }
         };
         drop(present);
-        if sent_away && let Some(linger) = Linger::on(socket) {
+        if sent_away && let Some(linger) = LingeringClose::on(socket) {
             drop(connection);
-            linger.drain(LAST).await;
+            linger.drain(CLOSE_TIMEOUT).await;
         }
     }
 }

@@ -12,22 +12,22 @@ use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
 
 tokio::task_local! {
-    static KEPT: Cell<Option<ReusedHttpStream>>;
+    static REUSED: Cell<Option<ReusedHttpStream>>;
 }
 
 /// Serves a connection; what is kept in the course of it waits for [`taken`].
-pub(crate) async fn around<T>(serve: impl Future<Output = T>) -> T {
-    KEPT.scope(Cell::default(), serve).await
+pub(crate) async fn with_reuse_slot<T>(serve: impl Future<Output = T>) -> T {
+    REUSED.scope(Cell::default(), serve).await
 }
 
 /// The connection of the exchange that has ended, if it was kept.
-pub(crate) fn taken() -> Option<ReusedHttpStream> {
-    KEPT.with(Cell::take)
+pub(crate) fn take_reused() -> Option<ReusedHttpStream> {
+    REUSED.with(Cell::take)
 }
 
 /// Ends an exchange that has failed; nothing is left of it for Pingora to close. To be called in its last phase, and only
 /// if the client was told all that it was promised.
-pub(crate) async fn keep(session: &mut Session) {
+pub(crate) async fn reuse_connection(session: &mut Session) {
     if session.as_downstream().as_http1().is_none() {
         return;
     }
@@ -39,5 +39,5 @@ pub(crate) async fn keep(session: &mut Session) {
     let Ok(Some(stream)) = exchange.finish().await else { return };
     let reused = ReusedHttpStream::from_reusable_stream(stream, settings);
     // A stream of HTTP/2 was sorted out above, so that there is somebody who serves the connection.
-    let _ = KEPT.try_with(|kept| kept.set(Some(reused)));
+    let _ = REUSED.try_with(|kept| kept.set(Some(reused)));
 }

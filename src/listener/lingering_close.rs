@@ -10,12 +10,12 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 /// Bytes that are read at most. A client that sends more than this is reset.
-const MOST: usize = 8 * 1024 * 1024;
+const MAX_DISCARDED: usize = 8 * 1024 * 1024;
 
 /// A second descriptor of a connection, which holds it open while its owner closes it.
-pub struct Linger(TcpStream);
+pub struct LingeringClose(TcpStream);
 
-impl Linger {
+impl LingeringClose {
     /// `None` where the connection is no TCP socket, or no descriptor is left.
     pub fn on(socket: RawFd) -> Option<Self> {
         if socket < 0 {
@@ -33,7 +33,7 @@ impl Linger {
             let (mut piece, mut read) = (vec![0; 16 * 1024], 0);
             while let Ok(count @ 1..) = self.0.read(&mut piece).await {
                 read += count;
-                if read > MOST {
+                if read > MAX_DISCARDED {
                     break;
                 }
             }

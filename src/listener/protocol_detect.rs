@@ -15,31 +15,31 @@ use pingora::proxy::ProxyHttp;
 use pingora::server::ShutdownWatch;
 use tokio::time::Instant;
 
-use super::http1::Patient;
-use super::http2::Multiplex;
+use super::http1::Http1Server;
+use super::http2::Http2Server;
 
 /// RFC 9113 §3.4: the preface is `PRI * HTTP/2.0`, and `PRI` is kept free of other meanings.
 const PREFACE: [u8; 3] = *b"PRI";
 
-pub struct Tongue<P> {
-    patient: Arc<Patient<P>>,
+pub struct DetectHttp<P> {
+    http1: Arc<Http1Server<P>>,
     /// `None` where HTTP/2 is not spoken.
-    multiplex: Option<Multiplex<P>>,
-    patience: Duration,
+    http2: Option<Http2Server<P>>,
+    timeout: Duration,
 }
 
-impl<P> Tongue<P> {
-    pub fn new(patient: Arc<Patient<P>>, multiplex: Option<Multiplex<P>>, patience: Duration) -> Self {
-        Self { patient, multiplex, patience }
+impl<P> DetectHttp<P> {
+    pub fn new(patient: Arc<Http1Server<P>>, multiplex: Option<Http2Server<P>>, timeout: Duration) -> Self {
+        Self { http1: patient, http2: multiplex, timeout }
     }
 
     /// Whether the client speaks HTTP/2; `None` if it says nothing in time.
-    async fn is_two(&self, stream: &mut Stream) -> Option<bool> {
+    async fn is_http2(&self, stream: &mut Stream) -> Option<bool> {
         if stream.get_ssl_digest().is_some() {
             return Some(matches!(stream.selected_alpn_proto(), Some(ALPN::H2)));
         }
         let mut first = [0; PREFACE.len()];
-        match tokio::time::timeout(self.patience, stream.try_peek(&mut first)).await {
+        match tokio::time::timeout(self.timeout, stream.try_peek(&mut first)).await {
             Ok(Ok(seen)) => Some(seen && first == PREFACE),
             _ => None,
         }
@@ -47,25 +47,25 @@ impl<P> Tongue<P> {
 }
 
 #[async_trait]
-impl<P> ServerApp for Tongue<P>
+impl<P> ServerApp for DetectHttp<P>
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let since = Instant::now();
-        match &self.multiplex {
+        let started = Instant::now();
+        match &self.http2 {
             // Few connections need the room for it.
-            Some(multiplex) if self.is_two(&mut stream).await? => {
+            Some(multiplex) if self.is_http2(&mut stream).await? => {
                 Box::pin(multiplex.serve(stream, shutdown)).await;
             }
-            _ => self.patient.serve(stream, since, shutdown).await,
+            _ => self.http1.serve(stream, started, shutdown).await,
         }
         // The loop over the requests of a connection is inside.
         None
     }
 
     async fn cleanup(&self) {
-        self.patient.close().await;
+        self.http1.close().await;
     }
 }

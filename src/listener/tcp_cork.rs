@@ -33,7 +33,7 @@ pub fn cork(socket: RawFd) {
 }
 
 /// Serves requests, one at a time; after each poll goes out what was held back.
-pub async fn together<T>(serve: impl Future<Output = T>) -> T {
+pub async fn with_cork<T>(serve: impl Future<Output = T>) -> T {
     let mut serve = pin!(serve);
     std::future::poll_fn(|cx| {
         let around = CORKED.replace(NONE);
@@ -79,7 +79,7 @@ mod tests {
         let (mut inside, _) = listener.accept().expect("it came");
         inside.set_nonblocking(true).expect("sockets have it");
         let mut seen = [0; 16];
-        together(async {
+        with_cork(async {
             cork(out.as_raw_fd());
             out.write_all(b"head").expect("it is taken");
             let early = inside.read(&mut seen).expect_err("nothing went out yet");

@@ -15,20 +15,20 @@ use pingora::server::ShutdownWatch;
 
 use super::tls::Tls;
 
-pub struct Secure<A> {
+pub struct TlsAcceptor<A> {
     inner: Arc<A>,
     tls: Arc<Tls>,
-    patience: Duration,
+    timeout: Duration,
 }
 
-impl<A> Secure<A> {
-    pub fn new(inner: A, tls: Arc<Tls>, patience: Duration) -> Self {
-        Self { inner: Arc::new(inner), tls, patience }
+impl<A> TlsAcceptor<A> {
+    pub fn new(inner: A, tls: Arc<Tls>, timeout: Duration) -> Self {
+        Self { inner: Arc::new(inner), tls, timeout }
     }
 
     async fn handshake(&self, stream: Tcp, from: &str) -> Option<Stream> {
         let held = self.tls.now();
-        match tokio::time::timeout(self.patience, held.acceptor.tls_handshake(stream)).await {
+        match tokio::time::timeout(self.timeout, held.acceptor.tls_handshake(stream)).await {
             Ok(Ok(stream)) => Some(Box::new(stream)),
             Ok(Err(error)) => {
                 let io = error.root_cause().downcast_ref::<std::io::Error>().map(std::io::Error::kind);
@@ -49,7 +49,7 @@ impl<A> Secure<A> {
 }
 
 #[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServerApp for Secure<A> {
+impl<A: ServerApp + Send + Sync + 'static> ServerApp for TlsAcceptor<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         if stream.get_ssl_digest().is_some() {
             // A further request of a connection whose handshake was done.

@@ -17,9 +17,9 @@ const MAX: u64 = 4096;
 
 /// The sign of the gateway that runs with one configuration file.
 #[derive(Clone, Debug)]
-pub struct Sign(PathBuf);
+pub struct AdminAddressFile(PathBuf);
 
-impl Sign {
+impl AdminAddressFile {
     /// None for a path that is no text.
     pub fn of(file: &Path) -> Option<Self> {
         let file = std::path::absolute(file).ok()?;
@@ -28,7 +28,7 @@ impl Sign {
     }
 
     /// This process answers there. It runs as well where nothing can be written.
-    pub fn hang(&self, at: Operator) {
+    pub fn publish(&self, at: Operator) {
         let words =
             format!("{} {} {}\n", at.address, if at.tls { "tls" } else { "plain" }, std::process::id());
         let hung = prepare(&self.0).map_err(|error| error.to_string()).and_then(|()| {
@@ -43,7 +43,7 @@ impl Sign {
     }
 
     /// This process ends; a successor's sign stays.
-    pub fn take_down(&self) {
+    pub fn remove(&self) {
         if self.read().is_ok_and(|(_, pid)| pid == std::process::id()) {
             let _ = fs::remove_file(&self.0);
         }
@@ -76,16 +76,16 @@ mod tests {
     #[test]
     fn it_tells_where_and_goes_with_its_gateway() {
         let base = tempfile::tempdir().expect("a folder");
-        let sign = Sign(base.path().join("run/a.at"));
+        let sign = AdminAddressFile(base.path().join("run/a.at"));
         assert_eq!(sign.at(), None);
         let at = Operator { address: "127.0.0.1:8443".parse().expect("an address"), tls: true };
-        sign.hang(at);
+        sign.publish(at);
         assert_eq!(sign.at(), Some(at));
         fs::write(&sign.0, "127.0.0.1:1 plain 1\n").expect("another has its own there");
-        sign.take_down();
+        sign.remove();
         assert!(sign.at().is_some_and(|at| !at.tls), "that one stays");
-        sign.hang(at);
-        sign.take_down();
+        sign.publish(at);
+        sign.remove();
         assert_eq!(sign.at(), None);
     }
 }

@@ -8,11 +8,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::config::{Config, Limits};
 
 /// What the gateway has open without any client: logs, listeners, runtimes, watches, the store of limits, refusals.
-const OWN: u64 = 128;
+const RESERVED: u64 = 128;
 /// What one server may take: pipes of two processes, or connections that follow its announcements.
-const SERVER: u64 = 8;
+const PER_SERVER: u64 = 8;
 /// What one client may take: its connection, and one to a server.
-const CLIENT: u64 = 2;
+const PER_CLIENT: u64 = 2;
 
 /// Of all descriptors, what may be connections to servers that wait for another call: one in so many, and so many of one
 /// worker at most.
@@ -20,15 +20,15 @@ const IDLE: u64 = 8;
 const IDLE_OF_WORKER: u64 = 1024;
 
 /// Fewer connections than this are told of though nobody asked for more.
-const FEW: u64 = 4096;
+const LOW_LIMIT: u64 = 4096;
 
 /// What held before it was raised; 0 if it was not.
-static BEFORE: AtomicU64 = AtomicU64::new(0);
+static ORIGINAL_LIMIT: AtomicU64 = AtomicU64::new(0);
 
 /// For a child between fork and exec: what was raised for the gateway is not for programs that may use `select`, or
 /// close all that they could have open.
 pub fn restore() -> io::Result<()> {
-    let before = BEFORE.load(Ordering::Relaxed);
+    let before = ORIGINAL_LIMIT.load(Ordering::Relaxed);
     if before == 0 {
         return Ok(());
     }
@@ -38,9 +38,9 @@ pub fn restore() -> io::Result<()> {
 
 /// The limit of this process, as it was raised at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Descriptors(u64);
+pub struct FdLimit(u64);
 
-impl Descriptors {
+impl FdLimit {
     /// Raises what holds to what may hold.
     pub fn raise() -> Self {
         let limits = getrlimit(Resource::RLIMIT_NOFILE);
@@ -50,7 +50,7 @@ impl Descriptors {
         };
         match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
             Ok(()) => {
-                BEFORE.store(soft, Ordering::Relaxed);
+                ORIGINAL_LIMIT.store(soft, Ordering::Relaxed);
                 Self(hard)
             }
             Err(error) => {
@@ -61,27 +61,28 @@ impl Descriptors {
     }
 
     /// Says what it is good for.
-    pub fn tell(self, config: &Config) {
-        let (wanted, most) = (config.limits.max_connections, self.connections(config));
+    pub fn log(self, config: &Config) {
+        let (wanted, max) = (config.limits.max_connections, self.connections(config));
         // Few need the default number of connections; what was asked for, or is little, is another matter.
-        let enough = if wanted == Limits::default().max_connections { wanted.min(FEW) } else { wanted };
-        if most as u64 >= enough {
-            tracing::info!(open_files = self.0, max_connections = most, "limits of this process");
+        let enough = if wanted == Limits::default().max_connections { wanted.min(LOW_LIMIT) } else { wanted };
+        if max as u64 >= enough {
+            tracing::info!(open_files = self.0, max_connections = max, "limits of this process");
         } else {
-            let needs = self.needs(config);
+            let needs = self.required(config);
             tracing::warn!(
                 open_files = self.0,
-                max_connections = most,
+                max_connections = max,
                 "open files are too few for limits.max_connections ({wanted}): {needs} would do; fewer connections are taken"
             );
         }
     }
 
     /// Descriptors that all that the file allows would take.
-    fn needs(self, config: &Config) -> u64 {
+    fn required(self, config: &Config) -> u64 {
         let listeners = 1 + u64::from(config.admin.is_some());
-        let used =
-            OWN + SERVER * config.servers.len() as u64 + CLIENT * listeners * config.limits.max_connections;
+        let used = RESERVED
+            + PER_SERVER * config.servers.len() as u64
+            + PER_CLIENT * listeners * config.limits.max_connections;
         (used + used.div_ceil(IDLE - 1)).min(used + Self::idle_of_all(config))
     }
 
@@ -101,9 +102,9 @@ impl Descriptors {
     pub fn connections(self, config: &Config) -> usize {
         let listeners = 1 + u64::from(config.admin.is_some());
         let idle = (self.idle(config) * config.workers.count()) as u64;
-        let rest = self.0.saturating_sub(OWN + SERVER * config.servers.len() as u64 + idle);
-        let most = (rest / (CLIENT * listeners)).max(1).min(config.limits.max_connections);
-        usize::try_from(most).unwrap_or(usize::MAX)
+        let rest = self.0.saturating_sub(RESERVED + PER_SERVER * config.servers.len() as u64 + idle);
+        let max = (rest / (PER_CLIENT * listeners)).max(1).min(config.limits.max_connections);
+        usize::try_from(max).unwrap_or(usize::MAX)
     }
 }
 
@@ -120,7 +121,7 @@ mod tests {
         assert_eq!(config.servers.len(), 1);
         config.limits.max_connections = 1000;
         config.workers = Workers::Count(NonZeroUsize::new(4).expect("some"));
-        for (open, most, idle) in [
+        for (open, max, idle) in [
             (u64::MAX, 1000, 1024),
             (1_000_000, 1000, 1024),
             (2442, 1000, 76),
@@ -129,10 +130,10 @@ mod tests {
             (138, 1, 4),
             (16, 1, 1),
         ] {
-            let found = Descriptors(open);
-            assert_eq!((found.connections(&config), found.idle(&config)), (most, idle), "{open}");
+            let found = FdLimit(open);
+            assert_eq!((found.connections(&config), found.idle(&config)), (max, idle), "{open}");
         }
-        let needs = Descriptors(16).needs(&config);
-        assert_eq!((needs, Descriptors(needs).connections(&config)), (2442, 1000));
+        let needs = FdLimit(16).required(&config);
+        assert_eq!((needs, FdLimit(needs).connections(&config)), (2442, 1000));
     }
 }

@@ -7,55 +7,55 @@ use arc_swap::ArcSwapOption;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Default)]
-pub struct State {
-    present: AtomicUsize,
+pub struct ProcessState {
+    requests: AtomicUsize,
     connections: AtomicUsize,
     /// Listeners that accept no more.
-    shut: AtomicUsize,
+    closed_listeners: AtomicUsize,
     /// Bytes of requests' bodies in memory.
     buffered: AtomicUsize,
     /// A successor serves in its place.
     handed: AtomicBool,
     /// Idle connections are closed from here on.
-    quiet: CancellationToken,
+    close_idle: CancellationToken,
     /// What still runs is waited for no longer.
     over: AtomicBool,
     config_fault: ArcSwapOption<String>,
 }
 
 /// One request that is under way.
-pub struct Present(Arc<State>);
+pub struct RequestGuard(Arc<ProcessState>);
 
-impl Drop for Present {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.present.fetch_sub(1, Ordering::Release);
+        self.0.requests.fetch_sub(1, Ordering::Release);
     }
 }
 
 /// One open connection of a client.
-pub struct Connection(Arc<State>);
+pub struct ConnectionGuard(Arc<ProcessState>);
 
-impl Drop for Connection {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Release);
     }
 }
 
 /// The bytes of one request's body, as far as they are counted.
-pub struct Load(Arc<State>, usize);
+pub struct BufferedBytes(Arc<ProcessState>, usize);
 
-impl Load {
+impl BufferedBytes {
     /// Whether there is room for this many bytes now; none is taken.
-    pub fn fits(&self, bytes: usize, most: usize) -> bool {
-        self.0.buffered().saturating_add(bytes) <= most
+    pub fn fits(&self, bytes: usize, max: usize) -> bool {
+        self.0.buffered().saturating_add(bytes) <= max
     }
 
     /// Counts further bytes, unless that makes more than `most` of all requests together.
-    pub fn grow(&mut self, bytes: usize, most: usize) -> bool {
+    pub fn grow(&mut self, bytes: usize, max: usize) -> bool {
         let before = self.0.buffered.fetch_add(bytes, Ordering::Relaxed);
         self.1 += bytes;
         // What was too much is given back with the whole.
-        before.saturating_add(bytes) <= most
+        before.saturating_add(bytes) <= max
     }
 
     pub fn bytes(&self) -> usize {
@@ -63,15 +63,15 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl Drop for BufferedBytes {
     fn drop(&mut self) {
         self.0.buffered.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
-impl State {
+impl ProcessState {
     /// What still runs is waited for no longer.
-    pub fn cut(&self) {
+    pub fn close_idle_token(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
 
@@ -79,8 +79,8 @@ impl State {
         self.over.load(Ordering::Relaxed)
     }
 
-    pub fn load(self: &Arc<Self>) -> Load {
-        Load(self.clone(), 0)
+    pub fn buffer(self: &Arc<Self>) -> BufferedBytes {
+        BufferedBytes(self.clone(), 0)
     }
 
     /// Bytes of requests' bodies in memory.
@@ -88,19 +88,19 @@ impl State {
         self.buffered.load(Ordering::Relaxed)
     }
 
-    pub fn enter(self: &Arc<Self>) -> Present {
-        self.present.fetch_add(1, Ordering::Relaxed);
-        Present(self.clone())
+    pub fn begin_request(self: &Arc<Self>) -> RequestGuard {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        RequestGuard(self.clone())
     }
 
     /// Requests that are under way.
-    pub fn present(&self) -> usize {
-        self.present.load(Ordering::Acquire)
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Acquire)
     }
 
-    pub fn connect(self: &Arc<Self>) -> Connection {
+    pub fn connect(self: &Arc<Self>) -> ConnectionGuard {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        Connection(self.clone())
+        ConnectionGuard(self.clone())
     }
 
     /// Connections of clients.
@@ -110,13 +110,13 @@ impl State {
 
     /// A listener accepts no more; comes back when its idle connections are to be closed.
     pub async fn close_listener(&self) {
-        self.shut.fetch_add(1, Ordering::Release);
-        self.quiet.cancelled().await;
+        self.closed_listeners.fetch_add(1, Ordering::Release);
+        self.close_idle.cancelled().await;
     }
 
     /// Listeners that accept no more.
-    pub fn shut(&self) -> usize {
-        self.shut.load(Ordering::Acquire)
+    pub fn closed_listeners(&self) -> usize {
+        self.closed_listeners.load(Ordering::Acquire)
     }
 
     /// A successor serves in the place of this process.
@@ -129,8 +129,8 @@ impl State {
     }
 
     /// Has idle connections closed.
-    pub fn hush(&self) {
-        self.quiet.cancel();
+    pub fn close_idle(&self) {
+        self.close_idle.cancel();
     }
 
     /// Why the file that was saved last is not what runs.
@@ -149,8 +149,8 @@ mod tests {
 
     #[test]
     fn bytes_are_counted_together_and_given_back() {
-        let state = Arc::<State>::default();
-        let (mut first, mut second) = (state.load(), state.load());
+        let state = Arc::<ProcessState>::default();
+        let (mut first, mut second) = (state.buffer(), state.buffer());
         assert!(first.grow(60, 100) && second.grow(40, 100));
         assert!(!second.fits(1, 100) && !second.grow(1, 100), "that is one too many");
         drop(second);

@@ -4,7 +4,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Sends one state, such as `READY=1`, to the socket that systemd has named, if it has.
-pub fn tell(state: &str) {
+pub fn notify(state: &str) {
     let Ok(name) = std::env::var("NOTIFY_SOCKET") else { return };
     if let Err(error) = send(&name, state) {
         tracing::warn!(%error, state, "systemd cannot be told");

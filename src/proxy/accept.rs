@@ -7,12 +7,12 @@ use http::header::ACCEPT;
 use pingora::proxy::Session;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Takes {
+pub struct AcceptedTypes {
     pub json: bool,
     pub events: bool,
 }
 
-impl Takes {
+impl AcceptedTypes {
     pub fn of(session: &Session) -> Self {
         Self::read(&session.req_header().headers)
     }
@@ -26,7 +26,7 @@ impl Takes {
         {
             return Self { json: true, events: true };
         }
-        let (mut json, mut events) = (Range::default(), Range::default());
+        let (mut json, mut events) = (MediaRange::default(), MediaRange::default());
         let mut said = false;
         for value in headers.get_all(ACCEPT) {
             for range in
@@ -52,13 +52,13 @@ impl Takes {
 
 /// What was said of a media type, by the range that fits it best.
 #[derive(Default)]
-struct Range {
+struct MediaRange {
     /// 1 for `*/*`, 2 for `type/*`, 3 for the type itself.
     fits: u8,
     takes: bool,
 }
 
-impl Range {
+impl MediaRange {
     fn meet(&mut self, kind: &str, sub: &str, range: &str) {
         let mut parts = range.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
@@ -91,8 +91,9 @@ mod tests {
 
     #[test]
     fn a_client_gets_what_it_takes() {
-        let (json, events) = (Takes { json: true, events: false }, Takes { json: false, events: true });
-        let both = Takes { json: true, events: true };
+        let (json, events) =
+            (AcceptedTypes { json: true, events: false }, AcceptedTypes { json: false, events: true });
+        let both = AcceptedTypes { json: true, events: true };
         for (accept, takes) in [
             ("application/json, text/event-stream", both),
             ("application/json", json),
@@ -119,12 +120,12 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
-            assert_eq!(Takes::read(&headers), takes, "{accept}");
+            assert_eq!(AcceptedTypes::read(&headers), takes, "{accept}");
         }
-        assert_eq!(Takes::read(&HeaderMap::new()), both);
+        assert_eq!(AcceptedTypes::read(&HeaderMap::new()), both);
         let mut lines = HeaderMap::new();
         lines.append(ACCEPT, HeaderValue::from_static("application/json"));
         lines.append(ACCEPT, HeaderValue::from_static("text/event-stream"));
-        assert_eq!(Takes::read(&lines), both);
+        assert_eq!(AcceptedTypes::read(&lines), both);
     }
 }

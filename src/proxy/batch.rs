@@ -17,26 +17,26 @@ use mcp::{Era, Kind, Refusal};
 use pingora::proxy::Session;
 use tokio::sync::mpsc;
 
-use super::accept::Takes;
+use super::accept::AcceptedTypes;
 use super::negotiated_response::decline;
-use super::{Ctx, Gateway, request_head, respond, stream_response, upstream_auth};
+use super::{Gateway, RequestContext, request_head, respond, stream_response, upstream_auth};
 use crate::catalog::Endpoint;
-use crate::dispatch::authorize::{Halt, Judged, kept};
-use crate::dispatch::{Door, Exit, Leave, Led, Reply, Told};
+use crate::dispatch::authorize::{Authorized, RejectedRequest, share_slots};
+use crate::dispatch::{AuthorizedRequest, Dispatch, Dispatcher, RequestLabels, Response, UpstreamRequest};
 use crate::session;
-use crate::streams::{Talk, Word};
+use crate::streams::{MessageStream, StreamItem};
 use crate::telemetry::Outcome;
 use mcp::jsonrpc::message;
 use mcp::version;
 
 /// Messages in one batch, and how many of them are worked on at a time.
-const MOST: usize = 64;
+const MAX_MESSAGES: usize = 64;
 const AT_ONCE: usize = 16;
 
 /// The work on one message.
-struct Task {
+struct BatchItem {
     /// The client waits for what comes of it.
-    asks: bool,
+    expects_response: bool,
     /// Gives the answer.
     work: BoxFuture<'static, Bytes>,
 }
@@ -44,10 +44,10 @@ struct Task {
 impl Gateway {
     /// The session that a batch belongs to, where this body is one and the session may send it. What is no batch, or of
     /// no session, is refused by whoever reads it as a message; one whose session is over, as every message of that is.
-    pub fn batching(
+    pub fn batch_session(
         &self,
         session: &Session,
-        ctx: &Ctx,
+        ctx: &RequestContext,
         endpoint: &Endpoint,
         body: &[u8],
     ) -> Result<Option<Arc<session::Session>>, Refusal> {
@@ -55,7 +55,7 @@ impl Gateway {
             return Ok(None);
         }
         let Some(caller) = &ctx.caller else { return Ok(None) };
-        match request_head::find(&self.door, session, endpoint, caller) {
+        match request_head::find(&self.dispatcher, session, endpoint, caller) {
             Ok(client) => Ok(version::has_batches(client.version).then_some(client)),
             Err(refusal) if refusal.status == 404 => Err(refusal),
             Err(_) => Ok(None),
@@ -66,88 +66,95 @@ impl Gateway {
     pub async fn batch(
         &self,
         session: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
         endpoint: &Arc<Endpoint>,
         client: Arc<session::Session>,
         body: Bytes,
     ) -> pingora::Result<()> {
-        ctx.told.method = "_batch";
+        ctx.labels.method = "_batch";
         let messages = match messages(&body) {
             Ok(messages) => messages,
             Err(refusal) => {
                 ctx.refuse("size", Box::new(refusal));
-                return respond::failure(session, ctx).await;
+                return respond::write_error(session, ctx).await;
             }
         };
-        let (words, receiver) = mpsc::channel(32);
-        let mut tasks: Vec<Task> = Vec::with_capacity(messages.len());
+        let (text, receiver) = mpsc::channel(32);
+        let mut tasks: Vec<BatchItem> = Vec::with_capacity(messages.len());
         for message in messages {
-            tasks.push(self.begin(session, ctx, endpoint, &client, message, &words).await);
+            tasks.push(self.begin(session, ctx, endpoint, &client, message, &text).await);
             // Each is judged, which others on this thread do not wait for.
             tokio::task::yield_now().await;
         }
-        let silent = !tasks.iter().any(|task| task.asks);
-        let most = ctx.house.plan.config.limits.max_response.as_usize();
+        let silent = !tasks.iter().any(|task| task.expects_response);
+        let max = ctx.snapshot.config.config.limits.max_response.as_usize();
         let work = async move {
-            let work = tasks.into_iter().map(|task| task.work.map(move |answer| (task.asks, answer)));
+            let work =
+                tasks.into_iter().map(|task| task.work.map(move |answer| (task.expects_response, answer)));
             let mut work = futures::stream::iter(work).buffered(AT_ONCE);
-            let mut answers = Answers { text: BytesMut::from("["), most };
+            let mut answers = BatchResponse { text: BytesMut::from("["), max };
             while let Some((asks, answer)) = work.next().await {
                 if asks {
                     answers.add(&answer);
                 }
             }
             // Nobody may be there any more: that does not end calls of this revision.
-            let _ = words.send(Word::Last(answers.array())).await;
+            let _ = text.send(StreamItem::Final(answers.array())).await;
         };
-        self.door.core.spawn(work);
+        self.dispatcher.runtime.spawn(work);
         if silent {
-            return respond::whole(session, ctx, Reply::accepted()).await;
+            return respond::write_response(session, ctx, Response::accepted()).await;
         }
-        let talk = Talk { words: receiver, stream: false, leash: None, goodbye: None };
-        stream_response::talk(session, ctx, Era::Legacy, talk, &self.door).await
+        let message_stream =
+            MessageStream { items: receiver, stream: false, abort_on_drop: None, final_message: None };
+        stream_response::stream_to_client(session, ctx, Era::Legacy, message_stream, &self.dispatcher).await
     }
 
     /// Judges and leads one message of a batch, and gives the rest of the work on it.
     async fn begin(
         &self,
         session: &Session,
-        ctx: &Ctx,
+        ctx: &RequestContext,
         endpoint: &Arc<Endpoint>,
         client: &Arc<session::Session>,
         body: Bytes,
-        words: &mpsc::Sender<Word>,
-    ) -> Task {
+        text: &mpsc::Sender<StreamItem>,
+    ) -> BatchItem {
         let asks =
             mcp::jsonrpc::request::read(&body, DEPTH_CEILING).map_or(true, |rpc| rpc.kind == Kind::Request);
-        let mut told = Told::default();
-        let led = self.exit(session, ctx, endpoint, client, body, &mut told).await;
-        let (metrics, dropped) = (self.door.metrics.clone(), told.dropped);
-        let count = move |outcome| match &told.counted {
+        let mut labels = RequestLabels::default();
+        let authorized = self.exit(session, ctx, endpoint, client, body, &mut labels).await;
+        let (metrics, dropped) = (self.dispatcher.metrics.clone(), labels.dropped);
+        let count = move |outcome| match &labels.counters {
             Some(counted) => counted.count(outcome),
-            None => metrics.count(if told.method.is_empty() { "_none" } else { told.method }, outcome),
+            None => metrics.count(if labels.method.is_empty() { "_none" } else { labels.method }, outcome),
         };
-        let (exit, id, held) = match led {
-            Ok(led) => led,
-            Err(Halt { filter, refusal, id }) => {
-                self.door.metrics.rejected(filter, refusal.reason);
+        let (exit, id, held) = match authorized {
+            Ok(authorized) => authorized,
+            Err(RejectedRequest { filter, refusal, id }) => {
+                self.dispatcher.metrics.rejected(filter, refusal.reason);
                 count(if refusal.status >= 502 { Outcome::Failed } else { Outcome::Refused });
                 let answer = message::refusal(id.as_deref(), &refusal);
-                return Task { asks, work: std::future::ready(answer).boxed() };
+                return BatchItem { expects_response: asks, work: std::future::ready(answer).boxed() };
             }
         };
-        let words = words.clone();
+        let text = text.clone();
         let work: BoxFuture<'static, Result<Bytes, Box<Refusal>>> = match exit {
-            Exit::Answer(reply) => std::future::ready(Ok(reply.body)).boxed(),
-            Exit::Room(talk) => listen(talk, words).boxed(),
-            Exit::Peer(leave) => match upstream_auth::bearer(session, ctx, &leave).await {
-                Ok(bearer) => {
-                    // What is asked on the way reaches only who takes a stream.
-                    let deaf = (!Takes::of(session).events).then(|| client.clone());
-                    send(leave, bearer, words, self.door.clone(), deaf).boxed()
+            Dispatch::Respond(reply) => std::future::ready(Ok(reply.body)).boxed(),
+            Dispatch::Stream(message_stream) => listen(message_stream, text).boxed(),
+            Dispatch::Forward(upstream_request) => {
+                match upstream_auth::bearer(session, ctx, &upstream_request).await {
+                    Ok(bearer) => {
+                        // What is asked on the way reaches only who takes a stream.
+                        let deaf = (!AcceptedTypes::of(session).events).then(|| client.clone());
+                        send(upstream_request, bearer, text, self.dispatcher.clone(), deaf).boxed()
+                    }
+                    Err(error) => {
+                        std::future::ready(Err(Box::new(error.refusal(&upstream_request.server.name))))
+                            .boxed()
+                    }
                 }
-                Err(error) => std::future::ready(Err(Box::new(error.refusal(&leave.server.name)))).boxed(),
-            },
+            }
         };
         let work = async move {
             let _held = held;
@@ -162,53 +169,56 @@ impl Gateway {
             });
             answer.unwrap_or_else(|refusal| message::refusal(id.as_deref(), &refusal))
         };
-        Task { asks, work: work.boxed() }
+        BatchItem { expects_response: asks, work: work.boxed() }
     }
 
     async fn exit(
         &self,
         session: &Session,
-        ctx: &Ctx,
+        ctx: &RequestContext,
         endpoint: &Arc<Endpoint>,
         client: &Arc<session::Session>,
         body: Bytes,
-        told: &mut Told,
-    ) -> Result<(Exit, Option<Bytes>, Option<Arc<Held>>), Halt> {
-        let house = &ctx.house;
-        let caller = ctx.caller.clone().unwrap_or_else(|| house.plan.chain.anonymous());
+        labels: &mut RequestLabels,
+    ) -> Result<(Dispatch, Option<Bytes>, Option<Arc<Held>>), RejectedRequest> {
+        let snapshot = &ctx.snapshot;
+        let caller = ctx.caller.clone().unwrap_or_else(|| snapshot.config.chain.anonymous());
         let head = request_head::head(session, ctx.client);
-        let Judged { mut permit, body, id } =
-            self.door.judge(house, endpoint, head, caller, body, told).await?;
-        let halt = |refusal| Halt { filter: "door", refusal, id: id.clone() };
+        let Authorized { mut permit, body, id } =
+            self.dispatcher.authorize(snapshot, endpoint, head, caller, body, labels).await?;
+        let rejected = |refusal| RejectedRequest { filter: "door", refusal, id: id.clone() };
         let opens = permit.rpc.method.is_some_and(|method| method.is(&body, "initialize"));
         if opens || permit.era == Era::Modern {
-            let words = "this message cannot be part of a batch; send it alone";
-            return Err(halt(Box::new(invalid("batch_member", words))));
+            let message = "this message cannot be part of a batch; send it alone";
+            return Err(rejected(Box::new(invalid("batch_member", message))));
         }
-        let held = kept(std::mem::take(&mut permit.held));
-        let led = Led {
-            house,
+        let held = share_slots(std::mem::take(&mut permit.held));
+        let authorized = AuthorizedRequest {
+            snapshot,
             endpoint,
             session: Some(client),
             client: ctx.client,
             permit,
-            held: held.clone(),
+            slots: held.clone(),
             body,
             events: false,
         };
-        let exit = self.door.lead(led, told).await.map_err(halt)?;
+        let exit = self.dispatcher.dispatch(authorized, labels).await.map_err(rejected)?;
         Ok((exit, id, held))
     }
 }
 
 /// What a room says: its last word is the answer, the others go to the client at once.
-async fn listen(mut talk: Talk, words: mpsc::Sender<Word>) -> Result<Bytes, Box<Refusal>> {
+async fn listen(
+    mut message_stream: MessageStream,
+    message: mpsc::Sender<StreamItem>,
+) -> Result<Bytes, Box<Refusal>> {
     loop {
-        match talk.words.recv().await {
-            Some(Word::Last(answer)) => return Ok(answer),
-            Some(Word::Refused(refusal)) => return Err(refusal),
-            Some(Word::Taken) => return Ok(Bytes::new()),
-            Some(note) => drop(words.send(note).await),
+        match message_stream.items.recv().await {
+            Some(StreamItem::Final(answer)) => return Ok(answer),
+            Some(StreamItem::Rejected(refusal)) => return Err(refusal),
+            Some(StreamItem::Accepted) => return Ok(Bytes::new()),
+            Some(note) => drop(message.send(note).await),
             None => {
                 return Err(Box::new(Refusal::http(500, "no_answer", "the call ended without an answer")));
             }
@@ -218,23 +228,23 @@ async fn listen(mut talk: Talk, words: mpsc::Sender<Word>) -> Result<Bytes, Box<
 
 /// Sends a message by the house's own client.
 async fn send(
-    leave: Leave,
+    upstream_request: UpstreamRequest,
     bearer: Option<HeaderValue>,
-    words: mpsc::Sender<Word>,
-    door: Arc<Door>,
+    message: mpsc::Sender<StreamItem>,
+    dispatcher: Arc<Dispatcher>,
     deaf: Option<Arc<session::Session>>,
 ) -> Result<Bytes, Box<Refusal>> {
     let (notes, mut said) = mpsc::channel::<Bytes>(8);
     let pass_on = async {
         while let Some(note) = said.recv().await {
             match &deaf {
-                Some(client) => decline(&door, client, &note),
+                Some(client) => decline(&dispatcher, client, &note),
                 // For one who has left, the rest is only read.
-                None => drop(words.send(Word::Note(note)).await),
+                None => drop(message.send(StreamItem::Message(note)).await),
             }
         }
     };
-    tokio::join!(leave.ask(bearer, Some(notes), &door.metrics), pass_on).0
+    tokio::join!(upstream_request.call(bearer, Some(notes), &dispatcher.metrics), pass_on).0
 }
 
 /// The messages of a batch as places in its bytes; no two requests of one id.
@@ -245,7 +255,7 @@ fn messages(body: &Bytes) -> Result<Vec<Bytes>, Refusal> {
         reader.array(|r| {
             let span = r.value()?;
             count += 1;
-            if count <= MOST {
+            if count <= MAX_MESSAGES {
                 all.push(body.slice(span.start..span.end));
             }
             Ok(())
@@ -258,7 +268,7 @@ fn messages(body: &Bytes) -> Result<Vec<Bytes>, Refusal> {
     if count == 0 {
         return Err(invalid("batch_empty", "a batch must have at least one message"));
     }
-    if count > MOST {
+    if count > MAX_MESSAGES {
         return Err(invalid("batch_too_long", "a batch may have at most 64 messages"));
     }
     let mut ids: Vec<&[u8]> = Vec::new();
@@ -273,28 +283,28 @@ fn messages(body: &Bytes) -> Result<Vec<Bytes>, Refusal> {
     Ok(all)
 }
 
-fn invalid(reason: &'static str, words: &'static str) -> Refusal {
-    Refusal::new(400, code::INVALID_REQUEST, reason, words)
+fn invalid(reason: &'static str, message: &'static str) -> Refusal {
+    Refusal::new(400, code::INVALID_REQUEST, reason, message)
 }
 
 /// The array of the answers, as far as it has come.
-struct Answers {
+struct BatchResponse {
     text: BytesMut,
     /// Bytes that it may have.
-    most: usize,
+    max: usize,
 }
 
-impl Answers {
+impl BatchResponse {
     /// An answer that does not fit becomes an error under its id.
     fn add(&mut self, answer: &[u8]) {
         if self.text.len() > 1 {
             self.text.put_u8(b',');
         }
-        if self.text.len() + answer.len() <= self.most {
+        if self.text.len() + answer.len() <= self.max {
             return self.text.put_slice(answer);
         }
-        let words = format!("the answers of the batch together are longer than {} bytes", self.most);
-        let refusal = Refusal::http(502, "upstream_too_large", words);
+        let text = format!("the answers of the batch together are longer than {} bytes", self.max);
+        let refusal = Refusal::http(502, "upstream_too_large", text);
         let id = message::read(answer).and_then(|message| message.id).map(|id| id.of(answer));
         self.text.put_slice(&message::refusal(id, &refusal));
     }
@@ -311,7 +321,7 @@ mod tests {
 
     #[test]
     fn answers_that_do_not_fit_together_become_errors() {
-        let mut answers = Answers { text: BytesMut::from("["), most: 60 };
+        let mut answers = BatchResponse { text: BytesMut::from("["), max: 60 };
         let long = format!(r#"{{"jsonrpc":"2.0","id":2,"result":"{}"}}"#, "x".repeat(60));
         for answer in [r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, &long] {
             answers.add(answer.as_bytes());

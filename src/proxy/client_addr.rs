@@ -11,7 +11,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The client's address. Of `X-Forwarded-For` only what trusted proxies have written is believed: from its end on,
 /// the first address that is not one of theirs.
-pub fn address(session: &Session, listen: &Listen) -> Option<IpAddr> {
+pub fn client_addr(session: &Session, listen: &Listen) -> Option<IpAddr> {
     let peer = session.client_addr()?.as_inet()?.ip().to_canonical();
     if listen.trusted_proxies.is_empty() || !listen.trusts(peer) {
         return Some(peer);

@@ -11,58 +11,58 @@ use filters::rate_limit::Held;
 use mcp::Refusal;
 
 use super::request_head;
-use super::response_validator::Watch;
-use crate::dispatch::{Leave, Told};
-use crate::process::state::{Load, Present};
-use crate::registry::House;
+use super::response_validator::ResponseValidator;
+use crate::dispatch::{RequestLabels, UpstreamRequest};
+use crate::process::state::{BufferedBytes, RequestGuard};
+use crate::registry::Snapshot;
 use crate::telemetry::Outcome;
-use crate::upstream::http::Seat;
-use crate::upstream::http::pool::Visit;
-use crate::upstream::http::retry::Tries;
+use crate::upstream::http::UpstreamSession;
+use crate::upstream::http::pool::EndpointGuard;
+use crate::upstream::http::retry::Attempts;
 
 /// One request, from its first byte to its last.
-pub struct Ctx {
-    pub house: Arc<House>,
+pub struct RequestContext {
+    pub snapshot: Arc<Snapshot>,
     pub started: Instant,
     pub request_id: u64,
     pub caller: Option<Caller>,
     /// The caller was known before it came, and brings no credentials.
-    pub vouched: bool,
+    pub client_cert: bool,
     /// The address of who calls.
     pub client: Option<IpAddr>,
-    pub told: Told,
+    pub labels: RequestLabels,
     /// Bytes of the request's body.
     pub received: usize,
     /// Those of them that count against `limits.max_buffered`, until the request is over.
-    pub load: Option<Load>,
+    pub buffered: Option<BufferedBytes>,
     /// Places in limits of what runs at a time.
-    pub held: Option<Arc<Held>>,
-    pub refused: Option<(&'static str, Box<Refusal>)>,
+    pub slots: Option<Arc<Held>>,
+    pub rejection: Option<(&'static str, Box<Refusal>)>,
     /// The id of the request, for a refusal on the way to the server.
     pub id: Option<Bytes>,
     /// Set once the call is on its way to a server.
-    pub leave: Option<Leave>,
-    pub seat: Option<Arc<Seat>>,
+    pub request: Option<UpstreamRequest>,
+    pub upstream_session: Option<Arc<UpstreamSession>>,
     /// The endpoint that it is at, and the socket that leads there.
-    pub visit: Option<Visit>,
+    pub endpoint: Option<EndpointGuard>,
     pub socket: Option<RawFd>,
     /// That connection was used before.
     pub reused: bool,
     /// It is used for the calls of one session only.
-    pub own: bool,
+    pub first_party: bool,
     /// The call takes a connection that nobody has used, and nobody will use again.
     pub fresh: bool,
-    pub tries: Tries,
+    pub attempts: Attempts,
     /// What goes to the server as `Authorization`, if it is not the gateway's own.
     pub bearer: Option<http::HeaderValue>,
     /// Where the endpoint of this number has redirected the request to, and how often it was.
-    pub moved: Option<(usize, http::Uri)>,
-    pub moves: usize,
+    pub redirect: Option<(usize, http::Uri)>,
+    pub redirects: usize,
     /// The seat was taken anew after the server had forgotten the first.
-    pub reseated: bool,
-    pub watch: Option<Watch>,
+    pub session_renewed: bool,
+    pub validator: Option<ResponseValidator>,
     /// The end of an answer, which goes out in the place of its trailers.
-    pub rest: Option<Bytes>,
+    pub buffered_response: Option<Bytes>,
     pub sent_at: Option<Instant>,
     /// How long the server was waited for, as far as that is known.
     pub waited: Duration,
@@ -70,45 +70,45 @@ pub struct Ctx {
     pub waiting: Option<Instant>,
     pub outcome: Option<Outcome>,
     /// The client was told a failure, and all that it was promised.
-    pub spoken: bool,
+    pub response_started: bool,
     pub origin: Option<http::HeaderValue>,
-    _present: Present,
+    _present: RequestGuard,
 }
 
-impl Ctx {
-    pub fn new(house: Arc<House>, present: Present) -> Self {
+impl RequestContext {
+    pub fn new(snapshot: Arc<Snapshot>, present: RequestGuard) -> Self {
         Self {
-            house,
+            snapshot,
             started: Instant::now(),
             request_id: request_head::request_id(),
             caller: None,
-            vouched: false,
+            client_cert: false,
             client: None,
-            told: Told::default(),
+            labels: RequestLabels::default(),
             received: 0,
-            load: None,
-            held: None,
-            refused: None,
+            buffered: None,
+            slots: None,
+            rejection: None,
             id: None,
-            leave: None,
-            seat: None,
-            visit: None,
+            request: None,
+            upstream_session: None,
+            endpoint: None,
             socket: None,
             reused: false,
-            own: false,
+            first_party: false,
             fresh: false,
-            tries: Tries::default(),
+            attempts: Attempts::default(),
             bearer: None,
-            moved: None,
-            moves: 0,
-            reseated: false,
-            watch: None,
-            rest: None,
+            redirect: None,
+            redirects: 0,
+            session_renewed: false,
+            validator: None,
+            buffered_response: None,
             sent_at: None,
             waited: Duration::ZERO,
             waiting: None,
             outcome: None,
-            spoken: false,
+            response_started: false,
             origin: None,
             _present: present,
         }
@@ -117,6 +117,6 @@ impl Ctx {
     /// The client is told this; `filter` is the one that says so.
     pub fn refuse(&mut self, filter: &'static str, refusal: Box<Refusal>) {
         self.outcome = Some(if refusal.status >= 502 { Outcome::Failed } else { Outcome::Refused });
-        self.refused = Some((filter, refusal));
+        self.rejection = Some((filter, refusal));
     }
 }

@@ -15,48 +15,48 @@ pub const EMPTY: ErrorType = ErrorType::Custom("empty");
 
 /// What is looked for.
 #[derive(Clone, Copy)]
-enum Look {
+enum HeadFix {
     /// The client knows no chunks (RFC 9112 §6.1): for it the end of the connection ends the body.
-    Unchunked,
+    StripChunked,
     /// A message is waited for.
-    Whole,
+    RequireBody,
     Both,
 }
 
-static UNCHUNKED: LazyLock<HttpModules> = LazyLock::new(|| modules(Look::Unchunked));
-static WHOLE: LazyLock<HttpModules> = LazyLock::new(|| modules(Look::Whole));
-static BOTH: LazyLock<HttpModules> = LazyLock::new(|| modules(Look::Both));
+static STRIP_CHUNKED: LazyLock<HttpModules> = LazyLock::new(|| modules(HeadFix::StripChunked));
+static REQUIRE_BODY: LazyLock<HttpModules> = LazyLock::new(|| modules(HeadFix::RequireBody));
+static BOTH: LazyLock<HttpModules> = LazyLock::new(|| modules(HeadFix::Both));
 
-fn modules(look: Look) -> HttpModules {
+fn modules(look: HeadFix) -> HttpModules {
     let mut modules = HttpModules::new();
     modules.add_module(Box::new(look));
     modules
 }
 
 /// Looks at the heads of answers to this request: for a client of HTTP/1.0, and for one that waits for a message.
-pub fn look(old: bool, waits: bool) -> Option<HttpModuleCtx> {
+pub fn module_for(old: bool, waits: bool) -> Option<HttpModuleCtx> {
     match (old, waits) {
         (false, false) => None,
-        (true, false) => Some(UNCHUNKED.build_ctx()),
-        (false, true) => Some(WHOLE.build_ctx()),
+        (true, false) => Some(STRIP_CHUNKED.build_ctx()),
+        (false, true) => Some(REQUIRE_BODY.build_ctx()),
         (true, true) => Some(BOTH.build_ctx()),
     }
 }
 
-impl HttpModuleBuilder for Look {
+impl HttpModuleBuilder for HeadFix {
     fn init(&self) -> Module {
         Box::new(*self)
     }
 }
 
 #[async_trait]
-impl HttpModule for Look {
+impl HttpModule for HeadFix {
     async fn response_header_filter(&mut self, head: &mut ResponseHeader, end: bool) -> pingora::Result<()> {
-        if matches!(self, Look::Unchunked | Look::Both) {
+        if matches!(self, HeadFix::StripChunked | HeadFix::Both) {
             head.remove_header(&TRANSFER_ENCODING);
         }
         let promises = head.status.is_success() && head.headers.contains_key(CONTENT_TYPE);
-        if end && promises && matches!(self, Look::Whole | Look::Both) {
+        if end && promises && matches!(self, HeadFix::RequireBody | HeadFix::Both) {
             return Err(Error::explain(EMPTY, "the answer is only a head").into_up());
         }
         Ok(())

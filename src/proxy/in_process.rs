@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
-use crate::listener::http1::Patient;
-use crate::runtime::Plan;
+use crate::listener::http1::Http1Server;
+use crate::runtime::RuntimeConfig;
 
 /// What lies in a pipe between the two ends, in bytes.
 const PIPE: usize = 64 * 1024;
@@ -29,7 +29,7 @@ pub enum Known {
 }
 
 pub struct Inside {
-    patient: Arc<Patient<Gateway>>,
+    patient: Arc<Http1Server<Gateway>>,
     shutdown: ShutdownWatch,
     /// Its servers have answered, or had the time to.
     ready: CancellationToken,
@@ -40,11 +40,11 @@ pub struct Inside {
 impl Inside {
     /// `ready` is told when its first requests may come.
     pub fn new(gateway: Gateway, conf: ServerConf, ready: CancellationToken) -> Self {
-        let patience = gateway.door.registry.house().plan.config.limits.header_timeout.get();
+        let timeout = gateway.dispatcher.registry.snapshot().config.config.limits.header_timeout.get();
         let state = gateway.state.clone();
         let proxy = HttpProxy::new(gateway, Arc::new(conf));
         let (never, shutdown) = watch::channel(false);
-        let patient = Arc::new(Patient::new(proxy, patience, state));
+        let patient = Arc::new(Http1Server::new(proxy, timeout, state));
         Self { patient, shutdown, ready, _never: Arc::new(never) }
     }
 
@@ -59,12 +59,16 @@ impl Inside {
 }
 
 /// Judges a head that came from within.
-pub(super) async fn greet(known: &Known, plan: &Plan, head: &Head<'_>) -> Result<Caller, Stop> {
-    plan.chain.glance(&Head { outside: false, ..*head }).await?;
+pub(super) async fn greet(
+    known: &Known,
+    runtime_config: &RuntimeConfig,
+    head: &Head<'_>,
+) -> Result<Caller, Stop> {
+    runtime_config.chain.glance(&Head { outside: false, ..*head }).await?;
     match known {
         Known::As(caller) => Ok(caller.clone()),
         Known::ByCredentials => {
-            plan.chain.auth.identify(head).await.map_err(|refusal| Stop {
+            runtime_config.chain.auth.identify(head).await.map_err(|refusal| Stop {
                 filter: filters::auth::NAME,
                 refused: Refused { id: None, refusal },
             })

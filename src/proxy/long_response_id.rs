@@ -9,13 +9,13 @@ use crate::upstream::{UpstreamError, WireId};
 use mcp::jsonrpc::message;
 
 /// Bytes of a key, and of an id, that are kept to be compared.
-const LONGEST: usize = 256;
+const MAX_ID: usize = 256;
 
-pub struct Scan {
+pub struct ResponseIdScanner {
     wire: WireId,
     /// The client's own id, as written.
     own: Bytes,
-    state: State,
+    state: ScanState,
     depth: usize,
     /// In a string that is no key and no id; the second: after a backslash.
     string: bool,
@@ -30,7 +30,7 @@ pub struct Scan {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ScanState {
     /// Before the message.
     Begin,
     /// Where a key may stand.
@@ -47,12 +47,12 @@ enum State {
     End,
 }
 
-impl Scan {
+impl ResponseIdScanner {
     pub fn new(wire: WireId, own: Bytes) -> Self {
         Self {
             wire,
             own,
-            state: State::Begin,
+            state: ScanState::Begin,
             depth: 0,
             string: false,
             escaped: false,
@@ -69,7 +69,7 @@ impl Scan {
     }
 
     /// Takes the next piece and gives it with the client's id in the place of the other.
-    pub fn pass(&mut self, piece: &[u8]) -> Result<BytesMut, UpstreamError> {
+    pub fn push(&mut self, piece: &[u8]) -> Result<BytesMut, UpstreamError> {
         let mut out = BytesMut::with_capacity(piece.len() + self.token.len() + self.own.len());
         let mut at = 0;
         while at < piece.len() {
@@ -81,12 +81,14 @@ impl Scan {
     /// The message is over: it was whole, and had its id.
     pub fn end(&self) -> Result<(), UpstreamError> {
         match (self.state, self.found) {
-            (State::End, true) if !self.answers => {
-                Err(nonsense("the answer has neither a result nor an error"))
+            (ScanState::End, true) if !self.answers => {
+                Err(invalid_response("the answer has neither a result nor an error"))
             }
-            (State::End, true) => Ok(()),
-            (State::End, false) => Err(UpstreamError::Odd("it answers no request: it has no id".into())),
-            _ => Err(nonsense("the answer ends in the middle")),
+            (ScanState::End, true) => Ok(()),
+            (ScanState::End, false) => {
+                Err(UpstreamError::ClientCaused("it answers no request: it has no id".into()))
+            }
+            _ => Err(invalid_response("the answer ends in the middle")),
         }
     }
 
@@ -97,66 +99,66 @@ impl Scan {
         }
         let byte = text[0];
         match (self.state, byte) {
-            (State::InKey, _) => {
+            (ScanState::InKey, _) => {
                 self.take(byte)?;
                 if self.closes(byte) {
                     out.put_slice(&self.token);
                     self.key()?;
-                    self.state = State::Colon;
+                    self.state = ScanState::Colon;
                 }
                 return Ok(1);
             }
-            (State::InId, _) if self.token[0] == b'"' => {
+            (ScanState::InId, _) if self.token[0] == b'"' => {
                 self.take(byte)?;
                 if self.closes(byte) {
                     self.judge(out)?;
                 }
                 return Ok(1);
             }
-            (State::InId, b',' | b'}' | b' ' | b'\n' | b'\r' | b'\t') => {
+            (ScanState::InId, b',' | b'}' | b' ' | b'\n' | b'\r' | b'\t') => {
                 self.judge(out)?;
                 // And what ends it is looked at as what follows.
                 return Ok(0);
             }
-            (State::InId, _) => {
+            (ScanState::InId, _) => {
                 self.take(byte)?;
                 return Ok(1);
             }
             (_, b' ' | b'\n' | b'\r' | b'\t') => {}
-            (State::Begin, b'{') => (self.state, self.depth) = (State::Key, 1),
-            (State::Begin, _) => return Err(nonsense("the answer is not a JSON object")),
-            (State::Key, b'"') => {
+            (ScanState::Begin, b'{') => (self.state, self.depth) = (ScanState::Key, 1),
+            (ScanState::Begin, _) => return Err(invalid_response("the answer is not a JSON object")),
+            (ScanState::Key, b'"') => {
                 self.token.clear();
                 self.take(byte)?;
-                self.state = State::InKey;
+                self.state = ScanState::InKey;
                 return Ok(1);
             }
-            (State::Key, b'}') => self.state = State::End,
-            (State::Colon, b':') => self.state = State::Value,
-            (State::Value, _) if self.of_id => {
+            (ScanState::Key, b'}') => self.state = ScanState::End,
+            (ScanState::Colon, b':') => self.state = ScanState::Value,
+            (ScanState::Value, _) if self.of_id => {
                 if self.found {
-                    return Err(nonsense("the answer has two ids"));
+                    return Err(invalid_response("the answer has two ids"));
                 }
                 self.token.clear();
                 self.take(byte)?;
-                self.state = State::InId;
+                self.state = ScanState::InId;
                 return Ok(1);
             }
-            (State::Value, _) => {
-                self.state = State::Rest;
+            (ScanState::Value, _) => {
+                self.state = ScanState::Rest;
                 return Ok(0);
             }
-            (State::Rest, b'"') => self.string = true,
-            (State::Rest, b'{' | b'[') => self.depth += 1,
-            (State::Rest, b'}' | b']') => {
+            (ScanState::Rest, b'"') => self.string = true,
+            (ScanState::Rest, b'{' | b'[') => self.depth += 1,
+            (ScanState::Rest, b'}' | b']') => {
                 self.depth -= 1;
                 if self.depth == 0 {
-                    self.state = State::End;
+                    self.state = ScanState::End;
                 }
             }
-            (State::Rest, b',') if self.depth == 1 => self.state = State::Key,
-            (State::Rest, _) => {}
-            _ => return Err(nonsense("the answer is not a JSON-RPC message")),
+            (ScanState::Rest, b',') if self.depth == 1 => self.state = ScanState::Key,
+            (ScanState::Rest, _) => {}
+            _ => return Err(invalid_response("the answer is not a JSON-RPC message")),
         }
         out.put_u8(byte);
         Ok(1)
@@ -181,8 +183,8 @@ impl Scan {
     }
 
     fn take(&mut self, byte: u8) -> Result<(), UpstreamError> {
-        if self.token.len() == LONGEST {
-            return Err(nonsense("a key or an id of the answer is too long"));
+        if self.token.len() == MAX_ID {
+            return Err(invalid_response("a key or an id of the answer is too long"));
         }
         self.token.push(byte);
         Ok(())
@@ -203,25 +205,25 @@ impl Scan {
         self.of_id = key == "id";
         match key.as_str() {
             "result" | "error" if std::mem::replace(&mut self.answers, true) => {
-                Err(nonsense("the answer has more than one result or error"))
+                Err(invalid_response("the answer has more than one result or error"))
             }
-            "method" => Err(nonsense("the answer has a method")),
+            "method" => Err(invalid_response("the answer has a method")),
             _ => Ok(()),
         }
     }
 
     fn judge(&mut self, out: &mut BytesMut) -> Result<(), UpstreamError> {
         if !message::same_id(&self.token, &self.wire) {
-            return Err(UpstreamError::Foreign);
+            return Err(UpstreamError::UnexpectedServer);
         }
         out.put_slice(&self.own);
-        (self.found, self.of_id, self.state) = (true, false, State::Rest);
+        (self.found, self.of_id, self.state) = (true, false, ScanState::Rest);
         Ok(())
     }
 }
 
-fn nonsense(words: &str) -> UpstreamError {
-    UpstreamError::Nonsense(words.into())
+fn invalid_response(message: &str) -> UpstreamError {
+    UpstreamError::InvalidResponse(message.into())
 }
 
 #[cfg(test)]
@@ -230,10 +232,10 @@ mod tests {
 
     /// What comes out of a text that arrives in pieces of this size.
     fn scanned(text: &str, wire: WireId, size: usize) -> Result<String, UpstreamError> {
-        let mut scan = Scan::new(wire, Bytes::from_static(b"7"));
+        let mut scan = ResponseIdScanner::new(wire, Bytes::from_static(b"7"));
         let mut all = BytesMut::new();
         for piece in text.as_bytes().chunks(size) {
-            all.unsplit(scan.pass(piece)?);
+            all.unsplit(scan.push(piece)?);
         }
         scan.end()?;
         Ok(String::from_utf8(all.to_vec()).expect("UTF-8"))

@@ -41,53 +41,55 @@ use pingora::upstreams::peer::Peer as _;
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
 use crate::admin::Serves;
-use crate::dispatch::Door;
-use crate::process::state::State;
+use crate::dispatch::Dispatcher;
+use crate::process::state::ProcessState;
 use crate::telemetry::Outcome;
-use crate::telemetry::access_log::Access;
+use crate::telemetry::access_log::AccessLog;
 use crate::upstream::http::{head_limits, redirect};
 use crate::upstream::{UpstreamError, is_exhausted};
-use context::Ctx;
-use outcome::{failed, pass, tell};
+use context::RequestContext;
+use outcome::{fail, filter_body, report_to_upstream};
 use request::Next;
-use response_validator::{Watch, Way};
+use response_validator::{BodyFraming, ResponseValidator};
 
 /// One listener's view of the gateway.
 pub struct Gateway {
-    pub door: Arc<Door>,
-    pub state: Arc<State>,
-    pub access: Access,
+    pub dispatcher: Arc<Dispatcher>,
+    pub state: Arc<ProcessState>,
+    pub access_log: AccessLog,
     /// What this listener serves.
-    pub serves: Serves,
+    pub role: Serves,
     /// Set where requests come from within the process, by no listener.
-    pub inside: Option<in_process::Known>,
+    pub in_process: Option<in_process::Known>,
 }
 
 #[async_trait]
 impl ProxyHttp for Gateway {
     /// Pingora moves it to and fro.
-    type CTX = Box<Ctx>;
+    type CTX = Box<RequestContext>;
 
-    fn new_ctx(&self) -> Box<Ctx> {
-        crate::listener::http1::arrived();
-        Box::new(Ctx::new(self.door.registry.house(), self.state.enter()))
+    fn new_ctx(&self) -> Box<RequestContext> {
+        crate::listener::http1::head_received();
+        Box::new(RequestContext::new(self.dispatcher.registry.snapshot(), self.state.begin_request()))
     }
 
     /// Pingora's own modules (compression) are not wanted: they hold streams back.
     fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
-        match self.receive(session, ctx).await? {
-            Some(Next::Peer(leave)) => {
-                ctx.leave = Some(leave);
+        match self.handle_request(session, ctx).await? {
+            Some(Next::Forward(upstream_request)) => {
+                ctx.request = Some(upstream_request);
                 Ok(false)
             }
-            Some(Next::Talk(era, talk)) => {
-                if talk.stream {
+            Some(Next::Stream(era, message_stream)) => {
+                if message_stream.stream {
                     // The body that asked for it is gone.
-                    ctx.load = None;
+                    ctx.buffered = None;
                 }
-                stream_response::talk(session, ctx, era, talk, &self.door).await.map(|()| true)
+                stream_response::stream_to_client(session, ctx, era, message_stream, &self.dispatcher)
+                    .await
+                    .map(|()| true)
             }
             None => Ok(true),
         }
@@ -120,28 +122,32 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
-        let leave = ctx.leave.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
-        let visit = ctx.visit.as_ref().or_err(ErrorType::InternalError, "no endpoint was chosen")?;
-        let peer = &visit.endpoint().peer;
+        let upstream_request =
+            ctx.request.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
+        let endpoint_guard =
+            ctx.endpoint.as_ref().or_err(ErrorType::InternalError, "no endpoint was chosen")?;
+        let peer = &endpoint_guard.endpoint().peer;
         // Which HTTP the server speaks was settled with the connection.
         let version = request.version;
-        peer.speaks(version);
+        peer.has_http2(version);
         if version == http::Version::HTTP_2 {
             // Streams keep answers and requests together, and others' bytes lie on the socket at any time.
             (ctx.socket, ctx.reused) = (None, false);
         } else if let (true, Some(socket)) = (ctx.reused, ctx.socket)
             && upstream_connection::is_touched(socket)
         {
-            return Err(Error::explain(TOUCHED, "something lies on the connection unasked").into_up());
+            return Err(
+                Error::explain(RESPONSE_STARTED, "something lies on the connection unasked").into_up()
+            );
         }
         *request = upstream_request::request(
             session,
             ctx,
-            leave,
+            upstream_request,
             peer,
-            ctx.seat.as_deref(),
+            ctx.upstream_session.as_deref(),
             ctx.bearer.as_ref(),
-            &self.door.metrics,
+            &self.dispatcher.metrics,
         )?;
         request.set_version(version);
         if ctx.fresh && version != http::Version::HTTP_2 {
@@ -151,21 +157,23 @@ impl ProxyHttp for Gateway {
         // What is longer goes out in several packets anyway, and with HTTP/2 others write to the socket.
         if let Some(socket) = ctx.socket
             && version != http::Version::HTTP_2
-            && (1..=CORKED).contains(&leave.body.len())
+            && (1..=CORKED).contains(&upstream_request.body.len())
         {
             crate::listener::tcp_cork::cork(socket);
         }
         if version == http::Version::HTTP_2 {
-            let (old, waits) = (respond::is_old(session), leave.id.is_some());
+            let (old, waits) = (respond::is_http10(session), upstream_request.id.is_some());
             if old {
                 session.set_keepalive(None);
             }
-            if let Some(look) = h2_response_head::look(old, waits) {
+            if let Some(look) = h2_response_head::module_for(old, waits) {
                 session.downstream_modules_ctx = look;
             }
         }
-        if let Some(answering) = ctx.leave.as_mut().and_then(|leave| leave.answering.as_mut()) {
-            answering.left();
+        if let Some(answering) =
+            ctx.request.as_mut().and_then(|upstream_request| upstream_request.answering.as_mut())
+        {
+            answering.sent();
         }
         Ok(())
     }
@@ -178,8 +186,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         // The piece that Pingora replays is only the sign to send: the body is ours (see `body`).
-        *body = match &ctx.leave {
-            Some(leave) if end_of_stream => Some(leave.body.clone()),
+        *body = match &ctx.request {
+            Some(upstream_request) if end_of_stream => Some(upstream_request.body.clone()),
             _ => None,
         };
         Ok(())
@@ -192,57 +200,58 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
-            return Err(failed(ctx, &UpstreamError::Nonsense("it switches protocols unasked".into())));
+            return Err(fail(ctx, &UpstreamError::InvalidResponse("it switches protocols unasked".into())));
         }
         if response.status.is_informational() {
             // It is no answer yet.
             return Ok(());
         }
         if let Err(error) = head_limits::fits(&response.headers) {
-            return Err(failed(ctx, &error));
+            return Err(fail(ctx, &error));
         }
-        if self.asks_again(ctx, response.status.as_u16(), &response.headers) {
-            return Err(Error::explain(retry::AGAIN, "the server cannot answer now").into_up());
+        if self.should_retry_status(ctx, response.status.as_u16(), &response.headers) {
+            return Err(Error::explain(retry::RETRY, "the server cannot answer now").into_up());
         }
-        if redirect::keeps_request(response.status.as_u16()) && self.moves(ctx, response) {
-            return Err(Error::explain(MOVED, "the server redirects the request").into_up());
+        if redirect::keeps_request(response.status.as_u16()) && self.should_follow_redirect(ctx, response) {
+            return Err(Error::explain(REDIRECTED, "the server redirects the request").into_up());
         }
-        let Some(leave) = &ctx.leave else { return Ok(()) };
-        let server = leave.server.clone();
+        let Some(upstream_request) = &ctx.request else { return Ok(()) };
+        let server = upstream_request.server.clone();
         let status = response.status.as_u16();
         // Few say so, and the room of that question would be taken for each call.
-        if let (400 | 404, Some(client), Some(seat)) = (status, &leave.session, ctx.seat.clone())
-            && (status == 404 || !ctx.reseated)
-            && Box::pin(client.is_forgotten(&server, &seat, status)).await
+        if let (400 | 404, Some(client), Some(upstream_session)) =
+            (status, &upstream_request.session, ctx.upstream_session.clone())
+            && (status == 404 || !ctx.session_renewed)
+            && Box::pin(client.is_session_expired(&server, &upstream_session, status)).await
         {
-            client.forget(&server, &seat);
-            ctx.seat = None;
+            client.drop_upstream_session(&server, &upstream_session);
+            ctx.upstream_session = None;
             // It answered without looking at the call: once more, with a new seat, if that is none of the old seat's.
-            if !ctx.reseated && leave.seat.is_none() {
-                ctx.reseated = true;
-                return Err(Error::explain(FORGOTTEN, "the server has forgotten the session").into_up());
+            if !ctx.session_renewed && upstream_request.upstream_session.is_none() {
+                ctx.session_renewed = true;
+                return Err(Error::explain(SESSION_EXPIRED, "the server has forgotten the session").into_up());
             }
-            return Err(failed(ctx, &UpstreamError::Forgotten));
+            return Err(fail(ctx, &UpstreamError::SessionExpired));
         }
         let sized = response.headers.contains_key(http::header::CONTENT_LENGTH);
         let now = Instant::now();
-        let way = Way {
-            certain: !ctx.reused || ctx.own,
+        let way = BodyFraming {
+            certain: !ctx.reused || ctx.first_party,
             // HTTP/2 has its own end for a body.
             sized: session.req_header().version != http::Version::HTTP_2,
         };
-        match Watch::begin(response, leave, ctx.seat.as_ref(), way, now) {
+        match ResponseValidator::begin(response, upstream_request, ctx.upstream_session.as_ref(), way, now) {
             Ok(watch) => {
                 let unsized_now = sized && !response.headers.contains_key(http::header::CONTENT_LENGTH);
                 if unsized_now && session.req_header().version == http::Version::HTTP_11 {
                     response.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;
                 }
                 ctx.outcome = Some(if response.status.is_success() { Outcome::Ok } else { Outcome::Error });
-                ctx.waited = ctx.tries.began.map_or(Duration::ZERO, |began| now - began);
-                ctx.watch = Some(watch);
+                ctx.waited = ctx.attempts.began.map_or(Duration::ZERO, |started| now - started);
+                ctx.validator = Some(watch);
                 Ok(())
             }
-            Err(error) => Err(failed(ctx, &error)),
+            Err(error) => Err(fail(ctx, &error)),
         }
     }
 
@@ -256,8 +265,8 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
-        respond::frame(session, response);
-        respond::stamp(response, ctx)
+        respond::fix_framing(session, response);
+        respond::add_common_headers(response, ctx)
     }
 
     fn upstream_response_body_filter(
@@ -267,11 +276,12 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Duration>> {
-        if let Some(watch) = &ctx.watch {
+        if let Some(watch) = &ctx.validator {
             if self.state.is_over() && watch.is_stream() {
-                return Err(failed(ctx, &UpstreamError::Stopping));
+                return Err(fail(ctx, &UpstreamError::Stopping));
             }
-            *body = pass(ctx, body.take(), end_of_stream, respond::begun(session).is_none())?;
+            *body =
+                filter_body(ctx, body.take(), end_of_stream, respond::response_head_sent(session).is_none())?;
         }
         Ok(None)
     }
@@ -284,7 +294,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         trailers.clear();
-        ctx.rest = pass(ctx, None, true, false)?;
+        ctx.buffered_response = filter_body(ctx, None, true, false)?;
         Ok(())
     }
 
@@ -295,7 +305,7 @@ impl ProxyHttp for Gateway {
         _: &mut http::HeaderMap,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Bytes>> {
-        Ok(Some(ctx.rest.take().unwrap_or_default()))
+        Ok(Some(ctx.buffered_response.take().unwrap_or_default()))
     }
 
     fn fail_to_connect(
@@ -305,8 +315,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
         mut e: Box<Error>,
     ) -> Box<Error> {
-        if retry::is_stale(&e) && ctx.tries.stale < STALE {
-            ctx.tries.stale += 1;
+        if retry::is_stale(&e) && ctx.attempts.stale < MAX_STALE {
+            ctx.attempts.stale += 1;
             e.set_retry(true);
             return e;
         }
@@ -314,19 +324,19 @@ impl ProxyHttp for Gateway {
         let error = match e.etype() {
             _ if is_exhausted(e.root_cause(), at) => UpstreamError::Exhausted(e.to_string()),
             ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
-                UpstreamError::TimedOut(ctx.house.plan.config.limits.connect_timeout.get())
+                UpstreamError::TimedOut(ctx.snapshot.config.config.limits.connect_timeout.get())
             }
             _ => UpstreamError::Unreachable(e.to_string()),
         };
         if matches!(error, UpstreamError::Exhausted(_)) {
             // No endpoint was asked.
-            ctx.visit = None;
-        } else if self.connects_again(ctx, Some(peer), &error) {
+            ctx.endpoint = None;
+        } else if self.should_retry_connect(ctx, Some(peer), &error) {
             e.set_retry(true);
             return e;
         }
         self.log_failure(ctx, &error);
-        failed(ctx, &error)
+        fail(ctx, &error)
     }
 
     fn error_while_proxy(
@@ -337,58 +347,60 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
         client_reused: bool,
     ) -> Box<Error> {
-        let untouched = respond::begun(session).is_none();
-        if *e.etype() == TOUCHED {
+        let untouched = respond::response_head_sent(session).is_none();
+        if *e.etype() == RESPONSE_STARTED {
             // Nothing was sent. One that nobody has used is sound.
             ctx.fresh = true;
             e.set_retry(true);
             return e;
         }
-        if matches!(e.etype(), &FORGOTTEN | &FOREIGN | &MOVED | &retry::AGAIN) {
+        if matches!(e.etype(), &SESSION_EXPIRED | &UNEXPECTED_SERVER | &REDIRECTED | &retry::RETRY) {
             e.set_retry(untouched);
             return e;
         }
         // The order matters: what is asked for is counted. Pingora would repeat some failures of HTTP/2 whatever was
         // asked; here the same holds as for HTTP/1.
-        e.set_retry(untouched && self.sends_again(ctx, &e, client_reused));
+        e.set_retry(untouched && self.should_retry_reset(ctx, &e, client_reused));
         e
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Self::CTX) -> FailToProxy {
-        if let Err(left) = self.blame(ctx, e) {
+        if let Err(left) = self.classify_error(ctx, e) {
             return left;
         }
-        let status = ctx.refused.as_ref().map_or(502, |(_, refusal)| refusal.status);
-        let said = respond::failure(session, ctx).await;
+        let status = ctx.rejection.as_ref().map_or(502, |(_, refusal)| refusal.status);
+        let said = respond::write_error(session, ctx).await;
         if said.as_ref().is_err_and(|error| matches!(error.esource(), ErrorSource::Downstream)) {
-            crate::listener::http1::ended(crate::listener::http1::Ended::Left);
+            crate::listener::http1::request_ended(crate::listener::http1::RequestEnd::ClientAborted);
         }
-        ctx.spoken = said.is_ok();
+        ctx.response_started = said.is_ok();
         FailToProxy { error_code: status, can_reuse_downstream: said.is_ok() }
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Self::CTX) {
         let outcome = match (ctx.outcome, e) {
-            (Some(Outcome::Left), _) => Outcome::Left,
-            (_, Some(e)) if matches!(e.esource(), ErrorSource::Downstream) => Outcome::Left,
+            (Some(Outcome::ClientAborted), _) => Outcome::ClientAborted,
+            (_, Some(e)) if matches!(e.esource(), ErrorSource::Downstream) => Outcome::ClientAborted,
             (Some(outcome), _) => outcome,
             (None, None) => Outcome::Ok,
             (None, Some(_)) => Outcome::Failed,
         };
-        if matches!(outcome, Outcome::Left) {
-            crate::listener::http1::ended(crate::listener::http1::Ended::Left);
+        if matches!(outcome, Outcome::ClientAborted) {
+            crate::listener::http1::request_ended(crate::listener::http1::RequestEnd::ClientAborted);
         }
         settle(ctx, outcome);
-        if let (Some(leave), Outcome::Ok | Outcome::Error, None) = (&ctx.leave, outcome, &ctx.refused) {
+        if let (Some(upstream_request), Outcome::Ok | Outcome::Error, None) =
+            (&ctx.request, outcome, &ctx.rejection)
+        {
             let status = session.response_written().map_or(0, |response| response.status.as_u16());
             // A gateway behind this one says in its own words that its server is down.
             let down = matches!(status, 502..=504).then(|| UpstreamError::Unreachable(String::new()));
-            tell(leave, &mut ctx.visit, down.as_ref());
+            report_to_upstream(upstream_request, &mut ctx.endpoint, down.as_ref());
         }
-        self.note(session, ctx, outcome);
-        if ctx.spoken {
+        self.record(session, ctx, outcome);
+        if ctx.response_started {
             // Few need the room for it.
-            Box::pin(crate::listener::keepalive::keep(session)).await;
+            Box::pin(crate::listener::keepalive::reuse_connection(session)).await;
         }
     }
 
@@ -404,19 +416,22 @@ impl ProxyHttp for Gateway {
 }
 
 /// What the end of an exchange means for the session that it belongs to.
-fn settle(ctx: &Ctx, outcome: Outcome) {
-    let Some(leave) = &ctx.leave else { return };
-    if let (Some(session), Some(deed), Outcome::Ok, None) =
-        (&leave.session, &leave.deed, outcome, &ctx.refused)
+fn settle(ctx: &RequestContext, outcome: Outcome) {
+    let Some(upstream_request) = &ctx.request else { return };
+    if let (Some(session), Some(state_change), Outcome::Ok, None) =
+        (&upstream_request.session, &upstream_request.state_change, outcome, &ctx.rejection)
     {
-        session.memory.note(&leave.server.name, deed);
+        session.client_state.apply(&upstream_request.server.name, state_change);
     }
     // The client has left, or a stream ended that is to be gone on with: the server goes on.
-    let answered = ctx.refused.is_some() || ctx.watch.as_ref().is_some_and(Watch::is_answered);
-    match &leave.run {
-        Some(run) if !answered && ctx.sent_at.is_some() => run.keep(),
+    let answered =
+        ctx.rejection.is_some() || ctx.validator.as_ref().is_some_and(ResponseValidator::is_answered);
+    match &upstream_request.in_flight {
+        Some(in_flight) if !answered && ctx.sent_at.is_some() => in_flight.detach(),
         // The answer may be lost on its way to the client, who then asks for it again.
-        Some(run) if ctx.watch.as_ref().is_some_and(Watch::is_resumable) => run.remember(),
+        Some(in_flight) if ctx.validator.as_ref().is_some_and(ResponseValidator::is_resumable) => {
+            in_flight.remember()
+        }
         _ => {}
     }
 }
@@ -425,16 +440,16 @@ fn settle(ctx: &Ctx, outcome: Outcome) {
 const CORKED: usize = 48 * 1024;
 
 /// Connections of HTTP/2 at their end that a call passes over before it is told that there is none.
-const STALE: u32 = 4;
+const MAX_STALE: u32 = 4;
 
 /// Something lay on a connection before the call was sent on it.
-const TOUCHED: ErrorType = ErrorType::Custom("touched");
+const RESPONSE_STARTED: ErrorType = ErrorType::Custom("touched");
 
 /// What came on a used connection answers another request; the call goes once more.
-const FOREIGN: ErrorType = ErrorType::Custom("foreign");
+const UNEXPECTED_SERVER: ErrorType = ErrorType::Custom("foreign");
 
 /// A connection can be used again after the server forgot our session; the request goes once more.
-const FORGOTTEN: ErrorType = ErrorType::Custom("forgotten");
+const SESSION_EXPIRED: ErrorType = ErrorType::Custom("forgotten");
 
 /// The server answers at another path; the request goes there, once more.
-const MOVED: ErrorType = ErrorType::Custom("moved");
+const REDIRECTED: ErrorType = ErrorType::Custom("moved");

@@ -11,32 +11,32 @@ use mcp::Era;
 use mcp::rejection::code;
 use pingora::http::ResponseHeader;
 
-use super::accept::Takes;
-use crate::dispatch::Door;
+use super::accept::AcceptedTypes;
+use crate::dispatch::Dispatcher;
 use crate::session::id_map;
-use crate::session::{Answering, Session};
+use crate::session::{ClientAnswer, Session};
 use crate::upstream::UpstreamError;
 use mcp::jsonrpc::message;
 use mcp::sse;
 use mcp::sse::Splitter;
 
-pub enum Given {
-    AsItCame,
+pub enum NegotiatedResponse {
+    Unchanged,
     /// The answer alone; what else the stream says is not for this client.
     Alone(Splitter),
     /// All that came, which becomes one event.
     Event(BytesMut),
 }
 
-impl Given {
+impl NegotiatedResponse {
     /// How an answer with this head is given to one that takes this; the head is changed to say so.
-    pub fn of(takes: Takes, most: usize, head: &mut ResponseHeader) -> pingora::Result<Self> {
+    pub fn of(takes: AcceptedTypes, max: usize, head: &mut ResponseHeader) -> pingora::Result<Self> {
         let kind =
             head.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes).to_ascii_lowercase();
         if kind.starts_with(b"text/event-stream") && !takes.events {
             head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
             head.remove_header(&CACHE_CONTROL);
-            return Ok(Self::Alone(Splitter::new(most)));
+            return Ok(Self::Alone(Splitter::new(max)));
         }
         // Errors of HTTP are JSON for everybody: nobody reads them as a stream.
         if head.status.is_success() && !takes.json && !kind.starts_with(b"text/event-stream") {
@@ -44,11 +44,11 @@ impl Given {
             head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
             return Ok(Self::Event(BytesMut::new()));
         }
-        Ok(Self::AsItCame)
+        Ok(Self::Unchanged)
     }
 
     pub fn is_as_it_came(&self) -> bool {
-        matches!(self, Self::AsItCame)
+        matches!(self, Self::Unchanged)
     }
 
     /// Takes what would go out; gives what does, and whether that is all. A question of the server's goes to `ask`.
@@ -59,14 +59,14 @@ impl Given {
         mut ask: impl FnMut(&[u8]),
     ) -> Result<(Bytes, bool), UpstreamError> {
         match self {
-            Self::AsItCame => Ok((piece, end)),
+            Self::Unchanged => Ok((piece, end)),
             Self::Event(held) => {
                 held.extend_from_slice(&piece);
                 Ok(if end { (sse::message(held), true) } else { (Bytes::new(), false) })
             }
             Self::Alone(splitter) => {
                 splitter.push(&piece);
-                let long = |sse::TooLong(most)| UpstreamError::TooLarge(most);
+                let long = |sse::TooLong(max)| UpstreamError::TooLarge(max);
                 while let Some(event) = splitter.event().map_err(long)? {
                     let read = sse::read(&event);
                     let Some(message) = read.message() else { continue };
@@ -77,8 +77,8 @@ impl Given {
                     }
                 }
                 if end {
-                    let words = "its stream ended before the answer, to be gone on with; that takes a client with `Accept: text/event-stream`";
-                    return Err(UpstreamError::Odd(words.into()));
+                    let text = "its stream ended before the answer, to be gone on with; that takes a client with `Accept: text/event-stream`";
+                    return Err(UpstreamError::ClientCaused(text.into()));
                 }
                 Ok((Bytes::new(), false))
             }
@@ -88,24 +88,26 @@ impl Given {
 
 /// Answers a question of a server in the place of a client that takes no stream and so never hears it: its server would wait,
 /// and the call with it.
-pub fn decline(door: &Door, session: &Arc<Session>, question: &[u8]) {
+pub fn decline(dispatcher: &Dispatcher, session: &Arc<Session>, question: &[u8]) {
     let Some(read) = message::read(question).filter(message::Incoming::is_request) else { return };
-    let Some((number, raw)) = read.id.and_then(|id| id_map::home(id.of(question))) else { return };
-    let Some((_, seat)) = session.sitting(number) else { return };
-    let Some(mut answering) = Answering::begin(session, number, raw.as_bytes()) else { return };
-    answering.left();
+    let Some((number, raw)) = read.id.and_then(|id| id_map::parse_request_id(id.of(question))) else {
+        return;
+    };
+    let Some((_, upstream_session)) = session.upstream_session_by_id(number) else { return };
+    let Some(mut answering) = ClientAnswer::begin(session, number, raw.as_bytes()) else { return };
+    answering.sent();
     let is_ping = read.method.is_some_and(|method| method.is(question, "ping"));
     let answer = if is_ping {
         message::result(raw.as_bytes(), b"{}")
     } else {
-        let words =
+        let message =
             "the client of this call takes no stream (Accept: application/json), so it cannot be asked";
-        let error = format!(r#"{{"code":{},"message":"{words}"}}"#, code::METHOD_NOT_FOUND);
+        let error = format!(r#"{{"code":{},"message":"{message}"}}"#, code::METHOD_NOT_FOUND);
         message::failure(raw.as_bytes(), error.as_bytes())
     };
-    door.core.spawn(async move {
-        let Some(endpoint) = seat.at.upgrade() else { return };
-        if let Err(error) = endpoint.pass(Era::Legacy, Some(&seat), answer).await {
+    dispatcher.runtime.spawn(async move {
+        let Some(endpoint) = upstream_session.endpoint.upgrade() else { return };
+        if let Err(error) = endpoint.forward(Era::Legacy, Some(&upstream_session), answer).await {
             tracing::debug!(%error, "a question could not be declined");
         }
     });
@@ -121,13 +123,13 @@ mod tests {
         head
     }
 
-    const JSON: Takes = Takes { json: true, events: false };
-    const EVENTS: Takes = Takes { json: false, events: true };
+    const JSON: AcceptedTypes = AcceptedTypes { json: true, events: false };
+    const EVENTS: AcceptedTypes = AcceptedTypes { json: false, events: true };
 
     #[test]
     fn of_a_stream_the_answer_alone_is_given() {
         let mut head = head(200, "Text/Event-Stream; charset=utf-8");
-        let mut given = Given::of(JSON, 1000, &mut head).expect("a head");
+        let mut given = NegotiatedResponse::of(JSON, 1000, &mut head).expect("a head");
         assert_eq!(head.headers[CONTENT_TYPE], "application/json");
         let note = sse::message(br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#);
         let question = sse::message(br#"{"jsonrpc":"2.0","id":"tg:1:5","method":"roots/list"}"#);
@@ -146,14 +148,15 @@ mod tests {
         }
         assert!(over);
         assert_eq!((asked.len(), &out[..]), (1, &answer[..]));
-        let mut given = Given::of(JSON, 1000, &mut self::head(200, "text/event-stream")).expect("a head");
+        let mut given =
+            NegotiatedResponse::of(JSON, 1000, &mut self::head(200, "text/event-stream")).expect("a head");
         assert!(given.take(note, true, |_| {}).is_err(), "it ends without an answer");
     }
 
     #[test]
     fn json_becomes_one_event_and_errors_stay() {
         let mut head = head(200, "application/json");
-        let mut given = Given::of(EVENTS, 1000, &mut head).expect("a head");
+        let mut given = NegotiatedResponse::of(EVENTS, 1000, &mut head).expect("a head");
         assert_eq!(head.headers[CONTENT_TYPE], "text/event-stream");
         assert_eq!(given.take("{\"a\":\n".into(), false, |_| {}).expect("sound"), (Bytes::new(), false));
         let (event, over) = given.take("1}".into(), true, |_| {}).expect("sound");
@@ -164,7 +167,7 @@ mod tests {
             (200, "text/event-stream", EVENTS),
         ] {
             let mut head = self::head(status, kind);
-            assert!(Given::of(takes, 1000, &mut head).expect("a head").is_as_it_came());
+            assert!(NegotiatedResponse::of(takes, 1000, &mut head).expect("a head").is_as_it_came());
             assert_eq!(head.headers[CONTENT_TYPE], kind);
         }
     }

@@ -9,8 +9,8 @@ use mcp::Refusal;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
-use super::{Ctx, Gateway, request_body, respond};
-use crate::admin::{Admin, Path, Response, tool_pins};
+use super::{Gateway, RequestContext, request_body, respond};
+use crate::admin::{Admin, AdminPath, Response, tool_pins};
 use crate::catalog;
 use crate::telemetry::Outcome;
 
@@ -20,12 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The metadata of a protected resource, and never a server's own. Whoever asks has shown no credentials, so it is told
 /// of every endpoint that could be there.
-pub async fn metadata(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
+pub async fn metadata(session: &mut Session, ctx: &mut RequestContext) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);
     let path = catalog::plain(session.req_header().uri.path());
-    let Some(document) = ctx.house.plan.chain.auth.metadata_document(path) else {
-        let words = "no such metadata: either this can be no endpoint, or auth.resource_metadata is not set";
-        return refuse(session, ctx, Refusal::http(404, "no_metadata", words)).await;
+    let Some(document) = ctx.snapshot.config.chain.auth.metadata_document(path) else {
+        let message =
+            "no such metadata: either this can be no endpoint, or auth.resource_metadata is not set";
+        return refuse(session, ctx, Refusal::http(404, "no_metadata", message)).await;
     };
     let mut head = ResponseHeader::build(200, Some(5))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
@@ -37,12 +38,12 @@ pub async fn metadata(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<(
 pub async fn answer(
     gateway: &Gateway,
     session: &mut Session,
-    ctx: &mut Ctx,
-    path: Path,
+    ctx: &mut RequestContext,
+    path: AdminPath,
 ) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);
     let method = session.req_header().method.clone();
-    let answer = if path == Path::Pins && method == Method::POST {
+    let answer = if path == AdminPath::Pins && method == Method::POST {
         approve(gateway, session, ctx).await?
     } else {
         admin(gateway, ctx).answer(path, &method)
@@ -56,7 +57,7 @@ pub async fn answer(
 async fn approve(
     gateway: &Gateway,
     session: &mut Session,
-    ctx: &Ctx,
+    ctx: &RequestContext,
 ) -> pingora::Result<Result<Response, Refusal>> {
     if let Err(refusal) = admin(gateway, ctx).may_approve() {
         return Ok(Err(refusal));
@@ -65,22 +66,22 @@ async fn approve(
         return Ok(Err(refusal));
     }
     // So small that it is never counted.
-    let bounds = request_body::Bounds { limit: MAX_BODY, patience: PATIENCE, together: usize::MAX, free: 0 };
-    let read = request_body::read(session, &bounds, &mut gateway.state.load()).await?;
+    let limits = request_body::BodyLimits { limit: MAX_BODY, timeout: PATIENCE, total: usize::MAX, free: 0 };
+    let read = request_body::read(session, &limits, &mut gateway.state.buffer()).await?;
     Ok(read.and_then(|read| tool_pins::approve(&admin(gateway, ctx), &read)))
 }
 
-fn admin<'a>(gateway: &'a Gateway, ctx: &'a Ctx) -> Admin<'a> {
+fn admin<'a>(gateway: &'a Gateway, ctx: &'a RequestContext) -> Admin<'a> {
     Admin {
-        serves: gateway.serves,
+        serves: gateway.role,
         caller: ctx.caller.as_ref(),
-        house: &ctx.house,
+        house: &ctx.snapshot,
         state: &gateway.state,
-        door: &gateway.door,
+        door: &gateway.dispatcher,
     }
 }
 
-async fn write(session: &mut Session, ctx: &Ctx, response: Response) -> pingora::Result<()> {
+async fn write(session: &mut Session, ctx: &RequestContext, response: Response) -> pingora::Result<()> {
     let mut head = ResponseHeader::build(response.status, Some(4))?;
     if let Some(kind) = response.content_type {
         head.insert_header(CONTENT_TYPE, HeaderValue::from_static(kind))?;
@@ -91,7 +92,7 @@ async fn write(session: &mut Session, ctx: &Ctx, response: Response) -> pingora:
     respond::write(session, ctx, head, response.body).await
 }
 
-async fn refuse(session: &mut Session, ctx: &mut Ctx, refusal: Refusal) -> pingora::Result<()> {
+async fn refuse(session: &mut Session, ctx: &mut RequestContext, refusal: Refusal) -> pingora::Result<()> {
     ctx.refuse("intake", Box::new(refusal));
-    respond::failure(session, ctx).await
+    respond::write_error(session, ctx).await
 }

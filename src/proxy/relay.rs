@@ -14,85 +14,95 @@ use pingora::{Error, ErrorType};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::Takes;
-use super::negotiated_response::{Given, decline};
-use super::respond::{failure, open, say, stamp};
-use super::response_validator::{Watch, Way};
-use super::stream_response::{AGAIN, may_stay};
-use super::{Ctx, failed, tell, upstream_auth, upstream_request};
-use crate::dispatch::client::{Arrived, Errand};
-use crate::dispatch::{Door, Leave};
-use crate::streams::Leash;
+use super::accept::AcceptedTypes;
+use super::negotiated_response::{NegotiatedResponse, decline};
+use super::respond::{add_common_headers, write_body, write_error, write_head};
+use super::response_validator::{BodyFraming, ResponseValidator};
+use super::stream_response::{REAUTH_INTERVAL, still_authorized};
+use super::{RequestContext, fail, report_to_upstream, upstream_auth, upstream_request};
+use crate::dispatch::client::{ClientRequest, ClientResponse};
+use crate::dispatch::{Dispatcher, UpstreamRequest};
+use crate::streams::AbortOnDrop;
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
-use crate::upstream::http::Seat;
-use crate::upstream::http::pool::Visit;
+use crate::upstream::http::UpstreamSession;
+use crate::upstream::http::pool::EndpointGuard;
 use mcp::sse;
 
 /// Whether the server of a call may ask for what takes a person to answer.
-pub fn waits_for_people(leave: &Leave) -> bool {
-    leave.id.is_some() && leave.session.as_ref().is_some_and(|session| session.has_people)
+pub fn may_elicit(upstream_request: &UpstreamRequest) -> bool {
+    upstream_request.id.is_some()
+        && upstream_request.session.as_ref().is_some_and(|session| session.supports_elicitation)
 }
 
 /// Carries a message by the house's own client.
-pub async fn carry(
+pub async fn relay(
     session: &mut Session,
-    ctx: &mut Ctx,
-    mut leave: Leave,
-    door: &Door,
+    ctx: &mut RequestContext,
+    mut upstream_request: UpstreamRequest,
+    dispatcher: &Dispatcher,
 ) -> pingora::Result<()> {
-    let carried = carried(session, ctx, &mut leave, door).await;
+    let carried = run(session, ctx, &mut upstream_request, dispatcher).await;
     // Whatever came of it, it is told with the request: to the session, the breaker and the log.
-    ctx.leave = Some(leave);
+    ctx.request = Some(upstream_request);
     match carried? {
         Ok(()) => Ok(()),
         Err(error) => {
-            drop(failed(ctx, &error));
-            failure(session, ctx).await
+            drop(fail(ctx, &error));
+            write_error(session, ctx).await
         }
     }
 }
 
-async fn carried(
+async fn run(
     session: &mut Session,
-    ctx: &mut Ctx,
-    leave: &mut Leave,
-    door: &Door,
+    ctx: &mut RequestContext,
+    upstream_request: &mut UpstreamRequest,
+    dispatcher: &Dispatcher,
 ) -> pingora::Result<Result<(), UpstreamError>> {
-    let bearer = match upstream_auth::bearer(session, ctx, leave).await {
+    let bearer = match upstream_auth::bearer(session, ctx, upstream_request).await {
         Ok(bearer) => bearer,
         Err(error) => return Ok(Err(error)),
     };
-    let Some(pool) = leave.server.upstream.http() else {
-        return Ok(Err(UpstreamError::Nonsense("it is not reached by HTTP".into())));
+    let Some(pool) = upstream_request.server.upstream.endpoint_pool() else {
+        return Ok(Err(UpstreamError::InvalidResponse("it is not reached by HTTP".into())));
     };
     // Its session, which changes with the seat, and its address are for whoever sends it.
-    let head =
-        upstream_request::request(session, ctx, leave, pool.any(), None, bearer.as_ref(), &door.metrics)?;
+    let head = upstream_request::request(
+        session,
+        ctx,
+        upstream_request,
+        pool.any(),
+        None,
+        bearer.as_ref(),
+        &dispatcher.metrics,
+    )?;
     let mut extra = head.headers.clone();
     extra.remove(CONTENT_LENGTH);
     extra.remove(http::header::HOST);
     ctx.sent_at = Some(Instant::now());
-    let errand = Errand::of(leave, bearer, extra);
-    let (resumes, keep_alive) = (leave.resume.is_some(), ctx.house.plan.config.limits.sse_keepalive.get());
-    let metrics = door.metrics.clone();
+    let client_request = ClientRequest::of(upstream_request, bearer, extra);
+    let (resumes, keep_alive) =
+        (upstream_request.resume.is_some(), ctx.snapshot.config.config.limits.sse_keepalive.get());
+    let metrics = dispatcher.metrics.clone();
     // How long is waited for a call, its watch says. A stream that is silent for so long may be one whose other end is
     // gone.
-    let silence = match (&leave.resume, &leave.id) {
-        (Some(_), _) => Some(leave.server.bounds.stream_idle),
-        (None, None) => Some(leave.server.timeout),
+    let silence = match (&upstream_request.resume, &upstream_request.id) {
+        (Some(_), _) => Some(upstream_request.server.limits.stream_idle),
+        (None, None) => Some(upstream_request.server.timeout),
         (None, Some(_)) => None,
     };
-    let (pieces, mut arriving) = mpsc::channel::<Result<Piece, UpstreamError>>(4);
-    let task = door.core.spawn(async move {
-        let sent = errand.send(&metrics).await;
-        let Arrived { mut response, visit, seat, certain } = match sent {
+    let (pieces, mut arriving) = mpsc::channel::<Result<RelayItem, UpstreamError>>(4);
+    let task = dispatcher.runtime.spawn(async move {
+        let sent = client_request.send(&metrics).await;
+        let ClientResponse { mut response, endpoint: endpoint_guard, upstream_session, certain } = match sent
+        {
             Ok(arrived) => arrived,
             Err(error) => return drop(pieces.send(Err(error)).await),
         };
         let (status, headers) = (response.status(), response.headers().clone());
-        let head = Head { status, headers, visit, seat, certain };
-        let head = Piece::Head(Box::new(head));
+        let head = RelayHead { status, headers, endpoint: endpoint_guard, upstream_session, certain };
+        let head = RelayItem::Head(Box::new(head));
         if pieces.send(Ok(head)).await.is_err() {
             return;
         }
@@ -102,80 +112,89 @@ async fn carried(
                 None => Ok(response.chunk().await),
             };
             let piece = match next {
-                Ok(Ok(Some(bytes))) => Ok(Piece::Body(bytes)),
-                Ok(Ok(None)) => Ok(Piece::End),
-                Ok(Err(error)) => Err(UpstreamError::Nonsense(format!("the connection broke off: {error}"))),
-                Err(_) if resumes => Ok(Piece::End),
+                Ok(Ok(Some(bytes))) => Ok(RelayItem::Body(bytes)),
+                Ok(Ok(None)) => Ok(RelayItem::End),
+                Ok(Err(error)) => {
+                    Err(UpstreamError::InvalidResponse(format!("the connection broke off: {error}")))
+                }
+                Err(_) if resumes => Ok(RelayItem::End),
                 Err(_) => Err(UpstreamError::TimedOut(silence.unwrap_or_default())),
             };
-            let last = !matches!(piece, Ok(Piece::Body(_)));
+            let last = !matches!(piece, Ok(RelayItem::Body(_)));
             if pieces.send(piece).await.is_err() || last {
                 return;
             }
         }
     });
-    let _leash = Leash(task.abort_handle());
+    let _leash = AbortOnDrop(task.abort_handle());
     // A stream that is gone on with is no call: it ends with its session, its caller's rights and the process.
     let never = CancellationToken::new();
-    let session_end = leave.session.as_ref().filter(|_| resumes).map(|session| session.end());
+    let session_end = upstream_request.session.as_ref().filter(|_| resumes).map(|session| session.end());
     let session_end = session_end.unwrap_or_else(|| never.clone());
-    let drain = if resumes { door.drain.clone() } else { never };
-    let cut = door.cut.clone();
-    let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
+    let drain = if resumes { dispatcher.drain.clone() } else { never };
+    let cut = dispatcher.cut.clone();
+    let mut again = tokio::time::interval_at(tokio::time::Instant::now() + REAUTH_INTERVAL, REAUTH_INTERVAL);
     // The head waits for the first byte of a body that is judged first, so that the status can still be an error.
     let mut waiting: Option<Box<ResponseHeader>> = None;
-    let (takes, mut given) = (Takes::of(session), Given::AsItCame);
+    let (takes, mut given) = (AcceptedTypes::of(session), NegotiatedResponse::Unchanged);
     let mut quiet = Instant::now();
     let mut ended = false;
     loop {
-        let left = left(ctx, leave);
+        let left = left(ctx, upstream_request);
         let piece = tokio::select! {
             // What has come counts, however long the client took to read what came before it.
             biased;
             piece = arriving.recv() => piece,
             () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {
-                Some(Err(UpstreamError::TimedOut(leave.server.timeout)))
+                Some(Err(UpstreamError::TimedOut(upstream_request.server.timeout)))
             }
-            () = tokio::time::sleep_until((quiet + keep_alive).into()), if given.is_as_it_came() && ctx.watch.as_ref().is_some_and(Watch::is_stream) => {
+            () = tokio::time::sleep_until((quiet + keep_alive).into()), if given.is_as_it_came() && ctx.validator.as_ref().is_some_and(ResponseValidator::is_stream) => {
                 // Events go out whole, so that this stands between two of them.
-                say(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
+                write_body(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
                 quiet = Instant::now();
                 continue;
             }
-            () = session_end.cancelled() => Some(over(ctx)),
-            () = drain.cancelled() => Some(over(ctx)),
+            () = session_end.cancelled() => Some(ended_early(ctx)),
+            () = drain.cancelled() => Some(ended_early(ctx)),
             () = cut.cancelled() => Some(Err(UpstreamError::Stopping)),
-            _ = again.tick(), if resumes => match may_stay(session, ctx, door).await {
+            _ = again.tick(), if resumes => match still_authorized(session, ctx, dispatcher).await {
                 true => continue,
-                false => Some(over(ctx)),
+                false => Some(ended_early(ctx)),
             },
             left = session.as_downstream_mut().read_body_or_idle(true) => {
-                ctx.outcome = Some(Outcome::Left);
-                let words = "the client left";
-                return Err(left.err().unwrap_or_else(|| Error::explain(ErrorType::ConnectionClosed, words)).into_down());
+                ctx.outcome = Some(Outcome::ClientAborted);
+                let message = "the client left";
+                return Err(left.err().unwrap_or_else(|| Error::explain(ErrorType::ConnectionClosed, message)).into_down());
             }
         };
         // If it never had a connection, the answer of a client may come again.
         if let (Some(answering), false) =
-            (&mut leave.answering, matches!(piece, Some(Err(UpstreamError::Unreachable(_)))))
+            (&mut upstream_request.answering, matches!(piece, Some(Err(UpstreamError::Unreachable(_)))))
         {
-            answering.left();
+            answering.sent();
         }
-        let step = match (piece, &mut ctx.watch) {
-            (Some(Ok(Piece::Head(begun))), _) => {
-                let Head { status, headers, visit, seat, certain } = *begun;
+        let step = match (piece, &mut ctx.validator) {
+            (Some(Ok(RelayItem::Head(guard))), _) => {
+                let RelayHead { status, headers, endpoint: endpoint_guard, upstream_session, certain } =
+                    *guard;
                 let status = status.as_u16();
                 // It lasts as long as the answer.
-                ctx.visit = Some(visit);
+                ctx.endpoint = Some(endpoint_guard);
                 let mut head = ResponseHeader::build(status, Some(headers.len()))?;
                 for (name, value) in headers.iter() {
                     head.append_header(name, value)?;
                 }
                 // Connections of the house's own client are shared where nothing is to come that names no request: nothing
                 // of that kind is believed there.
-                let way = Way { certain, sized: false };
-                match Watch::begin(&mut head, leave, seat.as_ref(), way, Instant::now()) {
-                    Ok(begun) => {
+                let way = BodyFraming { certain, sized: false };
+                match ResponseValidator::begin(
+                    &mut head,
+                    upstream_request,
+                    upstream_session.as_ref(),
+                    way,
+                    Instant::now(),
+                ) {
+                    Ok(guard) => {
                         ctx.outcome = Some(if status < 300 { Outcome::Ok } else { Outcome::Error });
                         head.remove_header(&CONTENT_LENGTH);
                         head.remove_header(&TRANSFER_ENCODING);
@@ -185,40 +204,44 @@ async fn carried(
                             head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
                         }
                         upstream_request::response(&mut head)?;
-                        if leave.id.is_some() {
-                            given = Given::of(takes, leave.server.max_response, &mut head)?;
+                        if upstream_request.id.is_some() {
+                            given = NegotiatedResponse::of(
+                                takes,
+                                upstream_request.server.max_response,
+                                &mut head,
+                            )?;
                         }
-                        stamp(&mut head, ctx)?;
+                        add_common_headers(&mut head, ctx)?;
                         if resumes {
                             // It works; nobody shall wait for the end of a stream to hear that.
-                            tell(leave, &mut ctx.visit, None);
+                            report_to_upstream(upstream_request, &mut ctx.endpoint, None);
                         }
-                        let held = begun.is_held() || !given.is_as_it_came();
-                        ctx.watch = Some(begun);
+                        let held = guard.is_held() || !given.is_as_it_came();
+                        ctx.validator = Some(guard);
                         if held {
                             waiting = Some(Box::new(head));
                         } else {
-                            open(session, Box::new(head), false).await?;
+                            write_head(session, Box::new(head), false).await?;
                         }
                         Ok(None)
                     }
                     Err(error) => Err(error),
                 }
             }
-            (Some(Ok(Piece::Body(bytes))), Some(watch)) => watch.pass(Some(bytes), false),
-            (Some(Ok(Piece::End)), Some(watch)) => {
+            (Some(Ok(RelayItem::Body(bytes))), Some(watch)) => watch.push(Some(bytes), false),
+            (Some(Ok(RelayItem::End)), Some(watch)) => {
                 ended = true;
-                watch.pass(None, true)
+                watch.push(None, true)
             }
             (Some(Err(error)), _) => Err(error),
-            _ => Err(UpstreamError::Nonsense("the answer ended early".into())),
+            _ => Err(UpstreamError::InvalidResponse("the answer ended early".into())),
         };
-        if ctx.watch.as_ref().is_some_and(Watch::spoke) {
-            tell(leave, &mut ctx.visit, None);
+        if ctx.validator.as_ref().is_some_and(ResponseValidator::has_messages) {
+            report_to_upstream(upstream_request, &mut ctx.endpoint, None);
         }
         let decline = |question: &[u8]| {
-            if let Some(client) = &leave.session {
-                decline(door, client, question);
+            if let Some(client) = &upstream_request.session {
+                decline(dispatcher, client, question);
             }
         };
         let step = step.and_then(|bytes| given.take(bytes.unwrap_or_default(), ended, decline));
@@ -226,14 +249,14 @@ async fn carried(
             Ok(step) => step,
             Err(error) => return Ok(Err(error)),
         };
-        if last && ctx.watch.as_ref().is_some_and(Watch::saw_error) {
+        if last && ctx.validator.as_ref().is_some_and(ResponseValidator::saw_error) {
             ctx.outcome = Some(Outcome::Error);
         }
         if last || !bytes.is_empty() {
             if let Some(head) = waiting.take() {
-                open(session, head, false).await?;
+                write_head(session, head, false).await?;
             }
-            say(session, bytes, last).await?;
+            write_body(session, bytes, last).await?;
             quiet = Instant::now();
         }
         if last {
@@ -243,29 +266,29 @@ async fn carried(
 }
 
 /// What is left of the time of a call whose answer has begun; before that, whoever sends it counts.
-fn left(ctx: &Ctx, leave: &Leave) -> Option<Duration> {
-    let watch = ctx.watch.as_ref()?;
+fn left(ctx: &RequestContext, upstream_request: &UpstreamRequest) -> Option<Duration> {
+    let watch = ctx.validator.as_ref()?;
     if watch.is_held() {
-        return Some(leave.server.timeout.saturating_sub(ctx.sent_at?.elapsed()));
+        return Some(upstream_request.server.timeout.saturating_sub(ctx.sent_at?.elapsed()));
     }
     watch.left()
 }
 
 /// A stream ends before its time: in good order where it has begun.
-fn over(ctx: &Ctx) -> Result<Piece, UpstreamError> {
-    if ctx.watch.is_some() { Ok(Piece::End) } else { Err(UpstreamError::Ended) }
+fn ended_early(ctx: &RequestContext) -> Result<RelayItem, UpstreamError> {
+    if ctx.validator.is_some() { Ok(RelayItem::End) } else { Err(UpstreamError::SessionClosed) }
 }
 
-struct Head {
+struct RelayHead {
     status: http::StatusCode,
     headers: http::HeaderMap,
-    visit: Visit,
-    seat: Option<Arc<Seat>>,
+    endpoint: EndpointGuard,
+    upstream_session: Option<Arc<UpstreamSession>>,
     certain: bool,
 }
 
-enum Piece {
-    Head(Box<Head>),
+enum RelayItem {
+    Head(Box<RelayHead>),
     Body(Bytes),
     End,
 }

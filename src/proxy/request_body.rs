@@ -17,37 +17,37 @@ use mcp::Refusal;
 use pingora::ErrorType;
 use pingora::proxy::Session;
 
-use crate::listener::http1::Standing;
-use crate::process::state::Load;
+use crate::listener::http1::StreamSlot;
+use crate::process::state::BufferedBytes;
 
 /// What Pingora's retry buffer can hold (`BODY_BUF_LIMIT`, not public).
-const SIGN: usize = 64 * 1024;
+const PROGRESS_BYTES: usize = 64 * 1024;
 
 /// What a body may take.
-pub struct Bounds {
+pub struct BodyLimits {
     /// Its bytes.
     pub limit: usize,
-    pub patience: Duration,
+    pub timeout: Duration,
     /// Bytes of all bodies that are in memory at the time.
-    pub together: usize,
+    pub total: usize,
     /// A body up to this size is not among them.
     pub free: usize,
 }
 
 /// Bytes of a body that are not counted, since a connection, of which there are not so many, has one body at a time. On a
 /// connection of HTTP/2 that is one of them.
-pub fn free(standing: Standing) -> usize {
-    if standing == Standing::First { SIGN } else { 0 }
+pub fn free(standing: StreamSlot) -> usize {
+    if standing == StreamSlot::Connection { PROGRESS_BYTES } else { 0 }
 }
 
 /// Reads the whole body, or says why not; an error is the client's connection failing. `load` counts the bytes that have
 /// come of one that is not small: what is only promised takes no room.
 pub async fn read(
     session: &mut Session,
-    bounds: &Bounds,
-    load: &mut Load,
+    limits: &BodyLimits,
+    load: &mut BufferedBytes,
 ) -> pingora::Result<Result<Bytes, Refusal>> {
-    let (limit, patience) = (bounds.limit, bounds.patience);
+    let (limit, timeout) = (limits.limit, limits.timeout);
     let headers = &session.req_header().headers;
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let waits =
@@ -56,7 +56,7 @@ pub async fn read(
         return Ok(Err(too_large(limit)));
     }
     // Known before the first byte is read, or asked for.
-    if length.is_some_and(|length| length > bounds.free && !load.fits(length, bounds.together)) {
+    if length.is_some_and(|length| length > limits.free && !load.fits(length, limits.total)) {
         return Ok(Err(too_many()));
     }
     if waits {
@@ -66,45 +66,45 @@ pub async fn read(
         // Pingora takes this for an answer before the end of the body, after which it would close.
         downstream.set_keepalive(kept);
     }
-    let mut collecting = pin!(collect(session, length, bounds, load));
+    let mut collecting = pin!(collect(session, length, limits, load));
     // Most bodies came with their head, and need no clock.
     let read = match futures::poll!(collecting.as_mut()) {
         Poll::Ready(read) => Ok(read),
-        Poll::Pending => tokio::time::timeout(patience, collecting).await,
+        Poll::Pending => tokio::time::timeout(timeout, collecting).await,
     };
     match read {
         Ok(Ok(read)) => Ok(read),
         Ok(Err(error)) => match error.etype() {
             ErrorType::ReadError => Err(error.into_down()),
-            ErrorType::ReadTimedout => Ok(Err(too_slow(patience))),
+            ErrorType::ReadTimedout => Ok(Err(too_slow(timeout))),
             // What follows on the connection could be taken for another request.
             _ => {
-                let words = "the body ends early, or its chunks are not as RFC 9112 has them";
-                Ok(Err(Refusal::http(400, "body_broken", words).closing()))
+                let message = "the body ends early, or its chunks are not as RFC 9112 has them";
+                Ok(Err(Refusal::http(400, "body_broken", message).closing()))
             }
         },
-        Err(_) => Ok(Err(too_slow(patience))),
+        Err(_) => Ok(Err(too_slow(timeout))),
     }
 }
 
-fn too_slow(patience: Duration) -> Refusal {
-    Refusal::http(408, "body_timeout", format!("the body did not arrive within {patience:?}")).closing()
+fn too_slow(timeout: Duration) -> Refusal {
+    Refusal::http(408, "body_timeout", format!("the body did not arrive within {timeout:?}")).closing()
 }
 
 async fn collect(
     session: &mut Session,
     length: Option<usize>,
-    bounds: &Bounds,
-    load: &mut Load,
+    limits: &BodyLimits,
+    load: &mut BufferedBytes,
 ) -> pingora::Result<Result<Bytes, Refusal>> {
-    let limit = bounds.limit;
+    let limit = limits.limit;
     let downstream = session.as_downstream_mut();
-    if length.is_none_or(|length| length <= SIGN) {
+    if length.is_none_or(|length| length <= PROGRESS_BYTES) {
         downstream.enable_retry_buffering();
     }
     let mut counts = |came: usize| {
-        let small = length.unwrap_or(came).max(came) <= bounds.free;
-        small || load.grow(came - load.bytes(), bounds.together)
+        let small = length.unwrap_or(came).max(came) <= limits.free;
+        small || load.grow(came - load.bytes(), limits.total)
     };
     let Some(first) = downstream.read_request_body().await? else { return Ok(Ok(Bytes::new())) };
     if !counts(first.len()) {
@@ -116,7 +116,7 @@ async fn collect(
         return Ok(Ok(first));
     }
     // Room for what is small, and else for twice what has come.
-    let room = length.filter(|length| *length <= SIGN).unwrap_or(2 * first.len());
+    let room = length.filter(|length| *length <= PROGRESS_BYTES).unwrap_or(2 * first.len());
     let mut body = BytesMut::with_capacity(room.max(first.len()));
     body.extend_from_slice(&first);
     drop(first);
@@ -124,7 +124,7 @@ async fn collect(
         if body.len() > limit {
             return Ok(Err(too_large(limit)));
         }
-        if length.is_some_and(|length| length.saturating_sub(body.len()) <= SIGN) {
+        if length.is_some_and(|length| length.saturating_sub(body.len()) <= PROGRESS_BYTES) {
             downstream.enable_retry_buffering();
         }
         match downstream.read_request_body().await? {
@@ -136,19 +136,19 @@ async fn collect(
 }
 
 /// Sees that a request has no body. Nobody would read it, and over HTTP/2 what is not read holds up others.
-pub async fn none(session: &mut Session, patience: Duration) -> pingora::Result<Result<(), Refusal>> {
+pub async fn none(session: &mut Session, timeout: Duration) -> pingora::Result<Result<(), Refusal>> {
     let downstream = session.as_downstream_mut();
     // That it is empty may be said only after the head.
     while !downstream.is_body_empty() {
-        match tokio::time::timeout(patience, downstream.read_request_body()).await {
+        match tokio::time::timeout(timeout, downstream.read_request_body()).await {
             Ok(Ok(None)) => break,
             Ok(Ok(Some(piece))) if piece.is_empty() => {}
             Ok(Ok(Some(_))) => {
-                let words = "GET and DELETE have no body here";
-                return Ok(Err(Refusal::http(400, "body_unwanted", words).closing()));
+                let message = "GET and DELETE have no body here";
+                return Ok(Err(Refusal::http(400, "body_unwanted", message).closing()));
             }
             Ok(Err(error)) => return Err(error.into_down()),
-            Err(_) => return Ok(Err(too_slow(patience))),
+            Err(_) => return Ok(Err(too_slow(timeout))),
         }
     }
     Ok(Ok(()))
@@ -160,9 +160,9 @@ pub fn can_replay(session: &Session) -> bool {
 }
 
 fn too_many() -> Refusal {
-    let words =
+    let message =
         "the bodies of other requests fill the memory that is set aside for them (limits.max_buffered)";
-    Refusal::http(503, "max_buffered", words).retry_after(Duration::from_secs(1)).closing()
+    Refusal::http(503, "max_buffered", message).retry_after(Duration::from_secs(1)).closing()
 }
 
 fn too_large(limit: usize) -> Refusal {

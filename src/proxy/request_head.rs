@@ -13,8 +13,8 @@ use mcp::{Era, Kind, Refusal};
 use pingora::proxy::Session;
 
 use crate::catalog::{self, Endpoint};
-use crate::dispatch::Door;
-use crate::listener::http1::{Ended, ended};
+use crate::dispatch::Dispatcher;
+use crate::listener::http1::{RequestEnd, request_ended};
 use crate::listener::tls;
 use crate::session;
 use mcp::version;
@@ -39,7 +39,7 @@ pub fn head(session: &Session, client: Option<IpAddr>) -> Head<'_> {
 
 /// Goes on in the HTTP that is spoken, whatever else a client would like (RFC 9110 §7.8): for nothing below is this a request
 /// after which the connection could be another's.
-pub fn stay(session: &mut Session) {
+pub fn strip_upgrade(session: &mut Session) {
     if session.req_header().headers.contains_key(UPGRADE) {
         session.req_header_mut().remove_header(&UPGRADE);
     }
@@ -47,19 +47,19 @@ pub fn stay(session: &mut Session) {
 
 /// Refuses what two HTTP readers could take differently (RFC 9112 §6.3, request smuggling), and what MCP has no
 /// use for.
-pub fn sound(session: &Session, max_header: usize) -> Result<(), Refusal> {
+pub fn validate_framing(session: &Session, max_header: usize) -> Result<(), Refusal> {
     let request = session.req_header();
     if request.raw_path().len() > max_header {
-        let words = format!("the request target is longer than the limit of {max_header} bytes");
-        return Err(Refusal::http(414, "target_too_long", words).closing());
+        let message = format!("the request target is longer than the limit of {max_header} bytes");
+        return Err(Refusal::http(414, "target_too_long", message).closing());
     }
     // It was verified in the handshake, and connections may stand for long.
-    if tls::is_over(session.digest()) {
-        ended(Ended::Last);
-        let words = "the client certificate of this connection has ended, or is not vouched for any more; come again with one that is good";
-        return Err(Refusal::http(403, "certificate_ended", words).closing());
+    if tls::is_expired(session.digest()) {
+        request_ended(RequestEnd::CloseConnection);
+        let message = "the client certificate of this connection has ended, or is not vouched for any more; come again with one that is good";
+        return Err(Refusal::http(403, "certificate_ended", message).closing());
     }
-    let bad = |reason, words: &'static str| Err(Refusal::http(400, reason, words).closing());
+    let bad = |reason, message: &'static str| Err(Refusal::http(400, reason, message).closing());
     let mut encodings = request.headers.get_all(TRANSFER_ENCODING).iter();
     let Some(encoding) = encodings.next() else { return Ok(()) };
     if request.version == Version::HTTP_10 || request.version == Version::HTTP_2 {
@@ -85,7 +85,7 @@ pub fn sound(session: &Session, max_header: usize) -> Result<(), Refusal> {
 
 /// The session of a legacy message: none for `initialize`, which opens one.
 pub fn session(
-    door: &Door,
+    dispatcher: &Dispatcher,
     session: &Session,
     endpoint: &Endpoint,
     permit: &Permit,
@@ -96,12 +96,12 @@ pub fn session(
     if permit.era == Era::Modern || opens {
         return Ok(None);
     }
-    find(door, session, endpoint, &permit.caller).map(Some)
+    find(dispatcher, session, endpoint, &permit.caller).map(Some)
 }
 
 /// The session of a GET or DELETE.
-pub fn open_session(
-    door: &Door,
+pub fn session_of_get(
+    dispatcher: &Dispatcher,
     session: &Session,
     endpoint: &Endpoint,
     caller: &Caller,
@@ -112,20 +112,20 @@ pub fn open_session(
     {
         return Err(Refusal::http(405, "verb", "this protocol revision has only POST"));
     }
-    find(door, session, endpoint, caller)
+    find(dispatcher, session, endpoint, caller)
 }
 
 /// The session that the header names, if the caller has it on this endpoint.
 pub fn find(
-    door: &Door,
+    dispatcher: &Dispatcher,
     session: &Session,
     endpoint: &Endpoint,
     caller: &Caller,
 ) -> Result<Arc<session::Session>, Refusal> {
     let head = head(session, None);
-    let invalid = |reason, words: &'static str| Refusal::new(400, code::INVALID_REQUEST, reason, words);
+    let invalid = |reason, message: &'static str| Refusal::new(400, code::INVALID_REQUEST, reason, message);
     match head.one(&header_name::SESSION) {
-        Ok(Some(id)) => door.sessions.get(id, &endpoint.path, caller).ok_or_else(|| {
+        Ok(Some(id)) => dispatcher.sessions.get(id, &endpoint.path, caller).ok_or_else(|| {
             Refusal::http(404, "no_session", "no such session here; open one with `initialize`")
         }),
         Ok(None) => Err(invalid(

@@ -16,20 +16,20 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
-use super::Ctx;
-use super::accept::Takes;
-use super::response_validator::Watch;
+use super::RequestContext;
+use super::accept::AcceptedTypes;
+use super::response_validator::ResponseValidator;
 use crate::catalog;
-use crate::dispatch::Reply;
+use crate::dispatch::Response;
 use crate::telemetry::Outcome;
 use mcp::header_name;
 use mcp::jsonrpc::message;
 use mcp::sse;
 
 /// How long a client that sends a refused body may go on before the connection is closed.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same for one that has stopped sending.
-const SILENCE: Duration = Duration::from_millis(100);
+const LINGER_IDLE: Duration = Duration::from_millis(100);
 
 /// Bodies of refused requests up to this size do not cost the connection, if they come in this time.
 const SMALL: usize = 16 * 1024;
@@ -42,7 +42,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Puts on every answer what every answer carries.
-pub fn stamp(response: &mut ResponseHeader, ctx: &Ctx) -> pingora::Result<()> {
+pub fn add_common_headers(response: &mut ResponseHeader, ctx: &RequestContext) -> pingora::Result<()> {
     response.insert_header(REQUEST_ID, hex(ctx.request_id))?;
     let streams =
         response.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
@@ -70,37 +70,37 @@ fn hex(number: u64) -> HeaderValue {
 }
 
 /// The page that may read the answer: one that the origin guard let in, and that `cors` names if it is there.
-fn allowed_origin(ctx: &Ctx) -> Option<&HeaderValue> {
+fn allowed_origin(ctx: &RequestContext) -> Option<&HeaderValue> {
     let origin = ctx.origin.as_ref()?;
     let word = origin.to_str().ok()?;
-    let plan = &ctx.house.plan;
-    let named = plan
+    let runtime_config = &ctx.snapshot.config;
+    let named = runtime_config
         .config
         .cors
         .as_ref()
         .is_none_or(|cors| cors.origins.iter().any(|o| o == "*" || o.eq_ignore_ascii_case(word)));
-    (named && plan.chain.origin.origin_passes(word)).then_some(origin)
+    (named && runtime_config.chain.origin.origin_passes(word)).then_some(origin)
 }
 
 /// Whether a client speaks HTTP/1.0.
-pub fn is_old(session: &Session) -> bool {
+pub fn is_http10(session: &Session) -> bool {
     session.req_header().version < Version::HTTP_11
 }
 
 /// Clients of HTTP/1.0 know no chunks (RFC 9112 §6.1): for them the end of the connection ends the body.
-pub fn frame(session: &mut Session, response: &mut ResponseHeader) {
-    if is_old(session) && response.remove_header(&TRANSFER_ENCODING).is_some() {
+pub fn fix_framing(session: &mut Session, response: &mut ResponseHeader) {
+    if is_http10(session) && response.remove_header(&TRANSFER_ENCODING).is_some() {
         session.set_keepalive(None);
     }
 }
 
 /// Writes a head. What goes wrong with that is the client's doing, and no server's.
-pub async fn open(session: &mut Session, head: Box<ResponseHeader>, end: bool) -> pingora::Result<()> {
+pub async fn write_head(session: &mut Session, head: Box<ResponseHeader>, end: bool) -> pingora::Result<()> {
     session.write_response_header(head, end).await.map_err(|error| error.into_down())
 }
 
 /// Writes a part of a body; what is long in pieces, so that a client which is slow but steady has time for each.
-pub async fn say(session: &mut Session, mut body: Bytes, end: bool) -> pingora::Result<()> {
+pub async fn write_body(session: &mut Session, mut body: Bytes, end: bool) -> pingora::Result<()> {
     while body.len() > PIECE {
         let piece = body.split_to(PIECE);
         session.write_response_body(Some(piece), false).await.map_err(|error| error.into_down())?;
@@ -109,11 +109,16 @@ pub async fn say(session: &mut Session, mut body: Bytes, end: bool) -> pingora::
 }
 
 /// A whole answer.
-pub async fn whole(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> pingora::Result<()> {
+pub async fn write_response(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    reply: Response,
+) -> pingora::Result<()> {
     ctx.outcome.get_or_insert(Outcome::Ok);
     let mut head = ResponseHeader::build_no_case(reply.status, Some(6))?;
     // A result, or a refusal in HTTP's words, which is JSON for everybody.
-    let wrapped = !reply.events && reply.status == 200 && !reply.body.is_empty() && !Takes::of(session).json;
+    let wrapped =
+        !reply.events && reply.status == 200 && !reply.body.is_empty() && !AcceptedTypes::of(session).json;
     if reply.events || wrapped {
         head.insert_header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))?;
         head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
@@ -130,43 +135,43 @@ pub async fn whole(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> pingor
 /// Any head with a whole body.
 pub async fn write(
     session: &mut Session,
-    ctx: &Ctx,
+    ctx: &RequestContext,
     mut head: ResponseHeader,
     body: Bytes,
 ) -> pingora::Result<()> {
-    stamp(&mut head, ctx)?;
+    add_common_headers(&mut head, ctx)?;
     if head.status != 204 {
         head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     }
     // HTTP/2 sends what it is given, for HEAD too (RFC 9110 §9.3.2).
     let empty = body.is_empty() || session.req_header().method == http::Method::HEAD;
-    open(session, Box::new(head), empty).await?;
+    write_head(session, Box::new(head), empty).await?;
     if !empty {
-        say(session, body, true).await?;
+        write_body(session, body, true).await?;
     }
     Ok(())
 }
 
 /// The head of an answer that was begun; that a client may go on with its body is none.
-pub fn begun(session: &Session) -> Option<&ResponseHeader> {
+pub fn response_head_sent(session: &Session) -> Option<&ResponseHeader> {
     session.response_written().filter(|head| !head.status.is_informational())
 }
 
 /// Says the refusal that the context holds: as a JSON-RPC error where MCP is spoken, else in the REST form; as a
 /// last event where a stream has begun.
-pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
-    let Some((_, refusal)) = &ctx.refused else { return Ok(()) };
-    if let Some(begun) = begun(session) {
+pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pingora::Result<()> {
+    let Some((_, refusal)) = &ctx.rejection else { return Ok(()) };
+    if let Some(begun) = response_head_sent(session) {
         let streams =
             begun.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
         let message = message::refusal(ctx.id.as_deref(), refusal);
         let length = begun.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-        if !streams && ctx.watch.as_ref().is_some_and(Watch::is_held) {
+        if !streams && ctx.validator.as_ref().is_some_and(ResponseValidator::is_held) {
             // The status is gone but nothing of the body; white space fills up a length that was promised.
             let missing = length.unwrap_or(message.len()).checked_sub(message.len());
             if let Some(missing) = missing {
                 let body = [&message[..], &vec![b' '; missing]].concat();
-                return say(session, body.into(), true).await;
+                return write_body(session, body.into(), true).await;
             }
         }
         if !streams {
@@ -175,7 +180,7 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
                 "the answer broke off after its head was sent",
             );
         }
-        return say(session, sse::message(&message), true).await;
+        return write_body(session, sse::message(&message), true).await;
     }
     if refusal.close {
         session.set_keepalive(None);
@@ -188,7 +193,8 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
     }
     // By its form alone: whether there is such an endpoint is not told by the form of a refusal.
     let mcp = catalog::is_endpoint(session.req_header().uri.path());
-    let body = if mcp { message::refusal(ctx.id.as_deref(), refusal) } else { rest(refusal, ctx.request_id) };
+    let body =
+        if mcp { message::refusal(ctx.id.as_deref(), refusal) } else { rest_error(refusal, ctx.request_id) };
     let mut head = ResponseHeader::build_no_case(refusal.status, Some(6))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
     if refusal.status == 405 {
@@ -202,7 +208,7 @@ pub async fn failure(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()
         head.insert_header(RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000) as u64))?;
     }
     write(session, ctx, head, body).await?;
-    linger(session).await;
+    lingering_close(session).await;
     Ok(())
 }
 
@@ -215,17 +221,19 @@ fn is_small(session: &Session) -> bool {
 
 /// Reads what still comes of a refused body, for a moment. A connection that is closed over unread bytes is reset,
 /// and a client that is still writing then never reads the answer (RFC 9112 §9.6).
-async fn linger(session: &mut Session) {
+async fn lingering_close(session: &mut Session) {
     let downstream = session.as_downstream_mut();
     if downstream.as_http1().is_some() && downstream.get_keepalive().is_none() {
         let rest = async {
-            while let Ok(Ok(Some(_))) = tokio::time::timeout(SILENCE, downstream.read_request_body()).await {}
+            while let Ok(Ok(Some(_))) =
+                tokio::time::timeout(LINGER_IDLE, downstream.read_request_body()).await
+            {}
         };
-        let _ = tokio::time::timeout(LINGER, rest).await;
+        let _ = tokio::time::timeout(LINGER_TIMEOUT, rest).await;
     }
 }
 
-fn rest(refusal: &Refusal, request_id: u64) -> Bytes {
+fn rest_error(refusal: &Refusal, request_id: u64) -> Bytes {
     let wait = refusal.retry_after.map(|wait| format!(r#""retry_after_ms":{},"#, wait.as_millis()));
     Bytes::from(format!(
         r#"{{"error":{{"code":{},"message":{},{}"request_id":"{request_id:016x}"}}}}"#,
@@ -244,11 +252,11 @@ pub fn is_preflight(session: &Session) -> bool {
 }
 
 /// The answer to a CORS preflight (Fetch standard, "CORS-preflight request").
-pub async fn preflight(session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
+pub async fn preflight(session: &mut Session, ctx: &mut RequestContext) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);
     let mut head = ResponseHeader::build_no_case(204, Some(6))?;
     if allowed_origin(ctx).is_some() {
-        let cors = ctx.house.plan.config.cors.as_ref();
+        let cors = ctx.snapshot.config.config.cors.as_ref();
         let methods = cors.map_or_else(
             || "GET, POST, DELETE".to_owned(),
             |cors| {

@@ -7,7 +7,7 @@ use crate::upstream::UpstreamError;
 use mcp::jsonrpc::message;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum IdOwner {
     /// It has the id of the request.
     Ours,
     /// An error about a request that the server could not read: it has no id, and says so or not (JSON-RPC 2.0 §5).
@@ -15,12 +15,12 @@ pub enum Whose {
 }
 
 /// Whose answer this is; `id` was sent.
-pub fn of(read: &message::Incoming, message: &[u8], id: &[u8]) -> Result<Whose, UpstreamError> {
+pub fn of(read: &message::Incoming, message: &[u8], id: &[u8]) -> Result<IdOwner, UpstreamError> {
     match read.id {
-        Some(got) if message::same_id(got.of(message), id) => Ok(Whose::Ours),
-        None if read.error.is_some() => Ok(Whose::Nobodys),
-        Some(got) if read.error.is_some() && got.of(message) == b"null" => Ok(Whose::Nobodys),
-        _ => Err(UpstreamError::Foreign),
+        Some(got) if message::same_id(got.of(message), id) => Ok(IdOwner::Ours),
+        None if read.error.is_some() => Ok(IdOwner::Nobodys),
+        Some(got) if read.error.is_some() && got.of(message) == b"null" => Ok(IdOwner::Nobodys),
+        _ => Err(UpstreamError::UnexpectedServer),
     }
 }
 
@@ -79,10 +79,10 @@ mod tests {
     #[test]
     fn only_an_error_may_name_no_request() {
         for (message, expected) in [
-            (r#"{"jsonrpc":"2.0","id":"sent","result":{}}"#, Some(Whose::Ours)),
-            (r#"{"jsonrpc":"2.0","id":"sent","error":{}}"#, Some(Whose::Ours)),
-            (r#"{"jsonrpc":"2.0","id":null,"error":{}}"#, Some(Whose::Nobodys)),
-            (r#"{"jsonrpc":"2.0","error":{}}"#, Some(Whose::Nobodys)),
+            (r#"{"jsonrpc":"2.0","id":"sent","result":{}}"#, Some(IdOwner::Ours)),
+            (r#"{"jsonrpc":"2.0","id":"sent","error":{}}"#, Some(IdOwner::Ours)),
+            (r#"{"jsonrpc":"2.0","id":null,"error":{}}"#, Some(IdOwner::Nobodys)),
+            (r#"{"jsonrpc":"2.0","error":{}}"#, Some(IdOwner::Nobodys)),
             (r#"{"jsonrpc":"2.0","id":null,"result":{}}"#, None),
             (r#"{"jsonrpc":"2.0","result":{}}"#, None),
             (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, None),

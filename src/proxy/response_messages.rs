@@ -9,26 +9,26 @@ use mcp::Span;
 use mcp::json::splice::splice;
 
 use super::response_id;
-use super::response_id::Whose;
-use crate::dispatch::Leave;
+use super::response_id::IdOwner;
+use crate::dispatch::UpstreamRequest;
 use crate::server::Server;
 use crate::session::id_map;
-use crate::session::{Heard, Sent, Session, heard_without};
-use crate::upstream::call_timer::Clock;
-use crate::upstream::http::Seat;
-use crate::upstream::{Screen, UpstreamError, WireId};
+use crate::session::{Rewrite, SentIds, Session, accept_without_session};
+use crate::upstream::call_timer::CallTimer;
+use crate::upstream::http::UpstreamSession;
+use crate::upstream::{ResponseRedactor, UpstreamError, WireId};
 use mcp::jsonrpc::message;
 use mcp::sse;
 
 /// Reads messages, and keeps what they say of the call.
-pub struct Hearing {
+pub struct MessageReader {
     /// The id that the client gets its answer under, as written.
     pub id: Option<Bytes>,
     /// What stands in its place, and in that of the progress token, on the way to the server and back.
-    pub sent: Sent,
+    pub sent: SentIds,
     pub server: Arc<Server>,
     /// The session that may answer what the server asks, and the seat in which it asks.
-    session: Option<(Arc<Session>, Arc<Seat>)>,
+    session: Option<(Arc<Session>, Arc<UpstreamSession>)>,
     /// The stream is one that was gone on with.
     resumes: bool,
     pub answered: bool,
@@ -37,27 +37,27 @@ pub struct Hearing {
     /// A stream may end before its answer: the client can come back for the rest.
     pub resumable: bool,
     /// Something of a stream was a message: the server works.
-    pub spoke: bool,
+    pub has_messages: bool,
     /// What comes belongs to this request: something in it said so, or nothing else was asked where it comes from.
     proven: bool,
     /// Events that wait for that.
-    waiting: Pieces,
+    pending: Chunks,
     /// An error has come that names no request: after it nothing on this connection can be told apart.
     pub nameless: bool,
     /// When the server last said something of the call.
-    heard: Instant,
+    last_activity: Instant,
     /// Set once the server has asked its client: it stands still until that has answered.
-    clock: Option<Arc<Clock>>,
+    timer: Option<Arc<CallTimer>>,
 }
 
 /// What goes out at once: nearly always one piece, which then is not copied.
 #[derive(Default)]
-pub struct Pieces {
+pub struct Chunks {
     first: Bytes,
     all: BytesMut,
 }
 
-impl Pieces {
+impl Chunks {
     fn push(&mut self, piece: Bytes) {
         if self.first.is_empty() && self.all.is_empty() {
             self.first = piece;
@@ -76,56 +76,62 @@ impl Pieces {
     }
 }
 
-impl Hearing {
+impl MessageReader {
     /// Of the answer to this call, whose head came now. `certain`: nothing else was asked on its connection.
-    pub fn of(leave: &Leave, seat: Option<&Arc<Seat>>, certain: bool, now: Instant) -> Self {
+    pub fn of(
+        upstream_request: &UpstreamRequest,
+        upstream_session: Option<&Arc<UpstreamSession>>,
+        certain: bool,
+        now: Instant,
+    ) -> Self {
         Self {
-            id: leave.id.clone(),
-            sent: leave.sent.clone(),
+            id: upstream_request.id.clone(),
+            sent: upstream_request.sent.clone(),
             proven: certain,
-            waiting: Pieces::default(),
+            pending: Chunks::default(),
             nameless: false,
-            server: leave.server.clone(),
-            session: leave.session.clone().zip(seat.cloned()),
-            resumes: leave.resume.is_some(),
+            server: upstream_request.server.clone(),
+            session: upstream_request.session.clone().zip(upstream_session.cloned()),
+            resumes: upstream_request.resume.is_some(),
             answered: false,
             error: false,
             resumable: false,
-            spoke: false,
-            heard: now,
-            clock: None,
+            has_messages: false,
+            last_activity: now,
+            timer: None,
         }
     }
 
     /// How long the server may still say nothing of the call; none while it waits for its client.
     pub fn left(&self) -> Option<Duration> {
-        let patience = self.server.timeout;
+        let timeout = self.server.timeout;
         if self.id.is_none() || self.answered {
             return None;
         }
-        match &self.clock {
-            Some(clock) => clock.left(patience),
-            None => Some(patience.saturating_sub(self.heard.elapsed())),
+        match &self.timer {
+            Some(timer) => timer.remaining(timeout),
+            None => Some(timeout.saturating_sub(self.last_activity.elapsed())),
         }
     }
 
     /// The server said something of the call.
-    pub fn heard(&mut self) {
-        match &self.clock {
-            Some(clock) => clock.heard(),
-            None => self.heard = Instant::now(),
+    pub fn is_alive_at(&mut self) {
+        match &self.timer {
+            Some(timer) => timer.activity(),
+            None => self.last_activity = Instant::now(),
         }
     }
 
     /// Whether many messages may come as one.
     fn has_batches(&self) -> bool {
-        self.session.as_ref().is_some_and(|(_, seat)| seat.has_batches())
+        self.session.as_ref().is_some_and(|(_, upstream_session)| upstream_session.has_batches())
     }
 
     /// Judges a JSON answer; gives the one that was waited for, under the client's id.
     /// It will be `length` long in the end, if that is known.
     pub fn judge(&mut self, body: Bytes, length: Option<usize>) -> Result<Bytes, UpstreamError> {
-        let nonsense = || UpstreamError::Nonsense("the answer has neither a result nor an error".into());
+        let nonsense =
+            || UpstreamError::InvalidResponse("the answer has neither a result nor an error".into());
         let parts = if self.has_batches() { message::batch(&body) } else { None };
         let Some(parts) = parts else { return self.part(body, length)?.ok_or_else(nonsense) };
         for part in parts {
@@ -139,7 +145,7 @@ impl Hearing {
     /// The answer that was waited for, if a message of a JSON answer is that.
     fn part(&mut self, message: Bytes, length: Option<usize>) -> Result<Option<Bytes>, UpstreamError> {
         let read = message::read(&message)
-            .ok_or_else(|| UpstreamError::Nonsense("the answer is not a JSON-RPC message".into()))?;
+            .ok_or_else(|| UpstreamError::InvalidResponse("the answer is not a JSON-RPC message".into()))?;
         if read.is_answer() {
             let whose = response_id::of(&read, &message, &self.sent.wire)?;
             self.believe(whose)?;
@@ -148,8 +154,8 @@ impl Hearing {
             return Ok(Some(response_id::home(message, &read, id, length.unwrap_or_default())));
         }
         // There is no room for anything else in this form, but of a changed list others are told.
-        if let Some((session, seat)) = self.session.as_ref().filter(|_| !read.is_request()) {
-            session.hear(&self.server, seat.number, &message, &read, None);
+        if let Some((session, upstream_session)) = self.session.as_ref().filter(|_| !read.is_request()) {
+            session.on_server_message(&self.server, upstream_session.id, &message, &read, None);
         }
         Ok(None)
     }
@@ -158,13 +164,13 @@ impl Hearing {
     pub fn failure(&mut self, body: Bytes) -> Result<(Bytes, bool), UpstreamError> {
         let read = message::read(&body).filter(message::Incoming::is_answer);
         let (Some(read), Some(id)) = (read, self.id.clone()) else {
-            self.believe(Whose::Nobodys)?;
+            self.believe(IdOwner::Nobodys)?;
             return Ok((body, false));
         };
         let whose = match response_id::of(&read, &body, &self.sent.wire) {
             // Servers that have read nothing of a request write what they like for its id.
             Err(_) if read.error.is_some() && !read.id.is_some_and(|id| WireId::is_one(id.of(&body))) => {
-                Whose::Nobodys
+                IdOwner::Nobodys
             }
             whose => whose?,
         };
@@ -174,8 +180,8 @@ impl Hearing {
 
     /// What names no request is the answer to this one where nothing else can be meant. After it the connection is not used
     /// again.
-    fn believe(&mut self, whose: Whose) -> Result<(), UpstreamError> {
-        if whose == Whose::Nobodys {
+    fn believe(&mut self, whose: IdOwner) -> Result<(), UpstreamError> {
+        if whose == IdOwner::Nobodys {
             self.nameless = true;
             return if self.proven { Ok(()) } else { Err(UpstreamError::Nameless) };
         }
@@ -186,37 +192,37 @@ impl Hearing {
     pub fn event(
         &mut self,
         event: BytesMut,
-        screen: Option<&Screen>,
+        redactor: Option<&ResponseRedactor>,
         limit: usize,
-        out: &mut Pieces,
+        out: &mut Chunks,
     ) -> Result<(), UpstreamError> {
-        let mut passed = Pieces::default();
-        let is_message = self.heed(event, screen, &mut passed)?;
+        let mut passed = Chunks::default();
+        let is_message = self.on_server_message(event, redactor, &mut passed)?;
         if !self.proven && !is_message {
             // It keeps connections open, and says nothing.
             out.push(Bytes::from_static(sse::KEEP_ALIVE));
             return Ok(());
         }
         if !self.proven {
-            self.waiting.push(passed.joined());
-            if self.waiting.len() > limit {
+            self.pending.push(passed.joined());
+            if self.pending.len() > limit {
                 return Err(UpstreamError::TooLarge(limit));
             }
             return Ok(());
         }
-        if self.waiting.len() > 0 {
-            out.push(std::mem::take(&mut self.waiting).joined());
+        if self.pending.len() > 0 {
+            out.push(std::mem::take(&mut self.pending).joined());
         }
         out.push(passed.joined());
         Ok(())
     }
 
     /// Gives whether it was there for the sake of a message.
-    fn heed(
+    fn on_server_message(
         &mut self,
         event: BytesMut,
-        screen: Option<&Screen>,
-        out: &mut Pieces,
+        redactor: Option<&ResponseRedactor>,
+        out: &mut Chunks,
     ) -> Result<bool, UpstreamError> {
         let read = sse::read(&event);
         // MCP has no others: what they hold cannot be judged, and no client looks at them.
@@ -224,10 +230,11 @@ impl Hearing {
             return Ok(true);
         }
         // A stream can only be gone on with in the seat where it was begun.
-        let seat = self.session.as_ref().map(|(_, seat)| seat.number);
+        let upstream_session = self.session.as_ref().map(|(_, upstream_session)| upstream_session.id);
         let id = read.id.as_deref().filter(|id| !id.is_empty());
-        let place = id.zip(seat).map(|(id, seat)| id_map::event_id(id, seat));
-        self.resumable |= read.id.is_some() && seat.is_some();
+        let place =
+            id.zip(upstream_session).map(|(id, upstream_session)| id_map::event_id(id, upstream_session));
+        self.resumable |= read.id.is_some() && upstream_session.is_some();
         let placed =
             |event: Bytes| place.as_deref().map_or(event.clone(), |place| sse::with_id(&event, place));
         let Some(data) = read.message() else {
@@ -240,7 +247,7 @@ impl Hearing {
             let last = messages.len().saturating_sub(1);
             for (number, message) in messages.iter().enumerate() {
                 let heard = self.message(message)?;
-                let Some(message) = outward(heard, message, screen)? else { continue };
+                let Some(message) = to_client(heard, message, redactor)? else { continue };
                 // Who goes on after this event has had all of it.
                 let place = place.as_deref().filter(|_| number == last);
                 out.push(sse::event(place, message.as_deref().unwrap_or(&messages[number])));
@@ -251,14 +258,14 @@ impl Hearing {
         // Nearly always on one line: then only the id is touched, where it lies.
         let within = (data.as_ptr() as usize).checked_sub(event.as_ptr() as usize);
         let within = within.filter(|at| at + data.len() <= event.len());
-        if let (Said::Edited(place, word), None, Some(at)) = (&heard, screen, within) {
+        if let (ClientMessage::Edited(place, word), None, Some(at)) = (&heard, redactor, within) {
             let place = Span { start: at + place.start, end: at + place.end };
             let word = word.clone();
             drop(read);
             out.push(placed(splice(event, place, &word)));
             return Ok(true);
         }
-        match outward(heard, data, screen)? {
+        match to_client(heard, data, redactor)? {
             None => {}
             Some(Some(message)) => out.push(sse::retold(&read, place.as_deref(), &message)),
             Some(None) => {
@@ -269,50 +276,56 @@ impl Hearing {
         Ok(true)
     }
 
-    fn message(&mut self, message: &[u8]) -> Result<Said, UpstreamError> {
+    fn message(&mut self, message: &[u8]) -> Result<ClientMessage, UpstreamError> {
         let read = message::read(message).ok_or_else(|| {
-            UpstreamError::Nonsense("an event of the stream is not a JSON-RPC message".into())
+            UpstreamError::InvalidResponse("an event of the stream is not a JSON-RPC message".into())
         })?;
-        self.spoke = true;
-        self.heard();
+        self.has_messages = true;
+        self.is_alive_at();
         if read.is_answer() {
             return self.answer(message, &read);
         }
         if self.session.is_none() && read.is_request() {
             // 2026-07-28, streamable-http: no requests on this stream. Nobody could answer it either.
-            let words = "it asks its client on the stream of an answer";
-            return Err(UpstreamError::Nonsense(words.into()));
+            let text = "it asks its client on the stream of an answer";
+            return Err(UpstreamError::InvalidResponse(text.into()));
         }
-        if let Some(token) = id_map::progresses(message, &read) {
+        if let Some(token) = id_map::progress_token(message, &read) {
             if message::same_id(token.of(message), &self.sent.wire) {
                 self.proven = true;
-                return Ok(self.sent.token.clone().map_or(Said::Nothing, |own| Said::Edited(token, own)));
+                return Ok(self
+                    .sent
+                    .token
+                    .clone()
+                    .map_or(ClientMessage::Drop, |own| ClientMessage::Edited(token, own)));
             }
             if self.session.is_none() && WireId::is_one(token.of(message)) {
-                return Ok(Said::Nothing);
+                return Ok(ClientMessage::Drop);
             }
         }
-        let Some((session, seat)) = &self.session else {
-            let passes = heard_without(&self.server, message, &read);
-            return Ok(if passes { Said::AsItIs } else { Said::Nothing });
+        let Some((session, upstream_session)) = &self.session else {
+            let passes = accept_without_session(&self.server, message, &read);
+            return Ok(if passes { ClientMessage::Unchanged } else { ClientMessage::Drop });
         };
         // Few servers ask anything.
-        let clock = read.is_request().then(|| &*self.clock.get_or_insert_default());
-        Ok(match session.hear(&self.server, seat.number, message, &read, clock) {
-            Heard::AsItIs => Said::AsItIs,
-            Heard::As(other) => Said::As(other),
-            Heard::Not => Said::Nothing,
+        let timer = read.is_request().then(|| &*self.timer.get_or_insert_default());
+        Ok(match session.on_server_message(&self.server, upstream_session.id, message, &read, timer) {
+            Rewrite::Unchanged => ClientMessage::Unchanged,
+            Rewrite::Replaced(other) => ClientMessage::Replaced(other),
+            Rewrite::Drop => ClientMessage::Drop,
         })
     }
 
-    fn answer(&mut self, message: &[u8], read: &message::Incoming) -> Result<Said, UpstreamError> {
+    fn answer(&mut self, message: &[u8], read: &message::Incoming) -> Result<ClientMessage, UpstreamError> {
         if let (true, Some((session, _)), Some(got)) = (self.resumes, &self.session, read.id) {
             // Of whatever request of the session the stream was; what none has asked nobody waits for.
-            let Some(known) = session.runs.known_as(got.of(message)) else { return Ok(Said::Nothing) };
-            session.runs.done(&known.id);
+            let Some(known) = session.in_flight.answered_as(got.of(message)) else {
+                return Ok(ClientMessage::Drop);
+            };
+            session.in_flight.remove(&known.id);
             self.answered = true;
             self.error |= read.error.is_some();
-            return Ok(Said::Edited(got, known.id));
+            return Ok(ClientMessage::Edited(got, known.id));
         }
         let whose = response_id::of(read, message, &self.sent.wire)?;
         self.believe(whose)?;
@@ -320,36 +333,38 @@ impl Hearing {
         self.error |= read.error.is_some();
         self.proven = true;
         Ok(match (&self.id, read.id) {
-            (Some(id), Some(place)) => Said::Edited(place, id.clone()),
-            (Some(id), None) => Said::As(response_id::home(Bytes::copy_from_slice(message), read, id, 0)),
-            (None, _) => Said::AsItIs,
+            (Some(id), Some(place)) => ClientMessage::Edited(place, id.clone()),
+            (Some(id), None) => {
+                ClientMessage::Replaced(response_id::home(Bytes::copy_from_slice(message), read, id, 0))
+            }
+            (None, _) => ClientMessage::Unchanged,
         })
     }
 }
 
 /// What becomes of a message.
-enum Said {
-    AsItIs,
-    As(Bytes),
+enum ClientMessage {
+    Unchanged,
+    Replaced(Bytes),
     /// With a word in the place of a value.
     Edited(Span, Bytes),
     /// It is not for the client.
-    Nothing,
+    Drop,
 }
 
 /// A message as it goes out: none if it does not, none within if it goes as it is.
-fn outward(
-    said: Said,
+fn to_client(
+    said: ClientMessage,
     message: &[u8],
-    screen: Option<&Screen>,
+    redactor: Option<&ResponseRedactor>,
 ) -> Result<Option<Option<Bytes>>, UpstreamError> {
     let moved = match said {
-        Said::Nothing => return Ok(None),
-        Said::As(moved) => Some(moved),
-        Said::Edited(place, word) => Some(splice(BytesMut::from(message), place, &word)),
-        Said::AsItIs => None,
+        ClientMessage::Drop => return Ok(None),
+        ClientMessage::Replaced(moved) => Some(moved),
+        ClientMessage::Edited(place, word) => Some(splice(BytesMut::from(message), place, &word)),
+        ClientMessage::Unchanged => None,
     };
-    let Some(screen) = screen else { return Ok(Some(moved)) };
-    let clean = screen.message(moved.as_deref().unwrap_or(message))?;
+    let Some(redactor) = redactor else { return Ok(Some(moved)) };
+    let clean = redactor.message(moved.as_deref().unwrap_or(message))?;
     Ok(Some(clean.or(moved)))
 }

@@ -13,22 +13,22 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use mcp::Era;
 use pingora::http::ResponseHeader;
 
-use super::long_response_id::Scan;
-use super::response_messages::{Hearing, Pieces};
+use super::long_response_id::ResponseIdScanner;
+use super::response_messages::{Chunks, MessageReader};
 use crate::config;
-use crate::dispatch::Leave;
-use crate::upstream::http::Seat;
+use crate::dispatch::UpstreamRequest;
+use crate::upstream::http::UpstreamSession;
 use crate::upstream::http::content_coding::Decoder;
 use crate::upstream::http::redirect;
-use crate::upstream::http::response::{kind_of, refusal_words};
+use crate::upstream::http::response::{kind_of, rejection_text};
 use crate::upstream::http::retry::retry_after;
-use crate::upstream::{Screen, UpstreamError};
+use crate::upstream::{ResponseRedactor, UpstreamError};
 use mcp::jsonrpc::message;
 use mcp::sse::Splitter;
 
 /// JSON answers up to this size are judged before their first byte goes out. A client can do nothing with a part
 /// of one, so holding costs it no time; of longer ones only the beginning is looked at, to bound the memory.
-const HELD: usize = 1024 * 1024;
+const HOLD_LIMIT: usize = 1024 * 1024;
 
 /// What of a refusal is read.
 const DENIAL: usize = 4096;
@@ -40,11 +40,11 @@ const ID_MEMBER: usize = br#""id":,"#.len() + 21;
 /// The same for a short one, in whose place the gateway's own error may have to stand.
 const ROOM: usize = 320;
 /// Longer than any error that has no id.
-const LONG: usize = 4096;
+const LONG_STRING: usize = 4096;
 
 /// How an answer comes and goes.
 #[derive(Clone, Copy, Debug)]
-pub struct Way {
+pub struct BodyFraming {
     /// Nothing else was asked on its connection, or by nobody else: what comes belongs to this request.
     pub certain: bool,
     /// Its length is told to the client, if the server tells it.
@@ -54,28 +54,28 @@ pub struct Way {
 /// The code of a head that does not agree with its body (2026-07-28, streamable-http).
 const MISMATCH: &[u8] = b"-32020";
 
-pub struct Watch {
-    form: Form,
+pub struct ResponseValidator {
+    kind: BodyKind,
     /// Its messages.
-    reader: Hearing,
+    reader: MessageReader,
     passed: usize,
     /// The length that was told to the client, and what has gone out of it.
     promised: Option<usize>,
     gone: usize,
     certain: bool,
-    screen: Option<Screen>,
+    redactor: Option<ResponseRedactor>,
     /// The server may say that the head does not repeat what its schema wants, which then is another than is known.
     doubtful: bool,
     decoder: Option<Decoder>,
     /// The status of an error without a content type, and when the server can be asked again.
-    odd: Option<(u16, Option<Duration>)>,
+    client_caused: Option<(u16, Option<Duration>)>,
 }
 
-enum Form {
+enum BodyKind {
     Json {
         held: BytesMut,
         /// Set for one that is too long to judge it whole.
-        scan: Option<Box<Scan>>,
+        scan: Option<Box<ResponseIdScanner>>,
         open: bool,
     },
     Events(Splitter),
@@ -96,13 +96,13 @@ enum Form {
     Other,
 }
 
-impl Watch {
+impl ResponseValidator {
     /// Judges the head of an answer, which came now.
     pub fn begin(
         response: &mut ResponseHeader,
-        leave: &Leave,
-        seat: Option<&Arc<Seat>>,
-        way: Way,
+        upstream_request: &UpstreamRequest,
+        upstream_session: Option<&Arc<UpstreamSession>>,
+        way: BodyFraming,
         now: Instant,
     ) -> Result<Self, UpstreamError> {
         let kind = kind_of(&response.headers);
@@ -115,10 +115,10 @@ impl Watch {
         let decoder = Decoder::of(&response.headers)?;
         let length =
             response.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-        let limit = leave.server.max_response;
+        let limit = upstream_request.server.max_response;
         // Some call it so, or nothing. Of what has no type its body tells.
         let untyped = kind.is_empty()
-            && leave.id.is_some()
+            && upstream_request.id.is_some()
             && length != Some(0)
             && (status == 200 || response.status.is_client_error());
         let kind = match kind.as_str() {
@@ -132,88 +132,107 @@ impl Watch {
         if kind == "application/json" || untyped {
             response
                 .insert_header(CONTENT_TYPE, JSON)
-                .map_err(|_| nonsense("its head cannot be passed on"))?;
+                .map_err(|_| invalid_response("its head cannot be passed on"))?;
         }
         let form = match (status, kind) {
-            (401 | 403, _) if !leave.server.passthrough => {
-                if leave.server.config.credentials != config::Credentials::None {
+            (401 | 403, _) if !upstream_request.server.passthrough => {
+                if upstream_request.server.config.credentials != config::Credentials::None {
                     return Err(UpstreamError::Credentials(status));
                 }
                 // With what it secures, it may say what it likes.
-                if kind.is_empty() || length == Some(0) || leave.screen.is_some() || !way.certain {
+                if kind.is_empty() || length == Some(0) || upstream_request.redactor.is_some() || !way.certain
+                {
                     return Err(UpstreamError::Denied(status, String::new()));
                 }
                 let kind = kind.to_owned();
                 response.remove_header(&CONTENT_LENGTH);
                 response
                     .insert_header(CONTENT_TYPE, JSON)
-                    .map_err(|_| nonsense("its head cannot be passed on"))?;
+                    .map_err(|_| invalid_response("its head cannot be passed on"))?;
                 response
                     .set_status(StatusCode::BAD_GATEWAY)
-                    .map_err(|_| nonsense("its head cannot be passed on"))?;
-                Form::Denial { status, kind, held: BytesMut::new() }
+                    .map_err(|_| invalid_response("its head cannot be passed on"))?;
+                BodyKind::Denial { status, kind, held: BytesMut::new() }
             }
             (_, "") if untyped => {
                 response.remove_header(&CONTENT_LENGTH);
-                Form::Json { held: BytesMut::new(), scan: None, open: false }
+                BodyKind::Json { held: BytesMut::new(), scan: None, open: false }
             }
             (200..=599, "application/json") if length.is_some_and(|length| length > limit) => {
                 return Err(UpstreamError::TooLarge(limit));
             }
             // 204 and 205 have no body (RFC 9110 §15.3.5).
-            (204 | 205, "application/json") if leave.id.is_some() => {
-                return Err(UpstreamError::Nonsense("the answer is empty".into()));
+            (204 | 205, "application/json") if upstream_request.id.is_some() => {
+                return Err(UpstreamError::InvalidResponse("the answer is empty".into()));
             }
-            (200..=299, "application/json") if leave.id.is_some() && length == Some(0) => {
-                return Err(UpstreamError::Nonsense("the answer is empty".into()));
+            (200..=299, "application/json") if upstream_request.id.is_some() && length == Some(0) => {
+                return Err(UpstreamError::InvalidResponse("the answer is empty".into()));
             }
-            (200..=299, "application/json") if leave.id.is_some() => {
+            (200..=299, "application/json") if upstream_request.id.is_some() => {
                 let whole = decoder.is_none()
-                    && leave.screen.is_none()
-                    && !seat.is_some_and(|seat| seat.has_batches());
-                promised = length.filter(|_| whole && way.sized).map(|length| promise(length, leave));
+                    && upstream_request.redactor.is_none()
+                    && !upstream_session.is_some_and(|upstream_session| upstream_session.has_batches());
+                promised =
+                    length.filter(|_| whole && way.sized).map(|length| promise(length, upstream_request));
                 // What is taken out or put in changes the length.
                 match promised {
                     Some(length) => drop(response.insert_header(CONTENT_LENGTH, length)),
                     None => drop(response.remove_header(&CONTENT_LENGTH)),
                 }
-                Form::Json { held: BytesMut::new(), scan: None, open: false }
+                BodyKind::Json { held: BytesMut::new(), scan: None, open: false }
             }
-            (200..=299, _) if leave.id.is_none() && leave.resume.is_none() => {
+            (200..=299, _) if upstream_request.id.is_none() && upstream_request.resume.is_none() => {
                 if length != Some(0) && status != 204 {
                     response.set_status(202).expect("it is a status");
                     response.remove_header(&CONTENT_TYPE);
                     let _ = response.remove_header(&CONTENT_LENGTH);
                 }
-                Form::Dropped
+                BodyKind::Dropped
             }
             (200..=299, "text/event-stream") => {
                 // A mark before it and an event that does not end are left out, and ids may become longer.
                 response.remove_header(&CONTENT_LENGTH);
-                Form::Events(Splitter::new(limit))
+                BodyKind::Events(Splitter::new(limit))
             }
             (429 | 503, "application/json") if length == Some(0) => {
-                return Err(UpstreamError::Later(status, retry_after(&response.headers)));
+                return Err(UpstreamError::RetryLater(status, retry_after(&response.headers)));
             }
             // An error may be another's, and hold a secret, as well as a result.
-            (400..=599, "application/json") if leave.screen.is_some() || leave.id.is_some() => {
+            (400..=599, "application/json")
+                if upstream_request.redactor.is_some() || upstream_request.id.is_some() =>
+            {
                 response.remove_header(&CONTENT_LENGTH);
                 let later = matches!(status, 429 | 503).then(|| (status, retry_after(&response.headers)));
-                Form::Failure { held: BytesMut::new(), later }
+                BodyKind::Failure { held: BytesMut::new(), later }
             }
-            (400..=599, "application/json") if way.certain => Form::Other,
+            (400..=599, "application/json") if way.certain => BodyKind::Other,
             (400..=599, "application/json") => return Err(UpstreamError::Nameless),
-            (429 | 503, _) => return Err(UpstreamError::Later(status, retry_after(&response.headers))),
+            (429 | 503, _) => return Err(UpstreamError::RetryLater(status, retry_after(&response.headers))),
             (400..=499, _) => {
-                return Err(UpstreamError::Odd(format!("HTTP {status} with content type {kind:?}")));
+                return Err(UpstreamError::ClientCaused(format!("HTTP {status} with content type {kind:?}")));
             }
-            _ => return Err(UpstreamError::Nonsense(format!("HTTP {status} with content type {kind:?}"))),
+            _ => {
+                return Err(UpstreamError::InvalidResponse(format!(
+                    "HTTP {status} with content type {kind:?}"
+                )));
+            }
         };
-        let reader = Hearing::of(leave, seat, way.certain, now);
-        let doubtful = status == 400 && leave.era == Era::Modern;
-        let (certain, screen) = (way.certain, leave.screen.clone());
+        let reader = MessageReader::of(upstream_request, upstream_session, way.certain, now);
+        let doubtful = status == 400 && upstream_request.era == Era::Modern;
+        let (certain, redactor) = (way.certain, upstream_request.redactor.clone());
         let odd = (untyped && status >= 400).then(|| (status, retry_after(&response.headers)));
-        Ok(Self { form, reader, passed: 0, promised, gone: 0, certain, screen, doubtful, decoder, odd })
+        Ok(Self {
+            kind: form,
+            reader,
+            passed: 0,
+            promised,
+            gone: 0,
+            certain,
+            redactor,
+            doubtful,
+            decoder,
+            client_caused: odd,
+        })
     }
 
     /// Whether the answer was an error.
@@ -222,13 +241,14 @@ impl Watch {
     }
 
     /// Whether something of a stream was a message: the server works.
-    pub fn spoke(&self) -> bool {
-        self.reader.spoke
+    pub fn has_messages(&self) -> bool {
+        self.reader.has_messages
     }
 
     /// Whether nothing is to come any more of the request.
     pub fn is_answered(&self) -> bool {
-        self.reader.answered || matches!(self.form, Form::Failure { .. } | Form::Dropped | Form::Other)
+        self.reader.answered
+            || matches!(self.kind, BodyKind::Failure { .. } | BodyKind::Dropped | BodyKind::Other)
     }
 
     /// How long the server may still say nothing of the call; none while it waits for its client.
@@ -239,7 +259,10 @@ impl Watch {
     /// Whether nothing of the body went out yet, so that another can take its place. An answer that is held must be
     /// whole within the time of a call; what streams may take longer, if it is not silent.
     pub fn is_held(&self) -> bool {
-        matches!(self.form, Form::Json { open: false, .. } | Form::Failure { .. } | Form::Denial { .. })
+        matches!(
+            self.kind,
+            BodyKind::Json { open: false, .. } | BodyKind::Failure { .. } | BodyKind::Denial { .. }
+        )
     }
 
     /// Whether the client may go on with the stream that this is.
@@ -249,18 +272,18 @@ impl Watch {
 
     /// Whether nothing more is to be asked where this came from: an error that names no request may have been another's.
     pub fn spends(&self) -> bool {
-        self.reader.nameless || matches!(self.form, Form::Dropped) && self.passed > 0
+        self.reader.nameless || matches!(self.kind, BodyKind::Dropped) && self.passed > 0
     }
 
     /// Whether it is a stream of events, which goes out as it comes.
     pub fn is_stream(&self) -> bool {
-        matches!(self.form, Form::Events(_))
+        matches!(self.kind, BodyKind::Events(_))
     }
 
     /// Takes the next piece of the body and gives what may go out now.
-    pub fn pass(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
+    pub fn push(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
         let passed = match self.decoder.take() {
-            None => self.look(piece, end),
+            None => self.inspect(piece, end),
             Some(mut decoder) => {
                 let passed = self.decoded(&mut decoder, &piece.unwrap_or_default(), end);
                 self.decoder = Some(decoder);
@@ -270,7 +293,7 @@ impl Watch {
         let passed = passed.and_then(|piece| self.fill_up(piece, end));
         if end && passed.is_ok() && self.is_held() {
             // It goes out whole: nothing can take its place any more.
-            self.form = Form::Other;
+            self.kind = BodyKind::Other;
         }
         passed
     }
@@ -284,12 +307,14 @@ impl Watch {
     ) -> Result<Option<Bytes>, UpstreamError> {
         let (limit, mut out) = (self.reader.server.max_response, BytesMut::new());
         decoder.decode(piece, |text| {
-            out.extend_from_slice(&self.look(Some(Bytes::copy_from_slice(text)), false)?.unwrap_or_default());
+            out.extend_from_slice(
+                &self.inspect(Some(Bytes::copy_from_slice(text)), false)?.unwrap_or_default(),
+            );
             if out.len() > limit { Err(UpstreamError::TooLarge(limit)) } else { Ok(()) }
         })?;
         if end {
             decoder.finish()?;
-            out.extend_from_slice(&self.look(None, true)?.unwrap_or_default());
+            out.extend_from_slice(&self.inspect(None, true)?.unwrap_or_default());
         }
         Ok(Some(out.freeze()))
     }
@@ -299,7 +324,7 @@ impl Watch {
         let Some(promised) = self.promised else { return Ok(piece) };
         self.gone += piece.as_ref().map_or(0, Bytes::len);
         let Some(missing) = promised.checked_sub(self.gone) else {
-            return Err(UpstreamError::Odd("it is longer than it was to be".into()));
+            return Err(UpstreamError::ClientCaused("it is longer than it was to be".into()));
         };
         if !end || missing == 0 {
             return Ok(piece);
@@ -311,29 +336,29 @@ impl Watch {
         Ok(Some(filled.freeze()))
     }
 
-    fn look(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
+    fn inspect(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
         self.passed += piece.as_ref().map_or(0, Bytes::len);
         if self.doubtful
             && let Some(piece) = &piece
             && memchr::memmem::find(piece, MISMATCH).is_some()
         {
             self.doubtful = false;
-            self.reader.server.outdated.notify_one();
+            self.reader.server.lists_stale.notify_one();
         }
-        let (limit, reader, screen) =
-            (self.reader.server.max_response, &mut self.reader, self.screen.as_ref());
+        let (limit, reader, redactor) =
+            (self.reader.server.max_response, &mut self.reader, self.redactor.as_ref());
         let certain = self.certain;
-        match &mut self.form {
-            Form::Other if self.passed > limit => Err(UpstreamError::TooLarge(limit)),
-            Form::Other => Ok(piece),
-            Form::Dropped => Ok(None),
-            Form::Json { .. } | Form::Failure { .. } if self.passed > limit => {
+        match &mut self.kind {
+            BodyKind::Other if self.passed > limit => Err(UpstreamError::TooLarge(limit)),
+            BodyKind::Other => Ok(piece),
+            BodyKind::Dropped => Ok(None),
+            BodyKind::Json { .. } | BodyKind::Failure { .. } if self.passed > limit => {
                 Err(UpstreamError::TooLarge(limit))
             }
-            Form::Json { held, scan: Some(scan), open } => {
+            BodyKind::Json { held, scan: Some(scan), open } => {
                 // It comes, and may take longer, as a stream may.
-                reader.heard();
-                let piece = scan.pass(&piece.unwrap_or_default())?;
+                reader.is_alive_at();
+                let piece = scan.push(&piece.unwrap_or_default())?;
                 if end {
                     scan.end()?;
                     reader.answered = true;
@@ -347,7 +372,7 @@ impl Watch {
                     }
                 }))
             }
-            Form::Json { held, scan, open } => {
+            BodyKind::Json { held, scan, open } => {
                 // The whole answer in one piece is judged where it lies.
                 if end {
                     let body = if held.is_empty() {
@@ -356,21 +381,23 @@ impl Watch {
                         held.extend_from_slice(&piece.unwrap_or_default());
                         std::mem::take(held).freeze()
                     };
-                    let body = match (reader.judge(body, self.promised), self.odd) {
-                        (Err(_), Some((429, wait))) => return Err(UpstreamError::Later(429, wait)),
+                    let body = match (reader.judge(body, self.promised), self.client_caused) {
+                        (Err(_), Some((429, wait))) => return Err(UpstreamError::RetryLater(429, wait)),
                         (Err(_), Some((status, _))) => {
-                            return Err(UpstreamError::Odd(format!("HTTP {status} without a content type")));
+                            return Err(UpstreamError::ClientCaused(format!(
+                                "HTTP {status} without a content type"
+                            )));
                         }
-                        (judged, _) => judged?,
+                        (authorized, _) => authorized?,
                     };
-                    return Ok(Some(screened(screen, body)?));
+                    return Ok(Some(redacted(redactor, body)?));
                 }
                 held.extend_from_slice(&piece.unwrap_or_default());
-                let own = reader.id.clone().filter(|_| held.len() > HELD && screen.is_none());
+                let own = reader.id.clone().filter(|_| held.len() > HOLD_LIMIT && redactor.is_none());
                 if let Some(own) = own {
-                    reader.heard();
-                    let looking = scan.insert(Box::new(Scan::new(reader.sent.wire, own)));
-                    let passed = looking.pass(&std::mem::take(held))?;
+                    reader.is_alive_at();
+                    let looking = scan.insert(Box::new(ResponseIdScanner::new(reader.sent.wire, own)));
+                    let passed = looking.push(&std::mem::take(held))?;
                     // What may be another's waits until the id has come.
                     *open = certain || looking.found();
                     if *open {
@@ -380,54 +407,54 @@ impl Watch {
                 }
                 Ok(Some(Bytes::new()))
             }
-            Form::Denial { status, kind, held } => {
+            BodyKind::Denial { status, kind, held } => {
                 held.extend_from_slice(&piece.unwrap_or_default());
                 if !end && held.len() < DENIAL {
                     return Ok(Some(Bytes::new()));
                 }
-                Err(UpstreamError::Denied(*status, refusal_words(kind, held)))
+                Err(UpstreamError::Denied(*status, rejection_text(kind, held)))
             }
-            Form::Failure { held, later } => {
+            BodyKind::Failure { held, later } => {
                 held.extend_from_slice(&piece.unwrap_or_default());
-                if held.len() > HELD {
-                    return Err(UpstreamError::Odd("an error that is too long to be judged".into()));
+                if held.len() > HOLD_LIMIT {
+                    return Err(UpstreamError::ClientCaused("an error that is too long to be judged".into()));
                 }
                 if !end || (held.is_empty() && later.is_none()) {
                     return Ok(Some(Bytes::new()));
                 }
                 let body = std::mem::take(held).freeze();
                 // A text in another encoding would pass unseen.
-                if screen.is_some() && std::str::from_utf8(&body).is_err() {
-                    return Err(UpstreamError::Nonsense("its answer cannot be searched".into()));
+                if redactor.is_some() && std::str::from_utf8(&body).is_err() {
+                    return Err(UpstreamError::InvalidResponse("its answer cannot be searched".into()));
                 }
                 if let Some((status, wait)) = *later
                     && !message::read(&body).is_some_and(|read| read.is_answer())
                 {
-                    return Err(UpstreamError::Later(status, wait));
+                    return Err(UpstreamError::RetryLater(status, wait));
                 }
                 let (body, is_answer) = reader.failure(body)?;
-                let clean = match screen {
+                let clean = match redactor {
                     // Of an answer its skeleton is for programs, and stays.
-                    Some(screen) if is_answer => screen.message(&body)?,
-                    Some(screen) => screen.text(&body)?,
+                    Some(redactor) if is_answer => redactor.message(&body)?,
+                    Some(redactor) => redactor.text(&body)?,
                     None => None,
                 };
                 Ok(Some(clean.unwrap_or(body)))
             }
-            Form::Events(_) if reader.id.is_some() && self.passed > reader.server.bounds.max_stream => {
-                Err(UpstreamError::TooLarge(reader.server.bounds.max_stream))
+            BodyKind::Events(_) if reader.id.is_some() && self.passed > reader.server.limits.max_stream => {
+                Err(UpstreamError::TooLarge(reader.server.limits.max_stream))
             }
-            Form::Events(splitter) => {
+            BodyKind::Events(splitter) => {
                 splitter.push(&piece.unwrap_or_default());
                 if end {
                     splitter.finish();
                 }
-                let mut out = Pieces::default();
+                let mut out = Chunks::default();
                 while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(limit))? {
-                    reader.event(event, screen, limit, &mut out)?;
+                    reader.event(event, redactor, limit, &mut out)?;
                 }
                 if end && reader.id.is_some() && !reader.answered && !reader.resumable {
-                    return Err(UpstreamError::Nonsense("the stream ended without an answer".into()));
+                    return Err(UpstreamError::InvalidResponse("the stream ended without an answer".into()));
                 }
                 // Comments keep a connection open, but they are no answer.
                 if reader.left() == Some(Duration::ZERO) {
@@ -439,18 +466,18 @@ impl Watch {
     }
 }
 
-fn nonsense(words: &str) -> UpstreamError {
-    UpstreamError::Nonsense(words.into())
+fn invalid_response(message: &str) -> UpstreamError {
+    UpstreamError::InvalidResponse(message.into())
 }
 
 /// The length that the client is told of an answer that is so long when it comes.
-fn promise(length: usize, leave: &Leave) -> usize {
-    let own = leave.id.as_ref().map_or(0, Bytes::len);
-    let ours = (length + own).saturating_sub(leave.sent.wire.len());
-    let least = if length > LONG { 0 } else { ROOM + own };
+fn promise(length: usize, upstream_request: &UpstreamRequest) -> usize {
+    let own = upstream_request.id.as_ref().map_or(0, Bytes::len);
+    let ours = (length + own).saturating_sub(upstream_request.sent.wire.len());
+    let least = if length > LONG_STRING { 0 } else { ROOM + own };
     (ours + ID_MEMBER).max(least)
 }
 
-fn screened(screen: Option<&Screen>, body: Bytes) -> Result<Bytes, UpstreamError> {
-    Ok(screen.map_or(Ok(None), |screen| screen.message(&body))?.unwrap_or(body))
+fn redacted(redactor: Option<&ResponseRedactor>, body: Bytes) -> Result<Bytes, UpstreamError> {
+    Ok(redactor.map_or(Ok(None), |redactor| redactor.message(&body))?.unwrap_or(body))
 }

@@ -12,40 +12,44 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::time::Instant;
 
-use super::accept::Takes;
-use super::respond::{failure, open, say, stamp, whole};
-use super::{Ctx, request_head};
-use crate::dispatch::{Door, Reply};
-use crate::streams::{Talk, Word};
+use super::accept::AcceptedTypes;
+use super::respond::{add_common_headers, write_body, write_error, write_head, write_response};
+use super::{RequestContext, request_head};
+use crate::dispatch::{Dispatcher, Response};
+use crate::streams::{MessageStream, StreamItem};
 use crate::telemetry::Outcome;
 use mcp::jsonrpc::message;
 use mcp::sse;
 
 /// How often it is asked whether the caller of a stream may still have it.
-pub(super) const AGAIN: Duration = Duration::from_secs(5);
+pub(super) const REAUTH_INTERVAL: Duration = Duration::from_secs(5);
 
-async fn begin_events(session: &mut Session, ctx: &Ctx) -> pingora::Result<()> {
+async fn begin_events(session: &mut Session, ctx: &RequestContext) -> pingora::Result<()> {
     let mut head = ResponseHeader::build_no_case(200, Some(6))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))?;
     head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
     if session.req_header().version == Version::HTTP_11 {
         head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
     }
-    stamp(&mut head, ctx)?;
-    open(session, Box::new(head), false).await
+    add_common_headers(&mut head, ctx)?;
+    write_head(session, Box::new(head), false).await
 }
 
 /// Whether the caller of a stream is by now still the one that began it, with the same roles under the same policy. A
 /// stream that ends otherwise is opened anew by its client, and then judged by what holds then. The house of now takes
 /// the place of the one that the stream began in, which would stay for as long as the stream.
-pub(super) async fn may_stay(session: &Session, ctx: &mut Ctx, door: &Door) -> bool {
-    let house = door.registry.house();
-    if house.plan.config.rbac != ctx.house.plan.config.rbac {
+pub(super) async fn still_authorized(
+    session: &Session,
+    ctx: &mut RequestContext,
+    dispatcher: &Dispatcher,
+) -> bool {
+    let snapshot = dispatcher.registry.snapshot();
+    if snapshot.config.config.rbac != ctx.snapshot.config.config.rbac {
         return false;
     }
-    ctx.house = house.clone();
-    let Some(caller) = ctx.caller.as_ref().filter(|_| !ctx.vouched) else { return true };
-    match house.plan.chain.auth.identify(&request_head::head(session, ctx.client)).await {
+    ctx.snapshot = snapshot.clone();
+    let Some(caller) = ctx.caller.as_ref().filter(|_| !ctx.client_cert) else { return true };
+    match snapshot.config.chain.auth.identify(&request_head::head(session, ctx.client)).await {
         Ok(now) => now.is_same_as(caller) && now.roles == caller.roles && now.scopes == caller.scopes,
         // That the keys cannot be read says nothing about the caller.
         Err(refusal) => refusal.status >= 500,
@@ -76,47 +80,47 @@ fn status_of(era: Era, error: &[u8]) -> u16 {
 
 /// Speaks for a room until it has said its last word or the client leaves. A single answer goes out as plain
 /// JSON; notes before it, or a wait that is long enough for a proxy to grow impatient, make it a stream.
-pub async fn talk(
+pub async fn stream_to_client(
     session: &mut Session,
-    ctx: &mut Ctx,
+    ctx: &mut RequestContext,
     era: Era,
-    mut talk: Talk,
-    door: &Door,
+    mut message_stream: MessageStream,
+    dispatcher: &Dispatcher,
 ) -> pingora::Result<()> {
-    let keep_alive = ctx.house.plan.config.limits.sse_keepalive.get();
-    let takes_events = Takes::of(session).events;
+    let keep_alive = ctx.snapshot.config.config.limits.sse_keepalive.get();
+    let takes_events = AcceptedTypes::of(session).events;
     let mut begun = false;
-    let _counted = talk.stream.then(|| door.metrics.stream());
-    if talk.stream {
+    let _counted = message_stream.stream.then(|| dispatcher.metrics.stream());
+    if message_stream.stream {
         begin_events(session, ctx).await?;
         begun = true;
     }
     ctx.outcome = Some(Outcome::Ok);
-    let mut again = tokio::time::interval_at(Instant::now() + AGAIN, AGAIN);
+    let mut again = tokio::time::interval_at(Instant::now() + REAUTH_INTERVAL, REAUTH_INTERVAL);
     // Since when the client has heard nothing.
     let mut quiet = Instant::now();
     loop {
         let word = tokio::select! {
             biased;
-            _ = again.tick(), if talk.stream => {
-                if may_stay(session, ctx, door).await {
+            _ = again.tick(), if message_stream.stream => {
+                if still_authorized(session, ctx, dispatcher).await {
                     continue;
                 }
-                let last = talk.goodbye.as_deref().map(sse::message);
-                return say(session, last.unwrap_or_default(), true).await;
+                let last = message_stream.final_message.as_deref().map(sse::message);
+                return write_body(session, last.unwrap_or_default(), true).await;
             }
-            word = talk.words.recv() => word,
+            word = message_stream.items.recv() => word,
             () = tokio::time::sleep_until(quiet + keep_alive), if takes_events => {
                 if !begun {
                     begin_events(session, ctx).await?;
                     begun = true;
                 }
-                say(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
+                write_body(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
                 quiet = Instant::now();
                 continue;
             }
             left = session.as_downstream_mut().read_body_or_idle(true) => {
-                ctx.outcome = Some(Outcome::Left);
+                ctx.outcome = Some(Outcome::ClientAborted);
                 return match left {
                     Err(error) => Err(error.into_down()),
                     Ok(_) => Err(Error::explain(ErrorType::ConnectionClosed, "more came than one request").into_down()),
@@ -124,33 +128,37 @@ pub async fn talk(
             }
         };
         match word {
-            Some(Word::Note(message)) if takes_events => {
+            Some(StreamItem::Message(message)) if takes_events => {
                 if !begun {
                     begin_events(session, ctx).await?;
                     begun = true;
                 }
-                say(session, sse::message(&message), false).await?;
+                write_body(session, sse::message(&message), false).await?;
                 quiet = Instant::now();
             }
-            Some(Word::Note(_)) => {}
-            Some(Word::Last(message)) => {
+            Some(StreamItem::Message(_)) => {}
+            Some(StreamItem::Final(message)) => {
                 let error = message::read(&message).and_then(|message| message.error);
                 if error.is_some() {
                     ctx.outcome = Some(Outcome::Error);
                 }
                 if begun {
-                    return say(session, sse::message(&message), true).await;
+                    return write_body(session, sse::message(&message), true).await;
                 }
                 let status = error.map_or(200, |error| status_of(era, error.of(&message)));
-                return whole(session, ctx, Reply { status, body: message, session: None, events: false })
-                    .await;
+                return write_response(
+                    session,
+                    ctx,
+                    Response { status, body: message, session: None, events: false },
+                )
+                .await;
             }
-            Some(Word::Refused(refusal)) => {
+            Some(StreamItem::Rejected(refusal)) => {
                 ctx.refuse("upstream", refusal);
-                return failure(session, ctx).await;
+                return write_error(session, ctx).await;
             }
-            Some(Word::Taken) => return whole(session, ctx, Reply::accepted()).await,
-            None => return say(session, Bytes::new(), true).await,
+            Some(StreamItem::Accepted) => return write_response(session, ctx, Response::accepted()).await,
+            None => return write_body(session, Bytes::new(), true).await,
         }
     }
 }

@@ -7,37 +7,39 @@ use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use pingora::proxy::Session;
 
-use super::Ctx;
-use crate::dispatch::Leave;
+use super::RequestContext;
+use crate::dispatch::UpstreamRequest;
 use crate::upstream::UpstreamError;
 
 /// The value of `Authorization` for this call, if it is not the gateway's own.
 pub async fn bearer(
     session: &Session,
-    ctx: &Ctx,
-    leave: &Leave,
+    ctx: &RequestContext,
+    upstream_request: &UpstreamRequest,
 ) -> Result<Option<HeaderValue>, UpstreamError> {
     let own = session.req_header().headers.get(AUTHORIZATION);
-    if leave.server.passthrough {
+    if upstream_request.server.passthrough {
         return Ok(own.cloned());
     }
-    let Some(audience) = &leave.server.audience else { return Ok(None) };
+    let Some(audience) = &upstream_request.server.audience else { return Ok(None) };
     let refused = |why: &str| UpstreamError::Exchange(why.to_owned());
-    let exchange = ctx.house.plan.exchange.as_ref().ok_or_else(|| refused("no endpoint is configured"))?;
+    let exchange =
+        ctx.snapshot.config.exchange.as_ref().ok_or_else(|| refused("no endpoint is configured"))?;
     let caller = ctx.caller.as_ref().filter(|caller| caller.means == Means::Jwt);
-    let caller = caller.ok_or(UpstreamError::NoToken)?;
+    let caller = caller.ok_or(UpstreamError::TokenRequired)?;
     let token = super::request_head::head(session, None)
         .one(&AUTHORIZATION)
         .map_err(|Doubtful| refused("two tokens"))?;
     let token = token.and_then(|value| value.split_once(' ')).map(|(_, token)| token.trim());
-    let token = token.ok_or(UpstreamError::NoToken)?;
+    let token = token.ok_or(UpstreamError::TokenRequired)?;
     Box::pin(exchange.token(caller, token, audience)).await.map(Some)
 }
 
 /// A server did not take what it was given: a token that was exchanged for it is not used again.
-pub fn refused(ctx: &Ctx, error: &UpstreamError) {
-    let audience = ctx.leave.as_ref().and_then(|leave| leave.server.audience.as_ref());
-    let exchange = ctx.house.plan.exchange.as_ref();
+pub fn refused(ctx: &RequestContext, error: &UpstreamError) {
+    let audience =
+        ctx.request.as_ref().and_then(|upstream_request| upstream_request.server.audience.as_ref());
+    let exchange = ctx.snapshot.config.exchange.as_ref();
     if let (UpstreamError::Credentials(401), Some(audience), Some(exchange), Some(caller)) =
         (error, audience, exchange, &ctx.caller)
     {

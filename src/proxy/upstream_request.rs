@@ -21,17 +21,17 @@ use pingora::OrErr;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
-use super::Ctx;
+use super::RequestContext;
 use crate::config::Redaction;
-use crate::dispatch::Leave;
+use crate::dispatch::UpstreamRequest;
 use crate::dispatch::text_places::is_traceparent;
 use crate::server::Server;
 use crate::session;
 use crate::session::id_map;
-use crate::telemetry::{Metrics, Way};
-use crate::upstream::http::Seat;
-use crate::upstream::http::pool::Visit;
-use crate::upstream::{Peer, Screen};
+use crate::telemetry::{Direction, Metrics};
+use crate::upstream::http::UpstreamSession;
+use crate::upstream::http::pool::EndpointGuard;
+use crate::upstream::{Peer, ResponseRedactor};
 use mcp::method::Method;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -40,7 +40,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const ROOM: usize = 12;
 
 /// Headers of the client that go on as they are.
-const CARRIED: [HeaderName; 4] = [
+const FORWARDED: [HeaderName; 4] = [
     USER_AGENT,
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
@@ -50,33 +50,33 @@ const CARRIED: [HeaderName; 4] = [
 /// The head of a request to a server.
 pub fn request(
     session: &Session,
-    ctx: &Ctx,
-    leave: &Leave,
+    ctx: &RequestContext,
+    upstream_request: &UpstreamRequest,
     peer: &Peer,
-    seat: Option<&Seat>,
+    upstream_session: Option<&UpstreamSession>,
     bearer: Option<&HeaderValue>,
     metrics: &Metrics,
 ) -> pingora::Result<RequestHeader> {
     let client = &session.req_header().headers;
     let mut request = http::Request::new(());
-    let index = ctx.visit.as_ref().map(Visit::index);
-    *request.uri_mut() = match &ctx.moved {
+    let index = ctx.endpoint.as_ref().map(EndpointGuard::index);
+    *request.uri_mut() = match &ctx.redirect {
         Some((at, path)) if Some(*at) == index => path.clone(),
         _ => peer.path.clone(),
     };
     // Names go out in lower case, as most clients write them: keeping another case costs a second map.
     let mut headers = HeaderMap::with_capacity(12);
-    let searched = Searched::of(ctx, leave, metrics);
-    for name in &CARRIED {
+    let searched = Searched::of(ctx, upstream_request, metrics);
+    for name in &FORWARDED {
         if let Some(value) = client.get(name).filter(|value| is_trace(name, value) || searched.passes(value))
         {
             headers.insert(name, value.clone());
         }
     }
-    for (name, value) in &peer.stem {
+    for (name, value) in &peer.static_headers {
         headers.insert(name, value.clone());
     }
-    match &leave.resume {
+    match &upstream_request.resume {
         Some(last) => {
             headers.remove(CONTENT_TYPE);
             headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
@@ -84,16 +84,16 @@ pub fn request(
         }
         None => {
             *request.method_mut() = http::Method::POST;
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(leave.body.len()));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(upstream_request.body.len()));
         }
     }
-    match (leave.era, seat) {
-        (Era::Modern, _) => modern(&mut headers, client, leave, &searched)?,
-        (Era::Legacy, Some(seat)) => {
-            if let Ok(version) = HeaderValue::from_str(&seat.version) {
+    match (upstream_request.era, upstream_session) {
+        (Era::Modern, _) => modern(&mut headers, client, upstream_request, &searched)?,
+        (Era::Legacy, Some(upstream_session)) => {
+            if let Ok(version) = HeaderValue::from_str(&upstream_session.version) {
                 headers.insert(header_name::PROTOCOL_VERSION, version);
             }
-            if let Some(id) = &seat.session {
+            if let Some(id) = &upstream_session.session {
                 headers.insert(header_name::SESSION, id.clone());
             }
         }
@@ -110,7 +110,7 @@ pub fn request(
 fn modern(
     headers: &mut HeaderMap,
     client: &HeaderMap,
-    leave: &Leave,
+    upstream_request: &UpstreamRequest,
     searched: &Searched<'_>,
 ) -> pingora::Result<()> {
     for name in [&header_name::PROTOCOL_VERSION, &header_name::METHOD] {
@@ -118,7 +118,7 @@ fn modern(
             headers.insert(name, value.clone());
         }
     }
-    match &leave.name {
+    match &upstream_request.name {
         Some(name) => {
             let value = HeaderValue::from_str(&encode(name))
                 .or_err(pingora::ErrorType::InternalError, "a name that no header can carry")?;
@@ -137,12 +137,12 @@ fn modern(
     // "Intermediate servers that do not recognize an Mcp-Param-{Name} header MUST forward it."
     for (name, value) in client.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-")) {
         // They repeat arguments; what is taken out of those must not come by this way.
-        let made = leave.mirrored.iter().any(|(mirrored, _)| mirrored == name);
+        let made = upstream_request.param_headers.iter().any(|(mirrored, _)| mirrored == name);
         if !made && searched.passes(value) {
             headers.append(name, value.clone());
         }
     }
-    for (name, value) in &leave.mirrored {
+    for (name, value) in &upstream_request.param_headers {
         headers.insert(name, value.clone());
     }
     Ok(())
@@ -158,11 +158,11 @@ struct Searched<'a> {
 }
 
 impl<'a> Searched<'a> {
-    fn of(ctx: &'a Ctx, leave: &'a Leave, metrics: &'a Metrics) -> Self {
-        let redaction = leave.server.config.redact.arguments;
-        let redactor = ctx.house.plan.redactor.as_deref().filter(|_| redaction != Redaction::Off);
+    fn of(ctx: &'a RequestContext, upstream_request: &'a UpstreamRequest, metrics: &'a Metrics) -> Self {
+        let redaction = upstream_request.server.config.redact.arguments;
+        let redactor = ctx.snapshot.config.redactor.as_deref().filter(|_| redaction != Redaction::Off);
         let action = if redaction == Redaction::Block { Action::Block } else { Action::Redact };
-        Self { redactor, server: &leave.server.name, action, metrics }
+        Self { redactor, server: &upstream_request.server.name, action, metrics }
     }
 
     /// Whether it holds no secret, neither as it stands nor as it reads. What cannot be read is not known to hold none.
@@ -174,7 +174,7 @@ impl<'a> Searched<'a> {
         [value, &*read].into_iter().all(|text| match redactor.scan(quote(text).as_bytes()) {
             Ok(found) if found.is_empty() => true,
             Ok(found) => {
-                self.metrics.redacted(self.server, Way::Arguments, self.action, &found);
+                self.metrics.redacted(self.server, Direction::Arguments, self.action, &found);
                 false
             }
             Err(_) => false,
@@ -189,7 +189,7 @@ fn is_trace(name: &HeaderName, value: &HeaderValue) -> bool {
 
 /// Whether a header of a server's goes to the client: what its answer is and how to treat it, and what MCP may yet say.
 /// The rest is between the server and the gateway, or would speak for the gateway's own name.
-fn is_kept(name: &HeaderName) -> bool {
+fn is_forwarded(name: &HeaderName) -> bool {
     [CONTENT_TYPE, CONTENT_LENGTH, TRANSFER_ENCODING, CACHE_CONTROL, RETRY_AFTER].contains(name)
         || (name.as_str().starts_with("mcp-") && *name != header_name::SESSION)
 }
@@ -199,7 +199,7 @@ fn is_kept(name: &HeaderName) -> bool {
 pub fn response(head: &mut ResponseHeader) -> pingora::Result<()> {
     let mut kept = ResponseHeader::build_no_case(head.status, Some(ROOM))?;
     kept.set_version(head.version);
-    for (name, value) in head.headers.iter().filter(|(name, _)| is_kept(name)) {
+    for (name, value) in head.headers.iter().filter(|(name, _)| is_forwarded(name)) {
         kept.append_header(name.clone(), value.clone())?;
     }
     *head = kept;
@@ -212,40 +212,40 @@ pub fn resumption(
     session: &Session,
     client: &Arc<session::Session>,
     may: impl Fn(&Server) -> bool,
-    screen: impl Fn(&Server) -> Option<Screen>,
-) -> Result<Option<Leave>, Refusal> {
+    redactor: impl Fn(&Server) -> Option<ResponseRedactor>,
+) -> Result<Option<UpstreamRequest>, Refusal> {
     let Some(last) = session.req_header().headers.get(LAST_EVENT_ID) else { return Ok(None) };
     let unknown = || {
-        let words = "Last-Event-ID names no event of this session; without it, GET opens another stream";
-        Refusal::new(400, code::INVALID_REQUEST, "unknown_event", words)
+        let message = "Last-Event-ID names no event of this session; without it, GET opens another stream";
+        Refusal::new(400, code::INVALID_REQUEST, "unknown_event", message)
     };
     if session.req_header().headers.get_all(LAST_EVENT_ID).iter().count() > 1 {
         return Err(unknown());
     }
     let said = last.to_str().map_err(|_| unknown())?;
-    let (number, own) = id_map::event_home(said).ok_or_else(unknown)?;
+    let (number, own) = id_map::parse_event_id(said).ok_or_else(unknown)?;
     let last = HeaderValue::from_str(own).map_err(|_| unknown())?;
-    let there = client.sitting(number).filter(|(server, _)| may(server));
-    let (server, seat) = there.ok_or_else(unknown)?;
-    let running = server.start().map_err(|error| error.refusal(&server.name))?;
-    Ok(Some(Leave {
+    let there = client.upstream_session_by_id(number).filter(|(server, _)| may(server));
+    let (server, upstream_session) = there.ok_or_else(unknown)?;
+    let running = server.begin_call().map_err(|error| error.refusal(&server.name))?;
+    Ok(Some(UpstreamRequest {
         body: bytes::Bytes::new(),
         era: Era::Legacy,
         session: Some(client.clone()),
-        seat: Some(seat),
-        run: None,
+        upstream_session: Some(upstream_session),
+        in_flight: None,
         answering: None,
-        deed: None,
+        state_change: None,
         name: None,
-        mirrored: Vec::new(),
-        safe: true,
-        key: client.key(),
+        param_headers: Vec::new(),
+        idempotent: true,
+        affinity_key: client.key(),
         id: None,
-        sent: session::Sent::aside(),
+        sent: session::SentIds::untracked(),
         logs: false,
         resume: Some(Box::new(last)),
-        running,
-        screen: screen(&server),
+        call_guard: running,
+        redactor: redactor(&server),
         server,
     }))
 }

@@ -43,11 +43,11 @@ pub struct Work {
 
 impl Apart {
     /// `core` is the runtime that outlives the listeners.
-    pub fn new(core: Handle, metrics: Arc<Metrics>) -> Self {
+    pub fn new(runtime: Handle, metrics: Arc<Metrics>) -> Self {
         // Half of the machine stays for those who are served.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            core,
+            core: runtime,
             lanes: std::iter::repeat_with(Arc::default).take(LANES).collect(),
             keys: RandomState::new(),
             heavy: Arc::new(Semaphore::new((cores / 2).max(1))),

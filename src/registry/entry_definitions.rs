@@ -6,7 +6,7 @@
 //! schema does not know pass, and `format` is not checked: it is an annotation.
 //!
 //! In a few places the official SDKs, which most clients are made with, ask for more than the schema, and they too drop
-//! the whole list: [`Definition::clients`].
+//! the whole list: [`EntryDefinition::clients`].
 //!
 //! `definitions/` holds the parts of the schemas that are needed (`schema/mcp/prune` writes them). They use few words of
 //! JSON Schema, and these are followed here: `jsonschema` keeps the schemas of all drafts in memory once it has compiled
@@ -22,18 +22,18 @@ const DEFINITIONS: [(&str, &str); 2] = [
     ("2026-07-28", include_str!("entry_definitions/2026-07-28.json")),
 ];
 /// Faults that are told of one entry.
-const TOLD: usize = 4;
+const MAX_REPORTED: usize = 4;
 
 /// What the entries of one list must be like.
-pub struct Definition {
+pub struct EntryDefinition {
     all: Value,
     /// Of 2025-11-25: clients hold tools of the modern era against it too.
     execution: Option<Value>,
     name: &'static str,
 }
 
-impl Definition {
-    /// The definition of this name, such as `Tool`, in the newest revision of the era. Small, and read anew where it is
+impl EntryDefinition {
+    /// The definition of this name, such as `ListedTool`, in the newest revision of the era. Small, and read anew where it is
     /// needed: lists seldom change.
     pub fn new(era: Era, name: &'static str) -> Self {
         let read = |era: Era| -> Value {
@@ -46,8 +46,8 @@ impl Definition {
     /// Holds an entry against it. If it does not fit: where, and what is expected there.
     pub fn check(&self, entry: &[u8]) -> Result<(), String> {
         let entry = strict_json::read(entry)?;
-        let mut faults = Faults::default();
-        self.follow(&self.all[self.name], &entry, "", &mut faults);
+        let mut faults = SchemaErrors::default();
+        self.validate(&self.all[self.name], &entry, "", &mut faults);
         self.clients(&entry, &mut faults);
         if faults.0.is_empty() { Ok(()) } else { Err(faults.0.join("; ")) }
     }
@@ -56,18 +56,18 @@ impl Definition {
     pub fn check_member(&self, name: &str, value: &[u8]) -> Result<(), String> {
         let at = format!("/{name}");
         let value = strict_json::read(value).map_err(|why| format!("{at}: {why}"))?;
-        let mut faults = Faults::default();
+        let mut faults = SchemaErrors::default();
         if let Some(schema) = self.all[self.name]["properties"].get(name) {
-            self.follow(schema, &value, &at, &mut faults);
+            self.validate(schema, &value, &at, &mut faults);
         }
         if faults.0.is_empty() { Ok(()) } else { Err(faults.0.join("; ")) }
     }
 
     /// What the official SDKs ask for beside the schema: `lastModified` must be a time with seconds and offset
     /// (TypeScript 2.4), `size` must fit 64 bits and `execution` what 2025-11-25 defines in either era (Python 2.3).
-    fn clients(&self, entry: &Value, faults: &mut Faults) {
+    fn clients(&self, entry: &Value, faults: &mut SchemaErrors) {
         if let (Some(schema), Some(execution)) = (&self.execution, entry.get("execution")) {
-            self.follow(schema, execution, "/execution", faults);
+            self.validate(schema, execution, "/execution", faults);
         }
         if !self.name.starts_with("Resource") {
             return;
@@ -84,12 +84,17 @@ impl Definition {
     }
 
     /// Holds a value against a schema, as far as the official definitions go.
-    fn follow(&self, schema: &Value, value: &Value, at: &str, faults: &mut Faults) {
+    fn validate(&self, schema: &Value, value: &Value, at: &str, faults: &mut SchemaErrors) {
         for (word, asked) in schema.as_object().into_iter().flatten() {
             match (word.as_str(), value) {
                 ("$ref", _) => {
                     let name = asked.as_str().and_then(|to| to.strip_prefix("#/$defs/"));
-                    self.follow(&self.all[name.expect("references lead to definitions")], value, at, faults);
+                    self.validate(
+                        &self.all[name.expect("references lead to definitions")],
+                        value,
+                        at,
+                        faults,
+                    );
                 }
                 ("type", _) if !is_of(value, asked) => {
                     faults.add(
@@ -116,7 +121,7 @@ impl Definition {
                 ("properties", Value::Object(members)) => {
                     for (name, schema) in asked.as_object().into_iter().flatten() {
                         if let Some(value) = members.get(name) {
-                            self.follow(schema, value, &format!("{at}/{name}"), faults);
+                            self.validate(schema, value, &format!("{at}/{name}"), faults);
                         }
                     }
                 }
@@ -124,12 +129,12 @@ impl Definition {
                     let known = &schema["properties"];
                     for (name, value) in members.iter().filter(|(name, _)| known.get(name).is_none()) {
                         let name = name.replace('~', "~0").replace('/', "~1");
-                        self.follow(asked, value, &format!("{at}/{name}"), faults);
+                        self.validate(asked, value, &format!("{at}/{name}"), faults);
                     }
                 }
                 ("items", Value::Array(items)) => {
                     for (number, value) in items.iter().enumerate() {
-                        self.follow(asked, value, &format!("{at}/{number}"), faults);
+                        self.validate(asked, value, &format!("{at}/{number}"), faults);
                     }
                 }
                 _ => {}
@@ -140,12 +145,12 @@ impl Definition {
 
 /// The faults that were found, each once.
 #[derive(Default)]
-struct Faults(Vec<String>);
+struct SchemaErrors(Vec<String>);
 
-impl Faults {
+impl SchemaErrors {
     fn add(&mut self, at: &str, what: &str) {
         let fault = if at.is_empty() { what.to_owned() } else { format!("{at}: {what}") };
-        if self.0.len() < TOLD && !self.0.contains(&fault) {
+        if self.0.len() < MAX_REPORTED && !self.0.contains(&fault) {
             self.0.push(fault);
         }
     }

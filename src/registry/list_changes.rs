@@ -9,46 +9,46 @@ use filters::Caller;
 use mcp::Era;
 use tokio::sync::watch;
 
-use super::{House, Registry};
-use crate::catalog::{Endpoint, Kind, Prints};
+use super::{Registry, Snapshot};
+use crate::catalog::{Endpoint, ListFingerprints, ListKind};
 
-pub struct Lookout {
+pub struct ListChangeWatcher {
     registry: Arc<Registry>,
-    news: watch::Receiver<u64>,
+    changes: watch::Receiver<u64>,
     path: Arc<str>,
     era: Era,
     /// The plan, the lists as a whole and as the caller sees them when it looked last.
-    edition: u64,
-    whole: Prints,
-    own: Prints,
+    generation: u64,
+    whole: ListFingerprints,
+    own: ListFingerprints,
     /// Something may have changed since.
     due: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum News {
+pub enum ListChange {
     /// These lists read differently now.
-    Changed(Vec<Kind>),
+    Changed(Vec<ListKind>),
     /// The endpoint is no more.
     Gone,
 }
 
-impl Lookout {
+impl ListChangeWatcher {
     /// Looks at what the caller saw in this house, and at all that came since.
     pub async fn new(
         registry: Arc<Registry>,
-        house: &House,
+        snapshot: &Snapshot,
         endpoint: &Arc<Endpoint>,
         era: Era,
         caller: &Caller,
     ) -> Self {
-        let own = registry.sight(house, endpoint, caller).await.view(era).prints;
+        let own = registry.sight(snapshot, endpoint, caller).await.view(era).fingerprints;
         Self {
-            news: registry.news.subscribe(),
+            changes: registry.changes.subscribe(),
             path: endpoint.path.clone(),
             era,
-            edition: house.edition,
-            whole: endpoint.view(era).prints,
+            generation: snapshot.config_generation,
+            whole: endpoint.view(era).fingerprints,
             own,
             due: true,
             registry,
@@ -56,30 +56,31 @@ impl Lookout {
     }
 
     /// Waits for the next change of what the caller sees; none at the end of the gateway.
-    pub async fn next(&mut self, caller: impl Fn() -> Caller) -> Option<News> {
+    pub async fn next(&mut self, caller: impl Fn() -> Caller) -> Option<ListChange> {
         loop {
             if std::mem::take(&mut self.due)
-                && let Some(news) = self.look(&caller()).await
+                && let Some(news) = self.check(&caller()).await
             {
                 return Some(news);
             }
-            self.news.changed().await.ok()?;
+            self.changes.changed().await.ok()?;
             self.due = true;
         }
     }
 
-    async fn look(&mut self, caller: &Caller) -> Option<News> {
-        let house = self.registry.house();
-        let Some(endpoint) = house.catalog.endpoint(&self.path) else { return Some(News::Gone) };
-        let whole = endpoint.view(self.era).prints;
-        if (self.edition, self.whole) == (house.edition, whole) {
+    async fn check(&mut self, caller: &Caller) -> Option<ListChange> {
+        let snapshot = self.registry.snapshot();
+        let Some(endpoint) = snapshot.catalog.endpoint(&self.path) else { return Some(ListChange::Gone) };
+        let whole = endpoint.view(self.era).fingerprints;
+        if (self.generation, self.whole) == (snapshot.config_generation, whole) {
             return None;
         }
-        (self.edition, self.whole) = (house.edition, whole);
-        let own = self.registry.sight(&house, endpoint, caller).await.view(self.era).prints;
+        (self.generation, self.whole) = (snapshot.config_generation, whole);
+        let own = self.registry.sight(&snapshot, endpoint, caller).await.view(self.era).fingerprints;
         let before = std::mem::replace(&mut self.own, own);
-        let kinds = Kind::ANNOUNCED.into_iter().zip(before.iter().zip(own));
-        let changed: Vec<Kind> = kinds.filter(|(_, (old, new))| *old != new).map(|(kind, _)| kind).collect();
-        (!changed.is_empty()).then_some(News::Changed(changed))
+        let kinds = ListKind::ANNOUNCED.into_iter().zip(before.iter().zip(own));
+        let changed: Vec<ListKind> =
+            kinds.filter(|(_, (old, new))| *old != new).map(|(kind, _)| kind).collect();
+        (!changed.is_empty()).then_some(ListChange::Changed(changed))
     }
 }

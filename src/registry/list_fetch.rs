@@ -7,10 +7,10 @@ use std::collections::{HashMap, HashSet};
 use mcp::Era;
 use mcp::json::quote::quote;
 
-use super::entry_definitions::Definition;
-use crate::catalog::{Item, Kind, Listing, Lists, Page};
+use super::entry_definitions::EntryDefinition;
+use crate::catalog::{Item, ListKind, Listing, Lists, Page};
 use crate::server::Server;
-use crate::upstream::{Ask, Hello, Said, UpstreamError, house_params};
+use crate::upstream::{Hello, RpcOutcome, UpstreamCall, UpstreamError, gateway_params};
 use mcp::jsonrpc::message;
 
 /// Most entries, pages and bytes that one list of a server may have.
@@ -25,12 +25,12 @@ const NO_METHOD: &[u8] = b"-32601";
 pub async fn lists(
     server: &Server,
     era: Era,
-    hello: &Hello,
+    handshake: &Hello,
     before: Option<&Lists>,
 ) -> Result<Lists, UpstreamError> {
     let mut lists = Lists::default();
-    for kind in Kind::ALL {
-        if !hello.offers(kind.capability(), None) {
+    for kind in ListKind::ALL {
+        if !handshake.offers(kind.capability(), None) {
             continue;
         }
         let old = before.map(|before| before.listing(kind));
@@ -52,10 +52,10 @@ pub async fn lists(
 async fn listing(
     server: &Server,
     era: Era,
-    kind: Kind,
+    kind: ListKind,
     before: Option<&Listing>,
 ) -> Result<Result<Listing, String>, UpstreamError> {
-    let judge = Judge::new(era, kind, before);
+    let judge = PageValidator::new(era, kind, before);
     let mut listing = Listing { public: true, ..Listing::default() };
     let mut cursor: Option<String> = None;
     let mut met = HashSet::new();
@@ -68,26 +68,26 @@ async fn listing(
     };
     for _ in 0..MAX_PAGES {
         let rest = cursor.as_ref().map(|cursor| format!(r#""cursor":{}"#, quote(cursor))).unwrap_or_default();
-        let ask = Ask {
+        let ask = UpstreamCall {
             era,
             method: kind.method(),
-            params: house_params(era, &rest),
+            params: gateway_params(era, &rest),
             progress: None,
             timeout: server.timeout,
         };
-        let result = match server.upstream.ask(ask).await? {
-            Said::Result(result) => result,
+        let result = match server.upstream.call(ask).await? {
+            RpcOutcome::Result(result) => result,
             // Servers that declare `resources` need not have templates, or the other way round.
-            Said::Error(error) if cursor.is_none() && is_no_method(&error) => {
+            RpcOutcome::Error(error) if cursor.is_none() && is_no_method(&error) => {
                 return Ok(Ok(Listing::default()));
             }
-            Said::Error(error) => {
+            RpcOutcome::Error(error) => {
                 return Ok(Err(String::from_utf8_lossy(&error[..error.len().min(200)]).into_owned()));
             }
         };
         bytes += result.len();
-        let mut page = Page::read(&result, kind).map_err(UpstreamError::Nonsense)?;
-        judge.weed(&mut page);
+        let mut page = Page::read(&result, kind).map_err(UpstreamError::InvalidResponse)?;
+        judge.retain_valid(&mut page);
         let next = page.next.take();
         listing.append(page);
         if listing.items.len() > MAX_ITEMS {
@@ -109,26 +109,26 @@ async fn listing(
 }
 
 /// Which entries of a list clients can read.
-struct Judge<'a> {
+struct PageValidator<'a> {
     era: Era,
-    kind: Kind,
+    kind: ListKind,
     /// Those that were judged before. Lists are read again and again, and seldom change.
     known: HashMap<&'a str, &'a Item>,
     /// Made only where there is something new, and gone with the list.
-    definition: OnceCell<Definition>,
+    definition: OnceCell<EntryDefinition>,
 }
 
-impl<'a> Judge<'a> {
-    fn new(era: Era, kind: Kind, before: Option<&'a Listing>) -> Self {
+impl<'a> PageValidator<'a> {
+    fn new(era: Era, kind: ListKind, before: Option<&'a Listing>) -> Self {
         let items = before.into_iter().flat_map(|before| &before.items);
         let known = items.map(|item| (item.key.as_str(), item)).collect();
         Self { era, kind, known, definition: OnceCell::new() }
     }
 
     /// Takes out what does not fit.
-    fn weed(&self, page: &mut Page) {
-        let rejects = &mut page.rejects;
-        page.items.retain_mut(|item| match self.judge(item) {
+    fn retain_valid(&self, page: &mut Page) {
+        let rejects = &mut page.rejected;
+        page.items.retain_mut(|item| match self.validate(item) {
             Ok(()) => true,
             Err(why) => {
                 rejects.add(&item.key, &why);
@@ -137,16 +137,16 @@ impl<'a> Judge<'a> {
         });
     }
 
-    fn judge(&self, item: &mut Item) -> Result<(), String> {
+    fn validate(&self, item: &mut Item) -> Result<(), String> {
         let known = self.known.get(item.key.as_str());
         if known.is_none_or(|known| known.definition() != item.definition()) {
             let definition =
-                self.definition.get_or_init(|| Definition::new(self.era, self.kind.definition()));
+                self.definition.get_or_init(|| EntryDefinition::new(self.era, self.kind.definition()));
             definition.check(item.definition())?;
         }
-        if (self.era, self.kind) == (Era::Modern, Kind::Tools) {
+        if (self.era, self.kind) == (Era::Modern, ListKind::Tools) {
             // Clients must leave out what they could not call rightly (2026-07-28, streamable-http, `x-mcp-header`).
-            item.reflect().map_err(|why| why.to_string())?;
+            item.read_param_headers().map_err(|why| why.to_string())?;
         }
         Ok(())
     }

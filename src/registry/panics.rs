@@ -9,22 +9,22 @@ use std::time::Duration;
 use futures::FutureExt as _;
 
 use super::Registry;
-use super::supervisor::{Faces, keep};
+use super::supervisor::{EraLists, supervise};
 use crate::server::Server;
 
 /// How long a server is left alone whose keeper has panicked.
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// Keeps a server connected, whatever it says.
-pub async fn keep_on(server: Arc<Server>, registry: Weak<Registry>, mut known: Option<Faces>) {
+pub async fn keep_on(server: Arc<Server>, registry: Weak<Registry>, mut known: Option<EraLists>) {
     loop {
-        let kept = AssertUnwindSafe(keep(server.clone(), registry.clone(), known.take()));
+        let kept = AssertUnwindSafe(supervise(server.clone(), registry.clone(), known.take()));
         let Err(panic) = kept.catch_unwind().await else { return };
         let why = format!("the gateway has a fault with what this server says: {}", words(&*panic));
         tracing::error!(server = %server.name, "{why}; it is connected anew in {PAUSE:?}. Please report this");
         let Some(alive) = registry.upgrade() else { return };
-        server.starts([false; 2]);
-        alive.report(&server, Err(why));
+        server.set_starting([false; 2]);
+        alive.update(&server, Err(why));
         drop(alive);
         tokio::time::sleep(PAUSE).await;
     }

@@ -2,13 +2,13 @@
 
 use mcp::Era;
 
-use super::{Kept, Registry};
+use super::{Registry, RegistryEntry};
 use crate::catalog::pins::hash;
-use crate::catalog::{Face, Kind};
+use crate::catalog::{ListKind, ServerLists};
 use crate::config::Pinning;
 
 /// A tool of a server with `pinning`, in one era.
-pub struct Definition {
+pub struct PinDefinition {
     /// The federated name.
     pub tool: String,
     pub server: String,
@@ -23,28 +23,28 @@ pub struct Definition {
 
 /// What became of an approval.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Approval {
-    Done,
+pub enum PinApproval {
+    Approved,
     /// No server with `pinning` has such a tool.
     Unknown,
     /// The definition is another by now: its hash in each era.
-    Other(Vec<String>),
+    HashMismatch(Vec<String>),
 }
 
 impl Registry {
     /// All tools of servers with `pinning`.
-    pub fn definitions(&self) -> Vec<Definition> {
-        let house = self.house();
+    pub fn definitions(&self) -> Vec<PinDefinition> {
+        let snapshot = self.snapshot();
         let kept = self.lock();
         let mut all = Vec::new();
-        for kept in kept.values().filter(|kept| kept.called().config.pinning != Pinning::Off) {
-            for (era, face) in [(Era::Legacy, &kept.legacy), (Era::Modern, &kept.modern)] {
-                let Some(face) = face else { continue };
+        for kept in kept.values().filter(|kept| kept.active().config.pinning != Pinning::Off) {
+            for (era, lists) in [(Era::Legacy, &kept.legacy), (Era::Modern, &kept.modern)] {
+                let Some(lists) = lists else { continue };
                 let shown = |tool: &str| {
-                    let endpoint = house.catalog.endpoint("/mcp");
+                    let endpoint = snapshot.catalog.endpoint("/mcp");
                     endpoint.is_some_and(|endpoint| endpoint.view(era).tools.contains_key(tool))
                 };
-                all.extend(of(kept, era, face).map(|d| Definition { shown: shown(&d.tool), ..d }));
+                all.extend(of(kept, era, lists).map(|d| PinDefinition { shown: shown(&d.tool), ..d }));
             }
         }
         all
@@ -52,32 +52,32 @@ impl Registry {
 
     /// Approves of a definition that an operator has looked at: that of this hash, if the tool still has it. It holds
     /// until the process ends.
-    pub fn approve(&self, tool: &str, wanted: &str) -> Approval {
-        let definitions: Vec<Definition> =
+    pub fn approve(&self, tool: &str, wanted: &str) -> PinApproval {
+        let definitions: Vec<PinDefinition> =
             self.definitions().into_iter().filter(|definition| definition.tool == tool).collect();
         if definitions.is_empty() {
-            return Approval::Unknown;
+            return PinApproval::Unknown;
         }
         let mut fits = definitions.iter().filter(|d| d.hash.eq_ignore_ascii_case(wanted)).peekable();
         if fits.peek().is_none() {
             let mut hashes: Vec<String> = definitions.into_iter().map(|d| d.hash).collect();
             hashes.dedup();
-            return Approval::Other(hashes);
+            return PinApproval::HashMismatch(hashes);
         }
         for definition in fits {
             self.pins.approve(&definition.owner, &definition.key, &definition.hash);
         }
         tracing::info!(tool, hash = wanted, "a definition was approved; guard.pins would keep that");
         self.stale.notify_one();
-        Approval::Done
+        PinApproval::Approved
     }
 }
 
-fn of(kept: &Kept, era: Era, face: &Face) -> impl Iterator<Item = Definition> {
-    let server = kept.called();
-    face.lists.of(Kind::Tools).iter().filter_map(move |item| {
-        let own = server.shows(&item.key)?;
-        Some(Definition {
+fn of(kept: &RegistryEntry, era: Era, lists: &ServerLists) -> impl Iterator<Item = PinDefinition> {
+    let server = kept.active();
+    lists.lists.of(ListKind::Tools).iter().filter_map(move |item| {
+        let own = server.visible_tool(&item.key)?;
+        Some(PinDefinition {
             tool: server.federated(own),
             server: server.name.to_string(),
             era,

@@ -5,41 +5,41 @@ use std::sync::Arc;
 
 use mcp::Era;
 
-use crate::catalog::pins::{Mode, Pin, Pins};
-use crate::catalog::{Face, Kind};
+use crate::catalog::pins::{Pin, PinMode, Pins};
+use crate::catalog::{ListKind, ServerLists};
 use crate::config::Pinning;
 use crate::server::Server;
 use crate::telemetry::Metrics;
 
 /// A face without the tools that must not be shown. `pinned` are approved definitions by federated name.
-pub fn shown(
+pub fn without_changed(
     pins: &Pins,
     server: &Arc<Server>,
     era: Era,
-    face: &Arc<Face>,
+    lists: &Arc<ServerLists>,
     pinned: &BTreeMap<String, [u8; 32]>,
     metrics: &Metrics,
-) -> Arc<Face> {
+) -> Arc<ServerLists> {
     let mode = match server.config.pinning {
-        Pinning::Off => return face.clone(),
-        Pinning::Warn => Mode::Warn,
-        Pinning::Block => Mode::Block,
+        Pinning::Off => return lists.clone(),
+        Pinning::Warn => PinMode::Warn,
+        Pinning::Block => PinMode::Block,
     };
     let owner = owner(server, era);
     let mut hidden = Vec::new();
-    for item in face.lists.of(Kind::Tools) {
-        let name = server.shows(&item.key).map(|own| server.federated(own));
+    for item in lists.lists.of(ListKind::Tools) {
+        let name = server.visible_tool(&item.key).map(|own| server.federated(own));
         let approved = name.as_ref().and_then(|name| pinned.get(name)).map(hex);
-        let pin = pins.judge(&owner, &item.key, item.definition(), approved.as_deref(), mode);
+        let pin = pins.check(&owner, &item.key, item.definition(), approved.as_deref(), mode);
         if !pin.shows(mode) {
             hidden.push(item.key.clone());
         }
         if let Pin::Changed(change) = pin
-            && change.is_news
+            && change.first_seen
         {
             metrics.tool_changed(&server.name);
             let name = name.as_deref().unwrap_or(&item.key);
-            let fate = if mode == Mode::Block {
+            let fate = if mode == PinMode::Block {
                 "hidden until guard.pins approves it"
             } else {
                 "shown all the same"
@@ -48,9 +48,13 @@ pub fn shown(
         }
     }
     if hidden.is_empty() {
-        return face.clone();
+        return lists.clone();
     }
-    Arc::new(Face { hello: face.hello.clone(), lists: face.lists.without(&hidden), events: face.events })
+    Arc::new(ServerLists {
+        handshake: lists.handshake.clone(),
+        lists: lists.lists.without(&hidden),
+        events: lists.events,
+    })
 }
 
 /// Under which name a server's definitions are remembered: it may describe a tool in each era as that era can.

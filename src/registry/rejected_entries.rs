@@ -5,24 +5,24 @@ use std::sync::Arc;
 
 use mcp::Era;
 
-use super::supervisor::Faces;
-use crate::catalog::{Face, Kind, Rejected};
+use super::supervisor::EraLists;
+use crate::catalog::{ListKind, RejectedEntry, ServerLists};
 use crate::server::Server;
 use crate::telemetry::Metrics;
 
 /// Warnings of one list at a time.
-const TOLD: usize = 50;
+const MAX_LOGGED: usize = 50;
 /// Reasons in one warning.
 const REASONS: usize = 3;
 
 /// Counts what is left out of the lists of a server now, and warns of what was not told of before.
-pub fn tell(server: &Server, now: &Faces, metrics: &Metrics) {
-    for kind in Kind::ALL {
-        let count = now.iter().flatten().map(|face| face.lists.listing(kind).rejects.count()).max();
+pub fn log(server: &Server, now: &EraLists, metrics: &Metrics) {
+    for kind in ListKind::ALL {
+        let count = now.iter().flatten().map(|lists| lists.lists.listing(kind).rejected.count()).max();
         let count = count.unwrap_or(0);
         metrics.catalog_rejected(&server.name, kind.member(), count);
         let news = news(server, now, kind);
-        for (entry, found) in news.iter().take(TOLD) {
+        for (entry, found) in news.iter().take(MAX_LOGGED) {
             let mut eras: Vec<&str> = found.iter().map(|(era, _)| era.word()).collect();
             eras.dedup();
             // Entries of one name may have reasons of their own.
@@ -31,17 +31,17 @@ pub fn tell(server: &Server, now: &Faces, metrics: &Metrics) {
             let (eras, why) = (eras.join(","), why.join("; "));
             tracing::warn!(server = %server.name, kind = kind.member(), entry, eras, why, "clients could not read the entry; it is left out");
         }
-        if news.len() > TOLD {
+        if news.len() > MAX_LOGGED {
             tracing::warn!(server = %server.name, kind = kind.member(), left_out = count, "more entries of the list are left out");
         }
     }
 }
 
 /// What is left out of a list for a reason that was not told yet, by entry. One that fits no era is told of once.
-fn news<'a>(server: &Server, now: &'a Faces, kind: Kind) -> BTreeMap<&'a str, Vec<(Era, &'a str)>> {
-    let mut all: BTreeMap<&Rejected, Vec<Era>> = BTreeMap::new();
-    for (era, face) in [Era::Legacy, Era::Modern].into_iter().zip(now) {
-        for one in face.iter().flat_map(|face| rejected(face, kind)) {
+fn news<'a>(server: &Server, now: &'a EraLists, kind: ListKind) -> BTreeMap<&'a str, Vec<(Era, &'a str)>> {
+    let mut all: BTreeMap<&RejectedEntry, Vec<Era>> = BTreeMap::new();
+    for (era, lists) in [Era::Legacy, Era::Modern].into_iter().zip(now) {
+        for one in lists.iter().flat_map(|lists| rejected(lists, kind)) {
             all.entry(one).or_default().push(era);
         }
     }
@@ -54,6 +54,6 @@ fn news<'a>(server: &Server, now: &'a Faces, kind: Kind) -> BTreeMap<&'a str, Ve
     news
 }
 
-fn rejected(face: &Arc<Face>, kind: Kind) -> impl Iterator<Item = &Rejected> {
-    face.lists.listing(kind).rejects.iter()
+fn rejected(lists: &Arc<ServerLists>, kind: ListKind) -> impl Iterator<Item = &RejectedEntry> {
+    lists.lists.listing(kind).rejected.iter()
 }

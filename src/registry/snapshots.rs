@@ -6,49 +6,54 @@ use std::sync::{Arc, MutexGuard};
 use mcp::Era;
 use tokio::time::Instant;
 
-use super::{GATHER, House, Kept, LONGEST_REST, REST, Registry, panics, pin_check};
-use crate::catalog::{Catalog, Face, Seen};
-use crate::runtime::Plan;
+use super::{
+    MAX_REBUILD_PAUSE, REBUILD_DEBOUNCE, REBUILD_PAUSE_FACTOR, Registry, RegistryEntry, Snapshot, panics,
+    pin_check,
+};
+use crate::catalog::{Catalog, DiscoveredServer, ServerLists};
+use crate::runtime::RuntimeConfig;
 use crate::server::Server;
 
 impl Registry {
     /// Builds the catalog anew, swaps it in and says so.
     pub(super) fn rebuild(&self) {
         let kept = self.lock();
-        let (plan, edition) = {
-            let house = self.house.load();
-            (house.plan.clone(), house.edition)
+        let (runtime_config, edition) = {
+            let snapshot = self.snapshot.load();
+            (snapshot.config.clone(), snapshot.config_generation)
         };
-        self.swap(kept, plan, edition);
+        self.swap(kept, runtime_config, edition);
     }
 
     /// Swaps in a plan and the catalog that goes with it, at once: no call is judged by the settings of one server and
     /// led to another.
     pub(super) fn swap(
         &self,
-        mut kept: MutexGuard<'_, BTreeMap<Arc<str>, Kept>>,
-        plan: Arc<Plan>,
+        mut kept: MutexGuard<'_, BTreeMap<Arc<str>, RegistryEntry>>,
+        runtime_config: Arc<RuntimeConfig>,
         edition: u64,
     ) {
-        let version = self.house.load().catalog.version + 1;
-        let pinned = &plan.config.guard.pins;
+        let version = self.snapshot.load().catalog.generation + 1;
+        let pinned = &runtime_config.config.guard.pins;
         let mut faults: BTreeMap<Arc<str>, String> = BTreeMap::new();
-        let mut shown = |server: &Arc<Server>, era, face: &Option<Arc<Face>>| {
-            let face = face.as_ref()?;
-            let shown = || pin_check::shown(&self.pins, server, era, face, pinned, &self.metrics);
+        let mut shown = |server: &Arc<Server>, era, lists: &Option<Arc<ServerLists>>| {
+            let lists = lists.as_ref()?;
+            let shown = || pin_check::without_changed(&self.pins, server, era, lists, pinned, &self.metrics);
             panics::of(shown).map_err(|why| faults.insert(server.name.clone(), why)).ok()
         };
-        let mut seen: Vec<Seen> = kept
+        let mut seen: Vec<DiscoveredServer> = kept
             .values()
-            .map(|kept| Seen {
-                server: kept.called().clone(),
-                legacy: shown(kept.called(), Era::Legacy, &kept.legacy),
-                modern: shown(kept.called(), Era::Modern, &kept.modern),
+            .map(|kept| DiscoveredServer {
+                server: kept.active().clone(),
+                legacy: shown(kept.active(), Era::Legacy, &kept.legacy),
+                modern: shown(kept.active(), Era::Modern, &kept.modern),
                 starting: kept.starting(),
             })
             .collect();
         let servers = seen.iter().map(|seen| (seen.server.name.clone(), seen.server.clone())).collect();
-        let build = |seen: &[Seen]| Catalog::build(version, seen, &plan.config.toolsets, &self.metrics);
+        let build = |seen: &[DiscoveredServer]| {
+            Catalog::build(version, seen, &runtime_config.config.toolsets, &self.metrics)
+        };
         let catalog = panics::build(&mut seen, build, |one, why| {
             faults.insert(one.server.name.clone(), why.to_owned());
             (one.legacy, one.modern) = (None, None);
@@ -58,43 +63,43 @@ impl Registry {
             tracing::error!("the gateway has a fault with its lists: it offers nothing. Please report this");
             build(&[])
         }));
-        self.house.store(Arc::new(House::new(plan, servers, catalog, edition)));
+        self.snapshot.store(Arc::new(Snapshot::new(runtime_config, servers, catalog, edition)));
         for entry in kept.values_mut() {
             if let Some(starting) = entry.starting.take() {
-                entry.server.starts(starting);
+                entry.server.set_starting(starting);
             }
         }
         self.count_untried(&kept);
         for (name, why) in faults {
             let Some(entry) = kept.get_mut(&name) else { continue };
             let why = format!("the gateway has a fault with its lists, which are left out: {why}");
-            (entry.met, entry.tried) = (false, true);
+            (entry.connected, entry.tried) = (false, true);
             self.metrics.upstream_up(&name, false);
-            if entry.called().note(Some(why.clone())) {
+            if entry.active().set_error(Some(why.clone())) {
                 tracing::error!(server = %name, "{why}. Please report this");
             }
         }
-        for entry in kept.values_mut().filter(|entry| entry.met) {
-            entry.met = false;
+        for entry in kept.values_mut().filter(|entry| entry.connected) {
+            entry.connected = false;
             self.metrics.upstream_up(&entry.server.name, true);
-            if entry.server.note(None) {
-                entry.tell();
+            if entry.server.set_error(None) {
+                entry.log_connected();
             }
         }
         // Under the lock until here, so that two builds cannot overtake each other.
         drop(kept);
         // Only now, so that who looks at once sees what is new. The number says no more than that there is something.
-        self.news.send_replace(version);
+        self.changes.send_replace(version);
     }
 }
 
 pub(super) async fn builder(registry: Arc<Registry>) {
     loop {
         registry.stale.notified().await;
-        tokio::time::sleep(GATHER).await;
-        let began = Instant::now();
+        tokio::time::sleep(REBUILD_DEBOUNCE).await;
+        let started = Instant::now();
         registry.rebuild();
         // Servers whose lists never hold still do not keep a core busy.
-        tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
+        tokio::time::sleep((started.elapsed() * REBUILD_PAUSE_FACTOR).min(MAX_REBUILD_PAUSE)).await;
     }
 }

@@ -8,17 +8,17 @@ use filters::{Aim, Caller};
 use moka::sync::Cache;
 
 use super::apart::Work;
-use super::{House, Registry};
-use crate::catalog::{Endpoint, Kind, View};
+use super::{Registry, Snapshot};
+use crate::catalog::{Endpoint, ListKind, View};
 
 /// Bytes of all kept sights together, of which each caller may have one where rules look at who calls.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 /// An entry beside its text in a page.
 const ENTRY: usize = 500;
 
-pub struct Sights(Cache<(Class, Arc<str>), Arc<Endpoint>>);
+pub struct VisibleEndpoints(Cache<(Class, Arc<str>), Arc<Endpoint>>);
 
-impl Default for Sights {
+impl Default for VisibleEndpoints {
     fn default() -> Self {
         let size = |_: &(Class, Arc<str>), endpoint: &Arc<Endpoint>| endpoint.size();
         Self(Cache::builder().max_capacity(MAX_BYTES).weigher(size).build())
@@ -27,24 +27,31 @@ impl Default for Sights {
 
 impl Registry {
     /// The endpoint as this caller sees it.
-    pub async fn sight(&self, house: &House, endpoint: &Arc<Endpoint>, caller: &Caller) -> Arc<Endpoint> {
-        let rbac = &house.plan.chain.rbac;
+    pub async fn sight(
+        &self,
+        snapshot: &Snapshot,
+        endpoint: &Arc<Endpoint>,
+        caller: &Caller,
+    ) -> Arc<Endpoint> {
+        let rbac = &snapshot.config.chain.rbac;
         if rbac.is_open() {
             return endpoint.clone();
         }
         let key = (rbac.class(caller), endpoint.path.clone());
-        if let Some(known) = house.sights.0.get(&key) {
+        if let Some(known) = snapshot.visible.0.get(&key) {
             return known;
         }
-        let known = || house.sights.0.get(&key);
-        let (sights, plan, catalog) = (house.sights.0.clone(), house.plan.clone(), house.catalog.clone());
+        let known = || snapshot.visible.0.get(&key);
+        let (visible, runtime_config, catalog) =
+            (snapshot.visible.0.clone(), snapshot.config.clone(), snapshot.catalog.clone());
         let (key, whole, metrics) = (key.clone(), endpoint.clone(), self.metrics.clone());
         let work = move |of: &Work| {
-            let may =
-                |aim: &Aim<'_>| plan.chain.rbac.sees_within(&of.caller, aim, of.fuel()).unwrap_or(false);
-            sights.get_with(key, || Arc::new(catalog.narrowed(&whole, &may, &metrics)))
+            let may = |aim: &Aim<'_>| {
+                runtime_config.chain.rbac.sees_within(&of.caller, aim, of.fuel()).unwrap_or(false)
+            };
+            visible.get_with(key, || Arc::new(catalog.narrowed(&whole, &may, &metrics)))
         };
-        let nothing = || Arc::new(house.catalog.narrowed(endpoint, &|_| false, &self.metrics));
+        let nothing = || Arc::new(snapshot.catalog.narrowed(endpoint, &|_| false, &self.metrics));
         self.apart.run(caller, known, work).await.unwrap_or_else(nothing)
     }
 }
@@ -54,7 +61,7 @@ impl Endpoint {
     fn size(&self) -> u32 {
         let of = |v: &View| {
             let entries = v.tools.len() + v.prompts.len() + v.resources.len() + v.templates.len();
-            (entries + Kind::ALL.len()) * ENTRY + v.bytes()
+            (entries + ListKind::ALL.len()) * ENTRY + v.bytes()
         };
         u32::try_from(of(&self.legacy) + of(&self.modern)).unwrap_or(u32::MAX)
     }

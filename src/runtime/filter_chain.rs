@@ -20,7 +20,7 @@ use filters::rbac::{self, Rbac};
 use filters::size_limits::Size;
 use tokio::runtime::Handle;
 
-use super::jwks::Remote;
+use super::jwks::JwksFetcher;
 use crate::config::read_file;
 use crate::config::{self, Config, Pattern};
 use crate::store::redis_rate_limit::Redis;
@@ -28,14 +28,14 @@ use mcp::version;
 
 /// What outlives a change of the configuration.
 #[derive(Clone, Default)]
-pub struct Lasting {
+pub struct ReloadState {
     pub counters: Arc<Counters>,
     redis: Option<(config::Redis, Duration, Arc<Redis>)>,
     /// Key sets by URL and by how often they are read.
-    remote: BTreeMap<(String, Duration), Arc<Remote>>,
+    jwks: BTreeMap<(String, Duration), Arc<JwksFetcher>>,
 }
 
-impl Lasting {
+impl ReloadState {
     /// The store that several gateways share, if it is used.
     pub fn redis(&self) -> Option<&Arc<Redis>> {
         self.redis.as_ref().map(|(.., redis)| redis)
@@ -43,8 +43,12 @@ impl Lasting {
 }
 
 /// The chain of a configuration. The words of a failure are for the configuration's author.
-pub fn chain(config: &Config, before: &Lasting, core: &Handle) -> Result<(Chain, Lasting), String> {
-    let mut lasting = Lasting { counters: before.counters.clone(), ..Lasting::default() };
+pub fn build_chain(
+    config: &Config,
+    before: &ReloadState,
+    runtime: &Handle,
+) -> Result<(Chain, ReloadState), String> {
+    let mut reload_state = ReloadState { counters: before.counters.clone(), ..ReloadState::default() };
     let limits = &config.limits;
     let chain = Chain {
         origin: Origin::new(config.listen.allowed_origins.clone(), config.listen.allowed_hosts.clone()),
@@ -54,32 +58,32 @@ pub fn chain(config: &Config, before: &Lasting, core: &Handle) -> Result<(Chain,
             max_depth: limits.max_json_depth as usize,
         },
         auth: match &config.auth {
-            Some(auth) => callers(auth, config, before, &mut lasting, core)?,
+            Some(auth) => build_auth(auth, config, before, &mut reload_state, runtime)?,
             None => Auth::open(),
         },
         agree: Agree { modern: version::MODERN, legacy: version::LEGACY },
         rate: match &config.rate_limits {
-            Some(limits) => rates(limits, config, before, &mut lasting, core)?,
+            Some(limits) => build_rate_limits(limits, config, before, &mut reload_state, runtime)?,
             None => Rate::none(),
         },
         rbac: match &config.rbac {
-            Some(rbac) => roles(rbac, config)?,
+            Some(rbac) => build_rbac(rbac, config)?,
             None => Rbac::open(),
         },
     };
-    Ok((chain, lasting))
+    Ok((chain, reload_state))
 }
 
-fn callers(
+fn build_auth(
     auth: &config::Auth,
     config: &Config,
-    before: &Lasting,
-    lasting: &mut Lasting,
-    core: &Handle,
+    before: &ReloadState,
+    reload_state: &mut ReloadState,
+    runtime: &Handle,
 ) -> Result<Auth, String> {
     let mut issuers = Vec::new();
     for issuer in &auth.jwt {
-        let keys = keys(issuer, before, lasting, core)
+        let keys = build_keys(issuer, before, reload_state, runtime)
             .map_err(|why| format!("auth.jwt: the keys of {}: {why}", issuer.issuer))?;
         issuers.push(auth::Issuer {
             issuer: issuer.issuer.clone(),
@@ -116,12 +120,12 @@ fn callers(
         required_scopes: auth.required_scopes.clone(),
         issuers,
         api_keys: auth.api_keys.iter().map(key).collect(),
-        certificates: auth.certificates.iter().map(badge).collect(),
+        certificates: auth.certificates.iter().map(client_cert).collect(),
         metadata,
     }))
 }
 
-fn badge(certificate: &config::Certificate) -> auth::Badge {
+fn client_cert(certificate: &config::Certificate) -> auth::Badge {
     auth::Badge {
         subject: certificate.matcher(),
         user: certificate.user.clone(),
@@ -131,11 +135,11 @@ fn badge(certificate: &config::Certificate) -> auth::Badge {
     }
 }
 
-fn keys(
+fn build_keys(
     issuer: &config::Issuer,
-    before: &Lasting,
-    lasting: &mut Lasting,
-    core: &Handle,
+    before: &ReloadState,
+    reload_state: &mut ReloadState,
+    runtime: &Handle,
 ) -> Result<Arc<dyn Keys>, String> {
     let read = |path: &Path| {
         read_file::read_text(path, read_file::MAX)
@@ -144,11 +148,11 @@ fn keys(
     let set = match &issuer.keys {
         config::Keys::JwksUrl(url) => {
             let place = (url.uri().to_string(), issuer.refresh.get());
-            let remote = match before.remote.get(&place).or_else(|| lasting.remote.get(&place)) {
+            let remote = match before.jwks.get(&place).or_else(|| reload_state.jwks.get(&place)) {
                 Some(remote) => remote.clone(),
-                None => Remote::start(&place.0, place.1, core)?,
+                None => JwksFetcher::start(&place.0, place.1, runtime)?,
             };
-            lasting.remote.insert(place, remote.clone());
+            reload_state.jwks.insert(place, remote.clone());
             return Ok(remote);
         }
         config::Keys::JwksFile(path) => KeySet::from_jwks(read(path)?.as_bytes()),
@@ -164,28 +168,28 @@ fn keys(
     }
     let serves = |algorithm: &&config::Algorithm| set.serves(algorithm_of(**algorithm));
     if !issuer.algorithms.iter().any(|algorithm| serves(&algorithm)) {
-        let words: Vec<&str> = issuer.algorithms.iter().map(|a| algorithm_of(*a).word()).collect();
-        return Err(format!("the key is of no use for {}", words.join(", ")));
+        let message: Vec<&str> = issuer.algorithms.iter().map(|a| algorithm_of(*a).word()).collect();
+        return Err(format!("the key is of no use for {}", message.join(", ")));
     }
     Ok(Arc::new(Fixed::new(set)))
 }
 
-fn roles(rbac: &config::Rbac, config: &Config) -> Result<Rbac, String> {
+fn build_rbac(rbac: &config::Rbac, config: &Config) -> Result<Rbac, String> {
     let effect = |effect| match effect {
         config::Effect::Allow => rbac::Effect::Allow,
         config::Effect::Deny => rbac::Effect::Deny,
     };
     let lists = |lists: &config::Lists| {
-        let mut tools = texts(&lists.tools);
+        let mut tools = pattern_texts(&lists.tools);
         for toolset in lists.toolsets.iter().filter_map(|name| config.toolsets.get(name)) {
             tools.extend(toolset.tools.patterns().iter().cloned());
         }
         rbac::Lists {
             tools,
-            prompts: texts(&lists.prompts),
-            resources: texts(&lists.resources),
-            methods: texts(&lists.methods),
-            servers: texts(&lists.servers),
+            prompts: pattern_texts(&lists.prompts),
+            resources: pattern_texts(&lists.resources),
+            methods: pattern_texts(&lists.methods),
+            servers: pattern_texts(&lists.servers),
         }
     };
     let mut rules = Vec::new();
@@ -220,16 +224,16 @@ fn roles(rbac: &config::Rbac, config: &Config) -> Result<Rbac, String> {
     })
 }
 
-fn texts(patterns: &[Pattern]) -> Vec<String> {
+fn pattern_texts(patterns: &[Pattern]) -> Vec<String> {
     patterns.iter().map(|pattern| pattern.text.clone()).collect()
 }
 
-fn rates(
+fn build_rate_limits(
     limits: &config::RateLimits,
     config: &Config,
-    before: &Lasting,
-    lasting: &mut Lasting,
-    core: &Handle,
+    before: &ReloadState,
+    reload_state: &mut ReloadState,
+    runtime: &Handle,
 ) -> Result<Rate, String> {
     let globs = |patterns: &[Pattern]| {
         rate_limit::Globs::new(patterns.iter().map(|p| &p.text))
@@ -240,7 +244,7 @@ fn rates(
         let matches = &rule.match_;
         rules.push(rate_limit::Rule {
             name: rule.name.clone(),
-            key: rule.key.iter().map(|part| part_of(*part)).collect(),
+            key: rule.key.iter().map(|part| key_part(*part)).collect(),
             matches: rate_limit::Match {
                 tools: globs(&matches.tools)?,
                 prompts: globs(&matches.prompts)?,
@@ -253,7 +257,7 @@ fn rates(
             },
             budget: match rule.budget {
                 config::Budget::Rate { count, per, burst } => rate_limit::Budget::Rate { count, per, burst },
-                config::Budget::Concurrent(most) => rate_limit::Budget::Concurrent(most),
+                config::Budget::Concurrent(max) => rate_limit::Budget::Concurrent(max),
                 config::Budget::Quota { count, per } => rate_limit::Budget::Quota { count, per },
             },
         });
@@ -264,11 +268,11 @@ fn rates(
             let same = before.redis.as_ref().filter(|(s, t, _)| s == settings && *t == timeout);
             let redis = match same {
                 Some((.., redis)) => redis.clone(),
-                None => Redis::new(settings.url.expose(), &settings.prefix, timeout, core.clone())
+                None => Redis::new(settings.url.expose(), &settings.prefix, timeout, runtime.clone())
                     .map(Arc::new)
                     .map_err(|error| format!("redis: {error}"))?,
             };
-            lasting.redis = Some((settings.clone(), timeout, redis.clone()));
+            reload_state.redis = Some((settings.clone(), timeout, redis.clone()));
             Some(redis as Arc<dyn rate_limit::Shared>)
         }
         _ => None,
@@ -278,10 +282,10 @@ fn rates(
         config::OnFailure::Open => rate_limit::OnFailure::Open,
         config::OnFailure::Closed => rate_limit::OnFailure::Closed,
     };
-    Ok(Rate::new(rules, lasting.counters.clone(), shared, on_failure))
+    Ok(Rate::new(rules, reload_state.counters.clone(), shared, on_failure))
 }
 
-fn part_of(part: config::KeyPart) -> rate_limit::KeyPart {
+fn key_part(part: config::KeyPart) -> rate_limit::KeyPart {
     match part {
         config::KeyPart::User => rate_limit::KeyPart::User,
         config::KeyPart::Tenant => rate_limit::KeyPart::Tenant,

@@ -18,19 +18,19 @@ use tokio::time::Instant;
 /// Time for one reading.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a token with an unknown key waits for a reading.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REFRESH_WAIT: Duration = Duration::from_secs(1);
 /// Unknown keys ask for a reading at most this often: they cost an attacker nothing.
-const SELDOM: Duration = Duration::from_secs(5);
+const MIN_REFRESH: Duration = Duration::from_secs(5);
 /// The first pause after a failed reading; it doubles up to the usual one.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest key set that is read, in bytes.
 const MAX_SET: usize = 1 << 20;
 
-pub struct Remote {
+pub struct JwksFetcher {
     url: String,
-    usual: Duration,
+    interval: Duration,
     keys: ArcSwap<KeySet>,
-    wanted: Arc<Notify>,
+    refresh_wanted: Arc<Notify>,
     /// A reading was asked for and has not ended.
     pending: AtomicBool,
     /// Counts the readings that ended, well or not.
@@ -40,9 +40,9 @@ pub struct Remote {
     started: Instant,
 }
 
-impl Remote {
+impl JwksFetcher {
     /// Begins to read `url`, now and every `usual`, on the runtime `core`; until the value is dropped.
-    pub fn start(url: &str, usual: Duration, core: &Handle) -> Result<Arc<Self>, String> {
+    pub fn start(url: &str, usual: Duration, runtime: &Handle) -> Result<Arc<Self>, String> {
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -52,26 +52,26 @@ impl Remote {
         let wanted = Arc::new(Notify::new());
         let remote = Arc::new(Self {
             url: url.to_owned(),
-            usual,
+            interval: usual,
             keys: ArcSwap::from_pointee(KeySet::empty()),
-            wanted: wanted.clone(),
+            refresh_wanted: wanted.clone(),
             pending: AtomicBool::new(true),
             readings: watch::Sender::new(0),
             asked: AtomicU64::new(0),
             started: Instant::now(),
         });
         let weak = Arc::downgrade(&remote);
-        core.spawn(async move {
-            let (mut last, mut pause, mut failing) = (Vec::new(), AGAIN, false);
+        runtime.spawn(async move {
+            let (mut last, mut pause, mut failing) = (Vec::new(), RETRY_INTERVAL, false);
             loop {
                 let Some(remote) = weak.upgrade() else { return };
-                let read = read(&client, &remote.url).await;
-                pause = match read.and_then(|text| remote.take(text, &mut last)) {
+                let read = fetch(&client, &remote.url).await;
+                pause = match read.and_then(|text| remote.apply(text, &mut last)) {
                     Ok(()) => {
                         if std::mem::take(&mut failing) {
                             tracing::info!(url = remote.url, "the keys of the issuer can be read again");
                         }
-                        remote.usual
+                        remote.interval
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut failing, true) {
@@ -81,7 +81,7 @@ impl Remote {
                                 "the keys of the issuer cannot be read; those that were read before stay"
                             );
                         }
-                        (pause * 2).clamp(AGAIN, remote.usual)
+                        (pause * 2).clamp(RETRY_INTERVAL, remote.interval)
                     }
                 };
                 remote.pending.store(false, Ordering::Release);
@@ -94,7 +94,7 @@ impl Remote {
         Ok(remote)
     }
 
-    fn take(&self, text: Vec<u8>, last: &mut Vec<u8>) -> Result<(), String> {
+    fn apply(&self, text: Vec<u8>, last: &mut Vec<u8>) -> Result<(), String> {
         if text == *last {
             return Ok(());
         }
@@ -105,15 +105,15 @@ impl Remote {
     }
 
     /// Whether a reading may be asked for now; marks it as asked for.
-    fn may_ask(&self) -> bool {
+    fn may_refresh(&self) -> bool {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         let last = self.asked.load(Ordering::Acquire);
-        let due = last == 0 || now.saturating_sub(last - 1) >= SELDOM.as_millis() as u64;
+        let due = last == 0 || now.saturating_sub(last - 1) >= MIN_REFRESH.as_millis() as u64;
         due && self.asked.compare_exchange(last, now + 1, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 
-impl Keys for Remote {
+impl Keys for JwksFetcher {
     fn current(&self) -> Arc<KeySet> {
         self.keys.load_full()
     }
@@ -123,20 +123,20 @@ impl Keys for Remote {
             let mut readings = self.readings.subscribe();
             let before = *readings.borrow_and_update();
             if !self.pending.load(Ordering::Acquire) {
-                if !self.may_ask() {
+                if !self.may_refresh() {
                     // One was made not long ago, and the key was not there.
                     return false;
                 }
                 self.pending.store(true, Ordering::Release);
-                self.wanted.notify_one();
+                self.refresh_wanted.notify_one();
             }
             let read = readings.wait_for(|count| *count > before);
-            tokio::time::timeout(PATIENCE, read).await.is_ok_and(|read| read.is_ok())
+            tokio::time::timeout(REFRESH_WAIT, read).await.is_ok_and(|read| read.is_ok())
         })
     }
 }
 
-async fn read(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
+async fn fetch(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
     let told = |error: reqwest::Error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         format!("{}{cause}", error.without_url())

@@ -21,7 +21,7 @@ pub struct Breaker {
 
 /// How a call may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
+pub enum Admission {
     Normal,
     /// It is the one that tries; whoever holds it says how it went, or gives it back by this number.
     Probe(u64),
@@ -40,8 +40,8 @@ impl Breaker {
     }
 
     /// Lets a call pass, or says when the next one is let through.
-    pub fn pass(&self) -> Result<Pass, Duration> {
-        let Some(open) = self.open_since() else { return Ok(Pass::Normal) };
+    pub fn admit(&self) -> Result<Admission, Duration> {
+        let Some(open) = self.open_since() else { return Ok(Admission::Normal) };
         let wait = self.open_for.saturating_sub(open);
         if !wait.is_zero() {
             return Err(wait);
@@ -51,16 +51,16 @@ impl Breaker {
         let late = Duration::from_millis(now.saturating_sub(out)) > self.open_for;
         let sent = (out == 0 || late)
             && self.probing.compare_exchange(out, now, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if sent { Ok(Pass::Probe(now)) } else { Err(Duration::from_secs(1).min(self.open_for)) }
+        if sent { Ok(Admission::Probe(now)) } else { Err(Duration::from_secs(1).min(self.open_for)) }
     }
 
     /// Notes how a call went; gives whether that opened or closed the circuit.
-    pub fn note(&self, worked: bool) -> Option<State> {
+    pub fn record(&self, worked: bool) -> Option<BreakerState> {
         if worked {
             self.failed.store(0, Ordering::Relaxed);
             let was_open = self.opened.swap(0, Ordering::AcqRel) != 0;
             self.probing.store(0, Ordering::Release);
-            return was_open.then_some(State::Closed);
+            return was_open.then_some(BreakerState::Closed);
         }
         let failed = self.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let tried = self.probing.load(Ordering::Acquire) != 0;
@@ -73,11 +73,11 @@ impl Breaker {
         }
         let was = self.opened.swap(self.now() + 1, Ordering::AcqRel);
         self.probing.store(0, Ordering::Release);
-        (was == 0).then_some(State::Open)
+        (was == 0).then_some(BreakerState::Open)
     }
 
     /// A probe ended without a word about the server.
-    pub fn give_back(&self, probe: u64) {
+    pub fn release_probe(&self, probe: u64) {
         // Another may be out by now.
         let _ = self.probing.compare_exchange(probe, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
@@ -93,7 +93,7 @@ impl Breaker {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum BreakerState {
     Open,
     Closed,
 }
@@ -106,30 +106,30 @@ mod tests {
     fn failures_in_a_row_open_it_and_one_probe_closes_it() {
         let breaker = Breaker::new(3, Duration::from_millis(1));
         let probe = || loop {
-            match breaker.pass() {
-                Ok(Pass::Probe(number)) => return number,
-                Ok(Pass::Normal) => panic!("it is closed"),
+            match breaker.admit() {
+                Ok(Admission::Probe(number)) => return number,
+                Ok(Admission::Normal) => panic!("it is closed"),
                 Err(_) => std::thread::yield_now(),
             }
         };
-        assert_eq!(breaker.note(false), None);
-        assert_eq!(breaker.note(false), None);
+        assert_eq!(breaker.record(false), None);
+        assert_eq!(breaker.record(false), None);
         // A success between them starts the count anew.
-        assert_eq!(breaker.note(true), None);
-        assert_eq!((breaker.note(false), breaker.note(false)), (None, None));
-        assert_eq!(breaker.pass(), Ok(Pass::Normal));
-        assert_eq!(breaker.note(false), Some(State::Open));
+        assert_eq!(breaker.record(true), None);
+        assert_eq!((breaker.record(false), breaker.record(false)), (None, None));
+        assert_eq!(breaker.admit(), Ok(Admission::Normal));
+        assert_eq!(breaker.record(false), Some(BreakerState::Open));
         probe();
         // It failed: open again, and the next one may try.
-        assert_eq!(breaker.note(false), None);
+        assert_eq!(breaker.record(false), None);
         let first = probe();
-        breaker.give_back(first);
+        breaker.release_probe(first);
         // One that takes long does not keep others from trying.
         let (second, third) = (probe(), probe());
-        breaker.give_back(second);
+        breaker.release_probe(second);
         assert_eq!(breaker.probing.load(Ordering::Relaxed), third, "that is another's");
-        assert_eq!(breaker.note(true), Some(State::Closed));
-        assert_eq!(breaker.pass(), Ok(Pass::Normal));
+        assert_eq!(breaker.record(true), Some(BreakerState::Closed));
+        assert_eq!(breaker.admit(), Ok(Admission::Normal));
     }
 
     #[test]
@@ -138,11 +138,11 @@ mod tests {
         // Again if the machine takes so long between two lines that another probe is due.
         for _ in 0..100 {
             let breaker = Breaker::new(1, OPEN);
-            assert_eq!(breaker.note(false), Some(State::Open));
+            assert_eq!(breaker.record(false), Some(BreakerState::Open));
             std::thread::sleep(OPEN * 2);
             let sent = Instant::now();
-            let (first, second) = (breaker.pass(), breaker.pass());
-            assert!(matches!(first, Ok(Pass::Probe(_))));
+            let (first, second) = (breaker.admit(), breaker.admit());
+            assert!(matches!(first, Ok(Admission::Probe(_))));
             if sent.elapsed() < OPEN {
                 return assert!(second.is_err(), "{second:?}");
             }
@@ -153,10 +153,10 @@ mod tests {
     #[test]
     fn while_it_is_open_nothing_passes_and_late_failures_do_not_count() {
         let breaker = Breaker::new(1, Duration::from_secs(3600));
-        assert_eq!(breaker.note(false), Some(State::Open));
-        let wait = breaker.pass().expect_err("open");
+        assert_eq!(breaker.record(false), Some(BreakerState::Open));
+        let wait = breaker.admit().expect_err("open");
         assert!(wait <= Duration::from_secs(3600) && wait > Duration::from_secs(3590));
-        assert_eq!(breaker.note(false), None);
-        assert_eq!(breaker.note(true), Some(State::Closed));
+        assert_eq!(breaker.record(false), None);
+        assert_eq!(breaker.record(true), Some(BreakerState::Closed));
     }
 }

@@ -14,7 +14,7 @@ use mcp::Era;
 use prometheus::Histogram;
 use tokio::sync::Notify;
 
-use circuit_breaker::{Breaker, Pass, State};
+use circuit_breaker::{Admission, Breaker, BreakerState};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -23,9 +23,9 @@ use crate::upstream::demo::Demo;
 use crate::upstream::http::pool;
 use crate::upstream::http::pool::Pool;
 use crate::upstream::http::tls;
-use crate::upstream::http::tls::Trust;
-use crate::upstream::stdio::{Command, Stdio};
-use crate::upstream::{Bounds, Upstream, UpstreamError};
+use crate::upstream::http::tls::UpstreamTls;
+use crate::upstream::stdio::{ServerCommand, Stdio};
+use crate::upstream::{Upstream, UpstreamError, UpstreamLimits};
 use naming::federated;
 
 pub struct Server {
@@ -43,58 +43,58 @@ pub struct Server {
     /// The caller's token is exchanged for one for this audience.
     pub audience: Option<Arc<str>>,
     /// What of the configuration's limits it was made with.
-    pub bounds: Bounds,
+    pub limits: UpstreamLimits,
     /// Stands for what its files of `tls` held.
-    pub print: u64,
+    pub tls_fingerprint: u64,
     max_concurrent: usize,
     /// Cancelled when a configuration has no place for it any more.
     pub retired: CancellationToken,
     /// Told when something shows that its lists are not what it has now.
-    pub outdated: Arc<Notify>,
+    pub lists_stale: Arc<Notify>,
     breaker: Option<Breaker>,
-    running: AtomicUsize,
+    in_flight: AtomicUsize,
     up: AtomicBool,
     /// By era: it was not heard of yet since it was started.
     starting: [AtomicBool; 2],
     last_error: ArcSwapOption<String>,
     /// The reasons that were told since it was up.
-    told: Mutex<Vec<String>>,
+    reported: Mutex<Vec<String>>,
     /// What of its lists was warned of; it outlives a change of its settings.
     warned: Arc<Once>,
-    seconds: OnceLock<Histogram>,
+    latency: OnceLock<Histogram>,
 }
 
 /// A call that counts against `max_concurrent` until it is dropped.
-pub struct Running {
+pub struct CallGuard {
     server: Arc<Server>,
     /// It takes up a place, and its end tells how the server is.
     counts: bool,
     /// It is one that tries whether the server works again.
     probe: Option<u64>,
-    told: AtomicBool,
+    recorded: AtomicBool,
 }
 
-impl Running {
+impl CallGuard {
     pub fn server(&self) -> &Arc<Server> {
         &self.server
     }
 
     /// Tells the circuit breaker how the call went; only the first word counts.
-    pub fn went(&self, error: Option<&UpstreamError>) {
+    pub fn record(&self, error: Option<&UpstreamError>) {
         let Some(breaker) = self.server.breaker.as_ref().filter(|_| self.counts) else { return };
         let worked = match error {
             None => true,
             Some(error) if error.is_fault() => false,
             Some(_) => return,
         };
-        if self.told.swap(true, Ordering::Relaxed) {
+        if self.recorded.swap(true, Ordering::Relaxed) {
             return;
         }
-        match breaker.note(worked) {
-            Some(State::Open) => {
+        match breaker.record(worked) {
+            Some(BreakerState::Open) => {
                 tracing::warn!(server = %self.server.name, "circuit opened: its calls fail; none are sent for a while");
             }
-            Some(State::Closed) => {
+            Some(BreakerState::Closed) => {
                 tracing::info!(server = %self.server.name, "circuit closed: it answers again");
             }
             None => {}
@@ -102,14 +102,15 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         if self.counts {
-            self.server.running.fetch_sub(1, Ordering::Release);
+            self.server.in_flight.fetch_sub(1, Ordering::Release);
         }
-        if let (Some(probe), false, Some(breaker)) = (self.probe, *self.told.get_mut(), &self.server.breaker)
+        if let (Some(probe), false, Some(breaker)) =
+            (self.probe, *self.recorded.get_mut(), &self.server.breaker)
         {
-            breaker.give_back(probe);
+            breaker.release_probe(probe);
         }
     }
 }
@@ -125,17 +126,18 @@ impl Server {
         before: Option<&Self>,
     ) -> Result<Arc<Self>, String> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
-        let bounds = Bounds::of(config, limits);
-        let mut print = tls::print(config);
+        let bounds = UpstreamLimits::of(config, limits);
+        let mut print = tls::fingerprint(config);
         let warned = before.map(|server| server.warned.clone()).unwrap_or_default();
-        let before = before.filter(|server| server.print == print && server.is_kin(config, &bounds));
-        let heir = before.filter(|server| server.is_connected_as(config));
-        let upstream: Arc<dyn Upstream> = match (heir, &config.kind) {
+        let before = before
+            .filter(|server| server.tls_fingerprint == print && server.shares_connection(config, &bounds));
+        let successor = before.filter(|server| server.has_same_connection(config));
+        let upstream: Arc<dyn Upstream> = match (successor, &config.kind) {
             (Some(server), _) => server.upstream.clone(),
             (None, config::Kind::Builtin(config::Builtin::Demo)) => Arc::new(Demo),
             (None, config::Kind::Http { urls, .. }) => {
-                let trust = Trust::read(config).map_err(|error| error.to_string())?;
-                print = trust.print();
+                let trust = UpstreamTls::read(config).map_err(|error| error.to_string())?;
+                print = trust.fingerprint();
                 if config.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
                     tracing::warn!(
                         server = name,
@@ -145,8 +147,8 @@ impl Server {
                 }
                 let headers = config.kind.header_map();
                 let plan =
-                    pool::Plan { name, urls, headers, bounds: &bounds, config, trust: Arc::new(trust) };
-                Arc::new(Pool::new(plan, before.and_then(|server| server.upstream.http()))?)
+                    pool::PoolSettings { name, urls, headers, limits: &bounds, config, tls: Arc::new(trust) };
+                Arc::new(Pool::new(plan, before.and_then(|server| server.upstream.endpoint_pool()))?)
             }
             (None, config::Kind::Stdio { command, args, env, env_pass, cwd }) => {
                 // What is not set, or is no text, is not passed on.
@@ -154,7 +156,7 @@ impl Server {
                     env_pass.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
                 let set = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
                 let env = passed.chain(set).collect();
-                let command = Command {
+                let command = ServerCommand {
                     program: command.clone(),
                     args: args.clone(),
                     env,
@@ -179,26 +181,26 @@ impl Server {
                     (None, _) => name.into(),
                 }
             }),
-            max_concurrent: config.max_concurrent.map_or(usize::MAX, |most| most as usize),
+            max_concurrent: config.max_concurrent.map_or(usize::MAX, |max| max as usize),
             config: config.clone(),
             retired: CancellationToken::new(),
             // Who listens may hold what it was before.
-            outdated: before.map_or_else(Arc::default, |before| before.outdated.clone()),
+            lists_stale: before.map_or_else(Arc::default, |before| before.lists_stale.clone()),
             breaker: bounds.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),
-            running: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
             up: AtomicBool::new(before.is_some_and(Self::is_up)),
             starting: [config.era.is_legacy(), config.era.is_modern()].map(AtomicBool::new),
             last_error: ArcSwapOption::new(before.and_then(Self::last_error)),
-            told: Mutex::default(),
+            reported: Mutex::default(),
             warned,
-            seconds: OnceLock::new(),
-            bounds,
-            print,
+            latency: OnceLock::new(),
+            limits: bounds,
+            tls_fingerprint: print,
         }))
     }
 
     /// Whether this configuration is the same server to connect to, with endpoints of which at least one stays.
-    fn is_kin(&self, config: &config::Server, bounds: &Bounds) -> bool {
+    fn shares_connection(&self, config: &config::Server, limits: &UpstreamLimits) -> bool {
         let is_near = match (&self.config.kind, &config.kind) {
             (
                 config::Kind::Http { urls: old, headers },
@@ -206,11 +208,11 @@ impl Server {
             ) => headers == others && old.iter().any(|url| new.contains(url)),
             (old, new) => old == new,
         };
-        is_near && is_wired_as(&self.config, config) && self.bounds.connects_as(bounds)
+        is_near && same_connection_settings(&self.config, config) && self.limits.same_connection(limits)
     }
 
     /// Whether its connection serves this configuration, of kin, as it is: only pools are made with some more.
-    fn is_connected_as(&self, config: &config::Server) -> bool {
+    fn has_same_connection(&self, config: &config::Server) -> bool {
         let pool = |config: &config::Server| (config.balance, config.retry.clone(), config.health);
         let is_pool = matches!(config.kind, config::Kind::Http { .. });
         !is_pool || self.config.kind == config.kind && pool(&self.config) == pool(config)
@@ -227,7 +229,7 @@ impl Server {
     }
 
     /// The name that a tool is shown by, before any prefix; `None` if the configuration hides it.
-    pub fn shows<'a>(&'a self, tool: &'a str) -> Option<&'a str> {
+    pub fn visible_tool<'a>(&'a self, tool: &'a str) -> Option<&'a str> {
         self.config.tools.shows(tool).then(|| self.config.tools.shown_as(tool))
     }
 
@@ -237,34 +239,35 @@ impl Server {
     }
 
     /// Whether a federated name has this server's prefix.
-    pub fn would_own(&self, name: &str) -> bool {
+    pub fn owns_prefix(&self, name: &str) -> bool {
         let prefix = self.prefix();
         !prefix.is_empty() && name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("__"))
     }
 
     /// Starts one call, if another may run.
-    pub fn start(self: &Arc<Self>) -> Result<Running, UpstreamError> {
-        if self.running.fetch_add(1, Ordering::Acquire) >= self.max_concurrent {
-            self.running.fetch_sub(1, Ordering::Release);
+    pub fn begin_call(self: &Arc<Self>) -> Result<CallGuard, UpstreamError> {
+        if self.in_flight.fetch_add(1, Ordering::Acquire) >= self.max_concurrent {
+            self.in_flight.fetch_sub(1, Ordering::Release);
             return Err(UpstreamError::Busy(self.max_concurrent));
         }
-        let passed = self.breaker.as_ref().map_or(Ok(Pass::Normal), Breaker::pass);
+        let passed = self.breaker.as_ref().map_or(Ok(Admission::Normal), Breaker::admit);
         let probe = match passed {
-            Ok(Pass::Probe(number)) => Some(number),
+            Ok(Admission::Probe(number)) => Some(number),
             _ => None,
         };
-        let running = Running { server: self.clone(), counts: true, probe, told: AtomicBool::new(false) };
-        passed.map(|_| running).map_err(UpstreamError::Open)
+        let running =
+            CallGuard { server: self.clone(), counts: true, probe, recorded: AtomicBool::new(false) };
+        passed.map(|_| running).map_err(UpstreamError::CircuitOpen)
     }
 
     /// A message that belongs to a call which runs already, as an answer to what the server asked in it: that call has its
     /// place, and waits for this.
-    pub fn aside(self: &Arc<Self>) -> Running {
-        Running { server: self.clone(), counts: false, probe: None, told: AtomicBool::new(true) }
+    pub fn untracked(self: &Arc<Self>) -> CallGuard {
+        CallGuard { server: self.clone(), counts: false, probe: None, recorded: AtomicBool::new(true) }
     }
 
-    pub fn running(&self) -> usize {
-        self.running.load(Ordering::Acquire)
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
     }
 
     pub fn is_up(&self) -> bool {
@@ -277,20 +280,20 @@ impl Server {
     }
 
     /// Whether it is starting and cannot be called at all yet.
-    pub fn is_awaited(&self) -> bool {
+    pub fn is_startup_awaited(&self) -> bool {
         !self.is_up() && (self.is_starting(Era::Legacy) || self.is_starting(Era::Modern))
     }
 
     /// Notes the eras in which it is starting.
-    pub fn starts(&self, eras: [bool; 2]) {
+    pub fn set_starting(&self, eras: [bool; 2]) {
         for (starting, now) in self.starting.iter().zip(eras) {
             starting.store(now, Ordering::Relaxed);
         }
     }
 
     /// The histogram of the time that its answers take.
-    pub fn upstream_seconds(&self, metrics: &Metrics) -> &Histogram {
-        self.seconds.get_or_init(|| metrics.upstream_seconds(&self.name))
+    pub fn latency(&self, metrics: &Metrics) -> &Histogram {
+        self.latency.get_or_init(|| metrics.upstream_seconds(&self.name))
     }
 
     /// What went wrong last, while the server is down.
@@ -309,11 +312,11 @@ impl Server {
 
     /// Notes that the server answers (`None`) or why it does not; gives whether that is news. A reason is none that was
     /// given since the server answered last, in whatever order they come.
-    pub fn note(&self, error: Option<String>) -> bool {
+    pub fn set_error(&self, error: Option<String>) -> bool {
         let up = error.is_none();
-        let gist = error.as_deref().map(gist);
+        let gist = error.as_deref().map(reason_key);
         self.last_error.store(error.map(Arc::new));
-        let mut told = self.told.lock().expect("nobody panics with the lock");
+        let mut told = self.reported.lock().expect("nobody panics with the lock");
         let changed = self.up.swap(up, Ordering::Relaxed) != up;
         let Some(gist) = gist else {
             told.clear();
@@ -331,15 +334,15 @@ impl Server {
 const REASONS: usize = 8;
 
 /// What of a reason is the same each time: ids and times in it are not.
-fn gist(reason: &str) -> String {
+fn reason_key(reason: &str) -> String {
     let varies = |word: &str| word.len() > 5 && word.bytes().any(|byte| byte.is_ascii_digit());
-    let words = reason.split_ascii_whitespace().map(|word| if varies(word) { "#" } else { word });
-    words.collect::<Vec<_>>().join(" ")
+    let message = reason.split_ascii_whitespace().map(|word| if varies(word) { "#" } else { word });
+    message.collect::<Vec<_>>().join(" ")
 }
 
 /// Whether two configurations differ in nothing that a connection was made with. What is named here a reload can change
 /// without touching the connection; a setting that is added to the configuration counts as of the connection.
-fn is_wired_as(one: &config::Server, other: &config::Server) -> bool {
+fn same_connection_settings(one: &config::Server, other: &config::Server) -> bool {
     let bare = |config: &config::Server| config::Server {
         kind: config::Kind::Builtin(config::Builtin::Demo),
         prefix: String::new(),
@@ -370,7 +373,7 @@ mod tests {
     fn a_reason_is_told_once_until_the_server_has_answered() {
         let config = crate::config::Config::quickstart();
         let server = Server::new("demo", &config.servers["demo"], &config.limits, None).expect("a server");
-        let note = |error: Option<&str>| server.note(error.map(str::to_owned));
+        let note = |error: Option<&str>| server.set_error(error.map(str::to_owned));
         assert!(note(Some("HTTP 404")));
         for reason in ["HTTP 404", "HTTP 404"] {
             assert!(!note(Some(reason)), "it was told");

@@ -7,55 +7,55 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 /// Resources that a session may follow, and bytes of their addresses together.
-const MOST: usize = 1024;
-const BYTES: usize = 64 * 1024;
+const MAX_SUBSCRIPTIONS: usize = 1024;
+const MAX_BYTES: usize = 64 * 1024;
 
 #[derive(Default)]
-pub struct Memory(Mutex<Kept>);
+pub struct ClientState(Mutex<StoredState>);
 
 #[derive(Default)]
-struct Kept {
+struct StoredState {
     /// The params of the last `logging/setLevel`.
     level: Option<Bytes>,
     /// By the name of the server, which outlives its settings.
-    followed: HashMap<Arc<str>, BTreeSet<String>>,
+    subscriptions: HashMap<Arc<str>, BTreeSet<String>>,
     count: usize,
     bytes: usize,
 }
 
 /// What a request sets, once its server has answered that it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deed {
-    Follow(String),
-    Unfollow(String),
+pub enum StateChange {
+    Subscribe(String),
+    Unsubscribe(String),
     /// The params of `logging/setLevel`.
-    Level(Bytes),
+    LogLevel(Bytes),
 }
 
-impl Memory {
+impl ClientState {
     /// Whether another resource may be followed.
     pub fn has_room(&self, server: &str, uri: &str) -> bool {
-        let kept = self.kept();
-        kept.followed.get(server).is_some_and(|uris| uris.contains(uri))
-            || kept.count < MOST && kept.bytes + uri.len() <= BYTES
+        let kept = self.lock();
+        kept.subscriptions.get(server).is_some_and(|uris| uris.contains(uri))
+            || kept.count < MAX_SUBSCRIPTIONS && kept.bytes + uri.len() <= MAX_BYTES
     }
 
-    pub fn note(&self, server: &Arc<str>, deed: &Deed) {
-        let mut kept = self.kept();
-        match deed {
-            Deed::Level(params) => kept.level = Some(params.clone()),
-            Deed::Follow(uri) => {
-                let new = kept.followed.entry(server.clone()).or_default().insert(uri.clone());
+    pub fn apply(&self, server: &Arc<str>, state_change: &StateChange) {
+        let mut kept = self.lock();
+        match state_change {
+            StateChange::LogLevel(params) => kept.level = Some(params.clone()),
+            StateChange::Subscribe(uri) => {
+                let new = kept.subscriptions.entry(server.clone()).or_default().insert(uri.clone());
                 if new {
                     kept.count += 1;
                     kept.bytes += uri.len();
                 }
             }
-            Deed::Unfollow(uri) => {
-                let Some(uris) = kept.followed.get_mut(server) else { return };
+            StateChange::Unsubscribe(uri) => {
+                let Some(uris) = kept.subscriptions.get_mut(server) else { return };
                 if uris.remove(uri) {
                     if uris.is_empty() {
-                        kept.followed.remove(server);
+                        kept.subscriptions.remove(server);
                     }
                     kept.count -= 1;
                     kept.bytes -= uri.len();
@@ -65,30 +65,30 @@ impl Memory {
     }
 
     pub fn set_level(&self, params: Bytes) {
-        self.kept().level = Some(params);
+        self.lock().level = Some(params);
     }
 
     /// The params of the last `logging/setLevel`.
     pub fn level(&self) -> Option<Bytes> {
-        self.kept().level.clone()
+        self.lock().level.clone()
     }
 
     /// The resources of a server that are followed.
-    pub fn followed(&self, server: &str) -> Vec<String> {
-        self.kept().followed.get(server).into_iter().flatten().cloned().collect()
+    pub fn subscriptions(&self, server: &str) -> Vec<String> {
+        self.lock().subscriptions.get(server).into_iter().flatten().cloned().collect()
     }
 
-    pub fn follows(&self, server: &str) -> bool {
-        self.kept().followed.contains_key(server)
+    pub fn is_subscribed(&self, server: &str) -> bool {
+        self.lock().subscriptions.contains_key(server)
     }
 
     /// The server at which a resource is followed, whether it lists that or not.
-    pub fn where_followed(&self, uri: &str) -> Option<Arc<str>> {
-        let kept = self.kept();
-        kept.followed.iter().find(|(_, uris)| uris.contains(uri)).map(|(server, _)| server.clone())
+    pub fn subscribed_servers(&self, uri: &str) -> Option<Arc<str>> {
+        let kept = self.lock();
+        kept.subscriptions.iter().find(|(_, uris)| uris.contains(uri)).map(|(server, _)| server.clone())
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, StoredState> {
         self.0.lock().expect("no holder of the lock panics")
     }
 }
@@ -99,20 +99,20 @@ mod tests {
 
     #[test]
     fn what_is_followed_is_counted_once_and_bounded() {
-        let (memory, one): (Memory, Arc<str>) = (Memory::default(), "one".into());
+        let (memory, one): (ClientState, Arc<str>) = (ClientState::default(), "one".into());
         let uri = |number: usize| format!("test://{number}");
-        for number in 0..MOST {
+        for number in 0..MAX_SUBSCRIPTIONS {
             assert!(memory.has_room("one", &uri(number)));
-            memory.note(&one, &Deed::Follow(uri(number)));
-            memory.note(&one, &Deed::Follow(uri(number)));
+            memory.apply(&one, &StateChange::Subscribe(uri(number)));
+            memory.apply(&one, &StateChange::Subscribe(uri(number)));
         }
         assert!(!memory.has_room("one", "test://more") && memory.has_room("one", &uri(3)));
-        assert_eq!(memory.where_followed(&uri(3)), Some(one.clone()));
-        for number in 0..MOST {
-            memory.note(&one, &Deed::Unfollow(uri(number)));
-            memory.note(&one, &Deed::Unfollow(uri(number)));
+        assert_eq!(memory.subscribed_servers(&uri(3)), Some(one.clone()));
+        for number in 0..MAX_SUBSCRIPTIONS {
+            memory.apply(&one, &StateChange::Unsubscribe(uri(number)));
+            memory.apply(&one, &StateChange::Unsubscribe(uri(number)));
         }
-        assert!(!memory.follows("one") && memory.has_room("one", "test://more"));
-        assert!(!memory.has_room("one", &"x".repeat(BYTES + 1)));
+        assert!(!memory.is_subscribed("one") && memory.has_room("one", "test://more"));
+        assert!(!memory.has_room("one", &"x".repeat(MAX_BYTES + 1)));
     }
 }

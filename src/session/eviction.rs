@@ -7,14 +7,14 @@ use std::sync::Arc;
 use dashmap::Entry;
 
 use super::Session;
-use super::manager::Sessions;
+use super::manager::SessionManager;
 use super::share::{Full, place};
 
-impl Sessions {
+impl SessionManager {
     /// Counts a session in, in the place of others of its holder if it has to be.
-    pub(super) fn take_share(&self, session: &Arc<Session>, each: usize) -> Result<(), Full> {
+    pub(super) fn acquire_share(&self, session: &Arc<Session>, each: usize) -> Result<(), Full> {
         let now = self.now();
-        let mut held = self.held.entry(session.holder.clone()).or_default();
+        let mut held = self.by_owner.entry(session.owner_key.clone()).or_default();
         let mut gone = Vec::new();
         if held.sessions.len() >= each {
             let refused = |wait| Full::Share { most: each, wait };
@@ -36,8 +36,8 @@ impl Sessions {
         Ok(())
     }
 
-    pub(super) fn give_share_back(&self, session: &Arc<Session>) {
-        if let Entry::Occupied(mut held) = self.held.entry(session.holder.clone()) {
+    pub(super) fn release_share(&self, session: &Arc<Session>) {
+        if let Entry::Occupied(mut held) = self.by_owner.entry(session.owner_key.clone()) {
             held.get_mut().sessions.remove(&place(session));
             if held.get().sessions.is_empty() {
                 held.remove();
@@ -47,12 +47,14 @@ impl Sessions {
 
     /// Ends what the caller with the most sessions uses least; gives whether that was anything. It looks at all
     /// callers, and so ends several at once.
-    pub(super) fn make_room(&self) -> bool {
+    pub(super) fn evict_idle(&self) -> bool {
         // One look at a time; who comes meanwhile is refused.
-        let Ok(_only) = self.room.try_lock() else { return false };
-        let most = self.held.iter().max_by_key(|held| held.sessions.len()).map(|held| held.key().clone());
-        let gone =
-            most.and_then(|most| Some(self.held.get_mut(&most)?.give_up(self.now()))).unwrap_or_default();
+        let Ok(_only) = self.eviction.try_lock() else { return false };
+        let largest =
+            self.by_owner.iter().max_by_key(|held| held.sessions.len()).map(|held| held.key().clone());
+        let gone = largest
+            .and_then(|largest| Some(self.by_owner.get_mut(&largest)?.give_up(self.now())))
+            .unwrap_or_default();
         for session in &gone {
             self.end(session);
         }
@@ -76,12 +78,12 @@ mod tests {
 
     const PATH: &str = "/mcp";
 
-    fn open(sessions: &Sessions, owner: &Caller, max: usize) -> Option<Arc<Session>> {
+    fn open(sessions: &SessionManager, owner: &Caller, max: usize) -> Option<Arc<Session>> {
         let room = Room { all: max, each: usize::MAX };
         open_in(sessions, Holder::new(owner.clone(), None), room).ok()
     }
 
-    fn open_in(sessions: &Sessions, holder: Holder, room: Room) -> Result<Arc<Session>, Full> {
+    fn open_in(sessions: &SessionManager, holder: Holder, room: Room) -> Result<Arc<Session>, Full> {
         let none = Bytes::from_static(b"{}");
         sessions.open(holder, &Arc::from(PATH), "2025-11-25", none.clone(), none, room)
     }
@@ -91,8 +93,8 @@ mod tests {
     }
 
     /// As if the second had passed in which nothing was found.
-    fn a_second_later(sessions: &Sessions) {
-        sessions.held.iter_mut().for_each(|mut held| held.looked = None);
+    fn a_second_later(sessions: &SessionManager) {
+        sessions.by_owner.iter_mut().for_each(|mut held| held.looked = None);
     }
 
     fn caller(user: &str) -> Caller {
@@ -101,7 +103,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_holds_more_than_its_share_even_if_it_uses_all() {
-        let sessions = Sessions::new(Metrics::new(), Handle::current());
+        let sessions = SessionManager::new(Metrics::new(), Handle::current());
         let room = Room { all: 20, each: 4 };
         let greedy = Holder::new(caller("greedy"), None);
         let mut theirs = Vec::new();
@@ -130,7 +132,7 @@ mod tests {
 
     #[tokio::test]
     async fn anonymous_callers_share_by_address() {
-        let sessions = Sessions::new(Metrics::new(), Handle::current());
+        let sessions = SessionManager::new(Metrics::new(), Handle::current());
         let room = Room { all: 20, each: 1 };
         let mut all = Vec::new();
         for (address, opens) in [
@@ -153,12 +155,12 @@ mod tests {
         let at = |address: &str| Holder::new(known.clone(), address.parse().ok());
         assert!(at("192.0.2.1") == at("192.0.2.2"));
         sessions.close().await;
-        assert!(sessions.held.is_empty());
+        assert!(sessions.by_owner.is_empty());
     }
 
     #[tokio::test]
     async fn who_opens_sessions_without_end_takes_the_place_of_its_own() {
-        let sessions = Sessions::new(Metrics::new(), Handle::current());
+        let sessions = SessionManager::new(Metrics::new(), Handle::current());
         let (good, greedy) = (caller("good"), caller("greedy"));
         let theirs: Vec<_> = (0..4).filter_map(|_| open(&sessions, &good, 20)).collect();
         let used = open(&sessions, &greedy, 20).expect("there is room");
@@ -176,7 +178,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_in_use_is_not_taken() {
-        let sessions = Sessions::new(Metrics::new(), Handle::current());
+        let sessions = SessionManager::new(Metrics::new(), Handle::current());
         let owner = caller("one");
         let all: Vec<_> = (0..4).filter_map(|_| open(&sessions, &owner, 4)).collect();
         for session in &all {

@@ -16,70 +16,70 @@ use super::Session;
 use super::id_map::CANCELLED;
 use crate::server::Server;
 use crate::upstream::WireId;
-use crate::upstream::http::Seat;
+use crate::upstream::http::UpstreamSession;
 use mcp::jsonrpc::message;
 
 /// Requests without an exchange that are kept; of more, the oldest is given up.
-const MOST: usize = 64;
+const MAX_IN_FLIGHT: usize = 64;
 /// Bytes of an id that is kept without an exchange.
-const LONGEST: usize = 1024;
+const MAX_ID: usize = 1024;
 /// How long one of these keeps its session from being idle, in seconds.
-const LEFT: u64 = 15 * 60;
+const DETACHED_TTL_SECS: u64 = 15 * 60;
 
 /// Answered requests whose ids are kept, since their client may go on with the stream of the answer.
 const ANSWERED: usize = 32;
 
 /// By id, as written, and those that are answered.
 #[derive(Default)]
-pub struct Runs {
-    live: Mutex<HashMap<Bytes, Arc<Run>>>,
-    answered: Mutex<VecDeque<Known>>,
+pub struct InFlight {
+    live: Mutex<HashMap<Bytes, Arc<InFlightRequest>>>,
+    answered: Mutex<VecDeque<AnsweredRequest>>,
 }
 
 /// What goes to an HTTP server in the places of the client's id and progress token.
 #[derive(Clone, Debug)]
-pub struct Sent {
+pub struct SentIds {
     pub wire: WireId,
     /// The client's own token, as written.
     pub token: Option<Bytes>,
 }
 
-impl Sent {
+impl SentIds {
     /// For a message that no answer comes to.
-    pub fn aside() -> Self {
+    pub fn untracked() -> Self {
         Self { wire: WireId::next(), token: None }
     }
 }
 
 /// A request that is under way.
-pub struct Run {
+pub struct InFlightRequest {
     id: Bytes,
     /// What its server knows it by, where it goes over HTTP.
-    sent: Option<Sent>,
+    sent: Option<SentIds>,
     pub server: Arc<Server>,
     /// The seat that it was sent in, where it goes over HTTP.
-    seat: ArcSwapOption<Seat>,
+    upstream_session: ArcSwapOption<UpstreamSession>,
     /// Ends it where it runs in this process.
     pub stop: Option<CancellationToken>,
     /// The second of the session's clock in which its exchange ended without an answer, and one more; 0 before.
-    left: AtomicU64,
+    detached_at: AtomicU64,
 }
 
 /// A request as its client knows it.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct AnsweredRequest {
     pub id: Bytes,
-    pub sent: Sent,
+    pub sent: SentIds,
 }
 
-impl Run {
-    pub fn seat(&self) -> Option<Arc<Seat>> {
-        self.seat.load_full()
+impl InFlightRequest {
+    pub fn upstream_session(&self) -> Option<Arc<UpstreamSession>> {
+        self.upstream_session.load_full()
     }
 
     /// It is sent in this seat.
-    pub fn sits(&self, seat: &Arc<Seat>) {
-        self.seat.store(Some(seat.clone()));
+    pub fn bind(&self, upstream_session: &Arc<UpstreamSession>) {
+        self.upstream_session.store(Some(upstream_session.clone()));
     }
 
     /// The client's id, as written.
@@ -88,39 +88,39 @@ impl Run {
     }
 
     /// What its server knows it by, where it goes over HTTP.
-    pub fn sent(&self) -> Option<&Sent> {
+    pub fn sent(&self) -> Option<&SentIds> {
         self.sent.as_ref()
     }
 
-    fn known(&self) -> Option<Known> {
-        Some(Known { id: self.id.clone(), sent: self.sent.clone()? })
+    fn answered(&self) -> Option<AnsweredRequest> {
+        Some(AnsweredRequest { id: self.id.clone(), sent: self.sent.clone()? })
     }
 
     fn is_live(&self, now: u64) -> bool {
-        let left = self.left.load(Ordering::Relaxed);
-        left == 0 || left + LEFT > now
+        let left = self.detached_at.load(Ordering::Relaxed);
+        left == 0 || left + DETACHED_TTL_SECS > now
     }
 }
 
 /// The exchange of a request: its end is the end of the request, unless it is kept.
-pub struct Begun {
+pub struct InFlightGuard {
     session: Arc<Session>,
-    run: Arc<Run>,
+    request: Arc<InFlightRequest>,
 }
 
-impl Begun {
+impl InFlightGuard {
     /// The exchange is over and there was no answer: the request may go on without it.
-    pub fn keep(&self) {
-        if self.run.id.len() <= LONGEST {
-            self.run.left.store(self.session.clock() + 1, Ordering::Relaxed);
-            self.session.runs.shed();
+    pub fn detach(&self) {
+        if self.request.id.len() <= MAX_ID {
+            self.request.detached_at.store(self.session.clock() + 1, Ordering::Relaxed);
+            self.session.in_flight.evict();
         }
     }
 
     /// It was answered on a stream that its client may go on with from before the answer.
     pub fn remember(&self) {
-        let Some(known) = self.run.known() else { return };
-        let mut answered = self.session.runs.answered.lock().expect("no holder of the lock panics");
+        let Some(known) = self.request.answered() else { return };
+        let mut answered = self.session.in_flight.answered.lock().expect("no holder of the lock panics");
         if answered.len() == ANSWERED {
             answered.pop_front();
         }
@@ -129,12 +129,15 @@ impl Begun {
 
     /// Tells its server that nobody waits for the answer.
     pub fn cancel(&self, why: &'static str) {
-        let (run, Some(seat)) = (self.run.clone(), self.run.seat()) else { return };
-        self.session.core.spawn(async move {
-            let (Some(http), Some(sent)) = (run.server.upstream.http(), run.sent()) else { return };
+        let (request, Some(upstream_session)) = (self.request.clone(), self.request.upstream_session())
+        else {
+            return;
+        };
+        self.session.runtime.spawn(async move {
+            let (Some(http), Some(sent)) = (request.server.upstream.endpoint_pool(), request.sent()) else { return };
             let params = format!(r#"{{"requestId":{},"reason":"{why}"}}"#, sent.wire.as_str());
-            if let Err(error) = http.notify(&seat, CANCELLED, params.into()).await {
-                tracing::debug!(server = %run.server.name, %error, "a call that timed out was not cancelled");
+            if let Err(error) = http.notify(&upstream_session, CANCELLED, params.into()).await {
+                tracing::debug!(server = %request.server.name, %error, "a call that timed out was not cancelled");
             }
         });
     }
@@ -143,53 +146,57 @@ impl Begun {
         &self.session
     }
 
-    pub fn run(&self) -> &Arc<Run> {
-        &self.run
+    pub fn request(&self) -> &Arc<InFlightRequest> {
+        &self.request
     }
 }
 
-impl Drop for Begun {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.session.touch();
-        if self.run.left.load(Ordering::Relaxed) == 0 {
-            self.session.runs.end(&self.run);
+        if self.request.detached_at.load(Ordering::Relaxed) == 0 {
+            self.session.in_flight.end(&self.request);
         }
     }
 }
 
-impl Runs {
+impl InFlight {
     pub fn begin(
         session: &Arc<Session>,
         id: Bytes,
-        sent: Option<Sent>,
+        sent: Option<SentIds>,
         server: &Arc<Server>,
         stop: Option<CancellationToken>,
-    ) -> Begun {
-        let run = Run {
+    ) -> InFlightGuard {
+        let request = InFlightRequest {
             id: id.clone(),
             sent,
             server: server.clone(),
-            seat: ArcSwapOption::empty(),
+            upstream_session: ArcSwapOption::empty(),
             stop,
-            left: AtomicU64::new(0),
+            detached_at: AtomicU64::new(0),
         };
-        let run = Arc::new(run);
-        session.runs.all().insert(id, run.clone());
-        Begun { session: session.clone(), run }
+        let request = Arc::new(request);
+        session.in_flight.all().insert(id, request.clone());
+        InFlightGuard { session: session.clone(), request }
     }
 
     /// The request of this id.
-    pub fn get(&self, id: &[u8]) -> Option<Arc<Run>> {
+    pub fn get(&self, id: &[u8]) -> Option<Arc<InFlightRequest>> {
         let all = self.all();
         // Nearly always written as it was before.
-        let known = all.get(id).or_else(|| all.values().find(|run| message::same_id(&run.id, id)));
+        let known = all.get(id).or_else(|| all.values().find(|request| message::same_id(&request.id, id)));
         known.cloned()
     }
 
     /// The request that a server of this session knows by this id.
-    pub fn known_as(&self, wire: &[u8]) -> Option<Known> {
-        let is = |sent: &Sent| message::same_id(&sent.wire, wire);
-        let live = self.all().values().find(|run| run.sent().is_some_and(is)).and_then(|run| run.known());
+    pub fn answered_as(&self, wire: &[u8]) -> Option<AnsweredRequest> {
+        let is = |sent: &SentIds| message::same_id(&sent.wire, wire);
+        let live = self
+            .all()
+            .values()
+            .find(|request| request.sent().is_some_and(is))
+            .and_then(|request| request.answered());
         live.or_else(|| {
             let answered = self.answered.lock().expect("no holder of the lock panics");
             answered.iter().find(|known| is(&known.sent)).cloned()
@@ -197,43 +204,50 @@ impl Runs {
     }
 
     /// The answer of a request without an exchange was seen, or it was cancelled.
-    pub fn done(&self, id: &[u8]) {
-        let run = self.get(id).filter(|run| run.left.load(Ordering::Relaxed) > 0);
-        if let Some(run) = run {
-            self.end(&run);
+    pub fn remove(&self, id: &[u8]) {
+        let request = self.get(id).filter(|request| request.detached_at.load(Ordering::Relaxed) > 0);
+        if let Some(request) = request {
+            self.end(&request);
         }
     }
 
-    fn end(&self, run: &Arc<Run>) {
+    fn end(&self, request: &Arc<InFlightRequest>) {
         let mut all = self.all();
         // Its client may have begun another of the same id.
-        if all.get(&run.id).is_some_and(|known| Arc::ptr_eq(known, run)) {
-            all.remove(&run.id);
+        if all.get(&request.id).is_some_and(|known| Arc::ptr_eq(known, request)) {
+            all.remove(&request.id);
         }
     }
 
     /// Whether any is under way, as far as that can be known; of one seat, if one is named.
-    pub fn any(&self, now: u64, seat: Option<u64>) -> bool {
-        let sits = |run: &Run| {
-            seat.is_none_or(|number| run.seat.load().as_ref().is_some_and(|seat| seat.number == number))
+    pub fn any(&self, now: u64, upstream_session: Option<u64>) -> bool {
+        let sits = |request: &InFlightRequest| {
+            upstream_session.is_none_or(|number| {
+                request
+                    .upstream_session
+                    .load()
+                    .as_ref()
+                    .is_some_and(|upstream_session| upstream_session.id == number)
+            })
         };
-        self.all().values().any(|run| run.is_live(now) && sits(run))
+        self.all().values().any(|request| request.is_live(now) && sits(request))
     }
 
-    pub fn drain(&self) -> Vec<Arc<Run>> {
-        self.all().drain().map(|(_, run)| run).collect()
+    pub fn drain(&self) -> Vec<Arc<InFlightRequest>> {
+        self.all().drain().map(|(_, request)| request).collect()
     }
 
-    fn shed(&self) {
+    fn evict(&self) {
         let mut all = self.all();
-        let left = |run: &Arc<Run>| run.left.load(Ordering::Relaxed);
-        if all.values().filter(|run| left(run) > 0).count() > MOST {
-            let oldest = all.values().filter(|run| left(run) > 0).min_by_key(|run| left(run)).cloned();
-            oldest.map(|run| all.remove(&run.id));
+        let left = |request: &Arc<InFlightRequest>| request.detached_at.load(Ordering::Relaxed);
+        if all.values().filter(|request| left(request) > 0).count() > MAX_IN_FLIGHT {
+            let oldest =
+                all.values().filter(|request| left(request) > 0).min_by_key(|request| left(request)).cloned();
+            oldest.map(|request| all.remove(&request.id));
         }
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<Bytes, Arc<Run>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<Bytes, Arc<InFlightRequest>>> {
         self.live.lock().expect("no holder of the lock panics")
     }
 }

@@ -19,26 +19,26 @@ use super::{Servers, Session};
 use crate::telemetry::Metrics;
 use mcp::jsonrpc::message;
 
-pub struct Sessions {
+pub struct SessionManager {
     pub(super) open: DashMap<String, Arc<Session>>,
     /// The same sessions by those whose they are.
-    pub(super) held: DashMap<Holder, Held>,
+    pub(super) by_owner: DashMap<Holder, Held>,
     /// Held by who makes room.
-    pub(super) room: Mutex<()>,
+    pub(super) eviction: Mutex<()>,
     started: Instant,
     metrics: Arc<Metrics>,
-    core: Handle,
+    runtime: Handle,
 }
 
-impl Sessions {
-    pub fn new(metrics: Arc<Metrics>, core: Handle) -> Arc<Self> {
+impl SessionManager {
+    pub fn new(metrics: Arc<Metrics>, runtime: Handle) -> Arc<Self> {
         Arc::new(Self {
             open: DashMap::new(),
-            held: DashMap::new(),
-            room: Mutex::default(),
+            by_owner: DashMap::new(),
+            eviction: Mutex::default(),
             started: Instant::now(),
             metrics,
-            core,
+            runtime,
         })
     }
 
@@ -51,7 +51,7 @@ impl Sessions {
         client_info: Bytes,
         room: Room,
     ) -> Result<Arc<Session>, Full> {
-        if self.open.len() >= room.all && !self.make_room() {
+        if self.open.len() >= room.all && !self.evict_idle() {
             return Err(Full::All(room.all));
         }
         let mut random = [0; 24];
@@ -60,29 +60,29 @@ impl Sessions {
             id: URL_SAFE_NO_PAD.encode(random),
             path: path.clone(),
             owner: holder.owner().clone(),
-            holder,
+            owner_key: holder,
             version,
-            has_people: ["sampling", "elicitation"]
+            supports_elicitation: ["sampling", "elicitation"]
                 .iter()
                 .any(|name| message::member(&capabilities, name).is_some()),
             capabilities,
             client_info,
-            places: Mutex::new(HashMap::new()),
-            parting: Mutex::default(),
+            upstream_slots: Mutex::new(HashMap::new()),
+            draining: Mutex::default(),
             outbox: Arc::default(),
-            told: ArcSwapOption::empty(),
-            ears: Mutex::default(),
-            asked: super::Asked::default(),
-            runs: super::Runs::default(),
-            memory: super::Memory::default(),
-            lends: AtomicBool::new(false),
+            list_change_caller: ArcSwapOption::empty(),
+            shared: Mutex::default(),
+            server_requests: super::PendingServerRequests::default(),
+            in_flight: super::InFlight::default(),
+            client_state: super::ClientState::default(),
+            uses_client_auth: AtomicBool::new(false),
             used: AtomicU64::new(self.now()),
             unused: AtomicBool::new(true),
             started: self.started,
             ended: CancellationToken::new(),
-            core: self.core.clone(),
+            runtime: self.runtime.clone(),
         });
-        self.take_share(&session, room.each)?;
+        self.acquire_share(&session, room.each)?;
         self.open.insert(session.id.clone(), session.clone());
         self.metrics.sessions.set(self.open.len() as i64);
         Ok(session)
@@ -99,17 +99,17 @@ impl Sessions {
     /// Ends a session; its seats are left in the background.
     pub fn end(&self, session: &Session) {
         if let Some((_, session)) = self.open.remove(&session.id) {
-            self.give_share_back(&session);
+            self.release_share(&session);
             self.metrics.sessions.set(self.open.len() as i64);
-            self.core.spawn(async move { session.leave().await });
+            self.runtime.spawn(async move { session.close_upstreams().await });
         }
     }
 
     /// Other servers have taken the places of some: what sessions have at those goes to those of the same names, or ends.
-    pub fn adopt(&self, servers: &Servers) {
+    pub fn apply_servers(&self, servers: &Servers) {
         let all: Vec<Arc<Session>> = self.open.iter().map(|session| session.clone()).collect();
         for session in all {
-            session.adopt(servers);
+            session.apply_servers(servers);
         }
     }
 
@@ -133,8 +133,8 @@ impl Sessions {
     pub async fn close(&self) {
         let all: Vec<Arc<Session>> = self.open.iter().map(|session| session.clone()).collect();
         self.open.clear();
-        self.held.clear();
-        futures::future::join_all(all.iter().map(|session| session.leave())).await;
+        self.by_owner.clear();
+        futures::future::join_all(all.iter().map(|session| session.close_upstreams())).await;
     }
 
     /// Seconds since the process started.

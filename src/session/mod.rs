@@ -2,7 +2,7 @@
 //!
 //! A session id is 192 random bits and means nothing outside this process. A session belongs to the caller that
 //! opened it and to the endpoint it was opened on; for another caller or on another path it does not exist. Its seats are
-//! in `place`, `listening` and `leaving`, what runs in it in `runs`, and all sessions of the process in `table`.
+//! in `upstream_session`, `upstream_notifications` and `upstream_close`, what runs in it in `in_flight`, and all sessions of the process in `manager`.
 
 mod client_state;
 mod declined_requests;
@@ -35,25 +35,25 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Server;
-use crate::telemetry::Dropped;
+use crate::telemetry::DroppedMessage;
 use crate::upstream::WireId;
-use crate::upstream::call_timer::Clock;
-use crate::upstream::http::{Fnv, Seat};
-use id_map::Matter;
+use crate::upstream::call_timer::CallTimer;
+use crate::upstream::http::{Fnv, UpstreamSession};
+use id_map::ServerMessageKind;
 use mcp::jsonrpc::message;
 use mcp::method;
 use mcp::method::{Goes, Method, Sender};
 use mcp::version;
 
-pub use client_state::{Deed, Memory};
-pub use in_flight::{Begun, Run, Runs, Sent};
-pub use manager::Sessions;
-pub use outbox::{Item, Outbox, Stream, TooMany};
-pub use server_requests::Answering;
-use server_requests::Asked;
+pub use client_state::{ClientState, StateChange};
+pub use in_flight::{InFlight, InFlightGuard, InFlightRequest, SentIds};
+pub use manager::SessionManager;
+pub use outbox::{Outbox, OutboxItem, OutboxStream, TooManyStreams};
+pub use server_requests::ClientAnswer;
+use server_requests::PendingServerRequests;
 pub use share::{Full, Holder, Room};
-use shared_upstream::Shared;
-use upstream_session::Place;
+use shared_upstream::SharedSubscription;
+use upstream_session::UpstreamSlot;
 
 pub struct Session {
     pub id: String,
@@ -61,62 +61,62 @@ pub struct Session {
     pub path: Arc<str>,
     owner: Caller,
     /// In whose share it counts.
-    holder: Holder,
+    owner_key: Holder,
     /// The revision that was agreed on with the client.
     pub version: &'static str,
     /// The client's own `capabilities` and `clientInfo`, as JSON.
     capabilities: Bytes,
     client_info: Bytes,
     /// Servers may ask the client what takes a person to answer.
-    pub has_people: bool,
+    pub supports_elicitation: bool,
     /// By the serial of the server.
-    places: Mutex<HashMap<u64, Arc<Place>>>,
+    upstream_slots: Mutex<HashMap<u64, Arc<UpstreamSlot>>>,
     /// Seats that others have taken the place of, and in which something still runs.
-    parting: Mutex<Vec<(Arc<Server>, Arc<Seat>)>>,
+    draining: Mutex<Vec<(Arc<Server>, Arc<UpstreamSession>)>>,
     /// What waits for the client's streams of announcements.
     pub outbox: Arc<Outbox>,
     /// Whose lists it is told of when they change, once it has a stream.
-    pub told: ArcSwapOption<Caller>,
+    pub list_change_caller: ArcSwapOption<Caller>,
     /// What the session is told by servers that it shares with others, by their serials.
-    ears: Mutex<HashMap<u64, Shared>>,
+    shared: Mutex<HashMap<u64, SharedSubscription>>,
     /// Servers' requests that the client may answer.
-    asked: Asked,
-    pub runs: Runs,
-    pub memory: Memory,
+    server_requests: PendingServerRequests,
+    pub in_flight: InFlight,
+    pub client_state: ClientState,
     /// A server of this session is called with the client's own `Authorization`.
-    lends: AtomicBool,
+    uses_client_auth: AtomicBool,
     /// Seconds from the start of the process to the last sign of use.
     used: AtomicU64,
     /// Nothing has come in it since it was opened.
     unused: AtomicBool,
     started: Instant,
     ended: CancellationToken,
-    core: Handle,
+    runtime: Handle,
 }
 
 /// Servers by their names.
 pub type Servers = BTreeMap<Arc<str>, Arc<Server>>;
 
 /// What of a server's message may reach the client; none for nothing of it.
-pub type Pass = Arc<dyn Fn(Arc<Server>, Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
+pub type MessageFilter = Arc<dyn Fn(Arc<Server>, Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
 
 /// A server's message as its client gets it.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
-    AsItIs,
-    As(Bytes),
+pub enum Rewrite {
+    Unchanged,
+    Replaced(Bytes),
     /// It is not for the client.
-    Not,
+    Drop,
 }
 
 /// Notes that a message of a server goes nowhere.
 fn dropped(server: &Server, kind: &'static str, method: &'static str) {
-    Dropped { from: Sender::Server.word(), kind, method, server: &server.name }.count();
+    DroppedMessage { from: Sender::Server.word(), kind, method, server: &server.name }.count();
 }
 
 /// Whether what a server says on the stream of a call in the modern era, where there are no sessions, may go to its
 /// client. Requests have no place there at all.
-pub fn heard_without(server: &Server, message: &[u8], read: &message::Incoming) -> bool {
+pub fn accept_without_session(server: &Server, message: &[u8], read: &message::Incoming) -> bool {
     let word = read.method.map(|method| method.read(message));
     let row = word
         .as_ref()
@@ -143,21 +143,21 @@ impl Session {
 
     /// Notes what a server says in a seat of this session, beside answers. `clock` is that of the call to which it
     /// belongs.
-    pub fn hear(
+    pub fn on_server_message(
         &self,
         server: &Server,
-        seat: u64,
+        upstream_session: u64,
         message: &[u8],
         read: &message::Incoming,
-        clock: Option<&Arc<Clock>>,
-    ) -> Heard {
+        timer: Option<&Arc<CallTimer>>,
+    ) -> Rewrite {
         let Some(word) = read.method.map(|method| method.read(message)) else {
             // Neither a request nor a notification, and no answer either.
             if !read.is_answer() {
                 dropped(server, "_other", "_other");
-                return Heard::Not;
+                return Rewrite::Drop;
             }
-            return Heard::AsItIs;
+            return Rewrite::Unchanged;
         };
         let kind = if read.is_request() { Kind::Request } else { Kind::Notification };
         let row = method::find(Sender::Server, kind, &word, self.version);
@@ -165,49 +165,49 @@ impl Session {
             let kind = if read.is_request() { "request" } else { "notification" };
             dropped(server, kind, Method::of(&word).word());
             if let Some(id) = read.id {
-                self.decline(seat, message, id);
+                self.decline(upstream_session, message, id);
             }
-            return Heard::Not;
+            return Rewrite::Drop;
         };
-        match Matter::of(message, read, row.method) {
-            Matter::Asks(id) if id.end - id.start > server_requests::LONGEST => {
+        match ServerMessageKind::of(message, read, row.method) {
+            ServerMessageKind::Request(id) if id.end - id.start > server_requests::MAX_ID => {
                 tracing::warn!(server = %server.name, "a question of a server is dropped: its id is too long");
-                Heard::Not
+                Rewrite::Drop
             }
             // It asks whether its client is there, which the gateway is: the client may not listen, and a server that hears
             // nothing ends the session.
-            Matter::Asks(id) if row.method == Method::Ping => {
-                if let Some((server, seat)) = self.sitting(seat) {
+            ServerMessageKind::Request(id) if row.method == Method::Ping => {
+                if let Some((server, upstream_session)) = self.upstream_session_by_id(upstream_session) {
                     let reply = message::result(id.of(message), b"{}");
-                    self.core.spawn(async move {
-                        if let Some(http) = server.upstream.http() {
-                            http.reply(&seat, reply).await;
+                    self.runtime.spawn(async move {
+                        if let Some(http) = server.upstream.endpoint_pool() {
+                            http.reply(&upstream_session, reply).await;
                         }
                     });
                 }
-                Heard::Not
+                Rewrite::Drop
             }
-            Matter::Asks(id) => {
-                self.asked.note(seat, id.of(message), row.method, clock);
-                Heard::As(id_map::return_address(message, read, seat))
+            ServerMessageKind::Request(id) => {
+                self.server_requests.insert(upstream_session, id.of(message), row.method, timer);
+                Rewrite::Replaced(id_map::tag_request(message, read, upstream_session))
             }
-            Matter::Withdraws(id) => {
-                self.asked.take(seat, id.of(message));
-                Heard::As(id_map::marked(message, id, seat))
+            ServerMessageKind::Cancelled(id) => {
+                self.server_requests.take(upstream_session, id.of(message));
+                Rewrite::Replaced(id_map::tag_id(message, id, upstream_session))
             }
             // The server's keeper looks, and all clients are told when the new list stands.
-            Matter::Lists => {
-                server.outdated.notify_one();
-                Heard::Not
+            ServerMessageKind::ListChanged => {
+                server.lists_stale.notify_one();
+                Rewrite::Drop
             }
             // Under the gateway's token; what no request of this session has is not for its client.
-            Matter::Progresses(token) if WireId::is_one(token.of(message)) => {
-                match self.runs.known_as(token.of(message)).and_then(|known| known.sent.token) {
-                    Some(own) => Heard::As(splice(BytesMut::from(message), token, &own)),
-                    None => Heard::Not,
+            ServerMessageKind::Progress(token) if WireId::is_one(token.of(message)) => {
+                match self.in_flight.answered_as(token.of(message)).and_then(|known| known.sent.token) {
+                    Some(own) => Rewrite::Replaced(splice(BytesMut::from(message), token, &own)),
+                    None => Rewrite::Drop,
                 }
             }
-            Matter::Progresses(_) | Matter::Other => Heard::AsItIs,
+            ServerMessageKind::Progress(_) | ServerMessageKind::Other => Rewrite::Unchanged,
         }
     }
 
@@ -221,11 +221,11 @@ impl Session {
 
     /// Attaches another stream of the client, which may take so long to read a message. What the servers of this session
     /// announce goes to one of them.
-    pub fn attach(self: &Arc<Self>, patience: Duration) -> Result<Stream, TooMany> {
-        let stream = self.outbox.attach(patience)?;
-        for place in self.all_places() {
-            if place.is_taken() || self.memory.follows(&place.name()) {
-                self.attend(&place);
+    pub fn attach(self: &Arc<Self>, timeout: Duration) -> Result<OutboxStream, TooManyStreams> {
+        let stream = self.outbox.attach(timeout)?;
+        for slot in self.upstream_slots() {
+            if slot.is_connected() || self.client_state.is_subscribed(&slot.name()) {
+                self.subscribe(&slot);
             }
         }
         Ok(stream)
@@ -248,9 +248,9 @@ impl Session {
 
     /// The client's own `Authorization`, as it is now, for servers that are called with it.
     pub fn renew(&self, own: Option<&HeaderValue>) {
-        if own.is_some() && self.lends.load(Ordering::Relaxed) {
-            for place in self.all_places() {
-                place.renew(own);
+        if own.is_some() && self.uses_client_auth.load(Ordering::Relaxed) {
+            for slot in self.upstream_slots() {
+                slot.renew(own);
             }
         }
     }

@@ -18,18 +18,18 @@ use crate::server::Server;
 /// Streams that one session may have at a time.
 pub const STREAMS: usize = 8;
 /// What may wait while streams are open; who has more to say waits too.
-const CROWD: Room = Room { messages: 256, bytes: 4 << 20 };
+const OPEN_LIMIT: QueueLimit = QueueLimit { messages: 256, bytes: 4 << 20 };
 /// What may wait for the next stream while none is open; what is more is lost.
-const PAUSE: Room = Room { messages: 64, bytes: 64 << 10 };
+const DETACHED_LIMIT: QueueLimit = QueueLimit { messages: 64, bytes: 64 << 10 };
 
-struct Room {
+struct QueueLimit {
     messages: usize,
     bytes: usize,
 }
 
 /// A message on its way to the client.
 #[derive(Clone)]
-pub struct Item {
+pub struct OutboxItem {
     /// Who says it; none for the gateway itself.
     pub server: Option<Arc<Server>>,
     pub message: Bytes,
@@ -37,28 +37,28 @@ pub struct Item {
 
 #[derive(Default)]
 pub struct Outbox {
-    queue: Mutex<Queue>,
+    queue: Mutex<OutboxQueue>,
     news: Notify,
     /// Told when something was taken.
     room: Notify,
 }
 
 #[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Item>,
+struct OutboxQueue {
+    waiting: VecDeque<OutboxItem>,
     bytes: usize,
     streams: usize,
     /// Counts the times that all streams were ended.
-    cuts: u64,
+    epoch: u64,
     /// Counts what was taken.
     taken: u64,
     /// How long nothing may be taken before the streams count as dead.
-    patience: Duration,
+    idle_timeout: Duration,
 }
 
-impl Queue {
+impl OutboxQueue {
     fn fits(&self, size: usize) -> bool {
-        let room = if self.streams > 0 { CROWD } else { PAUSE };
+        let room = if self.streams > 0 { OPEN_LIMIT } else { DETACHED_LIMIT };
         let fits = self.waiting.len() < room.messages && self.bytes + size <= room.bytes;
         // A single long one is bounded by what a server may say at once.
         fits || self.waiting.is_empty() && self.streams > 0
@@ -66,13 +66,13 @@ impl Queue {
 }
 
 /// What became of a message that was offered.
-enum Offered {
-    Taken,
+enum Offer {
+    Accepted,
     /// Nobody takes any.
     Lost,
     /// There is no room for it now.
     Full {
-        item: Item,
+        item: OutboxItem,
         taken: u64,
         patience: Duration,
     },
@@ -80,35 +80,35 @@ enum Offered {
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the session has {STREAMS} streams already; end one first")]
-pub struct TooMany;
+pub struct TooManyStreams;
 
 impl Outbox {
     /// Takes a message of a server, as soon as there is room; false if it was lost, since nobody takes any.
-    pub async fn put(&self, mut item: Item) -> bool {
+    pub async fn send(&self, mut item: OutboxItem) -> bool {
         loop {
             // Made before the look, so that no word that comes after it is missed.
             let room = self.room.notified();
             match self.offer(item) {
-                Offered::Taken => return true,
-                Offered::Lost => return false,
-                Offered::Full { item: back, taken, patience } => {
+                Offer::Accepted => return true,
+                Offer::Lost => return false,
+                Offer::Full { item: back, taken, patience: timeout } => {
                     item = back;
                     // Streams of which none takes anything are read by nobody.
-                    if tokio::time::timeout(patience, room).await.is_err() && self.queue().taken == taken {
-                        self.cut();
+                    if tokio::time::timeout(timeout, room).await.is_err() && self.queue().taken == taken {
+                        self.close_streams();
                     }
                 }
             }
         }
     }
 
-    fn offer(&self, item: Item) -> Offered {
+    fn offer(&self, item: OutboxItem) -> Offer {
         let mut queue = self.queue();
         let size = item.message.len();
         if !queue.fits(size) {
             return match queue.streams {
-                0 => Offered::Lost,
-                _ => Offered::Full { item, taken: queue.taken, patience: queue.patience },
+                0 => Offer::Lost,
+                _ => Offer::Full { item, taken: queue.taken, patience: queue.idle_timeout },
             };
         }
         queue.bytes += size;
@@ -120,41 +120,41 @@ impl Outbox {
             // Others may wait for the same room.
             self.room.notify_one();
         }
-        Offered::Taken
+        Offer::Accepted
     }
 
     /// Takes a message of the house, unless one waits that says no more. They are few: there is always room.
-    pub fn say(&self, message: Bytes) {
+    pub fn send_own(&self, message: Bytes) {
         let mut queue = self.queue();
         if queue.waiting.iter().any(|waits| waits.server.is_none() && waits.message == message) {
             return;
         }
         queue.bytes += message.len();
-        queue.waiting.push_back(Item { server: None, message });
+        queue.waiting.push_back(OutboxItem { server: None, message });
         drop(queue);
         self.news.notify_one();
     }
 
     /// Ends all streams, and forgets what waits.
-    pub fn cut(&self) {
+    pub fn close_streams(&self) {
         let mut queue = self.queue();
         queue.waiting.clear();
         (queue.bytes, queue.streams) = (0, 0);
-        queue.cuts += 1;
+        queue.epoch += 1;
         drop(queue);
         self.news.notify_waiters();
         self.room.notify_waiters();
     }
 
     /// Another stream; `patience` is how long it may take a client to read a message.
-    pub fn attach(self: &Arc<Self>, patience: Duration) -> Result<Stream, TooMany> {
+    pub fn attach(self: &Arc<Self>, timeout: Duration) -> Result<OutboxStream, TooManyStreams> {
         let mut queue = self.queue();
         if queue.streams >= STREAMS {
-            return Err(TooMany);
+            return Err(TooManyStreams);
         }
         queue.streams += 1;
-        queue.patience = patience;
-        Ok(Stream { cuts: queue.cuts, outbox: self.clone() })
+        queue.idle_timeout = timeout;
+        Ok(OutboxStream { epoch: queue.epoch, outbox: self.clone() })
     }
 
     /// Whether somebody listens.
@@ -162,26 +162,26 @@ impl Outbox {
         self.queue().streams > 0
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, OutboxQueue> {
         self.queue.lock().expect("no holder of the lock panics")
     }
 }
 
 /// One stream of the client, as long as it is kept.
-pub struct Stream {
+pub struct OutboxStream {
     outbox: Arc<Outbox>,
-    cuts: u64,
+    epoch: u64,
 }
 
-impl Stream {
+impl OutboxStream {
     /// The next message for this stream; none when it was ended: nobody read it for too long, or its endpoint is gone.
-    pub async fn next(&self) -> Option<Item> {
+    pub async fn next(&self) -> Option<OutboxItem> {
         loop {
             // Made before the look, so that nothing that comes after it is missed.
             let news = self.outbox.news.notified();
             {
                 let mut queue = self.outbox.queue();
-                if queue.cuts != self.cuts {
+                if queue.epoch != self.epoch {
                     return None;
                 }
                 if let Some(item) = queue.waiting.pop_front() {
@@ -201,10 +201,10 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for OutboxStream {
     fn drop(&mut self) {
         let mut queue = self.outbox.queue();
-        if queue.cuts == self.cuts {
+        if queue.epoch == self.epoch {
             queue.streams -= 1;
             let (more, last) = (!queue.waiting.is_empty(), queue.streams == 0);
             drop(queue);
@@ -225,11 +225,11 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3600);
 
-    fn item(message: impl Into<Bytes>) -> Item {
-        Item { server: None, message: message.into() }
+    fn item(message: impl Into<Bytes>) -> OutboxItem {
+        OutboxItem { server: None, message: message.into() }
     }
 
-    async fn said(stream: &Stream) -> Bytes {
+    async fn said(stream: &OutboxStream) -> Bytes {
         stream.next().await.expect("something waits").message
     }
 
@@ -238,14 +238,14 @@ mod tests {
         let outbox = Arc::new(Outbox::default());
         let (one, two) = (outbox.attach(LONG).expect("room"), outbox.attach(LONG).expect("room"));
         for message in ["a", "b", "c", "d"] {
-            assert!(outbox.put(item(message)).await);
+            assert!(outbox.send(item(message)).await);
         }
         assert_eq!((said(&one).await, said(&two).await), ("a".into(), "b".into()));
         drop(one);
         assert_eq!(said(&two).await, "c");
         drop(two);
         assert!(!outbox.is_open());
-        assert!(outbox.put(item("e")).await, "it waits for the next stream");
+        assert!(outbox.send(item("e")).await, "it waits for the next stream");
         let three = outbox.attach(LONG).expect("room");
         assert_eq!((said(&three).await, said(&three).await), ("d".into(), "e".into()));
     }
@@ -258,7 +258,7 @@ mod tests {
         assert!(futures::poll!(&mut first).is_pending());
         let mut second = Box::pin(two.next());
         assert!(futures::poll!(&mut second).is_pending());
-        assert!(outbox.put(item("a")).await);
+        assert!(outbox.send(item("a")).await);
         drop(first);
         drop(one);
         assert_eq!(second.await.expect("it is woken").message, "a");
@@ -267,15 +267,16 @@ mod tests {
     #[test]
     fn a_session_has_so_many_streams_and_no_more() {
         let outbox = Arc::new(Outbox::default());
-        let mut streams: Vec<Stream> = (0..STREAMS).map(|_| outbox.attach(LONG).expect("room")).collect();
-        assert_eq!(outbox.attach(LONG).err(), Some(TooMany));
+        let mut streams: Vec<OutboxStream> =
+            (0..STREAMS).map(|_| outbox.attach(LONG).expect("room")).collect();
+        assert_eq!(outbox.attach(LONG).err(), Some(TooManyStreams));
         streams.pop();
         assert!(outbox.attach(LONG).is_ok());
     }
 
     #[tokio::test]
     async fn servers_that_say_more_than_is_taken_wait_and_lose_nothing() {
-        const EACH: usize = 3 * CROWD.messages;
+        const EACH: usize = 3 * OPEN_LIMIT.messages;
         let outbox = Arc::new(Outbox::default());
         let stream = outbox.attach(LONG).expect("room");
         let speaking: Vec<_> = (0..3)
@@ -283,7 +284,7 @@ mod tests {
                 let outbox = outbox.clone();
                 tokio::spawn(async move {
                     for number in 0..EACH {
-                        assert!(outbox.put(item(format!("{server} {number}"))).await);
+                        assert!(outbox.send(item(format!("{server} {number}"))).await);
                     }
                 })
             })
@@ -306,10 +307,10 @@ mod tests {
         let outbox = Arc::new(Outbox::default());
         let stream = outbox.attach(LONG).expect("room");
         assert!(
-            outbox.put(item(vec![b'x'; CROWD.bytes + 1])).await,
+            outbox.send(item(vec![b'x'; OPEN_LIMIT.bytes + 1])).await,
             "one long message alone is none too many"
         );
-        let mut waits = Box::pin(outbox.put(item("a")));
+        let mut waits = Box::pin(outbox.send(item("a")));
         assert!(futures::poll!(&mut waits).is_pending());
         drop(stream);
         assert!(!waits.await, "there is no room for it while nobody listens");
@@ -319,16 +320,16 @@ mod tests {
     async fn streams_that_take_nothing_for_too_long_end() {
         let outbox = Arc::new(Outbox::default());
         let stuck = outbox.attach(Duration::from_millis(1)).expect("room");
-        assert!(outbox.put(item(vec![b'x'; CROWD.bytes + 1])).await);
-        assert!(outbox.put(item("a")).await, "what waited is forgotten, and this waits for the next stream");
+        assert!(outbox.send(item(vec![b'x'; OPEN_LIMIT.bytes + 1])).await);
+        assert!(outbox.send(item("a")).await, "what waited is forgotten, and this waits for the next stream");
         assert!(stuck.next().await.is_none(), "it ends");
         drop(stuck);
         assert!(!outbox.is_open());
         let mut kept = 1;
-        while outbox.put(item(format!("{kept}"))).await {
+        while outbox.send(item(format!("{kept}"))).await {
             kept += 1;
         }
-        assert_eq!(kept, PAUSE.messages);
+        assert_eq!(kept, DETACHED_LIMIT.messages);
         let next = outbox.attach(LONG).expect("room");
         assert_eq!(said(&next).await, "a");
     }
@@ -338,7 +339,7 @@ mod tests {
         let outbox = Arc::new(Outbox::default());
         let stream = outbox.attach(LONG).expect("room");
         for message in ["a", "a", "b", "a"] {
-            outbox.say(Bytes::from_static(message.as_bytes()));
+            outbox.send_own(Bytes::from_static(message.as_bytes()));
         }
         assert_eq!((said(&stream).await, said(&stream).await), ("a".into(), "b".into()));
         assert!(futures::poll!(Box::pin(stream.next())).is_pending());

@@ -112,7 +112,7 @@ impl Session {
     /// Nothing runs in it and nobody listens.
     pub(super) fn is_idle(&self, now: u64) -> bool {
         // A call may take longer than a session may be idle.
-        !self.runs.any(now, None) && !self.outbox.is_open()
+        !self.in_flight.any(now, None) && !self.outbox.is_open()
     }
 
     /// No message came in it since it was opened.

@@ -8,80 +8,92 @@ use futures::future::join_all;
 use mcp::json::quote::quote;
 use tokio::task::AbortHandle;
 
-use super::{Deed, Item, Servers, Session};
+use super::{OutboxItem, Servers, Session, StateChange};
 use crate::server::Server;
-use crate::upstream::stdio::subscriptions::Ear;
-use crate::upstream::{Said, UpstreamError};
+use crate::upstream::stdio::subscriptions::UpdateQueue;
+use crate::upstream::{RpcOutcome, UpstreamError};
 use mcp::jsonrpc::message;
 
 /// Pauses between attempts to follow again what was followed.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MIN_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// How a session hears of one such server.
-pub struct Shared {
+pub struct SharedSubscription {
     server: Arc<Server>,
-    ear: Arc<Ear>,
-    telling: AbortHandle,
+    updates: Arc<UpdateQueue>,
+    forwarder: AbortHandle,
     /// Something is still to be followed again there.
-    behind: Arc<AtomicBool>,
+    stale: Arc<AtomicBool>,
 }
 
-impl Drop for Shared {
+impl Drop for SharedSubscription {
     fn drop(&mut self) {
-        self.telling.abort();
+        self.forwarder.abort();
     }
 }
 
 impl Session {
     /// Follows a resource of a shared server, or no longer.
-    pub async fn share(self: &Arc<Self>, server: &Arc<Server>, deed: &Deed) -> Result<Said, UpstreamError> {
-        let ear = self.ear(server);
-        let said = match deed {
-            Deed::Follow(uri) => server.upstream.subscribe(uri, &ear).await?,
-            Deed::Unfollow(uri) => server.upstream.unsubscribe(uri, &ear).await?,
-            Deed::Level(_) => return Err(UpstreamError::Nonsense("it keeps no level for anybody".into())),
+    pub async fn subscribe_shared(
+        self: &Arc<Self>,
+        server: &Arc<Server>,
+        state_change: &StateChange,
+    ) -> Result<RpcOutcome, UpstreamError> {
+        let updates = self.update_queue(server);
+        let said = match state_change {
+            StateChange::Subscribe(uri) => server.upstream.subscribe(uri, &updates).await?,
+            StateChange::Unsubscribe(uri) => server.upstream.unsubscribe(uri, &updates).await?,
+            StateChange::LogLevel(_) => {
+                return Err(UpstreamError::InvalidResponse("it keeps no level for anybody".into()));
+            }
         };
-        if matches!(said, Said::Result(_)) {
-            self.memory.note(&server.name, deed);
+        if matches!(said, RpcOutcome::Result(_)) {
+            self.client_state.apply(&server.name, state_change);
         }
         if self.ended.is_cancelled() {
             // It ended in between, and knew nothing of this.
-            server.upstream.unfollow(&ear).await;
+            server.upstream.drop_subscriber(&updates).await;
         }
         Ok(said)
     }
 
-    fn ear(self: &Arc<Self>, server: &Arc<Server>) -> Arc<Ear> {
-        self.shared(server, |shared| shared.ear.clone())
+    fn update_queue(self: &Arc<Self>, server: &Arc<Server>) -> Arc<UpdateQueue> {
+        self.shared(server, |shared| shared.updates.clone())
     }
 
-    fn shared<T>(self: &Arc<Self>, server: &Arc<Server>, of: impl FnOnce(&Shared) -> T) -> T {
-        let mut ears = self.ears.lock().expect("no holder of the lock panics");
+    fn shared<T>(self: &Arc<Self>, server: &Arc<Server>, of: impl FnOnce(&SharedSubscription) -> T) -> T {
+        let mut ears = self.shared.lock().expect("no holder of the lock panics");
         let shared = ears.entry(server.serial).or_insert_with(|| {
-            let (outbox, told, ear) = (self.outbox.clone(), server.clone(), Arc::<Ear>::default());
-            let hears = ear.clone();
-            let telling = self.core.spawn(async move {
+            let (outbox, told, updates) =
+                (self.outbox.clone(), server.clone(), Arc::<UpdateQueue>::default());
+            let hears = updates.clone();
+            let telling = self.runtime.spawn(async move {
                 loop {
                     for uri in hears.next().await {
                         let params = format!(r#"{{"uri":{}}}"#, quote(&uri));
                         let message =
                             message::notification("notifications/resources/updated", params.as_bytes());
-                        outbox.put(Item { server: Some(told.clone()), message }).await;
+                        outbox.send(OutboxItem { server: Some(told.clone()), message }).await;
                     }
                 }
             });
-            Shared { server: server.clone(), ear, telling: telling.abort_handle(), behind: Arc::default() }
+            SharedSubscription {
+                server: server.clone(),
+                updates,
+                forwarder: telling.abort_handle(),
+                stale: Arc::default(),
+            }
         });
         of(shared)
     }
 
     /// Other servers have taken the places of some.
-    pub(super) fn adopt_shared(self: &Arc<Self>, servers: &Servers) {
+    pub(super) fn apply_shared(self: &Arc<Self>, servers: &Servers) {
         let mut behind = Vec::new();
-        let gone: Vec<Shared> = {
-            let mut ears = self.ears.lock().expect("no holder of the lock panics");
-            let is_gone = |shared: &Shared| {
+        let gone: Vec<SharedSubscription> = {
+            let mut ears = self.shared.lock().expect("no holder of the lock panics");
+            let is_gone = |shared: &SharedSubscription| {
                 servers.get(&shared.server.name).is_none_or(|now| now.serial != shared.server.serial)
             };
             let gone = ears.extract_if(|_, shared| is_gone(shared)).map(|(_, shared)| shared).collect();
@@ -90,63 +102,63 @@ impl Session {
                 let now = servers.get(&shared.server.name).filter(|now| !Arc::ptr_eq(now, &shared.server));
                 let Some(now) = now else { continue };
                 shared.server = now.clone();
-                if shared.behind.load(Ordering::Acquire) {
+                if shared.stale.load(Ordering::Acquire) {
                     behind.push(now.clone());
                 }
             }
             gone
         };
         for now in behind {
-            self.move_to(&now, None);
+            self.migrate(&now, None);
         }
         for shared in gone {
             // The old process ends with its configuration.
             if let Some(now) = servers.get(&shared.server.name) {
-                self.move_to(now, None);
+                self.migrate(now, None);
             }
         }
     }
 
     /// At this server is something to be followed again.
-    pub(super) fn fall_behind(self: &Arc<Self>, server: &Arc<Server>) {
-        self.shared(server, |shared| shared.behind.store(true, Ordering::Release));
+    pub(super) fn mark_stale(self: &Arc<Self>, server: &Arc<Server>) {
+        self.shared(server, |shared| shared.stale.store(true, Ordering::Release));
     }
 
     /// Follows at a server what was followed at the one before, and tells the client that it may have changed.
-    pub(super) async fn share_again(self: &Arc<Self>, server: &Arc<Server>) {
+    pub(super) async fn resubscribe_shared(self: &Arc<Self>, server: &Arc<Server>) {
         let ended = self.end();
-        let behind = self.shared(server, |shared| shared.behind.clone());
-        for uri in self.memory.followed(&server.name) {
-            let mut pause = FIRST_PAUSE;
+        let behind = self.shared(server, |shared| shared.stale.clone());
+        for uri in self.client_state.subscriptions(&server.name) {
+            let mut pause = MIN_BACKOFF;
             loop {
                 if ended.is_cancelled() || server.retired.is_cancelled() {
                     // Whatever takes its place goes on.
                     return;
                 }
-                match self.share(server, &Deed::Follow(uri.clone())).await {
-                    Ok(Said::Result(_)) => break,
-                    Ok(Said::Error(_)) => {
-                        self.memory.note(&server.name, &Deed::Unfollow(uri.clone()));
+                match self.subscribe_shared(server, &StateChange::Subscribe(uri.clone())).await {
+                    Ok(RpcOutcome::Result(_)) => break,
+                    Ok(RpcOutcome::Error(_)) => {
+                        self.client_state.apply(&server.name, &StateChange::Unsubscribe(uri.clone()));
                         break;
                     }
                     // Its process may not have started yet.
                     Err(error) => {
                         tracing::debug!(server = %server.name, %error, "a resource is not followed again yet");
                         tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(LONGEST_PAUSE);
+                        pause = (pause * 2).min(MAX_BACKOFF);
                     }
                 }
             }
-            self.ear(server).tell(&uri);
+            self.update_queue(server).push(&uri);
         }
         behind.store(false, Ordering::Release);
     }
 
-    pub(super) async fn leave_shared(&self) {
-        let ears: Vec<Shared> = {
-            let mut ears = self.ears.lock().expect("no holder of the lock panics");
+    pub(super) async fn unsubscribe_shared(&self) {
+        let ears: Vec<SharedSubscription> = {
+            let mut ears = self.shared.lock().expect("no holder of the lock panics");
             ears.drain().map(|(_, shared)| shared).collect()
         };
-        join_all(ears.iter().map(|shared| shared.server.upstream.unfollow(&shared.ear))).await;
+        join_all(ears.iter().map(|shared| shared.server.upstream.drop_subscriber(&shared.updates))).await;
     }
 }

@@ -6,91 +6,93 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 
 use super::Session;
-use super::upstream_session::{Place, left};
+use super::upstream_session::{UpstreamSlot, left};
 use crate::server::Server;
 use crate::upstream::WireId;
-use crate::upstream::http::Seat;
+use crate::upstream::http::UpstreamSession;
 
 /// How often it is looked whether anything still runs in a seat that is to be left.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a question that belongs to no call may keep a seat.
-const UNANSWERED: Duration = Duration::from_secs(30);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Session {
     /// Leaves a place whose server is not configured any more, when nothing runs there.
-    pub(super) fn retire(self: &Arc<Self>, place: &Arc<Place>) {
-        let server = place.server.load_full();
+    pub(super) fn remove(self: &Arc<Self>, slot: &Arc<UpstreamSlot>) {
+        let server = slot.server.load_full();
         {
-            let mut places = self.places.lock().expect("no holder of the lock panics");
-            if places.get(&server.serial).is_some_and(|known| Arc::ptr_eq(known, place)) {
-                places.remove(&server.serial);
+            let mut slots = self.upstream_slots.lock().expect("no holder of the lock panics");
+            if slots.get(&server.serial).is_some_and(|known| Arc::ptr_eq(known, slot)) {
+                slots.remove(&server.serial);
             }
         }
-        place.stop();
-        if let Some(seat) = place.set(None) {
-            self.part(server, seat);
+        slot.stop();
+        if let Some(upstream_session) = slot.set(None) {
+            self.drain(server, upstream_session);
         }
     }
 
     /// Leaves a seat when nothing runs in it and nothing waits for an answer.
-    pub(super) fn part(self: &Arc<Self>, server: Arc<Server>, seat: Arc<Seat>) {
-        let number = seat.number;
-        self.parting.lock().expect("no holder of the lock panics").push((server, seat));
+    pub(super) fn drain(self: &Arc<Self>, server: Arc<Server>, upstream_session: Arc<UpstreamSession>) {
+        let number = upstream_session.id;
+        self.draining.lock().expect("no holder of the lock panics").push((server, upstream_session));
         let session = self.clone();
-        self.core.spawn(async move {
+        self.runtime.spawn(async move {
             let ended = session.end();
-            let since = Instant::now();
+            let started = Instant::now();
             loop {
                 // Not at once: a call that was just given the seat may not be noted yet.
                 tokio::select! {
-                    () = tokio::time::sleep(LOOK) => {}
+                    () = tokio::time::sleep(POLL_INTERVAL) => {}
                     // Whoever ends the session leaves this seat too, if he knows of it.
-                    () = ended.cancelled() => break tokio::time::sleep(LOOK).await,
+                    () = ended.cancelled() => break tokio::time::sleep(POLL_INTERVAL).await,
                 }
                 // A question that belongs to no call may never be answered.
-                let waits = session.asked.waits(number) && since.elapsed() < UNANSWERED;
-                if !waits && !session.runs.any(session.clock(), Some(number)) {
+                let waits = session.server_requests.has_pending(number) && started.elapsed() < DRAIN_TIMEOUT;
+                if !waits && !session.in_flight.any(session.clock(), Some(number)) {
                     break;
                 }
             }
             let parting = {
-                let mut parting = session.parting.lock().expect("no holder of the lock panics");
-                let place = parting.iter().position(|(_, seat)| seat.number == number);
-                place.map(|place| parting.swap_remove(place))
+                let mut parting = session.draining.lock().expect("no holder of the lock panics");
+                let slot = parting.iter().position(|(_, upstream_session)| upstream_session.id == number);
+                slot.map(|slot| parting.swap_remove(slot))
             };
-            session.asked.forget(number);
-            if let Some((server, seat)) = parting {
-                left(&server, &seat, &[]).await;
+            session.server_requests.remove_session(number);
+            if let Some((server, upstream_session)) = parting {
+                left(&server, &upstream_session, &[]).await;
             }
         });
     }
 
     /// Ends what runs and leaves all seats.
-    pub(super) async fn leave(&self) {
+    pub(super) async fn close_upstreams(&self) {
         self.ended.cancel();
-        let runs = self.runs.drain();
-        for run in &runs {
-            if let Some(stop) = &run.stop {
+        let runs = self.in_flight.drain();
+        for in_flight in &runs {
+            if let Some(stop) = &in_flight.stop {
                 stop.cancel();
             }
         }
-        let places: Vec<Arc<Place>> = {
-            let mut places = self.places.lock().expect("no holder of the lock panics");
-            places.drain().map(|(_, place)| place).collect()
+        let slots: Vec<Arc<UpstreamSlot>> = {
+            let mut slots = self.upstream_slots.lock().expect("no holder of the lock panics");
+            slots.drain().map(|(_, slot)| slot).collect()
         };
-        let seated = places.into_iter().map(|place| async move {
-            place.stop();
-            let _taking = place.taking.lock().await;
-            Some((place.server.load_full(), place.set(None)?))
+        let seated = slots.into_iter().map(|slot| async move {
+            slot.stop();
+            let _taking = slot.connecting.lock().await;
+            Some((slot.server.load_full(), slot.set(None)?))
         });
-        let mut seats: Vec<_> = join_all(seated).await.into_iter().flatten().collect();
-        seats.append(&mut self.parting.lock().expect("no holder of the lock panics"));
-        let leaving = seats.iter().map(|(server, seat)| {
-            let here = |run: &super::Run| run.seat().is_some_and(|at| at.number == seat.number);
-            let sent = |run: &Arc<super::Run>| run.sent().map(|sent| sent.wire);
-            let ids: Vec<WireId> = runs.iter().filter(|run| here(run)).filter_map(sent).collect();
-            async move { left(server, seat, &ids).await }
+        let mut upstream_sessions: Vec<_> = join_all(seated).await.into_iter().flatten().collect();
+        upstream_sessions.append(&mut self.draining.lock().expect("no holder of the lock panics"));
+        let leaving = upstream_sessions.iter().map(|(server, upstream_session)| {
+            let here = |in_flight: &super::InFlightRequest| {
+                in_flight.upstream_session().is_some_and(|at| at.id == upstream_session.id)
+            };
+            let sent = |in_flight: &Arc<super::InFlightRequest>| in_flight.sent().map(|sent| sent.wire);
+            let ids: Vec<WireId> = runs.iter().filter(|in_flight| here(in_flight)).filter_map(sent).collect();
+            async move { left(server, upstream_session, &ids).await }
         });
-        tokio::join!(join_all(leaving), self.leave_shared());
+        tokio::join!(join_all(leaving), self.unsubscribe_shared());
     }
 }

@@ -10,39 +10,39 @@ use futures::StreamExt;
 use mcp::json::quote::quote;
 use tokio::sync::mpsc;
 
-use super::upstream_session::{Place, part_of};
-use super::{Deed, Heard, Item, Session};
+use super::upstream_session::{UpstreamSlot, jittered};
+use super::{OutboxItem, Rewrite, Session, StateChange};
 use crate::server::Server;
-use crate::upstream::http::Seat;
-use crate::upstream::http::notifications::{Over, Place as Mark};
-use crate::upstream::{Said, UpstreamError};
+use crate::upstream::http::UpstreamSession;
+use crate::upstream::http::notifications::{NotificationsEnd, StreamCursor as Mark};
+use crate::upstream::{RpcOutcome, UpstreamError};
 use mcp::jsonrpc::message;
 
 /// Pauses between two streams of a server's announcements, where it does not say how long.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MIN_BACKOFF: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// Resources that are followed again at a time.
 const AT_ONCE: usize = 4;
 /// Pauses after each time that this did not work.
-const AGAIN: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(5), Duration::ZERO];
+const RETRY_DELAYS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(5), Duration::ZERO];
 
 impl Session {
     /// Whether the client wants to hear of a server unasked.
-    pub(super) fn cares(&self, server: &str) -> bool {
-        self.outbox.is_open() || self.memory.follows(server)
+    pub(super) fn wants_notifications(&self, server: &str) -> bool {
+        self.outbox.is_open() || self.client_state.is_subscribed(server)
     }
 
     /// Has somebody listen to a server, for as long as the client cares.
-    pub(super) fn attend(self: &Arc<Self>, place: &Arc<Place>) {
-        let mut attending = place.attending.lock().expect("no holder of the lock panics");
+    pub(super) fn subscribe(self: &Arc<Self>, slot: &Arc<UpstreamSlot>) {
+        let mut attending = slot.subscription.lock().expect("no holder of the lock panics");
         if attending.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let (session, place, ended) = (Arc::downgrade(self), place.clone(), self.end());
-        let task = self.core.spawn(async move {
+        let (session, slot, ended) = (Arc::downgrade(self), slot.clone(), self.end());
+        let task = self.runtime.spawn(async move {
             tokio::select! {
                 () = ended.cancelled() => {}
-                () = attended(&session, &place) => {}
+                () = run(&session, &slot) => {}
             }
         });
         *attending = Some(task.abort_handle());
@@ -50,34 +50,34 @@ impl Session {
 
     /// Follows the resources of a lost seat in the new one. What changed in between nobody has told: the client is told
     /// of each, and looks.
-    pub(super) async fn follow_again(
+    pub(super) async fn resubscribe(
         self: Arc<Self>,
         server: Arc<Server>,
-        seat: Arc<Seat>,
+        upstream_session: Arc<UpstreamSession>,
         uris: Vec<String>,
     ) {
         let following = futures::stream::iter(uris).map(|uri| {
-            let (session, server, seat) = (&self, &server, &seat);
+            let (session, server, upstream_session) = (&self, &server, &upstream_session);
             async move {
-                let Some(http) = server.upstream.http() else { return };
+                let Some(http) = server.upstream.endpoint_pool() else { return };
                 let params = Bytes::from(format!(r#"{{"uri":{}}}"#, quote(&uri)));
-                for pause in AGAIN {
-                    match http.request_in(seat, "resources/subscribe", params.clone()).await {
+                for pause in RETRY_DELAYS {
+                    match http.request_in(upstream_session, "resources/subscribe", params.clone()).await {
                         // If that seat is gone too, it all begins anew.
-                        Ok(Said::Result(_)) | Err(UpstreamError::Forgotten) => break,
-                        Ok(Said::Error(_)) => {
+                        Ok(RpcOutcome::Result(_)) | Err(UpstreamError::SessionExpired) => break,
+                        Ok(RpcOutcome::Error(_)) => {
                             // It is there no more.
-                            session.memory.note(&server.name, &Deed::Unfollow(uri));
+                            session.client_state.apply(&server.name, &StateChange::Unsubscribe(uri));
                             break;
                         }
                         Err(error) => {
-                            tracing::debug!(server = %server.name, %error, "a resource is not followed in a new seat");
+                            tracing::debug!(server = %server.name, %error, "a resource is not subscribed in a new upstream session");
                             tokio::time::sleep(pause).await;
                         }
                     }
                 }
                 let message = message::notification("notifications/resources/updated", &params);
-                session.outbox.put(Item { server: Some(server.clone()), message }).await;
+                session.outbox.send(OutboxItem { server: Some(server.clone()), message }).await;
             }
         });
         let ended = self.end();
@@ -89,43 +89,43 @@ impl Session {
 }
 
 /// Listens to what a server announces to a session: in each seat that the session has there, one stream after the other.
-async fn attended(session: &Weak<Session>, place: &Arc<Place>) {
-    let (mut mark, mut of, mut pause) = (Mark::default(), 0, FIRST_PAUSE);
+async fn run(session: &Weak<Session>, slot: &Arc<UpstreamSlot>) {
+    let (mut mark, mut of, mut pause) = (Mark::default(), 0, MIN_BACKOFF);
     loop {
-        let moved = place.moved.notified();
+        let moved = slot.migrated.notified();
         let Some(alive) = session.upgrade() else { return };
-        let server = place.server.load_full();
-        let Some(seat) = place.usable(&server) else {
-            if is_over(place, || alive.cares(&server.name)) {
+        let server = slot.server.load_full();
+        let Some(upstream_session) = slot.usable(&server) else {
+            if has_ended(slot, || alive.wants_notifications(&server.name)) {
                 return;
             }
-            match alive.take(place, place.bearer(), false).await {
+            match alive.connect(slot, slot.bearer(), false).await {
                 Ok(_) => continue,
-                Err(UpstreamError::Ended) => return,
+                Err(UpstreamError::SessionClosed) => return,
                 Err(error) => {
-                    tracing::debug!(server = %server.name, %error, "a seat could not be taken again yet");
+                    tracing::debug!(server = %server.name, %error, "the upstream session could not be renewed yet");
                 }
             }
             drop(alive);
-            rest(place, pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            backoff(slot, pause).await;
+            pause = (pause * 2).min(MAX_BACKOFF);
             continue;
         };
-        if of != seat.number {
-            (mark, of) = (Mark::default(), seat.number);
+        if of != upstream_session.id {
+            (mark, of) = (Mark::default(), upstream_session.id);
         }
         drop(alive);
-        let since = Instant::now();
+        let started = Instant::now();
         let over = {
             let (mut hearing, mut moved) =
-                (pin!(hear(session, place, &server, &seat, &mut mark)), pin!(moved));
+                (pin!(read_stream(session, slot, &server, &upstream_session, &mut mark)), pin!(moved));
             loop {
                 tokio::select! {
                     over = &mut hearing => break Some(over),
                     () = &mut moved => {
-                        moved.set(place.moved.notified());
-                        let now = place.usable(&place.server.load());
-                        if now.is_none_or(|now| now.number != seat.number) {
+                        moved.set(slot.migrated.notified());
+                        let now = slot.usable(&slot.server.load());
+                        if now.is_none_or(|now| now.id != upstream_session.id) {
                             break None;
                         }
                     }
@@ -133,25 +133,25 @@ async fn attended(session: &Weak<Session>, place: &Arc<Place>) {
             }
         };
         let Some(over) = over else { continue };
-        place.listens.notify_waiters();
+        slot.listening.notify_waiters();
         let Some(alive) = session.upgrade() else { return };
         match over {
-            Ok(Over::Ended) => {}
-            Ok(Over::Never) => {
-                is_over(place, || false);
+            Ok(NotificationsEnd::Ended) => {}
+            Ok(NotificationsEnd::Unsupported) => {
+                has_ended(slot, || false);
                 return;
             }
             // The last stream of the client left, and as much waits as may wait.
-            Ok(Over::Unheard) => {
-                if is_over(place, || alive.outbox.is_open()) {
+            Ok(NotificationsEnd::NoReceiver) => {
+                if has_ended(slot, || alive.outbox.is_open()) {
                     return;
                 }
             }
             // A server that has no such stream may say 404 to whoever asks for one.
-            Err(UpstreamError::Forgotten) => match knows(&server, &seat).await {
-                Some(false) => alive.forget(&server, &seat),
+            Err(UpstreamError::SessionExpired) => match session_exists(&server, &upstream_session).await {
+                Some(false) => alive.drop_upstream_session(&server, &upstream_session),
                 Some(true) => {
-                    is_over(place, || false);
+                    has_ended(slot, || false);
                     return;
                 }
                 None => {}
@@ -162,25 +162,25 @@ async fn attended(session: &Weak<Session>, place: &Arc<Place>) {
         }
         drop(alive);
         // Streams that end as soon as they begin are opened less and less often, whatever the server asks for.
-        if since.elapsed() > pause {
-            pause = FIRST_PAUSE;
+        if started.elapsed() > pause {
+            pause = MIN_BACKOFF;
         }
-        rest(place, mark.retry.unwrap_or_default().max(pause)).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        backoff(slot, mark.retry.unwrap_or_default().max(pause)).await;
+        pause = (pause * 2).min(MAX_BACKOFF);
     }
 }
 
 /// Waits so long, or a little longer, so that not all sessions come back at once; not when there is another seat.
-async fn rest(place: &Place, pause: Duration) {
+async fn backoff(slot: &UpstreamSlot, pause: Duration) {
     tokio::select! {
-        () = tokio::time::sleep(pause + part_of(pause.min(FIRST_PAUSE))) => {}
-        () = place.moved.notified() => {}
+        () = tokio::time::sleep(pause + jittered(pause.min(MIN_BACKOFF))) => {}
+        () = slot.migrated.notified() => {}
     }
 }
 
-/// Notes that nobody listens any more, unless there is a reason to go on; decided where [`Session::attend`] looks.
-fn is_over(place: &Place, goes_on: impl FnOnce() -> bool) -> bool {
-    let mut attending = place.attending.lock().expect("no holder of the lock panics");
+/// Notes that nobody listens any more, unless there is a reason to go on; decided where [`ClientSession::subscribe`] looks.
+fn has_ended(slot: &UpstreamSlot, goes_on: impl FnOnce() -> bool) -> bool {
+    let mut attending = slot.subscription.lock().expect("no holder of the lock panics");
     let over = !goes_on();
     if over {
         *attending = None;
@@ -189,40 +189,41 @@ fn is_over(place: &Place, goes_on: impl FnOnce() -> bool) -> bool {
 }
 
 /// Whether a server knows a seat; none if it does not say.
-async fn knows(server: &Server, seat: &Seat) -> Option<bool> {
-    server.upstream.http()?.knows(seat).await
+async fn session_exists(server: &Server, upstream_session: &UpstreamSession) -> Option<bool> {
+    server.upstream.endpoint_pool()?.knows_session(upstream_session).await
 }
 
 /// One stream of a server's announcements, to its end.
-async fn hear(
+async fn read_stream(
     session: &Weak<Session>,
-    place: &Place,
+    slot: &UpstreamSlot,
     server: &Arc<Server>,
-    seat: &Seat,
+    upstream_session: &UpstreamSession,
     mark: &mut Mark,
-) -> Result<Over, UpstreamError> {
-    let Some(http) = server.upstream.http() else { return Ok(Over::Never) };
+) -> Result<NotificationsEnd, UpstreamError> {
+    let Some(http) = server.upstream.endpoint_pool() else { return Ok(NotificationsEnd::Unsupported) };
     let (out, mut said) = mpsc::channel::<Bytes>(8);
-    let announced = async move { http.announcements(seat, mark, &place.listens, &out).await };
+    let announced = async move { http.announcements(upstream_session, mark, &slot.listening, &out).await };
     let mut forward = pin!(async {
         while let Some(message) = said.recv().await {
             let Some(session) = session.upgrade() else { return };
             // An answer belongs to a stream that was gone on with.
             let Some(read) = message::read(&message).filter(|read| !read.is_answer()) else { continue };
-            let message = match session.hear(server, seat.number, &message, &read, None) {
-                Heard::AsItIs => message,
-                Heard::As(message) => message,
-                Heard::Not => continue,
+            let message = match session.on_server_message(server, upstream_session.id, &message, &read, None)
+            {
+                Rewrite::Unchanged => message,
+                Rewrite::Replaced(message) => message,
+                Rewrite::Drop => continue,
             };
             let outbox = session.outbox.clone();
             drop(session);
-            if !outbox.put(Item { server: Some(server.clone()), message }).await {
+            if !outbox.send(OutboxItem { server: Some(server.clone()), message }).await {
                 return;
             }
         }
     });
     tokio::select! {
-        () = &mut forward => Ok(Over::Unheard),
+        () = &mut forward => Ok(NotificationsEnd::NoReceiver),
         over = announced => {
             // What came before the end goes on.
             forward.await;

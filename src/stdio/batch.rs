@@ -9,23 +9,23 @@ use mcp::Refusal;
 use mcp::json::reader::DEPTH_CEILING;
 use mcp::rejection::code;
 
-use super::Front;
-use super::events::{Events, Heard, heard, is_stream};
+use super::StdioFrontend;
+use super::events::{EventKind, Events, classify, is_stream};
 use super::gateway_session::Session;
-use super::response::{code_of, forgets, told};
+use super::response::{code_of, error_of, is_session_expired};
 use mcp::jsonrpc::message;
 
-impl Front {
+impl StdioFrontend {
     pub(super) async fn batch(self: Arc<Self>, line: Bytes) {
         let Some(messages) = message::batch(&line) else {
-            let words = "the line is neither a JSON-RPC message nor a batch of them";
-            return self.complain(Refusal::new(400, code::PARSE, "not_json", words)).await;
+            let message = "the line is neither a JSON-RPC message nor a batch of them";
+            return self.log_invalid(Refusal::new(400, code::PARSE, "not_json", message)).await;
         };
         let asked: Vec<Bytes> = messages.iter().filter_map(asked).collect();
         match self.batched(line).await {
-            Ok(Some(answer)) => self.out.say(answer).await,
+            Ok(Some(answer)) => self.out.write(answer).await,
             Ok(None) => {}
-            Err(refusal) if asked.is_empty() => self.complain(refusal).await,
+            Err(refusal) if asked.is_empty() => self.log_invalid(refusal).await,
             Err(refusal) => {
                 let mut errors = BytesMut::from("[");
                 for (place, id) in asked.iter().enumerate() {
@@ -35,7 +35,7 @@ impl Front {
                     errors.put_slice(&message::refusal(Some(id), &refusal));
                 }
                 errors.put_u8(b']');
-                self.out.say(errors.freeze()).await;
+                self.out.write(errors.freeze()).await;
             }
         }
     }
@@ -54,7 +54,8 @@ impl Front {
             let broke =
                 |why: String| Refusal::http(503, "broken", format!("the gateway did not answer: {why}"));
             let body = self.whole(response).await.map_err(broke)?;
-            let lost = session.filter(|session| Session::has_id(session) && forgets(status, &body));
+            let lost =
+                session.filter(|session| Session::has_id(session) && is_session_expired(status, &body));
             match lost.filter(|_| !renewed) {
                 Some(session) => {
                     renewed = true;
@@ -62,7 +63,7 @@ impl Front {
                 }
                 None if status.is_success() && body.is_empty() => return Ok(None),
                 None if status.is_success() && message::batch(&body).is_some() => return Ok(Some(body)),
-                None => return Err(refused(&body).unwrap_or_else(|| told(status, &body))),
+                None => return Err(refused(&body).unwrap_or_else(|| error_of(status, &body))),
             }
         }
     }
@@ -72,7 +73,9 @@ impl Front {
         let why = loop {
             match events.next().await {
                 Ok(Some(message)) if message.first() == Some(&b'[') => return Ok(message),
-                Ok(Some(message)) if heard(&message, None) == Heard::Word => self.out.say(message).await,
+                Ok(Some(message)) if classify(&message, None) == EventKind::Message => {
+                    self.out.write(message).await
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => break String::from("the stream ended"),
                 Err(why) => break why,

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use mcp::jsonrpc::request::Rpc;
 
-use crate::upstream::http::mirror_of;
+use crate::upstream::http::param_headers_of;
 use mcp::header_name;
 use mcp::method::Method;
 
-pub struct Request {
+pub struct StdioRequest {
     /// As it came.
     pub line: Bytes,
     /// As written.
@@ -17,7 +17,7 @@ pub struct Request {
     pub rpc: Box<Rpc>,
 }
 
-impl Request {
+impl StdioRequest {
     pub fn new(line: Bytes, rpc: Box<Rpc>) -> Self {
         let id = rpc.id.map(|id| line.slice(id.start..id.end)).unwrap_or_default();
         let method = Method::of(&rpc.method_name(&line));
@@ -34,14 +34,14 @@ impl Request {
     }
 
     /// Whether it may go again when nobody knows whether it arrived.
-    pub(super) fn repeats(&self) -> bool {
+    pub(super) fn is_idempotent(&self) -> bool {
         self.method.is_safe() || matches!(self.method, Method::Discover | Method::Ping)
     }
 
     /// The head that a modern request has (2026-07-28, streamable-http, "Standard Headers"); what arguments are
     /// repeated is for others.
     pub fn head(&self) -> HeaderMap {
-        let mut headers = mirror_of(&self.line);
+        let mut headers = param_headers_of(&self.line);
         let version = self.rpc.meta.protocol_version.map(|version| version.read(&self.line));
         if let Some(version) = version.and_then(|version| HeaderValue::from_str(&version).ok()) {
             headers.insert(header_name::PROTOCOL_VERSION, version);

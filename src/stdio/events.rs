@@ -69,23 +69,23 @@ pub fn is_stream(response: &reqwest::Response) -> bool {
 
 /// Whether this is what the client waits for: the answer to its request. Whatever else is sound goes to it as it is.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
-    Answer,
+pub enum EventKind {
+    Response,
     /// A notification or a request of the server.
-    Word,
+    Message,
     /// Neither: it is dropped.
-    Nonsense,
+    Invalid,
 }
 
 /// What a message is to whoever waits for the answer to `id`; none where nobody waits.
-pub fn heard(message: &[u8], id: Option<&[u8]>) -> Heard {
-    let Some(read) = message::read(message) else { return Heard::Nonsense };
+pub fn classify(message: &[u8], id: Option<&[u8]>) -> EventKind {
+    let Some(read) = message::read(message) else { return EventKind::Invalid };
     if read.method.is_some() {
-        return Heard::Word;
+        return EventKind::Message;
     }
     let theirs = match (read.id, id) {
         (Some(theirs), Some(id)) => message::same_id(theirs.of(message), id),
         _ => false,
     };
-    if read.is_answer() && theirs { Heard::Answer } else { Heard::Nonsense }
+    if read.is_answer() && theirs { EventKind::Response } else { EventKind::Invalid }
 }

@@ -9,28 +9,28 @@ use mcp::Refusal;
 use mcp::json::quote::quote;
 use tokio_util::sync::CancellationToken;
 
-use super::client_request::Request;
+use super::client_request::StdioRequest;
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 
 /// A request that runs.
-pub struct Run {
-    pub request: Request,
+pub struct StdioCall {
+    pub request: StdioRequest,
     /// Ends the work on it.
     pub stop: CancellationToken,
     /// The request was handed to the connection, or never will be.
-    pub left: CancellationToken,
+    pub detached: CancellationToken,
     cancelled: AtomicBool,
 }
 
-impl Run {
+impl StdioCall {
     /// The client wants no answer any more.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }
 
     /// What the client is told of a request that ends with the process.
-    pub fn goodbye(&self) -> Option<Bytes> {
+    pub fn cancel_response(&self) -> Option<Bytes> {
         if self.is_cancelled() {
             return None;
         }
@@ -45,55 +45,55 @@ impl Run {
 }
 
 #[derive(Default)]
-pub struct Runs(Mutex<HashMap<Vec<u8>, Arc<Run>>>);
+pub struct StdioCalls(Mutex<HashMap<Vec<u8>, Arc<StdioCall>>>);
 
-impl Runs {
-    pub fn begin(&self, request: Request) -> Arc<Run> {
-        let run = Arc::new(Run {
+impl StdioCalls {
+    pub fn begin(&self, request: StdioRequest) -> Arc<StdioCall> {
+        let call = Arc::new(StdioCall {
             request,
             stop: CancellationToken::new(),
-            left: CancellationToken::new(),
+            detached: CancellationToken::new(),
             cancelled: AtomicBool::new(false),
         });
         // An id that runs already is the client's mistake: both are answered, the newer one can be cancelled.
-        self.all().insert(key(&run.request.id), run.clone());
-        run
+        self.all().insert(key(&call.request.id), call.clone());
+        call
     }
 
     /// Takes a request out; false if somebody else has, who answers it.
-    pub fn done(&self, run: &Arc<Run>) -> bool {
-        run.left.cancel();
-        let (mut all, key) = (self.all(), key(&run.request.id));
+    pub fn done(&self, call: &Arc<StdioCall>) -> bool {
+        call.detached.cancel();
+        let (mut all, key) = (self.all(), key(&call.request.id));
         match all.get(&key) {
-            Some(now) if Arc::ptr_eq(now, run) => all.remove(&key).is_some(),
+            Some(now) if Arc::ptr_eq(now, call) => all.remove(&key).is_some(),
             // Another took its place.
-            Some(_) => !run.stop.is_cancelled(),
+            Some(_) => !call.stop.is_cancelled(),
             None => false,
         }
     }
 
     /// The request that the client cancels.
-    pub fn cancel(&self, id: &[u8]) -> Option<Arc<Run>> {
-        let run = self.all().get(&key(id)).cloned()?;
-        run.cancelled.store(true, Ordering::Release);
-        Some(run)
+    pub fn cancel(&self, id: &[u8]) -> Option<Arc<StdioCall>> {
+        let call = self.all().get(&key(id)).cloned()?;
+        call.cancelled.store(true, Ordering::Release);
+        Some(call)
     }
 
     /// Ends what would never end by itself.
     pub fn stop_streams(&self) {
-        for run in self.all().values().filter(|run| run.request.method == Method::Listen) {
-            run.stop.cancel();
+        for call in self.all().values().filter(|call| call.request.method == Method::Listen) {
+            call.stop.cancel();
         }
     }
 
     /// Ends everything; the caller answers.
-    pub fn stop_all(&self) -> Vec<Arc<Run>> {
-        let all: Vec<_> = self.all().drain().map(|(_, run)| run).collect();
-        all.iter().for_each(|run| run.stop.cancel());
+    pub fn stop_all(&self) -> Vec<Arc<StdioCall>> {
+        let all: Vec<_> = self.all().drain().map(|(_, call)| call).collect();
+        all.iter().for_each(|call| call.stop.cancel());
         all
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Arc<Run>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Arc<StdioCall>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -110,36 +110,36 @@ fn key(id: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn request(text: &'static str) -> Request {
+    fn request(text: &'static str) -> StdioRequest {
         let line = Bytes::from_static(text.as_bytes());
         let rpc = filters::request::read(&line, 64).expect("a request");
-        Request::new(line, rpc)
+        StdioRequest::new(line, rpc)
     }
 
     #[test]
     fn each_request_is_answered_by_one() {
-        let runs = Runs::default();
-        let first = runs.begin(request(r#"{"jsonrpc":"2.0","id":"a/b","method":"ping"}"#));
-        let second = runs.begin(request(r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#));
+        let in_flight = StdioCalls::default();
+        let first = in_flight.begin(request(r#"{"jsonrpc":"2.0","id":"a/b","method":"ping"}"#));
+        let second = in_flight.begin(request(r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#));
         assert!(
-            runs.cancel(br#""a\/b""#).is_some_and(|run| Arc::ptr_eq(&run, &first)),
+            in_flight.cancel(br#""a\/b""#).is_some_and(|call| Arc::ptr_eq(&call, &first)),
             "in another spelling"
         );
-        assert!(runs.cancel(b"3").is_none() && first.is_cancelled() && !second.is_cancelled());
-        assert!(runs.done(&first) && !runs.done(&first));
-        let stopped = runs.stop_all();
+        assert!(in_flight.cancel(b"3").is_none() && first.is_cancelled() && !second.is_cancelled());
+        assert!(in_flight.done(&first) && !in_flight.done(&first));
+        let stopped = in_flight.stop_all();
         assert_eq!(stopped.len(), 1);
-        assert!(second.stop.is_cancelled() && !runs.done(&second), "whoever stops it answers it");
-        let told = second.goodbye().expect("the client waits");
+        assert!(second.stop.is_cancelled() && !in_flight.done(&second), "whoever stops it answers it");
+        let told = second.cancel_response().expect("the client waits");
         assert!(told.starts_with(br#"{"jsonrpc":"2.0","id":2,"error":"#), "{told:?}");
-        assert_eq!(first.goodbye(), None, "it was cancelled");
+        assert_eq!(first.cancel_response(), None, "it was cancelled");
     }
 
     #[test]
     fn a_second_request_of_the_same_id_is_answered_too() {
-        let runs = Runs::default();
-        let first = runs.begin(request(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#));
-        let second = runs.begin(request(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#));
-        assert!(runs.done(&first) && runs.done(&second));
+        let in_flight = StdioCalls::default();
+        let first = in_flight.begin(request(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#));
+        let second = in_flight.begin(request(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#));
+        assert!(in_flight.done(&first) && in_flight.done(&second));
     }
 }

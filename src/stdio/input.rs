@@ -10,13 +10,13 @@ use tokio::sync::mpsc;
 const WAITING: usize = 16;
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Line {
+pub enum InputLine {
     Whole(Bytes),
     /// It was read to its end and thrown away.
     TooLong,
 }
 
-pub struct Input(mpsc::Receiver<Line>);
+pub struct Input(mpsc::Receiver<InputLine>);
 
 impl Input {
     pub fn start(max: usize) -> Self {
@@ -36,13 +36,13 @@ impl Input {
         Self(input)
     }
 
-    pub async fn next(&mut self) -> Option<Line> {
+    pub async fn next(&mut self) -> Option<InputLine> {
         self.0.recv().await
     }
 }
 
 /// The next line, of at most `max` bytes; the last one may lack its line end.
-fn next(input: &mut impl BufRead, max: usize) -> io::Result<Option<Line>> {
+fn next(input: &mut impl BufRead, max: usize) -> io::Result<Option<InputLine>> {
     let mut line = Vec::new();
     input.take(max as u64 + 1).read_until(b'\n', &mut line)?;
     match line.last() {
@@ -50,11 +50,11 @@ fn next(input: &mut impl BufRead, max: usize) -> io::Result<Option<Line>> {
         Some(b'\n') => {}
         Some(_) if line.len() > max => {
             skip(input)?;
-            return Ok(Some(Line::TooLong));
+            return Ok(Some(InputLine::TooLong));
         }
         Some(_) => {}
     }
-    Ok(Some(Line::Whole(line.into())))
+    Ok(Some(InputLine::Whole(line.into())))
 }
 
 /// Throws away the rest of a line.
@@ -80,7 +80,7 @@ fn skip(input: &mut impl BufRead) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn lines(text: &str, max: usize) -> Vec<Line> {
+    fn lines(text: &str, max: usize) -> Vec<InputLine> {
         // Small pieces, so that lines go over their borders.
         let mut input = io::BufReader::with_capacity(3, text.as_bytes());
         std::iter::from_fn(|| next(&mut input, max).expect("a slice can be read")).collect()
@@ -88,10 +88,10 @@ mod tests {
 
     #[test]
     fn a_line_that_is_too_long_costs_itself_alone() {
-        let whole = |text: &'static str| Line::Whole(Bytes::from_static(text.as_bytes()));
-        assert_eq!(lines("ab\ncdefgh\nij", 5), [whole("ab\n"), Line::TooLong, whole("ij")]);
-        assert_eq!(lines("abcde\nabcdef\n\n", 5), [whole("abcde\n"), Line::TooLong, whole("\n")]);
-        assert_eq!(lines("abcdef", 5), [Line::TooLong]);
+        let whole = |text: &'static str| InputLine::Whole(Bytes::from_static(text.as_bytes()));
+        assert_eq!(lines("ab\ncdefgh\nij", 5), [whole("ab\n"), InputLine::TooLong, whole("ij")]);
+        assert_eq!(lines("abcde\nabcdef\n\n", 5), [whole("abcde\n"), InputLine::TooLong, whole("\n")]);
+        assert_eq!(lines("abcdef", 5), [InputLine::TooLong]);
         assert_eq!(lines("", 5), []);
     }
 }

@@ -11,48 +11,48 @@ use mcp::Refusal;
 use mcp::json::quote::quote;
 use tokio::time::Instant;
 
-use super::Front;
-use super::events::{Events, Heard, heard, is_stream};
+use super::StdioFrontend;
+use super::events::{EventKind, Events, classify, is_stream};
 use super::gateway_session::Session;
-use super::in_flight::Run;
-use super::response::{Read, passes};
+use super::in_flight::StdioCall;
+use super::response::{ReadOutcome, passes};
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::SUBSCRIPTION;
 
 /// How long a stream is left alone after its end; longer each time, unless it stood for a while.
 #[derive(Debug)]
-struct Pause(Duration);
+struct Backoff(Duration);
 
-const SHORTEST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const MIN: Duration = Duration::from_millis(100);
+const MAX: Duration = Duration::from_secs(5);
 
-impl Pause {
+impl Backoff {
     async fn after(&mut self, stood: Duration, asked: Option<Duration>) {
-        if stood > LONGEST {
-            self.0 = SHORTEST;
+        if stood > MAX {
+            self.0 = MIN;
         }
         tokio::time::sleep(asked.unwrap_or(self.0)).await;
-        self.0 = (self.0 * 2).min(LONGEST);
+        self.0 = (self.0 * 2).min(MAX);
     }
 }
 
-impl Front {
+impl StdioFrontend {
     /// Hears what the gateway says in a session unasked, until the session is over or the gateway has no such stream.
     /// It may open another session, which has a stream of its own.
-    pub(super) fn attend(self: Arc<Self>, session: Arc<Session>) -> BoxFuture<'static, ()> {
+    pub(super) fn listen_loop(self: Arc<Self>, session: Arc<Session>) -> BoxFuture<'static, ()> {
         let over = session.over.clone();
         async move {
             tokio::select! {
                 biased;
                 () = over.cancelled() => {}
-                () = self.hear(session) => {}
+                () = self.read_stream(session) => {}
             }
         }
         .boxed()
     }
 
-    async fn hear(self: &Arc<Self>, session: Arc<Session>) {
-        let (mut pause, mut last) = (Pause(SHORTEST), None::<HeaderValue>);
+    async fn read_stream(self: &Arc<Self>, session: Arc<Session>) {
+        let (mut pause, mut last) = (Backoff(MIN), None::<HeaderValue>);
         loop {
             let (opened, mut retry) = (Instant::now(), None);
             let answered = self.transport.get(session.headers(), last.take()).await;
@@ -61,8 +61,8 @@ impl Front {
                 Ok(response) if response.status().is_success() && is_stream(&response) => {
                     let mut events = Events::of(response, self.settings.max_response);
                     while let Ok(Some(message)) = events.next().await {
-                        if heard(&message, None) == Heard::Word {
-                            self.out.say(message).await;
+                        if classify(&message, None) == EventKind::Message {
+                            self.out.write(message).await;
                         }
                     }
                     (last, retry) = (events.last, events.retry);
@@ -85,22 +85,22 @@ impl Front {
     }
 
     /// `subscriptions/listen`: acknowledged to the client once, and opened again under the same id.
-    pub(super) async fn subscribe(&self, run: &Run) -> Result<Option<Bytes>, Refusal> {
-        let request = &run.request;
-        let mut pause = Pause(SHORTEST);
+    pub(super) async fn subscribe(&self, call: &StdioCall) -> Result<Option<Bytes>, Refusal> {
+        let request = &call.request;
+        let mut pause = Backoff(MIN);
         // What the client was promised.
         let mut promised: Option<Bytes> = None;
         loop {
             let opened = Instant::now();
-            let sent = self.post(request.head(), request.line.clone(), Some(run.left.clone())).await;
+            let sent = self.post(request.head(), request.line.clone(), Some(call.detached.clone())).await;
             let end = match sent {
                 Ok(response) if response.status().is_success() && is_stream(&response) => {
                     self.subscribed(response, &request.id, &mut promised).await
                 }
-                Ok(response) => match self.read(response, &request.id, Some(run), None).await {
-                    Read::Answer(answer) | Read::Forgotten(answer) => Some(answer),
-                    Read::Broke(refusal) => Some(message::refusal(Some(&request.id), &refusal)),
-                    Read::Nothing => None,
+                Ok(response) => match self.read(response, &request.id, Some(call), None).await {
+                    ReadOutcome::Response(answer) | ReadOutcome::SessionExpired(answer) => Some(answer),
+                    ReadOutcome::Failed(refusal) => Some(message::refusal(Some(&request.id), &refusal)),
+                    ReadOutcome::Nothing => None,
                 },
                 Err(error) => Some(message::refusal(Some(&request.id), &error.refusal())),
             };
@@ -124,19 +124,19 @@ impl Front {
     ) -> Option<Bytes> {
         let mut events = Events::of(response, self.settings.max_response);
         while let Ok(Some(message)) = events.next().await {
-            match heard(&message, Some(id)) {
-                Heard::Answer => return Some(message),
-                Heard::Nonsense => {}
-                Heard::Word if !is_acknowledgement(&message) => self.out.say(message).await,
-                Heard::Word => {
+            match classify(&message, Some(id)) {
+                EventKind::Response => return Some(message),
+                EventKind::Invalid => {}
+                EventKind::Message if !is_acknowledgement(&message) => self.out.write(message).await,
+                EventKind::Message => {
                     let before = promised.replace(message.clone());
                     if before.as_ref() != Some(&message) {
-                        self.out.say(message.clone()).await;
+                        self.out.write(message.clone()).await;
                     }
                     if before.is_some() {
                         // What changed meanwhile was told to nobody.
                         for word in missed(&message, id) {
-                            self.out.say(word).await;
+                            self.out.write(word).await;
                         }
                     }
                 }

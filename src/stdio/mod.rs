@@ -32,17 +32,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use client_request::Request;
-use in_flight::Runs;
-use input::{Input, Line};
+use client_request::StdioRequest;
+use in_flight::StdioCalls;
+use input::{Input, InputLine};
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 use output::Output;
-use session::Sessions;
-use transport::{Failure, Transport};
+use session::ClientSessions;
+use transport::{Transport, TransportError};
 
 /// How long the gateway gets at the end to hear that the session is over, and the client to read the last lines.
-const GOODBYE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest line of a client, in bytes: the most that `limits.max_body` of any gateway can be. Whether a gateway takes as much
 /// is for it to say, under the id of the request.
@@ -59,17 +59,17 @@ pub struct Settings {
     pub drain: Duration,
 }
 
-pub struct Front {
+pub struct StdioFrontend {
     transport: Transport,
     settings: Settings,
     out: Output,
-    runs: Runs,
-    session: Sessions,
-    mirrors: param_headers::Learned,
+    in_flight: StdioCalls,
+    session: ClientSessions,
+    param_headers: param_headers::ToolHeaders,
     tasks: TaskTracker,
 }
 
-impl Front {
+impl StdioFrontend {
     /// Serves the client of this process until standard input ends, standard output breaks, or `stop` comes.
     pub async fn serve(transport: Transport, settings: Settings, stop: impl Future<Output = ()>) {
         let input = Input::start(MAX_LINE);
@@ -78,9 +78,9 @@ impl Front {
             transport,
             settings,
             out,
-            runs: Runs::default(),
-            session: Sessions::default(),
-            mirrors: param_headers::Learned::default(),
+            in_flight: StdioCalls::default(),
+            session: ClientSessions::default(),
+            param_headers: param_headers::ToolHeaders::default(),
             tasks: TaskTracker::new(),
         });
         tokio::select! {
@@ -92,21 +92,21 @@ impl Front {
         front.close().await;
         front.out.end().await;
         // A client that does not read is not waited for: the end of the process is that of its threads.
-        let _ = tokio::time::timeout(GOODBYE, written).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, written).await;
     }
 
     /// Takes line after line; at the end of them the calls that run may finish.
     async fn until_the_end(self: Arc<Self>, mut input: Input) {
         while let Some(line) = input.next().await {
             match line {
-                Line::Whole(line) => self.take(line).await,
-                Line::TooLong => {
-                    let words = format!("a line is longer than {MAX_LINE} bytes, which no gateway takes");
-                    self.complain(Refusal::new(413, code::INVALID_REQUEST, "too_long", words)).await;
+                InputLine::Whole(line) => self.on_line(line).await,
+                InputLine::TooLong => {
+                    let message = format!("a line is longer than {MAX_LINE} bytes, which no gateway takes");
+                    self.log_invalid(Refusal::new(413, code::INVALID_REQUEST, "too_long", message)).await;
                 }
             }
         }
-        self.runs.stop_streams();
+        self.in_flight.stop_streams();
         self.tasks.close();
         if tokio::time::timeout(self.settings.drain, self.tasks.wait()).await.is_err() {
             tracing::warn!("standard input has ended, and some calls did not: they are cancelled");
@@ -115,7 +115,7 @@ impl Front {
 
     /// Takes one line. What must not be overtaken by what follows (the opening of a session, notifications) is waited
     /// for; requests are not.
-    async fn take(self: &Arc<Self>, line: Bytes) {
+    async fn on_line(self: &Arc<Self>, line: Bytes) {
         let line = trim(line);
         if line.is_empty() {
             return;
@@ -128,50 +128,50 @@ impl Front {
             Ok(rpc) => rpc,
             Err(refused) => {
                 let error = message::refusal(refused.id.map(|id| id.of(&line)), &refused.refusal);
-                return self.out.say(error).await;
+                return self.out.write(error).await;
             }
         };
         match rpc.kind {
             Kind::Request => {
-                let request = Request::new(line, rpc);
+                let request = StdioRequest::new(line, rpc);
                 let opens = request.method == Method::Initialize;
-                let task = self.tasks.spawn(self.clone().run(self.runs.begin(request)));
+                let task = self.tasks.spawn(self.clone().run(self.in_flight.begin(request)));
                 if opens {
                     let _ = task.await;
                 }
             }
             Kind::Notification => self.notification(line, &rpc).await,
-            Kind::Response => self.pass(line).await,
+            Kind::Response => self.forward(line).await,
         }
     }
 
     async fn notification(self: &Arc<Self>, line: Bytes, rpc: &mcp::jsonrpc::request::Rpc) {
         let method = Method::of(&rpc.method_name(&line));
         if method == Method::Cancelled {
-            match rpc.request_id.and_then(|id| self.runs.cancel(id.of(&line))) {
+            match rpc.request_id.and_then(|id| self.in_flight.cancel(id.of(&line))) {
                 // Closing the stream is the cancellation (2026-07-28, streamable-http, "Cancellation").
-                Some(run) if run.request.is_modern() => run.stop.cancel(),
-                Some(run) => {
+                Some(call) if call.request.is_modern() => call.stop.cancel(),
+                Some(call) => {
                     let front = self.clone();
                     self.tasks.spawn(async move {
                         // A cancellation that comes before its request cancels nothing.
-                        run.left.cancelled().await;
-                        front.pass(line).await;
+                        call.detached.cancelled().await;
+                        front.forward(line).await;
                     });
                 }
                 // Perhaps one of a batch.
-                None => self.pass(line).await,
+                None => self.forward(line).await,
             }
             return;
         }
-        self.pass(line).await;
+        self.forward(line).await;
         if method == Method::Initialized {
             self.initialized().await;
         }
     }
 
     /// Sends what has no answer: notifications and responses of a session. The modern era has none of either.
-    async fn pass(&self, line: Bytes) {
+    async fn forward(&self, line: Bytes) {
         let Some(session) = self.session.now() else {
             tracing::debug!("a notification or response outside of a session is dropped");
             return;
@@ -192,29 +192,29 @@ impl Front {
         headers: HeaderMap,
         body: Bytes,
         left: Option<CancellationToken>,
-    ) -> Result<reqwest::Response, Failure> {
-        let mut patience = Patience::of(self.settings.wait);
+    ) -> Result<reqwest::Response, TransportError> {
+        let mut timeout = ConnectRetry::of(self.settings.wait);
         loop {
             let sent = self.transport.post(headers.clone(), body.clone(), left.clone()).await;
-            if !matches!(sent, Err(Failure::Unreachable(_))) || !patience.again().await {
+            if !matches!(sent, Err(TransportError::Unreachable(_))) || !timeout.again().await {
                 return sent;
             }
         }
     }
 
     /// An error that answers no request that could be told.
-    async fn complain(&self, refusal: Refusal) {
-        self.out.say(message::refusal(None, &refusal)).await;
+    async fn log_invalid(&self, refusal: Refusal) {
+        self.out.write(message::refusal(None, &refusal)).await;
     }
 
     /// Ends what still runs: the client is told, the gateway too.
     async fn close(&self) {
-        let cancelled = self.runs.stop_all().into_iter().map(|run| async move {
-            if let Some(word) = run.goodbye() {
-                self.out.say(word).await;
+        let cancelled = self.in_flight.stop_all().into_iter().map(|call| async move {
+            if let Some(word) = call.cancel_response() {
+                self.out.write(word).await;
             }
-            if let (Some(session), false) = (self.session.now(), run.request.is_modern()) {
-                let params = [&br#"{"requestId":"#[..], &run.request.id, b"}"].concat();
+            if let (Some(session), false) = (self.session.now(), call.request.is_modern()) {
+                let params = [&br#"{"requestId":"#[..], &call.request.id, b"}"].concat();
                 let word = message::notification("notifications/cancelled", &params);
                 let _ = self.transport.post(session.headers(), word, None).await;
             }
@@ -225,19 +225,19 @@ impl Front {
                 let _ = self.transport.delete(session.headers()).await;
             }
         };
-        if tokio::time::timeout(GOODBYE, end).await.is_err() {
+        if tokio::time::timeout(CLOSE_TIMEOUT, end).await.is_err() {
             tracing::debug!("the gateway does not answer at the end");
         }
     }
 }
 
 /// How long something that is not there yet is waited for.
-struct Patience {
+struct ConnectRetry {
     until: Instant,
     pause: Duration,
 }
 
-impl Patience {
+impl ConnectRetry {
     fn of(wait: Duration) -> Self {
         Self { until: Instant::now() + wait, pause: Duration::from_millis(20) }
     }

@@ -23,7 +23,7 @@ impl Output {
         let write = move || {
             if let Ok(stdout) = io::stdout().as_fd().try_clone_to_owned() {
                 // An error is the client's leaving: it closed the pipe.
-                let _ = pour(&mut waiting, &mut BufWriter::new(File::from(stdout)));
+                let _ = run(&mut waiting, &mut BufWriter::new(File::from(stdout)));
             }
             drop(waiting);
             let _ = done.send(());
@@ -35,7 +35,7 @@ impl Output {
     }
 
     /// Writes a message, which may hold line ends between its tokens.
-    pub async fn say(&self, message: Bytes) {
+    pub async fn write(&self, message: Bytes) {
         // Nobody reads any more: that ends all anyway.
         let _ = self.0.send(message::one_line(message)).await;
     }
@@ -53,7 +53,7 @@ impl Output {
 }
 
 /// Writes lines as they come; what waits goes out together.
-fn pour(waiting: &mut mpsc::Receiver<Bytes>, out: &mut impl Write) -> io::Result<()> {
+fn run(waiting: &mut mpsc::Receiver<Bytes>, out: &mut impl Write) -> io::Result<()> {
     while let Some(line) = waiting.blocking_recv() {
         let mut next = Some(line);
         while let Some(line) = next {

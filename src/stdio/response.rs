@@ -8,52 +8,52 @@ use http::StatusCode;
 use mcp::Refusal;
 use mcp::rejection::code;
 
-use super::Front;
-use super::events::{Events, Heard, heard, is_stream};
+use super::StdioFrontend;
+use super::events::{EventKind, Events, classify, is_stream};
 use super::gateway_session::Session;
-use super::in_flight::Run;
+use super::in_flight::StdioCall;
 use super::transport::cause;
 use mcp::jsonrpc::message;
 
 /// How long a stream is left alone before it is gone on with, if its server does not say.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often in a row it is tried without hearing a message.
-const TRIES: u32 = 5;
+const MAX_RESUMES: u32 = 5;
 /// What of an answer that makes no sense is shown.
 const SHOWN: usize = 200;
 
-pub enum Read {
-    Answer(Bytes),
+pub enum ReadOutcome {
+    Response(Bytes),
     /// The gateway does not know the session; in its own words.
-    Forgotten(Bytes),
+    SessionExpired(Bytes),
     /// Nobody knows what became of it.
-    Broke(Refusal),
+    Failed(Refusal),
     /// It ended without an answer, as it should.
     Nothing,
 }
 
-impl Front {
+impl StdioFrontend {
     /// Reads the answer to `id`; what is said on the way goes to the client at once.
     pub(super) async fn read(
         &self,
         response: reqwest::Response,
         id: &[u8],
-        run: Option<&Run>,
+        call: Option<&StdioCall>,
         session: Option<&Session>,
-    ) -> Read {
+    ) -> ReadOutcome {
         if response.status().is_success() && is_stream(&response) {
-            return self.follow(response, id, run, session).await;
+            return self.follow(response, id, call, session).await;
         }
         let status = response.status();
         let body = match self.whole(response).await {
             Ok(body) => body,
-            Err(why) => return Read::Broke(broken(&why)),
+            Err(why) => return ReadOutcome::Failed(broken(&why)),
         };
         let answer = answer(status, &body, id);
         let answer = answer.unwrap_or_else(|refusal| message::refusal(Some(id), &refusal));
-        match session.is_some_and(Session::has_id) && forgets(status, &body) {
-            true => Read::Forgotten(answer),
-            false => Read::Answer(answer),
+        match session.is_some_and(Session::has_id) && is_session_expired(status, &body) {
+            true => ReadOutcome::SessionExpired(answer),
+            false => ReadOutcome::Response(answer),
         }
     }
 
@@ -61,11 +61,11 @@ impl Front {
         &self,
         response: reqwest::Response,
         id: &[u8],
-        run: Option<&Run>,
+        call: Option<&StdioCall>,
         session: Option<&Session>,
-    ) -> Read {
+    ) -> ReadOutcome {
         let mut events = Events::of(response, self.settings.max_response);
-        let mut tries = 0;
+        let mut attempts = 0;
         loop {
             let end = loop {
                 let message = match events.next().await {
@@ -73,28 +73,28 @@ impl Front {
                     Ok(None) => break String::from("the stream ended without an answer"),
                     Err(why) => break why,
                 };
-                tries = 0;
-                match heard(&message, Some(id)) {
-                    Heard::Answer => return Read::Answer(message),
-                    Heard::Word => self.out.say(message).await,
-                    Heard::Nonsense => {
+                attempts = 0;
+                match classify(&message, Some(id)) {
+                    EventKind::Response => return ReadOutcome::Response(message),
+                    EventKind::Message => self.out.write(message).await,
+                    EventKind::Invalid => {
                         tracing::warn!("a message of the gateway that answers nothing is dropped")
                     }
                 }
             };
-            if run.is_some_and(Run::is_cancelled) {
-                return Read::Nothing;
+            if call.is_some_and(StdioCall::is_cancelled) {
+                return ReadOutcome::Nothing;
             }
             // 2025-11-25, transports, "Resumability and Redelivery": only after an event with an id.
             let (Some(session), Some(last)) = (session, events.last.clone()) else {
-                return Read::Broke(broken(&end));
+                return ReadOutcome::Failed(broken(&end));
             };
             let pause = events.retry.unwrap_or(PAUSE);
             loop {
-                if tries >= TRIES {
-                    return Read::Broke(broken(&end));
+                if attempts >= MAX_RESUMES {
+                    return ReadOutcome::Failed(broken(&end));
                 }
-                tries += 1;
+                attempts += 1;
                 tokio::time::sleep(pause).await;
                 match self.transport.get(session.headers(), Some(last.clone())).await {
                     Ok(response) if response.status().is_success() && is_stream(&response) => {
@@ -104,7 +104,7 @@ impl Front {
                         break;
                     }
                     Ok(response) if response.status().is_client_error() => {
-                        return Read::Broke(broken(&format!("{end}, and cannot be gone on with")));
+                        return ReadOutcome::Failed(broken(&format!("{end}, and cannot be gone on with")));
                     }
                     _ => {}
                 }
@@ -126,7 +126,7 @@ impl Front {
 
 /// Whether a gateway says that it does not know the session: 404 by the specification, 400 by some servers, in words or
 /// under a code that says nothing of parameters.
-pub fn forgets(status: StatusCode, body: &[u8]) -> bool {
+pub fn is_session_expired(status: StatusCode, body: &[u8]) -> bool {
     let speaks_of_it = || {
         let code = message::read(body).and_then(|read| read.error).and_then(|error| code_of(error.of(body)));
         matches!(code, None | Some(code::INVALID_REQUEST | -32001 | -32000))
@@ -149,7 +149,7 @@ pub fn code_of(error: &[u8]) -> Option<i64> {
 
 /// The answer to `id` in a whole body.
 fn answer(status: StatusCode, body: &Bytes, id: &[u8]) -> Result<Bytes, Refusal> {
-    if heard(body, Some(id)) == Heard::Answer {
+    if classify(body, Some(id)) == EventKind::Response {
         return Ok(body.clone());
     }
     // An error without an id, or with none, answers the only request there is.
@@ -157,11 +157,11 @@ fn answer(status: StatusCode, body: &Bytes, id: &[u8]) -> Result<Bytes, Refusal>
     if let Some(error) = read.and_then(|read| read.error) {
         return Ok(message::failure(id, error.of(body)));
     }
-    Err(told(status, body))
+    Err(error_of(status, body))
 }
 
 /// What the client is told of an answer that is no message.
-pub fn told(status: StatusCode, body: &[u8]) -> Refusal {
+pub fn error_of(status: StatusCode, body: &[u8]) -> Refusal {
     let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN)]);
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let said = if text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) };
@@ -203,19 +203,22 @@ mod tests {
         }
         for (status, body) in [(200, r#"{"jsonrpc":"2.0","id":8,"result":{}}"#), (502, "<html>\n"), (202, "")]
         {
-            let words = answer(status, body).expect_err("no answer");
-            assert!(words.contains(&format!("HTTP {status}")) && !words.contains('\n'), "{words}");
+            let message = answer(status, body).expect_err("no answer");
+            assert!(message.contains(&format!("HTTP {status}")) && !message.contains('\n'), "{message}");
         }
     }
 
     #[test]
     fn a_session_is_forgotten_by_404_or_by_a_400_that_speaks_of_it() {
-        assert!(forgets(StatusCode::NOT_FOUND, b""));
-        assert!(forgets(StatusCode::BAD_REQUEST, b"No valid Session ID provided"));
-        assert!(!forgets(StatusCode::BAD_REQUEST, b"name is missing"));
-        assert!(!forgets(StatusCode::OK, b"session"));
+        assert!(is_session_expired(StatusCode::NOT_FOUND, b""));
+        assert!(is_session_expired(StatusCode::BAD_REQUEST, b"No valid Session ID provided"));
+        assert!(!is_session_expired(StatusCode::BAD_REQUEST, b"name is missing"));
+        assert!(!is_session_expired(StatusCode::OK, b"session"));
         let error = |code| format!(r#"{{"jsonrpc":"2.0","error":{{"code":{code},"message":"no session"}}}}"#);
-        assert!(forgets(StatusCode::BAD_REQUEST, error(-32000).as_bytes()));
-        assert!(!forgets(StatusCode::BAD_REQUEST, error(-32602).as_bytes()), "it is about an argument");
+        assert!(is_session_expired(StatusCode::BAD_REQUEST, error(-32000).as_bytes()));
+        assert!(
+            !is_session_expired(StatusCode::BAD_REQUEST, error(-32602).as_bytes()),
+            "it is about an argument"
+        );
     }
 }

@@ -11,28 +11,28 @@ use http::{HeaderMap, HeaderValue};
 use mcp::Refusal;
 use tokio_util::sync::CancellationToken;
 
-use super::client_request::Request;
+use super::client_request::StdioRequest;
 use super::gateway_session::Session;
-use super::in_flight::Run;
-use super::response::{Read, passes};
-use super::{Front, Patience};
+use super::in_flight::StdioCall;
+use super::response::{ReadOutcome, passes};
+use super::{ConnectRetry, StdioFrontend};
 use mcp::header_name;
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 
 /// How long the opening of a stream holds up what the client says next.
-const OPENING: Duration = Duration::from_secs(1);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-pub struct Sessions {
-    state: Mutex<State>,
+pub struct ClientSessions {
+    state: Mutex<SavedState>,
     /// Held by who opens a session anew.
     renewing: tokio::sync::Mutex<()>,
 }
 
 /// What is said again in a new session.
 #[derive(Default)]
-struct State {
+struct SavedState {
     now: Option<Arc<Session>>,
     /// The client's own, of `initialize`.
     params: Bytes,
@@ -43,7 +43,7 @@ struct State {
     followed: BTreeMap<String, Bytes>,
 }
 
-impl Sessions {
+impl ClientSessions {
     pub fn now(&self) -> Option<Arc<Session>> {
         self.state().now.clone()
     }
@@ -56,7 +56,7 @@ impl Sessions {
     }
 
     /// Notes what the client has set, if that has worked.
-    pub fn remember(&self, request: &Request, answer: &[u8]) {
+    pub fn remember(&self, request: &StdioRequest, answer: &[u8]) {
         if !matches!(request.method, Method::SetLevel | Method::Subscribe | Method::Unsubscribe)
             || message::read(answer).is_none_or(|read| read.result.is_none())
         {
@@ -72,16 +72,16 @@ impl Sessions {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SavedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Front {
+impl StdioFrontend {
     /// The client opens a session.
-    pub(super) async fn initialize(self: &Arc<Self>, run: &Run) -> Result<Option<Bytes>, Refusal> {
-        let request = &run.request;
-        let (answer, session) = self.open(request.line.clone(), &request.id, Some(run)).await?;
+    pub(super) async fn initialize(self: &Arc<Self>, call: &StdioCall) -> Result<Option<Bytes>, Refusal> {
+        let request = &call.request;
+        let (answer, session) = self.open(request.line.clone(), &request.id, Some(call)).await?;
         if let Some(session) = session {
             let mut state = self.session.state();
             let before = std::mem::take(&mut *state).now;
@@ -110,8 +110,8 @@ impl Front {
 
     /// Opens the stream of a session. What comes of anything that the client does next can be said on it.
     async fn listen_in(self: &Arc<Self>, session: &Arc<Session>) {
-        tokio::spawn(self.clone().attend(session.clone()));
-        let _ = tokio::time::timeout(OPENING, session.heard.cancelled()).await;
+        tokio::spawn(self.clone().listen_loop(session.clone()));
+        let _ = tokio::time::timeout(OPEN_TIMEOUT, session.heard.cancelled()).await;
     }
 
     /// Sends an `initialize`; gives the answer, and the session if it opened one.
@@ -119,20 +119,24 @@ impl Front {
         &self,
         body: Bytes,
         id: &[u8],
-        run: Option<&Run>,
+        call: Option<&StdioCall>,
     ) -> Result<(Bytes, Option<Session>), Refusal> {
-        let mut patience = Patience::of(self.settings.wait);
+        let mut timeout = ConnectRetry::of(self.settings.wait);
         let (answer, session) = loop {
-            let left = run.map(|run| run.left.clone());
+            let left = call.map(|call| call.detached.clone());
             let response = self.post(HeaderMap::new(), body.clone(), left).await;
             let response = response.map_err(|error| error.refusal())?;
             let session = response.headers().get(header_name::SESSION).cloned();
-            match self.read(response, id, run, None).await {
+            match self.read(response, id, call, None).await {
                 // A gateway that has no server yet opens nothing.
-                Read::Answer(answer) if passes(&answer) && patience.again().await => {}
-                Read::Answer(answer) | Read::Forgotten(answer) => break (answer, session),
-                Read::Broke(refusal) => return Err(refusal),
-                Read::Nothing => return Err(Refusal::http(503, "cancelled", "the call was cancelled")),
+                ReadOutcome::Response(answer) if passes(&answer) && timeout.again().await => {}
+                ReadOutcome::Response(answer) | ReadOutcome::SessionExpired(answer) => {
+                    break (answer, session);
+                }
+                ReadOutcome::Failed(refusal) => return Err(refusal),
+                ReadOutcome::Nothing => {
+                    return Err(Refusal::http(503, "cancelled", "the call was cancelled"));
+                }
             }
         };
         let result = message::read(&answer).and_then(|read| read.result);
@@ -165,13 +169,13 @@ impl Front {
             let followed: Vec<Bytes> = state.followed.values().cloned().collect();
             (state.params.clone(), state.initialized, state.level.clone(), followed)
         };
-        let (id, body) = self.own("initialize", &params);
+        let (id, body) = self.own_request("initialize", &params);
         let (answer, session) = self.open(body, id.as_bytes(), None).await?;
         let Some(session) = session.map(Arc::new) else {
             let error = message::read(&answer).and_then(|read| read.error).map(|span| span.of(&answer));
             let why = String::from_utf8_lossy(error.unwrap_or_default()).into_owned();
-            let words = format!("the gateway has lost the session and opens no other: {why}");
-            return Err(Refusal::http(503, "no_session", words));
+            let message = format!("the gateway has lost the session and opens no other: {why}");
+            return Err(Refusal::http(503, "no_session", message));
         };
         if initialized {
             let ready = message::notification("notifications/initialized", b"");
@@ -179,12 +183,12 @@ impl Front {
         }
         let again = level.into_iter().map(|level| ("logging/setLevel", level));
         for (method, params) in again.chain(followed.into_iter().map(|uri| ("resources/subscribe", uri))) {
-            let (id, body) = self.own(method, &params);
+            let (id, body) = self.own_request(method, &params);
             let said = match self.post(session.headers(), body, None).await {
                 Ok(response) => self.read(response, id.as_bytes(), None, Some(&session)).await,
-                Err(error) => Read::Broke(error.refusal()),
+                Err(error) => ReadOutcome::Failed(error.refusal()),
             };
-            let kept = matches!(&said, Read::Answer(answer) if message::read(answer).is_some_and(|read| read.error.is_none()));
+            let kept = matches!(&said, ReadOutcome::Response(answer) if message::read(answer).is_some_and(|read| read.error.is_none()));
             if !kept {
                 tracing::warn!(method, "a setting of the session could not be made again");
             }
@@ -201,7 +205,7 @@ impl Front {
             self.listen_in(&session).await;
             // What changed meanwhile was told to nobody.
             for word in session.announcements() {
-                self.out.say(word).await;
+                self.out.write(word).await;
             }
         }
         // The last step: it may be the stream of the lost one that does all this.
@@ -210,7 +214,7 @@ impl Front {
     }
 
     /// A request of the front itself: its id, which no client's can be taken for, and the message.
-    pub(super) fn own(&self, method: &str, params: &[u8]) -> (String, Bytes) {
+    pub(super) fn own_request(&self, method: &str, params: &[u8]) -> (String, Bytes) {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id =
             format!("\"toolgate-stdio-{}-{}\"", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

@@ -27,18 +27,18 @@ const SILENCE: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
 
 pub struct Transport {
-    way: Way,
-    token: Token,
+    way: Connector,
+    token: BearerToken,
 }
 
-enum Way {
+enum Connector {
     Http { client: reqwest::Client, url: reqwest::Url },
     InProcess { gateway: Inside, path: String },
 }
 
 /// What goes as `Authorization`. Its value is never told.
 #[derive(Default)]
-struct Token {
+struct BearerToken {
     value: ArcSwapOption<HeaderValue>,
     /// Read again when the gateway does not take what it held.
     file: Option<PathBuf>,
@@ -46,26 +46,26 @@ struct Token {
 
 /// Why a message has no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum TransportError {
     /// Nothing of it has left.
     #[error("the gateway cannot be reached{0}")]
     Unreachable(String),
     #[error("the connection to the gateway broke off{0}")]
-    Broke(String),
+    Interrupted(String),
 }
 
-impl Failure {
+impl TransportError {
     pub fn refusal(&self) -> Refusal {
         let reason = match self {
             Self::Unreachable(_) => "unreachable",
-            Self::Broke(_) => "broken",
+            Self::Interrupted(_) => "broken",
         };
         Refusal::http(503, reason, self.to_string())
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum Wrong {
+pub enum SetupError {
     #[error("--url {0}: it must be an http:// or https:// URL, such as http://127.0.0.1:8000/mcp")]
     Url(String),
     #[error("--url must not hold a user or password; use --token, --token-file or TOOLGATE_TOKEN")]
@@ -81,20 +81,20 @@ pub enum Wrong {
 }
 
 /// Where a token comes from.
-pub enum Secret {
+pub enum TokenSource {
     Text(String),
     File(PathBuf),
 }
 
 impl Transport {
     /// To a gateway that runs. `ca` holds authorities, in PEM, that vouch for it beside those of the system.
-    pub fn http(url: &str, ca: Option<PathBuf>, secret: Option<Secret>) -> Result<Self, Wrong> {
-        let url: reqwest::Url = url.parse().map_err(|_| Wrong::Url(url.to_owned()))?;
+    pub fn http(url: &str, ca: Option<PathBuf>, secret: Option<TokenSource>) -> Result<Self, SetupError> {
+        let url: reqwest::Url = url.parse().map_err(|_| SetupError::Url(url.to_owned()))?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Wrong::Credentials);
+            return Err(SetupError::Credentials);
         }
         let host = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https"));
-        let Some(host) = host else { return Err(Wrong::Url(url.to_string())) };
+        let Some(host) = host else { return Err(SetupError::Url(url.to_string())) };
         let local = host == "localhost"
             || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
         let mut builder = reqwest::Client::builder()
@@ -108,7 +108,7 @@ impl Transport {
             builder = builder.no_proxy();
         }
         if let Some(file) = ca {
-            let wrong = |why: String| Wrong::Authority(file.clone(), why);
+            let wrong = |why: String| SetupError::Authority(file.clone(), why);
             let pem = std::fs::read(&file).map_err(|error| wrong(error.to_string()))?;
             let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(cause(&error)))?;
             if roots.is_empty() {
@@ -116,17 +116,21 @@ impl Transport {
             }
             builder = builder.tls_certs_merge(roots);
         }
-        let client = builder.build().map_err(|error| Wrong::Client(cause(&error)))?;
-        let token = Token::of(secret)?;
+        let client = builder.build().map_err(|error| SetupError::Client(cause(&error)))?;
+        let token = BearerToken::of(secret)?;
         if url.scheme() == "http" && !local && token.value.load().is_some() {
             tracing::warn!("the token goes to {host} without TLS, for everybody on the way to read");
         }
-        Ok(Self { way: Way::Http { client, url }, token })
+        Ok(Self { way: Connector::Http { client, url }, token })
     }
 
     /// To a gateway of this process, at a path of it.
-    pub fn in_process(gateway: Inside, path: String, secret: Option<Secret>) -> Result<Self, Wrong> {
-        Ok(Self { way: Way::InProcess { gateway, path }, token: Token::of(secret)? })
+    pub fn in_process(
+        gateway: Inside,
+        path: String,
+        secret: Option<TokenSource>,
+    ) -> Result<Self, SetupError> {
+        Ok(Self { way: Connector::InProcess { gateway, path }, token: BearerToken::of(secret)? })
     }
 
     /// Sends one message, or a batch; `left` is told once it was handed to the connection.
@@ -135,7 +139,7 @@ impl Transport {
         mut headers: HeaderMap,
         body: Bytes,
         left: Option<CancellationToken>,
-    ) -> Result<reqwest::Response, Failure> {
+    ) -> Result<reqwest::Response, TransportError> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         self.send(Method::POST, headers, body, left).await
@@ -146,7 +150,7 @@ impl Transport {
         &self,
         mut headers: HeaderMap,
         last: Option<HeaderValue>,
-    ) -> Result<reqwest::Response, Failure> {
+    ) -> Result<reqwest::Response, TransportError> {
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         if let Some(last) = last {
             headers.insert(LAST_EVENT, last);
@@ -155,26 +159,26 @@ impl Transport {
     }
 
     /// Ends a session.
-    pub async fn delete(&self, headers: HeaderMap) -> Result<reqwest::Response, Failure> {
+    pub async fn delete(&self, headers: HeaderMap) -> Result<reqwest::Response, TransportError> {
         self.send(Method::DELETE, headers, Bytes::new(), None).await
     }
 
     async fn send(
         &self,
-        verb: Method,
+        http_method: Method,
         mut headers: HeaderMap,
         body: Bytes,
         left: Option<CancellationToken>,
-    ) -> Result<reqwest::Response, Failure> {
+    ) -> Result<reqwest::Response, TransportError> {
         if let Some(token) = self.token.value.load_full() {
             headers.insert(AUTHORIZATION, (*token).clone());
         }
-        let response = self.once(&verb, headers.clone(), body.clone(), left.clone()).await?;
+        let response = self.once(&http_method, headers.clone(), body.clone(), left.clone()).await?;
         // Nothing was looked at but the head: the call may go again, with what the file holds by now.
         match self.token.renewed().filter(|_| response.status() == StatusCode::UNAUTHORIZED) {
             Some(token) => {
                 headers.insert(AUTHORIZATION, token);
-                self.once(&verb, headers, body, left).await
+                self.once(&http_method, headers, body, left).await
             }
             None => Ok(response),
         }
@@ -182,29 +186,30 @@ impl Transport {
 
     async fn once(
         &self,
-        verb: &Method,
+        http_method: &Method,
         headers: HeaderMap,
         body: Bytes,
         left: Option<CancellationToken>,
-    ) -> Result<reqwest::Response, Failure> {
-        let body = reqwest::Body::wrap(Told { body: Some(body), left });
+    ) -> Result<reqwest::Response, TransportError> {
+        let body = reqwest::Body::wrap(RequestBody { body: Some(body), left });
         match &self.way {
-            Way::Http { client, url } => {
-                let request = client.request(verb.clone(), url.clone()).headers(headers).body(body);
+            Connector::Http { client, url } => {
+                let request = client.request(http_method.clone(), url.clone()).headers(headers).body(body);
                 request.send().await.map_err(|error| match error.is_connect() {
-                    true => Failure::Unreachable(format!(" ({})", cause(&error))),
-                    false => Failure::Broke(format!(" ({})", cause(&error))),
+                    true => TransportError::Unreachable(format!(" ({})", cause(&error))),
+                    false => TransportError::Interrupted(format!(" ({})", cause(&error))),
                 })
             }
-            Way::InProcess { gateway, path } => {
-                let broke = |error: hyper::Error| Failure::Broke(format!(" ({error})"));
+            Connector::InProcess { gateway, path } => {
+                let broke = |error: hyper::Error| TransportError::Interrupted(format!(" ({error})"));
                 let pipe = TokioIo::new(gateway.connect().await);
                 let (mut sender, connection) =
                     hyper::client::conn::http1::handshake(pipe).await.map_err(broke)?;
                 tokio::spawn(connection);
                 let mut request = Request::new(body);
-                *request.method_mut() = verb.clone();
-                *request.uri_mut() = path.parse().map_err(|_| Failure::Broke(" (no such path)".into()))?;
+                *request.method_mut() = http_method.clone();
+                *request.uri_mut() =
+                    path.parse().map_err(|_| TransportError::Interrupted(" (no such path)".into()))?;
                 *request.headers_mut() = headers;
                 request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
                 let response = sender.send_request(request).await.map_err(broke)?;
@@ -214,12 +219,12 @@ impl Transport {
     }
 }
 
-impl Token {
-    fn of(secret: Option<Secret>) -> Result<Self, Wrong> {
+impl BearerToken {
+    fn of(secret: Option<TokenSource>) -> Result<Self, SetupError> {
         let (text, file) = match secret {
             None => return Ok(Self::default()),
-            Some(Secret::Text(text)) => (text, None),
-            Some(Secret::File(file)) => (read(&file)?, Some(file)),
+            Some(TokenSource::Text(text)) => (text, None),
+            Some(TokenSource::File(file)) => (read(&file)?, Some(file)),
         };
         Ok(Self { value: ArcSwapOption::from_pointee(bearer(&text)?), file })
     }
@@ -237,9 +242,9 @@ impl Token {
     }
 }
 
-fn read(file: &PathBuf) -> Result<String, Wrong> {
+fn read(file: &PathBuf) -> Result<String, SetupError> {
     use std::io::Read as _;
-    let wrong = |why: String| Wrong::File(file.clone(), why);
+    let wrong = |why: String| SetupError::File(file.clone(), why);
     let kind = std::fs::metadata(file).map_err(|error| wrong(error.to_string()))?;
     // A pipe would wait, a device never end.
     if !kind.is_file() {
@@ -251,30 +256,31 @@ fn read(file: &PathBuf) -> Result<String, Wrong> {
     Ok(text)
 }
 
-fn bearer(text: &str) -> Result<HeaderValue, Wrong> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim())).map_err(|_| Wrong::Token)?;
+fn bearer(text: &str) -> Result<HeaderValue, SetupError> {
+    let mut value =
+        HeaderValue::from_str(&format!("Bearer {}", text.trim())).map_err(|_| SetupError::Token)?;
     value.set_sensitive(true);
     Ok(value)
 }
 
 /// An error with its causes, without the URL, which stands in the command.
 pub fn cause(error: &reqwest::Error) -> String {
-    let mut words = Vec::new();
+    let mut message = Vec::new();
     let mut next = error.source();
     while let Some(error) = next {
-        words.push(error.to_string());
+        message.push(error.to_string());
         next = error.source();
     }
-    tls::hinted(if words.is_empty() { error.to_string() } else { words.join(": ") })
+    tls::hinted(if message.is_empty() { error.to_string() } else { message.join(": ") })
 }
 
 /// A body of one piece that tells when it was taken.
-struct Told {
+struct RequestBody {
     body: Option<Bytes>,
     left: Option<CancellationToken>,
 }
 
-impl Body for Told {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 

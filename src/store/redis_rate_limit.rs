@@ -25,58 +25,58 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 /// How long between two attempts to reach Redis, and how long one may take.
-const REST: Duration = Duration::from_secs(1);
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// So many answers in a row that come too late make a connection one that is put aside. A single one may be a
 /// slow moment.
-const LATE: u32 = 3;
+const MAX_TIMEOUTS: u32 = 3;
 /// Ticks of the script in a microsecond.
 const TICKS: u128 = 16;
 /// Beyond that a double does not hold every whole number.
 const MAX_TICKS: u128 = 1 << 52;
 
 /// A Redis that counts.
-pub struct Redis(Arc<Link>);
+pub struct Redis(Arc<RedisConnection>);
 
-struct Link {
+struct RedisConnection {
     client: Client,
     script: Script,
     prefix: String,
-    patience: Duration,
+    timeout: Duration,
     /// Pingora's runtimes end before the process does; the connection's task must live on one that does not.
-    core: Handle,
+    runtime: Handle,
     /// None while Redis is away.
     connection: ArcSwapOption<MultiplexedConnection>,
-    late: AtomicU32,
-    misses: AtomicU64,
+    timeouts: AtomicU32,
+    failures: AtomicU64,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Miss {
+enum StoreError {
     #[error("no answer in time")]
-    Late,
+    TimedOut,
     #[error(transparent)]
     Redis(#[from] RedisError),
     #[error("an answer that the script cannot give: {0} and {1}")]
-    Nonsense(i64, i64),
+    InvalidReply(i64, i64),
 }
 
 impl Redis {
     /// Connects in the background; an error is a URL that is none. `patience` is for one call.
-    pub fn new(url: &str, prefix: &str, patience: Duration, core: Handle) -> Result<Self, RedisError> {
+    pub fn new(url: &str, prefix: &str, timeout: Duration, runtime: Handle) -> Result<Self, RedisError> {
         // Without it small questions wait for the answers to those before them.
         let quick = TcpSettings::default().set_nodelay(true);
         let info = url.into_connection_info()?.set_tcp_settings(quick);
-        let link = Arc::new(Link {
+        let link = Arc::new(RedisConnection {
             client: Client::open(info)?,
             script: Script::new(include_str!("take.lua")),
             prefix: prefix.into(),
-            patience,
-            core,
+            timeout,
+            runtime,
             connection: ArcSwapOption::empty(),
-            late: AtomicU32::new(0),
-            misses: AtomicU64::new(0),
+            timeouts: AtomicU32::new(0),
+            failures: AtomicU64::new(0),
         });
-        link.core.spawn(reach(Arc::downgrade(&link), None));
+        link.runtime.spawn(reconnect(Arc::downgrade(&link), None));
         Ok(Self(link))
     }
 
@@ -86,8 +86,8 @@ impl Redis {
     }
 
     /// How many calls were not judged by Redis, for a metric.
-    pub fn misses(&self) -> u64 {
-        self.0.misses.load(Ordering::Relaxed)
+    pub fn failures(&self) -> u64 {
+        self.0.failures.load(Ordering::Relaxed)
     }
 }
 
@@ -99,40 +99,40 @@ impl Shared for Redis {
         Box::pin(async move {
             let answer = self.0.take(asks).await;
             if answer.is_err() {
-                self.0.misses.fetch_add(1, Ordering::Relaxed);
+                self.0.failures.fetch_add(1, Ordering::Relaxed);
             }
             answer
         })
     }
 }
 
-impl Link {
+impl RedisConnection {
     async fn take(self: &Arc<Self>, asks: &[Ask]) -> Result<Answer, Unavailable> {
         let connection = self.connection.load_full().ok_or(Unavailable)?;
-        match self.ask(&connection, asks, self.patience).await {
+        match self.run_script(&connection, asks, self.timeout).await {
             Ok(answer) => {
-                self.late.store(0, Ordering::Relaxed);
+                self.timeouts.store(0, Ordering::Relaxed);
                 Ok(answer)
             }
             Err(miss) => {
                 let is_lost = match miss {
-                    Miss::Late => self.late.fetch_add(1, Ordering::Relaxed) + 1 >= LATE,
-                    Miss::Redis(_) | Miss::Nonsense(..) => true,
+                    StoreError::TimedOut => self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS,
+                    StoreError::Redis(_) | StoreError::InvalidReply(..) => true,
                 };
                 if is_lost {
-                    self.lose(&connection, &miss);
+                    self.disconnect(&connection, &miss);
                 }
                 Err(Unavailable)
             }
         }
     }
 
-    async fn ask(
+    async fn run_script(
         &self,
         connection: &MultiplexedConnection,
         asks: &[Ask],
         patience: Duration,
-    ) -> Result<Answer, Miss> {
+    ) -> Result<Answer, StoreError> {
         let mut call = self.script.prepare_invoke();
         for ask in asks {
             call.key(format!("{}{}", self.prefix, ask.key));
@@ -143,43 +143,45 @@ impl Link {
         let mut connection = connection.clone();
         // Read as whole numbers could be: the crate makes a huge one of -1 where none below zero is asked for.
         let answer = call.invoke_async::<(i64, i64)>(&mut connection);
-        let (worst, micros) = timeout(patience, answer).await.map_err(|_| Miss::Late)??;
-        understand(asks, worst, micros).ok_or(Miss::Nonsense(worst, micros))
+        let (worst, micros) = timeout(patience, answer).await.map_err(|_| StoreError::TimedOut)??;
+        parse_reply(asks, worst, micros).ok_or(StoreError::InvalidReply(worst, micros))
     }
 
     /// Puts a connection aside, once, and has a new one made.
-    fn lose(self: &Arc<Self>, connection: &Arc<MultiplexedConnection>, why: &Miss) {
+    fn disconnect(self: &Arc<Self>, connection: &Arc<MultiplexedConnection>, why: &StoreError) {
         let before = self.connection.compare_and_swap(connection, None);
         if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, connection)) {
             tracing::warn!(error = %why, "limits: Redis is away");
-            self.core.spawn(reach(Arc::downgrade(self), Some(Instant::now())));
+            self.runtime.spawn(reconnect(Arc::downgrade(self), Some(Instant::now())));
         }
     }
 
     /// A connection on which a budget was really taken from: a server that answers, but is not ready yet, or
     /// may only be read from, is not one that counts.
-    async fn connect(&self) -> Result<MultiplexedConnection, Miss> {
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(REST)).set_response_timeout(None);
-        let connection = timeout(REST, self.client.get_multiplexed_async_connection_with_config(&config));
-        let connection = connection.await.map_err(|_| Miss::Late)??;
+    async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(RECONNECT_PAUSE))
+            .set_response_timeout(None);
+        let connection =
+            timeout(RECONNECT_PAUSE, self.client.get_multiplexed_async_connection_with_config(&config));
+        let connection = connection.await.map_err(|_| StoreError::TimedOut)??;
         let budget = Budget::Rate { count: 1, per: Duration::from_secs(1), burst: 1 };
         let probe = Ask { key: "{limits}:probe".into(), budget };
-        self.ask(&connection, &[probe], REST).await?;
+        self.run_script(&connection, &[probe], RECONNECT_PAUSE).await?;
         Ok(connection)
     }
 }
 
 /// Tries until Redis is there, or nobody wants it any more. `since`: when it was lost, if that was told.
-async fn reach(link: Weak<Link>, mut since: Option<Instant>) {
+async fn reconnect(link: Weak<RedisConnection>, mut since: Option<Instant>) {
     if since.is_some() {
-        tokio::time::sleep(REST).await;
+        tokio::time::sleep(RECONNECT_PAUSE).await;
     }
     loop {
         let Some(link) = link.upgrade() else { return };
         match link.connect().await {
             Ok(connection) => {
-                link.late.store(0, Ordering::Relaxed);
+                link.timeouts.store(0, Ordering::Relaxed);
                 link.connection.store(Some(Arc::new(connection)));
                 if let Some(since) = since {
                     tracing::info!(away = ?since.elapsed(), "limits: Redis is back");
@@ -193,12 +195,12 @@ async fn reach(link: Weak<Link>, mut since: Option<Instant>) {
             Err(_) => {}
         }
         drop(link);
-        tokio::time::sleep(REST).await;
+        tokio::time::sleep(RECONNECT_PAUSE).await;
     }
 }
 
 /// What the script's two numbers say. A wait that is longer than the budget's own time would shut it for nothing.
-fn understand(asks: &[Ask], worst: i64, micros: i64) -> Option<Answer> {
+fn parse_reply(asks: &[Ask], worst: i64, micros: i64) -> Option<Answer> {
     let Some(ask) = usize::try_from(worst).ok()?.checked_sub(1) else {
         return (micros == 0).then_some(Answer::Taken);
     };
@@ -221,7 +223,7 @@ fn numbers(budget: &Budget) -> (&'static str, u64, u64) {
         }
         Budget::Quota { count, per } => ("q", count, per.as_secs().max(1)),
         // They are counted where the calls are; this is never asked for.
-        Budget::Concurrent(most) => ("q", most.into(), 1),
+        Budget::Concurrent(max) => ("q", max.into(), 1),
     }
 }
 

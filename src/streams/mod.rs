@@ -12,33 +12,33 @@ use tokio::task::AbortHandle;
 
 /// One message of a room to the client.
 #[derive(Debug)]
-pub enum Word {
+pub enum StreamItem {
     /// More will follow.
-    Note(Bytes),
+    Message(Bytes),
     /// The answer, the last message.
-    Last(Bytes),
+    Final(Bytes),
     /// Instead of an answer.
-    Refused(Box<Refusal>),
+    Rejected(Box<Refusal>),
     /// The last word where there is no answer: the message was taken.
-    Taken,
+    Accepted,
 }
 
 /// A running room. The channel closes after the last word, or without one where there is no answer (a GET
 /// stream).
-pub struct Talk {
-    pub words: mpsc::Receiver<Word>,
+pub struct MessageStream {
+    pub items: mpsc::Receiver<StreamItem>,
     /// Speaks in events from the first byte; otherwise one answer may come as plain JSON.
     pub stream: bool,
     /// Ends the room when the client leaves.
-    pub leash: Option<Leash>,
+    pub abort_on_drop: Option<AbortOnDrop>,
     /// The last message where the stream is ended from outside.
-    pub goodbye: Option<Bytes>,
+    pub final_message: Option<Bytes>,
 }
 
 /// Ends a task when dropped.
-pub struct Leash(pub AbortHandle);
+pub struct AbortOnDrop(pub AbortHandle);
 
-impl Drop for Leash {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }

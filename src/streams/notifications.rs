@@ -18,40 +18,40 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::resource_updates;
-use super::resource_updates::Followed;
-use super::{Leash, Talk, Word};
-use crate::catalog::{Endpoint, Kind};
-use crate::registry::{Lookout, News, Registry};
+use super::resource_updates::ResourceEvent;
+use super::{AbortOnDrop, MessageStream, StreamItem};
+use crate::catalog::{Endpoint, ListKind};
+use crate::registry::{ListChange, ListChangeWatcher, Registry};
 use crate::server::Server;
-use crate::session::{Pass, Session, TooMany};
+use crate::session::{MessageFilter, Session, TooManyStreams};
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::{SUBSCRIPTION, strings};
 
 /// Most resources that one stream follows.
-const MOST: usize = 1024;
+const MAX_RESOURCES: usize = 1024;
 
 /// A GET stream of a legacy session; of what servers say to it goes on what `pass` gives. A session may have several:
 /// each message goes to one of them. Of changed lists it hears what `caller` sees, who opened the newest of them.
 /// `patience` is how long it may take the client to read one.
-pub fn legacy(
-    core: &Handle,
+pub fn session_stream(
+    runtime: &Handle,
     session: Arc<Session>,
-    pass: Pass,
+    pass: MessageFilter,
     caller: Caller,
-    lookout: Lookout,
-    patience: Duration,
+    list_changes: ListChangeWatcher,
+    timeout: Duration,
     drain: CancellationToken,
-) -> Result<Talk, TooMany> {
+) -> Result<MessageStream, TooManyStreams> {
     // No longer than it must be: what stands in it is lost with the client.
-    let (words, receiver) = mpsc::channel(1);
-    let stream = session.attach(patience)?;
-    if session.told.swap(Some(Arc::new(caller.clone()))).is_none() {
-        core.spawn(tell(session.clone(), caller, lookout));
+    let (text, receiver) = mpsc::channel(1);
+    let stream = session.attach(timeout)?;
+    if session.list_change_caller.swap(Some(Arc::new(caller.clone()))).is_none() {
+        runtime.spawn(forward_list_changes(session.clone(), caller, list_changes));
     }
     let ended = session.end();
-    let task = core.spawn(async move {
+    let task = runtime.spawn(async move {
         let speak = async {
-            while let Ok(place) = words.reserve().await {
+            while let Ok(place) = text.reserve().await {
                 let said = loop {
                     let Some(item) = stream.next().await else { return };
                     match &item.server {
@@ -62,7 +62,7 @@ pub fn legacy(
                         None => break item.message,
                     }
                 };
-                place.send(Word::Note(said));
+                place.send(StreamItem::Message(said));
             }
         };
         tokio::select! {
@@ -71,40 +71,45 @@ pub fn legacy(
             () = speak => {}
         }
     });
-    Ok(Talk { words: receiver, stream: true, leash: Some(Leash(task.abort_handle())), goodbye: None })
+    Ok(MessageStream {
+        items: receiver,
+        stream: true,
+        abort_on_drop: Some(AbortOnDrop(task.abort_handle())),
+        final_message: None,
+    })
 }
 
 /// Tells a session of changed lists, once each and not once a stream, from its first stream to its end.
-async fn tell(session: Arc<Session>, first: Caller, mut lookout: Lookout) {
+async fn forward_list_changes(session: Arc<Session>, first: Caller, mut list_changes: ListChangeWatcher) {
     let ended = session.end();
-    let caller = || session.told.load().as_deref().unwrap_or(&first).clone();
+    let caller = || session.list_change_caller.load().as_deref().unwrap_or(&first).clone();
     loop {
         let news = tokio::select! {
             () = ended.cancelled() => return,
-            news = lookout.next(caller) => news,
+            news = list_changes.next(caller) => news,
         };
         match news {
-            Some(News::Changed(kinds)) => {
+            Some(ListChange::Changed(kinds)) => {
                 for kind in kinds {
-                    session.outbox.say(message::notification(announcement(kind), b""));
+                    session.outbox.send_own(message::notification(list_change_notification(kind), b""));
                 }
             }
-            Some(News::Gone) => session.outbox.cut(),
+            Some(ListChange::Gone) => session.outbox.close_streams(),
             None => return,
         }
     }
 }
 
-fn announcement(kind: Kind) -> &'static str {
+fn list_change_notification(kind: ListKind) -> &'static str {
     match kind {
-        Kind::Tools => "notifications/tools/list_changed",
-        Kind::Prompts => "notifications/prompts/list_changed",
-        Kind::Resources | Kind::Templates => "notifications/resources/list_changed",
+        ListKind::Tools => "notifications/tools/list_changed",
+        ListKind::Prompts => "notifications/prompts/list_changed",
+        ListKind::Resources | ListKind::Templates => "notifications/resources/list_changed",
     }
 }
 
 /// What a client asked to be told of, as far as it can be.
-pub struct Filter {
+pub struct SubscriptionFilter {
     tools: bool,
     prompts: bool,
     resources: bool,
@@ -112,7 +117,7 @@ pub struct Filter {
     updates: Vec<(Arc<Server>, Vec<String>)>,
 }
 
-impl Filter {
+impl SubscriptionFilter {
     /// Reads `params.notifications`; what the endpoint cannot tell of is left out.
     /// `may` says which resources the client may follow.
     pub fn read(
@@ -128,16 +133,17 @@ impl Filter {
             message::member(notifications, name).is_some_and(|span| span.of(notifications) == b"true")
         };
         // A federation whose servers have no prompts today may get one that has.
-        let has = |name: &str| match (&endpoint.only, &endpoint.toolset) {
+        let has = |name: &str| match (&endpoint.single, &endpoint.toolset) {
             (None, None) => true,
             (None, Some(_)) => name == "tools",
             (Some(_), _) => message::member(&view.capabilities, name).is_some(),
         };
         let mut updates: BTreeMap<u64, (Arc<Server>, Vec<String>)> = BTreeMap::new();
         if let Some(span) = message::member(notifications, "resourceSubscriptions") {
-            for uri in strings(span.of(notifications)).filter(|uris| uris.len() <= MOST)? {
+            for uri in strings(span.of(notifications)).filter(|uris| uris.len() <= MAX_RESOURCES)? {
                 let target = view.resource(&uri);
-                if let Some(target) = target.filter(|target| view.following.contains(&target.server.serial))
+                if let Some(target) =
+                    target.filter(|target| view.resource_servers.contains(&target.server.serial))
                     && may(&uri, &target.server)
                 {
                     let entry = updates.entry(target.server.serial);
@@ -153,11 +159,11 @@ impl Filter {
         })
     }
 
-    fn takes(&self, kind: Kind) -> bool {
+    fn includes(&self, kind: ListKind) -> bool {
         match kind {
-            Kind::Tools => self.tools,
-            Kind::Prompts => self.prompts,
-            Kind::Resources | Kind::Templates => self.resources,
+            ListKind::Tools => self.tools,
+            ListKind::Prompts => self.prompts,
+            ListKind::Resources | ListKind::Templates => self.resources,
         }
     }
 
@@ -181,26 +187,26 @@ impl Filter {
 }
 
 /// A `subscriptions/listen` of a client.
-pub struct Listening {
+pub struct Subscription {
     /// Its id, as written.
     pub id: Bytes,
-    pub filter: Filter,
+    pub filter: SubscriptionFilter,
     pub caller: Caller,
-    pub lookout: Lookout,
+    pub list_changes: ListChangeWatcher,
     /// How the endpoint names itself in results.
     pub server_info: Bytes,
 }
 
 /// `subscriptions/listen` (2026-07-28, basic/patterns/subscriptions): the acknowledgement first, then what was
 /// asked for, each with the id of the client's own request; a result at the end.
-pub fn modern(
+pub fn subscription_stream(
     core: &Handle,
     registry: Arc<Registry>,
-    listening: Listening,
+    listening: Subscription,
     drain: CancellationToken,
-) -> Talk {
-    let Listening { id, mut filter, caller, mut lookout, server_info } = listening;
-    let (words, receiver) = mpsc::channel(32);
+) -> MessageStream {
+    let Subscription { id, mut filter, caller, mut list_changes, server_info } = listening;
+    let (message, receiver) = mpsc::channel(32);
     let runtime = core.clone();
     let subscription = format!(r#""{SUBSCRIPTION}":{}"#, String::from_utf8_lossy(&id));
     let info = String::from_utf8_lossy(&server_info);
@@ -210,7 +216,7 @@ pub fn modern(
     let last = message::result(&id, last.as_bytes());
     let goodbye = Some(last.clone());
     let task = core.spawn(async move {
-        let (out, mut said) = mpsc::channel::<Followed>(32);
+        let (out, mut said) = mpsc::channel::<ResourceEvent>(32);
         // Only what the servers have promised is promised to the client.
         let opening = std::mem::take(&mut filter.updates).into_iter().map(|(server, uris)| {
             resource_updates::begin(&runtime, registry.clone(), server, uris, id.clone(), out.clone())
@@ -222,7 +228,7 @@ pub fn modern(
         }
         let ack = format!(r#"{{"_meta":{{{subscription}}},"notifications":{}}}"#, filter.json(&followed));
         let ack = message::notification(message::ACKNOWLEDGED, ack.as_bytes());
-        if words.send(Word::Note(ack)).await.is_err() {
+        if message.send(StreamItem::Message(ack)).await.is_err() {
             return;
         }
         let params = format!(r#"{{"_meta":{{{subscription}}}}}"#);
@@ -230,25 +236,30 @@ pub fn modern(
             let notes = tokio::select! {
                 () = drain.cancelled() => break,
                 update = said.recv(), if !followed.is_empty() => match update {
-                    Some(Followed::Says(update)) => vec![update],
+                    Some(ResourceEvent::Message(update)) => vec![update],
                     // What was promised cannot be kept: the client asks anew, and hears what can be.
-                    Some(Followed::Lost) | None => break,
+                    Some(ResourceEvent::Lost) | None => break,
                 },
-                news = lookout.next(|| caller.clone()) => match news {
-                    Some(News::Changed(kinds)) => {
-                        let wanted = kinds.into_iter().filter(|kind| filter.takes(*kind));
-                        wanted.map(|kind| message::notification(announcement(kind), params.as_bytes())).collect()
+                news = list_changes.next(|| caller.clone()) => match news {
+                    Some(ListChange::Changed(kinds)) => {
+                        let wanted = kinds.into_iter().filter(|kind| filter.includes(*kind));
+                        wanted.map(|kind| message::notification(list_change_notification(kind), params.as_bytes())).collect()
                     }
-                    Some(News::Gone) | None => break,
+                    Some(ListChange::Gone) | None => break,
                 },
             };
             for note in notes {
-                if words.send(Word::Note(note)).await.is_err() {
+                if message.send(StreamItem::Message(note)).await.is_err() {
                     return;
                 }
             }
         }
-        let _ = words.send(Word::Last(last)).await;
+        let _ = message.send(StreamItem::Final(last)).await;
     });
-    Talk { words: receiver, stream: true, leash: Some(Leash(task.abort_handle())), goodbye }
+    MessageStream {
+        items: receiver,
+        stream: true,
+        abort_on_drop: Some(AbortOnDrop(task.abort_handle())),
+        final_message: goodbye,
+    }
 }

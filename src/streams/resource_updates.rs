@@ -13,74 +13,76 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::Leash;
+use super::AbortOnDrop;
 use crate::registry::Registry;
 use crate::server::Server;
-use crate::upstream::{Ending, house_meta};
+use crate::upstream::{WatchEnd, gateway_meta};
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::{SUBSCRIPTION, strings};
 
 /// How long servers may take to acknowledge; the client waits for that.
-const PATIENCE: Duration = Duration::from_secs(3);
+const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses before a server is listened to again.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MIN_BACKOFF: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-pub enum Followed {
+pub enum ResourceEvent {
     /// A message for the client.
-    Says(Bytes),
+    Message(Bytes),
     /// What was promised will not be told any more.
     Lost,
 }
 
 /// Begins to follow; gives what the server has promised to tell of. None if it promises nothing in time.
 pub async fn begin(
-    core: &Handle,
+    runtime: &Handle,
     registry: Arc<Registry>,
     server: Arc<Server>,
     uris: Vec<String>,
     id: Bytes,
-    out: mpsc::Sender<Followed>,
-) -> Option<(Leash, Vec<String>)> {
+    out: mpsc::Sender<ResourceEvent>,
+) -> Option<(AbortOnDrop, Vec<String>)> {
     let (promised, promise) = oneshot::channel();
-    let follower = Follower { registry, uris, id, out, promised: Some(promised), kept: Vec::new() };
-    let leash = Leash(core.spawn(follower.follow(server)).abort_handle());
-    let uris = tokio::time::timeout(PATIENCE, promise).await.ok()?.ok()?;
+    let follower =
+        ResourceSubscriber { registry, uris, id, out, promised: Some(promised), subscribed: Vec::new() };
+    let leash = AbortOnDrop(runtime.spawn(follower.run(server)).abort_handle());
+    let uris = tokio::time::timeout(ACKNOWLEDGE_TIMEOUT, promise).await.ok()?.ok()?;
     (!uris.is_empty()).then_some((leash, uris))
 }
 
 /// There is nothing to follow, or nobody to follow it for.
-struct Idle;
+struct NothingToWatch;
 
-struct Follower {
+struct ResourceSubscriber {
     registry: Arc<Registry>,
     uris: Vec<String>,
     /// The client's own, as written.
     id: Bytes,
-    out: mpsc::Sender<Followed>,
+    out: mpsc::Sender<ResourceEvent>,
     promised: Option<oneshot::Sender<Vec<String>>>,
     /// What was promised.
-    kept: Vec<String>,
+    subscribed: Vec<String>,
 }
 
-impl Follower {
+impl ResourceSubscriber {
     /// Listens to a server, and again when that ends; to the one in its place when a reload gave it other settings.
-    async fn follow(mut self, mut server: Arc<Server>) {
+    async fn run(mut self, mut server: Arc<Server>) {
         let quoted: Vec<String> = self.uris.iter().map(|uri| quote(uri)).collect();
         let params = Bytes::from(format!(
             r#"{{"notifications":{{"resourceSubscriptions":[{}]}},"_meta":{}}}"#,
             quoted.join(","),
-            house_meta()
+            gateway_meta()
         ));
-        let mut pause = FIRST_PAUSE;
+        let mut pause = MIN_BACKOFF;
         while !self.out.is_closed() {
-            let since = Instant::now();
+            let started = Instant::now();
             let (sender, mut said) = mpsc::channel::<Bytes>(32);
             let listen = async {
-                let following = async { Ok(server.upstream.follow(params.clone(), sender).await) };
+                let following =
+                    async { Ok(server.upstream.subscribe_resources(params.clone(), sender).await) };
                 let hearing = async {
                     while let Some(message) = said.recv().await {
-                        self.hear(&message).await?;
+                        self.on_message(&message).await?;
                     }
                     Ok(())
                 };
@@ -88,54 +90,54 @@ impl Follower {
             };
             let ended = tokio::select! {
                 ended = listen => ended,
-                () = server.retired.cancelled() => Ok(Ok(Ending::Over)),
+                () = server.retired.cancelled() => Ok(Ok(WatchEnd::Ended)),
             };
             match ended {
-                Err(Idle) | Ok(Ok(Ending::Refused)) => break,
-                Ok(Ok(Ending::Over)) => {}
+                Err(NothingToWatch) | Ok(Ok(WatchEnd::Rejected)) => break,
+                Ok(Ok(WatchEnd::Ended)) => {}
                 Ok(Err(error)) => tracing::debug!(server = %server.name, %error, "a subscription ended"),
             }
-            if since.elapsed() > pause {
-                pause = FIRST_PAUSE;
+            if started.elapsed() > pause {
+                pause = MIN_BACKOFF;
             }
             if !server.retired.is_cancelled() {
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause = (pause * 2).min(MAX_BACKOFF);
             }
-            match self.registry.house().servers.get(&server.name) {
+            match self.registry.snapshot().servers.get(&server.name) {
                 Some(now) => server = now.clone(),
                 None => break,
             }
         }
-        let _ = self.out.send(Followed::Lost).await;
+        let _ = self.out.send(ResourceEvent::Lost).await;
     }
 
     /// One message of the server.
-    async fn hear(&mut self, message: &Bytes) -> Result<(), Idle> {
+    async fn on_message(&mut self, message: &Bytes) -> Result<(), NothingToWatch> {
         let Some(read) = message::read(message) else { return Ok(()) };
         let is = |word: &str| read.method.is_some_and(|method| method.is(message, word));
         if is(message::ACKNOWLEDGED) {
             let now = read.params.map(|params| acknowledged(params.of(message))).unwrap_or_default();
             if let Some(promised) = self.promised.take() {
-                self.kept = self.uris.iter().filter(|uri| now.contains(uri)).cloned().collect();
-                let promise = self.kept.clone();
+                self.subscribed = self.uris.iter().filter(|uri| now.contains(uri)).cloned().collect();
+                let promise = self.subscribed.clone();
                 let is_told = promised.send(promise).is_ok();
-                return if is_told && !self.kept.is_empty() { Ok(()) } else { Err(Idle) };
+                return if is_told && !self.subscribed.is_empty() { Ok(()) } else { Err(NothingToWatch) };
             }
-            for uri in &self.kept {
+            for uri in &self.subscribed {
                 if !now.contains(uri) {
-                    return Err(Idle);
+                    return Err(NothingToWatch);
                 }
                 let id = String::from_utf8_lossy(&self.id);
                 let params = format!(r#"{{"uri":{},"_meta":{{"{SUBSCRIPTION}":{id}}}}}"#, quote(uri));
                 let note = message::notification(UPDATED, params.as_bytes());
-                self.out.send(Followed::Says(note)).await.map_err(|_| Idle)?;
+                self.out.send(ResourceEvent::Message(note)).await.map_err(|_| NothingToWatch)?;
             }
         } else if is(UPDATED)
             && self.promised.is_none()
-            && let Some(message) = readdressed(message, &read, &self.id)
+            && let Some(message) = with_subscription_id(message, &read, &self.id)
         {
-            self.out.send(Followed::Says(message)).await.map_err(|_| Idle)?;
+            self.out.send(ResourceEvent::Message(message)).await.map_err(|_| NothingToWatch)?;
         }
         Ok(())
     }
@@ -153,7 +155,7 @@ fn acknowledged(params: &[u8]) -> Vec<String> {
 }
 
 /// A message with the id of the client's own subscription.
-fn readdressed(message: &Bytes, read: &message::Incoming, id: &[u8]) -> Option<Bytes> {
+fn with_subscription_id(message: &Bytes, read: &message::Incoming, id: &[u8]) -> Option<Bytes> {
     let inside = |outer: Span, name: &str| {
         let place = message::member(outer.of(message), name)?;
         Some(Span { start: outer.start + place.start, end: outer.start + place.end })

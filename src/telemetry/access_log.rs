@@ -8,18 +8,18 @@ use std::time::{Duration, SystemTime};
 use mcp::json::quote::quote_to;
 
 use super::Outcome;
-use super::escape::plain_to;
-use super::log_writer::{Page, Pen, pen};
+use super::escape::escape_to;
+use super::log_writer::{LogWriter, ThreadBuffer, writer};
 use crate::config::Format;
 
 /// What is told of one request.
-pub struct Line<'a> {
+pub struct AccessEntry<'a> {
     pub at: SystemTime,
     pub request_id: u64,
     pub client: Option<IpAddr>,
     /// The name of the caller.
     pub caller: &'a str,
-    pub verb: &'a str,
+    pub http_method: &'a str,
     pub path: &'a str,
     /// The method of MCP; a fixed word for unknown ones.
     pub method: &'static str,
@@ -29,7 +29,7 @@ pub struct Line<'a> {
     pub outcome: Outcome,
     pub reason: Option<&'static str>,
     /// The whole request.
-    pub took: Duration,
+    pub duration: Duration,
     /// The part of it that the server took.
     pub upstream: Option<Duration>,
     pub bytes_in: usize,
@@ -40,11 +40,11 @@ pub struct Line<'a> {
 
 /// Takes lines; a clone a worker.
 #[derive(Clone)]
-pub struct Access(Option<&'static Pen>);
+pub struct AccessLog(Option<&'static LogWriter>);
 
-impl Access {
+impl AccessLog {
     pub fn start(format: Format) -> Self {
-        Self(Some(pen(format)))
+        Self(Some(writer(format)))
     }
 
     /// Writes nothing.
@@ -56,9 +56,9 @@ impl Access {
         self.0.is_none()
     }
 
-    pub fn tell(&self, line: &Line<'_>) {
-        if let Some(pen) = self.0 {
-            pen.tell(|page| if pen.json { json(page, line) } else { text(page, line) });
+    pub fn record(&self, line: &AccessEntry<'_>) {
+        if let Some(writer) = self.0 {
+            writer.write(|page| if writer.json { json(page, line) } else { text(page, line) });
         }
     }
 }
@@ -69,19 +69,19 @@ fn millis(out: &mut String, time: Duration) {
     let _ = write!(out, "{}.{:03}", micros / 1000, micros % 1000);
 }
 
-fn json(Page { text: out, clock, .. }: &mut Page, line: &Line<'_>) {
+fn json(ThreadBuffer { text: out, timestamp, .. }: &mut ThreadBuffer, line: &AccessEntry<'_>) {
     out.push_str(r#"{"timestamp":""#);
-    clock.tell(out, line.at);
+    timestamp.tell(out, line.at);
     out.push_str(r#"","level":"INFO","target":"toolgate::request","request_id":""#);
     let _ = write!(out, "{:016x}", line.request_id);
     out.push_str(r#"","caller":"#);
     quote_to(out, line.caller);
-    out.extend([r#","verb":""#, line.verb, r#"","path":"#]);
+    out.extend([r#","verb":""#, line.http_method, r#"","path":"#]);
     quote_to(out, line.path);
     out.extend([r#","method":""#, line.method, r#"","status":"#]);
     let _ = write!(out, "{}", line.status);
-    out.extend([r#","outcome":""#, line.outcome.word(), r#"","ms":"#]);
-    millis(out, line.took);
+    out.extend([r#","outcome":""#, line.outcome.as_str(), r#"","ms":"#]);
+    millis(out, line.duration);
     let _ = write!(out, r#","bytes_in":{},"bytes_out":{}"#, line.bytes_in, line.bytes_out);
     if let Some(client) = line.client {
         let _ = write!(out, r#","client":"{client}""#);
@@ -101,20 +101,20 @@ fn json(Page { text: out, clock, .. }: &mut Page, line: &Line<'_>) {
     out.push_str("}\n");
 }
 
-fn text(Page { text: out, clock, .. }: &mut Page, line: &Line<'_>) {
-    clock.tell(out, line.at);
-    let _ = write!(out, " {} {}", line.status, line.outcome.word());
+fn text(ThreadBuffer { text: out, timestamp, .. }: &mut ThreadBuffer, line: &AccessEntry<'_>) {
+    timestamp.tell(out, line.at);
+    let _ = write!(out, " {} {}", line.status, line.outcome.as_str());
     if let Some(reason) = line.reason {
         out.extend([" (", reason, ")"]);
     }
     let name = line.tool.or(line.server).unwrap_or_default();
     // The path is a stranger's, and names of tools are a server's.
-    for word in [line.verb, line.path, line.method, name] {
+    for word in [line.http_method, line.path, line.method, name] {
         out.push(' ');
-        let _ = plain_to(out, word);
+        let _ = escape_to(out, word);
     }
     out.push(' ');
-    millis(out, line.took);
+    millis(out, line.duration);
     let _ = writeln!(out, " ms {:016x}", line.request_id);
 }
 
@@ -122,13 +122,13 @@ fn text(Page { text: out, clock, .. }: &mut Page, line: &Line<'_>) {
 mod tests {
     use super::*;
 
-    fn line<'a>() -> Line<'a> {
-        Line {
+    fn line<'a>() -> AccessEntry<'a> {
+        AccessEntry {
             at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_042),
             request_id: 0xabc,
             client: Some(IpAddr::from([127, 0, 0, 1])),
             caller: "o\"neill",
-            verb: "POST",
+            http_method: "POST",
             path: "/mcp",
             method: "tools/call",
             server: Some("s"),
@@ -136,7 +136,7 @@ mod tests {
             status: 200,
             outcome: Outcome::Ok,
             reason: None,
-            took: Duration::from_micros(12_034),
+            duration: Duration::from_micros(12_034),
             upstream: Some(Duration::from_millis(7)),
             bytes_in: 1,
             bytes_out: 2,
@@ -146,9 +146,9 @@ mod tests {
 
     #[test]
     fn a_line_is_json_with_all_that_there_is_to_tell() {
-        let mut page = Page::default();
+        let mut page = ThreadBuffer::default();
         json(&mut page, &line());
-        json(&mut page, &Line { at: line().at + Duration::from_secs(1), ..line() });
+        json(&mut page, &AccessEntry { at: line().at + Duration::from_secs(1), ..line() });
         let lines: Vec<serde_json::Value> =
             page.text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         let expected = serde_json::json!({
@@ -163,8 +163,8 @@ mod tests {
 
     #[test]
     fn a_line_for_people_is_one_whatever_a_stranger_asks_for() {
-        let mut page = Page::default();
-        text(&mut page, &Line { path: "/\u{7f}\u{9b}31m", tool: Some("a\r\nb\u{1b}[0m"), ..line() });
+        let mut page = ThreadBuffer::default();
+        text(&mut page, &AccessEntry { path: "/\u{7f}\u{9b}31m", tool: Some("a\r\nb\u{1b}[0m"), ..line() });
         assert!(
             page.text.contains(r" POST /\u{7f}\u{9b}31m tools/call a\r\nb\u{1b}[0m 12.034"),
             "{:?}",
@@ -174,8 +174,8 @@ mod tests {
 
     #[test]
     fn a_line_for_people_is_short() {
-        let mut page = Page::default();
-        text(&mut page, &Line { reason: Some("why"), ..line() });
+        let mut page = ThreadBuffer::default();
+        text(&mut page, &AccessEntry { reason: Some("why"), ..line() });
         let expected =
             "2026-09-21T14:13:20.042Z 200 ok (why) POST /mcp tools/call s 12.034 ms 0000000000000abc\n";
         assert_eq!(page.text, expected);

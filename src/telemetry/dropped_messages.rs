@@ -7,7 +7,7 @@ use std::time::Instant;
 use prometheus::{IntCounterVec, Opts};
 
 /// How often it is told at most, in milliseconds: who sends such messages may send many.
-const EVERY: u64 = 1000;
+const LOG_INTERVAL: u64 = 1000;
 
 static DROPPED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Messages that went nowhere because their sender may not send them.";
@@ -18,7 +18,7 @@ static DROPPED: LazyLock<IntCounterVec> = LazyLock::new(|| {
 
 /// A message that goes nowhere. Its words are of closed lists, never those of its sender.
 #[derive(Clone, Copy, Debug)]
-pub struct Dropped<'a> {
+pub struct DroppedMessage<'a> {
     /// `client` or `server`.
     pub from: &'static str,
     /// `request`, `notification`, or `_other` for what is no message.
@@ -28,13 +28,13 @@ pub struct Dropped<'a> {
     pub server: &'a str,
 }
 
-impl Dropped<'_> {
+impl DroppedMessage<'_> {
     pub fn count(self) {
-        static PACE: Pace = Pace::new();
+        static LOG_PACE: LogPace = LogPace::new();
         let Self { from, kind, method, server } = self;
         DROPPED.with_label_values(&[from, kind, method, server]).inc();
         let now = u64::try_from(STARTED.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if let Some(suppressed) = PACE.take(now) {
+        if let Some(suppressed) = LOG_PACE.take(now) {
             tracing::warn!(
                 from,
                 kind,
@@ -54,12 +54,12 @@ pub(super) fn counters() -> IntCounterVec {
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// One word in a while, and how many were kept back since the last.
-struct Pace {
+struct LogPace {
     next: AtomicU64,
     suppressed: AtomicU64,
 }
 
-impl Pace {
+impl LogPace {
     const fn new() -> Self {
         Self { next: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
     }
@@ -67,7 +67,10 @@ impl Pace {
     fn take(&self, now: u64) -> Option<u64> {
         let next = self.next.load(Ordering::Relaxed);
         let taken = now >= next
-            && self.next.compare_exchange(next, now + EVERY, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            && self
+                .next
+                .compare_exchange(next, now + LOG_INTERVAL, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
         if !taken {
             self.suppressed.fetch_add(1, Ordering::Relaxed);
             return None;
@@ -82,7 +85,7 @@ mod tests {
 
     #[test]
     fn one_is_told_in_a_while_and_the_next_says_how_many_were_not() {
-        let pace = Pace::new();
+        let pace = LogPace::new();
         assert_eq!(pace.take(5), Some(0));
         assert_eq!((pace.take(6), pace.take(1004)), (None, None));
         assert_eq!(pace.take(1005), Some(2));

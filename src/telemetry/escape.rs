@@ -5,34 +5,35 @@
 use std::fmt::{self, Write};
 
 /// Whether a character does more to a text than to stand in it.
-pub fn acts(c: char) -> bool {
+pub fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Writes a text with escapes for what acts.
-pub fn plain_to(out: &mut impl Write, text: &str) -> fmt::Result {
+pub fn escape_to(out: &mut impl Write, text: &str) -> fmt::Result {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return out.write_str(text);
     }
-    text.chars()
-        .try_for_each(|c| if acts(c) { write!(out, "{}", c.escape_default()) } else { out.write_char(c) })
+    text.chars().try_for_each(|c| {
+        if is_control(c) { write!(out, "{}", c.escape_default()) } else { out.write_char(c) }
+    })
 }
 
 /// Passes a text on in this way; line ends and tabs, which the gateway's own longer messages have, only if told.
-pub struct Plain<'a, W> {
+pub struct EscapingWriter<'a, W> {
     pub out: &'a mut W,
     pub lines: bool,
 }
 
-impl<W: Write> Write for Plain<'_, W> {
+impl<W: Write> Write for EscapingWriter<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if !self.lines {
-            return plain_to(self.out, text);
+            return escape_to(self.out, text);
         }
         text.split_inclusive(['\n', '\t']).try_for_each(|part| {
             let line = part.trim_end_matches(['\n', '\t']);
-            plain_to(self.out, line)?;
+            escape_to(self.out, line)?;
             self.out.write_str(&part[line.len()..])
         })
     }
@@ -56,11 +57,11 @@ mod tests {
             ),
         ] {
             let mut out = String::new();
-            plain_to(&mut out, text).expect("memory");
+            escape_to(&mut out, text).expect("memory");
             assert_eq!(out, told);
         }
         let mut out = String::new();
-        write!(Plain { out: &mut out, lines: true }, "one\n\ttwo \r\u{1b}").expect("memory");
+        write!(EscapingWriter { out: &mut out, lines: true }, "one\n\ttwo \r\u{1b}").expect("memory");
         assert_eq!(out, "one\n\ttwo \\r\\u{1b}");
     }
 }

@@ -19,22 +19,22 @@ use super::timestamp::Clock;
 use crate::config::Format;
 
 /// Bytes that a thread may have on its page; what comes then is dropped.
-const ROOM: usize = 512 * 1024;
+const MAX_BUFFERED: usize = 512 * 1024;
 /// From here on a page is gathered at once.
-const MUCH: usize = ROOM / 4;
+const FLUSH_AT: usize = MAX_BUFFERED / 4;
 /// Bytes that a page keeps for the next lines.
-const KEPT: usize = 64 * 1024;
+const MAX_KEPT: usize = 64 * 1024;
 /// How long lines lie on their pages, so that many are written at once.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long the last words of a process may take.
-const MOMENT: Duration = Duration::from_millis(500);
+const FATAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// The pause before another look at what is full.
 const AGAIN: Duration = Duration::from_millis(5);
 /// How often it is told at most that something was dropped.
-const TOLD: Duration = Duration::from_secs(10);
+const DROP_REPORT_INTERVAL: Duration = Duration::from_secs(10);
 const THREAD: &str = "log";
 
-static PEN: OnceLock<Pen> = OnceLock::new();
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
 static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
     let (name, help) = (
         "toolgate_log_dropped_total",
@@ -45,22 +45,22 @@ static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
 
 thread_local! {
     /// The page of this thread, once it has told something.
-    static MINE: OnceLock<Arc<Mutex<Page>>> = const { OnceLock::new() };
+    static BUFFER: OnceLock<Arc<Mutex<ThreadBuffer>>> = const { OnceLock::new() };
 }
 
 /// What a thread has told and nobody has gathered yet: whole lines.
 #[derive(Default)]
-pub struct Page {
+pub struct ThreadBuffer {
     pub text: String,
-    pub clock: Clock,
+    pub timestamp: Clock,
     lines: u64,
 }
 
-pub struct Pen {
+pub struct LogWriter {
     pub json: bool,
-    pages: Mutex<Vec<Arc<Mutex<Page>>>>,
+    buffers: Mutex<Vec<Arc<Mutex<ThreadBuffer>>>>,
     /// The thread waits for a first line, and must be woken.
-    asleep: AtomicBool,
+    sleeping: AtomicBool,
     thread: OnceLock<Thread>,
     flushed: Flushed,
 }
@@ -78,36 +78,36 @@ pub fn dropped() -> IntCounter {
 }
 
 /// The pen of this process; the first call starts its thread.
-pub fn pen(format: Format) -> &'static Pen {
-    let pen = PEN.get_or_init(|| Pen::new(format));
+pub fn writer(format: Format) -> &'static LogWriter {
+    let writer = WRITER.get_or_init(|| LogWriter::new(format));
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
-        match thread::Builder::new().name(THREAD.into()).spawn(|| pen.write(&mut io::stderr())) {
-            Ok(handle) => drop(pen.thread.set(handle.thread().clone())),
+        match thread::Builder::new().name(THREAD.into()).spawn(|| writer.write_out(&mut io::stderr())) {
+            Ok(handle) => drop(writer.thread.set(handle.thread().clone())),
             // From here on all is dropped, and counted.
             Err(error) => eprintln!("error: there will be no log, its thread does not start: {error}"),
         }
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| panicked(info, &before)));
     });
-    pen
+    writer
 }
 
 /// Tells something outside the log, such as the error that ends this process: waits for it, but not for long.
-pub fn last_words(words: &str) {
-    match PEN.get() {
-        Some(pen) => {
-            pen.put(0, |page| page.text.extend([words, "\n"]));
-            pen.flush();
+pub fn log_fatal(message: &str) {
+    match WRITER.get() {
+        Some(writer) => {
+            writer.put(0, |page| page.text.extend([message, "\n"]));
+            writer.flush();
         }
-        None => eprintln!("{words}"),
+        None => eprintln!("{message}"),
     }
 }
 
 /// Waits until what was told so far is written, but not for long.
 pub fn flush() {
-    if let Some(pen) = PEN.get() {
-        pen.flush();
+    if let Some(writer) = WRITER.get() {
+        writer.flush();
     }
 }
 
@@ -115,7 +115,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Pen {
+impl LogWriter {
     fn new(format: Format) -> Self {
         let json = match format {
             Format::Auto => !io::stderr().is_terminal(),
@@ -124,25 +124,25 @@ impl Pen {
         };
         Self {
             json,
-            pages: Mutex::default(),
-            asleep: AtomicBool::new(false),
+            buffers: Mutex::default(),
+            sleeping: AtomicBool::new(false),
             thread: OnceLock::new(),
             flushed: Flushed::default(),
         }
     }
 
     /// Puts a line on the page of this thread, by `tell`. Never waits but for the moment in which pages are changed.
-    pub fn tell(&self, tell: impl FnOnce(&mut Page)) {
-        self.put(ROOM, tell);
+    pub fn write(&self, tell: impl FnOnce(&mut ThreadBuffer)) {
+        self.put(MAX_BUFFERED, tell);
     }
 
     /// The same if there are at most `room` bytes on the page; with 0 whatever there is.
-    fn put(&self, room: usize, tell: impl FnOnce(&mut Page)) {
+    fn put(&self, room: usize, tell: impl FnOnce(&mut ThreadBuffer)) {
         // A thread that ends tells nothing more.
-        let _ = MINE.try_with(|mine| {
+        let _ = BUFFER.try_with(|mine| {
             let mine = mine.get_or_init(|| {
                 let page = Arc::default();
-                locked(&self.pages).push(Arc::clone(&page));
+                locked(&self.buffers).push(Arc::clone(&page));
                 page
             });
             let mut page = locked(mine);
@@ -151,10 +151,10 @@ impl Pen {
             }
             tell(&mut page);
             page.lines += 1;
-            let much = page.text.len() > MUCH;
+            let much = page.text.len() > FLUSH_AT;
             drop(page);
             // Who has found all pages empty has said so before it looked at this one.
-            if much || self.asleep.load(Ordering::Acquire) && self.asleep.swap(false, Ordering::AcqRel) {
+            if much || self.sleeping.load(Ordering::Acquire) && self.sleeping.swap(false, Ordering::AcqRel) {
                 self.wake();
             }
         });
@@ -172,23 +172,23 @@ impl Pen {
         let mine = state.0;
         self.wake();
         // An error means that it took too long.
-        let _ = self.flushed.done.wait_timeout_while(state, MOMENT, |(_, done)| *done < mine);
+        let _ = self.flushed.done.wait_timeout_while(state, FATAL_TIMEOUT, |(_, done)| *done < mine);
     }
 
     /// Writes what comes, for ever.
-    fn write(&self, out: &mut impl Write) {
-        let mut spare = String::with_capacity(KEPT);
+    fn write_out(&self, out: &mut impl Write) {
+        let mut spare = String::with_capacity(MAX_KEPT);
         let (mut told, mut at) = (0, None::<Instant>);
         loop {
-            if !self.gather(out, &mut spare) {
-                self.asleep.store(true, Ordering::Release);
-                if !self.gather(out, &mut spare) && self.asleep.load(Ordering::Acquire) {
+            if !self.drain(out, &mut spare) {
+                self.sleeping.store(true, Ordering::Release);
+                if !self.drain(out, &mut spare) && self.sleeping.load(Ordering::Acquire) {
                     thread::park();
                 }
-                self.asleep.store(false, Ordering::Release);
+                self.sleeping.store(false, Ordering::Release);
             }
             let all = DROPPED.get();
-            if all > told && at.is_none_or(|at| at.elapsed() > TOLD) {
+            if all > told && at.is_none_or(|at| at.elapsed() > DROP_REPORT_INTERVAL) {
                 tracing::warn!(
                     lines = all - told,
                     "lines of the log were dropped: standard error takes too few, or none"
@@ -204,10 +204,10 @@ impl Pen {
     }
 
     /// Writes what is on the pages; false if there was nothing.
-    fn gather(&self, out: &mut impl Write, spare: &mut String) -> bool {
+    fn drain(&self, out: &mut impl Write, spare: &mut String) -> bool {
         let asked = locked(&self.flushed.asked_and_done).0;
         // Pages of threads that have ended are looked at a last time.
-        let mut pages = locked(&self.pages);
+        let mut pages = locked(&self.buffers);
         let all = pages.clone();
         pages.retain(|page| Arc::strong_count(page) > 2);
         drop(pages);
@@ -225,7 +225,7 @@ impl Pen {
                 DROPPED.inc_by(lines);
             }
             spare.clear();
-            spare.shrink_to(KEPT);
+            spare.shrink_to(MAX_KEPT);
         }
         locked(&self.flushed.asked_and_done).1 = asked;
         self.flushed.done.notify_all();
@@ -234,11 +234,11 @@ impl Pen {
 }
 
 /// Takes what the log's subscriber has made of an event: one whole line a write.
-pub struct Lines(pub &'static Pen);
+pub struct TracingWriter(pub &'static LogWriter);
 
-impl Write for Lines {
+impl Write for TracingWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.tell(|page| page.text.push_str(&String::from_utf8_lossy(line)));
+        self.0.write(|page| page.text.push_str(&String::from_utf8_lossy(line)));
         Ok(line.len())
     }
 
@@ -262,15 +262,15 @@ fn put(out: &mut impl Write, mut page: &[u8]) -> io::Result<()> {
 }
 
 fn panicked(info: &PanicHookInfo<'_>, before: &dyn Fn(&PanicHookInfo<'_>)) {
-    let (thread, pen) = (thread::current(), PEN.get());
+    let (thread, writer) = (thread::current(), WRITER.get());
     let name = thread.name().unwrap_or("without a name");
-    let Some(pen) = pen.filter(|_| name != THREAD) else { return before(info) };
+    let Some(writer) = writer.filter(|_| name != THREAD) else { return before(info) };
     let trace = Backtrace::capture();
     let trace = if trace.status() == BacktraceStatus::Captured { format!("{trace}") } else { String::new() };
-    pen.put(0, |page| page.text.push_str(&format!("thread '{name}' {info}\n{trace}")));
+    writer.put(0, |page| page.text.push_str(&format!("thread '{name}' {info}\n{trace}")));
     // Its end is that of the process.
     if name == "main" {
-        pen.flush();
+        writer.flush();
     }
 }
 
@@ -298,35 +298,35 @@ mod tests {
 
     #[test]
     fn what_is_not_taken_at_once_is_written_all_the_same() {
-        let pen = Pen::new(Format::Text);
+        let writer = LogWriter::new(Format::Text);
         thread::scope(|scope| {
-            for words in ["one\n", "two\n"] {
-                scope.spawn(|| pen.tell(|page| page.text.push_str(words)));
+            for message in ["one\n", "two\n"] {
+                scope.spawn(|| writer.write(|page| page.text.push_str(message)));
             }
         });
         let (mut out, mut spare) = (Narrow(Vec::new(), false), String::new());
-        assert!(pen.gather(&mut out, &mut spare));
+        assert!(writer.drain(&mut out, &mut spare));
         let mut lines: Vec<&[u8]> = out.0.split_inclusive(|b| *b == b'\n').collect();
         lines.sort_unstable();
         assert_eq!(lines, [b"one\n", b"two\n"]);
-        assert!(!pen.gather(&mut out, &mut spare), "nothing is written twice");
-        assert!(locked(&pen.pages).is_empty(), "threads that have ended leave no pages");
+        assert!(!writer.drain(&mut out, &mut spare), "nothing is written twice");
+        assert!(locked(&writer.buffers).is_empty(), "threads that have ended leave no pages");
     }
 
     #[test]
     fn nobody_waits_for_a_pen_that_writes_nothing() {
-        let pen = Pen::new(Format::Text);
+        let writer = LogWriter::new(Format::Text);
         let before = dropped().get();
         thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..3 {
-                    pen.tell(|page| page.text.push_str(&"x".repeat(ROOM)));
+                    writer.write(|page| page.text.push_str(&"x".repeat(MAX_BUFFERED)));
                 }
             });
         });
         assert!(dropped().get() > before, "the third found no room");
         let begun = Instant::now();
-        pen.flush();
-        assert!(begun.elapsed() >= MOMENT, "it was waited for, and no longer");
+        writer.flush();
+        assert!(begun.elapsed() >= FATAL_TIMEOUT, "it was waited for, and no longer");
     }
 }

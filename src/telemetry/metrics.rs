@@ -21,30 +21,30 @@ pub enum Outcome {
     /// The server could not be asked or did not answer properly.
     Failed,
     /// The client left before the answer was complete.
-    Left,
+    ClientAborted,
 }
 
 impl Outcome {
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Ok => "ok",
             Outcome::Error => "error",
             Outcome::Refused => "refused",
             Outcome::Failed => "failed",
-            Outcome::Left => "left",
+            Outcome::ClientAborted => "left",
         }
     }
 }
 
 /// The counters of one method, server and tool, by outcome; each comes to be when it is first used, so that ten
 /// thousand tools that nobody calls make no series.
-pub struct Counted {
+pub struct CallCounters {
     labels: [Box<str>; 3],
     vec: IntCounterVec,
     counters: [OnceLock<IntCounter>; 5],
 }
 
-impl Counted {
+impl CallCounters {
     /// The method that it counts.
     pub fn method(&self) -> &str {
         &self.labels[0]
@@ -52,31 +52,31 @@ impl Counted {
 
     pub fn count(&self, outcome: Outcome) {
         let [method, server, tool] = &self.labels;
-        let make = || self.vec.with_label_values(&[&**method, &**server, &**tool, outcome.word()]);
+        let make = || self.vec.with_label_values(&[&**method, &**server, &**tool, outcome.as_str()]);
         self.counters[outcome as usize].get_or_init(make).inc();
     }
 }
 
 /// Which way something goes that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     Arguments,
     Results,
 }
 
-impl Way {
-    fn word(self) -> &'static str {
+impl Direction {
+    fn as_str(self) -> &'static str {
         match self {
-            Way::Arguments => "arguments",
-            Way::Results => "results",
+            Direction::Arguments => "arguments",
+            Direction::Results => "results",
         }
     }
 }
 
 /// One of a number of things that are open.
-pub struct Open(IntGauge);
+pub struct GaugeGuard(IntGauge);
 
-impl Drop for Open {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -111,7 +111,7 @@ const SECONDS: [f64; 14] =
 impl Metrics {
     pub fn new() -> Arc<Self> {
         let registry = Registry::new();
-        fn keep<C: prometheus::core::Collector + Clone + 'static>(
+        fn register<C: prometheus::core::Collector + Clone + 'static>(
             registry: &Registry,
             metric: prometheus::Result<C>,
         ) -> C {
@@ -120,12 +120,12 @@ impl Metrics {
             metric
         }
         let counters = |name: &str, help: &str, labels: &[&str]| {
-            keep(&registry, IntCounterVec::new(Opts::new(name, help), labels))
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
         let gauges = |name: &str, help: &str, labels: &[&str]| {
-            keep(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
         };
-        let gauge = |name: &str, help: &str| keep(&registry, IntGauge::new(name, help));
+        let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
         let seconds = |name: &str, help: &str| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
         let metrics = Self {
             requests: counters(
@@ -133,14 +133,14 @@ impl Metrics {
                 "Requests by method, server, tool and outcome.",
                 &["method", "server", "tool", "outcome"],
             ),
-            request_seconds: keep(
+            request_seconds: register(
                 &registry,
                 Histogram::with_opts(seconds(
                     "toolgate_request_seconds",
                     "Time from the head of a request to the end of its answer.",
                 )),
             ),
-            upstream_seconds: keep(
+            upstream_seconds: register(
                 &registry,
                 HistogramVec::new(
                     seconds(
@@ -205,8 +205,8 @@ impl Metrics {
         for result in ["ok", "failed"] {
             metrics.reloads.with_label_values(&[result]);
         }
-        keep(&registry, Ok(super::log_writer::dropped()));
-        keep(&registry, Ok(super::dropped_messages::counters()));
+        register(&registry, Ok(super::log_writer::dropped()));
+        register(&registry, Ok(super::dropped_messages::counters()));
         #[cfg(target_os = "linux")]
         registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
@@ -215,8 +215,8 @@ impl Metrics {
     }
 
     /// The counters of a call; for the time when a catalog is built.
-    pub fn counted(&self, method: &str, server: &str, tool: &str) -> Arc<Counted> {
-        Arc::new(Counted {
+    pub fn call_counters(&self, method: &str, server: &str, tool: &str) -> Arc<CallCounters> {
+        Arc::new(CallCounters {
             labels: [method, server, tool].map(Box::from),
             vec: self.requests.clone(),
             counters: Default::default(),
@@ -229,8 +229,8 @@ impl Metrics {
             static KNOWN: RefCell<HashMap<(&'static str, &'static str), IntCounter>> = RefCell::default();
         }
         KNOWN.with_borrow_mut(|known| {
-            let make = || self.requests.with_label_values(&[method, "", "", outcome.word()]);
-            known.entry((method, outcome.word())).or_insert_with(make).inc();
+            let make = || self.requests.with_label_values(&[method, "", "", outcome.as_str()]);
+            known.entry((method, outcome.as_str())).or_insert_with(make).inc();
         });
     }
 
@@ -245,10 +245,10 @@ impl Metrics {
     }
 
     /// Counts what was found on one way to or from a server.
-    pub fn redacted(&self, server: &str, way: Way, action: Action, found: &Findings) {
+    pub fn redacted(&self, server: &str, way: Direction, action: Action, found: &Findings) {
         let action = if action == Action::Block { "block" } else { "redact" };
         for (detector, count) in found.iter() {
-            let counter = self.redactions.with_label_values(&[server, way.word(), &**detector, action]);
+            let counter = self.redactions.with_label_values(&[server, way.as_str(), &**detector, action]);
             counter.inc_by(count as u64);
         }
     }
@@ -327,9 +327,9 @@ impl Metrics {
     }
 
     /// Counts an open stream until it is dropped.
-    pub fn stream(&self) -> Open {
+    pub fn stream(&self) -> GaugeGuard {
         self.streams.inc();
-        Open(self.streams.clone())
+        GaugeGuard(self.streams.clone())
     }
 
     /// All metrics in the Prometheus text format.

@@ -11,10 +11,10 @@ mod metrics;
 mod once;
 mod timestamp;
 
-pub use dropped_messages::Dropped;
-pub use escape::acts;
-pub use log_writer::{flush, last_words};
-pub use metrics::{Counted, Metrics, Outcome, Way};
+pub use dropped_messages::DroppedMessage;
+pub use escape::is_control;
+pub use log_writer::{flush, log_fatal};
+pub use metrics::{CallCounters, Direction, Metrics, Outcome};
 pub use once::{Once, Telling};
 
 use std::fmt::Write as _;
@@ -30,21 +30,21 @@ use crate::config::Log;
 /// Starts the log on standard error, which the `pen` alone writes to from here on; what panics say goes there too. The
 /// libraries below speak only from `warn` on.
 pub fn start(log: &Log) {
-    let pen = log_writer::pen(log.format);
+    let writer = log_writer::writer(log.format);
     let level = log.level.as_str();
     let filter = EnvFilter::new(format!(
         "warn,toolgate={level},pingora_core::server=error,pingora_proxy=off,rustls_platform_verifier=off"
     ));
     let registry = tracing_subscriber::registry().with(filter);
-    let started = if pen.json {
+    let started = if writer.json {
         let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
-        registry.with(layer.with_writer(move || log_writer::Lines(pen))).try_init()
+        registry.with(layer.with_writer(move || log_writer::TracingWriter(writer))).try_init()
     } else {
         let fields = debug_fn(|out, field, value| match field.name() {
-            "message" => write!(escape::Plain { out, lines: true }, "{value:?}"),
+            "message" => write!(escape::EscapingWriter { out, lines: true }, "{value:?}"),
             name => {
                 write!(out, "{name}=")?;
-                write!(escape::Plain { out, lines: false }, "{value:?}")
+                write!(escape::EscapingWriter { out, lines: false }, "{value:?}")
             }
         });
         // https://no-color.org
@@ -52,7 +52,7 @@ pub fn start(log: &Log) {
             && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let layer = tracing_subscriber::fmt::layer().with_target(false).with_ansi(colours);
         let layer = layer.fmt_fields(fields.delimited(" "));
-        registry.with(layer.with_writer(move || log_writer::Lines(pen))).try_init()
+        registry.with(layer.with_writer(move || log_writer::TracingWriter(writer))).try_init()
     };
     // A second start in one process (tests) keeps the first log.
     drop(started);

@@ -5,53 +5,53 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
-pub struct Clock {
-    began: Instant,
+pub struct CallTimer {
+    started: Instant,
     /// Milliseconds from then to the last message.
-    heard: AtomicU64,
+    last_activity: AtomicU64,
     /// Questions to the client that are open.
     open: AtomicUsize,
 }
 
-impl Default for Clock {
+impl Default for CallTimer {
     fn default() -> Self {
-        Self { began: Instant::now(), heard: AtomicU64::new(0), open: AtomicUsize::new(0) }
+        Self { started: Instant::now(), last_activity: AtomicU64::new(0), open: AtomicUsize::new(0) }
     }
 }
 
-impl Clock {
+impl CallTimer {
     /// A message about the call has come.
-    pub fn heard(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.heard.store(now, Ordering::Relaxed);
+    pub fn activity(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_activity.store(now, Ordering::Relaxed);
     }
 
     /// The client was asked.
-    pub fn hold(&self) {
+    pub fn pause(&self) {
         self.open.fetch_add(1, Ordering::Release);
     }
 
     /// A question was answered, or is none any more.
-    pub fn release(&self) {
-        self.heard();
+    pub fn resume(&self) {
+        self.activity();
         self.open.fetch_sub(1, Ordering::Release);
     }
 
     /// What is left of the time; none while it stands still.
-    pub fn left(&self, patience: Duration) -> Option<Duration> {
+    pub fn remaining(&self, timeout: Duration) -> Option<Duration> {
         let open = self.open.load(Ordering::Acquire) > 0;
-        let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
-        (!open).then(|| heard.saturating_add(patience).saturating_sub(self.began.elapsed()))
+        let heard = Duration::from_millis(self.last_activity.load(Ordering::Relaxed));
+        (!open).then(|| heard.saturating_add(timeout).saturating_sub(self.started.elapsed()))
     }
 
     /// Comes back when the time is over.
-    pub async fn over(&self, patience: Duration) {
+    pub async fn expired(&self, timeout: Duration) {
         loop {
-            match self.left(patience) {
+            match self.remaining(timeout) {
                 Some(Duration::ZERO) => return,
                 Some(left) => tokio::time::sleep(left).await,
                 // Whenever it goes on, it is not over before this.
-                None => tokio::time::sleep(patience).await,
+                None => tokio::time::sleep(timeout).await,
             }
         }
     }
@@ -63,15 +63,15 @@ mod tests {
 
     #[tokio::test]
     async fn it_stands_still_while_a_question_is_open() {
-        let clock = Clock::default();
-        let patience = Duration::from_secs(3600);
-        assert!(clock.left(patience).is_some());
-        clock.hold();
-        clock.hold();
-        clock.release();
-        assert_eq!(clock.left(Duration::ZERO), None, "one is open still");
-        clock.release();
-        assert_eq!(clock.left(Duration::ZERO), Some(Duration::ZERO));
-        clock.over(Duration::ZERO).await;
+        let timer = CallTimer::default();
+        let timeout = Duration::from_secs(3600);
+        assert!(timer.remaining(timeout).is_some());
+        timer.pause();
+        timer.pause();
+        timer.resume();
+        assert_eq!(timer.remaining(Duration::ZERO), None, "one is open still");
+        timer.resume();
+        assert_eq!(timer.remaining(Duration::ZERO), Some(Duration::ZERO));
+        timer.expired(Duration::ZERO).await;
     }
 }

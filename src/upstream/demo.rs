@@ -11,7 +11,7 @@ use mcp::json::quote::quote;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Ask, Hello, Said, Upstream, UpstreamError};
+use super::{Hello, RpcOutcome, Upstream, UpstreamCall, UpstreamError};
 use mcp::version;
 
 /// Longest that the tool `sleep` sleeps, in seconds.
@@ -113,13 +113,13 @@ async fn run(name: &str, arguments: &Value) -> Option<Result<String, String>> {
     })
 }
 
-fn error(code: i64, message: &str) -> Said {
-    Said::Error(Bytes::from(format!(r#"{{"code":{code},"message":{}}}"#, quote(message))))
+fn error(code: i64, message: &str) -> RpcOutcome {
+    RpcOutcome::Error(Bytes::from(format!(r#"{{"code":{code},"message":{}}}"#, quote(message))))
 }
 
 #[async_trait]
 impl Upstream for Demo {
-    async fn greet(&self, era: Era, _: Instant) -> Result<Hello, UpstreamError> {
+    async fn connect(&self, era: Era, _: Instant) -> Result<Hello, UpstreamError> {
         let version = match era {
             Era::Modern => version::NEWEST_MODERN,
             Era::Legacy => version::NEWEST_LEGACY,
@@ -135,13 +135,13 @@ impl Upstream for Demo {
         })
     }
 
-    async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError> {
+    async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
         let mut result = match ask.method {
             "tools/list" => json!({"tools": tools()}),
             "ping" => json!({}),
             "tools/call" => {
                 let params: Value = serde_json::from_slice(&ask.params)
-                    .map_err(|e| UpstreamError::Nonsense(e.to_string()))?;
+                    .map_err(|e| UpstreamError::InvalidResponse(e.to_string()))?;
                 let name = params["name"].as_str().unwrap_or_default();
                 if name == "fail" && params["arguments"]["how"] == "protocol" {
                     return Ok(error(-32603, "this tool always fails"));
@@ -162,7 +162,7 @@ impl Upstream for Demo {
         if ask.era == Era::Modern {
             result["resultType"] = "complete".into();
         }
-        Ok(Said::Result(Bytes::from(result.to_string())))
+        Ok(RpcOutcome::Result(Bytes::from(result.to_string())))
     }
 
     async fn close(&self) {}

@@ -9,7 +9,7 @@ const MAX_STREAM: usize = 64 << 20;
 
 /// The limits that hold for one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct UpstreamLimits {
     pub timeout: Duration,
     /// For a start, from the first greeting on.
     pub startup: Duration,
@@ -24,9 +24,9 @@ pub struct Bounds {
     pub max_line: usize,
 }
 
-impl Bounds {
+impl UpstreamLimits {
     /// Whether a connection that was made under these serves under the others too.
-    pub fn connects_as(&self, other: &Self) -> bool {
+    pub fn same_connection(&self, other: &Self) -> bool {
         (self.connect_timeout, self.max_line) == (other.connect_timeout, other.max_line)
     }
 

@@ -4,11 +4,11 @@
 
 pub mod call_timer;
 pub mod demo;
-mod hello;
 pub mod http;
 mod limits;
 pub mod redact_response;
 pub mod request_ids;
+mod server_handshake;
 pub mod stdio;
 pub mod token_exchange;
 
@@ -24,23 +24,23 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::listener::tls;
-use crate::telemetry::acts;
+use crate::telemetry::is_control;
 use mcp::version;
 
-pub use hello::Hello;
 pub use http::peer::Peer;
 pub use http::pool::Pool;
-pub use limits::Bounds;
-pub use redact_response::Screen;
+pub use limits::UpstreamLimits;
+pub use redact_response::ResponseRedactor;
 pub use request_ids::WireId;
-pub use stdio::child::is_ours;
-use stdio::subscriptions::Ear;
+pub use server_handshake::Hello;
+pub use stdio::child::is_own_child;
+use stdio::subscriptions::UpdateQueue;
 
 /// When a client may ask again that was told of a server which is starting.
-const STARTS_SOON: Duration = Duration::from_secs(2);
+const STARTING_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// One request to a server.
-pub struct Ask<'a> {
+pub struct UpstreamCall<'a> {
     pub era: Era,
     pub method: &'a str,
     /// A JSON object.
@@ -59,32 +59,32 @@ pub struct Progress {
 
 /// What a server answered, as JSON text of the member.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum RpcOutcome {
     Result(Bytes),
     Error(Bytes),
 }
 
 /// How a stream of what a server says unasked ended, if it did not break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum WatchEnd {
     /// It was there.
-    Over,
+    Ended,
     /// The server does not have it, and will say the same when it is asked again.
-    Refused,
+    Rejected,
 }
 
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
     /// Opens (or re-opens) the gateway's own connection in this era and asks the server to introduce itself, which it may
     /// do until that moment. Both eras may be greeted at the same time.
-    async fn greet(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError>;
+    async fn connect(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError>;
 
     /// One request in the gateway's own connection of that era.
-    async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError>;
+    async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError>;
 
     /// Follows what the server announces in this era and tells when its lists should be read again. `Ok(())` if it
     /// announces nothing; an error when the connection is gone.
-    async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
+    async fn watch_lists(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
         let _ = (era, changed);
         Ok(())
     }
@@ -94,39 +94,43 @@ pub trait Upstream: Send + Sync + 'static {
         false
     }
 
-    /// Whether [`Upstream::follow`] can follow anything.
-    fn follows(&self) -> bool {
+    /// Whether [`Upstream::subscribe_resources`] can follow anything.
+    fn has_resource_subscriptions(&self) -> bool {
         false
     }
 
     /// Follows what the server says of some resources in the modern era; `listen` are the params of a
     /// `subscriptions/listen`. Each message goes to `out` as it came; ends when the server ends it.
-    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<Ending, UpstreamError> {
+    async fn subscribe_resources(
+        &self,
+        listen: Bytes,
+        out: mpsc::Sender<Bytes>,
+    ) -> Result<WatchEnd, UpstreamError> {
         let _ = (listen, out);
-        Ok(Ending::Refused)
+        Ok(WatchEnd::Rejected)
     }
 
     /// Takes other limits, as far as they do not hang on the connection.
-    fn hold_to(&self, bounds: &Bounds) {
-        let _ = bounds;
+    fn update_limits(&self, limits: &UpstreamLimits) {
+        let _ = limits;
     }
 
     /// Follows a resource for one of the callers that share the connection, in the legacy era.
-    async fn subscribe(&self, uri: &str, ear: &Arc<Ear>) -> Result<Said, UpstreamError> {
-        let _ = (uri, ear);
-        Ok(Said::Error(Bytes::from_static(
+    async fn subscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
+        let _ = (uri, updates);
+        Ok(RpcOutcome::Error(Bytes::from_static(
             br#"{"code":-32601,"message":"this server has no resources to follow"}"#,
         )))
     }
 
     /// No longer follows it for that caller.
-    async fn unsubscribe(&self, uri: &str, ear: &Arc<Ear>) -> Result<Said, UpstreamError> {
-        self.subscribe(uri, ear).await
+    async fn unsubscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
+        self.subscribe(uri, updates).await
     }
 
     /// That caller follows nothing any more.
-    async fn unfollow(&self, ear: &Arc<Ear>) {
-        let _ = ear;
+    async fn drop_subscriber(&self, updates: &Arc<UpdateQueue>) {
+        let _ = updates;
     }
 
     /// Whether [`Upstream::subscribe`] can follow anything.
@@ -135,18 +139,18 @@ pub trait Upstream: Send + Sync + 'static {
     }
 
     /// The HTTP side of a server that has one. Pingora streams to these; calls of clients do not go through
-    /// [`Upstream::ask`].
-    fn http(&self) -> Option<&Pool> {
+    /// [`Upstream::call`].
+    fn endpoint_pool(&self) -> Option<&Pool> {
         None
     }
 
     /// What there is to do in the background for as long as the server is configured.
-    async fn tend(&self) {
+    async fn run_background(&self) {
         std::future::pending().await
     }
 
     /// For one that checks its endpoints itself: whether any of them is well.
-    fn is_well(&self) -> Option<bool> {
+    fn is_healthy(&self) -> Option<bool> {
         None
     }
 
@@ -166,18 +170,18 @@ pub enum UpstreamError {
     Exhausted(String),
     /// It was connected, and the message may have reached it.
     #[error("broke off before it answered: {0}")]
-    Broke(String),
+    ConnectionReset(String),
     #[error("did not answer within {0:?}")]
     TimedOut(Duration),
     #[error("sent an answer that is not MCP: {0}")]
-    Nonsense(String),
+    InvalidResponse(String),
     /// The same, where a caller may have brought it about: by an id that the server cannot keep, or by asking for
     /// what it does not have.
     #[error("sent an answer that is not MCP: {0}")]
-    Odd(String),
+    ClientCaused(String),
     /// By its id: the connection that it came on does not keep requests and answers together.
     #[error("sent an answer that is not MCP: it answers another request")]
-    Foreign,
+    UnexpectedServer,
     /// On a connection on which something else had been asked (RFC 9112 §9.2): nothing of it is told to anybody.
     #[error(
         "sent an error that names no request, which may be the answer to another's: it is not passed on, and the next calls get connections of their own"
@@ -192,15 +196,15 @@ pub enum UpstreamError {
     Denied(u16, String),
     /// It has no time now.
     #[error("cannot answer now (HTTP {0})")]
-    Later(u16, Option<Duration>),
+    RetryLater(u16, Option<Duration>),
     /// Where it redirects to, if that may not or need not be followed.
     #[error("redirects to {1} (HTTP {0}), where nothing is sent; its `url` must be where it answers")]
-    Moved(u16, String),
+    Redirected(u16, String),
     #[error("has forgotten the session")]
-    Forgotten,
+    SessionExpired,
     /// By its client, while this was under way.
     #[error("is not asked any more: the session has ended")]
-    Ended,
+    SessionClosed,
     /// It lasts longer than the gateway.
     #[error("is not waited for any longer: the gateway stops")]
     Stopping,
@@ -211,7 +215,7 @@ pub enum UpstreamError {
     #[error("is busy: {0} calls are running already")]
     Busy(usize),
     #[error("failed too often in a row, so no calls are sent to it for now")]
-    Open(Duration),
+    CircuitOpen(Duration),
     #[error("answered what the gateway does not let through: {0}")]
     Blocked(String),
     /// What the token endpoint said, for the log.
@@ -220,7 +224,7 @@ pub enum UpstreamError {
     #[error(
         "is called in its callers' names, which takes a token: neither an API key nor an anonymous call will do"
     )]
-    NoToken,
+    TokenRequired,
 }
 
 impl UpstreamError {
@@ -229,11 +233,11 @@ impl UpstreamError {
         matches!(
             self,
             Self::Unreachable(_)
-                | Self::Broke(_)
+                | Self::ConnectionReset(_)
                 | Self::TimedOut(_)
-                | Self::Nonsense(_)
-                | Self::Later(503, _)
-                | Self::Moved(..)
+                | Self::InvalidResponse(_)
+                | Self::RetryLater(503, _)
+                | Self::Redirected(..)
         )
     }
 
@@ -245,7 +249,7 @@ impl UpstreamError {
                 | Self::Exhausted(_)
                 | Self::Credentials(_)
                 | Self::Denied(..)
-                | Self::Moved(..)
+                | Self::Redirected(..)
         )
     }
 
@@ -255,15 +259,17 @@ impl UpstreamError {
             Self::Unreachable(_) => (502, "upstream_unreachable"),
             Self::Starting => (503, "upstream_starting"),
             Self::TimedOut(_) => (504, "upstream_timeout"),
-            Self::Broke(_) | Self::Nonsense(_) | Self::Odd(_) | Self::Foreign | Self::Nameless => {
-                (502, "upstream_nonsense")
-            }
+            Self::ConnectionReset(_)
+            | Self::InvalidResponse(_)
+            | Self::ClientCaused(_)
+            | Self::UnexpectedServer
+            | Self::Nameless => (502, "upstream_nonsense"),
             Self::TooLarge(_) => (502, "upstream_too_large"),
             Self::Credentials(_) | Self::Denied(..) => (502, "upstream_credentials"),
-            Self::Later(status, _) => (*status, "upstream_unavailable"),
-            Self::Moved(..) => (502, "upstream_redirects"),
-            Self::Forgotten => (502, "upstream_session"),
-            Self::Ended => (404, "no_session"),
+            Self::RetryLater(status, _) => (*status, "upstream_unavailable"),
+            Self::Redirected(..) => (502, "upstream_redirects"),
+            Self::SessionExpired => (502, "upstream_session"),
+            Self::SessionClosed => (404, "no_session"),
             Self::Stopping => (503, "stopping"),
             Self::Unresumable => (400, "unknown_event"),
             Self::WrongEra(..) => (502, "era_mismatch"),
@@ -271,8 +277,8 @@ impl UpstreamError {
             Self::Exhausted(_) => (503, "descriptors"),
             Self::Blocked(_) => (403, "result_blocked"),
             Self::Exchange(_) => (502, "token_exchange"),
-            Self::NoToken => (403, "token_needed"),
-            Self::Open(_) => (503, "upstream_circuit_open"),
+            Self::TokenRequired => (403, "token_needed"),
+            Self::CircuitOpen(_) => (503, "upstream_circuit_open"),
         };
         // What a server's socket or library says stays in the log; the client learns what it can act on.
         let told = match self {
@@ -286,8 +292,8 @@ impl UpstreamError {
             .with_data(format!(r#"{{"server":{}}}"#, quote(server)));
         match self {
             Self::Busy(_) | Self::Exhausted(_) => refusal.retry_after(Duration::from_secs(1)),
-            Self::Open(wait) | Self::Later(_, Some(wait)) => refusal.retry_after(*wait),
-            Self::Starting => refusal.retry_after(STARTS_SOON),
+            Self::CircuitOpen(wait) | Self::RetryLater(_, Some(wait)) => refusal.retry_after(*wait),
+            Self::Starting => refusal.retry_after(STARTING_RETRY_AFTER),
             _ => refusal,
         }
     }
@@ -303,12 +309,12 @@ fn denied(status: u16, said: &str) -> String {
 
 /// Foreign words as they may stand in an error or a line of the log: one line without control characters or such as turn
 /// the direction of writing, and not long.
-pub fn safe(words: &str) -> String {
-    const LONGEST: usize = 200;
+pub fn client_message(message: &str) -> String {
+    const MAX_SERVER_TEXT: usize = 200;
     let mut out = String::new();
-    for word in words.split(|c: char| c.is_whitespace() || acts(c)).filter(|word| !word.is_empty()) {
-        if out.chars().count() + word.chars().count() >= LONGEST {
-            let room = LONGEST.saturating_sub(out.chars().count() + 1);
+    for word in message.split(|c: char| c.is_whitespace() || is_control(c)).filter(|word| !word.is_empty()) {
+        if out.chars().count() + word.chars().count() >= MAX_SERVER_TEXT {
+            let room = MAX_SERVER_TEXT.saturating_sub(out.chars().count() + 1);
             out.extend(if out.is_empty() { None } else { Some(' ') });
             out.extend(word.chars().take(room));
             out.push('…');
@@ -323,11 +329,11 @@ pub fn safe(words: &str) -> String {
 }
 
 /// The members that the gateway puts into `params._meta` when it asks a modern server in its own name.
-pub fn house_meta() -> String {
+pub fn gateway_meta() -> String {
     format!(
         r#"{{"io.modelcontextprotocol/protocolVersion":"{}","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{}}}"#,
         version::NEWEST_MODERN,
-        house_info()
+        gateway_info()
     )
 }
 
@@ -336,27 +342,27 @@ pub const LISTS_CHANGED: &str =
     r#""notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}"#;
 
 /// The gateway's `Implementation` object.
-pub fn house_info() -> &'static str {
+pub fn gateway_info() -> &'static str {
     concat!(r#"{"name":"toolgate","title":"Toolgate","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#)
 }
 
 /// Params for a request in the gateway's own name; `rest` is the inside of a JSON object, without braces.
-pub fn house_params(era: Era, rest: &str) -> Bytes {
+pub fn gateway_params(era: Era, rest: &str) -> Bytes {
     match era {
         Era::Legacy => Bytes::from(format!("{{{rest}}}")),
         Era::Modern => {
             let comma = if rest.is_empty() { "" } else { "," };
-            Bytes::from(format!(r#"{{{rest}{comma}"_meta":{}}}"#, house_meta()))
+            Bytes::from(format!(r#"{{{rest}{comma}"_meta":{}}}"#, gateway_meta()))
         }
     }
 }
 
 /// The params of the gateway's own `initialize`.
-pub fn house_initialize() -> Bytes {
+pub fn gateway_initialize() -> Bytes {
     Bytes::from(format!(
         r#"{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{}}}"#,
         version::NEWEST_LEGACY,
-        house_info()
+        gateway_info()
     ))
 }
 
@@ -375,11 +381,11 @@ pub fn is_exhausted(error: &(dyn std::error::Error + 'static), to: Option<Socket
 /// What lies at the bottom of an error of the HTTP client, without the URL that it puts in front.
 fn cause(error: &reqwest::Error) -> String {
     let mut source = std::error::Error::source(error);
-    let mut words = None;
+    let mut message = None;
     while let Some(cause) = source {
-        words = Some(cause.to_string());
+        message = Some(cause.to_string());
         source = cause.source();
     }
     let unsaid = || if error.is_timeout() { "timed out".into() } else { "the request failed".into() };
-    words.map_or_else(unsaid, tls::hinted)
+    message.map_or_else(unsaid, tls::hinted)
 }

@@ -8,18 +8,18 @@ use mcp::json::reader::Fault;
 
 use super::UpstreamError;
 use crate::config::{self, Redaction};
-use crate::telemetry::{Metrics, Way};
+use crate::telemetry::{Direction, Metrics};
 
 /// Set for answers that are searched; these are held until they are whole.
 #[derive(Clone)]
-pub struct Screen {
+pub struct ResponseRedactor {
     redactor: Arc<Redactor>,
     block: bool,
     server: Arc<str>,
     metrics: Arc<Metrics>,
 }
 
-impl Screen {
+impl ResponseRedactor {
     /// For the answers of a server, if they are to be searched.
     pub fn of(
         name: &Arc<str>,
@@ -37,19 +37,20 @@ impl Screen {
 
     /// A whole message as it may go on; none if it may go as it is.
     pub fn message(&self, message: &[u8]) -> Result<Option<Bytes>, UpstreamError> {
-        self.judge(self.redactor.redact_message(message))
+        self.redact(self.redactor.redact_message(message))
     }
 
     /// The same for JSON that is no message.
     pub fn text(&self, json: &[u8]) -> Result<Option<Bytes>, UpstreamError> {
-        self.judge(self.redactor.redact(json))
+        self.redact(self.redactor.redact(json))
     }
 
-    fn judge(&self, found: Result<Option<Redacted>, Fault>) -> Result<Option<Bytes>, UpstreamError> {
-        let found = found.map_err(|_| UpstreamError::Nonsense("its answer cannot be searched".into()))?;
+    fn redact(&self, found: Result<Option<Redacted>, Fault>) -> Result<Option<Bytes>, UpstreamError> {
+        let found =
+            found.map_err(|_| UpstreamError::InvalidResponse("its answer cannot be searched".into()))?;
         let Some((clean, found)) = found else { return Ok(None) };
         let action = if self.block { Action::Block } else { Action::Redact };
-        self.metrics.redacted(&self.server, Way::Results, action, &found);
+        self.metrics.redacted(&self.server, Direction::Results, action, &found);
         if self.block {
             return Err(UpstreamError::Blocked(found.to_string()));
         }

@@ -17,33 +17,33 @@ use tokio::runtime::Handle;
 use super::{UpstreamError, cause};
 
 /// Longest answer of a token endpoint that is read, in bytes.
-const MAX_ANSWER: usize = 64 * 1024;
+const MAX_RESPONSE: usize = 64 * 1024;
 /// A token is given up this long before it expires, so that it is still good when it arrives.
-const MARGIN: Duration = Duration::from_secs(30);
+const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
 /// How long a token without `expires_in` is kept, and the most for any.
-const UNKNOWN: Duration = Duration::from_secs(60);
-const LONGEST: Duration = Duration::from_secs(3600);
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
+const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 const MAX_TOKENS: u64 = 100_000;
 
 /// Where tokens are traded, and in whose name.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Endpoint {
+pub struct TokenEndpoint {
     pub url: String,
     pub client_id: String,
     pub client_secret: Option<crate::config::Secret>,
     pub timeout: Duration,
 }
 
-pub struct Exchange {
-    endpoint: Endpoint,
+pub struct TokenExchange {
+    endpoint: TokenEndpoint,
     client: reqwest::Client,
     core: Handle,
-    tokens: Cache<Key, Arc<Token>>,
+    tokens: Cache<TokenCacheKey, Arc<ExchangedToken>>,
 }
 
 /// A token is made for somebody with certain rights: another token of the same user may have fewer.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
+struct TokenCacheKey {
     issuer: Option<String>,
     tenant: Option<String>,
     user: String,
@@ -52,7 +52,7 @@ struct Key {
     audience: Arc<str>,
 }
 
-impl Key {
+impl TokenCacheKey {
     fn of(caller: &Caller, audience: &Arc<str>) -> Self {
         Self {
             issuer: caller.issuer.clone(),
@@ -65,31 +65,36 @@ impl Key {
     }
 }
 
-struct Token {
+struct ExchangedToken {
     header: HeaderValue,
-    lives: Duration,
+    lifetime: Duration,
 }
 
-struct Lives;
+struct TokenExpiry;
 
-impl Expiry<Key, Arc<Token>> for Lives {
-    fn expire_after_create(&self, _: &Key, token: &Arc<Token>, _: Instant) -> Option<Duration> {
-        Some(token.lives)
+impl Expiry<TokenCacheKey, Arc<ExchangedToken>> for TokenExpiry {
+    fn expire_after_create(
+        &self,
+        _: &TokenCacheKey,
+        token: &Arc<ExchangedToken>,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(token.lifetime)
     }
 }
 
 /// RFC 8693 §2.2.1.
 #[derive(Deserialize)]
-struct Answer {
+struct TokenResponse {
     access_token: String,
     #[serde(default)]
     token_type: String,
     expires_in: Option<u64>,
 }
 
-impl Exchange {
+impl TokenExchange {
     /// Connections live on the runtime that outlives the listeners.
-    pub fn new(endpoint: Endpoint, core: Handle) -> Result<Self, String> {
+    pub fn new(endpoint: TokenEndpoint, runtime: Handle) -> Result<Self, String> {
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -97,11 +102,11 @@ impl Exchange {
             .timeout(endpoint.timeout)
             .build()
             .map_err(|error| error.to_string())?;
-        let tokens = Cache::builder().max_capacity(MAX_TOKENS).expire_after(Lives).build();
-        Ok(Self { endpoint, client, core, tokens })
+        let tokens = Cache::builder().max_capacity(MAX_TOKENS).expire_after(TokenExpiry).build();
+        Ok(Self { endpoint, client, core: runtime, tokens })
     }
 
-    pub fn endpoint(&self) -> &Endpoint {
+    pub fn endpoint(&self) -> &TokenEndpoint {
         &self.endpoint
     }
 
@@ -112,8 +117,8 @@ impl Exchange {
         subject: &str,
         audience: &Arc<str>,
     ) -> Result<HeaderValue, UpstreamError> {
-        let key = Key::of(caller, audience);
-        let asking = self.ask(subject.to_owned(), audience.clone());
+        let key = TokenCacheKey::of(caller, audience);
+        let asking = self.request(subject.to_owned(), audience.clone());
         match self.tokens.try_get_with(key, asking).await {
             Ok(token) => Ok(token.header.clone()),
             Err(why) => {
@@ -126,11 +131,11 @@ impl Exchange {
 
     /// Drops a token that its server does not take any more; the next call gets a new one.
     pub fn forget(&self, caller: &Caller, audience: &Arc<str>) {
-        let (tokens, key) = (self.tokens.clone(), Key::of(caller, audience));
+        let (tokens, key) = (self.tokens.clone(), TokenCacheKey::of(caller, audience));
         self.core.spawn(async move { tokens.invalidate(&key).await });
     }
 
-    async fn ask(&self, subject: String, audience: Arc<str>) -> Result<Arc<Token>, String> {
+    async fn request(&self, subject: String, audience: Arc<str>) -> Result<Arc<ExchangedToken>, String> {
         let form = [
             ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
             ("subject_token", &subject),
@@ -158,7 +163,8 @@ impl Exchange {
                 let word: String = word.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
                 return Err(format!("HTTP {}: {word}", status.as_u16()));
             }
-            serde_json::from_slice::<Answer>(&body).map_err(|_| "the answer holds no access token".to_owned())
+            serde_json::from_slice::<TokenResponse>(&body)
+                .map_err(|_| "the answer holds no access token".to_owned())
         });
         let answer = asked.await.map_err(|_| "the gateway is shutting down".to_owned())??;
         if !answer.token_type.eq_ignore_ascii_case("bearer") {
@@ -167,15 +173,18 @@ impl Exchange {
         let mut header = HeaderValue::from_str(&format!("Bearer {}", answer.access_token))
             .map_err(|_| "the token cannot stand in a header".to_owned())?;
         header.set_sensitive(true);
-        let lives = answer.expires_in.map_or(UNKNOWN, Duration::from_secs).min(LONGEST);
-        Ok(Arc::new(Token { header, lives: lives.saturating_sub(MARGIN).max(Duration::from_secs(1)) }))
+        let lives = answer.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs).min(MAX_LIFETIME);
+        Ok(Arc::new(ExchangedToken {
+            header,
+            lifetime: lives.saturating_sub(EXPIRY_MARGIN).max(Duration::from_secs(1)),
+        }))
     }
 }
 
 async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(|error| cause(&error))? {
-        if body.len() + piece.len() > MAX_ANSWER {
+        if body.len() + piece.len() > MAX_RESPONSE {
             return Err("the answer is too long".into());
         }
         body.extend_from_slice(&piece);

@@ -17,10 +17,10 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, Signa
 pub fn connect(
     stream: TcpStream,
     ip: IpAddr,
-    asked: Arc<Asked>,
+    asked: Arc<ClientCertRequested>,
 ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let anyone = Arc::new(Anyone(provider.signature_verification_algorithms));
+    let anyone = Arc::new(NoVerifier(provider.signature_verification_algorithms));
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
@@ -37,15 +37,15 @@ pub fn connect(
 
 /// Whether the other side has asked for a certificate.
 #[derive(Debug, Default)]
-pub struct Asked(AtomicBool);
+pub struct ClientCertRequested(AtomicBool);
 
-impl Asked {
+impl ClientCertRequested {
     pub fn was(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl ResolvesClientCert for Asked {
+impl ResolvesClientCert for ClientCertRequested {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.0.store(true, Ordering::Relaxed);
         None
@@ -57,9 +57,9 @@ impl ResolvesClientCert for Asked {
 }
 
 #[derive(Debug)]
-struct Anyone(WebPkiSupportedAlgorithms);
+struct NoVerifier(WebPkiSupportedAlgorithms);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for NoVerifier {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -14,15 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Operator;
-use crate::process::admin_address_file::Sign;
+use crate::process::admin_address_file::AdminAddressFile;
 
 /// How long anything may take; Docker gives a check 30 seconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// More than `/ready` ever says.
-const MOST: u64 = 64 * 1024;
+const MAX_RESPONSE: u64 = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
-enum Unwell {
+enum ProbeError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error(
@@ -32,15 +32,15 @@ enum Unwell {
 }
 
 /// Where it is said to be.
-pub struct At {
+pub struct HealthArgs {
     /// `HOST:PORT`; else what the gateway or its file says.
     pub address: Option<String>,
     pub tls: bool,
 }
 
-pub fn health(file: &Path, at: At, live: bool) -> ExitCode {
+pub fn health(file: &Path, at: HealthArgs, live: bool) -> ExitCode {
     let path = if live { "/health" } else { "/ready" };
-    let places = match places(file, at) {
+    let places = match admin_addresses(file, at) {
         Ok(places) => places,
         Err(why) => {
             eprintln!("error: {why}");
@@ -50,7 +50,7 @@ pub fn health(file: &Path, at: At, live: bool) -> ExitCode {
     let mut why = String::new();
     for place in places {
         let address = place.address;
-        match ask(place, path) {
+        match get(place, path) {
             Ok((200, body)) => {
                 say!("{body}");
                 return ExitCode::SUCCESS;
@@ -60,7 +60,7 @@ pub fn health(file: &Path, at: At, live: bool) -> ExitCode {
                 return ExitCode::FAILURE;
             }
             // Who asks for a certificate is there.
-            Err(Unwell::Certificate) if live => {
+            Err(ProbeError::Certificate) if live => {
                 say!("alive: {address} asks for a client's certificate");
                 return ExitCode::SUCCESS;
             }
@@ -72,13 +72,13 @@ pub fn health(file: &Path, at: At, live: bool) -> ExitCode {
 }
 
 /// Where the gateway may be, the likeliest first.
-fn places(file: &Path, at: At) -> Result<Vec<Operator>, String> {
+fn admin_addresses(file: &Path, at: HealthArgs) -> Result<Vec<Operator>, String> {
     let mut places = Vec::new();
     if let Some(named) = &at.address {
         let found = named.to_socket_addrs().map_err(|error| format!("--address {named}: {error}"))?;
         places.extend(found.map(|address| Operator { address, tls: at.tls }));
     } else {
-        places.extend(Sign::of(file).and_then(|sign| sign.at()));
+        places.extend(AdminAddressFile::of(file).and_then(|sign| sign.at()));
         if let Some(said) = Operator::of_file(file).filter(|said| !places.contains(said)) {
             places.push(said);
         }
@@ -105,24 +105,24 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn ask(Operator { address, tls }: Operator, path: &str) -> Result<(u16, String), Unwell> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn get(Operator { address, tls }: Operator, path: &str) -> Result<(u16, String), ProbeError> {
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     if !tls {
-        return Ok(speak(stream, address, path)?);
+        return Ok(exchange(stream, address, path)?);
     }
-    let asked = Arc::new(insecure_tls::Asked::default());
+    let asked = Arc::new(insecure_tls::ClientCertRequested::default());
     let answered = insecure_tls::connect(stream, address.ip(), asked.clone());
-    let answered = answered.and_then(|stream| speak(stream, address, path));
+    let answered = answered.and_then(|stream| exchange(stream, address, path));
     // It closes on who has none, and may be the first to.
-    answered.map_err(|error| if asked.was() { Unwell::Certificate } else { error.into() })
+    answered.map_err(|error| if asked.was() { ProbeError::Certificate } else { error.into() })
 }
 
-fn speak(mut stream: impl Read + Write, address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+fn exchange(mut stream: impl Read + Write, address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
-    let read = stream.take(MOST).read_to_string(&mut answer);
+    let read = stream.take(MAX_RESPONSE).read_to_string(&mut answer);
     match (parse(&answer), read) {
         // However it ends: a connection of TLS may be cut off after the answer.
         (Some(answer), _) => Ok(answer),

@@ -10,28 +10,28 @@ use rustls::server::danger::ClientCertVerifier;
 
 /// The authorities of a listener, and how often they have changed.
 #[derive(Debug, Default)]
-pub(super) struct Vouch {
+pub(super) struct ClientCa {
     verifier: ArcSwapOption<Verifier>,
-    turn: AtomicU64,
+    generation: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Verifier(Arc<dyn ClientCertVerifier>);
 
-impl Vouch {
+impl ClientCa {
     /// How often they have changed.
-    pub(super) fn turn(&self) -> u64 {
-        self.turn.load(Ordering::Acquire)
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Others take their place, none where nobody is asked for a certificate; gives their turn.
     pub(super) fn change(&self, verifier: Option<Arc<dyn ClientCertVerifier>>) -> u64 {
         self.verifier.store(verifier.map(|verifier| Arc::new(Verifier(verifier))));
-        self.turn.fetch_add(1, Ordering::AcqRel) + 1
+        self.generation.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// Whether they vouch for a certificate by itself: what a client has sent between it and an authority is not kept.
-    fn holds(&self, certificate: &CertificateDer<'_>) -> bool {
+    fn verifies(&self, certificate: &CertificateDer<'_>) -> bool {
         let verifier = self.verifier.load();
         let verified = |verifier: &Arc<Verifier>| {
             verifier.0.verify_client_cert(certificate, &[], UnixTime::now()).is_ok()
@@ -42,28 +42,28 @@ impl Vouch {
 
 /// A certificate, and when it was last verified.
 #[derive(Debug)]
-pub(super) struct Vouched {
-    by: Arc<Vouch>,
+pub(super) struct VerifiedByCa {
+    by: Arc<ClientCa>,
     certificate: CertificateDer<'static>,
-    turn: AtomicU64,
+    generation: AtomicU64,
 }
 
-impl Vouched {
+impl VerifiedByCa {
     /// One that was verified by those who stood at this turn.
-    pub(super) fn new(by: Arc<Vouch>, certificate: &[u8], turn: u64) -> Self {
+    pub(super) fn new(by: Arc<ClientCa>, certificate: &[u8], turn: u64) -> Self {
         let certificate = CertificateDer::from(certificate.to_vec());
-        Self { by, certificate, turn: AtomicU64::new(turn) }
+        Self { by, certificate, generation: AtomicU64::new(turn) }
     }
 
     /// Whether it is still vouched for; verified again only when the authorities have changed.
-    pub(super) fn stands(&self) -> bool {
-        let turn = self.by.turn();
-        if self.turn.load(Ordering::Relaxed) == turn {
+    pub(super) fn is_valid(&self) -> bool {
+        let turn = self.by.generation();
+        if self.generation.load(Ordering::Relaxed) == turn {
             return true;
         }
-        let holds = self.by.holds(&self.certificate);
+        let holds = self.by.verifies(&self.certificate);
         if holds {
-            self.turn.store(turn, Ordering::Relaxed);
+            self.generation.store(turn, Ordering::Relaxed);
         }
         holds
     }

@@ -28,28 +28,28 @@ pub enum TlsError {
 }
 
 /// What the files hold.
-pub struct Files {
+pub struct TlsFiles {
     /// The certificates with their keys, the first for all names that the others are not for.
-    pub pairs: Vec<Pair>,
+    pub pairs: Vec<CertPair>,
     /// Who may vouch for clients.
     pub roots: Option<RootCertStore>,
     /// Stands for these.
-    pub vouchers: [u8; 32],
+    pub client_ca_fingerprint: [u8; 32],
     /// Stands for all that was read.
-    pub print: [u8; 32],
+    pub fingerprint: [u8; 32],
 }
 
 /// A certificate with its key.
-pub struct Pair {
+pub struct CertPair {
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
-    leaf: Leaf,
+    leaf: LeafCert,
     pub cert_file: PathBuf,
     pub key_file: PathBuf,
 }
 
 /// What the certificate says of itself.
-struct Leaf {
+struct LeafCert {
     begins: i64,
     ends: i64,
     is_authority: bool,
@@ -59,7 +59,7 @@ struct Leaf {
 const CERT: &str = "`-----BEGIN CERTIFICATE-----` and what follows it";
 const KEY: &str = "`-----BEGIN PRIVATE KEY-----` and what follows it";
 
-impl Files {
+impl TlsFiles {
     /// Reads and checks all of them.
     ///
     /// # Errors
@@ -80,7 +80,7 @@ impl Files {
             })?;
             let text = open("key", key)?;
             let private = PrivateKeyDer::from_pem_slice(&text).map_err(|error| no_key(key, &text, &error))?;
-            pairs.push(Pair { chain, key: private, leaf, cert_file: cert.into(), key_file: key.into() });
+            pairs.push(CertPair { chain, key: private, leaf, cert_file: cert.into(), key_file: key.into() });
         }
         let mut vouchers = [0; 32];
         let roots = match &settings.client_ca {
@@ -95,7 +95,7 @@ impl Files {
             }
             None => None,
         };
-        Ok(Self { pairs, roots, vouchers, print: print.finalize().into() })
+        Ok(Self { pairs, roots, client_ca_fingerprint: vouchers, fingerprint: print.finalize().into() })
     }
 
     /// Refuses a certificate that has ended.
@@ -111,13 +111,13 @@ impl Files {
     }
 
     /// When the first of the certificates ends.
-    pub fn until(&self) -> String {
+    pub fn valid_until(&self) -> String {
         self.pairs.iter().map(|pair| pair.leaf.ends).min().map(moment).unwrap_or_default()
     }
 
     /// What a client may take offence at, one sentence each.
-    pub fn doubts(&self) -> Vec<String> {
-        let mut doubts: Vec<String> = self.pairs.iter().flat_map(Pair::doubts).collect();
+    pub fn warnings(&self) -> Vec<String> {
+        let mut doubts: Vec<String> = self.pairs.iter().flat_map(CertPair::warnings).collect();
         for pair in self.pairs.iter().skip(1).filter(|pair| hosts(&pair.chain[0]).is_empty()) {
             doubts.push(format!(
                 "listen.tls.certificates: the certificate of {} is for no name that a client can ask for",
@@ -128,8 +128,8 @@ impl Files {
     }
 }
 
-impl Pair {
-    fn doubts(&self) -> Vec<String> {
+impl CertPair {
+    fn warnings(&self) -> Vec<String> {
         let (leaf, file) = (&self.leaf, self.cert_file.display());
         let mut doubts = Vec::new();
         let mut doubt =
@@ -174,7 +174,7 @@ impl TlsError {
 }
 
 /// Stands for what the files hold at this moment; `None` if one of them cannot be read.
-pub(super) fn print(settings: &config::Tls) -> Option<[u8; 32]> {
+pub(super) fn fingerprint(settings: &config::Tls) -> Option<[u8; 32]> {
     let mut print = Sha256::new();
     let pairs = pairs_of(settings).flat_map(|(cert, key)| [cert, key]);
     for file in pairs.chain(&settings.client_ca) {
@@ -222,9 +222,9 @@ fn no_key(file: &Path, text: &[u8], error: &pem::Error) -> TlsError {
     unfit("key", file, what.into(), KEY)
 }
 
-fn leaf(der: &[u8]) -> Option<Leaf> {
+fn leaf(der: &[u8]) -> Option<LeafCert> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    Some(Leaf {
+    Some(LeafCert {
         begins: certificate.validity().not_before.timestamp(),
         ends: certificate.validity().not_after.timestamp(),
         is_authority: certificate.is_ca(),
@@ -256,7 +256,7 @@ mod tests {
     fn read(
         params: impl FnOnce(&mut CertificateParams),
         key: impl FnOnce(String) -> String,
-    ) -> Result<Files, TlsError> {
+    ) -> Result<TlsFiles, TlsError> {
         let folder = tempfile::tempdir().expect("a folder");
         let mut made = CertificateParams::new(["localhost".to_owned()]).expect("a good name");
         params(&mut made);
@@ -267,28 +267,28 @@ mod tests {
         std::fs::write(&private, key(pair.serialize_pem())).expect("it is written");
         let certificates = Vec::new();
         let client_auth = Default::default();
-        Files::read(&config::Tls { cert, key: private, certificates, client_ca: None, client_auth })
+        TlsFiles::read(&config::Tls { cert, key: private, certificates, client_ca: None, client_auth })
     }
 
     #[test]
     fn a_good_pair_leaves_no_doubts() {
         let files = read(|_| (), |key| key).expect("a good pair");
-        assert_eq!(files.doubts(), Vec::<String>::new());
+        assert_eq!(files.warnings(), Vec::<String>::new());
         assert!(files.check_time().is_ok());
     }
 
     #[test]
     fn what_clients_would_refuse_is_told() {
         let ended = read(|params| params.not_after = date_time_ymd(2020, 1, 1), |key| key).expect("a pair");
-        assert!(ended.doubts()[0].contains("ended at 2020-01-01"), "{:?}", ended.doubts());
+        assert!(ended.warnings()[0].contains("ended at 2020-01-01"), "{:?}", ended.warnings());
         assert!(ended.check_time().is_err());
         let early = read(|params| params.not_before = date_time_ymd(3000, 1, 1), |key| key).expect("a pair");
-        assert!(early.doubts()[0].contains("only begins at 3000-01-01"), "{:?}", early.doubts());
+        assert!(early.warnings()[0].contains("only begins at 3000-01-01"), "{:?}", early.warnings());
         let authority = |params: &mut CertificateParams| {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             params.subject_alt_names.clear();
         };
-        let doubts = read(authority, |key| key).expect("a pair").doubts();
+        let doubts = read(authority, |key| key).expect("a pair").warnings();
         assert!(doubts.len() == 2 && doubts[0].contains("CA:TRUE"), "{doubts:?}");
     }
 
@@ -303,8 +303,11 @@ mod tests {
             ("", "holds no private key"),
         ] {
             let Err(error) = read(|_| (), |_| key.into()) else { panic!("it was taken: {words}") };
-            let told = error.to_string();
-            assert!(told.contains("a.key") && told.contains(words) && told.contains("expected"), "{told}");
+            let labels = error.to_string();
+            assert!(
+                labels.contains("a.key") && labels.contains(words) && labels.contains("expected"),
+                "{labels}"
+            );
         }
     }
 }

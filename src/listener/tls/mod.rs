@@ -21,38 +21,38 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 
 use crate::config::{self, ClientAuth};
-use client_ca::Vouch;
-use files::Files;
+use client_ca::ClientCa;
 pub use files::TlsError;
+use files::TlsFiles;
 pub use hint::hinted;
-pub use peer_cert::{certificate, is_over};
-use sni::Named;
+pub use peer_cert::{certificate, is_expired};
+use sni::SniResolver;
 
 /// How often the files are looked at without being asked to.
-const LOOK: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What handshakes of a listener are done with.
 pub struct Tls {
-    held: ArcSwap<Held>,
-    vouch: Arc<Vouch>,
+    loaded: ArcSwap<LoadedTls>,
+    client_ca: Arc<ClientCa>,
     /// HTTP/2 is offered beside HTTP/1.1.
     http2: bool,
 }
 
 /// What a handshake is done with, and what it was made of.
-pub struct Held {
+pub struct LoadedTls {
     pub acceptor: Acceptor,
     settings: config::Tls,
-    print: [u8; 32],
+    fingerprint: [u8; 32],
     /// Stands for those who vouch for clients.
-    vouchers: [u8; 32],
+    client_ca_fingerprint: [u8; 32],
 }
 
 /// What is odd about the files, or why they cannot be used, one sentence each.
-pub fn doubts(settings: &config::Tls) -> Vec<String> {
+pub fn warnings(settings: &config::Tls) -> Vec<String> {
     let look = || {
-        let files = Files::read(settings)?;
-        let doubts = files.doubts();
+        let files = TlsFiles::read(settings)?;
+        let doubts = files.warnings();
         server(files, settings, false).map(|_| doubts)
     };
     look().unwrap_or_else(|error| vec![error.to_string()])
@@ -64,18 +64,18 @@ impl Tls {
     /// # Errors
     /// Which file cannot be used, and why.
     pub fn load(settings: &config::Tls, http2: bool) -> Result<Self, TlsError> {
-        let files = Files::read(settings)?;
-        for doubt in files.doubts() {
+        let files = TlsFiles::read(settings)?;
+        for doubt in files.warnings() {
             tracing::warn!("{doubt}");
         }
-        let vouch = Arc::default();
-        let held = Held::new(files, settings, http2, &vouch, None)?;
-        Ok(Self { held: ArcSwap::from_pointee(held), vouch, http2 })
+        let client_ca = Arc::default();
+        let held = LoadedTls::new(files, settings, http2, &client_ca, None)?;
+        Ok(Self { loaded: ArcSwap::from_pointee(held), client_ca, http2 })
     }
 
     /// What stands at this moment.
-    pub fn now(&self) -> Arc<Held> {
-        self.held.load_full()
+    pub fn now(&self) -> Arc<LoadedTls> {
+        self.loaded.load_full()
     }
 
     /// Reads the files anew, and takes them if they differ and are good.
@@ -84,34 +84,34 @@ impl Tls {
     /// Why they were not taken; the old ones stand.
     pub fn renew(&self, settings: &config::Tls) -> Result<(), TlsError> {
         let held = self.now();
-        let files = Files::read(settings)?;
-        if files.print == held.print && *settings == held.settings {
+        let files = TlsFiles::read(settings)?;
+        if files.fingerprint == held.fingerprint && *settings == held.settings {
             return Ok(());
         }
         files.check_time()?;
-        for doubt in files.doubts() {
+        for doubt in files.warnings() {
             tracing::warn!("{doubt}");
         }
-        let until = files.until();
-        let new = Held::new(files, settings, self.http2, &self.vouch, Some(&held))?;
-        self.held.store(Arc::new(new));
+        let until = files.valid_until();
+        let new = LoadedTls::new(files, settings, self.http2, &self.client_ca, Some(&held))?;
+        self.loaded.store(Arc::new(new));
         tracing::info!(%until, "the files of listen.tls were read anew");
         Ok(())
     }
 
     /// Looks at the files now and then, for ever.
     pub async fn watch(self: Arc<Self>) {
-        let mut seen = Some(self.now().print);
+        let mut seen = Some(self.now().fingerprint);
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             let settings = self.now().settings.clone();
             let (this, before) = (self.clone(), seen);
             // A disk may be slow.
             let look = move || {
-                let print = files::print(&settings);
+                let print = files::fingerprint(&settings);
                 // A bad file is told once, and not each minute.
                 if print != before {
-                    this.renew_or_tell(&settings);
+                    this.renew_or_log(&settings);
                 }
                 print
             };
@@ -120,41 +120,41 @@ impl Tls {
     }
 
     /// The same as [`Tls::renew`], with the trouble told in the log.
-    pub fn renew_or_tell(&self, settings: &config::Tls) {
+    pub fn renew_or_log(&self, settings: &config::Tls) {
         if let Err(error) = self.renew(settings) {
             tracing::error!("the changed files of listen.tls cannot be used, the old ones stay: {error}");
         }
     }
 }
 
-impl Held {
+impl LoadedTls {
     fn new(
-        files: Files,
+        files: TlsFiles,
         settings: &config::Tls,
         http2: bool,
-        vouch: &Arc<Vouch>,
+        client_ca: &Arc<ClientCa>,
         before: Option<&Self>,
     ) -> Result<Self, TlsError> {
-        let (print, vouchers) = (files.print, files.vouchers);
+        let (print, vouchers) = (files.fingerprint, files.client_ca_fingerprint);
         let (config, verifier) = server(files, settings, http2)?;
         let turn = match before {
-            Some(before) if before.vouchers == vouchers => vouch.turn(),
-            _ => vouch.change(verifier),
+            Some(before) if before.client_ca_fingerprint == vouchers => client_ca.generation(),
+            _ => client_ca.change(verifier),
         };
-        let reader = peer_cert::Reader { vouch: vouch.clone(), turn };
+        let reader = peer_cert::PeerCertReader { client_ca: client_ca.clone(), generation: turn };
         let mut builder = TlsSettings::with_callbacks(Box::new(reader))
             .expect("Pingora only puts the callbacks into a struct");
         builder.set_cert_resolver(config.cert_resolver.clone());
         let mut acceptor = builder.build();
         // Pingora's own rustls configuration resumes sessions, ours may not; the callbacks stay.
         acceptor.acceptor = Acceptor::from_server_config(Arc::new(config)).acceptor;
-        Ok(Self { acceptor, settings: settings.clone(), print, vouchers })
+        Ok(Self { acceptor, settings: settings.clone(), fingerprint: print, client_ca_fingerprint: vouchers })
     }
 }
 
-type Verified = (ServerConfig, Option<Arc<dyn ClientCertVerifier>>);
+type VerifiedConfig = (ServerConfig, Option<Arc<dyn ClientCertVerifier>>);
 
-fn server(files: Files, settings: &config::Tls, http2: bool) -> Result<Verified, TlsError> {
+fn server(files: TlsFiles, settings: &config::Tls, http2: bool) -> Result<VerifiedConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -184,7 +184,7 @@ fn server(files: Files, settings: &config::Tls, http2: bool) -> Result<Verified,
         .collect();
     let mut pairs = pairs?.into_iter();
     let first = pairs.next().expect("the settings name one");
-    let mut config = builder.with_cert_resolver(Arc::new(Named::new(first, pairs)));
+    let mut config = builder.with_cert_resolver(Arc::new(SniResolver::new(first, pairs)));
     let offered: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
     config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
     if clients.is_some() {
@@ -231,7 +231,7 @@ mod tests {
         let client_ca = with_clients.then(|| cert.clone());
         let (certificates, client_auth) = (Vec::new(), ClientAuth::Required);
         let settings = config::Tls { cert, key: private, certificates, client_ca, client_auth };
-        let files = Files::read(&settings).expect("good files");
+        let files = TlsFiles::read(&settings).expect("good files");
         let server = Arc::new(server(files, &settings, true).expect("good files").0);
         let mut roots = RootCertStore::empty();
         roots.add(made.der().clone()).expect("a certificate");

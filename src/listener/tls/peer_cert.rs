@@ -15,31 +15,31 @@ use pingora::protocols::tls::TlsRef;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::client_ca::{Vouch, Vouched};
+use super::client_ca::{ClientCa, VerifiedByCa};
 use super::files::now;
 
 /// What a connection keeps of its certificate.
 #[derive(Debug)]
-struct Peer {
+struct PeerCert {
     certificate: Option<Certificate>,
     /// The second at which it ends.
     ends: i64,
-    vouched: Vouched,
+    verified: VerifiedByCa,
 }
 
 /// Reads a client's certificate at the end of the handshake, in which it was verified by those who stood at this turn.
-pub(super) struct Reader {
-    pub(super) vouch: Arc<Vouch>,
-    pub(super) turn: u64,
+pub(super) struct PeerCertReader {
+    pub(super) client_ca: Arc<ClientCa>,
+    pub(super) generation: u64,
 }
 
 #[async_trait]
-impl TlsAccept for Reader {
+impl TlsAccept for PeerCertReader {
     async fn handshake_complete_callback(&self, tls: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
         let der = tls.peer_certificate_der()?;
         let (certificate, ends) = read(der);
-        let vouched = Vouched::new(self.vouch.clone(), der, self.turn);
-        Some(Arc::new(Peer { certificate, ends, vouched }))
+        let verified = VerifiedByCa::new(self.client_ca.clone(), der, self.generation);
+        Some(Arc::new(PeerCert { certificate, ends, verified }))
     }
 }
 
@@ -49,11 +49,11 @@ pub fn certificate(connection: Option<&Digest>) -> Option<&Certificate> {
 }
 
 /// Whether the certificate of a connection has ended since the handshake, or nobody vouches for it any more.
-pub fn is_over(connection: Option<&Digest>) -> bool {
-    of(connection).is_some_and(|peer| peer.ends < now() || !peer.vouched.stands())
+pub fn is_expired(connection: Option<&Digest>) -> bool {
+    of(connection).is_some_and(|peer| peer.ends < now() || !peer.verified.is_valid())
 }
 
-fn of(connection: Option<&Digest>) -> Option<&Peer> {
+fn of(connection: Option<&Digest>) -> Option<&PeerCert> {
     connection?.ssl_digest.as_ref()?.extension.get()
 }
 
@@ -73,7 +73,7 @@ fn read(der: &[u8]) -> (Option<Certificate>, i64) {
 fn principal(certificate: &X509Certificate<'_>) -> Result<String, &'static str> {
     let names = certificate.subject_alternative_name().map_err(|_| "its alternative names cannot be read")?;
     let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
-    let kinds: [Kind; 3] = [
+    let kinds: [NameReader; 3] = [
         |name| if let GeneralName::URI(uri) = name { Some(link(uri)) } else { None },
         |name| if let GeneralName::DNSName(host) = name { Some(host_name(host)) } else { None },
         |name| if let GeneralName::RFC822Name(mail) = name { Some(mailbox(mail)) } else { None },
@@ -90,7 +90,7 @@ fn principal(certificate: &X509Certificate<'_>) -> Result<String, &'static str> 
 }
 
 /// The name, or what is wrong with it, if it is of a kind.
-type Kind = fn(&GeneralName<'_>) -> Option<Result<String, &'static str>>;
+type NameReader = fn(&GeneralName<'_>) -> Option<Result<String, &'static str>>;
 
 fn link(uri: &str) -> Result<String, &'static str> {
     let fits = uri.bytes().all(|byte| byte.is_ascii_graphic()) && uri.contains(':');

@@ -10,13 +10,13 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 #[derive(Debug)]
-pub(super) struct Named {
+pub(super) struct SniResolver {
     first: Arc<CertifiedKey>,
     /// In lower case; `*.example.com` for one label in the place of `*`.
     by_name: HashMap<String, Arc<CertifiedKey>>,
 }
 
-impl Named {
+impl SniResolver {
     /// Of two certificates for a name the one before the other counts.
     pub(super) fn new(first: CertifiedKey, others: impl IntoIterator<Item = CertifiedKey>) -> Self {
         let first = Arc::new(first);
@@ -41,9 +41,9 @@ impl Named {
     }
 }
 
-impl ResolvesServerCert for Named {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.of(hello.server_name()).clone())
+impl ResolvesServerCert for SniResolver {
+    fn resolve(&self, handshake: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.of(handshake.server_name()).clone())
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn the_certificate_is_the_one_for_the_name() {
         let others = [pair(&["*.b.example", "b.example"]), pair(&["x.b.example", "a.example"])];
-        let named = Named::new(pair(&["A.example"]), others);
+        let named = SniResolver::new(pair(&["A.example"]), others);
         for (name, first) in [
             (Some("a.example"), "a.example"),
             (Some("A.EXAMPLE"), "a.example"),

@@ -10,25 +10,25 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 
 use super::socket_path::prepare;
-use super::{HandoverError, Keep, protocol};
+use super::{HandoverError, SocketHolder, protocol};
 
 /// How long a process may take to say what it wants.
-const HELLO: Duration = Duration::from_secs(5);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a successor may take from the sockets to its first accept. Until then both hold the sockets.
-const START: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The Unix socket at which successors ask.
-pub struct Door {
+pub struct UpgradeListener {
     listener: UnixListener,
-    place: PathBuf,
+    path: PathBuf,
     /// Tells our file from one that a successor has put in its place.
     inode: u64,
 }
 
-impl Door {
+impl UpgradeListener {
     /// Opens it in the place of whatever stands there; the ports are ours already, so that is nobody's who serves.
     pub fn open(place: &Path) -> Result<Self, HandoverError> {
-        let failed = |error| HandoverError::Place(place.to_owned(), error);
+        let failed = |error| HandoverError::Path(place.to_owned(), error);
         prepare(place)?;
         // Under another name first: the place is never empty, and never held by what does not listen yet.
         let mut fresh = place.as_os_str().to_owned();
@@ -45,12 +45,12 @@ impl Door {
             let _ = fs::remove_file(&fresh);
             failed(error)
         })?;
-        Ok(Self { listener, place: place.to_owned(), inode })
+        Ok(Self { listener, path: place.to_owned(), inode })
     }
 
     /// Waits until a successor serves, and gives its process. `asked` is told when one has asked, and when that came to
     /// nothing.
-    pub async fn run(mut self, keep: Keep, asked: impl Fn(bool) + Clone + Send + 'static) -> i32 {
+    pub async fn run(mut self, keep: SocketHolder, asked: impl Fn(bool) + Clone + Send + 'static) -> i32 {
         loop {
             let (stream, _) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
@@ -61,7 +61,8 @@ impl Door {
                 }
             };
             let (keep, tell) = (keep.clone(), asked.clone());
-            let given = tokio::task::spawn_blocking(move || give(stream.into_std()?, &keep, &tell)).await;
+            let given =
+                tokio::task::spawn_blocking(move || send_sockets(stream.into_std()?, &keep, &tell)).await;
             if !matches!(given, Ok(Ok(_))) {
                 asked(false);
             }
@@ -78,31 +79,35 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for UpgradeListener {
     fn drop(&mut self) {
         // A successor may have its own there by now.
-        if fs::symlink_metadata(&self.place).is_ok_and(|seen| seen.ino() == self.inode) {
-            let _ = fs::remove_file(&self.place);
+        if fs::symlink_metadata(&self.path).is_ok_and(|seen| seen.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
 
 /// The whole talk with one successor, one at a time; gives its process once it serves.
-fn give(mut stream: UnixStream, keep: &Keep, asked: &impl Fn(bool)) -> Result<i32, HandoverError> {
+fn send_sockets(
+    mut stream: UnixStream,
+    keep: &SocketHolder,
+    asked: &impl Fn(bool),
+) -> Result<i32, HandoverError> {
     stream.set_nonblocking(false)?;
-    stream.set_write_timeout(Some(HELLO))?;
+    stream.set_write_timeout(Some(HELLO_TIMEOUT))?;
     let pid = protocol::peer(&stream)?.pid();
-    if protocol::line(&mut stream, HELLO)? != protocol::HELLO {
-        return Err(HandoverError::Words);
+    if protocol::line(&mut stream, HELLO_TIMEOUT)? != protocol::HELLO {
+        return Err(HandoverError::Protocol);
     }
     let Some(sockets) = keep.now() else { return Err(HandoverError::Refused) };
     asked(true);
     protocol::send(&stream, &sockets)?;
     tracing::info!(pid, "a successor has got the sockets; it serves soon");
-    if protocol::line(&mut stream, START)? != protocol::SERVING {
-        return Err(HandoverError::Words);
+    if protocol::line(&mut stream, START_TIMEOUT)? != protocol::SERVING {
+        return Err(HandoverError::Protocol);
     }
     // One that is stopping by now has answered for its sockets; the successor takes over all the same.
-    writeln!(stream, "{}", protocol::LEAVING)?;
+    writeln!(stream, "{}", protocol::STOPPING)?;
     Ok(pid)
 }

@@ -22,30 +22,30 @@ const PACKET: usize = 2048;
 
 /// Counts the services that accept.
 #[derive(Clone)]
-pub struct Opening(watch::Sender<usize>);
+pub struct ListenersReady(watch::Sender<usize>);
 
-impl Default for Opening {
+impl Default for ListenersReady {
     fn default() -> Self {
         Self(watch::Sender::new(0))
     }
 }
 
-impl Opening {
+impl ListenersReady {
     /// Waits until this many accept.
-    pub async fn all(&self, count: usize) {
+    pub async fn wait_all(&self, count: usize) {
         // The sender is here, so that it cannot be gone.
         let _ = self.0.subscribe().wait_for(|open| *open >= count).await;
     }
 }
 
-pub struct Lent<A> {
+pub struct InheritedService<A> {
     service: Service<A>,
     address: SocketAddr,
     socket: RawFd,
-    opening: Opening,
+    ready: ListenersReady,
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Lent<A> {
+impl<A: ServerApp + Send + Sync + 'static> InheritedService<A> {
     /// `socket` is Pingora's from here on, which closes it when it stops to accept. What it accepts is watched like this.
     /// `secure`: what is read are records of TLS.
     pub fn new(
@@ -54,7 +54,7 @@ impl<A: ServerApp + Send + Sync + 'static> Lent<A> {
         socket: RawFd,
         watched: TcpKeepalive,
         secure: bool,
-        opening: Opening,
+        opening: ListenersReady,
     ) -> Self {
         let mut options = TcpSocketOptions::default();
         options.tcp_keepalive = Some(watched);
@@ -63,18 +63,18 @@ impl<A: ServerApp + Send + Sync + 'static> Lent<A> {
         let buffers = L4BufferSettings::new(if secure { RECORD } else { 0 }, PACKET);
         let listener = ListenerConfig::tcp(address.to_string()).tcp_socket_options(options);
         service.add_listener(listener.l4_buffer(buffers));
-        Self { service, address, socket, opening }
+        Self { service, address, socket, ready: opening }
     }
 }
 
 #[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> pingora::services::Service for Lent<A> {
+impl<A: ServerApp + Send + Sync + 'static> pingora::services::Service for InheritedService<A> {
     async fn start_service(&mut self, fds: Option<ListenFds>, shutdown: ShutdownWatch, tasks: usize) {
         // Pingora looks here before it binds; it is the table of what a process of before has left.
         if let Some(fds) = &fds {
             fds.lock().add(self.address.to_string(), self.socket);
         }
-        let opening = self.opening.clone();
+        let opening = self.ready.clone();
         let mut serve = pin!(self.service.start_service(fds, shutdown, tasks));
         let mut first = true;
         std::future::poll_fn(move |cx| {

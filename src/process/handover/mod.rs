@@ -20,10 +20,10 @@ use std::path::PathBuf;
 
 use tokio::sync::watch;
 
-pub use donor::Door;
-pub use inherited_service::{Lent, Opening};
-pub use receiver::{Taking, take};
-pub use socket_path::{folder, place, prepare};
+pub use donor::UpgradeListener;
+pub use inherited_service::{InheritedService, ListenersReady};
+pub use receiver::{PendingHandover, receive_sockets};
+pub use socket_path::{folder, prepare, socket_path};
 
 /// The variable of the environment that names the socket of the gateway that started this one.
 pub const PREDECESSOR: &str = "TOOLGATE_PREDECESSOR";
@@ -31,13 +31,13 @@ pub const PREDECESSOR: &str = "TOOLGATE_PREDECESSOR";
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
     #[error("{path}: {error}", path = .0.display(), error = .1)]
-    Place(PathBuf, io::Error),
+    Path(PathBuf, io::Error),
     #[error("the folder {} could be changed by others; it must be yours alone", .0.display())]
     Open(PathBuf),
     #[error("the other process runs as another user ({0})")]
     User(u32),
     #[error("the other process does not speak as expected")]
-    Words,
+    Protocol,
     #[error("what came for {0} is not a socket that listens there")]
     Socket(SocketAddr),
     #[error("the gateway that runs has not let go of its place")]
@@ -65,7 +65,7 @@ impl Sockets {
     }
 
     /// A descriptor of its own for who accepts on this socket, and who closes it in the end.
-    pub fn lend(&self, address: SocketAddr) -> io::Result<RawFd> {
+    pub fn dup_for(&self, address: SocketAddr) -> io::Result<RawFd> {
         let (_, listener) = self
             .0
             .iter()
@@ -81,9 +81,9 @@ impl Sockets {
 /// Holds the sockets for a successor until the process stops. A socket is closed when the last descriptor of it is, so
 /// these must go when Pingora closes its own: who comes then shall be refused and not wait for nobody.
 #[derive(Clone)]
-pub struct Keep(watch::Sender<Option<std::sync::Arc<Sockets>>>);
+pub struct SocketHolder(watch::Sender<Option<std::sync::Arc<Sockets>>>);
 
-impl Keep {
+impl SocketHolder {
     pub fn new(sockets: Sockets) -> Self {
         Self(watch::Sender::new(Some(sockets.into())))
     }

@@ -23,12 +23,12 @@ use super::{HandoverError, Sockets};
 
 pub const HELLO: &str = "toolgate 1";
 pub const SERVING: &str = "serving";
-pub const LEAVING: &str = "leaving";
+pub const STOPPING: &str = "leaving";
 
 /// More listeners than there will ever be.
-const MOST: usize = 16;
+const MAX_SOCKETS: usize = 16;
 /// Longer than any line here.
-const LINE: usize = 2048;
+const MAX_LINE: usize = 2048;
 
 /// Who is at the other end; only this user may be.
 pub fn peer(stream: &UnixStream) -> Result<UnixCredentials, HandoverError> {
@@ -37,15 +37,15 @@ pub fn peer(stream: &UnixStream) -> Result<UnixCredentials, HandoverError> {
 }
 
 /// Reads one line, without its end.
-pub fn line(stream: &mut UnixStream, patience: Duration) -> Result<String, HandoverError> {
-    stream.set_read_timeout(Some(patience))?;
+pub fn line(stream: &mut UnixStream, timeout: Duration) -> Result<String, HandoverError> {
+    stream.set_read_timeout(Some(timeout))?;
     let mut line = Vec::new();
     let mut byte = [0];
     loop {
         stream.read_exact(&mut byte)?;
         match byte[0] {
-            b'\n' => return String::from_utf8(line).map_err(|_| HandoverError::Words),
-            _ if line.len() == LINE => return Err(HandoverError::Words),
+            b'\n' => return String::from_utf8(line).map_err(|_| HandoverError::Protocol),
+            _ if line.len() == MAX_LINE => return Err(HandoverError::Protocol),
             other => line.push(other),
         }
     }
@@ -59,14 +59,14 @@ pub fn send(stream: &UnixStream, sockets: &Sockets) -> Result<(), HandoverError>
     let slices = [IoSlice::new(text.as_bytes())];
     let sent = sendmsg::<()>(stream.as_raw_fd(), &slices, &rights, MsgFlags::MSG_NOSIGNAL, None);
     // A line this short goes as a whole or not at all.
-    if sent.map_err(io::Error::from)? == text.len() { Ok(()) } else { Err(HandoverError::Words) }
+    if sent.map_err(io::Error::from)? == text.len() { Ok(()) } else { Err(HandoverError::Protocol) }
 }
 
-pub fn receive(stream: &UnixStream, patience: Duration) -> Result<Sockets, HandoverError> {
-    stream.set_read_timeout(Some(patience))?;
-    let mut text = [0; LINE];
+pub fn receive(stream: &UnixStream, timeout: Duration) -> Result<Sockets, HandoverError> {
+    stream.set_read_timeout(Some(timeout))?;
+    let mut text = [0; MAX_LINE];
     let mut slices = [IoSliceMut::new(&mut text)];
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; MOST]);
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; MAX_SOCKETS]);
     // Close-on-exec at once: a server that is a process must not hold the port.
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message =
@@ -81,10 +81,10 @@ pub fn receive(stream: &UnixStream, patience: Duration) -> Result<Sockets, Hando
     let length = message.bytes;
     let words = std::str::from_utf8(&text[..length]).ok().and_then(|text| text.strip_suffix('\n'));
     let addresses: Result<Vec<SocketAddr>, _> =
-        words.ok_or(HandoverError::Words)?.split_ascii_whitespace().map(str::parse).collect();
-    let addresses = addresses.map_err(|_| HandoverError::Words)?;
+        words.ok_or(HandoverError::Protocol)?.split_ascii_whitespace().map(str::parse).collect();
+    let addresses = addresses.map_err(|_| HandoverError::Protocol)?;
     if addresses.len() != fds.len() {
-        return Err(HandoverError::Words);
+        return Err(HandoverError::Protocol);
     }
     let pairs = addresses.into_iter().zip(fds).map(|(address, fd)| listening(address, fd));
     pairs.collect::<Result<_, _>>().map(Sockets)
@@ -148,10 +148,10 @@ mod tests {
     fn words_without_sockets_and_silence_are_refused() {
         let (mut here, mut there) = UnixStream::pair().expect("a pair");
         here.write_all(b"127.0.0.1:80\n").expect("written");
-        assert!(matches!(receive(&there, PATIENCE), Err(HandoverError::Words)));
+        assert!(matches!(receive(&there, PATIENCE), Err(HandoverError::Protocol)));
         assert!(matches!(line(&mut there, Duration::from_millis(20)), Err(HandoverError::Io(_))));
-        here.write_all(&[b'x'; LINE + 2]).expect("written");
-        assert!(matches!(line(&mut there, PATIENCE), Err(HandoverError::Words)));
+        here.write_all(&[b'x'; MAX_LINE + 2]).expect("written");
+        assert!(matches!(line(&mut there, PATIENCE), Err(HandoverError::Protocol)));
         drop(here);
         let (here, there) = UnixStream::pair().expect("a pair");
         drop(here);

@@ -9,49 +9,49 @@ use std::time::Duration;
 use super::{HandoverError, Sockets, protocol};
 
 /// How long the old gateway may take for an answer; it has nothing to do but to give it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take from the end of its connections to its own.
-const ENDING: Duration = Duration::from_secs(2);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The old gateway, which waits for a word.
-pub struct Taking {
+pub struct PendingHandover {
     stream: UnixStream,
-    place: PathBuf,
-    old: Process,
+    path: PathBuf,
+    old: OldProcess,
 }
 
 /// Asks the gateway that runs for its sockets; `None` if there is none.
-pub fn take(place: &Path) -> Result<Option<(Sockets, Taking)>, HandoverError> {
+pub fn receive_sockets(place: &Path) -> Result<Option<(Sockets, PendingHandover)>, HandoverError> {
     let mut stream = match UnixStream::connect(place) {
         Ok(stream) => stream,
         // A socket that a killed process has left behind refuses.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
             return Ok(None);
         }
-        Err(error) => return Err(HandoverError::Place(place.to_owned(), error)),
+        Err(error) => return Err(HandoverError::Path(place.to_owned(), error)),
     };
     // Whoever else waits there would get our clients.
-    let old = Process::of(protocol::peer(&stream)?.pid());
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let old = OldProcess::of(protocol::peer(&stream)?.pid());
+    stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
     let asked = writeln!(stream, "{}", protocol::HELLO).map_err(HandoverError::from);
-    match asked.and_then(|()| protocol::receive(&stream, PATIENCE)) {
-        Ok(sockets) => Ok(Some((sockets, Taking { stream, place: place.to_owned(), old }))),
+    match asked.and_then(|()| protocol::receive(&stream, REPLY_TIMEOUT)) {
+        Ok(sockets) => Ok(Some((sockets, PendingHandover { stream, path: place.to_owned(), old }))),
         Err(error) if is_end(&error) && old.is_gone() => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-impl Taking {
+impl PendingHandover {
     /// Where it waited.
-    pub fn place(&self) -> &Path {
-        &self.place
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Tells the old gateway to leave; it is sure to, or has ended, when this is well.
     pub fn serves(mut self) -> Result<(), HandoverError> {
         let told = writeln!(self.stream, "{}", protocol::SERVING).map_err(HandoverError::from);
-        match told.and_then(|()| protocol::line(&mut self.stream, PATIENCE)) {
-            Ok(word) if word == protocol::LEAVING => Ok(()),
+        match told.and_then(|()| protocol::line(&mut self.stream, REPLY_TIMEOUT)) {
+            Ok(word) if word == protocol::STOPPING => Ok(()),
             Ok(_) => Err(HandoverError::Refused),
             // Nobody else has the sockets now.
             Err(error) if is_end(&error) && self.old.is_gone() => {
@@ -67,14 +67,14 @@ impl Taking {
 fn is_end(error: &HandoverError) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     // The sockets come with a line; an end comes without one.
-    matches!(error, HandoverError::Words)
+    matches!(error, HandoverError::Protocol)
         || matches!(error, HandoverError::Io(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
 }
 
 /// The process of the old gateway, whose number may be another's once it has ended.
-struct Process(Option<OwnedFd>);
+struct OldProcess(Option<OwnedFd>);
 
-impl Process {
+impl OldProcess {
     fn of(pid: i32) -> Self {
         // SAFETY: no memory is involved, and the descriptor that comes back is nobody else's.
         let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -89,6 +89,6 @@ impl Process {
         let Some(fd) = &self.0 else { return false };
         let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one entry that lives through the call.
-        unsafe { libc::poll(&raw mut poll, 1, ENDING.as_millis() as libc::c_int) == 1 }
+        unsafe { libc::poll(&raw mut poll, 1, EXIT_TIMEOUT.as_millis() as libc::c_int) == 1 }
     }
 }

@@ -11,7 +11,7 @@ use crate::config::Config;
 
 /// What the file says, or else one that no other gateway of this host has, for it is named by the public address. None
 /// where the system chooses the port: nobody could find it.
-pub fn place(config: &Config) -> Option<PathBuf> {
+pub fn socket_path(config: &Config) -> Option<PathBuf> {
     if let Some(path) = &config.listen.upgrade_socket {
         return Some(path.clone());
     }
@@ -39,7 +39,7 @@ pub fn prepare(place: &Path) -> Result<(), HandoverError> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let failed = |error| HandoverError::Place(folder.to_owned(), error);
+    let failed = |error| HandoverError::Path(folder.to_owned(), error);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     let seen = fs::symlink_metadata(folder).map_err(failed)?;
     let linked = seen.file_type().is_symlink();
@@ -72,12 +72,12 @@ mod tests {
     #[test]
     fn gateways_of_one_host_have_places_of_their_own() {
         let mut config = Config::quickstart();
-        let first = place(&config).expect("a place");
+        let first = socket_path(&config).expect("a place");
         config.listen.address.set_port(8001);
-        assert_ne!(Some(first), place(&config));
+        assert_ne!(Some(first), socket_path(&config));
         config.listen.address.set_port(0);
-        assert_eq!(place(&config), None);
+        assert_eq!(socket_path(&config), None);
         config.listen.upgrade_socket = Some("/run/gate/a.sock".into());
-        assert_eq!(place(&config), Some("/run/gate/a.sock".into()));
+        assert_eq!(socket_path(&config), Some("/run/gate/a.sock".into()));
     }
 }

@@ -167,7 +167,7 @@ fn entries_that_clients_would_not_take_do_not_fit() {
     ];
     for era in [Era::Legacy, Era::Modern] {
         for (name, entry, why) in &bad {
-            let said = Definition::new(era, name).check(entry.to_string().as_bytes());
+            let said = EntryDefinition::new(era, name).check(entry.to_string().as_bytes());
             assert_eq!(said, Err((*why).to_owned()), "{entry}");
         }
         for (name, entry) in [
@@ -183,7 +183,11 @@ fn entries_that_clients_would_not_take_do_not_fit() {
             ("Resource", resource("uri", json!("no uri"))),
             ("ResourceTemplate", resource("size", json!("unknown here"))),
         ] {
-            assert_eq!(Definition::new(era, name).check(entry.to_string().as_bytes()), Ok(()), "{entry}");
+            assert_eq!(
+                EntryDefinition::new(era, name).check(entry.to_string().as_bytes()),
+                Ok(()),
+                "{entry}"
+            );
         }
     }
     // What the official SDKs ask for.
@@ -214,7 +218,7 @@ fn entries_that_clients_would_not_take_do_not_fit() {
     for (name, entry, bad) in beside.iter().chain(&times) {
         for era in [Era::Legacy, Era::Modern] {
             assert_eq!(
-                Definition::new(era, name).check(entry.to_string().as_bytes()).is_err(),
+                EntryDefinition::new(era, name).check(entry.to_string().as_bytes()).is_err(),
                 *bad,
                 "{entry}"
             );
@@ -222,8 +226,8 @@ fn entries_that_clients_would_not_take_do_not_fit() {
     }
     // Where the eras differ.
     let boolean = tool("inputSchema", json!({"type": "object", "properties": {"a": true}})).to_string();
-    assert!(Definition::new(Era::Legacy, "Tool").check(boolean.as_bytes()).is_err());
-    assert!(Definition::new(Era::Modern, "Tool").check(boolean.as_bytes()).is_ok());
+    assert!(EntryDefinition::new(Era::Legacy, "Tool").check(boolean.as_bytes()).is_err());
+    assert!(EntryDefinition::new(Era::Modern, "Tool").check(boolean.as_bytes()).is_ok());
 }
 
 /// Entries with each of these values in the place of each part, and with each part left out.
@@ -301,12 +305,12 @@ fn what_follows_the_definitions_finds_what_a_whole_validator_finds() {
     let mut seen = [0, 0];
     for (era, (_, all)) in [Era::Legacy, Era::Modern].into_iter().zip(DEFINITIONS) {
         for (name, entry) in &whole {
-            let definition = Definition::new(era, name);
+            let definition = EntryDefinition::new(era, name);
             let validator = format!(r##"{{"$ref":"#/$defs/{name}","$defs":{all}}}"##);
             let validator = Schema::compile(validator.as_bytes()).expect("a schema");
             for variant in variants(entry).iter().chain([entry]) {
-                let mut faults = Faults::default();
-                definition.follow(&definition.all[*name], variant, "", &mut faults);
+                let mut faults = SchemaErrors::default();
+                definition.validate(&definition.all[*name], variant, "", &mut faults);
                 let expected = validator.check(Some(variant.to_string().as_bytes()));
                 assert_eq!(faults.0.is_empty(), expected.is_ok(), "{variant}: {:?} {expected:?}", faults.0);
                 seen[usize::from(expected.is_ok())] += 1;

@@ -43,10 +43,10 @@ impl Real {
         timeout(PATIENCE, answers).await.expect("redis-server answers");
     }
 
-    async fn tell(&self, words: &[&str]) -> Result<redis::Value, RedisError> {
+    async fn tell(&self, message: &[&str]) -> Result<redis::Value, RedisError> {
         let client = Client::open(self.url())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
+        redis::cmd(message[0]).arg(&message[1..]).query_async(&mut connection).await
     }
 
     fn kill(&mut self) {
@@ -272,14 +272,14 @@ async fn no_rate_lets_more_through_than_it_says() {
                     passed += u64::from(answer.expect("an answer") == Answer::Taken);
                 }
             }
-            let most = burst as f64 + from.elapsed().as_secs_f64() * count as f64 / f64::from(secs);
-            (case, passed, burst, most)
+            let max = burst as f64 + from.elapsed().as_secs_f64() * count as f64 / f64::from(secs);
+            (case, passed, burst, max)
         });
     }
-    for (case, passed, burst, most) in keys.join_all().await {
-        assert!(passed as f64 <= most, "case {case}: {passed} of {most}");
-        println!("case {case}: {passed} of {most}");
-        assert!(passed >= burst.min(2), "case {case}: {passed} of {most}");
+    for (case, passed, burst, max) in keys.join_all().await {
+        assert!(passed as f64 <= max, "case {case}: {passed} of {max}");
+        println!("case {case}: {passed} of {max}");
+        assert!(passed >= burst.min(2), "case {case}: {passed} of {max}");
     }
 }
 
@@ -292,7 +292,7 @@ async fn a_server_that_forgot_the_script_is_given_it_again() {
         real.tell(forget).await.expect("done");
     }
     assert!(taken(&redis, &[rate("a", 1, SEC, 1)]).await, "a flushed server counts from nothing");
-    assert_eq!(redis.misses(), 0);
+    assert_eq!(redis.failures(), 0);
 }
 
 #[tokio::test]
@@ -318,7 +318,7 @@ async fn a_server_that_dies_is_missed_at_once_and_found_when_it_is_back() {
     assert!(from.elapsed() < PATIENCE, "a closed socket is not waited for: {:?}", from.elapsed());
     // And what is known to be away not at all.
     assert_eq!(admitted(&open).now_or_never(), Some(Ok(())));
-    assert!(!redis.is_there() && redis.misses() >= 10);
+    assert!(!redis.is_there() && redis.failures() >= 10);
     real.again().await;
     is_there(&redis).await;
     assert_eq!(admitted(&closed).await, Ok(()));
@@ -328,15 +328,15 @@ async fn a_server_that_dies_is_missed_at_once_and_found_when_it_is_back() {
 #[tokio::test]
 async fn a_server_that_stops_answering_is_not_waited_for_for_long() {
     let real = Real::start().await;
-    let patience = 30 * MILLI;
-    let redis = Arc::new(Redis::new(&real.url(), "t:", patience, Handle::current()).expect("a URL"));
+    let timeout = 30 * MILLI;
+    let redis = Arc::new(Redis::new(&real.url(), "t:", timeout, Handle::current()).expect("a URL"));
     is_there(&redis).await;
     let limits = limits(redis.clone(), 1000, OnFailure::Local);
     real.signal(libc::SIGSTOP);
-    for _ in 0..LATE {
+    for _ in 0..MAX_TIMEOUTS {
         let from = Instant::now();
         assert_eq!(admitted(&limits).await, Ok(()));
-        assert!(from.elapsed() >= patience);
+        assert!(from.elapsed() >= timeout);
     }
     assert!(!redis.is_there());
     for _ in 0..10 {
@@ -356,7 +356,7 @@ async fn a_port_where_nobody_ever_answers_holds_up_nothing() {
     for _ in 0..100 {
         assert_eq!(admitted(&limits).now_or_never(), Some(Ok(())), "the first of them included");
     }
-    assert_eq!((redis.is_there(), redis.misses()), (false, 100));
+    assert_eq!((redis.is_there(), redis.failures()), (false, 100));
 }
 
 #[tokio::test]
@@ -372,9 +372,9 @@ async fn a_server_that_may_only_be_read_from_does_not_count() {
 
 #[test]
 fn the_connection_outlives_the_runtime_of_a_call() {
-    let core =
+    let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("one");
-    let (_real, redis) = core.block_on(async {
+    let (_real, redis) = runtime.block_on(async {
         let real = Real::start().await;
         let redis = real.gateway().await;
         (real, redis)
@@ -383,7 +383,7 @@ fn the_connection_outlives_the_runtime_of_a_call() {
         let brief = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         assert!(brief.block_on(taken(&redis, &[rate("a", 1, SEC, 100)])));
     }
-    assert_eq!(redis.misses(), 0);
+    assert_eq!(redis.failures(), 0);
 }
 
 #[tokio::test]
@@ -421,7 +421,7 @@ fn only_what_the_script_can_say_is_an_answer() {
         (i64::MIN, i64::MIN, None),
         (i64::MAX, i64::MAX, None),
     ] {
-        assert_eq!(understand(&asks, worst, micros), understood, "{worst} {micros}");
+        assert_eq!(parse_reply(&asks, worst, micros), understood, "{worst} {micros}");
     }
 }
 
@@ -481,6 +481,6 @@ async fn a_store_that_answers_below_zero_is_one_that_is_away() {
         let limits = limits(redis.clone(), 1, on_failure);
         wrong.store(true, Ordering::Relaxed);
         assert_eq!([admitted(&limits).await, admitted(&limits).await], said, "{on_failure:?}");
-        assert!(redis.misses() > 0);
+        assert!(redis.failures() > 0);
     }
 }

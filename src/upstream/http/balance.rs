@@ -3,14 +3,14 @@
 
 use std::sync::atomic::Ordering;
 
-use super::endpoint_health::WHOLE;
+use super::endpoint_health::FULL_WEIGHT;
 use super::mix;
 use super::pool::Pool;
 use crate::config::Balance;
 
 impl Pool {
     /// Whether calls are spread by who makes them.
-    pub fn is_by_session(&self) -> bool {
+    pub fn has_session_affinity(&self) -> bool {
         self.balance == Balance::Session && self.endpoints.len() > 1
     }
 
@@ -19,14 +19,14 @@ impl Pool {
         if self.endpoints.len() == 1 {
             return 0;
         }
-        let well = self.well();
+        let well = self.healthy();
         // With none that is well, any may be: none is given up for good.
         let all = u64::MAX >> (64 - self.endpoints.len());
         let from =
             [well & !failed, well, all & !failed, all].into_iter().find(|set| *set != 0).unwrap_or(all);
         match self.balance {
-            Balance::RoundRobin => self.in_turn(from),
-            Balance::LeastInFlight => self.least(from),
+            Balance::RoundRobin => self.round_robin(from),
+            Balance::LeastInFlight => self.least_request(from),
             Balance::Session => {
                 let score = |index: &usize| mix(key ^ self.endpoints[*index].place);
                 bits(from).max_by_key(score).unwrap_or(0)
@@ -35,44 +35,44 @@ impl Pool {
     }
 
     /// A bit for each endpoint that is well.
-    pub(crate) fn well(&self) -> u64 {
+    pub(crate) fn healthy(&self) -> u64 {
         let now = self.clock();
-        let well = self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.vitals.is_in(now));
+        let well = self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.health.is_eligible(now));
         well.fold(0, |set, (index, _)| set | 1 << index)
     }
 
-    fn in_turn(&self, from: u64) -> usize {
+    fn round_robin(&self, from: u64) -> usize {
         let now = self.clock();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = from.count_ones() as usize;
         let nth = |at: usize| bits(from).nth(at % count).unwrap_or(0);
         for step in 0..count {
             let index = nth(turn + step);
-            let share = self.endpoints[index].vitals.share(now);
+            let share = self.endpoints[index].health.weight(now);
             // One that has just come back passes on some of its turns.
-            if share == WHOLE || mix(turn as u64) % WHOLE < share {
+            if share == FULL_WEIGHT || mix(turn as u64) % FULL_WEIGHT < share {
                 return index;
             }
         }
         nth(turn)
     }
 
-    fn least(&self, from: u64) -> usize {
+    fn least_request(&self, from: u64) -> usize {
         let now = self.clock();
         // Among equals each in turn.
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.endpoints.len();
         let load = |index: &usize| {
-            let vitals = &self.endpoints[*index].vitals;
-            let load = (u64::from(vitals.in_flight()) + 1) * WHOLE * WHOLE / vitals.share(now);
+            let health = &self.endpoints[*index].health;
+            let load = (u64::from(health.in_flight()) + 1) * FULL_WEIGHT * FULL_WEIGHT / health.weight(now);
             (load, (index + self.endpoints.len() - turn) % self.endpoints.len())
         };
         bits(from).min_by_key(load).unwrap_or(0)
     }
 
     /// Whether there is an endpoint to go to that `failed` does not name.
-    pub fn is_elsewhere(&self, failed: u64) -> bool {
+    pub fn has_alternative(&self, failed: u64) -> bool {
         let all = u64::MAX >> (64 - self.endpoints.len());
-        let well = self.well();
+        let well = self.healthy();
         (if well == 0 { all } else { well }) & !failed != 0
     }
 }
@@ -94,22 +94,22 @@ mod tests {
 
     use super::*;
     use crate::config::{self, Limits, parse};
-    use crate::upstream::Bounds;
-    use crate::upstream::http::endpoint_health::Fault;
-    use crate::upstream::http::pool::Plan;
+    use crate::upstream::UpstreamLimits;
+    use crate::upstream::http::endpoint_health::EndpointFault;
+    use crate::upstream::http::pool::PoolSettings;
 
     fn pool(settings: &str, before: Option<&Pool>) -> Pool {
         let text = format!("mcpServers: {{s: {{{settings}}}}}");
         let config = parse("c", &text, &|_| None).expect("a good config").servers["s"].clone();
         let config::Kind::Http { urls, .. } = &config.kind else { panic!("not http") };
-        let bounds = Bounds::of(&config, &Limits::default());
-        let plan = Plan {
+        let limits = UpstreamLimits::of(&config, &Limits::default());
+        let plan = PoolSettings {
             name: "s",
             urls,
             headers: HeaderMap::new(),
-            bounds: &bounds,
+            limits: &limits,
             config: &config,
-            trust: Arc::default(),
+            tls: Arc::default(),
         };
         Pool::new(plan, before).expect("a pool")
     }
@@ -118,7 +118,7 @@ mod tests {
 
     fn eject(pool: &Pool, index: usize) {
         for _ in 0..3 {
-            pool.failed(index, Fault::Connect, "test");
+            pool.failed(index, EndpointFault::Connect, "test");
         }
     }
 
@@ -135,7 +135,7 @@ mod tests {
         assert!(!after.contains(&1) && after.iter().filter(|index| **index == 0).count() == 5, "{after:?}");
         // A call that failed at one goes to another, as long as there is another.
         assert_eq!((pool.pick(0, 0b001), pool.pick(0, 0b100)), (2, 0));
-        assert!(pool.is_elsewhere(0b001) && !pool.is_elsewhere(0b101));
+        assert!(pool.has_alternative(0b001) && !pool.has_alternative(0b101));
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
             eject(&pool, index);
         }
         assert_eq!(picks(&pool, 3), [2, 2, 2], "the last one is not sent away");
-        pool.endpoints[2].vitals.missed(1);
+        pool.endpoints[2].health.check_failed(1);
         let mut tried = picks(&pool, 3);
         tried.sort_unstable();
         assert_eq!(tried, [0, 1, 2], "all are out");
@@ -154,9 +154,9 @@ mod tests {
     #[test]
     fn the_least_busy_is_chosen() {
         let pool = pool(&format!("{THREE}, balance: least_in_flight"), None);
-        let _busy = [pool.visit(0), pool.visit(0), pool.visit(2)];
+        let _busy = [pool.acquire(0), pool.acquire(0), pool.acquire(2)];
         assert_eq!(picks(&pool, 2), [1, 1]);
-        let _more = [pool.visit(1), pool.visit(1)];
+        let _more = [pool.acquire(1), pool.acquire(1)];
         assert_eq!(picks(&pool, 2), [2, 2]);
     }
 
@@ -179,12 +179,12 @@ mod tests {
     #[test]
     fn one_that_comes_back_gets_little_at_first() {
         let pool = pool(THREE, None);
-        pool.endpoints[0].vitals.passed(1);
+        pool.endpoints[0].health.check_passed(1);
         for _ in 0..3 {
-            pool.endpoints[0].vitals.missed(3);
+            pool.endpoints[0].health.check_failed(3);
         }
         assert!(!picks(&pool, 100).contains(&0));
-        pool.endpoints[0].vitals.passed(pool.clock());
+        pool.endpoints[0].health.check_passed(pool.clock());
         let share = picks(&pool, 300).iter().filter(|index| **index == 0).count();
         assert!((1..60).contains(&share), "{share} of 300");
     }
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(picks(&new, 2), [1, 1], "what is known of it stays too");
         assert_eq!(new.endpoints[0].pools.load(Ordering::Relaxed), 2);
         drop(old);
-        assert!(new.endpoints[0].let_go(), "nobody else has it now");
+        assert!(new.endpoints[0].release(), "nobody else has it now");
         new.endpoints[0].pools.fetch_add(1, Ordering::Relaxed);
     }
 }

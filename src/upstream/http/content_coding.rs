@@ -17,14 +17,14 @@ const PIECE: usize = 16 * 1024;
 type Brotli = BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>;
 
 pub struct Decoder {
-    form: Form,
+    coding: Coding,
     /// Something has come.
     begun: bool,
     /// What has come is a whole.
     over: bool,
 }
 
-enum Form {
+enum Coding {
     Gzip(Decompress),
     /// `deflate` names the zlib format, but some servers send the bare one. The first byte tells; none has come yet.
     Unknown,
@@ -42,9 +42,9 @@ impl Decoder {
         let form = match coding.as_str() {
             // It must not stand there, and says nothing (RFC 9110 §8.4.1).
             "" | "identity" if codings.next().is_none() => return Ok(None),
-            "gzip" | "x-gzip" if codings.next().is_none() => Form::Gzip(Decompress::new_gzip(15)),
-            "deflate" if codings.next().is_none() => Form::Unknown,
-            "br" if codings.next().is_none() => Form::Brotli(Box::new(Brotli::new_strict(
+            "gzip" | "x-gzip" if codings.next().is_none() => Coding::Gzip(Decompress::new_gzip(15)),
+            "deflate" if codings.next().is_none() => Coding::Unknown,
+            "br" if codings.next().is_none() => Coding::Brotli(Box::new(Brotli::new_strict(
                 StandardAlloc::default(),
                 StandardAlloc::default(),
                 StandardAlloc::default(),
@@ -53,12 +53,12 @@ impl Decoder {
                 let all: Vec<&str> =
                     headers.get_all(CONTENT_ENCODING).iter().map(|v| v.to_str().unwrap_or("?")).collect();
                 let all: String = all.join(", ").chars().take(60).collect();
-                return Err(UpstreamError::Nonsense(format!(
+                return Err(UpstreamError::InvalidResponse(format!(
                     "its Content-Encoding is {all:?}, though identity was asked for; gzip, deflate and br are decoded too"
                 )));
             }
         };
-        Ok(Some(Self { form, begun: false, over: false }))
+        Ok(Some(Self { coding: form, begun: false, over: false }))
     }
 
     /// Decodes a piece of the body and hands on what it stands for, in pieces of a bounded size, until one is not taken.
@@ -69,25 +69,25 @@ impl Decoder {
     ) -> Result<(), UpstreamError> {
         let Some(&first) = input.first() else { return Ok(()) };
         self.begun = true;
-        if matches!(self.form, Form::Unknown) {
+        if matches!(self.coding, Coding::Unknown) {
             // RFC 1950 §2.2: the method 8 with a window of at most 32 KiB. A bare stream hardly begins so.
             let zlib = first & 0x0f == 8 && first >> 4 <= 7;
-            self.form = Form::Deflate(Decompress::new(zlib));
+            self.coding = Coding::Deflate(Decompress::new(zlib));
         }
         let mut out = [0; PIECE];
         loop {
             if self.over {
-                match &mut self.form {
+                match &mut self.coding {
                     _ if input.is_empty() => return Ok(()),
                     // Members may follow each other (RFC 1952 §2.2).
-                    Form::Gzip(inflate) => *inflate = Decompress::new_gzip(15),
+                    Coding::Gzip(inflate) => *inflate = Decompress::new_gzip(15),
                     _ => return Err(broken("more follows after its end")),
                 }
                 self.over = false;
             }
-            let (read, written) = match &mut self.form {
-                Form::Unknown => return Ok(()),
-                Form::Gzip(inflate) | Form::Deflate(inflate) => {
+            let (read, written) = match &mut self.coding {
+                Coding::Unknown => return Ok(()),
+                Coding::Gzip(inflate) | Coding::Deflate(inflate) => {
                     let before = (inflate.total_in(), inflate.total_out());
                     let status = inflate
                         .decompress(input, &mut out, FlushDecompress::None)
@@ -96,7 +96,7 @@ impl Decoder {
                     let moved = (inflate.total_in() - before.0, inflate.total_out() - before.1);
                     (moved.0 as usize, moved.1 as usize)
                 }
-                Form::Brotli(state) => {
+                Coding::Brotli(state) => {
                     let (mut left, mut read, mut room, mut written, mut total) =
                         (input.len(), 0, out.len(), 0, 0);
                     let result = BrotliDecompressStream(
@@ -135,7 +135,7 @@ impl Decoder {
 }
 
 fn broken(why: &str) -> UpstreamError {
-    UpstreamError::Nonsense(format!("it is compressed, though identity was asked for, and {why}"))
+    UpstreamError::InvalidResponse(format!("it is compressed, though identity was asked for, and {why}"))
 }
 
 #[cfg(test)]
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn other_codings_are_named() {
         for coding in ["zstd", "compress", "gzip, br", "aws-chunked"] {
-            let Err(UpstreamError::Nonsense(why)) = of(coding) else { panic!("{coding} is known") };
+            let Err(UpstreamError::InvalidResponse(why)) = of(coding) else { panic!("{coding} is known") };
             assert!(why.contains(coding), "{why}");
         }
         assert!(of("identity").expect("known").is_none());

@@ -10,24 +10,26 @@ use mcp::Era;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::era_errors::judged;
-use super::notifications::{Line, Place};
-use super::response::{Wanted, is_sse};
-use super::{Http, Seat, mirror, own_id};
-use crate::upstream::{Ask, Hello, LISTS_CHANGED, Said, UpstreamError, house_initialize, house_params};
+use super::era_errors::classify_era_error;
+use super::notifications::{StreamCursor, StreamOpen};
+use super::response::{ReadOptions, is_sse};
+use super::{HttpEndpoint, UpstreamSession, own_id, param_headers};
+use crate::upstream::{
+    Hello, LISTS_CHANGED, RpcOutcome, UpstreamCall, UpstreamError, gateway_initialize, gateway_params,
+};
 use mcp::jsonrpc::message;
 use mcp::version;
 
 /// The code of JSON-RPC for it.
 const METHOD_NOT_FOUND: &str = "-32601";
 /// Pauses between two streams of announcements.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MIN_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// A stream that lasted so long was one; the next is opened soon.
-const STEADY: Duration = Duration::from_secs(1);
+const MIN_STREAM_AGE: Duration = Duration::from_secs(1);
 
-impl Http {
-    pub(crate) async fn greet(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
+impl HttpEndpoint {
+    pub(crate) async fn connect(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
         let time = until.saturating_duration_since(Instant::now());
         let greeted = tokio::time::timeout(time, async {
             self.peer.resolve().await?;
@@ -40,58 +42,66 @@ impl Http {
     }
 
     async fn initialize(&self, time: Duration) -> Result<Hello, UpstreamError> {
-        let mut house = self.house.lock().await;
-        if let Some(seat) = house.take() {
-            self.leave(&seat).await;
+        let mut snapshot = self.control_session.lock().await;
+        if let Some(upstream_session) = snapshot.take() {
+            self.close_session(&upstream_session).await;
         }
-        let (seat, hello) = self.open(&house_initialize(), None, time).await?;
-        *house = Some(Arc::new(seat));
-        Ok(hello)
+        let (upstream_session, handshake) = self.open(&gateway_initialize(), None, time).await?;
+        *snapshot = Some(Arc::new(upstream_session));
+        Ok(handshake)
     }
 
-    async fn discover(&self, patience: Duration) -> Result<Hello, UpstreamError> {
+    async fn discover(&self, timeout: Duration) -> Result<Hello, UpstreamError> {
         let (era, method) = (Era::Modern, "server/discover");
-        let params = house_params(era, "");
+        let params = gateway_params(era, "");
         let id = own_id();
         let body = message::request(&id, method, &params);
-        let response = self.send(era, None, mirror(method, &params), body, patience).await?;
+        let response = self.send(era, None, param_headers(method, &params), body, timeout).await?;
         let status = response.status();
-        let result = judged(era, status, self.answer(response, Wanted::new(&id, patience)).await)?;
-        let hello = Hello::read(&result, version::NEWEST_MODERN.to_owned());
+        let result = classify_era_error(
+            era,
+            status,
+            self.read_response(response, ReadOptions::new(&id, timeout)).await,
+        )?;
+        let handshake = Hello::read(&result, version::NEWEST_MODERN.to_owned());
         // An old server may have something of that name.
-        hello.map_err(|error| UpstreamError::WrongEra(era, error.to_string()))
+        handshake.map_err(|error| UpstreamError::WrongEra(era, error.to_string()))
     }
 
-    pub(crate) async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError> {
-        let said = self.ask_once(&ask).await;
+    pub(crate) async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
+        let said = self.call_once(&ask).await;
         match &said {
             // The server forgot the session, so it did not look at the request: once more in a new one.
-            Err(UpstreamError::Forgotten) => *self.house.lock().await = None,
+            Err(UpstreamError::SessionExpired) => *self.control_session.lock().await = None,
             // Some say that in other ways than by 404. A ping does nothing, and whoever knows its session answers it.
             refused if is_refused_ping(&ask, refused) => {
-                let Some(seat) = self.house.lock().await.take() else { return said };
-                self.leave(&seat).await;
+                let Some(upstream_session) = self.control_session.lock().await.take() else { return said };
+                self.close_session(&upstream_session).await;
             }
             _ => return said,
         }
-        self.ask_once(&ask).await
+        self.call_once(&ask).await
     }
 
-    pub(crate) async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
-        let listen = house_params(era, LISTS_CHANGED);
-        let mut pause = FIRST_PAUSE;
+    pub(crate) async fn watch_lists(
+        &self,
+        era: Era,
+        changed: &mpsc::Sender<()>,
+    ) -> Result<(), UpstreamError> {
+        let listen = gateway_params(era, LISTS_CHANGED);
+        let mut pause = MIN_BACKOFF;
         loop {
-            let seat = match era {
-                Era::Legacy => self.house.lock().await.clone(),
+            let upstream_session = match era {
+                Era::Legacy => self.control_session.lock().await.clone(),
                 Era::Modern => None,
             };
-            let since = Instant::now();
-            match self.line(era, seat.as_deref(), &listen).await? {
-                Line::None => return Ok(()),
-                Line::Busy(why) => {
+            let started = Instant::now();
+            match self.open_stream(era, upstream_session.as_deref(), &listen).await? {
+                StreamOpen::None => return Ok(()),
+                StreamOpen::Busy(why) => {
                     tracing::debug!(endpoint = self.label, why, "no stream of announcements now")
                 }
-                Line::Open(response) => {
+                StreamOpen::Open(response) => {
                     // Nobody was told what changed before it stood. A modern server says itself when it does.
                     if era == Era::Legacy && changed.send(()).await.is_err() {
                         return Ok(());
@@ -99,60 +109,68 @@ impl Http {
                     let (out, mut said) = mpsc::channel::<Bytes>(64);
                     let forward = async {
                         while let Some(message) = said.recv().await {
-                            if let (Some(seat), Some(me)) = (&seat, self.me.upgrade()) {
-                                me.heed(seat, &message);
+                            if let (Some(upstream_session), Some(me)) = (&upstream_session, self.me.upgrade())
+                            {
+                                me.handle(upstream_session, &message);
                             }
                             if message::is_news_of_lists(&message) && changed.send(()).await.is_err() {
                                 return;
                             }
                         }
                     };
-                    let batches = seat.as_deref().is_some_and(Seat::has_batches);
-                    let pour = async move { self.pour(response, batches, &mut Place::default(), &out).await };
+                    let batches = upstream_session.as_deref().is_some_and(UpstreamSession::has_batches);
+                    let pour = async move {
+                        self.forward_events(response, batches, &mut StreamCursor::default(), &out).await
+                    };
                     let (poured, ()) = tokio::join!(pour, forward);
                     poured?;
                 }
             }
             // It may be cut by every proxy on the way; but streams that end as soon as they begin cost both sides.
-            if since.elapsed() > STEADY.max(pause) {
-                pause = FIRST_PAUSE;
+            if started.elapsed() > MIN_STREAM_AGE.max(pause) {
+                pause = MIN_BACKOFF;
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_BACKOFF);
         }
     }
 
     pub(crate) async fn close(&self) {
-        if let Some(seat) = self.house.lock().await.take() {
-            self.leave(&seat).await;
+        if let Some(upstream_session) = self.control_session.lock().await.take() {
+            self.close_session(&upstream_session).await;
         }
     }
 
-    async fn seat(&self) -> Result<Arc<Seat>, UpstreamError> {
-        let mut house = self.house.lock().await;
-        if let Some(seat) = &*house {
-            return Ok(seat.clone());
+    async fn control_session(&self) -> Result<Arc<UpstreamSession>, UpstreamError> {
+        let mut snapshot = self.control_session.lock().await;
+        if let Some(upstream_session) = &*snapshot {
+            return Ok(upstream_session.clone());
         }
-        let seat = Arc::new(self.open(&house_initialize(), None, self.patience()).await?.0);
-        *house = Some(seat.clone());
-        Ok(seat)
+        let upstream_session = Arc::new(self.open(&gateway_initialize(), None, self.call_timeout()).await?.0);
+        *snapshot = Some(upstream_session.clone());
+        Ok(upstream_session)
     }
 
-    async fn ask_once(&self, ask: &Ask<'_>) -> Result<Said, UpstreamError> {
-        let (seat, extra) = match ask.era {
-            Era::Legacy => (Some(self.seat().await?), HeaderMap::new()),
-            Era::Modern => (None, mirror(ask.method, &ask.params)),
+    async fn call_once(&self, ask: &UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
+        let (upstream_session, extra) = match ask.era {
+            Era::Legacy => (Some(self.control_session().await?), HeaderMap::new()),
+            Era::Modern => (None, param_headers(ask.method, &ask.params)),
         };
         let id = own_id();
         let body = message::request(&id, ask.method, &ask.params);
-        let response = self.send(ask.era, seat.as_deref(), extra, body, ask.timeout).await?;
-        let batches = seat.as_ref().is_some_and(|seat| seat.has_batches());
-        if let Some(seat) = seat.as_ref().filter(|seat| seat.session.is_some()) {
+        let response = self.send(ask.era, upstream_session.as_deref(), extra, body, ask.timeout).await?;
+        let batches =
+            upstream_session.as_ref().is_some_and(|upstream_session| upstream_session.has_batches());
+        if let Some(upstream_session) =
+            upstream_session.as_ref().filter(|upstream_session| upstream_session.session.is_some())
+        {
             match response.status() {
-                StatusCode::NOT_FOUND => return Err(UpstreamError::Forgotten),
+                StatusCode::NOT_FOUND => return Err(UpstreamError::SessionExpired),
                 // A ping is judged as a whole.
-                StatusCode::BAD_REQUEST if ask.method != "ping" && self.knows(seat).await == Some(false) => {
-                    return Err(UpstreamError::Forgotten);
+                StatusCode::BAD_REQUEST
+                    if ask.method != "ping" && self.knows_session(upstream_session).await == Some(false) =>
+                {
+                    return Err(UpstreamError::SessionExpired);
                 }
                 _ => {}
             }
@@ -160,8 +178,12 @@ impl Http {
         if ask.era == Era::Legacy && ask.method.ends_with("/list") {
             self.lists_as_events.store(is_sse(&response), Ordering::Relaxed);
         }
-        let (seat, progress) = (seat.as_deref(), ask.progress.as_ref());
-        self.answer(response, Wanted { batches, seat, progress, ..Wanted::new(&id, ask.timeout) }).await
+        let (upstream_session, progress) = (upstream_session.as_deref(), ask.progress.as_ref());
+        self.read_response(
+            response,
+            ReadOptions { batches, upstream_session, progress, ..ReadOptions::new(&id, ask.timeout) },
+        )
+        .await
     }
 }
 
@@ -171,12 +193,12 @@ pub(crate) fn is_unknown_method(error: &[u8]) -> bool {
 }
 
 /// Whether a legacy server has answered, but not to a ping; one that knows no ping is well all the same.
-fn is_refused_ping(ask: &Ask<'_>, said: &Result<Said, UpstreamError>) -> bool {
+fn is_refused_ping(ask: &UpstreamCall<'_>, said: &Result<RpcOutcome, UpstreamError>) -> bool {
     ask.era == Era::Legacy
         && ask.method == "ping"
         && match said {
-            Err(UpstreamError::Nonsense(_)) => true,
-            Ok(Said::Error(error)) => !is_unknown_method(error),
+            Err(UpstreamError::InvalidResponse(_)) => true,
+            Ok(RpcOutcome::Error(error)) => !is_unknown_method(error),
             _ => false,
         }
 }

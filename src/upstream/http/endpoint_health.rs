@@ -7,27 +7,27 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long the first ejection lasts; each that follows is twice as long.
-const EJECTION: Duration = Duration::from_secs(5);
-const LONGEST: Duration = Duration::from_secs(120);
+const BASE_EJECTION: Duration = Duration::from_secs(5);
+const MAX_EJECTION: Duration = Duration::from_secs(120);
 /// The time in which one that came back gets its full share.
-const RAMP: Duration = Duration::from_secs(10);
+const SLOW_START: Duration = Duration::from_secs(10);
 /// A full share.
-pub const WHOLE: u64 = 1000;
+pub const FULL_WEIGHT: u64 = 1000;
 /// The share that one has at the moment of its return.
-const FIRST: u64 = 100;
+const INITIAL_WEIGHT: u64 = 100;
 
 /// What a call says of an endpoint that it could not be answered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum EndpointFault {
     /// No connection could be made. A check that passes proves the contrary.
     Connect,
     /// It broke off, was silent, or said that it cannot (502, 503, 504).
-    Answer,
+    Response,
 }
 
 /// News of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum HealthChange {
     /// Its checks failed.
     Down,
     /// Its calls failed; for so long.
@@ -37,7 +37,7 @@ pub enum News {
 
 /// Times are milliseconds of the pool's clock, which starts above 0.
 #[derive(Debug, Default)]
-pub struct Vitals {
+pub struct EndpointHealth {
     in_flight: AtomicU32,
     /// Calls that failed in a row.
     failed: AtomicU32,
@@ -45,7 +45,7 @@ pub struct Vitals {
     missed: AtomicU32,
     down: AtomicBool,
     /// It answered a check or a call at least once.
-    met: AtomicBool,
+    ever_up: AtomicBool,
     /// Until when it is ejected; 0 if it is not, or a success has ended it.
     ejected: AtomicU64,
     /// The ejection came of calls that were not answered, which a check does not prove wrong.
@@ -55,12 +55,12 @@ pub struct Vitals {
     back: AtomicU64,
 }
 
-impl Vitals {
-    pub fn enter(&self) {
+impl EndpointHealth {
+    pub fn begin_call(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn exit(&self) {
+    pub fn end_call(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -69,7 +69,7 @@ impl Vitals {
     }
 
     /// Whether it gets calls.
-    pub fn is_in(&self, now: u64) -> bool {
+    pub fn is_eligible(&self, now: u64) -> bool {
         !self.down.load(Ordering::Relaxed) && self.ejected.load(Ordering::Relaxed) <= now
     }
 
@@ -79,29 +79,35 @@ impl Vitals {
     }
 
     /// The part of a full share that it gets: 1 to [`WHOLE`]; the whole of it where it is called although it is out.
-    pub fn share(&self, now: u64) -> u64 {
+    pub fn weight(&self, now: u64) -> u64 {
         let back = self.back.load(Ordering::Relaxed);
-        if back == 0 || !self.is_in(now) {
-            return WHOLE;
+        if back == 0 || !self.is_eligible(now) {
+            return FULL_WEIGHT;
         }
-        let (since, ramp) = (now.saturating_sub(back), RAMP.as_millis() as u64);
-        (FIRST + since * (WHOLE - FIRST) / ramp).min(WHOLE)
+        let (started, ramp) = (now.saturating_sub(back), SLOW_START.as_millis() as u64);
+        (INITIAL_WEIGHT + started * (FULL_WEIGHT - INITIAL_WEIGHT) / ramp).min(FULL_WEIGHT)
     }
 
     /// A call was answered.
-    pub fn answered(&self, now: u64) -> Option<News> {
+    pub fn call_succeeded(&self, now: u64) -> Option<HealthChange> {
         // Read first: on the path of every call, and nearly always 0.
         if self.failed.load(Ordering::Relaxed) != 0 {
             self.failed.store(0, Ordering::Relaxed);
         }
-        if !self.met.load(Ordering::Relaxed) {
-            self.met.store(true, Ordering::Relaxed);
+        if !self.ever_up.load(Ordering::Relaxed) {
+            self.ever_up.store(true, Ordering::Relaxed);
         }
-        self.let_in(now)
+        self.readmit(now)
     }
 
     /// A call failed; `limit` in a row eject, if `may_eject`.
-    pub fn failed(&self, fault: Fault, limit: u32, may_eject: bool, now: u64) -> Option<News> {
+    pub fn call_failed(
+        &self,
+        fault: EndpointFault,
+        limit: u32,
+        may_eject: bool,
+        now: u64,
+    ) -> Option<HealthChange> {
         let failed = self.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         // Calls that were under way when it was ejected say nothing new.
         if failed < limit || !may_eject || self.ejected.load(Ordering::Relaxed) > now {
@@ -109,50 +115,50 @@ impl Vitals {
         }
         // One that has held out for long is forgiven what was before.
         let before = match self.back.load(Ordering::Relaxed) {
-            back if back != 0 && now.saturating_sub(back) < LONGEST.as_millis() as u64 => {
+            back if back != 0 && now.saturating_sub(back) < MAX_EJECTION.as_millis() as u64 => {
                 self.ejections.load(Ordering::Relaxed)
             }
             _ => 0,
         };
         self.ejections.store(before.saturating_add(1), Ordering::Relaxed);
-        let rest = (EJECTION * 2u32.saturating_pow(before.min(10))).min(LONGEST);
+        let rest = (BASE_EJECTION * 2u32.saturating_pow(before.min(10))).min(MAX_EJECTION);
         let until = now + rest.as_millis() as u64;
-        self.silent.store(fault == Fault::Answer, Ordering::Relaxed);
+        self.silent.store(fault == EndpointFault::Response, Ordering::Relaxed);
         self.back.store(until, Ordering::Relaxed);
         self.ejected.store(until, Ordering::Relaxed);
-        Some(News::Ejected(rest))
+        Some(HealthChange::Ejected(rest))
     }
 
     /// A check passed.
-    pub fn passed(&self, now: u64) -> Option<News> {
+    pub fn check_passed(&self, now: u64) -> Option<HealthChange> {
         self.missed.store(0, Ordering::Relaxed);
-        self.met.store(true, Ordering::Relaxed);
+        self.ever_up.store(true, Ordering::Relaxed);
         let was_down = self.down.swap(false, Ordering::Relaxed);
         if was_down {
             self.back.store(now, Ordering::Relaxed);
         }
-        let lifted = !self.silent.load(Ordering::Relaxed) && self.let_in(now).is_some();
-        (was_down || lifted).then_some(News::Back)
+        let lifted = !self.silent.load(Ordering::Relaxed) && self.readmit(now).is_some();
+        (was_down || lifted).then_some(HealthChange::Back)
     }
 
     /// A check failed; `limit` in a row take it out, or the first one if it never worked.
-    pub fn missed(&self, limit: u32) -> Option<News> {
+    pub fn check_failed(&self, limit: u32) -> Option<HealthChange> {
         let missed = self.missed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if missed < limit && self.met.load(Ordering::Relaxed) {
+        if missed < limit && self.ever_up.load(Ordering::Relaxed) {
             return None;
         }
-        (!self.down.swap(true, Ordering::Relaxed)).then_some(News::Down)
+        (!self.down.swap(true, Ordering::Relaxed)).then_some(HealthChange::Down)
     }
 
     /// Ends an ejection.
-    fn let_in(&self, now: u64) -> Option<News> {
+    fn readmit(&self, now: u64) -> Option<HealthChange> {
         if self.ejected.load(Ordering::Relaxed) == 0 || self.ejected.swap(0, Ordering::Relaxed) == 0 {
             return None;
         }
         self.failed.store(0, Ordering::Relaxed);
         // It may have come back before its time.
         self.back.fetch_min(now, Ordering::Relaxed);
-        Some(News::Back)
+        Some(HealthChange::Back)
     }
 }
 
@@ -160,60 +166,67 @@ impl Vitals {
 mod tests {
     use super::*;
 
-    fn ejected(vitals: &Vitals, now: u64) -> Option<News> {
-        vitals.failed(Fault::Answer, 3, true, now)
+    fn ejected(health: &EndpointHealth, now: u64) -> Option<HealthChange> {
+        health.call_failed(EndpointFault::Response, 3, true, now)
     }
 
     #[test]
     fn calls_that_fail_in_a_row_eject_for_a_time_that_grows() {
-        let vitals = Vitals::default();
-        assert_eq!((ejected(&vitals, 1), ejected(&vitals, 1)), (None, None));
-        vitals.answered(1);
-        assert_eq!((ejected(&vitals, 1), ejected(&vitals, 1)), (None, None), "counted anew");
-        assert_eq!(ejected(&vitals, 1), Some(News::Ejected(EJECTION)));
-        assert!(!vitals.is_in(5000) && vitals.is_in(5001));
-        assert_eq!(ejected(&vitals, 1), None, "it is out already");
+        let health = EndpointHealth::default();
+        assert_eq!((ejected(&health, 1), ejected(&health, 1)), (None, None));
+        health.call_succeeded(1);
+        assert_eq!((ejected(&health, 1), ejected(&health, 1)), (None, None), "counted anew");
+        assert_eq!(ejected(&health, 1), Some(HealthChange::Ejected(BASE_EJECTION)));
+        assert!(!health.is_eligible(5000) && health.is_eligible(5001));
+        assert_eq!(ejected(&health, 1), None, "it is out already");
         // Back on trial: one more is enough.
-        assert_eq!(ejected(&vitals, 6000), Some(News::Ejected(EJECTION * 2)));
-        assert_eq!(ejected(&vitals, 16_000), Some(News::Ejected(EJECTION * 4)));
-        assert_eq!(vitals.answered(40_000), Some(News::Back));
-        assert_eq!(vitals.answered(40_000), None);
+        assert_eq!(ejected(&health, 6000), Some(HealthChange::Ejected(BASE_EJECTION * 2)));
+        assert_eq!(ejected(&health, 16_000), Some(HealthChange::Ejected(BASE_EJECTION * 4)));
+        assert_eq!(health.call_succeeded(40_000), Some(HealthChange::Back));
+        assert_eq!(health.call_succeeded(40_000), None);
         // Long after, it begins anew.
         for now in [400_000, 400_001] {
-            assert_eq!(ejected(&vitals, now), None);
+            assert_eq!(ejected(&health, now), None);
         }
-        assert_eq!(ejected(&vitals, 400_002), Some(News::Ejected(EJECTION)));
+        assert_eq!(ejected(&health, 400_002), Some(HealthChange::Ejected(BASE_EJECTION)));
     }
 
     #[test]
     fn one_that_must_not_be_ejected_stays() {
-        let vitals = Vitals::default();
+        let health = EndpointHealth::default();
         for _ in 0..10 {
-            assert_eq!(vitals.failed(Fault::Connect, 3, false, 1), None);
+            assert_eq!(health.call_failed(EndpointFault::Connect, 3, false, 1), None);
         }
-        assert!(vitals.is_in(1));
+        assert!(health.is_eligible(1));
     }
 
     #[test]
     fn checks_take_it_out_and_bring_it_back_with_a_small_share() {
-        let vitals = Vitals::default();
-        assert_eq!(vitals.passed(1), None);
-        assert_eq!((vitals.missed(2), vitals.is_in(1)), (None, true));
-        assert_eq!((vitals.missed(2), vitals.is_in(1)), (Some(News::Down), false));
-        assert_eq!((vitals.missed(2), vitals.share(1)), (None, WHOLE));
-        assert_eq!((vitals.passed(1000), vitals.is_in(1000)), (Some(News::Back), true));
-        assert_eq!([vitals.share(1000), vitals.share(6000), vitals.share(11_000)], [FIRST, 550, WHOLE]);
+        let health = EndpointHealth::default();
+        assert_eq!(health.check_passed(1), None);
+        assert_eq!((health.check_failed(2), health.is_eligible(1)), (None, true));
+        assert_eq!((health.check_failed(2), health.is_eligible(1)), (Some(HealthChange::Down), false));
+        assert_eq!((health.check_failed(2), health.weight(1)), (None, FULL_WEIGHT));
+        assert_eq!((health.check_passed(1000), health.is_eligible(1000)), (Some(HealthChange::Back), true));
+        assert_eq!(
+            [health.weight(1000), health.weight(6000), health.weight(11_000)],
+            [INITIAL_WEIGHT, 550, FULL_WEIGHT]
+        );
         // One that never worked is out at once.
-        assert_eq!(Vitals::default().missed(3), Some(News::Down));
+        assert_eq!(EndpointHealth::default().check_failed(3), Some(HealthChange::Down));
     }
 
     #[test]
     fn a_check_lifts_an_ejection_only_if_it_proves_the_contrary() {
-        for (fault, lifted) in [(Fault::Connect, true), (Fault::Answer, false)] {
-            let vitals = Vitals::default();
-            assert!(vitals.failed(fault, 1, true, 1).is_some());
-            assert_eq!(vitals.passed(2).is_some(), lifted, "{fault:?}");
-            assert_eq!((vitals.is_in(2), vitals.share(2) == FIRST), (lifted, lifted), "{fault:?}");
+        for (fault, lifted) in [(EndpointFault::Connect, true), (EndpointFault::Response, false)] {
+            let health = EndpointHealth::default();
+            assert!(health.call_failed(fault, 1, true, 1).is_some());
+            assert_eq!(health.check_passed(2).is_some(), lifted, "{fault:?}");
+            assert_eq!(
+                (health.is_eligible(2), health.weight(2) == INITIAL_WEIGHT),
+                (lifted, lifted),
+                "{fault:?}"
+            );
         }
     }
 }

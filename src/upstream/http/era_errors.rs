@@ -5,35 +5,41 @@ use http::StatusCode;
 use mcp::Era;
 
 use super::response::shorten;
-use crate::upstream::{Said, UpstreamError};
+use crate::upstream::{RpcOutcome, UpstreamError};
 use mcp::jsonrpc::message;
 
 /// The result of a greeting, or whether the server does not speak the era: only what would be answered the same way
 /// another time says so (versioning.mdx: a legacy server's 400 may be in any words). That it has no time now, or that
 /// something before it fails, says nothing.
-pub(crate) fn judged(
+pub(crate) fn classify_era_error(
     era: Era,
     status: StatusCode,
-    said: Result<Said, UpstreamError>,
+    said: Result<RpcOutcome, UpstreamError>,
 ) -> Result<Bytes, UpstreamError> {
     match said {
-        Ok(Said::Result(result)) => Ok(result),
-        Ok(Said::Error(error)) if is_refusal(status) || status.is_success() && is_refusal_code(&error) => {
+        Ok(RpcOutcome::Result(result)) => Ok(result),
+        Ok(RpcOutcome::Error(error))
+            if is_rejection(status) || status.is_success() && is_rejection_code(&error) =>
+        {
             Err(UpstreamError::WrongEra(era, shorten(&error)))
         }
-        Ok(Said::Error(error)) => Err(UpstreamError::Nonsense(format!("HTTP {status}: {}", shorten(&error)))),
-        Err(UpstreamError::Nonsense(why)) if is_refusal(status) => Err(UpstreamError::WrongEra(era, why)),
+        Ok(RpcOutcome::Error(error)) => {
+            Err(UpstreamError::InvalidResponse(format!("HTTP {status}: {}", shorten(&error))))
+        }
+        Err(UpstreamError::InvalidResponse(why)) if is_rejection(status) => {
+            Err(UpstreamError::WrongEra(era, why))
+        }
         Err(error) => Err(error),
     }
 }
 
 /// By such a status a server says that it does not take this kind of request at all.
-pub(crate) fn is_refusal(status: StatusCode) -> bool {
+pub(crate) fn is_rejection(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400 | 404 | 405 | 406 | 415)
 }
 
 /// The same by the code of a JSON-RPC error.
-pub(crate) fn is_refusal_code(error: &[u8]) -> bool {
+pub(crate) fn is_rejection_code(error: &[u8]) -> bool {
     let code = message::member(error, "code")
         .and_then(|place| std::str::from_utf8(place.of(error)).ok()?.parse().ok());
     matches!(code, Some(-32602..=-32600 | -32022..=-32020))
@@ -45,8 +51,9 @@ mod tests {
 
     #[test]
     fn only_what_would_be_said_again_is_the_end_of_an_era() {
-        let error = |code: i32| Ok(Said::Error(Bytes::from(format!(r#"{{"code":{code},"message":"m"}}"#))));
-        let page = || Err(UpstreamError::Nonsense("<html>".into()));
+        let error =
+            |code: i32| Ok(RpcOutcome::Error(Bytes::from(format!(r#"{{"code":{code},"message":"m"}}"#))));
+        let page = || Err(UpstreamError::InvalidResponse("<html>".into()));
         for (status, said, ends) in [
             (400, error(-32000), true),
             (404, error(-32601), true),
@@ -64,9 +71,9 @@ mod tests {
             (503, page(), false),
         ] {
             let status = StatusCode::from_u16(status).expect("a status");
-            let judged = judged(Era::Modern, status, said.clone());
-            assert_eq!(matches!(judged, Err(UpstreamError::WrongEra(..))), ends, "{status} {said:?}");
-            assert!(judged.is_err());
+            let authorized = classify_era_error(Era::Modern, status, said.clone());
+            assert_eq!(matches!(authorized, Err(UpstreamError::WrongEra(..))), ends, "{status} {said:?}");
+            assert!(authorized.is_err());
         }
     }
 }

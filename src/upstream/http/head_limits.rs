@@ -21,14 +21,14 @@ pub fn fits(headers: &HeaderMap) -> Result<(), UpstreamError> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let is_chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
     if codings.next().is_some_and(|first| !is_chunked(first)) || codings.next().is_some() {
-        return Err(UpstreamError::Nonsense("its Transfer-Encoding is another than chunked".into()));
+        return Err(UpstreamError::InvalidResponse("its Transfer-Encoding is another than chunked".into()));
     }
     Ok(())
 }
 
 /// The server's answer has a head that is too long, or of too many lines.
 pub fn too_large() -> UpstreamError {
-    UpstreamError::Nonsense(format!("its head has more than {LINES} lines or {} KiB", BYTES / 1024))
+    UpstreamError::InvalidResponse(format!("its head has more than {LINES} lines or {} KiB", BYTES / 1024))
 }
 
 #[cfg(test)]

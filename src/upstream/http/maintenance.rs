@@ -15,34 +15,36 @@ use mcp::Era;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Http;
-use super::endpoint_health::News;
+use super::HttpEndpoint;
+use super::endpoint_health::HealthChange;
 use super::pool::Pool;
-use crate::upstream::{Ask, Bounds, Ending, Hello, Said, Upstream, UpstreamError, house_params};
+use crate::upstream::{
+    Hello, RpcOutcome, Upstream, UpstreamCall, UpstreamError, UpstreamLimits, WatchEnd, gateway_params,
+};
 
 /// Names are looked up again after this time, give or take a fifth.
 const RESOLVE: Duration = Duration::from_secs(30);
 /// After a name could not be looked up, or an address could not be connected to.
-const SOON: Duration = Duration::from_secs(2);
+const RECHECK: Duration = Duration::from_secs(2);
 /// The longest time that a greeting may take where there is another endpoint, and the shortest that a check gets.
 const CHECK: Duration = Duration::from_secs(5);
 
 impl Pool {
     /// Asks one endpoint after the other, the prime one first, until one is not at fault. Each has the time of what is
     /// asked, but no more than `hurry` while there is another.
-    async fn first<'a, T: Send>(
+    async fn try_each<'a, T: Send>(
         &self,
         hurry: Option<Duration>,
-        ask: impl Fn(Arc<Http>) -> BoxFuture<'a, Result<T, UpstreamError>> + Send + Sync,
+        ask: impl Fn(Arc<HttpEndpoint>) -> BoxFuture<'a, Result<T, UpstreamError>> + Send + Sync,
     ) -> Result<T, UpstreamError> {
         let mut failed = 0;
-        let mut index = self.prime.load(Ordering::Relaxed);
-        if index >= self.endpoints.len() || !self.endpoints[index].vitals.is_in(self.clock()) {
+        let mut index = self.primary.load(Ordering::Relaxed);
+        if index >= self.endpoints.len() || !self.endpoints[index].health.is_eligible(self.clock()) {
             index = self.pick(0, 0);
         }
         loop {
             let asking = ask(self.endpoints[index].clone());
-            let more = self.is_elsewhere(failed | 1 << index);
+            let more = self.has_alternative(failed | 1 << index);
             let asked = match hurry.filter(|_| more) {
                 Some(hurry) => tokio::time::timeout(hurry, asking).await,
                 None => Ok(asking.await),
@@ -52,27 +54,27 @@ impl Pool {
             match asked.unwrap_or_else(|_| Err(UpstreamError::TimedOut(hurry.unwrap_or_default()))) {
                 Err(error) if error.is_fault() => {
                     if !hurried {
-                        self.note(index, &error);
+                        self.apply_change(index, &error);
                     }
                     failed |= 1 << index;
-                    if !self.is_elsewhere(failed) {
+                    if !self.has_alternative(failed) {
                         return Err(error);
                     }
                     index = self.pick(0, failed);
                 }
                 other => {
-                    self.prime.store(index, Ordering::Relaxed);
+                    self.primary.store(index, Ordering::Relaxed);
                     return other;
                 }
             }
         }
     }
 
-    fn prime(&self) -> &Arc<Http> {
-        self.endpoints.get(self.prime.load(Ordering::Relaxed)).unwrap_or(&self.endpoints[0])
+    fn primary(&self) -> &Arc<HttpEndpoint> {
+        self.endpoints.get(self.primary.load(Ordering::Relaxed)).unwrap_or(&self.endpoints[0])
     }
 
-    async fn resolve(&self, endpoint: &Http) {
+    async fn resolve(&self, endpoint: &HttpEndpoint) {
         if endpoint.peer.is_literal() {
             // Never done: who tends ends with its server.
             return std::future::pending().await;
@@ -82,35 +84,35 @@ impl Pool {
                 Ok(()) => RESOLVE,
                 Err(error) => {
                     tracing::debug!(server = %self.name, endpoint = endpoint.label, %error, "its last good addresses stay");
-                    SOON
+                    RECHECK
                 }
             };
-            tokio::time::sleep(SOON).await;
-            let _ = tokio::time::timeout(jittered(pause - SOON), endpoint.peer.stale.notified()).await;
+            tokio::time::sleep(RECHECK).await;
+            let _ = tokio::time::timeout(jittered(pause - RECHECK), endpoint.peer.stale.notified()).await;
         }
     }
 
-    async fn watch_over(&self, index: usize) {
+    async fn health_check_loop(&self, index: usize) {
         let endpoint = &self.endpoints[index];
         // A sign of life may be as slow as a greeting, which it is in the modern era and where a session was lost.
-        let patience = CHECK.max(self.interval.min(endpoint.bounds().timeout));
+        let timeout = CHECK.max(self.interval.min(endpoint.limits().timeout));
         let mut eras = self.eras.subscribe();
         loop {
             let Ok(spoken) = eras.wait_for(|eras| eras.contains(&true)).await.map(|eras| *eras) else {
                 return;
             };
-            match tokio::time::timeout(patience, is_well(endpoint, spoken, patience)).await {
+            match tokio::time::timeout(timeout, is_well(endpoint, spoken, timeout)).await {
                 Ok(Ok(())) => {
-                    let news = endpoint.vitals.passed(self.clock());
-                    self.tell(index, news, "its check passed");
+                    let news = endpoint.health.check_passed(self.clock());
+                    self.log_change(index, news, "its check passed");
                 }
                 // That says nothing of the endpoint.
                 Ok(Err(UpstreamError::Exhausted(_))) => {}
                 failed => {
-                    let late = UpstreamError::TimedOut(patience);
+                    let late = UpstreamError::TimedOut(timeout);
                     let why = failed.ok().and_then(Result::err).unwrap_or(late);
-                    let news: Option<News> = endpoint.vitals.missed(self.tolerance);
-                    self.tell(index, news, &why.to_string());
+                    let news: Option<HealthChange> = endpoint.health.check_failed(self.failure_limit);
+                    self.log_change(index, news, &why.to_string());
                 }
             }
             tokio::time::sleep(jittered(self.interval)).await;
@@ -119,11 +121,11 @@ impl Pool {
 }
 
 /// Asks for a sign of life in each era that the server speaks.
-async fn is_well(endpoint: &Http, spoken: [bool; 2], timeout: Duration) -> Result<(), UpstreamError> {
+async fn is_well(endpoint: &HttpEndpoint, spoken: [bool; 2], timeout: Duration) -> Result<(), UpstreamError> {
     for (era, method) in [(Era::Legacy, "ping"), (Era::Modern, "server/discover")] {
         if spoken[era as usize] {
-            let params = house_params(era, "");
-            endpoint.ask(Ask { era, method, params, progress: None, timeout }).await?;
+            let params = gateway_params(era, "");
+            endpoint.call(UpstreamCall { era, method, params, progress: None, timeout }).await?;
         }
     }
     Ok(())
@@ -137,12 +139,12 @@ fn jittered(time: Duration) -> Duration {
 
 #[async_trait]
 impl Upstream for Pool {
-    async fn greet(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
-        let ask = |endpoint: Arc<Http>| {
-            let greeting = async move { endpoint.greet(era, until).await };
+    async fn connect(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
+        let ask = |endpoint: Arc<HttpEndpoint>| {
+            let greeting = async move { endpoint.connect(era, until).await };
             Box::pin(greeting) as BoxFuture<'_, _>
         };
-        let greeted = self.first(Some(CHECK), ask).await;
+        let greeted = self.try_each(Some(CHECK), ask).await;
         let speaks = greeted.is_ok();
         if speaks || matches!(greeted, Err(UpstreamError::WrongEra(..))) {
             self.eras.send_if_modified(|eras| std::mem::replace(&mut eras[era as usize], speaks) != speaks);
@@ -150,51 +152,57 @@ impl Upstream for Pool {
         greeted
     }
 
-    async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError> {
+    async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
         let (era, method, timeout) = (ask.era, ask.method, ask.timeout);
-        self.first(None, |endpoint| {
+        self.try_each(None, |endpoint| {
             let params = ask.params.clone();
-            Box::pin(async move { endpoint.ask(Ask { era, method, params, progress: None, timeout }).await })
+            Box::pin(async move {
+                endpoint.call(UpstreamCall { era, method, params, progress: None, timeout }).await
+            })
         })
         .await
     }
 
-    async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
-        self.prime().watch(era, changed).await
+    async fn watch_lists(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
+        self.primary().watch_lists(era, changed).await
     }
 
     fn lists_as_events(&self) -> bool {
-        self.prime().lists_as_events.load(Ordering::Relaxed)
+        self.primary().lists_as_events.load(Ordering::Relaxed)
     }
 
-    fn follows(&self) -> bool {
+    fn has_resource_subscriptions(&self) -> bool {
         true
     }
 
-    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<Ending, UpstreamError> {
+    async fn subscribe_resources(
+        &self,
+        listen: Bytes,
+        out: mpsc::Sender<Bytes>,
+    ) -> Result<WatchEnd, UpstreamError> {
         self.endpoints[self.pick(0, 0)].listen(Era::Modern, None, &listen, out).await
     }
 
-    fn hold_to(&self, bounds: &Bounds) {
+    fn update_limits(&self, limits: &UpstreamLimits) {
         for endpoint in &self.endpoints {
-            endpoint.hold_to(bounds);
+            endpoint.update_limits(limits);
         }
     }
 
-    fn http(&self) -> Option<&Pool> {
+    fn endpoint_pool(&self) -> Option<&Pool> {
         Some(self)
     }
 
-    async fn tend(&self) {
+    async fn run_background(&self) {
         let resolving = join_all(self.endpoints.iter().map(|endpoint| self.resolve(endpoint)));
         // The one endpoint of a server is checked as the server.
         let watched = if self.endpoints.len() == 1 { 0 } else { self.endpoints.len() };
-        let watching = join_all((0..watched).map(|index| self.watch_over(index)));
+        let watching = join_all((0..watched).map(|index| self.health_check_loop(index)));
         tokio::join!(resolving, watching);
     }
 
-    fn is_well(&self) -> Option<bool> {
-        let any = self.endpoints.iter().any(|endpoint| !endpoint.vitals.is_down());
+    fn is_healthy(&self) -> Option<bool> {
+        let any = self.endpoints.iter().any(|endpoint| !endpoint.health.is_down());
         (self.endpoints.len() > 1).then_some(any)
     }
 
@@ -202,7 +210,9 @@ impl Upstream for Pool {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        join_all(self.endpoints.iter().filter(|endpoint| endpoint.let_go()).map(|endpoint| endpoint.close()))
-            .await;
+        join_all(
+            self.endpoints.iter().filter(|endpoint| endpoint.release()).map(|endpoint| endpoint.close()),
+        )
+        .await;
     }
 }

@@ -2,7 +2,7 @@
 //! What the gateway asks in its own name is in `house.rs`; which of several endpoints is asked, in `pool.rs`.
 //!
 //! Calls of clients do not come this way (Pingora streams them, see `proxy/`), save the few whose bodies
-//! Pingora cannot replay; those use [`Http::send`]. Both eras are spoken: legacy with a session per [`Seat`],
+//! Pingora cannot replay; those use [`HttpEndpoint::send`]. Both eras are spoken: legacy with a session per [`UpstreamSession`],
 //! modern without.
 
 pub mod balance;
@@ -36,27 +36,27 @@ use mcp::header_name;
 use mcp::header_value::encode;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{Bounds, Hello, Peer, Said, UpstreamError, WireId};
+use super::{Hello, Peer, RpcOutcome, UpstreamError, UpstreamLimits, WireId};
 use control::is_unknown_method;
-use endpoint_health::Vitals;
-use era_errors::judged;
+use endpoint_health::EndpointHealth;
+use era_errors::classify_era_error;
 use mcp::jsonrpc::message;
 use mcp::version;
 use peer::IDENTITY;
-use response::Wanted;
+use response::ReadOptions;
 use sending::{Asks, settings};
-use tls::{Reach, Trust};
+use tls::{ClientTarget, UpstreamTls};
 
 /// How long a server may take to say whether it knows a seat.
 const SIGN: Duration = Duration::from_secs(5);
 
 /// An upstream session of the legacy era.
 #[derive(Debug)]
-pub struct Seat {
+pub struct UpstreamSession {
     /// No other seat of this process has it: what belongs to this one leads to no other, whatever was taken in its place.
-    pub number: u64,
+    pub id: u64,
     /// The endpoint that knows it.
-    pub at: Weak<Http>,
+    pub endpoint: Weak<HttpEndpoint>,
     /// `None` for servers that keep no sessions.
     pub session: Option<HeaderValue>,
     /// The revision that was agreed on.
@@ -65,7 +65,7 @@ pub struct Seat {
     bearer: ArcSwapOption<HeaderValue>,
 }
 
-impl Seat {
+impl UpstreamSession {
     /// Takes note of the `Authorization` that its caller sends now: the one that it was opened with ends some day.
     pub fn renew(&self, bearer: Option<&HeaderValue>) {
         if let Some(bearer) = bearer
@@ -91,8 +91,8 @@ pub(super) fn own_id() -> String {
     WireId::next().as_str().to_owned()
 }
 
-pub struct Http {
-    pub(super) me: Weak<Http>,
+pub struct HttpEndpoint {
+    pub(super) me: Weak<HttpEndpoint>,
     name: String,
     /// As it was configured.
     pub(super) at: reqwest::Url,
@@ -103,17 +103,17 @@ pub struct Http {
     /// Its place on the ring of consistent hashing.
     pub place: u64,
     pub peer: Arc<Peer>,
-    pub vitals: Vitals,
+    pub health: EndpointHealth,
     /// What goes as `Host`, if it is not the host of the URL.
     host: Option<HeaderValue>,
     pub(super) client: reqwest::Client,
     /// Its connections serve one request each.
     pub(super) alone: OnceLock<reqwest::Client>,
-    pub(super) trust: Arc<Trust>,
+    pub(super) trust: Arc<UpstreamTls>,
     /// Those of its server, which a reload may change.
-    bounds: ArcSwap<Bounds>,
+    limits: ArcSwap<UpstreamLimits>,
     /// The gateway's own legacy session.
-    pub(super) house: Mutex<Option<Arc<Seat>>>,
+    pub(super) control_session: Mutex<Option<Arc<UpstreamSession>>>,
     /// The pools that it is in: two while a reload takes place.
     pub(super) pools: AtomicUsize,
     /// The lists of the legacy era came as streams of events when they were last asked for.
@@ -124,25 +124,25 @@ pub struct Http {
     pub(super) replies: Semaphore,
 }
 
-impl std::fmt::Debug for Http {
+impl std::fmt::Debug for HttpEndpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Http").field("label", &self.label).finish_non_exhaustive()
     }
 }
 
-impl Http {
+impl HttpEndpoint {
     /// `headers` go with each request; they may be secrets.
     pub fn new(
         name: &str,
         url: &str,
         headers: HeaderMap,
-        bounds: &Bounds,
-        trust: Arc<Trust>,
+        limits: &UpstreamLimits,
+        tls: Arc<UpstreamTls>,
     ) -> Result<Arc<Self>, String> {
         let url: reqwest::Url = url.parse().map_err(|e| format!("{e}"))?;
-        let peer = Arc::new(Peer::new(&url, headers, bounds, trust.clone())?);
+        let peer = Arc::new(Peer::new(&url, headers, limits, tls.clone())?);
         let redirects = Arc::new(redirect::Redirects::new(name));
-        let Reach { url: to, host, client } = trust.client(&url, settings(&peer, &redirects, bounds))?;
+        let ClientTarget { url: to, host, client } = tls.client(&url, settings(&peer, &redirects, limits))?;
         let authority = peer.authority.to_str().unwrap_or_default();
         let label = format!("{authority}{}", url.path());
         // The same in every process: two gateways send a session to the same endpoint.
@@ -157,12 +157,12 @@ impl Http {
             url: to,
             host,
             peer,
-            vitals: Vitals::default(),
+            health: EndpointHealth::default(),
             client,
             alone: OnceLock::new(),
-            trust,
-            bounds: ArcSwap::from_pointee(bounds.clone()),
-            house: Mutex::new(None),
+            trust: tls,
+            limits: ArcSwap::from_pointee(limits.clone()),
+            control_session: Mutex::new(None),
             pools: AtomicUsize::new(0),
             lists_as_events: AtomicBool::new(false),
             redirects,
@@ -175,22 +175,22 @@ impl Http {
         url.parse().is_ok_and(|url: reqwest::Url| url == self.at)
     }
 
-    pub(super) fn bounds(&self) -> Guard<Arc<Bounds>> {
-        self.bounds.load()
+    pub(super) fn limits(&self) -> Guard<Arc<UpstreamLimits>> {
+        self.limits.load()
     }
 
     /// Takes other limits from now on; the time of a connection stays what it was.
-    pub(super) fn hold_to(&self, bounds: &Bounds) {
-        self.bounds.store(Arc::new(bounds.clone()));
+    pub(super) fn update_limits(&self, limits: &UpstreamLimits) {
+        self.limits.store(Arc::new(limits.clone()));
     }
 
     /// Time for what the gateway asks in its own name.
-    pub(super) fn patience(&self) -> Duration {
-        self.bounds().timeout
+    pub(super) fn call_timeout(&self) -> Duration {
+        self.limits().timeout
     }
 
     /// A pool that had it has ended; gives whether it was the last.
-    pub(super) fn let_go(&self) -> bool {
+    pub(super) fn release(&self) -> bool {
         self.pools.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
@@ -200,27 +200,28 @@ impl Http {
         &self,
         params: &[u8],
         bearer: Option<HeaderValue>,
-        patience: Duration,
-    ) -> Result<(Seat, Hello), UpstreamError> {
+        timeout: Duration,
+    ) -> Result<(UpstreamSession, Hello), UpstreamError> {
         let id = own_id();
         let body = message::request(&id, "initialize", params);
         let extra = bearer.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
         // What comes is told to a caller, and may name no request.
-        let response = self.post(Era::Legacy, None, extra, body, patience, Asks::Alone).await?.0;
+        let response = self.post(Era::Legacy, None, extra, body, timeout, Asks::Alone).await?.0;
         let response = self.welcome(response, false, true).await?;
         let session = response.headers().get(header_name::SESSION).cloned();
         let status = response.status();
         static NUMBER: AtomicU64 = AtomicU64::new(1);
-        let mut seat = Seat {
-            number: NUMBER.fetch_add(1, Ordering::Relaxed),
-            at: self.me.clone(),
+        let mut upstream_session = UpstreamSession {
+            id: NUMBER.fetch_add(1, Ordering::Relaxed),
+            endpoint: self.me.clone(),
             session,
             version: version::NEWEST_LEGACY.to_owned(),
             bearer: ArcSwapOption::new(bearer.map(Arc::new)),
         };
-        let wanted = Wanted { seat: Some(&seat), ..Wanted::new(&id, patience) };
-        let said = self.answer(response, wanted).await;
-        let result = judged(Era::Legacy, status, said)?;
+        let wanted =
+            ReadOptions { upstream_session: Some(&upstream_session), ..ReadOptions::new(&id, timeout) };
+        let said = self.read_response(response, wanted).await;
+        let result = classify_era_error(Era::Legacy, status, said)?;
         let wrong = |why: String| UpstreamError::WrongEra(Era::Legacy, why);
         let version =
             message::member(&result, "protocolVersion").and_then(|span| message::string(span.of(&result)));
@@ -228,66 +229,93 @@ impl Http {
         if !version::LEGACY.contains(&version.as_str()) {
             return Err(wrong(format!("it offers revision {version:?}")));
         }
-        seat.version.clone_from(&version);
-        let hello = Hello::read(&result, version).map_err(|error| wrong(error.to_string()))?;
-        self.notify(&seat, "notifications/initialized", Bytes::new()).await?;
-        Ok((seat, hello))
+        upstream_session.version.clone_from(&version);
+        let handshake = Hello::read(&result, version).map_err(|error| wrong(error.to_string()))?;
+        self.notify(&upstream_session, "notifications/initialized", Bytes::new()).await?;
+        Ok((upstream_session, handshake))
     }
 
     /// Ends a session; a server that does not allow it (405) or has forgotten it has nothing to end.
-    pub async fn leave(&self, seat: &Seat) {
-        if seat.session.is_none() {
+    pub async fn close_session(&self, upstream_session: &UpstreamSession) {
+        if upstream_session.session.is_none() {
             return;
         }
-        let request = self.client.delete(self.url.clone()).headers(self.head(Era::Legacy, Some(seat)));
+        let request =
+            self.client.delete(self.url.clone()).headers(self.head(Era::Legacy, Some(upstream_session)));
         if let Err(error) = request.timeout(Duration::from_secs(5)).send().await {
             tracing::debug!(server = %self.name, %error, "the upstream session could not be ended");
         }
     }
 
-    pub async fn notify(&self, seat: &Seat, method: &str, params: Bytes) -> Result<(), UpstreamError> {
-        self.pass(Era::Legacy, Some(seat), message::notification(method, &params)).await
+    pub async fn notify(
+        &self,
+        upstream_session: &UpstreamSession,
+        method: &str,
+        params: Bytes,
+    ) -> Result<(), UpstreamError> {
+        self.forward(Era::Legacy, Some(upstream_session), message::notification(method, &params)).await
     }
 
     /// A message that has no answer.
-    pub async fn pass(&self, era: Era, seat: Option<&Seat>, body: Bytes) -> Result<(), UpstreamError> {
-        let (response, _) =
-            self.post(era, seat, HeaderMap::new(), body, self.patience(), Asks::Caller).await?;
+    pub async fn forward(
+        &self,
+        era: Era,
+        upstream_session: Option<&UpstreamSession>,
+        body: Bytes,
+    ) -> Result<(), UpstreamError> {
+        let (response, _) = self
+            .post(era, upstream_session, HeaderMap::new(), body, self.call_timeout(), Asks::Caller)
+            .await?;
         match response.status() {
-            StatusCode::NOT_FOUND if seat.is_some_and(|seat| seat.session.is_some()) => {
-                Err(UpstreamError::Forgotten)
+            StatusCode::NOT_FOUND
+                if upstream_session.is_some_and(|upstream_session| upstream_session.session.is_some()) =>
+            {
+                Err(UpstreamError::SessionExpired)
             }
             _ => passed(&response),
         }
     }
 
     /// One request in a session.
-    pub async fn request_in(&self, seat: &Seat, method: &str, params: Bytes) -> Result<Said, UpstreamError> {
+    pub async fn request_in(
+        &self,
+        upstream_session: &UpstreamSession,
+        method: &str,
+        params: Bytes,
+    ) -> Result<RpcOutcome, UpstreamError> {
         let id = own_id();
         let body = message::request(&id, method, &params);
-        let response = self.send(Era::Legacy, Some(seat), HeaderMap::new(), body, self.patience()).await?;
-        if response.status() == StatusCode::NOT_FOUND && seat.session.is_some() {
-            return Err(UpstreamError::Forgotten);
+        let response = self
+            .send(Era::Legacy, Some(upstream_session), HeaderMap::new(), body, self.call_timeout())
+            .await?;
+        if response.status() == StatusCode::NOT_FOUND && upstream_session.session.is_some() {
+            return Err(UpstreamError::SessionExpired);
         }
-        let wanted = Wanted { seat: Some(seat), ..Wanted::new(&id, self.patience()) };
-        let wanted = Wanted { batches: seat.has_batches(), ..wanted };
-        self.answer(response, wanted).await
+        let wanted = ReadOptions {
+            upstream_session: Some(upstream_session),
+            ..ReadOptions::new(&id, self.call_timeout())
+        };
+        let wanted = ReadOptions { batches: upstream_session.has_batches(), ..wanted };
+        self.read_response(response, wanted).await
     }
 
     /// Whether the server knows a seat, by a request that every server answers in a session that it knows; none if it does
     /// not say. Asked where it refused something by a status that may mean either: 404 is the word of the specification
     /// for a session that is gone, but many servers say 400, in words of their own.
-    pub async fn knows(&self, seat: &Seat) -> Option<bool> {
+    pub async fn knows_session(&self, upstream_session: &UpstreamSession) -> Option<bool> {
         let id = own_id();
         let body = message::request(&id, "ping", b"{}");
         let asked = async {
-            let response =
-                self.post(Era::Legacy, Some(seat), HeaderMap::new(), body, SIGN, Asks::Gateway).await.ok()?.0;
+            let response = self
+                .post(Era::Legacy, Some(upstream_session), HeaderMap::new(), body, SIGN, Asks::Gateway)
+                .await
+                .ok()?
+                .0;
             match response.status().as_u16() {
                 404 => Some(false),
                 400 => {
-                    let said = self.answer(response, Wanted::new(&id, SIGN)).await;
-                    Some(matches!(said, Ok(Said::Error(error)) if is_unknown_method(&error)))
+                    let said = self.read_response(response, ReadOptions::new(&id, SIGN)).await;
+                    Some(matches!(said, Ok(RpcOutcome::Error(error)) if is_unknown_method(&error)))
                 }
                 200..=299 => Some(true),
                 _ => None,
@@ -296,25 +324,25 @@ impl Http {
         tokio::time::timeout(SIGN, asked).await.unwrap_or(None)
     }
 
-    pub(super) fn head(&self, era: Era, seat: Option<&Seat>) -> HeaderMap {
+    pub(super) fn head(&self, era: Era, upstream_session: Option<&UpstreamSession>) -> HeaderMap {
         let mut headers = self.peer.headers.clone();
         headers.entry(ACCEPT_ENCODING).or_insert(IDENTITY);
         if let Some(host) = &self.host {
             headers.insert(HOST, host.clone());
         }
-        if let Some(bearer) = seat.and_then(Seat::bearer) {
+        if let Some(bearer) = upstream_session.and_then(UpstreamSession::bearer) {
             headers.insert(AUTHORIZATION, bearer);
         }
-        match (era, seat) {
+        match (era, upstream_session) {
             (Era::Modern, _) => {
                 headers
                     .insert(header_name::PROTOCOL_VERSION, HeaderValue::from_static(version::NEWEST_MODERN));
             }
-            (Era::Legacy, Some(seat)) => {
-                if let Ok(version) = HeaderValue::from_str(&seat.version) {
+            (Era::Legacy, Some(upstream_session)) => {
+                if let Ok(version) = HeaderValue::from_str(&upstream_session.version) {
                     headers.insert(header_name::PROTOCOL_VERSION, version);
                 }
-                if let Some(session) = &seat.session {
+                if let Some(session) = &upstream_session.session {
                     headers.insert(header_name::SESSION, session.clone());
                 }
             }
@@ -328,19 +356,21 @@ impl Http {
 pub fn passed(response: &reqwest::Response) -> Result<(), UpstreamError> {
     match response.status() {
         status if status.is_success() => Ok(()),
-        status => Err(UpstreamError::Nonsense(format!("HTTP {status} for a message without an answer"))),
+        status => {
+            Err(UpstreamError::InvalidResponse(format!("HTTP {status} for a message without an answer")))
+        }
     }
 }
 
 /// The headers that mirror a modern request, a whole message.
-pub fn mirror_of(body: &Bytes) -> HeaderMap {
+pub fn param_headers_of(body: &Bytes) -> HeaderMap {
     let Some(read) = message::read(body) else { return HeaderMap::new() };
     let method = read.method.map(|method| method.read(body).into_owned()).unwrap_or_default();
-    mirror(&method, read.params.map(|span| span.of(body)).unwrap_or_default())
+    param_headers(&method, read.params.map(|span| span.of(body)).unwrap_or_default())
 }
 
 /// The headers that mirror a modern request (2026-07-28, streamable-http, "Standard Headers").
-pub(super) fn mirror(method: &str, params: &[u8]) -> HeaderMap {
+pub(super) fn param_headers(method: &str, params: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Ok(method) = HeaderValue::from_str(method) {
         headers.insert(header_name::METHOD, method);

@@ -8,11 +8,11 @@ use http::{HeaderValue, StatusCode};
 use mcp::Era;
 use tokio::sync::{Notify, mpsc};
 
-use super::era_errors::{is_refusal, is_refusal_code};
-use super::response::{Body, Wanted, is_sse};
+use super::era_errors::{is_rejection, is_rejection_code};
+use super::response::{ReadOptions, ResponseBody, is_sse};
 use super::sending::Asks;
-use super::{Http, Seat, mirror, own_id};
-use crate::upstream::{Ending, Said, UpstreamError};
+use super::{HttpEndpoint, UpstreamSession, own_id, param_headers};
+use crate::upstream::{RpcOutcome, UpstreamError, WatchEnd};
 use mcp::jsonrpc::message;
 use mcp::sse;
 use mcp::sse::Splitter;
@@ -24,7 +24,7 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// Where a stream of announcements is to be gone on with.
 #[derive(Debug, Default)]
-pub struct Place {
+pub struct StreamCursor {
     /// The id of the last event.
     pub last: Option<HeaderValue>,
     /// How long the server wants to be left alone first.
@@ -33,17 +33,17 @@ pub struct Place {
 
 /// Why a stream of announcements is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum NotificationsEnd {
     /// It ended; the server may give another.
     Ended,
     /// The server has none.
-    Never,
+    Unsupported,
     /// Nobody takes what it says.
-    Unheard,
+    NoReceiver,
 }
 
 /// What an endpoint answers that is asked for the stream of what it says unasked.
-pub(crate) enum Line {
+pub(crate) enum StreamOpen {
     Open(reqwest::Response),
     /// It has none.
     None,
@@ -51,109 +51,117 @@ pub(crate) enum Line {
     Busy(String),
 }
 
-impl Http {
+impl HttpEndpoint {
     /// What a server says unasked, message by message, until the stream ends in good order.
     pub(crate) async fn listen(
         &self,
         era: Era,
-        seat: Option<&Seat>,
+        upstream_session: Option<&UpstreamSession>,
         listen: &Bytes,
         out: mpsc::Sender<Bytes>,
-    ) -> Result<Ending, UpstreamError> {
-        match self.line(era, seat, listen).await? {
-            Line::Open(response) => {
-                self.pour(response, batches(seat), &mut Place::default(), &out).await.map(|_| Ending::Over)
-            }
-            Line::None => Ok(Ending::Refused),
-            Line::Busy(why) => Err(UpstreamError::Nonsense(why)),
+    ) -> Result<WatchEnd, UpstreamError> {
+        match self.open_stream(era, upstream_session, listen).await? {
+            StreamOpen::Open(response) => self
+                .forward_events(response, batches(upstream_session), &mut StreamCursor::default(), &out)
+                .await
+                .map(|_| WatchEnd::Ended),
+            StreamOpen::None => Ok(WatchEnd::Rejected),
+            StreamOpen::Busy(why) => Err(UpstreamError::InvalidResponse(why)),
         }
     }
 
     /// Opens the stream of what a server says unasked: legacy GET, or modern `subscriptions/listen`.
-    pub(crate) async fn line(
+    pub(crate) async fn open_stream(
         &self,
         era: Era,
-        seat: Option<&Seat>,
+        upstream_session: Option<&UpstreamSession>,
         listen: &Bytes,
-    ) -> Result<Line, UpstreamError> {
-        let (patience, id) = (self.patience(), own_id());
+    ) -> Result<StreamOpen, UpstreamError> {
+        let (timeout, id) = (self.call_timeout(), own_id());
         let response = match era {
             Era::Legacy => {
-                let mut headers = self.head(era, seat);
+                let mut headers = self.head(era, upstream_session);
                 headers.insert(ACCEPT, EVENTS);
-                self.stream(headers, patience).await?
+                self.stream(headers, timeout).await?
             }
             Era::Modern => {
                 let method = "subscriptions/listen";
                 let body = message::request(&id, method, listen);
-                self.post(era, None, mirror(method, listen), body, patience, Asks::Alone).await?.0
+                self.post(era, None, param_headers(method, listen), body, timeout, Asks::Alone).await?.0
             }
         };
         let status = response.status();
         match status {
-            StatusCode::NOT_FOUND if era == Era::Legacy && seat.is_some_and(|s| s.session.is_some()) => {
-                return Err(UpstreamError::Forgotten);
+            StatusCode::NOT_FOUND
+                if era == Era::Legacy && upstream_session.is_some_and(|s| s.session.is_some()) =>
+            {
+                return Err(UpstreamError::SessionExpired);
             }
-            _ if status.is_success() && is_sse(&response) => return Ok(Line::Open(response)),
-            _ if era == Era::Legacy && has_none(status) => return Ok(Line::None),
-            _ if era == Era::Modern && is_refusal(status) => return Ok(Line::None),
+            _ if status.is_success() && is_sse(&response) => return Ok(StreamOpen::Open(response)),
+            _ if era == Era::Legacy && has_no_stream(status) => return Ok(StreamOpen::None),
+            _ if era == Era::Modern && is_rejection(status) => return Ok(StreamOpen::None),
             _ => {}
         }
-        match self.answer(response, Wanted::new(&id, patience)).await {
-            Ok(Said::Error(error)) if status.is_success() && is_refusal_code(&error) => Ok(Line::None),
-            _ => Ok(Line::Busy(format!("HTTP {status} and no stream"))),
+        match self.read_response(response, ReadOptions::new(&id, timeout)).await {
+            Ok(RpcOutcome::Error(error)) if status.is_success() && is_rejection_code(&error) => {
+                Ok(StreamOpen::None)
+            }
+            _ => Ok(StreamOpen::Busy(format!("HTTP {status} and no stream"))),
         }
     }
 
     /// The legacy stream of what a server says to a session unasked, from `place` on; `begun` is told when it stands.
     pub async fn announcements(
         &self,
-        seat: &Seat,
-        place: &mut Place,
+        upstream_session: &UpstreamSession,
+        place: &mut StreamCursor,
         begun: &Notify,
         out: &mpsc::Sender<Bytes>,
-    ) -> Result<Over, UpstreamError> {
-        let mut headers = self.head(Era::Legacy, Some(seat));
+    ) -> Result<NotificationsEnd, UpstreamError> {
+        let mut headers = self.head(Era::Legacy, Some(upstream_session));
         headers.insert(ACCEPT, EVENTS);
         if let Some(last) = &place.last {
             headers.insert("last-event-id", last.clone());
         }
-        let response = self.stream(headers, self.patience()).await?;
+        let response = self.stream(headers, self.call_timeout()).await?;
         begun.notify_waiters();
         match response.status() {
-            StatusCode::NOT_FOUND if seat.session.is_some() => Err(UpstreamError::Forgotten),
+            StatusCode::NOT_FOUND if upstream_session.session.is_some() => Err(UpstreamError::SessionExpired),
             status if status.is_success() && is_sse(&response) => {
-                self.pour(response, seat.has_batches(), place, out).await
+                self.forward_events(response, upstream_session.has_batches(), place, out).await
             }
             // If it cannot go on with the last stream, it may begin another.
             status if status.is_client_error() && place.last.take().is_some() => {
-                Err(UpstreamError::Nonsense(format!("HTTP {status} for the id of an event")))
+                Err(UpstreamError::InvalidResponse(format!("HTTP {status} for the id of an event")))
             }
             // So do many servers speak of a session that they do not know.
-            StatusCode::BAD_REQUEST if seat.session.is_some() && self.knows(seat).await == Some(false) => {
-                Err(UpstreamError::Forgotten)
+            StatusCode::BAD_REQUEST
+                if upstream_session.session.is_some()
+                    && self.knows_session(upstream_session).await == Some(false) =>
+            {
+                Err(UpstreamError::SessionExpired)
             }
-            status if has_none(status) => Ok(Over::Never),
-            status => Err(UpstreamError::Nonsense(format!("HTTP {status}"))),
+            status if has_no_stream(status) => Ok(NotificationsEnd::Unsupported),
+            status => Err(UpstreamError::InvalidResponse(format!("HTTP {status}"))),
         }
     }
 
     /// Gives out the messages of a stream until it ends. `batches`: many may come as one.
-    pub(crate) async fn pour(
+    pub(crate) async fn forward_events(
         &self,
         response: reqwest::Response,
         batches: bool,
-        place: &mut Place,
+        place: &mut StreamCursor,
         out: &mpsc::Sender<Bytes>,
-    ) -> Result<Over, UpstreamError> {
-        let (most, idle) = (self.bounds().max_response, self.bounds().stream_idle);
-        let mut splitter = Splitter::new(most);
-        let mut body = Body::of(response, most)?;
+    ) -> Result<NotificationsEnd, UpstreamError> {
+        let (max, idle) = (self.limits().max_response, self.limits().stream_idle);
+        let mut splitter = Splitter::new(max);
+        let mut body = ResponseBody::of(response, max)?;
         let mut ended = false;
         while !ended {
             // A silent stream may be one whose other end is gone; the caller opens another.
             let Ok(piece) = tokio::time::timeout(idle, body.chunk()).await else {
-                return Ok(Over::Ended);
+                return Ok(NotificationsEnd::Ended);
             };
             match piece? {
                 Some(piece) => splitter.push(&piece),
@@ -162,7 +170,7 @@ impl Http {
                     ended = true;
                 }
             }
-            while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(most))? {
+            while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(max))? {
                 let read = sse::read(&event);
                 if let Some(id) = &read.id {
                     place.last = HeaderValue::from_str(id).ok().filter(|id| !id.is_empty());
@@ -175,20 +183,20 @@ impl Http {
                 let parts = if batches { message::batch(&data) } else { None };
                 for message in parts.unwrap_or_else(|| vec![data]) {
                     if out.send(message).await.is_err() {
-                        return Ok(Over::Unheard);
+                        return Ok(NotificationsEnd::NoReceiver);
                     }
                 }
             }
         }
-        Ok(Over::Ended)
+        Ok(NotificationsEnd::Ended)
     }
 }
 
 /// A legacy server has no such stream; other refusals may pass.
-fn has_none(status: StatusCode) -> bool {
+fn has_no_stream(status: StatusCode) -> bool {
     status.is_success() || matches!(status.as_u16(), 404 | 405 | 406 | 501)
 }
 
-fn batches(seat: Option<&Seat>) -> bool {
-    seat.is_some_and(Seat::has_batches)
+fn batches(upstream_session: Option<&UpstreamSession>) -> bool {
+    upstream_session.is_some_and(UpstreamSession::has_batches)
 }

@@ -18,8 +18,8 @@ use pingora::protocols::TcpKeepalive;
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use tokio::sync::Notify;
 
-use super::tls::Trust;
-use crate::upstream::{Bounds, UpstreamError};
+use super::tls::UpstreamTls;
+use crate::upstream::{UpstreamError, UpstreamLimits};
 
 /// For `Accept-Encoding`: a stream that is compressed is held back on the way, and what is searched is decoded first.
 pub const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
@@ -28,7 +28,7 @@ pub const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 pub const BOTH_FORMS: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 
 /// How long an address is passed over after no connection could be made to it.
-const REST: Duration = Duration::from_secs(30);
+const COOLDOWN: Duration = Duration::from_secs(30);
 /// How long a server gets connections that serve one request each, after an error that named none.
 const DOUBT: Duration = Duration::from_secs(60);
 /// How long a resolver may take.
@@ -45,13 +45,13 @@ const ASKED: usize = 3;
 const LOST: Duration = Duration::from_secs(30);
 
 /// How a connection is watched on which the other side may take this long to do anything.
-pub fn watched(patience: Duration) -> TcpKeepalive {
+pub fn with_probes(timeout: Duration) -> TcpKeepalive {
     TcpKeepalive {
         idle: SILENT,
         interval: SILENT / 3,
         count: ASKED,
         #[cfg(target_os = "linux")]
-        user_timeout: patience.max(LOST),
+        user_timeout: timeout.max(LOST),
     }
 }
 
@@ -66,10 +66,10 @@ pub struct Peer {
     /// Sent with each request; secrets.
     pub headers: HeaderMap,
     /// What is the same in the head of each message: host, type, forms of answers, and `headers`.
-    pub stem: Vec<(HeaderName, HeaderValue)>,
+    pub static_headers: Vec<(HeaderName, HeaderValue)>,
     connect_timeout: Duration,
     call_timeout: Duration,
-    trust: Arc<Trust>,
+    upstream_tls: Arc<UpstreamTls>,
     resolved: ArcSwapOption<Addresses>,
     /// Told when its name should be looked up before it is time.
     pub stale: Notify,
@@ -90,7 +90,7 @@ struct Address {
     peer: HttpPeer,
     at: SocketAddr,
     /// Milliseconds from the peer's start until which it is passed over.
-    resting: AtomicU64,
+    cooldown: AtomicU64,
 }
 
 impl Peer {
@@ -98,8 +98,8 @@ impl Peer {
     pub fn new(
         url: &reqwest::Url,
         headers: HeaderMap,
-        bounds: &Bounds,
-        trust: Arc<Trust>,
+        limits: &UpstreamLimits,
+        trust: Arc<UpstreamTls>,
     ) -> Result<Self, String> {
         let host = url.host_str().ok_or("the URL has no host")?.to_owned();
         let tls = url.scheme() == "https";
@@ -127,10 +127,10 @@ impl Peer {
             authority,
             path: path.try_into().map_err(|e: http::uri::InvalidUri| e.to_string())?,
             headers,
-            stem,
-            connect_timeout: bounds.connect_timeout,
-            call_timeout: bounds.timeout,
-            trust,
+            static_headers: stem,
+            connect_timeout: limits.connect_timeout,
+            call_timeout: limits.timeout,
+            upstream_tls: trust,
             resolved: ArcSwapOption::empty(),
             stale: Notify::new(),
             started: Instant::now(),
@@ -187,7 +187,7 @@ impl Peer {
         let all = all.iter().map(|at| Address {
             peer: self.at(*at),
             at: *at,
-            resting: AtomicU64::new(resting(at).unwrap_or(0)),
+            cooldown: AtomicU64::new(resting(at).unwrap_or(0)),
         });
         self.resolved.store(Some(Arc::new(Addresses { all: all.collect(), turn: AtomicUsize::new(0) })));
     }
@@ -229,7 +229,7 @@ impl Peer {
         let Some(resolved) = resolved.as_ref() else { return false };
         let (now, at) = (self.clock(), peer.address().as_inet());
         for address in resolved.all.iter().filter(|address| Some(&address.at) == at) {
-            address.resting.store(now + REST.as_millis() as u64, Ordering::Relaxed);
+            address.cooldown.store(now + COOLDOWN.as_millis() as u64, Ordering::Relaxed);
         }
         resolved.all.iter().any(|address| address.resting() <= now)
     }
@@ -245,7 +245,7 @@ impl Peer {
     }
 
     /// Notes which HTTP it speaks.
-    pub fn speaks(&self, version: http::Version) {
+    pub fn has_http2(&self, version: http::Version) {
         let streams = version == http::Version::HTTP_2;
         // Nearly always as it was: then nothing is written that other cores read.
         if self.has_streams() != streams {
@@ -274,28 +274,28 @@ impl Peer {
     }
 
     fn at(&self, address: SocketAddr) -> HttpPeer {
-        let sni = if self.tls { self.trust.name(&self.host).to_owned() } else { String::new() };
+        let sni = if self.tls { self.upstream_tls.name(&self.host).to_owned() } else { String::new() };
         let mut peer = HttpPeer::new(address, self.tls, sni);
         peer.options.connection_timeout = Some(self.connect_timeout);
         peer.options.total_connection_timeout = Some(self.connect_timeout * 2);
         peer.options.idle_timeout = Some(IDLE);
-        peer.options.tcp_keepalive = Some(watched(self.call_timeout));
-        self.trust.apply(&mut peer, self.tls);
+        peer.options.tcp_keepalive = Some(with_probes(self.call_timeout));
+        self.upstream_tls.apply(&mut peer, self.tls);
         peer
     }
 }
 
 impl Address {
     fn resting(&self) -> u64 {
-        self.resting.load(Ordering::Relaxed)
+        self.cooldown.load(Ordering::Relaxed)
     }
 }
 
 /// Gives the house's own client the same addresses, in an order that does not change by itself: a session that it
 /// opens is used by Pingora too.
-pub struct Names(pub Arc<Peer>);
+pub struct PeerResolver(pub Arc<Peer>);
 
-impl reqwest::dns::Resolve for Names {
+impl reqwest::dns::Resolve for PeerResolver {
     fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
         let peer = self.0.clone();
         Box::pin(async move {
@@ -316,8 +316,8 @@ mod tests {
         let config =
             crate::config::parse("c", "mcpServers: {s: {url: \"http://name.invalid/mcp\"}}", &|_| None);
         let config = config.expect("a good config");
-        let bounds = Bounds::of(&config.servers["s"], &config.limits);
-        let peer = Peer::new(&url, HeaderMap::new(), &bounds, Arc::default()).expect("a peer");
+        let limits = UpstreamLimits::of(&config.servers["s"], &config.limits);
+        let peer = Peer::new(&url, HeaderMap::new(), &limits, Arc::default()).expect("a peer");
         peer.adopt(addresses.iter().map(|at| at.parse().expect("an address")).collect());
         peer
     }

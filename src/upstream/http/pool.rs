@@ -12,28 +12,28 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::endpoint_health::{Fault, News};
-use super::notifications::{Over, Place};
+use super::endpoint_health::{EndpointFault, HealthChange};
+use super::notifications::{NotificationsEnd, StreamCursor};
 use super::retry::Retry;
-use super::tls::Trust;
-use super::{Http, Seat};
+use super::tls::UpstreamTls;
+use super::{HttpEndpoint, UpstreamSession};
 use crate::config::{self, Balance};
-use crate::upstream::{Bounds, Hello, Peer, Said, UpstreamError};
+use crate::upstream::{Hello, Peer, RpcOutcome, UpstreamError, UpstreamLimits};
 
 /// The longest time that opening a session may take at one endpoint, if there is another.
 const OPEN: Duration = Duration::from_secs(10);
 
 pub struct Pool {
     pub(crate) name: Arc<str>,
-    pub(crate) endpoints: Box<[Arc<Http>]>,
+    pub(crate) endpoints: Box<[Arc<HttpEndpoint>]>,
     pub(crate) balance: Balance,
     pub retry: Retry,
     /// Failures in a row that take an endpoint out.
-    pub(crate) tolerance: u32,
+    pub(crate) failure_limit: u32,
     pub(crate) interval: Duration,
     pub(crate) turn: AtomicUsize,
     /// The endpoint that the gateway itself talks to.
-    pub(crate) prime: AtomicUsize,
+    pub(crate) primary: AtomicUsize,
     /// The eras that the server speaks, once they are known.
     pub(crate) eras: watch::Sender<[bool; 2]>,
     started: Instant,
@@ -41,25 +41,25 @@ pub struct Pool {
 }
 
 /// What a pool is made of.
-pub struct Plan<'a> {
+pub struct PoolSettings<'a> {
     pub name: &'a str,
     pub urls: &'a [config::Url],
     pub headers: HeaderMap,
-    pub bounds: &'a Bounds,
+    pub limits: &'a UpstreamLimits,
     pub config: &'a config::Server,
-    pub trust: Arc<Trust>,
+    pub tls: Arc<UpstreamTls>,
 }
 
 /// A call at an endpoint, which counts as under way until it is dropped.
-pub struct Visit {
-    endpoint: Arc<Http>,
+pub struct EndpointGuard {
+    endpoint: Arc<HttpEndpoint>,
     index: usize,
     /// It was told how it went.
-    told: bool,
+    recorded: bool,
 }
 
-impl Visit {
-    pub fn endpoint(&self) -> &Arc<Http> {
+impl EndpointGuard {
+    pub fn endpoint(&self) -> &Arc<HttpEndpoint> {
         &self.endpoint
     }
 
@@ -68,8 +68,8 @@ impl Visit {
     }
 
     /// Whether this is the first word of how it went.
-    pub fn tell(&mut self) -> bool {
-        !std::mem::replace(&mut self.told, true)
+    pub fn record(&mut self) -> bool {
+        !std::mem::replace(&mut self.recorded, true)
     }
 }
 
@@ -78,43 +78,49 @@ impl Drop for Pool {
     fn drop(&mut self) {
         if !*self.closed.get_mut() {
             for endpoint in &self.endpoints {
-                endpoint.let_go();
+                endpoint.release();
             }
         }
     }
 }
 
-impl Drop for Visit {
+impl Drop for EndpointGuard {
     fn drop(&mut self) {
-        self.endpoint.vitals.exit();
+        self.endpoint.health.end_call();
     }
 }
 
 impl Pool {
     /// Endpoints that were in `before` are taken over, which is for a pool of the same server that differs in
     /// nothing else.
-    pub fn new(plan: Plan<'_>, before: Option<&Pool>) -> Result<Self, String> {
-        let endpoints = plan.urls.iter().map(|url| {
+    pub fn new(settings: PoolSettings<'_>, before: Option<&Pool>) -> Result<Self, String> {
+        let endpoints = settings.urls.iter().map(|url| {
             let url = url.uri().to_string();
             let known = before.iter().flat_map(|pool| &pool.endpoints).find(|known| known.is_at(&url));
             match known {
                 Some(known) => Ok(known.clone()),
-                None => Http::new(plan.name, &url, plan.headers.clone(), plan.bounds, plan.trust.clone()),
+                None => HttpEndpoint::new(
+                    settings.name,
+                    &url,
+                    settings.headers.clone(),
+                    settings.limits,
+                    settings.tls.clone(),
+                ),
             }
         });
-        let endpoints = endpoints.collect::<Result<Box<[Arc<Http>]>, String>>()?;
+        let endpoints = endpoints.collect::<Result<Box<[Arc<HttpEndpoint>]>, String>>()?;
         for endpoint in &endpoints {
             endpoint.pools.fetch_add(1, Ordering::AcqRel);
         }
         Ok(Self {
-            name: plan.name.into(),
+            name: settings.name.into(),
             endpoints,
-            balance: plan.config.balance,
-            retry: Retry::new(plan.config.retry.as_ref()),
-            tolerance: plan.config.health.unhealthy_after,
-            interval: plan.config.health.interval.get(),
+            balance: settings.config.balance,
+            retry: Retry::new(settings.config.retry.as_ref()),
+            failure_limit: settings.config.health.unhealthy_after,
+            interval: settings.config.health.interval.get(),
             turn: AtomicUsize::new(0),
-            prime: AtomicUsize::new(0),
+            primary: AtomicUsize::new(0),
             eras: watch::Sender::new(before.map_or([false; 2], |pool| *pool.eras.borrow())),
             // One clock for all pools that an endpoint is ever in.
             started: before.map_or_else(Instant::now, |pool| pool.started),
@@ -123,15 +129,15 @@ impl Pool {
     }
 
     /// The endpoint of a seat, if it is one of this server's.
-    pub fn place(&self, seat: &Seat) -> Option<usize> {
-        let at = seat.at.as_ptr();
+    pub fn index_of(&self, upstream_session: &UpstreamSession) -> Option<usize> {
+        let at = upstream_session.endpoint.as_ptr();
         self.endpoints.iter().position(|endpoint| std::ptr::eq(at, Arc::as_ptr(endpoint)))
     }
 
     /// Whether a seat can be used: its endpoint is one of this server's, and gets calls unless no other does.
-    pub fn is_home(&self, seat: &Seat) -> bool {
-        let Some(index) = self.place(seat) else { return false };
-        self.endpoints.len() == 1 || self.well() & (1 << index) != 0 || !self.is_elsewhere(1 << index)
+    pub fn can_serve(&self, upstream_session: &UpstreamSession) -> bool {
+        let Some(index) = self.index_of(upstream_session) else { return false };
+        self.endpoints.len() == 1 || self.healthy() & (1 << index) != 0 || !self.has_alternative(1 << index)
     }
 
     /// One of the endpoints, for what all have in common.
@@ -140,10 +146,10 @@ impl Pool {
     }
 
     /// A call goes to this endpoint.
-    pub fn visit(&self, index: usize) -> Visit {
+    pub fn acquire(&self, index: usize) -> EndpointGuard {
         let endpoint = self.endpoints[index].clone();
-        endpoint.vitals.enter();
-        Visit { endpoint, index, told: false }
+        endpoint.health.begin_call();
+        EndpointGuard { endpoint, index, recorded: false }
     }
 
     /// A call was answered, however.
@@ -151,52 +157,55 @@ impl Pool {
         if self.endpoints.len() == 1 {
             return;
         }
-        let news = self.endpoints[index].vitals.answered(self.clock());
-        self.tell(index, news, "a call was answered");
+        let news = self.endpoints[index].health.call_succeeded(self.clock());
+        self.log_change(index, news, "a call was answered");
     }
 
     /// A call was not answered.
-    pub fn failed(&self, index: usize, fault: Fault, why: &str) {
+    pub fn failed(&self, index: usize, fault: EndpointFault, why: &str) {
         if self.endpoints.len() == 1 {
             return;
         }
         // The last one that is well is not sent away.
-        let may_eject = self.well() & !(1 << index) != 0;
-        let news = self.endpoints[index].vitals.failed(fault, self.tolerance, may_eject, self.clock());
-        self.tell(index, news, why);
+        let may_eject = self.healthy() & !(1 << index) != 0;
+        let news =
+            self.endpoints[index].health.call_failed(fault, self.failure_limit, may_eject, self.clock());
+        self.log_change(index, news, why);
     }
 
     /// Notes how a call went at an endpoint, if that was not told before. What is no fault was an answer.
-    pub fn went(&self, visit: &mut Visit, error: Option<&UpstreamError>) {
-        if !visit.tell() {
+    pub fn record(&self, endpoint_guard: &mut EndpointGuard, error: Option<&UpstreamError>) {
+        if !endpoint_guard.record() {
             return;
         }
         match error.filter(|error| error.is_fault()) {
-            Some(fault) => self.note(visit.index, fault),
-            None => self.answered(visit.index),
+            Some(fault) => self.apply_change(endpoint_guard.index, fault),
+            None => self.answered(endpoint_guard.index),
         }
     }
 
     /// What an error says of an endpoint, to which this call went.
-    pub fn note(&self, index: usize, error: &UpstreamError) {
+    pub fn apply_change(&self, index: usize, error: &UpstreamError) {
         match error {
-            UpstreamError::Unreachable(why) => self.failed(index, Fault::Connect, why),
-            error if error.is_fault() => self.failed(index, Fault::Answer, &error.to_string()),
+            UpstreamError::Unreachable(why) => self.failed(index, EndpointFault::Connect, why),
+            error if error.is_fault() => self.failed(index, EndpointFault::Response, &error.to_string()),
             _ => {}
         }
     }
 
-    pub(crate) fn tell(&self, index: usize, news: Option<News>, why: &str) {
+    pub(crate) fn log_change(&self, index: usize, news: Option<HealthChange>, why: &str) {
         let (server, endpoint) = (&self.name, &self.endpoints[index].label);
         if self.endpoints.len() == 1 {
             return;
         }
         match news {
-            Some(News::Down) => tracing::warn!(%server, endpoint, why, "endpoint is down: its checks fail"),
-            Some(News::Ejected(time)) => {
+            Some(HealthChange::Down) => {
+                tracing::warn!(%server, endpoint, why, "endpoint is down: its checks fail")
+            }
+            Some(HealthChange::Ejected(time)) => {
                 tracing::warn!(%server, endpoint, ?time, why, "endpoint gets no calls for a while: they fail");
             }
-            Some(News::Back) => tracing::info!(%server, endpoint, why, "endpoint is back"),
+            Some(HealthChange::Back) => tracing::info!(%server, endpoint, why, "endpoint is back"),
             None => {}
         }
     }
@@ -204,7 +213,7 @@ impl Pool {
     /// Each endpoint by its label, with whether it gets calls; none for a server that has only one.
     pub fn states(&self) -> Vec<(&str, bool)> {
         let now = self.clock();
-        let states = self.endpoints.iter().map(|end| (end.label.as_str(), end.vitals.is_in(now)));
+        let states = self.endpoints.iter().map(|end| (end.label.as_str(), end.health.is_eligible(now)));
         if self.endpoints.len() == 1 { Vec::new() } else { states.collect() }
     }
 
@@ -219,13 +228,14 @@ impl Pool {
         key: u64,
         params: &[u8],
         bearer: Option<HeaderValue>,
-    ) -> Result<(Seat, Hello), UpstreamError> {
+    ) -> Result<(UpstreamSession, Hello), UpstreamError> {
         let mut failed = 0;
         loop {
             let index = self.pick(key, failed);
-            let visit = self.visit(index);
-            let more = self.is_elsewhere(failed | 1 << index);
-            let opening = visit.endpoint.open(params, bearer.clone(), visit.endpoint.patience());
+            let endpoint_guard = self.acquire(index);
+            let more = self.has_alternative(failed | 1 << index);
+            let opening =
+                endpoint_guard.endpoint.open(params, bearer.clone(), endpoint_guard.endpoint.call_timeout());
             let opened = if more {
                 tokio::time::timeout(OPEN, opening).await.unwrap_or(Err(UpstreamError::TimedOut(OPEN)))
             } else {
@@ -233,9 +243,9 @@ impl Pool {
             };
             match opened {
                 Err(error) if error.is_fault() => {
-                    self.note(index, &error);
+                    self.apply_change(index, &error);
                     failed |= 1 << index;
-                    if !self.is_elsewhere(failed) {
+                    if !self.has_alternative(failed) {
                         return Err(error);
                     }
                 }
@@ -250,46 +260,80 @@ impl Pool {
     }
 
     /// Ends a session, wherever it is.
-    pub async fn leave(&self, seat: &Seat) {
-        if let Some(endpoint) = seat.at.upgrade() {
-            endpoint.leave(seat).await;
+    pub async fn close_session(&self, upstream_session: &UpstreamSession) {
+        if let Some(endpoint) = upstream_session.endpoint.upgrade() {
+            endpoint.close_session(upstream_session).await;
         }
     }
 
-    pub async fn notify(&self, seat: &Seat, method: &str, params: Bytes) -> Result<(), UpstreamError> {
-        seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.notify(seat, method, params).await
+    pub async fn notify(
+        &self,
+        upstream_session: &UpstreamSession,
+        method: &str,
+        params: Bytes,
+    ) -> Result<(), UpstreamError> {
+        upstream_session
+            .endpoint
+            .upgrade()
+            .ok_or(UpstreamError::SessionExpired)?
+            .notify(upstream_session, method, params)
+            .await
     }
 
     /// A message of a session that has no answer, as it is.
-    pub async fn pass(&self, seat: &Seat, body: Bytes) -> Result<(), UpstreamError> {
-        seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.pass(mcp::Era::Legacy, Some(seat), body).await
+    pub async fn forward(
+        &self,
+        upstream_session: &UpstreamSession,
+        body: Bytes,
+    ) -> Result<(), UpstreamError> {
+        upstream_session
+            .endpoint
+            .upgrade()
+            .ok_or(UpstreamError::SessionExpired)?
+            .forward(mcp::Era::Legacy, Some(upstream_session), body)
+            .await
     }
 
     /// One request in a session.
-    pub async fn request_in(&self, seat: &Seat, method: &str, params: Bytes) -> Result<Said, UpstreamError> {
-        seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.request_in(seat, method, params).await
+    pub async fn request_in(
+        &self,
+        upstream_session: &UpstreamSession,
+        method: &str,
+        params: Bytes,
+    ) -> Result<RpcOutcome, UpstreamError> {
+        upstream_session
+            .endpoint
+            .upgrade()
+            .ok_or(UpstreamError::SessionExpired)?
+            .request_in(upstream_session, method, params)
+            .await
     }
 
     /// Sends a reply to what the server asked in a seat.
-    pub async fn reply(&self, seat: &Seat, body: Bytes) {
-        if let Some(endpoint) = seat.at.upgrade() {
-            endpoint.reply(seat, body).await;
+    pub async fn reply(&self, upstream_session: &UpstreamSession, body: Bytes) {
+        if let Some(endpoint) = upstream_session.endpoint.upgrade() {
+            endpoint.reply(upstream_session, body).await;
         }
     }
 
-    /// Whether the server knows a seat; see [`Http::knows`](super::Http::knows).
-    pub async fn knows(&self, seat: &Seat) -> Option<bool> {
-        seat.at.upgrade()?.knows(seat).await
+    /// Whether the server knows a seat; see [`HttpEndpoint::knows_session`](super::Http::knows).
+    pub async fn knows_session(&self, upstream_session: &UpstreamSession) -> Option<bool> {
+        upstream_session.endpoint.upgrade()?.knows_session(upstream_session).await
     }
 
-    /// What a server says to a session unasked; see [`Http::announcements`](super::Http::announcements).
+    /// What a server says to a session unasked; see [`HttpEndpoint::announcements`](super::Http::announcements).
     pub async fn announcements(
         &self,
-        seat: &Seat,
-        mark: &mut Place,
+        upstream_session: &UpstreamSession,
+        mark: &mut StreamCursor,
         begun: &Notify,
         out: &mpsc::Sender<Bytes>,
-    ) -> Result<Over, UpstreamError> {
-        seat.at.upgrade().ok_or(UpstreamError::Forgotten)?.announcements(seat, mark, begun, out).await
+    ) -> Result<NotificationsEnd, UpstreamError> {
+        upstream_session
+            .endpoint
+            .upgrade()
+            .ok_or(UpstreamError::SessionExpired)?
+            .announcements(upstream_session, mark, begun, out)
+            .await
     }
 }

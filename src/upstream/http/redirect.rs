@@ -33,7 +33,7 @@ impl Redirects {
             tracing::info!(
                 server = self.server,
                 status,
-                to = crate::upstream::safe(path),
+                to = crate::upstream::client_message(path),
                 "the server redirects each request; with this path in its `url` that would cost no second request"
             );
         }
@@ -65,9 +65,9 @@ pub fn elsewhere(status: u16, headers: &HeaderMap) -> UpstreamError {
         Ok(url) => format!("{}{}", url.origin().ascii_serialization(), url.path()),
         Err(_) => to.split(['?', '#']).next().unwrap_or_default().to_owned(),
     });
-    UpstreamError::Moved(
+    UpstreamError::Redirected(
         status,
-        to.map_or_else(|| "no place that is named".into(), |to| crate::upstream::safe(&to)),
+        to.map_or_else(|| "no place that is named".into(), |to| crate::upstream::client_message(&to)),
     )
 }
 
@@ -85,9 +85,11 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(LOCATION, HeaderValue::from_static(location));
-            assert_eq!(elsewhere(302, &headers), UpstreamError::Moved(302, named.into()));
+            assert_eq!(elsewhere(302, &headers), UpstreamError::Redirected(302, named.into()));
         }
-        let UpstreamError::Moved(_, to) = elsewhere(300, &HeaderMap::new()) else { panic!("it has moved") };
+        let UpstreamError::Redirected(_, to) = elsewhere(300, &HeaderMap::new()) else {
+            panic!("it has moved")
+        };
         assert!(to.contains("no place"));
     }
 }

@@ -10,21 +10,21 @@ use mcp::Span;
 
 use super::content_coding::Decoder;
 use super::retry::retry_after;
-use super::{Http, Seat};
-use crate::upstream::call_timer::Clock;
-use crate::upstream::{Progress, Said, UpstreamError, cause, is_exhausted, safe};
+use super::{HttpEndpoint, UpstreamSession};
+use crate::upstream::call_timer::CallTimer;
+use crate::upstream::{Progress, RpcOutcome, UpstreamError, cause, client_message, is_exhausted};
 use mcp::jsonrpc::message;
 use mcp::sse;
 use mcp::sse::Splitter;
 
 /// What is waited for, and how.
-pub struct Wanted<'a> {
+pub struct ReadOptions<'a> {
     /// The id of the request, as written.
     pub id: &'a [u8],
     /// Many messages may come as one.
     pub batches: bool,
     /// Where the gateway asked in a session, and may be asked something on the way.
-    pub seat: Option<&'a Seat>,
+    pub upstream_session: Option<&'a UpstreamSession>,
     /// Takes what is said on the way.
     pub progress: Option<&'a Progress>,
     pub timeout: Duration,
@@ -32,35 +32,35 @@ pub struct Wanted<'a> {
     /// about this one.
     pub certain: bool,
     /// Set where each message starts the time anew.
-    pub clock: Option<&'a Clock>,
+    pub timer: Option<&'a CallTimer>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> ReadOptions<'a> {
     pub fn new(id: &'a str, timeout: Duration) -> Self {
         Self {
             id: id.as_bytes(),
             batches: false,
-            seat: None,
+            upstream_session: None,
             progress: None,
             certain: true,
             timeout,
-            clock: None,
+            timer: None,
         }
     }
 }
 
-impl Http {
+impl HttpEndpoint {
     /// Reads the answer to a request, from JSON or from a stream.
-    pub async fn answer(
+    pub async fn read_response(
         &self,
         response: reqwest::Response,
-        wanted: Wanted<'_>,
-    ) -> Result<Said, UpstreamError> {
-        let most = self.bounds().max_response;
+        wanted: ReadOptions<'_>,
+    ) -> Result<RpcOutcome, UpstreamError> {
+        let max = self.limits().max_response;
         let streams = is_sse(&response);
         let (status, later) = (response.status(), retry_after(response.headers()));
-        let mut body = Body::of(response, most)?;
-        let Wanted { id, batches, seat, progress, certain, timeout, clock } = wanted;
+        let mut body = ResponseBody::of(response, max)?;
+        let ReadOptions { id, batches, upstream_session, progress, certain, timeout, timer } = wanted;
         // One message, or those of a batch.
         let parts = |message: Bytes| {
             let parts = if batches { message::batch(&message) } else { None };
@@ -68,7 +68,7 @@ impl Http {
         };
         let read = async {
             if streams {
-                let mut splitter = Splitter::new(most);
+                let mut splitter = Splitter::new(max);
                 let mut ended = false;
                 while !ended {
                     match body.chunk().await? {
@@ -78,17 +78,20 @@ impl Http {
                             ended = true;
                         }
                     }
-                    while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(most))? {
+                    while let Some(event) = splitter.event().map_err(|_| UpstreamError::TooLarge(max))? {
                         let read = sse::read(&event);
                         let Some(data) = read.message() else { continue };
-                        if let Some(clock) = clock {
-                            clock.heard();
+                        if let Some(timer) = timer {
+                            timer.activity();
                         }
                         for message in parts(Bytes::copy_from_slice(data)) {
-                            match (said(&message, id, certain)?, progress) {
+                            match (match_response(&message, id, certain)?, progress) {
                                 (Some(said), _) => return Ok(said),
-                                (None, _) if let (Some(seat), Some(me)) = (seat, self.me.upgrade()) => {
-                                    me.heed(seat, &message);
+                                (None, _)
+                                    if let (Some(upstream_session), Some(me)) =
+                                        (upstream_session, self.me.upgrade()) =>
+                                {
+                                    me.handle(upstream_session, &message);
                                 }
                                 (None, Some(progress)) => drop(progress.notes.send(message).await),
                                 (None, None) => {}
@@ -96,18 +99,18 @@ impl Http {
                         }
                     }
                 }
-                return Err(UpstreamError::Nonsense("the stream ended without an answer".into()));
+                return Err(UpstreamError::InvalidResponse("the stream ended without an answer".into()));
             }
             let mut whole = BytesMut::new();
             while let Some(piece) = body.chunk().await? {
-                if whole.len() + piece.len() > most {
-                    return Err(UpstreamError::TooLarge(most));
+                if whole.len() + piece.len() > max {
+                    return Err(UpstreamError::TooLarge(max));
                 }
                 whole.extend_from_slice(&piece);
             }
             let mut found = Ok(None);
             for message in parts(whole.freeze()) {
-                found = said(&message, id, certain);
+                found = match_response(&message, id, certain);
                 if !matches!(found, Ok(None)) {
                     break;
                 }
@@ -115,20 +118,20 @@ impl Http {
             match found {
                 Ok(Some(said)) => Ok(said),
                 _ if later.is_some() && matches!(status.as_u16(), 429 | 503) => {
-                    Err(UpstreamError::Later(status.as_u16(), later))
+                    Err(UpstreamError::RetryLater(status.as_u16(), later))
                 }
                 // Something before the server says that it is not there.
                 _ if matches!(status.as_u16(), 502..=504) => {
                     Err(UpstreamError::Unreachable(format!("HTTP {status}")))
                 }
-                _ if !status.is_success() => Err(UpstreamError::Nonsense(format!("HTTP {status}"))),
-                Ok(None) => Err(UpstreamError::Nonsense("a message that answers nothing".into())),
+                _ if !status.is_success() => Err(UpstreamError::InvalidResponse(format!("HTTP {status}"))),
+                Ok(None) => Err(UpstreamError::InvalidResponse("a message that answers nothing".into())),
                 Err(error) => Err(error),
             }
         };
         let over = async {
-            match clock {
-                Some(clock) => clock.over(timeout).await,
+            match timer {
+                Some(timer) => timer.expired(timeout).await,
                 None => tokio::time::sleep(timeout).await,
             }
         };
@@ -140,8 +143,8 @@ impl Http {
 }
 
 /// The answer to `id` in this message; `None` for a message that is something else.
-fn said(message: &Bytes, id: &[u8], certain: bool) -> Result<Option<Said>, UpstreamError> {
-    let nonsense = || UpstreamError::Nonsense(shorten(message));
+fn match_response(message: &Bytes, id: &[u8], certain: bool) -> Result<Option<RpcOutcome>, UpstreamError> {
+    let nonsense = || UpstreamError::InvalidResponse(shorten(message));
     let read =
         message::read(message).ok_or_else(|| if certain { nonsense() } else { UpstreamError::Nameless })?;
     if !read.is_answer() {
@@ -152,38 +155,38 @@ fn said(message: &Bytes, id: &[u8], certain: bool) -> Result<Option<Said>, Upstr
         (None, _, Some(_)) if !certain => Err(UpstreamError::Nameless),
         (Some(got), _, Some(_)) if !certain && got.of(message) == b"null" => Err(UpstreamError::Nameless),
         // An error without an id answers the only request there is.
-        (None, _, Some(error)) => Ok(Some(Said::Error(part(error)))),
-        (Some(got), _, Some(error)) if got.of(message) == b"null" => Ok(Some(Said::Error(part(error)))),
-        (Some(got), _, _) if !message::same_id(got.of(message), id) => Err(UpstreamError::Foreign),
-        (Some(_), Some(result), None) => Ok(Some(Said::Result(part(result)))),
-        (Some(_), _, Some(error)) => Ok(Some(Said::Error(part(error)))),
-        _ => Err(UpstreamError::Nonsense("an answer without an id".into())),
+        (None, _, Some(error)) => Ok(Some(RpcOutcome::Error(part(error)))),
+        (Some(got), _, Some(error)) if got.of(message) == b"null" => Ok(Some(RpcOutcome::Error(part(error)))),
+        (Some(got), _, _) if !message::same_id(got.of(message), id) => Err(UpstreamError::UnexpectedServer),
+        (Some(_), Some(result), None) => Ok(Some(RpcOutcome::Result(part(result)))),
+        (Some(_), _, Some(error)) => Ok(Some(RpcOutcome::Error(part(error)))),
+        _ => Err(UpstreamError::InvalidResponse("an answer without an id".into())),
     }
 }
 
 /// The body of an answer as it comes, decoded.
-pub(crate) struct Body {
+pub(crate) struct ResponseBody {
     response: reqwest::Response,
     decoder: Option<Decoder>,
     /// What a piece may stand for.
-    most: usize,
+    max: usize,
 }
 
-impl Body {
-    pub fn of(response: reqwest::Response, most: usize) -> Result<Self, UpstreamError> {
+impl ResponseBody {
+    pub fn of(response: reqwest::Response, max: usize) -> Result<Self, UpstreamError> {
         let decoder = Decoder::of(response.headers())?;
-        Ok(Self { response, decoder, most })
+        Ok(Self { response, decoder, max })
     }
 
     /// The next piece, which may be empty; none at the end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let piece = self.response.chunk().await.map_err(|error| unreachable(&error))?;
-        let (Some(decoder), most) = (&mut self.decoder, self.most) else { return Ok(piece) };
+        let (Some(decoder), max) = (&mut self.decoder, self.max) else { return Ok(piece) };
         let Some(piece) = piece else { return decoder.finish().map(|()| None) };
         let mut out = BytesMut::new();
         decoder.decode(&piece, |text| {
-            if out.len() + text.len() > most {
-                return Err(UpstreamError::TooLarge(most));
+            if out.len() + text.len() > max {
+                return Err(UpstreamError::TooLarge(max));
             }
             out.extend_from_slice(text);
             Ok(())
@@ -193,29 +196,29 @@ impl Body {
 }
 
 /// How much of a refusal is read, and for how long it is waited.
-const REFUSAL: usize = 4096;
-const MOMENT: Duration = Duration::from_secs(2);
+const MAX_ERROR_BODY: usize = 4096;
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a server says with a refusal, in few words.
-pub(crate) async fn words(response: reqwest::Response) -> String {
+pub(crate) async fn error_text(response: reqwest::Response) -> String {
     let kind = kind_of(response.headers());
-    let Ok(mut body) = Body::of(response, REFUSAL) else { return String::new() };
+    let Ok(mut body) = ResponseBody::of(response, MAX_ERROR_BODY) else { return String::new() };
     let mut text = BytesMut::new();
     let read = async {
         while let Ok(Some(piece)) = body.chunk().await {
             text.extend_from_slice(&piece);
-            if text.len() >= REFUSAL {
+            if text.len() >= MAX_ERROR_BODY {
                 return;
             }
         }
     };
-    let _ = tokio::time::timeout(MOMENT, read).await;
-    refusal_words(&kind, &text)
+    let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
+    rejection_text(&kind, &text)
 }
 
 /// The same of its body: the message of an error, or a text for people; of a page nothing.
-pub fn refusal_words(kind: &str, body: &[u8]) -> String {
-    let body = &body[..body.len().min(REFUSAL)];
+pub fn rejection_text(kind: &str, body: &[u8]) -> String {
+    let body = &body[..body.len().min(MAX_ERROR_BODY)];
     if kind.contains("html") {
         return String::new();
     }
@@ -225,7 +228,7 @@ pub fn refusal_words(kind: &str, body: &[u8]) -> String {
     };
     let error = message::member(body, "error").and_then(|place| inner(place.of(body), "message"));
     let told = error.or_else(|| inner(body, "message")).or_else(|| inner(body, "error"));
-    safe(&told.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned()))
+    client_message(&told.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned()))
 }
 
 /// The media type of an answer, without parameters and in lower case.
@@ -247,7 +250,7 @@ pub(crate) fn unreachable(error: &reqwest::Error) -> UpstreamError {
 }
 
 pub(crate) fn shorten(bytes: &[u8]) -> String {
-    safe(&String::from_utf8_lossy(&bytes[..bytes.len().min(400)]))
+    client_message(&String::from_utf8_lossy(&bytes[..bytes.len().min(400)]))
 }
 
 #[cfg(test)]
@@ -273,9 +276,9 @@ mod tests {
             ("text/html", "<html><h1>403</h1>", ""),
             ("text/plain", "", ""),
         ] {
-            assert_eq!(refusal_words(kind, body.as_bytes()), told, "{body}");
+            assert_eq!(rejection_text(kind, body.as_bytes()), told, "{body}");
         }
-        let long = refusal_words("text/plain", &[b'x'; 10_000]);
+        let long = rejection_text("text/plain", &[b'x'; 10_000]);
         assert!(long.chars().count() <= 200 && long.ends_with('…'), "{long}");
     }
 }

@@ -14,23 +14,23 @@ use crate::config::{self, RetryOn};
 use crate::telemetry::Metrics;
 
 /// What a call puts into the budget and what a retry takes out: at most one retry for five calls.
-const DEPOSIT: u32 = 1;
-const PRICE: u32 = 5;
+const BUDGET_DEPOSIT: u32 = 1;
+const BUDGET_COST: u32 = 5;
 /// What the budget holds at most, and at first: this many retries may come in a row.
-const RESERVE: u32 = 50 * PRICE;
+const BUDGET_RESERVE: u32 = 50 * BUDGET_COST;
 /// The pause before the first retry where the call went is at most this, before the next twice that.
-const PAUSE: Duration = Duration::from_millis(25);
+const MIN_BACKOFF: Duration = Duration::from_millis(25);
 /// No server makes a call wait longer than this.
-const LONGEST: Duration = Duration::from_secs(2);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// Most addresses that a call is tried at for want of a connection.
-const CONNECTS: u32 = 5;
+const MAX_CONNECTS: u32 = 5;
 
 /// Most times that any call is tried.
 pub const MOST: usize = 8;
 
 /// Why a call may be tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum RetryReason {
     Connect,
     Reset,
     BadGateway,
@@ -38,12 +38,12 @@ pub enum Reason {
     GatewayTimeout,
 }
 
-impl Reason {
+impl RetryReason {
     pub fn of_status(status: u16) -> Option<Self> {
         match status {
-            502 => Some(Reason::BadGateway),
-            503 => Some(Reason::Unavailable),
-            504 => Some(Reason::GatewayTimeout),
+            502 => Some(RetryReason::BadGateway),
+            503 => Some(RetryReason::Unavailable),
+            504 => Some(RetryReason::GatewayTimeout),
             _ => None,
         }
     }
@@ -51,23 +51,23 @@ impl Reason {
     /// The label of the metric: the word of the config.
     fn word(self) -> &'static str {
         match self {
-            Reason::Connect => "connect",
-            Reason::Reset => "reset",
-            Reason::BadGateway => "502",
-            Reason::Unavailable => "503",
-            Reason::GatewayTimeout => "504",
+            RetryReason::Connect => "connect",
+            RetryReason::Reset => "reset",
+            RetryReason::BadGateway => "502",
+            RetryReason::Unavailable => "503",
+            RetryReason::GatewayTimeout => "504",
         }
     }
 }
 
 /// What happened to a call.
 #[derive(Clone, Copy, Debug)]
-pub struct Mishap {
-    pub reason: Reason,
+pub struct Failure {
+    pub reason: RetryReason,
     /// The call may be sent twice.
-    pub safe: bool,
+    pub idempotent: bool,
     /// There is another endpoint or address that it was not tried at.
-    pub elsewhere: bool,
+    pub has_alternative: bool,
     /// The connection had been used before: the server may have closed it just then.
     pub reused: bool,
     /// What the server asked for, by `Retry-After`.
@@ -76,7 +76,7 @@ pub struct Mishap {
 
 /// What was tried so far of one call.
 #[derive(Debug)]
-pub struct Tries {
+pub struct Attempts {
     pub made: u32,
     /// The endpoints that failed, a bit each.
     pub failed: u64,
@@ -87,17 +87,17 @@ pub struct Tries {
     pub began: Option<Instant>,
 }
 
-impl Default for Tries {
+impl Default for Attempts {
     fn default() -> Self {
         Self { made: 1, failed: 0, stale: 0, wait: Duration::ZERO, began: None }
     }
 }
 
-impl Tries {
+impl Attempts {
     /// What is left of the time of the call.
-    pub fn left(&mut self, timeout: Duration) -> Duration {
+    pub fn remaining(&mut self, timeout: Duration) -> Duration {
         match self.began {
-            Some(began) => timeout.saturating_sub(began.elapsed()),
+            Some(started) => timeout.saturating_sub(started.elapsed()),
             None => {
                 self.began = Some(Instant::now());
                 timeout
@@ -122,7 +122,7 @@ impl Retry {
             attempts: settings.map_or(1, |retry| retry.attempts),
             on: settings.map_or(Vec::new(), |retry| retry.on.clone()),
             idempotent: settings.is_some_and(|retry| retry.idempotent),
-            budget: AtomicU32::new(RESERVE),
+            budget: AtomicU32::new(BUDGET_RESERVE),
             counters: Default::default(),
         }
     }
@@ -130,60 +130,60 @@ impl Retry {
     /// A call begins.
     pub fn begin(&self) {
         // Nearly always full: then nothing is written that other cores read.
-        if !self.on.is_empty() && self.budget.load(Ordering::Relaxed) < RESERVE {
-            self.budget.fetch_add(DEPOSIT, Ordering::Relaxed);
+        if !self.on.is_empty() && self.budget.load(Ordering::Relaxed) < BUDGET_RESERVE {
+            self.budget.fetch_add(BUDGET_DEPOSIT, Ordering::Relaxed);
         }
     }
 
     /// Whether the call is tried again; `tries` then says when. `timeout` is the time of the whole call.
-    pub fn again(&self, tries: &mut Tries, mishap: Mishap, timeout: Duration) -> bool {
-        let Mishap { reason, safe, elsewhere, reused, after } = mishap;
+    pub fn should_retry(&self, attempts: &mut Attempts, failure: Failure, timeout: Duration) -> bool {
+        let Failure { reason, idempotent: safe, has_alternative: elsewhere, reused, after } = failure;
         let wanted = self.on.contains(&match reason {
-            Reason::Connect => RetryOn::Connect,
-            Reason::Reset => RetryOn::Reset,
-            Reason::BadGateway => RetryOn::BadGateway,
-            Reason::Unavailable => RetryOn::Unavailable,
-            Reason::GatewayTimeout => RetryOn::GatewayTimeout,
+            RetryReason::Connect => RetryOn::Connect,
+            RetryReason::Reset => RetryOn::Reset,
+            RetryReason::BadGateway => RetryOn::BadGateway,
+            RetryReason::Unavailable => RetryOn::Unavailable,
+            RetryReason::GatewayTimeout => RetryOn::GatewayTimeout,
         });
-        let paid = wanted && tries.made < self.attempts && (safe || reason == Reason::Connect);
+        let paid = wanted && attempts.made < self.attempts && (safe || reason == RetryReason::Connect);
         // Nothing was sent, or was read that the server can have read; no load comes of these.
         let free = match reason {
-            Reason::Connect => elsewhere && tries.made < CONNECTS,
-            Reason::Reset => safe && reused && tries.made < 3,
+            RetryReason::Connect => elsewhere && attempts.made < MAX_CONNECTS,
+            RetryReason::Reset => safe && reused && attempts.made < 3,
             _ => false,
         };
         let wait = match after {
             // Where it was told to wait too long, it goes only elsewhere.
-            Some(after) if after > LONGEST && !elsewhere => return false,
+            Some(after) if after > MAX_BACKOFF && !elsewhere => return false,
             Some(after) if !elsewhere => after,
             _ if free => Duration::ZERO,
-            _ => pause(tries.made),
+            _ => backoff(attempts.made),
         };
-        if !(free || paid) || wait >= tries.left(timeout) || !(free || self.pay()) {
+        if !(free || paid) || wait >= attempts.remaining(timeout) || !(free || self.withdraw()) {
             return false;
         }
-        tries.made += 1;
-        tries.wait = wait;
+        attempts.made += 1;
+        attempts.wait = wait;
         true
     }
 
     /// Counts a retry.
-    pub fn count(&self, metrics: &Metrics, server: &str, reason: Reason) {
+    pub fn count(&self, metrics: &Metrics, server: &str, reason: RetryReason) {
         let make = || metrics.retries(server, reason.word());
         self.counters[reason as usize].get_or_init(make).inc();
     }
 
-    fn pay(&self) -> bool {
-        let take = |held: u32| held.checked_sub(PRICE);
+    fn withdraw(&self) -> bool {
+        let take = |held: u32| held.checked_sub(BUDGET_COST);
         self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 }
 
 /// A pause of random length, so that calls that failed together do not come back together.
-fn pause(made: u32) -> Duration {
-    let most = PAUSE * 2u32.saturating_pow(made.saturating_sub(1).min(8));
+fn backoff(made: u32) -> Duration {
+    let max = MIN_BACKOFF * 2u32.saturating_pow(made.saturating_sub(1).min(8));
     // Without randomness, the whole of it.
-    most.mul_f64(getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX)))
+    max.mul_f64(getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX)))
 }
 
 /// What a server asks for by `Retry-After`, in seconds; a date is not read, since clocks differ.
@@ -202,14 +202,14 @@ mod tests {
         Retry::new(Some(&config::Retry { attempts: 3, on: on.to_vec(), idempotent: false }))
     }
 
-    fn mishap(reason: Reason, safe: bool, elsewhere: bool) -> Mishap {
-        Mishap { reason, safe, elsewhere, reused: false, after: None }
+    fn mishap(reason: RetryReason, safe: bool, elsewhere: bool) -> Failure {
+        Failure { reason, idempotent: safe, has_alternative: elsewhere, reused: false, after: None }
     }
 
     #[test]
     fn only_what_is_safe_is_tried_again() {
-        use Reason::{BadGateway, Connect, GatewayTimeout, Reset, Unavailable};
         use RetryOn as On;
+        use RetryReason::{BadGateway, Connect, GatewayTimeout, Reset, Unavailable};
         let all = [On::Connect, On::Reset, On::BadGateway, On::Unavailable, On::GatewayTimeout];
         for (on, reason, safe, elsewhere, again) in [
             (&all[..], Connect, false, false, true),
@@ -224,44 +224,51 @@ mod tests {
             (&[], Reset, true, true, false),
             (&[On::Connect], Unavailable, true, true, false),
         ] {
-            let told = retry(on).again(&mut Tries::default(), mishap(reason, safe, elsewhere), TIME);
+            let told =
+                retry(on).should_retry(&mut Attempts::default(), mishap(reason, safe, elsewhere), TIME);
             assert_eq!(told, again, "{on:?} {reason:?} {safe} {elsewhere}");
         }
-        let reused = Mishap { reused: true, ..mishap(Reset, true, false) };
-        assert!(retry(&[]).again(&mut Tries::default(), reused, TIME));
-        assert!(!retry(&[]).again(&mut Tries::default(), Mishap { safe: false, ..reused }, TIME));
+        let reused = Failure { reused: true, ..mishap(Reset, true, false) };
+        assert!(retry(&[]).should_retry(&mut Attempts::default(), reused, TIME));
+        assert!(!retry(&[]).should_retry(
+            &mut Attempts::default(),
+            Failure { idempotent: false, ..reused },
+            TIME
+        ));
     }
 
     #[test]
     fn attempts_are_counted_and_end() {
         let retry = retry(&[RetryOn::Unavailable]);
-        let mut tries = Tries::default();
-        let busy = mishap(Reason::Unavailable, true, false);
-        assert!(retry.again(&mut tries, busy, TIME) && retry.again(&mut tries, busy, TIME));
-        assert!(!retry.again(&mut tries, busy, TIME));
+        let mut attempts = Attempts::default();
+        let busy = mishap(RetryReason::Unavailable, true, false);
+        assert!(
+            retry.should_retry(&mut attempts, busy, TIME) && retry.should_retry(&mut attempts, busy, TIME)
+        );
+        assert!(!retry.should_retry(&mut attempts, busy, TIME));
         // Nor is there one that the call has no time for.
-        assert!(!retry.again(&mut Tries::default(), busy, Duration::ZERO));
+        assert!(!retry.should_retry(&mut Attempts::default(), busy, Duration::ZERO));
     }
 
     #[test]
     fn what_the_server_asks_for_is_kept_to() {
         let retry = retry(&[RetryOn::Unavailable]);
         let asked = |seconds, elsewhere| {
-            let mut tries = Tries::default();
+            let mut attempts = Attempts::default();
             let after = Some(Duration::from_secs(seconds));
-            let busy = Mishap { after, ..mishap(Reason::Unavailable, true, elsewhere) };
-            retry.again(&mut tries, busy, TIME).then_some(tries.wait)
+            let busy = Failure { after, ..mishap(RetryReason::Unavailable, true, elsewhere) };
+            retry.should_retry(&mut attempts, busy, TIME).then_some(attempts.wait)
         };
         assert_eq!(asked(1, false), Some(Duration::from_secs(1)));
         assert_eq!(asked(60, false), None);
-        assert!(asked(60, true).is_some_and(|wait| wait <= PAUSE));
+        assert!(asked(60, true).is_some_and(|wait| wait <= MIN_BACKOFF));
     }
 
     #[test]
     fn a_budget_keeps_retries_from_multiplying_the_load() {
         let retry = retry(&[RetryOn::Unavailable]);
-        let busy = mishap(Reason::Unavailable, true, false);
-        let try_once = || retry.again(&mut Tries::default(), busy, TIME);
+        let busy = mishap(RetryReason::Unavailable, true, false);
+        let try_once = || retry.should_retry(&mut Attempts::default(), busy, TIME);
         let reserve = (0..1000).filter(|_| try_once()).count();
         assert_eq!(reserve, 50);
         let calls = 1000;
@@ -273,6 +280,10 @@ mod tests {
             .count();
         assert_eq!(retried, calls / 5);
         // Connections elsewhere cost nothing.
-        assert!(retry.again(&mut Tries::default(), mishap(Reason::Connect, false, true), TIME));
+        assert!(retry.should_retry(
+            &mut Attempts::default(),
+            mishap(RetryReason::Connect, false, true),
+            TIME
+        ));
     }
 }

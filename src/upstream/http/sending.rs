@@ -11,12 +11,12 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 use mcp::Era;
 
-use super::peer::Names;
+use super::peer::PeerResolver;
 use super::response;
 use super::response::unreachable;
-use super::{Http, Seat};
+use super::{HttpEndpoint, UpstreamSession};
 use super::{head_limits, redirect};
-use crate::upstream::{Bounds, Peer, UpstreamError, cause};
+use crate::upstream::{Peer, UpstreamError, UpstreamLimits, cause};
 
 /// For whom a message is sent, and where.
 #[derive(Clone, Copy)]
@@ -29,19 +29,25 @@ pub enum Asks {
     Alone,
 }
 
-impl Http {
+impl HttpEndpoint {
     /// Sends one message and gives the answer as it begins. `extra` replaces headers of the same names. If the error
     /// is [`UpstreamError::Unreachable`], nothing was sent.
     pub async fn send(
         &self,
         era: Era,
-        seat: Option<&Seat>,
+        upstream_session: Option<&UpstreamSession>,
         extra: HeaderMap,
         body: Bytes,
         timeout: Duration,
     ) -> Result<reqwest::Response, UpstreamError> {
-        let (response, certain) = self.post(era, seat, extra, body, timeout, Asks::Gateway).await?;
-        self.welcome(response, seat.is_some_and(|seat| seat.bearer().is_some()), certain).await
+        let (response, certain) =
+            self.post(era, upstream_session, extra, body, timeout, Asks::Gateway).await?;
+        self.welcome(
+            response,
+            upstream_session.is_some_and(|upstream_session| upstream_session.bearer().is_some()),
+            certain,
+        )
+        .await
     }
 
     pub(crate) async fn welcome(
@@ -72,7 +78,7 @@ impl Http {
             self.peer.doubt();
             return UpstreamError::Denied(status, String::new());
         }
-        UpstreamError::Denied(status, response::words(response).await)
+        UpstreamError::Denied(status, response::error_text(response).await)
     }
 
     /// The client whose connections serve one request each; what comes on one of them answers it.
@@ -80,8 +86,8 @@ impl Http {
         if let Some(client) = self.alone.get() {
             return Ok(client);
         }
-        let settings = settings(&self.peer, &self.redirects, &self.bounds()).pool_max_idle_per_host(0);
-        let made = self.trust.client(&self.at, settings).map_err(UpstreamError::Nonsense)?;
+        let settings = settings(&self.peer, &self.redirects, &self.limits()).pool_max_idle_per_host(0);
+        let made = self.trust.client(&self.at, settings).map_err(UpstreamError::InvalidResponse)?;
         Ok(self.alone.get_or_init(|| made.client))
     }
 
@@ -90,7 +96,7 @@ impl Http {
     pub async fn post(
         &self,
         era: Era,
-        seat: Option<&Seat>,
+        upstream_session: Option<&UpstreamSession>,
         extra: HeaderMap,
         body: Bytes,
         timeout: Duration,
@@ -104,13 +110,13 @@ impl Http {
         let alone = alone && !self.peer.has_streams();
         let believed = alone || matches!(asks, Asks::Gateway);
         let client = if alone { self.alone()? } else { &self.client };
-        let mut headers = self.head(era, seat);
+        let mut headers = self.head(era, upstream_session);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         headers.extend(extra);
         let request = client.post(self.url.clone()).headers(headers).body(body);
         let response = answer_to(request, timeout, believed).await;
-        if matches!(response, Err(UpstreamError::Moved(..))) && !believed {
+        if matches!(response, Err(UpstreamError::Redirected(..))) && !believed {
             self.peer.doubt();
         }
         let response = response?;
@@ -130,7 +136,7 @@ impl Http {
             if response.version() == http::Version::HTTP_2 {
                 return Ok(response);
             }
-            self.peer.speaks(response.version());
+            self.peer.has_http2(response.version());
         }
         answer_to(self.alone()?.get(self.url.clone()).headers(headers), timeout, true).await
     }
@@ -138,11 +144,11 @@ impl Http {
     /// Goes on with a stream of a session; `extra` says after which event.
     pub async fn resume(
         &self,
-        seat: &Seat,
+        upstream_session: &UpstreamSession,
         extra: HeaderMap,
         timeout: Duration,
     ) -> Result<reqwest::Response, UpstreamError> {
-        let mut headers = self.head(Era::Legacy, Some(seat));
+        let mut headers = self.head(Era::Legacy, Some(upstream_session));
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         headers.extend(extra);
         self.stream(headers, timeout).await
@@ -153,20 +159,20 @@ impl Http {
 pub(crate) fn settings(
     peer: &Arc<Peer>,
     redirects: &Arc<redirect::Redirects>,
-    bounds: &Bounds,
+    limits: &UpstreamLimits,
 ) -> reqwest::ClientBuilder {
-    let watched = super::peer::watched(bounds.timeout);
+    let watched = super::peer::with_probes(limits.timeout);
     let builder = reqwest::Client::builder()
         .redirect(redirect::policy(redirects.clone()))
         .referer(false)
         .no_proxy()
-        .connect_timeout(bounds.connect_timeout)
+        .connect_timeout(limits.connect_timeout)
         .http1_max_headers(head_limits::LINES)
         .pool_idle_timeout(super::peer::IDLE)
         .tcp_keepalive(watched.idle)
         .tcp_keepalive_interval(watched.interval)
         .tcp_keepalive_retries(u32::try_from(watched.count).ok())
-        .dns_resolver(Arc::new(Names(peer.clone())));
+        .dns_resolver(Arc::new(PeerResolver(peer.clone())));
     #[cfg(target_os = "linux")]
     let builder = builder.tcp_user_timeout(watched.user_timeout);
     builder
@@ -185,8 +191,8 @@ pub(crate) async fn answer_to(
         Err(_) => Err(UpstreamError::TimedOut(timeout)),
         Ok(Err(error)) if error.is_connect() => Err(unreachable(&error)),
         Ok(Err(error)) => match cause(&error) {
-            words if words == HEAD_TOO_LARGE => Err(head_limits::too_large()),
-            words => Err(UpstreamError::Broke(words)),
+            message if message == HEAD_TOO_LARGE => Err(head_limits::too_large()),
+            message => Err(UpstreamError::ConnectionReset(message)),
         },
         Ok(Ok(response)) if response.status().is_redirection() => {
             let (none, is_sure) = (HeaderMap::new(), believed || response.version() == http::Version::HTTP_2);

@@ -12,13 +12,13 @@ use mcp::Era;
 use mcp::json::quote::quote;
 
 use super::sending::answer_to;
-use super::{Http, Seat};
+use super::{HttpEndpoint, UpstreamSession};
 use mcp::jsonrpc::message;
 
 /// Replies under way to one endpoint. Of a server that asks faster than it takes them, some get none.
 pub(crate) const AT_ONCE: usize = 64;
 /// How long one may take.
-const BRIEF: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest id and method that is said again.
 const LONGEST: usize = 1024;
 
@@ -32,29 +32,29 @@ pub fn reply(message: &[u8]) -> Option<Bytes> {
     }
     let short: String = method.chars().take(100).collect();
     // What it did not declare, a client refuses so (2025-11-25, client/roots; sampling and elicitation likewise).
-    let words = format!("Method not found: the gateway does not offer {short} in a session of its own");
-    Some(message::failure(id, format!(r#"{{"code":-32601,"message":{}}}"#, quote(&words)).as_bytes()))
+    let text = format!("Method not found: the gateway does not offer {short} in a session of its own");
+    Some(message::failure(id, format!(r#"{{"code":-32601,"message":{}}}"#, quote(&text)).as_bytes()))
 }
 
-impl Http {
+impl HttpEndpoint {
     /// Replies to what a message asks of the gateway, if it asks anything; nobody waits for that.
-    pub(crate) fn heed(self: &Arc<Self>, seat: &Seat, message: &[u8]) {
+    pub(crate) fn handle(self: &Arc<Self>, upstream_session: &UpstreamSession, message: &[u8]) {
         let Some(body) = reply(message) else { return };
-        let (endpoint, headers) = (self.clone(), self.head(Era::Legacy, Some(seat)));
-        tokio::spawn(async move { endpoint.give(headers, body).await });
+        let (endpoint, headers) = (self.clone(), self.head(Era::Legacy, Some(upstream_session)));
+        tokio::spawn(async move { endpoint.send_response(headers, body).await });
     }
 
     /// Sends a reply in a seat.
-    pub async fn reply(&self, seat: &Seat, body: Bytes) {
-        self.give(self.head(Era::Legacy, Some(seat)), body).await;
+    pub async fn reply(&self, upstream_session: &UpstreamSession, body: Bytes) {
+        self.send_response(self.head(Era::Legacy, Some(upstream_session)), body).await;
     }
 
-    async fn give(&self, mut headers: HeaderMap, body: Bytes) {
+    async fn send_response(&self, mut headers: HeaderMap, body: Bytes) {
         let Ok(_place) = self.replies.try_acquire() else { return };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         let request = self.client.post(self.url.clone()).headers(headers).body(body);
-        match answer_to(request, BRIEF, false).await {
+        match answer_to(request, REPLY_TIMEOUT, false).await {
             Ok(response) if response.status().is_success() => {}
             Ok(response) => {
                 tracing::debug!(endpoint = self.label, status = %response.status(), "a reply was not taken");

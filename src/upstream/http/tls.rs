@@ -36,7 +36,7 @@ const MOST: u32 = (1 << 31) - 1;
 
 /// Why the files of a server cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
+pub enum UpstreamTlsError {
     #[error("tls.{key}: cannot read {}: {why}; expected a PEM file", file.display())]
     Unreadable { key: &'static str, file: PathBuf, why: std::io::Error },
     #[error("tls.{key}: {} {what}", file.display())]
@@ -45,29 +45,29 @@ pub enum TrustError {
 
 /// How the connections to one server are made.
 #[derive(Default)]
-pub struct Trust {
+pub struct UpstreamTls {
     http2: Http2,
     /// Who may vouch for the server; the system's authorities if not set.
     roots: Option<Vec<CertificateDer<'static>>>,
     /// What the gateway shows of itself.
-    own: Option<Own>,
+    client_identity: Option<ClientIdentity>,
     server_name: Option<String>,
     unverified: bool,
     /// Stands for all of it; 0 if nothing is special.
-    print: u64,
+    fingerprint: u64,
 }
 
-struct Own {
+struct ClientIdentity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
-impl Trust {
+impl UpstreamTls {
     /// Reads the files that a server names.
     ///
     /// # Errors
     /// The first file that cannot be used.
-    pub fn read(server: &config::Server) -> Result<Self, TrustError> {
+    pub fn read(server: &config::Server) -> Result<Self, UpstreamTlsError> {
         let none = config::ServerTls::default();
         let settings = server.tls.as_ref().unwrap_or(&none);
         let roots = match &settings.ca {
@@ -89,30 +89,30 @@ impl Trust {
                 let text = bytes("key", key)?;
                 let private = PrivateKeyDer::from_pem_slice(&text)
                     .map_err(|_| unfit("key", key, "holds no private key without a passphrase".into()))?;
-                fits(&chain, &private).map_err(|_| {
+                key_matches(&chain, &private).map_err(|_| {
                     unfit(
                         "key",
                         key,
                         format!("is not the key of the first certificate in {}", cert.display()),
                     )
                 })?;
-                Some(Own { chain, key: private })
+                Some(ClientIdentity { chain, key: private })
             }
             _ => None,
         };
         Ok(Self {
             http2: server.http2,
-            print: print(server),
+            fingerprint: fingerprint(server),
             roots,
-            own,
+            client_identity: own,
             server_name: settings.server_name.clone(),
             unverified: settings.insecure_skip_verify,
         })
     }
 
     /// Stands for the settings and what their files hold; changes when one of them does.
-    pub fn print(&self) -> u64 {
-        self.print
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     /// The name that is asked for in the handshake and must stand in the server's certificate.
@@ -125,7 +125,7 @@ impl Trust {
         // The head is made anew (`proxy/outgoing.rs`): what a client says of its own connection is not looked at.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
         // Pingora's pool does not tell authorities and versions apart.
-        peer.group_key = self.print;
+        peer.group_key = self.fingerprint;
         peer.options.alpn = match (self.http2, tls) {
             (Http2::PriorKnowledge, _) => ALPN::H2,
             (Http2::Auto, true) => ALPN::H2H1,
@@ -139,7 +139,7 @@ impl Trust {
             let roots = roots.iter().map(|root| WrappedX509::new(root.to_vec(), parse_x509));
             peer.options.ca = Some(Arc::from_iter(roots));
         }
-        if let Some(own) = &self.own {
+        if let Some(own) = &self.client_identity {
             let chain = own.chain.iter().map(|certificate| certificate.to_vec()).collect();
             peer.client_cert_key = Some(Arc::new(CertKey::new(chain, own.key.secret_der().to_vec())));
         }
@@ -149,7 +149,11 @@ impl Trust {
 
     /// Puts it into the words of the house's own client, whose resolver must know the addresses whatever name it is asked
     /// for.
-    pub fn client(&self, url: &reqwest::Url, mut builder: reqwest::ClientBuilder) -> Result<Reach, String> {
+    pub fn client(
+        &self,
+        url: &reqwest::Url,
+        mut builder: reqwest::ClientBuilder,
+    ) -> Result<ClientTarget, String> {
         let tls = url.scheme() == "https";
         // Here the server says how many calls share a connection.
         builder = builder.http2_initial_stream_window_size(WINDOW).http2_initial_connection_window_size(MOST);
@@ -165,7 +169,7 @@ impl Trust {
                 roots.iter().map(|root| reqwest::Certificate::from_der(root)).collect();
             builder = builder.tls_certs_only(roots.map_err(|error| error.to_string())?);
         }
-        if let Some(own) = &self.own {
+        if let Some(own) = &self.client_identity {
             let pem = own.pem();
             builder = builder.identity(reqwest::Identity::from_pem(&pem).map_err(|error| error.to_string())?);
         }
@@ -177,12 +181,12 @@ impl Trust {
             to.set_host(Some(name)).map_err(|_| "tls.server_name is not a name".to_owned())?;
         }
         let client = builder.build().map_err(|error| error.to_string())?;
-        Ok(Reach { url: to, host: said, client })
+        Ok(ClientTarget { url: to, host: said, client })
     }
 }
 
 /// How the house's own client reaches a server.
-pub struct Reach {
+pub struct ClientTarget {
     /// Where requests are sent.
     pub url: reqwest::Url,
     /// What they say as `Host`, if it is not the host of `url`.
@@ -190,7 +194,7 @@ pub struct Reach {
     pub client: reqwest::Client,
 }
 
-impl Own {
+impl ClientIdentity {
     fn pem(&self) -> Vec<u8> {
         use base64::Engine as _;
         let block = |label: &str, der: &[u8]| {
@@ -208,7 +212,7 @@ impl Own {
 }
 
 /// What the settings and files of a server hold at this moment, as a number; 0 where nothing is special.
-pub fn print(server: &config::Server) -> u64 {
+pub fn fingerprint(server: &config::Server) -> u64 {
     let Some(settings) = server.tls.as_ref() else { return u64::from(server.http2 as u8) };
     let mut hash = Sha256::new();
     for file in [&settings.ca, &settings.cert, &settings.key] {
@@ -221,7 +225,7 @@ pub fn print(server: &config::Server) -> u64 {
     u64::from_le_bytes(hash[..8].try_into().expect("eight of 32 bytes"))
 }
 
-fn fits(chain: &[CertificateDer<'static>], key: &PrivateKeyDer<'static>) -> Result<(), rustls::Error> {
+fn key_matches(chain: &[CertificateDer<'static>], key: &PrivateKeyDer<'static>) -> Result<(), rustls::Error> {
     ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(RootCertStore::empty())
@@ -229,7 +233,7 @@ fn fits(chain: &[CertificateDer<'static>], key: &PrivateKeyDer<'static>) -> Resu
         .map(drop)
 }
 
-fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, UpstreamTlsError> {
     let text = bytes(key, file)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let all = all.map_err(|_| unfit(key, file, "is broken PEM".into()))?;
@@ -243,10 +247,14 @@ fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'st
     Ok(all)
 }
 
-fn bytes(key: &'static str, file: &Path) -> Result<Vec<u8>, TrustError> {
-    read_file::read(file, MAX_FILE).map_err(|why| TrustError::Unreadable { key, file: file.into(), why })
+fn bytes(key: &'static str, file: &Path) -> Result<Vec<u8>, UpstreamTlsError> {
+    read_file::read(file, MAX_FILE).map_err(|why| UpstreamTlsError::Unreadable {
+        key,
+        file: file.into(),
+        why,
+    })
 }
 
-fn unfit(key: &'static str, file: &Path, what: String) -> TrustError {
-    TrustError::Unfit { key, file: file.into(), what }
+fn unfit(key: &'static str, file: &Path, what: String) -> UpstreamTlsError {
+    UpstreamTlsError::Unfit { key, file: file.into(), what }
 }

@@ -20,7 +20,7 @@ pub(crate) const HEAD: usize = 4 << 10;
 const LOGGED: u32 = 100;
 
 #[derive(Deserialize)]
-pub(crate) struct Words<'a> {
+pub(crate) struct RawMessage<'a> {
     #[serde(borrow)]
     pub jsonrpc: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -37,7 +37,7 @@ pub(crate) struct Words<'a> {
 
 /// What a notification is about.
 #[derive(Default, Deserialize)]
-pub(crate) struct About<'a> {
+pub(crate) struct ParamsView<'a> {
     #[serde(borrow, rename = "progressToken")]
     pub token: Option<&'a RawValue>,
     #[serde(borrow, rename = "requestId")]
@@ -48,16 +48,16 @@ pub(crate) struct About<'a> {
 
 /// What of a notification's `_meta` is read.
 #[derive(Default, Deserialize)]
-struct Meta<'a> {
+struct MetaView<'a> {
     #[serde(borrow, rename = "io.modelcontextprotocol/subscriptionId")]
     subscription: Option<&'a RawValue>,
 }
 
-impl<'a> About<'a> {
+impl<'a> ParamsView<'a> {
     /// The id of the `subscriptions/listen` that it belongs to.
     pub fn subscription(&self) -> Option<&'a RawValue> {
         let meta = self.meta.filter(|meta| meta.get().starts_with('{'))?;
-        serde_json::from_str::<Meta<'a>>(meta.get()).ok()?.subscription
+        serde_json::from_str::<MetaView<'a>>(meta.get()).ok()?.subscription
     }
 }
 
@@ -108,36 +108,36 @@ pub(crate) fn span_in(line: &[u8], value: &RawValue) -> Range<usize> {
     start..start + value.get().len()
 }
 
-pub(crate) enum Heard {
+pub(crate) enum LineRead {
     Line(Bytes),
     TooLong { head: Bytes, id: Option<u64> },
 }
 
 /// Lines of bounded length. What is longer is dropped up to its end.
-pub(crate) struct Lines<R> {
+pub(crate) struct LineReader<R> {
     from: R,
     max: usize,
     held: BytesMut,
 }
 
-impl<R: AsyncRead + Unpin> Lines<R> {
+impl<R: AsyncRead + Unpin> LineReader<R> {
     pub fn new(from: R, max: usize) -> Self {
         Self { from, max, held: BytesMut::new() }
     }
 
-    pub async fn next(&mut self) -> io::Result<Option<Heard>> {
+    pub async fn next(&mut self) -> io::Result<Option<LineRead>> {
         // What is heard next may be kept for long: it shall not keep the room of a long line with it.
         if self.held.is_empty() && self.held.capacity() > 4 * CHUNK {
             self.held = BytesMut::new();
         }
         let mut seen = 0;
-        let mut long: Option<(Bytes, Scan)> = None;
+        let mut long: Option<(Bytes, OversizeScan)> = None;
         loop {
             let found = memchr::memchr(b'\n', &self.held[seen..]).map(|at| seen + at);
             let end = found.unwrap_or(self.held.len());
             if long.is_some() || end > self.max {
                 let (_, scan) = long.get_or_insert_with(|| {
-                    (Bytes::copy_from_slice(&self.held[..end.min(HEAD)]), Scan::default())
+                    (Bytes::copy_from_slice(&self.held[..end.min(HEAD)]), OversizeScan::default())
                 });
                 scan.feed(&self.held[..end]);
                 self.held.advance(end);
@@ -147,7 +147,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             } else {
                 let line = self.held.split_to(end).freeze();
                 self.held.advance(1);
-                return Ok(Some(Heard::Line(line)));
+                return Ok(Some(LineRead::Line(line)));
             }
             if found.is_none() {
                 if self.held.capacity() - self.held.len() < CHUNK / 4 {
@@ -158,19 +158,19 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 }
                 if long.is_none() {
                     let rest = self.held.split().freeze();
-                    return Ok((!rest.is_empty()).then_some(Heard::Line(rest)));
+                    return Ok((!rest.is_empty()).then_some(LineRead::Line(rest)));
                 }
             } else {
                 self.held.advance(1);
             }
-            return Ok(long.map(|(head, scan)| Heard::TooLong { head, id: scan.id() }));
+            return Ok(long.map(|(head, scan)| LineRead::TooLong { head, id: scan.id() }));
         }
     }
 }
 
 /// Tells whose answer a line is that cannot be kept or parsed: finds a top-level `id`, wherever it stands.
 #[derive(Default)]
-pub(crate) struct Scan {
+pub(crate) struct OversizeScan {
     depth: u32,
     quoted: bool,
     escaped: bool,
@@ -181,7 +181,7 @@ pub(crate) struct Scan {
     other: bool,
 }
 
-impl Scan {
+impl OversizeScan {
     pub fn feed(&mut self, text: &[u8]) {
         for &byte in text {
             match byte {
@@ -226,13 +226,13 @@ impl Scan {
 }
 
 /// So many log lines a second; the next one that is let through says how many were not, if any.
-pub(crate) struct Quota {
+pub(crate) struct LogQuota {
     since: Instant,
     taken: u32,
     refused: u64,
 }
 
-impl Quota {
+impl LogQuota {
     pub fn new() -> Self {
         Self { since: Instant::now(), taken: 0, refused: 0 }
     }

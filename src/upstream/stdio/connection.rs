@@ -20,23 +20,26 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
-use crate::upstream::call_timer::Clock;
-use crate::upstream::safe;
+use crate::upstream::call_timer::CallTimer;
+use crate::upstream::client_message;
 
-use super::codec::{About, CHUNK, HEAD, Heard, Lines, Quota, Scan, Words, envelope, quote, span_in, splice};
+use super::codec::{
+    CHUNK, HEAD, LineRead, LineReader, LogQuota, OversizeScan, ParamsView, RawMessage, envelope, quote,
+    span_in, splice,
+};
 use super::paced::Paced;
 
 const LISTEN: &str = "subscriptions/listen";
 /// What waits for a process that does not read: so many bytes, or one message if that is longer.
 const QUEUE: usize = 1 << 20;
 /// Lines of standard error that are told of a process that has ended.
-const LAST_WORDS: usize = 6;
+const STDERR_TAIL_LINES: usize = 6;
 /// What is read of standard error in a second: more than people read, and little work. A process that writes more waits.
 const STDERR: usize = 1 << 20;
 
 /// The answer of the server, cut out of its line as it stood there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Response {
+pub enum ChildResponse {
     Result(Bytes),
     Error(Bytes),
 }
@@ -44,7 +47,7 @@ pub enum Response {
 /// Where the caller's progress token stands in `params`, and where its progress notifications go (never waited for:
 /// what finds the channel full is lost). All that came before the answer are in the channel when the answer is given.
 #[derive(Debug)]
-pub struct Progress {
+pub struct ChildProgress {
     pub token: Range<usize>,
     pub notes: mpsc::Sender<Bytes>,
 }
@@ -59,63 +62,63 @@ pub enum ChildError {
     #[error("no answer within {after:?}")]
     Timeout { after: Duration, sent: bool },
     #[error("the server answered nonsense: {0}")]
-    Nonsense(&'static str),
+    InvalidResponse(&'static str),
     #[error("the server's answer is longer than {0} bytes")]
     TooLong(usize),
     #[error("the server ended the subscription")]
-    Ended,
+    SessionClosed,
     #[error("the progress token is not where the caller says")]
-    NoToken,
+    TokenRequired,
 }
 
-pub(crate) struct Line {
+pub(crate) struct ChildConnection {
     server: String,
     max: usize,
     last: AtomicU64,
-    calls: Mutex<Calls>,
+    calls: Mutex<PendingCalls>,
     /// Unbounded for what must not wait (a cancellation, once for each call that was sent); calls pay with `room`.
-    queue: mpsc::UnboundedSender<Message>,
+    queue: mpsc::UnboundedSender<OutgoingLine>,
     room: Arc<Semaphore>,
     notices: mpsc::Sender<Bytes>,
     dropped: AtomicU64,
     /// The last lines of its standard error.
-    last_words: Mutex<VecDeque<String>>,
+    stderr_tail: Mutex<VecDeque<String>>,
     /// It was told that the process says what is no message.
     told: AtomicBool,
 }
 
-struct Calls {
+struct PendingCalls {
     open: bool,
     status: Option<ExitStatus>,
     /// What it said last, once it has ended.
     said: Option<Arc<str>>,
-    waiting: HashMap<u64, Waiting>,
+    waiting: HashMap<u64, PendingCall>,
 }
 
-struct Waiting {
-    answer: oneshot::Sender<Result<Response, ChildError>>,
+struct PendingCall {
+    answer: oneshot::Sender<Result<ChildResponse, ChildError>>,
     progress: Option<(Bytes, mpsc::Sender<Bytes>)>,
     /// Its progress starts its time anew.
-    clock: Arc<Clock>,
+    timer: Arc<CallTimer>,
     sent: bool,
     listens: bool,
 }
 
-pub(crate) struct Message {
+pub(crate) struct OutgoingLine {
     line: Vec<u8>,
     call: Option<u64>,
     _room: Option<OwnedSemaphorePermit>,
 }
 
-impl Line {
+impl ChildConnection {
     /// The second half belongs to `write`.
     pub fn new(
         server: &str,
         max: usize,
         notices: mpsc::Sender<Bytes>,
-    ) -> (Self, mpsc::UnboundedReceiver<Message>) {
+    ) -> (Self, mpsc::UnboundedReceiver<OutgoingLine>) {
         let (queue, outgoing) = mpsc::unbounded_channel();
-        let calls = Calls { open: true, status: None, said: None, waiting: HashMap::new() };
+        let calls = PendingCalls { open: true, status: None, said: None, waiting: HashMap::new() };
         let line = Self {
             server: server.to_owned(),
             max,
@@ -125,7 +128,7 @@ impl Line {
             room: Arc::new(Semaphore::new(QUEUE)),
             notices,
             dropped: AtomicU64::new(0),
-            last_words: Mutex::default(),
+            stderr_tail: Mutex::default(),
             told: AtomicBool::new(false),
         };
         (line, outgoing)
@@ -136,13 +139,13 @@ impl Line {
         method: &str,
         params: Option<&[u8]>,
         timeout: Duration,
-        progress: Option<Progress>,
-    ) -> Result<Response, ChildError> {
+        progress: Option<ChildProgress>,
+    ) -> Result<ChildResponse, ChildError> {
         let span = progress.as_ref().map(|progress| progress.token.clone());
         let progress = match progress {
-            Some(Progress { token, notes }) => {
+            Some(ChildProgress { token, notes }) => {
                 let token = params.and_then(|params| params.get(token)).filter(|token| !token.is_empty());
-                let token = token.ok_or(ChildError::NoToken)?;
+                let token = token.ok_or(ChildError::TokenRequired)?;
                 Some((Bytes::copy_from_slice(token), notes))
             }
             None => None,
@@ -151,7 +154,11 @@ impl Line {
     }
 
     /// A `subscriptions/listen`: what belongs to it goes to `notes`, until it ends or this is dropped.
-    pub async fn listen(&self, params: &[u8], notes: mpsc::Sender<Bytes>) -> Result<Response, ChildError> {
+    pub async fn listen(
+        &self,
+        params: &[u8],
+        notes: mpsc::Sender<Bytes>,
+    ) -> Result<ChildResponse, ChildError> {
         self.exchange(LISTEN, Some(params), Duration::MAX, None, Some((Bytes::new(), notes))).await
     }
 
@@ -162,26 +169,26 @@ impl Line {
         timeout: Duration,
         span: Option<Range<usize>>,
         progress: Option<(Bytes, mpsc::Sender<Bytes>)>,
-    ) -> Result<Response, ChildError> {
+    ) -> Result<ChildResponse, ChildError> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (answer, answered) = oneshot::channel();
-        let (listens, clock) = (method == LISTEN, Arc::new(Clock::default()));
-        self.enter(id, Waiting { answer, progress, clock: clock.clone(), sent: false, listens })?;
+        let (listens, timer) = (method == LISTEN, Arc::new(CallTimer::default()));
+        self.insert(id, PendingCall { answer, progress, timer: timer.clone(), sent: false, listens })?;
         // MCP: a client must not cancel `initialize`.
-        let ticket = Ticket { line: self, id, cancels: method != "initialize" };
+        let ticket = CallTicket { connection: self, id, cancels: method != "initialize" };
         let exchange = async {
             // No room is given on a line that was closed; then the answer is that it was.
             if let Ok(room) = self.room(method, params).await {
                 let line = envelope(Some(id), method, params, span);
                 // The queue is gone only with the process, and then the answer says so.
-                let _ = self.queue.send(Message { line, call: Some(id), _room: Some(room) });
+                let _ = self.queue.send(OutgoingLine { line, call: Some(id), _room: Some(room) });
             }
             answered.await
         };
         tokio::select! {
             answer = exchange => answer.unwrap_or(Err(ChildError::Exited { status: None, sent: true, said: None })),
-            () = clock.over(timeout) => {
-                Err(ChildError::Timeout { after: timeout, sent: ticket.give_up("timed out") })
+            () = timer.expired(timeout) => {
+                Err(ChildError::Timeout { after: timeout, sent: ticket.abandon("timed out") })
             }
         }
     }
@@ -198,7 +205,7 @@ impl Line {
             .map_err(|_| ChildError::Timeout { after: timeout, sent: false })?;
         let line = envelope(None, method, params, None);
         room.ok()
-            .and_then(|room| self.queue.send(Message { line, call: None, _room: Some(room) }).ok())
+            .and_then(|room| self.queue.send(OutgoingLine { line, call: None, _room: Some(room) }).ok())
             .ok_or_else(|| self.calls().exited(false))
     }
 
@@ -226,9 +233,9 @@ impl Line {
     }
 
     /// Nobody is there any more: all who still wait are told.
-    pub fn hang_up(&self, status: Option<ExitStatus>) {
+    pub fn close_input(&self, status: Option<ExitStatus>) {
         self.close();
-        let said = self.said();
+        let said = self.last_stderr();
         let mut calls = self.calls();
         (calls.status, calls.said) = (status, said);
         for (_, call) in mem::take(&mut calls.waiting) {
@@ -237,11 +244,11 @@ impl Line {
     }
 
     /// Writes what is queued until the process no longer takes it.
-    pub async fn write(&self, to: impl AsyncWrite + Unpin, mut queue: mpsc::UnboundedReceiver<Message>) {
+    pub async fn write(&self, to: impl AsyncWrite + Unpin, mut queue: mpsc::UnboundedReceiver<OutgoingLine>) {
         let mut to = BufWriter::with_capacity(CHUNK, to);
         while let Some(message) = queue.recv().await {
             // A call that was given up before its turn is not sent at all.
-            if message.call.is_none_or(|id| self.leaves(id)) && to.write_all(&message.line).await.is_err() {
+            if message.call.is_none_or(|id| self.log_exit(id)) && to.write_all(&message.line).await.is_err() {
                 return;
             }
             if queue.is_empty() && to.flush().await.is_err() {
@@ -252,13 +259,13 @@ impl Line {
 
     /// Hears all that the process says, until it says no more. Waits for nobody but the process.
     pub async fn read(&self, from: impl AsyncRead + Unpin) {
-        let mut lines = Lines::new(from, self.max);
-        let mut log = Quota::new();
+        let mut lines = LineReader::new(from, self.max);
+        let mut log = LogQuota::new();
         while let Ok(Some(heard)) = lines.next().await {
             match heard {
-                Heard::Line(line) => self.hear(&line, &mut log),
-                Heard::TooLong { head, id } => {
-                    self.odd("dropped a line that is too long", &head, &mut log);
+                LineRead::Line(line) => self.on_line(&line, &mut log),
+                LineRead::TooLong { head, id } => {
+                    self.log_invalid("dropped a line that is too long", &head, &mut log);
                     self.finish(id, Err(ChildError::TooLong(self.max)));
                 }
             }
@@ -266,25 +273,25 @@ impl Line {
     }
 
     /// What it said last, as the end of a sentence; nothing if it was silent.
-    pub fn said(&self) -> Option<Arc<str>> {
-        let lines = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn last_stderr(&self) -> Option<Arc<str>> {
+        let lines = self.stderr_tail.lock().unwrap_or_else(PoisonError::into_inner);
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         (!lines.is_empty()).then(|| format!("; its last words: {}", lines.join(" | ")).into())
     }
 
     /// Logs stderr: text for people, said to be no sign of an error. The last of it may say why a process has ended.
     pub async fn log(&self, stderr: impl AsyncRead + Unpin) {
-        let mut lines = Lines::new(Paced::new(stderr, STDERR, Duration::from_secs(1)), HEAD);
-        let mut quota = Quota::new();
-        while let Ok(Some(Heard::Line(line) | Heard::TooLong { head: line, .. })) = lines.next().await {
+        let mut lines = LineReader::new(Paced::new(stderr, STDERR, Duration::from_secs(1)), HEAD);
+        let mut quota = LogQuota::new();
+        while let Ok(Some(LineRead::Line(line) | LineRead::TooLong { head: line, .. })) = lines.next().await {
             let text = String::from_utf8_lossy(&line);
-            let short = safe(&text);
-            if is_telling(&short) {
-                let mut words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
-                if words.len() == LAST_WORDS {
-                    words.pop_front();
+            let short = client_message(&text);
+            if is_forwarded_notification(&short) {
+                let mut message = self.stderr_tail.lock().unwrap_or_else(PoisonError::into_inner);
+                if message.len() == STDERR_TAIL_LINES {
+                    message.pop_front();
                 }
-                words.push_back(short);
+                message.push_back(short);
             }
             if let Some(suppressed) = quota.take() {
                 debug!(target: "toolgate::stdio", server = self.server, suppressed, "{}", text.trim_end());
@@ -292,7 +299,7 @@ impl Line {
         }
     }
 
-    fn hear(&self, line: &Bytes, log: &mut Quota) {
+    fn on_line(&self, line: &Bytes, log: &mut LogQuota) {
         let line = &line.slice_ref(line.trim_ascii());
         match line.first() {
             None => return,
@@ -303,65 +310,65 @@ impl Line {
                 {
                     return parts
                         .iter()
-                        .for_each(|part| self.hear(&line.slice_ref(part.get().as_bytes()), log));
+                        .for_each(|part| self.on_line(&line.slice_ref(part.get().as_bytes()), log));
                 }
             }
             // serde would take an array for the struct.
             Some(b'{') => {
-                if let Some(words) =
+                if let Some(message) =
                     std::str::from_utf8(line).ok().and_then(|text| serde_json::from_str(text).ok())
                 {
-                    return self.understand(line, &words, log);
+                    return self.on_message(line, &message, log);
                 }
-                let mut scan = Scan::default();
+                let mut scan = OversizeScan::default();
                 scan.feed(line);
-                self.finish(scan.id(), Err(ChildError::Nonsense("not JSON-RPC")));
+                self.finish(scan.id(), Err(ChildError::InvalidResponse("not JSON-RPC")));
             }
             Some(_) => {}
         }
-        self.odd("not a JSON-RPC message", line, log);
+        self.log_invalid("not a JSON-RPC message", line, log);
     }
 
-    fn understand(&self, line: &Bytes, words: &Words<'_>, log: &mut Quota) {
-        let id = words.id.and_then(|id| id.get().parse().ok());
-        let nonsense = |why| self.finish(id, Err(ChildError::Nonsense(why)));
+    fn on_message(&self, line: &Bytes, message: &RawMessage<'_>, log: &mut LogQuota) {
+        let id = message.id.and_then(|id| id.get().parse().ok());
+        let nonsense = |why| self.finish(id, Err(ChildError::InvalidResponse(why)));
         let object =
             |raw: &RawValue| raw.get().starts_with('{').then(|| line.slice_ref(raw.get().as_bytes()));
-        match words {
-            Words { jsonrpc, .. } if jsonrpc.is_none_or(|version| version.get() != "\"2.0\"") => {
-                self.odd("a message that is not JSON-RPC 2.0", line, log);
+        match message {
+            RawMessage { jsonrpc, .. } if jsonrpc.is_none_or(|version| version.get() != "\"2.0\"") => {
+                self.log_invalid("a message that is not JSON-RPC 2.0", line, log);
                 // The id of a request is the server's own.
-                if words.method.is_none() {
+                if message.method.is_none() {
                     nonsense("not JSON-RPC 2.0");
                 }
             }
-            Words { method: Some(method), id: None, result: None, error: None, params, .. } => {
+            RawMessage { method: Some(method), id: None, result: None, error: None, params, .. } => {
                 self.notice(method, *params, line, log);
             }
-            Words { method: Some(method), id: Some(id), result: None, error: None, .. } => {
+            RawMessage { method: Some(method), id: Some(id), result: None, error: None, .. } => {
                 self.decline(method, id.get());
             }
-            Words { method: None, result: Some(result), error: None, .. } => match object(result) {
-                Some(result) => self.finish(id, Ok(Response::Result(result))),
+            RawMessage { method: None, result: Some(result), error: None, .. } => match object(result) {
+                Some(result) => self.finish(id, Ok(ChildResponse::Result(result))),
                 None => nonsense("the result is not an object"),
             },
-            Words { method: None, result: None, error: Some(error), id: Some(_), .. } => {
+            RawMessage { method: None, result: None, error: Some(error), id: Some(_), .. } => {
                 match object(error) {
-                    Some(error) => self.finish(id, Ok(Response::Error(error))),
+                    Some(error) => self.finish(id, Ok(ChildResponse::Error(error))),
                     None => nonsense("the error is not an object"),
                 }
             }
             _ => {
-                self.odd("neither a request nor an answer", line, log);
+                self.log_invalid("neither a request nor an answer", line, log);
                 nonsense("neither a result nor an error, or both");
             }
         }
     }
 
-    fn notice(&self, method: &str, params: Option<&RawValue>, line: &Bytes, log: &mut Quota) {
+    fn notice(&self, method: &str, params: Option<&RawValue>, line: &Bytes, log: &mut LogQuota) {
         let about = params
             .filter(|params| params.get().starts_with('{'))
-            .and_then(|params| serde_json::from_str::<About>(params.get()).ok())
+            .and_then(|params| serde_json::from_str::<ParamsView>(params.get()).ok())
             .unwrap_or_default();
         let number = |raw: Option<&RawValue>| raw.and_then(|raw| raw.get().parse::<u64>().ok());
         match method {
@@ -379,7 +386,7 @@ impl Line {
             }
             // How a modern server ends a subscription. An old one means a request of its own, whose id may be like ours.
             "notifications/cancelled" if number(about.request).is_some_and(|id| self.listens(id)) => {
-                self.finish(number(about.request), Err(ChildError::Ended));
+                self.finish(number(about.request), Err(ChildError::SessionClosed));
             }
             _ => {
                 let listen = number(about.subscription()).filter(|id| self.listens(*id));
@@ -387,7 +394,7 @@ impl Line {
                 let taker = listener.as_ref().unwrap_or(&self.notices);
                 if taker.try_send(line.clone()).is_err() {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
-                    self.odd("dropped a notification: nobody takes them", method.as_bytes(), log);
+                    self.log_invalid("dropped a notification: nobody takes them", method.as_bytes(), log);
                 }
             }
         }
@@ -400,19 +407,19 @@ impl Line {
             line.extend_from_slice(br#""result":{}}"#);
         } else {
             let short: String = method.chars().take(100).collect();
-            let words = format!("the gateway does not offer {short} to a shared stdio server");
+            let message = format!("the gateway does not offer {short} to a shared stdio server");
             line.extend_from_slice(br#""error":{"code":-32601,"message":"#);
-            quote(&mut line, &words);
+            quote(&mut line, &message);
             line.extend_from_slice(b"}}");
         }
         line.push(b'\n');
         match Arc::clone(&self.room).try_acquire_many_owned(cost(line.len())) {
-            Ok(room) => drop(self.queue.send(Message { line, call: None, _room: Some(room) })),
+            Ok(room) => drop(self.queue.send(OutgoingLine { line, call: None, _room: Some(room) })),
             Err(_) => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
-    fn odd(&self, what: &str, line: &[u8], log: &mut Quota) {
+    fn log_invalid(&self, what: &str, line: &[u8], log: &mut LogQuota) {
         let Some(suppressed) = log.take() else { return };
         let start = String::from_utf8_lossy(&line[..line.len().min(200)]);
         let line = start.trim_end();
@@ -423,7 +430,7 @@ impl Line {
         }
     }
 
-    fn enter(&self, id: u64, call: Waiting) -> Result<(), ChildError> {
+    fn insert(&self, id: u64, call: PendingCall) -> Result<(), ChildError> {
         let mut calls = self.calls();
         if !calls.open {
             return Err(calls.exited(false));
@@ -433,14 +440,14 @@ impl Line {
     }
 
     /// An answer that nobody waits for is late (its call was cancelled): dropped without a word.
-    fn finish(&self, id: Option<u64>, answer: Result<Response, ChildError>) {
+    fn finish(&self, id: Option<u64>, answer: Result<ChildResponse, ChildError>) {
         let call = id.and_then(|id| self.calls().waiting.remove(&id));
         if let Some(call) = call {
             let _ = call.answer.send(answer);
         }
     }
 
-    fn leaves(&self, id: u64) -> bool {
+    fn log_exit(&self, id: u64) -> bool {
         match self.calls().waiting.entry(id) {
             Entry::Occupied(mut call) => !mem::replace(&mut call.get_mut().sent, true),
             Entry::Vacant(_) => false,
@@ -450,7 +457,7 @@ impl Line {
     fn progress(&self, id: u64) -> Option<(Bytes, mpsc::Sender<Bytes>)> {
         let calls = self.calls();
         let call = calls.waiting.get(&id)?;
-        call.clock.heard();
+        call.timer.activity();
         call.progress.clone()
     }
 
@@ -467,45 +474,45 @@ impl Line {
         Arc::clone(&self.room).acquire_many_owned(cost(bytes)).await
     }
 
-    fn calls(&self) -> MutexGuard<'_, Calls> {
+    fn calls(&self) -> MutexGuard<'_, PendingCalls> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Calls {
+impl PendingCalls {
     fn exited(&self, sent: bool) -> ChildError {
         ChildError::Exited { status: self.status, sent, said: self.said.clone() }
     }
 }
 
 /// Held by the one who waits for an answer; dropped without one, it cancels.
-struct Ticket<'a> {
-    line: &'a Line,
+struct CallTicket<'a> {
+    connection: &'a ChildConnection,
     id: u64,
     cancels: bool,
 }
 
-impl Ticket<'_> {
+impl CallTicket<'_> {
     /// Whether the call had left.
-    fn give_up(&self, reason: &str) -> bool {
-        let Some(call) = self.line.calls().waiting.remove(&self.id) else { return false };
+    fn abandon(&self, reason: &str) -> bool {
+        let Some(call) = self.connection.calls().waiting.remove(&self.id) else { return false };
         if call.sent && self.cancels {
             let params = format!(r#"{{"requestId":{},"reason":"{reason}"}}"#, self.id);
             let line = envelope(None, "notifications/cancelled", Some(params.as_bytes()), None);
-            let _ = self.line.queue.send(Message { line, call: None, _room: None });
+            let _ = self.connection.queue.send(OutgoingLine { line, call: None, _room: None });
         }
         call.sent
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for CallTicket<'_> {
     fn drop(&mut self) {
-        self.give_up("the caller is gone");
+        self.abandon("the caller is gone");
     }
 }
 
 /// Whether a line may say why a process has ended: those of a stack, and braces, do not.
-fn is_telling(line: &str) -> bool {
+fn is_forwarded_notification(line: &str) -> bool {
     !line.starts_with("at ") && line.chars().any(char::is_alphanumeric)
 }
 

@@ -20,31 +20,34 @@ use mcp::json::quote::quote;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
-use child::{Child, ChildError, Response};
-use subscriptions::{Ear, Followers};
+use child::{Child, ChildError, ChildResponse};
+use subscriptions::{ResourceSubscriptions, UpdateQueue};
 
-use super::http::era_errors::is_refusal_code;
-use super::{Ask, Bounds, Ending, Hello, LISTS_CHANGED, Said, Upstream, UpstreamError, house_params};
-pub use child::Command;
+use super::http::era_errors::is_rejection_code;
+use super::{
+    Hello, LISTS_CHANGED, RpcOutcome, Upstream, UpstreamCall, UpstreamError, UpstreamLimits, WatchEnd,
+    gateway_params,
+};
+pub use child::ServerCommand;
 use mcp::jsonrpc::message;
-use start::Starts;
+use start::StartState;
 
 /// How long to wait before a process is listened to again that ended a subscription.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 pub struct Stdio {
-    command: Command,
+    command: ServerCommand,
     /// Milliseconds for what the gateway asks in its own name.
-    patience: AtomicU64,
+    call_timeout: AtomicU64,
     /// By the era that they serve.
-    places: [Mutex<Option<Process>>; 2],
-    pub(super) starts: Starts,
+    processes: [Mutex<Option<ServerProcess>>; 2],
+    pub(super) starts: StartState,
     /// What callers of the legacy era follow.
-    followers: Arc<Followers>,
+    subscriptions: Arc<ResourceSubscriptions>,
 }
 
-pub(super) struct Process {
+pub(super) struct ServerProcess {
     pub child: Child,
     /// Held by whoever follows the process.
     notices: Arc<Mutex<mpsc::Receiver<Bytes>>>,
@@ -52,28 +55,28 @@ pub(super) struct Process {
 
 impl Stdio {
     /// Nothing is started yet.
-    pub fn new(command: Command, timeout: Duration) -> Self {
+    pub fn new(command: ServerCommand, timeout: Duration) -> Self {
         Self {
             command,
-            patience: AtomicU64::new(millis(timeout)),
-            places: Default::default(),
-            starts: Starts::default(),
-            followers: Arc::default(),
+            call_timeout: AtomicU64::new(millis(timeout)),
+            processes: Default::default(),
+            starts: StartState::default(),
+            subscriptions: Arc::default(),
         }
     }
 
-    pub(super) fn patience(&self) -> Duration {
-        Duration::from_millis(self.patience.load(Ordering::Relaxed))
+    pub(super) fn call_timeout(&self) -> Duration {
+        Duration::from_millis(self.call_timeout.load(Ordering::Relaxed))
     }
 
-    pub(super) async fn spawn(&self) -> Result<Process, UpstreamError> {
+    pub(super) async fn spawn(&self) -> Result<ServerProcess, UpstreamError> {
         let (sender, notices) = mpsc::channel(64);
         let child = Child::spawn(&self.command, sender).await.map_err(failed)?;
-        Ok(Process { child, notices: Arc::new(Mutex::new(notices)) })
+        Ok(ServerProcess { child, notices: Arc::new(Mutex::new(notices)) })
     }
 
     async fn child(&self, era: Era) -> Result<Child, UpstreamError> {
-        let place = self.places[era as usize].lock().await;
+        let place = self.processes[era as usize].lock().await;
         let child = place.as_ref().map(|process| process.child.clone());
         child.filter(Child::is_alive).ok_or_else(|| match self.starts.is_under_way(era) {
             true => UpstreamError::Starting,
@@ -83,34 +86,39 @@ impl Stdio {
 
     /// Whether a process serves the era.
     pub(super) async fn is_there(&self, era: Era) -> bool {
-        self.places[era as usize].lock().await.as_ref().is_some_and(|process| process.child.is_alive())
+        self.processes[era as usize].lock().await.as_ref().is_some_and(|process| process.child.is_alive())
     }
 
     /// Puts a process into its place, and gives the one that was there.
-    pub(super) async fn replace(&self, era: Era, process: Option<Process>) -> Option<Process> {
-        std::mem::replace(&mut *self.places[era as usize].lock().await, process)
+    pub(super) async fn replace(&self, era: Era, process: Option<ServerProcess>) -> Option<ServerProcess> {
+        std::mem::replace(&mut *self.processes[era as usize].lock().await, process)
     }
 
     /// A new process knows nothing of what is followed; and what changed before it nobody has told.
-    pub(super) fn follow_again(&self, child: Child) {
-        let (followers, timeout) = (self.followers.clone(), self.patience());
+    pub(super) fn resubscribe(&self, child: Child) {
+        let (followers, timeout) = (self.subscriptions.clone(), self.call_timeout());
         tokio::spawn(async move {
             let _turn = followers.turn.lock().await;
             for uri in followers.uris() {
                 if let Err(error) = follow(&child, "resources/subscribe", &uri, timeout).await {
                     tracing::debug!(uri, %error, "a resource is not followed in a new process");
                 }
-                followers.tell(&uri);
+                followers.notify(&uri);
             }
         });
     }
 }
 
-async fn follow(child: &Child, method: &str, uri: &str, timeout: Duration) -> Result<Said, UpstreamError> {
+async fn follow(
+    child: &Child,
+    method: &str,
+    uri: &str,
+    timeout: Duration,
+) -> Result<RpcOutcome, UpstreamError> {
     let params = format!(r#"{{"uri":{}}}"#, quote(uri));
     match child.request(method, Some(params.as_bytes()), timeout, None).await {
-        Ok(Response::Result(result)) => Ok(Said::Result(result)),
-        Ok(Response::Error(error)) => Ok(Said::Error(error)),
+        Ok(ChildResponse::Result(result)) => Ok(RpcOutcome::Result(result)),
+        Ok(ChildResponse::Error(error)) => Ok(RpcOutcome::Error(error)),
         Err(error) => Err(failed(error)),
     }
 }
@@ -126,26 +134,26 @@ fn updated(message: &[u8]) -> Option<String> {
 
 #[async_trait]
 impl Upstream for Stdio {
-    async fn greet(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
+    async fn connect(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
         self.start(era, until).await
     }
 
-    async fn ask(&self, ask: Ask<'_>) -> Result<Said, UpstreamError> {
+    async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
         let child = self.child(ask.era).await?;
         let progress = ask.progress.and_then(|progress| {
             let (_, place) = progress.token?;
-            Some(child::Progress { token: place.start..place.end, notes: progress.notes })
+            Some(child::ChildProgress { token: place.start..place.end, notes: progress.notes })
         });
         match child.request(ask.method, Some(&ask.params), ask.timeout, progress).await {
-            Ok(Response::Result(result)) => Ok(Said::Result(result)),
-            Ok(Response::Error(error)) => Ok(Said::Error(error)),
+            Ok(ChildResponse::Result(result)) => Ok(RpcOutcome::Result(result)),
+            Ok(ChildResponse::Error(error)) => Ok(RpcOutcome::Error(error)),
             Err(error) => Err(failed(error)),
         }
     }
 
-    async fn watch(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
+    async fn watch_lists(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
         let followed = {
-            let place = self.places[era as usize].lock().await;
+            let place = self.processes[era as usize].lock().await;
             place.as_ref().map(|process| (process.child.clone(), process.notices.clone()))
         };
         let Some((child, said)) = followed else {
@@ -154,23 +162,23 @@ impl Upstream for Stdio {
         let mut said = said.lock().await;
         let (notes, mut told) = mpsc::channel(64);
         let listening = async {
-            let listen = house_params(era, LISTS_CHANGED);
+            let listen = gateway_params(era, LISTS_CHANGED);
             // What an old server says comes unasked.
             if era == Era::Modern {
-                let mut pause = FIRST_PAUSE;
+                let mut pause = MIN_BACKOFF;
                 loop {
-                    let since = Instant::now();
+                    let started = Instant::now();
                     let ended = child.listen(&listen, notes.clone()).await;
                     match ended {
-                        Ok(Response::Error(error)) if is_refusal_code(&error) => break,
+                        Ok(ChildResponse::Error(error)) if is_rejection_code(&error) => break,
                         Err(ChildError::Exited { .. }) => break,
                         _ => {}
                     }
-                    if since.elapsed() > pause {
-                        pause = FIRST_PAUSE;
+                    if started.elapsed() > pause {
+                        pause = MIN_BACKOFF;
                     }
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = (pause * 2).min(MAX_BACKOFF);
                 }
             }
             std::future::pending::<()>().await;
@@ -185,13 +193,13 @@ impl Upstream for Stdio {
                     }
                 }
                 status = child.exited() => {
-                    let words = status.map_or_else(String::new, |status| format!(" ({status})"));
-                    let said = child.said();
-                    return Err(UpstreamError::Unreachable(format!("its process ended{words}{said}")));
+                    let text = status.map_or_else(String::new, |status| format!(" ({status})"));
+                    let said = child.last_stderr();
+                    return Err(UpstreamError::Unreachable(format!("its process ended{text}{said}")));
                 }
                 Some(message) = said.recv() => {
                     if let Some(uri) = updated(&message).filter(|_| era == Era::Legacy) {
-                        self.followers.tell(&uri);
+                        self.subscriptions.notify(&uri);
                     }
                     if message::is_news_of_lists(&message) && changed.send(()).await.is_err() {
                         return Ok(());
@@ -201,31 +209,32 @@ impl Upstream for Stdio {
         }
     }
 
-    async fn subscribe(&self, uri: &str, ear: &Arc<Ear>) -> Result<Said, UpstreamError> {
-        let _turn = self.followers.turn.lock().await;
-        let said = match self.followers.has(uri) {
-            true => Said::Result(Bytes::from_static(b"{}")),
+    async fn subscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
+        let _turn = self.subscriptions.turn.lock().await;
+        let said = match self.subscriptions.has(uri) {
+            true => RpcOutcome::Result(Bytes::from_static(b"{}")),
             false => {
-                follow(&self.child(Era::Legacy).await?, "resources/subscribe", uri, self.patience()).await?
+                follow(&self.child(Era::Legacy).await?, "resources/subscribe", uri, self.call_timeout())
+                    .await?
             }
         };
-        if matches!(said, Said::Result(_)) {
-            self.followers.add(uri, ear);
+        if matches!(said, RpcOutcome::Result(_)) {
+            self.subscriptions.add(uri, updates);
         }
         Ok(said)
     }
 
-    async fn unsubscribe(&self, uri: &str, ear: &Arc<Ear>) -> Result<Said, UpstreamError> {
-        let _turn = self.followers.turn.lock().await;
-        if !self.followers.remove(uri, ear) {
-            return Ok(Said::Result(Bytes::from_static(b"{}")));
+    async fn unsubscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
+        let _turn = self.subscriptions.turn.lock().await;
+        if !self.subscriptions.remove(uri, updates) {
+            return Ok(RpcOutcome::Result(Bytes::from_static(b"{}")));
         }
-        follow(&self.child(Era::Legacy).await?, "resources/unsubscribe", uri, self.patience()).await
+        follow(&self.child(Era::Legacy).await?, "resources/unsubscribe", uri, self.call_timeout()).await
     }
 
-    async fn unfollow(&self, ear: &Arc<Ear>) {
-        for uri in self.followers.of(ear) {
-            if let Err(error) = self.unsubscribe(&uri, ear).await {
+    async fn drop_subscriber(&self, updates: &Arc<UpdateQueue>) {
+        for uri in self.subscriptions.of(updates) {
+            if let Err(error) = self.unsubscribe(&uri, updates).await {
                 tracing::debug!(uri, %error, "a resource is followed on, though nobody wants that");
             }
         }
@@ -235,26 +244,32 @@ impl Upstream for Stdio {
         true
     }
 
-    fn follows(&self) -> bool {
+    fn has_resource_subscriptions(&self) -> bool {
         true
     }
 
-    async fn follow(&self, listen: Bytes, out: mpsc::Sender<Bytes>) -> Result<Ending, UpstreamError> {
+    async fn subscribe_resources(
+        &self,
+        listen: Bytes,
+        out: mpsc::Sender<Bytes>,
+    ) -> Result<WatchEnd, UpstreamError> {
         match self.child(Era::Modern).await?.listen(&listen, out).await {
-            Ok(Response::Result(_)) | Err(ChildError::Ended) => Ok(Ending::Over),
-            Ok(Response::Error(error)) if is_refusal_code(&error) => Ok(Ending::Refused),
-            Ok(Response::Error(_)) => Err(UpstreamError::Nonsense("it gives no subscription now".into())),
+            Ok(ChildResponse::Result(_)) | Err(ChildError::SessionClosed) => Ok(WatchEnd::Ended),
+            Ok(ChildResponse::Error(error)) if is_rejection_code(&error) => Ok(WatchEnd::Rejected),
+            Ok(ChildResponse::Error(_)) => {
+                Err(UpstreamError::InvalidResponse("it gives no subscription now".into()))
+            }
             Err(error) => Err(failed(error)),
         }
     }
 
-    fn hold_to(&self, bounds: &Bounds) {
-        self.patience.store(millis(bounds.timeout), Ordering::Relaxed);
+    fn update_limits(&self, limits: &UpstreamLimits) {
+        self.call_timeout.store(millis(limits.timeout), Ordering::Relaxed);
     }
 
     async fn close(&self) {
         let mut all = self.starts.drain();
-        for place in &self.places {
+        for place in &self.processes {
             all.extend(place.lock().await.take());
         }
         // At the same time: each may take some seconds.
@@ -269,7 +284,7 @@ fn millis(time: Duration) -> u64 {
 pub(super) fn failed(error: ChildError) -> UpstreamError {
     match error {
         ChildError::Timeout { after, .. } => UpstreamError::TimedOut(after),
-        ChildError::Nonsense(why) => UpstreamError::Nonsense(why.into()),
+        ChildError::InvalidResponse(why) => UpstreamError::InvalidResponse(why.into()),
         ChildError::TooLong(limit) => UpstreamError::TooLarge(limit),
         ChildError::Spawn { source, .. } => {
             UpstreamError::Unreachable(format!("{error}: {source}", error = "it cannot be started"))

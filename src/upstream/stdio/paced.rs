@@ -65,7 +65,7 @@ mod tests {
         let time = Duration::from_millis(50);
         let (mut to, from) = tokio::io::duplex(4096);
         let mut paced = Paced::new(from, 100_000, time);
-        let began = Instant::now();
+        let started = Instant::now();
         let sent: Vec<u8> = (0..350_000).map(|n: u32| n.to_le_bytes()[0]).collect();
         let again = sent.clone();
         let writer = tokio::spawn(async move { to.write_all(&again).await });
@@ -74,6 +74,6 @@ mod tests {
         writer.await.expect("it ends").expect("all was taken");
         assert!(all == sent);
         // Less than three waits would be too fast; more are the machine's.
-        assert!(began.elapsed() >= time * 2, "{:?}", began.elapsed());
+        assert!(started.elapsed() >= time * 2, "{:?}", started.elapsed());
     }
 }

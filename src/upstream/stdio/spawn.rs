@@ -60,7 +60,7 @@ pub(crate) const INHERITED: &[&str] = &[
 ];
 
 #[derive(Clone)]
-pub struct Command {
+pub struct ServerCommand {
     pub program: String,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
@@ -71,7 +71,7 @@ pub struct Command {
     pub name: String,
 }
 
-impl Command {
+impl ServerCommand {
     pub(crate) fn prepare(&self) -> process::Command {
         let mut command = process::Command::new(&self.program);
         command.args(&self.args).env_clear().envs(env::vars_os().filter(|(name, _)| is_inherited(name)));
@@ -84,11 +84,11 @@ impl Command {
     }
 }
 
-impl Command {
+impl ServerCommand {
     /// Why it cannot be started, in words that name what is amiss: the system says "No such file" of the program, of its
     /// interpreter and of the folder alike.
-    pub(crate) fn blame(&self, error: io::Error) -> io::Error {
-        let words = match (&self.cwd, error.kind()) {
+    pub(crate) fn explain(&self, error: io::Error) -> io::Error {
+        let message = match (&self.cwd, error.kind()) {
             (Some(cwd), _) if !cwd.exists() => format!("its `cwd` {} does not exist", cwd.display()),
             (Some(cwd), _) if !cwd.is_dir() => format!("its `cwd` {} is not a folder", cwd.display()),
             (_, io::ErrorKind::NotFound) if !self.program.contains('/') => {
@@ -106,12 +106,12 @@ impl Command {
             }
             _ => return error,
         };
-        io::Error::new(error.kind(), words)
+        io::Error::new(error.kind(), message)
     }
 }
 
 /// Arguments and environment may hold secrets.
-impl fmt::Debug for Command {
+impl fmt::Debug for ServerCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Command")
             .field("name", &self.name)
@@ -125,13 +125,13 @@ pub(crate) fn is_inherited(name: &OsStr) -> bool {
 }
 
 /// A process that was started. Dropped, it is killed.
-pub(crate) struct Process {
+pub(crate) struct SpawnedProcess {
     pub pid: u32,
     pub stdin: ChildStdin,
     pub stdout: ChildStdout,
     pub stderr: ChildStderr,
     pub reach: Reach,
-    pub left: watch::Receiver<Left>,
+    pub exit: watch::Receiver<Left>,
 }
 
 /// What is known of a process's end.
@@ -147,24 +147,24 @@ pub(crate) struct Left {
 }
 
 /// The children that a thread waits for.
-static OURS: Mutex<Vec<libc::pid_t>> = Mutex::new(Vec::new());
+static OWN_CHILDREN: Mutex<Vec<libc::pid_t>> = Mutex::new(Vec::new());
 
 /// Whether a thread waits for this child, so that nobody else may.
-pub fn is_ours(pid: libc::pid_t) -> bool {
-    OURS.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+pub fn is_own_child(pid: libc::pid_t) -> bool {
+    OWN_CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
 }
 
-struct Ours(libc::pid_t);
+struct OwnChild(libc::pid_t);
 
-impl Ours {
+impl OwnChild {
     fn add(pid: libc::pid_t) -> Self {
-        OURS.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
+        OWN_CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
         Self(pid)
     }
 }
 
-impl Drop for Ours {
+impl Drop for OwnChild {
     fn drop(&mut self) {
-        OURS.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| *pid != self.0);
+        OWN_CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| *pid != self.0);
     }
 }

@@ -17,9 +17,9 @@ use mcp::Era;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::child::{ChildError, Response};
-use super::{Process, Stdio, failed};
-use crate::upstream::{Hello, UpstreamError, house_initialize, house_params};
+use super::child::{ChildError, ChildResponse};
+use super::{ServerProcess, Stdio, failed};
+use crate::upstream::{Hello, UpstreamError, gateway_initialize, gateway_params};
 use mcp::jsonrpc::message;
 use mcp::version;
 
@@ -28,38 +28,38 @@ const UNSUPPORTED_VERSION: &[u8] = b"-32022";
 
 /// What is known of starts that are under way, and the processes that one of them left to the other.
 #[derive(Default)]
-pub(crate) struct Starts {
+pub(crate) struct StartState {
     /// By the era that the process is free for.
-    spare: [Mutex<Option<Process>>; 2],
+    spare: [Mutex<Option<ServerProcess>>; 2],
     left: [Notify; 2],
     under_way: watch::Sender<[bool; 2]>,
 }
 
 /// What the answer to a first request says.
-enum Verdict {
-    Speaks(Hello),
+enum EraProbe {
+    Supported(Hello),
     /// It does not speak the era. If `free`, the process may be asked in the other.
-    Refuses {
+    Rejected {
         why: String,
         free: bool,
     },
     /// It says nothing of the era: the process ended, or its time is over.
-    Fails(UpstreamError),
+    Failed(UpstreamError),
 }
 
-impl Starts {
+impl StartState {
     pub fn is_under_way(&self, era: Era) -> bool {
         self.under_way.borrow()[era as usize]
     }
 
     /// Takes the process that the start of the other era has left.
-    fn take(&self, era: Era) -> Option<Process> {
+    fn take(&self, era: Era) -> Option<ServerProcess> {
         let spare = self.spare[era as usize].lock().unwrap_or_else(PoisonError::into_inner).take();
         spare.filter(|process| process.child.is_alive())
     }
 
     /// Gives back the process that was there before.
-    fn put(&self, era: Era, process: Process) -> Option<Process> {
+    fn put(&self, era: Era, process: ServerProcess) -> Option<ServerProcess> {
         let mut spare = self.spare[era as usize].lock().unwrap_or_else(PoisonError::into_inner);
         let before = spare.replace(process);
         self.left[era as usize].notify_one();
@@ -67,7 +67,7 @@ impl Starts {
     }
 
     /// Waits for a process that the other start leaves.
-    async fn taken(&self, era: Era) -> Process {
+    async fn taken(&self, era: Era) -> ServerProcess {
         loop {
             if let Some(process) = self.take(era) {
                 return process;
@@ -81,22 +81,22 @@ impl Starts {
     }
 
     /// All processes that wait for a start.
-    pub(super) fn drain(&self) -> Vec<Process> {
+    pub(super) fn drain(&self) -> Vec<ServerProcess> {
         [Era::Legacy, Era::Modern].into_iter().filter_map(|era| self.take(era)).collect()
     }
 }
 
 /// Marks a start as under way until it is dropped.
-struct UnderWay<'a>(&'a Starts, Era);
+struct StartGuard<'a>(&'a StartState, Era);
 
-impl<'a> UnderWay<'a> {
-    fn begin(starts: &'a Starts, era: Era) -> Self {
+impl<'a> StartGuard<'a> {
+    fn begin(starts: &'a StartState, era: Era) -> Self {
         starts.under_way.send_modify(|under_way| under_way[era as usize] = true);
         Self(starts, era)
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for StartGuard<'_> {
     fn drop(&mut self) {
         self.0.under_way.send_modify(|under_way| under_way[self.1 as usize] = false);
     }
@@ -121,7 +121,7 @@ impl Stdio {
     /// first stays.
     pub(crate) async fn start(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
         let starts = &self.starts;
-        let _under_way = UnderWay::begin(starts, era);
+        let _under_way = StartGuard::begin(starts, era);
         self.clear(era, until).await;
         let asked = FuturesUnordered::new();
         let mut asked = std::pin::pin!(asked);
@@ -129,14 +129,14 @@ impl Stdio {
             Some(process) => process,
             None => self.spawn().await?,
         };
-        asked.push(ask(era, first, until));
+        asked.push(probe(era, first, until));
         let mut why = None;
         loop {
             let (process, said) = tokio::select! {
                 biased;
                 Some(done) = asked.next(), if !asked.is_empty() => done,
                 process = starts.taken(era) => {
-                    asked.push(ask(era, process, until));
+                    asked.push(probe(era, process, until));
                     continue;
                 }
                 // Its own process is gone; that of the other start may still turn out to be free for this era.
@@ -144,31 +144,32 @@ impl Stdio {
                     return Err(why.unwrap_or_else(|| UpstreamError::Unreachable("its process has ended".into())));
                 }
             };
-            match verdict(era, said) {
-                Verdict::Speaks(hello) => {
+            match judge_probe(era, said) {
+                EraProbe::Supported(handshake) => {
                     if era == Era::Legacy {
-                        let told = process.child.notify("notifications/initialized", None, self.patience());
+                        let told =
+                            process.child.notify("notifications/initialized", None, self.call_timeout());
                         told.await.map_err(failed)?;
-                        self.follow_again(process.child.clone());
+                        self.resubscribe(process.child.clone());
                     }
                     stop(self.replace(era, Some(process)).await);
                     // It came too late to be asked.
                     stop(starts.take(era));
-                    return Ok(hello);
+                    return Ok(handshake);
                 }
-                Verdict::Refuses { why: words, free } => {
+                EraProbe::Rejected { why: message, free } => {
                     let rest = match free && !self.is_there(other(era)).await {
                         true => starts.put(other(era), process),
                         false => Some(process),
                     };
                     stop(rest);
-                    let error = UpstreamError::WrongEra(era, words);
+                    let error = UpstreamError::WrongEra(era, message);
                     if asked.is_empty() {
                         return Err(error);
                     }
                     why = Some(error);
                 }
-                Verdict::Fails(error) => {
+                EraProbe::Failed(error) => {
                     stop(Some(process));
                     if asked.is_empty() && Instant::now() >= until {
                         return Err(error);
@@ -181,14 +182,14 @@ impl Stdio {
 }
 
 /// Asks a process to introduce itself.
-fn ask(
+fn probe(
     era: Era,
-    process: Process,
+    process: ServerProcess,
     until: Instant,
-) -> impl Future<Output = (Process, Result<Response, ChildError>)> {
+) -> impl Future<Output = (ServerProcess, Result<ChildResponse, ChildError>)> {
     let (method, params) = match era {
-        Era::Modern => ("server/discover", house_params(Era::Modern, "")),
-        Era::Legacy => ("initialize", house_initialize()),
+        Era::Modern => ("server/discover", gateway_params(Era::Modern, "")),
+        Era::Legacy => ("initialize", gateway_initialize()),
     };
     let left = until.saturating_duration_since(Instant::now());
     async move {
@@ -201,41 +202,42 @@ fn ask(
     }
 }
 
-fn verdict(era: Era, said: Result<Response, ChildError>) -> Verdict {
+fn judge_probe(era: Era, said: Result<ChildResponse, ChildError>) -> EraProbe {
     match (era, said) {
-        (Era::Modern, Ok(Response::Result(result))) => {
+        (Era::Modern, Ok(ChildResponse::Result(result))) => {
             match Hello::read(&result, version::NEWEST_MODERN.to_owned()) {
-                Ok(hello) => Verdict::Speaks(hello),
+                Ok(handshake) => EraProbe::Supported(handshake),
                 // An old server may have something of that name.
-                Err(error) => Verdict::Refuses { why: error.to_string(), free: true },
+                Err(error) => EraProbe::Rejected { why: error.to_string(), free: true },
             }
         }
         // Whatever the error is: a legacy server may say anything (2026-07-28, versioning).
-        (Era::Modern, Ok(Response::Error(error))) => {
-            Verdict::Refuses { why: format!("it refuses `server/discover`: {}", shorten(&error)), free: true }
-        }
+        (Era::Modern, Ok(ChildResponse::Error(error))) => EraProbe::Rejected {
+            why: format!("it refuses `server/discover`: {}", shorten(&error)),
+            free: true,
+        },
         // A legacy server may never answer what it does not know; it is asked no longer, but may serve.
-        (Era::Modern, Err(ChildError::Timeout { after, .. })) => Verdict::Refuses {
+        (Era::Modern, Err(ChildError::Timeout { after, .. })) => EraProbe::Rejected {
             why: format!("it does not answer `server/discover` within {after:?} (startup_timeout)"),
             free: true,
         },
         // Some legacy servers end when they are asked anything before `initialize`.
-        (Era::Modern, Err(ChildError::Exited { sent: true, .. } | ChildError::Nonsense(_))) => {
-            Verdict::Refuses { why: "it does not survive `server/discover`".into(), free: false }
+        (Era::Modern, Err(ChildError::Exited { sent: true, .. } | ChildError::InvalidResponse(_))) => {
+            EraProbe::Rejected { why: "it does not survive `server/discover`".into(), free: false }
         }
-        (Era::Legacy, Ok(Response::Result(result))) => {
+        (Era::Legacy, Ok(ChildResponse::Result(result))) => {
             let version = message::member(&result, "protocolVersion");
             let version = version.and_then(|span| message::string(span.of(&result)));
-            let nonsense = || UpstreamError::Nonsense("`initialize` names no revision".into());
+            let nonsense = || UpstreamError::InvalidResponse("`initialize` names no revision".into());
             match version.ok_or_else(nonsense).and_then(|version| Hello::read(&result, version)) {
-                Ok(hello) => Verdict::Speaks(hello),
-                Err(error) => Verdict::Fails(error),
+                Ok(handshake) => EraProbe::Supported(handshake),
+                Err(error) => EraProbe::Failed(error),
             }
         }
-        (Era::Legacy, Ok(Response::Error(error))) => {
-            Verdict::Refuses { why: shorten(&error), free: is_modern(&error) }
+        (Era::Legacy, Ok(ChildResponse::Error(error))) => {
+            EraProbe::Rejected { why: shorten(&error), free: is_modern(&error) }
         }
-        (_, Err(error)) => Verdict::Fails(failed(error)),
+        (_, Err(error)) => EraProbe::Failed(failed(error)),
     }
 }
 
@@ -262,7 +264,7 @@ fn other(era: Era) -> Era {
     }
 }
 
-fn stop(process: Option<Process>) {
+fn stop(process: Option<ServerProcess>) {
     if let Some(process) = process {
         tokio::spawn(async move { process.child.stop().await });
     }

@@ -7,26 +7,26 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// Addresses that may wait for one session to be told of them; of more, the rest is not told.
-const MOST: usize = 1024;
+const MAX_URIS: usize = 1024;
 
 #[derive(Default)]
-pub struct Followers {
-    by_uri: Mutex<BTreeMap<String, Vec<Arc<Ear>>>>,
+pub struct ResourceSubscriptions {
+    by_uri: Mutex<BTreeMap<String, Vec<Arc<UpdateQueue>>>>,
     /// Held while the process is asked, so that it hears of the last before the next first.
     pub turn: tokio::sync::Mutex<()>,
 }
 
 /// What one session is to be told of, each address once.
 #[derive(Default)]
-pub struct Ear {
+pub struct UpdateQueue {
     changed: Mutex<BTreeSet<String>>,
     news: Notify,
 }
 
-impl Ear {
-    pub fn tell(&self, uri: &str) {
+impl UpdateQueue {
+    pub fn push(&self, uri: &str) {
         let mut changed = self.changed.lock().expect("no holder of the lock panics");
-        if changed.len() < MOST {
+        if changed.len() < MAX_URIS {
             changed.insert(uri.to_owned());
         }
         drop(changed);
@@ -46,25 +46,25 @@ impl Ear {
     }
 }
 
-impl Followers {
+impl ResourceSubscriptions {
     /// Whether anybody follows this.
     pub fn has(&self, uri: &str) -> bool {
         self.all().contains_key(uri)
     }
 
-    pub fn add(&self, uri: &str, ear: &Arc<Ear>) {
+    pub fn add(&self, uri: &str, updates: &Arc<UpdateQueue>) {
         let mut all = self.all();
         let ears = all.entry(uri.to_owned()).or_default();
-        if !ears.iter().any(|known| Arc::ptr_eq(known, ear)) {
-            ears.push(ear.clone());
+        if !ears.iter().any(|known| Arc::ptr_eq(known, updates)) {
+            ears.push(updates.clone());
         }
     }
 
     /// Gives whether that was the last who followed it.
-    pub fn remove(&self, uri: &str, ear: &Arc<Ear>) -> bool {
+    pub fn remove(&self, uri: &str, updates: &Arc<UpdateQueue>) -> bool {
         let mut all = self.all();
         let Some(ears) = all.get_mut(uri) else { return false };
-        ears.retain(|known| !Arc::ptr_eq(known, ear));
+        ears.retain(|known| !Arc::ptr_eq(known, updates));
         let last = ears.is_empty();
         if last {
             all.remove(uri);
@@ -78,14 +78,14 @@ impl Followers {
     }
 
     /// What this one follows.
-    pub fn of(&self, ear: &Arc<Ear>) -> Vec<String> {
+    pub fn of(&self, updates: &Arc<UpdateQueue>) -> Vec<String> {
         let all = self.all();
-        let theirs = all.iter().filter(|(_, ears)| ears.iter().any(|known| Arc::ptr_eq(known, ear)));
+        let theirs = all.iter().filter(|(_, ears)| ears.iter().any(|known| Arc::ptr_eq(known, updates)));
         theirs.map(|(uri, _)| uri.clone()).collect()
     }
 
     /// A resource has changed; it may lie within one that is followed (2025-11-25, server/resources, "Subscriptions").
-    pub fn tell(&self, uri: &str) {
+    pub fn notify(&self, uri: &str) {
         let all = self.all();
         let around = all.iter().filter(|(followed, _)| {
             let rest = uri.strip_prefix(followed.as_str());
@@ -93,12 +93,12 @@ impl Followers {
                 rest.is_empty() || followed.ends_with('/') || rest.starts_with(['/', '#', '?'])
             })
         });
-        for ear in around.flat_map(|(_, ears)| ears) {
-            ear.tell(uri);
+        for updates in around.flat_map(|(_, ears)| ears) {
+            updates.push(uri);
         }
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Arc<Ear>>>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Arc<UpdateQueue>>>> {
         self.by_uri.lock().expect("no holder of the lock panics")
     }
 }
@@ -109,15 +109,16 @@ mod tests {
 
     #[tokio::test]
     async fn each_hears_of_what_it_follows_and_the_last_is_known() {
-        let (followers, one, two) = (Followers::default(), Arc::<Ear>::default(), Arc::<Ear>::default());
-        for ear in [&one, &one, &two] {
-            followers.add("test://a", ear);
+        let (followers, one, two) =
+            (ResourceSubscriptions::default(), Arc::<UpdateQueue>::default(), Arc::<UpdateQueue>::default());
+        for updates in [&one, &one, &two] {
+            followers.add("test://a", updates);
         }
         followers.add("test://b", &two);
         for uri in ["test://a/deep", "test://a", "test://ab", "test://c", "test://a"] {
-            followers.tell(uri);
+            followers.notify(uri);
         }
-        followers.tell("test://b");
+        followers.notify("test://b");
         let heard = |uris: &[&str]| uris.iter().map(|uri| (*uri).to_owned()).collect::<BTreeSet<_>>();
         assert_eq!(one.next().await, heard(&["test://a", "test://a/deep"]));
         assert_eq!(two.next().await, heard(&["test://a", "test://a/deep", "test://b"]));
@@ -125,7 +126,7 @@ mod tests {
         assert!(!followers.remove("test://a", &two) && followers.has("test://a"));
         assert!(followers.remove("test://a", &one) && !followers.has("test://a"));
         assert!(!followers.remove("test://a", &one), "it was gone already");
-        followers.tell("test://a");
+        followers.notify("test://a");
         assert!(futures::poll!(Box::pin(one.next())).is_pending());
     }
 }

@@ -370,8 +370,8 @@ async fn from_within_only_what_the_list_says_reaches_the_server() {
         std::fs::write(&file, text).expect("it is written");
         let config = toolgate::config::load(&file).expect("it is sound");
         let app = toolgate::lifecycle::App::build(config).expect("the house stands");
-        let (door, marks) = (app.door.clone(), Marks::default());
-        app.once(async move {
+        let (door, marks) = (app.dispatcher.clone(), Marks::default());
+        app.run_once(async move {
             for (path, modern) in
                 [("/mcp", false), ("/servers/s/mcp", false), ("/mcp", true), ("/servers/s/mcp", true)]
             {
@@ -393,7 +393,7 @@ async fn from_within_only_what_the_list_says_reaches_the_server() {
                             }
                         }
                         let what = format!("{path} {revision} {kind:?} {word:?}");
-                        let answer = door.call(None, None, path, body.to_string().into()).await;
+                        let answer = door.call_internal(None, None, path, body.to_string().into()).await;
                         if kind == Kind::Notification {
                             assert_eq!(answer.expect("it is taken"), "", "{what}");
                         }

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::time::timeout;
 
-use super::{Child, ChildError, Command, Response};
+use super::{Child, ChildError, ChildResponse, ServerCommand};
 
 #[cfg(target_os = "linux")]
 mod descendants;
@@ -44,8 +44,8 @@ def daemon(port):
     os.wait()
 "#;
 
-fn python(script: &str) -> Command {
-    Command {
+fn python(script: &str) -> ServerCommand {
+    ServerCommand {
         program: "python3".into(),
         args: vec!["-c".into(), format!("{PRELUDE}{script}")],
         env: vec![],
@@ -64,21 +64,21 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(SOON, what).await.expect("it happens soon")
 }
 
-async fn call(child: &Child, method: &str, params: Value) -> Result<Response, ChildError> {
+async fn call(child: &Child, method: &str, params: Value) -> Result<ChildResponse, ChildError> {
     child.request(method, Some(params.to_string().as_bytes()), SOON, None).await
 }
 
-fn result(answer: Result<Response, ChildError>) -> Value {
+fn result(answer: Result<ChildResponse, ChildError>) -> Value {
     match answer.unwrap() {
-        Response::Result(raw) => serde_json::from_slice(&raw).unwrap(),
-        Response::Error(raw) => panic!("an error: {raw:?}"),
+        ChildResponse::Result(raw) => serde_json::from_slice(&raw).unwrap(),
+        ChildResponse::Error(raw) => panic!("an error: {raw:?}"),
     }
 }
 
 /// The next notification: its name without `test/`, and its params.
 async fn told(notices: &mut Receiver<Bytes>) -> (String, Value) {
-    let mut words: Value = serde_json::from_slice(&soon(notices.recv()).await.unwrap()).unwrap();
-    (words["method"].as_str().unwrap().replace("test/", ""), words["params"].take())
+    let mut message: Value = serde_json::from_slice(&soon(notices.recv()).await.unwrap()).unwrap();
+    (message["method"].as_str().unwrap().replace("test/", ""), message["params"].take())
 }
 
 /// A socket that a process holds open as long as it lives.

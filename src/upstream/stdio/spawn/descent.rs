@@ -64,11 +64,11 @@ pub fn signal(signal: libc::c_int, ours: &mut Pids) -> u32 {
             }
             let mut stat = [0; 256];
             let read = raw::read_stat(pid, &mut stat).and_then(|read| stat.get(..read));
-            let Some((runs, parent)) = read.and_then(parent) else { return };
+            let Some((in_flight, parent)) = read.and_then(parent) else { return };
             if ours.has(parent) {
                 ours.add(pid);
                 is_new = true;
-                running += u32::from(runs);
+                running += u32::from(in_flight);
                 // Also to one that seems dead: its first thread may have ended before others.
                 // SAFETY: no memory is involved. Its number is its own as long as its parent does not reap it.
                 unsafe { libc::kill(pid.cast_signed(), signal) };
@@ -83,9 +83,9 @@ pub fn signal(signal: libc::c_int, ours: &mut Pids) -> u32 {
 /// Whether it runs, and its parent, of the beginning of `/proc/PID/stat`. The name in it may hold anything.
 fn parent(stat: &[u8]) -> Option<(bool, u32)> {
     let name = stat.iter().rposition(|byte| *byte == b')')?;
-    let mut words = stat.get(name + 1..)?.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
-    let state = words.next()?;
-    Some((!matches!(state, b"Z" | b"X"), words.next().and_then(raw::number)?))
+    let mut message = stat.get(name + 1..)?.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    let state = message.next()?;
+    Some((!matches!(state, b"Z" | b"X"), message.next().and_then(raw::number)?))
 }
 
 #[cfg(test)]

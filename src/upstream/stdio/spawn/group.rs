@@ -46,7 +46,7 @@ pub fn attend(
     let group = pid.cast_signed();
     let _ours = Ours::add(group);
     let number = Arc::new(Mutex::new(Some(group)));
-    let (leave, left) = watch::channel(Left::default());
+    let (upstream_request, left) = watch::channel(Left::default());
     let (Some(stdin), Some(stdout), Some(stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
@@ -65,7 +65,7 @@ pub fn attend(
         *number = None;
     }
     let status: Option<ExitStatus> = child.wait().ok();
-    leave.send_modify(|left| (left.status, left.over) = (status, true));
+    upstream_request.send_modify(|left| (left.status, left.over) = (status, true));
     // As the init of a container the gateway inherits the rest of the group, and must reap what it killed.
     // SAFETY: asks for no status. Where the rest has another parent, there is nothing to wait for.
     while unsafe { libc::waitpid(-group, std::ptr::null_mut(), 0) } > 0 {}

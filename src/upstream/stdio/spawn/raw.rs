@@ -77,7 +77,7 @@ impl Drop for File {
 /// The beginning of `/proc/PID/stat`.
 pub fn read_stat(pid: u32, to: &mut [u8]) -> Option<usize> {
     let path = Path::stat(pid);
-    // SAFETY: `Path` ends with a zero.
+    // SAFETY: `AdminPath` ends with a zero.
     let file = unsafe { File::at(path.as_ptr(), 0)? };
     Some(file.read(to)).filter(|read| *read > 0)
 }

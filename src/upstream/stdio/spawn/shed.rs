@@ -54,10 +54,10 @@ struct Piece {
 
 impl Piece {
     fn read(line: &[u8]) -> Option<Self> {
-        let mut words = line.trim_ascii_end().split(|byte| *byte == b' ').filter(|word| !word.is_empty());
-        let (place, access) = (words.next()?, words.next()?);
-        let of_file = words.nth(2)? != b"0";
-        let kernels = words.next().is_some_and(|name| name.starts_with(b"[v"));
+        let mut message = line.trim_ascii_end().split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+        let (place, access) = (message.next()?, message.next()?);
+        let of_file = message.nth(2)? != b"0";
+        let kernels = message.next().is_some_and(|name| name.starts_with(b"[v"));
         let mut ends = place.split(|byte| *byte == b'-');
         let (from, to) = (hexadecimal(ends.next()?)?, hexadecimal(ends.next()?)?);
         Some(Self { from, to, of_file, private: access.get(3) == Some(&b'p') && !kernels })
@@ -83,14 +83,14 @@ fn hexadecimal(digits: &[u8]) -> Option<usize> {
 ///
 /// # Safety
 /// As of `memory`, and after it.
-pub unsafe fn title(words: &[u8]) {
+pub unsafe fn title(message: &[u8]) {
     let mut stat = [0; 1024];
     let Some(file) = raw::File::open(c"/proc/self/stat") else { return };
     let read = file.read(&mut stat);
     let Some((from, to)) = stat.get(..read).and_then(command_line) else { return };
     // The last byte stays zero, or else the kernel reads on (proc_pid_cmdline(5)).
     for place in from..to {
-        let byte = words.get(place - from).filter(|_| place + 1 < to).copied().unwrap_or(0);
+        let byte = message.get(place - from).filter(|_| place + 1 < to).copied().unwrap_or(0);
         // SAFETY: the kernel says that this is the command line, which is memory of this process alone.
         unsafe { *(place as *mut u8) = byte };
     }
@@ -99,8 +99,9 @@ pub unsafe fn title(words: &[u8]) {
 /// Where the command line lies: the fields 48 and 49 of `/proc/PID/stat` (proc_pid_stat(5)).
 fn command_line(stat: &[u8]) -> Option<(usize, usize)> {
     let name = stat.iter().rposition(|byte| *byte == b')')?;
-    let mut words = stat.get(name + 1..)?.split(|byte| byte.is_ascii_whitespace()).filter(|w| !w.is_empty());
-    let mut next = |skipped| words.nth(skipped).and_then(raw::place);
+    let mut message =
+        stat.get(name + 1..)?.split(|byte| byte.is_ascii_whitespace()).filter(|w| !w.is_empty());
+    let mut next = |skipped| message.nth(skipped).and_then(raw::place);
     let (from, to) = (next(45)?, next(0)?);
     (0 < from && from < to).then_some((from, to))
 }

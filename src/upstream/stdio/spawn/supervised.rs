@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use super::supervisor::{self, ENDED, KILL, LEFT, Orders, STARTED, STUCK, TERMINATE, Word};
-use super::{Left, Ours, Process};
+use super::{Left, OwnChild, SpawnedProcess};
 
 /// Reaches the server's processes through their supervisor. Dropped, it kills them all.
 pub struct Reach(Arc<UnixStream>);
@@ -40,18 +40,18 @@ pub fn attend(
     mut command: process::Command,
     server: &str,
     grace: Duration,
-    born: oneshot::Sender<io::Result<Process>>,
+    born: oneshot::Sender<io::Result<SpawnedProcess>>,
 ) {
     let (mut child, told) = match spawn(&mut command, server, grace) {
         Ok((child, told)) => (child, Arc::new(told)),
         Err(error) => return drop(born.send(Err(error))),
     };
-    let _ours = Ours::add(child.id().cast_signed());
+    let _ours = OwnChild::add(child.id().cast_signed());
     let Some([STARTED, pid]) = next(&mut &*told) else {
         let _ = child.wait();
         return drop(born.send(Err(io::Error::other("its supervisor was killed at once"))));
     };
-    let (leave, left) = watch::channel(Left::default());
+    let (upstream_request, left) = watch::channel(Left::default());
     let (Some(stdin), Some(stdout), Some(stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
@@ -59,9 +59,16 @@ pub fn attend(
     };
     let reach = Reach(Arc::clone(&told));
     // Nobody waits for it any more: dropped at once, and so killed.
-    drop(born.send(Ok(Process { pid: pid.cast_unsigned(), stdin, stdout, stderr, reach, left })));
+    drop(born.send(Ok(SpawnedProcess {
+        pid: pid.cast_unsigned(),
+        stdin,
+        stdout,
+        stderr,
+        reach,
+        exit: left,
+    })));
     while let Some(word) = next(&mut &*told) {
-        leave.send_modify(|left| match word {
+        upstream_request.send_modify(|left| match word {
             [ENDED, status] => left.status = Some(ExitStatus::from_raw(status)),
             [LEFT, running] => left.running = running,
             [STUCK, stuck] => left.stuck = stuck,
@@ -69,7 +76,7 @@ pub fn attend(
         });
     }
     let status = child.wait();
-    if leave.borrow().status.is_none() {
+    if upstream_request.borrow().status.is_none() {
         // The supervisor was killed, and with it the server by the kernel; then there is its group.
         // SAFETY: no memory is involved. As process 1 the gateway is who reaps them; else there is nothing to wait for.
         unsafe {
@@ -77,7 +84,7 @@ pub fn attend(
             while libc::waitpid(-pid, std::ptr::null_mut(), 0) > 0 {}
         }
     }
-    leave.send_modify(|left| {
+    upstream_request.send_modify(|left| {
         left.status = left.status.or(status.ok());
         left.over = true;
     });

@@ -239,7 +239,7 @@ impl Supervisor {
             let read = unsafe { libc::read(self.gateway, buffer.as_mut_ptr().cast(), buffer.len()) };
             match usize::try_from(read).ok().and_then(|read| buffer.get(..read)) {
                 Some([]) => self.gateway = -1,
-                Some(words) => words.iter().for_each(|word| self.hear(*word)),
+                Some(message) => message.iter().for_each(|word| self.hear(*word)),
                 None if matches!(errno(), libc::EINTR | libc::EAGAIN) => {}
                 None => self.gateway = -1,
             }

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::upstream::stdio::{Command, Stdio};
+use crate::upstream::stdio::{ServerCommand, Stdio};
 use crate::upstream::{Hello, Upstream, UpstreamError};
 
 /// It only ends a test that has failed already.
@@ -54,7 +54,7 @@ impl Gate {
     async fn of(kind: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
-        let command = Command {
+        let command = ServerCommand {
             program: "python3".into(),
             args: vec!["-c".into(), SERVER.into(), port.to_string(), kind.into()],
             env: vec![],
@@ -71,7 +71,7 @@ impl Gate {
 
     fn greet_for(&self, era: Era, time: Duration) -> Greeting {
         let server = self.server.clone();
-        tokio::spawn(async move { server.greet(era, Instant::now() + time).await })
+        tokio::spawn(async move { server.connect(era, Instant::now() + time).await })
     }
 
     /// The next process that comes to the gate.
@@ -97,7 +97,7 @@ async fn go(process: &mut TcpStream) {
 }
 
 async fn said(greeting: Greeting) -> Result<String, UpstreamError> {
-    soon(greeting).await.expect("no panic").map(|hello| hello.version)
+    soon(greeting).await.expect("no panic").map(|handshake| handshake.version)
 }
 
 fn refused(said: Result<String, UpstreamError>, era: Era) -> bool {
@@ -227,7 +227,7 @@ for line in sys.stdin:
 async fn a_process_that_is_ending_is_waited_for() {
     let lock = tempfile::NamedTempFile::new().expect("a file");
     let path = lock.path().to_str().expect("words").to_owned();
-    let command = Command {
+    let command = ServerCommand {
         program: "python3".into(),
         args: vec!["-c".into(), LOCKED.into(), path],
         env: vec![],
@@ -236,7 +236,7 @@ async fn a_process_that_is_ending_is_waited_for() {
         name: "test".into(),
     };
     let server = Arc::new(Stdio::new(command, SOON));
-    let greet = async || soon(server.greet(Era::Legacy, Instant::now() + SOON)).await;
+    let greet = async || soon(server.connect(Era::Legacy, Instant::now() + SOON)).await;
     greet().await.expect("it is the only one");
     let asked = tokio::spawn({
         let server = server.clone();
@@ -256,7 +256,7 @@ async fn a_process_that_is_ending_is_waited_for() {
 #[tokio::test]
 async fn one_that_ends_at_once_is_told_of_with_its_status_and_last_words() {
     for script in ["echo boom >&2; exit 3", "exec <&-; echo boom >&2; exit 3"] {
-        let command = Command {
+        let command = ServerCommand {
             program: "sh".into(),
             args: vec!["-c".into(), script.into()],
             env: vec![],
@@ -265,7 +265,8 @@ async fn one_that_ends_at_once_is_told_of_with_its_status_and_last_words() {
             name: "test".into(),
         };
         let server = Stdio::new(command, SOON);
-        let error = server.greet(Era::Legacy, Instant::now() + SOON).await.expect_err("it ends").to_string();
+        let error =
+            server.connect(Era::Legacy, Instant::now() + SOON).await.expect_err("it ends").to_string();
         assert!(error.contains("exit status: 3") && error.contains("boom"), "{script}: {error}");
     }
 }

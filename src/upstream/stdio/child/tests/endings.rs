@@ -109,9 +109,9 @@ async fn a_stubborn_child_is_asked_twice_and_killed_with_its_family() {
     let lives = [life.begins().await, life.begins().await];
     let status = soon(child.stop()).await.unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
-    let mut words = vec![told(&mut notices).await.0, told(&mut notices).await.0];
-    assert_eq!(words.remove(0), "eof");
-    assert_eq!(words, ["term"]);
+    let mut message = vec![told(&mut notices).await.0, told(&mut notices).await.0];
+    assert_eq!(message.remove(0), "eof");
+    assert_eq!(message, ["term"]);
     for life in lives {
         ends(life).await;
     }

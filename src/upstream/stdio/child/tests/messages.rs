@@ -8,8 +8,8 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use super::{Life, SOON, call, ends, python, result, soon, start, told};
-use crate::upstream::stdio::child::{Child, ChildError, Progress, Response};
-use crate::upstream::stdio::codec::{Heard, Lines};
+use crate::upstream::stdio::child::{Child, ChildError, ChildProgress, ChildResponse};
+use crate::upstream::stdio::codec::{LineRead, LineReader};
 
 const ECHO: &str = r#"
 for line in sys.stdin:
@@ -21,7 +21,7 @@ async fn the_answer_is_the_bytes_that_the_server_wrote() {
     let (child, _notices) = start(ECHO).await;
     let answer = child.request("tools/call", Some(br#"{"a" : 1.0}"#), SOON, None).await.unwrap();
     let sent = r#"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"a\" : 1.0}}\n"#;
-    assert_eq!(answer, Response::Result(format!(r#"{{"line":"{sent}", "n":1.50e2}}"#).into()));
+    assert_eq!(answer, ChildResponse::Result(format!(r#"{{"line":"{sent}", "n":1.50e2}}"#).into()));
     let answer = child.request("a\"b\nc", None, SOON, None).await;
     assert_eq!(result(answer)["line"], "{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"a\\\"b\\nc\"}\n");
 }
@@ -69,8 +69,8 @@ forever()
     .await;
     let (first, second) =
         soon(async { tokio::join!(call(&child, "a", json!({})), call(&child, "b", json!({}))) }).await;
-    assert_eq!(first.unwrap(), Response::Error(r#"{"code":-1, "message":"no"}"#.into()));
-    assert_eq!(second.unwrap(), Response::Result("{}".into()));
+    assert_eq!(first.unwrap(), ChildResponse::Error(r#"{"code":-1, "message":"no"}"#.into()));
+    assert_eq!(second.unwrap(), ChildResponse::Result("{}".into()));
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ forever()
             let params = format!(r#"{{"_meta":{{"progressToken" : {token} }},"name":"{name}"}}"#);
             let at = params.find(token).unwrap();
             let (notes, mut noted) = mpsc::channel(4);
-            let progress = Progress { token: at..at + token.len(), notes };
+            let progress = ChildProgress { token: at..at + token.len(), notes };
             result(child.request("m", Some(params.as_bytes()), SOON, Some(progress)).await);
             let note = noted.try_recv().expect("it came before the answer");
             assert!(noted.recv().await.is_none());
@@ -152,9 +152,9 @@ forever()
 #[tokio::test]
 async fn a_token_that_is_not_there_is_refused() {
     let (child, _notices) = start(ECHO).await;
-    let progress = Progress { token: 5..9, notes: mpsc::channel(1).0 };
+    let progress = ChildProgress { token: 5..9, notes: mpsc::channel(1).0 };
     let refused = child.request("m", Some(b"{}"), SOON, Some(progress)).await;
-    assert!(matches!(refused, Err(ChildError::NoToken)), "{refused:?}");
+    assert!(matches!(refused, Err(ChildError::TokenRequired)), "{refused:?}");
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ for words in heard():
         r#"{"jsonrpc":"2.0","result":{"id":999},"id":ID,"more":tru}"#,
     ] {
         let answer = call(&child, "m", json!({"say": nonsense})).await;
-        assert!(matches!(answer, Err(ChildError::Nonsense(_))), "{nonsense}: {answer:?}");
+        assert!(matches!(answer, Err(ChildError::InvalidResponse(_))), "{nonsense}: {answer:?}");
     }
 }
 
@@ -200,7 +200,7 @@ for words in heard():
     .await;
     assert_eq!(result(call(&child, "m", json!({})).await), json!({}));
     assert_eq!(told(&mut notices).await.0, "end");
-    assert_eq!(child.0.line.dropped(), 0);
+    assert_eq!(child.0.connection.dropped(), 0);
 }
 
 #[tokio::test]
@@ -244,15 +244,15 @@ async fn lines_are_cut_at_their_ends_and_their_limit() {
     ];
     for (text, expected) in table {
         let (from, mut to): (DuplexStream, DuplexStream) = tokio::io::duplex(1);
-        let mut lines = Lines::new(from, 16);
+        let mut lines = LineReader::new(from, 16);
         let write =
             async move { tokio::io::AsyncWriteExt::write_all(&mut to, text.as_bytes()).await.unwrap() };
         let read = async {
             let mut all = vec![];
             while let Some(heard) = lines.next().await.unwrap() {
                 all.push(match heard {
-                    Heard::Line(line) => Ok(String::from_utf8(line.to_vec()).unwrap()),
-                    Heard::TooLong { id, .. } => Err(id),
+                    LineRead::Line(line) => Ok(String::from_utf8(line.to_vec()).unwrap()),
+                    LineRead::TooLong { id, .. } => Err(id),
                 });
             }
             all
@@ -292,7 +292,7 @@ for words in heard():
     )
     .await;
     let ended = call(&child, "subscriptions/listen", json!({})).await;
-    assert!(matches!(ended, Err(ChildError::Ended)), "{ended:?}");
+    assert!(matches!(ended, Err(ChildError::SessionClosed)), "{ended:?}");
     // Whoever cancels anything else means a request of its own.
     assert_eq!(result(call(&child, "tools/call", json!({})).await), json!({}));
 }
@@ -302,8 +302,8 @@ async fn notifications_reach_the_server_and_back() {
     let (child, mut notices) = start(r#"for words in heard(): note("got", words=words)"#).await;
     child.notify("notifications/initialized", None, SOON).await.unwrap();
     child.notify("n", Some(b"{\"a\":\n1}"), SOON).await.unwrap();
-    let words = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
-    assert_eq!(told(&mut notices).await.1["words"], words);
+    let message = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    assert_eq!(told(&mut notices).await.1["words"], message);
     assert_eq!(
         told(&mut notices).await.1["words"],
         json!({"jsonrpc": "2.0", "method": "n", "params": {"a": 1}})
@@ -320,7 +320,7 @@ for words in heard():
 "#;
     let child = Child::spawn(&python(script), notices).await.unwrap();
     assert_eq!(result(call(&child, "m", json!({})).await), json!({}));
-    assert_eq!(child.0.line.dropped(), 999);
+    assert_eq!(child.0.connection.dropped(), 999);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{SOON, call, helper, python, result, start};
-use crate::upstream::stdio::child::{Child, ChildError, Command};
+use crate::upstream::stdio::child::{Child, ChildError, ServerCommand};
 
 #[tokio::test]
 async fn stderr_is_logged_by_the_line_and_never_blocks() {
@@ -56,7 +56,7 @@ async fn what_cannot_be_started_is_named() {
     std::fs::write(&file, "#!/nowhere/python\n").unwrap();
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let gone = folder.path().join("gone");
-    for (program, cwd, words) in [
+    for (program, cwd, message) in [
         ("no-such-program-here", None, "the program `no-such-program-here` is not on PATH".to_owned()),
         ("/nowhere/program", None, "the program `/nowhere/program` does not exist".to_owned()),
         (
@@ -67,13 +67,17 @@ async fn what_cannot_be_started_is_named() {
         ("python3", Some(&*gone), format!("its `cwd` {} does not exist", gone.display())),
         ("python3", Some(&*file), format!("its `cwd` {} is not a folder", file.display())),
     ] {
-        let command =
-            Command { program: program.into(), args: Vec::new(), cwd: cwd.map(Into::into), ..python("") };
+        let command = ServerCommand {
+            program: program.into(),
+            args: Vec::new(),
+            cwd: cwd.map(Into::into),
+            ..python("")
+        };
         let (notices, _heard) = mpsc::channel(1);
         let Err(ChildError::Spawn { source, .. }) = Child::spawn(&command, notices).await else {
             panic!("{program} is started");
         };
-        assert_eq!(source.to_string(), words);
+        assert_eq!(source.to_string(), message);
     }
 }
 

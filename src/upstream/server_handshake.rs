@@ -9,7 +9,7 @@ use mcp::json::quote::quote;
 use mcp::json::reader::{DEPTH_CEILING, Reader};
 
 use super::UpstreamError;
-use crate::registry::entry_definitions::Definition;
+use crate::registry::entry_definitions::EntryDefinition;
 use mcp::jsonrpc::message;
 use mcp::version;
 
@@ -45,7 +45,7 @@ impl Hello {
     /// # Errors
     /// [`UpstreamError::Nonsense`] if it has no capabilities, or so many that nobody can mean them.
     pub fn read(result: &Bytes, version: String) -> Result<Self, UpstreamError> {
-        let nonsense = |words: String| UpstreamError::Nonsense(words);
+        let nonsense = |message: String| UpstreamError::InvalidResponse(message);
         let part = |name| message::member(result, name).map(|span| span.of(result));
         let era = if version::LEGACY.contains(&version.as_str()) { Era::Legacy } else { Era::Modern };
         let mut faults = Faults::default();
@@ -158,12 +158,12 @@ fn members(object: &[u8]) -> Option<Vec<(String, &[u8])>> {
 }
 
 /// The definition of the era, and that of the other: the SDKs hold what one revision knows against it in both eras.
-struct Definitions([Definition; 2]);
+struct Definitions([EntryDefinition; 2]);
 
 impl Definitions {
     fn of(era: Era, name: &'static str) -> Self {
         let other = if era == Era::Legacy { Era::Modern } else { Era::Legacy };
-        Self([Definition::new(era, name), Definition::new(other, name)])
+        Self([EntryDefinition::new(era, name), EntryDefinition::new(other, name)])
     }
 
     fn check_member(&self, name: &str, value: &[u8]) -> Result<(), String> {

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use filters::auth::{Algorithm, ApiKey, Auth, ClaimPaths, Fixed, Issuer, KeySet, Settings};
-use filters::{Caller, Head};
+use filters::auth::{Algorithm, ApiKey, Auth, AuthSettings, ClaimPaths, Issuer, KeySet, StaticKeys};
+use filters::{Caller, RequestHead};
 use http::{HeaderMap, Method};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
@@ -18,7 +18,7 @@ const ISSUER: &str = "https://id.example.com";
 const AUDIENCE: &str = "https://gateway.example.com/mcp";
 
 fn auth() -> Auth {
-    Auth::new(Settings {
+    Auth::new(AuthSettings {
         certificates: Vec::new(),
         required: true,
         anonymous_roles: vec![],
@@ -29,7 +29,7 @@ fn auth() -> Auth {
             algorithms: Algorithm::ASYMMETRIC.to_vec(),
             leeway: Duration::from_secs(30),
             claims: ClaimPaths { roles: "realm_access.roles".into(), ..ClaimPaths::default() },
-            keys: Arc::new(Fixed::new(
+            keys: Arc::new(StaticKeys::new(
                 KeySet::from_pem(concat!(
                     include_str!("../tests/keys/rsa-public.pem"),
                     include_str!("../tests/keys/p256-public.pem"),
@@ -70,14 +70,14 @@ fn headers(name: &'static str, value: &str) -> HeaderMap {
 
 /// Fixed keys never wait, so one poll is enough: no runtime is measured.
 fn identify(auth: &Auth, headers: &HeaderMap) -> Caller {
-    let head = Head {
-        verb: &Method::POST,
+    let head = RequestHead {
+        http_method: &Method::POST,
         path: "/mcp",
         headers,
         authority: None,
         peer: None,
         certificate: None,
-        outside: true,
+        is_network: true,
     };
     match pin!(auth.identify(&head)).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result.expect("good credentials"),

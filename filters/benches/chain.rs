@@ -8,14 +8,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use filters::auth::{Algorithm, ApiKey, Auth, ClaimPaths, Fixed, Issuer, KeySet, Settings};
+use filters::auth::{Algorithm, ApiKey, Auth, AuthSettings, ClaimPaths, Issuer, KeySet, StaticKeys};
 use filters::cel::Condition;
-use filters::header_match::Agree;
+use filters::header_match::HeaderMatch;
 use filters::origin::Origin;
 use filters::rate_limit::{Budget, Counters, Globs, KeyPart, Match, OnFailure, Rate};
-use filters::rbac::{self, Effect, Lists, Rbac, Role};
+use filters::rbac::{self, Effect, PatternLists, Rbac, Role};
 use filters::size_limits::Size;
-use filters::{Aim, Chain, Head, Permit, Thing};
+use filters::{CallTarget, Chain, Permit, RequestHead, TargetKind};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
@@ -36,7 +36,7 @@ fn auth() -> Auth {
             tenant: Some("org".into()),
             ..ClaimPaths::default()
         },
-        keys: Arc::new(Fixed::new(
+        keys: Arc::new(StaticKeys::new(
             KeySet::from_pem(include_str!("../tests/keys/rsa-public.pem")).expect("a fixture"),
         )),
     };
@@ -48,7 +48,7 @@ fn auth() -> Auth {
         tenant: None,
         scopes: vec!["mcp".into()],
     };
-    Auth::new(Settings {
+    Auth::new(AuthSettings {
         certificates: Vec::new(),
         required: true,
         anonymous_roles: vec![],
@@ -75,7 +75,7 @@ fn rate() -> Rate {
         let tools = Globs::new(tools).expect("sound patterns");
         let matches = Match { tools, ..Match::default() };
         let budget = Budget::Rate { count: 1_000_000_000, per: Duration::from_secs(1), burst: 1_000_000_000 };
-        filters::rate_limit::Rule { name: name.into(), key: key.into(), matches, budget }
+        filters::rate_limit::RateRule { name: name.into(), key: key.into(), matches, budget }
     };
     let rules = vec![
         rule("per-user", &[User], &[]),
@@ -89,11 +89,11 @@ fn rate() -> Rate {
 fn rbac(reads: bool) -> Rbac {
     let roles = (0..50).map(|n| Role {
         name: format!("role{n}"),
-        allow: Lists {
+        allow: PatternLists {
             tools: vec![format!("s{n}__get_*"), format!("s{n}__*_list"), format!("*__common{n}_*")],
-            ..Lists::default()
+            ..PatternLists::default()
         },
-        deny: Lists { tools: vec![format!("s{n}__get_secret*")], ..Lists::default() },
+        deny: PatternLists { tools: vec![format!("s{n}__get_secret*")], ..PatternLists::default() },
         ..Role::default()
     });
     let rules = (0..10).map(|n| {
@@ -109,7 +109,7 @@ fn rbac(reads: bool) -> Rbac {
         let when = Condition::compile(&text).expect("a sound condition");
         rbac::Rule { name: text, when, effect: Effect::Deny, message: Some("no".into()) }
     });
-    let settings = rbac::Settings {
+    let settings = rbac::RbacSettings {
         default: Effect::Deny,
         roles: roles.collect(),
         rules: rules.collect(),
@@ -123,7 +123,10 @@ fn chain(auth: Auth, rate: Rate, rbac: Rbac) -> Chain {
         origin: Origin::new(None, Some(vec!["gateway.example.com".into()])),
         size: Size { max_body: 4 << 20, max_header: 64 << 10, max_depth: 64 },
         auth,
-        agree: Agree { modern: &["2026-07-28"], legacy: &["2025-11-25", "2025-06-18", "2025-03-26"] },
+        header_match: HeaderMatch {
+            modern: &["2026-07-28"],
+            legacy: &["2025-11-25", "2025-06-18", "2025-03-26"],
+        },
         rate,
         rbac,
     }
@@ -168,24 +171,24 @@ fn ready<T>(work: impl Future<Output = T>) -> T {
     }
 }
 
-fn head(headers: &HeaderMap) -> Head<'_> {
-    Head {
+fn head(headers: &HeaderMap) -> RequestHead<'_> {
+    RequestHead {
         certificate: None,
-        verb: &Method::POST,
+        http_method: &Method::POST,
         path: "/mcp",
         headers,
         authority: None,
         peer: "203.0.113.9".parse().ok(),
-        outside: true,
+        is_network: true,
     }
 }
 
 fn passes(chain: &Chain, headers: &HeaderMap, body: &[u8]) -> Permit {
-    let caller = ready(chain.greet(&head(headers))).expect("a good head");
+    let caller = ready(chain.on_head(&head(headers))).expect("a good head");
     let mut call = chain.read(head(headers), caller, body).expect("a sound message");
-    // The door looks this up in its catalog.
-    call.aim = Some(Aim { thing: Thing::Tool, name: TOOL, server: "s7" });
-    ready(chain.admit(call)).expect("it is allowed")
+    // The dispatcher looks this up in its catalog.
+    call.target = Some(CallTarget { kind: TargetKind::Tool, name: TOOL, server: "s7" });
+    ready(chain.on_request(call)).expect("it is allowed")
 }
 
 fn chains(c: &mut Criterion) {
@@ -201,8 +204,8 @@ fn chains(c: &mut Criterion) {
         group.bench_function(name, |b| b.iter(|| passes(black_box(chain), &headers, black_box(&body))));
     }
     // Where the time goes.
-    group.bench_function("all on: greet", |b| b.iter(|| ready(black_box(&plain).greet(&head(&headers)))));
-    let caller = ready(plain.greet(&head(&headers))).expect("a good head");
+    group.bench_function("all on: greet", |b| b.iter(|| ready(black_box(&plain).on_head(&head(&headers)))));
+    let caller = ready(plain.on_head(&head(&headers))).expect("a good head");
     group.bench_function("all on: read", |b| {
         b.iter(|| plain.read(head(&headers), caller.clone(), black_box(&body)).is_ok());
     });

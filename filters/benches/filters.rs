@@ -58,7 +58,7 @@ fn edit(c: &mut Criterion) {
                 || BytesMut::from(&body[..]),
                 |body| {
                     let edits = [(id, &b"\"tg-0123456789abcdef\""[..]), (name, &b"\"write_file\""[..])];
-                    splice::edited(body, &edits)
+                    splice::apply_edits(body, &edits)
                 },
                 BatchSize::SmallInput,
             )

@@ -14,10 +14,10 @@ fn message(text: &str, size: usize) -> Vec<u8> {
 }
 
 fn clean(c: &mut Criterion) {
-    let usual = Redactor::new(&Detector::USUAL, &[]).expect("no patterns");
+    let usual = Redactor::new(&Detector::DEFAULT, &[]).expect("no patterns");
     let all = Redactor::new(&Detector::ALL, &[]).expect("no patterns");
     let ticket = [("ticket".to_owned(), "TCK-[0-9]{6}".to_owned())];
-    let custom = Redactor::new(&Detector::USUAL, &ticket).expect("a pattern");
+    let custom = Redactor::new(&Detector::DEFAULT, &ticket).expect("a pattern");
     let mut group = c.benchmark_group("redact_clean");
     for (form, redactor, text) in [
         ("prose", &usual, "Lorem ipsum dolor sit amet, no. 42 of 2024-01-31;\\n consectetur \\\"elit\\\" "),
@@ -42,7 +42,7 @@ fn clean(c: &mut Criterion) {
 }
 
 fn found(c: &mut Criterion) {
-    let usual = Redactor::new(&Detector::USUAL, &[]).expect("no patterns");
+    let usual = Redactor::new(&Detector::DEFAULT, &[]).expect("no patterns");
     let mut group = c.benchmark_group("redact_found");
     for (name, size) in SIZES {
         let text = "Lorem ipsum dolor sit amet, 4111 1111 1111 1111 of 2024-01-31;\\n consectetur elit ";

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use filters::rate_limit::{Budget, Counters, Globs, KeyPart, Match, OnFailure, Rate, Rule};
-use filters::{Aim, Call, Caller, Head, Identity, Means, Thing};
+use filters::rate_limit::{Budget, Counters, Globs, KeyPart, Match, OnFailure, Rate, RateRule};
+use filters::{AuthMethod, Call, CallTarget, Caller, Identity, RequestHead, TargetKind};
 use http::{HeaderMap, Method};
 use mcp::Era;
 use mcp::jsonrpc::request;
@@ -15,16 +15,16 @@ use mcp::jsonrpc::request;
 const BODY: &[u8] =
     br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search__web","arguments":{}}}"#;
 
-fn rule(name: &str, key: &[KeyPart], tools: &[&str], budget: Budget) -> Rule {
+fn rule(name: &str, key: &[KeyPart], tools: &[&str], budget: Budget) -> RateRule {
     let tools = Globs::new(tools).expect("sound patterns");
-    Rule { name: name.into(), key: key.into(), matches: Match { tools, ..Match::default() }, budget }
+    RateRule { name: name.into(), key: key.into(), matches: Match { tools, ..Match::default() }, budget }
 }
 
 fn plenty() -> Budget {
     Budget::Rate { count: 1_000_000_000, per: Duration::from_secs(1), burst: 1_000_000_000 }
 }
 
-fn of(rules: Vec<Rule>) -> Rate {
+fn of(rules: Vec<RateRule>) -> Rate {
     Rate::new(rules, Arc::new(Counters::default()), None, OnFailure::Local)
 }
 
@@ -35,29 +35,29 @@ fn with_call<T>(user: &str, work: impl FnOnce(&Call<'_>) -> T) -> T {
         tenant: Some("acme".into()),
         issuer: Some("https://id.example.com/realms/main".into()),
         roles: vec!["dev".into(), "ops".into()],
-        means: Means::Jwt,
+        auth_method: AuthMethod::Jwt,
         ..Identity::default()
     };
     work(&Call {
-        head: Head {
-            verb: &Method::POST,
+        head: RequestHead {
+            http_method: &Method::POST,
             path: "/mcp",
             headers: &headers,
             authority: None,
             peer: None,
             certificate: None,
-            outside: true,
+            is_network: true,
         },
         caller: Caller::new(identity),
         body: BODY,
         rpc: Box::new(request::read(BODY, 64).expect("a sound message")),
         era: Era::Modern,
-        aim: Some(Aim { thing: Thing::Tool, name: "search__web", server: "search" }),
+        target: Some(CallTarget { kind: TargetKind::Tool, name: "search__web", server: "search" }),
     })
 }
 
 fn passes(rate: &Rate, call: &Call<'_>) {
-    let judged = std::pin::pin!(rate.admit(call, None)).poll(&mut Context::from_waker(Waker::noop()));
+    let judged = std::pin::pin!(rate.on_request(call, None)).poll(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(black_box(judged), Poll::Ready(Ok(_))));
 }
 

@@ -4,18 +4,18 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use filters::cel::Condition;
-use filters::rbac::{Effect, Judgement, Lists, Query, Rbac, Role, Rule, Settings};
-use filters::{Aim, Caller, Identity, Means, Thing};
+use filters::rbac::{AccessQuery, Decision, Effect, PatternLists, Rbac, RbacSettings, Role, Rule};
+use filters::{AuthMethod, CallTarget, Caller, Identity, TargetKind};
 
 /// With `reads`, one of the rules reads arguments.
 fn policy(reads: bool) -> Rbac {
     let roles = (0..50).map(|n| Role {
         name: format!("role{n}"),
-        allow: Lists {
+        allow: PatternLists {
             tools: vec![format!("s{n}__get_*"), format!("s{n}__*_list"), format!("*__common{n}_*")],
-            ..Lists::default()
+            ..PatternLists::default()
         },
-        deny: Lists { tools: vec![format!("s{n}__get_secret*")], ..Lists::default() },
+        deny: PatternLists { tools: vec![format!("s{n}__get_secret*")], ..PatternLists::default() },
         ..Role::default()
     });
     let mut texts: Vec<String> = (0..10)
@@ -36,8 +36,12 @@ fn policy(reads: bool) -> Rbac {
         effect: Effect::Deny,
         message: Some("no".into()),
     });
-    let settings =
-        Settings { default: Effect::Deny, roles: roles.collect(), rules: rules.collect(), scopes: vec![] };
+    let settings = RbacSettings {
+        default: Effect::Deny,
+        roles: roles.collect(),
+        rules: rules.collect(),
+        scopes: vec![],
+    };
     Rbac::new(settings).expect("a sound policy")
 }
 
@@ -49,16 +53,16 @@ fn caller(roles: usize) -> Caller {
         user: "ann".into(),
         tenant: Some("acme".into()),
         roles,
-        means: Means::Jwt,
+        auth_method: AuthMethod::Jwt,
         claims: claims.as_object().expect("an object").clone(),
         ..Identity::default()
     })
 }
 
-fn query<'a>(name: &'a str, arguments: &'a [u8]) -> Query<'a> {
-    Query {
+fn query<'a>(name: &'a str, arguments: &'a [u8]) -> AccessQuery<'a> {
+    AccessQuery {
         method: "tools/call",
-        aim: Some(Aim { thing: Thing::Tool, name, server: "s7" }),
+        target: Some(CallTarget { kind: TargetKind::Tool, name, server: "s7" }),
         arguments: Some(arguments),
         ip: "10.0.0.1".parse().ok(),
     }
@@ -69,24 +73,24 @@ fn judge(c: &mut Criterion) {
     let (plain, reading) = (policy(false), policy(true));
     let caller = caller(5);
     let query = query("s7__get_rows", arguments);
-    let allowed = |rbac: &Rbac| assert!(matches!(rbac.judge(&caller, &query), Judgement::Allowed(_)));
+    let allowed = |rbac: &Rbac| assert!(matches!(rbac.decide(&caller, &query), Decision::Allowed(_)));
     allowed(&plain);
     allowed(&reading);
-    c.bench_function("judge/remembered", |b| b.iter(|| plain.judge(black_box(&caller), black_box(&query))));
+    c.bench_function("judge/remembered", |b| b.iter(|| plain.decide(black_box(&caller), black_box(&query))));
     c.bench_function("judge/reads_arguments", |b| {
-        b.iter(|| reading.judge(black_box(&caller), black_box(&query)));
+        b.iter(|| reading.decide(black_box(&caller), black_box(&query)));
     });
     let big = format!(r#"{{"env":"dev","text":"{}"}}"#, "lorem ipsum ".repeat(340));
     let big = self::query("s7__get_rows", big.as_bytes());
     c.bench_function("judge/reads_arguments_4k", |b| {
-        b.iter(|| reading.judge(black_box(&caller), black_box(&big)));
+        b.iter(|| reading.decide(black_box(&caller), black_box(&big)));
     });
     let mut n = 0u64;
     c.bench_function("judge/first_time", |b| {
         b.iter(|| {
             n += 1;
             let name = format!("s7__get_rows{n}");
-            plain.judge(black_box(&caller), &self::query(&name, arguments))
+            plain.decide(black_box(&caller), &self::query(&name, arguments))
         });
     });
 }
@@ -95,13 +99,14 @@ fn lists(c: &mut Criterion) {
     let names: Vec<String> = (0..1000).map(|n| format!("s{}__get_{n}", n % 50)).collect();
     let rbac = policy(true);
     let see = |caller: &Caller| {
-        let seen = |name: &&String| rbac.sees(caller, &Aim { thing: Thing::Tool, name, server: "s" });
+        let seen =
+            |name: &&String| rbac.can_see(caller, &CallTarget { kind: TargetKind::Tool, name, server: "s" });
         names.iter().filter(seen).count()
     };
     let known = caller(5);
     c.bench_function("sees/1000_tools_remembered", |b| b.iter(|| see(black_box(&known))));
     c.bench_function("sees/1000_tools_of_a_new_caller", |b| b.iter(|| see(&caller(5))));
-    c.bench_function("class", |b| b.iter(|| rbac.class(black_box(&known))));
+    c.bench_function("class", |b| b.iter(|| rbac.visibility_class(black_box(&known))));
 }
 
 fn compile(c: &mut Criterion) {

@@ -5,46 +5,46 @@
 
 use crate::auth::Auth;
 use crate::filter::Filter;
-use crate::header_match::Agree;
+use crate::header_match::HeaderMatch;
 use crate::origin::Origin;
-use crate::rate_limit::{Held, Rate};
-use crate::rbac::{Denied, Rbac};
-use crate::request::{Call, Caller, Head, Refused};
+use crate::rate_limit::{Rate, Slots};
+use crate::rbac::{Denial, Rbac};
+use crate::request::{Call, Caller, RejectedMessage, RequestHead};
 use crate::size_limits::Size;
 use mcp::era::Era;
 use mcp::json::reader::Span;
 use mcp::jsonrpc::request::Rpc;
-use mcp::rejection::{Refusal, Verdict};
+use mcp::rejection::Rejection;
 
 /// The filters in the order in which they judge.
 pub struct Chain {
     pub origin: Origin,
     pub size: Size,
     pub auth: Auth,
-    pub agree: Agree,
+    pub header_match: HeaderMatch,
     pub rate: Rate,
     pub rbac: Rbac,
 }
 
 /// A refusal, and the filter that spoke it.
 #[derive(Debug)]
-pub struct Stop {
+pub struct ChainRejection {
     pub filter: &'static str,
-    pub refused: Refused,
+    pub refused: RejectedMessage,
 }
 
 impl Chain {
     /// Judges the head: gives the caller, or why there is none.
-    pub async fn greet(&self, head: &Head<'_>) -> Result<Caller, Stop> {
-        self.glance(head).await?;
-        self.auth.identify(head).await.map_err(|refusal| halt(crate::auth::NAME, None, refusal))
+    pub async fn on_head(&self, head: &RequestHead<'_>) -> Result<Caller, ChainRejection> {
+        self.on_head_unauthenticated(head).await?;
+        self.auth.identify(head).await.map_err(|rejection| reject(crate::auth::NAME, None, rejection))
     }
 
     /// Judges the head of a request that needs no credentials.
-    pub async fn glance(&self, head: &Head<'_>) -> Result<(), Stop> {
-        greet(&self.origin, head).await?;
-        greet(&self.size, head).await?;
-        self.rate.greet(head, head.peer).await.map_err(|refusal| halt(Rate::NAME, None, refusal))
+    pub async fn on_head_unauthenticated(&self, head: &RequestHead<'_>) -> Result<(), ChainRejection> {
+        run_on_head(&self.origin, head).await?;
+        run_on_head(&self.size, head).await?;
+        self.rate.on_head(head, head.peer).await.map_err(|rejection| reject(Rate::NAME, None, rejection))
     }
 
     /// Who a caller without credentials is.
@@ -53,51 +53,59 @@ impl Chain {
     }
 
     /// Reads the body as one message and tells its era.
-    pub fn read<'a>(&self, head: Head<'a>, caller: Caller, body: &'a [u8]) -> Result<Call<'a>, Stop> {
+    pub fn read<'a>(
+        &self,
+        head: RequestHead<'a>,
+        caller: Caller,
+        body: &'a [u8],
+    ) -> Result<Call<'a>, ChainRejection> {
         let rpc = crate::request::read(body, self.size.max_depth)
-            .map_err(|refused| Stop { filter: Size::NAME, refused })?;
-        let era = self.agree.era(&head, &rpc, body);
-        Ok(Call { head, caller, body, rpc, era, aim: None })
+            .map_err(|refused| ChainRejection { filter: Size::NAME, refused })?;
+        let era = self.header_match.era(&head, &rpc, body);
+        Ok(Call { head, caller, body, rpc, era, target: None })
     }
 
     /// Judges the whole call.
-    pub async fn admit(&self, mut call: Call<'_>) -> Result<Permit, Stop> {
+    pub async fn on_request(&self, mut call: Call<'_>) -> Result<Permit, ChainRejection> {
         let id = call.id();
-        admit(&self.agree, &mut call).await?;
-        let held =
-            self.rate.admit(&call, call.head.peer).await.map_err(|refusal| halt(Rate::NAME, id, refusal))?;
-        match self.rbac.admit(&call) {
+        run_on_request(&self.header_match, &mut call).await?;
+        let slots = self
+            .rate
+            .on_request(&call, call.head.peer)
+            .await
+            .map_err(|rejection| reject(Rate::NAME, id, rejection))?;
+        match self.rbac.enforce(&call) {
             Ok(()) => {}
-            Err(Denied::Refusal(refusal)) => return Err(halt(crate::rbac::NAME, id, refusal)),
-            Err(Denied::Scopes(scopes)) => {
-                let refusal = self.auth.insufficient_scope(call.head.path, &scopes);
-                return Err(halt(crate::rbac::NAME, id, Box::new(refusal)));
+            Err(Denial::Rejected(rejection)) => return Err(reject(crate::rbac::NAME, id, rejection)),
+            Err(Denial::MissingScopes(scopes)) => {
+                let rejection = self.auth.insufficient_scope(call.head.path, &scopes);
+                return Err(reject(crate::rbac::NAME, id, Box::new(rejection)));
             }
         }
-        Ok(Permit { rpc: call.rpc, era: call.era, caller: call.caller, held, proof: Proof(()) })
+        Ok(Permit { rpc: call.rpc, era: call.era, caller: call.caller, slots, proof: Proof(()) })
     }
 }
 
-async fn greet<F: Filter>(filter: &F, head: &Head<'_>) -> Result<(), Stop> {
-    match filter.greet(head).await {
-        Verdict::Pass => Ok(()),
-        Verdict::Refuse(refusal) => Err(stop::<F>(None, refusal)),
+async fn run_on_head<F: Filter>(filter: &F, head: &RequestHead<'_>) -> Result<(), ChainRejection> {
+    match filter.on_head(head).await {
+        Ok(()) => Ok(()),
+        Err(rejection) => Err(rejected_by::<F>(None, rejection)),
     }
 }
 
-async fn admit<F: Filter>(filter: &F, call: &mut Call<'_>) -> Result<(), Stop> {
-    match filter.admit(call).await {
-        Verdict::Pass => Ok(()),
-        Verdict::Refuse(refusal) => Err(stop::<F>(call.id(), refusal)),
+async fn run_on_request<F: Filter>(filter: &F, call: &mut Call<'_>) -> Result<(), ChainRejection> {
+    match filter.on_request(call).await {
+        Ok(()) => Ok(()),
+        Err(rejection) => Err(rejected_by::<F>(call.id(), rejection)),
     }
 }
 
-fn stop<F: Filter>(id: Option<Span>, refusal: Box<Refusal>) -> Stop {
-    halt(F::NAME, id, refusal)
+fn rejected_by<F: Filter>(id: Option<Span>, rejection: Box<Rejection>) -> ChainRejection {
+    reject(F::NAME, id, rejection)
 }
 
-fn halt(filter: &'static str, id: Option<Span>, refusal: Box<Refusal>) -> Stop {
-    Stop { filter, refused: Refused { id, refusal } }
+fn reject(filter: &'static str, id: Option<Span>, rejection: Box<Rejection>) -> ChainRejection {
+    ChainRejection { filter, refused: RejectedMessage { id, rejection } }
 }
 
 /// The right to take one exit with one message.
@@ -107,7 +115,7 @@ pub struct Permit {
     pub era: Era,
     pub caller: Caller,
     /// The places that the call takes up in limits of what runs at a time; given back when this is dropped.
-    pub held: Held,
+    pub slots: Slots,
     #[allow(dead_code, reason = "its privacy is its use: nobody else can write this struct")]
     proof: Proof,
 }

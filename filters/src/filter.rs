@@ -1,7 +1,7 @@
 //! What each filter of the chain is.
 
-use crate::request::{Call, Head};
-use mcp::rejection::Verdict;
+use crate::request::{Call, RequestHead};
+use mcp::rejection::Rejection;
 
 /// One judge. It sees values and gives a verdict; the default is to have no opinion.
 pub trait Filter {
@@ -9,14 +9,14 @@ pub trait Filter {
     const NAME: &'static str;
 
     /// Judges the head, before one byte of the body is read.
-    fn greet(&self, head: &Head<'_>) -> impl Future<Output = Verdict> + Send {
+    fn on_head(&self, head: &RequestHead<'_>) -> impl Future<Output = Result<(), Box<Rejection>>> + Send {
         let _ = head;
-        std::future::ready(Verdict::Pass)
+        std::future::ready(Ok(()))
     }
 
     /// Judges the call as a whole.
-    fn admit(&self, call: &mut Call<'_>) -> impl Future<Output = Verdict> + Send {
+    fn on_request(&self, call: &mut Call<'_>) -> impl Future<Output = Result<(), Box<Rejection>>> + Send {
         let _ = call;
-        std::future::ready(Verdict::Pass)
+        std::future::ready(Ok(()))
     }
 }

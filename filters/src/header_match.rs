@@ -7,31 +7,31 @@
 use std::borrow::Cow;
 
 use crate::filter::Filter;
-use crate::request::{Call, Doubtful, Head};
+use crate::request::{AmbiguousHeader, Call, RequestHead};
 use mcp::era::Era;
 use mcp::header_name;
 use mcp::header_value::decode;
 use mcp::json::quote::quote;
-use mcp::jsonrpc::request::{Kind, META_CAPABILITIES, META_VERSION, Rpc};
-use mcp::rejection::{Refusal, Verdict, code};
+use mcp::jsonrpc::request::{META_CAPABILITIES, META_VERSION, MessageKind, Rpc};
+use mcp::rejection::{Rejection, code};
 
 /// The revisions that are served.
 #[derive(Clone, Debug)]
-pub struct Agree {
+pub struct HeaderMatch {
     /// Revisions with `_meta` in each request; newest first.
     pub modern: &'static [&'static str],
     /// Revisions with `initialize`; newest first.
     pub legacy: &'static [&'static str],
 }
 
-impl Agree {
+impl HeaderMatch {
     /// Body first, header second: a request with the modern `_meta` is modern whatever its headers say.
-    pub fn era(&self, head: &Head<'_>, rpc: &Rpc, body: &[u8]) -> Era {
+    pub fn era(&self, head: &RequestHead<'_>, rpc: &Rpc, body: &[u8]) -> Era {
         if rpc.meta.protocol_version.is_some() || rpc.meta.client_capabilities.is_some() {
             return Era::Modern;
         }
         let initialize = rpc.method.is_some_and(|m| m.is(body, "initialize"));
-        match head.one(&header_name::PROTOCOL_VERSION) {
+        match head.single(&header_name::PROTOCOL_VERSION) {
             Ok(None) => Era::Legacy,
             _ if initialize => Era::Legacy,
             Ok(Some(version)) if self.legacy.contains(&version) => Era::Legacy,
@@ -40,35 +40,39 @@ impl Agree {
         }
     }
 
-    fn modern(&self, call: &Call<'_>) -> Result<(), Refusal> {
+    fn check_modern(&self, call: &Call<'_>) -> Result<(), Rejection> {
         let meta = &call.rpc.meta;
         let Some(version) = meta.protocol_version.map(|v| v.read(call.body)) else {
-            match call.head.one(&header_name::PROTOCOL_VERSION) {
-                Ok(version) => self.known(version)?,
-                Err(Doubtful) => return Err(doubled("MCP-Protocol-Version")),
+            match call.head.single(&header_name::PROTOCOL_VERSION) {
+                Ok(version) => self.check_version(version)?,
+                Err(AmbiguousHeader) => return Err(ambiguous_header("MCP-Protocol-Version")),
             }
-            return if call.rpc.kind == Kind::Request { Err(missing_meta(META_VERSION)) } else { Ok(()) };
+            return if call.rpc.kind == MessageKind::Request {
+                Err(missing_meta(META_VERSION))
+            } else {
+                Ok(())
+            };
         };
-        if call.rpc.kind == Kind::Request && meta.client_capabilities.is_none() {
+        if call.rpc.kind == MessageKind::Request && meta.client_capabilities.is_none() {
             return Err(missing_meta(META_CAPABILITIES));
         }
-        if call.head.outside {
-            same(&call.head, &header_name::PROTOCOL_VERSION, "MCP-Protocol-Version", Some(&version))?;
+        if call.head.is_network {
+            check_header(&call.head, &header_name::PROTOCOL_VERSION, "MCP-Protocol-Version", Some(&version))?;
             if let Some(method) = call.rpc.method.map(|m| m.read(call.body)) {
-                same(&call.head, &header_name::METHOD, "Mcp-Method", Some(&method))?;
-                same(
+                check_header(&call.head, &header_name::METHOD, "Mcp-Method", Some(&method))?;
+                check_header(
                     &call.head,
                     &header_name::NAME,
                     "Mcp-Name",
-                    self.name(&call.rpc, &method, call.body).as_deref(),
+                    self.expected_mcp_name(&call.rpc, &method, call.body).as_deref(),
                 )?;
             }
         }
-        self.known(Some(&version))
+        self.check_version(Some(&version))
     }
 
     /// What `Mcp-Name` must mirror for this method, if anything.
-    fn name<'a>(&self, rpc: &Rpc, method: &str, body: &'a [u8]) -> Option<Cow<'a, str>> {
+    fn expected_mcp_name<'a>(&self, rpc: &Rpc, method: &str, body: &'a [u8]) -> Option<Cow<'a, str>> {
         match method {
             "tools/call" | "prompts/get" => rpc.name.map(|n| n.read(body)),
             "resources/read" => rpc.uri.map(|u| u.read(body)),
@@ -77,10 +81,10 @@ impl Agree {
         }
     }
 
-    fn known(&self, version: Option<&str>) -> Result<(), Refusal> {
+    fn check_version(&self, version: Option<&str>) -> Result<(), Rejection> {
         match version {
             Some(version) if !self.modern.contains(&version) => {
-                let refusal = Refusal::new(
+                let rejection = Rejection::new(
                     400,
                     code::UNSUPPORTED_VERSION,
                     "unsupported_version",
@@ -90,7 +94,7 @@ impl Agree {
                     ),
                 );
                 let quoted: Vec<String> = self.modern.iter().map(|v| quote(v)).collect();
-                Err(refusal.with_data(format!(
+                Err(rejection.with_data(format!(
                     r#"{{"supported":[{}],"requested":{}}}"#,
                     quoted.join(","),
                     quote(version)
@@ -100,10 +104,10 @@ impl Agree {
         }
     }
 
-    fn legacy(&self, call: &Call<'_>) -> Result<(), Refusal> {
-        match call.head.one(&header_name::PROTOCOL_VERSION) {
+    fn check_legacy(&self, call: &Call<'_>) -> Result<(), Rejection> {
+        match call.head.single(&header_name::PROTOCOL_VERSION) {
             Ok(_) => Ok(()),
-            Err(Doubtful) => Err(Refusal::new(
+            Err(AmbiguousHeader) => Err(Rejection::new(
                 400,
                 code::INVALID_REQUEST,
                 "header_doubled",
@@ -113,20 +117,20 @@ impl Agree {
     }
 }
 
-impl Filter for Agree {
-    const NAME: &'static str = "agree";
+impl Filter for HeaderMatch {
+    const NAME: &'static str = "header_match";
 
-    async fn admit(&self, call: &mut Call<'_>) -> Verdict {
+    async fn on_request(&self, call: &mut Call<'_>) -> Result<(), Box<Rejection>> {
         let judged = match call.era {
-            Era::Modern => self.modern(call),
-            Era::Legacy => self.legacy(call),
+            Era::Modern => self.check_modern(call),
+            Era::Legacy => self.check_legacy(call),
         };
-        judged.map_or_else(Verdict::from, |()| Verdict::Pass)
+        judged.map_err(Box::new)
     }
 }
 
-fn missing_meta(key: &str) -> Refusal {
-    Refusal::new(
+fn missing_meta(key: &str) -> Rejection {
+    Rejection::new(
         400,
         code::INVALID_PARAMS,
         "meta_missing",
@@ -134,27 +138,28 @@ fn missing_meta(key: &str) -> Refusal {
     )
 }
 
-fn doubled(shown: &str) -> Refusal {
-    let words = format!("the header {shown} must stand once, in visible ASCII");
-    Refusal::new(400, code::HEADER_MISMATCH, "header_mismatch", words)
+fn ambiguous_header(shown: &str) -> Rejection {
+    let message = format!("the header {shown} must stand once, in visible ASCII");
+    Rejection::new(400, code::HEADER_MISMATCH, "header_mismatch", message)
 }
 
 /// The header must stand once and say `expected`; where the body has nothing to mirror it must be absent or is
 /// ignored (a name without a counterpart names nothing).
-fn same(
-    head: &Head<'_>,
+fn check_header(
+    head: &RequestHead<'_>,
     name: &http::HeaderName,
     shown: &str,
     expected: Option<&str>,
-) -> Result<(), Refusal> {
-    let mismatch = |words: String| Err(Refusal::new(400, code::HEADER_MISMATCH, "header_mismatch", words));
+) -> Result<(), Rejection> {
+    let mismatch =
+        |message: String| Err(Rejection::new(400, code::HEADER_MISMATCH, "header_mismatch", message));
     let Some(expected) = expected else { return Ok(()) };
-    match head.one(name) {
+    match head.single(name) {
         Ok(Some(value)) => match decode(value) {
             Some(decoded) if decoded == expected => Ok(()),
             _ => mismatch(format!("the header {shown} does not say what the body says")),
         },
         Ok(None) => mismatch(format!("the header {shown} is missing")),
-        Err(Doubtful) => Err(doubled(shown)),
+        Err(AmbiguousHeader) => Err(ambiguous_header(shown)),
     }
 }

@@ -17,6 +17,8 @@ pub mod request;
 pub mod size_limits;
 pub mod uri;
 
-pub use crate::request::{Aim, Call, Caller, Head, Identity, Means, Refused, Thing};
-pub use chain::{Chain, Permit, Stop};
+pub use crate::request::{
+    AuthMethod, Call, CallTarget, Caller, Identity, RejectedMessage, RequestHead, TargetKind,
+};
+pub use chain::{Chain, ChainRejection, Permit};
 pub use filter::Filter;

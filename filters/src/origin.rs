@@ -4,8 +4,8 @@
 use http::header::{HOST, ORIGIN};
 
 use crate::filter::Filter;
-use crate::request::Head;
-use mcp::rejection::{Refusal, Verdict};
+use crate::request::RequestHead;
+use mcp::rejection::Rejection;
 
 /// Allowed origins and hosts. Loopback names are the default for both, and are then allowed with any port.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +39,7 @@ impl Origin {
         Self { origins: Allowed::from(origins), hosts: Allowed::from(hosts) }
     }
 
-    fn host_passes(&self, host: &str) -> bool {
+    fn is_host_allowed(&self, host: &str) -> bool {
         match &self.hosts {
             Allowed::Any => true,
             Allowed::Loopback => is_loopback(without_port(host)),
@@ -50,7 +50,7 @@ impl Origin {
     }
 
     /// Whether a page of this origin may talk to the gateway (CORS asks the same question).
-    pub fn origin_passes(&self, origin: &str) -> bool {
+    pub fn is_origin_allowed(&self, origin: &str) -> bool {
         match &self.origins {
             Allowed::Any => true,
             Allowed::Loopback => ["http://", "https://"]
@@ -65,36 +65,37 @@ impl Origin {
 impl Filter for Origin {
     const NAME: &'static str = "origin";
 
-    async fn greet(&self, head: &Head<'_>) -> Verdict {
-        if !head.outside {
-            return Verdict::Pass;
+    async fn on_head(&self, head: &RequestHead<'_>) -> Result<(), Box<Rejection>> {
+        if !head.is_network {
+            return Ok(());
         }
-        let host = match (head.one(&HOST), head.authority) {
+        let host = match (head.single(&HOST), head.authority) {
             (Ok(Some(host)), None) => host,
             (Ok(None), Some(authority)) => authority,
             (Ok(Some(host)), Some(authority)) if host.eq_ignore_ascii_case(authority) => host,
             _ => {
-                return Refusal::http(400, "host_missing", "the request must name one Host (RFC 9112 §3.2)")
-                    .into();
+                return Err(Box::new(Rejection::http(
+                    400,
+                    "host_missing",
+                    "the request must name one Host (RFC 9112 §3.2)",
+                )));
             }
         };
-        if !self.host_passes(host) {
-            return Refusal::http(
+        if !self.is_host_allowed(host) {
+            return Err(Box::new(Rejection::http(
                 403,
                 "host_not_allowed",
                 "this Host is not one that the gateway serves; add it to listen.allowed_hosts",
-            )
-            .into();
+            )));
         }
-        match head.one(&ORIGIN) {
-            Ok(None) => Verdict::Pass,
-            Ok(Some(origin)) if self.origin_passes(origin) => Verdict::Pass,
-            _ => Refusal::http(
+        match head.single(&ORIGIN) {
+            Ok(None) => Ok(()),
+            Ok(Some(origin)) if self.is_origin_allowed(origin) => Ok(()),
+            _ => Err(Box::new(Rejection::http(
                 403,
                 "origin_not_allowed",
                 "pages of this Origin may not call the gateway; add it to listen.allowed_origins",
-            )
-            .into(),
+            ))),
         }
     }
 }
@@ -121,25 +122,25 @@ mod tests {
     fn loopback_is_told_from_names_that_only_look_like_it() {
         let guard = Origin::new(None, None);
         for host in ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "[::1]"] {
-            assert!(guard.host_passes(host), "{host}");
+            assert!(guard.is_host_allowed(host), "{host}");
         }
         for host in
             ["evil.example", "localhost.evil.example", "127.0.0.1.evil", "0.0.0.0", "", "[::2]", "::1:80x"]
         {
-            assert!(!guard.host_passes(host), "{host}");
+            assert!(!guard.is_host_allowed(host), "{host}");
         }
-        assert!(guard.origin_passes("http://localhost:5173"));
+        assert!(guard.is_origin_allowed("http://localhost:5173"));
         for origin in ["null", "file://localhost", "https://evil.example", "http://localhost@evil.example"] {
-            assert!(!guard.origin_passes(origin), "{origin}");
+            assert!(!guard.is_origin_allowed(origin), "{origin}");
         }
     }
 
     #[test]
     fn a_list_replaces_loopback() {
         let guard = Origin::new(Some(vec!["https://App.example".into()]), Some(vec!["gw.example".into()]));
-        assert!(guard.host_passes("gw.example:8443"));
-        assert!(!guard.host_passes("localhost"));
-        assert!(guard.origin_passes("https://app.example"));
-        assert!(!guard.origin_passes("https://app.example:444"));
+        assert!(guard.is_host_allowed("gw.example:8443"));
+        assert!(!guard.is_host_allowed("localhost"));
+        assert!(guard.is_origin_allowed("https://app.example"));
+        assert!(!guard.is_origin_allowed("https://app.example:444"));
     }
 }

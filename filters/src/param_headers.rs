@@ -11,23 +11,23 @@ use std::borrow::Cow;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
-use crate::request::{Doubtful, Head};
+use crate::request::{AmbiguousHeader, RequestHead};
 use mcp::header_value::{decode, encode};
-use mcp::json::reader::{DEPTH_CEILING, Reader};
-use mcp::rejection::{Refusal, code};
+use mcp::json::reader::{DEPTH_CEILING, JsonReader};
+use mcp::rejection::{Rejection, code};
 
 const KEY: &str = "x-mcp-header";
 /// What stands before the name that a schema gives.
 const PREFIX: &str = "mcp-param-";
 /// Most arguments that a tool may have repeated: each is looked for in each call.
-const MOST: usize = 64;
+const MAX_HEADERS: usize = 64;
 
 /// The repeated arguments of one tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mirrors(Vec<Mirror>);
+pub struct ParamHeaders(Vec<ParamHeader>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Mirror {
+struct ParamHeader {
     header: HeaderName,
     /// From `arguments` down.
     path: Vec<String>,
@@ -35,7 +35,7 @@ struct Mirror {
 
 /// Why the annotations of a schema cannot be followed. A client must leave such a tool out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub enum InvalidParamHeader {
     #[error("the schema cannot be read")]
     Unreadable,
     #[error("`x-mcp-header` stands where no argument of one certain place is")]
@@ -45,44 +45,44 @@ pub enum Invalid {
     #[error("`x-mcp-header` of `{0}` stands at something else than a string, an integer or a boolean")]
     Type(String),
     #[error("`x-mcp-header` of `{0}` is the name of another argument's")]
-    Twice(String),
-    #[error("more than {MOST} arguments are to be repeated in the head")]
-    Many,
+    Duplicate(String),
+    #[error("more than {MAX_HEADERS} arguments are to be repeated in the head")]
+    TooMany,
 }
 
-impl Mirrors {
+impl ParamHeaders {
     /// Reads an `inputSchema`; `None` if it names no header.
-    pub fn read(schema: &[u8]) -> Result<Option<Self>, Invalid> {
+    pub fn read(schema: &[u8]) -> Result<Option<Self>, InvalidParamHeader> {
         // Most tools have none, and a key may be written in escapes.
         if memchr::memmem::find(schema, KEY.as_bytes()).is_none()
             && memchr::memmem::find(schema, b"\\u").is_none()
         {
             return Ok(None);
         }
-        let schema: Value = serde_json::from_slice(schema).map_err(|_| Invalid::Unreadable)?;
+        let schema: Value = serde_json::from_slice(schema).map_err(|_| InvalidParamHeader::Unreadable)?;
         let mut all = Vec::new();
         walk(&schema, Some(&mut Vec::new()), &mut all)?;
         Ok((!all.is_empty()).then_some(Self(all)))
     }
 
     /// Whether the head repeats what the arguments say.
-    pub fn agree(&self, head: &Head<'_>, arguments: Option<&[u8]>) -> Result<(), Refusal> {
-        for mirror in &self.0 {
+    pub fn verify(&self, head: &RequestHead<'_>, arguments: Option<&[u8]>) -> Result<(), Rejection> {
+        for header in &self.0 {
             let refuse = |what: &str| {
-                let name = mirror.header.as_str();
-                let words = format!("the header {name} {what} the argument `{}`", mirror.path.join("."));
-                Err(Refusal::new(400, code::HEADER_MISMATCH, "header_mismatch", words))
+                let name = header.header.as_str();
+                let message = format!("the header {name} {what} the argument `{}`", header.path.join("."));
+                Err(Rejection::new(400, code::HEADER_MISMATCH, "header_mismatch", message))
             };
-            let Ok(argument) = mirror.argument(arguments) else {
+            let Ok(argument) = header.argument(arguments) else {
                 return refuse("cannot be compared, for there is more than one of");
             };
-            match (head.one(&mirror.header), argument) {
+            match (head.single(&header.header), argument) {
                 (Ok(None), None) => {}
-                (Err(Doubtful), _) => return refuse("must stand once, in visible ASCII, for"),
+                (Err(AmbiguousHeader), _) => return refuse("must stand once, in visible ASCII, for"),
                 (Ok(Some(_)), None) => return refuse("is there, and nothing that it could repeat of"),
                 (Ok(None), Some(_)) => return refuse("is missing, which repeats"),
                 (Ok(Some(said)), Some(argument)) => match decode(said) {
-                    Some(said) if argument.says(&said) => {}
+                    Some(said) if argument.equals_header(&said) => {}
                     _ => return refuse("does not say what the body says of"),
                 },
             }
@@ -92,7 +92,7 @@ impl Mirrors {
 
     /// The headers that repeat these arguments.
     pub fn headers(&self, arguments: Option<&[u8]>) -> Vec<(HeaderName, HeaderValue)> {
-        let header = |mirror: &Mirror| {
+        let header = |mirror: &ParamHeader| {
             let argument = mirror.argument(arguments).ok()??;
             let value = HeaderValue::from_str(&encode(&argument.text())).ok()?;
             Some((mirror.header.clone(), value))
@@ -103,7 +103,11 @@ impl Mirrors {
 
 /// Goes over every place of a schema where another may stand; `path` is lost where an argument's place is not certain.
 /// What is data (`default`, `const`, `enum`, `examples`) is not looked into, and no `$ref` is followed.
-fn walk(schema: &Value, mut path: Option<&mut Vec<String>>, all: &mut Vec<Mirror>) -> Result<(), Invalid> {
+fn walk(
+    schema: &Value,
+    mut path: Option<&mut Vec<String>>,
+    all: &mut Vec<ParamHeader>,
+) -> Result<(), InvalidParamHeader> {
     const ONE: [&str; 11] = [
         "items",
         "contains",
@@ -121,8 +125,8 @@ fn walk(schema: &Value, mut path: Option<&mut Vec<String>>, all: &mut Vec<Mirror
     const NAMED: [&str; 4] = ["patternProperties", "dependentSchemas", "$defs", "definitions"];
     let Value::Object(members) = schema else { return Ok(()) };
     if let Some(name) = members.get(KEY) {
-        let path = path.as_deref().filter(|path| !path.is_empty()).ok_or(Invalid::Place)?;
-        all.push(mirror(name, path, members, all)?);
+        let path = path.as_deref().filter(|path| !path.is_empty()).ok_or(InvalidParamHeader::Place)?;
+        all.push(param_header(name, path, members, all)?);
     }
     for (key, value) in members {
         match (key.as_str(), value) {
@@ -151,35 +155,36 @@ fn walk(schema: &Value, mut path: Option<&mut Vec<String>>, all: &mut Vec<Mirror
     Ok(())
 }
 
-fn mirror(
+fn param_header(
     name: &Value,
     path: &[String],
     members: &Map<String, Value>,
-    others: &[Mirror],
-) -> Result<Mirror, Invalid> {
+    others: &[ParamHeader],
+) -> Result<ParamHeader, InvalidParamHeader> {
     let place = || path.join(".");
-    let name = name.as_str().filter(|name| !name.is_empty()).ok_or_else(|| Invalid::Name(place()))?;
+    let name =
+        name.as_str().filter(|name| !name.is_empty()).ok_or_else(|| InvalidParamHeader::Name(place()))?;
     let header = HeaderName::from_bytes(format!("{PREFIX}{name}").as_bytes());
-    let header = header.map_err(|_| Invalid::Name(place()))?;
+    let header = header.map_err(|_| InvalidParamHeader::Name(place()))?;
     match members.get("type").and_then(Value::as_str) {
         Some("string" | "integer" | "boolean") => {}
-        _ => return Err(Invalid::Type(place())),
+        _ => return Err(InvalidParamHeader::Type(place())),
     }
     if others.iter().any(|other| other.header == header) {
-        return Err(Invalid::Twice(place()));
+        return Err(InvalidParamHeader::Duplicate(place()));
     }
-    if others.len() == MOST {
-        return Err(Invalid::Many);
+    if others.len() == MAX_HEADERS {
+        return Err(InvalidParamHeader::TooMany);
     }
-    Ok(Mirror { header, path: path.to_vec() })
+    Ok(ParamHeader { header, path: path.to_vec() })
 }
 
 /// A name that stands twice in one object: readers differ on which of them counts.
-struct Doubled;
+struct DuplicateArgument;
 
-impl Mirror {
+impl ParamHeader {
     /// The argument; `None` if it is not there, null, or nothing that a header could repeat.
-    fn argument<'a>(&self, arguments: Option<&'a [u8]>) -> Result<Option<Argument<'a>>, Doubled> {
+    fn argument<'a>(&self, arguments: Option<&'a [u8]>) -> Result<Option<Argument<'a>>, DuplicateArgument> {
         let Some(mut inside) = arguments else { return Ok(None) };
         for name in &self.path {
             if inside.first() != Some(&b'{') {
@@ -187,7 +192,7 @@ impl Mirror {
             }
             let mut found = None;
             let mut doubled = false;
-            let read = Reader::new(inside, DEPTH_CEILING).and_then(|mut reader| {
+            let read = JsonReader::new(inside, DEPTH_CEILING).and_then(|mut reader| {
                 reader.object(|r, key| {
                     let value = r.value()?;
                     if key.is(inside, name) {
@@ -197,7 +202,7 @@ impl Mirror {
                 })
             });
             if doubled || read.is_err() {
-                return Err(Doubled);
+                return Err(DuplicateArgument);
             }
             match found {
                 Some(place) => inside = place.of(inside),
@@ -219,7 +224,7 @@ enum Argument<'a> {
 impl<'a> Argument<'a> {
     fn read(raw: &'a [u8]) -> Option<Self> {
         match raw.first()? {
-            b'"' => Some(Self::Text(Reader::new(raw, 1).and_then(|mut r| r.string()).ok()?.read(raw))),
+            b'"' => Some(Self::Text(JsonReader::new(raw, 1).and_then(|mut r| r.string()).ok()?.read(raw))),
             b't' => Some(Self::Word("true")),
             b'f' => Some(Self::Word("false")),
             b'-' | b'0'..=b'9' => Some(Self::Number(std::str::from_utf8(raw).ok()?)),
@@ -231,26 +236,27 @@ impl<'a> Argument<'a> {
         match self {
             Self::Text(text) => Cow::Borrowed(text),
             Self::Word(word) => Cow::Borrowed(word),
-            Self::Number(raw) => whole(raw).unwrap_or(Cow::Borrowed(raw)),
+            Self::Number(raw) => canonical_integer(raw).unwrap_or(Cow::Borrowed(raw)),
         }
     }
 
     /// Whether a header says the same. Whole numbers are compared as numbers, exactly however long they are.
-    fn says(&self, header: &str) -> bool {
+    fn equals_header(&self, header: &str) -> bool {
         match self {
             Self::Text(text) => header == text,
             Self::Word(word) => header == *word,
             Self::Number(raw) => {
                 let plain = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'.'));
                 header == *raw
-                    || (plain(header) && whole(header).is_some_and(|said| Some(said) == whole(raw)))
+                    || (plain(header)
+                        && canonical_integer(header).is_some_and(|said| Some(said) == canonical_integer(raw)))
             }
         }
     }
 }
 
 /// A whole number in its shortest form, exactly; `None` for one with a fraction, or with more zeros than anybody writes.
-fn whole(raw: &str) -> Option<Cow<'_, str>> {
+fn canonical_integer(raw: &str) -> Option<Cow<'_, str>> {
     const ZEROS: usize = 64;
     let (number, power) = match raw.split_once(['e', 'E']) {
         Some((number, power)) => (number, power.parse::<i64>().ok()?),

@@ -3,8 +3,8 @@
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 
 use crate::filter::Filter;
-use crate::request::Head;
-use mcp::rejection::{Refusal, Verdict};
+use crate::request::RequestHead;
+use mcp::rejection::Rejection;
 
 #[derive(Clone, Debug)]
 pub struct Size {
@@ -17,8 +17,8 @@ pub struct Size {
 }
 
 impl Size {
-    pub fn body_refusal(&self) -> Refusal {
-        Refusal::http(
+    pub fn body_too_large(&self) -> Rejection {
+        Rejection::http(
             413,
             "body_too_large",
             format!("the body is larger than the limit of {} bytes", self.max_body),
@@ -30,33 +30,34 @@ impl Size {
 impl Filter for Size {
     const NAME: &'static str = "size";
 
-    async fn greet(&self, head: &Head<'_>) -> Verdict {
+    async fn on_head(&self, head: &RequestHead<'_>) -> Result<(), Box<Rejection>> {
         let bytes: usize =
             head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if bytes > self.max_header {
             let message = format!("the headers are larger than the limit of {} bytes", self.max_header);
-            return Refusal::http(431, "headers_too_large", message).closing().into();
+            return Err(Box::new(Rejection::http(431, "headers_too_large", message).closing()));
         }
-        if let Ok(Some(length)) = head.one(&CONTENT_LENGTH)
+        if let Ok(Some(length)) = head.single(&CONTENT_LENGTH)
             && length.parse::<usize>().is_ok_and(|length| length > self.max_body)
         {
-            return self.body_refusal().into();
+            return Err(Box::new(self.body_too_large()));
         }
-        if head.outside && head.verb == http::Method::POST && !is_json(head) {
-            return Refusal::http(
-                415,
-                "not_json_type",
-                "a POST must carry one `Content-Type: application/json`",
-            )
-            .closing()
-            .into();
+        if head.is_network && head.http_method == http::Method::POST && !is_json(head) {
+            return Err(Box::new(
+                Rejection::http(
+                    415,
+                    "not_json_type",
+                    "a POST must carry one `Content-Type: application/json`",
+                )
+                .closing(),
+            ));
         }
-        Verdict::Pass
+        Ok(())
     }
 }
 
-fn is_json(head: &Head<'_>) -> bool {
-    let Ok(Some(value)) = head.one(&CONTENT_TYPE) else { return false };
+fn is_json(head: &RequestHead<'_>) -> bool {
+    let Ok(Some(value)) = head.single(&CONTENT_TYPE) else { return false };
     let media = value.split(';').next().unwrap_or_default().trim();
     media.eq_ignore_ascii_case("application/json")
 }

@@ -13,17 +13,17 @@ use host::is_web;
 
 /// Why a URI has no normal form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Odd {
+pub enum AmbiguousUri {
     #[error("it has a segment `.` or `..`")]
-    Dots,
+    DotSegment,
     #[error("its path begins with two slashes")]
-    Slashes,
+    DoubleSlash,
     #[error("it has a backslash")]
     Backslash,
     #[error("it has a slash that is percent-encoded")]
-    Slash,
+    EncodedSlash,
     #[error("it has something that is percent-encoded twice")]
-    Twice,
+    DoubleEncoded,
     #[error("it has a `%` that encodes nothing, or no UTF-8")]
     Percent,
     #[error("it has a control character, or a space at an end")]
@@ -49,7 +49,7 @@ pub enum Odd {
 }
 
 /// The parts of a URI or of a pattern over URIs.
-struct Parts<'a> {
+struct UriParts<'a> {
     /// Empty where there is none.
     scheme: &'a str,
     authority: Option<&'a str>,
@@ -58,7 +58,7 @@ struct Parts<'a> {
     rest: &'a str,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> UriParts<'a> {
     fn of_uri(text: &'a str) -> Self {
         let scheme = text.find(':').map(|at| &text[..at]).filter(|scheme| is_scheme(scheme));
         Self::of(text, scheme, (&['/', '?', '#'], &['?', '#']))
@@ -152,43 +152,43 @@ fn authority(scheme: &str, authority: &str) -> String {
 ///
 /// # Errors
 /// How it could be read in another way.
-pub fn normal(uri: &str) -> Result<Cow<'_, str>, Odd> {
+pub fn normalize(uri: &str) -> Result<Cow<'_, str>, AmbiguousUri> {
     if uri.contains(char::is_control) || uri.starts_with(' ') || uri.ends_with(' ') {
-        return Err(Odd::Control);
+        return Err(AmbiguousUri::Control);
     }
     if uri.contains('\\') {
-        return Err(Odd::Backslash);
+        return Err(AmbiguousUri::Backslash);
     }
-    let parts = Parts::of_uri(uri);
+    let parts = UriParts::of_uri(uri);
     let is_file = parts.scheme.eq_ignore_ascii_case("file");
     if is_file && !parts.rest.is_empty() {
-        return Err(Odd::Query);
+        return Err(AmbiguousUri::Query);
     }
     if is_file && !(parts.path.starts_with('/') || parts.authority.is_some_and(|of| !of.is_empty())) {
-        return Err(Odd::Relative);
+        return Err(AmbiguousUri::Relative);
     }
     let authority = decoded(parts.authority.unwrap_or_default(), true)?;
     if authority.contains("%3F") || authority.contains("%23") {
         // Who decodes it reads another host, and another path.
-        return Err(Odd::Slash);
+        return Err(AmbiguousUri::EncodedSlash);
     }
     let path = decoded(parts.path, true)?;
     if path.starts_with("//") {
-        return Err(Odd::Slashes);
+        return Err(AmbiguousUri::DoubleSlash);
     }
     if path.split('/').any(is_dots) || is_dots(&authority) {
-        return Err(Odd::Dots);
+        return Err(AmbiguousUri::DotSegment);
     }
     host::check(&parts.scheme.to_ascii_lowercase(), parts.authority)?;
     if is_file && is_drive(&path) {
-        return Err(Odd::Drive);
+        return Err(AmbiguousUri::Drive);
     }
     let rest = decoded(parts.rest, false)?;
     let same = |one: &Cow<'_, str>| matches!(one, Cow::Borrowed(_));
     if same(&path) && same(&rest) && same(&authority) && !path.contains("//") && parts.is_plain() {
         return Ok(Cow::Borrowed(uri));
     }
-    let parts = Parts { authority: parts.authority.map(|_| &*authority), path: &path, ..parts };
+    let parts = UriParts { authority: parts.authority.map(|_| &*authority), path: &path, ..parts };
     let (scheme, mut out) = parts.head();
     single(if path.is_empty() && has_root(&scheme) { "/" } else { &path }, &mut out);
     out.push_str(match rest.find('#').filter(|_| is_web(&scheme)) {
@@ -199,8 +199,8 @@ pub fn normal(uri: &str) -> Result<Cow<'_, str>, Odd> {
 }
 
 /// A pattern over URIs in the spelling of what it is held against. A `?` is any letter here.
-pub fn pattern(glob: &str) -> String {
-    let parts = Parts::of_pattern(glob);
+pub fn normalize_pattern(glob: &str) -> String {
+    let parts = UriParts::of_pattern(glob);
     let (scheme, mut out) = parts.head();
     if has_root(&scheme) && parts.path.is_empty() && parts.authority.is_some() {
         return root(&scheme, &out);
@@ -261,7 +261,7 @@ fn path_ends_with_slash(out: &str) -> bool {
 }
 
 /// Replaces what is percent-encoded and need not be. In a path nothing may be left that hides a slash.
-fn decoded(text: &str, strict: bool) -> Result<Cow<'_, str>, Odd> {
+fn decoded(text: &str, strict: bool) -> Result<Cow<'_, str>, AmbiguousUri> {
     if !text.contains('%') {
         return Ok(Cow::Borrowed(text));
     }
@@ -279,7 +279,7 @@ fn escaped(text: &str) -> Cow<'_, str> {
     decode(text, false, put).map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
-fn decode(text: &str, strict: bool, mut put: impl FnMut(char, &mut String)) -> Result<String, Odd> {
+fn decode(text: &str, strict: bool, mut put: impl FnMut(char, &mut String)) -> Result<String, AmbiguousUri> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('%') {
@@ -291,19 +291,19 @@ fn decode(text: &str, strict: bool, mut put: impl FnMut(char, &mut String)) -> R
             let byte = after.get(..2).and_then(|hex| {
                 hex.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u8::from_str_radix(hex, 16).ok())?
             });
-            bytes.push(byte.ok_or(Odd::Percent)?);
+            bytes.push(byte.ok_or(AmbiguousUri::Percent)?);
             rest = &after[2..];
         }
-        let letters = std::str::from_utf8(&bytes).map_err(|_| Odd::Percent)?;
+        let letters = std::str::from_utf8(&bytes).map_err(|_| AmbiguousUri::Percent)?;
         for (at, letter) in letters.char_indices() {
             match letter {
-                '/' if strict => return Err(Odd::Slash),
-                '\\' => return Err(Odd::Backslash),
-                letter if letter.is_control() => return Err(Odd::Control),
+                '/' if strict => return Err(AmbiguousUri::EncodedSlash),
+                '\\' => return Err(AmbiguousUri::Backslash),
+                letter if letter.is_control() => return Err(AmbiguousUri::Control),
                 '%' if strict => {
                     let after: String = letters[at + 1..].chars().chain(rest.chars()).take(2).collect();
                     if after.len() == 2 && after.bytes().all(|b| b.is_ascii_hexdigit()) {
-                        return Err(Odd::Twice);
+                        return Err(AmbiguousUri::DoubleEncoded);
                     }
                     out.push_str("%25");
                 }
@@ -355,9 +355,13 @@ mod tests {
             ("web://x/y...z/.a/..b/c..", "web://x/y...z/.a/..b/c.."),
             ("", ""),
         ] {
-            let normal = normal(uri).unwrap_or_else(|odd| panic!("{uri}: {odd}"));
+            let normal = normalize(uri).unwrap_or_else(|error| panic!("{uri}: {error}"));
             assert_eq!(normal, same, "{uri}");
-            assert_eq!(super::normal(&normal), Ok(Cow::Borrowed(same)), "{uri}: it is its own normal form");
+            assert_eq!(
+                super::normalize(&normal),
+                Ok(Cow::Borrowed(same)),
+                "{uri}: it is its own normal form"
+            );
             assert_eq!(
                 matches!(normal, Cow::Borrowed(_)),
                 uri == same,
@@ -368,44 +372,44 @@ mod tests {
 
     #[test]
     fn what_can_be_read_in_two_ways_has_none() {
-        for (uri, odd) in [
-            ("file:///pub/../etc/passwd", Odd::Dots),
-            ("file:///pub/./a", Odd::Dots),
-            ("file:///pub/..", Odd::Dots),
-            ("file:///pub/%2e%2E/etc", Odd::Dots),
-            ("file:///pub/.%2e/etc", Odd::Dots),
-            ("file:///pub/..;x=1/etc", Odd::Dots),
-            ("file:///pub/..%3Bx/etc", Odd::Dots),
-            ("file:///pub/..%20/etc", Odd::Dots),
-            ("file://../etc/passwd", Odd::Dots),
-            ("ui:../main", Odd::Dots),
-            ("urn:a/../b", Odd::Dots),
-            ("../etc/passwd", Odd::Dots),
-            ("https://x/a/..?b", Odd::Dots),
-            ("file:///pub/..%2fetc", Odd::Slash),
-            ("file:///pub%2Fsecret", Odd::Slash),
-            ("https://good.example%2f@evil/x", Odd::Slash),
-            ("https://good.example%3f@evil/x", Odd::Slash),
-            ("file:///pub/..\\etc", Odd::Backslash),
-            ("file:///pub/..%5cetc", Odd::Backslash),
-            ("file:///pub/%252e%252e/etc", Odd::Twice),
-            ("file:///pub/%25%32%65", Odd::Twice),
-            ("file:///pub/%2", Odd::Percent),
-            ("file:///pub/%%32e", Odd::Percent),
-            ("file:///pub/%zz", Odd::Percent),
-            ("file:///pub/%+1", Odd::Percent),
-            ("file:///pub/%c0%ae%c0%ae/etc", Odd::Percent),
-            ("file:///pub/a%00.txt", Odd::Control),
-            ("file:///pub/a\n", Odd::Control),
-            (" file:///pub/a", Odd::Control),
-            ("file:////etc/passwd", Odd::Slashes),
-            ("//etc/passwd", Odd::Slashes),
-            ("file:///secret?", Odd::Query),
-            ("file:///secret#a", Odd::Query),
-            ("file:etc/passwd", Odd::Relative),
-            ("file:", Odd::Relative),
+        for (uri, error) in [
+            ("file:///pub/../etc/passwd", AmbiguousUri::DotSegment),
+            ("file:///pub/./a", AmbiguousUri::DotSegment),
+            ("file:///pub/..", AmbiguousUri::DotSegment),
+            ("file:///pub/%2e%2E/etc", AmbiguousUri::DotSegment),
+            ("file:///pub/.%2e/etc", AmbiguousUri::DotSegment),
+            ("file:///pub/..;x=1/etc", AmbiguousUri::DotSegment),
+            ("file:///pub/..%3Bx/etc", AmbiguousUri::DotSegment),
+            ("file:///pub/..%20/etc", AmbiguousUri::DotSegment),
+            ("file://../etc/passwd", AmbiguousUri::DotSegment),
+            ("ui:../main", AmbiguousUri::DotSegment),
+            ("urn:a/../b", AmbiguousUri::DotSegment),
+            ("../etc/passwd", AmbiguousUri::DotSegment),
+            ("https://x/a/..?b", AmbiguousUri::DotSegment),
+            ("file:///pub/..%2fetc", AmbiguousUri::EncodedSlash),
+            ("file:///pub%2Fsecret", AmbiguousUri::EncodedSlash),
+            ("https://good.example%2f@evil/x", AmbiguousUri::EncodedSlash),
+            ("https://good.example%3f@evil/x", AmbiguousUri::EncodedSlash),
+            ("file:///pub/..\\etc", AmbiguousUri::Backslash),
+            ("file:///pub/..%5cetc", AmbiguousUri::Backslash),
+            ("file:///pub/%252e%252e/etc", AmbiguousUri::DoubleEncoded),
+            ("file:///pub/%25%32%65", AmbiguousUri::DoubleEncoded),
+            ("file:///pub/%2", AmbiguousUri::Percent),
+            ("file:///pub/%%32e", AmbiguousUri::Percent),
+            ("file:///pub/%zz", AmbiguousUri::Percent),
+            ("file:///pub/%+1", AmbiguousUri::Percent),
+            ("file:///pub/%c0%ae%c0%ae/etc", AmbiguousUri::Percent),
+            ("file:///pub/a%00.txt", AmbiguousUri::Control),
+            ("file:///pub/a\n", AmbiguousUri::Control),
+            (" file:///pub/a", AmbiguousUri::Control),
+            ("file:////etc/passwd", AmbiguousUri::DoubleSlash),
+            ("//etc/passwd", AmbiguousUri::DoubleSlash),
+            ("file:///secret?", AmbiguousUri::Query),
+            ("file:///secret#a", AmbiguousUri::Query),
+            ("file:etc/passwd", AmbiguousUri::Relative),
+            ("file:", AmbiguousUri::Relative),
         ] {
-            assert_eq!(normal(uri), Err(odd), "{uri}");
+            assert_eq!(normalize(uri), Err(error), "{uri}");
         }
     }
 
@@ -434,8 +438,8 @@ mod tests {
             ("{file,memo}:///a", "file:/a", true),
             ("file:*", "file:/a", true),
         ] {
-            let set = GlobBuilder::new(&pattern(glob)).build().expect(glob).compile_matcher();
-            assert_eq!(set.is_match(&*normal(uri).expect(uri)), fits, "{glob} {uri}");
+            let set = GlobBuilder::new(&normalize_pattern(glob)).build().expect(glob).compile_matcher();
+            assert_eq!(set.is_match(&*normalize(uri).expect(uri)), fits, "{glob} {uri}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Conditions: what is refused when they are compiled, and where; what they say of calls.
 
-use filters::cel::{Condition, Outcome, Scene};
-use filters::{Aim, Caller, Identity, Means, Thing};
+use filters::cel::{CelContext, Condition, ConditionResult};
+use filters::{AuthMethod, CallTarget, Caller, Identity, TargetKind};
 use proptest::prelude::*;
 
 fn flaw(text: &str) -> (String, String) {
@@ -100,10 +100,10 @@ fn the_deepest_condition_that_compiles_fits_half_the_stack_of_a_worker() {
     let deepest = (1..60).rev().find_map(nested).expect("one compiles");
     let said = std::thread::Builder::new()
         .stack_size(1 << 20)
-        .spawn(move || deepest.ask(&Scene::new(&caller(), "", None), |_| true))
+        .spawn(move || deepest.evaluate(&CelContext::new(&caller(), "", None), |_| true))
         .expect("a thread")
         .join();
-    assert_eq!(said.expect("an answer"), Outcome::True);
+    assert_eq!(said.expect("an answer"), ConditionResult::True);
 }
 
 fn caller() -> Caller {
@@ -113,20 +113,21 @@ fn caller() -> Caller {
         tenant: Some("acme".into()),
         roles: vec!["dev".into(), "sre".into()],
         scopes: vec!["files:write".into()],
-        means: Means::Jwt,
+        auth_method: AuthMethod::Jwt,
         issuer: Some("https://id".into()),
-        key: None,
+        api_key_id: None,
         claims: claims.as_object().expect("an object").clone(),
     })
 }
 
-fn ask(text: &str, arguments: &str) -> Outcome {
+fn ask(text: &str, arguments: &str) -> ConditionResult {
     let condition = Condition::compile(text).unwrap_or_else(|flaw| panic!("{text}: {flaw}"));
     let caller = caller();
-    let aim = Aim { thing: Thing::Tool, name: "db__query", server: "db" };
+    let target = CallTarget { kind: TargetKind::Tool, name: "db__query", server: "db" };
     let ip = "::ffff:10.1.2.3".parse().ok();
-    let scene = Scene::new(&caller, "tools/call", Some(aim)).with(Some(arguments.as_bytes()), ip);
-    condition.ask(&scene, |_| true)
+    let context =
+        CelContext::new(&caller, "tools/call", Some(target)).with_request(Some(arguments.as_bytes()), ip);
+    condition.evaluate(&context, |_| true)
 }
 
 #[test]
@@ -157,22 +158,22 @@ fn conditions_see_the_caller_the_call_and_the_server() {
     ] {
         let arguments = r#"{"n":3,"big":9223372036854775808,"f":1.5,"neg":-2,"s":"a\nb","l":[1,2,3],"z":null,
             "rows":[{"cells":[1,2]},{"cells":[]}],"names":["sre"],"path":"A/B","t":true,"u":false}"#;
-        assert_eq!(ask(text, arguments), Outcome::True, "{text}");
+        assert_eq!(ask(text, arguments), ConditionResult::True, "{text}");
     }
 }
 
 #[test]
 fn what_cannot_be_told_is_a_failure_unless_it_does_not_matter() {
     let failed = |text: &str, arguments: &str| match ask(text, arguments) {
-        Outcome::Failed(why) => why,
+        ConditionResult::Failed(why) => why,
         other => panic!("{text}: {other:?}"),
     };
     assert_eq!(failed("call.args.env == \"prod\"", "{}"), "no such key: env");
     assert_eq!(failed("call.args.env == \"prod\" && true", "{}"), "no such key: env");
     assert_eq!(failed("true && call.args.env == \"prod\"", "{}"), "no such key: env");
-    assert_eq!(ask("call.args.env == \"prod\" && false", "{}"), Outcome::False);
-    assert_eq!(ask("false && call.args.env == \"prod\"", "{}"), Outcome::False);
-    assert_eq!(ask("(call.args.env == \"prod\" && true) && false", "{}"), Outcome::False);
+    assert_eq!(ask("call.args.env == \"prod\" && false", "{}"), ConditionResult::False);
+    assert_eq!(ask("false && call.args.env == \"prod\"", "{}"), ConditionResult::False);
+    assert_eq!(ask("(call.args.env == \"prod\" && true) && false", "{}"), ConditionResult::False);
     assert_eq!(failed("call.args.a", r#"{"a":1}"#), "neither true nor false");
     assert_eq!(failed("call.args.a / 0 == 1", r#"{"a":1}"#), "division by zero");
     assert!(failed("call.args.a + 1 == 1", r#"{"a":9223372036854775807}"#).contains("overflow"));
@@ -182,8 +183,8 @@ fn what_cannot_be_told_is_a_failure_unless_it_does_not_matter() {
         [r#"{"a":1,"a":2}"#, r#"{"a":1,"\u0061":2}"#, r#"{"b":{"x":1,"x":1},"a":2}"#, "[]", "", "{", "{} x"]
     {
         assert!(failed("call.args.a == 1", bad).starts_with("the arguments cannot be judged"), "{bad}");
-        assert_eq!(ask("call.args.a == 1 && call.tool == \"x\"", bad), Outcome::False);
-        assert_eq!(ask("call.tool == \"db__query\"", bad), Outcome::True, "they are not looked at");
+        assert_eq!(ask("call.args.a == 1 && call.tool == \"x\"", bad), ConditionResult::False);
+        assert_eq!(ask("call.tool == \"db__query\"", bad), ConditionResult::True, "they are not looked at");
     }
     assert!(failed("call.args.a == 1", r#"{"a":1e400}"#).contains("too large"));
     let many = format!(r#"{{"a":[{}1]}}"#, "1,".repeat(10_000));
@@ -194,7 +195,7 @@ fn what_cannot_be_told_is_a_failure_unless_it_does_not_matter() {
 
 #[test]
 fn what_a_condition_reads_is_told_from_its_text() {
-    let reads = |text: &str| Condition::compile(text).expect(text).reads();
+    let reads = |text: &str| Condition::compile(text).expect(text).dependencies();
     for text in [
         "has(call.args.x)",
         "has(call.args)",
@@ -223,7 +224,7 @@ fn what_a_condition_reads_is_told_from_its_text() {
 }
 
 fn soup() -> impl Strategy<Value = String> {
-    let words = prop::sample::select(vec![
+    let message = prop::sample::select(vec![
         "caller",
         "call",
         "server",
@@ -290,7 +291,7 @@ fn soup() -> impl Strategy<Value = String> {
         "9999999999999999999999",
         "1e999",
     ]);
-    prop::collection::vec(words, 0..24).prop_map(|words| words.concat())
+    prop::collection::vec(message, 0..24).prop_map(|message| message.concat())
 }
 
 proptest! {
@@ -302,8 +303,8 @@ proptest! {
             Err(flaw) => prop_assert!(text.get(flaw.bytes.clone()).is_some(), "{flaw:?}"),
             Ok(condition) => {
                 let caller = caller();
-                let said = condition.ask(&Scene::new(&caller, "tools/call", None), |_| true);
-                prop_assert_ne!(said, Outcome::Failed("the evaluation broke off".into()));
+                let said = condition.evaluate(&CelContext::new(&caller, "tools/call", None), |_| true);
+                prop_assert_ne!(said, ConditionResult::Failed("the evaluation broke off".into()));
             }
         }
     }

@@ -1,18 +1,19 @@
 //! What a condition may cost, however many elements strangers send: claims of a token of 15 KB against arguments of
 //! 50 KB. Nothing here is measured by a clock: what is not cut off takes minutes.
 
-use filters::cel::{Condition, Fuel, LIST, Outcome, SPENT, Scene};
-use filters::rbac::{Effect, Rbac, Rule, Settings};
-use filters::{Aim, Caller, Identity, Means, Thing};
+use filters::cel::{BUDGET_EXCEEDED, CelContext, Condition, ConditionResult, Fuel, LIST};
+use filters::rbac::{Effect, Rbac, RbacSettings, Rule};
+use filters::{AuthMethod, CallTarget, Caller, Identity, TargetKind};
 use serde_json::json;
 
 const MANY: usize = 9_900;
 
-fn ask(caller: &Caller, text: &str, arguments: &str) -> Outcome {
+fn ask(caller: &Caller, text: &str, arguments: &str) -> ConditionResult {
     let condition = Condition::compile(text).unwrap_or_else(|flaw| panic!("{text}: {flaw}"));
-    let aim = Aim { thing: Thing::Tool, name: "db__query", server: "db" };
-    let scene = Scene::new(caller, "tools/call", Some(aim)).with(Some(arguments.as_bytes()), None);
-    condition.ask(&scene, |_| true)
+    let target = CallTarget { kind: TargetKind::Tool, name: "db__query", server: "db" };
+    let context =
+        CelContext::new(caller, "tools/call", Some(target)).with_request(Some(arguments.as_bytes()), None);
+    condition.evaluate(&context, |_| true)
 }
 
 fn caller(many: usize) -> Caller {
@@ -25,7 +26,7 @@ fn caller(many: usize) -> Caller {
     Caller::new(Identity {
         user: "ann".into(),
         roles: (0..many).map(|n| format!("r{n}")).collect(),
-        means: Means::Jwt,
+        auth_method: AuthMethod::Jwt,
         claims: claims.as_object().expect("an object").clone(),
         ..Identity::default()
     })
@@ -91,7 +92,7 @@ fn what_strangers_choose_on_both_sides_is_cut_off() {
         "call.args.text.matches(\"x\\\\w{1,60}y\")",
     ] {
         let arguments = if text.contains("text") { arguments.as_str() } else { &self::arguments(MANY, 1) };
-        assert_eq!(ask(&caller, text, arguments), Outcome::Failed(SPENT.into()), "{text}");
+        assert_eq!(ask(&caller, text, arguments), ConditionResult::Failed(BUDGET_EXCEEDED.into()), "{text}");
     }
 }
 
@@ -100,21 +101,21 @@ fn what_people_write_over_what_people_have_passes() {
     let few = caller(60);
     let call = arguments(240, 100_000);
     for (text, said) in [
-        ("caller.claims.g.exists(x, call.args.a.exists(y, y == x))", Outcome::False),
-        ("call.args.a.all(y, !(y in caller.claims.g))", Outcome::True),
-        ("caller.roles.exists(r, r in caller.claims.names)", Outcome::False),
+        ("caller.claims.g.exists(x, call.args.a.exists(y, y == x))", ConditionResult::False),
+        ("call.args.a.all(y, !(y in caller.claims.g))", ConditionResult::True),
+        ("caller.roles.exists(r, r in caller.claims.names)", ConditionResult::False),
         (
             "call.args.text.split(\"b\").size() == 1 && caller.claims.names.all(n, n.split(\"n\").size() == 2)",
-            Outcome::True,
+            ConditionResult::True,
         ),
-        ("call.args.text.contains(\"secret\") || call.args.text.matches(\"^b+$\")", Outcome::False),
-        ("call.args.rows.all(r, r.all(c, c in [\"x\", \"y\", \"z\"]))", Outcome::True),
-        ("caller[\"user\"] == \"ann\" && call.args.o.exists(k, k.startsWith(\"q5\"))", Outcome::True),
-        ("call.args.a.map(y, y + 1).filter(y, y == 3).size() == 60", Outcome::True),
-        ("call.args.a.exists_one(y, y == 2)", Outcome::False),
+        ("call.args.text.contains(\"secret\") || call.args.text.matches(\"^b+$\")", ConditionResult::False),
+        ("call.args.rows.all(r, r.all(c, c in [\"x\", \"y\", \"z\"]))", ConditionResult::True),
+        ("caller[\"user\"] == \"ann\" && call.args.o.exists(k, k.startsWith(\"q5\"))", ConditionResult::True),
+        ("call.args.a.map(y, y + 1).filter(y, y == 3).size() == 60", ConditionResult::True),
+        ("call.args.a.exists_one(y, y == 2)", ConditionResult::False),
         (
             "caller.claims.names.filter(n, n.endsWith(\"7\")).map(n, n.size()) == [2, 3, 3, 3, 3, 3]",
-            Outcome::True,
+            ConditionResult::True,
         ),
     ] {
         assert_eq!(ask(&few, text, &call), said, "{text}");
@@ -123,20 +124,23 @@ fn what_people_write_over_what_people_have_passes() {
     let rows: Vec<_> = (0..3_000).map(|n| json!({"kind": "a", "n": n})).collect();
     let long = json!({ "rows": rows }).to_string();
     let text = "call.args.rows.all(r, r.kind == \"a\" && r.n >= 0)";
-    assert_eq!(ask(&few, text, &long), Outcome::True);
+    assert_eq!(ask(&few, text, &long), ConditionResult::True);
     let text = "!caller.claims.names.exists(n, call.args.body.contains(\"n77\"))";
-    assert_eq!(ask(&few, text, &json!({"body": "x".repeat(50_000)}).to_string()), Outcome::True);
+    assert_eq!(ask(&few, text, &json!({"body": "x".repeat(50_000)}).to_string()), ConditionResult::True);
 }
 
 #[test]
 fn the_parts_of_a_condition_share_its_steps() {
     let (caller, arguments) = (caller(MANY), arguments(MANY, 1));
     let one = "call.args.a.exists(y, y == 3 || y == 4 || y == 5)";
-    assert_eq!(ask(&caller, one, &arguments), Outcome::False);
+    assert_eq!(ask(&caller, one, &arguments), ConditionResult::False);
     // Failed or false, what decides does not hang on the order in which they are asked.
     let many = ["!call.args.a.exists(y, y == 3 || y == 4 || y == 5)"; 40].join(" && ");
-    assert_eq!(ask(&caller, &many, &arguments), Outcome::Failed(SPENT.into()));
-    assert_eq!(ask(&caller, &format!("{many} && call.tool == \"other\""), &arguments), Outcome::False);
+    assert_eq!(ask(&caller, &many, &arguments), ConditionResult::Failed(BUDGET_EXCEEDED.into()));
+    assert_eq!(
+        ask(&caller, &format!("{many} && call.tool == \"other\""), &arguments),
+        ConditionResult::False
+    );
 }
 
 /// A policy with these rules, which says yes to the rest.
@@ -148,14 +152,15 @@ fn policy(rules: &[(&str, Effect)]) -> Rbac {
         message: None,
     };
     let rules = rules.iter().map(rule).collect();
-    Rbac::new(Settings { default: Effect::Allow, rules, ..Settings::default() }).expect("a policy")
+    Rbac::new(RbacSettings { default: Effect::Allow, rules, ..RbacSettings::default() }).expect("a policy")
 }
 
 fn listed(rbac: &Rbac, caller: &Caller, names: usize, fuel: &Fuel) -> [usize; 3] {
     let mut counts = [0; 3];
     for n in 0..names {
         let name = format!("s__tool_{n}");
-        let seen = rbac.sees_within(caller, &Aim { thing: Thing::Tool, name: &name, server: "s" }, fuel);
+        let seen =
+            rbac.sees_within(caller, &CallTarget { kind: TargetKind::Tool, name: &name, server: "s" }, fuel);
         counts[seen.map_or(2, usize::from)] += 1;
     }
     counts
@@ -171,8 +176,8 @@ fn what_a_list_costs_is_bounded_for_all_its_names_together() {
     assert_eq!((hidden, shown + untold, fuel.left()), (0, 200, 0), "{shown} {untold}");
     assert!((1..100).contains(&shown), "{shown} were paid for by 200,000 steps");
     // A call of one that was left out has steps of its own, and is judged as if nobody had listed it.
-    let last = Aim { thing: Thing::Tool, name: "s__tool_199", server: "s" };
-    assert!(rbac.sees(&caller, &last));
+    let last = CallTarget { kind: TargetKind::Tool, name: "s__tool_199", server: "s" };
+    assert!(rbac.can_see(&caller, &last));
     // A rule that would show it says nothing for want of steps: it stays hidden, whatever comes after.
     let rbac = policy(&[(costly, Effect::Allow)]);
     assert_eq!(listed(&rbac, &caller, 5, &Fuel::of(100, &caller)), [0, 0, 5]);

@@ -1,15 +1,15 @@
 //! The reader against an independent one: what it accepts is JSON, what it refuses is not (but for what it
 //! refuses on purpose), and the places it gives hold what the other reader reads there.
 
-use mcp::json::reader::{Flaw, Reader};
+use mcp::json::reader::{JsonErrorKind, JsonReader};
 use mcp::json::splice::rename;
 use mcp::jsonrpc::request;
 use proptest::prelude::*;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-fn reader_accepts(text: &[u8]) -> Result<(), mcp::json::reader::Fault> {
-    let mut reader = Reader::new(text, 128)?;
+fn reader_accepts(text: &[u8]) -> Result<(), mcp::json::reader::JsonError> {
+    let mut reader = JsonReader::new(text, 128)?;
     reader.value()?;
     reader.end()
 }
@@ -61,7 +61,7 @@ proptest! {
         let theirs = other_accepts(&bytes);
         match ours {
             // Unpaired surrogates pass their grammar and not ours.
-            Err(fault) if fault.what == Flaw::Escape => {}
+            Err(fault) if fault.kind == JsonErrorKind::Escape => {}
             ours => prop_assert_eq!(ours.is_ok(), theirs, "{:?} {:?}", ours, String::from_utf8_lossy(&bytes)),
         }
     }
@@ -69,7 +69,7 @@ proptest! {
     #[test]
     fn noise_is_judged_as_the_other_reader_judges_it(text in r#"[\[\]{}:,"\\0-9eE+\-. truefalsn\n]{0,40}"#) {
         let ours = reader_accepts(text.as_bytes());
-        if !matches!(ours, Err(fault) if fault.what == Flaw::Escape) {
+        if !matches!(ours, Err(fault) if fault.kind == JsonErrorKind::Escape) {
             prop_assert_eq!(ours.is_ok(), other_accepts(text.as_bytes()), "{:?} {:?}", ours, text);
         }
     }

@@ -304,8 +304,8 @@ fn a_pattern_that_cannot_be_used_is_told_by_its_name() {
         ("two words", "x", "name"),
         ("", "x", "name"),
     ] {
-        let told = new(name, pattern).expect_err(name);
-        assert!(told.contains(word) && told.contains(name), "{told}");
+        let labels = new(name, pattern).expect_err(name);
+        assert!(labels.contains(word) && labels.contains(name), "{labels}");
     }
 }
 
@@ -315,7 +315,7 @@ fn only_the_detectors_that_are_asked_for_find() {
     for detector in Detector::ALL {
         let redactor = Redactor::new(&[detector, detector], &[]).expect("no patterns");
         let found = redactor.scan(text.as_bytes()).expect("JSON").to_string();
-        let expected = format!("{} (1)", detector.word());
+        let expected = format!("{} (1)", detector.as_str());
         assert_eq!(found, if text_has(detector) { expected } else { String::new() });
     }
     let none = Redactor::new(&[], &[]).expect("nothing");

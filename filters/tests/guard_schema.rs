@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use filters::guard::schema::refusal;
+use filters::guard::schema::rejection;
 use filters::guard::{Schema, Violation};
 use mcp::Era;
 
@@ -330,10 +330,10 @@ fn a_refusal_is_one_that_a_model_can_act_on() {
         Violation { path: "/days".into(), what: "expected at most 14".into() },
         Violation { path: String::new(), what: "the property `city` is missing".into() },
     ];
-    let refusal = |era| refusal("weather__get", &violations, era);
-    let modern = refusal(Era::Modern);
+    let rejected = |era| rejection("weather__get", &violations, era);
+    let modern = rejected(Era::Modern);
     assert_eq!((modern.status, modern.code, modern.reason), (400, -32602, "invalid_arguments"));
-    assert_eq!(refusal(Era::Legacy).status, 200);
+    assert_eq!(rejected(Era::Legacy).status, 200);
     assert_eq!(
         modern.message,
         "Arguments of `weather__get` do not fit its inputSchema: /days: expected at most 14; the arguments: the property `city` is missing"

@@ -1,9 +1,9 @@
 //! Arguments that a head repeats: which schemas can be followed, and which heads agree.
 
-use filters::Head;
-use filters::param_headers::{Invalid, Mirrors};
+use filters::RequestHead;
+use filters::param_headers::{InvalidParamHeader, ParamHeaders};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use mcp::Refusal;
+use mcp::Rejection;
 
 /// The headers of a call, and its arguments.
 type Case = (&'static [(&'static str, &'static [u8])], &'static str);
@@ -12,31 +12,31 @@ fn schema(properties: &str) -> String {
     format!(r#"{{"type":"object","properties":{{{properties}}}}}"#)
 }
 
-fn mirrors() -> Mirrors {
+fn mirrors() -> ParamHeaders {
     let schema = schema(
         r#""region":{"type":"string","x-mcp-header":"Region"},"count":{"x-mcp-header":"Count","type":"integer"},
            "urgent":{"type":"boolean","x-mcp-header":"Urgent"},"free":{"type":"string"},
            "deep":{"type":"object","properties":{"er":{"type":"string","x-mcp-header":"Deeper"}}}"#,
     );
-    Mirrors::read(schema.as_bytes()).expect("sound annotations").expect("some")
+    ParamHeaders::read(schema.as_bytes()).expect("sound annotations").expect("some")
 }
 
-fn agree(headers: &[(&str, &[u8])], arguments: Option<&str>) -> Result<(), Refusal> {
+fn agree(headers: &[(&str, &[u8])], arguments: Option<&str>) -> Result<(), Rejection> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
         map.append(name, HeaderValue::from_bytes(value).expect("a value"));
     }
-    let head = Head {
-        verb: &Method::POST,
+    let head = RequestHead {
+        http_method: &Method::POST,
         path: "/mcp",
         headers: &map,
         authority: None,
         peer: None,
         certificate: None,
-        outside: true,
+        is_network: true,
     };
-    mirrors().agree(&head, arguments.map(str::as_bytes))
+    mirrors().verify(&head, arguments.map(str::as_bytes))
 }
 
 #[test]
@@ -74,8 +74,8 @@ fn a_head_that_repeats_its_arguments_is_let_through() {
         (&[("mcp-param-other", b"anything"), ("mcp-param-other", b"twice")], "{}"),
     ];
     for (headers, arguments) in cases {
-        if let Err(refusal) = agree(headers, Some(arguments)) {
-            panic!("{headers:?} {arguments}: {}", refusal.message);
+        if let Err(rejection) = agree(headers, Some(arguments)) {
+            panic!("{headers:?} {arguments}: {}", rejection.message);
         }
     }
     agree(&[], None).expect("no arguments, nothing to repeat");
@@ -117,8 +117,8 @@ fn a_head_that_tells_another_story_is_refused() {
         (&[("mcp-param-deeper", b"x")], r#"{"deep":"x"}"#),
     ];
     for (headers, arguments) in cases {
-        let refusal = agree(headers, Some(arguments)).expect_err(arguments);
-        assert_eq!((refusal.status, refusal.code), (400, -32020), "{headers:?} {arguments}");
+        let rejection = agree(headers, Some(arguments)).expect_err(arguments);
+        assert_eq!((rejection.status, rejection.code), (400, -32020), "{headers:?} {arguments}");
     }
     agree(&[("mcp-param-region", b"eu")], None).expect_err("no arguments at all");
 }
@@ -127,37 +127,40 @@ fn a_head_that_tells_another_story_is_refused() {
 fn annotations_that_cannot_be_followed_are_told_from_those_that_can() {
     let many: Vec<String> =
         (0..65).map(|n| format!(r#""a{n}":{{"type":"string","x-mcp-header":"A{n}"}}"#)).collect();
-    let cases: &[(&str, Option<Invalid>)] = &[
+    let cases: &[(&str, Option<InvalidParamHeader>)] = &[
         (r#""a":{"type":"string","x-mcp-header":"A"}"#, None),
         (r#""a":{"type":"string","x-mcp-\u0068eader":"!#$%&'*+-.^_`|~"}"#, None),
         (r#""a":{"type":"string","default":{"x-mcp-header":7}}"#, None),
-        (r#""a":{"type":"string","x-mcp-header":""}"#, Some(Invalid::Name("a".into()))),
-        (r#""a":{"type":"string","x-mcp-header":7}"#, Some(Invalid::Name("a".into()))),
-        (r#""a":{"type":"string","x-mcp-header":"A B"}"#, Some(Invalid::Name("a".into()))),
-        (r#""a":{"type":"string","x-mcp-header":"A:B"}"#, Some(Invalid::Name("a".into()))),
-        (r#""a":{"type":"string","x-mcp-header":"Ä"}"#, Some(Invalid::Name("a".into()))),
-        (r#""a":{"type":"string","x-mcp-header":"A\t"}"#, Some(Invalid::Name("a".into()))),
-        (r#""a":{"type":"number","x-mcp-header":"A"}"#, Some(Invalid::Type("a".into()))),
-        (r#""a":{"type":["string"],"x-mcp-header":"A"}"#, Some(Invalid::Type("a".into()))),
-        (r#""a":{"x-mcp-header":"A"}"#, Some(Invalid::Type("a".into()))),
-        (r#""a":{"type":"array","items":{"type":"string","x-mcp-header":"A"}}"#, Some(Invalid::Place)),
-        (r#""a":{"allOf":[{"type":"string","x-mcp-header":"A"}]}"#, Some(Invalid::Place)),
+        (r#""a":{"type":"string","x-mcp-header":""}"#, Some(InvalidParamHeader::Name("a".into()))),
+        (r#""a":{"type":"string","x-mcp-header":7}"#, Some(InvalidParamHeader::Name("a".into()))),
+        (r#""a":{"type":"string","x-mcp-header":"A B"}"#, Some(InvalidParamHeader::Name("a".into()))),
+        (r#""a":{"type":"string","x-mcp-header":"A:B"}"#, Some(InvalidParamHeader::Name("a".into()))),
+        (r#""a":{"type":"string","x-mcp-header":"Ä"}"#, Some(InvalidParamHeader::Name("a".into()))),
+        (r#""a":{"type":"string","x-mcp-header":"A\t"}"#, Some(InvalidParamHeader::Name("a".into()))),
+        (r#""a":{"type":"number","x-mcp-header":"A"}"#, Some(InvalidParamHeader::Type("a".into()))),
+        (r#""a":{"type":["string"],"x-mcp-header":"A"}"#, Some(InvalidParamHeader::Type("a".into()))),
+        (r#""a":{"x-mcp-header":"A"}"#, Some(InvalidParamHeader::Type("a".into()))),
+        (
+            r#""a":{"type":"array","items":{"type":"string","x-mcp-header":"A"}}"#,
+            Some(InvalidParamHeader::Place),
+        ),
+        (r#""a":{"allOf":[{"type":"string","x-mcp-header":"A"}]}"#, Some(InvalidParamHeader::Place)),
         (
             r#""a":{"$defs":{"b":{"properties":{"c":{"type":"string","x-mcp-header":"A"}}}}}"#,
-            Some(Invalid::Place),
+            Some(InvalidParamHeader::Place),
         ),
         (
             r#""a":{"type":"string","x-mcp-header":"A"},"b":{"type":"string","x-mcp-header":"a"}"#,
-            Some(Invalid::Twice("b".into())),
+            Some(InvalidParamHeader::Duplicate("b".into())),
         ),
-        (&many.join(","), Some(Invalid::Many)),
+        (&many.join(","), Some(InvalidParamHeader::TooMany)),
     ];
     for (properties, expected) in cases {
-        let read = Mirrors::read(schema(properties).as_bytes());
+        let read = ParamHeaders::read(schema(properties).as_bytes());
         assert_eq!(read.err().as_ref(), expected.as_ref(), "{properties}");
     }
-    assert_eq!(Mirrors::read(br#"{"x-mcp-header":"A"}"#), Err(Invalid::Place), "at the root");
-    assert_eq!(Mirrors::read(schema(r#""a":{"type":"string"}"#).as_bytes()), Ok(None));
+    assert_eq!(ParamHeaders::read(br#"{"x-mcp-header":"A"}"#), Err(InvalidParamHeader::Place), "at the root");
+    assert_eq!(ParamHeaders::read(schema(r#""a":{"type":"string"}"#).as_bytes()), Ok(None));
 }
 
 #[test]

@@ -3,19 +3,19 @@
 mod rate_world;
 
 use filters::rate_limit::KeyPart::{ApiKey, Ip, Method, Role, Server, Tenant, Tool, User};
-use filters::rate_limit::{Match, Rule};
+use filters::rate_limit::{Match, RateRule};
 use rate_world::script::play;
 use rate_world::*;
 
 /// What it shows, the rules (those after the first for `reload`), and the script.
-type Case = (&'static str, Vec<Vec<Rule>>, &'static str);
+type Case = (&'static str, Vec<Vec<RateRule>>, &'static str);
 
-fn matching(mut rule: Rule, matches: Match) -> Rule {
+fn matching(mut rule: RateRule, matches: Match) -> RateRule {
     rule.matches = matches;
     rule
 }
 
-fn named(name: &str, mut rule: Rule) -> Rule {
+fn named(name: &str, mut rule: RateRule) -> RateRule {
     rule.name = name.into();
     rule
 }

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use filters::rate_limit::KeyPart::{Ip, Tenant, Tool, User};
-use filters::rate_limit::{Budget, Counters, OnFailure, Rate, Rule, SystemClock};
+use filters::rate_limit::{Budget, Counters, OnFailure, Rate, RateRule, SystemClock};
 use proptest::prelude::*;
 use rate_world::*;
 
-fn on_hands(rules: Vec<Rule>) -> (Arc<Hands>, Rate) {
+fn on_hands(rules: Vec<RateRule>) -> (Arc<Hands>, Rate) {
     let hands = Hands::new();
     let counters = Arc::new(Counters::new(hands.clone(), 10_000));
     (hands, Rate::new(rules, counters, None, OnFailure::Local))
@@ -38,17 +38,17 @@ proptest! {
             hands.turn(Duration::from_nanos(pause / hurry));
             match now(alice.knock(&limit)) {
                 Ok(_) => passed.push(at),
-                Err(refusal) => {
-                    prop_assert!(refusal.retry_after.is_some_and(|wait| wait > Duration::ZERO));
+                Err(rejection) => {
+                    prop_assert!(rejection.retry_after.is_some_and(|wait| wait > Duration::ZERO));
                 }
             }
         }
         for (first, from) in passed.iter().enumerate() {
             for (last, until) in passed.iter().enumerate().skip(first) {
-                let most = u128::from(burst)
+                let max = u128::from(burst)
                     + u128::from(until - from) * u128::from(count) / (u128::from(per_ms) * 1_000_000);
-                let held = (last - first + 1) as u128;
-                prop_assert!(held <= most, "{held} in {} ns", until - from);
+                let slots = (last - first + 1) as u128;
+                prop_assert!(slots <= max, "{slots} in {} ns", until - from);
             }
         }
     }
@@ -58,15 +58,15 @@ proptest! {
         count in 1u64..100_000,
         per_ms in 1000u64..10_000_000,
         burst in 1u64..20,
-        odd in 0u64..3_000_000,
+        error in 0u64..3_000_000,
     ) {
         let (hands, limit) = on_hands(vec![rate(&[User], count, Duration::from_millis(per_ms), burst)]);
         let alice = Spoken::read("alice");
-        hands.turn(Duration::from_nanos(odd));
+        hands.turn(Duration::from_nanos(error));
         for _ in 0..burst {
             prop_assert!(now(alice.knock(&limit)).is_ok());
         }
-        hands.turn(Duration::from_nanos(odd.min(per_ms * 1_000_000 / count - 1)));
+        hands.turn(Duration::from_nanos(error.min(per_ms * 1_000_000 / count - 1)));
         let wait = now(alice.knock(&limit)).expect_err("used up").retry_after.expect("a wait");
         let almost = wait - Duration::from_millis(1);
         hands.turn(almost);
@@ -97,14 +97,14 @@ proptest! {
 }
 
 /// Calls of `threads` threads for a while: how many passed, and how long it took.
-fn hammer(limit: &Rate, words: &[&str], time: Duration) -> (u64, Duration) {
+fn hammer(limit: &Rate, message: &[&str], time: Duration) -> (u64, Duration) {
     let passed = AtomicU64::new(0);
     let from = Instant::now();
     std::thread::scope(|scope| {
         for thread in 0..8 {
             let passed = &passed;
             scope.spawn(move || {
-                let who = Spoken::read(words[thread % words.len()]);
+                let who = Spoken::read(message[thread % message.len()]);
                 while from.elapsed() < time {
                     if now(who.knock(limit)).is_ok() {
                         passed.fetch_add(1, Ordering::Relaxed);
@@ -123,9 +123,9 @@ fn eight_threads_at_once_get_no_more_than_one() {
         let counters = Arc::new(Counters::new(clock.clone(), 1000));
         let limit = Rate::new(vec![rate(&[User], count, SEC, burst)], counters, None, OnFailure::Local);
         let (passed, took) = hammer(&limit, &["alice"], Duration::from_millis(700));
-        let most = burst + (took.as_secs_f64() * count as f64) as u64 + 1;
-        assert!(passed <= most, "{passed} of {most}");
-        assert!(passed >= burst, "only {passed} of {most}");
+        let max = burst + (took.as_secs_f64() * count as f64) as u64 + 1;
+        assert!(passed <= max, "{passed} of {max}");
+        assert!(passed >= burst, "only {passed} of {max}");
     }
 }
 
@@ -140,9 +140,9 @@ fn what_is_given_back_lets_nobody_through_twice() {
     let rules = vec![rate(&[Tenant], 2000, SEC, 20), own];
     let limit = Rate::new(rules, counters, None, OnFailure::Local);
     let (passed, took) = hammer(&limit, &["a@x", "b@x>s__x"], Duration::from_millis(700));
-    let most = 20 + (took.as_secs_f64() * 2000.0) as u64 + 1;
-    assert!(passed <= most, "{passed} of {most}");
-    assert!(passed >= 20, "only {passed} of {most}");
+    let max = 20 + (took.as_secs_f64() * 2000.0) as u64 + 1;
+    assert!(passed <= max, "{passed} of {max}");
+    assert!(passed >= 20, "only {passed} of {max}");
 }
 
 #[test]
@@ -154,14 +154,14 @@ fn a_quota_is_exact_under_eight_threads() {
 #[test]
 fn never_are_more_calls_under_way_than_there_are_slots() {
     let (_hands, limit) = on_hands(vec![concurrent(&[User], 3)]);
-    let (under_way, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (under_way, max) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 let alice = Spoken::read("alice");
                 for _ in 0..4_000 {
                     if let Ok(slot) = now(alice.knock(&limit)) {
-                        most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        max.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                         std::thread::yield_now();
                         under_way.fetch_sub(1, Ordering::SeqCst);
                         drop(slot);
@@ -170,7 +170,7 @@ fn never_are_more_calls_under_way_than_there_are_slots() {
             });
         }
     });
-    assert_eq!(most.into_inner(), 3);
+    assert_eq!(max.into_inner(), 3);
     let alice = Spoken::read("alice");
     let all: Vec<_> = (0..4).map(|_| now(alice.knock(&limit))).collect();
     assert_eq!(all.iter().filter(|slot| slot.is_ok()).count(), 3, "all slots are free again");
@@ -178,37 +178,37 @@ fn never_are_more_calls_under_way_than_there_are_slots() {
 
 #[test]
 fn a_refusal_tells_a_model_what_to_do() {
-    let say = |rule: Rule, word: &str| {
+    let say = |rule: RateRule, word: &str| {
         let (_hands, limit) = on_hands(vec![rule]);
-        let held: Vec<_> = (0..30).map(|_| now(Spoken::read(word).knock(&limit))).collect();
-        *held.into_iter().find_map(Result::err).expect("one too many")
+        let slots: Vec<_> = (0..30).map(|_| now(Spoken::read(word).knock(&limit))).collect();
+        *slots.into_iter().find_map(Result::err).expect("one too many")
     };
     let mut rule = rate(&[User, Tool], 30, MIN, 30);
     (rule.name, rule.budget) = ("per-user-tool".into(), Budget::Rate { count: 30, per: MIN, burst: 1 });
-    let refusal = say(rule.clone(), "alice>s__x");
+    let rejection = say(rule.clone(), "alice>s__x");
     assert_eq!(
-        (refusal.status, refusal.code, refusal.reason, refusal.close),
+        (rejection.status, rejection.code, rejection.reason, rejection.close),
         (429, 429, "rate_limited", false)
     );
     assert_eq!(
-        refusal.message,
+        rejection.message,
         "Rate limit `per-user-tool` reached: at most 30 calls in 1m, 1 at once. Wait 2 seconds, then try \
          this call again; do not repeat it sooner."
     );
-    assert_eq!(refusal.data.as_deref(), Some(r#"{"retry_after_ms":2000,"limit":"per-user-tool"}"#));
-    assert_eq!(refusal.retry_after, Some(Duration::from_secs(2)));
+    assert_eq!(rejection.data.as_deref(), Some(r#"{"retry_after_ms":2000,"limit":"per-user-tool"}"#));
+    assert_eq!(rejection.retry_after, Some(Duration::from_secs(2)));
 
-    let refusal = say(quota(&[User], 10, DAY), "alice");
-    assert_eq!((refusal.status, refusal.code, refusal.reason), (429, 429, "quota_exceeded"));
+    let rejection = say(quota(&[User], 10, DAY), "alice");
+    assert_eq!((rejection.status, rejection.code, rejection.reason), (429, 429, "quota_exceeded"));
     assert_eq!(
-        refusal.message,
+        rejection.message,
         "Quota `quota` is used up: at most 10 calls in 1d. It begins anew in 10 hours 46 minutes; until then \
          no call under it will pass, so do not repeat this one."
     );
-    let refusal = say(concurrent(&[User], 16), "alice");
-    assert_eq!((refusal.status, refusal.code, refusal.reason), (429, 429, "too_many_at_once"));
+    let rejection = say(concurrent(&[User], 16), "alice");
+    assert_eq!((rejection.status, rejection.code, rejection.reason), (429, 429, "too_many_at_once"));
     assert_eq!(
-        refusal.message,
+        rejection.message,
         "Limit `parallel` reached: 16 calls under way at once, and no more are allowed. Wait for one of them \
          to end, then try this call again."
     );

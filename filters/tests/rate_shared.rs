@@ -8,38 +8,40 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use filters::rate_limit::KeyPart::{Ip, Role, Tenant, Tool, User};
-use filters::rate_limit::{Answer, Ask, Budget, Counters, OnFailure, Rate, Rule, Shared, Unavailable};
+use filters::rate_limit::{
+    Budget, Counters, OnFailure, Rate, RateLimitStore, RateRule, StoreOutcome, StoreRequest, StoreUnavailable,
+};
 use rate_world::*;
 
 /// A store that says what it is told to, and remembers what it was asked.
 #[derive(Default)]
 struct Oracle {
-    says: Mutex<Option<Result<Answer, Unavailable>>>,
-    asked: Mutex<Vec<Vec<Ask>>>,
+    says: Mutex<Option<Result<StoreOutcome, StoreUnavailable>>>,
+    asked: Mutex<Vec<Vec<StoreRequest>>>,
 }
 
-impl Shared for Oracle {
+impl RateLimitStore for Oracle {
     fn take<'a>(
         &'a self,
-        asks: &'a [Ask],
-    ) -> Pin<Box<dyn Future<Output = Result<Answer, Unavailable>> + Send + 'a>> {
+        asks: &'a [StoreRequest],
+    ) -> Pin<Box<dyn Future<Output = Result<StoreOutcome, StoreUnavailable>> + Send + 'a>> {
         self.asked.lock().expect("no panic").push(asks.to_vec());
-        let answer = self.says.lock().expect("no panic").unwrap_or(Ok(Answer::Taken));
+        let answer = self.says.lock().expect("no panic").unwrap_or(Ok(StoreOutcome::Granted));
         Box::pin(std::future::ready(answer))
     }
 }
 
 impl Oracle {
-    fn say(&self, answer: Result<Answer, Unavailable>) {
+    fn say(&self, answer: Result<StoreOutcome, StoreUnavailable>) {
         *self.says.lock().expect("no panic") = Some(answer);
     }
 
-    fn asked(&self) -> Vec<Vec<Ask>> {
+    fn asked(&self) -> Vec<Vec<StoreRequest>> {
         std::mem::take(&mut self.asked.lock().expect("no panic"))
     }
 }
 
-fn behind(rules: Vec<Rule>, on_failure: OnFailure) -> (Arc<Hands>, Arc<Oracle>, Rate) {
+fn behind(rules: Vec<RateRule>, on_failure: OnFailure) -> (Arc<Hands>, Arc<Oracle>, Rate) {
     let (hands, oracle) = (Hands::new(), Arc::new(Oracle::default()));
     let counters = Arc::new(Counters::new(hands.clone(), 10_000));
     let limit = Rate::new(rules, counters, Some(oracle.clone()), on_failure);
@@ -85,40 +87,40 @@ fn what_the_store_refuses_is_refused_without_it_until_then() {
     let (hands, oracle, limit) =
         behind(vec![rate(&[User], 1, SEC, 1), concurrent(&[User], 1)], OnFailure::Local);
     let (alice, bob) = (Spoken::read("alice"), Spoken::read("bob"));
-    oracle.say(Ok(Answer::Short { ask: 0, wait: Duration::from_millis(700) }));
+    oracle.say(Ok(StoreOutcome::Denied { ask: 0, wait: Duration::from_millis(700) }));
     assert_eq!(now(alice.knock(&limit)).expect_err("short").retry_after, Some(Duration::from_millis(700)));
     hands.turn(Duration::from_millis(699));
     assert_eq!(now(alice.knock(&limit)).expect_err("short").retry_after, Some(Duration::from_millis(1)));
     assert_eq!(oracle.asked().len(), 1);
-    oracle.say(Ok(Answer::Taken));
+    oracle.say(Ok(StoreOutcome::Granted));
     assert!(now(bob.knock(&limit)).is_ok());
     assert!(now(alice.knock(&limit)).is_err());
     hands.turn(Duration::from_millis(1));
     assert!(now(alice.knock(&limit)).is_ok(), "and its slot was given back each time");
     // A quota that an operator may reset is asked for again.
-    oracle.say(Ok(Answer::Short { ask: 0, wait: HOUR }));
+    oracle.say(Ok(StoreOutcome::Denied { ask: 0, wait: HOUR }));
     assert!(now(alice.knock(&limit)).is_err());
-    oracle.say(Ok(Answer::Taken));
+    oracle.say(Ok(StoreOutcome::Granted));
     assert!(now(alice.knock(&limit)).is_ok());
 }
 
 #[test]
 fn without_a_store_that_can_be_understood_the_configuration_decides() {
     let rules = || vec![rate(&[User], 1, SEC, 2), concurrent(&[User], 3)];
-    let failures = [Err(Unavailable), Ok(Answer::Short { ask: 7, wait: SEC })];
+    let failures = [Err(StoreUnavailable), Ok(StoreOutcome::Denied { ask: 7, wait: SEC })];
     let choices = [(OnFailure::Local, 2), (OnFailure::Open, 3), (OnFailure::Closed, 0)];
     for ((on_failure, pass), failure) in choices.iter().flat_map(|c| failures.map(|failure| (*c, failure))) {
         let (_hands, oracle, limit) = behind(rules(), on_failure);
         oracle.say(failure);
         let all: Vec<_> = (0..9).map(|_| now(Spoken::read("alice").knock(&limit))).collect();
-        assert_eq!(all.iter().filter(|held| held.is_ok()).count(), pass, "{on_failure:?}");
-        if let (OnFailure::Closed, Some(Err(refusal))) = (on_failure, all.last()) {
-            assert_eq!((refusal.status, refusal.reason), (503, "limits_unavailable"));
-            assert_eq!(refusal.retry_after, Some(SEC));
-            assert_eq!(refusal.data.as_deref(), Some(r#"{"retry_after_ms":1000}"#));
+        assert_eq!(all.iter().filter(|slots| slots.is_ok()).count(), pass, "{on_failure:?}");
+        if let (OnFailure::Closed, Some(Err(rejection))) = (on_failure, all.last()) {
+            assert_eq!((rejection.status, rejection.reason), (503, "limits_unavailable"));
+            assert_eq!(rejection.retry_after, Some(SEC));
+            assert_eq!(rejection.data.as_deref(), Some(r#"{"retry_after_ms":1000}"#));
         }
         drop(all);
-        oracle.say(Ok(Answer::Taken));
+        oracle.say(Ok(StoreOutcome::Granted));
         let again: Vec<_> = (0..3).map(|_| now(Spoken::read("alice").knock(&limit))).collect();
         assert!(again.iter().all(Result::is_ok), "the store is back: {on_failure:?}");
     }

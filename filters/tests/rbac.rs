@@ -1,26 +1,29 @@
 //! RBAC as a table: a policy, a caller, a call, and what is judged on which ground.
 
 use filters::cel::Condition;
-use filters::rbac::{Effect, Ground, Judgement, List, Lists, Query, Rbac, Role, Rule, ScopeNeed, Settings};
-use filters::{Aim, Caller, Identity, Means, Thing};
+use filters::rbac::{
+    AccessQuery, Decision, DecisionReason, Effect, PatternLists, Rbac, RbacSettings, Role, RoleList, Rule,
+    ScopeNeed,
+};
+use filters::{AuthMethod, CallTarget, Caller, Identity, TargetKind};
 
 fn words(of: &[&str]) -> Vec<String> {
     of.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn tools(of: &[&str]) -> Lists {
-    Lists { tools: words(of), ..Lists::default() }
+fn tools(of: &[&str]) -> PatternLists {
+    PatternLists { tools: words(of), ..PatternLists::default() }
 }
 
-fn servers(of: &[&str]) -> Lists {
-    Lists { servers: words(of), ..Lists::default() }
+fn servers(of: &[&str]) -> PatternLists {
+    PatternLists { servers: words(of), ..PatternLists::default() }
 }
 
-fn methods(of: &[&str]) -> Lists {
-    Lists { methods: words(of), ..Lists::default() }
+fn methods(of: &[&str]) -> PatternLists {
+    PatternLists { methods: words(of), ..PatternLists::default() }
 }
 
-fn role(name: &str, inherits: &[&str], allow: Lists, deny: Lists) -> Role {
+fn role(name: &str, inherits: &[&str], allow: PatternLists, deny: PatternLists) -> Role {
     Role { name: name.into(), inherits: words(inherits), allow, deny, admin: name == "admin" }
 }
 
@@ -45,60 +48,60 @@ fn caller(roles: &[&str]) -> Caller {
         tenant: Some("acme".into()),
         roles,
         scopes: words(&["files:read", "mcp"]),
-        means: Means::Jwt,
+        auth_method: AuthMethod::Jwt,
         ..Identity::default()
     })
 }
 
 /// A judgement in a few words.
-fn said(judgement: &Judgement) -> String {
-    let ground = |ground: &Ground| match ground {
-        Ground::Open => "open".to_owned(),
-        Ground::Rule(rule) => format!("rule {rule}"),
-        Ground::Role { role, effect, list, glob } => {
+fn said(judgement: &Decision) -> String {
+    let reason = |reason: &DecisionReason| match reason {
+        DecisionReason::Open => "open".to_owned(),
+        DecisionReason::Rule(rule) => format!("rule {rule}"),
+        DecisionReason::Role { role, effect, list, glob } => {
             let side = if *effect == Effect::Deny { "deny" } else { "allow" };
             let list = match list {
-                List::Tools => "tools",
-                List::Prompts => "prompts",
-                List::Resources => "resources",
-                List::Methods => "methods",
-                List::Servers => "servers",
+                RoleList::Tools => "tools",
+                RoleList::Prompts => "prompts",
+                RoleList::Resources => "resources",
+                RoleList::Methods => "methods",
+                RoleList::Servers => "servers",
             };
             format!("role {role} {side}.{list} {glob}")
         }
-        Ground::Unlisted => "unlisted".to_owned(),
-        Ground::Default => "default".to_owned(),
-        Ground::Failed(rule, why) => format!("rule {rule} failed ({why})"),
+        DecisionReason::Unlisted => "unlisted".to_owned(),
+        DecisionReason::Default => "default".to_owned(),
+        DecisionReason::Failed(rule, why) => format!("rule {rule} failed ({why})"),
     };
     match judgement {
-        Judgement::Allowed(g) => format!("allowed: {}", ground(g)),
-        Judgement::Hidden(g) => format!("hidden: {}", ground(g)),
-        Judgement::Refused(g, None) => format!("refused: {}", ground(g)),
-        Judgement::Refused(g, Some(words)) => format!("refused: {}: {words}", ground(g)),
-        Judgement::Barred(g) => format!("barred: {}", ground(g)),
-        Judgement::MissingScopes(scopes) => format!("scopes: {}", scopes.join(" ")),
-        Judgement::Ambiguous(odd) => format!("ambiguous: {odd}"),
+        Decision::Allowed(g) => format!("allowed: {}", reason(g)),
+        Decision::NotFound(g) => format!("hidden: {}", reason(g)),
+        Decision::Denied(g, None) => format!("refused: {}", reason(g)),
+        Decision::Denied(g, Some(message)) => format!("refused: {}: {message}", reason(g)),
+        Decision::MethodDenied(g) => format!("barred: {}", reason(g)),
+        Decision::MissingScopes(scopes) => format!("scopes: {}", scopes.join(" ")),
+        Decision::Ambiguous(error) => format!("ambiguous: {error}"),
     }
 }
 
-fn aim<'a>(what: &'a str) -> Option<Aim<'a>> {
+fn target<'a>(what: &'a str) -> Option<CallTarget<'a>> {
     let (kind, rest) = what.split_once(' ')?;
     let (name, server) = rest.split_once('@').unwrap_or((rest, rest.split("__").next().unwrap_or("")));
     let thing = match kind {
-        "tool" => Thing::Tool,
-        "prompt" => Thing::Prompt,
-        "resource" => Thing::Resource,
-        _ => return Some(Aim { thing: Thing::Server, name: "", server: rest }),
+        "tool" => TargetKind::Tool,
+        "prompt" => TargetKind::Prompt,
+        "resource" => TargetKind::Resource,
+        _ => return Some(CallTarget { kind: TargetKind::Server, name: "", server: rest }),
     };
-    Some(Aim { thing, name, server })
+    Some(CallTarget { kind: thing, name, server })
 }
 
-fn method(aim: Option<Aim<'_>>) -> &'static str {
-    match aim.map(|aim| aim.thing) {
-        Some(Thing::Tool) => "tools/call",
-        Some(Thing::Prompt) => "prompts/get",
-        Some(Thing::Resource) => "resources/read",
-        Some(Thing::Server) => "logging/setLevel",
+fn method(target: Option<CallTarget<'_>>) -> &'static str {
+    match target.map(|target| target.kind) {
+        Some(TargetKind::Tool) => "tools/call",
+        Some(TargetKind::Prompt) => "prompts/get",
+        Some(TargetKind::Resource) => "resources/read",
+        Some(TargetKind::Server) => "logging/setLevel",
         None => "tools/list",
     }
 }
@@ -107,24 +110,24 @@ fn method(aim: Option<Aim<'_>>) -> &'static str {
 /// another method than the usual one; then the arguments.
 fn judge(rbac: &Rbac, caller: &Caller, what: &str, arguments: &str) -> String {
     let (what, via) = what.split_once(" via ").map_or((what, None), |(what, via)| (what, Some(via)));
-    let aim = aim(what);
-    let method = via.unwrap_or(if aim.is_some() { method(aim) } else { what });
+    let target = target(what);
+    let method = via.unwrap_or(if target.is_some() { method(target) } else { what });
     let arguments = (!arguments.is_empty()).then_some(arguments.as_bytes());
-    let query = Query { method, aim, arguments, ip: "10.0.0.7".parse().ok() };
-    let judgement = rbac.judge(caller, &query);
-    if let Some(aim) = aim {
-        let hidden = matches!(judgement, Judgement::Hidden(_) | Judgement::Ambiguous(_));
-        if !matches!(judgement, Judgement::Barred(_)) {
-            assert_eq!(hidden, !rbac.sees(caller, &aim), "{what}: lists and calls tell two stories");
+    let query = AccessQuery { method, target, arguments, ip: "10.0.0.7".parse().ok() };
+    let judgement = rbac.decide(caller, &query);
+    if let Some(target) = target {
+        let hidden = matches!(judgement, Decision::NotFound(_) | Decision::Ambiguous(_));
+        if !matches!(judgement, Decision::MethodDenied(_)) {
+            assert_eq!(hidden, !rbac.can_see(caller, &target), "{what}: lists and calls tell two stories");
         }
     }
-    assert_eq!(rbac.judge(caller, &query), judgement, "{what}: remembered otherwise");
+    assert_eq!(rbac.decide(caller, &query), judgement, "{what}: remembered otherwise");
     said(&judgement)
 }
 
 type Row = (&'static [&'static str], &'static str, &'static str, &'static str);
 
-fn table(settings: Settings, rows: &[Row]) -> usize {
+fn table(settings: RbacSettings, rows: &[Row]) -> usize {
     let rbac = Rbac::new(settings).expect("a sound policy");
     for (roles, what, arguments, expected) in rows {
         let found = judge(&rbac, &caller(roles), what, arguments);
@@ -134,26 +137,26 @@ fn table(settings: Settings, rows: &[Row]) -> usize {
 }
 
 fn house() -> Vec<Role> {
-    let reads = Lists {
+    let reads = PatternLists {
         tools: words(&["*__get_*", "*__list"]),
         prompts: words(&["*"]),
         resources: words(&["file://*"]),
-        ..Lists::default()
+        ..PatternLists::default()
     };
     vec![
-        role("reader", &[], reads, Lists::default()),
+        role("reader", &[], reads, PatternLists::default()),
         role("dev", &["reader"], tools(&["files__*"]), tools(&["files__delete_*", "files__rm"])),
-        role("admin", &[], servers(&["*"]), Lists::default()),
-        role("lead", &["dev"], tools(&["jira__*"]), Lists::default()),
-        role("nofiles", &[], Lists::default(), servers(&["fil?s"])),
-        role("quiet", &[], Lists::default(), methods(&["logging/*", "notifications/x"])),
-        role("caller", &[], methods(&["tools/call", "tools/list"]), Lists::default()),
+        role("admin", &[], servers(&["*"]), PatternLists::default()),
+        role("lead", &["dev"], tools(&["jira__*"]), PatternLists::default()),
+        role("nofiles", &[], PatternLists::default(), servers(&["fil?s"])),
+        role("quiet", &[], PatternLists::default(), methods(&["logging/*", "notifications/x"])),
+        role("caller", &[], methods(&["tools/call", "tools/list"]), PatternLists::default()),
     ]
 }
 
 #[test]
 fn roles_decide_deny_before_allow() {
-    let roles = Settings { roles: house(), ..Settings::default() };
+    let roles = RbacSettings { roles: house(), ..RbacSettings::default() };
     let cases = table(
         roles.clone(),
         &[
@@ -187,7 +190,7 @@ fn roles_decide_deny_before_allow() {
             (&[], "server web", "", "hidden: default"),
         ],
     );
-    let open = Settings { default: Effect::Allow, ..roles };
+    let open = RbacSettings { default: Effect::Allow, ..roles };
     let more = table(
         open,
         &[
@@ -205,10 +208,10 @@ fn roles_decide_deny_before_allow() {
 #[test]
 fn methods_are_a_gate_of_their_own() {
     let cases = table(
-        Settings {
+        RbacSettings {
             roles: house(),
             rules: vec![allow("call.method == \"logging/setLevel\"")],
-            ..Settings::default()
+            ..RbacSettings::default()
         },
         &[
             (&[], "tools/list", "", "allowed: open"),
@@ -232,11 +235,11 @@ fn methods_are_a_gate_of_their_own() {
         ],
     );
     assert_eq!(cases, 18);
-    let rbac = Rbac::new(Settings { roles: house(), ..Settings::default() }).expect("sound");
-    assert!(!rbac.method(&caller(&["quiet"]), "logging/setLevel"));
-    assert!(rbac.method(&caller(&["dev"]), "logging/setLevel"));
+    let rbac = Rbac::new(RbacSettings { roles: house(), ..RbacSettings::default() }).expect("sound");
+    assert!(!rbac.allows_method(&caller(&["quiet"]), "logging/setLevel"));
+    assert!(rbac.allows_method(&caller(&["dev"]), "logging/setLevel"));
     assert!(
-        rbac.sees(&caller(&["caller", "reader"]), &aim("prompt p").expect("an aim")),
+        rbac.can_see(&caller(&["caller", "reader"]), &target("prompt p").expect("an aim")),
         "seen, not gettable"
     );
 }
@@ -260,10 +263,10 @@ fn rules_come_before_roles_and_the_first_match_wins() {
         deny("call.tool == \"lvl__c\" && caller.claims.level < 3 && call.args.big == 1"),
     ];
     let mut roles = house();
-    roles.push(role("sre", &[], Lists::default(), Lists::default()));
+    roles.push(role("sre", &[], PatternLists::default(), PatternLists::default()));
     roles[0].allow.tools = words(&["*"]);
     let cases = table(
-        Settings { roles, rules, ..Settings::default() },
+        RbacSettings { roles, rules, ..RbacSettings::default() },
         &[
             (&["reader"], "tool db__query", r#"{"env":"prod","big":1}"#, "refused: rule 0: no"),
             (&["reader"], "tool db__query", r#"{"env":"dev","big":1}"#, "allowed: role 0 allow.tools 0"),
@@ -332,16 +335,16 @@ fn rules_come_before_roles_and_the_first_match_wins() {
 
 #[test]
 fn scopes_are_asked_for_once_a_call_is_allowed() {
-    let needs = |lists: Lists, require: &[&str]| ScopeNeed { lists, require: words(require) };
-    let settings = Settings {
+    let needs = |lists: PatternLists, require: &[&str]| ScopeNeed { lists, require: words(require) };
+    let settings = RbacSettings {
         roles: house(),
         scopes: vec![
             needs(tools(&["files__write_*"]), &["files:write", "mcp"]),
             needs(tools(&["files__*"]), &["files:read"]),
-            needs(Lists { methods: words(&["tools/call"]), ..servers(&["jira"]) }, &["jira"]),
+            needs(PatternLists { methods: words(&["tools/call"]), ..servers(&["jira"]) }, &["jira"]),
             needs(methods(&["logging/setLevel"]), &["ops"]),
         ],
-        ..Settings::default()
+        ..RbacSettings::default()
     };
     let cases = table(
         settings.clone(),
@@ -357,7 +360,7 @@ fn scopes_are_asked_for_once_a_call_is_allowed() {
     );
     assert_eq!(cases, 7);
     let rbac = Rbac::new(settings).expect("sound");
-    assert_eq!(rbac.needed_scopes("tools/call", aim("tool files__x").as_ref()), ["files:read"]);
+    assert_eq!(rbac.needed_scopes("tools/call", target("tool files__x").as_ref()), ["files:read"]);
     assert!(rbac.needed_scopes("ping", None).is_empty());
 }
 
@@ -368,24 +371,26 @@ fn without_the_block_everything_passes() {
         assert_eq!(judge(&rbac, &caller(&[]), what, ""), "allowed: open");
     }
     assert!(!rbac.is_admin(&caller(&["admin"])));
-    assert_eq!(rbac.class(&caller(&["a"])), rbac.class(&caller(&["b"])));
+    assert_eq!(rbac.visibility_class(&caller(&["a"])), rbac.visibility_class(&caller(&["b"])));
 }
 
 #[test]
 fn admins_are_those_with_an_admin_role_of_their_own() {
     let mut roles = house();
-    roles.push(role("heir", &["admin"], Lists::default(), Lists::default()));
-    let rbac = Rbac::new(Settings { roles, ..Settings::default() }).expect("sound");
+    roles.push(role("heir", &["admin"], PatternLists::default(), PatternLists::default()));
+    let rbac = Rbac::new(RbacSettings { roles, ..RbacSettings::default() }).expect("sound");
     assert!(rbac.is_admin(&caller(&["admin"])) && !rbac.is_admin(&caller(&["heir", "dev"])));
-    assert!(rbac.sees(&caller(&["heir"]), &aim("tool a__b").expect("an aim")));
+    assert!(rbac.can_see(&caller(&["heir"]), &target("tool a__b").expect("an aim")));
 }
 
 #[test]
 fn callers_of_one_class_are_those_that_no_list_can_tell_apart() {
     let with = |rules: Vec<Rule>| {
-        Rbac::new(Settings { roles: house(), rules, ..Settings::default() }).expect("sound")
+        Rbac::new(RbacSettings { roles: house(), rules, ..RbacSettings::default() }).expect("sound")
     };
-    let same = |rbac: &Rbac, a: &[&str], b: &[&str]| rbac.class(&caller(a)) == rbac.class(&caller(b));
+    let same = |rbac: &Rbac, a: &[&str], b: &[&str]| {
+        rbac.visibility_class(&caller(a)) == rbac.visibility_class(&caller(b))
+    };
     let plain = with(vec![deny("caller.ip == \"\""), deny("call.args.x == 1 && call.tool == \"a\"")]);
     assert!(same(&plain, &["dev"], &["dev", "nobody"]) && same(&plain, &["dev"], &["dev", "reader"]));
     assert!(!same(&plain, &["dev"], &["reader"]) && same(&plain, &[], &["nobody"]));
@@ -394,22 +399,26 @@ fn callers_of_one_class_are_those_that_no_list_can_tell_apart() {
     let users = with(vec![deny("caller.user == \"bob\"")]);
     assert!(!same(&users, &["dev"], &["dev"]));
     let one = caller(&["dev"]);
-    assert_eq!(users.class(&one), users.class(&one.clone()));
+    assert_eq!(users.visibility_class(&one), users.visibility_class(&one.clone()));
     assert!(same(&with(vec![deny("caller.ip == \"\" || caller.user == \"a\"")]), &["dev"], &["dev"]));
 }
 
 #[test]
 fn a_policy_that_cannot_be_meant_is_refused() {
-    let new = |settings: Settings| Rbac::new(settings).err().expect("refused");
-    let roles = |roles: Vec<Role>| Settings { roles, ..Settings::default() };
-    let plain = |name: &str, inherits: &[&str]| role(name, inherits, Lists::default(), Lists::default());
+    let new = |settings: RbacSettings| Rbac::new(settings).err().expect("refused");
+    let roles = |roles: Vec<Role>| RbacSettings { roles, ..RbacSettings::default() };
+    let plain = |name: &str, inherits: &[&str]| {
+        role(name, inherits, PatternLists::default(), PatternLists::default())
+    };
     assert!(new(roles(vec![plain("a", &["b"])])).contains("`b`, which is no role"));
     assert!(new(roles(vec![plain("a", &["a"])])).contains("inherits from itself"));
     let ring = vec![plain("x", &["a"]), plain("a", &["b"]), plain("b", &["c"]), plain("c", &["a"])];
     assert!(new(roles(ring)).contains("inherits from itself"));
     assert!(new(roles(vec![plain("a", &[]), plain("a", &[])])).contains("stands twice"));
-    let bad = role("a", &[], tools(&["x["]), Lists::default());
+    let bad = role("a", &[], tools(&["x["]), PatternLists::default());
     assert!(new(roles(vec![bad])).starts_with("role `a`, allow.tools: the pattern `x[`"));
-    let nothing = ScopeNeed { lists: Lists::default(), require: words(&["a"]) };
-    assert!(new(Settings { scopes: vec![nothing], ..Settings::default() }).contains("needed for nothing"));
+    let nothing = ScopeNeed { lists: PatternLists::default(), require: words(&["a"]) };
+    assert!(
+        new(RbacSettings { scopes: vec![nothing], ..RbacSettings::default() }).contains("needed for nothing")
+    );
 }

@@ -1,22 +1,22 @@
 //! What a client is told when RBAC stops its call.
 
 use filters::cel::Condition;
-use filters::rbac::{Denied, Effect, Lists, Rbac, Role, Rule, ScopeNeed, Settings, unknown};
-use filters::{Aim, Call, Caller, Head, Identity, Thing};
-use mcp::{Era, Refusal};
+use filters::rbac::{Denial, Effect, PatternLists, Rbac, RbacSettings, Role, Rule, ScopeNeed, not_found};
+use filters::{Call, CallTarget, Caller, Identity, RequestHead, TargetKind};
+use mcp::{Era, Rejection};
 
 fn rbac() -> Rbac {
     let list = |of: &[&str]| of.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-    let allow = Lists {
+    let allow = PatternLists {
         tools: list(&["files__*"]),
         resources: list(&["ok:*"]),
         prompts: list(&["ok"]),
-        ..Lists::default()
+        ..PatternLists::default()
     };
-    let deny = Lists {
+    let deny = PatternLists {
         tools: list(&["files__rm"]),
         methods: list(&["tasks/*", "notifications/x"]),
-        ..Lists::default()
+        ..PatternLists::default()
     };
     let rule = |when: &str, message: Option<&str>| Rule {
         name: "no-prod".into(),
@@ -24,41 +24,41 @@ fn rbac() -> Rbac {
         effect: Effect::Deny,
         message: message.map(str::to_owned),
     };
-    Rbac::new(Settings {
+    Rbac::new(RbacSettings {
         roles: vec![Role { name: "dev".into(), allow, deny, ..Role::default() }],
         rules: vec![
             rule("has(call.args.env) && call.args.env == \"prod\"", Some("production is read-only")),
             rule("has(call.args.env) && call.args.env == \"test\"", None),
         ],
         scopes: vec![ScopeNeed {
-            lists: Lists { tools: list(&["files__write"]), ..Lists::default() },
+            lists: PatternLists { tools: list(&["files__write"]), ..PatternLists::default() },
             require: list(&["files:write"]),
         }],
-        ..Settings::default()
+        ..RbacSettings::default()
     })
     .expect("a sound policy")
 }
 
-fn admit(era: Era, aim: Option<Aim<'_>>, body: &str) -> Result<(), Denied> {
+fn admit(era: Era, target: Option<CallTarget<'_>>, body: &str) -> Result<(), Denial> {
     let headers = http::HeaderMap::new();
-    let head = Head {
-        verb: &http::Method::POST,
+    let head = RequestHead {
+        http_method: &http::Method::POST,
         path: "/mcp",
         headers: &headers,
         authority: None,
         peer: None,
         certificate: None,
-        outside: true,
+        is_network: true,
     };
     let caller =
         Caller::new(Identity { user: "ann".into(), roles: vec!["dev".into()], ..Identity::default() });
     let rpc = Box::new(mcp::jsonrpc::request::read(body.as_bytes(), 64).expect("a sound message"));
-    rbac().admit(&Call { head, caller, body: body.as_bytes(), rpc, era, aim })
+    rbac().enforce(&Call { head, caller, body: body.as_bytes(), rpc, era, target })
 }
 
-fn refusal(era: Era, aim: Option<Aim<'_>>, body: &str) -> Refusal {
-    match admit(era, aim, body) {
-        Err(Denied::Refusal(refusal)) => *refusal,
+fn rejection(era: Era, target: Option<CallTarget<'_>>, body: &str) -> Rejection {
+    match admit(era, target, body) {
+        Err(Denial::Rejected(rejection)) => *rejection,
         other => panic!("{body}: {other:?}"),
     }
 }
@@ -67,38 +67,38 @@ fn request(method: &str, params: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{params}}}}}"#)
 }
 
-fn tool(name: &str) -> Option<Aim<'_>> {
-    Some(Aim { thing: Thing::Tool, name, server: "files" })
+fn tool(name: &str) -> Option<CallTarget<'_>> {
+    Some(CallTarget { kind: TargetKind::Tool, name, server: "files" })
 }
 
 #[test]
 fn what_is_hidden_is_answered_like_what_does_not_exist_under_the_name_that_was_sent() {
     let call = request("tools/call", r#""name":"r\u006d""#);
-    let told = refusal(Era::Modern, tool("files__rm"), &call);
-    assert_eq!(told, unknown(Era::Modern, Thing::Tool, "rm"));
+    let labels = rejection(Era::Modern, tool("files__rm"), &call);
+    assert_eq!(labels, not_found(Era::Modern, TargetKind::Tool, "rm"));
     assert_eq!(
-        (told.status, told.code, told.reason, &*told.message),
+        (labels.status, labels.code, labels.reason, &*labels.message),
         (400, -32602, "unknown_tool", "Unknown tool: rm")
     );
-    assert_eq!(refusal(Era::Legacy, tool("files__rm"), &call).status, 200);
-    let prompt = Aim { thing: Thing::Prompt, name: "files__p", server: "files" };
-    let told = refusal(Era::Modern, Some(prompt), &request("prompts/get", r#""name":"p""#));
-    assert_eq!((told.reason, &*told.message), ("unknown_prompt", "Unknown prompt: p"));
-    let told = refusal(
+    assert_eq!(rejection(Era::Legacy, tool("files__rm"), &call).status, 200);
+    let prompt = CallTarget { kind: TargetKind::Prompt, name: "files__p", server: "files" };
+    let labels = rejection(Era::Modern, Some(prompt), &request("prompts/get", r#""name":"p""#));
+    assert_eq!((labels.reason, &*labels.message), ("unknown_prompt", "Unknown prompt: p"));
+    let labels = rejection(
         Era::Modern,
         Some(prompt),
         &request("completion/complete", r#""ref":{"type":"ref/prompt","name":"p"}"#),
     );
-    assert_eq!(&*told.message, "Unknown prompt: p");
-    let resource = Aim { thing: Thing::Resource, name: "no:\"x", server: "files" };
-    let told = refusal(Era::Modern, Some(resource), &request("resources/read", r#""uri":"no:\"x""#));
-    assert_eq!((told.reason, &*told.message), ("unknown_resource", "Resource not found: no:\"x"));
-    assert_eq!(told.data.as_deref(), Some(r#"{"uri":"no:\"x"}"#));
+    assert_eq!(&*labels.message, "Unknown prompt: p");
+    let resource = CallTarget { kind: TargetKind::Resource, name: "no:\"x", server: "files" };
+    let labels = rejection(Era::Modern, Some(resource), &request("resources/read", r#""uri":"no:\"x""#));
+    assert_eq!((labels.reason, &*labels.message), ("unknown_resource", "Resource not found: no:\"x"));
+    assert_eq!(labels.data.as_deref(), Some(r#"{"uri":"no:\"x"}"#));
     // Legacy revisions have a code of their own for it.
     for (era, code) in [(Era::Modern, -32602), (Era::Legacy, -32002)] {
-        assert_eq!(unknown(era, Thing::Resource, "x").code, code);
+        assert_eq!(not_found(era, TargetKind::Resource, "x").code, code);
     }
-    assert_eq!(unknown(Era::Modern, Thing::Tool, &"ä".repeat(500)).message.chars().count(), 14 + 128);
+    assert_eq!(not_found(Era::Modern, TargetKind::Tool, &"ä".repeat(500)).message.chars().count(), 14 + 128);
 }
 
 #[test]
@@ -106,23 +106,23 @@ fn what_is_seen_is_refused_in_the_words_of_the_rule() {
     let call =
         |env: &str| request("tools/call", &format!(r#""name":"files__a","arguments":{{"env":"{env}"}}"#));
     assert!(admit(Era::Modern, tool("files__a"), &call("dev")).is_ok());
-    let told = refusal(Era::Modern, tool("files__a"), &call("prod"));
-    assert_eq!((told.status, told.code, told.reason), (403, 403, "rule_denied"));
-    assert_eq!(told.message, "production is read-only");
-    let told = refusal(Era::Legacy, tool("files__a"), &call("test"));
-    assert_eq!((told.status, &*told.message), (403, "not allowed by the gateway's policy"));
+    let labels = rejection(Era::Modern, tool("files__a"), &call("prod"));
+    assert_eq!((labels.status, labels.code, labels.reason), (403, 403, "rule_denied"));
+    assert_eq!(labels.message, "production is read-only");
+    let labels = rejection(Era::Legacy, tool("files__a"), &call("test"));
+    assert_eq!((labels.status, &*labels.message), (403, "not allowed by the gateway's policy"));
 }
 
 #[test]
 fn methods_scopes_notifications_and_responses_have_their_own_ends() {
-    let told = refusal(Era::Modern, None, &request("tasks/get", r#""taskId":"1""#));
-    assert_eq!((told.status, told.code, told.reason), (403, 403, "method_denied"));
+    let labels = rejection(Era::Modern, None, &request("tasks/get", r#""taskId":"1""#));
+    assert_eq!((labels.status, labels.code, labels.reason), (403, 403, "method_denied"));
     match admit(Era::Modern, tool("files__write"), &request("tools/call", r#""name":"files__write""#)) {
-        Err(Denied::Scopes(scopes)) => assert_eq!(scopes, ["files:write"]),
+        Err(Denial::MissingScopes(scopes)) => assert_eq!(scopes, ["files:write"]),
         other => panic!("{other:?}"),
     }
     let note = |method: &str| format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#);
-    assert_eq!(refusal(Era::Modern, None, &note("notifications/x")).reason, "method_denied");
+    assert_eq!(rejection(Era::Modern, None, &note("notifications/x")).reason, "method_denied");
     assert!(admit(Era::Modern, None, &note("notifications/cancelled")).is_ok());
     assert!(admit(Era::Modern, None, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).is_ok());
     assert!(

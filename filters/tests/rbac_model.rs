@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use filters::cel::Condition;
-use filters::rbac::{Effect, Judgement, Lists, Query, Rbac, Role, Rule, Settings};
-use filters::{Aim, Caller, Identity, Thing};
+use filters::rbac::{AccessQuery, Decision, Effect, PatternLists, Rbac, RbacSettings, Role, Rule};
+use filters::{CallTarget, Caller, Identity, TargetKind};
 use proptest::prelude::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ fn and(a: Tri, b: Tri) -> Tri {
 struct Call {
     roles: Vec<usize>,
     level: Option<i64>,
-    thing: Thing,
+    thing: TargetKind,
     name: String,
     server: String,
     method: &'static str,
@@ -50,7 +50,7 @@ struct Args {
 
 impl Call {
     fn tool(&self) -> &str {
-        if self.thing == Thing::Tool { &self.name } else { "" }
+        if self.thing == TargetKind::Tool { &self.name } else { "" }
     }
 
     fn prod(&self) -> Tri {
@@ -152,14 +152,19 @@ enum Verdict {
 }
 
 impl Policy {
-    fn settings(&self) -> Settings {
+    fn settings(&self) -> RbacSettings {
         let rules = self.rules.iter().map(|(condition, effect)| Rule {
             name: String::new(),
             when: COMPILED[*condition].clone(),
             effect: *effect,
             message: None,
         });
-        Settings { default: self.default, roles: self.roles.clone(), rules: rules.collect(), scopes: vec![] }
+        RbacSettings {
+            default: self.default,
+            roles: self.roles.clone(),
+            rules: rules.collect(),
+            scopes: vec![],
+        }
     }
 
     fn line(&self, index: usize, line: &mut Vec<usize>) {
@@ -183,10 +188,10 @@ impl Policy {
     }
 
     fn by_roles(&self, call: &Call) -> bool {
-        let speaks = |lists: &Lists| {
+        let speaks = |lists: &PatternLists| {
             let things = match call.thing {
-                Thing::Tool => &lists.tools,
-                Thing::Prompt => &lists.prompts,
+                TargetKind::Tool => &lists.tools,
+                TargetKind::Prompt => &lists.prompts,
                 _ => &lists.resources,
             };
             one_fits(things, &call.name) || one_fits(&lists.servers, &call.server)
@@ -211,7 +216,7 @@ impl Policy {
 
     /// Whether any arguments from any address could pass, as far as conditions are independent of each other.
     fn seen(&self, call: &Call) -> bool {
-        let first = if call.thing == Thing::Tool { "tools/call" } else { "prompts/get" };
+        let first = if call.thing == TargetKind::Tool { "tools/call" } else { "prompts/get" };
         let call = Call { method: first, ..call.clone() };
         let worlds = 3usize.pow(self.rules.len() as u32);
         (0..worlds).any(|world| {
@@ -238,13 +243,13 @@ impl Policy {
     }
 }
 
-fn globs(most: usize) -> impl Strategy<Value = Vec<String>> {
-    prop::collection::vec(prop::sample::select(GLOBS).prop_map(str::to_owned), 0..=most)
+fn globs(max: usize) -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(prop::sample::select(GLOBS).prop_map(str::to_owned), 0..=max)
 }
 
-fn lists() -> impl Strategy<Value = Lists> {
+fn lists() -> impl Strategy<Value = PatternLists> {
     let methods = prop_oneof![4 => Just(vec![]), 1 => globs(2)];
-    (globs(2), globs(1), methods, globs(1)).prop_map(|(tools, prompts, methods, servers)| Lists {
+    (globs(2), globs(1), methods, globs(1)).prop_map(|(tools, prompts, methods, servers)| PatternLists {
         tools,
         prompts,
         resources: vec![],
@@ -263,7 +268,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             // Only earlier ones, so there are no rings.
             inherits: (0..index).filter(|i| bits & 1 << i != 0).map(|i| format!("r{i}")).collect(),
             allow,
-            deny: if gentle { Lists::default() } else { deny },
+            deny: if gentle { PatternLists::default() } else { deny },
             admin: false,
         });
         Policy { default, roles: roles.collect(), rules }
@@ -290,7 +295,7 @@ fn call() -> impl Strategy<Value = Call> {
         .prop_map(|(roles, level, tool, server, name, usual, args, ip)| Call {
             roles: roles.into_iter().collect(),
             level,
-            thing: if tool { Thing::Tool } else { Thing::Prompt },
+            thing: if tool { TargetKind::Tool } else { TargetKind::Prompt },
             name: format!("{server}__{name}"),
             server: server.into(),
             method: match (tool, usual) {
@@ -320,22 +325,22 @@ fn arguments(args: &Option<Args>) -> String {
 }
 
 fn judge(rbac: &Rbac, caller: &Caller, call: &Call) -> Verdict {
-    let aim = Aim { thing: call.thing, name: &call.name, server: &call.server };
+    let target = CallTarget { kind: call.thing, name: &call.name, server: &call.server };
     let arguments = arguments(&call.args);
     let ip = if call.ip { "10.0.0.1" } else { "10.0.0.2" };
-    let query = Query {
+    let query = AccessQuery {
         method: call.method,
-        aim: Some(aim),
+        target: Some(target),
         arguments: Some(arguments.as_bytes()),
         ip: Some(ip.parse().expect("an address")),
     };
-    match rbac.judge(caller, &query) {
-        Judgement::Allowed(_) => Verdict::Allowed,
-        Judgement::Hidden(_) => Verdict::Hidden,
-        Judgement::Refused(..) => Verdict::Refused,
-        Judgement::Barred(_) => Verdict::Barred,
-        Judgement::MissingScopes(_) => panic!("no scopes are asked for"),
-        Judgement::Ambiguous(odd) => panic!("{odd}: no name here is"),
+    match rbac.decide(caller, &query) {
+        Decision::Allowed(_) => Verdict::Allowed,
+        Decision::NotFound(_) => Verdict::Hidden,
+        Decision::Denied(..) => Verdict::Refused,
+        Decision::MethodDenied(_) => Verdict::Barred,
+        Decision::MissingScopes(_) => panic!("no scopes are asked for"),
+        Decision::Ambiguous(error) => panic!("{error}: no name here is"),
     }
 }
 
@@ -370,9 +375,9 @@ proptest! {
     ) {
         let rbac = Rbac::new(policy.settings()).expect("a sound policy");
         let caller = caller(&call);
-        let sees = rbac.sees(&caller, &Aim { thing: call.thing, name: &call.name, server: &call.server });
+        let sees = rbac.can_see(&caller, &CallTarget { kind: call.thing, name: &call.name, server: &call.server });
         for (other, usual) in worlds {
-            let method = if call.thing == Thing::Prompt && !usual { "completion/complete" } else { call.method };
+            let method = if call.thing == TargetKind::Prompt && !usual { "completion/complete" } else { call.method };
             let call = Call { args: other.args, ip: other.ip, method, ..call.clone() };
             match judge(&rbac, &caller, &call) {
                 Verdict::Allowed | Verdict::Refused => prop_assert!(sees),
@@ -381,7 +386,7 @@ proptest! {
             }
         }
         if sees {
-            prop_assert!(rbac.sees_server(&caller, &call.server), "a tool of a server that is hidden");
+            prop_assert!(rbac.can_see_server(&caller, &call.server), "a tool of a server that is hidden");
         }
     }
 
@@ -389,10 +394,10 @@ proptest! {
     fn callers_of_one_class_see_the_same(policy in policy(), one in call(), two in call()) {
         let rbac = Rbac::new(policy.settings()).expect("a sound policy");
         let (a, b) = (caller(&one), caller(&two));
-        if rbac.class(&a) == rbac.class(&b) {
+        if rbac.visibility_class(&a) == rbac.visibility_class(&b) {
             for name in ["a__x", "a__y", "b__x", "b__y"] {
-                let aim = Aim { thing: one.thing, name, server: &name[..1] };
-                prop_assert_eq!(rbac.sees(&a, &aim), rbac.sees(&b, &aim));
+                let target = CallTarget { kind: one.thing, name, server: &name[..1] };
+                prop_assert_eq!(rbac.can_see(&a, &target), rbac.can_see(&b, &target));
             }
         }
     }

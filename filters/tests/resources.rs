@@ -2,9 +2,9 @@
 
 use filters::cel::Condition;
 use filters::rate_limit::Globs;
-use filters::rbac::{Effect, Judgement, Lists, Query, Rbac, Role, Rule, ScopeNeed, Settings};
-use filters::uri::Odd;
-use filters::{Aim, Caller, Identity, Thing};
+use filters::rbac::{AccessQuery, Decision, Effect, PatternLists, Rbac, RbacSettings, Role, Rule, ScopeNeed};
+use filters::uri::AmbiguousUri;
+use filters::{CallTarget, Caller, Identity, TargetKind};
 
 /// Spellings of `file:///pub/secret`.
 const SECRET: [&str; 7] = [
@@ -18,48 +18,48 @@ const SECRET: [&str; 7] = [
 ];
 
 /// Readable as `/etc/passwd` or `/pub/secret`.
-const ODD: [(&str, Odd); 12] = [
-    ("file:///pub/../etc/passwd", Odd::Dots),
-    ("file:///pub/%2e%2e/etc/passwd", Odd::Dots),
-    ("file:///pub/x/..%2f..%2fetc/passwd", Odd::Slash),
-    ("file:///pub/..\\..\\etc", Odd::Backslash),
-    ("file:///pub/%5c..%5cetc", Odd::Backslash),
-    ("file:///pub/%252e%252e/etc/passwd", Odd::Twice),
-    ("file:///pub/secret?", Odd::Query),
-    ("file:///pub/secret%00.txt", Odd::Control),
-    ("file://u@localhost/pub/secret", Odd::User),
-    ("file://loc\u{ad}alhost/pub/secret", Odd::Host),
-    ("file://127.0.0.1/pub/secret", Odd::Address),
-    ("file://localhost:80/pub/secret", Odd::Port),
+const ODD: [(&str, AmbiguousUri); 12] = [
+    ("file:///pub/../etc/passwd", AmbiguousUri::DotSegment),
+    ("file:///pub/%2e%2e/etc/passwd", AmbiguousUri::DotSegment),
+    ("file:///pub/x/..%2f..%2fetc/passwd", AmbiguousUri::EncodedSlash),
+    ("file:///pub/..\\..\\etc", AmbiguousUri::Backslash),
+    ("file:///pub/%5c..%5cetc", AmbiguousUri::Backslash),
+    ("file:///pub/%252e%252e/etc/passwd", AmbiguousUri::DoubleEncoded),
+    ("file:///pub/secret?", AmbiguousUri::Query),
+    ("file:///pub/secret%00.txt", AmbiguousUri::Control),
+    ("file://u@localhost/pub/secret", AmbiguousUri::User),
+    ("file://loc\u{ad}alhost/pub/secret", AmbiguousUri::Host),
+    ("file://127.0.0.1/pub/secret", AmbiguousUri::Address),
+    ("file://localhost:80/pub/secret", AmbiguousUri::Port),
 ];
 
-fn lists(resources: &[&str]) -> Lists {
-    Lists { resources: resources.iter().map(|r| (*r).to_owned()).collect(), ..Lists::default() }
+fn lists(resources: &[&str]) -> PatternLists {
+    PatternLists { resources: resources.iter().map(|r| (*r).to_owned()).collect(), ..PatternLists::default() }
 }
 
-fn role(allow: &[&str], deny: &[&str]) -> Settings {
+fn role(allow: &[&str], deny: &[&str]) -> RbacSettings {
     let role = Role { name: "r".into(), allow: lists(allow), deny: lists(deny), ..Role::default() };
-    Settings { roles: vec![role], ..Settings::default() }
+    RbacSettings { roles: vec![role], ..RbacSettings::default() }
 }
 
-fn rule(when: &str) -> Settings {
+fn rule(when: &str) -> RbacSettings {
     let when = Condition::compile(when).unwrap_or_else(|flaw| panic!("{when}: {flaw}"));
     let rule = Rule { name: "rule".into(), when, effect: Effect::Deny, message: None };
-    Settings { default: Effect::Allow, rules: vec![rule], ..Settings::default() }
+    RbacSettings { default: Effect::Allow, rules: vec![rule], ..RbacSettings::default() }
 }
 
 fn caller() -> Caller {
     Caller::new(Identity { roles: vec!["r".into()], ..Identity::default() })
 }
 
-fn judge(rbac: &Rbac, uri: &str) -> Judgement {
-    let aim = Aim { thing: Thing::Resource, name: uri, server: "files" };
+fn judge(rbac: &Rbac, uri: &str) -> Decision {
+    let target = CallTarget { kind: TargetKind::Resource, name: uri, server: "files" };
     let caller = caller();
     for method in ["resources/subscribe", "resources/unsubscribe", "completion/complete", "resources/read"] {
-        let query = Query { method, aim: Some(aim), arguments: None, ip: None };
-        let said = rbac.judge(&caller, &query);
-        let passes = matches!(said, Judgement::Allowed(_) | Judgement::MissingScopes(_));
-        assert_eq!(passes, rbac.sees(&caller, &aim), "{uri}: lists and calls tell two stories");
+        let query = AccessQuery { method, target: Some(target), arguments: None, ip: None };
+        let said = rbac.decide(&caller, &query);
+        let passes = matches!(said, Decision::Allowed(_) | Decision::MissingScopes(_));
+        assert_eq!(passes, rbac.can_see(&caller, &target), "{uri}: lists and calls tell two stories");
         if method == "resources/read" {
             return said;
         }
@@ -78,16 +78,16 @@ fn no_spelling_gets_past_a_deny_or_into_an_allow() {
     ] {
         let rbac = Rbac::new(settings.clone()).expect("a sound policy");
         for uri in SECRET {
-            assert!(matches!(judge(&rbac, uri), Judgement::Hidden(_)), "{uri} under {settings:?}");
+            assert!(matches!(judge(&rbac, uri), Decision::NotFound(_)), "{uri} under {settings:?}");
         }
-        for (uri, odd) in ODD {
-            assert_eq!(judge(&rbac, uri), Judgement::Ambiguous(odd), "{uri} under {settings:?}");
+        for (uri, error) in ODD {
+            assert_eq!(judge(&rbac, uri), Decision::Ambiguous(error), "{uri} under {settings:?}");
         }
-        assert!(matches!(judge(&rbac, "file:///open/a"), Judgement::Allowed(_)), "{settings:?}");
+        assert!(matches!(judge(&rbac, "file:///open/a"), Decision::Allowed(_)), "{settings:?}");
     }
     let rbac = Rbac::new(role(&["file:///pub/*"], &[])).expect("a sound policy");
     for uri in SECRET {
-        assert!(matches!(judge(&rbac, uri), Judgement::Allowed(_)), "{uri}");
+        assert!(matches!(judge(&rbac, uri), Decision::Allowed(_)), "{uri}");
     }
 }
 
@@ -96,38 +96,40 @@ fn a_rule_that_goes_through_the_call_as_a_whole_sees_the_same() {
     // It could read arguments, so it refuses in plain words and hides nothing.
     let rbac = Rbac::new(rule("call[\"resource\"].endsWith(\"/secret\")")).expect("a sound policy");
     for uri in SECRET {
-        let aim = Aim { thing: Thing::Resource, name: uri, server: "files" };
-        let query = Query { method: "resources/read", aim: Some(aim), arguments: None, ip: None };
-        assert!(matches!(rbac.judge(&caller(), &query), Judgement::Refused(..)), "{uri}");
+        let target = CallTarget { kind: TargetKind::Resource, name: uri, server: "files" };
+        let query = AccessQuery { method: "resources/read", target: Some(target), arguments: None, ip: None };
+        assert!(matches!(rbac.decide(&caller(), &query), Decision::Denied(..)), "{uri}");
     }
-    for (uri, odd) in ODD {
-        assert_eq!(judge(&rbac, uri), Judgement::Ambiguous(odd), "{uri}");
+    for (uri, error) in ODD {
+        assert_eq!(judge(&rbac, uri), Decision::Ambiguous(error), "{uri}");
     }
 }
 
 #[test]
 fn scopes_are_needed_for_every_spelling() {
     let need = ScopeNeed { lists: lists(&["file:///pub/secret"]), require: vec!["s".into()] };
-    let settings = Settings { default: Effect::Allow, scopes: vec![need], ..Settings::default() };
+    let settings = RbacSettings { default: Effect::Allow, scopes: vec![need], ..RbacSettings::default() };
     let rbac = Rbac::new(settings).expect("a sound policy");
     for uri in SECRET {
-        assert!(matches!(judge(&rbac, uri), Judgement::MissingScopes(_)), "{uri}");
-        let aim = Aim { thing: Thing::Resource, name: uri, server: "files" };
-        assert_eq!(rbac.needed_scopes("resources/read", Some(&aim)), ["s"], "{uri}");
+        assert!(matches!(judge(&rbac, uri), Decision::MissingScopes(_)), "{uri}");
+        let target = CallTarget { kind: TargetKind::Resource, name: uri, server: "files" };
+        assert_eq!(rbac.needed_scopes("resources/read", Some(&target)), ["s"], "{uri}");
     }
-    for (uri, odd) in ODD {
-        assert_eq!(judge(&rbac, uri), Judgement::Ambiguous(odd), "{uri}");
+    for (uri, error) in ODD {
+        assert_eq!(judge(&rbac, uri), Decision::Ambiguous(error), "{uri}");
     }
 }
 
 #[test]
 fn where_nothing_speaks_of_resources_they_are_called_as_they_like() {
-    let tools = Lists { tools: vec!["*".into()], servers: vec!["files".into()], ..Lists::default() };
+    let tools =
+        PatternLists { tools: vec!["*".into()], servers: vec!["files".into()], ..PatternLists::default() };
     let role = Role { name: "r".into(), allow: tools, ..Role::default() };
-    let rbac = Rbac::new(Settings { roles: vec![role], ..Settings::default() }).expect("a sound policy");
+    let rbac =
+        Rbac::new(RbacSettings { roles: vec![role], ..RbacSettings::default() }).expect("a sound policy");
     for (uri, _) in ODD {
-        assert!(matches!(judge(&rbac, uri), Judgement::Allowed(_)), "{uri}");
-        assert!(matches!(judge(&Rbac::open(), uri), Judgement::Allowed(_)), "{uri}");
+        assert!(matches!(judge(&rbac, uri), Decision::Allowed(_)), "{uri}");
+        assert!(matches!(judge(&Rbac::open(), uri), Decision::Allowed(_)), "{uri}");
     }
 }
 
@@ -135,10 +137,10 @@ fn where_nothing_speaks_of_resources_they_are_called_as_they_like() {
 fn a_limit_counts_every_spelling() {
     let globs = Globs::of_uris(["file:///pub/secret*"]).expect("patterns");
     for uri in SECRET.into_iter().chain(ODD.map(|(uri, _)| uri)) {
-        assert!(globs.fit_uri(uri), "{uri}");
+        assert!(globs.is_match_uri(uri), "{uri}");
     }
-    assert!(!globs.fit_uri("file:///pub/other"));
-    assert!(!Globs::default().fit_uri("file:///pub/../x"), "no pattern fits nothing");
+    assert!(!globs.is_match_uri("file:///pub/other"));
+    assert!(!Globs::default().is_match_uri("file:///pub/../x"), "no pattern fits nothing");
 }
 
 #[test]

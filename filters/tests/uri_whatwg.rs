@@ -1,7 +1,7 @@
 //! Normal forms of URIs against WHATWG URL, which browsers and Node read by: whatever has a normal form names the same
 //! host and port to such a reader.
 
-use filters::uri::normal;
+use filters::uri::normalize;
 use proptest::prelude::*;
 use url::Url;
 
@@ -35,7 +35,7 @@ proptest! {
         path in "(/[a-z]{0,3}){0,2}",
     ) {
         let uri = format!("{scheme}:{slashes}{host}{port}{path}");
-        if let (Ok(normal), Ok(theirs)) = (normal(&uri), Url::parse(&uri)) {
+        if let (Ok(normal), Ok(theirs)) = (normalize(&uri), Url::parse(&uri)) {
             let (head, rest) = normal.split_once("://").expect("a host");
             prop_assert_eq!(head, theirs.scheme(), "{} {}", uri, normal);
             let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -46,7 +46,7 @@ proptest! {
             prop_assert_eq!(authority, read, "{} {}", uri, normal);
             prop_assert_eq!(theirs.username(), "", "{} {}", uri, normal);
             prop_assert_eq!(path.is_empty(), theirs.path().is_empty(), "{} {}", uri, normal);
-            prop_assert_eq!(filters::uri::normal(&normal), Ok(normal.clone()), "{}", uri);
+            prop_assert_eq!(filters::uri::normalize(&normal), Ok(normal.clone()), "{}", uri);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use fuzz::cut;
 use libfuzzer_sys::fuzz_target;
-use toolgate::config::{self, Config, Environment, Faults};
+use toolgate::config::{self, Config, Environment, ConfigErrors};
 use toolgate::runtime::filter_chain;
 
 /// What stands in the environment, and in nothing that is told.
@@ -32,9 +32,9 @@ fuzz_target!(|data: &[u8]| {
             in_our_words("conf.yaml", text, &config, &|name| environment(name, SECRET));
             written_otherwise(text, &config, &|text| read(text, SECRET));
         }
-        Err(faults) => {
-            pointed(text, &faults);
-            moved(text, &faults, &|text| read(text, SECRET));
+        Err(errors) => {
+            pointed(text, &errors);
+            moved(text, &errors, &|text| read(text, SECRET));
         }
     }
 });
@@ -42,22 +42,22 @@ fuzz_target!(|data: &[u8]| {
 /// The file as we would write it says the same, and is written so again.
 fn in_our_words(name: &str, text: &str, config: &Config, environment: &Environment<'_>) {
     let (again, yaml) =
-        config::canonical(name, text, environment).unwrap_or_else(|faults| panic!("{faults}"));
+        config::canonical(name, text, environment).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(Config { hash: config.hash.clone(), ..again }, *config);
     let (_, twice) =
-        config::canonical("conf.yaml", &yaml, environment).unwrap_or_else(|faults| panic!("{faults}"));
+        config::canonical("conf.yaml", &yaml, environment).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(twice, yaml);
 }
 
 fn in_toml(text: &str, environment: &Environment<'_>) {
     match config::parse("conf.toml", text, environment) {
         Ok(config) => in_our_words("conf.toml", text, &config, environment),
-        Err(faults) => pointed(text, &faults),
+        Err(errors) => pointed(text, &errors),
     }
 }
 
 /// Whoever holds a config need not check it again, and can tell of it.
-fn accepted(text: &str, config: &Config, other: Result<Config, Faults>) {
+fn accepted(text: &str, config: &Config, other: Result<Config, ConfigErrors>) {
     let mut told: Vec<String> = config.warnings();
     if let Ok(other) = other {
         // It stands for the text, whatever the environment is.
@@ -76,16 +76,16 @@ fn accepted(text: &str, config: &Config, other: Result<Config, Faults>) {
     }
     filter_chain::redactor(&config.guard).expect("patterns that were checked can be used");
     for server in config.servers.values() {
-        let _ = server.kind.header_map();
+        let _ = server.transport.header_map();
     }
 }
 
 /// Line ends, a mark, a comment, and (where the text is JSON) spaces and line breaks say nothing.
-fn written_otherwise(text: &str, config: &Config, read: &dyn Fn(&str) -> Result<Config, Faults>) {
+fn written_otherwise(text: &str, config: &Config, read: &dyn Fn(&str) -> Result<Config, ConfigErrors>) {
     let same = |other: String| match read(&other) {
         // It stands for the text, which is another one.
         Ok(again) => assert_eq!(Config { hash: config.hash.clone(), ..again }, *config, "{other}"),
-        Err(faults) => panic!("written otherwise it is refused: {other}\n{faults}"),
+        Err(errors) => panic!("written otherwise it is refused: {other}\n{errors}"),
     };
     let bare = text.strip_prefix('\u{feff}').unwrap_or(text);
     assert_eq!(read(text).as_ref(), Ok(config));
@@ -106,39 +106,39 @@ fn written_otherwise(text: &str, config: &Config, read: &dyn Fn(&str) -> Result<
 }
 
 /// Each fault stands at a place of the file, and tells no secret.
-fn pointed(text: &str, faults: &Faults) {
+fn pointed(text: &str, errors: &ConfigErrors) {
     let bare = text.strip_prefix('\u{feff}').unwrap_or(text);
     let bare = bare.replace("\r\n", "\n");
     let lines: Vec<&str> = bare.split(['\n', '\r']).collect();
-    assert!((1..=64).contains(&faults.list().len()));
-    for fault in faults.list() {
-        assert!(!fault.message.is_empty());
-        if fault.line == 0 {
+    assert!((1..=64).contains(&errors.list().len()));
+    for error in errors.list() {
+        assert!(!error.message.is_empty());
+        if error.line == 0 {
             continue;
         }
-        let line = lines.get(fault.line - 1).expect("a line of the file");
+        let line = lines.get(error.line - 1).expect("a line of the file");
         // One past the end is where something is missing.
         let width = line.chars().count();
-        assert!((1..=width + 1).contains(&fault.column), "column {} of {line:?}", fault.column);
-        assert!(fault.len >= 1 && fault.column + fault.len <= width.max(fault.column) + 1);
+        assert!((1..=width + 1).contains(&error.column), "column {} of {line:?}", error.column);
+        assert!(error.len >= 1 && error.column + error.len <= width.max(error.column) + 1);
     }
-    let shown = format!("{faults}\n{}", faults.brief());
+    let shown = format!("{errors}\n{}", errors.one_line());
     assert!(!shown.contains(SECRET), "a value of the environment was told");
 }
 
 /// A line more before the text moves its faults by a line, and does nothing else to them.
-fn moved(text: &str, faults: &Faults, read: &dyn Fn(&str) -> Result<Config, Faults>) {
+fn moved(text: &str, errors: &ConfigErrors, read: &dyn Fn(&str) -> Result<Config, ConfigErrors>) {
     let bare = text.strip_prefix('\u{feff}').unwrap_or(text);
     let Err(moved) = read(&format!("# A comment.\n{bare}")) else {
-        panic!("a comment makes it good: {faults}");
+        panic!("a comment makes it good: {errors}");
     };
-    let places = |faults: &Faults, by: usize| -> Vec<_> {
+    let places = |errors: &ConfigErrors, by: usize| -> Vec<_> {
         let place = |line: usize| if line == 0 { 0 } else { line + by };
-        faults.list().iter().map(|f| (place(f.line), f.column, f.len, f.message.clone())).collect()
+        errors.list().iter().map(|f| (place(f.line), f.column, f.len, f.message.clone())).collect()
     };
     let words = |text: &str| text.contains("line ");
     // A message may name another line.
-    if !faults.list().iter().any(|fault| words(&fault.message)) {
-        assert_eq!(places(faults, 1), places(&moved, 0));
+    if !errors.list().iter().any(|error| words(&error.message)) {
+        assert_eq!(places(errors, 1), places(&moved, 0));
     }
 }

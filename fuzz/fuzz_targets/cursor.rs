@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use filters::Head;
+use filters::RequestHead;
 use filters::{Caller, Identity};
 use fuzz::json::{members, text};
 use fuzz::{cut, number};
@@ -16,63 +16,63 @@ use mcp::Era;
 use mcp::header_name;
 use mcp::jsonrpc::request;
 use tokio::runtime::{Builder, Runtime};
-use toolgate::catalog::{Catalog, Endpoint, Face, Kind, Lists, Page, Seen};
+use toolgate::catalog::{Catalog, Endpoint, ServerLists, ListKind, Lists, Page, DiscoveredServer};
 use toolgate::config::Config;
 use toolgate::server::Server;
-use toolgate::session::{Holder, Room, Session, Sessions};
+use toolgate::session::{OwnerKey, SessionLimits, Session, SessionManager};
 use toolgate::telemetry::Metrics;
-use toolgate::upstream::Hello;
+use toolgate::upstream::ServerHandshake;
 
 /// What a server lists: a thousand stand on a page.
-const ENTRIES: [(Kind, usize); 4] =
-    [(Kind::Tools, 11_500), (Kind::Prompts, 1_001), (Kind::Resources, 0), (Kind::Templates, 1)];
+const ENTRIES: [(ListKind, usize); 4] =
+    [(ListKind::Tools, 11_500), (ListKind::Prompts, 1_001), (ListKind::Resources, 0), (ListKind::Templates, 1)];
 
-struct House {
+struct Setup {
     endpoint: Arc<Endpoint>,
     /// The cursors that each list gave out, in the order of [`Kind::ALL`], with the page that each leads to.
     given: Vec<BTreeMap<String, Bytes>>,
-    sessions: Arc<Sessions>,
+    sessions: Arc<SessionManager>,
     session: Arc<Session>,
     caller: Caller,
     _runtime: Runtime,
 }
 
-static HOUSE: LazyLock<House> = LazyLock::new(|| {
+static SETUP: LazyLock<Setup> = LazyLock::new(|| {
     let mut lists = Lists::default();
     for (kind, count) in ENTRIES {
         let entries: Vec<String> = (0..count).map(|n| format!(r#"{{"{}":"e{n}"}}"#, kind.key())).collect();
         let list = format!(r#"{{"{}":[{}]}}"#, kind.member(), entries.join(","));
         lists.0[kind as usize].items = Page::read(&Bytes::from(list), kind).expect("a list").items;
     }
-    let hello = Hello {
+    let handshake = ServerHandshake {
         version: "2026-07-28".into(),
         capabilities: Bytes::from_static(br#"{"tools":{},"prompts":{},"resources":{}}"#),
         server_info: Bytes::from_static(br#"{"name":"fuzz","version":"1"}"#),
         instructions: None,
         faults: Vec::new(),
     };
-    let face = Arc::new(Face { hello, lists, events: false });
+    let lists_of_server = Arc::new(ServerLists { handshake, lists, events: false });
     let config = Config::quickstart();
     let settings = config.servers.values().next().expect("the demo server");
     let server = Server::new("fuzz", settings, &config.limits, None).expect("it needs nothing");
-    let seen = Seen { server, legacy: Some(face.clone()), modern: Some(face), starting: [false; 2] };
+    let seen = DiscoveredServer { server, legacy: Some(lists_of_server.clone()), modern: Some(lists_of_server), starting: [false; 2] };
     let metrics = Metrics::new();
     let catalog = Catalog::build(1, &[seen], &BTreeMap::new(), &metrics);
     let endpoint = catalog.endpoint("/mcp").expect("it is always there").clone();
-    let given = Kind::ALL.map(|kind| walk(&endpoint, kind)).into();
+    let given = ListKind::ALL.map(|kind| walk(&endpoint, kind)).into();
     let runtime = Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
-    let sessions = Sessions::new(metrics, runtime.handle().clone());
+    let sessions = SessionManager::new(metrics, runtime.handle().clone());
     let caller = Caller::new(Identity { user: "ada".into(), ..Identity::default() });
     let (abilities, client) = (Bytes::from_static(b"{}"), Bytes::from_static(b"{}"));
-    let holder = Holder::new(caller.clone(), None);
+    let holder = OwnerKey::new(caller.clone(), None);
     let session =
-        sessions.open(holder, &endpoint.path, "2025-11-25", abilities, client, Room { all: 10, each: 10 });
+        sessions.open(holder, &endpoint.path, "2025-11-25", abilities, client, SessionLimits { total: 10, per_caller: 10 });
     let session = session.unwrap_or_else(|_| panic!("there is room"));
-    House { endpoint, given, sessions, session, caller, _runtime: runtime }
+    Setup { endpoint, given, sessions, session, caller, _runtime: runtime }
 });
 
 /// Goes through a list from its beginning, as a client does, and counts what it is shown.
-fn walk(endpoint: &Endpoint, kind: Kind) -> BTreeMap<String, Bytes> {
+fn walk(endpoint: &Endpoint, kind: ListKind) -> BTreeMap<String, Bytes> {
     let mut given = BTreeMap::new();
     let mut shown = BTreeSet::new();
     let mut cursor: Option<String> = None;
@@ -95,19 +95,19 @@ fn walk(endpoint: &Endpoint, kind: Kind) -> BTreeMap<String, Bytes> {
 
 fuzz_target!(|data: &[u8]| {
     let mut data = data;
-    let kind = Kind::ALL[number(&mut data) % Kind::ALL.len()];
+    let kind = ListKind::ALL[number(&mut data) % ListKind::ALL.len()];
     let (said, id) = cut(data, 0);
     cursor(kind, said);
     session(id);
 });
 
 /// A cursor in the words of a client: the inside of a JSON string.
-fn cursor(kind: Kind, said: &[u8]) {
+fn cursor(kind: ListKind, said: &[u8]) {
     let quoted = [b"\"", said, b"\""].concat();
     let body = [br#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"cursor":"#, &quoted[..], b"}}"].concat();
     let Ok(read) = request::read(&body, 64) else { return };
     let cursor = read.cursor.expect("there is one").read(&body);
-    let House { endpoint, given, .. } = &*HOUSE;
+    let Setup { endpoint, given, .. } = &*SETUP;
     let given = given[kind as usize].get(&*cursor);
     for era in [Era::Modern, Era::Legacy] {
         let page = endpoint.view(era).page(kind, Some(&cursor));
@@ -118,7 +118,7 @@ fn cursor(kind: Kind, said: &[u8]) {
 
 /// The id of a session in a head.
 fn session(id: &[u8]) {
-    let House { sessions, session, caller, endpoint, .. } = &*HOUSE;
+    let Setup { sessions, session, caller, endpoint, .. } = &*SETUP;
     // Bytes stand for the letters of the id, which nobody can guess: so some of what is tried is nearly right.
     let id: Vec<u8> = id
         .iter()
@@ -129,17 +129,17 @@ fn session(id: &[u8]) {
         .collect();
     let Ok(value) = HeaderValue::from_bytes(&id) else { return };
     let headers = HeaderMap::from_iter([(header_name::SESSION, value)]);
-    let verb = Method::POST;
-    let head = Head {
-        verb: &verb,
+    let http_method = Method::POST;
+    let head = RequestHead {
+        http_method: &http_method,
         path: "/mcp",
         headers: &headers,
         authority: None,
         peer: None,
         certificate: None,
-        outside: true,
+        is_network: true,
     };
-    let Ok(said) = head.one(&header_name::SESSION) else { return };
+    let Ok(said) = head.single(&header_name::SESSION) else { return };
     let said = said.expect("it stands there");
     let found = sessions.get(said, &endpoint.path, caller);
     assert_eq!(found.is_some(), *said == session.id);

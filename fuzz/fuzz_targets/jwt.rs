@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use filters::auth::{Algorithm, Auth, ClaimPaths, Fixed, Issuer, KeySet, Settings};
-use filters::{Caller, Head, Means};
+use filters::auth::{Algorithm, Auth, ClaimPaths, StaticKeys, Issuer, KeySet, AuthSettings};
+use filters::{Caller, RequestHead, AuthMethod};
 use fuzz::cut;
 use fuzz::json::members;
 use http::header::AUTHORIZATION;
@@ -34,9 +34,9 @@ static AUTH: LazyLock<Auth> = LazyLock::new(|| {
         algorithms: vec![Algorithm::HS256],
         leeway: Duration::ZERO,
         claims: ClaimPaths::default(),
-        keys: Arc::new(Fixed::new(keys)),
+        keys: Arc::new(StaticKeys::new(keys)),
     };
-    let settings = Settings {
+    let settings = AuthSettings {
         required: true,
         anonymous_roles: Vec::new(),
         required_scopes: Vec::new(),
@@ -87,7 +87,7 @@ fuzz_target!(init: sound_gets_in(), |data: &[u8]| {
     assert!(ours(&claims["aud"]) || claims["aud"].as_array().is_some_and(|all| all.iter().any(ours)));
     assert!(claims["exp"].as_f64().is_some_and(|end| end > NOW as f64));
     assert!(claims.get("nbf").is_none_or(|from| from.as_f64().is_some_and(|from| from <= NOW as f64)));
-    assert_eq!((caller.means, caller.issuer.as_deref()), (Means::Jwt, Some(ISSUER)));
+    assert_eq!((caller.auth_method, caller.issuer.as_deref()), (AuthMethod::Jwt, Some(ISSUER)));
     assert!(claims["sub"] == caller.user || claims["sub"].to_string() == caller.user);
     assert_eq!(Value::Object(caller.claims.clone()), claims);
 
@@ -110,14 +110,14 @@ fn sign(signed: &str) -> String {
 
 fn ask(credentials: HeaderValue) -> Option<Caller> {
     let headers = HeaderMap::from_iter([(AUTHORIZATION, credentials)]);
-    let head = Head {
-        verb: &Method::POST,
+    let head = RequestHead {
+        http_method: &Method::POST,
         path: "/mcp",
         headers: &headers,
         authority: None,
         peer: None,
         certificate: None,
-        outside: true,
+        is_network: true,
     };
     // Its keys are there: it waits for nothing.
     match pin!(AUTH.identify(&head)).poll(&mut Context::from_waker(Waker::noop())) {

@@ -3,11 +3,11 @@
 #![no_main]
 
 use bytes::Bytes;
-use fuzz::events::{Told, interpret};
+use fuzz::events::{ExpectedEvent, interpret};
 use fuzz::number;
 use libfuzzer_sys::fuzz_target;
 use mcp::sse;
-use mcp::sse::{Splitter, TooLong};
+use mcp::sse::{EventSplitter, EventTooLong};
 
 fuzz_target!(|data: &[u8]| {
     let mut data = data;
@@ -31,30 +31,30 @@ fuzz_target!(|data: &[u8]| {
     let marked = ended.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&ended);
     assert!(joined == ended || joined == marked);
 
-    let mut told = Vec::new();
+    let mut expected = Vec::new();
     for (at, event) in events.iter().enumerate() {
         let read = sse::read(event);
         if let Some(data) = read.data {
             let name = read.name.map_or(String::new(), |name| name.into_owned());
             let data = String::from_utf8_lossy(&data).into_owned();
-            told.push(Told { name, data, id: read.id.map(|id| id.into_owned()) });
+            expected.push(ExpectedEvent { name, data, id: read.id.map(|id| id.into_owned()) });
         }
         renamed(event);
         if at < 2 {
-            retold(event, &data[..data.len().min(256)]);
+            with_message(event, &data[..data.len().min(256)]);
         }
     }
     // Bytes that are no UTF-8 may be lumped together differently where lines are cut first.
     if std::str::from_utf8(data).is_ok() {
-        assert_eq!(told, interpret(data));
+        assert_eq!(expected, interpret(data));
     }
     made(data);
 });
 
-type Cut = (Vec<Bytes>, Bytes, Result<(), TooLong>);
+type Cut = (Vec<Bytes>, Bytes, Result<(), EventTooLong>);
 
 fn cut(data: &[u8], bound: usize, mut next: impl FnMut(&[u8]) -> usize) -> Cut {
-    let mut splitter = Splitter::new(bound);
+    let mut splitter = EventSplitter::new(bound);
     let mut events = Vec::new();
     let (mut rest, mut ended) = (data, false);
     while !ended {
@@ -101,20 +101,20 @@ fn renamed(event: &[u8]) {
     let after = sse::read(&renamed);
     assert_eq!(after.id.as_deref(), Some("tg:1:x"));
     assert_eq!((after.data, after.name, after.retry), (before.data, before.name, before.retry));
-    let mut told = interpret(event);
-    told.iter_mut().for_each(|told| told.id = told.id.take().map(|_| "tg:1:x".into()));
-    assert_eq!(interpret(&renamed), told);
+    let mut expected = interpret(event);
+    expected.iter_mut().for_each(|expected| expected.id = expected.id.take().map(|_| "tg:1:x".into()));
+    assert_eq!(interpret(&renamed), expected);
 }
 
 /// Another message in the place of an event's own: whoever reads the standard finds that, the id, and nothing else.
-fn retold(event: &[u8], message: &[u8]) {
+fn with_message(event: &[u8], message: &[u8]) {
     let before = sse::read(event);
     let text = String::from_utf8_lossy(message).replace('\r', "\n");
     for id in [None, Some("tg:1:x")] {
-        let after = sse::retold(&before, id, text.as_bytes());
+        let after = sse::with_message(&before, id, text.as_bytes());
         let data = text.clone();
         let id = id.map(str::to_owned).or_else(|| before.id.as_deref().map(str::to_owned));
-        assert_eq!(interpret(&after), [Told { name: "message".into(), data, id }]);
+        assert_eq!(interpret(&after), [ExpectedEvent { name: "message".into(), data, id }]);
         let retry = before.retry.as_deref().filter(|retry| retry.bytes().all(|b| b.is_ascii_digit()));
         assert_eq!(sse::read(&after).retry.as_deref(), retry);
     }

@@ -10,7 +10,7 @@ use fuzz::json::{at, is_json, members, same_but, text};
 use fuzz::message::DEPTH;
 use fuzz::{cut, number};
 use libfuzzer_sys::fuzz_target;
-use mcp::Kind;
+use mcp::MessageKind;
 use mcp::json::reader::Span;
 use mcp::json::splice;
 use mcp::jsonrpc::message;
@@ -39,7 +39,7 @@ mod upstream {
     use stdio::connection::{ChildError, Line, Progress, Response};
     use tokio::io::AsyncReadExt as _;
     use tokio::sync::mpsc;
-    pub use toolgate::upstream::safe;
+    pub use toolgate::upstream::client_message;
 
     /// Longest line that is taken.
     pub const MAX: usize = 300;
@@ -68,12 +68,12 @@ mod upstream {
         border: usize,
     ) -> Heard {
         let (notices, _taken) = mpsc::channel(4);
-        let (line, queue) = Line::new("fuzz", MAX, notices);
+        let (connection, queue) = ChildConnection::new("fuzz", MAX, notices);
         let (notes, mut noted) = mpsc::channel(64);
-        let progress = token.map(|place| Progress { token: place.start..place.end, notes });
+        let progress = token.map(|place| ChildProgress { token: place.start..place.end, notes });
         let (to, mut written) = tokio::io::duplex(1 << 20);
         let (head, rest) = answers.split_at(border.min(answers.len()));
-        let asking = line.request(method, Some(params), Duration::from_secs(3600), progress);
+        let asking = connection.request(method, Some(params), Duration::from_secs(3600), progress);
         let process = async {
             let mut first = Vec::new();
             while !first.ends_with(b"\n") {
@@ -81,21 +81,21 @@ mod upstream {
                 assert!(read > 0, "the line does not end");
             }
             // It says what it has to say, and no more.
-            line.read(head.chain(rest)).await;
-            line.hang_up(None);
+            connection.read(head.chain(rest)).await;
+            connection.close_input(None);
             first
         };
         let working = async {
             tokio::select! {
                 both = async { tokio::join!(asking, process) } => both,
-                () = line.write(to, queue) => panic!("the process was written to until it ended"),
+                () = connection.write(to, queue) => panic!("the process was written to until it ended"),
             }
         };
         let (said, line) = working.await;
         let said = match said {
-            Ok(Response::Result(result)) => Said::Result(result),
-            Ok(Response::Error(error)) => Said::Error(error),
-            Err(ChildError::NoToken | ChildError::Spawn { .. } | ChildError::Timeout { .. }) => {
+            Ok(ChildResponse::Result(result)) => Said::Result(result),
+            Ok(ChildResponse::Error(error)) => Said::Error(error),
+            Err(ChildError::TokenRequired | ChildError::Spawn { .. } | ChildError::Timeout { .. }) => {
                 panic!("none of this can be")
             }
             Err(_) => Said::Fault,
@@ -116,9 +116,9 @@ fuzz_target!(|data: &[u8]| {
     let (body, mut answers) = cut(rest, 0);
     let border = number(&mut answers);
     let Ok(read) = request::read(body, DEPTH) else { return };
-    let (Kind::Request, Some(place)) = (read.kind, read.params) else { return };
+    let (MessageKind::Request, Some(place)) = (read.kind, read.params) else { return };
     let method = read.method_name(body);
-    // As the door leads a call to such a server.
+    // As the dispatcher sends a call to such a server.
     let mut params = Bytes::copy_from_slice(place.of(body));
     let mut paths: Vec<&[&str]> = Vec::new();
     if let Some(name) = read.name {

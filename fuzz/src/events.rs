@@ -2,7 +2,7 @@
 
 /// What a client is told.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct ExpectedEvent {
     pub name: String,
     pub data: String,
     /// The id that it gave, if it gave one. (A client remembers it, and the standard lets the next events have it too.)
@@ -10,10 +10,10 @@ pub struct Told {
 }
 
 /// All events of a stream that has ended.
-pub fn interpret(stream: &[u8]) -> Vec<Told> {
+pub fn interpret(stream: &[u8]) -> Vec<ExpectedEvent> {
     let text = String::from_utf8_lossy(stream);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let (mut told, mut name, mut data, mut id) = (Vec::new(), String::new(), String::new(), None);
+    let (mut events, mut name, mut data, mut id) = (Vec::new(), String::new(), String::new(), None);
     let mut rest = text;
     // What stands after the last line end is no line.
     while let Some(end) = rest.find(['\n', '\r']) {
@@ -23,7 +23,7 @@ pub fn interpret(stream: &[u8]) -> Vec<Told> {
             if !data.is_empty() {
                 data.pop();
                 let (name, data) = (std::mem::take(&mut name), std::mem::take(&mut data));
-                told.push(Told { name, data, id: id.take() });
+                events.push(ExpectedEvent { name, data, id: id.take() });
             }
             name.clear();
             id = None;
@@ -44,5 +44,5 @@ pub fn interpret(stream: &[u8]) -> Vec<Told> {
             _ => {}
         }
     }
-    told
+    events
 }

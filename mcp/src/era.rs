@@ -8,7 +8,7 @@ pub enum Era {
 }
 
 impl Era {
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Era::Legacy => "legacy",
             Era::Modern => "modern",

@@ -14,5 +14,5 @@ pub mod version;
 
 pub use era::Era;
 pub use json::{Span, Text};
-pub use jsonrpc::{Kind, Rpc};
-pub use rejection::{Refusal, Verdict};
+pub use jsonrpc::{MessageKind, Rpc};
+pub use rejection::Rejection;

@@ -4,7 +4,7 @@
 //! One kind of message is not in it and goes on all the same: a client's *request* of a method that no revision knows
 //! ([`is_extension`]). It has an id, so it is judged and answered; it can only go to the one server of an endpoint.
 
-use crate::Kind;
+use crate::MessageKind;
 
 /// Who sends a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,7 +14,7 @@ pub enum Sender {
 }
 
 impl Sender {
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Client => "client",
             Server => "server",
@@ -24,39 +24,39 @@ impl Sender {
 
 /// Where a message goes that its sender may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Goes {
+pub enum Destination {
     /// The gateway answers it, or takes note of it.
     Gateway,
     /// To the server that has the tool, prompt or resource that it names.
-    Named,
+    ByName,
     /// To the one server of the endpoint; nowhere where there are many.
-    Only,
+    SingleServer,
     /// To the server at which the request runs that it is about.
-    Runs,
+    ServerOfRequest,
     /// To the server that asked for it: its token says which.
-    Asker,
+    RequestingServer,
     /// To each server at which the session has an upstream session.
-    All,
+    AllServers,
     /// To the client for whom the server works.
     Client,
 }
 
 /// One row of the list.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct MethodRule {
     pub method: Method,
     pub sender: Sender,
-    pub kind: Kind,
+    pub kind: MessageKind,
     /// The first and the last revision that define it.
     pub revisions: (&'static str, &'static str),
-    pub goes: Goes,
+    pub destination: Destination,
     /// It is of an extension, not of the schema of the revision.
     pub extension: bool,
 }
 
-impl Row {
-    pub fn word(&self) -> &'static str {
-        self.method.word()
+impl MethodRule {
+    pub fn as_str(&self) -> &'static str {
+        self.method.as_str()
     }
 
     /// Revisions are dates, which their order as text puts in order.
@@ -117,8 +117,8 @@ methods! {
     Acknowledged "notifications/subscriptions/acknowledged"
 }
 
-use Goes::{All, Asker, Gateway, Named, Only, Runs};
-use Kind::{Notification, Request};
+use Destination::{AllServers, ByName, Gateway, RequestingServer, ServerOfRequest, SingleServer};
+use MessageKind::{Notification, Request};
 use Method::*;
 use Sender::{Client, Server};
 
@@ -131,38 +131,38 @@ const EVER: (&str, &str) = (LEGACY.0, MODERN.1);
 
 const fn row(
     sender: Sender,
-    kind: Kind,
+    kind: MessageKind,
     method: Method,
     revisions: (&'static str, &'static str),
-    goes: Goes,
-) -> Row {
-    Row { method, sender, kind, revisions, goes, extension: false }
+    goes: Destination,
+) -> MethodRule {
+    MethodRule { method, sender, kind, revisions, destination: goes, extension: false }
 }
 
 /// Of the extension `io.modelcontextprotocol/tasks` (SEP-2663).
-const fn extension(method: Method) -> Row {
-    Row { extension: true, ..row(Client, Request, method, MODERN, Only) }
+const fn extension(method: Method) -> MethodRule {
+    MethodRule { extension: true, ..row(Client, Request, method, MODERN, SingleServer) }
 }
 
 /// The list. `tests/methods.txt` is what the official schemas say; a test holds one against the other.
-pub const ROWS: &[Row] = &[
-    row(Client, Request, ToolsCall, EVER, Named),
-    row(Client, Request, ResourcesRead, EVER, Named),
-    row(Client, Request, PromptsGet, EVER, Named),
+pub const ROWS: &[MethodRule] = &[
+    row(Client, Request, ToolsCall, EVER, ByName),
+    row(Client, Request, ResourcesRead, EVER, ByName),
+    row(Client, Request, PromptsGet, EVER, ByName),
     row(Client, Request, ToolsList, EVER, Gateway),
     row(Client, Request, PromptsList, EVER, Gateway),
     row(Client, Request, ResourcesList, EVER, Gateway),
     row(Client, Request, TemplatesList, EVER, Gateway),
-    row(Client, Request, Complete, EVER, Named),
+    row(Client, Request, Complete, EVER, ByName),
     row(Client, Request, Initialize, LEGACY, Gateway),
     row(Client, Request, Ping, LEGACY, Gateway),
-    row(Client, Request, Subscribe, LEGACY, Named),
-    row(Client, Request, Unsubscribe, LEGACY, Named),
-    row(Client, Request, SetLevel, LEGACY, All),
-    row(Client, Request, TasksGet, NOVEMBER, Only),
-    row(Client, Request, TasksResult, NOVEMBER, Only),
-    row(Client, Request, TasksCancel, NOVEMBER, Only),
-    row(Client, Request, TasksList, NOVEMBER, Only),
+    row(Client, Request, Subscribe, LEGACY, ByName),
+    row(Client, Request, Unsubscribe, LEGACY, ByName),
+    row(Client, Request, SetLevel, LEGACY, AllServers),
+    row(Client, Request, TasksGet, NOVEMBER, SingleServer),
+    row(Client, Request, TasksResult, NOVEMBER, SingleServer),
+    row(Client, Request, TasksCancel, NOVEMBER, SingleServer),
+    row(Client, Request, TasksList, NOVEMBER, SingleServer),
     row(Client, Request, Discover, MODERN, Gateway),
     row(Client, Request, Listen, MODERN, Gateway),
     extension(TasksGet),
@@ -170,28 +170,28 @@ pub const ROWS: &[Row] = &[
     extension(TasksCancel),
     // The gateway says this itself when it opens an upstream session.
     row(Client, Notification, Initialized, LEGACY, Gateway),
-    row(Client, Notification, Cancelled, LEGACY, Runs),
-    row(Client, Notification, Progress, LEGACY, Asker),
-    row(Client, Notification, RootsChanged, LEGACY, All),
+    row(Client, Notification, Cancelled, LEGACY, ServerOfRequest),
+    row(Client, Notification, Progress, LEGACY, RequestingServer),
+    row(Client, Notification, RootsChanged, LEGACY, AllServers),
     // Which server's task it is nobody could tell where there are many; they poll (2025-11-25, basic/utilities/tasks).
-    row(Client, Notification, TaskStatus, NOVEMBER, Only),
+    row(Client, Notification, TaskStatus, NOVEMBER, SingleServer),
     // Over HTTP the end of the stream cancels (2026-07-28, streamable-http), so there is nothing left to do.
     row(Client, Notification, Cancelled, MODERN, Gateway),
     // Answered in the client's place: a server that gets no answer ends the session.
     row(Server, Request, Ping, LEGACY, Gateway),
-    row(Server, Request, CreateMessage, LEGACY, Goes::Client),
-    row(Server, Request, RootsList, LEGACY, Goes::Client),
-    row(Server, Request, Elicit, SINCE_JUNE, Goes::Client),
-    row(Server, Request, TasksGet, NOVEMBER, Goes::Client),
-    row(Server, Request, TasksResult, NOVEMBER, Goes::Client),
-    row(Server, Request, TasksCancel, NOVEMBER, Goes::Client),
-    row(Server, Request, TasksList, NOVEMBER, Goes::Client),
-    row(Server, Notification, Progress, EVER, Goes::Client),
-    row(Server, Notification, Message, EVER, Goes::Client),
-    row(Server, Notification, Cancelled, LEGACY, Goes::Client),
-    row(Server, Notification, Updated, LEGACY, Goes::Client),
-    row(Server, Notification, TaskStatus, NOVEMBER, Goes::Client),
-    row(Server, Notification, ElicitationComplete, NOVEMBER, Goes::Client),
+    row(Server, Request, CreateMessage, LEGACY, Destination::Client),
+    row(Server, Request, RootsList, LEGACY, Destination::Client),
+    row(Server, Request, Elicit, SINCE_JUNE, Destination::Client),
+    row(Server, Request, TasksGet, NOVEMBER, Destination::Client),
+    row(Server, Request, TasksResult, NOVEMBER, Destination::Client),
+    row(Server, Request, TasksCancel, NOVEMBER, Destination::Client),
+    row(Server, Request, TasksList, NOVEMBER, Destination::Client),
+    row(Server, Notification, Progress, EVER, Destination::Client),
+    row(Server, Notification, Message, EVER, Destination::Client),
+    row(Server, Notification, Cancelled, LEGACY, Destination::Client),
+    row(Server, Notification, Updated, LEGACY, Destination::Client),
+    row(Server, Notification, TaskStatus, NOVEMBER, Destination::Client),
+    row(Server, Notification, ElicitationComplete, NOVEMBER, Destination::Client),
     // Clients hear of these from the gateway: when the new list stands, and under the ids of their own subscriptions.
     row(Server, Notification, ToolsChanged, EVER, Gateway),
     row(Server, Notification, PromptsChanged, EVER, Gateway),
@@ -202,8 +202,8 @@ pub const ROWS: &[Row] = &[
 ];
 
 /// The row of a message; none if its sender may not send it in this revision.
-pub fn find(sender: Sender, kind: Kind, word: &str, revision: &str) -> Option<&'static Row> {
-    let method = Method::of(word);
+pub fn find(sender: Sender, kind: MessageKind, word: &str, revision: &str) -> Option<&'static MethodRule> {
+    let method = Method::parse(word);
     if method == Other {
         return None;
     }
@@ -225,17 +225,17 @@ pub fn is_extension(word: &str) -> bool {
 }
 
 impl Method {
-    pub fn of(word: &str) -> Self {
+    pub fn parse(word: &str) -> Self {
         WORDS.iter().find(|(_, known)| *known == word).map_or(Other, |(method, _)| *method)
     }
 
     /// The method's name; a fixed word for unknown ones, so that it can label a metric.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         WORDS.iter().find(|(method, _)| *method == self).map_or("_other", |(_, word)| word)
     }
 
     /// Whether its answer tells what there is, so that it depends on what the caller may use.
-    pub fn tells(self) -> bool {
+    pub fn depends_on_visibility(self) -> bool {
         matches!(
             self,
             Initialize | Discover | Listen | ToolsList | PromptsList | ResourcesList | TemplatesList
@@ -243,7 +243,7 @@ impl Method {
     }
 
     /// Whether the request may be sent again when nobody knows if it arrived: it only reads.
-    pub fn is_safe(self) -> bool {
+    pub fn is_idempotent(self) -> bool {
         matches!(
             self,
             PromptsGet | ResourcesRead | Complete | PromptsList | ToolsList | ResourcesList | TemplatesList
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
     use crate::version;
 
-    fn kinds() -> [(Sender, Kind); 4] {
+    fn kinds() -> [(Sender, MessageKind); 4] {
         [(Client, Request), (Client, Notification), (Server, Request), (Server, Notification)]
     }
 
@@ -276,8 +276,8 @@ mod tests {
     fn official() -> BTreeSet<(String, &'static str, &'static str, String)> {
         let mut all = BTreeSet::new();
         for line in include_str!("../../tests/methods.txt").lines().filter(|line| !line.starts_with('#')) {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let [revision, sender, kind, method] = words[..] else { panic!("{line}") };
+            let message: Vec<&str> = line.split_whitespace().collect();
+            let [revision, sender, kind, method] = message[..] else { panic!("{line}") };
             let sender = if sender == "client" { "client" } else { "server" };
             let kind = if kind == "request" { "request" } else { "notification" };
             all.insert((revision.to_owned(), sender, kind, method.to_owned()));
@@ -292,7 +292,7 @@ mod tests {
         for revision in served {
             for row in ROWS.iter().filter(|row| row.is_in(revision) && !row.extension) {
                 let kind = if row.kind == Request { "request" } else { "notification" };
-                ours.insert(((*revision).to_owned(), row.sender.word(), kind, row.word().to_owned()));
+                ours.insert(((*revision).to_owned(), row.sender.as_str(), kind, row.as_str().to_owned()));
             }
         }
         assert_eq!(ours, official());
@@ -303,10 +303,10 @@ mod tests {
         for revision in version::LEGACY.iter().chain(version::MODERN) {
             for (method, word) in WORDS {
                 for (sender, kind) in kinds() {
-                    let fits = |row: &&Row| {
+                    let fits = |row: &&MethodRule| {
                         (row.method, row.sender, row.kind) == (*method, sender, kind) && row.is_in(revision)
                     };
-                    let rows: Vec<&Row> = ROWS.iter().filter(fits).collect();
+                    let rows: Vec<&MethodRule> = ROWS.iter().filter(fits).collect();
                     assert!(rows.len() <= 1, "{word} {revision}");
                     assert_eq!(find(sender, kind, word, revision).is_some(), rows.len() == 1);
                 }

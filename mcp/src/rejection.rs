@@ -1,5 +1,4 @@
-//! The outcome of judging: pass, or a refusal with everything that an answer needs. A filter judges; it never
-//! answers.
+//! Why a request is rejected, with everything that a response needs. A filter decides; it never responds.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -20,15 +19,9 @@ pub mod code {
     pub const UNSUPPORTED_VERSION: i64 = -32022;
 }
 
-#[derive(Debug)]
-pub enum Verdict {
-    Pass,
-    Refuse(Box<Refusal>),
-}
-
 /// Why a call is not let through: the words and codes for the caller, and a label for the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Rejection {
     /// HTTP status.
     pub status: u16,
     /// JSON-RPC error code; the HTTP status again where no JSON-RPC code fits.
@@ -46,7 +39,7 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
 }
 
-impl Refusal {
+impl Rejection {
     pub fn new(status: u16, code: i64, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
@@ -83,11 +76,5 @@ impl Refusal {
     pub fn closing(mut self) -> Self {
         self.close = true;
         self
-    }
-}
-
-impl From<Refusal> for Verdict {
-    fn from(refusal: Refusal) -> Self {
-        Verdict::Refuse(Box::new(refusal))
     }
 }

@@ -11,7 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
 /// Cuts a stream into events at blank lines, whatever the line ends (LF, CRLF, CR) and the pieces.
-pub struct Splitter {
+pub struct EventSplitter {
     held: BytesMut,
     /// Up to here no event ends.
     searched: usize,
@@ -21,13 +21,13 @@ pub struct Splitter {
 }
 
 /// The byte-order mark: at the beginning of a stream it is no part of it, anywhere else it is text.
-const MARK: &[u8] = b"\xEF\xBB\xBF";
+const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("an event is longer than {0} bytes")]
-pub struct TooLong(pub usize);
+pub struct EventTooLong(pub usize);
 
-impl Splitter {
+impl EventSplitter {
     /// `max_event` bounds an event, and so what is held of one that does not end.
     pub fn new(max_event: usize) -> Self {
         Self { held: BytesMut::new(), searched: 0, begun: false, max_event }
@@ -38,24 +38,24 @@ impl Splitter {
     }
 
     /// The next whole event with the blank line that ends it, if there is one.
-    pub fn event(&mut self) -> Result<Option<BytesMut>, TooLong> {
+    pub fn event(&mut self) -> Result<Option<BytesMut>, EventTooLong> {
         if !self.begun {
-            if self.held.len() < MARK.len() && MARK.starts_with(&self.held) {
+            if self.held.len() < BOM.len() && BOM.starts_with(&self.held) {
                 return Ok(None);
             }
             self.begun = true;
-            if self.held.starts_with(MARK) {
-                self.held.advance(MARK.len());
+            if self.held.starts_with(BOM) {
+                self.held.advance(BOM.len());
             }
         }
         match end_of_event(&self.held, self.searched) {
             // Whether it came at once or in pieces.
-            Some(end) if end > self.max_event => Err(TooLong(self.max_event)),
+            Some(end) if end > self.max_event => Err(EventTooLong(self.max_event)),
             Some(end) => {
                 self.searched = 0;
                 Ok(Some(self.held.split_to(end)))
             }
-            None if self.held.len() > self.max_event => Err(TooLong(self.max_event)),
+            None if self.held.len() > self.max_event => Err(EventTooLong(self.max_event)),
             None => {
                 // The last bytes may be the first half of a blank line.
                 self.searched = self.held.len().saturating_sub(3);
@@ -111,17 +111,17 @@ pub struct Event<'a> {
 
 impl Event<'_> {
     /// Whether it is of another kind than the one that carries messages (MCP knows no other).
-    pub fn is_foreign(&self) -> bool {
+    pub fn is_other_event_type(&self) -> bool {
         self.name.as_deref().is_some_and(|name| !name.is_empty() && name != "message")
     }
 
     /// The message that it carries, if it carries any.
     pub fn message(&self) -> Option<&[u8]> {
-        self.data.as_deref().filter(|data| !data.is_empty() && !self.is_foreign())
+        self.data.as_deref().filter(|data| !data.is_empty() && !self.is_other_event_type())
     }
 }
 
-/// Reads one event as cut by [`Splitter`].
+/// Reads one event as cut by [`EventSplitter`].
 pub fn read(event: &[u8]) -> Event<'_> {
     let mut out = Event::default();
     for line in event.split(|b| *b == b'\n').flat_map(|line| {
@@ -163,7 +163,7 @@ pub fn message(message: &[u8]) -> Bytes {
 
 /// The event with another message in the place of its own, and another id if one is given. How long to wait before
 /// coming back stays.
-pub fn retold(event: &Event<'_>, id: Option<&str>, message: &[u8]) -> Bytes {
+pub fn with_message(event: &Event<'_>, id: Option<&str>, message: &[u8]) -> Bytes {
     let retry = event.retry.as_deref().filter(|retry| retry.bytes().all(|b| b.is_ascii_digit()));
     write(retry, id.or(event.id.as_deref()), message)
 }
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     fn cut(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
-        let mut splitter = Splitter::new(1024);
+        let mut splitter = EventSplitter::new(1024);
         let mut events = Vec::new();
         for piece in pieces {
             splitter.push(piece);
@@ -261,7 +261,7 @@ mod tests {
             ("data: a", 0),
             ("\r", 0),
         ] {
-            let mut splitter = Splitter::new(64);
+            let mut splitter = EventSplitter::new(64);
             splitter.push(text.as_bytes());
             let mut all = Vec::new();
             for _ in 0..2 {
@@ -277,24 +277,24 @@ mod tests {
 
     #[test]
     fn an_event_that_does_not_end_is_not_held_for_ever() {
-        let mut splitter = Splitter::new(8);
+        let mut splitter = EventSplitter::new(8);
         splitter.push(b"data: 123456789");
-        assert_eq!(splitter.event(), Err(TooLong(8)));
+        assert_eq!(splitter.event(), Err(EventTooLong(8)));
     }
 
     #[test]
     fn an_event_that_is_too_long_is_so_however_it_arrives() {
         for pieces in [&[&b"data: 1\n\ndata: 22\n\n"[..]][..], &[b"data: 1\n\nda", b"ta: 22", b"\n\n"]] {
-            let mut splitter = Splitter::new(9);
+            let mut splitter = EventSplitter::new(9);
             let mut events = 0;
-            let told = pieces.iter().try_for_each(|piece| {
+            let labels = pieces.iter().try_for_each(|piece| {
                 splitter.push(piece);
                 while splitter.event()?.is_some() {
                     events += 1;
                 }
                 Ok(())
             });
-            assert_eq!((events, told), (1, Err(TooLong(9))));
+            assert_eq!((events, labels), (1, Err(EventTooLong(9))));
         }
     }
 
@@ -325,8 +325,11 @@ mod tests {
     #[test]
     fn a_message_changes_without_the_time_to_wait() {
         let before = read(b"id: 7\nretry: 500\ndata: 1\n\n");
-        assert_eq!(retold(&before, None, b"2"), "event: message\nretry: 500\nid: 7\ndata: 2\n\n");
-        assert_eq!(retold(&before, Some("s-7"), b"2"), "event: message\nretry: 500\nid: s-7\ndata: 2\n\n");
+        assert_eq!(with_message(&before, None, b"2"), "event: message\nretry: 500\nid: 7\ndata: 2\n\n");
+        assert_eq!(
+            with_message(&before, Some("s-7"), b"2"),
+            "event: message\nretry: 500\nid: s-7\ndata: 2\n\n"
+        );
     }
 
     #[test]

@@ -5,9 +5,9 @@
 pub mod tool_pins;
 
 use bytes::Bytes;
-use filters::{Caller, Stop};
+use filters::{Caller, ChainRejection};
 use http::Method;
-use mcp::Refusal;
+use mcp::Rejection;
 use mcp::json::quote::quote;
 
 use crate::dispatch::Dispatcher;
@@ -77,7 +77,7 @@ pub fn metadata_resource(path: &str) -> Option<&str> {
 
 /// Whether a path of the operator's answers in spite of this refusal of the head. Probes come by address, without
 /// credentials, and may have any Host; what tells of servers and tools stays shut on a public listener.
-pub fn bypasses_refusal(path: Option<AdminPath>, stop: &Stop, serves: Serves) -> bool {
+pub fn bypasses_refusal(path: Option<AdminPath>, stop: &ChainRejection, serves: Serves) -> bool {
     match path {
         None => false,
         // It changes something: nothing that a web page could send may pass here.
@@ -112,17 +112,17 @@ impl Admin<'_> {
     ///
     /// # Errors
     /// The refusal that the caller gets.
-    pub fn may_approve(&self) -> Result<(), Refusal> {
+    pub fn may_approve(&self) -> Result<(), Rejection> {
         let message =
             "definitions are approved on the listener `admin`, or by callers whose role has `admin: true`";
-        if self.is_operator() { Ok(()) } else { Err(Refusal::http(403, "not_an_operator", message)) }
+        if self.is_operator() { Ok(()) } else { Err(Rejection::http(403, "not_an_operator", message)) }
     }
 
     /// The answer to `GET` and `HEAD`.
     ///
     /// # Errors
     /// The refusal that the caller gets.
-    pub fn answer(&self, path: AdminPath, method: &Method) -> Result<Response, Refusal> {
+    pub fn answer(&self, path: AdminPath, method: &Method) -> Result<Response, Rejection> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         match path {
             AdminPath::Pins => {
@@ -138,7 +138,7 @@ impl Admin<'_> {
             AdminPath::Ready => Ok(self.ready()),
             AdminPath::Metrics if !self.sees_details() => {
                 let message = "metrics on the public listener are for callers whose role has `admin: true`; `admin: {address: ...}` gives them a listener of their own";
-                Err(Refusal::http(403, "not_an_operator", message))
+                Err(Rejection::http(403, "not_an_operator", message))
             }
             AdminPath::Metrics => {
                 Ok(Response::of(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics()))
@@ -171,7 +171,7 @@ impl Admin<'_> {
         let warnings = self
             .state
             .config_fault()
-            .map(|fault| quote(&format!("the changed configuration is faulty, the old one runs: {fault}")))
+            .map(|fault| quote(&format!("the changed configuration is invalid, the old one runs: {fault}")))
             .unwrap_or_default();
         let (missing, starting) = (missing.join(","), starting.join(","));
         let body = format!(

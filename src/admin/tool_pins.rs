@@ -5,7 +5,7 @@
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use mcp::Refusal;
+use mcp::Rejection;
 use mcp::json::quote::quote;
 
 use super::{Admin, Response};
@@ -16,12 +16,12 @@ use mcp::jsonrpc::message;
 ///
 /// # Errors
 /// The refusal that the caller gets.
-pub fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
+pub fn is_json(headers: &HeaderMap) -> Result<(), Rejection> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if kind.is_some_and(|kind| kind.split(';').next().unwrap_or_default().trim() == "application/json") {
         return Ok(());
     }
-    Err(Refusal::http(415, "content_type", "an approval is JSON: send Content-Type: application/json"))
+    Err(Rejection::http(415, "content_type", "an approval is JSON: send Content-Type: application/json"))
 }
 
 /// The tools of servers with `pinning`.
@@ -32,7 +32,7 @@ pub(super) fn list(admin: &Admin<'_>) -> Response {
             r#"{{"tool":{},"server":{},"era":"{}","hash":"{}","shown":{}}}"#,
             quote(&d.tool),
             quote(&d.server),
-            d.era.word(),
+            d.era.as_str(),
             d.hash,
             d.shown
         )
@@ -44,22 +44,22 @@ pub(super) fn list(admin: &Admin<'_>) -> Response {
 ///
 /// # Errors
 /// The refusal that the caller gets.
-pub fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<Response, Refusal> {
+pub fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<Response, Rejection> {
     let part = |name| message::member(body, name).and_then(|place| message::string(place.of(body)));
     let (Some(tool), Some(hash)) = (part("tool"), part("hash")) else {
         let message = r#"expected {"tool": "server__tool", "hash": "the 64 hex digits that GET tells"}"#;
-        return Err(Refusal::http(400, "approval_unclear", message));
+        return Err(Rejection::http(400, "approval_unclear", message));
     };
     match admin.door.registry.approve(&tool, &hash) {
         PinApproval::Approved => {
             Ok(Response::json(200, format!(r#"{{"tool":{},"hash":{}}}"#, quote(&tool), quote(&hash))))
         }
         PinApproval::Unknown => {
-            Err(Refusal::http(404, "unknown_tool", "no server with `pinning` has a tool of this name"))
+            Err(Rejection::http(404, "unknown_tool", "no server with `pinning` has a tool of this name"))
         }
         PinApproval::HashMismatch(hashes) => {
             let message = format!("the definition has another hash now: {}", hashes.join(", "));
-            Err(Refusal::http(409, "definition_changed", message))
+            Err(Rejection::http(409, "definition_changed", message))
         }
     }
 }

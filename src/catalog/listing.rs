@@ -5,8 +5,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use filters::param_headers::{Invalid, Mirrors};
-use mcp::json::reader::{DEPTH_CEILING, Fault, Reader, replace_lone};
+use filters::param_headers::{InvalidParamHeader, ParamHeaders};
+use mcp::json::reader::{DEPTH_CEILING, JsonError, JsonReader, replace_lone};
 use mcp::json::splice::rename;
 
 use super::{ItemSpans, ListKind};
@@ -20,7 +20,7 @@ pub struct Item {
     /// The entry as the server wrote it.
     raw: Bytes,
     spans: ItemSpans,
-    param_headers: Option<Arc<Mirrors>>,
+    param_headers: Option<Arc<ParamHeaders>>,
     /// The page of an application that shows a tool's results (MCP Apps).
     ui_resource: Option<Arc<str>>,
     /// Stands for what it says.
@@ -29,13 +29,13 @@ pub struct Item {
 
 impl Item {
     /// Reads which arguments of a tool calls repeat in their heads (modern era only).
-    pub fn read_param_headers(&mut self) -> Result<(), Invalid> {
+    pub fn read_param_headers(&mut self) -> Result<(), InvalidParamHeader> {
         let Some(schema) = message::member(&self.raw, "inputSchema") else { return Ok(()) };
-        self.param_headers = Mirrors::read(schema.of(&self.raw))?.map(Arc::new);
+        self.param_headers = ParamHeaders::read(schema.of(&self.raw))?.map(Arc::new);
         Ok(())
     }
 
-    pub fn param_headers(&self) -> Option<&Arc<Mirrors>> {
+    pub fn param_headers(&self) -> Option<&Arc<ParamHeaders>> {
         self.param_headers.as_ref()
     }
 
@@ -191,7 +191,7 @@ impl Page {
             }
         };
         let mut found = false;
-        let mut reader = Reader::new(result, DEPTH_CEILING).map_err(|e| e.to_string())?;
+        let mut reader = JsonReader::new(result, DEPTH_CEILING).map_err(|e| e.to_string())?;
         reader
             .object(|r, key| {
                 let key = key.read(result);
@@ -234,7 +234,12 @@ impl Page {
     }
 }
 
-fn read_item(r: &mut Reader<'_>, result: &Bytes, kind: ListKind, page: &mut Page) -> Result<(), Fault> {
+fn read_item(
+    r: &mut JsonReader<'_>,
+    result: &Bytes,
+    kind: ListKind,
+    page: &mut Page,
+) -> Result<(), JsonError> {
     let place = page.met;
     page.met += 1;
     if r.peek()? != b'{' {

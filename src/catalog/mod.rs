@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use bytes::Bytes;
-use filters::param_headers::Mirrors;
-use filters::{Aim, Thing};
+use filters::param_headers::ParamHeaders;
+use filters::{CallTarget, TargetKind};
 use mcp::{Era, Span};
 
 use crate::config::{Globs, ServerName, Toolset};
@@ -84,7 +84,7 @@ pub struct Target {
     /// A tool that says it may be called twice, of a server whose word is taken for it.
     pub idempotent: bool,
     /// Which arguments of a tool a modern call repeats in its head.
-    pub param_headers: Option<Arc<Mirrors>>,
+    pub param_headers: Option<Arc<ParamHeaders>>,
 }
 
 /// The four things that a server lists.
@@ -123,11 +123,11 @@ impl ListKind {
     }
 
     /// What roles and rules call an entry of the list.
-    fn thing(self) -> Thing {
+    fn thing(self) -> TargetKind {
         match self {
-            ListKind::Tools => Thing::Tool,
-            ListKind::Prompts => Thing::Prompt,
-            ListKind::Resources | ListKind::Templates => Thing::Resource,
+            ListKind::Tools => TargetKind::Tool,
+            ListKind::Prompts => TargetKind::Prompt,
+            ListKind::Resources | ListKind::Templates => TargetKind::Resource,
         }
     }
 
@@ -320,7 +320,7 @@ impl Catalog {
     pub fn narrowed(
         &self,
         endpoint: &Endpoint,
-        may: &dyn Fn(&Aim<'_>) -> bool,
+        may: &dyn Fn(&CallTarget<'_>) -> bool,
         metrics: &Arc<Metrics>,
     ) -> Endpoint {
         let is_member =

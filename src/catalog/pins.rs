@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use mcp::json::quote::quote;
-use mcp::json::reader::{DEPTH_CEILING, Fault, Reader};
+use mcp::json::reader::{DEPTH_CEILING, JsonError, JsonReader};
 use sha2::{Digest, Sha256};
 
 /// The members that make up a definition.
@@ -171,7 +171,7 @@ fn digest(text: &str) -> String {
 /// of one name stay in their order: which one counts is for nobody here to say.
 fn canonical(definition: &[u8]) -> String {
     let mut members = BTreeMap::new();
-    let read = Reader::new(definition, DEPTH_CEILING).and_then(|mut r| {
+    let read = JsonReader::new(definition, DEPTH_CEILING).and_then(|mut r| {
         r.object(|r, key| {
             let key = key.read(definition);
             if !MEMBERS.contains(&&*key) {
@@ -199,7 +199,7 @@ enum JsonTree {
     Object(Vec<(String, JsonTree)>),
 }
 
-fn tree(r: &mut Reader<'_>, text: &[u8]) -> Result<JsonTree, Fault> {
+fn tree(r: &mut JsonReader<'_>, text: &[u8]) -> Result<JsonTree, JsonError> {
     match r.peek()? {
         b'{' => {
             let mut members = Vec::new();

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use filters::{Aim, Thing};
+use filters::{CallTarget, TargetKind};
 use mcp::Era;
 
 use super::scope::Scope;
@@ -21,7 +21,7 @@ use crate::telemetry::Metrics;
 use mcp::jsonrpc::message;
 
 /// Whether its holder may use a thing; without one, everybody may use everything.
-type CanSee<'a> = Option<&'a dyn Fn(&Aim<'_>) -> bool>;
+type CanSee<'a> = Option<&'a dyn Fn(&CallTarget<'_>) -> bool>;
 
 pub fn endpoint(
     path: String,
@@ -134,7 +134,7 @@ fn is_member(seen: &DiscoveredServer, scope: &Scope<'_>, may: CanSee<'_>) -> boo
     let Some(may) = may else { return true };
     let mut lists = [&seen.legacy, &seen.modern].into_iter().flatten().peekable();
     if lists.peek().is_none() {
-        return may(&Aim { thing: Thing::Server, name: "", server: &seen.server.name });
+        return may(&CallTarget { kind: TargetKind::Server, name: "", server: &seen.server.name });
     }
     lists.any(|face| is_offered(&seen.server, face, scope, may))
 }
@@ -144,9 +144,9 @@ fn is_offered(
     server: &Arc<Server>,
     lists: &ServerLists,
     scope: &Scope<'_>,
-    may: &dyn Fn(&Aim<'_>) -> bool,
+    may: &dyn Fn(&CallTarget<'_>) -> bool,
 ) -> bool {
-    if !may(&Aim { thing: Thing::Server, name: "", server: &server.name }) {
+    if !may(&CallTarget { kind: TargetKind::Server, name: "", server: &server.name }) {
         return false;
     }
     let mut entries =
@@ -154,8 +154,9 @@ fn is_offered(
     let mut any = false;
     let of_use = entries.any(|(kind, item)| {
         any = true;
-        display_names(kind, server, item, scope)
-            .is_some_and(|(_, full)| may(&Aim { thing: kind.thing(), name: &full, server: &server.name }))
+        display_names(kind, server, item, scope).is_some_and(|(_, full)| {
+            may(&CallTarget { kind: kind.thing(), name: &full, server: &server.name })
+        })
     });
     of_use || !any
 }
@@ -211,7 +212,7 @@ struct ViewBuilder<'a> {
 
 impl ViewBuilder<'_> {
     fn can_see(&self, kind: ListKind, name: &str, server: &Server) -> bool {
-        self.can_see.is_none_or(|may| may(&Aim { thing: kind.thing(), name, server: &server.name }))
+        self.can_see.is_none_or(|may| may(&CallTarget { kind: kind.thing(), name, server: &server.name }))
     }
 
     /// Puts in one entry of a server, under the name that this endpoint shows it by.

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::str::FromStr;
 
-use filters::{Caller, Identity, Means};
+use filters::{AuthMethod, Caller, Identity};
 
 use crate::config::Config;
 
@@ -28,7 +28,7 @@ impl CallerArgs {
             tenant: self.tenant,
             roles: tidy(self.roles),
             scopes: tidy(self.scopes),
-            means: Means::Operator,
+            auth_method: AuthMethod::Operator,
             ..Identity::default()
         })
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::output;
-use crate::config::{self, Config, Kind};
+use crate::config::{self, Config, ServerTransport};
 use crate::listener::tls;
 use crate::upstream::http::tls::UpstreamTls;
 
@@ -47,9 +47,9 @@ pub fn print(file: &Path) -> ExitCode {
 
 fn warnings(config: &Config) -> Vec<String> {
     let mut doubts = config.warnings();
-    doubts.extend(config.unfitting());
+    doubts.extend(config.unmatched_patterns());
     for (name, server) in &config.servers {
-        if let Kind::Stdio { command, env, env_pass, cwd, .. } = &server.kind {
+        if let ServerTransport::Stdio { command, env, env_pass, cwd, .. } = &server.transport {
             let path = env.get("PATH").map_or_else(|| env::var_os("PATH"), |path| Some(path.expose().into()));
             doubts
                 .extend(program(command, cwd.as_deref(), path).map(|why| format!("mcpServers.{name}.{why}")));

@@ -128,9 +128,9 @@ mod tests {
             let read =
                 config::parse(name, &client.text, &|_| None).unwrap_or_else(|faults| panic!("{faults}"));
             assert_eq!(read.servers.len(), 1, "{}", client.name);
-            match &read.servers["toolgate"].kind {
-                config::Kind::Http { urls, .. } => assert_eq!(urls[0].to_string(), URL),
-                config::Kind::Stdio { args, .. } => assert_eq!(args[2], URL),
+            match &read.servers["toolgate"].transport {
+                config::ServerTransport::Http { urls, .. } => assert_eq!(urls[0].to_string(), URL),
+                config::ServerTransport::Stdio { args, .. } => assert_eq!(args[2], URL),
                 other => panic!("{other:?}"),
             }
         }

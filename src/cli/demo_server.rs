@@ -37,7 +37,7 @@ pub fn http(address: SocketAddr) -> ExitCode {
 /// `demo-server --stdio`: one message a line; answers in the order in which they are ready.
 pub fn stdio() -> ExitCode {
     let mut config = Config::quickstart();
-    config.log.level = config::Level::Warn;
+    config.log.level = config::LogLevel::Warn;
     let max_line = config.limits.max_body.as_usize();
     telemetry::start(&config.log);
     let app = match App::build(config) {
@@ -96,7 +96,7 @@ async fn read(dispatcher: Arc<Dispatcher>, max_line: usize, out: mpsc::Sender<By
 async fn answer(dispatcher: Arc<Dispatcher>, session: Arc<Session>, line: Bytes, out: mpsc::Sender<Bytes>) {
     let answer = match dispatcher.call_internal(None, Some(session), PATH, line.clone()).await {
         Ok(answer) => answer,
-        Err(rejected) => message::refusal(rejected.id.as_deref(), &rejected.refusal),
+        Err(rejected) => message::rejection_response(rejected.id.as_deref(), &rejected.rejection),
     };
     if !answer.is_empty() {
         // Nobody reads any more: the client has gone.

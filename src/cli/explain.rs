@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use filters::rbac::{Effect, Ground, Judgement, List, Query};
-use filters::{Aim, Caller, Chain, Head, Thing};
+use filters::rbac::{AccessQuery, Decision, DecisionReason, Effect, RoleList};
+use filters::{CallTarget, Caller, Chain, RequestHead, TargetKind};
 use mcp::json::quote::quote;
 
 use super::caller::CallerArgs;
@@ -47,34 +47,40 @@ fn walk(config: &Config, file: &Path, who: CallerArgs, what: &What) -> Result<bo
 
     let headers = http::HeaderMap::new();
     let http_method = http::Method::POST;
-    let head = Head {
-        verb: &http_method,
+    let head = RequestHead {
+        http_method: &http_method,
         path: "/mcp",
         headers: &headers,
         authority: None,
         peer: None,
         certificate: None,
-        outside: false,
+        is_network: false,
     };
-    runtime.block_on(chain.glance(&head)).map_err(|stop| stop.refused.refusal.message.into_owned())?;
+    runtime
+        .block_on(chain.on_head_unauthenticated(&head))
+        .map_err(|stop| stop.refused.rejection.message.into_owned())?;
     step("origin", "pass", "Host and Origin of real requests are checked");
     let call = chain.read(head, caller.clone(), body.as_bytes());
     let mut call = match call {
         Ok(call) => call,
         Err(stop) => {
-            step("size", "refuse", &stop.refused.refusal.message);
+            step("size", "refuse", &stop.refused.rejection.message);
             return Ok(false);
         }
     };
-    let size = format!("{} of at most {}", config::Size::of(body.len() as u64), config.limits.max_body);
+    let size = format!("{} of at most {}", config::ByteSize::of(body.len() as u64), config.limits.max_body);
     step("size", "pass", &size);
     step("auth", "pass", &teller.credentials());
-    step("agree", "pass", "headers of real requests must say what the body says");
+    step("header_match", "pass", "headers of real requests must say what the body says");
     let aim = aim(config, what);
-    call.aim = aim;
+    call.target = aim;
     teller.rates(&chain, &call);
-    let query =
-        Query { method: &what.method, aim, arguments: call.rpc.arguments.map(|a| a.of(call.body)), ip: None };
+    let query = AccessQuery {
+        method: &what.method,
+        target: aim,
+        arguments: call.rpc.arguments.map(|a| a.of(call.body)),
+        ip: None,
+    };
     let passes = teller.rbac(&chain, &caller, &query);
     if passes {
         teller.guard(what, aim.as_ref());
@@ -103,7 +109,7 @@ fn walk(config: &Config, file: &Path, who: CallerArgs, what: &What) -> Result<bo
 
 /// What a call that passes may still fail for, and nobody here can tell.
 fn note(what: &What) -> Option<&'static str> {
-    match (Method::of(&what.method), &what.name) {
+    match (Method::parse(&what.method), &what.name) {
         (Method::Other, _) => {
             Some("MCP has no such method; only a server on a path of its own would be asked")
         }
@@ -121,7 +127,7 @@ fn step(filter: &str, verdict: &str, why: &str) {
 
 /// The call as a message of the modern era.
 fn body(what: &What) -> Result<String, String> {
-    let named = match Method::of(&what.method) {
+    let named = match Method::parse(&what.method) {
         Method::Other => {
             let example = "expected one such as tools/call, prompts/get, resources/read or tools/list";
             return Err(format!("there is no method `{}`; {example}", what.method));
@@ -161,22 +167,22 @@ fn body(what: &What) -> Result<String, String> {
 }
 
 /// What the call is about to touch, as far as names tell.
-fn aim<'a>(config: &'a Config, what: &'a What) -> Option<Aim<'a>> {
+fn aim<'a>(config: &'a Config, what: &'a What) -> Option<CallTarget<'a>> {
     let name = what.name.as_deref()?;
     let thing = match what.method.as_str() {
-        "tools/call" => Thing::Tool,
-        "prompts/get" | "completion/complete" => Thing::Prompt,
-        method if method.starts_with("resources/") => Thing::Resource,
+        "tools/call" => TargetKind::Tool,
+        "prompts/get" | "completion/complete" => TargetKind::Prompt,
+        method if method.starts_with("resources/") => TargetKind::Resource,
         _ => return None,
     };
     let owns =
         |prefix: &str| !prefix.is_empty() && name.strip_prefix(prefix).is_some_and(|r| r.starts_with("__"));
     let by_prefix =
-        config.servers.iter().find(|(_, server)| thing != Thing::Resource && owns(&server.prefix));
+        config.servers.iter().find(|(_, server)| thing != TargetKind::Resource && owns(&server.prefix));
     let bare = config.servers.iter().find(|(_, server)| server.prefix.is_empty());
     let only = config.servers.iter().next().filter(|_| config.servers.len() == 1);
     let server = by_prefix.or(bare).or(only).map_or("", |(name, _)| name.as_str());
-    Some(Aim { thing, name, server })
+    Some(CallTarget { kind: thing, name, server })
 }
 
 struct ExplainPrinter<'a> {
@@ -229,51 +235,51 @@ impl ExplainPrinter<'_> {
     }
 
     fn rates(&self, chain: &Chain, call: &filters::Call<'_>) {
-        let counting = chain.rate.counting(call, None);
+        let counting = chain.rate.counting_rules(call, None);
         let Some(limits) = self.config.rate_limits.as_ref().filter(|_| !counting.is_empty()) else {
             return step("rate", "pass", "no limit counts this call; those by address are not asked here");
         };
         for rule in limits.rules.iter().filter(|rule| counting.contains(&rule.name.as_str())) {
             let budget = match rule.budget {
                 config::Budget::Rate { count, per, burst } => {
-                    format!("{count} in {}, at most {burst} at once", config::Span::from(per))
+                    format!("{count} in {}, at most {burst} at once", config::ConfigDuration::from(per))
                 }
                 config::Budget::Concurrent(max) => format!("{max} at a time"),
                 config::Budget::Quota { count, per } => {
-                    format!("{count} in each {} of the calendar (UTC)", config::Span::from(per))
+                    format!("{count} in each {} of the calendar (UTC)", config::ConfigDuration::from(per))
                 }
             };
             step("rate", "counts", &format!("`{}` ({}): {budget}", rule.name, (self.place)(rule.line)));
         }
     }
 
-    fn rbac(&self, chain: &Chain, caller: &Caller, query: &Query<'_>) -> bool {
-        match chain.rbac.judge(caller, query) {
-            Judgement::Allowed(ground) => {
+    fn rbac(&self, chain: &Chain, caller: &Caller, query: &AccessQuery<'_>) -> bool {
+        match chain.rbac.decide(caller, query) {
+            Decision::Allowed(ground) => {
                 step("rbac", "pass", &self.ground(&ground));
                 true
             }
-            Judgement::Hidden(ground) => {
+            Decision::NotFound(ground) => {
                 let words =
                     format!("{}; the caller is told that there is no such thing", self.ground(&ground));
                 step("rbac", "hide", &words);
                 false
             }
-            Judgement::Refused(ground, message) => {
+            Decision::Denied(ground, message) => {
                 let message =
                     message.map(|message| format!("; the caller reads: {message}")).unwrap_or_default();
                 step("rbac", "refuse", &format!("{}{message}", self.ground(&ground)));
                 false
             }
-            Judgement::Barred(ground) => {
+            Decision::MethodDenied(ground) => {
                 step("rbac", "refuse", &format!("the method is not allowed: {}", self.ground(&ground)));
                 false
             }
-            Judgement::Ambiguous(odd) => {
+            Decision::Ambiguous(odd) => {
                 step("rbac", "refuse", &format!("the URI can be read as that of another resource: {odd}"));
                 false
             }
-            Judgement::MissingScopes(scopes) => {
+            Decision::MissingScopes(scopes) => {
                 let lacks: Vec<&String> =
                     scopes.iter().filter(|scope| !caller.scopes.contains(scope)).collect();
                 let lacks: Vec<String> = lacks.iter().map(|scope| self.need(scope)).collect();
@@ -297,7 +303,7 @@ impl ExplainPrinter<'_> {
         }
     }
 
-    fn ground(&self, ground: &Ground) -> String {
+    fn ground(&self, ground: &DecisionReason) -> String {
         let Some(rbac) = &self.config.rbac else { return "no `rbac`: everything is allowed".into() };
         let rule = |index: usize| {
             let rule = &rbac.rules[index];
@@ -305,26 +311,28 @@ impl ExplainPrinter<'_> {
             format!("rule `{}` ({}) {word} it", rule.name, (self.place)(rule.line))
         };
         match ground {
-            Ground::Open => "nothing forbids the method; lists hold what the caller may use".into(),
-            Ground::Rule(index) => rule(*index),
-            Ground::Failed(index, why) => format!("{}, because it cannot be evaluated: {why}", rule(*index)),
-            Ground::Unlisted => "the caller's roles list other methods only".into(),
-            Ground::Default => {
+            DecisionReason::Open => "nothing forbids the method; lists hold what the caller may use".into(),
+            DecisionReason::Rule(index) => rule(*index),
+            DecisionReason::Failed(index, why) => {
+                format!("{}, because it cannot be evaluated: {why}", rule(*index))
+            }
+            DecisionReason::Unlisted => "the caller's roles list other methods only".into(),
+            DecisionReason::Default => {
                 let word = if rbac.default == config::Effect::Allow { "allow" } else { "deny" };
                 format!("no rule and no role of the caller speaks of it, and the default is {word}")
             }
-            Ground::Role { role, effect, list, glob } => {
+            DecisionReason::Role { role, effect, list, glob } => {
                 let Some((name, role)) = rbac.roles.iter().nth(*role) else { return String::new() };
                 let (word, lists) = match effect {
                     Effect::Allow => ("allows", &role.allow),
                     Effect::Deny => ("denies", &role.deny),
                 };
                 let (kind, patterns): (&str, &[Pattern]) = match list {
-                    List::Tools => ("tools", &lists.tools),
-                    List::Prompts => ("prompts", &lists.prompts),
-                    List::Resources => ("resources", &lists.resources),
-                    List::Methods => ("methods", &lists.methods),
-                    List::Servers => ("servers", &lists.servers),
+                    RoleList::Tools => ("tools", &lists.tools),
+                    RoleList::Prompts => ("prompts", &lists.prompts),
+                    RoleList::Resources => ("resources", &lists.resources),
+                    RoleList::Methods => ("methods", &lists.methods),
+                    RoleList::Servers => ("servers", &lists.servers),
                 };
                 match patterns.get(*glob) {
                     Some(pattern) => {
@@ -338,7 +346,7 @@ impl ExplainPrinter<'_> {
         }
     }
 
-    fn guard(&self, what: &What, aim: Option<&Aim<'_>>) {
+    fn guard(&self, what: &What, aim: Option<&CallTarget<'_>>) {
         let server =
             aim.and_then(|aim| self.config.servers.iter().find(|(name, _)| name.as_str() == aim.server));
         let Some((name, server)) = server else { return step("guard", "pass", "nothing is looked at") };
@@ -349,7 +357,7 @@ impl ExplainPrinter<'_> {
             Redaction::Block => looks.push("secrets in the arguments stop the call"),
         }
         match server.validate {
-            _ if Method::of(&what.method) != Method::ToolsCall => {}
+            _ if Method::parse(&what.method) != Method::ToolsCall => {}
             Validate::Off => {}
             Validate::Warn => looks.push("arguments that do not fit the schema are logged"),
             Validate::Enforce => looks.push("arguments must fit the schema"),

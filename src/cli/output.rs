@@ -91,16 +91,16 @@ pub fn would_start(config: Config) -> Result<(), String> {
 }
 
 pub fn summary(config: &Config, file: &Path) -> String {
-    let mut out = format!("{} is sound.\n", file.display());
+    let mut out = format!("{} is valid.\n", file.display());
     out.push_str(&format!("  listen    {}\n", config.listen.address));
     for (name, server) in &config.servers {
-        let kind = match &server.kind {
-            config::Kind::Builtin(_) => "built in".to_owned(),
-            config::Kind::Http { urls, .. } => {
+        let kind = match &server.transport {
+            config::ServerTransport::Builtin(_) => "built in".to_owned(),
+            config::ServerTransport::Http { urls, .. } => {
                 let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
                 format!("http   {}", urls.join(", "))
             }
-            config::Kind::Stdio { command, args, .. } => match args.len() {
+            config::ServerTransport::Stdio { command, args, .. } => match args.len() {
                 0 => format!("stdio  {command}"),
                 // Not shown: they may hold secrets.
                 count => format!("stdio  {command} with {count} arguments"),

@@ -27,7 +27,7 @@ pub enum ToolProbe {
 
 /// Asks the one server that a tool or prompt of this name could belong to.
 pub fn probe(config: &Config, what: &What) -> ToolProbe {
-    let (kind, thing) = match Method::of(&what.method) {
+    let (kind, thing) = match Method::parse(&what.method) {
         Method::ToolsCall => (ListKind::Tools, "tool"),
         Method::PromptsGet => (ListKind::Prompts, "prompt"),
         _ => return ToolProbe::NotAsked,

@@ -9,7 +9,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Map, Value, json};
 
 use crate::config::read_file;
-use crate::config::{Auth, Issuer, Keys};
+use crate::config::{AuthConfig, Issuer, KeyLocation};
 use crate::runtime::filter_chain::algorithm_of;
 
 /// What the token shall say.
@@ -24,8 +24,9 @@ pub struct TokenSpec {
 }
 
 /// A signed token; the words of a failure are for the configuration's author. `now` in seconds since 1970.
-pub fn sign(auth: &Auth, wish: &TokenSpec, now: u64) -> Result<String, String> {
-    let can_sign = |issuer: &&Issuer| matches!(issuer.keys, Keys::Secret(_)) || issuer.signing_key.is_some();
+pub fn sign(auth: &AuthConfig, wish: &TokenSpec, now: u64) -> Result<String, String> {
+    let can_sign =
+        |issuer: &&Issuer| matches!(issuer.keys, KeyLocation::Secret(_)) || issuer.signing_key.is_some();
     let issuer = match &wish.issuer {
         Some(name) => {
             let named = auth.jwt.iter().find(|issuer| issuer.issuer == *name);
@@ -56,7 +57,7 @@ pub fn sign(auth: &Auth, wish: &TokenSpec, now: u64) -> Result<String, String> {
     encode(&Header::new(algorithm), &claims, &key).map_err(|error| format!("cannot sign: {error}"))
 }
 
-fn known_issuers(auth: &Auth) -> String {
+fn known_issuers(auth: &AuthConfig) -> String {
     let names: Vec<&str> = auth.jwt.iter().map(|issuer| &*issuer.issuer).collect();
     if names.is_empty() { "it is empty".into() } else { format!("it has {}", names.join(", ")) }
 }
@@ -64,7 +65,7 @@ fn known_issuers(auth: &Auth) -> String {
 /// The first of the issuer's algorithms that its key can sign with.
 fn signing(issuer: &Issuer) -> Result<(Algorithm, EncodingKey), String> {
     let pem = match (&issuer.keys, &issuer.signing_key) {
-        (Keys::Secret(secret), _) => {
+        (KeyLocation::Secret(secret), _) => {
             let key = EncodingKey::from_secret(secret.expose().as_bytes());
             let algorithm = known(issuer).next().ok_or("the issuer allows no algorithm")?;
             return Ok((algorithm, key));
@@ -101,12 +102,12 @@ fn unusable(pem: &[u8], issuer: &Issuer) -> String {
         return format!("{file} holds no private key in PEM (-----BEGIN PRIVATE KEY-----)");
     }
     let words: Vec<&str> =
-        issuer.algorithms.iter().map(|algorithm| algorithm_of(*algorithm).word()).collect();
+        issuer.algorithms.iter().map(|algorithm| algorithm_of(*algorithm).as_str()).collect();
     format!("the key in {file} fits none of the issuer's algorithms: {}", words.join(", "))
 }
 
 fn known(issuer: &Issuer) -> impl Iterator<Item = Algorithm> {
-    issuer.algorithms.iter().filter_map(|algorithm| algorithm_of(*algorithm).word().parse().ok())
+    issuer.algorithms.iter().filter_map(|algorithm| algorithm_of(*algorithm).as_str().parse().ok())
 }
 
 /// Sets a claim at a dotted path.

@@ -53,7 +53,7 @@ pub struct StdioArgs {
 }
 
 pub fn stdio(args: StdioArgs) -> ExitCode {
-    let wait = match args.wait.as_deref().map(|wait| (wait, wait.parse::<config::Span>())) {
+    let wait = match args.wait.as_deref().map(|wait| (wait, wait.parse::<config::ConfigDuration>())) {
         None => None,
         Some((_, Ok(wait))) => Some(wait.get()),
         Some((wait, Err(error))) => return wrong(&format!("--wait {wait}: {error}")),
@@ -87,7 +87,7 @@ fn settings(limits: &Limits, wait: Duration) -> Settings {
 
 /// A bridge to a gateway that runs.
 fn bridge(url: &str, ca: Option<PathBuf>, secret: Option<TokenSource>, wait: Duration) -> ExitCode {
-    telemetry::start(&config::Log { format: config::Format::Text, ..config::Log::default() });
+    telemetry::start(&config::Log { format: config::LogFormat::Text, ..config::Log::default() });
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
@@ -142,7 +142,7 @@ fn run_in_process(
             Some(why) => return wrong(&why),
         },
     };
-    let longest = config.servers.values().map(config::Server::startup).max();
+    let longest = config.servers.values().map(config::ServerConfig::startup).max();
     let settings = settings(&config.limits, wait.or(longest).unwrap_or(WAIT));
     let hangup = Arc::new(Notify::new());
     let ran = App::run_in_process(config, file.map(Path::to_owned), known, hangup.clone(), async |gateway| {

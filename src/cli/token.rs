@@ -3,20 +3,20 @@
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use filters::Head;
+use filters::RequestHead;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::caller;
 use super::caller::CallerArgs;
 use super::sign_token::{TokenSpec, sign};
-use crate::config::{Config, Keys, Span};
+use crate::config::{Config, ConfigDuration, KeyLocation};
 use crate::runtime::filter_chain;
 use crate::runtime::filter_chain::ReloadState;
 
 /// Prints a token for this caller.
 pub fn token(config: &Config, caller: CallerArgs, ttl: &str, issuer: Option<String>) -> ExitCode {
-    let Ok(lives) = ttl.parse::<Span>() else {
+    let Ok(lives) = ttl.parse::<ConfigDuration>() else {
         eprintln!("error: --ttl {ttl:?} is not a time; expected 30s, 5m or 1h");
         return ExitCode::from(2);
     };
@@ -61,7 +61,7 @@ pub fn token(config: &Config, caller: CallerArgs, ttl: &str, issuer: Option<Stri
 
 /// Why the gateway would turn the token away, such as another key; not known where keys are fetched.
 fn rejection(config: &Config, token: &str) -> Option<String> {
-    let fetched = |keys: &Keys| matches!(keys, Keys::JwksUrl(_));
+    let fetched = |keys: &KeyLocation| matches!(keys, KeyLocation::JwksUrl(_));
     if config.auth.iter().flat_map(|auth| &auth.jwt).any(|issuer| fetched(&issuer.keys)) {
         return None;
     }
@@ -74,14 +74,14 @@ fn rejection(config: &Config, token: &str) -> Option<String> {
     let value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
     let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
     let http_method = Method::POST;
-    let head = Head {
-        verb: &http_method,
+    let head = RequestHead {
+        http_method: &http_method,
         path: "/mcp",
         headers: &headers,
         authority: None,
         peer: None,
         certificate: None,
-        outside: true,
+        is_network: true,
     };
-    runtime.block_on(chain.auth.identify(&head)).err().map(|refusal| refusal.message.into_owned())
+    runtime.block_on(chain.auth.identify(&head)).err().map(|rejection| rejection.message.into_owned())
 }

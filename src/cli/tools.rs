@@ -21,8 +21,8 @@ use mcp::jsonrpc::message;
 
 /// Commands that print their result keep the log to warnings.
 pub(super) fn without_telemetry(config: &mut Config) {
-    config.log.level = config::Level::Warn;
-    config.log.format = config::Format::Text;
+    config.log.level = config::LogLevel::Warn;
+    config.log.format = config::LogFormat::Text;
     telemetry::start(&config.log);
 }
 
@@ -48,7 +48,7 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
             told.extend(descriptions(view));
             for (name, target) in &view.tools {
                 let row = rows.entry(name).or_insert_with(|| (Vec::new(), &target.server.name, &target.name));
-                row.0.push(era.word());
+                row.0.push(era.as_str());
             }
         }
         for (name, (eras, server, own)) in rows {
@@ -61,7 +61,7 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
             let is_member = endpoint.members.iter().any(|member| member.serial == server.serial);
             if let Some(own) = server.visible_tool(&rejected.key).filter(|_| is_member) {
                 let name = server.federated(own);
-                say!("{name:<48} {:<16} {} left out: {}", server.name, era.word(), rejected.why);
+                say!("{name:<48} {:<16} {} left out: {}", server.name, era.as_str(), rejected.why);
             }
         }
     }
@@ -181,7 +181,7 @@ pub fn call(mut config: Config, named: Option<NamedCaller>, tool: &str, argument
     let answer: Bytes = match answered {
         Ok(answer) => answer,
         Err(rejected) => {
-            eprintln!("refused by `{}`: {}", rejected.filter, rejected.refusal.message);
+            eprintln!("refused by `{}`: {}", rejected.filter, rejected.rejection.message);
             if let Some(missing) = missing {
                 eprintln!("{missing}");
             }

@@ -69,7 +69,7 @@ fn read(text: &str) -> Config {
         "S" => Some("hunter2".to_owned()),
         _ => None,
     };
-    parse("test.yaml", text, &environment).unwrap_or_else(|faults| panic!("{faults}"))
+    parse("test.yaml", text, &environment).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 fn texts(patterns: &[Pattern]) -> Vec<&str> {
@@ -84,14 +84,14 @@ fn who_may_come_in_is_read_with_its_defaults() {
     let [a, b, c, d] = &auth.jwt[..] else { panic!("{:?}", auth.jwt) };
     assert_eq!(a.audience, ["https://gateway.example.com/mcp"]);
     assert_eq!(a.algorithms, [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDsa]);
-    assert_eq!((a.leeway, a.refresh), (Span::secs(30), Span::mins(5)));
+    assert_eq!((a.leeway, a.refresh), (ConfigDuration::secs(30), ConfigDuration::mins(5)));
     assert_eq!((&*a.claims.roles, a.claims.tenant.as_deref()), ("realm_access.roles", Some("tid")));
-    assert!(matches!(&b.keys, Keys::Secret(secret) if secret.expose().len() == 35));
+    assert!(matches!(&b.keys, KeyLocation::Secret(secret) if secret.expose().len() == 35));
     assert_eq!((b.audience.len(), &b.algorithms[..]), (2, &[Algorithm::HS256][..]));
     assert_eq!((&*b.claims.user, &*b.claims.roles, &*b.claims.scopes), ("sub", "roles", "scope"));
-    assert!(matches!(&c.keys, Keys::PublicKey(pem) if pem.contains('\n')));
+    assert!(matches!(&c.keys, KeyLocation::PublicKey(pem) if pem.contains('\n')));
     assert!(c.algorithms.len() == 9 && !c.algorithms.iter().any(|algorithm| algorithm.is_shared()));
-    assert_eq!(d.keys, Keys::JwksFile("keys.json".into()));
+    assert_eq!(d.keys, KeyLocation::JwksFile("keys.json".into()));
     assert_eq!(d.signing_key, Some("private.pem".into()));
     let [ci, bare] = &auth.api_keys[..] else { panic!("{:?}", auth.api_keys) };
     assert_eq!((&*ci.user, ci.tenant.as_deref(), &ci.sha256[..2]), ("ci-bot", Some("acme"), &[1, 0x23][..]));
@@ -131,9 +131,10 @@ fn who_may_do_what_is_read_with_its_lines() {
 fn how_much_is_read_with_its_defaults() {
     let config = read(FULL);
     let limits = config.rate_limits.expect("it was given");
-    assert_eq!((limits.store, limits.on_failure), (Store::Redis, OnFailure::Closed));
+    assert_eq!((limits.store, limits.on_failure), (CounterStore::Redis, OnFailure::Closed));
     let budgets: Vec<_> = limits.rules.iter().map(|rule| rule.budget).collect();
-    let (second, minute, day) = (Span::secs(1).get(), Span::mins(1).get(), Span::hours(24).get());
+    let (second, minute, day) =
+        (ConfigDuration::secs(1).get(), ConfigDuration::mins(1).get(), ConfigDuration::hours(24).get());
     assert_eq!(
         budgets,
         [
@@ -151,7 +152,7 @@ fn how_much_is_read_with_its_defaults() {
     let redis = config.redis.expect("it was given");
     assert_eq!((redis.url.expose(), &*redis.prefix), ("redis://:hunter2@127.0.0.1:6379", "tg:"));
     let bare = read("mcpServers: {}\nrate_limits: {}").rate_limits.expect("it was given");
-    assert_eq!((bare.store, bare.on_failure), (Store::Local, OnFailure::Local));
+    assert_eq!((bare.store, bare.on_failure), (CounterStore::Local, OnFailure::Local));
     assert_eq!(
         (bare.timeout.get(), limits.timeout.get()),
         (Duration::from_millis(50), Duration::from_millis(20))
@@ -162,19 +163,19 @@ fn how_much_is_read_with_its_defaults() {
 fn what_a_server_is_guarded_by_is_off_unless_it_is_said() {
     let config = read(FULL);
     let (any, bare, api) = (&config.servers["any"], &config.servers["bare"], &config.servers["api"]);
-    assert_eq!(any.circuit_breaker, Some(CircuitBreaker { failures: 7, open_for: Span::secs(30) }));
-    assert_eq!((any.max_stream, any.pinning), (Some(Size::mib(64)), Pinning::Block));
+    assert_eq!(any.circuit_breaker, Some(CircuitBreaker { failures: 7, open_for: ConfigDuration::secs(30) }));
+    assert_eq!((any.max_stream, any.pinning), (Some(ByteSize::mib(64)), Pinning::Block));
     assert_eq!(any.validate, Validate::Enforce);
     assert_eq!(any.redact, Redact { arguments: Redaction::Block, results: Redaction::Redact });
     assert_eq!((bare.circuit_breaker, bare.max_stream), (None, None));
     assert_eq!((bare.pinning, bare.validate), (Pinning::Off, Validate::Off));
     assert_eq!(bare.redact, Redact { arguments: Redaction::Off, results: Redaction::Off });
-    assert_eq!(api.credentials, Credentials::Exchange);
+    assert_eq!(api.credentials, CredentialsMode::Exchange);
     assert_eq!(api.audience.as_deref(), Some("https://api.example.com"));
     assert_eq!(config.guard.detectors, [Detector::CreditCard, Detector::Email]);
     assert_eq!(config.guard.patterns[0].name, "ticket");
     assert_eq!(config.guard.pins["files__read"][..2], [1, 0x23]);
-    let usual = Guard::default().detectors;
+    let usual = GuardConfig::default().detectors;
     let unusual: Vec<_> = Detector::ALL.iter().filter(|detector| !usual.contains(detector)).collect();
     assert_eq!(unusual, [&Detector::Email]);
 }

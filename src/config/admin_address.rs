@@ -3,29 +3,29 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::diagnostics::{Inquest, Spot};
+use super::diagnostics::{Diagnostics, NodeRef};
 use super::yaml::interpolate::Environment;
-use super::yaml::node::Value;
+use super::yaml::node::NodeValue;
 use super::yaml::source;
 use super::{Config, Listen, loading};
 
 /// A listener that answers `/health`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Operator {
+pub struct AdminAddress {
     pub address: SocketAddr,
     pub tls: bool,
 }
 
 impl Config {
-    pub fn operator(&self) -> Operator {
+    pub fn admin_address(&self) -> AdminAddress {
         match &self.admin {
-            Some(admin) => Operator { address: admin.address, tls: false },
-            None => Operator { address: self.listen.address, tls: self.listen.tls.is_some() },
+            Some(admin) => AdminAddress { address: admin.address, tls: false },
+            None => AdminAddress { address: self.listen.address, tls: self.listen.tls.is_some() },
         }
     }
 }
 
-impl Operator {
+impl AdminAddress {
     /// What a file says, if that much of it can be read.
     pub fn of_file(file: &Path) -> Option<Self> {
         let text = String::from_utf8(super::read(file).ok()?).ok()?;
@@ -35,11 +35,11 @@ impl Operator {
 
     fn of_text(name: &str, text: &str, environment: &Environment<'_>) -> Option<Self> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let inquest = Inquest::new(source::Source::new(text), None);
-        let (root, _) = loading::tree(name, inquest.source(), text).ok()?;
+        let diagnostics = Diagnostics::new(source::Source::new(text), None);
+        let (root, _) = loading::tree(name, diagnostics.source(), text).ok()?;
         let root = root?;
-        inquest.fill(&root, environment);
-        let root = Spot::root(&inquest, &root);
+        diagnostics.interpolate(&root, environment);
+        let root = NodeRef::root(&diagnostics, &root);
         let listen = root.child("listen").filter(|listen| !listen.node.is_null());
         match root.child("admin").filter(|admin| !admin.node.is_null()) {
             Some(admin) => Some(Self { address: address(&admin.child("address")?)?, tls: false }),
@@ -47,7 +47,7 @@ impl Operator {
                 let named = listen.as_ref().and_then(|listen| listen.child("address"));
                 let tls = listen.as_ref().and_then(|listen| listen.child("tls"));
                 Some(Self {
-                    address: named.map_or(Some(Listen::default().address), |spot| address(&spot))?,
+                    address: named.map_or(Some(Listen::default().address), |node_ref| address(&node_ref))?,
                     tls: tls.is_some_and(|tls| !tls.node.is_null()),
                 })
             }
@@ -55,9 +55,9 @@ impl Operator {
     }
 }
 
-fn address(spot: &Spot<'_>) -> Option<SocketAddr> {
-    match &spot.node.value {
-        Value::Scalar(scalar) if !spot.node.is_faulty() => scalar.text().parse().ok(),
+fn address(node_ref: &NodeRef<'_>) -> Option<SocketAddr> {
+    match &node_ref.node.value {
+        NodeValue::Scalar(scalar) if !node_ref.node.is_invalid() => scalar.text().parse().ok(),
         _ => None,
     }
 }
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn it_is_found_in_a_file_that_is_faulty_elsewhere() {
         let of = |text: &str| {
-            let found = Operator::of_text("c", text, &|name| (name == "PORT").then(|| "81".to_owned()))?;
+            let found = AdminAddress::of_text("c", text, &|name| (name == "PORT").then(|| "81".to_owned()))?;
             Some((found.address.to_string(), found.tls))
         };
         let is = |address: &str, tls| Some((address.to_owned(), tls));

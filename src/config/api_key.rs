@@ -6,12 +6,12 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::diagnostics::Spot;
-use super::references::Known;
-use super::scalar::Leaf;
-use super::scalar::names::{Name, Scope, names, scopes};
+use super::diagnostics::NodeRef;
+use super::references::References;
+use super::scalar::ScalarValue;
+use super::scalar::names::{Name, ScopeName, names, scopes};
 use super::scalar::secret::Secret;
-use super::scalar::sha256::Digest;
+use super::scalar::sha256::Sha256Digest;
 use super::yaml::line::Line;
 
 /// A key that is taken, and whom it stands for.
@@ -50,11 +50,11 @@ impl fmt::Debug for ApiKey {
 /// An API key that is taken.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "ApiKey", deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawApiKey {
     /// Names it in the log; no two have the same.
     id: Name,
     /// The SHA-256 of the key, in 64 hexadecimal digits: `printf %s KEY | sha256sum`.
-    #[schemars(with = "Digest")]
+    #[schemars(with = "Sha256Digest")]
     sha256: Secret,
     /// The user that it stands for; its id by default.
     user: Option<Name>,
@@ -65,24 +65,27 @@ pub(super) struct Written {
     tenant: Option<Name>,
     /// Scopes, as a token would carry them.
     #[serde(default)]
-    scopes: Vec<Scope>,
+    scopes: Vec<ScopeName>,
 }
 
 /// The SHA-256 of the empty text, as `printf %s $KEY` has it when the variable is not set.
-const NOTHING: [u8; 4] = [0xe3, 0xb0, 0xc4, 0x42];
+const EMPTY_SHA256_START: [u8; 4] = [0xe3, 0xb0, 0xc4, 0x42];
 
 /// All keys under `auth`, without those that could not be read.
-pub(super) fn keys(written: Vec<Written>, auth: &Spot<'_>, known: &Known<'_>) -> Vec<ApiKey> {
-    let spots = auth.sound_items("api_keys");
-    let keys = spots.iter().zip(written).filter_map(|(spot, key)| Some((spot, key.key(spot, known)?)));
+pub(super) fn keys(written: Vec<RawApiKey>, auth: &NodeRef<'_>, references: &References<'_>) -> Vec<ApiKey> {
+    let spots = auth.valid_items("api_keys");
+    let keys = spots
+        .iter()
+        .zip(written)
+        .filter_map(|(node_ref, key)| Some((node_ref, key.key(node_ref, references)?)));
     let keys: Vec<_> = keys.collect();
     let (mut ids, mut hashes) = (HashMap::new(), HashMap::new());
-    for (spot, key) in &keys {
-        if let (Some(line), Some(id)) = (ids.get(&key.id), spot.child("id")) {
-            id.refuse("another key has this id too", format!("the other stands on line {line}"));
+    for (node_ref, key) in &keys {
+        if let (Some(line), Some(id)) = (ids.get(&key.id), node_ref.child("id")) {
+            id.reject("duplicate id", format!("the other is on line {line}"));
         }
-        if let (Some(line), Some(hash)) = (hashes.get(&key.sha256), spot.child("sha256")) {
-            hash.refuse("the same key once more", format!("it first stands on line {line}"));
+        if let (Some(line), Some(hash)) = (hashes.get(&key.sha256), node_ref.child("sha256")) {
+            hash.reject("duplicate key hash", format!("first used on line {line}"));
         }
         ids.entry(&key.id).or_insert(key.line);
         hashes.entry(&key.sha256).or_insert(key.line);
@@ -90,13 +93,13 @@ pub(super) fn keys(written: Vec<Written>, auth: &Spot<'_>, known: &Known<'_>) ->
     keys.into_iter().map(|(_, key)| key).collect()
 }
 
-impl Written {
-    fn key(self, spot: &Spot<'_>, known: &Known<'_>) -> Option<ApiKey> {
-        known.check_roles(spot.child("roles"));
+impl RawApiKey {
+    fn key(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> Option<ApiKey> {
+        references.check_roles(node_ref.child("roles"));
         for list in ["roles", "scopes"] {
-            spot.child(list).iter().for_each(Spot::check_distinct);
+            node_ref.child(list).iter().for_each(NodeRef::check_distinct);
         }
-        let sha256 = self.hash(&spot.child("sha256")?)?;
+        let sha256 = self.hash(&node_ref.child("sha256")?)?;
         Some(ApiKey {
             user: self.user.map_or_else(|| self.id.0.clone(), |user| user.0),
             id: self.id.0,
@@ -104,28 +107,31 @@ impl Written {
             roles: names(self.roles),
             tenant: self.tenant.map(|tenant| tenant.0),
             scopes: scopes(self.scopes),
-            line: spot.line(),
+            line: node_ref.line(),
         })
     }
 
     /// The hash, or `None` if it was reported.
-    fn hash(&self, spot: &Spot<'_>) -> Option<[u8; 32]> {
+    fn hash(&self, node_ref: &NodeRef<'_>) -> Option<[u8; 32]> {
         let text = self.sha256.expose();
-        match Digest::read(text) {
-            Ok(Digest(hash)) if hash.starts_with(&NOTHING) => {
-                spot.refuse("the SHA-256 of nothing", "expected that of a key: was the variable set?");
+        match Sha256Digest::read(text) {
+            Ok(Sha256Digest(hash)) if hash.starts_with(&EMPTY_SHA256_START) => {
+                node_ref.reject(
+                    "SHA-256 of an empty string (is the variable set?)",
+                    "expected the SHA-256 of a key",
+                );
                 None
             }
-            Ok(Digest(hash)) => Some(hash),
+            Ok(Sha256Digest(hash)) => Some(hash),
             Err(what) => {
                 // A hash that lost a digit is still one; anything else is the key, or was meant to be.
                 let hash = text.len() > 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
                 if hash {
-                    spot.refuse(what, format!("expected {}", Digest::EXPECTED));
+                    node_ref.reject(what, format!("expected {}", Sha256Digest::EXPECTED));
                 } else {
                     let expected =
                         "expected the SHA-256 of the key, never the key itself: printf %s KEY | sha256sum";
-                    spot.refuse("not a SHA-256", expected);
+                    node_ref.reject("not a SHA-256", expected);
                 }
                 None
             }

@@ -5,18 +5,18 @@ use serde::Deserialize;
 
 use super::api_key::{self, ApiKey};
 use super::client_cert;
-use super::client_cert::Certificate;
-use super::diagnostics::Spot;
+use super::client_cert::ClientCertRule;
+use super::diagnostics::NodeRef;
 use super::issuer::{self, Issuer};
-use super::references::Known;
-use super::scalar::names::{Name, Scope, names, scopes};
+use super::references::References;
+use super::scalar::names::{Name, ScopeName, names, scopes};
 use super::scalar::secret::Secret;
 use super::scalar::url::Url;
-use super::scalar::{Leaf, leaf};
+use super::scalar::{ScalarValue, scalar};
 
 /// Who may come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Auth {
+pub struct AuthConfig {
     /// Whoever has no credentials is turned away; else it comes in as nobody in particular.
     pub required: bool,
     /// Roles of callers without credentials; empty if `required`.
@@ -28,7 +28,7 @@ pub struct Auth {
     /// Keys that are taken; no two have the same id or hash.
     pub api_keys: Vec<ApiKey>,
     /// Clients' certificates that are taken; the first that fits counts. Empty without `listen.tls.client_ca`.
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<ClientCertRule>,
     /// What clients are told of where to get a token.
     pub resource_metadata: Option<ResourceMetadata>,
     /// Where a caller's token is exchanged for one that a server takes.
@@ -63,22 +63,22 @@ pub struct Exchange {
 /// Who may come in, and by which means.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Auth", default, deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawAuth {
     /// Callers without credentials are turned away. With `false` they come in, with the roles of `anonymous`.
     required: bool,
     /// Callers without credentials; only with `required: false`.
-    anonymous: Option<Anonymous>,
+    anonymous: Option<RawAnonymous>,
     /// Scopes that every token must carry.
-    required_scopes: Vec<Scope>,
+    required_scopes: Vec<ScopeName>,
     /// Issuers whose tokens (JWT) are taken.
-    jwt: Vec<issuer::Written>,
+    jwt: Vec<issuer::RawIssuer>,
     /// API keys that are taken.
-    api_keys: Vec<api_key::Written>,
+    api_keys: Vec<api_key::RawApiKey>,
     /// Clients' certificates that are taken, of those that `listen.tls.client_ca` vouches for; the first that fits
     /// counts. A token or an API key beside one says who the caller is.
-    certificates: Vec<client_cert::Written>,
+    certificates: Vec<client_cert::RawClientCert>,
     /// What clients are told of where to get a token (RFC 9728).
-    resource_metadata: Option<WrittenMetadata>,
+    resource_metadata: Option<RawResourceMetadata>,
     /// Where a caller's token is exchanged for one that a server takes, for `credentials: exchange` (RFC 8693).
     exchange: Option<Exchange>,
 }
@@ -86,7 +86,7 @@ pub(super) struct Written {
 /// Callers without credentials.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Anonymous {
+struct RawAnonymous {
     /// Roles that they have.
     roles: Vec<Name>,
 }
@@ -94,18 +94,18 @@ struct Anonymous {
 /// What clients are told of where to get a token.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "ResourceMetadata", deny_unknown_fields)]
-struct WrittenMetadata {
+struct RawResourceMetadata {
     /// The URL of `/mcp` as authorization servers know it; `listen.public_url` and `/mcp` by default.
-    resource: Option<Link>,
+    resource: Option<UrlText>,
     /// Who gives out tokens for it.
     #[schemars(extend("minItems" = 1))]
-    authorization_servers: Vec<Link>,
+    authorization_servers: Vec<UrlText>,
     /// Scopes that may be asked for.
     #[serde(default)]
-    scopes_supported: Vec<Scope>,
+    scopes_supported: Vec<ScopeName>,
 }
 
-impl Default for Written {
+impl Default for RawAuth {
     fn default() -> Self {
         let (anonymous, required_scopes, jwt, api_keys) = Default::default();
         let (certificates, resource_metadata, exchange) = Default::default();
@@ -122,16 +122,16 @@ impl Default for Written {
     }
 }
 
-impl Written {
-    pub(super) fn auth(self, spot: &Spot<'_>, known: &Known<'_>) -> Auth {
-        self.check(spot, known);
-        Auth {
+impl RawAuth {
+    pub(super) fn auth(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> AuthConfig {
+        self.check(node_ref, references);
+        AuthConfig {
             required: self.required,
             anonymous: names(self.anonymous.map(|anonymous| anonymous.roles).unwrap_or_default()),
             required_scopes: scopes(self.required_scopes),
-            jwt: issuer::issuers(self.jwt, spot),
-            api_keys: api_key::keys(self.api_keys, spot, known),
-            certificates: client_cert::certificates(self.certificates, spot, known),
+            jwt: issuer::issuers(self.jwt, node_ref),
+            api_keys: api_key::keys(self.api_keys, node_ref, references),
+            certificates: client_cert::certificates(self.certificates, node_ref, references),
             resource_metadata: self.resource_metadata.map(|metadata| ResourceMetadata {
                 resource: metadata.resource.map(|link| link.0),
                 authorization_servers: metadata
@@ -149,40 +149,41 @@ impl Written {
         }
     }
 
-    fn check(&self, spot: &Spot<'_>, known: &Known<'_>) {
-        let anonymous = spot.child("anonymous").filter(|_| spot.has("anonymous"));
+    fn check(&self, node_ref: &NodeRef<'_>, references: &References<'_>) {
+        let anonymous = node_ref.child("anonymous").filter(|_| node_ref.has("anonymous"));
         if let Some(anonymous) = &anonymous {
-            if self.required && !spot.child("required").is_some_and(|required| required.node.is_faulty()) {
-                let message = "auth.anonymous: nobody comes in without credentials";
-                anonymous.refuse_key(message, "set `required: false`, or remove this", "");
+            if self.required && !node_ref.child("required").is_some_and(|required| required.node.is_invalid())
+            {
+                let message = "auth.anonymous: has no effect while `required: true`";
+                anonymous.reject_key(message, "set `required: false`, or remove this", "");
             }
-            known.check_roles(anonymous.child("roles"));
+            references.check_roles(anonymous.child("roles"));
         }
         // What is there but faulty would have let somebody in.
-        let means = ["jwt", "api_keys", "certificates"].iter().filter_map(|key| spot.child(key));
+        let means = ["jwt", "api_keys", "certificates"].iter().filter_map(|key| node_ref.child(key));
         if self.required
             && means.flat_map(|means| means.node.items()).next().is_none()
-            && !spot.node.entries().iter().any(|entry| entry.is_faulty())
+            && !node_ref.node.entries().iter().any(|entry| entry.is_invalid())
         {
-            spot.refuse_key(
-                "auth: nobody could come in",
+            node_ref.reject_key(
+                "auth: no authentication method is configured",
                 "expected `jwt`, `api_keys` or `certificates`",
-                "with `required: false` callers come in without credentials",
+                "with `required: false`, callers without credentials are accepted",
             );
         }
-        spot.child("required_scopes").iter().for_each(Spot::check_distinct);
-        let metadata = spot.child("resource_metadata");
+        node_ref.child("required_scopes").iter().for_each(NodeRef::check_distinct);
+        let metadata = node_ref.child("resource_metadata");
         let servers = metadata.and_then(|metadata| metadata.child("authorization_servers"));
         if let Some(servers) = servers.filter(|servers| servers.node.items().is_empty()) {
-            servers.refuse("empty", "expected the URL of whoever gives out tokens");
+            servers.reject("empty", "expected the URL of whoever gives out tokens");
         }
     }
 }
 
 /// A URL that is compared with what others wrote, and so kept as it is.
-struct Link(String);
+struct UrlText(String);
 
-impl Leaf for Link {
+impl ScalarValue for UrlText {
     const EXPECTED: &'static str = "a URL such as `https://id.example.com`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -190,9 +191,9 @@ impl Leaf for Link {
     }
 }
 
-leaf!(Link);
+scalar!(UrlText);
 
-impl JsonSchema for Link {
+impl JsonSchema for UrlText {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         Url::schema_name()
     }

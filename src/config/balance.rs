@@ -21,7 +21,7 @@ pub enum Balance {
 /// What is tried again. A call that may change something is never sent twice.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Retry {
+pub struct RetryPolicy {
     /// Most times that a call is tried, the first included: 2 to 5.
     #[schemars(range(min = 2, max = 5))]
     pub attempts: u32,
@@ -52,7 +52,7 @@ pub enum RetryOn {
     GatewayTimeout,
 }
 
-impl Default for Retry {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self { attempts: 2, on: vec![RetryOn::Connect], idempotent: false }
     }

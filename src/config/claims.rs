@@ -8,7 +8,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::scalar::names::Name;
-use super::scalar::{Leaf, leaf};
+use super::scalar::{ScalarValue, scalar};
 
 /// Where in a token is said what, as paths of names with dots between.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Claims {
 /// Where in a token is said what: paths of names with dots between.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Claims", default, deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawClaims {
     /// The user.
     user: Claim,
     /// The roles: a list, or one role.
@@ -34,14 +34,14 @@ pub(super) struct Written {
     tenant: Option<Claim>,
 }
 
-impl Default for Written {
+impl Default for RawClaims {
     fn default() -> Self {
         let claim = |name: &str| Claim(name.into());
         Self { user: claim("sub"), roles: claim("roles"), scopes: claim("scope"), tenant: None }
     }
 }
 
-impl Written {
+impl RawClaims {
     pub(super) fn claims(self) -> Claims {
         Claims {
             user: self.user.0,
@@ -102,7 +102,7 @@ impl JsonSchema for Audience {
 /// The path of a claim.
 struct Claim(String);
 
-impl Leaf for Claim {
+impl ScalarValue for Claim {
     const EXPECTED: &'static str = "the path of a claim such as `sub` or `realm_access.roles`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -111,7 +111,7 @@ impl Leaf for Claim {
     }
 }
 
-leaf!(Claim);
+scalar!(Claim);
 
 impl JsonSchema for Claim {
     fn schema_name() -> Cow<'static, str> {

@@ -6,15 +6,15 @@ use globset::{GlobBuilder, GlobMatcher};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::diagnostics::Spot;
-use super::references::Known;
+use super::diagnostics::NodeRef;
+use super::references::References;
 use super::scalar::globs::Glob;
-use super::scalar::names::{Name, Scope, names, scopes};
+use super::scalar::names::{Name, ScopeName, names, scopes};
 use super::yaml::line::Line;
 
 /// Certificates that are taken, and whom they stand for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate {
+pub struct ClientCertRule {
     /// A good pattern over the principal of a certificate; no two are the same.
     pub subject: String,
     /// The user that it stands for; the principal by default.
@@ -29,7 +29,7 @@ pub struct Certificate {
     pub line: Line,
 }
 
-impl Certificate {
+impl ClientCertRule {
     /// The pattern, ready to be asked.
     pub fn matcher(&self) -> GlobMatcher {
         let glob = GlobBuilder::new(&self.subject).build();
@@ -40,7 +40,7 @@ impl Certificate {
 /// Certificates that are taken, and whom they stand for.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Certificate", deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawClientCert {
     /// A pattern over the principal: the certificate's first URI, else its first DNS name, else its first e-mail
     /// address, else the common name of its subject. `*` is any text, also across `/` and `.`.
     #[schemars(with = "String", length(min = 1, max = 256))]
@@ -54,27 +54,32 @@ pub(super) struct Written {
     tenant: Option<Name>,
     /// Scopes, as a token would carry them.
     #[serde(default)]
-    scopes: Vec<Scope>,
+    scopes: Vec<ScopeName>,
 }
 
 /// All of them under `auth`, in the order in which they are asked, without those that could not be read.
-pub(super) fn certificates(written: Vec<Written>, auth: &Spot<'_>, known: &Known<'_>) -> Vec<Certificate> {
-    let spots = auth.sound_items("certificates");
+pub(super) fn certificates(
+    written: Vec<RawClientCert>,
+    auth: &NodeRef<'_>,
+    references: &References<'_>,
+) -> Vec<ClientCertRule> {
+    let spots = auth.valid_items("certificates");
     let mut subjects = HashMap::new();
-    for (spot, written) in spots.iter().zip(&written) {
-        match (subjects.get(written.subject.text()), spot.child("subject")) {
+    for (node_ref, written) in spots.iter().zip(&written) {
+        match (subjects.get(written.subject.text()), node_ref.child("subject")) {
             (Some(line), Some(subject)) => {
-                subject.refuse("the same subject once more", format!("it first stands on line {line}"));
+                subject.reject("duplicate subject", format!("first used on line {line}"));
             }
-            _ => drop(subjects.insert(written.subject.text().to_owned(), spot.line())),
+            _ => drop(subjects.insert(written.subject.text().to_owned(), node_ref.line())),
         }
     }
-    spots.iter().zip(written).map(|(spot, written)| written.certificate(spot, known)).collect()
+    spots.iter().zip(written).map(|(node_ref, written)| written.certificate(node_ref, references)).collect()
 }
 
 /// Certificates can only be known where clients are asked for them.
-pub(super) fn check_authority(root: &Spot<'_>) {
-    let faulty = |spot: &Option<Spot<'_>>| spot.as_ref().is_some_and(|spot| spot.node.is_faulty());
+pub(super) fn check_authority(root: &NodeRef<'_>) {
+    let faulty =
+        |node_ref: &Option<NodeRef<'_>>| node_ref.as_ref().is_some_and(|node_ref| node_ref.node.is_invalid());
     let listen = root.child("listen");
     let tls = listen.as_ref().and_then(|listen| listen.child("tls"));
     let asked = tls.as_ref().is_some_and(|tls| tls.has("client_ca"));
@@ -82,23 +87,23 @@ pub(super) fn check_authority(root: &Spot<'_>) {
     let Some(list) = list.filter(|list| !list.node.items().is_empty()) else { return };
     if !asked && !faulty(&listen) && !faulty(&tls) {
         let help = "clients are only asked for a certificate where it is said who vouches for them";
-        list.refuse_key("auth.certificates: needs `listen.tls.client_ca`", "add it, or remove this", help);
+        list.reject_key("auth.certificates: needs `listen.tls.client_ca`", "add it, or remove this", help);
     }
 }
 
-impl Written {
-    fn certificate(self, spot: &Spot<'_>, known: &Known<'_>) -> Certificate {
-        known.check_roles(spot.child("roles"));
+impl RawClientCert {
+    fn certificate(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> ClientCertRule {
+        references.check_roles(node_ref.child("roles"));
         for list in ["roles", "scopes"] {
-            spot.child(list).iter().for_each(Spot::check_distinct);
+            node_ref.child(list).iter().for_each(NodeRef::check_distinct);
         }
-        Certificate {
+        ClientCertRule {
             subject: self.subject.into_text(),
             user: self.user.map(|user| user.0),
             roles: names(self.roles),
             tenant: self.tenant.map(|tenant| tenant.0),
             scopes: scopes(self.scopes),
-            line: spot.line(),
+            line: node_ref.line(),
         }
     }
 }

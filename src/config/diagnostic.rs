@@ -1,22 +1,22 @@
 //! What is wrong with a config file, and how a person is told.
 //!
-//! A fault keeps the one source line that it points at, with secrets already blotted out (`mask.rs`), so that
+//! A fault keeps the one source line that it points at, with secrets already blotted out (`yaml/mask_secrets.rs`), so that
 //! it can be logged and shown; it keeps neither the file nor any value of the environment.
 
 use std::fmt;
 use std::ops::Range;
 
-use super::yaml::source::Place;
+use super::yaml::source::Location;
 
 /// Faults past this many are not listed.
-pub(super) const MAX_FAULTS: usize = 64;
+pub(super) const MAX_ERRORS: usize = 64;
 
 /// Longest part of a source line that is shown, in characters.
 const WIDTH: usize = 100;
 
 /// One thing wrong in a config file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ConfigError {
     /// From 1; 0 if the fault is about the file as a whole.
     pub line: usize,
     /// In characters, from 1.
@@ -37,22 +37,22 @@ pub struct Fault {
 
 /// All faults of a config file: never none, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Faults {
+pub struct ConfigErrors {
     name: String,
-    list: Vec<Fault>,
+    list: Vec<ConfigError>,
     more: bool,
 }
 
-impl Faults {
+impl ConfigErrors {
     /// For a file that could not be looked at piece by piece.
     pub(super) fn whole(name: &str, message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self::new(name, vec![Fault::whole(message, help)])
+        Self::new(name, vec![ConfigError::whole(message, help)])
     }
 
-    pub(super) fn new(name: &str, mut list: Vec<Fault>) -> Self {
-        list.sort_by_key(|fault| (fault.line, fault.column));
-        let more = list.len() > MAX_FAULTS;
-        list.truncate(MAX_FAULTS);
+    pub(super) fn new(name: &str, mut list: Vec<ConfigError>) -> Self {
+        list.sort_by_key(|error| (error.line, error.column));
+        let more = list.len() > MAX_ERRORS;
+        list.truncate(MAX_ERRORS);
         Self { name: name.into(), list, more }
     }
 
@@ -62,42 +62,42 @@ impl Faults {
     }
 
     /// At least one, at most 64.
-    pub fn list(&self) -> &[Fault] {
+    pub fn list(&self) -> &[ConfigError] {
         &self.list
     }
 
     /// One line a fault, `conf.yaml:3:5: unknown key ...`, without any of the file's text: for logs and `/ready`.
-    pub fn brief(&self) -> impl fmt::Display + '_ {
+    pub fn one_line(&self) -> impl fmt::Display + '_ {
         fmt::from_fn(|f| {
-            for (index, fault) in self.list.iter().enumerate() {
+            for (index, error) in self.list.iter().enumerate() {
                 if index > 0 {
                     f.write_str("\n")?;
                 }
                 f.write_str(&self.name)?;
-                if fault.line > 0 {
-                    write!(f, ":{}:{}", fault.line, fault.column)?;
+                if error.line > 0 {
+                    write!(f, ":{}:{}", error.line, error.column)?;
                 }
-                write!(f, ": {}", fault.message)?;
+                write!(f, ": {}", error.message)?;
             }
             Ok(())
         })
     }
 }
 
-impl fmt::Display for Faults {
+impl fmt::Display for ConfigErrors {
     /// Like rustc: each fault with its line underlined, then how many there are. No line break at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for fault in &self.list {
-            fault.show(&self.name, f)?;
+        for error in &self.list {
+            error.render(&self.name, f)?;
             f.write_str("\n")?;
         }
         let count = self.list.len();
         let more = if self.more { "more than " } else { "" };
-        write!(f, "{more}{count} fault{} in {}", if count == 1 { "" } else { "s" }, self.name)
+        write!(f, "{more}{count} error{} in {}", if count == 1 { "" } else { "s" }, self.name)
     }
 }
 
-impl Fault {
+impl ConfigError {
     /// A fault of the file as a whole.
     pub(super) fn whole(message: impl Into<String>, help: impl Into<String>) -> Self {
         let (message, help) = (message.into(), help.into());
@@ -106,13 +106,13 @@ impl Fault {
     }
 
     /// A fault at this place; `line` is what may be shown of the whole line there.
-    pub(super) fn at(place: Place, line: &str, message: String, expected: String, help: String) -> Self {
-        let Place { line: number, column, len } = place;
+    pub(super) fn at(place: Location, line: &str, message: String, expected: String, help: String) -> Self {
+        let Location { line: number, column, len } = place;
         let (source, under) = crop(line, column - 1..column - 1 + len);
         Self { line: number, column, len, message, expected, help, source, under }
     }
 
-    fn show(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn render(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "error: {}", self.message)?;
         let gutter = if self.line == 0 { 0 } else { self.line.ilog10() as usize + 1 };
         if self.line == 0 {
@@ -161,14 +161,14 @@ fn crop(line: &str, under: Range<usize>) -> (String, Range<usize>) {
 mod tests {
     use super::*;
 
-    fn fault(line: usize, column: usize, len: usize, source: &str) -> Fault {
+    fn fault(line: usize, column: usize, len: usize, source: &str) -> ConfigError {
         let (message, expected) = ("unknown key `adress`".into(), "did you mean `address`?".into());
-        Fault::at(Place { line, column, len }, source, message, expected, "one\ntwo".into())
+        ConfigError::at(Location { line, column, len }, source, message, expected, "one\ntwo".into())
     }
 
     #[test]
     fn a_fault_is_shown_as_rustc_would() {
-        let faults = Faults::new("conf.yaml", vec![fault(12, 3, 6, "  adress: x")]);
+        let errors = ConfigErrors::new("conf.yaml", vec![fault(12, 3, 6, "  adress: x")]);
         let wanted = "\
 error: unknown key `adress`
   --> conf.yaml:12:3
@@ -178,16 +178,16 @@ error: unknown key `adress`
    = help: one
            two
 
-1 fault in conf.yaml";
-        assert_eq!(faults.to_string(), wanted);
-        assert_eq!(faults.brief().to_string(), "conf.yaml:12:3: unknown key `adress`");
+1 error in conf.yaml";
+        assert_eq!(errors.to_string(), wanted);
+        assert_eq!(errors.one_line().to_string(), "conf.yaml:12:3: unknown key `adress`");
     }
 
     #[test]
     fn faults_come_in_the_order_of_the_file() {
-        let faults = Faults::new("c", vec![fault(9, 1, 1, "x"), fault(2, 1, 1, "y")]);
-        assert_eq!(faults.list().iter().map(|fault| fault.line).collect::<Vec<_>>(), [2, 9]);
-        assert!(faults.to_string().ends_with("\n\n2 faults in c"));
+        let errors = ConfigErrors::new("c", vec![fault(9, 1, 1, "x"), fault(2, 1, 1, "y")]);
+        assert_eq!(errors.list().iter().map(|error| error.line).collect::<Vec<_>>(), [2, 9]);
+        assert!(errors.to_string().ends_with("\n\n2 errors in c"));
     }
 
     #[test]

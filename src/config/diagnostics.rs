@@ -6,46 +6,46 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use super::diagnostic::{Fault, Faults, MAX_FAULTS};
+use super::diagnostic::{ConfigError, ConfigErrors, MAX_ERRORS};
 use super::translations::{Note, Unread};
 use super::yaml::interpolate;
 use super::yaml::interpolate::Environment;
 use super::yaml::line::Line;
 use super::yaml::mask_secrets;
-use super::yaml::node::{Entry, Node, Value, Wrong};
-use super::yaml::source::{Bytes, Source};
+use super::yaml::node::{Entry, Node, NodeValue, YamlError};
+use super::yaml::source::{ByteRange, Source};
 
 /// How a file that the configuration names is read, and why it could not be.
 pub(super) type Files<'f> = dyn Fn(&std::path::Path) -> std::io::Result<String> + 'f;
 
 /// The faults found so far in a file.
-pub(super) struct Inquest<'t> {
+pub(super) struct Diagnostics<'t> {
     source: Source<'t>,
     files: Option<&'t Files<'t>>,
-    faults: RefCell<Vec<Fault>>,
-    told: RefCell<HashSet<(usize, String)>>,
-    blots: RefCell<Vec<Bytes>>,
+    errors: RefCell<Vec<ConfigError>>,
+    reported: RefCell<HashSet<(usize, String)>>,
+    masks: RefCell<Vec<ByteRange>>,
     full: Cell<bool>,
     pub(super) notes: RefCell<Vec<Note>>,
-    pub(super) unread: RefCell<Vec<Unread>>,
+    pub(super) ignored: RefCell<Vec<Unread>>,
     pub(super) foreign: Cell<bool>,
 }
 
 /// A value of the file with its path, `mcpServers.files.tools.allow[0]`; where checks report.
 #[derive(Clone)]
-pub(super) struct Spot<'t> {
-    pub inquest: &'t Inquest<'t>,
+pub(super) struct NodeRef<'t> {
+    pub diagnostics: &'t Diagnostics<'t>,
     pub node: &'t Node,
     /// The key that it stands under, if it is a mapping's value.
     pub key: Option<&'t Entry>,
     pub path: String,
 }
 
-impl<'t> Inquest<'t> {
+impl<'t> Diagnostics<'t> {
     pub(super) fn new(source: Source<'t>, files: Option<&'t Files<'t>>) -> Self {
-        let (faults, told, blots, full) = Default::default();
+        let (errors, reported, masks, full) = Default::default();
         let (notes, unread, foreign) = Default::default();
-        Self { source, files, faults, told, blots, full, notes, unread, foreign }
+        Self { source, files, errors, reported, masks, full, notes, ignored: unread, foreign }
     }
 
     pub(super) fn source(&self) -> &Source<'t> {
@@ -59,7 +59,7 @@ impl<'t> Inquest<'t> {
 
     /// Nothing was found.
     pub(super) fn is_clean(&self) -> bool {
-        self.faults.borrow().is_empty()
+        self.errors.borrow().is_empty()
     }
 
     /// Enough was found: more would not be shown.
@@ -68,101 +68,103 @@ impl<'t> Inquest<'t> {
     }
 
     /// From here on these bytes are shown as `*`.
-    pub(super) fn blot(&self, blots: Vec<Bytes>) {
-        *self.blots.borrow_mut() = mask_secrets::merge(blots);
+    pub(super) fn mask(&self, masks: Vec<ByteRange>) {
+        *self.masks.borrow_mut() = mask_secrets::merge(masks);
     }
 
-    pub(super) fn wrong(&self, wrong: Wrong) {
-        self.add(&wrong.bytes, wrong.message, wrong.expected, wrong.help.into());
+    pub(super) fn yaml_error(&self, error: YamlError) {
+        self.add(&error.bytes, error.message, error.expected, error.help.into());
     }
 
     /// The file is no YAML from here on, so that its secrets are not known, only guessed.
-    pub(super) fn torn(&self, wrong: Wrong, toml: bool) {
-        let line = self.source.place(&wrong.bytes).line;
-        let mut blots = mask_secrets::guess(&self.source, line);
+    pub(super) fn syntax_error(&self, error: YamlError, toml: bool) {
+        let line = self.source.location(&error.bytes).line;
+        let mut masks = mask_secrets::guess_secrets(&self.source, line);
         if toml {
             // A table's name stands in another line, so that any value may be of `env`.
             let value =
                 self.source.line(line).find('=').map(|at| self.source.line_bytes(line).start + at + 1);
-            blots.extend(value.map(|from| from..self.source.line_bytes(line).end));
+            masks.extend(value.map(|from| from..self.source.line_bytes(line).end));
         }
-        self.blot(blots);
-        self.wrong(wrong);
+        self.mask(masks);
+        self.yaml_error(error);
     }
 
     /// Something is wrong with the file as a whole.
-    pub(super) fn whole(&self, message: String, help: &str) {
-        self.faults.borrow_mut().push(Fault::whole(message, help));
+    pub(super) fn file_error(&self, message: String, help: &str) {
+        self.errors.borrow_mut().push(ConfigError::whole(message, help));
     }
 
-    pub(super) fn add(&self, bytes: &Bytes, message: String, expected: String, help: String) {
+    pub(super) fn add(&self, bytes: &ByteRange, message: String, expected: String, help: String) {
         // An alias or a merged key brings the same fault to many places.
-        if self.is_full() || !self.told.borrow_mut().insert((bytes.start, message.clone())) {
+        if self.is_full() || !self.reported.borrow_mut().insert((bytes.start, message.clone())) {
             return;
         }
-        let place = self.source.place(bytes);
-        let line = mask_secrets::line(&self.source, place.line, &self.blots.borrow());
-        let fault = Fault::at(place, &line, message, expected, help);
-        let mut faults = self.faults.borrow_mut();
-        faults.push(fault);
-        self.full.set(faults.len() > MAX_FAULTS);
+        let place = self.source.location(bytes);
+        let line = mask_secrets::masked_line(&self.source, place.line, &self.masks.borrow());
+        let error = ConfigError::at(place, &line, message, expected, help);
+        let mut errors = self.errors.borrow_mut();
+        errors.push(error);
+        self.full.set(errors.len() > MAX_ERRORS);
     }
 
     /// Fills in the variables of all values. In a server that is switched off a missing one is no fault, but
     /// its value is unknown from then on.
-    pub(super) fn fill(&self, root: &Node, environment: &Environment<'_>) {
+    pub(super) fn interpolate(&self, root: &Node, environment: &Environment<'_>) {
         let servers = root.entry("mcpServers");
         let mut off: Vec<&Rc<Node>> = Vec::new();
         for entry in root.entries() {
             if servers.is_none_or(|servers| servers.key != entry.key) {
-                self.fill_in(&entry.node, environment, true);
+                self.interpolate_node(&entry.node, environment, true);
             }
         }
         for server in servers.map(|entry| entry.node.entries()).unwrap_or_default() {
             let disabled = server.node.entry("disabled");
             if let Some(disabled) = disabled {
-                self.fill_in(&disabled.node, environment, true);
+                self.interpolate_node(&disabled.node, environment, true);
             }
             let disabled = disabled.is_some_and(
-                |entry| matches!(&entry.node.value, Value::Scalar(scalar) if scalar.text().eq_ignore_ascii_case("true")),
+                |entry| matches!(&entry.node.value, NodeValue::Scalar(scalar) if scalar.text().eq_ignore_ascii_case("true")),
             );
             if disabled {
                 off.push(&server.node);
             } else {
-                self.fill_in(&server.node, environment, true);
+                self.interpolate_node(&server.node, environment, true);
             }
         }
         // Last, for what they share with others by an alias is the others' fault.
         for node in off {
-            self.fill_in(node, environment, false);
+            self.interpolate_node(node, environment, false);
         }
     }
 
-    fn fill_in(&self, node: &Node, environment: &Environment<'_>, aloud: bool) {
+    fn interpolate_node(&self, node: &Node, environment: &Environment<'_>, report: bool) {
         match &node.value {
-            Value::List(items) => items.iter().for_each(|item| self.fill_in(item, environment, aloud)),
-            Value::Map(entries) => {
-                entries.iter().for_each(|entry| self.fill_in(&entry.node, environment, aloud))
+            NodeValue::List(items) => {
+                items.iter().for_each(|item| self.interpolate_node(item, environment, report))
             }
-            Value::Scalar(scalar) if !scalar.is_filled() && !node.is_faulty() => {
-                match interpolate::fill(&scalar.raw, environment) {
+            NodeValue::Map(entries) => {
+                entries.iter().for_each(|entry| self.interpolate_node(&entry.node, environment, report))
+            }
+            NodeValue::Scalar(scalar) if !scalar.is_filled() && !node.is_invalid() => {
+                match interpolate::interpolate(&scalar.raw, environment) {
                     Ok(None) => {}
                     Ok(Some(text)) => scalar.filled.set(text).expect("it was empty, and nobody else is here"),
                     Err(lacks) => {
-                        node.condemn();
-                        for lack in lacks.into_iter().filter(|_| aloud) {
-                            let bytes = self.find(node, &scalar.raw[lack.bytes]);
-                            self.add(&bytes, lack.message, lack.expected.into(), String::new());
+                        node.mark_invalid();
+                        for missing in lacks.into_iter().filter(|_| report) {
+                            let bytes = self.find(node, &scalar.raw[missing.bytes]);
+                            self.add(&bytes, missing.message, missing.expected.into(), String::new());
                         }
                     }
                 }
             }
-            Value::Scalar(_) => {}
+            NodeValue::Scalar(_) => {}
         }
     }
 
     /// Where this piece of a value stands in the file; the whole value if it is written in another way there.
-    fn find(&self, node: &Node, piece: &str) -> Bytes {
+    fn find(&self, node: &Node, piece: &str) -> ByteRange {
         match self.source.slice(&node.bytes).find(piece) {
             Some(at) => node.bytes.start + at..node.bytes.start + at + piece.len(),
             None => node.bytes.clone(),
@@ -170,42 +172,42 @@ impl<'t> Inquest<'t> {
     }
 
     /// The value, unless anything was found.
-    pub(super) fn close<T>(self, name: &str, value: Option<T>) -> Result<T, Faults> {
-        let faults = self.faults.into_inner();
+    pub(super) fn finish<T>(self, name: &str, value: Option<T>) -> Result<T, ConfigErrors> {
+        let errors = self.errors.into_inner();
         match value {
-            Some(value) if faults.is_empty() => Ok(value),
-            _ if faults.is_empty() => Err(Faults::whole(name, "not a config file", "")),
-            _ => Err(Faults::new(name, faults)),
+            Some(value) if errors.is_empty() => Ok(value),
+            _ if errors.is_empty() => Err(ConfigErrors::whole(name, "not a config file", "")),
+            _ => Err(ConfigErrors::new(name, errors)),
         }
     }
 }
 
-impl<'t> Spot<'t> {
+impl<'t> NodeRef<'t> {
     /// The whole file.
-    pub(super) fn root(inquest: &'t Inquest<'t>, node: &'t Node) -> Self {
-        Self { inquest, node, key: None, path: String::new() }
+    pub(super) fn root(diagnostics: &'t Diagnostics<'t>, node: &'t Node) -> Self {
+        Self { diagnostics, node, key: None, path: String::new() }
     }
 
     /// The value under this key, faulty or not.
-    pub(super) fn child(&self, key: &str) -> Option<Spot<'t>> {
+    pub(super) fn child(&self, key: &str) -> Option<NodeRef<'t>> {
         let entry = self.node.entry(key)?;
         Some(self.under(entry))
     }
 
-    pub(super) fn under(&self, entry: &'t Entry) -> Spot<'t> {
+    pub(super) fn under(&self, entry: &'t Entry) -> NodeRef<'t> {
         let dot = if self.path.is_empty() { "" } else { "." };
         let path = format!("{}{dot}{}", self.path, entry.key);
-        Spot { inquest: self.inquest, node: &entry.node, key: Some(entry), path }
+        NodeRef { diagnostics: self.diagnostics, node: &entry.node, key: Some(entry), path }
     }
 
-    pub(super) fn item(&self, index: usize, node: &'t Node) -> Spot<'t> {
-        Spot { inquest: self.inquest, node, key: None, path: format!("{}[{index}]", self.path) }
+    pub(super) fn item(&self, index: usize, node: &'t Node) -> NodeRef<'t> {
+        NodeRef { diagnostics: self.diagnostics, node, key: None, path: format!("{}[{index}]", self.path) }
     }
 
     /// The line on which it begins: that of its key, if it has one.
     pub(super) fn line(&self) -> Line {
         let bytes = self.key.map_or(&self.node.bytes, |entry| &entry.key_bytes);
-        Line::new(self.inquest.source().place(bytes).line)
+        Line::new(self.diagnostics.source().location(bytes).line)
     }
 
     /// Whether there is a value under this key. `null` is how JSON writes a key that is not there.
@@ -215,17 +217,17 @@ impl<'t> Spot<'t> {
 
     /// The items of the list under this key that could be read, in the order in which they were. To be asked before
     /// the first of them is refused.
-    pub(super) fn sound_items(&self, key: &str) -> Vec<Spot<'t>> {
+    pub(super) fn valid_items(&self, key: &str) -> Vec<NodeRef<'t>> {
         let Some(list) = self.child(key) else { return Vec::new() };
-        let items = list.node.items().iter().enumerate().filter(|(_, node)| !node.is_faulty());
+        let items = list.node.items().iter().enumerate().filter(|(_, node)| !node.is_invalid());
         items.map(|(index, node)| list.item(index, node)).collect()
     }
 
     /// The texts of this list that were not refused.
-    pub(super) fn texts(&self) -> Vec<(Spot<'t>, &'t str)> {
-        let items = self.node.items().iter().enumerate().filter(|(_, node)| !node.is_faulty());
+    pub(super) fn texts(&self) -> Vec<(NodeRef<'t>, &'t str)> {
+        let items = self.node.items().iter().enumerate().filter(|(_, node)| !node.is_invalid());
         let texts = items.filter_map(|(index, node)| match &node.value {
-            Value::Scalar(scalar) => Some((self.item(index, node), scalar.text())),
+            NodeValue::Scalar(scalar) => Some((self.item(index, node), scalar.text())),
             _ => None,
         });
         texts.collect()
@@ -234,40 +236,40 @@ impl<'t> Spot<'t> {
     /// Reports each text of this list that stood in it before.
     pub(super) fn check_distinct(&self) {
         let mut seen = HashSet::new();
-        for (spot, text) in self.texts() {
+        for (node_ref, text) in self.texts() {
             if !seen.insert(text) {
-                spot.refuse("named twice", "remove one of the two");
+                node_ref.reject("duplicate entry", "remove one of the two");
             }
         }
     }
 
     /// Something is wrong with these bytes of the text; the whole value is shown if it is written in another way.
-    pub(super) fn refuse_piece(
+    pub(super) fn reject_part(
         &self,
         piece: std::ops::Range<usize>,
         what: impl std::fmt::Display,
         expected: impl Into<String>,
     ) {
-        let Value::Scalar(scalar) = &self.node.value else { return self.refuse(what, expected) };
+        let NodeValue::Scalar(scalar) = &self.node.value else { return self.reject(what, expected) };
         if scalar.is_filled() {
             // Whoever compiled it cites it, and it may hold a secret by now.
             let help = "the value comes from the environment";
-            return self.refuse_with(
+            return self.reject_with(
                 "cannot be compiled with its variables filled in",
                 "expected one that compiles",
                 help,
             );
         }
         let text = scalar.text();
-        let at = self.inquest.source().slice(&self.node.bytes).find(text);
+        let at = self.diagnostics.source().slice(&self.node.bytes).find(text);
         let Some(at) = at.filter(|_| text.get(piece.clone()).is_some()) else {
-            return self.refuse(what, expected);
+            return self.reject(what, expected);
         };
-        if !self.node.is_faulty() {
-            self.node.condemn();
+        if !self.node.is_invalid() {
+            self.node.mark_invalid();
             let start = self.node.bytes.start + at;
             let message = format!("{}: {what}", self.path);
-            self.inquest.add(
+            self.diagnostics.add(
                 &(start + piece.start..start + piece.end),
                 message,
                 expected.into(),
@@ -277,34 +279,34 @@ impl<'t> Spot<'t> {
     }
 
     /// Something is wrong with the value.
-    pub(super) fn refuse(&self, what: impl std::fmt::Display, expected: impl Into<String>) {
-        self.refuse_with(what, expected, "");
+    pub(super) fn reject(&self, what: impl std::fmt::Display, expected: impl Into<String>) {
+        self.reject_with(what, expected, "");
     }
 
-    pub(super) fn refuse_with(&self, what: impl std::fmt::Display, expected: impl Into<String>, help: &str) {
-        if self.node.is_faulty() {
+    pub(super) fn reject_with(&self, what: impl std::fmt::Display, expected: impl Into<String>, help: &str) {
+        if self.node.is_invalid() {
             return;
         }
-        self.node.condemn();
+        self.node.mark_invalid();
         let what = what.to_string();
         let message = if self.path.is_empty() { what } else { format!("{}: {what}", self.path) };
-        self.inquest.add(&self.node.bytes, message, expected.into(), help.into());
+        self.diagnostics.add(&self.node.bytes, message, expected.into(), help.into());
     }
 
     /// Something is wrong with the key that it stands under, or with there being one.
-    pub(super) fn refuse_key(
+    pub(super) fn reject_key(
         &self,
         message: impl Into<String>,
         expected: impl Into<String>,
         help: impl Into<String>,
     ) {
         match self.key {
-            Some(entry) if entry.is_faulty() => {}
+            Some(entry) if entry.is_invalid() => {}
             Some(entry) => {
-                entry.condemn();
-                self.inquest.add(&entry.key_bytes, message.into(), expected.into(), help.into());
+                entry.mark_invalid();
+                self.diagnostics.add(&entry.key_bytes, message.into(), expected.into(), help.into());
             }
-            None => self.refuse_with(message.into(), expected, &help.into()),
+            None => self.reject_with(message.into(), expected, &help.into()),
         }
     }
 }
@@ -324,13 +326,13 @@ mod tests {
             ("a: x\n  == é + z", 4, 1),
         ] {
             let source = Source::new(text);
-            let Ok((Some(root), _)) = parser::plant(&source, text, 0) else { panic!("not YAML: {text}") };
-            let inquest = Inquest::new(source, None);
-            let spot = Spot::root(&inquest, &root).child("a").expect("it is there");
-            spot.refuse_piece(5..7, "unknown", "");
-            let faults = inquest.close("c", None::<()>).expect_err("it was refused");
-            let fault = &faults.list()[0];
-            assert_eq!((fault.column, fault.len, &*fault.message), (column, len, "a: unknown"), "{text}");
+            let Ok((Some(root), _)) = parser::parse(&source, text, 0) else { panic!("not YAML: {text}") };
+            let diagnostics = Diagnostics::new(source, None);
+            let node_ref = NodeRef::root(&diagnostics, &root).child("a").expect("it is there");
+            node_ref.reject_part(5..7, "unknown", "");
+            let errors = diagnostics.finish("c", None::<()>).expect_err("it was refused");
+            let error = &errors.list()[0];
+            assert_eq!((error.column, error.len, &*error.message), (column, len, "a: unknown"), "{text}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::scalar::names::ServerName;
-use super::{Auth, Config, Guard, RateLimits, Rbac};
+use super::{AuthConfig, Config, GuardConfig, RateLimits, RbacConfig};
 
 /// One thing that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +53,8 @@ impl Config {
         }
         named("server", &self.servers, &new.servers, &mut changes);
         named("toolset", &self.toolsets, &new.toolsets, &mut changes);
-        block("auth", &self.auth, &new.auth, Auth::parts, &mut changes);
-        block("rbac", &self.rbac, &new.rbac, Rbac::parts, &mut changes);
+        block("auth", &self.auth, &new.auth, AuthConfig::parts, &mut changes);
+        block("rbac", &self.rbac, &new.rbac, RbacConfig::parts, &mut changes);
         block("rate_limits", &self.rate_limits, &new.rate_limits, RateLimits::parts, &mut changes);
         block("redis", &self.redis, &new.redis, |_, _| Vec::new(), &mut changes);
         parts("guard", &self.guard.parts(&new.guard), &mut changes);
@@ -65,8 +65,8 @@ impl Config {
 /// The keys of a block, each with whether it differs.
 type Parts = Vec<(&'static str, bool)>;
 
-impl Auth {
-    fn parts(&self, new: &Auth) -> Parts {
+impl AuthConfig {
+    fn parts(&self, new: &AuthConfig) -> Parts {
         vec![
             ("required", self.required != new.required),
             ("anonymous", self.anonymous != new.anonymous),
@@ -80,8 +80,8 @@ impl Auth {
     }
 }
 
-impl Rbac {
-    fn parts(&self, new: &Rbac) -> Parts {
+impl RbacConfig {
+    fn parts(&self, new: &RbacConfig) -> Parts {
         vec![
             ("default", self.default != new.default),
             ("roles", self.roles != new.roles),
@@ -102,8 +102,8 @@ impl RateLimits {
     }
 }
 
-impl Guard {
-    fn parts(&self, new: &Guard) -> Parts {
+impl GuardConfig {
+    fn parts(&self, new: &GuardConfig) -> Parts {
         vec![
             ("detectors", self.detectors != new.detectors),
             ("patterns", self.patterns != new.patterns),
@@ -120,8 +120,8 @@ fn block<T: PartialEq>(
     differing: impl Fn(&T, &T) -> Parts,
     changes: &mut Vec<Change>,
 ) {
-    let mut note = |verb: &str| {
-        changes.push(Change { what: format!("{name} {verb}"), needs_restart: false });
+    let mut note = |action: &str| {
+        changes.push(Change { what: format!("{name} {action}"), needs_restart: false });
     };
     match (old, new) {
         (None, Some(_)) => note("added"),
@@ -146,8 +146,8 @@ fn named<T: PartialEq>(
     new: &BTreeMap<ServerName, T>,
     changes: &mut Vec<Change>,
 ) {
-    let mut note = |name: &ServerName, verb: &str| {
-        changes.push(Change { what: format!("{noun} {name} {verb}"), needs_restart: false });
+    let mut note = |name: &ServerName, action: &str| {
+        changes.push(Change { what: format!("{noun} {name} {action}"), needs_restart: false });
     };
     for (name, value) in new {
         match old.get(name) {
@@ -175,9 +175,9 @@ mod tests {
             "workers: 3\nlog: {level: debug}\nlimits: {max_body: 1MiB}\ntoolsets: {t: {tools: [\"*\"]}}\n\
              mcpServers:\n  a: {url: \"http://a\", headers: {X: new}}\n  c: {builtin: demo}\n",
         );
-        let told: Vec<String> = old.changes(&new).iter().map(ToString::to_string).collect();
+        let reported: Vec<String> = old.changes(&new).iter().map(ToString::to_string).collect();
         assert_eq!(
-            told,
+            reported,
             [
                 "listen.address changed (needs a restart)",
                 "workers changed (needs a restart)",
@@ -209,11 +209,11 @@ mod tests {
         let new =
             old.replace("id: a", "id: b").replace("1/1s", "2/1s").replace("rbac:", "rbac:\n  default: allow");
         let new = format!("{new}redis: {{url: \"redis://h\"}}\nguard: {{detectors: []}}\n");
-        let told = |old: &str, new: &str| -> Vec<String> {
+        let reported = |old: &str, new: &str| -> Vec<String> {
             read(old).changes(&read(new)).iter().map(ToString::to_string).collect()
         };
         assert_eq!(
-            told(&old, &new),
+            reported(&old, &new),
             [
                 "auth.api_keys changed",
                 "rbac.default changed",
@@ -222,7 +222,10 @@ mod tests {
                 "guard.detectors changed",
             ]
         );
-        assert_eq!(told(&old, ""), ["auth removed", "rbac removed", "rate_limits removed"]);
-        assert_eq!(told("redis: {url: \"redis://h\"}\n", "redis: {url: \"redis://i\"}\n"), ["redis changed"]);
+        assert_eq!(reported(&old, ""), ["auth removed", "rbac removed", "rate_limits removed"]);
+        assert_eq!(
+            reported("redis: {url: \"redis://h\"}\n", "redis: {url: \"redis://i\"}\n"),
+            ["redis changed"]
+        );
     }
 }

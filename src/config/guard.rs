@@ -8,14 +8,14 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::diagnostics::Spot;
+use super::diagnostics::NodeRef;
 use super::scalar::names::Name;
-use super::scalar::sha256::Digest;
+use super::scalar::sha256::Sha256Digest;
 use super::yaml::line::Line;
 
 /// What the guard knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Guard {
+pub struct GuardConfig {
     /// Kinds of sensitive data that are looked for.
     pub detectors: Vec<Detector>,
     /// Further patterns to look for.
@@ -75,7 +75,7 @@ impl Detector {
     }
 }
 
-impl Default for Guard {
+impl Default for GuardConfig {
     fn default() -> Self {
         Self { detectors: Detector::usual(), patterns: Vec::new(), pins: BTreeMap::new() }
     }
@@ -84,22 +84,22 @@ impl Default for Guard {
 /// What the guard looks for, and which definitions of tools were approved.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Guard", deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawGuard {
     /// Kinds of sensitive data that are looked for; all but `email` by default.
     #[serde(default = "Detector::usual")]
     detectors: Vec<Detector>,
     /// Further patterns to look for.
     #[serde(default)]
-    patterns: Vec<WrittenPattern>,
+    patterns: Vec<RawPattern>,
     /// Approved definitions: from the federated name of a tool to the SHA-256 of its definition.
     #[serde(default)]
-    pins: BTreeMap<String, Digest>,
+    pins: BTreeMap<String, Sha256Digest>,
 }
 
 /// A pattern of one's own.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "CustomPattern", deny_unknown_fields)]
-struct WrittenPattern {
+struct RawPattern {
     /// What is written in the place of a match.
     name: Name,
     /// A regular expression without look-around and back-references.
@@ -107,45 +107,49 @@ struct WrittenPattern {
     regex: String,
 }
 
-impl Written {
-    pub(super) fn guard(self, spot: &Spot<'_>) -> Guard {
-        if let Some(detectors) = spot.child("detectors") {
+impl RawGuard {
+    pub(super) fn guard(self, node_ref: &NodeRef<'_>) -> GuardConfig {
+        if let Some(detectors) = node_ref.child("detectors") {
             detectors.check_distinct();
         }
-        for entry in spot.child("pins").iter().flat_map(|pins| pins.node.entries()) {
+        for entry in node_ref.child("pins").iter().flat_map(|pins| pins.node.entries()) {
             if entry.key.trim().is_empty() {
-                spot.under(entry).refuse_key("guard.pins: the empty name", "expected the name of a tool", "");
+                node_ref.under(entry).reject_key(
+                    "guard.pins: the empty name",
+                    "expected the name of a tool",
+                    "",
+                );
             }
         }
-        let spots = spot.sound_items("patterns");
+        let spots = node_ref.valid_items("patterns");
         let patterns: Vec<_> =
-            spots.iter().zip(self.patterns).map(|(spot, written)| written.pattern(spot)).collect();
+            spots.iter().zip(self.patterns).map(|(node_ref, written)| written.pattern(node_ref)).collect();
         let mut seen = BTreeSet::new();
-        for (spot, pattern) in spots.iter().zip(&patterns) {
-            let Some(spot) = spot.child("name") else { continue };
+        for (node_ref, pattern) in spots.iter().zip(&patterns) {
+            let Some(node_ref) = node_ref.child("name") else { continue };
             if Detector::ALL.iter().any(|detector| detector.as_str() == pattern.name) {
-                spot.refuse("the name of a detector", "expected a name of its own");
+                node_ref.reject("the name of a detector", "expected a name of its own");
             } else if !seen.insert(&pattern.name) {
-                spot.refuse("another pattern has this name too", "expected a name of its own");
+                node_ref.reject("another pattern has this name too", "expected a name of its own");
             }
         }
         let pins = self.pins.into_iter().map(|(tool, digest)| (tool, digest.0)).collect();
-        Guard { detectors: self.detectors, patterns, pins }
+        GuardConfig { detectors: self.detectors, patterns, pins }
     }
 }
 
-impl WrittenPattern {
-    fn pattern(self, spot: &Spot<'_>) -> CustomPattern {
-        if let Some(spot) = spot.child("regex") {
+impl RawPattern {
+    fn pattern(self, node_ref: &NodeRef<'_>) -> CustomPattern {
+        if let Some(node_ref) = node_ref.child("regex") {
             if self.regex.is_empty() {
-                spot.refuse("empty, which would match everything", "expected a regular expression");
+                node_ref.reject("empty, which would match everything", "expected a regular expression");
             } else if self.regex.len() > MAX_REGEX {
-                spot.refuse("a regular expression of more than 1024 bytes", "expected a shorter one");
+                node_ref.reject("a regular expression of more than 1024 bytes", "expected a shorter one");
             } else if let Err((piece, what, expected)) = check_pattern(&self.regex) {
-                spot.refuse_piece(piece, what, expected);
+                node_ref.reject_part(piece, what, expected);
             }
         }
-        CustomPattern { name: self.name.0, regex: self.regex, line: spot.line() }
+        CustomPattern { name: self.name.0, regex: self.regex, line: node_ref.line() }
     }
 }
 

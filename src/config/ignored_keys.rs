@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use super::diagnostics::{Inquest, Spot};
+use super::diagnostics::{Diagnostics, NodeRef};
 use super::suggest;
 use super::translations::{Note, Notes, Unread};
-use super::yaml::source::Bytes;
+use super::yaml::source::ByteRange;
 
-impl Inquest<'_> {
+impl Diagnostics<'_> {
     /// Another program wrote the file, or a part of it: it may say what is not for us.
     pub(super) fn set_foreign(&self) {
         self.foreign.set(true);
     }
 
     /// How something was read.
-    pub(super) fn note(&self, bytes: &Bytes, text: String, warns: bool) {
-        let line = self.source().place(bytes).line;
+    pub(super) fn note(&self, bytes: &ByteRange, text: String, warns: bool) {
+        let line = self.source().location(bytes).line;
         let mut notes = self.notes.borrow_mut();
         if !notes.iter().any(|note| note.line == line && note.text == text) {
             notes.push(Note { line, text, warns });
@@ -23,35 +23,35 @@ impl Inquest<'_> {
     }
 
     /// A key of the file, or of this server, is not read.
-    pub(super) fn unread(&self, bytes: &Bytes, key: &str, server: Option<&str>) {
+    pub(super) fn ignore_key(&self, bytes: &ByteRange, key: &str, server: Option<&str>) {
         let (bytes, key, server) = (bytes.clone(), suggest::short(key), server.map(str::to_owned));
-        self.unread.borrow_mut().push(Unread { bytes, key, server });
+        self.ignored.borrow_mut().push(Unread { bytes, key, server });
     }
 
     /// Whether an unknown key may be passed over, which is noted then: one of another program's file that no key of ours was
     /// meant by, and in a server none that could say who may do what.
-    pub(super) fn passes_over(&self, name: &str, keys: &[&str], spot: &Spot<'_>) -> bool {
-        let Some(entry) = spot.key else { return false };
+    pub(super) fn ignores(&self, name: &str, keys: &[&str], node_ref: &NodeRef<'_>) -> bool {
+        let Some(entry) = node_ref.key else { return false };
         let server = match name {
             "Config" => None,
-            "Server" => spot.path.split('.').nth(1),
+            "Server" => node_ref.path.split('.').nth(1),
             _ => return false,
         };
         let comment = matches!(entry.key.as_str(), "$schema" | "$comment" | "_comment" | "//");
         let foreign = self.foreign.get() && suggest::is_foreign(name, keys, &entry.key);
         if comment || foreign {
-            entry.condemn();
+            entry.mark_invalid();
         }
         // Inputs were read where a value asks for one.
         if foreign && !comment && entry.key != "inputs" {
-            self.unread(&entry.key_bytes, &entry.key, server);
+            self.ignore_key(&entry.key_bytes, &entry.key, server);
         }
         comment || foreign
     }
 
     /// All that was noted, what is not read gathered into one note for the file and one for its servers.
     pub(super) fn notes(&self) -> Notes {
-        let unread = self.unread.take();
+        let unread = self.ignored.take();
         let (root, servers): (Vec<_>, Vec<_>) =
             unread.into_iter().partition(|unread| unread.server.is_none());
         let (access, other): (Vec<_>, Vec<_>) =

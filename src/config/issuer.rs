@@ -7,9 +7,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::claims::{self, Audience, Claims};
-use super::diagnostics::Spot;
+use super::diagnostics::NodeRef;
 use super::limits::within;
-use super::scalar::duration::Span;
+use super::scalar::duration::ConfigDuration;
 use super::scalar::names::Name;
 use super::scalar::secret::Secret;
 use super::scalar::url::Url;
@@ -23,22 +23,22 @@ pub struct Issuer {
     /// Of these one must stand in `aud`; at least one.
     pub audience: Vec<String>,
     /// What signatures are checked with.
-    pub keys: Keys,
+    pub keys: KeyLocation,
     /// A private key in PEM, for `toolgate token`.
     pub signing_key: Option<PathBuf>,
     /// Algorithms that are taken; at least one, all of the kind that `keys` is for.
     pub algorithms: Vec<Algorithm>,
     /// How far the clocks may be apart.
-    pub leeway: Span,
-    /// How often `Keys::JwksUrl` is read again.
-    pub refresh: Span,
+    pub leeway: ConfigDuration,
+    /// How often `KeyLocation::JwksUrl` is read again.
+    pub refresh: ConfigDuration,
     /// Where in a token is said what.
     pub claims: Claims,
 }
 
 /// What signatures are checked with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Keys {
+pub enum KeyLocation {
     /// A set of keys that is fetched.
     JwksUrl(Url),
     /// A set of keys in a file.
@@ -100,7 +100,7 @@ impl Algorithm {
     ]),
     extend("dependentRequired" = {"refresh": ["jwks_url"]})
 )]
-pub(super) struct Written {
+pub(super) struct RawIssuer {
     /// What its tokens say in `iss`, letter by letter.
     issuer: Name,
     /// For whom its tokens must be: one of these stands in `aud`.
@@ -120,21 +120,21 @@ pub(super) struct Written {
     algorithms: Option<Vec<Algorithm>>,
     /// How far the clocks may be apart: 0s to 5m.
     #[serde(default = "leeway")]
-    leeway: Span,
+    leeway: ConfigDuration,
     /// How often `jwks_url` is read again: 10s to 1d.
     #[serde(default = "refresh")]
-    refresh: Span,
+    refresh: ConfigDuration,
     /// Where in a token is said what.
     #[serde(default)]
-    claims: claims::Written,
+    claims: claims::RawClaims,
 }
 
-const fn leeway() -> Span {
-    Span::secs(30)
+const fn leeway() -> ConfigDuration {
+    ConfigDuration::secs(30)
 }
 
-const fn refresh() -> Span {
-    Span::mins(5)
+const fn refresh() -> ConfigDuration {
+    ConfigDuration::mins(5)
 }
 
 /// Keys of which an issuer has exactly one.
@@ -143,33 +143,33 @@ const SOURCES: [&str; 4] = ["jwks_url", "jwks_file", "public_key", "secret"];
 const MIN_SECRET: usize = 32;
 
 /// All issuers under `auth`, without those that could not be understood.
-pub(super) fn issuers(written: Vec<Written>, auth: &Spot<'_>) -> Vec<Issuer> {
-    let spots = auth.sound_items("jwt");
+pub(super) fn issuers(written: Vec<RawIssuer>, auth: &NodeRef<'_>) -> Vec<Issuer> {
+    let spots = auth.valid_items("jwt");
     let mut seen = HashMap::new();
-    for (spot, written) in spots.iter().zip(&written) {
-        match (seen.get(&written.issuer.0), spot.child("issuer")) {
+    for (node_ref, written) in spots.iter().zip(&written) {
+        match (seen.get(&written.issuer.0), node_ref.child("issuer")) {
             (Some(line), Some(issuer)) => {
-                issuer.refuse("this issuer was there before", format!("it first stands on line {line}"));
+                issuer.reject("duplicate issuer", format!("first used on line {line}"));
             }
-            _ => drop(seen.insert(written.issuer.0.clone(), spot.line())),
+            _ => drop(seen.insert(written.issuer.0.clone(), node_ref.line())),
         }
     }
-    spots.iter().zip(written).filter_map(|(spot, written)| written.issuer(spot)).collect()
+    spots.iter().zip(written).filter_map(|(node_ref, written)| written.issuer(node_ref)).collect()
 }
 
-impl Written {
-    fn issuer(self, spot: &Spot<'_>) -> Option<Issuer> {
-        self.check(spot);
+impl RawIssuer {
+    fn issuer(self, node_ref: &NodeRef<'_>) -> Option<Issuer> {
+        self.check(node_ref);
         let keys = match (self.jwks_url, self.jwks_file, self.public_key, self.secret) {
-            (Some(url), None, None, None) => Keys::JwksUrl(url),
-            (None, Some(file), None, None) => Keys::JwksFile(file.into()),
-            (None, None, Some(key), None) => Keys::PublicKey(key),
-            (None, None, None, Some(secret)) => Keys::Secret(secret),
+            (Some(url), None, None, None) => KeyLocation::JwksUrl(url),
+            (None, Some(file), None, None) => KeyLocation::JwksFile(file.into()),
+            (None, None, Some(key), None) => KeyLocation::PublicKey(key),
+            (None, None, None, Some(secret)) => KeyLocation::Secret(secret),
             // None or several: reported, or one of them could not be read.
             _ => return None,
         };
         let usual = || match keys {
-            Keys::Secret(_) => vec![Algorithm::HS256],
+            KeyLocation::Secret(_) => vec![Algorithm::HS256],
             _ => Algorithm::PAIRS.to_vec(),
         };
         Some(Issuer {
@@ -184,78 +184,78 @@ impl Written {
         })
     }
 
-    fn check(&self, spot: &Spot<'_>) {
-        within(spot, "leeway", self.leeway, (Span::secs(0), Span::mins(5)));
-        within(spot, "refresh", self.refresh, (Span::secs(10), Span::hours(24)));
-        if let Some(audience) = spot.child("audience") {
+    fn check(&self, node_ref: &NodeRef<'_>) {
+        within(node_ref, "leeway", self.leeway, (ConfigDuration::secs(0), ConfigDuration::mins(5)));
+        within(node_ref, "refresh", self.refresh, (ConfigDuration::secs(10), ConfigDuration::hours(24)));
+        if let Some(audience) = node_ref.child("audience") {
             if self.audience.0.is_empty() && audience.node.items().is_empty() {
-                audience.refuse("empty", "expected at least one audience");
+                audience.reject("empty", "expected at least one audience");
             }
             audience.check_distinct();
         }
-        self.check_keys(spot);
-        self.check_algorithms(spot);
+        self.check_keys(node_ref);
+        self.check_algorithms(node_ref);
     }
 
-    fn check_keys(&self, spot: &Spot<'_>) {
-        let mut sources = SOURCES.iter().filter(|source| spot.has(source));
+    fn check_keys(&self, node_ref: &NodeRef<'_>) {
+        let mut sources = SOURCES.iter().filter(|source| node_ref.has(source));
         let Some(source) = sources.next() else {
-            let meant = |key: &str| SOURCES.iter().any(|source| suggest::is_meant(source, key));
-            if !spot.node.entries().iter().any(|entry| entry.is_faulty() || meant(&entry.key)) {
+            let meant = |key: &str| SOURCES.iter().any(|source| suggest::is_typo_of(source, key));
+            if !node_ref.node.entries().iter().any(|entry| entry.is_invalid() || meant(&entry.key)) {
                 let expected = "expected one of `jwks_url`, `jwks_file`, `public_key` or `secret`";
-                spot.refuse("nothing to check its signatures with", expected);
+                node_ref.reject("nothing to check its signatures with", expected);
             }
             return;
         };
-        for other in sources.filter_map(|other| spot.child(other)) {
-            let message = format!("{}: cannot stand beside `{source}`", other.path);
+        for other in sources.filter_map(|other| node_ref.child(other)) {
+            let message = format!("{}: conflicts with `{source}`", other.path);
             let expected = "an issuer has only one of `jwks_url`, `jwks_file`, `public_key` and `secret`";
-            other.refuse_key(message, expected, "");
+            other.reject_key(message, expected, "");
         }
         let useless = [
             ("refresh", *source != "jwks_url", "`refresh` goes with `jwks_url`"),
             ("signing_key", *source == "secret", "`toolgate token` signs with the secret"),
         ];
         for (key, useless, why) in useless {
-            if let Some(key) = spot.child(key).filter(|_| useless && spot.has(key)) {
-                key.refuse_key(format!("{}: of no use beside `{source}`", key.path), why, "");
+            if let Some(key) = node_ref.child(key).filter(|_| useless && node_ref.has(key)) {
+                key.reject_key(format!("{}: not allowed with `{source}`", key.path), why, "");
             }
         }
         for (key, value) in [("jwks_file", &self.jwks_file), ("signing_key", &self.signing_key)] {
-            let (Some(value), Some(spot)) = (value, spot.child(key)) else { continue };
+            let (Some(value), Some(node_ref)) = (value, node_ref.child(key)) else { continue };
             if value.contains("-----BEGIN") {
-                spot.refuse("a key instead of a path", "expected the path of a file");
+                node_ref.reject("a key instead of a path", "expected the path of a file");
             } else if value.trim().is_empty() || value.contains(char::is_control) {
-                spot.refuse("not a path", "expected the path of a file");
+                node_ref.reject("not a path", "expected the path of a file");
             }
         }
-        if let (Some(key), Some(spot)) = (&self.public_key, spot.child("public_key")) {
-            check_public_key(key, &spot);
+        if let (Some(key), Some(node_ref)) = (&self.public_key, node_ref.child("public_key")) {
+            check_public_key(key, &node_ref);
         }
-        if let (Some(secret), Some(spot)) = (&self.secret, spot.child("secret"))
+        if let (Some(secret), Some(node_ref)) = (&self.secret, node_ref.child("secret"))
             && secret.expose().len() < MIN_SECRET
         {
             let help = "one that is long enough: openssl rand -hex 32";
-            spot.refuse_with("too short for a secret", "expected at least 32 bytes", help);
+            node_ref.reject_with("secret too short", "expected at least 32 bytes", help);
         }
     }
 
-    fn check_algorithms(&self, spot: &Spot<'_>) {
-        let Some(list) = spot.child("algorithms").filter(|_| self.algorithms.is_some()) else { return };
+    fn check_algorithms(&self, node_ref: &NodeRef<'_>) {
+        let Some(list) = node_ref.child("algorithms").filter(|_| self.algorithms.is_some()) else { return };
         if list.node.items().is_empty() {
-            list.refuse("empty, which would take no token", "name some, or remove the key");
+            list.reject("empty: no token would be accepted", "name some, or remove the key");
         }
         list.check_distinct();
-        if !SOURCES.iter().any(|source| spot.has(source)) {
+        if !SOURCES.iter().any(|source| node_ref.has(source)) {
             return;
         }
-        let secret = spot.has("secret");
+        let secret = node_ref.has("secret");
         let shared = |text: &str| text.starts_with("HS");
         for (item, _) in list.texts().iter().filter(|(_, text)| shared(text) != secret) {
             if secret {
-                item.refuse("needs a public key", "expected HS256, HS384 or HS512 beside `secret`");
+                item.reject("needs a public key", "expected HS256, HS384 or HS512 beside `secret`");
             } else {
-                item.refuse(
+                item.reject(
                     "needs a `secret`",
                     "expected one with a public key, such as RS256, ES256 or EdDSA",
                 );
@@ -265,18 +265,18 @@ impl Written {
 }
 
 /// PEM with a public key, or a path; whether the key can be used is seen when it is.
-fn check_public_key(text: &str, spot: &Spot<'_>) {
+fn check_public_key(text: &str, node_ref: &NodeRef<'_>) {
     if let Some((_, after)) = text.split_once("-----BEGIN ") {
         let label = after.split("-----").next().unwrap_or_default();
         if label.ends_with("PRIVATE KEY") {
             let expected = "expected the public one: openssl pkey -in KEY.pem -pubout";
-            spot.refuse("a private key", expected);
+            node_ref.reject("a private key", expected);
         } else if !label.ends_with("PUBLIC KEY") {
-            spot.refuse("PEM of something else", "expected `-----BEGIN PUBLIC KEY-----`");
+            node_ref.reject("PEM of something else", "expected `-----BEGIN PUBLIC KEY-----`");
         } else if !after.contains(&format!("-----END {label}-----")) {
-            spot.refuse("PEM that breaks off", format!("expected `-----END {label}-----` at its end"));
+            node_ref.reject("PEM that breaks off", format!("expected `-----END {label}-----` at its end"));
         }
     } else if !text.to_ascii_lowercase().ends_with(".pem") || text.contains(char::is_control) {
-        spot.refuse("not a public key", "expected PEM text, or the path of a .pem file");
+        node_ref.reject("not a public key", "expected PEM text, or the path of a .pem file");
     }
 }

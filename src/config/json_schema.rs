@@ -6,11 +6,11 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::root::Written;
+use super::root::RawConfig;
 
 /// A JSON Schema (2020-12) of the config file.
 pub fn schema() -> Value {
-    let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Written>();
+    let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<RawConfig>();
     let mut schema = Value::from(schema);
     allow_variables(&mut schema);
     if let Value::Object(root) = &mut schema {
@@ -105,7 +105,7 @@ mod tests {
     fn the_full_example_has_every_key_of_the_schema() {
         let (mut wanted, mut found) = (BTreeSet::new(), BTreeSet::new());
         known(&schema(), &mut wanted);
-        let Ok((Some(root), _)) = parser::plant(&Source::new(FULL), FULL, 0) else { panic!("not YAML") };
+        let Ok((Some(root), _)) = parser::parse(&Source::new(FULL), FULL, 0) else { panic!("not YAML") };
         written(&root, &mut found);
         let missing: Vec<_> = wanted.difference(&found).collect();
         assert!(missing.is_empty(), "{missing:?}");

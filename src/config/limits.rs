@@ -6,9 +6,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::diagnostics::Spot;
-use super::scalar::duration::Span;
-use super::scalar::size::Size;
+use super::diagnostics::NodeRef;
+use super::scalar::duration::ConfigDuration;
+use super::scalar::size::ByteSize;
 
 /// The keys of `limits`.
 pub(super) const KEYS: &[&str] = &[
@@ -37,16 +37,16 @@ pub(super) const KEYS: &[&str] = &[
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Largest body of a request, in bytes: 1KiB to 64MiB.
-    pub max_body: Size,
+    pub max_body: ByteSize,
     /// Largest answer of a server that is read as a whole, in bytes: 1KiB to 1GiB.
-    pub max_response: Size,
+    pub max_response: ByteSize,
     /// Largest head of a request, in bytes: 1KiB to 1MiB.
-    pub max_header: Size,
+    pub max_header: ByteSize,
     /// Deepest nesting of a JSON body: 4 to 512.
     #[schemars(range(min = 4, max = 512))]
     pub max_json_depth: u32,
     /// Longest line that a stdio server may write, in bytes: 1KiB to 256MiB.
-    pub max_line: Size,
+    pub max_line: ByteSize,
     /// Most sessions at a time: 1 to 10000000.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_sessions: u64,
@@ -60,84 +60,90 @@ pub struct Limits {
     pub max_connections: u64,
     /// Most bytes of requests' bodies in memory at a time, one body up to 64KiB of each connection not counted: 1MiB to
     /// 1024GiB.
-    pub max_buffered: Size,
+    pub max_buffered: ByteSize,
     /// Time for a request's head to arrive: 10ms to 10m.
-    pub header_timeout: Span,
+    pub header_timeout: ConfigDuration,
     /// Time for a request's body to arrive: 10ms to 1h.
-    pub body_timeout: Span,
+    pub body_timeout: ConfigDuration,
     /// Time for a client to take the next piece of an answer; one that does not is left: 10ms to 1h.
-    pub write_timeout: Span,
+    pub write_timeout: ConfigDuration,
     /// Time to reach a server: 10ms to 5m.
-    pub connect_timeout: Span,
+    pub connect_timeout: ConfigDuration,
     /// Time for a call, unless its server has a `timeout` of its own: 10ms to 1d.
-    pub call_timeout: Span,
+    pub call_timeout: ConfigDuration,
     /// Time that a stream may be silent: 10ms to 1d.
-    pub stream_idle: Span,
+    pub stream_idle: ConfigDuration,
     /// Time after which a silent stream to a client gets a comment, so that nothing between cuts it: 10ms to 1h.
-    pub sse_keepalive: Span,
+    pub sse_keepalive: ConfigDuration,
     /// Time that an unused session lives: 1s to 30d.
-    pub session_ttl: Span,
+    pub session_ttl: ConfigDuration,
     /// Time that running requests get at shutdown: 0s to 1h.
-    pub drain: Span,
+    pub drain: ConfigDuration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_body: Size::mib(4),
-            max_response: Size::mib(32),
-            max_header: Size::kib(32),
+            max_body: ByteSize::mib(4),
+            max_response: ByteSize::mib(32),
+            max_header: ByteSize::kib(32),
             max_json_depth: 64,
-            max_line: Size::mib(16),
+            max_line: ByteSize::mib(16),
             max_sessions: 100_000,
             max_sessions_per_caller: None,
             max_connections: 20_000,
-            max_buffered: Size::mib(512),
-            header_timeout: Span::secs(10),
-            body_timeout: Span::secs(30),
-            write_timeout: Span::secs(60),
-            connect_timeout: Span::secs(5),
-            call_timeout: Span::secs(60),
-            stream_idle: Span::mins(5),
-            sse_keepalive: Span::secs(15),
-            session_ttl: Span::hours(1),
-            drain: Span::secs(20),
+            max_buffered: ByteSize::mib(512),
+            header_timeout: ConfigDuration::secs(10),
+            body_timeout: ConfigDuration::secs(30),
+            write_timeout: ConfigDuration::secs(60),
+            connect_timeout: ConfigDuration::secs(5),
+            call_timeout: ConfigDuration::secs(60),
+            stream_idle: ConfigDuration::mins(5),
+            sse_keepalive: ConfigDuration::secs(15),
+            session_ttl: ConfigDuration::hours(1),
+            drain: ConfigDuration::secs(20),
         }
     }
 }
 
 /// What a call may take; the range of `limits.call_timeout` and of a server's `timeout`.
-pub(super) const CALL: (Span, Span) = (Span::millis(10), Span::hours(24));
+pub(super) const CALL: (ConfigDuration, ConfigDuration) =
+    (ConfigDuration::millis(10), ConfigDuration::hours(24));
 /// The range of `limits.max_response` and of a server's `max_response`.
-pub(super) const RESPONSE: (Size, Size) = (Size::kib(1), Size::mib(1024));
+pub(super) const RESPONSE: (ByteSize, ByteSize) = (ByteSize::kib(1), ByteSize::mib(1024));
 
 /// The range of a server's `max_stream`.
-pub(super) const STREAM: (Size, Size) = (Size::kib(1), Size::mib(1 << 20));
+pub(super) const STREAM: (ByteSize, ByteSize) = (ByteSize::kib(1), ByteSize::mib(1 << 20));
 
 impl Limits {
     /// Reports each value that lies outside of its range.
-    pub(super) fn check(&self, spot: &Spot<'_>) {
-        let ms = Span::millis;
-        within(spot, "max_body", self.max_body, (Size::kib(1), Size::mib(64)));
-        within(spot, "max_response", self.max_response, RESPONSE);
-        within(spot, "max_header", self.max_header, (Size::kib(1), Size::mib(1)));
-        within(spot, "max_json_depth", self.max_json_depth, (4, 512));
-        within(spot, "max_line", self.max_line, (Size::kib(1), Size::mib(256)));
-        within(spot, "max_sessions", self.max_sessions, (1, 10_000_000));
+    pub(super) fn check(&self, node_ref: &NodeRef<'_>) {
+        let ms = ConfigDuration::millis;
+        within(node_ref, "max_body", self.max_body, (ByteSize::kib(1), ByteSize::mib(64)));
+        within(node_ref, "max_response", self.max_response, RESPONSE);
+        within(node_ref, "max_header", self.max_header, (ByteSize::kib(1), ByteSize::mib(1)));
+        within(node_ref, "max_json_depth", self.max_json_depth, (4, 512));
+        within(node_ref, "max_line", self.max_line, (ByteSize::kib(1), ByteSize::mib(256)));
+        within(node_ref, "max_sessions", self.max_sessions, (1, 10_000_000));
         if let Some(share) = self.max_sessions_per_caller {
-            within(spot, "max_sessions_per_caller", share, (1, 10_000_000));
+            within(node_ref, "max_sessions_per_caller", share, (1, 10_000_000));
         }
-        within(spot, "max_connections", self.max_connections, (1, 10_000_000));
-        within(spot, "max_buffered", self.max_buffered, (Size::mib(1), Size::mib(1 << 20)));
-        within(spot, "header_timeout", self.header_timeout, (ms(10), Span::mins(10)));
-        within(spot, "body_timeout", self.body_timeout, (ms(10), Span::hours(1)));
-        within(spot, "write_timeout", self.write_timeout, (ms(10), Span::hours(1)));
-        within(spot, "connect_timeout", self.connect_timeout, (ms(10), Span::mins(5)));
-        within(spot, "call_timeout", self.call_timeout, CALL);
-        within(spot, "stream_idle", self.stream_idle, (ms(10), Span::hours(24)));
-        within(spot, "sse_keepalive", self.sse_keepalive, (ms(10), Span::hours(1)));
-        within(spot, "session_ttl", self.session_ttl, (Span::secs(1), Span::hours(720)));
-        within(spot, "drain", self.drain, (ms(0), Span::hours(1)));
+        within(node_ref, "max_connections", self.max_connections, (1, 10_000_000));
+        within(node_ref, "max_buffered", self.max_buffered, (ByteSize::mib(1), ByteSize::mib(1 << 20)));
+        within(node_ref, "header_timeout", self.header_timeout, (ms(10), ConfigDuration::mins(10)));
+        within(node_ref, "body_timeout", self.body_timeout, (ms(10), ConfigDuration::hours(1)));
+        within(node_ref, "write_timeout", self.write_timeout, (ms(10), ConfigDuration::hours(1)));
+        within(node_ref, "connect_timeout", self.connect_timeout, (ms(10), ConfigDuration::mins(5)));
+        within(node_ref, "call_timeout", self.call_timeout, CALL);
+        within(node_ref, "stream_idle", self.stream_idle, (ms(10), ConfigDuration::hours(24)));
+        within(node_ref, "sse_keepalive", self.sse_keepalive, (ms(10), ConfigDuration::hours(1)));
+        within(
+            node_ref,
+            "session_ttl",
+            self.session_ttl,
+            (ConfigDuration::secs(1), ConfigDuration::hours(720)),
+        );
+        within(node_ref, "drain", self.drain, (ms(0), ConfigDuration::hours(1)));
     }
 
     /// How many sessions one caller may have.
@@ -171,13 +177,18 @@ impl Limits {
 }
 
 /// Reports the value under this key if it lies outside of the range. One that is not written is not looked at.
-pub(super) fn within<T: PartialOrd + std::fmt::Display>(spot: &Spot<'_>, key: &str, value: T, range: (T, T)) {
-    let (least, most) = range;
-    let Some(spot) = spot.child(key) else { return };
+pub(super) fn within<T: PartialOrd + std::fmt::Display>(
+    node_ref: &NodeRef<'_>,
+    key: &str,
+    value: T,
+    range: (T, T),
+) {
+    let (least, max) = range;
+    let Some(node_ref) = node_ref.child(key) else { return };
     if value < least {
-        spot.refuse("too small", format!("expected {least} to {most}"));
-    } else if value > most {
-        spot.refuse("too large", format!("expected {least} to {most}"));
+        node_ref.reject("too small", format!("expected {least} to {max}"));
+    } else if value > max {
+        node_ref.reject("too large", format!("expected {least} to {max}"));
     }
 }
 

@@ -2,8 +2,11 @@
 //!
 //! Nothing here stops a start. It names settings and never values that may be secret.
 
-use super::server::{Credentials, Kind};
-use super::{ClientAuth, Config, Effect, Issuer, Keys, Net, Pinning, Redact, Server, ServerName, Store, Url};
+use super::server::{CredentialsMode, ServerTransport};
+use super::{
+    ClientAuth, Config, CounterStore, Effect, IpNetwork, Issuer, KeyLocation, Pinning, Redact, ServerConfig,
+    ServerName, Url,
+};
 
 impl Config {
     /// What is probably not meant so, one sentence each; for `check` and the log.
@@ -19,7 +22,8 @@ impl Config {
                     .into(),
             );
         }
-        let certified = |tls: &super::Tls| tls.client_ca.is_some() && tls.client_auth == ClientAuth::Required;
+        let certified =
+            |tls: &super::ListenerTls| tls.client_ca.is_some() && tls.client_auth == ClientAuth::Required;
         if !self.listen.address.ip().is_loopback()
             && self.auth.is_none()
             && !self.listen.tls.as_ref().is_some_and(certified)
@@ -65,25 +69,25 @@ impl Config {
         for (name, server) in &self.servers {
             if server.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
                 warnings.push(format!(
-                    "mcpServers.{name}.tls.insecure_skip_verify: anybody on the way can be this server, and read and \
-                     change all calls and credentials; give its authority as `ca` instead"
+                    "mcpServers.{name}.tls.insecure_skip_verify: the server's certificate is not verified \
+                     (man-in-the-middle possible); set `ca` instead"
                 ));
             }
         }
         if self.cors_is_wider() {
             warnings.push("cors.origins has origins that listen.allowed_origins turns away".into());
         }
-        if self.listen.trusted_proxies.iter().any(Net::is_everyone) {
+        if self.listen.trusted_proxies.iter().any(IpNetwork::is_everyone) {
             warnings.push(
                 "listen.trusted_proxies trusts everybody: any caller can say which address it comes from"
                     .into(),
             );
         }
-        self.advise_on_auth(&mut warnings);
-        self.advise_on_rights(&mut warnings);
+        self.lint_auth(&mut warnings);
+        self.lint_access(&mut warnings);
         for (name, server) in &self.servers {
-            self.advise_on_server(name, server, &mut warnings);
-            if server.sends_credentials_in_the_open() {
+            self.lint_server(name, server, &mut warnings);
+            if server.sends_credentials_unencrypted() {
                 warnings.push(format!(
                     "mcpServers.{name}: credentials are sent without encryption (http, not https)"
                 ));
@@ -92,11 +96,11 @@ impl Config {
         warnings
     }
 
-    fn advise_on_auth(&self, warnings: &mut Vec<String>) {
+    fn lint_auth(&self, warnings: &mut Vec<String>) {
         let Some(auth) = &self.auth else { return };
         let open = |url: &Url| !url.is_tls() && !url.is_loopback();
         for Issuer { issuer, keys, .. } in &auth.jwt {
-            if matches!(keys, Keys::JwksUrl(url) if open(url)) {
+            if matches!(keys, KeyLocation::JwksUrl(url) if open(url)) {
                 warnings.push(format!(
                     "auth.jwt: the keys of {issuer} are fetched without encryption (http, not https): whoever stands \
                      between can put in their own"
@@ -108,7 +112,7 @@ impl Config {
         }
     }
 
-    fn advise_on_rights(&self, warnings: &mut Vec<String>) {
+    fn lint_access(&self, warnings: &mut Vec<String>) {
         if let Some(rbac) = &self.rbac {
             if self.auth.is_none() {
                 warnings.push("rbac without auth: every caller is anonymous and has no role".into());
@@ -117,7 +121,7 @@ impl Config {
                 warnings.push("rbac names no roles and no rules: nobody may do anything".into());
             }
         }
-        let shared = self.rate_limits.as_ref().is_some_and(|limits| limits.store == Store::Redis);
+        let shared = self.rate_limits.as_ref().is_some_and(|limits| limits.store == CounterStore::Redis);
         if let Some(redis) = &self.redis {
             if !shared {
                 warnings.push("redis is not used: rate_limits.store is not redis".into());
@@ -130,20 +134,20 @@ impl Config {
         if !self.guard.pins.is_empty() && self.servers.values().all(|server| server.pinning == Pinning::Off) {
             warnings.push("guard.pins is not used: no server has `pinning`".into());
         }
-        let looks = |server: &Server| server.redact != Redact::default();
+        let looks = |server: &ServerConfig| server.redact != Redact::default();
         if !self.guard.patterns.is_empty() && !self.servers.values().any(looks) {
             warnings.push("guard.patterns is not used: no server has `redact`".into());
         }
     }
 
-    fn advise_on_server(&self, name: &ServerName, server: &Server, warnings: &mut Vec<String>) {
+    fn lint_server(&self, name: &ServerName, server: &ServerConfig, warnings: &mut Vec<String>) {
         let Some(auth) = &self.auth else { return };
         match server.credentials {
-            Credentials::Passthrough => warnings.push(format!(
+            CredentialsMode::Passthrough => warnings.push(format!(
                 "mcpServers.{name}: with credentials: passthrough the token or key that a caller came in with travels \
                  on to this server; credentials: exchange gives it one of its own"
             )),
-            Credentials::Exchange if auth.jwt.is_empty() => warnings.push(format!(
+            CredentialsMode::Exchange if auth.jwt.is_empty() => warnings.push(format!(
                 "mcpServers.{name}: credentials: exchange needs a token of the caller's, and auth.jwt takes none"
             )),
             _ => {}
@@ -164,11 +168,11 @@ impl Config {
     }
 }
 
-impl Server {
-    fn sends_credentials_in_the_open(&self) -> bool {
-        let Kind::Http { urls, .. } = &self.kind else { return false };
+impl ServerConfig {
+    fn sends_credentials_unencrypted(&self) -> bool {
+        let ServerTransport::Http { urls, .. } = &self.transport else { return false };
         let open = |url: &super::Url| !url.is_tls() && !url.is_loopback();
-        self.credentials != Credentials::None && urls.iter().any(open)
+        self.credentials != CredentialsMode::None && urls.iter().any(open)
     }
 }
 
@@ -178,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_surprises_is_told() {
-        for (text, words) in [
+        for (text, message) in [
             ("mcpServers: {a: {builtin: demo, disabled: true}}", "names no server"),
             (
                 "mcpServers: {a: {builtin: demo}}\nlisten: {address: \"0.0.0.0:80\", tls: {cert: a, key: b, client_ca: c}}",
@@ -229,7 +233,7 @@ mod tests {
             ),
         ] {
             let warnings = parse("c", text, &|_| None).expect(text).warnings();
-            assert!(warnings.len() == 1 && warnings[0].contains(words), "{text}: {warnings:?}");
+            assert!(warnings.len() == 1 && warnings[0].contains(message), "{text}: {warnings:?}");
         }
         assert_eq!(Config::quickstart().warnings(), Vec::<String>::new());
     }

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::diagnostics::Spot;
-use super::net::Net;
+use super::diagnostics::NodeRef;
+use super::net::IpNetwork;
 use super::scalar::url::Url;
-use super::scalar::{Leaf, leaf};
-use super::tls::Tls;
+use super::scalar::{ScalarValue, scalar};
+use super::tls::ListenerTls;
 
 /// The public listener.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -32,7 +32,7 @@ pub struct Listen {
     #[schemars(with = "Option<Vec<Host>>")]
     pub allowed_hosts: Option<Vec<String>>,
     /// Whose `X-Forwarded-For` is believed: addresses and networks of proxies. Nobody's by default.
-    pub trusted_proxies: Vec<Net>,
+    pub trusted_proxies: Vec<IpNetwork>,
     /// How clients reach the gateway: `https://gateway.example.com`, without a path. By default `http://`, or
     /// `https://` with `tls`, and the address.
     #[serde(deserialize_with = "public_url")]
@@ -46,7 +46,7 @@ pub struct Listen {
     /// `$XDG_RUNTIME_DIR/toolgate`, else in `/tmp/toolgate-UID`. A change needs a restart.
     pub upgrade_socket: Option<PathBuf>,
     /// TLS on this listener; without it, plain HTTP. A change of whether there is any needs a restart.
-    pub tls: Option<Tls>,
+    pub tls: Option<ListenerTls>,
 }
 
 /// The listener for metrics, health and the admin API, when they shall not stand on the public one.
@@ -85,9 +85,9 @@ impl Listen {
         format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.address)
     }
 
-    pub(super) fn check(&self, spot: &Spot<'_>) {
-        if let (Some(tls), Some(spot)) = (&self.tls, spot.child("tls")) {
-            tls.check(&spot);
+    pub(super) fn check(&self, node_ref: &NodeRef<'_>) {
+        if let (Some(tls), Some(node_ref)) = (&self.tls, node_ref.child("tls")) {
+            tls.check(&node_ref);
         }
     }
 
@@ -99,18 +99,18 @@ impl Listen {
 
 impl Admin {
     /// Reports an address that the public listener has taken.
-    pub(super) fn check(&self, listen: &Listen, spot: &Spot<'_>) {
+    pub(super) fn check(&self, listen: &Listen, node_ref: &NodeRef<'_>) {
         let (here, there) = (self.address, listen.address);
         let same = here.ip() == there.ip() || here.ip().is_unspecified() || there.ip().is_unspecified();
         if here.port() == there.port() && here.port() != 0 && same {
-            spot.refuse("this port is taken by `listen.address`", "expected another port");
+            node_ref.reject("this port is taken by `listen.address`", "expected another port");
         }
     }
 }
 
 struct Address(SocketAddr);
 
-impl Leaf for Address {
+impl ScalarValue for Address {
     const EXPECTED: &'static str = "an IP address and a port such as `127.0.0.1:8000` or `[::]:8000`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -125,7 +125,7 @@ impl Leaf for Address {
     }
 }
 
-leaf!(Address);
+scalar!(Address);
 
 fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     Address::deserialize(from).map(|address| address.0)
@@ -134,7 +134,7 @@ fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
 /// `scheme://host[:port]` as a browser sends it, or `*`.
 pub(super) struct Origin(String);
 
-impl Leaf for Origin {
+impl ScalarValue for Origin {
     const EXPECTED: &'static str = "an origin such as `https://app.example.com`, or `*`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -157,12 +157,12 @@ impl Leaf for Origin {
     }
 }
 
-leaf!(Origin);
+scalar!(Origin);
 
 /// `host[:port]`, or `*`.
 struct Host(String);
 
-impl Leaf for Host {
+impl ScalarValue for Host {
     const EXPECTED: &'static str =
         "a host such as `gateway.example.com` or `gateway.example.com:8443`, or `*`";
 
@@ -177,12 +177,12 @@ impl Leaf for Host {
     }
 }
 
-leaf!(Host);
+scalar!(Host);
 
 /// `http://` or `https://` and `host[:port]`. In lower case.
 struct PublicUrl(String);
 
-impl Leaf for PublicUrl {
+impl ScalarValue for PublicUrl {
     const EXPECTED: &'static str = "a URL without a path, such as `https://gateway.example.com`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -195,7 +195,7 @@ impl Leaf for PublicUrl {
     }
 }
 
-leaf!(PublicUrl);
+scalar!(PublicUrl);
 
 fn public_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     Ok(Option::<PublicUrl>::deserialize(from)?.map(|url| url.0))

@@ -4,9 +4,9 @@
 //! with its line and column, and makes a [`Config`] only of a file without any: whoever holds one need not check
 //! it again.
 //!
-//! The way (`loading`): `plant` (from YAML to a `tree` that knows its places) → `dialect` (from the words of other programs to
-//! ours) → `env` (`${VAR}`) → `reader` (serde over the
-//! tree) → `file`, `paste`, `fit` and the file of each block (what may stand beside what) → [`Config`]. Faults gather in `inquest`.
+//! The way (`loading`): `yaml::parser` (from YAML to nodes that know their places) → `dialect` (from the words of other programs to
+//! ours) → `yaml::interpolate` (`${VAR}`) → `yaml::deserialize` (serde over the
+//! tree) → `root`, `server_raw`, `server_validate` and the file of each block (what may stand beside what) → [`Config`]. Errors gather in `diagnostics`.
 //!
 //! It does not open ports, start programs, resolve names or look whether a file that is named exists; only a file of
 //! variables (`envFile`) is read.
@@ -55,38 +55,38 @@ mod translations;
 mod unmatched_patterns;
 pub mod yaml;
 
-use loading::{Outcome, Outside};
+use loading::{LoadContext, LoadOutcome};
 
-pub use admin_address::Operator;
+pub use admin_address::AdminAddress;
 pub use api_key::ApiKey;
-pub use auth::{Auth, Exchange, ResourceMetadata};
-pub use balance::{Balance, Retry, RetryOn};
+pub use auth::{AuthConfig, Exchange, ResourceMetadata};
+pub use balance::{Balance, RetryOn, RetryPolicy};
 pub use claims::Claims;
-pub use client_cert::Certificate;
-pub use diagnostic::{Fault, Faults};
+pub use client_cert::ClientCertRule;
+pub use diagnostic::{ConfigError, ConfigErrors};
 pub use diff::Change;
-pub use guard::{CustomPattern, Detector, Guard};
-pub use issuer::{Algorithm, Issuer, Keys};
+pub use guard::{CustomPattern, Detector, GuardConfig};
+pub use issuer::{Algorithm, Issuer, KeyLocation};
 pub use json_schema::schema;
 pub use limits::Limits;
 pub use listen::{Admin, Listen};
-pub use net::Net;
-pub use process::{Cors, Format, Level, Log, Method, Workers};
-pub use rate_limits::{Budget, KeyPart, Match, OnFailure, RateLimits, RateRule, Store};
-pub use rbac::{Effect, Rbac, Rule, ScopeNeed};
-pub use redis::{Redis, RedisUrl};
-pub use roles::{Lists, Pattern, Role};
-pub use scalar::duration::Span;
+pub use net::IpNetwork;
+pub use process::{Cors, CorsMethod, Log, LogFormat, LogLevel, Workers};
+pub use rate_limits::{Budget, CounterStore, KeyPart, Match, OnFailure, RateLimits, RateRule};
+pub use rbac::{Effect, RbacConfig, Rule, ScopeNeed};
+pub use redis::{RedisConfig, RedisUrl};
+pub use roles::{Pattern, PatternLists, Role};
+pub use scalar::duration::ConfigDuration;
 pub use scalar::globs::Globs;
 pub use scalar::names::ServerName;
 pub use scalar::secret::Secret;
-pub use scalar::size::Size;
+pub use scalar::size::ByteSize;
 pub use scalar::url::Url;
 pub use server::{
-    Builtin, CircuitBreaker, Credentials, Era, Health, Http2, Kind, Pinning, Redact, Redaction, Server,
-    ServerTls, Tools, Validate,
+    Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Pinning, Redact, Redaction,
+    ServerConfig, ServerTls, ServerTransport, Tools, Validate,
 };
-pub use tls::{ClientAuth, Tls};
+pub use tls::{ClientAuth, ListenerTls};
 pub use translations::{Note, Notes};
 pub use yaml::interpolate::Environment;
 pub use yaml::line::Line;
@@ -107,7 +107,7 @@ pub struct Config {
     /// Threads that serve requests.
     pub workers: Workers,
     /// The servers behind the gateway, without those that are switched off.
-    pub servers: BTreeMap<ServerName, Server>,
+    pub servers: BTreeMap<ServerName, ServerConfig>,
     /// Bundles of tools; no name is also a server's.
     pub toolsets: BTreeMap<ServerName, Toolset>,
     /// Bounds of size, number and time.
@@ -117,15 +117,15 @@ pub struct Config {
     /// What web pages of other origins may do; `None` is nothing.
     pub cors: Option<Cors>,
     /// Who may come in; `None` is everybody, as nobody in particular.
-    pub auth: Option<Auth>,
+    pub auth: Option<AuthConfig>,
     /// Who may do what; `None` is everybody everything.
-    pub rbac: Option<Rbac>,
+    pub rbac: Option<RbacConfig>,
     /// How much each caller may ask for.
     pub rate_limits: Option<RateLimits>,
     /// The Redis that several gateways share their counters in.
-    pub redis: Option<Redis>,
+    pub redis: Option<RedisConfig>,
     /// What is looked for in arguments and results.
-    pub guard: Guard,
+    pub guard: GuardConfig,
     /// What of the file was read under another name, and what was not read.
     pub notes: Notes,
     /// 16 hexadecimal digits that stand for the text of the file, without the environment's values.
@@ -145,7 +145,7 @@ pub struct Toolset {
 ///
 /// # Errors
 /// All that is wrong with it, or why it could not be read.
-pub fn load(path: &Path) -> Result<Config, Faults> {
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     loaded(path, false).map(|(config, _)| config)
 }
 
@@ -153,50 +153,54 @@ pub fn load(path: &Path) -> Result<Config, Faults> {
 ///
 /// # Errors
 /// As [`load`]; a file that is only a piece of one is made whole instead.
-pub fn load_and_print(path: &Path) -> Result<(Config, String), Faults> {
+pub fn load_and_print(path: &Path) -> Result<(Config, String), ConfigErrors> {
     loaded(path, true).map(|(config, yaml)| (config, yaml.unwrap_or_default()))
 }
 
-fn loaded(path: &Path, printed: bool) -> Result<(Config, Option<String>), Faults> {
+fn loaded(path: &Path, printed: bool) -> Result<(Config, Option<String>), ConfigErrors> {
     let name = path.display().to_string();
-    let text =
-        read(path).map_err(|error| Faults::whole(&name, format!("cannot read the file: {error}"), ""))?;
+    let text = read(path)
+        .map_err(|error| ConfigErrors::whole(&name, format!("cannot read the file: {error}"), ""))?;
     let text = String::from_utf8(text).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
-        Faults::whole(&name, format!("line {line} is not UTF-8 text"), "")
+        ConfigErrors::whole(&name, format!("line {line} is not UTF-8 text"), "")
     })?;
     let environment = |variable: &str| std::env::var(variable).ok();
     // As it is now: the working directory may be another one later.
     let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
-    let outside = Outside {
+    let context = LoadContext {
         environment: &environment,
         files: Some(&|path| read_file::read_text(path, MAX_FILE)),
         folder: folder.as_deref(),
     };
-    let outcome = loading::read(&name, &text, outside);
+    let outcome = loading::read(&name, &text, context);
     match printed {
         false => outcome.config.map(|config| (Config { path: Some(path.to_owned()), ..config }, None)),
-        true => written(&name, outcome, outside).map(|(config, yaml)| (config, Some(yaml))),
+        true => written(&name, outcome, context).map(|(config, yaml)| (config, Some(yaml))),
     }
 }
 
 /// The file in our words, as YAML, with variables as they were written.
-fn written(name: &str, outcome: Outcome, outside: Outside<'_>) -> Result<(Config, String), Faults> {
+fn written(
+    name: &str,
+    outcome: LoadOutcome,
+    context: LoadContext<'_>,
+) -> Result<(Config, String), ConfigErrors> {
     let (first, tree) = match (outcome.config, outcome.tree) {
         (Ok(config), Some(tree)) => (Some(config), tree),
-        (Err(_), Some(tree)) if outcome.piece => (None, tree),
-        (Err(faults), _) => return Err(faults),
+        (Err(_), Some(tree)) if outcome.is_partial => (None, tree),
+        (Err(errors), _) => return Err(errors),
         (Ok(_), None) => unreachable!("a config was read from a tree"),
     };
     let yaml = yaml::print::yaml(&tree);
-    let again = loading::read("the printed file", &yaml, outside).config?;
+    let again = loading::read("the printed file", &yaml, context).config?;
     let notes = first.as_ref().map(|first| first.notes.clone()).unwrap_or_default();
     let again = Config { notes, ..again };
     // Whoever pipes it into a file relies on that.
     if first.is_some_and(|first| Config { hash: again.hash.clone(), ..first } != again) {
-        let words = "this file cannot be written in another form without changing what it says";
-        return Err(Faults::whole(name, words, "please report it, with the file"));
+        let message = "this file cannot be written in another form without changing what it says";
+        return Err(ConfigErrors::whole(name, message, "please report it, with the file"));
     }
     Ok((again, yaml))
 }
@@ -214,17 +218,21 @@ pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn parse(name: &str, text: &str, environment: &Environment<'_>) -> Result<Config, Faults> {
-    loading::read(name, text, Outside { environment, files: None, folder: None }).config
+pub fn parse(name: &str, text: &str, environment: &Environment<'_>) -> Result<Config, ConfigErrors> {
+    loading::read(name, text, LoadContext { environment, files: None, folder: None }).config
 }
 
 /// The text of a config file in our words, as YAML, and what it says. Arguments as those of [`parse`].
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn canonical(name: &str, text: &str, environment: &Environment<'_>) -> Result<(Config, String), Faults> {
-    let outside = Outside { environment, files: None, folder: None };
-    written(name, loading::read(name, text, outside), outside)
+pub fn canonical(
+    name: &str,
+    text: &str,
+    environment: &Environment<'_>,
+) -> Result<(Config, String), ConfigErrors> {
+    let context = LoadContext { environment, files: None, folder: None };
+    written(name, loading::read(name, text, context), context)
 }
 
 impl Config {

@@ -6,16 +6,16 @@ use std::net::IpAddr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::scalar::{Leaf, leaf};
+use super::scalar::{ScalarValue, scalar};
 
 /// A network: all addresses that begin with the same bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Net {
+pub struct IpNetwork {
     ip: IpAddr,
     bits: u8,
 }
 
-impl Net {
+impl IpNetwork {
     /// Whether the address is one of it; `::ffff:10.0.0.1` is `10.0.0.1`.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
@@ -38,7 +38,7 @@ fn masked(ip: IpAddr, bits: u8) -> u128 {
     number.checked_shr(rest).unwrap_or(0).checked_shl(rest).unwrap_or(0)
 }
 
-impl Leaf for Net {
+impl ScalarValue for IpNetwork {
     const EXPECTED: &'static str = "an IP address or a network such as `10.0.0.0/8`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -49,35 +49,35 @@ impl Leaf for Net {
         };
         let ip = address.parse::<IpAddr>().map_err(|_| WRONG)?;
         if ip != ip.to_canonical() {
-            return Err("an IPv4 address in the dress of IPv6");
+            return Err("IPv4-mapped IPv6 address; write it as IPv4");
         }
         let width = if ip.is_ipv4() { 32 } else { 128 };
         let Some(bits) = bits else { return Ok(Self { ip, bits: width }) };
         let digits = !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());
         let bits = bits.parse::<u8>().ok().filter(|bits| digits && *bits <= width);
-        let bits = bits.ok_or("a network whose number of bits is none")?;
+        let bits = bits.ok_or("invalid prefix length")?;
         if masked(ip, bits) != masked(ip, width) {
-            return Err("an address and not a network: bits are set past its first ones");
+            return Err("host bits are set: not the address of a network");
         }
         Ok(Self { ip, bits })
     }
 }
 
-leaf!(Net);
+scalar!(IpNetwork);
 
-impl fmt::Display for Net {
+impl fmt::Display for IpNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.ip, self.bits)
     }
 }
 
-impl fmt::Debug for Net {
+impl fmt::Debug for IpNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl JsonSchema for Net {
+impl JsonSchema for IpNetwork {
     fn schema_name() -> Cow<'static, str> {
         "Net".into()
     }
@@ -110,7 +110,7 @@ mod tests {
             ("::/0", "fe80::1", true),
             ("::1", "::1", true),
         ] {
-            let net = Net::read(net).expect(net);
+            let net = IpNetwork::read(net).expect(net);
             assert_eq!(net.contains(ip.parse().expect(ip)), inside, "{net} {ip}");
         }
     }
@@ -119,8 +119,8 @@ mod tests {
     fn what_is_no_network_is_refused() {
         for text in ["", "10", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/+8", "10.1.0.0/8", "a/8", "::/129", "*"]
         {
-            assert!(Net::read(text).is_err(), "{text}");
+            assert!(IpNetwork::read(text).is_err(), "{text}");
         }
-        assert!(Net::read("::ffff:10.0.0.1").is_err());
+        assert!(IpNetwork::read("::ffff:10.0.0.1").is_err());
     }
 }

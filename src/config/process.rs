@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::listen::{Origin, texts};
-use super::scalar::{Leaf, leaf};
+use super::scalar::{ScalarValue, scalar};
 
 /// Threads that serve requests: `auto` is one for each core. A change needs a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,8 +30,8 @@ impl Workers {
     }
 }
 
-impl Leaf for Workers {
-    const EXPECTED: &'static str = "`auto` or a number of threads, 1 to 1024";
+impl ScalarValue for Workers {
+    const EXPECTED: &'static str = "`auto` or 1 to 1024";
 
     fn read(text: &str) -> Result<Self, &'static str> {
         if text == "auto" {
@@ -42,7 +42,7 @@ impl Leaf for Workers {
     }
 }
 
-leaf!(Workers);
+scalar!(Workers);
 
 impl fmt::Display for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,15 +71,15 @@ impl JsonSchema for Workers {
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// One JSON object a line, or text for people; by default text on a terminal. A change needs a restart.
-    pub format: Format,
+    pub format: LogFormat,
     /// The least important kind of line that is written.
-    pub level: Level,
+    pub level: LogLevel,
 }
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum LogFormat {
     /// Text if standard error is a terminal, else JSON.
     #[default]
     Auto,
@@ -92,7 +92,7 @@ pub enum Format {
 /// How important a log line is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub enum LogLevel {
     /// Something is broken.
     Error,
     /// Something may break.
@@ -106,15 +106,15 @@ pub enum Level {
     Trace,
 }
 
-impl Level {
+impl LogLevel {
     /// The word of the config, which is also that of `tracing`.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Info => "info",
-            Level::Debug => "debug",
-            Level::Trace => "trace",
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
         }
     }
 }
@@ -129,8 +129,8 @@ pub struct Cors {
     #[schemars(with = "Vec<Origin>")]
     pub origins: Vec<String>,
     /// Methods that they may use.
-    #[serde(default = "Method::usual")]
-    pub methods: Vec<Method>,
+    #[serde(default = "CorsMethod::usual")]
+    pub methods: Vec<CorsMethod>,
     /// Request headers that they may send, or `*`. In lower case.
     #[serde(default = "any_header", deserialize_with = "headers")]
     #[schemars(with = "Vec<Header>")]
@@ -141,7 +141,7 @@ pub struct Cors {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs, reason = "they are HTTP's own words")]
-pub enum Method {
+pub enum CorsMethod {
     Get,
     Head,
     Post,
@@ -151,28 +151,28 @@ pub enum Method {
     Options,
 }
 
-impl Method {
+impl CorsMethod {
     fn usual() -> Vec<Self> {
-        vec![Method::Get, Method::Post, Method::Delete]
+        vec![CorsMethod::Get, CorsMethod::Post, CorsMethod::Delete]
     }
 
     /// As it stands in a request.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Method::Get => "GET",
-            Method::Head => "HEAD",
-            Method::Post => "POST",
-            Method::Put => "PUT",
-            Method::Patch => "PATCH",
-            Method::Delete => "DELETE",
-            Method::Options => "OPTIONS",
+            CorsMethod::Get => "GET",
+            CorsMethod::Head => "HEAD",
+            CorsMethod::Post => "POST",
+            CorsMethod::Put => "PUT",
+            CorsMethod::Patch => "PATCH",
+            CorsMethod::Delete => "DELETE",
+            CorsMethod::Options => "OPTIONS",
         }
     }
 }
 
 struct Header(String);
 
-impl Leaf for Header {
+impl ScalarValue for Header {
     const EXPECTED: &'static str = "the name of a header, or `*`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -181,7 +181,7 @@ impl Leaf for Header {
     }
 }
 
-leaf!(Header);
+scalar!(Header);
 
 impl From<Header> for String {
     fn from(header: Header) -> Self {
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn levels_are_ordered_from_broken_to_everything() {
-        assert!(Level::Error < Level::Warn && Level::Debug < Level::Trace);
-        assert_eq!(Level::default().as_str(), "info");
+        assert!(LogLevel::Error < LogLevel::Warn && LogLevel::Debug < LogLevel::Trace);
+        assert_eq!(LogLevel::default().as_str(), "info");
     }
 }

@@ -5,26 +5,26 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::diagnostics::Spot;
+use super::diagnostics::NodeRef;
 use super::limits::within;
 use super::rbac::check_names;
-use super::references::Known;
+use super::references::References;
 use super::roles::{Pattern, patterns};
-use super::scalar::duration::Span;
+use super::scalar::duration::ConfigDuration;
 use super::scalar::globs::Globs;
 use super::scalar::names::Name;
-use super::scalar::rate::{MOST, Pace};
+use super::scalar::rate::{MAX_COUNT, RateSpec};
 use super::yaml::line::Line;
 
 /// Limits of rate, number and volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimits {
     /// Where the counters are.
-    pub store: Store,
+    pub store: CounterStore,
     /// What is done while Redis does not answer.
     pub on_failure: OnFailure,
     /// How long an answer of Redis is waited for.
-    pub timeout: Span,
+    pub timeout: ConfigDuration,
     /// All that match a call must let it pass.
     pub rules: Vec<RateRule>,
 }
@@ -32,7 +32,7 @@ pub struct RateLimits {
 /// Where counters are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Store {
+pub enum CounterStore {
     /// In this process.
     #[default]
     Local,
@@ -123,21 +123,21 @@ pub enum Budget {
 /// Limits of rate, number and volume.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "RateLimits", default, deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawRateLimits {
     /// Where the counters are: in this process, or in `redis`, shared by all gateways that use it.
-    store: Store,
+    store: CounterStore,
     /// While Redis does not answer: count in this process, let all pass (`open`) or refuse all (`closed`).
     on_failure: OnFailure,
     /// How long an answer of Redis is waited for: 1ms to 1s.
-    timeout: Span,
+    timeout: ConfigDuration,
     /// The limits; all that match a call must let it pass.
-    rules: Vec<WrittenRule>,
+    rules: Vec<RawRateRule>,
 }
 
-impl Default for Written {
+impl Default for RawRateLimits {
     fn default() -> Self {
         let (store, on_failure, rules) = Default::default();
-        Self { store, on_failure, timeout: Span::millis(50), rules }
+        Self { store, on_failure, timeout: ConfigDuration::millis(50), rules }
     }
 }
 
@@ -148,16 +148,16 @@ impl Default for Written {
     extend("oneOf" = [{"required": ["limit"]}, {"required": ["concurrent"]}, {"required": ["quota"]}]),
     extend("dependentRequired" = {"burst": ["limit"]})
 )]
-struct WrittenRule {
+struct RawRateRule {
     /// For refusals, logs and metrics; no two have the same.
     name: Name,
     /// What calls must have in common to share a counter; `[]` is one counter for all.
     key: Vec<KeyPart>,
     /// Which calls it is about; all without it.
     #[serde(default, rename = "match")]
-    _match: WrittenMatch,
+    _match: RawMatch,
     /// So many calls in each span of time, refilled all the time: `600/1m`. The time: 100ms to 1d.
-    limit: Option<Pace>,
+    limit: Option<RateSpec>,
     /// With `limit`: most calls at once after a pause; as many as `limit` says by default.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     burst: Option<u64>,
@@ -165,14 +165,14 @@ struct WrittenRule {
     #[schemars(range(min = 1, max = 1_000_000))]
     concurrent: Option<u32>,
     /// So many calls in each fixed window, aligned to UTC: `10000/1d`. The window: 1s to 366d.
-    quota: Option<Pace>,
+    quota: Option<RateSpec>,
 }
 
 /// Which calls a limit is about: they touch what one of `tools`, `prompts`, `resources` and `servers` fits, and fit
 /// `methods` and `roles` beside.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Match", default, deny_unknown_fields)]
-struct WrittenMatch {
+struct RawMatch {
     /// Over the federated names of tools.
     #[serde(rename = "tools")]
     _tools: Globs,
@@ -193,17 +193,25 @@ struct WrittenMatch {
     _roles: Vec<Name>,
 }
 
-impl Written {
+impl RawRateLimits {
     /// `redis` tells whether there is a block of that name.
-    pub(super) fn limits(self, spot: &Spot<'_>, known: &Known<'_>, redis: bool) -> RateLimits {
-        within(spot, "timeout", self.timeout, (Span::millis(1), Span::secs(1)));
-        if let Some(spot) = spot.child("store").filter(|_| self.store == Store::Redis && !redis) {
+    pub(super) fn limits(
+        self,
+        node_ref: &NodeRef<'_>,
+        references: &References<'_>,
+        redis: bool,
+    ) -> RateLimits {
+        within(node_ref, "timeout", self.timeout, (ConfigDuration::millis(1), ConfigDuration::secs(1)));
+        if let Some(node_ref) =
+            node_ref.child("store").filter(|_| self.store == CounterStore::Redis && !redis)
+        {
             let expected = "add `redis: {url: \"redis://127.0.0.1:6379\"}` to the file";
-            spot.refuse("there is no block `redis` that says where it is", expected);
+            node_ref.reject("there is no block `redis` that says where it is", expected);
         }
-        let spots = spot.sound_items("rules");
+        let spots = node_ref.valid_items("rules");
         check_names(&spots, "rule");
-        let rules = spots.iter().zip(self.rules).filter_map(|(spot, rule)| rule.rule(spot, known));
+        let rules =
+            spots.iter().zip(self.rules).filter_map(|(node_ref, rule)| rule.rule(node_ref, references));
         RateLimits {
             store: self.store,
             on_failure: self.on_failure,
@@ -213,49 +221,50 @@ impl Written {
     }
 }
 
-impl WrittenRule {
-    fn rule(self, spot: &Spot<'_>, known: &Known<'_>) -> Option<RateRule> {
-        if let Some(key) = spot.child("key") {
+impl RawRateRule {
+    fn rule(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> Option<RateRule> {
+        if let Some(key) = node_ref.child("key") {
             key.check_distinct();
         }
-        let match_ = spot.child("match").map(|spot| matches(&spot, known)).unwrap_or_default();
-        let budget = self.budget(spot)?;
-        Some(RateRule { name: self.name.0, key: self.key, match_, budget, line: spot.line() })
+        let match_ =
+            node_ref.child("match").map(|node_ref| matches(&node_ref, references)).unwrap_or_default();
+        let budget = self.budget(node_ref)?;
+        Some(RateRule { name: self.name.0, key: self.key, match_, budget, line: node_ref.line() })
     }
 
     /// The one budget that it has, `None` if that was reported.
-    fn budget(&self, spot: &Spot<'_>) -> Option<Budget> {
+    fn budget(&self, node_ref: &NodeRef<'_>) -> Option<Budget> {
         const KINDS: [&str; 3] = ["limit", "concurrent", "quota"];
-        let mut kinds = KINDS.iter().filter(|kind| spot.has(kind));
+        let mut kinds = KINDS.iter().filter(|kind| node_ref.has(kind));
         let Some(kind) = kinds.next() else {
-            if !spot.node.entries().iter().any(|entry| entry.is_faulty()) {
+            if !node_ref.node.entries().iter().any(|entry| entry.is_invalid()) {
                 let expected = "expected one of `limit: 600/1m`, `concurrent: 16` or `quota: 10000/1d`";
-                spot.refuse("does not say how much", expected);
+                node_ref.reject("missing `limit`, `concurrent` or `quota`", expected);
             }
             return None;
         };
-        for other in kinds.filter_map(|other| spot.child(other)) {
-            let message = format!("{}: cannot stand beside `{kind}`", other.path);
-            other.refuse_key(message, "a rule is only one of `limit`, `concurrent` and `quota`", "");
+        for other in kinds.filter_map(|other| node_ref.child(other)) {
+            let message = format!("{}: conflicts with `{kind}`", other.path);
+            other.reject_key(message, "a rule is only one of `limit`, `concurrent` and `quota`", "");
         }
         if let Some(burst) = self.burst {
-            within(spot, "burst", burst, (1, MOST));
+            within(node_ref, "burst", burst, (1, MAX_COUNT));
         }
-        if let Some(burst) = spot.child("burst").filter(|_| *kind != "limit" && spot.has("burst")) {
-            let message = format!("{}: of no use beside `{kind}`", burst.path);
-            burst.refuse_key(message, "`burst` goes with `limit`", "");
+        if let Some(burst) = node_ref.child("burst").filter(|_| *kind != "limit" && node_ref.has("burst")) {
+            let message = format!("{}: not allowed with `{kind}`", burst.path);
+            burst.reject_key(message, "`burst` goes with `limit`", "");
         }
         match (self.limit, self.concurrent, self.quota) {
-            (Some(Pace { count, per }), None, None) => {
-                period(spot, "limit", per, (Span::millis(100), Span::hours(24)));
+            (Some(RateSpec { count, per }), None, None) => {
+                period(node_ref, "limit", per, (ConfigDuration::millis(100), ConfigDuration::hours(24)));
                 Some(Budget::Rate { count, per: per.get(), burst: self.burst.unwrap_or(count) })
             }
             (None, Some(concurrent), None) => {
-                within(spot, "concurrent", concurrent, (1, 1_000_000));
+                within(node_ref, "concurrent", concurrent, (1, 1_000_000));
                 Some(Budget::Concurrent(concurrent))
             }
-            (None, None, Some(Pace { count, per })) => {
-                period(spot, "quota", per, (Span::secs(1), Span::hours(366 * 24)));
+            (None, None, Some(RateSpec { count, per })) => {
+                period(node_ref, "quota", per, (ConfigDuration::secs(1), ConfigDuration::hours(366 * 24)));
                 Some(Budget::Quota { count, per: per.get() })
             }
             // Several, or one that could not be read: reported.
@@ -265,22 +274,27 @@ impl WrittenRule {
 }
 
 /// Reports a rate whose time lies outside of the range.
-fn period(spot: &Spot<'_>, key: &str, per: Span, (least, most): (Span, Span)) {
-    let Some(spot) = spot.child(key).filter(|_| per < least || per > most) else { return };
+fn period(
+    node_ref: &NodeRef<'_>,
+    key: &str,
+    per: ConfigDuration,
+    (least, max): (ConfigDuration, ConfigDuration),
+) {
+    let Some(node_ref) = node_ref.child(key).filter(|_| per < least || per > max) else { return };
     let what = if per < least { "its time is too short" } else { "its time is too long" };
-    spot.refuse(what, format!("expected a time of {least} to {most}"));
+    node_ref.reject(what, format!("expected a time of {least} to {max}"));
 }
 
-fn matches(spot: &Spot<'_>, known: &Known<'_>) -> Match {
+fn matches(node_ref: &NodeRef<'_>, references: &References<'_>) -> Match {
     let matches = Match {
-        tools: patterns(spot, "tools"),
-        prompts: patterns(spot, "prompts"),
-        resources: patterns(spot, "resources"),
-        methods: patterns(spot, "methods"),
-        servers: patterns(spot, "servers"),
-        roles: patterns(spot, "roles").into_iter().map(|role| role.text).collect(),
+        tools: patterns(node_ref, "tools"),
+        prompts: patterns(node_ref, "prompts"),
+        resources: patterns(node_ref, "resources"),
+        methods: patterns(node_ref, "methods"),
+        servers: patterns(node_ref, "servers"),
+        roles: patterns(node_ref, "roles").into_iter().map(|role| role.text).collect(),
     };
-    known.check_servers(spot.child("servers"));
-    known.check_roles(spot.child("roles"));
+    references.check_servers(node_ref.child("servers"));
+    references.check_roles(node_ref.child("roles"));
     matches
 }

@@ -6,16 +6,16 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::diagnostics::Spot;
-use super::references::Known;
-use super::roles::{self, Lists, Role};
+use super::diagnostics::NodeRef;
+use super::references::References;
+use super::roles::{self, PatternLists, Role};
 use super::scalar::globs::Globs;
-use super::scalar::names::{Name, Scope};
+use super::scalar::names::{Name, ScopeName};
 use super::yaml::line::Line;
 
 /// Who may do what.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rbac {
+pub struct RbacConfig {
     /// For what no role of a caller speaks of.
     pub default: Effect,
     /// The roles by name; names of others mean nothing.
@@ -42,7 +42,7 @@ pub enum Effect {
 pub struct ScopeNeed {
     /// Which calls: those that fit one of tools, prompts and resources, and methods and servers beside; never empty,
     /// and without toolsets.
-    pub matches: Lists,
+    pub matches: PatternLists,
     /// The scopes: all of them, at least one.
     pub require: Vec<String>,
     /// Where it stands.
@@ -67,15 +67,15 @@ pub struct Rule {
 /// Who may do what.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Rbac", default, deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawRbac {
     /// For what no role of a caller speaks of.
     default: Effect,
     /// The roles, by name.
-    roles: BTreeMap<String, roles::Written>,
+    roles: BTreeMap<String, roles::RawRole>,
     /// Scopes that some calls need beside: without them such a call is refused, but its tool stays visible.
-    scopes: Vec<WrittenNeed>,
+    scopes: Vec<RawScopeNeed>,
     /// Conditions in CEL, looked at in this order and before the roles: the first that holds decides.
-    rules: Vec<WrittenRule>,
+    rules: Vec<RawRule>,
 }
 
 /// Calls, and the scopes that they need: calls that touch what one of `tools`, `prompts` and `resources` fits, and that
@@ -83,7 +83,7 @@ pub(super) struct Written {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "ScopeNeed", deny_unknown_fields)]
 #[schemars(extend("minProperties" = 2))]
-struct WrittenNeed {
+struct RawScopeNeed {
     /// Over the federated names of tools.
     #[serde(default, rename = "tools")]
     _tools: Globs,
@@ -101,13 +101,13 @@ struct WrittenNeed {
     _servers: Globs,
     /// The scopes, all of which are needed.
     #[schemars(extend("minItems" = 1))]
-    require: Vec<Scope>,
+    require: Vec<ScopeName>,
 }
 
 /// A condition and what follows from it.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "RbacRule", deny_unknown_fields)]
-struct WrittenRule {
+struct RawRule {
     /// Names it in the log; no two have the same.
     name: Name,
     /// A condition in CEL over `caller`, `call` and `server`.
@@ -119,71 +119,75 @@ struct WrittenRule {
     message: Option<Name>,
 }
 
-impl Written {
-    pub(super) fn rbac(self, spot: &Spot<'_>, known: &Known<'_>) -> Rbac {
-        let roles = spot.child("roles");
-        let (needs, rules) = (spot.sound_items("scopes"), spot.sound_items("rules"));
+impl RawRbac {
+    pub(super) fn rbac(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> RbacConfig {
+        let roles = node_ref.child("roles");
+        let (needs, rules) = (node_ref.valid_items("scopes"), node_ref.valid_items("rules"));
         check_names(&rules, "rule");
-        Rbac {
+        RbacConfig {
             default: self.default,
-            roles: roles.map(|spot| roles::roles(self.roles, &spot, known)).unwrap_or_default(),
-            scopes: needs.iter().zip(self.scopes).map(|(spot, need)| need.need(spot, known)).collect(),
-            rules: rules.iter().zip(self.rules).map(|(spot, rule)| rule.rule(spot)).collect(),
+            roles: roles.map(|node_ref| roles::roles(self.roles, &node_ref, references)).unwrap_or_default(),
+            scopes: needs
+                .iter()
+                .zip(self.scopes)
+                .map(|(node_ref, need)| need.need(node_ref, references))
+                .collect(),
+            rules: rules.iter().zip(self.rules).map(|(node_ref, rule)| rule.rule(node_ref)).collect(),
         }
     }
 }
 
-impl WrittenNeed {
-    fn need(self, spot: &Spot<'_>, known: &Known<'_>) -> ScopeNeed {
-        if let Some(spot) = spot.child("require").filter(|require| require.node.items().is_empty()) {
-            spot.refuse("empty", "expected at least one scope");
+impl RawScopeNeed {
+    fn need(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> ScopeNeed {
+        if let Some(node_ref) = node_ref.child("require").filter(|require| require.node.items().is_empty()) {
+            node_ref.reject("empty", "expected at least one scope");
         }
         const LISTS: [&str; 5] = ["tools", "prompts", "resources", "methods", "servers"];
-        let misspelt = spot.node.entries().iter().any(|entry| entry.is_faulty());
-        if !misspelt && !LISTS.iter().any(|list| spot.has(list)) {
-            let expected = "expected one of `tools`, `prompts`, `resources`, `methods` or `servers`";
-            spot.refuse("says of no call that it needs them", expected);
+        let misspelt = node_ref.node.entries().iter().any(|entry| entry.is_invalid());
+        if !misspelt && !LISTS.iter().any(|list| node_ref.has(list)) {
+            let expected = "set one of `tools`, `prompts`, `resources`, `methods` or `servers`";
+            node_ref.reject("matches nothing", expected);
         }
         let require = self.require.into_iter().map(|scope| scope.0).collect();
-        ScopeNeed { matches: roles::lists(spot, known), require, line: spot.line() }
+        ScopeNeed { matches: roles::lists(node_ref, references), require, line: node_ref.line() }
     }
 }
 
-impl WrittenRule {
-    fn rule(self, spot: &Spot<'_>) -> Rule {
-        if let Some(spot) = spot.child("when") {
+impl RawRule {
+    fn rule(self, node_ref: &NodeRef<'_>) -> Rule {
+        if let Some(node_ref) = node_ref.child("when") {
             if self.when.trim().is_empty() {
-                spot.refuse("empty", "expected a condition such as `call.tool == \"files__write\"`");
+                node_ref.reject("empty", "expected a condition such as `call.tool == \"files__write\"`");
             } else if let Err((piece, what, expected)) = check_condition(&self.when) {
-                spot.refuse_piece(piece, what, expected);
+                node_ref.reject_part(piece, what, expected);
             }
         }
-        if let Some(message) = spot.child("message").filter(|_| spot.has("message"))
+        if let Some(message) = node_ref.child("message").filter(|_| node_ref.has("message"))
             && self.effect == Effect::Allow
         {
-            let what = format!("{}: of no use beside `effect: allow`", message.path);
-            message.refuse_key(what, "who is refused gets to read it: remove it", "");
+            let what = format!("{}: not allowed with `effect: allow`", message.path);
+            message.reject_key(what, "who is refused gets to read it: remove it", "");
         }
         Rule {
             name: self.name.0,
             when: self.when,
             effect: self.effect,
             message: self.message.map(|message| message.0),
-            line: spot.line(),
+            line: node_ref.line(),
         }
     }
 }
 
 /// Reports each item whose name an earlier one has.
-pub(super) fn check_names(items: &[Spot<'_>], noun: &str) {
+pub(super) fn check_names(items: &[NodeRef<'_>], noun: &str) {
     let mut seen = HashMap::new();
     for item in items {
         let Some(name) = item.child("name") else { continue };
-        let super::yaml::node::Value::Scalar(scalar) = &name.node.value else { continue };
+        let super::yaml::node::NodeValue::Scalar(scalar) = &name.node.value else { continue };
         match seen.get(scalar.text()) {
-            Some(line) => name.refuse(
+            Some(line) => name.reject(
                 format!("another {noun} has this name too"),
-                format!("expected a name of its own; the other stands on line {line}"),
+                format!("expected a name of its own; the other is on line {line}"),
             ),
             None => drop(seen.insert(scalar.text(), item.line())),
         }
@@ -193,9 +197,9 @@ pub(super) fn check_names(items: &[Spot<'_>], noun: &str) {
 /// Whether the condition can be compiled; else which bytes of it are wrong, what is, and what was expected.
 fn check_condition(text: &str) -> Result<(), (Range<usize>, String, String)> {
     let compiled = filters::cel::Condition::compile(text);
-    let expected = |words: String| match words.as_str() {
-        "" => words,
-        text if text.starts_with("expected") || text.starts_with("did you mean") => words,
+    let expected = |message: String| match message.as_str() {
+        "" => message,
+        text if text.starts_with("expected") || text.starts_with("did you mean") => message,
         text => format!("expected {text}"),
     };
     compiled.map(drop).map_err(|flaw| (flaw.bytes, flaw.what, expected(flaw.expected)))

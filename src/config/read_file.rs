@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::Size;
+use super::ByteSize;
 
 /// Largest file that is read, in bytes, where nothing smaller is said.
 pub const MAX: u64 = 16 << 20;
@@ -77,7 +77,7 @@ fn read_now(file: &Path, max: u64) -> io::Result<Vec<u8>> {
     // It may be another one by now.
     let seen = opened.metadata()?;
     regular(seen.file_type())?;
-    let too_large = || Err(io::Error::other(format!("it is larger than {}", Size::of(max))));
+    let too_large = || Err(io::Error::other(format!("it is larger than {}", ByteSize::of(max))));
     if seen.len() > max {
         return too_large();
     }

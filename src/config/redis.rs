@@ -6,12 +6,12 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::scalar::{Leaf, leaf};
+use super::scalar::{ScalarValue, scalar};
 
 /// The Redis that several gateways share their counters in.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Redis {
+pub struct RedisConfig {
     /// `redis://` or, with TLS, `rediss://`: `[user:password@]host[:port][/database]`.
     pub url: RedisUrl,
     /// Stands before all keys, for a Redis that others use too.
@@ -59,7 +59,7 @@ impl RedisUrl {
     }
 }
 
-impl Leaf for RedisUrl {
+impl ScalarValue for RedisUrl {
     const EXPECTED: &'static str =
         "a URL such as `redis://127.0.0.1:6379` or `rediss://user:password@host:6380/0`";
 
@@ -99,7 +99,7 @@ impl Leaf for RedisUrl {
     }
 }
 
-leaf!(RedisUrl);
+scalar!(RedisUrl);
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,7 +134,7 @@ impl JsonSchema for RedisUrl {
 /// What stands before the keys.
 struct Prefix(String);
 
-impl Leaf for Prefix {
+impl ScalarValue for Prefix {
     const EXPECTED: &'static str = "at most 64 visible ASCII characters, such as `toolgate:`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -143,7 +143,7 @@ impl Leaf for Prefix {
     }
 }
 
-leaf!(Prefix);
+scalar!(Prefix);
 
 impl JsonSchema for Prefix {
     fn schema_name() -> Cow<'static, str> {

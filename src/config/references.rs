@@ -2,21 +2,21 @@
 //!
 //! They are taken from the tree and not from what was read, so that a faulty role is still a known one.
 
-use super::diagnostics::Spot;
+use super::diagnostics::NodeRef;
 use super::suggest;
 
 /// Names as they stand in the file; servers that are switched off are among them.
-pub(super) struct Known<'t> {
+pub(super) struct References<'t> {
     /// `None` without `rbac`: any role may be meant then.
     roles: Option<Vec<&'t str>>,
     servers: Vec<&'t str>,
     toolsets: Vec<&'t str>,
 }
 
-impl<'t> Known<'t> {
-    pub(super) fn of(root: &Spot<'t>) -> Self {
-        let keys = |spot: Option<Spot<'t>>| -> Vec<&'t str> {
-            let node = spot.map(|spot| spot.node);
+impl<'t> References<'t> {
+    pub(super) fn of(root: &NodeRef<'t>) -> Self {
+        let keys = |node_ref: Option<NodeRef<'t>>| -> Vec<&'t str> {
+            let node = node_ref.map(|node_ref| node_ref.node);
             node.map(|node| node.entries()).unwrap_or_default().iter().map(|entry| &*entry.key).collect()
         };
         let rbac = root.child("rbac").filter(|rbac| !rbac.node.is_null());
@@ -28,33 +28,36 @@ impl<'t> Known<'t> {
     }
 
     /// Reports each role of this list that `rbac` does not have.
-    pub(super) fn check_roles(&self, spot: Option<Spot<'_>>) {
+    pub(super) fn check_roles(&self, node_ref: Option<NodeRef<'_>>) {
         let Some(roles) = &self.roles else { return };
-        for (spot, role) in spot.iter().flat_map(Spot::texts) {
+        for (node_ref, role) in node_ref.iter().flat_map(NodeRef::texts) {
             if !roles.contains(&role) {
-                spot.refuse(
+                node_ref.reject(
                     "`rbac.roles` has no such role",
-                    suggest::meant(roles, role, "`rbac` has no roles"),
+                    suggest::did_you_mean(roles, role, "`rbac` has no roles"),
                 );
             }
         }
     }
 
     /// Reports each name of this list that no server has. Patterns may fit what is added later.
-    pub(super) fn check_servers(&self, spot: Option<Spot<'_>>) {
-        for (spot, server) in spot.iter().flat_map(Spot::texts) {
+    pub(super) fn check_servers(&self, node_ref: Option<NodeRef<'_>>) {
+        for (node_ref, server) in node_ref.iter().flat_map(NodeRef::texts) {
             if !server.contains(['*', '?', '[', '{', '\\']) && !self.servers.contains(&server) {
-                spot.refuse("no such server", suggest::meant(&self.servers, server, "there are no servers"));
+                node_ref.reject(
+                    "no such server",
+                    suggest::did_you_mean(&self.servers, server, "there are no servers"),
+                );
             }
         }
     }
 
-    pub(super) fn check_toolsets(&self, spot: Option<Spot<'_>>) {
-        for (spot, toolset) in spot.iter().flat_map(Spot::texts) {
+    pub(super) fn check_toolsets(&self, node_ref: Option<NodeRef<'_>>) {
+        for (node_ref, toolset) in node_ref.iter().flat_map(NodeRef::texts) {
             if !self.toolsets.contains(&toolset) {
-                spot.refuse(
+                node_ref.reject(
                     "no such toolset",
-                    suggest::meant(&self.toolsets, toolset, "there are no `toolsets`"),
+                    suggest::did_you_mean(&self.toolsets, toolset, "there are no `toolsets`"),
                 );
             }
         }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::diagnostics::Spot;
-use super::references::Known;
+use super::diagnostics::NodeRef;
+use super::references::References;
 use super::scalar::globs::Globs;
 use super::scalar::names::{Name, ServerName};
 use super::suggest;
@@ -18,9 +18,9 @@ pub struct Role {
     /// Roles whose rights and prohibitions it has too; known ones, without cycles.
     pub inherits: Vec<String>,
     /// What it may.
-    pub allow: Lists,
+    pub allow: PatternLists,
     /// What it may not, whatever allows it.
-    pub deny: Lists,
+    pub deny: PatternLists,
     /// It may use the admin API.
     pub admin: bool,
     /// Where it stands.
@@ -30,7 +30,7 @@ pub struct Role {
 /// What patterns single out: over federated names, URIs of resources, methods and names of servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are the words of the config")]
-pub struct Lists {
+pub struct PatternLists {
     pub tools: Vec<Pattern>,
     pub prompts: Vec<Pattern>,
     pub resources: Vec<Pattern>,
@@ -49,7 +49,7 @@ pub struct Pattern {
     pub line: Line,
 }
 
-impl Lists {
+impl PatternLists {
     /// Nothing is singled out.
     pub fn is_empty(&self) -> bool {
         let lists = [&self.tools, &self.prompts, &self.resources, &self.methods, &self.servers];
@@ -60,13 +60,13 @@ impl Lists {
 /// A role.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Role", default, deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawRole {
     /// Roles whose rights and prohibitions it has too.
     inherits: Vec<Name>,
     /// What it may.
-    allow: WrittenLists,
+    allow: RawLists,
     /// What it may not: this wins over every `allow`, of any role.
-    deny: WrittenLists,
+    deny: RawLists,
     /// It may use the admin API.
     admin: bool,
 }
@@ -74,7 +74,7 @@ pub(super) struct Written {
 /// What is allowed or denied, by patterns.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Lists", default, deny_unknown_fields)]
-struct WrittenLists {
+struct RawLists {
     /// Over the federated names of tools: `files__read_*`.
     #[serde(rename = "tools")]
     _tools: Globs,
@@ -94,96 +94,96 @@ struct WrittenLists {
     toolsets: Vec<ServerName>,
 }
 
-impl Written {
-    fn role(self, spot: &Spot<'_>, known: &Known<'_>) -> Role {
-        let lists = |key: &str, written: WrittenLists| match spot.child(key) {
-            Some(spot) => Lists { toolsets: written.toolsets, ..lists(&spot, known) },
-            None => Lists::default(),
+impl RawRole {
+    fn role(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> Role {
+        let lists = |key: &str, written: RawLists| match node_ref.child(key) {
+            Some(node_ref) => PatternLists { toolsets: written.toolsets, ..lists(&node_ref, references) },
+            None => PatternLists::default(),
         };
         Role {
             inherits: self.inherits.into_iter().map(|name| name.0).collect(),
             allow: lists("allow", self.allow),
             deny: lists("deny", self.deny),
             admin: self.admin,
-            line: spot.line(),
+            line: node_ref.line(),
         }
     }
 }
 
 /// The lists of patterns that stand under this mapping, with the places of their items.
-pub(super) fn lists(spot: &Spot<'_>, known: &Known<'_>) -> Lists {
-    let lists = Lists {
-        tools: patterns(spot, "tools"),
-        prompts: patterns(spot, "prompts"),
-        resources: patterns(spot, "resources"),
-        methods: patterns(spot, "methods"),
-        servers: patterns(spot, "servers"),
+pub(super) fn lists(node_ref: &NodeRef<'_>, references: &References<'_>) -> PatternLists {
+    let lists = PatternLists {
+        tools: patterns(node_ref, "tools"),
+        prompts: patterns(node_ref, "prompts"),
+        resources: patterns(node_ref, "resources"),
+        methods: patterns(node_ref, "methods"),
+        servers: patterns(node_ref, "servers"),
         toolsets: Vec::new(),
     };
-    known.check_servers(spot.child("servers"));
-    known.check_toolsets(filled(spot, "toolsets"));
+    references.check_servers(node_ref.child("servers"));
+    references.check_toolsets(filled(node_ref, "toolsets"));
     lists
 }
 
 /// The patterns under this key.
-pub(super) fn patterns(spot: &Spot<'_>, key: &str) -> Vec<Pattern> {
-    let texts = filled(spot, key).map(|list| list.texts()).unwrap_or_default().into_iter();
-    texts.map(|(spot, text)| Pattern { text: text.into(), line: spot.line() }).collect()
+pub(super) fn patterns(node_ref: &NodeRef<'_>, key: &str) -> Vec<Pattern> {
+    let texts = filled(node_ref, key).map(|list| list.texts()).unwrap_or_default().into_iter();
+    texts.map(|(node_ref, text)| Pattern { text: text.into(), line: node_ref.line() }).collect()
 }
 
 /// The list under this key. One without items is refused: some read it as "none", others as "all".
-pub(super) fn filled<'t>(spot: &Spot<'t>, key: &str) -> Option<Spot<'t>> {
-    let list = spot.child(key).filter(|_| spot.has(key))?;
+pub(super) fn filled<'t>(node_ref: &NodeRef<'t>, key: &str) -> Option<NodeRef<'t>> {
+    let list = node_ref.child(key).filter(|_| node_ref.has(key))?;
     if list.node.items().is_empty() {
-        list.refuse("empty", "name some, or remove the key");
+        list.reject("empty", "name some, or remove the key");
     }
     Some(list)
 }
 
 /// All roles of the block, with what is wrong among them reported.
 pub(super) fn roles(
-    mut written: BTreeMap<String, Written>,
-    spot: &Spot<'_>,
-    known: &Known<'_>,
+    mut written: BTreeMap<String, RawRole>,
+    node_ref: &NodeRef<'_>,
+    references: &References<'_>,
 ) -> BTreeMap<String, Role> {
     let mut roles = BTreeMap::new();
-    for entry in spot.node.entries() {
+    for entry in node_ref.node.entries() {
         let Some((name, role)) = written.remove_entry(&entry.key) else { continue };
-        let spot = spot.under(entry);
+        let node_ref = node_ref.under(entry);
         if name.trim() != name || name.is_empty() {
-            let message = format!("{}: not the name of a role", spot.path);
-            spot.refuse_key(message, "expected a name without blanks around it", "");
+            let message = format!("{}: not the name of a role", node_ref.path);
+            node_ref.reject_key(message, "expected a name without blanks around it", "");
         }
-        roles.insert(name, role.role(&spot, known));
+        roles.insert(name, role.role(&node_ref, references));
     }
-    check_inheritance(&roles, spot);
+    check_inheritance(&roles, node_ref);
     roles
 }
 
 /// Every role that is inherited exists, and none inherits itself, be it around corners.
-fn check_inheritance(roles: &BTreeMap<String, Role>, spot: &Spot<'_>) {
-    let names: Vec<_> = spot.node.entries().iter().map(|entry| &*entry.key).collect();
-    for entry in spot.node.entries() {
-        let Some(list) = spot.under(entry).child("inherits") else { continue };
+fn check_inheritance(roles: &BTreeMap<String, Role>, node_ref: &NodeRef<'_>) {
+    let names: Vec<_> = node_ref.node.entries().iter().map(|entry| &*entry.key).collect();
+    for entry in node_ref.node.entries() {
+        let Some(list) = node_ref.under(entry).child("inherits") else { continue };
         list.check_distinct();
         for (item, parent) in list.texts() {
             if !names.contains(&parent) {
-                item.refuse("no such role", suggest::meant(&names, parent, "there are no roles"));
+                item.reject("no such role", suggest::did_you_mean(&names, parent, "there are no roles"));
             }
         }
     }
     let mut settled = Vec::new();
     for name in &names {
         let mut trail = Vec::new();
-        climb(name, roles, spot, &mut trail, &mut settled);
+        find_cycle(name, roles, node_ref, &mut trail, &mut settled);
     }
 }
 
 /// Walks up from a role; the item that closes a circle is reported.
-fn climb<'r>(
+fn find_cycle<'r>(
     name: &'r str,
     roles: &'r BTreeMap<String, Role>,
-    spot: &Spot<'_>,
+    node_ref: &NodeRef<'_>,
     trail: &mut Vec<&'r str>,
     settled: &mut Vec<&'r str>,
 ) {
@@ -191,14 +191,14 @@ fn climb<'r>(
     trail.push(name);
     for parent in &role.inherits {
         let Some(from) = trail.iter().position(|above| above == parent) else {
-            climb(parent, roles, spot, trail, settled);
+            find_cycle(parent, roles, node_ref, trail, settled);
             continue;
         };
-        let list = spot.child(name).and_then(|role| role.child("inherits"));
-        let item = list.iter().flat_map(Spot::texts).find(|(_, text)| text == parent);
+        let list = node_ref.child(name).and_then(|role| role.child("inherits"));
+        let item = list.iter().flat_map(NodeRef::texts).find(|(_, text)| text == parent);
         if let Some((item, _)) = item {
             let circle = trail[from..].join(" → ");
-            item.refuse(format!("roles that inherit each other: {circle} → {parent}"), "remove this one");
+            item.reject(format!("roles that inherit each other: {circle} → {parent}"), "remove this one");
         }
     }
     trail.pop();

@@ -7,18 +7,18 @@ use serde::Deserialize;
 
 use super::auth;
 use super::client_cert;
-use super::diagnostics::Spot;
+use super::diagnostics::NodeRef;
 use super::guard;
 use super::limits::Limits;
 use super::listen::{Admin, Listen};
 use super::process::{Cors, Log, Workers};
 use super::rate_limits;
 use super::rbac;
-use super::redis::Redis;
-use super::references::Known;
+use super::redis::RedisConfig;
+use super::references::References;
 use super::scalar::globs::Globs;
 use super::scalar::names::ServerName;
-use super::server::{Credentials, Server};
+use super::server::{CredentialsMode, ServerConfig};
 use super::server_raw;
 use super::yaml::deserialize;
 use super::yaml::node::Entry;
@@ -27,7 +27,7 @@ use super::{Config, Notes, Toolset};
 /// The config file of Toolgate. `${VAR}` and `${VAR:-default}` are taken from the environment, in any value.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Config", deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawConfig {
     /// The public listener.
     #[serde(default)]
     listen: Listen,
@@ -38,10 +38,10 @@ pub(super) struct Written {
     workers: Workers,
     /// The servers behind the gateway, by name: the block that Claude Desktop, Cursor and VS Code read.
     #[serde(rename = "mcpServers")]
-    servers: BTreeMap<ServerName, server_raw::Written>,
+    servers: BTreeMap<ServerName, server_raw::RawServer>,
     /// Bundles of tools, each an endpoint of its own: `/servers/NAME/mcp`.
     #[serde(default)]
-    toolsets: BTreeMap<ServerName, WrittenToolset>,
+    toolsets: BTreeMap<ServerName, RawToolset>,
     /// Bounds of size, number and time.
     #[serde(default)]
     limits: Limits,
@@ -51,29 +51,29 @@ pub(super) struct Written {
     /// What web pages of other origins are told that they may do; without it, nothing.
     cors: Option<Cors>,
     /// Who may come in; without it, everybody, as nobody in particular.
-    auth: Option<auth::Written>,
+    auth: Option<auth::RawAuth>,
     /// Who may do what; without it, everybody who came in may do everything.
-    rbac: Option<rbac::Written>,
+    rbac: Option<rbac::RawRbac>,
     /// How much each caller may ask for; without it, no bounds but `limits`.
-    rate_limits: Option<rate_limits::Written>,
+    rate_limits: Option<rate_limits::RawRateLimits>,
     /// The Redis that several gateways share their counters in.
-    redis: Option<Redis>,
+    redis: Option<RedisConfig>,
     /// What is looked for in arguments and results, and which definitions of tools were approved.
-    guard: Option<guard::Written>,
+    guard: Option<guard::RawGuard>,
 }
 
 /// A bundle of tools.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Toolset", deny_unknown_fields)]
-struct WrittenToolset {
+struct RawToolset {
     /// Patterns over the federated names: `search__*`.
     #[schemars(extend("minItems" = 1))]
     tools: Globs,
 }
 
 /// Reads and checks the whole tree; what is wrong has been reported when there is no config.
-pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
-    let Written {
+pub(super) fn config(root: &NodeRef<'_>) -> Option<Config> {
+    let RawConfig {
         listen,
         admin,
         workers,
@@ -88,37 +88,41 @@ pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
         redis,
         guard,
     } = deserialize::read(root)?;
-    if let Some(spot) = root.child("limits") {
-        limits.check(&spot);
+    if let Some(node_ref) = root.child("limits") {
+        limits.check(&node_ref);
     }
-    if let Some(spot) = root.child("listen") {
-        listen.check(&spot);
+    if let Some(node_ref) = root.child("listen") {
+        listen.check(&node_ref);
     }
-    if let (Some(admin), Some(spot)) = (&admin, root.child("admin").and_then(|admin| admin.child("address")))
+    if let (Some(admin), Some(node_ref)) =
+        (&admin, root.child("admin").and_then(|admin| admin.child("address")))
     {
-        admin.check(&listen, &spot);
+        admin.check(&listen, &node_ref);
     }
     let (servers, toolsets) = (checked_servers(servers, root), checked_toolsets(toolsets, root));
     let open =
         [("auth", "without it everybody comes in"), ("rbac", "without it everybody may do everything")];
     for (key, help) in open {
         // Without them everything is open: that is not to come of a block whose lines were commented out.
-        if let Some(spot) = root.child(key).filter(|spot| spot.node.is_null()) {
-            spot.refuse_key(format!("{key}: empty"), "fill it, or remove the key", help);
+        if let Some(node_ref) = root.child(key).filter(|node_ref| node_ref.node.is_null()) {
+            node_ref.reject_key(format!("{key}: empty"), "fill it, or remove the key", help);
         }
     }
-    let known = Known::of(root);
-    let spot = |key: &str| root.child(key);
+    let references = References::of(root);
+    let node_ref = |key: &str| root.child(key);
     check_exchange(&servers, root);
     client_cert::check_authority(root);
     Some(Config {
-        auth: auth.zip(spot("auth")).map(|(auth, spot)| auth.auth(&spot, &known)),
-        rbac: rbac.zip(spot("rbac")).map(|(rbac, spot)| rbac.rbac(&spot, &known)),
+        auth: auth.zip(node_ref("auth")).map(|(auth, node_ref)| auth.auth(&node_ref, &references)),
+        rbac: rbac.zip(node_ref("rbac")).map(|(rbac, node_ref)| rbac.rbac(&node_ref, &references)),
         rate_limits: rate_limits
-            .zip(spot("rate_limits"))
-            .map(|(rates, spot)| rates.limits(&spot, &known, root.has("redis"))),
+            .zip(node_ref("rate_limits"))
+            .map(|(rates, node_ref)| rates.limits(&node_ref, &references, root.has("redis"))),
         redis,
-        guard: guard.zip(spot("guard")).map(|(guard, spot)| guard.guard(&spot)).unwrap_or_default(),
+        guard: guard
+            .zip(node_ref("guard"))
+            .map(|(guard, node_ref)| guard.guard(&node_ref))
+            .unwrap_or_default(),
         listen,
         admin,
         workers,
@@ -135,17 +139,17 @@ pub(super) fn config(root: &Spot<'_>) -> Option<Config> {
 
 /// What of them can be understood, without those that are switched off.
 fn checked_servers(
-    mut written: BTreeMap<ServerName, server_raw::Written>,
-    root: &Spot<'_>,
-) -> BTreeMap<ServerName, Server> {
+    mut written: BTreeMap<ServerName, server_raw::RawServer>,
+    root: &NodeRef<'_>,
+) -> BTreeMap<ServerName, ServerConfig> {
     let Some(block) = root.child("mcpServers") else { return BTreeMap::new() };
     let servers = block.node.entries().iter().filter_map(|entry| {
         let (name, written) = written.remove_entry(entry.key.as_str())?;
-        let spot = block.under(entry);
+        let node_ref = block.under(entry);
         let off = written.disabled;
-        let server = written.server(&name, &spot);
+        let server = written.server(&name, &node_ref);
         if off {
-            root.inquest.note(
+            root.diagnostics.note(
                 &entry.key_bytes,
                 format!("the server `{name}` is switched off, so it is left out"),
                 false,
@@ -157,47 +161,47 @@ fn checked_servers(
 }
 
 /// Tokens can only be exchanged where it is said how.
-fn check_exchange(servers: &BTreeMap<ServerName, Server>, root: &Spot<'_>) {
-    if root.child("auth").is_some_and(|auth| auth.has("exchange") || auth.node.is_faulty()) {
+fn check_exchange(servers: &BTreeMap<ServerName, ServerConfig>, root: &NodeRef<'_>) {
+    if root.child("auth").is_some_and(|auth| auth.has("exchange") || auth.node.is_invalid()) {
         return;
     }
     let Some(block) = root.child("mcpServers") else { return };
-    for (name, _) in servers.iter().filter(|(_, server)| server.credentials == Credentials::Exchange) {
+    for (name, _) in servers.iter().filter(|(_, server)| server.credentials == CredentialsMode::Exchange) {
         let credentials = block.child(name).and_then(|server| server.child("credentials"));
         if let Some(credentials) = credentials {
-            credentials.refuse("needs `auth.exchange`", "add it: it says where tokens are exchanged");
+            credentials.reject("needs `auth.exchange`", "add it: it says where tokens are exchanged");
         }
     }
 }
 
 fn checked_toolsets(
-    mut written: BTreeMap<ServerName, WrittenToolset>,
-    root: &Spot<'_>,
+    mut written: BTreeMap<ServerName, RawToolset>,
+    root: &NodeRef<'_>,
 ) -> BTreeMap<ServerName, Toolset> {
     let Some(block) = root.child("toolsets") else { return BTreeMap::new() };
     let servers = root.node.entry("mcpServers").map_or(&[][..], |entry| entry.node.entries());
     let taken: HashMap<&str, &Entry> = servers.iter().map(|entry| (entry.key.as_str(), entry)).collect();
     let toolsets = block.node.entries().iter().filter_map(|entry| {
         let (name, written) = written.remove_entry(entry.key.as_str())?;
-        let spot = block.under(entry);
-        written.check(&spot);
+        let node_ref = block.under(entry);
+        written.check(&node_ref);
         if let Some(server) = taken.get(name.as_str()) {
-            let line = root.inquest.source().place(&server.key_bytes).line;
-            let message = format!("{}: a server has this name too", spot.path);
+            let line = root.diagnostics.source().location(&server.key_bytes).line;
+            let message = format!("{}: a server has this name too", node_ref.path);
             let help = "both would be served at /servers/NAME/mcp";
-            spot.refuse_key(message, format!("the server is on line {line}"), help);
+            node_ref.reject_key(message, format!("the server is on line {line}"), help);
         }
         Some((name, Toolset { tools: written.tools }))
     });
     toolsets.collect()
 }
 
-impl WrittenToolset {
-    fn check(&self, spot: &Spot<'_>) {
+impl RawToolset {
+    fn check(&self, node_ref: &NodeRef<'_>) {
         if let Some(tools) =
-            spot.child("tools").filter(|tools| self.tools.is_empty() && tools.node.items().is_empty())
+            node_ref.child("tools").filter(|tools| self.tools.is_empty() && tools.node.items().is_empty())
         {
-            tools.refuse("empty", "expected patterns over federated names, such as \"search__*\"");
+            tools.reject("empty", "expected patterns over federated names, such as \"search__*\"");
         }
     }
 }

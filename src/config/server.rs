@@ -1,6 +1,6 @@
-//! A server behind the gateway, as the rest of the house sees it.
+//! A server behind the gateway, as the rest of the gateway sees it.
 //!
-//! How it is written in the file, and what may stand beside what, is the matter of `paste.rs` and `fit.rs`.
+//! How it is written in the file, and what may stand beside what, is the matter of `server_raw.rs` and `server_validate.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,51 +11,51 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::balance::{Balance, Retry};
+use super::balance::{Balance, RetryPolicy};
 use super::limits::Limits;
-use super::scalar::duration::Span;
+use super::scalar::duration::ConfigDuration;
 use super::scalar::globs::Globs;
 use super::scalar::secret::Secret;
-use super::scalar::size::Size;
+use super::scalar::size::ByteSize;
 use super::scalar::url::Url;
 use super::tls::{PemFile, some_path};
 
 /// Time for a start, where a server has none of its own: `npx` and `uvx` may have to fetch a package first.
-const STARTUP: Span = Span::secs(60);
+const STARTUP: ConfigDuration = ConfigDuration::secs(60);
 
 /// One server: what it is, and how it is treated.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Server {
+pub struct ServerConfig {
     /// How it is reached.
-    pub kind: Kind,
+    pub transport: ServerTransport,
     /// Stands before the names of its tools on the federated endpoint, with `__` between; empty for none.
     pub prefix: String,
     /// Which of its tools are shown, and under which names.
     pub tools: Tools,
-    /// Time for a call; see [`Server::call_timeout`].
-    pub timeout: Option<Span>,
+    /// Time for a call; see [`ServerConfig::call_timeout`].
+    pub timeout: Option<ConfigDuration>,
     /// Time for a start, from the first greeting to the last answer to one; [`STARTUP`] if not set.
-    pub startup_timeout: Option<Span>,
-    /// Largest answer that is read as a whole, in bytes; see [`Server::response_limit`].
-    pub max_response: Option<Size>,
+    pub startup_timeout: Option<ConfigDuration>,
+    /// Largest answer that is read as a whole, in bytes; see [`ServerConfig::response_limit`].
+    pub max_response: Option<ByteSize>,
     /// Most calls at a time; `None` is no bound.
     pub max_concurrent: Option<u32>,
     /// Which of several endpoints a call goes to.
     pub balance: Balance,
     /// What is tried again; by default only a connection, at another address.
-    pub retry: Option<Retry>,
+    pub retry: Option<RetryPolicy>,
     /// How it is watched.
-    pub health: Health,
+    pub health: HealthCheck,
     /// Which revisions of the protocol are tried with it.
-    pub era: Era,
+    pub era: EraSetting,
     /// Which credentials it gets to see.
-    pub credentials: Credentials,
-    /// With [`Credentials::Exchange`]: for whom tokens are asked; the server's first URL if not set.
+    pub credentials: CredentialsMode,
+    /// With [`CredentialsMode::Exchange`]: for whom tokens are asked; the server's first URL if not set.
     pub audience: Option<String>,
     /// When it is given a rest.
     pub circuit_breaker: Option<CircuitBreaker>,
     /// Largest answer that is streamed, in bytes; 64 MiB if not set.
-    pub max_stream: Option<Size>,
+    pub max_stream: Option<ByteSize>,
     /// What is done when the definition of a tool is not the approved one.
     pub pinning: Pinning,
     /// What is done when arguments do not fit the schema of their tool.
@@ -108,14 +108,14 @@ pub struct ServerTls {
 
 /// How a server is reached.
 #[derive(Clone, PartialEq)]
-pub enum Kind {
+pub enum ServerTransport {
     /// It is a part of the gateway.
     Builtin(Builtin),
     /// It listens at a URL, or at several that are equal: streamable HTTP.
     Http {
         /// Where; at least one.
         urls: Vec<Url>,
-        /// Headers of every request to it, names in lower case; see [`Kind::header_map`].
+        /// Headers of every request to it, names in lower case; see [`ServerTransport::header_map`].
         headers: BTreeMap<String, Secret>,
     },
     /// It is a child process that reads and writes lines.
@@ -155,9 +155,9 @@ pub struct Tools {
 /// How a server is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Health {
+pub struct HealthCheck {
     /// Time between two checks: 100ms to 1d.
-    pub interval: Span,
+    pub interval: ConfigDuration,
     /// Failed checks in a row after which it counts as down, and failed calls in a row after which one of several
     /// endpoints gets none for a while: 1 to 100.
     #[schemars(range(min = 1, max = 100))]
@@ -167,7 +167,7 @@ pub struct Health {
 /// Which revisions of the protocol are tried with a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Era {
+pub enum EraSetting {
     /// Those of both eras.
     #[default]
     Auto,
@@ -180,7 +180,7 @@ pub enum Era {
 /// Which credentials a server gets to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Credentials {
+pub enum CredentialsMode {
     /// None. The default without `headers`.
     None,
     /// What its `headers` say, for every caller. The default with `headers`.
@@ -199,7 +199,7 @@ pub struct CircuitBreaker {
     #[schemars(range(min = 1, max = 1000))]
     pub failures: u32,
     /// Time until one call may try again: 100ms to 1h.
-    pub open_for: Span,
+    pub open_for: ConfigDuration,
 }
 
 /// What is done when the definition of a tool is not the approved one.
@@ -251,15 +251,15 @@ pub enum Redaction {
     Block,
 }
 
-impl Server {
+impl ServerConfig {
     /// A server of this kind under this prefix, with all else at its default.
-    pub fn new(kind: Kind, prefix: impl Into<String>) -> Self {
+    pub fn new(kind: ServerTransport, prefix: impl Into<String>) -> Self {
         let credentials = match &kind {
-            Kind::Http { headers, .. } if !headers.is_empty() => Credentials::Static,
-            _ => Credentials::None,
+            ServerTransport::Http { headers, .. } if !headers.is_empty() => CredentialsMode::Static,
+            _ => CredentialsMode::None,
         };
         Self {
-            kind,
+            transport: kind,
             prefix: prefix.into(),
             tools: Tools::default(),
             timeout: None,
@@ -268,8 +268,8 @@ impl Server {
             max_concurrent: None,
             balance: Balance::default(),
             retry: None,
-            health: Health::default(),
-            era: Era::default(),
+            health: HealthCheck::default(),
+            era: EraSetting::default(),
             credentials,
             audience: None,
             circuit_breaker: None,
@@ -299,31 +299,31 @@ impl Server {
     }
 }
 
-impl Era {
+impl EraSetting {
     /// Whether the modern era is tried.
     pub const fn is_modern(self) -> bool {
-        !matches!(self, Era::Legacy)
+        !matches!(self, EraSetting::Legacy)
     }
 
     /// Whether the legacy era is tried.
     pub const fn is_legacy(self) -> bool {
-        !matches!(self, Era::Modern)
+        !matches!(self, EraSetting::Modern)
     }
 }
 
-impl Kind {
+impl ServerTransport {
     /// One word for logs and listings: `builtin`, `http` or `stdio`.
-    pub const fn word(&self) -> &'static str {
+    pub const fn as_str(&self) -> &'static str {
         match self {
-            Kind::Builtin(_) => "builtin",
-            Kind::Http { .. } => "http",
-            Kind::Stdio { .. } => "stdio",
+            ServerTransport::Builtin(_) => "builtin",
+            ServerTransport::Http { .. } => "http",
+            ServerTransport::Stdio { .. } => "stdio",
         }
     }
 
     /// The headers for the wire, marked as sensitive; empty for what is not reached by HTTP.
     pub fn header_map(&self) -> HeaderMap {
-        let Kind::Http { headers, .. } = self else { return HeaderMap::new() };
+        let ServerTransport::Http { headers, .. } = self else { return HeaderMap::new() };
         headers
             .iter()
             .map(|(name, secret)| {
@@ -336,15 +336,15 @@ impl Kind {
     }
 }
 
-impl fmt::Debug for Kind {
+impl fmt::Debug for ServerTransport {
     /// Without the arguments, which programs like to take tokens in.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Kind::Builtin(builtin) => f.debug_tuple("Builtin").field(builtin).finish(),
-            Kind::Http { urls, headers } => {
+            ServerTransport::Builtin(builtin) => f.debug_tuple("Builtin").field(builtin).finish(),
+            ServerTransport::Http { urls, headers } => {
                 f.debug_struct("Http").field("urls", urls).field("headers", headers).finish()
             }
-            Kind::Stdio { command, args, env, env_pass, cwd } => f
+            ServerTransport::Stdio { command, args, env, env_pass, cwd } => f
                 .debug_struct("Stdio")
                 .field("command", command)
                 .field("args", &args.len())
@@ -358,24 +358,24 @@ impl fmt::Debug for Kind {
 
 impl Tools {
     /// Whether a tool with this name of the server's own is shown.
-    pub fn shows(&self, tool: &str) -> bool {
+    pub fn allows(&self, tool: &str) -> bool {
         self.allow.as_ref().is_none_or(|allow| allow.is_match(tool)) && !self.deny.is_match(tool)
     }
 
     /// The name under which a tool of the server is shown, without prefix.
-    pub fn shown_as<'n>(&'n self, tool: &'n str) -> &'n str {
+    pub fn renamed<'n>(&'n self, tool: &'n str) -> &'n str {
         self.rename.get(tool).map_or(tool, String::as_str)
     }
 }
 
 impl Default for CircuitBreaker {
     fn default() -> Self {
-        Self { failures: 5, open_for: Span::secs(30) }
+        Self { failures: 5, open_for: ConfigDuration::secs(30) }
     }
 }
 
-impl Default for Health {
+impl Default for HealthCheck {
     fn default() -> Self {
-        Self { interval: Span::secs(10), unhealthy_after: 3 }
+        Self { interval: ConfigDuration::secs(10), unhealthy_after: 3 }
     }
 }

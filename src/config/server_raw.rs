@@ -1,4 +1,4 @@
-//! A server as it is written in the file. What may stand beside what is checked in `fit.rs`.
+//! A server as it is written in the file. What may stand beside what is checked in `server_validate.rs`.
 //!
 //! The block is the one that Claude Desktop, Cursor and VS Code read, so that it can be pasted; what other programs write
 //! otherwise is translated before (`dialect`). Any key that is unknown here is a fault.
@@ -10,18 +10,18 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::balance::{Balance, Retry};
-use super::diagnostics::Spot;
+use super::balance::{Balance, RetryPolicy};
+use super::diagnostics::NodeRef;
 use super::dialect;
-use super::scalar::duration::Span;
+use super::scalar::duration::ConfigDuration;
 use super::scalar::globs::Globs;
 use super::scalar::names::{Name, Prefix, ServerName, ToolName};
 use super::scalar::secret::Secret;
-use super::scalar::size::Size;
+use super::scalar::size::ByteSize;
 use super::scalar::url::Url;
 use super::server::{
-    Builtin, CircuitBreaker, Credentials, Era, Health, Http2, Kind, Pinning, Redact, Server, ServerTls,
-    Tools, Validate,
+    Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Pinning, Redact, ServerConfig,
+    ServerTls, ServerTransport, Tools, Validate,
 };
 
 /// A server: one of `command`, `url`, `urls` or `builtin`, and how it is treated.
@@ -55,7 +55,7 @@ use super::server::{
         "tls": {"anyOf": [{"required": ["url"]}, {"required": ["urls"]}]},
     })
 )]
-pub(super) struct Written {
+pub(super) struct RawServer {
     /// A server that is a part of the gateway.
     pub(super) builtin: Option<Builtin>,
     /// A program to start, which reads and writes lines.
@@ -82,13 +82,13 @@ pub(super) struct Written {
     /// Which of several `urls` a call goes to.
     pub(super) balance: Option<Balance>,
     /// What is tried again. Without it only a connection is, at another address.
-    pub(super) retry: Option<Retry>,
+    pub(super) retry: Option<RetryPolicy>,
     /// Headers of every request to the server. Values do not show in logs.
     #[serde(default)]
     pub(super) headers: BTreeMap<String, Secret>,
     /// May be given, and has to fit the other keys then.
     #[serde(rename = "type")]
-    pub(super) transport: Option<Transport>,
+    pub(super) transport: Option<RawTransport>,
     /// The server is left out.
     #[serde(default)]
     pub(super) disabled: bool,
@@ -96,33 +96,33 @@ pub(super) struct Written {
     pub(super) prefix: Option<Prefix>,
     /// Which of its tools are shown, and under which names.
     #[serde(default)]
-    pub(super) tools: WrittenTools,
+    pub(super) tools: RawTools,
     /// Time for a call, instead of `limits.call_timeout`: 10ms to 1d.
-    pub(super) timeout: Option<Span>,
+    pub(super) timeout: Option<ConfigDuration>,
     /// Time for a start, one for all of it: from the first greeting until the server has answered in each era that it
     /// speaks. 100ms to 1h; 60s by default.
-    pub(super) startup_timeout: Option<Span>,
+    pub(super) startup_timeout: Option<ConfigDuration>,
     /// Largest answer that is read as a whole, instead of `limits.max_response`: 1KiB to 1GiB.
-    pub(super) max_response: Option<Size>,
+    pub(super) max_response: Option<ByteSize>,
     /// Most calls at a time: 1 to 100000. No bound by default.
     #[schemars(range(min = 1, max = 100_000))]
     pub(super) max_concurrent: Option<u32>,
     /// How it is watched.
     #[serde(default)]
-    pub(super) health: Health,
+    pub(super) health: HealthCheck,
     /// Which revisions of the protocol are tried with it: those without sessions (`modern`, from 2026-07-28 on), those
     /// that begin with `initialize` (`legacy`), or both.
     #[serde(default)]
-    pub(super) era: Era,
+    pub(super) era: EraSetting,
     /// Which credentials it gets to see: `static` with `headers`, else `none`. The client's own are never sent on
     /// unless this is `passthrough`. `exchange` sends a token that the caller's was exchanged for, by `auth.exchange`.
-    pub(super) credentials: Option<Credentials>,
+    pub(super) credentials: Option<CredentialsMode>,
     /// With `credentials: exchange`: for whom tokens are asked; its `url` by default.
     pub(super) audience: Option<Name>,
     /// When it is given a rest; never by default.
     pub(super) circuit_breaker: Option<CircuitBreaker>,
     /// Largest answer that is streamed, all events together: 1KiB to 1024GiB. 64MiB by default.
-    pub(super) max_stream: Option<Size>,
+    pub(super) max_stream: Option<ByteSize>,
     /// What is done when the definition of a tool is not the approved one, in `guard.pins`.
     #[serde(default)]
     pub(super) pinning: Pinning,
@@ -161,7 +161,8 @@ pub(super) struct Written {
 
 /// How a server is reached, in the words of other programs.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-pub(super) enum Transport {
+#[serde(rename = "Transport")]
+pub(super) enum RawTransport {
     #[serde(rename = "stdio")]
     Stdio,
     #[serde(rename = "http")]
@@ -175,7 +176,7 @@ pub(super) enum Transport {
 /// Which of a server's tools are shown. Patterns and names are the server's own, without prefix.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Tools", default, deny_unknown_fields)]
-pub(super) struct WrittenTools {
+pub(super) struct RawTools {
     /// Only these.
     #[schemars(extend("minItems" = 1))]
     pub(super) allow: Option<Globs>,
@@ -185,22 +186,22 @@ pub(super) struct WrittenTools {
     pub(super) rename: BTreeMap<String, ToolName>,
 }
 
-impl Written {
+impl RawServer {
     /// The server, or `None` if it is switched off or not to be understood, which has been reported then.
-    pub(super) fn server(self, name: &ServerName, spot: &Spot<'_>) -> Option<Server> {
-        self.check(spot);
-        let env = self.variables(spot);
+    pub(super) fn server(self, name: &ServerName, node_ref: &NodeRef<'_>) -> Option<ServerConfig> {
+        self.check(node_ref);
+        let env = self.variables(node_ref);
         let urls = self.urls.or_else(|| self.url.map(|url| vec![url])).filter(|urls| !urls.is_empty());
         let kind = match (self.builtin, self.command, urls) {
-            (Some(builtin), None, None) => Kind::Builtin(builtin),
-            (None, Some(command), None) => Kind::Stdio {
+            (Some(builtin), None, None) => ServerTransport::Builtin(builtin),
+            (None, Some(command), None) => ServerTransport::Stdio {
                 command,
                 args: self.args.iter().map(|arg| arg.expose().to_owned()).collect(),
                 env,
                 env_pass: self.env_pass,
                 cwd: self.cwd.map(PathBuf::from),
             },
-            (None, None, Some(urls)) => Kind::Http {
+            (None, None, Some(urls)) => ServerTransport::Http {
                 urls,
                 headers: self
                     .headers
@@ -212,8 +213,8 @@ impl Written {
             _ => return None,
         };
         let prefix = self.prefix.map_or_else(|| name.as_str().to_owned(), |prefix| prefix.0);
-        let server = Server::new(kind, prefix);
-        let server = Server {
+        let server = ServerConfig::new(kind, prefix);
+        let server = ServerConfig {
             tools: self.tools.tools(),
             timeout: self.timeout,
             startup_timeout: self.startup_timeout,
@@ -239,22 +240,22 @@ impl Written {
     }
 }
 
-impl Written {
+impl RawServer {
     /// What stands in its file of variables and in `env`, which goes before.
-    fn variables(&self, spot: &Spot<'_>) -> BTreeMap<String, Secret> {
+    fn variables(&self, node_ref: &NodeRef<'_>) -> BTreeMap<String, Secret> {
         let mut env = self.env.clone();
-        let (Some(path), Some(spot)) = (&self.env_file, spot.child("envFile")) else { return env };
-        let text = match spot.inquest.file(Path::new(path)).filter(|_| !self.disabled) {
+        let (Some(path), Some(node_ref)) = (&self.env_file, node_ref.child("envFile")) else { return env };
+        let text = match node_ref.diagnostics.file(Path::new(path)).filter(|_| !self.disabled) {
             None => return env,
             Some(Ok(text)) => text,
             // It may only be there where the gateway runs.
             Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                let text = format!("{}: there is no such file, so its variables are missing", spot.path);
-                spot.inquest.note(&spot.node.bytes, text, true);
+                let text = format!("{}: there is no such file, so its variables are missing", node_ref.path);
+                node_ref.diagnostics.note(&node_ref.node.bytes, text, true);
                 return env;
             }
             Some(Err(error)) => {
-                spot.refuse(
+                node_ref.reject(
                     format!("cannot be read: {error}"),
                     "expected a file of variables, `NAME=value` a line",
                 );
@@ -263,12 +264,12 @@ impl Written {
         };
         match dialect::dotenv(&text) {
             Ok(found) if found.values().any(|value| value.contains('\0')) => {
-                spot.refuse("that file holds a zero byte", "no program can be given one");
+                node_ref.reject("that file holds a zero byte", "no program can be given one");
             }
             Ok(found) => found.into_iter().for_each(|(name, value)| {
                 env.entry(name).or_insert_with(|| Secret::new(value));
             }),
-            Err(line) => spot.refuse(
+            Err(line) => node_ref.reject(
                 format!("line {line} of that file is no variable"),
                 "expected `NAME=value`, a comment with `#` or nothing",
             ),
@@ -277,7 +278,7 @@ impl Written {
     }
 }
 
-impl WrittenTools {
+impl RawTools {
     fn tools(self) -> Tools {
         let rename = self.rename.into_iter().map(|(from, to)| (from, to.0)).collect();
         Tools { allow: self.allow, deny: self.deny, rename }

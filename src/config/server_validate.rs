@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 
 use http::{HeaderName, HeaderValue};
 
-use super::diagnostics::Spot;
+use super::diagnostics::NodeRef;
 use super::limits::{CALL, RESPONSE, STREAM, within};
-use super::scalar::duration::Span;
+use super::scalar::duration::ConfigDuration;
 use super::scalar::globs::Globs;
-use super::server::Credentials;
-use super::server_raw::{Transport, Written, WrittenTools};
+use super::server::CredentialsMode;
+use super::server_raw::{RawServer, RawTools, RawTransport};
 use super::suggest;
 use super::yaml::interpolate;
 
@@ -44,267 +44,287 @@ const OWN_HEADERS: [&str; 14] = [
     "upgrade",
 ];
 
-impl Written {
+impl RawServer {
     /// Reports all that does not fit.
-    pub(super) fn check(&self, spot: &Spot<'_>) {
-        self.check_kind(spot);
-        self.check_values(spot);
-        self.check_credentials(spot);
-        self.check_pool(spot);
-        self.check_tls(spot);
+    pub(super) fn check(&self, node_ref: &NodeRef<'_>) {
+        self.check_kind(node_ref);
+        self.check_values(node_ref);
+        self.check_credentials(node_ref);
+        self.check_endpoints(node_ref);
+        self.check_tls(node_ref);
     }
 
-    fn check_tls(&self, spot: &Spot<'_>) {
-        let (Some(tls), Some(spot)) = (&self.tls, spot.child("tls")) else { return };
+    fn check_tls(&self, node_ref: &NodeRef<'_>) {
+        let (Some(tls), Some(node_ref)) = (&self.tls, node_ref.child("tls")) else { return };
         let mut urls = self.url.iter().chain(self.urls.iter().flatten());
         if urls.any(|url| !url.is_tls()) {
-            let message = format!("{}: of no use for `http://`", spot.path);
-            return spot.refuse_key(message, "the URL has to be `https://`, or remove this", "");
+            let message = format!("{}: has no effect for `http://`", node_ref.path);
+            return node_ref.reject_key(message, "the URL has to be `https://`, or remove this", "");
         }
         for (here, there, alone) in [
-            ("cert", "key", tls.cert.is_some() && !spot.has("key")),
-            ("key", "cert", tls.key.is_some() && !spot.has("cert")),
+            ("cert", "key", tls.cert.is_some() && !node_ref.has("key")),
+            ("key", "cert", tls.key.is_some() && !node_ref.has("cert")),
         ] {
-            if let Some(half) = spot.child(here).filter(|_| alone) {
-                half.refuse_key(
+            if let Some(half) = node_ref.child(here).filter(|_| alone) {
+                half.reject_key(
                     format!("{}: needs `{there}`", half.path),
                     "a certificate and its key go together",
                     "",
                 );
             }
         }
-        if let (Some(name), Some(spot)) = (&tls.server_name, spot.child("server_name"))
+        if let (Some(name), Some(node_ref)) = (&tls.server_name, node_ref.child("server_name"))
             && rustls::pki_types::ServerName::try_from(name.as_str()).is_err()
         {
-            spot.refuse("not a name", "expected a host such as `mcp.example.com`");
+            node_ref.reject("not a name", "expected a host such as `mcp.example.com`");
         }
         if tls.insecure_skip_verify
             && tls.ca.is_some()
-            && let Some(skip) = spot.child("insecure_skip_verify")
+            && let Some(skip) = node_ref.child("insecure_skip_verify")
         {
-            skip.refuse("contradicts `ca`, which would not be asked", "remove one of the two");
+            skip.reject("contradicts `ca`, which would not be asked", "remove one of the two");
         }
     }
 
     /// Exactly one kind, and nothing that belongs to another.
-    fn check_kind(&self, spot: &Spot<'_>) {
+    fn check_kind(&self, node_ref: &NodeRef<'_>) {
         // `null` is how JSON writes a key that is not there.
-        let has = |key: &str| spot.node.entry(key).is_some_and(|entry| !entry.node.is_null());
-        if spot.node.entries().iter().any(|entry| suggest::is_later_server(&entry.key)) {
+        let has = |key: &str| node_ref.node.entry(key).is_some_and(|entry| !entry.node.is_null());
+        if node_ref.node.entries().iter().any(|entry| suggest::is_unsupported_server_key(&entry.key)) {
             return;
         }
         let mut kinds = KINDS.iter().filter(|(kind, _)| has(kind));
         let Some((kind, own)) = kinds.next() else {
-            let meant =
-                |kind: &str| spot.node.entries().iter().any(|entry| suggest::is_meant(kind, &entry.key));
+            let meant = |kind: &str| {
+                node_ref.node.entries().iter().any(|entry| suggest::is_typo_of(kind, &entry.key))
+            };
             if !self.disabled && !KINDS.iter().any(|(kind, _)| meant(kind)) {
                 let help =
                     "for example {command: npx, args: [...]}, {url: \"https://...\"} or {builtin: demo}";
-                let message = format!("{}: not a server", spot.path);
-                spot.refuse_key(message, "expected one of `command`, `url`, `urls` or `builtin`", help);
+                let message = format!("{}: not a server", node_ref.path);
+                node_ref.reject_key(message, "expected one of `command`, `url`, `urls` or `builtin`", help);
             }
             return;
         };
         for (other, _) in kinds {
-            if let Some(other_spot) = spot.child(other) {
-                let message = format!("{}: cannot stand beside `{kind}`", other_spot.path);
-                other_spot.refuse_key(
+            if let Some(other_spot) = node_ref.child(other) {
+                let message = format!("{}: conflicts with `{kind}`", other_spot.path);
+                other_spot.reject_key(
                     message,
                     "a server is only one of `command`, `url`, `urls` and `builtin`",
                     "",
                 );
             }
         }
-        let mut told = BTreeSet::new();
+        let mut reported = BTreeSet::new();
         let strangers = KINDS.iter().filter(|(other, _)| !has(other)).flat_map(|(other, keys)| {
             keys.iter().filter(|key| !own.contains(key)).map(move |key| (other, key))
         });
-        let strangers = strangers.filter(|(_, key)| told.insert(**key));
+        let strangers = strangers.filter(|(_, key)| reported.insert(**key));
         for (other, key) in strangers {
-            if let Some(key_spot) = spot.child(key).filter(|_| has(key)) {
-                let message = format!("{}: of no use beside `{kind}`", key_spot.path);
-                key_spot.refuse_key(message, format!("`{key}` goes with `{other}`"), "");
+            if let Some(key_spot) = node_ref.child(key).filter(|_| has(key)) {
+                let message = format!("{}: not allowed with `{kind}`", key_spot.path);
+                key_spot.reject_key(message, format!("`{key}` goes with `{other}`"), "");
             }
         }
         let needs = match self.transport {
             None => return,
-            Some(Transport::Stdio) => "command",
+            Some(RawTransport::Stdio) => "command",
             Some(_) => "url",
         };
-        if let Some(type_spot) = spot.child("type").filter(|_| needs != kind.trim_end_matches('s')) {
-            type_spot.refuse(format!("does not fit `{kind}`"), format!("this type goes with `{needs}`"));
+        if let Some(type_spot) = node_ref.child("type").filter(|_| needs != kind.trim_end_matches('s')) {
+            type_spot.reject(format!("does not fit `{kind}`"), format!("this type goes with `{needs}`"));
         }
     }
 
-    fn check_values(&self, spot: &Spot<'_>) {
+    fn check_values(&self, node_ref: &NodeRef<'_>) {
         if let Some(timeout) = self.timeout {
-            within(spot, "timeout", timeout, CALL);
+            within(node_ref, "timeout", timeout, CALL);
         }
         if let Some(startup_timeout) = self.startup_timeout {
-            within(spot, "startup_timeout", startup_timeout, (Span::millis(100), Span::hours(1)));
+            within(
+                node_ref,
+                "startup_timeout",
+                startup_timeout,
+                (ConfigDuration::millis(100), ConfigDuration::hours(1)),
+            );
         }
         if let Some(max_response) = self.max_response {
-            within(spot, "max_response", max_response, RESPONSE);
+            within(node_ref, "max_response", max_response, RESPONSE);
         }
         if let Some(max_concurrent) = self.max_concurrent {
-            within(spot, "max_concurrent", max_concurrent, (1, 100_000));
+            within(node_ref, "max_concurrent", max_concurrent, (1, 100_000));
         }
         if let Some(max_stream) = self.max_stream {
-            within(spot, "max_stream", max_stream, STREAM);
+            within(node_ref, "max_stream", max_stream, STREAM);
         }
-        if let (Some(spot), Some(breaker)) = (spot.child("circuit_breaker"), self.circuit_breaker) {
-            within(&spot, "failures", breaker.failures, (1, 1000));
-            within(&spot, "open_for", breaker.open_for, (Span::millis(100), Span::hours(1)));
+        if let (Some(node_ref), Some(breaker)) = (node_ref.child("circuit_breaker"), self.circuit_breaker) {
+            within(&node_ref, "failures", breaker.failures, (1, 1000));
+            within(
+                &node_ref,
+                "open_for",
+                breaker.open_for,
+                (ConfigDuration::millis(100), ConfigDuration::hours(1)),
+            );
         }
-        if let Some(spot) = spot.child("health") {
-            within(&spot, "interval", self.health.interval, (Span::millis(100), Span::hours(24)));
-            within(&spot, "unhealthy_after", self.health.unhealthy_after, (1, 100));
+        if let Some(node_ref) = node_ref.child("health") {
+            within(
+                &node_ref,
+                "interval",
+                self.health.interval,
+                (ConfigDuration::millis(100), ConfigDuration::hours(24)),
+            );
+            within(&node_ref, "unhealthy_after", self.health.unhealthy_after, (1, 100));
         }
-        if let Some(spot) = spot.child("tools") {
-            self.tools.check(&spot);
+        if let Some(node_ref) = node_ref.child("tools") {
+            self.tools.check(&node_ref);
         }
         for (key, value) in [("command", &self.command), ("cwd", &self.cwd), ("envFile", &self.env_file)] {
             let bad = value.as_ref().is_some_and(|value| value.trim().is_empty() || value.contains('\0'));
-            if let Some(spot) = spot.child(key).filter(|_| bad) {
-                spot.refuse("empty", "expected a path");
+            if let Some(node_ref) = node_ref.child(key).filter(|_| bad) {
+                node_ref.reject("empty", "expected a path");
             }
         }
-        if let Some(spot) = spot.child("args") {
-            for (index, (node, arg)) in spot.node.items().iter().zip(&self.args).enumerate() {
+        if let Some(node_ref) = node_ref.child("args") {
+            for (index, (node, arg)) in node_ref.node.items().iter().zip(&self.args).enumerate() {
                 if arg.expose().contains('\0') {
-                    spot.item(index, node).refuse("holds a zero byte", "no program can be given one");
+                    node_ref.item(index, node).reject("holds a zero byte", "no program can be given one");
                 }
             }
         }
-        let env = spot.child("env");
+        let env = node_ref.child("env");
         for entry in env.iter().flat_map(|env| env.node.entries()) {
             let Some((name, value)) = self.env.get_key_value(&entry.key) else { continue };
-            let spot = env.as_ref().expect("it has an entry").under(entry);
+            let node_ref = env.as_ref().expect("it has an entry").under(entry);
             if name.is_empty() || name.contains(['=', '\0']) {
-                spot.refuse_key(
-                    format!("{}: not the name of a variable", spot.path),
+                node_ref.reject_key(
+                    format!("{}: not the name of a variable", node_ref.path),
                     "expected a name without `=`",
                     "",
                 );
             } else if value.expose().contains('\0') {
-                spot.refuse("holds a zero byte", "no program can be given one");
+                node_ref.reject("holds a zero byte", "no program can be given one");
             }
         }
-        for (spot, name) in spot.child("env_pass").iter().flat_map(Spot::texts) {
+        for (node_ref, name) in node_ref.child("env_pass").iter().flat_map(NodeRef::texts) {
             if !interpolate::is_name(name) {
-                spot.refuse("not the name of a variable", "expected one such as `GITHUB_TOKEN`");
+                node_ref.reject("not the name of a variable", "expected one such as `GITHUB_TOKEN`");
             } else if self.env.contains_key(name) {
-                spot.refuse("`env` sets this variable too", "remove one of the two");
+                node_ref.reject("`env` sets this variable too", "remove one of the two");
             }
         }
-        if let Some(spot) = spot.child("headers") {
-            self.check_headers(&spot);
+        if let Some(node_ref) = node_ref.child("headers") {
+            self.check_headers(&node_ref);
         }
     }
 
-    fn check_headers(&self, spot: &Spot<'_>) {
+    fn check_headers(&self, node_ref: &NodeRef<'_>) {
         let mut seen = BTreeSet::new();
-        for entry in spot.node.entries() {
-            let (spot, name) = (spot.under(entry), entry.key.to_ascii_lowercase());
+        for entry in node_ref.node.entries() {
+            let (node_ref, name) = (node_ref.under(entry), entry.key.to_ascii_lowercase());
             if HeaderName::from_bytes(name.as_bytes()).is_err() {
-                spot.refuse_key(
-                    format!("{}: not the name of a header", spot.path),
+                node_ref.reject_key(
+                    format!("{}: not the name of a header", node_ref.path),
                     "expected letters, digits and `-`",
                     "",
                 );
             } else if OWN_HEADERS.contains(&name.as_str()) {
-                spot.refuse_key(
-                    format!("{}: the gateway sets this header itself", spot.path),
+                node_ref.reject_key(
+                    format!("{}: the gateway sets this header itself", node_ref.path),
                     "remove it",
                     "",
                 );
             } else if !seen.insert(name) {
-                spot.refuse_key(format!("{}: set twice", spot.path), "header names have no case", "");
+                node_ref.reject_key(
+                    format!("{}: duplicate header", node_ref.path),
+                    "header names have no case",
+                    "",
+                );
             } else if let Some(value) = self.headers.get(&entry.key) {
                 let value = value.expose();
                 if HeaderValue::from_str(value).is_err() || !value.is_ascii() {
                     let control = value.contains(|c: char| c.is_ascii_control() && c != '\t');
                     let what =
-                        if control { "a line break or control character" } else { "a letter beyond ASCII" };
-                    spot.refuse(format!("{what} in a header"), "expected visible ASCII characters");
+                        if control { "line break or control character" } else { "non-ASCII character" };
+                    node_ref.reject(format!("{what} in a header value"), "expected visible ASCII characters");
                 }
             }
         }
     }
 
-    fn check_credentials(&self, spot: &Spot<'_>) {
-        let faulty = spot.child("credentials").is_some_and(|credentials| credentials.node.is_faulty());
-        if let Some(audience) = spot.child("audience").filter(|_| spot.has("audience") && !faulty)
-            && self.credentials != Some(Credentials::Exchange)
+    fn check_credentials(&self, node_ref: &NodeRef<'_>) {
+        let faulty = node_ref.child("credentials").is_some_and(|credentials| credentials.node.is_invalid());
+        if let Some(audience) = node_ref.child("audience").filter(|_| node_ref.has("audience") && !faulty)
+            && self.credentials != Some(CredentialsMode::Exchange)
         {
-            let message = format!("{}: of no use without `credentials: exchange`", audience.path);
-            audience.refuse_key(message, "it says what tokens are exchanged for", "");
+            let message = format!("{}: requires `credentials: exchange`", audience.path);
+            audience.reject_key(message, "it says what tokens are exchanged for", "");
         }
-        let (Some(credentials), Some(spot_here)) = (self.credentials, spot.child("credentials")) else {
+        let (Some(credentials), Some(spot_here)) = (self.credentials, node_ref.child("credentials")) else {
             return;
         };
-        let has = |key: &str| spot.node.entry(key).is_some();
+        let has = |key: &str| node_ref.node.entry(key).is_some();
         let authorization = self.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
         if !has("url") && !has("urls") {
-            if credentials != Credentials::None {
-                spot_here.refuse("only a server with a `url` is sent credentials", "remove it");
+            if credentials != CredentialsMode::None {
+                spot_here.reject("only a server with a `url` is sent credentials", "remove it");
             }
-        } else if credentials == Credentials::Static && !has("headers") {
-            spot_here.refuse("no `headers` to take credentials from", "add `headers`, or remove this");
-        } else if credentials == Credentials::None && authorization {
-            spot_here.refuse("contradicts the `Authorization` in `headers`", "expected static");
-        } else if credentials == Credentials::Passthrough && authorization {
+        } else if credentials == CredentialsMode::Static && !has("headers") {
+            spot_here.reject("no `headers` to take credentials from", "add `headers`, or remove this");
+        } else if credentials == CredentialsMode::None && authorization {
+            spot_here.reject("contradicts the `Authorization` in `headers`", "expected static");
+        } else if credentials == CredentialsMode::Passthrough && authorization {
             let expected = "remove one of the two";
-            spot_here.refuse(
+            spot_here.reject(
                 "the client's `Authorization` and the one in `headers` cannot both be sent",
                 expected,
             );
-        } else if credentials == Credentials::Exchange && authorization {
+        } else if credentials == CredentialsMode::Exchange && authorization {
             let what = "the exchanged token and the `Authorization` in `headers` cannot both be sent";
-            spot_here.refuse(what, "remove one of the two");
+            spot_here.reject(what, "remove one of the two");
         }
     }
 
     /// Reports what does not fit of `urls`, `balance` and `retry`.
-    fn check_pool(&self, spot: &Spot<'_>) {
-        if let (Some(retry), Some(spot)) = (&self.retry, spot.child("retry")) {
-            within(&spot, "attempts", retry.attempts, (2, 5));
-            if let Some(on) = spot.child("on") {
-                if on.node.items().is_empty() && !on.node.is_faulty() {
-                    on.refuse("empty: nothing would be tried again", "name some, or remove `retry`");
+    fn check_endpoints(&self, node_ref: &NodeRef<'_>) {
+        if let (Some(retry), Some(node_ref)) = (&self.retry, node_ref.child("retry")) {
+            within(&node_ref, "attempts", retry.attempts, (2, 5));
+            if let Some(on) = node_ref.child("on") {
+                if on.node.items().is_empty() && !on.node.is_invalid() {
+                    on.reject("empty: nothing would be tried again", "name some, or remove `retry`");
                 }
                 on.check_distinct();
             }
         }
-        let Some(urls) = spot.child("urls").filter(|urls| !urls.node.is_null()) else { return };
+        let Some(urls) = node_ref.child("urls").filter(|urls| !urls.node.is_null()) else { return };
         if urls.node.items().len() > MOST {
-            urls.refuse("too many", format!("a server has at most {MOST} endpoints"));
-        } else if urls.node.items().is_empty() && !urls.node.is_faulty() {
-            urls.refuse("empty", "expected the URL of each endpoint");
+            urls.reject("too many", format!("a server has at most {MOST} endpoints"));
+        } else if urls.node.items().is_empty() && !urls.node.is_invalid() {
+            urls.reject("empty", "expected the URL of each endpoint");
         }
         urls.check_distinct();
         let schemes = self.urls.iter().flatten().map(super::Url::is_tls);
         if schemes.clone().any(|tls| tls) && schemes.clone().any(|tls| !tls) {
-            urls.refuse("some are https and some are http", "equal endpoints are reached in the same way");
+            urls.reject("some are https and some are http", "equal endpoints are reached in the same way");
         }
     }
 }
 
-impl WrittenTools {
-    fn check(&self, spot: &Spot<'_>) {
+impl RawTools {
+    fn check(&self, node_ref: &NodeRef<'_>) {
         if self.allow.as_ref().is_some_and(Globs::is_empty)
-            && let Some(allow) = spot.child("allow").filter(|allow| allow.node.items().is_empty())
+            && let Some(allow) = node_ref.child("allow").filter(|allow| allow.node.items().is_empty())
         {
-            allow.refuse("empty, which would hide every tool", "name some, or remove the key");
+            allow.reject("empty, which would hide every tool", "name some, or remove the key");
         }
         let mut seen = BTreeSet::new();
-        let Some(rename) = spot.child("rename") else { return };
+        let Some(rename) = node_ref.child("rename") else { return };
         for entry in rename.node.entries() {
             let Some(to) = self.rename.get(&entry.key) else { continue };
             if !seen.insert(&to.0) {
                 rename
                     .under(entry)
-                    .refuse("another tool is given this name too", "expected a name of its own");
+                    .reject("another tool is given this name too", "expected a name of its own");
             }
         }
     }

@@ -5,62 +5,62 @@
 //! program wrote the file and the key cannot say who may do what.
 
 /// Keys of the config's full design that this version does not have, by the struct they belong to.
-const LATER: [(&str, &[&str]); 2] =
+const UNSUPPORTED: [(&str, &[&str]); 2] =
     [("Config", &["store", "audit", "agent"]), ("Server", &["openapi", "base_url"])];
 
 /// Values likewise.
-const LATER_WORDS: [(&str, &str); 1] = [("Transport", "sse")];
+const UNSUPPORTED_VALUES: [(&str, &str); 1] = [("Transport", "sse")];
 
 /// What other programs call a thing, and what it is called here.
-const ELSEWHERE: [(&str, &str, &str); 44] = [
-    ("Config", "servers", "here it is called `mcpServers`"),
-    ("Config", "inputs", "nobody is there to be asked: use `${VAR}`"),
-    ("Config", "port", "it is a part of `listen.address`"),
+const ALIASES: [(&str, &str, &str); 44] = [
+    ("Config", "servers", "use `mcpServers`"),
+    ("Config", "inputs", "interactive inputs are not supported: use `${VAR}`"),
+    ("Config", "port", "it is part of `listen.address`"),
     ("Config", "address", "it belongs under `listen`"),
-    ("Listen", "port", "it is a part of `address`"),
-    ("Listen", "host", "it is a part of `address`"),
+    ("Listen", "port", "it is part of `address`"),
+    ("Listen", "host", "it is part of `address`"),
     ("Server", "sandbox", "programs are put into no sandbox here: let `command` do it, as with `docker run`"),
     (
         "Server",
         "sandboxEnabled",
         "programs are put into no sandbox here: let `command` do it, as with `docker run`",
     ),
-    ("Server", "endpoints", "here it is called `urls`"),
-    ("Server", "load_balance", "here it is called `balance`"),
-    ("Server", "retries", "here it is `retry: {attempts: ...}`"),
-    ("Config", "authentication", "here it is called `auth`"),
-    ("Config", "authorization", "here it is called `rbac`"),
-    ("Config", "rate_limit", "here it is called `rate_limits`, with a list of `rules`"),
+    ("Server", "endpoints", "use `urls`"),
+    ("Server", "load_balance", "use `balance`"),
+    ("Server", "retries", "use `retry: {attempts: ...}`"),
+    ("Config", "authentication", "use `auth`"),
+    ("Config", "authorization", "use `rbac`"),
+    ("Config", "rate_limit", "use `rate_limits`, with a list of `rules`"),
     ("Auth", "issuer", "it belongs under `jwt`, a list with one item an issuer"),
     ("Auth", "audience", "it belongs under `jwt`, a list with one item an issuer"),
     ("Auth", "jwks_url", "it belongs under `jwt`, a list with one item an issuer"),
     ("Auth", "roles", "roles are described in the block `rbac`"),
-    ("Issuer", "jwks_uri", "here it is called `jwks_url`"),
-    ("Issuer", "jwks", "here it is `jwks_url` or `jwks_file`"),
-    ("Issuer", "aud", "here it is called `audience`"),
-    ("Issuer", "iss", "here it is called `issuer`"),
-    ("Issuer", "clock_skew", "here it is called `leeway`"),
-    ("Issuer", "private_key", "here it is called `signing_key`; to check tokens the public one is enough"),
+    ("Issuer", "jwks_uri", "use `jwks_url`"),
+    ("Issuer", "jwks", "use `jwks_url` or `jwks_file`"),
+    ("Issuer", "aud", "use `audience`"),
+    ("Issuer", "iss", "use `issuer`"),
+    ("Issuer", "clock_skew", "use `leeway`"),
+    ("Issuer", "private_key", "use `signing_key`; to check tokens the public one is enough"),
     ("ApiKey", "key", "the key itself is never written down: give its `sha256`"),
     ("ApiKey", "secret", "the key itself is never written down: give its `sha256`"),
-    ("ApiKey", "hash", "here it is called `sha256`"),
-    ("ApiKey", "role", "here it is `roles: [...]`"),
+    ("ApiKey", "hash", "use `sha256`"),
+    ("ApiKey", "role", "use `roles: [...]`"),
     ("Listen", "cert", "it belongs under `tls`"),
     ("Listen", "key", "it belongs under `tls`"),
-    ("Tls", "certificate", "here it is called `cert`"),
-    ("Tls", "private_key", "here it is called `key`"),
-    ("Tls", "ca", "here it is called `client_ca`"),
-    ("Auth", "mtls", "here it is called `certificates`"),
-    ("Certificate", "principal", "here it is called `subject`"),
-    ("Certificate", "role", "here it is `roles: [...]`"),
+    ("ListenerTls", "certificate", "use `cert`"),
+    ("ListenerTls", "private_key", "use `key`"),
+    ("ListenerTls", "ca", "use `client_ca`"),
+    ("Auth", "mtls", "use `certificates`"),
+    ("Certificate", "principal", "use `subject`"),
+    ("Certificate", "role", "use `roles: [...]`"),
     ("Role", "tools", "it belongs under `allow` or `deny`"),
     ("Role", "servers", "it belongs under `allow` or `deny`"),
-    ("RbacRule", "condition", "here it is called `when`"),
-    ("RbacRule", "if", "here it is called `when`"),
-    ("RateRule", "rate", "here it is called `limit`"),
+    ("RbacRule", "condition", "use `when`"),
+    ("RbacRule", "if", "use `when`"),
+    ("RateRule", "rate", "use `limit`"),
     ("RateRule", "tools", "it belongs under `match`"),
-    ("Redis", "host", "it is a part of `url`"),
-    ("CustomPattern", "pattern", "here it is called `regex`"),
+    ("RedisConfig", "host", "it is part of `url`"),
+    ("CustomPattern", "pattern", "use `regex`"),
 ];
 
 const NOT_YET: &str = "remove it: it would do nothing";
@@ -111,10 +111,11 @@ pub(super) fn is_access(key: &str) -> bool {
 /// Whether an unknown key is another program's, so that none of ours was meant by it: of the file's own keys any such, of a
 /// server's only what cannot say who may do what.
 pub(super) fn is_foreign(name: &str, keys: &[&str], key: &str) -> bool {
-    let elsewhere = ELSEWHERE.iter().any(|(of, there, _)| *of == name && *there == key && key != "inputs");
-    let later = LATER.iter().any(|(of, later)| *of == name && later.contains(&key) && key != "agent");
-    let known = elsewhere || later || nearest(keys, key).is_some() || home(name, key).is_some();
-    !known && (name != "Server" || !is_access(key))
+    let elsewhere = ALIASES.iter().any(|(of, there, _)| *of == name && *there == key && key != "inputs");
+    let later = UNSUPPORTED.iter().any(|(of, later)| *of == name && later.contains(&key) && key != "agent");
+    let references =
+        elsewhere || later || nearest(keys, key).is_some() || correct_section(name, key).is_some();
+    !references && (name != "Server" || !is_access(key))
 }
 
 /// A key as it can be shown in a sentence.
@@ -128,12 +129,12 @@ pub(super) fn short(key: &str) -> String {
 }
 
 /// Whether this version will not have the key of a server, so that nothing more is to be said of that server.
-pub(super) fn is_later_server(key: &str) -> bool {
-    LATER.iter().any(|(name, keys)| *name == "Server" && keys.contains(&key))
+pub(super) fn is_unsupported_server_key(key: &str) -> bool {
+    UNSUPPORTED.iter().any(|(name, keys)| *name == "Server" && keys.contains(&key))
 }
 
 /// Whether a key that was written is this one, or was probably meant to be.
-pub(super) fn is_meant(key: &str, written: &str) -> bool {
+pub(super) fn is_typo_of(key: &str, written: &str) -> bool {
     let elsewhere = [
         ("mcpServers", "servers"),
         ("url", "serverUrl"),
@@ -153,38 +154,41 @@ pub(super) fn is_meant(key: &str, written: &str) -> bool {
 
 /// Message, expectation and help for a key that a mapping does not take.
 pub(super) fn unknown_key(name: &str, keys: &[&str], key: &str) -> (String, String, String) {
-    if LATER.iter().any(|(of, later)| *of == name && later.contains(&key)) {
+    if UNSUPPORTED.iter().any(|(of, later)| *of == name && later.contains(&key)) {
         return (format!("`{key}` is not available in this version"), NOT_YET.into(), String::new());
     }
     let message = format!("unknown key `{key}`");
-    if let Some((.., here)) = ELSEWHERE.iter().find(|(of, there, _)| *of == name && *there == key) {
+    if let Some((.., here)) = ALIASES.iter().find(|(of, there, _)| *of == name && *there == key) {
         return (message, (*here).into(), String::new());
     }
     if let Some(near) = nearest(keys, key) {
         return (message, format!("did you mean `{near}`?"), String::new());
     }
-    if let Some(home) = home(name, key) {
+    if let Some(home) = correct_section(name, key) {
         return (message, format!("it belongs under `{home}`"), String::new());
     }
-    (message, "no such key here".into(), format!("known keys: {}", keys.join(", ")))
+    (message, "no such key".into(), format!("known keys: {}", keys.join(", ")))
 }
 
 /// What is wrong with a word and what is expected, for an enum that does not have it.
-pub(super) fn unknown_word(name: &str, words: &[&str], word: &str) -> (String, String) {
-    if LATER_WORDS.contains(&(name, word)) {
-        return (format!("`{word}` is not available in this version"), format!("expected {}", one_of(words)));
+pub(super) fn unknown_value(name: &str, message: &[&str], word: &str) -> (String, String) {
+    if UNSUPPORTED_VALUES.contains(&(name, word)) {
+        return (
+            format!("`{word}` is not available in this version"),
+            format!("expected {}", one_of(message)),
+        );
     }
     if (name, word) == ("Algorithm", "none") {
-        return ("tokens without a signature are never taken".into(), format!("expected {}", one_of(words)));
+        return ("unsigned tokens are never accepted".into(), format!("expected {}", one_of(message)));
     }
-    match nearest(words, word) {
-        Some(near) => ("not a known word".into(), format!("did you mean `{near}`?")),
-        None => ("not a known word".into(), format!("expected {}", one_of(words))),
+    match nearest(message, word) {
+        Some(near) => ("unknown value".into(), format!("did you mean `{near}`?")),
+        None => ("unknown value".into(), format!("expected {}", one_of(message))),
     }
 }
 
 /// What is expected in the place of a name that none of these is; `none` is what to say if there are none.
-pub(super) fn meant(names: &[&str], name: &str, none: &str) -> String {
+pub(super) fn did_you_mean(names: &[&str], name: &str, none: &str) -> String {
     match nearest(names, name) {
         Some(near) => format!("did you mean `{near}`?"),
         None if names.is_empty() => none.into(),
@@ -196,8 +200,8 @@ pub(super) fn meant(names: &[&str], name: &str, none: &str) -> String {
 }
 
 /// Words to choose from.
-pub(super) fn one_of(words: &[&str]) -> String {
-    match words {
+pub(super) fn one_of(message: &[&str]) -> String {
+    match message {
         [] => String::new(),
         [one] => format!("`{one}`"),
         [first @ .., last] => format!("`{}` or `{last}`", first.join("`, `")),
@@ -205,7 +209,7 @@ pub(super) fn one_of(words: &[&str]) -> String {
 }
 
 /// The part of the config that has this key, for one that was written at the top.
-fn home(name: &str, key: &str) -> Option<&'static str> {
+fn correct_section(name: &str, key: &str) -> Option<&'static str> {
     let homes: [(&str, &[&str]); 6] = [
         ("limits", super::limits::KEYS),
         ("listen", &["allowed_origins", "allowed_hosts", "trusted_proxies", "public_url", "tls"]),
@@ -230,11 +234,12 @@ fn home(name: &str, key: &str) -> Option<&'static str> {
 }
 
 /// The word that was probably meant: the same but for case and separators, or within a slip or two.
-fn nearest<'w>(words: &[&'w str], word: &str) -> Option<&'w str> {
+fn nearest<'w>(message: &[&'w str], word: &str) -> Option<&'w str> {
     let bare = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
     let wanted = bare(word);
-    let distance = |known: &str| strsim::damerau_levenshtein(&bare(known), &wanted);
-    let (near, distance) = words.iter().map(|known| (*known, distance(known))).min_by_key(|(_, far)| *far)?;
+    let distance = |references: &str| strsim::damerau_levenshtein(&bare(references), &wanted);
+    let (near, distance) =
+        message.iter().map(|references| (*references, distance(references))).min_by_key(|(_, far)| *far)?;
     // A third of the word may be wrong: `url` is not `env`.
     (distance <= near.len().min(word.len()) / 3 && distance <= 3).then_some(near)
 }
@@ -245,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_nearest_word_is_one_that_may_have_been_meant() {
-        let words = ["address", "mcpServers", "max_body", "url", "env", "args", "command", "limits"];
+        let message = ["address", "mcpServers", "max_body", "url", "env", "args", "command", "limits"];
         for (word, near) in [
             ("adress", Some("address")),
             ("mcp_servers", Some("mcpServers")),
@@ -259,7 +264,7 @@ mod tests {
             ("", None),
             ("limit", Some("limits")),
         ] {
-            assert_eq!(nearest(&words, word), near, "{word}");
+            assert_eq!(nearest(&message, word), near, "{word}");
         }
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 
 fn read(text: &str) -> Config {
     let environment = |name: &str| (name == "TOKEN").then(|| "s3cr3t: {a} # b".to_owned());
-    parse("test.yaml", text, &environment).unwrap_or_else(|faults| panic!("{faults}"))
+    parse("test.yaml", text, &environment).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 #[test]
@@ -14,8 +14,8 @@ fn the_quickstart_listens_on_loopback_and_has_the_demo() {
     let config = Config::quickstart();
     assert_eq!(config.listen.address.to_string(), "127.0.0.1:8000");
     assert_eq!(config.servers.keys().map(ServerName::as_str).collect::<Vec<_>>(), ["demo"]);
-    assert_eq!(config.servers["demo"].kind, Kind::Builtin(Builtin::Demo));
-    assert_eq!((config.limits, config.log.format, config.path), (Limits::default(), Format::Auto, None));
+    assert_eq!(config.servers["demo"].transport, ServerTransport::Builtin(Builtin::Demo));
+    assert_eq!((config.limits, config.log.format, config.path), (Limits::default(), LogFormat::Auto, None));
 }
 
 #[test]
@@ -34,11 +34,13 @@ fn a_block_of_claude_desktop_can_be_pasted_as_it_is() {
     );
     assert_eq!(config.servers.len(), 1);
     let server = &config.servers["filesystem"];
-    let Kind::Stdio { command, args, env, cwd, .. } = &server.kind else { panic!("{server:?}") };
+    let ServerTransport::Stdio { command, args, env, cwd, .. } = &server.transport else {
+        panic!("{server:?}")
+    };
     assert_eq!((command.as_str(), args.len(), cwd), ("npx", 3, &None));
     let env: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
     assert_eq!(env, [("DEBUG", "true"), ("LOG", "1"), ("MODE", "0755"), ("PORT", "8080")]);
-    assert_eq!((server.prefix.as_str(), server.credentials), ("filesystem", Credentials::None));
+    assert_eq!((server.prefix.as_str(), server.credentials), ("filesystem", CredentialsMode::None));
 }
 
 #[test]
@@ -51,15 +53,17 @@ fn blocks_of_cursor_and_vs_code_can_be_pasted_as_they_are() {
   "local": {"type": "stdio", "command": "uvx", "args": null, "url": null, "cwd": null}
 }"#,
     );
-    let Kind::Http { urls, headers } = &config.servers["remote"].kind else { panic!("not http") };
+    let ServerTransport::Http { urls, headers } = &config.servers["remote"].transport else {
+        panic!("not http")
+    };
     let url = &urls[0];
     assert_eq!((url.to_string().as_str(), url.port()), ("https://mcp.example.com/mcp", 443));
     assert_eq!(headers["authorization"].expose(), "Bearer s3cr3t: {a} # b");
-    assert_eq!(config.servers["remote"].credentials, Credentials::Static);
-    let map = config.servers["remote"].kind.header_map();
+    assert_eq!(config.servers["remote"].credentials, CredentialsMode::Static);
+    let map = config.servers["remote"].transport.header_map();
     assert!(map["authorization"].is_sensitive());
-    assert_eq!(config.servers["camel"].credentials, Credentials::None);
-    assert_eq!(config.servers["local"].kind.word(), "stdio");
+    assert_eq!(config.servers["camel"].credentials, CredentialsMode::None);
+    assert_eq!(config.servers["local"].transport.as_str(), "stdio");
 }
 
 #[test]
@@ -67,8 +71,8 @@ fn a_value_of_the_environment_stays_one_value() {
     let config = read(
         "mcpServers:\n  a: {command: echo, args: ['${TOKEN}', \"x${TOKEN}\", '$${TOKEN}']}\n  b:\n    command: ${TOKEN}\n",
     );
-    let args = |name: &str| match &config.servers[name].kind {
-        Kind::Stdio { command, args, .. } => (command.clone(), args.clone()),
+    let args = |name: &str| match &config.servers[name].transport {
+        ServerTransport::Stdio { command, args, .. } => (command.clone(), args.clone()),
         other => panic!("{other:?}"),
     };
     assert_eq!(args("a").1, ["s3cr3t: {a} # b", "xs3cr3t: {a} # b", "${TOKEN}"]);
@@ -100,7 +104,7 @@ fn what_a_server_does_not_set_is_that_of_all() {
     assert_eq!((a.response_limit(&config.limits), b.response_limit(&config.limits)), (1 << 20, 2 << 20));
     assert_eq!((a.prefix.as_str(), b.prefix.as_str()), ("a", ""));
     assert_eq!((a.max_concurrent, b.max_concurrent, a.required, b.required), (None, Some(3), false, true));
-    assert_eq!(config.limits.max_body, Size::mib(4));
+    assert_eq!(config.limits.max_body, ByteSize::mib(4));
 }
 
 #[test]
@@ -110,10 +114,10 @@ fn tools_are_shown_hidden_and_renamed() {
     );
     let tools = &config.servers["a"].tools;
     for (tool, shown) in [("read_file", true), ("read_all", false), ("x", true), ("y", false)] {
-        assert_eq!(tools.shows(tool), shown, "{tool}");
+        assert_eq!(tools.allows(tool), shown, "{tool}");
     }
-    assert_eq!((tools.shown_as("read_file"), tools.shown_as("x")), ("cat", "x"));
-    assert!(Tools::default().shows("anything"));
+    assert_eq!((tools.renamed("read_file"), tools.renamed("x")), ("cat", "x"));
+    assert!(Tools::default().allows("anything"));
 }
 
 #[test]
@@ -122,9 +126,9 @@ fn anchors_aliases_and_merges_are_understood() {
         "mcpServers:\n  a: &base {url: \"https://a.example\", timeout: 3s, headers: &h {X: y}}\n  \
          b: {<<: *base, url: \"https://b.example\"}\n  c: {url: \"https://c.example\", headers: *h}\n",
     );
-    assert_eq!(config.servers["b"].timeout, Some(Span::secs(3)));
-    let hosts = config.servers.values().map(|server| match &server.kind {
-        Kind::Http { urls, headers } => (urls[0].host().to_owned(), headers.len()),
+    assert_eq!(config.servers["b"].timeout, Some(ConfigDuration::secs(3)));
+    let hosts = config.servers.values().map(|server| match &server.transport {
+        ServerTransport::Http { urls, headers } => (urls[0].host().to_owned(), headers.len()),
         other => panic!("{other:?}"),
     });
     assert_eq!(
@@ -152,7 +156,7 @@ fn lists_of_origins_and_hosts_are_in_lower_case() {
     assert_eq!(config.listen.allowed_hosts, Some(vec!["gw.example".into()]));
     let cors = config.cors.expect("it was given");
     assert_eq!((cors.origins, cors.headers), (vec!["https://app.example".into()], vec!["x-key".into()]));
-    assert_eq!(cors.methods, [Method::Get, Method::Post, Method::Delete]);
+    assert_eq!(cors.methods, [CorsMethod::Get, CorsMethod::Post, CorsMethod::Delete]);
 }
 
 #[test]
@@ -168,14 +172,14 @@ fn the_hash_stands_for_the_text() {
 #[test]
 fn a_file_that_is_too_large_is_not_read() {
     let text = " ".repeat(MAX_FILE as usize + 1);
-    let faults = parse("c", &text, &|_| None).expect_err("too large");
-    assert_eq!(faults.list()[0].message, "the file is larger than 4MiB");
+    let errors = parse("c", &text, &|_| None).expect_err("too large");
+    assert_eq!(errors.list()[0].message, "the file is larger than 4MiB");
 }
 
 #[test]
 fn what_cannot_be_read_is_a_fault_too() {
-    let faults = load(Path::new("no/such/file.yaml")).expect_err("no such file");
-    assert!(faults.to_string().contains(" --> no/such/file.yaml\n"), "{faults}");
+    let errors = load(Path::new("no/such/file.yaml")).expect_err("no such file");
+    assert!(errors.to_string().contains(" --> no/such/file.yaml\n"), "{errors}");
 }
 
 /// Cut, doubled and swapped pieces of good files: whatever comes of it, there is an answer, and what is good can be written
@@ -217,7 +221,7 @@ fn torn_files_never_panic() {
             let torn: String = torn.into_iter().collect();
             let environment = |name: &str| (name.len() < 12).then(|| "x".to_owned());
             match parse(name, &torn, &environment) {
-                Err(faults) => assert!(!faults.list().is_empty() && !faults.to_string().is_empty()),
+                Err(errors) => assert!(!errors.list().is_empty() && !errors.to_string().is_empty()),
                 Ok(_) => {
                     let written = canonical(name, &torn, &environment);
                     assert!(written.is_ok(), "{torn}\n{}", written.expect_err("it is not"));

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::diagnostics::Spot;
-use super::scalar::{Leaf, leaf};
+use super::diagnostics::NodeRef;
+use super::scalar::{ScalarValue, scalar};
 
 /// TLS on the public listener. The files are read anew when they change; whether there is TLS takes a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("dependentRequired" = {"client_auth": ["client_ca"]}))]
-pub struct Tls {
+pub struct ListenerTls {
     /// The gateway's certificate in PEM, with the intermediate ones after it.
     #[serde(deserialize_with = "path")]
     #[schemars(with = "PemFile")]
@@ -25,7 +25,7 @@ pub struct Tls {
     /// Further certificates, for the names that stand in them: a client gets the one for the name that it asks for
     /// (SNI), and `cert` for any other.
     #[serde(default)]
-    pub certificates: Vec<Pair>,
+    pub certificates: Vec<CertAndKey>,
     /// The certificates, in PEM, of those who may vouch for clients; without it no client is asked for a certificate.
     #[serde(default, deserialize_with = "some_path")]
     #[schemars(with = "Option<PemFile>")]
@@ -39,7 +39,7 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "CertificatePair")]
-pub struct Pair {
+pub struct CertAndKey {
     /// The certificate in PEM, with the intermediate ones after it.
     #[serde(deserialize_with = "path")]
     #[schemars(with = "PemFile")]
@@ -61,18 +61,18 @@ pub enum ClientAuth {
     Required,
 }
 
-impl Tls {
+impl ListenerTls {
     /// What the clients' certificates are checked with, and whether they may do without.
     pub fn clients(&self) -> Option<(&Path, ClientAuth)> {
         self.client_ca.as_deref().map(|file| (file, self.client_auth))
     }
 
-    pub(super) fn check(&self, spot: &Spot<'_>) {
-        if let Some(auth) = spot.child("client_auth").filter(|_| spot.has("client_auth"))
-            && !spot.has("client_ca")
+    pub(super) fn check(&self, node_ref: &NodeRef<'_>) {
+        if let Some(auth) = node_ref.child("client_auth").filter(|_| node_ref.has("client_auth"))
+            && !node_ref.has("client_ca")
         {
             let help = "without it no client is asked for a certificate";
-            auth.refuse_key(
+            auth.reject_key(
                 "listen.tls.client_auth: needs `client_ca`",
                 "add `client_ca`, or remove this",
                 help,
@@ -84,7 +84,7 @@ impl Tls {
 /// The path of a file in PEM.
 pub(super) struct PemFile(PathBuf);
 
-impl Leaf for PemFile {
+impl ScalarValue for PemFile {
     const EXPECTED: &'static str = "the path of a PEM file such as `server.pem`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -99,7 +99,7 @@ impl Leaf for PemFile {
     }
 }
 
-leaf!(PemFile);
+scalar!(PemFile);
 
 impl JsonSchema for PemFile {
     fn schema_name() -> Cow<'static, str> {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::yaml::source::Bytes;
+use super::yaml::source::ByteRange;
 
 /// One thing to know about how a file was read.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct Note {
 
 /// A key that is not read, and whose it is; `None` is the file's.
 pub(super) struct Unread {
-    pub(super) bytes: Bytes,
+    pub(super) bytes: ByteRange,
     pub(super) key: String,
     pub(super) server: Option<String>,
 }

@@ -7,25 +7,25 @@ use super::{Config, Globs, Pattern};
 
 impl Config {
     /// One sentence for each such pattern.
-    pub fn unfitting(&self) -> Vec<String> {
+    pub fn unmatched_patterns(&self) -> Vec<String> {
         if self.servers.is_empty() {
             return Vec::new();
         }
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for (name, toolset) in &self.toolsets {
-            for pattern in toolset.tools.patterns().iter().filter(|pattern| !self.may_fit(pattern)) {
-                told.push(format!(
+            for pattern in toolset.tools.patterns().iter().filter(|pattern| !self.may_match(pattern)) {
+                reported.push(format!(
                     "toolsets.{name}.tools: no server's tools fit `{pattern}`{}",
-                    self.begin()
+                    self.known_prefixes()
                 ));
             }
         }
         let mut look = |path: String, patterns: &[Pattern]| {
-            for pattern in patterns.iter().filter(|pattern| !self.may_fit(&pattern.text)) {
+            for pattern in patterns.iter().filter(|pattern| !self.may_match(&pattern.text)) {
                 let Pattern { text, line } = pattern;
-                told.push(format!(
+                reported.push(format!(
                     "{path} (line {line}): no server's tools or prompts fit `{text}`{}",
-                    self.begin()
+                    self.known_prefixes()
                 ));
             }
         };
@@ -48,7 +48,8 @@ impl Config {
             for Pattern { text, line } in patterns {
                 if Globs::of(text).is_some_and(|globs| !self.servers.keys().any(|name| globs.is_match(name)))
                 {
-                    told.push(format!("{path} (line {line}): no server that is switched on fits `{text}`"));
+                    reported
+                        .push(format!("{path} (line {line}): no server that is switched on fits `{text}`"));
                 }
             }
         };
@@ -62,10 +63,10 @@ impl Config {
         for rule in self.rate_limits.iter().flat_map(|limits| &limits.rules) {
             look(format!("rate_limits rule `{}`, match.servers", rule.name), &rule.match_.servers);
         }
-        told
+        reported
     }
 
-    fn may_fit(&self, pattern: &str) -> bool {
+    fn may_match(&self, pattern: &str) -> bool {
         let literal = &pattern[..pattern.find(['*', '?', '[', '{', '\\']).unwrap_or(pattern.len())];
         let whole = literal.len() == pattern.len();
         self.servers.values().any(|server| {
@@ -74,7 +75,7 @@ impl Config {
         })
     }
 
-    fn begin(&self) -> String {
+    fn known_prefixes(&self) -> String {
         let begin: Vec<String> =
             self.servers.values().take(8).map(|server| format!("`{}__`", server.prefix)).collect();
         format!("; their names begin with {}", begin.join(", "))
@@ -92,10 +93,11 @@ mod tests {
                     rbac:\n  roles:\n    r: {allow: {tools: [\"fi*\", \"file_*\", \"search__[ab]\"], servers: [\"f*\", \"g*\"]},\n        \
                     deny: {prompts: [\"fles__*\"]}}\n\
                     rate_limits: {rules: [{name: n, key: [], limit: 1/1s, match: {tools: [\"web__*\"], servers: [\"w?b\"]}}]}\n";
-        let told = parse("c", text, &|_| None).unwrap_or_else(|faults| panic!("{faults}")).unfitting();
+        let reported =
+            parse("c", text, &|_| None).unwrap_or_else(|errors| panic!("{errors}")).unmatched_patterns();
         let begin = "; their names begin with `files__`, `search__`";
         assert_eq!(
-            told,
+            reported,
             [
                 format!("toolsets.a.tools: no server's tools fit `web__x`{begin}"),
                 format!("toolsets.a.tools: no server's tools fit `files`{begin}"),
@@ -112,6 +114,6 @@ mod tests {
             ]
         );
         let open = "mcpServers: {files: {builtin: demo, prefix: \"\"}}\ntoolsets: {a: {tools: [x]}}\n";
-        assert!(parse("c", open, &|_| None).expect("good").unfitting().is_empty());
+        assert!(parse("c", open, &|_| None).expect("good").unmatched_patterns().is_empty());
     }
 }

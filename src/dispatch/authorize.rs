@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use filters::guard;
-use filters::rate_limit::Held;
-use filters::{Aim, Call, Caller, Head, Permit, Stop};
+use filters::rate_limit::Slots;
+use filters::{Call, CallTarget, Caller, ChainRejection, Permit, RequestHead};
 use mcp::json::reader::Span;
-use mcp::{Era, Refusal};
+use mcp::{Era, Rejection};
 
 use super::target::{ResolvedTarget, resolve_target};
 use super::text_places;
@@ -35,19 +35,19 @@ pub struct Authorized {
 #[derive(Debug)]
 pub struct RejectedRequest {
     pub filter: &'static str,
-    pub refusal: Box<Refusal>,
+    pub rejection: Box<Rejection>,
     /// The id to answer under, as written.
     pub id: Option<Bytes>,
 }
 
 impl RejectedRequest {
-    pub fn of(stop: Stop, body: &[u8]) -> Self {
-        Self { filter: stop.filter, refusal: stop.refused.refusal, id: id_bytes(stop.refused.id, body) }
+    pub fn of(stop: ChainRejection, body: &[u8]) -> Self {
+        Self { filter: stop.filter, rejection: stop.refused.rejection, id: id_bytes(stop.refused.id, body) }
     }
 }
 
 /// The places of a call that takes any, to be shared by all who go on with it.
-pub fn share_slots(held: Held) -> Option<Arc<Held>> {
+pub fn share_slots(held: Slots) -> Option<Arc<Slots>> {
     (!held.is_empty()).then(|| Arc::new(held))
 }
 
@@ -61,7 +61,7 @@ impl Dispatcher {
         &self,
         snapshot: &Snapshot,
         endpoint: &Endpoint,
-        head: Head<'_>,
+        head: RequestHead<'_>,
         caller: Caller,
         mut body: Bytes,
         labels: &mut RequestLabels,
@@ -78,7 +78,7 @@ impl Dispatcher {
             let aim = resolved.map(|resolved| resolved.aim);
             let clean = self.sanitize(snapshot, endpoint, &call, aim.as_ref());
             let clean =
-                clean.map_err(|refusal| RejectedRequest { filter: GUARD, refusal, id: id.clone() })?;
+                clean.map_err(|rejection| RejectedRequest { filter: GUARD, rejection, id: id.clone() })?;
             let permit = match &clean {
                 None => Some(self.apply_chain(snapshot, endpoint, call, aim, None, id.as_ref()).await?),
                 Some(_) => None,
@@ -101,23 +101,24 @@ impl Dispatcher {
         snapshot: &Snapshot,
         endpoint: &Endpoint,
         mut call: Call<'a>,
-        aim: Option<Aim<'a>>,
+        aim: Option<CallTarget<'a>>,
         came: Option<&Bytes>,
         id: Option<&Bytes>,
     ) -> Result<Permit, RejectedRequest> {
-        call.aim = aim;
+        call.target = aim;
         let (era, body, head) = (call.era, call.body, call.head);
         let permit =
-            snapshot.config.chain.admit(call).await.map_err(|stop| RejectedRequest::of(stop, body))?;
+            snapshot.config.chain.on_request(call).await.map_err(|stop| RejectedRequest::of(stop, body))?;
         let rejected =
-            |refusal| RejectedRequest { filter: GUARD, refusal: Box::new(refusal), id: id.cloned() };
+            |rejection| RejectedRequest { filter: GUARD, rejection: Box::new(rejection), id: id.cloned() };
         let Some(aim) = aim else { return Ok(permit) };
         // The head repeats what its sender wrote, secrets and all.
         let target = called_target(endpoint, &permit, body);
         check_param_headers(target, &permit, &head, body, came).map_err(rejected)?;
         let Some(server) = snapshot.servers.get(aim.server) else { return Ok(permit) };
-        let place = || text_places::request(Method::of(&permit.rpc.method_name(body)));
-        self.check_not_blocked(snapshot, server, body, place, era).map_err(|refusal| rejected(*refusal))?;
+        let place = || text_places::request(Method::parse(&permit.rpc.method_name(body)));
+        self.check_not_blocked(snapshot, server, body, place, era)
+            .map_err(|rejection| rejected(*rejection))?;
         let arguments = permit.rpc.arguments.map(|arguments| arguments.of(body));
         self.validate_arguments(target, era, arguments).map(|()| permit).map_err(rejected)
     }
@@ -128,22 +129,22 @@ impl Dispatcher {
         target: Option<&Target>,
         era: Era,
         arguments: Option<&[u8]>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         let Some(target) = target else { return Ok(()) };
         let Some(schema) = &target.schema else { return Ok(()) };
         let name = &target.display_name;
-        let refusal = match schema.get().map(|schema| schema.check(arguments)) {
+        let rejection = match schema.get().map(|schema| schema.check(arguments)) {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(violations)) => guard::schema::refusal(name, &violations, era),
+            Ok(Err(violations)) => guard::schema::rejection(name, &violations, era),
             Err(why) => {
                 let message = format!("the inputSchema of `{name}` cannot be used: {why}");
-                Refusal::http(502, "schema_unusable", message)
+                Rejection::http(502, "schema_unusable", message)
             }
         };
         if target.server.config.validate == Validate::Enforce {
-            return Err(refusal);
+            return Err(rejection);
         }
-        tracing::warn!(server = %target.server.name, tool = %target.display_name, why = %refusal.message, "arguments do not fit the schema");
+        tracing::warn!(server = %target.server.name, tool = %target.display_name, why = %rejection.message, "arguments do not fit the schema");
         Ok(())
     }
 }
@@ -158,26 +159,26 @@ fn called_target<'a>(endpoint: &'a Endpoint, permit: &Permit, body: &[u8]) -> Op
 fn check_param_headers(
     target: Option<&Target>,
     permit: &Permit,
-    head: &Head<'_>,
+    head: &RequestHead<'_>,
     body: &[u8],
     said: Option<&Bytes>,
-) -> Result<(), Refusal> {
-    if !head.outside || permit.era != Era::Modern {
+) -> Result<(), Rejection> {
+    if !head.is_network || permit.era != Era::Modern {
         return Ok(());
     }
     let Some(param_headers) = target.and_then(|target| target.param_headers.as_ref()) else { return Ok(()) };
     match said {
-        None => param_headers.agree(head, permit.rpc.arguments.map(|arguments| arguments.of(body))),
+        None => param_headers.verify(head, permit.rpc.arguments.map(|arguments| arguments.of(body))),
         Some(said) => {
             let params = message::member(said, "params").map(|place| place.of(said)).unwrap_or_default();
-            param_headers.agree(head, message::member(params, "arguments").map(|place| place.of(params)))
+            param_headers.verify(head, message::member(params, "arguments").map(|place| place.of(params)))
         }
     }
 }
 
 /// Notes what a call is about, in words of the catalog and never in those of its sender.
 fn set_labels(labels: &mut RequestLabels, call: &Call<'_>, resolved: Option<&ResolvedTarget<'_>>) {
-    labels.method = Method::of(&call.rpc.method_name(call.body)).word();
+    labels.method = Method::parse(&call.rpc.method_name(call.body)).as_str();
     if let Some(target) = resolved.and_then(|resolved| resolved.target) {
         labels.server = Some(target.server.name.clone());
         labels.tool = Some(target.display_name.clone());
@@ -185,6 +186,6 @@ fn set_labels(labels: &mut RequestLabels, call: &Call<'_>, resolved: Option<&Res
     }
 }
 
-pub(super) fn unreadable() -> Refusal {
-    Refusal::http(400, "not_json", "the message cannot be read")
+pub(super) fn unreadable() -> Rejection {
+    Rejection::http(400, "not_json", "the message cannot be read")
 }

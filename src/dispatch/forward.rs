@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 use mcp::json::quote::quote;
-use mcp::json::splice::{edited, rename};
-use mcp::{Era, Refusal, Span};
+use mcp::json::splice::{apply_edits, rename};
+use mcp::{Era, Rejection, Span};
 use tokio_util::sync::CancellationToken;
 
 use super::rejections::invalid;
@@ -29,7 +29,7 @@ impl Dispatcher {
         place: Option<Span>,
         state_change: Option<StateChange>,
         labels: &mut RequestLabels,
-    ) -> Result<Dispatch, Box<Refusal>> {
+    ) -> Result<Dispatch, Box<Rejection>> {
         let counted = matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead);
         labels.counters = counted.then(|| target.counters.clone());
         labels.server = Some(target.server.name.clone());
@@ -40,7 +40,7 @@ impl Dispatcher {
                 .headers(authorized.permit.rpc.arguments.map(|arguments| arguments.of(&authorized.body))),
             _ => Vec::new(),
         };
-        let safe = method.is_safe() || (method == Method::ToolsCall && target.idempotent);
+        let safe = method.is_idempotent() || (method == Method::ToolsCall && target.idempotent);
         let renamed = renamed.map(|place| (place, target.name.clone()));
         self.build(authorized, target.server.clone(), safe, renamed, mirrored, state_change)
     }
@@ -53,9 +53,9 @@ impl Dispatcher {
         method: Method,
         state_change: Option<StateChange>,
         labels: &mut RequestLabels,
-    ) -> Result<Dispatch, Box<Refusal>> {
+    ) -> Result<Dispatch, Box<Rejection>> {
         labels.server = Some(server.name.clone());
-        self.build(authorized, server, method.is_safe(), None, Vec::new(), state_change)
+        self.build(authorized, server, method.is_idempotent(), None, Vec::new(), state_change)
     }
 
     fn build(
@@ -66,8 +66,8 @@ impl Dispatcher {
         renamed: Option<(Span, Arc<str>)>,
         mirrored: Vec<(HeaderName, HeaderValue)>,
         state_change: Option<StateChange>,
-    ) -> Result<Dispatch, Box<Refusal>> {
-        let failed = |error: UpstreamError| Box::new(error.refusal(&server.name));
+    ) -> Result<Dispatch, Box<Rejection>> {
+        let failed = |error: UpstreamError| Box::new(error.rejection(&server.name));
         let running = server.begin_call().map_err(failed)?;
         let (rpc, era) = (&authorized.permit.rpc, authorized.permit.era);
         // A copy: a slice would share the body, which then could not be renamed in place.
@@ -109,7 +109,7 @@ impl Dispatcher {
             edits.sort_unstable_by_key(|(place, _)| place.start);
             let body = match edits {
                 [] => authorized.body,
-                edits => edited(
+                edits => apply_edits(
                     authorized.body.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])),
                     edits,
                 ),
@@ -177,7 +177,7 @@ pub(super) fn state_change(
     method: Method,
     uri: String,
     server: &Server,
-) -> Result<Option<StateChange>, Box<Refusal>> {
+) -> Result<Option<StateChange>, Box<Rejection>> {
     let Some(session) = authorized.session else { return Ok(None) };
     match method {
         Method::Subscribe if !session.client_state.has_room(&server.name, &uri) => {

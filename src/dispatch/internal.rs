@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use filters::{Caller, Head};
+use filters::{Caller, RequestHead};
 use http::{HeaderMap, HeaderValue};
 use mcp::json::splice::splice;
-use mcp::{Era, Refusal};
+use mcp::{Era, Rejection};
 use tokio::sync::mpsc;
 
 use super::authorize::{Authorized, RejectedRequest, share_slots};
@@ -38,16 +38,16 @@ impl Dispatcher {
         let chain = &snapshot.config.chain;
         let headers = http::HeaderMap::new();
         let http_method = &http::Method::POST;
-        let head = Head {
-            verb: http_method,
+        let head = RequestHead {
+            http_method,
             path,
             headers: &headers,
             authority: None,
             peer: None,
             certificate: None,
-            outside: false,
+            is_network: false,
         };
-        chain.glance(&head).await.map_err(|stop| RejectedRequest::of(stop, &body))?;
+        chain.on_head_unauthenticated(&head).await.map_err(|stop| RejectedRequest::of(stop, &body))?;
         let caller = caller.unwrap_or_else(|| chain.anonymous());
         let endpoint = snapshot.catalog.endpoint(path);
         let shown = match endpoint {
@@ -55,13 +55,13 @@ impl Dispatcher {
             None => false,
         };
         let Some(endpoint) = endpoint.filter(|_| shown) else {
-            let refusal = Box::new(Refusal::http(404, "no_endpoint", "no such endpoint"));
-            return Err(RejectedRequest { filter: "door", refusal, id: None });
+            let rejection = Box::new(Rejection::http(404, "no_endpoint", "no such endpoint"));
+            return Err(RejectedRequest { filter: "dispatch", rejection, id: None });
         };
         let Authorized { mut permit, body, id } =
             self.authorize(&snapshot, endpoint, head, caller, body, &mut RequestLabels::default()).await?;
-        let held = share_slots(std::mem::take(&mut permit.held));
-        let rejected = |refusal| RejectedRequest { filter: "door", refusal, id };
+        let held = share_slots(std::mem::take(&mut permit.slots));
+        let rejected = |rejection| RejectedRequest { filter: "dispatch", rejection, id };
         let mut own = None;
         let session = match (permit.era, session) {
             (Era::Modern, _) => None,
@@ -99,7 +99,7 @@ impl Dispatcher {
             Ok(Dispatch::Respond(reply)) => Ok(reply.body),
             Ok(Dispatch::Stream(message_stream)) => collect(message_stream).await,
             Ok(Dispatch::Forward(upstream_request)) => upstream_request.call(None, None, &self.metrics).await,
-            Err(refusal) => Err(refusal),
+            Err(rejection) => Err(rejection),
         };
         if let Some(own) = own {
             self.sessions.end(&own);
@@ -116,7 +116,7 @@ impl UpstreamRequest {
         bearer: Option<HeaderValue>,
         notes: Option<mpsc::Sender<Bytes>>,
         metrics: &Metrics,
-    ) -> Result<Bytes, Box<Refusal>> {
+    ) -> Result<Bytes, Box<Rejection>> {
         let said = self.round_trip(bearer, notes, metrics).await;
         // If it never had a connection, the answer of a client may come again.
         if let (Some(answering), false) =
@@ -134,12 +134,12 @@ impl UpstreamRequest {
             session.client_state.apply(&self.server.name, state_change);
         }
         self.call_guard.record(said.as_ref().err());
-        let refused = |error: UpstreamError| Box::new(error.refusal(&self.server.name));
+        let refused = |error: UpstreamError| Box::new(error.rejection(&self.server.name));
         let id = self.id.as_deref().unwrap_or_default();
         let message = match said.map_err(refused)? {
             None => return Ok(Bytes::new()),
             Some(RpcOutcome::Result(result)) => message::result(id, &result),
-            Some(RpcOutcome::Error(error)) => message::failure(id, &error),
+            Some(RpcOutcome::Error(error)) => message::error_response(id, &error),
         };
         let clean = self
             .redactor
@@ -203,7 +203,7 @@ impl UpstreamRequest {
     }
 
     /// A note of no session, with the client's own token if it has ours; none for what another's request began.
-    fn progress(&self, note: Bytes, read: &message::Incoming) -> Option<Bytes> {
+    fn progress(&self, note: Bytes, read: &message::ServerMessage) -> Option<Bytes> {
         match id_map::progress_token(&note, read) {
             Some(token) if message::same_id(token.of(&note), &self.sent.wire) => {
                 let own = self.sent.token.as_ref()?;
@@ -241,15 +241,15 @@ impl UpstreamRequest {
     }
 }
 
-async fn collect(mut message_stream: MessageStream) -> Result<Bytes, Box<Refusal>> {
+async fn collect(mut message_stream: MessageStream) -> Result<Bytes, Box<Rejection>> {
     loop {
         match message_stream.items.recv().await {
             Some(StreamItem::Message(_)) => {}
             Some(StreamItem::Final(message)) => return Ok(message),
-            Some(StreamItem::Rejected(refusal)) => return Err(refusal),
+            Some(StreamItem::Rejected(rejection)) => return Err(rejection),
             Some(StreamItem::Accepted) => return Ok(Bytes::new()),
             None => {
-                return Err(Box::new(Refusal::http(500, "no_answer", "the call ended without an answer")));
+                return Err(Box::new(Rejection::http(500, "no_answer", "the call ended without an answer")));
             }
         }
     }

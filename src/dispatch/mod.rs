@@ -19,11 +19,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filters::rate_limit::Held;
-use filters::rbac::unknown;
-use filters::{Means, Permit, Thing};
+use filters::rate_limit::Slots;
+use filters::rbac::not_found;
+use filters::{AuthMethod, Permit, TargetKind};
 use http::{HeaderName, HeaderValue};
-use mcp::{Era, Kind as Shape, Refusal};
+use mcp::{Era, MessageKind as Shape, Rejection};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -142,7 +142,7 @@ pub struct AuthorizedRequest<'a> {
     pub client: Option<IpAddr>,
     pub permit: Permit,
     /// The places that the call takes up; kept for as long as a server works on it.
-    pub slots: Option<Arc<Held>>,
+    pub slots: Option<Arc<Slots>>,
     pub body: Bytes,
     /// The client takes a stream of events for an answer.
     pub events: bool,
@@ -164,9 +164,9 @@ impl AuthorizedRequest<'_> {
             return session.key();
         }
         let (caller, mut key) = (&self.permit.caller, Fnv::default());
-        match (caller.means, self.client) {
-            (Means::Anonymous, Some(address)) => address.to_canonical().hash(&mut key),
-            _ => (caller.means.word(), &caller.issuer, &caller.tenant, &caller.user).hash(&mut key),
+        match (caller.auth_method, self.client) {
+            (AuthMethod::Anonymous, Some(address)) => address.to_canonical().hash(&mut key),
+            _ => (caller.auth_method.as_str(), &caller.issuer, &caller.tenant, &caller.user).hash(&mut key),
         }
         key.finish()
     }
@@ -180,15 +180,15 @@ impl Dispatcher {
         &self,
         authorized: AuthorizedRequest<'a>,
         labels: &mut RequestLabels,
-    ) -> Result<Result<Dispatch, Box<Refusal>>, AuthorizedRequest<'a>> {
+    ) -> Result<Result<Dispatch, Box<Rejection>>, AuthorizedRequest<'a>> {
         let rpc = &authorized.permit.rpc;
         let (Shape::Request, Some(name)) = (rpc.kind, rpc.name) else { return Err(authorized) };
-        if Method::of(&rpc.method_name(&authorized.body)) != Method::ToolsCall {
+        if Method::parse(&rpc.method_name(&authorized.body)) != Method::ToolsCall {
             return Err(authorized);
         }
         let tools = &authorized.endpoint.view(authorized.permit.era).tools;
         let Some(target) = tools.get(&*name.read(&authorized.body)).cloned() else { return Err(authorized) };
-        labels.method = Method::ToolsCall.word();
+        labels.method = Method::ToolsCall.as_str();
         Ok(self.forward_renamed(authorized, &target, Method::ToolsCall, Some(name.span), None, labels))
     }
 
@@ -197,11 +197,11 @@ impl Dispatcher {
         &self,
         authorized: AuthorizedRequest<'_>,
         labels: &mut RequestLabels,
-    ) -> Result<Dispatch, Box<Refusal>> {
+    ) -> Result<Dispatch, Box<Rejection>> {
         let AuthorizedRequest { permit, body, .. } = &authorized;
         let word = permit.rpc.method_name(body);
-        let method = Method::of(&word);
-        labels.method = method.word();
+        let method = Method::parse(&word);
+        labels.method = method.as_str();
         if permit.rpc.kind == Shape::Response {
             return self.response(authorized).await;
         }
@@ -210,7 +210,7 @@ impl Dispatcher {
             (Shape::Request, Some(_)) => {}
             (Shape::Request, None) if method::is_extension(&word) => {}
             (Shape::Request, None) => return Err(unknown_method(permit.era)),
-            (_, Some(row)) => return self.notification(authorized, method, row.goes).await,
+            (_, Some(row)) => return self.notification(authorized, method, row.destination).await,
             (_, None) => return Ok(self.drop_message(method, labels)),
         }
         self.request(authorized, method, labels).await
@@ -219,8 +219,8 @@ impl Dispatcher {
     /// A message that its sender may not send, and that wants no answer.
     fn drop_message(&self, method: Method, labels: &mut RequestLabels) -> Dispatch {
         labels.dropped = true;
-        let from = Sender::Client.word();
-        DroppedMessage { from, kind: "notification", method: method.word(), server: "" }.count();
+        let from = Sender::Client.as_str();
+        DroppedMessage { from, kind: "notification", method: method.as_str(), server: "" }.count();
         Dispatch::Respond(Response::accepted())
     }
 
@@ -229,10 +229,10 @@ impl Dispatcher {
         authorized: AuthorizedRequest<'_>,
         method: Method,
         labels: &mut RequestLabels,
-    ) -> Result<Dispatch, Box<Refusal>> {
+    ) -> Result<Dispatch, Box<Rejection>> {
         let (rpc, era) = (&authorized.permit.rpc, authorized.permit.era);
         let id = rpc.id.expect("a request has an id").of(&authorized.body);
-        let narrowed = match method.tells() {
+        let narrowed = match method.depends_on_visibility() {
             true => Some(
                 self.registry
                     .sight(authorized.snapshot, authorized.endpoint, &authorized.permit.caller)
@@ -272,7 +272,7 @@ impl Dispatcher {
                 let tools = method == Method::ToolsCall;
                 let names = |era| if tools { &endpoint.view(era).tools } else { &endpoint.view(era).prompts };
                 let Some(target) = names(era).get(&*said) else {
-                    let what = if tools { Thing::Tool } else { Thing::Prompt };
+                    let what = if tools { TargetKind::Tool } else { TargetKind::Prompt };
                     let elsewhere = names(other_era(era)).get(&*said);
                     return Err(self.unknown(&authorized, endpoint, what, &said, elsewhere).await);
                 };
@@ -311,7 +311,7 @@ impl Dispatcher {
                     }
                     (None, None) => {
                         let elsewhere = endpoint.view(other_era(era)).resource(&said);
-                        Err(self.unknown(&authorized, endpoint, Thing::Resource, &said, elsewhere).await)
+                        Err(self.unknown(&authorized, endpoint, TargetKind::Resource, &said, elsewhere).await)
                     }
                 }
             }
@@ -329,7 +329,7 @@ impl Dispatcher {
                                 None,
                                 labels,
                             ),
-                            None => Err(Box::new(unknown(era, Thing::Prompt, &said))),
+                            None => Err(Box::new(not_found(era, TargetKind::Prompt, &said))),
                         }
                     }
                     (None, Some(uri)) => {
@@ -344,7 +344,7 @@ impl Dispatcher {
                             (None, Some(server)) => {
                                 self.forward_as_is(authorized, server, method, None, labels)
                             }
-                            (None, None) => Err(Box::new(unknown(era, Thing::Resource, &said))),
+                            (None, None) => Err(Box::new(not_found(era, TargetKind::Resource, &said))),
                         }
                     }
                     _ => Err(invalid(era, "ref_missing", "params.ref must name one prompt or one resource")),
@@ -364,7 +364,7 @@ impl Dispatcher {
                 self.require_era(endpoint, era)?;
                 if !authorized.events {
                     let message = "the answer is a stream, so Accept must list text/event-stream";
-                    return Err(Box::new(Refusal::http(406, "not_acceptable", message)));
+                    return Err(Box::new(Rejection::http(406, "not_acceptable", message)));
                 }
                 let filter = self.filter(&authorized, endpoint, method).await.ok_or_else(|| {
                     invalid(

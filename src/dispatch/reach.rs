@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filters::rbac::Query;
-use filters::{Aim, Caller, Thing};
+use filters::rbac::AccessQuery;
+use filters::{CallTarget, Caller, TargetKind};
 
 use super::{AuthorizedRequest, Dispatcher};
 use crate::catalog::Endpoint;
@@ -81,8 +81,8 @@ impl Dispatcher {
         let wanted = Bytes::copy_from_slice(wanted);
         let work = move |of: &Work| {
             let may = |uri: &str, server: &Server| {
-                let aim = Aim { thing: Thing::Resource, name: uri, server: &server.name };
-                let query = Query { method: method.word(), aim: Some(aim), arguments: None, ip };
+                let aim = CallTarget { kind: TargetKind::Resource, name: uri, server: &server.name };
+                let query = AccessQuery { method: method.as_str(), target: Some(aim), arguments: None, ip };
                 runtime_config.chain.rbac.allows_within(&of.caller, &query, of.fuel())
             };
             SubscriptionFilter::read(&wanted, &seen, may)

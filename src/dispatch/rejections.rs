@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use filters::Thing;
-use filters::rbac::unknown;
+use filters::TargetKind;
+use filters::rbac::not_found;
 use mcp::rejection::code;
-use mcp::{Era, Refusal};
+use mcp::{Era, Rejection};
 
 use super::{AuthorizedRequest, Dispatcher};
 use crate::catalog::{Endpoint, Target};
@@ -24,18 +24,18 @@ pub(super) fn session_limits(snapshot: &Snapshot) -> Room {
 }
 
 /// The refusal of another session.
-pub(super) fn too_many_sessions(full: &Full) -> Refusal {
+pub(super) fn too_many_sessions(full: &Full) -> Rejection {
     match full {
-        Full::All(_) => Refusal::http(503, "too_many_sessions", full.to_string()),
+        Full::All(_) => Rejection::http(503, "too_many_sessions", full.to_string()),
         Full::Share { wait, .. } => {
-            Refusal::http(429, "too_many_sessions_of_caller", full.to_string()).retry_after(*wait)
+            Rejection::http(429, "too_many_sessions_of_caller", full.to_string()).retry_after(*wait)
         }
     }
 }
 
 impl Dispatcher {
     /// Whether any server of the endpoint speaks the era, or may come to; else a refusal that names both eras.
-    pub(super) fn require_era(&self, endpoint: &Endpoint, era: Era) -> Result<(), Box<Refusal>> {
+    pub(super) fn require_era(&self, endpoint: &Endpoint, era: Era) -> Result<(), Box<Rejection>> {
         let view = endpoint.view(era);
         if view.servers > 0 || endpoint.members.is_empty() {
             return Ok(());
@@ -53,7 +53,7 @@ impl Dispatcher {
 
     /// Whether the endpoint may introduce itself in the modern era. A client that can do both chooses its era by that, once:
     /// one that is told of servers which turn out to speak the other sees none of them.
-    pub(super) fn require_initialized(&self, endpoint: &Endpoint) -> Result<(), Box<Refusal>> {
+    pub(super) fn require_initialized(&self, endpoint: &Endpoint) -> Result<(), Box<Rejection>> {
         let (modern, legacy) = (&endpoint.modern, &endpoint.legacy);
         if modern.servers > 0 || !modern.starting {
             return self.require_era(endpoint, Era::Modern);
@@ -65,10 +65,10 @@ impl Dispatcher {
         Err(awaited.map_or_else(|| self.server_down(None), starting))
     }
 
-    pub(super) fn server_down(&self, server: Option<&Arc<Server>>) -> Box<Refusal> {
+    pub(super) fn server_down(&self, server: Option<&Arc<Server>>) -> Box<Rejection> {
         Box::new(match server {
-            Some(server) => UpstreamError::Unreachable(String::new()).refusal(&server.name),
-            None => Refusal::http(502, "upstream_unreachable", "no server is reachable; try again later"),
+            Some(server) => UpstreamError::Unreachable(String::new()).rejection(&server.name),
+            None => Rejection::http(502, "upstream_unreachable", "no server is reachable; try again later"),
         })
     }
 
@@ -78,10 +78,10 @@ impl Dispatcher {
         &self,
         authorized: &AuthorizedRequest<'_>,
         endpoint: &Endpoint,
-        thing: Thing,
+        thing: TargetKind,
         name: &str,
         elsewhere: Option<&Target>,
-    ) -> Box<Refusal> {
+    ) -> Box<Rejection> {
         let era = authorized.permit.era;
         // A server that speaks both eras may still show something in one of them only.
         let view = endpoint.view(era);
@@ -97,7 +97,7 @@ impl Dispatcher {
         }
         for server in endpoint.members.iter().filter(|server| server.is_starting(era) && !speaks(server)) {
             // The names of a server that has no prefix, and addresses, do not say whose they are.
-            let is_nameless = server.prefix().is_empty() || thing == Thing::Resource;
+            let is_nameless = server.prefix().is_empty() || thing == TargetKind::Resource;
             if endpoint.single.is_some()
                 || server.owns_prefix(name)
                 || (is_nameless && authorized.reach(self).await.covers(server))
@@ -113,12 +113,12 @@ impl Dispatcher {
         if let Some(server) = endpoint.members.iter().find(never_seen) {
             return self.server_down(Some(server));
         }
-        Box::new(unknown(era, thing, name))
+        Box::new(not_found(era, thing, name))
     }
 }
 
-fn starting(server: &Arc<Server>) -> Box<Refusal> {
-    Box::new(UpstreamError::Starting.refusal(&server.name))
+fn starting(server: &Arc<Server>) -> Box<Rejection> {
+    Box::new(UpstreamError::Starting.rejection(&server.name))
 }
 
 pub(super) fn other_era(era: Era) -> Era {
@@ -129,14 +129,18 @@ pub(super) fn other_era(era: Era) -> Era {
 }
 
 /// Params that a request must not have. Legacy servers answer errors of well-formed requests with HTTP 200.
-pub(super) fn invalid(era: Era, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Box<Refusal> {
+pub(super) fn invalid(
+    era: Era,
+    reason: &'static str,
+    message: impl Into<Cow<'static, str>>,
+) -> Box<Rejection> {
     let status = if era == Era::Modern { 400 } else { 200 };
-    Box::new(Refusal::new(status, code::INVALID_PARAMS, reason, message))
+    Box::new(Rejection::new(status, code::INVALID_PARAMS, reason, message))
 }
 
-pub(super) fn unknown_method(era: Era) -> Box<Refusal> {
+pub(super) fn unknown_method(era: Era) -> Box<Rejection> {
     let status = if era == Era::Modern { 404 } else { 200 };
-    Box::new(Refusal::new(
+    Box::new(Rejection::new(
         status,
         code::METHOD_NOT_FOUND,
         "unknown_method",
@@ -146,7 +150,7 @@ pub(super) fn unknown_method(era: Era) -> Box<Refusal> {
 
 /// The client speaks one era and the server only the other. Not a code of the modern era, so that a client that
 /// can do both goes on to `initialize` (2026-07-28, versioning).
-pub(super) fn wrong_era(client: Era, server: Option<&Arc<Server>>) -> Box<Refusal> {
+pub(super) fn wrong_era(client: Era, server: Option<&Arc<Server>>) -> Box<Rejection> {
     let revisions = |era| match era {
         Era::Legacy => format!("the legacy revisions ({})", version::LEGACY.join(", ")),
         Era::Modern => format!("the modern revisions ({})", version::MODERN.join(", ")),
@@ -158,16 +162,16 @@ pub(super) fn wrong_era(client: Era, server: Option<&Arc<Server>>) -> Box<Refusa
         revisions(other_era(client)),
         revisions(client)
     );
-    let mut refusal = match client {
-        Era::Modern => Refusal::http(400, "era_mismatch", message),
+    let mut rejection = match client {
+        Era::Modern => Rejection::http(400, "era_mismatch", message),
         Era::Legacy => {
             let supported: Vec<String> = version::MODERN.iter().map(|v| format!("\"{v}\"")).collect();
-            Refusal::new(400, code::UNSUPPORTED_VERSION, "era_mismatch", message)
+            Rejection::new(400, code::UNSUPPORTED_VERSION, "era_mismatch", message)
                 .with_data(format!(r#"{{"supported":[{}],"requested":"initialize"}}"#, supported.join(",")))
         }
     };
     if let (Some(server), Era::Modern) = (server, client) {
-        refusal = refusal.with_data(format!(r#"{{"server":{}}}"#, mcp::json::quote::quote(&server.name)));
+        rejection = rejection.with_data(format!(r#"{{"server":{}}}"#, mcp::json::quote::quote(&server.name)));
     }
-    Box::new(refusal)
+    Box::new(rejection)
 }

@@ -2,11 +2,11 @@
 //! client's abilities cannot be carried through a federation. What is judged is what goes on.
 
 use bytes::Bytes;
-use filters::guard::{self, Action, Place};
-use filters::{Aim, Call};
-use mcp::json::reader::{DEPTH_CEILING, Reader};
-use mcp::json::splice::{replaced, without};
-use mcp::{Era, Refusal, Span};
+use filters::guard::{self, Action, MemberPath};
+use filters::{Call, CallTarget};
+use mcp::json::reader::{DEPTH_CEILING, JsonReader};
+use mcp::json::splice::{remove_member, replace_spans};
+use mcp::{Era, Rejection, Span};
 
 use super::authorize::unreadable;
 use super::text_places;
@@ -29,8 +29,8 @@ impl Dispatcher {
         snapshot: &Snapshot,
         endpoint: &Endpoint,
         call: &Call<'_>,
-        aim: Option<&Aim<'_>>,
-    ) -> Result<Option<Bytes>, Box<Refusal>> {
+        aim: Option<&CallTarget<'_>>,
+    ) -> Result<Option<Bytes>, Box<Rejection>> {
         let Some(aim) = aim else { return Ok(None) };
         let mut edits = Vec::new();
         if let (None, Era::Modern, Some(place)) =
@@ -38,13 +38,13 @@ impl Dispatcher {
         {
             extensions(call.body, place, &mut edits);
         }
-        let carried = (!edits.is_empty()).then(|| Bytes::from(replaced(call.body, edits)));
+        let carried = (!edits.is_empty()).then(|| Bytes::from(replace_spans(call.body, edits)));
         let Some(server) =
             snapshot.servers.get(aim.server).filter(|server| has_redaction(server, Redaction::Redact))
         else {
             return Ok(carried);
         };
-        let place = text_places::request(Method::of(&call.rpc.method_name(call.body)));
+        let place = text_places::request(Method::parse(&call.rpc.method_name(call.body)));
         let clean = self.replace_texts(snapshot, server, carried.as_deref().unwrap_or(call.body), place)?;
         Ok(clean.or(carried))
     }
@@ -56,8 +56,8 @@ impl Dispatcher {
         snapshot: &Snapshot,
         server: &Server,
         text: &[u8],
-        place: &Place,
-    ) -> Result<Option<Bytes>, Box<Refusal>> {
+        place: &MemberPath,
+    ) -> Result<Option<Bytes>, Box<Rejection>> {
         // A session may know it by settings of before.
         let server = snapshot.servers.get(&server.name).map_or(server, |now| now);
         if has_redaction(server, Redaction::Redact) {
@@ -72,12 +72,12 @@ impl Dispatcher {
         &self,
         mut authorized: AuthorizedRequest<'a>,
         server: &Server,
-    ) -> Result<AuthorizedRequest<'a>, Box<Refusal>> {
-        let place = text_places::request(Method::of(&authorized.permit.rpc.method_name(&authorized.body)));
+    ) -> Result<AuthorizedRequest<'a>, Box<Rejection>> {
+        let place = text_places::request(Method::parse(&authorized.permit.rpc.method_name(&authorized.body)));
         if let Some(clean) = self.sent_to(authorized.snapshot, server, &authorized.body, place)? {
             // The places of what stands behind are others now.
             authorized.permit.rpc =
-                filters::request::read(&clean, DEPTH_CEILING).map_err(|refused| refused.refusal)?;
+                filters::request::read(&clean, DEPTH_CEILING).map_err(|refused| refused.rejection)?;
             authorized.body = clean;
         }
         Ok(authorized)
@@ -89,8 +89,8 @@ impl Dispatcher {
         snapshot: &Snapshot,
         server: &Server,
         text: &[u8],
-        place: &Place,
-    ) -> Result<Option<Bytes>, Box<Refusal>> {
+        place: &MemberPath,
+    ) -> Result<Option<Bytes>, Box<Rejection>> {
         let Some(redactor) = &snapshot.config.redactor else { return Ok(None) };
         let found = redactor.redact_at(text, place).map_err(|_| Box::new(unreadable()))?;
         let Some((clean, found)) = found else { return Ok(None) };
@@ -104,9 +104,9 @@ impl Dispatcher {
         snapshot: &Snapshot,
         server: &Server,
         text: &[u8],
-        place: impl FnOnce() -> &'p Place,
+        place: impl FnOnce() -> &'p MemberPath,
         era: Era,
-    ) -> Result<(), Box<Refusal>> {
+    ) -> Result<(), Box<Rejection>> {
         let (true, Some(redactor)) = (has_redaction(server, Redaction::Block), &snapshot.config.redactor)
         else {
             return Ok(());
@@ -116,7 +116,7 @@ impl Dispatcher {
             return Ok(());
         }
         self.metrics.redacted(&server.name, Direction::Arguments, Action::Block, &found);
-        Err(Box::new(guard::redact::refusal(&found, era)))
+        Err(Box::new(guard::redact::rejection(&found, era)))
     }
 
     /// What a client says of itself goes to all servers of an endpoint: where any of them is to get no secrets, none gets
@@ -126,7 +126,7 @@ impl Dispatcher {
         snapshot: &Snapshot,
         endpoint: &Endpoint,
         said: Bytes,
-        place: &Place,
+        place: &MemberPath,
     ) -> Bytes {
         let wary = endpoint.members.iter().find(|server| !has_redaction(server, Redaction::Off));
         let clean = wary.map(|server| self.replace_texts(snapshot, server, &said, place));
@@ -145,11 +145,11 @@ fn has_redaction(server: &Server, redaction: Redaction) -> bool {
 fn extensions(body: &[u8], capabilities: Span, edits: &mut Vec<(Span, Vec<u8>)>) {
     let text = capabilities.of(body);
     // Most clients have none.
-    let Ok(mut reader) = Reader::new(text, DEPTH_CEILING) else { return };
+    let Ok(mut reader) = JsonReader::new(text, DEPTH_CEILING) else { return };
     let _ = reader.object(|r, key| {
         let value = r.value()?;
         if key.is(text, "extensions")
-            && let Some(rest) = without(value.of(text), TASKS)
+            && let Some(rest) = remove_member(value.of(text), TASKS)
         {
             let start = capabilities.start + value.start;
             edits.push((Span { start, end: start + value.len() }, rest));

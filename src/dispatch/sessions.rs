@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use filters::guard::Place;
+use filters::guard::MemberPath;
 use futures::future::join_all;
 use mcp::json::splice::splice;
 use mcp::rejection::code;
-use mcp::{Era, Refusal, Span};
+use mcp::{Era, Rejection, Span};
 use tokio::sync::mpsc;
 
 use super::reach::Reach;
@@ -23,7 +23,7 @@ use crate::session::{ClientAnswer, Holder, SentIds};
 use crate::streams::{MessageStream, StreamItem};
 use crate::upstream::http::UpstreamSession;
 use mcp::jsonrpc::message;
-use mcp::method::{Goes, Method};
+use mcp::method::{Destination, Method};
 use mcp::version;
 
 /// What a client may say of itself, in bytes.
@@ -40,7 +40,7 @@ impl Dispatcher {
         &self,
         authorized: &AuthorizedRequest<'_>,
         endpoint: &Endpoint,
-    ) -> Result<Dispatch, Box<Refusal>> {
+    ) -> Result<Dispatch, Box<Rejection>> {
         let (rpc, body) = (&authorized.permit.rpc, &authorized.body);
         self.require_era(endpoint, Era::Legacy)?;
         let era = Era::Legacy;
@@ -58,7 +58,8 @@ impl Dispatcher {
         }
         let itself =
             |said, place| self.sanitize_client_info(authorized.snapshot, authorized.endpoint, said, place);
-        let (capabilities, info) = (itself(capabilities, &Place::Text), itself(info, text_places::CLIENT));
+        let (capabilities, info) =
+            (itself(capabilities, &MemberPath::Text), itself(info, text_places::CLIENT));
         if capabilities.len() + info.len() > MAX_CLIENT {
             let message =
                 format!("capabilities and the name in clientInfo are longer than {MAX_CLIENT} bytes");
@@ -95,18 +96,23 @@ impl Dispatcher {
         &self,
         authorized: AuthorizedRequest<'_>,
         method: Method,
-        goes: Goes,
-    ) -> Result<Dispatch, Box<Refusal>> {
+        goes: Destination,
+    ) -> Result<Dispatch, Box<Rejection>> {
         let Some(session) = authorized.session else { return Ok(Dispatch::Respond(Response::accepted())) };
         let reach = match goes {
-            Goes::Asker | Goes::All | Goes::Only => authorized.reach(self).await,
-            Goes::Runs | Goes::Gateway | Goes::Named | Goes::Client => Reach::nothing(),
+            Destination::RequestingServer | Destination::AllServers | Destination::SingleServer => {
+                authorized.reach(self).await
+            }
+            Destination::ServerOfRequest
+            | Destination::Gateway
+            | Destination::ByName
+            | Destination::Client => Reach::nothing(),
         };
         let reached = |(server, upstream_session): (Arc<Server>, Arc<UpstreamSession>)| {
             reach.covers(&server).then_some((server, upstream_session))
         };
         Ok(match goes {
-            Goes::Runs => {
+            Destination::ServerOfRequest => {
                 let id = authorized.permit.rpc.request_id.map(|span| span.of(&authorized.body));
                 let Some(in_flight) = id.and_then(|id| session.in_flight.get(id)) else {
                     return Ok(Dispatch::Respond(Response::accepted()));
@@ -131,7 +137,7 @@ impl Dispatcher {
                 session.in_flight.remove(in_flight.id());
                 said
             }
-            Goes::Asker => {
+            Destination::RequestingServer => {
                 // Of a server's own request: two servers may well have chosen the same token.
                 let params = params(&authorized);
                 let token = message::member(&params, "progressToken");
@@ -146,11 +152,11 @@ impl Dispatcher {
             }
             // Whoever has no upstream session there has nothing to tell; and to open it the caller's credentials may be
             // needed, which a notification does not have.
-            Goes::All => {
+            Destination::AllServers => {
                 let there = session.upstream_sessions().into_iter().filter_map(reached).collect();
                 self.fan_out_notification(&authorized, there, method, params(&authorized))?
             }
-            Goes::Only => {
+            Destination::SingleServer => {
                 let only = authorized.endpoint.single.as_ref();
                 let there = session
                     .upstream_sessions()
@@ -163,7 +169,9 @@ impl Dispatcher {
                     params(&authorized),
                 )?
             }
-            Goes::Gateway | Goes::Named | Goes::Client => Dispatch::Respond(Response::accepted()),
+            Destination::Gateway | Destination::ByName | Destination::Client => {
+                Dispatch::Respond(Response::accepted())
+            }
         })
     }
 
@@ -175,7 +183,7 @@ impl Dispatcher {
         there: Vec<(Arc<Server>, Arc<UpstreamSession>)>,
         method: Method,
         params: Bytes,
-    ) -> Result<Dispatch, Box<Refusal>> {
+    ) -> Result<Dispatch, Box<Rejection>> {
         let (place, mut blocked) = (text_places::notification(method), None);
         let mut all = Vec::with_capacity(there.len());
         for (server, upstream_session) in there {
@@ -185,18 +193,18 @@ impl Dispatcher {
             };
             match clean {
                 Ok(clean) => all.push((server, upstream_session, clean.unwrap_or_else(|| params.clone()))),
-                Err(refusal) => blocked = Some(refusal),
+                Err(rejection) => blocked = Some(rejection),
             }
         }
         match blocked {
-            Some(refusal) if all.is_empty() => return Err(refusal),
+            Some(rejection) if all.is_empty() => return Err(rejection),
             _ if all.is_empty() => return Ok(Dispatch::Respond(Response::accepted())),
             _ => {}
         }
         let all = all.into_iter().map(|(server, upstream_session, params)| async move {
             let Some(http) = server.upstream.endpoint_pool() else { return };
-            if let Err(error) = http.notify(&upstream_session, method.word(), params).await {
-                let method = method.word();
+            if let Err(error) = http.notify(&upstream_session, method.as_str(), params).await {
+                let method = method.as_str();
                 tracing::debug!(server = %server.name, method, %error, "a notification was not passed on");
             }
         });
@@ -215,9 +223,12 @@ impl Dispatcher {
     }
 
     /// A client's answer to a request of a server.
-    pub(super) async fn response(&self, authorized: AuthorizedRequest<'_>) -> Result<Dispatch, Box<Refusal>> {
+    pub(super) async fn response(
+        &self,
+        authorized: AuthorizedRequest<'_>,
+    ) -> Result<Dispatch, Box<Rejection>> {
         let Some(session) = authorized.session.filter(|_| authorized.permit.era == Era::Legacy) else {
-            return Err(Box::new(Refusal::new(
+            return Err(Box::new(Rejection::new(
                 400,
                 code::INVALID_REQUEST,
                 "unexpected_response",
@@ -265,7 +276,7 @@ impl Dispatcher {
         &self,
         authorized: &AuthorizedRequest<'_>,
         endpoint: &Endpoint,
-    ) -> Result<Dispatch, Box<Refusal>> {
+    ) -> Result<Dispatch, Box<Rejection>> {
         let (rpc, era) = (&authorized.permit.rpc, authorized.permit.era);
         if message::member(&endpoint.view(era).capabilities, "logging").is_none() {
             return Err(unknown_method(era));

@@ -5,8 +5,8 @@
 
 use std::cell::OnceCell;
 
-use filters::{Aim, Call, Thing};
-use mcp::{Era, Kind as Shape, Text};
+use filters::{Call, CallTarget, TargetKind};
+use mcp::{Era, MessageKind as Shape, Text};
 
 use super::rejections::other_era;
 use crate::catalog::{Endpoint, Target};
@@ -15,7 +15,7 @@ use mcp::method::Method;
 /// What a call is about to touch.
 #[derive(Clone, Copy)]
 pub struct ResolvedTarget<'a> {
-    pub aim: Aim<'a>,
+    pub aim: CallTarget<'a>,
     /// The entry of the catalog, where there is one.
     pub target: Option<&'a Target>,
 }
@@ -31,13 +31,13 @@ pub fn resolve_target<'a>(
     }
     let (rpc, body) = (&call.rpc, call.body);
     let look = Resolver { endpoint, era: call.era, body, room };
-    match Method::of(&rpc.method_name(body)) {
-        Method::ToolsCall => look.named(Thing::Tool, rpc.name?),
-        Method::PromptsGet => look.named(Thing::Prompt, rpc.name?),
+    match Method::parse(&rpc.method_name(body)) {
+        Method::ToolsCall => look.named(TargetKind::Tool, rpc.name?),
+        Method::PromptsGet => look.named(TargetKind::Prompt, rpc.name?),
         Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe => look.resource(rpc.uri?),
         Method::Complete => match rpc.reference.unwrap_or_default() {
             mcp::jsonrpc::request::Reference { name: Some(name), uri: None } => {
-                look.named(Thing::Prompt, name)
+                look.named(TargetKind::Prompt, name)
             }
             mcp::jsonrpc::request::Reference { name: None, uri: Some(uri) } => look.resource(uri),
             _ => None,
@@ -51,7 +51,7 @@ pub fn resolve_target<'a>(
         | Method::Other => {
             let server = endpoint.single.as_ref()?;
             Some(ResolvedTarget {
-                aim: Aim { thing: Thing::Server, name: "", server: &server.name },
+                aim: CallTarget { kind: TargetKind::Server, name: "", server: &server.name },
                 target: None,
             })
         }
@@ -67,14 +67,14 @@ struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
-    fn named(&self, thing: Thing, name: Text) -> Option<ResolvedTarget<'a>> {
+    fn named(&self, thing: TargetKind, name: Text) -> Option<ResolvedTarget<'a>> {
         let said = name.read(self.body);
         let find = |era| -> Option<&'a Target> {
             let view = self.endpoint.view(era);
-            if thing == Thing::Tool { view.tools.get(&*said) } else { view.prompts.get(&*said) }
+            if thing == TargetKind::Tool { view.tools.get(&*said) } else { view.prompts.get(&*said) }
         };
         if let Some(target) = find(self.era).or_else(|| find(other_era(self.era))) {
-            let aim = Aim { thing, name: &target.qualified_name, server: &target.server.name };
+            let aim = CallTarget { kind: thing, name: &target.qualified_name, server: &target.server.name };
             return Some(ResolvedTarget { aim, target: Some(target) });
         }
         let (server, full) = match &self.endpoint.single {
@@ -84,7 +84,7 @@ impl<'a> Resolver<'a> {
                 (owner, said.into_owned())
             }
         };
-        let aim = Aim { thing, name: self.room.get_or_init(|| full), server: &server.name };
+        let aim = CallTarget { kind: thing, name: self.room.get_or_init(|| full), server: &server.name };
         Some(ResolvedTarget { aim, target: None })
     }
 
@@ -96,6 +96,9 @@ impl<'a> Resolver<'a> {
         let find = |era| self.endpoint.view(era).resource(said);
         let target: Option<&'a Target> = find(self.era).or_else(|| find(other_era(self.era)));
         let server = target.map(|target| &target.server).or(self.endpoint.single.as_ref())?;
-        Some(ResolvedTarget { aim: Aim { thing: Thing::Resource, name: said, server: &server.name }, target })
+        Some(ResolvedTarget {
+            aim: CallTarget { kind: TargetKind::Resource, name: said, server: &server.name },
+            target,
+        })
     }
 }

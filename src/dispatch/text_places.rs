@@ -4,7 +4,7 @@
 //! What is not named here is text. So is what no schema knows, what a closed list of words does not have, and a string
 //! in which anything can be written though programs read it: names of programs and models, media types.
 
-use filters::guard::Place::{self, Form, Handle, Map, Number, Object, Text, Word};
+use filters::guard::MemberPath::{self, Form, Handle, Map, Number, Object, Text, Word};
 
 use mcp::method::Method;
 
@@ -16,13 +16,13 @@ macro_rules! message {
 }
 
 /// RFC 5424, as MCP has it.
-const LEVELS: Place =
+const LEVELS: MemberPath =
     Word(&["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]);
-const ACTION: Place = Word(&["accept", "decline", "cancel"]);
-const ROLE: Place = Word(&["user", "assistant"]);
-const STATUS: Place = Word(&["working", "input_required", "completed", "failed", "cancelled"]);
+const ACTION: MemberPath = Word(&["accept", "decline", "cancel"]);
+const ROLE: MemberPath = Word(&["user", "assistant"]);
+const STATUS: MemberPath = Word(&["working", "input_required", "completed", "failed", "cancelled"]);
 
-const META: Place = Object(&[
+const META: MemberPath = Object(&[
     ("progressToken", Handle),
     ("io.modelcontextprotocol/protocolVersion", Form(is_revision)),
     ("io.modelcontextprotocol/clientInfo", Text),
@@ -36,14 +36,14 @@ const META: Place = Object(&[
     ("baggage", Text),
 ]);
 
-const ROOTS: Place = Object(&[("uri", Handle), ("name", Text), ("_meta", META)]);
+const ROOTS: MemberPath = Object(&[("uri", Handle), ("name", Text), ("_meta", META)]);
 
 /// What a user or a model answered to a server, of whichever kind (2026-07-28, MRTR): its keys are the server's own.
-const ANSWERS: Place =
+const ANSWERS: MemberPath =
     Map(&Object(&[("action", ACTION), ("role", ROLE), ("content", Text), ("roots", ROOTS), ("_meta", META)]));
 
 /// `name`, `uri` and what else a request may have that goes to a server.
-const NAMED: Place = message!("params": Object(&[
+const NAMED: MemberPath = message!("params": Object(&[
     ("_meta", META),
     ("name", Handle),
     ("arguments", Text),
@@ -51,30 +51,30 @@ const NAMED: Place = message!("params": Object(&[
     ("requestState", Handle),
     ("task", Object(&[("ttl", Number)])),
 ]));
-const RESOURCE: Place = message!("params": Object(&[
+const RESOURCE: MemberPath = message!("params": Object(&[
     ("_meta", META),
     ("uri", Handle),
     ("inputResponses", ANSWERS),
     ("requestState", Handle),
 ]));
-const COMPLETE: Place = message!("params": Object(&[
+const COMPLETE: MemberPath = message!("params": Object(&[
     ("_meta", META),
     ("ref", Object(&[("type", Word(&["ref/prompt", "ref/resource"])), ("name", Handle), ("uri", Handle), ("title", Text)])),
     ("argument", Object(&[("name", Handle), ("value", Text)])),
     ("context", Object(&[("arguments", Text)])),
 ]));
-const LEVEL: Place = message!("params": Object(&[("_meta", META), ("level", LEVELS)]));
-const TASK: Place = message!("params": Object(&[
+const LEVEL: MemberPath = message!("params": Object(&[("_meta", META), ("level", LEVELS)]));
+const TASK: MemberPath = message!("params": Object(&[
     ("_meta", META),
     ("taskId", Handle),
     ("cursor", Handle),
     ("inputResponses", ANSWERS),
     ("requestState", Handle),
 ]));
-const OTHER: Place = message!("params": Object(&[("_meta", META), ("cursor", Handle)]));
+const OTHER: MemberPath = message!("params": Object(&[("_meta", META), ("cursor", Handle)]));
 
 /// The whole of a client's request.
-pub fn request(method: Method) -> &'static Place {
+pub fn request(method: Method) -> &'static MemberPath {
     match method {
         Method::ToolsCall | Method::PromptsGet => &NAMED,
         Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe => &RESOURCE,
@@ -89,16 +89,16 @@ pub fn request(method: Method) -> &'static Place {
     }
 }
 
-const CANCELLED: Place = Object(&[("_meta", META), ("requestId", Handle), ("reason", Text)]);
-const PROGRESS: Place = Object(&[
+const CANCELLED: MemberPath = Object(&[("_meta", META), ("requestId", Handle), ("reason", Text)]);
+const PROGRESS: MemberPath = Object(&[
     ("_meta", META),
     ("progressToken", Handle),
     ("progress", Number),
     ("total", Number),
     ("message", Text),
 ]);
-const TASK_STATUS: Place = Object(TASK_MEMBERS);
-const TASK_MEMBERS: &[(&str, Place)] = &[
+const TASK_STATUS: MemberPath = Object(TASK_MEMBERS);
+const TASK_MEMBERS: &[(&str, MemberPath)] = &[
     ("_meta", META),
     ("taskId", Handle),
     ("status", STATUS),
@@ -108,10 +108,10 @@ const TASK_MEMBERS: &[(&str, Place)] = &[
     ("ttl", Number),
     ("pollInterval", Number),
 ];
-const BARE: Place = Object(&[("_meta", META)]);
+const BARE: MemberPath = Object(&[("_meta", META)]);
 
 /// The params of a client's notification.
-pub fn notification(method: Method) -> &'static Place {
+pub fn notification(method: Method) -> &'static MemberPath {
     match method {
         Method::Cancelled => &CANCELLED,
         Method::Progress => &PROGRESS,
@@ -120,8 +120,8 @@ pub fn notification(method: Method) -> &'static Place {
     }
 }
 
-const ERROR: Place = Object(&[("code", Number), ("message", Text), ("data", Text)]);
-const CONTENT: Place = Object(&[
+const ERROR: MemberPath = Object(&[("code", Number), ("message", Text), ("data", Text)]);
+const CONTENT: MemberPath = Object(&[
     ("type", Word(&["text", "image", "audio", "tool_use", "tool_result"])),
     ("text", Text),
     ("data", Text),
@@ -134,30 +134,30 @@ const CONTENT: Place = Object(&[
     ("structuredContent", Text),
     ("_meta", META),
 ]);
-const SAMPLED: Place = message!("error": ERROR, "result": Object(&[
+const SAMPLED: MemberPath = message!("error": ERROR, "result": Object(&[
     ("_meta", META),
     ("role", ROLE),
     ("content", CONTENT),
     ("task", TASK_STATUS)
 ]));
 // The keys are those of the form that the server has sent.
-const ELICITED: Place = message!("error": ERROR, "result": Object(&[
+const ELICITED: MemberPath = message!("error": ERROR, "result": Object(&[
     ("_meta", META),
     ("action", ACTION),
     ("content", Map(&Text)),
     ("task", TASK_STATUS)
 ]));
-const LISTED: Place = message!("error": ERROR, "result": Object(&[("_meta", META), ("roots", ROOTS)]));
-const TASK_ANSWER: Place = message!("error": ERROR, "result": TASK_STATUS);
-const TASKS_LISTED: Place = message!("error": ERROR, "result": Object(&[
+const LISTED: MemberPath = message!("error": ERROR, "result": Object(&[("_meta", META), ("roots", ROOTS)]));
+const TASK_ANSWER: MemberPath = message!("error": ERROR, "result": TASK_STATUS);
+const TASKS_LISTED: MemberPath = message!("error": ERROR, "result": Object(&[
     ("_meta", META),
     ("tasks", TASK_STATUS),
     ("nextCursor", Handle)
 ]));
-const ANSWERED: Place = message!("error": ERROR, "result": BARE);
+const ANSWERED: MemberPath = message!("error": ERROR, "result": BARE);
 
 /// The whole of a client's answer to a server that asked this.
-pub fn response(question: Method) -> &'static Place {
+pub fn response(question: Method) -> &'static MemberPath {
     match question {
         Method::CreateMessage => &SAMPLED,
         Method::Elicit => &ELICITED,
@@ -169,7 +169,7 @@ pub fn response(question: Method) -> &'static Place {
 }
 
 /// What a client says of itself in `initialize`.
-pub const CLIENT: &Place = &Text;
+pub const CLIENT: &MemberPath = &Text;
 
 /// The date of a revision.
 fn is_revision(text: &str) -> bool {
@@ -215,7 +215,7 @@ mod tests {
 
     const CARD: &str = "4111111111111111";
 
-    fn counted(place: &Place, json: &str) -> usize {
+    fn counted(place: &MemberPath, json: &str) -> usize {
         let redactor = Redactor::new(&[Detector::CreditCard], &[]).expect("a redactor");
         redactor.scan_at(json.as_bytes(), place).expect("JSON").total()
     }

@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Serves;
-use crate::config::{self, Config, Level};
+use crate::config::{self, Config, LogLevel};
 use crate::dispatch::Dispatcher;
 use crate::listener::connection_limit::{ConnectionLimit, ConnectionPermits};
 use crate::listener::http1::Http1Server;
@@ -106,7 +106,7 @@ impl App {
     /// The house alone, for the commands that do not listen; waits until each server has answered, or its time to start is
     /// over.
     pub fn build(config: Config) -> Result<Self, AppError> {
-        let longest = config.servers.values().map(config::Server::startup).max().unwrap_or_default();
+        let longest = config.servers.values().map(config::ServerConfig::startup).max().unwrap_or_default();
         let app = Self::build_on(build_runtime()?, config)?;
         app.runtime.block_on(app.dispatcher.registry.settled(longest + STARTUP_WAIT, STARTUP_WAIT));
         Ok(app)
@@ -229,7 +229,7 @@ impl App {
         }
         let keep = SocketHolder::new(sockets);
         let sign = file.as_deref().and_then(AdminAddressFile::of);
-        let hang = sign.clone().map(|sign| (sign, config.operator()));
+        let hang = sign.clone().map(|sign| (sign, config.admin_address()));
         self.runtime.spawn(before.open(
             opening,
             addresses.len(),
@@ -284,7 +284,7 @@ fn server_conf(config: &Config, descriptors: FdLimit) -> ServerConf {
 /// The request log, if the log says that much.
 fn access_log(config: &Config) -> AccessLog {
     match config.log.level {
-        Level::Info | Level::Debug | Level::Trace => AccessLog::start(config.log.format),
+        LogLevel::Info | LogLevel::Debug | LogLevel::Trace => AccessLog::start(config.log.format),
         _ => AccessLog::silent(),
     }
 }

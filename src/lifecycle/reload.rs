@@ -95,14 +95,14 @@ impl Reload {
 
     fn reload(&self, file: &Path) {
         let faulty = |message: String, first: String| {
-            tracing::error!(file = %file.display(), "the changed configuration is faulty, the old one goes on:\n{message}");
+            tracing::error!(file = %file.display(), "the changed configuration is invalid, the old one goes on:\n{message}");
             self.dispatcher.metrics.reloaded(false);
             self.state.set_config_fault(Some(first));
         };
         let new = match config::load(file) {
             Ok(new) => new,
             // Who may read `/ready` need not see lines of the file.
-            Err(faults) => return faulty(faults.to_string(), faults.brief().to_string()),
+            Err(faults) => return faulty(faults.to_string(), faults.one_line().to_string()),
         };
         let before = self.dispatcher.registry.snapshot().config.clone();
         let changes = before.config.changes(&new);
@@ -113,7 +113,7 @@ impl Reload {
         let stale: Vec<String> = before.stale().into_iter().map(str::to_owned).collect();
         if changes.is_empty() && stale.is_empty() {
             if self.state.config_fault().is_some() {
-                tracing::info!(file = %file.display(), "the configuration file is sound again and says what runs");
+                tracing::info!(file = %file.display(), "the configuration file is valid again and in effect");
             }
             self.state.set_config_fault(None);
             return;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::shutdown::Shutdown;
 use super::signals::{Signals, Stage};
 use super::{App, AppError};
-use crate::config::Operator;
+use crate::config::AdminAddress;
 use crate::process::admin_address_file::AdminAddressFile;
 use crate::process::handover::{
     HandoverError, ListenersReady, PREDECESSOR, PendingHandover, SocketHolder, Sockets, UpgradeListener,
@@ -66,7 +66,7 @@ impl Predecessor {
         listeners: usize,
         keep: SocketHolder,
         signals: Signals,
-        hang: Option<(AdminAddressFile, Operator)>,
+        hang: Option<(AdminAddressFile, AdminAddress)>,
         registry: Arc<Registry>,
     ) {
         opening.wait_all(listeners).await;

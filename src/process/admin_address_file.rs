@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 
 use super::handover::{folder, prepare};
 use crate::config::read_file;
-use crate::config::{self, Operator};
+use crate::config::{self, AdminAddress};
 
 /// Longest sign, in bytes.
 const MAX: u64 = 4096;
@@ -28,7 +28,7 @@ impl AdminAddressFile {
     }
 
     /// This process answers there. It runs as well where nothing can be written.
-    pub fn publish(&self, at: Operator) {
+    pub fn publish(&self, at: AdminAddress) {
         let words =
             format!("{} {} {}\n", at.address, if at.tls { "tls" } else { "plain" }, std::process::id());
         let hung = prepare(&self.0).map_err(|error| error.to_string()).and_then(|()| {
@@ -50,11 +50,11 @@ impl AdminAddressFile {
     }
 
     /// What the gateway has left, if it was one of this user.
-    pub fn at(&self) -> Option<Operator> {
+    pub fn at(&self) -> Option<AdminAddress> {
         self.read().ok().map(|(at, _)| at)
     }
 
-    fn read(&self) -> io::Result<(Operator, u32)> {
+    fn read(&self) -> io::Result<(AdminAddress, u32)> {
         // Others may write into the folder above it.
         if fs::symlink_metadata(&self.0)?.uid() != geteuid().as_raw() {
             return Err(io::ErrorKind::PermissionDenied.into());
@@ -63,7 +63,7 @@ impl AdminAddressFile {
         let parse = || {
             let mut words = text.split_ascii_whitespace();
             let (address, tls) = (words.next()?.parse().ok()?, words.next()? == "tls");
-            Some((Operator { address, tls }, words.next()?.parse().ok()?))
+            Some((AdminAddress { address, tls }, words.next()?.parse().ok()?))
         };
         parse().ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
@@ -78,7 +78,7 @@ mod tests {
         let base = tempfile::tempdir().expect("a folder");
         let sign = AdminAddressFile(base.path().join("run/a.at"));
         assert_eq!(sign.at(), None);
-        let at = Operator { address: "127.0.0.1:8443".parse().expect("an address"), tls: true };
+        let at = AdminAddress { address: "127.0.0.1:8443".parse().expect("an address"), tls: true };
         sign.publish(at);
         assert_eq!(sign.at(), Some(at));
         fs::write(&sign.0, "127.0.0.1:1 plain 1\n").expect("another has its own there");

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use filters::rate_limit::Held;
+use filters::rate_limit::Slots;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use http::HeaderValue;
-use mcp::json::reader::{DEPTH_CEILING, Reader};
+use mcp::json::reader::{DEPTH_CEILING, JsonReader};
 use mcp::rejection::code;
-use mcp::{Era, Kind, Refusal};
+use mcp::{Era, MessageKind, Rejection};
 use pingora::proxy::Session;
 use tokio::sync::mpsc;
 
@@ -50,14 +50,14 @@ impl Gateway {
         ctx: &RequestContext,
         endpoint: &Endpoint,
         body: &[u8],
-    ) -> Result<Option<Arc<session::Session>>, Refusal> {
+    ) -> Result<Option<Arc<session::Session>>, Rejection> {
         if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
             return Ok(None);
         }
         let Some(caller) = &ctx.caller else { return Ok(None) };
         match request_head::find(&self.dispatcher, session, endpoint, caller) {
             Ok(client) => Ok(version::has_batches(client.version).then_some(client)),
-            Err(refusal) if refusal.status == 404 => Err(refusal),
+            Err(rejection) if rejection.status == 404 => Err(rejection),
             Err(_) => Ok(None),
         }
     }
@@ -74,8 +74,8 @@ impl Gateway {
         ctx.labels.method = "_batch";
         let messages = match messages(&body) {
             Ok(messages) => messages,
-            Err(refusal) => {
-                ctx.refuse("size", Box::new(refusal));
+            Err(rejection) => {
+                ctx.refuse("size", Box::new(rejection));
                 return respond::write_error(session, ctx).await;
             }
         };
@@ -120,8 +120,8 @@ impl Gateway {
         body: Bytes,
         text: &mpsc::Sender<StreamItem>,
     ) -> BatchItem {
-        let asks =
-            mcp::jsonrpc::request::read(&body, DEPTH_CEILING).map_or(true, |rpc| rpc.kind == Kind::Request);
+        let asks = mcp::jsonrpc::request::read(&body, DEPTH_CEILING)
+            .map_or(true, |rpc| rpc.kind == MessageKind::Request);
         let mut labels = RequestLabels::default();
         let authorized = self.exit(session, ctx, endpoint, client, body, &mut labels).await;
         let (metrics, dropped) = (self.dispatcher.metrics.clone(), labels.dropped);
@@ -131,15 +131,15 @@ impl Gateway {
         };
         let (exit, id, held) = match authorized {
             Ok(authorized) => authorized,
-            Err(RejectedRequest { filter, refusal, id }) => {
-                self.dispatcher.metrics.rejected(filter, refusal.reason);
-                count(if refusal.status >= 502 { Outcome::Failed } else { Outcome::Refused });
-                let answer = message::refusal(id.as_deref(), &refusal);
+            Err(RejectedRequest { filter, rejection, id }) => {
+                self.dispatcher.metrics.rejected(filter, rejection.reason);
+                count(if rejection.status >= 502 { Outcome::Failed } else { Outcome::Refused });
+                let answer = message::rejection_response(id.as_deref(), &rejection);
                 return BatchItem { expects_response: asks, work: std::future::ready(answer).boxed() };
             }
         };
         let text = text.clone();
-        let work: BoxFuture<'static, Result<Bytes, Box<Refusal>>> = match exit {
+        let work: BoxFuture<'static, Result<Bytes, Box<Rejection>>> = match exit {
             Dispatch::Respond(reply) => std::future::ready(Ok(reply.body)).boxed(),
             Dispatch::Stream(message_stream) => listen(message_stream, text).boxed(),
             Dispatch::Forward(upstream_request) => {
@@ -150,7 +150,7 @@ impl Gateway {
                         send(upstream_request, bearer, text, self.dispatcher.clone(), deaf).boxed()
                     }
                     Err(error) => {
-                        std::future::ready(Err(Box::new(error.refusal(&upstream_request.server.name))))
+                        std::future::ready(Err(Box::new(error.rejection(&upstream_request.server.name))))
                             .boxed()
                     }
                 }
@@ -167,7 +167,7 @@ impl Gateway {
                 Ok(_) => Outcome::Ok,
                 Err(_) => Outcome::Failed,
             });
-            answer.unwrap_or_else(|refusal| message::refusal(id.as_deref(), &refusal))
+            answer.unwrap_or_else(|rejection| message::rejection_response(id.as_deref(), &rejection))
         };
         BatchItem { expects_response: asks, work: work.boxed() }
     }
@@ -180,19 +180,19 @@ impl Gateway {
         client: &Arc<session::Session>,
         body: Bytes,
         labels: &mut RequestLabels,
-    ) -> Result<(Dispatch, Option<Bytes>, Option<Arc<Held>>), RejectedRequest> {
+    ) -> Result<(Dispatch, Option<Bytes>, Option<Arc<Slots>>), RejectedRequest> {
         let snapshot = &ctx.snapshot;
         let caller = ctx.caller.clone().unwrap_or_else(|| snapshot.config.chain.anonymous());
         let head = request_head::head(session, ctx.client);
         let Authorized { mut permit, body, id } =
             self.dispatcher.authorize(snapshot, endpoint, head, caller, body, labels).await?;
-        let rejected = |refusal| RejectedRequest { filter: "door", refusal, id: id.clone() };
+        let rejected = |rejection| RejectedRequest { filter: "dispatch", rejection, id: id.clone() };
         let opens = permit.rpc.method.is_some_and(|method| method.is(&body, "initialize"));
         if opens || permit.era == Era::Modern {
             let message = "this message cannot be part of a batch; send it alone";
             return Err(rejected(Box::new(invalid("batch_member", message))));
         }
-        let held = share_slots(std::mem::take(&mut permit.held));
+        let held = share_slots(std::mem::take(&mut permit.slots));
         let authorized = AuthorizedRequest {
             snapshot,
             endpoint,
@@ -212,15 +212,15 @@ impl Gateway {
 async fn listen(
     mut message_stream: MessageStream,
     message: mpsc::Sender<StreamItem>,
-) -> Result<Bytes, Box<Refusal>> {
+) -> Result<Bytes, Box<Rejection>> {
     loop {
         match message_stream.items.recv().await {
             Some(StreamItem::Final(answer)) => return Ok(answer),
-            Some(StreamItem::Rejected(refusal)) => return Err(refusal),
+            Some(StreamItem::Rejected(rejection)) => return Err(rejection),
             Some(StreamItem::Accepted) => return Ok(Bytes::new()),
             Some(note) => drop(message.send(note).await),
             None => {
-                return Err(Box::new(Refusal::http(500, "no_answer", "the call ended without an answer")));
+                return Err(Box::new(Rejection::http(500, "no_answer", "the call ended without an answer")));
             }
         }
     }
@@ -233,7 +233,7 @@ async fn send(
     message: mpsc::Sender<StreamItem>,
     dispatcher: Arc<Dispatcher>,
     deaf: Option<Arc<session::Session>>,
-) -> Result<Bytes, Box<Refusal>> {
+) -> Result<Bytes, Box<Rejection>> {
     let (notes, mut said) = mpsc::channel::<Bytes>(8);
     let pass_on = async {
         while let Some(note) = said.recv().await {
@@ -248,10 +248,10 @@ async fn send(
 }
 
 /// The messages of a batch as places in its bytes; no two requests of one id.
-fn messages(body: &Bytes) -> Result<Vec<Bytes>, Refusal> {
+fn messages(body: &Bytes) -> Result<Vec<Bytes>, Rejection> {
     let mut all = Vec::new();
     let mut count = 0;
-    let read = Reader::new(body, DEPTH_CEILING).and_then(|mut reader| {
+    let read = JsonReader::new(body, DEPTH_CEILING).and_then(|mut reader| {
         reader.array(|r| {
             let span = r.value()?;
             count += 1;
@@ -263,7 +263,7 @@ fn messages(body: &Bytes) -> Result<Vec<Bytes>, Refusal> {
         reader.end()
     });
     if let Err(fault) = read {
-        return Err(Refusal::new(400, code::PARSE, "not_json", format!("the body is not JSON: {fault}")));
+        return Err(Rejection::new(400, code::PARSE, "not_json", format!("the body is not JSON: {fault}")));
     }
     if count == 0 {
         return Err(invalid("batch_empty", "a batch must have at least one message"));
@@ -273,7 +273,7 @@ fn messages(body: &Bytes) -> Result<Vec<Bytes>, Refusal> {
     }
     let mut ids: Vec<&[u8]> = Vec::new();
     for message in &all {
-        let Some(read) = message::read(message).filter(message::Incoming::is_request) else { continue };
+        let Some(read) = message::read(message).filter(message::ServerMessage::is_request) else { continue };
         let Some(id) = read.id.map(|id| id.of(message)) else { continue };
         if ids.iter().any(|known| message::same_id(known, id)) {
             return Err(invalid("batch_id_twice", "two requests of the batch have the same id"));
@@ -283,8 +283,8 @@ fn messages(body: &Bytes) -> Result<Vec<Bytes>, Refusal> {
     Ok(all)
 }
 
-fn invalid(reason: &'static str, message: &'static str) -> Refusal {
-    Refusal::new(400, code::INVALID_REQUEST, reason, message)
+fn invalid(reason: &'static str, message: &'static str) -> Rejection {
+    Rejection::new(400, code::INVALID_REQUEST, reason, message)
 }
 
 /// The array of the answers, as far as it has come.
@@ -304,9 +304,9 @@ impl BatchResponse {
             return self.text.put_slice(answer);
         }
         let text = format!("the answers of the batch together are longer than {} bytes", self.max);
-        let refusal = Refusal::http(502, "upstream_too_large", text);
+        let rejection = Rejection::http(502, "upstream_too_large", text);
         let id = message::read(answer).and_then(|message| message.id).map(|id| id.of(answer));
-        self.text.put_slice(&message::refusal(id, &refusal));
+        self.text.put_slice(&message::rejection_response(id, &rejection));
     }
 
     fn array(mut self) -> Bytes {

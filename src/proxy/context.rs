@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use filters::Caller;
-use filters::rate_limit::Held;
-use mcp::Refusal;
+use filters::rate_limit::Slots;
+use mcp::Rejection;
 
 use super::request_head;
 use super::response_validator::ResponseValidator;
@@ -36,8 +36,8 @@ pub struct RequestContext {
     /// Those of them that count against `limits.max_buffered`, until the request is over.
     pub buffered: Option<BufferedBytes>,
     /// Places in limits of what runs at a time.
-    pub slots: Option<Arc<Held>>,
-    pub rejection: Option<(&'static str, Box<Refusal>)>,
+    pub slots: Option<Arc<Slots>>,
+    pub rejection: Option<(&'static str, Box<Rejection>)>,
     /// The id of the request, for a refusal on the way to the server.
     pub id: Option<Bytes>,
     /// Set once the call is on its way to a server.
@@ -115,8 +115,8 @@ impl RequestContext {
     }
 
     /// The client is told this; `filter` is the one that says so.
-    pub fn refuse(&mut self, filter: &'static str, refusal: Box<Refusal>) {
-        self.outcome = Some(if refusal.status >= 502 { Outcome::Failed } else { Outcome::Refused });
-        self.rejection = Some((filter, refusal));
+    pub fn refuse(&mut self, filter: &'static str, rejection: Box<Rejection>) {
+        self.outcome = Some(if rejection.status >= 502 { Outcome::Failed } else { Outcome::Refused });
+        self.rejection = Some((filter, rejection));
     }
 }

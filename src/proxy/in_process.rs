@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use filters::{Caller, Head, Refused, Stop};
+use filters::{Caller, ChainRejection, RejectedMessage, RequestHead};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
@@ -62,16 +62,13 @@ impl Inside {
 pub(super) async fn greet(
     known: &Known,
     runtime_config: &RuntimeConfig,
-    head: &Head<'_>,
-) -> Result<Caller, Stop> {
-    runtime_config.chain.glance(&Head { outside: false, ..*head }).await?;
+    head: &RequestHead<'_>,
+) -> Result<Caller, ChainRejection> {
+    runtime_config.chain.on_head_unauthenticated(&RequestHead { is_network: false, ..*head }).await?;
     match known {
         Known::As(caller) => Ok(caller.clone()),
-        Known::ByCredentials => {
-            runtime_config.chain.auth.identify(head).await.map_err(|refusal| Stop {
-                filter: filters::auth::NAME,
-                refused: Refused { id: None, refusal },
-            })
-        }
+        Known::ByCredentials => runtime_config.chain.auth.identify(head).await.map_err(|rejection| {
+            ChainRejection { filter: filters::auth::NAME, refused: RejectedMessage { id: None, rejection } }
+        }),
     }
 }

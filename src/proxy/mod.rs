@@ -368,7 +368,7 @@ impl ProxyHttp for Gateway {
         if let Err(left) = self.classify_error(ctx, e) {
             return left;
         }
-        let status = ctx.rejection.as_ref().map_or(502, |(_, refusal)| refusal.status);
+        let status = ctx.rejection.as_ref().map_or(502, |(_, rejection)| rejection.status);
         let said = respond::write_error(session, ctx).await;
         if said.as_ref().is_err_and(|error| matches!(error.esource(), ErrorSource::Downstream)) {
             crate::listener::http1::request_ended(crate::listener::http1::RequestEnd::ClientAborted);

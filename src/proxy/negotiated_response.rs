@@ -18,12 +18,12 @@ use crate::session::{ClientAnswer, Session};
 use crate::upstream::UpstreamError;
 use mcp::jsonrpc::message;
 use mcp::sse;
-use mcp::sse::Splitter;
+use mcp::sse::EventSplitter;
 
 pub enum NegotiatedResponse {
     Unchanged,
     /// The answer alone; what else the stream says is not for this client.
-    Alone(Splitter),
+    Alone(EventSplitter),
     /// All that came, which becomes one event.
     Event(BytesMut),
 }
@@ -36,7 +36,7 @@ impl NegotiatedResponse {
         if kind.starts_with(b"text/event-stream") && !takes.events {
             head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
             head.remove_header(&CACHE_CONTROL);
-            return Ok(Self::Alone(Splitter::new(max)));
+            return Ok(Self::Alone(EventSplitter::new(max)));
         }
         // Errors of HTTP are JSON for everybody: nobody reads them as a stream.
         if head.status.is_success() && !takes.json && !kind.starts_with(b"text/event-stream") {
@@ -66,12 +66,14 @@ impl NegotiatedResponse {
             }
             Self::Alone(splitter) => {
                 splitter.push(&piece);
-                let long = |sse::TooLong(max)| UpstreamError::TooLarge(max);
+                let long = |sse::EventTooLong(max)| UpstreamError::TooLarge(max);
                 while let Some(event) = splitter.event().map_err(long)? {
                     let read = sse::read(&event);
                     let Some(message) = read.message() else { continue };
                     match message::read(message) {
-                        Some(read) if read.is_answer() => return Ok((Bytes::copy_from_slice(message), true)),
+                        Some(read) if read.is_response() => {
+                            return Ok((Bytes::copy_from_slice(message), true));
+                        }
                         Some(read) if read.is_request() => ask(message),
                         _ => {}
                     }
@@ -89,7 +91,7 @@ impl NegotiatedResponse {
 /// Answers a question of a server in the place of a client that takes no stream and so never hears it: its server would wait,
 /// and the call with it.
 pub fn decline(dispatcher: &Dispatcher, session: &Arc<Session>, question: &[u8]) {
-    let Some(read) = message::read(question).filter(message::Incoming::is_request) else { return };
+    let Some(read) = message::read(question).filter(message::ServerMessage::is_request) else { return };
     let Some((number, raw)) = read.id.and_then(|id| id_map::parse_request_id(id.of(question))) else {
         return;
     };
@@ -103,7 +105,7 @@ pub fn decline(dispatcher: &Dispatcher, session: &Arc<Session>, question: &[u8])
         let message =
             "the client of this call takes no stream (Accept: application/json), so it cannot be asked";
         let error = format!(r#"{{"code":{},"message":"{message}"}}"#, code::METHOD_NOT_FOUND);
-        message::failure(raw.as_bytes(), error.as_bytes())
+        message::error_response(raw.as_bytes(), error.as_bytes())
     };
     dispatcher.runtime.spawn(async move {
         let Some(endpoint) = upstream_session.endpoint.upgrade() else { return };

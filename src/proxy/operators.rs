@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method};
-use mcp::Refusal;
+use mcp::Rejection;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
@@ -26,7 +26,7 @@ pub async fn metadata(session: &mut Session, ctx: &mut RequestContext) -> pingor
     let Some(document) = ctx.snapshot.config.chain.auth.metadata_document(path) else {
         let message =
             "no such metadata: either this can be no endpoint, or auth.resource_metadata is not set";
-        return refuse(session, ctx, Refusal::http(404, "no_metadata", message)).await;
+        return refuse(session, ctx, Rejection::http(404, "no_metadata", message)).await;
     };
     let mut head = ResponseHeader::build(200, Some(5))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
@@ -50,7 +50,7 @@ pub async fn answer(
     };
     match answer {
         Ok(response) => write(session, ctx, response).await,
-        Err(refusal) => refuse(session, ctx, refusal).await,
+        Err(rejection) => refuse(session, ctx, rejection).await,
     }
 }
 
@@ -58,12 +58,12 @@ async fn approve(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &RequestContext,
-) -> pingora::Result<Result<Response, Refusal>> {
-    if let Err(refusal) = admin(gateway, ctx).may_approve() {
-        return Ok(Err(refusal));
+) -> pingora::Result<Result<Response, Rejection>> {
+    if let Err(rejection) = admin(gateway, ctx).may_approve() {
+        return Ok(Err(rejection));
     }
-    if let Err(refusal) = tool_pins::is_json(&session.req_header().headers) {
-        return Ok(Err(refusal));
+    if let Err(rejection) = tool_pins::is_json(&session.req_header().headers) {
+        return Ok(Err(rejection));
     }
     // So small that it is never counted.
     let limits = request_body::BodyLimits { limit: MAX_BODY, timeout: PATIENCE, total: usize::MAX, free: 0 };
@@ -92,7 +92,11 @@ async fn write(session: &mut Session, ctx: &RequestContext, response: Response) 
     respond::write(session, ctx, head, response.body).await
 }
 
-async fn refuse(session: &mut Session, ctx: &mut RequestContext, refusal: Refusal) -> pingora::Result<()> {
-    ctx.refuse("intake", Box::new(refusal));
+async fn refuse(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    rejection: Rejection,
+) -> pingora::Result<()> {
+    ctx.refuse("request_head", Box::new(rejection));
     respond::write_error(session, ctx).await
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use mcp::Refusal;
+use mcp::Rejection;
 use pingora::proxy::{FailToProxy, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
@@ -54,7 +54,7 @@ impl Gateway {
             ErrorSource::Unset | ErrorSource::Internal => {
                 tracing::error!(error = %e, "a call failed inside the gateway");
                 let message = "the gateway failed; its log says why";
-                ctx.refuse("intake", Box::new(Refusal::http(500, "internal", message).closing()));
+                ctx.refuse("request_head", Box::new(Rejection::http(500, "internal", message).closing()));
             }
         }
         Ok(())
@@ -76,8 +76,8 @@ impl Gateway {
         if let (Some(upstream), Some(upstream_request)) = (upstream, &ctx.request) {
             upstream_request.server.latency(metrics).observe(upstream.as_secs_f64());
         }
-        if let Some((filter, refusal)) = &ctx.rejection {
-            metrics.rejected(filter, refusal.reason);
+        if let Some((filter, rejection)) = &ctx.rejection {
+            metrics.rejected(filter, rejection.reason);
         }
         if self.access_log.is_silent() {
             return;
@@ -98,7 +98,7 @@ impl Gateway {
             tool: ctx.labels.tool.as_deref(),
             status: session.response_written().map_or(0, |response| response.status.as_u16()),
             outcome,
-            reason: ctx.rejection.as_ref().map(|(_, refusal)| refusal.reason),
+            reason: ctx.rejection.as_ref().map(|(_, rejection)| rejection.reason),
             duration: took,
             upstream,
             bytes_in: ctx.received,
@@ -210,7 +210,7 @@ pub(super) fn fail(ctx: &mut RequestContext, error: &UpstreamError) -> Box<Error
     }
     if ctx.rejection.is_none() {
         tracing::warn!(server = %name, %error, request_id = format_args!("{:016x}", ctx.request_id), "a call failed");
-        ctx.refuse("upstream", Box::new(error.refusal(&name)));
+        ctx.refuse("upstream", Box::new(error.rejection(&name)));
     }
     Error::explain(ErrorType::Custom("upstream"), error.to_string()).into_up()
 }

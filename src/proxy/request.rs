@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use filters::Filter as _;
 use filters::origin::Origin;
-use filters::{Caller, Stop};
+use filters::{Caller, ChainRejection};
 use futures::FutureExt as _;
-use mcp::{Era, Refusal};
+use mcp::{Era, Rejection};
 use pingora::proxy::Session;
 
 use super::accept::AcceptedTypes;
@@ -55,8 +55,9 @@ impl Gateway {
         request_head::strip_upgrade(session);
         if http1::stream_slot() == StreamSlot::OverLimit {
             let message = "the gateway has as many connections and requests as it takes";
-            let refusal = Refusal::http(503, "max_connections", message).retry_after(Duration::from_secs(1));
-            return self.refuse_with(session, ctx, "listener", refusal).await;
+            let rejection =
+                Rejection::http(503, "max_connections", message).retry_after(Duration::from_secs(1));
+            return self.refuse_with(session, ctx, "listener", rejection).await;
         }
         let path = session.req_header().uri.path();
         let operator = admin::AdminPath::of(path);
@@ -77,18 +78,21 @@ impl Gateway {
         ) {
             Ok(()) if asks || (described && endpoint.is_none()) => {
                 // Where to get credentials is asked without any (RFC 9728 §3.1).
-                chain.glance(&request_head::head(session, ctx.client)).await.map(|()| chain.anonymous())
+                chain
+                    .on_head_unauthenticated(&request_head::head(session, ctx.client))
+                    .await
+                    .map(|()| chain.anonymous())
             }
             Ok(()) => {
                 let head = request_head::head(session, ctx.client);
                 match &self.in_process {
-                    None => chain.greet(&head).await,
+                    None => chain.on_head(&head).await,
                     Some(known) => Box::pin(in_process::greet(known, &ctx.snapshot.config, &head)).await,
                 }
             }
-            Err(refusal) => Err(Stop {
-                filter: "intake",
-                refused: filters::Refused { id: None, refusal: Box::new(refusal) },
+            Err(rejection) => Err(ChainRejection {
+                filter: "request_head",
+                refused: filters::RejectedMessage { id: None, rejection: Box::new(rejection) },
             }),
         };
         match greeted {
@@ -99,7 +103,7 @@ impl Gateway {
             // Probes come by address and without a body; they may have any Host.
             Err(stop) if admin::bypasses_refusal(operator, &stop, self.role) => {}
             Err(stop) => {
-                if matches!(stop.filter, "intake" | Origin::NAME) {
+                if matches!(stop.filter, "request_head" | Origin::NAME) {
                     ctx.origin = None;
                 }
                 return self.refuse(session, ctx, stop).await;
@@ -128,7 +132,13 @@ impl Gateway {
                 }
                 None => {
                     let message = "no such path; MCP is served at /mcp and /servers/NAME/mcp";
-                    self.refuse_with(session, ctx, "intake", Refusal::http(404, "no_endpoint", message)).await
+                    self.refuse_with(
+                        session,
+                        ctx,
+                        "request_head",
+                        Rejection::http(404, "no_endpoint", message),
+                    )
+                    .await
                 }
             };
         };
@@ -143,8 +153,8 @@ impl Gateway {
                 Box::pin(self.handle_get_or_delete(session, ctx, endpoint, get)).await
             }
             _ => {
-                let refusal = Refusal::http(405, "verb", "this endpoint takes POST, GET and DELETE");
-                self.refuse_with(session, ctx, "intake", refusal).await
+                let rejection = Rejection::http(405, "verb", "this endpoint takes POST, GET and DELETE");
+                self.refuse_with(session, ctx, "request_head", rejection).await
             }
         }
     }
@@ -169,7 +179,7 @@ impl Gateway {
         ctx.buffered = Some(load);
         let body = match read {
             Ok(body) => body,
-            Err(refusal) => return self.refuse_with(session, ctx, "size", refusal).await,
+            Err(rejection) => return self.refuse_with(session, ctx, "size", rejection).await,
         };
         ctx.received = body.len();
         match self.batch_session(session, ctx, &endpoint, &body) {
@@ -177,7 +187,7 @@ impl Gateway {
             Ok(Some(client)) => {
                 return Box::pin(self.batch(session, ctx, &endpoint, client, body)).await.map(|()| None);
             }
-            Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
+            Err(rejection) => return self.refuse_with(session, ctx, "session", rejection).await,
         }
         let chain = &snapshot.config.chain;
         let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous());
@@ -190,17 +200,17 @@ impl Gateway {
             Ok(judged) => judged,
             Err(rejected) => {
                 ctx.id = rejected.id;
-                ctx.refuse(rejected.filter, rejected.refusal);
+                ctx.refuse(rejected.filter, rejected.rejection);
                 return Box::pin(respond::write_error(session, ctx)).await.map(|()| None);
             }
         };
         let Authorized { mut permit, body, id } = judged;
         let era = permit.era;
         ctx.id = id;
-        ctx.slots = share_slots(std::mem::take(&mut permit.held));
+        ctx.slots = share_slots(std::mem::take(&mut permit.slots));
         let client = match request_head::session(&self.dispatcher, session, &endpoint, &permit, &body) {
             Ok(client) => client,
-            Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
+            Err(rejection) => return self.refuse_with(session, ctx, "session", rejection).await,
         };
         if let Some(client) = &client {
             client.renew(session.req_header().headers.get(http::header::AUTHORIZATION));
@@ -242,7 +252,7 @@ impl Gateway {
                 }
                 Ok(Some(Next::Forward(upstream_request)))
             }
-            Err(refusal) => self.refuse_with(session, ctx, "door", *refusal).await,
+            Err(rejection) => self.refuse_with(session, ctx, "dispatch", *rejection).await,
         }
     }
 
@@ -254,15 +264,15 @@ impl Gateway {
         endpoint: Arc<Endpoint>,
         get: bool,
     ) -> pingora::Result<Option<Next>> {
-        if let Err(refusal) =
+        if let Err(rejection) =
             request_body::none(session, ctx.snapshot.config.config.limits.body_timeout.get()).await?
         {
-            return self.refuse_with(session, ctx, "intake", refusal).await;
+            return self.refuse_with(session, ctx, "request_head", rejection).await;
         }
         let caller = ctx.caller.clone().unwrap_or_else(|| ctx.snapshot.config.chain.anonymous());
         let client = match request_head::session_of_get(&self.dispatcher, session, &endpoint, &caller) {
             Ok(client) => client,
-            Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
+            Err(rejection) => return self.refuse_with(session, ctx, "session", rejection).await,
         };
         client.renew(session.req_header().headers.get(http::header::AUTHORIZATION));
         if !get {
@@ -285,7 +295,7 @@ impl Gateway {
                 // By the house's own client, which ends the stream when its time has come.
                 return relay::relay(session, ctx, upstream_request, &self.dispatcher).await.map(|()| None);
             }
-            Err(refusal) => return self.refuse_with(session, ctx, "session", refusal).await,
+            Err(rejection) => return self.refuse_with(session, ctx, "session", rejection).await,
         }
         let (runtime, drain) = (&self.dispatcher.runtime, self.dispatcher.drain.clone());
         let list_changes = ListChangeWatcher::new(
@@ -303,8 +313,8 @@ impl Gateway {
         match notifications::session_stream(runtime, client, pass, caller, list_changes, timeout, drain) {
             Ok(message_stream) => Ok(Some(Next::Stream(Era::Legacy, message_stream))),
             Err(many) => {
-                let refusal = Refusal::http(429, "too_many_streams", many.to_string());
-                self.refuse_with(session, ctx, "session", refusal).await
+                let rejection = Rejection::http(429, "too_many_streams", many.to_string());
+                self.refuse_with(session, ctx, "session", rejection).await
             }
         }
     }
@@ -322,9 +332,9 @@ impl Gateway {
         &self,
         session: &mut Session,
         ctx: &mut RequestContext,
-        stop: Stop,
+        stop: ChainRejection,
     ) -> pingora::Result<Option<Next>> {
-        ctx.refuse(stop.filter, stop.refused.refusal);
+        ctx.refuse(stop.filter, stop.refused.rejection);
         Box::pin(respond::write_error(session, ctx)).await.map(|()| None)
     }
 
@@ -333,9 +343,9 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut RequestContext,
         filter: &'static str,
-        refusal: Refusal,
+        rejection: Rejection,
     ) -> pingora::Result<Option<Next>> {
-        ctx.refuse(filter, Box::new(refusal));
+        ctx.refuse(filter, Box::new(rejection));
         Box::pin(respond::write_error(session, ctx)).await.map(|()| None)
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT};
-use mcp::Refusal;
+use mcp::Rejection;
 use pingora::ErrorType;
 use pingora::proxy::Session;
 
@@ -46,7 +46,7 @@ pub async fn read(
     session: &mut Session,
     limits: &BodyLimits,
     load: &mut BufferedBytes,
-) -> pingora::Result<Result<Bytes, Refusal>> {
+) -> pingora::Result<Result<Bytes, Rejection>> {
     let (limit, timeout) = (limits.limit, limits.timeout);
     let headers = &session.req_header().headers;
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -80,15 +80,15 @@ pub async fn read(
             // What follows on the connection could be taken for another request.
             _ => {
                 let message = "the body ends early, or its chunks are not as RFC 9112 has them";
-                Ok(Err(Refusal::http(400, "body_broken", message).closing()))
+                Ok(Err(Rejection::http(400, "body_broken", message).closing()))
             }
         },
         Err(_) => Ok(Err(too_slow(timeout))),
     }
 }
 
-fn too_slow(timeout: Duration) -> Refusal {
-    Refusal::http(408, "body_timeout", format!("the body did not arrive within {timeout:?}")).closing()
+fn too_slow(timeout: Duration) -> Rejection {
+    Rejection::http(408, "body_timeout", format!("the body did not arrive within {timeout:?}")).closing()
 }
 
 async fn collect(
@@ -96,7 +96,7 @@ async fn collect(
     length: Option<usize>,
     limits: &BodyLimits,
     load: &mut BufferedBytes,
-) -> pingora::Result<Result<Bytes, Refusal>> {
+) -> pingora::Result<Result<Bytes, Rejection>> {
     let limit = limits.limit;
     let downstream = session.as_downstream_mut();
     if length.is_none_or(|length| length <= PROGRESS_BYTES) {
@@ -136,7 +136,7 @@ async fn collect(
 }
 
 /// Sees that a request has no body. Nobody would read it, and over HTTP/2 what is not read holds up others.
-pub async fn none(session: &mut Session, timeout: Duration) -> pingora::Result<Result<(), Refusal>> {
+pub async fn none(session: &mut Session, timeout: Duration) -> pingora::Result<Result<(), Rejection>> {
     let downstream = session.as_downstream_mut();
     // That it is empty may be said only after the head.
     while !downstream.is_body_empty() {
@@ -145,7 +145,7 @@ pub async fn none(session: &mut Session, timeout: Duration) -> pingora::Result<R
             Ok(Ok(Some(piece))) if piece.is_empty() => {}
             Ok(Ok(Some(_))) => {
                 let message = "GET and DELETE have no body here";
-                return Ok(Err(Refusal::http(400, "body_unwanted", message).closing()));
+                return Ok(Err(Rejection::http(400, "body_unwanted", message).closing()));
             }
             Ok(Err(error)) => return Err(error.into_down()),
             Err(_) => return Ok(Err(too_slow(timeout))),
@@ -159,13 +159,13 @@ pub fn can_replay(session: &Session) -> bool {
     session.as_downstream().get_retry_buffer().is_some()
 }
 
-fn too_many() -> Refusal {
+fn too_many() -> Rejection {
     let message =
         "the bodies of other requests fill the memory that is set aside for them (limits.max_buffered)";
-    Refusal::http(503, "max_buffered", message).retry_after(Duration::from_secs(1)).closing()
+    Rejection::http(503, "max_buffered", message).retry_after(Duration::from_secs(1)).closing()
 }
 
-fn too_large(limit: usize) -> Refusal {
-    Refusal::http(413, "body_too_large", format!("the body is larger than the limit of {limit} bytes"))
+fn too_large(limit: usize) -> Rejection {
+    Rejection::http(413, "body_too_large", format!("the body is larger than the limit of {limit} bytes"))
         .closing()
 }

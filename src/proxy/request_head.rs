@@ -4,12 +4,12 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use filters::{Caller, Head, Permit};
+use filters::{Caller, Permit, RequestHead};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Version};
 use mcp::header_name;
 use mcp::rejection::code;
-use mcp::{Era, Kind, Refusal};
+use mcp::{Era, MessageKind, Rejection};
 use pingora::proxy::Session;
 
 use crate::catalog::{self, Endpoint};
@@ -20,20 +20,20 @@ use crate::session;
 use mcp::version;
 
 /// The head as the filters see it; `client` is the address of the one who sent it.
-pub fn head(session: &Session, client: Option<IpAddr>) -> Head<'_> {
+pub fn head(session: &Session, client: Option<IpAddr>) -> RequestHead<'_> {
     let request = session.req_header();
     let authority = match request.version {
         Version::HTTP_2 => request.uri.authority().map(|authority| authority.as_str()),
         _ => None,
     };
-    Head {
-        verb: &request.method,
+    RequestHead {
+        http_method: &request.method,
         path: catalog::plain(request.uri.path()),
         headers: &request.headers,
         authority,
         peer: client,
         certificate: tls::certificate(session.digest()),
-        outside: true,
+        is_network: true,
     }
 }
 
@@ -47,19 +47,19 @@ pub fn strip_upgrade(session: &mut Session) {
 
 /// Refuses what two HTTP readers could take differently (RFC 9112 §6.3, request smuggling), and what MCP has no
 /// use for.
-pub fn validate_framing(session: &Session, max_header: usize) -> Result<(), Refusal> {
+pub fn validate_framing(session: &Session, max_header: usize) -> Result<(), Rejection> {
     let request = session.req_header();
     if request.raw_path().len() > max_header {
         let message = format!("the request target is longer than the limit of {max_header} bytes");
-        return Err(Refusal::http(414, "target_too_long", message).closing());
+        return Err(Rejection::http(414, "target_too_long", message).closing());
     }
     // It was verified in the handshake, and connections may stand for long.
     if tls::is_expired(session.digest()) {
         request_ended(RequestEnd::CloseConnection);
         let message = "the client certificate of this connection has ended, or is not vouched for any more; come again with one that is good";
-        return Err(Refusal::http(403, "certificate_ended", message).closing());
+        return Err(Rejection::http(403, "certificate_ended", message).closing());
     }
-    let bad = |reason, message: &'static str| Err(Refusal::http(400, reason, message).closing());
+    let bad = |reason, message: &'static str| Err(Rejection::http(400, reason, message).closing());
     let mut encodings = request.headers.get_all(TRANSFER_ENCODING).iter();
     let Some(encoding) = encodings.next() else { return Ok(()) };
     if request.version == Version::HTTP_10 || request.version == Version::HTTP_2 {
@@ -90,9 +90,9 @@ pub fn session(
     endpoint: &Endpoint,
     permit: &Permit,
     body: &[u8],
-) -> Result<Option<Arc<session::Session>>, Refusal> {
-    let opens =
-        permit.rpc.kind == Kind::Request && permit.rpc.method.is_some_and(|m| m.is(body, "initialize"));
+) -> Result<Option<Arc<session::Session>>, Rejection> {
+    let opens = permit.rpc.kind == MessageKind::Request
+        && permit.rpc.method.is_some_and(|m| m.is(body, "initialize"));
     if permit.era == Era::Modern || opens {
         return Ok(None);
     }
@@ -105,12 +105,12 @@ pub fn session_of_get(
     session: &Session,
     endpoint: &Endpoint,
     caller: &Caller,
-) -> Result<Arc<session::Session>, Refusal> {
+) -> Result<Arc<session::Session>, Rejection> {
     let head = head(session, None);
-    if let Ok(Some(version)) = head.one(&header_name::PROTOCOL_VERSION)
+    if let Ok(Some(version)) = head.single(&header_name::PROTOCOL_VERSION)
         && version::MODERN.contains(&version)
     {
-        return Err(Refusal::http(405, "verb", "this protocol revision has only POST"));
+        return Err(Rejection::http(405, "verb", "this protocol revision has only POST"));
     }
     find(dispatcher, session, endpoint, caller)
 }
@@ -121,12 +121,12 @@ pub fn find(
     session: &Session,
     endpoint: &Endpoint,
     caller: &Caller,
-) -> Result<Arc<session::Session>, Refusal> {
+) -> Result<Arc<session::Session>, Rejection> {
     let head = head(session, None);
-    let invalid = |reason, message: &'static str| Refusal::new(400, code::INVALID_REQUEST, reason, message);
-    match head.one(&header_name::SESSION) {
+    let invalid = |reason, message: &'static str| Rejection::new(400, code::INVALID_REQUEST, reason, message);
+    match head.single(&header_name::SESSION) {
         Ok(Some(id)) => dispatcher.sessions.get(id, &endpoint.path, caller).ok_or_else(|| {
-            Refusal::http(404, "no_session", "no such session here; open one with `initialize`")
+            Rejection::http(404, "no_session", "no such session here; open one with `initialize`")
         }),
         Ok(None) => Err(invalid(
             "session_missing",

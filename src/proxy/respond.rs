@@ -10,7 +10,7 @@ use http::header::{
     CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING, VARY, WWW_AUTHENTICATE,
 };
 use http::{HeaderName, HeaderValue, Version};
-use mcp::Refusal;
+use mcp::Rejection;
 use mcp::json::quote::quote;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -79,7 +79,7 @@ fn allowed_origin(ctx: &RequestContext) -> Option<&HeaderValue> {
         .cors
         .as_ref()
         .is_none_or(|cors| cors.origins.iter().any(|o| o == "*" || o.eq_ignore_ascii_case(word)));
-    (named && runtime_config.chain.origin.origin_passes(word)).then_some(origin)
+    (named && runtime_config.chain.origin.is_origin_allowed(word)).then_some(origin)
 }
 
 /// Whether a client speaks HTTP/1.0.
@@ -160,11 +160,11 @@ pub fn response_head_sent(session: &Session) -> Option<&ResponseHeader> {
 /// Says the refusal that the context holds: as a JSON-RPC error where MCP is spoken, else in the REST form; as a
 /// last event where a stream has begun.
 pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pingora::Result<()> {
-    let Some((_, refusal)) = &ctx.rejection else { return Ok(()) };
+    let Some((_, rejection)) = &ctx.rejection else { return Ok(()) };
     if let Some(begun) = response_head_sent(session) {
         let streams =
             begun.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
-        let message = message::refusal(ctx.id.as_deref(), refusal);
+        let message = message::rejection_response(ctx.id.as_deref(), rejection);
         let length = begun.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
         if !streams && ctx.validator.as_ref().is_some_and(ResponseValidator::is_held) {
             // The status is gone but nothing of the body; white space fills up a length that was promised.
@@ -182,7 +182,7 @@ pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pin
         }
         return write_body(session, sse::message(&message), true).await;
     }
-    if refusal.close {
+    if rejection.close {
         session.set_keepalive(None);
     } else if is_small(session) {
         // Thrown away after the answer, without a look: a new connection would cost both sides more. Most of it came
@@ -193,17 +193,20 @@ pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pin
     }
     // By its form alone: whether there is such an endpoint is not told by the form of a refusal.
     let mcp = catalog::is_endpoint(session.req_header().uri.path());
-    let body =
-        if mcp { message::refusal(ctx.id.as_deref(), refusal) } else { rest_error(refusal, ctx.request_id) };
-    let mut head = ResponseHeader::build_no_case(refusal.status, Some(6))?;
+    let body = if mcp {
+        message::rejection_response(ctx.id.as_deref(), rejection)
+    } else {
+        rest_error(rejection, ctx.request_id)
+    };
+    let mut head = ResponseHeader::build_no_case(rejection.status, Some(6))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
-    if refusal.status == 405 {
+    if rejection.status == 405 {
         head.insert_header(ALLOW, HeaderValue::from_static("POST, GET, DELETE"))?;
     }
-    if let Some(challenge) = &refusal.challenge {
+    if let Some(challenge) = &rejection.challenge {
         head.insert_header(WWW_AUTHENTICATE, challenge.as_str())?;
     }
-    if let Some(wait) = refusal.retry_after {
+    if let Some(wait) = rejection.retry_after {
         // Whole seconds (RFC 9110 §10.2.3); a client that waits them must not come too early.
         head.insert_header(RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000) as u64))?;
     }
@@ -233,12 +236,12 @@ async fn lingering_close(session: &mut Session) {
     }
 }
 
-fn rest_error(refusal: &Refusal, request_id: u64) -> Bytes {
-    let wait = refusal.retry_after.map(|wait| format!(r#""retry_after_ms":{},"#, wait.as_millis()));
+fn rest_error(rejection: &Rejection, request_id: u64) -> Bytes {
+    let wait = rejection.retry_after.map(|wait| format!(r#""retry_after_ms":{},"#, wait.as_millis()));
     Bytes::from(format!(
         r#"{{"error":{{"code":{},"message":{},{}"request_id":"{request_id:016x}"}}}}"#,
-        quote(refusal.reason),
-        quote(&refusal.message),
+        quote(rejection.reason),
+        quote(&rejection.message),
         wait.unwrap_or_default()
     ))
 }

@@ -15,7 +15,7 @@ pub enum IdOwner {
 }
 
 /// Whose answer this is; `id` was sent.
-pub fn of(read: &message::Incoming, message: &[u8], id: &[u8]) -> Result<IdOwner, UpstreamError> {
+pub fn of(read: &message::ServerMessage, message: &[u8], id: &[u8]) -> Result<IdOwner, UpstreamError> {
     match read.id {
         Some(got) if message::same_id(got.of(message), id) => Ok(IdOwner::Ours),
         None if read.error.is_some() => Ok(IdOwner::Nobodys),
@@ -25,7 +25,7 @@ pub fn of(read: &message::Incoming, message: &[u8], id: &[u8]) -> Result<IdOwner
 }
 
 /// The answer under the client's id, in a piece with room for so many bytes if it is not changed where it lies.
-pub fn home(message: Bytes, read: &message::Incoming, id: &[u8], length: usize) -> Bytes {
+pub fn home(message: Bytes, read: &message::ServerMessage, id: &[u8], length: usize) -> Bytes {
     let Some(place) = read.id else {
         let begin = memchr::memchr(b'{', &message).map_or(0, |at| at + 1);
         return [&message[..begin], b"\"id\":", id, b",", &message[begin..]].concat().into();

@@ -146,7 +146,7 @@ impl MessageReader {
     fn part(&mut self, message: Bytes, length: Option<usize>) -> Result<Option<Bytes>, UpstreamError> {
         let read = message::read(&message)
             .ok_or_else(|| UpstreamError::InvalidResponse("the answer is not a JSON-RPC message".into()))?;
-        if read.is_answer() {
+        if read.is_response() {
             let whose = response_id::of(&read, &message, &self.sent.wire)?;
             self.believe(whose)?;
             (self.answered, self.error) = (true, read.error.is_some());
@@ -162,7 +162,7 @@ impl MessageReader {
 
     /// Judges the body of an error of HTTP, in whatever words. Gives it with the client's id, and whether it is a message.
     pub fn failure(&mut self, body: Bytes) -> Result<(Bytes, bool), UpstreamError> {
-        let read = message::read(&body).filter(message::Incoming::is_answer);
+        let read = message::read(&body).filter(message::ServerMessage::is_response);
         let (Some(read), Some(id)) = (read, self.id.clone()) else {
             self.believe(IdOwner::Nobodys)?;
             return Ok((body, false));
@@ -226,7 +226,7 @@ impl MessageReader {
     ) -> Result<bool, UpstreamError> {
         let read = sse::read(&event);
         // MCP has no others: what they hold cannot be judged, and no client looks at them.
-        if read.is_foreign() {
+        if read.is_other_event_type() {
             return Ok(true);
         }
         // A stream can only be gone on with in the seat where it was begun.
@@ -267,7 +267,7 @@ impl MessageReader {
         }
         match to_client(heard, data, redactor)? {
             None => {}
-            Some(Some(message)) => out.push(sse::retold(&read, place.as_deref(), &message)),
+            Some(Some(message)) => out.push(sse::with_message(&read, place.as_deref(), &message)),
             Some(None) => {
                 drop(read);
                 out.push(placed(event.freeze()));
@@ -282,7 +282,7 @@ impl MessageReader {
         })?;
         self.has_messages = true;
         self.is_alive_at();
-        if read.is_answer() {
+        if read.is_response() {
             return self.answer(message, &read);
         }
         if self.session.is_none() && read.is_request() {
@@ -316,7 +316,11 @@ impl MessageReader {
         })
     }
 
-    fn answer(&mut self, message: &[u8], read: &message::Incoming) -> Result<ClientMessage, UpstreamError> {
+    fn answer(
+        &mut self,
+        message: &[u8],
+        read: &message::ServerMessage,
+    ) -> Result<ClientMessage, UpstreamError> {
         if let (true, Some((session, _)), Some(got)) = (self.resumes, &self.session, read.id) {
             // Of whatever request of the session the stream was; what none has asked nobody waits for.
             let Some(known) = session.in_flight.answered_as(got.of(message)) else {

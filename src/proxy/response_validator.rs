@@ -24,7 +24,7 @@ use crate::upstream::http::response::{kind_of, rejection_text};
 use crate::upstream::http::retry::retry_after;
 use crate::upstream::{ResponseRedactor, UpstreamError};
 use mcp::jsonrpc::message;
-use mcp::sse::Splitter;
+use mcp::sse::EventSplitter;
 
 /// JSON answers up to this size are judged before their first byte goes out. A client can do nothing with a part
 /// of one, so holding costs it no time; of longer ones only the beginning is looked at, to bound the memory.
@@ -78,7 +78,7 @@ enum BodyKind {
         scan: Option<Box<ResponseIdScanner>>,
         open: bool,
     },
-    Events(Splitter),
+    Events(EventSplitter),
     /// An error of HTTP in the server's own words; if it is no message, and says only that it cannot now: what is told then.
     Failure {
         held: BytesMut,
@@ -136,7 +136,7 @@ impl ResponseValidator {
         }
         let form = match (status, kind) {
             (401 | 403, _) if !upstream_request.server.passthrough => {
-                if upstream_request.server.config.credentials != config::Credentials::None {
+                if upstream_request.server.config.credentials != config::CredentialsMode::None {
                     return Err(UpstreamError::Credentials(status));
                 }
                 // With what it secures, it may say what it likes.
@@ -192,7 +192,7 @@ impl ResponseValidator {
             (200..=299, "text/event-stream") => {
                 // A mark before it and an event that does not end are left out, and ids may become longer.
                 response.remove_header(&CONTENT_LENGTH);
-                BodyKind::Events(Splitter::new(limit))
+                BodyKind::Events(EventSplitter::new(limit))
             }
             (429 | 503, "application/json") if length == Some(0) => {
                 return Err(UpstreamError::RetryLater(status, retry_after(&response.headers)));
@@ -428,7 +428,7 @@ impl ResponseValidator {
                     return Err(UpstreamError::InvalidResponse("its answer cannot be searched".into()));
                 }
                 if let Some((status, wait)) = *later
-                    && !message::read(&body).is_some_and(|read| read.is_answer())
+                    && !message::read(&body).is_some_and(|read| read.is_response())
                 {
                     return Err(UpstreamError::RetryLater(status, wait));
                 }

@@ -50,9 +50,9 @@ pub(super) async fn still_authorized(
     ctx.snapshot = snapshot.clone();
     let Some(caller) = ctx.caller.as_ref().filter(|_| !ctx.client_cert) else { return true };
     match snapshot.config.chain.auth.identify(&request_head::head(session, ctx.client)).await {
-        Ok(now) => now.is_same_as(caller) && now.roles == caller.roles && now.scopes == caller.scopes,
+        Ok(now) => now.same_principal(caller) && now.roles == caller.roles && now.scopes == caller.scopes,
         // That the keys cannot be read says nothing about the caller.
-        Err(refusal) => refusal.status >= 500,
+        Err(rejection) => rejection.status >= 500,
     }
 }
 
@@ -153,8 +153,8 @@ pub async fn stream_to_client(
                 )
                 .await;
             }
-            Some(StreamItem::Rejected(refusal)) => {
-                ctx.refuse("upstream", refusal);
+            Some(StreamItem::Rejected(rejection)) => {
+                ctx.refuse("upstream", rejection);
                 return write_error(session, ctx).await;
             }
             Some(StreamItem::Accepted) => return write_response(session, ctx, Response::accepted()).await,

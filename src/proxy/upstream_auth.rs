@@ -1,8 +1,8 @@
 //! In whose name a server is called: the `Authorization` that goes with a call, where its settings ask for the
 //! caller's own or for one made of it. The gateway's own credentials are headers of the server's settings.
 
-use filters::Means;
-use filters::request::Doubtful;
+use filters::AuthMethod;
+use filters::request::AmbiguousHeader;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use pingora::proxy::Session;
@@ -25,11 +25,11 @@ pub async fn bearer(
     let refused = |why: &str| UpstreamError::Exchange(why.to_owned());
     let exchange =
         ctx.snapshot.config.exchange.as_ref().ok_or_else(|| refused("no endpoint is configured"))?;
-    let caller = ctx.caller.as_ref().filter(|caller| caller.means == Means::Jwt);
+    let caller = ctx.caller.as_ref().filter(|caller| caller.auth_method == AuthMethod::Jwt);
     let caller = caller.ok_or(UpstreamError::TokenRequired)?;
     let token = super::request_head::head(session, None)
-        .one(&AUTHORIZATION)
-        .map_err(|Doubtful| refused("two tokens"))?;
+        .single(&AUTHORIZATION)
+        .map_err(|AmbiguousHeader| refused("two tokens"))?;
     let token = token.and_then(|value| value.split_once(' ')).map(|(_, token)| token.trim());
     let token = token.ok_or(UpstreamError::TokenRequired)?;
     Box::pin(exchange.token(caller, token, audience)).await.map(Some)

@@ -16,7 +16,7 @@ use mcp::header_name;
 use mcp::header_value::{decode, encode};
 use mcp::json::quote::quote;
 use mcp::rejection::code;
-use mcp::{Era, Refusal};
+use mcp::{Era, Rejection};
 use pingora::OrErr;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
@@ -128,7 +128,7 @@ fn modern(
             // It repeats a handle, or nothing that anybody has held against the body.
             let method =
                 client.get(header_name::METHOD).and_then(|method| method.to_str().ok()).unwrap_or_default();
-            let goes = |value: &&HeaderValue| Method::of(method).has_name() || searched.passes(value);
+            let goes = |value: &&HeaderValue| Method::parse(method).has_name() || searched.passes(value);
             if let Some(value) = client.get(header_name::NAME).filter(goes) {
                 headers.insert(header_name::NAME, value.clone());
             }
@@ -213,11 +213,11 @@ pub fn resumption(
     client: &Arc<session::Session>,
     may: impl Fn(&Server) -> bool,
     redactor: impl Fn(&Server) -> Option<ResponseRedactor>,
-) -> Result<Option<UpstreamRequest>, Refusal> {
+) -> Result<Option<UpstreamRequest>, Rejection> {
     let Some(last) = session.req_header().headers.get(LAST_EVENT_ID) else { return Ok(None) };
     let unknown = || {
         let message = "Last-Event-ID names no event of this session; without it, GET opens another stream";
-        Refusal::new(400, code::INVALID_REQUEST, "unknown_event", message)
+        Rejection::new(400, code::INVALID_REQUEST, "unknown_event", message)
     };
     if session.req_header().headers.get_all(LAST_EVENT_ID).iter().count() > 1 {
         return Err(unknown());
@@ -227,7 +227,7 @@ pub fn resumption(
     let last = HeaderValue::from_str(own).map_err(|_| unknown())?;
     let there = client.upstream_session_by_id(number).filter(|(server, _)| may(server));
     let (server, upstream_session) = there.ok_or_else(unknown)?;
-    let running = server.begin_call().map_err(|error| error.refusal(&server.name))?;
+    let running = server.begin_call().map_err(|error| error.rejection(&server.name))?;
     Ok(Some(UpstreamRequest {
         body: bytes::Bytes::new(),
         era: Era::Legacy,

@@ -64,7 +64,8 @@ impl Apart {
         known: impl Fn() -> Option<T>,
         work: impl FnOnce(&Work) -> T + Send + 'static,
     ) -> Option<T> {
-        let who = self.keys.hash_one((caller.means.word(), &caller.issuer, &caller.tenant, &caller.user));
+        let who =
+            self.keys.hash_one((caller.auth_method.as_str(), &caller.issuer, &caller.tenant, &caller.user));
         let lane = self.lanes[usize::try_from(who % LANES as u64).unwrap_or(0)].clone().lock_owned().await;
         if let Some(known) = known() {
             return Some(known);
@@ -104,8 +105,8 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use filters::cel::Condition;
-    use filters::rbac::{Effect, Rbac, Rule, Settings};
-    use filters::{Aim, Identity, Thing};
+    use filters::rbac::{Effect, Rbac, RbacSettings, Rule};
+    use filters::{CallTarget, Identity, TargetKind};
 
     use super::*;
 
@@ -118,14 +119,14 @@ mod tests {
     fn costly() -> Rbac {
         let when = Condition::compile("caller.claims.g.exists(g, call.tool == g)").expect("a condition");
         let rule = Rule { name: "r".into(), when, effect: Effect::Deny, message: None };
-        Rbac::new(Settings { default: Effect::Allow, rules: vec![rule], ..Settings::default() })
+        Rbac::new(RbacSettings { default: Effect::Allow, rules: vec![rule], ..RbacSettings::default() })
             .expect("a policy")
     }
 
     fn shown(rbac: &Rbac, of: &Work, names: usize) -> usize {
         let name = |n: usize| format!("s__{n}");
         let sees = |name: &str| {
-            rbac.sees_within(&of.caller, &Aim { thing: Thing::Tool, name, server: "s" }, of.fuel())
+            rbac.sees_within(&of.caller, &CallTarget { kind: TargetKind::Tool, name, server: "s" }, of.fuel())
         };
         (0..names).filter(|n| sees(&name(*n)) == Some(true)).count()
     }

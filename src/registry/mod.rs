@@ -138,7 +138,7 @@ impl RegistryEntry {
         let lists = [(&self.legacy, Era::Legacy), (&self.modern, Era::Modern)];
         let lists = lists.into_iter().filter_map(|(face, era)| Some((face.as_ref()?, era)));
         let (tools, eras): (Vec<usize>, Vec<&str>) =
-            lists.map(|(face, era)| (face.lists.of(ListKind::Tools).len(), era.word())).unzip();
+            lists.map(|(face, era)| (face.lists.of(ListKind::Tools).len(), era.as_str())).unzip();
         let tools = tools.into_iter().max().unwrap_or(0);
         tracing::info!(server = %self.server.name, eras = eras.join(","), tools, "server connected");
     }

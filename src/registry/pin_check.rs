@@ -59,7 +59,7 @@ pub fn without_changed(
 
 /// Under which name a server's definitions are remembered: it may describe a tool in each era as that era can.
 pub fn owner(server: &Server, era: Era) -> String {
-    format!("{} {}", server.name, era.word())
+    format!("{} {}", server.name, era.as_str())
 }
 
 fn hex(hash: &[u8; 32]) -> String {

@@ -23,7 +23,7 @@ pub fn log(server: &Server, now: &EraLists, metrics: &Metrics) {
         metrics.catalog_rejected(&server.name, kind.member(), count);
         let news = news(server, now, kind);
         for (entry, found) in news.iter().take(MAX_LOGGED) {
-            let mut eras: Vec<&str> = found.iter().map(|(era, _)| era.word()).collect();
+            let mut eras: Vec<&str> = found.iter().map(|(era, _)| era.as_str()).collect();
             eras.dedup();
             // Entries of one name may have reasons of their own.
             let why: BTreeSet<&str> = found.iter().map(|(_, why)| *why).collect();
@@ -50,7 +50,7 @@ fn news<'a>(server: &Server, now: &'a EraLists, kind: ListKind) -> BTreeMap<&'a 
     for (one, eras) in all {
         news.entry(&one.key).or_default().extend(eras.into_iter().map(|era| (era, one.why.as_str())));
     }
-    news.values_mut().for_each(|found| found.sort_unstable_by_key(|(era, _)| era.word()));
+    news.values_mut().for_each(|found| found.sort_unstable_by_key(|(era, _)| era.as_str()));
     news
 }
 

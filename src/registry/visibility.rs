@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use filters::rbac::Class;
-use filters::{Aim, Caller};
+use filters::rbac::VisibilityClass;
+use filters::{CallTarget, Caller};
 use moka::sync::Cache;
 
 use super::apart::Work;
@@ -16,11 +16,11 @@ const MAX_BYTES: u64 = 256 * 1024 * 1024;
 /// An entry beside its text in a page.
 const ENTRY: usize = 500;
 
-pub struct VisibleEndpoints(Cache<(Class, Arc<str>), Arc<Endpoint>>);
+pub struct VisibleEndpoints(Cache<(VisibilityClass, Arc<str>), Arc<Endpoint>>);
 
 impl Default for VisibleEndpoints {
     fn default() -> Self {
-        let size = |_: &(Class, Arc<str>), endpoint: &Arc<Endpoint>| endpoint.size();
+        let size = |_: &(VisibilityClass, Arc<str>), endpoint: &Arc<Endpoint>| endpoint.size();
         Self(Cache::builder().max_capacity(MAX_BYTES).weigher(size).build())
     }
 }
@@ -37,7 +37,7 @@ impl Registry {
         if rbac.is_open() {
             return endpoint.clone();
         }
-        let key = (rbac.class(caller), endpoint.path.clone());
+        let key = (rbac.visibility_class(caller), endpoint.path.clone());
         if let Some(known) = snapshot.visible.0.get(&key) {
             return known;
         }
@@ -46,7 +46,7 @@ impl Registry {
             (snapshot.visible.0.clone(), snapshot.config.clone(), snapshot.catalog.clone());
         let (key, whole, metrics) = (key.clone(), endpoint.clone(), self.metrics.clone());
         let work = move |of: &Work| {
-            let may = |aim: &Aim<'_>| {
+            let may = |aim: &CallTarget<'_>| {
                 runtime_config.chain.rbac.sees_within(&of.caller, aim, of.fuel()).unwrap_or(false)
             };
             visible.get_with(key, || Arc::new(catalog.narrowed(&whole, &may, &metrics)))

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use filters::Chain;
-use filters::auth::{self, Auth, Fixed, KeySet, Keys};
+use filters::auth::{self, Auth, KeySet, KeySource, StaticKeys};
 use filters::cel::Condition;
 use filters::guard::{Detector, Redactor};
-use filters::header_match::Agree;
+use filters::header_match::HeaderMatch;
 use filters::origin::Origin;
 use filters::rate_limit;
 use filters::rate_limit::{Counters, Rate};
@@ -30,7 +30,7 @@ use mcp::version;
 #[derive(Clone, Default)]
 pub struct ReloadState {
     pub counters: Arc<Counters>,
-    redis: Option<(config::Redis, Duration, Arc<Redis>)>,
+    redis: Option<(config::RedisConfig, Duration, Arc<Redis>)>,
     /// Key sets by URL and by how often they are read.
     jwks: BTreeMap<(String, Duration), Arc<JwksFetcher>>,
 }
@@ -61,7 +61,7 @@ pub fn build_chain(
             Some(auth) => build_auth(auth, config, before, &mut reload_state, runtime)?,
             None => Auth::open(),
         },
-        agree: Agree { modern: version::MODERN, legacy: version::LEGACY },
+        header_match: HeaderMatch { modern: version::MODERN, legacy: version::LEGACY },
         rate: match &config.rate_limits {
             Some(limits) => build_rate_limits(limits, config, before, &mut reload_state, runtime)?,
             None => Rate::none(),
@@ -75,7 +75,7 @@ pub fn build_chain(
 }
 
 fn build_auth(
-    auth: &config::Auth,
+    auth: &config::AuthConfig,
     config: &Config,
     before: &ReloadState,
     reload_state: &mut ReloadState,
@@ -108,13 +108,13 @@ fn build_auth(
         tenant: key.tenant.clone(),
         scopes: key.scopes.clone(),
     };
-    let metadata = auth.resource_metadata.as_ref().map(|metadata| auth::Metadata {
+    let metadata = auth.resource_metadata.as_ref().map(|metadata| auth::ResourceMetadata {
         resource: metadata.resource.clone().unwrap_or_else(|| format!("{public_url}/mcp")),
         authorization_servers: metadata.authorization_servers.clone(),
         scopes_supported: metadata.scopes_supported.clone(),
         public_url,
     });
-    Ok(Auth::new(auth::Settings {
+    Ok(Auth::new(auth::AuthSettings {
         required: auth.required,
         anonymous_roles: auth.anonymous.clone(),
         required_scopes: auth.required_scopes.clone(),
@@ -125,8 +125,8 @@ fn build_auth(
     }))
 }
 
-fn client_cert(certificate: &config::Certificate) -> auth::Badge {
-    auth::Badge {
+fn client_cert(certificate: &config::ClientCertRule) -> auth::ClientCertMapping {
+    auth::ClientCertMapping {
         subject: certificate.matcher(),
         user: certificate.user.clone(),
         roles: certificate.roles.clone(),
@@ -140,13 +140,13 @@ fn build_keys(
     before: &ReloadState,
     reload_state: &mut ReloadState,
     runtime: &Handle,
-) -> Result<Arc<dyn Keys>, String> {
+) -> Result<Arc<dyn KeySource>, String> {
     let read = |path: &Path| {
         read_file::read_text(path, read_file::MAX)
             .map_err(|error| format!("cannot read {}: {error}", path.display()))
     };
     let set = match &issuer.keys {
-        config::Keys::JwksUrl(url) => {
+        config::KeyLocation::JwksUrl(url) => {
             let place = (url.uri().to_string(), issuer.refresh.get());
             let remote = match before.jwks.get(&place).or_else(|| reload_state.jwks.get(&place)) {
                 Some(remote) => remote.clone(),
@@ -155,12 +155,12 @@ fn build_keys(
             reload_state.jwks.insert(place, remote.clone());
             return Ok(remote);
         }
-        config::Keys::JwksFile(path) => KeySet::from_jwks(read(path)?.as_bytes()),
-        config::Keys::PublicKey(text) if text.trim_start().starts_with("-----BEGIN") => {
+        config::KeyLocation::JwksFile(path) => KeySet::from_jwks(read(path)?.as_bytes()),
+        config::KeyLocation::PublicKey(text) if text.trim_start().starts_with("-----BEGIN") => {
             KeySet::from_pem(text)
         }
-        config::Keys::PublicKey(path) => KeySet::from_pem(&read(Path::new(path))?),
-        config::Keys::Secret(secret) => KeySet::from_secret(secret.expose().as_bytes()),
+        config::KeyLocation::PublicKey(path) => KeySet::from_pem(&read(Path::new(path))?),
+        config::KeyLocation::Secret(secret) => KeySet::from_secret(secret.expose().as_bytes()),
     };
     let set = set.map_err(|error| error.to_string())?;
     if let Some((at, why)) = set.skipped().first().filter(|_| set.is_empty()) {
@@ -168,23 +168,23 @@ fn build_keys(
     }
     let serves = |algorithm: &&config::Algorithm| set.serves(algorithm_of(**algorithm));
     if !issuer.algorithms.iter().any(|algorithm| serves(&algorithm)) {
-        let message: Vec<&str> = issuer.algorithms.iter().map(|a| algorithm_of(*a).word()).collect();
+        let message: Vec<&str> = issuer.algorithms.iter().map(|a| algorithm_of(*a).as_str()).collect();
         return Err(format!("the key is of no use for {}", message.join(", ")));
     }
-    Ok(Arc::new(Fixed::new(set)))
+    Ok(Arc::new(StaticKeys::new(set)))
 }
 
-fn build_rbac(rbac: &config::Rbac, config: &Config) -> Result<Rbac, String> {
+fn build_rbac(rbac: &config::RbacConfig, config: &Config) -> Result<Rbac, String> {
     let effect = |effect| match effect {
         config::Effect::Allow => rbac::Effect::Allow,
         config::Effect::Deny => rbac::Effect::Deny,
     };
-    let lists = |lists: &config::Lists| {
+    let lists = |lists: &config::PatternLists| {
         let mut tools = pattern_texts(&lists.tools);
         for toolset in lists.toolsets.iter().filter_map(|name| config.toolsets.get(name)) {
             tools.extend(toolset.tools.patterns().iter().cloned());
         }
-        rbac::Lists {
+        rbac::PatternLists {
             tools,
             prompts: pattern_texts(&lists.prompts),
             resources: pattern_texts(&lists.resources),
@@ -202,7 +202,7 @@ fn build_rbac(rbac: &config::Rbac, config: &Config) -> Result<Rbac, String> {
             message: rule.message.clone(),
         });
     }
-    Rbac::new(rbac::Settings {
+    Rbac::new(rbac::RbacSettings {
         default: effect(rbac.default),
         roles: rbac
             .roles
@@ -242,7 +242,7 @@ fn build_rate_limits(
     let mut rules = Vec::new();
     for rule in &limits.rules {
         let matches = &rule.match_;
-        rules.push(rate_limit::Rule {
+        rules.push(rate_limit::RateRule {
             name: rule.name.clone(),
             key: rule.key.iter().map(|part| key_part(*part)).collect(),
             matches: rate_limit::Match {
@@ -263,7 +263,7 @@ fn build_rate_limits(
         });
     }
     let shared = match (limits.store, &config.redis) {
-        (config::Store::Redis, Some(settings)) => {
+        (config::CounterStore::Redis, Some(settings)) => {
             let timeout = limits.timeout.get();
             let same = before.redis.as_ref().filter(|(s, t, _)| s == settings && *t == timeout);
             let redis = match same {
@@ -273,7 +273,7 @@ fn build_rate_limits(
                     .map_err(|error| format!("redis: {error}"))?,
             };
             reload_state.redis = Some((settings.clone(), timeout, redis.clone()));
-            Some(redis as Arc<dyn rate_limit::Shared>)
+            Some(redis as Arc<dyn rate_limit::RateLimitStore>)
         }
         _ => None,
     };
@@ -299,7 +299,7 @@ fn key_part(part: config::KeyPart) -> rate_limit::KeyPart {
 }
 
 /// The search for secrets that the configuration describes.
-pub fn redactor(guard: &config::Guard) -> Result<Arc<Redactor>, String> {
+pub fn redactor(guard: &config::GuardConfig) -> Result<Arc<Redactor>, String> {
     let detectors: Vec<Detector> = guard
         .detectors
         .iter()

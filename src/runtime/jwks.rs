@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use filters::auth::{KeySet, Keys};
+use filters::auth::{KeySet, KeySource};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -113,12 +113,12 @@ impl JwksFetcher {
     }
 }
 
-impl Keys for JwksFetcher {
+impl KeySource for JwksFetcher {
     fn current(&self) -> Arc<KeySet> {
         self.keys.load_full()
     }
 
-    fn refreshed(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
         Box::pin(async {
             let mut readings = self.readings.subscribe();
             let before = *readings.borrow_and_update();

@@ -32,7 +32,7 @@ pub struct Server {
     pub name: Arc<str>,
     /// Tells two servers of the same name apart, before and after a change of its settings.
     pub serial: u64,
-    pub config: config::Server,
+    pub config: config::ServerConfig,
     pub upstream: Arc<dyn Upstream>,
     /// Per call.
     pub timeout: Duration,
@@ -121,7 +121,7 @@ impl Server {
     /// are used, takes over those that stay. The words of a failure are for the configuration's author.
     pub fn new(
         name: &str,
-        config: &config::Server,
+        config: &config::ServerConfig,
         limits: &config::Limits,
         before: Option<&Self>,
     ) -> Result<Arc<Self>, String> {
@@ -132,10 +132,10 @@ impl Server {
         let before = before
             .filter(|server| server.tls_fingerprint == print && server.shares_connection(config, &bounds));
         let successor = before.filter(|server| server.has_same_connection(config));
-        let upstream: Arc<dyn Upstream> = match (successor, &config.kind) {
+        let upstream: Arc<dyn Upstream> = match (successor, &config.transport) {
             (Some(server), _) => server.upstream.clone(),
-            (None, config::Kind::Builtin(config::Builtin::Demo)) => Arc::new(Demo),
-            (None, config::Kind::Http { urls, .. }) => {
+            (None, config::ServerTransport::Builtin(config::Builtin::Demo)) => Arc::new(Demo),
+            (None, config::ServerTransport::Http { urls, .. }) => {
                 let trust = UpstreamTls::read(config).map_err(|error| error.to_string())?;
                 print = trust.fingerprint();
                 if config.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
@@ -145,12 +145,12 @@ impl Server {
                          calls and credentials"
                     );
                 }
-                let headers = config.kind.header_map();
+                let headers = config.transport.header_map();
                 let plan =
                     pool::PoolSettings { name, urls, headers, limits: &bounds, config, tls: Arc::new(trust) };
                 Arc::new(Pool::new(plan, before.and_then(|server| server.upstream.endpoint_pool()))?)
             }
-            (None, config::Kind::Stdio { command, args, env, env_pass, cwd }) => {
+            (None, config::ServerTransport::Stdio { command, args, env, env_pass, cwd }) => {
                 // What is not set, or is no text, is not passed on.
                 let passed =
                     env_pass.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
@@ -173,11 +173,11 @@ impl Server {
             upstream,
             timeout: bounds.timeout,
             max_response: bounds.max_response,
-            passthrough: config.credentials == config::Credentials::Passthrough,
-            audience: (config.credentials == config::Credentials::Exchange).then(|| {
-                match (&config.audience, &config.kind) {
+            passthrough: config.credentials == config::CredentialsMode::Passthrough,
+            audience: (config.credentials == config::CredentialsMode::Exchange).then(|| {
+                match (&config.audience, &config.transport) {
                     (Some(audience), _) => audience.as_str().into(),
-                    (None, config::Kind::Http { urls, .. }) => urls[0].uri().to_string().into(),
+                    (None, config::ServerTransport::Http { urls, .. }) => urls[0].uri().to_string().into(),
                     (None, _) => name.into(),
                 }
             }),
@@ -200,11 +200,11 @@ impl Server {
     }
 
     /// Whether this configuration is the same server to connect to, with endpoints of which at least one stays.
-    fn shares_connection(&self, config: &config::Server, limits: &UpstreamLimits) -> bool {
-        let is_near = match (&self.config.kind, &config.kind) {
+    fn shares_connection(&self, config: &config::ServerConfig, limits: &UpstreamLimits) -> bool {
+        let is_near = match (&self.config.transport, &config.transport) {
             (
-                config::Kind::Http { urls: old, headers },
-                config::Kind::Http { urls: new, headers: others },
+                config::ServerTransport::Http { urls: old, headers },
+                config::ServerTransport::Http { urls: new, headers: others },
             ) => headers == others && old.iter().any(|url| new.contains(url)),
             (old, new) => old == new,
         };
@@ -212,10 +212,10 @@ impl Server {
     }
 
     /// Whether its connection serves this configuration, of kin, as it is: only pools are made with some more.
-    fn has_same_connection(&self, config: &config::Server) -> bool {
-        let pool = |config: &config::Server| (config.balance, config.retry.clone(), config.health);
-        let is_pool = matches!(config.kind, config::Kind::Http { .. });
-        !is_pool || self.config.kind == config.kind && pool(&self.config) == pool(config)
+    fn has_same_connection(&self, config: &config::ServerConfig) -> bool {
+        let pool = |config: &config::ServerConfig| (config.balance, config.retry.clone(), config.health);
+        let is_pool = matches!(config.transport, config::ServerTransport::Http { .. });
+        !is_pool || self.config.transport == config.transport && pool(&self.config) == pool(config)
     }
 
     /// Whether it is called in its callers' names.
@@ -230,7 +230,7 @@ impl Server {
 
     /// The name that a tool is shown by, before any prefix; `None` if the configuration hides it.
     pub fn visible_tool<'a>(&'a self, tool: &'a str) -> Option<&'a str> {
-        self.config.tools.shows(tool).then(|| self.config.tools.shown_as(tool))
+        self.config.tools.allows(tool).then(|| self.config.tools.renamed(tool))
     }
 
     /// The name that roles and rules know a tool or prompt by; `own` is the name before any prefix.
@@ -342,9 +342,9 @@ fn reason_key(reason: &str) -> String {
 
 /// Whether two configurations differ in nothing that a connection was made with. What is named here a reload can change
 /// without touching the connection; a setting that is added to the configuration counts as of the connection.
-fn same_connection_settings(one: &config::Server, other: &config::Server) -> bool {
-    let bare = |config: &config::Server| config::Server {
-        kind: config::Kind::Builtin(config::Builtin::Demo),
+fn same_connection_settings(one: &config::ServerConfig, other: &config::ServerConfig) -> bool {
+    let bare = |config: &config::ServerConfig| config::ServerConfig {
+        transport: config::ServerTransport::Builtin(config::Builtin::Demo),
         prefix: String::new(),
         tools: config::Tools::default(),
         timeout: None,
@@ -354,7 +354,7 @@ fn same_connection_settings(one: &config::Server, other: &config::Server) -> boo
         max_concurrent: None,
         balance: config::Balance::default(),
         retry: None,
-        health: config::Health::default(),
+        health: config::HealthCheck::default(),
         circuit_breaker: None,
         pinning: config::Pinning::default(),
         validate: config::Validate::default(),

@@ -2,7 +2,7 @@
 //! call that it works on with it.
 
 use mcp::rejection::code;
-use mcp::{Refusal, Span};
+use mcp::{Rejection, Span};
 use tokio::sync::Semaphore;
 
 use super::Session;
@@ -20,8 +20,8 @@ impl Session {
             return;
         };
         let text = "Method not found: the client cannot be asked this in its protocol revision";
-        let refusal = Refusal::new(200, code::METHOD_NOT_FOUND, "unknown_method", text);
-        let body = message::refusal(Some(id.of(message)), &refusal);
+        let rejection = Rejection::new(200, code::METHOD_NOT_FOUND, "unknown_method", text);
+        let body = message::rejection_response(Some(id.of(message)), &rejection);
         self.runtime.spawn(async move {
             let _room = room;
             let Some(http) = server.upstream.endpoint_pool() else { return };

@@ -69,7 +69,7 @@ mod tests {
 
     use bytes::Bytes;
     use filters::Caller;
-    use filters::request::{Identity, Means};
+    use filters::request::{AuthMethod, Identity};
     use tokio::runtime::Handle;
 
     use super::*;
@@ -151,7 +151,8 @@ mod tests {
             all.push(session);
         }
         // Whoever is known is the same from wherever it calls.
-        let known = Caller::new(Identity { user: "ann".into(), means: Means::Jwt, ..Identity::default() });
+        let known =
+            Caller::new(Identity { user: "ann".into(), auth_method: AuthMethod::Jwt, ..Identity::default() });
         let at = |address: &str| Holder::new(known.clone(), address.parse().ok());
         assert!(at("192.0.2.1") == at("192.0.2.2"));
         sessions.close().await;

@@ -5,7 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use mcp::Span;
 use mcp::json::quote::quote;
-use mcp::json::reader::Reader;
+use mcp::json::reader::JsonReader;
 use mcp::json::splice::splice;
 
 use mcp::jsonrpc::message;
@@ -30,7 +30,7 @@ pub enum ServerMessageKind {
 
 impl ServerMessageKind {
     /// What a message is about that is a request or a notification of this method.
-    pub fn of(message: &[u8], read: &message::Incoming, method: Method) -> Self {
+    pub fn of(message: &[u8], read: &message::ServerMessage, method: Method) -> Self {
         match (read.id, method) {
             (Some(id), _) => Self::Request(id),
             (None, method) if method.is_list_changed() => Self::ListChanged,
@@ -45,14 +45,14 @@ impl ServerMessageKind {
 }
 
 /// The token in a message of a server that says how a request gets on.
-pub fn progress_token(message: &[u8], read: &message::Incoming) -> Option<Span> {
-    read.method.filter(|method| read.id.is_none() && method.is(message, Method::Progress.word()))?;
+pub fn progress_token(message: &[u8], read: &message::ServerMessage) -> Option<Span> {
+    read.method.filter(|method| read.id.is_none() && method.is(message, Method::Progress.as_str()))?;
     member_span(message, read.params?, "progressToken")
 }
 
 /// A server's request to the client with an id, and a progress token, that name the seat as well; [`home`] takes them
 /// apart.
-pub fn tag_request(message: &[u8], read: &message::Incoming, upstream_session: u64) -> Bytes {
+pub fn tag_request(message: &[u8], read: &message::ServerMessage, upstream_session: u64) -> Bytes {
     let token = read
         .params
         .and_then(|params| member_span(message, params, "_meta"))
@@ -81,7 +81,7 @@ fn member_span(message: &[u8], object: Span, name: &str) -> Option<Span> {
 pub fn parse_request_id(id: &[u8]) -> Option<(u64, String)> {
     let text = message::string(id)?;
     let (upstream_session, raw) = split_tag(&text)?;
-    let mut reader = Reader::new(raw.as_bytes(), 1).ok()?;
+    let mut reader = JsonReader::new(raw.as_bytes(), 1).ok()?;
     let whole = reader.value().and_then(|value| reader.end().map(|()| value)).ok()?;
     (whole.len() == raw.len()).then(|| (upstream_session, raw.to_owned()))
 }

@@ -90,7 +90,7 @@ impl SessionManager {
 
     /// The session of this id, if it is this caller's and on this path.
     pub fn get(&self, id: &str, path: &str, caller: &Caller) -> Option<Arc<Session>> {
-        let is_theirs = |session: &Session| &*session.path == path && session.owner.is_same_as(caller);
+        let is_theirs = |session: &Session| &*session.path == path && session.owner.same_principal(caller);
         let session = self.open.get(id).filter(|session| is_theirs(session))?.clone();
         session.touch();
         Some(session)

@@ -29,7 +29,7 @@ use bytes::{Bytes, BytesMut};
 use filters::Caller;
 use futures::future::BoxFuture;
 use http::HeaderValue;
-use mcp::Kind;
+use mcp::MessageKind;
 use mcp::json::splice::splice;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +42,7 @@ use crate::upstream::http::{Fnv, UpstreamSession};
 use id_map::ServerMessageKind;
 use mcp::jsonrpc::message;
 use mcp::method;
-use mcp::method::{Goes, Method, Sender};
+use mcp::method::{Destination, Method, Sender};
 use mcp::version;
 
 pub use client_state::{ClientState, StateChange};
@@ -111,23 +111,23 @@ pub enum Rewrite {
 
 /// Notes that a message of a server goes nowhere.
 fn dropped(server: &Server, kind: &'static str, method: &'static str) {
-    DroppedMessage { from: Sender::Server.word(), kind, method, server: &server.name }.count();
+    DroppedMessage { from: Sender::Server.as_str(), kind, method, server: &server.name }.count();
 }
 
 /// Whether what a server says on the stream of a call in the modern era, where there are no sessions, may go to its
 /// client. Requests have no place there at all.
-pub fn accept_without_session(server: &Server, message: &[u8], read: &message::Incoming) -> bool {
+pub fn accept_without_session(server: &Server, message: &[u8], read: &message::ServerMessage) -> bool {
     let word = read.method.map(|method| method.read(message));
-    let row = word
-        .as_ref()
-        .and_then(|word| method::find(Sender::Server, Kind::Notification, word, version::NEWEST_MODERN));
+    let row = word.as_ref().and_then(|word| {
+        method::find(Sender::Server, MessageKind::Notification, word, version::NEWEST_MODERN)
+    });
     match row {
-        Some(row) if row.goes == Goes::Client => true,
+        Some(row) if row.destination == Destination::Client => true,
         // The gateway's own subscriptions tell what they are told.
         Some(_) => false,
         None => {
             let kind = if word.is_some() { "notification" } else { "_other" };
-            dropped(server, kind, Method::of(&word.unwrap_or_default()).word());
+            dropped(server, kind, Method::parse(&word.unwrap_or_default()).as_str());
             false
         }
     }
@@ -148,22 +148,22 @@ impl Session {
         server: &Server,
         upstream_session: u64,
         message: &[u8],
-        read: &message::Incoming,
+        read: &message::ServerMessage,
         timer: Option<&Arc<CallTimer>>,
     ) -> Rewrite {
         let Some(word) = read.method.map(|method| method.read(message)) else {
             // Neither a request nor a notification, and no answer either.
-            if !read.is_answer() {
+            if !read.is_response() {
                 dropped(server, "_other", "_other");
                 return Rewrite::Drop;
             }
             return Rewrite::Unchanged;
         };
-        let kind = if read.is_request() { Kind::Request } else { Kind::Notification };
+        let kind = if read.is_request() { MessageKind::Request } else { MessageKind::Notification };
         let row = method::find(Sender::Server, kind, &word, self.version);
         let Some(row) = row.or_else(|| self.declared(kind, &word)) else {
             let kind = if read.is_request() { "request" } else { "notification" };
-            dropped(server, kind, Method::of(&word).word());
+            dropped(server, kind, Method::parse(&word).as_str());
             if let Some(id) = read.id {
                 self.decline(upstream_session, message, id);
             }
@@ -212,7 +212,7 @@ impl Session {
     }
 
     /// A question that the client's revision does not have, where the client has said that it can be asked it.
-    fn declared(&self, kind: Kind, word: &str) -> Option<&'static method::Row> {
+    fn declared(&self, kind: MessageKind, word: &str) -> Option<&'static method::MethodRule> {
         let row = method::find(Sender::Server, kind, word, version::NEWEST_LEGACY)?;
         let able =
             row.method == Method::Elicit && message::member(&self.capabilities, "elicitation").is_some();

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use filters::Caller;
-use filters::rate_limit::block;
-use filters::request::Means;
+use filters::rate_limit::subnet;
+use filters::request::AuthMethod;
 
 use super::Session;
 
@@ -48,7 +48,7 @@ pub struct Holder {
 
 impl Holder {
     pub fn new(owner: Caller, from: Option<IpAddr>) -> Self {
-        let from = from.filter(|_| owner.means == Means::Anonymous).map(block);
+        let from = from.filter(|_| owner.auth_method == AuthMethod::Anonymous).map(subnet);
         Self { owner, from }
     }
 
@@ -59,7 +59,7 @@ impl Holder {
 
 impl PartialEq for Holder {
     fn eq(&self, other: &Self) -> bool {
-        self.from == other.from && self.owner.is_same_as(&other.owner)
+        self.from == other.from && self.owner.same_principal(&other.owner)
     }
 }
 
@@ -68,7 +68,7 @@ impl Eq for Holder {}
 impl Hash for Holder {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let owner = &self.owner;
-        (owner.means, &owner.issuer, &owner.tenant, &owner.user, self.from).hash(state);
+        (owner.auth_method, &owner.issuer, &owner.tenant, &owner.user, self.from).hash(state);
     }
 }
 

@@ -208,7 +208,7 @@ async fn read_stream(
         while let Some(message) = said.recv().await {
             let Some(session) = session.upgrade() else { return };
             // An answer belongs to a stream that was gone on with.
-            let Some(read) = message::read(&message).filter(|read| !read.is_answer()) else { continue };
+            let Some(read) = message::read(&message).filter(|read| !read.is_response()) else { continue };
             let message = match session.on_server_message(server, upstream_session.id, &message, &read, None)
             {
                 Rewrite::Unchanged => message,

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use mcp::Kind;
-use mcp::Refusal;
+use mcp::MessageKind;
+use mcp::Rejection;
 use mcp::json::reader::DEPTH_CEILING;
 use mcp::rejection::code;
 
@@ -19,20 +19,20 @@ impl StdioFrontend {
     pub(super) async fn batch(self: Arc<Self>, line: Bytes) {
         let Some(messages) = message::batch(&line) else {
             let message = "the line is neither a JSON-RPC message nor a batch of them";
-            return self.log_invalid(Refusal::new(400, code::PARSE, "not_json", message)).await;
+            return self.log_invalid(Rejection::new(400, code::PARSE, "not_json", message)).await;
         };
         let asked: Vec<Bytes> = messages.iter().filter_map(asked).collect();
         match self.batched(line).await {
             Ok(Some(answer)) => self.out.write(answer).await,
             Ok(None) => {}
-            Err(refusal) if asked.is_empty() => self.log_invalid(refusal).await,
-            Err(refusal) => {
+            Err(rejection) if asked.is_empty() => self.log_invalid(rejection).await,
+            Err(rejection) => {
                 let mut errors = BytesMut::from("[");
                 for (place, id) in asked.iter().enumerate() {
                     if place > 0 {
                         errors.put_u8(b',');
                     }
-                    errors.put_slice(&message::refusal(Some(id), &refusal));
+                    errors.put_slice(&message::rejection_response(Some(id), &rejection));
                 }
                 errors.put_u8(b']');
                 self.out.write(errors.freeze()).await;
@@ -41,18 +41,18 @@ impl StdioFrontend {
     }
 
     /// Sends a batch; gives its answers, if it has any.
-    async fn batched(self: &Arc<Self>, line: Bytes) -> Result<Option<Bytes>, Refusal> {
+    async fn batched(self: &Arc<Self>, line: Bytes) -> Result<Option<Bytes>, Rejection> {
         let mut renewed = false;
         loop {
             let session = self.session.now();
             let headers = session.as_ref().map(|session| session.headers()).unwrap_or_default();
-            let response = self.post(headers, line.clone(), None).await.map_err(|error| error.refusal())?;
+            let response = self.post(headers, line.clone(), None).await.map_err(|error| error.rejection())?;
             let status = response.status();
             if status.is_success() && is_stream(&response) {
                 return self.batch_events(response).await.map(Some);
             }
             let broke =
-                |why: String| Refusal::http(503, "broken", format!("the gateway did not answer: {why}"));
+                |why: String| Rejection::http(503, "broken", format!("the gateway did not answer: {why}"));
             let body = self.whole(response).await.map_err(broke)?;
             let lost =
                 session.filter(|session| Session::has_id(session) && is_session_expired(status, &body));
@@ -68,7 +68,7 @@ impl StdioFrontend {
         }
     }
 
-    async fn batch_events(&self, response: reqwest::Response) -> Result<Bytes, Refusal> {
+    async fn batch_events(&self, response: reqwest::Response) -> Result<Bytes, Rejection> {
         let mut events = Events::of(response, self.settings.max_response);
         let why = loop {
             match events.next().await {
@@ -81,20 +81,21 @@ impl StdioFrontend {
                 Err(why) => break why,
             }
         };
-        Err(Refusal::http(503, "broken", format!("the gateway did not answer to the end ({why})")))
+        Err(Rejection::http(503, "broken", format!("the gateway did not answer to the end ({why})")))
     }
 }
 
 /// The id of a message that wants an answer.
 fn asked(message: &Bytes) -> Option<Bytes> {
-    let rpc =
-        mcp::jsonrpc::request::read(message, DEPTH_CEILING).ok().filter(|rpc| rpc.kind == Kind::Request)?;
+    let rpc = mcp::jsonrpc::request::read(message, DEPTH_CEILING)
+        .ok()
+        .filter(|rpc| rpc.kind == MessageKind::Request)?;
     rpc.id.map(|id| message.slice(id.start..id.end))
 }
 
 /// An error for the batch as a whole.
-fn refused(body: &[u8]) -> Option<Refusal> {
+fn refused(body: &[u8]) -> Option<Rejection> {
     let error = message::read(body)?.error?.of(body);
     let message = message::string(message::member(error, "message")?.of(error))?;
-    Some(Refusal::new(400, code_of(error)?, "batch", message))
+    Some(Rejection::new(400, code_of(error)?, "batch", message))
 }

@@ -20,7 +20,7 @@ pub struct StdioRequest {
 impl StdioRequest {
     pub fn new(line: Bytes, rpc: Box<Rpc>) -> Self {
         let id = rpc.id.map(|id| line.slice(id.start..id.end)).unwrap_or_default();
-        let method = Method::of(&rpc.method_name(&line));
+        let method = Method::parse(&rpc.method_name(&line));
         Self { line, id, method, rpc }
     }
 
@@ -35,7 +35,7 @@ impl StdioRequest {
 
     /// Whether it may go again when nobody knows whether it arrived.
     pub(super) fn is_idempotent(&self) -> bool {
-        self.method.is_safe() || matches!(self.method, Method::Discover | Method::Ping)
+        self.method.is_idempotent() || matches!(self.method, Method::Discover | Method::Ping)
     }
 
     /// The head that a modern request has (2026-07-28, streamable-http, "Standard Headers"); what arguments are

@@ -9,14 +9,14 @@ use http::header::CONTENT_TYPE;
 
 use mcp::jsonrpc::message;
 use mcp::sse;
-use mcp::sse::Splitter;
+use mcp::sse::EventSplitter;
 
 /// The longest time that a server may ask to be left alone.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 pub struct Events {
     response: reqwest::Response,
-    splitter: Splitter,
+    splitter: EventSplitter,
     ready: VecDeque<Bytes>,
     /// The id of the last event, for `Last-Event-ID`.
     pub last: Option<HeaderValue>,
@@ -26,7 +26,7 @@ pub struct Events {
 impl Events {
     /// `max` bounds one event.
     pub fn of(response: reqwest::Response, max: usize) -> Self {
-        let splitter = Splitter::new(max);
+        let splitter = EventSplitter::new(max);
         Self { response, splitter, ready: VecDeque::new(), last: None, retry: None }
     }
 
@@ -87,5 +87,5 @@ pub fn classify(message: &[u8], id: Option<&[u8]>) -> EventKind {
         (Some(theirs), Some(id)) => message::same_id(theirs.of(message), id),
         _ => false,
     };
-    if read.is_answer() && theirs { EventKind::Response } else { EventKind::Invalid }
+    if read.is_response() && theirs { EventKind::Response } else { EventKind::Invalid }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use mcp::Refusal;
+use mcp::Rejection;
 use mcp::json::quote::quote;
 use tokio_util::sync::CancellationToken;
 
@@ -39,8 +39,9 @@ impl StdioCall {
             let params = [&br#"{"requestId":"#[..], &self.request.id, b"}"].concat();
             return Some(message::notification("notifications/cancelled", &params));
         }
-        let refusal = Refusal::http(503, "stopping", "toolgate stdio is stopping; the call was cancelled");
-        Some(message::refusal(Some(&self.request.id), &refusal))
+        let rejection =
+            Rejection::http(503, "stopping", "toolgate stdio is stopping; the call was cancelled");
+        Some(message::rejection_response(Some(&self.request.id), &rejection))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 use http::{HeaderValue, StatusCode};
-use mcp::Refusal;
+use mcp::Rejection;
 use mcp::json::quote::quote;
 use tokio::time::Instant;
 
@@ -71,8 +71,8 @@ impl StdioFrontend {
                     match self.renew(&session).await {
                         // The new one has a stream of its own.
                         Ok(()) => return,
-                        Err(refusal) => {
-                            tracing::debug!(why = %refusal.message, "the session is not opened anew")
+                        Err(rejection) => {
+                            tracing::debug!(why = %rejection.message, "the session is not opened anew")
                         }
                     }
                 }
@@ -85,7 +85,7 @@ impl StdioFrontend {
     }
 
     /// `subscriptions/listen`: acknowledged to the client once, and opened again under the same id.
-    pub(super) async fn subscribe(&self, call: &StdioCall) -> Result<Option<Bytes>, Refusal> {
+    pub(super) async fn subscribe(&self, call: &StdioCall) -> Result<Option<Bytes>, Rejection> {
         let request = &call.request;
         let mut pause = Backoff(MIN);
         // What the client was promised.
@@ -99,10 +99,12 @@ impl StdioFrontend {
                 }
                 Ok(response) => match self.read(response, &request.id, Some(call), None).await {
                     ReadOutcome::Response(answer) | ReadOutcome::SessionExpired(answer) => Some(answer),
-                    ReadOutcome::Failed(refusal) => Some(message::refusal(Some(&request.id), &refusal)),
+                    ReadOutcome::Failed(rejection) => {
+                        Some(message::rejection_response(Some(&request.id), &rejection))
+                    }
                     ReadOutcome::Nothing => None,
                 },
-                Err(error) => Some(message::refusal(Some(&request.id), &error.refusal())),
+                Err(error) => Some(message::rejection_response(Some(&request.id), &error.rejection())),
             };
             // A gateway that stops ends its streams in good order; another will be there. One that says no from the
             // first, or that it is the client's fault, is believed.

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use mcp::json::reader::DEPTH_CEILING;
 use mcp::rejection::code;
-use mcp::{Kind, Refusal};
+use mcp::{MessageKind, Rejection};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -102,7 +102,7 @@ impl StdioFrontend {
                 InputLine::Whole(line) => self.on_line(line).await,
                 InputLine::TooLong => {
                     let message = format!("a line is longer than {MAX_LINE} bytes, which no gateway takes");
-                    self.log_invalid(Refusal::new(413, code::INVALID_REQUEST, "too_long", message)).await;
+                    self.log_invalid(Rejection::new(413, code::INVALID_REQUEST, "too_long", message)).await;
                 }
             }
         }
@@ -127,12 +127,13 @@ impl StdioFrontend {
         let rpc = match filters::request::read(&line, DEPTH_CEILING) {
             Ok(rpc) => rpc,
             Err(refused) => {
-                let error = message::refusal(refused.id.map(|id| id.of(&line)), &refused.refusal);
+                let error =
+                    message::rejection_response(refused.id.map(|id| id.of(&line)), &refused.rejection);
                 return self.out.write(error).await;
             }
         };
         match rpc.kind {
-            Kind::Request => {
+            MessageKind::Request => {
                 let request = StdioRequest::new(line, rpc);
                 let opens = request.method == Method::Initialize;
                 let task = self.tasks.spawn(self.clone().run(self.in_flight.begin(request)));
@@ -140,13 +141,13 @@ impl StdioFrontend {
                     let _ = task.await;
                 }
             }
-            Kind::Notification => self.notification(line, &rpc).await,
-            Kind::Response => self.forward(line).await,
+            MessageKind::Notification => self.notification(line, &rpc).await,
+            MessageKind::Response => self.forward(line).await,
         }
     }
 
     async fn notification(self: &Arc<Self>, line: Bytes, rpc: &mcp::jsonrpc::request::Rpc) {
-        let method = Method::of(&rpc.method_name(&line));
+        let method = Method::parse(&rpc.method_name(&line));
         if method == Method::Cancelled {
             match rpc.request_id.and_then(|id| self.in_flight.cancel(id.of(&line))) {
                 // Closing the stream is the cancellation (2026-07-28, streamable-http, "Cancellation").
@@ -203,8 +204,8 @@ impl StdioFrontend {
     }
 
     /// An error that answers no request that could be told.
-    async fn log_invalid(&self, refusal: Refusal) {
-        self.out.write(message::refusal(None, &refusal)).await;
+    async fn log_invalid(&self, rejection: Rejection) {
+        self.out.write(message::rejection_response(None, &rejection)).await;
     }
 
     /// Ends what still runs: the client is told, the gateway too.

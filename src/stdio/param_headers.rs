@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use filters::param_headers::Mirrors;
+use filters::param_headers::ParamHeaders;
 use http::{HeaderName, HeaderValue};
 use mcp::json::reader::DEPTH_CEILING;
 use serde::Deserialize;
@@ -20,7 +20,7 @@ const TOOLS: usize = 10_000;
 const PAGES: usize = 100;
 
 #[derive(Default)]
-pub struct ToolHeaders(Mutex<HashMap<String, Mirrors>>);
+pub struct ToolHeaders(Mutex<HashMap<String, ParamHeaders>>);
 
 #[derive(Deserialize)]
 struct ListResult<'a> {
@@ -50,7 +50,7 @@ impl ToolHeaders {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for tool in page.tools {
             let schema = tool.schema.map_or("", RawValue::get);
-            match Mirrors::read(schema.as_bytes()) {
+            match ParamHeaders::read(schema.as_bytes()) {
                 Ok(Some(param_headers)) if known.len() < TOOLS => {
                     drop(known.insert(tool.name, param_headers))
                 }

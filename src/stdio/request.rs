@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use mcp::Refusal;
+use mcp::Rejection;
 use mcp::rejection::code;
 
 use super::in_flight::StdioCall;
@@ -37,11 +37,11 @@ impl StdioFrontend {
             (false, Method::Initialize) => self.initialize(call).await,
             (false, _) => self.in_session(call).await,
         };
-        answer.unwrap_or_else(|refusal| Some(message::refusal(Some(&request.id), &refusal)))
+        answer.unwrap_or_else(|rejection| Some(message::rejection_response(Some(&request.id), &rejection)))
     }
 
     /// A request that carries all that it needs.
-    async fn modern(&self, call: &StdioCall) -> Result<Option<Bytes>, Refusal> {
+    async fn modern(&self, call: &StdioCall) -> Result<Option<Bytes>, Rejection> {
         let request = &call.request;
         let (mut repeated, mut learned) = (false, false);
         let mut timeout = ConnectRetry::of(self.settings.wait);
@@ -69,7 +69,7 @@ impl StdioFrontend {
                     if request.method == Method::Discover && passes(&answer) && timeout.again().await => {}
                 ReadOutcome::Response(answer) => return Ok(Some(answer)),
                 ReadOutcome::Failed(_) if request.is_idempotent() && !repeated => repeated = true,
-                ReadOutcome::Failed(refusal) => return Err(refusal),
+                ReadOutcome::Failed(rejection) => return Err(rejection),
                 ReadOutcome::SessionExpired(answer) => return Ok(Some(answer)),
                 ReadOutcome::Nothing => return Ok(None),
             }
@@ -77,7 +77,7 @@ impl StdioFrontend {
     }
 
     /// A request in the session, or without one if there is none yet: the gateway says what is missing.
-    async fn in_session(self: &Arc<Self>, call: &StdioCall) -> Result<Option<Bytes>, Refusal> {
+    async fn in_session(self: &Arc<Self>, call: &StdioCall) -> Result<Option<Bytes>, Rejection> {
         let request = &call.request;
         let (mut repeated, mut renewed) = (false, false);
         loop {
@@ -94,7 +94,7 @@ impl StdioFrontend {
                     self.renew(&session).await?;
                 }
                 (ReadOutcome::Failed(_), _) if request.is_idempotent() && !repeated => repeated = true,
-                (ReadOutcome::Failed(refusal), _) => return Err(refusal),
+                (ReadOutcome::Failed(rejection), _) => return Err(rejection),
                 (ReadOutcome::SessionExpired(answer), _) => return Ok(Some(answer)),
                 (ReadOutcome::Nothing, _) => return Ok(None),
             }
@@ -109,7 +109,7 @@ impl StdioFrontend {
     ) -> ReadOutcome {
         match self.post(headers, call.request.line.clone(), Some(call.detached.clone())).await {
             Ok(response) => self.read(response, &call.request.id, Some(call), session).await,
-            Err(error) => ReadOutcome::Failed(error.refusal()),
+            Err(error) => ReadOutcome::Failed(error.rejection()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use mcp::Refusal;
+use mcp::Rejection;
 use mcp::rejection::code;
 
 use super::StdioFrontend;
@@ -27,7 +27,7 @@ pub enum ReadOutcome {
     /// The gateway does not know the session; in its own words.
     SessionExpired(Bytes),
     /// Nobody knows what became of it.
-    Failed(Refusal),
+    Failed(Rejection),
     /// It ended without an answer, as it should.
     Nothing,
 }
@@ -50,7 +50,7 @@ impl StdioFrontend {
             Err(why) => return ReadOutcome::Failed(broken(&why)),
         };
         let answer = answer(status, &body, id);
-        let answer = answer.unwrap_or_else(|refusal| message::refusal(Some(id), &refusal));
+        let answer = answer.unwrap_or_else(|rejection| message::rejection_response(Some(id), &rejection));
         match session.is_some_and(Session::has_id) && is_session_expired(status, &body) {
             true => ReadOutcome::SessionExpired(answer),
             false => ReadOutcome::Response(answer),
@@ -148,32 +148,32 @@ pub fn code_of(error: &[u8]) -> Option<i64> {
 }
 
 /// The answer to `id` in a whole body.
-fn answer(status: StatusCode, body: &Bytes, id: &[u8]) -> Result<Bytes, Refusal> {
+fn answer(status: StatusCode, body: &Bytes, id: &[u8]) -> Result<Bytes, Rejection> {
     if classify(body, Some(id)) == EventKind::Response {
         return Ok(body.clone());
     }
     // An error without an id, or with none, answers the only request there is.
     let read = message::read(body).filter(|read| read.id.is_none_or(|id| id.of(body) == b"null"));
     if let Some(error) = read.and_then(|read| read.error) {
-        return Ok(message::failure(id, error.of(body)));
+        return Ok(message::error_response(id, error.of(body)));
     }
     Err(error_of(status, body))
 }
 
 /// What the client is told of an answer that is no message.
-pub fn error_of(status: StatusCode, body: &[u8]) -> Refusal {
+pub fn error_of(status: StatusCode, body: &[u8]) -> Rejection {
     let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN)]);
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let said = if text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) };
-    Refusal::http(
+    Rejection::http(
         502,
         "nonsense",
         format!("the gateway answered HTTP {} and no message{said}", status.as_u16()),
     )
 }
 
-fn broken(why: &str) -> Refusal {
-    Refusal::http(
+fn broken(why: &str) -> Rejection {
+    Rejection::http(
         503,
         "broken",
         format!(
@@ -190,7 +190,7 @@ mod tests {
     fn an_answer_is_the_one_to_the_request_or_an_error_without_an_id() {
         let answer = |status, body: &'static str| {
             let status = StatusCode::from_u16(status).expect("a status");
-            answer(status, &Bytes::from_static(body.as_bytes()), b"7").map_err(|refusal| refusal.message)
+            answer(status, &Bytes::from_static(body.as_bytes()), b"7").map_err(|rejection| rejection.message)
         };
         let good = r#"{"jsonrpc":"2.0","id":7,"result":{}}"#;
         assert_eq!(answer(200, good).as_deref(), Ok(good.as_bytes()));

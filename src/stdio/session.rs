@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use mcp::Refusal;
+use mcp::Rejection;
 use tokio_util::sync::CancellationToken;
 
 use super::client_request::StdioRequest;
@@ -79,7 +79,7 @@ impl ClientSessions {
 
 impl StdioFrontend {
     /// The client opens a session.
-    pub(super) async fn initialize(self: &Arc<Self>, call: &StdioCall) -> Result<Option<Bytes>, Refusal> {
+    pub(super) async fn initialize(self: &Arc<Self>, call: &StdioCall) -> Result<Option<Bytes>, Rejection> {
         let request = &call.request;
         let (answer, session) = self.open(request.line.clone(), &request.id, Some(call)).await?;
         if let Some(session) = session {
@@ -120,12 +120,12 @@ impl StdioFrontend {
         body: Bytes,
         id: &[u8],
         call: Option<&StdioCall>,
-    ) -> Result<(Bytes, Option<Session>), Refusal> {
+    ) -> Result<(Bytes, Option<Session>), Rejection> {
         let mut timeout = ConnectRetry::of(self.settings.wait);
         let (answer, session) = loop {
             let left = call.map(|call| call.detached.clone());
             let response = self.post(HeaderMap::new(), body.clone(), left).await;
-            let response = response.map_err(|error| error.refusal())?;
+            let response = response.map_err(|error| error.rejection())?;
             let session = response.headers().get(header_name::SESSION).cloned();
             match self.read(response, id, call, None).await {
                 // A gateway that has no server yet opens nothing.
@@ -133,9 +133,9 @@ impl StdioFrontend {
                 ReadOutcome::Response(answer) | ReadOutcome::SessionExpired(answer) => {
                     break (answer, session);
                 }
-                ReadOutcome::Failed(refusal) => return Err(refusal),
+                ReadOutcome::Failed(rejection) => return Err(rejection),
                 ReadOutcome::Nothing => {
-                    return Err(Refusal::http(503, "cancelled", "the call was cancelled"));
+                    return Err(Rejection::http(503, "cancelled", "the call was cancelled"));
                 }
             }
         };
@@ -157,14 +157,14 @@ impl StdioFrontend {
 
     /// Opens the session anew in the place of one that the gateway has forgotten, and says again what the client has set.
     /// Who comes second gets what the first has opened.
-    pub(super) async fn renew(self: &Arc<Self>, lost: &Arc<Session>) -> Result<(), Refusal> {
+    pub(super) async fn renew(self: &Arc<Self>, lost: &Arc<Session>) -> Result<(), Rejection> {
         let _turn = self.session.renewing.lock().await;
         let (params, initialized, level, followed) = {
             let state = self.session.state();
             match &state.now {
                 Some(now) if Arc::ptr_eq(now, lost) => {}
                 Some(_) => return Ok(()),
-                None => return Err(Refusal::http(503, "stopping", "the session is over")),
+                None => return Err(Rejection::http(503, "stopping", "the session is over")),
             }
             let followed: Vec<Bytes> = state.followed.values().cloned().collect();
             (state.params.clone(), state.initialized, state.level.clone(), followed)
@@ -175,18 +175,18 @@ impl StdioFrontend {
             let error = message::read(&answer).and_then(|read| read.error).map(|span| span.of(&answer));
             let why = String::from_utf8_lossy(error.unwrap_or_default()).into_owned();
             let message = format!("the gateway has lost the session and opens no other: {why}");
-            return Err(Refusal::http(503, "no_session", message));
+            return Err(Rejection::http(503, "no_session", message));
         };
         if initialized {
             let ready = message::notification("notifications/initialized", b"");
-            self.post(session.headers(), ready, None).await.map_err(|error| error.refusal())?;
+            self.post(session.headers(), ready, None).await.map_err(|error| error.rejection())?;
         }
         let again = level.into_iter().map(|level| ("logging/setLevel", level));
         for (method, params) in again.chain(followed.into_iter().map(|uri| ("resources/subscribe", uri))) {
             let (id, body) = self.own_request(method, &params);
             let said = match self.post(session.headers(), body, None).await {
                 Ok(response) => self.read(response, id.as_bytes(), None, Some(&session)).await,
-                Err(error) => ReadOutcome::Failed(error.refusal()),
+                Err(error) => ReadOutcome::Failed(error.rejection()),
             };
             let kept = matches!(&said, ReadOutcome::Response(answer) if message::read(answer).is_some_and(|read| read.error.is_none()));
             if !kept {
@@ -196,7 +196,7 @@ impl StdioFrontend {
         {
             let mut state = self.session.state();
             if !state.now.as_ref().is_some_and(|now| Arc::ptr_eq(now, lost)) {
-                return Err(Refusal::http(503, "stopping", "the session is over"));
+                return Err(Rejection::http(503, "stopping", "the session is over"));
             }
             state.now = Some(session.clone());
         }

@@ -12,7 +12,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper_util::rt::TokioIo;
-use mcp::Refusal;
+use mcp::Rejection;
 use tokio_util::sync::CancellationToken;
 
 use crate::listener::tls;
@@ -55,12 +55,12 @@ pub enum TransportError {
 }
 
 impl TransportError {
-    pub fn refusal(&self) -> Refusal {
+    pub fn rejection(&self) -> Rejection {
         let reason = match self {
             Self::Unreachable(_) => "unreachable",
             Self::Interrupted(_) => "broken",
         };
-        Refusal::http(503, reason, self.to_string())
+        Rejection::http(503, reason, self.to_string())
     }
 }
 

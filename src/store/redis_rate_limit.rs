@@ -17,7 +17,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use filters::rate_limit::{Answer, Ask, Budget, Shared, Unavailable};
+use filters::rate_limit::{Budget, RateLimitStore, StoreOutcome, StoreRequest, StoreUnavailable};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Script};
@@ -91,11 +91,11 @@ impl Redis {
     }
 }
 
-impl Shared for Redis {
+impl RateLimitStore for Redis {
     fn take<'a>(
         &'a self,
-        asks: &'a [Ask],
-    ) -> Pin<Box<dyn Future<Output = Result<Answer, Unavailable>> + Send + 'a>> {
+        asks: &'a [StoreRequest],
+    ) -> Pin<Box<dyn Future<Output = Result<StoreOutcome, StoreUnavailable>> + Send + 'a>> {
         Box::pin(async move {
             let answer = self.0.take(asks).await;
             if answer.is_err() {
@@ -107,8 +107,8 @@ impl Shared for Redis {
 }
 
 impl RedisConnection {
-    async fn take(self: &Arc<Self>, asks: &[Ask]) -> Result<Answer, Unavailable> {
-        let connection = self.connection.load_full().ok_or(Unavailable)?;
+    async fn take(self: &Arc<Self>, asks: &[StoreRequest]) -> Result<StoreOutcome, StoreUnavailable> {
+        let connection = self.connection.load_full().ok_or(StoreUnavailable)?;
         match self.run_script(&connection, asks, self.timeout).await {
             Ok(answer) => {
                 self.timeouts.store(0, Ordering::Relaxed);
@@ -122,7 +122,7 @@ impl RedisConnection {
                 if is_lost {
                     self.disconnect(&connection, &miss);
                 }
-                Err(Unavailable)
+                Err(StoreUnavailable)
             }
         }
     }
@@ -130,9 +130,9 @@ impl RedisConnection {
     async fn run_script(
         &self,
         connection: &MultiplexedConnection,
-        asks: &[Ask],
+        asks: &[StoreRequest],
         patience: Duration,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<StoreOutcome, StoreError> {
         let mut call = self.script.prepare_invoke();
         for ask in asks {
             call.key(format!("{}{}", self.prefix, ask.key));
@@ -166,7 +166,7 @@ impl RedisConnection {
             timeout(RECONNECT_PAUSE, self.client.get_multiplexed_async_connection_with_config(&config));
         let connection = connection.await.map_err(|_| StoreError::TimedOut)??;
         let budget = Budget::Rate { count: 1, per: Duration::from_secs(1), burst: 1 };
-        let probe = Ask { key: "{limits}:probe".into(), budget };
+        let probe = StoreRequest { key: "{limits}:probe".into(), budget };
         self.run_script(&connection, &[probe], RECONNECT_PAUSE).await?;
         Ok(connection)
     }
@@ -200,16 +200,16 @@ async fn reconnect(link: Weak<RedisConnection>, mut since: Option<Instant>) {
 }
 
 /// What the script's two numbers say. A wait that is longer than the budget's own time would shut it for nothing.
-fn parse_reply(asks: &[Ask], worst: i64, micros: i64) -> Option<Answer> {
+fn parse_reply(asks: &[StoreRequest], worst: i64, micros: i64) -> Option<StoreOutcome> {
     let Some(ask) = usize::try_from(worst).ok()?.checked_sub(1) else {
-        return (micros == 0).then_some(Answer::Taken);
+        return (micros == 0).then_some(StoreOutcome::Granted);
     };
     let longest = match numbers(&asks.get(ask)?.budget) {
         ("r", pace, _) => Duration::from_micros(pace / TICKS as u64 + 1),
         (_, _, window) => Duration::from_secs(window),
     };
     let wait = Duration::from_micros(u64::try_from(micros).ok().filter(|micros| *micros > 0)?);
-    (wait <= longest).then_some(Answer::Short { ask, wait })
+    (wait <= longest).then_some(StoreOutcome::Denied { ask, wait })
 }
 
 /// A budget as the script takes it.

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filters::rate_limit::Held;
-use mcp::{Era, Refusal};
+use filters::rate_limit::Slots;
+use mcp::{Era, Rejection};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ pub struct LocalCall {
     pub state_change: Option<StateChange>,
     /// The caller's places in limits, which are taken until the server is done: a legacy client that leaves does not
     /// end its call.
-    pub slots: Option<Arc<Held>>,
+    pub slots: Option<Arc<Slots>>,
     pub era: Era,
     pub method: String,
     pub params: Bytes,
@@ -46,7 +46,7 @@ pub fn start(runtime: &Handle, question: LocalCall, stop: CancellationToken) -> 
         let word = tokio::select! {
             word = run(question, &message) => word,
             () = stop.cancelled() => {
-                StreamItem::Rejected(Box::new(Refusal::http(499, "cancelled", "the request was cancelled by its sender")))
+                StreamItem::Rejected(Box::new(Rejection::http(499, "cancelled", "the request was cancelled by its sender")))
             }
         };
         let _ = message.send(word).await;
@@ -100,20 +100,20 @@ async fn run(question: LocalCall, text: &mpsc::Sender<StreamItem>) -> StreamItem
         Ok(said) => {
             let message = match said {
                 RpcOutcome::Result(result) => message::result(&id, &result),
-                RpcOutcome::Error(error) => message::failure(&id, &error),
+                RpcOutcome::Error(error) => message::error_response(&id, &error),
             };
             match redactor.as_ref().map_or(Ok(None), |redactor| redactor.message(&message)) {
                 Ok(clean) => StreamItem::Final(clean.unwrap_or(message)),
-                Err(error) => StreamItem::Rejected(Box::new(error.refusal(&server.name))),
+                Err(error) => StreamItem::Rejected(Box::new(error.rejection(&server.name))),
             }
         }
         Err(error) => {
             tracing::warn!(server = %server.name, method, %error, "a call failed");
-            StreamItem::Rejected(Box::new(error.refusal(&server.name)))
+            StreamItem::Rejected(Box::new(error.rejection(&server.name)))
         }
     }
 }
 
 fn too_large(server: &Arc<str>, limit: usize) -> StreamItem {
-    StreamItem::Rejected(Box::new(crate::upstream::UpstreamError::TooLarge(limit).refusal(server)))
+    StreamItem::Rejected(Box::new(crate::upstream::UpstreamError::TooLarge(limit).rejection(server)))
 }

@@ -6,7 +6,7 @@ pub mod notifications;
 mod resource_updates;
 
 use bytes::Bytes;
-use mcp::Refusal;
+use mcp::Rejection;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -18,7 +18,7 @@ pub enum StreamItem {
     /// The answer, the last message.
     Final(Bytes),
     /// Instead of an answer.
-    Rejected(Box<Refusal>),
+    Rejected(Box<Rejection>),
     /// The last word where there is no answer: the message was taken.
     Accepted,
 }

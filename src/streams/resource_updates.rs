@@ -155,7 +155,7 @@ fn acknowledged(params: &[u8]) -> Vec<String> {
 }
 
 /// A message with the id of the client's own subscription.
-fn with_subscription_id(message: &Bytes, read: &message::Incoming, id: &[u8]) -> Option<Bytes> {
+fn with_subscription_id(message: &Bytes, read: &message::ServerMessage, id: &[u8]) -> Option<Bytes> {
     let inside = |outer: Span, name: &str| {
         let place = message::member(outer.of(message), name)?;
         Some(Span { start: outer.start + place.start, end: outer.start + place.end })

@@ -10,7 +10,7 @@ use mcp::json::quote::quote_to;
 use super::Outcome;
 use super::escape::escape_to;
 use super::log_writer::{LogWriter, ThreadBuffer, writer};
-use crate::config::Format;
+use crate::config::LogFormat;
 
 /// What is told of one request.
 pub struct AccessEntry<'a> {
@@ -43,7 +43,7 @@ pub struct AccessEntry<'a> {
 pub struct AccessLog(Option<&'static LogWriter>);
 
 impl AccessLog {
-    pub fn start(format: Format) -> Self {
+    pub fn start(format: LogFormat) -> Self {
         Self(Some(writer(format)))
     }
 
@@ -76,7 +76,7 @@ fn json(ThreadBuffer { text: out, timestamp, .. }: &mut ThreadBuffer, line: &Acc
     let _ = write!(out, "{:016x}", line.request_id);
     out.push_str(r#"","caller":"#);
     quote_to(out, line.caller);
-    out.extend([r#","verb":""#, line.http_method, r#"","path":"#]);
+    out.extend([r#","http_method":""#, line.http_method, r#"","path":"#]);
     quote_to(out, line.path);
     out.extend([r#","method":""#, line.method, r#"","status":"#]);
     let _ = write!(out, "{}", line.status);
@@ -153,7 +153,7 @@ mod tests {
             page.text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         let expected = serde_json::json!({
             "timestamp": "2026-09-21T14:13:20.042Z", "level": "INFO", "target": "toolgate::request",
-            "request_id": "0000000000000abc", "caller": "o\"neill", "verb": "POST", "path": "/mcp",
+            "request_id": "0000000000000abc", "caller": "o\"neill", "http_method": "POST", "path": "/mcp",
             "method": "tools/call", "status": 200, "outcome": "ok", "ms": 12.034, "bytes_in": 1, "bytes_out": 2,
             "client": "127.0.0.1", "server": "s", "upstream_ms": 7.0
         });

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use prometheus::IntCounter;
 
 use super::timestamp::Clock;
-use crate::config::Format;
+use crate::config::LogFormat;
 
 /// Bytes that a thread may have on its page; what comes then is dropped.
 const MAX_BUFFERED: usize = 512 * 1024;
@@ -78,7 +78,7 @@ pub fn dropped() -> IntCounter {
 }
 
 /// The pen of this process; the first call starts its thread.
-pub fn writer(format: Format) -> &'static LogWriter {
+pub fn writer(format: LogFormat) -> &'static LogWriter {
     let writer = WRITER.get_or_init(|| LogWriter::new(format));
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
@@ -116,11 +116,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl LogWriter {
-    fn new(format: Format) -> Self {
+    fn new(format: LogFormat) -> Self {
         let json = match format {
-            Format::Auto => !io::stderr().is_terminal(),
-            Format::Json => true,
-            Format::Text => false,
+            LogFormat::Auto => !io::stderr().is_terminal(),
+            LogFormat::Json => true,
+            LogFormat::Text => false,
         };
         Self {
             json,
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn what_is_not_taken_at_once_is_written_all_the_same() {
-        let writer = LogWriter::new(Format::Text);
+        let writer = LogWriter::new(LogFormat::Text);
         thread::scope(|scope| {
             for message in ["one\n", "two\n"] {
                 scope.spawn(|| writer.write(|page| page.text.push_str(message)));
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_pen_that_writes_nothing() {
-        let writer = LogWriter::new(Format::Text);
+        let writer = LogWriter::new(LogFormat::Text);
         let before = dropped().get();
         thread::scope(|scope| {
             scope.spawn(|| {

@@ -31,7 +31,7 @@ impl Outcome {
             Outcome::Error => "error",
             Outcome::Refused => "refused",
             Outcome::Failed => "failed",
-            Outcome::ClientAborted => "left",
+            Outcome::ClientAborted => "client_aborted",
         }
     }
 }

@@ -31,14 +31,14 @@ impl UpstreamLimits {
     }
 
     /// Its own settings where it has any, else those for all.
-    pub fn of(config: &config::Server, limits: &config::Limits) -> Self {
+    pub fn of(config: &config::ServerConfig, limits: &config::Limits) -> Self {
         Self {
             timeout: config.call_timeout(limits),
             startup: config.startup(),
             connect_timeout: limits.connect_timeout.get(),
             stream_idle: limits.stream_idle.get(),
             max_response: config.response_limit(limits),
-            max_stream: config.max_stream.map_or(MAX_STREAM, config::Size::as_usize),
+            max_stream: config.max_stream.map_or(MAX_STREAM, config::ByteSize::as_usize),
             breaker: config.circuit_breaker.map(|breaker| (breaker.failures, breaker.open_for.get())),
             max_line: limits.max_line.as_usize(),
         }

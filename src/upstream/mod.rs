@@ -19,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use mcp::json::quote::quote;
-use mcp::{Era, Refusal, Span};
+use mcp::{Era, Rejection, Span};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -210,7 +210,7 @@ pub enum UpstreamError {
     Stopping,
     #[error("cannot go on with this stream: it knows no such event")]
     Unresumable,
-    #[error("does not speak the {era} era: {why}", era = .0.word(), why = .1)]
+    #[error("does not speak the {era} era: {why}", era = .0.as_str(), why = .1)]
     WrongEra(Era, String),
     #[error("is busy: {0} calls are running already")]
     Busy(usize),
@@ -254,7 +254,7 @@ impl UpstreamError {
     }
 
     /// The answer that a client gets; `server` is the name in the config.
-    pub fn refusal(&self, server: &str) -> Refusal {
+    pub fn rejection(&self, server: &str) -> Rejection {
         let (status, reason) = match self {
             Self::Unreachable(_) => (502, "upstream_unreachable"),
             Self::Starting => (503, "upstream_starting"),
@@ -288,13 +288,13 @@ impl UpstreamError {
             Self::Exhausted(_) => "cannot be reached now: the gateway has too many connections".into(),
             other => other.to_string(),
         };
-        let refusal = Refusal::http(status, reason, format!("the server `{server}` {told}"))
+        let rejection = Rejection::http(status, reason, format!("the server `{server}` {told}"))
             .with_data(format!(r#"{{"server":{}}}"#, quote(server)));
         match self {
-            Self::Busy(_) | Self::Exhausted(_) => refusal.retry_after(Duration::from_secs(1)),
-            Self::CircuitOpen(wait) | Self::RetryLater(_, Some(wait)) => refusal.retry_after(*wait),
-            Self::Starting => refusal.retry_after(STARTING_RETRY_AFTER),
-            _ => refusal,
+            Self::Busy(_) | Self::Exhausted(_) => rejection.retry_after(Duration::from_secs(1)),
+            Self::CircuitOpen(wait) | Self::RetryLater(_, Some(wait)) => rejection.retry_after(*wait),
+            Self::Starting => rejection.retry_after(STARTING_RETRY_AFTER),
+            _ => rejection,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use filters::guard::{Action, Redacted, Redactor};
-use mcp::json::reader::Fault;
+use mcp::json::reader::JsonError;
 
 use super::UpstreamError;
 use crate::config::{self, Redaction};
@@ -23,7 +23,7 @@ impl ResponseRedactor {
     /// For the answers of a server, if they are to be searched.
     pub fn of(
         name: &Arc<str>,
-        config: &config::Server,
+        config: &config::ServerConfig,
         redactor: Option<&Arc<Redactor>>,
         metrics: &Arc<Metrics>,
     ) -> Option<Self> {
@@ -45,7 +45,7 @@ impl ResponseRedactor {
         self.redact(self.redactor.redact(json))
     }
 
-    fn redact(&self, found: Result<Option<Redacted>, Fault>) -> Result<Option<Bytes>, UpstreamError> {
+    fn redact(&self, found: Result<Option<Redacted>, JsonError>) -> Result<Option<Bytes>, UpstreamError> {
         let found =
             found.map_err(|_| UpstreamError::InvalidResponse("its answer cannot be searched".into()))?;
         let Some((clean, found)) = found else { return Ok(None) };

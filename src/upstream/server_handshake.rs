@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use mcp::Era;
 use mcp::json::quote::quote;
-use mcp::json::reader::{DEPTH_CEILING, Reader};
+use mcp::json::reader::{DEPTH_CEILING, JsonReader};
 
 use super::UpstreamError;
 use crate::registry::entry_definitions::EntryDefinition;
@@ -94,7 +94,7 @@ impl Hello {
         let instructions = part("instructions").filter(|raw| raw.first() == Some(&b'"'));
         let instructions = instructions.filter(|raw| faults.is_short("instructions", raw));
         let instructions = instructions.map(|raw| {
-            if Reader::new(raw, 1).and_then(|mut reader| reader.string()).is_ok() {
+            if JsonReader::new(raw, 1).and_then(|mut reader| reader.string()).is_ok() {
                 return Bytes::copy_from_slice(raw);
             }
             faults.add("instructions", ": half of a surrogate pair, which becomes U+FFFD");
@@ -138,7 +138,7 @@ fn meant(definition: &Definitions, name: &str, value: &[u8]) -> Option<Bytes> {
 fn members(object: &[u8]) -> Option<Vec<(String, &[u8])>> {
     let mut all: Vec<(String, &[u8])> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
-    let mut reader = Reader::lenient(object, DEPTH_CEILING).ok()?;
+    let mut reader = JsonReader::lenient(object, DEPTH_CEILING).ok()?;
     reader
         .object(|r, key| {
             let name = key.read(object);

@@ -61,7 +61,7 @@ fn no_fault_shows_a_secret() {
     for path in files("tests/config_faults") {
         let text = std::fs::read_to_string(&path).expect("a readable file");
         let faults = config::parse(base(&path), &text, &environment).expect_err("all of them are broken");
-        for shown in [faults.to_string(), faults.brief().to_string(), format!("{faults:?}")] {
+        for shown in [faults.to_string(), faults.one_line().to_string(), format!("{faults:?}")] {
             assert!(!shown.contains("hunter2"), "{}: {shown}", base(&path));
         }
     }

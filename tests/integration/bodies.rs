@@ -9,23 +9,23 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::harness::{Gateway, Process, fixture};
-use crate::puppet::{Act, Puppet};
+use crate::mock_server::{MockReply, MockServer};
 use crate::raw::{Answer, Client, Head};
 
 pub const KIB: usize = 1024;
 pub const MIB: usize = 1024 * KIB;
 
-pub struct House {
+pub struct BodySetup {
     pub gateway: Gateway,
     pub _fixtures: [Process; 2],
 }
 
-pub async fn house() -> House {
+pub async fn setup() -> BodySetup {
     let ((one, url1), (two, url2)) = (fixture(0), fixture(0));
     let config = format!(
         "mcpServers: {{one: {{url: \"{url1}\"}}, two: {{url: \"{url2}\"}}}}\nlimits: {{max_body: 20MiB}}\n"
     );
-    House { gateway: Gateway::start(&config).await, _fixtures: [one, two] }
+    BodySetup { gateway: Gateway::start(&config).await, _fixtures: [one, two] }
 }
 
 /// Paths and the name that the tool has there.
@@ -78,7 +78,7 @@ impl Sent {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_of_all_sizes_and_cuts_arrive_whole() {
-    let House { gateway, _fixtures } = house().await;
+    let BodySetup { gateway, _fixtures } = setup().await;
     let mut kept = Client::connect(gateway.port).await;
     let mut salt = 0;
     for size in [0, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, MIB, 16 * MIB] {
@@ -103,7 +103,7 @@ async fn bodies_of_all_sizes_and_cuts_arrive_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_requests_share_a_connection_and_get_their_own_answers() {
-    let House { gateway, _fixtures } = house().await;
+    let BodySetup { gateway, _fixtures } = setup().await;
     let mut client = Client::connect(gateway.port).await;
     for turn in 0..100 {
         let sent = Sent::new(PLACES[turn % 4], 500 + turn * 997, turn);
@@ -115,7 +115,7 @@ async fn a_hundred_requests_share_a_connection_and_get_their_own_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_waits_is_told_to_go_on_before_its_body_is_read() {
-    let House { gateway, _fixtures } = house().await;
+    let BodySetup { gateway, _fixtures } = setup().await;
     let mut client = Client::connect(gateway.port).await;
     for (turn, size) in [0, 64 * KIB, MIB].into_iter().enumerate() {
         let sent = Sent::new(PLACES[turn % 4], size, turn);
@@ -133,7 +133,7 @@ async fn a_client_that_waits_is_told_to_go_on_before_its_body_is_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_over_the_limit_is_refused_and_the_next_request_is_not() {
-    let House { gateway, _fixtures } = house().await;
+    let BodySetup { gateway, _fixtures } = setup().await;
     for excess in [1, MIB] {
         let sent = Sent::new(PLACES[0], 20 * MIB + excess, 1);
         for request in [sent.head.whole(&sent.body), sent.head.chunked(&sent.body, 64 * KIB)] {
@@ -153,9 +153,8 @@ async fn a_body_over_the_limit_is_refused_and_the_next_request_is_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_not_waited_for() {
-    let puppet = Puppet::start(|_| Act::Good).await;
-    let config =
-        format!("mcpServers: {{up: {{url: \"{}\"}}}}\nlimits: {{body_timeout: 500ms}}\n", puppet.url);
+    let mock = MockServer::start(|_| MockReply::Good).await;
+    let config = format!("mcpServers: {{up: {{url: \"{}\"}}}}\nlimits: {{body_timeout: 500ms}}\n", mock.url);
     let gateway = Gateway::start(&config).await;
     let sent = Sent::new(("/mcp", "up__tool"), 2000, 1);
     for request in [sent.head.whole(&sent.body), sent.head.chunked(&sent.body, 100)] {
@@ -188,13 +187,13 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     };
     trickle.await;
     assert!(start.elapsed() < Duration::from_secs(10), "trickled for {:?}", start.elapsed());
-    assert!(puppet.calls().is_empty(), "reached the server: {:?}", puppet.calls());
+    assert!(mock.calls().is_empty(), "reached the server: {:?}", mock.calls());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_amid_its_body_has_called_nothing() {
-    let puppet = Puppet::start(|_| Act::Good).await;
-    let gateway = Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let mock = MockServer::start(|_| MockReply::Good).await;
+    let gateway = Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\"}}}}\n", mock.url)).await;
     for size in [2000, 200 * KIB] {
         let sent = Sent::new(("/mcp", "up__tool"), size, 1);
         for request in [sent.head.whole(&sent.body), sent.head.chunked(&sent.body, 100)] {
@@ -205,5 +204,5 @@ async fn a_client_that_leaves_amid_its_body_has_called_nothing() {
             }
         }
     }
-    assert!(puppet.calls().is_empty(), "reached the server: {:?}", puppet.calls());
+    assert!(mock.calls().is_empty(), "reached the server: {:?}", mock.calls());
 }

@@ -34,7 +34,7 @@ async fn check_sums_up_a_good_file_and_points_at_every_fault_of_a_bad_one() {
         folder_with("mcpServers:\n  demo: {builtin: demo}\n  web: {url: \"http://127.0.0.1:1/mcp\"}\n");
     let done = toolgate(good.path(), &["check", "-c", "toolgate.yaml"]).await;
     assert_eq!(done.status.code(), Some(0), "{}", err(&done));
-    for word in ["sound", "demo", "built in", "web", "http://127.0.0.1:1/mcp"] {
+    for word in ["is valid", "demo", "built in", "web", "http://127.0.0.1:1/mcp"] {
         assert!(out(&done).contains(word), "{word}: {}", out(&done));
     }
 
@@ -147,7 +147,7 @@ async fn explain_asks_the_one_server_whether_there_is_such_a_thing() {
     let folder = folder_with(
         "mcpServers:\n  demo: {builtin: demo}\n  gone: {command: \"false\"}\n  marks: {command: touch, args: [mark]}\n",
     );
-    for (line, code, words) in [
+    for (line, code, message) in [
         ("tools/call demo__echo", 0, "note      the server `demo` has it"),
         (
             "tools/call demo__ecko",
@@ -170,7 +170,7 @@ async fn explain_asks_the_one_server_whether_there_is_such_a_thing() {
         let words_of: Vec<&str> = std::iter::once("explain").chain(line.split(' ')).collect();
         let done = toolgate(folder.path(), &words_of).await;
         assert_eq!(done.status.code(), Some(code), "{line}: {}{}", out(&done), err(&done));
-        assert!(out(&done).contains(words), "{line}: {}", out(&done));
+        assert!(out(&done).contains(message), "{line}: {}", out(&done));
         assert_eq!(out(&done).contains("verdict   the call passes"), code == 0, "{line}: {}", out(&done));
     }
     assert!(!folder.path().join("mark").exists());
@@ -184,13 +184,13 @@ async fn check_warns_of_what_will_not_work_here() {
     );
     let done = toolgate(folder.path(), &["check"]).await;
     assert_eq!(done.status.code(), Some(0), "{}", err(&done));
-    for words in [
+    for message in [
         "warning: mcpServers.a.command: there is no program `no-such-program-at-all` on PATH",
         "warning: mcpServers.a.env_pass: the variable `NO_SUCH_VARIABLE` is not set here",
         "warning: mcpServers.b.cwd: there is no folder `/no/such/folder`",
         "warning: toolsets.set.tools: no server's tools fit `dmo__*`",
     ] {
-        assert!(out(&done).contains(words), "{words}: {}", out(&done));
+        assert!(out(&done).contains(message), "{message}: {}", out(&done));
     }
 }
 

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use crate::harness::{Gateway, Process};
-use crate::procs;
+use crate::process;
 
 /// Words that make namespaces; none where that is not allowed.
 fn unshare() -> Option<&'static [&'static str]> {
@@ -32,7 +32,7 @@ async fn first(config: &str) -> Option<(Gateway, u32)> {
         Process::start(inside.current_dir(command.get_current_dir().expect("it has one")))
     })
     .await;
-    let pid = procs::children(gateway.process.id()).into_iter().next().expect("the gateway");
+    let pid = process::children(gateway.process.id()).into_iter().next().expect("the gateway");
     Some((gateway, pid))
 }
 
@@ -45,26 +45,26 @@ async fn as_process_1_it_looks_after_orphans() {
     let mut orphans = Vec::new();
     gateway
         .eventually("the orphan has come", async |_| {
-            orphans = procs::children_running(pid, "sleep 2000 ");
-            orphans.retain(|orphan| procs::command_line(*orphan) == "sleep 2000 ");
+            orphans = process::children_running(pid, "sleep 2000 ");
+            orphans.retain(|orphan| process::command_line(*orphan) == "sleep 2000 ");
             !orphans.is_empty()
         })
         .await;
     // Without its supervisor it is the gateway's.
-    let supervisors = procs::supervisors(pid);
-    supervisors.iter().for_each(|supervisor| procs::kill(*supervisor));
+    let supervisors = process::supervisors(pid);
+    supervisors.iter().for_each(|supervisor| process::kill(*supervisor));
     gateway
         .eventually("it is the gateway's", async |_| {
-            let children = procs::children(pid);
+            let children = process::children(pid);
             orphans.iter().all(|orphan| children.contains(orphan))
         })
         .await;
-    orphans.iter().for_each(|orphan| procs::kill(*orphan));
+    orphans.iter().for_each(|orphan| process::kill(*orphan));
     let lies = |pid: &u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
     gateway
         .eventually("all are reaped", async |_| !orphans.iter().any(lies) && !supervisors.iter().any(lies))
         .await;
-    let runs = async |_: &Gateway| !procs::children_running(pid, "sleep 1000").is_empty();
+    let runs = async |_: &Gateway| !process::children_running(pid, "sleep 1000").is_empty();
     gateway.eventually("the server's own process runs", runs).await;
 }
 

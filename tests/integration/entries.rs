@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use crate::clients::{Sdk, run, step};
 use crate::harness::Gateway;
-use crate::puppet::{Act, Puppet, Seen, answer, good, http, json_answer};
+use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, good, http, json_answer};
 
 /// The lists of a server, by the member that holds each.
 type Lists = Arc<Value>;
 
-fn plays(lists: Lists) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
+fn plays(lists: Lists) -> impl Fn(&RecordedRequest) -> MockReply + Send + Sync + 'static {
     let capabilities = json!({"tools": {}, "prompts": {}, "resources": {}});
     let info = json!({"name": "puppet", "version": "1"});
     move |seen| {
@@ -20,22 +20,22 @@ fn plays(lists: Lists) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
             "initialize" => {
                 let result = json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": info});
                 let headers = ["Content-Type: application/json", "Mcp-Session-Id: theirs"];
-                return Act::Say(http("200 OK", &headers, &answer(seen, &result)));
+                return MockReply::Say(http("200 OK", &headers, &answer(seen, &result)));
             }
             "server/discover" => {
                 let result = json!({"supportedVersions": ["2026-07-28"], "capabilities": capabilities,
                     "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "serverInfo": info});
-                return Act::Say(json_answer(&answer(seen, &result)));
+                return MockReply::Say(json_answer(&answer(seen, &result)));
             }
             "tools/list" => "tools",
             "prompts/list" => "prompts",
             "resources/list" => "resources",
             "resources/templates/list" => "resourceTemplates",
-            _ => return Act::Good,
+            _ => return MockReply::Good,
         };
         let result =
             json!({member: lists[member], "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
-        Act::Say(json_answer(&answer(seen, &result)))
+        MockReply::Say(json_answer(&answer(seen, &result)))
     }
 }
 
@@ -141,8 +141,8 @@ fn sound_and_bad() -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_clients_cannot_read_costs_them_no_list_and_is_told_of_once() {
     let lists = Arc::new(sound_and_bad());
-    let bad = Puppet::start(plays(lists)).await;
-    let sound = Puppet::start(|_| Act::Good).await;
+    let bad = MockServer::start(plays(lists)).await;
+    let sound = MockServer::start(|_| MockReply::Good).await;
     let config = format!(
         "mcpServers: {{bad: {{url: \"{}\", health: {{interval: 1h}}}}, sound: {{url: \"{}\"}}}}\n",
         bad.url, sound.url
@@ -183,17 +183,17 @@ async fn what_clients_cannot_read_costs_them_no_list_and_is_told_of_once() {
     }
     gateway.process.wait_for("a://{nameless}");
     let log = gateway.process.output();
-    let told = |words: &[&str]| {
+    let output = |message: &[&str]| {
         let lines = log.lines().filter(|line| line.contains("it is left out"));
-        lines.filter(|line| words.iter().all(|word| line.contains(word))).count()
+        lines.filter(|line| message.iter().all(|word| line.contains(word))).count()
     };
     for (tool, place) in bad_tools() {
         let name = format!("\"{}\"", tool["name"].as_str().expect("a name"));
-        let told =
-            told(&["\"server\":\"bad\"", "\"kind\":\"tools\"", "\"eras\":\"legacy,modern\"", &name, place]);
-        assert_eq!(told, 1, "{tool}\n{log}");
+        let output =
+            output(&["\"server\":\"bad\"", "\"kind\":\"tools\"", "\"eras\":\"legacy,modern\"", &name, place]);
+        assert_eq!(output, 1, "{tool}\n{log}");
     }
-    assert_eq!(told(&["\"bare\"", "the property `inputSchema` is missing"]), 1, "{log}");
+    assert_eq!(output(&["\"bare\"", "the property `inputSchema` is missing"]), 1, "{log}");
     let printed = Command::new(env!("CARGO_BIN_EXE_toolgate"))
         .args(["tools", "-c"])
         .arg(gateway.folder.path().join("toolgate.yaml"))
@@ -219,19 +219,19 @@ async fn an_entry_is_held_against_the_revision_it_is_shown_in_and_comes_back_whe
     ]);
     let lists = Arc::new(lists);
     let shared = lists.clone();
-    let puppet = Puppet::start(move |seen| match seen.method() {
+    let mock = MockServer::start(move |seen| match seen.method() {
         "tools/list" => {
             let tools = shared.lock().expect("nobody panics with the lock").clone();
             let result =
                 json!({"tools": tools, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
-            Act::Say(json_answer(&answer(seen, &result)))
+            MockReply::Say(json_answer(&answer(seen, &result)))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
     let health = "health: {interval: 1s}";
     let mut gateway =
-        Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\", {health}}}}}\n", puppet.url)).await;
+        Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\", {health}}}}}\n", mock.url)).await;
     gateway.eventually("all is listed", async |g| g.get("/health").await.contains("\"tools\":2")).await;
     let session = gateway.initialize("/mcp").await;
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
@@ -246,7 +246,7 @@ async fn an_entry_is_held_against_the_revision_it_is_shown_in_and_comes_back_whe
     assert_eq!(status, 400);
     assert!(gateway.process.wait_for("\"modern\"").contains("\"eras\":\"legacy\""));
     lists.lock().expect("nobody panics with the lock")[2] = tool("neither", json!({"title": "seven"}));
-    let config = format!("mcpServers: {{p: {{url: \"{}\", {health}, timeout: 31s}}}}\n", puppet.url);
+    let config = format!("mcpServers: {{p: {{url: \"{}\", {health}, timeout: 31s}}}}\n", mock.url);
     gateway.rewrite(&config);
     let both = ["p__both", "p__neither"];
     gateway.eventually("it fits now", async |g| names(&g.say("/mcp", &session, &list).await.1) == both).await;
@@ -258,36 +258,37 @@ async fn an_entry_is_held_against_the_revision_it_is_shown_in_and_comes_back_whe
 async fn what_is_left_out_is_told_of_once() {
     let lists = Arc::new(std::sync::Mutex::new(json!({"title": 7})));
     let shared = lists.clone();
-    let puppet = Puppet::start(move |seen| match seen.method() {
+    let mock = MockServer::start(move |seen| match seen.method() {
         "tools/list" => {
             let members = shared.lock().expect("nobody panics with the lock").clone();
             let tools = [tool("odd", members), tool("same", json!({}))];
             let result =
                 json!({"tools": tools, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
-            Act::Say(json_answer(&answer(seen, &result)))
+            MockReply::Say(json_answer(&answer(seen, &result)))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
     // The second server has no prefix, and names what the first shows already.
-    let other = Puppet::start(|seen| match seen.method() {
+    let other = MockServer::start(|seen| match seen.method() {
         "tools/list" => {
             let tools = [tool("p__same", json!({}))];
             let result =
                 json!({"tools": tools, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
-            Act::Say(json_answer(&answer(seen, &result)))
+            MockReply::Say(json_answer(&answer(seen, &result)))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
     let config = |number: usize| {
         format!(
             "mcpServers: {{p: {{url: \"{}\", headers: {{X-Number: \"{number}\"}}}}, q: {{url: \"{}\", prefix: \"\"}}}}\n",
-            puppet.url, other.url
+            mock.url, other.url
         )
     };
     let gateway = Gateway::start(&config(0)).await;
-    let count = |words: &str| gateway.process.output().lines().filter(|line| line.contains(words)).count();
+    let count =
+        |message: &str| gateway.process.output().lines().filter(|line| line.contains(message)).count();
     let left_out = async |entries: f64| {
         let metric = r#"toolgate_catalog_rejected{kind="tools",server="p"}"#;
         gateway
@@ -320,24 +321,24 @@ async fn half_a_surrogate_pair_costs_no_list_and_no_result() {
             tool("tool", json!({"description": "cut HALF", "inputSchema": {"type": "object", "HALF": 1}})),
             tool("half-HALF", json!({}))],
         "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
-    let puppet = Puppet::start(move |seen| match seen.method() {
+    let mock = MockServer::start(move |seen| match seen.method() {
         "tools/list" => {
-            Act::Say(json_answer(&halves(&serde_json::from_str(&answer(seen, &list)).expect("JSON"))))
+            MockReply::Say(json_answer(&halves(&serde_json::from_str(&answer(seen, &list)).expect("JSON"))))
         }
         "tools/call" => {
             let text = seen.body["params"]["arguments"]["form"].as_str().unwrap_or_default();
             let result = json!({"content": [{"type": "text", "text": "cut HALF"}], "resultType": "complete"});
             let message = halves(&serde_json::from_str(&answer(seen, &result)).expect("JSON"));
             match text {
-                "events" => Act::Say(http(
+                "events" => MockReply::Say(http(
                     "200 OK",
                     &["Content-Type: text/event-stream"],
                     &format!("data: {message}\n\n"),
                 )),
-                _ => Act::Say(json_answer(&message)),
+                _ => MockReply::Say(json_answer(&message)),
             }
         }
-        _ => Act::Say(good(seen)),
+        _ => MockReply::Say(good(seen)),
     })
     .await;
     let script = r#"
@@ -359,8 +360,8 @@ for line in sys.stdin:
     print(json.dumps({"jsonrpc": "2.0", "id": ask["id"], "result": result}), flush=True)
 "#;
     let servers = json!({
-        "http": {"url": puppet.url},
-        "searched": {"url": puppet.url, "redact": {"results": "redact"}},
+        "http": {"url": mock.url},
+        "searched": {"url": mock.url, "redact": {"results": "redact"}},
         "stdio": {"command": crate::harness::python(), "args": ["-c", script]},
     });
     let gateway = Gateway::start(&format!("mcpServers: {servers}\nguard: {{detectors: [email]}}\n")).await;
@@ -406,8 +407,8 @@ async fn a_server_by_itself_keeps_the_order_of_its_lists() {
     };
     let lists = json!({"tools": entries("name"), "prompts": entries("name"), "resources": entries("uri"),
         "resourceTemplates": entries("uriTemplate")});
-    let puppet = Puppet::start(plays(Arc::new(lists))).await;
-    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let mock = MockServer::start(plays(Arc::new(lists))).await;
+    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", mock.url)).await;
     gateway.eventually("all is listed", async |g| g.get("/health").await.contains("\"tools\":5")).await;
     let list = async |path: &str, method: &str, member: &str, key: &str| -> Vec<String> {
         let (_, answer) = gateway.modern(path, method, json!({})).await;
@@ -431,28 +432,28 @@ async fn a_greeting_that_clients_cannot_read_costs_them_no_server() {
     let capabilities = json!({"tools": [], "prompts": null, "resources": {"listChanged": "yes"}, "logging": true,
         "experimental": {"a": null}});
     let info = json!({"name": "odd", "version": 1, "title": null, "icons": [{"src": 1}], "websiteUrl": null});
-    let puppet = Puppet::start(move |seen| {
+    let mock = MockServer::start(move |seen| {
         let mut result = match seen.method() {
             "initialize" => {
                 let result = json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": info});
                 let headers = ["Content-Type: application/json", "Mcp-Session-Id: theirs"];
-                return Act::Say(http("200 OK", &headers, &answer(seen, &result)));
+                return MockReply::Say(http("200 OK", &headers, &answer(seen, &result)));
             }
             "server/discover" => json!({"supportedVersions": ["2026-07-28"], "capabilities": capabilities,
                 "ttlMs": 0, "cacheScope": "private", "_meta": {"io.modelcontextprotocol/serverInfo": info}}),
             "resources/list" => json!({"resources": []}),
             "resources/templates/list" => json!({"resourceTemplates": []}),
-            _ => return Act::Good,
+            _ => return MockReply::Good,
         };
         result["resultType"] = json!("complete");
-        Act::Say(json_answer(&answer(seen, &result)))
+        MockReply::Say(json_answer(&answer(seen, &result)))
     })
     .await;
-    let mut gateway = Gateway::start(&format!("mcpServers: {{odd: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let mut gateway = Gateway::start(&format!("mcpServers: {{odd: {{url: \"{}\"}}}}\n", mock.url)).await;
     gateway.eventually("it is listed", async |g| g.get("/health").await.contains("\"tools\":1")).await;
     let url = gateway.url("/servers/odd/mcp");
     for sdk in [Sdk::Python, Sdk::TypeScript] {
-        assert!(!run(sdk, &puppet.url, "legacy", &[]).await.ok, "{sdk:?} takes such a greeting by now");
+        assert!(!run(sdk, &mock.url, "legacy", &[]).await.ok, "{sdk:?} takes such a greeting by now");
     }
     for (sdk, mode) in [
         (Sdk::Python, "legacy"),
@@ -474,7 +475,8 @@ async fn a_greeting_that_clients_cannot_read_costs_them_no_server() {
     for place in
         ["capabilities/tools", "capabilities/experimental/a", "serverInfo/version", "serverInfo/icons/0/src"]
     {
-        let told = log.lines().filter(|line| line.contains("a part of its greeting") && line.contains(place));
-        assert_eq!(told.count(), 1, "{place}: {log}");
+        let output =
+            log.lines().filter(|line| line.contains("a part of its greeting") && line.contains(place));
+        assert_eq!(output.count(), 1, "{place}: {log}");
     }
 }

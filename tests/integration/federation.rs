@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, read};
-use crate::puppet::{Act, Puppet, Seen, answer, json_answer};
+use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, json_answer};
 
-fn says(seen: &Seen, result: &Value) -> Act {
-    Act::Say(json_answer(&answer(seen, result)))
+fn says(seen: &RecordedRequest, result: &Value) -> MockReply {
+    MockReply::Say(json_answer(&answer(seen, result)))
 }
 
-fn greeting(seen: &Seen, capabilities: &Value) -> Act {
+fn greeting(seen: &RecordedRequest, capabilities: &Value) -> MockReply {
     says(
         seen,
         &json!({"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "resultType": "complete",
@@ -18,19 +18,19 @@ fn greeting(seen: &Seen, capabilities: &Value) -> Act {
 }
 
 async fn connected(gateway: &Gateway, tools: usize) {
-    let words = format!("\"tools\":{tools}");
-    gateway.eventually("all is listed", async |g| g.get("/health").await.contains(&words)).await;
+    let message = format!("\"tools\":{tools}");
+    gateway.eventually("all is listed", async |g| g.get("/health").await.contains(&message)).await;
 }
 
 /// What a server was asked last by this method.
-fn asked(puppet: &Puppet, method: &str) -> Seen {
-    puppet.all().into_iter().rfind(|seen| seen.method() == method).expect("it was asked")
+fn asked(mock: &MockServer, method: &str) -> RecordedRequest {
+    mock.all().into_iter().rfind(|seen| seen.method() == method).expect("it was asked")
 }
 
 #[tokio::test]
 async fn the_page_of_a_tool_is_read_though_no_list_names_it() {
     let page = "ui://weather/page.html";
-    let puppet = Puppet::start(move |seen| match seen.method() {
+    let mock = MockServer::start(move |seen| match seen.method() {
         "server/discover" => greeting(seen, &json!({"tools": {}, "resources": {}})),
         "tools/list" => says(
             seen,
@@ -45,12 +45,12 @@ async fn the_page_of_a_tool_is_read_though_no_list_names_it() {
             let uri = &seen.body["params"]["uri"];
             says(seen, &json!({"contents": [{"uri": uri, "text": "<p>"}], "resultType": "complete"}))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
     let config = format!(
         "mcpServers: {{p: {{url: \"{}\"}}, demo: {{builtin: demo}}}}\ntoolsets: {{one: {{tools: [p__new]}}}}\n",
-        puppet.url
+        mock.url
     );
     let gateway = Gateway::start(&config).await;
     connected(&gateway, 8).await;
@@ -72,7 +72,7 @@ async fn the_page_of_a_tool_is_read_though_no_list_names_it() {
 #[tokio::test]
 async fn a_uri_goes_to_the_server_whose_template_says_most_of_it() {
     let server = |templates: &'static [&'static str]| {
-        Puppet::start(move |seen| match seen.method() {
+        MockServer::start(move |seen| match seen.method() {
             "server/discover" => greeting(seen, &json!({"tools": {}, "resources": {}, "completions": {}})),
             "resources/templates/list" => {
                 let list = templates.iter().map(|text| json!({"uriTemplate": text, "name": "t"}));
@@ -84,7 +84,7 @@ async fn a_uri_goes_to_the_server_whose_template_says_most_of_it() {
             "completion/complete" => {
                 says(seen, &json!({"completion": {"values": []}, "resultType": "complete"}))
             }
-            _ => Act::Good,
+            _ => MockReply::Good,
         })
     };
     let puppets = [
@@ -125,8 +125,8 @@ async fn a_uri_goes_to_the_server_whose_template_says_most_of_it() {
 
 #[tokio::test]
 async fn tasks_are_offered_to_a_server_alone_and_not_through_a_federation() {
-    let puppet = Puppet::start(|_| Act::Good).await;
-    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let mock = MockServer::start(|_| MockReply::Good).await;
+    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", mock.url)).await;
     connected(&gateway, 1).await;
     let able = json!({"elicitation": {}, "extensions": {"io.modelcontextprotocol/tasks": {}, "other/one": {"x": 1}}});
     for (path, tool, carried) in [
@@ -140,7 +140,7 @@ async fn tasks_are_offered_to_a_server_alone_and_not_through_a_federation() {
             "io.modelcontextprotocol/clientCapabilities": able, "progressToken": "t"});
         let (status, said) = read(request.body(body.to_string()).send().await.expect("an answer")).await;
         assert_eq!(status, 200, "{said}");
-        let seen = asked(&puppet, "tools/call");
+        let seen = asked(&mock, "tools/call");
         assert_eq!(
             seen.body["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"], carried,
             "{path}"
@@ -155,14 +155,14 @@ async fn tasks_are_offered_to_a_server_alone_and_not_through_a_federation() {
 
 #[tokio::test]
 async fn a_federation_says_of_itself_what_its_servers_can_and_a_toolset_what_its_own_can() {
-    let server = |capabilities: Value, words: &'static str| {
-        Puppet::start(move |seen| match seen.method() {
+    let server = |capabilities: Value, message: &'static str| {
+        MockServer::start(move |seen| match seen.method() {
             "server/discover" => says(
                 seen,
-                &json!({"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "instructions": words,
+                &json!({"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "instructions": message,
                     "resultType": "complete", "ttlMs": 0, "cacheScope": "private"}),
             ),
-            _ => Act::Good,
+            _ => MockReply::Good,
         })
     };
     let talker = server(json!({"tools": {}, "logging": {}}), "Logs a lot.").await;
@@ -176,8 +176,8 @@ async fn a_federation_says_of_itself_what_its_servers_can_and_a_toolset_what_its
     let discover = async |path| gateway.modern(path, "server/discover", json!({})).await.1["result"].clone();
     let all = discover("/mcp").await;
     assert_eq!(all["capabilities"]["logging"], json!({}), "{all}");
-    let words = all["instructions"].as_str().expect("instructions");
-    assert!(words.contains("Logs a lot.") && words.contains("Says nothing."), "{words}");
+    let message = all["instructions"].as_str().expect("instructions");
+    assert!(message.contains("Logs a lot.") && message.contains("Says nothing."), "{message}");
     let one = discover("/servers/one/mcp").await;
     assert_eq!(one["capabilities"], json!({"tools": {"listChanged": true}}), "{one}");
     assert_eq!(one["instructions"], "## silent\nSays nothing.");
@@ -185,40 +185,40 @@ async fn a_federation_says_of_itself_what_its_servers_can_and_a_toolset_what_its
 
 #[tokio::test]
 async fn what_is_completed_has_no_name_in_the_head() {
-    let puppet = Puppet::start(|seen| match seen.method() {
+    let mock = MockServer::start(|seen| match seen.method() {
         "server/discover" => greeting(seen, &json!({"tools": {}, "prompts": {}, "completions": {}})),
         "prompts/list" => says(seen, &json!({"prompts": [{"name": "ask"}], "resultType": "complete"})),
         "completion/complete" | "prompts/get" => {
             says(seen, &json!({"completion": {"values": ["x"]}, "messages": [], "resultType": "complete"}))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
-    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", mock.url)).await;
     connected(&gateway, 1).await;
     let params =
         json!({"ref": {"type": "ref/prompt", "name": "p__ask"}, "argument": {"name": "x", "value": ""}});
     assert_eq!(gateway.modern("/mcp", "completion/complete", params).await.0, 200);
-    let seen = asked(&puppet, "completion/complete");
+    let seen = asked(&mock, "completion/complete");
     assert_eq!((seen.header("mcp-name"), &seen.body["params"]["ref"]["name"]), (None, &json!("ask")));
     assert_eq!(gateway.modern("/mcp", "prompts/get", json!({"name": "p__ask"})).await.0, 200);
-    assert_eq!(asked(&puppet, "prompts/get").header("mcp-name"), Some("ask"));
+    assert_eq!(asked(&mock, "prompts/get").header("mcp-name"), Some("ask"));
 }
 
 #[tokio::test]
 async fn what_the_user_answers_is_searched_like_arguments_and_the_servers_state_is_left_alone() {
     const CARD: &str = "4111 1111 1111 1111";
     const STATE: &str = "eyJ4Ijo0fQ.4111111111111111.TCK";
-    let puppet = Puppet::start(|seen| match seen.method() {
+    let mock = MockServer::start(|seen| match seen.method() {
         "tools/call" if seen.body["params"].get("inputResponses").is_none() => {
             let asks = json!({"q": {"method": "elicitation/create", "params": {"message": CARD}}});
             says(seen, &json!({"resultType": "input_required", "requestState": STATE, "inputRequests": asks}))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
     let config = |what: &str| {
-        format!("mcpServers: {{p: {{url: \"{}\", redact: {{{what}}}}}}}\nguard: {{}}\n", puppet.url)
+        format!("mcpServers: {{p: {{url: \"{}\", redact: {{{what}}}}}}}\nguard: {{}}\n", mock.url)
     };
     let gateway = Gateway::start(&config("arguments: redact, results: redact")).await;
     connected(&gateway, 1).await;
@@ -230,7 +230,7 @@ async fn what_the_user_answers_is_searched_like_arguments_and_the_servers_state_
     params["requestState"] = json!(STATE);
     params["inputResponses"] = json!({"q": {"action": "accept", "content": {"card": CARD}}});
     assert_eq!(gateway.modern("/mcp", "tools/call", params.clone()).await.0, 200);
-    let seen = asked(&puppet, "tools/call").body["params"].clone();
+    let seen = asked(&mock, "tools/call").body["params"].clone();
     assert_eq!(seen["inputResponses"]["q"]["content"]["card"], "[redacted:credit_card]", "{seen}");
     assert_eq!(seen["arguments"]["a"], "[redacted:credit_card]", "{seen}");
     assert_eq!(seen["requestState"], STATE);
@@ -257,7 +257,7 @@ async fn a_client_that_takes_no_stream_is_told_so() {
     let (status, said) = read(client.execute(request).await.expect("an answer")).await;
     assert_eq!(status, 406, "{said}");
     assert!(
-        said["error"]["message"].as_str().is_some_and(|words| words.contains("text/event-stream")),
+        said["error"]["message"].as_str().is_some_and(|message| message.contains("text/event-stream")),
         "{said}"
     );
 }
@@ -265,7 +265,7 @@ async fn a_client_that_takes_no_stream_is_told_so() {
 #[tokio::test]
 async fn a_page_does_not_take_the_place_of_a_resource() {
     let server = |uri: &'static str, text: &'static str| {
-        Puppet::start(move |seen| match seen.method() {
+        MockServer::start(move |seen| match seen.method() {
             "server/discover" => greeting(seen, &json!({"tools": {}, "resources": {}})),
             "tools/list" => says(
                 seen,
@@ -276,7 +276,7 @@ async fn a_page_does_not_take_the_place_of_a_resource() {
                 says(seen, &json!({"resources": [{"uri": uri, "name": "r"}], "resultType": "complete"}))
             }
             "resources/read" => says(seen, &json!({"contents": [{"text": text}], "resultType": "complete"})),
-            _ => Act::Good,
+            _ => MockReply::Good,
         })
     };
     let (first, second) = (server("a://x", "first").await, server("ui://same", "second").await);

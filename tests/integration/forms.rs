@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 use crate::harness::{Gateway, legacy_call, read};
-use crate::puppet::{self, Act, Puppet, Seen, answer, http, json_answer, tools};
+use crate::mock_server::{self, MockReply, MockServer, RecordedRequest, answer, http, json_answer, tools};
 use crate::raw::{Answer, Client, Head};
 
 const BOTH: &str = "application/json, text/event-stream";
 
 /// A gateway before one server, `box`, with settings.
-async fn before(puppet: &Puppet, settings: &str) -> Gateway {
-    let url = &puppet.url;
+async fn before(mock: &MockServer, settings: &str) -> Gateway {
+    let url = &mock.url;
     Gateway::start(&format!("mcpServers: {{box: {{url: \"{url}\", health: {{interval: 1h}}{settings}}}, demo: {{builtin: demo}}}}\n"))
         .await
 }
@@ -60,7 +60,7 @@ fn text(answer: &Answer) -> Value {
     answer.message()["result"]["content"][0]["text"].clone()
 }
 
-fn done(seen: &Seen) -> String {
+fn done(seen: &RecordedRequest) -> String {
     answer(seen, &json!({"content": [{"type": "text", "text": "done"}], "resultType": "complete"}))
 }
 
@@ -70,21 +70,21 @@ fn events(all: &[String]) -> Vec<u8> {
 }
 
 /// `json` answers so, `stream` with a notification before the answer.
-fn two_forms(seen: &Seen) -> Act {
+fn two_forms(seen: &RecordedRequest) -> MockReply {
     match (seen.method(), seen.tool()) {
-        ("tools/list", _) => Act::Say(json_answer(&answer(seen, &tools(&["json", "stream"])))),
+        ("tools/list", _) => MockReply::Say(json_answer(&answer(seen, &tools(&["json", "stream"])))),
         ("tools/call", "stream") => {
             let note = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}});
-            Act::Say(events(&[note.to_string(), done(seen)]))
+            MockReply::Say(events(&[note.to_string(), done(seen)]))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_gets_the_form_that_it_takes_and_the_server_hears_nothing_of_it() {
-    let puppet = Puppet::start(two_forms).await;
-    let gateway = before(&puppet, "").await;
+    let mock = MockServer::start(two_forms).await;
+    let gateway = before(&mock, "").await;
     let session = gateway.initialize("/mcp").await;
     let (json, stream) = ("application/json", "text/event-stream");
     for session in [None, Some(session.as_str())] {
@@ -115,9 +115,9 @@ async fn a_client_gets_the_form_that_it_takes_and_the_server_hears_nothing_of_it
             }
         }
     }
-    for seen in puppet.all() {
-        let accept = if seen.verb == "GET" { "text/event-stream" } else { BOTH };
-        if seen.verb != "DELETE" {
+    for seen in mock.all() {
+        let accept = if seen.http_method == "GET" { "text/event-stream" } else { BOTH };
+        if seen.http_method != "DELETE" {
             assert_eq!(seen.header("accept"), Some(accept), "{seen:?}");
         }
         assert_eq!(seen.header("accept-encoding"), Some("identity"), "{seen:?}");
@@ -127,8 +127,8 @@ async fn a_client_gets_the_form_that_it_takes_and_the_server_hears_nothing_of_it
 /// Errors are what they were: JSON with their status.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_is_json_for_a_client_of_streams_too() {
-    let puppet = Puppet::start(two_forms).await;
-    let gateway = before(&puppet, "").await;
+    let mock = MockServer::start(two_forms).await;
+    let gateway = before(&mock, "").await;
     let answer = call(&gateway, "box__none", None, Some("text/event-stream"), false).await;
     assert_eq!((answer.status, kind(&answer)), (400, "application/json"));
     assert_eq!(answer.message()["error"]["code"], -32602);
@@ -138,25 +138,25 @@ async fn an_error_is_json_for_a_client_of_streams_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_no_stream_is_not_waited_for() {
     let (say, _) = broadcast::channel(8);
-    let puppet = Puppet::start(move |seen| {
+    let mock = MockServer::start(move |seen| {
         let id = seen.body["id"].clone();
         match (seen.method(), seen.tool()) {
             ("tools/call", _) => {
                 let _ = say.send(json!({"call": id}));
                 let questions = ["ping", "roots/list"]
                     .map(|method| json!({"jsonrpc": "2.0", "id": method, "method": method}));
-                Act::Stream(questions.to_vec(), said_by(&say, id))
+                MockReply::Stream(questions.to_vec(), said_by(&say, id))
             }
             // An answer of the client, or in its place.
-            ("", _) if seen.verb == "POST" => {
+            ("", _) if seen.http_method == "POST" => {
                 let _ = say.send(seen.body.clone());
-                Act::Say(http("202 Accepted", &[], ""))
+                MockReply::Say(http("202 Accepted", &[], ""))
             }
-            _ => Act::Good,
+            _ => MockReply::Good,
         }
     })
     .await;
-    let gateway = before(&puppet, "").await;
+    let gateway = before(&mock, "").await;
     let session = gateway.initialize_with("/mcp", json!({"roots": {}, "sampling": {}})).await;
     let answer = call(&gateway, "box__tool", Some(&session), Some("application/json"), false).await;
     assert_eq!(
@@ -164,7 +164,7 @@ async fn a_client_that_takes_no_stream_is_not_waited_for() {
         (200, "application/json", json!(7))
     );
     assert_eq!(text(&answer), "asked and answered");
-    let replies: Vec<Value> = puppet
+    let replies: Vec<Value> = mock
         .all()
         .into_iter()
         .map(|seen| seen.body)
@@ -214,16 +214,16 @@ fn zlib(body: &[u8]) -> Vec<u8> {
 }
 
 /// An answer whose body is encoded.
-fn encoded(coding: &str, kind: &str, body: &[u8]) -> Act {
+fn encoded(coding: &str, kind: &str, body: &[u8]) -> MockReply {
     let length = body.len();
     let head = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Encoding: {coding}\r\nContent-Length: {length}\r\n\r\n"
     );
-    Act::Say([head.as_bytes(), body].concat())
+    MockReply::Say([head.as_bytes(), body].concat())
 }
 
 /// Compresses lists and answers, whatever it is asked for.
-fn compresses(seen: &Seen) -> Act {
+fn compresses(seen: &RecordedRequest) -> MockReply {
     let json = "application/json";
     let result = || done(seen).into_bytes();
     match (seen.method(), seen.tool()) {
@@ -232,7 +232,7 @@ fn compresses(seen: &Seen) -> Act {
             encoded("gzip", json, &gzip(answer(seen, &tools(&names)).as_bytes()))
         }
         ("server/discover" | "initialize", _) => {
-            let good = puppet::good(seen);
+            let good = mock_server::good(seen);
             let at = good.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
             encoded("deflate", &format!("{json}\r\nMcp-Session-Id: theirs"), &zlib(&good[at..]))
         }
@@ -252,14 +252,14 @@ fn compresses(seen: &Seen) -> Act {
         }
         ("tools/call", "zstd") => encoded("zstd", json, &result()),
         ("tools/call", "false") => encoded("gzip", json, &result()),
-        _ => Act::Good,
+        _ => MockReply::Good,
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_compressed_unasked_is_decoded_within_the_limits() {
-    let puppet = Puppet::start(compresses).await;
-    let gateway = before(&puppet, ", max_response: 1MiB").await;
+    let mock = MockServer::start(compresses).await;
+    let gateway = before(&mock, ", max_response: 1MiB").await;
     let session = gateway.initialize("/mcp").await;
     for session in [None, Some(session.as_str())] {
         for long in [false, true] {
@@ -268,7 +268,7 @@ async fn what_is_compressed_unasked_is_decoded_within_the_limits() {
                 assert_eq!((answer.status, text(&answer)), (200, json!("done")), "{tool}: {answer:?}");
                 assert_eq!(answer.header("content-encoding"), None);
             }
-            for (tool, words) in [
+            for (tool, message) in [
                 ("bomb", "more than the 1048576 bytes"),
                 ("stream_bomb", "more than the 1048576 bytes"),
                 ("cut", "breaks off"),
@@ -277,7 +277,7 @@ async fn what_is_compressed_unasked_is_decoded_within_the_limits() {
             ] {
                 let answer = call(&gateway, &format!("box__{tool}"), session, Some(BOTH), long).await;
                 let body = String::from_utf8_lossy(&answer.body);
-                assert!(body.contains(words) && body.contains("502"), "{tool}: {body}");
+                assert!(body.contains(message) && body.contains("502"), "{tool}: {body}");
             }
         }
     }
@@ -294,38 +294,39 @@ fn stored(text: &str) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn brotli_is_decoded_too() {
-    let puppet = Puppet::start(|seen| match seen.method() {
+    let mock = MockServer::start(|seen| match seen.method() {
         "tools/call" if seen.tool() == "packed" => encoded("br", "application/json", BROTLI),
         "tools/call" => {
             let result = json!({"content": [{"type": "text", "text": "done"}], "resultType": "complete"});
-            encoded("br", "application/json", &stored(&puppet::answer(seen, &result)))
+            encoded("br", "application/json", &stored(&mock_server::answer(seen, &result)))
         }
-        "tools/list" => {
-            Act::Say(puppet::json_answer(&puppet::answer(seen, &puppet::tools(&["tool", "packed"]))))
-        }
-        _ => Act::Good,
+        "tools/list" => MockReply::Say(mock_server::json_answer(&mock_server::answer(
+            seen,
+            &mock_server::tools(&["tool", "packed"]),
+        ))),
+        _ => MockReply::Good,
     })
     .await;
-    let gateway = before(&puppet, "").await;
+    let gateway = before(&mock, "").await;
     for long in [false, true] {
         let answer = call(&gateway, "box__tool", None, Some(BOTH), long).await;
         assert_eq!((answer.status, text(&answer)), (200, json!("done")), "{answer:?}");
         // What an encoder has made has the id that it was made with: that it is read is seen by its refusal.
         let answer = call(&gateway, "box__packed", None, Some(BOTH), long).await;
-        let words = answer.message()["error"]["message"].as_str().unwrap_or_default().to_owned();
-        assert!(words.contains("it answers another request"), "{words}");
+        let message = answer.message()["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(message.contains("it answers another request"), "{message}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirection_within_the_origin_is_followed_and_told_once() {
     for status in ["307 Temporary Redirect", "308 Permanent Redirect"] {
-        let puppet = Puppet::start(move |seen| match seen.header(":path") {
-            Some("/mcp") => Act::Say(http(status, &["Location: /mcp/"], "")),
-            _ => Act::Good,
+        let mock = MockServer::start(move |seen| match seen.header(":path") {
+            Some("/mcp") => MockReply::Say(http(status, &["Location: /mcp/"], "")),
+            _ => MockReply::Good,
         })
         .await;
-        let mut gateway = before(&puppet, ", headers: {Authorization: \"Bearer inside\"}").await;
+        let mut gateway = before(&mock, ", headers: {Authorization: \"Bearer inside\"}").await;
         let session = gateway.initialize("/mcp").await;
         for session in [None, Some(session.as_str())] {
             for long in [false, true] {
@@ -333,8 +334,8 @@ async fn a_redirection_within_the_origin_is_followed_and_told_once() {
                 assert_eq!((answer.status, text(&answer)), (200, json!("done")), "{answer:?}");
             }
         }
-        let there: Vec<Seen> =
-            puppet.calls().into_iter().filter(|seen| seen.header(":path") == Some("/mcp/")).collect();
+        let there: Vec<RecordedRequest> =
+            mock.calls().into_iter().filter(|seen| seen.header(":path") == Some("/mcp/")).collect();
         assert_eq!(there.len(), 4);
         assert!(there.iter().all(|seen| seen.header("authorization") == Some("Bearer inside")));
         gateway.process.wait_for("the server redirects each request");
@@ -346,29 +347,31 @@ async fn a_redirection_within_the_origin_is_followed_and_told_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirection_elsewhere_is_named_and_nothing_goes_there() {
-    let other = Puppet::start(|_| Act::Good).await;
+    let other = MockServer::start(|_| MockReply::Good).await;
     let to = other.url.replace("/mcp", "/secret?token=hidden");
     let location = format!("Location: {to}");
-    let puppet = Puppet::start(move |seen| match (seen.method(), seen.tool()) {
-        ("tools/list", _) => Act::Say(json_answer(&answer(seen, &tools(&["tool", "see_other", "loop"])))),
-        ("tools/call", "tool") => Act::Say(http("307 Temporary Redirect", &[&location], "")),
-        ("tools/call", "see_other") => Act::Say(http("303 See Other", &["Location: /login"], "")),
-        ("tools/call", "loop") => Act::Say(http("308 Permanent Redirect", &["Location: /mcp"], "")),
-        _ => Act::Good,
+    let mock = MockServer::start(move |seen| match (seen.method(), seen.tool()) {
+        ("tools/list", _) => {
+            MockReply::Say(json_answer(&answer(seen, &tools(&["tool", "see_other", "loop"]))))
+        }
+        ("tools/call", "tool") => MockReply::Say(http("307 Temporary Redirect", &[&location], "")),
+        ("tools/call", "see_other") => MockReply::Say(http("303 See Other", &["Location: /login"], "")),
+        ("tools/call", "loop") => MockReply::Say(http("308 Permanent Redirect", &["Location: /mcp"], "")),
+        _ => MockReply::Good,
     })
     .await;
-    let gateway = before(&puppet, ", headers: {Authorization: \"Bearer inside\"}").await;
+    let gateway = before(&mock, ", headers: {Authorization: \"Bearer inside\"}").await;
     for long in [false, true] {
         // On a connection that others have used, what an answer without a body says may be meant for them: it is said when
         // the call goes again.
         call(&gateway, "box__tool", None, Some(BOTH), long).await;
         let place = other.url.replace("/mcp", "/secret");
-        for (tool, words) in [("tool", place.as_str()), ("see_other", "/login"), ("loop", "HTTP 308")] {
+        for (tool, message) in [("tool", place.as_str()), ("see_other", "/login"), ("loop", "HTTP 308")] {
             let answer = call(&gateway, &format!("box__{tool}"), None, Some(BOTH), long).await;
             let error = &answer.message()["error"];
             assert_eq!((answer.status, &error["code"]), (502, &json!(502)), "{tool}: {error}");
             let said = error["message"].as_str().unwrap_or_default();
-            assert!(said.contains(words) && !said.contains("hidden"), "{tool}: {said}");
+            assert!(said.contains(message) && !said.contains("hidden"), "{tool}: {said}");
         }
     }
     assert!(other.all().is_empty(), "{:?}", other.all());
@@ -378,34 +381,34 @@ async fn a_redirection_elsewhere_is_named_and_nothing_goes_there() {
     assert!(other.all().is_empty(), "{:?}", other.all());
 }
 
-async fn puppet_that_moved(to: &str) -> Puppet {
+async fn puppet_that_moved(to: &str) -> MockServer {
     let location = format!("Location: {to}");
-    Puppet::start(move |_| Act::Say(http("308 Permanent Redirect", &[&location], ""))).await
+    MockServer::start(move |_| MockReply::Say(http("308 Permanent Redirect", &[&location], ""))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn json_by_another_name_or_none_is_json() {
-    let puppet = Puppet::start(|seen| {
-        let typed = |kind: &str| Act::Say(http("200 OK", &[&format!("Content-Type: {kind}")], &done(seen)));
+    let mock = MockServer::start(|seen| {
+        let typed = |kind: &str| MockReply::Say(http("200 OK", &[&format!("Content-Type: {kind}")], &done(seen)));
         match (seen.method(), seen.tool()) {
             ("tools/list", _) => {
                 let body = answer(seen, &tools(&["text_json", "json_rpc", "none", "page", "missing", "oops"]));
-                Act::Say(http("200 OK", &[], &body))
+                MockReply::Say(http("200 OK", &[], &body))
             }
             ("tools/call", "text_json") => typed("Text/JSON; charset=utf-8"),
             ("tools/call", "json_rpc") => typed("application/json-rpc"),
-            ("tools/call", "none") => Act::Say(http("200 OK", &[], &done(seen))),
-            ("tools/call", "page") => Act::Say(http("200 OK", &[], "<html>")),
+            ("tools/call", "none") => MockReply::Say(http("200 OK", &[], &done(seen))),
+            ("tools/call", "page") => MockReply::Say(http("200 OK", &[], "<html>")),
             ("tools/call", "missing") => {
                 let error = json!({"jsonrpc": "2.0", "id": seen.body["id"], "error": {"code": -32601, "message": "none"}});
-                Act::Say(http("404 Not Found", &[], &error.to_string()))
+                MockReply::Say(http("404 Not Found", &[], &error.to_string()))
             }
-            ("tools/call", "oops") => Act::Say(http("404 Not Found", &[], "<html>")),
-            _ => Act::Good,
+            ("tools/call", "oops") => MockReply::Say(http("404 Not Found", &[], "<html>")),
+            _ => MockReply::Good,
         }
     })
     .await;
-    let gateway = before(&puppet, "").await;
+    let gateway = before(&mock, "").await;
     for long in [false, true] {
         for tool in ["text_json", "json_rpc", "none"] {
             let answer = call(&gateway, &format!("box__{tool}"), None, Some(BOTH), long).await;
@@ -423,17 +426,17 @@ async fn json_by_another_name_or_none_is_json() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_has_no_time_says_when_in_whatever_words() {
-    let puppet = Puppet::start(|seen| {
+    let mock = MockServer::start(|seen| {
         let page = |status: &str, headers: &[&str]| {
-            Act::Say(http(status, &[&["Content-Type: text/html"], headers].concat(), "<h1>Later</h1>"))
+            MockReply::Say(http(status, &[&["Content-Type: text/html"], headers].concat(), "<h1>Later</h1>"))
         };
         // No message of MCP either.
-        let words = |status: &str, headers: &[&str]| {
+        let message = |status: &str, headers: &[&str]| {
             let headers = [&["Content-Type: application/json"], headers].concat();
-            Act::Say(http(status, &headers, r#"{"error":"Later","tg":[]}"#))
+            MockReply::Say(http(status, &headers, r#"{"error":"Later","tg":[]}"#))
         };
         match (seen.method(), seen.tool()) {
-            ("tools/list", _) => Act::Say(json_answer(&answer(
+            ("tools/list", _) => MockReply::Say(json_answer(&answer(
                 seen,
                 &tools(&[
                     "busy",
@@ -450,21 +453,21 @@ async fn a_server_that_has_no_time_says_when_in_whatever_words() {
             ("tools/call", "busy") => page("503 Service Unavailable", &["Retry-After: 17"]),
             ("tools/call", "limited") => page("429 Too Many Requests", &["Retry-After: 3"]),
             ("tools/call", "silent") => page("503 Service Unavailable", &[]),
-            ("tools/call", "busy_json") => words("503 Service Unavailable", &["Retry-After: 17"]),
-            ("tools/call", "limited_json") => words("429 Too Many Requests", &["Retry-After: 3"]),
+            ("tools/call", "busy_json") => message("503 Service Unavailable", &["Retry-After: 17"]),
+            ("tools/call", "limited_json") => message("429 Too Many Requests", &["Retry-After: 3"]),
             ("tools/call", "busy_empty") => {
                 let headers = ["Content-Type: application/json", "Retry-After: 17"];
-                Act::Say(http("503 Service Unavailable", &headers, ""))
+                MockReply::Say(http("503 Service Unavailable", &headers, ""))
             }
             ("tools/call", "limited_untyped") => {
-                Act::Say(http("429 Too Many Requests", &["Retry-After: 3"], "slow"))
+                MockReply::Say(http("429 Too Many Requests", &["Retry-After: 3"], "slow"))
             }
-            ("tools/call", "silent_json") => words("503 Service Unavailable", &[]),
-            _ => Act::Good,
+            ("tools/call", "silent_json") => message("503 Service Unavailable", &[]),
+            _ => MockReply::Good,
         }
     })
     .await;
-    let gateway = before(&puppet, "").await;
+    let gateway = before(&mock, "").await;
     for long in [false, true] {
         for (tool, status, after) in [
             ("busy", 503, Some("17")),
@@ -489,31 +492,38 @@ async fn a_server_that_refuses_a_gateway_without_credentials_is_heard() {
     const WORDS: &str = "Access is only allowed at localhost:8931";
     let forbid = |kind: &str, body: &str| http("403 Forbidden", &[&format!("Content-Type: {kind}")], body);
     let plain =
-        Puppet::start(move |_| Act::Say(forbid("text/plain", &format!("{WORDS}\u{1b}[31m\r\n")))).await;
+        MockServer::start(move |_| MockReply::Say(forbid("text/plain", &format!("{WORDS}\u{1b}[31m\r\n"))))
+            .await;
     let config = |url: &str, more: &str| format!("mcpServers: {{box: {{url: \"{url}\"{more}}}}}\n");
     let mut gateway = Gateway::start(&config(&plain.url, "")).await;
-    let told = gateway.process.wait_for("server is not connected");
-    assert!(told.contains(WORDS) && !told.contains("credentials"), "{told}");
+    let output = gateway.process.wait_for("server is not connected");
+    assert!(output.contains(WORDS) && !output.contains("credentials"), "{output}");
 
     // At a call, in each way, and with what is none of a stranger's business where credentials are given.
-    let play = move |seen: &Seen| match (seen.method(), seen.tool()) {
-        ("tools/list", _) => Act::Say(json_answer(&answer(seen, &tools(&["tool", "page", "json", "login"])))),
-        ("tools/call", "page") => Act::Say(forbid("text/html", "<h1>No</h1>")),
+    let play = move |seen: &RecordedRequest| match (seen.method(), seen.tool()) {
+        ("tools/list", _) => {
+            MockReply::Say(json_answer(&answer(seen, &tools(&["tool", "page", "json", "login"]))))
+        }
+        ("tools/call", "page") => MockReply::Say(forbid("text/html", "<h1>No</h1>")),
         ("tools/call", "json") => {
             let error = json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32000, "message": WORDS}});
-            Act::Say(forbid("application/json", &error.to_string()))
+            MockReply::Say(forbid("application/json", &error.to_string()))
         }
-        ("tools/call", "login") => Act::Say(http("401 Unauthorized", &["Content-Type: text/plain"], WORDS)),
-        ("tools/call", _) => Act::Say(forbid("text/plain", &format!("{WORDS}\r\n{}", "x".repeat(9000)))),
-        _ => Act::Good,
+        ("tools/call", "login") => {
+            MockReply::Say(http("401 Unauthorized", &["Content-Type: text/plain"], WORDS))
+        }
+        ("tools/call", _) => {
+            MockReply::Say(forbid("text/plain", &format!("{WORDS}\r\n{}", "x".repeat(9000))))
+        }
+        _ => MockReply::Good,
     };
-    let puppet = Puppet::start(play).await;
+    let mock = MockServer::start(play).await;
     for (settings, given) in [("", false), (", headers: {X-Api-Key: abc}", true)] {
-        let gateway = before(&puppet, settings).await;
+        let gateway = before(&mock, settings).await;
         for long in [false, true] {
             // As in `a_redirection_elsewhere_is_named_and_nothing_goes_there`.
             call(&gateway, "box__tool", None, Some(BOTH), long).await;
-            for (tool, words) in [
+            for (tool, message) in [
                 ("tool", WORDS),
                 ("json", WORDS),
                 ("page", "refuses the gateway (HTTP 403)"),
@@ -523,8 +533,8 @@ async fn a_server_that_refuses_a_gateway_without_credentials_is_heard() {
                 let error = &answer.message()["error"];
                 assert_eq!((answer.status, &error["code"]), (502, &json!(502)), "{tool}: {error}");
                 let said = error["message"].as_str().unwrap_or_default();
-                let words = if given { "does not accept the gateway's credentials" } else { words };
-                assert!(said.contains(words) && said.len() < 400, "{tool}: {said}");
+                let message = if given { "does not accept the gateway's credentials" } else { message };
+                assert!(said.contains(message) && said.len() < 400, "{tool}: {said}");
                 assert!(!given || !said.contains(WORDS), "{said}");
             }
         }
@@ -533,8 +543,8 @@ async fn a_server_that_refuses_a_gateway_without_credentials_is_heard() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slash_at_the_end_of_an_endpoint_says_nothing() {
-    let puppet = Puppet::start(|_| Act::Good).await;
-    let gateway = before(&puppet, "").await;
+    let mock = MockServer::start(|_| MockReply::Good).await;
+    let gateway = before(&mock, "").await;
     for path in ["/mcp/", "/servers/box/mcp/"] {
         let (status, list) = gateway.modern(path, "tools/list", json!({})).await;
         assert_eq!(status, 200, "{list}");
@@ -556,8 +566,8 @@ async fn a_slash_at_the_end_of_an_endpoint_says_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_resource_has_the_code_of_its_revision() {
-    let puppet = Puppet::start(|_| Act::Good).await;
-    let gateway = before(&puppet, "").await;
+    let mock = MockServer::start(|_| MockReply::Good).await;
+    let gateway = before(&mock, "").await;
     let session = gateway.initialize("/mcp").await;
     let body =
         json!({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": "none://such"}});
@@ -569,19 +579,19 @@ async fn an_unknown_resource_has_the_code_of_its_revision() {
 /// By a stream that ends with two carriage returns and the connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_may_be_the_last_event_of_a_stream_with_any_line_ends() {
-    let puppet = Puppet::start(|seen| match seen.method() {
+    let mock = MockServer::start(|seen| match seen.method() {
         "tools/call" | "tools/list" => {
             let body =
                 if seen.method() == "tools/list" { answer(seen, &tools(&["tool"])) } else { done(seen) };
-            Act::Cut(
+            MockReply::Cut(
                 format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {body}\r\r")
                     .into_bytes(),
             )
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
-    let gateway = before(&puppet, "").await;
+    let gateway = before(&mock, "").await;
     for long in [false, true] {
         let answer = call(&gateway, "box__tool", None, Some(BOTH), long).await;
         assert_eq!((answer.status, text(&answer)), (200, json!("done")), "{answer:?}");

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 pub use crate::process::Process;
 
 /// How long anything may take, on a machine that is busy with other tests: what takes longer hangs.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long the servers of a test may take to start before it goes on without them.
 const STARTS: Duration = Duration::from_secs(20);
@@ -97,7 +97,8 @@ impl Gateway {
         std::fs::write(&file, Self::listening(port, config)).expect("the configuration is written");
         let mut process = start(&mut Self::command(folder.path(), &["run"]));
         process.wait_for("endpoint");
-        let http = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
+        let http =
+            reqwest::Client::builder().no_proxy().read_timeout(TEST_TIMEOUT).build().expect("a client");
         let gateway = Self { process, port, folder, http };
         gateway.eventually("it listens", async |g| g.http.get(g.url("/health")).send().await.is_ok()).await;
         gateway.started().await;
@@ -114,9 +115,9 @@ impl Gateway {
     }
 
     /// The binary with this folder's configuration; what it leaves behind stays in the folder.
-    pub fn command(folder: &Path, words: &[&str]) -> Command {
+    pub fn command(folder: &Path, message: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));
-        command.args(words).arg("-c").arg(folder.join("toolgate.yaml")).current_dir(folder);
+        command.args(message).arg("-c").arg(folder.join("toolgate.yaml")).current_dir(folder);
         command.env("RUNTIME_DIRECTORY", folder);
         command
     }
@@ -143,7 +144,7 @@ impl Gateway {
 
     /// Waits until something holds; panics with the gateway's log when it never does.
     pub async fn eventually(&self, what: &str, mut holds: impl AsyncFnMut(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         while !holds(self).await {
             assert!(Instant::now() < deadline, "not in time: {what}\n{}", self.process.story());
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -161,8 +162,8 @@ impl Gateway {
     /// Whether a metric is there with this value.
     pub async fn has_metric(&self, name: &str, value: f64) -> bool {
         let text = self.get("/metrics").await;
-        let told = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-        told == Some(value)
+        let output = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        output == Some(value)
     }
 
     pub async fn get(&self, path: &str) -> String {

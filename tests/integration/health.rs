@@ -12,20 +12,20 @@ use crate::harness::{Gateway, free_port};
 const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\n";
 
 /// Asks with this folder's file; `runtime` is where gateways leave word.
-pub async fn health(folder: &Path, runtime: &Path, words: &[&str]) -> Output {
+pub async fn health(folder: &Path, runtime: &Path, message: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));
-    command.arg("health").args(words).current_dir(folder).env("RUNTIME_DIRECTORY", runtime);
+    command.arg("health").args(message).current_dir(folder).env("RUNTIME_DIRECTORY", runtime);
     clients::output(&mut command, "").await
 }
 
-async fn asked(gateway: &Gateway, words: &[&str]) -> Output {
-    health(gateway.folder.path(), gateway.folder.path(), words).await
+async fn asked(gateway: &Gateway, message: &[&str]) -> Output {
+    health(gateway.folder.path(), gateway.folder.path(), message).await
 }
 
 /// The same where nothing could be left, such as a container that writes nothing.
-async fn asked_by_file(gateway: &Gateway, words: &[&str]) -> Output {
+async fn asked_by_file(gateway: &Gateway, message: &[&str]) -> Output {
     let empty = tempfile::tempdir().expect("a folder");
-    health(gateway.folder.path(), empty.path(), words).await
+    health(gateway.folder.path(), empty.path(), message).await
 }
 
 fn is_well(done: &Output) {
@@ -43,7 +43,7 @@ async fn a_faulty_file_is_no_reason_to_be_unwell() {
         format!("listen: {{address: \"127.0.0.1:{port}\", nonsense: 1}}\n"),
     ] {
         gateway.rewrite(&faulty);
-        gateway.eventually("it is seen", async |g| g.get("/ready").await.contains("faulty")).await;
+        gateway.eventually("it is seen", async |g| g.get("/ready").await.contains("invalid")).await;
         is_well(&asked(&gateway, &[]).await);
         is_well(&asked_by_file(&gateway, &[]).await);
     }
@@ -89,8 +89,8 @@ async fn it_is_alive_without_a_required_server_but_not_ready() {
 async fn the_listener_of_operators_is_asked_where_there_is_one() {
     let config = format!("admin: {{address: \"127.0.0.1:{}\"}}\n{DEMO}", free_port());
     let gateway = Gateway::start(&config).await;
-    for words in [&[][..], &["--live"]] {
-        is_well(&asked(&gateway, words).await);
-        is_well(&asked_by_file(&gateway, words).await);
+    for message in [&[][..], &["--live"]] {
+        is_well(&asked(&gateway, message).await);
+        is_well(&asked_by_file(&gateway, message).await);
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Gateway, PATIENCE, Process, a_fixture, free_port};
-use crate::procs;
-use crate::puppet::{Act, Puppet};
+use crate::harness::{Gateway, Process, TEST_TIMEOUT, a_fixture, free_port};
+use crate::mock_server::{MockReply, MockServer};
+use crate::process;
 
 fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).expect("the system takes the connection");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).expect("a timeout");
     stream
 }
 
@@ -66,7 +66,7 @@ async fn a_connection_over_the_limit_is_told_so_and_those_inside_go_on() {
     gateway.http = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
     // The client of the harness may still hold the one that it started with; it is gone with the old client.
     let mut inside: Vec<TcpStream> = Vec::new();
-    let until = std::time::Instant::now() + PATIENCE;
+    let until = std::time::Instant::now() + TEST_TIMEOUT;
     while inside.len() < 4 {
         let mut stream = connect(gateway.port);
         if ask(&mut stream, HEALTH).starts_with("HTTP/1.1 200") {
@@ -96,15 +96,15 @@ async fn a_connection_over_the_limit_is_told_so_and_those_inside_go_on() {
             }
         })
         .await;
-    let told = |g: &Gateway| g.process.output().matches("too many connections").count();
-    gateway.eventually("it is told", async |g| told(g) > 0).await;
-    assert!(told(&gateway) <= 10, "it is told {} times", told(&gateway));
+    let output = |g: &Gateway| g.process.output().matches("too many connections").count();
+    gateway.eventually("it is told", async |g| output(g) > 0).await;
+    assert!(output(&gateway) <= 10, "it is told {} times", output(&gateway));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_connections_are_taken_after_a_reload() {
     let config =
-        |most: u32| format!("mcpServers: {{demo: {{builtin: demo}}}}\nlimits: {{max_connections: {most}}}\n");
+        |max: u32| format!("mcpServers: {{demo: {{builtin: demo}}}}\nlimits: {{max_connections: {max}}}\n");
     let mut gateway = Gateway::start(&config(1)).await;
     gateway.http = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
     let mut first = connect(gateway.port);
@@ -185,9 +185,9 @@ fn limit(pid: u32, files: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn that_there_are_no_descriptors_is_no_fault_of_a_server() {
-    let puppet = Puppet::start(|_| Act::Good).await;
+    let mock = MockServer::start(|_| MockReply::Good).await;
     let settings = "circuit_breaker: {failures: 1, open_for: 1h}";
-    let config = format!("mcpServers: {{fix: {{url: \"{}\", {settings}}}}}\n", puppet.url);
+    let config = format!("mcpServers: {{fix: {{url: \"{}\", {settings}}}}}\n", mock.url);
     let gateway = with_files(1024, &config).await;
     gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
     let mut inside = connect(gateway.port);
@@ -218,11 +218,11 @@ async fn that_there_are_no_descriptors_is_no_fault_of_a_server() {
 /// Each session has connections of its own to a server, which wait some seconds for its next call.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_many_clients_leave_descriptors_for_others() {
-    let puppet = Puppet::start(|_| Act::Good).await;
-    let gateway = with_files(1024, &format!("mcpServers: {{fix: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let mock = MockServer::start(|_| MockReply::Good).await;
+    let gateway = with_files(1024, &format!("mcpServers: {{fix: {{url: \"{}\"}}}}\n", mock.url)).await;
     gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
     let pid = gateway.process.id();
-    let mut most = 0;
+    let mut max = 0;
     for number in 0..600 {
         let session = gateway.initialize("/mcp").await;
         let body =
@@ -230,9 +230,9 @@ async fn sessions_of_many_clients_leave_descriptors_for_others() {
         let answer = gateway.post("/mcp", Some(&session), &body).send().await.expect("an answer");
         assert_eq!(answer.status(), 200, "session {number}");
         drop(answer.bytes().await);
-        most = most.max(procs::descriptors(pid));
+        max = max.max(process::descriptors(pid));
     }
-    assert!(most < 300, "{most} descriptors were open at once");
+    assert!(max < 300, "{max} descriptors were open at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,7 +245,7 @@ async fn without_descriptors_clients_wait_and_nothing_breaks() {
     }
     // Somebody takes the descriptors away: from here on accepts fail.
     let pid = gateway.process.id();
-    limit(pid, procs::descriptors(pid) as u64);
+    limit(pid, process::descriptors(pid) as u64);
     let mut waiting: Vec<TcpStream> = (0..20).map(|_| connect(gateway.port)).collect();
     gateway.eventually("accepts fail", async |g| g.process.output().contains("Accept() failed")).await;
     for _ in 0..20 {
@@ -254,8 +254,8 @@ async fn without_descriptors_clients_wait_and_nothing_breaks() {
         }
     }
     drop(inside);
-    let told = gateway.process.output().matches("Accept() failed").count();
-    assert!(told < 100, "it is told {told} times");
+    let output = gateway.process.output().matches("Accept() failed").count();
+    assert!(output < 100, "it is told {output} times");
     limit(pid, 1024);
     for stream in &mut waiting {
         assert!(ask(stream, &echo("demo")).starts_with("HTTP/1.1 200"), "those that waited are served");
@@ -288,7 +288,7 @@ async fn a_child_has_the_limit_that_the_gateway_was_started_with() {
     let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
     let heir = u32::try_from(line["pid"].as_u64().expect("its number")).expect("a number");
     gateway.wait_for("took over");
-    let children = procs::children_running(heir, "sleep 1000");
+    let children = process::children_running(heir, "sleep 1000");
     assert!(!children.is_empty(), "{}", gateway.story());
     assert_eq!(open_files(children[0])[0], "777");
     assert_eq!(open_files(heir), [hard.clone(), hard]);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::events::Events;
-use crate::harness::{Gateway, PATIENCE, initialize, legacy_call, read};
+use crate::harness::{Gateway, TEST_TIMEOUT, initialize, legacy_call, read};
 use crate::raw;
 
 const CALLS: usize = 0;
@@ -106,7 +106,7 @@ fn by(client: &Client, request: RequestBuilder) -> RequestBuilder {
 }
 
 fn client() -> Client {
-    Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client")
+    Client::builder().no_proxy().read_timeout(TEST_TIMEOUT).build().expect("a client")
 }
 
 /// One legacy client, which opens a new session when its own is not known any more.
@@ -180,7 +180,13 @@ impl Run {
     }
 
     /// Judges the answer to a call of `…__echo`.
-    fn echoed(&self, kind: usize, (tool, passes): (&str, bool), words: &str, (status, answer): (u16, Value)) {
+    fn echoed(
+        &self,
+        kind: usize,
+        (tool, passes): (&str, bool),
+        message: &str,
+        (status, answer): (u16, Value),
+    ) {
         if passes && answer["error"]["message"].as_str().is_some_and(|why| why.contains("Unknown tool")) {
             assert_eq!(answer["error"]["code"], -32602, "{tool}: {status} {answer}");
             return self.count(REFUSED);
@@ -194,7 +200,7 @@ impl Run {
             }
         }
         assert_eq!(status, 200, "{tool}: {answer}");
-        assert_eq!(answer["result"]["content"][0]["text"], json!(words), "{tool}: {answer}");
+        assert_eq!(answer["result"]["content"][0]["text"], json!(message), "{tool}: {answer}");
         self.count(kind);
     }
 
@@ -205,10 +211,10 @@ impl Run {
         while self.goes_on() {
             turn += 1;
             let (modern, lists) = (turn.is_multiple_of(2), turn.is_multiple_of(5));
-            let (tool, words) = (self.tool(turn), format!("{number}-{turn}"));
+            let (tool, message) = (self.tool(turn), format!("{number}-{turn}"));
             let (method, params) = match lists {
                 true => ("tools/list", json!({})),
-                false => ("tools/call", json!({"name": tool.0, "arguments": {"message": words}})),
+                false => ("tools/call", json!({"name": tool.0, "arguments": {"message": message}})),
             };
             let answer = if modern {
                 let request = by(&member.client, self.gateway.modern_request("/mcp", method, params));
@@ -217,7 +223,7 @@ impl Run {
                 member.say(&json!({"jsonrpc": "2.0", "id": turn, "method": method, "params": params})).await
             };
             if !lists {
-                self.echoed(CALLS, tool, &words, answer);
+                self.echoed(CALLS, tool, &message, answer);
                 continue;
             }
             let tools = answer.1["result"]["tools"].as_array();
@@ -233,16 +239,16 @@ impl Run {
 
     /// Calls over one connection of HTTP/2.
     async fn multiplexed(self: Arc<Self>, number: usize) {
-        let own = Client::builder().no_proxy().read_timeout(PATIENCE).http2_prior_knowledge();
+        let own = Client::builder().no_proxy().read_timeout(TEST_TIMEOUT).http2_prior_knowledge();
         let own = own.build().expect("a client");
         let mut turn = number;
         while self.goes_on() {
             turn += 1;
-            let (tool, words) = (self.tool(turn), format!("{number}-{turn}"));
-            let params = json!({"name": tool.0, "arguments": {"message": words}});
+            let (tool, message) = (self.tool(turn), format!("{number}-{turn}"));
+            let params = json!({"name": tool.0, "arguments": {"message": message}});
             let request = by(&own, self.gateway.modern_request("/mcp", "tools/call", params));
             let answer = request.send().await.unwrap_or_else(|error| panic!("{}: {error:?}", tool.0));
-            self.echoed(MULTIPLEXED, tool, &words, read(answer).await);
+            self.echoed(MULTIPLEXED, tool, &message, read(answer).await);
         }
     }
 
@@ -252,16 +258,16 @@ impl Run {
         let mut turn = number;
         while self.goes_on() {
             turn += 1;
-            let (tool, words) = (self.tool(turn), format!("{number}-{turn}"));
+            let (tool, message) = (self.tool(turn), format!("{number}-{turn}"));
             let body = json!({"jsonrpc": "2.0", "id": turn, "method": "tools/call", "params": {
-                "name": tool.0, "arguments": {"message": words},
+                "name": tool.0, "arguments": {"message": message},
                 "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
                           "io.modelcontextprotocol/clientCapabilities": {}}}});
             let request = raw::Head::modern("/mcp", "tools/call", Some(tool.0));
             let answer = connection.exchange(&request.whole(body.to_string().as_bytes())).await;
             let answer = answer.unwrap_or_else(|| panic!("{}: closed instead of an answer", tool.0));
             assert!(answer.whole, "{}: the answer is cut", tool.0);
-            self.echoed(RAW, tool, &words, (answer.status, answer.message()));
+            self.echoed(RAW, tool, &message, (answer.status, answer.message()));
             if answer.closes() {
                 connection = raw::Client::connect(self.gateway.port).await;
             }

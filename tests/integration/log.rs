@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use crate::commands::{err, folder_with, toolgate};
-use crate::harness::{Gateway, PATIENCE, Process, free_port};
-use crate::procs;
+use crate::harness::{Gateway, Process, TEST_TIMEOUT, free_port};
+use crate::process;
 
 const DROPPED: &str = "toolgate_log_dropped_total";
 /// More lines than may wait.
@@ -43,7 +43,7 @@ fn chatter(port: u16) {
 
 fn ask(port: u16, times: usize) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).expect("a timeout");
     let mut piece = [0; 4096];
     for _ in 0..times {
         stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");
@@ -68,8 +68,8 @@ async fn a_log_that_nobody_reads_holds_up_neither_calls_nor_the_end() {
     let (_reader, writer) = full_pipe();
     let mut gateway = Gateway::start_as(&config(), |command| Process::start_telling(command, writer)).await;
     let calls = (0..64).map(|n| {
-        let words = json!({"message": n.to_string()});
-        async { (gateway.call("demo__echo", words).await.0, gateway.call("gone__x", json!({})).await.0) }
+        let message = json!({"message": n.to_string()});
+        async { (gateway.call("demo__echo", message).await.0, gateway.call("gone__x", json!({})).await.0) }
     });
     for (good, bad) in futures::future::join_all(calls).await {
         assert_eq!((good, bad), (200, 502));
@@ -99,9 +99,9 @@ async fn a_log_goes_on_when_it_is_read_again_and_says_what_is_missing() {
             into.lock().expect("no holder panics").extend_from_slice(&piece[..length]);
         }
     });
-    let has = |words: &str| {
+    let has = |message: &str| {
         let read = read.lock().expect("no holder panics");
-        String::from_utf8_lossy(&read).lines().any(|line| line.contains(words))
+        String::from_utf8_lossy(&read).lines().any(|line| line.contains(message))
     };
     gateway.eventually("it is told", async |_| has("lines of the log were dropped")).await;
     assert_eq!(gateway.call("demo__echo", json!({"message": "again"})).await.0, 200);
@@ -142,17 +142,17 @@ async fn a_standard_output_that_is_full_stops_no_start() {
     let http = reqwest::Client::new();
     let gateway = Gateway { process, port, folder, http };
     gateway.eventually("it serves", async |g| g.http.get(g.url("/health")).send().await.is_ok()).await;
-    assert!(procs::runs(gateway.process.id()));
+    assert!(process::runs(gateway.process.id()));
 }
 
 #[tokio::test]
 async fn a_command_whose_output_cannot_be_written_fails_and_says_so() {
     let folder = folder_with("mcpServers: {demo: {builtin: demo}}\n");
-    for words in [&["check"][..], &["schema"], &["explain", "ping"], &["tools"]] {
+    for message in [&["check"][..], &["schema"], &["explain", "ping"], &["tools"]] {
         let mut command = tokio::process::Command::new("sh");
-        command.args(["-c", "exec \"$@\" >/dev/full", "sh", env!("CARGO_BIN_EXE_toolgate")]).args(words);
+        command.args(["-c", "exec \"$@\" >/dev/full", "sh", env!("CARGO_BIN_EXE_toolgate")]).args(message);
         let done = crate::clients::output(command.current_dir(folder.path()), "").await;
-        assert_eq!(done.status.code(), Some(1), "{words:?}: {}", err(&done));
+        assert_eq!(done.status.code(), Some(1), "{message:?}: {}", err(&done));
         assert!(err(&done).contains("error: standard output: No space left"), "{}", err(&done));
     }
     assert!(toolgate(folder.path(), &["check"]).await.status.success());
@@ -202,6 +202,6 @@ fn on_a_terminal_the_log_is_text() {
         .args(["-c", script, env!("CARGO_BIN_EXE_toolgate"), "run", "-c"])
         .arg(folder.path().join("toolgate.yaml"));
     let mut process = Process::start(command.env("RUNTIME_DIRECTORY", folder.path()).env("NO_COLOR", "1"));
-    let told = process.wait_for("server connected");
-    assert!(told.contains(" INFO server connected ") && !told.contains('{'), "{told}");
+    let output = process.wait_for("server connected");
+    assert!(output.contains(" INFO server connected ") && !output.contains('{'), "{output}");
 }

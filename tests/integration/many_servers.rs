@@ -173,9 +173,9 @@ async fn twenty_five_real_servers_connect_and_are_used_though_three_start_slowly
     gateway.eventually("all say so", async |g| connected(&g.process.output()) == names.len()).await;
     // None was given up, none was started again (one process for each era is right), no entry of theirs is left out.
     let log = gateway.process.output();
-    for words in ["server is not connected", "server is down", "clients could not read"] {
-        let line = log.lines().find(|line| line.contains(words));
-        assert_eq!(line, None, "{words}");
+    for message in ["server is not connected", "server is down", "clients could not read"] {
+        let line = log.lines().find(|line| line.contains(message));
+        assert_eq!(line, None, "{message}");
     }
     let starts = |log: &str, name: &str| {
         let started = log.lines().filter(|line| line.contains("\"the process has started\""));

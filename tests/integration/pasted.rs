@@ -41,12 +41,12 @@ async fn a_file_of_vs_code_is_checked_and_written_anew() {
     let folder = vscode();
     let done = toolgate(folder.path(), &["check", "-c", ".vscode/mcp.json"]).await;
     assert_eq!(done.status.code(), Some(0), "{}{}", out(&done), err(&done));
-    for words in [
+    for message in [
         "note: line 4: `servers` is read as `mcpServers`",
         "note: line 6: `${input:api-key}` is read from the environment as `INPUT_API_KEY` (py)",
         "warning: line 5: `${workspaceFolder}` is read as `",
     ] {
-        assert!(out(&done).contains(words), "{words}: {}", out(&done));
+        assert!(out(&done).contains(message), "{message}: {}", out(&done));
     }
     let done = toolgate(folder.path(), &["check", "--print", "-c", ".vscode/mcp.json"]).await;
     assert_eq!(done.status.code(), Some(0), "{}", err(&done));
@@ -119,21 +119,25 @@ async fn a_file_of_variables_that_is_no_file_stops_nothing_and_is_named() {
     let pipe = std::ffi::CString::new(format!("{}/pipe", folder.path().display())).expect("a path");
     // SAFETY: a path that lives through the call.
     assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
-    for (path, words) in
+    for (path, message) in
         [("pipe", "not a regular file"), ("/dev/zero", "not a regular file"), (".", "not a regular file")]
     {
-        let (code, told) = run(path).await;
+        let (code, output) = run(path).await;
         assert!(
-            code == Some(2) && told.contains("mcpServers.a.envFile: cannot be read") && told.contains(words),
-            "{told}"
+            code == Some(2)
+                && output.contains("mcpServers.a.envFile: cannot be read")
+                && output.contains(message),
+            "{output}"
         );
     }
     std::fs::write(folder.path().join("bad"), "A=1\nhunter3\n").expect("it is written");
-    let (code, told) = run("bad").await;
+    let (code, output) = run("bad").await;
     assert!(
-        code == Some(2) && told.contains("line 2 of that file is no variable") && !told.contains("hunter3"),
-        "{told}"
+        code == Some(2)
+            && output.contains("line 2 of that file is no variable")
+            && !output.contains("hunter3"),
+        "{output}"
     );
-    let (code, told) = run("gone").await;
-    assert!(code == Some(0) && told.contains("envFile: there is no such file"), "{told}");
+    let (code, output) = run("gone").await;
+    assert!(code == Some(0) && output.contains("envFile: there is no such file"), "{output}");
 }

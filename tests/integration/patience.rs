@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Gateway, PATIENCE};
+use crate::harness::{Gateway, TEST_TIMEOUT};
 
 /// Of a sound request the head comes in that time on a busy machine too.
 const CONFIG: &str = "mcpServers: {demo: {builtin: demo}}\nlimits: {header_timeout: 3s}\n";
@@ -32,7 +32,7 @@ async fn a_head_that_trickles_in_is_not_waited_for() {
     tokio::select! {
         () = trickle => {}
         () = closed => {}
-        () = tokio::time::sleep(PATIENCE) => panic!("still open"),
+        () = tokio::time::sleep(TEST_TIMEOUT) => panic!("still open"),
     }
     assert!(begun.elapsed() >= Duration::from_millis(2900), "closed after {:?}", begun.elapsed());
 }

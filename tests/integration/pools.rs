@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, Process, fixture, free_port, legacy_call, read};
-use crate::puppet::{Act, Puppet, Seen, answer, good, http, json_answer};
+use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, good, http, json_answer};
 
 /// One server of these endpoints; checks are frequent, since the tests wait for them.
-fn pool(puppets: &[&Puppet], more: &str) -> String {
-    let urls: Vec<String> = puppets.iter().map(|puppet| puppet.url.clone()).collect();
+fn pool(puppets: &[&MockServer], more: &str) -> String {
+    let urls: Vec<String> = puppets.iter().map(|mock| mock.url.clone()).collect();
     format!("mcpServers: {{up: {{urls: {}, health: {{interval: 200ms}}{more}}}}}\n", json!(urls))
 }
 
 /// An answer in good order of a server that has a tool and a prompt, both of which only a call can tell apart.
-fn sound(seen: &Seen) -> Vec<u8> {
+fn sound(seen: &RecordedRequest) -> Vec<u8> {
     let result = match seen.method() {
         "server/discover" => {
             json!({"supportedVersions": ["2026-07-28"], "resultType": "complete", "ttlMs": 0,
@@ -32,14 +32,14 @@ fn sound(seen: &Seen) -> Vec<u8> {
     json_answer(&answer(seen, &result))
 }
 
-fn metric(puppet: &Puppet) -> String {
-    let label = puppet.url.trim_start_matches("http://");
+fn metric(mock: &MockServer) -> String {
+    let label = mock.url.trim_start_matches("http://");
     format!("toolgate_upstream_endpoint_up{{endpoint=\"{label}\",server=\"up\"}}")
 }
 
-async fn is_up(gateway: &Gateway, puppet: &Puppet, up: bool) {
+async fn is_up(gateway: &Gateway, mock: &MockServer, up: bool) {
     let value = if up { 1.0 } else { 0.0 };
-    gateway.eventually("the endpoint is seen", async |g| g.has_metric(&metric(puppet), value).await).await;
+    gateway.eventually("the endpoint is seen", async |g| g.has_metric(&metric(mock), value).await).await;
 }
 
 async fn get_prompt(gateway: &Gateway) -> (u16, Value) {
@@ -50,18 +50,18 @@ async fn get_prompt(gateway: &Gateway) -> (u16, Value) {
 async fn an_endpoint_that_breaks_off_fails_no_read_and_no_call_is_made_twice() {
     let sick = Arc::new(AtomicBool::new(false));
     let breaks = sick.clone();
-    let play = move |seen: &Seen| {
-        if breaks.load(Ordering::SeqCst) { Act::Reset(Vec::new()) } else { Act::Say(sound(seen)) }
+    let play = move |seen: &RecordedRequest| {
+        if breaks.load(Ordering::SeqCst) { MockReply::Reset(Vec::new()) } else { MockReply::Say(sound(seen)) }
     };
     let puppets = [
-        Puppet::start(|seen| Act::Say(sound(seen))).await,
-        Puppet::start(play).await,
-        Puppet::start(|seen| Act::Say(sound(seen))).await,
+        MockServer::start(|seen| MockReply::Say(sound(seen))).await,
+        MockServer::start(play).await,
+        MockServer::start(|seen| MockReply::Say(sound(seen))).await,
     ];
-    let all: Vec<&Puppet> = puppets.iter().collect();
+    let all: Vec<&MockServer> = puppets.iter().collect();
     let gateway = Gateway::start(&pool(&all, ", retry: {attempts: 3, on: [connect, reset, \"503\"]}")).await;
-    for puppet in &puppets {
-        is_up(&gateway, puppet, true).await;
+    for mock in &puppets {
+        is_up(&gateway, mock, true).await;
     }
     let mut made = 0;
     let mut lost = 0;
@@ -88,7 +88,7 @@ async fn an_endpoint_that_breaks_off_fails_no_read_and_no_call_is_made_twice() {
     }
     assert!(lost > 0, "some call must have reached the endpoint as it broke");
     for n in 1..=made {
-        let calls = puppets.iter().flat_map(Puppet::calls);
+        let calls = puppets.iter().flat_map(MockServer::calls);
         let times = calls.filter(|seen| seen.body["params"]["arguments"]["n"] == n).count();
         assert_eq!(times, 1, "call {n} of {made}");
     }
@@ -116,22 +116,26 @@ async fn a_tool_that_calls_itself_idempotent_is_believed_only_where_the_settings
     for (settings, times) in [("", 1), (", idempotent: true", 2)] {
         let calls = Arc::new(AtomicUsize::new(0));
         let count = calls.clone();
-        let puppet = Puppet::start(move |seen| {
+        let mock = MockServer::start(move |seen| {
             if seen.method() == "tools/call" && count.fetch_add(1, Ordering::SeqCst) == 0 {
-                return Act::Say(http("503 Service Unavailable", &["Content-Type: text/html"], "<p>no</p>"));
+                return MockReply::Say(http(
+                    "503 Service Unavailable",
+                    &["Content-Type: text/html"],
+                    "<p>no</p>",
+                ));
             }
-            Act::Say(sound(seen))
+            MockReply::Say(sound(seen))
         })
         .await;
         let more = format!(", retry: {{attempts: 2, on: [\"503\"]{settings}}}");
-        let gateway = Gateway::start(&pool(&[&puppet], &more)).await;
+        let gateway = Gateway::start(&pool(&[&mock], &more)).await;
         gateway
             .eventually("the tool is there", async |g| {
                 g.modern("/mcp", "tools/list", json!({})).await.1.to_string().contains("up__tool")
             })
             .await;
         let (status, answer) = gateway.call("up__tool", json!({})).await;
-        assert_eq!((status == 200, puppet.count("tools/call")), (times == 2, times), "{status} {answer}");
+        assert_eq!((status == 200, mock.count("tools/call")), (times == 2, times), "{status} {answer}");
     }
 }
 
@@ -139,15 +143,15 @@ async fn a_tool_that_calls_itself_idempotent_is_believed_only_where_the_settings
 async fn a_server_that_asks_for_time_gets_it() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
-    let puppet = Puppet::start(move |seen| {
+    let mock = MockServer::start(move |seen| {
         if seen.method() == "prompts/get" && count.fetch_add(1, Ordering::SeqCst) == 0 {
             let headers = ["Content-Type: text/plain", "Retry-After: 1"];
-            return Act::Say(http("503 Service Unavailable", &headers, "later"));
+            return MockReply::Say(http("503 Service Unavailable", &headers, "later"));
         }
-        Act::Say(sound(seen))
+        MockReply::Say(sound(seen))
     })
     .await;
-    let gateway = Gateway::start(&pool(&[&puppet], ", retry: {on: [\"503\"]}")).await;
+    let gateway = Gateway::start(&pool(&[&mock], ", retry: {on: [\"503\"]}")).await;
     gateway
         .eventually("the prompt is there", async |g| {
             g.modern("/mcp", "prompts/list", json!({})).await.1.to_string().contains("up__ask")
@@ -162,12 +166,12 @@ async fn a_server_that_asks_for_time_gets_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_accepts_and_never_answers_gets_no_more_calls() {
     // Its checks pass: only calls can tell.
-    let hangs = Puppet::start(|seen| match seen.method() {
-        "tools/call" => Act::Hang(Vec::new()),
-        _ => Act::Say(sound(seen)),
+    let hangs = MockServer::start(|seen| match seen.method() {
+        "tools/call" => MockReply::Hang(Vec::new()),
+        _ => MockReply::Say(sound(seen)),
     })
     .await;
-    let works = Puppet::start(|seen| Act::Say(sound(seen))).await;
+    let works = MockServer::start(|seen| MockReply::Say(sound(seen))).await;
     let gateway = Gateway::start(&pool(&[&hangs, &works], ", timeout: 300ms")).await;
     is_up(&gateway, &hangs, true).await;
     is_up(&gateway, &works, true).await;
@@ -186,26 +190,26 @@ async fn an_endpoint_that_accepts_and_never_answers_gets_no_more_calls() {
     assert!(gateway.has_metric("toolgate_upstream_up{server=\"up\"}", 1.0).await);
 }
 
-/// The puppet of these that has answered a call of a tool.
-fn called<'p>(puppets: &[&'p Puppet]) -> &'p Puppet {
-    let mut called = puppets.iter().filter(|puppet| puppet.count("tools/call") > 0);
+/// The mock server of these that has answered a call of a tool.
+fn called<'p>(puppets: &[&'p MockServer]) -> &'p MockServer {
+    let mut called = puppets.iter().filter(|mock| mock.count("tools/call") > 0);
     let first = called.next().expect("one was called");
     assert!(called.next().is_none(), "a session stays at one endpoint");
     first
 }
 
 /// How often a client's own session was opened there, rather than the gateway's.
-fn opened(puppet: &Puppet) -> usize {
-    let clients = |seen: &Seen| seen.body["params"]["clientInfo"]["name"] == "test";
-    puppet.all().iter().filter(|seen| seen.method() == "initialize" && clients(seen)).count()
+fn opened(mock: &MockServer) -> usize {
+    let clients = |seen: &RecordedRequest| seen.body["params"]["clientInfo"]["name"] == "test";
+    mock.all().iter().filter(|seen| seen.method() == "initialize" && clients(seen)).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_stays_at_its_endpoint_and_outlives_it() {
     let mut puppets = vec![
-        Puppet::start(|_| Act::Good).await,
-        Puppet::start(|_| Act::Good).await,
-        Puppet::start(|_| Act::Good).await,
+        MockServer::start(|_| MockReply::Good).await,
+        MockServer::start(|_| MockReply::Good).await,
+        MockServer::start(|_| MockReply::Good).await,
     ];
     let gateway = Gateway::start(&pool(&puppets.iter().collect::<Vec<_>>(), "")).await;
     let session = gateway.initialize("/mcp").await;
@@ -214,7 +218,7 @@ async fn a_session_stays_at_its_endpoint_and_outlives_it() {
         assert_eq!(status, 200, "{answer}");
     }
     let home = called(&puppets.iter().collect::<Vec<_>>()).url.clone();
-    let place = puppets.iter().position(|puppet| puppet.url == home).expect("one of them");
+    let place = puppets.iter().position(|mock| mock.url == home).expect("one of them");
     assert_eq!((puppets[place].count("tools/call"), opened(&puppets[place])), (6, 1));
     puppets.remove(place).close().await;
     for n in 6..9 {
@@ -228,9 +232,9 @@ async fn a_session_stays_at_its_endpoint_and_outlives_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_that_changes_the_endpoints_keeps_sessions_where_they_are() {
     let puppets = [
-        Puppet::start(|_| Act::Good).await,
-        Puppet::start(|_| Act::Good).await,
-        Puppet::start(|_| Act::Good).await,
+        MockServer::start(|_| MockReply::Good).await,
+        MockServer::start(|_| MockReply::Good).await,
+        MockServer::start(|_| MockReply::Good).await,
     ];
     let gateway = Gateway::start(&pool(&[&puppets[0], &puppets[1]], "")).await;
     let session = gateway.initialize("/mcp").await;
@@ -334,32 +338,40 @@ async fn a_killed_process_is_not_missed_and_all_killed_are_and_come_back() {
 }
 
 /// A server whose sessions are numbered, and which answers to those that it does not know (any more) with a 400.
-async fn forgetful() -> (Puppet, Arc<AtomicUsize>) {
+async fn forgetful() -> (MockServer, Arc<AtomicUsize>) {
     let session = Arc::new(AtomicUsize::new(0));
     let now = session.clone();
-    let puppet = Puppet::start(move |seen| {
+    let mock = MockServer::start(move |seen| {
         let known = now.load(Ordering::SeqCst).to_string();
         match (seen.method(), seen.header("mcp-session-id")) {
-            ("server/discover", _) => Act::Say(http("404 Not Found", &[], "")),
+            ("server/discover", _) => MockReply::Say(http("404 Not Found", &[], "")),
             ("initialize", _) => {
                 let id = format!("Mcp-Session-Id: {known}");
                 let result = json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}},
                     "serverInfo": {"name": "puppet", "version": "1"}});
-                Act::Say(http("200 OK", &["Content-Type: application/json", &id], &answer(seen, &result)))
+                MockReply::Say(http(
+                    "200 OK",
+                    &["Content-Type: application/json", &id],
+                    &answer(seen, &result),
+                ))
             }
-            (_, Some(id)) if id == known => Act::Good,
+            (_, Some(id)) if id == known => MockReply::Good,
             (_, _) if known.ends_with('1') => {
-                Act::Say(http("400 Bad Request", &["Content-Type: text/plain"], "no such session"))
+                MockReply::Say(http("400 Bad Request", &["Content-Type: text/plain"], "no such session"))
             }
             _ => {
                 let error = json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32000,
                     "message": "Bad Request: No valid session ID provided"}});
-                Act::Say(http("400 Bad Request", &["Content-Type: application/json"], &error.to_string()))
+                MockReply::Say(http(
+                    "400 Bad Request",
+                    &["Content-Type: application/json"],
+                    &error.to_string(),
+                ))
             }
         }
     })
     .await;
-    (puppet, session)
+    (mock, session)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -376,19 +388,19 @@ async fn an_endpoint_that_loses_its_sessions_and_says_so_by_400_gets_a_new_one()
         gateway.eventually("it is checked on", async |_| first.count("ping") > checked + 4).await;
         assert!(gateway.has_metric(&metric(&first), 1.0).await);
     }
-    let told = gateway.process.output();
-    assert!(!told.contains("endpoint is down"), "{told}");
+    let output = gateway.process.output();
+    assert!(!output.contains("endpoint is down"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_that_greet_and_list_slowly_are_waited_for() {
-    let slow = |seen: &Seen| match seen.method() {
-        "server/discover" | "tools/list" => Act::Pause(Vec::new(), Duration::from_secs(6), sound(seen)),
-        "initialize" => Act::Say(http("400 Bad Request", &[], "")),
-        _ => Act::Say(sound(seen)),
+    let slow = |seen: &RecordedRequest| match seen.method() {
+        "server/discover" | "tools/list" => MockReply::Pause(Vec::new(), Duration::from_secs(6), sound(seen)),
+        "initialize" => MockReply::Say(http("400 Bad Request", &[], "")),
+        _ => MockReply::Say(sound(seen)),
     };
-    let puppets = [Puppet::start(slow).await, Puppet::start(slow).await];
-    let urls = puppets.each_ref().map(|puppet| puppet.url.clone());
+    let puppets = [MockServer::start(slow).await, MockServer::start(slow).await];
+    let urls = puppets.each_ref().map(|mock| mock.url.clone());
     let gateway = Gateway::start(&format!(
         "mcpServers: {{up: {{urls: {}, era: modern, timeout: 30s}}}}\n",
         json!(urls)
@@ -399,10 +411,10 @@ async fn endpoints_that_greet_and_list_slowly_are_waited_for() {
             g.modern("/mcp", "tools/list", json!({})).await.1.to_string().contains("up__tool")
         })
         .await;
-    for puppet in &puppets {
-        is_up(&gateway, puppet, true).await;
+    for mock in &puppets {
+        is_up(&gateway, mock, true).await;
     }
-    let told = gateway.process.output();
-    assert!(!told.contains("gets no calls for a while"), "{told}");
+    let output = gateway.process.output();
+    assert!(!output.contains("gets no calls for a while"), "{output}");
     assert!(gateway.has_metric("toolgate_upstream_up{server=\"up\"}", 1.0).await);
 }

@@ -4,15 +4,15 @@ use futures::StreamExt;
 use serde_json::Value;
 
 use crate::clients::{Sdk, inspect, run};
-use crate::five::{ASKS_BACK, Five, NOT_CALLED, is_modern, tool_of};
+use crate::real_servers_setup::{ASKS_BACK, NOT_CALLED, RealServers, is_modern, tool_of};
 
 const LEGACY: &str = "2025-11-25";
 const MODERN: &str = "2026-07-28";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_tool_of_five_servers_answers_real_clients_in_both_eras() {
-    let five = Five::start().await;
-    let url = five.gateway.url("/mcp");
+    let servers = RealServers::start().await;
+    let url = servers.gateway.url("/mcp");
     let runs = [
         (Sdk::Python, "legacy", LEGACY),
         (Sdk::Python, "auto", MODERN),
@@ -22,7 +22,7 @@ async fn every_tool_of_five_servers_answers_real_clients_in_both_eras() {
         (Sdk::TypeScript, "modern", MODERN),
     ];
     let ran = futures::future::join_all(runs.map(|(sdk, mode, version)| {
-        let mut plan = five.plan();
+        let mut plan = servers.plan();
         if version == MODERN {
             plan.retain(|step| is_modern(tool_of(step)));
         }
@@ -47,11 +47,11 @@ async fn every_tool_of_five_servers_answers_real_clients_in_both_eras() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_inspector_calls_every_tool_of_five_servers() {
-    let five = Five::start().await;
-    let url = &five.gateway.url("/mcp");
+    let servers = RealServers::start().await;
+    let url = &servers.gateway.url("/mcp");
     let mut calls: Vec<(&str, Value)> = Vec::new();
     for era in ["legacy", "modern"] {
-        let plan = five.plan().into_iter().filter(|step| era == "legacy" || is_modern(tool_of(step)));
+        let plan = servers.plan().into_iter().filter(|step| era == "legacy" || is_modern(tool_of(step)));
         calls.extend(plan.map(|step| (era, step)));
     }
     let checked = futures::stream::iter(calls).map(|(era, step)| async move {

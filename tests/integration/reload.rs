@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::events::Events;
-use crate::harness::{Gateway, PATIENCE, Process, a_fixture, free_port, legacy_call, read, stdio_fixture};
+use crate::harness::{
+    Gateway, Process, TEST_TIMEOUT, a_fixture, free_port, legacy_call, read, stdio_fixture,
+};
 
 const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\n";
 
@@ -22,22 +24,22 @@ async fn hammer(
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
 ) -> Vec<String> {
-    let own = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
+    let own = reqwest::Client::builder().no_proxy().read_timeout(TEST_TIMEOUT).build().expect("a client");
     let mut wrong = Vec::new();
     while !stop.load(Ordering::Relaxed) && wrong.len() < 3 {
         let tool = ["demo__echo", "fix__echo"][number % 2];
-        let words = format!("{number}");
+        let message = format!("{number}");
         let request = if number % 4 < 2 {
-            let params = json!({"name": tool, "arguments": {"message": words}});
+            let params = json!({"name": tool, "arguments": {"message": message}});
             gateway.modern_request("/mcp", "tools/call", params)
         } else {
-            gateway.post("/mcp", Some(&session), &legacy_call(number, tool, json!({"message": words})))
+            gateway.post("/mcp", Some(&session), &legacy_call(number, tool, json!({"message": message})))
         };
         let request = request.build().expect("a request");
         match own.execute(request).await {
             Ok(response) => {
                 let (status, answer) = read(response).await;
-                if status != 200 || answer["result"]["content"][0]["text"] != words {
+                if status != 200 || answer["result"]["content"][0]["text"] != message {
                     wrong.push(format!("{tool}: {status} {answer}"));
                 }
             }
@@ -131,7 +133,7 @@ async fn change_what_is_called(config: impl Fn(usize) -> String, rounds: usize) 
         .await;
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let call = async |gateway: Arc<Gateway>, number: usize, stop: Arc<AtomicBool>, done: Arc<AtomicUsize>| {
-        let own = reqwest::Client::builder().no_proxy().read_timeout(PATIENCE).build().expect("a client");
+        let own = reqwest::Client::builder().no_proxy().read_timeout(TEST_TIMEOUT).build().expect("a client");
         let tool = ["pipe__echo", "fix__echo"][number % 2];
         let mut wrong = Vec::new();
         while !stop.load(Ordering::Relaxed) && wrong.len() < 3 {
@@ -226,8 +228,8 @@ async fn a_faulty_file_changes_nothing_and_is_told_everywhere() {
     gateway.rewrite("mcpServers: {demo: {builtin: demo}, more: {bultin: demo}}\n");
     gateway.eventually("it is counted", async |g| reloads(g, "failed").await == 1.0).await;
     let ready = gateway.get("/ready").await;
-    assert!(ready.contains("configuration is faulty") && ready.contains("bultin"), "{ready}");
-    gateway.process.wait_for("the changed configuration is faulty");
+    assert!(ready.contains("configuration is invalid") && ready.contains("bultin"), "{ready}");
+    gateway.process.wait_for("the changed configuration is invalid");
     let health: Value = serde_json::from_str(&gateway.get("/health").await).expect("JSON");
     assert_eq!((&health["servers"], &health["tools"]), (&json!(1), &json!(5)));
     assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
@@ -235,7 +237,7 @@ async fn a_faulty_file_changes_nothing_and_is_told_everywhere() {
     gateway.rewrite("mcpServers: {demo: {builtin: demo}, more: {builtin: demo}}\n");
     gateway.eventually("the good one is taken", async |g| reloads(g, "ok").await == 1.0).await;
     let ready = gateway.get("/ready").await;
-    assert!(ready.contains("\"ready\":true") && !ready.contains("faulty"), "{ready}");
+    assert!(ready.contains("\"ready\":true") && !ready.contains("invalid"), "{ready}");
     gateway
         .eventually("its server is there", async |g| {
             g.call("more__echo", json!({"message": "hi"})).await.0 == 200
@@ -249,7 +251,7 @@ async fn a_faulty_file_that_is_put_back_is_forgotten() {
     gateway.rewrite("mcpServers: [\n");
     gateway.eventually("it is counted", async |g| reloads(g, "failed").await == 1.0).await;
     gateway.rewrite(DEMO);
-    gateway.eventually("all is well", async |g| !g.get("/ready").await.contains("faulty")).await;
+    gateway.eventually("all is well", async |g| !g.get("/ready").await.contains("invalid")).await;
     assert_eq!(reloads(&gateway, "ok").await, 0.0, "nothing changed");
 }
 
@@ -303,8 +305,8 @@ async fn other_files_of_the_folder_reload_nothing() {
     gateway.process.signal(libc::SIGHUP);
     gateway.eventually("the signal is counted", async |g| g.metric(failed).await >= 2.0).await;
     assert_eq!(gateway.metric(failed).await, 2.0);
-    let told = gateway.process.output().matches("the changed configuration is faulty").count();
-    assert!(told <= 2, "{}", gateway.process.output());
+    let output = gateway.process.output().matches("the changed configuration is invalid").count();
+    assert!(output <= 2, "{}", gateway.process.output());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,8 +383,8 @@ async fn only_a_regular_file_of_a_sound_size_is_a_configuration() {
         let (failed, ok) = (reloads(&gateway, "failed").await, reloads(&gateway, "ok").await);
         put(make);
         gateway.eventually(what, async |g| reloads(g, "failed").await > failed).await;
-        let told = format!("the fault says what it is: {what}");
-        gateway.eventually(&told, async |g| g.process.story().contains(what)).await;
+        let output = format!("the fault says what it is: {what}");
+        gateway.eventually(&output, async |g| g.process.story().contains(what)).await;
         // What comes after it is seen.
         gateway.rewrite(&format!("{DEMO}limits: {{max_body: {}KiB}}\n", 4000 - round));
         gateway.eventually("it is loaded", async |g| reloads(g, "ok").await > ok).await;

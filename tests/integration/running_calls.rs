@@ -7,7 +7,7 @@ use crate::events::Events;
 use crate::harness::{Gateway, Process, a_fixture, legacy_call, stdio_fixture};
 
 /// The fixture over HTTP as `fix`, another as `two`, and as a process `pipe`.
-async fn house() -> (Gateway, [Process; 2]) {
+async fn setup() -> (Gateway, [Process; 2]) {
     let ((fix, fix_url), (two, two_url)) = tokio::join!(a_fixture(), a_fixture());
     let servers = json!({"fix": {"url": fix_url}, "two": {"url": two_url}, "pipe": stdio_fixture()});
     let gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
@@ -19,7 +19,7 @@ async fn house() -> (Gateway, [Process; 2]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_and_log_messages_reach_the_caller_with_its_own_token() {
-    let (gateway, _servers) = house().await;
+    let (gateway, _servers) = setup().await;
     let session = gateway.initialize("/mcp").await;
     for server in ["fix", "pipe"] {
         let mut call = legacy_call("c", &format!("{server}__stream"), json!({"n": 3, "interval_ms": 5}));
@@ -31,15 +31,15 @@ async fn progress_and_log_messages_reach_the_caller_with_its_own_token() {
             (&answer["id"], &answer["result"]["content"][0]["text"]),
             (&json!("c"), &json!("streamed 3"))
         );
-        let told = |method: &str| {
+        let output = |method: &str| {
             all.iter().filter(|m| m["method"] == method).map(|m| m["params"].clone()).collect::<Vec<_>>()
         };
-        let progress = told("notifications/progress");
+        let progress = output("notifications/progress");
         let steps: Vec<&Value> = progress.iter().map(|params| &params["progress"]).collect();
         assert_eq!(steps, [1.0, 2.0, 3.0], "{server}");
         assert!(progress.iter().all(|params| params["progressToken"] == "my token"), "{progress:?}");
         if server == "fix" {
-            let logged = told("notifications/message");
+            let logged = output("notifications/message");
             assert_eq!(logged.len(), 3);
             assert_eq!((&logged[0]["level"], &logged[0]["data"]), (&json!("info"), &json!("step 1")));
         }
@@ -48,7 +48,7 @@ async fn progress_and_log_messages_reach_the_caller_with_its_own_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_level_that_a_client_sets_holds_at_the_servers() {
-    let (gateway, _servers) = house().await;
+    let (gateway, _servers) = setup().await;
     let session = gateway.initialize("/mcp").await;
     let level =
         json!({"jsonrpc": "2.0", "id": 1, "method": "logging/setLevel", "params": {"level": "error"}});
@@ -65,7 +65,7 @@ async fn the_log_level_that_a_client_sets_holds_at_the_servers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_call_is_cancelled_at_its_server() {
-    let (gateway, _servers) = house().await;
+    let (gateway, _servers) = setup().await;
     let session = gateway.initialize("/mcp").await;
     for server in ["fix", "pipe"] {
         let call = legacy_call("long", &format!("{server}__sleep"), json!({"seconds": 600}));
@@ -88,7 +88,7 @@ async fn a_cancelled_call_is_cancelled_at_its_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_modern_client_that_leaves_takes_its_call_with_it() {
-    let (gateway, _servers) = house().await;
+    let (gateway, _servers) = setup().await;
     let count = async |g: &Gateway, server: &str, name: &str| {
         let (_, answer) = g.call(&format!("{server}__counter"), json!({"name": name, "add": 0})).await;
         answer["result"]["structuredContent"]["count"]
@@ -108,7 +108,7 @@ async fn a_modern_client_that_leaves_takes_its_call_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_ask_the_client_at_once_and_each_gets_its_answer() {
-    let (gateway, _servers) = house().await;
+    let (gateway, _servers) = setup().await;
     let session = gateway.initialize_with("/mcp", json!({"elicitation": {}, "sampling": {}})).await;
     let mut asking = Vec::new();
     for server in ["fix", "two"] {

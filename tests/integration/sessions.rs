@@ -48,8 +48,8 @@ async fn delete_ends_a_session_here_and_at_the_server() {
     assert_eq!(stream.next().await, None, "its stream ends");
     let (status, answer) = gateway.say("/mcp", &session, &echo).await;
     assert_eq!(status, 404, "{answer}");
-    let told = "the server is told, once";
-    gateway.eventually(told, async |g| g.count(&watcher, "fix", "http.DELETE").await == before + 1).await;
+    let output = "the server is told, once";
+    gateway.eventually(output, async |g| g.count(&watcher, "fix", "http.DELETE").await == before + 1).await;
 }
 
 #[tokio::test]
@@ -156,8 +156,8 @@ async fn nobody_takes_more_than_its_share_of_the_sessions() {
         let ((status, answer), session, wait) = open(from).await;
         assert_eq!((status, session), (429, None), "{answer}");
         assert_eq!(answer["error"]["code"], 429, "{answer}");
-        let words = answer["error"]["message"].as_str().unwrap_or_default();
-        assert!(words.contains("limits.max_sessions_per_caller"), "{answer}");
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains("limits.max_sessions_per_caller"), "{answer}");
         assert!(answer["error"]["data"]["retry_after_ms"].as_u64().is_some_and(|ms| ms > 0), "{answer}");
         let wait: u64 = wait.expect("it is told").parse().expect("seconds");
         assert!((1..=60).contains(&wait), "{wait}");

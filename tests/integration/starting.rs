@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::events::Events;
-use crate::harness::{Gateway, PATIENCE, python, read, root};
-use crate::puppet::{Act, Puppet, answer};
+use crate::harness::{Gateway, TEST_TIMEOUT, python, read, root};
+use crate::mock_server::{MockReply, MockServer, answer};
 
 /// The fixture, behind a gate: each process leaves a line in `starts` and waits until there is a file `go`.
 fn gated(folder: &Path) -> Value {
@@ -74,7 +74,7 @@ async fn a_slow_process_of_both_eras_is_started_once_in_each_and_missed_by_nobod
     let (status, answer) = gateway.call("slow__echo", json!({"message": "hi"})).await;
     assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("hi")), "{answer}");
     let changed = json!("notifications/tools/list_changed");
-    let told = async {
+    let output = async {
         loop {
             let note = stream.next().await.expect("the stream goes on");
             let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
@@ -84,7 +84,7 @@ async fn a_slow_process_of_both_eras_is_started_once_in_each_and_missed_by_nobod
             }
         }
     };
-    tokio::time::timeout(PATIENCE, told).await.expect("clients are told");
+    tokio::time::timeout(TEST_TIMEOUT, output).await.expect("clients are told");
     assert_eq!(starts(folder.path()), 2, "nothing was restarted on the way");
 }
 
@@ -104,8 +104,8 @@ async fn who_comes_while_all_servers_start_is_told_when_they_are_there() {
     }
     let mut stream = Events::of_session(&gateway, "/mcp", &session).await;
     open(folder.path());
-    let told = tokio::time::timeout(PATIENCE, stream.next()).await.expect("clients are told");
-    assert!(told.is_some_and(|note| note["method"].as_str().is_some_and(|m| m.ends_with("list_changed"))));
+    let output = tokio::time::timeout(TEST_TIMEOUT, stream.next()).await.expect("clients are told");
+    assert!(output.is_some_and(|note| note["method"].as_str().is_some_and(|m| m.ends_with("list_changed"))));
     gateway.eventually("its tools are there", async |g| modern_shows(g, "slow__echo").await).await;
 }
 
@@ -122,7 +122,7 @@ async fn commands_wait_for_the_start() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, both).await.expect("it is asked in both eras");
+    tokio::time::timeout(TEST_TIMEOUT, both).await.expect("it is asked in both eras");
     open(folder.path());
     let output = child.wait_with_output().await.expect("it ends");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -136,25 +136,24 @@ async fn commands_wait_for_the_start() {
 async fn a_server_over_http_that_hangs_in_one_era_is_asked_in_the_other_and_heard_when_it_answers() {
     let (say, late) = tokio::sync::mpsc::unbounded_channel();
     let late = std::sync::Mutex::new(Some(late));
-    let puppet = Puppet::start(move |seen| match seen.method() {
+    let mock = MockServer::start(move |seen| match seen.method() {
         "server/discover" => match late.lock().expect("nobody panics with it").take() {
-            Some(late) => Act::Pour(late),
-            None => Act::Good,
+            Some(late) => MockReply::Pour(late),
+            None => MockReply::Good,
         },
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
-    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", puppet.url)).await;
-    gateway.eventually("it is asked in the other era", async |_| puppet.count("initialize") > 0).await;
+    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", mock.url)).await;
+    gateway.eventually("it is asked in the other era", async |_| mock.count("initialize") > 0).await;
     let session = gateway.initialize("/mcp").await;
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
     let there = async |g: &Gateway| shows(&g.say("/mcp", &session, &list).await.1, "p__tool");
     gateway.eventually("it is there for old clients", there).await;
     assert!(!modern_shows(&gateway, "p__tool").await);
-    assert_eq!(puppet.count("server/discover"), 1);
+    assert_eq!(mock.count("server/discover"), 1);
 
-    let asked =
-        puppet.all().into_iter().find(|seen| seen.method() == "server/discover").expect("it was asked");
+    let asked = mock.all().into_iter().find(|seen| seen.method() == "server/discover").expect("it was asked");
     let hello = json!({"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
         "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
     say.send(format!("data: {}\n\n", answer(&asked, &hello)).into_bytes()).expect("it is waited for");
@@ -167,16 +166,16 @@ async fn a_server_over_http_that_hangs_in_one_era_is_asked_in_the_other_and_hear
 async fn after_a_reload_no_client_loses_its_era_for_a_moment() {
     let (say, late) = tokio::sync::mpsc::unbounded_channel();
     let late = std::sync::Mutex::new(Some(late));
-    let puppet = Puppet::start(move |seen| match (seen.method(), seen.header("x-new")) {
+    let mock = MockServer::start(move |seen| match (seen.method(), seen.header("x-new")) {
         ("server/discover", Some(_)) => match late.lock().expect("nobody panics with it").take() {
-            Some(late) => Act::Pour(late),
-            None => Act::Good,
+            Some(late) => MockReply::Pour(late),
+            None => MockReply::Good,
         },
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
     let up =
-        |headers: &str| format!("mcpServers: {{p: {{url: \"{}\", headers: {{{headers}}}}}}}\n", puppet.url);
+        |headers: &str| format!("mcpServers: {{p: {{url: \"{}\", headers: {{{headers}}}}}}}\n", mock.url);
     let gateway = Gateway::start(&up("")).await;
     let session = gateway.initialize("/mcp").await;
     let legacy = crate::harness::legacy_call(1, "p__tool", json!({}));
@@ -186,7 +185,7 @@ async fn after_a_reload_no_client_loses_its_era_for_a_moment() {
 
     gateway.rewrite(&up("X-New: \"1\""));
     let new = |method: &str| {
-        puppet.all().iter().any(|seen| seen.method() == method && seen.header("x-new").is_some())
+        mock.all().iter().any(|seen| seen.method() == method && seen.header("x-new").is_some())
     };
     // The new connection has answered in the legacy era, and its lists are read; in the modern one it has not.
     let listed = async |g: &Gateway| {
@@ -206,7 +205,7 @@ async fn after_a_reload_no_client_loses_its_era_for_a_moment() {
     }
     assert!(!new("tools/call"), "the one before is called");
 
-    let asked = puppet.all();
+    let asked = mock.all();
     let asked =
         asked.iter().find(|seen| seen.method() == "server/discover" && seen.header("x-new").is_some());
     let hello = json!({"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},

@@ -8,8 +8,8 @@ use crate::events::Events;
 use crate::harness::{
     Gateway, Process, a_fixture, free_port, legacy_call, python, read, root, stdio_fixture,
 };
-use crate::procs;
-use crate::puppet::{Act, Puppet};
+use crate::mock_server::{MockReply, MockServer};
+use crate::process;
 use crate::raw::{Client, Head};
 
 /// What leaves a process in a session of its own, whose parent has ended and which SIGTERM does not end.
@@ -26,7 +26,7 @@ fn fixture_file() -> String {
 }
 
 /// One that does not end before its calls do, however long they take.
-async fn house(pipe: Value) -> (Gateway, Process) {
+async fn setup(pipe: Value) -> (Gateway, Process) {
     let (fixture, url) = a_fixture().await;
     let servers = json!({"fix": {"url": url}, "pipe": pipe, "demo": {"builtin": "demo"}});
     let gateway = Gateway::start(&format!("mcpServers: {servers}\nlimits: {{drain: 1h}}\n")).await;
@@ -38,8 +38,8 @@ async fn house(pipe: Value) -> (Gateway, Process) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_lets_calls_finish_and_ends_streams_in_good_order() {
-    let (mut gateway, _fixture) = house(stdio_fixture()).await;
-    let pipes = procs::children_running(gateway.process.id(), "--stdio");
+    let (mut gateway, _fixture) = setup(stdio_fixture()).await;
+    let pipes = process::children_running(gateway.process.id(), "--stdio");
     assert_eq!(pipes.len(), 2, "a process for each era");
     let session = gateway.initialize("/mcp").await;
     let mut stream = Events::of_session(&gateway, "/mcp", &session).await;
@@ -67,13 +67,13 @@ async fn sigterm_lets_calls_finish_and_ends_streams_in_good_order() {
         assert!(status == 200 && text.starts_with("slept"), "{server}: {status} {answer}");
     }
     assert!(gateway.process.wait().success());
-    procs::gone(&pipes).await;
+    process::gone(&pipes).await;
 }
 
 /// A stream that would go on for ever ends when the time to drain is over: with an error, and with its last chunk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_without_end_ends_in_good_order_when_the_gateway_stops() {
-    let puppet = Puppet::start(|seen| match seen.method() {
+    let mock = MockServer::start(|seen| match seen.method() {
         "tools/call" => {
             let head =
                 "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -82,12 +82,12 @@ async fn a_stream_without_end_ends_in_good_order_when_the_gateway_stops() {
             let note = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
             let event = format!("data: {note}\n\n");
             let chunk = format!("{:x}\r\n{event}\r\n", event.len());
-            Act::Repeat(head.as_bytes().to_vec(), chunk.into_bytes(), Duration::from_millis(20))
+            MockReply::Repeat(head.as_bytes().to_vec(), chunk.into_bytes(), Duration::from_millis(20))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
-    let config = format!("mcpServers: {{s: {{url: \"{}\"}}}}\nlimits: {{drain: 0s}}\n", puppet.url);
+    let config = format!("mcpServers: {{s: {{url: \"{}\"}}}}\nlimits: {{drain: 0s}}\n", mock.url);
     let mut gateway = Gateway::start(&config).await;
     let params = json!({"name": "s__tool", "arguments": {}, "_meta": {"progressToken": 7,
         "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}});
@@ -99,7 +99,7 @@ async fn a_stream_without_end_ends_in_good_order_when_the_gateway_stops() {
         let port = gateway.port;
         calls.push(tokio::spawn(async move { Client::connect(port).await.exchange(&request).await }));
     }
-    gateway.eventually("both run", async |_| puppet.count("tools/call") == 2).await;
+    gateway.eventually("both run", async |_| mock.count("tools/call") == 2).await;
     gateway.process.signal(libc::SIGTERM);
     for call in calls {
         let answer = call.await.expect("no panic").expect("an answer");
@@ -112,7 +112,7 @@ async fn a_stream_without_end_ends_in_good_order_when_the_gateway_stops() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_stops_is_not_ready() {
-    let (mut gateway, _fixture) = house(stdio_fixture()).await;
+    let (mut gateway, _fixture) = setup(stdio_fixture()).await;
     let session = gateway.initialize("/mcp").await;
     let call = legacy_call(1, "fix__sleep", json!({"seconds": 2}));
     let call = gateway.post("/mcp", Some(&session), &call);
@@ -151,28 +151,28 @@ async fn a_call_that_outlasts_the_drain_time_is_cut() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_process_of_a_server_is_left_behind() {
     for signal in [libc::SIGTERM, libc::SIGKILL] {
-        let (mut gateway, _fixture) = house(nested_fixture()).await;
-        let shells = procs::children_running(gateway.process.id(), "sh -c");
+        let (mut gateway, _fixture) = setup(nested_fixture()).await;
+        let shells = process::children_running(gateway.process.id(), "sh -c");
         assert_eq!(shells.len(), 2, "a process for each era");
         let mut all: Vec<u32> =
-            shells.iter().copied().chain(shells.iter().flat_map(|s| procs::children(*s))).collect();
-        let words = all.iter().map(|pid| procs::command_line(*pid)).collect::<Vec<_>>().join("\n");
-        assert_eq!((words.matches("sleep 1234 \n").count(), all.len()), (2, 6), "{words}");
-        let supervisors = procs::supervisors(gateway.process.id());
+            shells.iter().copied().chain(shells.iter().flat_map(|s| process::children(*s))).collect();
+        let message = all.iter().map(|pid| process::command_line(*pid)).collect::<Vec<_>>().join("\n");
+        assert_eq!((message.matches("sleep 1234 \n").count(), all.len()), (2, 6), "{message}");
+        let supervisors = process::supervisors(gateway.process.id());
         let daemons = daemons(&gateway);
         assert_eq!((daemons.len(), supervisors.len()), (2, 2));
         all.extend(daemons.into_iter().chain(supervisors));
         gateway.process.signal(signal);
         let status = gateway.process.wait();
         assert_eq!(status.success(), signal == libc::SIGTERM, "{status}");
-        procs::gone(&all).await;
+        process::gone(&all).await;
     }
 }
 
 /// Those that `DAEMON` has left, with their supervisors as parents.
 fn daemons(gateway: &Gateway) -> Vec<u32> {
-    let mut found = procs::children_running(gateway.process.id(), "sleep 1235 ");
-    found.retain(|pid| procs::command_line(*pid) == "sleep 1235 ");
+    let mut found = process::children_running(gateway.process.id(), "sleep 1235 ");
+    found.retain(|pid| process::command_line(*pid) == "sleep 1235 ");
     found
 }
 
@@ -186,13 +186,13 @@ async fn a_daemon_ends_with_its_server() {
     let connected = async |g: &Gateway| g.get("/health").await.contains("\"connected\":2");
     gateway.eventually("both are connected", connected).await;
     let (first, servers) =
-        (daemons(&gateway), procs::children_running(gateway.process.id(), "server.py --stdio"));
+        (daemons(&gateway), process::children_running(gateway.process.id(), "server.py --stdio"));
     assert_eq!((first.len(), servers.len()), (1, 1));
 
-    procs::kill(servers[0]);
+    process::kill(servers[0]);
     let line = gateway.process.wait_for("left processes running");
     assert!(line.contains("\"running\":1"), "{line}");
-    procs::gone(&first).await;
+    process::gone(&first).await;
     let mut second = Vec::new();
     gateway
         .eventually("it is started anew", async |g| {
@@ -202,7 +202,7 @@ async fn a_daemon_ends_with_its_server() {
         .await;
 
     gateway.rewrite(&config(json!({"demo": demo})));
-    procs::gone(&second).await;
+    process::gone(&second).await;
     gateway.process.signal(libc::SIGTERM);
     assert!(gateway.process.wait().success());
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::harness::{Gateway, a_fixture, stdio_fixture};
 use crate::load::{KINDS, Load, Tools};
-use crate::procs;
+use crate::process;
 
 /// Files before what is held is measured, and after.
 const FIRST: usize = 100;
@@ -32,7 +32,7 @@ async fn at_rest(gateway: &Gateway) -> (usize, u64) {
     let (mut least, mut look) = ((usize::MAX, u64::MAX), tokio::time::interval(Duration::from_millis(200)));
     for _ in 0..60 {
         look.tick().await;
-        least = (least.0.min(procs::descriptors(pid)), least.1.min(procs::memory(pid)));
+        least = (least.0.min(process::descriptors(pid)), least.1.min(process::memory(pid)));
     }
     least
 }
@@ -81,7 +81,7 @@ async fn a_hundred_reloads_under_load_are_not_noticed_and_leave_nothing_behind()
         println!("{written} files; {KINDS:?}: {done:?}");
         assert!(done.iter().all(|count| *count > 0), "some kind of load did nothing: {KINDS:?} {done:?}");
         gateway
-            .eventually("no process is left", async |_| procs::children_running(pid, "--stdio").len() == 2)
+            .eventually("no process is left", async |_| process::children_running(pid, "--stdio").len() == 2)
             .await;
         let now = at_rest(&gateway).await;
         println!("at rest: {} descriptors, {} KiB", now.0, now.1);

@@ -22,18 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MUTUAL: &str = "cert: server.pem, key: server.key, client_ca: clients.pem";
 
 /// Somebody who signs certificates.
-pub struct Authority {
+pub struct TestCa {
     pub pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, in PEM.
-pub struct Pair {
+pub struct TestCert {
     pub cert: String,
     pub key: String,
 }
 
-impl Authority {
+impl TestCa {
     pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -44,11 +44,11 @@ impl Authority {
         Self { pem, issuer: Issuer::new(params, key) }
     }
 
-    fn server(&self) -> Pair {
+    fn server(&self) -> TestCert {
         self.sign(CertificateParams::new(["localhost".into(), "127.0.0.1".into()]).expect("good names"))
     }
 
-    pub fn client(&self, uri: &str) -> Pair {
+    pub fn client(&self, uri: &str) -> TestCert {
         self.sign(Self::named(uri))
     }
 
@@ -58,10 +58,10 @@ impl Authority {
         params
     }
 
-    pub fn sign(&self, params: CertificateParams) -> Pair {
+    pub fn sign(&self, params: CertificateParams) -> TestCert {
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
-        Pair { cert, key: key.serialize_pem() }
+        TestCert { cert, key: key.serialize_pem() }
     }
 }
 
@@ -70,14 +70,14 @@ struct Gate {
     process: Process,
     port: u16,
     folder: tempfile::TempDir,
-    authority: Authority,
+    authority: TestCa,
 }
 
 fn put(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).expect("the file is written");
 }
 
-fn put_pair(folder: &Path, pair: &Pair) {
+fn put_pair(folder: &Path, pair: &TestCert) {
     put(folder, "server.pem", &pair.cert);
     put(folder, "server.key", &pair.key);
 }
@@ -91,7 +91,7 @@ fn configuration(port: u16, tls: &str, rest: &str) -> String {
 impl Gate {
     async fn start(tls: &str, rest: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (port, authority) = (free_port(), Authority::new("the house"));
+        let (port, authority) = (free_port(), TestCa::new("the house"));
         put_pair(folder.path(), &authority.server());
         put(folder.path(), "clients.pem", &authority.pem);
         put(folder.path(), "toolgate.yaml", &configuration(port, tls, rest));
@@ -108,7 +108,7 @@ impl Gate {
     }
 
     /// A client that only trusts this authority, with a certificate of its own or without.
-    fn client_of(&self, authority: &Authority, own: Option<&Pair>) -> reqwest::Client {
+    fn client_of(&self, authority: &TestCa, own: Option<&TestCert>) -> reqwest::Client {
         let root = reqwest::Certificate::from_pem(authority.pem.as_bytes()).expect("a certificate");
         let mut builder = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([root]);
         if let Some(pair) = own {
@@ -127,7 +127,7 @@ impl Gate {
     }
 
     /// The status of an `initialize` with this certificate; `None` if there was no connection.
-    async fn opens(&self, own: Option<&Pair>) -> Option<u16> {
+    async fn opens(&self, own: Option<&TestCert>) -> Option<u16> {
         let client = self.client_of(&self.authority, own);
         self.post(&client).send().await.ok().map(|response| response.status().as_u16())
     }
@@ -140,7 +140,7 @@ async fn calls_come_over_https_and_only_so() {
     assert!(banner.contains(&format!("https://127.0.0.1:{}/mcp", gate.port)), "{banner}");
     assert_eq!(gate.opens(None).await, Some(200));
 
-    let other = Authority::new("somebody else");
+    let other = TestCa::new("somebody else");
     let wary = gate.client_of(&other, None);
     assert!(gate.post(&wary).send().await.is_err(), "a client that does not trust the authority");
     let plain = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
@@ -178,9 +178,9 @@ async fn without_a_good_certificate_there_is_no_connection() {
     let gate = Gate::start(MUTUAL, "").await;
     assert_eq!(gate.opens(Some(&gate.authority.client("spiffe://prod/a"))).await, Some(200));
     assert_eq!(gate.opens(None).await, None, "none");
-    let other = Authority::new("the house");
+    let other = TestCa::new("the house");
     assert_eq!(gate.opens(Some(&other.client("spiffe://prod/a"))).await, None, "somebody else's");
-    let mut old = Authority::named("spiffe://prod/a");
+    let mut old = TestCa::named("spiffe://prod/a");
     old.not_before = date_time_ymd(2019, 1, 1);
     old.not_after = date_time_ymd(2020, 1, 1);
     assert_eq!(gate.opens(Some(&gate.authority.sign(old))).await, None, "one that has ended");
@@ -190,9 +190,9 @@ async fn without_a_good_certificate_there_is_no_connection() {
 async fn a_connection_takes_no_more_requests_once_its_certificate_has_ended() {
     let gate = Gate::start(MUTUAL, "").await;
     for seconds in [3, 6, 12, 24] {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is right");
-        let mut short = Authority::named("spiffe://prod/a");
-        short.not_after = date_time_ymd(1970, 1, 1) + since + Duration::from_secs(seconds);
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is right");
+        let mut short = TestCa::named("spiffe://prod/a");
+        short.not_after = date_time_ymd(1970, 1, 1) + started + Duration::from_secs(seconds);
         let client = gate.client_of(&gate.authority, Some(&gate.authority.sign(short)));
         if gate.post(&client).send().await.is_err() {
             // The machine was too busy to come in time.
@@ -220,7 +220,7 @@ async fn where_certificates_are_optional_a_bad_one_is_still_refused() {
     )
     .await;
     assert_eq!(gate.opens(None).await, Some(401), "nothing at all");
-    let foreign = Authority::new("the house").client("spiffe://prod/a");
+    let foreign = TestCa::new("the house").client("spiffe://prod/a");
     assert_eq!(gate.opens(Some(&foreign)).await, None, "a certificate that is not good");
     let bare = gate.client_of(&gate.authority, None);
     let response = gate.post(&bare).header("x-api-key", "s3cr3t").send().await.expect("an answer");
@@ -239,7 +239,7 @@ async fn where_certificates_are_optional_a_bad_one_is_still_refused() {
 async fn a_new_certificate_is_taken_without_a_restart_and_a_bad_one_is_not() {
     let mut gate = Gate::start("cert: server.pem, key: server.key", "").await;
     assert_eq!(gate.opens(None).await, Some(200));
-    let next = Authority::new("the next house");
+    let next = TestCa::new("the next house");
     put_pair(gate.folder.path(), &next.server());
     gate.process.signal(libc::SIGHUP);
     let deadline = Instant::now() + PATIENCE;
@@ -256,8 +256,8 @@ async fn a_new_certificate_is_taken_without_a_restart_and_a_bad_one_is_not() {
 
     put(gate.folder.path(), "server.pem", "-----BEGIN CERTIFICATE-----\nnonsense");
     gate.process.signal(libc::SIGHUP);
-    let told = gate.process.wait_for("the old ones stay");
-    assert!(told.contains("server.pem"), "{told}");
+    let output = gate.process.wait_for("the old ones stay");
+    assert!(output.contains("server.pem"), "{output}");
     gate.authority = next;
     assert_eq!(gate.opens(None).await, Some(200), "the good one stays");
 }
@@ -266,7 +266,7 @@ async fn a_new_certificate_is_taken_without_a_restart_and_a_bad_one_is_not() {
 async fn a_client_gets_the_certificate_for_the_name_that_it_asks_for() {
     let pair = "cert: server.pem, key: server.key";
     let gate = Gate::start(pair, "").await;
-    let (first, other) = (gate.authority.server(), Authority::new("another house"));
+    let (first, other) = (gate.authority.server(), TestCa::new("another house"));
     put_pair(gate.folder.path(), &first);
     let named =
         CertificateParams::new(["*.other.example".into(), "other.example".into()]).expect("good names");
@@ -279,7 +279,7 @@ async fn a_client_gets_the_certificate_for_the_name_that_it_asks_for() {
     assert!(config.contains(rest));
     put(gate.folder.path(), "toolgate.yaml", &config);
     gate.process.signal(libc::SIGHUP);
-    let ask = async |host: &str, authority: &Authority| {
+    let ask = async |host: &str, authority: &TestCa| {
         let root = reqwest::Certificate::from_pem(authority.pem.as_bytes()).expect("a certificate");
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([root]);
         let client = client.resolve(host, ([127, 0, 0, 1], gate.port).into()).build().expect("a client");
@@ -305,8 +305,8 @@ async fn a_client_gets_the_certificate_for_the_name_that_it_asks_for() {
     put(gate.folder.path(), "server.pem", &gate.authority.server().cert);
     let mut gate = gate;
     gate.process.signal(libc::SIGHUP);
-    let told = gate.process.wait_for("the old ones stay");
-    assert!(told.contains("server.key") || told.contains("other.key"), "{told}");
+    let output = gate.process.wait_for("the old ones stay");
+    assert!(output.contains("server.key") || output.contains("other.key"), "{output}");
 }
 
 #[tokio::test]
@@ -323,7 +323,7 @@ async fn an_authority_that_is_taken_out_vouches_for_nobody_any_more() {
         assert_eq!(answer.status(), 200);
         answer.bytes().await.expect("all of it");
     }
-    put(gate.folder.path(), "clients.pem", &Authority::new("another").pem);
+    put(gate.folder.path(), "clients.pem", &TestCa::new("another").pem);
     gate.process.signal(libc::SIGHUP);
     let deadline = Instant::now() + PATIENCE;
     while gate.opens(Some(&own)).await.is_some() {
@@ -345,7 +345,7 @@ async fn connections_stand_that_are_vouched_for_still() {
     let own = gate.authority.client("spiffe://prod/a");
     let client = gate.client_of(&gate.authority, Some(&own));
     assert_eq!(gate.post(&client).send().await.expect("an answer").status(), 200);
-    let more = Authority::new("another");
+    let more = TestCa::new("another");
     put(gate.folder.path(), "clients.pem", &format!("{}{}", gate.authority.pem, more.pem));
     gate.process.signal(libc::SIGHUP);
     let theirs = more.client("spiffe://prod/b");
@@ -374,7 +374,7 @@ async fn a_client_that_is_silent_in_the_handshake_is_dropped_in_time() {
 
 #[tokio::test]
 async fn files_that_cannot_be_used_are_told_at_the_start_and_by_check() {
-    let (authority, other) = (Authority::new("the house"), Authority::new("another"));
+    let (authority, other) = (TestCa::new("the house"), TestCa::new("another"));
     let good = authority.server();
     let cases = [
         (None, Some(good.key.clone()), ["listen.tls.cert", "server.pem"]),
@@ -383,7 +383,7 @@ async fn files_that_cannot_be_used_are_told_at_the_start_and_by_check() {
         (Some(good.cert.clone()), Some(good.cert.clone()), ["server.key", "holds no private key"]),
         (Some(good.cert.clone()), Some(other.server().key), ["server.key", "is not the key of"]),
     ];
-    for (cert, key, words) in cases {
+    for (cert, key, message) in cases {
         let folder = tempfile::tempdir().expect("a folder");
         for (name, text) in [("server.pem", cert), ("server.key", key)] {
             if let Some(text) = text {
@@ -395,10 +395,10 @@ async fn files_that_cannot_be_used_are_told_at_the_start_and_by_check() {
         for (command, code) in [("run", 1), ("check", 0)] {
             let mut toolgate = Command::new(env!("CARGO_BIN_EXE_toolgate"));
             let done = toolgate.arg(command).current_dir(folder.path()).output().expect("it runs");
-            let told = [done.stdout, done.stderr].concat();
-            let told = String::from_utf8_lossy(&told);
-            assert_eq!(done.status.code(), Some(code), "{told}");
-            assert!(words.iter().all(|word| told.contains(word)), "{words:?}: {told}");
+            let output = [done.stdout, done.stderr].concat();
+            let output = String::from_utf8_lossy(&output);
+            assert_eq!(done.status.code(), Some(code), "{output}");
+            assert!(message.iter().all(|word| output.contains(word)), "{message:?}: {output}");
         }
     }
 }
@@ -410,14 +410,14 @@ async fn a_health_check_comes_over_tls_and_trusts_whom_it_finds() {
     let empty = tempfile::tempdir().expect("a folder");
     let port = gate.port.to_string();
     let at = format!("127.0.0.1:{port}");
-    for (runtime, words) in [
+    for (runtime, message) in [
         (folder, &[][..]),
         (folder, &["--live"]),
         (empty.path(), &["--live"]),
         (empty.path(), &["--tls", "--address", &at]),
     ] {
-        let done = health(folder, runtime, words).await;
-        assert_eq!(done.status.code(), Some(0), "{words:?}: {}", err(&done));
+        let done = health(folder, runtime, message).await;
+        assert_eq!(done.status.code(), Some(0), "{message:?}: {}", err(&done));
     }
     // Where clients must show certificates, a check that has none learns that somebody is there.
     let gate = Gate::start(MUTUAL, "").await;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::events::Events;
 use crate::harness::{Gateway, Process, a_fixture, free_port, legacy_call, python, stdio_fixture};
 use crate::load::{KINDS, Load, Tools};
-use crate::procs;
+use crate::process;
 use crate::raw::{Client, Head};
 
 fn successor(gateway: &Gateway) -> Process {
@@ -77,8 +77,8 @@ async fn load_of_all_kinds_does_not_notice_two_upgrades() {
             .eventually("the old one has ended", async |_| {
                 load.is_well()
                     && match round {
-                        1 => !procs::runs(gateway.process.id()),
-                        _ => !procs::runs(generations[0].id()),
+                        1 => !process::runs(gateway.process.id()),
+                        _ => !process::runs(generations[0].id()),
                     }
             })
             .await;
@@ -183,7 +183,7 @@ async fn a_successor_that_fails_changes_nothing() {
             fresh.get(gateway.url("/ready")).send().await.expect("an answer").text().await.expect("text");
         assert!(ready.contains("\"ready\":true"), "{ready}");
         assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
-        assert!(procs::runs(gateway.process.id()));
+        assert!(process::runs(gateway.process.id()));
     };
     // It dies as soon as it has the sockets.
     let mut early = UnixStream::connect(socket(&gateway)).expect("it can be asked");
@@ -283,7 +283,7 @@ async fn one_successor_at_a_time_is_started() {
         format!("far: {{url: \"http://{}/mcp\", required: true}}", silent.local_addr().expect("an address"));
     gateway.rewrite(&format!("mcpServers: {{demo: {{builtin: demo}}, {far}}}\n"));
     let pid = gateway.process.id();
-    let successors = || procs::children_running(pid, "--upgrade");
+    let successors = || process::children_running(pid, "--upgrade");
     for round in 0..6 {
         gateway.process.signal(libc::SIGUSR2);
         let refused = "SIGUSR2 does nothing: a successor was started before";
@@ -298,7 +298,7 @@ async fn one_successor_at_a_time_is_started() {
     assert_eq!(only.len(), 1);
     assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
     // When that one has failed there may be another.
-    procs::kill(only[0]);
+    process::kill(only[0]);
     gateway.process.wait_for("the successor has ended; this gateway goes on");
     gateway.rewrite("mcpServers: {demo: {builtin: demo}}\n");
     gateway.process.signal(libc::SIGUSR2);
@@ -376,7 +376,7 @@ async fn a_successor_goes_on_if_the_old_one_ends_before_its_last_word() {
         if then == "go on" {
             assert_eq!(process.wait().code(), Some(1), "{}", process.output());
             assert!(process.output().contains("the handover failed"), "{}", process.output());
-            assert!(procs::runs(old.id()));
+            assert!(process::runs(old.id()));
             continue;
         }
         assert_eq!(old.wait().code(), Some(9), "{}", old.output());

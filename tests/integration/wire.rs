@@ -7,16 +7,16 @@ use serde_json::{Map, Value, json};
 
 use crate::clients::assert_types;
 use crate::events::Events;
-use crate::fake::Fake;
+use crate::faulty_server::FaultyServer;
 use crate::harness::{Gateway, blessed, blesses, free_port, initialize, legacy_call, read, root};
 
 const LEGACY: &str = "2025-11-25";
 const MODERN: &str = "2026-07-28";
 const ERROR: &str = "JSONRPCErrorResponse";
 
-struct Book {
+struct WireRecording {
     gateway: Gateway,
-    _fake: Fake,
+    _fake: FaultyServer,
     fake_url: String,
     gone: u16,
     /// A legacy session at /mcp.
@@ -25,9 +25,9 @@ struct Book {
     typed: Vec<Value>,
 }
 
-impl Book {
+impl WireRecording {
     async fn open() -> Self {
-        let fake = Fake::start().await;
+        let fake = FaultyServer::start().await;
         let gone = free_port();
         let fake_url = fake.url.clone();
         let mut gateway = Gateway::start(&config(&fake_url, gone, "")).await;
@@ -35,7 +35,7 @@ impl Book {
         gateway.http = reqwest::Client::builder()
             .no_proxy()
             .pool_max_idle_per_host(0)
-            .read_timeout(crate::harness::PATIENCE)
+            .read_timeout(crate::harness::TEST_TIMEOUT)
             .build()
             .expect("a client");
         gateway
@@ -91,7 +91,7 @@ fn mask(value: &mut Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gateways_own_messages_are_as_they_were_and_of_the_official_types() {
-    let mut book = Book::open().await;
+    let mut book = WireRecording::open().await;
     results(&mut book).await;
     refusals_of_bodies(&mut book).await;
     refusals_of_requests(&mut book).await;
@@ -101,7 +101,7 @@ async fn the_gateways_own_messages_are_as_they_were_and_of_the_official_types() 
     compare(&book.golden);
 }
 
-async fn results(book: &mut Book) {
+async fn results(book: &mut WireRecording) {
     let opened = book.gateway.post("/mcp", None, &initialize(json!({})));
     let (status, message) = read(opened.send().await.expect("an answer")).await;
     book.note("legacy: initialize", "InitializeResult", LEGACY, status, message);
@@ -128,7 +128,7 @@ fn call(tool: &str, how: &str) -> Value {
     json!({"name": tool, "arguments": {"how": how, "message": how}})
 }
 
-async fn refusals_of_bodies(book: &mut Book) {
+async fn refusals_of_bodies(book: &mut WireRecording) {
     let deep = format!(
         r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{}1{}}}"#,
         "[".repeat(99),
@@ -152,7 +152,7 @@ async fn refusals_of_bodies(book: &mut Book) {
     }
 }
 
-async fn refusals_of_requests(book: &mut Book) {
+async fn refusals_of_requests(book: &mut WireRecording) {
     let modern = |method: &str, params: Value| book.gateway.modern_request("/mcp", method, params);
     let post = |session: Option<&str>, body: &Value| book.gateway.post("/mcp", session, body);
     let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
@@ -210,7 +210,7 @@ async fn refusals_of_requests(book: &mut Book) {
     }
 }
 
-async fn failures_of_servers(book: &mut Book) {
+async fn failures_of_servers(book: &mut WireRecording) {
     for how in ["html", "other", "big", "hang"] {
         let request = book.gateway.modern_request("/mcp", "tools/call", call("fake__do", how));
         book.refused(&format!("a server that does: {how}"), MODERN, request).await;
@@ -225,7 +225,7 @@ async fn failures_of_servers(book: &mut Book) {
     assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("well")), "{answer}");
 }
 
-async fn announcements(book: &mut Book) {
+async fn announcements(book: &mut WireRecording) {
     let wanted = json!({"notifications": {"toolsListChanged": true, "promptsListChanged": true,
         "resourceSubscriptions": ["fake://one", "none://such"]}});
     let mut listen = Events::open(book.gateway.modern_request("/mcp", "subscriptions/listen", wanted)).await;

@@ -31,7 +31,7 @@ impl Algorithm {
     /// What is allowed where the configuration does not say and keys are public.
     pub const ASYMMETRIC: [Algorithm; 9] = [RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA];
 
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             RS256 => "RS256",
             RS384 => "RS384",
@@ -73,7 +73,7 @@ impl Algorithm {
 
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
+        f.write_str(self.as_str())
     }
 }
 
@@ -92,7 +92,7 @@ impl FromStr for Algorithm {
     fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
         match name {
             "Ed25519" => Ok(EdDSA),
-            name => Algorithm::ALL.into_iter().find(|a| a.word() == name).ok_or(UnknownAlgorithm),
+            name => Algorithm::ALL.into_iter().find(|a| a.as_str() == name).ok_or(UnknownAlgorithm),
         }
     }
 }

@@ -12,7 +12,7 @@ const MAIN: &str = "/mcp";
 
 /// What `/.well-known/oauth-protected-resource` tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Metadata {
+pub struct ResourceMetadata {
     /// The identifier of this gateway: the URL of its endpoint `/mcp` as clients know it.
     pub resource: String,
     pub authorization_servers: Vec<String>,
@@ -23,13 +23,13 @@ pub struct Metadata {
 
 /// What a request was refused for, in the words of RFC 6750 §3.1, and what to tell of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ChallengeError {
     InvalidRequest(&'static str),
     InvalidToken(&'static str),
     InsufficientScope(&'static str),
 }
 
-impl Metadata {
+impl ResourceMetadata {
     /// The document for a request path; `None` where none is.
     pub fn document(&self, path: &str) -> Option<Vec<u8>> {
         let endpoint = path.strip_prefix(WELL_KNOWN)?;
@@ -71,9 +71,9 @@ fn is_endpoint(path: &str) -> bool {
 
 /// The value of `WWW-Authenticate`.
 pub(super) fn write(
-    metadata: Option<&Metadata>,
+    metadata: Option<&ResourceMetadata>,
     path: &str,
-    trouble: Option<Trouble>,
+    trouble: Option<ChallengeError>,
     scopes: &[String],
 ) -> String {
     let mut out = String::from(r#"Bearer realm="mcp""#);
@@ -87,9 +87,9 @@ pub(super) fn write(
     };
     if let Some(trouble) = trouble {
         let (error, description) = match trouble {
-            Trouble::InvalidRequest(words) => ("invalid_request", words),
-            Trouble::InvalidToken(words) => ("invalid_token", words),
-            Trouble::InsufficientScope(words) => ("insufficient_scope", words),
+            ChallengeError::InvalidRequest(message) => ("invalid_request", message),
+            ChallengeError::InvalidToken(message) => ("invalid_token", message),
+            ChallengeError::InsufficientScope(message) => ("insufficient_scope", message),
         };
         add("error", error);
         add("error_description", description);

@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value};
 
-use super::jwt::Wrong;
-use crate::request::{Identity, Means};
+use super::jwt::TokenError;
+use crate::request::{AuthMethod, Identity};
 
 /// Most roles, and most scopes, of one token. More is refused, not cut: among those cut off could be the role
 /// that denies.
@@ -30,28 +30,29 @@ impl Default for ClaimPaths {
 
 impl ClaimPaths {
     /// The identity that the claims describe.
-    pub(super) fn read(&self, issuer: &str, claims: Map<String, Value>) -> Result<Identity, Wrong> {
-        let user = find(&claims, &self.user).ok_or(Wrong::Missing("the claim that names the user"))?;
-        let user = name(user).ok_or(Wrong::Malformed("the claim that names the user is not a plain name"))?;
+    pub(super) fn read(&self, issuer: &str, claims: Map<String, Value>) -> Result<Identity, TokenError> {
+        let user = find(&claims, &self.user).ok_or(TokenError::Missing("the claim that names the user"))?;
+        let user =
+            name(user).ok_or(TokenError::Malformed("the claim that names the user is not a plain name"))?;
         let tenant = match self.tenant.as_deref().and_then(|path| find(&claims, path)) {
             None => None,
             Some(tenant) => Some(
                 name(tenant)
-                    .ok_or(Wrong::Malformed("the claim that names the tenant is not a plain name"))?,
+                    .ok_or(TokenError::Malformed("the claim that names the tenant is not a plain name"))?,
             ),
         };
         let roles = names(find(&claims, &self.roles), false)
-            .ok_or(Wrong::Malformed("the claim of roles is not a list of at most 512 names"))?;
+            .ok_or(TokenError::Malformed("the claim of roles is not a list of at most 512 names"))?;
         let scopes = names(find(&claims, &self.scopes), true)
-            .ok_or(Wrong::Malformed("the claim of scopes is not a list of at most 512 names"))?;
+            .ok_or(TokenError::Malformed("the claim of scopes is not a list of at most 512 names"))?;
         Ok(Identity {
             user,
             tenant,
             roles,
             scopes,
-            means: Means::Jwt,
+            auth_method: AuthMethod::Jwt,
             issuer: Some(issuer.to_owned()),
-            key: None,
+            api_key_id: None,
             claims,
         })
     }
@@ -94,12 +95,12 @@ fn names(value: Option<&Value>, split: bool) -> Option<Vec<String>> {
         Some(_) => return None,
     };
     let names = names.into_iter().filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    let names = tidy(names);
+    let names = sorted_unique(names);
     (names.len() <= MAX_NAMES).then_some(names)
 }
 
 /// Sorted, each once.
-pub(super) fn tidy(mut names: Vec<String>) -> Vec<String> {
+pub(super) fn sorted_unique(mut names: Vec<String>) -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     names

@@ -7,14 +7,14 @@ use globset::GlobMatcher;
 use moka::sync::Cache;
 
 use super::claims;
-use crate::request::{Caller, Certificate, Identity, Means};
+use crate::request::{AuthMethod, Caller, ClientCertificate, Identity};
 
 /// Most principals that are remembered.
 const CAPACITY: u64 = 10_000;
 
 /// Certificates that are taken, and whom they stand for.
 #[derive(Clone, Debug)]
-pub struct Badge {
+pub struct ClientCertMapping {
     /// Over the principal.
     pub subject: GlobMatcher,
     /// The principal itself if there is none.
@@ -25,17 +25,17 @@ pub struct Badge {
 }
 
 /// Badges in the order in which they are asked, and what was found for principals that were there before.
-pub(super) struct Badges {
-    list: Vec<(Badge, Option<Caller>)>,
+pub(super) struct ClientCertMappings {
+    list: Vec<(ClientCertMapping, Option<Caller>)>,
     found: Cache<String, Option<Caller>>,
 }
 
-impl Badges {
-    pub fn new(badges: Vec<Badge>) -> Self {
-        let list = badges.into_iter().map(|badge| {
+impl ClientCertMappings {
+    pub fn new(mappings: Vec<ClientCertMapping>) -> Self {
+        let list = mappings.into_iter().map(|mapping| {
             // One user is one caller, whichever of its certificates it shows.
-            let caller = badge.user.as_deref().map(|user| badge.caller(user));
-            (badge, caller)
+            let caller = mapping.user.as_deref().map(|user| mapping.caller(user));
+            (mapping, caller)
         });
         Self { list: list.collect(), found: Cache::new(CAPACITY) }
     }
@@ -45,7 +45,7 @@ impl Badges {
     }
 
     /// Whom the first badge that fits stands for.
-    pub fn find(&self, certificate: &Certificate) -> Option<Caller> {
+    pub fn find(&self, certificate: &ClientCertificate) -> Option<Caller> {
         if self.is_empty() {
             return None;
         }
@@ -55,22 +55,23 @@ impl Badges {
         }
         // Single flight: two callers at the same moment would be two identities.
         self.found.get_with_by_ref(principal, || {
-            let (badge, caller) = self.list.iter().find(|(badge, _)| badge.subject.is_match(principal))?;
-            Some(caller.clone().unwrap_or_else(|| badge.caller(principal)))
+            let (mapping, caller) =
+                self.list.iter().find(|(mapping, _)| mapping.subject.is_match(principal))?;
+            Some(caller.clone().unwrap_or_else(|| mapping.caller(principal)))
         })
     }
 }
 
-impl Badge {
+impl ClientCertMapping {
     fn caller(&self, user: &str) -> Caller {
         Caller::new(Identity {
             user: user.to_owned(),
             tenant: self.tenant.clone(),
-            roles: claims::tidy(self.roles.clone()),
-            scopes: claims::tidy(self.scopes.clone()),
-            means: Means::Certificate,
+            roles: claims::sorted_unique(self.roles.clone()),
+            scopes: claims::sorted_unique(self.scopes.clone()),
+            auth_method: AuthMethod::Certificate,
             issuer: None,
-            key: None,
+            api_key_id: None,
             claims: serde_json::Map::new(),
         })
     }
@@ -82,11 +83,11 @@ mod tests {
     use http::{HeaderMap, Method};
 
     use super::*;
-    use crate::auth::{ApiKey, Auth, Settings};
-    use crate::request::Head;
+    use crate::auth::{ApiKey, Auth, AuthSettings};
+    use crate::request::RequestHead;
 
-    fn badge(subject: &str, user: Option<&str>, role: &str) -> Badge {
-        Badge {
+    fn badge(subject: &str, user: Option<&str>, role: &str) -> ClientCertMapping {
+        ClientCertMapping {
             subject: GlobBuilder::new(subject).build().expect(subject).compile_matcher(),
             user: user.map(str::to_owned),
             roles: vec![role.into(), role.into()],
@@ -95,9 +96,9 @@ mod tests {
         }
     }
 
-    fn settings(required: bool) -> Settings {
+    fn settings(required: bool) -> AuthSettings {
         use sha2::Digest as _;
-        Settings {
+        AuthSettings {
             required,
             anonymous_roles: vec!["guest".into()],
             required_scopes: Vec::new(),
@@ -119,28 +120,28 @@ mod tests {
     }
 
     async fn who(auth: &Auth, principal: Option<&str>, key: Option<&'static str>) -> Result<Caller, u16> {
-        let certificate = principal.map(|principal| Certificate { principal: principal.into() });
+        let certificate = principal.map(|principal| ClientCertificate { principal: principal.into() });
         let mut headers = HeaderMap::new();
         if let Some(key) = key {
             headers.insert("x-api-key", http::HeaderValue::from_static(key));
         }
-        let head = Head {
-            verb: &Method::POST,
+        let head = RequestHead {
+            http_method: &Method::POST,
             path: "/mcp",
             headers: &headers,
             authority: None,
             peer: None,
             certificate: certificate.as_ref(),
-            outside: true,
+            is_network: true,
         };
-        auth.identify(&head).await.map_err(|refusal| refusal.status)
+        auth.identify(&head).await.map_err(|rejection| rejection.status)
     }
 
     #[tokio::test]
     async fn the_first_subject_that_fits_says_who_it_is() {
         let auth = Auth::new(settings(true));
         let caller = who(&auth, Some("spiffe://prod/ci-7"), None).await.expect("the first");
-        assert_eq!((caller.user.as_str(), caller.means), ("ci-bot", Means::Certificate));
+        assert_eq!((caller.user.as_str(), caller.auth_method), ("ci-bot", AuthMethod::Certificate));
         assert_eq!((&*caller.roles, caller.tenant.as_deref()), (&["robot".to_owned()][..], Some("acme")));
         let other = who(&auth, Some("spiffe://prod/web"), None).await.expect("the second");
         assert_eq!((other.user.as_str(), &*other.roles), ("spiffe://prod/web", &["service".to_owned()][..]));
@@ -149,7 +150,7 @@ mod tests {
     #[tokio::test]
     async fn one_user_is_one_identity() {
         let auth = Auth::new(settings(true));
-        let serial = async |principal| who(&auth, Some(principal), None).await.expect("known").serial();
+        let serial = async |principal| who(&auth, Some(principal), None).await.expect("known").id();
         assert_eq!(serial("spiffe://prod/ci-1").await, serial("spiffe://prod/ci-2").await);
         assert_eq!(serial("spiffe://prod/a").await, serial("spiffe://prod/a").await);
         assert_ne!(serial("spiffe://prod/a").await, serial("spiffe://prod/b").await);
@@ -160,9 +161,9 @@ mod tests {
         let stranger = Some("spiffe://test/ci-1");
         assert_eq!(who(&Auth::new(settings(true)), stranger, None).await.err(), Some(401));
         let caller = who(&Auth::new(settings(false)), stranger, None).await.expect("anonymous");
-        assert_eq!((caller.means, &*caller.roles), (Means::Anonymous, &["guest".to_owned()][..]));
+        assert_eq!((caller.auth_method, &*caller.roles), (AuthMethod::Anonymous, &["guest".to_owned()][..]));
         let caller = who(&Auth::new(settings(true)), stranger, Some("key")).await.expect("its key is good");
-        assert_eq!((caller.user.as_str(), caller.means), ("kim", Means::ApiKey));
+        assert_eq!((caller.user.as_str(), caller.auth_method), ("kim", AuthMethod::ApiKey));
     }
 
     #[tokio::test]
@@ -170,13 +171,13 @@ mod tests {
         let auth = Auth::new(settings(true));
         let certificate = Some("spiffe://prod/ci-7");
         let caller = who(&auth, certificate, Some("key")).await.expect("the key");
-        assert_eq!((caller.user.as_str(), caller.means), ("kim", Means::ApiKey));
+        assert_eq!((caller.user.as_str(), caller.auth_method), ("kim", AuthMethod::ApiKey));
         assert_eq!(who(&auth, certificate, Some("wrong")).await.err(), Some(401), "and not the certificate");
     }
 
     #[tokio::test]
     async fn what_all_must_carry_a_certificate_must_too() {
-        let auth = Auth::new(Settings { required_scopes: vec!["admin".into()], ..settings(true) });
+        let auth = Auth::new(AuthSettings { required_scopes: vec!["admin".into()], ..settings(true) });
         assert_eq!(who(&auth, Some("spiffe://prod/ci-7"), None).await.err(), Some(403));
     }
 }

@@ -5,7 +5,7 @@
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 
-use crate::request::{Doubtful, Head};
+use crate::request::{AmbiguousHeader, RequestHead};
 
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -23,40 +23,42 @@ pub(super) enum Credentials<'a> {
 
 /// Why it cannot be told what a request brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unusable {
+pub(super) enum CredentialsError {
     /// Another scheme than Bearer. RFC 6750 §3: as if there were none, but it does not make one anonymous.
     Scheme,
     /// "Repeats the same parameter, uses more than one method […] or is otherwise malformed" (RFC 6750 §3.1).
     Request(&'static str),
 }
 
-pub(super) fn read<'a>(head: &Head<'a>) -> Result<Credentials<'a>, Unusable> {
+pub(super) fn read<'a>(head: &RequestHead<'a>) -> Result<Credentials<'a>, CredentialsError> {
     // Headers of a caller inside the process mean nothing.
-    if !head.outside {
+    if !head.is_network {
         return Ok(Credentials::None);
     }
-    let bearer = head.one(&AUTHORIZATION).map_err(|Doubtful| {
-        Unusable::Request("the header Authorization must stand once, in visible ASCII")
+    let bearer = head.single(&AUTHORIZATION).map_err(|AmbiguousHeader| {
+        CredentialsError::Request("the header Authorization must stand once, in visible ASCII")
     })?;
-    let key = head
-        .one(&API_KEY)
-        .map_err(|Doubtful| Unusable::Request("the header X-API-Key must stand once, in visible ASCII"))?;
+    let key = head.single(&API_KEY).map_err(|AmbiguousHeader| {
+        CredentialsError::Request("the header X-API-Key must stand once, in visible ASCII")
+    })?;
     match (bearer, key) {
         (None, None) => Ok(Credentials::None),
         (Some(value), None) => scheme(value),
         (None, Some(key)) if is_key(key) => Ok(Credentials::Key(key)),
-        (None, Some(_)) => Err(Unusable::Request("the header X-API-Key must hold one key")),
-        (Some(_), Some(_)) => Err(Unusable::Request("send either Authorization or X-API-Key, not both")),
+        (None, Some(_)) => Err(CredentialsError::Request("the header X-API-Key must hold one key")),
+        (Some(_), Some(_)) => {
+            Err(CredentialsError::Request("send either Authorization or X-API-Key, not both"))
+        }
     }
 }
 
-fn scheme(value: &str) -> Result<Credentials<'_>, Unusable> {
+fn scheme(value: &str) -> Result<Credentials<'_>, CredentialsError> {
     let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     if !scheme.eq_ignore_ascii_case("Bearer") {
-        return Err(Unusable::Scheme);
+        return Err(CredentialsError::Scheme);
     }
     match token.trim_start_matches(' ') {
-        "" => Err(Unusable::Request("the header Authorization holds no token")),
+        "" => Err(CredentialsError::Request("the header Authorization holds no token")),
         token => Ok(Credentials::Bearer(token)),
     }
 }

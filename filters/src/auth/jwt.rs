@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::Issuer;
 use super::algorithm::Algorithm;
-use super::key_set::{Key, KeySet};
+use super::key_set::{KeySet, VerificationKey};
 use super::strict_json;
 use crate::request::Identity;
 
@@ -22,146 +22,147 @@ const END_OF_TIME: u64 = 253_402_300_800;
 
 /// What is wrong with a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wrong {
+pub(super) enum TokenError {
     Malformed(&'static str),
     Algorithm,
     Issuer,
     UnknownKey,
     Signature,
     Expired,
-    NotYet,
+    NotYetValid,
     Audience,
     Missing(&'static str),
     /// Not the token's fault: the issuer's keys were never read.
-    KeysUnread,
+    KeysUnavailable,
 }
 
-impl Wrong {
+impl TokenError {
     /// The word for metrics.
     pub fn reason(self) -> &'static str {
         match self {
-            Wrong::Malformed(_) => "token_malformed",
-            Wrong::Algorithm => "algorithm_not_allowed",
-            Wrong::Issuer => "wrong_issuer",
-            Wrong::UnknownKey => "unknown_key",
-            Wrong::Signature => "bad_signature",
-            Wrong::Expired => "token_expired",
-            Wrong::NotYet => "token_not_yet_valid",
-            Wrong::Audience => "wrong_audience",
-            Wrong::Missing(_) => "missing_claim",
-            Wrong::KeysUnread => "keys_unavailable",
+            TokenError::Malformed(_) => "token_malformed",
+            TokenError::Algorithm => "algorithm_not_allowed",
+            TokenError::Issuer => "wrong_issuer",
+            TokenError::UnknownKey => "unknown_key",
+            TokenError::Signature => "bad_signature",
+            TokenError::Expired => "token_expired",
+            TokenError::NotYetValid => "token_not_yet_valid",
+            TokenError::Audience => "wrong_audience",
+            TokenError::Missing(_) => "missing_claim",
+            TokenError::KeysUnavailable => "keys_unavailable",
         }
     }
 
     /// The words for the client: general, since whoever sends a forged token reads them too.
-    pub fn words(self) -> &'static str {
+    pub fn message(self) -> &'static str {
         match self {
-            Wrong::Malformed(what) => what,
-            Wrong::Algorithm => "the token is signed with an algorithm that is not allowed",
-            Wrong::Issuer => "the token is from an issuer that is not trusted",
-            Wrong::UnknownKey => "the token is signed with a key that is not known",
-            Wrong::Signature => "the signature of the token is not valid",
-            Wrong::Expired => "the token has expired",
-            Wrong::NotYet => "the token is not valid yet",
-            Wrong::Audience => "the token is for another audience",
-            Wrong::Missing("exp") => "the token must have the claim exp",
-            Wrong::Missing("iss") => "the token must have the claim iss",
-            Wrong::Missing("aud") => "the token must have the claim aud",
-            Wrong::Missing(_) => "the token does not name its user",
-            Wrong::KeysUnread => "the keys of the token's issuer are not available yet",
+            TokenError::Malformed(what) => what,
+            TokenError::Algorithm => "the token is signed with an algorithm that is not allowed",
+            TokenError::Issuer => "the token is from an issuer that is not trusted",
+            TokenError::UnknownKey => "the token is signed with a key that is not known",
+            TokenError::Signature => "the signature of the token is not valid",
+            TokenError::Expired => "the token has expired",
+            TokenError::NotYetValid => "the token is not valid yet",
+            TokenError::Audience => "the token is for another audience",
+            TokenError::Missing("exp") => "the token must have the claim exp",
+            TokenError::Missing("iss") => "the token must have the claim iss",
+            TokenError::Missing("aud") => "the token must have the claim aud",
+            TokenError::Missing(_) => "the token does not name its user",
+            TokenError::KeysUnavailable => "the keys of the token's issuer are not available yet",
         }
     }
 }
 
 /// A token that was read and is not believed yet.
-pub(super) struct Unverified<'a> {
+pub(super) struct UnverifiedToken<'a> {
     pub issuer: String,
     algorithm: Algorithm,
-    key: Option<String>,
+    kid: Option<String>,
     claims: Map<String, Value>,
     signed: &'a str,
     signature: &'a str,
 }
 
 /// Reads the three parts.
-pub(super) fn read(token: &str) -> Result<Unverified<'_>, Wrong> {
+pub(super) fn read(token: &str) -> Result<UnverifiedToken<'_>, TokenError> {
     let mut parts = token.split('.');
     let (Some(header), Some(payload), Some(signature), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err(Wrong::Malformed("the token does not have three parts"));
+        return Err(TokenError::Malformed("the token does not have three parts"));
     };
     let signed = &token[..header.len() + 1 + payload.len()];
     let (algorithm, key) = read_header(&object(header)?)?;
     let claims = object(payload)?;
     if decode(signature)?.is_empty() {
-        return Err(Wrong::Signature);
+        return Err(TokenError::Signature);
     }
     let issuer = match claims.get("iss") {
         Some(Value::String(issuer)) => issuer.clone(),
-        Some(_) => return Err(Wrong::Malformed("the claim iss of the token is not a string")),
-        None => return Err(Wrong::Missing("iss")),
+        Some(_) => return Err(TokenError::Malformed("the claim iss of the token is not a string")),
+        None => return Err(TokenError::Missing("iss")),
     };
-    Ok(Unverified { issuer, algorithm, key, claims, signed, signature })
+    Ok(UnverifiedToken { issuer, algorithm, kid: key, claims, signed, signature })
 }
 
-fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), Wrong> {
+fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), TokenError> {
     // An extension that must be understood (`crit`, RFC 7515 §4.1.11) is not; `b64`, `enc` and `zip` would make
     // the parts mean something else.
     if ["crit", "b64", "enc", "zip"].iter().any(|name| header.contains_key(*name)) {
-        return Err(Wrong::Malformed("the header of the token has parameters that are not supported"));
+        return Err(TokenError::Malformed("the header of the token has parameters that are not supported"));
     }
     let text = |name: &str| match header.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str())),
-        Some(_) => Err(Wrong::Malformed("a parameter of the token's header is not a string")),
+        Some(_) => Err(TokenError::Malformed("a parameter of the token's header is not a string")),
     };
     // Tokens of other kinds (logout+jwt, dpop+jwt, secevent+jwt) have types of their own so that nobody takes
     // them for access tokens (RFC 8725 §3.11).
     if let Some(typ) = text("typ")? {
         let typ = typ.to_ascii_lowercase();
         if !matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt") {
-            return Err(Wrong::Malformed("the token is not an access token by its type"));
+            return Err(TokenError::Malformed("the token is not an access token by its type"));
         }
     }
     if text("cty")?.is_some() {
-        return Err(Wrong::Malformed("nested tokens are not supported"));
+        return Err(TokenError::Malformed("nested tokens are not supported"));
     }
-    let algorithm = text("alg")?.ok_or(Wrong::Malformed("the header of the token names no algorithm"))?;
-    let algorithm = algorithm.parse().map_err(|_| Wrong::Algorithm)?;
+    let algorithm =
+        text("alg")?.ok_or(TokenError::Malformed("the header of the token names no algorithm"))?;
+    let algorithm = algorithm.parse().map_err(|_| TokenError::Algorithm)?;
     Ok((algorithm, text("kid")?.map(str::to_owned)))
 }
 
-impl Unverified<'_> {
+impl UnverifiedToken<'_> {
     /// Whether the token is signed with one of these keys.
-    pub fn check(&self, issuer: &Issuer, keys: &KeySet) -> Result<(), Wrong> {
+    pub fn verify_signature(&self, issuer: &Issuer, keys: &KeySet) -> Result<(), TokenError> {
         if !issuer.algorithms.contains(&self.algorithm) {
-            return Err(Wrong::Algorithm);
+            return Err(TokenError::Algorithm);
         }
-        if !keys.was_read() {
-            return Err(Wrong::KeysUnread);
+        if !keys.is_loaded() {
+            return Err(TokenError::KeysUnavailable);
         }
-        let mut named = keys.named(self.key.as_deref()).peekable();
+        let mut named = keys.candidates(self.kid.as_deref()).peekable();
         if named.peek().is_none() {
-            return Err(Wrong::UnknownKey);
+            return Err(TokenError::UnknownKey);
         }
         let mut fit = named.filter(|key| key.serves(self.algorithm)).take(MAX_TRIES).peekable();
         if fit.peek().is_none() {
-            return Err(Wrong::Algorithm);
+            return Err(TokenError::Algorithm);
         }
-        if fit.any(|key| self.is_signed_with(key)) { Ok(()) } else { Err(Wrong::Signature) }
+        if fit.any(|key| self.is_signed_with(key)) { Ok(()) } else { Err(TokenError::Signature) }
     }
 
     /// Whether keys that are read anew could change that judgement.
-    pub fn may_pass_later(&self, wrong: Wrong) -> bool {
-        match wrong {
-            Wrong::UnknownKey | Wrong::KeysUnread => true,
-            Wrong::Signature => self.key.is_none(),
+    pub fn needs_key_refresh(&self, error: TokenError) -> bool {
+        match error {
+            TokenError::UnknownKey | TokenError::KeysUnavailable => true,
+            TokenError::Signature => self.kid.is_none(),
             _ => false,
         }
     }
 
-    fn is_signed_with(&self, key: &Key) -> bool {
+    fn is_signed_with(&self, key: &VerificationKey) -> bool {
         let algorithm = self.algorithm.verifier();
         // An error is a key of another family, which `serves` has ruled out, or broken base64.
         jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), &key.material, algorithm)
@@ -170,30 +171,30 @@ impl Unverified<'_> {
 
     /// Judges the claims; to be called once the signature is known to be good. Gives the second from which the
     /// token is not to be accepted any more.
-    pub fn judge(self, issuer: &Issuer, now: u64) -> Result<(Identity, u64), Wrong> {
+    pub fn validate_claims(self, issuer: &Issuer, now: u64) -> Result<(Identity, u64), TokenError> {
         let leeway = issuer.leeway.as_secs();
         let claims = self.claims;
-        let expires = time(&claims, "exp")?.ok_or(Wrong::Missing("exp"))?.0 + leeway;
+        let expires = time(&claims, "exp")?.ok_or(TokenError::Missing("exp"))?.0 + leeway;
         if now >= expires {
-            return Err(Wrong::Expired);
+            return Err(TokenError::Expired);
         }
         if time(&claims, "nbf")?.is_some_and(|nbf| nbf.1 > now + leeway)
             || time(&claims, "iat")?.is_some_and(|iat| iat.0 > now + leeway)
         {
-            return Err(Wrong::NotYet);
+            return Err(TokenError::NotYetValid);
         }
         match claims.get("aud") {
-            None => return Err(Wrong::Missing("aud")),
+            None => return Err(TokenError::Missing("aud")),
             Some(Value::String(one)) => is_for(issuer, &[one])?,
             Some(Value::Array(list)) => {
                 let list: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
-                is_for(issuer, &list.ok_or(Wrong::Malformed(AUD))?)?;
+                is_for(issuer, &list.ok_or(TokenError::Malformed(AUD))?)?;
             }
-            Some(_) => return Err(Wrong::Malformed(AUD)),
+            Some(_) => return Err(TokenError::Malformed(AUD)),
         }
         // Security events (RFC 8417 §2.2), such as logout tokens of issuers that do not set `typ`.
         if claims.contains_key("events") {
-            return Err(Wrong::Malformed("the token is a security event, not an access token"));
+            return Err(TokenError::Malformed("the token is a security event, not an access token"));
         }
         Ok((issuer.claims.read(&issuer.issuer, claims)?, expires))
     }
@@ -201,28 +202,28 @@ impl Unverified<'_> {
 
 const AUD: &str = "the claim aud of the token is neither a string nor a list of strings";
 
-fn is_for(issuer: &Issuer, audiences: &[&str]) -> Result<(), Wrong> {
+fn is_for(issuer: &Issuer, audiences: &[&str]) -> Result<(), TokenError> {
     let ours = |audience: &&str| issuer.audiences.iter().any(|ours| ours == audience);
-    if audiences.iter().any(ours) { Ok(()) } else { Err(Wrong::Audience) }
+    if audiences.iter().any(ours) { Ok(()) } else { Err(TokenError::Audience) }
 }
 
 /// A NumericDate (RFC 7519 §2), which may have a fraction: the whole second before it and the one after it.
-fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<(u64, u64)>, Wrong> {
+fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<(u64, u64)>, TokenError> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     match value.as_f64() {
         Some(seconds) if (0.0..END_OF_TIME as f64).contains(&seconds) => {
             Ok(Some((seconds.floor() as u64, seconds.ceil() as u64)))
         }
-        _ => Err(Wrong::Malformed("a time in the token is not a number of seconds that makes sense")),
+        _ => Err(TokenError::Malformed("a time in the token is not a number of seconds that makes sense")),
     }
 }
 
-fn object(part: &str) -> Result<Map<String, Value>, Wrong> {
+fn object(part: &str) -> Result<Map<String, Value>, TokenError> {
     strict_json::object(&decode(part)?)
-        .map_err(|_| Wrong::Malformed("a part of the token is not a JSON object without duplicate keys"))
+        .map_err(|_| TokenError::Malformed("a part of the token is not a JSON object without duplicate keys"))
 }
 
 /// base64url without padding, in its one canonical form.
-fn decode(part: &str) -> Result<Vec<u8>, Wrong> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| Wrong::Malformed("a part of the token is not base64url"))
+fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed("a part of the token is not base64url"))
 }

@@ -1,7 +1,7 @@
 //! Keys that signatures are checked with: read once, checked once, then immutable.
 //!
 //! A key knows which algorithms it may be used with, from its type, its curve and its `alg`; the header of a token
-//! has no say in that (RFC 8725 §3.1). Nothing here fetches: who reads a `jwks_url` implements [`Keys`].
+//! has no say in that (RFC 8725 §3.1). Nothing here fetches: who reads a `jwks_url` implements [`KeySource`].
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::algorithm::Algorithm;
 use super::pem;
-use super::public_key::{BadKey, Material, mark};
+use super::public_key::{KeyError, KeyMaterial, key_fingerprint};
 use super::strict_json;
 
 /// Largest key set that is read, in bytes. Real ones have 1 to 20 KiB.
@@ -26,32 +26,32 @@ pub const MAX_KEYS: usize = 256;
 pub const MIN_SECRET: usize = 32;
 
 /// Where the keys of an issuer come from.
-pub trait Keys: Send + Sync {
+pub trait KeySource: Send + Sync {
     /// The keys as they are now. Called for each request: must be cheap and must not wait.
     fn current(&self) -> Arc<KeySet>;
 
     /// A token names a key that is not there: asks for the keys to be read again. Ready when that is done or
     /// when waiting is not worth it; true if something was read anew. Must bound how often it really reads:
     /// anybody can send a token that names an unknown key.
-    fn refreshed(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
 }
 
 /// Keys that never change: files, PEM texts, secrets.
 #[derive(Debug)]
-pub struct Fixed(Arc<KeySet>);
+pub struct StaticKeys(Arc<KeySet>);
 
-impl Fixed {
+impl StaticKeys {
     pub fn new(keys: KeySet) -> Self {
         Self(Arc::new(keys))
     }
 }
 
-impl Keys for Fixed {
+impl KeySource for StaticKeys {
     fn current(&self) -> Arc<KeySet> {
         self.0.clone()
     }
 
-    fn refreshed(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
         Box::pin(std::future::ready(false))
     }
 }
@@ -59,17 +59,17 @@ impl Keys for Fixed {
 /// The keys of one issuer at one time.
 #[derive(Clone)]
 pub struct KeySet {
-    keys: Vec<Key>,
-    skipped: Vec<(usize, BadKey)>,
-    read: bool,
+    keys: Vec<VerificationKey>,
+    skipped: Vec<(usize, KeyError)>,
+    is_loaded: bool,
     /// The operator gave the key itself, so what a token calls it does not matter.
-    nameless: bool,
-    mark: u128,
+    ignores_kid: bool,
+    fingerprint: u128,
 }
 
 #[derive(Clone)]
-pub(super) struct Key {
-    name: Option<String>,
+pub(super) struct VerificationKey {
+    kid: Option<String>,
     algorithms: Vec<Algorithm>,
     pub(super) material: DecodingKey,
 }
@@ -82,18 +82,18 @@ impl KeySet {
 
     /// A JSON Web Key Set (RFC 7517 §5). Keys that cannot be used are skipped, as it asks for; a set without any
     /// usable key is one all the same, since an issuer may have withdrawn them.
-    pub fn from_jwks(text: &[u8]) -> Result<Self, BadKey> {
+    pub fn from_jwks(text: &[u8]) -> Result<Self, KeyError> {
         if text.len() > MAX_JWKS {
-            return Err(BadKey::TooLarge);
+            return Err(KeyError::TooLarge);
         }
         let set = strict_json::object(text)?;
-        let Some(Value::Array(list)) = set.get("keys") else { return Err(BadKey::NoKeys) };
+        let Some(Value::Array(list)) = set.get("keys") else { return Err(KeyError::NoKeys) };
         if list.len() > MAX_KEYS {
-            return Err(BadKey::TooLarge);
+            return Err(KeyError::TooLarge);
         }
         let (mut keys, mut skipped) = (Vec::new(), Vec::new());
         for (place, jwk) in list.iter().enumerate() {
-            match jwk.as_object().ok_or(BadKey::NoKeys).and_then(read_jwk) {
+            match jwk.as_object().ok_or(KeyError::NoKeys).and_then(read_jwk) {
                 Ok(key) => keys.push(key),
                 Err(why) => skipped.push((place, why)),
             }
@@ -102,16 +102,16 @@ impl KeySet {
     }
 
     /// One or several public keys in PEM. They have no names, so a token's `kid` is not looked at.
-    pub fn from_pem(pem: &str) -> Result<Self, BadKey> {
+    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
         let blocks = pem::blocks(pem)?;
         if blocks.len() > MAX_KEYS {
-            return Err(BadKey::TooLarge);
+            return Err(KeyError::TooLarge);
         }
-        let keys: Result<Vec<_>, BadKey> = blocks
+        let keys: Result<Vec<_>, KeyError> = blocks
             .iter()
             .map(|(label, der)| {
-                let Material { key, algorithms, mark } = pem::public_key(label, der)?;
-                Ok((Key { name: None, algorithms: algorithms.to_vec(), material: key }, mark))
+                let KeyMaterial { key, algorithms, fingerprint: mark } = pem::public_key(label, der)?;
+                Ok((VerificationKey { kid: None, algorithms: algorithms.to_vec(), material: key }, mark))
             })
             .collect();
         Ok(Self::of(keys?, Vec::new(), true, true))
@@ -119,33 +119,44 @@ impl KeySet {
 
     /// A secret that the issuer shares with the gateway. It serves the algorithms whose hash is not longer than
     /// itself (RFC 7518 §3.2).
-    pub fn from_secret(secret: &[u8]) -> Result<Self, BadKey> {
+    pub fn from_secret(secret: &[u8]) -> Result<Self, KeyError> {
         if secret.len() < MIN_SECRET {
-            return Err(BadKey::ShortSecret);
+            return Err(KeyError::ShortSecret);
         }
         if secret.starts_with(b"-----BEGIN ") {
-            return Err(BadKey::PemAsSecret);
+            return Err(KeyError::PemAsSecret);
         }
         let mut algorithms = vec![Algorithm::HS256];
         algorithms.extend((secret.len() >= 48).then_some(Algorithm::HS384));
         algorithms.extend((secret.len() >= 64).then_some(Algorithm::HS512));
-        let key = Key { name: None, algorithms, material: DecodingKey::from_secret(secret) };
-        Ok(Self::of(vec![(key, mark(&[b"oct", secret]))], Vec::new(), true, true))
+        let key = VerificationKey { kid: None, algorithms, material: DecodingKey::from_secret(secret) };
+        Ok(Self::of(vec![(key, key_fingerprint(&[b"oct", secret]))], Vec::new(), true, true))
     }
 
-    fn of(keys: Vec<(Key, [u8; 32])>, skipped: Vec<(usize, BadKey)>, read: bool, nameless: bool) -> Self {
+    fn of(
+        keys: Vec<(VerificationKey, [u8; 32])>,
+        skipped: Vec<(usize, KeyError)>,
+        read: bool,
+        nameless: bool,
+    ) -> Self {
         let mut digest = Sha256::new();
         for (key, mark) in &keys {
-            let name = key.name.as_deref().unwrap_or_default();
-            digest.update([u8::from(key.name.is_some()), key.algorithms.len() as u8]);
+            let name = key.kid.as_deref().unwrap_or_default();
+            digest.update([u8::from(key.kid.is_some()), key.algorithms.len() as u8]);
             digest.update((name.len() as u64).to_be_bytes());
             digest.update(name);
-            key.algorithms.iter().for_each(|a| digest.update(a.word()));
+            key.algorithms.iter().for_each(|a| digest.update(a.as_str()));
             digest.update(mark);
         }
         let digest: [u8; 32] = digest.finalize().into();
         let mark = u128::from_be_bytes(digest[..16].try_into().expect("16 of 32 bytes"));
-        Self { keys: keys.into_iter().map(|(key, _)| key).collect(), skipped, read, nameless, mark }
+        Self {
+            keys: keys.into_iter().map(|(key, _)| key).collect(),
+            skipped,
+            is_loaded: read,
+            ignores_kid: nameless,
+            fingerprint: mark,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -157,7 +168,7 @@ impl KeySet {
     }
 
     /// Keys that were left out: their places in the list, and why.
-    pub fn skipped(&self) -> &[(usize, BadKey)] {
+    pub fn skipped(&self) -> &[(usize, KeyError)] {
         &self.skipped
     }
 
@@ -167,23 +178,26 @@ impl KeySet {
     }
 
     /// Whether this set was ever read, as opposed to [`KeySet::empty`].
-    pub fn was_read(&self) -> bool {
-        self.read
+    pub fn is_loaded(&self) -> bool {
+        self.is_loaded
     }
 
     /// The same for sets that hold the same keys, and for no others.
-    pub fn mark(&self) -> u128 {
-        self.mark
+    pub fn fingerprint(&self) -> u128 {
+        self.fingerprint
     }
 
     /// Keys that a token with this `kid` may be signed with. Names are compared byte by byte and mean nothing
     /// else: no path, no query (RFC 8725 §3.10).
-    pub(super) fn named<'a>(&'a self, name: Option<&'a str>) -> impl Iterator<Item = &'a Key> {
-        self.keys.iter().filter(move |key| self.nameless || name.is_none() || key.name.as_deref() == name)
+    pub(super) fn candidates<'a>(
+        &'a self,
+        name: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a VerificationKey> {
+        self.keys.iter().filter(move |key| self.ignores_kid || name.is_none() || key.kid.as_deref() == name)
     }
 }
 
-impl Key {
+impl VerificationKey {
     pub(super) fn serves(&self, algorithm: Algorithm) -> bool {
         self.algorithms.contains(&algorithm)
     }
@@ -191,49 +205,49 @@ impl Key {
 
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.keys.iter().map(|key| key.name.as_deref().unwrap_or("-"));
+        let names = self.keys.iter().map(|key| key.kid.as_deref().unwrap_or("-"));
         f.debug_list().entries(names).finish()
     }
 }
 
 /// One JSON Web Key (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2).
-fn read_jwk(jwk: &Map<String, Value>) -> Result<(Key, [u8; 32]), BadKey> {
+fn read_jwk(jwk: &Map<String, Value>) -> Result<(VerificationKey, [u8; 32]), KeyError> {
     let word = |name: &str| jwk.get(name).and_then(Value::as_str);
     let number = |name: &str| {
-        let text = word(name).ok_or(BadKey::Coordinates)?;
-        URL_SAFE_NO_PAD.decode(text).map_err(|_| BadKey::Coordinates)
+        let text = word(name).ok_or(KeyError::Coordinates)?;
+        URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyError::Coordinates)
     };
     if jwk.contains_key("d") {
-        return Err(BadKey::Private);
+        return Err(KeyError::Private);
     }
     if jwk.get("use").is_some_and(|u| u != "sig") {
-        return Err(BadKey::NotForSignatures);
+        return Err(KeyError::NotForSignatures);
     }
     let verifies = |ops: &Value| ops.as_array().is_some_and(|ops| ops.iter().any(|op| op == "verify"));
     if jwk.get("key_ops").is_some_and(|ops| !verifies(ops)) {
-        return Err(BadKey::NotForSignatures);
+        return Err(KeyError::NotForSignatures);
     }
-    let Material { key, algorithms, mark } = match (word("kty"), word("crv")) {
-        (Some("RSA"), _) => Material::rsa(&number("n")?, &number("e")?)?,
+    let KeyMaterial { key, algorithms, fingerprint: mark } = match (word("kty"), word("crv")) {
+        (Some("RSA"), _) => KeyMaterial::rsa(&number("n")?, &number("e")?)?,
         (Some("EC"), Some(curve @ ("P-256" | "P-384"))) => {
             let length = if curve == "P-256" { 32 } else { 48 };
             let (x, y) = (number("x")?, number("y")?);
             if x.len() != length || y.len() != length {
-                return Err(BadKey::Coordinates);
+                return Err(KeyError::Coordinates);
             }
             let point = [&[4][..], &x, &y].concat();
-            if length == 32 { Material::p256(&point)? } else { Material::p384(&point)? }
+            if length == 32 { KeyMaterial::p256(&point)? } else { KeyMaterial::p384(&point)? }
         }
-        (Some("OKP"), Some("Ed25519")) => Material::ed25519(&number("x")?)?,
-        (Some("oct"), _) => return Err(BadKey::Symmetric),
-        _ => return Err(BadKey::Unsupported),
+        (Some("OKP"), Some("Ed25519")) => KeyMaterial::ed25519(&number("x")?)?,
+        (Some("oct"), _) => return Err(KeyError::Symmetric),
+        _ => return Err(KeyError::Unsupported),
     };
     let algorithms = match jwk.get("alg") {
         None => algorithms.to_vec(),
         Some(alg) => {
-            let alg = alg.as_str().and_then(|alg| alg.parse().ok()).ok_or(BadKey::AlgorithmMismatch)?;
+            let alg = alg.as_str().and_then(|alg| alg.parse().ok()).ok_or(KeyError::AlgorithmMismatch)?;
             if !algorithms.contains(&alg) {
-                return Err(BadKey::AlgorithmMismatch);
+                return Err(KeyError::AlgorithmMismatch);
             }
             vec![alg]
         }
@@ -241,7 +255,7 @@ fn read_jwk(jwk: &Map<String, Value>) -> Result<(Key, [u8; 32]), BadKey> {
     let name = match jwk.get("kid") {
         None => None,
         Some(Value::String(name)) => Some(name.clone()),
-        Some(_) => return Err(BadKey::Name),
+        Some(_) => return Err(KeyError::Name),
     };
-    Ok((Key { name, algorithms, material: key }, mark))
+    Ok((VerificationKey { kid: name, algorithms, material: key }, mark))
 }

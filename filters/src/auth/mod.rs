@@ -24,20 +24,20 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 pub use algorithm::{Algorithm, UnknownAlgorithm};
-pub use challenge::{Metadata, Trouble};
+pub use challenge::{ChallengeError, ResourceMetadata};
 pub use claims::{ClaimPaths, MAX_NAME, MAX_NAMES};
-pub use client_cert::Badge;
+pub use client_cert::ClientCertMapping;
 pub use credentials::{API_KEY, MAX_TOKEN};
-pub use key_set::{Fixed, KeySet, Keys, MAX_JWKS, MAX_KEYS, MIN_SECRET};
-pub use public_key::BadKey;
-pub use token_cache::LONGEST;
+pub use key_set::{KeySet, KeySource, MAX_JWKS, MAX_KEYS, MIN_SECRET, StaticKeys};
+pub use public_key::KeyError;
+pub use token_cache::MAX_AGE;
 
-use crate::request::{Caller, Head, Identity, Means};
-use client_cert::Badges;
-use credentials::{Credentials, Unusable};
-use jwt::Wrong;
-use mcp::rejection::Refusal;
-use token_cache::{Entry, Memory};
+use crate::request::{AuthMethod, Caller, Identity, RequestHead};
+use client_cert::ClientCertMappings;
+use credentials::{Credentials, CredentialsError};
+use jwt::TokenError;
+use mcp::rejection::Rejection;
+use token_cache::{CachedToken, TokenCache};
 
 /// Label in metrics and logs.
 pub const NAME: &str = "auth";
@@ -46,7 +46,7 @@ pub const NAME: &str = "auth";
 const KEYS_RETRY: Duration = Duration::from_secs(5);
 
 /// How callers are known.
-pub struct Settings {
+pub struct AuthSettings {
     /// Without: callers that bring no credentials are anonymous. Bad credentials are refused all the same.
     pub required: bool,
     pub anonymous_roles: Vec<String>,
@@ -56,8 +56,8 @@ pub struct Settings {
     pub issuers: Vec<Issuer>,
     pub api_keys: Vec<ApiKey>,
     /// The first that fits counts.
-    pub certificates: Vec<Badge>,
-    pub metadata: Option<Metadata>,
+    pub certificates: Vec<ClientCertMapping>,
+    pub metadata: Option<ResourceMetadata>,
 }
 
 /// Whose tokens are believed, and how they are read.
@@ -71,7 +71,7 @@ pub struct Issuer {
     /// How far clocks may be apart.
     pub leeway: Duration,
     pub claims: ClaimPaths,
-    pub keys: Arc<dyn Keys>,
+    pub keys: Arc<dyn KeySource>,
 }
 
 /// A key that the operator handed out; only its hash is known here.
@@ -86,7 +86,7 @@ pub struct ApiKey {
 }
 
 /// Seconds since 1970.
-type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+type UnixClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// The judge of credentials.
 pub struct Auth {
@@ -97,18 +97,18 @@ pub struct Auth {
     asked_scopes: Vec<String>,
     issuers: Vec<Issuer>,
     api_keys: ApiKeys,
-    badges: Badges,
-    metadata: Option<Metadata>,
+    client_certs: ClientCertMappings,
+    metadata: Option<ResourceMetadata>,
     anonymous: Caller,
-    memory: Memory,
-    clock: Option<Clock>,
+    token_cache: TokenCache,
+    clock: Option<UnixClock>,
 }
 
 impl Auth {
     /// No authentication: everyone is anonymous and has no roles. Credentials are not looked at; they may be
     /// meant for a server behind.
     pub fn open() -> Self {
-        let auth = Self::new(Settings {
+        let auth = Self::new(AuthSettings {
             required: false,
             anonymous_roles: Vec::new(),
             required_scopes: Vec::new(),
@@ -120,7 +120,7 @@ impl Auth {
         Self { open: true, ..auth }
     }
 
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: AuthSettings) -> Self {
         let mut asked_scopes = settings.required_scopes.clone();
         if let (true, Some(metadata)) = (asked_scopes.is_empty(), &settings.metadata) {
             // `offline_access` is the client's own business, not the resource's (MCP, scope selection).
@@ -134,14 +134,14 @@ impl Auth {
             asked_scopes,
             issuers: settings.issuers,
             api_keys: ApiKeys::new(settings.api_keys),
-            badges: Badges::new(settings.certificates),
+            client_certs: ClientCertMappings::new(settings.certificates),
             metadata: settings.metadata,
             anonymous: Caller::new(Identity {
                 user: "anonymous".into(),
-                roles: claims::tidy(settings.anonymous_roles),
+                roles: claims::sorted_unique(settings.anonymous_roles),
                 ..Identity::default()
             }),
-            memory: Memory::new(),
+            token_cache: TokenCache::new(),
             clock: None,
         }
     }
@@ -164,31 +164,31 @@ impl Auth {
 
     /// Who sent this head. Callers inside the process (`outside` false) bring no credentials here: whoever calls
     /// for them knows them already.
-    pub async fn identify(&self, head: &Head<'_>) -> Result<Caller, Box<Refusal>> {
+    pub async fn identify(&self, head: &RequestHead<'_>) -> Result<Caller, Box<Rejection>> {
         if self.open {
             return Ok(self.anonymous());
         }
         let caller = match credentials::read(head) {
             // A certificate speaks only where no token does: beside one it is that of the hop, such as a proxy's.
-            Ok(Credentials::None) => match self.certified(head) {
+            Ok(Credentials::None) => match self.certificate_caller(head) {
                 Some(caller) => caller,
                 None if !self.required => return Ok(self.anonymous()),
                 None => {
-                    let words = match self.badges.is_empty() {
+                    let message = match self.client_certs.is_empty() {
                         true => "this gateway needs a bearer token or an API key",
                         false => "this gateway needs a bearer token, an API key or a client certificate",
                     };
-                    return Err(self.unauthorized(head.path, "no_credentials", words, None));
+                    return Err(self.unauthorized(head.path, "no_credentials", message, None));
                 }
             },
             Ok(Credentials::Bearer(token)) => self.bearer(head.path, token).await?,
             Ok(Credentials::Key(key)) => self.key(head.path, key)?,
-            Err(Unusable::Scheme) => {
-                let words = "only the scheme Bearer is supported";
-                return Err(self.unauthorized(head.path, "bad_credentials", words, None));
+            Err(CredentialsError::Scheme) => {
+                let message = "only the scheme Bearer is supported";
+                return Err(self.unauthorized(head.path, "bad_credentials", message, None));
             }
-            Err(Unusable::Request(words)) => {
-                return Err(self.unusable(head.path, words));
+            Err(CredentialsError::Request(message)) => {
+                return Err(self.bad_request(head.path, message));
             }
         };
         if self.required_scopes.iter().all(|scope| caller.scopes.contains(scope)) {
@@ -199,22 +199,22 @@ impl Auth {
     }
 
     /// The value of `WWW-Authenticate` for a request to this path.
-    pub fn challenge(&self, path: &str, trouble: Option<Trouble>, scopes: &[String]) -> String {
-        challenge::write(self.metadata.as_ref(), path, trouble, scopes)
+    pub fn challenge(&self, path: &str, error: Option<ChallengeError>, scopes: &[String]) -> String {
+        challenge::write(self.metadata.as_ref(), path, error, scopes)
     }
 
     /// The refusal of a call that needs scopes which the caller's token lacks. It names these and those that every
     /// token needs, so that the client asks once (MCP, basic/authorization, step-up).
-    pub fn insufficient_scope(&self, path: &str, needed: &[impl AsRef<str>]) -> Refusal {
-        let words = "the token lacks a scope that is needed";
+    pub fn insufficient_scope(&self, path: &str, needed: &[impl AsRef<str>]) -> Rejection {
+        let message = "the token lacks a scope that is needed";
         let mut scopes = self.required_scopes.clone();
         for scope in needed.iter().map(AsRef::as_ref) {
             if !scopes.iter().any(|s| s == scope) {
                 scopes.push(scope.to_owned());
             }
         }
-        let challenge = self.challenge(path, Some(Trouble::InsufficientScope(words)), &scopes);
-        Refusal::http(403, "insufficient_scope", words).with_challenge(challenge)
+        let challenge = self.challenge(path, Some(ChallengeError::InsufficientScope(message)), &scopes);
+        Rejection::http(403, "insufficient_scope", message).with_challenge(challenge)
     }
 
     /// The metadata of this resource (RFC 9728 §3.2) for a request path such as
@@ -223,98 +223,98 @@ impl Auth {
         self.metadata.as_ref()?.document(path)
     }
 
-    async fn bearer(&self, path: &str, token: &str) -> Result<Caller, Box<Refusal>> {
+    async fn bearer(&self, path: &str, token: &str) -> Result<Caller, Box<Rejection>> {
         if token.len() > MAX_TOKEN {
-            return Err(self.refusal(path, Wrong::Malformed("the token is longer than 16 KiB")));
+            return Err(self.rejection(path, TokenError::Malformed("the token is longer than 16 KiB")));
         }
         // Looked up before it is read: what is remembered was read once.
         let digest = token_cache::digest(token);
-        if let Some(entry) = self.memory.get(&digest) {
+        if let Some(entry) = self.token_cache.get(&digest) {
             let keys = self.issuers[entry.issuer].keys.current();
-            if self.now() < entry.expires && keys.mark() == entry.keys {
+            if self.now() < entry.expires && keys.fingerprint() == entry.keys {
                 return Ok(entry.caller);
             }
-            self.memory.forget(&digest);
+            self.token_cache.remove(&digest);
         }
         if !credentials::is_token(token) {
-            return Err(self.unusable(path, "the header Authorization must hold one token and no more"));
+            return Err(self.bad_request(path, "the header Authorization must hold one token and no more"));
         }
         match token.bytes().filter(|b| *b == b'.').count() {
             2 => {
-                let entry = self.verify(token).await.map_err(|wrong| self.refusal(path, wrong))?;
-                self.memory.put(digest, entry.clone());
+                let entry = self.verify(token).await.map_err(|error| self.rejection(path, error))?;
+                self.token_cache.insert(digest, entry.clone());
                 Ok(entry.caller)
             }
-            4 => Err(self.refusal(path, Wrong::Malformed("encrypted tokens are not supported"))),
+            4 => Err(self.rejection(path, TokenError::Malformed("encrypted tokens are not supported"))),
             _ => self.key(path, token),
         }
     }
 
-    fn certified(&self, head: &Head<'_>) -> Option<Caller> {
-        self.badges.find(head.certificate.filter(|_| head.outside)?)
+    fn certificate_caller(&self, head: &RequestHead<'_>) -> Option<Caller> {
+        self.client_certs.find(head.certificate.filter(|_| head.is_network)?)
     }
 
-    async fn verify(&self, token: &str) -> Result<Entry, Wrong> {
+    async fn verify(&self, token: &str) -> Result<CachedToken, TokenError> {
         let token_size = token.len();
         let token = jwt::read(token)?;
         // `iss` is not believed yet: it only chooses whose keys and rules the token has to pass.
-        let place = self.issuers.iter().position(|i| i.issuer == token.issuer).ok_or(Wrong::Issuer)?;
+        let place = self.issuers.iter().position(|i| i.issuer == token.issuer).ok_or(TokenError::Issuer)?;
         let issuer = &self.issuers[place];
         let mut keys = issuer.keys.current();
-        if let Err(wrong) = token.check(issuer, &keys) {
-            if !token.may_pass_later(wrong) {
-                return Err(wrong);
+        if let Err(error) = token.verify_signature(issuer, &keys) {
+            if !token.needs_key_refresh(error) {
+                return Err(error);
             }
             // Whatever it answers: somebody else's refresh may have come in between.
-            issuer.keys.refreshed().await;
+            issuer.keys.refresh().await;
             let now = issuer.keys.current();
-            if now.mark() == keys.mark() && now.was_read() == keys.was_read() {
-                return Err(wrong);
+            if now.fingerprint() == keys.fingerprint() && now.is_loaded() == keys.is_loaded() {
+                return Err(error);
             }
-            token.check(issuer, &now)?;
+            token.verify_signature(issuer, &now)?;
             keys = now;
         }
-        let (identity, expires) = token.judge(issuer, self.now())?;
+        let (identity, expires) = token.validate_claims(issuer, self.now())?;
         let caller = Caller::new(identity);
-        Ok(Entry { caller, expires, issuer: place, keys: keys.mark(), size: token_size })
+        Ok(CachedToken { caller, expires, issuer: place, keys: keys.fingerprint(), size: token_size })
     }
 
-    fn key(&self, path: &str, key: &str) -> Result<Caller, Box<Refusal>> {
+    fn key(&self, path: &str, key: &str) -> Result<Caller, Box<Rejection>> {
         self.api_keys.find(key).ok_or_else(|| {
-            let words = "the API key is not known";
-            self.unauthorized(path, "unknown_api_key", words, Some(Trouble::InvalidToken(words)))
+            let message = "the API key is not known";
+            self.unauthorized(path, "unknown_api_key", message, Some(ChallengeError::InvalidToken(message)))
         })
     }
 
-    fn refusal(&self, path: &str, wrong: Wrong) -> Box<Refusal> {
-        let (reason, words) = (wrong.reason(), wrong.words());
-        if wrong == Wrong::KeysUnread {
-            return Box::new(Refusal::http(503, reason, words).retry_after(KEYS_RETRY));
+    fn rejection(&self, path: &str, error: TokenError) -> Box<Rejection> {
+        let (reason, message) = (error.reason(), error.message());
+        if error == TokenError::KeysUnavailable {
+            return Box::new(Rejection::http(503, reason, message).retry_after(KEYS_RETRY));
         }
-        self.unauthorized(path, reason, words, Some(Trouble::InvalidToken(words)))
+        self.unauthorized(path, reason, message, Some(ChallengeError::InvalidToken(message)))
     }
 
     /// 400 and not 401 (RFC 6750 §3.1): another token would not help.
-    fn unusable(&self, path: &str, words: &'static str) -> Box<Refusal> {
-        let challenge = self.challenge(path, Some(Trouble::InvalidRequest(words)), &[]);
-        Box::new(Refusal::http(400, "bad_credentials", words).with_challenge(challenge))
+    fn bad_request(&self, path: &str, message: &'static str) -> Box<Rejection> {
+        let challenge = self.challenge(path, Some(ChallengeError::InvalidRequest(message)), &[]);
+        Box::new(Rejection::http(400, "bad_credentials", message).with_challenge(challenge))
     }
 
     fn unauthorized(
         &self,
         path: &str,
         reason: &'static str,
-        words: &'static str,
-        trouble: Option<Trouble>,
-    ) -> Box<Refusal> {
-        let challenge = self.challenge(path, trouble, &self.asked_scopes);
-        Box::new(Refusal::http(401, reason, words).with_challenge(challenge))
+        message: &'static str,
+        error: Option<ChallengeError>,
+    ) -> Box<Rejection> {
+        let challenge = self.challenge(path, error, &self.asked_scopes);
+        Box::new(Rejection::http(401, reason, message).with_challenge(challenge))
     }
 
     fn now(&self) -> u64 {
         match &self.clock {
             Some(clock) => clock(),
-            None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |started| started.as_secs()),
         }
     }
 }
@@ -332,14 +332,14 @@ impl ApiKeys {
             let caller = Caller::new(Identity {
                 user: key.user,
                 tenant: key.tenant,
-                roles: claims::tidy(key.roles),
-                scopes: claims::tidy(key.scopes),
-                means: Means::ApiKey,
+                roles: claims::sorted_unique(key.roles),
+                scopes: claims::sorted_unique(key.scopes),
+                auth_method: AuthMethod::ApiKey,
                 issuer: None,
-                key: Some(key.id),
+                api_key_id: Some(key.id),
                 claims: serde_json::Map::new(),
             });
-            map.entry(front(&digest)).or_default().push((digest, caller));
+            map.entry(digest_prefix(&digest)).or_default().push((digest, caller));
         }
         Self(map)
     }
@@ -347,10 +347,10 @@ impl ApiKeys {
     fn find(&self, key: &str) -> Option<Caller> {
         let digest: [u8; 32] = Sha256::digest(key).into();
         let same = |(stored, _): &&([u8; 32], Caller)| bool::from(stored.ct_eq(&digest));
-        self.0.get(&front(&digest))?.iter().find(same).map(|(_, caller)| caller.clone())
+        self.0.get(&digest_prefix(&digest))?.iter().find(same).map(|(_, caller)| caller.clone())
     }
 }
 
-fn front(digest: &[u8; 32]) -> [u8; 8] {
+fn digest_prefix(digest: &[u8; 32]) -> [u8; 8] {
     *digest.first_chunk().expect("8 of 32 bytes")
 }

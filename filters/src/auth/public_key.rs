@@ -4,13 +4,13 @@ use jsonwebtoken::DecodingKey;
 use sha2::{Digest as _, Sha256};
 
 use super::algorithm::Algorithm;
-use super::strict_json::Unclear;
+use super::strict_json::StrictJsonError;
 
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 /// Why a key, or a set of keys, is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadKey {
+pub enum KeyError {
     #[error("not a PEM text with a PUBLIC KEY or CERTIFICATE")]
     Pem,
     #[error("the content of the PEM text is not a public key")]
@@ -40,59 +40,67 @@ pub enum BadKey {
     #[error("a key set may have at most 512 KiB and 256 keys")]
     TooLarge,
     #[error("not a JSON Web Key Set: {0}")]
-    NotJson(#[from] Unclear),
+    NotJson(#[from] StrictJsonError),
     #[error("not a JSON Web Key Set: `keys` must be a list of objects")]
     NoKeys,
 }
 
 /// The numbers of one public key, checked.
-pub(super) struct Material {
+pub(super) struct KeyMaterial {
     pub(super) key: DecodingKey,
     pub(super) algorithms: &'static [Algorithm],
-    pub(super) mark: [u8; 32],
+    pub(super) fingerprint: [u8; 32],
 }
 
-impl Material {
-    pub(super) fn rsa(n: &[u8], e: &[u8]) -> Result<Self, BadKey> {
+impl KeyMaterial {
+    pub(super) fn rsa(n: &[u8], e: &[u8]) -> Result<Self, KeyError> {
         use Algorithm::*;
         let (n, e) = (without_zeros(n), without_zeros(e));
         let bits = n.len() * 8 - n.first().map_or(0, |b| b.leading_zeros() as usize);
         if !RSA_BITS.contains(&bits) {
-            return Err(BadKey::RsaSize);
+            return Err(KeyError::RsaSize);
         }
         // An exponent of 1 makes every message its own signature; an even one or a huge one is no key but work.
-        let odd = |number: &[u8]| number.last().is_some_and(|b| b & 1 == 1);
-        if !odd(n) || !odd(e) || e == [1] || e.len() > 4 {
-            return Err(BadKey::RsaNumbers);
+        let error = |number: &[u8]| number.last().is_some_and(|b| b & 1 == 1);
+        if !error(n) || !error(e) || e == [1] || e.len() > 4 {
+            return Err(KeyError::RsaNumbers);
         }
         let key = DecodingKey::from_rsa_raw_components(n, e);
-        Ok(Self { key, algorithms: &[RS256, RS384, RS512, PS256, PS384, PS512], mark: mark(&[b"rsa", n, e]) })
+        Ok(Self {
+            key,
+            algorithms: &[RS256, RS384, RS512, PS256, PS384, PS512],
+            fingerprint: key_fingerprint(&[b"rsa", n, e]),
+        })
     }
 
     /// `point` is uncompressed: 4, x, y (SEC 1 §2.3.3).
-    pub(super) fn p256(point: &[u8]) -> Result<Self, BadKey> {
+    pub(super) fn p256(point: &[u8]) -> Result<Self, KeyError> {
         Self::ec(point, 65, &[Algorithm::ES256])
     }
 
-    pub(super) fn p384(point: &[u8]) -> Result<Self, BadKey> {
+    pub(super) fn p384(point: &[u8]) -> Result<Self, KeyError> {
         Self::ec(point, 97, &[Algorithm::ES384])
     }
 
-    fn ec(point: &[u8], length: usize, algorithms: &'static [Algorithm]) -> Result<Self, BadKey> {
+    fn ec(point: &[u8], length: usize, algorithms: &'static [Algorithm]) -> Result<Self, KeyError> {
         if point.len() != length || point[0] != 4 {
-            return Err(BadKey::Coordinates);
+            return Err(KeyError::Coordinates);
         }
-        Ok(Self { key: DecodingKey::from_ec_der(point), algorithms, mark: mark(&[b"ec", point]) })
+        Ok(Self {
+            key: DecodingKey::from_ec_der(point),
+            algorithms,
+            fingerprint: key_fingerprint(&[b"ec", point]),
+        })
     }
 
-    pub(super) fn ed25519(x: &[u8]) -> Result<Self, BadKey> {
+    pub(super) fn ed25519(x: &[u8]) -> Result<Self, KeyError> {
         if x.len() != 32 {
-            return Err(BadKey::Coordinates);
+            return Err(KeyError::Coordinates);
         }
         Ok(Self {
             key: DecodingKey::from_ed_der(x),
             algorithms: &[Algorithm::EdDSA],
-            mark: mark(&[b"ed", x]),
+            fingerprint: key_fingerprint(&[b"ed", x]),
         })
     }
 }
@@ -101,7 +109,7 @@ fn without_zeros(number: &[u8]) -> &[u8] {
     &number[number.iter().take_while(|b| **b == 0).count()..]
 }
 
-pub(super) fn mark(parts: &[&[u8]]) -> [u8; 32] {
+pub(super) fn key_fingerprint(parts: &[&[u8]]) -> [u8; 32] {
     let mut digest = Sha256::new();
     for part in parts {
         digest.update((part.len() as u64).to_be_bytes());

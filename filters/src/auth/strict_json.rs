@@ -4,16 +4,16 @@
 
 use serde_json::{Map, Value};
 
-use mcp::json::reader::{Fault, Reader, Text};
+use mcp::json::reader::{JsonError, JsonReader, Text};
 
 /// Real tokens nest three or four levels.
 const DEPTH: usize = 16;
 
 /// Why a text is not an object that can be read in one way only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unclear {
+pub enum StrictJsonError {
     #[error("not JSON: {0}")]
-    Json(#[from] Fault),
+    Json(#[from] JsonError),
     #[error("a key stands twice")]
     Duplicate,
     #[error("a number is out of range")]
@@ -23,27 +23,31 @@ pub enum Unclear {
 }
 
 /// Reads one JSON object.
-pub fn object(text: &[u8]) -> Result<Map<String, Value>, Unclear> {
-    let mut reader = Reader::new(text, DEPTH)?;
+pub fn object(text: &[u8]) -> Result<Map<String, Value>, StrictJsonError> {
+    let mut reader = JsonReader::new(text, DEPTH)?;
     let mut flaw = None;
     let value = value(&mut reader, text, &mut flaw)?;
     reader.end()?;
     match (flaw, value) {
         (Some(flaw), _) => Err(flaw),
         (None, Value::Object(map)) => Ok(map),
-        (None, _) => Err(Unclear::NotObject),
+        (None, _) => Err(StrictJsonError::NotObject),
     }
 }
 
 /// `flaw` is what the reader has no word for; the first one stands.
-fn value(reader: &mut Reader<'_>, text: &[u8], flaw: &mut Option<Unclear>) -> Result<Value, Fault> {
+fn value(
+    reader: &mut JsonReader<'_>,
+    text: &[u8],
+    flaw: &mut Option<StrictJsonError>,
+) -> Result<Value, JsonError> {
     Ok(match reader.peek()? {
         b'{' => {
             let mut map = Map::new();
             reader.object(|reader, key: Text| {
                 let value = value(reader, text, flaw)?;
                 if map.insert(key.read(text).into_owned(), value).is_some() {
-                    flaw.get_or_insert(Unclear::Duplicate);
+                    flaw.get_or_insert(StrictJsonError::Duplicate);
                 }
                 Ok(())
             })?;
@@ -68,7 +72,7 @@ fn value(reader: &mut Reader<'_>, text: &[u8], flaw: &mut Option<Unclear>) -> Re
                     Ok(number) => Value::Number(number),
                     // 1e999 is grammar, but no number.
                     Err(_) => {
-                        flaw.get_or_insert(Unclear::Number);
+                        flaw.get_or_insert(StrictJsonError::Number);
                         Value::Null
                     }
                 },
@@ -96,7 +100,7 @@ mod tests {
             r#"{"x":{"a":1,"a":2}}"#,
             r#"{"x":[{"a":1,"b":0,"a":2}]}"#,
         ] {
-            assert_eq!(object(text.as_bytes()), Err(Unclear::Duplicate), "{text}");
+            assert_eq!(object(text.as_bytes()), Err(StrictJsonError::Duplicate), "{text}");
         }
     }
 

@@ -17,21 +17,21 @@ use sha2::{Digest as _, Sha256};
 use crate::request::Caller;
 
 /// How long a token is believed without being verified again.
-pub const LONGEST: Duration = Duration::from_secs(300);
+pub const MAX_AGE: Duration = Duration::from_secs(300);
 /// How much memory all entries may take, in bytes, roughly.
 const CAPACITY: usize = 64 * 1024 * 1024;
 /// Of 2, so that a byte of a digest chooses one.
 const SHARDS: usize = 16;
 
-pub(super) type Digest = [u8; 32];
+pub(super) type TokenDigest = [u8; 32];
 
-pub(super) fn digest(token: &str) -> Digest {
+pub(super) fn digest(token: &str) -> TokenDigest {
     Sha256::digest(token).into()
 }
 
 /// A verified token.
 #[derive(Clone)]
-pub(super) struct Entry {
+pub(super) struct CachedToken {
     pub caller: Caller,
     /// The second from which it is not to be accepted any more.
     pub expires: u64,
@@ -42,35 +42,35 @@ pub(super) struct Entry {
     pub size: usize,
 }
 
-pub(super) struct Memory([RwLock<Shard>; SHARDS]);
+pub(super) struct TokenCache([RwLock<Shard>; SHARDS]);
 
 struct Shard {
-    entries: HashMap<Digest, (Entry, Instant)>,
+    entries: HashMap<TokenDigest, (CachedToken, Instant)>,
     bytes: usize,
     swept: Instant,
 }
 
-impl Memory {
+impl TokenCache {
     pub fn new() -> Self {
         Self(std::array::from_fn(|_| RwLock::new(Shard::new())))
     }
 
-    pub fn get(&self, digest: &Digest) -> Option<Entry> {
+    pub fn get(&self, digest: &TokenDigest) -> Option<CachedToken> {
         let shard = self.shard(digest).read().expect(UNPOISONED);
-        let (entry, since) = shard.entries.get(digest)?;
+        let (entry, started) = shard.entries.get(digest)?;
         // By a clock that nobody can set back.
-        (since.elapsed() < LONGEST).then(|| entry.clone())
+        (started.elapsed() < MAX_AGE).then(|| entry.clone())
     }
 
-    pub fn put(&self, digest: Digest, entry: Entry) {
+    pub fn insert(&self, digest: TokenDigest, entry: CachedToken) {
         self.shard(&digest).write().expect(UNPOISONED).put(digest, entry, Instant::now());
     }
 
-    pub fn forget(&self, digest: &Digest) {
+    pub fn remove(&self, digest: &TokenDigest) {
         self.shard(digest).write().expect(UNPOISONED).remove(digest);
     }
 
-    fn shard(&self, digest: &Digest) -> &RwLock<Shard> {
+    fn shard(&self, digest: &TokenDigest) -> &RwLock<Shard> {
         &self.0[usize::from(digest[0]) % SHARDS]
     }
 }
@@ -82,11 +82,11 @@ impl Shard {
         Self { entries: HashMap::new(), bytes: 0, swept: Instant::now() }
     }
 
-    fn put(&mut self, digest: Digest, entry: Entry, now: Instant) {
+    fn put(&mut self, digest: TokenDigest, entry: CachedToken, now: Instant) {
         const ROOM: usize = CAPACITY / SHARDS;
         let weight = weight(&entry);
         self.remove(&digest);
-        if self.bytes + weight > ROOM || now.duration_since(self.swept) > LONGEST {
+        if self.bytes + weight > ROOM || now.duration_since(self.swept) > MAX_AGE {
             self.sweep(now);
         }
         if self.bytes + weight > ROOM {
@@ -97,7 +97,7 @@ impl Shard {
         self.entries.insert(digest, (entry, now));
     }
 
-    fn remove(&mut self, digest: &Digest) {
+    fn remove(&mut self, digest: &TokenDigest) {
         if let Some((entry, _)) = self.entries.remove(digest) {
             self.bytes -= weight(&entry);
         }
@@ -105,14 +105,14 @@ impl Shard {
 
     /// Drops what is too old to be found.
     fn sweep(&mut self, now: Instant) {
-        self.entries.retain(|_, (_, since)| now.duration_since(*since) < LONGEST);
+        self.entries.retain(|_, (_, started)| now.duration_since(*started) < MAX_AGE);
         self.bytes = self.entries.values().map(|(entry, _)| weight(entry)).sum();
         self.swept = now;
     }
 }
 
 /// A tree of claims takes a few times the bytes of its text.
-fn weight(entry: &Entry) -> usize {
+fn weight(entry: &CachedToken) -> usize {
     512 + 4 * entry.size
 }
 
@@ -121,8 +121,8 @@ mod tests {
     use super::*;
     use crate::request::Identity;
 
-    fn entry(size: usize) -> Entry {
-        Entry { caller: Caller::new(Identity::default()), expires: 1, issuer: 0, keys: 0, size }
+    fn entry(size: usize) -> CachedToken {
+        CachedToken { caller: Caller::new(Identity::default()), expires: 1, issuer: 0, keys: 0, size }
     }
 
     #[test]
@@ -144,18 +144,18 @@ mod tests {
         let mut shard = Shard::new();
         let start = Instant::now();
         shard.put(digest("old"), entry(700), start);
-        shard.put(digest("young"), entry(700), start + LONGEST);
-        shard.put(digest("new"), entry(700), start + LONGEST + Duration::from_secs(1));
+        shard.put(digest("young"), entry(700), start + MAX_AGE);
+        shard.put(digest("new"), entry(700), start + MAX_AGE + Duration::from_secs(1));
         assert!(!shard.entries.contains_key(&digest("old")));
         assert_eq!(shard.entries.len(), 2);
     }
 
     #[test]
     fn what_was_forgotten_is_not_found() {
-        let memory = Memory::new();
-        memory.put(digest("a"), entry(700));
+        let memory = TokenCache::new();
+        memory.insert(digest("a"), entry(700));
         assert!(memory.get(&digest("a")).is_some() && memory.get(&digest("b")).is_none());
-        memory.forget(&digest("a"));
+        memory.remove(&digest("a"));
         assert!(memory.get(&digest("a")).is_none());
     }
 }

@@ -12,33 +12,33 @@ use cel::context::VariableResolver;
 use super::cost;
 use super::cost::Fuel;
 use super::fields::fields;
-use super::value::{self, Arguments, Unfit};
-use crate::request::{Aim, Caller, Thing};
+use super::value::{self, Arguments, InvalidArguments};
+use crate::request::{CallTarget, Caller, TargetKind};
 
 type Members<'a> = HashMap<CelMapKey<'a>, Box<dyn Val + 'a>>;
 
 /// One call, as conditions see it.
-pub struct Scene<'a> {
+pub struct CelContext<'a> {
     caller: &'a Caller,
     method: &'a str,
-    aim: Option<Aim<'a>>,
+    target: Option<CallTarget<'a>>,
     raw: Option<&'a [u8]>,
     address: Option<IpAddr>,
     fuel: Option<&'a Fuel>,
-    arguments: OnceLock<Result<Arguments<'a>, Unfit>>,
+    arguments: OnceLock<Result<Arguments<'a>, InvalidArguments>>,
     ip: OnceLock<String>,
     roles: OnceLock<CelList<'a>>,
     scopes: OnceLock<CelList<'a>>,
     claims: OnceLock<CelMap<'a>>,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> CelContext<'a> {
     /// A call of which neither arguments nor address are known.
-    pub fn new(caller: &'a Caller, method: &'a str, aim: Option<Aim<'a>>) -> Self {
+    pub fn new(caller: &'a Caller, method: &'a str, target: Option<CallTarget<'a>>) -> Self {
         Self {
             caller,
             method,
-            aim,
+            target,
             raw: None,
             address: None,
             fuel: None,
@@ -51,7 +51,7 @@ impl<'a> Scene<'a> {
     }
 
     /// The same call with all there is to it.
-    pub fn with(mut self, arguments: Option<&'a [u8]>, ip: Option<IpAddr>) -> Self {
+    pub fn with_request(mut self, arguments: Option<&'a [u8]>, ip: Option<IpAddr>) -> Self {
         self.raw = arguments;
         self.address = ip;
         self
@@ -68,17 +68,17 @@ impl<'a> Scene<'a> {
     }
 
     /// Why the arguments cannot be judged, if they cannot.
-    pub(super) fn unfit(&self) -> Option<Unfit> {
+    pub(super) fn arguments_error(&self) -> Option<InvalidArguments> {
         self.arguments().as_ref().err().copied()
     }
 
-    fn arguments(&self) -> &Result<Arguments<'a>, Unfit> {
+    fn arguments(&self) -> &Result<Arguments<'a>, InvalidArguments> {
         self.arguments.get_or_init(|| Arguments::read(self.raw.unwrap_or(b"{}")))
     }
 
     /// The name of what is touched, if it is a `thing`.
-    fn name(&self, thing: Thing) -> &'a str {
-        self.aim.filter(|aim| aim.thing == thing).map_or("", |aim| aim.name)
+    fn name(&self, thing: TargetKind) -> &'a str {
+        self.target.filter(|target| target.kind == thing).map_or("", |target| target.name)
     }
 
     fn ip(&self) -> &str {
@@ -90,11 +90,11 @@ impl<'a> Scene<'a> {
         let maybe = |of: &'b Option<String>| text(of.as_deref().unwrap_or(""));
         match name {
             "call.args" => self.arguments().as_ref().ok().map(|args| CowVal::Borrowed(args.value())),
-            "call.tool" => text(self.name(Thing::Tool)),
-            "call.prompt" => text(self.name(Thing::Prompt)),
-            "call.resource" => text(self.name(Thing::Resource)),
+            "call.tool" => text(self.name(TargetKind::Tool)),
+            "call.prompt" => text(self.name(TargetKind::Prompt)),
+            "call.resource" => text(self.name(TargetKind::Resource)),
             "call.method" => text(self.method),
-            "server.name" => text(self.aim.map_or("", |aim| aim.server)),
+            "server.name" => text(self.target.map_or("", |target| target.server)),
             "caller.roles" => {
                 Some(CowVal::Borrowed(self.roles.get_or_init(|| value::strings(&self.caller.roles))))
             }
@@ -111,8 +111,8 @@ impl<'a> Scene<'a> {
             "caller.user" => text(&self.caller.user),
             "caller.tenant" => maybe(&self.caller.tenant),
             "caller.issuer" => maybe(&self.caller.issuer),
-            "caller.key" => maybe(&self.caller.key),
-            "caller.via" => text(self.caller.means.word()),
+            "caller.key" => maybe(&self.caller.api_key_id),
+            "caller.via" => text(self.caller.auth_method.as_str()),
             "caller.ip" => text(self.ip()),
             _ => None,
         }
@@ -124,7 +124,7 @@ impl<'a> Scene<'a> {
         for field in fields {
             let Some(value) = self.field(&format!("{root}.{field}")) else { continue };
             // It is copied, in each pass of a loop anew.
-            cost::weigh(value.as_ref()).ok()?;
+            cost::charge_value(value.as_ref()).ok()?;
             members.insert(CelMapKey::from(*field), value.into_owned());
         }
         Some(CowVal::owned(CelMap::from(members)))
@@ -133,7 +133,7 @@ impl<'a> Scene<'a> {
 
 /// The evaluator asks for `call.args.env` first, then for `call.args`, then for `call`: the first that is known
 /// is taken, so fields need no map around them.
-impl VariableResolver for Scene<'_> {
+impl VariableResolver for CelContext<'_> {
     fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
         match fields(variable) {
             Some(fields) => self.whole(variable, fields),

@@ -36,7 +36,7 @@ const SEARCHED: usize = 32;
 const CUT: usize = 2;
 
 /// Why a condition was given up.
-pub const SPENT: &str = "it takes too many steps";
+pub const BUDGET_EXCEEDED: &str = "it takes too many steps";
 
 thread_local! {
     static LEFT: Cell<u32> = const { Cell::new(0) };
@@ -96,7 +96,7 @@ fn values(of: &serde_json::Value) -> u32 {
 }
 
 /// Runs an evaluation that may spend this much, and no more than there is of `fuel`; gives whether it spent more.
-pub(super) fn within<T>(steps: u32, fuel: Option<&Fuel>, evaluate: impl FnOnce() -> T) -> (T, bool) {
+pub(super) fn with_budget<T>(steps: u32, fuel: Option<&Fuel>, evaluate: impl FnOnce() -> T) -> (T, bool) {
     let may = fuel.map_or(steps, |fuel| fuel.left().min(steps));
     LEFT.set(may);
     OVERSPENT.set(false);
@@ -108,62 +108,62 @@ pub(super) fn within<T>(steps: u32, fuel: Option<&Fuel>, evaluate: impl FnOnce()
 }
 
 /// How much each of so many parts of a condition may spend.
-pub(super) fn share(parts: usize, is_volatile: bool) -> u32 {
+pub(super) fn budget_share(parts: usize, is_volatile: bool) -> u32 {
     let all = if is_volatile { STEPS } else { FIXED };
     all / u32::try_from(parts.max(1)).unwrap_or(u32::MAX)
 }
 
-fn spend(steps: usize) -> Result<(), ExecutionError> {
+fn charge(steps: usize) -> Result<(), ExecutionError> {
     let left = u32::try_from(steps).ok().and_then(|steps| LEFT.get().checked_sub(steps));
     LEFT.set(left.unwrap_or(0));
     if left.is_some() {
         return Ok(());
     }
     OVERSPENT.set(true);
-    Err(ExecutionError::function_error("meter", SPENT))
+    Err(ExecutionError::function_error("meter", BUDGET_EXCEEDED))
 }
 
 /// Pays for going over a value once.
-pub(super) fn weigh(value: &dyn Val) -> Result<(), ExecutionError> {
+pub(super) fn charge_value(value: &dyn Val) -> Result<(), ExecutionError> {
     match value.as_builtin() {
-        BuiltinRef::String(text) => spend(1 + text.inner().len() / BYTES),
-        BuiltinRef::Bytes(bytes) => spend(1 + bytes.inner().len() / BYTES),
+        BuiltinRef::String(text) => charge(1 + text.inner().len() / BYTES),
+        BuiltinRef::Bytes(bytes) => charge(1 + bytes.inner().len() / BYTES),
         BuiltinRef::List(list) => {
-            spend(1)?;
-            list.inner().iter().try_for_each(|value| weigh(value.as_ref()))
+            charge(1)?;
+            list.inner().iter().try_for_each(|value| charge_value(value.as_ref()))
         }
         BuiltinRef::Map(map) => {
-            spend(1)?;
+            charge(1)?;
             map.inner().iter().try_for_each(|(key, value)| {
-                weigh(key.inner())?;
-                weigh(value.as_ref())
+                charge_value(key.inner())?;
+                charge_value(value.as_ref())
             })
         }
-        _ => spend(1),
+        _ => charge(1),
     }
 }
 
 /// Pays for a pattern that is held against a text. One that compiles to much may look at each byte many times.
-pub(super) fn search(text: &str, is_large: bool) -> Result<(), ExecutionError> {
+pub(super) fn charge_search(text: &str, is_large: bool) -> Result<(), ExecutionError> {
     let each = if is_large { SEARCHED / 8 } else { SEARCHED };
-    spend(1 + text.len() / each)
+    charge(1 + text.len() / each)
 }
 
 pub(super) fn add_to(env: &mut Env) {
     let added = [
         env.add_overload(PASS, "pass_dyn", vec![DYN_TYPE, INT_TYPE], |mut args| {
             let steps = args.pop().and_then(|steps| steps.downcast_ref::<CelInt>().map(|n| *n.inner()));
-            spend(steps.and_then(|steps| usize::try_from(steps).ok()).unwrap_or(usize::MAX))?;
+            charge(steps.and_then(|steps| usize::try_from(steps).ok()).unwrap_or(usize::MAX))?;
             args.pop().ok_or_else(ExecutionError::missing_argument_or_target)
         }),
         env.add_overload(WEIGH, "weigh_dyn", vec![DYN_TYPE], |mut args| {
             let value = args.pop().ok_or_else(ExecutionError::missing_argument_or_target)?;
-            weigh(value.as_ref())?;
+            charge_value(value.as_ref())?;
             Ok(value)
         }),
         env.add_overload(CUTTING, "cutting_dyn", vec![DYN_TYPE], |mut args| {
             let text = args.pop().ok_or_else(ExecutionError::missing_argument_or_target)?;
-            spend(1 + text.downcast_ref::<CelString>().map_or(0, |text| text.inner().len()) / CUT)?;
+            charge(1 + text.downcast_ref::<CelString>().map_or(0, |text| text.inner().len()) / CUT)?;
             Ok(text)
         }),
         env.add_overload(KEY, "key_dyn", vec![DYN_TYPE], key),
@@ -174,7 +174,7 @@ pub(super) fn add_to(env: &mut Env) {
 /// The key of an index, which no list or map is copied for: the evaluator's own error of a broken one holds the list.
 fn key<'b, 'v>(mut args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
     let key = args.pop().ok_or_else(ExecutionError::missing_argument_or_target)?;
-    weigh(key.as_ref())?;
+    charge_value(key.as_ref())?;
     let fits = match key.get_type().kind() {
         Kind::String | Kind::Int | Kind::UInt | Kind::Boolean => true,
         Kind::Double => key.downcast_ref::<CelDouble>().is_some_and(|n| n.inner().fract() == 0.0),
@@ -184,7 +184,7 @@ fn key<'b, 'v>(mut args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, Executio
 }
 
 /// Puts the counting into a tree that was checked.
-pub(super) fn put_into(expr: &mut IdedExpr) {
+pub(super) fn instrument(expr: &mut IdedExpr) {
     walk(expr, false);
 }
 
@@ -267,13 +267,13 @@ fn loop_(of: &mut ComprehensionExpr, in_loop: bool) {
         walk(&mut of.loop_cond, true);
         walk(&mut of.loop_step, true);
         // What fails in the step of `all` and `exists` is put off to the end of the loop; here it ends it.
-        return pass(&mut of.loop_cond, nodes);
+        return charge_steps(&mut of.loop_cond, nodes);
     }
     let Expr::Call(step) = &mut of.loop_step.expr else { return };
     match (step.func_name.as_str(), step.args.as_mut_slice()) {
         ("_?_:_", [guard, append, _]) => {
             walk(guard, true);
-            pass(guard, nodes);
+            charge_steps(guard, nodes);
             if let Expr::Call(append) = &mut append.expr {
                 append.args.iter_mut().skip(1).for_each(|list| walk(list, true));
             }
@@ -281,7 +281,7 @@ fn loop_(of: &mut ComprehensionExpr, in_loop: bool) {
         ("_+_", [_, list]) => {
             walk(list, true);
             if let Expr::List(list) = &mut list.expr {
-                list.elements.iter_mut().for_each(|element| pass(element, nodes));
+                list.elements.iter_mut().for_each(|element| charge_steps(element, nodes));
             }
         }
         _ => {}
@@ -294,7 +294,7 @@ fn nodes(expr: &IdedExpr) -> usize {
     count
 }
 
-fn pass(expr: &mut IdedExpr, steps: usize) {
+fn charge_steps(expr: &mut IdedExpr, steps: usize) {
     let steps = i64::try_from(steps).unwrap_or(i64::MAX);
     let steps = IdedExpr { id: expr.id, expr: Expr::Literal(LiteralValue::Int(CelInt::from(steps))) };
     call(expr, PASS, vec![steps]);
@@ -338,7 +338,7 @@ fn is_small(expr: &IdedExpr) -> bool {
             | "_%_"
             | "-_" => true,
             functions::MATCHES | WEIGH | PASS => true,
-            name => functions::gives_small(name),
+            name => functions::returns_scalar(name),
         },
         _ => false,
     }

@@ -10,7 +10,7 @@ use super::fields;
 
 /// What a condition or a part of one reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reads {
+pub struct Dependencies {
     /// `call.args`
     pub args: bool,
     /// `caller.ip`
@@ -27,7 +27,7 @@ pub struct Reads {
     pub resource: bool,
 }
 
-impl Reads {
+impl Dependencies {
     /// Differs from call to call of one caller to one thing.
     pub fn is_volatile(self) -> bool {
         self.args || self.ip
@@ -73,7 +73,7 @@ impl Reads {
     }
 }
 
-impl BitOr for Reads {
+impl BitOr for Dependencies {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {

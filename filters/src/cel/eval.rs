@@ -9,52 +9,59 @@ use cel::common::types::{CelBool, CelString, STRING_TYPE};
 use cel::common::value::CowVal;
 use cel::{Context, Env, ExecutionError, Value};
 
-use super::context::Scene;
-use super::{Condition, Part, cost, functions};
+use super::context::CelContext;
+use super::{Condition, Conjunct, cost, functions};
 
 /// What a condition says of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ConditionResult {
     True,
     False,
     /// It cannot be told. The words name no value of an argument, so they may be logged.
     Failed(String),
 }
 
-impl Outcome {
+impl ConditionResult {
     /// `&&`: false if either is, else a failure if either is.
-    pub fn and(self, other: Outcome) -> Outcome {
+    pub fn and(self, other: ConditionResult) -> ConditionResult {
         match (self, other) {
-            (Outcome::False, _) | (_, Outcome::False) => Outcome::False,
-            (Outcome::Failed(why), _) | (_, Outcome::Failed(why)) => Outcome::Failed(why),
-            (Outcome::True, Outcome::True) => Outcome::True,
+            (ConditionResult::False, _) | (_, ConditionResult::False) => ConditionResult::False,
+            (ConditionResult::Failed(why), _) | (_, ConditionResult::Failed(why)) => {
+                ConditionResult::Failed(why)
+            }
+            (ConditionResult::True, ConditionResult::True) => ConditionResult::True,
         }
     }
 }
 
 impl Condition {
     /// Asks those parts that `chosen` chooses.
-    pub fn ask(&self, scene: &Scene<'_>, chosen: impl Fn(&Part) -> bool) -> Outcome {
+    pub fn evaluate(&self, scene: &CelContext<'_>, chosen: impl Fn(&Conjunct) -> bool) -> ConditionResult {
         let mut context = Context::with_env(Arc::clone(env()));
         context.set_variable_resolver(scene);
-        let mut all = Outcome::True;
-        for part in self.parts().iter().filter(|part| chosen(part)) {
-            all = all.and(self.part(part, scene, &context));
-            if all == Outcome::False {
+        let mut all = ConditionResult::True;
+        for part in self.conjuncts().iter().filter(|part| chosen(part)) {
+            all = all.and(self.evaluate_conjunct(part, scene, &context));
+            if all == ConditionResult::False {
                 break;
             }
         }
         all
     }
 
-    fn part(&self, part: &Part, scene: &Scene<'_>, context: &Context<'_, '_>) -> Outcome {
-        if part.reads.args
-            && let Some(why) = scene.unfit()
+    fn evaluate_conjunct(
+        &self,
+        part: &Conjunct,
+        scene: &CelContext<'_>,
+        context: &Context<'_, '_>,
+    ) -> ConditionResult {
+        if part.dependencies.args
+            && let Some(why) = scene.arguments_error()
         {
-            return Outcome::Failed(format!("the arguments cannot be judged: {why}"));
+            return ConditionResult::Failed(format!("the arguments cannot be judged: {why}"));
         }
         // No way to a panic is known; one that is found must not let a call through or end a worker.
-        let (said, overspent) = cost::within(part.steps, scene.fuel(), || {
+        let (said, overspent) = cost::with_budget(part.steps, scene.fuel(), || {
             catch_unwind(AssertUnwindSafe(|| {
                 Value::resolve_val(&part.expr, context)
                     .map(|value| value.downcast_ref::<CelBool>().map(|b| *b.inner()))
@@ -62,19 +69,19 @@ impl Condition {
         });
         if overspent {
             // `too much || true` is no answer either.
-            return Outcome::Failed(cost::SPENT.into());
+            return ConditionResult::Failed(cost::BUDGET_EXCEEDED.into());
         }
         match said {
-            Ok(Ok(Some(true))) => Outcome::True,
-            Ok(Ok(Some(false))) => Outcome::False,
-            Ok(Ok(None)) => Outcome::Failed("neither true nor false".into()),
-            Ok(Err(error)) => Outcome::Failed(self.words(&error)),
-            Err(_) => Outcome::Failed("the evaluation broke off".into()),
+            Ok(Ok(Some(true))) => ConditionResult::True,
+            Ok(Ok(Some(false))) => ConditionResult::False,
+            Ok(Ok(None)) => ConditionResult::Failed("neither true nor false".into()),
+            Ok(Err(error)) => ConditionResult::Failed(self.error_text(&error)),
+            Err(_) => ConditionResult::Failed("the evaluation broke off".into()),
         }
     }
 
     /// The error without the values that it holds.
-    fn words(&self, error: &ExecutionError) -> String {
+    fn error_text(&self, error: &ExecutionError) -> String {
         use ExecutionError as E;
         match error {
             E::NoSuchKey(key) if key.len() <= 128 && self.text().contains(key.as_str()) => {
@@ -82,7 +89,7 @@ impl Condition {
             }
             E::NoSuchKey(_) => "no such key".into(),
             E::NoSuchOverload(error) => error.to_string(),
-            E::UnexpectedType { got, want } => format!("{got} where {want} is needed"),
+            E::UnexpectedType { got, want: acquisition } => format!("{got} where {acquisition} is needed"),
             E::UnsupportedBinaryOperator(name, ..) => format!("`{name}` does not take these types"),
             E::ValuesNotComparable(..) => "types that have no order between them".into(),
             E::DivisionByZero(_) | E::RemainderByZero(_) => "division by zero".into(),
@@ -126,7 +133,7 @@ impl Pattern {
     }
 
     fn is_match(&self, text: &str) -> Result<bool, ExecutionError> {
-        cost::search(text, self.is_large)?;
+        cost::charge_search(text, self.is_large)?;
         Ok(self.regex.is_match(text))
     }
 }

@@ -7,23 +7,23 @@
 use cel::IdedExpr;
 use cel::common::ast::{EntryExpr, Expr};
 
-use super::types::Kind;
+use super::types::CelType;
 
 pub(super) const AND: &str = "_&&_";
 /// [`matches`](super::eval) that remembers its patterns. No text can name it.
 pub(super) const MATCHES: &str = "@matches";
 
 /// One way to call a function.
-pub(super) struct Word {
+pub(super) struct Function {
     pub name: &'static str,
     /// Written `x.name()`: the first of `takes` stands before the dot.
     pub member: bool,
-    pub takes: &'static [Takes],
-    pub gives: Gives,
+    pub params: &'static [Param],
+    pub returns: Return,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Takes {
+pub(super) enum Param {
     Bool,
     Int,
     Uint,
@@ -40,7 +40,7 @@ pub(super) enum Takes {
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Gives {
+pub(super) enum Return {
     Bool,
     Int,
     Uint,
@@ -52,131 +52,132 @@ pub(super) enum Gives {
     Any,
 }
 
-impl Takes {
-    pub(super) fn fits(self, kind: &Kind) -> bool {
+impl Param {
+    pub(super) fn accepts(self, kind: &CelType) -> bool {
         match self {
-            Takes::Any => true,
-            Takes::Bool => kind.may_be(&Kind::Bool),
-            Takes::Int => kind.may_be(&Kind::Int),
-            Takes::Uint => kind.may_be(&Kind::Uint),
-            Takes::Double => kind.may_be(&Kind::Double),
-            Takes::String | Takes::Literal | Takes::Pattern => kind.may_be(&Kind::String),
-            Takes::Bytes => kind.may_be(&Kind::Bytes),
-            Takes::List => kind.may_be(&Kind::anything()),
-            Takes::Map => kind.may_be(&Kind::Map),
+            Param::Any => true,
+            Param::Bool => kind.may_be(&CelType::Bool),
+            Param::Int => kind.may_be(&CelType::Int),
+            Param::Uint => kind.may_be(&CelType::Uint),
+            Param::Double => kind.may_be(&CelType::Double),
+            Param::String | Param::Literal | Param::Pattern => kind.may_be(&CelType::String),
+            Param::Bytes => kind.may_be(&CelType::Bytes),
+            Param::List => kind.may_be(&CelType::anything()),
+            Param::Map => kind.may_be(&CelType::Map),
         }
     }
 
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
-            Takes::Bool => "bool",
-            Takes::Int => "int",
-            Takes::Uint => "uint",
-            Takes::Double => "double",
-            Takes::String => "string",
-            Takes::Bytes => "bytes",
-            Takes::List => "list",
-            Takes::Map => "map",
-            Takes::Any => "value",
-            Takes::Literal => "\"text\"",
-            Takes::Pattern => "\"pattern\"",
-        }
-    }
-}
-
-impl Gives {
-    pub(super) fn kind(self) -> Kind {
-        match self {
-            Gives::Bool => Kind::Bool,
-            Gives::Int => Kind::Int,
-            Gives::Uint => Kind::Uint,
-            Gives::Double => Kind::Double,
-            Gives::String => Kind::String,
-            Gives::Bytes => Kind::Bytes,
-            Gives::Strings => Kind::strings(),
-            Gives::Type => Kind::Type,
-            Gives::Any => Kind::Dyn,
+            Param::Bool => "bool",
+            Param::Int => "int",
+            Param::Uint => "uint",
+            Param::Double => "double",
+            Param::String => "string",
+            Param::Bytes => "bytes",
+            Param::List => "list",
+            Param::Map => "map",
+            Param::Any => "value",
+            Param::Literal => "\"text\"",
+            Param::Pattern => "\"pattern\"",
         }
     }
 }
 
-impl Word {
+impl Return {
+    pub(super) fn cel_type(self) -> CelType {
+        match self {
+            Return::Bool => CelType::Bool,
+            Return::Int => CelType::Int,
+            Return::Uint => CelType::Uint,
+            Return::Double => CelType::Double,
+            Return::String => CelType::String,
+            Return::Bytes => CelType::Bytes,
+            Return::Strings => CelType::strings(),
+            Return::Type => CelType::Type,
+            Return::Any => CelType::Dyn,
+        }
+    }
+}
+
+impl Function {
     /// How it is written, for messages.
-    pub(super) fn shown(&self) -> String {
-        let words = |of: &[Takes]| of.iter().map(|t| t.word()).collect::<Vec<_>>().join(", ");
-        match (self.member, self.takes) {
-            (true, [target, rest @ ..]) => format!("{}.{}({})", target.word(), self.name, words(rest)),
-            _ => format!("{}({})", self.name, words(self.takes)),
+    pub(super) fn signature(&self) -> String {
+        let message = |of: &[Param]| of.iter().map(|t| t.as_str()).collect::<Vec<_>>().join(", ");
+        match (self.member, self.params) {
+            (true, [target, rest @ ..]) => format!("{}.{}({})", target.as_str(), self.name, message(rest)),
+            _ => format!("{}({})", self.name, message(self.params)),
         }
     }
 }
 
-const fn member(name: &'static str, takes: &'static [Takes], gives: Gives) -> Word {
-    Word { name, member: true, takes, gives }
+const fn member(name: &'static str, takes: &'static [Param], gives: Return) -> Function {
+    Function { name, member: true, params: takes, returns: gives }
 }
 
-const fn global(name: &'static str, takes: &'static [Takes], gives: Gives) -> Word {
-    Word { name, member: false, takes, gives }
+const fn global(name: &'static str, takes: &'static [Param], gives: Return) -> Function {
+    Function { name, member: false, params: takes, returns: gives }
 }
 
-pub(super) static WORDS: &[Word] = &{
-    use Takes::{Any, Bool, Bytes, Double, Int, List, Literal, Map, Pattern, String, Uint};
+pub(super) static FUNCTIONS: &[Function] = &{
+    use Param::{Any, Bool, Bytes, Double, Int, List, Literal, Map, Pattern, String, Uint};
     [
-        member("startsWith", &[String, String], Gives::Bool),
-        member("endsWith", &[String, String], Gives::Bool),
-        member("contains", &[String, String], Gives::Bool),
-        member("matches", &[String, Pattern], Gives::Bool),
-        global("matches", &[String, Pattern], Gives::Bool),
-        member("size", &[String], Gives::Int),
-        member("size", &[List], Gives::Int),
-        member("size", &[Map], Gives::Int),
-        member("size", &[Bytes], Gives::Int),
-        global("size", &[String], Gives::Int),
-        global("size", &[List], Gives::Int),
-        global("size", &[Map], Gives::Int),
-        global("size", &[Bytes], Gives::Int),
-        member("lowerAscii", &[String], Gives::String),
-        member("upperAscii", &[String], Gives::String),
-        member("trim", &[String], Gives::String),
-        member("reverse", &[String], Gives::String),
-        member("charAt", &[String, Int], Gives::String),
-        member("substring", &[String, Int], Gives::String),
-        member("substring", &[String, Int, Int], Gives::String),
-        member("indexOf", &[String, Literal], Gives::Int),
-        member("lastIndexOf", &[String, Literal], Gives::Int),
-        member("split", &[String, Literal], Gives::Strings),
-        global("string", &[String], Gives::String),
-        global("string", &[Bool], Gives::String),
-        global("string", &[Int], Gives::String),
-        global("string", &[Uint], Gives::String),
-        global("string", &[Double], Gives::String),
-        global("string", &[Bytes], Gives::String),
-        global("int", &[Int], Gives::Int),
-        global("int", &[Uint], Gives::Int),
-        global("int", &[Double], Gives::Int),
-        global("int", &[String], Gives::Int),
-        global("uint", &[Uint], Gives::Uint),
-        global("uint", &[Int], Gives::Uint),
-        global("uint", &[Double], Gives::Uint),
-        global("uint", &[String], Gives::Uint),
-        global("double", &[Double], Gives::Double),
-        global("double", &[Int], Gives::Double),
-        global("double", &[Uint], Gives::Double),
-        global("double", &[String], Gives::Double),
-        global("bool", &[Bool], Gives::Bool),
-        global("bool", &[String], Gives::Bool),
-        global("bytes", &[String], Gives::Bytes),
-        global("bytes", &[Bytes], Gives::Bytes),
-        global("dyn", &[Any], Gives::Any),
-        global("type", &[Any], Gives::Type),
+        member("startsWith", &[String, String], Return::Bool),
+        member("endsWith", &[String, String], Return::Bool),
+        member("contains", &[String, String], Return::Bool),
+        member("matches", &[String, Pattern], Return::Bool),
+        global("matches", &[String, Pattern], Return::Bool),
+        member("size", &[String], Return::Int),
+        member("size", &[List], Return::Int),
+        member("size", &[Map], Return::Int),
+        member("size", &[Bytes], Return::Int),
+        global("size", &[String], Return::Int),
+        global("size", &[List], Return::Int),
+        global("size", &[Map], Return::Int),
+        global("size", &[Bytes], Return::Int),
+        member("lowerAscii", &[String], Return::String),
+        member("upperAscii", &[String], Return::String),
+        member("trim", &[String], Return::String),
+        member("reverse", &[String], Return::String),
+        member("charAt", &[String, Int], Return::String),
+        member("substring", &[String, Int], Return::String),
+        member("substring", &[String, Int, Int], Return::String),
+        member("indexOf", &[String, Literal], Return::Int),
+        member("lastIndexOf", &[String, Literal], Return::Int),
+        member("split", &[String, Literal], Return::Strings),
+        global("string", &[String], Return::String),
+        global("string", &[Bool], Return::String),
+        global("string", &[Int], Return::String),
+        global("string", &[Uint], Return::String),
+        global("string", &[Double], Return::String),
+        global("string", &[Bytes], Return::String),
+        global("int", &[Int], Return::Int),
+        global("int", &[Uint], Return::Int),
+        global("int", &[Double], Return::Int),
+        global("int", &[String], Return::Int),
+        global("uint", &[Uint], Return::Uint),
+        global("uint", &[Int], Return::Uint),
+        global("uint", &[Double], Return::Uint),
+        global("uint", &[String], Return::Uint),
+        global("double", &[Double], Return::Double),
+        global("double", &[Int], Return::Double),
+        global("double", &[Uint], Return::Double),
+        global("double", &[String], Return::Double),
+        global("bool", &[Bool], Return::Bool),
+        global("bool", &[String], Return::Bool),
+        global("bytes", &[String], Return::Bytes),
+        global("bytes", &[Bytes], Return::Bytes),
+        global("dyn", &[Any], Return::Any),
+        global("type", &[Any], Return::Type),
     ]
 };
 
 /// Whether a function gives a bool or a number whatever it takes.
-pub(super) fn gives_small(name: &str) -> bool {
-    let mut named = WORDS.iter().filter(|word| word.name == name).peekable();
+pub(super) fn returns_scalar(name: &str) -> bool {
+    let mut named = FUNCTIONS.iter().filter(|word| word.name == name).peekable();
     named.peek().is_some()
-        && named.all(|word| matches!(word.gives, Gives::Bool | Gives::Int | Gives::Uint | Gives::Double))
+        && named
+            .all(|word| matches!(word.returns, Return::Bool | Return::Int | Return::Uint | Return::Double))
 }
 
 /// The macros of CEL, which the parser has replaced already; for "did you mean".

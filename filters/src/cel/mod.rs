@@ -26,11 +26,11 @@ use std::sync::Arc;
 use cel::IdedExpr;
 use cel::common::ast::Expr;
 
-pub use context::Scene;
-pub use cost::{Fuel, LIST, SPENT, STEPS};
-pub use dependencies::Reads;
-pub use eval::Outcome;
-pub use value::{Arguments, Unfit};
+pub use context::CelContext;
+pub use cost::{BUDGET_EXCEEDED, Fuel, LIST, STEPS};
+pub use dependencies::Dependencies;
+pub use eval::ConditionResult;
+pub use value::{Arguments, InvalidArguments};
 
 /// Longest condition, in bytes; it bounds the tree, and so the work of one evaluation.
 pub const MAX_TEXT: usize = 4096;
@@ -39,26 +39,26 @@ const STACK: usize = 64 << 20;
 
 /// One compiled `when`. A clone is one pointer.
 #[derive(Clone)]
-pub struct Condition(Arc<Compiled>);
+pub struct Condition(Arc<CompiledCondition>);
 
-struct Compiled {
+struct CompiledCondition {
     text: String,
-    parts: Vec<Part>,
-    reads: Reads,
+    conjuncts: Vec<Conjunct>,
+    dependencies: Dependencies,
 }
 
 /// What stands between the `&&` on the top of a condition. In CEL `&&` does not care for the order: the whole is
 /// false if any part is, else an error if any part is, else true; so the parts may be asked one by one.
-pub struct Part {
+pub struct Conjunct {
     pub(crate) expr: IdedExpr,
-    pub reads: Reads,
+    pub dependencies: Dependencies,
     /// How many it may take: the parts share what a condition has, however many of them are asked at a time.
     steps: u32,
 }
 
 /// What is wrong with a condition, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flaw {
+pub struct ConditionError {
     /// The place in the text, on borders of characters.
     pub bytes: Range<usize>,
     pub what: String,
@@ -67,13 +67,17 @@ pub struct Flaw {
 
 impl Condition {
     /// Parses and checks a condition.
-    pub fn compile(text: &str) -> Result<Self, Flaw> {
+    pub fn compile(text: &str) -> Result<Self, ConditionError> {
         if text.len() > MAX_TEXT {
             let end = text.floor_char_boundary(MAX_TEXT);
             let what = format!("a condition of {} bytes", text.len());
-            return Err(Flaw { bytes: end..text.len(), what, expected: format!("at most {MAX_TEXT} bytes") });
+            return Err(ConditionError {
+                bytes: end..text.len(),
+                what,
+                expected: format!("at most {MAX_TEXT} bytes"),
+            });
         }
-        let give_up = |what: &str| Flaw {
+        let give_up = |what: &str| ConditionError {
             bytes: 0..text.len(),
             what: what.into(),
             expected: "a condition such as `call.tool == \"files__read\"`".into(),
@@ -94,13 +98,13 @@ impl Condition {
     }
 
     /// The parts between the `&&` on the top, in their order.
-    pub fn parts(&self) -> &[Part] {
-        &self.0.parts
+    pub fn conjuncts(&self) -> &[Conjunct] {
+        &self.0.conjuncts
     }
 
     /// What the condition as a whole reads.
-    pub fn reads(&self) -> Reads {
-        self.0.reads
+    pub fn dependencies(&self) -> Dependencies {
+        self.0.dependencies
     }
 }
 
@@ -116,29 +120,29 @@ impl PartialEq for Condition {
     }
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for ConditionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at byte {}; expected {}", self.what, self.bytes.start, self.expected)
     }
 }
 
-impl std::error::Error for Flaw {}
+impl std::error::Error for ConditionError {}
 
-fn compile(text: &str) -> Result<Condition, Flaw> {
+fn compile(text: &str) -> Result<Condition, ConditionError> {
     let (mut expr, info) =
-        eval::env().parser().parse_with_source_info(text).map_err(|errors| misread(text, &errors))?;
-    let places = spans::Places::new(text, &info);
+        eval::env().parser().parse_with_source_info(text).map_err(|errors| syntax_error(text, &errors))?;
+    let places = spans::ExprSpans::new(text, &info);
     type_check::check(&expr, &places)?;
     functions::rename(&mut expr);
-    cost::put_into(&mut expr);
+    cost::instrument(&mut expr);
     let mut parts = Vec::new();
     split(expr, &mut parts);
-    share(&mut parts);
-    let reads = parts.iter().fold(Reads::default(), |all, part| all | part.reads);
-    Ok(Condition(Arc::new(Compiled { text: text.into(), parts, reads })))
+    divide_budget(&mut parts);
+    let reads = parts.iter().fold(Dependencies::default(), |all, part| all | part.dependencies);
+    Ok(Condition(Arc::new(CompiledCondition { text: text.into(), conjuncts: parts, dependencies: reads })))
 }
 
-fn split(expr: IdedExpr, parts: &mut Vec<Part>) {
+fn split(expr: IdedExpr, parts: &mut Vec<Conjunct>) {
     match expr.expr {
         Expr::Call(call)
             if call.func_name == functions::AND && call.target.is_none() && call.args.len() == 2 =>
@@ -146,24 +150,24 @@ fn split(expr: IdedExpr, parts: &mut Vec<Part>) {
             call.args.into_iter().for_each(|arg| split(arg, parts));
         }
         _ => {
-            let reads = Reads::of(&expr);
-            parts.push(Part { expr, reads, steps: 0 });
+            let reads = Dependencies::of(&expr);
+            parts.push(Conjunct { expr, dependencies: reads, steps: 0 });
         }
     }
 }
 
-fn share(parts: &mut [Part]) {
-    let metered = |part: &Part| cost::is_metered(&part.expr);
+fn divide_budget(parts: &mut [Conjunct]) {
+    let metered = |part: &Conjunct| cost::is_metered(&part.expr);
     let all: Vec<bool> =
-        parts.iter().filter(|part| metered(part)).map(|part| part.reads.is_volatile()).collect();
+        parts.iter().filter(|part| metered(part)).map(|part| part.dependencies.is_volatile()).collect();
     for part in parts {
-        let kind = part.reads.is_volatile();
-        part.steps = cost::share(all.iter().filter(|other| **other == kind).count(), kind);
+        let kind = part.dependencies.is_volatile();
+        part.steps = cost::budget_share(all.iter().filter(|other| **other == kind).count(), kind);
     }
 }
 
 /// The first thing that the parser stumbled over.
-fn misread(text: &str, errors: &cel::ParseErrors) -> Flaw {
+fn syntax_error(text: &str, errors: &cel::ParseErrors) -> ConditionError {
     let first = errors.errors.iter().find(|e| e.pos.0 > 0).or(errors.errors.first());
     let (line, column) = first.map_or((1, 1), |e| (e.pos.0.max(1) as usize, e.pos.1.max(1) as usize));
     let start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
@@ -171,7 +175,7 @@ fn misread(text: &str, errors: &cel::ParseErrors) -> Flaw {
     let at = start + offset;
     let end = at + text[at..].chars().next().map_or(0, char::len_utf8);
     let said = first.map_or("", |e| e.msg.as_str()).trim_start_matches("Syntax error: ");
-    Flaw {
+    ConditionError {
         bytes: at..end,
         what: format!("not a condition: {}", said.chars().take(160).collect::<String>()),
         expected: "a CEL expression".into(),

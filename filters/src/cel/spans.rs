@@ -8,12 +8,12 @@ use cel::common::ast::{Expr, SourceInfo};
 use super::dependencies::each;
 
 /// Where the nodes of a tree stand in the text.
-pub(super) struct Places<'a> {
+pub(super) struct ExprSpans<'a> {
     text: &'a str,
     info: &'a SourceInfo,
 }
 
-impl<'a> Places<'a> {
+impl<'a> ExprSpans<'a> {
     pub(super) fn new(text: &'a str, info: &'a SourceInfo) -> Self {
         Self { text, info }
     }

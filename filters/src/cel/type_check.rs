@@ -3,18 +3,18 @@
 //!
 //! The cost: a loop over the arguments must not go over the arguments again for each of their elements, so inside
 //! of it they can be reached through the loop's own variable only. One loop within another is enough for rows and
-//! cells; a third is refused. That is told to whoever writes the condition; what bounds the work is `meter`.
+//! cells; a third is refused. That is told to whoever writes the condition; `cost` bounds the work.
 
 use std::ops::Range;
 
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, SelectExpr};
 
-use super::dependencies::Reads;
+use super::dependencies::Dependencies;
 use super::functions;
-use super::spans::Places;
-use super::types::Kind;
-use super::{Flaw, fields};
+use super::spans::ExprSpans;
+use super::types::CelType;
+use super::{ConditionError, fields};
 use crate::uri;
 
 /// Deepest tree. An evaluation recurses as deep, on the stack of a worker.
@@ -24,13 +24,13 @@ const MAX_LOOPS: usize = 2;
 /// A variable of a loop.
 struct Local<'e> {
     name: &'e str,
-    kind: Kind,
+    kind: CelType,
     /// Stands for an element of the arguments.
     of_args: bool,
 }
 
 pub(super) struct Checker<'e, 'p> {
-    pub(super) places: &'p Places<'p>,
+    pub(super) spans: &'p ExprSpans<'p>,
     locals: Vec<Local<'e>>,
     depth: usize,
     loops: usize,
@@ -39,30 +39,38 @@ pub(super) struct Checker<'e, 'p> {
 }
 
 /// What is known of a node: its kind, and whether it holds something of the arguments.
-struct Known {
-    kind: Kind,
+struct TypedNode {
+    cel_type: CelType,
     of_args: bool,
 }
 
-type Checked = Result<Known, Flaw>;
+type Checked = Result<TypedNode, ConditionError>;
 
 /// Finds the first flaw of a condition.
-pub(super) fn check(expr: &IdedExpr, places: &Places<'_>) -> Result<(), Flaw> {
-    let resources = Reads::of(expr).resource;
-    let mut checker = Checker { places, locals: Vec::new(), depth: 0, loops: 0, resources };
-    let kind = checker.node(expr)?.kind;
-    checker.want(expr, &kind, &Kind::Bool)
+pub(super) fn check(expr: &IdedExpr, places: &ExprSpans<'_>) -> Result<(), ConditionError> {
+    let resources = Dependencies::of(expr).resource;
+    let mut checker = Checker { spans: places, locals: Vec::new(), depth: 0, loops: 0, resources };
+    let kind = checker.node(expr)?.cel_type;
+    checker.expect_type(expr, &kind, &CelType::Bool)
 }
 
-pub(super) fn flaw(bytes: Range<usize>, what: impl Into<String>, expected: impl Into<String>) -> Flaw {
-    Flaw { bytes, what: what.into(), expected: expected.into() }
+pub(super) fn condition_error(
+    bytes: Range<usize>,
+    what: impl Into<String>,
+    expected: impl Into<String>,
+) -> ConditionError {
+    ConditionError { bytes, what: what.into(), expected: expected.into() }
 }
 
 impl<'e> Checker<'e, '_> {
     fn node(&mut self, expr: &'e IdedExpr) -> Checked {
         if self.depth == MAX_DEPTH {
             let expected = format!("at most {MAX_DEPTH} levels");
-            return Err(flaw(self.places.of(expr), "a condition that is nested too deep", expected));
+            return Err(condition_error(
+                self.spans.of(expr),
+                "a condition that is nested too deep",
+                expected,
+            ));
         }
         self.depth += 1;
         let known = self.inside(expr);
@@ -71,20 +79,20 @@ impl<'e> Checker<'e, '_> {
     }
 
     fn inside(&mut self, expr: &'e IdedExpr) -> Checked {
-        let constant = |kind| Ok(Known { kind, of_args: false });
+        let constant = |kind| Ok(TypedNode { cel_type: kind, of_args: false });
         match &expr.expr {
             Expr::Literal(LiteralValue::String(text)) if self.resources => {
-                self.spelt(expr, text.inner())?;
-                constant(Kind::String)
+                self.check_uri(expr, text.inner())?;
+                constant(CelType::String)
             }
             Expr::Literal(literal) => constant(match literal {
-                LiteralValue::Boolean(_) => Kind::Bool,
-                LiteralValue::Bytes(_) => Kind::Bytes,
-                LiteralValue::Double(_) => Kind::Double,
-                LiteralValue::Int(_) => Kind::Int,
-                LiteralValue::Null => Kind::Null,
-                LiteralValue::String(_) => Kind::String,
-                LiteralValue::UInt(_) => Kind::Uint,
+                LiteralValue::Boolean(_) => CelType::Bool,
+                LiteralValue::Bytes(_) => CelType::Bytes,
+                LiteralValue::Double(_) => CelType::Double,
+                LiteralValue::Int(_) => CelType::Int,
+                LiteralValue::Null => CelType::Null,
+                LiteralValue::String(_) => CelType::String,
+                LiteralValue::UInt(_) => CelType::Uint,
             }),
             Expr::Ident(name) => self.ident(expr, name),
             Expr::Select(select) => self.select(expr, select),
@@ -92,36 +100,38 @@ impl<'e> Checker<'e, '_> {
             Expr::Comprehension(inner) => self.comprehension(expr, inner),
             Expr::List(list) => {
                 let mut of_args = false;
-                let mut kind: Option<Kind> = None;
+                let mut kind: Option<CelType> = None;
                 for element in &list.elements {
                     let known = self.node(element)?;
                     of_args |= known.of_args;
-                    kind = Some(kind.map_or(known.kind.clone(), |kind| kind.or(known.kind)));
+                    kind = Some(kind.map_or(known.cel_type.clone(), |kind| kind.or(known.cel_type)));
                 }
-                Ok(Known { kind: Kind::List(Box::new(kind.unwrap_or(Kind::Dyn))), of_args })
+                Ok(TypedNode { cel_type: CelType::List(Box::new(kind.unwrap_or(CelType::Dyn))), of_args })
             }
             Expr::Map(map) => {
                 let mut of_args = false;
                 for entry in &map.entries {
                     let EntryExpr::MapEntry(entry) = &entry.expr else {
-                        return Err(flaw(self.places.of(expr), "not a map", "`{\"key\": value}`"));
+                        return Err(condition_error(self.spans.of(expr), "not a map", "`{\"key\": value}`"));
                     };
                     let key = self.node(&entry.key)?;
-                    if matches!(key.kind, Kind::Double | Kind::Null | Kind::Map | Kind::List(_) | Kind::Bytes)
-                    {
-                        let what = format!("{} as the key of a map", key.kind);
-                        return Err(flaw(
-                            self.places.of(&entry.key),
+                    if matches!(
+                        key.cel_type,
+                        CelType::Double | CelType::Null | CelType::Map | CelType::List(_) | CelType::Bytes
+                    ) {
+                        let what = format!("{} as the key of a map", key.cel_type);
+                        return Err(condition_error(
+                            self.spans.of(&entry.key),
                             what,
                             "a string, a whole number or a bool",
                         ));
                     }
                     of_args |= key.of_args | self.node(&entry.value)?.of_args;
                 }
-                Ok(Known { kind: Kind::Map, of_args })
+                Ok(TypedNode { cel_type: CelType::Map, of_args })
             }
-            Expr::Struct(_) | Expr::Unspecified => Err(flaw(
-                self.places.of(expr),
+            Expr::Struct(_) | Expr::Unspecified => Err(condition_error(
+                self.spans.of(expr),
                 "a message, which conditions do not have",
                 "a map such as `{\"key\": value}`",
             )),
@@ -129,10 +139,10 @@ impl<'e> Checker<'e, '_> {
     }
 
     /// A URI that is written in another way than `call.resource` would fit nothing, in silence.
-    fn spelt(&self, expr: &IdedExpr, text: &str) -> Result<(), Flaw> {
-        match uri::normal(text) {
-            Ok(normal) if uri::is_absolute(text) && normal != text => Err(flaw(
-                self.places.of(expr),
+    fn check_uri(&self, expr: &IdedExpr, text: &str) -> Result<(), ConditionError> {
+        match uri::normalize(text) {
+            Ok(normal) if uri::is_absolute(text) && normal != text => Err(condition_error(
+                self.spans.of(expr),
                 "a URI that `call.resource` never is, which is in its normal form",
                 format!("\"{normal}\""),
             )),
@@ -146,27 +156,27 @@ impl<'e> Checker<'e, '_> {
             if local.of_args && self.locals[at + 1..].iter().any(|deeper| deeper.of_args) {
                 return Err(self.again(expr));
             }
-            return Ok(Known { kind: local.kind.clone(), of_args: local.of_args });
+            return Ok(TypedNode { cel_type: local.kind.clone(), of_args: local.of_args });
         }
         if fields::fields(name).is_some() {
             let of_args = name == "call";
             if of_args && self.loops_over_args() {
                 return Err(self.again(expr));
             }
-            return Ok(Known { kind: Kind::Map, of_args });
+            return Ok(TypedNode { cel_type: CelType::Map, of_args });
         }
         if functions::TYPES.contains(&name) {
-            return Ok(Known { kind: Kind::Type, of_args: false });
+            return Ok(TypedNode { cel_type: CelType::Type, of_args: false });
         }
         let known = ["caller", "call", "server"];
         let meant =
             functions::nearest(name, known.into_iter()).map_or(String::new(), |n| format!("; `{n}`?"));
         let what = format!("no variable `{name}`{meant}");
-        Err(flaw(self.places.of(expr), what, "`caller`, `call` or `server`"))
+        Err(condition_error(self.spans.of(expr), what, "`caller`, `call` or `server`"))
     }
 
     fn select(&mut self, expr: &'e IdedExpr, select: &'e SelectExpr) -> Checked {
-        let kind_if = |kind: Kind| if select.test { Kind::Bool } else { kind };
+        let kind_if = |kind: CelType| if select.test { CelType::Bool } else { kind };
         let local = |name: &str| self.locals.iter().any(|local| local.name == name);
         if let Expr::Ident(variable) = &select.operand.expr
             && !local(variable)
@@ -175,27 +185,27 @@ impl<'e> Checker<'e, '_> {
             if !fields.contains(&select.field.as_str()) {
                 let meant = functions::nearest(&select.field, fields.iter().copied());
                 let meant = meant.map_or(String::new(), |n| format!("; `{n}`?"));
-                let place = self.places.name(expr, &select.field);
+                let place = self.spans.name(expr, &select.field);
                 let what = format!("`{variable}` has no field `{}`{meant}", select.field);
-                return Err(flaw(place, what, format!("one of {}", fields.join(", "))));
+                return Err(condition_error(place, what, format!("one of {}", fields.join(", "))));
             }
             let of_args = variable == "call" && select.field == "args";
             if of_args && self.loops_over_args() {
                 return Err(self.again(expr));
             }
             let kind = match select.field.as_str() {
-                "roles" | "scopes" => Kind::strings(),
-                "args" | "claims" => Kind::Map,
-                _ => Kind::String,
+                "roles" | "scopes" => CelType::strings(),
+                "args" | "claims" => CelType::Map,
+                _ => CelType::String,
             };
-            return Ok(Known { kind: kind_if(kind), of_args });
+            return Ok(TypedNode { cel_type: kind_if(kind), of_args });
         }
         let operand = self.node(&select.operand)?;
-        if !operand.kind.may_be(&Kind::Map) {
-            let what = format!("{} has no field `{}`", operand.kind, select.field);
-            return Err(flaw(self.places.of(expr), what, "a map before the dot"));
+        if !operand.cel_type.may_be(&CelType::Map) {
+            let what = format!("{} has no field `{}`", operand.cel_type, select.field);
+            return Err(condition_error(self.spans.of(expr), what, "a map before the dot"));
         }
-        Ok(Known { kind: kind_if(Kind::Dyn), of_args: operand.of_args })
+        Ok(TypedNode { cel_type: kind_if(CelType::Dyn), of_args: operand.of_args })
     }
 
     fn call(&mut self, expr: &'e IdedExpr, call: &'e CallExpr) -> Checked {
@@ -205,7 +215,7 @@ impl<'e> Checker<'e, '_> {
         for node in call.target.iter().map(|target| &**target).chain(&call.args) {
             let known = self.node(node)?;
             of_args |= known.of_args;
-            kinds.push(known.kind);
+            kinds.push(known.cel_type);
             nodes.push(node);
         }
         let kind = match self.operator(expr, &call.func_name, &nodes, &kinds)? {
@@ -213,27 +223,28 @@ impl<'e> Checker<'e, '_> {
             None => self.function(expr, call, &nodes, &kinds)?,
         };
         // A bool or a number holds nothing that could be gone over.
-        let small = matches!(kind, Kind::Bool | Kind::Int | Kind::Uint | Kind::Double);
-        Ok(Known { kind, of_args: of_args && !small })
+        let small = matches!(kind, CelType::Bool | CelType::Int | CelType::Uint | CelType::Double);
+        Ok(TypedNode { cel_type: kind, of_args: of_args && !small })
     }
 
     fn comprehension(&mut self, expr: &'e IdedExpr, inner: &'e ComprehensionExpr) -> Checked {
         if self.loops == MAX_LOOPS {
             let what = "a loop in a loop in a loop";
-            return Err(flaw(self.places.of(expr), what, "at most one loop within another"));
+            return Err(condition_error(self.spans.of(expr), what, "at most one loop within another"));
         }
         if inner.iter_var2.is_some() || self.shadows(&inner.iter_var) {
             let what = format!("`{}` as the variable of a loop", inner.iter_var);
-            return Err(flaw(self.places.of(expr), what, "one name that means nothing else"));
+            return Err(condition_error(self.spans.of(expr), what, "one name that means nothing else"));
         }
         let range = self.node(&inner.iter_range)?;
-        let element = match &range.kind {
-            Kind::List(element) => (**element).clone(),
-            Kind::Map | Kind::Dyn => Kind::Dyn,
-            other => return Err(self.misfit(&inner.iter_range, other, "a list or a map to go over")),
+        let element = match &range.cel_type {
+            CelType::List(element) => (**element).clone(),
+            CelType::Map | CelType::Dyn => CelType::Dyn,
+            other => return Err(self.type_mismatch(&inner.iter_range, other, "a list or a map to go over")),
         };
         let init = self.node(&inner.accu_init)?;
-        let accu = if matches!(init.kind, Kind::List(_)) { Kind::anything() } else { init.kind };
+        let accu =
+            if matches!(init.cel_type, CelType::List(_)) { CelType::anything() } else { init.cel_type };
         self.loops += 1;
         let floor = self.locals.len();
         self.locals.push(Local { name: &inner.iter_var, kind: element, of_args: range.of_args });
@@ -243,8 +254,8 @@ impl<'e> Checker<'e, '_> {
         let result = self.node(&inner.result)?;
         self.locals.truncate(floor);
         self.loops -= 1;
-        let small = matches!(result.kind, Kind::Bool | Kind::Int);
-        Ok(Known { kind: result.kind, of_args: !small && (range.of_args || step.of_args) })
+        let small = matches!(result.cel_type, CelType::Bool | CelType::Int);
+        Ok(TypedNode { cel_type: result.cel_type, of_args: !small && (range.of_args || step.of_args) })
     }
 
     fn shadows(&self, name: &str) -> bool {
@@ -257,16 +268,21 @@ impl<'e> Checker<'e, '_> {
         self.locals.iter().any(|local| local.of_args)
     }
 
-    fn again(&self, expr: &IdedExpr) -> Flaw {
+    fn again(&self, expr: &IdedExpr) -> ConditionError {
         let what = "goes over the arguments again for each of their elements";
-        flaw(self.places.of(expr), what, "the variable of the innermost loop")
+        condition_error(self.spans.of(expr), what, "the variable of the innermost loop")
     }
 
-    pub(super) fn want(&self, node: &IdedExpr, kind: &Kind, wanted: &Kind) -> Result<(), Flaw> {
-        if kind.may_be(wanted) { Ok(()) } else { Err(self.misfit(node, kind, &wanted.to_string())) }
+    pub(super) fn expect_type(
+        &self,
+        node: &IdedExpr,
+        kind: &CelType,
+        wanted: &CelType,
+    ) -> Result<(), ConditionError> {
+        if kind.may_be(wanted) { Ok(()) } else { Err(self.type_mismatch(node, kind, &wanted.to_string())) }
     }
 
-    pub(super) fn misfit(&self, node: &IdedExpr, kind: &Kind, expected: &str) -> Flaw {
-        flaw(self.places.of(node), kind.to_string(), expected)
+    pub(super) fn type_mismatch(&self, node: &IdedExpr, kind: &CelType, expected: &str) -> ConditionError {
+        condition_error(self.spans.of(node), kind.to_string(), expected)
     }
 }

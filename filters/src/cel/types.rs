@@ -3,7 +3,7 @@
 use std::fmt;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum CelType {
     Bool,
     Int,
     Uint,
@@ -11,60 +11,60 @@ pub(super) enum Kind {
     String,
     Bytes,
     Null,
-    List(Box<Kind>),
+    List(Box<CelType>),
     Map,
     Type,
     Dyn,
 }
 
-impl Kind {
+impl CelType {
     pub(super) fn strings() -> Self {
-        Kind::List(Box::new(Kind::String))
+        CelType::List(Box::new(CelType::String))
     }
 
     pub(super) fn anything() -> Self {
-        Kind::List(Box::new(Kind::Dyn))
+        CelType::List(Box::new(CelType::Dyn))
     }
 
     pub(super) fn is_number(&self) -> bool {
-        matches!(self, Kind::Int | Kind::Uint | Kind::Double)
+        matches!(self, CelType::Int | CelType::Uint | CelType::Double)
     }
 
     /// Whether a value of this kind could be one that `other` is, as far as is known.
-    pub(super) fn may_be(&self, other: &Kind) -> bool {
+    pub(super) fn may_be(&self, other: &CelType) -> bool {
         match (self, other) {
-            (Kind::Dyn, _) | (_, Kind::Dyn) => true,
-            (Kind::List(_), Kind::List(_)) => true,
+            (CelType::Dyn, _) | (_, CelType::Dyn) => true,
+            (CelType::List(_), CelType::List(_)) => true,
             (one, two) => one == two,
         }
     }
 
     /// Whether `==` could find the two equal.
-    pub(super) fn may_equal(&self, other: &Kind) -> bool {
+    pub(super) fn may_equal(&self, other: &CelType) -> bool {
         self.may_be(other) || self.is_number() && other.is_number()
     }
 
     /// What a value is whichever of the two it is.
-    pub(super) fn or(self, other: Kind) -> Kind {
-        if self == other { self } else { Kind::Dyn }
+    pub(super) fn or(self, other: CelType) -> CelType {
+        if self == other { self } else { CelType::Dyn }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for CelType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Kind::Bool => "a bool",
-            Kind::Int => "an int",
-            Kind::Uint => "a uint",
-            Kind::Double => "a double",
-            Kind::String => "a string",
-            Kind::Bytes => "bytes",
-            Kind::Null => "null",
-            Kind::List(of) if **of == Kind::String => "a list of strings",
-            Kind::List(_) => "a list",
-            Kind::Map => "a map",
-            Kind::Type => "a type",
-            Kind::Dyn => "any value",
+            CelType::Bool => "a bool",
+            CelType::Int => "an int",
+            CelType::Uint => "a uint",
+            CelType::Double => "a double",
+            CelType::String => "a string",
+            CelType::Bytes => "bytes",
+            CelType::Null => "null",
+            CelType::List(of) if **of == CelType::String => "a list of strings",
+            CelType::List(_) => "a list",
+            CelType::Map => "a map",
+            CelType::Type => "a type",
+            CelType::Dyn => "any value",
         })
     }
 }

@@ -10,7 +10,7 @@ use cel::common::types::{
 };
 use cel::common::value::Val;
 
-use mcp::json::reader::{Fault, Flaw, Reader};
+use mcp::json::reader::{JsonError, JsonErrorKind, JsonReader};
 
 /// Deepest nesting of arguments that are judged.
 const MAX_DEPTH: usize = 64;
@@ -22,9 +22,9 @@ pub struct Arguments<'a>(CelMap<'a>);
 
 /// Why arguments cannot be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum InvalidArguments {
     #[error("{0}")]
-    Json(Fault),
+    Json(JsonError),
     #[error("not an object")]
     NotAnObject,
     #[error("a key stands twice")]
@@ -36,16 +36,16 @@ pub enum Unfit {
 }
 
 impl<'a> Arguments<'a> {
-    pub fn read(text: &'a [u8]) -> Result<Self, Unfit> {
-        let mut reader = Reader::new(text, MAX_DEPTH).map_err(Unfit::Json)?;
-        let mut taker = Taker { text, left: MAX_VALUES, unfit: None };
+    pub fn read(text: &'a [u8]) -> Result<Self, InvalidArguments> {
+        let mut reader = JsonReader::new(text, MAX_DEPTH).map_err(InvalidArguments::Json)?;
+        let mut taker = Converter { text, left: MAX_VALUES, error: None };
         let read = match reader.peek() {
             Ok(b'{') => taker.object(&mut reader),
-            Ok(_) => return Err(Unfit::NotAnObject),
+            Ok(_) => return Err(InvalidArguments::NotAnObject),
             Err(fault) => Err(fault),
         };
         let read = read.and_then(|map| reader.end().map(|()| map));
-        read.map(Self).map_err(|fault| taker.unfit.unwrap_or(Unfit::Json(fault)))
+        read.map(Self).map_err(|fault| taker.error.unwrap_or(InvalidArguments::Json(fault)))
     }
 
     pub(super) fn value(&self) -> &CelMap<'a> {
@@ -53,16 +53,16 @@ impl<'a> Arguments<'a> {
     }
 }
 
-struct Taker<'a> {
+struct Converter<'a> {
     text: &'a [u8],
     left: usize,
-    unfit: Option<Unfit>,
+    error: Option<InvalidArguments>,
 }
 
-impl<'a> Taker<'a> {
-    fn value(&mut self, reader: &mut Reader<'a>) -> Result<Box<dyn Val + 'a>, Fault> {
+impl<'a> Converter<'a> {
+    fn value(&mut self, reader: &mut JsonReader<'a>) -> Result<Box<dyn Val + 'a>, JsonError> {
         if self.left == 0 {
-            return self.stop(Unfit::TooMany);
+            return self.fail(InvalidArguments::TooMany);
         }
         self.left -= 1;
         Ok(match reader.peek()? {
@@ -83,29 +83,29 @@ impl<'a> Taker<'a> {
                     b'n' => Box::new(CelNull),
                     _ => match number(std::str::from_utf8(raw).expect("the reader checked the text")) {
                         Some(number) => number,
-                        None => return self.stop(Unfit::Number),
+                        None => return self.fail(InvalidArguments::Number),
                     },
                 }
             }
         })
     }
 
-    fn object(&mut self, reader: &mut Reader<'a>) -> Result<CelMap<'a>, Fault> {
+    fn object(&mut self, reader: &mut JsonReader<'a>) -> Result<CelMap<'a>, JsonError> {
         let mut map: HashMap<CelMapKey<'a>, Box<dyn Val + 'a>> = HashMap::new();
         reader.object(|reader, key| {
             let value = self.value(reader)?;
             let key = CelMapKey::String(CelString::from(key.read(self.text)));
             match map.insert(key, value) {
                 None => Ok(()),
-                Some(_) => self.stop(Unfit::Duplicate),
+                Some(_) => self.fail(InvalidArguments::Duplicate),
             }
         })?;
         Ok(CelMap::from(map))
     }
 
-    fn stop<T>(&mut self, why: Unfit) -> Result<T, Fault> {
-        self.unfit = Some(why);
-        Err(Fault { what: Flaw::Unexpected, at: 0 })
+    fn fail<T>(&mut self, why: InvalidArguments) -> Result<T, JsonError> {
+        self.error = Some(why);
+        Err(JsonError { kind: JsonErrorKind::Unexpected, at: 0 })
     }
 }
 

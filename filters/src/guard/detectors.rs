@@ -31,11 +31,11 @@ impl Detector {
     pub const ALL: [Detector; 5] =
         [Detector::CreditCard, Detector::Email, Detector::Iban, Detector::PrivateKey, Detector::ApiKey];
     /// Those used where nothing is configured: mail addresses are what many tools are about.
-    pub const USUAL: [Detector; 4] =
+    pub const DEFAULT: [Detector; 4] =
         [Detector::CreditCard, Detector::Iban, Detector::PrivateKey, Detector::ApiKey];
 
     /// The word of the configuration, of metrics, and of `[redacted:…]`.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Detector::CreditCard => "credit_card",
             Detector::Email => "email",
@@ -184,7 +184,7 @@ fn cards(text: &[u8], mut hit: impl FnMut(usize, usize)) {
     let mut at = 0;
     while let Some(skip) = text[at..].iter().position(u8::is_ascii_digit) {
         let start = at + skip;
-        let run = Run::read(text, start);
+        let run = DigitRun::read(text, start);
         at = run.end;
         let mut first = 0;
         while first < run.groups.len() {
@@ -217,12 +217,12 @@ fn cards(text: &[u8], mut hit: impl FnMut(usize, usize)) {
 }
 
 /// Groups of digits, each one byte apart.
-struct Run {
+struct DigitRun {
     groups: Vec<(usize, usize)>,
     end: usize,
 }
 
-impl Run {
+impl DigitRun {
     fn read(text: &[u8], start: usize) -> Self {
         let digits = |from: usize| from + text[from..].iter().take_while(|b| b.is_ascii_digit()).count();
         let mut groups = Vec::new();

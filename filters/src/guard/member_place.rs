@@ -1,15 +1,15 @@
 //! What the members of a message are, by their place in the schema: text of people and models, or what programs find
 //! each other by. A key alone says nothing: `arguments.cursor` is text, `params.cursor` is not.
 
-use super::walk::{Leaf, any};
-use mcp::json::reader::{DEPTH_CEILING, Fault, Reader};
+use super::walk::{JsonLeaf, any};
+use mcp::json::reader::{DEPTH_CEILING, JsonError, JsonReader};
 
 /// The digits of the shortest card numbers.
 const SHORTEST_SECRET: usize = 13;
 
 /// What stands at a place of a message.
 #[derive(Clone, Copy, Debug)]
-pub enum Place {
+pub enum MemberPath {
     /// What a person or a model wrote, with all that is in it.
     Text,
     /// An id, a cursor, a name, a URI, a word of the protocol: stays as it is. An object or a list in its place is text.
@@ -21,57 +21,62 @@ pub enum Place {
     /// A number with fewer digits than a secret has; anything else in its place is text.
     Number,
     /// An object with members that are known; all others are text, and so are their keys. In a list, each element.
-    Object(&'static [(&'static str, Place)]),
+    Object(&'static [(&'static str, MemberPath)]),
     /// An object whose keys are handles. In a list, each element.
-    Map(&'static Place),
+    Map(&'static MemberPath),
 }
 
 /// Gives all text of a JSON value at this place.
-pub(super) fn texts(json: &[u8], place: &Place, out: &mut dyn FnMut(Leaf)) -> Result<(), Fault> {
-    let mut reader = Reader::new(json, DEPTH_CEILING)?;
+pub(super) fn texts(json: &[u8], place: &MemberPath, out: &mut dyn FnMut(JsonLeaf)) -> Result<(), JsonError> {
+    let mut reader = JsonReader::new(json, DEPTH_CEILING)?;
     at(&mut reader, json, place, out)?;
     reader.end()
 }
 
-fn at(r: &mut Reader<'_>, json: &[u8], place: &Place, out: &mut dyn FnMut(Leaf)) -> Result<(), Fault> {
+fn at(
+    r: &mut JsonReader<'_>,
+    json: &[u8],
+    place: &MemberPath,
+    out: &mut dyn FnMut(JsonLeaf),
+) -> Result<(), JsonError> {
     match (r.peek()?, place) {
-        (b'[', Place::Object(_) | Place::Map(_)) => r.array(|r| at(r, json, place, out)).map(drop),
-        (b'{', Place::Object(members)) => {
+        (b'[', MemberPath::Object(_) | MemberPath::Map(_)) => r.array(|r| at(r, json, place, out)).map(drop),
+        (b'{', MemberPath::Object(members)) => {
             let read = r.object(|r, key| match members.iter().find(|(name, _)| key.is(json, name)) {
                 Some((_, place)) => at(r, json, place, out),
                 None => {
-                    out(Leaf::Key(key));
+                    out(JsonLeaf::Key(key));
                     any(r, out)
                 }
             });
             read.map(drop)
         }
-        (b'{', Place::Map(place)) => r.object(|r, _| at(r, json, place, out)).map(drop),
-        (b'"', Place::Word(_) | Place::Form(_)) => {
+        (b'{', MemberPath::Map(place)) => r.object(|r, _| at(r, json, place, out)).map(drop),
+        (b'"', MemberPath::Word(_) | MemberPath::Form(_)) => {
             let text = r.string()?;
             let said = text.read(json);
             let known = match place {
-                Place::Word(words) => words.contains(&&*said),
-                Place::Form(fits) => fits(&said),
+                MemberPath::Word(message) => message.contains(&&*said),
+                MemberPath::Form(fits) => fits(&said),
                 _ => false,
             };
             if !known {
-                out(Leaf::Text(text));
+                out(JsonLeaf::Text(text));
             }
             Ok(())
         }
-        (b'{' | b'[', _) | (_, Place::Text | Place::Object(_) | Place::Map(_)) => any(r, out),
-        (b'"', Place::Number) | (_, Place::Word(_) | Place::Form(_)) => any(r, out),
-        (_, Place::Number) => {
+        (b'{' | b'[', _) | (_, MemberPath::Text | MemberPath::Object(_) | MemberPath::Map(_)) => any(r, out),
+        (b'"', MemberPath::Number) | (_, MemberPath::Word(_) | MemberPath::Form(_)) => any(r, out),
+        (_, MemberPath::Number) => {
             let span = r.value()?;
             let text = span.of(json);
             let is_number = text.first().is_some_and(|b| b.is_ascii_digit() || *b == b'-');
             if is_number && (text.len() >= SHORTEST_SECRET || text.iter().any(|b| matches!(b, b'e' | b'E'))) {
-                out(Leaf::Number(span));
+                out(JsonLeaf::Number(span));
             }
             Ok(())
         }
-        (_, Place::Handle) => r.value().map(drop),
+        (_, MemberPath::Handle) => r.value().map(drop),
     }
 }
 
@@ -79,23 +84,23 @@ fn at(r: &mut Reader<'_>, json: &[u8], place: &Place, out: &mut dyn FnMut(Leaf))
 mod tests {
     use super::*;
 
-    const PARAMS: Place = Place::Object(&[
-        ("cursor", Place::Handle),
-        ("arguments", Place::Text),
-        ("progress", Place::Number),
-        ("level", Place::Word(&["info", "debug"])),
-        ("at", Place::Form(|text| text.len() == 2)),
-        ("answers", Place::Map(&Place::Object(&[("action", Place::Handle)]))),
-        ("roots", Place::Object(&[("uri", Place::Handle)])),
+    const PARAMS: MemberPath = MemberPath::Object(&[
+        ("cursor", MemberPath::Handle),
+        ("arguments", MemberPath::Text),
+        ("progress", MemberPath::Number),
+        ("level", MemberPath::Word(&["info", "debug"])),
+        ("at", MemberPath::Form(|text| text.len() == 2)),
+        ("answers", MemberPath::Map(&MemberPath::Object(&[("action", MemberPath::Handle)]))),
+        ("roots", MemberPath::Object(&[("uri", MemberPath::Handle)])),
     ]);
 
     fn found(json: &str) -> Vec<String> {
         let mut found = Vec::new();
-        let mut add = |leaf: Leaf| {
+        let mut add = |leaf: JsonLeaf| {
             found.push(match leaf {
-                Leaf::Key(text) => format!("{}:", text.read(json.as_bytes())),
-                Leaf::Text(text) => text.read(json.as_bytes()).into_owned(),
-                Leaf::Number(span) => String::from_utf8_lossy(span.of(json.as_bytes())).into_owned(),
+                JsonLeaf::Key(text) => format!("{}:", text.read(json.as_bytes())),
+                JsonLeaf::Text(text) => text.read(json.as_bytes()).into_owned(),
+                JsonLeaf::Number(span) => String::from_utf8_lossy(span.of(json.as_bytes())).into_owned(),
             });
         };
         texts(json.as_bytes(), &PARAMS, &mut add).expect("JSON");

@@ -1,7 +1,7 @@
 //! Arguments as the schema crate sees them, with a meter on each look.
 //!
 //! What a check costs is the schema times the arguments, and with circular references their powers. So each
-//! look at a value is paid for out of a fixed purse, and when that is empty the check is broken off, from
+//! look at a value is paid for out of a fixed budget, and when that is empty the check is broken off, from
 //! whatever depth, by unwinding: the crate has no other way out. Unwinding is silent (no panic message), leaves
 //! nothing half done, as all that a check builds is its own, and is caught in [`within`].
 
@@ -14,46 +14,46 @@ use jsonschema::json::{Array, Json, Node, NodeIdentity, Object, SerdeJson};
 use serde_json::{Map, Value};
 
 thread_local! {
-    static PURSE: Cell<Purse> = const { Cell::new(Purse { left: 0, letter: 0, child: 1 }) };
+    static BUDGET: Cell<CheckBudget> = const { Cell::new(CheckBudget { left: 0, per_chunk: 0, per_child: 1 }) };
 }
 
 /// What is left, and the prices that depend on the schema.
 #[derive(Clone, Copy)]
-pub(super) struct Purse {
+pub(super) struct CheckBudget {
     pub left: u64,
     /// For 64 bytes of a string that a pattern is held against.
-    pub letter: u64,
+    pub per_chunk: u64,
     /// For a member or an element.
-    pub child: u64,
+    pub per_child: u64,
 }
 
 /// The check was broken off.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Spent;
+pub(super) struct BudgetExceeded;
 
 /// Runs a check that may spend so much.
-pub(super) fn within<T>(purse: Purse, check: impl FnOnce() -> T) -> Result<T, Spent> {
-    PURSE.set(purse);
-    catch_unwind(AssertUnwindSafe(check)).map_err(|cause| match cause.downcast::<Spent>() {
-        Ok(_) => Spent,
+pub(super) fn with_budget<T>(budget: CheckBudget, check: impl FnOnce() -> T) -> Result<T, BudgetExceeded> {
+    BUDGET.set(budget);
+    catch_unwind(AssertUnwindSafe(check)).map_err(|cause| match cause.downcast::<BudgetExceeded>() {
+        Ok(_) => BudgetExceeded,
         Err(fault) => resume_unwind(fault),
     })
 }
 
-fn pay(price: impl FnOnce(&Purse) -> u64) {
-    let mut purse = PURSE.get();
-    match purse.left.checked_sub(price(&purse)) {
-        Some(left) => purse.left = left,
-        None => resume_unwind(Box::new(Spent)),
+fn charge(price: impl FnOnce(&CheckBudget) -> u64) {
+    let mut budget = BUDGET.get();
+    match budget.left.checked_sub(price(&budget)) {
+        Some(left) => budget.left = left,
+        None => resume_unwind(Box::new(BudgetExceeded)),
     }
-    PURSE.set(purse);
+    BUDGET.set(budget);
 }
 
 /// The representation: `serde_json`'s values, metered.
 pub(super) struct Metered;
 
 #[derive(Clone, Copy)]
-pub(super) struct Seen<'a>(pub &'a Value);
+pub(super) struct MeteredValue<'a>(pub &'a Value);
 
 #[derive(Clone, Copy)]
 pub(super) struct Members<'a>(&'a Map<String, Value>);
@@ -64,7 +64,7 @@ pub(super) struct Elements<'a>(&'a [Value]);
 type Plain<'a> = &'a Value;
 
 impl Json for Metered {
-    type Node<'a> = Seen<'a>;
+    type Node<'a> = MeteredValue<'a>;
     type PreparedKey = String;
     type StringBuffer = Value;
 
@@ -74,34 +74,34 @@ impl Json for Metered {
         key.to_owned()
     }
 
-    fn with_string_node<T>(buffer: &mut Value, string: &str, f: impl FnOnce(Seen<'_>) -> T) -> T {
-        SerdeJson::with_string_node(buffer, string, |value| f(Seen(value)))
+    fn with_string_node<T>(buffer: &mut Value, string: &str, f: impl FnOnce(MeteredValue<'_>) -> T) -> T {
+        SerdeJson::with_string_node(buffer, string, |value| f(MeteredValue(value)))
     }
 }
 
-impl<'a> Node<'a, Metered> for Seen<'a> {
+impl<'a> Node<'a, Metered> for MeteredValue<'a> {
     type Object = Members<'a>;
     type Array = Elements<'a>;
     type Number = &'a serde_json::Number;
 
     fn as_object(&self) -> Option<Members<'a>> {
-        pay(|_| 1);
+        charge(|_| 1);
         Plain::as_object(&self.0).map(Members)
     }
 
     fn as_array(&self) -> Option<Elements<'a>> {
-        pay(|_| 1);
+        charge(|_| 1);
         self.0.as_array().map(|items| Elements(items))
     }
 
     fn as_string(&self) -> Option<Cow<'a, str>> {
         let text = self.0.as_str();
-        pay(|purse| 1 + purse.letter * (text.map_or(0, str::len) as u64).div_ceil(64));
+        charge(|budget| 1 + budget.per_chunk * (text.map_or(0, str::len) as u64).div_ceil(64));
         text.map(Cow::Borrowed)
     }
 
     fn as_number(&self) -> Option<&'a serde_json::Number> {
-        pay(|_| 1);
+        charge(|_| 1);
         match self.0 {
             Value::Number(number) => Some(number),
             _ => None,
@@ -109,56 +109,56 @@ impl<'a> Node<'a, Metered> for Seen<'a> {
     }
 
     fn as_boolean(&self) -> Option<bool> {
-        pay(|_| 1);
+        charge(|_| 1);
         self.0.as_bool()
     }
 
     fn is_null(&self) -> bool {
-        pay(|_| 1);
+        charge(|_| 1);
         self.0.is_null()
     }
 
     fn json_type(&self) -> JsonType {
-        pay(|_| 1);
+        charge(|_| 1);
         Node::json_type(&self.0)
     }
 
     fn string_length(&self) -> Option<u64> {
-        pay(|_| 1 + self.0.as_str().map_or(0, str::len) as u64 / 256);
+        charge(|_| 1 + self.0.as_str().map_or(0, str::len) as u64 / 256);
         Node::string_length(&self.0)
     }
 
     fn equals_value(&self, expected: &Value) -> bool {
         // The expectation is part of the schema, so its size is bounded; what is unlike is told at once.
-        pay(|_| 2);
+        charge(|_| 2);
         Node::equals_value(&self.0, expected)
     }
 
     fn to_value(&self) -> Cow<'a, Value> {
-        pay(|_| 1);
+        charge(|_| 1);
         Cow::Borrowed(self.0)
     }
 
     fn identity(&self) -> Option<NodeIdentity> {
-        pay(|_| 1);
+        charge(|_| 1);
         Node::identity(&self.0)
     }
 }
 
 impl<'a> Object<'a, Metered> for Members<'a> {
-    type Node = Seen<'a>;
+    type Node = MeteredValue<'a>;
     type MemberName = &'a str;
     type MembersIter = MembersIter<'a>;
 
     fn len(&self) -> usize {
-        pay(|_| 1);
+        charge(|_| 1);
         self.0.len()
     }
 
-    fn get(&self, key: &String) -> Option<Seen<'a>> {
+    fn get(&self, key: &String) -> Option<MeteredValue<'a>> {
         let found = self.0.get(key.as_str());
-        pay(|purse| if found.is_some() { purse.child } else { 1 });
-        found.map(Seen)
+        charge(|budget| if found.is_some() { budget.per_child } else { 1 });
+        found.map(MeteredValue)
     }
 
     fn members(&self) -> MembersIter<'a> {
@@ -169,22 +169,22 @@ impl<'a> Object<'a, Metered> for Members<'a> {
 pub(super) struct MembersIter<'a>(serde_json::map::Iter<'a>);
 
 impl<'a> Iterator for MembersIter<'a> {
-    type Item = (&'a str, Seen<'a>);
+    type Item = (&'a str, MeteredValue<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
         let (key, value) = self.0.next()?;
         // A name may be held against each pattern of the schema.
-        pay(|purse| purse.child + purse.letter * (key.len() as u64).div_ceil(64));
-        Some((key, Seen(value)))
+        charge(|budget| budget.per_child + budget.per_chunk * (key.len() as u64).div_ceil(64));
+        Some((key, MeteredValue(value)))
     }
 }
 
 impl<'a> Array<'a, Metered> for Elements<'a> {
-    type Node = Seen<'a>;
+    type Node = MeteredValue<'a>;
     type ElementsIter = ElementsIter<'a>;
 
     fn len(&self) -> usize {
-        pay(|_| 1);
+        charge(|_| 1);
         self.0.len()
     }
 
@@ -194,7 +194,7 @@ impl<'a> Array<'a, Metered> for Elements<'a> {
 
     fn is_unique(&self) -> bool {
         // Compared by hash; each element is read whole.
-        pay(|_| 8 * self.0.iter().map(size).sum::<u64>());
+        charge(|_| 8 * self.0.iter().map(size).sum::<u64>());
         jsonschema::json::unique::is_unique(self.0)
     }
 }
@@ -212,10 +212,10 @@ fn size(value: &Value) -> u64 {
 pub(super) struct ElementsIter<'a>(std::slice::Iter<'a, Value>);
 
 impl<'a> Iterator for ElementsIter<'a> {
-    type Item = Seen<'a>;
+    type Item = MeteredValue<'a>;
 
-    fn next(&mut self) -> Option<Seen<'a>> {
-        pay(|purse| purse.child);
-        self.0.next().map(Seen)
+    fn next(&mut self) -> Option<MeteredValue<'a>> {
+        charge(|budget| budget.per_child);
+        self.0.next().map(MeteredValue)
     }
 }

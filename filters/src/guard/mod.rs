@@ -12,11 +12,11 @@ pub mod strict_json;
 mod walk;
 
 pub use detectors::Detector;
-pub use member_place::Place;
-pub use redact::{Action, Findings, Flaw, Redacted, Redactor};
+pub use member_place::MemberPath;
+pub use redact::{Action, Findings, PatternError, Redacted, Redactor};
 pub use schema::{Schema, Violation};
 
 /// `text` up to `most` bytes, cut between characters.
-fn cut(text: &str, most: usize) -> &str {
-    &text[..text.floor_char_boundary(most)]
+fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
 }

@@ -15,11 +15,11 @@ use regex::{Regex, RegexBuilder};
 
 use super::detectors::{Detector, is_card_number, may_hold_exponent};
 use super::member_place;
-use super::member_place::Place;
-use super::walk::{self, Leaf};
+use super::member_place::MemberPath;
+use super::walk::{self, JsonLeaf};
 use mcp::Era;
-use mcp::json::reader::{Fault, Span, Unit};
-use mcp::rejection::{Refusal, code};
+use mcp::json::reader::{EscapedUnit, JsonError, Span};
+use mcp::rejection::{Rejection, code};
 
 /// Most bytes of a compiled pattern of the configuration.
 const PATTERN_SIZE: usize = 1 << 20;
@@ -40,7 +40,7 @@ pub enum Action {
 /// A configured pattern that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the pattern `{which}` {what}")]
-pub struct Flaw {
+pub struct PatternError {
     /// The name of the pattern.
     pub which: String,
     pub what: String,
@@ -90,18 +90,18 @@ pub struct Redactor {
 
 impl Redactor {
     /// `custom` are names and patterns of the configuration.
-    pub fn new(detectors: &[Detector], custom: &[(String, String)]) -> Result<Self, Flaw> {
+    pub fn new(detectors: &[Detector], custom: &[(String, String)]) -> Result<Self, PatternError> {
         let mut unique = Vec::new();
         detectors.iter().for_each(|d| {
             if !unique.contains(d) {
                 unique.push(*d);
             }
         });
-        let mut labels: Vec<Arc<str>> = unique.iter().map(|d| d.word().into()).collect();
-        let mut taken: HashSet<&str> = Detector::ALL.iter().map(|d| d.word()).collect();
+        let mut labels: Vec<Arc<str>> = unique.iter().map(|d| d.as_str().into()).collect();
+        let mut taken: HashSet<&str> = Detector::ALL.iter().map(|d| d.as_str()).collect();
         let mut patterns = Vec::new();
         for (name, pattern) in custom {
-            let flaw = |what: String| Flaw { which: name.clone(), what };
+            let flaw = |what: String| PatternError { which: name.clone(), what };
             let sound = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
             if name.is_empty() || name.len() > 32 || !name.chars().all(sound) {
                 return Err(flaw("needs a name of at most 32 letters, digits, `_` and `-`".into()));
@@ -124,32 +124,32 @@ impl Redactor {
     }
 
     /// What there is to find in a JSON text.
-    pub fn scan(&self, json: &[u8]) -> Result<Findings, Fault> {
+    pub fn scan(&self, json: &[u8]) -> Result<Findings, JsonError> {
         Ok(self.findings(&self.search(json, walk::value)?))
     }
 
     /// What there is to find in what a JSON-RPC message says.
-    pub fn scan_message(&self, message: &[u8]) -> Result<Findings, Fault> {
+    pub fn scan_message(&self, message: &[u8]) -> Result<Findings, JsonError> {
         Ok(self.findings(&self.search(message, walk::message)?))
     }
 
     /// What there is to find in the texts of a JSON value whose places are known.
-    pub fn scan_at(&self, json: &[u8], place: &Place) -> Result<Findings, Fault> {
+    pub fn scan_at(&self, json: &[u8], place: &MemberPath) -> Result<Findings, JsonError> {
         Ok(self.findings(&self.search(json, |json, out| member_place::texts(json, place, out))?))
     }
 
     /// The same without its secrets; `None` if there are none. Handles stay as they are.
-    pub fn redact_at(&self, json: &[u8], place: &Place) -> Result<Option<Redacted>, Fault> {
+    pub fn redact_at(&self, json: &[u8], place: &MemberPath) -> Result<Option<Redacted>, JsonError> {
         Ok(self.rewrite(json, &self.search(json, |json, out| member_place::texts(json, place, out))?))
     }
 
     /// The JSON text without its secrets; `None` if there are none.
-    pub fn redact(&self, json: &[u8]) -> Result<Option<Redacted>, Fault> {
+    pub fn redact(&self, json: &[u8]) -> Result<Option<Redacted>, JsonError> {
         Ok(self.rewrite(json, &self.search(json, walk::value)?))
     }
 
     /// The same for a whole JSON-RPC message, whose skeleton stays as it is.
-    pub fn redact_message(&self, message: &[u8]) -> Result<Option<Redacted>, Fault> {
+    pub fn redact_message(&self, message: &[u8]) -> Result<Option<Redacted>, JsonError> {
         Ok(self.rewrite(message, &self.search(message, walk::message)?))
     }
 
@@ -164,8 +164,8 @@ impl Redactor {
     fn search(
         &self,
         json: &[u8],
-        walk: impl FnOnce(&[u8], &mut dyn FnMut(Leaf)) -> Result<(), Fault>,
-    ) -> Result<Vec<Hit>, Fault> {
+        walk: impl FnOnce(&[u8], &mut dyn FnMut(JsonLeaf)) -> Result<(), JsonError>,
+    ) -> Result<Vec<Hit>, JsonError> {
         if !self.may_fire(json) {
             return Ok(Vec::new());
         }
@@ -209,12 +209,12 @@ impl Redactor {
 }
 
 /// Words for a caller whose arguments hold what may not be sent.
-pub fn refusal(findings: &Findings, era: Era) -> Refusal {
+pub fn rejection(findings: &Findings, era: Era) -> Rejection {
     let status = if era == Era::Modern { 400 } else { 200 };
     let message = format!(
         "The message holds what may not be sent to this server: {findings}. Call again without it, or with a reference to it."
     );
-    Refusal::new(status, code::INVALID_PARAMS, "secret_in_arguments", message)
+    Rejection::new(status, code::INVALID_PARAMS, "secret_in_arguments", message)
 }
 
 /// A finding as a place in the JSON text.
@@ -240,11 +240,11 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn leaf(&mut self, leaf: Leaf) {
+    fn leaf(&mut self, leaf: JsonLeaf) {
         let (text, form) = match leaf {
-            Leaf::Number(span) => return self.number(span),
-            Leaf::Text(text) => (text, Form::Text),
-            Leaf::Key(text) => (text, Form::Key),
+            JsonLeaf::Number(span) => return self.number(span),
+            JsonLeaf::Text(text) => (text, Form::Text),
+            JsonLeaf::Key(text) => (text, Form::Key),
         };
         let base = text.span.start + 1;
         let raw = &self.json[base..text.span.end - 1];
@@ -338,9 +338,8 @@ impl Decoded {
             said += plain;
             written += plain;
             let (width, size) = match raw[written + 1] {
-                b'u' => {
-                    Unit::at(&raw[written..]).map_or((6, 1), |unit| (unit.width(), unit.char().len_utf8()))
-                }
+                b'u' => EscapedUnit::at(&raw[written..])
+                    .map_or((6, 1), |unit| (unit.width(), unit.char().len_utf8())),
                 _ => (2, 1),
             };
             said += size;

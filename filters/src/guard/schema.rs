@@ -1,7 +1,7 @@
 //! A tool's `inputSchema`, compiled, and what to tell a caller whose arguments do not fit it.
 //!
 //! The schema comes from the server, the arguments from the client; neither is trusted, and both together must
-//! not cost more than a bound: `survey` measures the schema before it is compiled, `meter` each check while it
+//! not cost more than a bound: `schema_cost` measures the schema before it is compiled, `metered_json` each check while it
 //! runs. What goes beyond is refused, not waved through.
 //!
 //! References lead to places in the same document (`#/…`) or nowhere: nothing is fetched. Patterns run in time
@@ -17,18 +17,18 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
-use super::metered_json::{Metered, Purse, Seen, Spent, within};
-use super::schema_cost::{Cost, survey};
+use super::metered_json::{BudgetExceeded, CheckBudget, Metered, MeteredValue, with_budget};
+use super::schema_cost::{SchemaCost, estimate_cost};
 use super::{cut, strict_json};
 use mcp::Era;
 use mcp::json::quote::quote;
-use mcp::rejection::{Refusal, code};
+use mcp::rejection::{Rejection, code};
 
 /// Longest schema in bytes.
 const SIZE: usize = 256 * 1024;
 /// Looks at values in one check, and in the search for words about what does not fit.
-const LOOKS: u64 = 4_000_000;
-const LOOKS_FOR_WORDS: u64 = 200_000;
+const MAX_VISITS: u64 = 4_000_000;
+const MAX_REPORT_VISITS: u64 = 200_000;
 /// Levels of arguments times levels of a circular schema: what a check may nest.
 const NESTING: u32 = 1000;
 /// Bytes of a compiled pattern.
@@ -36,15 +36,15 @@ const PATTERN_SIZE: usize = 256 * 1024;
 /// Steps of one match of a pattern that is tried out.
 const STEPS: usize = 2000;
 /// Violations that are told, and bytes of each.
-const TOLD: usize = 8;
-const WORDS: usize = 200;
+const MAX_VIOLATIONS: usize = 8;
+const MAX_MESSAGE: usize = 200;
 
 /// A schema that arguments can be held against.
 pub struct Schema {
     validator: Validator<Metered>,
-    cost: Cost,
+    cost: SchemaCost,
     /// Has patterns that are tried out.
-    hard: bool,
+    backtracks: bool,
 }
 
 /// One thing that does not fit.
@@ -64,7 +64,7 @@ impl Schema {
             return Err(format!("it is longer than {SIZE} bytes"));
         }
         let schema = strict_json::read(text)?;
-        let cost = survey(&schema)?;
+        let cost = estimate_cost(&schema)?;
         let mut options = jsonschema::options_for::<Metered>().should_validate_formats(false);
         if schema.get("$schema").is_none() {
             options = options.with_draft(Draft::Draft202012);
@@ -75,48 +75,65 @@ impl Schema {
             .size_limit(PATTERN_SIZE)
             .dfa_size_limit(PATTERN_SIZE);
         let build = |options: jsonschema::ValidationOptions<'_, _, Metered>| {
-            within(Purse { left: LOOKS, letter: 1, child: 1 }, || options.build(&schema))
-                .map_err(|Spent| "it takes too long to compile".to_owned())?
-                .map_err(|e| cut(&e.masked().to_string(), WORDS).to_owned())
+            with_budget(CheckBudget { left: MAX_VISITS, per_chunk: 1, per_child: 1 }, || {
+                options.build(&schema)
+            })
+            .map_err(|BudgetExceeded| "it takes too long to compile".to_owned())?
+            .map_err(|e| cut(&e.masked().to_string(), MAX_MESSAGE).to_owned())
         };
         if let Ok(validator) = build(options.clone().with_pattern_options(linear)) {
-            return Ok(Schema { validator, cost, hard: false });
+            return Ok(Schema { validator, cost, backtracks: false });
         }
         let validator = build(options.with_pattern_options(tried))?;
-        Ok(Schema { validator, cost, hard: true })
+        Ok(Schema { validator, cost, backtracks: true })
     }
 
     /// Holds the arguments of a call against the schema; no arguments are an empty object.
     pub fn check(&self, arguments: Option<&[u8]>) -> Result<(), Vec<Violation>> {
-        let whole = |what: &str| vec![Violation { path: String::new(), what: cut(what, WORDS).to_owned() }];
+        let whole =
+            |what: &str| vec![Violation { path: String::new(), what: cut(what, MAX_MESSAGE).to_owned() }];
         let arguments = strict_json::read(arguments.unwrap_or(b"{}")).map_err(|e| whole(&e))?;
         if self.cost.circular && self.cost.height.saturating_mul(depth(&arguments)) > NESTING {
             return Err(whole("nested too deep to be checked"));
         }
-        let purse =
-            Purse { left: LOOKS, letter: if self.hard { 1024 } else { 1 }, child: 1 + self.cost.silent / 16 };
-        match within(purse, || self.validator.is_valid(Seen(&arguments))) {
+        let budget = CheckBudget {
+            left: MAX_VISITS,
+            per_chunk: if self.backtracks { 1024 } else { 1 },
+            per_child: 1 + self.cost.no_op / 16,
+        };
+        match with_budget(budget, || self.validator.is_valid(MeteredValue(&arguments))) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(Spent) => return Err(whole("too much to be checked; send less, or simpler arguments")),
+            Err(BudgetExceeded) => {
+                return Err(whole("too much to be checked; send less, or simpler arguments"));
+            }
         }
-        let purse = Purse { left: LOOKS_FOR_WORDS, ..purse };
-        let all = || self.validator.iter_errors(Seen(&arguments)).take(TOLD).map(|e| tell(&e)).collect();
-        let first = || self.validator.validate(Seen(&arguments)).err().map(|e| vec![tell(&e)]);
-        let told: Option<Vec<Violation>> =
-            within(purse, all).ok().or_else(|| within(purse, first).ok().flatten());
-        Err(told.filter(|told| !told.is_empty()).unwrap_or_else(|| whole("do not fit the inputSchema")))
+        let budget = CheckBudget { left: MAX_REPORT_VISITS, ..budget };
+        let all = || {
+            self.validator
+                .iter_errors(MeteredValue(&arguments))
+                .take(MAX_VIOLATIONS)
+                .map(|e| violation(&e))
+                .collect()
+        };
+        let first = || self.validator.validate(MeteredValue(&arguments)).err().map(|e| vec![violation(&e)]);
+        let labels: Option<Vec<Violation>> =
+            with_budget(budget, all).ok().or_else(|| with_budget(budget, first).ok().flatten());
+        Err(labels.filter(|labels| !labels.is_empty()).unwrap_or_else(|| whole("do not fit the inputSchema")))
     }
 }
 
 impl std::fmt::Debug for Schema {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Schema").field("cost", &self.cost).field("hard", &self.hard).finish_non_exhaustive()
+        f.debug_struct("Schema")
+            .field("cost", &self.cost)
+            .field("hard", &self.backtracks)
+            .finish_non_exhaustive()
     }
 }
 
 /// The refusal of a call, in words that a model can act on.
-pub fn refusal(tool: &str, violations: &[Violation], era: Era) -> Refusal {
+pub fn rejection(tool: &str, violations: &[Violation], era: Era) -> Rejection {
     let status = if era == Era::Modern { 400 } else { 200 };
     let words: Vec<String> = violations
         .iter()
@@ -127,8 +144,8 @@ pub fn refusal(tool: &str, violations: &[Violation], era: Era) -> Refusal {
         .map(|v| format!(r#"{{"path":{},"message":{}}}"#, quote(&v.path), quote(&v.what)))
         .collect();
     let message =
-        format!("Arguments of `{}` do not fit its inputSchema: {}", cut(tool, WORDS), words.join("; "));
-    Refusal::new(status, code::INVALID_PARAMS, "invalid_arguments", message)
+        format!("Arguments of `{}` do not fit its inputSchema: {}", cut(tool, MAX_MESSAGE), words.join("; "));
+    Rejection::new(status, code::INVALID_PARAMS, "invalid_arguments", message)
         .with_data(format!(r#"{{"violations":[{}]}}"#, parts.join(",")))
 }
 
@@ -140,13 +157,13 @@ fn depth(value: &Value) -> u32 {
     }
 }
 
-fn tell(error: &ValidationError<'_>) -> Violation {
-    let path = cut(error.instance_path().as_str(), WORDS).to_owned();
-    Violation { path, what: cut(&words(error, true), WORDS).to_owned() }
+fn violation(error: &ValidationError<'_>) -> Violation {
+    let path = cut(error.instance_path().as_str(), MAX_MESSAGE).to_owned();
+    Violation { path, what: cut(&expectation(error, true), MAX_MESSAGE).to_owned() }
 }
 
 /// What is expected. Never the value that is there, but for its type.
-fn words(error: &ValidationError<'_>, outermost: bool) -> String {
+fn expectation(error: &ValidationError<'_>, outermost: bool) -> String {
     use ValidationErrorKind as Kind;
     match error.kind() {
         Kind::Type { kind } => {
@@ -160,7 +177,8 @@ fn words(error: &ValidationError<'_>, outermost: bool) -> String {
             format!("the property `{}` is missing", property.as_str().unwrap_or_default())
         }
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
-            let names: Vec<String> = unexpected.iter().take(TOLD).map(|name| format!("`{name}`")).collect();
+            let names: Vec<String> =
+                unexpected.iter().take(MAX_VIOLATIONS).map(|name| format!("`{name}`")).collect();
             format!("unknown property {}", names.join(", "))
         }
         Kind::Enum { options } => match &**options {
@@ -188,7 +206,9 @@ fn words(error: &ValidationError<'_>, outermost: bool) -> String {
         Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => {
             "the text cannot be held against the pattern in a bounded time".into()
         }
-        Kind::PropertyNames { error } => format!("a property's name does not fit: {}", words(error, false)),
+        Kind::PropertyNames { error } => {
+            format!("a property's name does not fit: {}", expectation(error, false))
+        }
         Kind::FalseSchema => "nothing is allowed here".into(),
         Kind::UnevaluatedItems { .. } => "more items than are described".into(),
         Kind::Contains => "expected an item that fits `contains`".into(),
@@ -196,7 +216,7 @@ fn words(error: &ValidationError<'_>, outermost: bool) -> String {
         Kind::OneOfMultipleValid { .. } => "fits more than one of the forms in `oneOf`".into(),
         Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
             let firsts = context.iter().filter_map(|form| form.first()).filter(|_| outermost);
-            let mut reasons: Vec<String> = firsts.map(|e| words(e, false)).collect();
+            let mut reasons: Vec<String> = firsts.map(|e| expectation(e, false)).collect();
             reasons.dedup();
             match reasons.is_empty() {
                 true => "fits none of the forms that are allowed".into(),

@@ -6,7 +6,7 @@
 //!
 //! It follows every member of every object, whether the word means something or not; that is more than is
 //! compiled, never less. References that go in circles end where they close: what *those* cost depends on the
-//! arguments, and is metered while they are checked (`meter`).
+//! arguments, and is metered while they are checked (`metered_json`).
 
 use std::collections::HashMap;
 
@@ -25,27 +25,27 @@ const PATTERN_BYTES: usize = 16 * 1024;
 
 /// What was measured.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cost {
+pub(super) struct SchemaCost {
     /// Schemas that say nothing (`true`, `{}`), with references written out: a check goes through them without
     /// a look at a value, so it does not pay.
-    pub silent: u64,
+    pub no_op: u64,
     /// Levels, with references written out.
     pub height: u32,
     /// Some reference leads back to where it stands.
     pub circular: bool,
 }
 
-pub(super) fn survey(schema: &Value) -> Result<Cost, String> {
+pub(super) fn estimate_cost(schema: &Value) -> Result<SchemaCost, String> {
     let draft = schema.get("$schema").and_then(Value::as_str).unwrap_or_default();
     let old = draft.contains("draft-04");
-    let mut sight = Sight { root: schema, old, nodes: 0, patterns: 0, pattern_bytes: 0 };
-    sight.count(schema, 0)?;
-    let mut measure = Measure { root: schema, known: HashMap::new(), circular: false };
+    let mut parser = Counter { root: schema, old, nodes: 0, patterns: 0, pattern_bytes: 0 };
+    parser.count(schema, 0)?;
+    let mut measure = Estimator { root: schema, known: HashMap::new(), circular: false };
     let part = measure.value(schema, 0)?;
-    Ok(Cost { silent: part.silent, height: part.height, circular: measure.circular })
+    Ok(SchemaCost { no_op: part.no_op, height: part.height, circular: measure.circular })
 }
 
-struct Sight<'a> {
+struct Counter<'a> {
     root: &'a Value,
     /// Draft 4 says `id` for `$id`.
     old: bool,
@@ -54,7 +54,7 @@ struct Sight<'a> {
     pattern_bytes: usize,
 }
 
-impl<'a> Sight<'a> {
+impl<'a> Counter<'a> {
     fn count(&mut self, value: &'a Value, depth: usize) -> Result<(), String> {
         self.nodes += 1;
         if depth > DEPTH {
@@ -151,16 +151,16 @@ const FLAGS: &[&str] = &[
 
 /// What a part of a schema costs with its references written out.
 #[derive(Clone, Copy, Default)]
-struct Part {
+struct PartCost {
     weight: u64,
-    silent: u64,
+    no_op: u64,
     height: u32,
 }
 
-impl Part {
-    fn add(&mut self, part: Part, times: u64) -> Result<(), String> {
+impl PartCost {
+    fn add(&mut self, part: PartCost, times: u64) -> Result<(), String> {
         self.weight = self.weight.saturating_add(part.weight.saturating_mul(times));
-        self.silent = self.silent.saturating_add(part.silent.saturating_mul(times));
+        self.no_op = self.no_op.saturating_add(part.no_op.saturating_mul(times));
         self.height = self.height.max(part.height);
         match self.weight > WEIGHT {
             true => Err(format!("with its references it has more than {WEIGHT} values")),
@@ -169,21 +169,21 @@ impl Part {
     }
 }
 
-struct Measure<'a> {
+struct Estimator<'a> {
     root: &'a Value,
     /// By address; nothing while a value is being measured.
-    known: HashMap<*const Value, Option<Part>>,
+    known: HashMap<*const Value, Option<PartCost>>,
     circular: bool,
 }
 
-impl<'a> Measure<'a> {
+impl<'a> Estimator<'a> {
     /// `above` levels stand over the value as it is reached here.
-    fn value(&mut self, value: &'a Value, above: u32) -> Result<Part, String> {
+    fn value(&mut self, value: &'a Value, above: u32) -> Result<PartCost, String> {
         let (members, items) = match value {
             Value::Object(members) => (Some(members), None),
             Value::Array(items) => (None, Some(items)),
-            Value::Bool(_) => return Ok(Part { weight: 1, silent: 1, height: 1 }),
-            _ => return Ok(Part { weight: 1, silent: 0, height: 1 }),
+            Value::Bool(_) => return Ok(PartCost { weight: 1, no_op: 1, height: 1 }),
+            _ => return Ok(PartCost { weight: 1, no_op: 0, height: 1 }),
         };
         let known = self.known.get(&std::ptr::from_ref(value)).copied();
         if above + known.flatten().map_or(1, |known| known.height) > HEIGHT {
@@ -193,13 +193,13 @@ impl<'a> Measure<'a> {
             Some(Some(known)) => return Ok(known),
             Some(None) => {
                 self.circular = true;
-                return Ok(Part { weight: 1, silent: 1, height: 1 });
+                return Ok(PartCost { weight: 1, no_op: 1, height: 1 });
             }
             None => {}
         }
         self.known.insert(std::ptr::from_ref(value), None);
         let empty = members.is_some_and(serde_json::Map::is_empty);
-        let mut sum = Part { weight: 1, silent: u64::from(empty), height: 0 };
+        let mut sum = PartCost { weight: 1, no_op: u64::from(empty), height: 0 };
         for item in items.into_iter().flatten() {
             sum.add(self.value(item, above + 1)?, 1)?;
         }
@@ -212,8 +212,8 @@ impl<'a> Measure<'a> {
                 let flag = value.is_boolean() && FLAGS.contains(&key.as_str());
                 // Definitions cost where they are referred to.
                 let defines = matches!(key.as_str(), "$defs" | "definitions");
-                let part = if defines { Part { weight: 1, silent: 0, height: 0 } } else { part };
-                sum.add(if flag { Part { silent: 0, ..part } } else { part }, times)?;
+                let part = if defines { PartCost { weight: 1, no_op: 0, height: 0 } } else { part };
+                sum.add(if flag { PartCost { no_op: 0, ..part } } else { part }, times)?;
                 if let ("$ref", Value::String(to)) = (key.as_str(), value) {
                     let root = self.root;
                     sum.add(self.value(target(root, to)?, above + 1)?, times)?;

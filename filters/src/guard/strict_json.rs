@@ -10,14 +10,14 @@ use serde_json::{Map, Value};
 
 /// Reads a JSON text; says why it cannot be read.
 pub fn read(text: &[u8]) -> Result<Value, String> {
-    serde_json::from_slice::<Strict>(text).map(|strict| strict.0).map_err(|e| e.to_string())
+    serde_json::from_slice::<StrictValue>(text).map(|strict| strict.0).map_err(|e| e.to_string())
 }
 
-struct Strict(Value);
+struct StrictValue(Value);
 
-impl<'de> Deserialize<'de> for Strict {
+impl<'de> Deserialize<'de> for StrictValue {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Tree).map(Strict)
+        from.deserialize_any(Tree).map(StrictValue)
     }
 }
 
@@ -56,7 +56,7 @@ impl<'de> Visitor<'de> for Tree {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(Strict(item)) = from.next_element()? {
+        while let Some(StrictValue(item)) = from.next_element()? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -68,7 +68,7 @@ impl<'de> Visitor<'de> for Tree {
             if members.contains_key(&key) {
                 return Err(A::Error::custom("a key stands twice in one object"));
             }
-            let Strict(value) = from.next_value()?;
+            let StrictValue(value) = from.next_value()?;
             members.insert(key, value);
         }
         Ok(Value::Object(members))

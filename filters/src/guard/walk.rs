@@ -5,15 +5,15 @@
 //!
 //! It takes lone surrogates, which servers may send. Arguments that hold such were refused before they come here.
 
-use mcp::json::reader::{DEPTH_CEILING, Fault, Reader, Span, Text};
+use mcp::json::reader::{DEPTH_CEILING, JsonError, JsonReader, Span, Text};
 
-pub(super) enum Leaf {
+pub(super) enum JsonLeaf {
     Key(Text),
     Text(Text),
     Number(Span),
 }
 
-type Sink<'s> = &'s mut dyn FnMut(Leaf);
+type Sink<'s> = &'s mut dyn FnMut(JsonLeaf);
 
 /// Members of `params` and `result` by which programs find each other. They are left as they are.
 const SKELETON: &[&str] = &[
@@ -29,15 +29,15 @@ const SKELETON: &[&str] = &[
 ];
 
 /// Walks one JSON text.
-pub(super) fn value(text: &[u8], out: Sink<'_>) -> Result<(), Fault> {
-    let mut reader = Reader::lenient(text, DEPTH_CEILING)?;
+pub(super) fn value(text: &[u8], out: Sink<'_>) -> Result<(), JsonError> {
+    let mut reader = JsonReader::lenient(text, DEPTH_CEILING)?;
     any(&mut reader, out)?;
     reader.end()
 }
 
 /// Walks `params`, `result` and `error` of one JSON-RPC message, but for their skeleton.
-pub(super) fn message(text: &[u8], out: Sink<'_>) -> Result<(), Fault> {
-    let mut reader = Reader::lenient(text, DEPTH_CEILING)?;
+pub(super) fn message(text: &[u8], out: Sink<'_>) -> Result<(), JsonError> {
+    let mut reader = JsonReader::lenient(text, DEPTH_CEILING)?;
     reader.object(|r, key| match &*key.read(text) {
         "params" | "result" | "error" => part(r, text, out),
         _ => r.value().map(drop),
@@ -45,7 +45,7 @@ pub(super) fn message(text: &[u8], out: Sink<'_>) -> Result<(), Fault> {
     reader.end()
 }
 
-fn part(r: &mut Reader<'_>, text: &[u8], out: Sink<'_>) -> Result<(), Fault> {
+fn part(r: &mut JsonReader<'_>, text: &[u8], out: Sink<'_>) -> Result<(), JsonError> {
     if r.peek()? != b'{' {
         return any(r, out);
     }
@@ -54,27 +54,27 @@ fn part(r: &mut Reader<'_>, text: &[u8], out: Sink<'_>) -> Result<(), Fault> {
         if SKELETON.contains(&&*word) && !matches!(r.peek()?, b'{' | b'[') {
             return r.value().map(drop);
         }
-        out(Leaf::Key(key));
+        out(JsonLeaf::Key(key));
         if word == "_meta" { part(r, text, out) } else { any(r, out) }
     });
     members.map(drop)
 }
 
-pub(super) fn any(r: &mut Reader<'_>, out: Sink<'_>) -> Result<(), Fault> {
+pub(super) fn any(r: &mut JsonReader<'_>, out: Sink<'_>) -> Result<(), JsonError> {
     match r.peek()? {
         b'{' => r
             .object(|r, key| {
-                out(Leaf::Key(key));
+                out(JsonLeaf::Key(key));
                 any(r, out)
             })
             .map(drop),
         b'[' => r.array(|r| any(r, out)).map(drop),
         b'"' => {
-            out(Leaf::Text(r.string()?));
+            out(JsonLeaf::Text(r.string()?));
             Ok(())
         }
         b'-' | b'0'..=b'9' => {
-            out(Leaf::Number(r.value()?));
+            out(JsonLeaf::Number(r.value()?));
             Ok(())
         }
         _ => r.value().map(drop),

@@ -29,30 +29,30 @@ pub enum Budget {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LimiterKind {
     Rate,
     Quota,
     Slots,
     /// Not a budget: a moment before which a shared store need not be asked again.
-    Shut,
+    Backoff,
 }
 
-impl Kind {
-    pub fn word(self) -> &'static str {
+impl LimiterKind {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Kind::Rate => "rate",
-            Kind::Quota => "quota",
-            Kind::Slots => "concurrent",
-            Kind::Shut => "shut",
+            LimiterKind::Rate => "rate",
+            LimiterKind::Quota => "quota",
+            LimiterKind::Slots => "concurrent",
+            LimiterKind::Backoff => "shut",
         }
     }
 
     /// Whether a state says nothing more than a fresh one would.
     pub fn is_idle(self, state: u64, now: &Now) -> bool {
         match self {
-            Kind::Rate | Kind::Shut => state <= now.nanos,
-            Kind::Quota => end_of(state) <= now.unix.as_secs(),
-            Kind::Slots => state == 0,
+            LimiterKind::Rate | LimiterKind::Backoff => state <= now.nanos,
+            LimiterKind::Quota => end_of(state) <= now.unix.as_secs(),
+            LimiterKind::Slots => state == 0,
         }
     }
 }
@@ -66,18 +66,18 @@ pub(super) struct Now {
 
 /// A budget made ready.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Meter {
-    Pace(Pace),
+pub(super) enum Limiter {
+    Gcra(Gcra),
     Window(Window),
     Slots(u32),
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(super) struct Gcra {
     /// Nanoseconds between two calls; rounded up, which makes rates of millions a second a little lower.
-    every: u64,
+    interval: u64,
     /// How far ahead of now a due time may be.
-    depth: u64,
+    tolerance: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,42 +86,42 @@ pub(super) struct Window {
     secs: u64,
 }
 
-impl Meter {
+impl Limiter {
     pub fn new(budget: Budget) -> Self {
         match budget {
             Budget::Rate { count, per, burst } => {
                 let every = per.as_nanos().div_ceil(u128::from(count.max(1))).max(1);
                 let every = u64::try_from(every).unwrap_or(u64::MAX);
                 let burst = if count == 0 { 0 } else { burst };
-                Meter::Pace(Pace { every, depth: every.saturating_mul(burst) })
+                Limiter::Gcra(Gcra { interval: every, tolerance: every.saturating_mul(burst) })
             }
-            Budget::Quota { count, per } => Meter::Window(Window {
+            Budget::Quota { count, per } => Limiter::Window(Window {
                 count: u32::try_from(count).unwrap_or(u32::MAX),
                 secs: per.as_secs().max(1),
             }),
-            Budget::Concurrent(most) => Meter::Slots(most),
+            Budget::Concurrent(max) => Limiter::Slots(max),
         }
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> LimiterKind {
         match self {
-            Meter::Pace(_) => Kind::Rate,
-            Meter::Window(_) => Kind::Quota,
-            Meter::Slots(_) => Kind::Slots,
+            Limiter::Gcra(_) => LimiterKind::Rate,
+            Limiter::Window(_) => LimiterKind::Quota,
+            Limiter::Slots(_) => LimiterKind::Slots,
         }
     }
 
     /// The numbers, for a key of which they are a part.
     pub fn write(&self, to: &mut Digest128) {
         let (one, other) = match self {
-            Meter::Pace(pace) => (pace.every, pace.depth),
-            Meter::Window(window) => (window.count.into(), window.secs),
-            Meter::Slots(most) => (u64::from(*most), 0),
+            Limiter::Gcra(pace) => (pace.interval, pace.tolerance),
+            Limiter::Window(window) => (window.count.into(), window.secs),
+            Limiter::Slots(max) => (u64::from(*max), 0),
         };
         to.number(u128::from(one) << 64 | u128::from(other));
     }
 
-    /// Takes one, or says after what time there would be one. Gives what [`Meter::give_back`] needs.
+    /// Takes one, or says after what time there would be one. Gives what [`Limiter::give_back`] needs.
     pub fn take(&self, state: &AtomicU64, clock: &dyn Clock) -> Result<u64, Duration> {
         change(state, |seen| self.next(seen, clock))
     }
@@ -129,40 +129,40 @@ impl Meter {
     /// After what time there would be one; takes none.
     pub fn wait(&self, state: &AtomicU64, clock: &dyn Clock) -> Duration {
         match self.next(state.load(Ordering::Acquire), clock) {
-            Next::Taken(_) => Duration::ZERO,
-            Next::Short { wait, .. } => wait,
+            Transition::Taken(_) => Duration::ZERO,
+            Transition::Denied { wait, .. } => wait,
         }
     }
 
-    /// Undoes a [`Meter::take`] that gave `taken`, for a call that another rule refused. In between, others
+    /// Undoes a [`Limiter::take`] that gave `taken`, for a call that another rule refused. In between, others
     /// may have been refused that would have had room; never was one let through that had none.
-    pub fn give_back(&self, state: &AtomicU64, taken: u64, clock: &dyn Clock) {
+    pub fn undo(&self, state: &AtomicU64, taken: u64, clock: &dyn Clock) {
         let _ = match self {
             // Once that due time is past, others may have counted from now on, not from it: what was taken
             // is no longer in the word, and taking it off would let one through too many.
-            Meter::Pace(pace) => change(state, |seen| match taken > clock.nanos() {
-                true => Next::Taken(seen.saturating_sub(pace.every)),
-                false => Next::Short { wait: Duration::ZERO, state: seen },
+            Limiter::Gcra(pace) => change(state, |seen| match taken > clock.nanos() {
+                true => Transition::Taken(seen.saturating_sub(pace.interval)),
+                false => Transition::Denied { wait: Duration::ZERO, state: seen },
             }),
             // The same, where a new window has begun meanwhile.
-            Meter::Window(_) => change(state, |seen| match used_of(seen) {
-                used if used > 0 && end_of(seen) == end_of(taken) => Next::Taken(seen - 1),
-                _ => Next::Short { wait: Duration::ZERO, state: seen },
+            Limiter::Window(_) => change(state, |seen| match used_of(seen) {
+                used if used > 0 && end_of(seen) == end_of(taken) => Transition::Taken(seen - 1),
+                _ => Transition::Denied { wait: Duration::ZERO, state: seen },
             }),
-            Meter::Slots(_) => {
+            Limiter::Slots(_) => {
                 release(state);
                 Ok(0)
             }
         };
     }
 
-    fn next(&self, seen: u64, clock: &dyn Clock) -> Next {
+    fn next(&self, seen: u64, clock: &dyn Clock) -> Transition {
         match self {
-            Meter::Pace(pace) => pace.next(seen, clock.nanos()),
-            Meter::Window(window) => window.next(seen, clock.unix()),
-            Meter::Slots(most) if seen < u64::from(*most) => Next::Taken(seen + 1),
+            Limiter::Gcra(pace) => pace.next(seen, clock.nanos()),
+            Limiter::Window(window) => window.next(seen, clock.unix()),
+            Limiter::Slots(max) if seen < u64::from(*max) => Transition::Taken(seen + 1),
             // Nobody knows when a call will end.
-            Meter::Slots(_) => Next::Short { wait: Duration::from_secs(1), state: seen },
+            Limiter::Slots(_) => Transition::Denied { wait: Duration::from_secs(1), state: seen },
         }
     }
 }
@@ -172,18 +172,18 @@ pub(super) fn release(state: &AtomicU64) {
     state.fetch_sub(1, Ordering::Release);
 }
 
-enum Next {
+enum Transition {
     Taken(u64),
-    Short { wait: Duration, state: u64 },
+    Denied { wait: Duration, state: u64 },
 }
 
-fn change(state: &AtomicU64, next: impl Fn(u64) -> Next) -> Result<u64, Duration> {
+fn change(state: &AtomicU64, next: impl Fn(u64) -> Transition) -> Result<u64, Duration> {
     let mut seen = state.load(Ordering::Acquire);
     loop {
         let (to, outcome) = match next(seen) {
-            Next::Taken(to) => (to, Ok(to)),
-            Next::Short { wait, state } if state == seen => return Err(wait),
-            Next::Short { wait, state } => (state, Err(wait)),
+            Transition::Taken(to) => (to, Ok(to)),
+            Transition::Denied { wait, state } if state == seen => return Err(wait),
+            Transition::Denied { wait, state } => (state, Err(wait)),
         };
         match state.compare_exchange_weak(seen, to, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => return outcome,
@@ -192,30 +192,32 @@ fn change(state: &AtomicU64, next: impl Fn(u64) -> Next) -> Result<u64, Duration
     }
 }
 
-impl Pace {
-    fn next(&self, due: u64, now: u64) -> Next {
+impl Gcra {
+    fn next(&self, due: u64, now: u64) -> Transition {
         // Under a rule that has become stricter an old due time may lie beyond its depth: nobody shall wait
         // for longer than one who has just used up the burst of today.
-        let due = due.clamp(now, now.saturating_add(self.depth)).saturating_add(self.every);
-        match (due - now).checked_sub(self.depth) {
-            None | Some(0) => Next::Taken(due),
-            Some(early) => Next::Short { wait: Duration::from_nanos(early), state: due - self.every },
+        let due = due.clamp(now, now.saturating_add(self.tolerance)).saturating_add(self.interval);
+        match (due - now).checked_sub(self.tolerance) {
+            None | Some(0) => Transition::Taken(due),
+            Some(early) => {
+                Transition::Denied { wait: Duration::from_nanos(early), state: due - self.interval }
+            }
         }
     }
 }
 
 impl Window {
-    fn next(&self, state: u64, unix: Duration) -> Next {
+    fn next(&self, state: u64, unix: Duration) -> Transition {
         let now = unix.as_secs();
         let end = (now / self.secs + 1).saturating_mul(self.secs).min(u64::from(u32::MAX));
         // What was counted in a window that is not over stays, even if the length of windows has changed or
         // the clock was set back: it shall not take a reload to get a second quota.
         let used = if end_of(state) > now { used_of(state) } else { 0 };
         if used < self.count {
-            Next::Taken(end << 32 | u64::from(used + 1))
+            Transition::Taken(end << 32 | u64::from(used + 1))
         } else {
             let wait = Duration::from_secs(end).saturating_sub(unix);
-            Next::Short { wait, state: end << 32 | u64::from(used) }
+            Transition::Denied { wait, state: end << 32 | u64::from(used) }
         }
     }
 }

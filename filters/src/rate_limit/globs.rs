@@ -37,16 +37,16 @@ impl Globs {
 
     /// Patterns over the URIs of resources, which see [normal forms](crate::uri).
     pub fn of_uris<P: AsRef<str>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, globset::Error> {
-        Self::new(patterns.into_iter().map(|pattern| uri::pattern(pattern.as_ref())))
+        Self::new(patterns.into_iter().map(|pattern| uri::normalize_pattern(pattern.as_ref())))
     }
 
     /// Whether any of the patterns fits a URI; each does that can be read in more than one way.
-    pub fn fit_uri(&self, name: &str) -> bool {
-        !self.is_empty() && uri::normal(name).map_or(true, |name| self.fit(&name))
+    pub fn is_match_uri(&self, name: &str) -> bool {
+        !self.is_empty() && uri::normalize(name).map_or(true, |name| self.is_match(&name))
     }
 
     /// Whether any of the patterns fits the whole name.
-    pub fn fit(&self, name: &str) -> bool {
+    pub fn is_match(&self, name: &str) -> bool {
         self.beginnings.iter().any(|beginning| name.starts_with(&**beginning))
             || self.whole.iter().any(|whole| **whole == *name)
             || (!self.others.is_empty() && self.others.is_match(name))
@@ -120,14 +120,14 @@ mod tests {
                 .expect(pattern);
             let globs = Globs::new([pattern]).expect(pattern);
             for name in names {
-                assert_eq!(globs.fit(name), engine.is_match(name), "{pattern:?} {name:?}");
+                assert_eq!(globs.is_match(name), engine.is_match(name), "{pattern:?} {name:?}");
             }
         }
     }
 
     #[test]
     fn no_pattern_fits_nothing_and_a_bad_one_is_told() {
-        assert!(Globs::default().is_empty() && !Globs::default().fit(""));
+        assert!(Globs::default().is_empty() && !Globs::default().is_match(""));
         assert!(Globs::new(["ok", "a["]).is_err());
     }
 }

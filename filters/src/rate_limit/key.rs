@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
-use crate::request::{Aim, Call, Caller, Thing};
-use mcp::jsonrpc::request::Kind;
+use crate::request::{Call, CallTarget, Caller, TargetKind};
+use mcp::jsonrpc::request::MessageKind;
 
 /// Longest text that stands in a shared store's key as it is.
 const MAX_PLAIN: usize = 48;
@@ -38,22 +38,29 @@ pub enum KeyPart {
 pub(super) struct Subject<'a> {
     caller: Option<&'a Caller>,
     ip: Option<IpAddr>,
-    pub aim: Option<Aim<'a>>,
+    pub target: Option<CallTarget<'a>>,
     pub method: &'a str,
-    pub outside: bool,
+    pub is_network: bool,
     /// It is a request, or not yet known to be none. An answer or a notification ends with being taken, and may be what a
     /// request waits for: it takes up no place.
-    pub runs: bool,
+    pub is_request: bool,
 }
 
 impl<'a> Subject<'a> {
     pub fn head(ip: Option<IpAddr>) -> Self {
-        Self { caller: None, ip, aim: None, method: "", outside: true, runs: true }
+        Self { caller: None, ip, target: None, method: "", is_network: true, is_request: true }
     }
 
     pub fn call(call: &'a Call<'_>, method: &'a str, ip: Option<IpAddr>) -> Self {
-        let runs = call.rpc.kind == Kind::Request;
-        Self { caller: Some(&call.caller), ip, aim: call.aim, method, outside: call.head.outside, runs }
+        let runs = call.rpc.kind == MessageKind::Request;
+        Self {
+            caller: Some(&call.caller),
+            ip,
+            target: call.target,
+            method,
+            is_network: call.head.is_network,
+            is_request: runs,
+        }
     }
 
     pub fn roles(&self) -> &'a [String] {
@@ -61,10 +68,10 @@ impl<'a> Subject<'a> {
     }
 
     /// Writes one part; `role` is the one that this key is about.
-    pub fn write(&self, part: KeyPart, role: &str, to: &mut impl Key) {
+    pub fn write(&self, part: KeyPart, role: &str, to: &mut impl KeyWriter) {
         match part {
             KeyPart::User => {
-                to.text(self.caller.map(|caller| caller.means.word()).unwrap_or_default());
+                to.text(self.caller.map(|caller| caller.auth_method.as_str()).unwrap_or_default());
                 to.text(self.caller.and_then(|caller| caller.issuer.as_deref()).unwrap_or_default());
                 to.text(self.caller.and_then(|caller| caller.tenant.as_deref()).unwrap_or_default());
                 to.text(self.caller.map(|caller| caller.user.as_str()).unwrap_or_default());
@@ -73,21 +80,26 @@ impl<'a> Subject<'a> {
                 to.text(self.caller.and_then(|caller| caller.tenant.as_deref()).unwrap_or_default());
             }
             KeyPart::Role => to.text(role),
-            KeyPart::Ip => to.address(self.ip.map(block)),
+            KeyPart::Ip => to.address(self.ip.map(subnet)),
             KeyPart::ApiKey => {
-                to.text(self.caller.and_then(|caller| caller.key.as_deref()).unwrap_or_default());
+                to.text(self.caller.and_then(|caller| caller.api_key_id.as_deref()).unwrap_or_default());
             }
-            KeyPart::Server => to.text(self.aim.map(|aim| aim.server).unwrap_or_default()),
+            KeyPart::Server => to.text(self.target.map(|target| target.server).unwrap_or_default()),
             KeyPart::Tool => {
-                to.text(self.aim.filter(|aim| aim.thing == Thing::Tool).map(|a| a.name).unwrap_or_default());
+                to.text(
+                    self.target
+                        .filter(|target| target.kind == TargetKind::Tool)
+                        .map(|a| a.name)
+                        .unwrap_or_default(),
+                );
             }
             KeyPart::Method => to.text(self.method),
         }
     }
 }
 
-/// The address, or the /64 that it is of. An IPv4 address in IPv6 clothes is an IPv4 address.
-pub fn block(ip: IpAddr) -> IpAddr {
+/// The address, or the /64 that it is of. An IPv4 address mapped to IPv6 is an IPv4 address.
+pub fn subnet(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.into(),
         IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),
@@ -95,7 +107,7 @@ pub fn block(ip: IpAddr) -> IpAddr {
 }
 
 /// What parts are written to. No two lists of parts give the same key.
-pub(super) trait Key {
+pub(super) trait KeyWriter {
     fn text(&mut self, text: &str);
     fn address(&mut self, ip: Option<IpAddr>);
 }
@@ -123,7 +135,7 @@ impl Digest128 {
     }
 }
 
-impl Key for Digest128 {
+impl KeyWriter for Digest128 {
     fn text(&mut self, text: &str) {
         // With the byte 0xff at its end, which no text holds.
         text.hash(&mut self.0);
@@ -141,9 +153,9 @@ impl Key for Digest128 {
 }
 
 /// A key as text: `{limits}:rate:per-user:jwt:~9f86d081884c7d659a2feaa0c55ad015:acme:alice`.
-pub(super) struct Spelled(String);
+pub(super) struct StoreKey(String);
 
-impl Spelled {
+impl StoreKey {
     /// The braces keep all keys of a call on one node where a proxy hides a cluster.
     pub fn new(kind: &str, rule: &str) -> Self {
         let mut spelled = Self(format!("{{limits}}:{kind}"));
@@ -156,7 +168,7 @@ impl Spelled {
     }
 }
 
-impl Key for Spelled {
+impl KeyWriter for StoreKey {
     fn text(&mut self, text: &str) {
         self.0.push(':');
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.@/+".contains(&b);

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::algorithms::Budget;
-use super::rule::Rule;
-use mcp::rejection::Refusal;
+use super::rule::RateRule;
+use mcp::rejection::Rejection;
 
-pub(super) fn refusal(rule: &Rule, wait: Duration) -> Box<Refusal> {
+pub(super) fn limit_reached(rule: &RateRule, wait: Duration) -> Box<Rejection> {
     let wait = whole_millis(wait);
     let name = &rule.name;
     let (reason, message) = match rule.budget {
@@ -16,8 +16,8 @@ pub(super) fn refusal(rule: &Rule, wait: Duration) -> Box<Refusal> {
                 "Rate limit `{name}` reached: at most {} in {}{at_once}. Wait {}, then try this call again; \
                  do not repeat it sooner.",
                 calls(count),
-                short(per),
-                long(wait)
+                short_duration(per),
+                long_duration(wait)
             );
             ("rate_limited", message)
         }
@@ -26,32 +26,32 @@ pub(super) fn refusal(rule: &Rule, wait: Duration) -> Box<Refusal> {
                 "Quota `{name}` is used up: at most {} in {}. It begins anew in {}; until then no call under \
                  it will pass, so do not repeat this one.",
                 calls(count),
-                short(per),
-                long(wait)
+                short_duration(per),
+                long_duration(wait)
             );
             ("quota_exceeded", message)
         }
-        Budget::Concurrent(most) => {
+        Budget::Concurrent(max) => {
             let message = format!(
                 "Limit `{name}` reached: {} under way at once, and no more are allowed. Wait for one of them \
                  to end, then try this call again.",
-                calls(most.into())
+                calls(max.into())
             );
             ("too_many_at_once", message)
         }
     };
     let limit = serde_json::Value::from(name.as_str());
     let data = format!(r#"{{"retry_after_ms":{},"limit":{limit}}}"#, wait.as_millis());
-    Box::new(Refusal::http(429, reason, message).with_data(data).retry_after(wait))
+    Box::new(Rejection::http(429, reason, message).with_data(data).retry_after(wait))
 }
 
 /// Where nobody can tell whether there is room, and the configuration wants no call to pass then.
-pub(super) fn unavailable() -> Box<Refusal> {
+pub(super) fn unavailable() -> Box<Rejection> {
     let wait = Duration::from_secs(1);
     let message = "The limits of this gateway cannot be judged at the moment. Wait 1 second, then try this \
                    call again.";
     let data = format!(r#"{{"retry_after_ms":{}}}"#, wait.as_millis());
-    Box::new(Refusal::http(503, "limits_unavailable", message).with_data(data).retry_after(wait))
+    Box::new(Rejection::http(503, "limits_unavailable", message).with_data(data).retry_after(wait))
 }
 
 /// Rounded up: whoever waits exactly that long passes.
@@ -65,7 +65,7 @@ fn calls(count: u64) -> String {
 }
 
 /// As it is written in the configuration: `1m`, `30d`, `90s`.
-fn short(per: Duration) -> String {
+fn short_duration(per: Duration) -> String {
     let millis = per.as_millis().max(1);
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
     let unit = units.iter().find(|(_, size)| millis.is_multiple_of(*size));
@@ -74,7 +74,7 @@ fn short(per: Duration) -> String {
 }
 
 /// In words, rounded up. Seconds for as long as somebody may want to wait.
-fn long(wait: Duration) -> String {
+fn long_duration(wait: Duration) -> String {
     let many = |count: u128, unit: &str| format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
     let tenths = wait.as_millis().div_ceil(100);
     if tenths < 6000 {
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn waits_are_told_in_words_and_never_too_short() {
-        for (millis, words) in [
+        for (millis, message) in [
             (1, "0.1 seconds"),
             (1000, "1 second"),
             (1900, "1.9 seconds"),
@@ -109,16 +109,16 @@ mod tests {
             (11_520_000, "3 hours 12 minutes"),
             (90_000_000, "1 day 2 hours"),
         ] {
-            assert_eq!(long(Duration::from_millis(millis)), words, "{millis}");
+            assert_eq!(long_duration(Duration::from_millis(millis)), message, "{millis}");
         }
     }
 
     #[test]
     fn spans_are_told_as_they_are_written() {
-        for (millis, words) in
+        for (millis, message) in
             [(60_000, "1m"), (1000, "1s"), (86_400_000, "1d"), (90_000, "90s"), (1500, "1500ms")]
         {
-            assert_eq!(short(Duration::from_millis(millis)), words);
+            assert_eq!(short_duration(Duration::from_millis(millis)), message);
         }
     }
 }

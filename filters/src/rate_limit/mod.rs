@@ -10,7 +10,7 @@
 //! they are, never by session or token, so a new one of these buys no new budget.
 //!
 //! It deliberately does not queue or delay a call, and knows no store: counters that several gateways share
-//! are behind the trait [`Shared`]. How many are under way at once is always counted in this process, because
+//! are behind the trait [`RateLimitStore`]. How many are under way at once is always counted in this process, because
 //! a gateway that dies must not take its slots with it: with several gateways each lets that many through.
 
 mod acquire;
@@ -26,29 +26,29 @@ mod store;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use acquire::Held;
+pub use acquire::Slots;
 pub use algorithms::Budget;
 pub use clock::{Clock, SystemClock};
 pub use globs::Globs;
-pub use key::{KeyPart, block};
-pub use rule::{Match, Rule};
-pub use shared_store::{Answer, Ask, OnFailure, Shared, Unavailable};
+pub use key::{KeyPart, subnet};
+pub use rule::{Match, RateRule};
+pub use shared_store::{OnFailure, RateLimitStore, StoreOutcome, StoreRequest, StoreUnavailable};
 pub use store::Counters;
 
-use crate::request::{Call, Head};
+use crate::request::{Call, RequestHead};
 use key::Subject;
-use mcp::rejection::Refusal;
+use mcp::rejection::Rejection;
 use rule::Limit;
 
 /// All limits of one plan. A reload makes a new one around the same [`Counters`].
 #[derive(Default)]
 pub struct Rate {
     /// Judge the head.
-    early: Vec<Limit>,
+    head_limits: Vec<Limit>,
     /// Judge the message.
-    late: Vec<Limit>,
+    message_limits: Vec<Limit>,
     counters: Option<Arc<Counters>>,
-    shared: Option<Arc<dyn Shared>>,
+    shared: Option<Arc<dyn RateLimitStore>>,
     on_failure: OnFailure,
 }
 
@@ -64,52 +64,59 @@ impl Rate {
     /// With `shared`, rates and quotas are counted there and `counters` only stand in for it, if `on_failure`
     /// says so. In that case each gateway has the whole budget for as long as the store is away.
     pub fn new(
-        rules: Vec<Rule>,
+        rules: Vec<RateRule>,
         counters: Arc<Counters>,
-        shared: Option<Arc<dyn Shared>>,
+        store: Option<Arc<dyn RateLimitStore>>,
         on_failure: OnFailure,
     ) -> Self {
         let (early, late) =
-            rules.into_iter().map(|rule| Limit::new(rule, &counters)).partition(Limit::judges_heads);
-        Self { early, late, counters: Some(counters), shared, on_failure }
+            rules.into_iter().map(|rule| Limit::new(rule, &counters)).partition(Limit::applies_to_head);
+        Self { head_limits: early, message_limits: late, counters: Some(counters), shared: store, on_failure }
     }
 
     /// Judges the head, for the client's address `ip` (that of its connection, or what a trusted proxy says).
     /// Callers inside the process have no address and pass.
-    pub async fn greet(&self, head: &Head<'_>, ip: Option<IpAddr>) -> Result<(), Box<Refusal>> {
-        if self.early.is_empty() || !head.outside {
+    pub async fn on_head(&self, head: &RequestHead<'_>, ip: Option<IpAddr>) -> Result<(), Box<Rejection>> {
+        if self.head_limits.is_empty() || !head.is_network {
             return Ok(());
         }
-        self.judge(&self.early, &Subject::head(ip)).await.map(drop)
+        self.acquire(&self.head_limits, &Subject::head(ip)).await.map(drop)
     }
 
     /// Judges the message. What is given is to be kept until the call has ended.
-    pub async fn admit(&self, call: &Call<'_>, ip: Option<IpAddr>) -> Result<Held, Box<Refusal>> {
-        if self.late.is_empty() {
-            return Ok(Held::default());
+    pub async fn on_request(&self, call: &Call<'_>, ip: Option<IpAddr>) -> Result<Slots, Box<Rejection>> {
+        if self.message_limits.is_empty() {
+            return Ok(Slots::default());
         }
         let method = call.rpc.method_name(call.body);
-        self.judge(&self.late, &Subject::call(call, &method, ip)).await
+        self.acquire(&self.message_limits, &Subject::call(call, &method, ip)).await
     }
 
     /// Names of the limits that count this call, without counting it.
-    pub fn counting(&self, call: &Call<'_>, ip: Option<IpAddr>) -> Vec<&str> {
+    pub fn counting_rules(&self, call: &Call<'_>, ip: Option<IpAddr>) -> Vec<&str> {
         let method = call.rpc.method_name(call.body);
         let subject = Subject::call(call, &method, ip);
-        let all = self.early.iter().chain(&self.late);
+        let all = self.head_limits.iter().chain(&self.message_limits);
         all.filter(|limit| limit.counts(&subject)).map(|limit| limit.rule.name.as_str()).collect()
     }
 
-    async fn judge(&self, limits: &[Limit], subject: &Subject<'_>) -> Result<Held, Box<Refusal>> {
+    async fn acquire(&self, limits: &[Limit], subject: &Subject<'_>) -> Result<Slots, Box<Rejection>> {
         let Some(counters) = &self.counters else {
-            return Ok(Held::default());
+            return Ok(Slots::default());
         };
-        let wants = acquire::wants(limits, subject, counters);
+        let acquisitions = acquire::acquisitions(limits, subject, counters);
         match &self.shared {
-            None => acquire::local(counters, &wants),
-            Some(shared) => {
+            None => acquire::acquire_local(counters, &acquisitions),
+            Some(store) => {
                 // In a box, so that calls whose budgets are here do not carry its room about.
-                Box::pin(shared_store::judge(counters, &wants, subject, &**shared, self.on_failure)).await
+                Box::pin(shared_store::acquire_shared(
+                    counters,
+                    &acquisitions,
+                    subject,
+                    &**store,
+                    self.on_failure,
+                ))
+                .await
             }
         }
     }

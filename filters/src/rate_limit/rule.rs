@@ -1,14 +1,14 @@
 //! A rule of the configuration, and the same made ready for judging.
 
-use super::algorithms::{Budget, Meter};
+use super::algorithms::{Budget, Limiter};
 use super::globs::Globs;
-use super::key::{Key, KeyPart, Subject};
+use super::key::{KeyPart, KeyWriter, Subject};
 use super::store::Counters;
-use crate::request::Thing;
+use crate::request::TargetKind;
 
 /// One limit: how many of the calls that match, for each key.
 #[derive(Clone, Debug)]
-pub struct Rule {
+pub struct RateRule {
     /// Told to callers that reach the limit. A rule that keeps its name (and kind) keeps its counts on
     /// reload.
     pub name: String,
@@ -32,33 +32,33 @@ pub struct Match {
 }
 
 impl Match {
-    fn asks_aim(&self) -> bool {
+    fn has_target(&self) -> bool {
         [&self.tools, &self.prompts, &self.resources, &self.servers].iter().any(|list| !list.is_empty())
     }
 
     fn is_empty(&self) -> bool {
-        !self.asks_aim() && self.methods.is_empty() && self.roles.is_empty()
+        !self.has_target() && self.methods.is_empty() && self.roles.is_empty()
     }
 }
 
 /// A rule made ready.
 pub(super) struct Limit {
-    pub rule: Rule,
-    pub meter: Meter,
+    pub rule: RateRule,
+    pub limiter: Limiter,
     /// Hash of name and kind: where the hash of each key begins.
     pub seed: u128,
     /// The one budget of all keys that there is no room for.
-    pub crowd: u128,
-    asks_all: bool,
-    asks_aim: bool,
+    pub overflow: u128,
+    matches_all: bool,
+    matches_target: bool,
     pub per_role: bool,
 }
 
 impl Limit {
-    pub fn new(rule: Rule, counters: &Counters) -> Self {
-        let meter = Meter::new(rule.budget);
+    pub fn new(rule: RateRule, counters: &Counters) -> Self {
+        let limiter = Limiter::new(rule.budget);
         let name = counters.hash(|hash| {
-            hash.number(meter.kind() as u128);
+            hash.number(limiter.kind() as u128);
             hash.text(&rule.name);
         });
         let part = |number: u128| {
@@ -68,57 +68,59 @@ impl Limit {
             })
         };
         Self {
-            meter,
+            limiter,
             seed: part(0),
-            crowd: part(1),
-            asks_all: rule.matches.is_empty(),
-            asks_aim: rule.matches.asks_aim(),
+            overflow: part(1),
+            matches_all: rule.matches.is_empty(),
+            matches_target: rule.matches.has_target(),
             per_role: rule.key.contains(&KeyPart::Role),
             rule,
         }
     }
 
     /// Slots are given back when a call ends, and a head is not yet a call.
-    pub fn judges_heads(&self) -> bool {
-        self.asks_all && self.is_of_address() && !matches!(self.meter, Meter::Slots(_))
+    pub fn applies_to_head(&self) -> bool {
+        self.matches_all && self.is_keyed_by_address() && !matches!(self.limiter, Limiter::Slots(_))
     }
 
-    fn is_of_address(&self) -> bool {
+    fn is_keyed_by_address(&self) -> bool {
         self.rule.key.iter().all(|part| *part == KeyPart::Ip)
     }
 
     pub fn counts(&self, subject: &Subject<'_>) -> bool {
-        if !subject.outside && self.is_of_address() && !self.rule.key.is_empty() {
+        if !subject.is_network && self.is_keyed_by_address() && !self.rule.key.is_empty() {
             // All callers inside would share the budget of one address.
             return false;
         }
-        if !subject.runs && matches!(self.meter, Meter::Slots(_)) {
+        if !subject.is_request && matches!(self.limiter, Limiter::Slots(_)) {
             return false;
         }
-        self.asks_all || self.fits(subject)
+        self.matches_all || self.matches(subject)
     }
 
-    fn fits(&self, subject: &Subject<'_>) -> bool {
+    fn matches(&self, subject: &Subject<'_>) -> bool {
         let Match { tools, prompts, resources, servers, methods, roles } = &self.rule.matches;
         let aims = || {
-            subject.aim.is_some_and(|aim| {
-                let list = match aim.thing {
-                    Thing::Tool => tools,
-                    Thing::Prompt => prompts,
-                    Thing::Resource => return resources.fit_uri(aim.name) || servers.fit(aim.server),
-                    Thing::Server => return servers.fit(aim.server),
+            subject.target.is_some_and(|target| {
+                let list = match target.kind {
+                    TargetKind::Tool => tools,
+                    TargetKind::Prompt => prompts,
+                    TargetKind::Resource => {
+                        return resources.is_match_uri(target.name) || servers.is_match(target.server);
+                    }
+                    TargetKind::Server => return servers.is_match(target.server),
                 };
-                list.fit(aim.name) || servers.fit(aim.server)
+                list.is_match(target.name) || servers.is_match(target.server)
             })
         };
-        (!self.asks_aim || aims())
-            && (methods.is_empty() || methods.fit(subject.method))
-            && (roles.is_empty() || subject.roles().iter().any(|role| roles.fit(role)))
+        (!self.matches_target || aims())
+            && (methods.is_empty() || methods.is_match(subject.method))
+            && (roles.is_empty() || subject.roles().iter().any(|role| roles.is_match(role)))
     }
 
     /// The roles of the caller that have a budget of their own under a rule with `role` in its key.
     pub fn roles<'a>(&'a self, subject: &Subject<'a>) -> impl Iterator<Item = &'a str> {
         let roles = &self.rule.matches.roles;
-        subject.roles().iter().map(String::as_str).filter(|role| roles.is_empty() || roles.fit(role))
+        subject.roles().iter().map(String::as_str).filter(|role| roles.is_empty() || roles.is_match(role))
     }
 }

@@ -5,7 +5,7 @@
 //! for it: a shard is swept by the insert that finds it twice as large as the last sweep left it.
 //!
 //! Where all of a shard is in use, a key that is new has no state of its own: all such keys of a rule share
-//! one budget, the *crowd*, until there is room again. So whoever floods the gateway with keys neither gets a
+//! one budget, the *overflow bucket*, until there is room again. So whoever floods the gateway with keys neither gets a
 //! limit out of the way nor locks out those who are known already.
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use super::algorithms::{Kind, Now};
+use super::algorithms::{LimiterKind, Now};
 use super::clock::{Clock, SystemClock};
 use super::key::{Digest128, Secrets};
 
@@ -22,16 +22,16 @@ use super::key::{Digest128, Secrets};
 const MAX_KEYS: usize = 1 << 20;
 const SHARDS: usize = 64;
 /// A full shard is not swept more often than this: it may be full because somebody fills it.
-const REST: u64 = Duration::from_millis(100).as_nanos() as u64;
+const SWEEP_INTERVAL: u64 = Duration::from_millis(100).as_nanos() as u64;
 /// Smaller ones are not worth a sweep.
-const SMALL: usize = 64;
+const MIN_SWEEP: usize = 64;
 
 pub struct Counters {
     shards: Box<[Shard]>,
     secrets: Secrets,
     clock: Arc<dyn Clock>,
     /// States that one shard keeps at most.
-    most: usize,
+    max_per_shard: usize,
 }
 
 /// On a cache line of its own: its lock is taken (for reading) by every call that has a key here.
@@ -39,13 +39,13 @@ pub struct Counters {
 struct Shard(RwLock<States>);
 
 struct States {
-    cells: HashMap<u128, Cell, BuildHasherDefault<Plain>>,
+    cells: HashMap<u128, Cell, BuildHasherDefault<IdentityHasher>>,
     sweep_at: usize,
     swept: u64,
 }
 
 struct Cell {
-    kind: Kind,
+    kind: LimiterKind,
     state: AtomicU64,
 }
 
@@ -57,16 +57,16 @@ impl Default for Counters {
 
 impl Counters {
     /// With a clock of the caller's choice, and room for about `most` states.
-    pub fn new(clock: Arc<dyn Clock>, most: usize) -> Self {
+    pub fn new(clock: Arc<dyn Clock>, max: usize) -> Self {
         let shard = || {
-            let states = States { cells: HashMap::default(), sweep_at: SMALL, swept: 0 };
+            let states = States { cells: HashMap::default(), sweep_at: MIN_SWEEP, swept: 0 };
             Shard(RwLock::new(states))
         };
         Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             secrets: Secrets::default(),
             clock,
-            most: most.div_ceil(SHARDS),
+            max_per_shard: max.div_ceil(SHARDS),
         }
     }
 
@@ -87,39 +87,39 @@ impl Counters {
         self.secrets.hash(write)
     }
 
-    /// The state of a key, or that of the crowd; `work` is told under which key it stands.
-    pub(super) fn with<R>(
+    /// The state of a key, or that of the overflow bucket; `work` is told under which key it stands.
+    pub(super) fn with_state<R>(
         &self,
-        kind: Kind,
+        kind: LimiterKind,
         key: u128,
         crowd: u128,
         work: impl Fn(u128, &AtomicU64) -> R,
     ) -> R {
-        if let Some(done) = self.known(key, |state| work(key, state)) {
+        if let Some(done) = self.with_existing(key, |state| work(key, state)) {
             return done;
         }
         let mut states = self.shard(key).write();
-        if key == crowd || states.has_room(&*self.clock, self.most) {
+        if key == crowd || states.has_room(&*self.clock, self.max_per_shard) {
             let cell = states.cells.entry(key).or_insert_with(|| Cell { kind, state: AtomicU64::new(0) });
             return work(key, &cell.state);
         }
         drop(states);
-        self.with(kind, crowd, crowd, work)
+        self.with_state(kind, crowd, crowd, work)
     }
 
     /// Keeps a state that may be forgotten: where there is no room it is.
-    pub(super) fn remember(&self, kind: Kind, key: u128, value: u64) {
-        if self.known(key, |state| state.fetch_max(value, Ordering::Relaxed)).is_some() {
+    pub(super) fn remember(&self, kind: LimiterKind, key: u128, value: u64) {
+        if self.with_existing(key, |state| state.fetch_max(value, Ordering::Relaxed)).is_some() {
             return;
         }
         let mut states = self.shard(key).write();
-        if states.has_room(&*self.clock, self.most) {
+        if states.has_room(&*self.clock, self.max_per_shard) {
             states.cells.insert(key, Cell { kind, state: AtomicU64::new(value) });
         }
     }
 
     /// The state of a key that has one. It is not dropped while `work` has it.
-    pub(super) fn known<R>(&self, key: u128, work: impl FnOnce(&AtomicU64) -> R) -> Option<R> {
+    pub(super) fn with_existing<R>(&self, key: u128, work: impl FnOnce(&AtomicU64) -> R) -> Option<R> {
         self.shard(key).read().cells.get(&key).map(|cell| work(&cell.state))
     }
 
@@ -140,31 +140,31 @@ impl Shard {
 }
 
 impl States {
-    fn has_room(&mut self, clock: &dyn Clock, most: usize) -> bool {
+    fn has_room(&mut self, clock: &dyn Clock, max: usize) -> bool {
         let len = self.cells.len();
-        let is_full = len >= most;
+        let is_full = len >= max;
         if len < self.sweep_at && !is_full {
             return true;
         }
         let now = &Now { nanos: clock.nanos(), unix: clock.unix() };
-        if !is_full || now.nanos >= self.swept.saturating_add(REST) {
+        if !is_full || now.nanos >= self.swept.saturating_add(SWEEP_INTERVAL) {
             self.cells.retain(|_, cell| !cell.kind.is_idle(*cell.state.get_mut(), now));
             let left = self.cells.len();
-            self.sweep_at = (2 * left).max(SMALL);
+            self.sweep_at = (2 * left).max(MIN_SWEEP);
             self.swept = now.nanos;
             if left < self.cells.capacity() / 8 {
                 self.cells.shrink_to(2 * left);
             }
         }
-        self.cells.len() < most
+        self.cells.len() < max
     }
 }
 
 /// Keys are hashes already.
 #[derive(Default)]
-struct Plain(u64);
+struct IdentityHasher(u64);
 
-impl Hasher for Plain {
+impl Hasher for IdentityHasher {
     fn write(&mut self, _: &[u8]) {
         unreachable!("keys are u128")
     }

@@ -7,71 +7,76 @@
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
-use super::{Effect, Ground, Policy, Rule, first_method, matched};
-use crate::cel::{Fuel, Outcome, Reads, Scene};
-use crate::request::{Aim, Caller, Thing};
+use super::{DecisionReason, Effect, Policy, Rule, primary_method, rule_decision};
+use crate::cel::{CelContext, ConditionResult, Dependencies, Fuel};
+use crate::request::{CallTarget, Caller, TargetKind};
 
 /// Most prefixes that are remembered, of a few hundred bytes each.
-const MAX_PREFIXES: u64 = 16_384;
+const MAX_DECISIONS: u64 = 16_384;
 
-pub(super) struct Prefix {
+pub(super) struct StaticDecision {
     /// The method is not for this caller.
-    pub barred: Option<Ground>,
+    pub method_denied: Option<DecisionReason>,
     /// Rules that come before the end and need to look at the call.
-    pub undecided: Vec<Undecided>,
+    pub deferred: Vec<DeferredRule>,
     /// What decides if none of them does.
-    pub end: Ground,
+    pub fallback: DecisionReason,
     pub allowed: bool,
     /// Some call could pass, as far as rules and roles go.
-    pub seen: bool,
+    pub visible: bool,
     /// The scopes that are needed, if the caller lacks one.
-    pub missing: Option<Vec<String>>,
+    pub missing_scopes: Option<Vec<String>>,
 }
 
-pub(super) struct Undecided {
+pub(super) struct DeferredRule {
     pub rule: usize,
     /// What the other parts of its condition say: true, or a failure.
-    pub so_far: Outcome,
+    pub so_far: ConditionResult,
 }
 
 /// The caller's serial, and two keyed hashes of everything else: together too long to be met by chance, and a
 /// client that chooses names does not know the keys.
-type Key = (u64, u64, u64);
+type DecisionKey = (u64, u64, u64);
 
-pub(super) struct Cache {
-    prefixes: moka::sync::Cache<Key, Arc<Prefix>>,
+pub(super) struct DecisionCache {
+    decisions: moka::sync::Cache<DecisionKey, Arc<StaticDecision>>,
     keys: [RandomState; 2],
 }
 
-impl Default for Cache {
+impl Default for DecisionCache {
     fn default() -> Self {
         Self {
-            prefixes: moka::sync::Cache::new(MAX_PREFIXES),
+            decisions: moka::sync::Cache::new(MAX_DECISIONS),
             keys: [RandomState::new(), RandomState::new()],
         }
     }
 }
 
-impl Cache {
-    fn key(&self, caller: &Caller, method: &str, aim: Option<Aim<'_>>) -> Key {
+impl DecisionCache {
+    fn key(&self, caller: &Caller, method: &str, target: Option<CallTarget<'_>>) -> DecisionKey {
         let hash = |state: &RandomState| {
             let mut hasher = state.build_hasher();
             method.hash(&mut hasher);
-            aim.map(|aim| (aim.thing, aim.name, aim.server)).hash(&mut hasher);
+            target.map(|target| (target.kind, target.name, target.server)).hash(&mut hasher);
             hasher.finish()
         };
-        (caller.serial(), hash(&self.keys[0]), hash(&self.keys[1]))
+        (caller.id(), hash(&self.keys[0]), hash(&self.keys[1]))
     }
 }
 
 impl Policy {
-    pub(super) fn prefix(&self, caller: &Caller, method: &str, aim: Option<Aim<'_>>) -> Arc<Prefix> {
-        let key = self.cache.key(caller, method, aim);
-        if let Some(known) = self.cache.prefixes.get(&key) {
+    pub(super) fn static_decision(
+        &self,
+        caller: &Caller,
+        method: &str,
+        target: Option<CallTarget<'_>>,
+    ) -> Arc<StaticDecision> {
+        let key = self.cache.key(caller, method, target);
+        if let Some(known) = self.cache.decisions.get(&key) {
             return known;
         }
-        let made = Arc::new(self.make(caller, method, aim, None));
-        self.cache.prefixes.insert(key, Arc::clone(&made));
+        let made = Arc::new(self.evaluate(caller, method, target, None));
+        self.cache.decisions.insert(key, Arc::clone(&made));
         made
     }
 
@@ -81,83 +86,95 @@ impl Policy {
         &self,
         caller: &Caller,
         method: &str,
-        aim: Option<Aim<'_>>,
+        target: Option<CallTarget<'_>>,
         fuel: &Fuel,
-    ) -> Option<Arc<Prefix>> {
-        let key = self.cache.key(caller, method, aim);
-        if let Some(known) = self.cache.prefixes.get(&key) {
+    ) -> Option<Arc<StaticDecision>> {
+        let key = self.cache.key(caller, method, target);
+        if let Some(known) = self.cache.decisions.get(&key) {
             return Some(known);
         }
-        let made = Arc::new(self.make(caller, method, aim, Some(fuel)));
+        let made = Arc::new(self.evaluate(caller, method, target, Some(fuel)));
         if fuel.take_out() {
             return None;
         }
-        self.cache.prefixes.insert(key, Arc::clone(&made));
+        self.cache.decisions.insert(key, Arc::clone(&made));
         Some(made)
     }
 
-    fn make(&self, caller: &Caller, method: &str, aim: Option<Aim<'_>>, fuel: Option<&Fuel>) -> Prefix {
-        let roles = self.roles.of(&caller.roles);
-        let scene = Scene::new(caller, method, aim).fuelled(fuel);
+    fn evaluate(
+        &self,
+        caller: &Caller,
+        method: &str,
+        target: Option<CallTarget<'_>>,
+        fuel: Option<&Fuel>,
+    ) -> StaticDecision {
+        let roles = self.roles.resolve(&caller.roles);
+        let context = CelContext::new(caller, method, target).fuelled(fuel);
         let mut undecided = Vec::new();
         let mut decided = None;
         for (index, rule) in self.rules.iter().enumerate() {
-            if !speaks_of(rule, method, aim) {
+            if !applies_to(rule, method, target) {
                 continue;
             }
-            let so_far = rule.when.ask(&scene, |part| !part.reads.is_volatile());
-            if !rule.when.reads().is_volatile() {
-                decided = matched(rule, index, so_far);
+            let so_far = rule.when.evaluate(&context, |part| !part.dependencies.is_volatile());
+            if !rule.when.dependencies().is_volatile() {
+                decided = rule_decision(rule, index, so_far);
                 if decided.is_some() {
                     break;
                 }
             } else if match so_far {
-                Outcome::True => true,
-                Outcome::False => false,
+                ConditionResult::True => true,
+                ConditionResult::False => false,
                 // Whatever the rest says, the whole is a failure or false.
-                Outcome::Failed(_) => rule.effect == Effect::Deny,
+                ConditionResult::Failed(_) => rule.effect == Effect::Deny,
             } {
-                undecided.push(Undecided { rule: index, so_far });
+                undecided.push(DeferredRule { rule: index, so_far });
             }
         }
-        let (effect, end) = decided.unwrap_or_else(|| match aim {
-            Some(aim) => self.roles.judge(&roles, &aim).unwrap_or((self.default, Ground::Default)),
-            None => (Effect::Allow, Ground::Open),
+        let (effect, end) = decided.unwrap_or_else(|| match target {
+            Some(target) => {
+                self.roles.decide(&roles, &target).unwrap_or((self.default, DecisionReason::Default))
+            }
+            None => (Effect::Allow, DecisionReason::Open),
         });
         let allowed = effect == Effect::Allow;
-        let scopes = self.needed_scopes(method, aim.as_ref());
+        let scopes = self.needed_scopes(method, target.as_ref());
         let lacks = scopes.iter().any(|scope| !caller.scopes.contains(scope));
-        let seen = match aim {
-            Some(Aim { thing: Thing::Server, server, .. }) => self.sees_any(caller, &roles, server, fuel),
+        let seen = match target {
+            Some(CallTarget { kind: TargetKind::Server, server, .. }) => {
+                self.can_see_any(caller, &roles, server, fuel)
+            }
             _ => allowed || undecided.iter().any(|u| self.rules[u.rule].effect == Effect::Allow),
         };
-        Prefix {
-            barred: self.roles.bars(&roles, method),
-            undecided,
-            end,
+        StaticDecision {
+            method_denied: self.roles.denies_method(&roles, method),
+            deferred: undecided,
+            fallback: end,
             allowed,
-            seen,
-            missing: lacks.then_some(scopes),
+            visible: seen,
+            missing_scopes: lacks.then_some(scopes),
         }
     }
 
     /// Whether anything of a server could be allowed.
-    fn sees_any(&self, caller: &Caller, roles: &[usize], server: &str, fuel: Option<&Fuel>) -> bool {
-        let aim = Aim { thing: Thing::Server, name: "", server };
-        let scene = Scene::new(caller, "", Some(aim)).fuelled(fuel);
+    fn can_see_any(&self, caller: &Caller, roles: &[usize], server: &str, fuel: Option<&Fuel>) -> bool {
+        let target = CallTarget { kind: TargetKind::Server, name: "", server };
+        let context = CelContext::new(caller, "", Some(target)).fuelled(fuel);
         // What a part says of the server as such it says of every call to it.
-        let lasting = |reads: Reads| !reads.is_volatile() && !reads.is_of_call();
+        let lasting = |reads: Dependencies| !reads.is_volatile() && !reads.is_of_call();
         for rule in &self.rules {
-            let said = rule.when.ask(&scene, |part| lasting(part.reads));
+            let said = rule.when.evaluate(&context, |part| lasting(part.dependencies));
             match (rule.effect, said) {
-                (Effect::Allow, Outcome::True) => return true,
-                (Effect::Deny, Outcome::True | Outcome::Failed(_)) if lasting(rule.when.reads()) => {
+                (Effect::Allow, ConditionResult::True) => return true,
+                (Effect::Deny, ConditionResult::True | ConditionResult::Failed(_))
+                    if lasting(rule.when.dependencies()) =>
+                {
                     return false;
                 }
                 _ => {}
             }
         }
-        self.roles.judge(roles, &aim).map_or(self.default, |(effect, _)| effect) == Effect::Allow
+        self.roles.decide(roles, &target).map_or(self.default, |(effect, _)| effect) == Effect::Allow
     }
 }
 
@@ -166,16 +183,18 @@ impl Policy {
 /// session could not even begin. So calls to a server as a whole are judged by rules that speak of methods, or of
 /// servers and callers only, and calls that touch nothing by rules that speak of methods. Names that nobody knows
 /// are not judged: the answer to them must not differ from that to a hidden one.
-fn speaks_of(rule: &Rule, method: &str, aim: Option<Aim<'_>>) -> bool {
-    let reads = rule.when.reads();
-    match aim.map(|aim| aim.thing) {
-        Some(Thing::Tool | Thing::Prompt | Thing::Resource) => true,
-        Some(Thing::Server) => reads.method || !reads.is_of_call(),
-        None => reads.method && !names_a_thing(method),
+fn applies_to(rule: &Rule, method: &str, target: Option<CallTarget<'_>>) -> bool {
+    let reads = rule.when.dependencies();
+    match target.map(|target| target.kind) {
+        Some(TargetKind::Tool | TargetKind::Prompt | TargetKind::Resource) => true,
+        Some(TargetKind::Server) => reads.method || !reads.is_of_call(),
+        None => reads.method && !has_named_target(method),
     }
 }
 
-fn names_a_thing(method: &str) -> bool {
-    [Thing::Tool, Thing::Prompt, Thing::Resource].into_iter().any(|thing| first_method(thing) == method)
+fn has_named_target(method: &str) -> bool {
+    [TargetKind::Tool, TargetKind::Prompt, TargetKind::Resource]
+        .into_iter()
+        .any(|thing| primary_method(thing) == method)
         || ["resources/subscribe", "resources/unsubscribe", "completion/complete"].contains(&method)
 }

@@ -9,7 +9,7 @@
 //! 4. The default.
 //! 5. What is allowed may need scopes too.
 //!
-//! What a caller may not see is unknown to it: [`Rbac::sees`] and [`Judgement::Hidden`] are two sides of one
+//! What a caller may not see is unknown to it: [`RbacConfig::sees`] and [`Decision::Hidden`] are two sides of one
 //! decision, which is made without looking at arguments or addresses. A rule that does look at them refuses
 //! in plain words, because the caller sees the tool in its lists.
 //!
@@ -23,13 +23,13 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::cel::{Condition, Fuel, Outcome, Reads, Scene};
-use crate::request::{Aim, Caller, Thing};
-use crate::uri::{self, Odd};
+use crate::cel::{CelContext, Condition, ConditionResult, Dependencies, Fuel};
+use crate::request::{CallTarget, Caller, TargetKind};
+use crate::uri::{self, AmbiguousUri};
 
-use decision_cache::{Cache, Prefix};
-pub use enforce::{Denied, unknown};
-use roles::{Needs, Roles};
+use decision_cache::{DecisionCache, StaticDecision};
+pub use enforce::{Denial, not_found};
+use roles::{Roles, ScopeRule};
 
 /// Label in metrics and logs.
 pub const NAME: &str = "rbac";
@@ -43,7 +43,7 @@ pub enum Effect {
 
 /// The block `rbac`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Settings {
+pub struct RbacSettings {
     /// For what no rule and no role speaks of.
     pub default: Effect,
     pub roles: Vec<Role>,
@@ -53,7 +53,7 @@ pub struct Settings {
 
 /// Patterns a kind; `*` is any text, also one with `/`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Lists {
+pub struct PatternLists {
     pub tools: Vec<String>,
     pub prompts: Vec<String>,
     pub resources: Vec<String>,
@@ -66,8 +66,8 @@ pub struct Role {
     pub name: String,
     /// Roles whose lists count for this one too. `admin` is not among what is inherited.
     pub inherits: Vec<String>,
-    pub allow: Lists,
-    pub deny: Lists,
+    pub allow: PatternLists,
+    pub deny: PatternLists,
     /// May use the gateway's own interfaces.
     pub admin: bool,
 }
@@ -85,13 +85,13 @@ pub struct Rule {
 /// are listed, must fit as well.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScopeNeed {
-    pub lists: Lists,
+    pub lists: PatternLists,
     pub require: Vec<String>,
 }
 
 /// The kinds of lists that a role has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum List {
+pub enum RoleList {
     Tools,
     Prompts,
     Resources,
@@ -101,7 +101,7 @@ pub enum List {
 
 /// What decided. Indices are those of the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ground {
+pub enum DecisionReason {
     /// There is no block `rbac`, or nothing is touched and the method passes.
     Open,
     Rule(usize),
@@ -109,7 +109,7 @@ pub enum Ground {
     Role {
         role: usize,
         effect: Effect,
-        list: List,
+        list: RoleList,
         glob: usize,
     },
     /// Roles of the caller list methods, and none of them this one.
@@ -121,35 +121,35 @@ pub enum Ground {
 
 /// What is asked of a call.
 #[derive(Clone, Copy, Debug)]
-pub struct Query<'a> {
+pub struct AccessQuery<'a> {
     pub method: &'a str,
-    pub aim: Option<Aim<'a>>,
+    pub target: Option<CallTarget<'a>>,
     /// `params.arguments` as they were sent.
     pub arguments: Option<&'a [u8]>,
     pub ip: Option<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Judgement {
-    Allowed(Ground),
+pub enum Decision {
+    Allowed(DecisionReason),
     /// Answer as if it did not exist.
-    Hidden(Ground),
+    NotFound(DecisionReason),
     /// The caller sees it, but may not do this; with the words of the rule.
-    Refused(Ground, Option<String>),
+    Denied(DecisionReason, Option<String>),
     /// The method is not for this caller.
-    Barred(Ground),
+    MethodDenied(DecisionReason),
     /// Allowed, with a token that has more scopes: all those that the call needs.
     MissingScopes(Vec<String>),
     /// Patterns speak of resources, and this one's URI can be read as that of another.
-    Ambiguous(Odd),
+    Ambiguous(AmbiguousUri),
 }
 
 /// Callers of one class see the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Class(Kind);
+pub struct VisibilityClass(ClassKind);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum ClassKind {
     Open,
     /// The roles that count, inherited ones too.
     Roles(Arc<[usize]>),
@@ -165,12 +165,12 @@ struct Policy {
     default: Effect,
     roles: Roles,
     rules: Vec<Rule>,
-    scopes: Vec<Needs>,
+    scopes: Vec<ScopeRule>,
     /// What the rules read of a caller to tell what it sees.
-    reads: Reads,
+    dependencies: Dependencies,
     /// Roles, scopes or rules speak of resources.
     names_resources: bool,
-    cache: Cache,
+    cache: DecisionCache,
 }
 
 impl Rbac {
@@ -184,95 +184,97 @@ impl Rbac {
         self.0.is_none()
     }
 
-    pub fn new(settings: Settings) -> Result<Self, String> {
-        let fixed = settings.rules.iter().flat_map(|rule| rule.when.parts());
-        let reads =
-            fixed.fold(
-                Reads::default(),
-                |all, part| {
-                    if part.reads.is_volatile() { all } else { all | part.reads }
-                },
-            );
+    pub fn new(settings: RbacSettings) -> Result<Self, String> {
+        let fixed = settings.rules.iter().flat_map(|rule| rule.when.conjuncts());
+        let reads = fixed.fold(Dependencies::default(), |all, part| {
+            if part.dependencies.is_volatile() { all } else { all | part.dependencies }
+        });
         let roles = Roles::new(&settings.roles)?;
-        let scopes: Vec<Needs> = settings.scopes.iter().map(Needs::new).collect::<Result<_, _>>()?;
+        let scopes: Vec<ScopeRule> = settings.scopes.iter().map(ScopeRule::new).collect::<Result<_, _>>()?;
         let names_resources = roles.name_resources()
-            || scopes.iter().any(Needs::name_resources)
-            || settings.rules.iter().any(|rule| rule.when.reads().resource);
+            || scopes.iter().any(ScopeRule::name_resources)
+            || settings.rules.iter().any(|rule| rule.when.dependencies().resource);
         Ok(Self(Some(Policy {
             default: settings.default,
             roles,
             scopes,
             rules: settings.rules,
-            reads,
+            dependencies: reads,
             names_resources,
-            cache: Cache::default(),
+            cache: DecisionCache::default(),
         })))
     }
 
     /// Whether lists show it: whether any call of it could pass. A rule that reads arguments or the address is
     /// undecided here; if it denies it hides nothing, if it allows it shows.
-    pub fn sees(&self, caller: &Caller, aim: &Aim<'_>) -> bool {
+    pub fn can_see(&self, caller: &Caller, target: &CallTarget<'_>) -> bool {
         let Some(policy) = &self.0 else { return true };
-        let Ok(name) = policy.name(aim) else { return false };
-        policy.prefix(caller, first_method(aim.thing), Some(Aim { name: &name, ..*aim })).seen
+        let Ok(name) = policy.normalized_name(target) else { return false };
+        policy
+            .static_decision(caller, primary_method(target.kind), Some(CallTarget { name: &name, ..*target }))
+            .visible
     }
 
     /// The same for each name of a list, which costs no more than there is of `fuel` for all of them; none if it
     /// cannot be told for want of it.
-    pub fn sees_within(&self, caller: &Caller, aim: &Aim<'_>, fuel: &Fuel) -> Option<bool> {
+    pub fn sees_within(&self, caller: &Caller, target: &CallTarget<'_>, fuel: &Fuel) -> Option<bool> {
         let Some(policy) = &self.0 else { return Some(true) };
-        let Ok(name) = policy.name(aim) else { return Some(false) };
-        let aim = Aim { name: &name, ..*aim };
-        policy.listed(caller, first_method(aim.thing), Some(aim), fuel).map(|prefix| prefix.seen)
+        let Ok(name) = policy.normalized_name(target) else { return Some(false) };
+        let target = CallTarget { name: &name, ..*target };
+        policy.listed(caller, primary_method(target.kind), Some(target), fuel).map(|prefix| prefix.visible)
     }
 
     /// False only if everything of the server is denied for sure.
-    pub fn sees_server(&self, caller: &Caller, server: &str) -> bool {
-        self.sees(caller, &Aim { thing: Thing::Server, name: "", server })
+    pub fn can_see_server(&self, caller: &Caller, server: &str) -> bool {
+        self.can_see(caller, &CallTarget { kind: TargetKind::Server, name: "", server })
     }
 
     /// Whether the method passes the gate, whatever it touches.
-    pub fn method(&self, caller: &Caller, method: &str) -> bool {
-        self.0.as_ref().is_none_or(|p| p.roles.bars(&p.roles.of(&caller.roles), method).is_none())
+    pub fn allows_method(&self, caller: &Caller, method: &str) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|p| p.roles.denies_method(&p.roles.resolve(&caller.roles), method).is_none())
     }
 
-    pub fn judge(&self, caller: &Caller, query: &Query<'_>) -> Judgement {
-        let Some(policy) = &self.0 else { return Judgement::Allowed(Ground::Open) };
-        let Some(aim) = query.aim else { return policy.judge(caller, query, None) };
-        match policy.name(&aim) {
-            Ok(name) => {
-                policy.judge(caller, &Query { aim: Some(Aim { name: &name, ..aim }), ..*query }, None)
-            }
-            Err(odd) => Judgement::Ambiguous(odd),
+    pub fn decide(&self, caller: &Caller, query: &AccessQuery<'_>) -> Decision {
+        let Some(policy) = &self.0 else { return Decision::Allowed(DecisionReason::Open) };
+        let Some(target) = query.target else { return policy.decide(caller, query, None) };
+        match policy.normalized_name(&target) {
+            Ok(name) => policy.decide(
+                caller,
+                &AccessQuery { target: Some(CallTarget { name: &name, ..target }), ..*query },
+                None,
+            ),
+            Err(error) => Decision::Ambiguous(error),
         }
     }
 
     /// Whether one of many uses that a single request asks for is allowed; false if there is too little fuel for them.
-    pub fn allows_within(&self, caller: &Caller, query: &Query<'_>, fuel: &Fuel) -> bool {
-        let (Some(policy), Some(aim)) = (&self.0, query.aim) else {
-            return matches!(self.judge(caller, query), Judgement::Allowed(_));
+    pub fn allows_within(&self, caller: &Caller, query: &AccessQuery<'_>, fuel: &Fuel) -> bool {
+        let (Some(policy), Some(target)) = (&self.0, query.target) else {
+            return matches!(self.decide(caller, query), Decision::Allowed(_));
         };
-        let Ok(name) = policy.name(&aim) else { return false };
-        let query = Query { aim: Some(Aim { name: &name, ..aim }), ..*query };
-        let allowed = matches!(policy.judge(caller, &query, Some(fuel)), Judgement::Allowed(_));
+        let Ok(name) = policy.normalized_name(&target) else { return false };
+        let query = AccessQuery { target: Some(CallTarget { name: &name, ..target }), ..*query };
+        let allowed = matches!(policy.decide(caller, &query, Some(fuel)), Decision::Allowed(_));
         !fuel.take_out() && allowed
     }
 
     /// The scopes that such a call needs, sorted, each once.
-    pub fn needed_scopes(&self, method: &str, aim: Option<&Aim<'_>>) -> Vec<String> {
+    pub fn needed_scopes(&self, method: &str, target: Option<&CallTarget<'_>>) -> Vec<String> {
         let Some(policy) = &self.0 else { return Vec::new() };
-        let name = aim.and_then(|aim| policy.name(aim).ok());
-        let aim = aim.zip(name.as_deref()).map(|(aim, name)| Aim { name, ..*aim });
-        policy.needed_scopes(method, aim.as_ref())
+        let name = target.and_then(|target| policy.normalized_name(target).ok());
+        let target = target.zip(name.as_deref()).map(|(target, name)| CallTarget { name, ..*target });
+        policy.needed_scopes(method, target.as_ref())
     }
 
     /// Two callers of one class see the same lists.
-    pub fn class(&self, caller: &Caller) -> Class {
-        Class(match &self.0 {
-            None => Kind::Open,
-            Some(policy) if policy.reads.person => Kind::Caller(caller.serial()),
-            Some(policy) if policy.reads.roles => Kind::Names(caller.roles.as_slice().into()),
-            Some(policy) => Kind::Roles(policy.roles.of(&caller.roles).into()),
+    pub fn visibility_class(&self, caller: &Caller) -> VisibilityClass {
+        VisibilityClass(match &self.0 {
+            None => ClassKind::Open,
+            Some(policy) if policy.dependencies.person => ClassKind::Caller(caller.id()),
+            Some(policy) if policy.dependencies.roles => ClassKind::Names(caller.roles.as_slice().into()),
+            Some(policy) => ClassKind::Roles(policy.roles.resolve(&caller.roles).into()),
         })
     }
 
@@ -283,86 +285,90 @@ impl Rbac {
 }
 
 /// The method by which a thing is used; what lists show is what it would let through.
-fn first_method(thing: Thing) -> &'static str {
+fn primary_method(thing: TargetKind) -> &'static str {
     match thing {
-        Thing::Tool => "tools/call",
-        Thing::Prompt => "prompts/get",
-        Thing::Resource => "resources/read",
-        Thing::Server => "",
+        TargetKind::Tool => "tools/call",
+        TargetKind::Prompt => "prompts/get",
+        TargetKind::Resource => "resources/read",
+        TargetKind::Server => "",
     }
 }
 
 impl Policy {
     /// What patterns and rules see of a thing's name: of a URI its normal form.
-    fn name<'a>(&self, aim: &Aim<'a>) -> Result<Cow<'a, str>, Odd> {
-        if aim.thing == Thing::Resource && self.names_resources {
-            uri::normal(aim.name)
+    fn normalized_name<'a>(&self, target: &CallTarget<'a>) -> Result<Cow<'a, str>, AmbiguousUri> {
+        if target.kind == TargetKind::Resource && self.names_resources {
+            uri::normalize(target.name)
         } else {
-            Ok(Cow::Borrowed(aim.name))
+            Ok(Cow::Borrowed(target.name))
         }
     }
 
-    fn judge(&self, caller: &Caller, query: &Query<'_>, fuel: Option<&Fuel>) -> Judgement {
+    fn decide(&self, caller: &Caller, query: &AccessQuery<'_>, fuel: Option<&Fuel>) -> Decision {
         let known = |method| match fuel {
-            None => Some(self.prefix(caller, method, query.aim)),
-            Some(fuel) => self.listed(caller, method, query.aim, fuel),
+            None => Some(self.static_decision(caller, method, query.target)),
+            Some(fuel) => self.listed(caller, method, query.target, fuel),
         };
-        let Some(prefix) = known(query.method) else { return Judgement::Hidden(Ground::Default) };
-        if let Some(ground) = &prefix.barred {
-            return Judgement::Barred(ground.clone());
+        let Some(prefix) = known(query.method) else { return Decision::NotFound(DecisionReason::Default) };
+        if let Some(reason) = &prefix.method_denied {
+            return Decision::MethodDenied(reason.clone());
         }
-        if let Some(aim) = query.aim {
-            let first = first_method(aim.thing);
+        if let Some(target) = query.target {
+            let first = primary_method(target.kind);
             if first == query.method {
-                if !prefix.seen {
-                    return Judgement::Hidden(prefix.end.clone());
+                if !prefix.visible {
+                    return Decision::NotFound(prefix.fallback.clone());
                 }
             } else {
                 // What a caller does not see it cannot touch by another method either.
-                let Some(shown) = known(first) else { return Judgement::Hidden(Ground::Default) };
-                if !shown.seen {
-                    return Judgement::Hidden(shown.end.clone());
+                let Some(shown) = known(first) else { return Decision::NotFound(DecisionReason::Default) };
+                if !shown.visible {
+                    return Decision::NotFound(shown.fallback.clone());
                 }
             }
         }
-        let (allowed, ground) = match self.undecided(caller, query, &prefix, fuel) {
-            Some((effect, ground)) => (effect == Effect::Allow, ground),
-            None => (prefix.allowed, prefix.end.clone()),
+        let (allowed, reason) = match self.evaluate_deferred(caller, query, &prefix, fuel) {
+            Some((effect, reason)) => (effect == Effect::Allow, reason),
+            None => (prefix.allowed, prefix.fallback.clone()),
         };
         if !allowed {
-            let message = match &ground {
-                Ground::Rule(rule) | Ground::Failed(rule, _) => self.rules[*rule].message.clone(),
+            let message = match &reason {
+                DecisionReason::Rule(rule) | DecisionReason::Failed(rule, _) => {
+                    self.rules[*rule].message.clone()
+                }
                 _ => None,
             };
-            return Judgement::Refused(ground, message);
+            return Decision::Denied(reason, message);
         }
-        match &prefix.missing {
-            Some(scopes) => Judgement::MissingScopes(scopes.clone()),
-            None => Judgement::Allowed(ground),
+        match &prefix.missing_scopes {
+            Some(scopes) => Decision::MissingScopes(scopes.clone()),
+            None => Decision::Allowed(reason),
         }
     }
 
     /// Asks the rules that were left undecided, in their order.
-    fn undecided(
+    fn evaluate_deferred(
         &self,
         caller: &Caller,
-        query: &Query<'_>,
-        prefix: &Prefix,
+        query: &AccessQuery<'_>,
+        prefix: &StaticDecision,
         fuel: Option<&Fuel>,
-    ) -> Option<(Effect, Ground)> {
-        if prefix.undecided.is_empty() {
+    ) -> Option<(Effect, DecisionReason)> {
+        if prefix.deferred.is_empty() {
             return None;
         }
-        let scene = Scene::new(caller, query.method, query.aim).with(query.arguments, query.ip).fuelled(fuel);
-        prefix.undecided.iter().find_map(|undecided| {
+        let context = CelContext::new(caller, query.method, query.target)
+            .with_request(query.arguments, query.ip)
+            .fuelled(fuel);
+        prefix.deferred.iter().find_map(|undecided| {
             let rule = &self.rules[undecided.rule];
-            let said = rule.when.ask(&scene, |part| part.reads.is_volatile());
-            matched(rule, undecided.rule, said.and(undecided.so_far.clone()))
+            let said = rule.when.evaluate(&context, |part| part.dependencies.is_volatile());
+            rule_decision(rule, undecided.rule, said.and(undecided.so_far.clone()))
         })
     }
 
-    fn needed_scopes(&self, method: &str, aim: Option<&Aim<'_>>) -> Vec<String> {
-        let fits = self.scopes.iter().filter(|needs| needs.fit(method, aim));
+    fn needed_scopes(&self, method: &str, target: Option<&CallTarget<'_>>) -> Vec<String> {
+        let fits = self.scopes.iter().filter(|needs| needs.matches(method, target));
         let mut scopes: Vec<String> = fits.flat_map(|needs| needs.require.iter().cloned()).collect();
         scopes.sort_unstable();
         scopes.dedup();
@@ -371,10 +377,12 @@ impl Policy {
 }
 
 /// What a rule decides whose condition says this; a failure denies and never allows.
-fn matched(rule: &Rule, index: usize, said: Outcome) -> Option<(Effect, Ground)> {
+fn rule_decision(rule: &Rule, index: usize, said: ConditionResult) -> Option<(Effect, DecisionReason)> {
     match (said, rule.effect) {
-        (Outcome::True, effect) => Some((effect, Ground::Rule(index))),
-        (Outcome::Failed(why), Effect::Deny) => Some((Effect::Deny, Ground::Failed(index, why))),
-        (Outcome::False, _) | (Outcome::Failed(_), Effect::Allow) => None,
+        (ConditionResult::True, effect) => Some((effect, DecisionReason::Rule(index))),
+        (ConditionResult::Failed(why), Effect::Deny) => {
+            Some((Effect::Deny, DecisionReason::Failed(index, why)))
+        }
+        (ConditionResult::False, _) | (ConditionResult::Failed(_), Effect::Allow) => None,
     }
 }

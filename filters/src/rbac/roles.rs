@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use super::{Effect, Ground, List, Lists, Role, ScopeNeed};
-use crate::request::{Aim, Thing};
+use super::{DecisionReason, Effect, PatternLists, Role, RoleList, ScopeNeed};
+use crate::request::{CallTarget, TargetKind};
 use crate::uri;
 
 /// Patterns that are asked together.
@@ -35,7 +35,7 @@ impl Globs {
     }
 }
 
-struct Side {
+struct RolePatterns {
     tools: Globs,
     prompts: Globs,
     resources: Globs,
@@ -43,14 +43,15 @@ struct Side {
     servers: Globs,
 }
 
-impl Side {
-    fn new(lists: &Lists) -> Result<Self, String> {
+impl RolePatterns {
+    fn new(lists: &PatternLists) -> Result<Self, String> {
         let of = |name: &str, patterns: &[String]| Globs::new(patterns).map_err(|e| format!("{name}: {e}"));
         Ok(Self {
             tools: of("tools", &lists.tools)?,
             prompts: of("prompts", &lists.prompts)?,
             resources: {
-                let normal: Vec<String> = lists.resources.iter().map(|glob| uri::pattern(glob)).collect();
+                let normal: Vec<String> =
+                    lists.resources.iter().map(|glob| uri::normalize_pattern(glob)).collect();
                 of("resources", &normal)?
             },
             methods: of("methods", &lists.methods)?,
@@ -58,42 +59,43 @@ impl Side {
         })
     }
 
-    fn things(&self, thing: Thing) -> Option<(List, &Globs)> {
+    fn globs_of(&self, thing: TargetKind) -> Option<(RoleList, &Globs)> {
         match thing {
-            Thing::Tool => Some((List::Tools, &self.tools)),
-            Thing::Prompt => Some((List::Prompts, &self.prompts)),
-            Thing::Resource => Some((List::Resources, &self.resources)),
-            Thing::Server => None,
+            TargetKind::Tool => Some((RoleList::Tools, &self.tools)),
+            TargetKind::Prompt => Some((RoleList::Prompts, &self.prompts)),
+            TargetKind::Resource => Some((RoleList::Resources, &self.resources)),
+            TargetKind::Server => None,
         }
     }
 
     /// The first pattern that fits a thing, or its server.
-    fn first(&self, aim: &Aim<'_>) -> Option<(List, usize)> {
-        let thing = self.things(aim.thing).and_then(|(list, globs)| Some((list, globs.first(aim.name)?)));
-        thing.or_else(|| Some((List::Servers, self.servers.first(aim.server)?)))
+    fn first(&self, target: &CallTarget<'_>) -> Option<(RoleList, usize)> {
+        let thing =
+            self.globs_of(target.kind).and_then(|(list, globs)| Some((list, globs.first(target.name)?)));
+        thing.or_else(|| Some((RoleList::Servers, self.servers.first(target.server)?)))
     }
 
     /// The first list that speaks of anything on a server.
-    fn any(&self) -> Option<List> {
-        let things = [Thing::Tool, Thing::Prompt, Thing::Resource];
+    fn any(&self) -> Option<RoleList> {
+        let things = [TargetKind::Tool, TargetKind::Prompt, TargetKind::Resource];
         things
             .into_iter()
-            .filter_map(|t| self.things(t))
+            .filter_map(|t| self.globs_of(t))
             .find(|(_, globs)| globs.count > 0)
             .map(|(list, _)| list)
     }
 }
 
-struct Compiled {
-    allow: Side,
-    deny: Side,
+struct CompiledRole {
+    allow: RolePatterns,
+    deny: RolePatterns,
     /// Itself and all that it inherits from, sorted.
-    line: Vec<usize>,
+    inherited: Vec<usize>,
     admin: bool,
 }
 
 pub(super) struct Roles {
-    all: Vec<Compiled>,
+    all: Vec<CompiledRole>,
     named: HashMap<String, usize>,
 }
 
@@ -117,12 +119,12 @@ impl Roles {
         for (index, role) in roles.iter().enumerate() {
             let at =
                 |side: &'static str| move |error: String| format!("role `{}`, {side}.{error}", role.name);
-            let line = line(index, &above)
+            let line = with_inherited(index, &above)
                 .ok_or_else(|| format!("the role `{}` inherits from itself", role.name))?;
-            all.push(Compiled {
-                allow: Side::new(&role.allow).map_err(at("allow"))?,
-                deny: Side::new(&role.deny).map_err(at("deny"))?,
-                line,
+            all.push(CompiledRole {
+                allow: RolePatterns::new(&role.allow).map_err(at("allow"))?,
+                deny: RolePatterns::new(&role.deny).map_err(at("deny"))?,
+                inherited: line,
                 admin: role.admin,
             });
         }
@@ -130,9 +132,9 @@ impl Roles {
     }
 
     /// The roles that count for a caller with these, sorted, each once. Names that are not known mean nothing.
-    pub(super) fn of(&self, names: &[String]) -> Vec<usize> {
+    pub(super) fn resolve(&self, names: &[String]) -> Vec<usize> {
         let known = names.iter().filter_map(|name| self.named.get(name));
-        let mut line: Vec<usize> = known.flat_map(|index| &self.all[*index].line).copied().collect();
+        let mut line: Vec<usize> = known.flat_map(|index| &self.all[*index].inherited).copied().collect();
         line.sort_unstable();
         line.dedup();
         line
@@ -140,7 +142,7 @@ impl Roles {
 
     /// Whether any role speaks of resources.
     pub(super) fn name_resources(&self) -> bool {
-        let speaks = |side: &Side| side.resources.count > 0;
+        let speaks = |side: &RolePatterns| side.resources.count > 0;
         self.all.iter().any(|role| speaks(&role.allow) || speaks(&role.deny))
     }
 
@@ -149,10 +151,15 @@ impl Roles {
     }
 
     /// Why a method does not pass the gate.
-    pub(super) fn bars(&self, roles: &[usize], method: &str) -> Option<Ground> {
+    pub(super) fn denies_method(&self, roles: &[usize], method: &str) -> Option<DecisionReason> {
         for &role in roles {
             if let Some(glob) = self.all[role].deny.methods.first(method) {
-                return Some(Ground::Role { role, effect: Effect::Deny, list: List::Methods, glob });
+                return Some(DecisionReason::Role {
+                    role,
+                    effect: Effect::Deny,
+                    list: RoleList::Methods,
+                    glob,
+                });
             }
         }
         let mut lists =
@@ -160,21 +167,25 @@ impl Roles {
         let always = matches!(method, "" | "initialize" | "ping" | "server/discover")
             || method.starts_with("notifications/");
         let barred = lists.peek().is_some() && !always && !lists.any(|globs| globs.first(method).is_some());
-        barred.then_some(Ground::Unlisted)
+        barred.then_some(DecisionReason::Unlisted)
     }
 
     /// What the roles say of a thing; nothing if they do not speak of it. A server as a whole is allowed to
     /// whoever may be allowed a part of it.
-    pub(super) fn judge(&self, roles: &[usize], aim: &Aim<'_>) -> Option<(Effect, Ground)> {
+    pub(super) fn decide(
+        &self,
+        roles: &[usize],
+        target: &CallTarget<'_>,
+    ) -> Option<(Effect, DecisionReason)> {
         let side = |effect: Effect| {
             roles.iter().find_map(|&role| {
                 let compiled = &self.all[role];
                 let side = if effect == Effect::Deny { &compiled.deny } else { &compiled.allow };
-                let (list, glob) = side.first(aim).or_else(|| {
-                    let part = effect == Effect::Allow && aim.thing == Thing::Server;
+                let (list, glob) = side.first(target).or_else(|| {
+                    let part = effect == Effect::Allow && target.kind == TargetKind::Server;
                     if part { Some((side.any()?, 0)) } else { None }
                 })?;
-                Some((effect, Ground::Role { role, effect, list, glob }))
+                Some((effect, DecisionReason::Role { role, effect, list, glob }))
             })
         };
         side(Effect::Deny).or_else(|| side(Effect::Allow))
@@ -182,7 +193,7 @@ impl Roles {
 }
 
 /// A role and all above it; nothing if it is above itself.
-fn line(start: usize, above: &[Vec<usize>]) -> Option<Vec<usize>> {
+fn with_inherited(start: usize, above: &[Vec<usize>]) -> Option<Vec<usize>> {
     let mut line = vec![start];
     let mut next = 0;
     while let Some(&role) = line.get(next) {
@@ -201,34 +212,34 @@ fn line(start: usize, above: &[Vec<usize>]) -> Option<Vec<usize>> {
 }
 
 /// One entry of `scopes`.
-pub(super) struct Needs {
-    lists: Side,
-    things: bool,
+pub(super) struct ScopeRule {
+    lists: RolePatterns,
+    has_targets: bool,
     pub require: Vec<String>,
 }
 
-impl Needs {
+impl ScopeRule {
     pub(super) fn new(need: &ScopeNeed) -> Result<Self, String> {
-        let lists = Side::new(&need.lists).map_err(|error| format!("scopes, {error}"))?;
+        let lists = RolePatterns::new(&need.lists).map_err(|error| format!("scopes, {error}"))?;
         let things = lists.any().is_some();
         if !things && lists.methods.count == 0 && lists.servers.count == 0 {
             return Err("scopes that are needed for nothing: no list has a pattern".into());
         }
-        Ok(Self { lists, things, require: need.require.clone() })
+        Ok(Self { lists, has_targets: things, require: need.require.clone() })
     }
 
     pub(super) fn name_resources(&self) -> bool {
         self.lists.resources.count > 0
     }
 
-    pub(super) fn fit(&self, method: &str, aim: Option<&Aim<'_>>) -> bool {
+    pub(super) fn matches(&self, method: &str, target: Option<&CallTarget<'_>>) -> bool {
         let thing = || {
-            let (_, globs) = self.lists.things(aim?.thing)?;
-            globs.first(aim?.name)
+            let (_, globs) = self.lists.globs_of(target?.kind)?;
+            globs.first(target?.name)
         };
-        (!self.things || thing().is_some())
+        (!self.has_targets || thing().is_some())
             && (self.lists.methods.count == 0 || self.lists.methods.first(method).is_some())
             && (self.lists.servers.count == 0
-                || aim.is_some_and(|a| self.lists.servers.first(a.server).is_some()))
+                || target.is_some_and(|a| self.lists.servers.first(a.server).is_some()))
     }
 }

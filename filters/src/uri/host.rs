@@ -4,7 +4,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::Odd;
+use super::AmbiguousUri;
 
 /// The special schemes but `file`: they have `//`, a host, and a port of their own.
 pub(super) fn is_web(scheme: &str) -> bool {
@@ -21,7 +21,7 @@ pub(super) fn default_port(scheme: &str) -> Option<&'static str> {
 }
 
 /// Whether the authority of a URL with such a scheme has one reading only. `scheme` is in lower case.
-pub(super) fn check(scheme: &str, authority: Option<&str>) -> Result<(), Odd> {
+pub(super) fn check(scheme: &str, authority: Option<&str>) -> Result<(), AmbiguousUri> {
     let is_file = scheme == "file";
     if !is_file && !is_web(scheme) {
         return Ok(());
@@ -29,14 +29,14 @@ pub(super) fn check(scheme: &str, authority: Option<&str>) -> Result<(), Odd> {
     let authority = match authority {
         None | Some("") if is_file => return Ok(()),
         // WHATWG takes what follows for the host, however many slashes there are.
-        None | Some("") => return Err(Odd::Authority),
+        None | Some("") => return Err(AmbiguousUri::Authority),
         Some(authority) => authority,
     };
     if authority.contains('@') {
-        return Err(Odd::User);
+        return Err(AmbiguousUri::User);
     }
     if authority.starts_with('[') && !authority.contains(']') {
-        return Err(Odd::Address);
+        return Err(AmbiguousUri::Address);
     }
     let end = authority.find(']').map_or(0, |at| at + 1);
     let (host, port) = match authority[end..].find(':') {
@@ -45,33 +45,33 @@ pub(super) fn check(scheme: &str, authority: Option<&str>) -> Result<(), Odd> {
     };
     match port {
         // A drive (`file://C:/a`) or a port that a file does not have.
-        Some(_) if is_file => return Err(Odd::Port),
-        Some(port) if !is_port(port) => return Err(Odd::Port),
+        Some(_) if is_file => return Err(AmbiguousUri::Port),
+        Some(port) if !is_port(port) => return Err(AmbiguousUri::Port),
         _ => {}
     }
     if let Some(inner) = host.strip_prefix('[') {
         let address: Ipv6Addr =
-            inner.strip_suffix(']').and_then(|inner| inner.parse().ok()).ok_or(Odd::Address)?;
+            inner.strip_suffix(']').and_then(|inner| inner.parse().ok()).ok_or(AmbiguousUri::Address)?;
         let same = address.to_string().eq_ignore_ascii_case(&inner[..inner.len() - 1]);
         // A mapped address is that of IPv4 in other words.
         return if same && !is_file && address.to_ipv4_mapped().is_none() {
             Ok(())
         } else {
-            Err(Odd::Address)
+            Err(AmbiguousUri::Address)
         };
     }
     // A file's host is compared as it stands.
     let name = if is_file { host } else { host.strip_suffix('.').unwrap_or(host) };
     let sound = |label: &str| !label.is_empty() && label.bytes().all(is_letter) && !is_hollow(label);
     if !name.split('.').all(sound) {
-        return Err(Odd::Host);
+        return Err(AmbiguousUri::Host);
     }
     let last = name.rsplit('.').next().unwrap_or_default();
     let is_number = last.bytes().all(|b| b.is_ascii_digit())
         || last.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("0x"));
     if is_number && (is_file || name.parse::<Ipv4Addr>().is_err()) {
         // `Ipv4Addr` reads no form but the one that it writes.
-        return Err(Odd::Address);
+        return Err(AmbiguousUri::Address);
     }
     Ok(())
 }
@@ -96,75 +96,75 @@ fn is_hollow(label: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{normal, pattern};
+    use super::super::{normalize, normalize_pattern};
     use super::*;
 
     #[test]
     fn a_host_that_a_reader_maps_to_another_has_no_normal_form() {
-        for (uri, odd) in [
-            ("https:internal.example/x", Odd::Authority),
-            ("https:/internal.example/x", Odd::Authority),
-            ("https:///internal.example/x", Odd::Authority),
-            ("HTTP:internal.example/x", Odd::Authority),
-            ("ws:/internal.example/x", Odd::Authority),
-            ("wss:///internal.example/x", Odd::Authority),
-            ("ftp:internal.example/x", Odd::Authority),
-            ("https:", Odd::Authority),
-            ("https://?x", Odd::Authority),
-            ("https://u@internal.example/x", Odd::User),
-            ("https://u:p@internal.example/x", Odd::User),
-            ("https://@internal.example/x", Odd::User),
-            ("https://:@internal.example/x", Odd::User),
-            ("https://x@y@internal.example/x", Odd::User),
-            ("https://ｉnternal.example/x", Odd::Host),
-            ("https://internal。example/x", Odd::Host),
-            ("https://int\u{ad}ernal.example/x", Odd::Host),
-            ("https://internal.\u{212a}example/x", Odd::Host),
-            ("https://ınternal.example/x", Odd::Host),
-            ("https://internal.examp\u{2113}e/x", Odd::Host),
-            ("https://%69nternal.example/x", Odd::Host),
-            ("https://%EF%BD%89nternal.example/x", Odd::Host),
-            ("https://xn--internal-.example/x", Odd::Host),
-            ("https://internal.example../x", Odd::Host),
-            ("https://internal..example/x", Odd::Host),
-            ("https://inter nal.example/x", Odd::Host),
-            ("https://:443/x", Odd::Host),
-            ("http://127.1/x", Odd::Address),
-            ("http://127.1./x", Odd::Address),
-            ("http://2130706433/x", Odd::Address),
-            ("http://0x7f000001/x", Odd::Address),
-            ("http://0X7F.1/x", Odd::Address),
-            ("http://127.0.0.0x1/x", Odd::Address),
-            ("http://0x/x", Odd::Address),
-            ("http://0177.0.0.1/x", Odd::Address),
-            ("http://127.00.0.1/x", Odd::Address),
-            ("http://a.127/x", Odd::Address),
-            ("http://[0::1]/x", Odd::Address),
-            ("http://[0:0:0:0:0:0:0:1]/x", Odd::Address),
-            ("http://[::0001]/x", Odd::Address),
-            ("http://[::0.0.0.1]/x", Odd::Address),
-            ("http://[::ffff:127.0.0.1]/x", Odd::Address),
-            ("http://[::1/x", Odd::Address),
-            ("http://[::1]a/x", Odd::Address),
-            ("http://127.0.0.1:080/x", Odd::Port),
-            ("https://internal.example:0443/x", Odd::Port),
-            ("https://internal.example:0/x", Odd::Port),
-            ("https://internal.example:65536/x", Odd::Port),
-            ("https://internal.example:+443/x", Odd::Port),
-            ("https://internal.example:4:43/x", Odd::Port),
-            ("file://u@localhost/pub/secret", Odd::User),
-            ("file://localhost:80/pub/secret", Odd::Port),
-            ("file://localhost:/pub/secret", Odd::Port),
-            ("file://C:/secret", Odd::Port),
-            ("file://loc\u{ad}alhost/pub/secret", Odd::Host),
-            ("file://ｌocalhost/pub/secret", Odd::Host),
-            ("file://%6cocalhost/pub/secret", Odd::Host),
-            ("file://localhost./pub/secret", Odd::Host),
-            ("file://127.0.0.1/pub/secret", Odd::Address),
-            ("file://[::1]/pub/secret", Odd::Address),
-            ("file:///C|/secret", Odd::Drive),
+        for (uri, error) in [
+            ("https:internal.example/x", AmbiguousUri::Authority),
+            ("https:/internal.example/x", AmbiguousUri::Authority),
+            ("https:///internal.example/x", AmbiguousUri::Authority),
+            ("HTTP:internal.example/x", AmbiguousUri::Authority),
+            ("ws:/internal.example/x", AmbiguousUri::Authority),
+            ("wss:///internal.example/x", AmbiguousUri::Authority),
+            ("ftp:internal.example/x", AmbiguousUri::Authority),
+            ("https:", AmbiguousUri::Authority),
+            ("https://?x", AmbiguousUri::Authority),
+            ("https://u@internal.example/x", AmbiguousUri::User),
+            ("https://u:p@internal.example/x", AmbiguousUri::User),
+            ("https://@internal.example/x", AmbiguousUri::User),
+            ("https://:@internal.example/x", AmbiguousUri::User),
+            ("https://x@y@internal.example/x", AmbiguousUri::User),
+            ("https://ｉnternal.example/x", AmbiguousUri::Host),
+            ("https://internal。example/x", AmbiguousUri::Host),
+            ("https://int\u{ad}ernal.example/x", AmbiguousUri::Host),
+            ("https://internal.\u{212a}example/x", AmbiguousUri::Host),
+            ("https://ınternal.example/x", AmbiguousUri::Host),
+            ("https://internal.examp\u{2113}e/x", AmbiguousUri::Host),
+            ("https://%69nternal.example/x", AmbiguousUri::Host),
+            ("https://%EF%BD%89nternal.example/x", AmbiguousUri::Host),
+            ("https://xn--internal-.example/x", AmbiguousUri::Host),
+            ("https://internal.example../x", AmbiguousUri::Host),
+            ("https://internal..example/x", AmbiguousUri::Host),
+            ("https://inter nal.example/x", AmbiguousUri::Host),
+            ("https://:443/x", AmbiguousUri::Host),
+            ("http://127.1/x", AmbiguousUri::Address),
+            ("http://127.1./x", AmbiguousUri::Address),
+            ("http://2130706433/x", AmbiguousUri::Address),
+            ("http://0x7f000001/x", AmbiguousUri::Address),
+            ("http://0X7F.1/x", AmbiguousUri::Address),
+            ("http://127.0.0.0x1/x", AmbiguousUri::Address),
+            ("http://0x/x", AmbiguousUri::Address),
+            ("http://0177.0.0.1/x", AmbiguousUri::Address),
+            ("http://127.00.0.1/x", AmbiguousUri::Address),
+            ("http://a.127/x", AmbiguousUri::Address),
+            ("http://[0::1]/x", AmbiguousUri::Address),
+            ("http://[0:0:0:0:0:0:0:1]/x", AmbiguousUri::Address),
+            ("http://[::0001]/x", AmbiguousUri::Address),
+            ("http://[::0.0.0.1]/x", AmbiguousUri::Address),
+            ("http://[::ffff:127.0.0.1]/x", AmbiguousUri::Address),
+            ("http://[::1/x", AmbiguousUri::Address),
+            ("http://[::1]a/x", AmbiguousUri::Address),
+            ("http://127.0.0.1:080/x", AmbiguousUri::Port),
+            ("https://internal.example:0443/x", AmbiguousUri::Port),
+            ("https://internal.example:0/x", AmbiguousUri::Port),
+            ("https://internal.example:65536/x", AmbiguousUri::Port),
+            ("https://internal.example:+443/x", AmbiguousUri::Port),
+            ("https://internal.example:4:43/x", AmbiguousUri::Port),
+            ("file://u@localhost/pub/secret", AmbiguousUri::User),
+            ("file://localhost:80/pub/secret", AmbiguousUri::Port),
+            ("file://localhost:/pub/secret", AmbiguousUri::Port),
+            ("file://C:/secret", AmbiguousUri::Port),
+            ("file://loc\u{ad}alhost/pub/secret", AmbiguousUri::Host),
+            ("file://ｌocalhost/pub/secret", AmbiguousUri::Host),
+            ("file://%6cocalhost/pub/secret", AmbiguousUri::Host),
+            ("file://localhost./pub/secret", AmbiguousUri::Host),
+            ("file://127.0.0.1/pub/secret", AmbiguousUri::Address),
+            ("file://[::1]/pub/secret", AmbiguousUri::Address),
+            ("file:///C|/secret", AmbiguousUri::Drive),
         ] {
-            assert_eq!(normal(uri), Err(odd), "{uri}");
+            assert_eq!(normalize(uri), Err(error), "{uri}");
         }
     }
 
@@ -191,8 +191,8 @@ mod tests {
             ("memo:notes/1", "memo:notes/1"),
             ("postgres://u@127.1:05432/t", "postgres://u@127.1:05432/t"),
         ] {
-            assert_eq!(normal(uri).as_deref(), Ok(same), "{uri}");
-            assert_eq!(normal(same).as_deref(), Ok(same), "{uri}: it is its own normal form");
+            assert_eq!(normalize(uri).as_deref(), Ok(same), "{uri}");
+            assert_eq!(normalize(same).as_deref(), Ok(same), "{uri}: it is its own normal form");
         }
     }
 
@@ -211,8 +211,9 @@ mod tests {
             ("https://internal.example", "https://internal.example/x", false),
             ("http://[[]::1]/*", "http://[::1]", true),
         ] {
-            let set = globset::GlobBuilder::new(&pattern(glob)).build().expect(glob).compile_matcher();
-            assert_eq!(set.is_match(&*normal(uri).expect(uri)), fits, "{glob} {uri}");
+            let set =
+                globset::GlobBuilder::new(&normalize_pattern(glob)).build().expect(glob).compile_matcher();
+            assert_eq!(set.is_match(&*normalize(uri).expect(uri)), fits, "{glob} {uri}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Headers, API keys, scopes, challenges and the metadata document.
 
-use filters::Means;
-use filters::auth::{Auth, ClaimPaths, Settings};
+use filters::AuthMethod;
+use filters::auth::{Auth, AuthSettings, ClaimPaths};
 use serde_json::{Value, json};
 
 use crate::mint::*;
@@ -24,8 +24,8 @@ async fn a_caller_is_what_the_claims_say() {
     assert_eq!(caller.scopes, ["files:write", "mcp"]);
     assert_eq!(caller.tenant.as_deref(), Some("7"));
     assert_eq!(
-        (caller.means, caller.issuer.as_deref(), caller.key.as_deref()),
-        (Means::Jwt, Some(ALPHA), None)
+        (caller.auth_method, caller.issuer.as_deref(), caller.api_key_id.as_deref()),
+        (AuthMethod::Jwt, Some(ALPHA), None)
     );
     assert_eq!(caller.claims["aud"], AUDIENCE);
 }
@@ -39,8 +39,8 @@ async fn an_api_key_is_known_by_its_hash_in_either_header() {
         [("x-api-key", "tg_key-of-ci")],
     ] {
         let caller = ask_with(&auth, &headers).await.expect("a known key");
-        assert_eq!((caller.user.as_str(), caller.key.as_deref()), ("ci-bot", Some("ci")));
-        assert_eq!((caller.means, caller.tenant.as_deref()), (Means::ApiKey, Some("acme")));
+        assert_eq!((caller.user.as_str(), caller.api_key_id.as_deref()), ("ci-bot", Some("ci")));
+        assert_eq!((caller.auth_method, caller.tenant.as_deref()), (AuthMethod::ApiKey, Some("acme")));
         assert_eq!(
             (&caller.roles[..], &caller.scopes[..]),
             (&["robot".to_owned()][..], &["mcp".to_owned()][..])
@@ -48,13 +48,13 @@ async fn an_api_key_is_known_by_its_hash_in_either_header() {
     }
     for key in ["tg_key-of-cj", "tg_key-of-c", "TG_KEY-OF-CI", "ci", "tg_key-of-ci="] {
         for headers in [[("x-api-key", key)], [("authorization", &format!("Bearer {key}"))]] {
-            let refusal = ask_with(&auth, &headers).await.expect_err(key);
-            assert_eq!((refusal.status, refusal.reason), (401, "unknown_api_key"), "{key}");
+            let rejection = ask_with(&auth, &headers).await.expect_err(key);
+            assert_eq!((rejection.status, rejection.reason), (401, "unknown_api_key"), "{key}");
         }
     }
     // A token is no API key.
-    let refusal = ask_with(&auth, &[("x-api-key", &sound(json!({})))]).await.expect_err("a token");
-    assert_eq!(refusal.reason, "unknown_api_key");
+    let rejection = ask_with(&auth, &[("x-api-key", &sound(json!({})))]).await.expect_err("a token");
+    assert_eq!(rejection.reason, "unknown_api_key");
 }
 
 #[tokio::test]
@@ -110,9 +110,13 @@ async fn credentials_stand_once_and_in_one_form() {
         ("a key that is too long", vec![("x-api-key", &long)], 400, "bad_credentials"),
     ];
     for (name, headers, status, reason) in table {
-        let refusal = ask_with(&auth, &headers).await.expect_err(name);
-        assert_eq!((refusal.status, refusal.code, refusal.reason), (status, status.into(), reason), "{name}");
-        let challenge = refusal.challenge.expect(name);
+        let rejection = ask_with(&auth, &headers).await.expect_err(name);
+        assert_eq!(
+            (rejection.status, rejection.code, rejection.reason),
+            (status, status.into(), reason),
+            "{name}"
+        );
+        let challenge = rejection.challenge.expect(name);
         assert_eq!(challenge.contains(r#"error="invalid_request""#), status == 400, "{name}: {challenge}");
         assert_eq!(challenge.contains("error="), status == 400, "{name}: {challenge}");
     }
@@ -120,10 +124,10 @@ async fn credentials_stand_once_and_in_one_form() {
 
 #[tokio::test]
 async fn without_need_for_credentials_only_bad_ones_are_refused() {
-    let auth = Auth::new(Settings { required: false, required_scopes: vec!["mcp".into()], ..settings() });
+    let auth = Auth::new(AuthSettings { required: false, required_scopes: vec!["mcp".into()], ..settings() });
     let caller = ask_with(&auth, &[]).await.expect("anonymous");
-    assert_eq!((caller.means, &caller.roles[..]), (Means::Anonymous, &["guest".to_owned()][..]));
-    assert_eq!(caller.serial(), auth.anonymous().serial());
+    assert_eq!((caller.auth_method, &caller.roles[..]), (AuthMethod::Anonymous, &["guest".to_owned()][..]));
+    assert_eq!(caller.id(), auth.anonymous().id());
     for value in ["Basic YWRhOmFkYQ==", "Bearer unknown", "Bearer a.b.c", "Bearer"] {
         assert!(ask_with(&auth, &[("authorization", value)]).await.is_err(), "{value}");
     }
@@ -134,7 +138,7 @@ async fn with_no_authentication_nobody_is_asked() {
     let auth = Auth::open();
     for headers in [&[][..], &[("authorization", "Bearer for-the-server-behind")]] {
         let caller = ask_with(&auth, headers).await.expect("anonymous");
-        assert_eq!((caller.means, caller.roles.len()), (Means::Anonymous, 0));
+        assert_eq!((caller.auth_method, caller.roles.len()), (AuthMethod::Anonymous, 0));
     }
     assert_eq!(auth.metadata_document("/.well-known/oauth-protected-resource"), None);
 }
@@ -144,15 +148,15 @@ async fn headers_of_callers_inside_mean_nothing() {
     let mut headers = http::HeaderMap::new();
     let value = format!("Bearer {}", sound(json!({})));
     headers.insert("authorization", value.parse().expect("ASCII"));
-    let verb = http::Method::POST;
-    let head = filters::Head {
-        verb: &verb,
+    let http_method = http::Method::POST;
+    let head = filters::RequestHead {
+        http_method: &http_method,
         path: "/mcp",
         headers: &headers,
         authority: None,
         peer: None,
         certificate: None,
-        outside: false,
+        is_network: false,
     };
     assert_eq!(auth().identify(&head).await.expect_err("nobody").reason, "no_credentials");
 }
@@ -160,17 +164,20 @@ async fn headers_of_callers_inside_mean_nothing() {
 #[tokio::test]
 async fn scopes_that_every_token_needs_are_asked_for_at_once() {
     let scopes = vec!["mcp".to_owned(), "read".to_owned()];
-    let auth = Auth::new(Settings { required_scopes: scopes, ..settings() }).with_clock(|| NOW);
+    let auth = Auth::new(AuthSettings { required_scopes: scopes, ..settings() }).with_clock(|| NOW);
     for (scope, passes) in
         [("mcp read", true), ("read x mcp", true), ("mcp", false), ("mcpread", false), ("", false)]
     {
         for _ in 0..2 {
             let result = ask(&auth, &sound(json!({ "scope": scope }))).await;
             assert_eq!(result.is_ok(), passes, "{scope}");
-            let Err(refusal) = result else { continue };
-            assert_eq!((refusal.status, refusal.code, refusal.reason), (403, 403, "insufficient_scope"));
+            let Err(rejection) = result else { continue };
             assert_eq!(
-                refusal.challenge.as_deref(),
+                (rejection.status, rejection.code, rejection.reason),
+                (403, 403, "insufficient_scope")
+            );
+            assert_eq!(
+                rejection.challenge.as_deref(),
                 Some(
                     "Bearer realm=\"mcp\", error=\"insufficient_scope\", \
                      error_description=\"the token lacks a scope that is needed\", scope=\"mcp read\", \
@@ -179,10 +186,10 @@ async fn scopes_that_every_token_needs_are_asked_for_at_once() {
             );
         }
     }
-    let refusal = ask_with(&auth, &[("x-api-key", "tg_key-of-ci")]).await.expect_err("it lacks one too");
-    assert_eq!(refusal.reason, "insufficient_scope");
-    let refusal = auth.insufficient_scope("/servers/files/mcp", &["files:write", "mcp"]);
-    let challenge = refusal.challenge.expect("a challenge");
+    let rejection = ask_with(&auth, &[("x-api-key", "tg_key-of-ci")]).await.expect_err("it lacks one too");
+    assert_eq!(rejection.reason, "insufficient_scope");
+    let rejection = auth.insufficient_scope("/servers/files/mcp", &["files:write", "mcp"]);
+    let challenge = rejection.challenge.expect("a challenge");
     assert!(challenge.contains("scope=\"mcp read files:write\""), "{challenge}");
     assert!(challenge.ends_with("oauth-protected-resource/servers/files/mcp\""), "{challenge}");
 }
@@ -190,18 +197,18 @@ async fn scopes_that_every_token_needs_are_asked_for_at_once() {
 #[tokio::test]
 async fn a_challenge_says_where_to_get_which_token() {
     let metadata = "resource_metadata=\"https://gateway.example/.well-known/oauth-protected-resource/mcp\"";
-    let refusal = ask_with(&auth(), &[]).await.expect_err("nothing");
-    assert_eq!(refusal.challenge, Some(format!("Bearer realm=\"mcp\", scope=\"mcp\", {metadata}")));
-    let refusal = ask(&auth(), &sound(json!({"exp": 0}))).await.expect_err("expired");
+    let rejection = ask_with(&auth(), &[]).await.expect_err("nothing");
+    assert_eq!(rejection.challenge, Some(format!("Bearer realm=\"mcp\", scope=\"mcp\", {metadata}")));
+    let rejection = ask(&auth(), &sound(json!({"exp": 0}))).await.expect_err("expired");
     assert_eq!(
-        refusal.challenge,
+        rejection.challenge,
         Some(format!(
             "Bearer realm=\"mcp\", error=\"invalid_token\", error_description=\"the token has expired\", scope=\"mcp\", {metadata}"
         ))
     );
-    let bare = Auth::new(Settings { metadata: None, ..settings() });
-    let refusal = ask_with(&bare, &[]).await.expect_err("nothing");
-    assert_eq!(refusal.challenge.as_deref(), Some("Bearer realm=\"mcp\""));
+    let bare = Auth::new(AuthSettings { metadata: None, ..settings() });
+    let rejection = ask_with(&bare, &[]).await.expect_err("nothing");
+    assert_eq!(rejection.challenge.as_deref(), Some("Bearer realm=\"mcp\""));
 }
 
 #[test]

@@ -428,19 +428,19 @@ fn judged_claims() -> Vec<Case> {
 async fn each_token_is_accepted_or_refused_for_its_reason() {
     let auth = auth();
     let tables = [accepted(), algorithms(), keys(), signatures(), forms(), judged_claims()];
-    let mut wrong = Vec::new();
+    let mut error = Vec::new();
     let mut count = 0;
     for (name, token, expected) in tables.into_iter().flatten() {
         // Twice: what was refused once must not be remembered as good.
         for _ in 0..2 {
-            let found = ask(&auth, &token).await.map_err(|refusal| refusal.reason).err();
+            let found = ask(&auth, &token).await.map_err(|rejection| rejection.reason).err();
             if found != expected {
-                wrong.push(format!("{name}: {found:?}, expected {expected:?}"));
+                error.push(format!("{name}: {found:?}, expected {expected:?}"));
             }
         }
         count += 1;
     }
-    assert!(wrong.is_empty(), "{} of {count} cases:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(error.is_empty(), "{} of {count} cases:\n{}", error.len(), error.join("\n"));
     assert!(count >= 60, "{count}");
 }
 
@@ -449,21 +449,21 @@ async fn refusals_hold_nothing_of_the_token() {
     let auth = auth();
     let tables = [algorithms(), keys(), signatures(), forms(), judged_claims()];
     for (name, token, _) in tables.into_iter().flatten() {
-        let refusal = ask(&auth, &token).await.expect_err(name);
-        let challenge = refusal.challenge.clone().unwrap_or_default();
+        let rejection = ask(&auth, &token).await.expect_err(name);
+        let challenge = rejection.challenge.clone().unwrap_or_default();
         assert!(
-            refusal.status == 503 || challenge.starts_with("Bearer realm=\"mcp\", error=\""),
+            rejection.status == 503 || challenge.starts_with("Bearer realm=\"mcp\", error=\""),
             "{name}: {challenge}"
         );
-        assert!(refusal.data.is_none(), "{name}");
+        assert!(rejection.data.is_none(), "{name}");
         for part in token.split('.').filter(|part| part.len() > 8) {
-            assert!(!refusal.message.contains(part) && !challenge.contains(part), "{name}");
+            assert!(!rejection.message.contains(part) && !challenge.contains(part), "{name}");
         }
         for word in ["root", "evil", "dev/null", "UNION"] {
             assert!(
-                !refusal.message.contains(word) && !challenge.contains(word),
+                !rejection.message.contains(word) && !challenge.contains(word),
                 "{name}: {}",
-                refusal.message
+                rejection.message
             );
         }
     }

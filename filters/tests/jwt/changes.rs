@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use filters::auth::{Algorithm, Auth, KeySet, Keys, Settings};
+use filters::auth::{Algorithm, Auth, AuthSettings, KeySet, KeySource};
 use jsonwebtoken::Algorithm as Alg;
 use serde_json::json;
 
@@ -39,12 +39,12 @@ impl Changing {
     }
 }
 
-impl Keys for Changing {
+impl KeySource for Changing {
     fn current(&self) -> Arc<KeySet> {
         self.current.lock().expect("not poisoned").clone()
     }
 
-    fn refreshed(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
         Box::pin(async {
             tokio::task::yield_now().await;
             self.refreshes.fetch_add(1, Ordering::SeqCst);
@@ -57,10 +57,10 @@ impl Keys for Changing {
 }
 
 fn auth_with(keys: &Arc<Changing>, clock: &Arc<AtomicU64>) -> Auth {
-    let mut issuer = issuer(ALPHA, &Algorithm::ASYMMETRIC, filters::auth::Fixed::new(KeySet::empty()));
+    let mut issuer = issuer(ALPHA, &Algorithm::ASYMMETRIC, filters::auth::StaticKeys::new(KeySet::empty()));
     issuer.keys = keys.clone();
     let clock = clock.clone();
-    Auth::new(Settings { issuers: vec![issuer], ..settings() })
+    Auth::new(AuthSettings { issuers: vec![issuer], ..settings() })
         .with_clock(move || clock.load(Ordering::SeqCst))
 }
 
@@ -68,8 +68,8 @@ fn now() -> Arc<AtomicU64> {
     Arc::new(AtomicU64::new(NOW))
 }
 
-fn reason(result: Result<filters::Caller, Box<mcp::Refusal>>) -> Option<&'static str> {
-    result.err().map(|refusal| refusal.reason)
+fn reason(result: Result<filters::Caller, Box<mcp::Rejection>>) -> Option<&'static str> {
+    result.err().map(|rejection| rejection.reason)
 }
 
 #[tokio::test]
@@ -79,14 +79,14 @@ async fn a_token_that_is_remembered_is_the_same_caller_until_it_expires() {
     let token = sound(json!({"exp": NOW + 60}));
     let first = ask(&auth, &token).await.expect("sound");
     let second = ask(&auth, &token).await.expect("sound");
-    assert_eq!(first.serial(), second.serial());
+    assert_eq!(first.id(), second.id());
     clock.store(NOW + 60 + LEEWAY - 1, Ordering::SeqCst);
-    assert_eq!(ask(&auth, &token).await.expect("within the leeway").serial(), first.serial());
+    assert_eq!(ask(&auth, &token).await.expect("within the leeway").id(), first.id());
     clock.store(NOW + 60 + LEEWAY, Ordering::SeqCst);
     assert_eq!(reason(ask(&auth, &token).await), Some("token_expired"));
     // And if the clock is set back, it is verified anew.
     clock.store(NOW, Ordering::SeqCst);
-    assert_ne!(ask(&auth, &token).await.expect("sound").serial(), first.serial());
+    assert_ne!(ask(&auth, &token).await.expect("sound").id(), first.id());
 }
 
 #[tokio::test]
@@ -97,10 +97,10 @@ async fn a_remembered_token_is_refused_once_its_key_is_gone() {
     let first = ask(&auth, &token).await.expect("sound");
     // The same keys read again are the same keys.
     keys.set(alpha_keys());
-    assert_eq!(ask(&auth, &token).await.expect("sound").serial(), first.serial());
+    assert_eq!(ask(&auth, &token).await.expect("sound").id(), first.id());
     // Others, with the key: verified again.
     keys.set(jwks(&[jwk(&rsa(), Alg::RS256, json!({"kid": "rsa"}))]));
-    assert_ne!(ask(&auth, &token).await.expect("sound").serial(), first.serial());
+    assert_ne!(ask(&auth, &token).await.expect("sound").id(), first.id());
     // Others, without it.
     keys.set(jwks(&[jwk(&ed25519(), Alg::EdDSA, json!({"kid": "ed"}))]));
     assert_eq!(reason(ask(&auth, &token).await), Some("unknown_key"));
@@ -166,9 +166,12 @@ async fn a_token_without_kid_may_be_of_a_key_that_is_new() {
 async fn keys_that_were_never_read_are_the_gateways_fault() {
     let (keys, clock) = (Changing::new(KeySet::empty()), now());
     let auth = auth_with(&keys, &clock);
-    let refusal = ask(&auth, &sound(json!({}))).await.expect_err("no keys");
-    assert_eq!((refusal.status, refusal.reason, refusal.challenge.as_ref()), (503, "keys_unavailable", None));
-    assert!(refusal.retry_after.is_some());
+    let rejection = ask(&auth, &sound(json!({}))).await.expect_err("no keys");
+    assert_eq!(
+        (rejection.status, rejection.reason, rejection.challenge.as_ref()),
+        (503, "keys_unavailable", None)
+    );
+    assert!(rejection.retry_after.is_some());
     keys.set_next(alpha_keys());
     ask(&auth, &sound(json!({}))).await.expect("its keys have come");
 }
@@ -176,11 +179,11 @@ async fn keys_that_were_never_read_are_the_gateways_fault() {
 #[tokio::test]
 async fn at_most_eight_keys_are_tried_for_a_token_that_names_none() {
     // Many wrong keys that fit the algorithm; the right one stands behind them.
-    let wrong =
+    let error =
         |n: u8| json!({"kty": "RSA", "e": "AQAB", "n": base64([&[0xff, n][..], &[0xff; 254]].concat())});
     let right = jwk(&rsa(), Alg::RS256, json!({}));
     for (before, expected) in [(7, None), (8, Some("bad_signature"))] {
-        let list: Vec<_> = (0..before).map(wrong).chain([right.clone()]).collect();
+        let list: Vec<_> = (0..before).map(error).chain([right.clone()]).collect();
         let auth = auth_with(&Changing::new(jwks(&list)), &now());
         assert_eq!(reason(ask(&auth, &headed(json!({"kid": null}))).await), expected, "{before}");
     }

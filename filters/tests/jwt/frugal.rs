@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use filters::Head;
+use filters::RequestHead;
 use serde_json::json;
 
 use crate::mint::*;
@@ -41,18 +41,18 @@ fn a_remembered_token_costs_no_allocation() {
     let value = format!("Bearer {}", sound(json!({})));
     headers.insert("authorization", value.parse().expect("ASCII"));
     let identify = || {
-        let head = Head {
-            verb: &http::Method::POST,
+        let head = RequestHead {
+            http_method: &http::Method::POST,
             path: "/mcp",
             headers: &headers,
             authority: None,
             peer: None,
             certificate: None,
-            outside: true,
+            is_network: true,
         };
         let mut context = Context::from_waker(Waker::noop());
         match pin!(auth.identify(&head)).poll(&mut context) {
-            Poll::Ready(result) => result.expect("sound").serial(),
+            Poll::Ready(result) => result.expect("sound").id(),
             Poll::Pending => unreachable!("keys that never change are never waited for"),
         }
     };

@@ -1,6 +1,6 @@
 //! What is taken as a key.
 
-use filters::auth::{Algorithm, BadKey, KeySet};
+use filters::auth::{Algorithm, KeyError, KeySet};
 use jsonwebtoken::Algorithm as Alg;
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ fn public_keys_and_certificates_in_pem_serve_the_algorithms_of_their_type() {
 
 #[test]
 fn the_three_spellings_of_one_key_are_one_key() {
-    let mark = |name| KeySet::from_pem(&pem(name)).expect("a fixture").mark();
+    let mark = |name| KeySet::from_pem(&pem(name)).expect("a fixture").fingerprint();
     assert_eq!(mark("rsa-public"), mark("rsa-pkcs1-public"));
     assert_eq!(mark("rsa-public"), mark("rsa-certificate"));
     assert_ne!(mark("rsa-public"), mark("p256-public"));
@@ -46,13 +46,13 @@ fn the_three_spellings_of_one_key_are_one_key() {
 #[test]
 fn weak_private_and_foreign_keys_in_pem_are_refused() {
     for (name, expected) in [
-        ("rsa1024-public", BadKey::RsaSize),
-        ("p521-public", BadKey::Unsupported),
-        ("secp256k1-public", BadKey::Unsupported),
-        ("ed448-public", BadKey::Unsupported),
-        ("p256-compressed-public", BadKey::Coordinates),
-        ("rsa", BadKey::Private),
-        ("p256", BadKey::Private),
+        ("rsa1024-public", KeyError::RsaSize),
+        ("p521-public", KeyError::Unsupported),
+        ("secp256k1-public", KeyError::Unsupported),
+        ("ed448-public", KeyError::Unsupported),
+        ("p256-compressed-public", KeyError::Coordinates),
+        ("rsa", KeyError::Private),
+        ("p256", KeyError::Private),
     ] {
         assert_eq!(KeySet::from_pem(&pem(name)).err(), Some(expected), "{name}");
     }
@@ -62,7 +62,7 @@ fn weak_private_and_foreign_keys_in_pem_are_refused() {
         "-----BEGIN PUBLIC KEY-----",
         "-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----",
     ] {
-        assert_eq!(KeySet::from_pem(text).err(), Some(BadKey::Pem), "{text}");
+        assert_eq!(KeySet::from_pem(text).err(), Some(KeyError::Pem), "{text}");
     }
 }
 
@@ -91,12 +91,12 @@ fn secrets_are_long_and_no_pem_texts() {
     use Algorithm::*;
     let secret = |length| KeySet::from_secret(&vec![b'x'; length]);
     for length in [0, 1, 16, 31] {
-        assert_eq!(secret(length).err(), Some(BadKey::ShortSecret), "{length}");
+        assert_eq!(secret(length).err(), Some(KeyError::ShortSecret), "{length}");
     }
     for (length, expected) in [(32, vec![HS256]), (48, vec![HS256, HS384]), (64, vec![HS256, HS384, HS512])] {
         assert_eq!(served(&secret(length).expect("long enough")), expected, "{length}");
     }
-    assert_eq!(KeySet::from_secret(RSA_PUBLIC.as_bytes()).err(), Some(BadKey::PemAsSecret));
+    assert_eq!(KeySet::from_secret(RSA_PUBLIC.as_bytes()).err(), Some(KeyError::PemAsSecret));
 }
 
 #[test]
@@ -105,42 +105,46 @@ fn bad_keys_of_a_set_are_skipped_and_good_ones_kept() {
     let p256_with = |more: Value| jwk(&p256(), Alg::ES256, more);
     let exponent = |e: &[u8]| rsa_with(json!({ "e": base64(e) }));
     for (name, key, expected) in [
-        ("symmetric", json!({"kty": "oct", "k": base64(SECRET), "kid": "rsa"}), BadKey::Symmetric),
-        ("private", rsa_with(json!({"d": "AQAB"})), BadKey::Private),
-        ("for encryption", rsa_with(json!({"use": "enc"})), BadKey::NotForSignatures),
-        ("use a list", rsa_with(json!({"use": ["sig"]})), BadKey::NotForSignatures),
-        ("for wrapping", rsa_with(json!({"key_ops": ["wrapKey"]})), BadKey::NotForSignatures),
-        ("alg of another type", rsa_with(json!({"alg": "ES256"})), BadKey::AlgorithmMismatch),
-        ("alg symmetric", rsa_with(json!({"alg": "HS256"})), BadKey::AlgorithmMismatch),
-        ("alg none", rsa_with(json!({"alg": "none"})), BadKey::AlgorithmMismatch),
-        ("alg of encryption", rsa_with(json!({"alg": "RSA-OAEP"})), BadKey::AlgorithmMismatch),
-        ("alg of another curve", p256_with(json!({"alg": "ES384"})), BadKey::AlgorithmMismatch),
-        ("P-256 called P-384", p256_with(json!({"crv": "P-384"})), BadKey::Coordinates),
-        ("P-256 without y", p256_with(json!({"y": null})), BadKey::Coordinates),
-        ("P-256 with a short x", p256_with(json!({"x": base64([1; 31])})), BadKey::Coordinates),
-        ("P-521", json!({"kty": "EC", "crv": "P-521", "x": "AA", "y": "AA"}), BadKey::Unsupported),
-        ("X25519", json!({"kty": "OKP", "crv": "X25519", "x": base64([1; 32])}), BadKey::Unsupported),
+        ("symmetric", json!({"kty": "oct", "k": base64(SECRET), "kid": "rsa"}), KeyError::Symmetric),
+        ("private", rsa_with(json!({"d": "AQAB"})), KeyError::Private),
+        ("for encryption", rsa_with(json!({"use": "enc"})), KeyError::NotForSignatures),
+        ("use a list", rsa_with(json!({"use": ["sig"]})), KeyError::NotForSignatures),
+        ("for wrapping", rsa_with(json!({"key_ops": ["wrapKey"]})), KeyError::NotForSignatures),
+        ("alg of another type", rsa_with(json!({"alg": "ES256"})), KeyError::AlgorithmMismatch),
+        ("alg symmetric", rsa_with(json!({"alg": "HS256"})), KeyError::AlgorithmMismatch),
+        ("alg none", rsa_with(json!({"alg": "none"})), KeyError::AlgorithmMismatch),
+        ("alg of encryption", rsa_with(json!({"alg": "RSA-OAEP"})), KeyError::AlgorithmMismatch),
+        ("alg of another curve", p256_with(json!({"alg": "ES384"})), KeyError::AlgorithmMismatch),
+        ("P-256 called P-384", p256_with(json!({"crv": "P-384"})), KeyError::Coordinates),
+        ("P-256 without y", p256_with(json!({"y": null})), KeyError::Coordinates),
+        ("P-256 with a short x", p256_with(json!({"x": base64([1; 31])})), KeyError::Coordinates),
+        ("P-521", json!({"kty": "EC", "crv": "P-521", "x": "AA", "y": "AA"}), KeyError::Unsupported),
+        ("X25519", json!({"kty": "OKP", "crv": "X25519", "x": base64([1; 32])}), KeyError::Unsupported),
         (
             "Ed25519 of 31 bytes",
             json!({"kty": "OKP", "crv": "Ed25519", "x": base64([1; 31])}),
-            BadKey::Coordinates,
+            KeyError::Coordinates,
         ),
-        ("a type of the future", json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"}), BadKey::Unsupported),
-        ("no type", json!({"n": "AA", "e": "AQAB"}), BadKey::Unsupported),
-        ("RSA of 1024 bits", rsa_with(json!({"n": base64([0xff; 128])})), BadKey::RsaSize),
+        (
+            "a type of the future",
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"}),
+            KeyError::Unsupported,
+        ),
+        ("no type", json!({"n": "AA", "e": "AQAB"}), KeyError::Unsupported),
+        ("RSA of 1024 bits", rsa_with(json!({"n": base64([0xff; 128])})), KeyError::RsaSize),
         (
             "RSA of 2040 bits with zeros before",
             rsa_with(json!({"n": base64([&[0; 2][..], &[0xff; 255]].concat())})),
-            BadKey::RsaSize,
+            KeyError::RsaSize,
         ),
-        ("RSA of 16384 bits", rsa_with(json!({"n": base64([0xff; 2048])})), BadKey::RsaSize),
-        ("RSA with exponent 1", exponent(&[1]), BadKey::RsaNumbers),
-        ("RSA with exponent 2", exponent(&[2]), BadKey::RsaNumbers),
-        ("RSA without exponent", exponent(&[]), BadKey::RsaNumbers),
-        ("RSA with a huge exponent", exponent(&[0xff; 64]), BadKey::RsaNumbers),
-        ("RSA with n that is no base64url", rsa_with(json!({"n": "???"})), BadKey::Coordinates),
-        ("kid a number", rsa_with(json!({"kid": 7})), BadKey::Name),
-        ("not an object", json!("key"), BadKey::NoKeys),
+        ("RSA of 16384 bits", rsa_with(json!({"n": base64([0xff; 2048])})), KeyError::RsaSize),
+        ("RSA with exponent 1", exponent(&[1]), KeyError::RsaNumbers),
+        ("RSA with exponent 2", exponent(&[2]), KeyError::RsaNumbers),
+        ("RSA without exponent", exponent(&[]), KeyError::RsaNumbers),
+        ("RSA with a huge exponent", exponent(&[0xff; 64]), KeyError::RsaNumbers),
+        ("RSA with n that is no base64url", rsa_with(json!({"n": "???"})), KeyError::Coordinates),
+        ("kid a number", rsa_with(json!({"kid": 7})), KeyError::Name),
+        ("not an object", json!("key"), KeyError::NoKeys),
     ] {
         let good = jwk(&ed25519(), Alg::EdDSA, json!({"kid": "good"}));
         let keys = jwks(&[key, good]);
@@ -157,12 +161,12 @@ fn what_is_no_key_set_is_refused_as_a_whole() {
         assert!(KeySet::from_jwks(text.as_bytes()).is_err(), "{text}");
     }
     let many = json!({"keys": vec![json!({}); 257]}).to_string();
-    assert_eq!(KeySet::from_jwks(many.as_bytes()).err(), Some(BadKey::TooLarge));
+    assert_eq!(KeySet::from_jwks(many.as_bytes()).err(), Some(KeyError::TooLarge));
     let long = format!(r#"{{"keys":[],"x":"{}"}}"#, "x".repeat(600 * 1024));
-    assert_eq!(KeySet::from_jwks(long.as_bytes()).err(), Some(BadKey::TooLarge));
+    assert_eq!(KeySet::from_jwks(long.as_bytes()).err(), Some(KeyError::TooLarge));
     let withdrawn = KeySet::from_jwks(br#"{"keys":[]}"#).expect("an issuer may withdraw all keys");
-    assert!(withdrawn.is_empty() && withdrawn.was_read());
-    assert!(!KeySet::empty().was_read());
+    assert!(withdrawn.is_empty() && withdrawn.is_loaded());
+    assert!(!KeySet::empty().is_loaded());
 }
 
 #[test]

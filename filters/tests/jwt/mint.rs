@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use filters::auth::{Algorithm, ApiKey, Auth, ClaimPaths, Fixed, Issuer, KeySet, Keys, Metadata, Settings};
-use filters::{Caller, Head};
+use filters::auth::{
+    Algorithm, ApiKey, Auth, AuthSettings, ClaimPaths, Issuer, KeySet, KeySource, ResourceMetadata,
+    StaticKeys,
+};
+use filters::{Caller, RequestHead};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jsonwebtoken::{Algorithm as Alg, EncodingKey, jwk::Jwk};
-use mcp::Refusal;
+use mcp::Rejection;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -117,7 +120,7 @@ pub fn alpha_keys() -> KeySet {
     ])
 }
 
-pub fn issuer(name: &str, algorithms: &[Algorithm], keys: impl Keys + 'static) -> Issuer {
+pub fn issuer(name: &str, algorithms: &[Algorithm], keys: impl KeySource + 'static) -> Issuer {
     Issuer {
         issuer: name.into(),
         audiences: vec!["https://gateway.example/other".into(), AUDIENCE.into()],
@@ -128,23 +131,27 @@ pub fn issuer(name: &str, algorithms: &[Algorithm], keys: impl Keys + 'static) -
     }
 }
 
-pub fn settings() -> Settings {
+pub fn settings() -> AuthSettings {
     use Algorithm::*;
-    Settings {
+    AuthSettings {
         certificates: Vec::new(),
         required: true,
         anonymous_roles: vec!["guest".into()],
         required_scopes: vec![],
         issuers: vec![
-            issuer(ALPHA, &[RS256, PS256, ES256, ES384, EdDSA], Fixed::new(alpha_keys())),
+            issuer(ALPHA, &[RS256, PS256, ES256, ES384, EdDSA], StaticKeys::new(alpha_keys())),
             issuer(
                 BETA,
                 &[RS256],
-                Fixed::new(jwks(&[jwk(&rsa_other(), Alg::RS256, json!({"kid": "beta"}))])),
+                StaticKeys::new(jwks(&[jwk(&rsa_other(), Alg::RS256, json!({"kid": "beta"}))])),
             ),
-            issuer(SHARED, &[HS256], Fixed::new(KeySet::from_secret(SECRET).expect("long enough"))),
-            issuer(MUDDLED, &[RS256, HS256], Fixed::new(KeySet::from_pem(RSA_PUBLIC).expect("a fixture"))),
-            issuer(UNREAD, &[RS256], Fixed::new(KeySet::empty())),
+            issuer(SHARED, &[HS256], StaticKeys::new(KeySet::from_secret(SECRET).expect("long enough"))),
+            issuer(
+                MUDDLED,
+                &[RS256, HS256],
+                StaticKeys::new(KeySet::from_pem(RSA_PUBLIC).expect("a fixture")),
+            ),
+            issuer(UNREAD, &[RS256], StaticKeys::new(KeySet::empty())),
         ],
         api_keys: vec![ApiKey {
             id: "ci".into(),
@@ -154,7 +161,7 @@ pub fn settings() -> Settings {
             tenant: Some("acme".into()),
             scopes: vec!["mcp".into()],
         }],
-        metadata: Some(Metadata {
+        metadata: Some(ResourceMetadata {
             resource: AUDIENCE.into(),
             authorization_servers: vec![ALPHA.into()],
             scopes_supported: vec!["mcp".into(), "offline_access".into()],
@@ -168,25 +175,25 @@ pub fn auth() -> Auth {
 }
 
 /// Asks with these headers.
-pub async fn ask_with(auth: &Auth, headers: &[(&str, &str)]) -> Result<Caller, Box<Refusal>> {
+pub async fn ask_with(auth: &Auth, headers: &[(&str, &str)]) -> Result<Caller, Box<Rejection>> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let name: HeaderName = name.parse().expect("a name");
         map.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
     }
-    let head = Head {
-        verb: &Method::POST,
+    let head = RequestHead {
+        http_method: &Method::POST,
         path: "/mcp",
         headers: &map,
         authority: None,
         peer: None,
         certificate: None,
-        outside: true,
+        is_network: true,
     };
     auth.identify(&head).await
 }
 
 /// Asks with this bearer token.
-pub async fn ask(auth: &Auth, token: &str) -> Result<Caller, Box<Refusal>> {
+pub async fn ask(auth: &Auth, token: &str) -> Result<Caller, Box<Rejection>> {
     ask_with(auth, &[("authorization", &format!("Bearer {token}"))]).await
 }

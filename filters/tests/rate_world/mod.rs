@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use filters::rate_limit::{Budget, Clock, Globs, Held, KeyPart, Match, Rate, Rule};
-use filters::{Aim, Call, Caller, Head, Identity, Means, Thing};
+use filters::rate_limit::{Budget, Clock, Globs, KeyPart, Match, Rate, RateRule, Slots};
+use filters::{AuthMethod, Call, CallTarget, Caller, Identity, RequestHead, TargetKind};
 use http::{HeaderMap, HeaderValue, Method};
 use mcp::jsonrpc::request;
-use mcp::{Era, Refusal};
+use mcp::{Era, Rejection};
 
 /// Begins in the middle of a minute, an hour and a day: 2025-07-12T13:14:15Z.
 pub const START: u64 = 1_752_326_055;
@@ -63,7 +63,7 @@ pub fn now<T>(future: impl Future<Output = T>) -> T {
 /// and `|name` a prompt of `files`.
 pub struct Spoken {
     identity: Identity,
-    aim: Option<(Thing, String, String)>,
+    target: Option<(TargetKind, String, String)>,
     pub ip: Option<IpAddr>,
     method: Option<String>,
     session: Option<String>,
@@ -74,8 +74,8 @@ pub struct Spoken {
 impl Spoken {
     pub fn read(word: &str) -> Self {
         let mut spoken = Self {
-            identity: Identity { means: Means::Jwt, ..Identity::default() },
-            aim: None,
+            identity: Identity { auth_method: AuthMethod::Jwt, ..Identity::default() },
+            target: None,
             ip: None,
             method: Some("tools/call".into()),
             session: None,
@@ -103,13 +103,13 @@ impl Spoken {
             '@' => self.identity.tenant = Some(own()),
             '#' => self.identity.roles = text.split(',').map(Into::into).collect(),
             '&' => self.identity.issuer = Some(own()),
-            '$' => (self.identity.key, self.identity.means) = (Some(own()), Means::ApiKey),
+            '$' => (self.identity.api_key_id, self.identity.auth_method) = (Some(own()), AuthMethod::ApiKey),
             '>' => {
                 let server = text.split_once("__").map_or("", |(server, _)| server);
-                self.aim = Some((Thing::Tool, own(), server.into()));
+                self.target = Some((TargetKind::Tool, own(), server.into()));
             }
-            '?' => self.aim = Some((Thing::Resource, own(), "files".into())),
-            '|' => self.aim = Some((Thing::Prompt, own(), "files".into())),
+            '?' => self.target = Some((TargetKind::Resource, own(), "files".into())),
+            '|' => self.target = Some((TargetKind::Prompt, own(), "files".into())),
             '%' => self.ip = Some(text.parse().expect("an address")),
             '^' => self.method = (!text.is_empty()).then(own),
             ';' => self.session = Some(own()),
@@ -117,24 +117,24 @@ impl Spoken {
         }
     }
 
-    pub async fn knock(&self, rate: &Rate) -> Result<Held, Box<Refusal>> {
+    pub async fn knock(&self, rate: &Rate) -> Result<Slots, Box<Rejection>> {
         let mut headers = HeaderMap::new();
         if let Some(session) = &self.session {
             headers.insert("mcp-session-id", HeaderValue::from_str(session).expect("visible"));
         }
-        let verb = if self.get { Method::GET } else { Method::POST };
-        let head = Head {
-            verb: &verb,
+        let http_method = if self.get { Method::GET } else { Method::POST };
+        let head = RequestHead {
+            http_method: &http_method,
             path: "/mcp",
             headers: &headers,
             authority: None,
             peer: None,
             certificate: None,
-            outside: !self.inside,
+            is_network: !self.inside,
         };
-        rate.greet(&head, self.ip).await?;
+        rate.on_head(&head, self.ip).await?;
         if self.get {
-            return Ok(Held::default());
+            return Ok(Slots::default());
         }
         let body = match &self.method {
             Some(method) if method.starts_with("notifications/") => {
@@ -149,9 +149,13 @@ impl Spoken {
             rpc: Box::new(request::read(body.as_bytes(), 64).expect("a sound message")),
             body: body.as_bytes(),
             era: Era::Modern,
-            aim: self.aim.as_ref().map(|(thing, name, server)| Aim { thing: *thing, name, server }),
+            target: self.target.as_ref().map(|(thing, name, server)| CallTarget {
+                kind: *thing,
+                name,
+                server,
+            }),
         };
-        rate.admit(&call, self.ip).await
+        rate.on_request(&call, self.ip).await
     }
 
     /// A new one each time, as a new token would make.
@@ -161,9 +165,9 @@ impl Spoken {
             user: id.user.clone(),
             tenant: id.tenant.clone(),
             roles: id.roles.clone(),
-            means: id.means,
+            auth_method: id.auth_method,
             issuer: id.issuer.clone(),
-            key: id.key.clone(),
+            api_key_id: id.api_key_id.clone(),
             ..Identity::default()
         })
     }
@@ -174,20 +178,20 @@ pub const MIN: Duration = Duration::from_secs(60);
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const DAY: Duration = Duration::from_secs(86_400);
 
-pub fn rule(name: &str, key: &[KeyPart], budget: Budget) -> Rule {
-    Rule { name: name.into(), key: key.into(), matches: Match::default(), budget }
+pub fn rule(name: &str, key: &[KeyPart], budget: Budget) -> RateRule {
+    RateRule { name: name.into(), key: key.into(), matches: Match::default(), budget }
 }
 
-pub fn rate(key: &[KeyPart], count: u64, per: Duration, burst: u64) -> Rule {
+pub fn rate(key: &[KeyPart], count: u64, per: Duration, burst: u64) -> RateRule {
     rule("limit", key, Budget::Rate { count, per, burst })
 }
 
-pub fn quota(key: &[KeyPart], count: u64, per: Duration) -> Rule {
+pub fn quota(key: &[KeyPart], count: u64, per: Duration) -> RateRule {
     rule("quota", key, Budget::Quota { count, per })
 }
 
-pub fn concurrent(key: &[KeyPart], most: u32) -> Rule {
-    rule("parallel", key, Budget::Concurrent(most))
+pub fn concurrent(key: &[KeyPart], max: u32) -> RateRule {
+    rule("parallel", key, Budget::Concurrent(max))
 }
 
 pub fn globs(patterns: &[&str]) -> Globs {

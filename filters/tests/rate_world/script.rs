@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use filters::rate_limit::{Counters, OnFailure, Rate, Rule};
+use filters::rate_limit::{Counters, OnFailure, Rate, RateRule};
 
 use super::{DAY, HOUR, Hands, MIN, Spoken, now};
 
@@ -12,7 +12,7 @@ use super::{DAY, HOUR, Hands, MIN, Spoken, now};
 /// `!alice` is refused, `+500` turns the clock by 500 ms (`+5us`, `+1d`: by those), `hold:alice` passes and
 /// goes on until `drop` (the oldest) or `drop*2`; `back:1h` sets the wall clock back; `reload` takes the next
 /// plan.
-pub fn play(sentence: &str, plans: Vec<Vec<Rule>>, script: &str) {
+pub fn play(sentence: &str, plans: Vec<Vec<RateRule>>, script: &str) {
     let hands = Hands::new();
     let counters = Arc::new(Counters::new(hands.clone(), 10_000));
     let mut plans = plans.into_iter().map(|rules| Rate::new(rules, counters.clone(), None, OnFailure::Local));
@@ -42,14 +42,14 @@ pub fn play(sentence: &str, plans: Vec<Vec<Rule>>, script: &str) {
             } else if step == "drop" {
                 drop(held.pop_front().expect(&place));
             } else if let Some(who) = step.strip_prefix('!') {
-                let refusal = now(Spoken::read(who).knock(&rate)).expect_err(&place);
-                let told = refusal.retry_after.expect(&place);
-                assert_eq!(refusal.status, 429, "{place}");
-                assert!(wait.is_none_or(|wait| told == Duration::from_millis(wait)), "{place}: {told:?}");
+                let rejection = now(Spoken::read(who).knock(&rate)).expect_err(&place);
+                let labels = rejection.retry_after.expect(&place);
+                assert_eq!(rejection.status, 429, "{place}");
+                assert!(wait.is_none_or(|wait| labels == Duration::from_millis(wait)), "{place}: {labels:?}");
             } else {
                 let who = step.trim_start_matches("hold:");
                 let slots = now(Spoken::read(who).knock(&rate));
-                let slots = slots.unwrap_or_else(|refusal| panic!("{place}, time {time}: {refusal:?}"));
+                let slots = slots.unwrap_or_else(|rejection| panic!("{place}, time {time}: {rejection:?}"));
                 if step.starts_with("hold:") {
                     held.push_back(slots);
                 }

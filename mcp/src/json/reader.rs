@@ -10,10 +10,10 @@
 use std::borrow::Cow;
 
 use super::string_scan::plain_run;
-pub use super::surrogates::Unit;
+pub use super::surrogates::EscapedUnit;
 pub use super::surrogates::replace_lone;
 
-/// Deepest nesting that a [`Reader`] can be asked to follow.
+/// Deepest nesting that a [`JsonReader`] can be asked to follow.
 pub const DEPTH_CEILING: usize = 512;
 
 /// A half-open range of bytes in the text that was read.
@@ -69,15 +69,15 @@ impl Text {
 
 /// Why a text is not JSON, and where. The text is not worth reading further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} at byte {at}")]
-pub struct Fault {
-    pub what: Flaw,
+#[error("{kind} at byte {at}")]
+pub struct JsonError {
+    pub kind: JsonErrorKind,
     /// Offset in bytes from the start of the text.
     pub at: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Flaw {
+pub enum JsonErrorKind {
     #[error("the text ends too early")]
     Truncated,
     #[error("unexpected character")]
@@ -94,10 +94,10 @@ pub enum Flaw {
     Trailing,
 }
 
-type Read<T> = Result<T, Fault>;
+type Read<T> = Result<T, JsonError>;
 
 /// Reads one JSON text, front to back.
-pub struct Reader<'a> {
+pub struct JsonReader<'a> {
     text: &'a [u8],
     at: usize,
     depth: usize,
@@ -108,7 +108,7 @@ pub struct Reader<'a> {
     objects: [u64; DEPTH_CEILING / 64],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> JsonReader<'a> {
     /// Starts at the first byte; `max_depth` levels of nesting are followed, at most [`DEPTH_CEILING`].
     pub fn new(text: &'a [u8], max_depth: usize) -> Read<Self> {
         let max_depth = max_depth.min(DEPTH_CEILING);
@@ -130,7 +130,7 @@ impl<'a> Reader<'a> {
             }
             self.at += 1;
         }
-        self.fault(Flaw::Truncated)
+        self.error(JsonErrorKind::Truncated)
     }
 
     /// Steps over one value of any kind, checking all of it.
@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
                             break;
                         }
                         (b'}', true) | (b']', false) => self.close(),
-                        _ => return self.fault(Flaw::Unexpected),
+                        _ => return self.error(JsonErrorKind::Unexpected),
                     }
                 }
             }
@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
     /// [`Self::string`] or [`Self::object`]).
     pub fn object(&mut self, mut member: impl FnMut(&mut Self, Text) -> Read<()>) -> Read<Span> {
         if self.peek()? != b'{' {
-            return self.fault(Flaw::Unexpected);
+            return self.error(JsonErrorKind::Unexpected);
         }
         let start = self.at;
         self.open(true)?;
@@ -211,7 +211,7 @@ impl<'a> Reader<'a> {
                     self.close();
                     return Ok(Span { start, end: self.at });
                 }
-                _ => return self.fault(Flaw::Unexpected),
+                _ => return self.error(JsonErrorKind::Unexpected),
             }
         }
     }
@@ -219,7 +219,7 @@ impl<'a> Reader<'a> {
     /// Reads an array; `element` must take each value.
     pub fn array(&mut self, mut element: impl FnMut(&mut Self) -> Read<()>) -> Read<Span> {
         if self.peek()? != b'[' {
-            return self.fault(Flaw::Unexpected);
+            return self.error(JsonErrorKind::Unexpected);
         }
         let start = self.at;
         self.open(false)?;
@@ -235,7 +235,7 @@ impl<'a> Reader<'a> {
                     self.close();
                     return Ok(Span { start, end: self.at });
                 }
-                _ => return self.fault(Flaw::Unexpected),
+                _ => return self.error(JsonErrorKind::Unexpected),
             }
         }
     }
@@ -243,7 +243,7 @@ impl<'a> Reader<'a> {
     /// Reads a string.
     pub fn string(&mut self) -> Read<Text> {
         if self.peek()? != b'"' {
-            return self.fault(Flaw::Unexpected);
+            return self.error(JsonErrorKind::Unexpected);
         }
         let start = self.at;
         self.at += 1;
@@ -264,8 +264,8 @@ impl<'a> Reader<'a> {
                     escaped = true;
                     self.escape()?;
                 }
-                Some(_) => return self.fault(Flaw::Unexpected),
-                None => return self.fault(Flaw::Truncated),
+                Some(_) => return self.error(JsonErrorKind::Unexpected),
+                None => return self.error(JsonErrorKind::Truncated),
             }
         }
     }
@@ -273,7 +273,7 @@ impl<'a> Reader<'a> {
     /// Makes sure that nothing but white space is left.
     pub fn end(&mut self) -> Read<()> {
         match self.peek() {
-            Ok(_) => self.fault(Flaw::Trailing),
+            Ok(_) => self.error(JsonErrorKind::Trailing),
             Err(_) => Ok(()),
         }
     }
@@ -281,16 +281,18 @@ impl<'a> Reader<'a> {
     /// Only strings can hold what is not ASCII, and few do; so they are checked one by one.
     fn is_utf8(&self, start: usize) -> Read<()> {
         let checked = std::str::from_utf8(&self.text[start..self.at]);
-        checked.map(drop).map_err(|fault| Fault { what: Flaw::Encoding, at: start + fault.valid_up_to() })
+        checked
+            .map(drop)
+            .map_err(|fault| JsonError { kind: JsonErrorKind::Encoding, at: start + fault.valid_up_to() })
     }
 
-    fn fault<T>(&self, what: Flaw) -> Read<T> {
-        Err(Fault { what, at: self.at })
+    fn error<T>(&self, what: JsonErrorKind) -> Read<T> {
+        Err(JsonError { kind: what, at: self.at })
     }
 
     fn open(&mut self, object: bool) -> Read<()> {
         if self.depth == self.max_depth {
-            return self.fault(Flaw::Depth);
+            return self.error(JsonErrorKind::Depth);
         }
         let bit = 1 << (self.depth % 64);
         if object {
@@ -316,7 +318,7 @@ impl<'a> Reader<'a> {
     fn key(&mut self) -> Read<Text> {
         let key = self.string()?;
         if self.peek()? != b':' {
-            return self.fault(Flaw::Unexpected);
+            return self.error(JsonErrorKind::Unexpected);
         }
         self.at += 1;
         Ok(key)
@@ -325,20 +327,24 @@ impl<'a> Reader<'a> {
     fn scalar(&mut self, first: u8) -> Read<()> {
         match first {
             b'"' => self.string().map(drop),
-            b't' => self.word(b"true"),
-            b'f' => self.word(b"false"),
-            b'n' => self.word(b"null"),
+            b't' => self.literal(b"true"),
+            b'f' => self.literal(b"false"),
+            b'n' => self.literal(b"null"),
             b'-' | b'0'..=b'9' => self.number(),
-            _ => self.fault(Flaw::Unexpected),
+            _ => self.error(JsonErrorKind::Unexpected),
         }
     }
 
-    fn word(&mut self, word: &[u8]) -> Read<()> {
+    fn literal(&mut self, word: &[u8]) -> Read<()> {
         if self.text[self.at..].starts_with(word) {
             self.at += word.len();
             return Ok(());
         }
-        self.fault(if word.starts_with(&self.text[self.at..]) { Flaw::Truncated } else { Flaw::Unexpected })
+        self.error(if word.starts_with(&self.text[self.at..]) {
+            JsonErrorKind::Truncated
+        } else {
+            JsonErrorKind::Unexpected
+        })
     }
 
     fn number(&mut self) -> Read<()> {
@@ -348,7 +354,7 @@ impl<'a> Reader<'a> {
         match self.text.get(self.at) {
             Some(b'0') => self.at += 1,
             Some(b'1'..=b'9') => self.digits()?,
-            _ => return self.fault(Flaw::Number),
+            _ => return self.error(JsonErrorKind::Number),
         }
         if self.text.get(self.at) == Some(&b'.') {
             self.at += 1;
@@ -367,7 +373,7 @@ impl<'a> Reader<'a> {
     fn digits(&mut self) -> Read<()> {
         let run = self.text[self.at..].iter().take_while(|b| b.is_ascii_digit()).count();
         self.at += run;
-        if run == 0 { self.fault(Flaw::Number) } else { Ok(()) }
+        if run == 0 { self.error(JsonErrorKind::Number) } else { Ok(()) }
     }
 
     /// At a backslash: one escape. A surrogate must come as a pair, high before low (RFC 8259 §8.2 warns
@@ -378,21 +384,21 @@ impl<'a> Reader<'a> {
                 self.at += 2;
                 Ok(())
             }
-            Some(b'u') => match Unit::at(&self.text[self.at..]) {
-                Some(Unit::Lone) if !self.lenient => self.fault(Flaw::Escape),
+            Some(b'u') => match EscapedUnit::at(&self.text[self.at..]) {
+                Some(EscapedUnit::Lone) if !self.lenient => self.error(JsonErrorKind::Escape),
                 Some(unit) => {
                     self.at += unit.width();
                     Ok(())
                 }
-                None => self.fault(Flaw::Escape),
+                None => self.error(JsonErrorKind::Escape),
             },
-            Some(_) => self.fault(Flaw::Escape),
-            None => self.fault(Flaw::Truncated),
+            Some(_) => self.error(JsonErrorKind::Escape),
+            None => self.error(JsonErrorKind::Truncated),
         }
     }
 }
 
-/// Decodes the inside of a string that [`Reader::string`] found to be well formed.
+/// Decodes the inside of a string that [`JsonReader::string`] found to be well formed.
 fn unescape(inner: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(inner.len());
     let mut rest = inner;
@@ -406,7 +412,7 @@ fn unescape(inner: &[u8]) -> Vec<u8> {
             b'r' => out.push(b'\r'),
             b't' => out.push(b'\t'),
             b'u' => {
-                let unit = Unit::at(&rest[at..]).expect("the reader checked each escape");
+                let unit = EscapedUnit::at(&rest[at..]).expect("the reader checked each escape");
                 width = unit.width();
                 out.extend_from_slice(unit.char().encode_utf8(&mut [0; 4]).as_bytes());
             }

@@ -6,7 +6,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::quote::quote;
-use super::reader::{DEPTH_CEILING, Reader, Span};
+use super::reader::{DEPTH_CEILING, JsonReader, Span};
 
 /// Puts the JSON string of `word` in the place of the value at `place`.
 pub fn rename(body: BytesMut, place: Span, word: &str) -> Bytes {
@@ -40,7 +40,7 @@ const MIDDLE: usize = 1024;
 
 /// Puts texts, JSON, in the places of values at once. The edits stand in the order of their places, of which none lies in
 /// another.
-pub fn edited(mut body: BytesMut, edits: &[(Span, &[u8])]) -> Bytes {
+pub fn apply_edits(mut body: BytesMut, edits: &[(Span, &[u8])]) -> Bytes {
     let (first, last) = match edits {
         [] => return body.freeze(),
         [(place, word)] if word.len() <= place.len() => return splice(body, *place, word),
@@ -88,7 +88,7 @@ pub fn edited(mut body: BytesMut, edits: &[(Span, &[u8])]) -> Bytes {
 }
 
 /// Puts texts in the places of values, of which none lies in another.
-pub fn replaced(body: &[u8], mut texts: Vec<(Span, Vec<u8>)>) -> Vec<u8> {
+pub fn replace_spans(body: &[u8], mut texts: Vec<(Span, Vec<u8>)>) -> Vec<u8> {
     texts.sort_by_key(|(place, _)| place.start);
     let added: usize = texts.iter().map(|(_, text)| text.len()).sum();
     let mut out = Vec::with_capacity(body.len() + added);
@@ -103,10 +103,10 @@ pub fn replaced(body: &[u8], mut texts: Vec<(Span, Vec<u8>)>) -> Vec<u8> {
 }
 
 /// An object without its members of this name; `None` if it has none, or is no object.
-pub fn without(object: &[u8], name: &str) -> Option<Vec<u8>> {
+pub fn remove_member(object: &[u8], name: &str) -> Option<Vec<u8>> {
     let mut others = Vec::new();
     let mut found = false;
-    let mut reader = Reader::new(object, DEPTH_CEILING).ok()?;
+    let mut reader = JsonReader::new(object, DEPTH_CEILING).ok()?;
     let read = reader.object(|r, key| {
         let value = r.value()?;
         if key.is(object, name) {
@@ -131,7 +131,7 @@ mod tests {
             Span { start, end: start + word.len() }
         };
         let texts = vec![(place("\"three\""), b"3".to_vec()), (place("{\"x\":1}"), b"[]".to_vec())];
-        assert_eq!(replaced(body, texts), br#"{"a":[],"b":2,"c":3}"#);
+        assert_eq!(replace_spans(body, texts), br#"{"a":[],"b":2,"c":3}"#);
     }
 
     #[test]
@@ -146,7 +146,8 @@ mod tests {
         {
             let body = format!("{before}<1>{between}<name>{after}<token>");
             let places = [place(&body, "<1>"), place(&body, "<name>"), place(&body, "<token>")];
-            for words in [["", "", ""], ["longer", "longer than that", "longer yet"], ["longer", "", "<t>"]] {
+            for message in [["", "", ""], ["longer", "longer than that", "longer yet"], ["longer", "", "<t>"]]
+            {
                 for count in 0..=3 {
                     for room in [0, 64] {
                         let mut buffer = BytesMut::with_capacity(body.len() + room);
@@ -154,12 +155,12 @@ mod tests {
                         let edits: Vec<(Span, &[u8])> = places
                             .iter()
                             .copied()
-                            .zip(words.iter().map(|w| w.as_bytes()))
+                            .zip(message.iter().map(|w| w.as_bytes()))
                             .take(count)
                             .collect();
                         let texts = edits.iter().map(|(place, word)| (*place, word.to_vec())).collect();
-                        let expected = replaced(body.as_bytes(), texts);
-                        assert_eq!(edited(buffer, &edits), expected, "{words:?} {count} {room}");
+                        let expected = replace_spans(body.as_bytes(), texts);
+                        assert_eq!(apply_edits(buffer, &edits), expected, "{message:?} {count} {room}");
                     }
                 }
             }
@@ -177,7 +178,8 @@ mod tests {
             (r#"["x"]"#, None),
             (r#"{"x":1"#, None),
         ] {
-            let without = without(object.as_bytes(), "x").map(|rest| String::from_utf8(rest).expect("UTF-8"));
+            let without =
+                remove_member(object.as_bytes(), "x").map(|rest| String::from_utf8(rest).expect("UTF-8"));
             assert_eq!(without.as_deref(), rest, "{object}");
         }
     }

@@ -2,19 +2,19 @@
 
 /// The bytes at the front of a text that belong to a string as they are.
 #[derive(Default)]
-pub struct Run {
+pub struct PlainRun {
     pub len: usize,
     /// Not all of it is ASCII.
     pub wide: bool,
 }
 
-/// Finds where a [`Run`] ends: at a quote, a backslash or a control character. Names are short, so it goes by words of
+/// Finds where a [`PlainRun`] ends: at a quote, a backslash or a control character. Names are short, so it goes by words of
 /// eight bytes first; long texts by blocks that are tested without a branch a byte, which the compiler turns into
 /// vector code.
-pub fn plain_run(text: &[u8]) -> Run {
+pub fn plain_run(text: &[u8]) -> PlainRun {
     const SHORT: usize = 32;
     const BLOCK: usize = 64;
-    let mut run = Run::default();
+    let mut run = PlainRun::default();
     if run.ends_within(text, SHORT) {
         return run;
     }
@@ -36,10 +36,10 @@ pub fn plain_run(text: &[u8]) -> Run {
     run
 }
 
-impl Run {
+impl PlainRun {
     /// Goes on by whole words while it is shorter than `most`; says whether its end was found.
-    fn ends_within(&mut self, text: &[u8], most: usize) -> bool {
-        while let Some(word) = text[self.len..].first_chunk::<8>().filter(|_| self.len < most) {
+    fn ends_within(&mut self, text: &[u8], max: usize) -> bool {
+        while let Some(word) = text[self.len..].first_chunk::<8>().filter(|_| self.len < max) {
             let word = u64::from_le_bytes(*word);
             let stops = stopping(word);
             // The lowest bit is that of the first byte.

@@ -5,37 +5,37 @@ use std::borrow::Cow;
 use memchr::{memchr_iter, memmem};
 
 /// What one escape, or the pair that it begins, stands for.
-pub enum Unit {
+pub enum EscapedUnit {
     Char(char),
     Pair(char),
     /// A surrogate whose other half is not there.
     Lone,
 }
 
-impl Unit {
+impl EscapedUnit {
     /// At the backslash of a `\u`; none if no four hex digits follow.
     pub fn at(text: &[u8]) -> Option<Self> {
         let first = hex4(text.get(2..)?)?;
         if !(0xD800..0xE000).contains(&first) {
-            return char::from_u32(first).map(Unit::Char);
+            return char::from_u32(first).map(EscapedUnit::Char);
         }
         match text[6..].strip_prefix(br"\u").and_then(hex4) {
             Some(low @ 0xDC00..=0xDFFF) if first < 0xDC00 => {
-                char::from_u32(0x10000 + ((first - 0xD800) << 10) + (low - 0xDC00)).map(Unit::Pair)
+                char::from_u32(0x10000 + ((first - 0xD800) << 10) + (low - 0xDC00)).map(EscapedUnit::Pair)
             }
-            _ => Some(Unit::Lone),
+            _ => Some(EscapedUnit::Lone),
         }
     }
 
     /// Bytes of the escape.
     pub fn width(&self) -> usize {
-        if matches!(self, Unit::Pair(_)) { 12 } else { 6 }
+        if matches!(self, EscapedUnit::Pair(_)) { 12 } else { 6 }
     }
 
     pub fn char(&self) -> char {
         match self {
-            Unit::Char(c) | Unit::Pair(c) => *c,
-            Unit::Lone => char::REPLACEMENT_CHARACTER,
+            EscapedUnit::Char(c) | EscapedUnit::Pair(c) => *c,
+            EscapedUnit::Lone => char::REPLACEMENT_CHARACTER,
         }
     }
 }
@@ -61,9 +61,9 @@ pub fn replace_lone(text: &[u8]) -> Cow<'_, [u8]> {
         if text.get(at + 1) != Some(&b'u') {
             continue;
         }
-        if let Some(unit) = Unit::at(&text[at..]) {
+        if let Some(unit) = EscapedUnit::at(&text[at..]) {
             next = at + unit.width();
-            if matches!(unit, Unit::Lone) {
+            if matches!(unit, EscapedUnit::Lone) {
                 out.to_mut()[at..next].copy_from_slice(br"\ufffd");
             }
         }
@@ -74,7 +74,7 @@ pub fn replace_lone(text: &[u8]) -> Cow<'_, [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::reader::{DEPTH_CEILING, Flaw, Reader};
+    use crate::json::reader::{DEPTH_CEILING, JsonErrorKind, JsonReader};
 
     const ALONE: [(&str, &str); 7] = [
         (r#""\ud83d""#, r#""\ufffd""#),
@@ -100,19 +100,19 @@ mod tests {
     #[test]
     fn only_a_lenient_reader_takes_surrogates_that_stand_alone() {
         for (sent, kept) in ALONE {
-            let strict = Reader::new(sent.as_bytes(), DEPTH_CEILING).and_then(|mut r| r.value());
-            assert_eq!(strict.map_err(|fault| fault.what), Err(Flaw::Escape), "{sent}");
-            let mut lenient = Reader::lenient(sent.as_bytes(), DEPTH_CEILING).expect("a reader");
+            let strict = JsonReader::new(sent.as_bytes(), DEPTH_CEILING).and_then(|mut r| r.value());
+            assert_eq!(strict.map_err(|fault| fault.kind), Err(JsonErrorKind::Escape), "{sent}");
+            let mut lenient = JsonReader::lenient(sent.as_bytes(), DEPTH_CEILING).expect("a reader");
             assert_eq!(lenient.value().map(|span| span.len()), Ok(sent.len()), "{sent}");
             let read = |text: &str| {
-                let string = Reader::lenient(text.as_bytes(), 1).and_then(|mut r| r.string()).ok()?;
+                let string = JsonReader::lenient(text.as_bytes(), 1).and_then(|mut r| r.string()).ok()?;
                 Some(string.read(text.as_bytes()).into_owned())
             };
             assert_eq!(read(sent), read(kept), "{sent}");
         }
         for broken in [r#""\ud83""#, r#""\u""#, r#""\uZZZZ""#] {
-            let read = Reader::lenient(broken.as_bytes(), 1).and_then(|mut r| r.string());
-            assert_eq!(read.map_err(|fault| fault.what), Err(Flaw::Escape), "{broken}");
+            let read = JsonReader::lenient(broken.as_bytes(), 1).and_then(|mut r| r.string());
+            assert_eq!(read.map_err(|fault| fault.kind), Err(JsonErrorKind::Escape), "{broken}");
         }
     }
 }

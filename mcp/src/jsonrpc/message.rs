@@ -1,13 +1,13 @@
 //! The JSON-RPC messages that the gateway itself makes: one place makes bytes of them. And those of servers, read.
 //!
 //! What a server sends may hold surrogates that stand alone (RFC 8259 §8.2), and goes on as it was sent. What a client
-//! sends may not: `rpc` has refused it before anything here looks at it.
+//! sends may not: `jsonrpc::request` has refused it before anything here looks at it.
 
 use std::borrow::Cow;
 
 use crate::json::quote::quote;
-use crate::json::reader::{DEPTH_CEILING, Reader};
-use crate::{Refusal, Span, Text};
+use crate::json::reader::{DEPTH_CEILING, JsonReader};
+use crate::{Rejection, Span, Text};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::method::Method;
@@ -46,7 +46,7 @@ pub fn one_line(json: Bytes) -> Bytes {
 }
 
 /// An error that a server answered, under the caller's id; `error` is the JSON text of the error object.
-pub fn failure(id: &[u8], error: &[u8]) -> Bytes {
+pub fn error_response(id: &[u8], error: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(id.len() + error.len() + 40);
     out.put_slice(br#"{"jsonrpc":"2.0","id":"#);
     out.put_slice(id);
@@ -58,8 +58,8 @@ pub fn failure(id: &[u8], error: &[u8]) -> Bytes {
 
 /// The error message of a refusal. Without an id the member is left out, as the schemas from 2025-11-25 on
 /// have it (`JSONRPCErrorResponse.id` is optional and never null).
-pub fn refusal(id: Option<&[u8]>, refusal: &Refusal) -> Bytes {
-    let mut out = BytesMut::with_capacity(160 + refusal.message.len());
+pub fn rejection_response(id: Option<&[u8]>, rejection: &Rejection) -> Bytes {
+    let mut out = BytesMut::with_capacity(160 + rejection.message.len());
     out.put_slice(br#"{"jsonrpc":"2.0","#);
     if let Some(id) = id {
         out.put_slice(br#""id":"#);
@@ -67,9 +67,9 @@ pub fn refusal(id: Option<&[u8]>, refusal: &Refusal) -> Bytes {
         out.put_u8(b',');
     }
     out.put_slice(
-        format!(r#""error":{{"code":{},"message":{}"#, refusal.code, quote(&refusal.message)).as_bytes(),
+        format!(r#""error":{{"code":{},"message":{}"#, rejection.code, quote(&rejection.message)).as_bytes(),
     );
-    if let Some(data) = data(refusal) {
+    if let Some(data) = data(rejection) {
         out.put_slice(br#","data":"#);
         out.put_slice(data.as_bytes());
     }
@@ -78,9 +78,9 @@ pub fn refusal(id: Option<&[u8]>, refusal: &Refusal) -> Bytes {
 }
 
 /// `error.data`, with the time to wait in it where there is one.
-fn data(refusal: &Refusal) -> Option<Cow<'_, str>> {
-    let data = refusal.data.as_deref();
-    let Some(wait) = refusal.retry_after else { return data.map(Cow::Borrowed) };
+fn data(rejection: &Rejection) -> Option<Cow<'_, str>> {
+    let data = rejection.data.as_deref();
+    let Some(wait) = rejection.retry_after else { return data.map(Cow::Borrowed) };
     let wait = format!(r#""retry_after_ms":{}"#, wait.as_millis());
     match data.and_then(|data| data.strip_prefix('{')) {
         None => Some(Cow::Owned(format!("{{{wait}}}"))),
@@ -113,7 +113,7 @@ pub fn notification(method: &str, params: &[u8]) -> Bytes {
 
 /// What a server sent, as places in its bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Incoming {
+pub struct ServerMessage {
     pub id: Option<Span>,
     pub method: Option<Text>,
     pub params: Option<Span>,
@@ -121,8 +121,8 @@ pub struct Incoming {
     pub error: Option<Span>,
 }
 
-impl Incoming {
-    pub fn is_answer(&self) -> bool {
+impl ServerMessage {
+    pub fn is_response(&self) -> bool {
         self.method.is_none() && (self.result.is_some() != self.error.is_some())
     }
 
@@ -133,9 +133,9 @@ impl Incoming {
 }
 
 /// Reads a message of a server: one JSON object with `jsonrpc` "2.0", and no member twice that is read here.
-pub fn read(message: &[u8]) -> Option<Incoming> {
-    let mut reader = Reader::lenient(message, DEPTH_CEILING).ok()?;
-    let mut incoming = Incoming::default();
+pub fn read(message: &[u8]) -> Option<ServerMessage> {
+    let mut reader = JsonReader::lenient(message, DEPTH_CEILING).ok()?;
+    let mut incoming = ServerMessage::default();
     let (mut sound, mut twice, mut versioned, mut named) = (false, false, false, false);
     reader
         .object(|r, key| {
@@ -171,11 +171,11 @@ pub fn read(message: &[u8]) -> Option<Incoming> {
 pub const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
 /// Whether a message of a server is a reason to read its lists: one of them changed, or it tells when from now on.
-pub fn is_news_of_lists(message: &[u8]) -> bool {
+pub fn is_list_change(message: &[u8]) -> bool {
     let Some(method) = read(message).filter(|read| read.id.is_none()).and_then(|read| read.method) else {
         return false;
     };
-    let method = Method::of(&method.read(message));
+    let method = Method::parse(&method.read(message));
     method.is_list_changed() || method == Method::Acknowledged
 }
 
@@ -185,8 +185,8 @@ pub fn batch(text: &Bytes) -> Option<Vec<Bytes>> {
         return None;
     }
     let mut all = Vec::new();
-    let mut reader = Reader::lenient(text, DEPTH_CEILING).ok()?;
-    let mut part = |r: &mut Reader<'_>| {
+    let mut reader = JsonReader::lenient(text, DEPTH_CEILING).ok()?;
+    let mut part = |r: &mut JsonReader<'_>| {
         let span = r.value()?;
         all.push(text.slice(span.start..span.end));
         Ok(())
@@ -198,8 +198,9 @@ pub fn batch(text: &Bytes) -> Option<Vec<Bytes>> {
 
 /// Whether two ids as written mean the same: the same bytes, or strings that say the same in other escapes.
 pub fn same_id(a: &[u8], b: &[u8]) -> bool {
-    let text =
-        |raw: &[u8]| Reader::new(raw, 1).and_then(|mut r| r.string()).ok().map(|t| t.read(raw).into_owned());
+    let text = |raw: &[u8]| {
+        JsonReader::new(raw, 1).and_then(|mut r| r.string()).ok().map(|t| t.read(raw).into_owned())
+    };
     a == b
         || (a.first() == Some(&b'"')
             && b.first() == Some(&b'"')
@@ -208,7 +209,7 @@ pub fn same_id(a: &[u8], b: &[u8]) -> bool {
 
 /// The member `name` of a JSON object, as a place in its text.
 pub fn member(object: &[u8], name: &str) -> Option<Span> {
-    let mut reader = Reader::lenient(object, DEPTH_CEILING).ok()?;
+    let mut reader = JsonReader::lenient(object, DEPTH_CEILING).ok()?;
     let mut found = None;
     reader
         .object(|r, key| {
@@ -224,14 +225,14 @@ pub fn member(object: &[u8], name: &str) -> Option<Span> {
 
 /// The text of a JSON string.
 pub fn string(raw: &[u8]) -> Option<String> {
-    let text = Reader::lenient(raw, 1).and_then(|mut r| r.string()).ok()?;
+    let text = JsonReader::lenient(raw, 1).and_then(|mut r| r.string()).ok()?;
     Some(text.read(raw).into_owned())
 }
 
 /// The strings of a JSON array; none if it is something else.
 pub fn strings(array: &[u8]) -> Option<Vec<String>> {
     let mut all = Vec::new();
-    let mut reader = Reader::new(array, 1).ok()?;
+    let mut reader = JsonReader::new(array, 1).ok()?;
     reader
         .array(|r| {
             all.push(r.string()?.read(array).into_owned());

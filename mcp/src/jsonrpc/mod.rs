@@ -3,4 +3,4 @@
 pub mod message;
 pub mod request;
 
-pub use request::{Kind, Rpc};
+pub use request::{MessageKind, Rpc};

@@ -12,9 +12,9 @@ mod key_check;
 
 use std::borrow::Cow;
 
-use key_check::Keys;
+use key_check::KeyChecker;
 
-use crate::json::reader::{Fault, Flaw, Reader, Span, Text};
+use crate::json::reader::{JsonError, JsonErrorKind, JsonReader, Span, Text};
 
 /// Most members that an object which is looked into may have; bounds the search for duplicates.
 const MAX_MEMBERS: usize = 128;
@@ -22,7 +22,7 @@ const MAX_MEMBERS: usize = 128;
 const MAX_ID: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     Request,
     Notification,
     Response,
@@ -31,7 +31,7 @@ pub enum Kind {
 /// The places of one message. All spans are of the body that [`read`] was given.
 #[derive(Clone, Debug)]
 pub struct Rpc {
-    pub kind: Kind,
+    pub kind: MessageKind,
     /// As written: a string with its quotes, or an integer.
     pub id: Option<Span>,
     pub method: Option<Text>,
@@ -75,23 +75,23 @@ pub struct Meta {
 
 /// A body that is not one sound JSON-RPC message, with the id if one could be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
+pub struct ParseError {
     pub id: Option<Span>,
-    pub why: Why,
+    pub kind: ParseErrorKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
+pub enum ParseErrorKind {
     #[error("the body is not JSON: {0}")]
-    Json(Fault),
+    Json(JsonError),
     #[error("the body must be one JSON-RPC message, a JSON object")]
     NotAnObject,
     #[error("batches are not part of this protocol revision; send one message a request")]
     Batch,
     #[error("the key `{0}` stands twice in one object")]
-    Duplicate(String),
+    DuplicateKey(String),
     #[error("the key `{0}` is not the key `{1}`; keys are case-sensitive")]
-    LookAlike(String, &'static str),
+    LookalikeKey(String, &'static str),
     #[error("an object with more than {MAX_MEMBERS} members where the message is read")]
     TooManyMembers,
     #[error("`jsonrpc` must be the string \"2.0\"")]
@@ -109,26 +109,26 @@ pub enum Why {
 }
 
 /// Reads one message; `max_depth` levels of nesting are allowed.
-pub fn read(body: &[u8], max_depth: usize) -> Result<Rpc, Unreadable> {
-    let mut sight = Sight::default();
-    match sight.message(body, max_depth) {
-        Ok(()) => sight.conclude(body),
-        Err(fault) => Err(Unreadable { id: None, why: first_word(body, fault) }),
+pub fn read(body: &[u8], max_depth: usize) -> Result<Rpc, ParseError> {
+    let mut parser = Parser::default();
+    match parser.message(body, max_depth) {
+        Ok(()) => parser.finish(body),
+        Err(fault) => Err(ParseError { id: None, kind: classify_json_error(body, fault) }),
     }
 }
 
 /// Says `Batch` or `NotAnObject` rather than "unexpected character at 0" when the body is other JSON.
-fn first_word(body: &[u8], fault: Fault) -> Why {
+fn classify_json_error(body: &[u8], fault: JsonError) -> ParseErrorKind {
     let start = body.iter().position(|b| !b.is_ascii_whitespace());
-    let other = fault.what == Flaw::Unexpected && start == Some(fault.at) && body[fault.at] != b'{';
+    let other = fault.kind == JsonErrorKind::Unexpected && start == Some(fault.at) && body[fault.at] != b'{';
     if !other
-        || Reader::new(body, crate::json::reader::DEPTH_CEILING)
+        || JsonReader::new(body, crate::json::reader::DEPTH_CEILING)
             .and_then(|mut r| r.value().and(r.end()))
             .is_err()
     {
-        return Why::Json(fault);
+        return ParseErrorKind::Json(fault);
     }
-    if body[fault.at] == b'[' { Why::Batch } else { Why::NotAnObject }
+    if body[fault.at] == b'[' { ParseErrorKind::Batch } else { ParseErrorKind::NotAnObject }
 }
 
 const TOP: &[&str] = &["jsonrpc", "id", "method", "params", "result", "error"];
@@ -159,8 +159,8 @@ const META: &[&str] = &[META_VERSION, META_CAPABILITIES, META_CLIENT, META_LOG_L
 /// What has been seen so far; the first thing wrong with the message is kept while reading goes on, so that
 /// the answer can carry the id even when that comes last.
 #[derive(Default)]
-struct Sight {
-    wrong: Option<Why>,
+struct Parser {
+    error: Option<ParseErrorKind>,
     jsonrpc: bool,
     ids: usize,
     id: Option<Span>,
@@ -184,27 +184,27 @@ struct Sight {
     meta: Meta,
 }
 
-impl Sight {
-    fn blame(&mut self, why: Why) {
-        self.wrong.get_or_insert(why);
+impl Parser {
+    fn fail(&mut self, why: ParseErrorKind) {
+        self.error.get_or_insert(why);
     }
 
-    fn message(&mut self, body: &[u8], max_depth: usize) -> Result<(), Fault> {
-        let mut reader = Reader::new(body, max_depth)?;
-        let mut keys = Keys::new(body, TOP);
+    fn message(&mut self, body: &[u8], max_depth: usize) -> Result<(), JsonError> {
+        let mut reader = JsonReader::new(body, max_depth)?;
+        let mut keys = KeyChecker::new(body, TOP);
         reader.object(|r, key| {
             keys.check(key, self);
             match &*key.bytes(body) {
-                b"jsonrpc" => match self.take_string(r, || Why::Version)? {
+                b"jsonrpc" => match self.take_string(r, || ParseErrorKind::Version)? {
                     Some(version) if version.is(body, "2.0") => self.jsonrpc = true,
-                    _ => self.blame(Why::Version),
+                    _ => self.fail(ParseErrorKind::Version),
                 },
                 b"id" => {
                     self.ids += 1;
                     let id = r.value()?;
-                    if is_id(id.of(body)) { self.id = Some(id) } else { self.blame(Why::Id) }
+                    if is_id(id.of(body)) { self.id = Some(id) } else { self.fail(ParseErrorKind::Id) }
                 }
-                b"method" => self.method = self.take_string(r, || Why::Method)?,
+                b"method" => self.method = self.take_string(r, || ParseErrorKind::Method)?,
                 b"params" => self.params(r, body)?,
                 b"result" | b"error" => {
                     self.outcomes += 1;
@@ -217,23 +217,26 @@ impl Sight {
         reader.end()
     }
 
-    fn params(&mut self, r: &mut Reader<'_>, body: &[u8]) -> Result<(), Fault> {
+    fn params(&mut self, r: &mut JsonReader<'_>, body: &[u8]) -> Result<(), JsonError> {
         if r.peek()? != b'{' {
             r.value()?;
-            self.blame(Why::Object("params"));
+            self.fail(ParseErrorKind::Object("params"));
             return Ok(());
         }
-        let mut keys = Keys::new(body, PARAMS);
+        let mut keys = KeyChecker::new(body, PARAMS);
         let span = r.object(|r, key| {
             keys.check(key, self);
             match &*key.bytes(body) {
-                b"name" => self.name = self.take_string(r, || Why::String("params.name"))?,
-                b"uri" => self.uri = self.take_string(r, || Why::String("params.uri"))?,
-                b"cursor" => self.cursor = self.take_string(r, || Why::String("params.cursor"))?,
-                b"level" => self.level = self.take_string(r, || Why::String("params.level"))?,
-                b"taskId" => self.task_id = self.take_string(r, || Why::String("params.taskId"))?,
+                b"name" => self.name = self.take_string(r, || ParseErrorKind::String("params.name"))?,
+                b"uri" => self.uri = self.take_string(r, || ParseErrorKind::String("params.uri"))?,
+                b"cursor" => self.cursor = self.take_string(r, || ParseErrorKind::String("params.cursor"))?,
+                b"level" => self.level = self.take_string(r, || ParseErrorKind::String("params.level"))?,
+                b"taskId" => {
+                    self.task_id = self.take_string(r, || ParseErrorKind::String("params.taskId"))?
+                }
                 b"protocolVersion" => {
-                    self.protocol_version = self.take_string(r, || Why::String("params.protocolVersion"))?;
+                    self.protocol_version =
+                        self.take_string(r, || ParseErrorKind::String("params.protocolVersion"))?;
                 }
                 b"arguments" => self.arguments = Some(self.take_object(r, "params.arguments")?),
                 b"inputResponses" => self.input_responses = Some(r.value()?),
@@ -251,18 +254,20 @@ impl Sight {
         Ok(())
     }
 
-    fn reference(&mut self, r: &mut Reader<'_>, body: &[u8]) -> Result<(), Fault> {
+    fn reference(&mut self, r: &mut JsonReader<'_>, body: &[u8]) -> Result<(), JsonError> {
         if r.peek()? != b'{' {
-            self.blame(Why::Object("params.ref"));
+            self.fail(ParseErrorKind::Object("params.ref"));
             return r.value().map(drop);
         }
-        let mut keys = Keys::new(body, REFERENCE);
+        let mut keys = KeyChecker::new(body, REFERENCE);
         let mut reference = Reference::default();
         r.object(|r, key| {
             keys.check(key, self);
             match &*key.bytes(body) {
-                b"name" => reference.name = self.take_string(r, || Why::String("params.ref.name"))?,
-                b"uri" => reference.uri = self.take_string(r, || Why::String("params.ref.uri"))?,
+                b"name" => {
+                    reference.name = self.take_string(r, || ParseErrorKind::String("params.ref.name"))?
+                }
+                b"uri" => reference.uri = self.take_string(r, || ParseErrorKind::String("params.ref.uri"))?,
                 _ => drop(r.value()?),
             }
             Ok(())
@@ -271,20 +276,23 @@ impl Sight {
         Ok(())
     }
 
-    fn meta(&mut self, r: &mut Reader<'_>, body: &[u8]) -> Result<(), Fault> {
+    fn meta(&mut self, r: &mut JsonReader<'_>, body: &[u8]) -> Result<(), JsonError> {
         const VERSION: &[u8] = META_VERSION.as_bytes();
         const CAPABILITIES: &[u8] = META_CAPABILITIES.as_bytes();
         const CLIENT: &[u8] = META_CLIENT.as_bytes();
         const LOG_LEVEL: &[u8] = META_LOG_LEVEL.as_bytes();
         if r.peek()? != b'{' {
-            self.blame(Why::Object("params._meta"));
+            self.fail(ParseErrorKind::Object("params._meta"));
             return r.value().map(drop);
         }
-        let mut keys = Keys::new(body, META);
+        let mut keys = KeyChecker::new(body, META);
         r.object(|r, key| {
             keys.check(key, self);
             match &*key.bytes(body) {
-                VERSION => self.meta.protocol_version = self.take_string(r, || Why::String(META_VERSION))?,
+                VERSION => {
+                    self.meta.protocol_version =
+                        self.take_string(r, || ParseErrorKind::String(META_VERSION))?
+                }
                 CAPABILITIES => {
                     let object = r.peek()? == b'{';
                     let span = r.value()?;
@@ -300,44 +308,50 @@ impl Sight {
         Ok(())
     }
 
-    fn take_string(&mut self, r: &mut Reader<'_>, why: impl FnOnce() -> Why) -> Result<Option<Text>, Fault> {
+    fn take_string(
+        &mut self,
+        r: &mut JsonReader<'_>,
+        why: impl FnOnce() -> ParseErrorKind,
+    ) -> Result<Option<Text>, JsonError> {
         if r.peek()? == b'"' {
             return r.string().map(Some);
         }
         r.value()?;
-        self.blame(why());
+        self.fail(why());
         Ok(None)
     }
 
-    fn take_object(&mut self, r: &mut Reader<'_>, what: &'static str) -> Result<Span, Fault> {
+    fn take_object(&mut self, r: &mut JsonReader<'_>, what: &'static str) -> Result<Span, JsonError> {
         if r.peek()? != b'{' {
-            self.blame(Why::Object(what));
+            self.fail(ParseErrorKind::Object(what));
         }
         r.value()
     }
 
-    fn conclude(self, body: &[u8]) -> Result<Rpc, Unreadable> {
+    fn finish(self, body: &[u8]) -> Result<Rpc, ParseError> {
         // An id that stands twice names no request.
         let id = if self.ids == 1 { self.id } else { None };
         let kind = match (self.method.is_some(), id.is_some(), self.outcomes) {
-            (true, true, 0) => Some(Kind::Request),
-            (true, false, 0) => Some(Kind::Notification),
+            (true, true, 0) => Some(MessageKind::Request),
+            (true, false, 0) => Some(MessageKind::Notification),
             // A peer that could not read our id answers an error without one; it reaches no one, but is no fault. Of two
             // outcomes (JSON-RPC 2.0 §5) each reader would take another.
-            (false, _, 1) => Some(Kind::Response),
+            (false, _, 1) => Some(MessageKind::Response),
             _ => None,
         };
-        let wrong = match (self.wrong, self.jsonrpc, kind) {
+        let error = match (self.error, self.jsonrpc, kind) {
             (Some(why), ..) => Err(why),
-            (None, false, _) => Err(Why::Version),
-            (None, true, None) => Err(if self.outcomes > 0 { Why::Shape } else { Why::Method }),
+            (None, false, _) => Err(ParseErrorKind::Version),
+            (None, true, None) => {
+                Err(if self.outcomes > 0 { ParseErrorKind::Shape } else { ParseErrorKind::Method })
+            }
             (None, true, Some(kind)) => Ok(kind),
         };
         debug_assert!(id.is_none_or(|id| id.end <= body.len()));
-        match wrong {
+        match error {
             // The id of a response is the other side's: nothing here may be answered under it.
             Err(why) => {
-                Err(Unreadable { id: id.filter(|_| self.method.is_some() || self.outcomes == 0), why })
+                Err(ParseError { id: id.filter(|_| self.method.is_some() || self.outcomes == 0), kind: why })
             }
             Ok(kind) => Ok(Rpc {
                 kind,
@@ -384,15 +398,15 @@ fn is_id(raw: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn why(body: &str) -> Why {
-        read(body.as_bytes(), 64).expect_err(body).why
+    fn why(body: &str) -> ParseErrorKind {
+        read(body.as_bytes(), 64).expect_err(body).kind
     }
 
     #[test]
     fn a_call_is_read_as_places_in_its_bytes() {
         let body = br#" {"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"s__t","arguments":{"x":[1]},"_meta":{"progressToken":7}}} "#;
         let rpc = read(body, 64).expect("a sound call");
-        assert_eq!(rpc.kind, Kind::Request);
+        assert_eq!(rpc.kind, MessageKind::Request);
         assert_eq!(rpc.id.expect("id").of(body), b"\"a\"");
         assert_eq!(rpc.method_name(body), "tools/call");
         assert_eq!(rpc.name.expect("name").read(body), "s__t");
@@ -402,42 +416,45 @@ mod tests {
 
     #[test]
     fn what_another_reader_could_take_differently_is_refused() {
-        let dup = |key: &str| Why::Duplicate(key.into());
+        let dup = |key: &str| ParseErrorKind::DuplicateKey(key.into());
         for (body, expected) in [
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#, dup("method")),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","m\u0065thod":"b"}"#, dup("method")),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","x":1,"x":2}"#, dup("x")),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"name":"a","n\u0061me":"b"}}"#, dup("name")),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"_meta":{"q":1,"q":1}}}"#, dup("q")),
-            (r#"{"jsonrpc":"2.0","id":1,"Method":"a"}"#, Why::LookAlike("Method".into(), "method")),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"Method":"a"}"#,
+                ParseErrorKind::LookalikeKey("Method".into(), "method"),
+            ),
             (
                 r#"{"jsonrpc":"2.0","id":1,"method":"a","paramſ":{}}"#,
-                Why::LookAlike("paramſ".into(), "params"),
+                ParseErrorKind::LookalikeKey("paramſ".into(), "params"),
             ),
-            (r#"{"jsonrpc":"2.0","ıd":1,"method":"a"}"#, Why::LookAlike("ıd".into(), "id")),
+            (r#"{"jsonrpc":"2.0","ıd":1,"method":"a"}"#, ParseErrorKind::LookalikeKey("ıd".into(), "id")),
             (
                 r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"notiﬁcations":{}}}"#,
-                Why::LookAlike("notiﬁcations".into(), "notifications"),
+                ParseErrorKind::LookalikeKey("notiﬁcations".into(), "notifications"),
             ),
             (
                 r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"reque\u017Ftid":1}}"#,
-                Why::LookAlike("requeſtid".into(), "requestId"),
+                ParseErrorKind::LookalikeKey("requeſtid".into(), "requestId"),
             ),
             (
                 r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"_meta":{"progreẞToken":1}}}"#,
-                Why::LookAlike("progreẞToken".into(), "progressToken"),
+                ParseErrorKind::LookalikeKey("progreẞToken".into(), "progressToken"),
             ),
-            (r#"{"jsonrpc":"2.0","İD":1,"method":"a"}"#, Why::LookAlike("İD".into(), "id")),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":[]}"#, Why::Object("params")),
-            (r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#, Why::Id),
-            (r#"{"jsonrpc":"2.0","id":1.0,"method":"a"}"#, Why::Id),
-            (r#"{"jsonrpc":"1.0","id":1,"method":"a"}"#, Why::Version),
-            (r#"{"id":1,"method":"a"}"#, Why::Version),
-            (r#"{"jsonrpc":"2.0","id":1}"#, Why::Method),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"a","result":{}}"#, Why::Shape),
-            (r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#, Why::Shape),
-            (r#"[{"jsonrpc":"2.0","id":1,"method":"a"}]"#, Why::Batch),
-            (r#""x""#, Why::NotAnObject),
+            (r#"{"jsonrpc":"2.0","İD":1,"method":"a"}"#, ParseErrorKind::LookalikeKey("İD".into(), "id")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":[]}"#, ParseErrorKind::Object("params")),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#, ParseErrorKind::Id),
+            (r#"{"jsonrpc":"2.0","id":1.0,"method":"a"}"#, ParseErrorKind::Id),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"a"}"#, ParseErrorKind::Version),
+            (r#"{"id":1,"method":"a"}"#, ParseErrorKind::Version),
+            (r#"{"jsonrpc":"2.0","id":1}"#, ParseErrorKind::Method),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","result":{}}"#, ParseErrorKind::Shape),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#, ParseErrorKind::Shape),
+            (r#"[{"jsonrpc":"2.0","id":1,"method":"a"}]"#, ParseErrorKind::Batch),
+            (r#""x""#, ParseErrorKind::NotAnObject),
         ] {
             assert_eq!(why(body), expected, "{body}");
         }
@@ -460,6 +477,6 @@ mod tests {
             )
         };
         assert!(read(deep(61).as_bytes(), 64).is_ok());
-        assert!(matches!(why(&deep(62)), Why::Json(Fault { what: Flaw::Depth, .. })));
+        assert!(matches!(why(&deep(62)), ParseErrorKind::Json(JsonError { kind: JsonErrorKind::Depth, .. })));
     }
 }

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Operator;
+use crate::config::AdminAddress;
 use crate::process::admin_address_file::AdminAddressFile;
 
 /// How long anything may take; Docker gives a check 30 seconds.
@@ -72,14 +72,14 @@ pub fn health(file: &Path, at: HealthArgs, live: bool) -> ExitCode {
 }
 
 /// Where the gateway may be, the likeliest first.
-fn admin_addresses(file: &Path, at: HealthArgs) -> Result<Vec<Operator>, String> {
+fn admin_addresses(file: &Path, at: HealthArgs) -> Result<Vec<AdminAddress>, String> {
     let mut places = Vec::new();
     if let Some(named) = &at.address {
         let found = named.to_socket_addrs().map_err(|error| format!("--address {named}: {error}"))?;
-        places.extend(found.map(|address| Operator { address, tls: at.tls }));
+        places.extend(found.map(|address| AdminAddress { address, tls: at.tls }));
     } else {
         places.extend(AdminAddressFile::of(file).and_then(|sign| sign.at()));
-        if let Some(said) = Operator::of_file(file).filter(|said| !places.contains(said)) {
+        if let Some(said) = AdminAddress::of_file(file).filter(|said| !places.contains(said)) {
             places.push(said);
         }
     }
@@ -105,7 +105,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn get(Operator { address, tls }: Operator, path: &str) -> Result<(u16, String), ProbeError> {
+fn get(AdminAddress { address, tls }: AdminAddress, path: &str) -> Result<(u16, String), ProbeError> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;

@@ -4,9 +4,9 @@
 
 use std::rc::Rc;
 
-use super::outer_keys::{OURS, are_servers, is_server};
+use super::outer_keys::{NATIVE_KEY, are_servers, is_server};
 use super::slug;
-use crate::config::yaml::node::{Entry, Node, Value};
+use crate::config::yaml::node::{Entry, Node, NodeValue};
 use crate::config::yaml::print;
 
 /// What the file is a piece of.
@@ -22,8 +22,8 @@ impl Bare {
     /// Message and help; `root` is the file as it should be.
     pub(in crate::config) fn words(self, root: &Node) -> (String, String) {
         let message = match self {
-            Bare::Block => format!("servers without the key `{OURS}` that they stand under"),
-            Bare::Server => format!("one server, without its name and the key `{OURS}`"),
+            Bare::Block => format!("servers without their outer key `{NATIVE_KEY}`"),
+            Bare::Server => format!("one server, without its name and the key `{NATIVE_KEY}`"),
         };
         let (file, hides) = print::masked(root);
         let lines: Vec<&str> = file.lines().take(60).collect();
@@ -39,17 +39,17 @@ pub(super) fn wrap(root: &Rc<Node>) -> (Rc<Node>, Option<Bare>) {
         let start = node.bytes.start;
         Entry::new(key.to_owned(), start..start, Rc::clone(node))
     };
-    let map = |entry: Entry| Rc::new(Node::new(root.bytes.clone(), Value::Map(vec![entry])));
-    if root.entry(OURS).is_some() || !super::outer_keys::blocks(root).is_empty() {
+    let map = |entry: Entry| Rc::new(Node::new(root.bytes.clone(), NodeValue::Map(vec![entry])));
+    if root.entry(NATIVE_KEY).is_some() || !super::outer_keys::blocks(root).is_empty() {
         return (Rc::clone(root), None);
     }
     if is_server(root) && !root.entries().is_empty() {
         let named = map(under(&name(root), root));
-        return (map(under(OURS, &named)), Some(Bare::Server));
+        return (map(under(NATIVE_KEY, &named)), Some(Bare::Server));
     }
     let some = !root.entries().is_empty() || !root.items().is_empty();
     if some && are_servers(root) {
-        (map(under(OURS, root)), Some(Bare::Block))
+        (map(under(NATIVE_KEY, root)), Some(Bare::Block))
     } else {
         (Rc::clone(root), None)
     }

@@ -4,12 +4,12 @@
 
 use std::rc::Rc;
 
-use super::Reading;
-use crate::config::yaml::node::{Entry, Node, Scalar, Value};
-use crate::config::yaml::source::Bytes;
+use super::Translation;
+use crate::config::yaml::node::{Entry, Node, NodeValue, Scalar};
+use crate::config::yaml::source::ByteRange;
 
 pub(super) struct Draft<'r, 'i> {
-    pub reading: &'r Reading<'i>,
+    pub reading: &'r Translation<'i>,
     /// As it will be called.
     pub name: String,
     pub entries: Vec<Entry>,
@@ -55,17 +55,18 @@ impl Draft<'_, '_> {
 
     /// Takes a mapping out; what is none stays, and is told as an unknown key.
     pub(super) fn take_map(&mut self, key: &str) -> Option<Entry> {
-        let is_map = matches!(self.entry(key)?.node.value, Value::Map(_));
+        let is_map = matches!(self.entry(key)?.node.value, NodeValue::Map(_));
         if is_map { self.take(key) } else { None }
     }
 
     /// Takes a list out; what is none is a fault.
     pub(super) fn take_list(&mut self, key: &str) -> Option<Entry> {
         let entry = self.take(key)?;
-        if matches!(entry.node.value, Value::List(_)) {
+        if matches!(entry.node.value, NodeValue::List(_)) {
             return Some(entry);
         }
-        let message = format!("{}.{key}: {} cannot stand here", self.path(), entry.node.kind());
+        let message =
+            format!("{}.{key}: invalid type: {}", self.path(), entry.node.kind().trim_start_matches("a "));
         self.reading.fault(&entry.node.bytes, message, "expected a list");
         None
     }
@@ -75,7 +76,7 @@ impl Draft<'_, '_> {
         self.changed = true;
         let old = self.take(key);
         let (mut entries, key_bytes, bytes) = match &old {
-            Some(old) if matches!(old.node.value, Value::Map(_)) => {
+            Some(old) if matches!(old.node.value, NodeValue::Map(_)) => {
                 (old.node.entries().to_vec(), old.key_bytes.clone(), old.node.bytes.clone())
             }
             Some(old) => return self.put(key, from, Rc::clone(&old.node)),
@@ -89,7 +90,7 @@ impl Draft<'_, '_> {
                 entries.push(entry);
             }
         }
-        let node = Rc::new(Node::new(bytes, Value::Map(entries)));
+        let node = Rc::new(Node::new(bytes, NodeValue::Map(entries)));
         self.entries.push(Entry::new(key.to_owned(), key_bytes, node));
     }
 
@@ -109,27 +110,29 @@ impl Draft<'_, '_> {
 
 /// A new scalar in the place of a value.
 pub(super) fn scalar(at: &Node, text: impl Into<String>, plain: bool) -> Rc<Node> {
-    Rc::new(Node::new(at.bytes.clone(), Value::Scalar(Scalar::new(text.into(), plain))))
+    Rc::new(Node::new(at.bytes.clone(), NodeValue::Scalar(Scalar::new(text.into(), plain))))
 }
 
 /// A text that stands at these bytes, of a key for example.
-pub(super) fn scalar_at(bytes: &Bytes, text: &str) -> Rc<Node> {
-    Rc::new(Node::new(bytes.clone(), Value::Scalar(Scalar::new(text.to_owned(), false))))
+pub(super) fn scalar_at(bytes: &ByteRange, text: &str) -> Rc<Node> {
+    Rc::new(Node::new(bytes.clone(), NodeValue::Scalar(Scalar::new(text.to_owned(), false))))
 }
 
 pub(super) fn list(at: &Node, items: Vec<Rc<Node>>) -> Rc<Node> {
-    Rc::new(Node::new(at.bytes.clone(), Value::List(items)))
+    Rc::new(Node::new(at.bytes.clone(), NodeValue::List(items)))
 }
 
 pub(super) fn map(at: &Node, entries: Vec<Entry>) -> Rc<Node> {
-    Rc::new(Node::new(at.bytes.clone(), Value::Map(entries)))
+    Rc::new(Node::new(at.bytes.clone(), NodeValue::Map(entries)))
 }
 
 fn same(a: &Node, b: &Node) -> bool {
     match (&a.value, &b.value) {
-        (Value::Scalar(a), Value::Scalar(b)) => a.raw == b.raw,
-        (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
-        (Value::Map(a), Value::Map(b)) => {
+        (NodeValue::Scalar(a), NodeValue::Scalar(b)) => a.raw == b.raw,
+        (NodeValue::List(a), NodeValue::List(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
+        (NodeValue::Map(a), NodeValue::Map(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.key == b.key && same(&a.node, &b.node))
         }
         _ => false,

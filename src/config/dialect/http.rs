@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::draft::{Draft, scalar};
 use crate::config::yaml::interpolate;
-use crate::config::yaml::node::{Entry, Node, Value};
+use crate::config::yaml::node::{Entry, Node, NodeValue};
 
 /// Headers that programs write though their HTTP client sets them, as the gateway does.
 const USUAL: [&str; 2] = ["accept", "content-type"];
@@ -101,7 +101,7 @@ fn usual_headers(draft: &mut Draft<'_, '_>) {
     if !dropped.is_empty() {
         draft.take("headers");
         if !kept.is_empty() {
-            let node = Node::new(headers.node.bytes.clone(), Value::Map(kept));
+            let node = Node::new(headers.node.bytes.clone(), NodeValue::Map(kept));
             draft.put("headers", &headers, Rc::new(node));
         }
     }

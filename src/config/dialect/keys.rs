@@ -4,11 +4,11 @@
 
 use std::rc::Rc;
 
-use super::Reading;
+use super::Translation;
 use super::draft::{Draft, list, map, scalar};
 use super::http::is_variable;
 use crate::config::yaml::interpolate;
-use crate::config::yaml::node::{Entry, Node, Value};
+use crate::config::yaml::node::{Entry, Node, NodeValue};
 
 /// Programs to which `$VAR` and `~` are what they look like.
 const SHELLS: [&str; 8] = ["sh", "bash", "dash", "zsh", "fish", "cmd", "powershell", "pwsh"];
@@ -19,14 +19,15 @@ const COPILOT: &str = "COPILOT_MCP_";
 pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     let program = draft.text("command").and_then(|command| command.rsplit(['/', '\\']).next());
     let shell = program.is_some_and(|program| SHELLS.contains(&program.trim_end_matches(".exe")));
-    let words = Words { reading: draft.reading, server: &draft.name, expands: draft.reading.expands };
+    let message =
+        VariableReader { reading: draft.reading, server: &draft.name, expands: draft.reading.expands };
     let mut changed = false;
     let entries = draft.entries.iter().map(|entry| {
         let node = match entry.key.as_str() {
-            "command" | "cwd" | "envFile" => words.node(&entry.node, true),
+            "command" | "cwd" | "envFile" => message.node(&entry.node, true),
             // A shell reads its arguments itself.
             "args" if shell => None,
-            "args" | "env" | "headers" | "url" | "urls" => words.node(&entry.node, false),
+            "args" | "env" | "headers" | "url" | "urls" => message.node(&entry.node, false),
             _ => None,
         };
         changed |= node.is_some();
@@ -40,22 +41,22 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     }
 }
 
-struct Words<'a, 'i> {
-    reading: &'a Reading<'i>,
+struct VariableReader<'a, 'i> {
+    reading: &'a Translation<'i>,
     server: &'a str,
     /// `$VAR` is a variable where the file comes from.
     expands: bool,
 }
 
-impl Words<'_, '_> {
+impl VariableReader<'_, '_> {
     /// The value with its texts translated; `None` if it stays as it is.
     fn node(&self, node: &Node, path: bool) -> Option<Rc<Node>> {
         match &node.value {
-            Value::Scalar(text) => {
+            NodeValue::Scalar(text) => {
                 let new = self.text(&text.raw, node, path)?;
                 Some(scalar(node, new, text.plain))
             }
-            Value::List(items) => {
+            NodeValue::List(items) => {
                 let new: Vec<_> = items.iter().map(|item| self.node(item, path)).collect();
                 new.iter().any(Option::is_some).then(|| {
                     let items =
@@ -63,7 +64,7 @@ impl Words<'_, '_> {
                     list(node, items.collect())
                 })
             }
-            Value::Map(entries) => {
+            NodeValue::Map(entries) => {
                 let new: Vec<_> = entries.iter().map(|entry| self.node(&entry.node, path)).collect();
                 new.iter().any(Option::is_some).then(|| {
                     let entries = new.into_iter().zip(entries).map(|(new, old)| {
@@ -120,7 +121,7 @@ impl Words<'_, '_> {
             };
             let written = &from[..end];
             let inside = written[open.len()..end - close.len()].trim();
-            match self.ours(inside, double) {
+            match self.to_native(inside, double) {
                 Some(ours) => {
                     let text = format!("`{written}` is read as `{ours}` ({})", self.server);
                     self.reading.inquest.note(&node.bytes, text, inside.starts_with("workspace"));
@@ -144,7 +145,7 @@ impl Words<'_, '_> {
     }
 
     /// What a variable of another program is here; `None` if it is one of ours, or nobody knows.
-    fn ours(&self, inside: &str, double: bool) -> Option<String> {
+    fn to_native(&self, inside: &str, double: bool) -> Option<String> {
         if double {
             // Continue's `${{ secrets.NAME }}`.
             let name = inside.strip_prefix("secrets.").or(inside.strip_prefix("inputs."))?;
@@ -158,7 +159,8 @@ impl Words<'_, '_> {
             "workspaceFolderBasename" => folder()?.rsplit('/').next().map(str::to_owned),
             _ => {
                 let id = inside.strip_prefix("input:")?;
-                let default = self.reading.inputs.iter().find(|(known, _)| known == id)?.1.as_ref()?;
+                let default =
+                    self.reading.inputs.iter().find(|(references, _)| references == id)?.1.as_ref()?;
                 Some(format!("${{{}:-{default}}}", interpolate::input(id)))
             }
         }
@@ -196,9 +198,9 @@ impl Words<'_, '_> {
             self.reading.note(&node.bytes, format!("`{text}` is read as `${{{text}}}` ({})", self.server));
             *text = format!("${{{text}}}");
         } else {
-            let words =
+            let message =
                 format!("`{text}` is passed on as it stands ({}): there is no such variable", self.server);
-            self.reading.warn(&node.bytes, words);
+            self.reading.warn(&node.bytes, message);
         }
     }
 

@@ -26,15 +26,15 @@ mod tools;
 
 pub(super) use bare_servers::Bare;
 use draft::Draft;
-use outer_keys::{Block, OURS};
+use outer_keys::{Block, NATIVE_KEY};
 use report::ByKey;
 use times::Unit;
 
-use super::diagnostics::Inquest;
+use super::diagnostics::Diagnostics;
 use super::suggest;
 use super::yaml::interpolate::Environment;
-use super::yaml::node::{Entry, Node, Value};
-use super::yaml::source::Bytes;
+use super::yaml::node::{Entry, Node, NodeValue};
+use super::yaml::source::ByteRange;
 
 pub(super) use self::dotenv::read as dotenv;
 pub(super) use self::json::{is_bare, loose, plain, scan};
@@ -57,8 +57,8 @@ const FOREIGN: [&str; 12] = [
 ];
 
 /// What is known of a file while its servers are translated, and what was found.
-pub(super) struct Reading<'i> {
-    inquest: &'i Inquest<'i>,
+pub(super) struct Translation<'i> {
+    inquest: &'i Diagnostics<'i>,
     environment: &'i Environment<'i>,
     /// Where the file lies.
     folder: Option<String>,
@@ -79,7 +79,7 @@ pub(super) struct Reading<'i> {
 /// often another one.
 pub(super) fn translate(
     root: &Rc<Node>,
-    inquest: &Inquest<'_>,
+    diagnostics: &Diagnostics<'_>,
     environment: &Environment<'_>,
     folder: Option<String>,
     json: bool,
@@ -90,10 +90,10 @@ pub(super) fn translate(
     let unit = blocks.first().and_then(|block| times::unit(&block.path, &servers));
     let any = |keys: &[&str]| servers.iter().any(|node| keys.iter().any(|key| node.entry(key).is_some()));
     let listed = servers.iter().filter_map(|node| node.entry("tools"));
-    let copilot = listed.into_iter().any(|tools| matches!(tools.node.value, Value::List(_)));
+    let copilot = listed.into_iter().any(|tools| matches!(tools.node.value, NodeValue::List(_)));
     let crush = blocks.iter().any(|block| block.path == "mcp");
-    let reading = Reading {
-        inquest,
+    let reading = Translation {
+        inquest: diagnostics,
         environment,
         folder,
         unit,
@@ -105,7 +105,7 @@ pub(super) fn translate(
         foreign: Cell::new(json),
     };
     let translated = reading.file(&whole, &blocks);
-    reading.tell();
+    reading.report();
     (translated.unwrap_or(whole), bare)
 }
 
@@ -127,7 +127,7 @@ fn inputs(root: &Node) -> Vec<(String, Option<String>)> {
     inputs.node.items().iter().filter_map(input).collect()
 }
 
-impl Reading<'_> {
+impl Translation<'_> {
     /// The file in our words; `None` if it was written in them.
     fn file(&self, root: &Rc<Node>, blocks: &[Block]) -> Option<Rc<Node>> {
         let mut servers: Vec<Entry> = Vec::new();
@@ -146,20 +146,23 @@ impl Reading<'_> {
         for block in blocks {
             if block.misspelt {
                 let message = format!("unknown key `{}`", block.path);
-                self.fault(&block.key.key_bytes, message, &format!("did you mean `{OURS}`?"));
+                self.fault(&block.key.key_bytes, message, &format!("did you mean `{NATIVE_KEY}`?"));
             }
-            let inside = block.root != block.path || block.key.key != OURS;
+            let inside = block.root != block.path || block.key.key != NATIVE_KEY;
             changed |= block.misspelt;
             if !block.misspelt && (inside || !block.node.items().is_empty()) {
                 self.foreign.set(true);
                 changed = true;
                 let list = if block.node.items().is_empty() { "" } else { ", a list," };
                 if inside {
-                    self.note(&block.key.key_bytes, format!("`{}`{list} is read as `{OURS}`", block.path));
+                    self.note(
+                        &block.key.key_bytes,
+                        format!("`{}`{list} is read as `{NATIVE_KEY}`", block.path),
+                    );
                 } else {
                     self.note(
                         &block.key.key_bytes,
-                        format!("the list `{OURS}` is read as a mapping of names to servers"),
+                        format!("the list `{NATIVE_KEY}` is read as a mapping of names to servers"),
                     );
                 }
             }
@@ -170,12 +173,12 @@ impl Reading<'_> {
                 if let Some(first) = servers.iter().find(|server| server.key == name) {
                     let line = self.line(&first.key_bytes);
                     let message = match written == name {
-                        true => format!("`{name}` is set twice"),
+                        true => format!("duplicate key `{name}`"),
                         false => {
                             format!("`{}` would be called `{name}` here, and so is another", shown(&written))
                         }
                     };
-                    self.fault(&key_bytes, message, &format!("it was first set on line {line}"));
+                    self.fault(&key_bytes, message, &format!("first set on line {line}"));
                     continue;
                 }
                 servers.push(Entry::new(name, key_bytes, node));
@@ -188,8 +191,8 @@ impl Reading<'_> {
         }
         let block = blocks.first().filter(|_| changed)?;
         let bytes = block.node.bytes.clone();
-        let node = Rc::new(Node::new(bytes, Value::Map(servers)));
-        let ours = Entry::new(OURS.to_owned(), block.key.key_bytes.clone(), node);
+        let node = Rc::new(Node::new(bytes, NodeValue::Map(servers)));
+        let ours = Entry::new(NATIVE_KEY.to_owned(), block.key.key_bytes.clone(), node);
         let mut entries = Vec::new();
         for entry in root.entries() {
             let first = blocks.iter().position(|block| block.root == entry.key);
@@ -199,11 +202,11 @@ impl Reading<'_> {
                 None => entries.push(entry.clone()),
             }
         }
-        Some(Rc::new(Node::new(root.bytes.clone(), Value::Map(entries))))
+        Some(Rc::new(Node::new(root.bytes.clone(), NodeValue::Map(entries))))
     }
 
     /// The servers of a block by their names, which in a list are among their keys.
-    fn named(&self, block: &Block) -> Vec<(String, Bytes, Rc<Node>)> {
+    fn named(&self, block: &Block) -> Vec<(String, ByteRange, Rc<Node>)> {
         let entries = block.node.entries().iter();
         let mut named: Vec<_> = entries
             .map(|entry| (entry.key.clone(), entry.key_bytes.clone(), Rc::clone(&entry.node)))
@@ -216,14 +219,14 @@ impl Reading<'_> {
             named.push((
                 name,
                 item.bytes.clone(),
-                Rc::new(Node::new(item.bytes.clone(), Value::Map(entries))),
+                Rc::new(Node::new(item.bytes.clone(), NodeValue::Map(entries))),
             ));
         }
         named
     }
 
     /// A server in our words, its name, and whether anything changed.
-    fn server(&self, name: String, bytes: &Bytes, node: &Rc<Node>) -> (String, Rc<Node>, bool) {
+    fn server(&self, name: String, bytes: &ByteRange, node: &Rc<Node>) -> (String, Rc<Node>, bool) {
         let slug = slug::slug(&name);
         let other = slug != name;
         if other {
@@ -235,7 +238,7 @@ impl Reading<'_> {
                 ),
             );
         }
-        if !matches!(node.value, Value::Map(_)) {
+        if !matches!(node.value, NodeValue::Map(_)) {
             return (slug, Rc::clone(node), other);
         }
         let mut draft = Draft { reading: self, name: slug, entries: node.entries().to_vec(), changed: false };
@@ -251,16 +254,16 @@ impl Reading<'_> {
         keys::translate(&mut draft);
         let Draft { name, entries, changed, .. } = draft;
         match changed {
-            true => (name, Rc::new(Node::new(node.bytes.clone(), Value::Map(entries))), true),
+            true => (name, Rc::new(Node::new(node.bytes.clone(), NodeValue::Map(entries))), true),
             false => (name, Rc::clone(node), other),
         }
     }
 
     /// Gemini's `mcp: {allowed, excluded}`, which says which of the servers are there at all.
     fn switches(&self, root: &Node, servers: &mut [Entry], changed: &mut bool) {
-        let Some(mcp) = root.entry("mcp").filter(|_| root.entry(OURS).is_some()) else { return };
+        let Some(mcp) = root.entry("mcp").filter(|_| root.entry(NATIVE_KEY).is_some()) else { return };
         let names = |key: &str| {
-            let list = mcp.node.entry(key).filter(|entry| matches!(entry.node.value, Value::List(_)))?;
+            let list = mcp.node.entry(key).filter(|entry| matches!(entry.node.value, NodeValue::List(_)))?;
             Some(list.node.items().iter().filter_map(|item| item.raw()).collect::<Vec<_>>())
         };
         let (allowed, excluded) = (names("allowed"), names("excluded").unwrap_or_default());
@@ -275,7 +278,7 @@ impl Reading<'_> {
                 );
                 let others = server.node.entries().iter().filter(|entry| entry.key != "disabled").cloned();
                 let entries = others.chain([off]).collect();
-                let node = Rc::new(Node::new(server.node.bytes.clone(), Value::Map(entries)));
+                let node = Rc::new(Node::new(server.node.bytes.clone(), NodeValue::Map(entries)));
                 *server = Entry::new(server.key.clone(), server.key_bytes.clone(), node);
                 *changed = true;
                 self.foreign.set(true);

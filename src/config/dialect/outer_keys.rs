@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use crate::config::suggest;
-use crate::config::yaml::node::{Entry, Node, Value};
+use crate::config::yaml::node::{Entry, Node, NodeValue};
 
 /// The key that they stand under here.
-pub(super) const OURS: &str = "mcpServers";
+pub(super) const NATIVE_KEY: &str = "mcpServers";
 
 /// A block of servers.
 pub(super) struct Block {
@@ -32,7 +32,7 @@ pub(super) fn blocks(root: &Node) -> Vec<Block> {
             node: Rc::clone(&inner.node),
             misspelt: false,
         };
-        if entry.key == OURS || is_block(&entry.key, &entry.node) {
+        if entry.key == NATIVE_KEY || is_block(&entry.key, &entry.node) {
             found.push(block(entry.key.clone(), entry));
         } else if matches!(entry.key.as_str(), "mcp" | "experimental") || entry.key.starts_with("mcp.") {
             // The settings of an editor.
@@ -53,7 +53,7 @@ pub(super) fn blocks(root: &Node) -> Vec<Block> {
         }
     }
     if found.is_empty()
-        && let Some(entry) = root.entries().iter().find(|entry| suggest::is_meant(OURS, &entry.key))
+        && let Some(entry) = root.entries().iter().find(|entry| suggest::is_typo_of(NATIVE_KEY, &entry.key))
     {
         let (path, root, node) = (entry.key.clone(), entry.key.clone(), Rc::clone(&entry.node));
         found.push(Block { path, key: entry.clone(), root, node, misspelt: true });
@@ -83,17 +83,17 @@ fn bare(key: &str) -> String {
 
 /// Whether this key of a file is one of those that programs put their servers under.
 fn is_block(key: &str, node: &Node) -> bool {
-    let known = ["mcpservers", "servers", "contextservers", "extensions", "modelcontextprotocolservers"];
+    let references = ["mcpservers", "servers", "contextservers", "extensions", "modelcontextprotocolservers"];
     let empty =
-        matches!(&node.value, Value::Map(entries) if entries.is_empty()) && !key.contains("extensions");
-    known.contains(&bare(key).as_str()) && (empty || are_servers(node))
+        matches!(&node.value, NodeValue::Map(entries) if entries.is_empty()) && !key.contains("extensions");
+    references.contains(&bare(key).as_str()) && (empty || are_servers(node))
 }
 
 /// Whether these look like servers: a mapping or a list of mappings, one of which at least says how it is reached.
 pub(super) fn are_servers(node: &Node) -> bool {
     let entries = node.entries().iter().map(|entry| &entry.node);
     let mut all = entries.chain(node.items());
-    all.clone().all(|node| matches!(node.value, Value::Map(_))) && all.any(|node| is_server(node))
+    all.clone().all(|node| matches!(node.value, NodeValue::Map(_))) && all.any(|node| is_server(node))
 }
 
 /// Whether a mapping says how a server is reached.

@@ -3,32 +3,32 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use super::Reading;
-use crate::config::yaml::node::{Entry, Value};
-use crate::config::yaml::source::Bytes;
+use super::Translation;
+use crate::config::yaml::node::{Entry, NodeValue};
+use crate::config::yaml::source::ByteRange;
 
 /// Where a key was first met, and the servers that have it.
-pub(super) type ByKey<K> = RefCell<BTreeMap<K, (Bytes, Vec<String>)>>;
+pub(super) type ByKey<K> = RefCell<BTreeMap<K, (ByteRange, Vec<String>)>>;
 
-impl Reading<'_> {
-    pub(super) fn note(&self, bytes: &Bytes, text: String) {
+impl Translation<'_> {
+    pub(super) fn note(&self, bytes: &ByteRange, text: String) {
         self.inquest.note(bytes, text, false);
     }
 
-    pub(super) fn warn(&self, bytes: &Bytes, text: String) {
+    pub(super) fn warn(&self, bytes: &ByteRange, text: String) {
         self.inquest.note(bytes, text, true);
     }
 
-    pub(super) fn fault(&self, bytes: &Bytes, message: String, expected: &str) {
+    pub(super) fn fault(&self, bytes: &ByteRange, message: String, expected: &str) {
         self.fault_with(bytes, message, expected, "");
     }
 
-    pub(super) fn fault_with(&self, bytes: &Bytes, message: String, expected: &str, help: &str) {
+    pub(super) fn fault_with(&self, bytes: &ByteRange, message: String, expected: &str, help: &str) {
         self.inquest.add(bytes, message, expected.to_owned(), help.to_owned());
     }
 
-    pub(super) fn line(&self, bytes: &Bytes) -> usize {
-        self.inquest.source().place(bytes).line
+    pub(super) fn line(&self, bytes: &ByteRange) -> usize {
+        self.inquest.source().location(bytes).line
     }
 
     /// A key that was read as another; the same of several servers is one note.
@@ -41,29 +41,29 @@ impl Reading<'_> {
     /// A key that nobody here has a use for.
     pub(super) fn unread(&self, entry: &Entry, server: &str) {
         self.foreign.set(true);
-        self.inquest.unread(&entry.key_bytes, &entry.key, Some(server));
+        self.inquest.ignore_key(&entry.key_bytes, &entry.key, Some(server));
     }
 
     /// A key that says whether a person is asked before a call.
     pub(super) fn approval(&self, entry: &Entry, server: &str) {
         self.foreign.set(true);
         let empty = match &entry.node.value {
-            Value::Scalar(scalar) => scalar.raw == "false",
-            Value::List(items) => items.is_empty(),
-            Value::Map(entries) => entries.is_empty(),
+            NodeValue::Scalar(scalar) => scalar.raw == "false",
+            NodeValue::List(items) => items.is_empty(),
+            NodeValue::Map(entries) => entries.is_empty(),
         };
         if empty {
             let text = format!("`{}` is not read ({server}): nobody is asked here before a call", entry.key);
             return self.note(&entry.key_bytes, text);
         }
         let mut approvals = self.approvals.borrow_mut();
-        let told =
+        let reported =
             approvals.entry(entry.key.clone()).or_insert_with(|| (entry.key_bytes.clone(), Vec::new()));
-        told.1.push(server.to_owned());
+        reported.1.push(server.to_owned());
     }
 
     /// Says what was gathered over all servers.
-    pub(super) fn tell(&self) {
+    pub(super) fn report(&self) {
         for ((from, to), (bytes, servers)) in self.renamed.take() {
             self.note(&bytes, format!("`{from}` is read as `{to}` ({})", servers.join(", ")));
         }

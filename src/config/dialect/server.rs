@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::draft::{Draft, list, map, scalar};
-use crate::config::yaml::node::{Entry, Node, Value};
+use crate::config::yaml::node::{Entry, Node, NodeValue};
 
 /// Keys that are another word for one of ours.
 const SAME: [(&str, &str); 18] = [
@@ -29,7 +29,7 @@ const SAME: [(&str, &str); 18] = [
 
 /// Keys that have a meaning only where a person looks at them, or for the program that wrote them. None of them says who
 /// may do what.
-pub(super) const HARMLESS: [&str; 52] = [
+pub(super) const IGNORED: [&str; 52] = [
     "$comment",
     "//",
     "_comment",
@@ -86,7 +86,7 @@ pub(super) const HARMLESS: [&str; 52] = [
 
 /// How another program says that a server is reached.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reached {
+pub(super) enum ServerAccess {
     Stdio,
     Http,
     Sse,
@@ -95,14 +95,14 @@ pub(super) enum Reached {
 }
 
 /// What a word for a transport means.
-pub(super) fn kind(node: &Node) -> Option<Reached> {
+pub(super) fn kind(node: &Node) -> Option<ServerAccess> {
     let word = node.raw()?.replace(['_', '-', ' ', '+'], "").to_ascii_lowercase();
     match word.as_str() {
-        "stdio" | "local" | "command" | "process" => Some(Reached::Stdio),
+        "stdio" | "local" | "command" | "process" => Some(ServerAccess::Stdio),
         "http" | "https" | "url" | "remote" | "streamablehttp" | "streamable" | "httpstream"
-        | "streaminghttp" => Some(Reached::Http),
-        "sse" | "httpsse" | "ssehttp" => Some(Reached::Sse),
-        "builtin" | "platform" | "frontend" | "inlinepython" | "inmemory" => Some(Reached::Inside),
+        | "streaminghttp" => Some(ServerAccess::Http),
+        "sse" | "httpsse" | "ssehttp" => Some(ServerAccess::Sse),
+        "builtin" | "platform" | "frontend" | "inlinepython" | "inmemory" => Some(ServerAccess::Inside),
         _ => None,
     }
 }
@@ -120,7 +120,7 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     transport(draft);
     switch(draft);
     super::http::translate(draft);
-    for key in HARMLESS {
+    for key in IGNORED {
         if let Some(entry) = draft.take(key)
             && !(key == "settings" && entry.node.entries().is_empty())
         {
@@ -132,7 +132,7 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
 /// Zed's older `command: {path, args, env}`, Continue's older `transport: {type, command, args}`.
 fn nested(draft: &mut Draft<'_, '_>) {
     for outer in ["command", "transport"] {
-        let nested = draft.entry(outer).is_some_and(|entry| matches!(entry.node.value, Value::Map(_)));
+        let nested = draft.entry(outer).is_some_and(|entry| matches!(entry.node.value, NodeValue::Map(_)));
         let Some(entry) = nested.then(|| draft.take(outer)).flatten() else { continue };
         for inner in entry.node.entries().iter().filter(|inner| !inner.node.is_null()) {
             let key = if outer == "command" && inner.key == "path" { "command" } else { inner.key.as_str() };
@@ -229,18 +229,18 @@ fn transport(draft: &mut Draft<'_, '_>) {
     };
     let word = entry.node.raw().unwrap_or_default();
     match kind(&entry.node) {
-        Some(Reached::Stdio) if word != "stdio" => become_type(draft, &entry, "stdio"),
-        Some(Reached::Http) if !["http", "streamable-http", "streamableHttp"].contains(&word) => {
+        Some(ServerAccess::Stdio) if word != "stdio" => become_type(draft, &entry, "stdio"),
+        Some(ServerAccess::Http) if !["http", "streamable-http", "streamableHttp"].contains(&word) => {
             become_type(draft, &entry, "http");
         }
-        Some(Reached::Sse) => {
+        Some(ServerAccess::Sse) => {
             let message = format!("{}.type: `sse` is not available in this version", draft.path());
             let help = "most servers of that transport serve streamable HTTP too, often at /mcp in the place of /sse: give that \
                         URL with `type: http`;\nelse start a bridge: {command: npx, args: [\"-y\", \"mcp-remote\", URL]}";
             draft.reading.fault_with(&entry.node.bytes, message, "expected `stdio` or `http`", help);
-            entry.node.condemn();
+            entry.node.mark_invalid();
         }
-        Some(Reached::Inside) => leave_out(draft, &entry),
+        Some(ServerAccess::Inside) => leave_out(draft, &entry),
         _ => {}
     }
 }

@@ -1,6 +1,6 @@
 //! Names of servers as they can stand in a path and in the name of a tool.
 
-use crate::config::scalar::Leaf;
+use crate::config::scalar::ScalarValue;
 use crate::config::scalar::names::ServerName;
 
 /// Longest name.

@@ -3,7 +3,7 @@
 //! A number is read where it is certain whose file it is, or where its key names the unit; else both readings are told.
 
 use super::draft::{Draft, scalar};
-use crate::config::scalar::duration::Span;
+use crate::config::scalar::duration::ConfigDuration;
 use crate::config::yaml::node::{Entry, Node};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +56,10 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
                 put(draft, "timeout", &entry, count, unit);
             }
             None => {
-                let message = format!("{}.timeout: a span of time without its unit", draft.path());
+                let message = format!("{}.timeout: missing unit", draft.path());
                 let expected = format!("write `{count}s` if seconds are meant, `{count}ms` if milliseconds");
                 draft.reading.fault(&entry.node.bytes, message, &expected);
-                entry.node.condemn();
+                entry.node.mark_invalid();
             }
         }
     }
@@ -91,7 +91,7 @@ fn put(draft: &mut Draft<'_, '_>, to: &str, entry: &Entry, count: u64, unit: Uni
         Unit::Seconds => count.saturating_mul(1_000),
         Unit::Millis => count,
     };
-    let text = Span::millis(millis).to_string();
+    let text = ConfigDuration::millis(millis).to_string();
     draft.reading.note(
         &entry.key_bytes,
         format!("`{}: {count}` is read as `{to}: {text}` ({})", entry.key, draft.name),
@@ -116,9 +116,9 @@ fn fits(unit: Unit, count: u64) -> bool {
 /// Whose file it is, as far as times go, by the keys that its servers have.
 pub(super) fn unit(block: &str, servers: &[&Node]) -> Option<Unit> {
     let any = |keys: &[&str]| servers.iter().any(|node| keys.iter().any(|key| node.entry(key).is_some()));
-    let typed = |words: &[&str]| {
+    let typed = |message: &[&str]| {
         let types = servers.iter().filter_map(|node| node.entry("type")?.node.raw());
-        types.into_iter().any(|word| words.contains(&word))
+        types.into_iter().any(|word| message.contains(&word))
     };
     let goose = block == "extensions" && any(&["cmd", "uri", "envs", "bundled"]);
     let crush = block == "mcp" && typed(&["stdio", "http", "sse"]);

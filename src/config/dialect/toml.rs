@@ -5,9 +5,9 @@ use std::rc::Rc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::yaml::node::{Entry, Node, Scalar, Value};
-use crate::config::yaml::node::{MAX_DEPTH, Wrong};
-use crate::config::yaml::source::Bytes;
+use crate::config::yaml::node::{Entry, Node, NodeValue, Scalar};
+use crate::config::yaml::node::{MAX_DEPTH, YamlError};
+use crate::config::yaml::source::ByteRange;
 
 /// Whether a file with this name is TOML.
 pub(in crate::config) fn is_named(name: &str) -> bool {
@@ -15,20 +15,20 @@ pub(in crate::config) fn is_named(name: &str) -> bool {
 }
 
 /// Reads the file; `Ok(None)` is one without a value.
-pub(in crate::config) fn plant(text: &str) -> Result<Option<Rc<Node>>, Wrong> {
+pub(in crate::config) fn plant(text: &str) -> Result<Option<Rc<Node>>, YamlError> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().unwrap_or(0..0);
         // The message speaks of what the grammar wants, not of what stands there.
-        Wrong::new(at, format!("not valid TOML: {}", error.message()), "")
+        YamlError::new(at, format!("not valid TOML: {}", error.message()), "")
     })?;
     let bytes = table.span();
     let root = map(table.get_ref(), bytes, 0)?;
     Ok((!root.entries().is_empty()).then(|| Rc::new(root)))
 }
 
-fn map(table: &DeTable<'_>, bytes: Bytes, depth: usize) -> Result<Node, Wrong> {
+fn map(table: &DeTable<'_>, bytes: ByteRange, depth: usize) -> Result<Node, YamlError> {
     if depth > MAX_DEPTH {
-        return Err(Wrong::new(bytes, format!("nested more than {MAX_DEPTH} levels deep"), ""));
+        return Err(YamlError::new(bytes, format!("nested more than {MAX_DEPTH} levels deep"), ""));
     }
     let mut entries = Vec::with_capacity(table.len());
     for (key, value) in table.iter() {
@@ -37,12 +37,13 @@ fn map(table: &DeTable<'_>, bytes: Bytes, depth: usize) -> Result<Node, Wrong> {
     }
     // The crate sorts them by name.
     entries.sort_by_key(|entry| entry.key_bytes.start);
-    Ok(Node::new(bytes, Value::Map(entries)))
+    Ok(Node::new(bytes, NodeValue::Map(entries)))
 }
 
-fn node(value: &Spanned<DeValue<'_>>, depth: usize) -> Result<Node, Wrong> {
+fn node(value: &Spanned<DeValue<'_>>, depth: usize) -> Result<Node, YamlError> {
     let bytes = value.span();
-    let scalar = |text: String, plain| Ok(Node::new(value.span(), Value::Scalar(Scalar::new(text, plain))));
+    let scalar =
+        |text: String, plain| Ok(Node::new(value.span(), NodeValue::Scalar(Scalar::new(text, plain))));
     match value.get_ref() {
         DeValue::String(text) => scalar(text.clone().into_owned(), false),
         DeValue::Integer(number) => scalar(number.to_string(), true),
@@ -51,10 +52,10 @@ fn node(value: &Spanned<DeValue<'_>>, depth: usize) -> Result<Node, Wrong> {
         DeValue::Datetime(time) => scalar(time.to_string(), false),
         DeValue::Array(items) => {
             if depth > MAX_DEPTH {
-                return Err(Wrong::new(bytes, format!("nested more than {MAX_DEPTH} levels deep"), ""));
+                return Err(YamlError::new(bytes, format!("nested more than {MAX_DEPTH} levels deep"), ""));
             }
             let items = items.iter().map(|item| node(item, depth + 1).map(Rc::new));
-            Ok(Node::new(bytes, Value::List(items.collect::<Result<_, _>>()?)))
+            Ok(Node::new(bytes, NodeValue::List(items.collect::<Result<_, _>>()?)))
         }
         DeValue::Table(table) => map(table, bytes, depth),
     }

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::draft::{Draft, list, map};
-use crate::config::yaml::node::{Entry, Node, Value};
+use crate::config::yaml::node::{Entry, Node, NodeValue};
 
 /// Lists of the only tools that are shown.
 const ALLOW: [&str; 8] = [
@@ -92,7 +92,7 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
 
 /// `tools: ["*"]`, the tools that are shown.
 fn listed(draft: &mut Draft<'_, '_>, allow: &mut Option<Entry>) {
-    if !draft.entry("tools").is_some_and(|entry| matches!(entry.node.value, Value::List(_))) {
+    if !draft.entry("tools").is_some_and(|entry| matches!(entry.node.value, NodeValue::List(_))) {
         return;
     }
     let Some(entry) = draft.take("tools") else { return };

@@ -9,16 +9,16 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
-use super::{Leaf, leaf};
+use super::{ScalarValue, scalar};
 
 /// A span of time, in whole milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Span(u64);
+pub struct ConfigDuration(u64);
 
 /// With their milliseconds, largest first.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-impl Span {
+impl ConfigDuration {
     /// This many milliseconds.
     pub const fn millis(count: u64) -> Self {
         Self(count)
@@ -45,40 +45,40 @@ impl Span {
     }
 }
 
-impl From<Span> for Duration {
-    fn from(span: Span) -> Self {
+impl From<ConfigDuration> for Duration {
+    fn from(span: ConfigDuration) -> Self {
         span.get()
     }
 }
 
-impl Leaf for Span {
-    const EXPECTED: &'static str = "a span of time such as `250ms`, `30s`, `5m`, `1h` or `7d`";
+impl ScalarValue for ConfigDuration {
+    const EXPECTED: &'static str = "a duration such as `250ms`, `30s`, `5m`, `1h` or `7d`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         if number.is_empty() {
-            return Err("not a span of time");
+            return Err("not a duration");
         }
         if unit.is_empty() {
-            return Err("a span of time without its unit");
+            return Err("missing unit");
         }
-        let millis = UNITS.iter().find(|(name, _)| *name == unit).ok_or("not a span of time")?.1;
+        let millis = UNITS.iter().find(|(name, _)| *name == unit).ok_or("not a duration")?.1;
         let span = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis));
-        span.map(Self).ok_or("a span of time beyond all bounds")
+        span.map(Self).ok_or("duration too large")
     }
 }
 
-leaf!(Span);
+scalar!(ConfigDuration);
 
-impl From<Duration> for Span {
+impl From<Duration> for ConfigDuration {
     /// Cut to milliseconds.
     fn from(time: Duration) -> Self {
         Self(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for ConfigDuration {
     /// In the largest unit that leaves no rest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match UNITS.iter().find(|(_, millis)| self.0 >= *millis && self.0.is_multiple_of(*millis)) {
@@ -88,20 +88,20 @@ impl fmt::Display for Span {
     }
 }
 
-impl fmt::Debug for Span {
+impl fmt::Debug for ConfigDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
 /// As it is written in the file, for the defaults that the schema tells.
-impl Serialize for Span {
+impl Serialize for ConfigDuration {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
     }
 }
 
-impl JsonSchema for Span {
+impl JsonSchema for ConfigDuration {
     fn schema_name() -> Cow<'static, str> {
         "Span".into()
     }
@@ -131,7 +131,7 @@ mod tests {
             ("1h", 3_600_000, "1h"),
             ("7d", 604_800_000, "7d"),
         ] {
-            let span = Span::read(text).expect(text);
+            let span = ConfigDuration::read(text).expect(text);
             assert_eq!(span.get(), Duration::from_millis(millis), "{text}");
             assert_eq!(span.to_string(), shown);
         }
@@ -140,18 +140,18 @@ mod tests {
     #[test]
     fn what_is_not_a_span_is_refused() {
         for (text, what) in [
-            ("", "not a span of time"),
-            ("s", "not a span of time"),
-            ("-5s", "not a span of time"),
-            ("1.5s", "not a span of time"),
-            ("5 s", "not a span of time"),
-            ("5S", "not a span of time"),
-            ("1h30m", "not a span of time"),
-            ("60", "a span of time without its unit"),
-            ("99999999999999999999s", "a span of time beyond all bounds"),
-            ("9999999999999999999d", "a span of time beyond all bounds"),
+            ("", "not a duration"),
+            ("s", "not a duration"),
+            ("-5s", "not a duration"),
+            ("1.5s", "not a duration"),
+            ("5 s", "not a duration"),
+            ("5S", "not a duration"),
+            ("1h30m", "not a duration"),
+            ("60", "missing unit"),
+            ("99999999999999999999s", "duration too large"),
+            ("9999999999999999999d", "duration too large"),
         ] {
-            assert_eq!(Span::read(text), Err(what), "{text:?}");
+            assert_eq!(ConfigDuration::read(text), Err(what), "{text:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::{Leaf, leaf};
+use super::{ScalarValue, scalar};
 
 /// Longest pattern, in bytes; it bounds what compiling one costs.
 const MAX_PATTERN: usize = 256;
@@ -73,7 +73,7 @@ impl fmt::Debug for Globs {
     }
 }
 
-impl Leaf for Glob {
+impl ScalarValue for Glob {
     const EXPECTED: &'static str = "a pattern such as `read_*`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -101,7 +101,7 @@ impl Leaf for Glob {
     }
 }
 
-leaf!(Glob);
+scalar!(Glob);
 
 impl Glob {
     pub(crate) fn text(&self) -> &str {

@@ -1,6 +1,6 @@
 //! Values that are one word of text with a form of its own: a size, a span of time, an address.
 //!
-//! One trait, so that each says once how it is read and what is expected instead; `leaf!` gives it to serde.
+//! One trait, so that each says once how it is read and what is expected instead; `scalar!` gives it to serde.
 
 pub mod duration;
 pub mod globs;
@@ -12,7 +12,7 @@ pub mod size;
 pub mod url;
 
 /// A value that is read from one scalar.
-pub(super) trait Leaf: Sized {
+pub(super) trait ScalarValue: Sized {
     /// What is expected, with an example; follows the word "expected".
     const EXPECTED: &'static str;
 
@@ -21,8 +21,8 @@ pub(super) trait Leaf: Sized {
     fn read(text: &str) -> Result<Self, &'static str>;
 }
 
-/// `Deserialize` and `FromStr` by [`Leaf`].
-macro_rules! leaf {
+/// `Deserialize` and `FromStr` by [`ScalarValue`].
+macro_rules! scalar {
     ($type:ty) => {
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -31,11 +31,11 @@ macro_rules! leaf {
                     type Value = $type;
 
                     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                        f.write_str(<$type as $crate::config::scalar::Leaf>::EXPECTED)
+                        f.write_str(<$type as $crate::config::scalar::ScalarValue>::EXPECTED)
                     }
 
                     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
-                        <$type as $crate::config::scalar::Leaf>::read(text)
+                        <$type as $crate::config::scalar::ScalarValue>::read(text)
                             .map_err(|what| E::invalid_value(serde::de::Unexpected::Other(what), &self))
                     }
                 }
@@ -47,10 +47,10 @@ macro_rules! leaf {
             type Err = &'static str;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                <$type as $crate::config::scalar::Leaf>::read(text)
+                <$type as $crate::config::scalar::ScalarValue>::read(text)
             }
         }
     };
 }
 
-pub(super) use leaf;
+pub(super) use scalar;

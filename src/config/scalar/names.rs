@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::{Leaf, leaf};
+use super::{ScalarValue, scalar};
 
 /// The name of a server or a toolset: `[A-Za-z0-9][A-Za-z0-9_-]{0,31}` without `__`, which parts the server from
 /// the tool in a federated name. Cheap to clone.
@@ -31,7 +31,7 @@ pub(crate) struct Name(pub String);
 
 /// An OAuth scope (RFC 6749 §3.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Scope(pub String);
+pub(crate) struct ScopeName(pub String);
 
 /// Longest of the names that people give, in bytes.
 const MAX_NAME: usize = 256;
@@ -44,7 +44,7 @@ fn is_word(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
-impl Leaf for ServerName {
+impl ScalarValue for ServerName {
     const EXPECTED: &'static str =
         "1 to 32 letters, digits, `_` or `-`, a letter or digit first, without `__` in it";
 
@@ -57,9 +57,9 @@ impl Leaf for ServerName {
     }
 }
 
-leaf!(ServerName);
+scalar!(ServerName);
 
-impl Leaf for Prefix {
+impl ScalarValue for Prefix {
     const EXPECTED: &'static str = "at most 32 letters, digits, `_` or `-`, or \"\" for none";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -67,9 +67,9 @@ impl Leaf for Prefix {
     }
 }
 
-leaf!(Prefix);
+scalar!(Prefix);
 
-impl Leaf for ToolName {
+impl ScalarValue for ToolName {
     const EXPECTED: &'static str = "1 to 64 letters, digits, `_` or `-`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -78,9 +78,9 @@ impl Leaf for ToolName {
     }
 }
 
-leaf!(ToolName);
+scalar!(ToolName);
 
-impl Leaf for Name {
+impl ScalarValue for Name {
     const EXPECTED: &'static str = "a name of 1 to 256 bytes, without blanks around it";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -93,9 +93,9 @@ impl Leaf for Name {
     }
 }
 
-leaf!(Name);
+scalar!(Name);
 
-impl Leaf for Scope {
+impl ScalarValue for ScopeName {
     const EXPECTED: &'static str = "one scope such as `files:write`; each is an item of its own";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -109,7 +109,7 @@ impl Leaf for Scope {
     }
 }
 
-leaf!(Scope);
+scalar!(ScopeName);
 
 impl ServerName {
     /// The name as text.
@@ -172,7 +172,7 @@ word_schema!(
 );
 word_schema!(Prefix, "Prefix", "^[A-Za-z0-9_-]{0,32}$", "Stands before a tool's name; \"\" is none.");
 word_schema!(Name, "Name", "^\\S(.*\\S)?$", "A name, without blanks around it.");
-word_schema!(Scope, "Scope", "^[!#-\\[\\]-~]{1,256}$", "An OAuth scope.");
+word_schema!(ScopeName, "Scope", "^[!#-\\[\\]-~]{1,256}$", "An OAuth scope.");
 word_schema!(ToolName, "ToolName", "^[A-Za-z0-9_-]{1,64}$", "The name that a tool gets.");
 
 /// Their texts.
@@ -181,7 +181,7 @@ pub(crate) fn names(names: Vec<Name>) -> Vec<String> {
 }
 
 /// Their texts.
-pub(crate) fn scopes(scopes: Vec<Scope>) -> Vec<String> {
+pub(crate) fn scopes(scopes: Vec<ScopeName>) -> Vec<String> {
     scopes.into_iter().map(|scope| scope.0).collect()
 }
 
@@ -209,12 +209,12 @@ mod tests {
 
     #[test]
     fn a_scope_is_one_word_and_a_name_may_be_several() {
-        assert!(Name::read("Gateway Admins").is_ok() && Scope::read("files:write").is_ok());
+        assert!(Name::read("Gateway Admins").is_ok() && ScopeName::read("files:write").is_ok());
         for text in ["", " a", "a ", "a\nb", &"x".repeat(257)] {
             assert!(Name::read(text).is_err(), "{text:?}");
         }
         for text in ["", "a b", "a\"b", "a\\b", "é", &"x".repeat(257)] {
-            assert!(Scope::read(text).is_err(), "{text:?}");
+            assert!(ScopeName::read(text).is_err(), "{text:?}");
         }
     }
 }

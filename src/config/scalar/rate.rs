@@ -5,20 +5,20 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::duration::Span;
-use super::{Leaf, leaf};
+use super::duration::ConfigDuration;
+use super::{ScalarValue, scalar};
 
 /// A number of calls and the time that they are for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pace {
+pub(crate) struct RateSpec {
     pub count: u64,
-    pub per: Span,
+    pub per: ConfigDuration,
 }
 
 /// Most calls in one window: past it a number is a slip rather than a wish.
-pub(crate) const MOST: u64 = 1_000_000_000;
+pub(crate) const MAX_COUNT: u64 = 1_000_000_000;
 
-impl Leaf for Pace {
+impl ScalarValue for RateSpec {
     const EXPECTED: &'static str = "a number of calls and the time that they are for, such as `600/1m`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -33,11 +33,11 @@ impl Leaf for Pace {
         {
             return Err("a rate whose time has no number");
         }
-        let per = Span::read(per).map_err(|_| match per.parse::<u64>() {
+        let per = ConfigDuration::read(per).map_err(|_| match per.parse::<u64>() {
             Ok(_) => "a rate whose time has no unit",
             Err(_) => "a rate whose time is not understood",
         })?;
-        let count = count.parse::<u64>().ok().filter(|count| *count <= MOST);
+        let count = count.parse::<u64>().ok().filter(|count| *count <= MAX_COUNT);
         match count.ok_or("a rate of more than 1000000000 calls")? {
             0 => Err("a rate of no calls at all"),
             count => Ok(Self { count, per }),
@@ -45,21 +45,21 @@ impl Leaf for Pace {
     }
 }
 
-leaf!(Pace);
+scalar!(RateSpec);
 
-impl fmt::Display for Pace {
+impl fmt::Display for RateSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.count, self.per)
     }
 }
 
-impl fmt::Debug for Pace {
+impl fmt::Debug for RateSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl JsonSchema for Pace {
+impl JsonSchema for RateSpec {
     fn schema_name() -> Cow<'static, str> {
         "Pace".into()
     }
@@ -79,9 +79,11 @@ mod tests {
 
     #[test]
     fn a_pace_is_a_number_and_a_time() {
-        for (text, count, per) in [("600/1m", 600, Span::mins(1)), ("1/30s", 1, Span::secs(30))] {
-            assert_eq!(Pace::read(text), Ok(Pace { count, per }), "{text}");
-            assert_eq!(Pace { count, per }.to_string(), text);
+        for (text, count, per) in
+            [("600/1m", 600, ConfigDuration::mins(1)), ("1/30s", 1, ConfigDuration::secs(30))]
+        {
+            assert_eq!(RateSpec::read(text), Ok(RateSpec { count, per }), "{text}");
+            assert_eq!(RateSpec { count, per }.to_string(), text);
         }
         for (text, what) in [
             ("", "not a rate"),
@@ -97,7 +99,7 @@ mod tests {
             ("0/1m", "a rate of no calls at all"),
             ("1000000001/1m", "a rate of more than 1000000000 calls"),
         ] {
-            assert_eq!(Pace::read(text), Err(what), "{text}");
+            assert_eq!(RateSpec::read(text), Err(what), "{text}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::{Leaf, leaf};
+use super::{ScalarValue, scalar};
 
 /// A text that shows as `***`.
 #[derive(Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Secret {
     }
 }
 
-impl Leaf for Secret {
+impl ScalarValue for Secret {
     const EXPECTED: &'static str = "a text";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -33,7 +33,7 @@ impl Leaf for Secret {
     }
 }
 
-leaf!(Secret);
+scalar!(Secret);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,13 +4,13 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::{Leaf, leaf};
+use super::{ScalarValue, scalar};
 
 /// The 32 bytes of a SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Digest(pub [u8; 32]);
+pub(crate) struct Sha256Digest(pub [u8; 32]);
 
-impl Leaf for Digest {
+impl ScalarValue for Sha256Digest {
     const EXPECTED: &'static str = "64 hexadecimal digits";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -30,9 +30,9 @@ impl Leaf for Digest {
     }
 }
 
-leaf!(Digest);
+scalar!(Sha256Digest);
 
-impl JsonSchema for Digest {
+impl JsonSchema for Sha256Digest {
     fn schema_name() -> Cow<'static, str> {
         "Sha256".into()
     }
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_digest_is_64_hexadecimal_digits() {
-        let digest = Digest::read(&"0aFf".repeat(16)).expect("64 digits");
+        let digest = Sha256Digest::read(&"0aFf".repeat(16)).expect("64 digits");
         assert_eq!(digest.0[..4], [0x0a, 0xff, 0x0a, 0xff]);
         for (text, what) in [
             ("", "too short for a SHA-256"),
@@ -61,7 +61,7 @@ mod tests {
             (&"g".repeat(64), "not a SHA-256"),
             (&"é".repeat(32), "not a SHA-256"),
         ] {
-            assert_eq!(Digest::read(text), Err(what), "{text}");
+            assert_eq!(Sha256Digest::read(text), Err(what), "{text}");
         }
     }
 }

@@ -8,11 +8,11 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
-use super::{Leaf, leaf};
+use super::{ScalarValue, scalar};
 
 /// A number of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Size(u64);
+pub struct ByteSize(u64);
 
 /// Largest first.
 const UNITS: [(&str, u64); 7] = [
@@ -25,7 +25,7 @@ const UNITS: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-impl Size {
+impl ByteSize {
     /// This many bytes.
     pub const fn of(bytes: u64) -> Self {
         Self(bytes)
@@ -52,7 +52,7 @@ impl Size {
     }
 }
 
-impl Leaf for Size {
+impl ScalarValue for ByteSize {
     const EXPECTED: &'static str = "a size such as `64KiB`, `4MiB` or a number of bytes";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -60,7 +60,7 @@ impl Leaf for Size {
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let name = unit.strip_prefix(' ').unwrap_or(unit);
-        let bytes = match UNITS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        let bytes = match UNITS.iter().find(|(references, _)| references.eq_ignore_ascii_case(name)) {
             Some((_, bytes)) => *bytes,
             None if unit.is_empty() => 1,
             None => return Err(WRONG),
@@ -69,13 +69,13 @@ impl Leaf for Size {
             return Err(WRONG);
         }
         let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(bytes));
-        size.map(Self).ok_or("a size beyond all bounds")
+        size.map(Self).ok_or("size too large")
     }
 }
 
-leaf!(Size);
+scalar!(ByteSize);
 
-impl fmt::Display for Size {
+impl fmt::Display for ByteSize {
     /// In the largest unit that leaves no rest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match UNITS.iter().find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes)) {
@@ -85,20 +85,20 @@ impl fmt::Display for Size {
     }
 }
 
-impl fmt::Debug for Size {
+impl fmt::Debug for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
 /// As it is written in the file, for the defaults that the schema tells.
-impl Serialize for Size {
+impl Serialize for ByteSize {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
     }
 }
 
-impl JsonSchema for Size {
+impl JsonSchema for ByteSize {
     fn schema_name() -> Cow<'static, str> {
         "Size".into()
     }
@@ -133,9 +133,9 @@ mod tests {
             ("2GiB", 2_147_483_648, "2GiB"),
             ("17B", 17, "17B"),
         ] {
-            let size = Size::read(text).expect(text);
+            let size = ByteSize::read(text).expect(text);
             assert_eq!((size.bytes(), size.to_string().as_str()), (bytes, shown), "{text}");
-            assert_eq!(Size::read(&size.to_string()), Ok(size), "what is shown can be read");
+            assert_eq!(ByteSize::read(&size.to_string()), Ok(size), "what is shown can be read");
         }
     }
 
@@ -144,10 +144,10 @@ mod tests {
         for text in
             ["", "MiB", "4M", "4Mi", "-1", "1.5MiB", "4  MiB", "0x10", "4MiBs", "4iB", "4 ", "٤MiB", " 4MiB"]
         {
-            assert_eq!(Size::read(text), Err("not a size"), "{text:?}");
+            assert_eq!(ByteSize::read(text), Err("not a size"), "{text:?}");
         }
         for text in ["99999999999999999999", "99999999999GiB"] {
-            assert_eq!(Size::read(text), Err("a size beyond all bounds"), "{text}");
+            assert_eq!(ByteSize::read(text), Err("size too large"), "{text}");
         }
     }
 }

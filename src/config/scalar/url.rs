@@ -9,7 +9,7 @@ use std::fmt;
 use http::Uri;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::{Leaf, leaf};
+use super::{ScalarValue, scalar};
 
 /// An absolute `http` or `https` URL without user and fragment. Its query, which may hold a key, does not show.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Url {
     }
 }
 
-impl Leaf for Url {
+impl ScalarValue for Url {
     const EXPECTED: &'static str = "a URL such as `https://mcp.example.com/mcp`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -83,7 +83,7 @@ impl Leaf for Url {
     }
 }
 
-leaf!(Url);
+scalar!(Url);
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,18 +17,18 @@ use serde::de::{
     self, DeserializeSeed, EnumAccess, Expected, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 
-use super::node::{Entry, Scalar, Value};
-use crate::config::diagnostic::MAX_FAULTS;
-use crate::config::diagnostics::Spot;
+use super::node::{Entry, NodeValue, Scalar};
+use crate::config::diagnostic::MAX_ERRORS;
+use crate::config::diagnostics::NodeRef;
 use crate::config::suggest;
 
 /// Reads a value of the tree; `None` if that was not possible, which has then been reported.
-pub(in crate::config) fn read<'t, T: Deserialize<'t>>(spot: &Spot<'t>) -> Option<T> {
+pub(in crate::config) fn read<'t, T: Deserialize<'t>>(node_ref: &NodeRef<'t>) -> Option<T> {
     // Each round condemns a piece; only faults that were reported elsewhere do so without adding to the list.
-    for _ in 0..4 * MAX_FAULTS {
-        match T::deserialize(Reader(spot)) {
+    for _ in 0..4 * MAX_ERRORS {
+        match T::deserialize(NodeDeserializer(node_ref)) {
             Ok(value) => return Some(value),
-            Err(_) if spot.node.is_faulty() || spot.inquest.is_full() => return None,
+            Err(_) if node_ref.node.is_invalid() || node_ref.diagnostics.is_full() => return None,
             Err(_) => {}
         }
     }
@@ -37,7 +37,7 @@ pub(in crate::config) fn read<'t, T: Deserialize<'t>>(spot: &Spot<'t>) -> Option
 
 /// Why a piece could not be read.
 #[derive(Debug)]
-pub(crate) enum Wrong {
+pub(crate) enum DeserializeError {
     /// Already told, at the piece itself.
     Reported,
     /// A needed key is not there.
@@ -46,170 +46,172 @@ pub(crate) enum Wrong {
     Value { what: String, expected: String },
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for DeserializeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Wrong::Reported => f.write_str("reported"),
-            Wrong::Missing(key) => write!(f, "`{key}` is missing"),
-            Wrong::Value { what, .. } => f.write_str(what),
+            DeserializeError::Reported => f.write_str("reported"),
+            DeserializeError::Missing(key) => write!(f, "`{key}` is missing"),
+            DeserializeError::Value { what, .. } => f.write_str(what),
         }
     }
 }
 
-impl std::error::Error for Wrong {}
+impl std::error::Error for DeserializeError {}
 
-impl de::Error for Wrong {
+impl de::Error for DeserializeError {
     fn custom<T: fmt::Display>(what: T) -> Self {
-        Wrong::Value { what: what.to_string(), expected: String::new() }
+        DeserializeError::Value { what: what.to_string(), expected: String::new() }
     }
 
     /// Says nothing of the value: it may come out of the environment.
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Wrong::Value { what: "of another type".into(), expected: format!("expected {expected}") }
+        DeserializeError::Value { what: "of another type".into(), expected: format!("expected {expected}") }
     }
 
     /// `Unexpected::Other` holds the finding of one of our own types.
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let what = if let Unexpected::Other(what) = found { what } else { "out of range" };
-        Wrong::Value { what: what.into(), expected: format!("expected {expected}") }
+        DeserializeError::Value { what: what.into(), expected: format!("expected {expected}") }
     }
 
     fn missing_field(key: &'static str) -> Self {
-        Wrong::Missing(key)
+        DeserializeError::Missing(key)
     }
 }
 
 /// One value, to be read.
 #[derive(Clone, Copy)]
-pub(super) struct Reader<'a, 't>(pub &'a Spot<'t>);
+pub(super) struct NodeDeserializer<'a, 't>(pub &'a NodeRef<'t>);
 
-impl<'t> Reader<'_, 't> {
+impl<'t> NodeDeserializer<'_, 't> {
     /// Reports what a visitor found wrong at this value.
-    fn settle<T>(self, read: Result<T, Wrong>) -> Result<T, Wrong> {
-        let spot = self.0;
+    fn settle<T>(self, read: Result<T, DeserializeError>) -> Result<T, DeserializeError> {
+        let node_ref = self.0;
         match read {
             Ok(value) => return Ok(value),
-            Err(Wrong::Reported) => {}
+            Err(DeserializeError::Reported) => {}
             // What is there but faulty has been reported, and so has what was probably meant to be it.
-            Err(Wrong::Missing(key))
-                if spot.node.entries().iter().any(|entry| suggest::is_meant(key, &entry.key)) =>
+            Err(DeserializeError::Missing(key))
+                if node_ref.node.entries().iter().any(|entry| suggest::is_typo_of(key, &entry.key)) =>
             {
-                spot.node.condemn();
+                node_ref.node.mark_invalid();
             }
-            Err(Wrong::Missing(key)) if spot.path.is_empty() => {
-                spot.node.condemn();
-                spot.inquest.whole(format!("`{key}` is missing"), crate::config::MINIMUM);
+            Err(DeserializeError::Missing(key)) if node_ref.path.is_empty() => {
+                node_ref.node.mark_invalid();
+                node_ref.diagnostics.file_error(format!("`{key}` is missing"), crate::config::MINIMUM);
             }
-            Err(Wrong::Missing(key)) => {
-                spot.refuse(format!("`{key}` is missing"), format!("expected `{key}` here"))
+            Err(DeserializeError::Missing(key)) => {
+                node_ref.reject(format!("`{key}` is missing"), format!("expected `{key}` here"))
             }
-            Err(Wrong::Value { what, expected }) => {
-                let filled = matches!(&spot.node.value, Value::Scalar(scalar) if scalar.is_filled());
+            Err(DeserializeError::Value { what, expected }) => {
+                let filled = matches!(&node_ref.node.value, NodeValue::Scalar(scalar) if scalar.is_filled());
                 let help = if filled { "the value comes from the environment" } else { "" };
-                spot.refuse_with(what, expected, help);
+                node_ref.reject_with(what, expected, help);
             }
         }
-        Err(Wrong::Reported)
+        Err(DeserializeError::Reported)
     }
 
-    fn refuse<T>(self, expected: &str) -> Result<T, Wrong> {
+    fn reject<T>(self, expected: &str) -> Result<T, DeserializeError> {
         let help = if self.0.path.is_empty() { crate::config::MINIMUM } else { "" };
         let what = match self.0.node.kind() {
-            "nothing" => "without a value".into(),
-            kind => format!("{kind} cannot stand here"),
+            "nothing" => "missing value".into(),
+            kind => format!("invalid type: {}", kind.trim_start_matches("a ")),
         };
-        self.0.refuse_with(what, format!("expected {expected}"), help);
-        Err(Wrong::Reported)
+        self.0.reject_with(what, format!("expected {expected}"), help);
+        Err(DeserializeError::Reported)
     }
 
-    fn scalar(self, expected: &str) -> Result<&'t Scalar, Wrong> {
+    fn scalar(self, expected: &str) -> Result<&'t Scalar, DeserializeError> {
         match &self.0.node.value {
-            Value::Scalar(scalar) if !self.0.node.is_null() => Ok(scalar),
-            _ => self.refuse(expected),
+            NodeValue::Scalar(scalar) if !self.0.node.is_null() => Ok(scalar),
+            _ => self.reject(expected),
         }
     }
 
     /// A number or a boolean: unquoted, or from the environment.
-    fn plain(self, expected: &str) -> Result<&'t str, Wrong> {
+    fn plain(self, expected: &str) -> Result<&'t str, DeserializeError> {
         let scalar = self.scalar(expected)?;
-        if scalar.plain || scalar.is_filled() { Ok(scalar.text()) } else { self.refuse(expected) }
+        if scalar.plain || scalar.is_filled() { Ok(scalar.text()) } else { self.reject(expected) }
     }
 
-    fn whole<N: std::str::FromStr>(self) -> Result<N, Wrong> {
+    fn whole<N: std::str::FromStr>(self) -> Result<N, DeserializeError> {
         let text = self.plain("a whole number")?;
         text.parse().map_err(|_| {
             let digits = text.strip_prefix('-').unwrap_or(text);
             let number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            let what = if number { "a number beyond all bounds" } else { "not a whole number" };
-            Wrong::Value { what: what.into(), expected: "expected a whole number".into() }
+            let what = if number { "number out of range" } else { "not a whole number" };
+            DeserializeError::Value { what: what.into(), expected: "expected a whole number".into() }
         })
     }
 }
 
 macro_rules! whole_numbers {
     ($($deserialize:ident $visit:ident),*) => {$(
-        fn $deserialize<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        fn $deserialize<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
             let read = self.whole().and_then(|number| visitor.$visit(number));
             self.settle(read)
         }
     )*};
 }
 
-impl<'t> de::Deserializer<'t> for Reader<'_, 't> {
-    type Error = Wrong;
+impl<'t> de::Deserializer<'t> for NodeDeserializer<'_, 't> {
+    type Error = DeserializeError;
 
     whole_numbers! {
         deserialize_u8 visit_u8, deserialize_u16 visit_u16, deserialize_u32 visit_u32, deserialize_u64 visit_u64,
         deserialize_i8 visit_i8, deserialize_i16 visit_i16, deserialize_i32 visit_i32, deserialize_i64 visit_i64
     }
 
-    fn deserialize_bool<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_bool<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
         let value = match self.plain("true or false")? {
             "true" | "True" | "TRUE" => true,
             "false" | "False" | "FALSE" => false,
             _ => {
-                let wrong =
-                    Wrong::Value { what: "not a boolean".into(), expected: "expected true or false".into() };
-                return self.settle(Err(wrong));
+                let error = DeserializeError::Value {
+                    what: "not a boolean".into(),
+                    expected: "expected true or false".into(),
+                };
+                return self.settle(Err(error));
             }
         };
         visitor.visit_bool(value)
     }
 
-    fn deserialize_str<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_str<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
         let expected = (&visitor as &dyn Expected).to_string();
         let read = self.scalar(&expected).and_then(|scalar| visitor.visit_str(scalar.text()));
         self.settle(read)
     }
 
-    fn deserialize_string<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_string<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
         let scalar = self.scalar("a string")?;
         if self.0.node.kind() != "a string" {
-            self.0.refuse(
-                format!("{} cannot stand here", self.0.node.kind()),
+            self.0.reject(
+                format!("invalid type: {}", self.0.node.kind().trim_start_matches("a ")),
                 "expected a string: put it in quotes",
             );
-            return Err(Wrong::Reported);
+            return Err(DeserializeError::Reported);
         }
         self.settle(visitor.visit_str(scalar.text()))
     }
 
-    fn deserialize_option<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_option<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
         if self.0.node.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
-    fn deserialize_seq<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        if !matches!(self.0.node.value, Value::List(_)) && !self.0.node.is_null() {
-            return self.refuse("a list");
+    fn deserialize_seq<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
+        if !matches!(self.0.node.value, NodeValue::List(_)) && !self.0.node.is_null() {
+            return self.reject("a list");
         }
-        self.settle(visitor.visit_seq(Items::of(self.0)))
+        self.settle(visitor.visit_seq(ItemAccess::of(self.0)))
     }
 
-    fn deserialize_map<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        if !matches!(self.0.node.value, Value::Map(_)) && !self.0.node.is_null() {
-            return self.refuse("a mapping");
+    fn deserialize_map<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
+        if !matches!(self.0.node.value, NodeValue::Map(_)) && !self.0.node.is_null() {
+            return self.reject("a mapping");
         }
-        self.settle(visitor.visit_map(Entries::of(self.0)))
+        self.settle(visitor.visit_map(EntryAccess::of(self.0)))
     }
 
     fn deserialize_struct<V: Visitor<'t>>(
@@ -217,15 +219,15 @@ impl<'t> de::Deserializer<'t> for Reader<'_, 't> {
         name: &'static str,
         keys: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Wrong> {
+    ) -> Result<V::Value, DeserializeError> {
         for entry in self.0.node.entries() {
-            if entry.is_faulty() || keys.contains(&entry.key.as_str()) || self.0.inquest.is_full() {
+            if entry.is_invalid() || keys.contains(&entry.key.as_str()) || self.0.diagnostics.is_full() {
                 continue;
             }
-            let spot = self.0.under(entry);
-            if !self.0.inquest.passes_over(name, keys, &spot) {
+            let node_ref = self.0.under(entry);
+            if !self.0.diagnostics.ignores(name, keys, &node_ref) {
                 let (message, expected, help) = suggest::unknown_key(name, keys, &entry.key);
-                spot.refuse_key(message, expected, help);
+                node_ref.reject_key(message, expected, help);
             }
         }
         self.deserialize_map(visitor)
@@ -234,35 +236,35 @@ impl<'t> de::Deserializer<'t> for Reader<'_, 't> {
     fn deserialize_enum<V: Visitor<'t>>(
         self,
         name: &'static str,
-        words: &'static [&'static str],
+        message: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Wrong> {
-        let scalar = self.scalar(&suggest::one_of(words))?;
-        if let Some(word) = words.iter().find(|word| **word == scalar.text()) {
-            return self.settle(visitor.visit_enum(Word(word)));
+    ) -> Result<V::Value, DeserializeError> {
+        let scalar = self.scalar(&suggest::one_of(message))?;
+        if let Some(word) = message.iter().find(|word| **word == scalar.text()) {
+            return self.settle(visitor.visit_enum(WordAccess(word)));
         }
-        let (what, expected) = suggest::unknown_word(name, words, scalar.text());
-        self.settle(Err(Wrong::Value { what, expected }))
+        let (what, expected) = suggest::unknown_value(name, message, scalar.text());
+        self.settle(Err(DeserializeError::Value { what, expected }))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'t>>(
         self,
         _: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Wrong> {
+    ) -> Result<V::Value, DeserializeError> {
         visitor.visit_newtype_struct(self)
     }
 
     /// For keys that are known and of no use here; their values are not looked at.
-    fn deserialize_ignored_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_ignored_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
         visitor.visit_unit()
     }
 
-    fn deserialize_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
         match &self.0.node.value {
-            Value::Scalar(_) => self.deserialize_str(visitor),
-            Value::List(_) => self.deserialize_seq(visitor),
-            Value::Map(_) => self.deserialize_map(visitor),
+            NodeValue::Scalar(_) => self.deserialize_str(visitor),
+            NodeValue::List(_) => self.deserialize_seq(visitor),
+            NodeValue::Map(_) => self.deserialize_map(visitor),
         }
     }
 
@@ -273,26 +275,29 @@ impl<'t> de::Deserializer<'t> for Reader<'_, 't> {
 }
 
 /// The items of a list; the faulty ones are passed over.
-struct Items<'a, 't> {
-    spot: &'a Spot<'t>,
+struct ItemAccess<'a, 't> {
+    spot: &'a NodeRef<'t>,
     next: usize,
 }
 
-impl<'a, 't> Items<'a, 't> {
-    fn of(spot: &'a Spot<'t>) -> Self {
-        Self { spot, next: 0 }
+impl<'a, 't> ItemAccess<'a, 't> {
+    fn of(node_ref: &'a NodeRef<'t>) -> Self {
+        Self { spot: node_ref, next: 0 }
     }
 }
 
-impl<'t> SeqAccess<'t> for Items<'_, 't> {
-    type Error = Wrong;
+impl<'t> SeqAccess<'t> for ItemAccess<'_, 't> {
+    type Error = DeserializeError;
 
-    fn next_element_seed<S: DeserializeSeed<'t>>(&mut self, seed: S) -> Result<Option<S::Value>, Wrong> {
+    fn next_element_seed<S: DeserializeSeed<'t>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, DeserializeError> {
         while let Some(node) = self.spot.node.items().get(self.next) {
             let index = self.next;
             self.next += 1;
-            if !node.is_faulty() {
-                return seed.deserialize(Reader(&self.spot.item(index, node))).map(Some);
+            if !node.is_invalid() {
+                return seed.deserialize(NodeDeserializer(&self.spot.item(index, node))).map(Some);
             }
         }
         Ok(None)
@@ -300,35 +305,38 @@ impl<'t> SeqAccess<'t> for Items<'_, 't> {
 }
 
 /// The entries of a mapping; the faulty ones are passed over.
-struct Entries<'a, 't> {
-    spot: &'a Spot<'t>,
+struct EntryAccess<'a, 't> {
+    spot: &'a NodeRef<'t>,
     next: usize,
     /// The one whose key was read last.
     open: Option<&'t Entry>,
 }
 
-impl<'a, 't> Entries<'a, 't> {
-    fn of(spot: &'a Spot<'t>) -> Self {
-        Self { spot, next: 0, open: None }
+impl<'a, 't> EntryAccess<'a, 't> {
+    fn of(node_ref: &'a NodeRef<'t>) -> Self {
+        Self { spot: node_ref, next: 0, open: None }
     }
 }
 
-impl<'t> MapAccess<'t> for Entries<'_, 't> {
-    type Error = Wrong;
+impl<'t> MapAccess<'t> for EntryAccess<'_, 't> {
+    type Error = DeserializeError;
 
-    fn next_key_seed<S: DeserializeSeed<'t>>(&mut self, seed: S) -> Result<Option<S::Value>, Wrong> {
+    fn next_key_seed<S: DeserializeSeed<'t>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, DeserializeError> {
         while let Some(entry) = self.spot.node.entries().get(self.next) {
             self.next += 1;
-            if entry.is_faulty() {
+            if entry.is_invalid() {
                 continue;
             }
             self.open = Some(entry);
             return match seed.deserialize(StrDeserializer::new(&entry.key)) {
                 Ok(key) => Ok(Some(key)),
-                Err(Wrong::Value { what, expected }) => {
-                    let spot = self.spot.under(entry);
-                    spot.refuse_key(format!("{}: {what}", spot.path), expected, "");
-                    Err(Wrong::Reported)
+                Err(DeserializeError::Value { what, expected }) => {
+                    let node_ref = self.spot.under(entry);
+                    node_ref.reject_key(format!("{}: {what}", node_ref.path), expected, "");
+                    Err(DeserializeError::Reported)
                 }
                 Err(other) => Err(other),
             };
@@ -336,40 +344,44 @@ impl<'t> MapAccess<'t> for Entries<'_, 't> {
         Ok(None)
     }
 
-    fn next_value_seed<S: DeserializeSeed<'t>>(&mut self, seed: S) -> Result<S::Value, Wrong> {
+    fn next_value_seed<S: DeserializeSeed<'t>>(&mut self, seed: S) -> Result<S::Value, DeserializeError> {
         let entry = self.open.take().expect("serde asks for a key first");
-        seed.deserialize(Reader(&self.spot.under(entry)))
+        seed.deserialize(NodeDeserializer(&self.spot.under(entry)))
     }
 }
 
 /// One of an enum's words.
-struct Word(pub &'static str);
+struct WordAccess(pub &'static str);
 
-impl<'t> EnumAccess<'t> for Word {
-    type Error = Wrong;
+impl<'t> EnumAccess<'t> for WordAccess {
+    type Error = DeserializeError;
     type Variant = Self;
 
-    fn variant_seed<S: DeserializeSeed<'t>>(self, seed: S) -> Result<(S::Value, Self), Wrong> {
+    fn variant_seed<S: DeserializeSeed<'t>>(self, seed: S) -> Result<(S::Value, Self), DeserializeError> {
         Ok((seed.deserialize(StrDeserializer::new(self.0))?, self))
     }
 }
 
-impl<'t> VariantAccess<'t> for Word {
-    type Error = Wrong;
+impl<'t> VariantAccess<'t> for WordAccess {
+    type Error = DeserializeError;
 
-    fn unit_variant(self) -> Result<(), Wrong> {
+    fn unit_variant(self) -> Result<(), DeserializeError> {
         Ok(())
     }
 
-    fn newtype_variant_seed<S: DeserializeSeed<'t>>(self, _: S) -> Result<S::Value, Wrong> {
+    fn newtype_variant_seed<S: DeserializeSeed<'t>>(self, _: S) -> Result<S::Value, DeserializeError> {
         Err(de::Error::custom("a word takes no value"))
     }
 
-    fn tuple_variant<V: Visitor<'t>>(self, _: usize, _: V) -> Result<V::Value, Wrong> {
+    fn tuple_variant<V: Visitor<'t>>(self, _: usize, _: V) -> Result<V::Value, DeserializeError> {
         Err(de::Error::custom("a word takes no values"))
     }
 
-    fn struct_variant<V: Visitor<'t>>(self, _: &'static [&'static str], _: V) -> Result<V::Value, Wrong> {
+    fn struct_variant<V: Visitor<'t>>(
+        self,
+        _: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, DeserializeError> {
         Err(de::Error::custom("a word takes no keys"))
     }
 }

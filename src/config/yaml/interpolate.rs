@@ -4,16 +4,16 @@
 //! become a key, a list or a comment. Keys are left alone. `${env:VAR}`, as Cursor and VS Code write it, is the
 //! same as `${VAR}`, and `${input:api-key}` the same as `${INPUT_API_KEY}`. The result is not looked through again, so a value with `${` in it stays as it is.
 
-use super::source::Bytes;
+use super::source::ByteRange;
 
 /// Where variables come from: a name in, a value out.
 pub type Environment<'e> = dyn Fn(&str) -> Option<String> + 'e;
 
 /// A variable that could not be filled in.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Lack {
+pub(crate) struct MissingVariable {
     /// Where it stands in the scalar's text, in bytes.
-    pub bytes: Bytes,
+    pub bytes: ByteRange,
     pub message: String,
     pub expected: &'static str,
 }
@@ -22,12 +22,15 @@ pub(crate) struct Lack {
 ///
 /// # Errors
 /// All variables that are missing or badly written.
-pub(crate) fn fill(text: &str, environment: &Environment<'_>) -> Result<Option<String>, Vec<Lack>> {
+pub(crate) fn interpolate(
+    text: &str,
+    environment: &Environment<'_>,
+) -> Result<Option<String>, Vec<MissingVariable>> {
     if !text.contains("${") {
         return Ok(None);
     }
     let mut filled = String::with_capacity(text.len());
-    let mut lacks = Vec::new();
+    let mut missing = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         let (before, variable) = rest.split_at(at);
@@ -40,7 +43,7 @@ pub(crate) fn fill(text: &str, environment: &Environment<'_>) -> Result<Option<S
         filled.push_str(before);
         let start = text.len() - variable.len();
         let Some(end) = variable.find('}') else {
-            lacks.push(Lack {
+            missing.push(MissingVariable {
                 bytes: start..text.len(),
                 message: "a variable without its `}`".into(),
                 expected: "write `${NAME}`, or `$${` for a literal `${`",
@@ -49,12 +52,14 @@ pub(crate) fn fill(text: &str, environment: &Environment<'_>) -> Result<Option<S
         };
         match value(&variable[2..end], environment) {
             Ok(value) => filled.push_str(&value),
-            Err((message, expected)) => lacks.push(Lack { bytes: start..start + end + 1, message, expected }),
+            Err((message, expected)) => {
+                missing.push(MissingVariable { bytes: start..start + end + 1, message, expected })
+            }
         }
         rest = &variable[end + 1..];
     }
     filled.push_str(rest);
-    if lacks.is_empty() { Ok(Some(filled)) } else { Err(lacks) }
+    if missing.is_empty() { Ok(Some(filled)) } else { Err(missing) }
 }
 
 /// What stands between `${` and `}`.
@@ -81,7 +86,7 @@ fn value(inside: &str, environment: &Environment<'_>) -> Result<String, (String,
         (None, Some(default)) => Ok(default.into()),
         (None, None) if asked.is_some() => Err((
             format!("the variable `{name}` is not set, which an input is read from"),
-            "set it in the environment: nobody can be asked",
+            "set it in the environment: interactive inputs are not supported",
         )),
         (None, None) => Err((
             format!("the variable `{name}` is not set"),
@@ -133,7 +138,7 @@ mod tests {
             ("$$${HOST}", Some("$${HOST}")),
             ("${TRICKY}", Some("a: {b} # '${HOST}'\n- c")),
         ] {
-            assert_eq!(fill(text, &environment), Ok(filled.map(String::from)), "{text}");
+            assert_eq!(interpolate(text, &environment), Ok(filled.map(String::from)), "{text}");
         }
     }
 
@@ -156,8 +161,8 @@ mod tests {
                 vec![(0..15, "the variable `INPUT_MY_KEY` is not set, which an input is read from")],
             ),
         ] {
-            let lacks = fill(text, &environment).expect_err(text);
-            let found: Vec<_> = lacks.into_iter().map(|lack| (lack.bytes, lack.message)).collect();
+            let lacks = interpolate(text, &environment).expect_err(text);
+            let found: Vec<_> = lacks.into_iter().map(|missing| (missing.bytes, missing.message)).collect();
             let wanted: Vec<_> =
                 wanted.into_iter().map(|(bytes, message)| (bytes, message.to_owned())).collect();
             assert_eq!(found, wanted, "{text}");

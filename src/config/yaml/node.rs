@@ -4,25 +4,25 @@
 //! its line. The tree keeps the bytes of every key and value, and remembers which pieces were found faulty, so
 //! that they are reported once and passed over afterwards.
 //!
-//! It does not know what a config is, and resolves no types: a scalar is its text. `plant.rs` grows it.
+//! It does not know what a config is, and resolves no types: a scalar is its text. `yaml/parser.rs` builds it.
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
-use super::source::Bytes;
+use super::source::ByteRange;
 
 /// A value and where it stands.
 #[derive(Debug)]
 pub(crate) struct Node {
-    pub bytes: Bytes,
-    pub value: Value,
+    pub bytes: ByteRange,
+    pub value: NodeValue,
     /// How many values it is, aliased ones counted each time.
     pub weight: usize,
-    faulty: Cell<bool>,
+    invalid: Cell<bool>,
 }
 
 #[derive(Debug)]
-pub(crate) enum Value {
+pub(crate) enum NodeValue {
     Scalar(Scalar),
     List(Vec<Rc<Node>>),
     Map(Vec<Entry>),
@@ -41,29 +41,29 @@ pub(crate) struct Scalar {
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub key: String,
-    pub key_bytes: Bytes,
+    pub key_bytes: ByteRange,
     pub node: Rc<Node>,
-    faulty: Cell<bool>,
+    invalid: Cell<bool>,
 }
 
 impl Node {
     /// A node that counts as one value.
-    pub(crate) fn new(bytes: Bytes, value: Value) -> Self {
-        Self { bytes, value, weight: 1, faulty: Cell::new(false) }
+    pub(crate) fn new(bytes: ByteRange, value: NodeValue) -> Self {
+        Self { bytes, value, weight: 1, invalid: Cell::new(false) }
     }
 
     /// Faulty unless known: it is passed over then.
-    pub(crate) fn known(self, known: bool) -> Self {
-        self.faulty.set(!known);
+    pub(crate) fn known(self, references: bool) -> Self {
+        self.invalid.set(!references);
         self
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {
-        if let Value::Map(entries) = &self.value { entries } else { &[] }
+        if let NodeValue::Map(entries) = &self.value { entries } else { &[] }
     }
 
     pub(crate) fn items(&self) -> &[Rc<Node>] {
-        if let Value::List(items) = &self.value { items } else { &[] }
+        if let NodeValue::List(items) = &self.value { items } else { &[] }
     }
 
     /// The entry with this key, faulty or not.
@@ -73,15 +73,15 @@ impl Node {
 
     /// The text of a scalar, with its variables as they were written.
     pub(crate) fn raw(&self) -> Option<&str> {
-        if let Value::Scalar(scalar) = &self.value { Some(&scalar.raw) } else { None }
+        if let NodeValue::Scalar(scalar) = &self.value { Some(&scalar.raw) } else { None }
     }
 
     /// What a person would call it.
     pub(crate) fn kind(&self) -> &'static str {
         match &self.value {
-            Value::List(_) => "a list",
-            Value::Map(_) => "a mapping",
-            Value::Scalar(scalar) => scalar.kind(),
+            NodeValue::List(_) => "a list",
+            NodeValue::Map(_) => "a mapping",
+            NodeValue::Scalar(scalar) => scalar.kind(),
         }
     }
 
@@ -90,31 +90,31 @@ impl Node {
     }
 
     /// Reported, and not to be read (again).
-    pub(crate) fn is_faulty(&self) -> bool {
-        self.faulty.get()
+    pub(crate) fn is_invalid(&self) -> bool {
+        self.invalid.get()
     }
 
-    pub(crate) fn condemn(&self) {
-        self.faulty.set(true);
+    pub(crate) fn mark_invalid(&self) {
+        self.invalid.set(true);
     }
 }
 
 impl Entry {
-    pub(crate) fn new(key: String, key_bytes: Bytes, node: Rc<Node>) -> Self {
-        Self { key, key_bytes, node, faulty: Cell::new(false) }
+    pub(crate) fn new(key: String, key_bytes: ByteRange, node: Rc<Node>) -> Self {
+        Self { key, key_bytes, node, invalid: Cell::new(false) }
     }
 
-    pub(crate) fn is_faulty(&self) -> bool {
-        self.faulty.get() || self.node.is_faulty()
+    pub(crate) fn is_invalid(&self) -> bool {
+        self.invalid.get() || self.node.is_invalid()
     }
 
     /// The key itself is not to be read, whatever stands under it.
     pub(crate) fn is_dropped(&self) -> bool {
-        self.faulty.get()
+        self.invalid.get()
     }
 
-    pub(crate) fn condemn(&self) {
-        self.faulty.set(true);
+    pub(crate) fn mark_invalid(&self) {
+        self.invalid.set(true);
     }
 }
 
@@ -171,15 +171,15 @@ fn is_number(text: &str) -> bool {
 pub(crate) const MAX_DEPTH: usize = 64;
 
 /// Something wrong with the YAML itself.
-pub(crate) struct Wrong {
-    pub bytes: Bytes,
+pub(crate) struct YamlError {
+    pub bytes: ByteRange,
     pub message: String,
     pub expected: String,
     pub help: &'static str,
 }
 
-impl Wrong {
-    pub(crate) fn new(bytes: Bytes, message: impl Into<String>, expected: impl Into<String>) -> Self {
+impl YamlError {
+    pub(crate) fn new(bytes: ByteRange, message: impl Into<String>, expected: impl Into<String>) -> Self {
         Self { bytes, message: message.into(), expected: expected.into(), help: "" }
     }
 }

@@ -3,15 +3,15 @@
 //! Variables are written as they were, not filled in; comments, anchors and the choice of quotes are lost.
 
 use super::mask_secrets;
-use super::node::{Node, Scalar, Value};
+use super::node::{Node, NodeValue, Scalar};
 use super::parser;
-use super::source::{Bytes, Source};
+use super::source::{ByteRange, Source};
 
 /// The tree as a YAML file. Values of the environment are not in it; secrets that the file itself holds are.
 pub(crate) fn yaml(root: &Node) -> String {
     let mut out = String::new();
     match &root.value {
-        Value::Map(_) | Value::List(_) if !is_empty(root) => block(root, 0, &mut out),
+        NodeValue::Map(_) | NodeValue::List(_) if !is_empty(root) => block(root, 0, &mut out),
         _ => flow(root, &mut out),
     }
     if !out.ends_with('\n') {
@@ -24,11 +24,11 @@ pub(crate) fn yaml(root: &Node) -> String {
 pub(crate) fn masked(root: &Node) -> (String, bool) {
     let text = yaml(root);
     let source = Source::new(&text);
-    let Ok((Some(tree), _)) = parser::plant(&source, &text, 0) else { return (String::new(), true) };
-    let mut blots = mask_secrets::secrets(&tree, &source);
-    keys(&tree, &mut blots);
-    let blots = mask_secrets::merge(blots);
-    let lines = (1..=text.lines().count()).map(|number| mask_secrets::line(&source, number, &blots));
+    let Ok((Some(tree), _)) = parser::parse(&source, &text, 0) else { return (String::new(), true) };
+    let mut masks = mask_secrets::secrets(&tree, &source);
+    keys(&tree, &mut masks);
+    let masks = mask_secrets::merge(masks);
+    let lines = (1..=text.lines().count()).map(|number| mask_secrets::masked_line(&source, number, &masks));
     let shown = lines.collect::<Vec<_>>().join("\n");
     let hides = shown != text.trim_end();
     (shown, hides)
@@ -36,15 +36,15 @@ pub(crate) fn masked(root: &Node) -> (String, bool) {
 
 /// Arguments that look like keys: a fault shows one line of a file, this all of it, and some programs take a key without a word
 /// before it.
-fn keys(node: &Node, blots: &mut Vec<Bytes>) {
+fn keys(node: &Node, masks: &mut Vec<ByteRange>) {
     for entry in node.entries() {
         let items = if entry.key == "args" { entry.node.items() } else { &[] };
-        blots.extend(
+        masks.extend(
             items.iter().filter(|item| item.raw().is_some_and(is_key)).map(|item| item.bytes.clone()),
         );
-        keys(&entry.node, blots);
+        keys(&entry.node, masks);
     }
-    node.items().iter().for_each(|item| keys(item, blots));
+    node.items().iter().for_each(|item| keys(item, masks));
 }
 
 fn is_key(text: &str) -> bool {
@@ -79,11 +79,11 @@ fn block(node: &Node, depth: usize, out: &mut String) {
 fn value(node: &Node, depth: usize, out: &mut String) {
     let mut inline = String::new();
     flow(node, &mut inline);
-    let nested = node.items().iter().any(|item| !matches!(item.value, Value::Scalar(_)));
+    let nested = node.items().iter().any(|item| !matches!(item.value, NodeValue::Scalar(_)));
     let below = match &node.value {
-        Value::Scalar(_) => false,
-        Value::List(_) => nested || inline.len() > 100,
-        Value::Map(_) => true,
+        NodeValue::Scalar(_) => false,
+        NodeValue::List(_) => nested || inline.len() > 100,
+        NodeValue::Map(_) => true,
     };
     if below && !is_empty(node) {
         out.push('\n');
@@ -99,8 +99,8 @@ fn value(node: &Node, depth: usize, out: &mut String) {
 
 fn flow(node: &Node, out: &mut String) {
     match &node.value {
-        Value::Scalar(text) => out.push_str(&scalar(text)),
-        Value::List(items) => {
+        NodeValue::Scalar(text) => out.push_str(&scalar(text)),
+        NodeValue::List(items) => {
             out.push('[');
             for (index, item) in items.iter().enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
@@ -108,7 +108,7 @@ fn flow(node: &Node, out: &mut String) {
             }
             out.push(']');
         }
-        Value::Map(entries) => {
+        NodeValue::Map(entries) => {
             out.push('{');
             for (index, entry) in entries.iter().filter(|entry| !entry.is_dropped()).enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
@@ -182,17 +182,17 @@ mod tests {
                     i: \"line\\nbreak\\t\\u00e9\\U0001F600 # ${A:-b} \\\\ \\x07\"\n'1': 0x1F\nj: &j {k: l}\nm: *j\n\
                     n: {<<: *j, o: p}\nq: !!str 5\nr: '${env:X}${input:a-b:-c}$${env:Y}'\n";
         let source = Source::new(text);
-        let Ok((Some(tree), _)) = parser::plant(&source, text, 0) else { panic!("not YAML") };
+        let Ok((Some(tree), _)) = parser::parse(&source, text, 0) else { panic!("not YAML") };
         let written = yaml(&tree);
         let again = Source::new(&written);
-        let Ok((Some(second), _)) = parser::plant(&again, &written, 0) else { panic!("not YAML: {written}") };
+        let Ok((Some(second), _)) = parser::parse(&again, &written, 0) else { panic!("not YAML: {written}") };
         let rest = |tree: &Node| yaml(tree);
         assert_eq!(rest(&second), written);
         let shape = |tree: &Node| {
             let mut out = String::new();
             fn walk(node: &Node, out: &mut String) {
                 match &node.value {
-                    Value::Scalar(scalar) => {
+                    NodeValue::Scalar(scalar) => {
                         *out += &format!("{:?}/{};", canonical(&scalar.raw), scalar.is_text())
                     }
                     _ => {
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn a_fault_shows_no_secret_of_the_file() {
         let text = "mcpServers: {a: {command: x, env: {KEY: hunter2}, args: [--token, hunter2, b, sk-0hunter2abcdefgh]}}";
-        let Ok((Some(tree), _)) = parser::plant(&Source::new(text), text, 0) else { panic!("not YAML") };
+        let Ok((Some(tree), _)) = parser::parse(&Source::new(text), text, 0) else { panic!("not YAML") };
         let (shown, hides) = masked(&tree);
         assert!(hides && !shown.contains("hunter2") && shown.contains("command: x"), "{shown}");
     }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 /// A stretch of the file, in bytes.
-pub(crate) type Bytes = Range<usize>;
+pub(crate) type ByteRange = Range<usize>;
 
 /// A file's text with the start of each line.
 pub(crate) struct Source<'t> {
@@ -15,7 +15,7 @@ pub(crate) struct Source<'t> {
 
 /// Where something stands, as a person counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Location {
     /// From 1.
     pub line: usize,
     /// In characters, from 1.
@@ -35,7 +35,7 @@ impl<'t> Source<'t> {
     }
 
     /// The text of these bytes; empty if they are none of this file's.
-    pub(crate) fn slice(&self, bytes: &Bytes) -> &'t str {
+    pub(crate) fn slice(&self, bytes: &ByteRange) -> &'t str {
         self.text.get(bytes.clone()).unwrap_or_default()
     }
 
@@ -46,14 +46,14 @@ impl<'t> Source<'t> {
     }
 
     /// The bytes of the line with this number (from 1), with its line break.
-    pub(crate) fn line_bytes(&self, number: usize) -> Bytes {
+    pub(crate) fn line_bytes(&self, number: usize) -> ByteRange {
         let from = self.starts.get(number.saturating_sub(1)).copied().unwrap_or(self.text.len());
         let to = self.starts.get(number).copied().unwrap_or(self.text.len());
         from..to
     }
 
     /// Line, column and length of these bytes; what goes on over a line's end is cut there.
-    pub(crate) fn place(&self, bytes: &Bytes) -> Place {
+    pub(crate) fn location(&self, bytes: &ByteRange) -> Location {
         let line = self.starts.partition_point(|start| *start <= bytes.start).max(1);
         let from = self.line_bytes(line).start;
         let here = self.line(line).chars().count();
@@ -61,7 +61,7 @@ impl<'t> Source<'t> {
         let before = self.slice(&(from..bytes.start)).chars().count().min(here);
         let wanted =
             self.slice(bytes).split(['\n', '\r']).next().unwrap_or_default().trim_end().chars().count();
-        Place { line, column: before + 1, len: wanted.min(here.saturating_sub(before)).max(1) }
+        Location { line, column: before + 1, len: wanted.min(here.saturating_sub(before)).max(1) }
     }
 
     /// The byte at this character of this line (both from 1).
@@ -89,9 +89,13 @@ mod tests {
             ("end", 5, 1, 3),
         ] {
             let at = source.text.find(needle).expect("the needle is in the text");
-            assert_eq!(source.place(&(at..at + needle.len())), Place { line, column, len }, "{needle:?}");
+            assert_eq!(
+                source.location(&(at..at + needle.len())),
+                Location { line, column, len },
+                "{needle:?}"
+            );
         }
-        assert_eq!(source.place(&(22..22)), Place { line: 4, column: 1, len: 1 });
+        assert_eq!(source.location(&(22..22)), Location { line: 4, column: 1, len: 1 });
         assert_eq!(source.line(3), " 2]");
         assert_eq!(source.line(99), "");
         assert_eq!(source.byte(2, 4), 9);
@@ -101,9 +105,9 @@ mod tests {
     fn each_way_to_end_a_line_ends_one() {
         let source = Source::new("a\rb\r\nc\n\rd: [x\r y]");
         assert_eq!((1..=6).map(|n| source.line(n)).collect::<Vec<_>>(), ["a", "b", "c", "", "d: [x", " y]"]);
-        assert_eq!(source.place(&(11..16)), Place { line: 5, column: 4, len: 2 });
+        assert_eq!(source.location(&(11..16)), Location { line: 5, column: 4, len: 2 });
         for end in [3, 4] {
-            assert_eq!(source.place(&(end..end)), Place { line: 2, column: 2, len: 1 }, "byte {end}");
+            assert_eq!(source.location(&(end..end)), Location { line: 2, column: 2, len: 1 }, "byte {end}");
         }
     }
 }

@@ -64,7 +64,7 @@ impl TlsFiles {
     ///
     /// # Errors
     /// The first file that cannot be used.
-    pub fn read(settings: &config::Tls) -> Result<Self, TlsError> {
+    pub fn read(settings: &config::ListenerTls) -> Result<Self, TlsError> {
         let mut print = Sha256::new();
         let mut open = |name: &'static str, file: &Path| {
             let bytes =
@@ -151,7 +151,7 @@ impl CertPair {
 }
 
 /// All certificates with their keys, the first one first.
-fn pairs_of(settings: &config::Tls) -> impl Iterator<Item = (&PathBuf, &PathBuf)> {
+fn pairs_of(settings: &config::ListenerTls) -> impl Iterator<Item = (&PathBuf, &PathBuf)> {
     let others = settings.certificates.iter().map(|pair| (&pair.cert, &pair.key));
     std::iter::once((&settings.cert, &settings.key)).chain(others)
 }
@@ -174,7 +174,7 @@ impl TlsError {
 }
 
 /// Stands for what the files hold at this moment; `None` if one of them cannot be read.
-pub(super) fn fingerprint(settings: &config::Tls) -> Option<[u8; 32]> {
+pub(super) fn fingerprint(settings: &config::ListenerTls) -> Option<[u8; 32]> {
     let mut print = Sha256::new();
     let pairs = pairs_of(settings).flat_map(|(cert, key)| [cert, key]);
     for file in pairs.chain(&settings.client_ca) {
@@ -267,7 +267,13 @@ mod tests {
         std::fs::write(&private, key(pair.serialize_pem())).expect("it is written");
         let certificates = Vec::new();
         let client_auth = Default::default();
-        TlsFiles::read(&config::Tls { cert, key: private, certificates, client_ca: None, client_auth })
+        TlsFiles::read(&config::ListenerTls {
+            cert,
+            key: private,
+            certificates,
+            client_ca: None,
+            client_auth,
+        })
     }
 
     #[test]

@@ -42,14 +42,14 @@ pub struct Tls {
 /// What a handshake is done with, and what it was made of.
 pub struct LoadedTls {
     pub acceptor: Acceptor,
-    settings: config::Tls,
+    settings: config::ListenerTls,
     fingerprint: [u8; 32],
     /// Stands for those who vouch for clients.
     client_ca_fingerprint: [u8; 32],
 }
 
 /// What is odd about the files, or why they cannot be used, one sentence each.
-pub fn warnings(settings: &config::Tls) -> Vec<String> {
+pub fn warnings(settings: &config::ListenerTls) -> Vec<String> {
     let look = || {
         let files = TlsFiles::read(settings)?;
         let doubts = files.warnings();
@@ -63,7 +63,7 @@ impl Tls {
     ///
     /// # Errors
     /// Which file cannot be used, and why.
-    pub fn load(settings: &config::Tls, http2: bool) -> Result<Self, TlsError> {
+    pub fn load(settings: &config::ListenerTls, http2: bool) -> Result<Self, TlsError> {
         let files = TlsFiles::read(settings)?;
         for doubt in files.warnings() {
             tracing::warn!("{doubt}");
@@ -82,7 +82,7 @@ impl Tls {
     ///
     /// # Errors
     /// Why they were not taken; the old ones stand.
-    pub fn renew(&self, settings: &config::Tls) -> Result<(), TlsError> {
+    pub fn renew(&self, settings: &config::ListenerTls) -> Result<(), TlsError> {
         let held = self.now();
         let files = TlsFiles::read(settings)?;
         if files.fingerprint == held.fingerprint && *settings == held.settings {
@@ -119,8 +119,8 @@ impl Tls {
         }
     }
 
-    /// The same as [`Tls::renew`], with the trouble told in the log.
-    pub fn renew_or_log(&self, settings: &config::Tls) {
+    /// The same as [`ListenerTls::renew`], with the trouble told in the log.
+    pub fn renew_or_log(&self, settings: &config::ListenerTls) {
         if let Err(error) = self.renew(settings) {
             tracing::error!("the changed files of listen.tls cannot be used, the old ones stay: {error}");
         }
@@ -130,7 +130,7 @@ impl Tls {
 impl LoadedTls {
     fn new(
         files: TlsFiles,
-        settings: &config::Tls,
+        settings: &config::ListenerTls,
         http2: bool,
         client_ca: &Arc<ClientCa>,
         before: Option<&Self>,
@@ -154,7 +154,7 @@ impl LoadedTls {
 
 type VerifiedConfig = (ServerConfig, Option<Arc<dyn ClientCertVerifier>>);
 
-fn server(files: TlsFiles, settings: &config::Tls, http2: bool) -> Result<VerifiedConfig, TlsError> {
+fn server(files: TlsFiles, settings: &config::ListenerTls, http2: bool) -> Result<VerifiedConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -230,7 +230,7 @@ mod tests {
         std::fs::write(&private, key.serialize_pem()).expect("it is written");
         let client_ca = with_clients.then(|| cert.clone());
         let (certificates, client_auth) = (Vec::new(), ClientAuth::Required);
-        let settings = config::Tls { cert, key: private, certificates, client_ca, client_auth };
+        let settings = config::ListenerTls { cert, key: private, certificates, client_ca, client_auth };
         let files = TlsFiles::read(&settings).expect("good files");
         let server = Arc::new(server(files, &settings, true).expect("good files").0);
         let mut roots = RootCertStore::empty();

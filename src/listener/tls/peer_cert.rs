@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use filters::auth::MAX_NAME;
-use filters::request::Certificate;
+use filters::request::ClientCertificate;
 use pingora::listeners::TlsAccept;
 use pingora::protocols::Digest;
 use pingora::protocols::tls::TlsRef;
@@ -21,7 +21,7 @@ use super::files::now;
 /// What a connection keeps of its certificate.
 #[derive(Debug)]
 struct PeerCert {
-    certificate: Option<Certificate>,
+    certificate: Option<ClientCertificate>,
     /// The second at which it ends.
     ends: i64,
     verified: VerifiedByCa,
@@ -44,7 +44,7 @@ impl TlsAccept for PeerCertReader {
 }
 
 /// The certificate of a connection, if it has one that names somebody.
-pub fn certificate(connection: Option<&Digest>) -> Option<&Certificate> {
+pub fn certificate(connection: Option<&Digest>) -> Option<&ClientCertificate> {
     of(connection)?.certificate.as_ref()
 }
 
@@ -58,14 +58,14 @@ fn of(connection: Option<&Digest>) -> Option<&PeerCert> {
 }
 
 /// The certificate, if it names somebody, and when it ends.
-fn read(der: &[u8]) -> (Option<Certificate>, i64) {
+fn read(der: &[u8]) -> (Option<ClientCertificate>, i64) {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return (None, 0) };
     let principal = principal(&certificate);
     if let Err(why) = principal {
         tracing::info!(why, "a client's certificate names nobody");
     }
     let ends = certificate.validity().not_after.timestamp();
-    (principal.ok().map(|principal| Certificate { principal }), ends)
+    (principal.ok().map(|principal| ClientCertificate { principal }), ends)
 }
 
 /// The first URI, else the first DNS name, else the first e-mail address, else the common name. One that is unfit is

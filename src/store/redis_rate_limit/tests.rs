@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use filters::rate_limit::{Budget, Counters, KeyPart, Match, OnFailure, Rate, Rule};
+use filters::rate_limit::{Budget, Counters, KeyPart, Match, OnFailure, Rate, RateRule};
 use futures::FutureExt;
 use http::{HeaderMap, Method};
 use tempfile::TempDir;
@@ -100,16 +100,16 @@ async fn is_there(redis: &Redis) {
     timeout(PATIENCE, there).await.expect("Redis is reached");
 }
 
-fn rate(key: &str, count: u64, per: Duration, burst: u64) -> Ask {
-    Ask { key: key.into(), budget: Budget::Rate { count, per, burst } }
+fn rate(key: &str, count: u64, per: Duration, burst: u64) -> StoreRequest {
+    StoreRequest { key: key.into(), budget: Budget::Rate { count, per, burst } }
 }
 
-fn quota(key: &str, count: u64, per: Duration) -> Ask {
-    Ask { key: key.into(), budget: Budget::Quota { count, per } }
+fn quota(key: &str, count: u64, per: Duration) -> StoreRequest {
+    StoreRequest { key: key.into(), budget: Budget::Quota { count, per } }
 }
 
-async fn taken(redis: &Redis, asks: &[Ask]) -> bool {
-    redis.take(asks).await.expect("an answer") == Answer::Taken
+async fn taken(redis: &Redis, asks: &[StoreRequest]) -> bool {
+    redis.take(asks).await.expect("an answer") == StoreOutcome::Granted
 }
 
 fn seconds_to_window_end(secs: u64) -> u64 {
@@ -121,21 +121,21 @@ fn seconds_to_window_end(secs: u64) -> u64 {
 /// Runs one call through limits that stand on this store.
 async fn admitted(limits: &Rate) -> Result<(), u16> {
     let headers = HeaderMap::new();
-    let head = filters::Head {
-        verb: &Method::GET,
+    let head = filters::RequestHead {
+        http_method: &Method::GET,
         path: "/mcp",
         headers: &headers,
         authority: None,
         peer: None,
         certificate: None,
-        outside: true,
+        is_network: true,
     };
-    limits.greet(&head, Some([10, 0, 0, 1].into())).await.map_err(|refusal| refusal.status)
+    limits.on_head(&head, Some([10, 0, 0, 1].into())).await.map_err(|rejection| rejection.status)
 }
 
 fn limits(store: Arc<Redis>, count: u64, on_failure: OnFailure) -> Rate {
     let budget = Budget::Rate { count, per: Duration::from_secs(3600), burst: count };
-    let rule = Rule { name: "ip".into(), key: vec![KeyPart::Ip], matches: Match::default(), budget };
+    let rule = RateRule { name: "ip".into(), key: vec![KeyPart::Ip], matches: Match::default(), budget };
     Rate::new(vec![rule], Arc::new(Counters::default()), Some(store), on_failure)
 }
 
@@ -149,7 +149,7 @@ async fn a_burst_passes_and_then_waits_are_told() {
     for _ in 0..3 {
         assert!(taken(&redis, &ask("a")).await);
     }
-    let Ok(Answer::Short { ask: 0, wait }) = redis.take(&ask("a")).await else {
+    let Ok(StoreOutcome::Denied { ask: 0, wait }) = redis.take(&ask("a")).await else {
         panic!("a fourth");
     };
     let pace = Duration::from_micros(3_333_334);
@@ -170,11 +170,11 @@ async fn all_is_taken_or_nothing_and_the_longest_wait_is_told() {
     assert!(taken(&redis, &[wide.clone(), short.clone()]).await);
     for _ in 0..9 {
         let answer = redis.take(&[wide.clone(), short.clone()]).await;
-        assert!(matches!(answer, Ok(Answer::Short { ask: 1, .. })), "{answer:?}");
+        assert!(matches!(answer, Ok(StoreOutcome::Denied { ask: 1, .. })), "{answer:?}");
     }
     if seconds_to_window_end(86_400) > 60 {
         let answer = redis.take(&[long, wide.clone(), short]).await;
-        assert!(matches!(answer, Ok(Answer::Short { ask: 0, .. })), "{answer:?}");
+        assert!(matches!(answer, Ok(StoreOutcome::Denied { ask: 0, .. })), "{answer:?}");
     }
     assert!(taken(&redis, std::slice::from_ref(&wide)).await);
     assert!(taken(&redis, std::slice::from_ref(&wide)).await);
@@ -193,7 +193,7 @@ async fn a_quota_ends_with_its_window_and_keys_do_not_stay() {
     assert!(
         taken(&redis, std::slice::from_ref(&ask)).await && taken(&redis, std::slice::from_ref(&ask)).await
     );
-    let Ok(Answer::Short { ask: 0, wait }) = redis.take(std::slice::from_ref(&ask)).await else {
+    let Ok(StoreOutcome::Denied { ask: 0, wait }) = redis.take(std::slice::from_ref(&ask)).await else {
         panic!("a third");
     };
     assert!(wait <= 6 * SEC, "{wait:?}");
@@ -221,7 +221,7 @@ async fn other_numbers_keep_the_count() {
     }
     // Stricter: nobody waits for longer than today's rule can make them.
     let answer = redis.take(&[rate("a", 10, SEC, 2)]).await;
-    let Ok(Answer::Short { wait, .. }) = answer else { panic!("{answer:?}") };
+    let Ok(StoreOutcome::Denied { wait, .. }) = answer else { panic!("{answer:?}") };
     assert!(wait <= 100 * MILLI, "{wait:?}");
     tokio::time::sleep(wait + MILLI).await;
     assert!(taken(&redis, &[rate("a", 10, SEC, 2)]).await);
@@ -269,7 +269,7 @@ async fn no_rate_lets_more_through_than_it_says() {
                 tokio::time::sleep(MILLI * (now % 10) as u32).await;
                 let both = gateways.each_ref().map(|gateway| gateway.take(&ask));
                 for answer in futures::future::join_all(both).await {
-                    passed += u64::from(answer.expect("an answer") == Answer::Taken);
+                    passed += u64::from(answer.expect("an answer") == StoreOutcome::Granted);
                 }
             }
             let max = burst as f64 + from.elapsed().as_secs_f64() * count as f64 / f64::from(secs);
@@ -404,9 +404,9 @@ async fn a_store_that_nobody_wants_any_more_is_not_sought() {
 #[test]
 fn only_what_the_script_can_say_is_an_answer() {
     let asks = [rate("r", 1, 10 * SEC, 1), quota("q", 5, Duration::from_secs(60))];
-    let short = |ask, wait| Some(Answer::Short { ask, wait });
+    let short = |ask, wait| Some(StoreOutcome::Denied { ask, wait });
     for (worst, micros, understood) in [
-        (0, 0, Some(Answer::Taken)),
+        (0, 0, Some(StoreOutcome::Granted)),
         (1, 10_000_000, short(0, 10 * SEC)),
         (1, 10_000_002, None),
         (2, 60_000_000, short(1, 60 * SEC)),

@@ -101,7 +101,7 @@ mod tests {
     fn pool(settings: &str, before: Option<&Pool>) -> Pool {
         let text = format!("mcpServers: {{s: {{{settings}}}}}");
         let config = parse("c", &text, &|_| None).expect("a good config").servers["s"].clone();
-        let config::Kind::Http { urls, .. } = &config.kind else { panic!("not http") };
+        let config::ServerTransport::Http { urls, .. } = &config.transport else { panic!("not http") };
         let limits = UpstreamLimits::of(&config, &Limits::default());
         let plan = PoolSettings {
             name: "s",

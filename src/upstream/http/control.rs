@@ -113,7 +113,7 @@ impl HttpEndpoint {
                             {
                                 me.handle(upstream_session, &message);
                             }
-                            if message::is_news_of_lists(&message) && changed.send(()).await.is_err() {
+                            if message::is_list_change(&message) && changed.send(()).await.is_err() {
                                 return;
                             }
                         }

@@ -15,7 +15,7 @@ use super::{HttpEndpoint, UpstreamSession, own_id, param_headers};
 use crate::upstream::{RpcOutcome, UpstreamError, WatchEnd};
 use mcp::jsonrpc::message;
 use mcp::sse;
-use mcp::sse::Splitter;
+use mcp::sse::EventSplitter;
 
 /// The longest time that a server may ask to be left alone.
 const LONGEST_RETRY: Duration = Duration::from_secs(3600);
@@ -155,7 +155,7 @@ impl HttpEndpoint {
         out: &mpsc::Sender<Bytes>,
     ) -> Result<NotificationsEnd, UpstreamError> {
         let (max, idle) = (self.limits().max_response, self.limits().stream_idle);
-        let mut splitter = Splitter::new(max);
+        let mut splitter = EventSplitter::new(max);
         let mut body = ResponseBody::of(response, max)?;
         let mut ended = false;
         while !ended {

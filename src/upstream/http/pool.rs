@@ -46,7 +46,7 @@ pub struct PoolSettings<'a> {
     pub urls: &'a [config::Url],
     pub headers: HeaderMap,
     pub limits: &'a UpstreamLimits,
-    pub config: &'a config::Server,
+    pub config: &'a config::ServerConfig,
     pub tls: Arc<UpstreamTls>,
 }
 

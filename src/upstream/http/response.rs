@@ -15,7 +15,7 @@ use crate::upstream::call_timer::CallTimer;
 use crate::upstream::{Progress, RpcOutcome, UpstreamError, cause, client_message, is_exhausted};
 use mcp::jsonrpc::message;
 use mcp::sse;
-use mcp::sse::Splitter;
+use mcp::sse::EventSplitter;
 
 /// What is waited for, and how.
 pub struct ReadOptions<'a> {
@@ -68,7 +68,7 @@ impl HttpEndpoint {
         };
         let read = async {
             if streams {
-                let mut splitter = Splitter::new(max);
+                let mut splitter = EventSplitter::new(max);
                 let mut ended = false;
                 while !ended {
                     match body.chunk().await? {
@@ -147,7 +147,7 @@ fn match_response(message: &Bytes, id: &[u8], certain: bool) -> Result<Option<Rp
     let nonsense = || UpstreamError::InvalidResponse(shorten(message));
     let read =
         message::read(message).ok_or_else(|| if certain { nonsense() } else { UpstreamError::Nameless })?;
-    if !read.is_answer() {
+    if !read.is_response() {
         return Ok(None);
     }
     let part = |span: Span| message.slice(span.start..span.end);

@@ -117,7 +117,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    pub fn new(settings: Option<&config::Retry>) -> Self {
+    pub fn new(settings: Option<&config::RetryPolicy>) -> Self {
         Self {
             attempts: settings.map_or(1, |retry| retry.attempts),
             on: settings.map_or(Vec::new(), |retry| retry.on.clone()),
@@ -199,7 +199,7 @@ mod tests {
     const TIME: Duration = Duration::from_secs(60);
 
     fn retry(on: &[RetryOn]) -> Retry {
-        Retry::new(Some(&config::Retry { attempts: 3, on: on.to_vec(), idempotent: false }))
+        Retry::new(Some(&config::RetryPolicy { attempts: 3, on: on.to_vec(), idempotent: false }))
     }
 
     fn mishap(reason: RetryReason, safe: bool, elsewhere: bool) -> Failure {

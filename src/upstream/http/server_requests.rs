@@ -24,7 +24,7 @@ const LONGEST: usize = 1024;
 
 /// The reply to a request of a server to the gateway itself; none to what is no request.
 pub fn reply(message: &[u8]) -> Option<Bytes> {
-    let read = message::read(message).filter(message::Incoming::is_request)?;
+    let read = message::read(message).filter(message::ServerMessage::is_request)?;
     let id = read.id.filter(|id| id.end - id.start <= LONGEST)?.of(message);
     let method = read.method?.read(message);
     if method == "ping" {
@@ -33,7 +33,7 @@ pub fn reply(message: &[u8]) -> Option<Bytes> {
     let short: String = method.chars().take(100).collect();
     // What it did not declare, a client refuses so (2025-11-25, client/roots; sampling and elicitation likewise).
     let text = format!("Method not found: the gateway does not offer {short} in a session of its own");
-    Some(message::failure(id, format!(r#"{{"code":-32601,"message":{}}}"#, quote(&text)).as_bytes()))
+    Some(message::error_response(id, format!(r#"{{"code":-32601,"message":{}}}"#, quote(&text)).as_bytes()))
 }
 
 impl HttpEndpoint {

@@ -67,7 +67,7 @@ impl UpstreamTls {
     ///
     /// # Errors
     /// The first file that cannot be used.
-    pub fn read(server: &config::Server) -> Result<Self, UpstreamTlsError> {
+    pub fn read(server: &config::ServerConfig) -> Result<Self, UpstreamTlsError> {
         let none = config::ServerTls::default();
         let settings = server.tls.as_ref().unwrap_or(&none);
         let roots = match &settings.ca {
@@ -212,7 +212,7 @@ impl ClientIdentity {
 }
 
 /// What the settings and files of a server hold at this moment, as a number; 0 where nothing is special.
-pub fn fingerprint(server: &config::Server) -> u64 {
+pub fn fingerprint(server: &config::ServerConfig) -> u64 {
     let Some(settings) = server.tls.as_ref() else { return u64::from(server.http2 as u8) };
     let mut hash = Sha256::new();
     for file in [&settings.ca, &settings.cert, &settings.key] {

@@ -188,7 +188,7 @@ impl Upstream for Stdio {
             tokio::select! {
                 () = &mut listening => {}
                 Some(message) = told.recv() => {
-                    if message::is_news_of_lists(&message) && changed.send(()).await.is_err() {
+                    if message::is_list_change(&message) && changed.send(()).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -201,7 +201,7 @@ impl Upstream for Stdio {
                     if let Some(uri) = updated(&message).filter(|_| era == Era::Legacy) {
                         self.subscriptions.notify(&uri);
                     }
-                    if message::is_news_of_lists(&message) && changed.send(()).await.is_err() {
+                    if message::is_list_change(&message) && changed.send(()).await.is_err() {
                         return Ok(());
                     }
                 }

@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 
 use super::{Caller, key};
 use crate::harness::{Gateway, legacy_call};
-use crate::puppet::{Act, Puppet};
+use crate::mock_server::{MockReply, MockServer};
 
 fn demo(rules: &str) -> String {
     let keys = key("ann", "") + &key("bob", "");
@@ -41,8 +41,8 @@ async fn a_refusal_says_when_to_come_back_and_then_it_passes() {
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(1), &json!(429)), "{answer}");
     let wait = answer["error"]["data"]["retry_after_ms"].as_u64().expect("a time to wait");
     assert!((1..=1000).contains(&wait), "{answer}");
-    let words = answer["error"]["message"].as_str().expect("a sentence");
-    assert!(words.contains("slow") && words.to_lowercase().contains("wait"), "{words}");
+    let message = answer["error"]["message"].as_str().expect("a sentence");
+    assert!(message.contains("slow") && message.to_lowercase().contains("wait"), "{message}");
     // Others, and other tools, have budgets of their own.
     assert_eq!(Caller::new(&gateway, "bob").call("demo__echo", hi.clone()).await.0, 200);
     assert_eq!(ann.call("demo__time", json!({})).await.0, 200);
@@ -79,9 +79,9 @@ async fn only_so_many_calls_of_a_caller_run_at_a_time() {
     // A server whose calls end when this is told.
     let (ends, _) = broadcast::channel(2);
     let end = ends.clone();
-    let server = Puppet::start(move |seen| match seen.method() {
-        "tools/call" => Act::Stream(Vec::new(), ends.subscribe()),
-        _ => Act::Good,
+    let server = MockServer::start(move |seen| match seen.method() {
+        "tools/call" => MockReply::Stream(Vec::new(), ends.subscribe()),
+        _ => MockReply::Good,
     })
     .await;
     let gateway = Gateway::start(&format!(

@@ -43,26 +43,26 @@ rate_limits:
 /// The walk of a call, and how it ended. The words are parted by spaces, so that a line can be written here.
 async fn explain(line: &str) -> (i32, String) {
     let folder = folder_with(POLICY);
-    let words: Vec<&str> = ["explain", "--offline"].into_iter().chain(line.split(' ')).collect();
-    let done = toolgate(folder.path(), &words).await;
+    let message: Vec<&str> = ["explain", "--offline"].into_iter().chain(line.split(' ')).collect();
+    let done = toolgate(folder.path(), &message).await;
     (done.status.code().expect("it ends by itself"), out(&done) + &err(&done))
 }
 
 /// What one filter has to say.
-fn verdicts<'t>(told: &'t str, filter: &str) -> Vec<&'t str> {
-    let lines = told.lines().filter_map(|line| line.split_once(' '));
+fn verdicts<'t>(output: &'t str, filter: &str) -> Vec<&'t str> {
+    let lines = output.lines().filter_map(|line| line.split_once(' '));
     lines.filter(|(first, _)| *first == filter).map(|(_, rest)| rest.trim()).collect()
 }
 
 #[tokio::test]
 async fn explain_walks_through_all_filters() {
-    let (code, told) = explain(r#"--sub ann --role dev tools/call demo__echo {"message":"hi"}"#).await;
+    let (code, output) = explain(r#"--sub ann --role dev tools/call demo__echo {"message":"hi"}"#).await;
     let expected = r#"call      tools/call demo__echo
 caller    ann, roles dev
 origin    pass    Host and Origin of real requests are checked
 size      pass    313B of at most 4MiB
 auth      pass    taken on your word; a real caller needs a token or a key
-agree     pass    headers of real requests must say what the body says
+header_match pass    headers of real requests must say what the body says
 rate      counts  `slow` (toolgate.yaml:27): 30 in 1m, at most 5 at once
 rate      counts  `daily` (toolgate.yaml:28): 1000 in each 1d of the calendar (UTC)
 rbac      pass    role `dev` allows the tools `demo__*` (toolgate.yaml:11)
@@ -70,12 +70,12 @@ guard     pass    server `demo`: nothing is looked at
 verdict   the call passes
 note      servers were not asked, so whether there is such a thing is not known
 "#;
-    assert_eq!((code, without_size(&told)), (0, without_size(expected)));
+    assert_eq!((code, without_size(&output)), (0, without_size(expected)));
 }
 
 /// The size of the message holds the length of this version's name.
-fn without_size(told: &str) -> String {
-    told.lines().filter(|line| !line.starts_with("size ")).map(|line| format!("{line}\n")).collect()
+fn without_size(output: &str) -> String {
+    output.lines().filter(|line| !line.starts_with("size ")).map(|line| format!("{line}\n")).collect()
 }
 
 #[tokio::test]
@@ -105,34 +105,34 @@ async fn explain_names_what_decided_and_its_line() {
         ("--role dev tools/list", 0,
             "pass    nothing forbids the method; lists hold what the caller may use".into()),
     ] {
-        let (ended, told) = explain(line).await;
-        assert_eq!((ended, verdicts(&told, "rbac")), (code, vec![&*rbac]), "{line}\n{told}");
+        let (ended, output) = explain(line).await;
+        assert_eq!((ended, verdicts(&output, "rbac")), (code, vec![&*rbac]), "{line}\n{output}");
         let last = if code == 0 { "the call passes" } else { "the call is refused" };
-        assert_eq!(verdicts(&told, "verdict"), [last], "{line}\n{told}");
+        assert_eq!(verdicts(&output, "verdict"), [last], "{line}\n{output}");
         // What comes after a refusal is not reached.
-        assert_eq!(verdicts(&told, "guard").len(), usize::from(code == 0), "{line}\n{told}");
+        assert_eq!(verdicts(&output, "guard").len(), usize::from(code == 0), "{line}\n{output}");
     }
 }
 
 #[tokio::test]
 async fn explain_tells_which_limits_count_and_what_is_looked_at() {
-    let (_, told) = explain("--role ops tools/call files__read").await;
+    let (_, output) = explain("--role ops tools/call files__read").await;
     let few = "counts  `few` (toolgate.yaml:29): 4 at a time";
     let slow = "counts  `slow` (toolgate.yaml:27): 30 in 1m, at most 5 at once";
-    assert_eq!(verdicts(&told, "rate"), [slow, few], "{told}");
+    assert_eq!(verdicts(&output, "rate"), [slow, few], "{output}");
     let guard = "pass    server `files`: secrets in the arguments are taken out; arguments must fit the schema (not tried here)";
-    assert_eq!(verdicts(&told, "guard"), [guard], "{told}");
-    let (_, told) = explain("--role dev --role devv tools/call demo__time").await;
+    assert_eq!(verdicts(&output, "guard"), [guard], "{output}");
+    let (_, output) = explain("--role dev --role devv tools/call demo__time").await;
     assert_eq!(
-        verdicts(&told, "caller"),
+        verdicts(&output, "caller"),
         ["anonymous, roles dev, devv (no such role: only conditions and limits look at it)"],
-        "{told}"
+        "{output}"
     );
 }
 
 #[tokio::test]
 async fn explain_says_what_is_wrong_with_the_question() {
-    for (line, words) in [
+    for (line, message) in [
         (r#"tools/call demo__echo {"a"#, "the arguments are not JSON: "),
         ("tools/call demo__echo [1]", r#"the arguments must be a JSON object, such as '{"message": "hi"}'"#),
         ("tools/call", "tools/call needs the name of a tool, such as: explain tools/call demo__echo"),
@@ -140,9 +140,9 @@ async fn explain_says_what_is_wrong_with_the_question() {
         ("tools/list demo__echo", "tools/list goes without a name; `demo__echo` is too much"),
         ("demo__echo", "there is no method `demo__echo`; expected one such as tools/call"),
     ] {
-        let (code, told) = explain(line).await;
-        assert_eq!(code, 2, "{line}\n{told}");
-        assert!(told.starts_with("error: ") && told.contains(words), "{line}\n{told}");
+        let (code, output) = explain(line).await;
+        assert_eq!(code, 2, "{line}\n{output}");
+        assert!(output.starts_with("error: ") && output.contains(message), "{line}\n{output}");
     }
 }
 
@@ -242,7 +242,7 @@ async fn a_token_that_cannot_be_minted_is_told_why() {
     };
     let keyless = "auth: {api_keys: [{id: a, sha256: \"0000000000000000000000000000000000000000000000000000000000000001\", user: a}]}\n".to_owned();
     let signed = |file: &str| issuer(&format!(", signing_key: {file}"));
-    for (auth, more, words) in [
+    for (auth, more, message) in [
         (String::new(), "", "the configuration has no `auth`, so nobody needs a token"),
         (keyless, "", "auth.jwt is empty"),
         (
@@ -268,7 +268,11 @@ async fn a_token_that_cannot_be_minted_is_told_why() {
         let asked: Vec<&str> = ["token", "--sub", "ann"].into_iter().chain(more.split_whitespace()).collect();
         let done = toolgate(folder.path(), &asked).await;
         assert_eq!((done.status.code(), out(&done)), (Some(2), String::new()), "{}", err(&done));
-        assert!(err(&done).starts_with("error: ") && err(&done).contains(words), "{words}: {}", err(&done));
+        assert!(
+            err(&done).starts_with("error: ") && err(&done).contains(message),
+            "{message}: {}",
+            err(&done)
+        );
     }
 }
 
@@ -291,22 +295,22 @@ async fn tools_and_calls_are_those_of_the_named_roles() {
     assert_eq!(names(&listed), ["demo__echo", "demo__time"]);
     let (_, listed, _) = run(&["tools"]).await;
     assert_eq!(names(&listed).len(), 5, "without a role all: {listed}");
-    let (code, listed, told) = run(&["tools", "--role", "devv"]).await;
+    let (code, listed, output) = run(&["tools", "--role", "devv"]).await;
     assert_eq!((code, &*listed), (Some(0), ""));
-    assert!(told.contains("rbac.roles has no role `devv`"), "{told}");
+    assert!(output.contains("rbac.roles has no role `devv`"), "{output}");
 
     let hi = r#"{"message": "hi"}"#;
-    let (code, result, told) = run(&["call", "--as", "ann:dev", "demo__echo", hi]).await;
-    assert_eq!(code, Some(0), "{told}");
+    let (code, result, output) = run(&["call", "--as", "ann:dev", "demo__echo", hi]).await;
+    assert_eq!(code, Some(0), "{output}");
     let result: Value = serde_json::from_str(&result).expect("the result as JSON");
     assert_eq!(result["content"][0]["text"], "hi");
-    let (code, result, told) = run(&["call", "--as", "ann:ops", "demo__echo", hi]).await;
+    let (code, result, output) = run(&["call", "--as", "ann:ops", "demo__echo", hi]).await;
     assert_eq!((code, &*result), (Some(1), ""));
     assert!(
-        told.contains("refused by `rbac`: Unknown tool: demo__echo") && told.contains("toolgate explain"),
-        "{told}"
+        output.contains("refused by `rbac`: Unknown tool: demo__echo") && output.contains("toolgate explain"),
+        "{output}"
     );
-    let (code, _, told) = run(&["call", "demo__echo", hi]).await;
+    let (code, _, output) = run(&["call", "demo__echo", hi]).await;
     assert_eq!(code, Some(2));
-    assert!(told.contains("asks for credentials; say who calls: --as USER:ROLE,ROLE"), "{told}");
+    assert!(output.contains("asks for credentials; say who calls: --as USER:ROLE,ROLE"), "{output}");
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Caller, key};
 use crate::harness::{Gateway, read};
-use crate::puppet::{Act, Puppet, answer, json_answer, tools};
+use crate::mock_server::{MockReply, MockServer, answer, json_answer, tools};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn elements_of_a_token_against_those_of_a_call_hold_up_nobody() {
@@ -51,20 +51,20 @@ auth:
     }
     let metrics = gateway.http.get(gateway.url("/metrics")).bearer_auth("root-key");
     let metrics = metrics.send().await.expect("an answer").text().await.expect("a text");
-    let told = "toolgate_filter_rejections_total{filter=\"rbac\",reason=\"rule_too_costly\"} 4";
-    assert!(metrics.lines().any(|line| line == told), "{metrics}");
+    let output = "toolgate_filter_rejections_total{filter=\"rbac\",reason=\"rule_too_costly\"} 4";
+    assert!(metrics.lines().any(|line| line == output), "{metrics}");
 }
 
 /// Rules are asked for each name of a list. With one serving thread, calls of others come and go meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_costs_much_keeps_no_serving_thread() {
-    let many = Puppet::start(|seen| match seen.method() {
+    let many = MockServer::start(|seen| match seen.method() {
         "tools/list" => {
             let names: Vec<String> = (0..400).map(|n| format!("t{n}")).collect();
             let list = tools(&names.iter().map(String::as_str).collect::<Vec<_>>());
-            Act::Say(json_answer(&answer(seen, &list)))
+            MockReply::Say(json_answer(&answer(seen, &list)))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
     let secret = "s".repeat(40);

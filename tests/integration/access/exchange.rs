@@ -8,47 +8,47 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::{Caller, key};
-use crate::authority::Authority;
 use crate::harness::{Gateway, free_port, initialize, legacy_call, read};
-use crate::puppet::{Act, Puppet, Seen, http};
+use crate::mock_server::{MockReply, MockServer, RecordedRequest, http};
+use crate::oauth_server::OauthServer;
 use crate::raw::{Client, Head};
 
 const AUDIENCES: [&str; 2] = ["https://one.example.com", "https://two.example.com/mcp"];
 const SECRET: &str = "guards-nothing";
 
 /// A gateway in front of two servers that want tokens of their own; `own` is what the caller's are for.
-struct House {
-    authority: Authority,
-    servers: [Puppet; 2],
+struct ExchangeSetup {
+    authority: OauthServer,
+    servers: [MockServer; 2],
     gateway: Gateway,
 }
 
-impl House {
+impl ExchangeSetup {
     async fn start() -> Self {
         Self::with(|_, exchange| exchange).await
     }
 
     /// With other settings of the exchange, made of the usual ones and the issuer.
     async fn with(change: impl Fn(&str, Value) -> Value) -> Self {
-        let puppet = || {
+        let mock = || {
             // A server may take a token no more, whatever is written in it.
             let bad = Mutex::new(None);
-            Puppet::start(move |seen| {
+            MockServer::start(move |seen| {
                 let mut bad = bad.lock().expect("no holder of the lock panics");
                 let token = seen.header("authorization").map(str::to_owned);
                 if seen.body["params"]["arguments"]["revoke"] == true {
                     *bad = token;
-                    return Act::Good;
+                    return MockReply::Good;
                 }
                 let refused = token.is_some() && token == *bad;
-                if refused { Act::Say(http("401 Unauthorized", &[], "")) } else { Act::Good }
+                if refused { MockReply::Say(http("401 Unauthorized", &[], "")) } else { MockReply::Good }
             })
         };
-        let (authority, one, two) = tokio::join!(Authority::start(), puppet(), puppet());
+        let (authority, one, two) = tokio::join!(OauthServer::start(), mock(), mock());
         let issuer = &authority.issuer;
         let exchange = json!({"token_endpoint": format!("{issuer}/token"), "client_id": "service",
             "client_secret": SECRET});
-        let server = |puppet: &Puppet, audience| json!({"url": puppet.url, "credentials": "exchange", "audience": audience});
+        let server = |mock: &MockServer, audience| json!({"url": mock.url, "credentials": "exchange", "audience": audience});
         let servers = json!({"one": server(&one, AUDIENCES[0]), "two": server(&two, AUDIENCES[1])});
         let jwt = json!({"issuer": issuer, "audience": "http://127.0.0.1:PORT/mcp", "jwks_url": format!("{issuer}/jwks")});
         let config = format!(
@@ -57,13 +57,13 @@ impl House {
             key("ann", "")
         );
         let gateway = Gateway::start(&config).await;
-        let house = Self { authority, servers: [one, two], gateway };
-        let ann = Caller::new(&house.gateway, "ann");
-        house
+        let setup = Self { authority, servers: [one, two], gateway };
+        let ann = Caller::new(&setup.gateway, "ann");
+        setup
             .gateway
             .eventually("both servers are there", async |_| ann.tools("/mcp").await.len() == 2)
             .await;
-        house
+        setup
     }
 
     async fn token(&self, person: &str) -> String {
@@ -82,7 +82,7 @@ impl House {
 }
 
 /// The token that reached a server, and what it says.
-fn sent(seen: &Seen) -> (String, Value) {
+fn sent(seen: &RecordedRequest) -> (String, Value) {
     let token = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
     let token = token.unwrap_or_else(|| panic!("no token: {seen:?}"));
     let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok()).expect("a JWT");
@@ -90,21 +90,21 @@ fn sent(seen: &Seen) -> (String, Value) {
 }
 
 /// Nothing of the caller's own token came by, be it in a header or in a body.
-fn assert_unseen(token: &str, puppet: &Puppet) {
+fn assert_unseen(token: &str, mock: &MockServer) {
     let signature = token.rsplit('.').next().expect("a JWT");
-    for seen in puppet.all() {
+    for seen in mock.all() {
         assert!(!format!("{seen:?}").contains(signature), "the caller's own token: {seen:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_sees_a_token_of_the_caller_that_is_made_for_it() {
-    let house = House::start().await;
-    let alice = house.token("alice").await;
+    let setup = ExchangeSetup::start().await;
+    let alice = setup.token("alice").await;
     for (number, tool) in ["one__tool", "two__tool"].iter().enumerate() {
-        let (status, answer) = house.call(&alice, tool).await;
+        let (status, answer) = setup.call(&alice, tool).await;
         assert_eq!(status, 200, "{answer}");
-        let seen = house.servers[number].calls().pop().expect("the call");
+        let seen = setup.servers[number].calls().pop().expect("the call");
         let (token, claims) = sent(&seen);
         assert_ne!(token, alice);
         assert_eq!(
@@ -114,109 +114,112 @@ async fn a_server_sees_a_token_of_the_caller_that_is_made_for_it() {
         );
         assert_eq!(claims["act"]["sub"], "service", "who acts for her: {claims}");
         assert_eq!(seen.headers.iter().filter(|(name, _)| name == "authorization").count(), 1, "{seen:?}");
-        assert_unseen(&alice, &house.servers[number]);
+        assert_unseen(&alice, &setup.servers[number]);
     }
     // What the gateway asks in its own name is in nobody's.
-    for seen in house.servers[0].all().iter().filter(|seen| seen.is_greeting()) {
+    for seen in setup.servers[0].all().iter().filter(|seen| seen.is_greeting()) {
         assert_eq!(seen.header("authorization"), None, "{seen:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_asked_for_once_for_each_caller_and_server() {
-    let house = House::start().await;
-    let (alice, bob) = tokio::join!(house.token("alice"), house.token("bob"));
-    let before = house.authority.requests("token").await;
-    let asked = async || house.authority.requests("token").await - before;
-    let calls = (0..12).map(|_| house.call(&alice, "one__tool"));
+    let setup = ExchangeSetup::start().await;
+    let (alice, bob) = tokio::join!(setup.token("alice"), setup.token("bob"));
+    let before = setup.authority.requests("token").await;
+    let asked = async || setup.authority.requests("token").await - before;
+    let calls = (0..12).map(|_| setup.call(&alice, "one__tool"));
     for (status, answer) in futures::future::join_all(calls).await {
         assert_eq!(status, 200, "{answer}");
     }
     assert_eq!(asked().await, 1, "for many at once");
-    assert_eq!(house.call(&house.token("alice").await, "one__tool").await.0, 200);
+    assert_eq!(setup.call(&setup.token("alice").await, "one__tool").await.0, 200);
     assert_eq!(asked().await, 1, "another token of the same person");
-    assert_eq!(house.call(&bob, "one__tool").await.0, 200);
+    assert_eq!(setup.call(&bob, "one__tool").await.0, 200);
     assert_eq!(asked().await, 2, "another person");
-    assert_eq!(sent(&house.servers[0].calls()[13]).1["sub"], "bob");
-    assert_eq!(house.call(&alice, "two__tool").await.0, 200);
+    assert_eq!(sent(&setup.servers[0].calls()[13]).1["sub"], "bob");
+    assert_eq!(setup.call(&alice, "two__tool").await.0, 200);
     assert_eq!(asked().await, 3, "another server");
-    assert_eq!(house.call(&bob, "one__tool").await.0, 200);
-    assert_eq!(house.call(&alice, "one__tool").await.0, 200);
+    assert_eq!(setup.call(&bob, "one__tool").await.0, 200);
+    assert_eq!(setup.call(&alice, "one__tool").await.0, 200);
     assert_eq!(asked().await, 3, "they do not push each other out");
-    assert_eq!(sent(&house.servers[0].calls()[15]).1["sub"], "alice");
+    assert_eq!(sent(&setup.servers[0].calls()[15]).1["sub"], "alice");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_its_server_refuses_is_not_used_again() {
-    let house = House::start().await;
-    let alice = house.token("alice").await;
-    assert_eq!(house.call_with(&alice, "one__tool", json!({"revoke": true})).await.0, 200);
-    let (status, answer) = house.call(&alice, "one__tool").await;
+    let setup = ExchangeSetup::start().await;
+    let alice = setup.token("alice").await;
+    assert_eq!(setup.call_with(&alice, "one__tool", json!({"revoke": true})).await.0, 200);
+    let (status, answer) = setup.call(&alice, "one__tool").await;
     assert_eq!((status, &answer["error"]["data"]["server"]), (502, &json!("one")), "{answer}");
-    house
+    setup
         .gateway
-        .eventually("it has a new one", async |_| house.call(&alice, "one__tool").await.0 == 200)
+        .eventually("it has a new one", async |_| setup.call(&alice, "one__tool").await.0 == 200)
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_legacy_session_is_opened_at_the_server_in_the_callers_name() {
-    let house = House::start().await;
-    let alice = house.token("alice").await;
+    let setup = ExchangeSetup::start().await;
+    let alice = setup.token("alice").await;
     let post = async |session: Option<&str>, body: &Value| {
-        let request = house.gateway.post("/mcp", session, body).bearer_auth(&alice);
+        let request = setup.gateway.post("/mcp", session, body).bearer_auth(&alice);
         request.send().await.expect("the gateway answers")
     };
     let opened = post(None, &initialize(json!({}))).await;
     let session = opened.headers()["mcp-session-id"].to_str().expect("ASCII").to_owned();
     let (status, answer) = read(post(Some(&session), &legacy_call(7, "one__tool", json!({}))).await).await;
     assert_eq!(status, 200, "{answer}");
-    let all = house.servers[0].all();
-    let hers = |seen: &&Seen| seen.body["params"]["clientInfo"]["name"] == "test";
-    let seat = all.iter().find(hers).expect("an initialize of the client's");
-    assert_eq!((&sent(seat).1["sub"], &sent(seat).1["aud"]), (&json!("alice"), &json!(AUDIENCES[0])));
-    let call = house.servers[0].calls().pop().expect("the call");
-    assert_eq!(sent(&call), sent(seat));
+    let all = setup.servers[0].all();
+    let hers = |seen: &&RecordedRequest| seen.body["params"]["clientInfo"]["name"] == "test";
+    let upstream_session = all.iter().find(hers).expect("an initialize of the client's");
+    assert_eq!(
+        (&sent(upstream_session).1["sub"], &sent(upstream_session).1["aud"]),
+        (&json!("alice"), &json!(AUDIENCES[0]))
+    );
+    let call = setup.servers[0].calls().pop().expect("the call");
+    assert_eq!(sent(&call), sent(upstream_session));
     // All of the session is said in her name: that it is open, what it listens to, and that it is left.
-    let ended = house.gateway.http.delete(house.gateway.url("/mcp")).bearer_auth(&alice);
+    let ended = setup.gateway.http.delete(setup.gateway.url("/mcp")).bearer_auth(&alice);
     let ended = ended.header("mcp-session-id", &session).send().await.expect("the gateway answers");
     assert_eq!(ended.status().as_u16() / 100, 2);
-    house
+    setup
         .gateway
         .eventually("it is left", async |_| {
-            house.servers[0]
+            setup.servers[0]
                 .all()
                 .iter()
-                .any(|seen| seen.verb == "DELETE" && seen.header("authorization").is_some())
+                .any(|seen| seen.http_method == "DELETE" && seen.header("authorization").is_some())
         })
         .await;
     let at = all.iter().position(|seen| hers(&seen)).expect("found before");
     let opened =
         all[at + 1..].iter().find(|seen| seen.method() == "notifications/initialized").expect("a note");
-    assert_eq!(sent(opened), sent(seat));
-    assert_unseen(&alice, &house.servers[0]);
+    assert_eq!(sent(opened), sent(upstream_session));
+    assert_unseen(&alice, &setup.servers[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_pingora_cannot_send_goes_with_the_exchanged_token_too() {
-    let house = House::start().await;
-    let alice = house.token("alice").await;
+    let setup = ExchangeSetup::start().await;
+    let alice = setup.token("alice").await;
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
         "name": "one__tool", "arguments": {"text": "x".repeat(300_000)},
         "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
             "io.modelcontextprotocol/clientCapabilities": {}}}});
     let head = Head::modern("/mcp", "tools/call", Some("one__tool"))
         .with("Authorization", &format!("Bearer {alice}"));
-    let mut client = Client::connect(house.gateway.port).await;
+    let mut client = Client::connect(setup.gateway.port).await;
     let answer =
         client.exchange(&head.chunked(body.to_string().as_bytes(), 60_000)).await.expect("an answer");
     assert_eq!(answer.status, 200, "{}", answer.message());
-    let seen = house.servers[0].calls().pop().expect("the call");
+    let seen = setup.servers[0].calls().pop().expect("the call");
     assert_eq!(seen.body["params"]["arguments"], body["params"]["arguments"]);
     let (token, claims) = sent(&seen);
     assert_ne!(token, alice);
     assert_eq!((&claims["aud"], &claims["sub"]), (&json!(AUDIENCES[0]), &json!("alice")));
-    assert_unseen(&alice, &house.servers[0]);
+    assert_unseen(&alice, &setup.servers[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,22 +242,22 @@ async fn a_failed_exchange_is_told_without_secrets_and_nothing_is_sent() {
         (nobody_there, "Connection refused"),
         (no_endpoint, "HTTP 404"),
     ] {
-        let house = House::with(change).await;
-        let alice = house.token("alice").await;
-        let (status, answer) = house.call(&alice, "one__tool").await;
+        let setup = ExchangeSetup::with(change).await;
+        let alice = setup.token("alice").await;
+        let (status, answer) = setup.call(&alice, "one__tool").await;
         assert_eq!(status, 502, "{answer}");
         assert_eq!(answer["error"]["data"], json!({"server": "one"}), "{answer}");
-        let words = answer["error"]["message"].as_str().expect("a sentence");
-        assert!(words.contains("`one`") && words.contains("token exchange failed"), "{words}");
-        assert!(house.servers[0].calls().is_empty());
-        let told = |log: &str| log.contains("token_exchange") && log.contains(why);
-        house.gateway.eventually("the log tells why", async |g| told(&g.process.output())).await;
-        let log = house.gateway.process.output();
+        let message = answer["error"]["message"].as_str().expect("a sentence");
+        assert!(message.contains("`one`") && message.contains("token exchange failed"), "{message}");
+        assert!(setup.servers[0].calls().is_empty());
+        let output = |log: &str| log.contains("token_exchange") && log.contains(why);
+        setup.gateway.eventually("the log tells why", async |g| output(&g.process.output())).await;
+        let log = setup.gateway.process.output();
         let secrets = [
             SECRET,
             "not-the-secret",
             "also-secret",
-            &house.authority.issuer,
+            &setup.authority.issuer,
             alice.rsplit('.').next().expect("a JWT"),
         ];
         for secret in secrets {
@@ -265,18 +268,21 @@ async fn a_failed_exchange_is_told_without_secrets_and_nothing_is_sent() {
         }
 
         // A failure is not kept, and the others are not harmed by it.
-        assert_eq!(house.call(&alice, "one__tool").await.0, 502);
+        assert_eq!(setup.call(&alice, "one__tool").await.0, 502);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_with_a_key_is_told_that_it_needs_a_token() {
-    let house = House::start().await;
-    let (status, answer) = Caller::new(&house.gateway, "ann").call("one__tool", json!({})).await;
+    let setup = ExchangeSetup::start().await;
+    let (status, answer) = Caller::new(&setup.gateway, "ann").call("one__tool", json!({})).await;
     assert_eq!(status, 403, "{answer}");
     assert_eq!(answer["error"]["data"]["server"], "one", "{answer}");
-    let words = answer["error"]["message"].as_str().expect("a sentence");
-    assert!(words.contains("`one`") && words.contains("token") && words.contains("API key"), "{words}");
-    assert!(house.servers[0].calls().is_empty());
-    assert_eq!(house.authority.requests("token").await, 0);
+    let message = answer["error"]["message"].as_str().expect("a sentence");
+    assert!(
+        message.contains("`one`") && message.contains("token") && message.contains("API key"),
+        "{message}"
+    );
+    assert!(setup.servers[0].calls().is_empty());
+    assert_eq!(setup.authority.requests("token").await, 0);
 }

@@ -1,20 +1,20 @@
 //! Who may do what: callers, roles, rules and sessions, as they are met over HTTP.
 
+mod access_doc;
 mod browsers;
 mod budgets;
 mod commands;
 mod costs;
 mod exchange;
 mod guards;
-mod page;
+mod isolation;
 mod random_roles;
 mod reach;
 mod roles;
 mod screens;
 mod secrets;
 mod shared;
-mod strangers;
-mod trouble;
+mod unauthenticated;
 mod written;
 
 use serde_json::{Value, json};

@@ -70,11 +70,10 @@ fn pattern(chance: &mut Chance, names: &[String]) -> String {
     }
 }
 
-fn lists(chance: &mut Chance, all: &Things, most: usize) -> Value {
+fn lists(chance: &mut Chance, all: &Things, max: usize) -> Value {
     let mut lists = json!({});
     for (kind, names) in KINDS.iter().zip(all) {
-        let patterns: BTreeSet<String> =
-            (0..chance.below(most + 1)).map(|_| pattern(chance, names)).collect();
+        let patterns: BTreeSet<String> = (0..chance.below(max + 1)).map(|_| pattern(chance, names)).collect();
         if !patterns.is_empty() {
             lists[kind.lists] = json!(patterns);
         }

@@ -6,36 +6,36 @@ use serde_json::{Value, json};
 
 use super::{Caller, key};
 use crate::harness::{Gateway, a_fixture, legacy_call};
-use crate::puppet::{Act, Puppet, answer, good, http, json_answer};
+use crate::mock_server::{MockReply, MockServer, answer, good, http, json_answer};
 
 const ROLES: &str =
     "rbac:\n  roles:\n    little: {allow: {tools: [\"demo__*\"]}}\n    all: {allow: {servers: [\"*\"]}}\n";
 
 /// A server that logs, and says something on each stream that it is asked for.
-async fn talkative() -> Puppet {
-    Puppet::start(|seen| match (seen.verb.as_str(), seen.method()) {
+async fn talkative() -> MockServer {
+    MockServer::start(|seen| match (seen.http_method.as_str(), seen.method()) {
         ("GET", _) => {
             let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n".to_vec();
             let data = "card 4111 1111 1111 1111";
             let note = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": data}});
-            Act::Repeat(head, format!("data: {note}\n\n").into_bytes(), Duration::from_millis(100))
+            MockReply::Repeat(head, format!("data: {note}\n\n").into_bytes(), Duration::from_millis(100))
         }
         (_, "initialize") => {
             let result = json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}, "logging": {}},
                 "serverInfo": {"name": "puppet", "version": "1"}});
             let headers = ["Content-Type: application/json", "Mcp-Session-Id: theirs"];
-            Act::Say(http("200 OK", &headers, &answer(seen, &result)))
+            MockReply::Say(http("200 OK", &headers, &answer(seen, &result)))
         }
         (_, "logging/setLevel" | "tasks/list" | "vendor/wipe") => {
-            Act::Say(json_answer(&answer(seen, &json!({}))))
+            MockReply::Say(json_answer(&answer(seen, &json!({}))))
         }
-        ("POST", "") => Act::Say(http("202 Accepted", &[], "")),
-        _ => Act::Say(good(seen)),
+        ("POST", "") => MockReply::Say(http("202 Accepted", &[], "")),
+        _ => MockReply::Say(good(seen)),
     })
     .await
 }
 
-async fn house(server: &Puppet, settings: &str) -> Gateway {
+async fn setup(server: &MockServer, settings: &str) -> Gateway {
     let keys = key("ann", "little") + &key("roy", "all");
     let gateway = Gateway::start(&format!(
         "mcpServers: {{p: {{url: \"{}\"{settings}}}, demo: {{builtin: demo}}}}\nauth:\n  api_keys:\n{keys}{ROLES}",
@@ -55,7 +55,7 @@ fn stream(caller: &Caller<'_>, path: &str, session: &str) -> reqwest::RequestBui
 #[tokio::test]
 async fn a_server_out_of_reach_hears_nothing_at_all() {
     let server = talkative().await;
-    let gateway = house(&server, "").await;
+    let gateway = setup(&server, "").await;
     let (ann, roy) = (Caller::new(&gateway, "ann"), Caller::new(&gateway, "roy"));
     let session = roy.session("/servers/p/mcp").await;
     let wipe = json!({"jsonrpc": "2.0", "id": 2, "method": "vendor/wipe"});
@@ -94,7 +94,7 @@ async fn a_server_out_of_reach_hears_nothing_at_all() {
 #[tokio::test]
 async fn a_stream_has_no_secrets_and_ends_with_the_right_to_it() {
     let server = talkative().await;
-    let gateway = house(&server, ", redact: {results: redact}").await;
+    let gateway = setup(&server, ", redact: {results: redact}").await;
     let roy = Caller::new(&gateway, "roy");
     let session = roy.session("/mcp").await;
     assert_eq!(roy.say("/mcp", &session, &legacy_call(1, "p__tool", json!({}))).await.0, 200);
@@ -151,7 +151,7 @@ async fn a_caller_that_leaves_keeps_its_place_until_the_server_is_done() {
             // Once more if the machine was too busy to take it in time; one that runs already keeps others out.
             let request = g.post("/mcp", Some(&session), &nap).bearer_auth(&ann.key);
             let _ = request.timeout(Duration::from_millis(500)).send().await;
-            g.process.output().contains("\"outcome\":\"left\"")
+            g.process.output().contains("\"outcome\":\"client_aborted\"")
         })
         .await;
     let echo = legacy_call(2, "demo__echo", json!({"message": "hi"}));

@@ -19,7 +19,7 @@ rbac:
     - {name: bob-may-count, when: 'caller.user == "bob" && call.tool == "fix__counter"', effect: allow}
 "#;
 
-async fn house() -> (crate::harness::Process, Gateway) {
+async fn setup() -> (crate::harness::Process, Gateway) {
     let (fixture, url) = a_fixture().await;
     let keys: String = [
         ("ann", "reader"),
@@ -48,7 +48,7 @@ async fn house() -> (crate::harness::Process, Gateway) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_hold_what_the_caller_may_use_and_nothing_else() {
-    let (_fixture, gateway) = house().await;
+    let (_fixture, gateway) = setup().await;
     let at = |name| Caller::new(&gateway, name);
     assert_eq!(at("ann").tools("/mcp").await, ["demo__echo", "demo__sleep", "fix__echo", "fix__sleep"]);
     assert_eq!(at("ann").tools("/servers/fix/mcp").await, ["echo", "sleep"]);
@@ -78,7 +78,7 @@ async fn lists_hold_what_the_caller_may_use_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_not_be_used_is_answered_as_what_is_not_there() {
-    let (_fixture, gateway) = house().await;
+    let (_fixture, gateway) = setup().await;
     let ann = Caller::new(&gateway, "ann");
     let like = |answer: &Value, name: &str, other: &str| answer.to_string().replace(name, other);
     for hidden in ["fix__crash", "fix__counter", "demo__calculator"] {
@@ -90,9 +90,9 @@ async fn what_may_not_be_used_is_answered_as_what_is_not_there() {
         );
         assert_eq!(there.1["error"]["code"], -32602);
     }
-    let told = "who was refused what is told, to operators";
+    let output = "who was refused what is told, to operators";
     gateway
-        .eventually(told, async |g| {
+        .eventually(output, async |g| {
             let log = g.process.output();
             let mut refused = log.lines().filter(|line| line.contains("\"reason\":\"unknown_tool\""));
             refused
@@ -126,7 +126,7 @@ async fn what_may_not_be_used_is_answered_as_what_is_not_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_that_reads_arguments_refuses_in_its_own_words() {
-    let (_fixture, gateway) = house().await;
+    let (_fixture, gateway) = setup().await;
     let ann = Caller::new(&gateway, "ann");
     let (status, answer) = ann.call("fix__echo", json!({"message": "day"})).await;
     assert_eq!(status, 200, "{answer}");
@@ -143,7 +143,7 @@ async fn a_rule_that_reads_arguments_refuses_in_its_own_words() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_its_callers_alone() {
-    let (_fixture, gateway) = house().await;
+    let (_fixture, gateway) = setup().await;
     let (ann, bob) = (Caller::new(&gateway, "ann"), Caller::new(&gateway, "bob"));
     let session = ann.session("/mcp").await;
     let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
@@ -152,10 +152,10 @@ async fn a_session_is_its_callers_alone() {
     let (_, nobodys) = bob.say("/mcp", "no-such-session", &ping).await;
     assert_eq!((status, &theirs), (404, &nobodys), "as if it did not exist");
     assert_eq!(ann.say("/servers/fix/mcp", &session, &ping).await.0, 404, "another endpoint");
-    for verb in [reqwest::Method::GET, reqwest::Method::DELETE] {
-        let request = gateway.http.request(verb.clone(), gateway.url("/mcp")).bearer_auth("bob-key");
+    for http_method in [reqwest::Method::GET, reqwest::Method::DELETE] {
+        let request = gateway.http.request(http_method.clone(), gateway.url("/mcp")).bearer_auth("bob-key");
         let response = request.header("mcp-session-id", &session).send().await.expect("an answer");
-        assert_eq!(response.status(), 404, "{verb}");
+        assert_eq!(response.status(), 404, "{http_method}");
     }
     assert_eq!(ann.say("/mcp", &session, &ping).await.0, 200, "it is still there");
 }
@@ -221,8 +221,8 @@ auth:
             {
                 let (status, answer) = who.modern("/servers/fix/mcp", method, params).await;
                 assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{uri}: {answer}");
-                let words = answer["error"]["message"].as_str().unwrap_or_default();
-                assert!(words.contains("can be read as that of another"), "{uri}: {answer}");
+                let message = answer["error"]["message"].as_str().unwrap_or_default();
+                assert!(message.contains("can be read as that of another"), "{uri}: {answer}");
             }
         }
     }

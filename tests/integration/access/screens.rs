@@ -5,14 +5,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, legacy_call, stdio_fixture};
-use crate::puppet::{Act, Puppet, Seen, answer, http, json_answer};
+use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, http, json_answer};
 use crate::raw::{Answer, Client, Head};
 
 const CARD: &str = "4111 1111 1111 1111";
 const TAKEN_OUT: &str = "[redacted:credit_card]";
 
 /// A server that answers as the argument `how` says, each time with a card.
-fn teller(seen: &Seen) -> Act {
+fn teller(seen: &RecordedRequest) -> MockReply {
     let result = |text: &str| json!({"content": [{"type": "text", "text": text}], "resultType": "complete"});
     let card = answer(seen, &result(&format!("the card {CARD} is mine")));
     let note = |method: &str, params: Value| {
@@ -24,29 +24,30 @@ fn teller(seen: &Seen) -> Act {
     };
     let error = json!({"jsonrpc": "2.0", "id": seen.body["id"],
         "error": {"code": -32000, "message": format!("declined: {CARD}"), "data": {"card": CARD}}});
-    let events =
-        |events: &[String]| Act::Say(http("200 OK", &["Content-Type: text/event-stream"], &events.concat()));
-    if seen.verb == "GET" && seen.header("mcp-session-id").is_some() {
+    let events = |events: &[String]| {
+        MockReply::Say(http("200 OK", &["Content-Type: text/event-stream"], &events.concat()))
+    };
+    if seen.http_method == "GET" && seen.header("mcp-session-id").is_some() {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
-        let told = |data: String| note("notifications/message", json!({"level": "info", "data": data}));
-        let events = [told(format!("seen: {CARD}")), told("the end".into())].concat();
-        return Act::Repeat(head.into(), events.into_bytes(), Duration::from_millis(100));
+        let output = |data: String| note("notifications/message", json!({"level": "info", "data": data}));
+        let events = [output(format!("seen: {CARD}")), output("the end".into())].concat();
+        return MockReply::Repeat(head.into(), events.into_bytes(), Duration::from_millis(100));
     }
     match seen.body["params"]["arguments"]["how"].as_str().unwrap_or_default() {
-        _ if seen.method() != "tools/call" => Act::Good,
-        "json" => Act::Say(json_answer(&card)),
-        "error" => Act::Say(json_answer(&error.to_string())),
+        _ if seen.method() != "tools/call" => MockReply::Good,
+        "json" => MockReply::Say(json_answer(&card)),
+        "error" => MockReply::Say(json_answer(&error.to_string())),
         "status" => {
-            Act::Say(http("400 Bad Request", &["Content-Type: application/json"], &error.to_string()))
+            MockReply::Say(http("400 Bad Request", &["Content-Type: application/json"], &error.to_string()))
         }
         "rest" => {
             let body = json!({"error": format!("declined: {CARD}")}).to_string();
-            Act::Say(http("500 Internal Server Error", &["Content-Type: application/json"], &body))
+            MockReply::Say(http("500 Internal Server Error", &["Content-Type: application/json"], &body))
         }
         // It says of itself that it is a message, and is none.
         "half" => {
             let body = json!({"jsonrpc": "2.0", "message": format!("declined: {CARD}")}).to_string();
-            Act::Say(http("500 Internal Server Error", &["Content-Type: application/json"], &body))
+            MockReply::Say(http("500 Internal Server Error", &["Content-Type: application/json"], &body))
         }
         "wide" => {
             let body = json!({"error": format!("declined: {CARD}")}).to_string();
@@ -55,7 +56,7 @@ fn teller(seen: &Seen) -> Act {
                 "HTTP/1.1 500 Oh\r\nContent-Type: application/json; charset=utf-16\r\nContent-Length: {}\r\n\r\n",
                 2 * body.len()
             );
-            Act::Say(head.into_bytes().into_iter().chain(wide).collect())
+            MockReply::Say(head.into_bytes().into_iter().chain(wide).collect())
         }
         "events" => events(&[
             "id: first\ndata:\n\n".into(),
@@ -65,7 +66,7 @@ fn teller(seen: &Seen) -> Act {
             progress("nothing to hide".into()),
             format!("data: {card}\n\n"),
         ]),
-        "late" => Act::Pause(
+        "late" => MockReply::Pause(
             [
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
                 progress("first".into()).as_bytes(),
@@ -83,22 +84,22 @@ fn teller(seen: &Seen) -> Act {
             + "\n"]),
         "big" => {
             let text = format!("{} {CARD} {}", "a ß \\ \" ".repeat(100_000), "z".repeat(1024 * 1024));
-            Act::Say(json_answer(&answer(seen, &result(&text))))
+            MockReply::Say(json_answer(&answer(seen, &result(&text))))
         }
-        "clean" => Act::Say(json_answer(&answer(seen, &result("nothing to hide")))),
-        _ => Act::Good,
+        "clean" => MockReply::Say(json_answer(&answer(seen, &result("nothing to hide")))),
+        _ => MockReply::Good,
     }
 }
 
-async fn house(results: &str) -> (Puppet, Gateway) {
-    let puppet = Puppet::start(teller).await;
+async fn setup(results: &str) -> (MockServer, Gateway) {
+    let mock = MockServer::start(teller).await;
     let gateway = Gateway::start(&format!(
         "mcpServers: {{p: {{url: \"{}\", redact: {{results: {results}}}}}}}\n",
-        puppet.url
+        mock.url
     ))
     .await;
     gateway.eventually("the server is there", async |g| g.call("p__tool", json!({})).await.0 == 200).await;
-    (puppet, gateway)
+    (mock, gateway)
 }
 
 /// Calls the tool over a connection of its own, and gives the answer byte for byte.
@@ -132,17 +133,17 @@ fn messages(answer: &Answer) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_taken_out_of_whatever_an_answer_comes_in() {
-    let (_puppet, gateway) = house("redact").await;
+    let (_puppet, gateway) = setup("redact").await;
     let same = |head| head;
     let answer = ask(&gateway, "json", same).await;
-    let told = answer.message();
-    assert_eq!(told["result"]["content"][0]["text"], format!("the card {TAKEN_OUT} is mine"), "{told}");
+    let output = answer.message();
+    assert_eq!(output["result"]["content"][0]["text"], format!("the card {TAKEN_OUT} is mine"), "{output}");
     for how in ["error", "status"] {
         let answer = ask(&gateway, how, same).await;
-        let told = answer.message();
-        assert_eq!(answer.status, if how == "status" { 400 } else { 200 }, "{told}");
-        assert_eq!(told["error"]["message"], format!("declined: {TAKEN_OUT}"), "{how}: {told}");
-        assert_eq!(told["error"]["data"]["card"], TAKEN_OUT, "{how}: {told}");
+        let output = answer.message();
+        assert_eq!(answer.status, if how == "status" { 400 } else { 200 }, "{output}");
+        assert_eq!(output["error"]["message"], format!("declined: {TAKEN_OUT}"), "{how}: {output}");
+        assert_eq!(output["error"]["data"]["card"], TAKEN_OUT, "{how}: {output}");
     }
     // An error that is no MCP goes its way too, but not over a connection that other calls have used: it names no request.
     let mut rest = ask(&gateway, "rest", same).await;
@@ -155,22 +156,22 @@ async fn secrets_are_taken_out_of_whatever_an_answer_comes_in() {
     );
 
     let answer = ask(&gateway, "events", same).await;
-    let told = messages(&answer);
-    assert_eq!(told.len(), 4, "{}", text(&answer));
-    assert_eq!(told[0]["params"]["message"], format!("trying {TAKEN_OUT}"));
-    assert_eq!(told[1]["params"]["data"]["deep"], json!([TAKEN_OUT, 7]));
-    assert_eq!(told[2]["params"]["message"], "nothing to hide");
-    assert_eq!(told[3]["result"]["content"][0]["text"], format!("the card {TAKEN_OUT} is mine"));
+    let output = messages(&answer);
+    assert_eq!(output.len(), 4, "{}", text(&answer));
+    assert_eq!(output[0]["params"]["message"], format!("trying {TAKEN_OUT}"));
+    assert_eq!(output[1]["params"]["data"]["deep"], json!([TAKEN_OUT, 7]));
+    assert_eq!(output[2]["params"]["message"], "nothing to hide");
+    assert_eq!(output[3]["result"]["content"][0]["text"], format!("the card {TAKEN_OUT} is mine"));
     assert_eq!(messages(&ask(&gateway, "lines", same).await)[0]["id"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_answer_is_searched_and_stays_whole() {
-    let (_puppet, gateway) = house("redact").await;
+    let (_puppet, gateway) = setup("redact").await;
     for version in ["HTTP/1.1", "HTTP/1.0"] {
         let answer = ask(&gateway, "big", |head| head.line(&format!("POST /mcp {version}"))).await;
-        let told = answer.message();
-        let text = told["result"]["content"][0]["text"].as_str().expect("a text").to_owned();
+        let output = answer.message();
+        let text = output["result"]["content"][0]["text"].as_str().expect("a text").to_owned();
         let expected = format!("{} {TAKEN_OUT} {}", "a ß \\ \" ".repeat(100_000), "z".repeat(1024 * 1024));
         assert!(text == expected, "{version}: {} bytes of {}", text.len(), expected.len());
     }
@@ -178,7 +179,7 @@ async fn a_large_answer_is_searched_and_stays_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_http_1_0_get_searched_answers_too() {
-    let (_puppet, gateway) = house("redact").await;
+    let (_puppet, gateway) = setup("redact").await;
     let old = |head: Head| head.line("POST /mcp HTTP/1.0");
     for how in ["json", "clean", "error", "status"] {
         let answer = ask(&gateway, how, old).await;
@@ -190,7 +191,7 @@ async fn clients_of_http_1_0_get_searched_answers_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lengths_that_are_told_are_right() {
-    let (_puppet, gateway) = house("redact").await;
+    let (_puppet, gateway) = setup("redact").await;
     for how in ["json", "clean", "error", "status", "rest"] {
         let answer = ask(&gateway, how, |head| head).await;
         match (answer.header("content-length"), answer.header("transfer-encoding")) {
@@ -203,7 +204,7 @@ async fn lengths_that_are_told_are_right() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_stopped_is_told_to_be_and_shows_nothing() {
-    let (_puppet, gateway) = house("block").await;
+    let (_puppet, gateway) = setup("block").await;
     for how in ["json", "error", "big"] {
         for version in ["HTTP/1.1", "HTTP/1.0"] {
             let answer = ask(&gateway, how, |head| head.line(&format!("POST /mcp {version}"))).await;
@@ -215,21 +216,21 @@ async fn an_answer_that_is_stopped_is_told_to_be_and_shows_nothing() {
                 (&json!(403), &json!("p")),
                 "{how}: {error}"
             );
-            let words = error["message"].as_str().expect("a sentence");
-            assert!(words.contains("credit_card") && words.contains("`p`"), "{how}: {words}");
+            let message = error["message"].as_str().expect("a sentence");
+            assert!(message.contains("credit_card") && message.contains("`p`"), "{how}: {message}");
         }
     }
     let refused = ask(&gateway, "status", |head| head).await.message();
     assert!(
-        refused["error"]["message"].as_str().is_some_and(|words| words.contains("let through")),
+        refused["error"]["message"].as_str().is_some_and(|message| message.contains("let through")),
         "{refused}"
     );
     // A stream that has begun ends with the refusal, and what came before it is whole.
     let answer = ask(&gateway, "late", |head| head).await;
     assert_eq!(answer.status, 200);
-    let mut told = messages(&answer);
-    assert_eq!(told[0]["params"]["message"], "first", "{told:?}");
-    let last = told.pop().expect("a last message");
+    let mut output = messages(&answer);
+    assert_eq!(output[0]["params"]["message"], "first", "{output:?}");
+    let last = output.pop().expect("a last message");
     assert_eq!((&last["id"], &last["error"]["code"]), (&json!(1), &json!(403)), "{last}");
     assert_eq!(
         ask(&gateway, "clean", |head| head).await.message()["result"]["content"][0]["text"],
@@ -240,21 +241,21 @@ async fn an_answer_that_is_stopped_is_told_to_be_and_shows_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_announces_by_itself_is_searched_too() {
     for results in ["redact", "block"] {
-        let (_puppet, gateway) = house(results).await;
+        let (_puppet, gateway) = setup(results).await;
         let session = gateway.initialize("/mcp").await;
         let call = legacy_call(1, "p__tool", json!({"how": "clean"}));
         assert_eq!(gateway.say("/mcp", &session, &call).await.0, 200);
         let stream = gateway.http.get(gateway.url("/mcp")).header("accept", "text/event-stream");
         let stream = stream.header("mcp-session-id", &session).header("mcp-protocol-version", "2025-11-25");
         let mut stream = stream.send().await.expect("the gateway answers");
-        let mut told = String::new();
-        while !told.contains("the end") {
+        let mut output = String::new();
+        while !output.contains("the end") {
             let piece = stream.chunk().await.expect("it goes on").expect("it goes on");
-            told += &String::from_utf8_lossy(&piece);
+            output += &String::from_utf8_lossy(&piece);
         }
-        assert!(!told.contains(CARD), "{results}: {told}");
-        let redacted = told.contains(&format!("seen: {TAKEN_OUT}"));
-        assert_eq!(redacted, results == "redact", "{told}");
+        assert!(!output.contains(CARD), "{results}: {output}");
+        let redacted = output.contains(&format!("seen: {TAKEN_OUT}"));
+        assert_eq!(redacted, results == "redact", "{output}");
     }
 }
 
@@ -293,39 +294,42 @@ async fn streams(gateway: &Gateway, count: u64) -> [String; 2] {
 async fn servers_in_the_house_are_searched_with_all_that_they_tell_on_the_way() {
     let gateway = in_process("redact").await;
     for tool in ["fix__echo", "demo__echo"] {
-        let (status, told) = gateway.call(tool, json!({"message": format!("my card {CARD}")})).await;
-        assert_eq!(status, 200, "{told}");
+        let (status, output) = gateway.call(tool, json!({"message": format!("my card {CARD}")})).await;
+        assert_eq!(status, 200, "{output}");
         let session = gateway.initialize("/mcp").await;
         let call = legacy_call(1, tool, json!({"message": format!("my card {CARD}")}));
         let (_, legacy) = gateway.say("/mcp", &session, &call).await;
-        for told in [told, legacy] {
+        for output in [output, legacy] {
             assert_eq!(
-                told["result"]["content"][0]["text"],
+                output["result"]["content"][0]["text"],
                 format!("my card {TAKEN_OUT}"),
-                "{tool}: {told}"
+                "{tool}: {output}"
             );
         }
     }
-    for told in streams(&gateway, 4).await {
-        assert!(told.contains("step 1") && told.contains("step 3"), "{told}");
-        assert!(!told.contains("step 2") && told.contains("[redacted:second]"), "{told}");
-        assert!(!told.contains("streamed 4") && told.contains("[redacted:end]"), "{told}");
+    for output in streams(&gateway, 4).await {
+        assert!(output.contains("step 1") && output.contains("step 3"), "{output}");
+        assert!(!output.contains("step 2") && output.contains("[redacted:second]"), "{output}");
+        assert!(!output.contains("streamed 4") && output.contains("[redacted:end]"), "{output}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn notes_that_are_stopped_are_left_out_and_the_answer_comes() {
     let gateway = in_process("block").await;
-    for told in streams(&gateway, 3).await {
-        assert!(told.contains("step 1") && told.contains("step 3") && !told.contains("step 2"), "{told}");
-        assert!(told.contains("streamed 3"), "{told}");
+    for output in streams(&gateway, 3).await {
+        assert!(
+            output.contains("step 1") && output.contains("step 3") && !output.contains("step 2"),
+            "{output}"
+        );
+        assert!(output.contains("streamed 3"), "{output}");
     }
-    for told in streams(&gateway, 4).await {
-        assert!(!told.contains("streamed 4") && told.contains("does not let through"), "{told}");
+    for output in streams(&gateway, 4).await {
+        assert!(!output.contains("streamed 4") && output.contains("does not let through"), "{output}");
     }
     for tool in ["fix__echo", "demo__echo"] {
-        let (status, told) = gateway.call(tool, json!({"message": CARD})).await;
-        assert_eq!((status, &told["error"]["code"]), (403, &json!(403)), "{told}");
-        assert!(!told.to_string().contains(CARD), "{told}");
+        let (status, output) = gateway.call(tool, json!({"message": CARD})).await;
+        assert_eq!((status, &output["error"]["code"]), (403, &json!(403)), "{output}");
+        assert!(!output.to_string().contains(CARD), "{output}");
     }
 }

@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::json;
 
 use crate::harness::Gateway;
-use crate::puppet::{Act, Puppet, http, json_answer};
+use crate::mock_server::{MockReply, MockServer, http, json_answer};
 use crate::raw::{Client, Head};
 
 #[tokio::test]
 async fn an_error_of_a_server_is_searched_as_its_results_are() {
-    let server = Puppet::start(|seen| match seen.method() {
+    let server = MockServer::start(|seen| match seen.method() {
         "tools/call" => {
             let error = json!({"jsonrpc": "2.0", "id": seen.body["id"], "error": {"code": -32602, "message": "card 4111 1111 1111 1111"}});
-            Act::Say(http("400 Bad Request", &["Content-Type: application/json"], &error.to_string()))
+            MockReply::Say(http("400 Bad Request", &["Content-Type: application/json"], &error.to_string()))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
     let gateway = Gateway::start(&format!(
@@ -26,9 +26,9 @@ async fn an_error_of_a_server_is_searched_as_its_results_are() {
     ))
     .await;
     gateway.eventually("the server is there", async |g| g.get("/health").await.contains("\"tools\":1")).await;
-    let (status, told) = gateway.call("p__tool", json!({})).await;
-    assert_eq!((status, &told["error"]["code"]), (400, &json!(-32602)), "{told}");
-    assert_eq!(told["error"]["message"], "card [redacted:credit_card]", "{told}");
+    let (status, output) = gateway.call("p__tool", json!({})).await;
+    assert_eq!((status, &output["error"]["code"]), (400, &json!(-32602)), "{output}");
+    assert_eq!(output["error"]["message"], "card [redacted:credit_card]", "{output}");
 
     // What is taken out of the arguments does not come by the headers that repeat them.
     let params = json!({"name": "p__tool", "arguments": {"card": "4111 1111 1111 1111", "city": "Ulm"}});
@@ -43,11 +43,13 @@ async fn an_error_of_a_server_is_searched_as_its_results_are() {
 
 #[tokio::test]
 async fn a_traded_token_is_not_shared_with_a_token_of_other_roles() {
-    let issuer = Puppet::start(|_| {
-        Act::Say(json_answer(r#"{"access_token": "traded", "token_type": "Bearer", "expires_in": 3600}"#))
+    let issuer = MockServer::start(|_| {
+        MockReply::Say(json_answer(
+            r#"{"access_token": "traded", "token_type": "Bearer", "expires_in": 3600}"#,
+        ))
     })
     .await;
-    let server = Puppet::start(|_| Act::Good).await;
+    let server = MockServer::start(|_| MockReply::Good).await;
     let gateway = Gateway::start(&format!(
         "mcpServers: {{p: {{url: \"{}\", credentials: exchange}}}}\nauth:\n  jwt:\n    - {{issuer: \"https://me.example\", audience: toolgate, secret: \"{}\"}}\n  exchange: {{token_endpoint: \"{}\", client_id: gw}}\n",
         server.url,
@@ -80,9 +82,9 @@ async fn a_traded_token_is_not_shared_with_a_token_of_other_roles() {
 async fn a_long_call_in_chunks_is_told_to_the_circuit_breaker_too() {
     let broken = Arc::new(AtomicBool::new(false));
     let state = broken.clone();
-    let server = Puppet::start(move |seen| match seen.method() {
-        "tools/call" if state.load(Ordering::Relaxed) => Act::Cut(Vec::new()),
-        _ => Act::Good,
+    let server = MockServer::start(move |seen| match seen.method() {
+        "tools/call" if state.load(Ordering::Relaxed) => MockReply::Cut(Vec::new()),
+        _ => MockReply::Good,
     })
     .await;
     let gateway = Gateway::start(&format!(

@@ -114,7 +114,7 @@ async fn a_redis_that_goes_and_comes_back_stops_nobody() {
     let shares = Shares::start(port, "limit: 5/1d, burst: 5").await;
     let passed = shares.pass(1).await;
     // What came too late on a busy machine was counted in the gateway.
-    let (late, told) = (shares.store("misses").await, shares.told());
+    let (late, output) = (shares.store("misses").await, shares.told());
     assert!((5 - late.min(5)..=5 + late).contains(&passed), "{passed} passed, {late} were late");
     redis.kill();
     // The local budget stands in, and nobody waits for what is not there.
@@ -122,8 +122,8 @@ async fn a_redis_that_goes_and_comes_back_stops_nobody() {
     assert!(passed == 5 || late > 0 && passed <= 5, "{passed} of a budget of its own, {late} were late");
     assert_eq!(shares.store("up").await, 0);
     assert_eq!(shares.store("misses").await, late + passed + 15, "all were judged without it");
-    shares.gateway.eventually("it is told", async |_| shares.told() > told).await;
-    assert_eq!(shares.told(), told + 1, "once: {}", shares.gateway.process.output());
+    shares.gateway.eventually("it is told", async |_| shares.told() > output).await;
+    assert_eq!(shares.told(), output + 1, "once: {}", shares.gateway.process.output());
     let _redis = a_redis(port).await;
     shares.gateway.eventually("Redis is there again", async |_| shares.store("up").await == 1).await;
     assert!(shares.admits().await, "the new Redis knows of nothing");

@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use crate::events::Events;
 use crate::harness::{Gateway, legacy_call};
-use crate::legacy::stage::{Open, Stage};
+use crate::legacy::scripted_server::{OpenSession, ScriptedServer};
 use crate::legacy::{accepted, hold, lists, question};
-use crate::puppet::{Act, Puppet};
+use crate::mock_server::{MockReply, MockServer};
 
 const SECRET: &str = "4111 1111 1111 1111";
 /// Looks like one, and is a handle of somebody's.
@@ -17,8 +17,8 @@ fn secret() -> String {
     format!("my card is {SECRET}")
 }
 
-async fn modern(redaction: &str) -> (Puppet, Gateway) {
-    let server = Puppet::start(|_| Act::Good).await;
+async fn modern(redaction: &str) -> (MockServer, Gateway) {
+    let server = MockServer::start(|_| MockReply::Good).await;
     let settings = format!("{{url: \"{}\", redact: {{arguments: {redaction}}}}}", server.url);
     let gateway = Gateway::start(&format!("mcpServers: {{p: {settings}}}\n")).await;
     gateway.eventually("the server is there", async |g| g.call("p__tool", json!({})).await.0 == 200).await;
@@ -129,10 +129,10 @@ fn set(value: &mut Value, path: &str, to: Value) {
     *value.pointer_mut(path).expect("it is there") = to;
 }
 
-async fn legacy(redaction: &str) -> (Stage, Gateway, String) {
-    let stage = Stage::start().await;
-    let house = crate::legacy::house_of(&stage, &format!(", redact: {{arguments: {redaction}}}"), "");
-    let gateway = Gateway::start(&house).await;
+async fn legacy(redaction: &str) -> (ScriptedServer, Gateway, String) {
+    let stage = ScriptedServer::start().await;
+    let setup = crate::legacy::setup_with(&stage, &format!(", redact: {{arguments: {redaction}}}"), "");
+    let gateway = Gateway::start(&setup).await;
     lists(&gateway, "s__hold").await;
     let session =
         gateway.initialize_with("/mcp", json!({"elicitation": {}, "sampling": {}, "roots": {}})).await;
@@ -140,7 +140,7 @@ async fn legacy(redaction: &str) -> (Stage, Gateway, String) {
 }
 
 /// The server asks in a call, and the client gets to know under which id.
-async fn asked(stream: &mut Events, open: &Open, question: &Value) -> Value {
+async fn asked(stream: &mut Events, open: &OpenSession, question: &Value) -> Value {
     open.say(question);
     stream.method(question["method"].as_str().expect("a method")).await["id"].clone()
 }
@@ -189,7 +189,7 @@ async fn answers_to_servers_and_notifications_hold_no_secrets() {
     gateway.say("/mcp", &session, &level).await;
     gateway.eventually("the level is set", async |_| !stage.heard("logging/setLevel").is_empty()).await;
 
-    let all = stage.puppet.all();
+    let all = stage.mock.all();
     for seen in &all {
         assert_eq!(count(&seen.body, SECRET), 0, "{}", seen.body);
     }
@@ -203,8 +203,8 @@ async fn answers_to_servers_and_notifications_hold_no_secrets() {
     assert_eq!(count(&two.body, HANDLE), 4, "{}", two.body);
     assert_eq!(three.body["result"]["roots"][0]["uri"], format!("file:///{HANDLE}"));
     assert_eq!((&four.body["id"], &four.body["error"]["code"]), (&json!(4), &json!(-1)));
-    let told = &stage.heard("notifications/progress")[0].body["params"];
-    assert_eq!((&told["progressToken"], &told["progress"]), (&json!(9), &json!(1)), "{told}");
+    let output = &stage.heard("notifications/progress")[0].body["params"];
+    assert_eq!((&output["progressToken"], &output["progress"]), (&json!(9), &json!(1)), "{output}");
     assert_eq!(stage.heard("notifications/cancelled").len(), 1);
     let metric = "toolgate_redactions_total{action=\"redact\",detector=\"credit_card\",server=\"s\",way=\"arguments\"}";
     assert!(gateway.metric(metric).await >= 12.0);

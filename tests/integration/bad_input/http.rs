@@ -15,9 +15,10 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(what, request, 400, refused(400)).saying("connection", "close"));
     }
     cases.extend(unframed());
-    for verb in ["PUT", "PATCH", "HEADER", "get", "post", "TRACE"] {
-        let head = call_head().line(&format!("{verb} /mcp HTTP/1.1"));
-        let case = Case::new(format!("the verb {verb}"), head.whole(CALL.as_bytes()), 405, refused(405));
+    for http_method in ["PUT", "PATCH", "HEADER", "get", "post", "TRACE"] {
+        let head = call_head().line(&format!("{http_method} /mcp HTTP/1.1"));
+        let case =
+            Case::new(format!("the verb {http_method}"), head.whole(CALL.as_bytes()), 405, refused(405));
         cases.push(case.saying("allow", "POST, GET, DELETE"));
     }
     for path in [

@@ -79,10 +79,10 @@ fn without_session(all: &str, single: &str) -> Vec<Case> {
     ];
     for session in [None, Some("nope"), Some(single)] {
         let (status, code) = if session.is_none() { (400, INVALID) } else { (404, 404) };
-        for verb in ["GET", "DELETE"] {
-            let head = Head::of(&format!("{verb} /mcp HTTP/1.1")).with("Accept", "text/event-stream");
+        for http_method in ["GET", "DELETE"] {
+            let head = Head::of(&format!("{http_method} /mcp HTTP/1.1")).with("Accept", "text/event-stream");
             let head = session.into_iter().fold(head, |head, id| head.with("Mcp-Session-Id", id));
-            cases.push(Case::nameless(format!("{verb} with {session:?}"), head.bytes(), status, code));
+            cases.push(Case::nameless(format!("{http_method} with {session:?}"), head.bytes(), status, code));
         }
         let note = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
         let head = session.into_iter().fold(Head::post("/mcp"), |head, id| head.with("Mcp-Session-Id", id));

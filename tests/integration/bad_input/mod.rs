@@ -12,7 +12,7 @@ mod modern;
 use serde_json::{Value, json};
 
 use crate::harness::Gateway;
-use crate::puppet::{Act, Puppet};
+use crate::mock_server::{MockReply, MockServer};
 use crate::raw::{Answer, Client, Head};
 
 /// A call that would reach the server.
@@ -112,19 +112,19 @@ impl Case {
 }
 
 /// A gateway before one server, `up`, that remembers.
-async fn house() -> (Gateway, Puppet) {
-    let puppet = Puppet::start(|_| Act::Good).await;
+async fn setup() -> (Gateway, MockServer) {
+    let mock = MockServer::start(|_| MockReply::Good).await;
     let config = format!(
         "mcpServers: {{up: {{url: \"{}\", health: {{interval: 1h}}}}, other: {{builtin: demo}}}}\n\
          limits: {{max_body: 64KiB, max_header: 8KiB}}\n",
-        puppet.url
+        mock.url
     );
-    (Gateway::start(&config).await, puppet)
+    (Gateway::start(&config).await, mock)
 }
 
 /// Sends every case over a connection of its own and tells of all that went wrong.
-async fn run(house: (Gateway, Puppet), cases: Vec<Case>) {
-    let (gateway, puppet) = house;
+async fn run(setup: (Gateway, MockServer), cases: Vec<Case>) {
+    let (gateway, mock) = setup;
     let mut wrong = Vec::new();
     for case in &cases {
         let mut client = Client::connect(gateway.port).await;
@@ -140,11 +140,11 @@ async fn run(house: (Gateway, Puppet), cases: Vec<Case>) {
         }
     }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    assert!(puppet.calls().is_empty(), "reached the server: {:?}", puppet.calls());
+    assert!(mock.calls().is_empty(), "reached the server: {:?}", mock.calls());
     // The same server does notice a sound call.
     let mut client = Client::connect(gateway.port).await;
     let answer = client.exchange(&call_head().whole(CALL.as_bytes())).await.expect("an answer");
-    assert_eq!((answer.status, puppet.calls().len()), (200, 1), "{}", answer.message());
+    assert_eq!((answer.status, mock.calls().len()), (200, 1), "{}", answer.message());
 }
 
 /// After the answer the connection ends if that was said, and is of use if not.
@@ -162,35 +162,35 @@ async fn after(client: &mut Client, closes: bool) -> Result<(), String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_are_no_json_are_refused() {
-    run(house().await, json::cases()).await;
+    run(setup().await, json::cases()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn json_that_is_no_sound_message_is_refused() {
-    run(house().await, message::cases()).await;
+    run(setup().await, message::cases()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_two_http_readers_could_take_differently_are_refused() {
-    run(house().await, http::cases()).await;
+    run(setup().await, http::cases()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn modern_requests_whose_head_and_body_disagree_are_refused() {
-    run(house().await, modern::cases()).await;
+    run(setup().await, modern::cases()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn legacy_requests_without_their_session_are_refused() {
-    let house = house().await;
-    let [all, single] = [house.0.initialize("/mcp").await, house.0.initialize("/servers/up/mcp").await];
+    let setup = setup().await;
+    let [all, single] = [setup.0.initialize("/mcp").await, setup.0.initialize("/servers/up/mcp").await];
     let cases = legacy::cases(&all, &single);
-    run(house, cases).await;
+    run(setup, cases).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_http_itself_forbids_get_no_further() {
-    let (gateway, puppet) = house().await;
+    let (gateway, mock) = setup().await;
     let mut wrong = Vec::new();
     for (what, request) in http::broken() {
         let mut client = Client::connect(gateway.port).await;
@@ -203,5 +203,5 @@ async fn requests_that_http_itself_forbids_get_no_further() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(puppet.calls().is_empty(), "reached the server: {:?}", puppet.calls());
+    assert!(mock.calls().is_empty(), "reached the server: {:?}", mock.calls());
 }

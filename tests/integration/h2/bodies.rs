@@ -1,6 +1,6 @@
 //! Bodies of every size over HTTP/2, however they are cut, with and without their length.
 
-use crate::bodies::{House, KIB, MIB, PLACES, Sent, house};
+use crate::bodies::{BodySetup, KIB, MIB, PLACES, Sent, setup};
 
 use super::{Answer, Wire, in_time};
 use crate::harness::Gateway;
@@ -24,7 +24,7 @@ async fn ask(wire: &Wire, place: (&str, &str), sent: &Sent, sized: bool, piece: 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_of_all_sizes_and_cuts_arrive_whole_over_h2() {
-    let House { gateway, _fixtures } = house().await;
+    let BodySetup { gateway, _fixtures } = setup().await;
     let wire = Wire::open(gateway.port).await;
     let mut salt = 0;
     for size in [0, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, MIB, 16 * MIB] {
@@ -43,7 +43,7 @@ async fn bodies_of_all_sizes_and_cuts_arrive_whole_over_h2() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_requests_at_a_time_share_a_connection_and_get_their_own_answers() {
-    let House { gateway, _fixtures } = house().await;
+    let BodySetup { gateway, _fixtures } = setup().await;
     let wire = Wire::open(gateway.port).await;
     let calls = (0..60).map(|turn| {
         let wire = &wire;
@@ -59,7 +59,7 @@ async fn many_requests_at_a_time_share_a_connection_and_get_their_own_answers() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_over_the_limit_is_refused_and_its_neighbours_are_not() {
-    let House { gateway, _fixtures } = house().await;
+    let BodySetup { gateway, _fixtures } = setup().await;
     // Made first: a connection that asks for nothing is not kept for long.
     let sent = Sent::new(PLACES[0], 20 * MIB + 1, 1);
     let wire = Wire::open(gateway.port).await;
@@ -76,9 +76,9 @@ async fn bodies_that_nobody_reads_are_refused_and_hold_up_no_others() {
     let gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
     let session = gateway.initialize("/mcp").await;
     let wire = Wire::open(gateway.port).await;
-    let get = |verb: &str| {
+    let get = |http_method: &str| {
         http::Request::builder()
-            .method(verb)
+            .method(http_method)
             .uri(format!("http://127.0.0.1:{}/mcp", wire.port))
             .header("accept", "text/event-stream")
             .header("mcp-session-id", &session)
@@ -87,10 +87,10 @@ async fn bodies_that_nobody_reads_are_refused_and_hold_up_no_others() {
             .expect("a request")
     };
     let mut kept = Vec::new();
-    for verb in ["GET", "DELETE", "GET", "GET", "GET", "GET"] {
-        let (answer, mut to) = wire.begin(get(verb), false).await;
+    for http_method in ["GET", "DELETE", "GET", "GET", "GET", "GET"] {
+        let (answer, mut to) = wire.begin(get(http_method), false).await;
         to.send_data(vec![b' '; 200 * KIB].into(), false).expect("it is taken");
-        assert_eq!(in_time(answer).await.expect("an answer").status().as_u16(), 400, "{verb}");
+        assert_eq!(in_time(answer).await.expect("an answer").status().as_u16(), 400, "{http_method}");
         kept.push(to);
     }
     let sent = Sent::new(("/mcp", "demo__echo"), MIB, 1);

@@ -7,8 +7,8 @@ use serde_json::json;
 use super::frames::{self, ENHANCE_YOUR_CALM, Raw, fields, frame};
 use super::{Wire, in_time, message, pour};
 use crate::harness::Gateway;
-use crate::procs;
-use crate::puppet::{self, Act, Puppet};
+use crate::mock_server::{self, MockReply, MockServer};
+use crate::process;
 
 const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\nlog: {level: error}\n";
 const MIB: usize = 1024 * 1024;
@@ -26,19 +26,19 @@ fn head(method: &str, path: &str) -> Vec<u8> {
 }
 
 /// Another client is served, and the gateway has not grown by more than this.
-async fn goes_on(gateway: &Gateway, before: usize, most: usize) {
+async fn goes_on(gateway: &Gateway, before: usize, max: usize) {
     assert_eq!(gateway.call("demo__echo", json!({"text": "x"})).await.0, 200, "{}", gateway.process.story());
     let wire = Wire::open(gateway.port).await;
     assert_eq!(wire.ask("/mcp", "tools/list", json!({})).await.status, 200, "{}", gateway.process.story());
-    let now = procs::resident(gateway.process.id());
-    assert!(now < before + most, "grew from {before} to {now} bytes");
+    let now = process::resident(gateway.process.id());
+    assert!(now < before + max, "grew from {before} to {now} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resets_without_end_are_not_taken() {
     let gateway = Gateway::start(DEMO).await;
     goes_on(&gateway, 0, usize::MAX).await;
-    let before = procs::resident(gateway.process.id());
+    let before = process::resident(gateway.process.id());
     // All at once: most are reset before they are taken.
     let mut raw = Raw::open(gateway.port).await;
     let mut burst = Vec::new();
@@ -72,7 +72,7 @@ async fn resets_without_end_are_not_taken() {
 async fn answers_of_the_gateway_itself_that_are_left_count_too() {
     let gateway = Gateway::start(DEMO).await;
     goes_on(&gateway, 0, usize::MAX).await;
-    let before = procs::resident(gateway.process.id());
+    let before = process::resident(gateway.process.id());
     let mut raw = Raw::open(gateway.port).await;
     let mut stream = 1;
     // Few at a time, so that all are taken.
@@ -133,12 +133,12 @@ async fn calls_beside_too_many_that_are_left_come_to_their_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_are_stopped_after_a_while_do_not_count() {
-    let puppet = Puppet::start(|seen| match seen.tool() {
-        "tool" => Act::Hang(Vec::new()),
-        _ => Act::Good,
+    let mock = MockServer::start(|seen| match seen.tool() {
+        "tool" => MockReply::Hang(Vec::new()),
+        _ => MockReply::Good,
     })
     .await;
-    let gateway = Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let gateway = Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\"}}}}\n", mock.url)).await;
     let wire = Wire::open(gateway.port).await;
     for round in 1..=3 {
         let mut kept = Vec::new();
@@ -149,7 +149,7 @@ async fn calls_that_are_stopped_after_a_while_do_not_count() {
             assert!(pour(to, &body, usize::MAX).await);
             kept.push(answer);
         }
-        gateway.eventually("they run", async |_| puppet.calls().len() == round * 60).await;
+        gateway.eventually("they run", async |_| mock.calls().len() == round * 60).await;
         tokio::time::sleep(Duration::from_millis(1100)).await;
         drop(kept);
         assert_eq!(wire.ask("/mcp", "ping", json!({})).await.status, 404, "the connection stands");
@@ -172,7 +172,7 @@ async fn a_client_that_often_cancels_but_also_waits_is_served() {
 async fn headers_without_end_are_not_taken() {
     let gateway = Gateway::start(DEMO).await;
     goes_on(&gateway, 0, usize::MAX).await;
-    let before = procs::resident(gateway.process.id());
+    let before = process::resident(gateway.process.id());
     for piece in [Vec::new(), fields(&[("x", "y")]), fields(&[("x", "y")]).repeat(3000)] {
         let mut raw = Raw::open(gateway.port).await;
         assert!(raw.send(&frame(frames::HEADERS, frames::END_STREAM, 1, &head("GET", "/mcp"))).await);
@@ -191,7 +191,7 @@ async fn headers_without_end_are_not_taken() {
 async fn pings_and_settings_that_are_not_waited_for_fill_no_memory() {
     let gateway = Gateway::start(DEMO).await;
     goes_on(&gateway, 0, usize::MAX).await;
-    let before = procs::resident(gateway.process.id());
+    let before = process::resident(gateway.process.id());
     let mut kept = Vec::new();
     for (kind, payload) in [(frames::PING, vec![7; 8]), (frames::SETTINGS, vec![0, 3, 0, 0, 0, 100])] {
         let mut raw = Raw::open(gateway.port).await;
@@ -243,7 +243,9 @@ async fn each_further_request_takes_the_place_of_a_connection() {
     for answer in full {
         assert_eq!(answer.headers["retry-after"], "1");
         assert!(
-            answer.message()["error"]["message"].as_str().is_some_and(|words| words.contains("as it takes"))
+            answer.message()["error"]["message"]
+                .as_str()
+                .is_some_and(|message| message.contains("as it takes"))
         );
     }
     // A place is given back a moment after its answer was read: a client that is told to come again does.
@@ -271,8 +273,8 @@ async fn bodies_of_many_requests_on_a_connection_are_bounded() {
         }
     }
     // One is as good as that of a connection of HTTP/1.
-    let most = MIB / SIZE + 1;
-    assert!(refused >= 40 - most, "{refused} of 40 were refused");
+    let max = MIB / SIZE + 1;
+    assert!(refused >= 40 - max, "{refused} of 40 were refused");
     let counted = gateway.metric("toolgate_buffered_bytes").await as usize;
     assert!((1..=MIB).contains(&counted), "{counted} bytes are counted");
     drop(kept);
@@ -295,7 +297,7 @@ async fn a_client_that_reads_late_learns_why_it_is_sent_away() {
 }
 
 /// Sends requests without reading, and then reads why no more are taken.
-async fn malformed(mut raw: Raw, most: u32) {
+async fn malformed(mut raw: Raw, max: u32) {
     let bad = fields(&[
         (":method", "POST"),
         (":scheme", "http"),
@@ -303,7 +305,7 @@ async fn malformed(mut raw: Raw, most: u32) {
         (":authority", "localhost"),
         ("host", "evil.example"),
     ]);
-    for stream in (1..2 * most).step_by(2) {
+    for stream in (1..2 * max).step_by(2) {
         if !raw.send(&frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, stream, &bad)).await {
             break;
         }
@@ -314,15 +316,15 @@ async fn malformed(mut raw: Raw, most: u32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_take_its_answers_is_left() {
     let big = "x".repeat(MIB);
-    let puppet = Puppet::start(move |seen| match seen.tool() {
-        "tool" => Act::Say(puppet::json_answer(&puppet::answer(
+    let mock = MockServer::start(move |seen| match seen.tool() {
+        "tool" => MockReply::Say(mock_server::json_answer(&mock_server::answer(
             seen,
             &json!({"content": [{"type": "text", "text": big}], "resultType": "complete"}),
         ))),
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
-    let config = format!("mcpServers: {{up: {{url: \"{}\", max_concurrent: 40}}}}\n", puppet.url);
+    let config = format!("mcpServers: {{up: {{url: \"{}\", max_concurrent: 40}}}}\n", mock.url);
     let gateway = Gateway::start(&format!("{config}limits: {{write_timeout: 1s}}\n")).await;
     let wire = Wire::with(gateway.port, h2::client::Builder::new().initial_window_size(100)).await;
     let mut kept = Vec::new();

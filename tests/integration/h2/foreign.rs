@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::{Wire, next, pour};
 use crate::harness::Gateway;
-use crate::puppet::{Seen, good};
+use crate::mock_server::{RecordedRequest, good};
 use crate::raw::{Client, Head};
 
 const CALLERS: usize = 64;
@@ -69,7 +69,7 @@ impl Stutterer {
 }
 
 /// An answer to a call: content type and body. `last` is one that was given to somebody before.
-fn answer(seen: &Seen, dice: &mut Dice, last: &Mutex<String>) -> (&'static str, String) {
+fn answer(seen: &RecordedRequest, dice: &mut Dice, last: &Mutex<String>) -> (&'static str, String) {
     let word = seen.body["params"]["arguments"]["word"].as_str().unwrap_or_default();
     let result = json!({"content": [{"type": "text", "text": word}], "resultType": "complete"});
     // Some write the id last.
@@ -150,7 +150,10 @@ async fn later(writer: Arc<tokio::sync::Mutex<OwnedWriteHalf>>, pause: Duration,
     let _ = writer.lock().await.write_all(&bytes).await;
 }
 
-pub(super) async fn request(reader: &mut (impl AsyncReadExt + Unpin), held: &mut Vec<u8>) -> Option<Seen> {
+pub(super) async fn request(
+    reader: &mut (impl AsyncReadExt + Unpin),
+    held: &mut Vec<u8>,
+) -> Option<RecordedRequest> {
     let end = loop {
         if let Some(at) = memchr::memmem::find(held, b"\r\n\r\n") {
             break at + 4;
@@ -161,7 +164,7 @@ pub(super) async fn request(reader: &mut (impl AsyncReadExt + Unpin), held: &mut
     };
     let head = String::from_utf8_lossy(&held[..end]).to_ascii_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
-    let (length, verb) = (length.unwrap_or(0), head.split(' ').next()?.to_ascii_uppercase());
+    let (length, http_method) = (length.unwrap_or(0), head.split(' ').next()?.to_ascii_uppercase());
     while held.len() < end + length {
         if reader.read_buf(held).await.ok()? == 0 {
             return None;
@@ -169,7 +172,7 @@ pub(super) async fn request(reader: &mut (impl AsyncReadExt + Unpin), held: &mut
     }
     let body = serde_json::from_slice(&held[end..end + length]).unwrap_or_default();
     held.drain(..end + length);
-    Some(Seen { verb, headers: Vec::new(), body })
+    Some(RecordedRequest { http_method, headers: Vec::new(), body })
 }
 
 /// Frames keep answers apart; the server mixes them up itself, and gives two in one.
@@ -184,7 +187,7 @@ async fn speak_in_streams(stream: TcpStream, mut dice: Dice, last: Arc<Mutex<Str
                 whole.extend_from_slice(&piece);
             }
             let body = serde_json::from_slice(&whole).unwrap_or_default();
-            let seen = Seen { verb: head.method.to_string(), headers: Vec::new(), body };
+            let seen = RecordedRequest { http_method: head.method.to_string(), headers: Vec::new(), body };
             let (status, kind, body) = if seen.method() == "tools/call" {
                 if dice.roll(50) == 0 {
                     return to.send_reset(h2::Reason::INTERNAL_ERROR);

@@ -18,30 +18,30 @@ use super::upstream::{Far, for_host, front, put, settings};
 use super::{Wire, in_time};
 use crate::bodies::{KIB, Sent};
 use crate::harness::{Gateway, Process, free_port};
-use crate::puppet::{Act, Puppet, Seen, answer, json_answer};
+use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, json_answer};
 use crate::raw::{Client, Head};
-use crate::tls::Authority;
+use crate::tls::TestCa;
 
 const EDGE: usize = 64 * KIB;
 /// The servers, by what they speak.
 const SERVERS: [&str; 4] = ["plain", "secure", "plain2", "secure2"];
 
 /// Answers as the other servers do: with the length and the SHA-256 of the data.
-fn weigh(seen: &Seen) -> Act {
+fn weigh(seen: &RecordedRequest) -> MockReply {
     if seen.method() != "tools/call" {
-        return Act::Good;
+        return MockReply::Good;
     }
     let data = seen.body["params"]["arguments"]["data"].as_str().unwrap_or_default();
     let hash: String = Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
     let text = json!([{"type": "text", "text": format!("{} {hash}", data.len())}]);
-    Act::Say(json_answer(&answer(seen, &json!({"content": text, "resultType": "complete"}))))
+    MockReply::Say(json_answer(&answer(seen, &json!({"content": text, "resultType": "complete"}))))
 }
 
 /// The four servers and two gateways before them, one of which has TLS.
-struct Houses {
+struct MatrixSetup {
     /// Ports where clients of these speak: HTTP/1.1 or HTTP/2 by the first value, without TLS themselves.
     ways: Vec<(bool, &'static str, u16)>,
-    puppet: Puppet,
+    mock: MockServer,
     _far: [Far; 2],
     _gateways: Vec<(Process, tempfile::TempDir)>,
     /// Of the authority that all servers have.
@@ -49,23 +49,23 @@ struct Houses {
     tunnels: Vec<JoinHandle<()>>,
 }
 
-impl Drop for Houses {
+impl Drop for MatrixSetup {
     fn drop(&mut self) {
         self.tunnels.iter().for_each(JoinHandle::abort);
     }
 }
 
-async fn houses() -> Houses {
-    let authority = Authority::new("the house");
+async fn setups() -> MatrixSetup {
+    let authority = TestCa::new("the house");
     let folder = tempfile::tempdir().expect("a folder");
     let ca = put(folder.path(), "ca.pem", &authority.pem);
     let own = |offers| settings(&for_host(&authority, "localhost"), None, offers);
-    let puppet = Puppet::start(weigh).await;
-    let inner: u16 = puppet.url.split([':', '/']).find_map(|part| part.parse().ok()).expect("a port");
+    let mock = MockServer::start(weigh).await;
+    let inner: u16 = mock.url.split([':', '/']).find_map(|part| part.parse().ok()).expect("a port");
     let (secure, fronting) = front(inner, own(&["http/1.1"])).await;
     let far = [Far::start(None).await, Far::start(Some(own(&["h2"]))).await];
     let servers = json!({
-        "plain": {"url": puppet.url},
+        "plain": {"url": mock.url},
         "secure": {"url": format!("https://localhost:{secure}/mcp"), "tls": {"ca": ca}},
         "plain2": {"url": format!("http://127.0.0.1:{}/mcp", far[0].port), "http2": "prior_knowledge"},
         "secure2": {"url": format!("https://localhost:{}/mcp", far[1].port), "tls": {"ca": ca}},
@@ -98,7 +98,7 @@ async fn houses() -> Houses {
         assert!(two, "it is HTTP/2");
         in_time(shown(port)).await;
     }
-    Houses { ways, puppet, tunnels, _far: far, _gateways: gateways, _folder: folder }
+    MatrixSetup { ways, mock, tunnels, _far: far, _gateways: gateways, _folder: folder }
 }
 
 /// Waits until all servers show their tool.
@@ -197,9 +197,9 @@ impl Near {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_at_the_edge_arrive_whole_by_every_way_in_and_out() {
-    let houses = houses().await;
+    let setups = setups().await;
     let mut salt = 0;
-    for (two, way, port) in &houses.ways {
+    for (two, way, port) in &setups.ways {
         let mut near = Near::open(*two, *port).await;
         for server in SERVERS {
             for size in [0, EDGE - 1, EDGE, EDGE + 1, 2 * EDGE, 2 * EDGE + 1] {
@@ -219,8 +219,8 @@ async fn bodies_at_the_edge_arrive_whole_by_every_way_in_and_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_of_no_byte_or_one_is_no_message_by_any_way() {
-    let houses = houses().await;
-    for (two, way, port) in &houses.ways {
+    let setups = setups().await;
+    for (two, way, port) in &setups.ways {
         for body in [&b""[..], b"{", b"1"] {
             for (sized, cut) in [(true, false), (true, true), (false, false), (false, true)] {
                 let what = format!("{body:?} by {way}, length: {sized}, cut: {cut}");
@@ -229,15 +229,15 @@ async fn a_body_of_no_byte_or_one_is_no_message_by_any_way() {
                 let code = if body == b"1" { -32600 } else { -32700 };
                 assert_eq!((status, &answer["error"]["code"]), (400, &json!(code)), "{what}: {answer}");
                 assert!(answer.get("id").is_none(), "{what}: {answer}");
-                let before = houses.puppet.calls().len();
+                let before = setups.mock.calls().len();
                 // The connection is of use still.
                 let sent = Sent::new(("/mcp", "plain__tool"), 500, 1);
                 let (status, answer) = near.ask("plain__tool", &sent.body, true, false).await;
                 assert_eq!((status, &answer["id"]), (200, &json!(sent.id)), "{what}: {answer}");
-                assert_eq!(houses.puppet.calls().len(), before + 1, "{what}: one call and no more");
+                assert_eq!(setups.mock.calls().len(), before + 1, "{what}: one call and no more");
             }
         }
     }
-    let calls = houses.puppet.calls();
+    let calls = setups.mock.calls();
     assert!(calls.iter().all(|seen| seen.tool() == "tool"), "nothing else reached the server: {calls:?}");
 }

@@ -1,10 +1,10 @@
-//! HTTP/2, to clients and to servers: the same house through other frames, and what only HTTP/2 makes possible.
+//! HTTP/2, to clients and to servers: the gateway through other frames, and what only HTTP/2 makes possible.
 
 mod bodies;
 mod floods;
 mod foreign;
 mod frames;
-mod manners;
+mod h2_shutdown;
 mod matrix;
 mod nameless;
 mod upstream;

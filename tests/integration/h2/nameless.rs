@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::foreign::request;
 use crate::harness::Gateway;
-use crate::puppet::{good, http, json_answer};
+use crate::mock_server::{good, http, json_answer};
 use crate::raw::{Answer, Client, Head};
 
 /// What names no request, with the word of another call in it.
@@ -265,8 +265,8 @@ async fn the_words_of_an_error_without_an_id_are_heard_on_a_connection_of_its_ow
         assert_eq!(call(&gateway, path, None, "s0__tool", "good").await.status, 200, "{path:?}");
         let first = call(&gateway, path, None, "s0__tool", "bad").await;
         // It may have come upon a new connection, where it was believed at once.
-        let told = first.message().to_string();
-        assert!(told.contains("names no request") || holds(&first, "the words"), "{path:?}: {told}");
+        let output = first.message().to_string();
+        assert!(output.contains("names no request") || holds(&first, "the words"), "{path:?}: {output}");
         let second = call(&gateway, path, None, "s0__tool", "bad").await;
         assert!(holds(&second, "the words"), "{path:?}: {}", second.message());
         assert_eq!((second.status, &second.message()["id"]), (400, &json!(1)), "{path:?}");

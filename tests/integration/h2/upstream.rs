@@ -24,15 +24,15 @@ use tokio_rustls::TlsAcceptor;
 use super::{Wire, in_time, message, next, pour};
 use crate::bodies::{KIB, MIB, PLACES, Sent};
 use crate::harness::Gateway;
-use crate::puppet::{Act, Puppet, Seen, good};
+use crate::mock_server::{MockReply, MockServer, RecordedRequest, good};
 use crate::raw::Client;
-use crate::tls::{Authority, Pair};
+use crate::tls::{TestCa, TestCert};
 
 /// A server of HTTP/2; its tool `tool` does what its argument `how` says.
 pub(super) struct Far {
     pub(super) port: u16,
     early: Arc<AtomicBool>,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<Mutex<Vec<RecordedRequest>>>,
     go_on: Arc<Notify>,
     left: Arc<Notify>,
     serving: JoinHandle<()>,
@@ -45,8 +45,8 @@ impl Drop for Far {
 }
 
 #[derive(Clone)]
-struct House {
-    seen: Arc<Mutex<Vec<Seen>>>,
+struct H2UpstreamSetup {
+    seen: Arc<Mutex<Vec<RecordedRequest>>>,
     /// Long requests are answered before they are read.
     early: Arc<AtomicBool>,
     go_on: Arc<Notify>,
@@ -59,33 +59,33 @@ impl Far {
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let early = Arc::<AtomicBool>::default();
         let (seen, go_on, left) = Default::default();
-        let house = House { seen, early: early.clone(), go_on, left };
-        let (acceptor, at_home) = (tls.map(|config| TlsAcceptor::from(Arc::new(config))), house.clone());
+        let setup = H2UpstreamSetup { seen, early: early.clone(), go_on, left };
+        let (acceptor, at_home) = (tls.map(|config| TlsAcceptor::from(Arc::new(config))), setup.clone());
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (house, acceptor) = (at_home.clone(), acceptor.clone());
+                let (setup, acceptor) = (at_home.clone(), acceptor.clone());
                 tokio::spawn(async move {
                     match acceptor {
-                        None => serve(stream, house).await,
+                        None => serve(stream, setup).await,
                         Some(acceptor) => {
                             let Ok(stream) = acceptor.accept(stream).await else { return };
-                            serve(stream, house).await;
+                            serve(stream, setup).await;
                         }
                     }
                 });
             }
         });
-        let House { seen, go_on, left, .. } = house;
+        let H2UpstreamSetup { seen, go_on, left, .. } = setup;
         Self { port, early, seen, go_on, left, serving }
     }
 
-    fn calls(&self) -> Vec<Seen> {
+    fn calls(&self) -> Vec<RecordedRequest> {
         let seen = self.seen.lock().expect("no connection panics with the lock");
         seen.iter().filter(|seen| !seen.is_greeting()).cloned().collect()
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, house: House) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, setup: H2UpstreamSetup) {
     let mut settings = h2::server::Builder::new();
     settings.initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
     let Ok(mut connection) = settings.handshake::<_, Bytes>(stream).await else { return };
@@ -94,7 +94,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, house: House) {
         tokio::select! {
             accepted = connection.accept() => {
                 let Some(Ok((request, answer))) = accepted else { return };
-                tokio::spawn(one(request, answer, house.clone(), freeze.clone()));
+                tokio::spawn(one(request, answer, setup.clone(), freeze.clone()));
             }
             // It stays open, and nobody is there.
             () = freeze.notified() => std::future::pending().await,
@@ -105,12 +105,12 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, house: House) {
 async fn one(
     request: Request<h2::RecvStream>,
     mut to: SendResponse<Bytes>,
-    house: House,
+    setup: H2UpstreamSetup,
     freeze: Arc<Notify>,
 ) {
     let (head, mut body) = request.into_parts();
     let length = head.headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
-    if house.early.load(Ordering::SeqCst) && length.is_some_and(|length: usize| length > MIB) {
+    if setup.early.load(Ordering::SeqCst) && length.is_some_and(|length: usize| length > MIB) {
         let head = Response::builder().status(413).header("content-type", "application/json").body(());
         let mut stream = to.send_response(head.expect("a head"), false).expect("the client is there");
         let error = json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "too much"}});
@@ -127,13 +127,13 @@ async fn one(
         .map(|(name, value)| (name.to_string(), value.to_str().expect("ASCII").to_owned()))
         .collect();
     headers.push((":authority".into(), head.uri.authority().map(ToString::to_string).unwrap_or_default()));
-    let seen = Seen {
-        verb: head.method.to_string(),
+    let seen = RecordedRequest {
+        http_method: head.method.to_string(),
         headers,
         body: serde_json::from_slice(&whole).unwrap_or_default(),
     };
     let turn = {
-        let mut all = house.seen.lock().expect("no connection panics with the lock");
+        let mut all = setup.seen.lock().expect("no connection panics with the lock");
         all.push(seen.clone());
         all.iter().filter(|seen| !seen.is_greeting()).count()
     };
@@ -152,7 +152,7 @@ async fn one(
         }
         (_, Some("hang")) => {
             let _ = std::future::poll_fn(|cx| to.poll_reset(cx)).await;
-            return house.left.notify_one();
+            return setup.left.notify_one();
         }
         (_, Some("big")) => json(answer(&text("x".repeat(3 * MIB)))),
         (_, Some("head")) => {
@@ -181,7 +181,7 @@ async fn one(
             let params = json!({"progressToken": 1, "progress": 1});
             let note = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
             stream.send_data(format!("data: {note}\n\n").into(), false).expect("the client is there");
-            house.go_on.notified().await;
+            setup.go_on.notified().await;
             let last = answer(&text("done".into()));
             stream.send_data(format!("data: {last}\n\n").into(), true).expect("the client is there");
             return;
@@ -213,7 +213,7 @@ pub(super) fn plain(answer: &[u8]) -> (u16, &'static str, String) {
 }
 
 /// The settings of a server with this certificate, that offers these protocols and may ask for clients' certificates.
-pub(super) fn settings(pair: &Pair, clients: Option<&Authority>, offers: &[&str]) -> ServerConfig {
+pub(super) fn settings(pair: &TestCert, clients: Option<&TestCa>, offers: &[&str]) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let builder = builder.expect("it has both");
@@ -235,7 +235,7 @@ pub(super) fn settings(pair: &Pair, clients: Option<&Authority>, offers: &[&str]
     config
 }
 
-pub(super) fn for_host(authority: &Authority, host: &str) -> Pair {
+pub(super) fn for_host(authority: &TestCa, host: &str) -> TestCert {
     authority.sign(CertificateParams::new([host.to_owned()]).expect("a good name"))
 }
 
@@ -260,7 +260,7 @@ async fn connected(gateway: &Gateway) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_of_all_sizes_reach_servers_of_http2() {
-    let authority = Authority::new("the house");
+    let authority = TestCa::new("the house");
     let folder = tempfile::tempdir().expect("a folder");
     let ca = put(folder.path(), "ca.pem", &authority.pem);
     let (one, two) = tokio::join!(
@@ -386,7 +386,7 @@ async fn answers_that_are_not_taken_hold_up_no_others() {
 async fn a_connection_with_nobody_at_its_end_is_given_up() {
     let far = Far::start(None).await;
     let gateway = before(&far, ", timeout: 1h").await;
-    // By Pingora, and by the house's own client.
+    // By Pingora, and by the gateway's own HTTP client.
     for size in [0, 100 * KIB] {
         let arguments = json!({"how": "freeze", "data": "x".repeat(size)});
         let (_, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
@@ -421,7 +421,7 @@ async fn a_head_alone_is_no_answer() {
     let far = Far::start(None).await;
     let gateway = before(&far, "").await;
     for sized in [true, false] {
-        // Over HTTP/1.1 and HTTP/2; carried by the house's own client too.
+        // Over HTTP/1.1 and HTTP/2; carried by the gateway's own HTTP client too.
         let arguments = json!({"how": "head", "data": "x".repeat(if sized { 0 } else { 100 * KIB })});
         let (name, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
         let head = crate::raw::Head::modern("/mcp", "tools/call", name.as_deref());
@@ -440,15 +440,15 @@ async fn a_head_alone_is_no_answer() {
 }
 
 /// A port that says what it is told to clients of another in between.
-async fn meddler(port: u16, words: Vec<u8>) -> (u16, Arc<Notify>, JoinHandle<()>) {
+async fn meddler(port: u16, message: Vec<u8>) -> (u16, Arc<Notify>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let own = listener.local_addr().expect("a bound socket has an address").port();
     let say = Arc::new(Notify::new());
-    let told = say.clone();
+    let output = say.clone();
     let serving = tokio::spawn(async move {
         while let Ok((near, _)) = listener.accept().await {
             let far = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
-            let (told, words) = (told.clone(), words.clone());
+            let (output, message) = (output.clone(), message.clone());
             tokio::spawn(async move {
                 let ((mut from, mut to), (mut back, mut on)) = (near.into_split(), far.into_split());
                 tokio::spawn(async move { tokio::io::copy(&mut from, &mut on).await });
@@ -459,7 +459,7 @@ async fn meddler(port: u16, words: Vec<u8>) -> (u16, Arc<Notify>, JoinHandle<()>
                             Ok(read) if read > 0 => &piece[..read],
                             _ => return,
                         },
-                        () = told.notified() => &words,
+                        () = output.notified() => &message,
                     };
                     if tokio::io::AsyncWriteExt::write_all(&mut to, bytes).await.is_err() {
                         return;
@@ -523,12 +523,12 @@ async fn a_call_is_repeated_only_if_its_server_did_not_look_at_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_servers_that_the_right_authority_vouches_for_are_talked_to() {
-    let (ours, other) = (Authority::new("ours"), Authority::new("another"));
+    let (ours, other) = (TestCa::new("ours"), TestCa::new("another"));
     let folder = tempfile::tempdir().expect("a folder");
     let ca = put(folder.path(), "ca.pem", &ours.pem);
     let own = ours.client("spiffe://gateway");
     let (cert, key) = (put(folder.path(), "own.pem", &own.cert), put(folder.path(), "own.key", &own.key));
-    let start = async |authority: &Authority, host: &str, clients: Option<&Authority>| {
+    let start = async |authority: &TestCa, host: &str, clients: Option<&TestCa>| {
         Far::start(Some(settings(&for_host(authority, host), clients, &["h2"]))).await
     };
     for (what, far, tls, works) in [
@@ -554,7 +554,7 @@ async fn only_servers_that_the_right_authority_vouches_for_are_talked_to() {
         let mut gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
         if works {
             connected(&gateway).await;
-            // Short, so that Pingora relays it; long without length, so that the house's own client does.
+            // Short, so that Pingora relays it; long without length, so that the gateway's own HTTP client does.
             let (status, answer) = gateway.call("far__tool", json!({"data": "x"})).await;
             assert_eq!(status, 200, "{what}: {answer}\n{}", gateway.process.story());
             let wire = Wire::open(gateway.port).await;
@@ -589,11 +589,11 @@ pub(super) async fn front(port: u16, config: ServerConfig) -> (u16, JoinHandle<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_can_have_another_name_in_its_certificate_and_files_are_read_anew() {
-    let (ours, next_one) = (Authority::new("ours"), Authority::new("the next"));
+    let (ours, next_one) = (TestCa::new("ours"), TestCa::new("the next"));
     let folder = tempfile::tempdir().expect("a folder");
     let ca = put(folder.path(), "ca.pem", &ours.pem);
-    let puppet = Puppet::start(|_| Act::Good).await;
-    let inner: u16 = puppet.url.split([':', '/']).find_map(|part| part.parse().ok()).expect("a port");
+    let mock = MockServer::start(|_| MockReply::Good).await;
+    let inner: u16 = mock.url.split([':', '/']).find_map(|part| part.parse().ok()).expect("a port");
     let offers = ["h2", "http/1.1"];
     // It offers HTTP/2, which the server behind it does not speak.
     let (port, serving) = front(inner, settings(&for_host(&ours, "far.example"), None, &offers)).await;
@@ -604,7 +604,7 @@ async fn a_server_can_have_another_name_in_its_certificate_and_files_are_read_an
     connected(&gateway).await;
     let (status, answer) = gateway.call("far__tool", json!({})).await;
     assert_eq!(status, 200, "{answer}");
-    for seen in puppet.all() {
+    for seen in mock.all() {
         assert_eq!(seen.header("host"), Some(format!("localhost:{port}").as_str()), "{}", seen.method());
     }
 
@@ -613,8 +613,8 @@ async fn a_server_can_have_another_name_in_its_certificate_and_files_are_read_an
     let _ = serving.await;
     put(folder.path(), "ca.pem", "nonsense");
     gateway.process.signal(libc::SIGHUP);
-    let told = gateway.process.wait_for("the old one goes on");
-    assert!(told.contains("far") && told.contains("ca.pem"), "{told}");
+    let output = gateway.process.wait_for("the old one goes on");
+    assert!(output.contains("far") && output.contains("ca.pem"), "{output}");
     put(folder.path(), "ca.pem", &next_one.pem);
     let (port, _serving) = front(inner, settings(&for_host(&next_one, "far.example"), None, &offers)).await;
     gateway.process.signal(libc::SIGHUP);

@@ -4,24 +4,24 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{House, Status, Trick, ask, call, house, judge, play, ways, works};
-use crate::puppet::{Act, Puppet, Seen, answer, http, json_answer};
+use super::{HostileSetup, Status, Trick, ask, call, judge, play, setup, ways, works};
+use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, http, json_answer};
 use crate::raw::Client;
 
 /// Says a body as JSON under the request's id, which stands in it as `ID`.
-fn says(seen: &Seen, body: &str) -> Act {
-    Act::Say(json_answer(&body.replace("ID", &seen.body["id"].to_string())))
+fn says(seen: &RecordedRequest, body: &str) -> MockReply {
+    MockReply::Say(json_answer(&body.replace("ID", &seen.body["id"].to_string())))
 }
 
-fn sound(seen: &Seen) -> String {
+fn sound(seen: &RecordedRequest) -> String {
     answer(seen, &json!({"content": [], "resultType": "complete"}))
 }
 
-fn kind(status: &str, kind: &str, body: &str) -> Act {
-    Act::Say(http(status, &[&format!("Content-Type: {kind}")], body))
+fn kind(status: &str, kind: &str, body: &str) -> MockReply {
+    MockReply::Say(http(status, &[&format!("Content-Type: {kind}")], body))
 }
 
-fn with(seen: &Seen, headers: &[&str]) -> Vec<u8> {
+fn with(seen: &RecordedRequest, headers: &[&str]) -> Vec<u8> {
     http("200 OK", &[&["Content-Type: application/json"], headers].concat(), &sound(seen))
 }
 
@@ -30,31 +30,35 @@ const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
 /// Answered by 502.
 fn nonsense() -> Vec<Trick> {
     vec![
-        ("closes", |_| Act::Cut(Vec::new())),
-        ("resets", |_| Act::Reset(Vec::new())),
-        ("no_http", |_| Act::Cut(b"SSH-2.0-OpenSSH_9.6\r\n\r\n".to_vec())),
-        ("half_a_line", |_| Act::Cut(b"HTTP/1.1 20".to_vec())),
-        ("half_a_head", |_| Act::Cut(HEAD.as_bytes().to_vec())),
+        ("closes", |_| MockReply::Cut(Vec::new())),
+        ("resets", |_| MockReply::Reset(Vec::new())),
+        ("no_http", |_| MockReply::Cut(b"SSH-2.0-OpenSSH_9.6\r\n\r\n".to_vec())),
+        ("half_a_line", |_| MockReply::Cut(b"HTTP/1.1 20".to_vec())),
+        ("half_a_head", |_| MockReply::Cut(HEAD.as_bytes().to_vec())),
         ("no_body", |_| kind("200 OK", "application/json", "")),
         ("html", |_| kind("200 OK", "text/html", "<html>It works!</html>")),
         ("html_as_json", |_| kind("200 OK", "application/json", "<html>It works!</html>")),
         ("html_500", |_| kind("500 Internal Server Error", "text/html; charset=utf-8", "<h1>Oops</h1>")),
         ("html_404", |_| kind("404 Not Found", "text/html", "<h1>Not here</h1>")),
         ("text", |seen| kind("200 OK", "text/plain", &sound(seen))),
-        ("nothing_204", |_| Act::Say(http("204 No Content", &[], ""))),
+        ("nothing_204", |_| MockReply::Say(http("204 No Content", &[], ""))),
         ("typed_204", |_| kind("204 No Content", "application/json", "")),
         ("typed_205", |seen| kind("205 Reset Content", "application/json", &sound(seen))),
-        ("identity", |seen| Act::Say(with(seen, &["Transfer-Encoding: identity"]))),
+        ("identity", |seen| MockReply::Say(with(seen, &["Transfer-Encoding: identity"]))),
         ("gzip_chunked", |seen| {
             let (body, head) = (sound(seen), format!("{HEAD}Transfer-Encoding: gzip, chunked\r\n\r\n"));
-            Act::Say(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).into_bytes())
+            MockReply::Say(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).into_bytes())
         }),
-        ("accepted_202", |_| Act::Say(http("202 Accepted", &[], ""))),
+        ("accepted_202", |_| MockReply::Say(http("202 Accepted", &[], ""))),
         ("moved_307", |_| {
-            Act::Say(http("307 Temporary Redirect", &["Location: http://127.0.0.1:1/mcp"], ""))
+            MockReply::Say(http("307 Temporary Redirect", &["Location: http://127.0.0.1:1/mcp"], ""))
         }),
         ("moved_json", |seen| {
-            Act::Say(http("302 Found", &["Location: /x", "Content-Type: application/json"], &sound(seen)))
+            MockReply::Say(http(
+                "302 Found",
+                &["Location: /x", "Content-Type: application/json"],
+                &sound(seen),
+            ))
         }),
         ("wrong_id", |seen| says(seen, r#"{"jsonrpc":"2.0","id":8,"result":{}}"#)),
         ("longer_id", |seen| says(seen, r#"{"jsonrpc":"2.0","id":ID0,"result":{}}"#)),
@@ -87,30 +91,34 @@ fn nonsense() -> Vec<Trick> {
                 &format!(r#"{{"jsonrpc":"2.0","id":ID,"result":{}{}}}"#, "[".repeat(9000), "]".repeat(9000)),
             )
         }),
-        ("compressed", |seen| Act::Say(with(seen, &["Content-Encoding: gzip"]))),
-        ("brotli", |seen| Act::Say(with(seen, &["Content-Encoding: br"]))),
-        ("login", |_| Act::Say(http("401 Unauthorized", &["WWW-Authenticate: Bearer realm=\"inside\""], ""))),
+        ("compressed", |seen| MockReply::Say(with(seen, &["Content-Encoding: gzip"]))),
+        ("brotli", |seen| MockReply::Say(with(seen, &["Content-Encoding: br"]))),
+        ("login", |_| {
+            MockReply::Say(http("401 Unauthorized", &["WWW-Authenticate: Bearer realm=\"inside\""], ""))
+        }),
         ("login_json", |seen| {
-            Act::Say(http(
+            MockReply::Say(http(
                 "401 Unauthorized",
                 &["WWW-Authenticate: Basic", "Content-Type: application/json"],
                 &sound(seen),
             ))
         }),
         ("forbidden", |seen| {
-            Act::Say(http(
+            MockReply::Say(http(
                 "403 Forbidden",
                 &["Content-Type: application/json", "Set-Cookie: a=b"],
                 &sound(seen),
             ))
         }),
-        ("long_header", |seen| Act::Say(with(seen, &[&format!("X-Long: {}", "x".repeat(2 << 20))]))),
-        ("many_headers", |seen| Act::Say(with(seen, &["X-Many: y"; 400]))),
-        ("two_lengths", |seen| Act::Say(with(seen, &["Content-Length: 5"]))),
+        ("long_header", |seen| MockReply::Say(with(seen, &[&format!("X-Long: {}", "x".repeat(2 << 20))]))),
+        ("many_headers", |seen| MockReply::Say(with(seen, &["X-Many: y"; 400]))),
+        ("two_lengths", |seen| MockReply::Say(with(seen, &["Content-Length: 5"]))),
         ("too_long", |seen| {
             says(seen, &format!(r#"{{"jsonrpc":"2.0","id":ID,"result":{{"x":"{}"}}}}"#, "x".repeat(40_000)))
         }),
-        ("says_too_long", |_| Act::Hang(format!("{HEAD}Content-Length: 99999999999\r\n\r\n{{").into_bytes())),
+        ("says_too_long", |_| {
+            MockReply::Hang(format!("{HEAD}Content-Length: 99999999999\r\n\r\n{{").into_bytes())
+        }),
         ("long_error", |_| kind("500 Internal Server Error", "application/json", &"x".repeat(40_000))),
     ]
 }
@@ -118,34 +126,38 @@ fn nonsense() -> Vec<Trick> {
 /// The same, though the head of the answer was in good order.
 fn late() -> Vec<Trick> {
     vec![
-        ("half_a_body", |_| Act::Cut(format!("{HEAD}Content-Length: 500\r\n\r\n{{\"jsonrpc\"").into_bytes())),
+        ("half_a_body", |_| {
+            MockReply::Cut(format!("{HEAD}Content-Length: 500\r\n\r\n{{\"jsonrpc\"").into_bytes())
+        }),
         ("reset_in_body", |_| {
-            Act::Reset(format!("{HEAD}Content-Length: 500\r\n\r\n{{\"jsonrpc\"").into_bytes())
+            MockReply::Reset(format!("{HEAD}Content-Length: 500\r\n\r\n{{\"jsonrpc\"").into_bytes())
         }),
         ("half_a_chunk", |_| {
-            Act::Cut(format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n9\r\n{{\"js").into_bytes())
+            MockReply::Cut(format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n9\r\n{{\"js").into_bytes())
         }),
         ("bad_chunk", |_| {
-            Act::Cut(format!("{HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n").into_bytes())
+            MockReply::Cut(
+                format!("{HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n").into_bytes(),
+            )
         }),
         ("endless", |_| {
-            Act::Repeat(
+            MockReply::Repeat(
                 format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n").into_bytes(),
                 b"400\r\n".iter().chain(&[b' '; 1024]).chain(b"\r\n").copied().collect(),
                 Duration::ZERO,
             )
         }),
         ("endless_to_the_end", |_| {
-            Act::Repeat(format!("{HEAD}\r\n{{\"x\":\"").into_bytes(), vec![b'x'; 1024], Duration::ZERO)
+            MockReply::Repeat(format!("{HEAD}\r\n{{\"x\":\"").into_bytes(), vec![b'x'; 1024], Duration::ZERO)
         }),
     ]
 }
 
 /// The same, where what was promised is shorter than what the gateway says instead.
 fn short() -> Vec<Trick> {
-    fn late(length: usize, body: &str) -> Act {
+    fn late(length: usize, body: &str) -> MockReply {
         let head = format!("{HEAD}Content-Length: {length}\r\n\r\n").into_bytes();
-        Act::Pause(head, Duration::from_millis(300), body.as_bytes().to_vec())
+        MockReply::Pause(head, Duration::from_millis(300), body.as_bytes().to_vec())
     }
     vec![
         ("short_foreign", |_| late(36, r#"{"jsonrpc":"2.0","id":8,"result":{}}"#)),
@@ -157,20 +169,23 @@ fn short() -> Vec<Trick> {
 
 /// Answered by 504.
 fn silence() -> Vec<Trick> {
-    vec![("hangs", |_| Act::Hang(Vec::new())), ("hangs_in_head", |_| Act::Hang(HEAD.as_bytes().to_vec()))]
+    vec![
+        ("hangs", |_| MockReply::Hang(Vec::new())),
+        ("hangs_in_head", |_| MockReply::Hang(HEAD.as_bytes().to_vec())),
+    ]
 }
 
 /// The same, though the head of the answer came.
 fn late_silence() -> Vec<Trick> {
     vec![
-        ("hangs_after_head", |_| Act::Hang(format!("{HEAD}Content-Length: 500\r\n\r\n").into_bytes())),
-        ("hangs_in_body", |_| Act::Hang(format!("{HEAD}Content-Length: 500\r\n\r\n{{").into_bytes())),
+        ("hangs_after_head", |_| MockReply::Hang(format!("{HEAD}Content-Length: 500\r\n\r\n").into_bytes())),
+        ("hangs_in_body", |_| MockReply::Hang(format!("{HEAD}Content-Length: 500\r\n\r\n{{").into_bytes())),
         ("hangs_in_chunk", |_| {
-            Act::Hang(format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n").into_bytes())
+            MockReply::Hang(format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n").into_bytes())
         }),
         ("trickles", |_| {
             let head = format!("{HEAD}Content-Length: 500\r\n\r\n{{").into_bytes();
-            Act::Repeat(head, b" ".to_vec(), Duration::from_millis(200))
+            MockReply::Repeat(head, b" ".to_vec(), Duration::from_millis(200))
         }),
     ]
 }
@@ -178,20 +193,20 @@ fn late_silence() -> Vec<Trick> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_none_becomes_a_502() {
     let settings = ", timeout: 5s, max_response: 32KiB";
-    play(&house(nonsense(), settings).await, &nonsense(), 502, Status::Free).await;
-    play(&house(late(), settings).await, &late(), 502, Status::Maybe200).await;
-    play(&house(short(), settings).await, &short(), 502, Status::Maybe200).await;
+    play(&setup(nonsense(), settings).await, &nonsense(), 502, Status::Free).await;
+    play(&setup(late(), settings).await, &late(), 502, Status::Maybe200).await;
+    play(&setup(short(), settings).await, &short(), 502, Status::Maybe200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_does_not_come_becomes_a_504() {
-    play(&house(silence(), ", timeout: 500ms").await, &silence(), 504, Status::Free).await;
-    play(&house(late_silence(), ", timeout: 500ms").await, &late_silence(), 504, Status::Maybe200).await;
+    play(&setup(silence(), ", timeout: 500ms").await, &silence(), 504, Status::Free).await;
+    play(&setup(late_silence(), ", timeout: 500ms").await, &late_silence(), 504, Status::Maybe200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_gone_after_it_was_listed_becomes_a_502() {
-    let House { gateway, bad, _good } = house(vec![("x", |_| Act::Good)], "").await;
+    let HostileSetup { gateway, bad, _good } = setup(vec![("x", |_| MockReply::Good)], "").await;
     let session = gateway.initialize("/mcp").await;
     // With a connection that is kept, a session, and without.
     works(&gateway, "bad__tool", None).await;
@@ -207,7 +222,7 @@ async fn a_server_that_is_gone_after_it_was_listed_becomes_a_502() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_answer_that_breaks_off_is_cut_and_not_ended() {
-    fn long(seen: &Seen, end: &str) -> Act {
+    fn long(seen: &RecordedRequest, end: &str) -> MockReply {
         let filler = "x".repeat(2_000_000);
         says(seen, &format!(r#"{{"jsonrpc":"2.0","id":ID,"result":{{"x":"{filler}{end}"#))
     }
@@ -215,10 +230,10 @@ async fn a_long_answer_that_breaks_off_is_cut_and_not_ended() {
         ("endless", |_| {
             let head = format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n5\r\n{{\"x\":\r\n").into_bytes();
             let chunk = b"1000\r\n".iter().chain(&[b' '; 4096]).chain(b"\r\n").copied().collect();
-            Act::Repeat(head, chunk, Duration::ZERO)
+            MockReply::Repeat(head, chunk, Duration::ZERO)
         }),
         ("breaks_off", |_| {
-            Act::Cut(
+            MockReply::Cut(
                 format!("{HEAD}Content-Length: 3999999\r\n\r\n{{\"x\":\"{}", "x".repeat(2_000_000))
                     .into_bytes(),
             )
@@ -231,7 +246,7 @@ async fn a_long_answer_that_breaks_off_is_cut_and_not_ended() {
         ("fits", |seen| long(seen, "\"}}")),
     ];
     let names: Vec<&str> = tricks.iter().map(|(name, _)| *name).collect();
-    let House { gateway, bad: _bad, _good } = house(tricks, ", timeout: 2s, max_response: 4MiB").await;
+    let HostileSetup { gateway, bad: _bad, _good } = setup(tricks, ", timeout: 2s, max_response: 4MiB").await;
     for name in names {
         let answer = ask(&gateway, &format!("bad__{name}"), None).await.expect("an answer");
         assert_eq!((answer.status, answer.whole), (200, name == "fits"), "{name}");
@@ -243,7 +258,7 @@ async fn a_long_answer_that_breaks_off_is_cut_and_not_ended() {
 /// Long enough to come in many pieces, short enough to be held until its end was seen.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_answer_is_judged_by_its_end() {
-    fn long(seen: &Seen, id: &str, end: &str) -> Act {
+    fn long(seen: &RecordedRequest, id: &str, end: &str) -> MockReply {
         let filler = "x".repeat(200_000);
         says(seen, &format!(r#"{{"jsonrpc":"2.0","result":{{"x":"{filler}"}},"id":{id}{end}"#))
     }
@@ -252,14 +267,14 @@ async fn a_long_answer_is_judged_by_its_end() {
         ("no_end", |seen| long(seen, "ID", "")),
         ("trailing", |seen| long(seen, "ID", "}}")),
     ];
-    play(&house(tricks.clone(), ", timeout: 2s").await, &tricks, 502, Status::Maybe200).await;
+    play(&setup(tricks.clone(), ", timeout: 2s").await, &tricks, 502, Status::Maybe200).await;
 }
 
 /// JSON-RPC 2.0 §5: where a server could not read the id of a request, the id of the error is null.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_without_an_id_is_that_of_its_caller() {
     const ERROR: &str = r#""error":{"code":-32001,"message":"what?"}}"#;
-    fn error(status: &str, id: &str) -> Act {
+    fn error(status: &str, id: &str) -> MockReply {
         kind(status, "application/json", &format!(r#"{{"jsonrpc":"2.0",{id}{ERROR}"#))
     }
     let tricks: Vec<Trick> = vec![
@@ -281,10 +296,10 @@ async fn an_error_without_an_id_is_that_of_its_caller() {
         ("longest", |_| error("200 OK", &format!(r#""id":null,"x":"{}","#, "x".repeat(900_000)))),
         ("longer_none", |_| error("200 OK", &format!(r#""x":"{}","#, "x".repeat(70_000)))),
     ];
-    let house = house(tricks.clone(), "").await;
+    let setup = setup(tricks.clone(), "").await;
     // Where others have asked, the first that names no request is not believed; then each call has its own connection.
     for request in ways(&call("bad__null", None)) {
-        let answer = Client::connect(house.gateway.port).await.exchange(&request).await.expect("an answer");
+        let answer = Client::connect(setup.gateway.port).await.exchange(&request).await.expect("an answer");
         assert_eq!(answer.message()["id"], 7, "{}", answer.message());
     }
     for (name, _) in tricks {
@@ -292,7 +307,7 @@ async fn an_error_without_an_id_is_that_of_its_caller() {
             let request = call(&format!("bad__{name}"), None);
             for request in ways(&request) {
                 let answer =
-                    Client::connect(house.gateway.port).await.exchange(&request).await.expect("an answer");
+                    Client::connect(setup.gateway.port).await.exchange(&request).await.expect("an answer");
                 let message = answer.message();
                 assert_eq!(
                     (&message["id"], &message["error"]["code"]),
@@ -302,16 +317,16 @@ async fn an_error_without_an_id_is_that_of_its_caller() {
                 assert_eq!(message["error"]["message"], "what?", "{name}");
                 assert!(answer.whole, "{name}");
             }
-            works(&house.gateway, "bad__tool", None).await;
+            works(&setup.gateway, "bad__tool", None).await;
         }
     }
 }
 
-/// A puppet that answers nothing at all does not keep the gateway from starting.
+/// A mock server that answers nothing at all does not keep the gateway from starting.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_never_greets_holds_nobody_up() {
-    let mute = Puppet::start(|_| Act::Hang(Vec::new())).await;
-    let good = Puppet::start(|_| Act::Good).await;
+    let mute = MockServer::start(|_| MockReply::Hang(Vec::new())).await;
+    let good = MockServer::start(|_| MockReply::Good).await;
     let config = format!(
         "mcpServers: {{bad: {{url: \"{}\", timeout: 500ms}}, good: {{url: \"{}\"}}}}\n",
         mute.url, good.url

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use super::{House, Trick, call, house, text, ways};
+use super::{HostileSetup, Trick, call, setup, text, ways};
 use crate::harness::Gateway;
-use crate::puppet::{self, Act, Puppet, Seen, answer, http};
+use crate::mock_server::{self, MockReply, MockServer, RecordedRequest, answer, http};
 use crate::raw::{Answer, Client};
 
-fn talkative(seen: &Seen) -> Act {
+fn talkative(seen: &RecordedRequest) -> MockReply {
     let headers = [
         "Content-Type: application/json",
         "Set-Cookie: sid=secret; Path=/",
@@ -20,7 +20,7 @@ fn talkative(seen: &Seen) -> Act {
         "X-Request-Id: secret",
     ];
     let result = json!({"content": [{"type": "text", "text": "done"}], "resultType": "complete"});
-    Act::Say(http("200 OK", &headers, &answer(seen, &result)))
+    MockReply::Say(http("200 OK", &headers, &answer(seen, &result)))
 }
 
 /// Calls a tool both ways, with all that a client could tell.
@@ -44,7 +44,7 @@ async fn calls(port: u16, tool: &str, session: Option<&str>) -> Vec<Answer> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_says_to_the_gateway_alone_stays_there() {
-    let House { gateway, bad: _bad, _good } = house(vec![("talks", talkative)], "").await;
+    let HostileSetup { gateway, bad: _bad, _good } = setup(vec![("talks", talkative)], "").await;
     let session = gateway.initialize("/mcp").await;
     for session in [None, Some(session.as_str())] {
         for answer in calls(gateway.port, "bad__talks", session).await {
@@ -57,11 +57,11 @@ async fn what_a_server_says_to_the_gateway_alone_stays_there() {
 }
 
 /// A head with so many lines beside its own, of so many bytes each.
-fn crowded(seen: &Seen, lines: usize, bytes: usize) -> Act {
-    let Act::Say(answer) = talkative(seen) else { unreachable!("it answers") };
+fn crowded(seen: &RecordedRequest, lines: usize, bytes: usize) -> MockReply {
+    let MockReply::Say(answer) = talkative(seen) else { unreachable!("it answers") };
     let answer = String::from_utf8(answer).expect("UTF-8");
     let more: String = (0..lines).map(|n| format!("X-More-{n}: {}\r\n", "y".repeat(bytes))).collect();
-    Act::Say(answer.replacen("\r\n", &format!("\r\n{more}"), 1).into_bytes())
+    MockReply::Say(answer.replacen("\r\n", &format!("\r\n{more}"), 1).into_bytes())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +73,7 @@ async fn a_head_may_have_many_lines_and_not_too_many_bytes() {
         ("bytes_800k", |seen| crowded(seen, 100, 8_000)),
         ("bytes_3m", |seen| crowded(seen, 100, 30_000)),
     ];
-    let House { gateway, bad: _bad, _good } = house(tricks.clone(), "").await;
+    let HostileSetup { gateway, bad: _bad, _good } = setup(tricks.clone(), "").await;
     for (name, _) in tricks {
         for request in ways(&call(&format!("bad__{name}"), None)) {
             let answer = Client::connect(gateway.port).await.exchange(&request).await.expect("an answer");
@@ -81,19 +81,19 @@ async fn a_head_may_have_many_lines_and_not_too_many_bytes() {
                 assert_eq!(text(&answer), "done", "{name}: {} {}", answer.status, answer.message());
                 continue;
             }
-            let words = answer.message()["error"]["message"].as_str().unwrap_or_default().to_owned();
-            assert_eq!(answer.status, 502, "{name}: {words}");
-            assert!(words.contains("`bad`") && words.contains("head"), "{name}: {words}");
+            let message = answer.message()["error"]["message"].as_str().unwrap_or_default().to_owned();
+            assert_eq!(answer.status, 502, "{name}: {message}");
+            assert!(message.contains("`bad`") && message.contains("head"), "{name}: {message}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_heads_have_more_than_a_hundred_lines_connects() {
-    let many = Puppet::start(|seen| {
-        let answer = String::from_utf8(puppet::good(seen)).expect("UTF-8");
+    let many = MockServer::start(|seen| {
+        let answer = String::from_utf8(mock_server::good(seen)).expect("UTF-8");
         let more: String = (0..150).map(|n| format!("X-More-{n}: y\r\n")).collect();
-        Act::Say(answer.replacen("\r\n", &format!("\r\n{more}"), 1).into_bytes())
+        MockReply::Say(answer.replacen("\r\n", &format!("\r\n{more}"), 1).into_bytes())
     })
     .await;
     let gateway = Gateway::start(&format!("mcpServers: {{bad: {{url: \"{}\"}}}}\n", many.url)).await;
@@ -108,7 +108,7 @@ async fn a_clients_credentials_reach_only_servers_that_are_trusted_with_them() {
         (", credentials: passthrough", Some("Bearer mine")),
         (", headers: {Authorization: Bearer ours}", Some("Bearer ours")),
     ] {
-        let House { gateway, bad, _good } = house(vec![("x", |_| Act::Good)], settings).await;
+        let HostileSetup { gateway, bad, _good } = setup(vec![("x", |_| MockReply::Good)], settings).await;
         let session = gateway.initialize("/mcp").await;
         for session in [None, Some(session.as_str())] {
             calls(gateway.port, "bad__tool", session).await;

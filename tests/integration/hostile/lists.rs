@@ -2,19 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::{House, Status, ask, house_of, judge, works};
-use crate::puppet::{Act, Seen, answer, json_answer, tools};
+use super::{HostileSetup, Status, ask, judge, setup_with, works};
+use crate::mock_server::{MockReply, RecordedRequest, answer, json_answer, tools};
 
-fn says(seen: &Seen, result: &Value) -> Act {
-    Act::Say(json_answer(&answer(seen, result)))
+fn says(seen: &RecordedRequest, result: &Value) -> MockReply {
+    MockReply::Say(json_answer(&answer(seen, result)))
 }
 
 /// The names that the gateway lists of `bad`, over all pages.
-async fn listed(house: &House) -> Vec<String> {
+async fn listed(setup: &HostileSetup) -> Vec<String> {
     let mut names = Vec::new();
     let mut cursor = json!({});
     loop {
-        let (status, page) = house.gateway.modern("/mcp", "tools/list", cursor).await;
+        let (status, page) = setup.gateway.modern("/mcp", "tools/list", cursor).await;
         assert_eq!(status, 200, "{page}");
         let tools = page["result"]["tools"].as_array().expect("a list").iter();
         let all = tools.map(|tool| tool["name"].as_str().expect("a name").to_owned());
@@ -28,7 +28,7 @@ async fn listed(house: &House) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_without_a_usable_name_are_left_out() {
-    let house = house_of(
+    let setup = setup_with(
         |seen| match seen.method() {
             "tools/list" => {
                 let list = r#"[{"name":"tool","inputSchema":{"type":"object"}}, {}, null, 1, "x", [], [{"name":"y"}], {"name":null},
@@ -38,25 +38,25 @@ async fn entries_without_a_usable_name_are_left_out() {
                     {"name":"key","inputSchema":{"type":"object"},"inputSchema":{}}]"#;
                 let id = &seen.body["id"];
                 let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"tools":{list},"ttlMs":-1,"cacheScope":7}}}}"#);
-                Act::Say(json_answer(&body))
+                MockReply::Say(json_answer(&body))
             }
-            _ => Act::Good,
+            _ => MockReply::Good,
         },
         "",
     )
     .await;
-    assert_eq!(listed(&house).await, ["bad__odd", "bad__tool", "bad__twice"]);
-    works(&house.gateway, "bad__tool", None).await;
-    works(&house.gateway, "good__tool", None).await;
+    assert_eq!(listed(&setup).await, ["bad__odd", "bad__tool", "bad__twice"]);
+    works(&setup.gateway, "bad__tool", None).await;
+    works(&setup.gateway, "good__tool", None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_that_lead_in_a_circle_come_to_an_end() {
     for cursors in [&["a"][..], &["a", "b"], &["a", "b", "c"], &[""]] {
-        let house = house_of(
+        let setup = setup_with(
             move |seen| {
                 if seen.method() != "tools/list" {
-                    return Act::Good;
+                    return MockReply::Good;
                 }
                 let at = seen.body["params"]["cursor"].as_str();
                 let next =
@@ -68,18 +68,18 @@ async fn pages_that_lead_in_a_circle_come_to_an_end() {
             "",
         )
         .await;
-        let few = house.bad.count("tools/list");
+        let few = setup.bad.count("tools/list");
         assert!(few < 50, "asked for {few} pages that lead in a circle of {cursors:?}");
-        works(&house.gateway, "bad__tool", None).await;
-        works(&house.gateway, "good__tool", None).await;
+        works(&setup.gateway, "bad__tool", None).await;
+        works(&setup.gateway, "good__tool", None).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_and_entries_without_end_are_cut() {
-    let endless = |seen: &Seen| {
+    let endless = |seen: &RecordedRequest| {
         if seen.method() != "tools/list" {
-            return Act::Good;
+            return MockReply::Good;
         }
         let at: usize =
             seen.body["params"]["cursor"].as_str().map_or(0, |at| at.parse().expect("our own cursor"));
@@ -87,19 +87,19 @@ async fn pages_and_entries_without_end_are_cut() {
         page["nextCursor"] = json!((at + 1).to_string());
         says(seen, &page)
     };
-    let house = house_of(endless, "").await;
-    house.gateway.eventually("the endless list ends", async |_| listed(&house).await.len() >= 1000).await;
-    assert!(house.bad.count("tools/list") <= 2000, "{} pages", house.bad.count("tools/list"));
-    works(&house.gateway, "bad__tool", None).await;
-    works(&house.gateway, "good__tool", None).await;
+    let setup = setup_with(endless, "").await;
+    setup.gateway.eventually("the endless list ends", async |_| listed(&setup).await.len() >= 1000).await;
+    assert!(setup.bad.count("tools/list") <= 2000, "{} pages", setup.bad.count("tools/list"));
+    works(&setup.gateway, "bad__tool", None).await;
+    works(&setup.gateway, "good__tool", None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_that_are_long_are_cut_by_their_bytes() {
     let pad = "x".repeat(8 << 20);
-    let long = move |seen: &Seen| {
+    let long = move |seen: &RecordedRequest| {
         if seen.method() != "tools/list" {
-            return Act::Good;
+            return MockReply::Good;
         }
         let at: usize =
             seen.body["params"]["cursor"].as_str().map_or(0, |at| at.parse().expect("our own cursor"));
@@ -108,11 +108,11 @@ async fn pages_that_are_long_are_cut_by_their_bytes() {
         page["pad"] = json!(pad);
         says(seen, &page)
     };
-    let mut house = house_of(long, ", era: modern, max_response: 16MiB").await;
-    house.gateway.process.wait_for("the rest is left out");
-    house.gateway.eventually("the long list ends", async |_| listed(&house).await.len() >= 9).await;
-    assert_eq!(house.bad.count("tools/list"), 8, "pages of a little more than 8 MiB");
-    works(&house.gateway, "bad__t7", None).await;
+    let mut setup = setup_with(long, ", era: modern, max_response: 16MiB").await;
+    setup.gateway.process.wait_for("the rest is left out");
+    setup.gateway.eventually("the long list ends", async |_| listed(&setup).await.len() >= 9).await;
+    assert_eq!(setup.bad.count("tools/list"), 8, "pages of a little more than 8 MiB");
+    works(&setup.gateway, "bad__t7", None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,16 +120,16 @@ async fn a_hundred_thousand_tools_are_cut_to_what_can_be_kept() {
     let names: Vec<String> = (0..100_000).map(|n| format!("t{n}")).collect();
     let names: Vec<&str> = std::iter::once("tool").chain(names.iter().map(String::as_str)).collect();
     let list = tools(&names);
-    let many = move |seen: &Seen| match seen.method() {
+    let many = move |seen: &RecordedRequest| match seen.method() {
         "tools/list" => says(seen, &list),
-        _ => Act::Good,
+        _ => MockReply::Good,
     };
-    let house = house_of(many, "").await;
-    house.gateway.eventually("the list is there", async |_| !listed(&house).await.is_empty()).await;
-    assert_eq!(listed(&house).await.len(), 20_000);
-    works(&house.gateway, "bad__tool", None).await;
-    works(&house.gateway, "bad__t19998", None).await;
-    works(&house.gateway, "good__tool", None).await;
+    let setup = setup_with(many, "").await;
+    setup.gateway.eventually("the list is there", async |_| !listed(&setup).await.is_empty()).await;
+    assert_eq!(listed(&setup).await.len(), 20_000);
+    works(&setup.gateway, "bad__tool", None).await;
+    works(&setup.gateway, "bad__t19998", None).await;
+    works(&setup.gateway, "good__tool", None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,18 +154,18 @@ async fn a_server_whose_greeting_is_nonsense_is_down_and_no_other_is() {
         ("null", "*", json!(null)),
     ];
     for (what, method, result) in greetings {
-        let play = move |seen: &Seen| match seen.method() {
+        let play = move |seen: &RecordedRequest| match seen.method() {
             greeting @ ("initialize" | "server/discover" | "tools/list")
                 if method == "*" || method == greeting =>
             {
                 says(seen, &result)
             }
-            _ => Act::Good,
+            _ => MockReply::Good,
         };
-        let house = house_of(play, ", max_response: 64KiB").await;
-        assert!(listed(&house).await.is_empty(), "{what}");
-        let answer = ask(&house.gateway, "bad__tool", None).await.expect("an answer");
+        let setup = setup_with(play, ", max_response: 64KiB").await;
+        assert!(listed(&setup).await.is_empty(), "{what}");
+        let answer = ask(&setup.gateway, "bad__tool", None).await.expect("an answer");
         assert_eq!(judge(&answer, 502, Status::Free), Ok(()), "{what}");
-        works(&house.gateway, "good__tool", None).await;
+        works(&setup.gateway, "good__tool", None).await;
     }
 }

@@ -1,17 +1,17 @@
 //! Servers that take no more calls than they are said to.
 
-use super::{House, Status, Trick, ask, call, house, judge, ways, works};
+use super::{HostileSetup, Status, Trick, ask, call, judge, setup, ways, works};
 use crate::harness::Gateway;
-use crate::puppet::Act;
+use crate::mock_server::MockReply;
 use crate::raw::Client;
 
 fn stuck() -> Vec<Trick> {
-    vec![("hangs", |_| Act::Hang(Vec::new()))]
+    vec![("hangs", |_| MockReply::Hang(Vec::new()))]
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_too_many_is_refused_until_another_is_done() {
-    let House { gateway, bad, _good } = house(stuck(), ", timeout: 3s, max_concurrent: 2").await;
+    let HostileSetup { gateway, bad, _good } = setup(stuck(), ", timeout: 3s, max_concurrent: 2").await;
     let session = gateway.initialize("/mcp").await;
     let mut first = Client::connect(gateway.port).await;
     let mut second = Client::connect(gateway.port).await;
@@ -34,7 +34,7 @@ async fn a_call_too_many_is_refused_until_another_is_done() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_makes_room_for_another() {
-    let House { gateway, bad, _good } = house(stuck(), ", timeout: 1h, max_concurrent: 1").await;
+    let HostileSetup { gateway, bad, _good } = setup(stuck(), ", timeout: 1h, max_concurrent: 1").await;
     for (turn, request) in ways(&call("bad__hangs", None)).iter().enumerate() {
         let mut client = Client::connect(gateway.port).await;
         assert!(client.send(request).await, "the gateway reads");

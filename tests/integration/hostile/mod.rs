@@ -13,50 +13,53 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::Gateway;
-use crate::puppet::{self, Act, Puppet, Seen};
+use crate::mock_server::{self, MockReply, MockServer, RecordedRequest};
 use crate::raw::{Answer, Client, Head};
 
 /// Longer than the `timeout` of every server here, and far shorter than any default.
 const SOON: Duration = Duration::from_secs(30);
 
 /// A tool and what its server does when it is called.
-type Trick = (&'static str, fn(&Seen) -> Act);
+type Trick = (&'static str, fn(&RecordedRequest) -> MockReply);
 
-struct House {
+struct HostileSetup {
     gateway: Gateway,
-    bad: Puppet,
-    _good: Puppet,
+    bad: MockServer,
+    _good: MockServer,
 }
 
 /// A gateway before the server `bad`, which has these tools beside a sound one, and the server `good`.
 /// `settings` are further settings of `bad`.
-async fn house(tricks: Vec<Trick>, settings: &str) -> House {
+async fn setup(tricks: Vec<Trick>, settings: &str) -> HostileSetup {
     let play = listing(tricks);
-    house_of(play, settings).await
+    setup_with(play, settings).await
 }
 
 /// The play of a server with these tools.
-fn listing(tricks: Vec<Trick>) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
+fn listing(tricks: Vec<Trick>) -> impl Fn(&RecordedRequest) -> MockReply + Send + Sync + 'static {
     let names: Vec<&str> = std::iter::once("tool").chain(tricks.iter().map(|(name, _)| *name)).collect();
-    let list = puppet::tools(&names);
+    let list = mock_server::tools(&names);
     move |seen| match seen.method() {
-        "tools/list" => Act::Say(puppet::json_answer(&puppet::answer(seen, &list))),
+        "tools/list" => MockReply::Say(mock_server::json_answer(&mock_server::answer(seen, &list))),
         "tools/call" => {
-            tricks.iter().find(|(name, _)| *name == seen.tool()).map_or(Act::Good, |(_, act)| act(seen))
+            tricks.iter().find(|(name, _)| *name == seen.tool()).map_or(MockReply::Good, |(_, act)| act(seen))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     }
 }
 
-/// The same house with a server that does what it likes.
-async fn house_of(play: impl Fn(&Seen) -> Act + Send + Sync + 'static, settings: &str) -> House {
-    let bad = Puppet::start(play).await;
-    let good = Puppet::start(|_| Act::Good).await;
+/// The gateway with a server that does what it likes.
+async fn setup_with(
+    play: impl Fn(&RecordedRequest) -> MockReply + Send + Sync + 'static,
+    settings: &str,
+) -> HostileSetup {
+    let bad = MockServer::start(play).await;
+    let good = MockServer::start(|_| MockReply::Good).await;
     let config = format!(
         "mcpServers: {{bad: {{url: \"{}\", health: {{interval: 1h}}{settings}}}, good: {{url: \"{}\"}}}}\n",
         bad.url, good.url
     );
-    House { gateway: Gateway::start(&config).await, bad, _good: good }
+    HostileSetup { gateway: Gateway::start(&config).await, bad, _good: good }
 }
 
 /// The head and the body of a call, modern without a session and legacy with one.
@@ -114,14 +117,14 @@ fn judge(answer: &Answer, code: i64, status: Status) -> Result<(), String> {
 }
 
 /// Plays every trick in both eras, judges the answers, and sees that the servers go on working.
-async fn play(house: &House, tricks: &[Trick], code: i64, status: Status) {
-    let session = house.gateway.initialize("/mcp").await;
+async fn play(setup: &HostileSetup, tricks: &[Trick], code: i64, status: Status) {
+    let session = setup.gateway.initialize("/mcp").await;
     let mut wrong = Vec::new();
     for session in [None, Some(session.as_str())] {
         for (name, _) in tricks {
             for (way, request) in ways(&call(&format!("bad__{name}"), session)).iter().enumerate() {
                 let start = Instant::now();
-                let judged = match Client::connect(house.gateway.port).await.exchange(request).await {
+                let judged = match Client::connect(setup.gateway.port).await.exchange(request).await {
                     Some(answer) => judge(&answer, code, status),
                     None => Err("no answer".into()),
                 };
@@ -131,8 +134,8 @@ async fn play(house: &House, tricks: &[Trick], code: i64, status: Status) {
                     wrong.push(format!("{name} in {session:?} by way {way}: {why}"));
                 }
             }
-            works(&house.gateway, "good__tool", session).await;
-            works(&house.gateway, "bad__tool", session).await;
+            works(&setup.gateway, "good__tool", session).await;
+            works(&setup.gateway, "bad__tool", session).await;
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));

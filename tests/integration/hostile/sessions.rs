@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
-use super::{House, Status, ask, house_of, judge, text, works};
-use crate::puppet::{Act, Seen, answer, good, http};
+use super::{HostileSetup, Status, ask, judge, setup_with, text, works};
+use crate::mock_server::{MockReply, RecordedRequest, answer, good, http};
 use crate::raw::{Client, Head};
 
 /// The sessions that a server knows, and how many there ever were.
 type Known = Arc<Mutex<(HashSet<String>, usize)>>;
 
 /// A server that answers 404 in sessions that it does not know; with `never` it knows none.
-fn forgetful(known: Known, never: bool) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
+fn forgetful(known: Known, never: bool) -> impl Fn(&RecordedRequest) -> MockReply + Send + Sync + 'static {
     move |seen| {
         let mut known = known.lock().expect("no play panics with the lock");
         if seen.method() == "initialize" {
@@ -23,21 +23,25 @@ fn forgetful(known: Known, never: bool) -> impl Fn(&Seen) -> Act + Send + Sync +
             let result = json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}},
                 "serverInfo": {"name": "puppet", "version": "1"}});
             let headers = ["Content-Type: application/json", &format!("Mcp-Session-Id: {id}")];
-            return Act::Say(http("200 OK", &headers, &answer(seen, &result)));
+            return MockReply::Say(http("200 OK", &headers, &answer(seen, &result)));
         }
         let stands = seen.header("mcp-session-id").is_none_or(|id| known.0.contains(id));
         if !stands || never && seen.method() == "tools/call" {
             let error = json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32001, "message": "Session not found"}});
-            return Act::Say(http("404 Not Found", &["Content-Type: application/json"], &error.to_string()));
+            return MockReply::Say(http(
+                "404 Not Found",
+                &["Content-Type: application/json"],
+                &error.to_string(),
+            ));
         }
-        Act::Say(good(seen))
+        MockReply::Say(good(seen))
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forgotten_session_is_opened_again_without_the_client_knowing() {
     let known = Known::default();
-    let House { gateway, bad, _good } = house_of(forgetful(known.clone(), false), "").await;
+    let HostileSetup { gateway, bad, _good } = setup_with(forgetful(known.clone(), false), "").await;
     let session = gateway.initialize("/mcp").await;
     works(&gateway, "bad__tool", Some(&session)).await;
     for long in [false, true] {
@@ -65,7 +69,7 @@ async fn a_forgotten_session_is_opened_again_without_the_client_knowing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_forgets_every_session_is_asked_twice_and_no_more() {
-    let House { gateway, bad, _good } = house_of(forgetful(Known::default(), true), "").await;
+    let HostileSetup { gateway, bad, _good } = setup_with(forgetful(Known::default(), true), "").await;
     let session = gateway.initialize("/mcp").await;
     for turn in 1..=3 {
         let answer = ask(&gateway, "bad__tool", Some(&session)).await.expect("an answer");
@@ -80,16 +84,16 @@ async fn a_server_that_refuses_sessions_to_clients_becomes_a_502() {
     // The gateway's own session is the first.
     let known = Known::default();
     let play = forgetful(known.clone(), false);
-    let refuse = move |seen: &Seen| {
+    let refuse = move |seen: &RecordedRequest| {
         let first = known.lock().expect("no play panics with the lock").1 == 0;
         match seen.method() {
             "initialize" if !first => {
-                Act::Say(http("500 Internal Server Error", &["Content-Type: text/html"], "<p>full"))
+                MockReply::Say(http("500 Internal Server Error", &["Content-Type: text/html"], "<p>full"))
             }
             _ => play(seen),
         }
     };
-    let House { gateway, bad: _bad, _good } = house_of(refuse, "").await;
+    let HostileSetup { gateway, bad: _bad, _good } = setup_with(refuse, "").await;
     let session = gateway.initialize("/mcp").await;
     let answer = ask(&gateway, "bad__tool", Some(&session)).await.expect("an answer");
     assert_eq!(judge(&answer, 502, Status::Free), Ok(()));

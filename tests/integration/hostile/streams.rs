@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{House, Status, Trick, call, house, judge, ways, works};
-use crate::puppet::{Act, Seen};
+use super::{HostileSetup, Status, Trick, call, judge, setup, ways, works};
+use crate::mock_server::{MockReply, RecordedRequest};
 use crate::raw::{Client, Head};
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
@@ -16,12 +16,12 @@ fn stream(events: &str) -> Vec<u8> {
 }
 
 /// A whole stream with one message, in which `ID` stands for the request's id.
-fn whole(seen: &Seen, message: &str) -> Act {
+fn whole(seen: &RecordedRequest, message: &str) -> MockReply {
     let message = message.replace("ID", &seen.body["id"].to_string());
-    Act::Say([stream(&format!("{NOTE}data: {message}\n\n")), b"0\r\n\r\n".to_vec()].concat())
+    MockReply::Say([stream(&format!("{NOTE}data: {message}\n\n")), b"0\r\n\r\n".to_vec()].concat())
 }
 
-/// The code of the last event; 0 where the stream is sound.
+/// The code of the last event; 0 where the stream is valid.
 fn broken() -> Vec<(Trick, i64)> {
     vec![
         (
@@ -30,40 +30,48 @@ fn broken() -> Vec<(Trick, i64)> {
             }),
             0,
         ),
-        (("reset_first", |_| Act::Reset(CHUNKED.as_bytes().to_vec())), 502),
-        (("reset_between", |_| Act::Reset(stream(NOTE))), 502),
-        (("reset_within", |_| Act::Reset(stream(&NOTE[..40]))), 502),
-        (("closed_between", |_| Act::Cut(stream(NOTE))), 502),
-        (("closed_within_a_chunk", |_| Act::Cut([CHUNKED.as_bytes(), b"40\r\nevent"].concat())), 502),
-        (("ended_without_answer", |_| Act::Cut(format!("{HEAD}{NOTE}").into_bytes())), 502),
-        (("ended_in_good_order", |_| Act::Say([stream(NOTE), b"0\r\n\r\n".to_vec()].concat())), 502),
+        (("reset_first", |_| MockReply::Reset(CHUNKED.as_bytes().to_vec())), 502),
+        (("reset_between", |_| MockReply::Reset(stream(NOTE))), 502),
+        (("reset_within", |_| MockReply::Reset(stream(&NOTE[..40]))), 502),
+        (("closed_between", |_| MockReply::Cut(stream(NOTE))), 502),
+        (("closed_within_a_chunk", |_| MockReply::Cut([CHUNKED.as_bytes(), b"40\r\nevent"].concat())), 502),
+        (("ended_without_answer", |_| MockReply::Cut(format!("{HEAD}{NOTE}").into_bytes())), 502),
+        (("ended_in_good_order", |_| MockReply::Say([stream(NOTE), b"0\r\n\r\n".to_vec()].concat())), 502),
         (
             ("ended_within_an_event", |_| {
-                Act::Cut(
+                MockReply::Cut(
                     format!("{HEAD}{NOTE}data: {{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{{}}}}\n")
                         .into_bytes(),
                 )
             }),
             502,
         ),
-        (("ended_at_once", |_| Act::Say([CHUNKED.as_bytes(), b"0\r\n\r\n"].concat())), 502),
+        (("ended_at_once", |_| MockReply::Say([CHUNKED.as_bytes(), b"0\r\n\r\n"].concat())), 502),
         (("wrong_id", |seen| whole(seen, r#"{"jsonrpc":"2.0","id":8,"result":{}}"#)), 502),
         (("two_ids", |seen| whole(seen, r#"{"jsonrpc":"2.0","id":8,"id":ID,"result":{}}"#)), 502),
         (("no_id", |seen| whole(seen, r#"{"jsonrpc":"2.0","result":{}}"#)), 502),
         (("no_json", |seen| whole(seen, "hello")), 502),
         (("half_json", |seen| whole(seen, r#"{"jsonrpc":"2.0","id":ID,"result":{"#)), 502),
         (("array", |seen| whole(seen, r#"[{"jsonrpc":"2.0","id":ID,"result":{}}]"#)), 502),
-        (("silent", |_| Act::Hang(stream(NOTE))), 504),
-        (("silent_first", |_| Act::Hang(CHUNKED.as_bytes().to_vec())), 504),
+        (("silent", |_| MockReply::Hang(stream(NOTE))), 504),
+        (("silent_first", |_| MockReply::Hang(CHUNKED.as_bytes().to_vec())), 504),
         (
             ("endless_event", |_| {
-                Act::Repeat(format!("{HEAD}{NOTE}data: ").into_bytes(), vec![b'x'; 1024], Duration::ZERO)
+                MockReply::Repeat(
+                    format!("{HEAD}{NOTE}data: ").into_bytes(),
+                    vec![b'x'; 1024],
+                    Duration::ZERO,
+                )
             }),
             502,
         ),
         (
             ("endless_lines", |_| {
-                Act::Repeat(format!("{HEAD}{NOTE}").into_bytes(), b"data: x\n".repeat(128), Duration::ZERO)
+                MockReply::Repeat(
+                    format!("{HEAD}{NOTE}").into_bytes(),
+                    b"data: x\n".repeat(128),
+                    Duration::ZERO,
+                )
             }),
             502,
         ),
@@ -81,7 +89,8 @@ fn telling((head, body): (Head, Vec<u8>)) -> (Head, Vec<u8>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_breaks_ends_with_an_error_event() {
     let tricks: Vec<Trick> = broken().into_iter().map(|(trick, _)| trick).collect();
-    let House { gateway, bad: _bad, _good } = house(tricks, ", timeout: 1s, max_response: 32KiB").await;
+    let HostileSetup { gateway, bad: _bad, _good } =
+        setup(tricks, ", timeout: 1s, max_response: 32KiB").await;
     let session = gateway.initialize("/mcp").await;
     let mut wrong = Vec::new();
     for session in [None, Some(session.as_str())] {

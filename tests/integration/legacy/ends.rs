@@ -19,11 +19,12 @@ async fn a_session_that_ended_is_nowhere_and_ends_its_calls() {
     gateway.eventually("it runs", started).await;
     let mut stream = Events::of_session(&gateway, "/mcp", &session).await;
 
-    let verb = |verb: reqwest::Method| {
-        let request = gateway.http.request(verb, gateway.url("/mcp")).header("mcp-session-id", &session);
+    let http_method = |http_method: reqwest::Method| {
+        let request =
+            gateway.http.request(http_method, gateway.url("/mcp")).header("mcp-session-id", &session);
         request.header("accept", "text/event-stream").send()
     };
-    assert_eq!(verb(reqwest::Method::DELETE).await.expect("an answer").status(), 204);
+    assert_eq!(http_method(reqwest::Method::DELETE).await.expect("an answer").status(), 204);
     let (status, answer) = read(call.await.expect("no panic").expect("an answer")).await;
     assert!(answer["error"].is_object(), "{status} {answer}");
     let cancelled = async |g: &Gateway| g.count(&watcher, "pipe", "sleep.cancelled").await == 1;
@@ -31,7 +32,7 @@ async fn a_session_that_ended_is_nowhere_and_ends_its_calls() {
     assert_eq!(stream.next().await, None);
 
     for again in [reqwest::Method::DELETE, reqwest::Method::GET] {
-        assert_eq!(verb(again.clone()).await.expect("an answer").status(), 404, "{again}");
+        assert_eq!(http_method(again.clone()).await.expect("an answer").status(), 404, "{again}");
     }
     for body in [
         json!({"jsonrpc": "2.0", "id": 1, "method": "ping"}),
@@ -62,6 +63,6 @@ async fn a_subscription_ends_with_unsubscribe_and_with_its_session() {
     assert!(answer["error"].is_object(), "{answer}");
     let end = gateway.http.delete(gateway.url("/mcp")).header("mcp-session-id", &session);
     assert_eq!(end.send().await.expect("an answer").status(), 204);
-    let told = async |g: &Gateway| g.count(&watcher, "fix", "http.DELETE").await == deleted + 1;
-    gateway.eventually("the server's session ends, and all that it followed", told).await;
+    let output = async |g: &Gateway| g.count(&watcher, "fix", "http.DELETE").await == deleted + 1;
+    gateway.eventually("the server's session ends, and all that it followed", output).await;
 }

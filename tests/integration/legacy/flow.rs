@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::stage::SENT;
+use super::scripted_server::SENT;
 use super::{calls, followed, hold, logged, staged};
 use crate::events::Events;
 use crate::harness::{Gateway, legacy_call};
-use crate::puppet::http;
+use crate::mock_server::http;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_any_length_reaches_a_client_that_listens() {
@@ -91,8 +91,8 @@ async fn batches_of_a_server_are_taken_apart_for_clients_that_know_none() {
     let mut answer = json!({"jsonrpc": "2.0", "id": stage.sent(), "result": {"content": []}});
     call.raw(&format!("id: 7\ndata: {}\n\n", json!([logged("one"), logged("two")])));
     call.raw(&format!("id: 8\ndata: {}\n\n", json!([logged("three"), answer])));
-    let words = [json!("one"), json!("two"), json!("three")];
-    for word in words {
+    let message = [json!("one"), json!("two"), json!("three")];
+    for word in message {
         assert_eq!(stream.next().await.expect("a message")["params"]["data"], word);
     }
     answer["id"] = json!("b");

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::listed;
 use crate::harness::{Gateway, a_fixture};
-use crate::puppet::{Act, Puppet, answer, good, http};
+use crate::mock_server::{MockReply, MockServer, answer, good, http};
 
 async fn kind_of(gateway: &Gateway, path: &str, accept: &str) -> (String, String) {
     let session = gateway.initialize(path).await;
@@ -41,14 +41,14 @@ async fn a_server_alone_keeps_the_form_of_its_lists() {
 
 #[tokio::test]
 async fn a_list_of_many_lines_is_one_event() {
-    let server = Puppet::start(|seen| match seen.method() {
+    let server = MockServer::start(|seen| match seen.method() {
         "tools/list" => {
             let tool = "{\r\n \"name\": \"tool\",\n \"inputSchema\": {\"type\": \"object\"}\r}";
             let text = answer(seen, &json!({"tools": ["TOOL"]})).replace("\"TOOL\"", tool);
             let data: String = text.split(['\n', '\r']).map(|line| format!("data: {line}\n")).collect();
-            Act::Say(http("200 OK", &["Content-Type: text/event-stream"], &format!("{data}\n")))
+            MockReply::Say(http("200 OK", &["Content-Type: text/event-stream"], &format!("{data}\n")))
         }
-        _ => Act::Say(good(seen)),
+        _ => MockReply::Say(good(seen)),
     })
     .await;
     let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", server.url)).await;

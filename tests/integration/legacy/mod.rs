@@ -2,21 +2,21 @@
 //! their clients, subscriptions and batches.
 
 mod batches;
-mod chain;
+mod chained_gateways;
+mod detached_calls;
+mod elicitation;
 mod ends;
 mod flow;
-mod left;
+mod list_changed;
 mod lists;
-mod people;
 mod pings;
 mod questions;
 mod restarts;
-mod seats;
+pub mod scripted_server;
 mod settings;
 mod shared;
-pub mod stage;
 mod streams;
-mod told;
+mod upstream_sessions;
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use crate::events::Events;
 use crate::harness::{Gateway, Process, a_fixture, legacy_call};
-use stage::{Open, Stage};
+use scripted_server::{OpenSession, ScriptedServer};
 
 /// Fixtures by these names behind one gateway.
 pub struct Several {
@@ -48,7 +48,7 @@ impl Several {
         Self { gateway, _fixtures: fixtures }
     }
 
-    /// Has a session call a server, so that it has a seat there.
+    /// Has a session call a server, so that it has an upstream session there.
     pub async fn sit(&self, session: &str, server: &str) {
         let echo = legacy_call("sit", &format!("{server}__echo"), json!({"message": "hi"}));
         let (status, answer) = self.gateway.say("/mcp", session, &echo).await;
@@ -68,15 +68,15 @@ pub async fn listed(gateway: &Gateway, tool: &str) {
 }
 
 /// A gateway in front of one server made by hand, by the name of `s` and with these settings of it.
-async fn staged(settings: &str, rest: &str) -> (Gateway, Stage) {
-    let stage = Stage::start().await;
-    let gateway = Gateway::start(&house_of(&stage, settings, rest)).await;
+async fn staged(settings: &str, rest: &str) -> (Gateway, ScriptedServer) {
+    let stage = ScriptedServer::start().await;
+    let gateway = Gateway::start(&setup_with(&stage, settings, rest)).await;
     lists(&gateway, "s__hold").await;
     (gateway, stage)
 }
 
 /// The configuration of such a gateway.
-pub fn house_of(stage: &Stage, settings: &str, rest: &str) -> String {
+pub fn setup_with(stage: &ScriptedServer, settings: &str, rest: &str) -> String {
     let url = stage.url();
     format!(
         "mcpServers: {{s: {{url: \"{url}\", era: legacy, health: {{interval: 1h}}{settings}}}, demo: {{builtin: demo}}}}\n{rest}"
@@ -101,10 +101,10 @@ async fn shows(gateway: &Gateway, session: &str, tool: &str) -> bool {
 /// Begins a call that the server holds; gives the stream of its answer, and the server's end of it.
 pub async fn hold(
     gateway: &Gateway,
-    stage: &Stage,
+    stage: &ScriptedServer,
     session: &str,
     id: impl Into<Value>,
-) -> (Events, Arc<Open>) {
+) -> (Events, Arc<OpenSession>) {
     let before = stage.with(|state| state.calls.len());
     let call = legacy_call(id, "s__hold", json!({}));
     let stream = Events::open(gateway.post("/mcp", Some(session), &call)).await;
@@ -113,29 +113,29 @@ pub async fn hold(
     (stream, stage.call().expect("a call"))
 }
 
-/// A call that is answered at once; after it the session has a seat.
+/// A call that is answered at once; after it the session has an upstream session.
 pub async fn calls(gateway: &Gateway, session: &str) {
     let (status, answer) = gateway.say("/mcp", session, &legacy_call("t", "s__tool", json!({}))).await;
     assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("done")), "{answer}");
 }
 
 /// The stream of announcements that the gateway has of the server for a client, once it stands.
-async fn followed(gateway: &Gateway, stage: &Stage, client: usize) -> Arc<Open> {
+async fn followed(gateway: &Gateway, stage: &ScriptedServer, client: usize) -> Arc<OpenSession> {
     let stream = || stage.clients().get(client).and_then(|id| stage.stream(id));
     gateway.eventually("the gateway listens", async |_| stream().is_some()).await;
     stream().expect("a stream")
 }
 
 /// A server's question to its client.
-pub fn question(id: impl Into<Value>, words: &str) -> Value {
+pub fn question(id: impl Into<Value>, message: &str) -> Value {
     json!({"jsonrpc": "2.0", "id": id.into(), "method": "elicitation/create",
-        "params": {"message": words, "requestedSchema": {"type": "object", "properties": {}}}})
+        "params": {"message": message, "requestedSchema": {"type": "object", "properties": {}}}})
 }
 
 pub fn accepted(id: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "result": {"action": "accept"}})
 }
 
-pub fn logged(words: &str) -> Value {
-    json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": words}})
+pub fn logged(message: &str) -> Value {
+    json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": message}})
 }

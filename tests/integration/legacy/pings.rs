@@ -35,12 +35,12 @@ async fn what_is_asked_on_any_stream_is_answered_where_it_was_asked() {
     let session = gateway.initialize("/mcp").await;
     let mut listening = Events::of_session(&gateway, "/mcp", &session).await;
     calls(&gateway, &session).await;
-    let house = stage.with(|state| {
+    let setup = stage.with(|state| {
         let mut sessions = state.sessions.iter();
         sessions.find(|(_, who)| *who == "toolgate").map(|(id, _)| id.clone()).expect("its own session")
     });
-    gateway.eventually("it listens", async |_| stage.stream(&house).is_some()).await;
-    let own = stage.stream(&house).expect("it listens");
+    gateway.eventually("it listens", async |_| stage.stream(&setup).is_some()).await;
+    let own = stage.stream(&setup).expect("it listens");
     own.say(&asks("own ping", "ping"));
     own.say(&asks("own roots", "roots/list"));
     own.say(&asks("own question", "elicitation/create"));
@@ -57,9 +57,9 @@ async fn what_is_asked_on_any_stream_is_answered_where_it_was_asked() {
     let reply = |id: &str| stage.replies().into_iter().find(|seen| seen.body["id"] == id);
     let client = stage.clients().remove(0);
     for (id, session, code) in [
-        ("own ping", &house, None),
-        ("own roots", &house, Some(-32601)),
-        ("own question", &house, Some(-32601)),
+        ("own ping", &setup, None),
+        ("own roots", &setup, Some(-32601)),
+        ("own question", &setup, Some(-32601)),
         ("ping of a stream", &client, None),
         ("ping of a call", &client, None),
     ] {

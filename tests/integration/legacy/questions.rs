@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Several, listed};
 use crate::events::Events;
 use crate::harness::{Gateway, legacy_call};
-use crate::puppet::{Act, Puppet, good, http};
+use crate::mock_server::{MockReply, MockServer, good, http};
 
 fn able() -> Value {
     json!({"elicitation": {}, "sampling": {}})
@@ -51,20 +51,20 @@ async fn three_servers_that_ask_at_once_get_each_their_own_answer() {
 }
 
 /// Asks the client with id 7 in each call, and counts the answers that reach it.
-async fn curious(answers: &Arc<AtomicUsize>) -> Puppet {
+async fn curious(answers: &Arc<AtomicUsize>) -> MockServer {
     let count = answers.clone();
-    Puppet::start(move |seen| match (seen.verb.as_str(), seen.method()) {
+    MockServer::start(move |seen| match (seen.http_method.as_str(), seen.method()) {
         ("POST", "") => {
             count.fetch_add(1, Ordering::SeqCst);
-            Act::Say(http("202 Accepted", &[], ""))
+            MockReply::Say(http("202 Accepted", &[], ""))
         }
         (_, "tools/call") => {
             let ask = json!({"jsonrpc": "2.0", "id": 7, "method": "elicitation/create",
                 "params": {"_meta": {"progressToken": 5}, "message": "?", "requestedSchema": {"type": "object", "properties": {}}}});
             let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
-            Act::Hang(format!("{head}retry: 100\nid: 1\ndata: {ask}\n\n").into_bytes())
+            MockReply::Hang(format!("{head}retry: 100\nid: 1\ndata: {ask}\n\n").into_bytes())
         }
-        _ => Act::Say(good(seen)),
+        _ => MockReply::Say(good(seen)),
     })
     .await
 }
@@ -131,7 +131,7 @@ async fn progress_of_a_question_is_told_to_who_asked() {
     for (question, _) in &asking {
         say(&question["params"]["_meta"]["progressToken"], 2).await;
     }
-    let heard = |server: &Puppet| {
+    let heard = |server: &MockServer| {
         let all = server.calls().into_iter().filter(|seen| seen.method() == "notifications/progress");
         all.map(|seen| seen.body["params"].clone()).collect::<Vec<_>>()
     };

@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 use super::{calls, followed, logged, staged};
 use crate::events::Events;
 use crate::harness::{Gateway, Process, free_port, legacy_call, node, npm};
-use crate::puppet::http;
+use crate::mock_server::http;
 
 const JSON: &[&str] = &["Content-Type: application/json"];
 
 /// What real servers answer to a session that they do not know; their statuses and words differ.
 fn unknown() -> Vec<(&'static str, Vec<u8>)> {
-    let error = |code: i64, words: &str| {
-        json!({"jsonrpc": "2.0", "error": {"code": code, "message": words}, "id": null}).to_string()
+    let error = |code: i64, message: &str| {
+        json!({"jsonrpc": "2.0", "error": {"code": code, "message": message}, "id": null}).to_string()
     };
     let (none, lost) =
         (error(-32000, "Bad Request: No valid session ID provided"), error(-32001, "Session not found"));
@@ -30,11 +30,11 @@ fn unknown() -> Vec<(&'static str, Vec<u8>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_does_not_see_that_its_session_was_lost_however_the_server_says_it() {
-    for (how, words) in unknown() {
+    for (how, message) in unknown() {
         let (gateway, stage) = staged("", "").await;
         let session = gateway.initialize("/mcp").await;
         calls(&gateway, &session).await;
-        stage.with(|state| state.unknown = Some(words));
+        stage.with(|state| state.unknown = Some(message));
         stage.forget();
         let before = stage.heard("initialize").len();
         let call = |id: usize| {

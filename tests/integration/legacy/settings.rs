@@ -30,10 +30,10 @@ async fn a_server_that_is_called_later_learns_the_level_first() {
     assert!(stage.heard("logging/setLevel").is_empty(), "for that no session is opened");
     calls(&gateway, &session).await;
     let client = stage.clients()[0].clone();
-    let all = stage.puppet.all();
+    let all = stage.mock.all();
     let of_client = all.iter().filter(|seen| seen.header("mcp-session-id") == Some(client.as_str()));
-    let words: Vec<&str> = of_client.map(|seen| seen.method()).collect();
-    assert_eq!(words, ["notifications/initialized", "logging/setLevel", "tools/call"]);
+    let message: Vec<&str> = of_client.map(|seen| seen.method()).collect();
+    assert_eq!(message, ["notifications/initialized", "logging/setLevel", "tools/call"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,13 +17,13 @@ fn updated(number: u8) -> Option<Value> {
 }
 
 async fn start(timeout: &str) -> Gateway {
-    let gateway = Gateway::start(&house(timeout, "as it was")).await;
+    let gateway = Gateway::start(&setup(timeout, "as it was")).await;
     listed(&gateway, "pipe__touch").await;
     gateway
 }
 
 /// `word` is in the environment of the process.
-fn house(timeout: &str, word: &str) -> String {
+fn setup(timeout: &str, word: &str) -> String {
     let mut fixture = stdio_fixture();
     fixture["timeout"] = json!(timeout);
     fixture["env"] = json!({"WORD": word});
@@ -79,7 +79,7 @@ async fn each_session_is_told_of_what_it_follows_at_a_process_of_all() {
     assert_eq!(ones.next().await, updated(3));
 
     // Nor does one with other settings.
-    gateway.rewrite(&house("50s", "another"));
+    gateway.rewrite(&setup("50s", "another"));
     assert_eq!(ones.next().await, updated(3));
     touch(&gateway, &watcher, 3).await;
     assert_eq!(ones.next().await, updated(3));

@@ -224,7 +224,7 @@ async fn an_event_that_is_not_of_this_session_is_refused() {
         (&session, vec!["tg:x:1"]),
         (&session, vec![elsewhere.as_str()]),
         (&session, vec![known.as_str(), known.as_str()]),
-        // That session has no seat there.
+        // That session has no upstream session there.
         (&other, vec![known.as_str()]),
     ] {
         let (status, answer) = read(get(session, &last).await.expect("an answer")).await;

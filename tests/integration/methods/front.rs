@@ -1,18 +1,18 @@
 //! The same walk over standard input: what `toolgate stdio` sends on, as a bridge and as a gateway of its own.
 
-use mcp::Kind;
+use mcp::MessageKind;
 use mcp::method;
 use serde_json::{Value, json};
 
-use super::walk::{Marks, house, params, passes, server, words};
-use crate::harness::{PATIENCE, initialize, legacy_call};
-use crate::puppet::Puppet;
-use crate::stdio::{Front, modern};
+use super::walk::{Marks, params, passes, server, setup, words};
+use crate::harness::{TEST_TIMEOUT, initialize, legacy_call};
+use crate::mock_server::MockServer;
+use crate::stdio::{StdioClient, modern};
 
 /// A front under way, the server behind it, and what was said so far.
 struct Walk<'a> {
-    front: Front,
-    server: &'a Puppet,
+    front: StdioClient,
+    server: &'a MockServer,
     marks: Marks,
     many: bool,
     revision: &'static str,
@@ -45,7 +45,7 @@ impl Walk<'_> {
     }
 
     /// A method's message of this kind, and its mark.
-    fn message(&self, kind: Kind, word: &str) -> (String, Value) {
+    fn message(&self, kind: MessageKind, word: &str) -> (String, Value) {
         let mark = self.marks.next();
         let mut params = params(word, self.many, &mark);
         if word == "initialize" {
@@ -56,38 +56,39 @@ impl Walk<'_> {
             _ => json!({"jsonrpc": "2.0", "id": mark, "method": word, "params": params}),
         };
         match kind {
-            Kind::Request => {}
-            Kind::Notification => drop(body.as_object_mut().expect("an object").remove("id")),
-            Kind::Response => {
+            MessageKind::Request => {}
+            MessageKind::Notification => drop(body.as_object_mut().expect("an object").remove("id")),
+            MessageKind::Response => {
                 body = json!({"jsonrpc": "2.0", "id": mark, "result": {"method": word, "_meta": {"walk": mark}}});
             }
         }
         (mark, body)
     }
 
-    async fn step(&mut self, kind: Kind, word: &str, batch: bool) {
+    async fn step(&mut self, kind: MessageKind, word: &str, batch: bool) {
         let (mark, body) = self.message(kind, word);
         let what = format!("{} many: {} {kind:?} {word:?} in a batch: {batch}", self.revision, self.many);
         if batch {
             self.front.say(&json!([body])).await;
-            if kind == Kind::Request {
+            if kind == MessageKind::Request {
                 let answers = self.front.next().await;
                 assert_eq!(answers[0]["id"], json!(mark), "{what}: {answers}");
             }
         } else {
             self.front.say(&body).await;
             match (kind, word, self.revision) {
-                (Kind::Request, "subscriptions/listen", "2026-07-28") => {
+                (MessageKind::Request, "subscriptions/listen", "2026-07-28") => {
                     // Its answer is a stream without end.
                     let began = self.front.method("notifications/subscriptions/acknowledged");
-                    assert!(tokio::time::timeout(PATIENCE / 4, began).await.is_ok(), "{what}");
+                    assert!(tokio::time::timeout(TEST_TIMEOUT / 4, began).await.is_ok(), "{what}");
                     let cancelled = json!({"requestId": mark});
                     self.front
                         .say(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled}))
                         .await;
                 }
-                (Kind::Request, ..) => {
-                    let answer = tokio::time::timeout(PATIENCE / 4, self.front.answer(mark.clone())).await;
+                (MessageKind::Request, ..) => {
+                    let answer =
+                        tokio::time::timeout(TEST_TIMEOUT / 4, self.front.answer(mark.clone())).await;
                     let answer = answer.unwrap_or_else(|_| panic!("{what}: no answer"));
                     assert!(
                         answer.get("result").is_some() || answer.get("error").is_some(),
@@ -98,18 +99,19 @@ impl Walk<'_> {
             }
         }
         // Many servers are told a level by the gateway, in its own words and without the mark.
-        let told = self.many && word == "logging/setLevel";
-        if passes(kind, word, self.revision, self.many) && !told {
+        let output = self.many && word == "logging/setLevel";
+        if passes(kind, word, self.revision, self.many) && !output {
             let came = async {
                 while !self.heard(&mark) {
                     tokio::task::yield_now().await;
                 }
             };
-            assert!(tokio::time::timeout(PATIENCE / 4, came).await.is_ok(), "{what}");
+            assert!(tokio::time::timeout(TEST_TIMEOUT / 4, came).await.is_ok(), "{what}");
         } else {
             self.kept.push((mark, what));
         }
-        if (kind, word, batch) == (Kind::Request, "initialize", false) && self.revision != "2026-07-28" {
+        if (kind, word, batch) == (MessageKind::Request, "initialize", false) && self.revision != "2026-07-28"
+        {
             // The client has begun anew.
             self.sit().await;
         }
@@ -118,7 +120,7 @@ impl Walk<'_> {
     async fn all(mut self, batches: bool) {
         for batch in [false, true].into_iter().filter(|batch| !batch || batches) {
             for word in words() {
-                for kind in [Kind::Request, Kind::Notification, Kind::Response] {
+                for kind in [MessageKind::Request, MessageKind::Notification, MessageKind::Response] {
                     self.step(kind, word, batch).await;
                 }
             }
@@ -134,10 +136,12 @@ impl Walk<'_> {
 }
 
 /// Nothing came without an id but what the list has.
-fn only_known_notes(server: &Puppet) {
-    for seen in server.all().iter().filter(|seen| seen.verb == "POST" && seen.body.get("id").is_none()) {
+fn only_known_notes(server: &MockServer) {
+    for seen in server.all().iter().filter(|seen| seen.http_method == "POST" && seen.body.get("id").is_none())
+    {
         let word = seen.method();
-        let known = method::ROWS.iter().any(|row| row.word() == word && row.kind == Kind::Notification);
+        let known =
+            method::ROWS.iter().any(|row| row.as_str() == word && row.kind == MessageKind::Notification);
         assert!(known && word.starts_with("notifications/"), "{}", seen.body);
     }
 }
@@ -145,10 +149,10 @@ fn only_known_notes(server: &Puppet) {
 #[tokio::test(flavor = "multi_thread")]
 async fn over_a_bridge_only_what_the_list_says_reaches_the_server() {
     let server = server().await;
-    let gateway = house(&server, "legacy").await;
+    let gateway = setup(&server, "legacy").await;
     for revision in ["2025-03-26", "2025-06-18", "2025-11-25"] {
         for path in ["/mcp", "/servers/s/mcp"] {
-            let front = Front::bridge(&gateway.url(path), &[]);
+            let front = StdioClient::bridge(&gateway.url(path), &[]);
             let many = path == "/mcp";
             let mut walk = Walk {
                 front,
@@ -168,9 +172,9 @@ async fn over_a_bridge_only_what_the_list_says_reaches_the_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn over_a_bridge_of_the_modern_era_only_what_the_list_says_reaches_the_server() {
     let server = server().await;
-    let gateway = house(&server, "modern").await;
+    let gateway = setup(&server, "modern").await;
     for path in ["/mcp", "/servers/s/mcp"] {
-        let front = Front::bridge(&gateway.url(path), &[]);
+        let front = StdioClient::bridge(&gateway.url(path), &[]);
         let (many, revision) = (path == "/mcp", "2026-07-28");
         let marks = Marks::of(revision, path);
         Walk { front, server: &server, marks, many, revision, kept: Vec::new() }.all(false).await;
@@ -188,7 +192,7 @@ async fn over_a_gateway_of_its_own_only_what_the_list_says_reaches_the_server() 
             server.url
         );
         std::fs::write(folder.path().join("toolgate.yaml"), config).expect("it is written");
-        let mut front = Front::start(folder.path(), &["-c", "toolgate.yaml"]);
+        let mut front = StdioClient::start(folder.path(), &["-c", "toolgate.yaml"]);
         if revision == "2026-07-28" {
             listed(&mut front).await;
         }
@@ -203,7 +207,7 @@ async fn over_a_gateway_of_its_own_only_what_the_list_says_reaches_the_server() 
 }
 
 /// Waits until the server was read.
-async fn listed(front: &mut Front) {
+async fn listed(front: &mut StdioClient) {
     for n in 0.. {
         let list = front.ask(&modern(n, "tools/list", json!({}))).await;
         if list.to_string().contains("s__tool") {

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::harness::Gateway;
-use crate::legacy::stage::Stage;
-use crate::legacy::{calls, house_of, lists};
+use crate::legacy::scripted_server::ScriptedServer;
+use crate::legacy::{calls, lists, setup_with};
 
 /// Messages that no revision defines as a notification of a client.
 fn strays() -> Vec<Value> {
@@ -32,19 +32,19 @@ fn strays() -> Vec<Value> {
 }
 
 /// What reached the server beside what a session needs and the gateway asks in its own name.
-fn strangers(stage: &Stage) -> Vec<Value> {
+fn strangers(stage: &ScriptedServer) -> Vec<Value> {
     let marker = "notifications/roots/list_changed";
-    let all = stage.puppet.all().into_iter();
-    let all = all.filter(|seen| seen.verb == "POST" && seen.body.get("id").is_none());
+    let all = stage.mock.all().into_iter();
+    let all = all.filter(|seen| seen.http_method == "POST" && seen.body.get("id").is_none());
     let known = ["notifications/initialized", marker, "notifications/cancelled"];
     all.map(|seen| seen.body).filter(|body| !known.contains(&body["method"].as_str().unwrap_or(""))).collect()
 }
 
 #[tokio::test]
 async fn a_call_without_an_id_reaches_no_server_and_is_counted() {
-    let stage = Stage::start().await;
+    let stage = ScriptedServer::start().await;
     let roles = "auth: {required: false, anonymous: {roles: [little]}}\nrbac: {roles: {little: {admin: true, allow: {tools: [\"s__tool\"]}}}}\n";
-    let gateway = Gateway::start(&house_of(&stage, "", roles)).await;
+    let gateway = Gateway::start(&setup_with(&stage, "", roles)).await;
     lists(&gateway, "s__tool").await;
     for path in ["/mcp", "/servers/s/mcp"] {
         let session = gateway.initialize(path).await;
@@ -77,9 +77,9 @@ async fn a_call_without_an_id_reaches_no_server_and_is_counted() {
 
 #[tokio::test]
 async fn nor_does_one_in_a_batch() {
-    let stage = Stage::start().await;
+    let stage = ScriptedServer::start().await;
     stage.with(|state| state.version = Some("2025-03-26"));
-    let gateway = Gateway::start(&house_of(&stage, "", "")).await;
+    let gateway = Gateway::start(&setup_with(&stage, "", "")).await;
     lists(&gateway, "s__tool").await;
     let body = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": "2025-03-26",
         "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}});

@@ -1,31 +1,32 @@
 //! What servers may say to clients: the same list, walked from the other side.
 
-use mcp::Kind;
+use mcp::MessageKind;
 use mcp::method;
-use mcp::method::{Goes, ROWS, Sender};
+use mcp::method::{Destination, ROWS, Sender};
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, initialize};
-use crate::legacy::stage::Stage;
-use crate::legacy::{hold, house_of, listed, lists};
-use crate::puppet::{Act, Puppet};
+use crate::legacy::scripted_server::ScriptedServer;
+use crate::legacy::{hold, listed, lists, setup_with};
+use crate::mock_server::{MockReply, MockServer};
 
 fn words() -> Vec<&'static str> {
     let unknown = ["", "Notifications/message", "notifications/x/list_changed", "vendor/event"];
-    let mut all: Vec<&str> = ROWS.iter().map(method::Row::word).chain(unknown).collect();
+    let mut all: Vec<&str> = ROWS.iter().map(method::MethodRule::as_str).chain(unknown).collect();
     all.sort_unstable();
     all.dedup();
     all
 }
 
-fn reaches(kind: Kind, word: &str, revision: &str) -> bool {
-    method::find(Sender::Server, kind, word, revision).is_some_and(|row| row.goes == Goes::Client)
+fn reaches(kind: MessageKind, word: &str, revision: &str) -> bool {
+    method::find(Sender::Server, kind, word, revision)
+        .is_some_and(|row| row.destination == Destination::Client)
 }
 
 #[tokio::test]
 async fn a_legacy_client_hears_what_its_revision_has_and_other_questions_are_declined() {
-    let stage = Stage::start().await;
-    let gateway = Gateway::start(&house_of(&stage, "", "")).await;
+    let stage = ScriptedServer::start().await;
+    let gateway = Gateway::start(&setup_with(&stage, "", "")).await;
     lists(&gateway, "s__hold").await;
     for revision in ["2025-03-26", "2025-06-18", "2025-11-25"] {
         let mut body = initialize(json!({"sampling": {}, "roots": {}}));
@@ -38,10 +39,10 @@ async fn a_legacy_client_hears_what_its_revision_has_and_other_questions_are_dec
         for (number, word) in words().into_iter().enumerate() {
             open.say(&json!({"jsonrpc": "2.0", "method": word, "params": {"level": "info", "data": "x"}}));
             open.say(&json!({"jsonrpc": "2.0", "id": number, "method": word, "params": {}}));
-            if reaches(Kind::Notification, word, revision) {
+            if reaches(MessageKind::Notification, word, revision) {
                 expected.push((word, false));
             }
-            match reaches(Kind::Request, word, revision) {
+            match reaches(MessageKind::Request, word, revision) {
                 true => expected.push((word, true)),
                 false => declined.push(number as u64),
             }
@@ -61,14 +62,14 @@ async fn a_legacy_client_hears_what_its_revision_has_and_other_questions_are_dec
         let heard: Vec<(&str, bool)> =
             said.iter().map(|m| (m["method"].as_str().unwrap_or("?"), m.get("id").is_some())).collect();
         assert_eq!(heard, expected, "{revision}");
-        let told = || -> Vec<Value> {
+        let output = || -> Vec<Value> {
             stage.replies().split_off(before).into_iter().map(|seen| seen.body).collect()
         };
-        gateway.eventually("all others are declined", async |_| told().len() == declined.len()).await;
-        let mut ids: Vec<u64> = told().iter().filter_map(|body| body["id"].as_u64()).collect();
+        gateway.eventually("all others are declined", async |_| output().len() == declined.len()).await;
+        let mut ids: Vec<u64> = output().iter().filter_map(|body| body["id"].as_u64()).collect();
         ids.sort_unstable();
         assert_eq!(ids, declined, "{revision}");
-        for body in told() {
+        for body in output() {
             // A ping is answered in the client's place.
             let ping =
                 body["id"].as_u64() == words().iter().position(|word| *word == "ping").map(|n| n as u64);
@@ -84,7 +85,7 @@ async fn a_legacy_client_hears_what_its_revision_has_and_other_questions_are_dec
 
 #[tokio::test]
 async fn a_modern_client_hears_progress_and_log_messages_of_its_call_and_nothing_else() {
-    let server = Puppet::start(|seen| match seen.method() {
+    let server = MockServer::start(|seen| match seen.method() {
         "tools/call" => {
             let mut body = String::new();
             for word in words() {
@@ -93,9 +94,9 @@ async fn a_modern_client_hears_progress_and_log_messages_of_its_call_and_nothing
             let result = json!({"content": [], "resultType": "complete"});
             body +=
                 &format!("data: {}\n\n", json!({"jsonrpc": "2.0", "id": seen.body["id"], "result": result}));
-            Act::Say(crate::puppet::http("200 OK", &["Content-Type: text/event-stream"], &body))
+            MockReply::Say(crate::mock_server::http("200 OK", &["Content-Type: text/event-stream"], &body))
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
     let gateway =

@@ -5,63 +5,63 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mcp::Kind;
+use mcp::MessageKind;
 use mcp::method;
-use mcp::method::{Goes, ROWS, Sender};
+use mcp::method::{Destination, ROWS, Sender};
 use serde_json::{Value, json};
 
 use crate::events::Events;
 use crate::harness::{Gateway, initialize, legacy_call, python, read};
-use crate::puppet::{Act, Puppet, Seen, answer, good, http, json_answer, tools};
+use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, good, http, json_answer, tools};
 
 /// What stands in no row; the last of them could be an extension's.
 const UNKNOWN: [&str; 5] = ["", "Tools/call", "notifications/nobody/knows", "tools//call", "vendor/wipe"];
 
 /// All words of the list, and some that are in none.
 pub fn words() -> Vec<&'static str> {
-    let mut all: Vec<&str> = ROWS.iter().map(method::Row::word).chain(UNKNOWN).collect();
+    let mut all: Vec<&str> = ROWS.iter().map(method::MethodRule::as_str).chain(UNKNOWN).collect();
     all.sort_unstable();
     all.dedup();
     all
 }
 
 /// A server of both eras that has one of everything, and asks in each call of `hold`.
-pub async fn server() -> Puppet {
-    Puppet::start(|seen| match (seen.verb.as_str(), seen.method()) {
-        ("POST", "") => Act::Say(http("202 Accepted", &[], "")),
+pub async fn server() -> MockServer {
+    MockServer::start(|seen| match (seen.http_method.as_str(), seen.method()) {
+        ("POST", "") => MockReply::Say(http("202 Accepted", &[], "")),
         (_, "initialize") => {
             let version = &seen.body["params"]["protocolVersion"];
             let result = json!({"protocolVersion": version, "serverInfo": {"name": "x", "version": "1"},
                 "capabilities": {"tools": {}, "prompts": {}, "resources": {"subscribe": true}, "logging": {}, "completions": {}}});
             let head = ["Content-Type: application/json", "Mcp-Session-Id: theirs"];
-            Act::Say(http("200 OK", &head, &answer(seen, &result)))
+            MockReply::Say(http("200 OK", &head, &answer(seen, &result)))
         }
         (_, "server/discover") => {
             let result = json!({"supportedVersions": ["2026-07-28"], "resultType": "complete", "ttlMs": 0, "cacheScope": "private",
                 "capabilities": {"tools": {}, "prompts": {}, "resources": {"subscribe": true}, "completions": {}}});
-            Act::Say(json_answer(&answer(seen, &result)))
+            MockReply::Say(json_answer(&answer(seen, &result)))
         }
         (_, "tools/call") if seen.tool() == "hold" => {
             let asks = json!({"jsonrpc": "2.0", "id": 1, "method": "elicitation/create", "params": {"message": "?",
                 "requestedSchema": {"type": "object", "properties": {}}, "_meta": {"progressToken": 5}}});
             let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
-            Act::Hang(format!("{head}data: {asks}\n\n").into_bytes())
+            MockReply::Hang(format!("{head}data: {asks}\n\n").into_bytes())
         }
-        (_, "tools/list") => Act::Say(json_answer(&answer(seen, &tools(&["tool", "hold"])))),
+        (_, "tools/list") => MockReply::Say(json_answer(&answer(seen, &tools(&["tool", "hold"])))),
         (_, "prompts/list") => listed(seen, "prompts", json!([{"name": "prompt"}])),
         (_, "resources/list") => listed(seen, "resources", json!([{"uri": "test://a", "name": "a"}])),
         (_, "resources/templates/list") => listed(seen, "resourceTemplates", json!([])),
-        ("GET" | "DELETE", _) | (_, "ping" | "tools/call") => Act::Say(good(seen)),
-        _ if seen.body.get("id").is_none() => Act::Say(http("202 Accepted", &[], "")),
-        _ => Act::Say(json_answer(&answer(seen, &json!({"resultType": "complete"})))),
+        ("GET" | "DELETE", _) | (_, "ping" | "tools/call") => MockReply::Say(good(seen)),
+        _ if seen.body.get("id").is_none() => MockReply::Say(http("202 Accepted", &[], "")),
+        _ => MockReply::Say(json_answer(&answer(seen, &json!({"resultType": "complete"})))),
     })
     .await
 }
 
-fn listed(seen: &Seen, what: &str, all: Value) -> Act {
+fn listed(seen: &RecordedRequest, what: &str, all: Value) -> MockReply {
     let mut result = json!({"resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
     result[what] = all;
-    Act::Say(json_answer(&answer(seen, &result)))
+    MockReply::Say(json_answer(&answer(seen, &result)))
 }
 
 /// Params with which a message of this method gets as far as it may; `many`: names are those of the federation.
@@ -85,15 +85,18 @@ pub fn params(word: &str, many: bool, mark: &str) -> Value {
 }
 
 /// Whether the list lets a message through to the server.
-pub fn passes(kind: Kind, word: &str, revision: &str, many: bool) -> bool {
+pub fn passes(kind: MessageKind, word: &str, revision: &str, many: bool) -> bool {
     match method::find(Sender::Client, kind, word, revision) {
-        Some(row) => match row.goes {
-            Goes::Named | Goes::All => true,
-            Goes::Only => !many,
+        Some(row) => match row.destination {
+            Destination::ByName | Destination::AllServers => true,
+            Destination::SingleServer => !many,
             // Those are about something that runs, or was asked: there is a test for each.
-            Goes::Runs | Goes::Asker | Goes::Gateway | Goes::Client => false,
+            Destination::ServerOfRequest
+            | Destination::RequestingServer
+            | Destination::Gateway
+            | Destination::Client => false,
         },
-        None => kind == Kind::Request && !many && word == "vendor/wipe",
+        None => kind == MessageKind::Request && !many && word == "vendor/wipe",
     }
 }
 
@@ -112,7 +115,7 @@ impl Marks {
     }
 }
 
-pub async fn house(server: &Puppet, era: &str) -> Gateway {
+pub async fn setup(server: &MockServer, era: &str) -> Gateway {
     let settings = format!("{{url: \"{}\", era: {era}, health: {{interval: 1h}}}}", server.url);
     let gateway = Gateway::start(&format!("mcpServers: {{s: {settings}, demo: {{builtin: demo}}}}\n")).await;
     if era == "legacy" {
@@ -142,7 +145,7 @@ async fn settled(gateway: &Gateway, reached: impl Fn() -> bool, expected: bool, 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_legacy_sessions_and_batches_only_what_the_list_says_reaches_the_server() {
     let (server, marks) = (server().await, Marks::default());
-    let gateway = house(&server, "legacy").await;
+    let gateway = setup(&server, "legacy").await;
     for revision in ["2025-03-26", "2025-06-18", "2025-11-25"] {
         for path in ["/mcp", "/servers/s/mcp"] {
             let many = path == "/mcp";
@@ -155,15 +158,15 @@ async fn over_legacy_sessions_and_batches_only_what_the_list_says_reaches_the_se
             );
             for batch in [false, true].into_iter().filter(|batch| !batch || revision == "2025-03-26") {
                 for word in words() {
-                    for kind in [Kind::Request, Kind::Notification, Kind::Response] {
+                    for kind in [MessageKind::Request, MessageKind::Notification, MessageKind::Response] {
                         let (mark, from) = (marks.next(), server.all().len());
                         let mut body =
                             json!({"jsonrpc": "2.0", "method": word, "params": params(word, many, &mark)});
                         match kind {
-                            Kind::Request => body["id"] = json!(mark),
-                            Kind::Notification => {}
+                            MessageKind::Request => body["id"] = json!(mark),
+                            MessageKind::Notification => {}
                             // Of a method there are none; one that nobody waits for is as near as it comes.
-                            Kind::Response => {
+                            MessageKind::Response => {
                                 body = json!({"jsonrpc": "2.0", "id": mark, "result": {"method": word, "_meta": {"walk": mark}}});
                             }
                         }
@@ -171,15 +174,15 @@ async fn over_legacy_sessions_and_batches_only_what_the_list_says_reaches_the_se
                         let what = format!("{revision} {path} {kind:?} {word:?} in a batch: {batch}");
                         let (status, answer) = gateway.say(path, &id, &body).await;
                         match kind {
-                            Kind::Request => assert_eq!(status, 200, "{what}: {answer}"),
+                            MessageKind::Request => assert_eq!(status, 200, "{what}: {answer}"),
                             _ => assert_eq!((status, answer), (202, json!("")), "{what}"),
                         }
                         // To the server `initialize` of a batch is refused; alone it opens another session here.
                         let reached =
                             || server.all()[from..].iter().any(|seen| seen.body.to_string().contains(&mark));
                         // Many servers are told a level by the gateway, in its own words and without the mark.
-                        let told = many && word == "logging/setLevel";
-                        let expected = passes(kind, word, revision, many) && !told;
+                        let output = many && word == "logging/setLevel";
+                        let expected = passes(kind, word, revision, many) && !output;
                         settled(&gateway, reached, expected, &what).await;
                     }
                 }
@@ -187,7 +190,8 @@ async fn over_legacy_sessions_and_batches_only_what_the_list_says_reaches_the_se
         }
     }
     // Nothing without an id but what the list has.
-    let notes = server.all().into_iter().filter(|seen| seen.verb == "POST" && seen.body.get("id").is_none());
+    let notes =
+        server.all().into_iter().filter(|seen| seen.http_method == "POST" && seen.body.get("id").is_none());
     let mut notes: Vec<String> = notes.map(|seen| seen.method().to_owned()).collect();
     notes.sort_unstable();
     notes.dedup();
@@ -199,7 +203,7 @@ async fn over_legacy_sessions_and_batches_only_what_the_list_says_reaches_the_se
 #[tokio::test]
 async fn cancellations_progress_and_answers_go_to_the_server_that_they_are_for() {
     let server = server().await;
-    let gateway = house(&server, "legacy").await;
+    let gateway = setup(&server, "legacy").await;
     for path in ["/mcp", "/servers/s/mcp"] {
         let from = server.all().len();
         let id = session(&gateway, path, "2025-11-25").await;
@@ -227,13 +231,13 @@ async fn cancellations_progress_and_answers_go_to_the_server_that_they_are_for()
             assert_eq!(gateway.say(path, &id, &body).await.0, 400, "{body}");
         }
         let seen = server.all();
-        let mut told: Vec<&Value> = seen[from..].iter().map(|seen| &seen.body).collect();
-        told.retain(|body| {
+        let mut output: Vec<&Value> = seen[from..].iter().map(|seen| &seen.body).collect();
+        output.retain(|body| {
             body["method"] == "notifications/progress"
                 || body["method"] == "notifications/cancelled"
                 || body["result"].is_object()
         });
-        let [one, two, three] = told[..] else { panic!("{told:?}") };
+        let [one, two, three] = output[..] else { panic!("{output:?}") };
         assert_eq!(one["params"], json!({"progressToken": 5, "progress": 1}));
         assert_eq!(*two, json!({"jsonrpc": "2.0", "id": 1, "result": {"action": "accept"}}));
         assert_eq!(three["method"], "notifications/cancelled");
@@ -243,21 +247,21 @@ async fn cancellations_progress_and_answers_go_to_the_server_that_they_are_for()
 #[tokio::test(flavor = "multi_thread")]
 async fn over_modern_http_only_what_the_list_says_reaches_the_server() {
     let (server, marks) = (server().await, Marks::default());
-    let gateway = house(&server, "modern").await;
+    let gateway = setup(&server, "modern").await;
     for path in ["/mcp", "/servers/s/mcp"] {
         let many = path == "/mcp";
         for word in words() {
             // Its answer is a stream without end.
-            for kind in [Kind::Request, Kind::Notification, Kind::Response] {
+            for kind in [MessageKind::Request, MessageKind::Notification, MessageKind::Response] {
                 let (mark, from) = (marks.next(), server.all().len());
                 let mut params = params(word, many, &mark);
                 params["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
                 params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({});
                 let mut body = json!({"jsonrpc": "2.0", "method": word, "params": params});
                 match kind {
-                    Kind::Request => body["id"] = json!(mark),
-                    Kind::Notification => {}
-                    Kind::Response => {
+                    MessageKind::Request => body["id"] = json!(mark),
+                    MessageKind::Notification => {}
+                    MessageKind::Response => {
                         body = json!({"jsonrpc": "2.0", "id": mark, "result": {"_meta": {"walk": mark}}})
                     }
                 }
@@ -271,16 +275,16 @@ async fn over_modern_http_only_what_the_list_says_reaches_the_server() {
                 }
                 let what = format!("{path} {kind:?} {word:?}");
                 let response = request.body(body.to_string()).send().await.expect("an answer");
-                if word == "subscriptions/listen" && kind == Kind::Request {
+                if word == "subscriptions/listen" && kind == MessageKind::Request {
                     assert_eq!(response.status(), 200, "{what}");
                 } else {
                     let (status, answer) = read(response).await;
                     match kind {
-                        Kind::Request => {
+                        MessageKind::Request => {
                             assert!(status == 200 || answer["error"]["code"] == -32601, "{what}: {answer}")
                         }
-                        Kind::Notification => assert_eq!((status, answer), (202, json!("")), "{what}"),
-                        Kind::Response => assert_eq!(status, 400, "{what}: {answer}"),
+                        MessageKind::Notification => assert_eq!((status, answer), (202, json!("")), "{what}"),
+                        MessageKind::Response => assert_eq!(status, 400, "{what}: {answer}"),
                     }
                 }
                 let reached =
@@ -289,7 +293,7 @@ async fn over_modern_http_only_what_the_list_says_reaches_the_server() {
             }
         }
     }
-    assert!(server.all().iter().all(|seen| seen.verb != "POST" || seen.body.get("id").is_some()));
+    assert!(server.all().iter().all(|seen| seen.http_method != "POST" || seen.body.get("id").is_some()));
 }
 
 /// A stdio server of the legacy era that keeps each line that it hears.
@@ -332,16 +336,16 @@ async fn before_a_stdio_server_only_requests_of_the_list_reach_it() {
         let many = path == "/mcp";
         let id = session(&gateway, path, "2025-11-25").await;
         for word in words() {
-            for kind in [Kind::Request, Kind::Notification] {
+            for kind in [MessageKind::Request, MessageKind::Notification] {
                 let mark = marks.next();
                 let mut body = json!({"jsonrpc": "2.0", "method": word, "params": params(word, many, &mark)});
-                if kind == Kind::Request {
+                if kind == MessageKind::Request {
                     body["id"] = json!(mark);
                 }
                 let what = format!("{path} {kind:?} {word:?}");
                 let (status, answer) = gateway.say(path, &id, &body).await;
-                assert_eq!(status, if kind == Kind::Request { 200 } else { 202 }, "{what}: {answer}");
-                let expected = kind == Kind::Request
+                assert_eq!(status, if kind == MessageKind::Request { 200 } else { 202 }, "{what}: {answer}");
+                let expected = kind == MessageKind::Request
                     && passes(kind, word, "2025-11-25", many)
                     && !OWN_WORDS.contains(&word);
                 assert_eq!(heard().contains(&mark), expected, "{what}");
@@ -377,7 +381,7 @@ async fn from_within_only_what_the_list_says_reaches_the_server() {
             {
                 let revision = if modern { "2026-07-28" } else { "2025-11-25" };
                 for word in words().into_iter().filter(|word| *word != "subscriptions/listen") {
-                    for kind in [Kind::Request, Kind::Notification, Kind::Response] {
+                    for kind in [MessageKind::Request, MessageKind::Notification, MessageKind::Response] {
                         let (mark, from) = (marks.next(), seen.all().len());
                         let mut params = params(word, path == "/mcp", &mark);
                         if modern {
@@ -386,21 +390,21 @@ async fn from_within_only_what_the_list_says_reaches_the_server() {
                         }
                         let mut body = json!({"jsonrpc": "2.0", "method": word, "params": params});
                         match kind {
-                            Kind::Request => body["id"] = json!(mark),
-                            Kind::Notification => {}
-                            Kind::Response => {
+                            MessageKind::Request => body["id"] = json!(mark),
+                            MessageKind::Notification => {}
+                            MessageKind::Response => {
                                 body = json!({"jsonrpc": "2.0", "id": mark, "result": {"x": mark}})
                             }
                         }
                         let what = format!("{path} {revision} {kind:?} {word:?}");
                         let answer = door.call_internal(None, None, path, body.to_string().into()).await;
-                        if kind == Kind::Notification {
+                        if kind == MessageKind::Notification {
                             assert_eq!(answer.expect("it is taken"), "", "{what}");
                         }
                         let reached =
                             seen.all()[from..].iter().any(|seen| seen.body.to_string().contains(&mark));
                         // A session of one call has told no server of itself, and keeps no level.
-                        let expected = kind == Kind::Request
+                        let expected = kind == MessageKind::Request
                             && passes(kind, word, revision, path == "/mcp")
                             && (word != "logging/setLevel" || path != "/mcp");
                         assert_eq!(reached, expected, "{what}");

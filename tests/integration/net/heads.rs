@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{ask, call};
 use crate::harness::{Gateway, legacy_call, python};
-use crate::puppet::{self, Act, Puppet};
+use crate::mock_server::{self, MockReply, MockServer};
 use crate::raw::Client;
 
 /// A stdio server in both eras whose tool answers with the error that it is asked for.
@@ -29,12 +29,14 @@ for line in sys.stdin:
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_would_like_another_protocol_is_served_in_this_one() {
     // It would even do it.
-    let puppet = Puppet::start(|seen| match (seen.tool(), seen.header("upgrade")) {
-        ("tool", Some(_)) => Act::Say(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n".to_vec()),
-        _ => Act::Good,
+    let mock = MockServer::start(|seen| match (seen.tool(), seen.header("upgrade")) {
+        ("tool", Some(_)) => {
+            MockReply::Say(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n".to_vec())
+        }
+        _ => MockReply::Good,
     })
     .await;
-    let gateway = Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let gateway = Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\"}}}}\n", mock.url)).await;
     let mut client = Client::connect(gateway.port).await;
     for (connection, upgrade) in
         [("Upgrade, HTTP2-Settings", "h2c"), ("Upgrade", "websocket"), ("Upgrade", "TLS/1.3")]
@@ -54,23 +56,23 @@ async fn whoever_would_like_another_protocol_is_served_in_this_one() {
         let answer = Client::connect(gateway.port).await.exchange(&request).await.expect("an answer");
         assert_eq!(answer.status, 200, "{connection}: {}", answer.message());
     }
-    for seen in puppet.calls() {
+    for seen in mock.calls() {
         assert_eq!((seen.header("upgrade"), seen.header("http2-settings")), (None, None));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_says_before_its_answer_is_no_answer() {
-    let puppet = Puppet::start(|seen| match seen.tool() {
+    let mock = MockServer::start(|seen| match seen.tool() {
         "tool" => {
             let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nSet-Cookie: secret=1\r\n\r\n";
             let early = ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 102 Processing\r\n\r\n", hints].concat();
-            Act::Say([early.as_bytes(), &puppet::good(seen)].concat())
+            MockReply::Say([early.as_bytes(), &mock_server::good(seen)].concat())
         }
-        _ => Act::Good,
+        _ => MockReply::Good,
     })
     .await;
-    let gateway = Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let gateway = Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\"}}}}\n", mock.url)).await;
     let (head, body) = call("up__tool", &json!({}));
     for line in ["POST /mcp HTTP/1.1", "POST /mcp HTTP/1.0"] {
         let request = head.clone().line(line).whole(&body);

@@ -2,8 +2,8 @@
 //! only they bear the cost.
 
 mod heads;
-mod judging;
-mod readers;
+mod outcome_classification;
+mod slow_readers;
 mod streams;
 mod vanished;
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Gateway, PATIENCE};
+use crate::harness::{Gateway, TEST_TIMEOUT};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_stream_is_kept_open_by_comments() {
@@ -22,7 +22,7 @@ async fn a_quiet_stream_is_kept_open_by_comments() {
         assert_eq!(stream.headers()["content-type"], "text/event-stream");
         let mut said = String::new();
         while said.matches(": keep-alive").count() < 2 {
-            let chunk = tokio::time::timeout(PATIENCE, stream.chunk()).await.expect("a comment in time");
+            let chunk = tokio::time::timeout(TEST_TIMEOUT, stream.chunk()).await.expect("a comment in time");
             said += &String::from_utf8_lossy(&chunk.expect("the stream stands").expect("it goes on"));
         }
     });

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::sync::broadcast;
 
-use super::{DEMO, Front, modern, modern_call};
+use super::{DEMO, StdioClient, modern, modern_call};
 use crate::commands::folder_with;
 use crate::harness::{Gateway, legacy_call};
-use crate::puppet::{Act, Puppet, good};
+use crate::mock_server::{MockReply, MockServer, good};
 
 #[tokio::test]
 async fn a_signal_ends_it_in_good_order_and_what_runs_is_told() {
@@ -17,8 +17,8 @@ async fn a_signal_ends_it_in_good_order_and_what_runs_is_told() {
             let gateway = Gateway::start(DEMO).await;
             let folder = folder_with(DEMO);
             let mut front = match own {
-                true => Front::start(folder.path(), &[]),
-                false => Front::bridge(&gateway.url("/mcp"), &[]),
+                true => StdioClient::start(folder.path(), &[]),
+                false => StdioClient::bridge(&gateway.url("/mcp"), &[]),
             };
             front.open(json!({})).await;
             let listen =
@@ -31,13 +31,13 @@ async fn a_signal_ends_it_in_good_order_and_what_runs_is_told() {
             front.say(&json!({"jsonrpc": "2.0", "id": "ping", "method": "ping"})).await;
             front.answer("ping").await;
             front.signal(signal);
-            let mut told = Vec::new();
+            let mut output = Vec::new();
             while let Some(message) = front.line().await {
                 let id = message.get("id").unwrap_or(&message["params"]["requestId"]);
-                told.push((id.as_str().unwrap_or_default().to_owned(), message["error"]["code"].as_i64()));
+                output.push((id.as_str().unwrap_or_default().to_owned(), message["error"]["code"].as_i64()));
             }
-            told.sort();
-            assert_eq!(told, [("l".into(), None), ("new".into(), Some(503)), ("old".into(), Some(503))]);
+            output.sort();
+            assert_eq!(output, [("l".into(), None), ("new".into(), Some(503)), ("old".into(), Some(503))]);
             let (status, log) = front.exit().await;
             assert_eq!(status.code(), Some(0), "{log}");
             gateway
@@ -53,8 +53,8 @@ async fn a_client_that_reads_no_more_ends_it_without_a_word() {
     let folder = folder_with("mcpServers: {demo: {builtin: demo}}\nlog: {level: warn}\n");
     for own in [true, false] {
         let mut front = match own {
-            true => Front::start(folder.path(), &[]),
-            false => Front::bridge(&gateway.url("/mcp"), &[]),
+            true => StdioClient::start(folder.path(), &[]),
+            false => StdioClient::bridge(&gateway.url("/mcp"), &[]),
         };
         front.open(json!({})).await;
         front.deafen();
@@ -72,17 +72,17 @@ async fn a_client_that_reads_no_more_ends_it_without_a_word() {
 #[tokio::test]
 async fn after_the_end_of_input_calls_get_the_time_of_a_drain_and_no_more() {
     let (came, mut calls) = broadcast::channel(4);
-    let puppet = Puppet::start(move |seen| match seen.method() {
+    let mock = MockServer::start(move |seen| match seen.method() {
         "tools/call" => {
             let _ = came.send(());
-            Act::Hang(Vec::new())
+            MockReply::Hang(Vec::new())
         }
-        _ => Act::Say(good(seen)),
+        _ => MockReply::Say(good(seen)),
     })
     .await;
-    let config = format!("mcpServers: {{p: {{url: \"{}\"}}}}\nlimits: {{drain: 200ms}}\n", puppet.url);
+    let config = format!("mcpServers: {{p: {{url: \"{}\"}}}}\nlimits: {{drain: 200ms}}\n", mock.url);
     let folder = folder_with(&config);
-    let mut front = Front::start(folder.path(), &[]);
+    let mut front = StdioClient::start(folder.path(), &[]);
     front.say(&modern_call(1, "p__tool", json!({}))).await;
     calls.recv().await.expect("the call reaches the server");
     front.end();
@@ -95,7 +95,7 @@ async fn after_the_end_of_input_calls_get_the_time_of_a_drain_and_no_more() {
 #[tokio::test]
 async fn a_wrong_command_says_what_would_be_right() {
     let folder = folder_with(DEMO);
-    for (words, why) in [
+    for (message, why) in [
         (&["--url", "localhost:8000/mcp"][..], "http://127.0.0.1:8000/mcp"),
         (&["--url", "http://a:b@127.0.0.1/mcp"], "--token-file"),
         (&["--url", "http://127.0.0.1/mcp", "--token-file", "none"], "--token-file none"),
@@ -105,10 +105,10 @@ async fn a_wrong_command_says_what_would_be_right() {
         (&["--wait", "soon"], "--wait soon"),
         (&["-c", "none.yaml"], "none.yaml"),
     ] {
-        let mut front = Front::start(folder.path(), words);
-        assert_eq!(front.line().await, None, "{words:?}");
+        let mut front = StdioClient::start(folder.path(), message);
+        assert_eq!(front.line().await, None, "{message:?}");
         let (status, log) = front.exit().await;
-        assert_eq!(status.code(), Some(2), "{words:?}: {log}");
-        assert!(log.contains(why), "{words:?}: {log}");
+        assert_eq!(status.code(), Some(2), "{message:?}: {log}");
+        assert!(log.contains(why), "{message:?}: {log}");
     }
 }

@@ -5,9 +5,9 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::{DEMO, Front, MOMENT, modern, modern_call, text};
+use super::{DEMO, MOMENT, StdioClient, modern, modern_call, text};
 use crate::harness::{Gateway, Process, free_port, initialize, legacy_call};
-use crate::puppet::{Act, Puppet, good, http};
+use crate::mock_server::{MockReply, MockServer, good, http};
 
 /// A gateway that the test starts again on the same port.
 fn gateway(folder: &Path, port: u16, config: &str) -> Process {
@@ -23,7 +23,7 @@ fn gateway(folder: &Path, port: u16, config: &str) -> Process {
 async fn a_gateway_that_is_not_there_yet_is_an_error_and_no_end() {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     let url = format!("http://127.0.0.1:{port}/mcp");
-    let mut front = Front::bridge(&url, &["--wait", "0s"]);
+    let mut front = StdioClient::bridge(&url, &["--wait", "0s"]);
     for message in [initialize(json!({})), modern(0, "server/discover", json!({}))] {
         let answer = front.ask(&message).await;
         assert_eq!(answer["error"]["code"], 503, "{answer}");
@@ -40,7 +40,7 @@ async fn a_gateway_that_is_not_there_yet_is_an_error_and_no_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_waits_for_a_gateway_that_is_about_to_come() {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
-    let mut front = Front::bridge(&format!("http://127.0.0.1:{port}/mcp"), &["--wait", "2m"]);
+    let mut front = StdioClient::bridge(&format!("http://127.0.0.1:{port}/mcp"), &["--wait", "2m"]);
     front.say(&initialize(json!({}))).await;
     front.say(&modern_call(1, "demo__echo", json!({"message": "late"}))).await;
     // That they wait cannot be seen from outside; that they were not refused can.
@@ -59,7 +59,7 @@ async fn the_client_never_sees_that_the_gateway_was_restarted() {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     for kill in [true, false] {
         let mut first = gateway(folder.path(), port, DEMO);
-        let mut front = Front::bridge(&format!("http://127.0.0.1:{port}/mcp"), &["--wait", "1m"]);
+        let mut front = StdioClient::bridge(&format!("http://127.0.0.1:{port}/mcp"), &["--wait", "1m"]);
         front.open(json!({})).await;
         let listen =
             modern("l", "subscriptions/listen", json!({"notifications": {"toolsListChanged": true}}));
@@ -120,30 +120,30 @@ async fn what_the_client_has_set_is_said_again_in_a_new_session() {
     // A server with sessions of its own as the gateway: it forgets all of them when told to.
     let epoch = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(1));
     let now = epoch.clone();
-    let puppet = Puppet::start(move |seen| {
+    let mock = MockServer::start(move |seen| {
         let session = format!("s{}", now.load(std::sync::atomic::Ordering::SeqCst));
-        match (seen.verb.as_str(), seen.method()) {
+        match (seen.http_method.as_str(), seen.method()) {
             ("POST", "initialize") => {
                 let result = json!({"jsonrpc": "2.0", "id": seen.body["id"], "result": {"protocolVersion": "2025-11-25",
                     "capabilities": {"logging": {}, "resources": {"subscribe": true}}, "serverInfo": {"name": "p", "version": "1"}}});
-                Act::Say(http("200 OK", &["Content-Type: application/json", &format!("Mcp-Session-Id: {session}")], &result.to_string()))
+                MockReply::Say(http("200 OK", &["Content-Type: application/json", &format!("Mcp-Session-Id: {session}")], &result.to_string()))
             }
-            ("GET", _) => Act::Say(http("405 Method Not Allowed", &[], "")),
+            ("GET", _) => MockReply::Say(http("405 Method Not Allowed", &[], "")),
             _ if seen.header("mcp-session-id") != Some(&session) => {
                 // As the TypeScript SDK's example says it.
                 let error = json!({"jsonrpc": "2.0", "error": {"code": -32000, "message": "Bad Request: No valid session ID provided"}, "id": null});
-                Act::Say(http("400 Bad Request", &["Content-Type: application/json"], &error.to_string()))
+                MockReply::Say(http("400 Bad Request", &["Content-Type: application/json"], &error.to_string()))
             }
-            (_, "") => Act::Say(http("202 Accepted", &[], "")),
-            _ if seen.body.get("id").is_none() => Act::Say(http("202 Accepted", &[], "")),
+            (_, "") => MockReply::Say(http("202 Accepted", &[], "")),
+            _ if seen.body.get("id").is_none() => MockReply::Say(http("202 Accepted", &[], "")),
             _ => {
                 let result = json!({"jsonrpc": "2.0", "id": seen.body["id"], "result": {}});
-                Act::Say(http("200 OK", &["Content-Type: application/json"], &result.to_string()))
+                MockReply::Say(http("200 OK", &["Content-Type: application/json"], &result.to_string()))
             }
         }
     })
     .await;
-    let mut front = Front::bridge(&puppet.url, &[]);
+    let mut front = StdioClient::bridge(&mock.url, &[]);
     front.open(json!({"roots": {}})).await;
     for (id, method, params) in [
         (1, "logging/setLevel", json!({"level": "error"})),
@@ -164,7 +164,7 @@ async fn what_the_client_has_set_is_said_again_in_a_new_session() {
         let answer = front.next().await;
         assert!(answer.get("result").is_some(), "{answer}");
     }
-    let seen = puppet.all();
+    let seen = mock.all();
     let in_new: Vec<_> = seen.iter().filter(|seen| seen.header("mcp-session-id") == Some("s2")).collect();
     let of = |method: &str| {
         in_new
@@ -173,7 +173,7 @@ async fn what_the_client_has_set_is_said_again_in_a_new_session() {
             .map(|seen| seen.body["params"].clone())
             .collect::<Vec<_>>()
     };
-    assert_eq!(puppet.count("initialize"), 2);
+    assert_eq!(mock.count("initialize"), 2);
     let opened: Vec<_> =
         seen.iter().filter(|seen| seen.method() == "initialize").map(|seen| &seen.body["params"]).collect();
     assert_eq!(opened[0], opened[1], "what the client said of itself is said again");
@@ -189,28 +189,28 @@ async fn a_call_whose_answer_breaks_off_is_told_unless_it_only_reads() {
     let broken = http("200 OK", &["Content-Type: application/json"], "{\"jsonrpc\":\"2.0\",\"id\":1,");
     let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let asked = count.clone();
-    let puppet = Puppet::start(move |seen| match seen.method() {
-        "tools/call" => Act::Cut(broken[..broken.len() - 4].to_vec()),
+    let mock = MockServer::start(move |seen| match seen.method() {
+        "tools/call" => MockReply::Cut(broken[..broken.len() - 4].to_vec()),
         "tools/list" if asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 => {
-            Act::Cut(broken[..broken.len() - 4].to_vec())
+            MockReply::Cut(broken[..broken.len() - 4].to_vec())
         }
-        _ => Act::Say(good(seen)),
+        _ => MockReply::Say(good(seen)),
     })
     .await;
-    let mut front = Front::bridge(&puppet.url, &[]);
+    let mut front = StdioClient::bridge(&mock.url, &[]);
     let answer = front.ask(&modern_call(1, "tool", json!({}))).await;
     assert_eq!(answer["error"]["code"], 503, "{answer}");
-    assert_eq!(puppet.count("tools/call"), 1, "nobody knows whether it was carried out");
+    assert_eq!(mock.count("tools/call"), 1, "nobody knows whether it was carried out");
     let answer = front.ask(&modern(2, "tools/list", json!({}))).await;
     assert!(answer.get("result").is_some(), "{answer}");
-    assert_eq!(puppet.count("tools/list"), 2);
+    assert_eq!(mock.count("tools/list"), 2);
 }
 
 #[tokio::test]
 async fn a_token_is_read_anew_when_it_is_not_taken_any_more_and_told_to_nobody() {
-    let puppet = Puppet::start(|seen| match seen.header("authorization") {
-        Some("Bearer new-secret") => Act::Say(good(seen)),
-        _ => Act::Say(http(
+    let mock = MockServer::start(|seen| match seen.header("authorization") {
+        Some("Bearer new-secret") => MockReply::Say(good(seen)),
+        _ => MockReply::Say(http(
             "401 Unauthorized",
             &["Content-Type: application/json"],
             r#"{"jsonrpc":"2.0","error":{"code":401,"message":"the token has ended"}}"#,
@@ -219,7 +219,7 @@ async fn a_token_is_read_anew_when_it_is_not_taken_any_more_and_told_to_nobody()
     .await;
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("token"), "old-secret\n").expect("a file");
-    let mut front = Front::start(folder.path(), &["--url", &puppet.url, "--token-file", "token"]);
+    let mut front = StdioClient::start(folder.path(), &["--url", &mock.url, "--token-file", "token"]);
     let answer = front.ask(&modern(1, "server/discover", json!({}))).await;
     assert_eq!(
         (&answer["id"], &answer["error"]["message"]),

@@ -15,30 +15,30 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
-use crate::harness::{PATIENCE, initialize};
+use crate::harness::{TEST_TIMEOUT, initialize};
 
 pub const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\nlog: {level: debug}\n";
 
 /// A front, and the client's ends of its pipes.
-pub struct Front {
+pub struct StdioClient {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: Option<Lines<BufReader<ChildStdout>>>,
     stderr: JoinHandle<String>,
 }
 
-impl Front {
-    pub fn start(folder: &Path, words: &[&str]) -> Self {
-        Self::start_with(folder, words, |command| command)
+impl StdioClient {
+    pub fn start(folder: &Path, message: &[&str]) -> Self {
+        Self::start_with(folder, message, |command| command)
     }
 
     pub fn start_with(
         folder: &Path,
-        words: &[&str],
+        message: &[&str],
         change: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));
-        command.arg("stdio").args(words).current_dir(folder).kill_on_drop(true);
+        command.arg("stdio").args(message).current_dir(folder).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = change(&mut command).spawn().expect("the binary starts");
         let stdout = child.stdout.take().map(|stdout| BufReader::new(stdout).lines());
@@ -75,7 +75,7 @@ impl Front {
 
     pub async fn line(&mut self) -> Option<Value> {
         let lines = self.stdout.as_mut().expect("standard output is open");
-        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("a line in time");
+        let line = tokio::time::timeout(TEST_TIMEOUT, lines.next_line()).await.expect("a line in time");
         line.expect("lines are read").map(|line| {
             let message: Value =
                 serde_json::from_str(&line).unwrap_or_else(|_| panic!("no message: {line:?}"));
@@ -141,8 +141,8 @@ impl Front {
 
     /// Its exit, and what it said on standard error.
     pub async fn exit(mut self) -> (ExitStatus, String) {
-        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends in time");
-        let said = tokio::time::timeout(PATIENCE, self.stderr).await.expect("its log ends");
+        let ended = tokio::time::timeout(TEST_TIMEOUT, self.child.wait()).await.expect("it ends in time");
+        let said = tokio::time::timeout(TEST_TIMEOUT, self.stderr).await.expect("its log ends");
         (ended.expect("it can be waited for"), said.expect("the log is read"))
     }
 }

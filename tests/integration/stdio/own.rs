@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{DEMO, Front, modern, modern_call, text};
+use super::{DEMO, StdioClient, modern, modern_call, text};
 use crate::commands::folder_with;
-use crate::harness::{PATIENCE, initialize, legacy_call, stdio_fixture};
+use crate::harness::{TEST_TIMEOUT, initialize, legacy_call, stdio_fixture};
 
 #[tokio::test]
 async fn what_is_piped_in_at_once_is_answered_before_the_end() {
     let folder = folder_with(DEMO);
-    let mut front = Front::start(folder.path(), &[]);
+    let mut front = StdioClient::start(folder.path(), &[]);
     let lines = [
         initialize(json!({})),
         json!({"jsonrpc": "2.0", "method": "notifications/initialized"}),
@@ -43,7 +43,7 @@ async fn what_is_piped_in_at_once_is_answered_before_the_end() {
 #[tokio::test]
 async fn without_a_file_there_are_the_demo_tools_in_both_eras_at_a_time() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut front = Front::start(folder.path(), &[]);
+    let mut front = StdioClient::start(folder.path(), &[]);
     let discovered = front.ask(&modern("d", "server/discover", json!({}))).await;
     assert_eq!(discovered["result"]["supportedVersions"], json!(["2026-07-28"]), "{discovered}");
     front.open(json!({})).await;
@@ -56,7 +56,7 @@ async fn without_a_file_there_are_the_demo_tools_in_both_eras_at_a_time() {
 #[tokio::test]
 async fn a_server_that_is_not_there_is_named_with_those_that_are() {
     let folder = folder_with(&format!("{DEMO}toolsets: {{some: {{tools: [demo__echo]}}}}\n"));
-    let mut front = Front::start(folder.path(), &["-c", "toolgate.yaml", "--server", "nosuch"]);
+    let mut front = StdioClient::start(folder.path(), &["-c", "toolgate.yaml", "--server", "nosuch"]);
     front.end();
     let (status, log) = front.exit().await;
     assert_eq!(status.code(), Some(2), "{log}");
@@ -66,7 +66,7 @@ async fn a_server_that_is_not_there_is_named_with_those_that_are() {
 #[tokio::test]
 async fn a_changed_file_is_told_and_one_server_can_stand_alone() {
     let folder = folder_with(DEMO);
-    let mut front = Front::start(folder.path(), &["-c", "toolgate.yaml", "--server", "demo"]);
+    let mut front = StdioClient::start(folder.path(), &["-c", "toolgate.yaml", "--server", "demo"]);
     front.open(json!({})).await;
     assert_eq!(text(&front.ask(&legacy_call(1, "echo", json!({"message": "a"}))).await), "a");
     let listen = modern("l", "subscriptions/listen", json!({"notifications": {"toolsListChanged": true}}));
@@ -76,12 +76,12 @@ async fn a_changed_file_is_told_and_one_server_can_stand_alone() {
     std::fs::write(&new, "mcpServers: {demo: {builtin: demo, tools: {deny: [fail]}}}\n").expect("a file");
     std::fs::rename(new, folder.path().join("toolgate.yaml")).expect("the file is replaced");
     // By the stream of the session and by the subscription.
-    let told = [
+    let output = [
         front.method("notifications/tools/list_changed").await,
         front.method("notifications/tools/list_changed").await,
     ];
     let subscription = "io.modelcontextprotocol/subscriptionId";
-    let mut ids: Vec<_> = told.iter().map(|note| note["params"]["_meta"][subscription].clone()).collect();
+    let mut ids: Vec<_> = output.iter().map(|note| note["params"]["_meta"][subscription].clone()).collect();
     ids.sort_by_key(ToString::to_string);
     assert_eq!(ids, [json!("l"), json!(null)]);
     let listed = front.ask(&json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list"})).await;
@@ -101,28 +101,29 @@ async fn roles_are_given_and_not_assumed() {
     // printf %s secret | sha256sum
     let sum = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
     let folder = folder_with(&ROLES.replace("SUM", sum));
-    let mut front = Front::start(folder.path(), &[]);
+    let mut front = StdioClient::start(folder.path(), &[]);
     front.end();
     let (status, log) = front.exit().await;
     assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains("--as USER:ROLE") && log.contains("other, robot"), "{log}");
 
-    let seen = async |front: &mut Front| {
+    let seen = async |front: &mut StdioClient| {
         let listed = front.ask(&modern(1, "tools/list", json!({}))).await;
         listed["result"]["tools"]
             .as_array()
             .map(|tools| tools.iter().map(|tool| tool["name"].clone()).collect::<Vec<_>>())
     };
-    let mut front = Front::start(folder.path(), &["--as", "ann:other"]);
+    let mut front = StdioClient::start(folder.path(), &["--as", "ann:other"]);
     assert_eq!(seen(&mut front).await, Some(vec![json!("demo__time")]));
-    let mut front = Front::start_with(folder.path(), &[], |command| command.env("TOOLGATE_TOKEN", "secret"));
+    let mut front =
+        StdioClient::start_with(folder.path(), &[], |command| command.env("TOOLGATE_TOKEN", "secret"));
     assert_eq!(seen(&mut front).await, Some(vec![json!("demo__echo")]));
     let answer = front.ask(&modern_call(2, "demo__time", json!({}))).await;
     assert!(
-        answer["error"]["message"].as_str().is_some_and(|words| words.contains("Unknown tool")),
+        answer["error"]["message"].as_str().is_some_and(|message| message.contains("Unknown tool")),
         "{answer}"
     );
-    let mut front = Front::start(folder.path(), &["--token", "wrong"]);
+    let mut front = StdioClient::start(folder.path(), &["--token", "wrong"]);
     let answer = front.ask(&modern_call(3, "demo__echo", json!({}))).await;
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(3), &json!(401)), "{answer}");
 }
@@ -131,13 +132,13 @@ async fn roles_are_given_and_not_assumed() {
 async fn a_server_that_is_a_process_asks_the_client_and_ends_with_the_front() {
     let servers = json!({"fix": stdio_fixture()});
     let folder = folder_with(&format!("mcpServers: {servers}\n"));
-    let mut front = Front::start(folder.path(), &[]);
+    let mut front = StdioClient::start(folder.path(), &[]);
     // The process takes its time to start.
-    let listed = async |front: &mut Front| {
+    let listed = async |front: &mut StdioClient| {
         let list = front.ask(&modern("list", "tools/list", json!({}))).await;
         list["result"]["tools"].as_array().is_some_and(|tools| !tools.is_empty())
     };
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + TEST_TIMEOUT;
     while !listed(&mut front).await {
         assert!(Instant::now() < give_up, "the server does not come up");
         tokio::time::sleep(Duration::from_millis(50)).await;

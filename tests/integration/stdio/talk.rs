@@ -3,9 +3,9 @@
 use serde_json::json;
 use tokio::sync::broadcast;
 
-use super::{DEMO, Front, modern, modern_call, text};
+use super::{DEMO, StdioClient, modern, modern_call, text};
 use crate::harness::{Gateway, a_fixture, legacy_call};
-use crate::puppet::{Act, Puppet, good};
+use crate::mock_server::{MockReply, MockServer, good};
 
 async fn behind(url: &str) -> Gateway {
     let gateway =
@@ -18,7 +18,7 @@ async fn behind(url: &str) -> Gateway {
 async fn a_legacy_client_is_asked_and_told_and_answers() {
     let (_fixture, url) = a_fixture().await;
     let gateway = behind(&url).await;
-    let mut front = Front::bridge(&gateway.url("/mcp"), &[]);
+    let mut front = StdioClient::bridge(&gateway.url("/mcp"), &[]);
     front.open(json!({"elicitation": {}, "sampling": {}})).await;
     front.say(&legacy_call(1, "fix__test_elicitation", json!({"message": "who?"}))).await;
     let question = front.method("elicitation/create").await;
@@ -59,7 +59,7 @@ async fn a_call_repeats_its_arguments_in_the_head_whether_the_client_has_listed_
     let gateway = behind(&url).await;
     let arguments = json!({"region": "grün", "priority": 7, "urgent": true});
     for listed in [false, true] {
-        let mut front = Front::bridge(&gateway.url("/mcp"), &[]);
+        let mut front = StdioClient::bridge(&gateway.url("/mcp"), &[]);
         if listed {
             front.ask(&modern(1, "tools/list", json!({}))).await;
         }
@@ -71,7 +71,7 @@ async fn a_call_repeats_its_arguments_in_the_head_whether_the_client_has_listed_
 #[tokio::test]
 async fn batches_go_and_come_as_one_line_where_the_revision_has_them() {
     let gateway = Gateway::start(DEMO).await;
-    let mut front = Front::bridge(&gateway.url("/mcp"), &[]);
+    let mut front = StdioClient::bridge(&gateway.url("/mcp"), &[]);
     let mut hello = crate::harness::initialize(json!({}));
     hello["params"]["protocolVersion"] = json!("2025-03-26");
     assert_eq!(front.ask(&hello).await["result"]["protocolVersion"], "2025-03-26");
@@ -86,7 +86,7 @@ async fn batches_go_and_come_as_one_line_where_the_revision_has_them() {
     front.say(&json!([{"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}])).await;
     assert_eq!(text(&front.ask(&echo(3)).await), "3");
 
-    let mut front = Front::bridge(&gateway.url("/mcp"), &[]);
+    let mut front = StdioClient::bridge(&gateway.url("/mcp"), &[]);
     front.open(json!({})).await;
     front.say(&json!([echo(1)])).await;
     let refused = front.next().await;
@@ -95,14 +95,14 @@ async fn batches_go_and_come_as_one_line_where_the_revision_has_them() {
 }
 
 /// Answers no call, and says when one has come.
-async fn silent(came: &broadcast::Sender<()>) -> Puppet {
+async fn silent(came: &broadcast::Sender<()>) -> MockServer {
     let came = came.clone();
-    Puppet::start(move |seen| match seen.method() {
+    MockServer::start(move |seen| match seen.method() {
         "tools/call" => {
             let _ = came.send(());
-            Act::Hang(Vec::new())
+            MockReply::Hang(Vec::new())
         }
-        _ => Act::Say(good(seen)),
+        _ => MockReply::Say(good(seen)),
     })
     .await
 }
@@ -110,26 +110,24 @@ async fn silent(came: &broadcast::Sender<()>) -> Puppet {
 #[tokio::test]
 async fn a_cancelled_call_is_cancelled_at_its_server_in_both_eras() {
     let (came, mut calls) = broadcast::channel(4);
-    let puppet = silent(&came).await;
-    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", puppet.url)).await;
+    let mock = silent(&came).await;
+    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", mock.url)).await;
     crate::legacy::listed(&gateway, "p__tool").await;
-    let mut front = Front::bridge(&gateway.url("/mcp"), &[]);
+    let mut front = StdioClient::bridge(&gateway.url("/mcp"), &[]);
     front.open(json!({})).await;
     let cancel = |id: &str| json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
     front.say(&legacy_call("old", "p__tool", json!({}))).await;
     calls.recv().await.expect("a call");
     front.say(&cancel("old")).await;
-    gateway
-        .eventually("the server hears of it", async |_| puppet.count("notifications/cancelled") == 1)
-        .await;
+    gateway.eventually("the server hears of it", async |_| mock.count("notifications/cancelled") == 1).await;
     front.say(&modern_call("new", "p__tool", json!({}))).await;
     calls.recv().await.expect("a call");
     front.say(&cancel("new")).await;
     // The stream is closed, which is the cancellation: the gateway sees its client leave.
     gateway
         .eventually("the call ends", async |g| {
-            let told = g.process.output();
-            told.lines().any(|line| line.contains("tools/call") && line.contains("\"left\""))
+            let output = g.process.output();
+            output.lines().any(|line| line.contains("tools/call") && line.contains("\"client_aborted\""))
         })
         .await;
     // Nothing was said of either: the next line is the answer to what comes after.
@@ -141,7 +139,7 @@ async fn a_cancelled_call_is_cancelled_at_its_server_in_both_eras() {
 async fn what_is_no_message_is_answered_with_an_error_and_costs_nothing_else() {
     let gateway = Gateway::start(&format!("{DEMO}limits: {{max_body: 1KiB}}\n")).await;
     let own = crate::commands::folder_with(&format!("{DEMO}limits: {{max_body: 1KiB}}\n"));
-    for mut front in [Front::bridge(&gateway.url("/mcp"), &[]), Front::start(own.path(), &[])] {
+    for mut front in [StdioClient::bridge(&gateway.url("/mcp"), &[]), StdioClient::start(own.path(), &[])] {
         for (bad, id, code) in [
             ("{\"jsonrpc\":", None, -32700),
             ("hello", None, -32700),
@@ -164,8 +162,8 @@ async fn what_is_no_message_is_answered_with_an_error_and_costs_nothing_else() {
             let answer =
                 front.ask(&modern_call(id, "demo__echo", json!({"message": "x".repeat(length)}))).await;
             assert_eq!(answer["error"]["code"], 413, "{answer}");
-            let words = answer["error"]["message"].as_str().expect("words");
-            assert!(words.contains("larger than the limit of 1024 bytes"), "{answer}");
+            let message = answer["error"]["message"].as_str().expect("words");
+            assert!(message.contains("larger than the limit of 1024 bytes"), "{answer}");
         }
         let answer = front.ask(&modern_call(9, "demo__echo", json!({"message": "still here"}))).await;
         assert_eq!(text(&answer), "still here");
@@ -175,7 +173,7 @@ async fn what_is_no_message_is_answered_with_an_error_and_costs_nothing_else() {
 #[tokio::test]
 async fn a_hundred_calls_at_once_get_each_their_own_answer() {
     let gateway = Gateway::start(DEMO).await;
-    let mut front = Front::bridge(&gateway.url("/mcp"), &[]);
+    let mut front = StdioClient::bridge(&gateway.url("/mcp"), &[]);
     front.open(json!({})).await;
     let message = |id: u64| json!({"message": format!("m{id}")});
     for id in 0..100u64 {

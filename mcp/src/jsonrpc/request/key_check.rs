@@ -1,47 +1,47 @@
 //! The keys of an object, where another reader could take one for another: those that stand twice, and those that look
 //! like one of the known.
 
-use super::{MAX_MEMBERS, Sight, Why};
+use super::{MAX_MEMBERS, ParseErrorKind, Parser};
 use crate::json::reader::Text;
 
 /// The keys of one object that have been met, and those that it is read for.
-pub(super) struct Keys<'a> {
+pub(super) struct KeyChecker<'a> {
     body: &'a [u8],
     known: &'static [&'static str],
-    met: Met,
+    seen: SeenKeys,
 }
 
 /// The first keys without an allocation; messages seldom have more.
-struct Met {
+struct SeenKeys {
     few: [Option<Text>; 12],
     count: usize,
     many: Vec<Text>,
 }
 
-impl<'a> Keys<'a> {
+impl<'a> KeyChecker<'a> {
     pub fn new(body: &'a [u8], known: &'static [&'static str]) -> Self {
-        Self { body, known, met: Met { few: [None; 12], count: 0, many: Vec::new() } }
+        Self { body, known, seen: SeenKeys { few: [None; 12], count: 0, many: Vec::new() } }
     }
 
     /// One key more: is it there already, or nearly one of those that it is read for?
-    pub fn check(&mut self, key: Text, sight: &mut Sight) {
-        if self.met.count >= MAX_MEMBERS {
-            return sight.blame(Why::TooManyMembers);
+    pub fn check(&mut self, key: Text, parser: &mut Parser) {
+        if self.seen.count >= MAX_MEMBERS {
+            return parser.fail(ParseErrorKind::TooManyMembers);
         }
         let word = key.bytes(self.body);
-        if self.met.iter().any(|seen| seen.bytes(self.body) == word) {
-            sight.blame(Why::Duplicate(key.read(self.body).into_owned()));
+        if self.seen.iter().any(|seen| seen.bytes(self.body) == word) {
+            parser.fail(ParseErrorKind::DuplicateKey(key.read(self.body).into_owned()));
         } else if !self.known.iter().any(|known| known.as_bytes() == &*word) {
             let word = key.read(self.body);
-            if let Some(known) = self.known.iter().find(|known| looks_like(&word, known)) {
-                sight.blame(Why::LookAlike(word.into_owned(), known));
+            if let Some(known) = self.known.iter().find(|known| is_lookalike(&word, known)) {
+                parser.fail(ParseErrorKind::LookalikeKey(word.into_owned(), known));
             }
         }
-        self.met.push(key);
+        self.seen.push(key);
     }
 }
 
-impl Met {
+impl SeenKeys {
     fn iter(&self) -> impl Iterator<Item = &Text> {
         self.few.iter().flatten().chain(&self.many)
     }
@@ -58,7 +58,7 @@ impl Met {
 /// Equal but for case, also where somebody folds letters outside ASCII into it: by Unicode's full mappings, in which
 /// `ß` is `SS` and one letter may stand for two or three, or by the Turkish i without and with a dot, which readers
 /// take for an i that compare in upper or lower case one letter at a time, as Java's `equalsIgnoreCase` does.
-fn looks_like(word: &str, known: &str) -> bool {
+fn is_lookalike(word: &str, known: &str) -> bool {
     // Such letters have at most three bytes each, and no fewer than what they stand for: so most words are told apart by
     // length alone.
     word.len() >= known.len()

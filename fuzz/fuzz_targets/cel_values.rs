@@ -1,0 +1,127 @@
+//! What conditions see of arguments is what a strict reader sees in them: an equation with all that it read is true, and
+//! what it refuses (a key that stands twice, anything that is no object) is judged by no condition.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use filters::cel::{Arguments, Condition, MAX_TEXT, ConditionResult, CelContext, InvalidArguments};
+use filters::{Caller, Identity};
+use fuzz::json::{Value, depth, value};
+use libfuzzer_sys::fuzz_target;
+
+/// Longest arguments that are made a condition of: to compile it is what costs time.
+const LONGEST: usize = 256;
+
+static CALLER: LazyLock<Caller> = LazyLock::new(|| Caller::new(Identity::default()));
+static ANY: LazyLock<Condition> =
+    LazyLock::new(|| Condition::compile("size(call.args) >= 0").expect("a condition"));
+
+fuzz_target!(|arguments: &[u8]| {
+    let theirs = value(arguments).filter(|value| matches!(value, Value::Object(_)));
+    let theirs = theirs.filter(|value| depth(arguments) <= 64 && value.size() <= 10_000);
+    let ours = Arguments::read(arguments).map(drop);
+    let finite = theirs.as_ref().is_some_and(is_finite);
+    match (&theirs, ours) {
+        (Some(_), Ok(())) => assert!(finite, "a number was made infinite"),
+        (Some(_), Err(InvalidArguments::Number)) => assert!(!finite, "a number that is not too large was refused"),
+        (Some(_), Err(why)) => panic!("a strict reader accepts what was refused: {why}"),
+        (None, Ok(())) => panic!("a strict reader refuses what was accepted"),
+        (None, Err(_)) => {}
+    }
+    let ask = |condition: &Condition| {
+        let context = CelContext::new(&CALLER, "tools/call", None).with_request(Some(arguments), None);
+        condition.evaluate(&context, |_| true)
+    };
+    let any = ask(&ANY);
+    let Some(theirs) = theirs.filter(|_| finite) else {
+        assert!(matches!(any, ConditionResult::Failed(_)), "{any:?}");
+        return;
+    };
+    assert_eq!(any, ConditionResult::True);
+    if arguments.len() > LONGEST {
+        return;
+    }
+    let text = format!("call.args == {}", said(&theirs));
+    if text.len() > MAX_TEXT {
+        return;
+    }
+    // The checker has its own mind about what may be written (a list of numbers and texts); where it takes it, it holds.
+    if let Ok(condition) = Condition::compile(&text) {
+        assert_eq!(ask(&condition), ConditionResult::True, "{text}");
+    }
+    // Each by itself says the same, and that it is of its own kind.
+    let Value::Object(all) = &theirs else { unreachable!("only objects are left") };
+    for (key, value) in all.iter().take(3) {
+        let member = format!("call.args[{}]", quoted(key));
+        let kind = match value {
+            Value::Null => format!("{member} == null"),
+            Value::Bool(_) => format!("({member} ? true : true)"),
+            Value::Number(_) => format!("{member} * {} == {member}", unit(value)),
+            Value::Text(text) => format!("size({member}) == {}", text.chars().count()),
+            Value::List(all) => format!("size({member}) == {}", all.len()),
+            Value::Object(all) => format!("size({member}) == {}", all.len()),
+        };
+        let text = format!("{member} == {} && {kind}", said(value));
+        if let Ok(condition) = Condition::compile(&text) {
+            assert_eq!(ask(&condition), ConditionResult::True, "{text}");
+        }
+    }
+});
+
+/// How CEL writes a value.
+fn said(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(truth) => truth.to_string(),
+        Value::Text(text) => quoted(text),
+        Value::Number(raw) => number(raw),
+        Value::List(all) => format!("[{}]", all.iter().map(said).collect::<Vec<_>>().join(", ")),
+        Value::Object(all) => {
+            let member = |(key, value): &(String, Value)| format!("{}: {}", quoted(key), said(value));
+            format!("{{{}}}", all.iter().map(member).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    let letter = |c: char| match c {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | ' ' => c.to_string(),
+        c => format!("\\U{:08x}", u32::from(c)),
+    };
+    format!("\"{}\"", text.chars().map(letter).collect::<String>())
+}
+
+/// A whole number that fits is an int, else a uint; all others are doubles.
+fn number(raw: &str) -> String {
+    match raw.contains(['.', 'e', 'E']) {
+        false if raw.parse::<i64>().is_ok() => raw.parse::<i64>().expect("it is one").to_string(),
+        false if raw.parse::<u64>().is_ok() => format!("{raw}u"),
+        _ => {
+            let text = format!("{:e}", raw.parse::<f64>().expect("it is a number"));
+            if text.contains('.') { text } else { text.replace('e', ".0e") }
+        }
+    }
+}
+
+/// One, in the kind of the number: no other can be multiplied with it.
+fn unit(value: &Value) -> &'static str {
+    match value {
+        Value::Number(raw) => match number(raw) {
+            text if text.ends_with('u') => "1u",
+            text if text.contains('.') => "1.0",
+            _ => "1",
+        },
+        _ => unreachable!("asked of numbers only"),
+    }
+}
+
+fn is_finite(value: &Value) -> bool {
+    match value {
+        Value::Number(raw) => {
+            raw.parse::<u64>().is_ok() || raw.parse::<f64>().is_ok_and(|number| number.is_finite())
+        }
+        Value::List(all) => all.iter().all(is_finite),
+        Value::Object(all) => all.iter().all(|(_, value)| is_finite(value)),
+        _ => true,
+    }
+}

@@ -12,7 +12,7 @@ use toolgate::catalog::{Catalog, DiscoveredServer, ListKind, Lists, Page, Server
 use toolgate::config::Config;
 use toolgate::server::Server;
 use toolgate::telemetry::Metrics;
-use toolgate::upstream::Hello;
+use toolgate::upstream::ServerHandshake;
 
 fn face(tools: usize) -> Arc<ServerLists> {
     let tool = |n: usize| {
@@ -25,7 +25,7 @@ fn face(tools: usize) -> Arc<ServerLists> {
     let page = Page::read(&result, ListKind::Tools).expect("a list of tools");
     let mut lists = Lists::default();
     lists.0[ListKind::Tools as usize].items = page.items;
-    let handshake = Hello {
+    let handshake = ServerHandshake {
         version: "2026-07-28".into(),
         capabilities: Bytes::from_static(br#"{"tools":{}}"#),
         server_info: Bytes::from_static(br#"{"name":"bench","version":"1"}"#),

@@ -37,7 +37,7 @@ impl AdminPath {
 
 /// What a listener answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serves {
+pub enum ListenerRole {
     /// MCP and the operators' paths: the only listener.
     All,
     /// MCP; of the operators' paths what probes need.
@@ -77,12 +77,12 @@ pub fn metadata_resource(path: &str) -> Option<&str> {
 
 /// Whether a path of the operator's answers in spite of this refusal of the head. Probes come by address, without
 /// credentials, and may have any Host; what tells of servers and tools stays shut on a public listener.
-pub fn bypasses_refusal(path: Option<AdminPath>, stop: &ChainRejection, serves: Serves) -> bool {
+pub fn bypasses_refusal(path: Option<AdminPath>, stop: &ChainRejection, serves: ListenerRole) -> bool {
     match path {
         None => false,
         // It changes something: nothing that a web page could send may pass here.
-        Some(AdminPath::Pins) => serves == Serves::Admin && matches!(stop.filter, "auth" | "rate"),
-        Some(_) if serves == Serves::Admin => true,
+        Some(AdminPath::Pins) => serves == ListenerRole::Admin && matches!(stop.filter, "auth" | "rate"),
+        Some(_) if serves == ListenerRole::Admin => true,
         Some(AdminPath::Health | AdminPath::Ready) => true,
         Some(AdminPath::Metrics) => matches!(stop.filter, "origin" | "size"),
     }
@@ -90,7 +90,7 @@ pub fn bypasses_refusal(path: Option<AdminPath>, stop: &ChainRejection, serves: 
 
 /// Who asks, and of what the answer is made.
 pub struct Admin<'a> {
-    pub serves: Serves,
+    pub serves: ListenerRole,
     pub caller: Option<&'a Caller>,
     pub house: &'a Snapshot,
     pub state: &'a ProcessState,
@@ -99,7 +99,7 @@ pub struct Admin<'a> {
 
 impl Admin<'_> {
     fn is_operator(&self) -> bool {
-        self.serves == Serves::Admin
+        self.serves == ListenerRole::Admin
             || self.caller.is_some_and(|caller| self.house.config.chain.rbac.is_admin(caller))
     }
 

@@ -17,7 +17,7 @@ use mcp::{Era, Span};
 use crate::config::{Globs, ServerName, Toolset};
 use crate::server::Server;
 use crate::telemetry::{CallCounters, Metrics};
-use crate::upstream::Hello;
+use crate::upstream::ServerHandshake;
 
 mod lazy_schema;
 mod listing;
@@ -42,7 +42,7 @@ const MIN_TTL_MS: u64 = 60_000;
 /// One server in one era, as last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerLists {
-    pub handshake: Hello,
+    pub handshake: ServerHandshake,
     pub lists: Lists,
     /// Its lists came as streams of events.
     pub events: bool,

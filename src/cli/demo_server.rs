@@ -13,7 +13,7 @@ use super::{failed, print_detached};
 use crate::config::{self, Config};
 use crate::dispatch::Dispatcher;
 use crate::lifecycle::{App, StartOptions};
-use crate::session::{Holder, Room, Session};
+use crate::session::{OwnerKey, Session, SessionLimits};
 use crate::telemetry;
 use mcp::jsonrpc::message;
 use mcp::version;
@@ -70,12 +70,12 @@ async fn read(dispatcher: Arc<Dispatcher>, max_line: usize, out: mpsc::Sender<By
     // The pipe is the session; what `initialize` opens beside it is for HTTP.
     let owner = dispatcher.registry.snapshot().config.chain.anonymous();
     let session = dispatcher.sessions.open(
-        Holder::new(owner, None),
+        OwnerKey::new(owner, None),
         &Arc::from(PATH),
         version::NEWEST_LEGACY,
         Bytes::from_static(b"{}"),
         Bytes::from_static(crate::upstream::gateway_info().as_bytes()),
-        Room::ENDLESS,
+        SessionLimits::UNLIMITED,
     );
     let Ok(session) = session else { return };
     let mut stdin = BufReader::new(tokio::io::stdin());

@@ -39,7 +39,7 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     let mut endpoint = snapshot.catalog.endpoint("/mcp").cloned();
     if let Some(whole) = endpoint.as_ref().filter(|_| !roles.is_empty()) {
         let caller = CallerArgs { roles, ..CallerArgs::default() }.caller();
-        endpoint = Some(app.wait(app.dispatcher.registry.sight(&snapshot, whole, &caller)));
+        endpoint = Some(app.wait(app.dispatcher.registry.visible_to(&snapshot, whole, &caller)));
     }
     if let Some(endpoint) = endpoint {
         let mut rows: std::collections::BTreeMap<&str, (Vec<&str>, &str, &str)> = Default::default();

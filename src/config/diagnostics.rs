@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::diagnostic::{ConfigError, ConfigErrors, MAX_ERRORS};
-use super::translations::{Note, Unread};
+use super::translations::{IgnoredKey, Note};
 use super::yaml::interpolate;
 use super::yaml::interpolate::Environment;
 use super::yaml::line::Line;
@@ -27,7 +27,7 @@ pub(super) struct Diagnostics<'t> {
     masks: RefCell<Vec<ByteRange>>,
     full: Cell<bool>,
     pub(super) notes: RefCell<Vec<Note>>,
-    pub(super) ignored: RefCell<Vec<Unread>>,
+    pub(super) ignored: RefCell<Vec<IgnoredKey>>,
     pub(super) foreign: Cell<bool>,
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::diagnostics::{Diagnostics, NodeRef};
 use super::suggest;
-use super::translations::{Note, Notes, Unread};
+use super::translations::{IgnoredKey, Note, Notes};
 use super::yaml::source::ByteRange;
 
 impl Diagnostics<'_> {
@@ -25,7 +25,7 @@ impl Diagnostics<'_> {
     /// A key of the file, or of this server, is not read.
     pub(super) fn ignore_key(&self, bytes: &ByteRange, key: &str, server: Option<&str>) {
         let (bytes, key, server) = (bytes.clone(), suggest::short(key), server.map(str::to_owned));
-        self.ignored.borrow_mut().push(Unread { bytes, key, server });
+        self.ignored.borrow_mut().push(IgnoredKey { bytes, key, server });
     }
 
     /// Whether an unknown key may be passed over, which is noted then: one of another program's file that no key of ours was
@@ -61,7 +61,7 @@ impl Diagnostics<'_> {
             let end = if more > 0 { format!(" and {more} more") } else { String::new() };
             format!("{}{end}", keys.into_iter().take(12).collect::<Vec<_>>().join(", "))
         };
-        let keys = |list: &[Unread]| few(list.iter().map(|unread| format!("`{}`", unread.key)).collect());
+        let keys = |list: &[IgnoredKey]| few(list.iter().map(|unread| format!("`{}`", unread.key)).collect());
         if let Some(first) = other.first() {
             let text = format!("not read, since it is of another program: {}", keys(&other));
             self.note(&first.bytes, text, true);

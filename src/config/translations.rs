@@ -18,7 +18,7 @@ pub struct Note {
 }
 
 /// A key that is not read, and whose it is; `None` is the file's.
-pub(super) struct Unread {
+pub(super) struct IgnoredKey {
     pub(super) bytes: ByteRange,
     pub(super) key: String,
     pub(super) server: Option<String>,

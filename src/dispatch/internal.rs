@@ -14,7 +14,7 @@ use super::client::{ClientRequest, ClientResponse};
 use super::rejections::{session_limits, too_many_sessions};
 use super::{AuthorizedRequest, Dispatch, Dispatcher, RequestLabels, UpstreamRequest};
 use crate::session::id_map;
-use crate::session::{Holder, Rewrite, Session, accept_without_session};
+use crate::session::{OwnerKey, Rewrite, Session, accept_without_session};
 use crate::streams::{MessageStream, StreamItem};
 use crate::telemetry::Metrics;
 use crate::upstream::call_timer::CallTimer;
@@ -69,7 +69,7 @@ impl Dispatcher {
             (Era::Legacy, None) => {
                 let info = Bytes::from_static(crate::upstream::gateway_info().as_bytes());
                 let none = Bytes::from_static(b"{}");
-                let holder = Holder::new(permit.caller.clone(), None);
+                let holder = OwnerKey::new(permit.caller.clone(), None);
                 let opened = self.sessions.open(
                     holder,
                     &endpoint.path,

@@ -235,7 +235,7 @@ impl Dispatcher {
         let narrowed = match method.depends_on_visibility() {
             true => Some(
                 self.registry
-                    .sight(authorized.snapshot, authorized.endpoint, &authorized.permit.caller)
+                    .visible_to(authorized.snapshot, authorized.endpoint, &authorized.permit.caller)
                     .await,
             ),
             false => None,

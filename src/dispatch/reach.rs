@@ -38,14 +38,14 @@ impl Dispatcher {
     pub async fn reach(&self, snapshot: &Snapshot, endpoint: &Arc<Endpoint>, caller: &Caller) -> Reach {
         Reach(match snapshot.config.chain.rbac.is_open() {
             true => None,
-            false => Some(self.registry.sight(snapshot, endpoint, caller).await),
+            false => Some(self.registry.visible_to(snapshot, endpoint, caller).await),
         })
     }
 
     /// Whether the caller is told that there is this endpoint: it may use something there. `/mcp` is no secret.
     pub async fn shows(&self, snapshot: &Snapshot, endpoint: &Arc<Endpoint>, caller: &Caller) -> bool {
         Self::shows_all(snapshot, endpoint)
-            || !self.registry.sight(snapshot, endpoint, caller).await.members.is_empty()
+            || !self.registry.visible_to(snapshot, endpoint, caller).await.members.is_empty()
     }
 
     /// Whether every caller is told that there is this endpoint.

@@ -12,22 +12,22 @@ use super::{AuthorizedRequest, Dispatcher};
 use crate::catalog::{Endpoint, Target};
 use crate::registry::Snapshot;
 use crate::server::Server;
-use crate::session::{Full, Room};
+use crate::session::{SessionLimits, TooManySessions};
 use crate::upstream::UpstreamError;
 use mcp::version;
 
 /// How many sessions the configuration allows.
-pub(super) fn session_limits(snapshot: &Snapshot) -> Room {
+pub(super) fn session_limits(snapshot: &Snapshot) -> SessionLimits {
     let limits = &snapshot.config.config.limits;
     let number = |of: u64| usize::try_from(of).unwrap_or(usize::MAX);
-    Room { all: number(limits.max_sessions), each: number(limits.share()) }
+    SessionLimits { all: number(limits.max_sessions), each: number(limits.share()) }
 }
 
 /// The refusal of another session.
-pub(super) fn too_many_sessions(full: &Full) -> Rejection {
+pub(super) fn too_many_sessions(full: &TooManySessions) -> Rejection {
     match full {
-        Full::All(_) => Rejection::http(503, "too_many_sessions", full.to_string()),
-        Full::Share { wait, .. } => {
+        TooManySessions::All(_) => Rejection::http(503, "too_many_sessions", full.to_string()),
+        TooManySessions::Share { wait, .. } => {
             Rejection::http(429, "too_many_sessions_of_caller", full.to_string()).retry_after(*wait)
         }
     }

@@ -19,7 +19,7 @@ use super::{AuthorizedRequest, Dispatch, Dispatcher, Response, UpstreamRequest};
 use crate::catalog::Endpoint;
 use crate::server::Server;
 use crate::session::id_map;
-use crate::session::{ClientAnswer, Holder, SentIds};
+use crate::session::{ClientAnswer, OwnerKey, SentIds};
 use crate::streams::{MessageStream, StreamItem};
 use crate::upstream::http::UpstreamSession;
 use mcp::jsonrpc::message;
@@ -68,7 +68,7 @@ impl Dispatcher {
         let session = self
             .sessions
             .open(
-                Holder::new(authorized.permit.caller.clone(), authorized.client),
+                OwnerKey::new(authorized.permit.caller.clone(), authorized.client),
                 &endpoint.path,
                 version::negotiate(&asked.read(body)),
                 capabilities,

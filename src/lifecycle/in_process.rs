@@ -10,10 +10,10 @@ use super::reload::Reload;
 use super::{
     App, AppError, STARTUP_WAIT, access_log, build_runtime, move_sessions, server_conf, sweep_sessions,
 };
-use crate::admin::Serves;
+use crate::admin::ListenerRole;
 use crate::config::Config;
 use crate::proxy::Gateway;
-use crate::proxy::in_process::{Inside, Known};
+use crate::proxy::in_process::{InProcessGateway, Known};
 
 impl App {
     /// Runs a gateway for as long as `work` speaks to it. `file` is watched for changes, `hangup` has it read at once.
@@ -22,7 +22,7 @@ impl App {
         file: Option<PathBuf>,
         known: Known,
         hangup: Arc<Notify>,
-        work: impl AsyncFnOnce(Inside) -> T,
+        work: impl AsyncFnOnce(InProcessGateway) -> T,
     ) -> Result<T, AppError> {
         let app = Self::build_on(build_runtime()?, config)?;
         let config = app.dispatcher.registry.snapshot().config.config.clone();
@@ -30,11 +30,11 @@ impl App {
             dispatcher: app.dispatcher.clone(),
             state: app.state.clone(),
             access_log: access_log(&config),
-            role: Serves::Public,
+            role: ListenerRole::Public,
             in_process: Some(known),
         };
         let ready = CancellationToken::new();
-        let inside = Inside::new(gateway, server_conf(&config, app.descriptors), ready.clone());
+        let inside = InProcessGateway::new(gateway, server_conf(&config, app.descriptors), ready.clone());
         let (dispatcher, state, runtime) =
             (app.dispatcher.clone(), app.state.clone(), app.runtime.handle().clone());
         let registry = dispatcher.registry.clone();

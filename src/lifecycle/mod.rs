@@ -21,7 +21,7 @@ use pingora::services::listening::Service;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::Serves;
+use crate::admin::ListenerRole;
 use crate::config::{self, Config, LogLevel};
 use crate::dispatch::Dispatcher;
 use crate::listener::connection_limit::{ConnectionLimit, ConnectionPermits};
@@ -172,8 +172,8 @@ impl App {
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
         let access = access_log(&config);
-        let public = if config.admin.is_some() { Serves::Public } else { Serves::All };
-        let kinds = [public, Serves::Admin];
+        let public = if config.admin.is_some() { ListenerRole::Public } else { ListenerRole::All };
+        let kinds = [public, ListenerRole::Admin];
         let opening = ListenersReady::default();
         // A client that has vanished is told from one that only waits; one that takes nothing of its answer is left.
         let watched = peer::with_probes(limits.write_timeout.get());
@@ -196,7 +196,7 @@ impl App {
             let tongue = DetectHttp::new(patient, multiplex, timeout);
             let socket = sockets.dup_for(address)?;
             let state = self.state.clone();
-            match tls.clone().filter(|_| serves != Serves::Admin) {
+            match tls.clone().filter(|_| serves != ListenerRole::Admin) {
                 Some(tls) => {
                     let secure = TlsAcceptor::new(tongue, tls, timeout);
                     let crowd = ConnectionLimit::new(secure, places, state, false);

@@ -28,7 +28,7 @@ pub enum Known {
     ByCredentials,
 }
 
-pub struct Inside {
+pub struct InProcessGateway {
     patient: Arc<Http1Server<Gateway>>,
     shutdown: ShutdownWatch,
     /// Its servers have answered, or had the time to.
@@ -37,7 +37,7 @@ pub struct Inside {
     _never: Arc<watch::Sender<bool>>,
 }
 
-impl Inside {
+impl InProcessGateway {
     /// `ready` is told when its first requests may come.
     pub fn new(gateway: Gateway, conf: ServerConf, ready: CancellationToken) -> Self {
         let timeout = gateway.dispatcher.registry.snapshot().config.config.limits.header_timeout.get();

@@ -40,7 +40,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::Peer as _;
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
-use crate::admin::Serves;
+use crate::admin::ListenerRole;
 use crate::dispatch::Dispatcher;
 use crate::process::state::ProcessState;
 use crate::telemetry::Outcome;
@@ -58,7 +58,7 @@ pub struct Gateway {
     pub state: Arc<ProcessState>,
     pub access_log: AccessLog,
     /// What this listener serves.
-    pub role: Serves,
+    pub role: ListenerRole,
     /// Set where requests come from within the process, by no listener.
     pub in_process: Option<in_process::Known>,
 }

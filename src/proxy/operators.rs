@@ -16,7 +16,7 @@ use crate::telemetry::Outcome;
 
 /// Longest body of an approval, in bytes, and the time that it may take.
 const MAX_BODY: usize = 4096;
-const PATIENCE: Duration = Duration::from_secs(5);
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The metadata of a protected resource, and never a server's own. Whoever asks has shown no credentials, so it is told
 /// of every endpoint that could be there.
@@ -66,7 +66,8 @@ async fn approve(
         return Ok(Err(rejection));
     }
     // So small that it is never counted.
-    let limits = request_body::BodyLimits { limit: MAX_BODY, timeout: PATIENCE, total: usize::MAX, free: 0 };
+    let limits =
+        request_body::BodyLimits { limit: MAX_BODY, timeout: BODY_TIMEOUT, total: usize::MAX, free: 0 };
     let read = request_body::read(session, &limits, &mut gateway.state.buffer()).await?;
     Ok(read.and_then(|read| tool_pins::approve(&admin(gateway, ctx), &read)))
 }

@@ -18,7 +18,7 @@ use super::{
     Gateway, RequestContext, client_addr, in_process, operators, relay, request_body, request_head, respond,
     upstream_request,
 };
-use crate::admin::{self, Serves};
+use crate::admin::{self, ListenerRole};
 use crate::catalog::Endpoint;
 use crate::dispatch::authorize::{Authorized, share_slots};
 use crate::dispatch::{AuthorizedRequest, Dispatch, Dispatcher, Response, UpstreamRequest};
@@ -62,7 +62,7 @@ impl Gateway {
         let path = session.req_header().uri.path();
         let operator = admin::AdminPath::of(path);
         let endpoint = match self.role {
-            Serves::Admin => None,
+            ListenerRole::Admin => None,
             _ => ctx.snapshot.catalog.endpoint(path).cloned(),
         };
         ctx.origin = session.req_header().headers.get(http::header::ORIGIN).cloned();
@@ -71,7 +71,7 @@ impl Gateway {
         let described = admin::metadata_resource(path).is_some();
         // A browser asks whether it may send credentials before it sends any (Fetch standard, "CORS protocol and
         // credentials"); the answer is the same for every path, so that none is found out by it.
-        let asks = self.role != Serves::Admin && respond::is_preflight(session);
+        let asks = self.role != ListenerRole::Admin && respond::is_preflight(session);
         let greeted = match request_head::validate_framing(
             session,
             ctx.snapshot.config.config.limits.max_header.as_usize(),
@@ -113,7 +113,7 @@ impl Gateway {
             ctx.labels.method = "_preflight";
             return Box::pin(respond::preflight(session, ctx)).await.map(|()| None);
         }
-        if described && self.role != Serves::Admin {
+        if described && self.role != ListenerRole::Admin {
             ctx.labels.method = "_metadata";
             return Box::pin(operators::metadata(session, ctx)).await.map(|()| None);
         }
@@ -125,7 +125,7 @@ impl Gateway {
             _ => true,
         };
         let Some(endpoint) = endpoint.filter(|_| shown) else {
-            return match operator.filter(|_| self.role != Serves::Public) {
+            return match operator.filter(|_| self.role != ListenerRole::Public) {
                 Some(path) => {
                     ctx.labels.method = "_operator";
                     Box::pin(operators::answer(self, session, ctx, path)).await.map(|()| None)

@@ -42,7 +42,7 @@ impl ListChangeWatcher {
         era: Era,
         caller: &Caller,
     ) -> Self {
-        let own = registry.sight(snapshot, endpoint, caller).await.view(era).fingerprints;
+        let own = registry.visible_to(snapshot, endpoint, caller).await.view(era).fingerprints;
         Self {
             changes: registry.changes.subscribe(),
             path: endpoint.path.clone(),
@@ -76,7 +76,7 @@ impl ListChangeWatcher {
             return None;
         }
         (self.generation, self.whole) = (snapshot.config_generation, whole);
-        let own = self.registry.sight(&snapshot, endpoint, caller).await.view(self.era).fingerprints;
+        let own = self.registry.visible_to(&snapshot, endpoint, caller).await.view(self.era).fingerprints;
         let before = std::mem::replace(&mut self.own, own);
         let kinds = ListKind::ANNOUNCED.into_iter().zip(before.iter().zip(own));
         let changed: Vec<ListKind> =

@@ -10,7 +10,7 @@ use mcp::json::quote::quote;
 use super::entry_definitions::EntryDefinition;
 use crate::catalog::{Item, ListKind, Listing, Lists, Page};
 use crate::server::Server;
-use crate::upstream::{Hello, RpcOutcome, UpstreamCall, UpstreamError, gateway_params};
+use crate::upstream::{RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_params};
 use mcp::jsonrpc::message;
 
 /// Most entries, pages and bytes that one list of a server may have.
@@ -25,7 +25,7 @@ const NO_METHOD: &[u8] = b"-32601";
 pub async fn lists(
     server: &Server,
     era: Era,
-    handshake: &Hello,
+    handshake: &ServerHandshake,
     before: Option<&Lists>,
 ) -> Result<Lists, UpstreamError> {
     let mut lists = Lists::default();

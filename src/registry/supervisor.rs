@@ -22,7 +22,7 @@ use super::list_fetch::lists;
 use super::{ERAS, Registry};
 use crate::catalog::{ListKind, Lists, ServerLists};
 use crate::server::Server;
-use crate::upstream::{Hello, RpcOutcome, UpstreamCall, UpstreamError, gateway_params};
+use crate::upstream::{RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_params};
 use mcp::version;
 
 const MIN_BACKOFF: Duration = Duration::from_millis(200);
@@ -43,7 +43,7 @@ const MAX_DEBOUNCE: Duration = Duration::from_secs(5);
 
 pub type EraLists = [Option<Arc<ServerLists>>; 2];
 
-type PendingServer = AbortOnDropHandle<Result<Hello, UpstreamError>>;
+type PendingServer = AbortOnDropHandle<Result<ServerHandshake, UpstreamError>>;
 
 /// What is known of a server after it was greeted.
 #[derive(Default)]
@@ -78,7 +78,7 @@ impl Handshake {
     }
 
     /// The next greeting that comes to its end.
-    async fn connected(&mut self) -> (Era, Result<Hello, UpstreamError>) {
+    async fn connected(&mut self) -> (Era, Result<ServerHandshake, UpstreamError>) {
         let done = std::future::poll_fn(|context| {
             for era in ERAS {
                 if let Some(greeting) = &mut self.pending[era as usize]
@@ -153,7 +153,7 @@ async fn run(server: Arc<Server>, registry: Weak<Registry>, known: Option<EraLis
 async fn handshake(server: &Server, before: EraLists) -> Result<Handshake, (UpstreamError, EraLists)> {
     let until = Instant::now() + server.limits.startup;
     let mut met = Handshake::default();
-    let mut hellos: [Option<Hello>; 2] = [None, None];
+    let mut hellos: [Option<ServerHandshake>; 2] = [None, None];
     let mut refusals = Vec::new();
     let mut trouble = None;
     let mut to_come = Vec::new();
@@ -226,7 +226,7 @@ async fn handshake(server: &Server, before: EraLists) -> Result<Handshake, (Upst
     Ok(met)
 }
 
-fn fetch_server_lists(server: &Server, era: Era, handshake: Hello, lists: Lists) -> ServerLists {
+fn fetch_server_lists(server: &Server, era: Era, handshake: ServerHandshake, lists: Lists) -> ServerLists {
     for reason in &handshake.faults {
         if server.warns(("greeting", reason)) {
             tracing::warn!(server = %server.name, %reason, "a part of its greeting does not fit the protocol and is left out");
@@ -362,7 +362,7 @@ async fn settle(
     server: &Server,
     met: &mut Handshake,
     era: Era,
-    said: Result<Hello, UpstreamError>,
+    said: Result<ServerHandshake, UpstreamError>,
 ) -> Result<bool, UpstreamError> {
     let at = era as usize;
     match said {
@@ -417,9 +417,9 @@ async fn refresh_lists(server: &Server, faces: &EraLists) -> Result<EraLists, Up
 }
 
 /// How a modern server introduces itself now, if it does.
-async fn discovered(server: &Server) -> Result<Option<Hello>, UpstreamError> {
+async fn discovered(server: &Server) -> Result<Option<ServerHandshake>, UpstreamError> {
     Ok(match ping(server, Era::Modern, "server/discover").await? {
-        RpcOutcome::Result(result) => Hello::read(&result, version::NEWEST_MODERN.to_owned()).ok(),
+        RpcOutcome::Result(result) => ServerHandshake::read(&result, version::NEWEST_MODERN.to_owned()).ok(),
         RpcOutcome::Error(_) => None,
     })
 }
@@ -474,7 +474,7 @@ mod tests {
     use super::*;
 
     fn face(capabilities: &'static str) -> Option<Arc<ServerLists>> {
-        let handshake = Hello {
+        let handshake = ServerHandshake {
             version: String::new(),
             capabilities: Bytes::from_static(capabilities.as_bytes()),
             server_info: Bytes::new(),

@@ -27,7 +27,7 @@ impl Default for VisibleEndpoints {
 
 impl Registry {
     /// The endpoint as this caller sees it.
-    pub async fn sight(
+    pub async fn visible_to(
         &self,
         snapshot: &Snapshot,
         endpoint: &Arc<Endpoint>,

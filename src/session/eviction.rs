@@ -8,16 +8,16 @@ use dashmap::Entry;
 
 use super::Session;
 use super::manager::SessionManager;
-use super::share::{Full, place};
+use super::share::{TooManySessions, place};
 
 impl SessionManager {
     /// Counts a session in, in the place of others of its holder if it has to be.
-    pub(super) fn acquire_share(&self, session: &Arc<Session>, each: usize) -> Result<(), Full> {
+    pub(super) fn acquire_share(&self, session: &Arc<Session>, each: usize) -> Result<(), TooManySessions> {
         let now = self.now();
         let mut held = self.by_owner.entry(session.owner_key.clone()).or_default();
         let mut gone = Vec::new();
         if held.sessions.len() >= each {
-            let refused = |wait| Full::Share { most: each, wait };
+            let refused = |wait| TooManySessions::Share { most: each, wait };
             if let Some((_, wait)) = held.looked.filter(|(second, _)| *second == now) {
                 return Err(refused(wait));
             }
@@ -73,23 +73,27 @@ mod tests {
     use tokio::runtime::Handle;
 
     use super::*;
-    use crate::session::share::{Holder, IDLE, Room};
+    use crate::session::share::{MIN_IDLE_SECS, OwnerKey, SessionLimits};
     use crate::telemetry::Metrics;
 
     const PATH: &str = "/mcp";
 
     fn open(sessions: &SessionManager, owner: &Caller, max: usize) -> Option<Arc<Session>> {
-        let room = Room { all: max, each: usize::MAX };
-        open_in(sessions, Holder::new(owner.clone(), None), room).ok()
+        let room = SessionLimits { all: max, each: usize::MAX };
+        open_in(sessions, OwnerKey::new(owner.clone(), None), room).ok()
     }
 
-    fn open_in(sessions: &SessionManager, holder: Holder, room: Room) -> Result<Arc<Session>, Full> {
+    fn open_in(
+        sessions: &SessionManager,
+        holder: OwnerKey,
+        room: SessionLimits,
+    ) -> Result<Arc<Session>, TooManySessions> {
         let none = Bytes::from_static(b"{}");
         sessions.open(holder, &Arc::from(PATH), "2025-11-25", none.clone(), none, room)
     }
 
-    fn anonymous(address: &str) -> Holder {
-        Holder::new(caller("anonymous"), Some(address.parse().expect("an address")))
+    fn anonymous(address: &str) -> OwnerKey {
+        OwnerKey::new(caller("anonymous"), Some(address.parse().expect("an address")))
     }
 
     /// As if the second had passed in which nothing was found.
@@ -104,8 +108,8 @@ mod tests {
     #[tokio::test]
     async fn nobody_holds_more_than_its_share_even_if_it_uses_all() {
         let sessions = SessionManager::new(Metrics::new(), Handle::current());
-        let room = Room { all: 20, each: 4 };
-        let greedy = Holder::new(caller("greedy"), None);
+        let room = SessionLimits { all: 20, each: 4 };
+        let greedy = OwnerKey::new(caller("greedy"), None);
         let mut theirs = Vec::new();
         for _ in 0..4 {
             let session = open_in(&sessions, greedy.clone(), room).expect("there is room");
@@ -114,10 +118,16 @@ mod tests {
         }
         for _ in 0..20 {
             let full = open_in(&sessions, greedy.clone(), room).err().expect("its share is used up");
-            let Full::Share { most: 4, wait } = full else { panic!("{full:?}") };
-            assert!((Duration::from_secs(1)..=Duration::from_secs(IDLE)).contains(&wait), "{wait:?}");
+            let TooManySessions::Share { most: 4, wait } = full else { panic!("{full:?}") };
+            assert!(
+                (Duration::from_secs(1)..=Duration::from_secs(MIN_IDLE_SECS)).contains(&wait),
+                "{wait:?}"
+            );
         }
-        assert!(open_in(&sessions, Holder::new(caller("good"), None), room).is_ok(), "others have their own");
+        assert!(
+            open_in(&sessions, OwnerKey::new(caller("good"), None), room).is_ok(),
+            "others have their own"
+        );
         // What it does not use makes room for what it wants.
         theirs[1].unused.store(true, Ordering::Relaxed);
         a_second_later(&sessions);
@@ -133,7 +143,7 @@ mod tests {
     #[tokio::test]
     async fn anonymous_callers_share_by_address() {
         let sessions = SessionManager::new(Metrics::new(), Handle::current());
-        let room = Room { all: 20, each: 1 };
+        let room = SessionLimits { all: 20, each: 1 };
         let mut all = Vec::new();
         for (address, opens) in [
             ("192.0.2.1", true),
@@ -153,7 +163,7 @@ mod tests {
         // Whoever is known is the same from wherever it calls.
         let known =
             Caller::new(Identity { user: "ann".into(), auth_method: AuthMethod::Jwt, ..Identity::default() });
-        let at = |address: &str| Holder::new(known.clone(), address.parse().ok());
+        let at = |address: &str| OwnerKey::new(known.clone(), address.parse().ok());
         assert!(at("192.0.2.1") == at("192.0.2.2"));
         sessions.close().await;
         assert!(sessions.by_owner.is_empty());

@@ -14,7 +14,7 @@ use filters::Caller;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::share::{Full, Held, Holder, Room};
+use super::share::{OwnerKey, OwnerSessions, SessionLimits, TooManySessions};
 use super::{Servers, Session};
 use crate::telemetry::Metrics;
 use mcp::jsonrpc::message;
@@ -22,7 +22,7 @@ use mcp::jsonrpc::message;
 pub struct SessionManager {
     pub(super) open: DashMap<String, Arc<Session>>,
     /// The same sessions by those whose they are.
-    pub(super) by_owner: DashMap<Holder, Held>,
+    pub(super) by_owner: DashMap<OwnerKey, OwnerSessions>,
     /// Held by who makes room.
     pub(super) eviction: Mutex<()>,
     started: Instant,
@@ -44,15 +44,15 @@ impl SessionManager {
 
     pub fn open(
         &self,
-        holder: Holder,
+        holder: OwnerKey,
         path: &Arc<str>,
         version: &'static str,
         capabilities: Bytes,
         client_info: Bytes,
-        room: Room,
-    ) -> Result<Arc<Session>, Full> {
+        room: SessionLimits,
+    ) -> Result<Arc<Session>, TooManySessions> {
         if self.open.len() >= room.all && !self.evict_idle() {
-            return Err(Full::All(room.all));
+            return Err(TooManySessions::All(room.all));
         }
         let mut random = [0; 24];
         getrandom::fill(&mut random).expect("the system gives random bytes");

@@ -51,7 +51,7 @@ pub use manager::SessionManager;
 pub use outbox::{Outbox, OutboxItem, OutboxStream, TooManyStreams};
 pub use server_requests::ClientAnswer;
 use server_requests::PendingServerRequests;
-pub use share::{Full, Holder, Room};
+pub use share::{OwnerKey, SessionLimits, TooManySessions};
 use shared_upstream::SharedSubscription;
 use upstream_session::UpstreamSlot;
 
@@ -61,7 +61,7 @@ pub struct Session {
     pub path: Arc<str>,
     owner: Caller,
     /// In whose share it counts.
-    owner_key: Holder,
+    owner_key: OwnerKey,
     /// The revision that was agreed on with the client.
     pub version: &'static str,
     /// The client's own `capabilities` and `clientInfo`, as JSON.

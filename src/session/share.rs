@@ -14,23 +14,23 @@ use filters::request::AuthMethod;
 use super::Session;
 
 /// Seconds since its last use after which a session may have to go; one that was never used may at once.
-pub(super) const IDLE: u64 = 60;
+pub(super) const MIN_IDLE_SECS: u64 = 60;
 
 /// How many sessions may be open.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct SessionLimits {
     pub all: usize,
     /// Of one caller.
     pub each: usize,
 }
 
-impl Room {
-    pub const ENDLESS: Self = Self { all: usize::MAX, each: usize::MAX };
+impl SessionLimits {
+    pub const UNLIMITED: Self = Self { all: usize::MAX, each: usize::MAX };
 }
 
 /// Why none was opened.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
+pub enum TooManySessions {
     #[error("as many sessions are open as limits.max_sessions allows ({0})")]
     All(usize),
     #[error(
@@ -41,12 +41,12 @@ pub enum Full {
 
 /// Whose sessions are counted together: a caller's, of anonymous callers those of one address (of IPv6 one /64).
 #[derive(Clone, Debug)]
-pub struct Holder {
+pub struct OwnerKey {
     owner: Caller,
     from: Option<IpAddr>,
 }
 
-impl Holder {
+impl OwnerKey {
     pub fn new(owner: Caller, from: Option<IpAddr>) -> Self {
         let from = from.filter(|_| owner.auth_method == AuthMethod::Anonymous).map(subnet);
         Self { owner, from }
@@ -57,15 +57,15 @@ impl Holder {
     }
 }
 
-impl PartialEq for Holder {
+impl PartialEq for OwnerKey {
     fn eq(&self, other: &Self) -> bool {
         self.from == other.from && self.owner.same_principal(&other.owner)
     }
 }
 
-impl Eq for Holder {}
+impl Eq for OwnerKey {}
 
-impl Hash for Holder {
+impl Hash for OwnerKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let owner = &self.owner;
         (owner.auth_method, &owner.issuer, &owner.tenant, &owner.user, self.from).hash(state);
@@ -74,17 +74,17 @@ impl Hash for Holder {
 
 /// The sessions of one holder, by their places in memory.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct OwnerSessions {
     pub(super) sessions: HashMap<usize, Arc<Session>>,
     /// When nothing was found that could go, and how long that stays so: looking costs more than being refused.
     pub(super) looked: Option<(u64, Duration)>,
 }
 
-impl Held {
+impl OwnerSessions {
     /// Takes out what is used least; nothing if all of it is in use.
     pub(super) fn give_up(&mut self, now: u64) -> Vec<Arc<Session>> {
         let some = (self.sessions.len() / 8).max(1);
-        let oldest = now.saturating_sub(IDLE);
+        let oldest = now.saturating_sub(MIN_IDLE_SECS);
         let may_go = |session: &&Arc<Session>| {
             session.is_idle(now) && (session.is_unused() || session.used() < oldest)
         };
@@ -100,7 +100,7 @@ impl Held {
     /// Seconds until one of them may go, if nobody uses it.
     pub(super) fn wait(&self, now: u64) -> Duration {
         let oldest = self.sessions.values().map(|session| session.used()).min().unwrap_or(now);
-        Duration::from_secs((oldest + IDLE + 1).saturating_sub(now).clamp(1, IDLE))
+        Duration::from_secs((oldest + MIN_IDLE_SECS + 1).saturating_sub(now).clamp(1, MIN_IDLE_SECS))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 
 use super::Session;
-use super::upstream_session::{UpstreamSlot, left};
+use super::upstream_session::{UpstreamSlot, close_session};
 use crate::server::Server;
 use crate::upstream::WireId;
 use crate::upstream::http::UpstreamSession;
@@ -60,7 +60,7 @@ impl Session {
             };
             session.server_requests.remove_session(number);
             if let Some((server, upstream_session)) = parting {
-                left(&server, &upstream_session, &[]).await;
+                close_session(&server, &upstream_session, &[]).await;
             }
         });
     }
@@ -91,7 +91,7 @@ impl Session {
             };
             let sent = |in_flight: &Arc<super::InFlightRequest>| in_flight.sent().map(|sent| sent.wire);
             let ids: Vec<WireId> = runs.iter().filter(|in_flight| here(in_flight)).filter_map(sent).collect();
-            async move { left(server, upstream_session, &ids).await }
+            async move { close_session(server, upstream_session, &ids).await }
         });
         tokio::join!(join_all(leaving), self.unsubscribe_shared());
     }

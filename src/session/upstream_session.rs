@@ -18,7 +18,7 @@ use super::id_map::CANCELLED;
 use super::{Servers, Session};
 use crate::server::Server;
 use crate::upstream::http::UpstreamSession;
-use crate::upstream::{Hello, RpcOutcome, UpstreamError, WireId};
+use crate::upstream::{RpcOutcome, ServerHandshake, UpstreamError, WireId};
 
 /// How long a server may take to hear of a level, or of an end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -241,7 +241,7 @@ impl Session {
         }
         let (upstream_session, handshake) = self.open(&server, bearer).await?;
         if self.ended.is_cancelled() {
-            left(&server, &upstream_session, &[]).await;
+            close_session(&server, &upstream_session, &[]).await;
             return Err(UpstreamError::SessionClosed);
         }
         self.send_log_level(&server, &upstream_session, &handshake).await;
@@ -271,7 +271,7 @@ impl Session {
         &self,
         server: &Server,
         bearer: Option<HeaderValue>,
-    ) -> Result<(Arc<UpstreamSession>, Hello), UpstreamError> {
+    ) -> Result<(Arc<UpstreamSession>, ServerHandshake), UpstreamError> {
         let Some(http) = server.upstream.endpoint_pool() else {
             return Err(UpstreamError::InvalidResponse("it keeps no sessions".into()));
         };
@@ -285,7 +285,12 @@ impl Session {
     }
 
     /// Tells a server in a new seat how much the client wants to hear, before it hears of anything.
-    async fn send_log_level(&self, server: &Server, upstream_session: &UpstreamSession, handshake: &Hello) {
+    async fn send_log_level(
+        &self,
+        server: &Server,
+        upstream_session: &UpstreamSession,
+        handshake: &ServerHandshake,
+    ) {
         let (Some(params), Some(http)) = (self.client_state.level(), server.upstream.endpoint_pool()) else {
             return;
         };
@@ -363,7 +368,7 @@ fn is_usable(server: &Server, upstream_session: &UpstreamSession) -> bool {
 }
 
 /// Tells an endpoint that a seat is left, and with it these requests: not every server ends them with the session.
-pub(super) async fn left(server: &Server, upstream_session: &UpstreamSession, in_flight: &[WireId]) {
+pub(super) async fn close_session(server: &Server, upstream_session: &UpstreamSession, in_flight: &[WireId]) {
     let Some(http) = server.upstream.endpoint_pool() else { return };
     let cancelled = in_flight.iter().map(|id| {
         let params = format!(r#"{{"requestId":{},"reason":"the session has ended"}}"#, id.as_str());

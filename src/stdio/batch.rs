@@ -11,7 +11,7 @@ use mcp::rejection::code;
 
 use super::StdioFrontend;
 use super::events::{EventKind, Events, classify, is_stream};
-use super::gateway_session::Session;
+use super::gateway_session::GatewaySession;
 use super::response::{code_of, error_of, is_session_expired};
 use mcp::jsonrpc::message;
 
@@ -54,8 +54,8 @@ impl StdioFrontend {
             let broke =
                 |why: String| Rejection::http(503, "broken", format!("the gateway did not answer: {why}"));
             let body = self.whole(response).await.map_err(broke)?;
-            let lost =
-                session.filter(|session| Session::has_id(session) && is_session_expired(status, &body));
+            let lost = session
+                .filter(|session| GatewaySession::has_id(session) && is_session_expired(status, &body));
             match lost.filter(|_| !renewed) {
                 Some(session) => {
                     renewed = true;

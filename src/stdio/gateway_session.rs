@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use mcp::header_name;
 use mcp::jsonrpc::message;
 
-pub struct Session {
+pub struct GatewaySession {
     /// None at a server that keeps no sessions.
     pub(super) id: Option<HeaderValue>,
     pub(super) version: Option<HeaderValue>,
@@ -19,7 +19,7 @@ pub struct Session {
     pub over: CancellationToken,
 }
 
-impl Session {
+impl GatewaySession {
     pub fn has_id(&self) -> bool {
         self.id.is_some()
     }

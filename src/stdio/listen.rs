@@ -13,11 +13,11 @@ use tokio::time::Instant;
 
 use super::StdioFrontend;
 use super::events::{EventKind, Events, classify, is_stream};
-use super::gateway_session::Session;
+use super::gateway_session::GatewaySession;
 use super::in_flight::StdioCall;
 use super::response::{ReadOutcome, passes};
 use mcp::jsonrpc::message;
-use mcp::jsonrpc::message::SUBSCRIPTION;
+use mcp::jsonrpc::message::SUBSCRIPTION_ID;
 
 /// How long a stream is left alone after its end; longer each time, unless it stood for a while.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Backoff {
 impl StdioFrontend {
     /// Hears what the gateway says in a session unasked, until the session is over or the gateway has no such stream.
     /// It may open another session, which has a stream of its own.
-    pub(super) fn listen_loop(self: Arc<Self>, session: Arc<Session>) -> BoxFuture<'static, ()> {
+    pub(super) fn listen_loop(self: Arc<Self>, session: Arc<GatewaySession>) -> BoxFuture<'static, ()> {
         let over = session.over.clone();
         async move {
             tokio::select! {
@@ -51,7 +51,7 @@ impl StdioFrontend {
         .boxed()
     }
 
-    async fn read_stream(self: &Arc<Self>, session: Arc<Session>) {
+    async fn read_stream(self: &Arc<Self>, session: Arc<GatewaySession>) {
         let (mut pause, mut last) = (Backoff(MIN), None::<HeaderValue>);
         loop {
             let (opened, mut retry) = (Instant::now(), None);
@@ -170,7 +170,7 @@ fn missed(acknowledgement: &[u8], id: &[u8]) -> Vec<Bytes> {
         ("promptsListChanged", "prompts"),
         ("resourcesListChanged", "resources"),
     ];
-    let meta = format!(r#"{{"_meta":{{{}:{}}}}}"#, quote(SUBSCRIPTION), String::from_utf8_lossy(id));
+    let meta = format!(r#"{{"_meta":{{{}:{}}}}}"#, quote(SUBSCRIPTION_ID), String::from_utf8_lossy(id));
     kinds
         .into_iter()
         .filter(|(member, _)| {

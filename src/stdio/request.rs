@@ -105,7 +105,7 @@ impl StdioFrontend {
         &self,
         call: &StdioCall,
         headers: HeaderMap,
-        session: Option<&super::gateway_session::Session>,
+        session: Option<&super::gateway_session::GatewaySession>,
     ) -> ReadOutcome {
         match self.post(headers, call.request.line.clone(), Some(call.detached.clone())).await {
             Ok(response) => self.read(response, &call.request.id, Some(call), session).await,

@@ -10,7 +10,7 @@ use mcp::rejection::code;
 
 use super::StdioFrontend;
 use super::events::{EventKind, Events, classify, is_stream};
-use super::gateway_session::Session;
+use super::gateway_session::GatewaySession;
 use super::in_flight::StdioCall;
 use super::transport::cause;
 use mcp::jsonrpc::message;
@@ -39,7 +39,7 @@ impl StdioFrontend {
         response: reqwest::Response,
         id: &[u8],
         call: Option<&StdioCall>,
-        session: Option<&Session>,
+        session: Option<&GatewaySession>,
     ) -> ReadOutcome {
         if response.status().is_success() && is_stream(&response) {
             return self.follow(response, id, call, session).await;
@@ -51,7 +51,7 @@ impl StdioFrontend {
         };
         let answer = answer(status, &body, id);
         let answer = answer.unwrap_or_else(|rejection| message::rejection_response(Some(id), &rejection));
-        match session.is_some_and(Session::has_id) && is_session_expired(status, &body) {
+        match session.is_some_and(GatewaySession::has_id) && is_session_expired(status, &body) {
             true => ReadOutcome::SessionExpired(answer),
             false => ReadOutcome::Response(answer),
         }
@@ -62,7 +62,7 @@ impl StdioFrontend {
         response: reqwest::Response,
         id: &[u8],
         call: Option<&StdioCall>,
-        session: Option<&Session>,
+        session: Option<&GatewaySession>,
     ) -> ReadOutcome {
         let mut events = Events::of(response, self.settings.max_response);
         let mut attempts = 0;

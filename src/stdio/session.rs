@@ -12,7 +12,7 @@ use mcp::Rejection;
 use tokio_util::sync::CancellationToken;
 
 use super::client_request::StdioRequest;
-use super::gateway_session::Session;
+use super::gateway_session::GatewaySession;
 use super::in_flight::StdioCall;
 use super::response::{ReadOutcome, passes};
 use super::{ConnectRetry, StdioFrontend};
@@ -33,7 +33,7 @@ pub struct ClientSessions {
 /// What is said again in a new session.
 #[derive(Default)]
 struct SavedState {
-    now: Option<Arc<Session>>,
+    now: Option<Arc<GatewaySession>>,
     /// The client's own, of `initialize`.
     params: Bytes,
     /// The client has said that it is ready.
@@ -44,12 +44,12 @@ struct SavedState {
 }
 
 impl ClientSessions {
-    pub fn now(&self) -> Option<Arc<Session>> {
+    pub fn now(&self) -> Option<Arc<GatewaySession>> {
         self.state().now.clone()
     }
 
     /// Takes the session out.
-    pub fn end(&self) -> Option<Arc<Session>> {
+    pub fn end(&self) -> Option<Arc<GatewaySession>> {
         let session = self.state().now.take()?;
         session.over.cancel();
         Some(session)
@@ -109,7 +109,7 @@ impl StdioFrontend {
     }
 
     /// Opens the stream of a session. What comes of anything that the client does next can be said on it.
-    async fn listen_in(self: &Arc<Self>, session: &Arc<Session>) {
+    async fn listen_in(self: &Arc<Self>, session: &Arc<GatewaySession>) {
         tokio::spawn(self.clone().listen_loop(session.clone()));
         let _ = tokio::time::timeout(OPEN_TIMEOUT, session.heard.cancelled()).await;
     }
@@ -120,7 +120,7 @@ impl StdioFrontend {
         body: Bytes,
         id: &[u8],
         call: Option<&StdioCall>,
-    ) -> Result<(Bytes, Option<Session>), Rejection> {
+    ) -> Result<(Bytes, Option<GatewaySession>), Rejection> {
         let mut timeout = ConnectRetry::of(self.settings.wait);
         let (answer, session) = loop {
             let left = call.map(|call| call.detached.clone());
@@ -144,7 +144,7 @@ impl StdioFrontend {
             let result = answer.slice(span.start..span.end);
             let member = |name| message::member(&result, name).map(|span| result.slice(span.start..span.end));
             let version = member("protocolVersion").and_then(|version| message::string(&version));
-            Session {
+            GatewaySession {
                 id: session,
                 version: version.and_then(|version| HeaderValue::from_str(&version).ok()),
                 capabilities: member("capabilities").unwrap_or_default(),
@@ -157,7 +157,7 @@ impl StdioFrontend {
 
     /// Opens the session anew in the place of one that the gateway has forgotten, and says again what the client has set.
     /// Who comes second gets what the first has opened.
-    pub(super) async fn renew(self: &Arc<Self>, lost: &Arc<Session>) -> Result<(), Rejection> {
+    pub(super) async fn renew(self: &Arc<Self>, lost: &Arc<GatewaySession>) -> Result<(), Rejection> {
         let _turn = self.session.renewing.lock().await;
         let (params, initialized, level, followed) = {
             let state = self.session.state();

@@ -16,7 +16,7 @@ use mcp::Rejection;
 use tokio_util::sync::CancellationToken;
 
 use crate::listener::tls;
-use crate::proxy::in_process::Inside;
+use crate::proxy::in_process::InProcessGateway;
 
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 /// Longest file that is taken for a token.
@@ -33,7 +33,7 @@ pub struct Transport {
 
 enum Connector {
     Http { client: reqwest::Client, url: reqwest::Url },
-    InProcess { gateway: Inside, path: String },
+    InProcess { gateway: InProcessGateway, path: String },
 }
 
 /// What goes as `Authorization`. Its value is never told.
@@ -126,7 +126,7 @@ impl Transport {
 
     /// To a gateway of this process, at a path of it.
     pub fn in_process(
-        gateway: Inside,
+        gateway: InProcessGateway,
         path: String,
         secret: Option<TokenSource>,
     ) -> Result<Self, SetupError> {

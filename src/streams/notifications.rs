@@ -25,7 +25,7 @@ use crate::registry::{ListChange, ListChangeWatcher, Registry};
 use crate::server::Server;
 use crate::session::{MessageFilter, Session, TooManyStreams};
 use mcp::jsonrpc::message;
-use mcp::jsonrpc::message::{SUBSCRIPTION, strings};
+use mcp::jsonrpc::message::{SUBSCRIPTION_ID, strings};
 
 /// Most resources that one stream follows.
 const MAX_RESOURCES: usize = 1024;
@@ -208,7 +208,7 @@ pub fn subscription_stream(
     let Subscription { id, mut filter, caller, mut list_changes, server_info } = listening;
     let (message, receiver) = mpsc::channel(32);
     let runtime = core.clone();
-    let subscription = format!(r#""{SUBSCRIPTION}":{}"#, String::from_utf8_lossy(&id));
+    let subscription = format!(r#""{SUBSCRIPTION_ID}":{}"#, String::from_utf8_lossy(&id));
     let info = String::from_utf8_lossy(&server_info);
     let last = format!(
         r#"{{"resultType":"complete","_meta":{{{subscription},"io.modelcontextprotocol/serverInfo":{info}}}}}"#

@@ -18,7 +18,7 @@ use crate::registry::Registry;
 use crate::server::Server;
 use crate::upstream::{WatchEnd, gateway_meta};
 use mcp::jsonrpc::message;
-use mcp::jsonrpc::message::{SUBSCRIPTION, strings};
+use mcp::jsonrpc::message::{SUBSCRIPTION_ID, strings};
 
 /// How long servers may take to acknowledge; the client waits for that.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -129,7 +129,7 @@ impl ResourceSubscriber {
                     return Err(NothingToWatch);
                 }
                 let id = String::from_utf8_lossy(&self.id);
-                let params = format!(r#"{{"uri":{},"_meta":{{"{SUBSCRIPTION}":{id}}}}}"#, quote(uri));
+                let params = format!(r#"{{"uri":{},"_meta":{{"{SUBSCRIPTION_ID}":{id}}}}}"#, quote(uri));
                 let note = message::notification(UPDATED, params.as_bytes());
                 self.out.send(ResourceEvent::Message(note)).await.map_err(|_| NothingToWatch)?;
             }
@@ -160,6 +160,6 @@ fn with_subscription_id(message: &Bytes, read: &message::ServerMessage, id: &[u8
         let place = message::member(outer.of(message), name)?;
         Some(Span { start: outer.start + place.start, end: outer.start + place.end })
     };
-    let place = inside(inside(read.params?, "_meta")?, SUBSCRIPTION)?;
+    let place = inside(inside(read.params?, "_meta")?, SUBSCRIPTION_ID)?;
     Some(splice(BytesMut::from(&message[..]), place, id))
 }

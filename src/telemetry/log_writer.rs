@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 
-use super::timestamp::Clock;
+use super::timestamp::TimestampCache;
 use crate::config::LogFormat;
 
 /// Bytes that a thread may have on its page; what comes then is dropped.
@@ -52,7 +52,7 @@ thread_local! {
 #[derive(Default)]
 pub struct ThreadBuffer {
     pub text: String,
-    pub timestamp: Clock,
+    pub timestamp: TimestampCache,
     lines: u64,
 }
 

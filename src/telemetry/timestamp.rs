@@ -7,12 +7,12 @@ use chrono::{DateTime, Timelike as _, Utc};
 
 /// The time as text, which is the same for a second but for its end.
 #[derive(Default)]
-pub struct Clock {
+pub struct TimestampCache {
     second: Option<i64>,
     text: String,
 }
 
-impl Clock {
+impl TimestampCache {
     pub fn tell(&mut self, out: &mut String, at: SystemTime) {
         let at = DateTime::<Utc>::from(at);
         if self.second.replace(at.timestamp()) != Some(at.timestamp()) {

@@ -11,7 +11,7 @@ use mcp::json::quote::quote;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Hello, RpcOutcome, Upstream, UpstreamCall, UpstreamError};
+use super::{RpcOutcome, ServerHandshake, Upstream, UpstreamCall, UpstreamError};
 use mcp::version;
 
 /// Longest that the tool `sleep` sleeps, in seconds.
@@ -119,14 +119,14 @@ fn error(code: i64, message: &str) -> RpcOutcome {
 
 #[async_trait]
 impl Upstream for Demo {
-    async fn connect(&self, era: Era, _: Instant) -> Result<Hello, UpstreamError> {
+    async fn connect(&self, era: Era, _: Instant) -> Result<ServerHandshake, UpstreamError> {
         let version = match era {
             Era::Modern => version::NEWEST_MODERN,
             Era::Legacy => version::NEWEST_LEGACY,
         };
         let info =
             json!({"name": "toolgate-demo", "title": "Toolgate demo", "version": env!("CARGO_PKG_VERSION")});
-        Ok(Hello {
+        Ok(ServerHandshake {
             version: version.to_owned(),
             capabilities: Bytes::from_static(br#"{"tools":{}}"#),
             server_info: Bytes::from(info.to_string()),

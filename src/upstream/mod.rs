@@ -32,7 +32,7 @@ pub use http::pool::Pool;
 pub use limits::UpstreamLimits;
 pub use redact_response::ResponseRedactor;
 pub use request_ids::WireId;
-pub use server_handshake::Hello;
+pub use server_handshake::ServerHandshake;
 pub use stdio::child::is_own_child;
 use stdio::subscriptions::UpdateQueue;
 
@@ -77,7 +77,7 @@ pub enum WatchEnd {
 pub trait Upstream: Send + Sync + 'static {
     /// Opens (or re-opens) the gateway's own connection in this era and asks the server to introduce itself, which it may
     /// do until that moment. Both eras may be greeted at the same time.
-    async fn connect(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError>;
+    async fn connect(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError>;
 
     /// One request in the gateway's own connection of that era.
     async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError>;

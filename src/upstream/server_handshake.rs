@@ -26,7 +26,7 @@ const LONGEST: usize = 200;
 
 /// How a server introduces itself in one era (`initialize` or `server/discover`). The members are JSON text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hello {
+pub struct ServerHandshake {
     /// The revision that was agreed on.
     pub version: String,
     /// `ServerCapabilities` of the newest revision of the era.
@@ -39,7 +39,7 @@ pub struct Hello {
     pub faults: Vec<String>,
 }
 
-impl Hello {
+impl ServerHandshake {
     /// Reads the result of `initialize` or `server/discover`.
     ///
     /// # Errors
@@ -225,8 +225,9 @@ mod tests {
 
     use super::*;
 
-    fn hello(version: &str, result: &str) -> Hello {
-        Hello::read(&Bytes::copy_from_slice(result.as_bytes()), version.to_owned()).expect("a greeting")
+    fn hello(version: &str, result: &str) -> ServerHandshake {
+        ServerHandshake::read(&Bytes::copy_from_slice(result.as_bytes()), version.to_owned())
+            .expect("a greeting")
     }
 
     fn value(text: &[u8]) -> Value {
@@ -282,7 +283,7 @@ mod tests {
         }
         for broken in ["{}", r#"{"capabilities":[]}"#, r#"{"capabilities":null}"#] {
             let broken = Bytes::from_static(broken.as_bytes());
-            assert!(Hello::read(&broken, "2026-07-28".to_owned()).is_err());
+            assert!(ServerHandshake::read(&broken, "2026-07-28".to_owned()).is_err());
         }
     }
 
@@ -325,7 +326,8 @@ mod tests {
         assert_eq!(value(&read.server_info), json!({"name": "unknown", "version": "0"}));
         assert_eq!((read.instructions, read.faults.len()), (None, 2));
         let sent = format!(r#"{{"capabilities":{{"x":"{long}"}}}}"#);
-        let error = Hello::read(&Bytes::from(sent), "2025-11-25".to_owned()).expect_err("it is too long");
+        let error =
+            ServerHandshake::read(&Bytes::from(sent), "2025-11-25".to_owned()).expect_err("it is too long");
         assert!(error.to_string().contains("longer than 65536 bytes"), "{error}");
     }
 

@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::method::Method;
 
 /// The key of `_meta` that says to which subscription a message belongs (2026-07-28, basic/utilities/subscriptions).
-pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// `{"jsonrpc":"2.0","id":ID,"result":RESULT}`; both are JSON text.
 pub fn result(id: &[u8], result: &[u8]) -> Bytes {

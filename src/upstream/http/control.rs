@@ -15,7 +15,8 @@ use super::notifications::{StreamCursor, StreamOpen};
 use super::response::{ReadOptions, is_sse};
 use super::{HttpEndpoint, UpstreamSession, own_id, param_headers};
 use crate::upstream::{
-    Hello, LISTS_CHANGED, RpcOutcome, UpstreamCall, UpstreamError, gateway_initialize, gateway_params,
+    LISTS_CHANGED, RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_initialize,
+    gateway_params,
 };
 use mcp::jsonrpc::message;
 use mcp::version;
@@ -29,7 +30,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 const MIN_STREAM_AGE: Duration = Duration::from_secs(1);
 
 impl HttpEndpoint {
-    pub(crate) async fn connect(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
+    pub(crate) async fn connect(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
         let time = until.saturating_duration_since(Instant::now());
         let greeted = tokio::time::timeout(time, async {
             self.peer.resolve().await?;
@@ -41,7 +42,7 @@ impl HttpEndpoint {
         greeted.await.unwrap_or(Err(UpstreamError::TimedOut(time)))
     }
 
-    async fn initialize(&self, time: Duration) -> Result<Hello, UpstreamError> {
+    async fn initialize(&self, time: Duration) -> Result<ServerHandshake, UpstreamError> {
         let mut snapshot = self.control_session.lock().await;
         if let Some(upstream_session) = snapshot.take() {
             self.close_session(&upstream_session).await;
@@ -51,7 +52,7 @@ impl HttpEndpoint {
         Ok(handshake)
     }
 
-    async fn discover(&self, timeout: Duration) -> Result<Hello, UpstreamError> {
+    async fn discover(&self, timeout: Duration) -> Result<ServerHandshake, UpstreamError> {
         let (era, method) = (Era::Modern, "server/discover");
         let params = gateway_params(era, "");
         let id = own_id();
@@ -63,7 +64,7 @@ impl HttpEndpoint {
             status,
             self.read_response(response, ReadOptions::new(&id, timeout)).await,
         )?;
-        let handshake = Hello::read(&result, version::NEWEST_MODERN.to_owned());
+        let handshake = ServerHandshake::read(&result, version::NEWEST_MODERN.to_owned());
         // An old server may have something of that name.
         handshake.map_err(|error| UpstreamError::WrongEra(era, error.to_string()))
     }

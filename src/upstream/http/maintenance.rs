@@ -19,7 +19,8 @@ use super::HttpEndpoint;
 use super::endpoint_health::HealthChange;
 use super::pool::Pool;
 use crate::upstream::{
-    Hello, RpcOutcome, Upstream, UpstreamCall, UpstreamError, UpstreamLimits, WatchEnd, gateway_params,
+    RpcOutcome, ServerHandshake, Upstream, UpstreamCall, UpstreamError, UpstreamLimits, WatchEnd,
+    gateway_params,
 };
 
 /// Names are looked up again after this time, give or take a fifth.
@@ -139,7 +140,7 @@ fn jittered(time: Duration) -> Duration {
 
 #[async_trait]
 impl Upstream for Pool {
-    async fn connect(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
+    async fn connect(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
         let ask = |endpoint: Arc<HttpEndpoint>| {
             let greeting = async move { endpoint.connect(era, until).await };
             Box::pin(greeting) as BoxFuture<'_, _>

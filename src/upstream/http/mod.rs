@@ -36,7 +36,7 @@ use mcp::header_name;
 use mcp::header_value::encode;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{Hello, Peer, RpcOutcome, UpstreamError, UpstreamLimits, WireId};
+use super::{Peer, RpcOutcome, ServerHandshake, UpstreamError, UpstreamLimits, WireId};
 use control::is_unknown_method;
 use endpoint_health::EndpointHealth;
 use era_errors::classify_era_error;
@@ -201,7 +201,7 @@ impl HttpEndpoint {
         params: &[u8],
         bearer: Option<HeaderValue>,
         timeout: Duration,
-    ) -> Result<(UpstreamSession, Hello), UpstreamError> {
+    ) -> Result<(UpstreamSession, ServerHandshake), UpstreamError> {
         let id = own_id();
         let body = message::request(&id, "initialize", params);
         let extra = bearer.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
@@ -230,7 +230,7 @@ impl HttpEndpoint {
             return Err(wrong(format!("it offers revision {version:?}")));
         }
         upstream_session.version.clone_from(&version);
-        let handshake = Hello::read(&result, version).map_err(|error| wrong(error.to_string()))?;
+        let handshake = ServerHandshake::read(&result, version).map_err(|error| wrong(error.to_string()))?;
         self.notify(&upstream_session, "notifications/initialized", Bytes::new()).await?;
         Ok((upstream_session, handshake))
     }

@@ -18,7 +18,7 @@ use super::retry::Retry;
 use super::tls::UpstreamTls;
 use super::{HttpEndpoint, UpstreamSession};
 use crate::config::{self, Balance};
-use crate::upstream::{Hello, Peer, RpcOutcome, UpstreamError, UpstreamLimits};
+use crate::upstream::{Peer, RpcOutcome, ServerHandshake, UpstreamError, UpstreamLimits};
 
 /// The longest time that opening a session may take at one endpoint, if there is another.
 const OPEN: Duration = Duration::from_secs(10);
@@ -228,7 +228,7 @@ impl Pool {
         key: u64,
         params: &[u8],
         bearer: Option<HeaderValue>,
-    ) -> Result<(UpstreamSession, Hello), UpstreamError> {
+    ) -> Result<(UpstreamSession, ServerHandshake), UpstreamError> {
         let mut failed = 0;
         loop {
             let index = self.pick(key, failed);

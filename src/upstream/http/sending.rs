@@ -115,7 +115,7 @@ impl HttpEndpoint {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         headers.extend(extra);
         let request = client.post(self.url.clone()).headers(headers).body(body);
-        let response = answer_to(request, timeout, believed).await;
+        let response = response_to(request, timeout, believed).await;
         if matches!(response, Err(UpstreamError::Redirected(..))) && !believed {
             self.peer.doubt();
         }
@@ -132,13 +132,13 @@ impl HttpEndpoint {
     ) -> Result<reqwest::Response, UpstreamError> {
         if self.peer.has_streams() {
             let request = self.client.get(self.url.clone()).headers(headers.clone());
-            let response = answer_to(request, timeout, false).await?;
+            let response = response_to(request, timeout, false).await?;
             if response.version() == http::Version::HTTP_2 {
                 return Ok(response);
             }
             self.peer.has_http2(response.version());
         }
-        answer_to(self.alone()?.get(self.url.clone()).headers(headers), timeout, true).await
+        response_to(self.alone()?.get(self.url.clone()).headers(headers), timeout, true).await
     }
 
     /// Goes on with a stream of a session; `extra` says after which event.
@@ -182,7 +182,7 @@ pub(crate) fn settings(
 const HEAD_TOO_LARGE: &str = "message head is too large";
 
 /// Sends a request and gives the answer as it begins. `believed`: what names no request is about this one.
-pub(crate) async fn answer_to(
+pub(crate) async fn response_to(
     request: reqwest::RequestBuilder,
     timeout: Duration,
     believed: bool,

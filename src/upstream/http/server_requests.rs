@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue};
 use mcp::Era;
 use mcp::json::quote::quote;
 
-use super::sending::answer_to;
+use super::sending::response_to;
 use super::{HttpEndpoint, UpstreamSession};
 use mcp::jsonrpc::message;
 
@@ -54,7 +54,7 @@ impl HttpEndpoint {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         let request = self.client.post(self.url.clone()).headers(headers).body(body);
-        match answer_to(request, REPLY_TIMEOUT, false).await {
+        match response_to(request, REPLY_TIMEOUT, false).await {
             Ok(response) if response.status().is_success() => {}
             Ok(response) => {
                 tracing::debug!(endpoint = self.label, status = %response.status(), "a reply was not taken");

@@ -23,7 +23,7 @@ use tracing::{debug, error, info};
 
 use super::connection::ChildConnection;
 pub use super::connection::{ChildError, ChildProgress, ChildResponse};
-use super::spawn::{Left, Reach, attend};
+use super::spawn::{Left, Reach, wait};
 pub use super::spawn::{ServerCommand, is_own_child};
 
 /// How long a process may take to start, and to end after each of: its stdin closed, SIGTERM, SIGKILL.
@@ -53,7 +53,7 @@ impl Child {
         thread::Builder::new()
             .name("stdio-child".into())
             .stack_size(256 << 10)
-            .spawn(move || attend(prepared, &name, STOP_GRACE, born))
+            .spawn(move || wait(prepared, &name, STOP_GRACE, born))
             .map_err(failed)?;
         let birth = timeout(START, birth).await.map_err(|late| failed(late.into()))?;
         let process = birth.map_err(|lost| failed(io::Error::other(lost)))?.map_err(failed)?;

@@ -25,8 +25,8 @@ use subscriptions::{ResourceSubscriptions, UpdateQueue};
 
 use super::http::era_errors::is_rejection_code;
 use super::{
-    Hello, LISTS_CHANGED, RpcOutcome, Upstream, UpstreamCall, UpstreamError, UpstreamLimits, WatchEnd,
-    gateway_params,
+    LISTS_CHANGED, RpcOutcome, ServerHandshake, Upstream, UpstreamCall, UpstreamError, UpstreamLimits,
+    WatchEnd, gateway_params,
 };
 pub use child::ServerCommand;
 use mcp::jsonrpc::message;
@@ -134,7 +134,7 @@ fn updated(message: &[u8]) -> Option<String> {
 
 #[async_trait]
 impl Upstream for Stdio {
-    async fn connect(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
+    async fn connect(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
         self.start(era, until).await
     }
 

@@ -29,7 +29,7 @@ mod supervised;
 #[cfg(target_os = "linux")]
 mod supervisor;
 #[cfg(target_os = "linux")]
-pub(crate) use supervised::{Reach, attend};
+pub(crate) use supervised::{Reach, wait};
 
 /// What a process gets of the gateway's environment, besides `LC_*`: where it is, and how it reaches what is outside. No more,
 /// for the gateway's own secrets are there too; `env_pass` names more.

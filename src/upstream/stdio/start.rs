@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::child::{ChildError, ChildResponse};
 use super::{ServerProcess, Stdio, failed};
-use crate::upstream::{Hello, UpstreamError, gateway_initialize, gateway_params};
+use crate::upstream::{ServerHandshake, UpstreamError, gateway_initialize, gateway_params};
 use mcp::jsonrpc::message;
 use mcp::version;
 
@@ -37,7 +37,7 @@ pub(crate) struct StartState {
 
 /// What the answer to a first request says.
 enum EraProbe {
-    Supported(Hello),
+    Supported(ServerHandshake),
     /// It does not speak the era. If `free`, the process may be asked in the other.
     Rejected {
         why: String,
@@ -119,7 +119,7 @@ impl Stdio {
 
     /// Starts a process for the era, or takes the one that the start of the other era leaves; whichever of them answers
     /// first stays.
-    pub(crate) async fn start(&self, era: Era, until: Instant) -> Result<Hello, UpstreamError> {
+    pub(crate) async fn start(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
         let starts = &self.starts;
         let _under_way = StartGuard::begin(starts, era);
         self.clear(era, until).await;
@@ -205,7 +205,7 @@ fn probe(
 fn judge_probe(era: Era, said: Result<ChildResponse, ChildError>) -> EraProbe {
     match (era, said) {
         (Era::Modern, Ok(ChildResponse::Result(result))) => {
-            match Hello::read(&result, version::NEWEST_MODERN.to_owned()) {
+            match ServerHandshake::read(&result, version::NEWEST_MODERN.to_owned()) {
                 Ok(handshake) => EraProbe::Supported(handshake),
                 // An old server may have something of that name.
                 Err(error) => EraProbe::Rejected { why: error.to_string(), free: true },
@@ -229,7 +229,7 @@ fn judge_probe(era: Era, said: Result<ChildResponse, ChildError>) -> EraProbe {
             let version = message::member(&result, "protocolVersion");
             let version = version.and_then(|span| message::string(span.of(&result)));
             let nonsense = || UpstreamError::InvalidResponse("`initialize` names no revision".into());
-            match version.ok_or_else(nonsense).and_then(|version| Hello::read(&result, version)) {
+            match version.ok_or_else(nonsense).and_then(|version| ServerHandshake::read(&result, version)) {
                 Ok(handshake) => EraProbe::Supported(handshake),
                 Err(error) => EraProbe::Failed(error),
             }

@@ -29,7 +29,7 @@ impl Drop for Reach {
 }
 
 /// Starts the process and waits for it.
-pub fn attend(
+pub fn wait(
     mut command: process::Command,
     _server: &str,
     _grace: Duration,

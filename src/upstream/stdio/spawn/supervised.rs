@@ -36,7 +36,7 @@ impl Drop for Reach {
 }
 
 /// Starts the process and hears its supervisor until that has ended, and with it all that the server was.
-pub fn attend(
+pub fn wait(
     mut command: process::Command,
     server: &str,
     grace: Duration,

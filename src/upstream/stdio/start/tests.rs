@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::upstream::stdio::{ServerCommand, Stdio};
-use crate::upstream::{Hello, Upstream, UpstreamError};
+use crate::upstream::{ServerHandshake, Upstream, UpstreamError};
 
 /// It only ends a test that has failed already.
 const SOON: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ struct Gate {
     server: Arc<Stdio>,
 }
 
-type Greeting = JoinHandle<Result<Hello, UpstreamError>>;
+type Greeting = JoinHandle<Result<ServerHandshake, UpstreamError>>;
 
 impl Gate {
     async fn of(kind: &str) -> Self {

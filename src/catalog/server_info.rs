@@ -44,7 +44,7 @@ pub fn capabilities(era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, star
     {
         return face.handshake.capabilities.clone();
     }
-    let offers = |name: &str, flag| lists.iter().any(|(_, face)| face.handshake.offers(name, flag));
+    let offers = |name: &str, flag| lists.iter().any(|(_, face)| face.handshake.has_capability(name, flag));
     let mut parts = Vec::new();
     let toolset = matches!(scope, Scope::Toolset(_));
     if toolset || offers("tools", None) || lists.is_empty() {
@@ -58,7 +58,7 @@ pub fn capabilities(era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, star
             let carried = lists.iter().any(|(server, face)| match era {
                 Era::Legacy => {
                     (server.upstream.endpoint_pool().is_some() || server.upstream.is_shared())
-                        && face.handshake.offers("resources", Some("subscribe"))
+                        && face.handshake.has_capability("resources", Some("subscribe"))
                 }
                 Era::Modern => accepts_subscriptions(server, face),
             });
@@ -71,7 +71,7 @@ pub fn capabilities(era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, star
     }
     // A process of all callers has one level for all, and its words belong to none of them.
     let logs = |(server, face): &ServerEntry<'_>| {
-        server.upstream.endpoint_pool().is_some() && face.handshake.offers("logging", None)
+        server.upstream.endpoint_pool().is_some() && face.handshake.has_capability("logging", None)
     };
     if lists.iter().any(logs) {
         parts.push(r#""logging":{}"#.to_owned());
@@ -84,5 +84,5 @@ pub fn capabilities(era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, star
 pub fn accepts_subscriptions(server: &Server, lists: &ServerLists) -> bool {
     server.upstream.has_resource_subscriptions()
         && !server.is_personal()
-        && lists.handshake.offers("resources", Some("subscribe"))
+        && lists.handshake.has_capability("resources", Some("subscribe"))
 }

@@ -20,14 +20,14 @@ use mcp::version;
 pub(super) fn session_limits(snapshot: &Snapshot) -> SessionLimits {
     let limits = &snapshot.config.config.limits;
     let number = |of: u64| usize::try_from(of).unwrap_or(usize::MAX);
-    SessionLimits { all: number(limits.max_sessions), each: number(limits.share()) }
+    SessionLimits { total: number(limits.max_sessions), per_caller: number(limits.share()) }
 }
 
 /// The refusal of another session.
 pub(super) fn too_many_sessions(full: &TooManySessions) -> Rejection {
     match full {
-        TooManySessions::All(_) => Rejection::http(503, "too_many_sessions", full.to_string()),
-        TooManySessions::Share { wait, .. } => {
+        TooManySessions::Total(_) => Rejection::http(503, "too_many_sessions", full.to_string()),
+        TooManySessions::PerCaller { wait, .. } => {
             Rejection::http(429, "too_many_sessions_of_caller", full.to_string()).retry_after(*wait)
         }
     }

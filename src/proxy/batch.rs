@@ -17,7 +17,7 @@ use mcp::{Era, MessageKind, Rejection};
 use pingora::proxy::Session;
 use tokio::sync::mpsc;
 
-use super::accept::AcceptedTypes;
+use super::accept_header::AcceptedTypes;
 use super::negotiated_response::decline;
 use super::{Gateway, RequestContext, request_head, respond, stream_response, upstream_auth};
 use crate::catalog::Endpoint;

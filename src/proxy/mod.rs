@@ -3,7 +3,7 @@
 //! Nobody else writes to a client. What is decided here is only *how* a thing is said over HTTP; what is said is
 //! decided by the chain and the door.
 
-mod accept;
+mod accept_header;
 mod batch;
 mod client_addr;
 mod context;

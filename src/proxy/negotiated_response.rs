@@ -11,7 +11,7 @@ use mcp::Era;
 use mcp::rejection::code;
 use pingora::http::ResponseHeader;
 
-use super::accept::AcceptedTypes;
+use super::accept_header::AcceptedTypes;
 use crate::dispatch::Dispatcher;
 use crate::session::id_map;
 use crate::session::{ClientAnswer, Session};

@@ -14,7 +14,7 @@ use pingora::{Error, ErrorType};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::AcceptedTypes;
+use super::accept_header::AcceptedTypes;
 use super::negotiated_response::{NegotiatedResponse, decline};
 use super::respond::{add_common_headers, write_body, write_error, write_head};
 use super::response_validator::{BodyFraming, ResponseValidator};

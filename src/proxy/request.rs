@@ -13,7 +13,7 @@ use futures::FutureExt as _;
 use mcp::{Era, Rejection};
 use pingora::proxy::Session;
 
-use super::accept::AcceptedTypes;
+use super::accept_header::AcceptedTypes;
 use super::{
     Gateway, RequestContext, client_addr, in_process, operators, relay, request_body, request_head, respond,
     upstream_request,

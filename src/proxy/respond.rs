@@ -17,7 +17,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
 use super::RequestContext;
-use super::accept::AcceptedTypes;
+use super::accept_header::AcceptedTypes;
 use super::response_validator::ResponseValidator;
 use crate::catalog;
 use crate::dispatch::Response;

@@ -12,7 +12,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::time::Instant;
 
-use super::accept::AcceptedTypes;
+use super::accept_header::AcceptedTypes;
 use super::respond::{add_common_headers, write_body, write_error, write_head, write_response};
 use super::{RequestContext, request_head};
 use crate::dispatch::{Dispatcher, Response};

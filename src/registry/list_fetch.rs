@@ -30,7 +30,7 @@ pub async fn lists(
 ) -> Result<Lists, UpstreamError> {
     let mut lists = Lists::default();
     for kind in ListKind::ALL {
-        if !handshake.offers(kind.capability(), None) {
+        if !handshake.has_capability(kind.capability(), None) {
             continue;
         }
         let old = before.map(|before| before.listing(kind));

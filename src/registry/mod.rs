@@ -20,11 +20,10 @@ use crate::catalog::{Catalog, ListKind, ServerLists};
 use crate::runtime::RuntimeConfig;
 use crate::server::Server;
 use crate::telemetry::Metrics;
-pub use apart::{Apart, Work};
 use supervisor::EraLists;
 use visibility::VisibleEndpoints;
+pub use worker_threads::{Apart, Work};
 
-mod apart;
 pub mod entry_definitions;
 mod list_changes;
 mod list_fetch;
@@ -35,6 +34,7 @@ mod rejected_entries;
 mod snapshots;
 mod supervisor;
 mod visibility;
+mod worker_threads;
 
 pub use list_changes::{ListChange, ListChangeWatcher};
 pub use pin_approval::{PinApproval, PinDefinition};

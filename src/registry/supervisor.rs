@@ -450,8 +450,8 @@ fn stagger(lists: &EraLists, last: Era) -> Era {
 fn refresh_interval(lists: &EraLists, quiet: [bool; 2]) -> Duration {
     let tells = |face: &ServerLists| {
         let mut offered =
-            ListKind::ALL.into_iter().filter(|kind| face.handshake.offers(kind.capability(), None));
-        offered.all(|kind| face.handshake.offers(kind.capability(), Some("listChanged")))
+            ListKind::ALL.into_iter().filter(|kind| face.handshake.has_capability(kind.capability(), None));
+        offered.all(|kind| face.handshake.has_capability(kind.capability(), Some("listChanged")))
     };
     let told =
         lists.iter().zip(quiet).all(|(face, quiet)| face.as_ref().is_none_or(|face| !quiet && tells(face)));

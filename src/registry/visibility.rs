@@ -7,7 +7,7 @@ use filters::rbac::VisibilityClass;
 use filters::{CallTarget, Caller};
 use moka::sync::Cache;
 
-use super::apart::Work;
+use super::worker_threads::Work;
 use super::{Registry, Snapshot};
 use crate::catalog::{Endpoint, ListKind, View};
 

@@ -8,7 +8,7 @@ use dashmap::Entry;
 
 use super::Session;
 use super::manager::SessionManager;
-use super::share::{TooManySessions, place};
+use super::session_limits::{TooManySessions, place};
 
 impl SessionManager {
     /// Counts a session in, in the place of others of its holder if it has to be.
@@ -17,14 +17,14 @@ impl SessionManager {
         let mut held = self.by_owner.entry(session.owner_key.clone()).or_default();
         let mut gone = Vec::new();
         if held.sessions.len() >= each {
-            let refused = |wait| TooManySessions::Share { most: each, wait };
-            if let Some((_, wait)) = held.looked.filter(|(second, _)| *second == now) {
+            let refused = |wait| TooManySessions::PerCaller { most: each, wait };
+            if let Some((_, wait)) = held.last_search.filter(|(second, _)| *second == now) {
                 return Err(refused(wait));
             }
-            gone = held.give_up(now);
+            gone = held.release(now);
             if held.sessions.len() >= each {
                 let wait = held.wait(now);
-                held.looked = Some((now, wait));
+                held.last_search = Some((now, wait));
                 return Err(refused(wait));
             }
         }
@@ -53,7 +53,7 @@ impl SessionManager {
         let largest =
             self.by_owner.iter().max_by_key(|held| held.sessions.len()).map(|held| held.key().clone());
         let gone = largest
-            .and_then(|largest| Some(self.by_owner.get_mut(&largest)?.give_up(self.now())))
+            .and_then(|largest| Some(self.by_owner.get_mut(&largest)?.release(self.now())))
             .unwrap_or_default();
         for session in &gone {
             self.end(session);
@@ -73,13 +73,13 @@ mod tests {
     use tokio::runtime::Handle;
 
     use super::*;
-    use crate::session::share::{MIN_IDLE_SECS, OwnerKey, SessionLimits};
+    use crate::session::session_limits::{MIN_IDLE_SECS, OwnerKey, SessionLimits};
     use crate::telemetry::Metrics;
 
     const PATH: &str = "/mcp";
 
     fn open(sessions: &SessionManager, owner: &Caller, max: usize) -> Option<Arc<Session>> {
-        let room = SessionLimits { all: max, each: usize::MAX };
+        let room = SessionLimits { total: max, per_caller: usize::MAX };
         open_in(sessions, OwnerKey::new(owner.clone(), None), room).ok()
     }
 
@@ -98,7 +98,7 @@ mod tests {
 
     /// As if the second had passed in which nothing was found.
     fn a_second_later(sessions: &SessionManager) {
-        sessions.by_owner.iter_mut().for_each(|mut held| held.looked = None);
+        sessions.by_owner.iter_mut().for_each(|mut held| held.last_search = None);
     }
 
     fn caller(user: &str) -> Caller {
@@ -108,7 +108,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_holds_more_than_its_share_even_if_it_uses_all() {
         let sessions = SessionManager::new(Metrics::new(), Handle::current());
-        let room = SessionLimits { all: 20, each: 4 };
+        let room = SessionLimits { total: 20, per_caller: 4 };
         let greedy = OwnerKey::new(caller("greedy"), None);
         let mut theirs = Vec::new();
         for _ in 0..4 {
@@ -118,7 +118,7 @@ mod tests {
         }
         for _ in 0..20 {
             let full = open_in(&sessions, greedy.clone(), room).err().expect("its share is used up");
-            let TooManySessions::Share { most: 4, wait } = full else { panic!("{full:?}") };
+            let TooManySessions::PerCaller { most: 4, wait } = full else { panic!("{full:?}") };
             assert!(
                 (Duration::from_secs(1)..=Duration::from_secs(MIN_IDLE_SECS)).contains(&wait),
                 "{wait:?}"
@@ -143,7 +143,7 @@ mod tests {
     #[tokio::test]
     async fn anonymous_callers_share_by_address() {
         let sessions = SessionManager::new(Metrics::new(), Handle::current());
-        let room = SessionLimits { all: 20, each: 1 };
+        let room = SessionLimits { total: 20, per_caller: 1 };
         let mut all = Vec::new();
         for (address, opens) in [
             ("192.0.2.1", true),

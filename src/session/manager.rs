@@ -14,7 +14,7 @@ use filters::Caller;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::share::{OwnerKey, OwnerSessions, SessionLimits, TooManySessions};
+use super::session_limits::{OwnerKey, OwnerSessions, SessionLimits, TooManySessions};
 use super::{Servers, Session};
 use crate::telemetry::Metrics;
 use mcp::jsonrpc::message;
@@ -51,8 +51,8 @@ impl SessionManager {
         client_info: Bytes,
         room: SessionLimits,
     ) -> Result<Arc<Session>, TooManySessions> {
-        if self.open.len() >= room.all && !self.evict_idle() {
-            return Err(TooManySessions::All(room.all));
+        if self.open.len() >= room.total && !self.evict_idle() {
+            return Err(TooManySessions::Total(room.total));
         }
         let mut random = [0; 24];
         getrandom::fill(&mut random).expect("the system gives random bytes");
@@ -82,7 +82,7 @@ impl SessionManager {
             ended: CancellationToken::new(),
             runtime: self.runtime.clone(),
         });
-        self.acquire_share(&session, room.each)?;
+        self.acquire_share(&session, room.per_caller)?;
         self.open.insert(session.id.clone(), session.clone());
         self.metrics.sessions.set(self.open.len() as i64);
         Ok(session)

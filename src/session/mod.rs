@@ -12,7 +12,7 @@ mod in_flight;
 mod manager;
 mod outbox;
 mod server_requests;
-mod share;
+mod session_limits;
 mod shared_upstream;
 mod upstream_close;
 mod upstream_notifications;
@@ -51,7 +51,7 @@ pub use manager::SessionManager;
 pub use outbox::{Outbox, OutboxItem, OutboxStream, TooManyStreams};
 pub use server_requests::ClientAnswer;
 use server_requests::PendingServerRequests;
-pub use share::{OwnerKey, SessionLimits, TooManySessions};
+pub use session_limits::{OwnerKey, SessionLimits, TooManySessions};
 use shared_upstream::SharedSubscription;
 use upstream_session::UpstreamSlot;
 

@@ -294,7 +294,7 @@ impl Session {
         let (Some(params), Some(http)) = (self.client_state.level(), server.upstream.endpoint_pool()) else {
             return;
         };
-        if handshake.offers("logging", None) {
+        if handshake.has_capability("logging", None) {
             let told = http.request_in(upstream_session, "logging/setLevel", params);
             if !matches!(tokio::time::timeout(CLOSE_TIMEOUT, told).await, Ok(Ok(RpcOutcome::Result(_)))) {
                 tracing::debug!(server = %server.name, "the level of log messages was not set in a new upstream session");

@@ -104,7 +104,7 @@ impl ServerHandshake {
     }
 
     /// Whether the capability `name` is offered, and with the flag `flag` if one is asked for.
-    pub fn offers(&self, name: &str, flag: Option<&str>) -> bool {
+    pub fn has_capability(&self, name: &str, flag: Option<&str>) -> bool {
         let Some(span) = message::member(&self.capabilities, name) else { return false };
         match flag {
             None => true,

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 #[cfg(not(target_os = "linux"))]
 mod group;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use group::{Reach, attend};
+pub(crate) use group::{Reach, wait};
 
 #[cfg(target_os = "linux")]
 mod descent;

@@ -19,24 +19,24 @@ pub(super) const MIN_IDLE_SECS: u64 = 60;
 /// How many sessions may be open.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionLimits {
-    pub all: usize,
+    pub total: usize,
     /// Of one caller.
-    pub each: usize,
+    pub per_caller: usize,
 }
 
 impl SessionLimits {
-    pub const UNLIMITED: Self = Self { all: usize::MAX, each: usize::MAX };
+    pub const UNLIMITED: Self = Self { total: usize::MAX, per_caller: usize::MAX };
 }
 
 /// Why none was opened.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooManySessions {
     #[error("as many sessions are open as limits.max_sessions allows ({0})")]
-    All(usize),
+    Total(usize),
     #[error(
         "you have as many sessions as limits.max_sessions_per_caller allows ({most}), all in use: end some (DELETE), or wait"
     )]
-    Share { most: usize, wait: Duration },
+    PerCaller { most: usize, wait: Duration },
 }
 
 /// Whose sessions are counted together: a caller's, of anonymous callers those of one address (of IPv6 one /64).
@@ -77,12 +77,12 @@ impl Hash for OwnerKey {
 pub(super) struct OwnerSessions {
     pub(super) sessions: HashMap<usize, Arc<Session>>,
     /// When nothing was found that could go, and how long that stays so: looking costs more than being refused.
-    pub(super) looked: Option<(u64, Duration)>,
+    pub(super) last_search: Option<(u64, Duration)>,
 }
 
 impl OwnerSessions {
     /// Takes out what is used least; nothing if all of it is in use.
-    pub(super) fn give_up(&mut self, now: u64) -> Vec<Arc<Session>> {
+    pub(super) fn release(&mut self, now: u64) -> Vec<Arc<Session>> {
         let some = (self.sessions.len() / 8).max(1);
         let oldest = now.saturating_sub(MIN_IDLE_SECS);
         let may_go = |session: &&Arc<Session>| {

@@ -32,7 +32,7 @@ lint: ## formatting and clippy, warnings denied
 
 unit: ## unit and property tests
 	@tests/tools/setup unit
-	$(CARGO) test --locked --lib --bins
+	$(CARGO) test --workspace --locked --lib --bins
 	$(CARGO) test -p filters --locked --tests
 
 integration: setup ## the real binary, real servers, real clients, the conformance suite

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 
-use filters::cel::{Condition, ConditionResult, CelContext};
+use filters::cel::{CelContext, Condition, ConditionResult};
 use filters::{CallTarget, Caller, Identity, TargetKind};
 use fuzz::cut;
 use libfuzzer_sys::fuzz_target;
@@ -36,12 +36,18 @@ fuzz_target!(|data: &[u8]| {
     assert!(!condition.conjuncts().is_empty());
     let target = CallTarget { kind: TargetKind::Tool, name: "files__read", server: "files" };
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let context = || CelContext::new(&CALLER, "tools/call", Some(target)).with_request(Some(arguments), Some(address));
+    let context =
+        || CelContext::new(&CALLER, "tools/call", Some(target)).with_request(Some(arguments), Some(address));
     let outcome = condition.evaluate(&context(), |_| true);
-    assert_eq!(outcome, condition.evaluate(&context(), |_| true), "the same call is judged twice in two ways");
+    assert_eq!(
+        outcome,
+        condition.evaluate(&context(), |_| true),
+        "the same call is judged twice in two ways"
+    );
     // Asked in two halves it says the same: that is how answers are remembered.
-    let halves =
-        condition.evaluate(&context(), |conjunct| conjunct.dependencies.args).and(condition.evaluate(&context(), |conjunct| !conjunct.dependencies.args));
+    let halves = condition
+        .evaluate(&context(), |conjunct| conjunct.dependencies.args)
+        .and(condition.evaluate(&context(), |conjunct| !conjunct.dependencies.args));
     let failed = |outcome: &ConditionResult| matches!(outcome, ConditionResult::Failed(_));
     assert!(halves == outcome || (failed(&halves) && failed(&outcome)), "{halves:?} and {outcome:?}");
     // What reads no arguments does not hang on them.

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use filters::cel::{Arguments, Condition, MAX_TEXT, ConditionResult, CelContext, InvalidArguments};
+use filters::cel::{Arguments, CelContext, Condition, ConditionResult, InvalidArguments, MAX_TEXT};
 use filters::{Caller, Identity};
 use fuzz::json::{Value, depth, value};
 use libfuzzer_sys::fuzz_target;
@@ -23,7 +23,9 @@ fuzz_target!(|arguments: &[u8]| {
     let finite = theirs.as_ref().is_some_and(is_finite);
     match (&theirs, ours) {
         (Some(_), Ok(())) => assert!(finite, "a number was made infinite"),
-        (Some(_), Err(InvalidArguments::Number)) => assert!(!finite, "a number that is not too large was refused"),
+        (Some(_), Err(InvalidArguments::Number)) => {
+            assert!(!finite, "a number that is not too large was refused")
+        }
         (Some(_), Err(why)) => panic!("a strict reader accepts what was refused: {why}"),
         (None, Ok(())) => panic!("a strict reader refuses what was accepted"),
         (None, Err(_)) => {}

@@ -5,7 +5,7 @@
 
 use fuzz::cut;
 use libfuzzer_sys::fuzz_target;
-use toolgate::config::{self, Config, Environment, ConfigErrors};
+use toolgate::config::{self, Config, ConfigErrors, Environment};
 use toolgate::runtime::filter_chain;
 
 /// What stands in the environment, and in nothing that is told.

@@ -16,16 +16,20 @@ use mcp::Era;
 use mcp::header_name;
 use mcp::jsonrpc::request;
 use tokio::runtime::{Builder, Runtime};
-use toolgate::catalog::{Catalog, Endpoint, ServerLists, ListKind, Lists, Page, DiscoveredServer};
+use toolgate::catalog::{Catalog, DiscoveredServer, Endpoint, ListKind, Lists, Page, ServerLists};
 use toolgate::config::Config;
 use toolgate::server::Server;
-use toolgate::session::{OwnerKey, SessionLimits, Session, SessionManager};
+use toolgate::session::{OwnerKey, Session, SessionLimits, SessionManager};
 use toolgate::telemetry::Metrics;
 use toolgate::upstream::ServerHandshake;
 
 /// What a server lists: a thousand stand on a page.
-const ENTRIES: [(ListKind, usize); 4] =
-    [(ListKind::Tools, 11_500), (ListKind::Prompts, 1_001), (ListKind::Resources, 0), (ListKind::Templates, 1)];
+const ENTRIES: [(ListKind, usize); 4] = [
+    (ListKind::Tools, 11_500),
+    (ListKind::Prompts, 1_001),
+    (ListKind::Resources, 0),
+    (ListKind::Templates, 1),
+];
 
 struct Setup {
     endpoint: Arc<Endpoint>,
@@ -55,7 +59,12 @@ static SETUP: LazyLock<Setup> = LazyLock::new(|| {
     let config = Config::quickstart();
     let settings = config.servers.values().next().expect("the demo server");
     let server = Server::new("fuzz", settings, &config.limits, None).expect("it needs nothing");
-    let seen = DiscoveredServer { server, legacy: Some(lists_of_server.clone()), modern: Some(lists_of_server), starting: [false; 2] };
+    let seen = DiscoveredServer {
+        server,
+        legacy: Some(lists_of_server.clone()),
+        modern: Some(lists_of_server),
+        starting: [false; 2],
+    };
     let metrics = Metrics::new();
     let catalog = Catalog::build(1, &[seen], &BTreeMap::new(), &metrics);
     let endpoint = catalog.endpoint("/mcp").expect("it is always there").clone();
@@ -65,8 +74,14 @@ static SETUP: LazyLock<Setup> = LazyLock::new(|| {
     let caller = Caller::new(Identity { user: "ada".into(), ..Identity::default() });
     let (abilities, client) = (Bytes::from_static(b"{}"), Bytes::from_static(b"{}"));
     let holder = OwnerKey::new(caller.clone(), None);
-    let session =
-        sessions.open(holder, &endpoint.path, "2025-11-25", abilities, client, SessionLimits { total: 10, per_caller: 10 });
+    let session = sessions.open(
+        holder,
+        &endpoint.path,
+        "2025-11-25",
+        abilities,
+        client,
+        SessionLimits { total: 10, per_caller: 10 },
+    );
     let session = session.unwrap_or_else(|_| panic!("there is room"));
     Setup { endpoint, given, sessions, session, caller, _runtime: runtime }
 });

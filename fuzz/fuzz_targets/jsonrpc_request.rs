@@ -7,7 +7,7 @@ use fuzz::message::{self, DEPTH, Message};
 use libfuzzer_sys::fuzz_target;
 use mcp::json::reader::{JsonErrorKind, JsonReader, Span, Text};
 use mcp::jsonrpc::request;
-use mcp::jsonrpc::request::{MessageKind, Rpc, ParseErrorKind};
+use mcp::jsonrpc::request::{MessageKind, ParseErrorKind, Rpc};
 
 fuzz_target!(|body: &[u8]| {
     let apart = !reader(body);
@@ -18,7 +18,9 @@ fuzz_target!(|body: &[u8]| {
         (Err(unreadable), None) => {
             let _ = unreadable.kind.to_string();
             match unreadable.kind {
-                ParseErrorKind::Json(fault) if apart || fault.kind == JsonErrorKind::Depth => assert!(fault.at <= body.len()),
+                ParseErrorKind::Json(fault) if apart || fault.kind == JsonErrorKind::Depth => {
+                    assert!(fault.at <= body.len())
+                }
                 ParseErrorKind::Json(fault) => {
                     assert!(fault.at <= body.len());
                     assert!(!is_json(body), "JSON was refused as none: {fault}");

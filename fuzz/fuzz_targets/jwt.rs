@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use filters::auth::{Algorithm, Auth, ClaimPaths, StaticKeys, Issuer, KeySet, AuthSettings};
-use filters::{Caller, RequestHead, AuthMethod};
+use filters::auth::{Algorithm, Auth, AuthSettings, ClaimPaths, Issuer, KeySet, StaticKeys};
+use filters::{AuthMethod, Caller, RequestHead};
 use fuzz::cut;
 use fuzz::json::members;
 use http::header::AUTHORIZATION;

@@ -36,7 +36,7 @@ mod upstream {
 
     use bytes::Bytes;
     use mcp::Span;
-    use stdio::connection::{ChildError, Line, Progress, Response};
+    use stdio::connection::{ChildConnection, ChildError, ChildProgress, ChildResponse};
     use tokio::io::AsyncReadExt as _;
     use tokio::sync::mpsc;
     pub use toolgate::upstream::client_message;

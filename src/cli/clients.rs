@@ -1,6 +1,6 @@
 //! What to paste into a client so that it finds this gateway: each in the form that it reads.
 //!
-//! The README shows the same; a test holds both against what each client takes.
+//! The README and `docs/clients.md` show the same; a test holds all against what each client takes.
 
 /// One client, where it looks, and what to put there.
 pub struct ClientSnippet {
@@ -44,7 +44,6 @@ mod tests {
     use super::*;
     use crate::config;
 
-    const README: &str = include_str!("../../README.md");
     const URL: &str = "http://127.0.0.1:8000/mcp";
 
     /// The server that a client finds in what it was given, by the keys that its documentation names and no others.
@@ -137,16 +136,25 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_shows_the_same() {
-        let section = README.split("**Paste this into your client.**").nth(1).expect("the section is there");
-        let section = section.split("Or try it by hand").next().expect("it ends");
-        for client in all(URL) {
-            assert!(section.contains(&client.text), "{}: {}", client.name, client.text);
-            assert!(section.contains(client.name), "{}", client.name);
-            assert!(client.place == "a command" || section.contains(client.place), "{}", client.place);
+    fn the_readme_and_the_page_show_the_same() {
+        for file in ["README.md", "docs/clients.md"] {
+            let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+            let page = std::fs::read_to_string(root.join(file)).expect(file);
+            let section =
+                page.split("**Paste this into your client.**").nth(1).expect("the section is there");
+            let section = section.split("\n## ").next().expect("it ends");
+            for client in all(URL) {
+                assert!(section.contains(&client.text), "{file}: {}: {}", client.name, client.text);
+                assert!(section.contains(client.name), "{file}: {}", client.name);
+                assert!(
+                    client.place == "a command" || section.contains(client.place),
+                    "{file}: {}",
+                    client.place
+                );
+            }
+            // And nothing else.
+            let blocks = section.matches("toolgate\": {").count() + section.matches("[mcp_servers.").count();
+            assert_eq!(blocks, 6, "{file}: {section}");
         }
-        // And nothing else.
-        let blocks = section.matches("toolgate\": {").count() + section.matches("[mcp_servers.").count();
-        assert_eq!(blocks, 6, "{section}");
     }
 }

@@ -14,6 +14,8 @@ mod health;
 mod nearest;
 mod output;
 mod probe_server;
+mod reference;
+mod schema;
 pub mod sign_token;
 mod stdio;
 mod token;
@@ -78,7 +80,7 @@ enum Command {
         tls: bool,
     },
     /// Print the JSON Schema of the configuration file.
-    Schema,
+    Schema(schema::Form),
     /// Connect to every server and list the tools of the federated endpoint.
     Tools {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
@@ -173,7 +175,7 @@ pub fn main() -> ExitCode {
 
 fn run_command(cli: Cli) -> ExitCode {
     use Command::{Check, Explain, Schema, Token};
-    if matches!(cli.command, Some(Check { .. } | Schema | Explain { .. } | Token { .. })) {
+    if matches!(cli.command, Some(Check { .. } | Schema(_) | Explain { .. } | Token { .. })) {
         end_with_the_reader();
     }
     match cli.command {
@@ -189,10 +191,7 @@ fn run_command(cli: Cli) -> ExitCode {
         Some(Command::Health { config, live, address, tls }) => {
             health::health(&config, health::HealthArgs { address, tls }, live)
         }
-        Some(Command::Schema) => {
-            say!("{:#}", config::schema());
-            ExitCode::SUCCESS
-        }
+        Some(Command::Schema(form)) => schema::schema(&form),
         Some(Command::Tools { config, roles }) => with_file(&config, |config, _| tools::tools(config, roles)),
         Some(Command::Call { config, named, tool, arguments }) => {
             with_file(&config, |config, _| tools::call(config, named, &tool, &arguments))

@@ -21,13 +21,13 @@ pub struct ApiKey {
     pub id: String,
     /// The SHA-256 of the key.
     pub sha256: [u8; 32],
-    /// The user that it stands for; its id by default.
+    /// The user of the key. Default: the id.
     pub user: String,
     /// Roles of that user.
     pub roles: Vec<String>,
     /// The user's tenant.
     pub tenant: Option<String>,
-    /// Scopes, as a token would carry them.
+    /// The scopes of that user, as in a token.
     pub scopes: Vec<String>,
     /// Where it stands.
     pub line: Line,
@@ -47,23 +47,23 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// An API key that is taken.
+/// An accepted API key.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "ApiKey", deny_unknown_fields)]
 pub(super) struct RawApiKey {
-    /// Names it in the log; no two have the same.
+    /// A unique name, which the log shows.
     id: Name,
     /// The SHA-256 of the key, in 64 hexadecimal digits: `printf %s KEY | sha256sum`.
     #[schemars(with = "Sha256Digest")]
     sha256: Secret,
-    /// The user that it stands for; its id by default.
+    /// The user of the key. Default: the id.
     user: Option<Name>,
     /// Roles of that user.
     #[serde(default)]
     roles: Vec<Name>,
     /// The user's tenant.
     tenant: Option<Name>,
-    /// Scopes, as a token would carry them.
+    /// The scopes of that user, as in a token.
     #[serde(default)]
     scopes: Vec<ScopeName>,
 }

@@ -29,13 +29,13 @@ pub struct AuthConfig {
     pub api_keys: Vec<ApiKey>,
     /// Clients' certificates that are taken; the first that fits counts. Empty without `listen.tls.client_ca`.
     pub certificates: Vec<ClientCertRule>,
-    /// What clients are told of where to get a token.
+    /// The metadata document that shows clients where to get a token (RFC 9728).
     pub resource_metadata: Option<ResourceMetadata>,
     /// Where a caller's token is exchanged for one that a server takes.
     pub exchange: Option<Exchange>,
 }
 
-/// What clients are told of where to get a token (RFC 9728).
+/// The metadata document that shows clients where to get a token (RFC 9728).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceMetadata {
     /// The URL of `/mcp` as authorization servers know it, letter by letter; by default `listen.public_url` and `/mcp`.
@@ -52,34 +52,35 @@ pub struct ResourceMetadata {
 pub struct Exchange {
     /// Where tokens are exchanged.
     pub token_endpoint: Url,
-    /// The gateway's own name there.
+    /// The gateway's client id at the authorization server.
     #[serde(deserialize_with = "name")]
     #[schemars(with = "Name")]
     pub client_id: String,
-    /// Its secret there, if it has one.
+    /// The gateway's client secret, if it has one.
     pub client_secret: Option<Secret>,
 }
 
-/// Who may come in, and by which means.
+/// Who may call, and with which credentials.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Auth", default, deny_unknown_fields)]
 pub(super) struct RawAuth {
-    /// Callers without credentials are turned away. With `false` they come in, with the roles of `anonymous`.
+    /// Whether a caller needs credentials. With `false`, callers without any have the roles of `anonymous`.
     required: bool,
     /// Callers without credentials; only with `required: false`.
     anonymous: Option<RawAnonymous>,
     /// Scopes that every token must carry.
     required_scopes: Vec<ScopeName>,
-    /// Issuers whose tokens (JWT) are taken.
+    /// The accepted issuers of tokens (JWT).
     jwt: Vec<issuer::RawIssuer>,
-    /// API keys that are taken.
+    /// The accepted API keys.
     api_keys: Vec<api_key::RawApiKey>,
-    /// Clients' certificates that are taken, of those that `listen.tls.client_ca` vouches for; the first that fits
-    /// counts. A token or an API key beside one says who the caller is.
+    /// The accepted client certificates, verified by `listen.tls.client_ca`. The first matching entry counts. A
+    /// token or an API key beside a certificate decides who the caller is.
     certificates: Vec<client_cert::RawClientCert>,
-    /// What clients are told of where to get a token (RFC 9728).
+    /// The metadata document that shows clients where to get a token (RFC 9728).
     resource_metadata: Option<RawResourceMetadata>,
-    /// Where a caller's token is exchanged for one that a server takes, for `credentials: exchange` (RFC 8693).
+    /// The authorization server that exchanges a caller's token for one that a server accepts, for `credentials:
+    /// exchange` (RFC 8693).
     exchange: Option<Exchange>,
 }
 
@@ -91,13 +92,13 @@ struct RawAnonymous {
     roles: Vec<Name>,
 }
 
-/// What clients are told of where to get a token.
+/// The metadata document that shows clients where to get a token (RFC 9728).
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "ResourceMetadata", deny_unknown_fields)]
 struct RawResourceMetadata {
     /// The URL of `/mcp` as authorization servers know it; `listen.public_url` and `/mcp` by default.
     resource: Option<UrlText>,
-    /// Who gives out tokens for it.
+    /// The authorization servers that issue tokens for the gateway.
     #[schemars(extend("minItems" = 1))]
     authorization_servers: Vec<UrlText>,
     /// Scopes that may be asked for.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
-    /// Each in turn.
+    /// Each endpoint in turn.
     #[default]
     RoundRobin,
     /// The one with the fewest calls under way.
@@ -18,14 +18,14 @@ pub enum Balance {
     Session,
 }
 
-/// What is tried again. A call that may change something is never sent twice.
+/// Which failed calls are retried. A call that may change something is never sent twice.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryPolicy {
     /// Most times that a call is tried, the first included: 2 to 5.
     #[schemars(range(min = 2, max = 5))]
     pub attempts: u32,
-    /// After what.
+    /// The failures after which a call is retried. Default: `[connect]`.
     #[schemars(extend("minItems" = 1))]
     pub on: Vec<RetryOn>,
     /// Calls of tools whose annotations say `idempotentHint` or `readOnlyHint` are repeated like reads. Only for

@@ -20,17 +20,17 @@ pub struct Claims {
     pub tenant: Option<String>,
 }
 
-/// Where in a token is said what: paths of names with dots between.
+/// The claims of a token that hold user, roles, scopes and tenant.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Claims", default, deny_unknown_fields)]
 pub(super) struct RawClaims {
-    /// The user.
+    /// The claim with the user. Default: `sub`.
     user: Claim,
-    /// The roles: a list, or one role.
+    /// The claim with the roles: a list, or one role. Default: `roles`.
     roles: Claim,
-    /// The scopes: a list, or words with blanks between.
+    /// The claim with the scopes: a list, or a text with spaces between them. Default: `scope`.
     scopes: Claim,
-    /// The tenant; none by default.
+    /// The claim with the tenant.
     tenant: Option<Claim>,
 }
 

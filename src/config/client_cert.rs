@@ -12,18 +12,18 @@ use super::scalar::globs::Glob;
 use super::scalar::names::{Name, ScopeName, names, scopes};
 use super::yaml::line::Line;
 
-/// Certificates that are taken, and whom they stand for.
+/// The accepted client certificates, and their users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertRule {
     /// A good pattern over the principal of a certificate; no two are the same.
     pub subject: String,
-    /// The user that it stands for; the principal by default.
+    /// The user of the certificate. Default: the principal.
     pub user: Option<String>,
     /// Roles of that user.
     pub roles: Vec<String>,
     /// The user's tenant.
     pub tenant: Option<String>,
-    /// Scopes, as a token would carry them.
+    /// The scopes of that user, as in a token.
     pub scopes: Vec<String>,
     /// Where it stands.
     pub line: Line,
@@ -37,7 +37,7 @@ impl ClientCertRule {
     }
 }
 
-/// Certificates that are taken, and whom they stand for.
+/// The accepted client certificates, and their users.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Certificate", deny_unknown_fields)]
 pub(super) struct RawClientCert {
@@ -45,14 +45,14 @@ pub(super) struct RawClientCert {
     /// address, else the common name of its subject. `*` is any text, also across `/` and `.`.
     #[schemars(with = "String", length(min = 1, max = 256))]
     subject: Glob,
-    /// The user that it stands for; the principal by default.
+    /// The user of the certificate. Default: the principal.
     user: Option<Name>,
     /// Roles of that user.
     #[serde(default)]
     roles: Vec<Name>,
     /// The user's tenant.
     tenant: Option<Name>,
-    /// Scopes, as a token would carry them.
+    /// The scopes of that user, as in a token.
     #[serde(default)]
     scopes: Vec<ScopeName>,
 }

@@ -81,11 +81,11 @@ impl Default for GuardConfig {
     }
 }
 
-/// What the guard looks for, and which definitions of tools were approved.
+/// Which sensitive data the gateway searches for, and which tool definitions are approved.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Guard", deny_unknown_fields)]
 pub(super) struct RawGuard {
-    /// Kinds of sensitive data that are looked for; all but `email` by default.
+    /// Kinds of sensitive data to search for.
     #[serde(default = "Detector::usual")]
     detectors: Vec<Detector>,
     /// Further patterns to look for.

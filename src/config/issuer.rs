@@ -18,7 +18,7 @@ use super::suggest;
 /// An issuer whose tokens are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
-    /// What its tokens say in `iss`, letter by letter.
+    /// The exact value of `iss` in its tokens.
     pub issuer: String,
     /// Of these one must stand in `aud`; at least one.
     pub audience: Vec<String>,
@@ -30,9 +30,9 @@ pub struct Issuer {
     pub algorithms: Vec<Algorithm>,
     /// How far the clocks may be apart.
     pub leeway: ConfigDuration,
-    /// How often `KeyLocation::JwksUrl` is read again.
+    /// How often `Keys::JwksUrl` is read again.
     pub refresh: ConfigDuration,
-    /// Where in a token is said what.
+    /// The claims of a token that hold user, roles, scopes and tenant.
     pub claims: Claims,
 }
 
@@ -88,7 +88,7 @@ impl Algorithm {
     }
 }
 
-/// An issuer whose tokens are taken: exactly one of `jwks_url`, `jwks_file`, `public_key` and `secret`.
+/// An accepted issuer of tokens, with exactly one of `jwks_url`, `jwks_file`, `public_key` and `secret`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Issuer", deny_unknown_fields)]
 #[schemars(
@@ -101,9 +101,9 @@ impl Algorithm {
     extend("dependentRequired" = {"refresh": ["jwks_url"]})
 )]
 pub(super) struct RawIssuer {
-    /// What its tokens say in `iss`, letter by letter.
+    /// The exact value of `iss` in its tokens.
     issuer: Name,
-    /// For whom its tokens must be: one of these stands in `aud`.
+    /// The accepted audiences: `aud` of a token must contain one of them.
     audience: Audience,
     /// Where its public keys are fetched.
     jwks_url: Option<Url>,
@@ -115,16 +115,16 @@ pub(super) struct RawIssuer {
     secret: Option<Secret>,
     /// The private key in PEM that `toolgate token` signs with; a `secret` needs none.
     signing_key: Option<String>,
-    /// Algorithms that are taken: HS256 by default with `secret`, else all that have a public key.
+    /// The accepted signature algorithms. Default: HS256 with `secret`, else all with a public key.
     #[schemars(extend("minItems" = 1))]
     algorithms: Option<Vec<Algorithm>>,
-    /// How far the clocks may be apart: 0s to 5m.
+    /// The allowed difference of clocks: 0s to 5m.
     #[serde(default = "leeway")]
     leeway: ConfigDuration,
     /// How often `jwks_url` is read again: 10s to 1d.
     #[serde(default = "refresh")]
     refresh: ConfigDuration,
-    /// Where in a token is said what.
+    /// The claims of a token that hold user, roles, scopes and tenant.
     #[serde(default)]
     claims: claims::RawClaims,
 }

@@ -32,7 +32,7 @@ pub(super) const KEYS: &[&str] = &[
     "drain",
 ];
 
-/// Bounds of size, number and time.
+/// Limits of size, number and time.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -65,19 +65,19 @@ pub struct Limits {
     pub header_timeout: ConfigDuration,
     /// Time for a request's body to arrive: 10ms to 1h.
     pub body_timeout: ConfigDuration,
-    /// Time for a client to take the next piece of an answer; one that does not is left: 10ms to 1h.
+    /// Time for a client to read the next piece of a response: 10ms to 1h. A slower client is disconnected.
     pub write_timeout: ConfigDuration,
-    /// Time to reach a server: 10ms to 5m.
+    /// Time to connect to a server: 10ms to 5m.
     pub connect_timeout: ConfigDuration,
     /// Time for a call, unless its server has a `timeout` of its own: 10ms to 1d.
     pub call_timeout: ConfigDuration,
-    /// Time that a stream may be silent: 10ms to 1d.
+    /// How long a stream may be silent: 10ms to 1d.
     pub stream_idle: ConfigDuration,
-    /// Time after which a silent stream to a client gets a comment, so that nothing between cuts it: 10ms to 1h.
+    /// Time after which a silent stream to a client gets a comment, so that no proxy closes it: 10ms to 1h.
     pub sse_keepalive: ConfigDuration,
-    /// Time that an unused session lives: 1s to 30d.
+    /// How long an unused session lives: 1s to 30d.
     pub session_ttl: ConfigDuration,
-    /// Time that running requests get at shutdown: 0s to 1h.
+    /// Time for running requests to finish at shutdown: 0s to 1h.
     pub drain: ConfigDuration,
 }
 

@@ -31,7 +31,7 @@ pub struct Listen {
     #[serde(deserialize_with = "texts::<Host, _>")]
     #[schemars(with = "Option<Vec<Host>>")]
     pub allowed_hosts: Option<Vec<String>>,
-    /// Whose `X-Forwarded-For` is believed: addresses and networks of proxies. Nobody's by default.
+    /// Addresses and networks of proxies whose `X-Forwarded-For` the gateway believes.
     pub trusted_proxies: Vec<IpNetwork>,
     /// How clients reach the gateway: `https://gateway.example.com`, without a path. By default `http://`, or
     /// `https://` with `tls`, and the address.
@@ -49,7 +49,7 @@ pub struct Listen {
     pub tls: Option<ListenerTls>,
 }
 
-/// The listener for metrics, health and the admin API, when they shall not stand on the public one.
+/// A separate listener for metrics, health and the admin API. Without it they are on the public listener.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {

@@ -40,6 +40,7 @@ mod rate_limits;
 mod rbac;
 pub mod read_file;
 mod redis;
+mod reference;
 mod references;
 mod roles;
 mod root;
@@ -75,6 +76,7 @@ pub use process::{Cors, CorsMethod, Log, LogFormat, LogLevel, Workers};
 pub use rate_limits::{Budget, CounterStore, KeyPart, Match, OnFailure, RateLimits, RateRule};
 pub use rbac::{Effect, RbacConfig, Rule, ScopeNeed};
 pub use redis::{RedisConfig, RedisUrl};
+pub use reference::markdown as reference;
 pub use roles::{Pattern, PatternLists, Role};
 pub use scalar::duration::ConfigDuration;
 pub use scalar::globs::Globs;
@@ -110,7 +112,7 @@ pub struct Config {
     pub servers: BTreeMap<ServerName, ServerConfig>,
     /// Bundles of tools; no name is also a server's.
     pub toolsets: BTreeMap<ServerName, Toolset>,
-    /// Bounds of size, number and time.
+    /// Limits of size, number and time.
     pub limits: Limits,
     /// The log.
     pub log: Log,

@@ -79,7 +79,7 @@ impl fmt::Debug for IpNetwork {
 
 impl JsonSchema for IpNetwork {
     fn schema_name() -> Cow<'static, str> {
-        "Net".into()
+        "Network".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {

@@ -72,7 +72,7 @@ impl JsonSchema for Workers {
 pub struct Log {
     /// One JSON object a line, or text for people; by default text on a terminal. A change needs a restart.
     pub format: LogFormat,
-    /// The least important kind of line that is written.
+    /// The lowest level that is logged.
     pub level: LogLevel,
 }
 
@@ -119,8 +119,7 @@ impl LogLevel {
     }
 }
 
-/// What web pages of other origins are told that they may do. Whether they are served at all is the matter of
-/// `listen.allowed_origins`.
+/// What web pages of other origins may do (CORS). `listen.allowed_origins` decides whether they may call at all.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cors {

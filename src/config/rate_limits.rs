@@ -56,7 +56,7 @@ pub enum OnFailure {
 /// One limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateRule {
-    /// For refusals, logs and metrics; no two have the same.
+    /// A unique name for errors, logs and metrics.
     pub name: String,
     /// What calls must have in common to share a counter; none: all calls share one.
     pub key: Vec<KeyPart>,
@@ -149,19 +149,19 @@ impl Default for RawRateLimits {
     extend("dependentRequired" = {"burst": ["limit"]})
 )]
 struct RawRateRule {
-    /// For refusals, logs and metrics; no two have the same.
+    /// A unique name for errors, logs and metrics.
     name: Name,
-    /// What calls must have in common to share a counter; `[]` is one counter for all.
+    /// What calls must share to share a counter. `[]` is one counter for all.
     key: Vec<KeyPart>,
     /// Which calls it is about; all without it.
     #[serde(default, rename = "match")]
     _match: RawMatch,
     /// So many calls in each span of time, refilled all the time: `600/1m`. The time: 100ms to 1d.
     limit: Option<RateSpec>,
-    /// With `limit`: most calls at once after a pause; as many as `limit` says by default.
+    /// With `limit`: the largest burst, 1 to 1000000000. Default: the count of `limit`.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     burst: Option<u64>,
-    /// So many calls at the same time: 1 to 1000000.
+    /// The highest number of concurrent calls: 1 to 1000000.
     #[schemars(range(min = 1, max = 1_000_000))]
     concurrent: Option<u32>,
     /// So many calls in each fixed window, aligned to UTC: `10000/1d`. The window: 1s to 366d.

@@ -16,7 +16,7 @@ use super::yaml::line::Line;
 /// Who may do what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RbacConfig {
-    /// For what no role of a caller speaks of.
+    /// The decision where no rule and no role matches.
     pub default: Effect,
     /// The roles by name; names of others mean nothing.
     pub roles: BTreeMap<String, Role>,
@@ -30,9 +30,9 @@ pub struct RbacConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
-    /// It passes.
+    /// The call passes.
     Allow,
-    /// It does not.
+    /// The call is denied.
     #[default]
     Deny,
 }
@@ -56,9 +56,9 @@ pub struct Rule {
     pub name: String,
     /// A condition in CEL.
     pub when: String,
-    /// What follows if it holds.
+    /// The decision if the condition is true.
     pub effect: Effect,
-    /// What a caller is told who is refused.
+    /// The error message for a denied caller.
     pub message: Option<String>,
     /// Where it stands.
     pub line: Line,
@@ -68,7 +68,7 @@ pub struct Rule {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Rbac", default, deny_unknown_fields)]
 pub(super) struct RawRbac {
-    /// For what no role of a caller speaks of.
+    /// The decision where no rule and no role matches.
     default: Effect,
     /// The roles, by name.
     roles: BTreeMap<String, roles::RawRole>,
@@ -108,14 +108,14 @@ struct RawScopeNeed {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "RbacRule", deny_unknown_fields)]
 struct RawRule {
-    /// Names it in the log; no two have the same.
+    /// A unique name, which the log shows.
     name: Name,
     /// A condition in CEL over `caller`, `call` and `server`.
     #[schemars(extend("minLength" = 1))]
     when: String,
-    /// What follows if it holds.
+    /// The decision if the condition is true.
     effect: Effect,
-    /// What a caller is told who is refused.
+    /// The error message for a denied caller.
     message: Option<Name>,
 }
 

@@ -14,7 +14,7 @@ use super::scalar::{ScalarValue, scalar};
 pub struct RedisConfig {
     /// `redis://` or, with TLS, `rediss://`: `[user:password@]host[:port][/database]`.
     pub url: RedisUrl,
-    /// Stands before all keys, for a Redis that others use too.
+    /// The prefix of all keys in Redis.
     #[serde(default = "prefix", deserialize_with = "plain")]
     #[schemars(with = "Prefix")]
     pub prefix: String,

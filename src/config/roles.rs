@@ -17,11 +17,11 @@ use super::yaml::line::Line;
 pub struct Role {
     /// Roles whose rights and prohibitions it has too; known ones, without cycles.
     pub inherits: Vec<String>,
-    /// What it may.
+    /// What the role allows.
     pub allow: PatternLists,
     /// What it may not, whatever allows it.
     pub deny: PatternLists,
-    /// It may use the admin API.
+    /// Whether the role may use the admin API.
     pub admin: bool,
     /// Where it stands.
     pub line: Line,
@@ -63,15 +63,15 @@ impl PatternLists {
 pub(super) struct RawRole {
     /// Roles whose rights and prohibitions it has too.
     inherits: Vec<Name>,
-    /// What it may.
+    /// What the role allows.
     allow: RawLists,
-    /// What it may not: this wins over every `allow`, of any role.
+    /// What the role denies. This wins over every `allow` of any role.
     deny: RawLists,
-    /// It may use the admin API.
+    /// Whether the role may use the admin API.
     admin: bool,
 }
 
-/// What is allowed or denied, by patterns.
+/// What a role allows or denies, by patterns.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Lists", default, deny_unknown_fields)]
 struct RawLists {

@@ -24,41 +24,42 @@ use super::yaml::deserialize;
 use super::yaml::node::Entry;
 use super::{Config, Notes, Toolset};
 
-/// The config file of Toolgate. `${VAR}` and `${VAR:-default}` are taken from the environment, in any value.
+/// The configuration file. `${VAR}` and `${VAR:-default}` in any value come from the environment.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Config", deny_unknown_fields)]
 pub(super) struct RawConfig {
     /// The public listener.
     #[serde(default)]
     listen: Listen,
-    /// The listener for metrics, health and the admin API, when they shall not stand on the public one.
+    /// A separate listener for metrics, health and the admin API. Without it they are on the public listener.
     admin: Option<Admin>,
-    /// Threads: `auto` is one for each core. A change needs a restart.
+    /// The number of threads, 1 to 1024. `auto` is one per core. A change needs a restart. Default: `auto`.
     #[serde(default)]
     workers: Workers,
     /// The servers behind the gateway, by name: the block that Claude Desktop, Cursor and VS Code read.
     #[serde(rename = "mcpServers")]
     servers: BTreeMap<ServerName, server_raw::RawServer>,
-    /// Bundles of tools, each an endpoint of its own: `/servers/NAME/mcp`.
+    /// Groups of tools. Each is an endpoint of its own: `/servers/NAME/mcp`.
     #[serde(default)]
     toolsets: BTreeMap<ServerName, RawToolset>,
-    /// Bounds of size, number and time.
+    /// Limits of size, number and time.
     #[serde(default)]
     limits: Limits,
     /// The log, on standard error.
     #[serde(default)]
     log: Log,
-    /// What web pages of other origins are told that they may do; without it, nothing.
+    /// What web pages of other origins may do (CORS). Without it, nothing.
     cors: Option<Cors>,
-    /// Who may come in; without it, everybody, as nobody in particular.
+    /// Who may call. Without it every caller is anonymous and may call.
     auth: Option<auth::RawAuth>,
-    /// Who may do what; without it, everybody who came in may do everything.
+    /// Who may do what. Without it every authenticated caller may do everything.
     rbac: Option<rbac::RawRbac>,
-    /// How much each caller may ask for; without it, no bounds but `limits`.
+    /// How much each caller may call. Without it, only `limits` apply.
     rate_limits: Option<rate_limits::RawRateLimits>,
     /// The Redis that several gateways share their counters in.
     redis: Option<RedisConfig>,
-    /// What is looked for in arguments and results, and which definitions of tools were approved.
+    /// Which sensitive data the gateway searches for in arguments and results, and which tool definitions are
+    /// approved.
     guard: Option<guard::RawGuard>,
 }
 

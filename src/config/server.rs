@@ -44,7 +44,7 @@ pub struct ServerConfig {
     pub balance: Balance,
     /// What is tried again; by default only a connection, at another address.
     pub retry: Option<RetryPolicy>,
-    /// How it is watched.
+    /// Health checks of the server.
     pub health: HealthCheck,
     /// Which revisions of the protocol are tried with it.
     pub era: EraSetting,
@@ -66,7 +66,7 @@ pub struct ServerConfig {
     pub required: bool,
     /// Whether HTTP/2 is spoken to it.
     pub http2: Http2,
-    /// How its `https` connections are secured, if not as usual.
+    /// TLS of `https` connections to the server, instead of the system's certificate authorities.
     pub tls: Option<ServerTls>,
 }
 
@@ -88,7 +88,7 @@ pub enum Http2 {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("dependentRequired" = {"cert": ["key"], "key": ["cert"]}))]
 pub struct ServerTls {
-    /// The certificates of those who may vouch for the server, instead of the system's authorities.
+    /// The certificate authorities (CA) of the server, instead of the system's.
     #[serde(deserialize_with = "some_path")]
     #[schemars(with = "Option<PemFile>")]
     pub ca: Option<PathBuf>,
@@ -102,7 +102,7 @@ pub struct ServerTls {
     pub key: Option<PathBuf>,
     /// The name that is asked for (SNI) and must stand in the server's certificate; the host of `url` by default.
     pub server_name: Option<String>,
-    /// The server's certificate is not looked at: anybody on the way can be the server. Not for production.
+    /// The server's certificate is not verified (man-in-the-middle possible). Not for production.
     pub insecure_skip_verify: bool,
 }
 
@@ -126,7 +126,7 @@ pub enum ServerTransport {
         args: Vec<String>,
         /// What its environment has beside or instead of the gateway's.
         env: BTreeMap<String, Secret>,
-        /// Variables of the gateway's environment that it gets beside the usual ones.
+        /// Variables of the gateway's environment that the program also gets.
         env_pass: Vec<String>,
         /// Where it starts; the gateway's own working directory if not set.
         cwd: Option<PathBuf>,
@@ -152,14 +152,14 @@ pub struct Tools {
     pub rename: BTreeMap<String, String>,
 }
 
-/// How a server is watched.
+/// Health checks of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthCheck {
     /// Time between two checks: 100ms to 1d.
     pub interval: ConfigDuration,
-    /// Failed checks in a row after which it counts as down, and failed calls in a row after which one of several
-    /// endpoints gets none for a while: 1 to 100.
+    /// Consecutive failed checks after which the server is down: 1 to 100. An endpoint of several gets no calls
+    /// for a while after as many failed calls.
     #[schemars(range(min = 1, max = 100))]
     pub unhealthy_after: u32,
 }
@@ -191,14 +191,14 @@ pub enum CredentialsMode {
     Exchange,
 }
 
-/// When a server is given a rest: calls are refused at once while it lasts.
+/// When the circuit is open, calls of the server fail at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CircuitBreaker {
-    /// Failed calls in a row after which it begins: 1 to 1000.
+    /// Consecutive failed calls that open the circuit: 1 to 1000.
     #[schemars(range(min = 1, max = 1000))]
     pub failures: u32,
-    /// Time until one call may try again: 100ms to 1h.
+    /// Time until one call may probe the server: 100ms to 1h.
     pub open_for: ConfigDuration,
 }
 
@@ -228,13 +228,13 @@ pub enum Validate {
     Enforce,
 }
 
-/// What is done with sensitive data, by the way that it goes.
+/// What the gateway does with sensitive data, by direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redact {
-    /// In what callers send.
+    /// In messages of callers.
     pub arguments: Redaction,
-    /// In what the server answers.
+    /// In responses of the server.
     pub results: Redaction,
 }
 

@@ -63,13 +63,13 @@ pub(super) struct RawServer {
     /// The program's arguments.
     #[serde(default)]
     pub(super) args: Vec<Secret>,
-    /// What the program's environment has beside or instead of the gateway's.
+    /// Environment variables of the program.
     #[serde(default)]
     pub(super) env: BTreeMap<String, Secret>,
     /// A file of variables for its environment, `NAME=value` a line; `env` goes before it.
     #[serde(rename = "envFile")]
     pub(super) env_file: Option<String>,
-    /// Variables of the gateway's environment that it gets beside the usual ones.
+    /// Variables of the gateway's environment that the program also gets.
     #[serde(default)]
     pub(super) env_pass: Vec<String>,
     /// The directory that the program starts in.
@@ -86,42 +86,41 @@ pub(super) struct RawServer {
     /// Headers of every request to the server. Values do not show in logs.
     #[serde(default)]
     pub(super) headers: BTreeMap<String, Secret>,
-    /// May be given, and has to fit the other keys then.
+    /// The transport. Optional: the other keys decide it.
     #[serde(rename = "type")]
     pub(super) transport: Option<RawTransport>,
     /// The server is left out.
     #[serde(default)]
     pub(super) disabled: bool,
-    /// Stands before the names of its tools on the federated endpoint; the server's name by default, "" for none.
+    /// The prefix of its tools' names on the federated endpoint; "" is none. Default: the server's name.
     pub(super) prefix: Option<Prefix>,
     /// Which of its tools are shown, and under which names.
     #[serde(default)]
     pub(super) tools: RawTools,
     /// Time for a call, instead of `limits.call_timeout`: 10ms to 1d.
     pub(super) timeout: Option<ConfigDuration>,
-    /// Time for a start, one for all of it: from the first greeting until the server has answered in each era that it
-    /// speaks. 100ms to 1h; 60s by default.
+    /// Time for the start, until the server has answered in each era that it speaks: 100ms to 1h. Default: `60s`.
     pub(super) startup_timeout: Option<ConfigDuration>,
     /// Largest answer that is read as a whole, instead of `limits.max_response`: 1KiB to 1GiB.
     pub(super) max_response: Option<ByteSize>,
-    /// Most calls at a time: 1 to 100000. No bound by default.
+    /// The highest number of concurrent calls: 1 to 100000. Default: no limit.
     #[schemars(range(min = 1, max = 100_000))]
     pub(super) max_concurrent: Option<u32>,
-    /// How it is watched.
+    /// Health checks of the server.
     #[serde(default)]
     pub(super) health: HealthCheck,
     /// Which revisions of the protocol are tried with it: those without sessions (`modern`, from 2026-07-28 on), those
     /// that begin with `initialize` (`legacy`), or both.
     #[serde(default)]
     pub(super) era: EraSetting,
-    /// Which credentials it gets to see: `static` with `headers`, else `none`. The client's own are never sent on
-    /// unless this is `passthrough`. `exchange` sends a token that the caller's was exchanged for, by `auth.exchange`.
+    /// Which credentials the server gets. The client's own are sent only with `passthrough`. Default: `static`
+    /// with `headers`, else `none`.
     pub(super) credentials: Option<CredentialsMode>,
     /// With `credentials: exchange`: for whom tokens are asked; its `url` by default.
     pub(super) audience: Option<Name>,
-    /// When it is given a rest; never by default.
+    /// The circuit breaker of the server. Without it the circuit never opens.
     pub(super) circuit_breaker: Option<CircuitBreaker>,
-    /// Largest answer that is streamed, all events together: 1KiB to 1024GiB. 64MiB by default.
+    /// The largest streamed response, all events together: 1KiB to 1024GiB. Default: `64MiB`.
     pub(super) max_stream: Option<ByteSize>,
     /// What is done when the definition of a tool is not the approved one, in `guard.pins`.
     #[serde(default)]
@@ -138,7 +137,7 @@ pub(super) struct RawServer {
     /// Whether HTTP/2 is spoken to it: `auto` (with `https` if it is offered), `off`, or `prior_knowledge` (always, with
     /// `http` too).
     pub(super) http2: Option<Http2>,
-    /// How its `https` connections are secured, if not as usual.
+    /// TLS of `https` connections to the server, instead of the system's certificate authorities.
     pub(super) tls: Option<ServerTls>,
 
     /// For people; not read.

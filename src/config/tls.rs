@@ -26,11 +26,12 @@ pub struct ListenerTls {
     /// (SNI), and `cert` for any other.
     #[serde(default)]
     pub certificates: Vec<CertAndKey>,
-    /// The certificates, in PEM, of those who may vouch for clients; without it no client is asked for a certificate.
+    /// The certificate authorities (CA) of clients, in PEM. Without it the gateway asks no client for a
+    /// certificate.
     #[serde(default, deserialize_with = "some_path")]
     #[schemars(with = "Option<PemFile>")]
     pub client_ca: Option<PathBuf>,
-    /// Whether a client must have a certificate; only with `client_ca`. `required` by default.
+    /// Whether a client must have a certificate; only with `client_ca`. Default: `required`.
     #[serde(default)]
     pub client_auth: ClientAuth,
 }

@@ -1,4 +1,5 @@
-//! TODO.
+//! Connections of clients: how many there may be, TLS, HTTP/1.1 or HTTP/2, when they end. What is in a request is not
+//! looked at here.
 
 pub mod connection_limit;
 pub mod http1;

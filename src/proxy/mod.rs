@@ -137,7 +137,7 @@ impl ProxyHttp for Gateway {
             && upstream_connection::is_touched(socket)
         {
             return Err(
-                Error::explain(RESPONSE_STARTED, "something lies on the connection unasked").into_up()
+                Error::explain(UNSOLICITED_BYTES, "something lies on the connection unasked").into_up()
             );
         }
         *request = upstream_request::request(
@@ -348,13 +348,13 @@ impl ProxyHttp for Gateway {
         client_reused: bool,
     ) -> Box<Error> {
         let untouched = respond::response_head_sent(session).is_none();
-        if *e.etype() == RESPONSE_STARTED {
+        if *e.etype() == UNSOLICITED_BYTES {
             // Nothing was sent. One that nobody has used is sound.
             ctx.fresh = true;
             e.set_retry(true);
             return e;
         }
-        if matches!(e.etype(), &SESSION_EXPIRED | &UNEXPECTED_SERVER | &REDIRECTED | &retry::RETRY) {
+        if matches!(e.etype(), &SESSION_EXPIRED | &FOREIGN_RESPONSE | &REDIRECTED | &retry::RETRY) {
             e.set_retry(untouched);
             return e;
         }
@@ -388,7 +388,7 @@ impl ProxyHttp for Gateway {
         if matches!(outcome, Outcome::ClientAborted) {
             crate::listener::http1::request_ended(crate::listener::http1::RequestEnd::ClientAborted);
         }
-        settle(ctx, outcome);
+        outcome::settle(ctx, outcome);
         if let (Some(upstream_request), Outcome::Ok | Outcome::Error, None) =
             (&ctx.request, outcome, &ctx.rejection)
         {
@@ -415,27 +415,6 @@ impl ProxyHttp for Gateway {
     }
 }
 
-/// What the end of an exchange means for the session that it belongs to.
-fn settle(ctx: &RequestContext, outcome: Outcome) {
-    let Some(upstream_request) = &ctx.request else { return };
-    if let (Some(session), Some(state_change), Outcome::Ok, None) =
-        (&upstream_request.session, &upstream_request.state_change, outcome, &ctx.rejection)
-    {
-        session.client_state.apply(&upstream_request.server.name, state_change);
-    }
-    // The client has left, or a stream ended that is to be gone on with: the server goes on.
-    let answered =
-        ctx.rejection.is_some() || ctx.validator.as_ref().is_some_and(ResponseValidator::is_answered);
-    match &upstream_request.in_flight {
-        Some(in_flight) if !answered && ctx.sent_at.is_some() => in_flight.detach(),
-        // The answer may be lost on its way to the client, who then asks for it again.
-        Some(in_flight) if ctx.validator.as_ref().is_some_and(ResponseValidator::is_resumable) => {
-            in_flight.remember()
-        }
-        _ => {}
-    }
-}
-
 /// Bodies up to this size go out in one packet with their head.
 const CORKED: usize = 48 * 1024;
 
@@ -443,10 +422,10 @@ const CORKED: usize = 48 * 1024;
 const MAX_STALE: u32 = 4;
 
 /// Something lay on a connection before the call was sent on it.
-const RESPONSE_STARTED: ErrorType = ErrorType::Custom("touched");
+const UNSOLICITED_BYTES: ErrorType = ErrorType::Custom("touched");
 
 /// What came on a used connection answers another request; the call goes once more.
-const UNEXPECTED_SERVER: ErrorType = ErrorType::Custom("foreign");
+const FOREIGN_RESPONSE: ErrorType = ErrorType::Custom("foreign");
 
 /// A connection can be used again after the server forgot our session; the request goes once more.
 const SESSION_EXPIRED: ErrorType = ErrorType::Custom("forgotten");

@@ -7,8 +7,9 @@ use mcp::Rejection;
 use pingora::proxy::{FailToProxy, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
+use super::response_validator::ResponseValidator;
 use super::{
-    Gateway, RequestContext, UNEXPECTED_SERVER, h2_response_head, request_head, retry, upstream_auth,
+    FOREIGN_RESPONSE, Gateway, RequestContext, h2_response_head, request_head, retry, upstream_auth,
     upstream_connection,
 };
 use crate::dispatch::UpstreamRequest;
@@ -173,7 +174,7 @@ pub(super) fn filter_body(
             doubt(ctx, &error);
             ctx.fresh = true;
             ctx.validator = None;
-            Err(Error::explain(UNEXPECTED_SERVER, "the answer of another call").into_up())
+            Err(Error::explain(FOREIGN_RESPONSE, "the answer of another call").into_up())
         }
         Err(error) => Err(fail(ctx, &error)),
     }
@@ -213,4 +214,25 @@ pub(super) fn fail(ctx: &mut RequestContext, error: &UpstreamError) -> Box<Error
         ctx.refuse("upstream", Box::new(error.rejection(&name)));
     }
     Error::explain(ErrorType::Custom("upstream"), error.to_string()).into_up()
+}
+
+/// What the end of an exchange means for the session that it belongs to.
+pub fn settle(ctx: &RequestContext, outcome: Outcome) {
+    let Some(upstream_request) = &ctx.request else { return };
+    if let (Some(session), Some(state_change), Outcome::Ok, None) =
+        (&upstream_request.session, &upstream_request.state_change, outcome, &ctx.rejection)
+    {
+        session.client_state.apply(&upstream_request.server.name, state_change);
+    }
+    // The client has left, or a stream ended that is to be gone on with: the server goes on.
+    let answered =
+        ctx.rejection.is_some() || ctx.validator.as_ref().is_some_and(ResponseValidator::is_answered);
+    match &upstream_request.in_flight {
+        Some(in_flight) if !answered && ctx.sent_at.is_some() => in_flight.detach(),
+        // The answer may be lost on its way to the client, who then asks for it again.
+        Some(in_flight) if ctx.validator.as_ref().is_some_and(ResponseValidator::is_resumable) => {
+            in_flight.remember()
+        }
+        _ => {}
+    }
 }

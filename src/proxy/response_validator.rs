@@ -4,27 +4,21 @@
 //! judged yet: the event that has not ended, and a JSON answer up to [`HELD`], so that a wrong one can still become a clean
 //! error. Of a longer one the id is looked for on the way (`scan`).
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, StatusCode};
-use mcp::Era;
-use pingora::http::ResponseHeader;
+use http::HeaderValue;
 
 use super::long_response_id::ResponseIdScanner;
 use super::response_messages::{Chunks, MessageReader};
-use crate::config;
 use crate::dispatch::UpstreamRequest;
-use crate::upstream::http::UpstreamSession;
 use crate::upstream::http::content_coding::Decoder;
-use crate::upstream::http::redirect;
-use crate::upstream::http::response::{kind_of, rejection_text};
-use crate::upstream::http::retry::retry_after;
+use crate::upstream::http::response::rejection_text;
 use crate::upstream::{ResponseRedactor, UpstreamError};
 use mcp::jsonrpc::message;
 use mcp::sse::EventSplitter;
+
+mod begin;
 
 /// JSON answers up to this size are judged before their first byte goes out. A client can do nothing with a part
 /// of one, so holding costs it no time; of longer ones only the beginning is looked at, to bound the memory.
@@ -97,144 +91,6 @@ enum BodyKind {
 }
 
 impl ResponseValidator {
-    /// Judges the head of an answer, which came now.
-    pub fn begin(
-        response: &mut ResponseHeader,
-        upstream_request: &UpstreamRequest,
-        upstream_session: Option<&Arc<UpstreamSession>>,
-        way: BodyFraming,
-        now: Instant,
-    ) -> Result<Self, UpstreamError> {
-        let kind = kind_of(&response.headers);
-        let status = response.status.as_u16();
-        if response.status.is_redirection() {
-            // The place is told where the head is surely that of this answer.
-            let none = HeaderMap::new();
-            return Err(redirect::elsewhere(status, if way.certain { &response.headers } else { &none }));
-        }
-        let decoder = Decoder::of(&response.headers)?;
-        let length =
-            response.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-        let limit = upstream_request.server.max_response;
-        // Some call it so, or nothing. Of what has no type its body tells.
-        let untyped = kind.is_empty()
-            && upstream_request.id.is_some()
-            && length != Some(0)
-            && (status == 200 || response.status.is_client_error());
-        let kind = match kind.as_str() {
-            "text/json" | "application/json-rpc" => "application/json",
-            kind => kind,
-        };
-        if decoder.is_some() {
-            response.remove_header(&CONTENT_LENGTH);
-        }
-        let mut promised = None;
-        if kind == "application/json" || untyped {
-            response
-                .insert_header(CONTENT_TYPE, JSON)
-                .map_err(|_| invalid_response("its head cannot be passed on"))?;
-        }
-        let form = match (status, kind) {
-            (401 | 403, _) if !upstream_request.server.passthrough => {
-                if upstream_request.server.config.credentials != config::CredentialsMode::None {
-                    return Err(UpstreamError::Credentials(status));
-                }
-                // With what it secures, it may say what it likes.
-                if kind.is_empty() || length == Some(0) || upstream_request.redactor.is_some() || !way.certain
-                {
-                    return Err(UpstreamError::Denied(status, String::new()));
-                }
-                let kind = kind.to_owned();
-                response.remove_header(&CONTENT_LENGTH);
-                response
-                    .insert_header(CONTENT_TYPE, JSON)
-                    .map_err(|_| invalid_response("its head cannot be passed on"))?;
-                response
-                    .set_status(StatusCode::BAD_GATEWAY)
-                    .map_err(|_| invalid_response("its head cannot be passed on"))?;
-                BodyKind::Denial { status, kind, held: BytesMut::new() }
-            }
-            (_, "") if untyped => {
-                response.remove_header(&CONTENT_LENGTH);
-                BodyKind::Json { held: BytesMut::new(), scan: None, open: false }
-            }
-            (200..=599, "application/json") if length.is_some_and(|length| length > limit) => {
-                return Err(UpstreamError::TooLarge(limit));
-            }
-            // 204 and 205 have no body (RFC 9110 §15.3.5).
-            (204 | 205, "application/json") if upstream_request.id.is_some() => {
-                return Err(UpstreamError::InvalidResponse("the answer is empty".into()));
-            }
-            (200..=299, "application/json") if upstream_request.id.is_some() && length == Some(0) => {
-                return Err(UpstreamError::InvalidResponse("the answer is empty".into()));
-            }
-            (200..=299, "application/json") if upstream_request.id.is_some() => {
-                let whole = decoder.is_none()
-                    && upstream_request.redactor.is_none()
-                    && !upstream_session.is_some_and(|upstream_session| upstream_session.has_batches());
-                promised =
-                    length.filter(|_| whole && way.sized).map(|length| promise(length, upstream_request));
-                // What is taken out or put in changes the length.
-                match promised {
-                    Some(length) => drop(response.insert_header(CONTENT_LENGTH, length)),
-                    None => drop(response.remove_header(&CONTENT_LENGTH)),
-                }
-                BodyKind::Json { held: BytesMut::new(), scan: None, open: false }
-            }
-            (200..=299, _) if upstream_request.id.is_none() && upstream_request.resume.is_none() => {
-                if length != Some(0) && status != 204 {
-                    response.set_status(202).expect("it is a status");
-                    response.remove_header(&CONTENT_TYPE);
-                    let _ = response.remove_header(&CONTENT_LENGTH);
-                }
-                BodyKind::Dropped
-            }
-            (200..=299, "text/event-stream") => {
-                // A mark before it and an event that does not end are left out, and ids may become longer.
-                response.remove_header(&CONTENT_LENGTH);
-                BodyKind::Events(EventSplitter::new(limit))
-            }
-            (429 | 503, "application/json") if length == Some(0) => {
-                return Err(UpstreamError::RetryLater(status, retry_after(&response.headers)));
-            }
-            // An error may be another's, and hold a secret, as well as a result.
-            (400..=599, "application/json")
-                if upstream_request.redactor.is_some() || upstream_request.id.is_some() =>
-            {
-                response.remove_header(&CONTENT_LENGTH);
-                let later = matches!(status, 429 | 503).then(|| (status, retry_after(&response.headers)));
-                BodyKind::Failure { held: BytesMut::new(), later }
-            }
-            (400..=599, "application/json") if way.certain => BodyKind::Other,
-            (400..=599, "application/json") => return Err(UpstreamError::Nameless),
-            (429 | 503, _) => return Err(UpstreamError::RetryLater(status, retry_after(&response.headers))),
-            (400..=499, _) => {
-                return Err(UpstreamError::ClientCaused(format!("HTTP {status} with content type {kind:?}")));
-            }
-            _ => {
-                return Err(UpstreamError::InvalidResponse(format!(
-                    "HTTP {status} with content type {kind:?}"
-                )));
-            }
-        };
-        let reader = MessageReader::of(upstream_request, upstream_session, way.certain, now);
-        let doubtful = status == 400 && upstream_request.era == Era::Modern;
-        let (certain, redactor) = (way.certain, upstream_request.redactor.clone());
-        let odd = (untyped && status >= 400).then(|| (status, retry_after(&response.headers)));
-        Ok(Self {
-            kind: form,
-            reader,
-            passed: 0,
-            promised,
-            gone: 0,
-            certain,
-            redactor,
-            doubtful,
-            decoder,
-            client_caused: odd,
-        })
-    }
-
     /// Whether the answer was an error.
     pub fn saw_error(&self) -> bool {
         self.reader.error

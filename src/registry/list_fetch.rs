@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 use mcp::Era;
 use mcp::json::quote::quote;
 
-use super::entry_definitions::EntryDefinition;
 use crate::catalog::{Item, ListKind, Listing, Lists, Page};
 use crate::server::Server;
+use crate::upstream::entry_definitions::EntryDefinition;
 use crate::upstream::{RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_params};
 use mcp::jsonrpc::message;
 

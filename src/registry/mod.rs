@@ -20,17 +20,18 @@ use crate::catalog::{Catalog, ListKind, ServerLists};
 use crate::runtime::RuntimeConfig;
 use crate::server::Server;
 use crate::telemetry::Metrics;
-use supervisor::EraLists;
+use retiring::Retiring;
 use visibility::VisibleEndpoints;
 pub use worker_threads::{Apart, Work};
 
-pub mod entry_definitions;
+mod handshake;
 mod list_changes;
 mod list_fetch;
 mod panics;
 mod pin_approval;
 mod pin_check;
 mod rejected_entries;
+mod retiring;
 mod snapshots;
 mod supervisor;
 mod visibility;
@@ -51,6 +52,9 @@ pub const STARTUP_WAIT: Duration = Duration::from_secs(5);
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const ERAS: [Era; 2] = [Era::Legacy, Era::Modern];
+
+/// The lists of a server in each era that it speaks.
+type EraLists = [Option<Arc<ServerLists>>; 2];
 
 /// The servers by their names, as they are called now.
 type ActiveServers = BTreeMap<Arc<str>, Arc<Server>>;
@@ -141,23 +145,6 @@ impl RegistryEntry {
             lists.map(|(face, era)| (face.lists.of(ListKind::Tools).len(), era.as_str())).unzip();
         let tools = tools.into_iter().max().unwrap_or(0);
         tracing::info!(server = %self.server.name, eras = eras.join(","), tools, "server connected");
-    }
-}
-
-/// A server that nobody is led to any more.
-struct Retiring {
-    old: Replaced,
-    /// Nobody has taken its connections over.
-    ends: bool,
-}
-
-impl Retiring {
-    fn retire(self) {
-        self.old.supervisor.abort();
-        self.old.server.retired.cancel();
-        if self.ends {
-            tokio::spawn(retire(self.old.server));
-        }
     }
 }
 
@@ -446,16 +433,4 @@ impl Registry {
         let starting = |era| kept.values().filter(|kept| kept.server.is_starting(era)).count();
         self.untried.send_replace((servers, starting(Era::Legacy) + starting(Era::Modern)));
     }
-}
-
-/// Lets the calls of a server that is no longer configured finish, then ends it.
-async fn retire(server: Arc<Server>) {
-    let timeout = tokio::time::Instant::now() + server.timeout + Duration::from_secs(1);
-    // A request that has read the old snapshot may be about to start its call.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    while server.in_flight() > 0 && tokio::time::Instant::now() < timeout {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    server.upstream.close().await;
-    tracing::info!(server = %server.name, "server closed");
 }

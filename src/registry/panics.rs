@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 
+use super::EraLists;
 use super::Registry;
-use super::supervisor::{EraLists, supervise};
+use super::supervisor::supervise;
 use crate::server::Server;
 
 /// How long a server is left alone whose keeper has panicked.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mcp::Era;
 
-use super::supervisor::EraLists;
+use super::EraLists;
 use crate::catalog::{ListKind, RejectedEntry, ServerLists};
 use crate::server::Server;
 use crate::telemetry::Metrics;

@@ -7,20 +7,17 @@
 //! An era or a list is given up only on the server's clear word; what it could not say this time is asked again, and
 //! until then shown as it was.
 
-use std::future::Future as _;
-use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::Poll;
 use std::time::Duration;
 
 use mcp::Era;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
+use super::handshake::{Handshake, handshake, is_wanted, server_lists};
 use super::list_fetch::lists;
-use super::{ERAS, Registry};
-use crate::catalog::{ListKind, Lists, ServerLists};
+use super::{ERAS, EraLists, Registry};
+use crate::catalog::{ListKind, ServerLists};
 use crate::server::Server;
 use crate::upstream::{RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_params};
 use mcp::version;
@@ -34,66 +31,9 @@ const RELIST: Duration = Duration::from_secs(60);
 const NOTIFIED_RELIST: Duration = Duration::from_secs(300);
 /// What it could not say this time is asked again after this time, then after twice that, up to the above.
 const SOON: Duration = Duration::from_secs(1);
-/// How long the answer in one era is waited for before the server is asked in the other, and how long the second is
-/// waited for before what the first has shown is told.
-const HEDGE: Duration = Duration::from_secs(2);
 /// Announcements that come so close together are answered by one look. It grows where they do not end.
 const CHANGE_DEBOUNCE: Duration = Duration::from_millis(20);
 const MAX_DEBOUNCE: Duration = Duration::from_secs(5);
-
-pub type EraLists = [Option<Arc<ServerLists>>; 2];
-
-type PendingServer = AbortOnDropHandle<Result<ServerHandshake, UpstreamError>>;
-
-/// What is known of a server after it was greeted.
-#[derive(Default)]
-struct Handshake {
-    lists: EraLists,
-    /// In this era it could neither be greeted nor did it say that it does not speak it: the face is the old one.
-    undecided: [bool; 2],
-    /// In this era it is being greeted.
-    pending: [Option<PendingServer>; 2],
-}
-
-impl Handshake {
-    /// Whether something could not be said this time.
-    fn is_incomplete(&self) -> bool {
-        self.undecided.contains(&true) || self.lists.iter().flatten().any(|lists| lists.lists.are_stale())
-    }
-
-    /// Begins to greet the server in one more era.
-    fn connect_missing(&mut self, server: &Server, era: Era, until: Instant) {
-        let upstream = server.upstream.clone();
-        let greeting = tokio::spawn(async move { upstream.connect(era, until).await });
-        self.pending[era as usize] = Some(AbortOnDropHandle::new(greeting));
-    }
-
-    /// The eras in which the server is still starting: one that is tried again is not.
-    fn starting(&self, server: &Server) -> [bool; 2] {
-        ERAS.map(|era| self.pending[era as usize].is_some() && server.is_starting(era))
-    }
-
-    fn is_connecting(&self) -> bool {
-        self.pending.iter().any(Option::is_some)
-    }
-
-    /// The next greeting that comes to its end.
-    async fn connected(&mut self) -> (Era, Result<ServerHandshake, UpstreamError>) {
-        let done = std::future::poll_fn(|context| {
-            for era in ERAS {
-                if let Some(greeting) = &mut self.pending[era as usize]
-                    && let Poll::Ready(said) = Pin::new(greeting).poll(context)
-                {
-                    return Poll::Ready((era, said));
-                }
-            }
-            Poll::Pending
-        });
-        let (era, said) = done.await;
-        self.pending[era as usize] = None;
-        (era, said.unwrap_or_else(|_| Err(UpstreamError::Unreachable("the gateway is shutting down".into()))))
-    }
-}
 
 /// Runs until the server's configuration is gone. `known` is what was seen over the same connection, which then is
 /// followed as it is; only its lists are read anew.
@@ -145,100 +85,6 @@ async fn run(server: Arc<Server>, registry: Weak<Registry>, known: Option<EraLis
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(MAX_BACKOFF);
-    }
-}
-
-/// Greets the server in each era and reads its lists there; what it cannot say now stays `before`. One era that has
-/// answered is enough: the other may take the rest of the time of a start.
-async fn handshake(server: &Server, before: EraLists) -> Result<Handshake, (UpstreamError, EraLists)> {
-    let until = Instant::now() + server.limits.startup;
-    let mut met = Handshake::default();
-    let mut hellos: [Option<ServerHandshake>; 2] = [None, None];
-    let mut refusals = Vec::new();
-    let mut trouble = None;
-    let mut to_come = Vec::new();
-    for era in ERAS {
-        match is_wanted(server, era) {
-            true => to_come.push(era),
-            false => {
-                let why = "`era` in the configuration says so".into();
-                refusals.push(UpstreamError::WrongEra(era, why).to_string());
-            }
-        }
-    }
-    // Modern first, and the other when that has answered, or is slow to: a process is bound by its first request, and most
-    // servers speak one era, so that they need no second process.
-    let mut timeout = Instant::now();
-    loop {
-        tokio::select! {
-            (era, said) = met.connected(), if met.is_connecting() => match said {
-                Ok(handshake) => {
-                    hellos[era as usize] = Some(handshake);
-                    timeout = Instant::now() + HEDGE;
-                    if let Some(era) = to_come.pop() {
-                        met.connect_missing(server, era, until);
-                    }
-                }
-                Err(UpstreamError::WrongEra(era, why)) => {
-                    refusals.push(UpstreamError::WrongEra(era, why).to_string());
-                    if let Some(era) = to_come.pop() {
-                        met.connect_missing(server, era, until);
-                    }
-                }
-                // Nobody is there to be asked anything else.
-                Err(error) if !to_come.is_empty() && error.is_absence() => return Err((error, before)),
-                // What it says is neither yes nor no, or it says nothing.
-                Err(error) => {
-                    met.undecided[era as usize] = true;
-                    trouble = Some(error);
-                    if let Some(era) = to_come.pop() {
-                        met.connect_missing(server, era, until);
-                    }
-                }
-            },
-            () = tokio::time::sleep_until(timeout), if !to_come.is_empty() || met.is_connecting() && hellos.iter().any(Option::is_some) => {
-                let Some(era) = to_come.pop() else { break };
-                met.connect_missing(server, era, until);
-                timeout = Instant::now() + HEDGE;
-            }
-            else => break,
-        }
-    }
-    if hellos.iter().all(Option::is_none) {
-        let neither =
-            || UpstreamError::InvalidResponse(format!("it speaks neither era: {}", refusals.join("; ")));
-        return Err((trouble.unwrap_or_else(neither), before));
-    }
-    if let Some(error) = trouble {
-        tracing::warn!(server = %server.name, %error, "one of the two eras cannot be greeted now; it stays as it was");
-    }
-    for era in ERAS {
-        let at = era as usize;
-        let old = before[at].as_ref();
-        met.lists[at] = match hellos[at].take() {
-            Some(handshake) => match lists(server, era, &handshake, old.map(|face| &face.lists)).await {
-                Ok(lists) => Some(Arc::new(fetch_server_lists(server, era, handshake, lists))),
-                Err(error) => return Err((error, before)),
-            },
-            None => old.filter(|_| met.undecided[at] || met.pending[at].is_some()).cloned(),
-        };
-    }
-    Ok(met)
-}
-
-fn fetch_server_lists(server: &Server, era: Era, handshake: ServerHandshake, lists: Lists) -> ServerLists {
-    for reason in &handshake.faults {
-        if server.warns(("greeting", reason)) {
-            tracing::warn!(server = %server.name, %reason, "a part of its greeting does not fit the protocol and is left out");
-        }
-    }
-    ServerLists { handshake, lists, events: era == Era::Legacy && server.upstream.lists_as_events() }
-}
-
-fn is_wanted(server: &Server, era: Era) -> bool {
-    match era {
-        Era::Modern => server.config.era.is_modern(),
-        Era::Legacy => server.config.era.is_legacy(),
     }
 }
 
@@ -370,7 +216,7 @@ async fn settle(
             let old = met.lists[at].take();
             let lists = lists(server, era, &handshake, old.as_ref().map(|face| &face.lists)).await;
             met.undecided[at] = false;
-            met.lists[at] = Some(Arc::new(fetch_server_lists(server, era, handshake, lists?)));
+            met.lists[at] = Some(Arc::new(server_lists(server, era, handshake, lists?)));
             Ok(true)
         }
         Err(UpstreamError::WrongEra(..)) => {
@@ -410,7 +256,7 @@ async fn refresh_lists(server: &Server, faces: &EraLists) -> Result<EraLists, Up
                 Era::Legacy => face.handshake.clone(),
             };
             let lists = lists(server, era, &handshake, Some(&face.lists)).await?;
-            new[era as usize] = Some(Arc::new(self::fetch_server_lists(server, era, handshake, lists)));
+            new[era as usize] = Some(Arc::new(self::server_lists(server, era, handshake, lists)));
         }
     }
     Ok(new)
@@ -468,53 +314,4 @@ async fn ping(server: &Server, era: Era, method: &str) -> Result<RpcOutcome, Ups
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-
-    fn face(capabilities: &'static str) -> Option<Arc<ServerLists>> {
-        let handshake = ServerHandshake {
-            version: String::new(),
-            capabilities: Bytes::from_static(capabilities.as_bytes()),
-            server_info: Bytes::new(),
-            instructions: None,
-            faults: Vec::new(),
-        };
-        Some(Arc::new(ServerLists { handshake, lists: Lists::default(), events: false }))
-    }
-
-    #[test]
-    fn a_server_of_both_eras_is_asked_in_turn() {
-        let both = [face("{}"), face("{}")];
-        let mut asked = vec![stagger(&both, Era::Modern)];
-        for _ in 0..3 {
-            asked.push(stagger(&both, asked[asked.len() - 1]));
-        }
-        assert_eq!(asked, [Era::Legacy, Era::Modern, Era::Legacy, Era::Modern]);
-        for last in ERAS {
-            assert_eq!(stagger(&[face("{}"), None], Era::Legacy), Era::Legacy);
-            assert_eq!(stagger(&[None, face("{}")], last), Era::Modern);
-        }
-    }
-
-    #[test]
-    fn lists_are_read_again_soon_where_nobody_tells_of_changes() {
-        let told = r#"{"tools":{"listChanged":true},"resources":{"listChanged":true}}"#;
-        for (capabilities, quiet, time) in [
-            (told, [false; 2], NOTIFIED_RELIST),
-            (told, [true, false], RELIST),
-            (r#"{"tools":{"listChanged":true},"prompts":{}}"#, [false; 2], RELIST),
-            (r#"{"tools":{}}"#, [false; 2], RELIST),
-            (r#"{"tools":{"listChanged":false}}"#, [false; 2], RELIST),
-        ] {
-            assert_eq!(
-                refresh_interval(&[face(capabilities), None], quiet),
-                time,
-                "{capabilities} {quiet:?}"
-            );
-        }
-        assert_eq!(refresh_interval(&[face(told), face(r#"{"tools":{}}"#)], [false; 2]), RELIST);
-        assert_eq!(refresh_interval(&[face(told), face(told)], [false; 2]), NOTIFIED_RELIST);
-    }
-}
+mod tests;

@@ -15,8 +15,8 @@ use hyper_util::rt::TokioIo;
 use mcp::Rejection;
 use tokio_util::sync::CancellationToken;
 
-use crate::listener::tls;
 use crate::proxy::in_process::InProcessGateway;
+use crate::upstream::tls_hint;
 
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 /// Longest file that is taken for a token.
@@ -271,7 +271,7 @@ pub fn cause(error: &reqwest::Error) -> String {
         message.push(error.to_string());
         next = error.source();
     }
-    tls::hinted(if message.is_empty() { error.to_string() } else { message.join(": ") })
+    tls_hint::with_hint(if message.is_empty() { error.to_string() } else { message.join(": ") })
 }
 
 /// A body of one piece that tells when it was taken.

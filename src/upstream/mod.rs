@@ -4,12 +4,14 @@
 
 pub mod call_timer;
 pub mod demo;
+pub mod entry_definitions;
 pub mod http;
 mod limits;
 pub mod redact_response;
 pub mod request_ids;
 mod server_handshake;
 pub mod stdio;
+pub mod tls_hint;
 pub mod token_exchange;
 
 use std::net::SocketAddr;
@@ -23,7 +25,6 @@ use mcp::{Era, Rejection, Span};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::listener::tls;
 use crate::telemetry::is_control;
 use mcp::version;
 
@@ -387,5 +388,5 @@ fn cause(error: &reqwest::Error) -> String {
         source = cause.source();
     }
     let unsaid = || if error.is_timeout() { "timed out".into() } else { "the request failed".into() };
-    message.map_or_else(unsaid, tls::hinted)
+    message.map_or_else(unsaid, tls_hint::with_hint)
 }

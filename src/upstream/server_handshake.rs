@@ -9,7 +9,7 @@ use mcp::json::quote::quote;
 use mcp::json::reader::{DEPTH_CEILING, JsonReader};
 
 use super::UpstreamError;
-use crate::registry::entry_definitions::EntryDefinition;
+use super::entry_definitions::EntryDefinition;
 use mcp::jsonrpc::message;
 use mcp::version;
 

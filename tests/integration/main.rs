@@ -17,6 +17,7 @@ mod conformance_rows;
 mod container;
 #[path = "../dialects/mod.rs"]
 mod dialects;
+mod docs;
 mod entries;
 mod events;
 mod faulty_server;

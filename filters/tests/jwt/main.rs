@@ -4,6 +4,7 @@
 mod around;
 mod cases;
 mod changes;
+mod claim_cases;
 mod frugal;
 mod keys;
 mod mint;

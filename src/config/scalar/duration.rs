@@ -103,7 +103,7 @@ impl Serialize for ConfigDuration {
 
 impl JsonSchema for ConfigDuration {
     fn schema_name() -> Cow<'static, str> {
-        "Span".into()
+        "Duration".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {

@@ -122,7 +122,7 @@ impl<'de> Deserialize<'de> for Globs {
 
 impl JsonSchema for Globs {
     fn schema_name() -> Cow<'static, str> {
-        "Globs".into()
+        "Patterns".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {

@@ -61,7 +61,7 @@ impl fmt::Debug for RateSpec {
 
 impl JsonSchema for RateSpec {
     fn schema_name() -> Cow<'static, str> {
-        "Pace".into()
+        "Rate".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {

@@ -1,4 +1,4 @@
-//! TODO.
+//! The text of a configuration file: parsed to nodes with places, variables filled in, secrets masked, read into types.
 
 pub mod deserialize;
 pub mod interpolate;

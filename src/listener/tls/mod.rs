@@ -5,7 +5,6 @@
 
 mod client_ca;
 mod files;
-mod hint;
 mod peer_cert;
 mod sni;
 
@@ -24,7 +23,6 @@ use crate::config::{self, ClientAuth};
 use client_ca::ClientCa;
 pub use files::TlsError;
 use files::TlsFiles;
-pub use hint::hinted;
 pub use peer_cert::{certificate, is_expired};
 use sni::SniResolver;
 

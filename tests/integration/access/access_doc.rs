@@ -1,4 +1,4 @@
-//! `ACCESS.md`, run as it stands: each block of commands in order, in an empty folder, and what it shall print.
+//! `docs/access/tutorial.md`, run as it stands: each block of commands in order, in an empty folder, and what it shall print.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -33,7 +33,7 @@ fn blocks(page: &str) -> VecDeque<Block> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_of_the_page_does_what_the_page_says() {
-    let page = std::fs::read_to_string(root().join("ACCESS.md")).expect("the page is there");
+    let page = std::fs::read_to_string(root().join("docs/access/tutorial.md")).expect("the page is there");
     let port = free_port();
     let folder = tempfile::tempdir().expect("a folder");
     let binary = Path::new(env!("CARGO_BIN_EXE_toolgate")).parent().expect("it lies in a folder");

@@ -28,6 +28,9 @@ use crate::mock_server::{MockReply, MockServer, RecordedRequest, good};
 use crate::raw::Client;
 use crate::tls::{TestCa, TestCert};
 
+mod repeats;
+mod tls;
+
 /// A server of HTTP/2; its tool `tool` does what its argument `how` says.
 pub(super) struct Far {
     pub(super) port: u16,
@@ -416,159 +419,6 @@ async fn clients_of_http10_get_no_chunks_of_it() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_head_alone_is_no_answer() {
-    let far = Far::start(None).await;
-    let gateway = before(&far, "").await;
-    for sized in [true, false] {
-        // Over HTTP/1.1 and HTTP/2; carried by the gateway's own HTTP client too.
-        let arguments = json!({"how": "head", "data": "x".repeat(if sized { 0 } else { 100 * KIB })});
-        let (name, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
-        let head = crate::raw::Head::modern("/mcp", "tools/call", name.as_deref());
-        let request = if sized { head.whole(&body) } else { head.chunked(&body, 30_000) };
-        let answer = Client::connect(gateway.port).await.exchange(&request).await.expect("an answer");
-        assert_eq!(answer.status, 502, "{}", answer.message());
-        let wire = Wire::open(gateway.port).await;
-        let mut request = wire.modern("/mcp", "tools/call", name.as_deref());
-        if sized {
-            request = request.header("content-length", body.len());
-        }
-        let answer =
-            wire.exchange(request.body(()).expect("a request"), &body, 30_000).await.expect("an answer");
-        assert_eq!(answer.status, 502, "{}", answer.message());
-    }
-}
-
-/// A port that says what it is told to clients of another in between.
-async fn meddler(port: u16, message: Vec<u8>) -> (u16, Arc<Notify>, JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-    let own = listener.local_addr().expect("a bound socket has an address").port();
-    let say = Arc::new(Notify::new());
-    let output = say.clone();
-    let serving = tokio::spawn(async move {
-        while let Ok((near, _)) = listener.accept().await {
-            let far = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
-            let (output, message) = (output.clone(), message.clone());
-            tokio::spawn(async move {
-                let ((mut from, mut to), (mut back, mut on)) = (near.into_split(), far.into_split());
-                tokio::spawn(async move { tokio::io::copy(&mut from, &mut on).await });
-                let mut piece = vec![0; 65536];
-                loop {
-                    let bytes = tokio::select! {
-                        read = tokio::io::AsyncReadExt::read(&mut back, &mut piece) => match read {
-                            Ok(read) if read > 0 => &piece[..read],
-                            _ => return,
-                        },
-                        () = output.notified() => &message,
-                    };
-                    if tokio::io::AsyncWriteExt::write_all(&mut to, bytes).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    (own, say, serving)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_takes_no_more_calls_costs_none() {
-    // That it is asked too much, and that all that was begun goes on.
-    let away = [&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff][..], &11_u32.to_be_bytes()].concat();
-    let mut far = Far::start(None).await;
-    let (port, say, _serving) = meddler(far.port, away).await;
-    far.port = port;
-    let gateway = before(&far, "").await;
-    let wire = Wire::open(gateway.port).await;
-    for _ in 0..3 {
-        // It keeps the connection in use.
-        let (name, body) =
-            message("tools/call", json!({"name": "far__tool", "arguments": {"how": "events"}}));
-        let request = wire.modern("/mcp", "tools/call", name.as_deref()).body(()).expect("a request");
-        let (answer, to) = wire.begin(request, false).await;
-        assert!(pour(to, &body, usize::MAX).await);
-        let mut body = in_time(answer).await.expect("an answer").into_body();
-        assert!(in_time(next(&mut body)).await.expect("an event").is_some());
-        say.notify_waiters();
-        for _ in 0..20 {
-            let (status, answer) = gateway.call("far__tool", json!({})).await;
-            assert_eq!(status, 200, "{answer}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        far.go_on.notify_one();
-        assert!(in_time(next(&mut body)).await.expect("it goes on").is_some());
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_answers_before_it_has_read_is_not_at_fault() {
-    let far = Far::start(None).await;
-    let gateway = before(&far, ", circuit_breaker: {failures: 1, open_for: 1h}").await;
-    far.early.store(true, Ordering::SeqCst);
-    let (status, answer) = gateway.call("far__tool", json!({"data": "x".repeat(3 * MIB)})).await;
-    assert_eq!(status, 502, "{answer}");
-    let (status, answer) = gateway.call("far__tool", json!({})).await;
-    assert_eq!(status, 200, "the circuit is closed: {answer}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_is_repeated_only_if_its_server_did_not_look_at_it() {
-    for (how, times, status) in [("refuse", 2, 200), ("reset", 1, 502)] {
-        let far = Far::start(None).await;
-        let gateway = before(&far, "").await;
-        let (got, answer) = gateway.call("far__tool", json!({"how": how})).await;
-        assert_eq!((got, far.calls().len()), (status, times), "{how}: {answer}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn only_servers_that_the_right_authority_vouches_for_are_talked_to() {
-    let (ours, other) = (TestCa::new("ours"), TestCa::new("another"));
-    let folder = tempfile::tempdir().expect("a folder");
-    let ca = put(folder.path(), "ca.pem", &ours.pem);
-    let own = ours.client("spiffe://gateway");
-    let (cert, key) = (put(folder.path(), "own.pem", &own.cert), put(folder.path(), "own.key", &own.key));
-    let start = async |authority: &TestCa, host: &str, clients: Option<&TestCa>| {
-        Far::start(Some(settings(&for_host(authority, host), clients, &["h2"]))).await
-    };
-    for (what, far, tls, works) in [
-        ("vouched for", start(&ours, "localhost", None).await, json!({"ca": ca}), true),
-        ("by the system's authorities", start(&ours, "localhost", None).await, json!({}), false),
-        ("by another", start(&other, "localhost", None).await, json!({"ca": ca}), false),
-        ("for another name", start(&ours, "far.example", None).await, json!({"ca": ca}), false),
-        (
-            "without a look",
-            start(&other, "far.example", None).await,
-            json!({"insecure_skip_verify": true}),
-            true,
-        ),
-        (
-            "with a certificate of its own",
-            start(&ours, "localhost", Some(&ours)).await,
-            json!({"ca": ca, "cert": cert, "key": key}),
-            true,
-        ),
-        ("without one", start(&ours, "localhost", Some(&ours)).await, json!({"ca": ca}), false),
-    ] {
-        let servers = json!({"far": {"url": format!("https://localhost:{}/mcp", far.port), "tls": tls}});
-        let mut gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
-        if works {
-            connected(&gateway).await;
-            // Short, so that Pingora relays it; long without length, so that the gateway's own HTTP client does.
-            let (status, answer) = gateway.call("far__tool", json!({"data": "x"})).await;
-            assert_eq!(status, 200, "{what}: {answer}\n{}", gateway.process.story());
-            let wire = Wire::open(gateway.port).await;
-            let sent = Sent::new(("/mcp", "far__tool"), 100 * KIB, 1);
-            let request = wire.modern("/mcp", "tools/call", Some("far__tool")).body(()).expect("a request");
-            let answer = wire.exchange(request, &sent.body, 30_000).await.expect("an answer");
-            assert_eq!(answer.message()["result"]["content"][0]["text"], sent.expected, "{what}");
-        } else {
-            gateway.process.wait_for("server is not connected");
-            assert!(far.seen.lock().expect("no panic").is_empty(), "{what}: it was talked to");
-        }
-    }
-}
-
 /// A port that puts TLS before another.
 pub(super) async fn front(port: u16, config: ServerConfig) -> (u16, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
@@ -585,43 +435,4 @@ pub(super) async fn front(port: u16, config: ServerConfig) -> (u16, JoinHandle<(
         }
     });
     (own, serving)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_can_have_another_name_in_its_certificate_and_files_are_read_anew() {
-    let (ours, next_one) = (TestCa::new("ours"), TestCa::new("the next"));
-    let folder = tempfile::tempdir().expect("a folder");
-    let ca = put(folder.path(), "ca.pem", &ours.pem);
-    let mock = MockServer::start(|_| MockReply::Good).await;
-    let inner: u16 = mock.url.split([':', '/']).find_map(|part| part.parse().ok()).expect("a port");
-    let offers = ["h2", "http/1.1"];
-    // It offers HTTP/2, which the server behind it does not speak.
-    let (port, serving) = front(inner, settings(&for_host(&ours, "far.example"), None, &offers)).await;
-    let tls = json!({"ca": ca, "server_name": "far.example"});
-    let servers =
-        json!({"far": {"url": format!("https://localhost:{port}/mcp"), "tls": tls, "http2": "off"}});
-    let mut gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
-    connected(&gateway).await;
-    let (status, answer) = gateway.call("far__tool", json!({})).await;
-    assert_eq!(status, 200, "{answer}");
-    for seen in mock.all() {
-        assert_eq!(seen.header("host"), Some(format!("localhost:{port}").as_str()), "{}", seen.method());
-    }
-
-    // Another authority, and its certificate on the same port.
-    serving.abort();
-    let _ = serving.await;
-    put(folder.path(), "ca.pem", "nonsense");
-    gateway.process.signal(libc::SIGHUP);
-    let output = gateway.process.wait_for("the old one goes on");
-    assert!(output.contains("far") && output.contains("ca.pem"), "{output}");
-    put(folder.path(), "ca.pem", &next_one.pem);
-    let (port, _serving) = front(inner, settings(&for_host(&next_one, "far.example"), None, &offers)).await;
-    gateway.process.signal(libc::SIGHUP);
-    gateway.process.wait_for("the files of its tls were read anew");
-    let servers = servers
-        .to_string()
-        .replace(&servers["far"]["url"].to_string(), &format!("\"https://localhost:{port}/mcp\""));
-    gateway.rewrite(&format!("mcpServers: {servers}\n"));
-    gateway.eventually("it is reached", async |g| g.call("far__tool", json!({})).await.0 == 200).await;
 }

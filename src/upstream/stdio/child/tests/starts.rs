@@ -136,10 +136,12 @@ for words in heard():
 }
 
 #[test]
-fn the_readme_says_what_programs_get() {
-    let readme = include_str!("../../../../../README.md");
-    let section = readme.split("### What programs get").nth(1).expect("the section is there");
-    let section = section.split("###").next().expect("it ends");
+fn the_page_says_what_programs_get() {
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration/environment.md"))
+            .expect("the page is there");
+    let section = page.split("## What programs get").nth(1).expect("the section is there");
+    let section = section.split("##").next().expect("it ends");
     // What is in lower case is said in words.
     let named: Vec<&str> = section
         .split('`')

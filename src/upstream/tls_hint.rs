@@ -1,7 +1,7 @@
 //! What most often is behind an error of TLS, whose own words name the inside of a library.
 
-/// The words of an error of a connection, with what to do about it where that is known.
-pub fn hinted(words: String) -> String {
+/// The message of an error of a connection, with what to do about it where that is known.
+pub fn with_hint(message: String) -> String {
     let known = [
         (
             "CaUsedAsEndEntity",
@@ -11,8 +11,8 @@ pub fn hinted(words: String) -> String {
         ("InvalidContentType", "what answers there speaks no TLS; is it http://?"),
         ("invalid HTTP version parsed", "what answers there may speak TLS; is it https://?"),
     ];
-    match known.into_iter().find(|(part, _)| words.contains(part)) {
-        Some((_, hint)) => format!("{words}: {hint}"),
-        None => words,
+    match known.into_iter().find(|(part, _)| message.contains(part)) {
+        Some((_, hint)) => format!("{message}: {hint}"),
+        None => message,
     }
 }

@@ -1,0 +1,136 @@
+//! What a process writes: responses go to their calls, notifications and requests where they belong.
+
+use super::*;
+
+impl ChildConnection {
+    pub(super) fn on_line(&self, line: &Bytes, log: &mut LogQuota) {
+        let line = &line.slice_ref(line.trim_ascii());
+        match line.first() {
+            None => return,
+            // A batch: only 2025-03-26 has them, and there they must be understood.
+            Some(b'[') => {
+                if let Ok(parts) = serde_json::from_slice::<Vec<&RawValue>>(line)
+                    && parts.iter().all(|part| part.get().starts_with('{'))
+                {
+                    return parts
+                        .iter()
+                        .for_each(|part| self.on_line(&line.slice_ref(part.get().as_bytes()), log));
+                }
+            }
+            // serde would take an array for the struct.
+            Some(b'{') => {
+                if let Some(message) =
+                    std::str::from_utf8(line).ok().and_then(|text| serde_json::from_str(text).ok())
+                {
+                    return self.on_message(line, &message, log);
+                }
+                let mut scan = OversizeScan::default();
+                scan.feed(line);
+                self.finish(scan.id(), Err(ChildError::InvalidResponse("not JSON-RPC")));
+            }
+            Some(_) => {}
+        }
+        self.log_invalid("not a JSON-RPC message", line, log);
+    }
+
+    fn on_message(&self, line: &Bytes, message: &RawMessage<'_>, log: &mut LogQuota) {
+        let id = message.id.and_then(|id| id.get().parse().ok());
+        let nonsense = |why| self.finish(id, Err(ChildError::InvalidResponse(why)));
+        let object =
+            |raw: &RawValue| raw.get().starts_with('{').then(|| line.slice_ref(raw.get().as_bytes()));
+        match message {
+            RawMessage { jsonrpc, .. } if jsonrpc.is_none_or(|version| version.get() != "\"2.0\"") => {
+                self.log_invalid("a message that is not JSON-RPC 2.0", line, log);
+                // The id of a request is the server's own.
+                if message.method.is_none() {
+                    nonsense("not JSON-RPC 2.0");
+                }
+            }
+            RawMessage { method: Some(method), id: None, result: None, error: None, params, .. } => {
+                self.notice(method, *params, line, log);
+            }
+            RawMessage { method: Some(method), id: Some(id), result: None, error: None, .. } => {
+                self.decline(method, id.get());
+            }
+            RawMessage { method: None, result: Some(result), error: None, .. } => match object(result) {
+                Some(result) => self.finish(id, Ok(ChildResponse::Result(result))),
+                None => nonsense("the result is not an object"),
+            },
+            RawMessage { method: None, result: None, error: Some(error), id: Some(_), .. } => {
+                match object(error) {
+                    Some(error) => self.finish(id, Ok(ChildResponse::Error(error))),
+                    None => nonsense("the error is not an object"),
+                }
+            }
+            _ => {
+                self.log_invalid("neither a request nor an answer", line, log);
+                nonsense("neither a result nor an error, or both");
+            }
+        }
+    }
+
+    fn notice(&self, method: &str, params: Option<&RawValue>, line: &Bytes, log: &mut LogQuota) {
+        let about = params
+            .filter(|params| params.get().starts_with('{'))
+            .and_then(|params| serde_json::from_str::<ParamsView>(params.get()).ok())
+            .unwrap_or_default();
+        let number = |raw: Option<&RawValue>| raw.and_then(|raw| raw.get().parse::<u64>().ok());
+        match method {
+            "notifications/progress" => {
+                // All tokens are ours: one that is not known is of a call that is over.
+                let Some(token) = about.token else { return };
+                let call = number(Some(token)).filter(|id| !self.listens(*id));
+                let Some((theirs, notes)) = call.and_then(|id| self.progress(id)) else {
+                    return;
+                };
+                let note = splice(line, &span_in(line, token), &theirs);
+                if notes.try_send(note.into()).is_err() {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            // How a modern server ends a subscription. An old one means a request of its own, whose id may be like ours.
+            "notifications/cancelled" if number(about.request).is_some_and(|id| self.listens(id)) => {
+                self.finish(number(about.request), Err(ChildError::SessionClosed));
+            }
+            _ => {
+                let listen = number(about.subscription()).filter(|id| self.listens(*id));
+                let listener = listen.and_then(|id| self.progress(id)).map(|(_, notes)| notes);
+                let taker = listener.as_ref().unwrap_or(&self.notices);
+                if taker.try_send(line.clone()).is_err() {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                    self.log_invalid("dropped a notification: nobody takes them", method.as_bytes(), log);
+                }
+            }
+        }
+    }
+
+    /// A shared process has no one client: whom should it sample, or ask? It is told so, or, if it does not read, nothing.
+    fn decline(&self, method: &str, id: &str) {
+        let mut line = format!(r#"{{"jsonrpc":"2.0","id":{id},"#).into_bytes();
+        if method == "ping" {
+            line.extend_from_slice(br#""result":{}}"#);
+        } else {
+            let short: String = method.chars().take(100).collect();
+            let message = format!("the gateway does not offer {short} to a shared stdio server");
+            line.extend_from_slice(br#""error":{"code":-32601,"message":"#);
+            quote(&mut line, &message);
+            line.extend_from_slice(b"}}");
+        }
+        line.push(b'\n');
+        match Arc::clone(&self.room).try_acquire_many_owned(cost(line.len())) {
+            Ok(room) => drop(self.queue.send(OutgoingLine { line, call: None, _room: Some(room) })),
+            Err(_) => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    pub(super) fn log_invalid(&self, what: &str, line: &[u8], log: &mut LogQuota) {
+        let Some(suppressed) = log.take() else { return };
+        let start = String::from_utf8_lossy(&line[..line.len().min(200)]);
+        let line = start.trim_end();
+        if self.told.swap(true, Ordering::Relaxed) {
+            debug!(target: "toolgate::stdio", server = self.server, suppressed, %line, "{what}");
+        } else {
+            warn!(target: "toolgate::stdio", server = self.server, %line, "{what}; further such lines are told at debug");
+        }
+    }
+}

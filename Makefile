@@ -5,7 +5,7 @@ PORT  ?= 9100
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help run build test setup system lint unit integration foreign smoke fuzz bench streams strangers soak stage micro fixture image clean
+.PHONY: help run build test setup system lint unit integration foreign smoke fuzz bench streams strangers soak stage micro fixture image docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ lint: ## formatting and clippy, warnings denied
 
 unit: ## unit and property tests
 	@tests/tools/setup unit
-	$(CARGO) test --workspace --locked --lib --bins
+	$(CARGO) test --workspace --locked --lib --bins --test architecture
 	$(CARGO) test -p filters --locked --tests
 
 integration: setup ## the real binary, real servers, real clients, the conformance suite
@@ -47,7 +47,7 @@ foreign: setup ## servers that answer up to three times, called CALLS=100000 tim
 fuzz: setup ## look for inputs that break a reader, for MINUTES=60, on all cores; findings are kept and told
 	fuzz/run $$(( $(or $(MINUTES),60) * 60 ))
 
-bench: stage ## what a call costs beside nginx and a bare relay; writes PERFORMANCE.md
+bench: stage ## what a call costs beside nginx and a bare relay; writes docs/performance.md
 	benches/load --page
 
 streams: stage ## how fast events are, what idle streams cost, when a server knows that a client left
@@ -74,6 +74,12 @@ image: ## the container image toolgate:dev, which must stay below 60 MB
 	@size=$$(docker image inspect --format '{{.Size}}' toolgate:dev); \
 	echo "toolgate:dev has $$(( size / 1000000 )) MB"; \
 	[ "$$size" -lt 60000000 ] || { echo "that is too much: 60 MB is the most" >&2; exit 1; }
+
+docs: ## the generated pages of docs/: the references of the configuration and of the commands
+	$(CARGO) run --locked -- schema --markdown --example conf/toolgate.yaml > target/reference.md
+	mv target/reference.md docs/configuration/reference.md
+	$(CARGO) run --locked -- schema --commands > target/commands.md
+	mv target/commands.md docs/commands.md
 
 clean: ## everything that was built or installed here
 	$(CARGO) clean

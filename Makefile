@@ -24,11 +24,12 @@ setup: ## system packages, real MCP servers and clients, the conformance suite (
 system: ## only what the build needs: a C compiler and cmake
 	@tests/tools/setup system
 
-lint: ## formatting and clippy, warnings denied
+lint: ## formatting, clippy with warnings denied, misspelt words
 	@tests/tools/setup lint
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$${TOOLGATE_TOOLS:-.tools}/typos/bin/typos
 
 unit: ## unit and property tests
 	@tests/tools/setup unit

@@ -45,26 +45,26 @@ smoke: setup ## every fuzz target for a few seconds, from its seeds, with the sa
 foreign: setup ## servers that answer up to three times, called CALLS=100000 times: no byte of it may reach another caller
 	TOOLGATE_FOREIGN_CALLS=$(or $(CALLS),100000) $(CARGO) test --locked --test integration -- --nocapture h2::foreign
 
-fuzz: setup ## look for inputs that break a reader, for MINUTES=60, on all cores; findings are kept and told
+fuzz: setup ## look for inputs that break a reader, for MINUTES=60, on all cores; findings are kept and reported
 	fuzz/run $$(( $(or $(MINUTES),60) * 60 ))
 
 bench: stage ## what a call costs beside nginx and a bare relay; writes docs/performance.md
 	benches/load --page
 
-streams: stage ## how fast events are, what idle streams cost, when a server knows that a client left
+streams: stage ## how fast events are, what idle streams cost, when a server knows that a client disconnected
 	benches/streams
 
-strangers: stage ## what callers without credentials cost, and what slow ones spoil
+strangers: stage ## what unauthenticated callers cost, and how slow ones affect others
 	benches/strangers
 
 stage: build
 	@tests/tools/setup bench
 	$(CARGO) build --release --locked --example relay --example server
 
-micro: system ## what reading, judging, rebuilding and listing cost by themselves
+micro: system ## what reading, authorizing, rebuilding and listing cost by themselves
 	$(CARGO) bench --workspace --locked
 
-soak: build setup ## half a load for MINUTES=20 with reloads, deaths and clients that leave; watches what grows
+soak: build setup ## half a load for MINUTES=20 with reloads, crashes and clients that disconnect; watches what grows
 	benches/soak --minutes $(or $(MINUTES),20)
 
 fixture: setup ## the test server with the conformance suite's names, at PORT=9100

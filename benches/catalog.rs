@@ -1,4 +1,4 @@
-//! What listing costs from memory, and what building a catalog costs off the path.
+//! The cost of listing from memory, and of building a catalog in the background.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

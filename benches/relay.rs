@@ -1,5 +1,5 @@
-//! A relay on Pingora that does nothing of its own: what any gateway on Pingora costs at least. `make stage` builds it
-//! with the flags of the gateway and measures both.
+//! A relay on Pingora without any features: the least that any gateway on Pingora costs. `make stage`
+//! builds it with the flags of the gateway and measures both.
 //!
 //!     relay LISTEN SERVER        both `IP:PORT`; one thread
 

@@ -1,11 +1,13 @@
-//! The server behind the end-to-end benches: answers MCP of both eras from memory, as fast as one thread can.
+//! The server behind the end-to-end benches: serves MCP of both eras from memory, as fast as one thread
+//! can.
 //!
 //!     server LISTEN              `IP:PORT`
 //!
-//! The path says what it is: `/mcp` has one tool, `/N/mcp` has N tools `tool0`…; with `?events` calls are answered with a
-//! stream of one event, with `?drip` with one event every 5 ms that carries the time of its sending, and with `?idle` with a
-//! stream that stays silent; when its client leaves, the time is printed. Times are nanoseconds since 1970. It reads
-//! every body, but understands no more of it than the bench sends and the gateway makes of it.
+//! The path selects the behavior: `/mcp` has one tool, `/N/mcp` has N tools `tool0`…. With `?events` the
+//! response to a call is a stream of one event. With `?drip` it is one event every 5 ms with its send time.
+//! With `?idle` it is a silent stream; when its client disconnects, the time is printed. Times are
+//! nanoseconds since 1970. The server reads every body, but parses no more of it than the bench sends and
+//! the gateway makes of it.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,7 +30,7 @@ async fn main() -> std::io::Result<()> {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         tokio::spawn(async move {
-            // A client that leaves is no news.
+            // A client that disconnects is not logged.
             let _ = serve(stream).await;
         });
     }
@@ -96,7 +98,7 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// An answer with the id 1, to a request with another.
+/// A response with the id 1, for a request with another id.
 fn under_its_id(answer: &str, request: &[u8]) -> String {
     let rest = memmem::find(request, b"\"id\":").map_or(&b"1"[..], |at| &request[at + 5..]);
     let end = rest.iter().position(|byte| matches!(byte, b',' | b'}')).unwrap_or(rest.len());
@@ -149,7 +151,7 @@ fn progress() -> String {
     format!("{:x}\r\n{event}\r\n", event.len())
 }
 
-/// One event, then silence; prints when the client left.
+/// One event, then silence; prints when the client disconnected.
 async fn idle(mut stream: TcpStream) -> std::io::Result<()> {
     stream.write_all(STREAM).await?;
     stream.write_all(progress().as_bytes()).await?;
@@ -158,7 +160,7 @@ async fn idle(mut stream: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// An event every 5 ms until the client leaves; each says when it was sent.
+/// An event every 5 ms until the client disconnects; each contains its send time.
 async fn drip(mut stream: TcpStream) -> std::io::Result<()> {
     stream.write_all(STREAM).await?;
     loop {

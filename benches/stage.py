@@ -1,7 +1,7 @@
 """What the end-to-end benches share: a server, proxies in front of it, load, and what they use.
 
 The server and the load (wrk) run on core 1, what is measured on core 0 with one thread. The figure to compare is CPU a
-call, user and system, from /proc: it does not care how fast the server or the load is.
+call, user and system, from /proc: it does not depend on the speed of the server or the load.
 """
 
 import base64
@@ -62,7 +62,7 @@ end
 
 
 def needed(*programs):
-    # Where Debian has servers; not every user looks there.
+    # Where Debian has servers; not every user's PATH includes it.
     os.environ["PATH"] += ":/usr/sbin"
     for program in programs:
         if not shutil.which(program):
@@ -123,7 +123,7 @@ def token(secret=SECRET):
 
 
 def judged():
-    """Settings that ask everybody for a token: 50 roles with 200 patterns, ten rules, three limits that let all pass."""
+    """Settings that require a token from every caller: 50 roles with 200 patterns, ten rules, three limits that let all pass."""
     roles = "".join(
         f"    role{n}: {{allow: {{tools: [\"bench{n}__*\", \"*__read{n}_*\"]}}, deny: {{tools: [\"x{n}__*\", \"*__drop{n}\"]}}}}\n"
         for n in range(49)
@@ -144,7 +144,7 @@ def judged():
 
 
 class Stage:
-    """A folder and the processes of one bench; all is gone when it ends."""
+    """A folder and the processes of one bench; removed when it ends."""
 
     def __enter__(self):
         many_files()
@@ -189,7 +189,7 @@ class Stage:
         return port, children(pid)
 
     def relay(self, server):
-        """Port and process of a relay on Pingora that does nothing of its own."""
+        """Port and process of a relay on Pingora without any features."""
         port = free_port()
         pid = self.start(0, BUILT / "examples/relay", f"127.0.0.1:{port}", f"127.0.0.1:{server}")
         self.listens(port)

@@ -1,6 +1,6 @@
-"""A server of HTTP/1.1 that answers a call not at all, once, twice or three times, at once or late.
+"""A server of HTTP/1.1 that responds to a call never, once, twice or three times, at once or late.
 
-What it answers repeats the word of the call, so that its caller can tell whether it got what was another's.
+Its responses repeat the word of the call, so that a caller can detect a response to another call.
 """
 
 import json

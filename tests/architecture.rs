@@ -1,8 +1,9 @@
-//! The floors of ARCHITECTURE.md hold: no file uses a floor above its own, and no two files or folders use each other.
+//! Checks the floors of ARCHITECTURE.md: no file uses a floor above its own, and no two files or folders
+//! use each other.
 //!
-//! Read are the paths that begin with `crate`, `super`, `self` or the name of a crate of the workspace, in `use` items, in
-//! code and in the arguments of macros. Tests are exempt, and so are a folder's `mod.rs` and the files of that folder: a type
-//! and the files that its `impl` is spread over are one thing.
+//! The test reads the paths that begin with `crate`, `super`, `self` or the name of a workspace crate, in
+//! `use` items, in code and in the arguments of macros. Tests are exempt. So are a folder's `mod.rs` and
+//! the files of that folder: a type and the files with its `impl` blocks are one thing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,7 +45,7 @@ fn no_two_folders_use_each_other() {
     let mut arrows: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
     for (module, file) in files() {
         let from = folder(&module);
-        for used in file.uses.iter().map(|used| folder(used)).filter(|used| *used != from) {
+        for used in file.uses.iter().map(folder).filter(|used| *used != from) {
             arrows.entry(from.clone()).or_default().insert(used);
         }
     }
@@ -57,7 +58,8 @@ fn no_two_files_use_each_other() {
     let arrows = files
         .iter()
         .map(|(module, file)| {
-            let others = file.uses.iter().filter(|used| !module.starts_with(used) && !used.starts_with(module));
+            let others =
+                file.uses.iter().filter(|used| !module.starts_with(used) && !used.starts_with(module));
             (module.clone(), others.cloned().collect())
         })
         .collect();
@@ -73,7 +75,10 @@ fn no_file_is_too_long() {
         for file in rust_files(&root.join(folder)) {
             let lines = fs::read_to_string(&file).expect("a readable file").lines().count();
             if lines > MOST {
-                long.push(format!("{} has {lines} lines", file.strip_prefix(root).unwrap_or(&file).display()));
+                long.push(format!(
+                    "{} has {lines} lines",
+                    file.strip_prefix(root).unwrap_or(&file).display()
+                ));
             }
         }
     }
@@ -131,7 +136,7 @@ fn module(name: &str, path: &Path) -> Module {
     parts
 }
 
-/// The unit that floors are about: a folder of the gateway, or a crate below it.
+/// The unit that has a floor: a folder of the gateway, or a crate below it.
 fn folder(module: &Module) -> Module {
     module.iter().take(if module[0] == "toolgate" { 2 } else { 1 }).cloned().collect()
 }
@@ -169,7 +174,7 @@ fn floor(floors: &BTreeMap<String, u32>, module: &Module) -> Option<u32> {
 
 struct Reader<'a> {
     module: &'a Module,
-    /// Modules within the file that the reader is in.
+    /// Modules within the file that is being read.
     inner: usize,
     known: &'a BTreeSet<Module>,
     uses: BTreeSet<Module>,
@@ -191,7 +196,7 @@ impl Reader<'_> {
         while !whole.is_empty() && !self.known.contains(&whole) {
             whole.pop();
         }
-        // The root of a crate has what other files define: it says nothing of them.
+        // A crate root only has what other files define.
         let root = whole.len() == 1 && whole[0] == self.module[0];
         if whole != *self.module && !whole.is_empty() && !root {
             self.uses.insert(whole);
@@ -277,8 +282,8 @@ fn is_test(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Each circle once: the ways from a module that come back to it, by Tarjan's rule made plain: two modules are on a circle if
-/// each can be reached from the other.
+/// Each cycle once, by a plain form of Tarjan's algorithm: two modules are on a cycle if each can be
+/// reached from the other.
 fn circles(arrows: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<String> {
     let reached = |from: &Module| {
         let mut seen = BTreeSet::new();
@@ -299,7 +304,10 @@ fn circles(arrows: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<String> {
             .filter(|other| all.get(*other).is_some_and(|back| back.contains(from)))
             .collect();
         let arrows = circle.iter().flat_map(|from| {
-            arrows[*from].iter().filter(|to| circle.contains(to)).map(|to| format!("{} -> {}", shown(from), shown(to)))
+            arrows[*from]
+                .iter()
+                .filter(|to| circle.contains(to))
+                .map(|to| format!("{} -> {}", shown(from), shown(to)))
         });
         found.insert(arrows.collect::<Vec<_>>().join(", "));
     }

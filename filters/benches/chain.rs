@@ -1,5 +1,5 @@
-//! What all filters together cost a call that they let through: its head is greeted, its body read, the whole
-//! admitted. The caller's token was seen a moment ago.
+//! The cost of all filters for an accepted call: its head, its body and the whole request. The caller's token
+//! is cached.
 
 use std::hint::black_box;
 use std::pin::pin;
@@ -72,7 +72,7 @@ fn token() -> String {
 fn rate() -> Rate {
     use KeyPart::{Tenant, Tool, User};
     let rule = |name: &str, key: &[KeyPart], tools: &[&str]| {
-        let tools = Globs::new(tools).expect("sound patterns");
+        let tools = Globs::new(tools).expect("valid patterns");
         let matches = Match { tools, ..Match::default() };
         let budget = Budget::Rate { count: 1_000_000_000, per: Duration::from_secs(1), burst: 1_000_000_000 };
         filters::rate_limit::RateRule { name: name.into(), key: key.into(), matches, budget }
@@ -85,7 +85,7 @@ fn rate() -> Rate {
     Rate::new(rules, Arc::new(Counters::default()), None, OnFailure::Local)
 }
 
-/// 50 roles with 200 patterns and 10 rules. With `reads`, one of them reads the arguments of this very tool.
+/// 50 roles with 200 patterns and 10 rules. With `reads`, one of them reads the arguments of this tool.
 fn rbac(reads: bool) -> Rbac {
     let roles = (0..50).map(|n| Role {
         name: format!("role{n}"),
@@ -106,7 +106,7 @@ fn rbac(reads: bool) -> Rbac {
             1 => format!("caller.tenant == \"t{n}\" && call.method == \"tools/call\""),
             _ => format!("call.tool.matches(\"^x{n}__[a-z]+$\") && caller.claims.level < 3"),
         };
-        let when = Condition::compile(&text).expect("a sound condition");
+        let when = Condition::compile(&text).expect("a valid condition");
         rbac::Rule { name: text, when, effect: Effect::Deny, message: Some("no".into()) }
     });
     let settings = rbac::RbacSettings {
@@ -115,7 +115,7 @@ fn rbac(reads: bool) -> Rbac {
         rules: rules.collect(),
         scopes: vec![],
     };
-    Rbac::new(settings).expect("a sound policy")
+    Rbac::new(settings).expect("a valid policy")
 }
 
 fn chain(auth: Auth, rate: Rate, rbac: Rbac) -> Chain {
@@ -163,7 +163,7 @@ fn headers(token: &str, body: &[u8]) -> HeaderMap {
     pairs.iter().map(|(name, text)| (HeaderName::from_static(name), value(text))).collect()
 }
 
-/// What waits for nothing is ready at the first look: no runtime is measured.
+/// A future that waits for nothing is ready at the first poll: no runtime is measured.
 fn ready<T>(work: impl Future<Output = T>) -> T {
     match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
@@ -185,7 +185,7 @@ fn head(headers: &HeaderMap) -> RequestHead<'_> {
 
 fn passes(chain: &Chain, headers: &HeaderMap, body: &[u8]) -> Permit {
     let caller = ready(chain.on_head(&head(headers))).expect("a good head");
-    let mut call = chain.read(head(headers), caller, body).expect("a sound message");
+    let mut call = chain.read(head(headers), caller, body).expect("a valid message");
     // The dispatcher looks this up in its catalog.
     call.target = Some(CallTarget { kind: TargetKind::Tool, name: TOOL, server: "s7" });
     ready(chain.on_request(call)).expect("it is allowed")
@@ -203,7 +203,7 @@ fn chains(c: &mut Criterion) {
     {
         group.bench_function(name, |b| b.iter(|| passes(black_box(chain), &headers, black_box(&body))));
     }
-    // Where the time goes.
+    // The cost of each part.
     group.bench_function("all on: greet", |b| b.iter(|| ready(black_box(&plain).on_head(&head(&headers)))));
     let caller = ready(plain.on_head(&head(&headers))).expect("a good head");
     group.bench_function("all on: read", |b| {

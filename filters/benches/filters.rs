@@ -1,4 +1,4 @@
-//! What reading, judging and rebuilding cost a call.
+//! The cost of parsing, filtering and rebuilding a call.
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -19,7 +19,7 @@ fn peek(c: &mut Criterion) {
         let body = body(size);
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("{size}"), |b| {
-            b.iter(|| request::read(&body, 64).expect("a sound message"))
+            b.iter(|| request::read(&body, 64).expect("a valid message"))
         });
     }
     group.finish();
@@ -34,7 +34,7 @@ fn peek_and_rebuild(c: &mut Criterion) {
             b.iter_batched(
                 || BytesMut::from(&body[..]),
                 |body| {
-                    let read = request::read(&body, 64).expect("a sound message");
+                    let read = request::read(&body, 64).expect("a valid message");
                     let place = read.name.expect("a name").span;
                     splice::rename(body, place, "write_file")
                 },
@@ -45,12 +45,12 @@ fn peek_and_rebuild(c: &mut Criterion) {
     group.finish();
 }
 
-/// What goes to a server: its own name, and an id of the gateway's, which is longer than the client's.
+/// The edits of a forwarded call: the server's own name, and an id of the gateway, longer than the client's.
 fn edit(c: &mut Criterion) {
     let mut group = c.benchmark_group("edit");
     for size in [300, 64 * 1024, 1024 * 1024] {
         let body = body(size);
-        let read = request::read(&body, 64).expect("a sound message");
+        let read = request::read(&body, 64).expect("a valid message");
         let (id, name) = (read.id.expect("an id"), read.name.expect("a name").span);
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("{size}"), |b| {

@@ -1,4 +1,4 @@
-//! What it costs to look for secrets, and to hold arguments against a schema.
+//! The cost of searching for secrets, and of validating arguments against a schema.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use filters::guard::{Detector, Redactor, Schema};
@@ -7,7 +7,7 @@ const SIZES: [(&str, usize); 2] = [("1KiB", 1024), ("64KiB", 64 * 1024)];
 
 fn message(text: &str, size: usize) -> Vec<u8> {
     let fill: String = text.chars().cycle().take(size.saturating_sub(80)).collect();
-    // What was cut off in the middle of an escape would be none.
+    // A text cut off in the middle of an escape would be invalid.
     let fill = fill.trim_end_matches(|c| c != ' ');
     format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"content":[{{"type":"text","text":"{fill}"}}]}}}}"#)
         .into_bytes()

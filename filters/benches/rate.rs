@@ -1,4 +1,4 @@
-//! What limits cost a call that they let through, on one core and with all cores on one budget.
+//! The cost of limits for an accepted call, on one core and with all cores on one budget.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const BODY: &[u8] =
     br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search__web","arguments":{}}}"#;
 
 fn rule(name: &str, key: &[KeyPart], tools: &[&str], budget: Budget) -> RateRule {
-    let tools = Globs::new(tools).expect("sound patterns");
+    let tools = Globs::new(tools).expect("valid patterns");
     RateRule { name: name.into(), key: key.into(), matches: Match { tools, ..Match::default() }, budget }
 }
 
@@ -50,15 +50,15 @@ fn with_call<T>(user: &str, work: impl FnOnce(&Call<'_>) -> T) -> T {
         },
         caller: Caller::new(identity),
         body: BODY,
-        rpc: Box::new(request::read(BODY, 64).expect("a sound message")),
+        rpc: Box::new(request::read(BODY, 64).expect("a valid message")),
         era: Era::Modern,
         target: Some(CallTarget { kind: TargetKind::Tool, name: "search__web", server: "search" }),
     })
 }
 
 fn passes(rate: &Rate, call: &Call<'_>) {
-    let judged = std::pin::pin!(rate.on_request(call, None)).poll(&mut Context::from_waker(Waker::noop()));
-    assert!(matches!(black_box(judged), Poll::Ready(Ok(_))));
+    let decision = std::pin::pin!(rate.on_request(call, None)).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(black_box(decision), Poll::Ready(Ok(_))));
 }
 
 fn rates(c: &mut Criterion) {

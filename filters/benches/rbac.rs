@@ -1,4 +1,4 @@
-//! What a judgement costs: 50 roles with 200 patterns, 10 rules.
+//! The cost of a decision: 50 roles with 200 patterns, 10 rules.
 
 use std::hint::black_box;
 
@@ -32,7 +32,7 @@ fn policy(reads: bool) -> Rbac {
     }
     let rules = texts.iter().map(|text| Rule {
         name: text.clone(),
-        when: Condition::compile(text).expect("a sound condition"),
+        when: Condition::compile(text).expect("a valid condition"),
         effect: Effect::Deny,
         message: Some("no".into()),
     });
@@ -42,7 +42,7 @@ fn policy(reads: bool) -> Rbac {
         rules: rules.collect(),
         scopes: vec![],
     };
-    Rbac::new(settings).expect("a sound policy")
+    Rbac::new(settings).expect("a valid policy")
 }
 
 fn caller(roles: usize) -> Caller {
@@ -68,7 +68,7 @@ fn query<'a>(name: &'a str, arguments: &'a [u8]) -> AccessQuery<'a> {
     }
 }
 
-fn judge(c: &mut Criterion) {
+fn decide(c: &mut Criterion) {
     let arguments = br#"{"env":"dev","table":"users","limit":100,"columns":["id","name"],"where":{"id":17}}"#;
     let (plain, reading) = (policy(false), policy(true));
     let caller = caller(5);
@@ -111,8 +111,8 @@ fn lists(c: &mut Criterion) {
 
 fn compile(c: &mut Criterion) {
     let text = "call.tool.startsWith(\"db__\") && call.args.env == \"prod\" && !(\"sre\" in caller.roles)";
-    c.bench_function("compile", |b| b.iter(|| Condition::compile(black_box(text)).expect("sound")));
+    c.bench_function("compile", |b| b.iter(|| Condition::compile(black_box(text)).expect("valid")));
 }
 
-criterion_group!(benches, judge, lists, compile);
+criterion_group!(benches, decide, lists, compile);
 criterion_main!(benches);

@@ -1,7 +1,7 @@
-//! The one chain that every call passes, and the permit that only it can give.
+//! The only filter chain, and the permit that only it can make.
 //!
-//! Invariant 1: a [`Permit`] has a private field, so no code outside this file can make one, and no exit of the
-//! gateway can be taken without one.
+//! Invariant 1: a [`Permit`] has a private field, so no code outside of this file can make one. Nothing
+//! leaves the gateway without one.
 
 use crate::auth::Auth;
 use crate::filter::Filter;
@@ -16,7 +16,7 @@ use mcp::json::reader::Span;
 use mcp::jsonrpc::request::Rpc;
 use mcp::rejection::Rejection;
 
-/// The filters in the order in which they judge.
+/// The filters in their order.
 pub struct Chain {
     pub origin: Origin,
     pub size: Size,
@@ -34,25 +34,25 @@ pub struct ChainRejection {
 }
 
 impl Chain {
-    /// Judges the head: gives the caller, or why there is none.
+    /// Checks the head: returns the caller, or the rejection.
     pub async fn on_head(&self, head: &RequestHead<'_>) -> Result<Caller, ChainRejection> {
         self.on_head_unauthenticated(head).await?;
         self.auth.identify(head).await.map_err(|rejection| reject(crate::auth::NAME, None, rejection))
     }
 
-    /// Judges the head of a request that needs no credentials.
+    /// Checks the head of a request that needs no credentials.
     pub async fn on_head_unauthenticated(&self, head: &RequestHead<'_>) -> Result<(), ChainRejection> {
         run_on_head(&self.origin, head).await?;
         run_on_head(&self.size, head).await?;
         self.rate.on_head(head, head.peer).await.map_err(|rejection| reject(Rate::NAME, None, rejection))
     }
 
-    /// Who a caller without credentials is.
+    /// The caller without credentials.
     pub fn anonymous(&self) -> Caller {
         self.auth.anonymous()
     }
 
-    /// Reads the body as one message and tells its era.
+    /// Parses the body as one message and determines its era.
     pub fn read<'a>(
         &self,
         head: RequestHead<'a>,
@@ -65,7 +65,7 @@ impl Chain {
         Ok(Call { head, caller, body, rpc, era, target: None })
     }
 
-    /// Judges the whole call.
+    /// Checks the whole call.
     pub async fn on_request(&self, mut call: Call<'_>) -> Result<Permit, ChainRejection> {
         let id = call.id();
         run_on_request(&self.header_match, &mut call).await?;
@@ -108,13 +108,13 @@ fn reject(filter: &'static str, id: Option<Span>, rejection: Box<Rejection>) -> 
     ChainRejection { filter, refused: RejectedMessage { id, rejection } }
 }
 
-/// The right to take one exit with one message.
+/// The right to send one message.
 #[derive(Debug)]
 pub struct Permit {
     pub rpc: Box<Rpc>,
     pub era: Era,
     pub caller: Caller,
-    /// The places that the call takes up in limits of what runs at a time; given back when this is dropped.
+    /// The call's slots in concurrency limits; given back on drop.
     pub slots: Slots,
     #[allow(dead_code, reason = "its privacy is its use: nobody else can write this struct")]
     proof: Proof,

@@ -1,8 +1,8 @@
-//! Header and body must say the same (MCP 2026-07-28, streamable-http, "Server Validation"): whoever routes or
-//! judges by a header must not be told another story than the server that reads the body.
+//! Header and body must agree (MCP 2026-07-28, streamable-http, "Server Validation"). A proxy that routes or
+//! decides by a header must not see other values than the server that reads the body.
 //!
-//! The order of the checks is that of the reference implementations: `_meta` first, then agreement, then the
-//! revision. It knows revisions only as the words that it was given.
+//! The order of the checks follows the reference implementations: `_meta` first, then agreement, then the
+//! version. Versions are only strings here.
 
 use std::borrow::Cow;
 
@@ -25,7 +25,7 @@ pub struct HeaderMatch {
 }
 
 impl HeaderMatch {
-    /// Body first, header second: a request with the modern `_meta` is modern whatever its headers say.
+    /// Body first, header second: a request with the modern `_meta` is modern, whatever its headers are.
     pub fn era(&self, head: &RequestHead<'_>, rpc: &Rpc, body: &[u8]) -> Era {
         if rpc.meta.protocol_version.is_some() || rpc.meta.client_capabilities.is_some() {
             return Era::Modern;
@@ -35,7 +35,7 @@ impl HeaderMatch {
             Ok(None) => Era::Legacy,
             _ if initialize => Era::Legacy,
             Ok(Some(version)) if self.legacy.contains(&version) => Era::Legacy,
-            // Also a revision nobody knows: its sender is newer than the last handshake revision.
+            // Also an unknown version: its sender is newer than the last handshake version.
             _ => Era::Modern,
         }
     }
@@ -71,7 +71,7 @@ impl HeaderMatch {
         self.check_version(Some(&version))
     }
 
-    /// What `Mcp-Name` must mirror for this method, if anything.
+    /// The value that `Mcp-Name` must mirror for this method, if any.
     fn expected_mcp_name<'a>(&self, rpc: &Rpc, method: &str, body: &'a [u8]) -> Option<Cow<'a, str>> {
         match method {
             "tools/call" | "prompts/get" => rpc.name.map(|n| n.read(body)),
@@ -121,11 +121,11 @@ impl Filter for HeaderMatch {
     const NAME: &'static str = "header_match";
 
     async fn on_request(&self, call: &mut Call<'_>) -> Result<(), Box<Rejection>> {
-        let judged = match call.era {
+        let checked = match call.era {
             Era::Modern => self.check_modern(call),
             Era::Legacy => self.check_legacy(call),
         };
-        judged.map_err(Box::new)
+        checked.map_err(Box::new)
     }
 }
 
@@ -143,8 +143,8 @@ fn ambiguous_header(shown: &str) -> Rejection {
     Rejection::new(400, code::HEADER_MISMATCH, "header_mismatch", message)
 }
 
-/// The header must stand once and say `expected`; where the body has nothing to mirror it must be absent or is
-/// ignored (a name without a counterpart names nothing).
+/// The header must be present once with the value `expected`. If the body has no value to mirror, it must be
+/// absent or is ignored (a name without a counterpart has no meaning).
 fn check_header(
     head: &RequestHead<'_>,
     name: &http::HeaderName,

@@ -1,7 +1,7 @@
-//! The judging of MCP calls: values in, verdicts out.
+//! The filters for MCP calls: values in, decisions out.
 //!
-//! Nothing here opens a socket, knows a web framework or names a protocol revision; what needs the outside
-//! (counters, keys) is handed in as a trait. So every filter can be read, tested, benched and fuzzed by itself.
+//! Nothing here opens a socket, uses a web framework or names a protocol version. External needs (counters,
+//! keys) are traits. So every filter can be read, tested, benchmarked and fuzzed alone.
 
 pub mod auth;
 pub mod cel;

@@ -1,5 +1,5 @@
-//! The guard against foreign web pages: `Origin` (which page sent this?) and `Host` (did DNS rebinding bring
-//! it here?). MCP 2025-03-26 and later, transports, "Security Warning": servers must validate `Origin`.
+//! Protection against foreign web pages: `Origin` (the sending page) and `Host` (DNS rebinding). MCP
+//! 2025-03-26 and later, transports, "Security Warning": servers must validate `Origin`.
 
 use http::header::{HOST, ORIGIN};
 
@@ -49,7 +49,7 @@ impl Origin {
         }
     }
 
-    /// Whether a page of this origin may talk to the gateway (CORS asks the same question).
+    /// Whether a page of this origin may call the gateway (also used for CORS).
     pub fn is_origin_allowed(&self, origin: &str) -> bool {
         match &self.origins {
             Allowed::Any => true,
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_told_from_names_that_only_look_like_it() {
+    fn loopback_is_distinguished_from_similar_names() {
         let guard = Origin::new(None, None);
         for host in ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "[::1]"] {
             assert!(guard.is_host_allowed(host), "{host}");

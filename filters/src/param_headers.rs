@@ -1,10 +1,10 @@
-//! Arguments that a call repeats in its head (MCP 2026-07-28, streamable-http, "Custom Headers from Tool Parameters"):
-//! which ones a tool's schema names by `x-mcp-header`, whether a head agrees with the arguments, and what a head must
-//! say of them.
+//! Arguments that a call repeats in its head (MCP 2026-07-28, streamable-http, "Custom Headers from Tool
+//! Parameters"): the `x-mcp-header` annotations of a tool's schema, the check of a head against the
+//! arguments, and the headers to send for them.
 //!
-//! Who routes by such a header must not be told another story than the tool that gets the argument. So a declared
-//! header that says something else, stands twice, is missing, or stands where there is no argument is refused; what
-//! no schema declares is none of our business and goes on as it is.
+//! A proxy that routes by such a header must not see other values than the tool. So a declared header with
+//! another value, duplicated, missing, or without an argument is rejected. Undeclared headers are passed on
+//! unchanged.
 
 use std::borrow::Cow;
 
@@ -17,9 +17,9 @@ use mcp::json::reader::{DEPTH_CEILING, JsonReader};
 use mcp::rejection::{Rejection, code};
 
 const KEY: &str = "x-mcp-header";
-/// What stands before the name that a schema gives.
+/// The prefix of the name in a schema.
 const PREFIX: &str = "mcp-param-";
-/// Most arguments that a tool may have repeated: each is looked for in each call.
+/// Most arguments of a tool that may be repeated: each call looks up each of them.
 const MAX_HEADERS: usize = 64;
 
 /// The repeated arguments of one tool.
@@ -33,7 +33,7 @@ struct ParamHeader {
     path: Vec<String>,
 }
 
-/// Why the annotations of a schema cannot be followed. A client must leave such a tool out.
+/// Why the annotations of a schema are invalid. A client must ignore such a tool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidParamHeader {
     #[error("the schema cannot be read")]
@@ -53,7 +53,7 @@ pub enum InvalidParamHeader {
 impl ParamHeaders {
     /// Reads an `inputSchema`; `None` if it names no header.
     pub fn read(schema: &[u8]) -> Result<Option<Self>, InvalidParamHeader> {
-        // Most tools have none, and a key may be written in escapes.
+        // Most tools have none, and a key may be written with escapes.
         if memchr::memmem::find(schema, KEY.as_bytes()).is_none()
             && memchr::memmem::find(schema, b"\\u").is_none()
         {
@@ -65,7 +65,7 @@ impl ParamHeaders {
         Ok((!all.is_empty()).then_some(Self(all)))
     }
 
-    /// Whether the head repeats what the arguments say.
+    /// Whether the head repeats the arguments correctly.
     pub fn verify(&self, head: &RequestHead<'_>, arguments: Option<&[u8]>) -> Result<(), Rejection> {
         for header in &self.0 {
             let refuse = |what: &str| {
@@ -101,8 +101,8 @@ impl ParamHeaders {
     }
 }
 
-/// Goes over every place of a schema where another may stand; `path` is lost where an argument's place is not certain.
-/// What is data (`default`, `const`, `enum`, `examples`) is not looked into, and no `$ref` is followed.
+/// Visits every place of a schema that may hold another schema; `path` is lost where an argument's place is
+/// not certain. Data (`default`, `const`, `enum`, `examples`) is skipped, and no `$ref` is followed.
 fn walk(
     schema: &Value,
     mut path: Option<&mut Vec<String>>,
@@ -179,11 +179,11 @@ fn param_header(
     Ok(ParamHeader { header, path: path.to_vec() })
 }
 
-/// A name that stands twice in one object: readers differ on which of them counts.
+/// A duplicate name in one object: readers differ on which one counts.
 struct DuplicateArgument;
 
 impl ParamHeader {
-    /// The argument; `None` if it is not there, null, or nothing that a header could repeat.
+    /// The argument; `None` if it is missing, null, or not representable in a header.
     fn argument<'a>(&self, arguments: Option<&'a [u8]>) -> Result<Option<Argument<'a>>, DuplicateArgument> {
         let Some(mut inside) = arguments else { return Ok(None) };
         for name in &self.path {
@@ -240,7 +240,7 @@ impl<'a> Argument<'a> {
         }
     }
 
-    /// Whether a header says the same. Whole numbers are compared as numbers, exactly however long they are.
+    /// Whether a header has the same value. Whole numbers are compared as numbers, exactly and at any length.
     fn equals_header(&self, header: &str) -> bool {
         match self {
             Self::Text(text) => header == text,
@@ -255,7 +255,8 @@ impl<'a> Argument<'a> {
     }
 }
 
-/// A whole number in its shortest form, exactly; `None` for one with a fraction, or with more zeros than anybody writes.
+/// A whole number in its shortest form, exactly; `None` for a fraction, or for an implausible number of
+/// zeros.
 fn canonical_integer(raw: &str) -> Option<Cow<'_, str>> {
     const ZEROS: usize = 64;
     let (number, power) = match raw.split_once(['e', 'E']) {
@@ -264,8 +265,8 @@ fn canonical_integer(raw: &str) -> Option<Cow<'_, str>> {
     };
     let (sign, digits) = number.strip_prefix('-').map_or(("", number), |digits| ("-", digits));
     let (digits, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
-    let sound = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    if !sound(digits) || !sound(fraction) {
+    let is_valid = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !is_valid(digits) || !is_valid(fraction) {
         return None;
     }
     let fraction = fraction.trim_end_matches('0');
@@ -276,7 +277,7 @@ fn canonical_integer(raw: &str) -> Option<Cow<'_, str>> {
             (sign, short) => Cow::Owned(format!("{sign}{short}")),
         });
     }
-    // The digits that count, and how many of all stand before the point.
+    // The significant digits, and how many of all are before the point.
     let all = format!("{digits}{fraction}");
     let point = power.checked_add(i64::try_from(digits.len()).ok()?)?;
     let counting = all.trim_end_matches('0');

@@ -1,4 +1,4 @@
-//! What is judged: the head of a request, who sent it, and what its body says.
+//! A request as the filters see it: its head, its caller, and its body.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,23 +20,24 @@ pub struct RequestHead<'a> {
     pub headers: &'a HeaderMap,
     /// HTTP/2 has the host in `:authority`, not in a header.
     pub authority: Option<&'a str>,
-    /// The address of the client, by the connection or by the word of a trusted proxy.
+    /// The address of the client, by the connection or from a trusted proxy.
     pub peer: Option<IpAddr>,
     /// The certificate of the connection, if there is one and it was verified.
     pub certificate: Option<&'a ClientCertificate>,
-    /// Came over a socket, so that headers mean something.
+    /// It came over a socket, so that headers have meaning.
     pub is_network: bool,
 }
 
-/// What a client's verified certificate says of who it is.
+/// The identity in a client's verified certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
-    /// Its first URI, else its first DNS name, else its first e-mail address, else the common name of its subject.
+    /// Its first URI, else its first DNS name, else its first e-mail address, else the common name of its
+    /// subject.
     pub principal: String,
 }
 
 impl<'a> RequestHead<'a> {
-    /// The value of a header that stands once, without the white space around it.
+    /// The value of a header that is present once, without surrounding white space.
     pub fn single(&self, name: &HeaderName) -> Result<Option<&'a str>, AmbiguousHeader> {
         let mut all = self.headers.get_all(name).iter();
         match (all.next(), all.next()) {
@@ -49,11 +50,11 @@ impl<'a> RequestHead<'a> {
     }
 }
 
-/// A header that stands more than once, or is not visible ASCII.
+/// A duplicate header, or one that is not visible ASCII.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AmbiguousHeader;
 
-/// Who calls. Cloned with each permit, so it is one pointer.
+/// The caller. Each permit clones it, so it is one pointer.
 #[derive(Clone, Debug)]
 pub struct Caller(Arc<CallerInner>);
 
@@ -63,18 +64,18 @@ struct CallerInner {
     id: u64,
 }
 
-/// What is known of a caller once its credentials are checked.
+/// The known facts of an authenticated caller.
 #[derive(Debug, Default)]
 pub struct Identity {
     /// The user's name for logs, limits and audit.
     pub user: String,
     pub tenant: Option<String>,
-    /// Names of roles, sorted, each once. Names that the configuration does not know mean nothing.
+    /// Names of roles, sorted and unique. Unknown names have no effect.
     pub roles: Vec<String>,
     /// OAuth scopes of the token, sorted, each once.
     pub scopes: Vec<String>,
     pub auth_method: AuthMethod,
-    /// Who vouches for the user: the issuer of a token. Two issuers' users of one name are two users.
+    /// The issuer of the token. Users with the same name of two issuers are two users.
     pub issuer: Option<String>,
     /// The id of the API key.
     pub api_key_id: Option<String>,
@@ -82,7 +83,7 @@ pub struct Identity {
     pub claims: serde_json::Map<String, serde_json::Value>,
 }
 
-/// By what a caller is known.
+/// How the caller was authenticated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AuthMethod {
     #[default]
@@ -90,12 +91,12 @@ pub enum AuthMethod {
     Jwt,
     ApiKey,
     Certificate,
-    /// The command line, on the word of whoever can read the configuration.
+    /// The command line: a user who can read the configuration names the caller.
     Operator,
 }
 
 impl AuthMethod {
-    /// The word of rules and logs.
+    /// The value in rules and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             AuthMethod::Anonymous => "anonymous",
@@ -113,12 +114,12 @@ impl Caller {
         Self(Arc::new(CallerInner { identity, id: NEXT.fetch_add(1, Ordering::Relaxed) }))
     }
 
-    /// Tells this identity from every other one that was ever made in this process.
+    /// Unique among all identities of this process.
     pub fn id(&self) -> u64 {
         self.0.id
     }
 
-    /// Whether both are the same user by the same means, whatever token or roles they have at the moment.
+    /// Whether both are the same user by the same method, whatever their current tokens and roles.
     pub fn same_principal(&self, other: &Caller) -> bool {
         fn who(caller: &Caller) -> (AuthMethod, Option<&str>, Option<&str>, &str) {
             (caller.auth_method, caller.issuer.as_deref(), caller.tenant.as_deref(), &caller.user)
@@ -135,18 +136,18 @@ impl std::ops::Deref for Caller {
     }
 }
 
-/// What a call is about to touch, as the catalog knows it. The names are borrowed from the catalog or the body.
+/// The target of a call, from the catalog. The names are borrowed from the catalog or the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallTarget<'a> {
     pub kind: TargetKind,
-    /// The federated name of a tool or prompt (`files__read`), whatever the endpoint calls it; the URI of a
-    /// resource or resource template; empty where a method goes to a server as a whole.
+    /// The qualified name of a tool or prompt (`files__read`), whatever its name on the endpoint; the URI of
+    /// a resource or resource template; empty if the method concerns a whole server.
     pub name: &'a str,
     /// The configured name of the server.
     pub server: &'a str,
 }
 
-/// The kinds of things that roles and rules speak of.
+/// The kinds of targets of roles and rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TargetKind {
     Tool,
@@ -164,19 +165,19 @@ pub struct Call<'a> {
     /// It is large, and moved from hand to hand.
     pub rpc: Box<Rpc>,
     pub era: Era,
-    /// Filled in from the catalog before the call is judged; `None` where it touches nothing that is known.
+    /// Filled in from the catalog before the decision; `None` without a known target.
     pub target: Option<CallTarget<'a>>,
 }
 
 impl Call<'_> {
-    /// The id to answer under. That of a response is the server's own: an error under it would answer whatever
-    /// the client itself asked under the same id.
+    /// The id of the response. A response of the client has the server's own id: an error with it would
+    /// answer the client's own request with the same id.
     pub fn id(&self) -> Option<Span> {
         self.rpc.id.filter(|_| self.rpc.kind == MessageKind::Request)
     }
 }
 
-/// A refusal together with the id to answer under.
+/// A rejection with the id of its response.
 #[derive(Debug)]
 pub struct RejectedMessage {
     pub id: Option<Span>,
@@ -205,7 +206,7 @@ impl From<ParseError> for RejectedMessage {
     }
 }
 
-/// Reads a body under the depth limit.
+/// Parses a body within the depth limit.
 pub fn read(body: &[u8], max_depth: usize) -> Result<Box<Rpc>, RejectedMessage> {
     request::read(body, max_depth).map(Box::new).map_err(RejectedMessage::from)
 }

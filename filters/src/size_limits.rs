@@ -1,4 +1,4 @@
-//! Limits on what is read: bytes of head and body, depth of nesting.
+//! Limits of input: bytes of head and body, depth of nesting.
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 

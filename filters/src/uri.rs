@@ -1,9 +1,9 @@
-//! The URI of a resource as patterns see it: its normal form (RFC 3986 §6.2.2), so that no other spelling of it gets
-//! past a `deny`; or why it has none, because servers would read it in more than one way.
+//! The URI of a resource as patterns see it: its normal form (RFC 3986 §6.2.2), so that no other spelling
+//! bypasses a `deny`. A URI that servers would read in more than one way has none.
 //!
-//! Only what is compared is changed. What is sent stays as it was written, and is refused where the two could mean
-//! different things: dot segments, encoded slashes, backslashes, what is encoded twice. How a server reads a URI is
-//! not known here, so what any common reader (RFC 3986, WHATWG URL, `path.join`) takes differently counts.
+//! Only the compared text is changed, not the sent one. It is rejected if the two could differ in meaning:
+//! dot segments, encoded slashes, backslashes, double encoding. It is not known how a server reads a URI, so
+//! any difference between common readers counts (RFC 3986, WHATWG URL, `path.join`).
 
 mod host;
 
@@ -48,9 +48,9 @@ pub enum AmbiguousUri {
     Drive,
 }
 
-/// The parts of a URI or of a pattern over URIs.
+/// The components of a URI or of a pattern over URIs.
 struct UriParts<'a> {
-    /// Empty where there is none.
+    /// Empty if there is none.
     scheme: &'a str,
     authority: Option<&'a str>,
     path: &'a str,
@@ -64,7 +64,8 @@ impl<'a> UriParts<'a> {
         Self::of(text, scheme, (&['/', '?', '#'], &['?', '#']))
     }
 
-    /// Signs of a pattern may stand for letters of a scheme. `?` is such a sign, and where a query begins is not known.
+    /// Wildcards may replace letters of a scheme. `?` is such a wildcard, and the beginning of a query is not
+    /// known.
     fn of_pattern(text: &'a str) -> Self {
         let any = |scheme: &str| !scheme.contains('/') && text[scheme.len()..].starts_with("://");
         let scheme = text.find(':').map(|at| &text[..at]).filter(|scheme| is_scheme(scheme) || any(scheme));
@@ -74,7 +75,7 @@ impl<'a> UriParts<'a> {
     /// `ends` are the letters at which an authority ends, and those at which a path does.
     fn of(text: &'a str, scheme: Option<&'a str>, ends: (&[char], &[char])) -> Self {
         let after = scheme.map_or(text, |scheme| &text[scheme.len() + 1..]);
-        // Without a scheme it is whatever its server takes it for, which has no authority.
+        // Without a scheme the server decides its meaning, and it has no authority.
         let (authority, after) = match after.strip_prefix("//").filter(|_| scheme.is_some()) {
             Some(after) => {
                 let end = after.find(ends.0).unwrap_or(after.len());
@@ -87,7 +88,7 @@ impl<'a> UriParts<'a> {
         Self { scheme: scheme.unwrap_or_default(), authority, path, rest }
     }
 
-    /// Whether what is not the path is in its normal form already.
+    /// Whether all but the path is in normal form already.
     fn is_plain(&self) -> bool {
         let lower = |text: &str| !text.bytes().any(|b| b.is_ascii_uppercase());
         let host = self.authority.unwrap_or_default();
@@ -134,7 +135,7 @@ fn authority(scheme: &str, authority: &str) -> String {
     let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(user, host)| (user, host));
     let host = host.to_ascii_lowercase();
     let (name, port) = match host.rsplit_once(':') {
-        // The last colon of an address of IPv6 stands before its bracket.
+        // The last colon of an IPv6 address is before its bracket.
         Some((name, port)) if !port.contains(']') => (name, port),
         _ => (&*host, ""),
     };
@@ -169,7 +170,7 @@ pub fn normalize(uri: &str) -> Result<Cow<'_, str>, AmbiguousUri> {
     }
     let authority = decoded(parts.authority.unwrap_or_default(), true)?;
     if authority.contains("%3F") || authority.contains("%23") {
-        // Who decodes it reads another host, and another path.
+        // A reader that decodes it gets another host and another path.
         return Err(AmbiguousUri::EncodedSlash);
     }
     let path = decoded(parts.path, true)?;
@@ -198,7 +199,7 @@ pub fn normalize(uri: &str) -> Result<Cow<'_, str>, AmbiguousUri> {
     Ok(if out == uri { Cow::Borrowed(uri) } else { out.into() })
 }
 
-/// A pattern over URIs in the spelling of what it is held against. A `?` is any letter here.
+/// A pattern over URIs in the spelling of the compared text. A `?` is any letter here.
 pub fn normalize_pattern(glob: &str) -> String {
     let parts = UriParts::of_pattern(glob);
     let (scheme, mut out) = parts.head();
@@ -206,20 +207,21 @@ pub fn normalize_pattern(glob: &str) -> String {
         return root(&scheme, &out);
     }
     let path = decoded(parts.path, false).unwrap_or(Cow::Borrowed(parts.path));
-    // What was encoded is no sign of the pattern's own.
+    // An encoded character is not a wildcard.
     let path = if matches!(path, Cow::Owned(_)) { escaped(parts.path) } else { path };
     single(&path, &mut out);
     out
 }
 
-/// A pattern over hosts alone, held against what has at least the path `/` (RFC 9110 §4.2.3). A query may follow.
+/// A pattern over hosts alone; the compared text has at least the path `/` (RFC 9110 §4.2.3). A query may
+/// follow.
 fn root(scheme: &str, glob: &str) -> String {
     let from = scheme.len() + "://".len();
     if let Some(at) = glob.find("\\?") {
         return format!("{}/{}", &glob[..at], &glob[at..]);
     }
     match glob.find('?') {
-        // It may stand for a letter of the host, or be the one before a query.
+        // It may replace a letter of the host, or begin a query.
         Some(at) if !glob.contains(['{', '[', '\\']) => {
             let (host, end) = (&glob[from..], if glob.ends_with('*') { "" } else { "/" });
             format!("{}{{{host}{end},{}/{}}}", &glob[..from], &glob[from..at], &glob[at..])
@@ -240,13 +242,13 @@ fn is_drive(path: &str) -> bool {
         if letter.is_ascii_alphabetic() && matches!(rest, [] | [b'/', ..]))
 }
 
-/// A segment that leads elsewhere, for one that cuts off spaces (Windows) or parameters (`..;a`) too.
+/// A dot segment, also for readers that cut off spaces (Windows) or parameters (`..;a`).
 fn is_dots(segment: &str) -> bool {
     let name = segment.split(';').next().unwrap_or_default().trim_matches(' ');
     matches!(name, "." | "..")
 }
 
-/// Slashes in a row are one, for all who read files by it.
+/// File systems treat several slashes as one.
 fn single(path: &str, out: &mut String) {
     for letter in path.chars() {
         if letter != '/' || !path_ends_with_slash(out) {
@@ -260,7 +262,7 @@ fn path_ends_with_slash(out: &str) -> bool {
     out.ends_with('/') && !out.ends_with("://")
 }
 
-/// Replaces what is percent-encoded and need not be. In a path nothing may be left that hides a slash.
+/// Decodes unnecessary percent-encodings. In a path no encoding that hides a slash may remain.
 fn decoded(text: &str, strict: bool) -> Result<Cow<'_, str>, AmbiguousUri> {
     if !text.contains('%') {
         return Ok(Cow::Borrowed(text));

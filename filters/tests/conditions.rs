@@ -1,4 +1,4 @@
-//! Conditions: what is refused when they are compiled, and where; what they say of calls.
+//! Conditions: compile errors and their places, and results for calls.
 
 use filters::cel::{CelContext, Condition, ConditionResult};
 use filters::{AuthMethod, CallTarget, Caller, Identity, TargetKind};
@@ -12,11 +12,11 @@ fn flaw(text: &str) -> (String, String) {
 #[test]
 fn what_can_never_work_is_refused_at_its_place() {
     for (text, place, what) in [
-        ("caler.user == \"a\"", "caler", "no variable `caler`; `caller`?"),
+        ("caler.user == \"a\"", "caler", "no variable `caler`; did you mean `caller`?"),
         ("caller.user == \"ä\" && caler.user == \"b\"", "caler", "no variable `caler`"),
-        ("call.toll == \"a\"", "toll", "`call` has no field `toll`; `tool`?"),
+        ("call.toll == \"a\"", "toll", "`call` has no field `toll`; did you mean `tool`?"),
         ("\"ä\" == call.toll", "toll", "no field `toll`"),
-        ("has(caller.usr)", "usr", "no field `usr`; `user`?"),
+        ("has(caller.usr)", "usr", "no field `usr`; did you mean `user`?"),
         ("caller.user + 1 == 2", "caller.user + 1", "`+` does not take a string and an int"),
         ("caller.user - \"a\" == \"b\"", "caller.user", "`-` does not take a string"),
         ("call.tool == 3", "call.tool == 3", "a string is never equal to an int"),
@@ -27,38 +27,42 @@ fn what_can_never_work_is_refused_at_its_place() {
         ("caller.user", "caller.user", "a string"),
         ("caller.roles", "caller.roles", "a list of strings"),
         ("caller", "caller", "a map"),
-        ("1 < \"a\"", "1 < \"a\"", "an int has no order with a string"),
+        ("1 < \"a\"", "1 < \"a\"", "an int and a string cannot be ordered"),
         ("caller.roles < [\"a\"]", "caller.roles", "a list of strings"),
         ("call.tool && true", "call.tool", "a string"),
         ("!call.tool", "call.tool", "a string"),
         ("call.tool ? true : false", "call.tool", "a string"),
-        ("call.tool.lowerAsci() == \"a\"", "call.tool.lowerAsci()", "no function `lowerAsci`; `lowerAscii`?"),
-        ("call.tool.startsWith(3)", "call.tool.startsWith(3)", "cannot be called like this"),
-        ("startsWith(call.tool, \"a\")", "startsWith(call.tool, \"a\")", "cannot be called like this"),
+        (
+            "call.tool.lowerAsci() == \"a\"",
+            "call.tool.lowerAsci()",
+            "no function `lowerAsci`; did you mean `lowerAscii`?",
+        ),
+        ("call.tool.startsWith(3)", "call.tool.startsWith(3)", "cannot be called with"),
+        ("startsWith(call.tool, \"a\")", "startsWith(call.tool, \"a\")", "cannot be called with"),
         ("call.tool.matches(\"(\")", "\"(\"", "not a regular expression: unclosed group"),
-        ("call.tool.matches(call.args.p)", "call.args.p", "takes no text that a call brings along"),
-        ("call.args.a.split(call.args.b).size() == 1", "call.args.b", "takes no text"),
-        ("call.args.a.split(\"\").size() == 1", "\"\"", "takes no text"),
+        ("call.tool.matches(call.args.p)", "call.args.p", "requires a string literal"),
+        ("call.args.a.split(call.args.b).size() == 1", "call.args.b", "requires a string literal"),
+        ("call.args.a.split(\"\").size() == 1", "\"\"", "requires a string literal"),
         ("call.tool.user == \"a\"", "call.tool.user", "a string has no field `user`"),
         ("caller.roles[\"a\"] == \"b\"", "\"a\"", "a string"),
         ("call.tool[0] == \"b\"", "call.tool", "a string"),
         ("caller.user.all(c, c == \"a\")", "caller.user", "a string"),
         ("caller.roles.all(r, r)", "r", "a string"),
         ("caller.roles.all(r, r == 1)", "r == 1", "never equal"),
-        ("caller.roles.all(call, true)", "", "`call` as the variable of a loop"),
-        ("caller.roles.all(r, caller.roles.all(r, true))", "", "`r` as the variable of a loop"),
-        ("[1].all(a, [1].all(b, [1].all(c, true)))", "", "a loop in a loop in a loop"),
-        ("call.args.a.all(x, call.args.b.all(y, x == y))", "call.args", "goes over the arguments again"),
-        ("call.args.a.all(x, x in call.args.a)", "call.args", "goes over the arguments again"),
+        ("caller.roles.all(call, true)", "", "`call` cannot be a loop variable"),
+        ("caller.roles.all(r, caller.roles.all(r, true))", "", "`r` cannot be a loop variable"),
+        ("[1].all(a, [1].all(b, [1].all(c, true)))", "", "loops are nested more than two deep"),
+        ("call.args.a.all(x, call.args.b.all(y, x == y))", "call.args", "iterates over the arguments again"),
+        ("call.args.a.all(x, x in call.args.a)", "call.args", "iterates over the arguments again"),
         ("call.args.a.all(x, call.method == \"a\")", "", ""),
-        ("call.args.a.map(x, call[\"args\"]).size() == 1", "call", "goes over the arguments again"),
-        ("call.args.a.all(x, x.b.all(y, y == x))", "x", "goes over the arguments again"),
+        ("call.args.a.map(x, call[\"args\"]).size() == 1", "call", "iterates over the arguments again"),
+        ("call.args.a.all(x, x.b.all(y, y == x))", "x", "iterates over the arguments again"),
         ("timestamp(\"2020-01-01T00:00:00Z\") < timestamp(\"a\")", "", "no function `timestamp`"),
         ("call.args.?x == 1", "", "not a condition"),
         ("call.tool == ", "", "not a condition"),
         ("call.tool === \"a\"", "", "not a condition"),
         ("", "", "not a condition"),
-        ("Foo{a: 1} == 1", "", "a message"),
+        ("Foo{a: 1} == 1", "", "messages are not supported"),
         ("{1.5: true}[\"a\"]", "1.5", "a double as the key of a map"),
         (".call.tool == \"a\"", "", "no variable `.call`"),
         ("-caller.user == 1", "caller.user", "a string"),
@@ -77,7 +81,7 @@ fn what_can_never_work_is_refused_at_its_place() {
 #[test]
 fn long_and_deep_conditions_are_refused() {
     let long = format!("call.tool == \"{}\"", "ä".repeat(2100));
-    assert!(flaw(&long).1.contains("a condition of 4"));
+    assert!(flaw(&long).1.contains("condition has 4"));
     for text in [
         format!("{}true{}", "(".repeat(2000), ")".repeat(2000)),
         format!("{}1{} == 1", "-(".repeat(1000), ")".repeat(1000)),
@@ -163,7 +167,7 @@ fn conditions_see_the_caller_the_call_and_the_server() {
 }
 
 #[test]
-fn what_cannot_be_told_is_a_failure_unless_it_does_not_matter() {
+fn an_evaluation_error_is_a_failure_unless_it_does_not_matter() {
     let failed = |text: &str, arguments: &str| match ask(text, arguments) {
         ConditionResult::Failed(why) => why,
         other => panic!("{text}: {other:?}"),
@@ -174,7 +178,7 @@ fn what_cannot_be_told_is_a_failure_unless_it_does_not_matter() {
     assert_eq!(ask("call.args.env == \"prod\" && false", "{}"), ConditionResult::False);
     assert_eq!(ask("false && call.args.env == \"prod\"", "{}"), ConditionResult::False);
     assert_eq!(ask("(call.args.env == \"prod\" && true) && false", "{}"), ConditionResult::False);
-    assert_eq!(failed("call.args.a", r#"{"a":1}"#), "neither true nor false");
+    assert_eq!(failed("call.args.a", r#"{"a":1}"#), "the result is not a boolean");
     assert_eq!(failed("call.args.a / 0 == 1", r#"{"a":1}"#), "division by zero");
     assert!(failed("call.args.a + 1 == 1", r#"{"a":9223372036854775807}"#).contains("overflow"));
     assert!(!failed("call.args.a < 3", r#"{"a":"s3cret"}"#).contains("s3cret"));
@@ -182,7 +186,7 @@ fn what_cannot_be_told_is_a_failure_unless_it_does_not_matter() {
     for bad in
         [r#"{"a":1,"a":2}"#, r#"{"a":1,"\u0061":2}"#, r#"{"b":{"x":1,"x":1},"a":2}"#, "[]", "", "{", "{} x"]
     {
-        assert!(failed("call.args.a == 1", bad).starts_with("the arguments cannot be judged"), "{bad}");
+        assert!(failed("call.args.a == 1", bad).starts_with("the arguments cannot be evaluated"), "{bad}");
         assert_eq!(ask("call.args.a == 1 && call.tool == \"x\"", bad), ConditionResult::False);
         assert_eq!(ask("call.tool == \"db__query\"", bad), ConditionResult::True, "they are not looked at");
     }
@@ -194,7 +198,7 @@ fn what_cannot_be_told_is_a_failure_unless_it_does_not_matter() {
 }
 
 #[test]
-fn what_a_condition_reads_is_told_from_its_text() {
+fn dependencies_come_from_the_text_of_a_condition() {
     let reads = |text: &str| Condition::compile(text).expect(text).dependencies();
     for text in [
         "has(call.args.x)",
@@ -304,7 +308,7 @@ proptest! {
             Ok(condition) => {
                 let caller = caller();
                 let said = condition.evaluate(&CelContext::new(&caller, "tools/call", None), |_| true);
-                prop_assert_ne!(said, ConditionResult::Failed("the evaluation broke off".into()));
+                prop_assert_ne!(said, ConditionResult::Failed("the evaluation was aborted".into()));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What a condition may cost, however many elements strangers send: claims of a token of 15 KB against arguments of
-//! 50 KB. Nothing here is measured by a clock: what is not cut off takes minutes.
+//! The cost limit of a condition, with many elements from callers: claims of a token of 15 KB against
+//! arguments of 50 KB. No clock is used: without the limit these take minutes.
 
 use filters::cel::{BUDGET_EXCEEDED, CelContext, Condition, ConditionResult, Fuel, LIST};
 use filters::rbac::{Effect, Rbac, RbacSettings, Rule};
@@ -44,7 +44,7 @@ fn arguments(many: usize, text: usize) -> String {
 }
 
 #[test]
-fn what_strangers_choose_on_both_sides_is_cut_off() {
+fn values_chosen_by_callers_on_both_sides_hit_the_limit() {
     let (caller, arguments) = (caller(MANY), arguments(MANY, 3 << 20));
     for text in [
         "caller.claims.g.exists(x, call.args.a.exists(y, y == x))",
@@ -78,7 +78,7 @@ fn what_strangers_choose_on_both_sides_is_cut_off() {
         "caller.claims.g.exists(x, caller[\"user\"] == \"zoe\")",
         "caller.claims.g.exists(x, call[\"method\"] == \"zoe\")",
         "call.args.a.exists(x, caller == caller)",
-        // Whatever stands beside it, and where a failure is put off.
+        // With any other operands, and where a failure is deferred.
         "caller.claims.g.exists(x, call.args.a.exists(y, y == x)) || true",
         "caller.claims.g.exists(x, call.args.a.exists(y, y == x) || x > 5)",
         "(caller.claims.g.exists(x, call.args.a.exists(y, y == x)) ? true : true)",
@@ -120,7 +120,7 @@ fn what_people_write_over_what_people_have_passes() {
     ] {
         assert_eq!(ask(&few, text, &call), said, "{text}");
     }
-    // One pass over as many values as are judged at all, by a usual condition.
+    // One pass over the highest number of values, by a usual condition.
     let rows: Vec<_> = (0..3_000).map(|n| json!({"kind": "a", "n": n})).collect();
     let long = json!({ "rows": rows }).to_string();
     let text = "call.args.rows.all(r, r.kind == \"a\" && r.n >= 0)";
@@ -134,7 +134,7 @@ fn the_parts_of_a_condition_share_its_steps() {
     let (caller, arguments) = (caller(MANY), arguments(MANY, 1));
     let one = "call.args.a.exists(y, y == 3 || y == 4 || y == 5)";
     assert_eq!(ask(&caller, one, &arguments), ConditionResult::False);
-    // Failed or false, what decides does not hang on the order in which they are asked.
+    // Failed or false: the order of evaluation does not change the decision.
     let many = ["!call.args.a.exists(y, y == 3 || y == 4 || y == 5)"; 40].join(" && ");
     assert_eq!(ask(&caller, &many, &arguments), ConditionResult::Failed(BUDGET_EXCEEDED.into()));
     assert_eq!(
@@ -143,7 +143,7 @@ fn the_parts_of_a_condition_share_its_steps() {
     );
 }
 
-/// A policy with these rules, which says yes to the rest.
+/// A policy with these rules, which allows the rest.
 fn policy(rules: &[(&str, Effect)]) -> Rbac {
     let rule = |(text, effect): &(&str, Effect)| Rule {
         name: "r".into(),
@@ -175,13 +175,13 @@ fn what_a_list_costs_is_bounded_for_all_its_names_together() {
     let [hidden, shown, untold] = listed(&rbac, &caller, 200, &fuel);
     assert_eq!((hidden, shown + untold, fuel.left()), (0, 200, 0), "{shown} {untold}");
     assert!((1..100).contains(&shown), "{shown} were paid for by 200,000 steps");
-    // A call of one that was left out has steps of its own, and is judged as if nobody had listed it.
+    // A call of a skipped name has its own steps, and is decided as if it had not been in a list.
     let last = CallTarget { kind: TargetKind::Tool, name: "s__tool_199", server: "s" };
     assert!(rbac.can_see(&caller, &last));
-    // A rule that would show it says nothing for want of steps: it stays hidden, whatever comes after.
+    // A rule that would show it fails for lack of steps: it stays hidden, whatever rules follow.
     let rbac = policy(&[(costly, Effect::Allow)]);
     assert_eq!(listed(&rbac, &caller, 5, &Fuel::of(100, &caller)), [0, 0, 5]);
-    // Making the claims into values is paid for too, where a condition hardly looks at them.
+    // Converting the claims to values is charged too, even if a condition hardly reads them.
     let rbac = policy(&[("caller.claims.g.size() == 3 && call.tool == \"x\"", Effect::Deny)]);
     let fuel = Fuel::of(100_000, &caller);
     let [_, shown, untold] = listed(&rbac, &caller, 100, &fuel);

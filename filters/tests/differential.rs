@@ -1,5 +1,5 @@
-//! The reader against an independent one: what it accepts is JSON, what it refuses is not (but for what it
-//! refuses on purpose), and the places it gives hold what the other reader reads there.
+//! The reader against an independent one. What it accepts is JSON, what it rejects is not (except for
+//! deliberate rejections), and the other reader reads the same values at its places.
 
 use mcp::json::reader::{JsonErrorKind, JsonReader};
 use mcp::json::splice::rename;
@@ -46,12 +46,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn sound_texts_are_accepted(text in json()) {
+    fn valid_texts_are_accepted(text in json()) {
         prop_assert_eq!(reader_accepts(text.as_bytes()), Ok(()));
     }
 
     #[test]
-    fn damaged_texts_are_judged_as_the_other_reader_judges_them(
+    fn damaged_texts_get_the_same_result_as_from_the_other_reader(
         text in json(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>(),
     ) {
         let mut bytes = text.into_bytes();
@@ -67,7 +67,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_is_judged_as_the_other_reader_judges_it(text in r#"[\[\]{}:,"\\0-9eE+\-. truefalsn\n]{0,40}"#) {
+    fn noise_gets_the_same_result_as_from_the_other_reader(text in r#"[\[\]{}:,"\\0-9eE+\-. truefalsn\n]{0,40}"#) {
         let ours = reader_accepts(text.as_bytes());
         if !matches!(ours, Err(fault) if fault.kind == JsonErrorKind::Escape) {
             prop_assert_eq!(ours.is_ok(), other_accepts(text.as_bytes()), "{:?} {:?}", ours, text);
@@ -75,7 +75,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_sent_is_what_was_judged(
+    fn the_sent_message_is_the_checked_one(
         method in "[a-z/]{1,20}", name in ".{1,40}", new in ".{1,80}", arguments in json(), last in any::<bool>(), escaped in any::<bool>(),
     ) {
         let quoted = |s: &str| {
@@ -91,7 +91,7 @@ proptest! {
         let rest = format!("\"arguments\":{arguments}");
         let params = if last { format!("{rest},{name_member}") } else { format!("{name_member},{rest}") };
         let body = format!("{{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":{},\"params\":{{{params}}}}}", quoted(&method));
-        let read = request::read(body.as_bytes(), 128).expect("a sound message");
+        let read = request::read(body.as_bytes(), 128).expect("a valid message");
         prop_assert_eq!(read.method_name(body.as_bytes()), method.as_str());
         let place = read.name.expect("a name");
         prop_assert_eq!(place.read(body.as_bytes()), name.as_str());

@@ -1,4 +1,4 @@
-//! Arguments against the schema of their tool: what fits, what is said, and that nobody can make it slow.
+//! Arguments against the schema of their tool: what matches, the messages, and the cost limit.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn refused(schema: &str) -> String {
     Schema::compile(schema.as_bytes()).map(drop).expect_err(&schema[..schema.len().min(200)])
 }
 
-fn told(schema: &str, arguments: &str) -> Vec<(String, String)> {
+fn violations(schema: &str, arguments: &str) -> Vec<(String, String)> {
     match compile(schema).check(Some(arguments.as_bytes())) {
         Ok(()) => Vec::new(),
         Err(violations) => violations.into_iter().map(|v| (v.path, v.what)).collect(),
@@ -42,7 +42,7 @@ fn what_fits_passes() {
         r#"{"city":"Rome","days":14,"unit":"c","places":[{"lat":1.5},{"lat":2}],"when":7}"#,
         r#"{"city":"Rome","days":3.0}"#,
     ] {
-        assert_eq!(told(WEATHER, arguments), [], "{arguments}");
+        assert_eq!(violations(WEATHER, arguments), [], "{arguments}");
     }
     let anything = compile(r#"{"type":"object"}"#);
     assert_eq!(anything.check(None), Ok(()));
@@ -76,7 +76,7 @@ fn a_violation_tells_place_and_expectation_but_no_value() {
         ),
         (r#"["hunter2"]"#, "", "expected object, got array"),
     ] {
-        let found = told(WEATHER, arguments);
+        let found = violations(WEATHER, arguments);
         assert_eq!(found, [(path.to_owned(), what.to_owned())], "{arguments}");
     }
     for (schema, arguments, what) in [
@@ -104,7 +104,7 @@ fn a_violation_tells_place_and_expectation_but_no_value() {
         (r#"{"multipleOf":2}"#, "3", "expected a multiple of 2"),
         (r#"{"dependentRequired":{"a":["b"]}}"#, r#"{"a":"hunter2"}"#, "the property `b` is missing"),
     ] {
-        let found = told(schema, arguments);
+        let found = violations(schema, arguments);
         assert_eq!(found.len(), 1, "{schema} {found:?}");
         assert_eq!(found[0].1, what, "{schema}");
     }
@@ -113,19 +113,19 @@ fn a_violation_tells_place_and_expectation_but_no_value() {
 #[test]
 fn violations_are_few_and_short() {
     let many = format!("[{}]", vec!["\"hunter2\""; 100].join(","));
-    let found = told(r#"{"items":{"type":"integer"}}"#, &many);
+    let found = violations(r#"{"items":{"type":"integer"}}"#, &many);
     assert_eq!(found.len(), 8);
     let long = format!(r#"{{"{}":1}}"#, "é".repeat(500));
-    let found = told(r#"{"additionalProperties":false}"#, &long);
+    let found = violations(r#"{"additionalProperties":false}"#, &long);
     assert!(found[0].1.len() <= 200, "{found:?}");
-    let found = told(r#"{"additionalProperties":{"type":"string"}}"#, &long);
+    let found = violations(r#"{"additionalProperties":{"type":"string"}}"#, &long);
     assert!(found[0].0.len() <= 200, "{found:?}");
 }
 
 #[test]
 fn what_two_readers_could_read_differently_fits_nothing() {
     for arguments in [r#"{"a":1,"a":"x"}"#, r#"{"b":{"a":1,"\u0061":2}}"#, r#"{"a":1"#, "{} {}", ""] {
-        let found = told("{}", arguments);
+        let found = violations("{}", arguments);
         assert_eq!(found.len(), 1, "{arguments}");
         assert_eq!(found[0].0, "");
     }
@@ -136,11 +136,11 @@ fn what_two_readers_could_read_differently_fits_nothing() {
 fn the_draft_is_the_one_that_the_schema_names() {
     // Before 2019-09 a list in `items` is a tuple; in 2020-12 it is no schema.
     let tuple = r#"{"$schema":"http://json-schema.org/draft-07/schema#","items":[{"type":"string"}]}"#;
-    assert_eq!(told(tuple, "[1]").len(), 1);
+    assert_eq!(violations(tuple, "[1]").len(), 1);
     assert!(!refused(r#"{"items":[{"type":"string"}]}"#).is_empty());
-    assert_eq!(told(r#"{"prefixItems":[{"type":"string"}]}"#, "[1]").len(), 1);
+    assert_eq!(violations(r#"{"prefixItems":[{"type":"string"}]}"#, "[1]").len(), 1);
     let four = r#"{"$schema":"http://json-schema.org/draft-04/schema#","maximum":3,"exclusiveMaximum":true}"#;
-    assert_eq!(told(four, "3").len(), 1);
+    assert_eq!(violations(four, "3").len(), 1);
     assert!(!refused(r#"{"$schema":"https://evil.example/schema"}"#).is_empty());
 }
 
@@ -172,20 +172,20 @@ fn no_reference_leads_out_of_the_schema() {
     // A property may have any name.
     let named =
         r#"{"properties":{"$ref":{"type":"string"},"$id":{"type":"string"},"id":{"type":"integer"}}}"#;
-    assert_eq!(told(named, r#"{"$ref":"http://x","$id":"y","id":1}"#), []);
+    assert_eq!(violations(named, r#"{"$ref":"http://x","$id":"y","id":1}"#), []);
 }
 
 #[test]
 fn circular_references_are_followed_through_the_arguments() {
     let tree = r##"{"$ref":"#/$defs/node","$defs":{"node":{"type":"object","required":["v"],
         "properties":{"v":{"type":"integer"},"kids":{"type":"array","items":{"$ref":"#/$defs/node"}}}}}}"##;
-    assert_eq!(told(tree, r#"{"v":1,"kids":[{"v":2},{"v":3,"kids":[]}]}"#), []);
-    let found = told(tree, r#"{"v":1,"kids":[{"v":2},{"v":3,"kids":[{"v":"x"}]}]}"#);
+    assert_eq!(violations(tree, r#"{"v":1,"kids":[{"v":2},{"v":3,"kids":[]}]}"#), []);
+    let found = violations(tree, r#"{"v":1,"kids":[{"v":2},{"v":3,"kids":[{"v":"x"}]}]}"#);
     assert_eq!(found, [("/kids/1/kids/0/v".to_owned(), "expected integer, got string".to_owned())]);
     let json = r##"{"anyOf":[{"type":["string","number","boolean","null"]},{"type":"array","items":{"$ref":"#"}},
         {"type":"object","additionalProperties":{"$ref":"#"}}]}"##;
-    assert_eq!(told(json, r#"{"a":[1,{"b":[null,"x"]}],"c":{"d":{"e":[[[]]]}}}"#), []);
-    // In a circle without a step into the arguments there is nothing to fit.
+    assert_eq!(violations(json, r#"{"a":[1,{"b":[null,"x"]}],"c":{"d":{"e":[[[]]]}}}"#), []);
+    // In a circle without a step into the arguments there is nothing to validate.
     for circle in [r##"{"$ref":"#"}"##, r##"{"allOf":[{"$ref":"#"}]}"##] {
         let _ = Schema::compile(circle.as_bytes()).map(|schema| schema.check(Some(b"{}")));
     }
@@ -194,14 +194,14 @@ fn circular_references_are_followed_through_the_arguments() {
 #[test]
 fn patterns_that_look_around_are_held_to_a_bound() {
     let mail = r#"{"properties":{"to":{"type":"string","pattern":"^(?!\\.)(?!.*\\.\\.)([A-Za-z0-9_'+\\-\\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\\-]*\\.)+[A-Za-z]{2,}$"}}}"#;
-    assert_eq!(told(mail, r#"{"to":"a.b@example.org"}"#), []);
-    assert_eq!(told(mail, r#"{"to":"a..b@example.org"}"#).len(), 1);
+    assert_eq!(violations(mail, r#"{"to":"a.b@example.org"}"#), []);
+    assert_eq!(violations(mail, r#"{"to":"a..b@example.org"}"#).len(), 1);
     // Other members may be long.
     let long = format!(r#"{{"to":"a@b.co","text":"{}"}}"#, "x".repeat(1 << 20));
-    assert_eq!(told(mail, &long), []);
+    assert_eq!(violations(mail, &long), []);
 }
 
-/// Schemas and arguments that are made to take long, on a thread with the stack of a worker.
+/// Schemas and arguments that are made to be slow, on a thread with the stack of a worker.
 #[test]
 fn nothing_takes_long_or_overflows() {
     let pairs = hostile();
@@ -313,9 +313,12 @@ fn much_that_is_well_meant_passes() {
     let schema = format!(r#"{{"properties":{{"rows":{{"type":"array","items":{row}}}}}}}"#);
     let values: Vec<String> = (0..500).map(|n| format!(r#""p{n}":"x""#)).collect();
     let rows = vec![format!("{{{}}}", values.join(",")); 200].join(",");
-    assert_eq!(told(&schema, &format!(r#"{{"rows":[{rows}]}}"#)), []);
+    assert_eq!(violations(&schema, &format!(r#"{{"rows":[{rows}]}}"#)), []);
     let text = format!(r#"{{"text":"{}"}}"#, "x".repeat(8 << 20));
-    assert_eq!(told(r#"{"properties":{"text":{"type":"string","minLength":1,"pattern":"^x"}}}"#, &text), []);
+    assert_eq!(
+        violations(r#"{"properties":{"text":{"type":"string","minLength":1,"pattern":"^x"}}}"#, &text),
+        []
+    );
 }
 
 #[test]

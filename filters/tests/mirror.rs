@@ -124,7 +124,7 @@ fn a_head_that_tells_another_story_is_refused() {
 }
 
 #[test]
-fn annotations_that_cannot_be_followed_are_told_from_those_that_can() {
+fn invalid_annotations_are_distinguished_from_valid_ones() {
     let many: Vec<String> =
         (0..65).map(|n| format!(r#""a{n}":{{"type":"string","x-mcp-header":"A{n}"}}"#)).collect();
     let cases: &[(&str, Option<InvalidParamHeader>)] = &[

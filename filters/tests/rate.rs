@@ -1,4 +1,4 @@
-//! What limits let through: a table of scripts, played on a clock that is turned by hand.
+//! What limits let through: a table of scripts, played on a manual clock.
 
 mod rate_world;
 
@@ -7,7 +7,7 @@ use filters::rate_limit::{Match, RateRule};
 use rate_world::script::play;
 use rate_world::*;
 
-/// What it shows, the rules (those after the first for `reload`), and the script.
+/// A description, the rules (those after the first for `reload`), and the script.
 type Case = (&'static str, Vec<Vec<RateRule>>, &'static str);
 
 fn matching(mut rule: RateRule, matches: Match) -> RateRule {

@@ -1,5 +1,5 @@
-//! What limits never do, whatever comes when: let more through than they say. And what they do with many
-//! threads at once and without room, and say when they refuse.
+//! Guarantees of limits: in any order of calls they never let more through than configured. Also their
+//! behavior with many threads and without room, and their messages.
 
 mod rate_world;
 
@@ -54,7 +54,7 @@ proptest! {
     }
 
     #[test]
-    fn who_waits_as_long_as_was_said_passes_and_no_sooner(
+    fn a_caller_passes_after_the_stated_wait_and_no_sooner(
         count in 1u64..100_000,
         per_ms in 1000u64..10_000_000,
         burst in 1u64..20,
@@ -130,8 +130,8 @@ fn eight_threads_at_once_get_no_more_than_one() {
 }
 
 #[test]
-fn what_is_given_back_lets_nobody_through_twice() {
-    // Half of the calls take from the shared budget and are then refused by their own.
+fn a_returned_unit_lets_no_call_through_twice() {
+    // Half of the calls take from the shared budget and are then denied by their own.
     let clock = Arc::new(SystemClock::default());
     let counters = Arc::new(Counters::new(clock, 1000));
     let mut own = rate(&[User], 1, HOUR, 1);
@@ -218,7 +218,7 @@ fn a_refusal_tells_a_model_what_to_do() {
 }
 
 #[test]
-fn what_says_nothing_any_more_is_forgotten() {
+fn states_without_effect_are_dropped() {
     let hands = Hands::new();
     let counters = Arc::new(Counters::new(hands.clone(), 100_000));
     let rules = vec![rate(&[Ip], 10, SEC, 10), quota(&[User], 1000, MIN), concurrent(&[User], 10)];

@@ -1,5 +1,4 @@
-//! Limits in front of a store: what it is asked, what is believed of its answers, and what is done without
-//! it.
+//! Limits with a shared store: the requests to it, the checks of its responses, and the fallback without it.
 
 mod rate_world;
 
@@ -13,7 +12,7 @@ use filters::rate_limit::{
 };
 use rate_world::*;
 
-/// A store that says what it is told to, and remembers what it was asked.
+/// A scripted store that records its requests.
 #[derive(Default)]
 struct Oracle {
     says: Mutex<Option<Result<StoreOutcome, StoreUnavailable>>>,
@@ -32,7 +31,7 @@ impl RateLimitStore for Oracle {
 }
 
 impl Oracle {
-    fn say(&self, answer: Result<StoreOutcome, StoreUnavailable>) {
+    fn respond(&self, answer: Result<StoreOutcome, StoreUnavailable>) {
         *self.says.lock().expect("no panic") = Some(answer);
     }
 
@@ -87,20 +86,20 @@ fn what_the_store_refuses_is_refused_without_it_until_then() {
     let (hands, oracle, limit) =
         behind(vec![rate(&[User], 1, SEC, 1), concurrent(&[User], 1)], OnFailure::Local);
     let (alice, bob) = (Spoken::read("alice"), Spoken::read("bob"));
-    oracle.say(Ok(StoreOutcome::Denied { ask: 0, wait: Duration::from_millis(700) }));
+    oracle.respond(Ok(StoreOutcome::Denied { ask: 0, wait: Duration::from_millis(700) }));
     assert_eq!(now(alice.knock(&limit)).expect_err("short").retry_after, Some(Duration::from_millis(700)));
     hands.turn(Duration::from_millis(699));
     assert_eq!(now(alice.knock(&limit)).expect_err("short").retry_after, Some(Duration::from_millis(1)));
     assert_eq!(oracle.asked().len(), 1);
-    oracle.say(Ok(StoreOutcome::Granted));
+    oracle.respond(Ok(StoreOutcome::Granted));
     assert!(now(bob.knock(&limit)).is_ok());
     assert!(now(alice.knock(&limit)).is_err());
     hands.turn(Duration::from_millis(1));
     assert!(now(alice.knock(&limit)).is_ok(), "and its slot was given back each time");
-    // A quota that an operator may reset is asked for again.
-    oracle.say(Ok(StoreOutcome::Denied { ask: 0, wait: HOUR }));
+    // A quota that an operator may reset is requested again.
+    oracle.respond(Ok(StoreOutcome::Denied { ask: 0, wait: HOUR }));
     assert!(now(alice.knock(&limit)).is_err());
-    oracle.say(Ok(StoreOutcome::Granted));
+    oracle.respond(Ok(StoreOutcome::Granted));
     assert!(now(alice.knock(&limit)).is_ok());
 }
 
@@ -111,7 +110,7 @@ fn without_a_store_that_can_be_understood_the_configuration_decides() {
     let choices = [(OnFailure::Local, 2), (OnFailure::Open, 3), (OnFailure::Closed, 0)];
     for ((on_failure, pass), failure) in choices.iter().flat_map(|c| failures.map(|failure| (*c, failure))) {
         let (_hands, oracle, limit) = behind(rules(), on_failure);
-        oracle.say(failure);
+        oracle.respond(failure);
         let all: Vec<_> = (0..9).map(|_| now(Spoken::read("alice").knock(&limit))).collect();
         assert_eq!(all.iter().filter(|slots| slots.is_ok()).count(), pass, "{on_failure:?}");
         if let (OnFailure::Closed, Some(Err(rejection))) = (on_failure, all.last()) {
@@ -120,7 +119,7 @@ fn without_a_store_that_can_be_understood_the_configuration_decides() {
             assert_eq!(rejection.data.as_deref(), Some(r#"{"retry_after_ms":1000}"#));
         }
         drop(all);
-        oracle.say(Ok(StoreOutcome::Granted));
+        oracle.respond(Ok(StoreOutcome::Granted));
         let again: Vec<_> = (0..3).map(|_| now(Spoken::read("alice").knock(&limit))).collect();
         assert!(again.iter().all(Result::is_ok), "the store is back: {on_failure:?}");
     }

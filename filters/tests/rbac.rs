@@ -1,4 +1,4 @@
-//! RBAC as a table: a policy, a caller, a call, and what is judged on which ground.
+//! RBAC as a table: a policy, a caller, a call, the decision and its reason.
 
 use filters::cel::Condition;
 use filters::rbac::{
@@ -53,8 +53,8 @@ fn caller(roles: &[&str]) -> Caller {
     })
 }
 
-/// A judgement in a few words.
-fn said(judgement: &Decision) -> String {
+/// A decision in a few words.
+fn describe(decision: &Decision) -> String {
     let reason = |reason: &DecisionReason| match reason {
         DecisionReason::Open => "open".to_owned(),
         DecisionReason::Rule(rule) => format!("rule {rule}"),
@@ -73,7 +73,7 @@ fn said(judgement: &Decision) -> String {
         DecisionReason::Default => "default".to_owned(),
         DecisionReason::Failed(rule, why) => format!("rule {rule} failed ({why})"),
     };
-    match judgement {
+    match decision {
         Decision::Allowed(g) => format!("allowed: {}", reason(g)),
         Decision::NotFound(g) => format!("hidden: {}", reason(g)),
         Decision::Denied(g, None) => format!("refused: {}", reason(g)),
@@ -106,31 +106,31 @@ fn method(target: Option<CallTarget<'_>>) -> &'static str {
     }
 }
 
-/// `METHOD` alone, or `tool NAME`, `prompt NAME`, `resource URI@SERVER`, `server NAME`; with ` via METHOD` for
-/// another method than the usual one; then the arguments.
-fn judge(rbac: &Rbac, caller: &Caller, what: &str, arguments: &str) -> String {
+/// `METHOD` alone, or `tool NAME`, `prompt NAME`, `resource URI@SERVER`, `server NAME`; with ` via METHOD`
+/// for another than the usual method; then the arguments.
+fn decide(rbac: &Rbac, caller: &Caller, what: &str, arguments: &str) -> String {
     let (what, via) = what.split_once(" via ").map_or((what, None), |(what, via)| (what, Some(via)));
     let target = target(what);
     let method = via.unwrap_or(if target.is_some() { method(target) } else { what });
     let arguments = (!arguments.is_empty()).then_some(arguments.as_bytes());
     let query = AccessQuery { method, target, arguments, ip: "10.0.0.7".parse().ok() };
-    let judgement = rbac.decide(caller, &query);
+    let decision = rbac.decide(caller, &query);
     if let Some(target) = target {
-        let hidden = matches!(judgement, Decision::NotFound(_) | Decision::Ambiguous(_));
-        if !matches!(judgement, Decision::MethodDenied(_)) {
+        let hidden = matches!(decision, Decision::NotFound(_) | Decision::Ambiguous(_));
+        if !matches!(decision, Decision::MethodDenied(_)) {
             assert_eq!(hidden, !rbac.can_see(caller, &target), "{what}: lists and calls tell two stories");
         }
     }
-    assert_eq!(rbac.decide(caller, &query), judgement, "{what}: remembered otherwise");
-    said(&judgement)
+    assert_eq!(rbac.decide(caller, &query), decision, "{what}: remembered otherwise");
+    describe(&decision)
 }
 
 type Row = (&'static [&'static str], &'static str, &'static str, &'static str);
 
 fn table(settings: RbacSettings, rows: &[Row]) -> usize {
-    let rbac = Rbac::new(settings).expect("a sound policy");
+    let rbac = Rbac::new(settings).expect("a valid policy");
     for (roles, what, arguments, expected) in rows {
-        let found = judge(&rbac, &caller(roles), what, arguments);
+        let found = decide(&rbac, &caller(roles), what, arguments);
         assert_eq!(found, *expected, "{roles:?} {what} {arguments}");
     }
     rows.len()
@@ -235,7 +235,7 @@ fn methods_are_a_gate_of_their_own() {
         ],
     );
     assert_eq!(cases, 18);
-    let rbac = Rbac::new(RbacSettings { roles: house(), ..RbacSettings::default() }).expect("sound");
+    let rbac = Rbac::new(RbacSettings { roles: house(), ..RbacSettings::default() }).expect("valid");
     assert!(!rbac.allows_method(&caller(&["quiet"]), "logging/setLevel"));
     assert!(rbac.allows_method(&caller(&["dev"]), "logging/setLevel"));
     assert!(
@@ -314,13 +314,13 @@ fn rules_come_before_roles_and_the_first_match_wins() {
                 &["reader"],
                 "tool files__a",
                 r#"{"big":1,"big":1}"#,
-                "refused: rule 12 failed (the arguments cannot be judged: a key stands twice): no",
+                "refused: rule 12 failed (the arguments cannot be evaluated: a key stands twice): no",
             ),
             (
                 &["reader"],
                 "tool files__a",
                 "[1]",
-                "refused: rule 12 failed (the arguments cannot be judged: not an object): no",
+                "refused: rule 12 failed (the arguments cannot be evaluated: not an object): no",
             ),
             (
                 &["reader"],
@@ -359,7 +359,7 @@ fn scopes_are_asked_for_once_a_call_is_allowed() {
         ],
     );
     assert_eq!(cases, 7);
-    let rbac = Rbac::new(settings).expect("sound");
+    let rbac = Rbac::new(settings).expect("valid");
     assert_eq!(rbac.needed_scopes("tools/call", target("tool files__x").as_ref()), ["files:read"]);
     assert!(rbac.needed_scopes("ping", None).is_empty());
 }
@@ -368,7 +368,7 @@ fn scopes_are_asked_for_once_a_call_is_allowed() {
 fn without_the_block_everything_passes() {
     let rbac = Rbac::open();
     for what in ["tool a__b", "prompt p", "server x", "tools/list", "anything/else"] {
-        assert_eq!(judge(&rbac, &caller(&[]), what, ""), "allowed: open");
+        assert_eq!(decide(&rbac, &caller(&[]), what, ""), "allowed: open");
     }
     assert!(!rbac.is_admin(&caller(&["admin"])));
     assert_eq!(rbac.visibility_class(&caller(&["a"])), rbac.visibility_class(&caller(&["b"])));
@@ -378,7 +378,7 @@ fn without_the_block_everything_passes() {
 fn admins_are_those_with_an_admin_role_of_their_own() {
     let mut roles = house();
     roles.push(role("heir", &["admin"], PatternLists::default(), PatternLists::default()));
-    let rbac = Rbac::new(RbacSettings { roles, ..RbacSettings::default() }).expect("sound");
+    let rbac = Rbac::new(RbacSettings { roles, ..RbacSettings::default() }).expect("valid");
     assert!(rbac.is_admin(&caller(&["admin"])) && !rbac.is_admin(&caller(&["heir", "dev"])));
     assert!(rbac.can_see(&caller(&["heir"]), &target("tool a__b").expect("an aim")));
 }
@@ -386,7 +386,7 @@ fn admins_are_those_with_an_admin_role_of_their_own() {
 #[test]
 fn callers_of_one_class_are_those_that_no_list_can_tell_apart() {
     let with = |rules: Vec<Rule>| {
-        Rbac::new(RbacSettings { roles: house(), rules, ..RbacSettings::default() }).expect("sound")
+        Rbac::new(RbacSettings { roles: house(), rules, ..RbacSettings::default() }).expect("valid")
     };
     let same = |rbac: &Rbac, a: &[&str], b: &[&str]| {
         rbac.visibility_class(&caller(a)) == rbac.visibility_class(&caller(b))

@@ -1,4 +1,4 @@
-//! What a client is told when RBAC stops its call.
+//! The messages to a client whose call RBAC denies.
 
 use filters::cel::Condition;
 use filters::rbac::{Denial, Effect, PatternLists, Rbac, RbacSettings, Role, Rule, ScopeNeed, not_found};
@@ -36,7 +36,7 @@ fn rbac() -> Rbac {
         }],
         ..RbacSettings::default()
     })
-    .expect("a sound policy")
+    .expect("a valid policy")
 }
 
 fn admit(era: Era, target: Option<CallTarget<'_>>, body: &str) -> Result<(), Denial> {
@@ -52,7 +52,7 @@ fn admit(era: Era, target: Option<CallTarget<'_>>, body: &str) -> Result<(), Den
     };
     let caller =
         Caller::new(Identity { user: "ann".into(), roles: vec!["dev".into()], ..Identity::default() });
-    let rpc = Box::new(mcp::jsonrpc::request::read(body.as_bytes(), 64).expect("a sound message"));
+    let rpc = Box::new(mcp::jsonrpc::request::read(body.as_bytes(), 64).expect("a valid message"));
     rbac().enforce(&Call { head, caller, body: body.as_bytes(), rpc, era, target })
 }
 
@@ -74,26 +74,26 @@ fn tool(name: &str) -> Option<CallTarget<'_>> {
 #[test]
 fn what_is_hidden_is_answered_like_what_does_not_exist_under_the_name_that_was_sent() {
     let call = request("tools/call", r#""name":"r\u006d""#);
-    let labels = rejection(Era::Modern, tool("files__rm"), &call);
-    assert_eq!(labels, not_found(Era::Modern, TargetKind::Tool, "rm"));
+    let rejected = rejection(Era::Modern, tool("files__rm"), &call);
+    assert_eq!(rejected, not_found(Era::Modern, TargetKind::Tool, "rm"));
     assert_eq!(
-        (labels.status, labels.code, labels.reason, &*labels.message),
+        (rejected.status, rejected.code, rejected.reason, &*rejected.message),
         (400, -32602, "unknown_tool", "Unknown tool: rm")
     );
     assert_eq!(rejection(Era::Legacy, tool("files__rm"), &call).status, 200);
     let prompt = CallTarget { kind: TargetKind::Prompt, name: "files__p", server: "files" };
-    let labels = rejection(Era::Modern, Some(prompt), &request("prompts/get", r#""name":"p""#));
-    assert_eq!((labels.reason, &*labels.message), ("unknown_prompt", "Unknown prompt: p"));
-    let labels = rejection(
+    let rejected = rejection(Era::Modern, Some(prompt), &request("prompts/get", r#""name":"p""#));
+    assert_eq!((rejected.reason, &*rejected.message), ("unknown_prompt", "Unknown prompt: p"));
+    let rejected = rejection(
         Era::Modern,
         Some(prompt),
         &request("completion/complete", r#""ref":{"type":"ref/prompt","name":"p"}"#),
     );
-    assert_eq!(&*labels.message, "Unknown prompt: p");
+    assert_eq!(&*rejected.message, "Unknown prompt: p");
     let resource = CallTarget { kind: TargetKind::Resource, name: "no:\"x", server: "files" };
-    let labels = rejection(Era::Modern, Some(resource), &request("resources/read", r#""uri":"no:\"x""#));
-    assert_eq!((labels.reason, &*labels.message), ("unknown_resource", "Resource not found: no:\"x"));
-    assert_eq!(labels.data.as_deref(), Some(r#"{"uri":"no:\"x"}"#));
+    let rejected = rejection(Era::Modern, Some(resource), &request("resources/read", r#""uri":"no:\"x""#));
+    assert_eq!((rejected.reason, &*rejected.message), ("unknown_resource", "Resource not found: no:\"x"));
+    assert_eq!(rejected.data.as_deref(), Some(r#"{"uri":"no:\"x"}"#));
     // Legacy revisions have a code of their own for it.
     for (era, code) in [(Era::Modern, -32602), (Era::Legacy, -32002)] {
         assert_eq!(not_found(era, TargetKind::Resource, "x").code, code);
@@ -106,17 +106,17 @@ fn what_is_seen_is_refused_in_the_words_of_the_rule() {
     let call =
         |env: &str| request("tools/call", &format!(r#""name":"files__a","arguments":{{"env":"{env}"}}"#));
     assert!(admit(Era::Modern, tool("files__a"), &call("dev")).is_ok());
-    let labels = rejection(Era::Modern, tool("files__a"), &call("prod"));
-    assert_eq!((labels.status, labels.code, labels.reason), (403, 403, "rule_denied"));
-    assert_eq!(labels.message, "production is read-only");
-    let labels = rejection(Era::Legacy, tool("files__a"), &call("test"));
-    assert_eq!((labels.status, &*labels.message), (403, "not allowed by the gateway's policy"));
+    let rejected = rejection(Era::Modern, tool("files__a"), &call("prod"));
+    assert_eq!((rejected.status, rejected.code, rejected.reason), (403, 403, "rule_denied"));
+    assert_eq!(rejected.message, "production is read-only");
+    let rejected = rejection(Era::Legacy, tool("files__a"), &call("test"));
+    assert_eq!((rejected.status, &*rejected.message), (403, "not allowed by the gateway's policy"));
 }
 
 #[test]
 fn methods_scopes_notifications_and_responses_have_their_own_ends() {
-    let labels = rejection(Era::Modern, None, &request("tasks/get", r#""taskId":"1""#));
-    assert_eq!((labels.status, labels.code, labels.reason), (403, 403, "method_denied"));
+    let rejected = rejection(Era::Modern, None, &request("tasks/get", r#""taskId":"1""#));
+    assert_eq!((rejected.status, rejected.code, rejected.reason), (403, 403, "method_denied"));
     match admit(Era::Modern, tool("files__write"), &request("tools/call", r#""name":"files__write""#)) {
         Err(Denial::MissingScopes(scopes)) => assert_eq!(scopes, ["files:write"]),
         other => panic!("{other:?}"),

@@ -1,4 +1,4 @@
-//! RBAC against a model that is as simple as its description: no cache, no parts, no order of convenience.
+//! RBAC against a model as simple as its description: no cache, no conjuncts, no optimized order.
 
 use std::sync::LazyLock;
 
@@ -28,7 +28,7 @@ fn and(a: Tri, b: Tri) -> Tri {
     }
 }
 
-/// What the conditions below look at.
+/// The values that the conditions below read.
 #[derive(Clone, Debug)]
 struct Call {
     roles: Vec<usize>,
@@ -66,7 +66,7 @@ impl Call {
     }
 }
 
-/// A condition, and the model's own reading of it: what is fixed, and what is not if anything is.
+/// A condition, and its evaluation by the model: the fixed part, and the other part if any.
 type Meaning = (&'static str, fn(&Call) -> Tri, Option<fn(&Call) -> Tri>);
 
 const CONDITIONS: &[Meaning] = &[
@@ -116,7 +116,7 @@ const CONDITIONS: &[Meaning] = &[
 ];
 
 static COMPILED: LazyLock<Vec<Condition>> = LazyLock::new(|| {
-    CONDITIONS.iter().map(|(text, ..)| Condition::compile(text).expect("a sound condition")).collect()
+    CONDITIONS.iter().map(|(text, ..)| Condition::compile(text).expect("a valid condition")).collect()
 });
 
 const GLOBS: &[&str] = &["*", "a__*", "*__x", "b__y", "?__x", "a", "?", "tools/*", "prompts/get", "a__x"];
@@ -202,7 +202,7 @@ impl Policy {
         !denied && allowed
     }
 
-    /// Whether a call passes if the conditions say this.
+    /// Whether a call passes if the conditions have these results.
     fn passes(&self, call: &Call, said: impl Fn(usize) -> Tri) -> bool {
         for (index, (_, effect)) in self.rules.iter().enumerate() {
             match (said(index), effect) {
@@ -228,7 +228,7 @@ impl Policy {
         })
     }
 
-    fn judge(&self, call: &Call) -> Verdict {
+    fn decide(&self, call: &Call) -> Verdict {
         if self.barred(call) {
             return Verdict::Barred;
         }
@@ -324,7 +324,7 @@ fn arguments(args: &Option<Args>) -> String {
     format!("{{{}}}", env.into_iter().chain(n).collect::<Vec<_>>().join(","))
 }
 
-fn judge(rbac: &Rbac, caller: &Caller, call: &Call) -> Verdict {
+fn decide(rbac: &Rbac, caller: &Caller, call: &Call) -> Verdict {
     let target = CallTarget { kind: call.thing, name: &call.name, server: &call.server };
     let arguments = arguments(&call.args);
     let ip = if call.ip { "10.0.0.1" } else { "10.0.0.2" };
@@ -352,17 +352,17 @@ proptest! {
         policy in policy(),
         calls in prop::collection::vec(call(), 1..8),
     ) {
-        let rbac = Rbac::new(policy.settings()).expect("a sound policy");
+        let rbac = Rbac::new(policy.settings()).expect("a valid policy");
         for call in &calls {
             let caller = caller(call);
             // Twice: the second time it is remembered.
             for _ in 0..2 {
-                prop_assert_eq!(judge(&rbac, &caller, call), policy.judge(call), "{:?}", call);
+                prop_assert_eq!(decide(&rbac, &caller, call), policy.decide(call), "{:?}", call);
             }
-            // The same caller with other arguments, from what is remembered.
+            // The same caller with other arguments, from the cache.
             for other in &calls {
                 let call = Call { args: other.args.clone(), ip: other.ip, ..call.clone() };
-                prop_assert_eq!(judge(&rbac, &caller, &call), policy.judge(&call), "{:?}", call);
+                prop_assert_eq!(decide(&rbac, &caller, &call), policy.decide(&call), "{:?}", call);
             }
         }
     }
@@ -373,13 +373,13 @@ proptest! {
         call in call(),
         worlds in prop::collection::vec((call(), any::<bool>()), 4),
     ) {
-        let rbac = Rbac::new(policy.settings()).expect("a sound policy");
+        let rbac = Rbac::new(policy.settings()).expect("a valid policy");
         let caller = caller(&call);
         let sees = rbac.can_see(&caller, &CallTarget { kind: call.thing, name: &call.name, server: &call.server });
         for (other, usual) in worlds {
             let method = if call.thing == TargetKind::Prompt && !usual { "completion/complete" } else { call.method };
             let call = Call { args: other.args, ip: other.ip, method, ..call.clone() };
-            match judge(&rbac, &caller, &call) {
+            match decide(&rbac, &caller, &call) {
                 Verdict::Allowed | Verdict::Refused => prop_assert!(sees),
                 Verdict::Hidden => prop_assert!(!sees),
                 Verdict::Barred => {}
@@ -392,7 +392,7 @@ proptest! {
 
     #[test]
     fn callers_of_one_class_see_the_same(policy in policy(), one in call(), two in call()) {
-        let rbac = Rbac::new(policy.settings()).expect("a sound policy");
+        let rbac = Rbac::new(policy.settings()).expect("a valid policy");
         let (a, b) = (caller(&one), caller(&two));
         if rbac.visibility_class(&a) == rbac.visibility_class(&b) {
             for name in ["a__x", "a__y", "b__x", "b__y"] {

@@ -1,4 +1,4 @@
-//! Whoever speaks of resources speaks of them in every spelling: roles, scopes, rules and limits.
+//! Roles, scopes, rules and limits apply to a resource in every spelling of its URI.
 
 use filters::cel::Condition;
 use filters::rate_limit::Globs;
@@ -52,7 +52,7 @@ fn caller() -> Caller {
     Caller::new(Identity { roles: vec!["r".into()], ..Identity::default() })
 }
 
-fn judge(rbac: &Rbac, uri: &str) -> Decision {
+fn decide(rbac: &Rbac, uri: &str) -> Decision {
     let target = CallTarget { kind: TargetKind::Resource, name: uri, server: "files" };
     let caller = caller();
     for method in ["resources/subscribe", "resources/unsubscribe", "completion/complete", "resources/read"] {
@@ -76,32 +76,32 @@ fn no_spelling_gets_past_a_deny_or_into_an_allow() {
         rule("call.resource.startsWith(\"file:///pub/secret\")"),
         rule("call.resource == \"file:///pub/secret\""),
     ] {
-        let rbac = Rbac::new(settings.clone()).expect("a sound policy");
+        let rbac = Rbac::new(settings.clone()).expect("a valid policy");
         for uri in SECRET {
-            assert!(matches!(judge(&rbac, uri), Decision::NotFound(_)), "{uri} under {settings:?}");
+            assert!(matches!(decide(&rbac, uri), Decision::NotFound(_)), "{uri} under {settings:?}");
         }
         for (uri, error) in ODD {
-            assert_eq!(judge(&rbac, uri), Decision::Ambiguous(error), "{uri} under {settings:?}");
+            assert_eq!(decide(&rbac, uri), Decision::Ambiguous(error), "{uri} under {settings:?}");
         }
-        assert!(matches!(judge(&rbac, "file:///open/a"), Decision::Allowed(_)), "{settings:?}");
+        assert!(matches!(decide(&rbac, "file:///open/a"), Decision::Allowed(_)), "{settings:?}");
     }
-    let rbac = Rbac::new(role(&["file:///pub/*"], &[])).expect("a sound policy");
+    let rbac = Rbac::new(role(&["file:///pub/*"], &[])).expect("a valid policy");
     for uri in SECRET {
-        assert!(matches!(judge(&rbac, uri), Decision::Allowed(_)), "{uri}");
+        assert!(matches!(decide(&rbac, uri), Decision::Allowed(_)), "{uri}");
     }
 }
 
 #[test]
 fn a_rule_that_goes_through_the_call_as_a_whole_sees_the_same() {
-    // It could read arguments, so it refuses in plain words and hides nothing.
-    let rbac = Rbac::new(rule("call[\"resource\"].endsWith(\"/secret\")")).expect("a sound policy");
+    // It could read arguments, so it denies openly and hides nothing.
+    let rbac = Rbac::new(rule("call[\"resource\"].endsWith(\"/secret\")")).expect("a valid policy");
     for uri in SECRET {
         let target = CallTarget { kind: TargetKind::Resource, name: uri, server: "files" };
         let query = AccessQuery { method: "resources/read", target: Some(target), arguments: None, ip: None };
         assert!(matches!(rbac.decide(&caller(), &query), Decision::Denied(..)), "{uri}");
     }
     for (uri, error) in ODD {
-        assert_eq!(judge(&rbac, uri), Decision::Ambiguous(error), "{uri}");
+        assert_eq!(decide(&rbac, uri), Decision::Ambiguous(error), "{uri}");
     }
 }
 
@@ -109,14 +109,14 @@ fn a_rule_that_goes_through_the_call_as_a_whole_sees_the_same() {
 fn scopes_are_needed_for_every_spelling() {
     let need = ScopeNeed { lists: lists(&["file:///pub/secret"]), require: vec!["s".into()] };
     let settings = RbacSettings { default: Effect::Allow, scopes: vec![need], ..RbacSettings::default() };
-    let rbac = Rbac::new(settings).expect("a sound policy");
+    let rbac = Rbac::new(settings).expect("a valid policy");
     for uri in SECRET {
-        assert!(matches!(judge(&rbac, uri), Decision::MissingScopes(_)), "{uri}");
+        assert!(matches!(decide(&rbac, uri), Decision::MissingScopes(_)), "{uri}");
         let target = CallTarget { kind: TargetKind::Resource, name: uri, server: "files" };
         assert_eq!(rbac.needed_scopes("resources/read", Some(&target)), ["s"], "{uri}");
     }
     for (uri, error) in ODD {
-        assert_eq!(judge(&rbac, uri), Decision::Ambiguous(error), "{uri}");
+        assert_eq!(decide(&rbac, uri), Decision::Ambiguous(error), "{uri}");
     }
 }
 
@@ -126,10 +126,10 @@ fn where_nothing_speaks_of_resources_they_are_called_as_they_like() {
         PatternLists { tools: vec!["*".into()], servers: vec!["files".into()], ..PatternLists::default() };
     let role = Role { name: "r".into(), allow: tools, ..Role::default() };
     let rbac =
-        Rbac::new(RbacSettings { roles: vec![role], ..RbacSettings::default() }).expect("a sound policy");
+        Rbac::new(RbacSettings { roles: vec![role], ..RbacSettings::default() }).expect("a valid policy");
     for (uri, _) in ODD {
-        assert!(matches!(judge(&rbac, uri), Decision::Allowed(_)), "{uri}");
-        assert!(matches!(judge(&Rbac::open(), uri), Decision::Allowed(_)), "{uri}");
+        assert!(matches!(decide(&rbac, uri), Decision::Allowed(_)), "{uri}");
+        assert!(matches!(decide(&Rbac::open(), uri), Decision::Allowed(_)), "{uri}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Normal forms of URIs against WHATWG URL, which browsers and Node read by: whatever has a normal form names the same
-//! host and port to such a reader.
+//! Normal forms of URIs against WHATWG URL, the standard of browsers and Node. For every URI with a normal
+//! form such a reader finds the same host and port.
 
 use filters::uri::normalize;
 use proptest::prelude::*;

@@ -1,5 +1,6 @@
-//! Any text as a condition: it compiles within its bounds or says what is wrong at a place inside of the text; what
-//! compiles is asked about any arguments, and neither panics nor takes long (the run has a time limit an input).
+//! Any text as a condition: it compiles within its bounds or reports an error at a position in the text. A
+//! compiled condition is evaluated with any arguments. Neither panics nor takes long (the run has a time
+//! limit per input).
 #![no_main]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -44,13 +45,13 @@ fuzz_target!(|data: &[u8]| {
         condition.evaluate(&context(), |_| true),
         "the same call is judged twice in two ways"
     );
-    // Asked in two halves it says the same: that is how answers are remembered.
+    // Evaluated in two halves it gives the same result: the decision cache works this way.
     let halves = condition
         .evaluate(&context(), |conjunct| conjunct.dependencies.args)
         .and(condition.evaluate(&context(), |conjunct| !conjunct.dependencies.args));
     let failed = |outcome: &ConditionResult| matches!(outcome, ConditionResult::Failed(_));
     assert!(halves == outcome || (failed(&halves) && failed(&outcome)), "{halves:?} and {outcome:?}");
-    // What reads no arguments does not hang on them.
+    // A condition that reads no arguments does not depend on them.
     if !condition.dependencies().args {
         let bare = CelContext::new(&CALLER, "tools/call", Some(target)).with_request(None, Some(address));
         assert_eq!(outcome, condition.evaluate(&bare, |_| true));

@@ -1,5 +1,5 @@
-//! What conditions see of arguments is what a strict reader sees in them: an equation with all that it read is true, and
-//! what it refuses (a key that stands twice, anything that is no object) is judged by no condition.
+//! Conditions see in arguments what a strict reader sees: an equation with all values is true. Arguments
+//! that the reader rejects (a duplicate key, anything that is no object) are evaluated by no condition.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -9,7 +9,7 @@ use filters::{Caller, Identity};
 use fuzz::json::{Value, depth, value};
 use libfuzzer_sys::fuzz_target;
 
-/// Longest arguments that are made a condition of: to compile it is what costs time.
+/// Longest arguments that become a condition: compiling it is the slow part.
 const LONGEST: usize = 256;
 
 static CALLER: LazyLock<Caller> = LazyLock::new(|| Caller::new(Identity::default()));
@@ -47,11 +47,11 @@ fuzz_target!(|arguments: &[u8]| {
     if text.len() > MAX_TEXT {
         return;
     }
-    // The checker has its own mind about what may be written (a list of numbers and texts); where it takes it, it holds.
+    // The checker rejects some literals (a list of numbers and texts); a condition that it accepts is true.
     if let Ok(condition) = Condition::compile(&text) {
         assert_eq!(ask(&condition), ConditionResult::True, "{text}");
     }
-    // Each by itself says the same, and that it is of its own kind.
+    // Each value by itself gives the same, and has its own type.
     let Value::Object(all) = &theirs else { unreachable!("only objects are left") };
     for (key, value) in all.iter().take(3) {
         let member = format!("call.args[{}]", quoted(key));
@@ -93,7 +93,7 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.chars().map(letter).collect::<String>())
 }
 
-/// A whole number that fits is an int, else a uint; all others are doubles.
+/// An integer that fits is an int, otherwise a uint; all others are doubles.
 fn number(raw: &str) -> String {
     match raw.contains(['.', 'e', 'E']) {
         false if raw.parse::<i64>().is_ok() => raw.parse::<i64>().expect("it is one").to_string(),
@@ -105,7 +105,7 @@ fn number(raw: &str) -> String {
     }
 }
 
-/// One, in the kind of the number: no other can be multiplied with it.
+/// One, in the type of the number: no other can be multiplied with it.
 fn unit(value: &Value) -> &'static str {
     match value {
         Value::Number(raw) => match number(raw) {

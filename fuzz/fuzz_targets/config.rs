@@ -1,6 +1,7 @@
-//! Any text as a config file: it becomes a config or faults, each of which points at a place inside of the text and can
-//! be shown; how the text is written does not change what it says, and neither does writing it in our words; what is told of
-//! it names no secret, and nothing makes it panic or work for long. A text that begins with `+` is TOML.
+//! Any text as a config file: it becomes a config or errors, each with a position in the text and a
+//! printable message. The format of the text does not change its meaning, and neither does printing it in
+//! Toolgate's own format. No output contains a secret, and nothing panics or takes long. A text that begins
+//! with `+` is TOML.
 #![no_main]
 
 use fuzz::cut;
@@ -8,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use toolgate::config::{self, Config, ConfigErrors, Environment};
 use toolgate::runtime::filter_chain;
 
-/// What stands in the environment, and in nothing that is told.
+/// A value of the environment that must be in no output.
 const SECRET: &str = "hunter2-hunter2-hunter2-hunter2-hunter2";
 const OTHER: &str = "hunter3-hunter3-hunter3-hunter3-hunter3";
 
@@ -39,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The file as we would write it says the same, and is written so again.
+/// The file in Toolgate's own format means the same, and is printed the same again.
 fn in_our_words(name: &str, text: &str, config: &Config, environment: &Environment<'_>) {
     let (again, yaml) =
         config::canonical(name, text, environment).unwrap_or_else(|errors| panic!("{errors}"));
@@ -56,21 +57,21 @@ fn in_toml(text: &str, environment: &Environment<'_>) {
     }
 }
 
-/// Whoever holds a config need not check it again, and can tell of it.
+/// An accepted config needs no second check, and its output contains no secret.
 fn accepted(text: &str, config: &Config, other: Result<Config, ConfigErrors>) {
     let mut told: Vec<String> = config.warnings();
     if let Ok(other) = other {
-        // It stands for the text, whatever the environment is.
+        // The hash covers the text, whatever the environment is.
         assert_eq!(config.hash, other.hash);
         let changes = config.changes(&other);
         assert_eq!(changes.is_empty(), *config == other, "what differs is not told");
         told.extend(changes.iter().map(ToString::to_string));
     }
     assert!(config.changes(config).is_empty());
-    // Names are told, and whoever takes a name from the environment wants that.
+    // Names are printed; a name from the environment is so on purpose.
     let names = config.servers.keys().chain(config.toolsets.keys());
     if !text.contains("jwt") && !names.into_iter().any(|name| name.as_str().contains("hunter")) {
-        // Keys are told too, and may have a part of it by chance.
+        // Keys are printed too, and may contain a part of it by chance.
         let told_of = |secret: &str| told.concat().contains(&secret[..15]);
         assert!(!told_of(SECRET) && !told_of(OTHER), "a value of the environment was told: {told:?}");
     }
@@ -80,10 +81,11 @@ fn accepted(text: &str, config: &Config, other: Result<Config, ConfigErrors>) {
     }
 }
 
-/// Line ends, a mark, a comment, and (where the text is JSON) spaces and line breaks say nothing.
+/// Line ends, a byte order mark, a comment, and (if the text is JSON) spaces and line breaks have no
+/// meaning.
 fn written_otherwise(text: &str, config: &Config, read: &dyn Fn(&str) -> Result<Config, ConfigErrors>) {
     let same = |other: String| match read(&other) {
-        // It stands for the text, which is another one.
+        // The hash covers the text, which differs here.
         Ok(again) => assert_eq!(Config { hash: config.hash.clone(), ..again }, *config, "{other}"),
         Err(errors) => panic!("written otherwise it is refused: {other}\n{errors}"),
     };
@@ -94,7 +96,8 @@ fn written_otherwise(text: &str, config: &Config, read: &dyn Fn(&str) -> Result<
     if !bare.contains('\r') {
         same(bare.replace('\n', "\r\n"));
     }
-    // JSON is YAML. As another reader writes it again, it says the same; numbers may lose digits, so they stand out.
+    // JSON is YAML. As another writer prints it, it means the same; numbers may lose digits, so texts with
+    // numbers are excluded.
     if let Some(Ok(json)) = bare.trim_start().starts_with('{').then(|| serde_json::from_str(bare)) {
         let json: serde_json::Value = json;
         let digits = bare.contains(|c: char| c.is_ascii_digit());
@@ -105,7 +108,7 @@ fn written_otherwise(text: &str, config: &Config, read: &dyn Fn(&str) -> Result<
     }
 }
 
-/// Each fault stands at a place of the file, and tells no secret.
+/// Each error has a position in the file, and contains no secret.
 fn pointed(text: &str, errors: &ConfigErrors) {
     let bare = text.strip_prefix('\u{feff}').unwrap_or(text);
     let bare = bare.replace("\r\n", "\n");
@@ -126,7 +129,7 @@ fn pointed(text: &str, errors: &ConfigErrors) {
     assert!(!shown.contains(SECRET), "a value of the environment was told");
 }
 
-/// A line more before the text moves its faults by a line, and does nothing else to them.
+/// One more line before the text moves its errors by a line, and changes nothing else.
 fn moved(text: &str, errors: &ConfigErrors, read: &dyn Fn(&str) -> Result<Config, ConfigErrors>) {
     let bare = text.strip_prefix('\u{feff}').unwrap_or(text);
     let Err(moved) = read(&format!("# A comment.\n{bare}")) else {

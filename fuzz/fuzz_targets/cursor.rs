@@ -1,5 +1,5 @@
-//! What a client hands back to say where it was: cursors of lists, ids of sessions. Only what the gateway gave out, to
-//! this caller and for this list, leads anywhere; no bytes make anything panic.
+//! Values that a client returns: list cursors and session ids. Only values that the gateway issued, to this
+//! caller and for this list, are accepted; no bytes make anything panic.
 #![no_main]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +23,7 @@ use toolgate::session::{OwnerKey, Session, SessionLimits, SessionManager};
 use toolgate::telemetry::Metrics;
 use toolgate::upstream::ServerHandshake;
 
-/// What a server lists: a thousand stand on a page.
+/// The entries of a server: a page has a thousand.
 const ENTRIES: [(ListKind, usize); 4] = [
     (ListKind::Tools, 11_500),
     (ListKind::Prompts, 1_001),
@@ -33,7 +33,7 @@ const ENTRIES: [(ListKind, usize); 4] = [
 
 struct Setup {
     endpoint: Arc<Endpoint>,
-    /// The cursors that each list gave out, in the order of [`Kind::ALL`], with the page that each leads to.
+    /// The cursors that each list issued, in the order of [`ListKind::ALL`], with the page of each.
     given: Vec<BTreeMap<String, Bytes>>,
     sessions: Arc<SessionManager>,
     session: Arc<Session>,
@@ -82,11 +82,11 @@ static SETUP: LazyLock<Setup> = LazyLock::new(|| {
         client,
         SessionLimits { total: 10, per_caller: 10 },
     );
-    let session = session.unwrap_or_else(|_| panic!("there is room"));
+    let session = session.unwrap_or_else(|_| panic!("there is a free slot"));
     Setup { endpoint, given, sessions, session, caller, _runtime: runtime }
 });
 
-/// Goes through a list from its beginning, as a client does, and counts what it is shown.
+/// Reads a list from its beginning, as a client does, and counts its entries.
 fn walk(endpoint: &Endpoint, kind: ListKind) -> BTreeMap<String, Bytes> {
     let mut given = BTreeMap::new();
     let mut shown = BTreeSet::new();
@@ -116,7 +116,7 @@ fuzz_target!(|data: &[u8]| {
     session(id);
 });
 
-/// A cursor in the words of a client: the inside of a JSON string.
+/// A cursor as a client writes it: the content of a JSON string.
 fn cursor(kind: ListKind, said: &[u8]) {
     let quoted = [b"\"", said, b"\""].concat();
     let body = [br#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"cursor":"#, &quoted[..], b"}}"].concat();
@@ -134,7 +134,7 @@ fn cursor(kind: ListKind, said: &[u8]) {
 /// The id of a session in a head.
 fn session(id: &[u8]) {
     let Setup { sessions, session, caller, endpoint, .. } = &*SETUP;
-    // Bytes stand for the letters of the id, which nobody can guess: so some of what is tried is nearly right.
+    // Bytes stand for the characters of the random id, so that some attempts are nearly right.
     let id: Vec<u8> = id
         .iter()
         .map(|byte| match byte {

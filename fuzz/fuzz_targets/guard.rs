@@ -1,5 +1,5 @@
-//! Hostile schemas, arguments and texts: never a panic, never more than the bounded cost (the run has a time limit an
-//! input), and what was redacted is JSON without findings.
+//! Hostile schemas, arguments and texts: never a panic, never more than the bounded cost (the run has a
+//! time limit per input), and redacted output is JSON without findings.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -38,8 +38,8 @@ fn redact(text: &[u8]) {
             assert!(is_json(&clean), "what was JSON is none any more");
             let left = REDACTOR.scan(&clean).expect("it is JSON");
             let own = ["ticket", "greedy"];
-            // A pattern of one's own may well find itself in what is left, and cut a word so that what stands before it
-            // looks like a key.
+            // A custom pattern may match the redacted text, and cut a word so that the text before it looks
+            // like a key.
             if !told.iter().any(|(name, _)| own.contains(&&**name)) {
                 assert!(left.iter().all(|(name, _)| own.contains(&&**name)), "something was left: {left}");
             }

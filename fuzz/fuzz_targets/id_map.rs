@@ -1,5 +1,5 @@
-//! What comes back from strangers: ids of requests and events, cursors, entries of lists, messages of servers. What was
-//! given out leads home, what was not leads nowhere, and no bytes make anything panic.
+//! Untrusted values that come back: ids of requests and events, cursors, list entries, messages of servers.
+//! Issued values are resolved, others are not, and no bytes make anything panic.
 #![no_main]
 
 use bytes::Bytes;
@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(message::same_id(id, message), message::same_id(message, id));
 });
 
-/// A client answers with an id: whatever leads home was made by `tag_request`.
+/// A client answers with an id: an id that resolves was made by `tag_request`.
 fn requests(id: &[u8]) {
     if !is_json(id) {
         return;
@@ -52,7 +52,7 @@ fn messages(message: &[u8]) {
     let moved = id_map::tag_request(message, &read, UPSTREAM_SESSION);
     let there = message::read(&moved).expect("a message with another id");
     let place = there.id.expect("it has one");
-    // What the client takes for an id, it can answer under; and that leads to the server's own.
+    // The client can answer under the id that it reads; this resolves to the server's own id.
     let whole = request::read(message, 64).is_ok();
     match id_map::parse_request_id(place.of(&moved)) {
         Some((session, own)) => {
@@ -71,7 +71,7 @@ fn messages(message: &[u8]) {
     let _ = message::is_list_change(message);
 }
 
-/// What of an announcement reaches a client: as it was, but for an id that leads back.
+/// The part of a notification that reaches a client: unchanged, except for an id that can be resolved.
 fn announcements(message: &Bytes) {
     let Some(read) = message::read(message) else { return };
     let Some(method) = read.method.map(|method| method.read(message)) else { return };
@@ -105,7 +105,7 @@ fn events(id: &str) {
     }
 }
 
-/// A server's list: each entry is kept as it was written, and under another name all but the name is.
+/// A server's list: each entry is kept as it was written; after a rename everything but the name is.
 fn lists(result: &Bytes, kind: ListKind) {
     let Ok(page) = Page::read(result, kind) else { return };
     for item in &page.items {

@@ -1,5 +1,5 @@
-//! Any bytes as a message: never a panic; what is accepted is what a strict reader accepts, and says to it what it says
-//! to us.
+//! Any bytes as a message: never a panic. Accepted bytes are accepted by a strict reader too, with the same
+//! meaning.
 #![no_main]
 
 use fuzz::json::{Members, is_json, members, text};
@@ -27,7 +27,7 @@ fuzz_target!(|body: &[u8]| {
                 }
                 _ => assert!(is_json(body), "what is no JSON was called something else"),
             }
-            // What is refused is answered under the id that a strict reader would take, or under none.
+            // A rejection uses the id that a strict reader would find, or none.
             if let Some(id) = unreadable.id {
                 assert_eq!(message::id(body).map(str::as_bytes), Some(id.of(body)));
             }
@@ -35,8 +35,8 @@ fuzz_target!(|body: &[u8]| {
     }
 });
 
-/// The reader under all of this takes JSON and nothing else. False where it refuses more than the standard does, on
-/// purpose: an unpaired surrogate is grammar, and nesting has no bound.
+/// The underlying reader accepts JSON and nothing else. False where it rejects more than the standard, on
+/// purpose: an unpaired surrogate is grammatical, and nesting has no bound.
 fn reader(text: &[u8]) -> bool {
     let read = JsonReader::new(text, 512).and_then(|mut r| {
         let span = r.value()?;
@@ -79,7 +79,7 @@ fn same_reading(body: &[u8], rpc: &Rpc, theirs: &Message<'_>) {
     meta.says(message::VERSION, rpc.meta.protocol_version);
     meta.holds(message::CLIENT, rpc.meta.client_info);
     meta.holds("progressToken", rpc.meta.progress_token);
-    // Something else than an object says nothing of what the client can.
+    // A value that is no object says nothing about the client's capabilities.
     let able = theirs.meta.as_ref().and_then(|meta| meta.get(message::CAPABILITIES));
     let able = able.filter(|value| members(value.as_bytes()).is_some());
     assert_eq!(able.map(str::as_bytes), rpc.meta.client_capabilities.map(|place| place.of(body)));
@@ -89,7 +89,7 @@ fn same_reading(body: &[u8], rpc: &Rpc, theirs: &Message<'_>) {
     reference.says("uri", rpc.reference.and_then(|reference| reference.uri));
 }
 
-/// One object as the other reader has it, if it is there.
+/// One object as the other reader has it, if it exists.
 struct Side<'a> {
     body: &'a [u8],
     theirs: Option<&'a Members<'a>>,
@@ -107,7 +107,7 @@ impl Side<'_> {
         self.holds(key, ours.map(|ours| ours.span));
     }
 
-    /// The same place, or none.
+    /// The same span, or none.
     fn holds(&self, key: &str, ours: Option<Span>) {
         let theirs = self.theirs.and_then(|theirs| theirs.get(key)).map(str::as_bytes);
         let ours = ours.map(|ours| ours.of(self.body));

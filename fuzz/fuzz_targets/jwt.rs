@@ -1,6 +1,6 @@
-//! Tokens. As they come: nobody gets in on bytes that no issuer signed. And signed, with any header and any claims:
-//! who gets in is who another reader finds in the claims, for our audience, from the issuer, in time.
-//! Key sets and PEM texts beside, which are read as strictly.
+//! Tokens. As raw bytes: nothing that no issuer signed is accepted. And signed, with any header and any
+//! claims: a token is accepted as the user that another reader finds in the claims, for our audience, from
+//! the issuer, within its time. Key sets and PEM texts too, which are read as strictly.
 #![no_main]
 
 use std::future::Future;
@@ -48,7 +48,7 @@ static AUTH: LazyLock<Auth> = LazyLock::new(|| {
     Auth::new(settings).with_clock(|| NOW)
 });
 
-/// Were a sound token refused, none of the checks below would ever be made.
+/// If a valid token were rejected, none of the checks below would ever run.
 fn sound_gets_in() {
     let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
     let claims = format!(r#"{{"iss":"{ISSUER}","aud":"{AUDIENCE}","sub":"ada","exp":{}}}"#, NOW + 1);
@@ -91,7 +91,7 @@ fuzz_target!(init: sound_gets_in(), |data: &[u8]| {
     assert!(claims["sub"] == caller.user || claims["sub"].to_string() == caller.user);
     assert_eq!(Value::Object(caller.claims.clone()), claims);
 
-    // One bit of the signed text, and it is nobody's.
+    // With one bit of the signed text changed, it must be rejected.
     let at = data.len() % signed.len();
     let mut forged = signed.into_bytes();
     forged[at] ^= 1;
@@ -119,14 +119,14 @@ fn ask(credentials: HeaderValue) -> Option<Caller> {
         certificate: None,
         is_network: true,
     };
-    // Its keys are there: it waits for nothing.
+    // Its keys are loaded: it does not wait.
     match pin!(AUTH.identify(&head)).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(known) => known.ok(),
         Poll::Pending => panic!("it waits though its keys are there"),
     }
 }
 
-/// What another reader reads, and no key twice on its top.
+/// The value that another reader reads, without duplicate keys at the top level.
 fn whole(text: &[u8]) -> Value {
     let top = members(text).expect("an object");
     assert!(fuzz::json::is_clear(&top), "a key stands twice");

@@ -1,5 +1,5 @@
-//! Arguments that a head repeats (2026-07-28, "Custom Headers from Tool Parameters"): the headers that are made say
-//! what a strict reader finds in the arguments, and a head that passes says nothing else.
+//! Arguments that a head repeats (2026-07-28, "Custom Headers from Tool Parameters"): the generated headers
+//! match what a strict reader finds in the arguments, and every accepted head does.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -21,7 +21,8 @@ fuzz_target!(|data: &[u8]| {
     let mut named = BTreeMap::new();
     let schema: Value = serde_json::from_slice(schema).expect("what was read is JSON");
     names(&schema, &mut Vec::new(), &mut named);
-    // The gateway has read a body before: its arguments are an object without halves of surrogates, and begin with it.
+    // The gateway has read a body before: its arguments are an object without unpaired surrogates, and
+    // begin with it.
     let arguments = arguments.trim_ascii();
     let sound = fuzz::json::is_json(arguments) && !fuzz::json::has_halves(arguments);
     let arguments = Some(arguments).filter(|text| sound && members(text).is_some());
@@ -42,10 +43,10 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     assert!(head.keys().all(|name| named.contains_key(name.as_str())), "a header that no schema names");
-    // What is made passes, unless readers differ on what it is made of.
+    // Generated headers pass, unless readers differ on their source.
     assert_eq!(passes(&param_headers, &head, arguments), clear);
 
-    // Somebody else's word for one of them.
+    // Another value for one of them.
     let (name, path) = named.first_key_value().expect("there is one");
     let Ok(value) = HeaderValue::from_bytes(said) else { return };
     let name: http::HeaderName = name.parse().expect("it was one before");
@@ -75,7 +76,7 @@ fn passes(param_headers: &ParamHeaders, headers: &HeaderMap, arguments: Option<&
     param_headers.verify(&head, arguments).is_ok()
 }
 
-/// The headers that a schema names, in lower case, each with the place of its argument.
+/// The headers that a schema names, in lower case, each with the path of its argument.
 fn names(schema: &Value, path: &mut Vec<String>, all: &mut BTreeMap<String, Vec<String>>) {
     if let Some(name) = schema.get("x-mcp-header") {
         let name = format!("mcp-param-{}", name.as_str().expect("a name").to_ascii_lowercase());
@@ -88,13 +89,13 @@ fn names(schema: &Value, path: &mut Vec<String>, all: &mut BTreeMap<String, Vec<
     }
 }
 
-/// What there is of an argument.
+/// What is found of an argument.
 #[derive(PartialEq)]
 enum Found<'a> {
     Nothing,
-    /// A key on the way stands twice.
+    /// A key on the path is duplicated.
     Unclear,
-    /// A string, a number or a truth value as written.
+    /// A string, a number or a boolean as written.
     Value(&'a str),
 }
 
@@ -115,7 +116,7 @@ fn find<'a>(arguments: Option<&'a [u8]>, path: &[String]) -> Found<'a> {
     }
 }
 
-/// Whether a header's value says what a JSON value says.
+/// Whether a header's value equals a JSON value.
 fn same(json: &str, header: &str) -> bool {
     let said = match header.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
         None => header.to_owned(),
@@ -131,8 +132,8 @@ fn same(json: &str, header: &str) -> bool {
     }
 }
 
-/// A number as its sign, its digits and the power of ten behind them, with nothing lost. Takes JSON's numbers, and zeros
-/// before them.
+/// A number as its sign, its digits and the power of ten behind them, without loss. Accepts JSON's numbers,
+/// with leading zeros.
 fn decimal(text: &str) -> Option<(bool, String, i64)> {
     let (minus, rest) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
     let (digits, power) = rest.split_once(['e', 'E']).unwrap_or((rest, "0"));

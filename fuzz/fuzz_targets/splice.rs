@@ -1,6 +1,6 @@
-//! What goes on is what was judged: a strict reader finds in the rebuilt bytes the method, the id and the arguments that
-//! stood in the body, the server's own name, and nothing else that is new. The same after secrets, and what of the
-//! client's abilities cannot be carried, were taken out.
+//! The forwarded message is the authorized one: a strict reader finds in the rebuilt bytes the method, the
+//! id and the arguments of the body, the server's own name, and nothing else new. The same holds after
+//! redaction, and after removal of client capabilities that cannot be forwarded.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
     let spare = number(&mut body);
     without(body, &word);
     let Ok(read) = request::read(body, DEPTH) else { return };
-    // A prompt is named in a reference when its arguments are completed.
+    // A reference names a prompt when its arguments are completed.
     let names = [
         (read.name, &["params", "name"][..]),
         (read.reference.and_then(|reference| reference.name), &["params", "ref", "name"]),
@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn renamed(body: &[u8], name: Text, path: &[&str], word: &str, spare: usize) {
-    // Room behind the body or none: the splice moves the one or the other side.
+    // Spare capacity behind the body or none: the splice moves the one or the other side.
     let mut buffer = BytesMut::with_capacity(body.len() + spare);
     buffer.extend_from_slice(body);
     let sent = splice::rename(buffer, name.span, word);
@@ -52,11 +52,11 @@ fn renamed(body: &[u8], name: Text, path: &[&str], word: &str, spare: usize) {
     same_but(body, &sent, &[path]);
     let said = at(&sent, path).expect("a name is still there");
     assert_eq!(serde_json::from_str::<String>(said).expect("a string"), word);
-    // All else is equal to the byte.
+    // The rest is equal byte for byte.
     assert_eq!(sent[..name.span.start], body[..name.span.start]);
     assert!(sent.ends_with(&body[name.span.end..]));
     assert_eq!(sent.len(), body.len() - name.span.len() + quote(word).len());
-    // Without a buffer of one's own, and with one that is shared, it is the same.
+    // Without an own buffer, and with a shared one, the result is the same.
     assert_eq!(sent, splice::rename(BytesMut::from(body), name.span, word));
     let shared = Bytes::copy_from_slice(body);
     let part = shared.slice(name.span.start..);
@@ -64,7 +64,7 @@ fn renamed(body: &[u8], name: Text, path: &[&str], word: &str, spare: usize) {
     assert_eq!(splice::rename(BytesMut::from(&part[..]), place, word), sent[name.span.start..]);
 }
 
-/// Several values give way at once, as when a call is made ready for its server.
+/// Several values are replaced at once, as when a call is prepared for its server.
 fn cleaned(body: &[u8], read: &Rpc, word: &str) {
     let mut edits = Vec::new();
     let mut paths: Vec<&[&str]> = Vec::new();
@@ -88,7 +88,7 @@ fn cleaned(body: &[u8], read: &Rpc, word: &str) {
     if edits.is_empty() {
         return;
     }
-    // In whatever order they are found.
+    // In any order.
     let clean = splice::replace_spans(body, edits.clone());
     edits.reverse();
     assert_eq!(clean, splice::replace_spans(body, edits));
@@ -102,7 +102,7 @@ fn cleaned(body: &[u8], read: &Rpc, word: &str) {
     assert_eq!(again.meta.client_capabilities.is_some(), read.meta.client_capabilities.is_some());
 }
 
-/// What is sent is as sound as what came: for us, and for the strict reader.
+/// The sent message is as valid as the received one: for the gateway, and for the strict reader.
 fn sound(sent: &[u8]) {
     request::read(sent, DEPTH).expect("what is sent is a message");
     message::read(sent).expect("what is sent is a message for others, too");

@@ -1,5 +1,5 @@
-//! A stream of events: cut alike however it arrives, read as the standard says, held up to its bound, and what is
-//! made is what is read.
+//! A stream of events: split the same way in any chunks, read as the standard says, held up to its bound,
+//! and written events are read back.
 #![no_main]
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
     let pieces = cut(data, usize::MAX, pieces(seed));
     assert_eq!(whole, pieces);
     let (events, left, _) = whole;
-    // A mark alone may always be held.
+    // A byte order mark alone may always be held.
     let bound = small + 3;
     let whole = cut(data, bound, |rest| rest.len());
     assert_eq!(whole, cut(data, bound, pieces_of(seed)));
@@ -25,7 +25,8 @@ fuzz_target!(|data: &[u8]| {
         assert!(whole.1.len() <= bound, "more is held than may be");
     }
 
-    // Nothing is lost but the mark at the very beginning, and nothing is added but the second half of a last line end.
+    // Nothing is lost but the mark at the beginning, and nothing is added but the second half of a last
+    // line end.
     let joined = [events.concat(), left.to_vec()].concat();
     let ended = [data, if data.ends_with(b"\r") { b"\n" } else { b"" }].concat();
     let marked = ended.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&ended);
@@ -44,7 +45,7 @@ fuzz_target!(|data: &[u8]| {
             with_message(event, &data[..data.len().min(256)]);
         }
     }
-    // Bytes that are no UTF-8 may be lumped together differently where lines are cut first.
+    // Bytes that are no UTF-8 may be replaced differently where lines are split first.
     if std::str::from_utf8(data).is_ok() {
         assert_eq!(expected, interpret(data));
     }
@@ -70,7 +71,7 @@ fn cut(data: &[u8], bound: usize, mut next: impl FnMut(&[u8]) -> usize) -> Cut {
             match splitter.event() {
                 Ok(Some(event)) => events.push(event.freeze()),
                 Ok(None) => break,
-                // What came of it by then depends on the pieces.
+                // The result so far depends on the chunks.
                 Err(too_long) => return (events, Bytes::new(), Err(too_long)),
             }
         }
@@ -82,7 +83,7 @@ fn pieces(seed: usize) -> impl FnMut(&[u8]) -> usize {
     pieces_of(seed)
 }
 
-/// Lengths that look random: the same for the same seed.
+/// Pseudo-random lengths: the same for the same seed.
 fn pieces_of(seed: usize) -> impl FnMut(&[u8]) -> usize {
     let mut state = seed as u64 * 2 + 1;
     move |_| {
@@ -106,7 +107,8 @@ fn renamed(event: &[u8]) {
     assert_eq!(interpret(&renamed), expected);
 }
 
-/// Another message in the place of an event's own: whoever reads the standard finds that, the id, and nothing else.
+/// Another message in the place of an event's own: a standard reader finds that message, the id, and
+/// nothing else.
 fn with_message(event: &[u8], message: &[u8]) {
     let before = sse::read(event);
     let text = String::from_utf8_lossy(message).replace('\r', "\n");
@@ -120,7 +122,7 @@ fn with_message(event: &[u8], message: &[u8]) {
     }
 }
 
-/// A message is read as it was given, but for its line ends.
+/// A message is read as it was written, except for its line ends.
 fn made(message: &[u8]) {
     let event = sse::event(Some("7"), message);
     let (events, left, _) = cut(&event, usize::MAX, |rest| rest.len());

@@ -1,6 +1,6 @@
-//! A call over a line of JSON-RPC to a process: what a strict reader finds in the line is the call with the server's own
-//! name and the gateway's own id and token, and nothing else that is new; and whatever the process answers, the caller
-//! gets what stands in the answer to its own call, or a fault.
+//! A call to a process as a line of JSON-RPC. A strict reader finds in the line the call with the server's
+//! own name and the gateway's own id and token, and nothing else new. Whatever the process answers, the
+//! caller gets the content of the response to its own call, or an error.
 #![no_main]
 
 use std::cell::LazyCell;
@@ -18,7 +18,7 @@ use mcp::jsonrpc::request;
 use tokio::runtime::{Builder, Runtime};
 use upstream::{Heard, Said};
 
-/// The gateway's own source: what belongs to a line cannot be seen from outside.
+/// The gateway's own source: the line code is not public.
 #[path = "../../src/upstream"]
 mod upstream {
     #[allow(dead_code)]
@@ -41,25 +41,25 @@ mod upstream {
     use tokio::sync::mpsc;
     pub use toolgate::upstream::client_message;
 
-    /// Longest line that is taken.
+    /// Longest line that is accepted.
     pub const MAX: usize = 300;
 
     #[derive(Debug, PartialEq)]
     pub enum Said {
         Result(Bytes),
         Error(Bytes),
-        /// Nonsense, too long, or nothing before the process ended.
+        /// Invalid, too long, or nothing before the process ended.
         Fault,
     }
 
     pub struct Heard {
-        /// What was written to the process.
+        /// The bytes that were written to the process.
         pub line: Vec<u8>,
         pub said: Said,
         pub notes: Vec<Bytes>,
     }
 
-    /// Asks a process that answers with these bytes, cut in two at `border`, and ends.
+    /// Calls a process that answers with these bytes, cut in two at `border`, and ends.
     pub async fn ask(
         method: &str,
         params: &Bytes,
@@ -80,7 +80,7 @@ mod upstream {
                 let read = written.read_buf(&mut first).await.expect("the pipe is in memory");
                 assert!(read > 0, "the line does not end");
             }
-            // It says what it has to say, and no more.
+            // It writes these bytes, and no more.
             connection.read(head.chain(rest)).await;
             connection.close_input(None);
             first
@@ -135,7 +135,7 @@ fuzz_target!(|data: &[u8]| {
     let Heard { line, said, notes } =
         RUNTIME.with(|runtime| runtime.block_on(upstream::ask(&method, &params, token, answers, border)));
 
-    // What the process reads.
+    // The line that the process reads.
     let line = line.strip_suffix(b"\n").expect("it is a line");
     assert!(!line.contains(&b'\n') && !line.contains(&b'\r'), "two lines");
     let top = members(line).expect("a message");
@@ -152,13 +152,13 @@ fuzz_target!(|data: &[u8]| {
         let name = at(line, &["params", "name"]).expect("there is a name");
         assert_eq!(serde_json::from_str::<String>(name).expect("a string"), word);
     }
-    // Line ends are white space, for which spaces stand.
+    // Line ends are white space and are replaced by spaces.
     let flat = |text: &[u8]| -> Vec<u8> {
         text.iter().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { *b }).collect()
     };
     same_but(&flat(place.of(body)), top.get("params").expect("there are params").as_bytes(), &paths);
 
-    // What the caller hears: the first line that is a whole answer under the id decides.
+    // The caller's result: the first line that is a whole response under the id decides.
     let first =
         answers.split(|byte| *byte == b'\n').filter(|line| line.len() <= upstream::MAX).find_map(answer);
     match (&said, &first) {
@@ -166,7 +166,7 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(ours, theirs.as_bytes());
         }
         (Said::Fault, _) => {}
-        // A batch of answers, which the simple reader above does not take.
+        // A batch of responses, which the simple reader above does not accept.
         _ if answers.contains(&b'[') => {}
         _ => panic!("{said:?} for {first:?}"),
     }
@@ -186,7 +186,7 @@ fn answer(line: &[u8]) -> Option<Result<&str, &str>> {
     }
     let sound = text(&all, "jsonrpc").as_deref() == Some("2.0") && all.get("id") == Some("1");
     let object = |text: &&str| text.starts_with('{');
-    // Null is as good as nothing.
+    // Null counts as missing.
     let member = |key| all.get(key).filter(|value| *value != "null");
     match (member("method"), member("result"), member("error")) {
         (None, Some(result), None) if sound => Some(Ok(result)).filter(|_| object(&result)),

@@ -1,11 +1,12 @@
 //! Server-sent events as WHATWG HTML §9.2.6 has them interpreted, step by step.
 
-/// What a client is told.
+/// An event as a client receives it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ExpectedEvent {
     pub name: String,
     pub data: String,
-    /// The id that it gave, if it gave one. (A client remembers it, and the standard lets the next events have it too.)
+    /// The id of the event, if it has one. (A client remembers it, and the standard lets the next events
+    /// have it too.)
     pub id: Option<String>,
 }
 
@@ -15,7 +16,7 @@ pub fn interpret(stream: &[u8]) -> Vec<ExpectedEvent> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let (mut events, mut name, mut data, mut id) = (Vec::new(), String::new(), String::new(), None);
     let mut rest = text;
-    // What stands after the last line end is no line.
+    // Text after the last line end is no line.
     while let Some(end) = rest.find(['\n', '\r']) {
         let line = &rest[..end];
         rest = rest[end..].strip_prefix("\r\n").unwrap_or(&rest[end + 1..]);

@@ -1,4 +1,4 @@
-//! JSON as serde_json reads it, with nothing lost: members in their order, keys that stand twice, values as written.
+//! JSON as serde_json reads it, without loss: members in their order, duplicate keys, values as written.
 
 use std::fmt;
 
@@ -6,15 +6,16 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The members of one object. A key with an unpaired surrogate, which no `String` holds, stands with its bytes escaped.
+/// The members of one object. A key with an unpaired surrogate, which no `String` holds, is kept with its
+/// bytes escaped.
 pub struct Members<'a>(pub Vec<(String, &'a RawValue)>);
 
-/// Reads an object and does not look into its values; `None` for all else.
+/// Reads an object without parsing its values; `None` for all else.
 pub fn members(text: &[u8]) -> Option<Members<'_>> {
     serde_json::from_slice(text).ok()
 }
 
-/// Whether this is JSON; unlike the gateway it takes unpaired surrogates and any depth.
+/// Whether this is JSON; unlike the gateway it accepts unpaired surrogates and any depth.
 pub fn is_json(text: &[u8]) -> bool {
     serde_json::from_slice::<&RawValue>(text).is_ok()
 }
@@ -24,7 +25,7 @@ pub fn text(members: &Members<'_>, key: &str) -> Option<String> {
     serde_json::from_str(members.get(key)?).ok()
 }
 
-/// What stands in an object at a path of members, as written; `None` also where a key of the path stands twice.
+/// The value in an object at a path of members, as written; `None` also if a key of the path is duplicated.
 pub fn at<'a>(object: &'a [u8], path: &[&str]) -> Option<&'a str> {
     let (first, rest) = path.split_first()?;
     let all = members(object)?;
@@ -33,8 +34,8 @@ pub fn at<'a>(object: &'a [u8], path: &[&str]) -> Option<&'a str> {
     if rest.is_empty() { Some(value) } else { at(value.as_bytes(), rest) }
 }
 
-/// Two objects have the same members in the same order, and what they say is the same to the byte, but for what stands
-/// at these paths.
+/// Checks that two objects have the same members in the same order, with equal bytes, except at these
+/// paths.
 pub fn same_but(before: &[u8], after: &[u8], paths: &[&[&str]]) {
     let (Some(before), Some(after)) = (members(before), members(after)) else {
         panic!("one of them is no object");
@@ -51,7 +52,7 @@ pub fn same_but(before: &[u8], after: &[u8], paths: &[&[&str]]) {
     }
 }
 
-/// Whether no key stands twice.
+/// Whether no key is duplicated.
 pub fn is_clear(members: &Members<'_>) -> bool {
     members.0.iter().enumerate().all(|(at, (key, _))| members.0[..at].iter().all(|(before, _)| before != key))
 }
@@ -67,7 +68,7 @@ pub enum Value {
     Object(Vec<(String, Value)>),
 }
 
-/// Reads a whole value strictly: no key stands twice in one object, no surrogate without its other half.
+/// Reads a whole value strictly: no duplicate key in an object, no unpaired surrogate.
 pub fn value(text: &[u8]) -> Option<Value> {
     let raw: &RawValue = serde_json::from_slice(text).ok().filter(|_| !has_halves(text))?;
     let text = raw.get();
@@ -90,7 +91,7 @@ pub fn value(text: &[u8]) -> Option<Value> {
 }
 
 impl Value {
-    /// How many values there are in it, without itself.
+    /// The number of values in it, without itself.
     pub fn size(&self) -> usize {
         match self {
             Value::List(all) => all.iter().map(|value| 1 + value.size()).sum(),
@@ -100,7 +101,7 @@ impl Value {
     }
 }
 
-/// How deep a text that is JSON nests.
+/// The nesting depth of a JSON text.
 pub fn depth(json: &[u8]) -> usize {
     let (mut depth, mut deepest) = (0, 0);
     each_token(json, |token| match token {
@@ -114,7 +115,7 @@ pub fn depth(json: &[u8]) -> usize {
     deepest
 }
 
-/// Whether a string of a text that is JSON has one half of a surrogate pair without the other.
+/// Whether a string of a JSON text has an unpaired surrogate.
 pub fn has_halves(json: &[u8]) -> bool {
     let mut any = false;
     each_token(json, |token| {
@@ -146,7 +147,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// A key. serde_json refuses unpaired surrogates in strings, but not where bytes are asked for.
+/// A key. serde_json rejects unpaired surrogates in strings, but not in bytes.
 struct Key(String);
 
 impl<'de> Deserialize<'de> for Key {

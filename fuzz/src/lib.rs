@@ -1,5 +1,5 @@
-//! What the targets hold the gateway's readers against: readers of their own, written from the standards, plain
-//! rather than fast, which share no code with it.
+//! Reference readers for the targets, with which the gateway's are compared: written from the standards,
+//! plain rather than fast, without shared code.
 
 pub mod events;
 pub mod json;

@@ -1,9 +1,9 @@
-//! A client's message as a strict reader has it: JSON-RPC 2.0 §4 and §5, the shapes of MCP's schema, and what Toolgate's
-//! README says that it refuses: whatever two readers could take for two messages.
+//! A client's message as a strict reader reads it: JSON-RPC 2.0 §4 and §5, the shapes of the MCP schema,
+//! and what Toolgate's README says that it rejects: everything that two readers could read as two messages.
 
 use crate::json::{Members, depth, has_halves, is_clear, members, text};
 
-/// Levels of nesting that a message may have.
+/// Maximum nesting of a message.
 pub const DEPTH: usize = 64;
 const MOST_MEMBERS: usize = 128;
 const LONGEST_ID: usize = 1024;
@@ -25,7 +25,7 @@ pub enum Kind {
     Response,
 }
 
-/// The objects of a message that are looked into.
+/// The objects of a message that are parsed.
 pub struct Message<'a> {
     pub kind: Kind,
     pub top: Members<'a>,
@@ -71,7 +71,7 @@ pub fn read(body: &[u8]) -> Option<Message<'_>> {
     (meta && reference).then_some(message)
 }
 
-/// The id of what may or may not be a message, if it can be told: there is one, and it is an id.
+/// The id of a possible message, if it is determinable: there is one, and it is a valid id.
 pub fn id(body: &[u8]) -> Option<&str> {
     let top = members(body)?;
     let mut ids = top.0.iter().filter(|(key, _)| key == "id").map(|(_, id)| id.get());
@@ -87,7 +87,7 @@ fn are_strings(all: &Members<'_>, keys: &[&str]) -> bool {
     keys.iter().all(|key| all.get(key).is_none_or(|value| value.starts_with('"')))
 }
 
-/// No reader takes another member for one of those that are known, be it lax about case or about keys that stand twice.
+/// No reader takes another member for a known one, even if it ignores case or accepts duplicate keys.
 fn is_sound(all: &Members<'_>, known: &[&[&str]]) -> bool {
     let is_known = |key: &str| known.iter().any(|list| list.contains(&key));
     let looks_known = |key: &str| known.iter().any(|list| list.iter().any(|word| looks_like(key, word)));

@@ -1,6 +1,6 @@
 //! The era of a message: with sessions, or without.
 
-/// The two ways of speaking MCP: with `initialize` and sessions, or stateless with `_meta` in each request.
+/// The two variants of MCP: with `initialize` and sessions, or stateless with `_meta` in each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Era {
     Legacy,

@@ -1,6 +1,6 @@
-//! The words of MCP: revisions, methods, definitions, the messages that the gateway itself makes, server-sent events.
+//! The MCP protocol: versions, methods, definitions, the gateway's own messages, server-sent events.
 //!
-//! Nobody else names a protocol revision. Nothing here does I/O.
+//! Only this crate names protocol versions. It does no I/O.
 
 pub mod era;
 pub mod header_name;

@@ -1,12 +1,13 @@
-//! The closed list of MCP's messages: which methods there are, who sends each, as a request or as a notification, in
-//! which revisions, and where it goes. What stands in no row for its sender, kind and revision passes nowhere.
+//! The closed list of MCP's messages: the methods, their senders, kinds (request or notification), versions
+//! and destinations. A message without a row for its sender, kind and version is rejected.
 //!
-//! One kind of message is not in it and goes on all the same: a client's *request* of a method that no revision knows
-//! ([`is_extension`]). It has an id, so it is judged and answered; it can only go to the one server of an endpoint.
+//! One kind of message is not listed but accepted: a client's *request* with a method of no version
+//! ([`is_extension`]). It has an id, so it is checked and answered. It can only go to the one server of an
+//! endpoint.
 
 use crate::MessageKind;
 
-/// Who sends a message.
+/// The sender of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sender {
     Client,
@@ -22,22 +23,22 @@ impl Sender {
     }
 }
 
-/// Where a message goes that its sender may send.
+/// The destination of an allowed message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Destination {
-    /// The gateway answers it, or takes note of it.
+    /// The gateway answers or handles it.
     Gateway,
     /// To the server that has the tool, prompt or resource that it names.
     ByName,
     /// To the one server of the endpoint; nowhere where there are many.
     SingleServer,
-    /// To the server at which the request runs that it is about.
+    /// To the server of the request that it concerns.
     ServerOfRequest,
-    /// To the server that asked for it: its token says which.
+    /// To the server that sent the request: a tag in its id identifies it.
     RequestingServer,
     /// To each server at which the session has an upstream session.
     AllServers,
-    /// To the client for whom the server works.
+    /// To the client that the server works for.
     Client,
 }
 
@@ -78,7 +79,7 @@ macro_rules! methods {
     };
 }
 
-// What is called most stands first: they are looked through in this order.
+// The most frequent ones first: the search follows this order.
 methods! {
     ToolsCall "tools/call"
     ResourcesRead "resources/read"
@@ -122,7 +123,7 @@ use MessageKind::{Notification, Request};
 use Method::*;
 use Sender::{Client, Server};
 
-/// From the first legacy revision to the last, and those parts of it.
+/// From the first legacy version to the last, and parts of this range.
 const LEGACY: (&str, &str) = ("2025-03-26", "2025-11-25");
 const SINCE_JUNE: (&str, &str) = ("2025-06-18", "2025-11-25");
 const NOVEMBER: (&str, &str) = ("2025-11-25", "2025-11-25");
@@ -144,7 +145,7 @@ const fn extension(method: Method) -> MethodRule {
     MethodRule { extension: true, ..row(Client, Request, method, MODERN, SingleServer) }
 }
 
-/// The list. `tests/methods.txt` is what the official schemas say; a test holds one against the other.
+/// The list. `tests/methods.txt` comes from the official schemas; a test compares both.
 pub const ROWS: &[MethodRule] = &[
     row(Client, Request, ToolsCall, EVER, ByName),
     row(Client, Request, ResourcesRead, EVER, ByName),
@@ -168,16 +169,17 @@ pub const ROWS: &[MethodRule] = &[
     extension(TasksGet),
     extension(TasksUpdate),
     extension(TasksCancel),
-    // The gateway says this itself when it opens an upstream session.
+    // The gateway sends this itself when it opens an upstream session.
     row(Client, Notification, Initialized, LEGACY, Gateway),
     row(Client, Notification, Cancelled, LEGACY, ServerOfRequest),
     row(Client, Notification, Progress, LEGACY, RequestingServer),
     row(Client, Notification, RootsChanged, LEGACY, AllServers),
-    // Which server's task it is nobody could tell where there are many; they poll (2025-11-25, basic/utilities/tasks).
+    // With several servers the owner of the task is unknown; clients poll (2025-11-25,
+    // basic/utilities/tasks).
     row(Client, Notification, TaskStatus, NOVEMBER, SingleServer),
-    // Over HTTP the end of the stream cancels (2026-07-28, streamable-http), so there is nothing left to do.
+    // Over HTTP the end of the stream cancels (2026-07-28, streamable-http), so there is no further action.
     row(Client, Notification, Cancelled, MODERN, Gateway),
-    // Answered in the client's place: a server that gets no answer ends the session.
+    // The gateway answers for the client: a server without an answer ends the session.
     row(Server, Request, Ping, LEGACY, Gateway),
     row(Server, Request, CreateMessage, LEGACY, Destination::Client),
     row(Server, Request, RootsList, LEGACY, Destination::Client),
@@ -192,7 +194,8 @@ pub const ROWS: &[MethodRule] = &[
     row(Server, Notification, Updated, LEGACY, Destination::Client),
     row(Server, Notification, TaskStatus, NOVEMBER, Destination::Client),
     row(Server, Notification, ElicitationComplete, NOVEMBER, Destination::Client),
-    // Clients hear of these from the gateway: when the new list stands, and under the ids of their own subscriptions.
+    // The gateway sends these to clients itself: when the new list is ready, and with the ids of their own
+    // subscriptions.
     row(Server, Notification, ToolsChanged, EVER, Gateway),
     row(Server, Notification, PromptsChanged, EVER, Gateway),
     row(Server, Notification, ResourcesChanged, EVER, Gateway),
@@ -201,7 +204,7 @@ pub const ROWS: &[MethodRule] = &[
     row(Server, Notification, Cancelled, MODERN, Gateway),
 ];
 
-/// The row of a message; none if its sender may not send it in this revision.
+/// The row of a message; `None` if its sender may not send it in this version.
 pub fn find(sender: Sender, kind: MessageKind, word: &str, revision: &str) -> Option<&'static MethodRule> {
     let method = Method::parse(word);
     if method == Other {
@@ -211,8 +214,8 @@ pub fn find(sender: Sender, kind: MessageKind, word: &str, revision: &str) -> Op
         .find(|row| row.method == method && row.sender == sender && row.kind == kind && row.is_in(revision))
 }
 
-/// Whether a method that is in no row may be one of an extension: it cannot be taken for one that is, however lax its
-/// reader (`Tools/Call`, `tools//call`), and is no notification by its name.
+/// Whether an unlisted method may belong to an extension: no lax reader can take it for a listed one
+/// (`Tools/Call`, `tools//call`), and its name is not that of a notification.
 pub fn is_extension(word: &str) -> bool {
     let letters = |word: &str| -> String {
         word.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
@@ -229,12 +232,12 @@ impl Method {
         WORDS.iter().find(|(_, known)| *known == word).map_or(Other, |(method, _)| *method)
     }
 
-    /// The method's name; a fixed word for unknown ones, so that it can label a metric.
+    /// The method's name; a fixed name for unknown ones, so that it can label a metric.
     pub fn as_str(self) -> &'static str {
         WORDS.iter().find(|(method, _)| *method == self).map_or("_other", |(_, word)| word)
     }
 
-    /// Whether its answer tells what there is, so that it depends on what the caller may use.
+    /// Whether its response lists what exists, so that it depends on the caller's permissions.
     pub fn depends_on_visibility(self) -> bool {
         matches!(
             self,
@@ -242,7 +245,7 @@ impl Method {
         )
     }
 
-    /// Whether the request may be sent again when nobody knows if it arrived: it only reads.
+    /// Whether the request may be sent again without knowing if it arrived: it only reads.
     pub fn is_idempotent(self) -> bool {
         matches!(
             self,
@@ -250,12 +253,13 @@ impl Method {
         )
     }
 
-    /// Whether the header `Mcp-Name` repeats a handle of its params (2026-07-28, streamable-http, and SEP-2663).
+    /// Whether the header `Mcp-Name` repeats an identifier in its params (2026-07-28, streamable-http, and
+    /// SEP-2663).
     pub fn has_name(self) -> bool {
         matches!(self, ToolsCall | PromptsGet | ResourcesRead | TasksGet | TasksUpdate | TasksCancel)
     }
 
-    /// Whether it says that a list of its sender is another.
+    /// Whether it reports that a list of its sender has changed.
     pub fn is_list_changed(self) -> bool {
         matches!(self, ToolsChanged | PromptsChanged | ResourcesChanged)
     }
@@ -272,12 +276,12 @@ mod tests {
         [(Client, Request), (Client, Notification), (Server, Request), (Server, Notification)]
     }
 
-    /// `REVISION SENDER KIND METHOD` a line, taken from the official schemas.
+    /// `VERSION SENDER KIND METHOD` per line, from the official schemas.
     fn official() -> BTreeSet<(String, &'static str, &'static str, String)> {
         let mut all = BTreeSet::new();
         for line in include_str!("../../tests/methods.txt").lines().filter(|line| !line.starts_with('#')) {
-            let message: Vec<&str> = line.split_whitespace().collect();
-            let [revision, sender, kind, method] = message[..] else { panic!("{line}") };
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            let [revision, sender, kind, method] = columns[..] else { panic!("{line}") };
             let sender = if sender == "client" { "client" } else { "server" };
             let kind = if kind == "request" { "request" } else { "notification" };
             all.insert((revision.to_owned(), sender, kind, method.to_owned()));

@@ -9,29 +9,29 @@ pub mod code {
     pub const INVALID_REQUEST: i64 = -32600;
     pub const METHOD_NOT_FOUND: i64 = -32601;
     pub const INVALID_PARAMS: i64 = -32602;
-    /// MCP up to 2025-11-25 (server/resources, "Error Handling"); later revisions say [`INVALID_PARAMS`].
+    /// MCP up to 2025-11-25 (server/resources, "Error Handling"); later versions use [`INVALID_PARAMS`].
     pub const RESOURCE_NOT_FOUND: i64 = -32002;
     /// MCP 2026-07-28: header and body disagree, or a needed header is missing or doubled.
     pub const HEADER_MISMATCH: i64 = -32020;
-    /// MCP 2026-07-28: the client lacks a capability that is needed.
+    /// MCP 2026-07-28: the client lacks a required capability.
     pub const MISSING_CAPABILITY: i64 = -32021;
     /// MCP 2026-07-28: the revision is not one that is served.
     pub const UNSUPPORTED_VERSION: i64 = -32022;
 }
 
-/// Why a call is not let through: the words and codes for the caller, and a label for the metrics.
+/// Why a call is rejected: message and codes for the caller, and a label for the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     /// HTTP status.
     pub status: u16,
-    /// JSON-RPC error code; the HTTP status again where no JSON-RPC code fits.
+    /// JSON-RPC error code; the HTTP status again if no JSON-RPC code matches.
     pub code: i64,
     pub message: Cow<'static, str>,
     /// `error.data` as JSON text.
     pub data: Option<String>,
-    /// One word for metrics and logs, from a fixed set.
+    /// A label for metrics and logs, from a fixed set.
     pub reason: &'static str,
-    /// The connection must not be used again: it holds bytes that were not read.
+    /// The connection must not be reused: it holds unread bytes.
     pub close: bool,
     /// For the header `WWW-Authenticate` (RFC 9110 §11.6.1).
     pub challenge: Option<String>,
@@ -53,7 +53,7 @@ impl Rejection {
         }
     }
 
-    /// A refusal in HTTP words only: the status is the code.
+    /// A rejection at the HTTP level: the status is the code.
     pub fn http(status: u16, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(status, status.into(), reason, message)
     }

@@ -1,26 +1,26 @@
 //! Server-sent events (WHATWG HTML §9.2): cutting a byte stream into events, and making events.
 //!
-//! The splitter hands each event on as the bytes that came, so that a stream passes unchanged; what an event
-//! *says* is read only where somebody needs it.
+//! The splitter returns each event as its original bytes, so that a stream passes unchanged. The *content* of
+//! an event is parsed only where it is needed.
 
 use std::borrow::Cow;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// A comment that keeps a quiet connection open.
+/// A comment that keeps an idle connection open.
 pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
-/// Cuts a stream into events at blank lines, whatever the line ends (LF, CRLF, CR) and the pieces.
+/// Splits a stream into events at blank lines, with any line ends (LF, CRLF, CR) and any chunks.
 pub struct EventSplitter {
     held: BytesMut,
     /// Up to here no event ends.
     searched: usize,
-    /// The first bytes were looked at for the mark that may stand there.
+    /// The first bytes were checked for a byte-order mark.
     begun: bool,
     max_event: usize,
 }
 
-/// The byte-order mark: at the beginning of a stream it is no part of it, anywhere else it is text.
+/// The byte-order mark: at the beginning of a stream it is skipped, anywhere else it is text.
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -28,7 +28,7 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 pub struct EventTooLong(pub usize);
 
 impl EventSplitter {
-    /// `max_event` bounds an event, and so what is held of one that does not end.
+    /// `max_event` bounds an event, and so the buffer for an unfinished one.
     pub fn new(max_event: usize) -> Self {
         Self { held: BytesMut::new(), searched: 0, begun: false, max_event }
     }
@@ -49,7 +49,7 @@ impl EventSplitter {
             }
         }
         match end_of_event(&self.held, self.searched) {
-            // Whether it came at once or in pieces.
+            // Whether it came in one chunk or in several.
             Some(end) if end > self.max_event => Err(EventTooLong(self.max_event)),
             Some(end) => {
                 self.searched = 0;
@@ -67,12 +67,12 @@ impl EventSplitter {
     /// The stream has ended: a CR at its end is a whole line end, so that an event may end with it.
     pub fn finish(&mut self) {
         if self.held.ends_with(b"\r") {
-            // Readers behind this one, too, may wait for the second half of a CRLF.
+            // Later readers may also wait for the second half of a CRLF.
             self.held.put_u8(b'\n');
         }
     }
 
-    /// What is left when the stream ends; an unfinished event is none (the standard says to drop it).
+    /// The rest at the end of the stream; an unfinished event is dropped, as the standard says.
     pub fn rest(&mut self) -> Bytes {
         self.searched = 0;
         self.held.split().freeze()
@@ -100,7 +100,7 @@ fn end_of_event(text: &[u8], from: usize) -> Option<usize> {
     None
 }
 
-/// What an event says.
+/// The content of an event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Event<'a> {
     pub name: Option<Cow<'a, str>>,
@@ -110,7 +110,7 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// Whether it is of another kind than the one that carries messages (MCP knows no other).
+    /// Whether its type is not that of messages (MCP has no other).
     pub fn is_other_event_type(&self) -> bool {
         self.name.as_deref().is_some_and(|name| !name.is_empty() && name != "message")
     }
@@ -121,7 +121,7 @@ impl Event<'_> {
     }
 }
 
-/// Reads one event as cut by [`EventSplitter`].
+/// Parses one event from [`EventSplitter`].
 pub fn read(event: &[u8]) -> Event<'_> {
     let mut out = Event::default();
     for line in event.split(|b| *b == b'\n').flat_map(|line| {
@@ -146,7 +146,7 @@ pub fn read(event: &[u8]) -> Event<'_> {
                 });
             }
             b"event" => out.name = Some(String::from_utf8_lossy(value)),
-            // The standard has clients overlook an id with a NUL in it.
+            // By the standard, clients ignore an id with a NUL in it.
             b"id" if !value.contains(&0) => out.id = Some(String::from_utf8_lossy(value)),
             b"retry" => out.retry = Some(String::from_utf8_lossy(value)),
             _ => {}
@@ -155,14 +155,13 @@ pub fn read(event: &[u8]) -> Event<'_> {
     out
 }
 
-/// A `message` event with one JSON-RPC message in it. Line ends in the message can only be white space between
-/// JSON tokens; they become further `data` lines.
+/// A `message` event with one JSON-RPC message in it. Line ends in the message can only be white space
+/// between JSON tokens; they become further `data` lines.
 pub fn message(message: &[u8]) -> Bytes {
     event(None, message)
 }
 
-/// The event with another message in the place of its own, and another id if one is given. How long to wait before
-/// coming back stays.
+/// The event with another message, and another id if one is given. The reconnection time stays.
 pub fn with_message(event: &Event<'_>, id: Option<&str>, message: &[u8]) -> Bytes {
     let retry = event.retry.as_deref().filter(|retry| retry.bytes().all(|b| b.is_ascii_digit()));
     write(retry, id.or(event.id.as_deref()), message)
@@ -201,7 +200,7 @@ fn write(retry: Option<&str>, id: Option<&str>, message: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// The event with another id in the place of its own; all else as it was.
+/// The event with another id; the rest stays unchanged.
 pub fn with_id(event: &[u8], id: &str) -> Bytes {
     let mut out = BytesMut::with_capacity(event.len() + id.len());
     let mut rest = event;
@@ -287,14 +286,14 @@ mod tests {
         for pieces in [&[&b"data: 1\n\ndata: 22\n\n"[..]][..], &[b"data: 1\n\nda", b"ta: 22", b"\n\n"]] {
             let mut splitter = EventSplitter::new(9);
             let mut events = 0;
-            let labels = pieces.iter().try_for_each(|piece| {
+            let result = pieces.iter().try_for_each(|piece| {
                 splitter.push(piece);
                 while splitter.event()?.is_some() {
                     events += 1;
                 }
                 Ok(())
             });
-            assert_eq!((events, labels), (1, Err(EventTooLong(9))));
+            assert_eq!((events, result), (1, Err(EventTooLong(9))));
         }
     }
 
@@ -305,7 +304,7 @@ mod tests {
             let pieces: Vec<&[u8]> = stream.chunks(size).collect();
             let events = cut(&pieces);
             assert_eq!(with_id(&events[0], "s-7"), "id: s-7\ndata: x\n\n");
-            // In the middle it is the first letter of a field that nobody knows.
+            // In the middle it is the first letter of an unknown field.
             assert_eq!(read(&events[1]), Event::default());
         }
     }

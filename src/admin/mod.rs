@@ -1,6 +1,7 @@
-//! The paths that are not MCP: `/health`, `/ready`, `/metrics` and `/tools/pins` for operators, and the metadata of RFC 9728.
+//! The paths that are not MCP: `/health`, `/ready`, `/metrics` and `/tools/pins` for operators, and the
+//! metadata of RFC 9728.
 //!
-//! Nothing here reads or writes a connection: a request comes as values, and what becomes of it is a [`ChildResponse`].
+//! Nothing here reads or writes a connection: a request comes as values, and its result is a [`Response`].
 
 pub mod tool_pins;
 
@@ -19,7 +20,7 @@ pub enum AdminPath {
     Health,
     Ready,
     Metrics,
-    /// Definitions of tools, and the approval of one.
+    /// Tool definitions, and the approval of one.
     Pins,
 }
 
@@ -38,19 +39,19 @@ impl AdminPath {
 /// What a listener answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenerRole {
-    /// MCP and the operators' paths: the only listener.
+    /// MCP and the admin paths: the only listener.
     All,
-    /// MCP; of the operators' paths what probes need.
+    /// MCP alone; the admin paths are answered with 404.
     Public,
-    /// The operators' paths alone, on an address that only they reach.
+    /// The admin paths alone, on an address that only operators reach.
     Admin,
 }
 
-/// An answer to an operator.
+/// A response to an operator.
 pub struct Response {
     pub status: u16,
     pub content_type: Option<&'static str>,
-    /// The methods that the path has, where another one was asked for.
+    /// The methods that the path has, if another one was used.
     pub allow: Option<&'static str>,
     pub body: Bytes,
 }
@@ -69,18 +70,19 @@ impl Response {
     }
 }
 
-/// What a path of RFC 9728 describes: the path of the resource, empty for the one at the root.
+/// The resource path in a path of RFC 9728, empty for the resource at the root.
 pub fn metadata_resource(path: &str) -> Option<&str> {
     let rest = path.strip_prefix("/.well-known/oauth-protected-resource")?;
     (rest.is_empty() || rest.starts_with('/')).then_some(rest)
 }
 
-/// Whether a path of the operator's answers in spite of this refusal of the head. Probes come by address, without
-/// credentials, and may have any Host; what tells of servers and tools stays shut on a public listener.
+/// Whether an admin path answers despite this rejection of the head. Probes use the address, have no
+/// credentials, and may have any Host. Paths that reveal servers and tools stay protected on a public
+/// listener.
 pub fn bypasses_refusal(path: Option<AdminPath>, stop: &ChainRejection, serves: ListenerRole) -> bool {
     match path {
         None => false,
-        // It changes something: nothing that a web page could send may pass here.
+        // It changes state: nothing that a web page could send may pass here.
         Some(AdminPath::Pins) => serves == ListenerRole::Admin && matches!(stop.filter, "auth" | "rate"),
         Some(_) if serves == ListenerRole::Admin => true,
         Some(AdminPath::Health | AdminPath::Ready) => true,
@@ -88,40 +90,40 @@ pub fn bypasses_refusal(path: Option<AdminPath>, stop: &ChainRejection, serves: 
     }
 }
 
-/// Who asks, and of what the answer is made.
+/// The caller and the data of a response.
 pub struct Admin<'a> {
     pub serves: ListenerRole,
     pub caller: Option<&'a Caller>,
-    pub house: &'a Snapshot,
+    pub snapshot: &'a Snapshot,
     pub state: &'a ProcessState,
-    pub door: &'a Dispatcher,
+    pub dispatcher: &'a Dispatcher,
 }
 
 impl Admin<'_> {
     fn is_operator(&self) -> bool {
         self.serves == ListenerRole::Admin
-            || self.caller.is_some_and(|caller| self.house.config.chain.rbac.is_admin(caller))
+            || self.caller.is_some_and(|caller| self.snapshot.config.chain.rbac.is_admin(caller))
     }
 
-    /// Whether the caller is an operator, where that is asked for.
+    /// Whether the caller may see details: always without authentication, otherwise operators.
     fn sees_details(&self) -> bool {
-        self.house.config.chain.auth.is_open() || self.is_operator()
+        self.snapshot.config.chain.auth.is_open() || self.is_operator()
     }
 
     /// Whether the caller may see and approve definitions.
     ///
     /// # Errors
-    /// The refusal that the caller gets.
+    /// The rejection that the caller gets.
     pub fn may_approve(&self) -> Result<(), Rejection> {
         let message =
             "definitions are approved on the listener `admin`, or by callers whose role has `admin: true`";
         if self.is_operator() { Ok(()) } else { Err(Rejection::http(403, "not_an_operator", message)) }
     }
 
-    /// The answer to `GET` and `HEAD`.
+    /// The response to `GET` and `HEAD`.
     ///
     /// # Errors
-    /// The refusal that the caller gets.
+    /// The rejection that the caller gets.
     pub fn answer(&self, path: AdminPath, method: &Method) -> Result<Response, Rejection> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         match path {
@@ -147,9 +149,9 @@ impl Admin<'_> {
     }
 
     fn health(&self) -> String {
-        let servers = &self.house.servers;
+        let servers = &self.snapshot.servers;
         let connected = servers.values().filter(|server| server.is_up()).count();
-        let tools = self.house.catalog.endpoint("/mcp").map_or(0, |endpoint| {
+        let tools = self.snapshot.catalog.endpoint("/mcp").map_or(0, |endpoint| {
             let names = endpoint.legacy.shown.iter().chain(&endpoint.modern.shown);
             names.collect::<std::collections::BTreeSet<_>>().len()
         });
@@ -164,10 +166,10 @@ impl Admin<'_> {
             return Response::json(status, format!(r#"{{"ready":{ready}}}"#));
         }
         let missing: Vec<String> = missing.iter().map(|word| quote(word)).collect();
-        let starting = self.house.servers.values().filter(|server| server.is_startup_awaited());
+        let starting = self.snapshot.servers.values().filter(|server| server.is_startup_awaited());
         let starting: Vec<String> = starting.map(|server| quote(&server.name)).collect();
-        // A faulty file is no reason to take a gateway out of service that runs well on the old one; and all
-        // replicas of it read the same file.
+        // An invalid file is no reason to take a gateway out of service that runs well with the old one;
+        // and all its replicas read the same file.
         let warnings = self
             .state
             .config_fault()
@@ -181,8 +183,8 @@ impl Admin<'_> {
     }
 
     fn metrics(&self) -> Bytes {
-        let metrics = &self.door.metrics;
-        let servers = self.house.servers.values();
+        let metrics = &self.dispatcher.metrics;
+        let servers = self.snapshot.servers.values();
         let pools =
             servers.filter_map(|server| Some((server.name.as_ref(), server.upstream.endpoint_pool()?)));
         metrics.endpoints_up(pools.flat_map(|(name, pool)| {
@@ -191,21 +193,21 @@ impl Admin<'_> {
         let known = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         metrics.connections.set(known(self.state.connections()));
         metrics.buffered.set(known(self.state.buffered()));
-        if let Some(store) = self.house.config.reload_state.redis() {
+        if let Some(store) = self.snapshot.config.reload_state.redis() {
             metrics.limit_store(store.is_there(), store.failures());
         }
         Bytes::from(metrics.text())
     }
 
-    /// What keeps the gateway from being ready, in words.
+    /// What keeps the gateway from being ready, as text.
     fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
-        // After a handover whoever asks once more, by a new connection, asks the successor.
-        if self.door.drain.is_cancelled() && !self.state.is_handed_over() {
+        // After a handover, the next request on a new connection reaches the successor.
+        if self.dispatcher.drain.is_cancelled() && !self.state.is_handed_over() {
             missing.push("the gateway is stopping".to_owned());
         }
-        missing.extend(self.house.missing());
-        for name in self.door.registry.starting_servers() {
+        missing.extend(self.snapshot.missing());
+        for name in self.dispatcher.registry.starting_servers() {
             missing.push(format!("the server `{name}`: still starting"));
         }
         missing

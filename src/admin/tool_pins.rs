@@ -1,7 +1,7 @@
-//! `/tools/pins`: what tools are defined as, and the operator's word that a changed definition is right.
+//! `/tools/pins`: the tool definitions, and an operator's approval of a changed definition.
 //!
-//! GET lists the tools of servers with `pinning`; POST approves of one, by its hash, so that what is approved is what
-//! was looked at. For operators only, and never for a web page.
+//! GET lists the tools of servers with `pinning`. POST approves one by its hash, so that exactly the
+//! inspected definition is approved. For operators only, and never for a web page.
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -12,10 +12,10 @@ use super::{Admin, Response};
 use crate::registry::PinApproval;
 use mcp::jsonrpc::message;
 
-/// Whether a request is one that a web page of another origin cannot send unasked.
+/// Whether a web page of another origin cannot send this request without a preflight.
 ///
 /// # Errors
-/// The refusal that the caller gets.
+/// The rejection that the caller gets.
 pub fn is_json(headers: &HeaderMap) -> Result<(), Rejection> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if kind.is_some_and(|kind| kind.split(';').next().unwrap_or_default().trim() == "application/json") {
@@ -26,7 +26,7 @@ pub fn is_json(headers: &HeaderMap) -> Result<(), Rejection> {
 
 /// The tools of servers with `pinning`.
 pub(super) fn list(admin: &Admin<'_>) -> Response {
-    let definitions = admin.door.registry.definitions();
+    let definitions = admin.dispatcher.registry.definitions();
     let lines = definitions.iter().map(|d| {
         format!(
             r#"{{"tool":{},"server":{},"era":"{}","hash":"{}","shown":{}}}"#,
@@ -40,17 +40,17 @@ pub(super) fn list(admin: &Admin<'_>) -> Response {
     Response::json(200, format!(r#"{{"tools":[{}]}}"#, lines.collect::<Vec<_>>().join(",")))
 }
 
-/// Approves of a definition: `{"tool": …, "hash": …}`. Only for who [may](Admin::may_approve).
+/// Approves a definition: `{"tool": …, "hash": …}`. Only for callers who [may approve](Admin::may_approve).
 ///
 /// # Errors
-/// The refusal that the caller gets.
+/// The rejection that the caller gets.
 pub fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<Response, Rejection> {
     let part = |name| message::member(body, name).and_then(|place| message::string(place.of(body)));
     let (Some(tool), Some(hash)) = (part("tool"), part("hash")) else {
         let message = r#"expected {"tool": "server__tool", "hash": "the 64 hex digits that GET tells"}"#;
         return Err(Rejection::http(400, "approval_unclear", message));
     };
-    match admin.door.registry.approve(&tool, &hash) {
+    match admin.dispatcher.registry.approve(&tool, &hash) {
         PinApproval::Approved => {
             Ok(Response::json(200, format!(r#"{{"tool":{},"hash":{}}}"#, quote(&tool), quote(&hash))))
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use filters::guard::Schema;
 
-/// An `inputSchema` as the server wrote it, and what became of it.
+/// An `inputSchema` as the server wrote it, and the result of its compilation.
 #[derive(Debug)]
 pub struct LazySchema {
     text: Bytes,
@@ -17,7 +17,7 @@ impl LazySchema {
         Arc::new(Self { text, compiled: OnceLock::new() })
     }
 
-    /// The compiled schema, or why it is none.
+    /// The compiled schema, or why it is invalid.
     pub fn get(&self) -> Result<&Schema, &str> {
         self.compiled.get_or_init(|| Schema::compile(&self.text)).as_ref().map_err(String::as_str)
     }

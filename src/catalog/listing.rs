@@ -1,4 +1,4 @@
-//! One server's lists as it gave them: entries as bytes, with the place of the name in each.
+//! One server's lists as it sent them: entries as bytes, with the span of the name in each.
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -21,14 +21,14 @@ pub struct Item {
     raw: Bytes,
     spans: ItemSpans,
     param_headers: Option<Arc<ParamHeaders>>,
-    /// The page of an application that shows a tool's results (MCP Apps).
+    /// The URI of the UI resource of a tool (MCP Apps).
     ui_resource: Option<Arc<str>>,
-    /// Stands for what it says.
+    /// A hash of its content.
     pub(super) fingerprint: u64,
 }
 
 impl Item {
-    /// Reads which arguments of a tool calls repeat in their heads (modern era only).
+    /// Reads which arguments of a tool are repeated in the head of a call (modern era only).
     pub fn read_param_headers(&mut self) -> Result<(), InvalidParamHeader> {
         let Some(schema) = message::member(&self.raw, "inputSchema") else { return Ok(()) };
         self.param_headers = ParamHeaders::read(schema.of(&self.raw))?.map(Arc::new);
@@ -48,7 +48,7 @@ impl Item {
         &self.raw
     }
 
-    /// The entry with `name` in the place of its own.
+    /// The entry with `name` instead of its own.
     pub fn renamed(&self, name: &str) -> Bytes {
         if name == self.key {
             return self.raw.clone();
@@ -57,15 +57,15 @@ impl Item {
     }
 }
 
-/// Entries of one list that are left out and remembered by name; of the others only their number is.
+/// Rejected entries of one list that are remembered by name; the others are only counted.
 const MAX_REMEMBERED: usize = 100;
-/// Longest words that are kept of one, in bytes.
+/// Longest reason that is kept for one, in bytes.
 const MAX_REASON: usize = 300;
 
 /// An entry that is left out, because clients could not read it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RejectedEntry {
-    /// The server's own name, URI or URI template; where it has none, its place in the list.
+    /// The server's own name, URI or URI template; if it has none, its index in the list.
     pub key: String,
     pub why: String,
 }
@@ -87,8 +87,8 @@ impl RejectedEntries {
 
     fn append(&mut self, more: Self) {
         self.count += more.count;
-        let room = MAX_REMEMBERED - self.first.len();
-        self.first.extend(more.first.into_iter().take(room));
+        let space = MAX_REMEMBERED - self.first.len();
+        self.first.extend(more.first.into_iter().take(space));
     }
 
     /// How many there are.
@@ -96,13 +96,13 @@ impl RejectedEntries {
         self.count
     }
 
-    /// Those that are remembered.
+    /// The remembered entries.
     pub fn iter(&self) -> impl Iterator<Item = &RejectedEntry> {
         self.first.iter()
     }
 }
 
-/// Words of a server as they may stand in a log.
+/// Text of a server, made safe for a log.
 fn printable(message: &str) -> String {
     let cut = &message[..message.floor_char_boundary(MAX_REASON)];
     cut.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -113,19 +113,19 @@ fn printable(message: &str) -> String {
 pub struct Listing {
     pub items: Vec<Item>,
     pub rejected: RejectedEntries,
-    /// Modern servers say how long a list stays fresh, and for whom. Absent is 0 and private.
+    /// Modern servers declare how long a list stays fresh, and for whom. Absent is 0 and private.
     pub ttl_ms: Option<u64>,
     pub public: bool,
-    /// The server gave an error when it was asked last; this is what it gave before.
+    /// The server returned an error at the last request; this is the list from before.
     pub stale: bool,
 }
 
-/// The four lists of a server, in the order of [`Kind::ALL`].
+/// The four lists of a server, in the order of [`ListKind::ALL`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lists(pub [Listing; 4]);
 
 impl Listing {
-    /// Puts a page behind the others.
+    /// Appends a page.
     pub fn append(&mut self, page: Page) {
         self.items.extend(page.items);
         self.rejected.append(page.rejected);
@@ -142,7 +142,7 @@ impl Lists {
         &self.0[kind as usize].items
     }
 
-    /// Without the tools of these names.
+    /// The lists without the tools of these names.
     pub fn without(&self, tools: &[String]) -> Self {
         let mut lists = self.clone();
         lists.0[ListKind::Tools as usize].items.retain(|item| !tools.contains(&item.key));
@@ -153,7 +153,7 @@ impl Lists {
         &self.0[kind as usize]
     }
 
-    /// Whether one of them could not be read when it was asked for last.
+    /// Whether the last request of one of them failed.
     pub fn are_stale(&self) -> bool {
         self.0.iter().any(|listing| listing.stale)
     }
@@ -168,17 +168,19 @@ pub struct Page {
     pub public: bool,
     /// Entries without a usable name, or that are no objects.
     pub rejected: RejectedEntries,
-    /// Entries that were met.
-    met: usize,
-    /// A surrogate that stood alone was replaced.
+    /// Entries that were read.
+    read_count: usize,
+    /// A lone surrogate was replaced.
     replaced: bool,
 }
 
 impl Page {
-    /// Reads the result of a list method. An entry that cannot be named is left out; a list that is none is a fault.
+    /// Reads the result of a list method. An entry without a usable name is left out; a missing list is an
+    /// error.
     ///
-    /// Where half of a surrogate pair is escaped, U+FFFD comes in its place: clients whose readers refuse it would lose
-    /// the whole list. A name that holds one is left out: by another name its server would not know it.
+    /// An escaped lone surrogate is replaced by U+FFFD: clients whose parsers reject it would lose the whole
+    /// list. An entry whose name contains one is left out, because its server would not know it by another
+    /// name.
     pub fn read(result: &Bytes, kind: ListKind) -> Result<Page, String> {
         let mut page = Page::default();
         let whole;
@@ -223,7 +225,7 @@ impl Page {
         Ok(page)
     }
 
-    /// Copies the entries where they are the smaller part of the page, which they would keep in memory as a whole.
+    /// Copies the entries if they are less than half of the page: they would keep the whole page in memory.
     fn slim(&mut self, whole: usize) {
         let kept: usize = self.items.iter().map(|item| item.raw.len()).sum();
         if kept < whole / 2 {
@@ -240,8 +242,8 @@ fn read_item(
     kind: ListKind,
     page: &mut Page,
 ) -> Result<(), JsonError> {
-    let place = page.met;
-    page.met += 1;
+    let place = page.read_count;
+    page.read_count += 1;
     if r.peek()? != b'{' {
         page.rejected.add(&format!("#{place}"), "it is no object");
         return r.value().map(drop);
@@ -276,20 +278,21 @@ fn read_item(
         return Ok(());
     }
     let raw = result.slice(span.start..span.end);
-    let mut print = DefaultHasher::new();
-    raw.hash(&mut print);
+    let mut hasher = DefaultHasher::new();
+    raw.hash(&mut hasher);
     page.items.push(Item {
         key,
         raw,
         spans: ItemSpans { start: name.span.start - span.start, end: name.span.end - span.start },
         param_headers: None,
         ui_resource: meta.and_then(|meta| ui_resource_of(meta.of(result))).map(Arc::from),
-        fingerprint: print.finish(),
+        fingerprint: hasher.finish(),
     });
     Ok(())
 }
 
-/// The page that `_meta` of a tool names (MCP Apps: `ui.resourceUri`, and `ui/resourceUri` in older revisions).
+/// The resource that `_meta` of a tool names (MCP Apps: `ui.resourceUri`, and `ui/resourceUri` in older
+/// versions).
 fn ui_resource_of(meta: &[u8]) -> Option<String> {
     let nested = || {
         let ui = message::member(meta, "ui")?.of(meta);
@@ -321,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_surrogate_that_stands_alone_costs_at_most_its_entry() {
+    fn a_lone_surrogate_costs_at_most_its_entry() {
         let text =
             r#"{"tools":[{"name":"a\ud83d"},{"name":"b","description":"\ude00"},{"name":"c\ud83d\ude00"}]}"#;
         let page = Page::read(&Bytes::from(text), ListKind::Tools).expect("a list");
@@ -331,8 +334,8 @@ mod tests {
             page.items[0].definition(),
             &Bytes::from_static(br#"{"name":"b","description":"\ufffd"}"#)
         );
-        let left: Vec<&str> = page.rejected.iter().map(|left| left.key.as_str()).collect();
-        assert_eq!(left, ["a\u{fffd}"]);
+        let rejected_keys: Vec<&str> = page.rejected.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(rejected_keys, ["a\u{fffd}"]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! What the connected servers offer, as each endpoint shows it: an immutable snapshot, sorted by names, or in a server's
-//! own order on the endpoint of that server alone.
+//! What the connected servers offer, as each endpoint shows it: an immutable snapshot, sorted by names. On
+//! the endpoint of a single server its own order is kept.
 //!
 //! A [`Catalog`] is built off the path of a call, whenever a server's lists or the configuration change, and
-//! swapped in as a whole. On the path it is only looked up: names to targets, and pages that are answers
-//! already. Definitions pass as the bytes that the server sent; only names are put in the place of names.
+//! swapped in as a whole. On the path it is only read: names to targets, and pages that are complete
+//! responses. Definitions are passed on as the bytes that the server sent; only names are replaced.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -36,19 +36,20 @@ use view::endpoint;
 
 /// Entries on one page of a list. Large, because many clients read the first page only.
 const PAGE: usize = 1000;
-/// How long a modern client may keep a list that changes are announced for, in milliseconds.
-const MIN_TTL_MS: u64 = 60_000;
+/// The longest freshness of a list that a modern client is told, in milliseconds; changes of it are
+/// announced.
+const MAX_TTL_MS: u64 = 60_000;
 
-/// One server in one era, as last seen.
+/// One server in one era, as last read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerLists {
     pub handshake: ServerHandshake,
     pub lists: Lists,
-    /// Its lists came as streams of events.
+    /// Its lists came as event streams.
     pub events: bool,
 }
 
-/// A server with what is known of it.
+/// A server with its lists.
 #[derive(Clone)]
 pub struct DiscoveredServer {
     pub server: Arc<Server>,
@@ -67,7 +68,7 @@ impl DiscoveredServer {
     }
 }
 
-/// Where a name leads.
+/// What a name resolves to.
 #[derive(Clone)]
 pub struct Target {
     pub server: Arc<Server>,
@@ -75,19 +76,19 @@ pub struct Target {
     pub name: Arc<str>,
     /// The name as this endpoint shows it: the label of metrics and logs.
     pub display_name: Arc<str>,
-    /// The name that roles, rules and limits know it by, on every endpoint: the federated one of a tool or
-    /// prompt, the URI of a resource or template.
+    /// The name that roles, rules and limits use on every endpoint: the qualified one of a tool or prompt,
+    /// the URI of a resource or template.
     pub qualified_name: Arc<str>,
     pub counters: Arc<CallCounters>,
-    /// The schema of a tool's arguments, where they are to be checked.
+    /// The schema of a tool's arguments, if they are to be validated.
     pub schema: Option<Arc<LazySchema>>,
-    /// A tool that says it may be called twice, of a server whose word is taken for it.
+    /// A tool that declares itself idempotent, of a server whose declaration is trusted.
     pub idempotent: bool,
-    /// Which arguments of a tool a modern call repeats in its head.
+    /// The arguments of a tool that a modern call repeats in its head.
     pub param_headers: Option<Arc<ParamHeaders>>,
 }
 
-/// The four things that a server lists.
+/// The four kinds of lists of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListKind {
     Tools,
@@ -99,7 +100,7 @@ pub enum ListKind {
 impl ListKind {
     pub const ALL: [ListKind; 4] =
         [ListKind::Tools, ListKind::Prompts, ListKind::Resources, ListKind::Templates];
-    /// Those that are announced by a word of their own; that of resources is for their templates too.
+    /// Kinds with a notification of their own; that of resources covers their templates too.
     pub const ANNOUNCED: [ListKind; 3] = [ListKind::Tools, ListKind::Prompts, ListKind::Resources];
 
     /// The member of the result that holds the list.
@@ -123,7 +124,7 @@ impl ListKind {
     }
 
     /// What roles and rules call an entry of the list.
-    fn thing(self) -> TargetKind {
+    fn target_kind(self) -> TargetKind {
         match self {
             ListKind::Tools => TargetKind::Tool,
             ListKind::Prompts => TargetKind::Prompt,
@@ -168,12 +169,12 @@ impl ListKind {
     }
 }
 
-/// Numbers that stand for what the lists say, in the order of [`ListKind::ANNOUNCED`]: those of two views differ if
-/// something is to be announced. How long a list is fresh, and who gives it, is not in them.
+/// Hashes of the content of the lists, in the order of [`ListKind::ANNOUNCED`]. Those of two views differ if
+/// a change is to be announced. Freshness and server of a list are not part of them.
 pub type ListFingerprints = [u64; 3];
 
-/// By names that servers and clients choose: the hash is keyed, so that they cannot choose such as collide, and costs
-/// a fourth of the standard one.
+/// Keyed by names that servers and clients choose. The hash is keyed, so that they cannot provoke collisions,
+/// and costs a fourth of the standard one.
 pub type NameMap<T> = HashMap<String, T, RandomState>;
 
 /// What one endpoint shows in one era.
@@ -183,7 +184,7 @@ pub struct View {
     pub prompts: NameMap<Target>,
     pub resources: NameMap<Target>,
     pub templates: UriTemplates,
-    /// Serials of the servers that tell when a resource changes.
+    /// Serials of the servers that notify of resource changes.
     pub resource_servers: Vec<u64>,
     /// Results of the four list methods, a page each, in the order of [`ListKind::ALL`].
     pages: [Vec<Bytes>; 4],
@@ -192,23 +193,23 @@ pub struct View {
     pub capabilities: Bytes,
     pub server_info: Bytes,
     pub instructions: Option<Bytes>,
-    /// Lists are answered as a stream of one event to clients that take it, as the only server here does itself. No
-    /// line ends stand in the pages then.
+    /// Lists are answered as a stream of one event to clients that accept it, as the only server here does
+    /// itself. The pages then contain no line breaks.
     pub events: bool,
-    /// How many servers speak this era here; with none there is nothing to greet for.
+    /// How many servers speak this era here; with none there is no handshake in it.
     pub servers: usize,
-    /// Whether one that is starting may come to speak it.
+    /// Whether a server that is starting may speak it.
     pub starting: bool,
     /// Tool names as shown, sorted.
     pub shown: Vec<String>,
 }
 
 impl View {
-    /// A page of a list as the JSON text of a result, by the cursor that the page before gave out.
+    /// A page of a list as the JSON text of a result, by the cursor of the page before.
     pub fn page(&self, kind: ListKind, cursor: Option<&str>) -> Option<&Bytes> {
         let number = match cursor {
             None => 0,
-            // As it was given out, without a sign or zeros before it.
+            // Only the exact form that was given out, without a sign or leading zeros.
             Some(cursor) => {
                 let number = cursor.strip_prefix('p').filter(|n| n.starts_with(|c| matches!(c, '1'..='9')));
                 number?.parse().ok()?
@@ -235,11 +236,11 @@ pub struct Endpoint {
     pub path: Arc<str>,
     pub legacy: View,
     pub modern: View,
-    /// Set for the endpoint of a single server: what the catalog does not know may be asked of it.
+    /// Set for the endpoint of a single server: names that the catalog does not know may be sent to it.
     pub single: Option<Arc<Server>>,
     /// All servers whose names this endpoint can show; for a caller, those of which it may use something.
     pub members: Vec<Arc<Server>>,
-    /// Set for a toolset: the federated names that it shows.
+    /// Set for a toolset: the qualified names that it shows.
     pub toolset: Option<Globs>,
 }
 
@@ -260,27 +261,27 @@ pub fn is_endpoint(path: &str) -> bool {
     path == "/mcp" || name.is_some_and(|name| !name.is_empty() && name.bytes().all(letter))
 }
 
-/// The path of an endpoint without the slash that some clients put at its end; any other path as it is.
+/// The path of an endpoint without a trailing slash, which some clients add; any other path unchanged.
 pub fn plain(path: &str) -> &str {
     path.strip_suffix('/').filter(|path| path.ends_with("/mcp")).unwrap_or(path)
 }
 
 #[derive(Default)]
 pub struct Catalog {
-    /// Counts up with each change.
+    /// Incremented with each change.
     pub generation: u64,
     endpoints: HashMap<Arc<str>, Arc<Endpoint>, RandomState>,
     servers: Vec<DiscoveredServer>,
 }
 
 impl Catalog {
-    /// The endpoint that is served at a path; a slash at its end says nothing.
+    /// The endpoint that is served at a path; a trailing slash is ignored.
     pub fn endpoint(&self, path: &str) -> Option<&Arc<Endpoint>> {
         self.endpoints.get(plain(path))
     }
 
-    /// Builds the snapshot. `servers` in the order of their names; `toolsets` by name, as globs over the
-    /// federated tool names.
+    /// Builds the catalog. `servers` in the order of their names; `toolsets` by name, as globs over the
+    /// qualified tool names.
     pub fn build(
         version: u64,
         servers: &[DiscoveredServer],
@@ -308,15 +309,15 @@ impl Catalog {
         self.servers.iter().flat_map(|seen| {
             let lists =
                 [Era::Legacy, Era::Modern].into_iter().filter_map(|era| Some((era, seen.lists(era)?)));
-            lists.flat_map(move |(era, face)| {
-                let rejects = &face.lists.listing(ListKind::Tools).rejected;
+            lists.flat_map(move |(era, lists_of_era)| {
+                let rejects = &lists_of_era.lists.listing(ListKind::Tools).rejected;
                 rejects.iter().map(move |rejected| (&seen.server, era, rejected))
             })
         })
     }
 
-    /// An endpoint as somebody sees it who may use only a part of what it shows: the rest is in no list of it,
-    /// under no name, and counted nowhere.
+    /// An endpoint as a caller sees it that may use only a part: the rest is in no list, under no name, and
+    /// in no count.
     pub fn narrowed(
         &self,
         endpoint: &Endpoint,
@@ -335,5 +336,5 @@ impl Catalog {
     }
 }
 
-/// A place in the text of an entry.
+/// The span of the name in the text of an entry.
 type ItemSpans = Span;

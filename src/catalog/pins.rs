@@ -1,12 +1,12 @@
-//! Definitions of tools as they were first seen, so that one that changes later is noticed.
+//! Definitions of tools as they were first seen, so that later changes are noticed.
 //!
-//! A model does what a tool's description says. A server that is trusted on its first day can say something else
-//! on its second, when nobody reads it any more; so what was seen first is remembered, and what differs is told
-//! or hidden until somebody approves it. Only what a model reads or acts on counts: a new icon is no change, nor
-//! are other white space, escapes or another order of members.
+//! A model does what a tool's description says. A server that is trusted on its first day can send something
+//! else on its second, when its description is no longer reviewed. So the first definition is remembered, and
+//! a different one is logged or hidden until an operator approves it. Only what a model reads or acts on
+//! counts: a new icon is no change, nor are other white space, escapes or another order of members.
 //!
-//! The memory outlives reloads but not the process: whoever wants it to last writes the hash into `guard.pins`.
-//! It does not judge whether a *first* definition is harmless.
+//! The pins outlive reloads but not the process: to keep one, write its hash into `guard.pins`. This module
+//! does not judge whether a *first* definition is harmless.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -17,10 +17,10 @@ use sha2::{Digest, Sha256};
 
 /// The members that make up a definition.
 const MEMBERS: [&str; 6] = ["name", "title", "description", "inputSchema", "outputSchema", "annotations"];
-/// Tools of one server that are remembered, and changes of one tool that are told.
+/// Tools of one server that are remembered, and changes of one tool that are logged.
 const TOOLS: usize = 10_000;
 const MAX_REPORTED: usize = 8;
-/// Longest definition that is kept whole for the sake of a diff, and longest diff and line, in bytes.
+/// Longest definition that is kept whole for a diff, and longest diff and line, in bytes.
 const MAX_TEXT: usize = 64 * 1024;
 const DIFF: usize = 4000;
 const LINE: usize = 200;
@@ -36,16 +36,16 @@ pub enum PinMode {
     Block,
 }
 
-/// What a definition is, compared with what is known of the tool.
+/// The result of comparing a definition with the known one of the tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pin {
     Same,
-    /// Never seen before; it is now what the tool is.
+    /// Never seen before; it is now the known one.
     New,
     Changed(PinChange),
 }
 
-/// A definition that is not the one that is known.
+/// A definition that is not the known one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinChange {
     /// Lines with `-` and `+`, safe to print.
@@ -53,18 +53,18 @@ pub struct PinChange {
     /// Hashes of the known definition and of this one.
     pub old: String,
     pub new: String,
-    /// Seen for the first time, so worth telling. The catalog is rebuilt often.
+    /// Seen for the first time, so to be logged. The catalog is rebuilt often.
     pub first_seen: bool,
 }
 
 impl Pin {
-    /// Whether the tool is to be shown and called.
+    /// Whether the tool may be shown and called.
     pub fn shows(&self, mode: PinMode) -> bool {
         mode != PinMode::Block || !matches!(self, Pin::Changed(_))
     }
 }
 
-/// The hash of a tool's definition, as `guard.pins` has it: 64 hex digits.
+/// The hash of a tool's definition, as in `guard.pins`: 64 hex digits.
 pub fn hash(definition: &[u8]) -> String {
     digest(&canonical(definition))
 }
@@ -80,15 +80,15 @@ struct PinnedTool {
     hash: String,
     /// The canonical form, for the diff; empty if it is too long.
     text: String,
-    /// A hash that somebody approved since.
+    /// A hash that was approved since.
     approved: Option<String>,
-    /// Hashes of changes that were told.
+    /// Hashes of changes that were logged.
     reported: Vec<String>,
 }
 
 impl Pins {
-    /// Compares a definition with the known one; `pinned` is what the configuration approves, which goes before
-    /// all that was seen.
+    /// Compares a definition with the known one; `pinned` is the hash that the configuration approves, which
+    /// takes precedence over all that was seen.
     pub fn check(
         &self,
         server: &str,
@@ -139,7 +139,7 @@ impl Pins {
         Pin::Changed(PinChange { diff, old: wanted, new, first_seen: is_news })
     }
 
-    /// Makes a definition the right one of its tool, whether it was seen yet or not.
+    /// Makes a definition the approved one of its tool, whether it was seen yet or not.
     pub fn approve(&self, server: &str, tool: &str, hash: &str) {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let tools = servers.entry(server.to_owned()).or_default();
@@ -148,7 +148,7 @@ impl Pins {
         known.approved = Some(hash.to_ascii_lowercase());
     }
 
-    /// What is known of a server's tools, by name: for showing it, and for writing it into a configuration.
+    /// The known hashes of a server's tools, by name: to show them, or to write them into a configuration.
     pub fn known(&self, server: &str) -> BTreeMap<String, String> {
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let tools = servers.get(server).into_iter().flatten();
@@ -167,8 +167,8 @@ fn digest(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The members that count, sorted, without white space, strings in one spelling and numbers as written. Members
-/// of one name stay in their order: which one counts is for nobody here to say.
+/// The members that count, sorted, without white space, strings in one spelling and numbers as written.
+/// Members of the same name stay in their order: this module does not decide which one counts.
 fn canonical(definition: &[u8]) -> String {
     let mut members = BTreeMap::new();
     let read = JsonReader::new(definition, DEPTH_CEILING).and_then(|mut r| {
@@ -184,7 +184,7 @@ fn canonical(definition: &[u8]) -> String {
         r.end()
     });
     if read.is_err() {
-        // What cannot be read as a definition is still told from what it was.
+        // A text that is no valid definition still differs from the former one.
         return quote(&String::from_utf8_lossy(definition));
     }
     let all = members.into_iter().flat_map(|(key, values)| values.into_iter().map(move |v| (key.clone(), v)));
@@ -262,7 +262,7 @@ fn pretty(text: &str) -> Vec<String> {
     for c in text.chars() {
         if inside {
             line.push(c);
-            // A long description is told line by line.
+            // A long description is shown line by line.
             if skip && c == 'n' {
                 end(&mut line, level + 1);
             }
@@ -308,7 +308,7 @@ fn diff(old: &str, new: &str) -> String {
         new.iter().take(COMPARED).for_each(|line| push(&mut out, '+', line, 0));
         return capped(&out);
     }
-    // The longest row of lines that both have.
+    // The longest common subsequence of lines.
     let mut common = vec![vec![0u16; new.len() + 1]; old.len() + 1];
     for (a, old) in old.iter().enumerate().rev() {
         for (b, new) in new.iter().enumerate().rev() {
@@ -322,7 +322,7 @@ fn diff(old: &str, new: &str) -> String {
     while a < old.len() || b < new.len() {
         match (old.get(a), new.get(b)) {
             (Some(x), Some(y)) if x == y => (a, b) = (a + 1, b + 1),
-            // Two that differ stand for each other: both are told from where they do.
+            // Two lines that replace each other: both are shown from where they differ.
             (Some(x), Some(y)) if common[a][b] == common[a + 1][b + 1] => {
                 let same = x.bytes().zip(y.bytes()).take_while(|(a, b)| a == b).count();
                 push(&mut out, '-', x, same);
@@ -349,7 +349,7 @@ fn lines(mark: char, text: &str) -> String {
     out
 }
 
-/// A line of a diff. Letters that cannot be seen are written out: they are what poison is hidden in.
+/// A line of a diff. Invisible characters are escaped: attacks are hidden in them.
 fn push(out: &mut String, mark: char, line: &str, same: usize) {
     // Some of what is the same, then what differs.
     let start = if line.len() > LINE { line.floor_char_boundary(same.saturating_sub(40)) } else { 0 };

@@ -1,4 +1,5 @@
-//! How an endpoint introduces itself: as its one server does, or as what its servers are together.
+//! Server info, instructions and capabilities of an endpoint: those of its only server, or of all its servers
+//! together.
 
 use std::sync::Arc;
 
@@ -12,39 +13,42 @@ use crate::server::Server;
 use crate::upstream::gateway_info;
 use mcp::jsonrpc::message;
 
-/// A server and what is known of it.
+/// A server and its lists.
 pub type ServerEntry<'a> = (&'a Arc<Server>, &'a Arc<ServerLists>);
 
 pub fn server_info(lists: &[ServerEntry<'_>], scope: &Scope<'_>) -> Bytes {
     match (scope, lists) {
-        (Scope::Single, [(_, face)]) => face.handshake.server_info.clone(),
+        (Scope::Single, [(_, server_lists)]) => server_lists.handshake.server_info.clone(),
         _ => Bytes::from_static(gateway_info().as_bytes()),
     }
 }
 
 pub fn instructions(lists: &[ServerEntry<'_>], scope: &Scope<'_>) -> Option<Bytes> {
-    if let (Scope::Single, [(_, face)]) = (scope, lists) {
-        return face.handshake.instructions.clone();
+    if let (Scope::Single, [(_, server_lists)]) = (scope, lists) {
+        return server_lists.handshake.instructions.clone();
     }
     let mut joined = String::new();
-    for (server, face) in lists {
-        if let Some(text) = face.handshake.instructions.as_ref().and_then(|raw| message::string(raw)) {
+    for (server, server_lists) in lists {
+        if let Some(text) = server_lists.handshake.instructions.as_ref().and_then(|raw| message::string(raw))
+        {
             joined.push_str(&format!("## {}\n{}\n\n", server.name, text.trim()));
         }
     }
     (!joined.is_empty()).then(|| Bytes::from(quote(joined.trim_end())))
 }
 
-/// One server's own capabilities pass as they are, where it is reached alone and by itself; a federation
-/// offers what at least one member offers and the gateway can carry, and all lists while one is `starting` that may have
-/// them: a client asks once what there is, and is told when a list changes.
+/// One server's own capabilities pass as they are, if it is alone and reached by itself. A federation offers
+/// what at least one member offers and the gateway can forward. It offers all lists while a server is
+/// `starting` that may have them: a client asks once what there is, and is notified when a list changes.
 pub fn capabilities(era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, starting: bool) -> Bytes {
-    if let (Scope::Single, [(server, face)]) = (scope, lists)
+    if let (Scope::Single, [(server, server_lists)]) = (scope, lists)
         && server.upstream.endpoint_pool().is_some()
     {
-        return face.handshake.capabilities.clone();
+        return server_lists.handshake.capabilities.clone();
     }
-    let offers = |name: &str, flag| lists.iter().any(|(_, face)| face.handshake.has_capability(name, flag));
+    let offers = |name: &str, flag| {
+        lists.iter().any(|(_, server_lists)| server_lists.handshake.has_capability(name, flag))
+    };
     let mut parts = Vec::new();
     let toolset = matches!(scope, Scope::Toolset(_));
     if toolset || offers("tools", None) || lists.is_empty() {
@@ -55,12 +59,12 @@ pub fn capabilities(era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, star
             parts.push(r#""prompts":{"listChanged":true}"#.to_owned());
         }
         if starting || offers("resources", None) {
-            let carried = lists.iter().any(|(server, face)| match era {
+            let carried = lists.iter().any(|(server, server_lists)| match era {
                 Era::Legacy => {
                     (server.upstream.endpoint_pool().is_some() || server.upstream.is_shared())
-                        && face.handshake.has_capability("resources", Some("subscribe"))
+                        && server_lists.handshake.has_capability("resources", Some("subscribe"))
                 }
-                Era::Modern => accepts_subscriptions(server, face),
+                Era::Modern => accepts_subscriptions(server, server_lists),
             });
             let subscribe = if carried { r#","subscribe":true"# } else { "" };
             parts.push(format!(r#""resources":{{"listChanged":true{subscribe}}}"#));
@@ -69,9 +73,9 @@ pub fn capabilities(era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, star
             parts.push(r#""completions":{}"#.to_owned());
         }
     }
-    // A process of all callers has one level for all, and its words belong to none of them.
-    let logs = |(server, face): &ServerEntry<'_>| {
-        server.upstream.endpoint_pool().is_some() && face.handshake.has_capability("logging", None)
+    // A process of all callers has one level for all, and its messages belong to none of them.
+    let logs = |(server, server_lists): &ServerEntry<'_>| {
+        server.upstream.endpoint_pool().is_some() && server_lists.handshake.has_capability("logging", None)
     };
     if lists.iter().any(logs) {
         parts.push(r#""logging":{}"#.to_owned());
@@ -79,8 +83,8 @@ pub fn capabilities(era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, star
     Bytes::from(format!("{{{}}}", parts.join(",")))
 }
 
-/// Whether a modern server tells when a resource changes, and the gateway can ask it to: one that is called in its
-/// callers' names would have to be asked in each one's.
+/// Whether a modern server notifies of resource changes and the gateway can subscribe. A server that is
+/// called in its callers' names would need a subscription for each.
 pub fn accepts_subscriptions(server: &Server, lists: &ServerLists) -> bool {
     server.upstream.has_resource_subscriptions()
         && !server.is_personal()

@@ -1,13 +1,14 @@
-//! Which template of a URI (RFC 6570) stands for a URI.
+//! Which URI template (RFC 6570) matches a URI.
 //!
-//! A template by its own text comes first: that is how its arguments are completed. Then those whose pattern fits, the
-//! one with the most literal text first, so that one that fits everything comes after all that say more. Servers write
-//! templates that their own URIs do not quite fit, so last of all comes the longest literal beginning.
+//! A template that equals the URI comes first: that is how its arguments are completed. Then come those whose
+//! pattern matches, the one with the most literal text first, so that one that matches everything comes last.
+//! Servers write templates that their own URIs do not quite match, so the longest literal prefix comes after
+//! all others.
 
 use super::Target;
 
-/// Longest URI that patterns are held against; the time of that is its length times that of the template.
-const LONGEST: usize = 8 * 1024;
+/// Longest URI that is matched; the time of that is its length times that of the template.
+const MAX_URI: usize = 8 * 1024;
 
 #[derive(Default)]
 pub struct UriTemplates(Vec<UriTemplate>);
@@ -32,7 +33,7 @@ impl UriTemplates {
         self.0.push(UriTemplate { text: text.to_owned(), parts: parts(text), target });
     }
 
-    /// Puts them in the order in which they are asked.
+    /// Sorts them in the order in which they are tried.
     pub fn sort(&mut self) {
         self.0.sort_by(|a, b| rank(&b.parts).cmp(&rank(&a.parts)).then_with(|| a.text.cmp(&b.text)));
     }
@@ -41,7 +42,7 @@ impl UriTemplates {
         self.0.len()
     }
 
-    /// The template that stands for a URI, or that is this text itself.
+    /// The template that matches a URI, or whose text it is.
     pub fn find(&self, uri: &str) -> Option<&Target> {
         let itself = || self.0.iter().find(|template| template.text == uri);
         let fitting = || self.0.iter().find(|template| fits(&template.parts, uri));
@@ -56,7 +57,7 @@ impl UriTemplates {
     }
 }
 
-/// How much a template says: more literal text before less, then fewer places that may be anything.
+/// How specific a template is: more literal text before less, then fewer parts that may be anything.
 fn rank(parts: &[TemplatePart]) -> (usize, std::cmp::Reverse<usize>) {
     let literal = |part: &TemplatePart| if let TemplatePart::Literal(text) = part { text.len() } else { 0 };
     let any = parts.iter().filter(|part| **part == TemplatePart::Any).count();
@@ -82,7 +83,7 @@ fn parts(text: &str) -> Vec<TemplatePart> {
                 if simple { TemplatePart::Segment } else { TemplatePart::Any }
             }
             None => {
-                // A brace that nothing closes is text.
+                // A brace without a closing one is text.
                 let end = rest.match_indices('{').map(|(at, _)| at).find(|at| *at > 0);
                 let (literal, behind) = rest.split_at(end.unwrap_or(rest.len()));
                 rest = behind;
@@ -94,14 +95,14 @@ fn parts(text: &str) -> Vec<TemplatePart> {
     parts
 }
 
-/// Whether a URI is what a template makes of some values. In no more steps than the product of both lengths.
+/// Whether a URI is what a template makes of some values. Takes at most the product of both lengths in steps.
 fn fits(parts: &[TemplatePart], uri: &str) -> bool {
-    if uri.len() > LONGEST {
+    if uri.len() > MAX_URI {
         return false;
     }
     let mut uri = uri.as_bytes();
     let mut parts = parts;
-    // Most do not even begin or end like it.
+    // Most do not even have the same prefix or suffix.
     if let [TemplatePart::Literal(text), behind @ ..] = parts {
         let Some(rest) = uri.strip_prefix(text.as_bytes()) else { return false };
         (uri, parts) = (rest, behind);
@@ -116,7 +117,7 @@ fn fits(parts: &[TemplatePart], uri: &str) -> bool {
         [TemplatePart::Segment] => return !uri.is_empty() && !uri.contains(&b'/'),
         _ => {}
     }
-    // Where in the URI one can be behind the parts so far.
+    // The positions in the URI after the parts so far.
     let mut at = vec![false; uri.len() + 1];
     at[0] = true;
     for part in parts {
@@ -173,7 +174,7 @@ mod tests {
         ] {
             assert_eq!(fits(&parts(template), uri), fit, "{template} {uri}");
         }
-        assert!(!fits(&parts("a{+x}"), &"a".repeat(LONGEST + 1)));
+        assert!(!fits(&parts("a{+x}"), &"a".repeat(MAX_URI + 1)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How an endpoint's view is made of what its servers list: names, order, pages, capabilities.
+//! Builds an endpoint's view from the lists of its servers: names, order, pages, capabilities.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -12,7 +12,7 @@ use super::scope::Scope;
 use super::server_info;
 use super::server_info::ServerEntry;
 use super::{
-    DiscoveredServer, Endpoint, Item, LazySchema, ListKind, Listing, MIN_TTL_MS, PAGE, ServerLists, Target,
+    DiscoveredServer, Endpoint, Item, LazySchema, ListKind, Listing, MAX_TTL_MS, PAGE, ServerLists, Target,
     View,
 };
 use crate::config::Validate;
@@ -20,7 +20,7 @@ use crate::server::Server;
 use crate::telemetry::Metrics;
 use mcp::jsonrpc::message;
 
-/// Whether its holder may use a thing; without one, everybody may use everything.
+/// Whether the caller may use a target; without one, everything may be used.
 type CanSee<'a> = Option<&'a dyn Fn(&CallTarget<'_>) -> bool>;
 
 pub fn endpoint(
@@ -56,22 +56,22 @@ fn view(
     may: CanSee<'_>,
     metrics: &Arc<Metrics>,
 ) -> View {
-    let mut faces: Vec<ServerEntry<'_>> =
+    let mut entries_by_server: Vec<ServerEntry<'_>> =
         servers.iter().filter_map(|seen| Some((&seen.server, seen.lists(era)?))).collect();
-    let count = faces.len();
+    let count = entries_by_server.len();
     if let Some(may) = may {
-        // Neither the words nor the capabilities of a server show that cannot be used at all.
-        faces.retain(|(server, face)| is_offered(server, face, scope, may));
+        // Neither instructions nor capabilities are shown of a server that cannot be used at all.
+        entries_by_server.retain(|(server, server_lists)| is_offered(server, server_lists, scope, may));
     }
-    let mut draft =
+    let mut builder =
         ViewBuilder { view: View::default(), ui_resources: Vec::new(), scope, can_see: may, metrics };
     let lists = ListKind::ALL.map(|kind| {
         let mut entries = ListEntries::default();
-        // A toolset is made of tools only.
+        // A toolset has only tools.
         let listed = matches!(kind, ListKind::Tools) || !matches!(scope, Scope::Toolset(_));
-        for (server, face) in faces.iter().filter(|_| listed) {
-            for item in face.lists.of(kind) {
-                draft.add(&mut entries, kind, server, item);
+        for (server, server_lists) in entries_by_server.iter().filter(|_| listed) {
+            for item in server_lists.lists.of(kind) {
+                builder.add(&mut entries, kind, server, item);
             }
         }
         // A server by itself keeps its own order.
@@ -80,66 +80,70 @@ fn view(
         }
         entries.list
     });
-    draft.add_ui_resources();
-    let mut view = draft.view;
+    builder.add_ui_resources();
+    let mut view = builder.view;
     view.servers = count;
     let awaited = |seen: &&DiscoveredServer| {
         seen.starting[era as usize] && seen.lists(era).is_none() && is_member(seen, scope, may)
     };
     view.starting = servers.iter().any(|seen| awaited(&seen));
     view.templates.sort();
-    // Clients of a legacy server may rely on the form of its answers: alone it keeps it.
+    // Clients of a legacy server may rely on the form of its responses: alone it keeps it.
     view.events = era == Era::Legacy
-        && matches!((scope, faces.as_slice()), (Scope::Single, [(_, face)]) if face.events);
+        && matches!((scope, entries_by_server.as_slice()), (Scope::Single, [(_, server_lists)]) if server_lists.events);
     view.shown = lists[ListKind::Tools as usize].iter().map(|entry| entry.shown.clone()).collect();
     view.shown.sort_unstable();
-    let print = |kinds: &[ListKind]| {
-        let mut print = DefaultHasher::new();
+    let fingerprint_of = |kinds: &[ListKind]| {
+        let mut hasher = DefaultHasher::new();
         for kind in kinds {
-            // Another order is no change that is worth an announcement.
-            let mut prints: Vec<_> =
+            // Another order is not announced as a change.
+            let mut entry_prints: Vec<_> =
                 lists[*kind as usize].iter().map(|e| (&*e.shown, e.fingerprint)).collect();
-            prints.sort_unstable();
-            prints.hash(&mut print);
+            entry_prints.sort_unstable();
+            entry_prints.hash(&mut hasher);
         }
-        print.finish()
+        hasher.finish()
     };
     view.fingerprints = [
-        print(&[ListKind::Tools]),
-        print(&[ListKind::Prompts]),
-        print(&[ListKind::Resources, ListKind::Templates]),
+        fingerprint_of(&[ListKind::Tools]),
+        fingerprint_of(&[ListKind::Prompts]),
+        fingerprint_of(&[ListKind::Resources, ListKind::Templates]),
     ];
-    view.server_info = server_info::server_info(&faces, scope);
+    view.server_info = server_info::server_info(&entries_by_server, scope);
     for (kind, entries) in ListKind::ALL.into_iter().zip(lists) {
-        let open: Vec<&Listing> = faces.iter().map(|(_, face)| face.lists.listing(kind)).collect();
+        let open: Vec<&Listing> =
+            entries_by_server.iter().map(|(_, server_lists)| server_lists.lists.listing(kind)).collect();
         let entries = entries.into_iter().map(|entry| entry.text).collect();
         let pages = pages(era, kind, entries, &open, may.is_some(), &view.server_info);
         view.pages[kind as usize] =
             if view.events { pages.into_iter().map(message::one_line).collect() } else { pages };
     }
     if matches!(scope, Scope::Toolset(_)) {
-        // It speaks for those only whose tools it shows.
+        // Only servers whose tools it shows count for the rest.
         let shown: HashSet<u64> = view.tools.values().map(|target| target.server.serial).collect();
-        faces.retain(|(server, _)| shown.contains(&server.serial));
+        entries_by_server.retain(|(server, _)| shown.contains(&server.serial));
     }
-    let following = faces.iter().filter(|(server, face)| server_info::accepts_subscriptions(server, face));
+    let following = entries_by_server
+        .iter()
+        .filter(|(server, server_lists)| server_info::accepts_subscriptions(server, server_lists));
     view.resource_servers = following.map(|(server, _)| server.serial).collect();
-    view.capabilities = server_info::capabilities(era, &faces, scope, view.starting);
-    view.instructions = server_info::instructions(&faces, scope);
+    view.capabilities = server_info::capabilities(era, &entries_by_server, scope, view.starting);
+    view.instructions = server_info::instructions(&entries_by_server, scope);
     view
 }
 
-/// Whether anything of a server may be used, in any era; of one that was never reached nobody knows what it has.
+/// Whether anything of a server may be used, in any era. The lists of a server that was never connected are
+/// unknown.
 fn is_member(seen: &DiscoveredServer, scope: &Scope<'_>, may: CanSee<'_>) -> bool {
     let Some(may) = may else { return true };
     let mut lists = [&seen.legacy, &seen.modern].into_iter().flatten().peekable();
     if lists.peek().is_none() {
         return may(&CallTarget { kind: TargetKind::Server, name: "", server: &seen.server.name });
     }
-    lists.any(|face| is_offered(&seen.server, face, scope, may))
+    lists.any(|server_lists| is_offered(&seen.server, server_lists, scope, may))
 }
 
-/// Whether anything of a server may be used, as far as it says what it has.
+/// Whether anything that a server lists may be used.
 fn is_offered(
     server: &Arc<Server>,
     lists: &ServerLists,
@@ -152,17 +156,17 @@ fn is_offered(
     let mut entries =
         ListKind::ALL.into_iter().flat_map(|kind| lists.lists.of(kind).iter().map(move |i| (kind, i)));
     let mut any = false;
-    let of_use = entries.any(|(kind, item)| {
+    let usable = entries.any(|(kind, item)| {
         any = true;
         display_names(kind, server, item, scope).is_some_and(|(_, full)| {
-            may(&CallTarget { kind: kind.thing(), name: &full, server: &server.name })
+            may(&CallTarget { kind: kind.target_kind(), name: &full, server: &server.name })
         })
     });
-    of_use || !any
+    usable || !any
 }
 
-/// The name that this endpoint shows an entry by, and the one that roles and rules know it by; none if the
-/// endpoint does not show it.
+/// The name under which this endpoint shows an entry, and the qualified one for roles and rules. `None` if
+/// the endpoint does not show it.
 fn display_names(
     kind: ListKind,
     server: &Server,
@@ -188,7 +192,7 @@ fn display_names(
 /// An entry of a list as an endpoint shows it.
 struct ListEntry {
     shown: String,
-    /// Stands for what it says.
+    /// A hash of its content.
     fingerprint: u64,
     text: Bytes,
 }
@@ -200,10 +204,10 @@ struct ListEntries {
     names: HashSet<String>,
 }
 
-/// A view that is being made.
+/// A view that is being built.
 struct ViewBuilder<'a> {
     view: View,
-    /// The pages that its tools name.
+    /// The UI resources that its tools name.
     ui_resources: Vec<(Arc<Server>, Arc<str>)>,
     scope: &'a Scope<'a>,
     can_see: CanSee<'a>,
@@ -212,10 +216,11 @@ struct ViewBuilder<'a> {
 
 impl ViewBuilder<'_> {
     fn can_see(&self, kind: ListKind, name: &str, server: &Server) -> bool {
-        self.can_see.is_none_or(|may| may(&CallTarget { kind: kind.thing(), name, server: &server.name }))
+        self.can_see
+            .is_none_or(|may| may(&CallTarget { kind: kind.target_kind(), name, server: &server.name }))
     }
 
-    /// Puts in one entry of a server, under the name that this endpoint shows it by.
+    /// Adds one entry of a server, under the name that this endpoint shows.
     fn add(&mut self, entries: &mut ListEntries, kind: ListKind, server: &Arc<Server>, item: &Item) {
         let Some((shown, full)) = display_names(kind, server, item, self.scope) else { return };
         if !self.can_see(kind, &full, server) {
@@ -257,7 +262,8 @@ impl ViewBuilder<'_> {
         entries.list.push(ListEntry { shown, fingerprint: item.fingerprint, text });
     }
 
-    /// Puts in the pages that tools name and no list needs to show (MCP Apps): they are read like all others.
+    /// Adds the UI resources that tools name and no list needs to show (MCP Apps): they are read like all
+    /// others.
     fn add_ui_resources(&mut self) {
         for (server, uri) in std::mem::take(&mut self.ui_resources) {
             if !self.can_see(ListKind::Resources, &uri, &server) {
@@ -293,10 +299,10 @@ impl ViewBuilder<'_> {
     }
 }
 
-/// What metrics and logs call every resource: there may be as many as anybody likes.
+/// What metrics and logs call every resource: their number has no limit.
 const RESOURCE: &str = "_resource";
 
-/// Whether a tool calls itself idempotent, or one that only reads.
+/// Whether a tool declares itself idempotent or read-only.
 fn is_idempotent(definition: &[u8]) -> bool {
     let Some(annotations) = message::member(definition, "annotations") else { return false };
     let annotations = annotations.of(definition);
@@ -317,10 +323,11 @@ fn pages(
     let chunks: Vec<&[Bytes]> =
         if entries.is_empty() { vec![&[][..]] } else { entries.chunks(PAGE).collect() };
     let count = chunks.len();
-    // A part that does not say how long it is fresh is not fresh at all.
+    // A list without a declared freshness is not fresh at all.
     let parts = listings.iter().filter(|listing| !listing.items.is_empty());
-    let fresh = parts.map(|listing| listing.ttl_ms.unwrap_or(0)).min().unwrap_or(0).min(MIN_TTL_MS);
-    // Only what every part calls public may be shared between callers (caching.mdx), and only if all see it.
+    let fresh = parts.map(|listing| listing.ttl_ms.unwrap_or(0)).min().unwrap_or(0).min(MAX_TTL_MS);
+    // Only what every list declares public may be shared between callers (caching.mdx), and only if all see
+    // it.
     let public = !private && !listings.is_empty() && listings.iter().all(|listing| listing.public);
     let page = |(number, chunk): (usize, &[Bytes])| {
         let size: usize = chunk.iter().map(|entry| entry.len() + 1).sum();

@@ -7,7 +7,7 @@ use filters::{AuthMethod, Caller, Identity};
 
 use crate::config::Config;
 
-/// A caller on the word of whoever can read the configuration.
+/// A caller that the user asserts, who can read the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct CallerArgs {
     pub user: String,
@@ -18,10 +18,10 @@ pub struct CallerArgs {
 
 impl CallerArgs {
     pub fn caller(self) -> Caller {
-        let tidy = |mut words: Vec<String>| {
-            words.sort();
-            words.dedup();
-            words
+        let tidy = |mut items: Vec<String>| {
+            items.sort();
+            items.dedup();
+            items
         };
         Caller::new(Identity {
             user: self.user,
@@ -34,7 +34,7 @@ impl CallerArgs {
     }
 }
 
-/// Says which of these roles the configuration does not have: most often they are misspelt.
+/// Prints which of these roles the configuration does not have: usually they are misspelt.
 pub fn warn_of_unknown(config: &Config, roles: &[String]) {
     let Some(rbac) = &config.rbac else { return };
     for role in roles.iter().filter(|role| !rbac.roles.contains_key(*role)) {

@@ -1,4 +1,4 @@
-//! `toolgate check`: what a configuration says, how it was read, and what will not work here.
+//! `toolgate check`: what a configuration contains, how it was read, and what will not work here.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use crate::config::{self, Config, ServerTransport};
 use crate::listener::tls;
 use crate::upstream::http::tls::UpstreamTls;
 
-/// Prints a summary, what was read under another name, and what is probably not meant so.
+/// Prints a summary, the keys that were read under another name, and probable mistakes.
 pub fn check(config: Config, file: &Path) -> ExitCode {
     say!("{}", output::summary(&config, file).trim_end());
     for note in config.notes.readings() {
@@ -26,7 +26,7 @@ pub fn check(config: Config, file: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Prints the file in our words; what was turned on the way goes to standard error.
+/// Prints the file in Toolgate's own format; the conversions go to standard error.
 pub fn print(file: &Path) -> ExitCode {
     let (config, yaml) = match config::load_and_print(file) {
         Ok(printed) => printed,
@@ -63,7 +63,7 @@ fn warnings(config: &Config) -> Vec<String> {
     doubts
 }
 
-/// Why a program would not start here, as far as files tell.
+/// Why a program would not start here, as far as files show.
 fn program(command: &str, cwd: Option<&Path>, path: Option<OsString>) -> Option<String> {
     if let Some(cwd) = cwd.filter(|cwd| !cwd.is_dir()) {
         return Some(format!(
@@ -72,7 +72,7 @@ fn program(command: &str, cwd: Option<&Path>, path: Option<OsString>) -> Option<
         ));
     }
     if command.contains('/') {
-        // The program is looked for from the folder that it starts in.
+        // The program is searched from the folder that it starts in.
         let file = cwd.map_or_else(|| PathBuf::from(command), |cwd| cwd.join(command));
         return match file.metadata() {
             Err(_) => {
@@ -102,8 +102,8 @@ fn is_program(file: &Path) -> bool {
     file.metadata().is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0)
 }
 
-/// What is wrong with the files that blocks `tls` name. No fault of the configuration: they may only be there where it
-/// runs.
+/// What is wrong with the files of the `tls` blocks. This is no error of the configuration: the files may
+/// exist only where it runs.
 fn tls_warnings(config: &Config) -> Vec<String> {
     let mut doubts = config.listen.tls.as_ref().map(tls::warnings).unwrap_or_default();
     for (name, server) in &config.servers {

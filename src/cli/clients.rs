@@ -1,17 +1,18 @@
-//! What to paste into a client so that it finds this gateway: each in the form that it reads.
+//! The configuration that a client needs to find this gateway, each in the client's format.
 //!
-//! The README and `docs/clients.md` show the same; a test holds all against what each client takes.
+//! The README and `docs/clients.md` show the same; a test compares all with the formats that the clients
+//! read.
 
 /// One client, where it looks, and what to put there.
 pub struct ClientSnippet {
     pub name: &'static str,
-    /// A file, or how a line is used.
+    /// A file, or how to use a command line.
     pub place: &'static str,
     /// In one line, or for TOML in two.
     pub text: String,
 }
 
-/// All clients, for a gateway that answers MCP at this URL.
+/// All clients, for a gateway that serves MCP at this URL.
 pub fn all(url: &str) -> [ClientSnippet; 7] {
     let client = |name, place, text: String| ClientSnippet { name, place, text };
     let ours = |server: String| format!(r#"{{"mcpServers": {{"toolgate": {server}}}}}"#);
@@ -46,7 +47,7 @@ mod tests {
 
     const URL: &str = "http://127.0.0.1:8000/mcp";
 
-    /// The server that a client finds in what it was given, by the keys that its documentation names and no others.
+    /// The server that a client reads from its snippet, with the keys of its documentation and no others.
     #[derive(Deserialize, Debug, PartialEq)]
     #[serde(deny_unknown_fields)]
     struct McpServers<S> {
@@ -60,7 +61,7 @@ mod tests {
         servers: BTreeMap<String, Typed>,
     }
 
-    /// Claude Code and VS Code take a URL only with its type.
+    /// Claude Code and VS Code accept a URL only with its type.
     #[derive(Deserialize, Debug, PartialEq)]
     #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
     enum Typed {
@@ -73,7 +74,7 @@ mod tests {
         url: String,
     }
 
-    /// Under `url` it would speak the old SSE transport.
+    /// With `url` it would speak the old SSE transport.
     #[derive(Deserialize, Debug, PartialEq)]
     #[serde(deny_unknown_fields)]
     struct Gemini {
@@ -81,7 +82,7 @@ mod tests {
         http_url: String,
     }
 
-    /// It starts programs, and takes no URL.
+    /// It starts programs, and accepts no URL.
     #[derive(Deserialize, Debug, PartialEq)]
     #[serde(deny_unknown_fields)]
     struct Desktop {
@@ -119,7 +120,7 @@ mod tests {
         );
     }
 
-    /// What is pasted into clients is read here too, as the same server.
+    /// Toolgate reads the snippets for clients too, as the same server.
     #[test]
     fn what_is_given_to_clients_can_be_read_back() {
         for client in all(URL).into_iter().filter(|client| client.place != "a command") {
@@ -152,7 +153,7 @@ mod tests {
                     client.place
                 );
             }
-            // And nothing else.
+            // There are no further snippets.
             let blocks = section.matches("toolgate\": {").count() + section.matches("[mcp_servers.").count();
             assert_eq!(blocks, 6, "{file}: {section}");
         }

@@ -1,5 +1,5 @@
-//! The demo server by itself: the gateway in front of nothing but its built-in tools, over HTTP or over standard
-//! input and output.
+//! The demo server by itself: the gateway with only its built-in tools, over HTTP or over standard input
+//! and output.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -34,7 +34,7 @@ pub fn http(address: SocketAddr) -> ExitCode {
     ran.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
-/// `demo-server --stdio`: one message a line; answers in the order in which they are ready.
+/// `demo-server --stdio`: one message a line; responses in the order in which they are ready.
 pub fn stdio() -> ExitCode {
     let mut config = Config::quickstart();
     config.log.level = config::LogLevel::Warn;
@@ -67,7 +67,7 @@ pub fn stdio() -> ExitCode {
 }
 
 async fn read(dispatcher: Arc<Dispatcher>, max_line: usize, out: mpsc::Sender<Bytes>) {
-    // The pipe is the session; what `initialize` opens beside it is for HTTP.
+    // The pipe is the session; the one that `initialize` opens beside it is for HTTP.
     let owner = dispatcher.registry.snapshot().config.chain.anonymous();
     let session = dispatcher.sessions.open(
         OwnerKey::new(owner, None),
@@ -99,7 +99,7 @@ async fn answer(dispatcher: Arc<Dispatcher>, session: Arc<Session>, line: Bytes,
         Err(rejected) => message::rejection_response(rejected.id.as_deref(), &rejected.rejection),
     };
     if !answer.is_empty() {
-        // Nobody reads any more: the client has gone.
+        // There is no reader any more: the client has disconnected.
         let _ = out.send(answer).await;
     }
 }

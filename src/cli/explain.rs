@@ -1,7 +1,7 @@
-//! `toolgate explain`: the walk of a call through the chain, filter by filter, with the rule and its line.
+//! `toolgate explain`: the path of a call through the chain, filter by filter, with the rule and its line.
 //!
-//! It counts nothing. Which server a name belongs to is told by its prefix; only that one is asked, whether it has such a tool or
-//! prompt, once all filters have let the call pass.
+//! Nothing is counted. The prefix of a name selects its server. Only that server is asked whether it has
+//! such a tool or prompt, after all filters have accepted the call.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,7 +19,7 @@ use crate::runtime::filter_chain::ReloadState;
 use crate::upstream::gateway_meta;
 use mcp::method::Method;
 
-/// Prints the walk; exit 0 if the call passes, 1 if it does not, or if there is no such thing.
+/// Prints the path of the call; exit 0 if the call passes, 1 if it does not, or if there is no such target.
 pub fn explain(config: Config, file: &Path, who: CallerArgs, what: &What) -> ExitCode {
     match walk(&config, file, who, what) {
         Ok(true) => ExitCode::SUCCESS,
@@ -38,12 +38,12 @@ fn walk(config: &Config, file: &Path, who: CallerArgs, what: &What) -> Result<bo
     let caller = who.caller();
     let body = body(what)?;
     let place = |line: Line| format!("{}:{line}", file.display());
-    let teller = ExplainPrinter { config, place: &place };
+    let printer = ExplainPrinter { config, place: &place };
     say!(
         "call      {}",
         [Some(&*what.method), what.name.as_deref()].map(Option::unwrap_or_default).join(" ").trim()
     );
-    say!("caller    {}", teller.caller(&caller));
+    say!("caller    {}", printer.caller(&caller));
 
     let headers = http::HeaderMap::new();
     let http_method = http::Method::POST;
@@ -70,20 +70,20 @@ fn walk(config: &Config, file: &Path, who: CallerArgs, what: &What) -> Result<bo
     };
     let size = format!("{} of at most {}", config::ByteSize::of(body.len() as u64), config.limits.max_body);
     step("size", "pass", &size);
-    step("auth", "pass", &teller.credentials());
+    step("auth", "pass", &printer.credentials());
     step("header_match", "pass", "headers of real requests must say what the body says");
-    let aim = aim(config, what);
-    call.target = aim;
-    teller.rates(&chain, &call);
+    let target = call_target(config, what);
+    call.target = target;
+    printer.rates(&chain, &call);
     let query = AccessQuery {
         method: &what.method,
-        target: aim,
+        target,
         arguments: call.rpc.arguments.map(|a| a.of(call.body)),
         ip: None,
     };
-    let passes = teller.rbac(&chain, &caller, &query);
+    let passes = printer.rbac(&chain, &caller, &query);
     if passes {
-        teller.guard(what, aim.as_ref());
+        printer.guard(what, target.as_ref());
     }
     if !passes {
         say!("verdict   the call is refused");
@@ -107,7 +107,7 @@ fn walk(config: &Config, file: &Path, who: CallerArgs, what: &What) -> Result<bo
     Ok(true)
 }
 
-/// What a call that passes may still fail for, and nobody here can tell.
+/// Why a call that passes may still fail, for reasons that this command cannot check.
 fn note(what: &What) -> Option<&'static str> {
     match (Method::parse(&what.method), &what.name) {
         (Method::Other, _) => {
@@ -166,8 +166,8 @@ fn body(what: &What) -> Result<String, String> {
     ))
 }
 
-/// What the call is about to touch, as far as names tell.
-fn aim<'a>(config: &'a Config, what: &'a What) -> Option<CallTarget<'a>> {
+/// The target of the call, as far as its name shows.
+fn call_target<'a>(config: &'a Config, what: &'a What) -> Option<CallTarget<'a>> {
     let name = what.name.as_deref()?;
     let thing = match what.method.as_str() {
         "tools/call" => TargetKind::Tool,
@@ -293,7 +293,7 @@ impl ExplainPrinter<'_> {
         }
     }
 
-    /// A scope that is missing, and where it is asked for.
+    /// A missing scope, and where it is required.
     fn need(&self, scope: &String) -> String {
         let needs = self.config.rbac.iter().flat_map(|rbac| &rbac.scopes);
         let lines = needs.filter(|need| need.require.contains(scope)).map(|need| (self.place)(need.line));
@@ -339,16 +339,16 @@ impl ExplainPrinter<'_> {
                         let place = (self.place)(pattern.line);
                         format!("role `{name}` {word} the {kind} `{}` ({place})", pattern.text)
                     }
-                    // Beyond its own patterns come those of its toolsets.
+                    // After its own patterns come those of its toolsets.
                     None => format!("role `{name}` ({}) {word} it by a toolset", (self.place)(role.line)),
                 }
             }
         }
     }
 
-    fn guard(&self, what: &What, aim: Option<&CallTarget<'_>>) {
-        let server =
-            aim.and_then(|aim| self.config.servers.iter().find(|(name, _)| name.as_str() == aim.server));
+    fn guard(&self, what: &What, target: Option<&CallTarget<'_>>) {
+        let server = target
+            .and_then(|target| self.config.servers.iter().find(|(name, _)| name.as_str() == target.server));
         let Some((name, server)) = server else { return step("guard", "pass", "nothing is looked at") };
         let mut looks = Vec::new();
         match server.redact.arguments {

@@ -1,6 +1,6 @@
 //! The command line.
 
-/// Prints a line of what a command was called for.
+/// Prints a line of a command's result.
 macro_rules! say {
     ($($words:tt)*) => { $crate::cli::output::line(format_args!($($words)*)) };
 }
@@ -211,16 +211,16 @@ fn run_command(cli: Cli) -> ExitCode {
     }
 }
 
-/// A command whose output nobody reads any more (`| head`) ends without a word, as others do. Not for those that
-/// talk to servers: one that closes its pipe must not end the command.
+/// A command whose output is not read any more (`| head`) ends silently, as others do. Not for those that
+/// call servers: a server that closes its pipe must not end the command.
 fn end_with_the_reader() {
     // SAFETY: it sets the default action of a signal, before any thread is started.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
-/// The other way round, for a command of them that is about to talk to servers after all.
+/// The opposite, for one of these commands that is about to call servers after all.
 fn outlive_the_reader() {
-    // SAFETY: it sets the action of a signal, and nobody waits for it.
+    // SAFETY: it sets the action of a signal, and no code waits for it.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
@@ -234,24 +234,24 @@ fn with_file(file: &Path, work: impl FnOnce(Config, &Path) -> ExitCode) -> ExitC
     }
 }
 
-/// Says what went wrong at the start; exit 1.
+/// Prints the error of a failed start; exit 1.
 pub fn failed(error: &AppError) -> ExitCode {
     telemetry::log_fatal(&format!("error: {error}"));
     ExitCode::FAILURE
 }
 
-/// What starts the program that stands in this one's place, should it be replaced, to take over from this one, which
-/// waits at `place` whatever address the file names by then.
+/// The command that starts the program at this one's path, after a replacement, to take over from this
+/// process. The successor finds this process at `place`, whatever address the file then names.
 fn successor(file: &Path, place: Option<PathBuf>) -> Option<std::process::Command> {
     use std::os::unix::process::CommandExt as _;
-    // As it was called: what `/proc/self/exe` points at is the old program.
+    // As it was called: `/proc/self/exe` points at the old program.
     let mut command = std::process::Command::new(std::env::args_os().next()?);
     command.args(["run", "--upgrade", "-c"]).arg(file).stdin(std::process::Stdio::null());
     match place {
         Some(place) => command.env(handover::PREDECESSOR, place),
         None => command.env_remove(handover::PREDECESSOR),
     };
-    // SAFETY: it makes plain system calls and allocates nothing, as it must between fork and exec.
+    // SAFETY: it makes plain system calls and allocates nothing, as required between fork and exec.
     unsafe { command.pre_exec(fd_limit::restore) };
     Some(command)
 }

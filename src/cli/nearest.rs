@@ -1,11 +1,12 @@
-//! The name that was probably meant by one that is not there.
+//! The known name that an unknown one probably means.
 
-/// The nearest of these names, within a slip or two; the beginnings of their parts count as the rest does.
+/// The nearest of these names, within one or two typos; the beginnings of their parts count as the rest
+/// does.
 pub fn nearest<'n>(names: impl IntoIterator<Item = &'n str>, name: &str) -> Option<&'n str> {
     let bare = |text: &str| text.replace(['-', '.'], "_").to_ascii_lowercase();
     let wanted = bare(name);
     let far = |known: &str| strsim::damerau_levenshtein(&bare(known), &wanted);
-    // Names come from servers: of a long one no distance is worked out.
+    // Names come from servers: for a long one no distance is computed.
     let names = names.into_iter().filter(|known| known.len() <= 256 && name.len() <= 256);
     let (near, far) = names.map(|known| (known, far(known))).min_by_key(|(known, far)| (*far, *known))?;
     (far <= (near.len().min(name.len()) / 3).min(4)).then_some(near)

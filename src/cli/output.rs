@@ -1,4 +1,4 @@
-//! What a person at the terminal is told of a configuration and of a gateway that starts.
+//! The terminal output about a configuration and about a starting gateway.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -9,24 +9,24 @@ use crate::config::{self, Config};
 use crate::dispatch::Dispatcher;
 use crate::runtime::RuntimeConfig;
 
-/// Prints a line; where it cannot be written (a full disk), the command has failed.
-pub fn line(words: fmt::Arguments<'_>) {
-    if let Err(error) = writeln!(io::stdout(), "{words}") {
+/// Prints a line. If it cannot be written (a full disk), the command has failed.
+pub fn line(text: fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(io::stdout(), "{text}") {
         eprintln!("error: standard output: {error}");
         std::process::exit(1);
     }
 }
 
-/// Prints what is good to know and no more: a gateway serves whether its standard output takes that or not.
-pub fn print_detached(words: String) {
+/// Prints information that may be lost: the gateway serves even if its standard output blocks.
+pub fn print_detached(text: String) {
     let print = move || {
-        let _ = io::stdout().write_all(words.as_bytes());
+        let _ = io::stdout().write_all(text.as_bytes());
     };
-    // A pipe that nobody reads makes it wait.
+    // A pipe that is not read makes it wait.
     let _ = std::thread::Builder::new().name("announce".into()).spawn(print);
 }
 
-/// What a person at the terminal wants to know first.
+/// The most important facts for a user at the terminal.
 pub fn announce(dispatcher: &Dispatcher, file: Option<&Path>) {
     print_detached(startup_message(dispatcher, file).unwrap_or_default());
 }
@@ -60,7 +60,7 @@ fn startup_message(dispatcher: &Dispatcher, file: Option<&Path>) -> Result<Strin
     writeln!(out, "  tools     {}", names.len())?;
     writeln!(out, "\nTry it:")?;
     writeln!(out, "  curl -s {url}/health")?;
-    // Every address is one that listens, and none that a client can go to.
+    // Each listens, but a client cannot connect to it.
     let base = config.listen.base_url().replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:");
     let mcp = format!("{base}/mcp");
     writeln!(out, "\nPaste this into your client:")?;
@@ -81,10 +81,10 @@ fn startup_message(dispatcher: &Dispatcher, file: Option<&Path>) -> Result<Strin
     Ok(out)
 }
 
-/// Whether the gateway would start with this configuration: the files that it names are read, and nothing is
-/// connected.
+/// Whether the gateway would start with this configuration. The files that it names are read, and no
+/// connection is made.
 pub fn would_start(config: Config) -> Result<(), String> {
-    // Nothing runs on it: what would be read over the network is not.
+    // Nothing runs on it: no keys are fetched over the network.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     RuntimeConfig::new(config, None, runtime.handle()).map(drop).map_err(|error| error.to_string())

@@ -1,4 +1,4 @@
-//! Whether there is what an explained call is for: the one server that it could belong to is asked.
+//! Checks whether the target of an explained call exists: it asks the one server that could own it.
 
 use super::{nearest, tools};
 use crate::catalog::ListKind;
@@ -15,11 +15,11 @@ pub struct What {
     pub offline: bool,
 }
 
-/// Whether there is what the call is for.
+/// Whether the target of the call exists.
 pub enum ToolProbe {
-    /// It is not looked for.
+    /// It was not checked.
     NotAsked,
-    /// At this server.
+    /// It exists at this server.
     Found(String),
     Missing(String),
     Unknown(String),
@@ -33,7 +33,7 @@ pub fn probe(config: &Config, what: &What) -> ToolProbe {
         _ => return ToolProbe::NotAsked,
     };
     let Some(name) = what.name.as_deref() else { return ToolProbe::NotAsked };
-    // The longest prefix first: `a` and `a__b` may both be one.
+    // The longest prefix first: `a` and `a__b` may both be prefixes.
     let fits = |prefix: &str| {
         prefix.is_empty() || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("__"))
     };

@@ -56,7 +56,7 @@ fn table(out: &mut String, title: &str, command: &Command, which: impl Fn(&Arg) 
     }
 }
 
-/// With the full stop that clap leaves out.
+/// With the full stop that clap omits.
 fn sentence(text: &str) -> String {
     let text = text.replace('\n', " ");
     if text.is_empty() || text.ends_with('.') { text } else { text + "." }

@@ -1,4 +1,5 @@
-//! `toolgate schema`: the JSON Schema of the config file, and the pages of the documentation that are generated.
+//! `toolgate schema`: the JSON Schema of the config file, and the pages of the documentation that are
+//! generated.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

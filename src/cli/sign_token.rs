@@ -1,6 +1,6 @@
-//! Minting tokens that the gateway itself takes: for development and CI, where no identity provider runs.
+//! Signs tokens that the gateway itself accepts: for development and CI, where no identity provider runs.
 //!
-//! The claims stand where the issuer's `claims` paths look for them, so that a minted token is read as a real one.
+//! The claims are at the issuer's `claims` paths, so that a signed token is read as a real one.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,22 +12,22 @@ use crate::config::read_file;
 use crate::config::{AuthConfig, Issuer, KeyLocation};
 use crate::runtime::filter_chain::algorithm_of;
 
-/// What the token shall say.
+/// The content of the token.
 pub struct TokenSpec {
     pub user: String,
     pub roles: Vec<String>,
     pub scopes: Vec<String>,
     pub tenant: Option<String>,
     pub lifetime: Duration,
-    /// Of which issuer, where several can be signed for.
+    /// The issuer, if tokens can be signed for several.
     pub issuer: Option<String>,
 }
 
-/// A signed token; the words of a failure are for the configuration's author. `now` in seconds since 1970.
-pub fn sign(auth: &AuthConfig, wish: &TokenSpec, now: u64) -> Result<String, String> {
+/// A signed token; error messages are for the configuration's author. `now` in seconds since 1970.
+pub fn sign(auth: &AuthConfig, spec: &TokenSpec, now: u64) -> Result<String, String> {
     let can_sign =
         |issuer: &&Issuer| matches!(issuer.keys, KeyLocation::Secret(_)) || issuer.signing_key.is_some();
-    let issuer = match &wish.issuer {
+    let issuer = match &spec.issuer {
         Some(name) => {
             let named = auth.jwt.iter().find(|issuer| issuer.issuer == *name);
             let named = named.ok_or_else(|| format!("auth.jwt has no issuer {name}; {}", known_issuers(auth)))?;
@@ -45,11 +45,11 @@ pub fn sign(auth: &AuthConfig, wish: &TokenSpec, now: u64) -> Result<String, Str
     claims.insert("iss".into(), json!(issuer.issuer));
     claims.insert("aud".into(), json!(issuer.audience.first()));
     claims.insert("iat".into(), json!(now));
-    claims.insert("exp".into(), json!(now.saturating_add(wish.lifetime.as_secs())));
-    put(&mut claims, &issuer.claims.user, json!(wish.user))?;
-    put(&mut claims, &issuer.claims.roles, json!(wish.roles))?;
-    put(&mut claims, &issuer.claims.scopes, json!(wish.scopes.join(" ")))?;
-    match (&wish.tenant, &issuer.claims.tenant) {
+    claims.insert("exp".into(), json!(now.saturating_add(spec.lifetime.as_secs())));
+    put(&mut claims, &issuer.claims.user, json!(spec.user))?;
+    put(&mut claims, &issuer.claims.roles, json!(spec.roles))?;
+    put(&mut claims, &issuer.claims.scopes, json!(spec.scopes.join(" ")))?;
+    match (&spec.tenant, &issuer.claims.tenant) {
         (Some(tenant), Some(path)) => put(&mut claims, path, json!(tenant))?,
         (Some(_), None) => return Err(format!("the issuer {} has no claims.tenant", issuer.issuer)),
         (None, _) => {}
@@ -88,7 +88,7 @@ fn signing(issuer: &Issuer) -> Result<(Algorithm, EncodingKey), String> {
     known(issuer).find_map(load).ok_or_else(|| unusable(&pem, issuer))
 }
 
-/// Why a key cannot sign, in words that lead on.
+/// Why a key cannot sign, and what to do instead.
 fn unusable(pem: &[u8], issuer: &Issuer) -> String {
     let file = issuer.signing_key.as_deref().unwrap_or(Path::new("signing_key")).display();
     let has = |label: &str| String::from_utf8_lossy(pem).contains(&format!("-----BEGIN {label}-----"));

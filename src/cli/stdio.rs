@@ -1,4 +1,4 @@
-//! `toolgate stdio`: which gateway stands behind standard input and output, and in whose name.
+//! `toolgate stdio`: selects the gateway behind standard input and output, and the caller.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,7 +19,7 @@ use crate::stdio::transport::{TokenSource, Transport};
 use crate::stdio::{Settings, StdioFrontend};
 use crate::telemetry;
 
-/// How long a gateway that is being restarted is waited for.
+/// How long the bridge waits for a gateway that is being restarted.
 const WAIT: Duration = Duration::from_secs(5);
 const VARIABLE: &str = "TOOLGATE_TOKEN";
 
@@ -61,7 +61,7 @@ pub fn stdio(args: StdioArgs) -> ExitCode {
     let secret = match (&args.token, &args.token_file) {
         (Some(token), _) => Some(TokenSource::Text(token.clone())),
         (None, Some(file)) => Some(TokenSource::File(file.clone())),
-        // In whose name it goes is said otherwise.
+        // `--as` names the caller instead.
         (None, None) if args.named.is_some() => None,
         (None, None) => std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()).map(TokenSource::Text),
     };
@@ -75,7 +75,7 @@ pub fn stdio(args: StdioArgs) -> ExitCode {
     }
 }
 
-/// Says what is wrong with the command; exit 2.
+/// Prints what is wrong with the command; exit 2.
 fn wrong(why: &str) -> ExitCode {
     telemetry::log_fatal(&format!("error: {why}"));
     ExitCode::from(2)
@@ -85,7 +85,7 @@ fn settings(limits: &Limits, wait: Duration) -> Settings {
     Settings { max_response: limits.max_response.as_usize(), wait, drain: limits.drain.get() }
 }
 
-/// A bridge to a gateway that runs.
+/// A bridge to a running gateway.
 fn bridge(url: &str, ca: Option<PathBuf>, secret: Option<TokenSource>, wait: Duration) -> ExitCode {
     telemetry::start(&config::Log { format: config::LogFormat::Text, ..config::Log::default() });
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -98,7 +98,7 @@ fn bridge(url: &str, ca: Option<PathBuf>, secret: Option<TokenSource>, wait: Dur
             Err(error) => wrong(&error.to_string()),
         }
     });
-    // Nothing that still runs is waited for, such as the look-up of a name.
+    // Running blocking tasks, such as name resolution, are not awaited.
     runtime.shutdown_background();
     done
 }
@@ -154,7 +154,8 @@ fn run_in_process(
     ran.unwrap_or_else(|error| failed(&error))
 }
 
-/// Why somebody has to be named. Whoever can read the file is its operator; but roles are given, not assumed.
+/// Why a caller must be named. A user who can read the file is its operator; but roles are granted, not
+/// assumed.
 fn missing_caller(config: &Config) -> Option<String> {
     let rbac = config.rbac.as_ref().filter(|rbac| rbac.default != Effect::Allow)?;
     let roles: Vec<&str> = rbac.roles.keys().map(String::as_str).collect();
@@ -165,7 +166,7 @@ fn missing_caller(config: &Config) -> Option<String> {
     ))
 }
 
-/// Serves until the client leaves or a signal comes; SIGHUP has the file read again.
+/// Serves until the client disconnects or a signal comes; SIGHUP makes the gateway read the file again.
 async fn serve(transport: Transport, settings: Settings, hangup: &Notify) -> ExitCode {
     let signals =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));

@@ -31,7 +31,7 @@ pub fn token(config: &Config, caller: CallerArgs, ttl: &str, issuer: Option<Stri
     };
     let lacks = auth.required_scopes.iter().filter(|scope| !caller.scopes.contains(scope));
     let lacks: Vec<String> = lacks.map(|scope| format!("--scope {scope}")).collect();
-    let wish = TokenSpec {
+    let spec = TokenSpec {
         user: caller.user,
         roles: caller.roles,
         scopes: caller.scopes,
@@ -40,7 +40,7 @@ pub fn token(config: &Config, caller: CallerArgs, ttl: &str, issuer: Option<Stri
         issuer,
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    match sign(auth, &wish, now) {
+    match sign(auth, &spec, now) {
         Ok(token) => {
             say!("{token}");
             let why = match &lacks[..] {
@@ -59,7 +59,7 @@ pub fn token(config: &Config, caller: CallerArgs, ttl: &str, issuer: Option<Stri
     }
 }
 
-/// Why the gateway would turn the token away, such as another key; not known where keys are fetched.
+/// Why the gateway would reject the token, such as another key; not known if keys are fetched.
 fn rejection(config: &Config, token: &str) -> Option<String> {
     let fetched = |keys: &KeyLocation| matches!(keys, KeyLocation::JwksUrl(_));
     if config.auth.iter().flat_map(|auth| &auth.jwt).any(|issuer| fetched(&issuer.keys)) {

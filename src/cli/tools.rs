@@ -1,4 +1,4 @@
-//! The commands that ask the servers: what tools there are, and one call of one.
+//! The commands that query the servers: the list of tools, and a call of one tool.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -26,7 +26,7 @@ pub(super) fn without_telemetry(config: &mut Config) {
     telemetry::start(&config.log);
 }
 
-/// Lists the tools, as callers with these roles see them; without roles, all.
+/// Lists the tools that callers with these roles see; without roles, all.
 pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     without_telemetry(&mut config);
     caller::warn_of_unknown(&config, &roles);
@@ -43,9 +43,9 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     }
     if let Some(endpoint) = endpoint {
         let mut rows: std::collections::BTreeMap<&str, (Vec<&str>, &str, &str)> = Default::default();
-        let mut told = HashMap::new();
+        let mut described = HashMap::new();
         for (era, view) in [(Era::Legacy, &endpoint.legacy), (Era::Modern, &endpoint.modern)] {
-            told.extend(descriptions(view));
+            described.extend(descriptions(view));
             for (name, target) in &view.tools {
                 let row = rows.entry(name).or_insert_with(|| (Vec::new(), &target.server.name, &target.name));
                 row.0.push(era.as_str());
@@ -54,7 +54,7 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
         for (name, (eras, server, own)) in rows {
             let shortened = if name.ends_with(own) { String::new() } else { format!("  (there: {own})") };
             let line = format!("{name:<48} {server:<16} {:<13}{shortened}", eras.join(","));
-            let words = told.get(name).map(|words| format!("  {words}")).unwrap_or_default();
+            let words = described.get(name).map(|words| format!("  {words}")).unwrap_or_default();
             say!("{}", format!("{line}{words}").trim_end());
         }
         for (server, era, rejected) in snapshot.catalog.rejected_tools() {
@@ -74,7 +74,7 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     if down { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Why nothing of this name is offered, as far as the connected servers tell; `None` if it is.
+/// Why no entry of this name is offered, as far as the connected servers show; `None` if there is one.
 pub(super) fn missing(snapshot: &Snapshot, kind: ListKind, name: &str) -> Option<String> {
     let endpoint = snapshot.catalog.endpoint("/mcp")?;
     let names = |view: &'_ View| -> Vec<String> {
@@ -97,7 +97,7 @@ pub(super) fn missing(snapshot: &Snapshot, kind: ListKind, name: &str) -> Option
     Some(format!("no server that is connected has a {thing} `{name}`{hint}{away}"))
 }
 
-/// What the tools of a view say of themselves: the first sentence or so, on one line.
+/// The descriptions of the tools in a view: the first sentence or so, on one line.
 fn descriptions(view: &View) -> HashMap<String, String> {
     let pages = (0..).map_while(|number| {
         let cursor = (number > 0).then(|| format!("p{number}"));
@@ -110,14 +110,14 @@ fn descriptions(view: &View) -> HashMap<String, String> {
             _ => Vec::new(),
         }
     });
-    let told = |tool: serde_json::Value| {
+    let described = |tool: serde_json::Value| {
         let words = [&tool["description"], &tool["title"]].into_iter().find_map(serde_json::Value::as_str)?;
         Some((tool["name"].as_str()?.to_owned(), first_words(words)))
     };
-    tools.filter_map(told).collect()
+    tools.filter_map(described).collect()
 }
 
-/// As much of a text as fits on a line. It is a server's, so nothing of it plays with the terminal.
+/// As much of a text as fits on a line. It comes from a server, so control characters are escaped.
 fn first_words(text: &str) -> String {
     let clean = |c: char| if is_control(c) { ' ' } else { c };
     let text: String = text.chars().take(2000).map(clean).collect();
@@ -129,7 +129,7 @@ fn first_words(text: &str) -> String {
     }
 }
 
-/// JSON in which nothing plays with the terminal: what would stands only in strings, and is an escape there.
+/// JSON without control characters for the terminal: they can occur only in strings, and are escaped there.
 fn on_a_terminal(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
@@ -204,14 +204,14 @@ mod tests {
 
     #[test]
     fn a_description_is_told_on_one_line() {
-        for (text, told) in [
+        for (text, expected) in [
             ("Reads a file. Then more.", "Reads a file."),
             ("  Reads\n\ta\u{1b}[31m file ", "Reads a [31m file"),
             ("v1.2 of it", "v1.2 of it"),
             ("a\u{9b}31m\u{202e}b", "a 31m b"),
             ("", ""),
         ] {
-            assert_eq!(first_words(text), told, "{text:?}");
+            assert_eq!(first_words(text), expected, "{text:?}");
         }
         assert_eq!(first_words(&"é".repeat(101)).chars().count(), 101);
     }

@@ -1,10 +1,10 @@
-//! What the settings of identity, rights and limits become. Broken ones are in `tests/config_faults/`.
+//! Valid settings of authentication, access and limits. Invalid files are in `tests/config_faults/`.
 
 use std::time::Duration;
 
 use super::*;
 
-/// Everything at once, and most of it in flow style, as people write it.
+/// Every setting at once, most of it in flow style, as users write it.
 const FULL: &str = r#"
 listen:
   trusted_proxies: ["10.0.0.0/8", "127.0.0.1"]
@@ -77,7 +77,7 @@ fn texts(patterns: &[Pattern]) -> Vec<&str> {
 }
 
 #[test]
-fn who_may_come_in_is_read_with_its_defaults() {
+fn authentication_is_read_with_its_defaults() {
     let config = read(FULL);
     let auth = config.auth.expect("it was given");
     assert!(!auth.required && auth.anonymous == ["guest"] && auth.required_scopes == ["mcp"]);
@@ -107,7 +107,7 @@ fn who_may_come_in_is_read_with_its_defaults() {
 }
 
 #[test]
-fn who_may_do_what_is_read_with_its_lines() {
+fn authorization_is_read_with_its_lines() {
     let rbac = read(FULL).rbac.expect("it was given");
     let (dev, admin) = (&rbac.roles["dev"], &rbac.roles["admin"]);
     let line = |needle: &str| FULL.lines().position(|line| line.contains(needle)).expect(needle) + 1;
@@ -128,7 +128,7 @@ fn who_may_do_what_is_read_with_its_lines() {
 }
 
 #[test]
-fn how_much_is_read_with_its_defaults() {
+fn rate_limits_are_read_with_their_defaults() {
     let config = read(FULL);
     let limits = config.rate_limits.expect("it was given");
     assert_eq!((limits.store, limits.on_failure), (CounterStore::Redis, OnFailure::Closed));
@@ -160,7 +160,7 @@ fn how_much_is_read_with_its_defaults() {
 }
 
 #[test]
-fn what_a_server_is_guarded_by_is_off_unless_it_is_said() {
+fn the_guard_of_a_server_is_off_by_default() {
     let config = read(FULL);
     let (any, bare, api) = (&config.servers["any"], &config.servers["bare"], &config.servers["api"]);
     assert_eq!(any.circuit_breaker, Some(CircuitBreaker { failures: 7, open_for: ConfigDuration::secs(30) }));

@@ -1,4 +1,4 @@
-//! Where the operator's paths are answered: what a health check must know, however faulty the rest of the file is.
+//! The address of the admin paths. A health check needs it, even if the rest of the file is invalid.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -26,7 +26,7 @@ impl Config {
 }
 
 impl AdminAddress {
-    /// What a file says, if that much of it can be read.
+    /// The address in a file, if that part of the file is readable.
     pub fn of_file(file: &Path) -> Option<Self> {
         let text = String::from_utf8(super::read(file).ok()?).ok()?;
         let name = file.display().to_string();
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_found_in_a_file_that_is_faulty_elsewhere() {
+    fn it_is_found_in_a_file_with_errors_elsewhere() {
         let of = |text: &str| {
             let found = AdminAddress::of_text("c", text, &|name| (name == "PORT").then(|| "81".to_owned()))?;
             Some((found.address.to_string(), found.tls))

@@ -1,4 +1,4 @@
-//! API keys: the file holds their hashes, so that whoever reads it cannot use them.
+//! API keys. The file holds their hashes, so that a reader of the file cannot use the keys.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use super::scalar::secret::Secret;
 use super::scalar::sha256::Sha256Digest;
 use super::yaml::line::Line;
 
-/// A key that is taken, and whom it stands for.
+/// An accepted key and its user.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey {
     /// For logs and limits; no two have the same.
@@ -29,7 +29,7 @@ pub struct ApiKey {
     pub tenant: Option<String>,
     /// The scopes of that user, as in a token.
     pub scopes: Vec<String>,
-    /// Where it stands.
+    /// Its line in the file.
     pub line: Line,
 }
 
@@ -71,18 +71,16 @@ pub(super) struct RawApiKey {
 /// The SHA-256 of the empty text, as `printf %s $KEY` has it when the variable is not set.
 const EMPTY_SHA256_START: [u8; 4] = [0xe3, 0xb0, 0xc4, 0x42];
 
-/// All keys under `auth`, without those that could not be read.
-pub(super) fn keys(written: Vec<RawApiKey>, auth: &NodeRef<'_>, references: &References<'_>) -> Vec<ApiKey> {
-    let spots = auth.valid_items("api_keys");
-    let keys = spots
-        .iter()
-        .zip(written)
-        .filter_map(|(node_ref, key)| Some((node_ref, key.key(node_ref, references)?)));
+/// All valid keys under `auth`.
+pub(super) fn keys(raw: Vec<RawApiKey>, auth: &NodeRef<'_>, references: &References<'_>) -> Vec<ApiKey> {
+    let items = auth.valid_items("api_keys");
+    let keys =
+        items.iter().zip(raw).filter_map(|(node_ref, key)| Some((node_ref, key.key(node_ref, references)?)));
     let keys: Vec<_> = keys.collect();
     let (mut ids, mut hashes) = (HashMap::new(), HashMap::new());
     for (node_ref, key) in &keys {
         if let (Some(line), Some(id)) = (ids.get(&key.id), node_ref.child("id")) {
-            id.reject("duplicate id", format!("the other is on line {line}"));
+            id.reject("duplicate id", format!("first used on line {line}"));
         }
         if let (Some(line), Some(hash)) = (hashes.get(&key.sha256), node_ref.child("sha256")) {
             hash.reject("duplicate key hash", format!("first used on line {line}"));
@@ -124,7 +122,8 @@ impl RawApiKey {
             }
             Ok(Sha256Digest(hash)) => Some(hash),
             Err(what) => {
-                // A hash that lost a digit is still one; anything else is the key, or was meant to be.
+                // A hash that lost a digit is still a hash. Any other text is the key itself, or was meant to
+                // be.
                 let hash = text.len() > 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
                 if hash {
                     node_ref.reject(what, format!("expected {}", Sha256Digest::EXPECTED));

@@ -1,4 +1,4 @@
-//! Who may come in, and by which means.
+//! Authentication: which callers are accepted, and how they prove who they are.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -14,39 +14,40 @@ use super::scalar::secret::Secret;
 use super::scalar::url::Url;
 use super::scalar::{ScalarValue, scalar};
 
-/// Who may come in.
+/// Authentication settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthConfig {
-    /// Whoever has no credentials is turned away; else it comes in as nobody in particular.
+    /// Callers without credentials are rejected. Otherwise they are anonymous.
     pub required: bool,
     /// Roles of callers without credentials; empty if `required`.
     pub anonymous: Vec<String>,
-    /// Scopes that everybody with credentials must have.
+    /// Scopes that every caller with credentials must have.
     pub required_scopes: Vec<String>,
-    /// Whose tokens are taken; no two have the same name.
+    /// The accepted issuers of tokens, with unique names.
     pub jwt: Vec<Issuer>,
-    /// Keys that are taken; no two have the same id or hash.
+    /// The accepted keys, with unique ids and hashes.
     pub api_keys: Vec<ApiKey>,
-    /// Clients' certificates that are taken; the first that fits counts. Empty without `listen.tls.client_ca`.
+    /// The accepted client certificates; the first match counts. Empty without `listen.tls.client_ca`.
     pub certificates: Vec<ClientCertRule>,
     /// The metadata document that shows clients where to get a token (RFC 9728).
     pub resource_metadata: Option<ResourceMetadata>,
-    /// Where a caller's token is exchanged for one that a server takes.
+    /// Where a caller's token is exchanged for one that a server accepts.
     pub exchange: Option<Exchange>,
 }
 
 /// The metadata document that shows clients where to get a token (RFC 9728).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceMetadata {
-    /// The URL of `/mcp` as authorization servers know it, letter by letter; by default `listen.public_url` and `/mcp`.
+    /// The URL of `/mcp` as authorization servers know it, kept exactly; by default `listen.public_url` and
+    /// `/mcp`.
     pub resource: Option<String>,
-    /// Who gives out tokens for it, letter by letter; at least one.
+    /// The authorization servers that issue tokens for it, kept exactly; at least one.
     pub authorization_servers: Vec<String>,
-    /// Scopes that may be asked for.
+    /// Scopes that clients may request.
     pub scopes_supported: Vec<String>,
 }
 
-/// Where a caller's token is exchanged for one that a server takes (RFC 8693).
+/// Where a caller's token is exchanged for one that a server accepts (RFC 8693).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exchange {
@@ -74,13 +75,13 @@ pub(super) struct RawAuth {
     jwt: Vec<issuer::RawIssuer>,
     /// The accepted API keys.
     api_keys: Vec<api_key::RawApiKey>,
-    /// The accepted client certificates, verified by `listen.tls.client_ca`. The first matching entry counts. A
-    /// token or an API key beside a certificate decides who the caller is.
+    /// The accepted client certificates, verified by `listen.tls.client_ca`. The first matching entry counts.
+    /// With both a certificate and a token or an API key, the token or key decides who the caller is.
     certificates: Vec<client_cert::RawClientCert>,
     /// The metadata document that shows clients where to get a token (RFC 9728).
     resource_metadata: Option<RawResourceMetadata>,
-    /// The authorization server that exchanges a caller's token for one that a server accepts, for `credentials:
-    /// exchange` (RFC 8693).
+    /// The authorization server that exchanges a caller's token for one that a server accepts, for
+    /// `credentials: exchange` (RFC 8693).
     exchange: Option<Exchange>,
 }
 
@@ -101,7 +102,7 @@ struct RawResourceMetadata {
     /// The authorization servers that issue tokens for the gateway.
     #[schemars(extend("minItems" = 1))]
     authorization_servers: Vec<UrlText>,
-    /// Scopes that may be asked for.
+    /// Scopes that clients may request.
     #[serde(default)]
     scopes_supported: Vec<ScopeName>,
 }
@@ -142,7 +143,7 @@ impl RawAuth {
                     .collect(),
                 scopes_supported: scopes(metadata.scopes_supported),
             }),
-            // `${SECRET:-}` is how a file leaves open whether there is one.
+            // `${SECRET:-}` in a file means that the secret is optional.
             exchange: self.exchange.map(|exchange| Exchange {
                 client_secret: exchange.client_secret.filter(|secret| !secret.expose().is_empty()),
                 ..exchange
@@ -160,7 +161,7 @@ impl RawAuth {
             }
             references.check_roles(anonymous.child("roles"));
         }
-        // What is there but faulty would have let somebody in.
+        // An invalid entry would have been an authentication method.
         let means = ["jwt", "api_keys", "certificates"].iter().filter_map(|key| node_ref.child(key));
         if self.required
             && means.flat_map(|means| means.node.items()).next().is_none()
@@ -176,12 +177,12 @@ impl RawAuth {
         let metadata = node_ref.child("resource_metadata");
         let servers = metadata.and_then(|metadata| metadata.child("authorization_servers"));
         if let Some(servers) = servers.filter(|servers| servers.node.items().is_empty()) {
-            servers.reject("empty", "expected the URL of whoever gives out tokens");
+            servers.reject("empty", "expected the URL of an authorization server");
         }
     }
 }
 
-/// A URL that is compared with what others wrote, and so kept as it is.
+/// A URL that is compared exactly with what others send, and so is kept unchanged.
 struct UrlText(String);
 
 impl ScalarValue for UrlText {

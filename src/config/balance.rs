@@ -1,18 +1,18 @@
-//! How calls are spread over the equal endpoints of a server, and which of them are tried again.
+//! Load balancing over the endpoints of a server, and retries.
 //!
-//! Only what is written; what is safe to repeat is decided where it is done (`upstream/retry.rs`).
+//! Only the settings. `upstream/retry.rs` decides what is safe to retry.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Which of several endpoints a call goes to.
+/// Which of several endpoints receives a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// Each endpoint in turn.
     #[default]
     RoundRobin,
-    /// The one with the fewest calls under way.
+    /// The endpoint with the fewest calls in flight.
     LeastInFlight,
     /// Always the same for a session, or for a caller where there are no sessions: consistent hashing.
     Session,
@@ -28,26 +28,26 @@ pub struct RetryPolicy {
     /// The failures after which a call is retried. Default: `[connect]`.
     #[schemars(extend("minItems" = 1))]
     pub on: Vec<RetryOn>,
-    /// Calls of tools whose annotations say `idempotentHint` or `readOnlyHint` are repeated like reads. Only for
-    /// servers whose word is trusted.
+    /// Calls of tools with the annotation `idempotentHint` or `readOnlyHint` are retried like reads. Only for
+    /// trusted servers.
     pub idempotent: bool,
 }
 
-/// After what a call is tried again.
+/// After which failure a call is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RetryOn {
-    /// No connection could be made, so nothing was sent: every call.
+    /// The connection failed, so nothing was sent: every call.
     Connect,
-    /// The connection broke before the answer began: what only reads.
+    /// The connection was reset before the response began: only reads.
     Reset,
-    /// Bad gateway: what only reads.
+    /// Bad gateway: only reads.
     #[serde(rename = "502")]
     BadGateway,
-    /// Service unavailable: what only reads.
+    /// Service unavailable: only reads.
     #[serde(rename = "503")]
     Unavailable,
-    /// Gateway timeout: what only reads.
+    /// Gateway timeout: only reads.
     #[serde(rename = "504")]
     GatewayTimeout,
 }

@@ -1,4 +1,4 @@
-//! What a token says: for whom it is, and where in it is said what.
+//! Claims of a token: its audience, and which claims hold user, roles, scopes and tenant.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use super::scalar::names::Name;
 use super::scalar::{ScalarValue, scalar};
 
-/// Where in a token is said what, as paths of names with dots between.
+/// The claims that hold these values, as paths of names with dots between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are the words of the config")]
 pub struct Claims {
@@ -62,7 +62,7 @@ impl<'de> Deserialize<'de> for Audience {
             type Value = Audience;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text such as `https://gateway.example.com/mcp`, or a list of them")
+                f.write_str("a string such as `https://gateway.example.com/mcp`, or a list of them")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Audience, E> {
@@ -107,7 +107,7 @@ impl ScalarValue for Claim {
 
     fn read(text: &str) -> Result<Self, &'static str> {
         let fits = Name::read(text).is_ok() && text.split('.').all(|name| !name.is_empty());
-        if fits { Ok(Self(text.into())) } else { Err("not the path of a claim") }
+        if fits { Ok(Self(text.into())) } else { Err("invalid claim path") }
     }
 }
 

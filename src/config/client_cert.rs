@@ -1,4 +1,4 @@
-//! Clients' certificates: whom the names in them stand for.
+//! Client certificates and their users.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use super::yaml::line::Line;
 /// The accepted client certificates, and their users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertRule {
-    /// A good pattern over the principal of a certificate; no two are the same.
+    /// A valid, unique pattern over the principal of a certificate.
     pub subject: String,
     /// The user of the certificate. Default: the principal.
     pub user: Option<String>,
@@ -25,12 +25,12 @@ pub struct ClientCertRule {
     pub tenant: Option<String>,
     /// The scopes of that user, as in a token.
     pub scopes: Vec<String>,
-    /// Where it stands.
+    /// Its line in the file.
     pub line: Line,
 }
 
 impl ClientCertRule {
-    /// The pattern, ready to be asked.
+    /// The compiled pattern.
     pub fn matcher(&self) -> GlobMatcher {
         let glob = GlobBuilder::new(&self.subject).build();
         glob.expect("it was compiled when the file was read").compile_matcher()
@@ -41,8 +41,8 @@ impl ClientCertRule {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "Certificate", deny_unknown_fields)]
 pub(super) struct RawClientCert {
-    /// A pattern over the principal: the certificate's first URI, else its first DNS name, else its first e-mail
-    /// address, else the common name of its subject. `*` is any text, also across `/` and `.`.
+    /// A pattern over the principal: the certificate's first URI, else its first DNS name, else its first
+    /// e-mail address, else the common name of its subject. `*` is any text, also across `/` and `.`.
     #[schemars(with = "String", length(min = 1, max = 256))]
     subject: Glob,
     /// The user of the certificate. Default: the principal.
@@ -57,37 +57,37 @@ pub(super) struct RawClientCert {
     scopes: Vec<ScopeName>,
 }
 
-/// All of them under `auth`, in the order in which they are asked, without those that could not be read.
+/// All valid entries under `auth`, in their order of matching.
 pub(super) fn certificates(
-    written: Vec<RawClientCert>,
+    raw: Vec<RawClientCert>,
     auth: &NodeRef<'_>,
     references: &References<'_>,
 ) -> Vec<ClientCertRule> {
-    let spots = auth.valid_items("certificates");
+    let items = auth.valid_items("certificates");
     let mut subjects = HashMap::new();
-    for (node_ref, written) in spots.iter().zip(&written) {
-        match (subjects.get(written.subject.text()), node_ref.child("subject")) {
+    for (node_ref, raw) in items.iter().zip(&raw) {
+        match (subjects.get(raw.subject.text()), node_ref.child("subject")) {
             (Some(line), Some(subject)) => {
                 subject.reject("duplicate subject", format!("first used on line {line}"));
             }
-            _ => drop(subjects.insert(written.subject.text().to_owned(), node_ref.line())),
+            _ => drop(subjects.insert(raw.subject.text().to_owned(), node_ref.line())),
         }
     }
-    spots.iter().zip(written).map(|(node_ref, written)| written.certificate(node_ref, references)).collect()
+    items.iter().zip(raw).map(|(node_ref, raw)| raw.certificate(node_ref, references)).collect()
 }
 
-/// Certificates can only be known where clients are asked for them.
+/// Reports `auth.certificates` without a CA: the gateway then asks no client for a certificate.
 pub(super) fn check_authority(root: &NodeRef<'_>) {
-    let faulty =
+    let is_invalid =
         |node_ref: &Option<NodeRef<'_>>| node_ref.as_ref().is_some_and(|node_ref| node_ref.node.is_invalid());
     let listen = root.child("listen");
     let tls = listen.as_ref().and_then(|listen| listen.child("tls"));
     let asked = tls.as_ref().is_some_and(|tls| tls.has("client_ca"));
     let list = root.child("auth").and_then(|auth| auth.child("certificates"));
     let Some(list) = list.filter(|list| !list.node.items().is_empty()) else { return };
-    if !asked && !faulty(&listen) && !faulty(&tls) {
-        let help = "clients are only asked for a certificate where it is said who vouches for them";
-        list.reject_key("auth.certificates: needs `listen.tls.client_ca`", "add it, or remove this", help);
+    if !asked && !is_invalid(&listen) && !is_invalid(&tls) {
+        let help = "the gateway asks clients for a certificate only if `client_ca` is set";
+        list.reject_key("auth.certificates: requires `listen.tls.client_ca`", "add it, or remove this", help);
     }
 }
 

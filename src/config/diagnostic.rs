@@ -1,41 +1,41 @@
-//! What is wrong with a config file, and how a person is told.
+//! Errors of a config file, and how they are shown.
 //!
-//! A fault keeps the one source line that it points at, with secrets already blotted out (`yaml/mask_secrets.rs`), so that
-//! it can be logged and shown; it keeps neither the file nor any value of the environment.
+//! An error keeps only the source line that it points at, with secrets masked (`yaml/mask_secrets.rs`). So it
+//! can be logged and shown. It keeps neither the file nor any value of the environment.
 
 use std::fmt;
 use std::ops::Range;
 
 use super::yaml::source::Location;
 
-/// Faults past this many are not listed.
+/// The highest number of listed errors.
 pub(super) const MAX_ERRORS: usize = 64;
 
-/// Longest part of a source line that is shown, in characters.
+/// The longest shown part of a source line, in characters.
 const WIDTH: usize = 100;
 
-/// One thing wrong in a config file.
+/// One error in a config file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// From 1; 0 if the fault is about the file as a whole.
+    /// From 1; 0 if the error concerns the whole file.
     pub line: usize,
     /// In characters, from 1.
     pub column: usize,
-    /// Length of what is faulty, in characters, within its line.
+    /// Length of the invalid part within its line, in characters.
     pub len: usize,
     /// What is wrong, in one line.
     pub message: String,
-    /// What was expected there; may be empty.
+    /// The expectation there; may be empty.
     pub expected: String,
-    /// More to know, in zero or more lines.
+    /// Further help, in zero or more lines.
     pub help: String,
-    /// The line as it stands in the file, or the part of it around the fault, secrets blotted out.
+    /// The line of the file, or the part of it around the error, with secrets masked.
     pub source: String,
-    /// What of `source` is underlined, in characters.
+    /// The underlined part of `source`, in characters.
     under: Range<usize>,
 }
 
-/// All faults of a config file: never none, in the order of the file.
+/// All errors of a config file: at least one, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors {
     name: String,
@@ -44,7 +44,7 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
-    /// For a file that could not be looked at piece by piece.
+    /// For a file without a readable tree.
     pub(super) fn whole(name: &str, message: impl Into<String>, help: impl Into<String>) -> Self {
         Self::new(name, vec![ConfigError::whole(message, help)])
     }
@@ -56,7 +56,7 @@ impl ConfigErrors {
         Self { name: name.into(), list, more }
     }
 
-    /// The file, as it was named when it was read.
+    /// The name of the file, as given when it was read.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -66,7 +66,8 @@ impl ConfigErrors {
         &self.list
     }
 
-    /// One line a fault, `conf.yaml:3:5: unknown key ...`, without any of the file's text: for logs and `/ready`.
+    /// One line per error, `conf.yaml:3:5: unknown key ...`, without any text of the file: for logs and
+    /// `/ready`.
     pub fn one_line(&self) -> impl fmt::Display + '_ {
         fmt::from_fn(|f| {
             for (index, error) in self.list.iter().enumerate() {
@@ -85,7 +86,7 @@ impl ConfigErrors {
 }
 
 impl fmt::Display for ConfigErrors {
-    /// Like rustc: each fault with its line underlined, then how many there are. No line break at the end.
+    /// Like rustc: each error with its line underlined, then their number. No line break at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for error in &self.list {
             error.render(&self.name, f)?;
@@ -98,14 +99,14 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl ConfigError {
-    /// A fault of the file as a whole.
+    /// An error of the file as a whole.
     pub(super) fn whole(message: impl Into<String>, help: impl Into<String>) -> Self {
         let (message, help) = (message.into(), help.into());
         let (line, column, len, expected, source, under) = Default::default();
         Self { line, column, len, message, expected, help, source, under }
     }
 
-    /// A fault at this place; `line` is what may be shown of the whole line there.
+    /// An error at this place; `line` is the masked source line.
     pub(super) fn at(place: Location, line: &str, message: String, expected: String, help: String) -> Self {
         let Location { line: number, column, len } = place;
         let (source, under) = crop(line, column - 1..column - 1 + len);
@@ -133,8 +134,8 @@ impl ConfigError {
     }
 }
 
-/// The part of a line around what is underlined (both in characters), without what would spoil the alignment or
-/// the terminal.
+/// The part of a line around the underlined range (both in characters). Characters that would break the
+/// alignment or the terminal are replaced.
 fn crop(line: &str, under: Range<usize>) -> (String, Range<usize>) {
     let clean = |c: char| match c {
         '\t' => ' ',
@@ -152,7 +153,7 @@ fn crop(line: &str, under: Range<usize>) -> (String, Range<usize>) {
     let (before, after) = (if from > 0 { "…" } else { "" }, if to < length { "…" } else { "" });
     let shift = before.chars().count();
     let start = under.start - from + shift;
-    // What goes on past the part is underlined as far as it shows.
+    // A range that ends past the part is underlined up to the end of the part.
     let end = (under.end - from + shift).min(WIDTH + 2 * shift).max(start + 1);
     (format!("{before}{part}{after}"), start..end)
 }
@@ -161,14 +162,14 @@ fn crop(line: &str, under: Range<usize>) -> (String, Range<usize>) {
 mod tests {
     use super::*;
 
-    fn fault(line: usize, column: usize, len: usize, source: &str) -> ConfigError {
+    fn error(line: usize, column: usize, len: usize, source: &str) -> ConfigError {
         let (message, expected) = ("unknown key `adress`".into(), "did you mean `address`?".into());
         ConfigError::at(Location { line, column, len }, source, message, expected, "one\ntwo".into())
     }
 
     #[test]
-    fn a_fault_is_shown_as_rustc_would() {
-        let errors = ConfigErrors::new("conf.yaml", vec![fault(12, 3, 6, "  adress: x")]);
+    fn an_error_is_rendered_like_rustc() {
+        let errors = ConfigErrors::new("conf.yaml", vec![error(12, 3, 6, "  adress: x")]);
         let wanted = "\
 error: unknown key `adress`
   --> conf.yaml:12:3
@@ -184,14 +185,14 @@ error: unknown key `adress`
     }
 
     #[test]
-    fn faults_come_in_the_order_of_the_file() {
-        let errors = ConfigErrors::new("c", vec![fault(9, 1, 1, "x"), fault(2, 1, 1, "y")]);
+    fn errors_follow_the_order_of_the_file() {
+        let errors = ConfigErrors::new("c", vec![error(9, 1, 1, "x"), error(2, 1, 1, "y")]);
         assert_eq!(errors.list().iter().map(|error| error.line).collect::<Vec<_>>(), [2, 9]);
         assert!(errors.to_string().ends_with("\n\n2 errors in c"));
     }
 
     #[test]
-    fn a_long_line_is_cropped_around_the_fault() {
+    fn a_long_line_is_cropped_around_the_error() {
         let line = format!("{}adress{}", "a".repeat(500), "b".repeat(500));
         for (under, shown, ends) in [(500..506, "adress", "……"), (0..3, "aaa", " …"), (990..1006, "b", "… ")]
         {

@@ -1,6 +1,6 @@
-//! Collects what is wrong with one file: every reader and checker reports here, and goes on.
+//! Collects the errors of one file. Every reader and check reports here and continues.
 //!
-//! It decides how a fault is placed and worded around its path, not what a fault is.
+//! It decides the place and the path of an error, not what counts as an error.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -15,10 +15,10 @@ use super::yaml::mask_secrets;
 use super::yaml::node::{Entry, Node, NodeValue, YamlError};
 use super::yaml::source::{ByteRange, Source};
 
-/// How a file that the configuration names is read, and why it could not be.
+/// How a file that the configuration names is read.
 pub(super) type Files<'f> = dyn Fn(&std::path::Path) -> std::io::Result<String> + 'f;
 
-/// The faults found so far in a file.
+/// The errors found so far in a file.
 pub(super) struct Diagnostics<'t> {
     source: Source<'t>,
     files: Option<&'t Files<'t>>,
@@ -36,7 +36,7 @@ pub(super) struct Diagnostics<'t> {
 pub(super) struct NodeRef<'t> {
     pub diagnostics: &'t Diagnostics<'t>,
     pub node: &'t Node,
-    /// The key that it stands under, if it is a mapping's value.
+    /// Its key, if it is the value of a mapping.
     pub key: Option<&'t Entry>,
     pub path: String,
 }
@@ -44,15 +44,15 @@ pub(super) struct NodeRef<'t> {
 impl<'t> Diagnostics<'t> {
     pub(super) fn new(source: Source<'t>, files: Option<&'t Files<'t>>) -> Self {
         let (errors, reported, masks, full) = Default::default();
-        let (notes, unread, foreign) = Default::default();
-        Self { source, files, errors, reported, masks, full, notes, ignored: unread, foreign }
+        let (notes, ignored, foreign) = Default::default();
+        Self { source, files, errors, reported, masks, full, notes, ignored, foreign }
     }
 
     pub(super) fn source(&self) -> &Source<'t> {
         &self.source
     }
 
-    /// The text of a file that the configuration names; `None` where none is looked at.
+    /// The text of a file that the configuration names; `None` where no files are read.
     pub(super) fn file(&self, path: &std::path::Path) -> Option<std::io::Result<String>> {
         self.files.map(|files| files(path))
     }
@@ -62,7 +62,7 @@ impl<'t> Diagnostics<'t> {
         self.errors.borrow().is_empty()
     }
 
-    /// Enough was found: more would not be shown.
+    /// More errors would not be listed.
     pub(super) fn is_full(&self) -> bool {
         self.full.get()
     }
@@ -76,12 +76,12 @@ impl<'t> Diagnostics<'t> {
         self.add(&error.bytes, error.message, error.expected, error.help.into());
     }
 
-    /// The file is no YAML from here on, so that its secrets are not known, only guessed.
+    /// The file is not valid YAML from here on, so that its secrets can only be guessed.
     pub(super) fn syntax_error(&self, error: YamlError, toml: bool) {
         let line = self.source.location(&error.bytes).line;
         let mut masks = mask_secrets::guess_secrets(&self.source, line);
         if toml {
-            // A table's name stands in another line, so that any value may be of `env`.
+            // The name of a table is in another line, so that any value may belong to `env`.
             let value =
                 self.source.line(line).find('=').map(|at| self.source.line_bytes(line).start + at + 1);
             masks.extend(value.map(|from| from..self.source.line_bytes(line).end));
@@ -90,13 +90,13 @@ impl<'t> Diagnostics<'t> {
         self.yaml_error(error);
     }
 
-    /// Something is wrong with the file as a whole.
+    /// Reports an error of the whole file.
     pub(super) fn file_error(&self, message: String, help: &str) {
         self.errors.borrow_mut().push(ConfigError::whole(message, help));
     }
 
     pub(super) fn add(&self, bytes: &ByteRange, message: String, expected: String, help: String) {
-        // An alias or a merged key brings the same fault to many places.
+        // An alias or a merged key repeats the same error in several places.
         if self.is_full() || !self.reported.borrow_mut().insert((bytes.start, message.clone())) {
             return;
         }
@@ -108,8 +108,8 @@ impl<'t> Diagnostics<'t> {
         self.full.set(errors.len() > MAX_ERRORS);
     }
 
-    /// Fills in the variables of all values. In a server that is switched off a missing one is no fault, but
-    /// its value is unknown from then on.
+    /// Substitutes the variables in all values. In a disabled server a missing variable is no error, but its
+    /// value is unknown from then on.
     pub(super) fn interpolate(&self, root: &Node, environment: &Environment<'_>) {
         let servers = root.entry("mcpServers");
         let mut off: Vec<&Rc<Node>> = Vec::new();
@@ -132,7 +132,7 @@ impl<'t> Diagnostics<'t> {
                 self.interpolate_node(&server.node, environment, true);
             }
         }
-        // Last, for what they share with others by an alias is the others' fault.
+        // Last: a value that an alias shares with an enabled server is an error there.
         for node in off {
             self.interpolate_node(node, environment, false);
         }
@@ -150,9 +150,9 @@ impl<'t> Diagnostics<'t> {
                 match interpolate::interpolate(&scalar.raw, environment) {
                     Ok(None) => {}
                     Ok(Some(text)) => scalar.filled.set(text).expect("it was empty, and nobody else is here"),
-                    Err(lacks) => {
+                    Err(missing) => {
                         node.mark_invalid();
-                        for missing in lacks.into_iter().filter(|_| report) {
+                        for missing in missing.into_iter().filter(|_| report) {
                             let bytes = self.find(node, &scalar.raw[missing.bytes]);
                             self.add(&bytes, missing.message, missing.expected.into(), String::new());
                         }
@@ -163,7 +163,7 @@ impl<'t> Diagnostics<'t> {
         }
     }
 
-    /// Where this piece of a value stands in the file; the whole value if it is written in another way there.
+    /// The place of this part of a value in the file; the whole value if it is written differently there.
     fn find(&self, node: &Node, piece: &str) -> ByteRange {
         match self.source.slice(&node.bytes).find(piece) {
             Some(at) => node.bytes.start + at..node.bytes.start + at + piece.len(),
@@ -188,7 +188,7 @@ impl<'t> NodeRef<'t> {
         Self { diagnostics, node, key: None, path: String::new() }
     }
 
-    /// The value under this key, faulty or not.
+    /// The value under this key, valid or not.
     pub(super) fn child(&self, key: &str) -> Option<NodeRef<'t>> {
         let entry = self.node.entry(key)?;
         Some(self.under(entry))
@@ -215,8 +215,8 @@ impl<'t> NodeRef<'t> {
         self.node.entry(key).is_some_and(|entry| !entry.node.is_null())
     }
 
-    /// The items of the list under this key that could be read, in the order in which they were. To be asked before
-    /// the first of them is refused.
+    /// The valid items of the list under this key, in their order. Call it before the first of them is
+    /// rejected.
     pub(super) fn valid_items(&self, key: &str) -> Vec<NodeRef<'t>> {
         let Some(list) = self.child(key) else { return Vec::new() };
         let items = list.node.items().iter().enumerate().filter(|(_, node)| !node.is_invalid());
@@ -233,7 +233,7 @@ impl<'t> NodeRef<'t> {
         texts.collect()
     }
 
-    /// Reports each text of this list that stood in it before.
+    /// Reports each duplicate text of this list.
     pub(super) fn check_distinct(&self) {
         let mut seen = HashSet::new();
         for (node_ref, text) in self.texts() {
@@ -243,7 +243,8 @@ impl<'t> NodeRef<'t> {
         }
     }
 
-    /// Something is wrong with these bytes of the text; the whole value is shown if it is written in another way.
+    /// Reports these bytes of the text. The whole value is underlined if it is written differently in the
+    /// file.
     pub(super) fn reject_part(
         &self,
         piece: std::ops::Range<usize>,
@@ -252,11 +253,11 @@ impl<'t> NodeRef<'t> {
     ) {
         let NodeValue::Scalar(scalar) = &self.node.value else { return self.reject(what, expected) };
         if scalar.is_filled() {
-            // Whoever compiled it cites it, and it may hold a secret by now.
+            // The compiler's message cites the value, which may hold a secret from the environment.
             let help = "the value comes from the environment";
             return self.reject_with(
-                "cannot be compiled with its variables filled in",
-                "expected one that compiles",
+                "does not compile with its variables substituted",
+                "expected a value that compiles",
                 help,
             );
         }
@@ -293,7 +294,7 @@ impl<'t> NodeRef<'t> {
         self.diagnostics.add(&self.node.bytes, message, expected.into(), help.into());
     }
 
-    /// Something is wrong with the key that it stands under, or with there being one.
+    /// Reports the key itself, or its presence.
     pub(super) fn reject_key(
         &self,
         message: impl Into<String>,

@@ -1,4 +1,4 @@
-//! What differs between two configs, in words for the log of a reload.
+//! The differences between two configurations, as text for the log of a reload.
 //!
 //! It names settings and never values, which may be secret; it does not apply anything.
 
@@ -8,12 +8,12 @@ use std::fmt;
 use super::scalar::names::ServerName;
 use super::{AuthConfig, Config, GuardConfig, RateLimits, RbacConfig};
 
-/// One thing that differs.
+/// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// In words: `server files added`, `limits.max_body changed`.
+    /// For example `server files added`, `limits.max_body changed`.
     pub what: String,
-    /// It takes hold only when the process is started anew.
+    /// It takes effect only after a restart.
     pub needs_restart: bool,
 }
 
@@ -25,7 +25,7 @@ impl fmt::Display for Change {
 }
 
 impl Config {
-    /// What `new` has otherwise; none if it would do the same.
+    /// The differences of `new`; empty if it behaves the same.
     pub fn changes(&self, new: &Config) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut note = |differs: bool, what: &str, needs_restart: bool| {
@@ -48,7 +48,7 @@ impl Config {
         note(self.log.level != new.log.level, "log.level", true);
         note(self.cors != new.cors, "cors", false);
         for ((key, old), (_, new)) in self.limits.values().into_iter().zip(new.limits.values()) {
-            // The one limit that a listener takes at its start.
+            // The only limit that a listener reads at its start.
             note(old != new, &format!("limits.{key}"), key == "header_timeout");
         }
         named("server", &self.servers, &new.servers, &mut changes);
@@ -112,7 +112,7 @@ impl GuardConfig {
     }
 }
 
-/// A block that may not be there, with what in it differs.
+/// An optional block, with its differences.
 fn block<T: PartialEq>(
     name: &str,
     old: &Option<T>,

@@ -1,6 +1,6 @@
-//! What the guard looks for in arguments and results, and which definitions of tools were approved.
+//! Settings of the guard: what it searches for in arguments and results, and the approved tool definitions.
 //!
-//! Whether it looks at all is said at each server: `pinning` and `redact`.
+//! Each server enables it with `pinning` and `redact`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,12 +13,12 @@ use super::scalar::names::Name;
 use super::scalar::sha256::Sha256Digest;
 use super::yaml::line::Line;
 
-/// What the guard knows.
+/// Settings of the guard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardConfig {
-    /// Kinds of sensitive data that are looked for.
+    /// Kinds of sensitive data to search for.
     pub detectors: Vec<Detector>,
-    /// Further patterns to look for.
+    /// Further patterns to search for.
     pub patterns: Vec<CustomPattern>,
     /// Approved definitions: from the federated name of a tool to their SHA-256.
     pub pins: BTreeMap<String, [u8; 32]>,
@@ -36,18 +36,18 @@ pub enum Detector {
     Iban,
     /// Private keys in PEM.
     PrivateKey,
-    /// Keys of well-known services, by their look.
+    /// Keys of well-known services, by their format.
     ApiKey,
 }
 
-/// A pattern of one's own.
+/// A custom pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CustomPattern {
-    /// What is written in the place of a match, and what the log calls it.
+    /// The replacement of a match, and its name in the log.
     pub name: String,
     /// The regular expression, without look-around and back-references: it takes linear time.
     pub regex: String,
-    /// Where it stands.
+    /// Its line in the file.
     pub line: Line,
 }
 
@@ -58,7 +58,7 @@ impl Detector {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::CreditCard, Self::Email, Self::Iban, Self::PrivateKey, Self::ApiKey];
 
-    /// The word of the config.
+    /// The value in the config.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CreditCard => "credit_card",
@@ -69,7 +69,7 @@ impl Detector {
         }
     }
 
-    /// Those without the one that finds too much to be always wanted.
+    /// All but the detector with too many matches for a default.
     fn usual() -> Vec<Self> {
         vec![Self::CreditCard, Self::Iban, Self::PrivateKey, Self::ApiKey]
     }
@@ -88,7 +88,7 @@ pub(super) struct RawGuard {
     /// Kinds of sensitive data to search for.
     #[serde(default = "Detector::usual")]
     detectors: Vec<Detector>,
-    /// Further patterns to look for.
+    /// Further patterns to search for.
     #[serde(default)]
     patterns: Vec<RawPattern>,
     /// Approved definitions: from the federated name of a tool to the SHA-256 of its definition.
@@ -96,11 +96,11 @@ pub(super) struct RawGuard {
     pins: BTreeMap<String, Sha256Digest>,
 }
 
-/// A pattern of one's own.
+/// A custom pattern.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "CustomPattern", deny_unknown_fields)]
 struct RawPattern {
-    /// What is written in the place of a match.
+    /// The name that replaces a match.
     name: Name,
     /// A regular expression without look-around and back-references.
     #[schemars(extend("minLength" = 1, "maxLength" = 1024))]
@@ -115,22 +115,22 @@ impl RawGuard {
         for entry in node_ref.child("pins").iter().flat_map(|pins| pins.node.entries()) {
             if entry.key.trim().is_empty() {
                 node_ref.under(entry).reject_key(
-                    "guard.pins: the empty name",
+                    "guard.pins: empty tool name",
                     "expected the name of a tool",
                     "",
                 );
             }
         }
-        let spots = node_ref.valid_items("patterns");
+        let items = node_ref.valid_items("patterns");
         let patterns: Vec<_> =
-            spots.iter().zip(self.patterns).map(|(node_ref, written)| written.pattern(node_ref)).collect();
+            items.iter().zip(self.patterns).map(|(node_ref, raw)| raw.pattern(node_ref)).collect();
         let mut seen = BTreeSet::new();
-        for (node_ref, pattern) in spots.iter().zip(&patterns) {
+        for (node_ref, pattern) in items.iter().zip(&patterns) {
             let Some(node_ref) = node_ref.child("name") else { continue };
             if Detector::ALL.iter().any(|detector| detector.as_str() == pattern.name) {
-                node_ref.reject("the name of a detector", "expected a name of its own");
+                node_ref.reject("name of a built-in detector", "expected a unique name");
             } else if !seen.insert(&pattern.name) {
-                node_ref.reject("another pattern has this name too", "expected a name of its own");
+                node_ref.reject("duplicate name", "expected a unique name");
             }
         }
         let pins = self.pins.into_iter().map(|(tool, digest)| (tool, digest.0)).collect();
@@ -142,9 +142,12 @@ impl RawPattern {
     fn pattern(self, node_ref: &NodeRef<'_>) -> CustomPattern {
         if let Some(node_ref) = node_ref.child("regex") {
             if self.regex.is_empty() {
-                node_ref.reject("empty, which would match everything", "expected a regular expression");
+                node_ref.reject(
+                    "empty regular expression would match everything",
+                    "expected a regular expression",
+                );
             } else if self.regex.len() > MAX_REGEX {
-                node_ref.reject("a regular expression of more than 1024 bytes", "expected a shorter one");
+                node_ref.reject("regular expression is longer than 1024 bytes", "expected a shorter one");
             } else if let Err((piece, what, expected)) = check_pattern(&self.regex) {
                 node_ref.reject_part(piece, what, expected);
             }
@@ -153,7 +156,7 @@ impl RawPattern {
     }
 }
 
-/// Whether it can be compiled; else which bytes of it are wrong, what is, and what was expected.
+/// Compiles the pattern. An error holds the wrong bytes, what is wrong, and what was expected.
 fn check_pattern(text: &str) -> Result<(), (Range<usize>, String, String)> {
     let compiled = filters::guard::Redactor::new(&[], &[("pattern".to_owned(), text.to_owned())]);
     let expected = "expected a regular expression without look-around and back-references";

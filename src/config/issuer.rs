@@ -1,4 +1,4 @@
-//! Issuers of tokens: whose are taken, how their signatures are checked and what their claims mean.
+//! Issuers of tokens: which are accepted, how signatures are verified, and what the claims mean.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,37 +15,37 @@ use super::scalar::secret::Secret;
 use super::scalar::url::Url;
 use super::suggest;
 
-/// An issuer whose tokens are taken.
+/// An accepted issuer of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// The exact value of `iss` in its tokens.
     pub issuer: String,
-    /// Of these one must stand in `aud`; at least one.
+    /// A token must have one of these in `aud`; at least one.
     pub audience: Vec<String>,
-    /// What signatures are checked with.
+    /// The keys that verify signatures.
     pub keys: KeyLocation,
     /// A private key in PEM, for `toolgate token`.
     pub signing_key: Option<PathBuf>,
-    /// Algorithms that are taken; at least one, all of the kind that `keys` is for.
+    /// The accepted algorithms; at least one, all for the kind of `keys`.
     pub algorithms: Vec<Algorithm>,
-    /// How far the clocks may be apart.
+    /// The allowed difference of clocks.
     pub leeway: ConfigDuration,
-    /// How often `Keys::JwksUrl` is read again.
+    /// How often `KeyLocation::JwksUrl` is read again.
     pub refresh: ConfigDuration,
     /// The claims of a token that hold user, roles, scopes and tenant.
     pub claims: Claims,
 }
 
-/// What signatures are checked with.
+/// The keys that verify signatures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyLocation {
     /// A set of keys that is fetched.
     JwksUrl(Url),
     /// A set of keys in a file.
     JwksFile(PathBuf),
-    /// One public key: PEM if it begins with `-----BEGIN`, else the path of a file with it.
+    /// One public key: PEM text, else the path of a PEM file.
     PublicKey(String),
-    /// A secret that both sides know, at least 32 bytes long.
+    /// A shared secret of at least 32 bytes.
     Secret(Secret),
 }
 
@@ -82,7 +82,7 @@ impl Algorithm {
         Self::EdDsa,
     ];
 
-    /// Whether who can check a signature can also make one.
+    /// Whether the key that verifies a signature can also sign.
     pub fn is_shared(self) -> bool {
         Self::SHARED.contains(&self)
     }
@@ -143,18 +143,18 @@ const SOURCES: [&str; 4] = ["jwks_url", "jwks_file", "public_key", "secret"];
 const MIN_SECRET: usize = 32;
 
 /// All issuers under `auth`, without those that could not be understood.
-pub(super) fn issuers(written: Vec<RawIssuer>, auth: &NodeRef<'_>) -> Vec<Issuer> {
-    let spots = auth.valid_items("jwt");
+pub(super) fn issuers(raw: Vec<RawIssuer>, auth: &NodeRef<'_>) -> Vec<Issuer> {
+    let items = auth.valid_items("jwt");
     let mut seen = HashMap::new();
-    for (node_ref, written) in spots.iter().zip(&written) {
-        match (seen.get(&written.issuer.0), node_ref.child("issuer")) {
+    for (node_ref, raw) in items.iter().zip(&raw) {
+        match (seen.get(&raw.issuer.0), node_ref.child("issuer")) {
             (Some(line), Some(issuer)) => {
                 issuer.reject("duplicate issuer", format!("first used on line {line}"));
             }
-            _ => drop(seen.insert(written.issuer.0.clone(), node_ref.line())),
+            _ => drop(seen.insert(raw.issuer.0.clone(), node_ref.line())),
         }
     }
-    spots.iter().zip(written).filter_map(|(node_ref, written)| written.issuer(node_ref)).collect()
+    items.iter().zip(raw).filter_map(|(node_ref, raw)| raw.issuer(node_ref)).collect()
 }
 
 impl RawIssuer {
@@ -165,7 +165,7 @@ impl RawIssuer {
             (None, Some(file), None, None) => KeyLocation::JwksFile(file.into()),
             (None, None, Some(key), None) => KeyLocation::PublicKey(key),
             (None, None, None, Some(secret)) => KeyLocation::Secret(secret),
-            // None or several: reported, or one of them could not be read.
+            // None or several: already reported, or one of them is invalid.
             _ => return None,
         };
         let usual = || match keys {
@@ -203,7 +203,7 @@ impl RawIssuer {
             let meant = |key: &str| SOURCES.iter().any(|source| suggest::is_typo_of(source, key));
             if !node_ref.node.entries().iter().any(|entry| entry.is_invalid() || meant(&entry.key)) {
                 let expected = "expected one of `jwks_url`, `jwks_file`, `public_key` or `secret`";
-                node_ref.reject("nothing to check its signatures with", expected);
+                node_ref.reject("missing `jwks_url`, `jwks_file`, `public_key` or `secret`", expected);
             }
             return;
         };
@@ -213,7 +213,7 @@ impl RawIssuer {
             other.reject_key(message, expected, "");
         }
         let useless = [
-            ("refresh", *source != "jwks_url", "`refresh` goes with `jwks_url`"),
+            ("refresh", *source != "jwks_url", "`refresh` requires `jwks_url`"),
             ("signing_key", *source == "secret", "`toolgate token` signs with the secret"),
         ];
         for (key, useless, why) in useless {
@@ -224,7 +224,7 @@ impl RawIssuer {
         for (key, value) in [("jwks_file", &self.jwks_file), ("signing_key", &self.signing_key)] {
             let (Some(value), Some(node_ref)) = (value, node_ref.child(key)) else { continue };
             if value.contains("-----BEGIN") {
-                node_ref.reject("a key instead of a path", "expected the path of a file");
+                node_ref.reject("key instead of a path", "expected the path of a file");
             } else if value.trim().is_empty() || value.contains(char::is_control) {
                 node_ref.reject("not a path", "expected the path of a file");
             }
@@ -235,7 +235,7 @@ impl RawIssuer {
         if let (Some(secret), Some(node_ref)) = (&self.secret, node_ref.child("secret"))
             && secret.expose().len() < MIN_SECRET
         {
-            let help = "one that is long enough: openssl rand -hex 32";
+            let help = "generate one: openssl rand -hex 32";
             node_ref.reject_with("secret too short", "expected at least 32 bytes", help);
         }
     }
@@ -243,7 +243,7 @@ impl RawIssuer {
     fn check_algorithms(&self, node_ref: &NodeRef<'_>) {
         let Some(list) = node_ref.child("algorithms").filter(|_| self.algorithms.is_some()) else { return };
         if list.node.items().is_empty() {
-            list.reject("empty: no token would be accepted", "name some, or remove the key");
+            list.reject("empty: no token would be accepted", "add an entry, or remove the key");
         }
         list.check_distinct();
         if !SOURCES.iter().any(|source| node_ref.has(source)) {
@@ -253,28 +253,28 @@ impl RawIssuer {
         let shared = |text: &str| text.starts_with("HS");
         for (item, _) in list.texts().iter().filter(|(_, text)| shared(text) != secret) {
             if secret {
-                item.reject("needs a public key", "expected HS256, HS384 or HS512 beside `secret`");
+                item.reject("requires a public key", "expected HS256, HS384 or HS512 with `secret`");
             } else {
                 item.reject(
-                    "needs a `secret`",
-                    "expected one with a public key, such as RS256, ES256 or EdDSA",
+                    "requires a `secret`",
+                    "expected a public-key algorithm such as RS256, ES256 or EdDSA",
                 );
             }
         }
     }
 }
 
-/// PEM with a public key, or a path; whether the key can be used is seen when it is.
+/// Checks for PEM of a public key, or a path. The key itself is read later.
 fn check_public_key(text: &str, node_ref: &NodeRef<'_>) {
     if let Some((_, after)) = text.split_once("-----BEGIN ") {
         let label = after.split("-----").next().unwrap_or_default();
         if label.ends_with("PRIVATE KEY") {
-            let expected = "expected the public one: openssl pkey -in KEY.pem -pubout";
-            node_ref.reject("a private key", expected);
+            let expected = "expected a public key: openssl pkey -in KEY.pem -pubout";
+            node_ref.reject("private key instead of a public key", expected);
         } else if !label.ends_with("PUBLIC KEY") {
-            node_ref.reject("PEM of something else", "expected `-----BEGIN PUBLIC KEY-----`");
+            node_ref.reject("PEM block is not a public key", "expected `-----BEGIN PUBLIC KEY-----`");
         } else if !after.contains(&format!("-----END {label}-----")) {
-            node_ref.reject("PEM that breaks off", format!("expected `-----END {label}-----` at its end"));
+            node_ref.reject("incomplete PEM", format!("expected `-----END {label}-----` at its end"));
         }
     } else if !text.to_ascii_lowercase().ends_with(".pem") || text.contains(char::is_control) {
         node_ref.reject("not a public key", "expected PEM text, or the path of a .pem file");

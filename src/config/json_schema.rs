@@ -1,7 +1,7 @@
 //! The JSON Schema of the config file, for editors.
 //!
-//! It comes from the same types that read the file. What a schema cannot say (which names clash, whether a
-//! pattern is a good one) stays with the reader, which always has the last word.
+//! It is generated from the types that read the file. The reader checks more than a schema can express:
+//! duplicate names, or whether a pattern compiles.
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -19,7 +19,7 @@ pub fn schema() -> Value {
     schema
 }
 
-/// A variable may stand in for any scalar: what is not any text already takes one with `${` too.
+/// A variable may replace any scalar: a narrow scalar also accepts text with `${`.
 fn allow_variables(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
     if let Some(Value::String(text)) = object.get_mut("description") {
@@ -37,7 +37,7 @@ fn allow_variables(schema: &mut Value) {
         }
     }
     for key in ["anyOf", "oneOf"] {
-        // Alternatives of one scalar need the variable once, beside them.
+        // Several alternatives for one scalar need the variable only once.
         if let Some(Value::Array(children)) = object.get_mut(key)
             && !children.iter().any(is_narrow)
         {
@@ -58,7 +58,7 @@ fn allow_variables(schema: &mut Value) {
     }
 }
 
-/// Whether it is a scalar that takes some texts and not others.
+/// Whether it is a scalar that does not accept every text.
 fn is_narrow(schema: &Value) -> bool {
     let types = match schema.get("type") {
         Some(Value::String(one)) => vec![one.as_str()],
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_which_schema_it_is_and_what_the_defaults_are() {
+    fn it_has_a_schema_version_and_defaults() {
         let schema = schema();
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
         assert_eq!(schema["title"], "Toolgate configuration");

@@ -1,7 +1,7 @@
-//! How much and how long: the bounds that hold for everything that no server sets for itself.
+//! Limits of size, number and time for everything that no server sets itself.
 //!
-//! Each has a range that it must lie in. The lower ends are small enough for tests, the upper ones are where a
-//! value is a slip rather than a wish.
+//! Each has a valid range. The lower ends are small enough for tests. A value above the upper end is probably
+//! a mistake.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -38,7 +38,7 @@ pub(super) const KEYS: &[&str] = &[
 pub struct Limits {
     /// Largest body of a request, in bytes: 1KiB to 64MiB.
     pub max_body: ByteSize,
-    /// Largest answer of a server that is read as a whole, in bytes: 1KiB to 1GiB.
+    /// Largest response of a server that is read as a whole, in bytes: 1KiB to 1GiB.
     pub max_response: ByteSize,
     /// Largest head of a request, in bytes: 1KiB to 1MiB.
     pub max_header: ByteSize,
@@ -50,16 +50,17 @@ pub struct Limits {
     /// Most sessions at a time: 1 to 10000000.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_sessions: u64,
-    /// Most sessions of one caller at a time, of anonymous callers of one address: 1 to 10000000. Without it a tenth of
-    /// `max_sessions`, but at least 16.
+    /// Most sessions of one caller at a time: 1 to 10000000. Anonymous callers of one address count as one
+    /// caller. Without it a tenth of `max_sessions`, but at least 16.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_sessions_per_caller: Option<u64>,
-    /// Most connections of clients to a listener at a time, with the requests beside the first of each of HTTP/2: 1 to
-    /// 10000000; fewer where open files do not suffice.
+    /// Most connections of clients to a listener at a time: 1 to 10000000. Each concurrent HTTP/2 request of
+    /// a connection after the first one counts as a connection. The number is lower if the limit of open
+    /// files is.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections: u64,
-    /// Most bytes of requests' bodies in memory at a time, one body up to 64KiB of each connection not counted: 1MiB to
-    /// 1024GiB.
+    /// Most bytes of request bodies in memory at a time: 1MiB to 1024GiB. One body up to 64KiB of each
+    /// connection does not count.
     pub max_buffered: ByteSize,
     /// Time for a request's head to arrive: 10ms to 10m.
     pub header_timeout: ConfigDuration,
@@ -106,7 +107,7 @@ impl Default for Limits {
     }
 }
 
-/// What a call may take; the range of `limits.call_timeout` and of a server's `timeout`.
+/// The range of `limits.call_timeout` and of a server's `timeout`.
 pub(super) const CALL: (ConfigDuration, ConfigDuration) =
     (ConfigDuration::millis(10), ConfigDuration::hours(24));
 /// The range of `limits.max_response` and of a server's `max_response`.
@@ -151,7 +152,7 @@ impl Limits {
         self.max_sessions_per_caller.unwrap_or((self.max_sessions / 10).max(16)).min(self.max_sessions)
     }
 
-    /// Each key with its value as text, for telling what changed.
+    /// Each key with its value as text, for the log of changes.
     pub(super) fn values(&self) -> [(&'static str, String); KEYS.len()] {
         [
             ("max_body", self.max_body.to_string()),
@@ -176,7 +177,7 @@ impl Limits {
     }
 }
 
-/// Reports the value under this key if it lies outside of the range. One that is not written is not looked at.
+/// Reports the value under this key if it is out of range. An absent key is not checked.
 pub(super) fn within<T: PartialOrd + std::fmt::Display>(
     node_ref: &NodeRef<'_>,
     key: &str,
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_has_a_value_to_tell() {
+    fn every_key_has_a_value() {
         assert_eq!(Limits::default().values().map(|(key, _)| key), KEYS);
     }
 }

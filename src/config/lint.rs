@@ -1,6 +1,6 @@
-//! What a good config may still get wrong: settings that each are fine and together surprise.
+//! Warnings about a valid configuration: settings that are valid alone but surprising together.
 //!
-//! Nothing here stops a start. It names settings and never values that may be secret.
+//! A warning never stops a start. It names settings and never values that may be secret.
 
 use super::server::{CredentialsMode, ServerTransport};
 use super::{
@@ -9,35 +9,35 @@ use super::{
 };
 
 impl Config {
-    /// What is probably not meant so, one sentence each; for `check` and the log.
+    /// Settings that are probably a mistake, one sentence each; for `check` and the log.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.notes.warnings().map(ToString::to_string).collect();
         if self.servers.is_empty() {
-            warnings.push("mcpServers names no server that is switched on: there is nothing to offer".into());
+            warnings.push("mcpServers has no enabled server: the gateway has nothing to offer".into());
         }
         if !self.listen.address.ip().is_loopback() && self.listen.allowed_hosts.is_none() {
             warnings.push(
                 "listen.address can be reached from other machines, but without listen.allowed_hosts only requests \
-                 that name this machine pass"
+                 whose `Host` is this machine are accepted"
                     .into(),
             );
         }
-        let certified =
+        let requires_cert =
             |tls: &super::ListenerTls| tls.client_ca.is_some() && tls.client_auth == ClientAuth::Required;
         if !self.listen.address.ip().is_loopback()
             && self.auth.is_none()
-            && !self.listen.tls.as_ref().is_some_and(certified)
+            && !self.listen.tls.as_ref().is_some_and(requires_cert)
         {
             warnings.push(
-                "listen.address can be reached from other machines, and without auth whoever reaches it may call \
-                 everything: listen.allowed_hosts is no protection, since callers choose what `Host` says"
+                "listen.address can be reached from other machines, and without auth every caller may call \
+                 everything: listen.allowed_hosts does not protect it, since callers choose `Host`"
                     .into(),
             );
         }
         if self.listen.tls.is_some()
             && self.listen.public_url.as_ref().is_some_and(|url| url.starts_with("http:"))
         {
-            warnings.push("listen.public_url says http://, but the listener has TLS".into());
+            warnings.push("listen.public_url is http://, but the listener has TLS".into());
         }
         if self
             .listen
@@ -47,18 +47,16 @@ impl Config {
             && self.auth.as_ref().is_none_or(|auth| auth.certificates.is_empty())
         {
             warnings.push(
-                "listen.tls.client_ca without auth.certificates: with client_auth: optional no certificate means \
-                 anything"
+                "listen.tls.client_ca without auth.certificates: with client_auth: optional, certificates have \
+                 no effect"
                     .into(),
             );
         }
-        let described = self.auth.as_ref().and_then(|auth| auth.resource_metadata.as_ref());
-        if described.is_some()
-            && self.listen.public_url.is_none()
-            && self.listen.address.ip().is_unspecified()
+        let metadata = self.auth.as_ref().and_then(|auth| auth.resource_metadata.as_ref());
+        if metadata.is_some() && self.listen.public_url.is_none() && self.listen.address.ip().is_unspecified()
         {
             warnings.push(
-                "auth.resource_metadata without listen.public_url: clients would be told to come to the address \
+                "auth.resource_metadata without listen.public_url: the metadata would name the address \
                  0.0.0.0"
                     .into(),
             );
@@ -75,12 +73,11 @@ impl Config {
             }
         }
         if self.cors_is_wider() {
-            warnings.push("cors.origins has origins that listen.allowed_origins turns away".into());
+            warnings.push("cors.origins has origins that listen.allowed_origins rejects".into());
         }
         if self.listen.trusted_proxies.iter().any(IpNetwork::is_everyone) {
             warnings.push(
-                "listen.trusted_proxies trusts everybody: any caller can say which address it comes from"
-                    .into(),
+                "listen.trusted_proxies trusts every address: any caller can forge its client address".into(),
             );
         }
         self.lint_auth(&mut warnings);
@@ -102,8 +99,8 @@ impl Config {
         for Issuer { issuer, keys, .. } in &auth.jwt {
             if matches!(keys, KeyLocation::JwksUrl(url) if open(url)) {
                 warnings.push(format!(
-                    "auth.jwt: the keys of {issuer} are fetched without encryption (http, not https): whoever stands \
-                     between can put in their own"
+                    "auth.jwt: the keys of {issuer} are fetched without encryption (http, not https): \
+                     they can be replaced on the way (man-in-the-middle possible)"
                 ));
             }
         }
@@ -118,7 +115,7 @@ impl Config {
                 warnings.push("rbac without auth: every caller is anonymous and has no role".into());
             }
             if rbac.default == Effect::Deny && rbac.roles.is_empty() && rbac.rules.is_empty() {
-                warnings.push("rbac names no roles and no rules: nobody may do anything".into());
+                warnings.push("rbac has no roles and no rules: every call is denied".into());
             }
         }
         let shared = self.rate_limits.as_ref().is_some_and(|limits| limits.store == CounterStore::Redis);
@@ -134,8 +131,8 @@ impl Config {
         if !self.guard.pins.is_empty() && self.servers.values().all(|server| server.pinning == Pinning::Off) {
             warnings.push("guard.pins is not used: no server has `pinning`".into());
         }
-        let looks = |server: &ServerConfig| server.redact != Redact::default();
-        if !self.guard.patterns.is_empty() && !self.servers.values().any(looks) {
+        let redacts = |server: &ServerConfig| server.redact != Redact::default();
+        if !self.guard.patterns.is_empty() && !self.servers.values().any(redacts) {
             warnings.push("guard.patterns is not used: no server has `redact`".into());
         }
     }
@@ -144,11 +141,11 @@ impl Config {
         let Some(auth) = &self.auth else { return };
         match server.credentials {
             CredentialsMode::Passthrough => warnings.push(format!(
-                "mcpServers.{name}: with credentials: passthrough the token or key that a caller came in with travels \
-                 on to this server; credentials: exchange gives it one of its own"
+                "mcpServers.{name}: with credentials: passthrough the caller's token or key is forwarded to this \
+                 server; credentials: exchange sends a token that is issued for it"
             )),
             CredentialsMode::Exchange if auth.jwt.is_empty() => warnings.push(format!(
-                "mcpServers.{name}: credentials: exchange needs a token of the caller's, and auth.jwt takes none"
+                "mcpServers.{name}: credentials: exchange requires a token of the caller, but auth.jwt accepts none"
             )),
             _ => {}
         }
@@ -181,9 +178,9 @@ mod tests {
     use crate::config::{Config, parse};
 
     #[test]
-    fn what_surprises_is_told() {
+    fn surprising_settings_are_reported() {
         for (text, message) in [
-            ("mcpServers: {a: {builtin: demo, disabled: true}}", "names no server"),
+            ("mcpServers: {a: {builtin: demo, disabled: true}}", "no enabled server"),
             (
                 "mcpServers: {a: {builtin: demo}}\nlisten: {address: \"0.0.0.0:80\", tls: {cert: a, key: b, client_ca: c}}",
                 "listen.allowed_hosts",
@@ -205,7 +202,10 @@ mod tests {
             ("mcpServers: {a: {builtin: demo}}\ncors: {origins: [\"https://a.example\"]}", "cors.origins"),
             ("mcpServers: {a: {url: \"http://a.example\", headers: {X-Key: abc}}}", "mcpServers.a"),
             ("mcpServers: {a: {url: \"http://a.example\", credentials: passthrough}}", "mcpServers.a"),
-            ("mcpServers: {a: {builtin: demo}}\nlisten: {trusted_proxies: [0.0.0.0/0]}", "trusts everybody"),
+            (
+                "mcpServers: {a: {builtin: demo}}\nlisten: {trusted_proxies: [0.0.0.0/0]}",
+                "trusts every address",
+            ),
             (
                 "mcpServers: {a: {builtin: demo}}\nauth: {jwt: [{issuer: i, audience: a, jwks_url: \"http://id.example/\"}]}",
                 "the keys of i",
@@ -215,7 +215,7 @@ mod tests {
                 "auth.exchange",
             ),
             ("mcpServers: {a: {builtin: demo}}\nrbac: {default: allow}", "rbac without auth"),
-            ("mcpServers: {a: {builtin: demo}}\nauth: {required: false}\nrbac: {}", "nobody may do anything"),
+            ("mcpServers: {a: {builtin: demo}}\nauth: {required: false}\nrbac: {}", "every call is denied"),
             ("mcpServers: {a: {builtin: demo}}\nredis: {url: \"redis://h\"}", "redis is not used"),
             (
                 "mcpServers: {a: {builtin: demo}}\nrate_limits: {store: redis}\nredis: {url: \"redis://:p@h\"}",
@@ -224,12 +224,12 @@ mod tests {
             ("mcpServers: {a: {builtin: demo}}\nguard: {patterns: [{name: a, regex: a}]}", "guard.patterns"),
             (
                 "mcpServers: {a: {url: \"https://a.example\", credentials: passthrough}}\nauth: {required: false}",
-                "travels on",
+                "is forwarded to this server",
             ),
             (
                 "mcpServers: {a: {url: \"https://a.example\", credentials: exchange}}\n\
                  auth: {required: false, exchange: {token_endpoint: \"https://id.example/\", client_id: a}}",
-                "needs a token",
+                "requires a token",
             ),
         ] {
             let warnings = parse("c", text, &|_| None).expect(text).warnings();

@@ -1,4 +1,4 @@
-//! Where the gateway listens, and to whom.
+//! The listeners and the accepted hosts and origins.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,28 +21,28 @@ pub struct Listen {
     #[serde(deserialize_with = "address")]
     #[schemars(with = "Address")]
     pub address: SocketAddr,
-    /// Origins (`https://app.example.com`) of the web pages that may call, or `*`. Without the key: pages of this
-    /// machine. In lower case.
+    /// Origins (`https://app.example.com`) of the web pages that may call, or `*`. Without the key: pages of
+    /// this machine. In lower case.
     #[serde(deserialize_with = "texts::<Origin, _>")]
     #[schemars(with = "Option<Vec<Origin>>")]
     pub allowed_origins: Option<Vec<String>>,
-    /// Hosts (`gateway.example.com`, with any port unless one is given) that a request may name, or `*`. Without
-    /// the key: the names of this machine. In lower case.
+    /// Hosts (`gateway.example.com`, with any port unless one is given) that a request may name, or `*`.
+    /// Without the key: the names of this machine. In lower case.
     #[serde(deserialize_with = "texts::<Host, _>")]
     #[schemars(with = "Option<Vec<Host>>")]
     pub allowed_hosts: Option<Vec<String>>,
-    /// Addresses and networks of proxies whose `X-Forwarded-For` the gateway believes.
+    /// Addresses and networks of the trusted proxies: the gateway reads `X-Forwarded-For` only from them.
     pub trusted_proxies: Vec<IpNetwork>,
     /// How clients reach the gateway: `https://gateway.example.com`, without a path. By default `http://`, or
     /// `https://` with `tls`, and the address.
     #[serde(deserialize_with = "public_url")]
     #[schemars(with = "Option<PublicUrl>")]
     pub public_url: Option<String>,
-    /// Whether HTTP/2 is spoken beside HTTP/1.1: with `tls` where client and gateway agree on it (ALPN), without to
-    /// clients that begin with it (h2c by prior knowledge). True by default; a change needs a restart.
+    /// Whether the listener offers HTTP/2 besides HTTP/1.1. With `tls`, ALPN decides; without, a client
+    /// begins with HTTP/2 (h2c by prior knowledge). True by default; a change needs a restart.
     pub http2: bool,
-    /// The Unix socket at which a successor asks for the listening sockets (`toolgate run --upgrade`), in a folder that
-    /// only this user may write to. By default one of its own for each address, in `$RUNTIME_DIRECTORY`, else in
+    /// The Unix socket where a successor asks for the listening sockets (`toolgate run --upgrade`), in a
+    /// folder that only this user may write to. By default one per address, in `$RUNTIME_DIRECTORY`, else in
     /// `$XDG_RUNTIME_DIR/toolgate`, else in `/tmp/toolgate-UID`. A change needs a restart.
     pub upgrade_socket: Option<PathBuf>,
     /// TLS on this listener; without it, plain HTTP. A change of whether there is any needs a restart.
@@ -80,7 +80,7 @@ impl Listen {
         self.public_url.clone().unwrap_or_else(|| self.own_url())
     }
 
-    /// The same by the address, whatever stands before it.
+    /// The URL made from the address, even if a proxy has another one.
     pub fn own_url(&self) -> String {
         format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.address)
     }
@@ -91,19 +91,19 @@ impl Listen {
         }
     }
 
-    /// Whether the address is one of a proxy whose word counts.
+    /// Whether the address is that of a trusted proxy.
     pub fn trusts(&self, ip: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|net| net.contains(ip))
     }
 }
 
 impl Admin {
-    /// Reports an address that the public listener has taken.
+    /// Reports an address that the public listener already uses.
     pub(super) fn check(&self, listen: &Listen, node_ref: &NodeRef<'_>) {
         let (here, there) = (self.address, listen.address);
         let same = here.ip() == there.ip() || here.ip().is_unspecified() || there.ip().is_unspecified();
         if here.port() == there.port() && here.port() != 0 && same {
-            node_ref.reject("this port is taken by `listen.address`", "expected another port");
+            node_ref.reject("port is already used by `listen.address`", "expected another port");
         }
     }
 }
@@ -115,11 +115,11 @@ impl ScalarValue for Address {
 
     fn read(text: &str) -> Result<Self, &'static str> {
         text.parse().map(Self).map_err(|_| match text.rsplit_once(':') {
-            Some(("", _)) => "an address without an IP address",
+            Some(("", _)) => "missing IP address",
             Some((host, _)) if host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':') => {
-                "an address with a name instead of an IP address"
+                "host name instead of an IP address"
             }
-            None if text.parse::<IpAddr>().is_ok() => "an address without a port",
+            None if text.parse::<IpAddr>().is_ok() => "missing port",
             _ => "not an address",
         })
     }
@@ -145,10 +145,10 @@ impl ScalarValue for Origin {
         let scheme_fits = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
             && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
         if host.contains('*') {
-            return Err("an origin with a `*` in it: only `*` alone is understood");
+            return Err("`*` inside an origin is not supported, only `*` alone");
         }
         if host.contains(['/', '?', '#']) {
-            return Err("an origin with a path: an origin ends with the host or its port");
+            return Err("origin has a path: an origin ends with the host or its port");
         }
         if !scheme_fits || !is_host(host) {
             return Err("not an origin");
@@ -168,10 +168,10 @@ impl ScalarValue for Host {
 
     fn read(text: &str) -> Result<Self, &'static str> {
         if text.contains("://") {
-            return Err("a URL instead of a host");
+            return Err("URL instead of a host");
         }
         if text != "*" && text.contains('*') {
-            return Err("a host with a `*` in it: only `*` alone is understood");
+            return Err("`*` inside a host is not supported, only `*` alone");
         }
         if text == "*" || is_host(text) { Ok(Self(text.to_ascii_lowercase())) } else { Err("not a host") }
     }
@@ -189,7 +189,7 @@ impl ScalarValue for PublicUrl {
         let url = Url::read(text)?;
         let base = text.strip_suffix('/').unwrap_or(text);
         if url.path_and_query() != "/" || base.ends_with('/') {
-            return Err("a URL with a path: the gateway knows its own");
+            return Err("URL has a path: the gateway adds its own");
         }
         Ok(Self(base.to_ascii_lowercase()))
     }
@@ -227,7 +227,7 @@ impl From<Host> for String {
     }
 }
 
-/// A list that keeps the texts of its leaves.
+/// Deserializes a list and keeps the texts of its items.
 pub(super) fn texts<'de, T, D>(from: D) -> Result<Option<Vec<String>>, D::Error>
 where
     T: Deserialize<'de> + Into<String>,
@@ -274,9 +274,9 @@ mod tests {
         for (text, wanted) in [
             ("127.0.0.1:8000", None),
             ("[::]:0", None),
-            (":8000", Some("an address without an IP address")),
-            ("localhost:8000", Some("an address with a name instead of an IP address")),
-            ("127.0.0.1", Some("an address without a port")),
+            (":8000", Some("missing IP address")),
+            ("localhost:8000", Some("host name instead of an IP address")),
+            ("127.0.0.1", Some("missing port")),
             ("::1", Some("not an address")),
             ("127.0.0.1:99999", Some("not an address")),
             ("8000", Some("not an address")),

@@ -1,4 +1,4 @@
-//! The text of a file becomes a tree, the tree a [`Config`]: the one way that `check`, start and reload share.
+//! From the text of a file to a tree, and from the tree to a [`Config`]: shared by `check`, start and reload.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -12,26 +12,26 @@ use super::yaml::source::Source;
 use super::yaml::{mask_secrets, print};
 use super::{ByteSize, Config, ConfigErrors, MAX_FILE, MINIMUM, hash, root};
 
-/// What a file is read with.
+/// The context for reading a file.
 #[derive(Clone, Copy)]
 pub(super) struct LoadContext<'e> {
     pub environment: &'e Environment<'e>,
-    /// `None` where no other file is looked at.
+    /// `None` where no other file is read.
     pub files: Option<&'e Files<'e>>,
-    /// Where the file lies.
+    /// The folder of the file.
     pub folder: Option<&'e Path>,
 }
 
-/// What came of a file.
+/// The result of reading a file.
 pub(super) struct LoadOutcome {
     pub config: Result<Config, ConfigErrors>,
-    /// The file in our words, if it could be read as a tree.
+    /// The file in the format of this gateway, if it has a readable tree.
     pub tree: Option<Rc<Node>>,
-    /// It is sound but for being a piece of a file, which the tree is whole.
+    /// The only error is that the file is a fragment; `tree` is the complete file.
     pub is_partial: bool,
 }
 
-/// Reads the text of a file; `name` is what the faults call it, and says whether it is TOML.
+/// Reads the text of a file. `name` appears in errors, and decides whether it is TOML.
 pub(super) fn read(name: &str, text: &str, context: LoadContext<'_>) -> LoadOutcome {
     let failed = |errors| LoadOutcome { config: Err(errors), tree: None, is_partial: false };
     if text.len() as u64 > MAX_FILE {
@@ -45,56 +45,56 @@ pub(super) fn read(name: &str, text: &str, context: LoadContext<'_>) -> LoadOutc
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let diagnostics = Diagnostics::new(Source::new(text), context.files);
     let parsed = match tree(name, diagnostics.source(), text) {
-        Ok((Some(root), wrongs)) => {
+        Ok((Some(root), errors)) => {
             diagnostics.mask(mask_secrets::secrets(&root, diagnostics.source()));
-            wrongs.into_iter().for_each(|error| diagnostics.yaml_error(error));
+            errors.into_iter().for_each(|error| diagnostics.yaml_error(error));
             root
         }
         Ok((None, _)) => return failed(ConfigErrors::whole(name, "the file is empty", MINIMUM)),
         Err(error) => {
             if !dialect::is_toml(name)
-                && let Ok(Some(root)) = dialect::plant_toml(text)
+                && let Ok(Some(root)) = dialect::parse_toml(text)
             {
                 return failed(wrong_extension(name, &root, context));
             }
             diagnostics.syntax_error(error, dialect::is_toml(name));
-            return failed(diagnostics.finish(name, None::<()>).expect_err("the text is torn"));
+            return failed(diagnostics.finish(name, None::<()>).expect_err("the text is not valid"));
         }
     };
     if !dialect::is_toml(name)
         && matches!(parsed.value, NodeValue::Scalar(_))
-        && let Ok(Some(root)) = dialect::plant_toml(text)
+        && let Ok(Some(root)) = dialect::parse_toml(text)
     {
         return failed(wrong_extension(name, &root, context));
     }
     let folder = context.folder.map(workspace);
     let (root, bare) =
         dialect::translate(&parsed, &diagnostics, context.environment, folder, dialect::scan(text).is_some());
-    // What another program calls otherwise is secret all the same.
+    // Secrets stay secret under the key names of other programs.
     let mut secrets = mask_secrets::secrets(&parsed, diagnostics.source());
     secrets.extend(mask_secrets::secrets(&root, diagnostics.source()));
     diagnostics.mask(secrets);
     diagnostics.interpolate(&root, context.environment);
     let config = root::config(&NodeRef::root(&diagnostics, &root));
     let notes = diagnostics.notes();
-    let piece = bare.is_some() && config.is_some() && diagnostics.is_clean();
+    let is_partial = bare.is_some() && config.is_some() && diagnostics.is_clean();
     if let Some(bare) = bare {
-        let (message, help) = bare.words(&root);
+        let (message, help) = bare.message_and_help(&root);
         diagnostics.file_error(message, &help);
     }
     let config = diagnostics.finish(name, config).map(|config| Config { hash: hash(text), notes, ..config });
-    LoadOutcome { config, tree: Some(root), is_partial: piece }
+    LoadOutcome { config, tree: Some(root), is_partial }
 }
 
-/// The tree of a file: TOML by its name, else YAML, of which JSON is a part; JSON with comments, and members of JSON without
-/// the brace around them.
+/// The tree of a file: TOML by its name, else YAML, which includes JSON. Also JSON with comments, and JSON
+/// members without braces around them.
 pub(super) fn tree(
     name: &str,
     source: &Source<'_>,
     text: &str,
 ) -> Result<(Option<Rc<Node>>, Vec<YamlError>), YamlError> {
     if dialect::is_toml(name) {
-        return dialect::plant_toml(text).map(|root| (root, Vec::new()));
+        return dialect::parse_toml(text).map(|root| (root, Vec::new()));
     }
     let plain = dialect::plain(text);
     let text = plain.as_deref().unwrap_or(text);
@@ -114,18 +114,19 @@ pub(super) fn tree(
     parsed
 }
 
-/// TOML in a file whose name does not say so.
+/// TOML in a file whose name does not end with `.toml`.
 fn wrong_extension(name: &str, root: &Rc<Node>, context: LoadContext<'_>) -> ConfigErrors {
     let text = "";
     let diagnostics = Diagnostics::new(Source::new(text), None);
     let (root, _) = dialect::translate(root, &diagnostics, context.environment, None, false);
     let servers = root.entries().iter().filter(|entry| entry.key == "mcpServers").cloned().collect();
     let (yaml, _) = print::masked(&Node::new(0..0, NodeValue::Map(servers)));
-    let help = format!("give the file a name that ends with .toml, or write it as YAML:\n{yaml}");
-    ConfigErrors::whole(name, "this is TOML, and the file's name does not say so", help)
+    let help = format!("rename it, or write it as YAML:\n{yaml}");
+    ConfigErrors::whole(name, "the file is TOML, but its name does not end with .toml", help)
 }
 
-/// What an editor calls the workspace of a file that lies in this folder: the folder above `.vscode` and those like it.
+/// The workspace of a file in this folder, as an editor calls it: the folder above `.vscode` and similar
+/// ones.
 fn workspace(folder: &Path) -> String {
     let hidden = folder.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with('.'));
     let above = if hidden { folder.parent().unwrap_or(folder) } else { folder };

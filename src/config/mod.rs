@@ -1,15 +1,16 @@
-//! The config file: read, checked, and told about when it is wrong.
+//! The config file: reading, validation and error reports.
 //!
-//! One conversion, [`parse`], is what `check`, start and reload share. It finds all faults of a file at once, each
-//! with its line and column, and makes a [`Config`] only of a file without any: whoever holds one need not check
-//! it again.
+//! [`parse`] is the one conversion that `check`, start and reload share. It finds all errors of a file at
+//! once, each with line and column. It makes a [`Config`] only from a valid file, so no caller validates one
+//! again.
 //!
-//! The way (`loading`): `yaml::parser` (from YAML to nodes that know their places) → `dialect` (from the words of other programs to
-//! ours) → `yaml::interpolate` (`${VAR}`) → `yaml::deserialize` (serde over the
-//! tree) → `root`, `server_raw`, `server_validate` and the file of each block (what may stand beside what) → [`Config`]. Errors gather in `diagnostics`.
+//! The steps (`loading`): `yaml::parser` (from YAML to nodes with places) → `dialect` (from other programs'
+//! formats to ours) → `yaml::interpolate` (`${VAR}`) → `yaml::deserialize` (serde over the tree) → `root`,
+//! `server_raw`, `server_validate` and the file of each block (which keys go together) → [`Config`].
+//! `diagnostics` collects the errors.
 //!
-//! It does not open ports, start programs, resolve names or look whether a file that is named exists; only a file of
-//! variables (`envFile`) is read.
+//! It opens no ports, starts no programs, resolves no names and does not check whether a named file exists.
+//! It reads only files of variables (`envFile`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -93,11 +94,11 @@ pub use translations::{Note, Notes};
 pub use yaml::interpolate::Environment;
 pub use yaml::line::Line;
 
-/// Largest config file that is read, in bytes.
+/// Largest config file, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
 /// The least that a config file can be.
-const MINIMUM: &str = "the least that it needs is one server:\nmcpServers:\n  demo: {builtin: demo}";
+const MINIMUM: &str = "a config file needs at least one server:\nmcpServers:\n  demo: {builtin: demo}";
 
 /// All settings, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,7 +111,7 @@ pub struct Config {
     pub workers: Workers,
     /// The servers behind the gateway, without those that are switched off.
     pub servers: BTreeMap<ServerName, ServerConfig>,
-    /// Bundles of tools; no name is also a server's.
+    /// Groups of tools; no name is also a server's.
     pub toolsets: BTreeMap<ServerName, Toolset>,
     /// Limits of size, number and time.
     pub limits: Limits,
@@ -118,21 +119,21 @@ pub struct Config {
     pub log: Log,
     /// What web pages of other origins may do; `None` is nothing.
     pub cors: Option<Cors>,
-    /// Who may come in; `None` is everybody, as nobody in particular.
+    /// Authentication; with `None` every caller is anonymous and accepted.
     pub auth: Option<AuthConfig>,
-    /// Who may do what; `None` is everybody everything.
+    /// Authorization; with `None` every caller may do everything.
     pub rbac: Option<RbacConfig>,
-    /// How much each caller may ask for.
+    /// How much each caller may call.
     pub rate_limits: Option<RateLimits>,
     /// The Redis that several gateways share their counters in.
     pub redis: Option<RedisConfig>,
-    /// What is looked for in arguments and results.
+    /// What the guard searches for in arguments and results.
     pub guard: GuardConfig,
-    /// What of the file was read under another name, and what was not read.
+    /// What was read under another name, and what was ignored.
     pub notes: Notes,
-    /// 16 hexadecimal digits that stand for the text of the file, without the environment's values.
+    /// 16 hexadecimal digits: a hash of the text of the file, without the environment's values.
     pub hash: String,
-    /// The file that it was read from, if it was one.
+    /// The file that it was read from, if any.
     pub path: Option<PathBuf>,
 }
 
@@ -146,15 +147,15 @@ pub struct Toolset {
 /// Reads a config file, with the variables of this process's environment.
 ///
 /// # Errors
-/// All that is wrong with it, or why it could not be read.
+/// All errors of the file, or why it could not be read.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     loaded(path, false).map(|(config, _)| config)
 }
 
-/// Reads a config file and writes it anew: in our words, as YAML.
+/// Reads a config file and prints it in our format, as YAML.
 ///
 /// # Errors
-/// As [`load`]; a file that is only a piece of one is made whole instead.
+/// As [`load`]; a fragment of a file is completed instead.
 pub fn load_and_print(path: &Path) -> Result<(Config, String), ConfigErrors> {
     loaded(path, true).map(|(config, yaml)| (config, yaml.unwrap_or_default()))
 }
@@ -169,7 +170,7 @@ fn loaded(path: &Path, printed: bool) -> Result<(Config, Option<String>), Config
         ConfigErrors::whole(&name, format!("line {line} is not UTF-8 text"), "")
     })?;
     let environment = |variable: &str| std::env::var(variable).ok();
-    // As it is now: the working directory may be another one later.
+    // Absolute now: the working directory may change later.
     let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
     let context = LoadContext {
         environment: &environment,
@@ -179,12 +180,12 @@ fn loaded(path: &Path, printed: bool) -> Result<(Config, Option<String>), Config
     let outcome = loading::read(&name, &text, context);
     match printed {
         false => outcome.config.map(|config| (Config { path: Some(path.to_owned()), ..config }, None)),
-        true => written(&name, outcome, context).map(|(config, yaml)| (config, Some(yaml))),
+        true => print_config(&name, outcome, context).map(|(config, yaml)| (config, Some(yaml))),
     }
 }
 
-/// The file in our words, as YAML, with variables as they were written.
-fn written(
+/// The file in our format, as YAML, with variables as written.
+fn print_config(
     name: &str,
     outcome: LoadOutcome,
     context: LoadContext<'_>,
@@ -199,9 +200,9 @@ fn written(
     let again = loading::read("the printed file", &yaml, context).config?;
     let notes = first.as_ref().map(|first| first.notes.clone()).unwrap_or_default();
     let again = Config { notes, ..again };
-    // Whoever pipes it into a file relies on that.
+    // Users who redirect the output into a file rely on that.
     if first.is_some_and(|first| Config { hash: again.hash.clone(), ..first } != again) {
-        let message = "this file cannot be written in another form without changing what it says";
+        let message = "this file cannot be printed as YAML without changing its meaning";
         return Err(ConfigErrors::whole(name, message, "please report it, with the file"));
     }
     Ok((again, yaml))
@@ -215,43 +216,43 @@ pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     read_file::read(path, MAX_FILE)
 }
 
-/// Reads the text of a config file. `name` is what the faults call it, and says by its ending whether it is TOML;
-/// `environment` is where variables come from. Files that it names are not looked at.
+/// Reads the text of a config file. `name` appears in errors, and its extension decides whether it is TOML.
+/// `environment` provides the variables. Files named in it are not read.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// All errors of the file.
 pub fn parse(name: &str, text: &str, environment: &Environment<'_>) -> Result<Config, ConfigErrors> {
     loading::read(name, text, LoadContext { environment, files: None, folder: None }).config
 }
 
-/// The text of a config file in our words, as YAML, and what it says. Arguments as those of [`parse`].
+/// The text of a config file in our format, as YAML, and its configuration. Arguments as those of [`parse`].
 ///
 /// # Errors
-/// All that is wrong with it.
+/// All errors of the file.
 pub fn canonical(
     name: &str,
     text: &str,
     environment: &Environment<'_>,
 ) -> Result<(Config, String), ConfigErrors> {
     let context = LoadContext { environment, files: None, folder: None };
-    written(name, loading::read(name, text, context), context)
+    print_config(name, loading::read(name, text, context), context)
 }
 
 impl Config {
-    /// What runs without any file: `127.0.0.1:8000` and the demo server.
+    /// The configuration without a file: `127.0.0.1:8000` and the demo server.
     pub fn quickstart() -> Self {
         parse("quickstart", "mcpServers: {demo: {builtin: demo}}\n", &|_| None)
             .expect("it is a good config: a test reads it")
     }
 }
 
-/// What [`Config::hash`] is of a file that holds this; `None` if no configuration can.
+/// [`Config::hash`] of a file with these bytes; `None` if they are not UTF-8.
 pub fn hash_of(file: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(file).ok()?;
     Some(hash(text.strip_prefix('\u{feff}').unwrap_or(text)))
 }
 
-/// FNV-1a: to tell two versions of a file apart, not to withstand anyone.
+/// FNV-1a: it tells two versions of a file apart and is not cryptographic.
 fn hash(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -28,7 +28,7 @@ impl IpNetwork {
     }
 }
 
-/// The address as a number, without what follows its first bits.
+/// The address as a number, with only its first bits.
 fn masked(ip: IpAddr, bits: u8) -> u128 {
     let (number, width) = match ip {
         IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
@@ -57,7 +57,7 @@ impl ScalarValue for IpNetwork {
         let bits = bits.parse::<u8>().ok().filter(|bits| digits && *bits <= width);
         let bits = bits.ok_or("invalid prefix length")?;
         if masked(ip, bits) != masked(ip, width) {
-            return Err("host bits are set: not the address of a network");
+            return Err("host bits are set: not the first address of a network");
         }
         Ok(Self { ip, bits })
     }

@@ -37,7 +37,7 @@ impl ScalarValue for Workers {
         if text == "auto" {
             return Ok(Workers::Auto);
         }
-        let count = text.parse().map_err(|_| "not a number of threads")?;
+        let count = text.parse().map_err(|_| "invalid number of threads")?;
         if NonZeroUsize::get(count) <= 1024 { Ok(Workers::Count(count)) } else { Err("too many threads") }
     }
 }
@@ -70,13 +70,13 @@ impl JsonSchema for Workers {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// One JSON object a line, or text for people; by default text on a terminal. A change needs a restart.
+    /// One JSON object per line, or text for people; by default text on a terminal. A change needs a restart.
     pub format: LogFormat,
     /// The lowest level that is logged.
     pub level: LogLevel,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -97,7 +97,7 @@ pub enum LogLevel {
     Error,
     /// Something may break.
     Warn,
-    /// What happens.
+    /// Normal events.
     #[default]
     Info,
     /// Why it happens.
@@ -107,7 +107,7 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    /// The word of the config, which is also that of `tracing`.
+    /// The value in the config, which is also that of `tracing`.
     pub const fn as_str(self) -> &'static str {
         match self {
             LogLevel::Error => "error",
@@ -119,11 +119,12 @@ impl LogLevel {
     }
 }
 
-/// What web pages of other origins may do (CORS). `listen.allowed_origins` decides whether they may call at all.
+/// What web pages of other origins may do (CORS). `listen.allowed_origins` decides whether they may call at
+/// all.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cors {
-    /// Origins that may read answers, or `*`. In lower case.
+    /// Origins that may read responses, or `*`. In lower case.
     #[serde(deserialize_with = "origins")]
     #[schemars(with = "Vec<Origin>")]
     pub origins: Vec<String>,
@@ -155,7 +156,7 @@ impl CorsMethod {
         vec![CorsMethod::Get, CorsMethod::Post, CorsMethod::Delete]
     }
 
-    /// As it stands in a request.
+    /// As in a request.
     pub const fn as_str(self) -> &'static str {
         match self {
             CorsMethod::Get => "GET",
@@ -175,7 +176,7 @@ impl ScalarValue for Header {
     const EXPECTED: &'static str = "the name of a header, or `*`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
-        let name = http::HeaderName::from_bytes(text.as_bytes()).map_err(|_| "not the name of a header")?;
+        let name = http::HeaderName::from_bytes(text.as_bytes()).map_err(|_| "invalid header name")?;
         Ok(Self(name.as_str().into()))
     }
 }

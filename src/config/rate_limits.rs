@@ -1,4 +1,4 @@
-//! How much each caller may ask for.
+//! Rate limits: how much each caller may call.
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ use super::yaml::line::Line;
 pub struct RateLimits {
     /// Where the counters are.
     pub store: CounterStore,
-    /// What is done while Redis does not answer.
+    /// What happens while Redis does not respond.
     pub on_failure: OnFailure,
-    /// How long an answer of Redis is waited for.
+    /// The timeout of Redis.
     pub timeout: ConfigDuration,
     /// All that match a call must let it pass.
     pub rules: Vec<RateRule>,
@@ -40,7 +40,7 @@ pub enum CounterStore {
     Redis,
 }
 
-/// What is done while the shared counters cannot be asked.
+/// What happens while the shared counters are not available.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
@@ -58,17 +58,17 @@ pub enum OnFailure {
 pub struct RateRule {
     /// A unique name for errors, logs and metrics.
     pub name: String,
-    /// What calls must have in common to share a counter; none: all calls share one.
+    /// Calls with equal values share a counter; without any, all calls share one.
     pub key: Vec<KeyPart>,
     /// Which calls it is about.
     pub match_: Match,
     /// How much.
     pub budget: Budget,
-    /// Where it stands.
+    /// Its line in the file.
     pub line: Line,
 }
 
-/// A part of what counters are kept for.
+/// One value of a counter's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "they are the words of the config")]
@@ -83,8 +83,8 @@ pub enum KeyPart {
     Method,
 }
 
-/// Which calls a limit is about. What a call touches fits one of `tools`, `prompts`, `resources` and `servers`, if any
-/// of these stands; its method fits `methods`, and a role of its caller `roles`, if they stand. Without any list, all.
+/// The calls of a limit. If any of `tools`, `prompts`, `resources` and `servers` is set, one of them must
+/// match. `methods` must match if set, and so must `roles`. Without any list, all calls match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are the words of the config")]
 pub struct Match {
@@ -126,9 +126,10 @@ pub enum Budget {
 pub(super) struct RawRateLimits {
     /// Where the counters are: in this process, or in `redis`, shared by all gateways that use it.
     store: CounterStore,
-    /// While Redis does not answer: count in this process, let all pass (`open`) or refuse all (`closed`).
+    /// While Redis does not respond: count in this process, allow all calls (`open`) or reject all
+    /// (`closed`).
     on_failure: OnFailure,
-    /// How long an answer of Redis is waited for: 1ms to 1s.
+    /// The timeout of Redis: 1ms to 1s.
     timeout: ConfigDuration,
     /// The limits; all that match a call must let it pass.
     rules: Vec<RawRateRule>,
@@ -151,7 +152,7 @@ impl Default for RawRateLimits {
 struct RawRateRule {
     /// A unique name for errors, logs and metrics.
     name: Name,
-    /// What calls must share to share a counter. `[]` is one counter for all.
+    /// Calls with equal values of these share a counter. `[]` is one counter for all.
     key: Vec<KeyPart>,
     /// Which calls it is about; all without it.
     #[serde(default, rename = "match")]
@@ -168,8 +169,8 @@ struct RawRateRule {
     quota: Option<RateSpec>,
 }
 
-/// Which calls a limit is about: they touch what one of `tools`, `prompts`, `resources` and `servers` fits, and fit
-/// `methods` and `roles` beside.
+/// The calls of a limit. One of `tools`, `prompts`, `resources` and `servers` must match, if any is set.
+/// `methods` and `roles` must match too, if set.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Match", default, deny_unknown_fields)]
 struct RawMatch {
@@ -194,7 +195,7 @@ struct RawMatch {
 }
 
 impl RawRateLimits {
-    /// `redis` tells whether there is a block of that name.
+    /// `redis` tells whether there is a block `redis`.
     pub(super) fn limits(
         self,
         node_ref: &NodeRef<'_>,
@@ -206,12 +207,12 @@ impl RawRateLimits {
             node_ref.child("store").filter(|_| self.store == CounterStore::Redis && !redis)
         {
             let expected = "add `redis: {url: \"redis://127.0.0.1:6379\"}` to the file";
-            node_ref.reject("there is no block `redis` that says where it is", expected);
+            node_ref.reject("requires the block `redis`", expected);
         }
-        let spots = node_ref.valid_items("rules");
-        check_names(&spots, "rule");
+        let items = node_ref.valid_items("rules");
+        check_names(&items);
         let rules =
-            spots.iter().zip(self.rules).filter_map(|(node_ref, rule)| rule.rule(node_ref, references));
+            items.iter().zip(self.rules).filter_map(|(node_ref, rule)| rule.rule(node_ref, references));
         RateLimits {
             store: self.store,
             on_failure: self.on_failure,
@@ -232,7 +233,7 @@ impl RawRateRule {
         Some(RateRule { name: self.name.0, key: self.key, match_, budget, line: node_ref.line() })
     }
 
-    /// The one budget that it has, `None` if that was reported.
+    /// Its only budget; `None` if an error was reported.
     fn budget(&self, node_ref: &NodeRef<'_>) -> Option<Budget> {
         const KINDS: [&str; 3] = ["limit", "concurrent", "quota"];
         let mut kinds = KINDS.iter().filter(|kind| node_ref.has(kind));
@@ -252,7 +253,7 @@ impl RawRateRule {
         }
         if let Some(burst) = node_ref.child("burst").filter(|_| *kind != "limit" && node_ref.has("burst")) {
             let message = format!("{}: not allowed with `{kind}`", burst.path);
-            burst.reject_key(message, "`burst` goes with `limit`", "");
+            burst.reject_key(message, "`burst` requires `limit`", "");
         }
         match (self.limit, self.concurrent, self.quota) {
             (Some(RateSpec { count, per }), None, None) => {
@@ -267,13 +268,13 @@ impl RawRateRule {
                 period(node_ref, "quota", per, (ConfigDuration::secs(1), ConfigDuration::hours(366 * 24)));
                 Some(Budget::Quota { count, per: per.get() })
             }
-            // Several, or one that could not be read: reported.
+            // Several, or an invalid one: already reported.
             _ => None,
         }
     }
 }
 
-/// Reports a rate whose time lies outside of the range.
+/// Reports a rate whose time window is out of range.
 fn period(
     node_ref: &NodeRef<'_>,
     key: &str,
@@ -281,8 +282,8 @@ fn period(
     (least, max): (ConfigDuration, ConfigDuration),
 ) {
     let Some(node_ref) = node_ref.child(key).filter(|_| per < least || per > max) else { return };
-    let what = if per < least { "its time is too short" } else { "its time is too long" };
-    node_ref.reject(what, format!("expected a time of {least} to {max}"));
+    let what = if per < least { "time window too short" } else { "time window too long" };
+    node_ref.reject(what, format!("expected a time window of {least} to {max}"));
 }
 
 fn matches(node_ref: &NodeRef<'_>, references: &References<'_>) -> Match {

@@ -1,4 +1,4 @@
-//! Who may do what: roles (`roles.rs`), scopes that some calls need, and rules.
+//! Authorization: roles (`roles.rs`), scopes that some calls require, and rules.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -13,20 +13,20 @@ use super::scalar::globs::Globs;
 use super::scalar::names::{Name, ScopeName};
 use super::yaml::line::Line;
 
-/// Who may do what.
+/// Authorization settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RbacConfig {
     /// The decision where no rule and no role matches.
     pub default: Effect,
-    /// The roles by name; names of others mean nothing.
+    /// The roles by name. Other role names have no effect.
     pub roles: BTreeMap<String, Role>,
-    /// Scopes that some calls need beside.
+    /// Scopes that some calls require in addition.
     pub scopes: Vec<ScopeNeed>,
-    /// Conditions, looked at in this order and before the roles: the first that holds decides.
+    /// Conditions, evaluated in this order and before the roles: the first true one decides.
     pub rules: Vec<Rule>,
 }
 
-/// What is decided.
+/// A decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
@@ -40,16 +40,16 @@ pub enum Effect {
 /// Scopes that calls need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopeNeed {
-    /// Which calls: those that fit one of tools, prompts and resources, and methods and servers beside; never empty,
-    /// and without toolsets.
+    /// The calls: those that match one of tools, prompts and resources, and also methods and servers. Never
+    /// empty, and without toolsets.
     pub matches: PatternLists,
     /// The scopes: all of them, at least one.
     pub require: Vec<String>,
-    /// Where it stands.
+    /// Its line in the file.
     pub line: Line,
 }
 
-/// A condition and what follows from it.
+/// A condition and its effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// For the log and for `explain`; no two have the same.
@@ -60,7 +60,7 @@ pub struct Rule {
     pub effect: Effect,
     /// The error message for a denied caller.
     pub message: Option<String>,
-    /// Where it stands.
+    /// Its line in the file.
     pub line: Line,
 }
 
@@ -72,14 +72,15 @@ pub(super) struct RawRbac {
     default: Effect,
     /// The roles, by name.
     roles: BTreeMap<String, roles::RawRole>,
-    /// Scopes that some calls need beside: without them such a call is refused, but its tool stays visible.
+    /// Scopes that some calls require in addition. Without them such a call is denied, but its tool stays
+    /// visible.
     scopes: Vec<RawScopeNeed>,
-    /// Conditions in CEL, looked at in this order and before the roles: the first that holds decides.
+    /// Conditions in CEL, evaluated in this order and before the roles: the first true one decides.
     rules: Vec<RawRule>,
 }
 
-/// Calls, and the scopes that they need: calls that touch what one of `tools`, `prompts` and `resources` fits, and that
-/// fit `methods` and `servers` beside.
+/// Calls, and the scopes that they require. A call must match one of `tools`, `prompts` and `resources`, if
+/// any is set, and also `methods` and `servers`, if set.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "ScopeNeed", deny_unknown_fields)]
 #[schemars(extend("minProperties" = 2))]
@@ -104,7 +105,7 @@ struct RawScopeNeed {
     require: Vec<ScopeName>,
 }
 
-/// A condition and what follows from it.
+/// A condition and its effect.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "RbacRule", deny_unknown_fields)]
 struct RawRule {
@@ -123,7 +124,7 @@ impl RawRbac {
     pub(super) fn rbac(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> RbacConfig {
         let roles = node_ref.child("roles");
         let (needs, rules) = (node_ref.valid_items("scopes"), node_ref.valid_items("rules"));
-        check_names(&rules, "rule");
+        check_names(&rules);
         RbacConfig {
             default: self.default,
             roles: roles.map(|node_ref| roles::roles(self.roles, &node_ref, references)).unwrap_or_default(),
@@ -166,7 +167,7 @@ impl RawRule {
             && self.effect == Effect::Allow
         {
             let what = format!("{}: not allowed with `effect: allow`", message.path);
-            message.reject_key(what, "who is refused gets to read it: remove it", "");
+            message.reject_key(what, "only denied callers receive a message: remove it", "");
         }
         Rule {
             name: self.name.0,
@@ -178,23 +179,22 @@ impl RawRule {
     }
 }
 
-/// Reports each item whose name an earlier one has.
-pub(super) fn check_names(items: &[NodeRef<'_>], noun: &str) {
+/// Reports each item with the name of an earlier item.
+pub(super) fn check_names(items: &[NodeRef<'_>]) {
     let mut seen = HashMap::new();
     for item in items {
         let Some(name) = item.child("name") else { continue };
         let super::yaml::node::NodeValue::Scalar(scalar) = &name.node.value else { continue };
         match seen.get(scalar.text()) {
-            Some(line) => name.reject(
-                format!("another {noun} has this name too"),
-                format!("expected a name of its own; the other is on line {line}"),
-            ),
+            Some(line) => {
+                name.reject("duplicate name", format!("expected a unique name; first used on line {line}"))
+            }
             None => drop(seen.insert(scalar.text(), item.line())),
         }
     }
 }
 
-/// Whether the condition can be compiled; else which bytes of it are wrong, what is, and what was expected.
+/// Compiles the condition. An error holds the wrong bytes, what is wrong, and what was expected.
 fn check_condition(text: &str) -> Result<(), (Range<usize>, String, String)> {
     let compiled = filters::cel::Condition::compile(text);
     let expected = |message: String| match message.as_str() {

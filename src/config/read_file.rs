@@ -1,9 +1,8 @@
-//! The one way in which a file that somebody named is read: a regular file, no larger than it may be, and not for longer
-//! than a deadline.
+//! Reads a named file: only a regular file, up to a size limit and within a deadline.
 //!
-//! A named pipe in the place of a configuration file holds its reader for ever, a device has no end, and a file on a
-//! network may not answer. So what it is is looked at before a byte is read, and it is read by a thread that can be left
-//! behind.
+//! A named pipe in place of a config file blocks its reader forever, a device has no end, and a network file
+//! system may not respond. So the file type is checked before reading, and a thread reads it that can be
+//! abandoned.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read as _};
@@ -16,17 +15,17 @@ use std::time::Duration;
 
 use super::ByteSize;
 
-/// Largest file that is read, in bytes, where nothing smaller is said.
+/// The default size limit, in bytes.
 pub const MAX: u64 = 16 << 20;
-/// How long it may take to read one.
+/// The deadline for reading a file.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Most readers that are left behind. Each is a thread that waits for its disk.
-const MAX_LEFT: usize = 8;
+/// Most abandoned readers. Each is a thread that waits for its disk.
+const MAX_ABANDONED: usize = 8;
 
 /// Reads a file of at most `max` bytes.
 ///
 /// # Errors
-/// Why it cannot be read, in words that go on after the file's name.
+/// Why it cannot be read, as text to follow the name of the file.
 pub fn read(file: &Path, max: u64) -> io::Result<Vec<u8>> {
     let file = file.to_owned();
     within(DEADLINE, move || read_now(&file, max))
@@ -44,19 +43,19 @@ fn within<T: Send + 'static>(
     deadline: Duration,
     read: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    static LEFT: AtomicUsize = AtomicUsize::new(0);
-    if LEFT.load(Ordering::Relaxed) >= MAX_LEFT {
+    static READERS: AtomicUsize = AtomicUsize::new(0);
+    if READERS.load(Ordering::Relaxed) >= MAX_ABANDONED {
         return Err(io::Error::other("earlier attempts to read files still hang"));
     }
     let (done, result) = mpsc::sync_channel(1);
-    LEFT.fetch_add(1, Ordering::Relaxed);
+    READERS.fetch_add(1, Ordering::Relaxed);
     let reader = thread::Builder::new().name("file".into()).spawn(move || {
-        // Nobody may wait for it any more.
+        // The receiver may be gone after a timeout.
         let _ = done.send(read());
-        LEFT.fetch_sub(1, Ordering::Relaxed);
+        READERS.fetch_sub(1, Ordering::Relaxed);
     });
     if let Err(error) = reader {
-        LEFT.fetch_sub(1, Ordering::Relaxed);
+        READERS.fetch_sub(1, Ordering::Relaxed);
         return Err(error);
     }
     match result.recv_timeout(deadline) {
@@ -74,7 +73,7 @@ fn read_now(file: &Path, max: u64) -> io::Result<Vec<u8>> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
         .open(file)?;
-    // It may be another one by now.
+    // The file may have been replaced in between.
     let seen = opened.metadata()?;
     regular(seen.file_type())?;
     let too_large = || Err(io::Error::other(format!("it is larger than {}", ByteSize::of(max))));
@@ -109,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    fn words(file: &Path) -> String {
+    fn error_of(file: &Path) -> String {
         read(file, 100).expect_err("it is none").to_string()
     }
 
@@ -121,15 +120,15 @@ mod tests {
         symlink(at("good"), at("link")).expect("a link");
         assert_eq!(read(&at("link"), 4).expect("it is read"), b"text");
         assert_eq!(read_text(&at("good"), 4).expect("it is read"), "text");
-        // Nobody writes into the pipe: who opens it as usual waits for ever.
+        // The pipe has no writer: a normal open would block forever.
         let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().expect("mkfifo is there");
         assert!(made.success());
-        assert_eq!(words(&at("pipe")), "it is a named pipe, not a regular file");
+        assert_eq!(error_of(&at("pipe")), "it is a named pipe, not a regular file");
         symlink("/dev/zero", at("zero")).expect("a link");
-        assert_eq!(words(&at("zero")), "it is a device, not a regular file");
+        assert_eq!(error_of(&at("zero")), "it is a device, not a regular file");
         let _socket = UnixListener::bind(at("socket")).expect("a socket");
-        assert_eq!(words(&at("socket")), "it is a socket, not a regular file");
-        assert_eq!(words(folder.path()), "it is a folder, not a regular file");
+        assert_eq!(error_of(&at("socket")), "it is a socket, not a regular file");
+        assert_eq!(error_of(folder.path()), "it is a folder, not a regular file");
         assert_eq!(
             read(&at("none"), 100).map_err(|error| error.kind()).expect_err("there is none"),
             io::ErrorKind::NotFound
@@ -142,7 +141,7 @@ mod tests {
         let large = folder.path().join("large");
         File::create(&large).and_then(|file| file.set_len(600 << 20)).expect("a large file");
         assert_eq!(read(&large, MAX).expect_err("it is too large").to_string(), "it is larger than 16MiB");
-        // Files of /proc say that they are empty.
+        // Files of /proc report the size 0.
         assert!(!read(Path::new("/proc/self/status"), MAX).expect("it is read").is_empty());
         assert!(read(Path::new("/proc/self/status"), 3).is_err());
     }

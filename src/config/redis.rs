@@ -40,7 +40,7 @@ impl RedisUrl {
         self.authority().contains('@')
     }
 
-    /// Whether it stays on this machine.
+    /// Whether the host is this machine.
     pub fn is_loopback(&self) -> bool {
         let authority = self.authority();
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -67,17 +67,17 @@ impl ScalarValue for RedisUrl {
         let Some((scheme, rest)) = text.split_once("://") else { return Err("not a URL") };
         let scheme = scheme.to_ascii_lowercase();
         if scheme != "redis" && scheme != "rediss" {
-            return Err("a URL that is neither redis nor rediss");
+            return Err("URL scheme is neither redis nor rediss");
         }
         if rest.contains(['?', '#']) || rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err("a URL with something else than a host, a port and a database");
+            return Err("URL has more than a host, a port and a database");
         }
         let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
         if database.contains('@') {
-            return Err("a URL with `/` in its password: write it as `%2F`");
+            return Err("URL password contains `/`: write it as `%2F`");
         }
         if !database.is_empty() && database.parse::<u16>().is_err() {
-            return Err("a URL whose database is not a number");
+            return Err("database in the URL is not a number");
         }
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
         let (name, port) = match host.rsplit_once(':') {
@@ -85,10 +85,10 @@ impl ScalarValue for RedisUrl {
             _ => (host, None),
         };
         if name.is_empty() {
-            return Err("a URL without a host");
+            return Err("URL has no host");
         }
         if port.is_some_and(|port| port.parse::<std::num::NonZeroU16>().is_err()) {
-            return Err("a URL whose port is not a number from 1 to 65535");
+            return Err("URL port is not a number from 1 to 65535");
         }
         let ip = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
         let fits = match ip {
@@ -131,7 +131,7 @@ impl JsonSchema for RedisUrl {
     }
 }
 
-/// What stands before the keys.
+/// The prefix of all keys.
 struct Prefix(String);
 
 impl ScalarValue for Prefix {
@@ -139,7 +139,7 @@ impl ScalarValue for Prefix {
 
     fn read(text: &str) -> Result<Self, &'static str> {
         let fits = text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if fits { Ok(Self(text.into())) } else { Err("not a prefix of keys") }
+        if fits { Ok(Self(text.into())) } else { Err("invalid key prefix") }
     }
 }
 

@@ -1,6 +1,8 @@
-//! The reference of the config file in Markdown, made from its JSON Schema: `docs/configuration/reference.md`.
+//! The reference of the config file in Markdown, made from its JSON Schema:
+//! `docs/configuration/reference.md`.
 //!
-//! Examples come from a file that sets every key, `conf/toolgate.yaml`. A test compares the page with this output.
+//! Examples come from a file that sets every key, `conf/toolgate.yaml`. A test compares the page with this
+//! output.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -35,7 +37,7 @@ struct Page<'t> {
     schema: &'t Value,
     root: Option<Rc<Node>>,
     source: Source<'t>,
-    /// From the name of a definition to the path of its section: a block that comes twice is described once.
+    /// From the name of a definition to the path of its section: a repeated block is described once.
     seen: BTreeMap<String, String>,
     out: String,
 }
@@ -73,7 +75,7 @@ impl<'t> Page<'t> {
         }
     }
 
-    /// What a value is, in a word; blocks link to their own section, which is noted to be written.
+    /// The type of a value in one word. A block links to its own section, which is queued for output.
     fn kind(&mut self, value: &'t Value, path: &str, below: &mut Vec<(String, &'t Value)>) -> String {
         let inner = plain(value);
         if let Some(name) = reference(inner) {
@@ -115,7 +117,7 @@ impl<'t> Page<'t> {
         reference(inner).and_then(|name| self.schema["$defs"].get(name)).map_or(inner, plain)
     }
 
-    /// What each word of a choice means.
+    /// The meaning of each value of a choice.
     fn choices(&self, value: &'t Value) -> String {
         let inner = plain(value);
         let mut out = String::new();
@@ -128,7 +130,7 @@ impl<'t> Page<'t> {
         out
     }
 
-    /// What the example sets at this path, on one line.
+    /// The value in the example at this path, on one line.
     fn example(&self, path: &str) -> String {
         let segments: Vec<&str> = path
             .split('.')
@@ -149,7 +151,7 @@ impl<'t> Page<'t> {
         }
     }
 
-    /// The forms of scalars that have a name.
+    /// The named formats of scalars.
     fn types(&mut self) {
         self.out.push_str("\n## Value types\n\n| Type | Form |\n|---|---|\n");
         for (name, target) in self.schema["$defs"].as_object().into_iter().flatten() {
@@ -161,7 +163,7 @@ impl<'t> Page<'t> {
     }
 }
 
-/// The first node at this path, of all entries and items that it may go through.
+/// The first node at this path, among all entries and items on the way.
 fn find<'n>(node: &'n Node, path: &[&str]) -> Option<&'n Node> {
     let Some((first, rest)) = path.split_first() else { return Some(node) };
     match *first {
@@ -190,7 +192,7 @@ fn plain(value: &Value) -> &Value {
     }
 }
 
-/// The words of a choice, each with what it means.
+/// The values of a choice, each with its meaning.
 fn constants(value: &Value) -> Vec<(&str, &str)> {
     let value = plain(value);
     let Some(all) = value.get("oneOf").and_then(Value::as_array) else {
@@ -256,7 +258,7 @@ fn words(name: &str) -> String {
     out.replace("url", "URL").replace("pem", "PEM").replace("sha256", "SHA-256")
 }
 
-/// The anchor that a forge gives to a heading.
+/// The anchor of a heading on GitHub.
 fn anchor(title: &str) -> String {
     let kept = title.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '_' | ' '));
     kept.map(|letter| if letter == ' ' { '-' } else { letter.to_ascii_lowercase() }).collect()

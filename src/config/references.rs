@@ -1,13 +1,13 @@
-//! The names that other parts of a file may refer to: roles, servers, toolsets.
+//! Names that other parts of a file refer to: roles, servers, toolsets.
 //!
-//! They are taken from the tree and not from what was read, so that a faulty role is still a known one.
+//! They come from the tree, not from the deserialized values, so that an invalid role is still known.
 
 use super::diagnostics::NodeRef;
 use super::suggest;
 
-/// Names as they stand in the file; servers that are switched off are among them.
+/// Names in the file, including those of disabled servers.
 pub(super) struct References<'t> {
-    /// `None` without `rbac`: any role may be meant then.
+    /// `None` without `rbac`: any role is allowed then.
     roles: Option<Vec<&'t str>>,
     servers: Vec<&'t str>,
     toolsets: Vec<&'t str>,
@@ -33,14 +33,15 @@ impl<'t> References<'t> {
         for (node_ref, role) in node_ref.iter().flat_map(NodeRef::texts) {
             if !roles.contains(&role) {
                 node_ref.reject(
-                    "`rbac.roles` has no such role",
+                    "no such role in `rbac.roles`",
                     suggest::did_you_mean(roles, role, "`rbac` has no roles"),
                 );
             }
         }
     }
 
-    /// Reports each name of this list that no server has. Patterns may fit what is added later.
+    /// Reports each unknown server name of this list. Patterns are not checked: they may match servers of
+    /// later.
     pub(super) fn check_servers(&self, node_ref: Option<NodeRef<'_>>) {
         for (node_ref, server) in node_ref.iter().flat_map(NodeRef::texts) {
             if !server.contains(['*', '?', '[', '{', '\\']) && !self.servers.contains(&server) {

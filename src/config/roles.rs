@@ -1,4 +1,4 @@
-//! Roles: what their callers may do, and which other roles they bring along.
+//! Roles: their permissions, and the roles that they inherit from.
 
 use std::collections::BTreeMap;
 
@@ -15,19 +15,19 @@ use super::yaml::line::Line;
 /// A role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Role {
-    /// Roles whose rights and prohibitions it has too; known ones, without cycles.
+    /// Inherited roles, with their permissions and prohibitions; they exist and form no cycle.
     pub inherits: Vec<String>,
     /// What the role allows.
     pub allow: PatternLists,
-    /// What it may not, whatever allows it.
+    /// What the role denies, even if it is allowed elsewhere.
     pub deny: PatternLists,
     /// Whether the role may use the admin API.
     pub admin: bool,
-    /// Where it stands.
+    /// Its line in the file.
     pub line: Line,
 }
 
-/// What patterns single out: over federated names, URIs of resources, methods and names of servers.
+/// Patterns over qualified names, URIs of resources, methods and names of servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are the words of the config")]
 pub struct PatternLists {
@@ -36,16 +36,16 @@ pub struct PatternLists {
     pub resources: Vec<Pattern>,
     pub methods: Vec<Pattern>,
     pub servers: Vec<Pattern>,
-    /// Toolsets, known ones: the tools that they bundle.
+    /// Existing toolsets: the tools in them.
     pub toolsets: Vec<ServerName>,
 }
 
-/// One pattern, known to be a good one: see [`Globs`](super::Globs).
+/// One valid pattern: see [`Globs`](super::Globs).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    /// As it was written.
+    /// As it was raw.
     pub text: String,
-    /// Where it stands.
+    /// Its line in the file.
     pub line: Line,
 }
 
@@ -61,7 +61,7 @@ impl PatternLists {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename = "Role", default, deny_unknown_fields)]
 pub(super) struct RawRole {
-    /// Roles whose rights and prohibitions it has too.
+    /// Inherited roles, with their permissions and prohibitions.
     inherits: Vec<Name>,
     /// What the role allows.
     allow: RawLists,
@@ -96,8 +96,8 @@ struct RawLists {
 
 impl RawRole {
     fn role(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> Role {
-        let lists = |key: &str, written: RawLists| match node_ref.child(key) {
-            Some(node_ref) => PatternLists { toolsets: written.toolsets, ..lists(&node_ref, references) },
+        let lists = |key: &str, raw: RawLists| match node_ref.child(key) {
+            Some(node_ref) => PatternLists { toolsets: raw.toolsets, ..lists(&node_ref, references) },
             None => PatternLists::default(),
         };
         Role {
@@ -110,7 +110,7 @@ impl RawRole {
     }
 }
 
-/// The lists of patterns that stand under this mapping, with the places of their items.
+/// The lists of patterns in this mapping, with the places of their items.
 pub(super) fn lists(node_ref: &NodeRef<'_>, references: &References<'_>) -> PatternLists {
     let lists = PatternLists {
         tools: patterns(node_ref, "tools"),
@@ -131,28 +131,28 @@ pub(super) fn patterns(node_ref: &NodeRef<'_>, key: &str) -> Vec<Pattern> {
     texts.map(|(node_ref, text)| Pattern { text: text.into(), line: node_ref.line() }).collect()
 }
 
-/// The list under this key. One without items is refused: some read it as "none", others as "all".
+/// The list under this key. An empty list is rejected: it could mean "none" or "all".
 pub(super) fn filled<'t>(node_ref: &NodeRef<'t>, key: &str) -> Option<NodeRef<'t>> {
     let list = node_ref.child(key).filter(|_| node_ref.has(key))?;
     if list.node.items().is_empty() {
-        list.reject("empty", "name some, or remove the key");
+        list.reject("empty", "add an entry, or remove the key");
     }
     Some(list)
 }
 
-/// All roles of the block, with what is wrong among them reported.
+/// All roles of the block; reports their errors.
 pub(super) fn roles(
-    mut written: BTreeMap<String, RawRole>,
+    mut raw: BTreeMap<String, RawRole>,
     node_ref: &NodeRef<'_>,
     references: &References<'_>,
 ) -> BTreeMap<String, Role> {
     let mut roles = BTreeMap::new();
     for entry in node_ref.node.entries() {
-        let Some((name, role)) = written.remove_entry(&entry.key) else { continue };
+        let Some((name, role)) = raw.remove_entry(&entry.key) else { continue };
         let node_ref = node_ref.under(entry);
         if name.trim() != name || name.is_empty() {
-            let message = format!("{}: not the name of a role", node_ref.path);
-            node_ref.reject_key(message, "expected a name without blanks around it", "");
+            let message = format!("{}: invalid role name", node_ref.path);
+            node_ref.reject_key(message, "expected a name without spaces around it", "");
         }
         roles.insert(name, role.role(&node_ref, references));
     }
@@ -160,7 +160,7 @@ pub(super) fn roles(
     roles
 }
 
-/// Every role that is inherited exists, and none inherits itself, be it around corners.
+/// Every inherited role exists, and no role inherits itself, directly or indirectly.
 fn check_inheritance(roles: &BTreeMap<String, Role>, node_ref: &NodeRef<'_>) {
     let names: Vec<_> = node_ref.node.entries().iter().map(|entry| &*entry.key).collect();
     for entry in node_ref.node.entries() {
@@ -198,7 +198,7 @@ fn find_cycle<'r>(
         let item = list.iter().flat_map(NodeRef::texts).find(|(_, text)| text == parent);
         if let Some((item, _)) = item {
             let circle = trail[from..].join(" → ");
-            item.reject(format!("roles that inherit each other: {circle} → {parent}"), "remove this one");
+            item.reject(format!("cyclic inheritance: {circle} → {parent}"), "remove this one");
         }
     }
     trail.pop();

@@ -1,4 +1,4 @@
-//! The file as it is written, and its way to a [`Config`]: read, then checked as a whole.
+//! The raw file, and its conversion to a [`Config`]: read, then validated as a whole.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -36,7 +36,7 @@ pub(super) struct RawConfig {
     /// The number of threads, 1 to 1024. `auto` is one per core. A change needs a restart. Default: `auto`.
     #[serde(default)]
     workers: Workers,
-    /// The servers behind the gateway, by name: the block that Claude Desktop, Cursor and VS Code read.
+    /// The servers behind the gateway, by name: the same block as in Claude Desktop, Cursor and VS Code.
     #[serde(rename = "mcpServers")]
     servers: BTreeMap<ServerName, server_raw::RawServer>,
     /// Groups of tools. Each is an endpoint of its own: `/servers/NAME/mcp`.
@@ -72,7 +72,7 @@ struct RawToolset {
     tools: Globs,
 }
 
-/// Reads and checks the whole tree; what is wrong has been reported when there is no config.
+/// Reads and validates the whole tree. Without a result, the errors are already reported.
 pub(super) fn config(root: &NodeRef<'_>) -> Option<Config> {
     let RawConfig {
         listen,
@@ -101,12 +101,15 @@ pub(super) fn config(root: &NodeRef<'_>) -> Option<Config> {
         admin.check(&listen, &node_ref);
     }
     let (servers, toolsets) = (checked_servers(servers, root), checked_toolsets(toolsets, root));
-    let open =
-        [("auth", "without it everybody comes in"), ("rbac", "without it everybody may do everything")];
+    let open = [
+        ("auth", "without `auth`, every caller is accepted"),
+        ("rbac", "without `rbac`, every caller may do everything"),
+    ];
     for (key, help) in open {
-        // Without them everything is open: that is not to come of a block whose lines were commented out.
+        // Without these blocks everything is allowed. A block with all its lines commented out must not have
+        // that effect.
         if let Some(node_ref) = root.child(key).filter(|node_ref| node_ref.node.is_null()) {
-            node_ref.reject_key(format!("{key}: empty"), "fill it, or remove the key", help);
+            node_ref.reject_key(format!("{key}: empty"), "add settings, or remove the key", help);
         }
     }
     let references = References::of(root);
@@ -138,21 +141,21 @@ pub(super) fn config(root: &NodeRef<'_>) -> Option<Config> {
     })
 }
 
-/// What of them can be understood, without those that are switched off.
+/// The valid servers, without the disabled ones.
 fn checked_servers(
-    mut written: BTreeMap<ServerName, server_raw::RawServer>,
+    mut raw: BTreeMap<ServerName, server_raw::RawServer>,
     root: &NodeRef<'_>,
 ) -> BTreeMap<ServerName, ServerConfig> {
     let Some(block) = root.child("mcpServers") else { return BTreeMap::new() };
     let servers = block.node.entries().iter().filter_map(|entry| {
-        let (name, written) = written.remove_entry(entry.key.as_str())?;
+        let (name, raw) = raw.remove_entry(entry.key.as_str())?;
         let node_ref = block.under(entry);
-        let off = written.disabled;
-        let server = written.server(&name, &node_ref);
+        let off = raw.disabled;
+        let server = raw.server(&name, &node_ref);
         if off {
             root.diagnostics.note(
                 &entry.key_bytes,
-                format!("the server `{name}` is switched off, so it is left out"),
+                format!("the server `{name}` is disabled, so it is left out"),
                 false,
             );
         }
@@ -161,7 +164,7 @@ fn checked_servers(
     servers.collect()
 }
 
-/// Tokens can only be exchanged where it is said how.
+/// A token exchange requires `auth.exchange`.
 fn check_exchange(servers: &BTreeMap<ServerName, ServerConfig>, root: &NodeRef<'_>) {
     if root.child("auth").is_some_and(|auth| auth.has("exchange") || auth.node.is_invalid()) {
         return;
@@ -170,29 +173,29 @@ fn check_exchange(servers: &BTreeMap<ServerName, ServerConfig>, root: &NodeRef<'
     for (name, _) in servers.iter().filter(|(_, server)| server.credentials == CredentialsMode::Exchange) {
         let credentials = block.child(name).and_then(|server| server.child("credentials"));
         if let Some(credentials) = credentials {
-            credentials.reject("needs `auth.exchange`", "add it: it says where tokens are exchanged");
+            credentials.reject("requires `auth.exchange`", "add `auth.exchange`, or use other `credentials`");
         }
     }
 }
 
 fn checked_toolsets(
-    mut written: BTreeMap<ServerName, RawToolset>,
+    mut raw: BTreeMap<ServerName, RawToolset>,
     root: &NodeRef<'_>,
 ) -> BTreeMap<ServerName, Toolset> {
     let Some(block) = root.child("toolsets") else { return BTreeMap::new() };
     let servers = root.node.entry("mcpServers").map_or(&[][..], |entry| entry.node.entries());
     let taken: HashMap<&str, &Entry> = servers.iter().map(|entry| (entry.key.as_str(), entry)).collect();
     let toolsets = block.node.entries().iter().filter_map(|entry| {
-        let (name, written) = written.remove_entry(entry.key.as_str())?;
+        let (name, raw) = raw.remove_entry(entry.key.as_str())?;
         let node_ref = block.under(entry);
-        written.check(&node_ref);
+        raw.check(&node_ref);
         if let Some(server) = taken.get(name.as_str()) {
             let line = root.diagnostics.source().location(&server.key_bytes).line;
-            let message = format!("{}: a server has this name too", node_ref.path);
+            let message = format!("{}: name is already used by a server", node_ref.path);
             let help = "both would be served at /servers/NAME/mcp";
             node_ref.reject_key(message, format!("the server is on line {line}"), help);
         }
-        Some((name, Toolset { tools: written.tools }))
+        Some((name, Toolset { tools: raw.tools }))
     });
     toolsets.collect()
 }

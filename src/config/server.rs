@@ -1,6 +1,6 @@
-//! A server behind the gateway, as the rest of the gateway sees it.
+//! A validated server, as the rest of the gateway uses it.
 //!
-//! How it is written in the file, and what may stand beside what, is the matter of `server_raw.rs` and `server_validate.rs`.
+//! `server_raw.rs` reads it from the file, and `server_validate.rs` checks it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,57 +20,57 @@ use super::scalar::size::ByteSize;
 use super::scalar::url::Url;
 use super::tls::{PemFile, some_path};
 
-/// Time for a start, where a server has none of its own: `npx` and `uvx` may have to fetch a package first.
+/// The default startup timeout: `npx` and `uvx` may have to download a package first.
 const STARTUP: ConfigDuration = ConfigDuration::secs(60);
 
-/// One server: what it is, and how it is treated.
+/// One server: its transport and its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
     /// How it is reached.
     pub transport: ServerTransport,
-    /// Stands before the names of its tools on the federated endpoint, with `__` between; empty for none.
+    /// The prefix of its tools' names on the federated endpoint, followed by `__`; may be empty.
     pub prefix: String,
     /// Which of its tools are shown, and under which names.
     pub tools: Tools,
     /// Time for a call; see [`ServerConfig::call_timeout`].
     pub timeout: Option<ConfigDuration>,
-    /// Time for a start, from the first greeting to the last answer to one; [`STARTUP`] if not set.
+    /// Time for a start, until the handshakes are answered; [`STARTUP`] if not set.
     pub startup_timeout: Option<ConfigDuration>,
-    /// Largest answer that is read as a whole, in bytes; see [`ServerConfig::response_limit`].
+    /// Largest response that is read as a whole, in bytes; see [`ServerConfig::response_limit`].
     pub max_response: Option<ByteSize>,
-    /// Most calls at a time; `None` is no bound.
+    /// Most concurrent calls; `None` is no limit.
     pub max_concurrent: Option<u32>,
-    /// Which of several endpoints a call goes to.
+    /// Which of several endpoints receives a call.
     pub balance: Balance,
-    /// What is tried again; by default only a connection, at another address.
+    /// What is retried; by default only a connection, at another address.
     pub retry: Option<RetryPolicy>,
     /// Health checks of the server.
     pub health: HealthCheck,
     /// Which revisions of the protocol are tried with it.
     pub era: EraSetting,
-    /// Which credentials it gets to see.
+    /// Which credentials it receives.
     pub credentials: CredentialsMode,
-    /// With [`CredentialsMode::Exchange`]: for whom tokens are asked; the server's first URL if not set.
+    /// With [`CredentialsMode::Exchange`]: the audience of tokens; the server's first URL if not set.
     pub audience: Option<String>,
-    /// When it is given a rest.
+    /// When its circuit opens.
     pub circuit_breaker: Option<CircuitBreaker>,
-    /// Largest answer that is streamed, in bytes; 64 MiB if not set.
+    /// Largest streamed response, in bytes; 64 MiB if not set.
     pub max_stream: Option<ByteSize>,
-    /// What is done when the definition of a tool is not the approved one.
+    /// What happens if the definition of a tool is not the approved one.
     pub pinning: Pinning,
-    /// What is done when arguments do not fit the schema of their tool.
+    /// What happens if arguments do not match the schema of their tool.
     pub validate: Validate,
-    /// What is done with sensitive data.
+    /// What happens with sensitive data.
     pub redact: Redact,
     /// `/ready` fails while it is down.
     pub required: bool,
-    /// Whether HTTP/2 is spoken to it.
+    /// Whether the gateway uses HTTP/2 with it.
     pub http2: Http2,
     /// TLS of `https` connections to the server, instead of the system's certificate authorities.
     pub tls: Option<ServerTls>,
 }
 
-/// Whether HTTP/2 is spoken to a server.
+/// Whether the gateway uses HTTP/2 with a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Http2 {
@@ -79,11 +79,11 @@ pub enum Http2 {
     Auto,
     /// Only HTTP/1.1.
     Off,
-    /// Only HTTP/2, without asking: with `http` too (h2c).
+    /// Only HTTP/2, without negotiation: with `http` too (h2c).
     PriorKnowledge,
 }
 
-/// How `https` connections to a server are secured. The files are PEM, and read anew with every reload.
+/// How `https` connections to a server are secured. The files are PEM; every reload reads them again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("dependentRequired" = {"cert": ["key"], "key": ["cert"]}))]
@@ -100,7 +100,7 @@ pub struct ServerTls {
     #[serde(deserialize_with = "some_path")]
     #[schemars(with = "Option<PemFile>")]
     pub key: Option<PathBuf>,
-    /// The name that is asked for (SNI) and must stand in the server's certificate; the host of `url` by default.
+    /// The requested name (SNI), which the server's certificate must contain; by default the host of `url`.
     pub server_name: Option<String>,
     /// The server's certificate is not verified (man-in-the-middle possible). Not for production.
     pub insecure_skip_verify: bool,
@@ -109,7 +109,7 @@ pub struct ServerTls {
 /// How a server is reached.
 #[derive(Clone, PartialEq)]
 pub enum ServerTransport {
-    /// It is a part of the gateway.
+    /// A server inside the gateway.
     Builtin(Builtin),
     /// It listens at a URL, or at several that are equal: streamable HTTP.
     Http {
@@ -118,13 +118,13 @@ pub enum ServerTransport {
         /// Headers of every request to it, names in lower case; see [`ServerTransport::header_map`].
         headers: BTreeMap<String, Secret>,
     },
-    /// It is a child process that reads and writes lines.
+    /// A child process that reads and writes lines.
     Stdio {
         /// The program, found by `PATH` unless it has a `/` in it.
         command: String,
-        /// Its arguments; they may hold secrets and are not shown.
+        /// Its arguments; they may hold secrets and are not displayed.
         args: Vec<String>,
-        /// What its environment has beside or instead of the gateway's.
+        /// Variables of its environment in addition to, or instead of, the gateway's.
         env: BTreeMap<String, Secret>,
         /// Variables of the gateway's environment that the program also gets.
         env_pass: Vec<String>,
@@ -133,7 +133,7 @@ pub enum ServerTransport {
     },
 }
 
-/// Servers that are a part of the gateway.
+/// Servers inside the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Builtin {
@@ -158,8 +158,8 @@ pub struct Tools {
 pub struct HealthCheck {
     /// Time between two checks: 100ms to 1d.
     pub interval: ConfigDuration,
-    /// Consecutive failed checks after which the server is down: 1 to 100. An endpoint of several gets no calls
-    /// for a while after as many failed calls.
+    /// Consecutive failed checks after which the server is down: 1 to 100. An endpoint of several gets no
+    /// calls for a while after as many failed calls.
     #[schemars(range(min = 1, max = 100))]
     pub unhealthy_after: u32,
 }
@@ -177,17 +177,17 @@ pub enum EraSetting {
     Legacy,
 }
 
-/// Which credentials a server gets to see.
+/// Which credentials a server receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CredentialsMode {
     /// None. The default without `headers`.
     None,
-    /// What its `headers` say, for every caller. The default with `headers`.
+    /// Its `headers`, for every caller. The default with `headers`.
     Static,
-    /// The client's own `Authorization`, as it came. Only for servers that are trusted with it.
+    /// The client's own `Authorization`, unchanged. Only for trusted servers.
     Passthrough,
-    /// A token of the caller's for this server, which its own was exchanged for.
+    /// A token for this server, exchanged for the caller's token.
     Exchange,
 }
 
@@ -202,27 +202,27 @@ pub struct CircuitBreaker {
     pub open_for: ConfigDuration,
 }
 
-/// What is done when the definition of a tool is not the approved one.
+/// What happens if the definition of a tool is not the approved one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Pinning {
     /// Nothing.
     #[default]
     Off,
-    /// The log says so.
+    /// A warning in the log.
     Warn,
     /// The tool is hidden.
     Block,
 }
 
-/// What is done when arguments do not fit the schema of their tool.
+/// What happens if arguments do not match the schema of their tool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Validate {
-    /// Nothing: they are not looked at.
+    /// Nothing: they are not validated.
     #[default]
     Off,
-    /// The log says so.
+    /// A warning in the log.
     Warn,
     /// The call is refused.
     Enforce,
@@ -238,11 +238,11 @@ pub struct Redact {
     pub results: Redaction,
 }
 
-/// What is done with sensitive data.
+/// What happens with sensitive data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Redaction {
-    /// Nothing: it is not looked for.
+    /// Nothing: the gateway does not search for it.
     #[default]
     Off,
     /// It is written over.
@@ -252,7 +252,7 @@ pub enum Redaction {
 }
 
 impl ServerConfig {
-    /// A server of this kind under this prefix, with all else at its default.
+    /// A server with this transport and prefix, and defaults for the rest.
     pub fn new(kind: ServerTransport, prefix: impl Into<String>) -> Self {
         let credentials = match &kind {
             ServerTransport::Http { headers, .. } if !headers.is_empty() => CredentialsMode::Static,
@@ -283,7 +283,7 @@ impl ServerConfig {
         }
     }
 
-    /// Time for a call: its own, else the one for all.
+    /// Timeout of a call: its own, else the one for all.
     pub fn call_timeout(&self, limits: &Limits) -> Duration {
         self.timeout.unwrap_or(limits.call_timeout).get()
     }
@@ -293,7 +293,7 @@ impl ServerConfig {
         self.startup_timeout.unwrap_or(STARTUP).get()
     }
 
-    /// Largest answer that is read as a whole, in bytes: its own bound, else the one for all.
+    /// Largest response that is read as a whole, in bytes: its own limit, else the one for all.
     pub fn response_limit(&self, limits: &Limits) -> usize {
         self.max_response.unwrap_or(limits.max_response).as_usize()
     }
@@ -312,7 +312,7 @@ impl EraSetting {
 }
 
 impl ServerTransport {
-    /// One word for logs and listings: `builtin`, `http` or `stdio`.
+    /// The name for logs and listings: `builtin`, `http` or `stdio`.
     pub const fn as_str(&self) -> &'static str {
         match self {
             ServerTransport::Builtin(_) => "builtin",
@@ -321,7 +321,7 @@ impl ServerTransport {
         }
     }
 
-    /// The headers for the wire, marked as sensitive; empty for what is not reached by HTTP.
+    /// The headers to send, marked as sensitive; empty for other transports.
     pub fn header_map(&self) -> HeaderMap {
         let ServerTransport::Http { headers, .. } = self else { return HeaderMap::new() };
         headers
@@ -337,7 +337,7 @@ impl ServerTransport {
 }
 
 impl fmt::Debug for ServerTransport {
-    /// Without the arguments, which programs like to take tokens in.
+    /// Without the arguments, which may hold tokens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ServerTransport::Builtin(builtin) => f.debug_tuple("Builtin").field(builtin).finish(),
@@ -357,12 +357,12 @@ impl fmt::Debug for ServerTransport {
 }
 
 impl Tools {
-    /// Whether a tool with this name of the server's own is shown.
+    /// Whether a tool with this name (the server's own) is shown.
     pub fn allows(&self, tool: &str) -> bool {
         self.allow.as_ref().is_none_or(|allow| allow.is_match(tool)) && !self.deny.is_match(tool)
     }
 
-    /// The name under which a tool of the server is shown, without prefix.
+    /// The displayed name of a tool, without prefix.
     pub fn renamed<'n>(&'n self, tool: &'n str) -> &'n str {
         self.rename.get(tool).map_or(tool, String::as_str)
     }

@@ -1,7 +1,7 @@
-//! A server as it is written in the file. What may stand beside what is checked in `server_validate.rs`.
+//! A server as written in the file. `server_validate.rs` checks which keys go together.
 //!
-//! The block is the one that Claude Desktop, Cursor and VS Code read, so that it can be pasted; what other programs write
-//! otherwise is translated before (`dialect`). Any key that is unknown here is a fault.
+//! The block is the one of Claude Desktop, Cursor and VS Code, so that users can paste it. `dialect`
+//! translates the formats of other programs first. Any unknown key is an error.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ use super::server::{
     })
 )]
 pub(super) struct RawServer {
-    /// A server that is a part of the gateway.
+    /// A server inside the gateway.
     pub(super) builtin: Option<Builtin>,
     /// A program to start, which reads and writes lines.
     pub(super) command: Option<String>,
@@ -66,7 +66,7 @@ pub(super) struct RawServer {
     /// Environment variables of the program.
     #[serde(default)]
     pub(super) env: BTreeMap<String, Secret>,
-    /// A file of variables for its environment, `NAME=value` a line; `env` goes before it.
+    /// A file of variables for its environment, one `NAME=value` per line; `env` takes precedence.
     #[serde(rename = "envFile")]
     pub(super) env_file: Option<String>,
     /// Variables of the gateway's environment that the program also gets.
@@ -76,12 +76,12 @@ pub(super) struct RawServer {
     pub(super) cwd: Option<String>,
     /// Where the server listens: streamable HTTP.
     pub(super) url: Option<Url>,
-    /// Several equal endpoints instead of `url`: calls are spread over those that are well. 1 to 64.
+    /// Several equal endpoints instead of `url`: calls are spread over the healthy ones. 1 to 64.
     #[schemars(extend("minItems" = 1, "maxItems" = 64))]
     pub(super) urls: Option<Vec<Url>>,
-    /// Which of several `urls` a call goes to.
+    /// Which of several `urls` receives a call.
     pub(super) balance: Option<Balance>,
-    /// What is tried again. Without it only a connection is, at another address.
+    /// What is retried. Without it only a connection is, at another address.
     pub(super) retry: Option<RetryPolicy>,
     /// Headers of every request to the server. Values do not show in logs.
     #[serde(default)]
@@ -99,9 +99,10 @@ pub(super) struct RawServer {
     pub(super) tools: RawTools,
     /// Time for a call, instead of `limits.call_timeout`: 10ms to 1d.
     pub(super) timeout: Option<ConfigDuration>,
-    /// Time for the start, until the server has answered in each era that it speaks: 100ms to 1h. Default: `60s`.
+    /// Time for the start, until the server has answered in each era that it speaks: 100ms to 1h. Default:
+    /// `60s`.
     pub(super) startup_timeout: Option<ConfigDuration>,
-    /// Largest answer that is read as a whole, instead of `limits.max_response`: 1KiB to 1GiB.
+    /// Largest response that is read as a whole, instead of `limits.max_response`: 1KiB to 1GiB.
     pub(super) max_response: Option<ByteSize>,
     /// The highest number of concurrent calls: 1 to 100000. Default: no limit.
     #[schemars(range(min = 1, max = 100_000))]
@@ -109,56 +110,56 @@ pub(super) struct RawServer {
     /// Health checks of the server.
     #[serde(default)]
     pub(super) health: HealthCheck,
-    /// Which revisions of the protocol are tried with it: those without sessions (`modern`, from 2026-07-28 on), those
-    /// that begin with `initialize` (`legacy`), or both.
+    /// Which revisions of the protocol are tried with it: those without sessions (`modern`, from 2026-07-28
+    /// on), those that begin with `initialize` (`legacy`), or both.
     #[serde(default)]
     pub(super) era: EraSetting,
-    /// Which credentials the server gets. The client's own are sent only with `passthrough`. Default: `static`
-    /// with `headers`, else `none`.
+    /// Which credentials the server gets. The client's own are sent only with `passthrough`. Default:
+    /// `static` with `headers`, else `none`.
     pub(super) credentials: Option<CredentialsMode>,
-    /// With `credentials: exchange`: for whom tokens are asked; its `url` by default.
+    /// With `credentials: exchange`: the audience of tokens; its `url` by default.
     pub(super) audience: Option<Name>,
     /// The circuit breaker of the server. Without it the circuit never opens.
     pub(super) circuit_breaker: Option<CircuitBreaker>,
     /// The largest streamed response, all events together: 1KiB to 1024GiB. Default: `64MiB`.
     pub(super) max_stream: Option<ByteSize>,
-    /// What is done when the definition of a tool is not the approved one, in `guard.pins`.
+    /// What happens if the definition of a tool is not the approved one, in `guard.pins`.
     #[serde(default)]
     pub(super) pinning: Pinning,
-    /// What is done when arguments do not fit the schema of their tool.
+    /// What happens if arguments do not match the schema of their tool.
     #[serde(default)]
     pub(super) validate: Validate,
-    /// What is done with sensitive data, which `guard` describes.
+    /// What happens with sensitive data, which `guard` defines.
     #[serde(default)]
     pub(super) redact: Redact,
     /// `/ready` fails while it is down.
     #[serde(default)]
     pub(super) required: bool,
-    /// Whether HTTP/2 is spoken to it: `auto` (with `https` if it is offered), `off`, or `prior_knowledge` (always, with
-    /// `http` too).
+    /// Whether the gateway uses HTTP/2 with it: `auto` (with `https` if the server offers it), `off`, or
+    /// `prior_knowledge` (always, with `http` too).
     pub(super) http2: Option<Http2>,
     /// TLS of `https` connections to the server, instead of the system's certificate authorities.
     pub(super) tls: Option<ServerTls>,
 
-    /// For people; not read.
+    /// For people; ignored.
     #[serde(default, rename = "description")]
     #[schemars(with = "Option<String>")]
     _description: Option<IgnoredAny>,
-    /// Of other programs; not read.
+    /// Of other programs; ignored.
     #[serde(default, rename = "icon")]
     #[schemars(with = "serde_json::Value")]
     _icon: Option<IgnoredAny>,
-    /// Of other programs; not read.
+    /// Of other programs; ignored.
     #[serde(default, rename = "alwaysAllow")]
     #[schemars(with = "serde_json::Value")]
     _always_allow: Option<IgnoredAny>,
-    /// Of other programs; not read.
+    /// Of other programs; ignored.
     #[serde(default, rename = "autoApprove")]
     #[schemars(with = "serde_json::Value")]
     _auto_approve: Option<IgnoredAny>,
 }
 
-/// How a server is reached, in the words of other programs.
+/// The transport of a server, as other programs name it.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename = "Transport")]
 pub(super) enum RawTransport {
@@ -186,7 +187,7 @@ pub(super) struct RawTools {
 }
 
 impl RawServer {
-    /// The server, or `None` if it is switched off or not to be understood, which has been reported then.
+    /// The server, or `None` if it is disabled or invalid; errors are already reported.
     pub(super) fn server(self, name: &ServerName, node_ref: &NodeRef<'_>) -> Option<ServerConfig> {
         self.check(node_ref);
         let env = self.variables(node_ref);
@@ -208,7 +209,7 @@ impl RawServer {
                     .map(|(name, value)| (name.to_ascii_lowercase(), value))
                     .collect(),
             },
-            // None or several: reported above, or one of them could not be read.
+            // None or several: already reported, or one of them is invalid.
             _ => return None,
         };
         let prefix = self.prefix.map_or_else(|| name.as_str().to_owned(), |prefix| prefix.0);
@@ -240,37 +241,37 @@ impl RawServer {
 }
 
 impl RawServer {
-    /// What stands in its file of variables and in `env`, which goes before.
+    /// The variables of `envFile` and `env`; `env` takes precedence.
     fn variables(&self, node_ref: &NodeRef<'_>) -> BTreeMap<String, Secret> {
         let mut env = self.env.clone();
         let (Some(path), Some(node_ref)) = (&self.env_file, node_ref.child("envFile")) else { return env };
         let text = match node_ref.diagnostics.file(Path::new(path)).filter(|_| !self.disabled) {
             None => return env,
             Some(Ok(text)) => text,
-            // It may only be there where the gateway runs.
+            // The file may exist only on the machine of the gateway.
             Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                let text = format!("{}: there is no such file, so its variables are missing", node_ref.path);
+                let text = format!("{}: no such file, so its variables are not set", node_ref.path);
                 node_ref.diagnostics.note(&node_ref.node.bytes, text, true);
                 return env;
             }
             Some(Err(error)) => {
                 node_ref.reject(
                     format!("cannot be read: {error}"),
-                    "expected a file of variables, `NAME=value` a line",
+                    "expected a file with one `NAME=value` per line",
                 );
                 return env;
             }
         };
         match dialect::dotenv(&text) {
             Ok(found) if found.values().any(|value| value.contains('\0')) => {
-                node_ref.reject("that file holds a zero byte", "no program can be given one");
+                node_ref.reject("the file contains a NUL byte", "a program cannot receive one");
             }
             Ok(found) => found.into_iter().for_each(|(name, value)| {
                 env.entry(name).or_insert_with(|| Secret::new(value));
             }),
             Err(line) => node_ref.reject(
-                format!("line {line} of that file is no variable"),
-                "expected `NAME=value`, a comment with `#` or nothing",
+                format!("line {line} of the file is not a variable"),
+                "expected `NAME=value`, a comment with `#` or an empty line",
             ),
         }
         env

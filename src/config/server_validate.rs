@@ -1,6 +1,6 @@
-//! What may stand beside what in a server, and which values fit.
+//! Validates a server: which keys go together, and which values are valid.
 //!
-//! Reported at the key or value itself; what was found faulty before is not looked at again.
+//! Errors are reported at the key or value itself. Invalid nodes are not checked again.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use super::server_raw::{RawServer, RawTools, RawTransport};
 use super::suggest;
 use super::yaml::interpolate;
 
-/// The keys of which a server has exactly one, each with those that only go with it.
+/// A server has exactly one of these keys. Each comes with the keys that require it.
 const KINDS: [(&str, &[&str]); 4] = [
     ("builtin", &[]),
     ("command", &["args", "env", "cwd", "envFile", "env_pass"]),
@@ -23,8 +23,8 @@ const KINDS: [(&str, &[&str]); 4] = [
     ("urls", &["headers", "retry", "balance", "http2", "tls"]),
 ];
 
-/// Most endpoints of one server: a call remembers in one word which of them it has tried.
-const MOST: usize = 64;
+/// Most endpoints of one server: a call keeps the tried ones in a 64-bit mask.
+const MAX_ENDPOINTS: usize = 64;
 
 /// Headers that the gateway writes itself.
 const OWN_HEADERS: [&str; 14] = [
@@ -45,7 +45,7 @@ const OWN_HEADERS: [&str; 14] = [
 ];
 
 impl RawServer {
-    /// Reports all that does not fit.
+    /// Reports all errors.
     pub(super) fn check(&self, node_ref: &NodeRef<'_>) {
         self.check_kind(node_ref);
         self.check_values(node_ref);
@@ -59,7 +59,7 @@ impl RawServer {
         let mut urls = self.url.iter().chain(self.urls.iter().flatten());
         if urls.any(|url| !url.is_tls()) {
             let message = format!("{}: has no effect for `http://`", node_ref.path);
-            return node_ref.reject_key(message, "the URL has to be `https://`, or remove this", "");
+            return node_ref.reject_key(message, "use an `https://` URL, or remove this", "");
         }
         for (here, there, alone) in [
             ("cert", "key", tls.cert.is_some() && !node_ref.has("key")),
@@ -67,8 +67,8 @@ impl RawServer {
         ] {
             if let Some(half) = node_ref.child(here).filter(|_| alone) {
                 half.reject_key(
-                    format!("{}: needs `{there}`", half.path),
-                    "a certificate and its key go together",
+                    format!("{}: requires `{there}`", half.path),
+                    "set both `cert` and `key`",
                     "",
                 );
             }
@@ -82,11 +82,11 @@ impl RawServer {
             && tls.ca.is_some()
             && let Some(skip) = node_ref.child("insecure_skip_verify")
         {
-            skip.reject("contradicts `ca`, which would not be asked", "remove one of the two");
+            skip.reject("conflicts with `ca`, which would have no effect", "remove one of the two");
         }
     }
 
-    /// Exactly one kind, and nothing that belongs to another.
+    /// Exactly one transport, and no key of another one.
     fn check_kind(&self, node_ref: &NodeRef<'_>) {
         // `null` is how JSON writes a key that is not there.
         let has = |key: &str| node_ref.node.entry(key).is_some_and(|entry| !entry.node.is_null());
@@ -107,9 +107,9 @@ impl RawServer {
             return;
         };
         for (other, _) in kinds {
-            if let Some(other_spot) = node_ref.child(other) {
-                let message = format!("{}: conflicts with `{kind}`", other_spot.path);
-                other_spot.reject_key(
+            if let Some(other_ref) = node_ref.child(other) {
+                let message = format!("{}: conflicts with `{kind}`", other_ref.path);
+                other_ref.reject_key(
                     message,
                     "a server is only one of `command`, `url`, `urls` and `builtin`",
                     "",
@@ -117,14 +117,14 @@ impl RawServer {
             }
         }
         let mut reported = BTreeSet::new();
-        let strangers = KINDS.iter().filter(|(other, _)| !has(other)).flat_map(|(other, keys)| {
+        let misplaced = KINDS.iter().filter(|(other, _)| !has(other)).flat_map(|(other, keys)| {
             keys.iter().filter(|key| !own.contains(key)).map(move |key| (other, key))
         });
-        let strangers = strangers.filter(|(_, key)| reported.insert(**key));
-        for (other, key) in strangers {
-            if let Some(key_spot) = node_ref.child(key).filter(|_| has(key)) {
-                let message = format!("{}: not allowed with `{kind}`", key_spot.path);
-                key_spot.reject_key(message, format!("`{key}` goes with `{other}`"), "");
+        let misplaced = misplaced.filter(|(_, key)| reported.insert(**key));
+        for (other, key) in misplaced {
+            if let Some(key_ref) = node_ref.child(key).filter(|_| has(key)) {
+                let message = format!("{}: not allowed with `{kind}`", key_ref.path);
+                key_ref.reject_key(message, format!("`{key}` requires `{other}`"), "");
             }
         }
         let needs = match self.transport {
@@ -132,8 +132,8 @@ impl RawServer {
             Some(RawTransport::Stdio) => "command",
             Some(_) => "url",
         };
-        if let Some(type_spot) = node_ref.child("type").filter(|_| needs != kind.trim_end_matches('s')) {
-            type_spot.reject(format!("does not fit `{kind}`"), format!("this type goes with `{needs}`"));
+        if let Some(type_ref) = node_ref.child("type").filter(|_| needs != kind.trim_end_matches('s')) {
+            type_ref.reject(format!("conflicts with `{kind}`"), format!("this type requires `{needs}`"));
         }
     }
 
@@ -188,7 +188,7 @@ impl RawServer {
         if let Some(node_ref) = node_ref.child("args") {
             for (index, (node, arg)) in node_ref.node.items().iter().zip(&self.args).enumerate() {
                 if arg.expose().contains('\0') {
-                    node_ref.item(index, node).reject("holds a zero byte", "no program can be given one");
+                    node_ref.item(index, node).reject("contains a NUL byte", "a program cannot receive one");
                 }
             }
         }
@@ -198,19 +198,19 @@ impl RawServer {
             let node_ref = env.as_ref().expect("it has an entry").under(entry);
             if name.is_empty() || name.contains(['=', '\0']) {
                 node_ref.reject_key(
-                    format!("{}: not the name of a variable", node_ref.path),
+                    format!("{}: invalid variable name", node_ref.path),
                     "expected a name without `=`",
                     "",
                 );
             } else if value.expose().contains('\0') {
-                node_ref.reject("holds a zero byte", "no program can be given one");
+                node_ref.reject("contains a NUL byte", "a program cannot receive one");
             }
         }
         for (node_ref, name) in node_ref.child("env_pass").iter().flat_map(NodeRef::texts) {
             if !interpolate::is_name(name) {
-                node_ref.reject("not the name of a variable", "expected one such as `GITHUB_TOKEN`");
+                node_ref.reject("invalid variable name", "expected one such as `GITHUB_TOKEN`");
             } else if self.env.contains_key(name) {
-                node_ref.reject("`env` sets this variable too", "remove one of the two");
+                node_ref.reject("also set in `env`", "remove one of the two");
             }
         }
         if let Some(node_ref) = node_ref.child("headers") {
@@ -224,7 +224,7 @@ impl RawServer {
             let (node_ref, name) = (node_ref.under(entry), entry.key.to_ascii_lowercase());
             if HeaderName::from_bytes(name.as_bytes()).is_err() {
                 node_ref.reject_key(
-                    format!("{}: not the name of a header", node_ref.path),
+                    format!("{}: invalid header name", node_ref.path),
                     "expected letters, digits and `-`",
                     "",
                 );
@@ -237,7 +237,7 @@ impl RawServer {
             } else if !seen.insert(name) {
                 node_ref.reject_key(
                     format!("{}: duplicate header", node_ref.path),
-                    "header names have no case",
+                    "header names are case-insensitive",
                     "",
                 );
             } else if let Some(value) = self.headers.get(&entry.key) {
@@ -253,59 +253,60 @@ impl RawServer {
     }
 
     fn check_credentials(&self, node_ref: &NodeRef<'_>) {
-        let faulty = node_ref.child("credentials").is_some_and(|credentials| credentials.node.is_invalid());
-        if let Some(audience) = node_ref.child("audience").filter(|_| node_ref.has("audience") && !faulty)
+        let is_invalid =
+            node_ref.child("credentials").is_some_and(|credentials| credentials.node.is_invalid());
+        if let Some(audience) = node_ref.child("audience").filter(|_| node_ref.has("audience") && !is_invalid)
             && self.credentials != Some(CredentialsMode::Exchange)
         {
             let message = format!("{}: requires `credentials: exchange`", audience.path);
-            audience.reject_key(message, "it says what tokens are exchanged for", "");
+            audience.reject_key(message, "set `credentials: exchange`, or remove this", "");
         }
-        let (Some(credentials), Some(spot_here)) = (self.credentials, node_ref.child("credentials")) else {
+        let (Some(credentials), Some(credentials_ref)) = (self.credentials, node_ref.child("credentials"))
+        else {
             return;
         };
         let has = |key: &str| node_ref.node.entry(key).is_some();
         let authorization = self.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
         if !has("url") && !has("urls") {
             if credentials != CredentialsMode::None {
-                spot_here.reject("only a server with a `url` is sent credentials", "remove it");
+                credentials_ref
+                    .reject("requires `url` or `urls`: only such a server is sent credentials", "remove it");
             }
         } else if credentials == CredentialsMode::Static && !has("headers") {
-            spot_here.reject("no `headers` to take credentials from", "add `headers`, or remove this");
+            credentials_ref.reject("requires `headers`", "add `headers`, or remove this");
         } else if credentials == CredentialsMode::None && authorization {
-            spot_here.reject("contradicts the `Authorization` in `headers`", "expected static");
+            credentials_ref.reject("conflicts with `Authorization` in `headers`", "expected `static`");
         } else if credentials == CredentialsMode::Passthrough && authorization {
             let expected = "remove one of the two";
-            spot_here.reject(
-                "the client's `Authorization` and the one in `headers` cannot both be sent",
-                expected,
-            );
+            credentials_ref
+                .reject("conflicts with `Authorization` in `headers`: only one can be sent", expected);
         } else if credentials == CredentialsMode::Exchange && authorization {
-            let what = "the exchanged token and the `Authorization` in `headers` cannot both be sent";
-            spot_here.reject(what, "remove one of the two");
+            let what = "conflicts with `Authorization` in `headers`: only one can be sent";
+            credentials_ref.reject(what, "remove one of the two");
         }
     }
 
-    /// Reports what does not fit of `urls`, `balance` and `retry`.
+    /// Reports errors in `urls`, `balance` and `retry`.
     fn check_endpoints(&self, node_ref: &NodeRef<'_>) {
         if let (Some(retry), Some(node_ref)) = (&self.retry, node_ref.child("retry")) {
             within(&node_ref, "attempts", retry.attempts, (2, 5));
             if let Some(on) = node_ref.child("on") {
                 if on.node.items().is_empty() && !on.node.is_invalid() {
-                    on.reject("empty: nothing would be tried again", "name some, or remove `retry`");
+                    on.reject("empty: nothing would be retried", "add an entry, or remove `retry`");
                 }
                 on.check_distinct();
             }
         }
         let Some(urls) = node_ref.child("urls").filter(|urls| !urls.node.is_null()) else { return };
-        if urls.node.items().len() > MOST {
-            urls.reject("too many", format!("a server has at most {MOST} endpoints"));
+        if urls.node.items().len() > MAX_ENDPOINTS {
+            urls.reject("too many", format!("a server has at most {MAX_ENDPOINTS} endpoints"));
         } else if urls.node.items().is_empty() && !urls.node.is_invalid() {
             urls.reject("empty", "expected the URL of each endpoint");
         }
         urls.check_distinct();
         let schemes = self.urls.iter().flatten().map(super::Url::is_tls);
         if schemes.clone().any(|tls| tls) && schemes.clone().any(|tls| !tls) {
-            urls.reject("some are https and some are http", "equal endpoints are reached in the same way");
+            urls.reject("mixed schemes: some are https, some are http", "use one scheme for all of them");
         }
     }
 }
@@ -315,16 +316,14 @@ impl RawTools {
         if self.allow.as_ref().is_some_and(Globs::is_empty)
             && let Some(allow) = node_ref.child("allow").filter(|allow| allow.node.items().is_empty())
         {
-            allow.reject("empty, which would hide every tool", "name some, or remove the key");
+            allow.reject("empty list would hide every tool", "add an entry, or remove the key");
         }
         let mut seen = BTreeSet::new();
         let Some(rename) = node_ref.child("rename") else { return };
         for entry in rename.node.entries() {
             let Some(to) = self.rename.get(&entry.key) else { continue };
             if !seen.insert(&to.0) {
-                rename
-                    .under(entry)
-                    .reject("another tool is given this name too", "expected a name of its own");
+                rename.under(entry).reject("duplicate name", "expected a unique name");
             }
         }
     }

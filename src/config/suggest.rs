@@ -1,17 +1,17 @@
-//! Words that this version does not take, and what to say of them: known ones that are not built yet, ones that
-//! other programs use for the same thing, and misspelt ones.
+//! Suggestions for unknown keys and values: keys that are not supported yet, names that other programs use,
+//! and typos.
 //!
-//! Nothing that a file says is ever passed over in silence: a key that would do nothing is a fault, or a warning if another
-//! program wrote the file and the key cannot say who may do what.
+//! No key is ignored silently: a key without effect is an error. It is a warning if another program wrote the
+//! file and the key is not about access.
 
 /// Keys of the config's full design that this version does not have, by the struct they belong to.
 const UNSUPPORTED: [(&str, &[&str]); 2] =
     [("Config", &["store", "audit", "agent"]), ("Server", &["openapi", "base_url"])];
 
-/// Values likewise.
+/// Unsupported values.
 const UNSUPPORTED_VALUES: [(&str, &str); 1] = [("Transport", "sse")];
 
-/// What other programs call a thing, and what it is called here.
+/// Names in other programs, and what to use here.
 const ALIASES: [(&str, &str, &str); 44] = [
     ("Config", "servers", "use `mcpServers`"),
     ("Config", "inputs", "interactive inputs are not supported: use `${VAR}`"),
@@ -19,30 +19,26 @@ const ALIASES: [(&str, &str, &str); 44] = [
     ("Config", "address", "it belongs under `listen`"),
     ("Listen", "port", "it is part of `address`"),
     ("Listen", "host", "it is part of `address`"),
-    ("Server", "sandbox", "programs are put into no sandbox here: let `command` do it, as with `docker run`"),
-    (
-        "Server",
-        "sandboxEnabled",
-        "programs are put into no sandbox here: let `command` do it, as with `docker run`",
-    ),
+    ("Server", "sandbox", "sandboxes are not supported: use one in `command`, such as `docker run`"),
+    ("Server", "sandboxEnabled", "sandboxes are not supported: use one in `command`, such as `docker run`"),
     ("Server", "endpoints", "use `urls`"),
     ("Server", "load_balance", "use `balance`"),
     ("Server", "retries", "use `retry: {attempts: ...}`"),
     ("Config", "authentication", "use `auth`"),
     ("Config", "authorization", "use `rbac`"),
     ("Config", "rate_limit", "use `rate_limits`, with a list of `rules`"),
-    ("Auth", "issuer", "it belongs under `jwt`, a list with one item an issuer"),
-    ("Auth", "audience", "it belongs under `jwt`, a list with one item an issuer"),
-    ("Auth", "jwks_url", "it belongs under `jwt`, a list with one item an issuer"),
-    ("Auth", "roles", "roles are described in the block `rbac`"),
+    ("Auth", "issuer", "it belongs under `jwt`, a list with one entry per issuer"),
+    ("Auth", "audience", "it belongs under `jwt`, a list with one entry per issuer"),
+    ("Auth", "jwks_url", "it belongs under `jwt`, a list with one entry per issuer"),
+    ("Auth", "roles", "roles are defined in `rbac`"),
     ("Issuer", "jwks_uri", "use `jwks_url`"),
     ("Issuer", "jwks", "use `jwks_url` or `jwks_file`"),
     ("Issuer", "aud", "use `audience`"),
     ("Issuer", "iss", "use `issuer`"),
     ("Issuer", "clock_skew", "use `leeway`"),
-    ("Issuer", "private_key", "use `signing_key`; to check tokens the public one is enough"),
-    ("ApiKey", "key", "the key itself is never written down: give its `sha256`"),
-    ("ApiKey", "secret", "the key itself is never written down: give its `sha256`"),
+    ("Issuer", "private_key", "use `signing_key`; verifying tokens needs only the public key"),
+    ("ApiKey", "key", "keys are not stored in the file: use `sha256`"),
+    ("ApiKey", "secret", "keys are not stored in the file: use `sha256`"),
     ("ApiKey", "hash", "use `sha256`"),
     ("ApiKey", "role", "use `roles: [...]`"),
     ("Listen", "cert", "it belongs under `tls`"),
@@ -63,9 +59,9 @@ const ALIASES: [(&str, &str, &str); 44] = [
     ("CustomPattern", "pattern", "use `regex`"),
 ];
 
-const NOT_YET: &str = "remove it: it would do nothing";
+const NOT_YET: &str = "remove it: it has no effect";
 
-/// What a key that says who may do what has in it, or one that secures a connection.
+/// Parts of keys about access, or about the security of a connection.
 const ACCESS: [&str; 30] = [
     "access",
     "allow",
@@ -99,7 +95,7 @@ const ACCESS: [&str; 30] = [
     "trust",
 ];
 
-/// Whether a key may say who may do what.
+/// Whether a key may be about access.
 pub(super) fn is_access(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     ACCESS.iter().any(|word| key.contains(word))
@@ -108,17 +104,16 @@ pub(super) fn is_access(key: &str) -> bool {
         || key == "agent"
 }
 
-/// Whether an unknown key is another program's, so that none of ours was meant by it: of the file's own keys any such, of a
-/// server's only what cannot say who may do what.
+/// Whether an unknown key belongs to another program and is no typo of ours. In a server, keys about access
+/// never count as foreign.
 pub(super) fn is_foreign(name: &str, keys: &[&str], key: &str) -> bool {
     let elsewhere = ALIASES.iter().any(|(of, there, _)| *of == name && *there == key && key != "inputs");
     let later = UNSUPPORTED.iter().any(|(of, later)| *of == name && later.contains(&key) && key != "agent");
-    let references =
-        elsewhere || later || nearest(keys, key).is_some() || correct_section(name, key).is_some();
-    !references && (name != "Server" || !is_access(key))
+    let is_ours = elsewhere || later || nearest(keys, key).is_some() || correct_section(name, key).is_some();
+    !is_ours && (name != "Server" || !is_access(key))
 }
 
-/// A key as it can be shown in a sentence.
+/// A key for display.
 pub(super) fn short(key: &str) -> String {
     let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     let mut short: String = key.chars().take(64).map(clean).collect();
@@ -128,12 +123,12 @@ pub(super) fn short(key: &str) -> String {
     short
 }
 
-/// Whether this version will not have the key of a server, so that nothing more is to be said of that server.
+/// Whether this version does not support the key of a server; no more errors of that server are useful then.
 pub(super) fn is_unsupported_server_key(key: &str) -> bool {
     UNSUPPORTED.iter().any(|(name, keys)| *name == "Server" && keys.contains(&key))
 }
 
-/// Whether a key that was written is this one, or was probably meant to be.
+/// Whether the written key is this one, or probably a typo of it.
 pub(super) fn is_typo_of(key: &str, written: &str) -> bool {
     let elsewhere = [
         ("mcpServers", "servers"),
@@ -152,7 +147,7 @@ pub(super) fn is_typo_of(key: &str, written: &str) -> bool {
     nearest(&[key], written).is_some() || elsewhere.contains(&(key, written))
 }
 
-/// Message, expectation and help for a key that a mapping does not take.
+/// Message, expectation and help for an unknown key.
 pub(super) fn unknown_key(name: &str, keys: &[&str], key: &str) -> (String, String, String) {
     if UNSUPPORTED.iter().any(|(of, later)| *of == name && later.contains(&key)) {
         return (format!("`{key}` is not available in this version"), NOT_YET.into(), String::new());
@@ -164,30 +159,30 @@ pub(super) fn unknown_key(name: &str, keys: &[&str], key: &str) -> (String, Stri
     if let Some(near) = nearest(keys, key) {
         return (message, format!("did you mean `{near}`?"), String::new());
     }
-    if let Some(home) = correct_section(name, key) {
-        return (message, format!("it belongs under `{home}`"), String::new());
+    if let Some(section) = correct_section(name, key) {
+        return (message, format!("it belongs under `{section}`"), String::new());
     }
     (message, "no such key".into(), format!("known keys: {}", keys.join(", ")))
 }
 
-/// What is wrong with a word and what is expected, for an enum that does not have it.
-pub(super) fn unknown_value(name: &str, message: &[&str], word: &str) -> (String, String) {
+/// Message and expectation for an unknown value of an enum.
+pub(super) fn unknown_value(name: &str, choices: &[&str], word: &str) -> (String, String) {
     if UNSUPPORTED_VALUES.contains(&(name, word)) {
         return (
             format!("`{word}` is not available in this version"),
-            format!("expected {}", one_of(message)),
+            format!("expected {}", one_of(choices)),
         );
     }
     if (name, word) == ("Algorithm", "none") {
-        return ("unsigned tokens are never accepted".into(), format!("expected {}", one_of(message)));
+        return ("unsigned tokens are never accepted".into(), format!("expected {}", one_of(choices)));
     }
-    match nearest(message, word) {
+    match nearest(choices, word) {
         Some(near) => ("unknown value".into(), format!("did you mean `{near}`?")),
-        None => ("unknown value".into(), format!("expected {}", one_of(message))),
+        None => ("unknown value".into(), format!("expected {}", one_of(choices))),
     }
 }
 
-/// What is expected in the place of a name that none of these is; `none` is what to say if there are none.
+/// The expectation for an unknown name; `none` is the text if there are no names.
 pub(super) fn did_you_mean(names: &[&str], name: &str, none: &str) -> String {
     match nearest(names, name) {
         Some(near) => format!("did you mean `{near}`?"),
@@ -199,18 +194,18 @@ pub(super) fn did_you_mean(names: &[&str], name: &str, none: &str) -> String {
     }
 }
 
-/// Words to choose from.
-pub(super) fn one_of(message: &[&str]) -> String {
-    match message {
+/// A list of choices.
+pub(super) fn one_of(choices: &[&str]) -> String {
+    match choices {
         [] => String::new(),
         [one] => format!("`{one}`"),
         [first @ .., last] => format!("`{}` or `{last}`", first.join("`, `")),
     }
 }
 
-/// The part of the config that has this key, for one that was written at the top.
+/// The section of a key that was written at the top level.
 fn correct_section(name: &str, key: &str) -> Option<&'static str> {
-    let homes: [(&str, &[&str]); 6] = [
+    let sections: [(&str, &[&str]); 6] = [
         ("limits", super::limits::KEYS),
         ("listen", &["allowed_origins", "allowed_hosts", "trusted_proxies", "public_url", "tls"]),
         ("log", &["format", "level"]),
@@ -229,18 +224,18 @@ fn correct_section(name: &str, key: &str) -> Option<&'static str> {
         ("rbac", &["roles"]),
         ("guard", &["detectors", "patterns", "pins"]),
     ];
-    let home = homes.into_iter().find(|(_, keys)| keys.contains(&key))?;
-    (name == "Config").then_some(home.0)
+    let section = sections.into_iter().find(|(_, keys)| keys.contains(&key))?;
+    (name == "Config").then_some(section.0)
 }
 
-/// The word that was probably meant: the same but for case and separators, or within a slip or two.
-fn nearest<'w>(message: &[&'w str], word: &str) -> Option<&'w str> {
+/// The most similar word: equal except for case and separators, or with few typos.
+fn nearest<'w>(choices: &[&'w str], word: &str) -> Option<&'w str> {
     let bare = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
     let wanted = bare(word);
-    let distance = |references: &str| strsim::damerau_levenshtein(&bare(references), &wanted);
+    let distance = |known: &str| strsim::damerau_levenshtein(&bare(known), &wanted);
     let (near, distance) =
-        message.iter().map(|references| (*references, distance(references))).min_by_key(|(_, far)| *far)?;
-    // A third of the word may be wrong: `url` is not `env`.
+        choices.iter().map(|known| (*known, distance(known))).min_by_key(|(_, far)| *far)?;
+    // At most a third of the word may differ: `url` is not `env`.
     (distance <= near.len().min(word.len()) / 3 && distance <= 3).then_some(near)
 }
 
@@ -250,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_nearest_word_is_one_that_may_have_been_meant() {
-        let message = ["address", "mcpServers", "max_body", "url", "env", "args", "command", "limits"];
+        let choices = ["address", "mcpServers", "max_body", "url", "env", "args", "command", "limits"];
         for (word, near) in [
             ("adress", Some("address")),
             ("mcp_servers", Some("mcpServers")),
@@ -264,7 +259,7 @@ mod tests {
             ("", None),
             ("limit", Some("limits")),
         ] {
-            assert_eq!(nearest(&message, word), near, "{word}");
+            assert_eq!(nearest(&choices, word), near, "{word}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a good file becomes. Broken ones are in `tests/config_faults/`.
+//! The configurations of valid files. Invalid files are in `tests/config_faults/`.
 
 use std::time::Duration;
 
@@ -177,15 +177,15 @@ fn a_file_that_is_too_large_is_not_read() {
 }
 
 #[test]
-fn what_cannot_be_read_is_a_fault_too() {
+fn an_unreadable_file_is_an_error() {
     let errors = load(Path::new("no/such/file.yaml")).expect_err("no such file");
     assert!(errors.to_string().contains(" --> no/such/file.yaml\n"), "{errors}");
 }
 
-/// Cut, doubled and swapped pieces of good files: whatever comes of it, there is an answer, and what is good can be written
-/// anew and says the same.
+/// Cuts, doubles and swaps parts of valid files. Every input gives a result, and a valid one can be printed
+/// without a change of meaning.
 #[test]
-fn torn_files_never_panic() {
+fn mutated_files_never_panic() {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut below = |bound: usize| {
         seed ^= seed << 13;

@@ -1,4 +1,4 @@
-//! TLS on the public listener: the files that it needs. What is in them is looked at by whoever opens the port.
+//! TLS on the public listener: its files. They are read when the port is opened.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer};
 use super::diagnostics::NodeRef;
 use super::scalar::{ScalarValue, scalar};
 
-/// TLS on the public listener. The files are read anew when they change; whether there is TLS takes a restart.
+/// TLS on the public listener. The files are read again when they change; turning TLS on or off needs a
+/// restart.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("dependentRequired" = {"client_auth": ["client_ca"]}))]
@@ -22,8 +23,8 @@ pub struct ListenerTls {
     #[serde(deserialize_with = "path")]
     #[schemars(with = "PemFile")]
     pub key: PathBuf,
-    /// Further certificates, for the names that stand in them: a client gets the one for the name that it asks for
-    /// (SNI), and `cert` for any other.
+    /// Further certificates, selected by their names: a client gets the one for the name that it requests
+    /// (SNI), and `cert` for any other name.
     #[serde(default)]
     pub certificates: Vec<CertAndKey>,
     /// The certificate authorities (CA) of clients, in PEM. Without it the gateway asks no client for a
@@ -51,19 +52,19 @@ pub struct CertAndKey {
     pub key: PathBuf,
 }
 
-/// Whether a client must have a certificate. One that it does show must be good either way.
+/// Whether a client must have a certificate. A certificate that it sends must be valid in both cases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuth {
-    /// It may come without.
+    /// A client without a certificate is accepted.
     Optional,
-    /// Without, it gets no connection.
+    /// A client without a certificate gets no connection.
     #[default]
     Required,
 }
 
 impl ListenerTls {
-    /// What the clients' certificates are checked with, and whether they may do without.
+    /// The CA file for client certificates, and whether they are required.
     pub fn clients(&self) -> Option<(&Path, ClientAuth)> {
         self.client_ca.as_deref().map(|file| (file, self.client_auth))
     }
@@ -74,7 +75,7 @@ impl ListenerTls {
         {
             let help = "without it no client is asked for a certificate";
             auth.reject_key(
-                "listen.tls.client_auth: needs `client_ca`",
+                "listen.tls.client_auth: requires `client_ca`",
                 "add `client_ca`, or remove this",
                 help,
             );
@@ -90,7 +91,7 @@ impl ScalarValue for PemFile {
 
     fn read(text: &str) -> Result<Self, &'static str> {
         if text.contains("-----BEGIN") {
-            return Err("what is in the file instead of its path");
+            return Err("PEM text instead of a path");
         }
         if text.trim().is_empty() || text.contains(char::is_control) {
             Err("not a path")

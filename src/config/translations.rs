@@ -1,4 +1,4 @@
-//! What a file was read as where it is not taken word by word, and what of it is not read.
+//! Notes: what was read under another name, and what was ignored.
 //!
 //! Notes name keys, servers and variables, never values.
 
@@ -6,18 +6,18 @@ use std::fmt;
 
 use super::yaml::source::ByteRange;
 
-/// One thing to know about how a file was read.
+/// One note on how a file was read.
 #[derive(Clone, Debug)]
 pub struct Note {
-    /// From 1; 0 if it is about the file as a whole.
+    /// From 1; 0 if it concerns the whole file.
     pub line: usize,
     /// In one sentence.
     pub text: String,
-    /// Something of the file means nothing here, or may mean something else than where it comes from.
+    /// Some part of the file has no effect here, or another meaning than in its origin.
     pub warns: bool,
 }
 
-/// A key that is not read, and whose it is; `None` is the file's.
+/// An ignored key and its server; `None` is the file itself.
 pub(super) struct IgnoredKey {
     pub(super) bytes: ByteRange,
     pub(super) key: String,
@@ -26,7 +26,8 @@ pub(super) struct IgnoredKey {
 
 /// All notes of a file, in its order.
 ///
-/// Any two are equal, as with [`Line`](super::Line): the same settings are no change, however a file spells them.
+/// Any two are equal, as with [`Line`](super::Line): the same settings are no change, however a file spells
+/// them.
 #[derive(Clone, Debug, Default)]
 pub struct Notes(Vec<Note>);
 
@@ -41,7 +42,7 @@ impl Notes {
         self.0.iter().filter(|note| !note.warns)
     }
 
-    /// What is not read, or may surprise.
+    /// What was ignored, or may surprise.
     pub fn warnings(&self) -> impl Iterator<Item = &Note> {
         self.0.iter().filter(|note| note.warns)
     }

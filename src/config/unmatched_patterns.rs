@@ -1,7 +1,7 @@
-//! Patterns that no server fits: most often a server was renamed, or its name is misspelt.
+//! Patterns that match no server: most often after a rename or by a typo.
 //!
-//! Which tools a server has is not known here, only how their federated names begin. A pattern is told of if no name that begins
-//! so could fit it; where a server has no prefix, any could.
+//! The tools of a server are not known here, only the prefix of their qualified names. A pattern is reported
+//! if it matches no name with any prefix. A server without a prefix may have any name.
 
 use super::{Config, Globs, Pattern};
 
@@ -15,16 +15,16 @@ impl Config {
         for (name, toolset) in &self.toolsets {
             for pattern in toolset.tools.patterns().iter().filter(|pattern| !self.may_match(pattern)) {
                 reported.push(format!(
-                    "toolsets.{name}.tools: no server's tools fit `{pattern}`{}",
+                    "toolsets.{name}.tools: no server's tools match `{pattern}`{}",
                     self.known_prefixes()
                 ));
             }
         }
-        let mut look = |path: String, patterns: &[Pattern]| {
+        let mut check = |path: String, patterns: &[Pattern]| {
             for pattern in patterns.iter().filter(|pattern| !self.may_match(&pattern.text)) {
                 let Pattern { text, line } = pattern;
                 reported.push(format!(
-                    "{path} (line {line}): no server's tools or prompts fit `{text}`{}",
+                    "{path} (line {line}): no server's tools or prompts match `{text}`{}",
                     self.known_prefixes()
                 ));
             }
@@ -32,36 +32,35 @@ impl Config {
         let rbac = self.rbac.iter();
         for (name, role) in rbac.clone().flat_map(|rbac| &rbac.roles) {
             for (word, lists) in [("allow", &role.allow), ("deny", &role.deny)] {
-                look(format!("rbac.roles.{name}.{word}.tools"), &lists.tools);
-                look(format!("rbac.roles.{name}.{word}.prompts"), &lists.prompts);
+                check(format!("rbac.roles.{name}.{word}.tools"), &lists.tools);
+                check(format!("rbac.roles.{name}.{word}.prompts"), &lists.prompts);
             }
         }
         for (index, need) in rbac.clone().flat_map(|rbac| &rbac.scopes).enumerate() {
-            look(format!("rbac.scopes[{index}].tools"), &need.matches.tools);
-            look(format!("rbac.scopes[{index}].prompts"), &need.matches.prompts);
+            check(format!("rbac.scopes[{index}].tools"), &need.matches.tools);
+            check(format!("rbac.scopes[{index}].prompts"), &need.matches.prompts);
         }
         for rule in self.rate_limits.iter().flat_map(|limits| &limits.rules) {
-            look(format!("rate_limits rule `{}`, match.tools", rule.name), &rule.match_.tools);
-            look(format!("rate_limits rule `{}`, match.prompts", rule.name), &rule.match_.prompts);
+            check(format!("rate_limits rule `{}`, match.tools", rule.name), &rule.match_.tools);
+            check(format!("rate_limits rule `{}`, match.prompts", rule.name), &rule.match_.prompts);
         }
-        let mut look = |path: String, patterns: &[Pattern]| {
+        let mut check = |path: String, patterns: &[Pattern]| {
             for Pattern { text, line } in patterns {
                 if Globs::of(text).is_some_and(|globs| !self.servers.keys().any(|name| globs.is_match(name)))
                 {
-                    reported
-                        .push(format!("{path} (line {line}): no server that is switched on fits `{text}`"));
+                    reported.push(format!("{path} (line {line}): no enabled server matches `{text}`"));
                 }
             }
         };
         for (name, role) in rbac.clone().flat_map(|rbac| &rbac.roles) {
-            look(format!("rbac.roles.{name}.allow.servers"), &role.allow.servers);
-            look(format!("rbac.roles.{name}.deny.servers"), &role.deny.servers);
+            check(format!("rbac.roles.{name}.allow.servers"), &role.allow.servers);
+            check(format!("rbac.roles.{name}.deny.servers"), &role.deny.servers);
         }
         for (index, need) in rbac.flat_map(|rbac| &rbac.scopes).enumerate() {
-            look(format!("rbac.scopes[{index}].servers"), &need.matches.servers);
+            check(format!("rbac.scopes[{index}].servers"), &need.matches.servers);
         }
         for rule in self.rate_limits.iter().flat_map(|limits| &limits.rules) {
-            look(format!("rate_limits rule `{}`, match.servers", rule.name), &rule.match_.servers);
+            check(format!("rate_limits rule `{}`, match.servers", rule.name), &rule.match_.servers);
         }
         reported
     }
@@ -87,7 +86,7 @@ mod tests {
     use crate::config::parse;
 
     #[test]
-    fn a_pattern_that_no_server_fits_is_told() {
+    fn a_pattern_that_matches_no_server_is_reported() {
         let text = "mcpServers: {files: {builtin: demo}, web: {builtin: demo, prefix: search}}\n\
                     toolsets: {a: {tools: [\"files__*\", \"web__x\", \"*\", \"{web,files}__a\", files]}}\n\
                     rbac:\n  roles:\n    r: {allow: {tools: [\"fi*\", \"file_*\", \"search__[ab]\"], servers: [\"f*\", \"g*\"]},\n        \
@@ -99,18 +98,18 @@ mod tests {
         assert_eq!(
             reported,
             [
-                format!("toolsets.a.tools: no server's tools fit `web__x`{begin}"),
-                format!("toolsets.a.tools: no server's tools fit `files`{begin}"),
+                format!("toolsets.a.tools: no server's tools match `web__x`{begin}"),
+                format!("toolsets.a.tools: no server's tools match `files`{begin}"),
                 format!(
-                    "rbac.roles.r.allow.tools (line 5): no server's tools or prompts fit `file_*`{begin}"
+                    "rbac.roles.r.allow.tools (line 5): no server's tools or prompts match `file_*`{begin}"
                 ),
                 format!(
-                    "rbac.roles.r.deny.prompts (line 6): no server's tools or prompts fit `fles__*`{begin}"
+                    "rbac.roles.r.deny.prompts (line 6): no server's tools or prompts match `fles__*`{begin}"
                 ),
                 format!(
-                    "rate_limits rule `n`, match.tools (line 7): no server's tools or prompts fit `web__*`{begin}"
+                    "rate_limits rule `n`, match.tools (line 7): no server's tools or prompts match `web__*`{begin}"
                 ),
-                "rbac.roles.r.allow.servers (line 5): no server that is switched on fits `g*`".to_owned(),
+                "rbac.roles.r.allow.servers (line 5): no enabled server matches `g*`".to_owned(),
             ]
         );
         let open = "mcpServers: {files: {builtin: demo, prefix: \"\"}}\ntoolsets: {a: {tools: [x]}}\n";

@@ -1,5 +1,5 @@
-//! From bytes to a permit: the message is read, its aim is looked up, what must not go on is taken out (`clean`), and
-//! the chain judges what is then there. What was judged is what goes on.
+//! From bytes to a permit: the message is parsed, its target is resolved, what must not be forwarded is
+//! removed (`sanitize`), and the chain decides on the result. What was authorized is what is forwarded.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::registry::Snapshot;
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 
-/// The label of what the guard refuses.
+/// The label of rejections by the guard.
 const GUARD: &str = "guard";
 
-/// A message that may go on, and its bytes.
+/// An authorized message and its bytes.
 pub struct Authorized {
     pub permit: Permit,
     pub body: Bytes,
@@ -31,7 +31,7 @@ pub struct Authorized {
     pub id: Option<Bytes>,
 }
 
-/// Why a message may not go on.
+/// Why a message is rejected.
 #[derive(Debug)]
 pub struct RejectedRequest {
     pub filter: &'static str,
@@ -46,7 +46,7 @@ impl RejectedRequest {
     }
 }
 
-/// The places of a call that takes any, to be shared by all who go on with it.
+/// The slots of a call that takes any, shared by all tasks of the call.
 pub fn share_slots(held: Slots) -> Option<Arc<Slots>> {
     (!held.is_empty()).then(|| Arc::new(held))
 }
@@ -56,7 +56,7 @@ fn id_bytes(id: Option<Span>, body: &[u8]) -> Option<Bytes> {
 }
 
 impl Dispatcher {
-    /// Judges a message whose head was greeted already.
+    /// Authorizes a message whose head has passed the chain already.
     pub async fn authorize(
         &self,
         snapshot: &Snapshot,
@@ -71,16 +71,18 @@ impl Dispatcher {
             let call =
                 chain.read(head, caller.clone(), &body).map_err(|stop| RejectedRequest::of(stop, &body))?;
             let id = id_bytes(call.id(), &body);
-            let room = OnceCell::new();
-            let resolved = resolve_target(endpoint, &call, &room);
-            // Who was refused what is to be told too.
+            let unescaped = OnceCell::new();
+            let resolved = resolve_target(endpoint, &call, &unescaped);
+            // A rejected call is labelled too.
             set_labels(labels, &call, resolved.as_ref());
-            let aim = resolved.map(|resolved| resolved.aim);
-            let clean = self.sanitize(snapshot, endpoint, &call, aim.as_ref());
+            let call_target = resolved.map(|resolved| resolved.call_target);
+            let clean = self.sanitize(snapshot, endpoint, &call, call_target.as_ref());
             let clean =
                 clean.map_err(|rejection| RejectedRequest { filter: GUARD, rejection, id: id.clone() })?;
             let permit = match &clean {
-                None => Some(self.apply_chain(snapshot, endpoint, call, aim, None, id.as_ref()).await?),
+                None => {
+                    Some(self.apply_chain(snapshot, endpoint, call, call_target, None, id.as_ref()).await?)
+                }
                 Some(_) => None,
             };
             (id, clean, permit)
@@ -88,11 +90,12 @@ impl Dispatcher {
         if let Some(permit) = permit {
             return Ok(Authorized { permit, body, id });
         }
-        let said = std::mem::replace(&mut body, clean.unwrap_or_default());
+        let original = std::mem::replace(&mut body, clean.unwrap_or_default());
         let call = chain.read(head, caller, &body).map_err(|stop| RejectedRequest::of(stop, &body))?;
-        let room = OnceCell::new();
-        let aim = resolve_target(endpoint, &call, &room).map(|resolved| resolved.aim);
-        let permit = self.apply_chain(snapshot, endpoint, call, aim, Some(&said), id.as_ref()).await?;
+        let unescaped = OnceCell::new();
+        let call_target = resolve_target(endpoint, &call, &unescaped).map(|resolved| resolved.call_target);
+        let permit =
+            self.apply_chain(snapshot, endpoint, call, call_target, Some(&original), id.as_ref()).await?;
         Ok(Authorized { permit, body, id })
     }
 
@@ -101,21 +104,21 @@ impl Dispatcher {
         snapshot: &Snapshot,
         endpoint: &Endpoint,
         mut call: Call<'a>,
-        aim: Option<CallTarget<'a>>,
-        came: Option<&Bytes>,
+        call_target: Option<CallTarget<'a>>,
+        original_body: Option<&Bytes>,
         id: Option<&Bytes>,
     ) -> Result<Permit, RejectedRequest> {
-        call.target = aim;
+        call.target = call_target;
         let (era, body, head) = (call.era, call.body, call.head);
         let permit =
             snapshot.config.chain.on_request(call).await.map_err(|stop| RejectedRequest::of(stop, body))?;
         let rejected =
             |rejection| RejectedRequest { filter: GUARD, rejection: Box::new(rejection), id: id.cloned() };
-        let Some(aim) = aim else { return Ok(permit) };
-        // The head repeats what its sender wrote, secrets and all.
+        let Some(call_target) = call_target else { return Ok(permit) };
+        // The head repeats the arguments as sent, secrets included.
         let target = called_target(endpoint, &permit, body);
-        check_param_headers(target, &permit, &head, body, came).map_err(rejected)?;
-        let Some(server) = snapshot.servers.get(aim.server) else { return Ok(permit) };
+        check_param_headers(target, &permit, &head, body, original_body).map_err(rejected)?;
+        let Some(server) = snapshot.servers.get(call_target.server) else { return Ok(permit) };
         let place = || text_places::request(Method::parse(&permit.rpc.method_name(body)));
         self.check_not_blocked(snapshot, server, body, place, era)
             .map_err(|rejection| rejected(*rejection))?;
@@ -123,7 +126,7 @@ impl Dispatcher {
         self.validate_arguments(target, era, arguments).map(|()| permit).map_err(rejected)
     }
 
-    /// Whether the arguments fit the tool's schema, where somebody wants to know.
+    /// Validates the arguments against the tool's schema, if the server's settings say so.
     fn validate_arguments(
         &self,
         target: Option<&Target>,
@@ -155,28 +158,30 @@ fn called_target<'a>(endpoint: &'a Endpoint, permit: &Permit, body: &[u8]) -> Op
     endpoint.view(permit.era).tools.get(&*permit.rpc.name?.read(body))
 }
 
-/// Whether the head repeats the arguments that it must; `said` is the body as it came, where it was changed since.
+/// Verifies that the head repeats the required arguments; `original` is the original body, if it was changed
+/// since.
 fn check_param_headers(
     target: Option<&Target>,
     permit: &Permit,
     head: &RequestHead<'_>,
     body: &[u8],
-    said: Option<&Bytes>,
+    original: Option<&Bytes>,
 ) -> Result<(), Rejection> {
     if !head.is_network || permit.era != Era::Modern {
         return Ok(());
     }
     let Some(param_headers) = target.and_then(|target| target.param_headers.as_ref()) else { return Ok(()) };
-    match said {
+    match original {
         None => param_headers.verify(head, permit.rpc.arguments.map(|arguments| arguments.of(body))),
-        Some(said) => {
-            let params = message::member(said, "params").map(|place| place.of(said)).unwrap_or_default();
+        Some(original) => {
+            let params =
+                message::member(original, "params").map(|place| place.of(original)).unwrap_or_default();
             param_headers.verify(head, message::member(params, "arguments").map(|place| place.of(params)))
         }
     }
 }
 
-/// Notes what a call is about, in words of the catalog and never in those of its sender.
+/// Sets the labels of a call, in words of the catalog and never in those of its sender.
 fn set_labels(labels: &mut RequestLabels, call: &Call<'_>, resolved: Option<&ResolvedTarget<'_>>) {
     labels.method = Method::parse(&call.rpc.method_name(call.body)).as_str();
     if let Some(target) = resolved.and_then(|resolved| resolved.target) {

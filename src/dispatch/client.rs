@@ -1,5 +1,5 @@
-//! A message that the house's own client carries to a server: to which endpoint, in which seat, and again where that
-//! is safe. It acts as Pingora's phases do in `proxy/` for all other messages.
+//! A message that the gateway's own client sends to a server: the choice of endpoint and upstream session,
+//! and retries where that is safe. It mirrors Pingora's phases, which `proxy/` uses for all other messages.
 
 use std::sync::Arc;
 
@@ -23,9 +23,9 @@ pub struct ClientRequest {
     pub server: Arc<Server>,
     pub era: Era,
     pub session: Option<Arc<Session>>,
-    /// Set where no other seat will do.
+    /// Set if no other upstream session will do.
     pub upstream_session: Option<Arc<UpstreamSession>>,
-    /// Set for a request of a session, which is to know in which seat it is.
+    /// Set for a request of a session, which records its upstream session.
     pub in_flight: Option<Arc<InFlightRequest>>,
     pub bearer: Option<HeaderValue>,
     /// Headers beside those that the client sets itself.
@@ -33,20 +33,20 @@ pub struct ClientRequest {
     pub body: Bytes,
     /// It may be sent twice.
     pub idempotent: bool,
-    /// Alone where what names no request may come, and is for its caller.
+    /// `Alone` if messages that name no request may come, and are for its caller.
     pub asks: Asks,
-    /// It goes on with a stream, and has no body.
+    /// It resumes a stream, and has no body.
     pub resumes: bool,
-    /// Stands for the session or caller, where endpoints are chosen by it.
+    /// The affinity key of the session or caller.
     pub affinity_key: u64,
 }
 
-/// An answer as it begins, and where it comes from.
+/// The head of a response, and where it comes from.
 pub struct ClientResponse {
     pub response: reqwest::Response,
     pub endpoint: EndpointGuard,
     pub upstream_session: Option<Arc<UpstreamSession>>,
-    /// What comes can mean nothing else, whether it names a request or not.
+    /// The connection cannot mix up responses, whether a message names a request or not.
     pub certain: bool,
 }
 
@@ -72,8 +72,8 @@ impl ClientRequest {
         }
     }
 
-    /// Sends it and gives the answer as it begins, with the endpoint that it comes from, which is to be told how the rest
-    /// went.
+    /// Sends the request and returns the head of the response with its endpoint. The caller must record the
+    /// result of the rest at the endpoint.
     pub async fn send(mut self, metrics: &Metrics) -> Result<ClientResponse, UpstreamError> {
         let Some(pool) = self.server.upstream.endpoint_pool() else {
             return Err(UpstreamError::InvalidResponse("it is not reached by HTTP".into()));
@@ -82,17 +82,17 @@ impl ClientRequest {
             self.extra.insert(AUTHORIZATION, bearer.clone());
         }
         let mut attempts = Attempts::default();
-        // One that must stay where it is takes no other seat.
-        let mut reseated = self.upstream_session.is_some();
+        // A request that is bound to an upstream session gets no other.
+        let mut is_reconnected = self.upstream_session.is_some();
         pool.retry.begin();
         loop {
             let left = attempts.remaining(self.server.timeout);
             let upstream_session = match (&self.upstream_session, &self.session) {
                 (Some(upstream_session), _) => Some(upstream_session.clone()),
                 (None, Some(client)) => {
-                    let taking = client.upstream_session(&self.server, self.bearer.as_ref());
+                    let connecting = client.upstream_session(&self.server, self.bearer.as_ref());
                     let late = UpstreamError::TimedOut(self.server.timeout);
-                    Some(tokio::time::timeout(left, taking).await.unwrap_or(Err(late))?)
+                    Some(tokio::time::timeout(left, connecting).await.unwrap_or(Err(late))?)
                 }
                 (None, None) => None,
             };
@@ -121,8 +121,8 @@ impl ClientRequest {
                         .await
                 }
             };
-            let (reason, after, fate) = match sent {
-                // What its caller's own credentials are good for, the server tells its caller.
+            let (reason, after, outcome) = match sent {
+                // A rejection of the caller's own credentials is passed to the caller.
                 Ok((response, certain))
                     if matches!(response.status().as_u16(), 401 | 403) && !self.server.passthrough =>
                 {
@@ -132,26 +132,27 @@ impl ClientRequest {
                 }
                 Ok((response, _))
                     if self
-                        .is_session_expired(&upstream_session, response.status().as_u16(), reseated)
+                        .is_session_expired(&upstream_session, response.status().as_u16(), is_reconnected)
                         .await =>
                 {
                     pool.answered(index);
                     if self.resumes {
-                        // What the server has forgotten may be the stream alone.
+                        // The server may have forgotten the stream alone.
                         return Err(UpstreamError::Unresumable);
                     }
                     if let (Some(client), Some(upstream_session)) = (&self.session, &upstream_session) {
                         client.drop_upstream_session(&self.server, upstream_session);
                     }
-                    if reseated {
+                    if is_reconnected {
                         return Err(UpstreamError::SessionExpired);
                     }
-                    // It answered without looking at the call: once more, with a new seat.
-                    reseated = true;
+                    // The server answered without processing the call: once more, with a new upstream
+                    // session.
+                    is_reconnected = true;
                     continue;
                 }
                 Ok((response, certain)) => match RetryReason::of_status(response.status().as_u16()) {
-                    // Whether it comes to its end is seen by who reads it.
+                    // Its end is recorded by the reader of the body.
                     None => {
                         return Ok(ClientResponse {
                             response,
@@ -185,26 +186,21 @@ impl ClientRequest {
                     (reason, None, Err(error))
                 }
             };
-            // A session goes elsewhere only when its endpoint cannot be reached at all.
-            let moves = self.upstream_session.is_none()
+            // A session moves to another endpoint only when its own cannot be reached at all.
+            let can_move = self.upstream_session.is_none()
                 && (upstream_session.is_none() || reason == RetryReason::Connect);
-            let failed = if moves { attempts.failed | 1 << index } else { attempts.failed };
-            let elsewhere = moves && pool.has_alternative(failed);
-            let failure = Failure {
-                reason,
-                idempotent: self.idempotent,
-                has_alternative: elsewhere,
-                reused: false,
-                after,
-            };
+            let failed = if can_move { attempts.failed | 1 << index } else { attempts.failed };
+            let has_alternative = can_move && pool.has_alternative(failed);
+            let failure =
+                Failure { reason, idempotent: self.idempotent, has_alternative, reused: false, after };
             if !pool.retry.should_retry(&mut attempts, failure, self.server.timeout) {
-                return fate;
+                return outcome;
             }
             pool.retry.count(metrics, &self.server.name, reason);
-            drop(fate);
+            drop(outcome);
             attempts.failed = failed;
             if let (true, Some(client), Some(upstream_session)) =
-                (elsewhere, &self.session, &upstream_session)
+                (has_alternative, &self.session, &upstream_session)
             {
                 client.reconnect_upstream(&self.server, upstream_session);
             }
@@ -212,12 +208,13 @@ impl ClientRequest {
         }
     }
 
-    /// Whether an answer says that the server has forgotten the seat. One that says 400 in a new seat too means the call.
+    /// Whether a response means that the server has forgotten the upstream session. A 400 in a new upstream
+    /// session means the call.
     async fn is_session_expired(
         &self,
         upstream_session: &Option<Arc<UpstreamSession>>,
         status: u16,
-        reseated: bool,
+        is_reconnected: bool,
     ) -> bool {
         let Some(upstream_session) =
             upstream_session.as_ref().filter(|upstream_session| upstream_session.session.is_some())
@@ -226,7 +223,7 @@ impl ClientRequest {
         };
         match (&self.session, status) {
             (_, 404) => true,
-            (Some(client), 400) if !reseated && !self.resumes => {
+            (Some(client), 400) if !is_reconnected && !self.resumes => {
                 client.is_session_expired(&self.server, upstream_session, status).await
             }
             _ => false,

@@ -1,4 +1,4 @@
-//! The last step of a call that was led to a server: what it takes along.
+//! The last step of a call to a server: builds the upstream request.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use mcp::jsonrpc::message;
 use mcp::method::Method;
 
 impl Dispatcher {
-    /// Leads to the server of a name; at `place` the name is replaced by the server's own.
+    /// Forwards to the server of a name; at `place` the name is replaced by the server's own.
     pub(super) fn forward_renamed(
         &self,
         authorized: AuthorizedRequest<'_>,
@@ -35,17 +35,17 @@ impl Dispatcher {
         labels.server = Some(target.server.name.clone());
         labels.tool = Some(target.display_name.clone());
         let renamed = place.filter(|_| *target.name != *target.display_name);
-        let mirrored = match &target.param_headers {
+        let param_headers = match &target.param_headers {
             Some(param_headers) if authorized.permit.era == Era::Modern => param_headers
                 .headers(authorized.permit.rpc.arguments.map(|arguments| arguments.of(&authorized.body))),
             _ => Vec::new(),
         };
         let safe = method.is_idempotent() || (method == Method::ToolsCall && target.idempotent);
         let renamed = renamed.map(|place| (place, target.name.clone()));
-        self.build(authorized, target.server.clone(), safe, renamed, mirrored, state_change)
+        self.build(authorized, target.server.clone(), safe, renamed, param_headers, state_change)
     }
 
-    /// Leads to the only server of an endpoint, with the message as it is.
+    /// Forwards to the only server of an endpoint, with the message as it is.
     pub(super) fn forward_as_is(
         &self,
         authorized: AuthorizedRequest<'_>,
@@ -64,11 +64,11 @@ impl Dispatcher {
         server: Arc<Server>,
         safe: bool,
         renamed: Option<(Span, Arc<str>)>,
-        mirrored: Vec<(HeaderName, HeaderValue)>,
+        param_headers: Vec<(HeaderName, HeaderValue)>,
         state_change: Option<StateChange>,
     ) -> Result<Dispatch, Box<Rejection>> {
         let failed = |error: UpstreamError| Box::new(error.rejection(&server.name));
-        let running = server.begin_call().map_err(failed)?;
+        let call_guard = server.begin_call().map_err(failed)?;
         let (rpc, era) = (&authorized.permit.rpc, authorized.permit.era);
         // A copy: a slice would share the body, which then could not be renamed in place.
         let id = rpc.id.map(|id| Bytes::copy_from_slice(id.of(&authorized.body)));
@@ -98,10 +98,10 @@ impl Dispatcher {
             let mut edits = [(Span::default(), &[][..]); 3];
             let mut count = 0;
             let places = [(rpc.id, &*wire), (token, &*wire)];
-            let word = renamed.iter().map(|(place, name)| (Some(*place), name.as_bytes()));
-            for (place, word) in places.into_iter().chain(word) {
+            let name_edit = renamed.iter().map(|(place, name)| (Some(*place), name.as_bytes()));
+            for (place, text) in places.into_iter().chain(name_edit) {
                 if let Some(place) = place {
-                    edits[count] = (place, word);
+                    edits[count] = (place, text);
                     count += 1;
                 }
             }
@@ -123,14 +123,14 @@ impl Dispatcher {
                 answering: None,
                 state_change: state_change.map(Box::new),
                 name,
-                param_headers: mirrored,
+                param_headers,
                 idempotent: safe,
                 affinity_key: key,
                 id,
                 sent,
                 logs,
                 resume: None,
-                call_guard: running,
+                call_guard,
                 redactor,
                 server,
             }));
@@ -148,15 +148,15 @@ impl Dispatcher {
             }
         });
         let params = params.unwrap_or_else(|| Bytes::from_static(b"{}"));
-        // The token is looked for in what will be sent: a longer or shorter name has moved it.
+        // The token is searched in the final params: a longer or shorter name has moved it.
         let token = rpc.meta.progress_token.and_then(|_| {
             let meta = message::member(&params, "_meta")?;
             let token = message::member(meta.of(&params), "progressToken")?;
             let place = Span { start: meta.start + token.start, end: meta.start + token.end };
             Some((params.slice(place.start..place.end), place))
         });
-        let question = call::LocalCall {
-            call_guard: running,
+        let local_call = call::LocalCall {
+            call_guard,
             in_flight,
             state_change,
             slots: authorized.slots,
@@ -167,11 +167,11 @@ impl Dispatcher {
             token,
             redactor,
         };
-        Ok(Dispatch::Stream(call::start(&self.runtime, question, stop)))
+        Ok(Dispatch::Stream(call::start(&self.runtime, local_call, stop)))
     }
 }
 
-/// What a session is to remember of a request about a resource.
+/// The state change of the session that a request about a resource makes.
 pub(super) fn state_change(
     authorized: &AuthorizedRequest<'_>,
     method: Method,

@@ -1,4 +1,4 @@
-//! Callers inside the process: the same chain, the same door, the answer as one message.
+//! Callers inside the process: the same chain, the same dispatch, the response as one message.
 
 use std::sync::Arc;
 
@@ -25,8 +25,9 @@ use mcp::jsonrpc::message;
 use mcp::version;
 
 impl Dispatcher {
-    /// One message from inside: judged by the whole chain, answered as a whole message (empty for none). A
-    /// caller with a session keeps it; for others a legacy one is opened and ended.
+    /// Handles one message from inside the process: authorized by the whole chain, answered as a whole
+    /// message (empty for none). A caller with a session keeps it; for others a legacy one is opened and
+    /// ended.
     pub async fn call_internal(
         &self,
         caller: Option<Caller>,
@@ -60,9 +61,9 @@ impl Dispatcher {
         };
         let Authorized { mut permit, body, id } =
             self.authorize(&snapshot, endpoint, head, caller, body, &mut RequestLabels::default()).await?;
-        let held = share_slots(std::mem::take(&mut permit.slots));
+        let slots = share_slots(std::mem::take(&mut permit.slots));
         let rejected = |rejection| RejectedRequest { filter: "dispatch", rejection, id };
-        let mut own = None;
+        let mut temporary = None;
         let session = match (permit.era, session) {
             (Era::Modern, _) => None,
             (Era::Legacy, Some(session)) => Some(session),
@@ -79,10 +80,10 @@ impl Dispatcher {
                     session_limits(&snapshot),
                 );
                 match opened {
-                    Ok(opened) => own = Some(opened),
+                    Ok(opened) => temporary = Some(opened),
                     Err(full) => return Err(rejected(Box::new(too_many_sessions(&full)))),
                 }
-                own.clone()
+                temporary.clone()
             }
         };
         let authorized = AuthorizedRequest {
@@ -91,7 +92,7 @@ impl Dispatcher {
             session: session.as_ref(),
             client: None,
             permit,
-            slots: held.clone(),
+            slots: slots.clone(),
             body,
             events: false,
         };
@@ -101,42 +102,43 @@ impl Dispatcher {
             Ok(Dispatch::Forward(upstream_request)) => upstream_request.call(None, None, &self.metrics).await,
             Err(rejection) => Err(rejection),
         };
-        if let Some(own) = own {
-            self.sessions.end(&own);
+        if let Some(temporary) = temporary {
+            self.sessions.end(&temporary);
         }
         answer.map_err(rejected)
     }
 }
 
 impl UpstreamRequest {
-    /// Sends the message by the house's own client and gives the whole answer; nothing for what is no request. `bearer` is
-    /// what a server wants to see that is called in its caller's name, `notes` takes what the server says on the way.
+    /// Sends the message with the gateway's own client and returns the whole response; empty if it is no
+    /// request. `bearer` is for a server that is called in its caller's name; `notes` receives the server's
+    /// messages before the response.
     pub async fn call(
         mut self,
         bearer: Option<HeaderValue>,
         notes: Option<mpsc::Sender<Bytes>>,
         metrics: &Metrics,
     ) -> Result<Bytes, Box<Rejection>> {
-        let said = self.round_trip(bearer, notes, metrics).await;
-        // If it never had a connection, the answer of a client may come again.
+        let outcome = self.round_trip(bearer, notes, metrics).await;
+        // If there never was a connection, the client's answer may come again.
         if let (Some(answering), false) =
-            (&mut self.answering, matches!(said, Err(UpstreamError::Unreachable(_))))
+            (&mut self.answering, matches!(outcome, Err(UpstreamError::Unreachable(_))))
         {
             answering.sent();
         }
-        // Nobody waits for it any more, and a server does not learn that by itself.
-        if let (Err(UpstreamError::TimedOut(_)), Some(in_flight)) = (&said, &self.in_flight) {
+        // The response is not needed any more, which a server does not notice by itself.
+        if let (Err(UpstreamError::TimedOut(_)), Some(in_flight)) = (&outcome, &self.in_flight) {
             in_flight.cancel("timed out");
         }
         if let (Ok(Some(RpcOutcome::Result(_)) | None), Some(state_change), Some(session)) =
-            (&said, &self.state_change, &self.session)
+            (&outcome, &self.state_change, &self.session)
         {
             session.client_state.apply(&self.server.name, state_change);
         }
-        self.call_guard.record(said.as_ref().err());
+        self.call_guard.record(outcome.as_ref().err());
         let refused = |error: UpstreamError| Box::new(error.rejection(&self.server.name));
         let id = self.id.as_deref().unwrap_or_default();
-        let message = match said.map_err(refused)? {
+        let message = match outcome.map_err(refused)? {
             None => return Ok(Bytes::new()),
             Some(RpcOutcome::Result(result)) => message::result(id, &result),
             Some(RpcOutcome::Error(error)) => message::error_response(id, &error),
@@ -162,15 +164,15 @@ impl UpstreamRequest {
         let ClientResponse { response, endpoint: mut endpoint_guard, upstream_session, certain } =
             ClientRequest::of(self, bearer, extra).send(metrics).await?;
         if self.id.is_none() {
-            let said = passed(&response).map(|()| None);
+            let outcome = passed(&response).map(|()| None);
             if let Some(pool) = self.server.upstream.endpoint_pool() {
-                pool.record(&mut endpoint_guard, said.as_ref().err());
+                pool.record(&mut endpoint_guard, outcome.as_ref().err());
             }
-            return said;
+            return outcome;
         }
-        let (timer, (raw, mut said)) = (Arc::new(CallTimer::default()), mpsc::channel::<Bytes>(8));
+        let (timer, (raw, mut messages)) = (Arc::new(CallTimer::default()), mpsc::channel::<Bytes>(8));
         let pass_on = async {
-            while let Some(note) = said.recv().await {
+            while let Some(note) = messages.recv().await {
                 let note = self.to_client(note, upstream_session.as_deref(), &timer);
                 if let (Some(notes), Some(note)) = (&notes, note) {
                     let _ = notes.send(note).await;
@@ -192,29 +194,30 @@ impl UpstreamRequest {
             };
             endpoint_guard.endpoint().read_response(response, wanted).await
         };
-        let said = tokio::join!(answer, pass_on).0.map(Some);
-        if matches!(said, Err(UpstreamError::Nameless)) {
+        let outcome = tokio::join!(answer, pass_on).0.map(Some);
+        if matches!(outcome, Err(UpstreamError::Nameless)) {
             endpoint_guard.endpoint().peer.doubt();
         }
         if let Some(pool) = self.server.upstream.endpoint_pool() {
-            pool.record(&mut endpoint_guard, said.as_ref().err());
+            pool.record(&mut endpoint_guard, outcome.as_ref().err());
         }
-        said
+        outcome
     }
 
-    /// A note of no session, with the client's own token if it has ours; none for what another's request began.
+    /// A notification without a session: with the client's own token if it has ours, `None` if it belongs to
+    /// another request.
     fn progress(&self, note: Bytes, read: &message::ServerMessage) -> Option<Bytes> {
         match id_map::progress_token(&note, read) {
             Some(token) if message::same_id(token.of(&note), &self.sent.wire) => {
-                let own = self.sent.token.as_ref()?;
-                Some(splice(BytesMut::from(&note[..]), token, own))
+                let client_token = self.sent.token.as_ref()?;
+                Some(splice(BytesMut::from(&note[..]), token, client_token))
             }
             Some(token) if WireId::is_one(token.of(&note)) => None,
             _ => Some(note),
         }
     }
 
-    /// What the server says on the way to an answer, as the client gets it.
+    /// A message of the server before the response, as the client gets it.
     fn to_client(
         &self,
         note: Bytes,
@@ -234,7 +237,7 @@ impl UpstreamRequest {
             _ => accept_without_session(&self.server, &note, &read).then(|| self.progress(note, &read))??,
         };
         match &self.redactor {
-            // A note that may not go is no answer: it is left out.
+            // A notification that must not be passed on is no response: it is dropped.
             Some(redactor) => redactor.message(&note).ok().map(|clean| clean.unwrap_or(note)),
             None => Some(note),
         }

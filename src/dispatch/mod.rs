@@ -1,7 +1,8 @@
-//! The one way to a tool: a call that was judged is led to its exit.
+//! Dispatch: the one way of an authorized call to a server.
 //!
-//! Outside callers come through `proxy/`, inside ones (the command line, later the agent) through
-//! [`Dispatcher::call_internal`]; both are judged by the same chain and led by the same [`Dispatcher::dispatch`].
+//! Callers outside come through `proxy/`, callers inside (the command line, later the agent) through
+//! [`Dispatcher::call_internal`]. Both are authorized by the same chain and dispatched by the same
+//! [`Dispatcher::dispatch`].
 
 pub mod authorize;
 pub mod client;
@@ -50,7 +51,7 @@ pub struct Dispatcher {
     pub runtime: Handle,
     /// Cancelled when the gateway begins to stop.
     pub drain: CancellationToken,
-    /// Cancelled when it waits no longer for what still runs.
+    /// Cancelled when it no longer waits for calls in flight.
     pub cut: CancellationToken,
 }
 
@@ -70,7 +71,7 @@ pub struct Response {
     pub body: Bytes,
     /// For the header `Mcp-Session-Id`.
     pub session: Option<String>,
-    /// The body is a stream of events.
+    /// The body is an event stream.
     pub events: bool,
 }
 
@@ -90,66 +91,66 @@ pub struct UpstreamRequest {
     /// The bytes to send.
     pub body: Bytes,
     pub era: Era,
-    /// The session whose seat is used.
+    /// The session whose upstream session is used.
     pub session: Option<Arc<Session>>,
-    /// Set where no other seat will do: what it answers was asked there, or what it goes on with was begun.
+    /// Set if no other upstream session will do: the server request that it answers, or the stream that it
+    /// resumes, belongs to this one.
     pub upstream_session: Option<Arc<UpstreamSession>>,
-    /// The request, as its session knows it.
+    /// The in-flight request of its session.
     pub in_flight: Option<InFlightGuard>,
     /// Set for a client's answer.
     pub answering: Option<Box<ClientAnswer>>,
-    /// What the session remembers once this has worked.
+    /// The state change of the session once this has succeeded.
     pub state_change: Option<Box<StateChange>>,
-    /// For the header `Mcp-Name`, where the server's own name is another.
+    /// For the header `Mcp-Name`, if the server's own name is another.
     pub name: Option<Arc<str>>,
     /// Headers that repeat arguments, as these are now.
     pub param_headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether the request may be sent again when the connection broke.
     pub idempotent: bool,
-    /// Stands for the session or caller, where endpoints are chosen by it.
+    /// The affinity key of the session or caller.
     pub affinity_key: u64,
-    /// The id that the client gets its answer under, as written; none for notifications and responses.
+    /// The client's id for the response, as written; none for notifications and responses.
     pub id: Option<Bytes>,
-    /// What goes to the server in its place: only an answer under this id is one.
+    /// The ids that the server gets instead: only a response under this id counts.
     pub sent: SentIds,
-    /// The server may say more on the way to the answer than the answer and how it gets on, and nothing in that names the
-    /// request.
+    /// Before the response the server may send more than progress, and nothing in that names the request.
     pub logs: bool,
-    /// Set for a GET that goes on with a stream: the `Last-Event-ID`.
+    /// Set for a GET that resumes a stream: the `Last-Event-ID`.
     pub resume: Option<Box<HeaderValue>>,
     pub call_guard: CallGuard,
-    /// Set where the answer is searched for secrets.
+    /// Set if the response is searched for secrets.
     pub redactor: Option<ResponseRedactor>,
 }
 
-/// What metrics and log tell of a call.
+/// The labels of a call for metrics and the log.
 #[derive(Clone, Default)]
 pub struct RequestLabels {
     pub method: &'static str,
     pub server: Option<Arc<str>>,
     pub tool: Option<Arc<str>>,
     pub counters: Option<Arc<CallCounters>>,
-    /// It goes nowhere, since its sender may not send it.
+    /// It is dropped, since its sender may not send it.
     pub dropped: bool,
 }
 
-/// A permitted call with all that leading it needs.
+/// A permitted call with all that dispatch needs.
 pub struct AuthorizedRequest<'a> {
     pub snapshot: &'a Snapshot,
     pub endpoint: &'a Arc<Endpoint>,
     pub session: Option<&'a Arc<Session>>,
-    /// The address of who calls.
+    /// The client address.
     pub client: Option<IpAddr>,
     pub permit: Permit,
-    /// The places that the call takes up; kept for as long as a server works on it.
+    /// The slots that the call takes; held until the server is done.
     pub slots: Option<Arc<Slots>>,
     pub body: Bytes,
-    /// The client takes a stream of events for an answer.
+    /// The client accepts an event stream as response.
     pub events: bool,
 }
 
 impl AuthorizedRequest<'_> {
-    /// The revision that the message is of.
+    /// The protocol version of the message.
     fn revision(&self) -> &'static str {
         match (self.permit.era, self.session) {
             (Era::Modern, _) => version::NEWEST_MODERN,
@@ -158,7 +159,7 @@ impl AuthorizedRequest<'_> {
         }
     }
 
-    /// Stands for the session, the caller, or where an unknown one comes from.
+    /// The affinity key: of the session, the caller, or the address of an anonymous caller.
     fn affinity_key(&self) -> u64 {
         if let Some(session) = self.session {
             return session.key();
@@ -173,10 +174,10 @@ impl AuthorizedRequest<'_> {
 }
 
 impl Dispatcher {
-    /// Leads a call of a tool, which needs nobody's answer, to its exit; gives back all else for [`Self::lead`]. Most
-    /// messages are such calls, and a future that may wait costs each of them more than the way itself.
+    /// Dispatches a tool call without waiting, and returns all other messages for [`Self::dispatch`]. Most
+    /// messages are such calls, and a future that may wait costs each of them more than the dispatch itself.
     #[expect(clippy::result_large_err, reason = "moving it once costs a call less than a box")]
-    pub fn straight<'a>(
+    pub fn dispatch_tool_call<'a>(
         &self,
         authorized: AuthorizedRequest<'a>,
         labels: &mut RequestLabels,
@@ -192,7 +193,7 @@ impl Dispatcher {
         Ok(self.forward_renamed(authorized, &target, Method::ToolsCall, Some(name.span), None, labels))
     }
 
-    /// Leads a permitted call to its exit; `told` is filled on the way.
+    /// Dispatches a permitted call; sets `labels` on the way.
     pub async fn dispatch(
         &self,
         authorized: AuthorizedRequest<'_>,
@@ -216,7 +217,7 @@ impl Dispatcher {
         self.request(authorized, method, labels).await
     }
 
-    /// A message that its sender may not send, and that wants no answer.
+    /// A message that its sender may not send, and that needs no response.
     fn drop_message(&self, method: Method, labels: &mut RequestLabels) -> Dispatch {
         labels.dropped = true;
         let from = Sender::Client.as_str();
@@ -268,13 +269,13 @@ impl Dispatcher {
             Method::ToolsCall | Method::PromptsGet => {
                 let name =
                     rpc.name.ok_or_else(|| invalid(era, "name_missing", "params.name must be a string"))?;
-                let said = name.read(body);
+                let requested = name.read(body);
                 let tools = method == Method::ToolsCall;
                 let names = |era| if tools { &endpoint.view(era).tools } else { &endpoint.view(era).prompts };
-                let Some(target) = names(era).get(&*said) else {
+                let Some(target) = names(era).get(&*requested) else {
                     let what = if tools { TargetKind::Tool } else { TargetKind::Prompt };
-                    let elsewhere = names(other_era(era)).get(&*said);
-                    return Err(self.unknown(&authorized, endpoint, what, &said, elsewhere).await);
+                    let elsewhere = names(other_era(era)).get(&*requested);
+                    return Err(self.unknown(&authorized, endpoint, what, &requested, elsewhere).await);
                 };
                 let target = target.clone();
                 self.forward_renamed(authorized, &target, method, Some(name.span), None, labels)
@@ -282,12 +283,12 @@ impl Dispatcher {
             Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe => {
                 let uri =
                     rpc.uri.ok_or_else(|| invalid(era, "uri_missing", "params.uri must be a string"))?;
-                let said = uri.read(body).into_owned();
-                // What is listed no more can still be followed no more.
+                let requested = uri.read(body).into_owned();
+                // A resource that is no longer listed can still be unsubscribed from.
                 let mut followed = authorized
                     .session
                     .filter(|_| method == Method::Unsubscribe)
-                    .and_then(|session| session.client_state.subscribed_servers(&said))
+                    .and_then(|session| session.client_state.subscribed_servers(&requested))
                     .and_then(|name| authorized.snapshot.servers.get(&name).cloned());
                 if let Some(server) = &followed
                     && !authorized.reach(self).await.covers(server)
@@ -295,23 +296,25 @@ impl Dispatcher {
                     followed = None;
                 }
                 let alone = endpoint.single.clone().filter(|_| view.servers > 0);
-                match (view.resource(&said).cloned(), alone.or(followed)) {
+                match (view.resource(&requested).cloned(), alone.or(followed)) {
                     (Some(target), _) => {
-                        let deed = state_change(&authorized, method, said, &target.server)?;
-                        self.forward_renamed(authorized, &target, method, None, deed, labels)
+                        let change = state_change(&authorized, method, requested, &target.server)?;
+                        self.forward_renamed(authorized, &target, method, None, change, labels)
                     }
                     (None, Some(server)) => {
-                        let deed = state_change(&authorized, method, said, &server)?;
+                        let change = state_change(&authorized, method, requested, &server)?;
                         let authorized = if endpoint.single.is_none() {
                             self.with_sent_body(authorized, &server)?
                         } else {
                             authorized
                         };
-                        self.forward_as_is(authorized, server, method, deed, labels)
+                        self.forward_as_is(authorized, server, method, change, labels)
                     }
                     (None, None) => {
-                        let elsewhere = endpoint.view(other_era(era)).resource(&said);
-                        Err(self.unknown(&authorized, endpoint, TargetKind::Resource, &said, elsewhere).await)
+                        let elsewhere = endpoint.view(other_era(era)).resource(&requested);
+                        Err(self
+                            .unknown(&authorized, endpoint, TargetKind::Resource, &requested, elsewhere)
+                            .await)
                     }
                 }
             }
@@ -319,8 +322,8 @@ impl Dispatcher {
                 let reference = rpc.reference.unwrap_or_default();
                 match (reference.name, reference.uri) {
                     (Some(name), None) => {
-                        let said = name.read(body).into_owned();
-                        match view.prompts.get(&said).cloned() {
+                        let requested = name.read(body).into_owned();
+                        match view.prompts.get(&requested).cloned() {
                             Some(target) => self.forward_renamed(
                                 authorized,
                                 &target,
@@ -329,13 +332,13 @@ impl Dispatcher {
                                 None,
                                 labels,
                             ),
-                            None => Err(Box::new(not_found(era, TargetKind::Prompt, &said))),
+                            None => Err(Box::new(not_found(era, TargetKind::Prompt, &requested))),
                         }
                     }
                     (None, Some(uri)) => {
-                        let said = uri.read(body).into_owned();
+                        let requested = uri.read(body).into_owned();
                         match (
-                            view.resource(&said).cloned(),
+                            view.resource(&requested).cloned(),
                             endpoint.single.clone().filter(|_| view.servers > 0),
                         ) {
                             (Some(target), _) => {
@@ -344,7 +347,7 @@ impl Dispatcher {
                             (None, Some(server)) => {
                                 self.forward_as_is(authorized, server, method, None, labels)
                             }
-                            (None, None) => Err(Box::new(not_found(era, TargetKind::Resource, &said))),
+                            (None, None) => Err(Box::new(not_found(era, TargetKind::Resource, &requested))),
                         }
                     }
                     _ => Err(invalid(era, "ref_missing", "params.ref must name one prompt or one resource")),
@@ -354,8 +357,8 @@ impl Dispatcher {
                 match self.alone(&authorized, |server| server.upstream.endpoint_pool().is_some()).await {
                     Some(server) => {
                         let params = rpc.params.map(|params| authorized.body.slice(params.start..params.end));
-                        let deed = params.map(StateChange::LogLevel);
-                        self.forward_as_is(authorized, server, method, deed, labels)
+                        let change = params.map(StateChange::LogLevel);
+                        self.forward_as_is(authorized, server, method, change, labels)
                     }
                     None => self.set_log_level(&authorized, endpoint).await,
                 }
@@ -395,7 +398,7 @@ impl Dispatcher {
                     self.drain.clone(),
                 )))
             }
-            // Of tasks, and what no revision knows.
+            // Task methods, and methods that no protocol version defines.
             _ => match self.alone(&authorized, |_| view.servers > 0).await {
                 Some(server) => self.forward_as_is(authorized, server, method, None, labels),
                 None => Err(unknown_method(era)),

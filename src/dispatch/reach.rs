@@ -1,5 +1,5 @@
-//! What a caller may reach of an endpoint, where a message names nothing that roles could be asked about, or many things
-//! at once.
+//! The servers of an endpoint that a caller may reach, for messages that name no target that roles can decide
+//! on, or many targets at once.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::server::Server;
 use crate::streams::notifications::SubscriptionFilter;
 use mcp::method::Method;
 
-/// Of which servers of an endpoint a caller may use anything.
+/// The servers of an endpoint of which a caller may use anything.
 pub struct Reach(Option<Arc<Endpoint>>);
 
 impl Reach {
@@ -34,7 +34,7 @@ impl AuthorizedRequest<'_> {
 }
 
 impl Dispatcher {
-    /// Asked where a message goes to a server as a whole, and so names nothing that roles could be asked about.
+    /// Used for a message that goes to a server as a whole, and so names no target that roles can decide on.
     pub async fn reach(&self, snapshot: &Snapshot, endpoint: &Arc<Endpoint>, caller: &Caller) -> Reach {
         Reach(match snapshot.config.chain.rbac.is_open() {
             true => None,
@@ -42,18 +42,18 @@ impl Dispatcher {
         })
     }
 
-    /// Whether the caller is told that there is this endpoint: it may use something there. `/mcp` is no secret.
+    /// Whether the endpoint exists for the caller: it may use something there. `/mcp` is no secret.
     pub async fn shows(&self, snapshot: &Snapshot, endpoint: &Arc<Endpoint>, caller: &Caller) -> bool {
         Self::shows_all(snapshot, endpoint)
             || !self.registry.visible_to(snapshot, endpoint, caller).await.members.is_empty()
     }
 
-    /// Whether every caller is told that there is this endpoint.
+    /// Whether the endpoint exists for every caller.
     pub fn shows_all(snapshot: &Snapshot, endpoint: &Endpoint) -> bool {
         snapshot.config.chain.rbac.is_open() || (endpoint.single.is_none() && endpoint.toolset.is_none())
     }
 
-    /// The only server of the endpoint, if it is such a one and the caller may use anything of it.
+    /// The only server of the endpoint, if there is only one and the caller may use anything of it.
     pub(super) async fn alone(
         &self,
         authorized: &AuthorizedRequest<'_>,
@@ -63,8 +63,8 @@ impl Dispatcher {
         authorized.reach(self).await.covers(only).then(|| only.clone())
     }
 
-    /// What a client wants to hear of. Each resource is judged by itself: a template that shows may cover addresses that
-    /// do not.
+    /// What a client subscribes to. Each resource is authorized by itself: a visible template may match URIs
+    /// that are not.
     pub(super) async fn filter(
         &self,
         authorized: &AuthorizedRequest<'_>,
@@ -81,12 +81,13 @@ impl Dispatcher {
         let wanted = Bytes::copy_from_slice(wanted);
         let work = move |of: &Work| {
             let may = |uri: &str, server: &Server| {
-                let aim = CallTarget { kind: TargetKind::Resource, name: uri, server: &server.name };
-                let query = AccessQuery { method: method.as_str(), target: Some(aim), arguments: None, ip };
+                let target = CallTarget { kind: TargetKind::Resource, name: uri, server: &server.name };
+                let query =
+                    AccessQuery { method: method.as_str(), target: Some(target), arguments: None, ip };
                 runtime_config.chain.rbac.allows_within(&of.caller, &query, of.fuel())
             };
             SubscriptionFilter::read(&wanted, &seen, may)
         };
-        self.registry.apart().run(&authorized.permit.caller, || None, work).await.flatten()
+        self.registry.worker_threads().run(&authorized.permit.caller, || None, work).await.flatten()
     }
 }

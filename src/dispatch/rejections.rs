@@ -1,4 +1,4 @@
-//! Why a permitted call leads nowhere, in words that name the server, the name or the era at fault.
+//! Why a permitted call cannot be dispatched, in messages that name the server, the name or the era at fault.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) fn session_limits(snapshot: &Snapshot) -> SessionLimits {
     SessionLimits { total: number(limits.max_sessions), per_caller: number(limits.share()) }
 }
 
-/// The refusal of another session.
+/// The rejection of another session.
 pub(super) fn too_many_sessions(full: &TooManySessions) -> Rejection {
     match full {
         TooManySessions::Total(_) => Rejection::http(503, "too_many_sessions", full.to_string()),
@@ -34,7 +34,8 @@ pub(super) fn too_many_sessions(full: &TooManySessions) -> Rejection {
 }
 
 impl Dispatcher {
-    /// Whether any server of the endpoint speaks the era, or may come to; else a refusal that names both eras.
+    /// Whether any server of the endpoint speaks the era, or may come to; else a rejection that names both
+    /// eras.
     pub(super) fn require_era(&self, endpoint: &Endpoint, era: Era) -> Result<(), Box<Rejection>> {
         let view = endpoint.view(era);
         if view.servers > 0 || endpoint.members.is_empty() {
@@ -51,8 +52,8 @@ impl Dispatcher {
         Err(wrong_era(era, None))
     }
 
-    /// Whether the endpoint may introduce itself in the modern era. A client that can do both chooses its era by that, once:
-    /// one that is told of servers which turn out to speak the other sees none of them.
+    /// Whether the endpoint may answer `server/discover`. A client that speaks both eras chooses one by that,
+    /// once. If its servers turn out to speak the other, it would see none of them.
     pub(super) fn require_initialized(&self, endpoint: &Endpoint) -> Result<(), Box<Rejection>> {
         let (modern, legacy) = (&endpoint.modern, &endpoint.legacy);
         if modern.servers > 0 || !modern.starting {
@@ -72,13 +73,13 @@ impl Dispatcher {
         })
     }
 
-    /// Why a name leads nowhere: it belongs to a server of the other era, or may belong to one that is starting, or to one
-    /// that was never reached, or nobody knows it.
+    /// Why a name cannot be resolved: its server speaks the other era, may be starting, was never connected,
+    /// or does not exist.
     pub(super) async fn unknown(
         &self,
         authorized: &AuthorizedRequest<'_>,
         endpoint: &Endpoint,
-        thing: TargetKind,
+        kind: TargetKind,
         name: &str,
         elsewhere: Option<&Target>,
     ) -> Box<Rejection> {
@@ -96,8 +97,8 @@ impl Dispatcher {
             };
         }
         for server in endpoint.members.iter().filter(|server| server.is_starting(era) && !speaks(server)) {
-            // The names of a server that has no prefix, and addresses, do not say whose they are.
-            let is_nameless = server.prefix().is_empty() || thing == TargetKind::Resource;
+            // Names of a server without a prefix, and URIs, do not identify their server.
+            let is_nameless = server.prefix().is_empty() || kind == TargetKind::Resource;
             if endpoint.single.is_some()
                 || server.owns_prefix(name)
                 || (is_nameless && authorized.reach(self).await.covers(server))
@@ -113,7 +114,7 @@ impl Dispatcher {
         if let Some(server) = endpoint.members.iter().find(never_seen) {
             return self.server_down(Some(server));
         }
-        Box::new(not_found(era, thing, name))
+        Box::new(not_found(era, kind, name))
     }
 }
 
@@ -148,8 +149,8 @@ pub(super) fn unknown_method(era: Era) -> Box<Rejection> {
     ))
 }
 
-/// The client speaks one era and the server only the other. Not a code of the modern era, so that a client that
-/// can do both goes on to `initialize` (2026-07-28, versioning).
+/// The client speaks one era and the server only the other. Not a code of the modern era, so that a client
+/// that speaks both goes on to `initialize` (2026-07-28, versioning).
 pub(super) fn wrong_era(client: Era, server: Option<&Arc<Server>>) -> Box<Rejection> {
     let revisions = |era| match era {
         Era::Legacy => format!("the legacy revisions ({})", version::LEGACY.join(", ")),

@@ -1,5 +1,5 @@
-//! What is taken out of a message before it is judged: secrets, where its server is to get none, and what of the
-//! client's abilities cannot be carried through a federation. What is judged is what goes on.
+//! Removes parts of a message before it is authorized: secrets, if its server must not get any, and client
+//! capabilities that cannot pass a federation. What is authorized is what is forwarded.
 
 use bytes::Bytes;
 use filters::guard::{self, Action, MemberPath};
@@ -18,39 +18,40 @@ use crate::server::Server;
 use crate::telemetry::Direction;
 use mcp::method::Method;
 
-/// A server may answer with a task to a client that can follow one (SEP-2663). Which server has a task nobody could tell
-/// afterwards, where there are several: they are not told that the client can, and answer as to all others.
+/// A server may answer with a task to a client that supports tasks (SEP-2663). With several servers, the
+/// server of a task would be unknown afterwards. So they do not see this capability, and answer as to other
+/// clients.
 const TASKS: &str = "io.modelcontextprotocol/tasks";
 
 impl Dispatcher {
-    /// The message without what must not go on, if there was any.
+    /// The message without what must not be forwarded, if there was any.
     pub(super) fn sanitize(
         &self,
         snapshot: &Snapshot,
         endpoint: &Endpoint,
         call: &Call<'_>,
-        aim: Option<&CallTarget<'_>>,
+        target: Option<&CallTarget<'_>>,
     ) -> Result<Option<Bytes>, Box<Rejection>> {
-        let Some(aim) = aim else { return Ok(None) };
+        let Some(target) = target else { return Ok(None) };
         let mut edits = Vec::new();
         if let (None, Era::Modern, Some(place)) =
             (&endpoint.single, call.era, call.rpc.meta.client_capabilities)
         {
             extensions(call.body, place, &mut edits);
         }
-        let carried = (!edits.is_empty()).then(|| Bytes::from(replace_spans(call.body, edits)));
+        let supported = (!edits.is_empty()).then(|| Bytes::from(replace_spans(call.body, edits)));
         let Some(server) =
-            snapshot.servers.get(aim.server).filter(|server| has_redaction(server, Redaction::Redact))
+            snapshot.servers.get(target.server).filter(|server| has_redaction(server, Redaction::Redact))
         else {
-            return Ok(carried);
+            return Ok(supported);
         };
         let place = text_places::request(Method::parse(&call.rpc.method_name(call.body)));
-        let clean = self.replace_texts(snapshot, server, carried.as_deref().unwrap_or(call.body), place)?;
-        Ok(clean.or(carried))
+        let clean = self.replace_texts(snapshot, server, supported.as_deref().unwrap_or(call.body), place)?;
+        Ok(clean.or(supported))
     }
 
-    /// A part of a message as it may go to a server, if that is not as it came: without what people and models wrote
-    /// that is secret. Refused where the server is not to get any message that holds one.
+    /// A part of a message as it may go to a server, if it had to be changed: without secrets in texts of
+    /// people and models. Rejected if the server must not get a message with a secret at all.
     pub(super) fn sent_to(
         &self,
         snapshot: &Snapshot,
@@ -58,16 +59,16 @@ impl Dispatcher {
         text: &[u8],
         place: &MemberPath,
     ) -> Result<Option<Bytes>, Box<Rejection>> {
-        // A session may know it by settings of before.
+        // A session may hold the server with its former settings.
         let server = snapshot.servers.get(&server.name).map_or(server, |now| now);
         if has_redaction(server, Redaction::Redact) {
             return self.replace_texts(snapshot, server, text, place);
         }
-        // There is no request that the refusal could answer.
+        // There is no request that the rejection could answer.
         self.check_not_blocked(snapshot, server, text, || place, Era::Modern).map(|()| None)
     }
 
-    /// A request as it may go to a server of which was not known before it was judged that it goes there.
+    /// A request as it may go to a server that was not known before it was authorized.
     pub(super) fn with_sent_body<'a>(
         &self,
         mut authorized: AuthorizedRequest<'a>,
@@ -75,7 +76,7 @@ impl Dispatcher {
     ) -> Result<AuthorizedRequest<'a>, Box<Rejection>> {
         let place = text_places::request(Method::parse(&authorized.permit.rpc.method_name(&authorized.body)));
         if let Some(clean) = self.sent_to(authorized.snapshot, server, &authorized.body, place)? {
-            // The places of what stands behind are others now.
+            // The spans after an edit have moved.
             authorized.permit.rpc =
                 filters::request::read(&clean, DEPTH_CEILING).map_err(|refused| refused.rejection)?;
             authorized.body = clean;
@@ -83,7 +84,7 @@ impl Dispatcher {
         Ok(authorized)
     }
 
-    /// The same for a server that gets what is left of such messages.
+    /// The same for a server that gets messages without their secrets.
     fn replace_texts(
         &self,
         snapshot: &Snapshot,
@@ -98,7 +99,7 @@ impl Dispatcher {
         Ok(Some(clean.into()))
     }
 
-    /// Refuses what a server is not to get at all.
+    /// Rejects what a server must not get at all.
     pub(super) fn check_not_blocked<'p>(
         &self,
         snapshot: &Snapshot,
@@ -119,20 +120,19 @@ impl Dispatcher {
         Err(Box::new(guard::redact::rejection(&found, era)))
     }
 
-    /// What a client says of itself goes to all servers of an endpoint: where any of them is to get no secrets, none gets
-    /// any.
+    /// Client info goes to all servers of an endpoint: if any of them must get no secrets, none gets any.
     pub(super) fn sanitize_client_info(
         &self,
         snapshot: &Snapshot,
         endpoint: &Endpoint,
-        said: Bytes,
+        info: Bytes,
         place: &MemberPath,
     ) -> Bytes {
-        let wary = endpoint.members.iter().find(|server| !has_redaction(server, Redaction::Off));
-        let clean = wary.map(|server| self.replace_texts(snapshot, server, &said, place));
+        let redacting = endpoint.members.iter().find(|server| !has_redaction(server, Redaction::Off));
+        let clean = redacting.map(|server| self.replace_texts(snapshot, server, &info, place));
         match clean {
             Some(Ok(Some(clean))) => clean,
-            _ => said,
+            _ => info,
         }
     }
 }
@@ -141,7 +141,7 @@ fn has_redaction(server: &Server, redaction: Redaction) -> bool {
     server.config.redact.arguments == redaction
 }
 
-/// Takes what is not carried out of the extensions of the client's capabilities.
+/// Removes unsupported extensions of the client's capabilities.
 fn extensions(body: &[u8], capabilities: Span, edits: &mut Vec<(Span, Vec<u8>)>) {
     let text = capabilities.of(body);
     // Most clients have none.

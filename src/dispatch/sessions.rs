@@ -1,5 +1,5 @@
-//! What only the legacy era has: opening a session, notifications, a client's answers to its servers, what a session
-//! sets at its servers.
+//! The parts of dispatch that only the legacy era has: opening a session, notifications, responses to server
+//! requests, session state at servers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +26,12 @@ use mcp::jsonrpc::message;
 use mcp::method::{Destination, Method};
 use mcp::version;
 
-/// What a client may say of itself, in bytes.
+/// Limit of capabilities and client info together, in bytes.
 const MAX_CLIENT: usize = 8 * 1024;
-/// How long a client waits until its notification has reached the servers that it is for.
+/// How long a client waits until its notification has reached its servers.
 const FAN_OUT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How much a client may want to hear (2025-11-25, server/utilities/logging).
+/// Log levels (2025-11-25, server/utilities/logging).
 const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
 impl Dispatcher {
@@ -56,10 +56,10 @@ impl Dispatcher {
         if capabilities.len() + info.len() > MAX_CLIENT {
             info = name_of(&info);
         }
-        let itself =
-            |said, place| self.sanitize_client_info(authorized.snapshot, authorized.endpoint, said, place);
+        let sanitized =
+            |part, place| self.sanitize_client_info(authorized.snapshot, authorized.endpoint, part, place);
         let (capabilities, info) =
-            (itself(capabilities, &MemberPath::Text), itself(info, text_places::CLIENT));
+            (sanitized(capabilities, &MemberPath::Text), sanitized(info, text_places::CLIENT));
         if capabilities.len() + info.len() > MAX_CLIENT {
             let message =
                 format!("capabilities and the name in clientInfo are longer than {MAX_CLIENT} bytes");
@@ -91,7 +91,7 @@ impl Dispatcher {
         Ok(Dispatch::Respond(Response { session: Some(session.id.clone()), ..Response::ok(body) }))
     }
 
-    /// A notification that its sender may send, to where those of its method go.
+    /// Sends a permitted notification to the destination of its method.
     pub(super) async fn notification(
         &self,
         authorized: AuthorizedRequest<'_>,
@@ -117,14 +117,14 @@ impl Dispatcher {
                 let Some(in_flight) = id.and_then(|id| session.in_flight.get(id)) else {
                     return Ok(Dispatch::Respond(Response::accepted()));
                 };
-                // Where it runs, which need not be where the session would call now.
+                // The upstream session that it runs in, which may differ from the current one.
                 let there = in_flight
                     .upstream_session()
                     .map(|upstream_session| (in_flight.server.clone(), upstream_session))
                     .into_iter()
                     .collect();
                 let params = params(&authorized);
-                let said = match (message::member(&params, "requestId"), in_flight.sent()) {
+                let dispatched = match (message::member(&params, "requestId"), in_flight.sent()) {
                     (Some(place), Some(sent)) => {
                         let params = splice(BytesMut::from(&params[..]), place, &sent.wire);
                         self.fan_out_notification(&authorized, there, method, params)?
@@ -135,23 +135,23 @@ impl Dispatcher {
                     stop.cancel();
                 }
                 session.in_flight.remove(in_flight.id());
-                said
+                dispatched
             }
             Destination::RequestingServer => {
                 // Of a server's own request: two servers may well have chosen the same token.
                 let params = params(&authorized);
                 let token = message::member(&params, "progressToken");
-                let home =
+                let requesting =
                     token.and_then(|place| Some((place, id_map::parse_request_id(place.of(&params))?)));
-                let Some((place, (number, raw))) = home else {
+                let Some((place, (number, raw))) = requesting else {
                     return Ok(Dispatch::Respond(Response::accepted()));
                 };
                 let params = splice(BytesMut::from(&params[..]), place, raw.as_bytes());
                 let there = session.upstream_session_by_id(number).and_then(reached);
                 self.fan_out_notification(&authorized, there.into_iter().collect(), method, params)?
             }
-            // Whoever has no upstream session there has nothing to tell; and to open it the caller's credentials may be
-            // needed, which a notification does not have.
+            // A session without an upstream session there has nothing to report. To open one, the caller's
+            // credentials may be needed, which a notification does not have.
             Destination::AllServers => {
                 let there = session.upstream_sessions().into_iter().filter_map(reached).collect();
                 self.fan_out_notification(&authorized, there, method, params(&authorized))?
@@ -175,8 +175,8 @@ impl Dispatcher {
         })
     }
 
-    /// Passes a notification on. Its sender hears that it was taken when it is there, so that what he sends next does
-    /// not overtake it; but he does not wait for long. Refused if none of the servers may get it.
+    /// Passes a notification on. Its sender gets the 202 when it has arrived, so that its next message does
+    /// not overtake it; the wait is short. Rejected if none of the servers may get it.
     fn fan_out_notification(
         &self,
         authorized: &AuthorizedRequest<'_>,
@@ -209,9 +209,9 @@ impl Dispatcher {
             }
         });
         let (message, receiver) = mpsc::channel(1);
-        let handing = self.runtime.spawn(join_all(all.collect::<Vec<_>>()));
+        let sending = self.runtime.spawn(join_all(all.collect::<Vec<_>>()));
         self.runtime.spawn(async move {
-            let _ = tokio::time::timeout(FAN_OUT_TIMEOUT, handing).await;
+            let _ = tokio::time::timeout(FAN_OUT_TIMEOUT, sending).await;
             let _ = message.send(StreamItem::Accepted).await;
         });
         Ok(Dispatch::Stream(MessageStream {
@@ -222,7 +222,7 @@ impl Dispatcher {
         }))
     }
 
-    /// A client's answer to a request of a server.
+    /// A client's response to a request of a server.
     pub(super) async fn response(
         &self,
         authorized: AuthorizedRequest<'_>,
@@ -238,13 +238,13 @@ impl Dispatcher {
         let nowhere = || Ok(Dispatch::Respond(Response::accepted()));
         let Some(id) = authorized.permit.rpc.id else { return nowhere() };
         let Some((number, raw)) = id_map::parse_request_id(id.of(&authorized.body)) else { return nowhere() };
-        // What no server of this session asked, or was answered already, goes nowhere.
+        // A response that no server of this session waits for is dropped.
         let reach = authorized.reach(self).await;
         let there = session.upstream_session_by_id(number).filter(|(server, _)| reach.covers(server));
         let Some((server, upstream_session)) = there else { return nowhere() };
         let Some(answering) = ClientAnswer::begin(session, number, raw.as_bytes()) else { return nowhere() };
         let body = splice(BytesMut::from(&authorized.body[..]), id, raw.as_bytes());
-        // Refused, the question waits on: the client may answer once more.
+        // If it is rejected, the request stays pending: the client may answer once more.
         let place = text_places::response(answering.method().unwrap_or(Method::Other));
         let body = self.sent_to(authorized.snapshot, &server, &body, place)?.unwrap_or(body);
         Ok(Dispatch::Forward(UpstreamRequest {
@@ -263,15 +263,15 @@ impl Dispatcher {
             sent: SentIds::untracked(),
             logs: false,
             resume: None,
-            // The call that waits for it has its place.
+            // The call that waits for it counts already.
             call_guard: server.untracked(),
             redactor: None,
             server,
         }))
     }
 
-    /// `logging/setLevel` where many servers may log: those that the session knows are told in the background, others
-    /// when it takes a seat there.
+    /// `logging/setLevel` for many servers: those with an upstream session are notified in the background,
+    /// others when one is opened there.
     pub(super) async fn set_log_level(
         &self,
         authorized: &AuthorizedRequest<'_>,
@@ -287,12 +287,13 @@ impl Dispatcher {
             return Err(invalid(era, "unknown_level", message));
         };
         if let Some(session) = authorized.session {
-            // Nothing else that the client wrote goes to so many.
+            // Nothing else of the client's message goes to so many servers.
             let params = Bytes::from(format!(r#"{{"level":"{level}"}}"#));
             session.client_state.set_level(params.clone());
             let reach = authorized.reach(self).await;
-            let labels = session.upstream_sessions().into_iter().filter(|(server, _)| reach.covers(server));
-            for (server, upstream_session) in labels {
+            let reachable =
+                session.upstream_sessions().into_iter().filter(|(server, _)| reach.covers(server));
+            for (server, upstream_session) in reachable {
                 let params = params.clone();
                 self.runtime.spawn(async move {
                     let Some(http) = server.upstream.endpoint_pool() else { return };
@@ -311,7 +312,7 @@ fn params(authorized: &AuthorizedRequest<'_>) -> Bytes {
     authorized.permit.rpc.params.map(|span| authorized.body.slice(span.start..span.end)).unwrap_or_default()
 }
 
-/// A client's name and version, without all else that it may say of itself.
+/// A client's name and version, without the rest of its info.
 fn name_of(info: &Bytes) -> Bytes {
     let mut short = BytesMut::from("{");
     for name in ["name", "title", "version"] {

@@ -1,7 +1,8 @@
-//! What a message is about to touch, told before it is judged.
+//! Resolves the target of a message, before it is authorized.
 //!
-//! It only looks: whether the caller may is the chain's matter, and where the call goes the door's. A name that no
-//! list has is given to the server it would belong to, so that nobody learns of a server by a guessed name.
+//! It only looks names up. The chain decides whether the caller may, and the dispatcher where the call goes.
+//! An unknown name is attributed to the server that it would belong to, so that a guessed name reveals no
+//! server.
 
 use std::cell::OnceCell;
 
@@ -12,34 +13,34 @@ use super::rejections::other_era;
 use crate::catalog::{Endpoint, Target};
 use mcp::method::Method;
 
-/// What a call is about to touch.
+/// The target of a call.
 #[derive(Clone, Copy)]
 pub struct ResolvedTarget<'a> {
-    pub aim: CallTarget<'a>,
-    /// The entry of the catalog, where there is one.
+    pub call_target: CallTarget<'a>,
+    /// The entry of the catalog, if there is one.
     pub target: Option<&'a Target>,
 }
 
-/// The aim of a call at an endpoint. Names that are not written as they read are kept in `room`.
+/// The target of a call at an endpoint. Names with escapes are unescaped into `unescaped`.
 pub fn resolve_target<'a>(
     endpoint: &'a Endpoint,
     call: &Call<'a>,
-    room: &'a OnceCell<String>,
+    unescaped: &'a OnceCell<String>,
 ) -> Option<ResolvedTarget<'a>> {
     if call.rpc.kind != Shape::Request {
         return None;
     }
     let (rpc, body) = (&call.rpc, call.body);
-    let look = Resolver { endpoint, era: call.era, body, room };
+    let resolver = Resolver { endpoint, era: call.era, body, unescaped };
     match Method::parse(&rpc.method_name(body)) {
-        Method::ToolsCall => look.named(TargetKind::Tool, rpc.name?),
-        Method::PromptsGet => look.named(TargetKind::Prompt, rpc.name?),
-        Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe => look.resource(rpc.uri?),
+        Method::ToolsCall => resolver.named(TargetKind::Tool, rpc.name?),
+        Method::PromptsGet => resolver.named(TargetKind::Prompt, rpc.name?),
+        Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe => resolver.resource(rpc.uri?),
         Method::Complete => match rpc.reference.unwrap_or_default() {
             mcp::jsonrpc::request::Reference { name: Some(name), uri: None } => {
-                look.named(TargetKind::Prompt, name)
+                resolver.named(TargetKind::Prompt, name)
             }
-            mcp::jsonrpc::request::Reference { name: None, uri: Some(uri) } => look.resource(uri),
+            mcp::jsonrpc::request::Reference { name: None, uri: Some(uri) } => resolver.resource(uri),
             _ => None,
         },
         Method::SetLevel
@@ -51,7 +52,7 @@ pub fn resolve_target<'a>(
         | Method::Other => {
             let server = endpoint.single.as_ref()?;
             Some(ResolvedTarget {
-                aim: CallTarget { kind: TargetKind::Server, name: "", server: &server.name },
+                call_target: CallTarget { kind: TargetKind::Server, name: "", server: &server.name },
                 target: None,
             })
         }
@@ -63,41 +64,42 @@ struct Resolver<'a> {
     endpoint: &'a Endpoint,
     era: Era,
     body: &'a [u8],
-    room: &'a OnceCell<String>,
+    unescaped: &'a OnceCell<String>,
 }
 
 impl<'a> Resolver<'a> {
-    fn named(&self, thing: TargetKind, name: Text) -> Option<ResolvedTarget<'a>> {
-        let said = name.read(self.body);
+    fn named(&self, kind: TargetKind, name: Text) -> Option<ResolvedTarget<'a>> {
+        let requested = name.read(self.body);
         let find = |era| -> Option<&'a Target> {
             let view = self.endpoint.view(era);
-            if thing == TargetKind::Tool { view.tools.get(&*said) } else { view.prompts.get(&*said) }
+            if kind == TargetKind::Tool { view.tools.get(&*requested) } else { view.prompts.get(&*requested) }
         };
         if let Some(target) = find(self.era).or_else(|| find(other_era(self.era))) {
-            let aim = CallTarget { kind: thing, name: &target.qualified_name, server: &target.server.name };
-            return Some(ResolvedTarget { aim, target: Some(target) });
+            let call_target = CallTarget { kind, name: &target.qualified_name, server: &target.server.name };
+            return Some(ResolvedTarget { call_target, target: Some(target) });
         }
-        let (server, full) = match &self.endpoint.single {
-            Some(server) => (server, server.federated(&said)),
+        let (server, qualified) = match &self.endpoint.single {
+            Some(server) => (server, server.federated(&requested)),
             None => {
-                let owner = self.endpoint.members.iter().find(|server| server.owns_prefix(&said))?;
-                (owner, said.into_owned())
+                let owner = self.endpoint.members.iter().find(|server| server.owns_prefix(&requested))?;
+                (owner, requested.into_owned())
             }
         };
-        let aim = CallTarget { kind: thing, name: self.room.get_or_init(|| full), server: &server.name };
-        Some(ResolvedTarget { aim, target: None })
+        let call_target =
+            CallTarget { kind, name: self.unescaped.get_or_init(|| qualified), server: &server.name };
+        Some(ResolvedTarget { call_target, target: None })
     }
 
     fn resource(&self, uri: Text) -> Option<ResolvedTarget<'a>> {
-        let said: &'a str = match uri.read(self.body) {
-            std::borrow::Cow::Borrowed(said) => said,
-            std::borrow::Cow::Owned(said) => self.room.get_or_init(|| said),
+        let requested: &'a str = match uri.read(self.body) {
+            std::borrow::Cow::Borrowed(requested) => requested,
+            std::borrow::Cow::Owned(requested) => self.unescaped.get_or_init(|| requested),
         };
-        let find = |era| self.endpoint.view(era).resource(said);
+        let find = |era| self.endpoint.view(era).resource(requested);
         let target: Option<&'a Target> = find(self.era).or_else(|| find(other_era(self.era)));
         let server = target.map(|target| &target.server).or(self.endpoint.single.as_ref())?;
         Some(ResolvedTarget {
-            aim: CallTarget { kind: TargetKind::Resource, name: said, server: &server.name },
+            call_target: CallTarget { kind: TargetKind::Resource, name: requested, server: &server.name },
             target,
         })
     }

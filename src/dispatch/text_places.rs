@@ -1,14 +1,14 @@
-//! What of a client's messages is a handle of the protocol, by its place in the schemas: all else was written by a
-//! person or a model, and is searched where a server is to get no secrets.
+//! Which members of a client's messages are protocol handles, by their path in the schemas. All else was
+//! written by a person or a model, and is searched if a server must get no secrets.
 //!
-//! What is not named here is text. So is what no schema knows, what a closed list of words does not have, and a string
-//! in which anything can be written though programs read it: names of programs and models, media types.
+//! What is not named here is text. So is what no schema defines, a value outside an enumeration, and a string
+//! with free content though programs read it: names of programs and models, media types.
 
 use filters::guard::MemberPath::{self, Form, Handle, Map, Number, Object, Text, Word};
 
 use mcp::method::Method;
 
-/// A message whose params or outcome are so.
+/// A message whose params or result have these members.
 macro_rules! message {
     ($($part:literal: $place:expr),*) => {
         Object(&[("jsonrpc", Handle), ("id", Handle), ("method", Handle), $(($part, $place)),*])
@@ -30,7 +30,7 @@ const META: MemberPath = Object(&[
     ("io.modelcontextprotocol/logLevel", LEVELS),
     ("io.modelcontextprotocol/subscriptionId", Handle),
     ("io.modelcontextprotocol/related-task", Object(&[("taskId", Handle)])),
-    // W3C Trace Context; the other two may say anything.
+    // W3C Trace Context; the other two have free content.
     ("traceparent", Form(is_traceparent)),
     ("tracestate", Text),
     ("baggage", Text),
@@ -38,11 +38,11 @@ const META: MemberPath = Object(&[
 
 const ROOTS: MemberPath = Object(&[("uri", Handle), ("name", Text), ("_meta", META)]);
 
-/// What a user or a model answered to a server, of whichever kind (2026-07-28, MRTR): its keys are the server's own.
+/// A user's or model's answer to a server, of any kind (2026-07-28, MRTR): its keys are the server's own.
 const ANSWERS: MemberPath =
     Map(&Object(&[("action", ACTION), ("role", ROLE), ("content", Text), ("roots", ROOTS), ("_meta", META)]));
 
-/// `name`, `uri` and what else a request may have that goes to a server.
+/// `name`, `uri` and all other members of a request to a server.
 const NAMED: MemberPath = message!("params": Object(&[
     ("_meta", META),
     ("name", Handle),
@@ -156,7 +156,7 @@ const TASKS_LISTED: MemberPath = message!("error": ERROR, "result": Object(&[
 ]));
 const ANSWERED: MemberPath = message!("error": ERROR, "result": BARE);
 
-/// The whole of a client's answer to a server that asked this.
+/// The whole of a client's response to a server request of this method.
 pub fn response(question: Method) -> &'static MemberPath {
     match question {
         Method::CreateMessage => &SAMPLED,
@@ -168,15 +168,15 @@ pub fn response(question: Method) -> &'static MemberPath {
     }
 }
 
-/// What a client says of itself in `initialize`.
+/// Client info in `initialize`.
 pub const CLIENT: &MemberPath = &Text;
 
-/// The date of a revision.
+/// The date of a protocol version.
 fn is_revision(text: &str) -> bool {
     fits(text, "0000-00-00")
 }
 
-/// W3C Trace Context §3.2: ids that programs draw.
+/// W3C Trace Context §3.2: ids that programs generate.
 pub fn is_traceparent(text: &str) -> bool {
     let lengths = [2, 32, 16, 2];
     let hex = |part: &str, length| {
@@ -201,7 +201,7 @@ fn is_timestamp(text: &str) -> bool {
     fits(start, "0000-00-00T00:00:00") && (zone == "Z" || fits(zone, "+00:00") || fits(zone, "-00:00"))
 }
 
-/// Whether a text is the form but for its digits.
+/// Whether a text equals the form except for its digits.
 fn fits(text: &str, form: &str) -> bool {
     let same = |(b, form): (u8, u8)| if form == b'0' { b.is_ascii_digit() } else { b == form };
     text.len() == form.len() && text.bytes().zip(form.bytes()).all(same)

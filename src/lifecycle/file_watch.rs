@@ -1,7 +1,7 @@
 //! Watches the folder of the file, because editors and Kubernetes replace the file rather than write it.
 //!
-//! What the system watches is the folder that stood there, whatever its name by now. So it is looked at every few
-//! seconds whether the same one stands there still.
+//! The system watches the folder itself, even if it is renamed. So the path is checked every few seconds
+//! for whether the same folder is still there.
 
 use std::ffi::OsString;
 use std::fs;
@@ -22,16 +22,16 @@ pub struct FileWatcher {
 }
 
 struct WatchedFolder {
-    /// Ends the watch with its own end.
+    /// Dropping it ends the watch.
     _watcher: RecommendedWatcher,
     /// Device and inode.
     folder: (u64, u64),
-    /// Something happened to the folder itself. Its successor may have its inode.
+    /// The folder itself was changed. A new folder at its path may have its inode.
     lost: Arc<AtomicBool>,
 }
 
 impl FileWatcher {
-    /// Tells of each change that may have been one of the file.
+    /// Sends on `touched` at each change that may concern the file.
     pub fn of(file: &Path, touched: mpsc::Sender<()>) -> Self {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = file.file_name().map(ToOwned::to_owned);
@@ -41,8 +41,8 @@ impl FileWatcher {
         folder
     }
 
-    /// Whether the file must be looked at since nobody would tell of a change: another folder stands there now, or
-    /// none that can be watched.
+    /// Whether the file must be read because a change could have been missed: the path now has another
+    /// folder, or one that cannot be watched.
     pub fn renew(&mut self) -> bool {
         let now = fs::metadata(&self.path).map(|seen| (seen.dev(), seen.ino())).ok();
         let same =
@@ -54,7 +54,7 @@ impl FileWatcher {
             Ok(watched) => Some(watched),
             Err(error) => {
                 if !std::mem::replace(&mut self.failure_logged, true) {
-                    tracing::warn!(folder = %self.path.display(), %error, "the file cannot be watched; it is looked at now and then, and at SIGHUP");
+                    tracing::warn!(folder = %self.path.display(), %error, "the file cannot be watched; it is checked periodically and at SIGHUP");
                 }
                 None
             }
@@ -80,9 +80,9 @@ impl FileWatcher {
             if event.paths.contains(&path) {
                 lose.store(true, Ordering::Relaxed);
             }
-            // Other files of the folder, such as a log, are none of our business.
+            // Other files of the folder, such as a log, do not matter.
             if event.paths.iter().any(&ours) {
-                // A full channel has a look coming already.
+                // If the channel is full, a check is pending already.
                 let _ = touched.try_send(());
             }
         })?;

@@ -1,4 +1,4 @@
-//! A gateway without listeners: whoever started it speaks to it from within the process.
+//! A gateway without listeners: its starter connects to it from within the process.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use crate::proxy::Gateway;
 use crate::proxy::in_process::{InProcessGateway, Known};
 
 impl App {
-    /// Runs a gateway for as long as `work` speaks to it. `file` is watched for changes, `hangup` has it read at once.
+    /// Runs a gateway for as long as `work` uses it. `file` is watched for changes, `hangup` makes the
+    /// gateway read it at once.
     pub fn run_in_process<T>(
         config: Config,
         file: Option<PathBuf>,
@@ -53,7 +54,7 @@ impl App {
             dispatcher.registry.close().await;
             done
         });
-        // Nothing that still runs is waited for, such as the look-up of a name.
+        // Running blocking tasks, such as name resolution, are not awaited.
         app.runtime.shutdown_background();
         Ok(done)
     }

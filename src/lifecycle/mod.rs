@@ -1,4 +1,4 @@
-//! Puts the house together, runs it, and takes it down in good order.
+//! Builds the gateway, runs it, and shuts it down cleanly.
 
 pub mod file_watch;
 mod in_process;
@@ -46,12 +46,12 @@ use shutdown::ShutdownWatcher;
 use signals::{Signals, Stage};
 use upgrade::Predecessor;
 
-/// How long they wait for the store of shared limits.
+/// How long the start waits for the store of shared limits.
 const STORE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often idle sessions are looked for, if they do not live shorter than that.
+/// How often idle sessions are searched, unless they expire sooner.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
-/// How long Pingora's services may run on at the end: longer than `limits.drain` can be, since a reload may change it.
-/// `shutdown::finish` ends the process in time.
+/// How long Pingora's services may run on at the end: longer than `limits.drain` can be, because a reload
+/// may change it. `shutdown::finish` ends the process in time.
 const GRACE: Duration = Duration::from_secs(3630);
 
 #[derive(Debug, thiserror::Error)]
@@ -70,18 +70,18 @@ pub enum AppError {
     Start(#[from] std::io::Error),
 }
 
-/// How a gateway begins to serve.
+/// How a gateway starts.
 #[derive(Default)]
 pub struct StartOptions {
     /// The configuration file, which is watched for changes; `None` in the quickstart.
     pub file: Option<PathBuf>,
-    /// Take over from the gateway that runs.
+    /// Take over from the running gateway.
     pub upgrade: bool,
-    /// What starts a gateway that takes over from this one.
+    /// Starts a gateway that takes over from this one.
     pub successor: Option<Command>,
 }
 
-/// All of the gateway but its listeners.
+/// The whole gateway but its listeners.
 pub struct App {
     pub dispatcher: Arc<Dispatcher>,
     pub state: Arc<ProcessState>,
@@ -90,8 +90,8 @@ pub struct App {
 }
 
 impl App {
-    /// A gateway from its start to its end, which a signal makes. It listens at once; `ready` is called when each server has
-    /// answered, or after some seconds, for those that are there by then.
+    /// Runs a gateway from its start until a signal ends it. It listens at once. `ready` is called when
+    /// each server has answered; after some seconds it is called for those that are there.
     pub fn run(
         config: Config,
         start: StartOptions,
@@ -103,8 +103,8 @@ impl App {
         Self::build_on(runtime, config)?.serve(start.file, start.upgrade, signals, ready)
     }
 
-    /// The house alone, for the commands that do not listen; waits until each server has answered, or its time to start is
-    /// over.
+    /// The gateway without listeners, for the commands that do not listen; waits until each server has
+    /// answered, or its time to start is over.
     pub fn build(config: Config) -> Result<Self, AppError> {
         let longest = config.servers.values().map(config::ServerConfig::startup).max().unwrap_or_default();
         let app = Self::build_on(build_runtime()?, config)?;
@@ -112,9 +112,9 @@ impl App {
         Ok(app)
     }
 
-    /// Builds the house and begins to connect the servers.
+    /// Builds the gateway and begins to connect the servers.
     fn build_on(runtime: Runtime, config: Config) -> Result<Self, AppError> {
-        // Before any child is started, which gets back what held before.
+        // Before any child is started, because children get the original limit back.
         let descriptors = FdLimit::raise();
         let core = runtime.handle().clone();
         let metrics = Metrics::new();
@@ -135,12 +135,12 @@ impl App {
         Ok(Self { dispatcher, state: Arc::default(), runtime, descriptors })
     }
 
-    /// Runs something to its end; the house goes on.
+    /// Runs a future to its end; the gateway stays open.
     pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
     }
 
-    /// Runs something to its end and closes the house.
+    /// Runs a future to its end and closes the gateway.
     pub fn run_once<T>(self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(async {
             let done = work.await;
@@ -165,8 +165,8 @@ impl App {
         descriptors.log(&config);
         let tls = config.listen.tls.as_ref().map(|tls| Tls::load(tls, config.listen.http2)).transpose()?;
         let tls = tls.map(Arc::new);
-        // All else that may fail stands before this.
-        let (before, sockets) = Predecessor::sockets(&self, &addresses, upgrade)?;
+        // Everything else that may fail is done before this.
+        let (predecessor, sockets) = Predecessor::sockets(&self, &addresses, upgrade)?;
         let limits = &config.limits;
         let conf = server_conf(&config, descriptors);
         let mut server = Server::new_with_opt_and_conf(None, conf);
@@ -174,8 +174,9 @@ impl App {
         let access = access_log(&config);
         let public = if config.admin.is_some() { ListenerRole::Public } else { ListenerRole::All };
         let kinds = [public, ListenerRole::Admin];
-        let opening = ListenersReady::default();
-        // A client that has vanished is told from one that only waits; one that takes nothing of its answer is left.
+        let listeners_ready = ListenersReady::default();
+        // Distinguishes a dead client from one that only waits; a client that does not read its response is
+        // disconnected.
         let watched = peer::with_probes(limits.write_timeout.get());
         for (&address, serves) in addresses.iter().zip(kinds) {
             let gateway = Gateway {
@@ -187,39 +188,39 @@ impl App {
             };
             let proxy = HttpProxy::new(gateway, server.configuration.clone());
             let (name, timeout) = (format!("listener {address}"), limits.header_timeout.get());
-            let patient = Arc::new(Http1Server::new(proxy, timeout, self.state.clone()));
-            let places = ConnectionPermits::new(self.dispatcher.clone(), descriptors);
-            let multiplex = config.listen.http2.then(|| {
+            let http1 = Arc::new(Http1Server::new(proxy, timeout, self.state.clone()));
+            let permits = ConnectionPermits::new(self.dispatcher.clone(), descriptors);
+            let http2 = config.listen.http2.then(|| {
                 let header = limits.max_header.as_usize();
-                Http2Server::new(patient.clone(), places.clone(), self.state.clone(), timeout, header)
+                Http2Server::new(http1.clone(), permits.clone(), self.state.clone(), timeout, header)
             });
-            let tongue = DetectHttp::new(patient, multiplex, timeout);
+            let detect_http = DetectHttp::new(http1, http2, timeout);
             let socket = sockets.dup_for(address)?;
             let state = self.state.clone();
             match tls.clone().filter(|_| serves != ListenerRole::Admin) {
                 Some(tls) => {
-                    let secure = TlsAcceptor::new(tongue, tls, timeout);
-                    let crowd = ConnectionLimit::new(secure, places, state, false);
-                    let service = Service::new(name, crowd);
+                    let tls_acceptor = TlsAcceptor::new(detect_http, tls, timeout);
+                    let connection_limit = ConnectionLimit::new(tls_acceptor, permits, state, false);
+                    let service = Service::new(name, connection_limit);
                     server.add_service(InheritedService::new(
                         service,
                         address,
                         socket,
                         watched.clone(),
                         true,
-                        opening.clone(),
+                        listeners_ready.clone(),
                     ));
                 }
                 None => {
-                    let crowd = ConnectionLimit::new(tongue, places, state, true);
-                    let service = Service::new(name, crowd);
+                    let connection_limit = ConnectionLimit::new(detect_http, permits, state, true);
+                    let service = Service::new(name, connection_limit);
                     server.add_service(InheritedService::new(
                         service,
                         address,
                         socket,
                         watched.clone(),
                         false,
-                        opening.clone(),
+                        listeners_ready.clone(),
                     ));
                 }
             }
@@ -227,15 +228,15 @@ impl App {
         if let Some(tls) = &tls {
             self.runtime.spawn(tls.clone().watch());
         }
-        let keep = SocketHolder::new(sockets);
-        let sign = file.as_deref().and_then(AdminAddressFile::of);
-        let hang = sign.clone().map(|sign| (sign, config.admin_address()));
-        self.runtime.spawn(before.open(
-            opening,
+        let holder = SocketHolder::new(sockets);
+        let address_file = file.as_deref().and_then(AdminAddressFile::of);
+        let published = address_file.clone().map(|address_file| (address_file, config.admin_address()));
+        self.runtime.spawn(predecessor.open(
+            listeners_ready,
             addresses.len(),
-            keep.clone(),
+            holder.clone(),
             signals.clone(),
-            hang,
+            published,
             self.dispatcher.registry.clone(),
         ));
         self.runtime.spawn(sweep_sessions(self.dispatcher.clone()));
@@ -245,7 +246,7 @@ impl App {
         self.runtime.spawn(Reload { file, dispatcher, state, tls, hangup }.run());
         let why = signals.stop.subscribe();
         let (dispatcher, state) = (self.dispatcher.clone(), self.state.clone());
-        self.runtime.spawn(shutdown::finish(dispatcher, state, addresses.len(), why.clone(), sign));
+        self.runtime.spawn(shutdown::finish(dispatcher, state, addresses.len(), why.clone(), address_file));
         signals.set_stage(Stage::Serving);
         let (dispatcher, at) = (self.dispatcher.clone(), config.listen.address);
         self.runtime.spawn(async move {
@@ -256,8 +257,9 @@ impl App {
             dispatcher.registry.settled(STARTUP_WAIT, STARTUP_WAIT).await;
             ready(&dispatcher);
         });
-        server.run(RunArgs { shutdown_signal: Box::new(ShutdownWatcher { request: why, sockets: keep }) });
-        // `finish` ends the process when the last request is done; here only when that took too long.
+        server.run(RunArgs { shutdown_signal: Box::new(ShutdownWatcher { request: why, sockets: holder }) });
+        // `finish` ends the process when the last request is done. The code gets here only if that took too
+        // long.
         Ok(())
     }
 }
@@ -271,17 +273,17 @@ fn build_runtime() -> std::io::Result<Runtime> {
 fn server_conf(config: &Config, descriptors: FdLimit) -> ServerConf {
     ServerConf {
         threads: config.workers.count(),
-        // With one thread there is nobody to steal from, and a runtime that knows it costs less.
+        // One thread has no other to steal from, and a runtime without work stealing costs less.
         work_stealing: config.workers.count() > 1,
         grace_period_seconds: Some(GRACE.as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         upstream_keepalive_pool_size: descriptors.idle(config),
-        max_retries: retry::MOST,
+        max_retries: retry::MAX_ATTEMPTS,
         ..ServerConf::default()
     }
 }
 
-/// The request log, if the log says that much.
+/// The access log, if the log level includes it.
 fn access_log(config: &Config) -> AccessLog {
     match config.log.level {
         LogLevel::Info | LogLevel::Debug | LogLevel::Trace => AccessLog::start(config.log.format),
@@ -299,11 +301,11 @@ async fn wait_for_store(registry: &Registry) {
     }
 }
 
-/// Has sessions move along when other servers are called than before.
+/// Migrates sessions when the set of servers changes.
 async fn move_sessions(dispatcher: Arc<Dispatcher>) {
-    let (mut news, mut before) =
+    let (mut changes, mut before) =
         (dispatcher.registry.changes(), dispatcher.registry.snapshot().servers.clone());
-    while news.changed().await.is_ok() {
+    while changes.changed().await.is_ok() {
         let now = &dispatcher.registry.snapshot().servers;
         if before.len() != now.len()
             || !before.values().zip(now.values()).all(|(one, two)| Arc::ptr_eq(one, two))

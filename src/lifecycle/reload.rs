@@ -16,7 +16,7 @@ use crate::runtime::RuntimeConfig;
 
 /// Editors write a file in several steps; the last one counts.
 const DEBOUNCE: Duration = Duration::from_millis(150);
-/// How often it is looked whether the folder is still the one that is watched.
+/// How often the watched folder is checked for replacement.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 pub struct Reload {
@@ -38,7 +38,7 @@ impl Reload {
         let this = Arc::new(self);
         let mut last = this.read().await;
         if let Some(text) = &last {
-            // Saved while the servers were being connected, when nobody watched yet.
+            // The file may have been saved while the servers were connecting, before the watch began.
             let loaded = this.dispatcher.registry.snapshot().config.config.hash.clone();
             if config::hash_of(text) != Some(loaded) {
                 this.check_file().await;
@@ -63,7 +63,7 @@ impl Reload {
             if !asked {
                 tokio::time::sleep(DEBOUNCE).await;
                 while touches.try_recv().is_ok() {}
-                // A file that was only touched says nothing new, be it good or bad.
+                // A file with unchanged content is ignored, valid or not.
                 let text = this.read().await;
                 if text == last {
                     continue;
@@ -74,14 +74,15 @@ impl Reload {
         }
     }
 
-    /// What the file holds; none if it cannot be read.
+    /// The content of the file; `None` if it cannot be read.
     async fn read(self: &Arc<Self>) -> Option<Vec<u8>> {
         let this = self.clone();
         let read = move || this.file.as_deref().and_then(|file| config::read(file).ok());
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
-    /// Files are read, certificates and keys too, which takes as long as their disks do: nothing else waits for it.
+    /// Reading files, certificates and keys too, takes as long as their disks do: nothing else waits for
+    /// it.
     async fn check_file(self: &Arc<Self>) {
         let this = self.clone();
         let look = move || match &this.file {
@@ -89,7 +90,7 @@ impl Reload {
             None => tracing::info!("nothing to reload: the gateway runs without a configuration file"),
         };
         if tokio::task::spawn_blocking(look).await.is_err() {
-            tracing::error!("a reload broke off, the old configuration goes on");
+            tracing::error!("a reload broke off, the old configuration stays in effect");
         }
     }
 
@@ -101,7 +102,7 @@ impl Reload {
         };
         let new = match config::load(file) {
             Ok(new) => new,
-            // Who may read `/ready` need not see lines of the file.
+            // Not every reader of `/ready` may see lines of the file.
             Err(faults) => return faulty(faults.to_string(), faults.one_line().to_string()),
         };
         let before = self.dispatcher.registry.snapshot().config.clone();
@@ -123,7 +124,7 @@ impl Reload {
             Ok(runtime_config) => runtime_config,
             Err(error) => return faulty(error.to_string(), error.to_string()),
         };
-        // Files that were not named before are a part of the change, which is taken as a whole.
+        // Newly named files are a part of the change, which is applied as a whole.
         if let (Some(tls), Some(settings), true) = (&self.tls, &runtime_config.config.listen.tls, renamed)
             && let Err(error) = tls.renew(settings)
         {

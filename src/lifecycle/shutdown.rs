@@ -1,4 +1,4 @@
-//! The end of the gateway: why it stops, and what is still done before the process ends.
+//! The shutdown of the gateway: its reason, and what is still done before the process ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,19 @@ use crate::process::state::ProcessState;
 use crate::process::systemd;
 use crate::telemetry;
 
-/// How long running requests get after Ctrl-C, when somebody waits at the terminal.
+/// How long running requests get after Ctrl-C, when a user waits at the terminal.
 const FAST_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long connections may stay idle after a handover and after the last call: the head of a stream from before could not
-/// say that its connection will be closed. Whoever uses one within this time is told to close it, and
-/// meets the successor next; only who is silent for longer may run into the closing.
+/// How long connections may stay idle after a handover and after the last call. The head of an earlier
+/// response could not announce that its connection will be closed. A client that uses such a connection
+/// within this time is told to close it, and reaches the successor next. Only a client that is silent for
+/// longer may meet the close.
 const CONNECTION_LINGER: Duration = Duration::from_secs(5);
-/// How long what is cut may take to say so.
+/// Timeout for the final messages of streams and sessions that are cut off.
 const SESSION_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Requests that were being accepted or read at the moment show up a little later.
+/// Requests that were being accepted or read at that moment appear a little later.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Why it stops.
+/// The reason of the shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
     /// SIGTERM: running requests may finish.
@@ -39,7 +40,7 @@ pub enum Shutdown {
 
 pub type ShutdownRequest = Option<Shutdown>;
 
-/// Pingora closes its listeners when this gives its word.
+/// Pingora closes its listeners when this returns.
 pub struct ShutdownWatcher {
     pub request: watch::Receiver<ShutdownRequest>,
     pub sockets: SocketHolder,
@@ -49,7 +50,7 @@ pub struct ShutdownWatcher {
 impl ShutdownSignalWatch for ShutdownWatcher {
     async fn recv(&self) -> ShutdownSignal {
         let mut why = self.request.clone();
-        // An error means that nobody can signal any more.
+        // An error means that no sender can signal any more.
         if why.wait_for(Option::is_some).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -58,13 +59,14 @@ impl ShutdownSignalWatch for ShutdownWatcher {
     }
 }
 
-/// From the signal to the end: streams are told, running requests finish, sessions and processes are closed.
+/// From the signal to the end: streams are notified, running requests finish, sessions and processes are
+/// closed.
 pub async fn finish(
     dispatcher: Arc<Dispatcher>,
     state: Arc<ProcessState>,
     listeners: usize,
     mut why: watch::Receiver<ShutdownRequest>,
-    sign: Option<AdminAddressFile>,
+    address_file: Option<AdminAddressFile>,
 ) {
     let Ok(why) = why.wait_for(Option::is_some).await.map(|why| why.unwrap_or(Shutdown::Fast)) else {
         return;
@@ -101,7 +103,7 @@ pub async fn finish(
     }
     let cut = state.requests();
     if cut > 0 {
-        // Streams that say something meanwhile end in good order, with an error.
+        // Streams that send something meanwhile end cleanly, with an error.
         state.close_idle_token();
         dispatcher.cut.cancel();
         let begun = Instant::now();
@@ -109,8 +111,8 @@ pub async fn finish(
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
-    if let Some(sign) = sign {
-        sign.remove();
+    if let Some(address_file) = address_file {
+        address_file.remove();
     }
     let close = async {
         dispatcher.sessions.close().await;
@@ -120,7 +122,7 @@ pub async fn finish(
         tracing::warn!("some servers did not close in time");
     }
     if cut > 0 {
-        tracing::warn!(requests = cut, "stopped; some requests were cut");
+        tracing::warn!(requests = cut, "stopped; some requests were cut off");
     } else {
         tracing::info!("stopped");
     }

@@ -1,5 +1,5 @@
-//! What the process is told by signals, from its first moment on: one that comes while it starts must neither end it
-//! (SIGHUP, SIGUSR2, SIGQUIT would) nor be lost.
+//! The signals of the process, handled from its start: a signal during the start must neither end the
+//! process (SIGHUP, SIGUSR2, SIGQUIT would) nor be lost.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::shutdown::{Shutdown, ShutdownRequest};
 use crate::telemetry;
 
-/// How far the gateway is.
+/// The stage of the gateway's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stage {
@@ -23,18 +23,18 @@ pub enum Stage {
     HandingOver,
 }
 
-/// What the signals and the gateway know of each other.
+/// The state that signals and gateway share.
 #[derive(Clone)]
 pub struct Signals {
-    /// Why it stops, once it does.
+    /// The reason of the shutdown, once there is one.
     pub stop: watch::Sender<ShutdownRequest>,
-    /// The file is to be read anew; kept until somebody looks.
+    /// The file must be read again; kept until a receiver waits.
     pub hangup: Arc<Notify>,
     stage: Arc<AtomicU8>,
 }
 
 impl Signals {
-    /// Hears them from here on. `successor` starts a gateway that takes over from this one.
+    /// Handles signals from here on. `successor` starts a gateway that takes over from this one.
     pub fn install(runtime: &Runtime, successor: Option<Command>) -> std::io::Result<Self> {
         let _inside = runtime.enter();
         let streams = SignalStreams {
@@ -49,8 +49,9 @@ impl Signals {
             hangup: Arc::default(),
             stage: Arc::new(AtomicU8::new(0)),
         };
-        let heir = SuccessorProcess { command: successor.map(tokio::process::Command::from), child: None };
-        runtime.spawn(signals.clone().listen(streams, heir));
+        let successor_process =
+            SuccessorProcess { command: successor.map(tokio::process::Command::from), child: None };
+        runtime.spawn(signals.clone().listen(streams, successor_process));
         Ok(signals)
     }
 
@@ -76,11 +77,11 @@ impl Signals {
         if self.is_at(Stage::Starting) {
             tracing::info!("stopped before it served");
             telemetry::flush();
-            // Its children go with it: see `upstream/process.rs`.
+            // Its children end with it: see `upstream/stdio`.
             std::process::exit(if why == Shutdown::Drain { 0 } else { 130 });
         }
         self.stop.send_if_modified(|first| first.is_none() && first.replace(why).is_none());
-        // A second signal means it.
+        // A second signal stops at once.
         tokio::select! {
             _ = streams.terminate.recv() => {}
             _ = streams.interrupt.recv() => {}
@@ -89,8 +90,8 @@ impl Signals {
         std::process::exit(130);
     }
 
-    /// Other servers hand over at this signal, whether anybody takes over or not; those who are used to that send it
-    /// after they have started the new one.
+    /// Other servers hand over at this signal unconditionally. Their users send it after they have started
+    /// the new one.
     fn quit(&self) {
         if self.stop.borrow().is_some() {
             tracing::info!("SIGQUIT changes nothing: this gateway is stopping already");
@@ -98,7 +99,7 @@ impl Signals {
             tracing::info!("SIGQUIT changes nothing: this gateway hands over already");
         } else {
             tracing::warn!(
-                "SIGQUIT does nothing: a successor asks by itself (toolgate run --upgrade); this gateway goes on"
+                "SIGQUIT does nothing: a successor takes over by itself (toolgate run --upgrade); this gateway continues"
             );
         }
     }
@@ -115,12 +116,12 @@ struct SignalStreams {
 /// The successor that this gateway has started.
 struct SuccessorProcess {
     command: Option<tokio::process::Command>,
-    /// There is never more than one: a second would only find that the first has taken over.
+    /// At most one: a second would only find that the first has taken over.
     child: Option<Child>,
 }
 
 impl SuccessorProcess {
-    /// Starts the program that stands in the place of this one by now.
+    /// Starts the program that is now at the path of this one.
     fn start(&mut self, signals: &Signals) {
         let refused = match &self.child {
             _ if std::process::id() == 1 => {
@@ -142,7 +143,7 @@ impl SuccessorProcess {
                 tracing::info!(pid = child.id(), "a successor is started");
                 self.child = Some(child);
             }
-            Err(error) => tracing::error!(%error, "a successor does not start; this gateway goes on"),
+            Err(error) => tracing::error!(%error, "a successor does not start; this gateway continues"),
         }
     }
 
@@ -154,7 +155,7 @@ impl SuccessorProcess {
         let then = if signals.stop.borrow().is_some() { "" } else { "; this gateway goes on" };
         match ended {
             Ok(status) => tracing::error!(%status, "the successor has ended{then}"),
-            Err(error) => tracing::error!(%error, "the successor cannot be waited for{then}"),
+            Err(error) => tracing::error!(%error, "waiting for the successor failed{then}"),
         }
     }
 }

@@ -1,8 +1,9 @@
-//! As process 1 of a container without an init the gateway becomes the parent of every process whose own parent has
-//! ended, such as what a stdio server left running. When these end, they lie in the table of processes until somebody
-//! looks at them.
+//! As process 1 of a container without an init, the gateway becomes the parent of orphaned processes, such
+//! as what a stdio server left running. When these end, they stay in the process table as zombies until
+//! their parent reaps them.
 //!
-//! Nobody else's children are touched: not those that a thread waits for, and nothing that has not lain there for a while.
+//! Children of other code are not touched: not those that a thread waits for, and only those that have been
+//! zombies for a while.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,10 +12,10 @@ use std::time::Duration;
 
 use crate::upstream::is_own_child;
 
-/// How often it is looked; who waits for a child has reaped it long before the second look.
+/// The check interval. Code that waits for a child reaps it long before the second check.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Looks after them, if that is this process's business.
+/// Starts the reaper, if this process is process 1.
 pub fn start() {
     if std::process::id() != 1 {
         return;
@@ -27,11 +28,11 @@ pub fn start() {
         }
     };
     if let Err(error) = thread::Builder::new().name("orphans".into()).spawn(watch) {
-        tracing::warn!(%error, "orphans will not be looked after: run the container with an init");
+        tracing::warn!(%error, "zombies will not be reaped: run the container with an init");
     }
 }
 
-/// Reaps what lay there before and still does; gives what lies there now.
+/// Reaps the zombies that were there before and still are; returns those that are there now.
 fn reap(lay: &HashSet<libc::pid_t>) -> HashSet<libc::pid_t> {
     let stats = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
@@ -41,13 +42,14 @@ fn reap(lay: &HashSet<libc::pid_t>) -> HashSet<libc::pid_t> {
     let dead: HashSet<libc::pid_t> =
         stats.filter(|(_, stat)| is_dead_child(stat, parent)).map(|(pid, _)| pid).collect();
     for pid in dead.intersection(lay).filter(|pid| !is_own_child(**pid)) {
-        // SAFETY: asks for no status, of a process that nobody else waits for.
+        // SAFETY: requests no status, of a process that no other code waits for.
         unsafe { libc::waitpid(*pid, std::ptr::null_mut(), libc::WNOHANG) };
     }
     dead
 }
 
-/// Whether a line of `/proc/PID/stat` is of a child that has ended and was not reaped. The name in it may hold anything.
+/// Whether a line of `/proc/PID/stat` is of a child that has ended and was not reaped. The name in it may
+/// hold any characters.
 fn is_dead_child(stat: &str, parent: libc::pid_t) -> bool {
     let mut rest = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
     rest.next() == Some("Z") && rest.next().and_then(|word| word.parse().ok()) == Some(parent)

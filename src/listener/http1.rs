@@ -1,9 +1,9 @@
-//! The time that the head of a request may take.
+//! The timeout for the head of a request.
 //!
-//! Pingora bounds the wait for each *piece* of a head and not for the whole, so a client that sends a byte now and
-//! then holds a connection for ever. This gives Pingora's own application one request of a connection after the other,
-//! and ends the connection when a head is not there in time. When the head is there is told by the first phase that
-//! runs after it ([`arrived`]), in the same task.
+//! Pingora bounds the wait for each *chunk* of a head but not for the whole, so a client that sends a byte
+//! now and then holds a connection forever. This server gives Pingora's application one request of a
+//! connection after the other, and ends the connection when a head is not complete in time. The first phase
+//! that runs after the head reports it ([`head_received`]), in the same task.
 
 use std::cell::Cell;
 use std::pin::{Pin, pin};
@@ -20,32 +20,32 @@ use tokio::time::Instant;
 use super::{keepalive, tcp_cork};
 use crate::process::state::ProcessState;
 
-/// How long a connection may wait for its next request (Pingora's own figure).
+/// How long a connection may wait for its next request (Pingora's own value).
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 tokio::task_local! {
-    /// Until when the head that is waited for has to be there; none while a request is served.
+    /// Deadline of the head that is awaited; `None` while a request is served.
     static HEADER_DEADLINE: Cell<Option<Instant>>;
     static REQUEST_END: Cell<RequestEnd>;
     static STREAM_SLOT: StreamSlot;
 }
 
-/// What a request is among those of its connection.
+/// Which slot a request has in its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum StreamSlot {
-    /// It has the place of its connection.
+    /// It has the slot of its connection.
     #[default]
     Connection,
-    /// One of HTTP/2 that has a place of its own.
+    /// An HTTP/2 request with a permit of its own.
     Extra,
-    /// One for which there was no place.
+    /// A request for which there was no permit.
     OverLimit,
 }
 
-/// What the request that is being served is among those of its connection.
+/// The slot of the request that is being served.
 pub(crate) fn stream_slot() -> StreamSlot {
-    // A connection of HTTP/1 has one at a time.
-    STREAM_SLOT.try_with(|standing| *standing).unwrap_or_default()
+    // A connection of HTTP/1 has one request at a time.
+    STREAM_SLOT.try_with(|slot| *slot).unwrap_or_default()
 }
 
 /// What the end of a request means for its connection.
@@ -53,28 +53,28 @@ pub(crate) fn stream_slot() -> StreamSlot {
 pub(crate) enum RequestEnd {
     #[default]
     Done,
-    /// The client left before the answer was whole.
+    /// The client disconnected before the response was complete.
     ClientAborted,
-    /// The connection shall have no further requests.
+    /// The connection must not have further requests.
     CloseConnection,
 }
 
-/// Called by a phase of a request that means something for its connection.
+/// Called by a phase of a request when its end concerns the connection.
 pub(crate) fn request_ended(how: RequestEnd) {
     // A connection of HTTP/1 has one request at a time, and learns it by `keepalive`.
     let _ = REQUEST_END.try_with(|ended| ended.set(how));
 }
 
-/// Called by the first phase that runs when the head of a request is there.
+/// Called by the first phase that runs after the head of a request.
 pub fn head_received() {
-    // In a stream of HTTP/2 nobody waits here.
+    // In an HTTP/2 stream there is no such deadline.
     let _ = HEADER_DEADLINE.try_with(|due| due.set(None));
 }
 
-/// A request that is being served; what it gives is the connection, if it can be used again.
+/// A request that is being served; its result is the connection, if that can be reused.
 type Served<'a> = Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'a>>;
 
-/// Pingora's application for one listener, with a limit on heads.
+/// Pingora's application for one listener, with a timeout for heads.
 pub struct Http1Server<P> {
     proxy: Arc<HttpProxy<P>>,
     header_timeout: Duration,
@@ -91,29 +91,29 @@ where
         Self { proxy: Arc::new(proxy), header_timeout: timeout, state }
     }
 
-    /// Serves one request of HTTP/2, whose head is there.
+    /// Serves one HTTP/2 request whose head is there.
     pub(crate) async fn one(
         &self,
         session: ServerSession,
-        standing: StreamSlot,
+        slot: StreamSlot,
         shutdown: &ShutdownWatch,
     ) -> RequestEnd {
         let serve = async {
             self.proxy.process_new_http(session, shutdown).await;
             REQUEST_END.with(Cell::get)
         };
-        tcp_cork::with_cork(STREAM_SLOT.scope(standing, REQUEST_END.scope(Cell::default(), serve))).await
+        tcp_cork::with_cork(STREAM_SLOT.scope(slot, REQUEST_END.scope(Cell::default(), serve))).await
     }
 
-    /// Serves a connection of HTTP/1, whose first bytes were waited for since then.
+    /// Serves an HTTP/1 connection; the gateway has waited for its first bytes since `started`.
     pub(crate) async fn serve(&self, stream: Stream, started: Instant, shutdown: &ShutdownWatch) {
         let serve = self.watch(keepalive::with_reuse_slot(self.all(stream, shutdown)));
         tcp_cork::with_cork(HEADER_DEADLINE.scope(Cell::new(Some(started + self.header_timeout)), serve))
             .await;
     }
 
-    /// One request after the other. Pingora has such a loop too, with HTTP/2 in it, and what that needs would be kept for
-    /// each connection.
+    /// Serves one request after the other. Pingora has such a loop too, but with HTTP/2 in it, and its
+    /// memory would be kept for each connection.
     async fn all(&self, stream: Stream, shutdown: &ShutdownWatch) {
         let mut served = self.first(stream, shutdown);
         while let Some(reused) = served.await.or_else(keepalive::take_reused) {
@@ -124,7 +124,7 @@ where
 
     fn first<'a>(&'a self, stream: Stream, shutdown: &'a ShutdownWatch) -> Served<'a> {
         let mut session = ServerSession::new_http1(stream);
-        // Where the listener is closing there is no next one.
+        // When the listener closes, there is no next request.
         session.set_keepalive((!*shutdown.borrow()).then_some(IDLE_TIMEOUT.as_secs()));
         self.proxy.process_new_http(session, shutdown)
     }
@@ -138,8 +138,8 @@ where
         self.proxy.process_new_http(session, shutdown)
     }
 
-    /// Ends a connection whose next head is not there when it is due. One timer a connection looks now and then, so that a
-    /// request costs none.
+    /// Ends a connection whose next head misses its deadline. One timer per connection checks from time to
+    /// time, so a request needs none.
     async fn watch(&self, serve: impl Future<Output = ()>) {
         let mut serve = pin!(serve);
         loop {
@@ -150,15 +150,15 @@ where
                 () = &mut serve => return,
                 () = tokio::time::sleep_until(look) => {}
             }
-            // Another moment would be that of a later head.
+            // A different value belongs to a later head.
             if due.is_some() && HEADER_DEADLINE.with(Cell::get) == due {
                 return;
             }
         }
     }
 
-    /// After the last accept. Idle connections are closed by this; until then the next request of each is answered
-    /// with `ConnectionGuard: close`.
+    /// Called after the last accept. It closes idle connections; until then the next request of each
+    /// connection is answered with `Connection: close`.
     pub(crate) async fn close(&self) {
         self.state.close_listener().await;
         self.proxy.http_cleanup().await;

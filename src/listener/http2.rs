@@ -1,9 +1,9 @@
-//! One connection of HTTP/2, from its preface to its end: each stream becomes a request of its own, and what a client
-//! can do to the connection itself is bounded here.
+//! One HTTP/2 connection, from its preface to its end. Each stream becomes a request of its own, and the
+//! load that a client can put on the connection itself is bounded here.
 //!
-//! Pingora has such a loop too, but no deadline for the preface or for a first request, and it does not count what
-//! resets cost. Floods that the codec sees (CONTINUATION, empty frames, resets of streams that were not yet taken,
-//! windows) are ended by the `h2` crate, by the figures that it is given here.
+//! Pingora has such a loop too, but without a deadline for the preface or for a first request, and it does
+//! not count the cost of resets. Floods that the codec sees (CONTINUATION, empty frames, resets of streams
+//! that were not yet accepted, windows) are ended by the `h2` crate, with the limits that are set here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,21 +23,21 @@ use super::lingering_close::LingeringClose;
 use super::reset_budget::ResetBudget;
 use crate::process::state::ProcessState;
 
-/// Requests of one connection at a time. What one of them may take is what a connection of HTTP/1 may take, and all but
-/// the first take a place among those of connections.
+/// Concurrent requests of one connection. Each may use as much as an HTTP/1 connection, and all but the
+/// first take a permit of the connection limit.
 const MAX_STREAMS: u32 = 100;
-/// How many may still be winding up beside these, because their clients have reset them.
+/// Streams that may still be closing beside these, because their clients have reset them.
 const MAX_CLOSING_STREAMS: usize = 100;
-/// Requests that are turned away while those finish that run beside too many that were left.
+/// Requests that are rejected while too many aborted requests are still finishing.
 const MAX_REFUSED_STREAMS: usize = 100;
-/// Requests that are refused for their form before they are one.
+/// Requests that are rejected because they are malformed.
 const MAX_MALFORMED: usize = 32;
-/// Bytes that may be on their way to us, of one stream and of all of them.
+/// Receive window in bytes, of one stream and of all of them.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of an answer that wait for a client which does not read.
+/// Bytes of a response that wait for a client which does not read.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
-/// How long a connection that is at its end is waited for.
+/// Timeout for closing a connection that is at its end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct Http2Server<P> {
@@ -48,7 +48,7 @@ pub struct Http2Server<P> {
     header_timeout: Duration,
 }
 
-/// How a request ended, and what it was.
+/// How a request ended, and which slot it had.
 #[derive(Clone, Copy)]
 struct Http2StreamEnd {
     how: RequestEnd,
@@ -56,18 +56,18 @@ struct Http2StreamEnd {
     started: Instant,
 }
 
-/// Told even if the task of the request is torn down.
+/// Reports the end even if the task of the request is dropped.
 struct StreamGuard {
     to: mpsc::UnboundedSender<Http2StreamEnd>,
     end: Http2StreamEnd,
-    /// Given back before that.
+    /// Released before that.
     permit: Option<ConnectionPermit>,
 }
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
         drop(self.permit.take());
-        // Nobody listens any more when the connection is gone.
+        // There is no receiver any more when the connection is gone.
         let _ = self.to.send(self.end);
     }
 }
@@ -77,10 +77,10 @@ where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
-    /// `max_header` is what the filters take; they shall be asked first, since they can say what is wrong.
+    /// `max_header` is the limit of the filters. They check first, because they can report the reason.
     pub fn new(
-        patient: Arc<Http1Server<P>>,
-        places: Arc<ConnectionPermits>,
+        http1: Arc<Http1Server<P>>,
+        permits: Arc<ConnectionPermits>,
         state: Arc<ProcessState>,
         timeout: Duration,
         max_header: usize,
@@ -94,7 +94,7 @@ where
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(MAX_SEND_BUFFER);
-        Self { http1: patient, permits: places, state, options, header_timeout: timeout }
+        Self { http1, permits, state, options, header_timeout: timeout }
     }
 
     /// Serves all requests of a connection.
@@ -109,22 +109,25 @@ where
         let shaken =
             tokio::time::timeout(self.header_timeout, handshake(stream, Some(self.options.clone()))).await;
         let Ok(Ok(mut connection)) = shaken else {
-            tracing::debug!("a client did not begin HTTP/2 as it should, or not in time");
+            tracing::debug!("a client sent no valid HTTP/2 preface in time");
             return;
         };
         let (to, mut reports) = mpsc::unbounded_channel::<Http2StreamEnd>();
         let mut stopping = shutdown.clone();
         let (mut running, mut malformed) = (0_usize, 0_usize);
-        let mut leaves = ResetBudget::new(Instant::now());
-        // A client that says nothing at all gets the time of a head, one that has asked before the time of a pause.
+        let mut resets = ResetBudget::new(Instant::now());
+        // A client that sends nothing at all gets the timeout of a head; after its first request, the idle
+        // timeout.
         let mut pause = self.header_timeout;
-        // Whether the connection's own place is free for a request.
+        // Whether the connection's own slot is free for a request.
         let mut first = true;
-        // Set when no new requests are wanted; and when none is taken any more, with how many were turned away.
-        let (mut ending, mut turned) = (false, None);
-        // The last bytes of an answer are written here, after its request is done: the process must wait for them.
+        // Set when no new requests are wanted; and when none is accepted any more, with the number that
+        // were rejected.
+        let (mut ending, mut rejected) = (false, None);
+        // The last bytes of a response are written here, after its request is done: the process must wait
+        // for them.
         let mut present = None;
-        // Whether it is the gateway that ends the connection, while its client may still be sending.
+        // Whether the gateway ends the connection, while its client may still be sending.
         let sent_away = loop {
             let wait = if ending { CLOSE_TIMEOUT } else { pause };
             let accepted = tokio::select! {
@@ -133,8 +136,8 @@ where
                     running -= 1;
                     first |= end.slot == StreamSlot::Connection;
                     match end.how {
-                        RequestEnd::Done => leaves.waited(),
-                        RequestEnd::ClientAborted => leaves.record_reset(end.started.elapsed(), Instant::now()),
+                        RequestEnd::Done => resets.waited(),
+                        RequestEnd::ClientAborted => resets.record_reset(end.started.elapsed(), Instant::now()),
                         RequestEnd::CloseConnection if ending => {}
                         RequestEnd::CloseConnection => {
                             connection.graceful_shutdown();
@@ -161,30 +164,29 @@ where
                     continue;
                 }
             };
-            match (accepted, &mut turned) {
+            match (accepted, &mut rejected) {
                 (None, _) => {}
-                (Some(Ok(Some(H2Accept::Session(mut session)))), Some(turned)) => {
+                (Some(Ok(Some(H2Accept::Session(mut session)))), Some(rejected)) => {
                     session.shutdown_with_reason(Reason::REFUSED_STREAM);
-                    *turned += 1;
+                    *rejected += 1;
                 }
                 (Some(Ok(Some(H2Accept::Session(session)))), None) => {
                     running += 1;
                     pause = self.header_timeout + IDLE_TIMEOUT;
-                    let place = if first { None } else { self.permits.acquire() };
-                    let standing = match &place {
+                    let permit = if first { None } else { self.permits.acquire() };
+                    let slot = match &permit {
                         _ if std::mem::take(&mut first) => StreamSlot::Connection,
                         Some(_) => StreamSlot::Extra,
                         None => StreamSlot::OverLimit,
                     };
-                    let end =
-                        Http2StreamEnd { how: RequestEnd::Done, slot: standing, started: Instant::now() };
-                    let report = StreamGuard { to: to.clone(), end, permit: place };
-                    let (patient, shutdown) = (self.http1.clone(), shutdown.clone());
+                    let end = Http2StreamEnd { how: RequestEnd::Done, slot, started: Instant::now() };
+                    let report = StreamGuard { to: to.clone(), end, permit };
+                    let (http1, shutdown) = (self.http1.clone(), shutdown.clone());
                     tokio::spawn(async move {
-                        // The whole of it must come along: what is dropped here is told at once.
+                        // Move the whole of it: a part that is dropped here would report at once.
                         let mut report = report;
                         let session = ServerSession::new_http2(session);
-                        report.end.how = patient.one(session, standing, &shutdown).await;
+                        report.end.how = http1.one(session, slot, &shutdown).await;
                     });
                 }
                 (Some(Ok(Some(H2Accept::Rejected))), _) => malformed += 1,
@@ -194,14 +196,14 @@ where
                     break true;
                 }
             }
-            if leaves.is_exhausted() && running > 0 && turned.is_none() {
-                // Calls that run beside are innocent: they come to their end, and the connection with the last of them.
+            if resets.is_exhausted() && running > 0 && rejected.is_none() {
+                // Other running calls finish, and the connection ends with the last of them.
                 connection.graceful_shutdown();
-                (ending, turned) = (true, Some(0));
+                (ending, rejected) = (true, Some(0));
             }
-            let asked_enough = match turned {
-                None => leaves.is_exhausted(),
-                Some(turned) => turned >= MAX_REFUSED_STREAMS,
+            let asked_enough = match rejected {
+                None => resets.is_exhausted(),
+                Some(rejected) => rejected >= MAX_REFUSED_STREAMS,
             };
             if asked_enough
                 || malformed >= MAX_MALFORMED
@@ -210,7 +212,7 @@ where
                 tracing::info!(
                     running,
                     malformed,
-                    "a client of HTTP/2 asks for more than it takes; it is sent away"
+                    "an HTTP/2 client exceeds its limits; its connection is closed"
                 );
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 let gone = async {

@@ -1,8 +1,9 @@
 //! Keeps a client's connection after a call whose server failed.
 //!
-//! Pingora closes a connection of HTTP/1 when what it relays has failed, whatever it is told, though the client has read
-//! a whole answer and may be sending its next request by now. Here the finished exchange is taken out of its hands, ended
-//! as it ends others, and the connection given to whoever serves the next request of it.
+//! Pingora always closes an HTTP/1 connection when the exchange that it forwards has failed. But the client
+//! has read a whole response and may already be sending its next request. So the finished exchange is taken
+//! from Pingora here, ended as Pingora ends others, and the connection is passed to the loop that serves
+//! its next request.
 
 use std::cell::Cell;
 use std::io::Cursor;
@@ -15,7 +16,7 @@ tokio::task_local! {
     static REUSED: Cell<Option<ReusedHttpStream>>;
 }
 
-/// Serves a connection; what is kept in the course of it waits for [`taken`].
+/// Serves a connection; a connection that is kept during this waits for [`take_reused`].
 pub(crate) async fn with_reuse_slot<T>(serve: impl Future<Output = T>) -> T {
     REUSED.scope(Cell::default(), serve).await
 }
@@ -25,8 +26,8 @@ pub(crate) fn take_reused() -> Option<ReusedHttpStream> {
     REUSED.with(Cell::take)
 }
 
-/// Ends an exchange that has failed; nothing is left of it for Pingora to close. To be called in its last phase, and only
-/// if the client was told all that it was promised.
+/// Ends a failed exchange, so that Pingora has nothing to close. Call it in the last phase, and only if the
+/// client has received the whole announced response.
 pub(crate) async fn reuse_connection(session: &mut Session) {
     if session.as_downstream().as_http1().is_none() {
         return;
@@ -34,10 +35,10 @@ pub(crate) async fn reuse_connection(session: &mut Session) {
     let settings = HttpPersistentSettings::for_session(session.as_downstream());
     let nothing = ServerSession::new_http1(Box::new(Cursor::new(Vec::new())));
     let exchange = std::mem::replace(session.as_downstream_mut(), nothing);
-    // One that is not to be used again is closed in good order by this. What fails here is the client's connection, and
-    // that is over then.
+    // This closes a connection that is not reusable cleanly. A failure here is the client's connection,
+    // which has ended then.
     let Ok(Some(stream)) = exchange.finish().await else { return };
     let reused = ReusedHttpStream::from_reusable_stream(stream, settings);
-    // A stream of HTTP/2 was sorted out above, so that there is somebody who serves the connection.
+    // HTTP/2 streams returned above, so there is a loop that serves the connection.
     let _ = REUSED.try_with(|kept| kept.set(Some(reused)));
 }

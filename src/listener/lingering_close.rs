@@ -1,7 +1,8 @@
-//! A lingering close: what a client still sends is read and dropped for a moment.
+//! A lingering close: the rest of what a client sends is read and discarded for a moment.
 //!
-//! A socket that is closed over unread bytes is reset, and the system then throws away what it had not sent yet: a client
-//! that is still sending never learns why it was sent away (RFC 9112 §9.6; nginx calls it `lingering_close`).
+//! A socket that is closed with unread bytes is reset, and the system then discards what it has not sent
+//! yet. A client that is still sending would never learn the reason (RFC 9112 §9.6; nginx calls it
+//! `lingering_close`).
 
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -9,14 +10,14 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-/// Bytes that are read at most. A client that sends more than this is reset.
+/// Maximum bytes that are read. A client that sends more is reset.
 const MAX_DISCARDED: usize = 8 * 1024 * 1024;
 
-/// A second descriptor of a connection, which holds it open while its owner closes it.
+/// A second descriptor of a connection, which keeps it open while its owner closes it.
 pub struct LingeringClose(TcpStream);
 
 impl LingeringClose {
-    /// `None` where the connection is no TCP socket, or no descriptor is left.
+    /// `None` if the connection is no TCP socket, or no descriptor is left.
     pub fn on(socket: RawFd) -> Option<Self> {
         if socket < 0 {
             return None;
@@ -27,7 +28,8 @@ impl LingeringClose {
         TcpStream::from_std(second.into()).ok().map(Self)
     }
 
-    /// Reads until the client ends its side, at most for this time and [`MOST`] bytes; then the connection is closed.
+    /// Reads until the client ends its side, for at most this time and [`MAX_DISCARDED`] bytes; then the
+    /// connection is closed.
     pub async fn drain(mut self, time: Duration) {
         let rest = async {
             let (mut piece, mut read) = (vec![0; 16 * 1024], 0);

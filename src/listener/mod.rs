@@ -1,5 +1,5 @@
-//! Connections of clients: how many there may be, TLS, HTTP/1.1 or HTTP/2, when they end. What is in a request is not
-//! looked at here.
+//! Connections of clients: their limit, TLS, HTTP/1.1 or HTTP/2, and their end. The content of requests is
+//! not inspected here.
 
 pub mod connection_limit;
 pub mod http1;

@@ -1,8 +1,9 @@
-//! Which HTTP a connection speaks: 1.1, or 2 where the client asks for it. With TLS the handshake has settled that
-//! (ALPN); without, a client that knows what it wants begins with HTTP/2's preface, whose first three bytes no request
-//! of HTTP/1 has.
+//! Which HTTP version a connection speaks: 1.1, or 2 where the client asks for it. With TLS the handshake
+//! has settled it (ALPN). Without TLS, a client with prior knowledge begins with the HTTP/2 preface, whose
+//! first three bytes start no HTTP/1 request.
 //!
-//! Pingora would look too, but waits for 24 bytes without end, and gives a silent HTTP/2 client for ever.
+//! Pingora can detect this too, but it waits for 24 bytes without a timeout, and treats a silent client as
+//! HTTP/2 forever.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use super::http1::Http1Server;
 use super::http2::Http2Server;
 
-/// RFC 9113 §3.4: the preface is `PRI * HTTP/2.0`, and `PRI` is kept free of other meanings.
+/// RFC 9113 §3.4: the preface is `PRI * HTTP/2.0`, and `PRI` has no other meaning.
 const PREFACE: [u8; 3] = *b"PRI";
 
 pub struct DetectHttp<P> {
@@ -29,18 +30,18 @@ pub struct DetectHttp<P> {
 }
 
 impl<P> DetectHttp<P> {
-    pub fn new(patient: Arc<Http1Server<P>>, multiplex: Option<Http2Server<P>>, timeout: Duration) -> Self {
-        Self { http1: patient, http2: multiplex, timeout }
+    pub fn new(http1: Arc<Http1Server<P>>, http2: Option<Http2Server<P>>, timeout: Duration) -> Self {
+        Self { http1, http2, timeout }
     }
 
-    /// Whether the client speaks HTTP/2; `None` if it says nothing in time.
+    /// Whether the client speaks HTTP/2; `None` if it sends nothing in time.
     async fn is_http2(&self, stream: &mut Stream) -> Option<bool> {
         if stream.get_ssl_digest().is_some() {
             return Some(matches!(stream.selected_alpn_proto(), Some(ALPN::H2)));
         }
         let mut first = [0; PREFACE.len()];
         match tokio::time::timeout(self.timeout, stream.try_peek(&mut first)).await {
-            Ok(Ok(seen)) => Some(seen && first == PREFACE),
+            Ok(Ok(matched)) => Some(matched && first == PREFACE),
             _ => None,
         }
     }
@@ -55,13 +56,13 @@ where
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let started = Instant::now();
         match &self.http2 {
-            // Few connections need the room for it.
-            Some(multiplex) if self.is_http2(&mut stream).await? => {
-                Box::pin(multiplex.serve(stream, shutdown)).await;
+            // Boxed, because few connections need this future.
+            Some(http2) if self.is_http2(&mut stream).await? => {
+                Box::pin(http2.serve(stream, shutdown)).await;
             }
             _ => self.http1.serve(stream, started, shutdown).await,
         }
-        // The loop over the requests of a connection is inside.
+        // The loop over the requests of a connection runs inside.
         None
     }
 

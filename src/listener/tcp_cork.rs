@@ -1,9 +1,9 @@
 //! One packet for the head and the body of a request to a server.
 //!
-//! Pingora writes and flushes the head by itself and the body after it: two system calls that both go all the way
-//! through the network stack, and a server that wakes up for a head without its body. The socket is corked
-//! (`TCP_CORK`, tcp(7)) just before the head, and the cork is drawn at the end of the same poll, after the body. The
-//! kernel draws it by itself after 200 ms, so nothing can get stuck. Where there is no such option nothing is done.
+//! Pingora writes and flushes the head by itself and the body after it: two system calls through the whole
+//! network stack, and a server that wakes up for a head without its body. The socket is corked (`TCP_CORK`,
+//! tcp(7)) just before the head, and uncorked at the end of the same poll, after the body. The kernel
+//! uncorks it by itself after 200 ms, so nothing can get stuck. Systems without this option skip it.
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
@@ -11,15 +11,16 @@ use std::pin::pin;
 
 /// No socket is corked.
 const NONE: RawFd = -1;
-/// Nobody would draw the cork: nothing is corked.
+/// Nothing would uncork the socket: nothing is corked.
 const OUTSIDE: RawFd = -2;
 
 thread_local! {
-    /// The socket that what this thread polls has corked.
+    /// The socket that was corked by the task which this thread polls.
     static CORKED: Cell<RawFd> = const { Cell::new(OUTSIDE) };
 }
 
-/// Holds back what is written to the socket until the poll that runs ends; outside of [`together`] nothing.
+/// Holds back what is written to the socket until the current poll ends. Without effect outside of
+/// [`with_cork`].
 pub fn cork(socket: RawFd) {
     let before = CORKED.get();
     if before == OUTSIDE {
@@ -32,7 +33,7 @@ pub fn cork(socket: RawFd) {
     set(socket, true);
 }
 
-/// Serves requests, one at a time; after each poll goes out what was held back.
+/// Serves requests, one at a time; after each poll the held-back bytes go out.
 pub async fn with_cork<T>(serve: impl Future<Output = T>) -> T {
     let mut serve = pin!(serve);
     std::future::poll_fn(|cx| {
@@ -47,13 +48,13 @@ pub async fn with_cork<T>(serve: impl Future<Output = T>) -> T {
     .await
 }
 
-/// A socket that is gone by now, or is none of TCP's, says so, and that is all right: this is about speed alone.
+/// Errors are ignored, such as for a closed socket or one that is not TCP: this concerns only speed.
 #[cfg(target_os = "linux")]
 fn set(socket: RawFd, on: bool) {
     let value = libc::c_int::from(on);
     let size = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: the kernel reads `size` bytes at `value`, which lives until the call returns. A descriptor that was
-    // closed and given out again makes this a hint to another socket, at worst an early packet.
+    // SAFETY: the kernel reads `size` bytes at `value`, which lives until the call returns. A descriptor
+    // that was closed and reused makes this a hint to another socket, at worst an early packet.
     unsafe {
         libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_CORK, (&raw const value).cast(), size);
     }

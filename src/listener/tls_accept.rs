@@ -1,7 +1,8 @@
-//! TLS around an application of Pingora: the handshake, within the time that a head may take.
+//! TLS around an application of Pingora: the handshake, within the timeout for a head.
 //!
-//! Pingora would do it in its listener, but gives a silent client a minute there, and fixes at the start what a
-//! handshake is done with. Here a connection comes in as plain TCP, and what stands at its moment is taken.
+//! Pingora can do it in its listener, but it gives a silent client a minute there, and fixes the TLS
+//! settings at the start. Here a connection comes in as plain TCP, and the handshake uses the current
+//! settings.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -32,16 +33,16 @@ impl<A> TlsAcceptor<A> {
             Ok(Ok(stream)) => Some(Box::new(stream)),
             Ok(Err(error)) => {
                 let io = error.root_cause().downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-                // Whoever only looks whether the port is open, as load balancers do, is no news.
+                // Load balancers only check whether the port is open. This is not logged.
                 if matches!(io, Some(ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset)) {
-                    tracing::debug!(client = from, %error, "a client left in the TLS handshake");
+                    tracing::debug!(client = from, %error, "a client disconnected in the TLS handshake");
                 } else {
                     tracing::info!(client = from, %error, "a TLS handshake failed");
                 }
                 None
             }
             Err(_) => {
-                tracing::debug!(client = from, "a TLS handshake was not there in time");
+                tracing::debug!(client = from, "a TLS handshake did not complete in time");
                 None
             }
         }
@@ -59,10 +60,10 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for TlsAcceptor<A> {
             stream.get_socket_digest().and_then(|socket| socket.peer_addr().map(ToString::to_string));
         let from = address.unwrap_or_default();
         let Ok(stream) = stream.into_any().downcast::<Tcp>() else {
-            tracing::error!("a listener with TLS got a connection that is not plain TCP");
+            tracing::error!("a TLS listener got a connection that is not plain TCP");
             return None;
         };
-        // What it needs is not kept for the time of the connection.
+        // Boxed, so that its memory is not kept as long as the connection.
         let stream = Box::pin(self.handshake(*stream, &from)).await?;
         self.inner.process_new(stream, shutdown).await
     }

@@ -1,5 +1,6 @@
-//! What a running gateway leaves beside its socket for a health check: where it answers operators. The file may name
-//! another address by now, which takes effect only after a restart, or be faulty.
+//! The admin address of a running gateway, in a file beside its socket, for health checks. The
+//! configuration file may be invalid, or may name another address by now, which takes effect only after a
+//! restart.
 
 use std::fs;
 use std::io;
@@ -12,50 +13,50 @@ use super::handover::{folder, prepare};
 use crate::config::read_file;
 use crate::config::{self, AdminAddress};
 
-/// Longest sign, in bytes.
+/// Maximum size of the file, in bytes.
 const MAX: u64 = 4096;
 
-/// The sign of the gateway that runs with one configuration file.
+/// The file of the gateway that runs with one configuration file.
 #[derive(Clone, Debug)]
 pub struct AdminAddressFile(PathBuf);
 
 impl AdminAddressFile {
-    /// None for a path that is no text.
+    /// `None` for a path that is not UTF-8.
     pub fn of(file: &Path) -> Option<Self> {
         let file = std::path::absolute(file).ok()?;
         let name = config::hash_of(file.as_os_str().as_encoded_bytes())?;
         Some(Self(folder().join(format!("{name}.at"))))
     }
 
-    /// This process answers there. It runs as well where nothing can be written.
+    /// Writes the admin address of this process. The gateway runs even if this fails.
     pub fn publish(&self, at: AdminAddress) {
         let words =
             format!("{} {} {}\n", at.address, if at.tls { "tls" } else { "plain" }, std::process::id());
         let hung = prepare(&self.0).map_err(|error| error.to_string()).and_then(|()| {
-            // Whole or not at all, for who reads it at this moment.
+            // Replaced atomically for concurrent readers.
             let fresh = self.0.with_extension(std::process::id().to_string());
             let put = fs::write(&fresh, words).and_then(|()| fs::rename(&fresh, &self.0));
             put.map_err(|error| error.to_string())
         });
         if let Err(error) = hung {
-            tracing::debug!(error, "health checks go by the configuration file alone");
+            tracing::debug!(error, "health checks use the configuration file alone");
         }
     }
 
-    /// This process ends; a successor's sign stays.
+    /// Removes the file at the end of this process, unless it is a successor's.
     pub fn remove(&self) {
         if self.read().is_ok_and(|(_, pid)| pid == std::process::id()) {
             let _ = fs::remove_file(&self.0);
         }
     }
 
-    /// What the gateway has left, if it was one of this user.
+    /// The published address, if a gateway of this user wrote it.
     pub fn at(&self) -> Option<AdminAddress> {
         self.read().ok().map(|(at, _)| at)
     }
 
     fn read(&self) -> io::Result<(AdminAddress, u32)> {
-        // Others may write into the folder above it.
+        // Other users may have write access to the parent folder.
         if fs::symlink_metadata(&self.0)?.uid() != geteuid().as_raw() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
@@ -76,16 +77,16 @@ mod tests {
     #[test]
     fn it_tells_where_and_goes_with_its_gateway() {
         let base = tempfile::tempdir().expect("a folder");
-        let sign = AdminAddressFile(base.path().join("run/a.at"));
-        assert_eq!(sign.at(), None);
+        let file = AdminAddressFile(base.path().join("run/a.at"));
+        assert_eq!(file.at(), None);
         let at = AdminAddress { address: "127.0.0.1:8443".parse().expect("an address"), tls: true };
-        sign.publish(at);
-        assert_eq!(sign.at(), Some(at));
-        fs::write(&sign.0, "127.0.0.1:1 plain 1\n").expect("another has its own there");
-        sign.remove();
-        assert!(sign.at().is_some_and(|at| !at.tls), "that one stays");
-        sign.publish(at);
-        sign.remove();
-        assert_eq!(sign.at(), None);
+        file.publish(at);
+        assert_eq!(file.at(), Some(at));
+        fs::write(&file.0, "127.0.0.1:1 plain 1\n").expect("another has its own there");
+        file.remove();
+        assert!(file.at().is_some_and(|at| !at.tls), "that one stays");
+        file.publish(at);
+        file.remove();
+        assert_eq!(file.at(), None);
     }
 }

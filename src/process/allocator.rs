@@ -1,8 +1,8 @@
-//! mimalloc, asked in the way that costs it least.
+//! mimalloc, called in the cheapest way.
 //!
-//! The crate `mimalloc` asks for each piece with its alignment, and mimalloc answers most such requests over 1 KiB by
-//! taking more and cutting off what is in the way. Nearly all pieces want no more than it gives anyhow: 16 bytes
-//! (`MI_MAX_ALIGN_SIZE`), and 8 for pieces that are shorter than 16.
+//! The crate `mimalloc` passes the alignment with each request, and mimalloc serves most such requests over
+//! 1 KiB by allocating more and aligning within it. Nearly all requests need no more alignment than
+//! mimalloc guarantees anyway: 16 bytes (`MI_MAX_ALIGN_SIZE`), and 8 for blocks that are shorter than 16.
 
 use std::alloc::{GlobalAlloc, Layout};
 
@@ -10,23 +10,24 @@ use libmimalloc_sys::{
     mi_free, mi_malloc, mi_malloc_aligned, mi_realloc, mi_realloc_aligned, mi_zalloc, mi_zalloc_aligned,
 };
 
-/// What every piece of mimalloc's is aligned to, if it is as long as that.
+/// The alignment of each mimalloc block that is at least this long.
 const GIVEN: usize = 16;
 
 pub struct Allocator;
 
-/// Whether a piece of this size stands right without being asked to.
+/// Whether a block of this size has this alignment by default.
 fn is_given(size: usize, align: usize) -> bool {
     align <= GIVEN && align <= size
 }
 
-// SAFETY: mimalloc keeps the contract of `GlobalAlloc` for what its functions with and without alignment give, and takes
-// back either by the same two functions; `is_given` leaves to those without only what they align by themselves.
+// SAFETY: mimalloc's functions with and without alignment keep the contract of `GlobalAlloc`, and the same
+// two functions accept the blocks of both. `is_given` uses those without alignment only where the default
+// alignment suffices.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let (size, align) = (layout.size(), layout.align());
-        // SAFETY: the size is not zero, which the caller promises, and the alignment a power of two.
+        // SAFETY: the caller promises that the size is not zero and the alignment a power of two.
         unsafe { if is_given(size, align) { mi_malloc(size) } else { mi_malloc_aligned(size, align) } }.cast()
     }
 
@@ -39,7 +40,7 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn dealloc(&self, piece: *mut u8, _: Layout) {
-        // SAFETY: the piece came from one of the functions here, which the caller promises.
+        // SAFETY: the caller promises that the block came from one of the functions here.
         unsafe { mi_free(piece.cast()) }
     }
 
@@ -68,7 +69,8 @@ mod tests {
             for size in [1, 7, 8, 15, 16, 17, 24, 40, 1000, 1025, 13_000, 70_000, 5_000_000] {
                 let layout = Layout::from_size_align(size, align).expect("a layout");
                 let longer = Layout::from_size_align(3 * size, align).expect("a layout");
-                // SAFETY: none of the sizes is zero, and each piece is given back with what it was made with.
+                // SAFETY: none of the sizes is zero, and each block is freed with the layout that it was
+                // allocated with.
                 unsafe {
                     let piece = Allocator.alloc(layout);
                     piece.write_bytes(7, size);

@@ -1,4 +1,4 @@
-//! How many descriptors this process may have open, and how many connections that is good for.
+//! How many descriptors this process may have open, and how many connections they suffice for.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,26 +7,27 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::{Config, Limits};
 
-/// What the gateway has open without any client: logs, listeners, runtimes, watches, the store of limits, refusals.
+/// Descriptors that the gateway uses without any client: logs, listeners, runtimes, watches, the store of
+/// limits, refused connections.
 const RESERVED: u64 = 128;
-/// What one server may take: pipes of two processes, or connections that follow its announcements.
+/// Descriptors of one server: pipes of two processes, or connections for its notifications.
 const PER_SERVER: u64 = 8;
-/// What one client may take: its connection, and one to a server.
+/// Descriptors of one client: its connection, and one to a server.
 const PER_CLIENT: u64 = 2;
 
-/// Of all descriptors, what may be connections to servers that wait for another call: one in so many, and so many of one
-/// worker at most.
+/// The share of all descriptors that may be idle connections to servers: one in this many, and at most this
+/// many per worker.
 const IDLE: u64 = 8;
 const IDLE_OF_WORKER: u64 = 1024;
 
-/// Fewer connections than this are told of though nobody asked for more.
+/// A connection limit below this is logged even with the default setting.
 const LOW_LIMIT: u64 = 4096;
 
-/// What held before it was raised; 0 if it was not.
+/// The limit before it was raised; 0 if it was not raised.
 static ORIGINAL_LIMIT: AtomicU64 = AtomicU64::new(0);
 
-/// For a child between fork and exec: what was raised for the gateway is not for programs that may use `select`, or
-/// close all that they could have open.
+/// For a child between fork and exec. The raised limit is not for programs that may use `select`, or that
+/// close all possible descriptors.
 pub fn restore() -> io::Result<()> {
     let before = ORIGINAL_LIMIT.load(Ordering::Relaxed);
     if before == 0 {
@@ -36,12 +37,12 @@ pub fn restore() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, before.min(hard), hard)?)
 }
 
-/// The limit of this process, as it was raised at the start.
+/// The limit of this process, as raised at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FdLimit(u64);
 
 impl FdLimit {
-    /// Raises what holds to what may hold.
+    /// Raises the soft limit to the hard limit.
     pub fn raise() -> Self {
         let limits = getrlimit(Resource::RLIMIT_NOFILE);
         let Ok((soft, hard)) = limits else {
@@ -60,10 +61,11 @@ impl FdLimit {
         }
     }
 
-    /// Says what it is good for.
+    /// Logs what the limit suffices for.
     pub fn log(self, config: &Config) {
         let (wanted, max) = (config.limits.max_connections, self.connections(config));
-        // Few need the default number of connections; what was asked for, or is little, is another matter.
+        // Few deployments need the default number of connections, so it is compared with a lower value. An
+        // explicit number counts in full.
         let enough = if wanted == Limits::default().max_connections { wanted.min(LOW_LIMIT) } else { wanted };
         if max as u64 >= enough {
             tracing::info!(open_files = self.0, max_connections = max, "limits of this process");
@@ -77,7 +79,7 @@ impl FdLimit {
         }
     }
 
-    /// Descriptors that all that the file allows would take.
+    /// Descriptors that everything the file allows would take.
     fn required(self, config: &Config) -> u64 {
         let listeners = 1 + u64::from(config.admin.is_some());
         let used = RESERVED
@@ -90,15 +92,17 @@ impl FdLimit {
         IDLE_OF_WORKER * config.workers.count() as u64
     }
 
-    /// Connections to servers that one worker keeps for the next call. Sessions of clients have connections of their own to
-    /// each server, and without a bound those of many would leave no descriptor for anybody else.
+    /// Idle connections to servers that one worker keeps for the next call. Client sessions have
+    /// connections of their own to each server. Without a bound, those of many sessions would use up all
+    /// descriptors.
     pub fn idle(self, config: &Config) -> usize {
         let all = (self.0 / IDLE).min(Self::idle_of_all(config));
         usize::try_from(all / config.workers.count() as u64).unwrap_or(usize::MAX).max(1)
     }
 
-    /// Connections of clients that a listener takes: those that the file allows, as far as there are descriptors for
-    /// them and their servers. A connection that is refused does less harm than a call that cannot reach its server.
+    /// Client connections that a listener accepts: those that the file allows, as far as there are
+    /// descriptors for them and their servers. A refused connection does less harm than a call that cannot
+    /// reach its server.
     pub fn connections(self, config: &Config) -> usize {
         let listeners = 1 + u64::from(config.admin.is_some());
         let idle = (self.idle(config) * config.workers.count()) as u64;

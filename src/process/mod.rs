@@ -1,5 +1,5 @@
-//! The gateway as a process of the operating system: descriptors, memory, systemd, the sockets that an upgrade hands over,
-//! the file that says where operators find it.
+//! The gateway as a process of the operating system: descriptors, memory, systemd, the sockets that an
+//! upgrade hands over, and the file with the admin address.
 
 pub mod admin_address_file;
 pub mod allocator;

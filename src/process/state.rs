@@ -1,4 +1,4 @@
-//! The few facts about the process that requests and the operator's paths share.
+//! The state of the process that requests and the admin paths share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,18 +12,18 @@ pub struct ProcessState {
     connections: AtomicUsize,
     /// Listeners that accept no more.
     closed_listeners: AtomicUsize,
-    /// Bytes of requests' bodies in memory.
+    /// Bytes of request bodies in memory.
     buffered: AtomicUsize,
     /// A successor serves in its place.
     handed: AtomicBool,
-    /// Idle connections are closed from here on.
+    /// Idle connections are closed once this is cancelled.
     close_idle: CancellationToken,
-    /// What still runs is waited for no longer.
+    /// Running requests are not awaited any longer.
     over: AtomicBool,
     config_fault: ArcSwapOption<String>,
 }
 
-/// One request that is under way.
+/// One request in flight.
 pub struct RequestGuard(Arc<ProcessState>);
 
 impl Drop for RequestGuard {
@@ -41,20 +41,20 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// The bytes of one request's body, as far as they are counted.
+/// The counted bytes of one request's body.
 pub struct BufferedBytes(Arc<ProcessState>, usize);
 
 impl BufferedBytes {
-    /// Whether there is room for this many bytes now; none is taken.
+    /// Whether this many bytes fit now; none is taken.
     pub fn fits(&self, bytes: usize, max: usize) -> bool {
         self.0.buffered().saturating_add(bytes) <= max
     }
 
-    /// Counts further bytes, unless that makes more than `most` of all requests together.
+    /// Counts further bytes; false if all requests together then exceed `max`.
     pub fn grow(&mut self, bytes: usize, max: usize) -> bool {
         let before = self.0.buffered.fetch_add(bytes, Ordering::Relaxed);
         self.1 += bytes;
-        // What was too much is given back with the whole.
+        // The excess is released with the whole.
         before.saturating_add(bytes) <= max
     }
 
@@ -70,7 +70,7 @@ impl Drop for BufferedBytes {
 }
 
 impl ProcessState {
-    /// What still runs is waited for no longer.
+    /// Stops waiting for running requests.
     pub fn close_idle_token(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
@@ -83,7 +83,7 @@ impl ProcessState {
         BufferedBytes(self.clone(), 0)
     }
 
-    /// Bytes of requests' bodies in memory.
+    /// Bytes of request bodies in memory.
     pub fn buffered(&self) -> usize {
         self.buffered.load(Ordering::Relaxed)
     }
@@ -93,7 +93,7 @@ impl ProcessState {
         RequestGuard(self.clone())
     }
 
-    /// Requests that are under way.
+    /// Requests in flight.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Acquire)
     }
@@ -108,7 +108,7 @@ impl ProcessState {
         self.connections.load(Ordering::Acquire)
     }
 
-    /// A listener accepts no more; comes back when its idle connections are to be closed.
+    /// Called when a listener accepts no more; returns when its idle connections must be closed.
     pub async fn close_listener(&self) {
         self.closed_listeners.fetch_add(1, Ordering::Release);
         self.close_idle.cancelled().await;
@@ -128,12 +128,12 @@ impl ProcessState {
         self.handed.load(Ordering::Relaxed)
     }
 
-    /// Has idle connections closed.
+    /// Closes idle connections.
     pub fn close_idle(&self) {
         self.close_idle.cancel();
     }
 
-    /// Why the file that was saved last is not what runs.
+    /// Why the file that was saved last does not run.
     pub fn config_fault(&self) -> Option<Arc<String>> {
         self.config_fault.load_full()
     }

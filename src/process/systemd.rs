@@ -1,13 +1,13 @@
-//! What systemd is told of the state of this process (`sd_notify(3)`); elsewhere nothing is told.
+//! Reports the state of this process to systemd (`sd_notify(3)`); elsewhere it does nothing.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Sends one state, such as `READY=1`, to the socket that systemd has named, if it has.
+/// Sends one state, such as `READY=1`, to the socket that systemd has named, if there is one.
 pub fn notify(state: &str) {
     let Ok(name) = std::env::var("NOTIFY_SOCKET") else { return };
     if let Err(error) = send(&name, state) {
-        tracing::warn!(%error, state, "systemd cannot be told");
+        tracing::warn!(%error, state, "systemd cannot be notified");
     }
 }
 
@@ -17,7 +17,7 @@ fn send(name: &str, state: &str) -> std::io::Result<()> {
         None => SocketAddr::from_pathname(name)?,
     };
     let socket = UnixDatagram::unbound()?;
-    // Never wait for it: what it is told is not worth a stop.
+    // Never wait for it: a notification is not worth a delay.
     socket.set_nonblocking(true)?;
     socket.send_to_addr(state.as_bytes(), &address).map(drop)
 }

@@ -1,6 +1,7 @@
-//! In which form a client takes an answer (RFC 9110 §12.5.1): JSON, a stream of events, or both.
+//! The `Accept` header of a client (RFC 9110 §12.5.1): JSON, a stream of events, or both.
 //!
-//! What it takes is between the client and the gateway. Servers are always told both, as the gateway takes both.
+//! This header concerns only the client and the gateway. Requests to servers always name both types,
+//! because the gateway reads both.
 
 use http::HeaderMap;
 use http::header::ACCEPT;
@@ -17,40 +18,40 @@ impl AcceptedTypes {
         Self::read(&session.req_header().headers)
     }
 
-    /// Without the header any form will do. One that takes neither gets JSON: it may still know what to do with that, and
-    /// the standard lets a server disregard the header.
+    /// Without the header, any type is acceptable. A client that accepts neither type gets JSON, which it
+    /// may still be able to use. The standard allows a server to disregard the header.
     fn read(headers: &HeaderMap) -> Self {
         let mut all = headers.get_all(ACCEPT).iter();
-        // As the SDKs write it.
+        // The SDKs write it so.
         if all.next().is_some_and(|one| one == "application/json, text/event-stream") && all.next().is_none()
         {
             return Self { json: true, events: true };
         }
         let (mut json, mut events) = (MediaRange::default(), MediaRange::default());
-        let mut said = false;
+        let mut named = false;
         for value in headers.get_all(ACCEPT) {
             for range in
                 value.to_str().unwrap_or_default().split(',').filter(|range| !range.trim().is_empty())
             {
-                said = true;
+                named = true;
                 json.meet("application", "json", range);
                 events.meet("text", "event-stream", range);
             }
         }
-        if !said {
+        if !named {
             return Self { json: true, events: true };
         }
         let (json, events) = (json.takes, events.takes);
         Self { json: json || !events, events }
     }
 
-    /// Whether it takes an answer in whatever form it comes.
+    /// Whether the client accepts both types.
     pub fn both(self) -> bool {
         self.json && self.events
     }
 }
 
-/// What was said of a media type, by the range that fits it best.
+/// The preference for one media type, from the range that matches it best.
 #[derive(Default)]
 struct MediaRange {
     /// 1 for `*/*`, 2 for `type/*`, 3 for the type itself.
@@ -73,7 +74,7 @@ impl MediaRange {
             let (name, value) = part.split_once('=')?;
             name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
         });
-        // Other parameters do not matter here, and a weight that is none is taken for 1.
+        // Other parameters do not matter here. An invalid weight counts as 1.
         let takes = weight.and_then(|weight| weight.parse::<f32>().ok()).is_none_or(|weight| weight > 0.0);
         if fits > self.fits {
             *self = Self { fits, takes };
@@ -112,7 +113,7 @@ mod tests {
             ("text/*;q=0, text/event-stream", events),
             ("application/json;q=0.5, text/event-stream;q=1.0", both),
             ("application/json;q=x", json),
-            // Neither: JSON.
+            // Neither type: JSON.
             ("text/html", json),
             ("application/json;q=0, text/event-stream;q=0", json),
             ("application/jsonx, text/event-streams", json),

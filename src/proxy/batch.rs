@@ -1,8 +1,10 @@
-//! Batches of 2025-03-26, the only revision that has them: many messages in one POST, and their answers in one array.
+//! Batches of 2025-03-26, the only version that has them: many messages in one POST, and their responses in
+//! one array.
 //!
-//! Each message is judged, led and sent by itself, as if it had come alone: limits count each, and one that is refused
-//! costs the others nothing. What was judged is what is sent, so no server gets to see an array. The answers come when
-//! the last of them is there; what servers say on the way makes the answer a stream.
+//! Each message is authorized, dispatched and sent by itself, as if it had come alone. Limits count each
+//! message, and a rejected message does not affect the others. The bytes that were authorized are the bytes
+//! that are sent, so no server receives an array. The responses are written when the last one has arrived.
+//! A message that a server sends in the meantime makes the response a stream.
 
 use std::sync::Arc;
 
@@ -29,21 +31,21 @@ use crate::telemetry::Outcome;
 use mcp::jsonrpc::message;
 use mcp::version;
 
-/// Messages in one batch, and how many of them are worked on at a time.
+/// Messages in one batch, and how many of them are processed at a time.
 const MAX_MESSAGES: usize = 64;
 const AT_ONCE: usize = 16;
 
 /// The work on one message.
 struct BatchItem {
-    /// The client waits for what comes of it.
+    /// The client expects a response.
     expects_response: bool,
-    /// Gives the answer.
+    /// Produces the response.
     work: BoxFuture<'static, Bytes>,
 }
 
 impl Gateway {
-    /// The session that a batch belongs to, where this body is one and the session may send it. What is no batch, or of
-    /// no session, is refused by whoever reads it as a message; one whose session is over, as every message of that is.
+    /// The session of a batch, if this body is a batch and the session may send one. Anything else is
+    /// rejected later, when the body is read as a message; a session that has ended is rejected there too.
     pub fn batch_session(
         &self,
         session: &Session,
@@ -62,7 +64,7 @@ impl Gateway {
         }
     }
 
-    /// Answers a batch.
+    /// Responds to a batch.
     pub async fn batch(
         &self,
         session: &mut Session,
@@ -83,7 +85,7 @@ impl Gateway {
         let mut tasks: Vec<BatchItem> = Vec::with_capacity(messages.len());
         for message in messages {
             tasks.push(self.begin(session, ctx, endpoint, &client, message, &text).await);
-            // Each is judged, which others on this thread do not wait for.
+            // Authorizing a message takes time that other tasks on this thread need too.
             tokio::task::yield_now().await;
         }
         let silent = !tasks.iter().any(|task| task.expects_response);
@@ -98,7 +100,7 @@ impl Gateway {
                     answers.add(&answer);
                 }
             }
-            // Nobody may be there any more: that does not end calls of this revision.
+            // The client may have disconnected. That does not end calls of this version.
             let _ = text.send(StreamItem::Final(answers.array())).await;
         };
         self.dispatcher.runtime.spawn(work);
@@ -110,7 +112,7 @@ impl Gateway {
         stream_response::stream_to_client(session, ctx, Era::Legacy, message_stream, &self.dispatcher).await
     }
 
-    /// Judges and leads one message of a batch, and gives the rest of the work on it.
+    /// Authorizes and dispatches one message of a batch, and returns the remaining work on it.
     async fn begin(
         &self,
         session: &Session,
@@ -145,9 +147,9 @@ impl Gateway {
             Dispatch::Forward(upstream_request) => {
                 match upstream_auth::bearer(session, ctx, &upstream_request).await {
                     Ok(bearer) => {
-                        // What is asked on the way reaches only who takes a stream.
-                        let deaf = (!AcceptedTypes::of(session).events).then(|| client.clone());
-                        send(upstream_request, bearer, text, self.dispatcher.clone(), deaf).boxed()
+                        // A server's requests during the call reach only a client that accepts a stream.
+                        let no_stream = (!AcceptedTypes::of(session).events).then(|| client.clone());
+                        send(upstream_request, bearer, text, self.dispatcher.clone(), no_stream).boxed()
                     }
                     Err(error) => {
                         std::future::ready(Err(Box::new(error.rejection(&upstream_request.server.name))))
@@ -208,7 +210,7 @@ impl Gateway {
     }
 }
 
-/// What a room says: its last word is the answer, the others go to the client at once.
+/// Reads a message stream: its final message is the response, the others go to the client at once.
 async fn listen(
     mut message_stream: MessageStream,
     message: mpsc::Sender<StreamItem>,
@@ -226,20 +228,20 @@ async fn listen(
     }
 }
 
-/// Sends a message by the house's own client.
+/// Sends a message by the gateway's own client.
 async fn send(
     upstream_request: UpstreamRequest,
     bearer: Option<HeaderValue>,
     message: mpsc::Sender<StreamItem>,
     dispatcher: Arc<Dispatcher>,
-    deaf: Option<Arc<session::Session>>,
+    no_stream: Option<Arc<session::Session>>,
 ) -> Result<Bytes, Box<Rejection>> {
-    let (notes, mut said) = mpsc::channel::<Bytes>(8);
+    let (notes, mut received) = mpsc::channel::<Bytes>(8);
     let pass_on = async {
-        while let Some(note) = said.recv().await {
-            match &deaf {
+        while let Some(note) = received.recv().await {
+            match &no_stream {
                 Some(client) => decline(&dispatcher, client, &note),
-                // For one who has left, the rest is only read.
+                // If the client has disconnected, the rest is only read.
                 None => drop(message.send(StreamItem::Message(note)).await),
             }
         }
@@ -247,7 +249,7 @@ async fn send(
     tokio::join!(upstream_request.call(bearer, Some(notes), &dispatcher.metrics), pass_on).0
 }
 
-/// The messages of a batch as places in its bytes; no two requests of one id.
+/// The messages of a batch as ranges of its bytes; no two requests share an id.
 fn messages(body: &Bytes) -> Result<Vec<Bytes>, Rejection> {
     let mut all = Vec::new();
     let mut count = 0;
@@ -287,15 +289,15 @@ fn invalid(reason: &'static str, message: &'static str) -> Rejection {
     Rejection::new(400, code::INVALID_REQUEST, reason, message)
 }
 
-/// The array of the answers, as far as it has come.
+/// The array of the responses so far.
 struct BatchResponse {
     text: BytesMut,
-    /// Bytes that it may have.
+    /// Maximum size, in bytes.
     max: usize,
 }
 
 impl BatchResponse {
-    /// An answer that does not fit becomes an error under its id.
+    /// Adds a response. One that does not fit becomes an error under its id.
     fn add(&mut self, answer: &[u8]) {
         if self.text.len() > 1 {
             self.text.put_u8(b',');

@@ -1,4 +1,4 @@
-//! The address of a client: that of the connection, or what a trusted proxy says of it.
+//! The address of a client: that of the connection, or the one that a trusted proxy reports.
 
 use std::net::IpAddr;
 
@@ -9,8 +9,8 @@ use crate::config::Listen;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The client's address. Of `X-Forwarded-For` only what trusted proxies have written is believed: from its end on,
-/// the first address that is not one of theirs.
+/// The client's address. In `X-Forwarded-For` only the entries of trusted proxies count: from the end, the
+/// first address that is not a trusted proxy.
 pub fn client_addr(session: &Session, listen: &Listen) -> Option<IpAddr> {
     let peer = session.client_addr()?.as_inet()?.ip().to_canonical();
     if listen.trusted_proxies.is_empty() || !listen.trusts(peer) {
@@ -20,7 +20,7 @@ pub fn client_addr(session: &Session, listen: &Listen) -> Option<IpAddr> {
     let entries = lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));
     let mut client = peer;
     for entry in entries {
-        // What cannot be read was written by nobody who is trusted.
+        // An unreadable entry was not written by a trusted proxy.
         let Some(ip) = parse(entry.trim()) else { break };
         client = ip;
         if !listen.trusts(ip) {

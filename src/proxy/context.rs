@@ -1,4 +1,4 @@
-//! What is known of a request while it is served.
+//! The state of a request while it is served.
 
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -26,50 +26,50 @@ pub struct RequestContext {
     pub started: Instant,
     pub request_id: u64,
     pub caller: Option<Caller>,
-    /// The caller was known before it came, and brings no credentials.
+    /// The caller was known before the request came; the request brings no credentials.
     pub client_cert: bool,
-    /// The address of who calls.
+    /// The address of the client.
     pub client: Option<IpAddr>,
     pub labels: RequestLabels,
     /// Bytes of the request's body.
     pub received: usize,
-    /// Those of them that count against `limits.max_buffered`, until the request is over.
+    /// Those bytes that count against `limits.max_buffered`, until the request ends.
     pub buffered: Option<BufferedBytes>,
-    /// Places in limits of what runs at a time.
+    /// Slots of concurrency limits.
     pub slots: Option<Arc<Slots>>,
     pub rejection: Option<(&'static str, Box<Rejection>)>,
-    /// The id of the request, for a refusal on the way to the server.
+    /// The id of the request, for a rejection on the way to the server.
     pub id: Option<Bytes>,
     /// Set once the call is on its way to a server.
     pub request: Option<UpstreamRequest>,
     pub upstream_session: Option<Arc<UpstreamSession>>,
-    /// The endpoint that it is at, and the socket that leads there.
+    /// The endpoint of the call, and the socket that leads there.
     pub endpoint: Option<EndpointGuard>,
     pub socket: Option<RawFd>,
-    /// That connection was used before.
+    /// This connection was used before.
     pub reused: bool,
-    /// It is used for the calls of one session only.
+    /// This connection is used for the calls of one session only.
     pub first_party: bool,
-    /// The call takes a connection that nobody has used, and nobody will use again.
+    /// The call takes a new connection, which is not reused.
     pub fresh: bool,
     pub attempts: Attempts,
-    /// What goes to the server as `Authorization`, if it is not the gateway's own.
+    /// The value of `Authorization` for the server, if it is not the gateway's own.
     pub bearer: Option<http::HeaderValue>,
-    /// Where the endpoint of this number has redirected the request to, and how often it was.
+    /// The redirect target and the index of the endpoint that redirected the request.
     pub redirect: Option<(usize, http::Uri)>,
     pub redirects: usize,
-    /// The seat was taken anew after the server had forgotten the first.
+    /// The upstream session was opened again after the server had forgotten the first.
     pub session_renewed: bool,
     pub validator: Option<ResponseValidator>,
-    /// The end of an answer, which goes out in the place of its trailers.
+    /// The end of a response, which goes out in the place of its trailers.
     pub buffered_response: Option<Bytes>,
     pub sent_at: Option<Instant>,
-    /// How long the server was waited for, as far as that is known.
+    /// How long the gateway waited for the server, as far as known.
     pub waited: Duration,
-    /// Since when nothing but the server is waited for.
+    /// Since when the gateway waits for the server and nothing else.
     pub waiting: Option<Instant>,
     pub outcome: Option<Outcome>,
-    /// The client was told a failure, and all that it was promised.
+    /// The client has received the error, and all of the announced length.
     pub response_started: bool,
     pub origin: Option<http::HeaderValue>,
     _present: RequestGuard,
@@ -114,7 +114,7 @@ impl RequestContext {
         }
     }
 
-    /// The client is told this; `filter` is the one that says so.
+    /// Sets the rejection for the client; `filter` names its source.
     pub fn refuse(&mut self, filter: &'static str, rejection: Box<Rejection>) {
         self.outcome = Some(if rejection.status >= 502 { Outcome::Failed } else { Outcome::Refused });
         self.rejection = Some((filter, rejection));

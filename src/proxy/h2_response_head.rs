@@ -1,5 +1,6 @@
-//! The last look at the head of an answer of a server that speaks HTTP/2. Pingora puts chunks on it after all filters,
-//! and only here it is told that a head is the whole answer. It costs such a call two small allocations, and others none.
+//! A last check of the head of a response from an HTTP/2 server. Pingora adds chunked encoding after all
+//! filters, and only here it is known that a head is the whole response. The check costs such a call two
+//! small allocations, other calls none.
 
 use std::any::Any;
 use std::sync::LazyLock;
@@ -10,15 +11,16 @@ use pingora::http::ResponseHeader;
 use pingora::modules::http::{HttpModule, HttpModuleBuilder, HttpModuleCtx, HttpModules, Module};
 use pingora::{Error, ErrorType};
 
-/// An answer was only a head where a body is needed.
+/// A response ended with its head where a body is required.
 pub const EMPTY: ErrorType = ErrorType::Custom("empty");
 
-/// What is looked for.
+/// What is checked.
 #[derive(Clone, Copy)]
 enum HeadFix {
-    /// The client knows no chunks (RFC 9112 §6.1): for it the end of the connection ends the body.
+    /// The client knows no chunked encoding (RFC 9112 §6.1): for it, the end of the connection ends the
+    /// body.
     StripChunked,
-    /// A message is waited for.
+    /// A message is expected.
     RequireBody,
     Both,
 }
@@ -33,7 +35,8 @@ fn modules(look: HeadFix) -> HttpModules {
     modules
 }
 
-/// Looks at the heads of answers to this request: for a client of HTTP/1.0, and for one that waits for a message.
+/// The module that checks the heads of responses to this request: for a client of HTTP/1.0, and for one
+/// that expects a message.
 pub fn module_for(old: bool, waits: bool) -> Option<HttpModuleCtx> {
     match (old, waits) {
         (false, false) => None,

@@ -1,5 +1,6 @@
-//! Connections to the gateway from within its process: all that holds for a client over a socket holds here, but that
-//! nobody else can come this way. So there is no `Host` to doubt and no address, and who calls may be known already.
+//! Connections to the gateway from within its process. The same rules apply as for a client on a socket,
+//! but no other client can use this path. So `Host` is not checked, there is no address, and the caller may
+//! be known already.
 
 use std::sync::Arc;
 
@@ -16,29 +17,29 @@ use super::Gateway;
 use crate::listener::http1::Http1Server;
 use crate::runtime::RuntimeConfig;
 
-/// What lies in a pipe between the two ends, in bytes.
+/// Capacity of the pipe between the two ends, in bytes.
 const PIPE: usize = 64 * 1024;
 
-/// Who comes in from within the process.
+/// How the caller within the process is known.
 #[derive(Clone, Debug)]
 pub enum Known {
-    /// This caller, whatever a request brings.
+    /// This caller, regardless of what a request carries.
     As(Caller),
-    /// Whoever the credentials of a request say.
+    /// The caller that the credentials of a request name.
     ByCredentials,
 }
 
 pub struct InProcessGateway {
     patient: Arc<Http1Server<Gateway>>,
     shutdown: ShutdownWatch,
-    /// Its servers have answered, or had the time to.
+    /// Cancelled when the servers have answered or their time to start is over.
     ready: CancellationToken,
-    /// Nothing shuts it down but the end of the process.
+    /// Only the end of the process shuts it down.
     _never: Arc<watch::Sender<bool>>,
 }
 
 impl InProcessGateway {
-    /// `ready` is told when its first requests may come.
+    /// `ready` is cancelled when the first requests may come.
     pub fn new(gateway: Gateway, conf: ServerConf, ready: CancellationToken) -> Self {
         let timeout = gateway.dispatcher.registry.snapshot().config.config.limits.header_timeout.get();
         let state = gateway.state.clone();
@@ -48,7 +49,7 @@ impl InProcessGateway {
         Self { patient, shutdown, ready, _never: Arc::new(never) }
     }
 
-    /// The client's end of a new connection. It is served by whatever runtime this is called in.
+    /// The client's end of a new connection. The runtime of the caller serves the connection.
     pub async fn connect(&self) -> DuplexStream {
         self.ready.cancelled().await;
         let (theirs, ours) = tokio::io::duplex(PIPE);
@@ -58,8 +59,8 @@ impl InProcessGateway {
     }
 }
 
-/// Judges a head that came from within.
-pub(super) async fn greet(
+/// Authorizes a head from within the process.
+pub(super) async fn on_head(
     known: &Known,
     runtime_config: &RuntimeConfig,
     head: &RequestHead<'_>,

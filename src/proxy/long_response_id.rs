@@ -1,14 +1,16 @@
-//! The id in an answer that is too long to hold: found wherever it stands, held against the one that was sent, and replaced
-//! by the client's own while the rest goes by. What is not the answer to this request is told as soon as that is known.
+//! The id in a response that is too long to hold. It is found at any position, compared with the id that
+//! was sent, and replaced by the client's own while the rest streams. A response to another request is
+//! rejected as soon as this is known.
 //!
-//! It follows strings and brackets and knows the members of the outermost object; what lies deeper is the client's to read.
+//! The scanner follows strings and brackets and knows the members of the outermost object. Deeper content
+//! is left to the client.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::upstream::{UpstreamError, WireId};
 use mcp::jsonrpc::message;
 
-/// Bytes of a key, and of an id, that are kept to be compared.
+/// Bytes of a key, and of an id, that are kept for the comparison.
 const MAX_ID: usize = 256;
 
 pub struct ResponseIdScanner {
@@ -22,10 +24,10 @@ pub struct ResponseIdScanner {
     escaped: bool,
     /// The key or id that is being read, as written.
     token: Vec<u8>,
-    /// The key whose value comes is the id's.
+    /// The next value is the id.
     of_id: bool,
     found: bool,
-    /// `result` or `error` has come: there is one of them in an answer (JSON-RPC 2.0 §5).
+    /// `result` or `error` has come: a response has exactly one (JSON-RPC 2.0 §5).
     answers: bool,
 }
 
@@ -33,13 +35,13 @@ pub struct ResponseIdScanner {
 enum ScanState {
     /// Before the message.
     Begin,
-    /// Where a key may stand.
+    /// A key may follow.
     Key,
     InKey,
     Colon,
-    /// Where the value of a member of the outermost object begins.
+    /// The value of a member of the outermost object follows.
     Value,
-    /// In a value, or behind it.
+    /// In a value, or after it.
     Rest,
     /// In the value that is the id.
     InId,
@@ -63,12 +65,12 @@ impl ResponseIdScanner {
         }
     }
 
-    /// Whether the id has come: what passes answers this request.
+    /// Whether the id has come: the passing content answers this request.
     pub fn found(&self) -> bool {
         self.found
     }
 
-    /// Takes the next piece and gives it with the client's id in the place of the other.
+    /// Takes the next chunk and returns it with the client's id in the place of the other.
     pub fn push(&mut self, piece: &[u8]) -> Result<BytesMut, UpstreamError> {
         let mut out = BytesMut::with_capacity(piece.len() + self.token.len() + self.own.len());
         let mut at = 0;
@@ -78,7 +80,7 @@ impl ResponseIdScanner {
         Ok(out)
     }
 
-    /// The message is over: it was whole, and had its id.
+    /// The message has ended: it was complete and had its id.
     pub fn end(&self) -> Result<(), UpstreamError> {
         match (self.state, self.found) {
             (ScanState::End, true) if !self.answers => {
@@ -92,7 +94,7 @@ impl ResponseIdScanner {
         }
     }
 
-    /// Goes over some bytes, at least one, and gives how many.
+    /// Processes some bytes, at least one, and returns how many.
     fn step(&mut self, text: &[u8], out: &mut BytesMut) -> Result<usize, UpstreamError> {
         if self.string {
             return Ok(self.in_string(text, out));
@@ -111,13 +113,13 @@ impl ResponseIdScanner {
             (ScanState::InId, _) if self.token[0] == b'"' => {
                 self.take(byte)?;
                 if self.closes(byte) {
-                    self.judge(out)?;
+                    self.check_id(out)?;
                 }
                 return Ok(1);
             }
             (ScanState::InId, b',' | b'}' | b' ' | b'\n' | b'\r' | b'\t') => {
-                self.judge(out)?;
-                // And what ends it is looked at as what follows.
+                self.check_id(out)?;
+                // The byte that ends it is processed in the next step.
                 return Ok(0);
             }
             (ScanState::InId, _) => {
@@ -164,7 +166,7 @@ impl ResponseIdScanner {
         Ok(1)
     }
 
-    /// Goes over a string, or the rest of it that is here.
+    /// Processes a string, or the part of it that is here.
     fn in_string(&mut self, text: &[u8], out: &mut BytesMut) -> usize {
         if std::mem::take(&mut self.escaped) {
             out.put_u8(text[0]);
@@ -199,7 +201,7 @@ impl ResponseIdScanner {
         byte == b'"'
     }
 
-    /// What a member of the message is.
+    /// Handles the key of a member of the message.
     fn key(&mut self) -> Result<(), UpstreamError> {
         let key = message::string(&self.token).unwrap_or_default();
         self.of_id = key == "id";
@@ -212,7 +214,7 @@ impl ResponseIdScanner {
         }
     }
 
-    fn judge(&mut self, out: &mut BytesMut) -> Result<(), UpstreamError> {
+    fn check_id(&mut self, out: &mut BytesMut) -> Result<(), UpstreamError> {
         if !message::same_id(&self.token, &self.wire) {
             return Err(UpstreamError::UnexpectedServer);
         }
@@ -230,7 +232,7 @@ fn invalid_response(message: &str) -> UpstreamError {
 mod tests {
     use super::*;
 
-    /// What comes out of a text that arrives in pieces of this size.
+    /// The output for a text that arrives in chunks of this size.
     fn scanned(text: &str, wire: WireId, size: usize) -> Result<String, UpstreamError> {
         let mut scan = ResponseIdScanner::new(wire, Bytes::from_static(b"7"));
         let mut all = BytesMut::new();

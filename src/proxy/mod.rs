@@ -1,7 +1,7 @@
-//! The outside of the house: Pingora's phases, from the head of a request to the last byte of its answer.
+//! Pingora's phases, from the head of a request to the last byte of its response.
 //!
-//! Nobody else writes to a client. What is decided here is only *how* a thing is said over HTTP; what is said is
-//! decided by the chain and the door.
+//! Only this module writes to a client. It decides *how* a message is written over HTTP. The chain and the
+//! dispatcher decide what is written.
 
 mod accept_header;
 mod batch;
@@ -59,13 +59,13 @@ pub struct Gateway {
     pub access_log: AccessLog,
     /// What this listener serves.
     pub role: ListenerRole,
-    /// Set where requests come from within the process, by no listener.
+    /// Set where requests come from within the process, not from a listener.
     pub in_process: Option<in_process::Known>,
 }
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    /// Pingora moves it to and fro.
+    /// Boxed, because Pingora moves it often.
     type CTX = Box<RequestContext>;
 
     fn new_ctx(&self) -> Box<RequestContext> {
@@ -73,7 +73,7 @@ impl ProxyHttp for Gateway {
         Box::new(RequestContext::new(self.dispatcher.registry.snapshot(), self.state.begin_request()))
     }
 
-    /// Pingora's own modules (compression) are not wanted: they hold streams back.
+    /// Pingora's own modules (compression) are not used: they hold streams back.
     fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
@@ -84,7 +84,7 @@ impl ProxyHttp for Gateway {
             }
             Some(Next::Stream(era, message_stream)) => {
                 if message_stream.stream {
-                    // The body that asked for it is gone.
+                    // The body that was counted is gone.
                     ctx.buffered = None;
                 }
                 stream_response::stream_to_client(session, ctx, era, message_stream, &self.dispatcher)
@@ -127,11 +127,12 @@ impl ProxyHttp for Gateway {
         let endpoint_guard =
             ctx.endpoint.as_ref().or_err(ErrorType::InternalError, "no endpoint was chosen")?;
         let peer = &endpoint_guard.endpoint().peer;
-        // Which HTTP the server speaks was settled with the connection.
+        // The HTTP version of the server was settled with the connection.
         let version = request.version;
         peer.has_http2(version);
         if version == http::Version::HTTP_2 {
-            // Streams keep answers and requests together, and others' bytes lie on the socket at any time.
+            // Streams keep responses and requests together, and other streams' bytes lie on the socket at
+            // any time.
             (ctx.socket, ctx.reused) = (None, false);
         } else if let (true, Some(socket)) = (ctx.reused, ctx.socket)
             && upstream_connection::is_touched(socket)
@@ -154,7 +155,8 @@ impl ProxyHttp for Gateway {
             request.insert_header(http::header::CONNECTION, "close")?;
         }
         ctx.sent_at = Some(Instant::now());
-        // What is longer goes out in several packets anyway, and with HTTP/2 others write to the socket.
+        // A longer body goes out in several packets anyway, and on HTTP/2 other streams write to the
+        // socket.
         if let Some(socket) = ctx.socket
             && version != http::Version::HTTP_2
             && (1..=CORKED).contains(&upstream_request.body.len())
@@ -185,7 +187,8 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
-        // The piece that Pingora replays is only the sign to send: the body is ours (see `body`).
+        // The chunk that Pingora replays is only the signal to send: the stored body replaces it (see
+        // `request_body`).
         *body = match &ctx.request {
             Some(upstream_request) if end_of_stream => Some(upstream_request.body.clone()),
             _ => None,
@@ -203,7 +206,7 @@ impl ProxyHttp for Gateway {
             return Err(fail(ctx, &UpstreamError::InvalidResponse("it switches protocols unasked".into())));
         }
         if response.status.is_informational() {
-            // It is no answer yet.
+            // It is no final response yet.
             return Ok(());
         }
         if let Err(error) = head_limits::fits(&response.headers) {
@@ -218,7 +221,7 @@ impl ProxyHttp for Gateway {
         let Some(upstream_request) = &ctx.request else { return Ok(()) };
         let server = upstream_request.server.clone();
         let status = response.status.as_u16();
-        // Few say so, and the room of that question would be taken for each call.
+        // Few servers answer so, and the future of that case would use memory in each call.
         if let (400 | 404, Some(client), Some(upstream_session)) =
             (status, &upstream_request.session, ctx.upstream_session.clone())
             && (status == 404 || !ctx.session_renewed)
@@ -226,7 +229,8 @@ impl ProxyHttp for Gateway {
         {
             client.drop_upstream_session(&server, &upstream_session);
             ctx.upstream_session = None;
-            // It answered without looking at the call: once more, with a new seat, if that is none of the old seat's.
+            // The server answered without processing the call: it is sent again in a new upstream session,
+            // if the message is not bound to the old one.
             if !ctx.session_renewed && upstream_request.upstream_session.is_none() {
                 ctx.session_renewed = true;
                 return Err(Error::explain(SESSION_EXPIRED, "the server has forgotten the session").into_up());
@@ -235,20 +239,26 @@ impl ProxyHttp for Gateway {
         }
         let sized = response.headers.contains_key(http::header::CONTENT_LENGTH);
         let now = Instant::now();
-        let way = BodyFraming {
+        let framing = BodyFraming {
             certain: !ctx.reused || ctx.first_party,
             // HTTP/2 has its own end for a body.
             sized: session.req_header().version != http::Version::HTTP_2,
         };
-        match ResponseValidator::begin(response, upstream_request, ctx.upstream_session.as_ref(), way, now) {
-            Ok(watch) => {
+        match ResponseValidator::begin(
+            response,
+            upstream_request,
+            ctx.upstream_session.as_ref(),
+            framing,
+            now,
+        ) {
+            Ok(validator) => {
                 let unsized_now = sized && !response.headers.contains_key(http::header::CONTENT_LENGTH);
                 if unsized_now && session.req_header().version == http::Version::HTTP_11 {
                     response.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;
                 }
                 ctx.outcome = Some(if response.status.is_success() { Outcome::Ok } else { Outcome::Error });
                 ctx.waited = ctx.attempts.began.map_or(Duration::ZERO, |started| now - started);
-                ctx.validator = Some(watch);
+                ctx.validator = Some(validator);
                 Ok(())
             }
             Err(error) => Err(fail(ctx, &error)),
@@ -276,8 +286,8 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Duration>> {
-        if let Some(watch) = &ctx.validator {
-            if self.state.is_over() && watch.is_stream() {
+        if let Some(validator) = &ctx.validator {
+            if self.state.is_over() && validator.is_stream() {
                 return Err(fail(ctx, &UpstreamError::Stopping));
             }
             *body =
@@ -286,7 +296,7 @@ impl ProxyHttp for Gateway {
         Ok(None)
     }
 
-    /// Trailers end an answer as well as a flag does. What they say is between the server and the gateway.
+    /// Trailers end a response as a flag does. Their content concerns only the server and the gateway.
     fn upstream_response_trailer_filter(
         &self,
         _: &mut Session,
@@ -298,7 +308,7 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    /// What this gives is written as the end of the body, and no trailers are.
+    /// The returned bytes are written as the end of the body; no trailers are written.
     async fn response_trailer_filter(
         &self,
         _: &mut Session,
@@ -329,7 +339,7 @@ impl ProxyHttp for Gateway {
             _ => UpstreamError::Unreachable(e.to_string()),
         };
         if matches!(error, UpstreamError::Exhausted(_)) {
-            // No endpoint was asked.
+            // No endpoint was called.
             ctx.endpoint = None;
         } else if self.should_retry_connect(ctx, Some(peer), &error) {
             e.set_retry(true);
@@ -349,7 +359,7 @@ impl ProxyHttp for Gateway {
     ) -> Box<Error> {
         let untouched = respond::response_head_sent(session).is_none();
         if *e.etype() == UNSOLICITED_BYTES {
-            // Nothing was sent. One that nobody has used is sound.
+            // Nothing was sent. A new connection has no unread bytes.
             ctx.fresh = true;
             e.set_retry(true);
             return e;
@@ -358,23 +368,23 @@ impl ProxyHttp for Gateway {
             e.set_retry(untouched);
             return e;
         }
-        // The order matters: what is asked for is counted. Pingora would repeat some failures of HTTP/2 whatever was
-        // asked; here the same holds as for HTTP/1.
+        // The order matters: each check consumes retry budget. Pingora would repeat some HTTP/2 failures
+        // regardless; here the same rule holds as for HTTP/1.
         e.set_retry(untouched && self.should_retry_reset(ctx, &e, client_reused));
         e
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Self::CTX) -> FailToProxy {
-        if let Err(left) = self.classify_error(ctx, e) {
-            return left;
+        if let Err(aborted) = self.classify_error(ctx, e) {
+            return aborted;
         }
         let status = ctx.rejection.as_ref().map_or(502, |(_, rejection)| rejection.status);
-        let said = respond::write_error(session, ctx).await;
-        if said.as_ref().is_err_and(|error| matches!(error.esource(), ErrorSource::Downstream)) {
+        let written = respond::write_error(session, ctx).await;
+        if written.as_ref().is_err_and(|error| matches!(error.esource(), ErrorSource::Downstream)) {
             crate::listener::http1::request_ended(crate::listener::http1::RequestEnd::ClientAborted);
         }
-        ctx.response_started = said.is_ok();
-        FailToProxy { error_code: status, can_reuse_downstream: said.is_ok() }
+        ctx.response_started = written.is_ok();
+        FailToProxy { error_code: status, can_reuse_downstream: written.is_ok() }
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Self::CTX) {
@@ -393,42 +403,43 @@ impl ProxyHttp for Gateway {
             (&ctx.request, outcome, &ctx.rejection)
         {
             let status = session.response_written().map_or(0, |response| response.status.as_u16());
-            // A gateway behind this one says in its own words that its server is down.
+            // A gateway behind this one reports with these statuses that its server is down.
             let down = matches!(status, 502..=504).then(|| UpstreamError::Unreachable(String::new()));
             report_to_upstream(upstream_request, &mut ctx.endpoint, down.as_ref());
         }
         self.record(session, ctx, outcome);
         if ctx.response_started {
-            // Few need the room for it.
+            // Boxed, because few requests need this future.
             Box::pin(crate::listener::keepalive::reuse_connection(session)).await;
         }
     }
 
-    /// What is tried again is counted, not told.
+    /// Retries are counted, not logged.
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Self::CTX, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 
-    /// Failures are told in the request's own line.
+    /// Failures are logged in the access log line of the request.
     fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         true
     }
 }
 
-/// Bodies up to this size go out in one packet with their head.
+/// Bodies up to this size, in bytes, go out in one packet with their head.
 const CORKED: usize = 48 * 1024;
 
-/// Connections of HTTP/2 at their end that a call passes over before it is told that there is none.
+/// Closing HTTP/2 connections that a call skips before it fails.
 const MAX_STALE: u32 = 4;
 
-/// Something lay on a connection before the call was sent on it.
+/// Unread bytes lay on a connection before the call was sent on it.
 const UNSOLICITED_BYTES: ErrorType = ErrorType::Custom("touched");
 
-/// What came on a used connection answers another request; the call goes once more.
+/// The response on a reused connection belongs to another request; the call is sent again.
 const FOREIGN_RESPONSE: ErrorType = ErrorType::Custom("foreign");
 
-/// A connection can be used again after the server forgot our session; the request goes once more.
+/// The server has forgotten the upstream session; the connection can be reused and the request is sent
+/// again.
 const SESSION_EXPIRED: ErrorType = ErrorType::Custom("forgotten");
 
-/// The server answers at another path; the request goes there, once more.
+/// The server redirects to another path; the request is sent there, once.
 const REDIRECTED: ErrorType = ErrorType::Custom("moved");

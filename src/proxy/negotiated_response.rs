@@ -1,6 +1,6 @@
-//! An answer in the form that its client takes, where that is not the one in which the server gave it: of a stream only the
-//! answer itself, as JSON, or JSON as a stream of one event. Such calls are carried by the gateway's own client
-//! (`carry`), because the head has to wait for what comes.
+//! A response in the type that its client accepts, if the server sent the other one. Of a stream only the
+//! final response remains, as JSON; JSON becomes a stream of one event. The gateway's own client sends such
+//! calls (`relay`), because the head must wait for the body.
 
 use std::sync::Arc;
 
@@ -22,14 +22,15 @@ use mcp::sse::EventSplitter;
 
 pub enum NegotiatedResponse {
     Unchanged,
-    /// The answer alone; what else the stream says is not for this client.
+    /// The final response alone; the other messages of the stream are not for this client.
     Alone(EventSplitter),
-    /// All that came, which becomes one event.
+    /// The bytes so far, which become one event.
     Event(BytesMut),
 }
 
 impl NegotiatedResponse {
-    /// How an answer with this head is given to one that takes this; the head is changed to say so.
+    /// How a response with this head is converted for a client that accepts these types; changes the head
+    /// accordingly.
     pub fn of(takes: AcceptedTypes, max: usize, head: &mut ResponseHeader) -> pingora::Result<Self> {
         let kind =
             head.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes).to_ascii_lowercase();
@@ -38,7 +39,7 @@ impl NegotiatedResponse {
             head.remove_header(&CACHE_CONTROL);
             return Ok(Self::Alone(EventSplitter::new(max)));
         }
-        // Errors of HTTP are JSON for everybody: nobody reads them as a stream.
+        // HTTP errors are JSON for every client: no client reads them as a stream.
         if head.status.is_success() && !takes.json && !kind.starts_with(b"text/event-stream") {
             head.insert_header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))?;
             head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
@@ -51,7 +52,8 @@ impl NegotiatedResponse {
         matches!(self, Self::Unchanged)
     }
 
-    /// Takes what would go out; gives what does, and whether that is all. A question of the server's goes to `ask`.
+    /// Takes the bytes that would go out. Returns the converted bytes and whether they are the end. A
+    /// server's request goes to `ask`.
     pub fn take(
         &mut self,
         piece: Bytes,
@@ -88,8 +90,8 @@ impl NegotiatedResponse {
     }
 }
 
-/// Answers a question of a server in the place of a client that takes no stream and so never hears it: its server would wait,
-/// and the call with it.
+/// Rejects a server's request for a client that accepts no stream and so never receives it. Otherwise the
+/// server and the call would wait.
 pub fn decline(dispatcher: &Dispatcher, session: &Arc<Session>, question: &[u8]) {
     let Some(read) = message::read(question).filter(message::ServerMessage::is_request) else { return };
     let Some((number, raw)) = read.id.and_then(|id| id_map::parse_request_id(id.of(question))) else {
@@ -110,7 +112,7 @@ pub fn decline(dispatcher: &Dispatcher, session: &Arc<Session>, question: &[u8])
     dispatcher.runtime.spawn(async move {
         let Some(endpoint) = upstream_session.endpoint.upgrade() else { return };
         if let Err(error) = endpoint.forward(Era::Legacy, Some(&upstream_session), answer).await {
-            tracing::debug!(%error, "a question could not be declined");
+            tracing::debug!(%error, "a server's request could not be rejected");
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Requests for paths that are not MCP: read and answered here, judged by `admin`.
+//! Requests for paths that are not MCP. They are read and answered here; `admin` decides about them.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use crate::admin::{Admin, AdminPath, Response, tool_pins};
 use crate::catalog;
 use crate::telemetry::Outcome;
 
-/// Longest body of an approval, in bytes, and the time that it may take.
+/// Maximum size of an approval's body, in bytes, and the timeout for reading it.
 const MAX_BODY: usize = 4096;
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The metadata of a protected resource, and never a server's own. Whoever asks has shown no credentials, so it is told
-/// of every endpoint that could be there.
+/// Answers with the protected resource metadata, never with a server's own. The client has sent no
+/// credentials, so the answer covers every endpoint that could exist.
 pub async fn metadata(session: &mut Session, ctx: &mut RequestContext) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);
     let path = catalog::plain(session.req_header().uri.path());
@@ -34,7 +34,7 @@ pub async fn metadata(session: &mut Session, ctx: &mut RequestContext) -> pingor
     respond::write(session, ctx, head, Bytes::from(document)).await
 }
 
-/// Answers a request for a path of operators.
+/// Answers a request for an admin path.
 pub async fn answer(
     gateway: &Gateway,
     session: &mut Session,
@@ -65,7 +65,7 @@ async fn approve(
     if let Err(rejection) = tool_pins::is_json(&session.req_header().headers) {
         return Ok(Err(rejection));
     }
-    // So small that it is never counted.
+    // The body is so small that it is never counted.
     let limits =
         request_body::BodyLimits { limit: MAX_BODY, timeout: BODY_TIMEOUT, total: usize::MAX, free: 0 };
     let read = request_body::read(session, &limits, &mut gateway.state.buffer()).await?;
@@ -76,9 +76,9 @@ fn admin<'a>(gateway: &'a Gateway, ctx: &'a RequestContext) -> Admin<'a> {
     Admin {
         serves: gateway.role,
         caller: ctx.caller.as_ref(),
-        house: &ctx.snapshot,
+        snapshot: &ctx.snapshot,
         state: &gateway.state,
-        door: &gateway.dispatcher,
+        dispatcher: &gateway.dispatcher,
     }
 }
 

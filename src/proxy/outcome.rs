@@ -1,4 +1,4 @@
-//! How a call went: what of an answer passes, whose failure it was, and who is told of it.
+//! The outcome of a call: which part of a response passes, which side failed, and where this is recorded.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,7 +20,8 @@ use crate::upstream::http::head_limits;
 use crate::upstream::http::pool::EndpointGuard;
 
 impl Gateway {
-    /// Whose failure it was: one that the client is told of, which the context then holds, or its own leaving.
+    /// Which side failed. An error that is reported to the client is then in the context; the alternative
+    /// is that the client aborted.
     pub(super) fn classify_error(&self, ctx: &mut RequestContext, e: &Error) -> Result<(), FailToProxy> {
         match e.esource() {
             ErrorSource::Downstream => return Err(client_aborted(ctx)),
@@ -43,7 +44,7 @@ impl Gateway {
                 self.log_failure(ctx, &error);
                 drop(fail(ctx, &error));
             }
-            // Where Pingora does not say whose error it is, it was flushing to the client.
+            // Without an error source from Pingora, it was flushing to the client.
             ErrorSource::Unset
                 if matches!(
                     e.etype(),
@@ -61,7 +62,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Counts a request that is over, and writes its line.
+    /// Counts a finished request and writes its access log line.
     pub(super) fn record(&self, session: &Session, ctx: &RequestContext, outcome: Outcome) {
         let now = Instant::now();
         let took = now - ctx.started;
@@ -109,7 +110,8 @@ impl Gateway {
     }
 }
 
-/// Tells the fuse and the pool of a server how a call went; only the first word counts.
+/// Reports the result of a call to the circuit breaker and the pool of a server; only the first report
+/// counts.
 pub(super) fn report_to_upstream(
     upstream_request: &UpstreamRequest,
     endpoint_guard: &mut Option<EndpointGuard>,
@@ -123,51 +125,56 @@ pub(super) fn report_to_upstream(
     }
 }
 
-/// Whether the head of an answer was more than Pingora takes, in bytes or in lines.
+/// Whether the head of a response exceeded Pingora's limits, in bytes or in lines.
 fn is_too_long(e: &Error) -> bool {
-    let says = |message: &str| e.context.as_ref().is_some_and(|context| context.as_str().contains(message));
-    says("header larger than") || e.root_cause().to_string().contains("too many headers")
+    let mentions =
+        |message: &str| e.context.as_ref().is_some_and(|context| context.as_str().contains(message));
+    mentions("header larger than") || e.root_cause().to_string().contains("too many headers")
 }
 
-/// The client has left; that says nothing of the server.
+/// The client has disconnected; that says nothing about the server.
 fn client_aborted(ctx: &mut RequestContext) -> FailToProxy {
     ctx.outcome = Some(Outcome::ClientAborted);
     FailToProxy { error_code: 499, can_reuse_downstream: false }
 }
 
-/// Gives the next piece of an answer to the watch, and what it lets through. `untouched`: the client has got nothing yet.
+/// Passes the next chunk of a response to the validator, and returns what may go out. `untouched`: the
+/// client has received nothing yet.
 pub(super) fn filter_body(
     ctx: &mut RequestContext,
     piece: Option<Bytes>,
     end: bool,
     untouched: bool,
 ) -> pingora::Result<Option<Bytes>> {
-    let (Some(watch), Some(upstream_request)) = (&mut ctx.validator, &ctx.request) else { return Ok(piece) };
-    if watch.is_held() {
-        // Nothing goes to the client meanwhile; but its head did before the first piece, and may have taken its time.
+    let (Some(validator), Some(upstream_request)) = (&mut ctx.validator, &ctx.request) else {
+        return Ok(piece);
+    };
+    if validator.is_held() {
+        // Nothing goes to the client meanwhile; but its head did before the first chunk, and may have taken
+        // its time.
         let now = Instant::now();
         ctx.waited += ctx.waiting.map_or(Duration::ZERO, |started| now - started);
         ctx.waiting = Some(now);
         if ctx.waited > upstream_request.server.timeout {
-            // Each byte came in time, but not the answer.
+            // Each byte came in time, but not the whole response.
             let error = UpstreamError::TimedOut(upstream_request.server.timeout);
             return Err(fail(ctx, &error));
         }
     }
-    match watch.push(piece, end) {
+    match validator.push(piece, end) {
         Ok(piece) => {
-            if watch.saw_error() {
+            if validator.saw_error() {
                 ctx.outcome = Some(Outcome::Error);
             }
-            if watch.has_messages() {
+            if validator.has_messages() {
                 report_to_upstream(upstream_request, &mut ctx.endpoint, None);
             }
-            if let (true, true, Some(socket)) = (end, watch.spends(), ctx.socket) {
+            if let (true, true, Some(socket)) = (end, validator.spends(), ctx.socket) {
                 upstream_connection::end(socket);
             }
             Ok(piece)
         }
-        // The server may have sent it before the call reached it, and answers that next.
+        // The server may have sent it before the call reached it, and may send the call's response next.
         Err(error @ (UpstreamError::UnexpectedServer | UpstreamError::Nameless))
             if untouched && upstream_request.idempotent && ctx.reused && !ctx.fresh =>
         {
@@ -180,8 +187,8 @@ pub(super) fn filter_body(
     }
 }
 
-/// A server whose words may have been for another gets connections on which nothing else is asked, for a while: what it says then can be
-/// believed.
+/// For a while, the server gets connections on which nothing else is sent, because its response may have
+/// belonged to another request. Responses on such a connection can be trusted.
 fn doubt(ctx: &RequestContext, error: &UpstreamError) {
     let is_unsure = match error {
         UpstreamError::Nameless => true,
@@ -193,7 +200,7 @@ fn doubt(ctx: &RequestContext, error: &UpstreamError) {
     }
 }
 
-/// Keeps the answer for `fail_to_proxy` and makes Pingora's error of it.
+/// Stores the rejection for `fail_to_proxy` and returns the matching Pingora error.
 pub(super) fn fail(ctx: &mut RequestContext, error: &UpstreamError) -> Box<Error> {
     let name =
         ctx.request.as_ref().map(|upstream_request| upstream_request.server.name.clone()).unwrap_or_default();
@@ -202,8 +209,8 @@ pub(super) fn fail(ctx: &mut RequestContext, error: &UpstreamError) -> Box<Error
         report_to_upstream(upstream_request, &mut ctx.endpoint, Some(error));
     }
     upstream_auth::refused(ctx, error);
-    // Nobody waits for it any more, and by the end of an exchange a server of these revisions does not learn that
-    // (2025-11-25, basic/lifecycle, "Timeouts").
+    // The client no longer waits for it, and a server of these versions does not take the end of an
+    // exchange for a cancellation (2025-11-25, basic/lifecycle, "Timeouts").
     if let (UpstreamError::TimedOut(_), Some(in_flight)) =
         (error, ctx.request.as_ref().and_then(|upstream_request| upstream_request.in_flight.as_ref()))
     {
@@ -216,7 +223,7 @@ pub(super) fn fail(ctx: &mut RequestContext, error: &UpstreamError) -> Box<Error
     Error::explain(ErrorType::Custom("upstream"), error.to_string()).into_up()
 }
 
-/// What the end of an exchange means for the session that it belongs to.
+/// Applies the end of an exchange to the session that it belongs to.
 pub fn settle(ctx: &RequestContext, outcome: Outcome) {
     let Some(upstream_request) = &ctx.request else { return };
     if let (Some(session), Some(state_change), Outcome::Ok, None) =
@@ -224,12 +231,12 @@ pub fn settle(ctx: &RequestContext, outcome: Outcome) {
     {
         session.client_state.apply(&upstream_request.server.name, state_change);
     }
-    // The client has left, or a stream ended that is to be gone on with: the server goes on.
+    // If the client has disconnected, or a resumable stream has ended, the server continues.
     let answered =
         ctx.rejection.is_some() || ctx.validator.as_ref().is_some_and(ResponseValidator::is_answered);
     match &upstream_request.in_flight {
         Some(in_flight) if !answered && ctx.sent_at.is_some() => in_flight.detach(),
-        // The answer may be lost on its way to the client, who then asks for it again.
+        // The response may be lost on its way to the client, which then requests it again.
         Some(in_flight) if ctx.validator.as_ref().is_some_and(ResponseValidator::is_resumable) => {
             in_flight.remember()
         }

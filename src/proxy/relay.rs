@@ -1,6 +1,7 @@
-//! A message that the house's own HTTP client carries: because Pingora cannot replay its body (see `body`), because its
-//! server may wait for a person and Pingora's clock does not stand still, because its client does not take an answer in
-//! every form, or because it goes on with a stream that ends when its session or its caller's rights do. The same head, the same watch on the answer.
+//! Sends a message by the gateway's own HTTP client and relays the response. The reasons: Pingora cannot
+//! replay the body (see `request_body`); the server may wait for elicitation, and Pingora's timeout cannot
+//! be paused; the client does not accept every type; or the stream is a resumed one, which ends with its
+//! session or its caller's rights. The request head and the response validation are the same.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,13 +30,13 @@ use crate::upstream::http::UpstreamSession;
 use crate::upstream::http::pool::EndpointGuard;
 use mcp::sse;
 
-/// Whether the server of a call may ask for what takes a person to answer.
+/// Whether the server of a call may send an elicitation request, which a person must answer.
 pub fn may_elicit(upstream_request: &UpstreamRequest) -> bool {
     upstream_request.id.is_some()
         && upstream_request.session.as_ref().is_some_and(|session| session.supports_elicitation)
 }
 
-/// Carries a message by the house's own client.
+/// Relays a message by the gateway's own client.
 pub async fn relay(
     session: &mut Session,
     ctx: &mut RequestContext,
@@ -43,7 +44,7 @@ pub async fn relay(
     dispatcher: &Dispatcher,
 ) -> pingora::Result<()> {
     let carried = run(session, ctx, &mut upstream_request, dispatcher).await;
-    // Whatever came of it, it is told with the request: to the session, the breaker and the log.
+    // The result is recorded with the request: for the session, the circuit breaker and the log.
     ctx.request = Some(upstream_request);
     match carried? {
         Ok(()) => Ok(()),
@@ -67,7 +68,7 @@ async fn run(
     let Some(pool) = upstream_request.server.upstream.endpoint_pool() else {
         return Ok(Err(UpstreamError::InvalidResponse("it is not reached by HTTP".into())));
     };
-    // Its session, which changes with the seat, and its address are for whoever sends it.
+    // The client adds the session id, which changes with the upstream session, and the address.
     let head = upstream_request::request(
         session,
         ctx,
@@ -85,8 +86,8 @@ async fn run(
     let (resumes, keep_alive) =
         (upstream_request.resume.is_some(), ctx.snapshot.config.config.limits.sse_keepalive.get());
     let metrics = dispatcher.metrics.clone();
-    // How long is waited for a call, its watch says. A stream that is silent for so long may be one whose other end is
-    // gone.
+    // The response validator holds the timeout of a call. A stream that is silent for so long may have lost
+    // its other end.
     let silence = match (&upstream_request.resume, &upstream_request.id) {
         (Some(_), _) => Some(upstream_request.server.limits.stream_idle),
         (None, None) => Some(upstream_request.server.timeout),
@@ -127,29 +128,30 @@ async fn run(
         }
     });
     let _leash = AbortOnDrop(task.abort_handle());
-    // A stream that is gone on with is no call: it ends with its session, its caller's rights and the process.
+    // A resumed stream is no call: it ends with its session, its caller's rights and the process.
     let never = CancellationToken::new();
     let session_end = upstream_request.session.as_ref().filter(|_| resumes).map(|session| session.end());
     let session_end = session_end.unwrap_or_else(|| never.clone());
     let drain = if resumes { dispatcher.drain.clone() } else { never };
     let cut = dispatcher.cut.clone();
     let mut again = tokio::time::interval_at(tokio::time::Instant::now() + REAUTH_INTERVAL, REAUTH_INTERVAL);
-    // The head waits for the first byte of a body that is judged first, so that the status can still be an error.
+    // The head waits for the first byte of a body that is validated first, so that the status can still be
+    // an error.
     let mut waiting: Option<Box<ResponseHeader>> = None;
     let (takes, mut given) = (AcceptedTypes::of(session), NegotiatedResponse::Unchanged);
     let mut quiet = Instant::now();
     let mut ended = false;
     loop {
-        let left = left(ctx, upstream_request);
+        let remaining = remaining(ctx, upstream_request);
         let piece = tokio::select! {
-            // What has come counts, however long the client took to read what came before it.
+            // Bytes that have arrived count, however long the client took to read the ones before.
             biased;
             piece = arriving.recv() => piece,
-            () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {
+            () = tokio::time::sleep(remaining.unwrap_or_default()), if remaining.is_some() => {
                 Some(Err(UpstreamError::TimedOut(upstream_request.server.timeout)))
             }
             () = tokio::time::sleep_until((quiet + keep_alive).into()), if given.is_as_it_came() && ctx.validator.as_ref().is_some_and(ResponseValidator::is_stream) => {
-                // Events go out whole, so that this stands between two of them.
+                // Events go out whole, so this is written between two of them.
                 write_body(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
                 quiet = Instant::now();
                 continue;
@@ -167,7 +169,7 @@ async fn run(
                 return Err(left.err().unwrap_or_else(|| Error::explain(ErrorType::ConnectionClosed, message)).into_down());
             }
         };
-        // If it never had a connection, the answer of a client may come again.
+        // If there never was a connection, the client may send its answer again.
         if let (Some(answering), false) =
             (&mut upstream_request.answering, matches!(piece, Some(Err(UpstreamError::Unreachable(_)))))
         {
@@ -178,20 +180,20 @@ async fn run(
                 let RelayHead { status, headers, endpoint: endpoint_guard, upstream_session, certain } =
                     *guard;
                 let status = status.as_u16();
-                // It lasts as long as the answer.
+                // It lasts as long as the response.
                 ctx.endpoint = Some(endpoint_guard);
                 let mut head = ResponseHeader::build(status, Some(headers.len()))?;
                 for (name, value) in headers.iter() {
                     head.append_header(name, value)?;
                 }
-                // Connections of the house's own client are shared where nothing is to come that names no request: nothing
-                // of that kind is believed there.
-                let way = BodyFraming { certain, sized: false };
+                // Connections of the gateway's own client are shared if no response without an id can come.
+                // A response of that kind is not accepted there.
+                let framing = BodyFraming { certain, sized: false };
                 match ResponseValidator::begin(
                     &mut head,
                     upstream_request,
                     upstream_session.as_ref(),
-                    way,
+                    framing,
                     Instant::now(),
                 ) {
                     Ok(guard) => {
@@ -213,7 +215,7 @@ async fn run(
                         }
                         add_common_headers(&mut head, ctx)?;
                         if resumes {
-                            // It works; nobody shall wait for the end of a stream to hear that.
+                            // The server works. This is reported now, not at the end of the stream.
                             report_to_upstream(upstream_request, &mut ctx.endpoint, None);
                         }
                         let held = guard.is_held() || !given.is_as_it_came();
@@ -228,10 +230,10 @@ async fn run(
                     Err(error) => Err(error),
                 }
             }
-            (Some(Ok(RelayItem::Body(bytes))), Some(watch)) => watch.push(Some(bytes), false),
-            (Some(Ok(RelayItem::End)), Some(watch)) => {
+            (Some(Ok(RelayItem::Body(bytes))), Some(validator)) => validator.push(Some(bytes), false),
+            (Some(Ok(RelayItem::End)), Some(validator)) => {
                 ended = true;
-                watch.push(None, true)
+                validator.push(None, true)
             }
             (Some(Err(error)), _) => Err(error),
             _ => Err(UpstreamError::InvalidResponse("the answer ended early".into())),
@@ -265,16 +267,16 @@ async fn run(
     }
 }
 
-/// What is left of the time of a call whose answer has begun; before that, whoever sends it counts.
-fn left(ctx: &RequestContext, upstream_request: &UpstreamRequest) -> Option<Duration> {
-    let watch = ctx.validator.as_ref()?;
-    if watch.is_held() {
+/// Remaining time of a call whose response has begun; before that, the client counts it.
+fn remaining(ctx: &RequestContext, upstream_request: &UpstreamRequest) -> Option<Duration> {
+    let validator = ctx.validator.as_ref()?;
+    if validator.is_held() {
         return Some(upstream_request.server.timeout.saturating_sub(ctx.sent_at?.elapsed()));
     }
-    watch.left()
+    validator.remaining()
 }
 
-/// A stream ends before its time: in good order where it has begun.
+/// A stream ends early: cleanly if it has begun.
 fn ended_early(ctx: &RequestContext) -> Result<RelayItem, UpstreamError> {
     if ctx.validator.is_some() { Ok(RelayItem::End) } else { Err(UpstreamError::SessionClosed) }
 }

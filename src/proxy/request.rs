@@ -1,6 +1,5 @@
-//! From a request to its answer, or to what Pingora shall stream: the order of the steps, and nothing of their
-//! insides. Pingora moves the future of a request to the heap as a whole, so what is rare and roomy waits in a box of its
-//! own.
+//! From a request to its response, or to what Pingora streams: only the order of the steps. Pingora moves
+//! the future of a request to the heap as a whole, so rare and large futures are boxed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,26 +30,27 @@ use crate::streams::{MessageStream, notifications};
 use crate::telemetry::Outcome;
 use crate::upstream::{ResponseRedactor, UpstreamError};
 
-/// What becomes of a request that was received and not answered yet.
+/// What happens to a request that was received and is not answered yet.
 #[expect(clippy::large_enum_variant, reason = "moving it once costs a call less than a box")]
 pub enum Next {
-    /// Pingora streams it.
+    /// Pingora forwards it and streams the response.
     Forward(UpstreamRequest),
-    /// A room speaks, perhaps for days, for which nothing is kept that was needed to receive it.
+    /// A message stream, perhaps for days. Nothing that was needed to receive the request is kept for it.
     Stream(Era, MessageStream),
 }
 
 impl Gateway {
-    /// Receives a request and answers it, or gives what comes next.
+    /// Receives a request and answers it, or returns the next step.
     pub async fn handle_request(
         &self,
         session: &mut Session,
         ctx: &mut RequestContext,
     ) -> pingora::Result<Option<Next>> {
-        // An answer that is not taken holds its call and its server.
+        // A response that the client does not read holds its call and its server.
         let write = ctx.snapshot.config.config.limits.write_timeout.get();
         session.as_downstream_mut().set_write_timeout(Some(write));
-        // What a server says before its answer is for the gateway; older clients would take it for the answer.
+        // A server's informational response is for the gateway. Older clients would take it for the final
+        // response.
         session.as_downstream_mut().set_ignore_info_resp(true);
         request_head::strip_upgrade(session);
         if http1::stream_slot() == StreamSlot::OverLimit {
@@ -69,15 +69,15 @@ impl Gateway {
         ctx.client = client_addr::client_addr(session, &ctx.snapshot.config.config.listen);
         let chain = &ctx.snapshot.config.chain;
         let described = admin::metadata_resource(path).is_some();
-        // A browser asks whether it may send credentials before it sends any (Fetch standard, "CORS protocol and
-        // credentials"); the answer is the same for every path, so that none is found out by it.
+        // A browser asks whether it may send credentials before it sends any (Fetch standard, "CORS
+        // protocol and credentials"). The answer is the same for every path, so it reveals none.
         let asks = self.role != ListenerRole::Admin && respond::is_preflight(session);
-        let greeted = match request_head::validate_framing(
+        let admitted = match request_head::validate_framing(
             session,
             ctx.snapshot.config.config.limits.max_header.as_usize(),
         ) {
             Ok(()) if asks || (described && endpoint.is_none()) => {
-                // Where to get credentials is asked without any (RFC 9728 §3.1).
+                // Clients read the metadata without credentials (RFC 9728 §3.1).
                 chain
                     .on_head_unauthenticated(&request_head::head(session, ctx.client))
                     .await
@@ -87,7 +87,7 @@ impl Gateway {
                 let head = request_head::head(session, ctx.client);
                 match &self.in_process {
                     None => chain.on_head(&head).await,
-                    Some(known) => Box::pin(in_process::greet(known, &ctx.snapshot.config, &head)).await,
+                    Some(known) => Box::pin(in_process::on_head(known, &ctx.snapshot.config, &head)).await,
                 }
             }
             Err(rejection) => Err(ChainRejection {
@@ -95,12 +95,12 @@ impl Gateway {
                 refused: filters::RejectedMessage { id: None, rejection: Box::new(rejection) },
             }),
         };
-        match greeted {
+        match admitted {
             Ok(caller) => {
                 ctx.caller = Some(caller);
                 ctx.client_cert = matches!(self.in_process, Some(in_process::Known::As(_)));
             }
-            // Probes come by address and without a body; they may have any Host.
+            // Probes use the address and have no body; any Host is allowed.
             Err(stop) if admin::bypasses_refusal(operator, &stop, self.role) => {}
             Err(stop) => {
                 if matches!(stop.filter, "request_head" | Origin::NAME) {
@@ -117,7 +117,7 @@ impl Gateway {
             ctx.labels.method = "_metadata";
             return Box::pin(operators::metadata(session, ctx)).await.map(|()| None);
         }
-        // Who may use nothing of a server is not told that it is there.
+        // A caller that may use nothing of a server does not learn that it exists.
         let shown = match (&endpoint, &ctx.caller) {
             (Some(endpoint), Some(caller)) if !Dispatcher::shows_all(&ctx.snapshot, endpoint) => {
                 Box::pin(self.dispatcher.shows(&ctx.snapshot, endpoint, caller)).await
@@ -159,7 +159,7 @@ impl Gateway {
         }
     }
 
-    /// POST: one message, or a batch where the session's revision has them.
+    /// POST: one message, or a batch if the session's version has them.
     async fn post(
         &self,
         session: &mut Session,
@@ -192,19 +192,19 @@ impl Gateway {
         let chain = &snapshot.config.chain;
         let caller = ctx.caller.clone().unwrap_or_else(|| chain.anonymous());
         let head = request_head::head(session, ctx.client);
-        let judged = match self
+        let authorized = match self
             .dispatcher
             .authorize(&snapshot, &endpoint, head, caller, body, &mut ctx.labels)
             .await
         {
-            Ok(judged) => judged,
+            Ok(authorized) => authorized,
             Err(rejected) => {
                 ctx.id = rejected.id;
                 ctx.refuse(rejected.filter, rejected.rejection);
                 return Box::pin(respond::write_error(session, ctx)).await.map(|()| None);
             }
         };
-        let Authorized { mut permit, body, id } = judged;
+        let Authorized { mut permit, body, id } = authorized;
         let era = permit.era;
         ctx.id = id;
         ctx.slots = share_slots(std::mem::take(&mut permit.slots));
@@ -226,7 +226,7 @@ impl Gateway {
             body,
             events: takes.events,
         };
-        let exit = match self.dispatcher.straight(authorized, &mut ctx.labels) {
+        let exit = match self.dispatcher.dispatch_tool_call(authorized, &mut ctx.labels) {
             Ok(exit) => exit,
             Err(authorized) => Box::pin(self.dispatcher.dispatch(authorized, &mut ctx.labels)).await,
         };
@@ -236,13 +236,13 @@ impl Gateway {
                 Box::pin(respond::write_response(session, ctx, answer)).await.map(|()| None)
             }
             Ok(Dispatch::Stream(message_stream)) => {
-                // A stream may last for days, and keeps nothing of the house that it began in.
+                // A stream may last for days. It keeps nothing of the snapshot that it began with.
                 drop((snapshot, endpoint));
                 Ok(Some(Next::Stream(era, message_stream)))
             }
             Ok(Dispatch::Forward(upstream_request)) => {
-                // Pingora would send nothing (see `body`), not wait for a person, or give the answer as it comes: the house's
-                // own client carries it.
+                // The gateway's own client sends it if Pingora would not send the body (see
+                // `request_body`), if the timer must be pausable, or if the response must be converted.
                 let as_it_comes = takes.both() || upstream_request.id.is_none();
                 if relay::may_elicit(&upstream_request) || !as_it_comes || !request_body::can_replay(session)
                 {
@@ -285,14 +285,14 @@ impl Gateway {
         let (redactor, metrics) = (ctx.snapshot.config.redactor.clone(), &self.dispatcher.metrics);
         let screen =
             |server: &Server| ResponseRedactor::of(&server.name, &server.config, redactor.as_ref(), metrics);
-        // A stream is gone on with only where the session has called before, and its caller still may.
+        // A stream is resumed only where the session has called before and its caller still has access.
         let snapshot = ctx.snapshot.clone();
         let reach = self.dispatcher.reach(&snapshot, &endpoint, &caller).await;
         let may = |server: &Server| reach.covers(server);
         match upstream_request::resumption(session, &client, may, screen) {
             Ok(None) => {}
             Ok(Some(upstream_request)) => {
-                // By the house's own client, which ends the stream when its time has come.
+                // By the gateway's own client, which can end the stream at any time.
                 return relay::relay(session, ctx, upstream_request, &self.dispatcher).await.map(|()| None);
             }
             Err(rejection) => return self.refuse_with(session, ctx, "session", rejection).await,
@@ -308,7 +308,7 @@ impl Gateway {
         .await;
         let pass = self.bypasses_refusal(&endpoint.path, caller.clone());
         let timeout = snapshot.config.config.limits.write_timeout.get();
-        // A stream may last for days, and keeps nothing of the house that it began in.
+        // A stream may last for days. It keeps nothing of the snapshot that it began with.
         drop((snapshot, endpoint));
         match notifications::session_stream(runtime, client, pass, caller, list_changes, timeout, drain) {
             Ok(message_stream) => Ok(Some(Next::Stream(Era::Legacy, message_stream))),
@@ -319,8 +319,8 @@ impl Gateway {
         }
     }
 
-    /// What of the servers' messages goes to the stream of a caller: nothing of those that it may not use by now, and
-    /// no secrets where they are looked for.
+    /// The filter for servers' messages on a caller's stream: it drops messages of servers that the caller
+    /// may no longer use, and redacts secrets where this is configured.
     fn bypasses_refusal(&self, path: &Arc<str>, caller: Caller) -> MessageFilter {
         let (dispatcher, path) = (self.dispatcher.clone(), path.clone());
         Arc::new(move |server, message| {
@@ -359,7 +359,7 @@ impl Gateway {
     }
 }
 
-/// What of a server's message its caller gets.
+/// The part of a server's message that the caller receives.
 async fn passed(
     dispatcher: Arc<Dispatcher>,
     path: Arc<str>,
@@ -369,7 +369,7 @@ async fn passed(
 ) -> Option<Bytes> {
     let snapshot = dispatcher.registry.snapshot();
     let endpoint = snapshot.catalog.endpoint(&path)?;
-    // One that was taken out of the file, or has other settings by now, says nothing any more.
+    // A server that was removed from the file, or whose settings have changed, sends nothing any more.
     let now = snapshot.servers.get(&server.name)?;
     if now.serial != server.serial || !dispatcher.reach(&snapshot, endpoint, &caller).await.covers(now) {
         return None;

@@ -1,11 +1,12 @@
-//! Reading a body before a server is chosen, and getting Pingora to send it afterwards.
+//! Reads a body before a server is chosen, and makes Pingora send it afterwards.
 //!
-//! Pingora 0.9 picks the upstream first and streams the body after; a body that was read early is sent only if
-//! its retry buffer holds something, and that buffer holds 64 KiB or nothing. Over that, nothing is sent, nothing
-//! is said, and the upstream waits for ever. So the buffer is used as a *sign* and never as the data: it is
-//! switched on when at most 64 KiB are left, the last piece lands in it, Pingora calls the body filter once, and
-//! the filter puts our own bytes in the place of that piece. When the length is not known beforehand and the
-//! body turns out longer, no sign can be set; [`can_replay`] says so, and the caller takes another way.
+//! Pingora 0.9 picks the upstream first and streams the body after. A body that was read early is sent only
+//! if Pingora's retry buffer holds something, and that buffer holds at most 64 KiB. With a larger body
+//! nothing is sent, no error is reported, and the upstream waits forever. So the buffer is only a *signal*,
+//! never the data: it is switched on when at most 64 KiB remain, the last chunk goes into it, Pingora calls
+//! the body filter once, and the filter replaces that chunk with the stored body. If the length is not
+//! known in advance and the body turns out longer, the signal cannot be set. [`can_replay`] reports this,
+//! and the message is sent in another way.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -20,28 +21,29 @@ use pingora::proxy::Session;
 use crate::listener::http1::StreamSlot;
 use crate::process::state::BufferedBytes;
 
-/// What Pingora's retry buffer can hold (`BODY_BUF_LIMIT`, not public).
+/// The capacity of Pingora's retry buffer (`BODY_BUF_LIMIT`, not public).
 const PROGRESS_BYTES: usize = 64 * 1024;
 
-/// What a body may take.
+/// Limits of a body.
 pub struct BodyLimits {
-    /// Its bytes.
+    /// Maximum size, in bytes.
     pub limit: usize,
     pub timeout: Duration,
-    /// Bytes of all bodies that are in memory at the time.
+    /// Maximum bytes of all bodies that are in memory at the same time.
     pub total: usize,
-    /// A body up to this size is not among them.
+    /// A body up to this size, in bytes, is not counted in `total`.
     pub free: usize,
 }
 
-/// Bytes of a body that are not counted, since a connection, of which there are not so many, has one body at a time. On a
-/// connection of HTTP/2 that is one of them.
-pub fn free(standing: StreamSlot) -> usize {
-    if standing == StreamSlot::Connection { PROGRESS_BYTES } else { 0 }
+/// Bytes of a body that are not counted. The number of connections is bounded, and a connection has one
+/// body at a time; on an HTTP/2 connection this applies to one of its bodies.
+pub fn free(slot: StreamSlot) -> usize {
+    if slot == StreamSlot::Connection { PROGRESS_BYTES } else { 0 }
 }
 
-/// Reads the whole body, or says why not; an error is the client's connection failing. `load` counts the bytes that have
-/// come of one that is not small: what is only promised takes no room.
+/// Reads the whole body, or returns the rejection. An error means that the client's connection failed.
+/// `load` counts the received bytes of a body that is not small; bytes that are only announced use no
+/// memory.
 pub async fn read(
     session: &mut Session,
     limits: &BodyLimits,
@@ -55,19 +57,20 @@ pub async fn read(
     if length.is_some_and(|length| length > limit) {
         return Ok(Err(too_large(limit)));
     }
-    // Known before the first byte is read, or asked for.
+    // Known before the first byte is read or requested.
     if length.is_some_and(|length| length > limits.free && !load.fits(length, limits.total)) {
         return Ok(Err(too_many()));
     }
     if waits {
         let downstream = session.as_downstream_mut();
-        let kept = downstream.get_keepalive();
+        let keepalive = downstream.get_keepalive();
         downstream.write_continue_response().await.map_err(|error| error.into_down())?;
-        // Pingora takes this for an answer before the end of the body, after which it would close.
-        downstream.set_keepalive(kept);
+        // Pingora takes this for a response before the end of the body, after which it would close the
+        // connection.
+        downstream.set_keepalive(keepalive);
     }
     let mut collecting = pin!(collect(session, length, limits, load));
-    // Most bodies came with their head, and need no clock.
+    // Most bodies arrive with their head and need no timer.
     let read = match futures::poll!(collecting.as_mut()) {
         Poll::Ready(read) => Ok(read),
         Poll::Pending => tokio::time::timeout(timeout, collecting).await,
@@ -77,7 +80,7 @@ pub async fn read(
         Ok(Err(error)) => match error.etype() {
             ErrorType::ReadError => Err(error.into_down()),
             ErrorType::ReadTimedout => Ok(Err(too_slow(timeout))),
-            // What follows on the connection could be taken for another request.
+            // The remaining bytes on the connection could be taken for another request.
             _ => {
                 let message = "the body ends early, or its chunks are not as RFC 9112 has them";
                 Ok(Err(Rejection::http(400, "body_broken", message).closing()))
@@ -111,13 +114,13 @@ async fn collect(
         return Ok(Err(too_many()));
     }
     if length == Some(first.len()) {
-        // The one piece is the body. The end must still be seen, or Pingora takes the body for unfinished.
+        // The one chunk is the body. The end must still be read, or Pingora takes the body for unfinished.
         while downstream.read_request_body().await?.is_some() {}
         return Ok(Ok(first));
     }
-    // Room for what is small, and else for twice what has come.
-    let room = length.filter(|length| *length <= PROGRESS_BYTES).unwrap_or(2 * first.len());
-    let mut body = BytesMut::with_capacity(room.max(first.len()));
+    // Reserves the size of a small body, otherwise twice what has arrived.
+    let capacity = length.filter(|length| *length <= PROGRESS_BYTES).unwrap_or(2 * first.len());
+    let mut body = BytesMut::with_capacity(capacity.max(first.len()));
     body.extend_from_slice(&first);
     drop(first);
     loop {
@@ -135,10 +138,11 @@ async fn collect(
     }
 }
 
-/// Sees that a request has no body. Nobody would read it, and over HTTP/2 what is not read holds up others.
+/// Verifies that a request has no body. Nothing would read it, and on HTTP/2 unread data holds up other
+/// streams.
 pub async fn none(session: &mut Session, timeout: Duration) -> pingora::Result<Result<(), Rejection>> {
     let downstream = session.as_downstream_mut();
-    // That it is empty may be said only after the head.
+    // Only after the head it is known whether the body is empty.
     while !downstream.is_body_empty() {
         match tokio::time::timeout(timeout, downstream.read_request_body()).await {
             Ok(Ok(None)) => break,

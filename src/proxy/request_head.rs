@@ -1,4 +1,4 @@
-//! The head of a request as a value: what the filters see of it, and what of HTTP itself is refused first.
+//! The head of a request as a value: what the filters see of it, and which HTTP faults are rejected first.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use crate::listener::tls;
 use crate::session;
 use mcp::version;
 
-/// The head as the filters see it; `client` is the address of the one who sent it.
+/// The head as the filters see it; `client` is the client's address.
 pub fn head(session: &Session, client: Option<IpAddr>) -> RequestHead<'_> {
     let request = session.req_header();
     let authority = match request.version {
@@ -37,23 +37,23 @@ pub fn head(session: &Session, client: Option<IpAddr>) -> RequestHead<'_> {
     }
 }
 
-/// Goes on in the HTTP that is spoken, whatever else a client would like (RFC 9110 §7.8): for nothing below is this a request
-/// after which the connection could be another's.
+/// Ignores a protocol upgrade (RFC 9110 §7.8). For nothing after this, the connection can change its
+/// protocol with this request.
 pub fn strip_upgrade(session: &mut Session) {
     if session.req_header().headers.contains_key(UPGRADE) {
         session.req_header_mut().remove_header(&UPGRADE);
     }
 }
 
-/// Refuses what two HTTP readers could take differently (RFC 9112 §6.3, request smuggling), and what MCP has no
-/// use for.
+/// Rejects framing that two HTTP readers could interpret differently (RFC 9112 §6.3, request smuggling),
+/// and framing that MCP does not use.
 pub fn validate_framing(session: &Session, max_header: usize) -> Result<(), Rejection> {
     let request = session.req_header();
     if request.raw_path().len() > max_header {
         let message = format!("the request target is longer than the limit of {max_header} bytes");
         return Err(Rejection::http(414, "target_too_long", message).closing());
     }
-    // It was verified in the handshake, and connections may stand for long.
+    // It was verified in the handshake, and connections may last long.
     if tls::is_expired(session.digest()) {
         request_ended(RequestEnd::CloseConnection);
         let message = "the client certificate of this connection has ended, or is not vouched for any more; come again with one that is good";
@@ -68,7 +68,7 @@ pub fn validate_framing(session: &Session, max_header: usize) -> Result<(), Reje
     if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
         return bad("transfer_encoding", "the only Transfer-Encoding taken is one `chunked`");
     }
-    // Pingora drops Content-Length beside Transfer-Encoding before we see it, so the raw head is asked.
+    // Pingora drops Content-Length beside Transfer-Encoding before this code runs, so the raw head is read.
     let doubled = request.headers.contains_key(CONTENT_LENGTH)
         || session.as_downstream().as_http1().is_some_and(|h1| {
             let raw = h1.get_headers_raw_bytes();
@@ -83,7 +83,7 @@ pub fn validate_framing(session: &Session, max_header: usize) -> Result<(), Reje
     Ok(())
 }
 
-/// The session of a legacy message: none for `initialize`, which opens one.
+/// The session of a legacy message: `None` for `initialize`, which opens one.
 pub fn session(
     dispatcher: &Dispatcher,
     session: &Session,
@@ -136,14 +136,15 @@ pub fn find(
     }
 }
 
-/// The trace id of a W3C `traceparent`, if there is a sound one.
+/// The trace id of a W3C `traceparent`, if it is valid.
 pub fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get("traceparent")?.to_str().ok()?;
     let id = value.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
-/// A number for one request: random start a thread, so that no two processes or restarts share a row of them.
+/// A number for one request: each thread starts at random, so that no two processes or restarts share a
+/// sequence.
 pub fn request_id() -> u64 {
     thread_local! {
         static NEXT: Cell<u64> = Cell::new(getrandom::u64().expect("the system gives random bytes") | 1);

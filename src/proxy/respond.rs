@@ -1,5 +1,5 @@
-//! Writing to the client: whole answers, refusals, streams of events, and answers that the house's own client
-//! brings.
+//! Writes to the client: whole responses, rejections, event streams, and responses that the gateway's own
+//! client receives.
 
 use std::time::Duration;
 
@@ -26,28 +26,29 @@ use mcp::header_name;
 use mcp::jsonrpc::message;
 use mcp::sse;
 
-/// How long a client that sends a refused body may go on before the connection is closed.
+/// How long the rest of a rejected body is read before the connection is closed.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same for one that has stopped sending.
+/// The same timeout for a client that has stopped sending.
 const LINGER_IDLE: Duration = Duration::from_millis(100);
 
-/// Bodies of refused requests up to this size do not cost the connection, if they come in this time.
+/// Bodies of rejected requests up to this size, in bytes, do not close the connection if they arrive within
+/// this time.
 const SMALL: usize = 16 * 1024;
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// What a client gets the whole of `limits.write_timeout` for.
+/// Bytes for which a client gets the whole of `limits.write_timeout`.
 const PIECE: usize = 64 * 1024;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Puts on every answer what every answer carries.
+/// Adds the headers that every response carries.
 pub fn add_common_headers(response: &mut ResponseHeader, ctx: &RequestContext) -> pingora::Result<()> {
     response.insert_header(REQUEST_ID, hex(ctx.request_id))?;
     let streams =
         response.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
     if streams {
-        // 2026-07-28, streamable-http: proxies on the way shall not hold events back.
+        // 2026-07-28, streamable-http: proxies must not buffer events.
         response.insert_header(ACCEL_BUFFERING, HeaderValue::from_static("no"))?;
     }
     if let Some(origin) = allowed_origin(ctx) {
@@ -63,23 +64,23 @@ pub fn add_common_headers(response: &mut ResponseHeader, ctx: &RequestContext) -
     Ok(())
 }
 
-/// A request's number as it is written everywhere: 16 digits.
+/// A request's number in its one written form: 16 hexadecimal digits.
 fn hex(number: u64) -> HeaderValue {
     let digit = |at: usize| b"0123456789abcdef"[(number >> (60 - 4 * at)) as usize & 0xf];
     HeaderValue::from_bytes(&std::array::from_fn::<u8, 16, _>(digit)).expect("digits can stand in a header")
 }
 
-/// The page that may read the answer: one that the origin guard let in, and that `cors` names if it is there.
+/// The origin that may read the response: the origin guard accepted it, and `cors`, if present, names it.
 fn allowed_origin(ctx: &RequestContext) -> Option<&HeaderValue> {
     let origin = ctx.origin.as_ref()?;
-    let word = origin.to_str().ok()?;
+    let text = origin.to_str().ok()?;
     let runtime_config = &ctx.snapshot.config;
     let named = runtime_config
         .config
         .cors
         .as_ref()
-        .is_none_or(|cors| cors.origins.iter().any(|o| o == "*" || o.eq_ignore_ascii_case(word)));
-    (named && runtime_config.chain.origin.is_origin_allowed(word)).then_some(origin)
+        .is_none_or(|cors| cors.origins.iter().any(|o| o == "*" || o.eq_ignore_ascii_case(text)));
+    (named && runtime_config.chain.origin.is_origin_allowed(text)).then_some(origin)
 }
 
 /// Whether a client speaks HTTP/1.0.
@@ -87,19 +88,21 @@ pub fn is_http10(session: &Session) -> bool {
     session.req_header().version < Version::HTTP_11
 }
 
-/// Clients of HTTP/1.0 know no chunks (RFC 9112 §6.1): for them the end of the connection ends the body.
+/// Clients of HTTP/1.0 know no chunked encoding (RFC 9112 §6.1): for them, the end of the connection ends
+/// the body.
 pub fn fix_framing(session: &mut Session, response: &mut ResponseHeader) {
     if is_http10(session) && response.remove_header(&TRANSFER_ENCODING).is_some() {
         session.set_keepalive(None);
     }
 }
 
-/// Writes a head. What goes wrong with that is the client's doing, and no server's.
+/// Writes a head. A failure is the client's, not a server's.
 pub async fn write_head(session: &mut Session, head: Box<ResponseHeader>, end: bool) -> pingora::Result<()> {
     session.write_response_header(head, end).await.map_err(|error| error.into_down())
 }
 
-/// Writes a part of a body; what is long in pieces, so that a client which is slow but steady has time for each.
+/// Writes a part of a body. Long parts are written in pieces, so that a slow but steady client has time for
+/// each.
 pub async fn write_body(session: &mut Session, mut body: Bytes, end: bool) -> pingora::Result<()> {
     while body.len() > PIECE {
         let piece = body.split_to(PIECE);
@@ -108,7 +111,7 @@ pub async fn write_body(session: &mut Session, mut body: Bytes, end: bool) -> pi
     session.write_response_body(Some(body), end).await.map_err(|error| error.into_down())
 }
 
-/// A whole answer.
+/// Writes a whole response.
 pub async fn write_response(
     session: &mut Session,
     ctx: &mut RequestContext,
@@ -116,7 +119,7 @@ pub async fn write_response(
 ) -> pingora::Result<()> {
     ctx.outcome.get_or_insert(Outcome::Ok);
     let mut head = ResponseHeader::build_no_case(reply.status, Some(6))?;
-    // A result, or a refusal in HTTP's words, which is JSON for everybody.
+    // A result, or an HTTP rejection, which is JSON for every client.
     let wrapped =
         !reply.events && reply.status == 200 && !reply.body.is_empty() && !AcceptedTypes::of(session).json;
     if reply.events || wrapped {
@@ -132,7 +135,7 @@ pub async fn write_response(
     write(session, ctx, head, body).await
 }
 
-/// Any head with a whole body.
+/// Writes any head with a whole body.
 pub async fn write(
     session: &mut Session,
     ctx: &RequestContext,
@@ -143,7 +146,7 @@ pub async fn write(
     if head.status != 204 {
         head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     }
-    // HTTP/2 sends what it is given, for HEAD too (RFC 9110 §9.3.2).
+    // HTTP/2 sends any body, for HEAD too (RFC 9110 §9.3.2).
     let empty = body.is_empty() || session.req_header().method == http::Method::HEAD;
     write_head(session, Box::new(head), empty).await?;
     if !empty {
@@ -152,13 +155,13 @@ pub async fn write(
     Ok(())
 }
 
-/// The head of an answer that was begun; that a client may go on with its body is none.
+/// The head of a response that has begun; `100 Continue` is none.
 pub fn response_head_sent(session: &Session) -> Option<&ResponseHeader> {
     session.response_written().filter(|head| !head.status.is_informational())
 }
 
-/// Says the refusal that the context holds: as a JSON-RPC error where MCP is spoken, else in the REST form; as a
-/// last event where a stream has begun.
+/// Writes the rejection in the context: as a JSON-RPC error for MCP, otherwise in the REST form; as a last
+/// event if a stream has begun.
 pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pingora::Result<()> {
     let Some((_, rejection)) = &ctx.rejection else { return Ok(()) };
     if let Some(begun) = response_head_sent(session) {
@@ -167,7 +170,7 @@ pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pin
         let message = message::rejection_response(ctx.id.as_deref(), rejection);
         let length = begun.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
         if !streams && ctx.validator.as_ref().is_some_and(ResponseValidator::is_held) {
-            // The status is gone but nothing of the body; white space fills up a length that was promised.
+            // The status is sent but nothing of the body. White space fills up the announced length.
             let missing = length.unwrap_or(message.len()).checked_sub(message.len());
             if let Some(missing) = missing {
                 let body = [&message[..], &vec![b' '; missing]].concat();
@@ -185,13 +188,13 @@ pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pin
     if rejection.close {
         session.set_keepalive(None);
     } else if is_small(session) {
-        // Thrown away after the answer, without a look: a new connection would cost both sides more. Most of it came
-        // with the head.
+        // The rest of the body is discarded after the response: a new connection would cost both sides
+        // more. Most of it came with the head.
         let downstream = session.as_downstream_mut();
         downstream.set_close_on_response_before_downstream_finish(false);
         downstream.set_total_drain_timeout(Some(DRAIN));
     }
-    // By its form alone: whether there is such an endpoint is not told by the form of a refusal.
+    // By the form of the path alone, so that a rejection does not reveal whether the endpoint exists.
     let mcp = catalog::is_endpoint(session.req_header().uri.path());
     let body = if mcp {
         message::rejection_response(ctx.id.as_deref(), rejection)
@@ -207,7 +210,7 @@ pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pin
         head.insert_header(WWW_AUTHENTICATE, challenge.as_str())?;
     }
     if let Some(wait) = rejection.retry_after {
-        // Whole seconds (RFC 9110 §10.2.3); a client that waits them must not come too early.
+        // Whole seconds (RFC 9110 §10.2.3), rounded up: a client that waits them must not come too early.
         head.insert_header(RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000) as u64))?;
     }
     write(session, ctx, head, body).await?;
@@ -215,15 +218,15 @@ pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pin
     Ok(())
 }
 
-/// Whether a body is short, of known length and on its way unasked.
+/// Whether a body is short, of known length, and sent without waiting for `100 Continue`.
 fn is_small(session: &Session) -> bool {
     let head = session.req_header();
     let length = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     length.is_some_and(|length| length <= SMALL) && !head.headers.contains_key(http::header::EXPECT)
 }
 
-/// Reads what still comes of a refused body, for a moment. A connection that is closed over unread bytes is reset,
-/// and a client that is still writing then never reads the answer (RFC 9112 §9.6).
+/// Reads the rest of a rejected body for a moment. A connection that is closed with unread bytes is reset,
+/// and a client that is still writing then never reads the response (RFC 9112 §9.6).
 async fn lingering_close(session: &mut Session) {
     let downstream = session.as_downstream_mut();
     if downstream.as_http1().is_some() && downstream.get_keepalive().is_none() {
@@ -246,7 +249,7 @@ fn rest_error(rejection: &Rejection, request_id: u64) -> Bytes {
     ))
 }
 
-/// Whether a browser asks what a page may do here.
+/// Whether the request is a CORS preflight of a browser.
 pub fn is_preflight(session: &Session) -> bool {
     let head = session.req_header();
     head.method == http::Method::OPTIONS
@@ -270,7 +273,7 @@ pub async fn preflight(session: &mut Session, ctx: &mut RequestContext) -> pingo
         let asked = session.req_header().headers.get("access-control-request-headers").cloned();
         let headers = match cors.map(|cors| cors.headers.join(", ")) {
             Some(listed) if listed != "*" => HeaderValue::try_from(listed).ok(),
-            // `*` does not cover Authorization, so what was asked for is named.
+            // `*` does not cover Authorization, so the requested headers are named.
             _ => asked,
         };
         head.insert_header(ACCESS_CONTROL_ALLOW_METHODS, methods)?;

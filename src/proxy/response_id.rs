@@ -1,4 +1,4 @@
-//! Whose answer a message is, by the id that was sent, and how it gets the client's own.
+//! Which request a response belongs to, by the id that was sent, and how it gets the client's own id.
 
 use bytes::{Bytes, BytesMut};
 use mcp::json::splice::splice;
@@ -10,11 +10,12 @@ use mcp::jsonrpc::message;
 pub enum IdOwner {
     /// It has the id of the request.
     Ours,
-    /// An error about a request that the server could not read: it has no id, and says so or not (JSON-RPC 2.0 §5).
+    /// An error about a request that the server could not read: its id is null or missing (JSON-RPC 2.0
+    /// §5).
     Nobodys,
 }
 
-/// Whose answer this is; `id` was sent.
+/// Which request this response belongs to; `id` was sent.
 pub fn of(read: &message::ServerMessage, message: &[u8], id: &[u8]) -> Result<IdOwner, UpstreamError> {
     match read.id {
         Some(got) if message::same_id(got.of(message), id) => Ok(IdOwner::Ours),
@@ -24,21 +25,22 @@ pub fn of(read: &message::ServerMessage, message: &[u8], id: &[u8]) -> Result<Id
     }
 }
 
-/// The answer under the client's id, in a piece with room for so many bytes if it is not changed where it lies.
-pub fn home(message: Bytes, read: &message::ServerMessage, id: &[u8], length: usize) -> Bytes {
-    let Some(place) = read.id else {
+/// The response under the client's id. If it cannot be changed in place, the new buffer has `length` bytes
+/// of capacity.
+pub fn with_client_id(message: Bytes, read: &message::ServerMessage, id: &[u8], length: usize) -> Bytes {
+    let Some(span) = read.id else {
         let begin = memchr::memchr(b'{', &message).map_or(0, |at| at + 1);
         return [&message[..begin], b"\"id\":", id, b",", &message[begin..]].concat().into();
     };
     match message.try_into_mut() {
-        Ok(message) if message.capacity() >= length => splice(message, place, id),
-        kept => {
-            let message: Bytes = kept.map_or_else(|shared| shared, BytesMut::freeze);
-            let needed = message.len() - place.len() + id.len();
+        Ok(message) if message.capacity() >= length => splice(message, span, id),
+        shared => {
+            let message: Bytes = shared.map_or_else(|shared| shared, BytesMut::freeze);
+            let needed = message.len() - span.len() + id.len();
             let mut out = BytesMut::with_capacity(needed.max(length));
-            out.extend_from_slice(&message[..place.start]);
+            out.extend_from_slice(&message[..span.start]);
             out.extend_from_slice(id);
-            out.extend_from_slice(&message[place.end..]);
+            out.extend_from_slice(&message[span.end..]);
             out.freeze()
         }
     }
@@ -69,9 +71,9 @@ mod tests {
             let read = message::read(&message).expect("a message");
             assert!(of(&read, &message, b"\"sent\"").is_ok(), "{message:?}");
             for length in [0, 200] {
-                assert_eq!(home(message.clone(), &read, b"-1", length), expected);
+                assert_eq!(with_client_id(message.clone(), &read, b"-1", length), expected);
                 let alone = Bytes::copy_from_slice(&message);
-                assert_eq!(home(alone, &read, b"-1", length), expected);
+                assert_eq!(with_client_id(alone, &read, b"-1", length), expected);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The messages of an answer, one after the other: whether each is what may come there, what it says of the call, and how
-//! it goes out.
+//! The messages of a response, one after the other: whether each is allowed there, what it says about the
+//! call, and how it goes out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,37 +20,41 @@ use crate::upstream::{ResponseRedactor, UpstreamError, WireId};
 use mcp::jsonrpc::message;
 use mcp::sse;
 
-/// Reads messages, and keeps what they say of the call.
+/// Reads messages, and keeps what they say about the call.
 pub struct MessageReader {
-    /// The id that the client gets its answer under, as written.
+    /// The id under which the client gets its response, as written.
     pub id: Option<Bytes>,
-    /// What stands in its place, and in that of the progress token, on the way to the server and back.
+    /// The ids that replace it and the progress token on the way to the server and back.
     pub sent: SentIds,
     pub server: Arc<Server>,
-    /// The session that may answer what the server asks, and the seat in which it asks.
+    /// The session that may answer the server's requests, and the upstream session in which the server
+    /// sends them.
     session: Option<(Arc<Session>, Arc<UpstreamSession>)>,
-    /// The stream is one that was gone on with.
+    /// The stream is a resumed one.
     resumes: bool,
     pub answered: bool,
-    /// The answer was an error.
+    /// The response was an error.
     pub error: bool,
-    /// A stream may end before its answer: the client can come back for the rest.
+    /// A stream may end before its response, because the client can resume it.
     pub resumable: bool,
-    /// Something of a stream was a message: the server works.
+    /// The stream has contained a message: the server works.
     pub has_messages: bool,
-    /// What comes belongs to this request: something in it said so, or nothing else was asked where it comes from.
+    /// The content belongs to this request: a message in it proves it, or nothing else was requested on its
+    /// connection.
     proven: bool,
-    /// Events that wait for that.
+    /// Events that wait for this proof.
     pending: Chunks,
-    /// An error has come that names no request: after it nothing on this connection can be told apart.
+    /// An error that names no request has arrived: after it, responses on this connection cannot be
+    /// attributed any more.
     pub nameless: bool,
-    /// When the server last said something of the call.
+    /// When the server last sent something about the call.
     last_activity: Instant,
-    /// Set once the server has asked its client: it stands still until that has answered.
+    /// Set once the server has sent its client a request: the timer is paused until the client has
+    /// answered.
     timer: Option<Arc<CallTimer>>,
 }
 
-/// What goes out at once: nearly always one piece, which then is not copied.
+/// What goes out at once: nearly always one chunk, which then is not copied.
 #[derive(Default)]
 pub struct Chunks {
     first: Bytes,
@@ -77,7 +81,8 @@ impl Chunks {
 }
 
 impl MessageReader {
-    /// Of the answer to this call, whose head came now. `certain`: nothing else was asked on its connection.
+    /// A reader for the response to this call, whose head arrived now. `certain`: nothing else was
+    /// requested on its connection.
     pub fn of(
         upstream_request: &UpstreamRequest,
         upstream_session: Option<&Arc<UpstreamSession>>,
@@ -102,8 +107,9 @@ impl MessageReader {
         }
     }
 
-    /// How long the server may still say nothing of the call; none while it waits for its client.
-    pub fn left(&self) -> Option<Duration> {
+    /// Remaining time in which the server may stay silent about the call; `None` while it waits for its
+    /// client.
+    pub fn remaining(&self) -> Option<Duration> {
         let timeout = self.server.timeout;
         if self.id.is_none() || self.answered {
             return None;
@@ -114,7 +120,7 @@ impl MessageReader {
         }
     }
 
-    /// The server said something of the call.
+    /// The server sent something about the call.
     pub fn is_alive_at(&mut self) {
         match &self.timer {
             Some(timer) => timer.activity(),
@@ -127,9 +133,9 @@ impl MessageReader {
         self.session.as_ref().is_some_and(|(_, upstream_session)| upstream_session.has_batches())
     }
 
-    /// Judges a JSON answer; gives the one that was waited for, under the client's id.
-    /// It will be `length` long in the end, if that is known.
-    pub fn judge(&mut self, body: Bytes, length: Option<usize>) -> Result<Bytes, UpstreamError> {
+    /// Validates a JSON response and returns the expected message under the client's id. `length` is its
+    /// final length, if known.
+    pub fn validate(&mut self, body: Bytes, length: Option<usize>) -> Result<Bytes, UpstreamError> {
         let nonsense =
             || UpstreamError::InvalidResponse("the answer has neither a result nor an error".into());
         let parts = if self.has_batches() { message::batch(&body) } else { None };
@@ -142,7 +148,7 @@ impl MessageReader {
         Err(nonsense())
     }
 
-    /// The answer that was waited for, if a message of a JSON answer is that.
+    /// The expected response, if this message of a JSON response is that.
     fn part(&mut self, message: Bytes, length: Option<usize>) -> Result<Option<Bytes>, UpstreamError> {
         let read = message::read(&message)
             .ok_or_else(|| UpstreamError::InvalidResponse("the answer is not a JSON-RPC message".into()))?;
@@ -151,16 +157,17 @@ impl MessageReader {
             self.believe(whose)?;
             (self.answered, self.error) = (true, read.error.is_some());
             let Some(id) = &self.id else { return Ok(Some(message)) };
-            return Ok(Some(response_id::home(message, &read, id, length.unwrap_or_default())));
+            return Ok(Some(response_id::with_client_id(message, &read, id, length.unwrap_or_default())));
         }
-        // There is no room for anything else in this form, but of a changed list others are told.
+        // Other messages are not allowed in this form, but a list change is forwarded to other sessions.
         if let Some((session, upstream_session)) = self.session.as_ref().filter(|_| !read.is_request()) {
             session.on_server_message(&self.server, upstream_session.id, &message, &read, None);
         }
         Ok(None)
     }
 
-    /// Judges the body of an error of HTTP, in whatever words. Gives it with the client's id, and whether it is a message.
+    /// Validates the body of an HTTP error in any format. Returns it with the client's id, and whether it
+    /// is a message.
     pub fn failure(&mut self, body: Bytes) -> Result<(Bytes, bool), UpstreamError> {
         let read = message::read(&body).filter(message::ServerMessage::is_response);
         let (Some(read), Some(id)) = (read, self.id.clone()) else {
@@ -168,18 +175,18 @@ impl MessageReader {
             return Ok((body, false));
         };
         let whose = match response_id::of(&read, &body, &self.sent.wire) {
-            // Servers that have read nothing of a request write what they like for its id.
+            // Servers that could not read a request may write any id.
             Err(_) if read.error.is_some() && !read.id.is_some_and(|id| WireId::is_one(id.of(&body))) => {
                 IdOwner::Nobodys
             }
             whose => whose?,
         };
         self.believe(whose)?;
-        Ok((response_id::home(body, &read, &id, 0), true))
+        Ok((response_id::with_client_id(body, &read, &id, 0), true))
     }
 
-    /// What names no request is the answer to this one where nothing else can be meant. After it the connection is not used
-    /// again.
+    /// A response that names no request belongs to this one if no other can be meant. After it, the
+    /// connection is not reused.
     fn believe(&mut self, whose: IdOwner) -> Result<(), UpstreamError> {
         if whose == IdOwner::Nobodys {
             self.nameless = true;
@@ -188,7 +195,7 @@ impl MessageReader {
         Ok(())
     }
 
-    /// Looks at an event and gives on what of it may go to the client; `limit` bounds what has to wait.
+    /// Inspects an event and adds to `out` what may go to the client; `limit` bounds what has to wait.
     pub fn event(
         &mut self,
         event: BytesMut,
@@ -199,7 +206,7 @@ impl MessageReader {
         let mut passed = Chunks::default();
         let is_message = self.on_server_message(event, redactor, &mut passed)?;
         if !self.proven && !is_message {
-            // It keeps connections open, and says nothing.
+            // It keeps connections open and carries no message.
             out.push(Bytes::from_static(sse::KEEP_ALIVE));
             return Ok(());
         }
@@ -217,7 +224,7 @@ impl MessageReader {
         Ok(())
     }
 
-    /// Gives whether it was there for the sake of a message.
+    /// Returns whether the event was there for a message.
     fn on_server_message(
         &mut self,
         event: BytesMut,
@@ -225,11 +232,11 @@ impl MessageReader {
         out: &mut Chunks,
     ) -> Result<bool, UpstreamError> {
         let read = sse::read(&event);
-        // MCP has no others: what they hold cannot be judged, and no client looks at them.
+        // MCP has no other event types: their content cannot be validated, and no client reads them.
         if read.is_other_event_type() {
             return Ok(true);
         }
-        // A stream can only be gone on with in the seat where it was begun.
+        // A stream can only be resumed in the upstream session where it began.
         let upstream_session = self.session.as_ref().map(|(_, upstream_session)| upstream_session.id);
         let id = read.id.as_deref().filter(|id| !id.is_empty());
         let place =
@@ -246,26 +253,26 @@ impl MessageReader {
         if let Some(messages) = batch {
             let last = messages.len().saturating_sub(1);
             for (number, message) in messages.iter().enumerate() {
-                let heard = self.message(message)?;
-                let Some(message) = to_client(heard, message, redactor)? else { continue };
-                // Who goes on after this event has had all of it.
+                let read_message = self.message(message)?;
+                let Some(message) = to_client(read_message, message, redactor)? else { continue };
+                // A client that resumes after this event has received all of it.
                 let place = place.as_deref().filter(|_| number == last);
                 out.push(sse::event(place, message.as_deref().unwrap_or(&messages[number])));
             }
             return Ok(true);
         }
-        let heard = self.message(data)?;
-        // Nearly always on one line: then only the id is touched, where it lies.
+        let read_message = self.message(data)?;
+        // Nearly always on one line: then only the id is changed, in place.
         let within = (data.as_ptr() as usize).checked_sub(event.as_ptr() as usize);
         let within = within.filter(|at| at + data.len() <= event.len());
-        if let (ClientMessage::Edited(place, word), None, Some(at)) = (&heard, redactor, within) {
+        if let (ClientMessage::Edited(place, value), None, Some(at)) = (&read_message, redactor, within) {
             let place = Span { start: at + place.start, end: at + place.end };
-            let word = word.clone();
+            let value = value.clone();
             drop(read);
-            out.push(placed(splice(event, place, &word)));
+            out.push(placed(splice(event, place, &value)));
             return Ok(true);
         }
-        match to_client(heard, data, redactor)? {
+        match to_client(read_message, data, redactor)? {
             None => {}
             Some(Some(message)) => out.push(sse::with_message(&read, place.as_deref(), &message)),
             Some(None) => {
@@ -286,7 +293,7 @@ impl MessageReader {
             return self.answer(message, &read);
         }
         if self.session.is_none() && read.is_request() {
-            // 2026-07-28, streamable-http: no requests on this stream. Nobody could answer it either.
+            // 2026-07-28, streamable-http: no requests on this stream. No client could answer them either.
             let text = "it asks its client on the stream of an answer";
             return Err(UpstreamError::InvalidResponse(text.into()));
         }
@@ -307,7 +314,7 @@ impl MessageReader {
             let passes = accept_without_session(&self.server, message, &read);
             return Ok(if passes { ClientMessage::Unchanged } else { ClientMessage::Drop });
         };
-        // Few servers ask anything.
+        // Few servers send requests.
         let timer = read.is_request().then(|| &*self.timer.get_or_insert_default());
         Ok(match session.on_server_message(&self.server, upstream_session.id, message, &read, timer) {
             Rewrite::Unchanged => ClientMessage::Unchanged,
@@ -322,7 +329,8 @@ impl MessageReader {
         read: &message::ServerMessage,
     ) -> Result<ClientMessage, UpstreamError> {
         if let (true, Some((session, _)), Some(got)) = (self.resumes, &self.session, read.id) {
-            // Of whatever request of the session the stream was; what none has asked nobody waits for.
+            // The stream may belong to any request of the session; a response that was not requested is
+            // dropped.
             let Some(known) = session.in_flight.answered_as(got.of(message)) else {
                 return Ok(ClientMessage::Drop);
             };
@@ -338,34 +346,37 @@ impl MessageReader {
         self.proven = true;
         Ok(match (&self.id, read.id) {
             (Some(id), Some(place)) => ClientMessage::Edited(place, id.clone()),
-            (Some(id), None) => {
-                ClientMessage::Replaced(response_id::home(Bytes::copy_from_slice(message), read, id, 0))
-            }
+            (Some(id), None) => ClientMessage::Replaced(response_id::with_client_id(
+                Bytes::copy_from_slice(message),
+                read,
+                id,
+                0,
+            )),
             (None, _) => ClientMessage::Unchanged,
         })
     }
 }
 
-/// What becomes of a message.
+/// What happens to a message.
 enum ClientMessage {
     Unchanged,
     Replaced(Bytes),
-    /// With a word in the place of a value.
+    /// With other bytes in the place of a value.
     Edited(Span, Bytes),
     /// It is not for the client.
     Drop,
 }
 
-/// A message as it goes out: none if it does not, none within if it goes as it is.
+/// A message as it goes out: `None` if it is dropped, an inner `None` if it is unchanged.
 fn to_client(
-    said: ClientMessage,
+    message_kind: ClientMessage,
     message: &[u8],
     redactor: Option<&ResponseRedactor>,
 ) -> Result<Option<Option<Bytes>>, UpstreamError> {
-    let moved = match said {
+    let moved = match message_kind {
         ClientMessage::Drop => return Ok(None),
         ClientMessage::Replaced(moved) => Some(moved),
-        ClientMessage::Edited(place, word) => Some(splice(BytesMut::from(message), place, &word)),
+        ClientMessage::Edited(place, value) => Some(splice(BytesMut::from(message), place, &value)),
         ClientMessage::Unchanged => None,
     };
     let Some(redactor) = redactor else { return Ok(Some(moved)) };

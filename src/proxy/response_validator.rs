@@ -1,8 +1,10 @@
-//! Looking at a server's answer while it streams through: is it MCP, does it answer *this* request, does it end?
+//! Validates a server's response while it streams through: is it MCP, does it answer *this* request, is it
+//! complete?
 //!
-//! Events and bytes pass as they came, with the client's id in the place of the gateway's. Held back is only what cannot be
-//! judged yet: the event that has not ended, and a JSON answer up to [`HELD`], so that a wrong one can still become a clean
-//! error. Of a longer one the id is looked for on the way (`scan`).
+//! Events and bytes pass unchanged, with the client's id in the place of the gateway's. Only what cannot be
+//! validated yet is held back: an unfinished event, and a JSON response up to [`HOLD_LIMIT`], so that a
+//! wrong one can still become a clean error. In a longer response, the id is searched while it streams
+//! (`scan`).
 
 use std::time::Duration;
 
@@ -20,100 +22,105 @@ use mcp::sse::EventSplitter;
 
 mod begin;
 
-/// JSON answers up to this size are judged before their first byte goes out. A client can do nothing with a part
-/// of one, so holding costs it no time; of longer ones only the beginning is looked at, to bound the memory.
+/// JSON responses up to this size, in bytes, are validated before their first byte goes out. A client
+/// cannot use a part of one, so holding costs it no time. Of longer responses only the beginning is
+/// inspected, to bound the memory.
 const HOLD_LIMIT: usize = 1024 * 1024;
 
-/// What of a refusal is read.
+/// Bytes of a refusal that are read.
 const DENIAL: usize = 4096;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// White space that follows an answer: room for an id that it does not have yet (or that is null), since the length goes out
-/// before the answer is judged.
+/// White space after a response: space for an id that is missing or null, since the length goes out before
+/// the response is validated.
 const ID_MEMBER: usize = br#""id":,"#.len() + 21;
-/// The same for a short one, in whose place the gateway's own error may have to stand.
-const ROOM: usize = 320;
+/// The same for a short response, which the gateway's own error may have to replace.
+const SHORT_PADDING: usize = 320;
 /// Longer than any error that has no id.
 const LONG_STRING: usize = 4096;
 
-/// How an answer comes and goes.
+/// The framing of a response on both sides.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyFraming {
-    /// Nothing else was asked on its connection, or by nobody else: what comes belongs to this request.
+    /// Nothing else was requested on its connection, or by no other client: the content belongs to this
+    /// request.
     pub certain: bool,
-    /// Its length is told to the client, if the server tells it.
+    /// The client is told the length, if the server sends it.
     pub sized: bool,
 }
 
-/// The code of a head that does not agree with its body (2026-07-28, streamable-http).
+/// The error code for a head that does not match its body (2026-07-28, streamable-http).
 const MISMATCH: &[u8] = b"-32020";
 
 pub struct ResponseValidator {
     kind: BodyKind,
-    /// Its messages.
+    /// Reads its messages.
     reader: MessageReader,
     passed: usize,
-    /// The length that was told to the client, and what has gone out of it.
+    /// The length that was announced to the client, and the bytes of it that are sent.
     promised: Option<usize>,
     gone: usize,
     certain: bool,
     redactor: Option<ResponseRedactor>,
-    /// The server may say that the head does not repeat what its schema wants, which then is another than is known.
+    /// The server may report that the head does not repeat what its schema requires; then its schema has
+    /// changed.
     doubtful: bool,
     decoder: Option<Decoder>,
-    /// The status of an error without a content type, and when the server can be asked again.
+    /// The status of an error without a content type, and its `Retry-After`.
     client_caused: Option<(u16, Option<Duration>)>,
 }
 
 enum BodyKind {
     Json {
         held: BytesMut,
-        /// Set for one that is too long to judge it whole.
+        /// Set for a response that is too long to validate as a whole.
         scan: Option<Box<ResponseIdScanner>>,
         open: bool,
     },
     Events(EventSplitter),
-    /// An error of HTTP in the server's own words; if it is no message, and says only that it cannot now: what is told then.
+    /// An HTTP error in the server's own format; and the error that replaces it if it is no message and
+    /// only reports that the server cannot answer now.
     Failure {
         held: BytesMut,
         later: Option<(u16, Option<Duration>)>,
     },
-    /// Why the gateway, which has no credentials to give, is refused.
+    /// Why the server refuses the gateway, which has no credentials to send.
     Denial {
         status: u16,
         kind: String,
         held: BytesMut,
     },
-    /// What follows a message that has no answer, whatever it may be: it is for nobody.
+    /// The content after a message that has no response, whatever it is: it is dropped.
     Dropped,
-    /// Nothing to look at: no body, or an error in the server's own words.
+    /// Nothing to validate: no body, or an error in the server's own format.
     Other,
 }
 
 impl ResponseValidator {
-    /// Whether the answer was an error.
+    /// Whether the response was an error.
     pub fn saw_error(&self) -> bool {
         self.reader.error
     }
 
-    /// Whether something of a stream was a message: the server works.
+    /// Whether the stream has contained a message: the server works.
     pub fn has_messages(&self) -> bool {
         self.reader.has_messages
     }
 
-    /// Whether nothing is to come any more of the request.
+    /// Whether the request is answered and nothing more is expected.
     pub fn is_answered(&self) -> bool {
         self.reader.answered
             || matches!(self.kind, BodyKind::Failure { .. } | BodyKind::Dropped | BodyKind::Other)
     }
 
-    /// How long the server may still say nothing of the call; none while it waits for its client.
-    pub fn left(&self) -> Option<Duration> {
-        self.reader.left()
+    /// Remaining time in which the server may stay silent about the call; `None` while it waits for its
+    /// client.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.reader.remaining()
     }
 
-    /// Whether nothing of the body went out yet, so that another can take its place. An answer that is held must be
-    /// whole within the time of a call; what streams may take longer, if it is not silent.
+    /// Whether nothing of the body went out yet, so that another can replace it. A held response must be
+    /// complete within the timeout of a call; a streamed one may take longer if it is not silent.
     pub fn is_held(&self) -> bool {
         matches!(
             self.kind,
@@ -121,12 +128,13 @@ impl ResponseValidator {
         )
     }
 
-    /// Whether the client may go on with the stream that this is.
+    /// Whether the client may resume this stream.
     pub fn is_resumable(&self) -> bool {
         self.reader.resumable
     }
 
-    /// Whether nothing more is to be asked where this came from: an error that names no request may have been another's.
+    /// Whether the connection must not be reused: an error that names no request may have belonged to
+    /// another.
     pub fn spends(&self) -> bool {
         self.reader.nameless || matches!(self.kind, BodyKind::Dropped) && self.passed > 0
     }
@@ -136,7 +144,7 @@ impl ResponseValidator {
         matches!(self.kind, BodyKind::Events(_))
     }
 
-    /// Takes the next piece of the body and gives what may go out now.
+    /// Takes the next chunk of the body and returns what may go out now.
     pub fn push(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
         let passed = match self.decoder.take() {
             None => self.inspect(piece, end),
@@ -148,13 +156,13 @@ impl ResponseValidator {
         };
         let passed = passed.and_then(|piece| self.fill_up(piece, end));
         if end && passed.is_ok() && self.is_held() {
-            // It goes out whole: nothing can take its place any more.
+            // It goes out whole: nothing can replace it any more.
             self.kind = BodyKind::Other;
         }
         passed
     }
 
-    /// Looks at what a piece of a compressed body stands for, a bounded part of it at a time.
+    /// Inspects the decoded content of a compressed body's chunk, in bounded parts.
     fn decoded(
         &mut self,
         decoder: &mut Decoder,
@@ -175,7 +183,7 @@ impl ResponseValidator {
         Ok(Some(out.freeze()))
     }
 
-    /// Gives an answer the length that was promised.
+    /// Fills a response up to the announced length.
     fn fill_up(&mut self, piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>, UpstreamError> {
         let Some(promised) = self.promised else { return Ok(piece) };
         self.gone += piece.as_ref().map_or(0, Bytes::len);
@@ -186,7 +194,7 @@ impl ResponseValidator {
             return Ok(piece);
         }
         let piece = piece.unwrap_or_default();
-        // There is room for it in most cases.
+        // In most cases the buffer has capacity for it.
         let mut filled = piece.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         filled.resize(filled.len() + missing, b' ');
         Ok(Some(filled.freeze()))
@@ -212,7 +220,7 @@ impl ResponseValidator {
                 Err(UpstreamError::TooLarge(limit))
             }
             BodyKind::Json { held, scan: Some(scan), open } => {
-                // It comes, and may take longer, as a stream may.
+                // It arrives, and may take longer, as a stream may.
                 reader.is_alive_at();
                 let piece = scan.push(&piece.unwrap_or_default())?;
                 if end {
@@ -229,7 +237,7 @@ impl ResponseValidator {
                 }))
             }
             BodyKind::Json { held, scan, open } => {
-                // The whole answer in one piece is judged where it lies.
+                // A whole response in one chunk is validated in place.
                 if end {
                     let body = if held.is_empty() {
                         piece.unwrap_or_default()
@@ -237,7 +245,7 @@ impl ResponseValidator {
                         held.extend_from_slice(&piece.unwrap_or_default());
                         std::mem::take(held).freeze()
                     };
-                    let body = match (reader.judge(body, self.promised), self.client_caused) {
+                    let body = match (reader.validate(body, self.promised), self.client_caused) {
                         (Err(_), Some((429, wait))) => return Err(UpstreamError::RetryLater(429, wait)),
                         (Err(_), Some((status, _))) => {
                             return Err(UpstreamError::ClientCaused(format!(
@@ -254,7 +262,7 @@ impl ResponseValidator {
                     reader.is_alive_at();
                     let looking = scan.insert(Box::new(ResponseIdScanner::new(reader.sent.wire, own)));
                     let passed = looking.push(&std::mem::take(held))?;
-                    // What may be another's waits until the id has come.
+                    // What may belong to another request waits until the id has come.
                     *open = certain || looking.found();
                     if *open {
                         return Ok(Some(passed.freeze()));
@@ -290,7 +298,7 @@ impl ResponseValidator {
                 }
                 let (body, is_answer) = reader.failure(body)?;
                 let clean = match redactor {
-                    // Of an answer its skeleton is for programs, and stays.
+                    // The structure of a response is for programs and stays unchanged.
                     Some(redactor) if is_answer => redactor.message(&body)?,
                     Some(redactor) => redactor.text(&body)?,
                     None => None,
@@ -312,8 +320,8 @@ impl ResponseValidator {
                 if end && reader.id.is_some() && !reader.answered && !reader.resumable {
                     return Err(UpstreamError::InvalidResponse("the stream ended without an answer".into()));
                 }
-                // Comments keep a connection open, but they are no answer.
-                if reader.left() == Some(Duration::ZERO) {
+                // Comments keep a connection open, but they are no response.
+                if reader.remaining() == Some(Duration::ZERO) {
                     return Err(UpstreamError::TimedOut(reader.server.timeout));
                 }
                 Ok(Some(out.joined()))
@@ -326,11 +334,11 @@ fn invalid_response(message: &str) -> UpstreamError {
     UpstreamError::InvalidResponse(message.into())
 }
 
-/// The length that the client is told of an answer that is so long when it comes.
+/// The length that is announced to the client for a response of this length.
 fn promise(length: usize, upstream_request: &UpstreamRequest) -> usize {
     let own = upstream_request.id.as_ref().map_or(0, Bytes::len);
     let ours = (length + own).saturating_sub(upstream_request.sent.wire.len());
-    let least = if length > LONG_STRING { 0 } else { ROOM + own };
+    let least = if length > LONG_STRING { 0 } else { SHORT_PADDING + own };
     (ours + ID_MEMBER).max(least)
 }
 

@@ -1,5 +1,5 @@
-//! Where a call goes now, and whether it goes again when that did not work. What may be repeated is decided in
-//! `upstream/retry.rs`; here it is found out what happened, in Pingora's words.
+//! The target of a call, and whether a failed call is sent again. `upstream/http/retry.rs` decides what may
+//! be repeated; this file translates Pingora's errors for it.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::upstream::http::redirect;
 use crate::upstream::http::retry::{Failure, RetryReason, retry_after};
 use crate::upstream::{Pool, UpstreamError};
 
-/// Among the numbers that tell connections apart: those of connections that are used once.
+/// A bit in the group key that separates connections: set for connections that are used once.
 const FRESH_SECS: u64 = 1 << 63;
 
-/// The server said that it cannot answer now; the call goes once more.
+/// The server reported that it cannot answer now; the call is sent again.
 pub const RETRY: ErrorType = ErrorType::Custom("again");
 
 fn pool(upstream_request: &UpstreamRequest) -> pingora::Result<&Pool> {
@@ -31,13 +31,13 @@ fn pool(upstream_request: &UpstreamRequest) -> pingora::Result<&Pool> {
         .or_err(ErrorType::InternalError, "the server has no address")
 }
 
-/// Whether a message makes sense only where its seat is.
+/// Whether a message makes sense only in its upstream session.
 fn is_bound(upstream_request: &UpstreamRequest) -> bool {
     upstream_request.upstream_session.is_some() || upstream_request.id.is_none()
 }
 
 impl Gateway {
-    /// The address that the call goes to now.
+    /// The address of the next attempt.
     pub(super) async fn next_peer(
         &self,
         session: &Session,
@@ -109,7 +109,7 @@ impl Gateway {
             let address = &endpoint_guard.endpoint().peer;
             let mut found = address.now(ctx.upstream_session.is_none());
             if found.is_none() {
-                // A reload made it a moment ago, or the resolver was down until now.
+                // A reload created it a moment ago, or the resolver was down until now.
                 let _ = tokio::time::timeout(left, Box::pin(address.resolve())).await;
                 found = address.now(ctx.upstream_session.is_none());
             }
@@ -122,7 +122,8 @@ impl Gateway {
                 }
                 return Err(fail(ctx, &error));
             };
-            // Calls of a session share connections with none but its own; where there is one for all, none is needed.
+            // Calls of a session share connections only with other calls of the session. A shared upstream
+            // session needs no separate connection.
             ctx.fresh |= (upstream_request.logs || doubtful) && !shared;
             ctx.first_party = ctx.upstream_session.is_some() && !shared;
             peer.group_key = match &ctx.upstream_session {
@@ -175,7 +176,8 @@ impl Gateway {
         again
     }
 
-    /// The head of an answer has come: whether the call goes again instead, because the server cannot answer now.
+    /// The head of a response has arrived: whether the call is sent again instead, because the server
+    /// cannot answer now.
     pub(super) fn should_retry_status(
         &self,
         ctx: &mut RequestContext,
@@ -195,9 +197,11 @@ impl Gateway {
         self.consume_retry(ctx, index, reason, false, false, retry_after(headers))
     }
 
-    /// The request is redirected: whether it goes there. It was not looked at, so that it may be sent again.
+    /// The request is redirected: whether it is sent there. The server did not process it, so it may be
+    /// sent again.
     pub(super) fn should_follow_redirect(&self, ctx: &mut RequestContext, head: &ResponseHeader) -> bool {
-        let Some(endpoint_guard) = ctx.endpoint.as_ref().filter(|_| ctx.redirects < redirect::MOST) else {
+        let Some(endpoint_guard) = ctx.endpoint.as_ref().filter(|_| ctx.redirects < redirect::MAX_REDIRECTS)
+        else {
             return false;
         };
         let (index, endpoint) = (endpoint_guard.index(), endpoint_guard.endpoint());
@@ -214,7 +218,7 @@ impl Gateway {
         true
     }
 
-    /// The connection broke, or was silent for too long: whether the call goes again.
+    /// The connection broke or was silent for too long: whether the call is sent again.
     pub(super) fn should_retry_reset(&self, ctx: &mut RequestContext, e: &Error, reused: bool) -> bool {
         if !matches!(e.esource(), ErrorSource::Upstream) || ctx.rejection.is_some() {
             return false;
@@ -225,9 +229,10 @@ impl Gateway {
         let Ok(pool) = pool(upstream_request) else { return false };
         let index = endpoint_guard.index();
         let silent = matches!(e.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
-        // A server may close a connection that lies idle; that says nothing of how it is, unless it has begun an answer.
-        let says = (silent || !reused || ctx.validator.is_some()) && !is_early(e);
-        if endpoint_guard.record() && says {
+        // A server may close an idle connection. That says nothing about its health, unless it has begun a
+        // response.
+        let is_failure = (silent || !reused || ctx.validator.is_some()) && !is_early(e);
+        if endpoint_guard.record() && is_failure {
             pool.failed(
                 index,
                 EndpointFault::Response,
@@ -235,7 +240,7 @@ impl Gateway {
             );
         }
         let unseen = was_unprocessed(e);
-        // Once an answer has begun it cannot be taken back.
+        // Once a response has begun, it cannot be taken back.
         !silent
             && ctx.validator.is_none()
             && self.consume_retry(ctx, index, RetryReason::Reset, reused || unseen, unseen, None)
@@ -253,7 +258,7 @@ impl Gateway {
         let Some(upstream_request) = &ctx.request else { return false };
         let Ok(pool) = pool(upstream_request) else { return false };
         let failed = ctx.attempts.failed | 1 << index;
-        // A session leaves its endpoint only when no connection can be made.
+        // A session changes its endpoint only when no connection can be made.
         let elsewhere = ctx.upstream_session.is_none() && pool.has_alternative(failed);
         let failure = Failure {
             reason,
@@ -265,7 +270,7 @@ impl Gateway {
         let again = pool.retry.should_retry(&mut ctx.attempts, failure, upstream_request.server.timeout);
         if again {
             pool.retry.count(&self.dispatcher.metrics, &upstream_request.server.name, reason);
-            // One closed pooled connection is no reason to go elsewhere.
+            // One closed pooled connection is no reason to try another endpoint.
             if elsewhere && !reused {
                 ctx.attempts.failed = failed;
             }
@@ -274,13 +279,14 @@ impl Gateway {
     }
 }
 
-/// Whether a connection of HTTP/2 was at its end before anything of a call was sent: another may stand, or can be made.
+/// Whether an HTTP/2 connection ended before anything of a call was sent. Another one may exist or can be
+/// made.
 pub(super) fn is_stale(e: &Error) -> bool {
     *e.etype() == ErrorType::H2Error && header_says(e, "while creating new stream")
 }
 
-/// Whether a server of HTTP/2 has ended a call before it had read all of it (RFC 9113 §8.1). Its answer is lost, since
-/// Pingora reads none before it has written.
+/// Whether an HTTP/2 server ended a call before it had read all of it (RFC 9113 §8.1). Its response is
+/// lost, because Pingora reads none before it has written the request.
 pub(super) fn is_early(e: &Error) -> bool {
     *e.etype() == ErrorType::H2Error && header_says(e, "cannot reserve capacity")
 }
@@ -289,8 +295,8 @@ fn header_says(e: &Error, message: &str) -> bool {
     e.context.as_ref().is_some_and(|context| context.as_str() == message)
 }
 
-/// Whether a server of HTTP/2 says that it did not look at the request: it refused the stream, or named an earlier one as
-/// its last (RFC 9113 §8.7).
+/// Whether an HTTP/2 server reports that it did not process the request: it refused the stream, or named an
+/// earlier one as its last (RFC 9113 §8.7).
 fn was_unprocessed(error: &Error) -> bool {
     error.root_cause().downcast_ref::<h2::Error>().is_some_and(|error| {
         let (reason, remote) = (error.reason(), error.is_remote());

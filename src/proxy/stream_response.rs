@@ -1,4 +1,5 @@
-//! Speaking to a client for a room of the house: what is said as it comes, until the last word or until the client leaves.
+//! Writes a message stream to a client: each item as it comes, until the final message or until the client
+//! disconnects.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::telemetry::Outcome;
 use mcp::jsonrpc::message;
 use mcp::sse;
 
-/// How often it is asked whether the caller of a stream may still have it.
+/// How often the caller of a stream is authorized again.
 pub(super) const REAUTH_INTERVAL: Duration = Duration::from_secs(5);
 
 async fn begin_events(session: &mut Session, ctx: &RequestContext) -> pingora::Result<()> {
@@ -35,9 +36,10 @@ async fn begin_events(session: &mut Session, ctx: &RequestContext) -> pingora::R
     write_head(session, Box::new(head), false).await
 }
 
-/// Whether the caller of a stream is by now still the one that began it, with the same roles under the same policy. A
-/// stream that ends otherwise is opened anew by its client, and then judged by what holds then. The house of now takes
-/// the place of the one that the stream began in, which would stay for as long as the stream.
+/// Whether the caller of a stream is still the same, with the same roles under the same policy. If not, the
+/// stream ends; the client opens it again and is authorized by the current rules. The current snapshot
+/// replaces the one that the stream began with, which would otherwise stay in memory for as long as the
+/// stream.
 pub(super) async fn still_authorized(
     session: &Session,
     ctx: &mut RequestContext,
@@ -51,13 +53,13 @@ pub(super) async fn still_authorized(
     let Some(caller) = ctx.caller.as_ref().filter(|_| !ctx.client_cert) else { return true };
     match snapshot.config.chain.auth.identify(&request_head::head(session, ctx.client)).await {
         Ok(now) => now.same_principal(caller) && now.roles == caller.roles && now.scopes == caller.scopes,
-        // That the keys cannot be read says nothing about the caller.
+        // A failure to read the keys says nothing about the caller.
         Err(rejection) => rejection.status >= 500,
     }
 }
 
-/// The status of an error of a server that speaks no HTTP itself: in the modern era some have one of their own
-/// (2026-07-28, streamable-http).
+/// The status of an error of a server that does not speak HTTP. In the modern era some errors have a status
+/// of their own (2026-07-28, streamable-http).
 fn status_of(era: Era, error: &[u8]) -> u16 {
     if era == Era::Legacy {
         return 200;
@@ -78,8 +80,9 @@ fn status_of(era: Era, error: &[u8]) -> u16 {
     }
 }
 
-/// Speaks for a room until it has said its last word or the client leaves. A single answer goes out as plain
-/// JSON; notes before it, or a wait that is long enough for a proxy to grow impatient, make it a stream.
+/// Writes a stream to the client until its final message or until the client disconnects. A single response
+/// goes out as plain JSON. It becomes a stream if messages precede it, or if the wait is long enough for a
+/// proxy to time out.
 pub async fn stream_to_client(
     session: &mut Session,
     ctx: &mut RequestContext,
@@ -97,10 +100,10 @@ pub async fn stream_to_client(
     }
     ctx.outcome = Some(Outcome::Ok);
     let mut again = tokio::time::interval_at(Instant::now() + REAUTH_INTERVAL, REAUTH_INTERVAL);
-    // Since when the client has heard nothing.
+    // When something was last written to the client.
     let mut quiet = Instant::now();
     loop {
-        let word = tokio::select! {
+        let item = tokio::select! {
             biased;
             _ = again.tick(), if message_stream.stream => {
                 if still_authorized(session, ctx, dispatcher).await {
@@ -109,7 +112,7 @@ pub async fn stream_to_client(
                 let last = message_stream.final_message.as_deref().map(sse::message);
                 return write_body(session, last.unwrap_or_default(), true).await;
             }
-            word = message_stream.items.recv() => word,
+            item = message_stream.items.recv() => item,
             () = tokio::time::sleep_until(quiet + keep_alive), if takes_events => {
                 if !begun {
                     begin_events(session, ctx).await?;
@@ -127,7 +130,7 @@ pub async fn stream_to_client(
                 };
             }
         };
-        match word {
+        match item {
             Some(StreamItem::Message(message)) if takes_events => {
                 if !begun {
                     begin_events(session, ctx).await?;

@@ -1,5 +1,5 @@
-//! In whose name a server is called: the `Authorization` that goes with a call, where its settings ask for the
-//! caller's own or for one made of it. The gateway's own credentials are headers of the server's settings.
+//! The `Authorization` header of a call to a server, where its settings ask for the caller's own token or
+//! for one exchanged for it. The gateway's own credentials are headers in the server's settings.
 
 use filters::AuthMethod;
 use filters::request::AmbiguousHeader;
@@ -35,7 +35,7 @@ pub async fn bearer(
     Box::pin(exchange.token(caller, token, audience)).await.map(Some)
 }
 
-/// A server did not take what it was given: a token that was exchanged for it is not used again.
+/// A server rejected the token: an exchanged token is not used again.
 pub fn refused(ctx: &RequestContext, error: &UpstreamError) {
     let audience =
         ctx.request.as_ref().and_then(|upstream_request| upstream_request.server.audience.as_ref());

@@ -1,10 +1,11 @@
-//! The connection to a server of HTTP/1: what lies on it before anything was asked is no answer (RFC 9112 §9.2), and one on
-//! which answers and requests may not belong together any more is not used again.
+//! The connection to an HTTP/1 server. Bytes that lie on it before a request was sent are no response (RFC
+//! 9112 §9.2). A connection on which responses and requests may no longer match is not reused.
 
 use std::os::fd::RawFd;
 
-/// Whether something lies on a connection that is about to be used again, be it the end. Pingora looks too, but by what the
-/// runtime has heard of the socket so far, which on a busy machine comes late. Costs one system call, and copies nothing.
+/// Whether a connection that is about to be reused has unread bytes or has ended. Pingora checks too, but
+/// by the runtime's readiness state, which lags on a busy machine. Costs one system call and copies
+/// nothing.
 pub fn is_touched(socket: RawFd) -> bool {
     let mut byte = [0_u8; 1];
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
@@ -13,9 +14,10 @@ pub fn is_touched(socket: RawFd) -> bool {
     read >= 0 || !matches!(std::io::Error::last_os_error().kind(), std::io::ErrorKind::WouldBlock)
 }
 
-/// Ends a connection under the hands of Pingora, which would put it back: whoever takes it next finds the end.
+/// Shuts down a connection that Pingora would put back into its pool. Its next user finds the end.
 pub fn end(socket: RawFd) {
-    // SAFETY: nothing of this process's memory is touched. Whoever calls this has the exchange that the socket belongs to.
+    // SAFETY: nothing of this process's memory is touched. The caller owns the exchange that the socket
+    // belongs to.
     unsafe {
         libc::shutdown(socket, libc::SHUT_RDWR);
     }
@@ -35,7 +37,7 @@ mod tests {
         (ours, listener.accept().expect("it came").0)
     }
 
-    /// Waits for what the other side has sent, without taking it.
+    /// Waits for what the other side has sent, without reading it.
     fn arrived(ours: &TcpStream) {
         ours.peek(&mut [0; 1]).expect("something comes");
     }

@@ -1,8 +1,8 @@
-//! The head that goes to a server, and what of a server's head goes to the client.
+//! The head of the request to a server, and which headers of a server's response go to the client.
 //!
-//! The head is made anew, from the few headers that MCP and tracing need: a client's credentials and cookies stay
-//! here unless the server's configuration asks for them, and the gateway's own for a server never come back. Of a server's
-//! head the few pass that a client needs.
+//! The head is built from scratch, from the few headers that MCP and tracing need. A client's credentials and
+//! cookies stay here unless the server's configuration asks for them, and the gateway's own credentials for
+//! a server never come back. Of a server's response only the few headers pass that a client needs.
 
 use std::sync::Arc;
 
@@ -36,10 +36,10 @@ use mcp::method::Method;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Lines of a head to a client, in most cases.
-const ROOM: usize = 12;
+/// Headers in a response to a client, in most cases.
+const HEADER_CAPACITY: usize = 12;
 
-/// Headers of the client that go on as they are.
+/// Headers of the client that are forwarded unchanged.
 const FORWARDED: [HeaderName; 4] = [
     USER_AGENT,
     HeaderName::from_static("traceparent"),
@@ -64,7 +64,7 @@ pub fn request(
         Some((at, path)) if Some(*at) == index => path.clone(),
         _ => peer.path.clone(),
     };
-    // Names go out in lower case, as most clients write them: keeping another case costs a second map.
+    // Names go out in lower case, as most clients write them: another case would need a second map.
     let mut headers = HeaderMap::with_capacity(12);
     let searched = Searched::of(ctx, upstream_request, metrics);
     for name in &FORWARDED {
@@ -106,7 +106,8 @@ pub fn request(
     Ok(request.into_parts().0.into())
 }
 
-/// The headers that mirror the body (2026-07-28, streamable-http); they agreed with it when it was judged.
+/// The headers that mirror the body (2026-07-28, streamable-http). They matched the body when it was
+/// authorized.
 fn modern(
     headers: &mut HeaderMap,
     client: &HeaderMap,
@@ -125,18 +126,19 @@ fn modern(
             headers.insert(header_name::NAME, value);
         }
         None => {
-            // It repeats a handle, or nothing that anybody has held against the body.
+            // It repeats a task id, or something that was not compared with the body.
             let method =
                 client.get(header_name::METHOD).and_then(|method| method.to_str().ok()).unwrap_or_default();
-            let goes = |value: &&HeaderValue| Method::parse(method).has_name() || searched.passes(value);
-            if let Some(value) = client.get(header_name::NAME).filter(goes) {
+            let is_allowed =
+                |value: &&HeaderValue| Method::parse(method).has_name() || searched.passes(value);
+            if let Some(value) = client.get(header_name::NAME).filter(is_allowed) {
                 headers.insert(header_name::NAME, value.clone());
             }
         }
     }
     // "Intermediate servers that do not recognize an Mcp-Param-{Name} header MUST forward it."
     for (name, value) in client.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-")) {
-        // They repeat arguments; what is taken out of those must not come by this way.
+        // They repeat arguments. A redacted argument must not pass in a header.
         let made = upstream_request.param_headers.iter().any(|(mirrored, _)| mirrored == name);
         if !made && searched.passes(value) {
             headers.append(name, value.clone());
@@ -148,8 +150,8 @@ fn modern(
     Ok(())
 }
 
-/// What is asked before a header of a client's goes to a server that is to get no secrets. A header that holds one is left
-/// out: what would be left of it is no value of its kind.
+/// Searches a client's header for secrets before it goes to a server that must get none. A header that
+/// holds a secret is dropped, because its rest is no valid value.
 struct Searched<'a> {
     redactor: Option<&'a Redactor>,
     server: &'a str,
@@ -165,7 +167,7 @@ impl<'a> Searched<'a> {
         Self { redactor, server: &upstream_request.server.name, action, metrics }
     }
 
-    /// Whether it holds no secret, neither as it stands nor as it reads. What cannot be read is not known to hold none.
+    /// Whether it holds no secret, raw or decoded. A value that cannot be read fails the check.
     fn passes(&self, value: &HeaderValue) -> bool {
         let Some(redactor) = self.redactor else { return true };
         let Some((value, read)) = value.to_str().ok().and_then(|value| Some((value, decode(value)?))) else {
@@ -182,22 +184,23 @@ impl<'a> Searched<'a> {
     }
 }
 
-/// Ids that programs draw, in the form that they have: they may look like a number of a card, and are none.
+/// Ids that programs generate, in their usual form. They may look like a card number but are none.
 fn is_trace(name: &HeaderName, value: &HeaderValue) -> bool {
     name.as_str() == "traceparent" && value.to_str().is_ok_and(is_traceparent)
 }
 
-/// Whether a header of a server's goes to the client: what its answer is and how to treat it, and what MCP may yet say.
-/// The rest is between the server and the gateway, or would speak for the gateway's own name.
+/// Whether a header of a server goes to the client: those that describe the response and how to treat it,
+/// and future MCP headers. The others concern only the server and the gateway, or would speak in the
+/// gateway's name.
 fn is_forwarded(name: &HeaderName) -> bool {
     [CONTENT_TYPE, CONTENT_LENGTH, TRANSFER_ENCODING, CACHE_CONTROL, RETRY_AFTER].contains(name)
         || (name.as_str().starts_with("mcp-") && *name != header_name::SESSION)
 }
 
-/// Makes of a server's head what is for the client. Names that need not keep their case need no second map, and there is
-/// room for what the gateway adds.
+/// Turns a server's response head into the client's. Names whose case need not be kept need no second map.
+/// Capacity is reserved for the headers that the gateway adds.
 pub fn response(head: &mut ResponseHeader) -> pingora::Result<()> {
-    let mut kept = ResponseHeader::build_no_case(head.status, Some(ROOM))?;
+    let mut kept = ResponseHeader::build_no_case(head.status, Some(HEADER_CAPACITY))?;
     kept.set_version(head.version);
     for (name, value) in head.headers.iter().filter(|(name, _)| is_forwarded(name)) {
         kept.append_header(name.clone(), value.clone())?;
@@ -206,8 +209,8 @@ pub fn response(head: &mut ResponseHeader) -> pingora::Result<()> {
     Ok(())
 }
 
-/// The resumption of a stream (`Last-Event-ID`): only the server that sent the events can go on with them, so it
-/// is asked itself, in the seat in which it sent them. The id says which.
+/// The resumption of a stream (`Last-Event-ID`). Only the server that sent the events can resume them, in
+/// the same upstream session. The id names both.
 pub fn resumption(
     session: &Session,
     client: &Arc<session::Session>,
@@ -222,8 +225,8 @@ pub fn resumption(
     if session.req_header().headers.get_all(LAST_EVENT_ID).iter().count() > 1 {
         return Err(unknown());
     }
-    let said = last.to_str().map_err(|_| unknown())?;
-    let (number, own) = id_map::parse_event_id(said).ok_or_else(unknown)?;
+    let event_id = last.to_str().map_err(|_| unknown())?;
+    let (number, own) = id_map::parse_event_id(event_id).ok_or_else(unknown)?;
     let last = HeaderValue::from_str(own).map_err(|_| unknown())?;
     let there = client.upstream_session_by_id(number).filter(|(server, _)| may(server));
     let (server, upstream_session) = there.ok_or_else(unknown)?;

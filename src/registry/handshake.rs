@@ -1,7 +1,8 @@
-//! The handshake of a server: `initialize` and `server/discover`, in the eras that it may speak, and its first lists.
+//! The handshake of a server: `initialize` and `server/discover`, in the eras that it may speak, and its
+//! first lists.
 //!
-//! A start has one time (`startup_timeout`), in which a response counts whenever it comes. One era that has answered is
-//! enough; the other goes on meanwhile.
+//! A start has one timeout (`startup_timeout`). A response within it counts whenever it comes. One era that
+//! has answered is enough; the handshake in the other continues meanwhile.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -20,36 +21,37 @@ use crate::catalog::{Lists, ServerLists};
 use crate::server::Server;
 use crate::upstream::{ServerHandshake, UpstreamError};
 
-/// How long the answer in one era is waited for before the server is asked in the other, and how long the second is
-/// waited for before what the first has shown is told.
+/// How long the gateway waits for the response in one era before it tries the other. Also how long it waits
+/// for the second before it reports what the first has shown.
 const HEDGE: Duration = Duration::from_secs(2);
 
 type PendingServer = AbortOnDropHandle<Result<ServerHandshake, UpstreamError>>;
 
-/// What is known of a server after it was greeted.
+/// The result of a handshake.
 #[derive(Default)]
 pub(super) struct Handshake {
     pub lists: EraLists,
-    /// In this era it could neither be greeted nor did it say that it does not speak it: the face is the old one.
+    /// Eras in which the handshake failed, but the server did not say that it does not speak them: the old
+    /// lists stay.
     pub undecided: [bool; 2],
-    /// In this era it is being greeted.
+    /// Eras in which a handshake is running.
     pub pending: [Option<PendingServer>; 2],
 }
 
 impl Handshake {
-    /// Whether something could not be said this time.
+    /// Whether an era or a list could not be read this time.
     pub fn is_incomplete(&self) -> bool {
         self.undecided.contains(&true) || self.lists.iter().flatten().any(|lists| lists.lists.are_stale())
     }
 
-    /// Begins to greet the server in one more era.
+    /// Starts the handshake in one more era.
     pub fn connect_missing(&mut self, server: &Server, era: Era, until: Instant) {
         let upstream = server.upstream.clone();
-        let greeting = tokio::spawn(async move { upstream.connect(era, until).await });
-        self.pending[era as usize] = Some(AbortOnDropHandle::new(greeting));
+        let connecting = tokio::spawn(async move { upstream.connect(era, until).await });
+        self.pending[era as usize] = Some(AbortOnDropHandle::new(connecting));
     }
 
-    /// The eras in which the server is still starting: one that is tried again is not.
+    /// The eras in which the server is still starting. An era that is tried again does not count.
     pub fn starting(&self, server: &Server) -> [bool; 2] {
         ERAS.map(|era| self.pending[era as usize].is_some() && server.is_starting(era))
     }
@@ -58,103 +60,107 @@ impl Handshake {
         self.pending.iter().any(Option::is_some)
     }
 
-    /// The next greeting that comes to its end.
+    /// The next handshake that ends.
     pub async fn connected(&mut self) -> (Era, Result<ServerHandshake, UpstreamError>) {
         let done = std::future::poll_fn(|context| {
             for era in ERAS {
-                if let Some(greeting) = &mut self.pending[era as usize]
-                    && let Poll::Ready(said) = Pin::new(greeting).poll(context)
+                if let Some(connecting) = &mut self.pending[era as usize]
+                    && let Poll::Ready(outcome) = Pin::new(connecting).poll(context)
                 {
-                    return Poll::Ready((era, said));
+                    return Poll::Ready((era, outcome));
                 }
             }
             Poll::Pending
         });
-        let (era, said) = done.await;
+        let (era, outcome) = done.await;
         self.pending[era as usize] = None;
-        (era, said.unwrap_or_else(|_| Err(UpstreamError::Unreachable("the gateway is shutting down".into()))))
+        (
+            era,
+            outcome
+                .unwrap_or_else(|_| Err(UpstreamError::Unreachable("the gateway is shutting down".into()))),
+        )
     }
 }
 
-/// Greets the server in each era and reads its lists there; what it cannot say now stays `before`. One era that has
-/// answered is enough: the other may take the rest of the time of a start.
+/// Runs the handshake in each era and reads the lists there. What cannot be read now stays as in `before`.
+/// One era that has answered is enough: the other may take the rest of the startup time.
 pub(super) async fn handshake(
     server: &Server,
     before: EraLists,
 ) -> Result<Handshake, (UpstreamError, EraLists)> {
     let until = Instant::now() + server.limits.startup;
-    let mut met = Handshake::default();
-    let mut hellos: [Option<ServerHandshake>; 2] = [None, None];
-    let mut refusals = Vec::new();
-    let mut trouble = None;
-    let mut to_come = Vec::new();
+    let mut state = Handshake::default();
+    let mut handshakes: [Option<ServerHandshake>; 2] = [None, None];
+    let mut rejections = Vec::new();
+    let mut last_error = None;
+    let mut remaining = Vec::new();
     for era in ERAS {
         match is_wanted(server, era) {
-            true => to_come.push(era),
+            true => remaining.push(era),
             false => {
                 let why = "`era` in the configuration says so".into();
-                refusals.push(UpstreamError::WrongEra(era, why).to_string());
+                rejections.push(UpstreamError::WrongEra(era, why).to_string());
             }
         }
     }
-    // Modern first, and the other when that has answered, or is slow to: a process is bound by its first request, and most
-    // servers speak one era, so that they need no second process.
+    // Modern first; the other era when that has answered or is slow to. A process is bound by its first
+    // request. Most servers speak one era, so that they need no second process.
     let mut timeout = Instant::now();
     loop {
         tokio::select! {
-            (era, said) = met.connected(), if met.is_connecting() => match said {
+            (era, outcome) = state.connected(), if state.is_connecting() => match outcome {
                 Ok(handshake) => {
-                    hellos[era as usize] = Some(handshake);
+                    handshakes[era as usize] = Some(handshake);
                     timeout = Instant::now() + HEDGE;
-                    if let Some(era) = to_come.pop() {
-                        met.connect_missing(server, era, until);
+                    if let Some(era) = remaining.pop() {
+                        state.connect_missing(server, era, until);
                     }
                 }
                 Err(UpstreamError::WrongEra(era, why)) => {
-                    refusals.push(UpstreamError::WrongEra(era, why).to_string());
-                    if let Some(era) = to_come.pop() {
-                        met.connect_missing(server, era, until);
+                    rejections.push(UpstreamError::WrongEra(era, why).to_string());
+                    if let Some(era) = remaining.pop() {
+                        state.connect_missing(server, era, until);
                     }
                 }
-                // Nobody is there to be asked anything else.
-                Err(error) if !to_come.is_empty() && error.is_absence() => return Err((error, before)),
-                // What it says is neither yes nor no, or it says nothing.
+                // The server is absent: there is no second attempt.
+                Err(error) if !remaining.is_empty() && error.is_absence() => return Err((error, before)),
+                // The response is neither yes nor no, or there is none.
                 Err(error) => {
-                    met.undecided[era as usize] = true;
-                    trouble = Some(error);
-                    if let Some(era) = to_come.pop() {
-                        met.connect_missing(server, era, until);
+                    state.undecided[era as usize] = true;
+                    last_error = Some(error);
+                    if let Some(era) = remaining.pop() {
+                        state.connect_missing(server, era, until);
                     }
                 }
             },
-            () = tokio::time::sleep_until(timeout), if !to_come.is_empty() || met.is_connecting() && hellos.iter().any(Option::is_some) => {
-                let Some(era) = to_come.pop() else { break };
-                met.connect_missing(server, era, until);
+            () = tokio::time::sleep_until(timeout), if !remaining.is_empty() || state.is_connecting() && handshakes.iter().any(Option::is_some) => {
+                let Some(era) = remaining.pop() else { break };
+                state.connect_missing(server, era, until);
                 timeout = Instant::now() + HEDGE;
             }
             else => break,
         }
     }
-    if hellos.iter().all(Option::is_none) {
+    if handshakes.iter().all(Option::is_none) {
         let neither =
-            || UpstreamError::InvalidResponse(format!("it speaks neither era: {}", refusals.join("; ")));
-        return Err((trouble.unwrap_or_else(neither), before));
+            || UpstreamError::InvalidResponse(format!("it speaks neither era: {}", rejections.join("; ")));
+        return Err((last_error.unwrap_or_else(neither), before));
     }
-    if let Some(error) = trouble {
-        tracing::warn!(server = %server.name, %error, "one of the two eras cannot be greeted now; it stays as it was");
+    if let Some(error) = last_error {
+        tracing::warn!(server = %server.name, %error, "the handshake in one of the two eras failed; its lists stay as they were");
     }
     for era in ERAS {
         let at = era as usize;
         let old = before[at].as_ref();
-        met.lists[at] = match hellos[at].take() {
-            Some(handshake) => match lists(server, era, &handshake, old.map(|face| &face.lists)).await {
+        state.lists[at] = match handshakes[at].take() {
+            Some(handshake) => match lists(server, era, &handshake, old.map(|known| &known.lists)).await {
                 Ok(lists) => Some(Arc::new(server_lists(server, era, handshake, lists))),
                 Err(error) => return Err((error, before)),
             },
-            None => old.filter(|_| met.undecided[at] || met.pending[at].is_some()).cloned(),
+            None => old.filter(|_| state.undecided[at] || state.pending[at].is_some()).cloned(),
         };
     }
-    Ok(met)
+    Ok(state)
 }
 
 pub(super) fn server_lists(
@@ -164,7 +170,7 @@ pub(super) fn server_lists(
     lists: Lists,
 ) -> ServerLists {
     for reason in &handshake.faults {
-        if server.warns(("greeting", reason)) {
+        if server.warns(("handshake", reason)) {
             tracing::warn!(server = %server.name, %reason, "a part of its greeting does not fit the protocol and is left out");
         }
     }

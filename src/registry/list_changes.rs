@@ -1,7 +1,8 @@
-//! What a client was last told of an endpoint's lists, held against what stands now.
+//! Detects list changes: compares the lists of an endpoint as a client knows them with the current ones.
 //!
-//! Nothing is queued for those who listen: each compares what its own caller saw with what that caller would see, so
-//! no change is lost however long one does not look, and none is told to who does not see it.
+//! Nothing is queued for watchers. Each compares what its caller saw with what that caller would see now. So
+//! no change is lost, however seldom a watcher looks, and no caller is notified of a change that it does not
+//! see.
 
 use std::sync::Arc;
 
@@ -17,24 +18,25 @@ pub struct ListChangeWatcher {
     changes: watch::Receiver<u64>,
     path: Arc<str>,
     era: Era,
-    /// The plan, the lists as a whole and as the caller sees them when it looked last.
+    /// At the last check: the config generation, the fingerprints of the whole lists and of what the caller
+    /// sees.
     generation: u64,
     whole: ListFingerprints,
-    own: ListFingerprints,
+    visible: ListFingerprints,
     /// Something may have changed since.
     due: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum ListChange {
-    /// These lists read differently now.
+    /// These lists are different now.
     Changed(Vec<ListKind>),
-    /// The endpoint is no more.
+    /// The endpoint no longer exists.
     Gone,
 }
 
 impl ListChangeWatcher {
-    /// Looks at what the caller saw in this house, and at all that came since.
+    /// Starts from what the caller sees in this snapshot; all later changes are reported.
     pub async fn new(
         registry: Arc<Registry>,
         snapshot: &Snapshot,
@@ -42,26 +44,26 @@ impl ListChangeWatcher {
         era: Era,
         caller: &Caller,
     ) -> Self {
-        let own = registry.visible_to(snapshot, endpoint, caller).await.view(era).fingerprints;
+        let visible = registry.visible_to(snapshot, endpoint, caller).await.view(era).fingerprints;
         Self {
             changes: registry.changes.subscribe(),
             path: endpoint.path.clone(),
             era,
             generation: snapshot.config_generation,
             whole: endpoint.view(era).fingerprints,
-            own,
+            visible,
             due: true,
             registry,
         }
     }
 
-    /// Waits for the next change of what the caller sees; none at the end of the gateway.
+    /// Waits for the next change of what the caller sees; `None` when the gateway ends.
     pub async fn next(&mut self, caller: impl Fn() -> Caller) -> Option<ListChange> {
         loop {
             if std::mem::take(&mut self.due)
-                && let Some(news) = self.check(&caller()).await
+                && let Some(change) = self.check(&caller()).await
             {
-                return Some(news);
+                return Some(change);
             }
             self.changes.changed().await.ok()?;
             self.due = true;
@@ -76,9 +78,9 @@ impl ListChangeWatcher {
             return None;
         }
         (self.generation, self.whole) = (snapshot.config_generation, whole);
-        let own = self.registry.visible_to(&snapshot, endpoint, caller).await.view(self.era).fingerprints;
-        let before = std::mem::replace(&mut self.own, own);
-        let kinds = ListKind::ANNOUNCED.into_iter().zip(before.iter().zip(own));
+        let visible = self.registry.visible_to(&snapshot, endpoint, caller).await.view(self.era).fingerprints;
+        let before = std::mem::replace(&mut self.visible, visible);
+        let kinds = ListKind::ANNOUNCED.into_iter().zip(before.iter().zip(visible));
         let changed: Vec<ListKind> =
             kinds.filter(|(_, (old, new))| *old != new).map(|(kind, _)| kind).collect();
         (!changed.is_empty()).then_some(ListChange::Changed(changed))

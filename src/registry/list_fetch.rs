@@ -1,5 +1,6 @@
-//! Reading the lists of one server, page by page, up to what can be kept. A server is not trusted to end, nor to list
-//! what clients can read: one entry that they cannot would cost them the lists of all servers.
+//! Reads the lists of one server, page by page, up to limits. A server is not trusted to end its lists, nor
+//! to send entries that clients can read. One entry that they cannot read would cost them the lists of all
+//! servers.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -13,15 +14,15 @@ use crate::upstream::entry_definitions::EntryDefinition;
 use crate::upstream::{RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_params};
 use mcp::jsonrpc::message;
 
-/// Most entries, pages and bytes that one list of a server may have.
+/// Limits of one list of a server: entries, pages and bytes.
 const MAX_ITEMS: usize = 20_000;
 const MAX_PAGES: usize = 1_000;
 const MAX_BYTES: usize = 64 << 20;
 
-/// By this code a server says that it has no such list.
+/// The code with which a server reports that it has no such list.
 const NO_METHOD: &[u8] = b"-32601";
 
-/// All lists of a server in one era. Of one that it gives an error for, that of `before` stays.
+/// All lists of a server in one era. Where the server returns an error for a list, the one of `before` stays.
 pub async fn lists(
     server: &Server,
     era: Era,
@@ -48,17 +49,17 @@ pub async fn lists(
     Ok(lists)
 }
 
-/// One list, or the error that the server gave for it.
+/// One list, or the error that the server returned for it.
 async fn listing(
     server: &Server,
     era: Era,
     kind: ListKind,
     before: Option<&Listing>,
 ) -> Result<Result<Listing, String>, UpstreamError> {
-    let judge = PageValidator::new(era, kind, before);
+    let validator = PageValidator::new(era, kind, before);
     let mut listing = Listing { public: true, ..Listing::default() };
     let mut cursor: Option<String> = None;
-    let mut met = HashSet::new();
+    let mut seen_cursors = HashSet::new();
     let mut bytes = 0;
     let cut = |limit: usize, of: &str| {
         if server.warns(("cut", kind.member(), of)) {
@@ -68,14 +69,14 @@ async fn listing(
     };
     for _ in 0..MAX_PAGES {
         let rest = cursor.as_ref().map(|cursor| format!(r#""cursor":{}"#, quote(cursor))).unwrap_or_default();
-        let ask = UpstreamCall {
+        let call = UpstreamCall {
             era,
             method: kind.method(),
             params: gateway_params(era, &rest),
             progress: None,
             timeout: server.timeout,
         };
-        let result = match server.upstream.call(ask).await? {
+        let result = match server.upstream.call(call).await? {
             RpcOutcome::Result(result) => result,
             // Servers that declare `resources` need not have templates, or the other way round.
             RpcOutcome::Error(error) if cursor.is_none() && is_no_method(&error) => {
@@ -87,7 +88,7 @@ async fn listing(
         };
         bytes += result.len();
         let mut page = Page::read(&result, kind).map_err(UpstreamError::InvalidResponse)?;
-        judge.retain_valid(&mut page);
+        validator.retain_valid(&mut page);
         let next = page.next.take();
         listing.append(page);
         if listing.items.len() > MAX_ITEMS {
@@ -100,21 +101,21 @@ async fn listing(
                 cut(MAX_BYTES, "bytes");
                 break;
             }
-            // Pages that lead back to one that was read lead nowhere else.
-            Some(next) if met.insert(next.clone()) => cursor = Some(next),
+            // A cursor that was read before would only repeat pages.
+            Some(next) if seen_cursors.insert(next.clone()) => cursor = Some(next),
             _ => break,
         }
     }
     Ok(Ok(listing))
 }
 
-/// Which entries of a list clients can read.
+/// Decides which entries of a list clients can read.
 struct PageValidator<'a> {
     era: Era,
     kind: ListKind,
-    /// Those that were judged before. Lists are read again and again, and seldom change.
+    /// Entries that were validated before. Lists are read again and again, and seldom change.
     known: HashMap<&'a str, &'a Item>,
-    /// Made only where there is something new, and gone with the list.
+    /// Built only if there is a new entry; dropped with the list.
     definition: OnceCell<EntryDefinition>,
 }
 
@@ -125,7 +126,7 @@ impl<'a> PageValidator<'a> {
         Self { era, kind, known, definition: OnceCell::new() }
     }
 
-    /// Takes out what does not fit.
+    /// Removes invalid entries.
     fn retain_valid(&self, page: &mut Page) {
         let rejects = &mut page.rejected;
         page.items.retain_mut(|item| match self.validate(item) {
@@ -145,7 +146,8 @@ impl<'a> PageValidator<'a> {
             definition.check(item.definition())?;
         }
         if (self.era, self.kind) == (Era::Modern, ListKind::Tools) {
-            // Clients must leave out what they could not call rightly (2026-07-28, streamable-http, `x-mcp-header`).
+            // Clients must leave out tools that they could not call correctly (2026-07-28, streamable-http,
+            // `x-mcp-header`).
             item.read_param_headers().map_err(|why| why.to_string())?;
         }
         Ok(())

@@ -1,7 +1,7 @@
-//! Who is connected: one keeper a server greets it, reads its lists, watches for changes and comes back when it
-//! was gone; what they find becomes the [`Catalog`], together with the plan one [`Snapshot`].
+//! The connected servers. One supervisor per server connects it, reads its lists, watches for changes and
+//! reconnects. The lists become the [`Catalog`]; it and the runtime configuration are one [`Snapshot`].
 //!
-//! All of it is off the path of a call. One slow, dead or talkative server costs only its own entries: its last
+//! None of this is on the path of a call. A slow, dead or noisy server costs only its own entries: its last
 //! good lists stay, marked stale by `toolgate_upstream_up` and a log line.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::server::Server;
 use crate::telemetry::Metrics;
 use retiring::Retiring;
 use visibility::VisibleEndpoints;
-pub use worker_threads::{Apart, Work};
+pub use worker_threads::{Work, WorkerThreads};
 
 mod handshake;
 mod list_changes;
@@ -40,15 +40,17 @@ mod worker_threads;
 pub use list_changes::{ListChange, ListChangeWatcher};
 pub use pin_approval::{PinApproval, PinDefinition};
 
-/// Changes that are so close together are shown as one.
+/// Changes that are so close together are published as one.
 const REBUILD_DEBOUNCE: Duration = Duration::from_millis(25);
-/// How many times as long as a catalog takes to build the next one waits, and how long at most.
+/// The pause before the next catalog, as a multiple of the time that the last one took to build, and its
+/// maximum.
 const REBUILD_PAUSE_FACTOR: u32 = 4;
 const MAX_REBUILD_PAUSE: Duration = Duration::from_secs(2);
-/// How long the start of the gateway lasts at most, for who asks whether it is ready: what is there then is what it serves.
+/// How long the start of the gateway lasts at most for readiness checks. What is connected by then is what it
+/// serves.
 pub const STARTUP_WAIT: Duration = Duration::from_secs(5);
-/// How long a server that a reload changed may take to connect, unless it is still starting, before the one that it was is
-/// taken away all the same.
+/// How long a server that a reload changed may take to connect, unless it is still starting. After that the
+/// former server ends all the same.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const ERAS: [Era; 2] = [Era::Legacy, Era::Modern];
@@ -56,16 +58,17 @@ const ERAS: [Era; 2] = [Era::Legacy, Era::Modern];
 /// The lists of a server in each era that it speaks.
 type EraLists = [Option<Arc<ServerLists>>; 2];
 
-/// The servers by their names, as they are called now.
+/// The servers by name, as they are called now.
 type ActiveServers = BTreeMap<Arc<str>, Arc<Server>>;
 
 /// What a request holds from its first byte to its last.
 pub struct Snapshot {
     pub config: Arc<RuntimeConfig>,
-    /// The plan's servers; but one that a reload changed is the one before until the new one is connected.
+    /// The configured servers. A server that a reload changed is still the former one until the new one is
+    /// connected.
     pub servers: ActiveServers,
     pub catalog: Arc<Catalog>,
-    /// Counts up with each plan.
+    /// Incremented with each runtime configuration.
     config_generation: u64,
     visible: VisibleEndpoints,
 }
@@ -75,23 +78,23 @@ impl Snapshot {
         runtime_config: Arc<RuntimeConfig>,
         servers: ActiveServers,
         catalog: Arc<Catalog>,
-        edition: u64,
+        config_generation: u64,
     ) -> Self {
         Self {
             config: runtime_config,
             servers,
             catalog,
-            config_generation: edition,
+            config_generation,
             visible: VisibleEndpoints::default(),
         }
     }
 
-    /// Which required servers are not there, in words.
+    /// Which required servers are not connected, in words.
     pub fn missing(&self) -> Vec<String> {
         let is_required = |name: &str| self.config.servers.get(name).is_some_and(|s| s.config.required);
         let servers = self.servers.values();
-        let away = servers.filter(|server| is_required(&server.name) && !server.is_up());
-        let message = away.map(|server| {
+        let missing_servers = servers.filter(|server| is_required(&server.name) && !server.is_up());
+        let message = missing_servers.map(|server| {
             let error = server.last_error();
             let none = if server.is_startup_awaited() { "still starting" } else { "not connected yet" };
             let why = error.map_or_else(|| none.to_owned(), |error| error.to_string());
@@ -101,23 +104,25 @@ impl Snapshot {
     }
 }
 
-/// What the keepers found of one server.
+/// A server and what its supervisor found.
 struct RegistryEntry {
     /// As it is configured.
     server: Arc<Server>,
     legacy: Option<Arc<ServerLists>>,
     modern: Option<Arc<ServerLists>>,
-    /// Tried at least once.
+    /// A connection was tried at least once.
     tried: bool,
-    /// It was greeted, and is called up as soon as the catalog with what it lists stands: who reads that it is there may
-    /// call it at once.
+    /// The handshake succeeded. The server is reported as up only when the catalog has its lists: whoever
+    /// reads that it is up may call it at once.
     connected: bool,
-    /// The eras in which it is still starting, from the next snapshot on: who reads that it has started finds what it lists.
+    /// The eras in which it is still starting, published with the next snapshot: who reads that it has
+    /// started finds its lists.
     starting: Option<[bool; 2]>,
-    /// What it lists with its new settings, while the one before is called: an era that this one shows is still to come.
+    /// Its lists with the new settings, while the former server is still called: an era that the former shows
+    /// is not ready.
     held: Option<EraLists>,
     supervisor: JoinHandle<()>,
-    /// What it was before a reload, which is called until `server` is connected.
+    /// The former server before a reload; it is called until `server` is connected.
     replaced: Option<Replaced>,
 }
 
@@ -131,18 +136,18 @@ impl RegistryEntry {
         self.replaced.as_ref().map_or(&self.server, |old| &old.server)
     }
 
-    /// The eras in which the server that is called is still starting, as far as its keeper has told.
+    /// The eras in which the active server is still starting, as far as its supervisor has reported.
     fn starting(&self) -> [bool; 2] {
-        let told = self.starting.filter(|_| self.replaced.is_none());
-        told.unwrap_or_else(|| ERAS.map(|era| self.active().is_starting(era)))
+        let reported = self.starting.filter(|_| self.replaced.is_none());
+        reported.unwrap_or_else(|| ERAS.map(|era| self.active().is_starting(era)))
     }
 
-    /// Tells that its server is there.
+    /// Logs that its server is connected.
     fn log_connected(&self) {
         let lists = [(&self.legacy, Era::Legacy), (&self.modern, Era::Modern)];
-        let lists = lists.into_iter().filter_map(|(face, era)| Some((face.as_ref()?, era)));
+        let lists = lists.into_iter().filter_map(|(era_lists, era)| Some((era_lists.as_ref()?, era)));
         let (tools, eras): (Vec<usize>, Vec<&str>) =
-            lists.map(|(face, era)| (face.lists.of(ListKind::Tools).len(), era.as_str())).unzip();
+            lists.map(|(era_lists, era)| (era_lists.lists.of(ListKind::Tools).len(), era.as_str())).unzip();
         let tools = tools.into_iter().max().unwrap_or(0);
         tracing::info!(server = %self.server.name, eras = eras.join(","), tools, "server connected");
     }
@@ -152,18 +157,19 @@ pub struct Registry {
     snapshot: ArcSwap<Snapshot>,
     entries: Mutex<BTreeMap<Arc<str>, RegistryEntry>>,
     stale: Notify,
-    /// The version of the catalog that stands.
+    /// The generation of the current catalog.
     changes: watch::Sender<u64>,
-    /// How many servers were not heard of yet since the start, and how many answers about an era are still to come.
+    /// How many servers have not been tried since the start, and how many eras are still to be answered.
     untried: watch::Sender<(usize, usize)>,
-    begun: Instant,
+    started: Instant,
     pins: Pins,
-    apart: Apart,
+    worker_threads: WorkerThreads,
     metrics: Arc<Metrics>,
 }
 
 impl Registry {
-    /// Starts with the plan's servers. Must be called on the long-lived runtime: the keepers stay there.
+    /// Starts with the configured servers. Must be called on the long-lived runtime: the supervisors run
+    /// there.
     pub fn start(runtime_config: Arc<RuntimeConfig>, metrics: Arc<Metrics>) -> Arc<Self> {
         let snapshot =
             Snapshot::new(runtime_config.clone(), runtime_config.servers.clone(), Arc::default(), 0);
@@ -173,9 +179,9 @@ impl Registry {
             stale: Notify::new(),
             changes: watch::Sender::new(0),
             untried: watch::Sender::new((0, 0)),
-            begun: Instant::now(),
+            started: Instant::now(),
             pins: Pins::default(),
-            apart: Apart::new(Handle::current(), metrics.clone()),
+            worker_threads: WorkerThreads::new(Handle::current(), metrics.clone()),
             metrics,
         });
         registry.clone().apply(runtime_config);
@@ -184,23 +190,23 @@ impl Registry {
         registry
     }
 
-    /// Tells when there is another house; the number says no more than that.
+    /// Notifies of a new snapshot; the number has no other meaning.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// For what rules say of many names at once.
-    pub fn apart(&self) -> &Apart {
-        &self.apart
+    /// Runs the RBAC checks of many names at once.
+    pub fn worker_threads(&self) -> &WorkerThreads {
+        &self.worker_threads
     }
 
-    /// The present snapshot.
+    /// The current snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
 
-    /// Waits until every server was tried once, but no longer than `patience`; for what those that answered have to say of
-    /// the other era no longer than `rest` more.
+    /// Waits until every server was tried once, but no longer than `timeout`. It waits at most `rest` more
+    /// for the other era of servers that have answered.
     pub async fn settled(&self, timeout: Duration, rest: Duration) {
         let mut untried = self.untried.subscribe();
         let all = async {
@@ -211,20 +217,20 @@ impl Registry {
         self.rebuild();
     }
 
-    /// The servers that the gateway still waits for, for as long as its start is said to last. What a reload adds later is
-    /// no reason to take it out of service.
+    /// The servers that the gateway still waits for, up to [`STARTUP_WAIT`]. A server that a later reload
+    /// adds does not make the gateway unready.
     pub fn starting_servers(&self) -> Vec<Arc<str>> {
-        if self.begun.elapsed() >= STARTUP_WAIT {
+        if self.started.elapsed() >= STARTUP_WAIT {
             return Vec::new();
         }
         self.lock().values().filter(|kept| !kept.tried).map(|kept| kept.server.name.clone()).collect()
     }
 
-    /// Swaps in the servers of a new plan: those that did not change are kept with their connections, those whose
-    /// connection stays take it over, other changed ones take the place of what they were once they are connected,
-    /// those that are gone finish what they run.
+    /// Applies the servers of a new configuration. Servers that did not change keep their connections. Those
+    /// whose connection settings are the same take the connection over. Other changed servers replace the
+    /// former one once they are connected. Removed servers finish their calls.
     pub fn apply(self: Arc<Self>, runtime_config: Arc<RuntimeConfig>) {
-        let mut leaving = Vec::new();
+        let mut all_retiring = Vec::new();
         {
             let mut kept = self.lock();
             let gone: Vec<Arc<str>> =
@@ -232,7 +238,7 @@ impl Registry {
             for gone in gone.iter().filter_map(|name| kept.remove(name)) {
                 self.metrics.forget_server(&gone.server.name);
                 let old = Replaced { server: gone.server, supervisor: gone.supervisor };
-                leaving.extend(
+                all_retiring.extend(
                     [Some(old), gone.replaced].into_iter().flatten().map(|old| Retiring { old, ends: true }),
                 );
             }
@@ -241,26 +247,28 @@ impl Registry {
                     Some(same) if Arc::ptr_eq(&same.server, server) => Some(same),
                     before => {
                         let (new, left) = self.replace(server, before);
-                        leaving.extend(left);
+                        all_retiring.extend(left);
                         Some(new)
                     }
                 };
                 kept.extend(before.map(|before| (name.clone(), before)));
             }
             self.count_untried(&kept);
-            let edition = self.snapshot.load().config_generation + 1;
-            self.swap(kept, runtime_config, edition);
+            let config_generation = self.snapshot.load().config_generation + 1;
+            self.swap(kept, runtime_config, config_generation);
         }
-        leaving.into_iter().for_each(Retiring::retire);
+        all_retiring.into_iter().for_each(Retiring::retire);
     }
 
-    /// Puts a server into the place of the one that had its name.
+    /// Replaces the server of the same name.
     fn replace(
         self: &Arc<Self>,
         server: &Arc<Server>,
         before: Option<RegistryEntry>,
     ) -> (RegistryEntry, Option<Retiring>) {
-        let keep = |known| tokio::spawn(panics::keep_on(server.clone(), Arc::downgrade(self), known));
+        let keep = |known| {
+            tokio::spawn(panics::supervise_with_restarts(server.clone(), Arc::downgrade(self), known))
+        };
         let new = |supervisor| RegistryEntry {
             server: server.clone(),
             legacy: None,
@@ -277,8 +285,9 @@ impl Registry {
         else {
             return (new(keep(None)), None);
         };
-        let (is_same, is_kin) = (Arc::ptr_eq(&was.upstream, &server.upstream), was.serial == server.serial);
-        if is_kin {
+        let (is_same, shares_connection) =
+            (Arc::ptr_eq(&was.upstream, &server.upstream), was.serial == server.serial);
+        if shares_connection {
             server.upstream.update_limits(&server.limits);
         }
         let lists = [legacy.clone(), modern.clone()];
@@ -286,14 +295,14 @@ impl Registry {
         let mut kept = RegistryEntry { legacy, modern, ..new(keep(known.then_some(lists))) };
         let was = Replaced { server: was, supervisor };
         match old {
-            // It was not there yet itself.
+            // It was not connected itself.
             Some(old) => {
                 kept.replaced = Some(old);
                 self.retire_after_timeout(server);
                 (kept, Some(Retiring { old: was, ends: !is_same }))
             }
-            None if is_kin || !was.server.is_up() => {
-                kept.tried = is_kin && tried;
+            None if shares_connection || !was.server.is_up() => {
+                kept.tried = shares_connection && tried;
                 (kept, Some(Retiring { old: was, ends: !is_same }))
             }
             None => {
@@ -304,13 +313,13 @@ impl Registry {
         }
     }
 
-    /// After a time the one before goes, whether the new one is there or not.
+    /// Retires the former server after a timeout, whether the new one is connected or not.
     fn retire_after_timeout(self: &Arc<Self>, server: &Arc<Server>) {
         let (registry, server) = (Arc::downgrade(self), server.clone());
         tokio::spawn(async move {
             tokio::time::sleep(REPLACE_TIMEOUT).await;
-            // It is there, but for an era.
-            if registry.upgrade().is_none_or(|registry| registry.relieve(&server)) {
+            // It is connected, except for an era.
+            if registry.upgrade().is_none_or(|registry| registry.activate(&server)) {
                 return;
             }
             let starts = || ERAS.iter().any(|era| server.is_starting(*era));
@@ -334,8 +343,8 @@ impl Registry {
         });
     }
 
-    /// Has a server called that waited only for one more era; gives whether it did.
-    fn relieve(&self, server: &Arc<Server>) -> bool {
+    /// Makes a server active that waited only for one more era; returns whether it did.
+    fn activate(&self, server: &Arc<Server>) -> bool {
         let mut kept = self.lock();
         let entry = kept.get_mut(&server.name).filter(|kept| Arc::ptr_eq(&kept.server, server));
         let Some(entry) = entry else { return true };
@@ -364,7 +373,8 @@ impl Registry {
         futures::future::join_all(ends).await;
     }
 
-    /// What a keeper found: the faces of its server, and the eras in which it is still starting; or why there are none now.
+    /// Records what a supervisor found: the lists of its server and the eras in which it is still starting,
+    /// or why there are none now.
     fn update(&self, server: &Arc<Server>, found: Result<(EraLists, [bool; 2]), String>) {
         let mut kept = self.lock();
         let Some(entry) = kept.get_mut(&server.name).filter(|kept| Arc::ptr_eq(&kept.server, server)) else {
@@ -381,7 +391,7 @@ impl Registry {
             self.metrics.upstream_up(&server.name, false);
         }
         let changed = found.is_ok() || news;
-        let mut relieved = None;
+        let mut former = None;
         match found {
             Ok((lists, starting)) => {
                 rejected_entries::log(server, &lists, &self.metrics);
@@ -392,11 +402,11 @@ impl Registry {
                     [entry.legacy, entry.modern] = before;
                     (entry.held, entry.connected) = (Some(lists), false);
                 } else {
-                    // What it showed in an era stays until it has answered there.
+                    // The lists of an era stay until the server has answered there.
                     let kept =
                         [0, 1].map(|at| lists[at].clone().or(before[at].clone().filter(|_| awaits(at))));
                     [entry.legacy, entry.modern] = kept;
-                    relieved = entry.replaced.take();
+                    former = entry.replaced.take();
                 }
             }
             Err(_) if !news => {}
@@ -412,13 +422,13 @@ impl Registry {
         }
         self.count_untried(&kept);
         drop(kept);
-        match relieved {
+        match former {
             Some(old) => {
                 self.rebuild();
                 Retiring { old, ends: true }.retire();
             }
             None if changed => self.stale.notify_one(),
-            // What was told before changes no list: nobody is woken for it.
+            // An error that was reported before changes no list: no rebuild.
             None => {}
         }
     }

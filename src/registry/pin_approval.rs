@@ -1,4 +1,4 @@
-//! Definitions of tools as they are now, for the operator who approves of one that changed.
+//! The current definitions of tools, for an operator who approves one that changed.
 
 use mcp::Era;
 
@@ -9,11 +9,11 @@ use crate::config::Pinning;
 
 /// A tool of a server with `pinning`, in one era.
 pub struct PinDefinition {
-    /// The federated name.
+    /// The qualified name.
     pub tool: String,
     pub server: String,
     pub era: Era,
-    /// SHA-256 of the definition as the server gives it now.
+    /// SHA-256 of the server's current definition.
     pub hash: String,
     /// Whether clients see it.
     pub shown: bool,
@@ -21,13 +21,13 @@ pub struct PinDefinition {
     key: String,
 }
 
-/// What became of an approval.
+/// The result of an approval.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PinApproval {
     Approved,
     /// No server with `pinning` has such a tool.
     Unknown,
-    /// The definition is another by now: its hash in each era.
+    /// The definition has changed since: its hash in each era.
     HashMismatch(Vec<String>),
 }
 
@@ -50,8 +50,8 @@ impl Registry {
         all
     }
 
-    /// Approves of a definition that an operator has looked at: that of this hash, if the tool still has it. It holds
-    /// until the process ends.
+    /// Approves the definition with this hash, which an operator has checked, if the tool still has it. The
+    /// approval lasts until the process ends.
     pub fn approve(&self, tool: &str, wanted: &str) -> PinApproval {
         let definitions: Vec<PinDefinition> =
             self.definitions().into_iter().filter(|definition| definition.tool == tool).collect();

@@ -1,4 +1,4 @@
-//! What becomes of tools whose definitions changed: told, and hidden where the server's settings want that.
+//! Tools whose definitions changed: logged, and hidden if the server's settings say so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::config::Pinning;
 use crate::server::Server;
 use crate::telemetry::Metrics;
 
-/// A face without the tools that must not be shown. `pinned` are approved definitions by federated name.
+/// The lists without the tools that must not be shown. `pinned` are approved hashes by qualified name.
 pub fn without_changed(
     pins: &Pins,
     server: &Arc<Server>,
@@ -39,12 +39,12 @@ pub fn without_changed(
         {
             metrics.tool_changed(&server.name);
             let name = name.as_deref().unwrap_or(&item.key);
-            let fate = if mode == PinMode::Block {
+            let visibility_text = if mode == PinMode::Block {
                 "hidden until guard.pins approves it"
             } else {
                 "shown all the same"
             };
-            tracing::warn!(server = %server.name, tool = name, old = change.old, new = change.new, diff = change.diff, "the definition of a tool changed; it is {fate}");
+            tracing::warn!(server = %server.name, tool = name, old = change.old, new = change.new, diff = change.diff, "the definition of a tool changed; it is {visibility_text}");
         }
     }
     if hidden.is_empty() {
@@ -57,7 +57,8 @@ pub fn without_changed(
     })
 }
 
-/// Under which name a server's definitions are remembered: it may describe a tool in each era as that era can.
+/// The key under which a server's definitions are remembered: one per era, as its definitions may differ
+/// between eras.
 pub fn owner(server: &Server, era: Era) -> String {
     format!("{} {}", server.name, era.as_str())
 }

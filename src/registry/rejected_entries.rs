@@ -1,4 +1,4 @@
-//! Tells of the entries that are left out of lists because clients could not read them.
+//! Logs the entries that are left out of lists because clients could not read them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const MAX_LOGGED: usize = 50;
 /// Reasons in one warning.
 const REASONS: usize = 3;
 
-/// Counts what is left out of the lists of a server now, and warns of what was not told of before.
+/// Counts what is left out of the lists of a server now, and warns of what was not logged before.
 pub fn log(server: &Server, now: &EraLists, metrics: &Metrics) {
     for kind in ListKind::ALL {
         let count = now.iter().flatten().map(|lists| lists.lists.listing(kind).rejected.count()).max();
@@ -25,7 +25,7 @@ pub fn log(server: &Server, now: &EraLists, metrics: &Metrics) {
         for (entry, found) in news.iter().take(MAX_LOGGED) {
             let mut eras: Vec<&str> = found.iter().map(|(era, _)| era.as_str()).collect();
             eras.dedup();
-            // Entries of one name may have reasons of their own.
+            // Entries of one name may have different reasons.
             let why: BTreeSet<&str> = found.iter().map(|(_, why)| *why).collect();
             let why: Vec<&str> = why.into_iter().take(REASONS).collect();
             let (eras, why) = (eras.join(","), why.join("; "));
@@ -37,7 +37,8 @@ pub fn log(server: &Server, now: &EraLists, metrics: &Metrics) {
     }
 }
 
-/// What is left out of a list for a reason that was not told yet, by entry. One that fits no era is told of once.
+/// What is left out of a list for a reason that was not logged yet, by entry. One that is invalid in both
+/// eras is logged once.
 fn news<'a>(server: &Server, now: &'a EraLists, kind: ListKind) -> BTreeMap<&'a str, Vec<(Era, &'a str)>> {
     let mut all: BTreeMap<&RejectedEntry, Vec<Era>> = BTreeMap::new();
     for (era, lists) in [Era::Legacy, Era::Modern].into_iter().zip(now) {

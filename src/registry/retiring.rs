@@ -9,7 +9,7 @@ use crate::server::Server;
 /// A server that no snapshot holds any more.
 pub(super) struct Retiring {
     pub old: Replaced,
-    /// Nobody has taken its connections over.
+    /// No other server has taken over its connections.
     pub ends: bool,
 }
 
@@ -23,7 +23,7 @@ impl Retiring {
     }
 }
 
-/// Lets the calls of a server that is no longer configured finish, then ends it.
+/// Lets the calls of a server that is no longer configured finish, then closes it.
 pub(super) async fn retire(server: Arc<Server>) {
     let timeout = tokio::time::Instant::now() + server.timeout + Duration::from_secs(1);
     // A request that has read the old snapshot may be about to start its call.

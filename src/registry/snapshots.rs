@@ -1,4 +1,4 @@
-//! The snapshot that requests hold: built anew when a server has other lists, swapped in as a whole.
+//! The snapshot that requests hold: rebuilt when the lists of a server change, swapped in as a whole.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard};
@@ -15,55 +15,56 @@ use crate::runtime::RuntimeConfig;
 use crate::server::Server;
 
 impl Registry {
-    /// Builds the catalog anew, swaps it in and says so.
+    /// Rebuilds the catalog, swaps it in and notifies the watchers.
     pub(super) fn rebuild(&self) {
         let kept = self.lock();
-        let (runtime_config, edition) = {
+        let (runtime_config, config_generation) = {
             let snapshot = self.snapshot.load();
             (snapshot.config.clone(), snapshot.config_generation)
         };
-        self.swap(kept, runtime_config, edition);
+        self.swap(kept, runtime_config, config_generation);
     }
 
-    /// Swaps in a plan and the catalog that goes with it, at once: no call is judged by the settings of one server and
-    /// led to another.
+    /// Swaps in a configuration together with its catalog: no call is authorized with the settings of one
+    /// server and sent to another.
     pub(super) fn swap(
         &self,
         mut kept: MutexGuard<'_, BTreeMap<Arc<str>, RegistryEntry>>,
         runtime_config: Arc<RuntimeConfig>,
-        edition: u64,
+        config_generation: u64,
     ) {
-        let version = self.snapshot.load().catalog.generation + 1;
+        let generation = self.snapshot.load().catalog.generation + 1;
         let pinned = &runtime_config.config.guard.pins;
         let mut faults: BTreeMap<Arc<str>, String> = BTreeMap::new();
-        let mut shown = |server: &Arc<Server>, era, lists: &Option<Arc<ServerLists>>| {
+        let mut visible = |server: &Arc<Server>, era, lists: &Option<Arc<ServerLists>>| {
             let lists = lists.as_ref()?;
-            let shown = || pin_check::without_changed(&self.pins, server, era, lists, pinned, &self.metrics);
-            panics::of(shown).map_err(|why| faults.insert(server.name.clone(), why)).ok()
+            let visible =
+                || pin_check::without_changed(&self.pins, server, era, lists, pinned, &self.metrics);
+            panics::of(visible).map_err(|why| faults.insert(server.name.clone(), why)).ok()
         };
         let mut seen: Vec<DiscoveredServer> = kept
             .values()
             .map(|kept| DiscoveredServer {
                 server: kept.active().clone(),
-                legacy: shown(kept.active(), Era::Legacy, &kept.legacy),
-                modern: shown(kept.active(), Era::Modern, &kept.modern),
+                legacy: visible(kept.active(), Era::Legacy, &kept.legacy),
+                modern: visible(kept.active(), Era::Modern, &kept.modern),
                 starting: kept.starting(),
             })
             .collect();
         let servers = seen.iter().map(|seen| (seen.server.name.clone(), seen.server.clone())).collect();
         let build = |seen: &[DiscoveredServer]| {
-            Catalog::build(version, seen, &runtime_config.config.toolsets, &self.metrics)
+            Catalog::build(generation, seen, &runtime_config.config.toolsets, &self.metrics)
         };
         let catalog = panics::build(&mut seen, build, |one, why| {
             faults.insert(one.server.name.clone(), why.to_owned());
             (one.legacy, one.modern) = (None, None);
         });
         let catalog = Arc::new(catalog.unwrap_or_else(|| {
-            // Those from before belong to another plan.
+            // The former lists belong to another configuration.
             tracing::error!("the gateway has a fault with its lists: it offers nothing. Please report this");
             build(&[])
         }));
-        self.snapshot.store(Arc::new(Snapshot::new(runtime_config, servers, catalog, edition)));
+        self.snapshot.store(Arc::new(Snapshot::new(runtime_config, servers, catalog, config_generation)));
         for entry in kept.values_mut() {
             if let Some(starting) = entry.starting.take() {
                 entry.server.set_starting(starting);
@@ -86,10 +87,11 @@ impl Registry {
                 entry.log_connected();
             }
         }
-        // Under the lock until here, so that two builds cannot overtake each other.
+        // Locked until here, so that two builds cannot overtake each other.
         drop(kept);
-        // Only now, so that who looks at once sees what is new. The number says no more than that there is something.
-        self.changes.send_replace(version);
+        // Only now, so that a watcher that looks at once sees the new snapshot. The number only says that
+        // there is one.
+        self.changes.send_replace(generation);
     }
 }
 
@@ -99,7 +101,7 @@ pub(super) async fn builder(registry: Arc<Registry>) {
         tokio::time::sleep(REBUILD_DEBOUNCE).await;
         let started = Instant::now();
         registry.rebuild();
-        // Servers whose lists never hold still do not keep a core busy.
+        // Servers whose lists change without end do not keep a core busy.
         tokio::time::sleep((started.elapsed() * REBUILD_PAUSE_FACTOR).min(MAX_REBUILD_PAUSE)).await;
     }
 }

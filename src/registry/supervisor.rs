@@ -1,11 +1,11 @@
-//! Keeps one server: greets it in both eras, reads its lists, follows its announcements, checks its health, and
-//! starts over with growing pauses when it is gone.
+//! Supervises one server: runs the handshake in both eras, reads its lists, follows its notifications and
+//! checks its health. It reconnects with growing pauses when the server is gone.
 //!
-//! A start has one time (`startup_timeout`), in which an answer counts whenever it comes; a server that is slow in one era
-//! is there in the other meanwhile.
+//! A start has one timeout (`startup_timeout`). A response within it counts whenever it comes; a server that
+//! is slow in one era is available in the other meanwhile.
 //!
-//! An era or a list is given up only on the server's clear word; what it could not say this time is asked again, and
-//! until then shown as it was.
+//! An era or a list is dropped only if the server says so clearly. What could not be read this time is
+//! requested again, and until then shown as it was.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -24,19 +24,20 @@ use mcp::version;
 
 const MIN_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// Lists are read again after this time even if nothing was announced, and an era that a server does not speak is
-/// tried again.
+/// Lists are read again after this time even without a notification, and an era that a server does not speak
+/// is tried again.
 const RELIST: Duration = Duration::from_secs(60);
-/// The same where a server promises to announce what changes, and is heard.
+/// The same for a server that promises list change notifications and whose notification stream is open.
 const NOTIFIED_RELIST: Duration = Duration::from_secs(300);
-/// What it could not say this time is asked again after this time, then after twice that, up to the above.
+/// What could not be read this time is requested again after this time, then after twice that, up to
+/// `RELIST`.
 const SOON: Duration = Duration::from_secs(1);
-/// Announcements that come so close together are answered by one look. It grows where they do not end.
+/// Notifications that come so close together cause one refresh. It grows while they do not end.
 const CHANGE_DEBOUNCE: Duration = Duration::from_millis(20);
 const MAX_DEBOUNCE: Duration = Duration::from_secs(5);
 
-/// Runs until the server's configuration is gone. `known` is what was seen over the same connection, which then is
-/// followed as it is; only its lists are read anew.
+/// Runs until the server's configuration is gone. `known` are the lists that were read over the same
+/// connection. That connection is then watched as it is; only its lists are read again.
 pub async fn supervise(server: Arc<Server>, registry: Weak<Registry>, known: Option<EraLists>) {
     let upstream = server.upstream.clone();
     tokio::select! {
@@ -47,24 +48,24 @@ pub async fn supervise(server: Arc<Server>, registry: Weak<Registry>, known: Opt
 
 async fn run(server: Arc<Server>, registry: Weak<Registry>, known: Option<EraLists>) {
     let mut pause = MIN_BACKOFF;
-    let mut is_met = known.is_some();
-    let mut met = Handshake { lists: known.unwrap_or_default(), ..Handshake::default() };
-    if is_met {
+    let mut is_connected = known.is_some();
+    let mut state = Handshake { lists: known.unwrap_or_default(), ..Handshake::default() };
+    if is_connected {
         server.set_starting([false; 2]);
     }
     loop {
-        let is_old = std::mem::take(&mut is_met);
+        let is_old = std::mem::take(&mut is_connected);
         if !is_old {
-            let greeted = handshake(&server, std::mem::take(&mut met.lists)).await;
+            let outcome = handshake(&server, std::mem::take(&mut state.lists)).await;
             let Some(alive) = registry.upgrade() else { return };
-            match greeted {
+            match outcome {
                 Ok(new) => {
-                    met = new;
-                    let starting = ERAS.map(|era| met.pending[era as usize].is_some());
-                    alive.update(&server, Ok((met.lists.clone(), starting)));
+                    state = new;
+                    let starting = ERAS.map(|era| state.pending[era as usize].is_some());
+                    alive.update(&server, Ok((state.lists.clone(), starting)));
                 }
                 Err((error, before)) => {
-                    met.lists = before;
+                    state.lists = before;
                     server.set_starting([false; 2]);
                     alive.update(&server, Err(error.to_string()));
                     drop(alive);
@@ -75,10 +76,10 @@ async fn run(server: Arc<Server>, registry: Weak<Registry>, known: Option<EraLis
             }
         }
         let started = Instant::now();
-        // Not yet a reason to call it down: the next greeting tells.
-        let why = watch(&server, &mut met, is_old, &registry).await;
-        met.pending = Default::default();
-        tracing::debug!(server = %server.name, why, "greeting again");
+        // Not yet a reason to report it as down: the next handshake decides.
+        let why = watch(&server, &mut state, is_old, &registry).await;
+        state.pending = Default::default();
+        tracing::debug!(server = %server.name, why, "connecting again");
         if started.elapsed() > MAX_BACKOFF {
             pause = MIN_BACKOFF;
             continue;
@@ -88,9 +89,14 @@ async fn run(server: Arc<Server>, registry: Weak<Registry>, known: Option<EraLis
     }
 }
 
-/// Follows a connected server, whose lists may be old; ends with the reason why it is no longer.
-async fn watch(server: &Arc<Server>, met: &mut Handshake, is_old: bool, registry: &Weak<Registry>) -> String {
-    let (changed, mut heard) = mpsc::channel(64);
+/// Watches a connected server, whose lists may be outdated. Returns the reason why it is no longer connected.
+async fn watch(
+    server: &Arc<Server>,
+    state: &mut Handshake,
+    is_old: bool,
+    registry: &Weak<Registry>,
+) -> String {
+    let (changed, mut changes) = mpsc::channel(64);
     let health = &server.config.health;
     let mut tick = tokio::time::interval(health.interval.get());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -107,18 +113,18 @@ async fn watch(server: &Arc<Server>, met: &mut Handshake, is_old: bool, registry
             }
         })
     };
-    let mut watching = ERAS.map(|era| watch(era, met.lists[era as usize].is_some()));
+    let mut watching = ERAS.map(|era| watch(era, state.lists[era as usize].is_some()));
     let mut quiet = [false, false];
-    // When there is to be a look because of what was announced.
+    // When the lists are to be refreshed because of a notification.
     let mut due = is_old.then(Instant::now);
     let mut gather = CHANGE_DEBOUNCE;
-    // When it is asked again what it did not say.
+    // When what is missing is requested again.
     let mut pause = SOON;
-    let mut again = Instant::now() + if met.is_incomplete() { SOON } else { RELIST };
+    let mut again = Instant::now() + if state.is_incomplete() { SOON } else { RELIST };
     loop {
         let [legacy, modern] = &mut watching;
-        let look = tokio::select! {
-            Some(()) = heard.recv() => {
+        let refresh = tokio::select! {
+            Some(()) = changes.recv() => {
                 due.get_or_insert_with(|| Instant::now() + gather);
                 false
             }
@@ -135,41 +141,41 @@ async fn watch(server: &Arc<Server>, met: &mut Handshake, is_old: bool, registry
                 Ok(()) => { quiet[1] = true; false }
                 Err(error) => return error.to_string(),
             },
-            (era, said) = met.connected(), if met.is_connecting() => {
-                match settle(server, met, era, said).await {
+            (era, outcome) = state.connected(), if state.is_connecting() => {
+                match settle(server, state, era, outcome).await {
                     Ok(changed) => {
                         let at = era as usize;
                         if changed {
-                            (watching[at], quiet[at]) = (watch(era, met.lists[at].is_some()), false);
+                            (watching[at], quiet[at]) = (watch(era, state.lists[at].is_some()), false);
                         }
                         let Some(registry) = registry.upgrade() else { return "the gateway ends".into() };
-                        registry.update(server, Ok((met.lists.clone(), met.starting(server))));
+                        registry.update(server, Ok((state.lists.clone(), state.starting(server))));
                     }
                     Err(error) => return error.to_string(),
                 }
-                if met.is_incomplete() {
+                if state.is_incomplete() {
                     again = again.min(Instant::now() + pause);
                 }
                 false
             }
             () = tokio::time::sleep_until(again) => {
-                reconnect(server, met);
-                let owes = met.is_incomplete();
-                again = Instant::now() + if owes { pause } else { RELIST };
-                pause = if owes { (pause * 2).min(RELIST) } else { SOON };
-                owes
+                reconnect(server, state);
+                let incomplete = state.is_incomplete();
+                again = Instant::now() + if incomplete { pause } else { RELIST };
+                pause = if incomplete { (pause * 2).min(RELIST) } else { SOON };
+                incomplete
             }
             _ = tick.tick() => {
-                asked = stagger(&met.lists, asked);
-                match check(server, &met.lists, asked).await {
-                    Ok(greets_otherwise) => {
+                asked = stagger(&state.lists, asked);
+                match check(server, &state.lists, asked).await {
+                    Ok(has_changed) => {
                         failures[asked as usize] = 0;
-                        greets_otherwise || listed.elapsed() >= refresh_interval(&met.lists, quiet)
+                        has_changed || listed.elapsed() >= refresh_interval(&state.lists, quiet)
                     }
                     Err(error) => {
                         failures[asked as usize] += 1;
                         let all: u32 = failures.iter().sum();
-                        // One that checks its endpoints has counted already.
+                        // A server with endpoint checks has counted already.
                         if all >= health.unhealthy_after || server.upstream.is_healthy() == Some(false) {
                             return error.to_string();
                         }
@@ -178,91 +184,91 @@ async fn watch(server: &Arc<Server>, met: &mut Handshake, is_old: bool, registry
                 }
             }
         };
-        if !look {
+        if !refresh {
             continue;
         }
-        // One that announces without end is looked at less and less often.
+        // A server that notifies without end is refreshed less and less often.
         let often = due.take().is_some() && listed.elapsed() < (gather * 4).max(SOON);
         gather = if often { (gather * 2).min(MAX_DEBOUNCE) } else { CHANGE_DEBOUNCE };
-        while heard.try_recv().is_ok() {}
-        match refresh_lists(server, &met.lists).await {
+        while changes.try_recv().is_ok() {}
+        match refresh_lists(server, &state.lists).await {
             Ok(new) => {
                 listed = Instant::now();
-                if new != met.lists {
-                    met.lists = new;
+                if new != state.lists {
+                    state.lists = new;
                     let Some(registry) = registry.upgrade() else { return "the gateway ends".into() };
-                    registry.update(server, Ok((met.lists.clone(), met.starting(server))));
+                    registry.update(server, Ok((state.lists.clone(), state.starting(server))));
                 }
             }
             Err(error) => return error.to_string(),
         }
-        if met.is_incomplete() {
+        if state.is_incomplete() {
             again = again.min(Instant::now() + pause);
         }
     }
 }
 
-/// Takes note of what a greeting came to that took longer than the other era's, or was tried again; gives whether the
-/// server has another face now.
+/// Records the result of a handshake that was slower than the other era's, or was repeated. Returns whether
+/// the lists of the server changed.
 async fn settle(
     server: &Server,
-    met: &mut Handshake,
+    state: &mut Handshake,
     era: Era,
-    said: Result<ServerHandshake, UpstreamError>,
+    outcome: Result<ServerHandshake, UpstreamError>,
 ) -> Result<bool, UpstreamError> {
     let at = era as usize;
-    match said {
+    match outcome {
         Ok(handshake) => {
-            let old = met.lists[at].take();
-            let lists = lists(server, era, &handshake, old.as_ref().map(|face| &face.lists)).await;
-            met.undecided[at] = false;
-            met.lists[at] = Some(Arc::new(server_lists(server, era, handshake, lists?)));
+            let old = state.lists[at].take();
+            let lists = lists(server, era, &handshake, old.as_ref().map(|known| &known.lists)).await;
+            state.undecided[at] = false;
+            state.lists[at] = Some(Arc::new(server_lists(server, era, handshake, lists?)));
             Ok(true)
         }
         Err(UpstreamError::WrongEra(..)) => {
-            met.undecided[at] = false;
-            Ok(met.lists[at].take().is_some())
+            state.undecided[at] = false;
+            Ok(state.lists[at].take().is_some())
         }
         Err(error) => {
-            tracing::debug!(server = %server.name, %error, "the era stays as it was");
-            met.undecided[at] = true;
+            tracing::debug!(server = %server.name, %error, "the handshake failed; the lists of the era stay as they were");
+            state.undecided[at] = true;
             Ok(false)
         }
     }
 }
 
-/// Tries the eras again in which the server was not greeted. A process speaks what it spoke when it began: only servers over
-/// HTTP change while they run.
-fn reconnect(server: &Server, met: &mut Handshake) {
+/// Tries the eras again in which the handshake did not succeed. A process keeps the eras that it began with:
+/// only servers over HTTP change while they run.
+fn reconnect(server: &Server, state: &mut Handshake) {
     let until = Instant::now() + server.limits.startup;
     for era in ERAS {
         let at = era as usize;
-        let is_due = match met.lists[at] {
-            None => met.undecided[at] || server.upstream.endpoint_pool().is_some(),
-            Some(_) => met.undecided[at],
+        let is_due = match state.lists[at] {
+            None => state.undecided[at] || server.upstream.endpoint_pool().is_some(),
+            Some(_) => state.undecided[at],
         };
-        if is_due && is_wanted(server, era) && met.pending[at].is_none() {
-            met.connect_missing(server, era, until);
+        if is_due && is_wanted(server, era) && state.pending[at].is_none() {
+            state.connect_missing(server, era, until);
         }
     }
 }
 
-async fn refresh_lists(server: &Server, faces: &EraLists) -> Result<EraLists, UpstreamError> {
+async fn refresh_lists(server: &Server, current: &EraLists) -> Result<EraLists, UpstreamError> {
     let mut new = [None, None];
     for era in ERAS {
-        if let Some(face) = &faces[era as usize] {
+        if let Some(known) = &current[era as usize] {
             let handshake = match era {
-                Era::Modern => discovered(server).await?.unwrap_or_else(|| face.handshake.clone()),
-                Era::Legacy => face.handshake.clone(),
+                Era::Modern => discovered(server).await?.unwrap_or_else(|| known.handshake.clone()),
+                Era::Legacy => known.handshake.clone(),
             };
-            let lists = lists(server, era, &handshake, Some(&face.lists)).await?;
+            let lists = lists(server, era, &handshake, Some(&known.lists)).await?;
             new[era as usize] = Some(Arc::new(self::server_lists(server, era, handshake, lists)));
         }
     }
     Ok(new)
 }
 
-/// How a modern server introduces itself now, if it does.
+/// The current `server/discover` result of a modern server, if there is one.
 async fn discovered(server: &Server) -> Result<Option<ServerHandshake>, UpstreamError> {
     Ok(match ping(server, Era::Modern, "server/discover").await? {
         RpcOutcome::Result(result) => ServerHandshake::read(&result, version::NEWEST_MODERN.to_owned()).ok(),
@@ -270,41 +276,43 @@ async fn discovered(server: &Server) -> Result<Option<ServerHandshake>, Upstream
     })
 }
 
-/// Whether a server is well; if it is, whether it introduces itself otherwise than before.
+/// Checks the health of a server; if it is healthy, returns whether its handshake has changed.
 async fn check(server: &Server, lists: &EraLists, era: Era) -> Result<bool, UpstreamError> {
     match server.upstream.is_healthy() {
         Some(true) => return Ok(false),
         Some(false) => return Err(UpstreamError::Unreachable("all of its endpoints are down".into())),
         None => {}
     }
-    let Some(face) = &lists[era as usize] else { return Ok(false) };
+    let Some(known) = &lists[era as usize] else { return Ok(false) };
     if era == Era::Legacy {
         return ping(server, era, "ping").await.map(|_| false);
     }
-    Ok(discovered(server).await?.is_some_and(|handshake| handshake != face.handshake))
+    Ok(discovered(server).await?.is_some_and(|handshake| handshake != known.handshake))
 }
 
-/// The era in which a server is asked for its next sign of life: in each that it speaks, in turn. One that is down is so in
+/// The era of the next health check: each that the server speaks, in turn. A server that is down is down in
 /// both, and an idle gateway sends half as much.
 fn stagger(lists: &EraLists, last: Era) -> Era {
     let next = if last == Era::Modern { Era::Legacy } else { Era::Modern };
     if lists[next as usize].is_some() { next } else { last }
 }
 
-/// After which time lists are read again that nobody said have changed. A server that promises to tell, and is heard, may
-/// still miss something.
+/// After which time lists are read again without a notification. A server that promises notifications may
+/// still miss a change.
 fn refresh_interval(lists: &EraLists, quiet: [bool; 2]) -> Duration {
-    let tells = |face: &ServerLists| {
+    let notifies = |known: &ServerLists| {
         let mut offered =
-            ListKind::ALL.into_iter().filter(|kind| face.handshake.has_capability(kind.capability(), None));
-        offered.all(|kind| face.handshake.has_capability(kind.capability(), Some("listChanged")))
+            ListKind::ALL.into_iter().filter(|kind| known.handshake.has_capability(kind.capability(), None));
+        offered.all(|kind| known.handshake.has_capability(kind.capability(), Some("listChanged")))
     };
-    let told =
-        lists.iter().zip(quiet).all(|(face, quiet)| face.as_ref().is_none_or(|face| !quiet && tells(face)));
-    if told { NOTIFIED_RELIST } else { RELIST }
+    let all_notify = lists
+        .iter()
+        .zip(quiet)
+        .all(|(known, quiet)| known.as_ref().is_none_or(|known| !quiet && notifies(known)));
+    if all_notify { NOTIFIED_RELIST } else { RELIST }
 }
 
-/// Asks for a sign of life.
+/// Sends a health check request.
 async fn ping(server: &Server, era: Era, method: &str) -> Result<RpcOutcome, UpstreamError> {
     let timeout = server.timeout.min(Duration::from_secs(5));
     server

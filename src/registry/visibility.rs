@@ -1,5 +1,5 @@
-//! What callers see of an endpoint, where they do not all see the same: one narrowed endpoint for each class of
-//! callers, made when one of them first looks, and kept for as long as the catalog and the roles stay.
+//! What callers see of an endpoint, where they do not all see the same: one narrowed endpoint per visibility
+//! class. It is made at the first request and kept as long as the catalog and the roles stay.
 
 use std::sync::Arc;
 
@@ -11,9 +11,10 @@ use super::worker_threads::Work;
 use super::{Registry, Snapshot};
 use crate::catalog::{Endpoint, ListKind, View};
 
-/// Bytes of all kept sights together, of which each caller may have one where rules look at who calls.
+/// Bytes of all cached endpoints together. Each caller may have one of its own where rules depend on the
+/// caller.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
-/// An entry beside its text in a page.
+/// Cost of an entry beside its text in a page.
 const ENTRY: usize = 500;
 
 pub struct VisibleEndpoints(Cache<(VisibilityClass, Arc<str>), Arc<Endpoint>>);
@@ -46,13 +47,13 @@ impl Registry {
             (snapshot.visible.0.clone(), snapshot.config.clone(), snapshot.catalog.clone());
         let (key, whole, metrics) = (key.clone(), endpoint.clone(), self.metrics.clone());
         let work = move |of: &Work| {
-            let may = |aim: &CallTarget<'_>| {
-                runtime_config.chain.rbac.sees_within(&of.caller, aim, of.fuel()).unwrap_or(false)
+            let may = |target: &CallTarget<'_>| {
+                runtime_config.chain.rbac.sees_within(&of.caller, target, of.fuel()).unwrap_or(false)
             };
             visible.get_with(key, || Arc::new(catalog.narrowed(&whole, &may, &metrics)))
         };
         let nothing = || Arc::new(snapshot.catalog.narrowed(endpoint, &|_| false, &self.metrics));
-        self.apart.run(caller, known, work).await.unwrap_or_else(nothing)
+        self.worker_threads.run(caller, known, work).await.unwrap_or_else(nothing)
     }
 }
 

@@ -1,8 +1,9 @@
-//! What rules say of many names at once, on threads that serve nobody: all names of a list, or all that one request asks
-//! to follow.
+//! RBAC checks of many names at once, on threads that serve no requests: all names of a list, or all that one
+//! request asks to follow.
 //!
-//! Strangers choose what a condition goes over, and each name costs it anew. So the sum is bounded ([`Fuel`]); whoever
-//! uses little of it waits for nobody; of those who use more, some at a time, and of each caller one.
+//! Unauthenticated callers choose the input of a condition, and each name costs its evaluation again. So the
+//! sum is bounded ([`Fuel`]). A check that uses little of it does not wait; of those that use more, some run
+//! at a time, and one per caller.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,18 +15,18 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::telemetry::Metrics;
 
-/// What somebody may use before waiting for others: some milliseconds.
+/// Steps that a check may use before it waits for others: some milliseconds.
 const LIGHT: u32 = LIST / 200;
 const COSTLY: &str = "rule_too_costly";
-/// Callers whose numbers are the same wait for one another.
+/// Callers that hash to the same lane wait for one another.
 const LANES: usize = 64;
 
-pub struct Apart {
-    core: Handle,
+pub struct WorkerThreads {
+    runtime: Handle,
     lanes: Vec<Arc<Mutex<()>>>,
     keys: RandomState,
     heavy: Arc<Semaphore>,
-    /// What one request may use.
+    /// The steps that one request may use.
     steps: u32,
     metrics: Arc<Metrics>,
 }
@@ -34,20 +35,20 @@ pub struct Apart {
 pub struct Work {
     pub caller: Caller,
     fuel: Fuel,
-    /// Where it begins to wait for others.
+    /// With less fuel than this left it waits for others.
     light: u32,
     heavy: Arc<Semaphore>,
-    core: Handle,
+    runtime: Handle,
     turn: OnceLock<Option<OwnedSemaphorePermit>>,
 }
 
-impl Apart {
-    /// `core` is the runtime that outlives the listeners.
+impl WorkerThreads {
+    /// `runtime` outlives the listeners.
     pub fn new(runtime: Handle, metrics: Arc<Metrics>) -> Self {
-        // Half of the machine stays for those who are served.
+        // Half of the machine stays for requests.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            core: runtime,
+            runtime,
             lanes: std::iter::repeat_with(Arc::default).take(LANES).collect(),
             keys: RandomState::new(),
             heavy: Arc::new(Semaphore::new((cores / 2).max(1))),
@@ -56,8 +57,8 @@ impl Apart {
         }
     }
 
-    /// Does it when nothing else is done for this caller; `known` is asked once more then. What was begun is finished,
-    /// whether its caller waits for it or not. None if it broke off.
+    /// Runs the work when nothing else runs for this caller; `known` is checked once more then. Work that has
+    /// begun is finished, whether its caller waits for it or not. `None` if it panicked.
     pub async fn run<T: Send + 'static>(
         &self,
         caller: &Caller,
@@ -75,11 +76,11 @@ impl Apart {
             fuel: Fuel::of(self.steps, caller),
             light: self.steps.saturating_sub(LIGHT),
             heavy: self.heavy.clone(),
-            core: self.core.clone(),
+            runtime: self.runtime.clone(),
             turn: OnceLock::new(),
         };
         let metrics = self.metrics.clone();
-        let done = self.core.spawn_blocking(move || {
+        let done = self.runtime.spawn_blocking(move || {
             let done = work(&of);
             drop(lane);
             if of.fuel.left() == 0 {
@@ -93,10 +94,10 @@ impl Apart {
 }
 
 impl Work {
-    /// What is left; waits for a turn if more was used than is used by most.
+    /// The remaining fuel. Waits for a permit if this work has used more than a light check.
     pub fn fuel(&self) -> &Fuel {
         if self.fuel.left() < self.light {
-            self.turn.get_or_init(|| self.core.block_on(self.heavy.clone().acquire_owned()).ok());
+            self.turn.get_or_init(|| self.runtime.block_on(self.heavy.clone().acquire_owned()).ok());
         }
         &self.fuel
     }
@@ -132,26 +133,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_left_out_for_want_of_steps_is_counted_once() {
+    async fn what_is_hidden_for_lack_of_steps_is_counted_once() {
         let metrics = Metrics::new();
-        let apart = Apart { steps: 10_000, ..Apart::new(Handle::current(), metrics.clone()) };
-        let shown = apart.run(&caller("ann"), || None, |of| shown(&costly(), of, 100)).await;
+        let workers =
+            WorkerThreads { steps: 10_000, ..WorkerThreads::new(Handle::current(), metrics.clone()) };
+        let shown = workers.run(&caller("ann"), || None, |of| shown(&costly(), of, 100)).await;
         assert!(shown.is_some_and(|shown| (1..30).contains(&shown)), "{shown:?}");
-        let told = String::from_utf8(metrics.text()).expect("a text");
+        let metrics_text = String::from_utf8(metrics.text()).expect("a text");
         let line = "toolgate_filter_rejections_total{filter=\"rbac\",reason=\"rule_too_costly\"} 1";
-        assert!(told.lines().any(|l| l == line), "{told}");
+        assert!(metrics_text.lines().any(|l| l == line), "{metrics_text}");
     }
 
     #[tokio::test]
-    async fn who_uses_little_waits_for_nobody() {
-        let apart = Apart::new(Handle::current(), Metrics::new());
-        // All turns are taken by others.
-        let all = apart.heavy.available_permits();
-        let taken = apart.heavy.clone().acquire_many_owned(u32::try_from(all).expect("few")).await;
-        let light = apart.run(&caller("ann"), || None, |of| shown(&costly(), of, 10)).await;
+    async fn a_light_check_does_not_wait() {
+        let workers = WorkerThreads::new(Handle::current(), Metrics::new());
+        // All permits are taken by others.
+        let all = workers.heavy.available_permits();
+        let taken = workers.heavy.clone().acquire_many_owned(u32::try_from(all).expect("few")).await;
+        let light = workers.run(&caller("ann"), || None, |of| shown(&costly(), of, 10)).await;
         assert_eq!(light, Some(10));
         let bob = caller("bob");
-        let heavy = apart.run(&bob, || None, |of| shown(&costly(), of, 3_000));
+        let heavy = workers.run(&bob, || None, |of| shown(&costly(), of, 3_000));
         let mut heavy = std::pin::pin!(heavy);
         assert!(futures::poll!(&mut heavy).is_pending());
         drop(taken);
@@ -159,20 +161,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_has_one_at_a_time_and_learns_what_another_found() {
-        let apart = Apart::new(Handle::current(), Metrics::new());
+    async fn a_caller_has_one_check_at_a_time_and_reuses_a_result() {
+        let workers = WorkerThreads::new(Handle::current(), Metrics::new());
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let ann = caller("ann");
-        let first = apart.run(&ann, || None, move |_| wait.recv().is_ok());
+        let first = workers.run(&ann, || None, move |_| wait.recv().is_ok());
         let mut first = std::pin::pin!(first);
-        let second = apart.run(&ann, || Some(true), |_| panic!("it is known by then"));
+        let second = workers.run(&ann, || Some(true), |_| panic!("it is known by then"));
         let mut second = std::pin::pin!(second);
         assert!(futures::poll!(&mut first).is_pending());
         assert!(futures::poll!(&mut second).is_pending(), "both at a time");
         go.send(()).expect("it waits");
         assert_eq!((first.await, second.await), (Some(true), Some(true)));
-        // What panics is no answer, and the next one is not kept out by it.
-        assert_eq!(apart.run(&ann, || None, |_| -> bool { panic!("broken") }).await, None);
-        assert_eq!(apart.run(&ann, || None, |_| true).await, Some(true));
+        // A panic is no result, and does not block the next one.
+        assert_eq!(workers.run(&ann, || None, |_| -> bool { panic!("broken") }).await, None);
+        assert_eq!(workers.run(&ann, || None, |_| true).await, Some(true));
     }
 }

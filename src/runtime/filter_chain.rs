@@ -1,7 +1,7 @@
-//! The filters as the configuration wants them: from what was written to values that judge.
+//! Builds the filter chain from the configuration.
 //!
-//! What must outlive a change of the file (counters, key sets that are read over the network, the connection to
-//! Redis) is taken over from the judges before.
+//! What must outlive a reload is taken over from the former configuration: counters, key sets that are read
+//! over the network, the connection to Redis.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,12 +26,12 @@ use crate::config::{self, Config, Pattern};
 use crate::store::redis_rate_limit::Redis;
 use mcp::version;
 
-/// What outlives a change of the configuration.
+/// What outlives a reload.
 #[derive(Clone, Default)]
 pub struct ReloadState {
     pub counters: Arc<Counters>,
     redis: Option<(config::RedisConfig, Duration, Arc<Redis>)>,
-    /// Key sets by URL and by how often they are read.
+    /// Key sets by URL and by refresh interval.
     jwks: BTreeMap<(String, Duration), Arc<JwksFetcher>>,
 }
 
@@ -42,7 +42,11 @@ impl ReloadState {
     }
 }
 
-/// The chain of a configuration. The words of a failure are for the configuration's author.
+/// The chain of a configuration.
+///
+/// # Errors
+///
+/// A message for the author of the configuration.
 pub fn build_chain(
     config: &Config,
     before: &ReloadState,
@@ -298,7 +302,7 @@ fn key_part(part: config::KeyPart) -> rate_limit::KeyPart {
     }
 }
 
-/// The search for secrets that the configuration describes.
+/// The secret detection that the configuration describes.
 pub fn redactor(guard: &config::GuardConfig) -> Result<Arc<Redactor>, String> {
     let detectors: Vec<Detector> = guard
         .detectors
@@ -316,7 +320,7 @@ pub fn redactor(guard: &config::GuardConfig) -> Result<Arc<Redactor>, String> {
     Redactor::new(&detectors, &custom).map(Arc::new).map_err(|flaw| format!("guard.patterns: {flaw}"))
 }
 
-/// The same word of RFC 7518 for the filters.
+/// The same algorithm of RFC 7518 as the filters name it.
 pub fn algorithm_of(algorithm: config::Algorithm) -> auth::Algorithm {
     match algorithm {
         config::Algorithm::HS256 => auth::Algorithm::HS256,

@@ -1,7 +1,7 @@
 //! The public keys of a token issuer, read from its JWKS URL (RFC 7517 §5) in the background.
 //!
-//! Nobody waits for the issuer but a token that names a key which is not there, and that one not for long. The last
-//! good set stays for as long as there is no newer one.
+//! Only a token with an unknown key waits for the issuer, and not for long. The last good set stays until
+//! there is a newer one.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,13 +15,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// Time for one reading.
+/// Timeout of one read.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a token with an unknown key waits for a reading.
+/// How long a token with an unknown key waits for a read.
 const REFRESH_WAIT: Duration = Duration::from_secs(1);
-/// Unknown keys ask for a reading at most this often: they cost an attacker nothing.
+/// Unknown keys trigger a read at most this often: they cost an attacker nothing.
 const MIN_REFRESH: Duration = Duration::from_secs(5);
-/// The first pause after a failed reading; it doubles up to the usual one.
+/// The first pause after a failed read; it doubles up to the regular interval.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest key set that is read, in bytes.
 const MAX_SET: usize = 1 << 20;
@@ -31,18 +31,18 @@ pub struct JwksFetcher {
     interval: Duration,
     keys: ArcSwap<KeySet>,
     refresh_wanted: Arc<Notify>,
-    /// A reading was asked for and has not ended.
+    /// A read was requested and has not ended.
     pending: AtomicBool,
-    /// Counts the readings that ended, well or not.
+    /// Counts the reads that ended, successful or not.
     readings: watch::Sender<u64>,
-    /// Milliseconds from `started` to the last reading that was asked for, and one more.
+    /// Milliseconds from `started` to the last requested read, plus one.
     asked: AtomicU64,
     started: Instant,
 }
 
 impl JwksFetcher {
-    /// Begins to read `url`, now and every `usual`, on the runtime `core`; until the value is dropped.
-    pub fn start(url: &str, usual: Duration, runtime: &Handle) -> Result<Arc<Self>, String> {
+    /// Starts to read `url`, now and every `interval`, on `runtime`; until the value is dropped.
+    pub fn start(url: &str, interval: Duration, runtime: &Handle) -> Result<Arc<Self>, String> {
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -52,7 +52,7 @@ impl JwksFetcher {
         let wanted = Arc::new(Notify::new());
         let remote = Arc::new(Self {
             url: url.to_owned(),
-            interval: usual,
+            interval,
             keys: ArcSwap::from_pointee(KeySet::empty()),
             refresh_wanted: wanted.clone(),
             pending: AtomicBool::new(true),
@@ -86,7 +86,7 @@ impl JwksFetcher {
                 };
                 remote.pending.store(false, Ordering::Release);
                 remote.readings.send_modify(|count| *count += 1);
-                // Nobody is held while it sleeps, so that a reload can end it.
+                // No reference is held during the sleep, so that a reload can end it.
                 drop(remote);
                 let _ = tokio::time::timeout(pause, wanted.notified()).await;
             }
@@ -104,7 +104,7 @@ impl JwksFetcher {
         Ok(())
     }
 
-    /// Whether a reading may be asked for now; marks it as asked for.
+    /// Whether a read may be requested now; records it as requested.
     fn may_refresh(&self) -> bool {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         let last = self.asked.load(Ordering::Acquire);
@@ -124,7 +124,7 @@ impl KeySource for JwksFetcher {
             let before = *readings.borrow_and_update();
             if !self.pending.load(Ordering::Acquire) {
                 if !self.may_refresh() {
-                    // One was made not long ago, and the key was not there.
+                    // The last read was recent, and the key was not in it.
                     return false;
                 }
                 self.pending.store(true, Ordering::Release);
@@ -137,7 +137,7 @@ impl KeySource for JwksFetcher {
 }
 
 async fn fetch(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
-    let told = |error: reqwest::Error| {
+    let describe = |error: reqwest::Error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         format!("{}{cause}", error.without_url())
     };
@@ -146,16 +146,16 @@ async fn fetch(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
         .header("accept", "application/jwk-set+json, application/json")
         .send()
         .await
-        .map_err(told)?;
+        .map_err(describe)?;
     if response.status() != 200 {
         return Err(format!("HTTP {}", response.status().as_u16()));
     }
     let mut text = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| error.without_url().to_string())? {
-        if text.len() + piece.len() > MAX_SET {
+    while let Some(chunk) = response.chunk().await.map_err(|error| error.without_url().to_string())? {
+        if text.len() + chunk.len() > MAX_SET {
             return Err(format!("the key set is longer than {MAX_SET} bytes"));
         }
-        text.extend_from_slice(&piece);
+        text.extend_from_slice(&chunk);
     }
     Ok(text)
 }

@@ -1,4 +1,4 @@
-//! A configuration made ready to run: the chain of filters, the servers, the limits. Immutable; a reload makes a
+//! A configuration made ready to run: the filter chain, the servers, the limits. Immutable; a reload makes a
 //! new one.
 
 pub mod filter_chain;
@@ -19,34 +19,34 @@ use crate::upstream::http::tls;
 use crate::upstream::token_exchange::{TokenEndpoint, TokenExchange};
 use filter_chain::ReloadState;
 
-/// Time for a token endpoint to answer.
+/// Timeout of a token endpoint.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct RuntimeConfig {
     pub config: Arc<Config>,
     pub chain: Chain,
     pub servers: BTreeMap<Arc<str>, Arc<Server>>,
-    /// Where callers' tokens are exchanged.
+    /// Exchanges callers' tokens.
     pub exchange: Option<Arc<TokenExchange>>,
     pub reload_state: ReloadState,
-    /// What is searched for secrets, if any server wants that.
+    /// Detects secrets, if any server needs that.
     pub redactor: Option<Arc<Redactor>>,
 }
 
-/// Why a sound configuration cannot run.
+/// Why a valid configuration cannot run.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct RuntimeConfigError(String);
 
 impl RuntimeConfig {
-    /// The servers whose files of `tls` are not what they were.
+    /// The servers whose `tls` files have changed.
     pub fn stale(&self) -> Vec<&str> {
         let differ = |server: &&Arc<Server>| server.tls_fingerprint != tls::fingerprint(&server.config);
         self.servers.values().filter(differ).map(|server| &*server.name).collect()
     }
 
-    /// Servers whose settings did not change are taken over from the plan before, as are counters, keys and
-    /// connections. `core` is the runtime that outlives the listeners.
+    /// Servers whose settings did not change are taken over from `before`, as are counters, keys and
+    /// connections. `runtime` outlives the listeners.
     pub fn new(
         config: Config,
         before: Option<&RuntimeConfig>,

@@ -1,7 +1,7 @@
-//! The fuse of a server: after so many failures in a row no more calls are sent for a while, then one at a time to
-//! see whether it works again.
+//! The circuit breaker of a server. After so many failures in a row no more calls are sent for a while, then
+//! one probe at a time, to see whether the server works again.
 //!
-//! It counts what it is told and judges by that; what is a failure is said by those who carry the call.
+//! It only counts what is recorded; the callers decide what is a failure.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ pub struct Breaker {
     open_for: Duration,
     started: Instant,
     failed: AtomicU32,
-    /// Milliseconds from `started` to when it opened, and one more; 0 while it is closed.
+    /// Milliseconds from `started` to when it opened, plus one; 0 while it is closed.
     opened: AtomicU64,
-    /// The same of when the last probe was sent out; 0 while none is.
+    /// The same of when the last probe was sent; 0 while none is.
     probing: AtomicU64,
 }
 
-/// How a call may pass.
+/// How a call is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     Normal,
-    /// It is the one that tries; whoever holds it says how it went, or gives it back by this number.
+    /// A probe. Its holder records the result, or releases it by this number.
     Probe(u64),
 }
 
@@ -39,7 +39,7 @@ impl Breaker {
         }
     }
 
-    /// Lets a call pass, or says when the next one is let through.
+    /// Admits a call, or returns how long it is until the next one is admitted.
     pub fn admit(&self) -> Result<Admission, Duration> {
         let Some(open) = self.open_since() else { return Ok(Admission::Normal) };
         let wait = self.open_for.saturating_sub(open);
@@ -47,14 +47,14 @@ impl Breaker {
             return Err(wait);
         }
         let (now, out) = (self.now() + 1, self.probing.load(Ordering::Acquire));
-        // One is out already; how long it takes nobody knows, so others follow it.
+        // One is in flight already. Its duration is unknown, so that another follows after a while.
         let late = Duration::from_millis(now.saturating_sub(out)) > self.open_for;
-        let sent = (out == 0 || late)
+        let is_probe = (out == 0 || late)
             && self.probing.compare_exchange(out, now, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if sent { Ok(Admission::Probe(now)) } else { Err(Duration::from_secs(1).min(self.open_for)) }
+        if is_probe { Ok(Admission::Probe(now)) } else { Err(Duration::from_secs(1).min(self.open_for)) }
     }
 
-    /// Notes how a call went; gives whether that opened or closed the circuit.
+    /// Records the result of a call; returns whether that opened or closed the circuit.
     pub fn record(&self, worked: bool) -> Option<BreakerState> {
         if worked {
             self.failed.store(0, Ordering::Relaxed);
@@ -64,7 +64,7 @@ impl Breaker {
         }
         let failed = self.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let tried = self.probing.load(Ordering::Acquire) != 0;
-        // Calls that began before it opened tell nothing about now.
+        // Calls that began before it opened are no evidence of the current state.
         if self.open_since().is_some() && !tried {
             return None;
         }
@@ -76,9 +76,9 @@ impl Breaker {
         (was == 0).then_some(BreakerState::Open)
     }
 
-    /// A probe ended without a word about the server.
+    /// A probe ended without a result.
     pub fn release_probe(&self, probe: u64) {
-        // Another may be out by now.
+        // Another may be in flight by now.
         let _ = self.probing.compare_exchange(probe, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
@@ -114,7 +114,7 @@ mod tests {
         };
         assert_eq!(breaker.record(false), None);
         assert_eq!(breaker.record(false), None);
-        // A success between them starts the count anew.
+        // A success between them restarts the count.
         assert_eq!(breaker.record(true), None);
         assert_eq!((breaker.record(false), breaker.record(false)), (None, None));
         assert_eq!(breaker.admit(), Ok(Admission::Normal));
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn one_probe_goes_out_at_a_time() {
         const OPEN: Duration = Duration::from_millis(50);
-        // Again if the machine takes so long between two lines that another probe is due.
+        // Repeated if the machine takes so long between two lines that another probe is due.
         for _ in 0..100 {
             let breaker = Breaker::new(1, OPEN);
             assert_eq!(breaker.record(false), Some(BreakerState::Open));

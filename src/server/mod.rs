@@ -1,5 +1,5 @@
-//! One configured server: its name, its settings, its upstream, and how it is doing. Lives as long as its
-//! configuration stays the same, over reloads.
+//! One configured server: its name, its settings, its upstream and its state. It lives as long as its
+//! configuration stays the same, across reloads.
 
 mod circuit_breaker;
 pub mod naming;
@@ -30,36 +30,36 @@ use naming::federated;
 
 pub struct Server {
     pub name: Arc<str>,
-    /// Tells two servers of the same name apart, before and after a change of its settings.
+    /// Distinguishes servers of the same name before and after a change of settings.
     pub serial: u64,
     pub config: config::ServerConfig,
     pub upstream: Arc<dyn Upstream>,
     /// Per call.
     pub timeout: Duration,
-    /// Bytes of one answer.
+    /// Bytes of one response.
     pub max_response: usize,
-    /// The client's own `Authorization` goes to the server.
+    /// The client's own `Authorization` is passed to the server.
     pub passthrough: bool,
     /// The caller's token is exchanged for one for this audience.
     pub audience: Option<Arc<str>>,
-    /// What of the configuration's limits it was made with.
+    /// The limits of the configuration that it was made with.
     pub limits: UpstreamLimits,
-    /// Stands for what its files of `tls` held.
+    /// A hash of the contents of its `tls` files.
     pub tls_fingerprint: u64,
     max_concurrent: usize,
-    /// Cancelled when a configuration has no place for it any more.
+    /// Cancelled when no configuration contains it any more.
     pub retired: CancellationToken,
-    /// Told when something shows that its lists are not what it has now.
+    /// Notified when its lists may have changed.
     pub lists_stale: Arc<Notify>,
     breaker: Option<Breaker>,
     in_flight: AtomicUsize,
     up: AtomicBool,
-    /// By era: it was not heard of yet since it was started.
+    /// By era: it has not answered since it was started.
     starting: [AtomicBool; 2],
     last_error: ArcSwapOption<String>,
-    /// The reasons that were told since it was up.
+    /// The errors that were logged since it was up.
     reported: Mutex<Vec<String>>,
-    /// What of its lists was warned of; it outlives a change of its settings.
+    /// Warnings about its lists that were logged; they outlive a change of its settings.
     warned: Arc<Once>,
     latency: OnceLock<Histogram>,
 }
@@ -67,9 +67,9 @@ pub struct Server {
 /// A call that counts against `max_concurrent` until it is dropped.
 pub struct CallGuard {
     server: Arc<Server>,
-    /// It takes up a place, and its end tells how the server is.
+    /// It counts against the limit, and its result counts for the circuit breaker.
     counts: bool,
-    /// It is one that tries whether the server works again.
+    /// Set for a probe of the circuit breaker.
     probe: Option<u64>,
     recorded: AtomicBool,
 }
@@ -79,7 +79,7 @@ impl CallGuard {
         &self.server
     }
 
-    /// Tells the circuit breaker how the call went; only the first word counts.
+    /// Records the result of the call in the circuit breaker; only the first one counts.
     pub fn record(&self, error: Option<&UpstreamError>) {
         let Some(breaker) = self.server.breaker.as_ref().filter(|_| self.counts) else { return };
         let worked = match error {
@@ -116,9 +116,13 @@ impl Drop for CallGuard {
 }
 
 impl Server {
-    /// Makes the server of a configuration; nothing is connected yet. One that differs from `before` only in what is
-    /// not of its connection takes that over as it is, with its identity; one that differs in its endpoints, or how they
-    /// are used, takes over those that stay. The words of a failure are for the configuration's author.
+    /// Makes the server of a configuration; nothing is connected yet. If it differs from `before` only in
+    /// settings that do not belong to the connection, it takes over the connection and its identity. If it
+    /// differs in its endpoints, or their use, it takes over those that stay.
+    ///
+    /// # Errors
+    ///
+    /// A message for the author of the configuration.
     pub fn new(
         name: &str,
         config: &config::ServerConfig,
@@ -126,32 +130,39 @@ impl Server {
         before: Option<&Self>,
     ) -> Result<Arc<Self>, String> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
-        let bounds = UpstreamLimits::of(config, limits);
-        let mut print = tls::fingerprint(config);
+        let limits_of_server = UpstreamLimits::of(config, limits);
+        let mut tls_hash = tls::fingerprint(config);
         let warned = before.map(|server| server.warned.clone()).unwrap_or_default();
-        let before = before
-            .filter(|server| server.tls_fingerprint == print && server.shares_connection(config, &bounds));
+        let before = before.filter(|server| {
+            server.tls_fingerprint == tls_hash && server.shares_connection(config, &limits_of_server)
+        });
         let successor = before.filter(|server| server.has_same_connection(config));
         let upstream: Arc<dyn Upstream> = match (successor, &config.transport) {
             (Some(server), _) => server.upstream.clone(),
             (None, config::ServerTransport::Builtin(config::Builtin::Demo)) => Arc::new(Demo),
             (None, config::ServerTransport::Http { urls, .. }) => {
-                let trust = UpstreamTls::read(config).map_err(|error| error.to_string())?;
-                print = trust.fingerprint();
+                let upstream_tls = UpstreamTls::read(config).map_err(|error| error.to_string())?;
+                tls_hash = upstream_tls.fingerprint();
                 if config.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
                     tracing::warn!(
                         server = name,
-                        "tls.insecure_skip_verify: anybody on the way can be this server, and read and change all \
-                         calls and credentials"
+                        "tls.insecure_skip_verify: the server's certificate is not verified; \
+                         a man in the middle could read and change all calls and credentials"
                     );
                 }
                 let headers = config.transport.header_map();
-                let plan =
-                    pool::PoolSettings { name, urls, headers, limits: &bounds, config, tls: Arc::new(trust) };
+                let plan = pool::PoolSettings {
+                    name,
+                    urls,
+                    headers,
+                    limits: &limits_of_server,
+                    config,
+                    tls: Arc::new(upstream_tls),
+                };
                 Arc::new(Pool::new(plan, before.and_then(|server| server.upstream.endpoint_pool()))?)
             }
             (None, config::ServerTransport::Stdio { command, args, env, env_pass, cwd }) => {
-                // What is not set, or is no text, is not passed on.
+                // Variables that are not set, or not UTF-8, are not passed on.
                 let passed =
                     env_pass.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
                 let set = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
@@ -161,18 +172,18 @@ impl Server {
                     args: args.clone(),
                     env,
                     cwd: cwd.clone(),
-                    max_line: bounds.max_line,
+                    max_line: limits_of_server.max_line,
                     name: name.to_owned(),
                 };
-                Arc::new(Stdio::new(command, bounds.timeout))
+                Arc::new(Stdio::new(command, limits_of_server.timeout))
             }
         };
         Ok(Arc::new(Self {
             name: name.into(),
             serial: before.map_or_else(|| SERIAL.fetch_add(1, Ordering::Relaxed), |server| server.serial),
             upstream,
-            timeout: bounds.timeout,
-            max_response: bounds.max_response,
+            timeout: limits_of_server.timeout,
+            max_response: limits_of_server.max_response,
             passthrough: config.credentials == config::CredentialsMode::Passthrough,
             audience: (config.credentials == config::CredentialsMode::Exchange).then(|| {
                 match (&config.audience, &config.transport) {
@@ -184,9 +195,9 @@ impl Server {
             max_concurrent: config.max_concurrent.map_or(usize::MAX, |max| max as usize),
             config: config.clone(),
             retired: CancellationToken::new(),
-            // Who listens may hold what it was before.
+            // Waiting tasks may hold the former server's handle.
             lists_stale: before.map_or_else(Arc::default, |before| before.lists_stale.clone()),
-            breaker: bounds.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),
+            breaker: limits_of_server.breaker.map(|(failures, open_for)| Breaker::new(failures, open_for)),
             in_flight: AtomicUsize::new(0),
             up: AtomicBool::new(before.is_some_and(Self::is_up)),
             starting: [config.era.is_legacy(), config.era.is_modern()].map(AtomicBool::new),
@@ -194,12 +205,12 @@ impl Server {
             reported: Mutex::default(),
             warned,
             latency: OnceLock::new(),
-            limits: bounds,
-            tls_fingerprint: print,
+            limits: limits_of_server,
+            tls_fingerprint: tls_hash,
         }))
     }
 
-    /// Whether this configuration is the same server to connect to, with endpoints of which at least one stays.
+    /// Whether this configuration connects to the same server, with at least one endpoint in common.
     fn shares_connection(&self, config: &config::ServerConfig, limits: &UpstreamLimits) -> bool {
         let is_near = match (&self.config.transport, &config.transport) {
             (
@@ -211,7 +222,8 @@ impl Server {
         is_near && same_connection_settings(&self.config, config) && self.limits.same_connection(limits)
     }
 
-    /// Whether its connection serves this configuration, of kin, as it is: only pools are made with some more.
+    /// Whether its connection fits this configuration, which shares it, unchanged: only pools depend on more
+    /// settings.
     fn has_same_connection(&self, config: &config::ServerConfig) -> bool {
         let pool = |config: &config::ServerConfig| (config.balance, config.retry.clone(), config.health);
         let is_pool = matches!(config.transport, config::ServerTransport::Http { .. });
@@ -223,28 +235,33 @@ impl Server {
         self.passthrough || self.audience.is_some()
     }
 
-    /// The prefix of its names in a federation; empty for none.
+    /// The prefix of its qualified names; empty for none.
     pub fn prefix(&self) -> &str {
         &self.config.prefix
     }
 
-    /// The name that a tool is shown by, before any prefix; `None` if the configuration hides it.
+    /// The name under which a tool is shown, before any prefix; `None` if the configuration hides it.
     pub fn visible_tool<'a>(&'a self, tool: &'a str) -> Option<&'a str> {
         self.config.tools.allows(tool).then(|| self.config.tools.renamed(tool))
     }
 
-    /// The name that roles and rules know a tool or prompt by; `own` is the name before any prefix.
+    /// The qualified name of a tool or prompt, which roles and rules use; `own` is the name before any
+    /// prefix.
     pub fn federated(&self, own: &str) -> String {
         federated(self.prefix(), &self.name, own)
     }
 
-    /// Whether a federated name has this server's prefix.
+    /// Whether a qualified name has this server's prefix.
     pub fn owns_prefix(&self, name: &str) -> bool {
         let prefix = self.prefix();
         !prefix.is_empty() && name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("__"))
     }
 
-    /// Starts one call, if another may run.
+    /// Starts one call.
+    ///
+    /// # Errors
+    ///
+    /// The server has too many calls in flight, or its circuit is open.
     pub fn begin_call(self: &Arc<Self>) -> Result<CallGuard, UpstreamError> {
         if self.in_flight.fetch_add(1, Ordering::Acquire) >= self.max_concurrent {
             self.in_flight.fetch_sub(1, Ordering::Release);
@@ -255,13 +272,13 @@ impl Server {
             Ok(Admission::Probe(number)) => Some(number),
             _ => None,
         };
-        let running =
+        let call_guard =
             CallGuard { server: self.clone(), counts: true, probe, recorded: AtomicBool::new(false) };
-        passed.map(|_| running).map_err(UpstreamError::CircuitOpen)
+        passed.map(|_| call_guard).map_err(UpstreamError::CircuitOpen)
     }
 
-    /// A message that belongs to a call which runs already, as an answer to what the server asked in it: that call has its
-    /// place, and waits for this.
+    /// A message that belongs to a call in flight, such as a response to a server request in it. That call
+    /// counts already, and waits for this.
     pub fn untracked(self: &Arc<Self>) -> CallGuard {
         CallGuard { server: self.clone(), counts: false, probe: None, recorded: AtomicBool::new(true) }
     }
@@ -274,7 +291,7 @@ impl Server {
         self.up.load(Ordering::Relaxed)
     }
 
-    /// Whether it was started and has not said yet whether it speaks the era.
+    /// Whether it was started and the era is not decided yet.
     pub fn is_starting(&self, era: Era) -> bool {
         self.starting[era as usize].load(Ordering::Relaxed)
     }
@@ -284,64 +301,65 @@ impl Server {
         !self.is_up() && (self.is_starting(Era::Legacy) || self.is_starting(Era::Modern))
     }
 
-    /// Notes the eras in which it is starting.
+    /// Records the eras in which it is starting.
     pub fn set_starting(&self, eras: [bool; 2]) {
         for (starting, now) in self.starting.iter().zip(eras) {
             starting.store(now, Ordering::Relaxed);
         }
     }
 
-    /// The histogram of the time that its answers take.
+    /// The histogram of its response times.
     pub fn latency(&self, metrics: &Metrics) -> &Histogram {
         self.latency.get_or_init(|| metrics.upstream_seconds(&self.name))
     }
 
-    /// What went wrong last, while the server is down.
+    /// The last error, while the server is down.
     pub fn last_error(&self) -> Option<Arc<String>> {
         self.last_error.load_full()
     }
 
-    /// Whether to warn of something in its lists: not, if that was said before in the same words.
+    /// Whether to warn of a problem in its lists: not if the same warning was logged before.
     pub fn warns(&self, what: impl Hash) -> bool {
-        let telling = self.warned.tells(what);
-        if telling == Telling::Last {
-            tracing::warn!(server = %self.name, "too much is amiss in its lists to tell of all; nothing more is told");
+        let verdict = self.warned.tells(what);
+        if verdict == Telling::Last {
+            tracing::warn!(server = %self.name, "too many problems in its lists; no more are logged");
         }
-        telling != Telling::Known
+        verdict != Telling::Known
     }
 
-    /// Notes that the server answers (`None`) or why it does not; gives whether that is news. A reason is none that was
-    /// given since the server answered last, in whatever order they come.
+    /// Records that the server answers (`None`) or why it does not. Returns whether that is new. An error is
+    /// new only if it was not recorded since the server last answered, in any order.
     pub fn set_error(&self, error: Option<String>) -> bool {
         let up = error.is_none();
-        let gist = error.as_deref().map(reason_key);
+        let key = error.as_deref().map(reason_key);
         self.last_error.store(error.map(Arc::new));
-        let mut told = self.reported.lock().expect("nobody panics with the lock");
+        let mut reported = self.reported.lock().expect("nobody panics with the lock");
         let changed = self.up.swap(up, Ordering::Relaxed) != up;
-        let Some(gist) = gist else {
-            told.clear();
+        let Some(key) = key else {
+            reported.clear();
             return changed;
         };
-        let news = told.len() < REASONS && !told.contains(&gist);
-        if news {
-            told.push(gist);
+        let is_new = reported.len() < REASONS && !reported.contains(&key);
+        if is_new {
+            reported.push(key);
         }
-        changed || news
+        changed || is_new
     }
 }
 
-/// Reasons that are told of one server before it answers again.
+/// Errors that are logged of one server before it answers again.
 const REASONS: usize = 8;
 
-/// What of a reason is the same each time: ids and times in it are not.
+/// The constant part of an error: without ids and times.
 fn reason_key(reason: &str) -> String {
     let varies = |word: &str| word.len() > 5 && word.bytes().any(|byte| byte.is_ascii_digit());
     let message = reason.split_ascii_whitespace().map(|word| if varies(word) { "#" } else { word });
     message.collect::<Vec<_>>().join(" ")
 }
 
-/// Whether two configurations differ in nothing that a connection was made with. What is named here a reload can change
-/// without touching the connection; a setting that is added to the configuration counts as of the connection.
+/// Whether two configurations are equal in all settings that a connection depends on. The settings named here
+/// can change in a reload without touching the connection. A setting that is added to the configuration
+/// counts as one of the connection.
 fn same_connection_settings(one: &config::ServerConfig, other: &config::ServerConfig) -> bool {
     let bare = |config: &config::ServerConfig| config::ServerConfig {
         transport: config::ServerTransport::Builtin(config::Builtin::Demo),
@@ -370,29 +388,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_told_once_until_the_server_has_answered() {
+    fn an_error_is_reported_once_until_the_server_has_answered() {
         let config = crate::config::Config::quickstart();
         let server = Server::new("demo", &config.servers["demo"], &config.limits, None).expect("a server");
-        let note = |error: Option<&str>| server.set_error(error.map(str::to_owned));
-        assert!(note(Some("HTTP 404")));
+        let record_error = |error: Option<&str>| server.set_error(error.map(str::to_owned));
+        assert!(record_error(Some("HTTP 404")));
         for reason in ["HTTP 404", "HTTP 404"] {
-            assert!(!note(Some(reason)), "it was told");
+            assert!(!record_error(Some(reason)), "it was reported");
         }
-        assert!(note(Some("HTTP 500")), "another reason");
-        assert!(!note(Some("HTTP 404")), "both were told");
-        assert!(note(Some("request 6f9619ff-8b86 failed at 2026-11-30T01:19:19")));
+        assert!(record_error(Some("HTTP 500")), "another reason");
+        assert!(!record_error(Some("HTTP 404")), "both were reported");
+        assert!(record_error(Some("request 6f9619ff-8b86 failed at 2026-11-30T01:19:19")));
         assert!(
-            !note(Some("request 11ffa2c4-9d01 failed at 2026-11-30T01:19:24")),
+            !record_error(Some("request 11ffa2c4-9d01 failed at 2026-11-30T01:19:24")),
             "only an id and a time differ"
         );
-        let told = (0..100).filter(|n| note(Some(&format!("reason {}", "x".repeat(*n))))).count();
-        assert!(told <= REASONS, "{told}");
+        let count = (0..100).filter(|n| record_error(Some(&format!("reason {}", "x".repeat(*n))))).count();
+        assert!(count <= REASONS, "{count}");
         assert_eq!(
             server.last_error().as_deref().map(String::as_str),
             Some(&*format!("reason {}", "x".repeat(99)))
         );
-        assert!(note(None), "it is back");
-        assert!(!note(None));
-        assert!(note(Some("HTTP 404")), "and down again");
+        assert!(record_error(None), "it is back");
+        assert!(!record_error(None));
+        assert!(record_error(Some("HTTP 404")), "and down again");
     }
 }

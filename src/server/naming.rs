@@ -1,12 +1,12 @@
-//! The names of a federation: `server__tool`, at most 64 characters of `[A-Za-z0-9_-]`, because model providers
-//! refuse more. A name that does not fit is shortened with a hash of the whole, so it stays the same for ever.
+//! Qualified names: `server__tool`, at most 64 characters of `[A-Za-z0-9_-]`, because model providers reject
+//! more. A name that does not fit is shortened with a hash of the whole, so that it never changes.
 
 use sha2::{Digest as _, Sha256};
 
-/// Longest name that model providers take.
+/// Longest name that model providers accept.
 const MAX_NAME: usize = 64;
 
-/// The federated name of `name` on `server`; `prefix` is empty for none.
+/// The qualified name of `name` on `server`; `prefix` is empty for none.
 pub fn federated(prefix: &str, server: &str, name: &str) -> String {
     let whole = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}__{name}") };
     let fits = whole.len() <= MAX_NAME && whole.bytes().all(allowed);
@@ -24,7 +24,7 @@ fn allowed(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b == b'_' || b == b'-'
 }
 
-/// Eight hex digits that tell two names apart for good.
+/// Eight hex digits that distinguish two names permanently.
 fn fingerprint(server: &str, name: &str) -> String {
     let digest = Sha256::new().chain_update(server).chain_update([0]).chain_update(name).finalize();
     digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,12 +1,12 @@
-//! What a client has set at its servers: which resources it follows, and how much it wants to be told. It is said again
-//! where a seat is taken anew, for the server there knows nothing of it.
+//! What a client has set at its servers: the resources that it subscribes to, and its log level. It is sent
+//! again in a new upstream session, because the server there does not know it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
-/// Resources that a session may follow, and bytes of their addresses together.
+/// Resources that a session may subscribe to, and the bytes of their URIs together.
 const MAX_SUBSCRIPTIONS: usize = 1024;
 const MAX_BYTES: usize = 64 * 1024;
 
@@ -23,7 +23,7 @@ struct StoredState {
     bytes: usize,
 }
 
-/// What a request sets, once its server has answered that it does.
+/// What a request sets, once its server has confirmed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateChange {
     Subscribe(String),
@@ -33,7 +33,7 @@ pub enum StateChange {
 }
 
 impl ClientState {
-    /// Whether another resource may be followed.
+    /// Whether another resource may be subscribed to.
     pub fn has_room(&self, server: &str, uri: &str) -> bool {
         let kept = self.lock();
         kept.subscriptions.get(server).is_some_and(|uris| uris.contains(uri))
@@ -73,7 +73,7 @@ impl ClientState {
         self.lock().level.clone()
     }
 
-    /// The resources of a server that are followed.
+    /// The subscribed resources of a server.
     pub fn subscriptions(&self, server: &str) -> Vec<String> {
         self.lock().subscriptions.get(server).into_iter().flatten().cloned().collect()
     }
@@ -82,7 +82,7 @@ impl ClientState {
         self.lock().subscriptions.contains_key(server)
     }
 
-    /// The server at which a resource is followed, whether it lists that or not.
+    /// The server at which a resource is subscribed to, whether it lists that or not.
     pub fn subscribed_servers(&self, uri: &str) -> Option<Arc<str>> {
         let kept = self.lock();
         kept.subscriptions.iter().find(|(_, uris)| uris.contains(uri)).map(|(server, _)| server.clone())
@@ -98,21 +98,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_followed_is_counted_once_and_bounded() {
-        let (memory, one): (ClientState, Arc<str>) = (ClientState::default(), "one".into());
+    fn subscriptions_are_counted_once_and_bounded() {
+        let (state, one): (ClientState, Arc<str>) = (ClientState::default(), "one".into());
         let uri = |number: usize| format!("test://{number}");
         for number in 0..MAX_SUBSCRIPTIONS {
-            assert!(memory.has_room("one", &uri(number)));
-            memory.apply(&one, &StateChange::Subscribe(uri(number)));
-            memory.apply(&one, &StateChange::Subscribe(uri(number)));
+            assert!(state.has_room("one", &uri(number)));
+            state.apply(&one, &StateChange::Subscribe(uri(number)));
+            state.apply(&one, &StateChange::Subscribe(uri(number)));
         }
-        assert!(!memory.has_room("one", "test://more") && memory.has_room("one", &uri(3)));
-        assert_eq!(memory.subscribed_servers(&uri(3)), Some(one.clone()));
+        assert!(!state.has_room("one", "test://more") && state.has_room("one", &uri(3)));
+        assert_eq!(state.subscribed_servers(&uri(3)), Some(one.clone()));
         for number in 0..MAX_SUBSCRIPTIONS {
-            memory.apply(&one, &StateChange::Unsubscribe(uri(number)));
-            memory.apply(&one, &StateChange::Unsubscribe(uri(number)));
+            state.apply(&one, &StateChange::Unsubscribe(uri(number)));
+            state.apply(&one, &StateChange::Unsubscribe(uri(number)));
         }
-        assert!(!memory.is_subscribed("one") && memory.has_room("one", "test://more"));
-        assert!(!memory.has_room("one", &"x".repeat(MAX_BYTES + 1)));
+        assert!(!state.is_subscribed("one") && state.has_room("one", "test://more"));
+        assert!(!state.has_room("one", &"x".repeat(MAX_BYTES + 1)));
     }
 }

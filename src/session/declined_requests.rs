@@ -1,5 +1,5 @@
-//! The answer to what a server asks and no client of this revision could be asked: without one it would wait, and the
-//! call that it works on with it.
+//! Declines server requests that no client of this protocol version can answer. Without a response the server
+//! would wait, and the call that it works on with it.
 
 use mcp::rejection::code;
 use mcp::{Rejection, Span};
@@ -8,13 +8,13 @@ use tokio::sync::Semaphore;
 use super::Session;
 use mcp::jsonrpc::message;
 
-/// Such answers that are on their way at a time, of all sessions: servers may ask without end.
+/// Such responses that are sent at a time, of all sessions: servers may send requests without end.
 static IN_FLIGHT: Semaphore = Semaphore::const_new(64);
 
 impl Session {
-    /// Says to the server of a seat that its question goes nowhere. Where too many wait, it hears nothing.
+    /// Declines the request of an upstream session. If too many responses are waiting, none is sent.
     pub(super) fn decline(&self, upstream_session: u64, message: &[u8], id: Span) {
-        let (Ok(room), Some((server, upstream_session))) =
+        let (Ok(permit), Some((server, upstream_session))) =
             (IN_FLIGHT.try_acquire(), self.upstream_session_by_id(upstream_session))
         else {
             return;
@@ -23,10 +23,10 @@ impl Session {
         let rejection = Rejection::new(200, code::METHOD_NOT_FOUND, "unknown_method", text);
         let body = message::rejection_response(Some(id.of(message)), &rejection);
         self.runtime.spawn(async move {
-            let _room = room;
+            let _permit = permit;
             let Some(http) = server.upstream.endpoint_pool() else { return };
             if let Err(error) = http.forward(&upstream_session, body).await {
-                tracing::debug!(server = %server.name, %error, "a question was not declined");
+                tracing::debug!(server = %server.name, %error, "a request of the server was not declined");
             }
         });
     }

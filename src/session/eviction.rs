@@ -1,6 +1,6 @@
-//! Room for another session. Each caller has a share of all; when that is used up, or when as many are open as may be,
-//! who has most gives up some that it does not use. Who opens sessions without end so takes the place of its own, and
-//! of nobody else's, even if it uses them all.
+//! Evicts idle sessions for a new one. Each caller has a share of all sessions. When that share or the total
+//! is used up, the caller with the most sessions loses some that it does not use. A caller that opens
+//! sessions without end so evicts its own, and no other caller's, even if it uses them all.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::manager::SessionManager;
 use super::session_limits::{TooManySessions, place};
 
 impl SessionManager {
-    /// Counts a session in, in the place of others of its holder if it has to be.
+    /// Counts a session for its owner; evicts others of the same owner if necessary.
     pub(super) fn acquire_share(&self, session: &Arc<Session>, each: usize) -> Result<(), TooManySessions> {
         let now = self.now();
         let mut held = self.by_owner.entry(session.owner_key.clone()).or_default();
@@ -45,10 +45,10 @@ impl SessionManager {
         }
     }
 
-    /// Ends what the caller with the most sessions uses least; gives whether that was anything. It looks at all
+    /// Ends the least used sessions of the caller with the most; returns whether there were any. It scans all
     /// callers, and so ends several at once.
     pub(super) fn evict_idle(&self) -> bool {
-        // One look at a time; who comes meanwhile is refused.
+        // One scan at a time; a caller that comes meanwhile is rejected.
         let Ok(_only) = self.eviction.try_lock() else { return false };
         let largest =
             self.by_owner.iter().max_by_key(|held| held.sessions.len()).map(|held| held.key().clone());
@@ -79,17 +79,17 @@ mod tests {
     const PATH: &str = "/mcp";
 
     fn open(sessions: &SessionManager, owner: &Caller, max: usize) -> Option<Arc<Session>> {
-        let room = SessionLimits { total: max, per_caller: usize::MAX };
-        open_in(sessions, OwnerKey::new(owner.clone(), None), room).ok()
+        let limits = SessionLimits { total: max, per_caller: usize::MAX };
+        open_in(sessions, OwnerKey::new(owner.clone(), None), limits).ok()
     }
 
     fn open_in(
         sessions: &SessionManager,
-        holder: OwnerKey,
-        room: SessionLimits,
+        owner_key: OwnerKey,
+        limits: SessionLimits,
     ) -> Result<Arc<Session>, TooManySessions> {
         let none = Bytes::from_static(b"{}");
-        sessions.open(holder, &Arc::from(PATH), "2025-11-25", none.clone(), none, room)
+        sessions.open(owner_key, &Arc::from(PATH), "2025-11-25", none.clone(), none, limits)
     }
 
     fn anonymous(address: &str) -> OwnerKey {
@@ -106,18 +106,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_holds_more_than_its_share_even_if_it_uses_all() {
+    async fn no_caller_holds_more_than_its_share_even_if_it_uses_all() {
         let sessions = SessionManager::new(Metrics::new(), Handle::current());
-        let room = SessionLimits { total: 20, per_caller: 4 };
+        let limits = SessionLimits { total: 20, per_caller: 4 };
         let greedy = OwnerKey::new(caller("greedy"), None);
         let mut theirs = Vec::new();
         for _ in 0..4 {
-            let session = open_in(&sessions, greedy.clone(), room).expect("there is room");
+            let session = open_in(&sessions, greedy.clone(), limits).expect("the limit is not reached");
             sessions.get(&session.id, PATH, greedy.owner()).expect("it is there");
             theirs.push(session);
         }
         for _ in 0..20 {
-            let full = open_in(&sessions, greedy.clone(), room).err().expect("its share is used up");
+            let full = open_in(&sessions, greedy.clone(), limits).err().expect("its share is used up");
             let TooManySessions::PerCaller { most: 4, wait } = full else { panic!("{full:?}") };
             assert!(
                 (Duration::from_secs(1)..=Duration::from_secs(MIN_IDLE_SECS)).contains(&wait),
@@ -125,25 +125,25 @@ mod tests {
             );
         }
         assert!(
-            open_in(&sessions, OwnerKey::new(caller("good"), None), room).is_ok(),
+            open_in(&sessions, OwnerKey::new(caller("good"), None), limits).is_ok(),
             "others have their own"
         );
-        // What it does not use makes room for what it wants.
+        // An unused session is evicted for a new one.
         theirs[1].unused.store(true, Ordering::Relaxed);
         a_second_later(&sessions);
-        assert!(open_in(&sessions, greedy.clone(), room).is_ok());
+        assert!(open_in(&sessions, greedy.clone(), limits).is_ok());
         assert!(sessions.get(&theirs[1].id, PATH, greedy.owner()).is_none(), "the one that was not used");
         for at in [0, 2, 3] {
             assert!(sessions.get(&theirs[at].id, PATH, greedy.owner()).is_some());
         }
         sessions.end(&theirs[0]);
-        assert!(open_in(&sessions, greedy, room).is_ok(), "one that was ended counts no more");
+        assert!(open_in(&sessions, greedy, limits).is_ok(), "one that was ended counts no more");
     }
 
     #[tokio::test]
     async fn anonymous_callers_share_by_address() {
         let sessions = SessionManager::new(Metrics::new(), Handle::current());
-        let room = SessionLimits { total: 20, per_caller: 1 };
+        let limits = SessionLimits { total: 20, per_caller: 1 };
         let mut all = Vec::new();
         for (address, opens) in [
             ("192.0.2.1", true),
@@ -154,13 +154,13 @@ mod tests {
             ("2001:db8:0:2::1", true),
         ] {
             a_second_later(&sessions);
-            let session = open_in(&sessions, anonymous(address), room);
+            let session = open_in(&sessions, anonymous(address), limits);
             assert_eq!(session.is_ok(), opens, "{address}");
             let Ok(session) = session else { continue };
             sessions.get(&session.id, PATH, anonymous(address).owner()).expect("it is used");
             all.push(session);
         }
-        // Whoever is known is the same from wherever it calls.
+        // An authenticated caller is the same from any address.
         let known =
             Caller::new(Identity { user: "ann".into(), auth_method: AuthMethod::Jwt, ..Identity::default() });
         let at = |address: &str| OwnerKey::new(known.clone(), address.parse().ok());
@@ -170,11 +170,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_opens_sessions_without_end_takes_the_place_of_its_own() {
+    async fn a_caller_that_opens_sessions_without_end_evicts_its_own() {
         let sessions = SessionManager::new(Metrics::new(), Handle::current());
         let (good, greedy) = (caller("good"), caller("greedy"));
         let theirs: Vec<_> = (0..4).filter_map(|_| open(&sessions, &good, 20)).collect();
-        let used = open(&sessions, &greedy, 20).expect("there is room");
+        let used = open(&sessions, &greedy, 20).expect("the limit is not reached");
         sessions.get(&used.id, PATH, &greedy).expect("it is there");
         for _ in 0..100 {
             open(&sessions, &greedy, 20).expect("it takes one of its own");
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_in_use_is_not_taken() {
+    async fn sessions_in_use_are_not_evicted() {
         let sessions = SessionManager::new(Metrics::new(), Handle::current());
         let owner = caller("one");
         let all: Vec<_> = (0..4).filter_map(|_| open(&sessions, &owner, 4)).collect();

@@ -1,6 +1,7 @@
-//! Ids that lead back: in a legacy session a server's request, and the place in its stream, carry the number of the seat
-//! that it was said in on their way out, and lose it on their way home. Whether one server stands behind an endpoint or
-//! many: what a client says back leads to that seat or nowhere, also when another was taken in its place.
+//! Ids that lead back to their upstream session. In a legacy session, a server's request id and its event ids
+//! carry the number of the upstream session on the way to the client; the number is removed on the way back.
+//! This holds for endpoints of one server and of many. A client's response reaches that upstream session or
+//! none, even if another has replaced it.
 
 use bytes::{Bytes, BytesMut};
 use mcp::Span;
@@ -13,23 +14,23 @@ use mcp::method::Method;
 
 pub const CANCELLED: &str = "notifications/cancelled";
 
-/// What a server says beside answers, as far as the gateway has to do with it.
+/// The kinds of messages of a server, except responses, that the gateway handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerMessageKind {
-    /// It asks its client, under this id of its own.
+    /// A request to the client, under this id of the server.
     Request(Span),
-    /// It takes back a question of this id.
+    /// It cancels a request of this id.
     Cancelled(Span),
-    /// One of its lists changed: the house tells that, when it has the new list.
+    /// One of its lists changed: the gateway notifies clients when it has the new list.
     ListChanged,
-    /// A request of its client gets on, under this token.
+    /// The progress of a client's request, under this token.
     Progress(Span),
     /// Nothing that the gateway changes.
     Other,
 }
 
 impl ServerMessageKind {
-    /// What a message is about that is a request or a notification of this method.
+    /// The kind of a message that is a request or a notification of this method.
     pub fn of(message: &[u8], read: &message::ServerMessage, method: Method) -> Self {
         match (read.id, method) {
             (Some(id), _) => Self::Request(id),
@@ -44,40 +45,40 @@ impl ServerMessageKind {
     }
 }
 
-/// The token in a message of a server that says how a request gets on.
+/// The token in a progress notification of a server.
 pub fn progress_token(message: &[u8], read: &message::ServerMessage) -> Option<Span> {
     read.method.filter(|method| read.id.is_none() && method.is(message, Method::Progress.as_str()))?;
     member_span(message, read.params?, "progressToken")
 }
 
-/// A server's request to the client with an id, and a progress token, that name the seat as well; [`home`] takes them
-/// apart.
+/// A server's request whose id and progress token name the upstream session too; [`parse_request_id`] splits
+/// them.
 pub fn tag_request(message: &[u8], read: &message::ServerMessage, upstream_session: u64) -> Bytes {
     let token = read
         .params
         .and_then(|params| member_span(message, params, "_meta"))
         .and_then(|meta| member_span(message, meta, "progressToken"));
     let mut spans: Vec<Span> = [read.id, token].into_iter().flatten().collect();
-    // From the end, so that the places before stay where they are.
+    // From the end, so that earlier spans stay valid.
     spans.sort_by_key(|span| std::cmp::Reverse(span.start));
     spans
         .into_iter()
         .fold(Bytes::copy_from_slice(message), |message, span| tag_id(&message, span, upstream_session))
 }
 
-/// The message with the id at this place as its client knows it.
+/// The message with the id at this span as its client knows it.
 pub fn tag_id(message: &[u8], span: Span, upstream_session: u64) -> Bytes {
     let raw = String::from_utf8_lossy(span.of(message));
     splice(BytesMut::from(message), span, quote(&format!("tg:{upstream_session}:{raw}")).as_bytes())
 }
 
-/// The member `name` of the object at a place in a message.
+/// The span of the member `name` of an object in a message.
 fn member_span(message: &[u8], object: Span, name: &str) -> Option<Span> {
     let span = message::member(object.of(message), name)?;
     Some(Span { start: object.start + span.start, end: object.start + span.end })
 }
 
-/// The number of the seat and the server's own id as written, from an id of [`return_address`].
+/// The number of the upstream session and the server's own id as written, from an id of [`tag_request`].
 pub fn parse_request_id(id: &[u8]) -> Option<(u64, String)> {
     let text = message::string(id)?;
     let (upstream_session, raw) = split_tag(&text)?;
@@ -86,17 +87,17 @@ pub fn parse_request_id(id: &[u8]) -> Option<(u64, String)> {
     (whole.len() == raw.len()).then(|| (upstream_session, raw.to_owned()))
 }
 
-/// A server's event id with the seat in it; [`event_home`] takes it apart.
+/// A server's event id with the upstream session in it; [`parse_event_id`] splits it.
 pub fn event_id(id: &str, upstream_session: u64) -> String {
     format!("tg:{upstream_session}:{id}")
 }
 
-/// The number of the seat and the server's own id, from an id of [`event_id`].
+/// The number of the upstream session and the server's own id, from an id of [`event_id`].
 pub fn parse_event_id(id: &str) -> Option<(u64, &str)> {
     split_tag(id)
 }
 
-/// Only as it was put together: a number has no sign and no zeros before it.
+/// Only the exact form that was composed: a number without sign or leading zeros.
 fn split_tag(id: &str) -> Option<(u64, &str)> {
     let (upstream_session, own) = id.strip_prefix("tg:")?.split_once(':')?;
     let plain = upstream_session.starts_with(|c: char| matches!(c, '1'..='9'));
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_leads_home_in_one_spelling_only() {
+    fn an_id_is_parsed_in_one_spelling_only() {
         assert_eq!(parse_request_id(quote(r#"tg:7:"a""#).as_bytes()), Some((7, r#""a""#.to_owned())));
         assert_eq!(parse_event_id("tg:7:a:b"), Some((7, "a:b")));
         assert_eq!(parse_event_id("tg:7:"), Some((7, "")));
@@ -118,7 +119,7 @@ mod tests {
             assert_eq!(parse_event_id(forged), None, "{forged}");
             assert_eq!(parse_request_id(quote(forged).as_bytes()), None, "{forged}");
         }
-        // An id of another gateway behind this one is one like any other.
+        // An id of another gateway behind this one is treated as any other.
         assert_eq!(
             parse_request_id(quote(r#"tg:7:"tg:9:5""#).as_bytes()),
             Some((7, r#""tg:9:5""#.to_owned()))

@@ -1,8 +1,9 @@
-//! Requests of a session that are under way: what can be cancelled, and what keeps a session from being idle.
+//! Requests of a session that are in flight: they can be cancelled, and keep a session from being idle.
 //!
-//! The end of an exchange over HTTP is not the end of its request: a client of these revisions may leave and come back
-//! (2025-11-25, transports: disconnection is not cancellation), and a server may end a stream that is to be gone on with.
-//! Such a request stays here until its answer was seen, or the session ends.
+//! The end of an HTTP exchange is not the end of its request. A client of these protocol versions may
+//! disconnect and come back (2025-11-25, transports: disconnection is not cancellation), and a server may end
+//! a stream that is to be resumed. Such a request stays here until its response was seen, or the session
+//! ends.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,14 +20,14 @@ use crate::upstream::WireId;
 use crate::upstream::http::UpstreamSession;
 use mcp::jsonrpc::message;
 
-/// Requests without an exchange that are kept; of more, the oldest is given up.
+/// Detached requests that are kept; beyond that, the oldest is dropped.
 const MAX_IN_FLIGHT: usize = 64;
-/// Bytes of an id that is kept without an exchange.
+/// Bytes of the id of a request that is kept after it was detached.
 const MAX_ID: usize = 1024;
-/// How long one of these keeps its session from being idle, in seconds.
+/// How long a detached request keeps its session from being idle, in seconds.
 const DETACHED_TTL_SECS: u64 = 15 * 60;
 
-/// Answered requests whose ids are kept, since their client may go on with the stream of the answer.
+/// Answered requests whose ids are kept, since their client may resume the stream of the response.
 const ANSWERED: usize = 32;
 
 /// By id, as written, and those that are answered.
@@ -36,7 +37,7 @@ pub struct InFlight {
     answered: Mutex<VecDeque<AnsweredRequest>>,
 }
 
-/// What goes to an HTTP server in the places of the client's id and progress token.
+/// The ids that an HTTP server gets instead of the client's id and progress token.
 #[derive(Clone, Debug)]
 pub struct SentIds {
     pub wire: WireId,
@@ -45,23 +46,23 @@ pub struct SentIds {
 }
 
 impl SentIds {
-    /// For a message that no answer comes to.
+    /// For a message without a response.
     pub fn untracked() -> Self {
         Self { wire: WireId::next(), token: None }
     }
 }
 
-/// A request that is under way.
+/// A request that is in flight.
 pub struct InFlightRequest {
     id: Bytes,
-    /// What its server knows it by, where it goes over HTTP.
+    /// The ids that its server knows, if it is sent over HTTP.
     sent: Option<SentIds>,
     pub server: Arc<Server>,
-    /// The seat that it was sent in, where it goes over HTTP.
+    /// The upstream session that it was sent in, if it is sent over HTTP.
     upstream_session: ArcSwapOption<UpstreamSession>,
-    /// Ends it where it runs in this process.
+    /// Stops it if it runs in this process.
     pub stop: Option<CancellationToken>,
-    /// The second of the session's clock in which its exchange ended without an answer, and one more; 0 before.
+    /// The second of the session's clock in which its exchange ended without a response, plus one; 0 before.
     detached_at: AtomicU64,
 }
 
@@ -77,7 +78,7 @@ impl InFlightRequest {
         self.upstream_session.load_full()
     }
 
-    /// It is sent in this seat.
+    /// Records the upstream session that it is sent in.
     pub fn bind(&self, upstream_session: &Arc<UpstreamSession>) {
         self.upstream_session.store(Some(upstream_session.clone()));
     }
@@ -87,7 +88,7 @@ impl InFlightRequest {
         &self.id
     }
 
-    /// What its server knows it by, where it goes over HTTP.
+    /// The ids that its server knows, if it is sent over HTTP.
     pub fn sent(&self) -> Option<&SentIds> {
         self.sent.as_ref()
     }
@@ -97,19 +98,19 @@ impl InFlightRequest {
     }
 
     fn is_live(&self, now: u64) -> bool {
-        let left = self.detached_at.load(Ordering::Relaxed);
-        left == 0 || left + DETACHED_TTL_SECS > now
+        let detached = self.detached_at.load(Ordering::Relaxed);
+        detached == 0 || detached + DETACHED_TTL_SECS > now
     }
 }
 
-/// The exchange of a request: its end is the end of the request, unless it is kept.
+/// The exchange of a request: its end is the end of the request, unless it is detached.
 pub struct InFlightGuard {
     session: Arc<Session>,
     request: Arc<InFlightRequest>,
 }
 
 impl InFlightGuard {
-    /// The exchange is over and there was no answer: the request may go on without it.
+    /// The exchange ended without a response: the request may continue without it.
     pub fn detach(&self) {
         if self.request.id.len() <= MAX_ID {
             self.request.detached_at.store(self.session.clock() + 1, Ordering::Relaxed);
@@ -117,7 +118,7 @@ impl InFlightGuard {
         }
     }
 
-    /// It was answered on a stream that its client may go on with from before the answer.
+    /// It was answered on a stream that its client may resume from before the response.
     pub fn remember(&self) {
         let Some(known) = self.request.answered() else { return };
         let mut answered = self.session.in_flight.answered.lock().expect("no holder of the lock panics");
@@ -127,7 +128,7 @@ impl InFlightGuard {
         answered.push_back(known);
     }
 
-    /// Tells its server that nobody waits for the answer.
+    /// Notifies its server that the response is no longer needed.
     pub fn cancel(&self, why: &'static str) {
         let (request, Some(upstream_session)) = (self.request.clone(), self.request.upstream_session())
         else {
@@ -203,7 +204,7 @@ impl InFlight {
         })
     }
 
-    /// The answer of a request without an exchange was seen, or it was cancelled.
+    /// The response of a detached request was seen, or it was cancelled.
     pub fn remove(&self, id: &[u8]) {
         let request = self.get(id).filter(|request| request.detached_at.load(Ordering::Relaxed) > 0);
         if let Some(request) = request {
@@ -219,9 +220,10 @@ impl InFlight {
         }
     }
 
-    /// Whether any is under way, as far as that can be known; of one seat, if one is named.
+    /// Whether any request is in flight, as far as that can be known; of one upstream session, if one is
+    /// named.
     pub fn any(&self, now: u64, upstream_session: Option<u64>) -> bool {
-        let sits = |request: &InFlightRequest| {
+        let is_bound = |request: &InFlightRequest| {
             upstream_session.is_none_or(|number| {
                 request
                     .upstream_session
@@ -230,7 +232,7 @@ impl InFlight {
                     .is_some_and(|upstream_session| upstream_session.id == number)
             })
         };
-        self.all().values().any(|request| request.is_live(now) && sits(request))
+        self.all().values().any(|request| request.is_live(now) && is_bound(request))
     }
 
     pub fn drain(&self) -> Vec<Arc<InFlightRequest>> {
@@ -239,10 +241,13 @@ impl InFlight {
 
     fn evict(&self) {
         let mut all = self.all();
-        let left = |request: &Arc<InFlightRequest>| request.detached_at.load(Ordering::Relaxed);
-        if all.values().filter(|request| left(request) > 0).count() > MAX_IN_FLIGHT {
-            let oldest =
-                all.values().filter(|request| left(request) > 0).min_by_key(|request| left(request)).cloned();
+        let detached = |request: &Arc<InFlightRequest>| request.detached_at.load(Ordering::Relaxed);
+        if all.values().filter(|request| detached(request) > 0).count() > MAX_IN_FLIGHT {
+            let oldest = all
+                .values()
+                .filter(|request| detached(request) > 0)
+                .min_by_key(|request| detached(request))
+                .cloned();
             oldest.map(|request| all.remove(&request.id));
         }
     }

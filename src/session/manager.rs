@@ -1,4 +1,4 @@
-//! All legacy sessions of this process: opened, found, swept when nobody uses them.
+//! All legacy sessions of this process: opened, looked up, and swept when idle.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,9 +21,9 @@ use mcp::jsonrpc::message;
 
 pub struct SessionManager {
     pub(super) open: DashMap<String, Arc<Session>>,
-    /// The same sessions by those whose they are.
+    /// The same sessions by their owners.
     pub(super) by_owner: DashMap<OwnerKey, OwnerSessions>,
-    /// Held by who makes room.
+    /// Locked during an eviction.
     pub(super) eviction: Mutex<()>,
     started: Instant,
     metrics: Arc<Metrics>,
@@ -44,23 +44,23 @@ impl SessionManager {
 
     pub fn open(
         &self,
-        holder: OwnerKey,
+        owner_key: OwnerKey,
         path: &Arc<str>,
         version: &'static str,
         capabilities: Bytes,
         client_info: Bytes,
-        room: SessionLimits,
+        limits: SessionLimits,
     ) -> Result<Arc<Session>, TooManySessions> {
-        if self.open.len() >= room.total && !self.evict_idle() {
-            return Err(TooManySessions::Total(room.total));
+        if self.open.len() >= limits.total && !self.evict_idle() {
+            return Err(TooManySessions::Total(limits.total));
         }
         let mut random = [0; 24];
         getrandom::fill(&mut random).expect("the system gives random bytes");
         let session = Arc::new(Session {
             id: URL_SAFE_NO_PAD.encode(random),
             path: path.clone(),
-            owner: holder.owner().clone(),
-            owner_key: holder,
+            owner: owner_key.owner().clone(),
+            owner_key,
             version,
             supports_elicitation: ["sampling", "elicitation"]
                 .iter()
@@ -82,13 +82,13 @@ impl SessionManager {
             ended: CancellationToken::new(),
             runtime: self.runtime.clone(),
         });
-        self.acquire_share(&session, room.per_caller)?;
+        self.acquire_share(&session, limits.per_caller)?;
         self.open.insert(session.id.clone(), session.clone());
         self.metrics.sessions.set(self.open.len() as i64);
         Ok(session)
     }
 
-    /// The session of this id, if it is this caller's and on this path.
+    /// The session of this id, if it belongs to this caller and this path.
     pub fn get(&self, id: &str, path: &str, caller: &Caller) -> Option<Arc<Session>> {
         let is_theirs = |session: &Session| &*session.path == path && session.owner.same_principal(caller);
         let session = self.open.get(id).filter(|session| is_theirs(session))?.clone();
@@ -96,7 +96,7 @@ impl SessionManager {
         Some(session)
     }
 
-    /// Ends a session; its seats are left in the background.
+    /// Ends a session; its upstream sessions are closed in the background.
     pub fn end(&self, session: &Session) {
         if let Some((_, session)) = self.open.remove(&session.id) {
             self.release_share(&session);
@@ -105,7 +105,8 @@ impl SessionManager {
         }
     }
 
-    /// Other servers have taken the places of some: what sessions have at those goes to those of the same names, or ends.
+    /// Applies a reload: the state that sessions have at a replaced server moves to the server of the same
+    /// name, or ends.
     pub fn apply_servers(&self, servers: &Servers) {
         let all: Vec<Arc<Session>> = self.open.iter().map(|session| session.clone()).collect();
         for session in all {
@@ -113,7 +114,7 @@ impl SessionManager {
         }
     }
 
-    /// Ends the sessions that nobody used for `ttl`, that nobody listens on and in which nothing runs.
+    /// Ends the sessions that were not used for `ttl`, have no open stream and no request in flight.
     pub fn sweep(&self, ttl: Duration) {
         let now = self.now();
         let oldest = now.saturating_sub(ttl.as_secs());
@@ -129,7 +130,7 @@ impl SessionManager {
         }
     }
 
-    /// Ends all sessions and waits until the servers were told.
+    /// Ends all sessions and waits until the servers were notified.
     pub async fn close(&self) {
         let all: Vec<Arc<Session>> = self.open.iter().map(|session| session.clone()).collect();
         self.open.clear();

@@ -1,8 +1,9 @@
-//! Legacy sessions: what `initialize` opened, and the seats that it has at the servers behind.
+//! Legacy client sessions: what `initialize` opened, and their upstream sessions.
 //!
-//! A session id is 192 random bits and means nothing outside this process. A session belongs to the caller that
-//! opened it and to the endpoint it was opened on; for another caller or on another path it does not exist. Its seats are
-//! in `upstream_session`, `upstream_notifications` and `upstream_close`, what runs in it in `in_flight`, and all sessions of the process in `manager`.
+//! A session id is 192 random bits and means nothing outside this process. A session belongs to the caller
+//! that opened it and to the endpoint it was opened on; for another caller or on another path it does not
+//! exist. Its upstream sessions are in `upstream_session`, `upstream_notifications` and `upstream_close`, its
+//! requests in `in_flight`, and all sessions of the process in `manager`.
 
 mod client_state;
 mod declined_requests;
@@ -60,24 +61,24 @@ pub struct Session {
     /// The endpoint that it was opened on.
     pub path: Arc<str>,
     owner: Caller,
-    /// In whose share it counts.
+    /// The owner whose share it counts in.
     owner_key: OwnerKey,
-    /// The revision that was agreed on with the client.
+    /// The protocol version that was negotiated with the client.
     pub version: &'static str,
     /// The client's own `capabilities` and `clientInfo`, as JSON.
     capabilities: Bytes,
     client_info: Bytes,
-    /// Servers may ask the client what takes a person to answer.
+    /// Servers may send requests to the client that a person must answer.
     pub supports_elicitation: bool,
     /// By the serial of the server.
     upstream_slots: Mutex<HashMap<u64, Arc<UpstreamSlot>>>,
-    /// Seats that others have taken the place of, and in which something still runs.
+    /// Replaced upstream sessions in which a request is still in flight.
     draining: Mutex<Vec<(Arc<Server>, Arc<UpstreamSession>)>>,
-    /// What waits for the client's streams of announcements.
+    /// Messages that wait for the client's notification streams.
     pub outbox: Arc<Outbox>,
-    /// Whose lists it is told of when they change, once it has a stream.
+    /// The caller whose view decides on list change notifications, once the session has a stream.
     pub list_change_caller: ArcSwapOption<Caller>,
-    /// What the session is told by servers that it shares with others, by their serials.
+    /// Subscriptions at servers that the session shares with others, by their serials.
     shared: Mutex<HashMap<u64, SharedSubscription>>,
     /// Servers' requests that the client may answer.
     server_requests: PendingServerRequests,
@@ -85,9 +86,9 @@ pub struct Session {
     pub client_state: ClientState,
     /// A server of this session is called with the client's own `Authorization`.
     uses_client_auth: AtomicBool,
-    /// Seconds from the start of the process to the last sign of use.
+    /// Seconds from the start of the process to the last use.
     used: AtomicU64,
-    /// Nothing has come in it since it was opened.
+    /// No message has come in it since it was opened.
     unused: AtomicBool,
     started: Instant,
     ended: CancellationToken,
@@ -97,7 +98,7 @@ pub struct Session {
 /// Servers by their names.
 pub type Servers = BTreeMap<Arc<str>, Arc<Server>>;
 
-/// What of a server's message may reach the client; none for nothing of it.
+/// The part of a server's message that may reach the client; `None` if nothing may.
 pub type MessageFilter = Arc<dyn Fn(Arc<Server>, Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
 
 /// A server's message as its client gets it.
@@ -109,13 +110,13 @@ pub enum Rewrite {
     Drop,
 }
 
-/// Notes that a message of a server goes nowhere.
+/// Counts a message of a server that is dropped.
 fn dropped(server: &Server, kind: &'static str, method: &'static str) {
     DroppedMessage { from: Sender::Server.as_str(), kind, method, server: &server.name }.count();
 }
 
-/// Whether what a server says on the stream of a call in the modern era, where there are no sessions, may go to its
-/// client. Requests have no place there at all.
+/// Whether a message of a server on the stream of a modern call, where there are no sessions, may go to its
+/// client. Requests are never allowed there.
 pub fn accept_without_session(server: &Server, message: &[u8], read: &message::ServerMessage) -> bool {
     let word = read.method.map(|method| method.read(message));
     let row = word.as_ref().and_then(|word| {
@@ -123,7 +124,7 @@ pub fn accept_without_session(server: &Server, message: &[u8], read: &message::S
     });
     match row {
         Some(row) if row.destination == Destination::Client => true,
-        // The gateway's own subscriptions tell what they are told.
+        // The gateway's own subscriptions forward these.
         Some(_) => false,
         None => {
             let kind = if word.is_some() { "notification" } else { "_other" };
@@ -134,15 +135,15 @@ pub fn accept_without_session(server: &Server, message: &[u8], read: &message::S
 }
 
 impl Session {
-    /// Stands for the session where servers are chosen by it: the same in every gateway.
+    /// The affinity key of the session: the same in every gateway.
     pub fn key(&self) -> u64 {
         let mut key = Fnv::default();
         key.write(self.id.as_bytes());
         key.finish()
     }
 
-    /// Notes what a server says in a seat of this session, beside answers. `clock` is that of the call to which it
-    /// belongs.
+    /// Handles a message of a server in an upstream session of this session, except responses. `timer` is
+    /// that of the call to which it belongs.
     pub fn on_server_message(
         &self,
         server: &Server,
@@ -152,7 +153,7 @@ impl Session {
         timer: Option<&Arc<CallTimer>>,
     ) -> Rewrite {
         let Some(word) = read.method.map(|method| method.read(message)) else {
-            // Neither a request nor a notification, and no answer either.
+            // Neither a request nor a notification, and no response either.
             if !read.is_response() {
                 dropped(server, "_other", "_other");
                 return Rewrite::Drop;
@@ -171,11 +172,11 @@ impl Session {
         };
         match ServerMessageKind::of(message, read, row.method) {
             ServerMessageKind::Request(id) if id.end - id.start > server_requests::MAX_ID => {
-                tracing::warn!(server = %server.name, "a question of a server is dropped: its id is too long");
+                tracing::warn!(server = %server.name, "a request of the server is dropped: its id is too long");
                 Rewrite::Drop
             }
-            // It asks whether its client is there, which the gateway is: the client may not listen, and a server that hears
-            // nothing ends the session.
+            // A ping. The gateway answers, as the client may have no stream open, and a server without a
+            // response ends the session.
             ServerMessageKind::Request(id) if row.method == Method::Ping => {
                 if let Some((server, upstream_session)) = self.upstream_session_by_id(upstream_session) {
                     let reply = message::result(id.of(message), b"{}");
@@ -195,12 +196,13 @@ impl Session {
                 self.server_requests.take(upstream_session, id.of(message));
                 Rewrite::Replaced(id_map::tag_id(message, id, upstream_session))
             }
-            // The server's keeper looks, and all clients are told when the new list stands.
+            // The server's supervisor reads the list, and all clients are notified when the new list is
+            // published.
             ServerMessageKind::ListChanged => {
                 server.lists_stale.notify_one();
                 Rewrite::Drop
             }
-            // Under the gateway's token; what no request of this session has is not for its client.
+            // Under the gateway's token; a token that no request of this session has is not for its client.
             ServerMessageKind::Progress(token) if WireId::is_one(token.of(message)) => {
                 match self.in_flight.answered_as(token.of(message)).and_then(|known| known.sent.token) {
                     Some(own) => Rewrite::Replaced(splice(BytesMut::from(message), token, &own)),
@@ -211,7 +213,8 @@ impl Session {
         }
     }
 
-    /// A question that the client's revision does not have, where the client has said that it can be asked it.
+    /// A request that the client's protocol version does not define, but that the client has declared to
+    /// support.
     fn declared(&self, kind: MessageKind, word: &str) -> Option<&'static method::MethodRule> {
         let row = method::find(Sender::Server, kind, word, version::NEWEST_LEGACY)?;
         let able =
@@ -219,8 +222,8 @@ impl Session {
         able.then_some(row)
     }
 
-    /// Attaches another stream of the client, which may take so long to read a message. What the servers of this session
-    /// announce goes to one of them.
+    /// Attaches another stream of the client; `timeout` is how long it may take to read a message. A server
+    /// notification goes to one of the streams.
     pub fn attach(self: &Arc<Self>, timeout: Duration) -> Result<OutboxStream, TooManyStreams> {
         let stream = self.outbox.attach(timeout)?;
         for slot in self.upstream_slots() {
@@ -246,7 +249,7 @@ impl Session {
         self.ended.clone()
     }
 
-    /// The client's own `Authorization`, as it is now, for servers that are called with it.
+    /// Updates the client's `Authorization` for servers that are called with it.
     pub fn renew(&self, own: Option<&HeaderValue>) {
         if own.is_some() && self.uses_client_auth.load(Ordering::Relaxed) {
             for slot in self.upstream_slots() {

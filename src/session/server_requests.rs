@@ -1,5 +1,5 @@
-//! What servers asked a client and have no answer to yet: only that can be answered, only once, and only where it was
-//! asked.
+//! Pending requests of servers to a client. Only a pending request can be answered, only once, and only in
+//! the upstream session it came from.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -11,27 +11,27 @@ use crate::upstream::call_timer::CallTimer;
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 
-/// Questions of one seat that may wait for an answer; of more, the oldest is given up.
+/// Pending requests of one upstream session; beyond that, the oldest is dropped.
 const MAX_PENDING: usize = 256;
-/// Bytes of an id that is kept. A question under a longer one cannot be answered.
+/// Bytes of an id that is kept. A request under a longer one cannot be answered.
 pub const MAX_ID: usize = 1024;
 
-/// By the seat in which it was asked.
+/// By the upstream session in which it was sent.
 #[derive(Default)]
 pub struct PendingServerRequests(Mutex<HashMap<u64, VecDeque<ServerRequest>>>);
 
 struct ServerRequest {
     /// The server's own id, as written.
     id: Bytes,
-    /// What was asked.
+    /// The method of the request.
     method: Method,
-    /// Of the call that it belongs to: it stands still until the answer.
-    clock: Weak<CallTimer>,
+    /// The timer of the call that it belongs to: paused until the response.
+    timer: Weak<CallTimer>,
 }
 
 impl Drop for ServerRequest {
     fn drop(&mut self) {
-        if let Some(timer) = self.clock.upgrade() {
+        if let Some(timer) = self.timer.upgrade() {
             timer.resume();
         }
     }
@@ -46,18 +46,18 @@ impl PendingServerRequests {
             timer.pause();
         }
         let timer = timer.map(Arc::downgrade).unwrap_or_default();
-        self.add(upstream_session, ServerRequest { id: Bytes::copy_from_slice(id), method, clock: timer });
+        self.add(upstream_session, ServerRequest { id: Bytes::copy_from_slice(id), method, timer });
     }
 
-    fn add(&self, upstream_session: u64, question: ServerRequest) {
+    fn add(&self, upstream_session: u64, request: ServerRequest) {
         let mut all = self.all();
         let asked = all.entry(upstream_session).or_default();
-        // Said again on a stream that was gone on with, it is one question all the same.
-        let known = asked.iter().position(|known| message::same_id(&known.id, &question.id));
+        // Sent again on a resumed stream, it is still one request.
+        let known = asked.iter().position(|known| message::same_id(&known.id, &request.id));
         let old = match known {
-            Some(slot) => Some(std::mem::replace(&mut asked[slot], question)),
+            Some(slot) => Some(std::mem::replace(&mut asked[slot], request)),
             None => {
-                asked.push_back(question);
+                asked.push_back(request);
                 if asked.len() > MAX_PENDING { asked.pop_front() } else { None }
             }
         };
@@ -65,7 +65,7 @@ impl PendingServerRequests {
         drop(old);
     }
 
-    /// Whether this waited for an answer; from now on it does not.
+    /// Takes a pending request; returns whether there was one.
     pub fn take(&self, upstream_session: u64, id: &[u8]) -> bool {
         self.remove(upstream_session, id).is_some()
     }
@@ -74,19 +74,19 @@ impl PendingServerRequests {
         let mut all = self.all();
         let asked = all.get_mut(&upstream_session)?;
         let slot = asked.iter().position(|known| message::same_id(&known.id, id))?;
-        let question = asked.remove(slot);
+        let request = asked.remove(slot);
         if asked.is_empty() {
             all.remove(&upstream_session);
         }
-        question
+        request
     }
 
-    /// Whether anything of this seat waits for an answer.
+    /// Whether this upstream session has pending requests.
     pub fn has_pending(&self, upstream_session: u64) -> bool {
         self.all().contains_key(&upstream_session)
     }
 
-    /// Nobody waits there for an answer any more.
+    /// Drops all pending requests of an upstream session.
     pub fn remove_session(&self, upstream_session: u64) {
         let questions = self.all().remove(&upstream_session);
         drop(questions);
@@ -97,7 +97,8 @@ impl PendingServerRequests {
     }
 }
 
-/// A client's answer on its way to the server that asked. Dropped before it has left, the question waits on.
+/// A client's response on its way to the server that sent the request. If it is dropped before it was sent,
+/// the request stays pending.
 pub struct ClientAnswer {
     session: Arc<Session>,
     session_id: u64,
@@ -105,15 +106,15 @@ pub struct ClientAnswer {
 }
 
 impl ClientAnswer {
-    /// None if nobody waits for this answer.
+    /// `None` if no request of this id is pending.
     pub fn begin(session: &Arc<Session>, upstream_session: u64, id: &[u8]) -> Option<Self> {
-        let question = session.server_requests.remove(upstream_session, id)?;
-        Some(Self { session: session.clone(), session_id: upstream_session, request: Some(question) })
+        let request = session.server_requests.remove(upstream_session, id)?;
+        Some(Self { session: session.clone(), session_id: upstream_session, request: Some(request) })
     }
 
-    /// What it answers.
+    /// The method of the request that it answers.
     pub fn method(&self) -> Option<Method> {
-        self.request.as_ref().map(|question| question.method)
+        self.request.as_ref().map(|request| request.method)
     }
 
     /// It may have reached its server.
@@ -124,8 +125,8 @@ impl ClientAnswer {
 
 impl Drop for ClientAnswer {
     fn drop(&mut self) {
-        if let Some(question) = self.request.take() {
-            self.session.server_requests.add(self.session_id, question);
+        if let Some(request) = self.request.take() {
+            self.session.server_requests.add(self.session_id, request);
         }
     }
 }
@@ -164,15 +165,15 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_of_a_call_stands_still_until_the_answer() {
+    fn the_timer_of_a_call_is_paused_until_the_answer() {
         let (asked, timer) = (PendingServerRequests::default(), Arc::new(CallTimer::default()));
-        let stands = || timer.remaining(Duration::ZERO).is_none();
+        let is_paused = || timer.remaining(Duration::ZERO).is_none();
         asked.insert(1, b"7", Method::Elicit, Some(&timer));
         asked.insert(1, b"7", Method::Elicit, Some(&timer));
         asked.insert(2, b"7", Method::Elicit, Some(&timer));
-        assert!(stands());
-        assert!(asked.take(1, b"7") && stands(), "the other one is open");
+        assert!(is_paused());
+        assert!(asked.take(1, b"7") && is_paused(), "the other one is open");
         asked.remove_session(2);
-        assert!(!stands());
+        assert!(!is_paused());
     }
 }

@@ -1,4 +1,4 @@
-//! How many sessions there may be, whose they are, and which of a caller's are used least.
+//! The limits of sessions, their owners, and which of an owner's sessions are used least.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -13,7 +13,7 @@ use filters::request::AuthMethod;
 
 use super::Session;
 
-/// Seconds since its last use after which a session may have to go; one that was never used may at once.
+/// Seconds after the last use until a session may be evicted; one that was never used may be at once.
 pub(super) const MIN_IDLE_SECS: u64 = 60;
 
 /// How many sessions may be open.
@@ -39,7 +39,8 @@ pub enum TooManySessions {
     PerCaller { most: usize, wait: Duration },
 }
 
-/// Whose sessions are counted together: a caller's, of anonymous callers those of one address (of IPv6 one /64).
+/// The caller whose sessions are counted together; for anonymous callers those of one address (of IPv6 one
+/// /64).
 #[derive(Clone, Debug)]
 pub struct OwnerKey {
     owner: Caller,
@@ -72,16 +73,16 @@ impl Hash for OwnerKey {
     }
 }
 
-/// The sessions of one holder, by their places in memory.
+/// The sessions of one owner, by their addresses in memory.
 #[derive(Default)]
 pub(super) struct OwnerSessions {
     pub(super) sessions: HashMap<usize, Arc<Session>>,
-    /// When nothing was found that could go, and how long that stays so: looking costs more than being refused.
+    /// When nothing was found to evict, and how long that stays so: a search costs more than a rejection.
     pub(super) last_search: Option<(u64, Duration)>,
 }
 
 impl OwnerSessions {
-    /// Takes out what is used least; nothing if all of it is in use.
+    /// Removes the least used sessions; none if all are in use.
     pub(super) fn release(&mut self, now: u64) -> Vec<Arc<Session>> {
         let some = (self.sessions.len() / 8).max(1);
         let oldest = now.saturating_sub(MIN_IDLE_SECS);
@@ -97,7 +98,7 @@ impl OwnerSessions {
         least
     }
 
-    /// Seconds until one of them may go, if nobody uses it.
+    /// Time until one of them may be evicted, if nothing uses it.
     pub(super) fn wait(&self, now: u64) -> Duration {
         let oldest = self.sessions.values().map(|session| session.used()).min().unwrap_or(now);
         Duration::from_secs((oldest + MIN_IDLE_SECS + 1).saturating_sub(now).clamp(1, MIN_IDLE_SECS))
@@ -109,7 +110,7 @@ pub(super) fn place(session: &Arc<Session>) -> usize {
 }
 
 impl Session {
-    /// Nothing runs in it and nobody listens.
+    /// No request is in flight and no stream is open.
     pub(super) fn is_idle(&self, now: u64) -> bool {
         // A call may take longer than a session may be idle.
         !self.in_flight.any(now, None) && !self.outbox.is_open()

@@ -1,4 +1,5 @@
-//! What a session follows at servers that it shares with all others (stdio): there is no seat there, only an ear.
+//! Resource subscriptions at servers that all sessions share (stdio): there is no upstream session there,
+//! only a queue of updates.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,16 +15,16 @@ use crate::upstream::stdio::subscriptions::UpdateQueue;
 use crate::upstream::{RpcOutcome, UpstreamError};
 use mcp::jsonrpc::message;
 
-/// Pauses between attempts to follow again what was followed.
+/// Pauses between attempts to subscribe again.
 const MIN_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// How a session hears of one such server.
+/// The subscription of a session at one such server.
 pub struct SharedSubscription {
     server: Arc<Server>,
     updates: Arc<UpdateQueue>,
     forwarder: AbortHandle,
-    /// Something is still to be followed again there.
+    /// A resource there is still to be subscribed to again.
     stale: Arc<AtomicBool>,
 }
 
@@ -34,28 +35,28 @@ impl Drop for SharedSubscription {
 }
 
 impl Session {
-    /// Follows a resource of a shared server, or no longer.
+    /// Subscribes to a resource of a shared server, or unsubscribes.
     pub async fn subscribe_shared(
         self: &Arc<Self>,
         server: &Arc<Server>,
         state_change: &StateChange,
     ) -> Result<RpcOutcome, UpstreamError> {
         let updates = self.update_queue(server);
-        let said = match state_change {
+        let outcome = match state_change {
             StateChange::Subscribe(uri) => server.upstream.subscribe(uri, &updates).await?,
             StateChange::Unsubscribe(uri) => server.upstream.unsubscribe(uri, &updates).await?,
             StateChange::LogLevel(_) => {
                 return Err(UpstreamError::InvalidResponse("it keeps no level for anybody".into()));
             }
         };
-        if matches!(said, RpcOutcome::Result(_)) {
+        if matches!(outcome, RpcOutcome::Result(_)) {
             self.client_state.apply(&server.name, state_change);
         }
         if self.ended.is_cancelled() {
-            // It ended in between, and knew nothing of this.
+            // The session ended in between, and did not see this subscription.
             server.upstream.drop_subscriber(&updates).await;
         }
-        Ok(said)
+        Ok(outcome)
     }
 
     fn update_queue(self: &Arc<Self>, server: &Arc<Server>) -> Arc<UpdateQueue> {
@@ -63,52 +64,52 @@ impl Session {
     }
 
     fn shared<T>(self: &Arc<Self>, server: &Arc<Server>, of: impl FnOnce(&SharedSubscription) -> T) -> T {
-        let mut ears = self.shared.lock().expect("no holder of the lock panics");
-        let shared = ears.entry(server.serial).or_insert_with(|| {
-            let (outbox, told, updates) =
+        let mut all = self.shared.lock().expect("no holder of the lock panics");
+        let shared = all.entry(server.serial).or_insert_with(|| {
+            let (outbox, sender, updates) =
                 (self.outbox.clone(), server.clone(), Arc::<UpdateQueue>::default());
-            let hears = updates.clone();
-            let telling = self.runtime.spawn(async move {
+            let queue = updates.clone();
+            let forward_task = self.runtime.spawn(async move {
                 loop {
-                    for uri in hears.next().await {
+                    for uri in queue.next().await {
                         let params = format!(r#"{{"uri":{}}}"#, quote(&uri));
                         let message =
                             message::notification("notifications/resources/updated", params.as_bytes());
-                        outbox.send(OutboxItem { server: Some(told.clone()), message }).await;
+                        outbox.send(OutboxItem { server: Some(sender.clone()), message }).await;
                     }
                 }
             });
             SharedSubscription {
                 server: server.clone(),
                 updates,
-                forwarder: telling.abort_handle(),
+                forwarder: forward_task.abort_handle(),
                 stale: Arc::default(),
             }
         });
         of(shared)
     }
 
-    /// Other servers have taken the places of some.
+    /// Applies a reload that has replaced servers.
     pub(super) fn apply_shared(self: &Arc<Self>, servers: &Servers) {
-        let mut behind = Vec::new();
+        let mut stale_servers = Vec::new();
         let gone: Vec<SharedSubscription> = {
-            let mut ears = self.shared.lock().expect("no holder of the lock panics");
+            let mut all = self.shared.lock().expect("no holder of the lock panics");
             let is_gone = |shared: &SharedSubscription| {
                 servers.get(&shared.server.name).is_none_or(|now| now.serial != shared.server.serial)
             };
-            let gone = ears.extract_if(|_, shared| is_gone(shared)).map(|(_, shared)| shared).collect();
-            for shared in ears.values_mut() {
-                // The same process under other settings.
+            let gone = all.extract_if(|_, shared| is_gone(shared)).map(|(_, shared)| shared).collect();
+            for shared in all.values_mut() {
+                // The same process with other settings.
                 let now = servers.get(&shared.server.name).filter(|now| !Arc::ptr_eq(now, &shared.server));
                 let Some(now) = now else { continue };
                 shared.server = now.clone();
                 if shared.stale.load(Ordering::Acquire) {
-                    behind.push(now.clone());
+                    stale_servers.push(now.clone());
                 }
             }
             gone
         };
-        for now in behind {
+        for now in stale_servers {
             self.migrate(&now, None);
         }
         for shared in gone {
@@ -119,20 +120,21 @@ impl Session {
         }
     }
 
-    /// At this server is something to be followed again.
+    /// Marks that resources of this server are to be subscribed to again.
     pub(super) fn mark_stale(self: &Arc<Self>, server: &Arc<Server>) {
         self.shared(server, |shared| shared.stale.store(true, Ordering::Release));
     }
 
-    /// Follows at a server what was followed at the one before, and tells the client that it may have changed.
+    /// Subscribes at a server to the resources of the former one, and notifies the client that they may have
+    /// changed.
     pub(super) async fn resubscribe_shared(self: &Arc<Self>, server: &Arc<Server>) {
         let ended = self.end();
-        let behind = self.shared(server, |shared| shared.stale.clone());
+        let stale_flag = self.shared(server, |shared| shared.stale.clone());
         for uri in self.client_state.subscriptions(&server.name) {
             let mut pause = MIN_BACKOFF;
             loop {
                 if ended.is_cancelled() || server.retired.is_cancelled() {
-                    // Whatever takes its place goes on.
+                    // The server that replaces it continues.
                     return;
                 }
                 match self.subscribe_shared(server, &StateChange::Subscribe(uri.clone())).await {
@@ -143,7 +145,7 @@ impl Session {
                     }
                     // Its process may not have started yet.
                     Err(error) => {
-                        tracing::debug!(server = %server.name, %error, "a resource is not followed again yet");
+                        tracing::debug!(server = %server.name, %error, "a resource is not subscribed again yet");
                         tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(MAX_BACKOFF);
                     }
@@ -151,14 +153,14 @@ impl Session {
             }
             self.update_queue(server).push(&uri);
         }
-        behind.store(false, Ordering::Release);
+        stale_flag.store(false, Ordering::Release);
     }
 
     pub(super) async fn unsubscribe_shared(&self) {
-        let ears: Vec<SharedSubscription> = {
-            let mut ears = self.shared.lock().expect("no holder of the lock panics");
-            ears.drain().map(|(_, shared)| shared).collect()
+        let all: Vec<SharedSubscription> = {
+            let mut all = self.shared.lock().expect("no holder of the lock panics");
+            all.drain().map(|(_, shared)| shared).collect()
         };
-        join_all(ears.iter().map(|shared| shared.server.upstream.drop_subscriber(&shared.updates))).await;
+        join_all(all.iter().map(|shared| shared.server.upstream.drop_subscriber(&shared.updates))).await;
     }
 }

@@ -1,4 +1,5 @@
-//! How seats are left: when nothing runs in them any more, and all of them at the end of the session.
+//! Closes upstream sessions: one when nothing is in flight there any more, and all of them at the end of the
+//! session.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,13 +12,13 @@ use crate::server::Server;
 use crate::upstream::WireId;
 use crate::upstream::http::UpstreamSession;
 
-/// How often it is looked whether anything still runs in a seat that is to be left.
+/// Interval of the check whether a request is still in flight in a draining upstream session.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a question that belongs to no call may keep a seat.
+/// How long a server request that belongs to no call may keep an upstream session.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Session {
-    /// Leaves a place whose server is not configured any more, when nothing runs there.
+    /// Removes a slot whose server is no longer configured; its upstream session is drained.
     pub(super) fn remove(self: &Arc<Self>, slot: &Arc<UpstreamSlot>) {
         let server = slot.server.load_full();
         {
@@ -32,7 +33,7 @@ impl Session {
         }
     }
 
-    /// Leaves a seat when nothing runs in it and nothing waits for an answer.
+    /// Closes an upstream session when no request is in flight or pending there.
     pub(super) fn drain(self: &Arc<Self>, server: Arc<Server>, upstream_session: Arc<UpstreamSession>) {
         let number = upstream_session.id;
         self.draining.lock().expect("no holder of the lock panics").push((server, upstream_session));
@@ -41,35 +42,36 @@ impl Session {
             let ended = session.end();
             let started = Instant::now();
             loop {
-                // Not at once: a call that was just given the seat may not be noted yet.
+                // Not at once: a call that just got the upstream session may not be recorded yet.
                 tokio::select! {
                     () = tokio::time::sleep(POLL_INTERVAL) => {}
-                    // Whoever ends the session leaves this seat too, if he knows of it.
+                    // The end of the session closes this one too, if it is known there.
                     () = ended.cancelled() => break tokio::time::sleep(POLL_INTERVAL).await,
                 }
-                // A question that belongs to no call may never be answered.
-                let waits = session.server_requests.has_pending(number) && started.elapsed() < DRAIN_TIMEOUT;
-                if !waits && !session.in_flight.any(session.clock(), Some(number)) {
+                // A server request that belongs to no call may never be answered.
+                let is_pending =
+                    session.server_requests.has_pending(number) && started.elapsed() < DRAIN_TIMEOUT;
+                if !is_pending && !session.in_flight.any(session.clock(), Some(number)) {
                     break;
                 }
             }
-            let parting = {
-                let mut parting = session.draining.lock().expect("no holder of the lock panics");
-                let slot = parting.iter().position(|(_, upstream_session)| upstream_session.id == number);
-                slot.map(|slot| parting.swap_remove(slot))
+            let draining = {
+                let mut draining = session.draining.lock().expect("no holder of the lock panics");
+                let slot = draining.iter().position(|(_, upstream_session)| upstream_session.id == number);
+                slot.map(|slot| draining.swap_remove(slot))
             };
             session.server_requests.remove_session(number);
-            if let Some((server, upstream_session)) = parting {
+            if let Some((server, upstream_session)) = draining {
                 close_session(&server, &upstream_session, &[]).await;
             }
         });
     }
 
-    /// Ends what runs and leaves all seats.
+    /// Cancels what is in flight and closes all upstream sessions.
     pub(super) async fn close_upstreams(&self) {
         self.ended.cancel();
-        let runs = self.in_flight.drain();
-        for in_flight in &runs {
+        let in_flight_requests = self.in_flight.drain();
+        for in_flight in &in_flight_requests {
             if let Some(stop) = &in_flight.stop {
                 stop.cancel();
             }
@@ -78,21 +80,22 @@ impl Session {
             let mut slots = self.upstream_slots.lock().expect("no holder of the lock panics");
             slots.drain().map(|(_, slot)| slot).collect()
         };
-        let seated = slots.into_iter().map(|slot| async move {
+        let closing = slots.into_iter().map(|slot| async move {
             slot.stop();
             let _taking = slot.connecting.lock().await;
             Some((slot.server.load_full(), slot.set(None)?))
         });
-        let mut upstream_sessions: Vec<_> = join_all(seated).await.into_iter().flatten().collect();
+        let mut upstream_sessions: Vec<_> = join_all(closing).await.into_iter().flatten().collect();
         upstream_sessions.append(&mut self.draining.lock().expect("no holder of the lock panics"));
-        let leaving = upstream_sessions.iter().map(|(server, upstream_session)| {
+        let closings = upstream_sessions.iter().map(|(server, upstream_session)| {
             let here = |in_flight: &super::InFlightRequest| {
                 in_flight.upstream_session().is_some_and(|at| at.id == upstream_session.id)
             };
             let sent = |in_flight: &Arc<super::InFlightRequest>| in_flight.sent().map(|sent| sent.wire);
-            let ids: Vec<WireId> = runs.iter().filter(|in_flight| here(in_flight)).filter_map(sent).collect();
+            let ids: Vec<WireId> =
+                in_flight_requests.iter().filter(|in_flight| here(in_flight)).filter_map(sent).collect();
             async move { close_session(server, upstream_session, &ids).await }
         });
-        tokio::join!(join_all(leaving), self.unsubscribe_shared());
+        tokio::join!(join_all(closings), self.unsubscribe_shared());
     }
 }

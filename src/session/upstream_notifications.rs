@@ -1,5 +1,5 @@
-//! What servers say to a session unasked: somebody listens to each for as long as the client does, in whatever seat the
-//! session has there.
+//! Notifications of servers to a session outside of calls. A task reads the stream of each server as long as
+//! the client wants it, in whatever upstream session there is.
 
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -14,28 +14,28 @@ use super::upstream_session::{UpstreamSlot, jittered};
 use super::{OutboxItem, Rewrite, Session, StateChange};
 use crate::server::Server;
 use crate::upstream::http::UpstreamSession;
-use crate::upstream::http::notifications::{NotificationsEnd, StreamCursor as Mark};
+use crate::upstream::http::notifications::{NotificationsEnd, StreamCursor};
 use crate::upstream::{RpcOutcome, UpstreamError};
 use mcp::jsonrpc::message;
 
-/// Pauses between two streams of a server's announcements, where it does not say how long.
+/// Pauses between two notification streams of a server, where it does not set one.
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// Resources that are followed again at a time.
-const AT_ONCE: usize = 4;
-/// Pauses after each time that this did not work.
+/// Resources that are subscribed to again at a time.
+const MAX_CONCURRENT: usize = 4;
+/// Pauses after each failed attempt.
 const RETRY_DELAYS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(5), Duration::ZERO];
 
 impl Session {
-    /// Whether the client wants to hear of a server unasked.
+    /// Whether the client wants notifications of a server.
     pub(super) fn wants_notifications(&self, server: &str) -> bool {
         self.outbox.is_open() || self.client_state.is_subscribed(server)
     }
 
-    /// Has somebody listen to a server, for as long as the client cares.
+    /// Reads the notifications of a server, as long as the client wants them.
     pub(super) fn subscribe(self: &Arc<Self>, slot: &Arc<UpstreamSlot>) {
-        let mut attending = slot.subscription.lock().expect("no holder of the lock panics");
-        if attending.as_ref().is_some_and(|task| !task.is_finished()) {
+        let mut task_slot = slot.subscription.lock().expect("no holder of the lock panics");
+        if task_slot.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
         let (session, slot, ended) = (Arc::downgrade(self), slot.clone(), self.end());
@@ -45,28 +45,28 @@ impl Session {
                 () = run(&session, &slot) => {}
             }
         });
-        *attending = Some(task.abort_handle());
+        *task_slot = Some(task.abort_handle());
     }
 
-    /// Follows the resources of a lost seat in the new one. What changed in between nobody has told: the client is told
-    /// of each, and looks.
+    /// Subscribes to the resources of a lost upstream session in the new one. No notification came for
+    /// changes in between: the client is notified of each resource, and reads it.
     pub(super) async fn resubscribe(
         self: Arc<Self>,
         server: Arc<Server>,
         upstream_session: Arc<UpstreamSession>,
         uris: Vec<String>,
     ) {
-        let following = futures::stream::iter(uris).map(|uri| {
+        let resubscribing = futures::stream::iter(uris).map(|uri| {
             let (session, server, upstream_session) = (&self, &server, &upstream_session);
             async move {
                 let Some(http) = server.upstream.endpoint_pool() else { return };
                 let params = Bytes::from(format!(r#"{{"uri":{}}}"#, quote(&uri)));
                 for pause in RETRY_DELAYS {
                     match http.request_in(upstream_session, "resources/subscribe", params.clone()).await {
-                        // If that seat is gone too, it all begins anew.
+                        // If that upstream session is gone too, all of this starts again.
                         Ok(RpcOutcome::Result(_)) | Err(UpstreamError::SessionExpired) => break,
                         Ok(RpcOutcome::Error(_)) => {
-                            // It is there no more.
+                            // It no longer exists.
                             session.client_state.apply(&server.name, &StateChange::Unsubscribe(uri));
                             break;
                         }
@@ -82,15 +82,16 @@ impl Session {
         });
         let ended = self.end();
         tokio::select! {
-            () = following.buffer_unordered(AT_ONCE).collect::<()>() => {}
+            () = resubscribing.buffer_unordered(MAX_CONCURRENT).collect::<()>() => {}
             () = ended.cancelled() => {}
         }
     }
 }
 
-/// Listens to what a server announces to a session: in each seat that the session has there, one stream after the other.
+/// Reads the notifications of a server to a session: in each upstream session there, one stream after the
+/// other.
 async fn run(session: &Weak<Session>, slot: &Arc<UpstreamSlot>) {
-    let (mut mark, mut of, mut pause) = (Mark::default(), 0, MIN_BACKOFF);
+    let (mut cursor, mut session_id, mut pause) = (StreamCursor::default(), 0, MIN_BACKOFF);
     loop {
         let moved = slot.migrated.notified();
         let Some(alive) = session.upgrade() else { return };
@@ -111,17 +112,17 @@ async fn run(session: &Weak<Session>, slot: &Arc<UpstreamSlot>) {
             pause = (pause * 2).min(MAX_BACKOFF);
             continue;
         };
-        if of != upstream_session.id {
-            (mark, of) = (Mark::default(), upstream_session.id);
+        if session_id != upstream_session.id {
+            (cursor, session_id) = (StreamCursor::default(), upstream_session.id);
         }
         drop(alive);
         let started = Instant::now();
-        let over = {
-            let (mut hearing, mut moved) =
-                (pin!(read_stream(session, slot, &server, &upstream_session, &mut mark)), pin!(moved));
+        let outcome = {
+            let (mut reading, mut moved) =
+                (pin!(read_stream(session, slot, &server, &upstream_session, &mut cursor)), pin!(moved));
             loop {
                 tokio::select! {
-                    over = &mut hearing => break Some(over),
+                    outcome = &mut reading => break Some(outcome),
                     () = &mut moved => {
                         moved.set(slot.migrated.notified());
                         let now = slot.usable(&slot.server.load());
@@ -132,22 +133,22 @@ async fn run(session: &Weak<Session>, slot: &Arc<UpstreamSlot>) {
                 }
             }
         };
-        let Some(over) = over else { continue };
+        let Some(outcome) = outcome else { continue };
         slot.listening.notify_waiters();
         let Some(alive) = session.upgrade() else { return };
-        match over {
+        match outcome {
             Ok(NotificationsEnd::Ended) => {}
             Ok(NotificationsEnd::Unsupported) => {
                 has_ended(slot, || false);
                 return;
             }
-            // The last stream of the client left, and as much waits as may wait.
+            // The last stream of the client closed, and the outbox is full.
             Ok(NotificationsEnd::NoReceiver) => {
                 if has_ended(slot, || alive.outbox.is_open()) {
                     return;
                 }
             }
-            // A server that has no such stream may say 404 to whoever asks for one.
+            // A server without such a stream may answer 404 to the request for one.
             Err(UpstreamError::SessionExpired) => match session_exists(&server, &upstream_session).await {
                 Some(false) => alive.drop_upstream_session(&server, &upstream_session),
                 Some(true) => {
@@ -157,20 +158,22 @@ async fn run(session: &Weak<Session>, slot: &Arc<UpstreamSlot>) {
                 None => {}
             },
             Err(error) => {
-                tracing::debug!(server = %server.name, %error, "an announcement stream broke off");
+                tracing::debug!(server = %server.name, %error, "a notification stream broke off");
             }
         }
         drop(alive);
-        // Streams that end as soon as they begin are opened less and less often, whatever the server asks for.
+        // Streams that end as soon as they begin are opened less and less often, whatever the server asks
+        // for.
         if started.elapsed() > pause {
             pause = MIN_BACKOFF;
         }
-        backoff(slot, mark.retry.unwrap_or_default().max(pause)).await;
+        backoff(slot, cursor.retry.unwrap_or_default().max(pause)).await;
         pause = (pause * 2).min(MAX_BACKOFF);
     }
 }
 
-/// Waits so long, or a little longer, so that not all sessions come back at once; not when there is another seat.
+/// Waits this long, or a little longer, so that not all sessions come back at once. Returns early when there
+/// is another upstream session.
 async fn backoff(slot: &UpstreamSlot, pause: Duration) {
     tokio::select! {
         () = tokio::time::sleep(pause + jittered(pause.min(MIN_BACKOFF))) => {}
@@ -178,36 +181,38 @@ async fn backoff(slot: &UpstreamSlot, pause: Duration) {
     }
 }
 
-/// Notes that nobody listens any more, unless there is a reason to go on; decided where [`ClientSession::subscribe`] looks.
+/// Records the end of the task, unless there is a reason to continue; decided under the lock that
+/// [`Session::subscribe`] takes.
 fn has_ended(slot: &UpstreamSlot, goes_on: impl FnOnce() -> bool) -> bool {
-    let mut attending = slot.subscription.lock().expect("no holder of the lock panics");
-    let over = !goes_on();
-    if over {
-        *attending = None;
+    let mut task_slot = slot.subscription.lock().expect("no holder of the lock panics");
+    let is_over = !goes_on();
+    if is_over {
+        *task_slot = None;
     }
-    over
+    is_over
 }
 
-/// Whether a server knows a seat; none if it does not say.
+/// Whether a server knows an upstream session; `None` if it does not say.
 async fn session_exists(server: &Server, upstream_session: &UpstreamSession) -> Option<bool> {
     server.upstream.endpoint_pool()?.knows_session(upstream_session).await
 }
 
-/// One stream of a server's announcements, to its end.
+/// Reads one notification stream of a server to its end.
 async fn read_stream(
     session: &Weak<Session>,
     slot: &UpstreamSlot,
     server: &Arc<Server>,
     upstream_session: &UpstreamSession,
-    mark: &mut Mark,
+    cursor: &mut StreamCursor,
 ) -> Result<NotificationsEnd, UpstreamError> {
     let Some(http) = server.upstream.endpoint_pool() else { return Ok(NotificationsEnd::Unsupported) };
-    let (out, mut said) = mpsc::channel::<Bytes>(8);
-    let announced = async move { http.announcements(upstream_session, mark, &slot.listening, &out).await };
+    let (out, mut messages) = mpsc::channel::<Bytes>(8);
+    let notification_stream =
+        async move { http.announcements(upstream_session, cursor, &slot.listening, &out).await };
     let mut forward = pin!(async {
-        while let Some(message) = said.recv().await {
+        while let Some(message) = messages.recv().await {
             let Some(session) = session.upgrade() else { return };
-            // An answer belongs to a stream that was gone on with.
+            // A response belongs to a stream that was resumed.
             let Some(read) = message::read(&message).filter(|read| !read.is_response()) else { continue };
             let message = match session.on_server_message(server, upstream_session.id, &message, &read, None)
             {
@@ -224,10 +229,10 @@ async fn read_stream(
     });
     tokio::select! {
         () = &mut forward => Ok(NotificationsEnd::NoReceiver),
-        over = announced => {
-            // What came before the end goes on.
+        outcome = notification_stream => {
+            // Messages that came before the end are forwarded.
             forward.await;
-            over
+            outcome
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The seats of a session: each is taken when its server is first needed, taken again when the server has forgotten it
-//! or another endpoint or configuration stands in its place.
+//! The upstream sessions of a session. Each is opened when its server is first needed. It is opened again
+//! when the server has forgotten it, or another endpoint or configuration replaces it.
 //!
-//! A seat that was taken anew knows what the client had set in the one before (`memory`), and a client that listens goes
-//! on listening there (`listening`). How seats are left is in `leaving`.
+//! A new upstream session gets what the client had set in the former one (`client_state`), and its
+//! notifications are read again (`upstream_notifications`). How upstream sessions are closed is in
+//! `upstream_close`.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -20,27 +21,27 @@ use crate::server::Server;
 use crate::upstream::http::UpstreamSession;
 use crate::upstream::{RpcOutcome, ServerHandshake, UpstreamError, WireId};
 
-/// How long a server may take to hear of a level, or of an end.
+/// Timeout for setting a log level and for closing an upstream session.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the first call of a session waits for the stream of what the server says unasked.
-const MIN_SESSION_AGE: Duration = Duration::from_secs(1);
-/// All sessions that a reload moves do not come at once.
+/// How long the first call of a session waits for the server's notification stream.
+const STREAM_WAIT: Duration = Duration::from_secs(1);
+/// Sessions that a reload moves reconnect spread over this time.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// A seat at one server, once it is taken.
+/// The place of an upstream session at one server.
 pub struct UpstreamSlot {
-    /// As it is configured now: its endpoints may change under a seat.
+    /// As it is configured now: its endpoints may change under an upstream session.
     pub(super) server: ArcSwap<Server>,
     pub(super) session: ArcSwapOption<UpstreamSession>,
-    /// Held by whoever takes the seat.
+    /// Locked while an upstream session is opened.
     pub(super) connecting: tokio::sync::Mutex<()>,
-    /// Told when the seat is another, or not to be used any more.
+    /// Notified when the upstream session is another, or must not be used any more.
     pub(super) migrated: Notify,
-    /// Told when the server has answered to who listens, or will not.
+    /// Notified when the server has answered to the notification stream, or will not.
     pub(super) listening: Notify,
-    /// The last `Authorization` of the caller, where the server wants it.
+    /// The last `Authorization` of the caller, if the server needs it.
     bearer: ArcSwapOption<HeaderValue>,
-    /// The task that listens to the server.
+    /// The task that reads the server's notifications.
     pub(super) subscription: Mutex<Option<AbortHandle>>,
 }
 
@@ -66,7 +67,7 @@ impl UpstreamSlot {
         self.session.load().is_some()
     }
 
-    /// The seat, if it can be used.
+    /// The upstream session, if it can be used.
     pub(super) fn usable(&self, server: &Server) -> Option<Arc<UpstreamSession>> {
         let upstream_session = self.session.load();
         upstream_session.as_ref().filter(|upstream_session| is_usable(server, upstream_session)).cloned()
@@ -95,7 +96,7 @@ impl UpstreamSlot {
         before
     }
 
-    /// Gives up the seat, if it is this one.
+    /// Clears the slot, if it holds this upstream session.
     fn clear_if(&self, upstream_session: &Arc<UpstreamSession>) -> bool {
         let before = self.session.compare_and_swap(upstream_session, None);
         let gone = before.as_ref().is_some_and(|before| Arc::ptr_eq(before, upstream_session));
@@ -114,8 +115,8 @@ impl UpstreamSlot {
 }
 
 impl Session {
-    /// The seat at a server, taken now if need be; many callers wait for one `initialize`. `bearer` is what a
-    /// server wants to see that is called in its caller's name.
+    /// The upstream session at a server, opened now if necessary; many callers wait for one `initialize`.
+    /// `bearer` is the `Authorization` for a server that is called in its caller's name.
     pub async fn upstream_session(
         self: &Arc<Self>,
         server: &Arc<Server>,
@@ -128,30 +129,30 @@ impl Session {
         }
         let (session, bearer) = (self.clone(), bearer.cloned());
         // On the long-lived runtime: the connection outlives the request that opened it.
-        let taking = self.runtime.spawn(async move { session.connect(&slot, bearer, true).await });
-        taking
+        let pending = self.runtime.spawn(async move { session.connect(&slot, bearer, true).await });
+        pending
             .await
             .unwrap_or_else(|_| Err(UpstreamError::Unreachable("the gateway is shutting down".into())))
     }
 
-    /// The seats that are taken, with their servers.
+    /// The open upstream sessions, with their servers.
     pub fn upstream_sessions(&self) -> Vec<(Arc<Server>, Arc<UpstreamSession>)> {
         let taken = |slot: &Arc<UpstreamSlot>| Some((slot.server.load_full(), slot.session.load_full()?));
         self.upstream_slots().iter().filter_map(taken).collect()
     }
 
-    /// The seat of this number, as long as anything in it may go on.
+    /// The upstream session of this number, as long as it is open or draining.
     pub fn upstream_session_by_id(&self, number: u64) -> Option<(Arc<Server>, Arc<UpstreamSession>)> {
-        let parting = self.draining.lock().expect("no holder of the lock panics");
-        let found = parting.iter().find(|(_, upstream_session)| upstream_session.id == number).cloned();
-        drop(parting);
+        let draining = self.draining.lock().expect("no holder of the lock panics");
+        let found = draining.iter().find(|(_, upstream_session)| upstream_session.id == number).cloned();
+        drop(draining);
         found.or_else(|| {
             self.upstream_sessions().into_iter().find(|(_, upstream_session)| upstream_session.id == number)
         })
     }
 
-    /// Whether an answer of this status says that the server has forgotten the seat in which it was asked, without having
-    /// looked at what was asked. By 404 it does; by 400 it may, and is asked once more.
+    /// Whether a response of this status means that the server has forgotten the upstream session, without
+    /// having processed the request. 404 means it; 400 may, and the server is asked once more.
     pub async fn is_session_expired(
         &self,
         server: &Server,
@@ -162,7 +163,7 @@ impl Session {
             _ if upstream_session.session.is_none() => false,
             404 => true,
             400 => {
-                // Of many calls that are told so at once, those who come later find another seat or none.
+                // Of many calls that get this at once, the later ones find another upstream session or none.
                 let holds = |slot: Arc<UpstreamSlot>| {
                     let now = slot.session.load();
                     now.as_ref().is_some_and(|now| Arc::ptr_eq(now, upstream_session))
@@ -177,7 +178,8 @@ impl Session {
         }
     }
 
-    /// Drops a seat that the server has forgotten; the next [`Self::seat`] takes a new one.
+    /// Drops an upstream session that the server has forgotten; the next [`Self::upstream_session`] opens a
+    /// new one.
     pub fn drop_upstream_session(&self, server: &Server, upstream_session: &Arc<UpstreamSession>) {
         if let Some(slot) = self.slot_of(server) {
             slot.clear_if(upstream_session);
@@ -185,7 +187,8 @@ impl Session {
         self.server_requests.remove_session(upstream_session.id);
     }
 
-    /// Drops a seat at an endpoint that does not answer; the next [`Self::seat`] takes one at another.
+    /// Drops an upstream session at an endpoint that does not answer; the next [`Self::upstream_session`]
+    /// opens one at another.
     pub fn reconnect_upstream(
         self: &Arc<Self>,
         server: &Arc<Server>,
@@ -210,22 +213,22 @@ impl Session {
         }
         let mut slots = self.upstream_slots.lock().expect("no holder of the lock panics");
         let slot = slots.entry(server.serial).or_insert_with(|| UpstreamSlot::new(server));
-        // A call that began before a reload may come with the old one.
+        // A call that began before a reload may come with the old server.
         if !Arc::ptr_eq(&slot.server.load(), server) && !server.retired.is_cancelled() {
             slot.server.store(server.clone());
         }
         slot.clone()
     }
 
-    /// Takes the seat, for a call or for who listens.
+    /// Opens the upstream session, for a call or for the notification task.
     pub(super) async fn connect(
         self: &Arc<Self>,
         slot: &Arc<UpstreamSlot>,
         bearer: Option<HeaderValue>,
         calls: bool,
     ) -> Result<Arc<UpstreamSession>, UpstreamError> {
-        let taking = slot.connecting.lock().await;
-        // Whoever ends the session waits for us, and finds the seat, or finds none.
+        let connect_lock = slot.connecting.lock().await;
+        // The end of the session waits for this lock, and finds the upstream session, or finds none.
         if self.ended.is_cancelled() {
             return Err(UpstreamError::SessionClosed);
         }
@@ -234,8 +237,8 @@ impl Session {
             upstream_session.renew(bearer.as_ref());
             return Ok(upstream_session);
         }
-        // Its endpoint is gone or out of order: another takes the session over, as one that has forgotten it. What runs
-        // there may go on.
+        // Its endpoint is gone or unhealthy: another endpoint takes the session over, as one that has
+        // forgotten it. Requests in flight there may continue.
         if let Some(lost) = slot.set(None) {
             self.drain(server.clone(), lost);
         }
@@ -246,22 +249,26 @@ impl Session {
         }
         self.send_log_level(&server, &upstream_session, &handshake).await;
         slot.set(Some(upstream_session.clone()));
-        drop(taking);
+        drop(connect_lock);
         if server.retired.is_cancelled() && slot.server.load().retired.is_cancelled() {
             // For a call that began before a reload.
             self.remove(slot);
             return Ok(upstream_session);
         }
-        let followed = self.client_state.subscriptions(&server.name);
-        if !followed.is_empty() {
-            self.runtime.spawn(self.clone().resubscribe(server.clone(), upstream_session.clone(), followed));
+        let subscribed = self.client_state.subscriptions(&server.name);
+        if !subscribed.is_empty() {
+            self.runtime.spawn(self.clone().resubscribe(
+                server.clone(),
+                upstream_session.clone(),
+                subscribed,
+            ));
         }
         if self.wants_notifications(&server.name) {
-            let listens = slot.listening.notified();
+            let is_open = slot.listening.notified();
             self.subscribe(slot);
             if calls {
-                // What the server says unasked in the first call is heard by a stream that stands, and else by nobody.
-                let _ = tokio::time::timeout(MIN_SESSION_AGE, listens).await;
+                // Notifications during the first call are received only if the stream is open by then.
+                let _ = tokio::time::timeout(STREAM_WAIT, is_open).await;
             }
         }
         Ok(upstream_session)
@@ -284,7 +291,7 @@ impl Session {
         Ok((Arc::new(upstream_session), handshake))
     }
 
-    /// Tells a server in a new seat how much the client wants to hear, before it hears of anything.
+    /// Sets the log level of the client in a new upstream session, before the server sends anything.
     async fn send_log_level(
         &self,
         server: &Server,
@@ -295,21 +302,22 @@ impl Session {
             return;
         };
         if handshake.has_capability("logging", None) {
-            let told = http.request_in(upstream_session, "logging/setLevel", params);
-            if !matches!(tokio::time::timeout(CLOSE_TIMEOUT, told).await, Ok(Ok(RpcOutcome::Result(_)))) {
+            let set_level = http.request_in(upstream_session, "logging/setLevel", params);
+            if !matches!(tokio::time::timeout(CLOSE_TIMEOUT, set_level).await, Ok(Ok(RpcOutcome::Result(_))))
+            {
                 tracing::debug!(server = %server.name, "the level of log messages was not set in a new upstream session");
             }
         }
     }
 
-    /// Other servers have taken the places of some.
+    /// Applies a reload that has replaced servers.
     pub(super) fn apply_servers(self: &Arc<Self>, servers: &Servers) {
         for slot in self.upstream_slots() {
             let old = slot.server.load_full();
             match servers.get(&old.name) {
                 Some(now) if Arc::ptr_eq(now, &old) => {}
                 Some(now) if now.serial == old.serial => {
-                    // Its endpoints may be others; what runs at one that is gone may go on there.
+                    // Its endpoints may have changed; requests in flight at a removed one may continue there.
                     let is_gone = |upstream_session: &Arc<UpstreamSession>| {
                         now.upstream
                             .endpoint_pool()
@@ -335,20 +343,20 @@ impl Session {
         self.apply_shared(servers);
     }
 
-    /// What the client follows at a server it follows at the one in its place.
+    /// Moves the subscriptions of the client at a server to the server that replaces it.
     pub(super) fn migrate(self: &Arc<Self>, now: &Arc<Server>, bearer: Option<HeaderValue>) {
         let (session, now) = (self.clone(), now.clone());
         if now.upstream.is_shared() {
             if self.client_state.subscriptions(&now.name).is_empty() {
                 return;
             }
-            // Before a reload can pass that finds nothing to go on with.
+            // Before a reload can pass that finds nothing to continue.
             self.mark_stale(&now);
             self.runtime.spawn(async move { session.resubscribe_shared(&now).await });
         } else if now.upstream.endpoint_pool().is_some() && self.wants_notifications(&now.name) {
             self.runtime.spawn(async move {
                 tokio::time::sleep(jittered(SPREAD)).await;
-                // If that fails, whoever attends to it tries on.
+                // If that fails, the notification task tries again.
                 let _ = session.upstream_session(&now, bearer.as_ref()).await;
                 let slot = session.slot(&now);
                 session.subscribe(&slot);
@@ -357,17 +365,19 @@ impl Session {
     }
 }
 
-/// A part of a time, by chance.
+/// A random part of a duration.
 pub(super) fn jittered(time: Duration) -> Duration {
     time.mul_f64(getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX)))
 }
 
-/// Whether a seat can be used: its endpoint is still one of the server's, and no worse than all others.
+/// Whether an upstream session can be used: its endpoint still belongs to the server, and is no worse than
+/// all others.
 fn is_usable(server: &Server, upstream_session: &UpstreamSession) -> bool {
     server.upstream.endpoint_pool().is_some_and(|pool| pool.can_serve(upstream_session))
 }
 
-/// Tells an endpoint that a seat is left, and with it these requests: not every server ends them with the session.
+/// Closes an upstream session at its endpoint, and cancels these requests: not every server ends them with
+/// the session.
 pub(super) async fn close_session(server: &Server, upstream_session: &UpstreamSession, in_flight: &[WireId]) {
     let Some(http) = server.upstream.endpoint_pool() else { return };
     let cancelled = in_flight.iter().map(|id| {

@@ -1,5 +1,5 @@
-//! Batches of 2025-03-26: one line with many messages goes as it is, and its answers come in one line. Whether the
-//! session has them is for the gateway to say.
+//! Batches of 2025-03-26: one line with many messages is sent unchanged, and its responses come in one
+//! line. The gateway decides whether the session has batches.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ impl StdioFrontend {
         }
     }
 
-    /// Sends a batch; gives its answers, if it has any.
+    /// Sends a batch; returns its responses, if there are any.
     async fn batched(self: &Arc<Self>, line: Bytes) -> Result<Option<Bytes>, Rejection> {
         let mut renewed = false;
         loop {
@@ -85,7 +85,7 @@ impl StdioFrontend {
     }
 }
 
-/// The id of a message that wants an answer.
+/// The id of a message that expects a response.
 fn asked(message: &Bytes) -> Option<Bytes> {
     let rpc = mcp::jsonrpc::request::read(message, DEPTH_CEILING)
         .ok()

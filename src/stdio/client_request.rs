@@ -24,7 +24,7 @@ impl StdioRequest {
         Self { line, id, method, rpc }
     }
 
-    /// It carries its revision itself (2026-07-28 on) instead of belonging to a session.
+    /// It carries its version itself (2026-07-28 on) instead of belonging to a session.
     pub fn is_modern(&self) -> bool {
         self.rpc.meta.protocol_version.is_some() || self.rpc.meta.client_capabilities.is_some()
     }
@@ -33,13 +33,13 @@ impl StdioRequest {
         self.rpc.params.map(|span| self.line.slice(span.start..span.end)).unwrap_or_default()
     }
 
-    /// Whether it may go again when nobody knows whether it arrived.
+    /// Whether it may be sent again when its arrival is unknown.
     pub(super) fn is_idempotent(&self) -> bool {
         self.method.is_idempotent() || matches!(self.method, Method::Discover | Method::Ping)
     }
 
-    /// The head that a modern request has (2026-07-28, streamable-http, "Standard Headers"); what arguments are
-    /// repeated is for others.
+    /// The standard headers of a modern request (2026-07-28, streamable-http, "Standard Headers"); other
+    /// code adds those that repeat arguments.
     pub fn head(&self) -> HeaderMap {
         let mut headers = param_headers_of(&self.line);
         let version = self.rpc.meta.protocol_version.map(|version| version.read(&self.line));

@@ -1,4 +1,4 @@
-//! The messages of a stream of events, one by one, and where the stream can be gone on with.
+//! The messages of a stream of events, one by one, and where the stream can be resumed.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use mcp::jsonrpc::message;
 use mcp::sse;
 use mcp::sse::EventSplitter;
 
-/// The longest time that a server may ask to be left alone.
+/// Maximum `retry` time that a server may request.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 pub struct Events {
@@ -24,13 +24,13 @@ pub struct Events {
 }
 
 impl Events {
-    /// `max` bounds one event.
+    /// `max` bounds one event, in bytes.
     pub fn of(response: reqwest::Response, max: usize) -> Self {
         let splitter = EventSplitter::new(max);
         Self { response, splitter, ready: VecDeque::new(), last: None, retry: None }
     }
 
-    /// The next message; `None` at the end, an error where the stream broke off.
+    /// The next message; `None` at the end, an error if the stream broke off.
     pub async fn next(&mut self) -> Result<Option<Bytes>, String> {
         loop {
             if let Some(message) = self.ready.pop_front() {
@@ -67,7 +67,8 @@ pub fn is_stream(response: &reqwest::Response) -> bool {
     kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
 }
 
-/// Whether this is what the client waits for: the answer to its request. Whatever else is sound goes to it as it is.
+/// Whether this is the response that the client waits for. Any other valid message goes to the client
+/// unchanged.
 #[derive(Debug, PartialEq, Eq)]
 pub enum EventKind {
     Response,
@@ -77,7 +78,7 @@ pub enum EventKind {
     Invalid,
 }
 
-/// What a message is to whoever waits for the answer to `id`; none where nobody waits.
+/// What a message is to the request `id`; `None` without a waiting request.
 pub fn classify(message: &[u8], id: Option<&[u8]>) -> EventKind {
     let Some(read) = message::read(message) else { return EventKind::Invalid };
     if read.method.is_some() {

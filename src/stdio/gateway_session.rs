@@ -8,13 +8,13 @@ use mcp::header_name;
 use mcp::jsonrpc::message;
 
 pub struct GatewaySession {
-    /// None at a server that keeps no sessions.
+    /// `None` at a server that keeps no sessions.
     pub(super) id: Option<HeaderValue>,
     pub(super) version: Option<HeaderValue>,
-    /// What the server said that it can.
+    /// The capabilities of the server.
     pub(super) capabilities: Bytes,
-    /// The gateway has said whether there is a stream.
-    pub heard: CancellationToken,
+    /// The gateway has shown whether there is a stream.
+    pub stream_settled: CancellationToken,
     /// Ends its stream.
     pub over: CancellationToken,
 }
@@ -30,12 +30,12 @@ impl GatewaySession {
             .collect()
     }
 
-    /// The changes of lists that the server promised to tell of.
+    /// The list changes that the server promised to report.
     pub(super) fn announcements(&self) -> impl Iterator<Item = Bytes> + '_ {
         ["tools", "prompts", "resources"].into_iter().filter_map(|kind| {
             let able = message::member(&self.capabilities, kind)?.of(&self.capabilities);
-            let tells = message::member(able, "listChanged").is_some_and(|span| span.of(able) == b"true");
-            tells.then(|| message::notification(&format!("notifications/{kind}/list_changed"), b""))
+            let announces = message::member(able, "listChanged").is_some_and(|span| span.of(able) == b"true");
+            announces.then(|| message::notification(&format!("notifications/{kind}/list_changed"), b""))
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The client's requests that run. Who takes a request out of here answers it: nobody else does.
+//! The client's requests in flight. Only the code that removes a request from here answers it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,29 +13,29 @@ use super::client_request::StdioRequest;
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 
-/// A request that runs.
+/// A request in flight.
 pub struct StdioCall {
     pub request: StdioRequest,
     /// Ends the work on it.
     pub stop: CancellationToken,
-    /// The request was handed to the connection, or never will be.
+    /// The request was passed to the connection, or never will be.
     pub detached: CancellationToken,
     cancelled: AtomicBool,
 }
 
 impl StdioCall {
-    /// The client wants no answer any more.
+    /// The client wants no response any more.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    /// What the client is told of a request that ends with the process.
+    /// The response to a request that ends with the process.
     pub fn cancel_response(&self) -> Option<Bytes> {
         if self.is_cancelled() {
             return None;
         }
         if self.request.method == Method::Listen {
-            // 2026-07-28, basic/transports/stdio: so ends a subscription that the server ends.
+            // 2026-07-28, basic/transports/stdio: the message for a subscription that the server ends.
             let params = [&br#"{"requestId":"#[..], &self.request.id, b"}"].concat();
             return Some(message::notification("notifications/cancelled", &params));
         }
@@ -56,12 +56,13 @@ impl StdioCalls {
             detached: CancellationToken::new(),
             cancelled: AtomicBool::new(false),
         });
-        // An id that runs already is the client's mistake: both are answered, the newer one can be cancelled.
+        // An id that is in flight already is the client's mistake: both are answered, the newer one can be
+        // cancelled.
         self.all().insert(key(&call.request.id), call.clone());
         call
     }
 
-    /// Takes a request out; false if somebody else has, who answers it.
+    /// Removes a request; false if other code has removed it, which then answers it.
     pub fn done(&self, call: &Arc<StdioCall>) -> bool {
         call.detached.cancel();
         let (mut all, key) = (self.all(), key(&call.request.id));
@@ -80,7 +81,7 @@ impl StdioCalls {
         Some(call)
     }
 
-    /// Ends what would never end by itself.
+    /// Ends streams, which would never end by themselves.
     pub fn stop_streams(&self) {
         for call in self.all().values().filter(|call| call.request.method == Method::Listen) {
             call.stop.cancel();
@@ -131,8 +132,8 @@ mod tests {
         let stopped = in_flight.stop_all();
         assert_eq!(stopped.len(), 1);
         assert!(second.stop.is_cancelled() && !in_flight.done(&second), "whoever stops it answers it");
-        let told = second.cancel_response().expect("the client waits");
-        assert!(told.starts_with(br#"{"jsonrpc":"2.0","id":2,"error":"#), "{told:?}");
+        let response = second.cancel_response().expect("the client waits");
+        assert!(response.starts_with(br#"{"jsonrpc":"2.0","id":2,"error":"#), "{response:?}");
         assert_eq!(first.cancel_response(), None, "it was cancelled");
     }
 

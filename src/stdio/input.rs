@@ -1,18 +1,18 @@
-//! Standard input, line by line. A thread of its own reads it: a read that nothing comes from cannot be called off, and
-//! must not keep the process from ending.
+//! Standard input, line by line. A thread of its own reads it: a blocked read cannot be cancelled, and must
+//! not keep the process from ending.
 
 use std::io::{self, BufRead, Read};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// Lines that may wait; who writes more waits itself.
+/// Lines that may wait; when the queue is full, the reader waits.
 const WAITING: usize = 16;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum InputLine {
     Whole(Bytes),
-    /// It was read to its end and thrown away.
+    /// It was read to its end and discarded.
     TooLong,
 }
 
@@ -57,7 +57,7 @@ fn next(input: &mut impl BufRead, max: usize) -> io::Result<Option<InputLine>> {
     Ok(Some(InputLine::Whole(line.into())))
 }
 
-/// Throws away the rest of a line.
+/// Discards the rest of a line.
 fn skip(input: &mut impl BufRead) -> io::Result<()> {
     loop {
         let (used, end) = match input.fill_buf() {
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     fn lines(text: &str, max: usize) -> Vec<InputLine> {
-        // Small pieces, so that lines go over their borders.
+        // Small chunks, so that lines cross their borders.
         let mut input = io::BufReader::with_capacity(3, text.as_bytes());
         std::iter::from_fn(|| next(&mut input, max).expect("a slice can be read")).collect()
     }

@@ -1,5 +1,5 @@
-//! The streams that last: the GET stream of a legacy session, and `subscriptions/listen` of 2026-07-28. Both are opened
-//! again whenever they end, for as long as the client wants them.
+//! The long-lived streams: the GET stream of a legacy session, and `subscriptions/listen` of 2026-07-28.
+//! Both are opened again whenever they end, for as long as the client wants them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::response::{ReadOutcome, passes};
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::SUBSCRIPTION_ID;
 
-/// How long a stream is left alone after its end; longer each time, unless it stood for a while.
+/// The pause before a stream is opened again; longer each time, unless it lasted for a while.
 #[derive(Debug)]
 struct Backoff(Duration);
 
@@ -27,8 +27,8 @@ const MIN: Duration = Duration::from_millis(100);
 const MAX: Duration = Duration::from_secs(5);
 
 impl Backoff {
-    async fn after(&mut self, stood: Duration, asked: Option<Duration>) {
-        if stood > MAX {
+    async fn after(&mut self, lasted: Duration, asked: Option<Duration>) {
+        if lasted > MAX {
             self.0 = MIN;
         }
         tokio::time::sleep(asked.unwrap_or(self.0)).await;
@@ -37,8 +37,8 @@ impl Backoff {
 }
 
 impl StdioFrontend {
-    /// Hears what the gateway says in a session unasked, until the session is over or the gateway has no such stream.
-    /// It may open another session, which has a stream of its own.
+    /// Reads the gateway's unrequested messages in a session, until the session ends or the gateway has no
+    /// such stream. It may open another session, which has a stream of its own.
     pub(super) fn listen_loop(self: Arc<Self>, session: Arc<GatewaySession>) -> BoxFuture<'static, ()> {
         let over = session.over.clone();
         async move {
@@ -56,7 +56,7 @@ impl StdioFrontend {
         loop {
             let (opened, mut retry) = (Instant::now(), None);
             let answered = self.transport.get(session.headers(), last.take()).await;
-            session.heard.cancel();
+            session.stream_settled.cancel();
             match answered {
                 Ok(response) if response.status().is_success() && is_stream(&response) => {
                     let mut events = Events::of(response, self.settings.max_response);
@@ -72,7 +72,7 @@ impl StdioFrontend {
                         // The new one has a stream of its own.
                         Ok(()) => return,
                         Err(rejection) => {
-                            tracing::debug!(why = %rejection.message, "the session is not opened anew")
+                            tracing::debug!(why = %rejection.message, "the session cannot be opened again")
                         }
                     }
                 }
@@ -88,7 +88,7 @@ impl StdioFrontend {
     pub(super) async fn subscribe(&self, call: &StdioCall) -> Result<Option<Bytes>, Rejection> {
         let request = &call.request;
         let mut pause = Backoff(MIN);
-        // What the client was promised.
+        // The acknowledgement that the client has received.
         let mut promised: Option<Bytes> = None;
         loop {
             let opened = Instant::now();
@@ -106,8 +106,8 @@ impl StdioFrontend {
                 },
                 Err(error) => Some(message::rejection_response(Some(&request.id), &error.rejection())),
             };
-            // A gateway that stops ends its streams in good order; another will be there. One that says no from the
-            // first, or that it is the client's fault, is believed.
+            // A gateway that stops ends its streams cleanly; another one will follow. A rejection at the
+            // first attempt, or one that is the client's fault, is final.
             if let Some(end) = end
                 && (promised.is_none() || is_final(&end))
             {
@@ -117,7 +117,7 @@ impl StdioFrontend {
         }
     }
 
-    /// Passes a subscription on to its end; gives the last word, if there is one.
+    /// Forwards a subscription to its end; returns the final message, if there is one.
     async fn subscribed(
         &self,
         response: reqwest::Response,
@@ -136,9 +136,9 @@ impl StdioFrontend {
                         self.out.write(message.clone()).await;
                     }
                     if before.is_some() {
-                        // What changed meanwhile was told to nobody.
-                        for word in missed(&message, id) {
-                            self.out.write(word).await;
+                        // Changes in the meantime were not reported.
+                        for notification in missed(&message, id) {
+                            self.out.write(notification).await;
                         }
                     }
                 }
@@ -154,12 +154,12 @@ fn is_acknowledgement(message: &[u8]) -> bool {
         .is_some_and(|method| method.is(message, message::ACKNOWLEDGED))
 }
 
-/// Whether nothing would come of another try: a refusal of what the client asks for.
+/// Whether another attempt is useless: the client's request itself is rejected.
 fn is_final(end: &[u8]) -> bool {
     message::read(end).is_some_and(|read| read.error.is_some()) && !passes(end)
 }
 
-/// What may have been missed of that which was promised.
+/// The promised notifications that may have been missed.
 fn missed(acknowledgement: &[u8], id: &[u8]) -> Vec<Bytes> {
     let params =
         message::read(acknowledgement).and_then(|read| read.params).map(|span| span.of(acknowledgement));
@@ -182,7 +182,7 @@ fn missed(acknowledgement: &[u8], id: &[u8]) -> Vec<Bytes> {
         .collect()
 }
 
-/// A gateway without such a stream; other refusals may pass.
+/// A gateway without such a stream; other rejections may be temporary.
 fn has_none(status: StatusCode) -> bool {
     status.is_success() || matches!(status.as_u16(), 404 | 405 | 406 | 501)
 }
@@ -195,9 +195,9 @@ mod tests {
     fn what_was_promised_is_told_as_changed_after_a_gap() {
         let ack = br#"{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s"},"notifications":{"toolsListChanged":true,"resourceSubscriptions":["a:b"]}}}"#;
         assert!(is_acknowledgement(ack));
-        let told = missed(ack, b"\"s\"");
+        let notifications = missed(ack, b"\"s\"");
         assert_eq!(
-            told,
+            notifications,
             [
                 r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s"}}}"#
             ]

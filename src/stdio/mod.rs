@@ -1,10 +1,11 @@
 //! An MCP server on standard input and output, for clients that start programs (2026-07-28 and before,
-//! basic/transports/stdio). Each message goes to a gateway over Streamable HTTP, and what comes back is written as it
-//! comes: the front judges nothing and knows no server, so whatever holds for a client over HTTP holds here.
+//! basic/transports/stdio). Each message goes to a gateway over Streamable HTTP, and the result is written
+//! as it comes. The bridge authorizes nothing and knows no server, so the same rules apply as for a client
+//! over HTTP.
 //!
-//! The gateway is another process, reached by URL, or one of this process without a listener (`transport`). Either may
-//! be restarted behind the client's back: requests wait a moment for it, a session that it has forgotten is opened
-//! anew (`session`), streams are opened again (`listen`).
+//! The gateway is another process, reached by URL, or a gateway of this process without a listener
+//! (`transport`). Either may restart without the client noticing: requests wait a moment for it, a
+//! forgotten session is opened again (`session`), and streams are opened again (`listen`).
 
 mod batch;
 mod client_request;
@@ -41,17 +42,17 @@ use output::Output;
 use session::ClientSessions;
 use transport::{Transport, TransportError};
 
-/// How long the gateway gets at the end to hear that the session is over, and the client to read the last lines.
+/// Timeout at the end for closing the session at the gateway, and for the client to read the last lines.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longest line of a client, in bytes: the most that `limits.max_body` of any gateway can be. Whether a gateway takes as much
-/// is for it to say, under the id of the request.
+/// Maximum length of a client's line, in bytes: the highest possible `limits.max_body` of a gateway. The
+/// gateway itself rejects what it does not accept, under the id of the request.
 pub const MAX_LINE: usize = 64 << 20;
 
-/// What bounds the front.
+/// The limits of the bridge.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Most of an answer that is held at a time, in bytes.
+    /// Maximum size of a response that is held, in bytes.
     pub max_response: usize,
     /// How long a request waits for a gateway that cannot be reached.
     pub wait: Duration,
@@ -70,11 +71,12 @@ pub struct StdioFrontend {
 }
 
 impl StdioFrontend {
-    /// Serves the client of this process until standard input ends, standard output breaks, or `stop` comes.
+    /// Serves the client of this process until standard input ends, standard output breaks, or `stop` is
+    /// ready.
     pub async fn serve(transport: Transport, settings: Settings, stop: impl Future<Output = ()>) {
         let input = Input::start(MAX_LINE);
         let (out, written) = Output::start();
-        let front = Arc::new(Self {
+        let bridge = Arc::new(Self {
             transport,
             settings,
             out,
@@ -86,16 +88,16 @@ impl StdioFrontend {
         tokio::select! {
             biased;
             () = stop => {}
-            () = front.out.broken() => {}
-            () = front.clone().until_the_end(input) => {}
+            () = bridge.out.broken() => {}
+            () = bridge.clone().until_the_end(input) => {}
         }
-        front.close().await;
-        front.out.end().await;
-        // A client that does not read is not waited for: the end of the process is that of its threads.
+        bridge.close().await;
+        bridge.out.end().await;
+        // Not for a client that does not read: the end of the process ends its threads.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, written).await;
     }
 
-    /// Takes line after line; at the end of them the calls that run may finish.
+    /// Reads line after line; at the end of input, the running calls may finish.
     async fn until_the_end(self: Arc<Self>, mut input: Input) {
         while let Some(line) = input.next().await {
             match line {
@@ -113,8 +115,8 @@ impl StdioFrontend {
         }
     }
 
-    /// Takes one line. What must not be overtaken by what follows (the opening of a session, notifications) is waited
-    /// for; requests are not.
+    /// Handles one line. It waits for messages that later ones must not overtake (the opening of a session,
+    /// notifications), not for requests.
     async fn on_line(self: &Arc<Self>, line: Bytes) {
         let line = trim(line);
         if line.is_empty() {
@@ -153,11 +155,11 @@ impl StdioFrontend {
                 // Closing the stream is the cancellation (2026-07-28, streamable-http, "Cancellation").
                 Some(call) if call.request.is_modern() => call.stop.cancel(),
                 Some(call) => {
-                    let front = self.clone();
+                    let bridge = self.clone();
                     self.tasks.spawn(async move {
                         // A cancellation that comes before its request cancels nothing.
                         call.detached.cancelled().await;
-                        front.forward(line).await;
+                        bridge.forward(line).await;
                     });
                 }
                 // Perhaps one of a batch.
@@ -171,53 +173,55 @@ impl StdioFrontend {
         }
     }
 
-    /// Sends what has no answer: notifications and responses of a session. The modern era has none of either.
+    /// Sends messages without a response: notifications and responses of a session. The modern era has none
+    /// of either.
     async fn forward(&self, line: Bytes) {
         let Some(session) = self.session.now() else {
             tracing::debug!("a notification or response outside of a session is dropped");
             return;
         };
-        // Not waited for: a gateway that comes back does not know the session.
+        // No wait for the gateway here: a restarted gateway does not know the session.
         match self.transport.post(session.headers(), line, None).await {
             Ok(response) if response.status().is_success() => {}
             Ok(response) => {
-                tracing::debug!(status = %response.status(), "the gateway did not take a notification or response");
+                tracing::debug!(status = %response.status(), "the gateway rejected a notification or response");
             }
             Err(error) => tracing::warn!(%error, "a notification or response was lost"),
         }
     }
 
-    /// Sends a message, and waits a moment for a gateway that cannot be reached: most often it is being restarted.
+    /// Sends a message, and waits a moment for a gateway that cannot be reached: usually it is being
+    /// restarted.
     async fn post(
         &self,
         headers: HeaderMap,
         body: Bytes,
-        left: Option<CancellationToken>,
+        detached: Option<CancellationToken>,
     ) -> Result<reqwest::Response, TransportError> {
         let mut timeout = ConnectRetry::of(self.settings.wait);
         loop {
-            let sent = self.transport.post(headers.clone(), body.clone(), left.clone()).await;
+            let sent = self.transport.post(headers.clone(), body.clone(), detached.clone()).await;
             if !matches!(sent, Err(TransportError::Unreachable(_))) || !timeout.again().await {
                 return sent;
             }
         }
     }
 
-    /// An error that answers no request that could be told.
+    /// An error for a message without a readable request id.
     async fn log_invalid(&self, rejection: Rejection) {
         self.out.write(message::rejection_response(None, &rejection)).await;
     }
 
-    /// Ends what still runs: the client is told, the gateway too.
+    /// Ends running work: the client and the gateway are notified.
     async fn close(&self) {
         let cancelled = self.in_flight.stop_all().into_iter().map(|call| async move {
-            if let Some(word) = call.cancel_response() {
-                self.out.write(word).await;
+            if let Some(message) = call.cancel_response() {
+                self.out.write(message).await;
             }
             if let (Some(session), false) = (self.session.now(), call.request.is_modern()) {
                 let params = [&br#"{"requestId":"#[..], &call.request.id, b"}"].concat();
-                let word = message::notification("notifications/cancelled", &params);
-                let _ = self.transport.post(session.headers(), word, None).await;
+                let message = message::notification("notifications/cancelled", &params);
+                let _ = self.transport.post(session.headers(), message, None).await;
             }
         });
         let end = async {
@@ -232,7 +236,7 @@ impl StdioFrontend {
     }
 }
 
-/// How long something that is not there yet is waited for.
+/// How long to wait for a missing gateway or server.
 struct ConnectRetry {
     until: Instant,
     pause: Duration,
@@ -243,7 +247,7 @@ impl ConnectRetry {
         Self { until: Instant::now() + wait, pause: Duration::from_millis(20) }
     }
 
-    /// Waits a little, longer each time; false when it is at its end.
+    /// Waits a little, longer each time; false when the time is up.
     async fn again(&mut self) -> bool {
         if Instant::now() + self.pause > self.until {
             return false;

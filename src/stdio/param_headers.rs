@@ -1,5 +1,6 @@
-//! Arguments that a call must repeat in its head (2026-07-28, streamable-http, "Custom Headers from Tool Parameters"):
-//! learned from the lists that go to the client. On standard input there is no head, so clients need not know of it.
+//! Arguments that a call must repeat in its head (2026-07-28, streamable-http, "Custom Headers from Tool
+//! Parameters"). They are learned from the lists that go to the client. Standard input has no head, so
+//! clients need not know of it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +16,7 @@ use super::client_request::StdioRequest;
 use super::response::ReadOutcome;
 use mcp::jsonrpc::message;
 
-/// Most tools that are remembered, and pages that are read.
+/// Maximum number of remembered tools, and of pages that are read.
 const TOOLS: usize = 10_000;
 const PAGES: usize = 100;
 
@@ -44,7 +45,7 @@ struct ListedTool<'a> {
 }
 
 impl ToolHeaders {
-    /// Reads a list of tools; gives the cursor of the next page.
+    /// Reads a list of tools; returns the cursor of the next page.
     pub fn note(&self, answer: &[u8]) -> Option<String> {
         let page = serde_json::from_slice::<ListResult<'_>>(answer).ok()?.result;
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +71,7 @@ impl ToolHeaders {
 }
 
 impl StdioFrontend {
-    /// Reads the list of tools in the name of a call; whether that tells anything for it that was not known.
+    /// Reads the list of tools on behalf of a call. Returns whether this has added headers for it.
     pub(super) async fn learn(&self, call: &StdioRequest) -> bool {
         let before = self.param_headers.of(call);
         let params = call.params();

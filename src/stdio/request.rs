@@ -1,4 +1,4 @@
-//! A request of the client: sent, answered, sent again where that is safe.
+//! A request of the client: sent, answered, and sent again where that is safe.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use mcp::jsonrpc::message;
 use mcp::method::Method;
 
 impl StdioFrontend {
-    /// Works on a request to its end.
+    /// Processes a request to its end.
     pub(super) async fn run(self: Arc<Self>, call: Arc<StdioCall>) {
         let answer = tokio::select! {
             biased;
             () = call.stop.cancelled() => None,
             answer = self.answer(&call) => answer,
         };
-        // Who cancels a request wants no answer (2025-11-25, basic/utilities/cancellation).
+        // A client that cancels a request wants no response (2025-11-25, basic/utilities/cancellation).
         if self.in_flight.done(&call)
             && let Some(answer) = answer.filter(|_| !call.is_cancelled())
         {
@@ -55,7 +55,7 @@ impl StdioFrontend {
                     self.param_headers.note(&answer);
                     return Ok(Some(answer));
                 }
-                // The tool has arguments to be repeated in the head, and the client has not listed it here.
+                // The tool has arguments that the head must repeat, and the client has not listed it here.
                 ReadOutcome::Response(answer)
                     if request.method == Method::ToolsCall && !learned && is_mismatch(&answer) =>
                 {
@@ -64,7 +64,7 @@ impl StdioFrontend {
                         return Ok(Some(answer));
                     }
                 }
-                // A client that hears no at first goes on with another revision.
+                // A client that is rejected at first continues with another version.
                 ReadOutcome::Response(answer)
                     if request.method == Method::Discover && passes(&answer) && timeout.again().await => {}
                 ReadOutcome::Response(answer) => return Ok(Some(answer)),
@@ -76,7 +76,7 @@ impl StdioFrontend {
         }
     }
 
-    /// A request in the session, or without one if there is none yet: the gateway says what is missing.
+    /// A request in the session, or without one if there is none yet: the gateway reports what is missing.
     async fn in_session(self: &Arc<Self>, call: &StdioCall) -> Result<Option<Bytes>, Rejection> {
         let request = &call.request;
         let (mut repeated, mut renewed) = (false, false);
@@ -88,7 +88,7 @@ impl StdioFrontend {
                     self.session.remember(request, &answer);
                     return Ok(Some(answer));
                 }
-                // The gateway did not look at it: it was restarted, or the session lay idle for too long.
+                // The gateway did not process it: it was restarted, or the session was idle for too long.
                 (ReadOutcome::SessionExpired(_), Some(session)) if !renewed => {
                     renewed = true;
                     self.renew(&session).await?;
@@ -114,7 +114,7 @@ impl StdioFrontend {
     }
 }
 
-/// Whether an answer says that head and body disagree.
+/// Whether a response reports that head and body do not match.
 fn is_mismatch(answer: &[u8]) -> bool {
     let error = message::read(answer).and_then(|read| read.error);
     error.and_then(|error| code_of(error.of(answer))) == Some(code::HEADER_MISMATCH)

@@ -1,5 +1,5 @@
-//! Reading the answer to a request: one message, or a stream of events that ends with it, which is gone on with where it
-//! broke off and the gateway allows that.
+//! Reads the response to a request: one message, or a stream of events that ends with it. A broken stream
+//! is resumed where it stopped, if the gateway allows it.
 
 use std::time::Duration;
 
@@ -15,25 +15,25 @@ use super::in_flight::StdioCall;
 use super::transport::cause;
 use mcp::jsonrpc::message;
 
-/// How long a stream is left alone before it is gone on with, if its server does not say.
+/// The pause before a stream is resumed, if its server does not name one.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How often in a row it is tried without hearing a message.
+/// Consecutive attempts to resume without receiving a message.
 const MAX_RESUMES: u32 = 5;
-/// What of an answer that makes no sense is shown.
+/// Bytes of an invalid response that are shown.
 const SHOWN: usize = 200;
 
 pub enum ReadOutcome {
     Response(Bytes),
-    /// The gateway does not know the session; in its own words.
+    /// The gateway does not know the session; its own error.
     SessionExpired(Bytes),
-    /// Nobody knows what became of it.
+    /// The outcome is unknown.
     Failed(Rejection),
-    /// It ended without an answer, as it should.
+    /// It ended without a response, as it should.
     Nothing,
 }
 
 impl StdioFrontend {
-    /// Reads the answer to `id`; what is said on the way goes to the client at once.
+    /// Reads the response to `id`; messages before it go to the client at once.
     pub(super) async fn read(
         &self,
         response: reqwest::Response,
@@ -78,7 +78,7 @@ impl StdioFrontend {
                     EventKind::Response => return ReadOutcome::Response(message),
                     EventKind::Message => self.out.write(message).await,
                     EventKind::Invalid => {
-                        tracing::warn!("a message of the gateway that answers nothing is dropped")
+                        tracing::warn!("a message of the gateway that answers no request is dropped")
                     }
                 }
             };
@@ -124,18 +124,18 @@ impl StdioFrontend {
     }
 }
 
-/// Whether a gateway says that it does not know the session: 404 by the specification, 400 by some servers, in words or
-/// under a code that says nothing of parameters.
+/// Whether a gateway reports that it does not know the session: 404 by the specification, 400 by some
+/// servers, in text or under a code that does not concern parameters.
 pub fn is_session_expired(status: StatusCode, body: &[u8]) -> bool {
-    let speaks_of_it = || {
+    let names_session = || {
         let code = message::read(body).and_then(|read| read.error).and_then(|error| code_of(error.of(body)));
         matches!(code, None | Some(code::INVALID_REQUEST | -32001 | -32000))
             && String::from_utf8_lossy(body).to_ascii_lowercase().contains("session")
     };
-    status == StatusCode::NOT_FOUND || status == StatusCode::BAD_REQUEST && speaks_of_it()
+    status == StatusCode::NOT_FOUND || status == StatusCode::BAD_REQUEST && names_session()
 }
 
-/// Whether an answer is an error that may pass by itself: the gateway has no server yet, or too much to do.
+/// Whether a response is a temporary error: the gateway has no server yet, or is overloaded.
 pub fn passes(answer: &[u8]) -> bool {
     let error = message::read(answer).and_then(|read| read.error);
     // The gateway's own codes are those of HTTP where JSON-RPC has none.
@@ -147,12 +147,12 @@ pub fn code_of(error: &[u8]) -> Option<i64> {
     std::str::from_utf8(message::member(error, "code")?.of(error)).ok()?.parse().ok()
 }
 
-/// The answer to `id` in a whole body.
+/// The response to `id` in a whole body.
 fn answer(status: StatusCode, body: &Bytes, id: &[u8]) -> Result<Bytes, Rejection> {
     if classify(body, Some(id)) == EventKind::Response {
         return Ok(body.clone());
     }
-    // An error without an id, or with none, answers the only request there is.
+    // An error whose id is missing or null answers the only request there is.
     let read = message::read(body).filter(|read| read.id.is_none_or(|id| id.of(body) == b"null"));
     if let Some(error) = read.and_then(|read| read.error) {
         return Ok(message::error_response(id, error.of(body)));
@@ -160,15 +160,15 @@ fn answer(status: StatusCode, body: &Bytes, id: &[u8]) -> Result<Bytes, Rejectio
     Err(error_of(status, body))
 }
 
-/// What the client is told of an answer that is no message.
+/// The error for the client if a response is no message.
 pub fn error_of(status: StatusCode, body: &[u8]) -> Rejection {
     let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN)]);
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let said = if text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) };
+    let detail = if text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) };
     Rejection::http(
         502,
         "nonsense",
-        format!("the gateway answered HTTP {} and no message{said}", status.as_u16()),
+        format!("the gateway answered HTTP {} and no message{detail}", status.as_u16()),
     )
 }
 
@@ -198,8 +198,8 @@ mod tests {
             r#"{"jsonrpc":"2.0","error":{"code":401,"message":"no"}}"#,
             r#"{"jsonrpc":"2.0","id":null,"error":{"code":401,"message":"no"}}"#,
         ] {
-            let told = answer(401, error).expect("an error");
-            assert_eq!(told, r#"{"jsonrpc":"2.0","id":7,"error":{"code":401,"message":"no"}}"#);
+            let response = answer(401, error).expect("an error");
+            assert_eq!(response, r#"{"jsonrpc":"2.0","id":7,"error":{"code":401,"message":"no"}}"#);
         }
         for (status, body) in [(200, r#"{"jsonrpc":"2.0","id":8,"result":{}}"#), (502, "<html>\n"), (202, "")]
         {

@@ -1,5 +1,5 @@
-//! The legacy session that the front has at the gateway for its client: opened by the client's `initialize`, opened anew
-//! when the gateway has forgotten it (a restart, a long pause), so that the client never sees that.
+//! The legacy session at the gateway for the client. The client's `initialize` opens it. It is opened again
+//! when the gateway has forgotten it (a restart, a long pause), so that the client does not notice.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,26 +20,26 @@ use mcp::header_name;
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 
-/// How long the opening of a stream holds up what the client says next.
+/// How long the opening of a stream delays the client's next message.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub struct ClientSessions {
     state: Mutex<SavedState>,
-    /// Held by who opens a session anew.
+    /// Held while a session is opened again.
     renewing: tokio::sync::Mutex<()>,
 }
 
-/// What is said again in a new session.
+/// The state that is repeated in a new session.
 #[derive(Default)]
 struct SavedState {
     now: Option<Arc<GatewaySession>>,
     /// The client's own, of `initialize`.
     params: Bytes,
-    /// The client has said that it is ready.
+    /// The client has sent `notifications/initialized`.
     initialized: bool,
     level: Option<Bytes>,
-    /// What is followed, by URI.
+    /// The subscribed resources, by URI.
     followed: BTreeMap<String, Bytes>,
 }
 
@@ -48,14 +48,14 @@ impl ClientSessions {
         self.state().now.clone()
     }
 
-    /// Takes the session out.
+    /// Removes the session.
     pub fn end(&self) -> Option<Arc<GatewaySession>> {
         let session = self.state().now.take()?;
         session.over.cancel();
         Some(session)
     }
 
-    /// Notes what the client has set, if that has worked.
+    /// Records what the client has set, if that was successful.
     pub fn remember(&self, request: &StdioRequest, answer: &[u8]) {
         if !matches!(request.method, Method::SetLevel | Method::Subscribe | Method::Unsubscribe)
             || message::read(answer).is_none_or(|read| read.result.is_none())
@@ -96,7 +96,7 @@ impl StdioFrontend {
         Ok(Some(answer))
     }
 
-    /// The client is ready: what the gateway says unasked may come.
+    /// The client is ready: unrequested messages of the gateway may come.
     pub(super) async fn initialized(self: &Arc<Self>) {
         let session = {
             let mut state = self.session.state();
@@ -108,13 +108,13 @@ impl StdioFrontend {
         }
     }
 
-    /// Opens the stream of a session. What comes of anything that the client does next can be said on it.
+    /// Opens the stream of a session. It may carry messages that result from the client's next requests.
     async fn listen_in(self: &Arc<Self>, session: &Arc<GatewaySession>) {
         tokio::spawn(self.clone().listen_loop(session.clone()));
-        let _ = tokio::time::timeout(OPEN_TIMEOUT, session.heard.cancelled()).await;
+        let _ = tokio::time::timeout(OPEN_TIMEOUT, session.stream_settled.cancelled()).await;
     }
 
-    /// Sends an `initialize`; gives the answer, and the session if it opened one.
+    /// Sends an `initialize`; returns the response, and the session if one was opened.
     async fn open(
         &self,
         body: Bytes,
@@ -123,12 +123,12 @@ impl StdioFrontend {
     ) -> Result<(Bytes, Option<GatewaySession>), Rejection> {
         let mut timeout = ConnectRetry::of(self.settings.wait);
         let (answer, session) = loop {
-            let left = call.map(|call| call.detached.clone());
-            let response = self.post(HeaderMap::new(), body.clone(), left).await;
+            let detached = call.map(|call| call.detached.clone());
+            let response = self.post(HeaderMap::new(), body.clone(), detached).await;
             let response = response.map_err(|error| error.rejection())?;
             let session = response.headers().get(header_name::SESSION).cloned();
             match self.read(response, id, call, None).await {
-                // A gateway that has no server yet opens nothing.
+                // A gateway that has no server yet opens no session.
                 ReadOutcome::Response(answer) if passes(&answer) && timeout.again().await => {}
                 ReadOutcome::Response(answer) | ReadOutcome::SessionExpired(answer) => {
                     break (answer, session);
@@ -148,15 +148,15 @@ impl StdioFrontend {
                 id: session,
                 version: version.and_then(|version| HeaderValue::from_str(&version).ok()),
                 capabilities: member("capabilities").unwrap_or_default(),
-                heard: CancellationToken::new(),
+                stream_settled: CancellationToken::new(),
                 over: CancellationToken::new(),
             }
         });
         Ok((answer, opened))
     }
 
-    /// Opens the session anew in the place of one that the gateway has forgotten, and says again what the client has set.
-    /// Who comes second gets what the first has opened.
+    /// Opens the session again if the gateway has forgotten it, and repeats the client's state. A
+    /// concurrent second caller gets the session that the first has opened.
     pub(super) async fn renew(self: &Arc<Self>, lost: &Arc<GatewaySession>) -> Result<(), Rejection> {
         let _turn = self.session.renewing.lock().await;
         let (params, initialized, level, followed) = {
@@ -184,13 +184,13 @@ impl StdioFrontend {
         let again = level.into_iter().map(|level| ("logging/setLevel", level));
         for (method, params) in again.chain(followed.into_iter().map(|uri| ("resources/subscribe", uri))) {
             let (id, body) = self.own_request(method, &params);
-            let said = match self.post(session.headers(), body, None).await {
+            let outcome = match self.post(session.headers(), body, None).await {
                 Ok(response) => self.read(response, id.as_bytes(), None, Some(&session)).await,
                 Err(error) => ReadOutcome::Failed(error.rejection()),
             };
-            let kept = matches!(&said, ReadOutcome::Response(answer) if message::read(answer).is_some_and(|read| read.error.is_none()));
-            if !kept {
-                tracing::warn!(method, "a setting of the session could not be made again");
+            let successful = matches!(&outcome, ReadOutcome::Response(answer) if message::read(answer).is_some_and(|read| read.error.is_none()));
+            if !successful {
+                tracing::warn!(method, "a setting of the session could not be restored");
             }
         }
         {
@@ -200,20 +200,20 @@ impl StdioFrontend {
             }
             state.now = Some(session.clone());
         }
-        tracing::info!("the gateway had lost the session; it was opened anew");
+        tracing::info!("the gateway had lost the session; it was opened again");
         if initialized {
             self.listen_in(&session).await;
-            // What changed meanwhile was told to nobody.
-            for word in session.announcements() {
-                self.out.write(word).await;
+            // Changes in the meantime were not reported.
+            for notification in session.announcements() {
+                self.out.write(notification).await;
             }
         }
-        // The last step: it may be the stream of the lost one that does all this.
+        // The last step: this may run on the stream of the lost session.
         lost.over.cancel();
         Ok(())
     }
 
-    /// A request of the front itself: its id, which no client's can be taken for, and the message.
+    /// A request of the bridge itself: its id, which differs from all client ids, and the message.
     pub(super) fn own_request(&self, method: &str, params: &[u8]) -> (String, Bytes) {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id =

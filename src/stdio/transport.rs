@@ -1,4 +1,5 @@
-//! The way to the gateway: HTTP to another process, or HTTP over a pipe in memory to a gateway of this process.
+//! The connection to the gateway: HTTP to another process, or HTTP over a pipe in memory to a gateway of
+//! this process.
 
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -19,15 +20,15 @@ use crate::proxy::in_process::InProcessGateway;
 use crate::upstream::tls_hint;
 
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
-/// Longest file that is taken for a token.
+/// Maximum size of a token file, in bytes.
 const TOKEN: u64 = 64 * 1024;
 const CONNECT: Duration = Duration::from_secs(5);
-/// A gateway that has vanished without a word is found out by TCP: probes after this time, so many of them.
+/// TCP keepalive detects a dead gateway: probes after this time, and this many.
 const SILENCE: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
 
 pub struct Transport {
-    way: Connector,
+    connector: Connector,
     token: BearerToken,
 }
 
@@ -36,18 +37,18 @@ enum Connector {
     InProcess { gateway: InProcessGateway, path: String },
 }
 
-/// What goes as `Authorization`. Its value is never told.
+/// The value of `Authorization`. It is never logged.
 #[derive(Default)]
 struct BearerToken {
     value: ArcSwapOption<HeaderValue>,
-    /// Read again when the gateway does not take what it held.
+    /// Read again when the gateway rejects the old token.
     file: Option<PathBuf>,
 }
 
-/// Why a message has no answer.
+/// Why a message has no response.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// Nothing of it has left.
+    /// No byte of it was sent.
     #[error("the gateway cannot be reached{0}")]
     Unreachable(String),
     #[error("the connection to the gateway broke off{0}")]
@@ -80,14 +81,15 @@ pub enum SetupError {
     Client(String),
 }
 
-/// Where a token comes from.
+/// The source of a token.
 pub enum TokenSource {
     Text(String),
     File(PathBuf),
 }
 
 impl Transport {
-    /// To a gateway that runs. `ca` holds authorities, in PEM, that vouch for it beside those of the system.
+    /// To a running gateway. `ca` holds certificate authorities, in PEM, that are trusted for it beside
+    /// those of the system.
     pub fn http(url: &str, ca: Option<PathBuf>, secret: Option<TokenSource>) -> Result<Self, SetupError> {
         let url: reqwest::Url = url.parse().map_err(|_| SetupError::Url(url.to_owned()))?;
         if !url.username().is_empty() || url.password().is_some() {
@@ -104,7 +106,7 @@ impl Transport {
             .tcp_keepalive_interval(SILENCE)
             .tcp_keepalive_retries(PROBES);
         if local {
-            // A proxy elsewhere could not reach it.
+            // A proxy on another host could not reach it.
             builder = builder.no_proxy();
         }
         if let Some(file) = ca {
@@ -119,30 +121,30 @@ impl Transport {
         let client = builder.build().map_err(|error| SetupError::Client(cause(&error)))?;
         let token = BearerToken::of(secret)?;
         if url.scheme() == "http" && !local && token.value.load().is_some() {
-            tracing::warn!("the token goes to {host} without TLS, for everybody on the way to read");
+            tracing::warn!("the token goes to {host} without TLS: anyone on the network path can read it");
         }
-        Ok(Self { way: Connector::Http { client, url }, token })
+        Ok(Self { connector: Connector::Http { client, url }, token })
     }
 
-    /// To a gateway of this process, at a path of it.
+    /// To a gateway of this process, at one of its paths.
     pub fn in_process(
         gateway: InProcessGateway,
         path: String,
         secret: Option<TokenSource>,
     ) -> Result<Self, SetupError> {
-        Ok(Self { way: Connector::InProcess { gateway, path }, token: BearerToken::of(secret)? })
+        Ok(Self { connector: Connector::InProcess { gateway, path }, token: BearerToken::of(secret)? })
     }
 
-    /// Sends one message, or a batch; `left` is told once it was handed to the connection.
+    /// Sends one message, or a batch; `detached` is cancelled once it was passed to the connection.
     pub async fn post(
         &self,
         mut headers: HeaderMap,
         body: Bytes,
-        left: Option<CancellationToken>,
+        detached: Option<CancellationToken>,
     ) -> Result<reqwest::Response, TransportError> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        self.send(Method::POST, headers, body, left).await
+        self.send(Method::POST, headers, body, detached).await
     }
 
     /// Opens the stream of a session, after that event if one is given.
@@ -168,17 +170,17 @@ impl Transport {
         http_method: Method,
         mut headers: HeaderMap,
         body: Bytes,
-        left: Option<CancellationToken>,
+        detached: Option<CancellationToken>,
     ) -> Result<reqwest::Response, TransportError> {
         if let Some(token) = self.token.value.load_full() {
             headers.insert(AUTHORIZATION, (*token).clone());
         }
-        let response = self.once(&http_method, headers.clone(), body.clone(), left.clone()).await?;
-        // Nothing was looked at but the head: the call may go again, with what the file holds by now.
+        let response = self.once(&http_method, headers.clone(), body.clone(), detached.clone()).await?;
+        // Only the head was processed: the call may be sent again, with the token that the file holds now.
         match self.token.renewed().filter(|_| response.status() == StatusCode::UNAUTHORIZED) {
             Some(token) => {
                 headers.insert(AUTHORIZATION, token);
-                self.once(&http_method, headers, body, left).await
+                self.once(&http_method, headers, body, detached).await
             }
             None => Ok(response),
         }
@@ -189,10 +191,10 @@ impl Transport {
         http_method: &Method,
         headers: HeaderMap,
         body: Bytes,
-        left: Option<CancellationToken>,
+        detached: Option<CancellationToken>,
     ) -> Result<reqwest::Response, TransportError> {
-        let body = reqwest::Body::wrap(RequestBody { body: Some(body), left });
-        match &self.way {
+        let body = reqwest::Body::wrap(RequestBody { body: Some(body), detached });
+        match &self.connector {
             Connector::Http { client, url } => {
                 let request = client.request(http_method.clone(), url.clone()).headers(headers).body(body);
                 request.send().await.map_err(|error| match error.is_connect() {
@@ -229,11 +231,11 @@ impl BearerToken {
         Ok(Self { value: ArcSwapOption::from_pointee(bearer(&text)?), file })
     }
 
-    /// What the file holds, if that is another token than before.
+    /// The token in the file, if it differs from the old one.
     fn renewed(&self) -> Option<HeaderValue> {
         let file = self.file.as_ref()?;
         let now = read(file).and_then(|text| bearer(&text));
-        let now = now.inspect_err(|error| tracing::warn!(%error, "the token cannot be read anew")).ok()?;
+        let now = now.inspect_err(|error| tracing::warn!(%error, "the token cannot be read again")).ok()?;
         if self.value.load().as_deref() == Some(&now) {
             return None;
         }
@@ -263,7 +265,7 @@ fn bearer(text: &str) -> Result<HeaderValue, SetupError> {
     Ok(value)
 }
 
-/// An error with its causes, without the URL, which stands in the command.
+/// An error with its causes, without the URL, which is in the command.
 pub fn cause(error: &reqwest::Error) -> String {
     let mut message = Vec::new();
     let mut next = error.source();
@@ -274,10 +276,10 @@ pub fn cause(error: &reqwest::Error) -> String {
     tls_hint::with_hint(if message.is_empty() { error.to_string() } else { message.join(": ") })
 }
 
-/// A body of one piece that tells when it was taken.
+/// A body of one chunk that reports when it was taken.
 struct RequestBody {
     body: Option<Bytes>,
-    left: Option<CancellationToken>,
+    detached: Option<CancellationToken>,
 }
 
 impl Body for RequestBody {
@@ -288,8 +290,8 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Some(left) = self.left.take() {
-            left.cancel();
+        if let Some(detached) = self.detached.take() {
+            detached.cancel();
         }
         Poll::Ready(self.body.take().filter(|body| !body.is_empty()).map(|body| Ok(Frame::data(body))))
     }

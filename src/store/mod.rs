@@ -1,6 +1,6 @@
-//! What several gateways share. Nobody but this folder names a store.
+//! What several gateways share. Only this folder names a concrete store.
 //!
-//! Nothing here is needed to start, and nothing here is waited for longer than the configuration says: a
-//! store that is away is a fact like any other, told to whoever asks.
+//! The gateway starts without a store, and waits for one no longer than the configuration says. A store
+//! that is down is a normal state, which is reported to the caller.
 
 pub mod redis_rate_limit;

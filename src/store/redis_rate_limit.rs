@@ -1,12 +1,11 @@
 //! Limits that are counted in Redis, so that all gateways with one Redis share one budget.
 //!
-//! A call is judged by one script in one round trip, on Redis' own clock. It is waited for as long as the
-//! configuration says; while Redis is away nothing is waited for at all: the connection is put aside, one
-//! task tries to make a new one each second, and callers are told at once.
+//! One script decides about a call in one round trip, on Redis' own clock. The timeout is in the
+//! configuration. While Redis is down there is no wait at all: the connection is dropped, one task tries to
+//! make a new one each second, and callers get the error at once.
 //!
-//! The connection is our own and not the crate's `ConnectionManager`, because that one keeps a connection on
-//! which nothing is ever answered (a host that vanished, a process that was stopped) until the kernel gives
-//! up.
+//! The connection is managed here and not by the crate's `ConnectionManager`. That one keeps a connection
+//! that is never answered (a lost host, a stopped process) until the kernel gives up.
 //!
 //! Redis 5 or newer, as one server or behind a proxy; the client does not follow the redirections of a
 //! cluster.
@@ -24,14 +23,13 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Scrip
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-/// How long between two attempts to reach Redis, and how long one may take.
+/// The pause between two attempts to reach Redis, and the timeout of one.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
-/// So many answers in a row that come too late make a connection one that is put aside. A single one may be a
-/// slow moment.
+/// Consecutive timeouts after which a connection is dropped. A single one may be a slow moment.
 const MAX_TIMEOUTS: u32 = 3;
 /// Ticks of the script in a microsecond.
 const TICKS: u128 = 16;
-/// Beyond that a double does not hold every whole number.
+/// Beyond this, a double does not represent every integer.
 const MAX_TICKS: u128 = 1 << 52;
 
 /// A Redis that counts.
@@ -42,9 +40,9 @@ struct RedisConnection {
     script: Script,
     prefix: String,
     timeout: Duration,
-    /// Pingora's runtimes end before the process does; the connection's task must live on one that does not.
+    /// Pingora's runtimes end before the process does; the connection's task needs one that does not.
     runtime: Handle,
-    /// None while Redis is away.
+    /// None while Redis is down.
     connection: ArcSwapOption<MultiplexedConnection>,
     timeouts: AtomicU32,
     failures: AtomicU64,
@@ -61,14 +59,14 @@ enum StoreError {
 }
 
 impl Redis {
-    /// Connects in the background; an error is a URL that is none. `patience` is for one call.
+    /// Connects in the background; an invalid URL is an error. `timeout` is for one call.
     pub fn new(url: &str, prefix: &str, timeout: Duration, runtime: Handle) -> Result<Self, RedisError> {
-        // Without it small questions wait for the answers to those before them.
+        // Without it, small requests wait for the replies to earlier ones.
         let quick = TcpSettings::default().set_nodelay(true);
         let info = url.into_connection_info()?.set_tcp_settings(quick);
         let link = Arc::new(RedisConnection {
             client: Client::open(info)?,
-            script: Script::new(include_str!("take.lua")),
+            script: Script::new(include_str!("rate_limit.lua")),
             prefix: prefix.into(),
             timeout,
             runtime,
@@ -80,12 +78,12 @@ impl Redis {
         Ok(Self(link))
     }
 
-    /// Whether Redis answered when it was last asked.
+    /// Whether Redis answered the last request.
     pub fn is_there(&self) -> bool {
         self.0.connection.load().is_some()
     }
 
-    /// How many calls were not judged by Redis, for a metric.
+    /// How many calls were not decided by Redis, for a metric.
     pub fn failures(&self) -> u64 {
         self.0.failures.load(Ordering::Relaxed)
     }
@@ -131,7 +129,7 @@ impl RedisConnection {
         &self,
         connection: &MultiplexedConnection,
         asks: &[StoreRequest],
-        patience: Duration,
+        call_timeout: Duration,
     ) -> Result<StoreOutcome, StoreError> {
         let mut call = self.script.prepare_invoke();
         for ask in asks {
@@ -139,15 +137,15 @@ impl RedisConnection {
             let (kind, one, two) = numbers(&ask.budget);
             call.arg(kind).arg(one).arg(two);
         }
-        // A server that was restarted or flushed does not know the script: it is given it, and asked again.
+        // A restarted or flushed server does not know the script: it is loaded, and the call is repeated.
         let mut connection = connection.clone();
-        // Read as whole numbers could be: the crate makes a huge one of -1 where none below zero is asked for.
+        // Read as signed integers: for an unsigned type the crate turns -1 into a huge number.
         let answer = call.invoke_async::<(i64, i64)>(&mut connection);
-        let (worst, micros) = timeout(patience, answer).await.map_err(|_| StoreError::TimedOut)??;
+        let (worst, micros) = timeout(call_timeout, answer).await.map_err(|_| StoreError::TimedOut)??;
         parse_reply(asks, worst, micros).ok_or(StoreError::InvalidReply(worst, micros))
     }
 
-    /// Puts a connection aside, once, and has a new one made.
+    /// Drops a connection, once, and starts a reconnect.
     fn disconnect(self: &Arc<Self>, connection: &Arc<MultiplexedConnection>, why: &StoreError) {
         let before = self.connection.compare_and_swap(connection, None);
         if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, connection)) {
@@ -156,8 +154,8 @@ impl RedisConnection {
         }
     }
 
-    /// A connection on which a budget was really taken from: a server that answers, but is not ready yet, or
-    /// may only be read from, is not one that counts.
+    /// A connection that is proven by an acquisition from a budget. A server that answers but is not ready,
+    /// or is read-only, does not count.
     async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(RECONNECT_PAUSE))
@@ -172,7 +170,7 @@ impl RedisConnection {
     }
 }
 
-/// Tries until Redis is there, or nobody wants it any more. `since`: when it was lost, if that was told.
+/// Tries until Redis is connected, or no owner is left. `since`: when it was lost, if that was logged.
 async fn reconnect(link: Weak<RedisConnection>, mut since: Option<Instant>) {
     if since.is_some() {
         tokio::time::sleep(RECONNECT_PAUSE).await;
@@ -199,7 +197,7 @@ async fn reconnect(link: Weak<RedisConnection>, mut since: Option<Instant>) {
     }
 }
 
-/// What the script's two numbers say. A wait that is longer than the budget's own time would shut it for nothing.
+/// Parses the script's two numbers. A wait longer than the budget's own period would block it for nothing.
 fn parse_reply(asks: &[StoreRequest], worst: i64, micros: i64) -> Option<StoreOutcome> {
     let Some(ask) = usize::try_from(worst).ok()?.checked_sub(1) else {
         return (micros == 0).then_some(StoreOutcome::Granted);
@@ -212,7 +210,7 @@ fn parse_reply(asks: &[StoreRequest], worst: i64, micros: i64) -> Option<StoreOu
     (wait <= longest).then_some(StoreOutcome::Denied { ask, wait })
 }
 
-/// A budget as the script takes it.
+/// A budget as arguments of the script.
 fn numbers(budget: &Budget) -> (&'static str, u64, u64) {
     match *budget {
         Budget::Rate { count, per, burst } => {
@@ -222,7 +220,7 @@ fn numbers(budget: &Budget) -> (&'static str, u64, u64) {
             ("r", ticks as u64, (ticks * burst).min(MAX_TICKS) as u64)
         }
         Budget::Quota { count, per } => ("q", count, per.as_secs().max(1)),
-        // They are counted where the calls are; this is never asked for.
+        // They are counted in the process; this value is never requested.
         Budget::Concurrent(max) => ("q", max.into(), 1),
     }
 }

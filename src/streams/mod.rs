@@ -1,5 +1,5 @@
-//! What is handled inside the process: asking a server that Pingora cannot stream to, and the streams of
-//! announcements. A room speaks in messages; `proxy/` writes them to the client.
+//! Streams that are produced in the process: calls of servers that Pingora cannot stream to, and the
+//! notification streams. They consist of messages; `proxy/` writes them to the client.
 
 pub mod call;
 pub mod notifications;
@@ -10,32 +10,32 @@ use mcp::Rejection;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-/// One message of a room to the client.
+/// One message of a stream to the client.
 #[derive(Debug)]
 pub enum StreamItem {
     /// More will follow.
     Message(Bytes),
-    /// The answer, the last message.
+    /// The response, the last message.
     Final(Bytes),
-    /// Instead of an answer.
+    /// Instead of a response.
     Rejected(Box<Rejection>),
-    /// The last word where there is no answer: the message was taken.
+    /// The last item where there is no response: the message was accepted.
     Accepted,
 }
 
-/// A running room. The channel closes after the last word, or without one where there is no answer (a GET
+/// A running stream. The channel closes after the last item, or without one where there is no response (a GET
 /// stream).
 pub struct MessageStream {
     pub items: mpsc::Receiver<StreamItem>,
-    /// Speaks in events from the first byte; otherwise one answer may come as plain JSON.
+    /// Always an event stream; otherwise a single response may come as plain JSON.
     pub stream: bool,
-    /// Ends the room when the client leaves.
+    /// Aborts the task when the client disconnects.
     pub abort_on_drop: Option<AbortOnDrop>,
     /// The last message where the stream is ended from outside.
     pub final_message: Option<Bytes>,
 }
 
-/// Ends a task when dropped.
+/// Aborts a task when dropped.
 pub struct AbortOnDrop(pub AbortHandle);
 
 impl Drop for AbortOnDrop {

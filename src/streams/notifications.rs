@@ -1,8 +1,8 @@
-//! The streams of announcements: the GET stream of a legacy session, and `subscriptions/listen` of 2026-07-28.
+//! The notification streams: the GET stream of a legacy session, and `subscriptions/listen` of 2026-07-28.
 //!
-//! That a list changed is told from the catalog, after the new list stands, so that a client that looks at once
-//! sees it; the servers' own words about it are not passed on. What servers say to one session (log messages,
-//! updated resources, requests) is.
+//! List changes are announced from the catalog, after the new list is published, so that a client that reads
+//! at once sees it. The servers' own list notifications are not passed on. Their messages to one session are
+//! (log messages, updated resources, requests).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,12 +27,12 @@ use crate::session::{MessageFilter, Session, TooManyStreams};
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::{SUBSCRIPTION_ID, strings};
 
-/// Most resources that one stream follows.
+/// Most resources that one stream subscribes to.
 const MAX_RESOURCES: usize = 1024;
 
-/// A GET stream of a legacy session; of what servers say to it goes on what `pass` gives. A session may have several:
-/// each message goes to one of them. Of changed lists it hears what `caller` sees, who opened the newest of them.
-/// `patience` is how long it may take the client to read one.
+/// A GET stream of a legacy session; `pass` filters the messages of servers. A session may have several
+/// streams: each message goes to one of them. List changes are reported as `caller` sees them, who opened the
+/// newest stream. `timeout` is how long the client may take to read a message.
 pub fn session_stream(
     runtime: &Handle,
     session: Arc<Session>,
@@ -42,7 +42,7 @@ pub fn session_stream(
     timeout: Duration,
     drain: CancellationToken,
 ) -> Result<MessageStream, TooManyStreams> {
-    // No longer than it must be: what stands in it is lost with the client.
+    // As short as possible: what is in the channel is lost when the client disconnects.
     let (text, receiver) = mpsc::channel(1);
     let stream = session.attach(timeout)?;
     if session.list_change_caller.swap(Some(Arc::new(caller.clone()))).is_none() {
@@ -50,9 +50,9 @@ pub fn session_stream(
     }
     let ended = session.end();
     let task = runtime.spawn(async move {
-        let speak = async {
+        let forward = async {
             while let Ok(place) = text.reserve().await {
-                let said = loop {
+                let outgoing = loop {
                     let Some(item) = stream.next().await else { return };
                     match &item.server {
                         Some(server) => match pass(server.clone(), item.message).await {
@@ -62,13 +62,13 @@ pub fn session_stream(
                         None => break item.message,
                     }
                 };
-                place.send(StreamItem::Message(said));
+                place.send(StreamItem::Message(outgoing));
             }
         };
         tokio::select! {
             () = drain.cancelled() => {}
             () = ended.cancelled() => {}
-            () = speak => {}
+            () = forward => {}
         }
     });
     Ok(MessageStream {
@@ -79,16 +79,16 @@ pub fn session_stream(
     })
 }
 
-/// Tells a session of changed lists, once each and not once a stream, from its first stream to its end.
+/// Notifies a session of list changes, once each and not once per stream, from its first stream to its end.
 async fn forward_list_changes(session: Arc<Session>, first: Caller, mut list_changes: ListChangeWatcher) {
     let ended = session.end();
     let caller = || session.list_change_caller.load().as_deref().unwrap_or(&first).clone();
     loop {
-        let news = tokio::select! {
+        let change = tokio::select! {
             () = ended.cancelled() => return,
-            news = list_changes.next(caller) => news,
+            change = list_changes.next(caller) => change,
         };
-        match news {
+        match change {
             Some(ListChange::Changed(kinds)) => {
                 for kind in kinds {
                     session.outbox.send_own(message::notification(list_change_notification(kind), b""));
@@ -108,7 +108,7 @@ fn list_change_notification(kind: ListKind) -> &'static str {
     }
 }
 
-/// What a client asked to be told of, as far as it can be.
+/// What a client subscribed to, as far as it can be served.
 pub struct SubscriptionFilter {
     tools: bool,
     prompts: bool,
@@ -118,12 +118,12 @@ pub struct SubscriptionFilter {
 }
 
 impl SubscriptionFilter {
-    /// Reads `params.notifications`; what the endpoint cannot tell of is left out.
-    /// `may` says which resources the client may follow.
+    /// Reads `params.notifications`; notifications that the endpoint cannot send are left out.
+    /// `can_subscribe` decides which resources the client may subscribe to.
     pub fn read(
         notifications: &[u8],
         endpoint: &Endpoint,
-        may: impl Fn(&str, &Server) -> bool,
+        can_subscribe: impl Fn(&str, &Server) -> bool,
     ) -> Option<Self> {
         if notifications.first() != Some(&b'{') {
             return None;
@@ -144,7 +144,7 @@ impl SubscriptionFilter {
                 let target = view.resource(&uri);
                 if let Some(target) =
                     target.filter(|target| view.resource_servers.contains(&target.server.serial))
-                    && may(&uri, &target.server)
+                    && can_subscribe(&uri, &target.server)
                 {
                     let entry = updates.entry(target.server.serial);
                     entry.or_insert_with(|| (target.server.clone(), Vec::new())).1.push(uri);
@@ -167,7 +167,7 @@ impl SubscriptionFilter {
         }
     }
 
-    /// What is acknowledged; `followed` are the resources that servers have promised to tell of.
+    /// The acknowledged filter; `followed` are the resources that servers have acknowledged.
     fn json(&self, followed: &[String]) -> String {
         let mut parts: Vec<String> = [
             (self.tools, "toolsListChanged"),
@@ -193,38 +193,38 @@ pub struct Subscription {
     pub filter: SubscriptionFilter,
     pub caller: Caller,
     pub list_changes: ListChangeWatcher,
-    /// How the endpoint names itself in results.
+    /// The server info of the endpoint in results.
     pub server_info: Bytes,
 }
 
-/// `subscriptions/listen` (2026-07-28, basic/patterns/subscriptions): the acknowledgement first, then what was
-/// asked for, each with the id of the client's own request; a result at the end.
+/// `subscriptions/listen` (2026-07-28, basic/patterns/subscriptions): the acknowledgement first, then the
+/// requested notifications, each with the id of the client's own request; a result at the end.
 pub fn subscription_stream(
-    core: &Handle,
+    runtime: &Handle,
     registry: Arc<Registry>,
-    listening: Subscription,
+    subscription_request: Subscription,
     drain: CancellationToken,
 ) -> MessageStream {
-    let Subscription { id, mut filter, caller, mut list_changes, server_info } = listening;
+    let Subscription { id, mut filter, caller, mut list_changes, server_info } = subscription_request;
     let (message, receiver) = mpsc::channel(32);
-    let runtime = core.clone();
+    let handle = runtime.clone();
     let subscription = format!(r#""{SUBSCRIPTION_ID}":{}"#, String::from_utf8_lossy(&id));
     let info = String::from_utf8_lossy(&server_info);
     let last = format!(
         r#"{{"resultType":"complete","_meta":{{{subscription},"io.modelcontextprotocol/serverInfo":{info}}}}}"#
     );
     let last = message::result(&id, last.as_bytes());
-    let goodbye = Some(last.clone());
-    let task = core.spawn(async move {
-        let (out, mut said) = mpsc::channel::<ResourceEvent>(32);
-        // Only what the servers have promised is promised to the client.
+    let final_message = Some(last.clone());
+    let task = runtime.spawn(async move {
+        let (out, mut events) = mpsc::channel::<ResourceEvent>(32);
+        // Only what the servers have acknowledged is acknowledged to the client.
         let opening = std::mem::take(&mut filter.updates).into_iter().map(|(server, uris)| {
-            resource_updates::begin(&runtime, registry.clone(), server, uris, id.clone(), out.clone())
+            resource_updates::begin(&handle, registry.clone(), server, uris, id.clone(), out.clone())
         });
-        let (mut followed, mut leashes) = (Vec::new(), Vec::new());
-        for (leash, uris) in join_all(opening).await.into_iter().flatten() {
+        let (mut followed, mut abort_guards) = (Vec::new(), Vec::new());
+        for (abort_guard, uris) in join_all(opening).await.into_iter().flatten() {
             followed.extend(uris);
-            leashes.push(leash);
+            abort_guards.push(abort_guard);
         }
         let ack = format!(r#"{{"_meta":{{{subscription}}},"notifications":{}}}"#, filter.json(&followed));
         let ack = message::notification(message::ACKNOWLEDGED, ack.as_bytes());
@@ -235,12 +235,13 @@ pub fn subscription_stream(
         loop {
             let notes = tokio::select! {
                 () = drain.cancelled() => break,
-                update = said.recv(), if !followed.is_empty() => match update {
+                update = events.recv(), if !followed.is_empty() => match update {
                     Some(ResourceEvent::Message(update)) => vec![update],
-                    // What was promised cannot be kept: the client asks anew, and hears what can be.
+                    // The acknowledged subscription is lost: the client subscribes again, and gets what is
+                    // available.
                     Some(ResourceEvent::Lost) | None => break,
                 },
-                news = list_changes.next(|| caller.clone()) => match news {
+                change = list_changes.next(|| caller.clone()) => match change {
                     Some(ListChange::Changed(kinds)) => {
                         let wanted = kinds.into_iter().filter(|kind| filter.includes(*kind));
                         wanted.map(|kind| message::notification(list_change_notification(kind), params.as_bytes())).collect()
@@ -260,6 +261,6 @@ pub fn subscription_stream(
         items: receiver,
         stream: true,
         abort_on_drop: Some(AbortOnDrop(task.abort_handle())),
-        final_message: goodbye,
+        final_message,
     }
 }

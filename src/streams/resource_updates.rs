@@ -1,6 +1,6 @@
-//! Following resources at one server, for one stream of one client: what the server promises to tell, and what it
-//! tells, under the client's own id. Streams to servers end and are opened anew; what may have been missed in between
-//! is told as an update.
+//! Resource subscriptions at one server, for one stream of one client. It passes on the acknowledgement and
+//! the updates under the client's own id. Streams to servers end and are opened again; what may have been
+//! missed in between is sent as an update.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,18 +22,19 @@ use mcp::jsonrpc::message::{SUBSCRIPTION_ID, strings};
 
 /// How long servers may take to acknowledge; the client waits for that.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Pauses before a server is listened to again.
+/// Pauses before a subscription is opened again.
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 pub enum ResourceEvent {
     /// A message for the client.
     Message(Bytes),
-    /// What was promised will not be told any more.
+    /// The acknowledged resources will not be updated any more.
     Lost,
 }
 
-/// Begins to follow; gives what the server has promised to tell of. None if it promises nothing in time.
+/// Starts a subscription; returns the resources that the server has acknowledged. `None` if it acknowledges
+/// none in time.
 pub async fn begin(
     runtime: &Handle,
     registry: Arc<Registry>,
@@ -43,29 +44,30 @@ pub async fn begin(
     out: mpsc::Sender<ResourceEvent>,
 ) -> Option<(AbortOnDrop, Vec<String>)> {
     let (promised, promise) = oneshot::channel();
-    let follower =
+    let subscriber =
         ResourceSubscriber { registry, uris, id, out, promised: Some(promised), subscribed: Vec::new() };
-    let leash = AbortOnDrop(runtime.spawn(follower.run(server)).abort_handle());
+    let abort_guard = AbortOnDrop(runtime.spawn(subscriber.run(server)).abort_handle());
     let uris = tokio::time::timeout(ACKNOWLEDGE_TIMEOUT, promise).await.ok()?.ok()?;
-    (!uris.is_empty()).then_some((leash, uris))
+    (!uris.is_empty()).then_some((abort_guard, uris))
 }
 
-/// There is nothing to follow, or nobody to follow it for.
+/// There is nothing to subscribe to, or no client any more.
 struct NothingToWatch;
 
 struct ResourceSubscriber {
     registry: Arc<Registry>,
     uris: Vec<String>,
-    /// The client's own, as written.
+    /// The client's own id, as written.
     id: Bytes,
     out: mpsc::Sender<ResourceEvent>,
     promised: Option<oneshot::Sender<Vec<String>>>,
-    /// What was promised.
+    /// The acknowledged resources.
     subscribed: Vec<String>,
 }
 
 impl ResourceSubscriber {
-    /// Listens to a server, and again when that ends; to the one in its place when a reload gave it other settings.
+    /// Reads the subscription of a server, and opens it again when it ends; after a reload at the server that
+    /// replaces it.
     async fn run(mut self, mut server: Arc<Server>) {
         let quoted: Vec<String> = self.uris.iter().map(|uri| quote(uri)).collect();
         let params = Bytes::from(format!(
@@ -76,17 +78,17 @@ impl ResourceSubscriber {
         let mut pause = MIN_BACKOFF;
         while !self.out.is_closed() {
             let started = Instant::now();
-            let (sender, mut said) = mpsc::channel::<Bytes>(32);
+            let (sender, mut messages) = mpsc::channel::<Bytes>(32);
             let listen = async {
                 let following =
                     async { Ok(server.upstream.subscribe_resources(params.clone(), sender).await) };
-                let hearing = async {
-                    while let Some(message) = said.recv().await {
+                let reading = async {
+                    while let Some(message) = messages.recv().await {
                         self.on_message(&message).await?;
                     }
                     Ok(())
                 };
-                tokio::try_join!(following, hearing).map(|(ended, ())| ended)
+                tokio::try_join!(following, reading).map(|(ended, ())| ended)
             };
             let ended = tokio::select! {
                 ended = listen => ended,
@@ -112,7 +114,7 @@ impl ResourceSubscriber {
         let _ = self.out.send(ResourceEvent::Lost).await;
     }
 
-    /// One message of the server.
+    /// Handles one message of the server.
     async fn on_message(&mut self, message: &Bytes) -> Result<(), NothingToWatch> {
         let Some(read) = message::read(message) else { return Ok(()) };
         let is = |word: &str| read.method.is_some_and(|method| method.is(message, word));
@@ -121,8 +123,8 @@ impl ResourceSubscriber {
             if let Some(promised) = self.promised.take() {
                 self.subscribed = self.uris.iter().filter(|uri| now.contains(uri)).cloned().collect();
                 let promise = self.subscribed.clone();
-                let is_told = promised.send(promise).is_ok();
-                return if is_told && !self.subscribed.is_empty() { Ok(()) } else { Err(NothingToWatch) };
+                let is_sent = promised.send(promise).is_ok();
+                return if is_sent && !self.subscribed.is_empty() { Ok(()) } else { Err(NothingToWatch) };
             }
             for uri in &self.subscribed {
                 if !now.contains(uri) {

@@ -1,5 +1,6 @@
-//! The request log: one line a request on standard error, by way of the `pen`. It is made on the thread of the request,
-//! on that thread's own page, out of what is borrowed from the request: no allocation, and no lock that others want.
+//! The access log: one line a request on standard error, through the `log_writer`. The line is written on
+//! the thread of the request, into that thread's own buffer, from borrowed data: no allocation, and no
+//! contended lock.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use super::escape::escape_to;
 use super::log_writer::{LogWriter, ThreadBuffer, writer};
 use crate::config::LogFormat;
 
-/// What is told of one request.
+/// The fields of one request.
 pub struct AccessEntry<'a> {
     pub at: SystemTime,
     pub request_id: u64,
@@ -21,14 +22,14 @@ pub struct AccessEntry<'a> {
     pub caller: &'a str,
     pub http_method: &'a str,
     pub path: &'a str,
-    /// The method of MCP; a fixed word for unknown ones.
+    /// The MCP method; a fixed string for unknown ones.
     pub method: &'static str,
     pub server: Option<&'a str>,
     pub tool: Option<&'a str>,
     pub status: u16,
     pub outcome: Outcome,
     pub reason: Option<&'static str>,
-    /// The whole request.
+    /// The duration of the whole request.
     pub duration: Duration,
     /// The part of it that the server took.
     pub upstream: Option<Duration>,
@@ -38,7 +39,7 @@ pub struct AccessEntry<'a> {
     pub trace: Option<&'a str>,
 }
 
-/// Takes lines; a clone a worker.
+/// Takes lines; each worker has a clone.
 #[derive(Clone)]
 pub struct AccessLog(Option<&'static LogWriter>);
 
@@ -58,12 +59,12 @@ impl AccessLog {
 
     pub fn record(&self, line: &AccessEntry<'_>) {
         if let Some(writer) = self.0 {
-            writer.write(|page| if writer.json { json(page, line) } else { text(page, line) });
+            writer.write(|buffer| if writer.json { json(buffer, line) } else { text(buffer, line) });
         }
     }
 }
 
-/// Milliseconds to the third digit.
+/// Milliseconds with three decimals.
 fn millis(out: &mut String, time: Duration) {
     let micros = time.as_micros();
     let _ = write!(out, "{}.{:03}", micros / 1000, micros % 1000);
@@ -71,7 +72,7 @@ fn millis(out: &mut String, time: Duration) {
 
 fn json(ThreadBuffer { text: out, timestamp, .. }: &mut ThreadBuffer, line: &AccessEntry<'_>) {
     out.push_str(r#"{"timestamp":""#);
-    timestamp.tell(out, line.at);
+    timestamp.write(out, line.at);
     out.push_str(r#"","level":"INFO","target":"toolgate::request","request_id":""#);
     let _ = write!(out, "{:016x}", line.request_id);
     out.push_str(r#"","caller":"#);
@@ -102,13 +103,13 @@ fn json(ThreadBuffer { text: out, timestamp, .. }: &mut ThreadBuffer, line: &Acc
 }
 
 fn text(ThreadBuffer { text: out, timestamp, .. }: &mut ThreadBuffer, line: &AccessEntry<'_>) {
-    timestamp.tell(out, line.at);
+    timestamp.write(out, line.at);
     let _ = write!(out, " {} {}", line.status, line.outcome.as_str());
     if let Some(reason) = line.reason {
         out.extend([" (", reason, ")"]);
     }
     let name = line.tool.or(line.server).unwrap_or_default();
-    // The path is a stranger's, and names of tools are a server's.
+    // The path comes from the client, and names of tools come from a server.
     for word in [line.http_method, line.path, line.method, name] {
         out.push(' ');
         let _ = escape_to(out, word);
@@ -146,11 +147,11 @@ mod tests {
 
     #[test]
     fn a_line_is_json_with_all_that_there_is_to_tell() {
-        let mut page = ThreadBuffer::default();
-        json(&mut page, &line());
-        json(&mut page, &AccessEntry { at: line().at + Duration::from_secs(1), ..line() });
+        let mut buffer = ThreadBuffer::default();
+        json(&mut buffer, &line());
+        json(&mut buffer, &AccessEntry { at: line().at + Duration::from_secs(1), ..line() });
         let lines: Vec<serde_json::Value> =
-            page.text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            buffer.text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         let expected = serde_json::json!({
             "timestamp": "2026-09-21T14:13:20.042Z", "level": "INFO", "target": "toolgate::request",
             "request_id": "0000000000000abc", "caller": "o\"neill", "http_method": "POST", "path": "/mcp",
@@ -163,21 +164,21 @@ mod tests {
 
     #[test]
     fn a_line_for_people_is_one_whatever_a_stranger_asks_for() {
-        let mut page = ThreadBuffer::default();
-        text(&mut page, &AccessEntry { path: "/\u{7f}\u{9b}31m", tool: Some("a\r\nb\u{1b}[0m"), ..line() });
+        let mut buffer = ThreadBuffer::default();
+        text(&mut buffer, &AccessEntry { path: "/\u{7f}\u{9b}31m", tool: Some("a\r\nb\u{1b}[0m"), ..line() });
         assert!(
-            page.text.contains(r" POST /\u{7f}\u{9b}31m tools/call a\r\nb\u{1b}[0m 12.034"),
+            buffer.text.contains(r" POST /\u{7f}\u{9b}31m tools/call a\r\nb\u{1b}[0m 12.034"),
             "{:?}",
-            page.text
+            buffer.text
         );
     }
 
     #[test]
     fn a_line_for_people_is_short() {
-        let mut page = ThreadBuffer::default();
-        text(&mut page, &AccessEntry { reason: Some("why"), ..line() });
+        let mut buffer = ThreadBuffer::default();
+        text(&mut buffer, &AccessEntry { reason: Some("why"), ..line() });
         let expected =
             "2026-09-21T14:13:20.042Z 200 ok (why) POST /mcp tools/call s 12.034 ms 0000000000000abc\n";
-        assert_eq!(page.text, expected);
+        assert_eq!(buffer.text, expected);
     }
 }

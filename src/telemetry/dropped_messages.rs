@@ -1,4 +1,4 @@
-//! Messages that go nowhere because their sender may not send them: counted each, told some.
+//! Messages that are dropped because their sender may not send them: each is counted, some are logged.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use prometheus::{IntCounterVec, Opts};
 
-/// How often it is told at most, in milliseconds: who sends such messages may send many.
+/// Minimum interval between log lines, in milliseconds: such a sender may send many messages.
 const LOG_INTERVAL: u64 = 1000;
 
 static DROPPED: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -16,7 +16,7 @@ static DROPPED: LazyLock<IntCounterVec> = LazyLock::new(|| {
         .expect("the names and labels of metrics are constants")
 });
 
-/// A message that goes nowhere. Its words are of closed lists, never those of its sender.
+/// A dropped message. Its strings come from closed lists, never from the sender.
 #[derive(Clone, Copy, Debug)]
 pub struct DroppedMessage<'a> {
     /// `client` or `server`.
@@ -53,7 +53,7 @@ pub(super) fn counters() -> IntCounterVec {
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// One word in a while, and how many were kept back since the last.
+/// One log line per interval, and the number suppressed since the last.
 struct LogPace {
     next: AtomicU64,
     suppressed: AtomicU64,

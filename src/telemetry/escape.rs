@@ -1,16 +1,16 @@
-//! Foreign words in a text for people: servers and strangers choose names, paths, messages and what programs write to
-//! standard error, and a terminal obeys what it is shown. So whatever moves the cursor, changes colours, or hides or
-//! rearranges text is written as an escape.
+//! Escapes untrusted text that people read: servers and clients choose names, paths, messages and what
+//! programs write to standard error, and a terminal interprets control characters. So characters that move
+//! the cursor, change colors, or hide or rearrange text are written as escapes.
 
 use std::fmt::{self, Write};
 
-/// Whether a character does more to a text than to stand in it.
+/// Whether a character does more than appear in the text.
 pub fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Writes a text with escapes for what acts.
+/// Writes a text with such characters escaped.
 pub fn escape_to(out: &mut impl Write, text: &str) -> fmt::Result {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return out.write_str(text);
@@ -20,7 +20,8 @@ pub fn escape_to(out: &mut impl Write, text: &str) -> fmt::Result {
     })
 }
 
-/// Passes a text on in this way; line ends and tabs, which the gateway's own longer messages have, only if told.
+/// Passes a text on with escapes. Line ends and tabs, which the gateway's own longer messages have, stay
+/// only if this is set.
 pub struct EscapingWriter<'a, W> {
     pub out: &'a mut W,
     pub lines: bool,
@@ -45,7 +46,7 @@ mod tests {
 
     #[test]
     fn what_acts_on_a_terminal_is_escaped() {
-        for (text, told) in [
+        for (text, escaped) in [
             ("plain words", "plain words"),
             ("überall 東京 ✓", "überall 東京 ✓"),
             ("a\r\nb\tc", r"a\r\nb\tc"),
@@ -58,7 +59,7 @@ mod tests {
         ] {
             let mut out = String::new();
             escape_to(&mut out, text).expect("memory");
-            assert_eq!(out, told);
+            assert_eq!(out, escaped);
         }
         let mut out = String::new();
         write!(EscapingWriter { out: &mut out, lines: true }, "one\n\ttwo \r\u{1b}").expect("memory");

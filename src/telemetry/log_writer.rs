@@ -1,9 +1,10 @@
 //! The one thread that writes to standard error.
 //!
-//! A pipe that nobody reads, or a terminal that is stopped, makes who writes to it wait, maybe for good. So nobody else
-//! writes: each thread puts what it has to tell on a page of its own, and this one gathers the pages some times a second.
-//! So a line costs its thread neither a system call nor a wait for another, and a write takes many lines. What finds its
-//! page full is dropped and counted. The process goes on and ends without what it could not tell.
+//! A write to a pipe that is not read, or to a stopped terminal, blocks, maybe forever. So only one thread
+//! writes: each thread appends its lines to a buffer of its own, and the writer drains the buffers several
+//! times a second. A line costs its thread neither a system call nor a wait for other threads, and one
+//! write takes many lines. A line that finds its buffer full is dropped and counted. The process runs and
+//! ends without the lines that could not be written.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, ErrorKind, IsTerminal as _, Write};
@@ -18,19 +19,19 @@ use prometheus::IntCounter;
 use super::timestamp::TimestampCache;
 use crate::config::LogFormat;
 
-/// Bytes that a thread may have on its page; what comes then is dropped.
+/// Maximum size of a thread's buffer, in bytes; further lines are dropped.
 const MAX_BUFFERED: usize = 512 * 1024;
-/// From here on a page is gathered at once.
+/// A buffer of this size is drained at once.
 const FLUSH_AT: usize = MAX_BUFFERED / 4;
-/// Bytes that a page keeps for the next lines.
+/// Capacity that a buffer keeps for the next lines, in bytes.
 const MAX_KEPT: usize = 64 * 1024;
-/// How long lines lie on their pages, so that many are written at once.
+/// How long lines stay in their buffers, so that many are written at once.
 const GATHER: Duration = Duration::from_millis(20);
-/// How long the last words of a process may take.
+/// Timeout for the final message of a process.
 const FATAL_TIMEOUT: Duration = Duration::from_millis(500);
-/// The pause before another look at what is full.
+/// The pause before another attempt on a full pipe.
 const AGAIN: Duration = Duration::from_millis(5);
-/// How often it is told at most that something was dropped.
+/// Minimum interval between reports of dropped lines.
 const DROP_REPORT_INTERVAL: Duration = Duration::from_secs(10);
 const THREAD: &str = "log";
 
@@ -44,11 +45,11 @@ static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
 });
 
 thread_local! {
-    /// The page of this thread, once it has told something.
+    /// The buffer of this thread, once it has written a line.
     static BUFFER: OnceLock<Arc<Mutex<ThreadBuffer>>> = const { OnceLock::new() };
 }
 
-/// What a thread has told and nobody has gathered yet: whole lines.
+/// Lines of a thread that are not drained yet: whole lines.
 #[derive(Default)]
 pub struct ThreadBuffer {
     pub text: String,
@@ -59,32 +60,32 @@ pub struct ThreadBuffer {
 pub struct LogWriter {
     pub json: bool,
     buffers: Mutex<Vec<Arc<Mutex<ThreadBuffer>>>>,
-    /// The thread waits for a first line, and must be woken.
+    /// The writer waits for a first line, and must be woken.
     sleeping: AtomicBool,
     thread: OnceLock<Thread>,
     flushed: Flushed,
 }
 
-/// How often it was asked that all be written, and up to which asking it is.
+/// The number of flush requests, and the last one that is done.
 #[derive(Default)]
 struct Flushed {
-    asked_and_done: Mutex<(u64, u64)>,
+    requested_and_done: Mutex<(u64, u64)>,
     done: Condvar,
 }
 
-/// Counts the lines that were dropped.
+/// Counts the dropped lines.
 pub fn dropped() -> IntCounter {
     DROPPED.clone()
 }
 
-/// The pen of this process; the first call starts its thread.
+/// The writer of this process; the first call starts its thread.
 pub fn writer(format: LogFormat) -> &'static LogWriter {
     let writer = WRITER.get_or_init(|| LogWriter::new(format));
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
         match thread::Builder::new().name(THREAD.into()).spawn(|| writer.write_out(&mut io::stderr())) {
             Ok(handle) => drop(writer.thread.set(handle.thread().clone())),
-            // From here on all is dropped, and counted.
+            // From here on all lines are dropped and counted.
             Err(error) => eprintln!("error: there will be no log, its thread does not start: {error}"),
         }
         let before = std::panic::take_hook();
@@ -93,18 +94,19 @@ pub fn writer(format: LogFormat) -> &'static LogWriter {
     writer
 }
 
-/// Tells something outside the log, such as the error that ends this process: waits for it, but not for long.
+/// Writes a message outside the log, such as the error that ends this process, and waits for it, but not
+/// for long.
 pub fn log_fatal(message: &str) {
     match WRITER.get() {
         Some(writer) => {
-            writer.put(0, |page| page.text.extend([message, "\n"]));
+            writer.put(0, |buffer| buffer.text.extend([message, "\n"]));
             writer.flush();
         }
         None => eprintln!("{message}"),
     }
 }
 
-/// Waits until what was told so far is written, but not for long.
+/// Waits until the lines so far are written, but not for long.
 pub fn flush() {
     if let Some(writer) = WRITER.get() {
         writer.flush();
@@ -131,30 +133,32 @@ impl LogWriter {
         }
     }
 
-    /// Puts a line on the page of this thread, by `tell`. Never waits but for the moment in which pages are changed.
-    pub fn write(&self, tell: impl FnOnce(&mut ThreadBuffer)) {
-        self.put(MAX_BUFFERED, tell);
+    /// Appends a line to the buffer of this thread with `append`. It waits only for the moment in which
+    /// buffers are swapped.
+    pub fn write(&self, append: impl FnOnce(&mut ThreadBuffer)) {
+        self.put(MAX_BUFFERED, append);
     }
 
-    /// The same if there are at most `room` bytes on the page; with 0 whatever there is.
-    fn put(&self, room: usize, tell: impl FnOnce(&mut ThreadBuffer)) {
-        // A thread that ends tells nothing more.
+    /// The same if the buffer has at most `limit` bytes; with 0 regardless of its size.
+    fn put(&self, limit: usize, append: impl FnOnce(&mut ThreadBuffer)) {
+        // A thread that ends writes nothing more.
         let _ = BUFFER.try_with(|mine| {
             let mine = mine.get_or_init(|| {
-                let page = Arc::default();
-                locked(&self.buffers).push(Arc::clone(&page));
-                page
+                let buffer = Arc::default();
+                locked(&self.buffers).push(Arc::clone(&buffer));
+                buffer
             });
-            let mut page = locked(mine);
-            if room > 0 && page.text.len() > room {
+            let mut buffer = locked(mine);
+            if limit > 0 && buffer.text.len() > limit {
                 return DROPPED.inc();
             }
-            tell(&mut page);
-            page.lines += 1;
-            let much = page.text.len() > FLUSH_AT;
-            drop(page);
-            // Who has found all pages empty has said so before it looked at this one.
-            if much || self.sleeping.load(Ordering::Acquire) && self.sleeping.swap(false, Ordering::AcqRel) {
+            append(&mut buffer);
+            buffer.lines += 1;
+            let is_long = buffer.text.len() > FLUSH_AT;
+            drop(buffer);
+            // The writer sets `sleeping` before it looks at this buffer a last time.
+            if is_long || self.sleeping.load(Ordering::Acquire) && self.sleeping.swap(false, Ordering::AcqRel)
+            {
                 self.wake();
             }
         });
@@ -167,7 +171,7 @@ impl LogWriter {
     }
 
     fn flush(&self) {
-        let mut state = locked(&self.flushed.asked_and_done);
+        let mut state = locked(&self.flushed.requested_and_done);
         state.0 += 1;
         let mine = state.0;
         self.wake();
@@ -175,10 +179,10 @@ impl LogWriter {
         let _ = self.flushed.done.wait_timeout_while(state, FATAL_TIMEOUT, |(_, done)| *done < mine);
     }
 
-    /// Writes what comes, for ever.
+    /// Writes lines as they come, forever.
     fn write_out(&self, out: &mut impl Write) {
         let mut spare = String::with_capacity(MAX_KEPT);
-        let (mut told, mut at) = (0, None::<Instant>);
+        let (mut reported, mut at) = (0, None::<Instant>);
         loop {
             if !self.drain(out, &mut spare) {
                 self.sleeping.store(true, Ordering::Release);
@@ -188,35 +192,35 @@ impl LogWriter {
                 self.sleeping.store(false, Ordering::Release);
             }
             let all = DROPPED.get();
-            if all > told && at.is_none_or(|at| at.elapsed() > DROP_REPORT_INTERVAL) {
+            if all > reported && at.is_none_or(|at| at.elapsed() > DROP_REPORT_INTERVAL) {
                 tracing::warn!(
-                    lines = all - told,
-                    "lines of the log were dropped: standard error takes too few, or none"
+                    lines = all - reported,
+                    "log lines were dropped: standard error is too slow or blocked"
                 );
-                (told, at) = (all, Some(Instant::now()));
+                (reported, at) = (all, Some(Instant::now()));
             }
-            let asked = locked(&self.flushed.asked_and_done);
-            if asked.0 == asked.1 {
-                drop(asked);
+            let requested = locked(&self.flushed.requested_and_done);
+            if requested.0 == requested.1 {
+                drop(requested);
                 thread::park_timeout(GATHER);
             }
         }
     }
 
-    /// Writes what is on the pages; false if there was nothing.
+    /// Writes the content of the buffers; false if there was none.
     fn drain(&self, out: &mut impl Write, spare: &mut String) -> bool {
-        let asked = locked(&self.flushed.asked_and_done).0;
-        // Pages of threads that have ended are looked at a last time.
-        let mut pages = locked(&self.buffers);
-        let all = pages.clone();
-        pages.retain(|page| Arc::strong_count(page) > 2);
-        drop(pages);
+        let requested = locked(&self.flushed.requested_and_done).0;
+        // Buffers of threads that have ended are drained a last time.
+        let mut buffers = locked(&self.buffers);
+        let all = buffers.clone();
+        buffers.retain(|buffer| Arc::strong_count(buffer) > 2);
+        drop(buffers);
         let mut some = false;
-        for page in all {
-            let mut page = locked(&page);
-            let lines = std::mem::take(&mut page.lines);
-            std::mem::swap(&mut page.text, spare);
-            drop(page);
+        for buffer in all {
+            let mut buffer = locked(&buffer);
+            let lines = std::mem::take(&mut buffer.lines);
+            std::mem::swap(&mut buffer.text, spare);
+            drop(buffer);
             if lines == 0 {
                 continue;
             }
@@ -227,18 +231,18 @@ impl LogWriter {
             spare.clear();
             spare.shrink_to(MAX_KEPT);
         }
-        locked(&self.flushed.asked_and_done).1 = asked;
+        locked(&self.flushed.requested_and_done).1 = requested;
         self.flushed.done.notify_all();
         some
     }
 }
 
-/// Takes what the log's subscriber has made of an event: one whole line a write.
+/// Takes the formatted events of the log's subscriber: one whole line per write.
 pub struct TracingWriter(pub &'static LogWriter);
 
 impl Write for TracingWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write(|page| page.text.push_str(&String::from_utf8_lossy(line)));
+        self.0.write(|buffer| buffer.text.push_str(&String::from_utf8_lossy(line)));
         Ok(line.len())
     }
 
@@ -247,13 +251,13 @@ impl Write for TracingWriter {
     }
 }
 
-fn put(out: &mut impl Write, mut page: &[u8]) -> io::Result<()> {
-    while !page.is_empty() {
-        match out.write(page) {
+fn put(out: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match out.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => page = &page[written..],
+            Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Another process has made the pipe or terminal that it shares with us so.
+            // Another process that shares this pipe or terminal has made it non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(AGAIN),
             Err(error) => return Err(error),
         }
@@ -267,8 +271,8 @@ fn panicked(info: &PanicHookInfo<'_>, before: &dyn Fn(&PanicHookInfo<'_>)) {
     let Some(writer) = writer.filter(|_| name != THREAD) else { return before(info) };
     let trace = Backtrace::capture();
     let trace = if trace.status() == BacktraceStatus::Captured { format!("{trace}") } else { String::new() };
-    writer.put(0, |page| page.text.push_str(&format!("thread '{name}' {info}\n{trace}")));
-    // Its end is that of the process.
+    writer.put(0, |buffer| buffer.text.push_str(&format!("thread '{name}' {info}\n{trace}")));
+    // The end of the main thread is the end of the process.
     if name == "main" {
         writer.flush();
     }
@@ -278,7 +282,7 @@ fn panicked(info: &PanicHookInfo<'_>, before: &dyn Fn(&PanicHookInfo<'_>)) {
 mod tests {
     use super::*;
 
-    /// Takes a byte or none at a time.
+    /// Accepts one byte or none at a time.
     struct Narrow(Vec<u8>, bool);
 
     impl Write for Narrow {
@@ -301,7 +305,7 @@ mod tests {
         let writer = LogWriter::new(LogFormat::Text);
         thread::scope(|scope| {
             for message in ["one\n", "two\n"] {
-                scope.spawn(|| writer.write(|page| page.text.push_str(message)));
+                scope.spawn(|| writer.write(|buffer| buffer.text.push_str(message)));
             }
         });
         let (mut out, mut spare) = (Narrow(Vec::new(), false), String::new());
@@ -320,11 +324,11 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..3 {
-                    writer.write(|page| page.text.push_str(&"x".repeat(MAX_BUFFERED)));
+                    writer.write(|buffer| buffer.text.push_str(&"x".repeat(MAX_BUFFERED)));
                 }
             });
         });
-        assert!(dropped().get() > before, "the third found no room");
+        assert!(dropped().get() > before, "the third did not fit");
         let begun = Instant::now();
         writer.flush();
         assert!(begun.elapsed() >= FATAL_TIMEOUT, "it was waited for, and no longer");

@@ -1,4 +1,4 @@
-//! The Prometheus metrics. Counters of a call are looked up when the catalog is built, not when it runs.
+//! The Prometheus metrics. Counters of a call are looked up when the catalog is built, not at the call.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -16,11 +16,11 @@ pub enum Outcome {
     Ok,
     /// The server answered with an error.
     Error,
-    /// The gateway's filters said no.
+    /// The gateway's filters rejected it.
     Refused,
-    /// The server could not be asked or did not answer properly.
+    /// The server could not be reached or sent no valid response.
     Failed,
-    /// The client left before the answer was complete.
+    /// The client disconnected before the response was complete.
     ClientAborted,
 }
 
@@ -36,8 +36,8 @@ impl Outcome {
     }
 }
 
-/// The counters of one method, server and tool, by outcome; each comes to be when it is first used, so that ten
-/// thousand tools that nobody calls make no series.
+/// The counters of one method, server and tool, by outcome. Each is created at its first use, so that ten
+/// thousand unused tools make no series.
 pub struct CallCounters {
     labels: [Box<str>; 3],
     vec: IntCounterVec,
@@ -57,7 +57,7 @@ impl CallCounters {
     }
 }
 
-/// Which way something goes that is looked at.
+/// The direction of inspected content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     Arguments,
@@ -73,7 +73,7 @@ impl Direction {
     }
 }
 
-/// One of a number of things that are open.
+/// One open thing that is counted.
 pub struct GaugeGuard(IntGauge);
 
 impl Drop for GaugeGuard {
@@ -214,7 +214,7 @@ impl Metrics {
         Arc::new(metrics)
     }
 
-    /// The counters of a call; for the time when a catalog is built.
+    /// The counters of a call; looked up when a catalog is built.
     pub fn call_counters(&self, method: &str, server: &str, tool: &str) -> Arc<CallCounters> {
         Arc::new(CallCounters {
             labels: [method, server, tool].map(Box::from),
@@ -223,7 +223,7 @@ impl Metrics {
         })
     }
 
-    /// Counts a request that no catalog entry stands for.
+    /// Counts a request without a catalog entry.
     pub fn count(&self, method: &'static str, outcome: Outcome) {
         thread_local! {
             static KNOWN: RefCell<HashMap<(&'static str, &'static str), IntCounter>> = RefCell::default();
@@ -244,7 +244,7 @@ impl Metrics {
         });
     }
 
-    /// Counts what was found on one way to or from a server.
+    /// Counts findings in one direction to or from a server.
     pub fn redacted(&self, server: &str, way: Direction, action: Action, found: &Findings) {
         let action = if action == Action::Block { "block" } else { "redact" };
         for (detector, count) in found.iter() {
@@ -253,8 +253,8 @@ impl Metrics {
         }
     }
 
-    /// What the store of shared limits says of itself; for the time when metrics are read.
-    /// They are there only where the store is: a metric that is always 0 would alarm somebody.
+    /// The state of the store of shared limits; read when metrics are scraped. The metrics exist only with
+    /// a store: a metric that is always 0 would cause false alarms.
     pub fn limit_store(&self, up: bool, misses: u64) {
         let [there, missed] = self.limit_store.get_or_init(|| {
             [
@@ -274,12 +274,12 @@ impl Metrics {
         missed.set(i64::try_from(misses).unwrap_or(i64::MAX));
     }
 
-    /// Counts a definition that is not the pinned one.
+    /// Counts a tool definition that is not the pinned one.
     pub fn tool_changed(&self, server: &str) {
         self.changed_tools.with_label_values(&[server]).inc();
     }
 
-    /// How many entries of a list of the server are left out; where there are none there is no series.
+    /// The number of rejected entries in a list of the server; without any there is no series.
     pub fn catalog_rejected(&self, server: &str, kind: &str, count: usize) {
         match i64::try_from(count).unwrap_or(i64::MAX) {
             0 => drop(self.catalog_rejected.remove_label_values(&[server, kind])),
@@ -295,7 +295,7 @@ impl Metrics {
         self.upstream_up.with_label_values(&[server]).set(up.into());
     }
 
-    /// How the endpoints of all servers are; for the time when metrics are read.
+    /// The states of the endpoints of all servers; read when metrics are scraped.
     pub fn endpoints_up(&self, states: impl Iterator<Item = ([String; 2], bool)>) {
         let mut known = self.endpoints.lock().expect("no holder of the lock panics");
         let mut gone = std::mem::take(&mut *known);

@@ -1,7 +1,7 @@
-//! What the gateway tells about itself: metrics, one log line a request, and its own log.
+//! Telemetry of the gateway: metrics, one access log line a request, and its own log.
 //!
-//! Metric labels come from the configuration and the catalog, never from what a client wrote; logs and metrics
-//! never hold arguments or secrets.
+//! Metric labels come from the configuration and the catalog, never from what a client wrote. Logs and
+//! metrics never hold arguments or secrets.
 
 pub mod access_log;
 mod dropped_messages;
@@ -27,8 +27,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Log;
 
-/// Starts the log on standard error, which the `pen` alone writes to from here on; what panics say goes there too. The
-/// libraries below speak only from `warn` on.
+/// Starts the log on standard error, to which only the `log_writer` writes from here on; panic messages go
+/// there too. Libraries log only from `warn` on.
 pub fn start(log: &Log) {
     let writer = log_writer::writer(log.format);
     let level = log.level.as_str();

@@ -1,4 +1,4 @@
-//! What a server was warned of, so that it is not said again each time that its lists are read.
+//! Remembers the warnings about a server, so that they are not repeated each time its lists are read.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -6,32 +6,33 @@ use std::sync::Mutex;
 
 use ahash::RandomState;
 
-/// What is remembered of one server. One that lists something else each time is not heard for ever.
-const MOST: usize = 2_000;
+/// Maximum number of remembered warnings per server. A server whose lists always change is not logged
+/// forever.
+const MAX_REMEMBERED: usize = 2_000;
 
 #[derive(Default)]
 pub struct Once {
-    told: Mutex<HashSet<u64>>,
+    seen: Mutex<HashSet<u64>>,
     keys: RandomState,
 }
 
-/// Whether something is to be told.
+/// Whether a warning is to be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Telling {
     New,
-    /// It is, and nothing after it.
+    /// Yes, and nothing after it.
     Last,
     Known,
 }
 
 impl Once {
     pub fn tells(&self, what: impl Hash) -> Telling {
-        let print = self.keys.hash_one(what);
-        let mut told = self.told.lock().expect("nobody panics with the lock");
-        match told.len() {
-            MOST.. => Telling::Known,
-            _ if !told.insert(print) => Telling::Known,
-            size if size + 1 == MOST => Telling::Last,
+        let digest = self.keys.hash_one(what);
+        let mut seen = self.seen.lock().expect("nobody panics with the lock");
+        match seen.len() {
+            MAX_REMEMBERED.. => Telling::Known,
+            _ if !seen.insert(digest) => Telling::Known,
+            size if size + 1 == MAX_REMEMBERED => Telling::Last,
             _ => Telling::New,
         }
     }
@@ -47,8 +48,8 @@ mod tests {
         assert_eq!(once.tells(("tool", "a")), Telling::New);
         assert_eq!(once.tells(("tool", "b")), Telling::New);
         assert_eq!(once.tells(("tool", "a")), Telling::Known);
-        let told: Vec<Telling> = (0..3 * MOST).map(|n| once.tells(n)).collect();
-        assert_eq!(told.iter().filter(|told| **told != Telling::Known).count(), MOST - 2);
-        assert_eq!(told.iter().position(|told| *told == Telling::Last), Some(MOST - 3));
+        let seen: Vec<Telling> = (0..3 * MAX_REMEMBERED).map(|n| once.tells(n)).collect();
+        assert_eq!(seen.iter().filter(|seen| **seen != Telling::Known).count(), MAX_REMEMBERED - 2);
+        assert_eq!(seen.iter().position(|seen| *seen == Telling::Last), Some(MAX_REMEMBERED - 3));
     }
 }

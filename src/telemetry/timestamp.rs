@@ -1,11 +1,11 @@
-//! The time of a line of the log (RFC 3339), of which all but the milliseconds is kept for as long as its second lasts.
+//! The timestamp of a log line (RFC 3339). All but the milliseconds is cached for its second.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use chrono::{DateTime, Timelike as _, Utc};
 
-/// The time as text, which is the same for a second but for its end.
+/// The timestamp as text; within a second only its end changes.
 #[derive(Default)]
 pub struct TimestampCache {
     second: Option<i64>,
@@ -13,7 +13,7 @@ pub struct TimestampCache {
 }
 
 impl TimestampCache {
-    pub fn tell(&mut self, out: &mut String, at: SystemTime) {
+    pub fn write(&mut self, out: &mut String, at: SystemTime) {
         let at = DateTime::<Utc>::from(at);
         if self.second.replace(at.timestamp()) != Some(at.timestamp()) {
             self.text.clear();

@@ -1,5 +1,5 @@
-//! How long a call has been waited for. Each message about it starts the time anew, and while its server waits for the
-//! client (for a person, perhaps) the time stands still.
+//! The timer of a call. Each message about the call restarts it. While the server waits for the client (for a
+//! person, perhaps) it is paused.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct CallTimer {
     started: Instant,
-    /// Milliseconds from then to the last message.
+    /// Milliseconds from `started` to the last message.
     last_activity: AtomicU64,
-    /// Questions to the client that are open.
+    /// Open requests to the client.
     open: AtomicUsize,
 }
 
@@ -26,31 +26,31 @@ impl CallTimer {
         self.last_activity.store(now, Ordering::Relaxed);
     }
 
-    /// The client was asked.
+    /// A request was sent to the client.
     pub fn pause(&self) {
         self.open.fetch_add(1, Ordering::Release);
     }
 
-    /// A question was answered, or is none any more.
+    /// A request was answered, or was dropped.
     pub fn resume(&self) {
         self.activity();
         self.open.fetch_sub(1, Ordering::Release);
     }
 
-    /// What is left of the time; none while it stands still.
+    /// The remaining time; `None` while it is paused.
     pub fn remaining(&self, timeout: Duration) -> Option<Duration> {
         let open = self.open.load(Ordering::Acquire) > 0;
-        let heard = Duration::from_millis(self.last_activity.load(Ordering::Relaxed));
-        (!open).then(|| heard.saturating_add(timeout).saturating_sub(self.started.elapsed()))
+        let active_at = Duration::from_millis(self.last_activity.load(Ordering::Relaxed));
+        (!open).then(|| active_at.saturating_add(timeout).saturating_sub(self.started.elapsed()))
     }
 
-    /// Comes back when the time is over.
+    /// Returns when the time is over.
     pub async fn expired(&self, timeout: Duration) {
         loop {
             match self.remaining(timeout) {
                 Some(Duration::ZERO) => return,
                 Some(left) => tokio::time::sleep(left).await,
-                // Whenever it goes on, it is not over before this.
+                // Whenever it resumes, it cannot expire before this.
                 None => tokio::time::sleep(timeout).await,
             }
         }

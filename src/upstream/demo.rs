@@ -1,5 +1,5 @@
 //! The demo server: a small but real MCP server inside the process, in both eras, for first steps and for
-//! trying timeouts and errors. `toolgate demo-server` serves the same tools by itself.
+//! tests of timeouts and errors. `toolgate demo-server` serves the same tools by itself.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{RpcOutcome, ServerHandshake, Upstream, UpstreamCall, UpstreamError};
 use mcp::version;
 
-/// Longest that the tool `sleep` sleeps, in seconds.
+/// Longest duration of the tool `sleep`, in seconds.
 const MAX_SLEEP: f64 = 3600.0;
 
 pub struct Demo;
@@ -82,7 +82,7 @@ fn tools() -> Value {
     ])
 }
 
-/// Runs one tool: its text, or the words of its failure.
+/// Runs one tool: returns its text, or the error message.
 async fn run(name: &str, arguments: &Value) -> Option<Result<String, String>> {
     let number = |key: &str| arguments[key].as_f64().ok_or_else(|| format!("`{key}` must be a number"));
     Some(match name {
@@ -135,19 +135,19 @@ impl Upstream for Demo {
         })
     }
 
-    async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
-        let mut result = match ask.method {
+    async fn call(&self, call: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
+        let mut result = match call.method {
             "tools/list" => json!({"tools": tools()}),
             "ping" => json!({}),
             "tools/call" => {
-                let params: Value = serde_json::from_slice(&ask.params)
+                let params: Value = serde_json::from_slice(&call.params)
                     .map_err(|e| UpstreamError::InvalidResponse(e.to_string()))?;
                 let name = params["name"].as_str().unwrap_or_default();
                 if name == "fail" && params["arguments"]["how"] == "protocol" {
                     return Ok(error(-32603, "this tool always fails"));
                 }
-                match tokio::time::timeout(ask.timeout, run(name, &params["arguments"])).await {
-                    Err(_) => return Err(UpstreamError::TimedOut(ask.timeout)),
+                match tokio::time::timeout(call.timeout, run(name, &params["arguments"])).await {
+                    Err(_) => return Err(UpstreamError::TimedOut(call.timeout)),
                     Ok(None) => return Ok(error(-32602, &format!("Unknown tool: {name}"))),
                     Ok(Some(Ok(text))) => {
                         json!({"content": [{"type": "text", "text": text}], "isError": false})
@@ -159,7 +159,7 @@ impl Upstream for Demo {
             }
             method => return Ok(error(-32601, &format!("Method not found: {method}"))),
         };
-        if ask.era == Era::Modern {
+        if call.era == Era::Modern {
             result["resultType"] = "complete".into();
         }
         Ok(RpcOutcome::Result(Bytes::from(result.to_string())))

@@ -1,40 +1,41 @@
-//! What an entry of a list and a greeting must be like in each era, by the official JSON schema of MCP.
+//! Validates list entries and handshakes in each era, by the official JSON schema of MCP.
 //!
-//! Clients check the lists that they read, and one entry that they do not expect costs them the whole list. So no entry
-//! is shown that does not fit the revision that it is shown in. That is the newest revision of the era: a list of the
-//! older ones is the same list, and each of them only asks for less (the tests compare the files). Members that the
-//! schema does not know pass, and `format` is not checked: it is an annotation.
+//! Clients validate the lists that they read, and one unexpected entry costs them the whole list. So no entry
+//! is shown that is invalid in the protocol version that it is shown in. That is the newest version of the
+//! era: a list of the older ones is the same list, and each of them only requires less (the tests compare the
+//! files). Members that the schema does not define pass, and `format` is not checked: it is an annotation.
 //!
-//! In a few places the official SDKs, which most clients are made with, ask for more than the schema, and they too drop
+//! In a few places the official SDKs, which most clients use, require more than the schema, and they too drop
 //! the whole list: [`EntryDefinition::clients`].
 //!
-//! `definitions/` holds the parts of the schemas that are needed (`schema/mcp/prune` writes them). They use few words of
-//! JSON Schema, and these are followed here: `jsonschema` keeps the schemas of all drafts in memory once it has compiled
-//! anything, 1.4 MiB that a gateway without `validate` does not need. The tests hold both against each other.
+//! `definitions/` holds the required parts of the schemas (`schema/mcp/prune` writes them). They use few
+//! keywords of JSON Schema, which are implemented here. `jsonschema` keeps the schemas of all drafts in
+//! memory once it has compiled anything: 1.4 MiB that a gateway without `validate` does not need. The tests
+//! compare both.
 
 use filters::guard::strict_json;
 use mcp::Era;
 use serde_json::Value;
 
-/// The official definitions of the newest revision of each era, a JSON object each.
+/// The official definitions of the newest version of each era, a JSON object each.
 const DEFINITIONS: [(&str, &str); 2] = [
     ("2025-11-25", include_str!("entry_definitions/2025-11-25.json")),
     ("2026-07-28", include_str!("entry_definitions/2026-07-28.json")),
 ];
-/// Faults that are told of one entry.
+/// Errors that are reported of one entry.
 const MAX_REPORTED: usize = 4;
 
-/// What the entries of one list must be like.
+/// The definition of the entries of one list.
 pub struct EntryDefinition {
     all: Value,
-    /// Of 2025-11-25: clients hold tools of the modern era against it too.
+    /// Of 2025-11-25: clients validate tools of the modern era against it too.
     execution: Option<Value>,
     name: &'static str,
 }
 
 impl EntryDefinition {
-    /// The definition of this name, such as `ListedTool`, in the newest revision of the era. Small, and read anew where it is
-    /// needed: lists seldom change.
+    /// The definition of this name, such as `ListedTool`, in the newest version of the era. It is small, and
+    /// parsed each time: lists seldom change.
     pub fn new(era: Era, name: &'static str) -> Self {
         let read = |era: Era| -> Value {
             serde_json::from_str(DEFINITIONS[era as usize].1).expect("the definitions are JSON")
@@ -43,7 +44,7 @@ impl EntryDefinition {
         Self { all: read(era), execution, name }
     }
 
-    /// Holds an entry against it. If it does not fit: where, and what is expected there.
+    /// Validates an entry. The error says where, and what is expected there.
     pub fn check(&self, entry: &[u8]) -> Result<(), String> {
         let entry = strict_json::read(entry)?;
         let mut faults = SchemaErrors::default();
@@ -52,7 +53,7 @@ impl EntryDefinition {
         if faults.0.is_empty() { Ok(()) } else { Err(faults.0.join("; ")) }
     }
 
-    /// Holds one member of an object against it; what it does not name fits.
+    /// Validates one member of an object; undefined members are valid.
     pub fn check_member(&self, name: &str, value: &[u8]) -> Result<(), String> {
         let at = format!("/{name}");
         let value = strict_json::read(value).map_err(|why| format!("{at}: {why}"))?;
@@ -63,8 +64,9 @@ impl EntryDefinition {
         if faults.0.is_empty() { Ok(()) } else { Err(faults.0.join("; ")) }
     }
 
-    /// What the official SDKs ask for beside the schema: `lastModified` must be a time with seconds and offset
-    /// (TypeScript 2.4), `size` must fit 64 bits and `execution` what 2025-11-25 defines in either era (Python 2.3).
+    /// What the official SDKs require beside the schema. `lastModified` must be a time with seconds and
+    /// offset (TypeScript 2.4). `size` must fit 64 bits, and `execution` must be as 2025-11-25 defines it in
+    /// either era (Python 2.3).
     fn clients(&self, entry: &Value, faults: &mut SchemaErrors) {
         if let (Some(schema), Some(execution)) = (&self.execution, entry.get("execution")) {
             self.validate(schema, execution, "/execution", faults);
@@ -83,7 +85,7 @@ impl EntryDefinition {
         }
     }
 
-    /// Holds a value against a schema, as far as the official definitions go.
+    /// Validates a value against a schema, with the keywords of the official definitions.
     fn validate(&self, schema: &Value, value: &Value, at: &str, faults: &mut SchemaErrors) {
         for (word, asked) in schema.as_object().into_iter().flatten() {
             match (word.as_str(), value) {
@@ -143,7 +145,7 @@ impl EntryDefinition {
     }
 }
 
-/// The faults that were found, each once.
+/// The errors that were found, each once.
 #[derive(Default)]
 struct SchemaErrors(Vec<String>);
 
@@ -182,7 +184,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// ISO 8601 as strict readers take it: RFC 3339 without what they do not have (lower case, leap seconds).
+/// ISO 8601 as strict parsers take it: RFC 3339 without lower case and leap seconds.
 fn is_time(text: &str) -> bool {
     let bytes = text.as_bytes();
     let ends = || text.ends_with('Z') || bytes[bytes.len() - 3] == b':';

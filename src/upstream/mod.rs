@@ -1,6 +1,6 @@
-//! A server behind the gateway, whatever carries it: what it can be asked, and how it can fail.
+//! A server behind the gateway, over any transport: its operations and its errors.
 //!
-//! JSON goes through as bytes. Nothing here knows who the client is or how it is answered.
+//! JSON passes as bytes. Nothing here depends on the client or on the form of its response.
 
 pub mod call_timer;
 pub mod demo;
@@ -37,7 +37,7 @@ pub use server_handshake::ServerHandshake;
 pub use stdio::child::is_own_child;
 use stdio::subscriptions::UpdateQueue;
 
-/// When a client may ask again that was told of a server which is starting.
+/// `Retry-After` for a call of a server that is starting.
 const STARTING_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// One request to a server.
@@ -50,58 +50,58 @@ pub struct UpstreamCall<'a> {
     pub timeout: Duration,
 }
 
-/// Where notifications go that belong to a request.
+/// The receiver of notifications that belong to a request.
 pub struct Progress {
-    /// The caller's progress token as written, and where it stands in the params.
+    /// The caller's progress token as written, and its span in the params.
     pub token: Option<(Bytes, Span)>,
-    /// Takes whole JSON-RPC messages, with the caller's own token.
+    /// Receives whole JSON-RPC messages, with the caller's own token.
     pub notes: mpsc::Sender<Bytes>,
 }
 
-/// What a server answered, as JSON text of the member.
+/// The server's response, as JSON text of the member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RpcOutcome {
     Result(Bytes),
     Error(Bytes),
 }
 
-/// How a stream of what a server says unasked ended, if it did not break.
+/// How a notification stream ended, if it did not break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchEnd {
-    /// It was there.
+    /// It was open.
     Ended,
-    /// The server does not have it, and will say the same when it is asked again.
+    /// The server does not have it, and would say the same again.
     Rejected,
 }
 
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
-    /// Opens (or re-opens) the gateway's own connection in this era and asks the server to introduce itself, which it may
-    /// do until that moment. Both eras may be greeted at the same time.
+    /// Opens (or re-opens) the gateway's own connection in this era and runs the handshake, with `until` as
+    /// its deadline. The handshakes of both eras may run at the same time.
     async fn connect(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError>;
 
-    /// One request in the gateway's own connection of that era.
+    /// Sends one request in the gateway's own connection of that era.
     async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError>;
 
-    /// Follows what the server announces in this era and tells when its lists should be read again. `Ok(())` if it
-    /// announces nothing; an error when the connection is gone.
+    /// Watches the list change notifications of the server in this era and reports each to `changed`.
+    /// `Ok(())` if it sends none; an error when the connection is gone.
     async fn watch_lists(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
         let _ = (era, changed);
         Ok(())
     }
 
-    /// Whether the lists of the legacy era came as streams of events when they were last asked for.
+    /// Whether the legacy lists came as event streams at the last request.
     fn lists_as_events(&self) -> bool {
         false
     }
 
-    /// Whether [`Upstream::subscribe_resources`] can follow anything.
+    /// Whether [`Upstream::subscribe_resources`] is supported.
     fn has_resource_subscriptions(&self) -> bool {
         false
     }
 
-    /// Follows what the server says of some resources in the modern era; `listen` are the params of a
-    /// `subscriptions/listen`. Each message goes to `out` as it came; ends when the server ends it.
+    /// Subscribes to resources in the modern era; `listen` are the params of a `subscriptions/listen`. Each
+    /// message goes to `out` as it came; returns when the server ends the stream.
     async fn subscribe_resources(
         &self,
         listen: Bytes,
@@ -111,12 +111,12 @@ pub trait Upstream: Send + Sync + 'static {
         Ok(WatchEnd::Rejected)
     }
 
-    /// Takes other limits, as far as they do not hang on the connection.
+    /// Applies other limits, except those of the connection.
     fn update_limits(&self, limits: &UpstreamLimits) {
         let _ = limits;
     }
 
-    /// Follows a resource for one of the callers that share the connection, in the legacy era.
+    /// Subscribes to a resource for one of the callers that share the connection, in the legacy era.
     async fn subscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
         let _ = (uri, updates);
         Ok(RpcOutcome::Error(Bytes::from_static(
@@ -124,17 +124,17 @@ pub trait Upstream: Send + Sync + 'static {
         )))
     }
 
-    /// No longer follows it for that caller.
+    /// Unsubscribes that caller from it.
     async fn unsubscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
         self.subscribe(uri, updates).await
     }
 
-    /// That caller follows nothing any more.
+    /// Removes all subscriptions of that caller.
     async fn drop_subscriber(&self, updates: &Arc<UpdateQueue>) {
         let _ = updates;
     }
 
-    /// Whether [`Upstream::subscribe`] can follow anything.
+    /// Whether [`Upstream::subscribe`] is supported.
     fn is_shared(&self) -> bool {
         false
     }
@@ -145,17 +145,17 @@ pub trait Upstream: Send + Sync + 'static {
         None
     }
 
-    /// What there is to do in the background for as long as the server is configured.
+    /// Runs the background tasks as long as the server is configured.
     async fn run_background(&self) {
         std::future::pending().await
     }
 
-    /// For one that checks its endpoints itself: whether any of them is well.
+    /// For a server that checks its endpoints itself: whether any of them is healthy.
     fn is_healthy(&self) -> Option<bool> {
         None
     }
 
-    /// Ends connections and processes.
+    /// Closes connections and ends processes.
     async fn close(&self);
 }
 
@@ -176,14 +176,14 @@ pub enum UpstreamError {
     TimedOut(Duration),
     #[error("sent an answer that is not MCP: {0}")]
     InvalidResponse(String),
-    /// The same, where a caller may have brought it about: by an id that the server cannot keep, or by asking for
-    /// what it does not have.
+    /// The same, but a caller may have caused it: by an id that the server cannot keep, or a request for what
+    /// it does not have.
     #[error("sent an answer that is not MCP: {0}")]
     ClientCaused(String),
-    /// By its id: the connection that it came on does not keep requests and answers together.
+    /// Its id belongs to another request: the connection mixes up requests and responses.
     #[error("sent an answer that is not MCP: it answers another request")]
     UnexpectedServer,
-    /// On a connection on which something else had been asked (RFC 9112 §9.2): nothing of it is told to anybody.
+    /// On a connection that carried other requests (RFC 9112 §9.2): nothing of it is passed on.
     #[error(
         "sent an error that names no request, which may be the answer to another's: it is not passed on, and the next calls get connections of their own"
     )]
@@ -192,21 +192,21 @@ pub enum UpstreamError {
     TooLarge(usize),
     #[error("does not accept the gateway's credentials (HTTP {0})")]
     Credentials(u16),
-    /// To a gateway that has none to give. What the server said, as far as it may be told.
+    /// The gateway had no credentials. With the server's message, if it may be passed on.
     #[error("{}", denied(*.0, .1))]
     Denied(u16, String),
-    /// It has no time now.
+    /// It is busy now.
     #[error("cannot answer now (HTTP {0})")]
     RetryLater(u16, Option<Duration>),
-    /// Where it redirects to, if that may not or need not be followed.
+    /// The target of a redirection that may not or need not be followed.
     #[error("redirects to {1} (HTTP {0}), where nothing is sent; its `url` must be where it answers")]
     Redirected(u16, String),
     #[error("has forgotten the session")]
     SessionExpired,
-    /// By its client, while this was under way.
+    /// Its client ended the session while the request was in flight.
     #[error("is not asked any more: the session has ended")]
     SessionClosed,
-    /// It lasts longer than the gateway.
+    /// The call lasts longer than the gateway.
     #[error("is not waited for any longer: the gateway stops")]
     Stopping,
     #[error("cannot go on with this stream: it knows no such event")]
@@ -219,7 +219,7 @@ pub enum UpstreamError {
     CircuitOpen(Duration),
     #[error("answered what the gateway does not let through: {0}")]
     Blocked(String),
-    /// What the token endpoint said, for the log.
+    /// The message of the token endpoint, for the log.
     #[error("cannot be called in your name: the token exchange failed")]
     Exchange(String),
     #[error(
@@ -229,7 +229,7 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
-    /// Whether it tells that the server is in trouble, rather than this call.
+    /// Whether the server is at fault, rather than this call.
     pub fn is_fault(&self) -> bool {
         matches!(
             self,
@@ -242,7 +242,7 @@ impl UpstreamError {
         )
     }
 
-    /// Whether nobody is there who could be asked anything else.
+    /// Whether the server is absent, so that no other request can succeed.
     pub fn is_absence(&self) -> bool {
         matches!(
             self,
@@ -254,7 +254,7 @@ impl UpstreamError {
         )
     }
 
-    /// The answer that a client gets; `server` is the name in the config.
+    /// The rejection for a client; `server` is the name in the config.
     pub fn rejection(&self, server: &str) -> Rejection {
         let (status, reason) = match self {
             Self::Unreachable(_) => (502, "upstream_unreachable"),
@@ -281,15 +281,15 @@ impl UpstreamError {
             Self::TokenRequired => (403, "token_needed"),
             Self::CircuitOpen(_) => (503, "upstream_circuit_open"),
         };
-        // What a server's socket or library says stays in the log; the client learns what it can act on.
-        let told = match self {
+        // The texts of the server's socket or library stay in the log; the client gets what it can act on.
+        let text = match self {
             Self::Unreachable(_) => {
                 "is not reachable now, so none of its tools can be used; try again later".into()
             }
             Self::Exhausted(_) => "cannot be reached now: the gateway has too many connections".into(),
             other => other.to_string(),
         };
-        let rejection = Rejection::http(status, reason, format!("the server `{server}` {told}"))
+        let rejection = Rejection::http(status, reason, format!("the server `{server}` {text}"))
             .with_data(format!(r#"{{"server":{}}}"#, quote(server)));
         match self {
             Self::Busy(_) | Self::Exhausted(_) => rejection.retry_after(Duration::from_secs(1)),
@@ -300,24 +300,24 @@ impl UpstreamError {
     }
 }
 
-fn denied(status: u16, said: &str) -> String {
-    match (status, said) {
+fn denied(status: u16, server_text: &str) -> String {
+    match (status, server_text) {
         (401, _) => "asks for credentials (HTTP 401), and none are configured for it".into(),
         (_, "") => format!("refuses the gateway (HTTP {status}), for which no credentials are configured"),
-        _ => format!("refuses the gateway (HTTP {status}): {said}"),
+        _ => format!("refuses the gateway (HTTP {status}): {server_text}"),
     }
 }
 
-/// Foreign words as they may stand in an error or a line of the log: one line without control characters or such as turn
-/// the direction of writing, and not long.
+/// Text of a server, made safe for an error or a log line: short, one line, without control characters and
+/// without those that change the writing direction.
 pub fn client_message(message: &str) -> String {
     const MAX_SERVER_TEXT: usize = 200;
     let mut out = String::new();
     for word in message.split(|c: char| c.is_whitespace() || is_control(c)).filter(|word| !word.is_empty()) {
         if out.chars().count() + word.chars().count() >= MAX_SERVER_TEXT {
-            let room = MAX_SERVER_TEXT.saturating_sub(out.chars().count() + 1);
+            let space = MAX_SERVER_TEXT.saturating_sub(out.chars().count() + 1);
             out.extend(if out.is_empty() { None } else { Some(' ') });
-            out.extend(word.chars().take(room));
+            out.extend(word.chars().take(space));
             out.push('…');
             break;
         }
@@ -329,7 +329,7 @@ pub fn client_message(message: &str) -> String {
     out
 }
 
-/// The members that the gateway puts into `params._meta` when it asks a modern server in its own name.
+/// The members of `params._meta` in the gateway's own requests to a modern server.
 pub fn gateway_meta() -> String {
     format!(
         r#"{{"io.modelcontextprotocol/protocolVersion":"{}","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{}}}"#,
@@ -338,7 +338,7 @@ pub fn gateway_meta() -> String {
     )
 }
 
-/// What the gateway listens for in its own name, as the inside of the params.
+/// The notifications that the gateway itself subscribes to, as the inside of the params.
 pub const LISTS_CHANGED: &str =
     r#""notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}"#;
 
@@ -347,7 +347,7 @@ pub fn gateway_info() -> &'static str {
     concat!(r#"{"name":"toolgate","title":"Toolgate","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#)
 }
 
-/// Params for a request in the gateway's own name; `rest` is the inside of a JSON object, without braces.
+/// Params for a request of the gateway itself; `rest` is the inside of a JSON object, without braces.
 pub fn gateway_params(era: Era, rest: &str) -> Bytes {
     match era {
         Era::Legacy => Bytes::from(format!("{{{rest}}}")),
@@ -367,8 +367,8 @@ pub fn gateway_initialize() -> Bytes {
     ))
 }
 
-/// Whether no connection was made because the gateway's own system has none left to give, which says nothing of the
-/// server. For IPv6 a lack of addresses is that of a family which is not there.
+/// Whether no connection was made because the gateway's own system has none left, which is no evidence
+/// against the server. For IPv6, a lack of addresses only means that the family is not available.
 pub fn is_exhausted(error: &(dyn std::error::Error + 'static), to: Option<SocketAddr>) -> bool {
     let chain = std::iter::successors(Some(error), |error| error.source());
     let mut codes = chain.filter_map(|error| error.downcast_ref::<std::io::Error>()?.raw_os_error());
@@ -379,7 +379,7 @@ pub fn is_exhausted(error: &(dyn std::error::Error + 'static), to: Option<Socket
     })
 }
 
-/// What lies at the bottom of an error of the HTTP client, without the URL that it puts in front.
+/// The innermost cause of an error of the HTTP client, without the URL that it puts in front.
 fn cause(error: &reqwest::Error) -> String {
     let mut source = std::error::Error::source(error);
     let mut message = None;

@@ -1,4 +1,4 @@
-//! What a server's answers are searched for on their way to the client, and what is done with what is found.
+//! Searches a server's responses for secrets on their way to the client, and redacts or blocks them.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::UpstreamError;
 use crate::config::{self, Redaction};
 use crate::telemetry::{Direction, Metrics};
 
-/// Set for answers that are searched; these are held until they are whole.
+/// Set for responses that are searched; these are held until they are complete.
 #[derive(Clone)]
 pub struct ResponseRedactor {
     redactor: Arc<Redactor>,
@@ -20,7 +20,7 @@ pub struct ResponseRedactor {
 }
 
 impl ResponseRedactor {
-    /// For the answers of a server, if they are to be searched.
+    /// For the responses of a server, if they are to be searched.
     pub fn of(
         name: &Arc<str>,
         config: &config::ServerConfig,
@@ -35,7 +35,7 @@ impl ResponseRedactor {
         Some(Self { redactor: redactor?.clone(), block, server: name.clone(), metrics: metrics.clone() })
     }
 
-    /// A whole message as it may go on; none if it may go as it is.
+    /// A whole message, redacted; `None` if it is unchanged.
     pub fn message(&self, message: &[u8]) -> Result<Option<Bytes>, UpstreamError> {
         self.redact(self.redactor.redact_message(message))
     }

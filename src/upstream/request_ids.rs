@@ -1,8 +1,8 @@
 //! Ids of the gateway's own for requests to HTTP servers.
 //!
-//! Clients choose their ids alone, and most begin with 1. An answer that a server gives twice, late or on the wrong
-//! connection would then fit the next caller's request (RFC 9112 §9.2). So each request goes out under an id that no
-//! other request of this process has, and the caller's own is put back into what answers it.
+//! Clients choose their ids alone, and most begin with 1. A response that a server sends twice, late or on
+//! the wrong connection would then match the next caller's request (RFC 9112 §9.2). So each request goes out
+//! under an id that no other request of this process has, and the caller's own is put back into its response.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -11,23 +11,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::http::mix;
 
-/// Each id has these, and 16 digits: no server takes it for a number.
+/// Each id has this prefix and 16 digits: no server takes it for a number.
 const PREFIX: &[u8; 4] = b"\"tg-";
 const LENGTH: usize = PREFIX.len() + 16 + 1;
 
-/// A JSON string, with its quotes: the id of one request, and its progress token where its caller wants progress.
+/// A JSON string, with its quotes: the id of one request, and its progress token if its caller requested
+/// progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WireId([u8; LENGTH]);
 
 impl WireId {
-    /// One that no other request of this process has. Without the keys nobody finds another from it, which takes more
-    /// than one round since each can be turned back.
+    /// An id that no other request of this process has. Without the keys another id cannot be computed from
+    /// it, which takes more than one round since each can be inverted.
     pub fn next() -> Self {
         static KEYS: LazyLock<[u64; 2]> =
             LazyLock::new(|| [(); 2].map(|()| getrandom::u64().expect("the system gives random bytes")));
         static THREADS: AtomicU64 = AtomicU64::new(0);
         thread_local! {
-            // Each thread counts for itself: a counter of all would be written by every core.
+            // Each thread counts for itself: a common counter would be written by every core.
             static NEXT: Cell<u64> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) << 40);
         }
         let number = NEXT.get();
@@ -45,7 +46,8 @@ impl WireId {
         Self(id)
     }
 
-    /// Whether an id, as written, looks like one of these: of this request, of another, or of another gateway.
+    /// Whether an id, as written, looks like one of these: of this request, of another, or of another
+    /// gateway.
     pub fn is_one(raw: &[u8]) -> bool {
         raw.len() == LENGTH && raw.starts_with(PREFIX)
     }

@@ -1,5 +1,6 @@
-//! How a server introduces itself. Clients check what they read of it, and what they do not expect costs them the whole
-//! connection; so what does not fit the official schema is taken for what it can only mean, or left out.
+//! The result of a server's handshake. Clients validate it, and an unexpected member costs them the whole
+//! connection. So what is invalid under the official schema is corrected if its meaning is clear, or left
+//! out.
 
 use std::collections::HashMap;
 
@@ -13,29 +14,29 @@ use super::entry_definitions::EntryDefinition;
 use mcp::jsonrpc::message;
 use mcp::version;
 
-/// The capabilities that say which methods there are (2026-07-28, `ServerCapabilities`).
-const OFFERS: [&str; 5] = ["completions", "logging", "prompts", "resources", "tools"];
+/// The capabilities that declare methods (2026-07-28, `ServerCapabilities`).
+const METHOD_CAPABILITIES: [&str; 5] = ["completions", "logging", "prompts", "resources", "tools"];
 
-/// Longest part of a greeting, in bytes: each client that comes gets it whole.
-const PART: usize = 64 * 1024;
-/// Members of one object that are looked at. The schemas name ten at most.
-const MEMBERS: usize = 128;
-/// Faults that are told of one greeting, and letters of each.
-const TOLD: usize = 8;
-const LONGEST: usize = 200;
+/// Longest part of a handshake, in bytes: each new client gets it whole.
+const MAX_PART: usize = 64 * 1024;
+/// Members of one object that are read. The schemas name ten at most.
+const MAX_MEMBERS: usize = 128;
+/// Errors that are reported of one handshake, and characters of each.
+const MAX_ERRORS: usize = 8;
+const MAX_ERROR: usize = 200;
 
-/// How a server introduces itself in one era (`initialize` or `server/discover`). The members are JSON text.
+/// The handshake of a server in one era (`initialize` or `server/discover`). The members are JSON text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerHandshake {
-    /// The revision that was agreed on.
+    /// The negotiated protocol version.
     pub version: String,
-    /// `ServerCapabilities` of the newest revision of the era.
+    /// `ServerCapabilities` of the newest version of the era.
     pub capabilities: Bytes,
     /// `Implementation` of the same.
     pub server_info: Bytes,
     /// A JSON string.
     pub instructions: Option<Bytes>,
-    /// What of it did not fit.
+    /// The parts that were invalid.
     pub faults: Vec<String>,
 }
 
@@ -43,20 +44,23 @@ impl ServerHandshake {
     /// Reads the result of `initialize` or `server/discover`.
     ///
     /// # Errors
-    /// [`UpstreamError::Nonsense`] if it has no capabilities, or so many that nobody can mean them.
+    ///
+    /// [`UpstreamError::InvalidResponse`] if it has no capabilities, or too many to be meant.
     pub fn read(result: &Bytes, version: String) -> Result<Self, UpstreamError> {
-        let nonsense = |message: String| UpstreamError::InvalidResponse(message);
+        let invalid = |message: String| UpstreamError::InvalidResponse(message);
         let part = |name| message::member(result, name).map(|span| span.of(result));
         let era = if version::LEGACY.contains(&version.as_str()) { Era::Legacy } else { Era::Modern };
         let mut faults = Faults::default();
         let capabilities = part("capabilities")
             .filter(|raw| raw.first() == Some(&b'{'))
-            .ok_or_else(|| nonsense("its greeting has no capabilities".into()))?;
-        if capabilities.len() > PART {
-            return Err(nonsense(format!("the capabilities of its greeting are longer than {PART} bytes")));
+            .ok_or_else(|| invalid("its handshake has no capabilities".into()))?;
+        if capabilities.len() > MAX_PART {
+            return Err(invalid(format!(
+                "the capabilities in its handshake are longer than {MAX_PART} bytes"
+            )));
         }
         let capabilities =
-            members(capabilities).ok_or_else(|| nonsense("its capabilities cannot be read".into()))?;
+            members(capabilities).ok_or_else(|| invalid("its capabilities cannot be read".into()))?;
         let definition = Definitions::of(era, "ServerCapabilities");
         let mut kept = Kept::default();
         for (name, value) in capabilities {
@@ -71,7 +75,7 @@ impl ServerHandshake {
             }
         }
         let capabilities = kept.object();
-        // Modern servers name themselves in `_meta` of each result.
+        // Modern servers send their info in `_meta` of each result.
         let named = || {
             let meta = part("_meta")?;
             Some(message::member(meta, "io.modelcontextprotocol/serverInfo")?.of(meta))
@@ -90,7 +94,7 @@ impl ServerHandshake {
                 kept.add(name, instead.as_bytes());
             }
         }
-        // A copy: what is kept for long shall not keep the whole answer.
+        // A copy: what is kept for long must not keep the whole response.
         let instructions = part("instructions").filter(|raw| raw.first() == Some(&b'"'));
         let instructions = instructions.filter(|raw| faults.is_short("instructions", raw));
         let instructions = instructions.map(|raw| {
@@ -103,7 +107,7 @@ impl ServerHandshake {
         Ok(Self { version, capabilities, server_info: kept.object(), instructions, faults: faults.0 })
     }
 
-    /// Whether the capability `name` is offered, and with the flag `flag` if one is asked for.
+    /// Whether the capability `name` is offered, and with the flag `flag` if one is given.
     pub fn has_capability(&self, name: &str, flag: Option<&str>) -> bool {
         let Some(span) = message::member(&self.capabilities, name) else { return false };
         match flag {
@@ -116,10 +120,10 @@ impl ServerHandshake {
     }
 }
 
-/// What a server means by a capability that does not fit: without the flags that do not, and simply that it has it, unless
-/// it says that it has not. PHP writes `[]` for an empty object.
+/// The meaning of an invalid capability: without its invalid flags, and simply present, unless it is `null`
+/// or `false`. PHP writes `[]` for an empty object.
 fn meant(definition: &Definitions, name: &str, value: &[u8]) -> Option<Bytes> {
-    if !OFFERS.contains(&name) || value == b"null" || value == b"false" {
+    if !METHOD_CAPABILITIES.contains(&name) || value == b"null" || value == b"false" {
         return None;
     }
     let mut kept = Kept::default();
@@ -133,8 +137,8 @@ fn meant(definition: &Definitions, name: &str, value: &[u8]) -> Option<Bytes> {
     Some(kept.object())
 }
 
-/// The members of an object, one of each name: the last, as most readers have it. Of more than [`MEMBERS`] names the rest is
-/// passed over. `None` for all else.
+/// The members of an object, one of each name: the last, as most parsers have it. Beyond [`MAX_MEMBERS`]
+/// names the rest is skipped. `None` for all else.
 fn members(object: &[u8]) -> Option<Vec<(String, &[u8])>> {
     let mut all: Vec<(String, &[u8])> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
@@ -145,7 +149,7 @@ fn members(object: &[u8]) -> Option<Vec<(String, &[u8])>> {
             let value = r.value()?.of(object);
             match places.get(&*name) {
                 Some(place) => all[*place].1 = value,
-                None if all.len() < MEMBERS => {
+                None if all.len() < MAX_MEMBERS => {
                     places.insert(name.clone().into_owned(), all.len());
                     all.push((name.into_owned(), value));
                 }
@@ -157,7 +161,8 @@ fn members(object: &[u8]) -> Option<Vec<(String, &[u8])>> {
     Some(all)
 }
 
-/// The definition of the era, and that of the other: the SDKs hold what one revision knows against it in both eras.
+/// The definition of the era, and that of the other: the SDKs validate members of one version against it in
+/// both eras.
 struct Definitions([EntryDefinition; 2]);
 
 impl Definitions {
@@ -171,27 +176,27 @@ impl Definitions {
     }
 }
 
-/// What is told of a greeting.
+/// The reported errors of a handshake.
 #[derive(Default)]
 struct Faults(Vec<String>);
 
 impl Faults {
-    /// Whether a part is read; what is left out for its length is told.
+    /// Whether a part is short enough; a part that is left out for its length is reported.
     fn is_short(&mut self, part: &str, raw: &[u8]) -> bool {
-        if raw.len() > PART {
-            self.add(part, &format!(": longer than {PART} bytes"));
+        if raw.len() > MAX_PART {
+            self.add(part, &format!(": longer than {MAX_PART} bytes"));
         }
-        raw.len() <= PART
+        raw.len() <= MAX_PART
     }
 
     fn add(&mut self, part: &str, why: &str) {
-        if self.0.len() < TOLD {
-            self.0.push(format!("{part}{}", why.chars().take(LONGEST).collect::<String>()));
+        if self.0.len() < MAX_ERRORS {
+            self.0.push(format!("{part}{}", why.chars().take(MAX_ERROR).collect::<String>()));
         }
     }
 }
 
-/// An object that is put together.
+/// An object that is being built.
 #[derive(Default)]
 struct Kept(Vec<(String, Bytes)>);
 
@@ -225,9 +230,9 @@ mod tests {
 
     use super::*;
 
-    fn hello(version: &str, result: &str) -> ServerHandshake {
+    fn handshake(version: &str, result: &str) -> ServerHandshake {
         ServerHandshake::read(&Bytes::copy_from_slice(result.as_bytes()), version.to_owned())
-            .expect("a greeting")
+            .expect("a handshake")
     }
 
     fn value(text: &[u8]) -> Value {
@@ -239,7 +244,8 @@ mod tests {
         let capabilities = r#"{"tools":{ "listChanged":true},"experimental":{"a":{"n":1.50}},"other":5}"#;
         let info = r#"{"name":"a","version":"1","icons":[{"src":"https://a/b"}],"x":[ ]}"#;
         for version in [version::NEWEST_LEGACY, version::NEWEST_MODERN] {
-            let read = hello(version, &format!(r#"{{"capabilities":{capabilities},"serverInfo":{info}}}"#));
+            let read =
+                handshake(version, &format!(r#"{{"capabilities":{capabilities},"serverInfo":{info}}}"#));
             assert_eq!((&*read.capabilities, &*read.server_info), (capabilities.as_bytes(), info.as_bytes()));
             assert!(read.faults.is_empty(), "{:?}", read.faults);
         }
@@ -265,13 +271,14 @@ mod tests {
         ] {
             let twice = sent.matches("\"tools\"").count() == 2;
             for version in [version::NEWEST_LEGACY, version::NEWEST_MODERN] {
-                let read = hello(version, &format!(r#"{{"capabilities":{sent}}}"#));
+                let read = handshake(version, &format!(r#"{{"capabilities":{sent}}}"#));
                 assert_eq!(value(&read.capabilities), kept, "{sent}");
                 assert_eq!(read.faults.is_empty(), twice, "{sent}: {:?}", read.faults);
             }
         }
         for version in ["2025-11-25", "2026-07-28"] {
-            let read = hello(version, r#"{"capabilities":{"tools":{},"extensions":{"a":null},"tasks":5}}"#);
+            let read =
+                handshake(version, r#"{"capabilities":{"tools":{},"extensions":{"a":null},"tasks":5}}"#);
             assert_eq!(
                 read.faults,
                 [
@@ -300,8 +307,8 @@ mod tests {
             let in_meta =
                 format!(r#"{{"capabilities":{{}},"_meta":{{"io.modelcontextprotocol/serverInfo":{sent}}}}}"#);
             for read in [
-                hello("2025-11-25", &format!(r#"{{"capabilities":{{}},"serverInfo":{sent}}}"#)),
-                hello("2026-07-28", &in_meta),
+                handshake("2025-11-25", &format!(r#"{{"capabilities":{{}},"serverInfo":{sent}}}"#)),
+                handshake("2026-07-28", &in_meta),
             ] {
                 assert_eq!(value(&read.server_info), kept, "{sent}");
             }
@@ -309,20 +316,20 @@ mod tests {
     }
 
     #[test]
-    fn much_of_it_costs_little_and_is_told_shortly() {
+    fn a_large_handshake_costs_little_and_is_reported_briefly() {
         let many: Vec<String> = (0..5000).map(|n| format!(r#""{n}":1"#)).collect();
         let bad = format!(r#""experimental":{{"{}":1}},"logging":{{"a":1}}"#, "y".repeat(1000));
         let sent = format!(r#"{{"capabilities":{{{bad},{},"logging":{{"b":1}}}}}}"#, many.join(","));
-        let read = hello("2025-11-25", &sent);
+        let read = handshake("2025-11-25", &sent);
         let kept = value(&read.capabilities);
         assert_eq!(kept["logging"], json!({"b": 1}), "the last of a name counts, however many come between");
-        assert!(kept.as_object().is_some_and(|kept| kept.len() < MEMBERS));
+        assert!(kept.as_object().is_some_and(|kept| kept.len() < MAX_MEMBERS));
         assert!(read.faults.len() == 1 && read.faults[0].len() < 300, "{:?}", read.faults);
-        let long = "x".repeat(PART);
+        let long = "x".repeat(MAX_PART);
         let sent = format!(
             r#"{{"capabilities":{{}},"serverInfo":{{"name":"{long}","version":"1"}},"instructions":"{long}"}}"#
         );
-        let read = hello("2025-11-25", &sent);
+        let read = handshake("2025-11-25", &sent);
         assert_eq!(value(&read.server_info), json!({"name": "unknown", "version": "0"}));
         assert_eq!((read.instructions, read.faults.len()), (None, 2));
         let sent = format!(r#"{{"capabilities":{{"x":"{long}"}}}}"#);
@@ -333,10 +340,10 @@ mod tests {
 
     #[test]
     fn instructions_are_text_that_every_reader_takes() {
-        let read = hello("2025-11-25", r#"{"capabilities":{},"instructions":"a\ud800b"}"#);
+        let read = handshake("2025-11-25", r#"{"capabilities":{},"instructions":"a\ud800b"}"#);
         assert_eq!(read.instructions.as_deref(), Some("\"a\u{fffd}b\"".as_bytes()));
         assert_eq!(read.faults.len(), 1);
-        let read = hello("2025-11-25", r#"{"capabilities":{},"instructions":"a\ud83d\ude00"}"#);
+        let read = handshake("2025-11-25", r#"{"capabilities":{},"instructions":"a\ud83d\ude00"}"#);
         assert_eq!(read.instructions.as_deref(), Some(br#""a\ud83d\ude00""#.as_slice()));
         assert!(read.faults.is_empty());
     }

@@ -1,6 +1,6 @@
-//! What most often is behind an error of TLS, whose own words name the inside of a library.
+//! The most frequent causes of TLS errors, whose own messages name the internals of a library.
 
-/// The message of an error of a connection, with what to do about it where that is known.
+/// The message of a connection error, with a hint if the cause is known.
 pub fn with_hint(message: String) -> String {
     let known = [
         (

@@ -1,8 +1,8 @@
-//! Trading a caller's token for one that a server takes (RFC 8693), so that the caller's own never leaves the house
-//! for a place it was not made for.
+//! Exchanges a caller's token for one that a server accepts (RFC 8693), so that the caller's own never leaves
+//! the gateway for an audience that it was not issued for.
 //!
-//! A token is asked for once for each user, set of scopes and roles, and audience, and kept until shortly before it
-//! expires; many calls at once wait for one answer. Nothing is kept of a failure.
+//! A token is requested once for each user, set of scopes and roles, and audience, and cached until shortly
+//! before it expires; many calls at once wait for one response. Failures are not cached.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,16 +16,16 @@ use tokio::runtime::Handle;
 
 use super::{UpstreamError, cause};
 
-/// Longest answer of a token endpoint that is read, in bytes.
+/// Longest response of a token endpoint that is read, in bytes.
 const MAX_RESPONSE: usize = 64 * 1024;
-/// A token is given up this long before it expires, so that it is still good when it arrives.
+/// A token is dropped this long before it expires, so that it is still valid when it arrives.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
-/// How long a token without `expires_in` is kept, and the most for any.
+/// How long a token without `expires_in` is cached, and the most for any.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 const MAX_TOKENS: u64 = 100_000;
 
-/// Where tokens are traded, and in whose name.
+/// The token endpoint and the gateway's credentials there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenEndpoint {
     pub url: String,
@@ -41,7 +41,7 @@ pub struct TokenExchange {
     tokens: Cache<TokenCacheKey, Arc<ExchangedToken>>,
 }
 
-/// A token is made for somebody with certain rights: another token of the same user may have fewer.
+/// A token is issued for a user with certain rights: another token of the same user may have fewer.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct TokenCacheKey {
     issuer: Option<String>,
@@ -93,7 +93,7 @@ struct TokenResponse {
 }
 
 impl TokenExchange {
-    /// Connections live on the runtime that outlives the listeners.
+    /// Connections live on `runtime`, which outlives the listeners.
     pub fn new(endpoint: TokenEndpoint, runtime: Handle) -> Result<Self, String> {
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -122,14 +122,14 @@ impl TokenExchange {
         match self.tokens.try_get_with(key, asking).await {
             Ok(token) => Ok(token.header.clone()),
             Err(why) => {
-                // The caller learns that it failed; why is for whoever runs the gateway.
+                // The caller learns that it failed; the cause is logged for the operator.
                 tracing::warn!(%audience, %why, "a token was not exchanged");
                 Err(UpstreamError::Exchange(why.to_string()))
             }
         }
     }
 
-    /// Drops a token that its server does not take any more; the next call gets a new one.
+    /// Drops a token that its server no longer accepts; the next call gets a new one.
     pub fn forget(&self, caller: &Caller, audience: &Arc<str>) {
         let (tokens, key) = (self.tokens.clone(), TokenCacheKey::of(caller, audience));
         self.core.spawn(async move { tokens.invalidate(&key).await });
@@ -146,7 +146,7 @@ impl TokenExchange {
         ];
         let mut request = self.client.post(&self.endpoint.url).header("accept", "application/json");
         request = match &self.endpoint.client_secret {
-            // RFC 6749 §2.3.1: the id stands in the header then, and not in the body too.
+            // RFC 6749 §2.3.1: the id is in the header then, and not in the body too.
             Some(secret) => request
                 .basic_auth(form_encoded(&self.endpoint.client_id), Some(form_encoded(secret.expose())))
                 .form(&form[..5]),
@@ -157,7 +157,7 @@ impl TokenExchange {
             let status = response.status();
             let body = read(response).await?;
             if !status.is_success() {
-                // `error` is a word of RFC 6749 §5.2; the description may repeat the token.
+                // `error` is a code of RFC 6749 §5.2; the description may repeat the token.
                 let word = serde_json::from_slice::<serde_json::Value>(&body).ok();
                 let word = word.as_ref().and_then(|body| body["error"].as_str()).unwrap_or("no reason given");
                 let word: String = word.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
@@ -192,7 +192,7 @@ async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
     Ok(body)
 }
 
-/// `application/x-www-form-urlencoded`, as RFC 6749 §2.3.1 wants the parts of basic credentials.
+/// `application/x-www-form-urlencoded`, as RFC 6749 §2.3.1 requires for the parts of basic credentials.
 fn form_encoded(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'*');
     text.bytes().fold(String::with_capacity(text.len()), |mut out, b| {

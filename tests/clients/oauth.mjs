@@ -27,7 +27,7 @@ if (!['code', 'service'].includes(how)) {
 const print = (line) => console.log(JSON.stringify(line));
 const REDIRECT = 'http://127.0.0.1:1/callback';
 
-/** What a browser does: follows redirects with its cookies, up to the one that leads back to the client. */
+/** A browser: follows redirects with its cookies, up to the one that leads back to the client. */
 async function browse(from) {
   const cookies = new Map();
   for (let at = String(from); ; ) {
@@ -44,7 +44,7 @@ async function browse(from) {
   }
 }
 
-/** A person at a browser; everything is kept in memory. */
+/** A user at a browser; everything is kept in memory. */
 class Person {
   redirectUrl = REDIRECT;
   clientMetadata = {
@@ -65,7 +65,7 @@ class Person {
   saveDiscoveryState = (state) => void (this.discovered = state);
   redirectToAuthorization = (url) => void (this.asked = url);
 
-  /** Does `act`, and once more after a login when it asks for one. */
+  /** Runs `act`, and once more after a login if it requires one. */
   async loggedIn(act, transport) {
     try {
       return await act();

@@ -30,7 +30,7 @@ REDIRECT = "http://127.0.0.1:1/callback"
 
 
 class Memory:
-    """Where the SDK keeps what it was given."""
+    """Where the SDK stores its tokens."""
 
     tokens = client = None
 
@@ -48,7 +48,7 @@ class Memory:
 
 
 class Person:
-    """A person at a browser: goes where the SDK says, and follows redirects up to the one that leads back."""
+    """A browser: opens the URL of the SDK, and follows redirects up to the one that leads back."""
 
     def __init__(self):
         self.logins = []

@@ -4,7 +4,7 @@
 //   tests/tools/node scenario.mjs URL      as --command of the suite, which sets MCP_CONFORMANCE_*
 //
 // With TOOLGATE naming the gateway's binary and TOOLGATE_PORT a port for it, it starts one in front of URL and talks to
-// that instead: what passes without and fails with it is the gateway's doing.
+// that instead: what passes without and fails with it is the gateway's fault.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -25,7 +25,7 @@ const revision = process.env.MCP_CONFORMANCE_PROTOCOL_VERSION;
 const modern = revision === '2026-07-28';
 const server = process.argv.at(-1);
 
-/** Asks by hand, without an SDK that knows what is good for it; gives status and message. */
+/** Sends a request without an SDK; returns status and message. */
 async function ask(url, method, params = {}) {
   const _meta = {
     'io.modelcontextprotocol/protocolVersion': revision,
@@ -40,20 +40,20 @@ async function ask(url, method, params = {}) {
   return { status: response.status, message: await response.json() };
 }
 
-/** Whether the gateway has met its server and shows what that has: before that it greets nobody. */
+/** Whether the gateway has connected its server and lists its entries: before that it rejects every handshake. */
 async function ready(url) {
   const clientInfo = { name: 'toolgate-tests', version: '1.0.0' };
-  const greeting = { protocolVersion: revision, capabilities: {}, clientInfo };
-  const asked = modern ? ask(url, 'server/discover') : ask(url, 'initialize', greeting);
+  const params = { protocolVersion: revision, capabilities: {}, clientInfo };
+  const asked = modern ? ask(url, 'server/discover') : ask(url, 'initialize', params);
   return (await asked.catch(() => ({}))).status === 200;
 }
 
-/** A gateway in front of the server; gives its URL, and what ends it. */
+/** A gateway in front of the server; returns its URL, and a function that ends it. */
 async function gateway(url) {
   const folder = mkdtempSync(path.join(tmpdir(), 'toolgate-'));
   const file = path.join(folder, 'toolgate.yaml');
   const up = { url, era: modern ? 'modern' : 'legacy', health: { interval: '1h' } };
-  // Who compiles a schema is the one who could be tempted to fetch parts of it.
+  // Compiling a schema is where a client could fetch parts of it.
   if (scenario === 'json-schema-ref-no-deref') up.validate = 'enforce';
   // JSON is YAML too.
   writeFileSync(file, JSON.stringify({ listen: { address: `127.0.0.1:${port}` }, mcpServers: { up } }));
@@ -65,7 +65,7 @@ async function gateway(url) {
     if (!ended) await once(child, 'exit');
     rmSync(folder, { recursive: true });
   };
-  // So the suite ends a client that takes too long; what that has started ends with it.
+  // The suite ends a client that takes too long this way; its child processes end with it.
   process.once('SIGTERM', () => stop().then(() => process.exit(1)));
   const between = `http://127.0.0.1:${port}/servers/up/mcp`;
   while (!(await ready(between))) {
@@ -75,7 +75,7 @@ async function gateway(url) {
   return { url: between, stop };
 }
 
-/** The calls that a scenario wants, by the tools that its server lists. */
+/** The calls of a scenario, by the tools that its server lists. */
 function calls(listed) {
   const given = context && JSON.parse(context).toolCalls;
   if (given) return given;
@@ -100,7 +100,7 @@ async function talk(url) {
   await client.connect(new StreamableHTTPClientTransport(new URL(url)));
   const able = client.getServerCapabilities() ?? {};
   const listed = (await client.listTools()).tools;
-  // An answer that the SDK refuses is one that a scenario may want: its checks tell, not the client.
+  // A scenario may send a response that the SDK rejects: its checks decide, not the client.
   for (const call of calls(listed)) await client.callTool(call).catch((error) => console.error(call.name, error));
   if (able.resources) {
     for (const { uri } of (await client.listResources()).resources) await client.readResource({ uri });
@@ -113,7 +113,7 @@ async function talk(url) {
   await client.close();
 }
 
-/** What only a gateway can do wrong, and this client would not let it: each throws if it does. */
+/** Faults that only a gateway can have; each check throws if one occurs. */
 const traps = {
   // The SDK hides these tools from its callers whether or not they reach it.
   'http-invalid-tool-headers': async (url) => {

@@ -1,12 +1,13 @@
-//! Broken config files and what is said of them, word by word; and the example files, which are not broken.
+//! Invalid config files and the exact messages about them; and the example files, which are valid.
 //!
-//! `BLESS=1 cargo test config_faults` writes the `.golden` files anew: read the difference before it is kept.
+//! `BLESS=1 cargo test config_faults` writes the `.golden` files again: read the difference before you keep
+//! it.
 
 use std::path::{Path, PathBuf};
 
 use toolgate::config;
 
-/// What the files find in their environment. No golden file may hold the secret ones.
+/// The environment of the files. No golden file may hold the secret values.
 fn environment(name: &str) -> Option<String> {
     match name {
         "SECRET" => Some("hunter2".into()),
@@ -29,55 +30,55 @@ fn base(path: &Path) -> &str {
 }
 
 #[test]
-fn every_broken_file_is_told_as_its_golden_says() {
+fn every_invalid_file_gives_the_errors_of_its_golden() {
     let blesses = crate::harness::blesses();
     let files = files("tests/config_faults");
     assert!(files.len() >= 32, "only {} files", files.len());
     let mut differing = Vec::new();
     for path in files {
         let text = std::fs::read_to_string(&path).expect("a readable file");
-        let faults = match config::parse(base(&path), &text, &environment) {
-            Ok(_) => panic!("{} is not broken", base(&path)),
-            Err(faults) => faults,
+        let errors = match config::parse(base(&path), &text, &environment) {
+            Ok(_) => panic!("{} is valid", base(&path)),
+            Err(errors) => errors,
         };
-        let told = format!("{faults}\n");
+        let output = format!("{errors}\n");
         let golden = path.with_extension("golden");
         if blesses {
-            std::fs::write(&golden, &told).expect("a writable folder");
+            std::fs::write(&golden, &output).expect("a writable folder");
         }
         let wanted = std::fs::read_to_string(&golden).unwrap_or_default();
-        if told != wanted {
-            differing.push(format!("--- {}\n{wanted}\n+++ now\n{told}", golden.display()));
+        if output != wanted {
+            differing.push(format!("--- {}\n{wanted}\n+++ now\n{output}", golden.display()));
         }
     }
     if blesses {
         crate::harness::blessed("tests/config_faults/*.golden");
     }
-    assert!(differing.is_empty(), "{}\nBLESS=1 writes the golden files anew", differing.join("\n"));
+    assert!(differing.is_empty(), "{}\nBLESS=1 rewrites the golden files", differing.join("\n"));
 }
 
 #[test]
-fn no_fault_shows_a_secret() {
+fn no_error_shows_a_secret() {
     for path in files("tests/config_faults") {
         let text = std::fs::read_to_string(&path).expect("a readable file");
-        let faults = config::parse(base(&path), &text, &environment).expect_err("all of them are broken");
-        for shown in [faults.to_string(), faults.one_line().to_string(), format!("{faults:?}")] {
+        let errors = config::parse(base(&path), &text, &environment).expect_err("all of them are invalid");
+        for shown in [errors.to_string(), errors.one_line().to_string(), format!("{errors:?}")] {
             assert!(!shown.contains("hunter2"), "{}: {shown}", base(&path));
         }
     }
 }
 
 #[test]
-fn every_fault_points_into_its_file() {
+fn every_error_points_into_its_file() {
     for path in files("tests/config_faults") {
         let text = std::fs::read_to_string(&path).expect("a readable file");
         let lines: Vec<_> = text.lines().map(|line| line.trim_end_matches('\r').chars().count()).collect();
-        let faults = config::parse(base(&path), &text, &environment).expect_err("all of them are broken");
-        assert!(!faults.list().is_empty());
-        for fault in faults.list().iter().filter(|fault| fault.line > 0) {
-            let width = *lines.get(fault.line - 1).expect("the line is there");
-            assert!(fault.column >= 1 && fault.len >= 1, "{fault:?}");
-            assert!(fault.column + fault.len <= width + 2, "{}: {fault:?}", base(&path));
+        let errors = config::parse(base(&path), &text, &environment).expect_err("all of them are invalid");
+        assert!(!errors.list().is_empty());
+        for error in errors.list().iter().filter(|error| error.line > 0) {
+            let width = *lines.get(error.line - 1).expect("the line is there");
+            assert!(error.column >= 1 && error.len >= 1, "{error:?}");
+            assert!(error.column + error.len <= width + 2, "{}: {error:?}", base(&path));
         }
     }
 }
@@ -89,10 +90,10 @@ fn every_example_is_a_good_config() {
     for path in files {
         let text = std::fs::read_to_string(&path).expect("a readable file");
         let nothing = |_: &str| None;
-        if let Err(faults) = config::parse(base(&path), &text, &nothing) {
-            panic!("{faults}");
+        if let Err(errors) = config::parse(base(&path), &text, &nothing) {
+            panic!("{errors}");
         }
-        let loaded = config::load(&path).unwrap_or_else(|faults| panic!("{faults}"));
+        let loaded = config::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(loaded.path.as_deref(), Some(path.as_path()));
     }
 }

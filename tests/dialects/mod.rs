@@ -1,12 +1,13 @@
-//! Files as other programs write them, and what becomes of each: its faults, or how it was read and what it is in our words.
+//! Files in the format of other programs, and the result for each: its errors, or how it was read and its
+//! form in Toolgate's own format.
 //!
-//! `BLESS=1 cargo test dialects` writes the `.golden` files anew: read the difference before it is kept.
+//! `BLESS=1 cargo test dialects` writes the `.golden` files again: read the difference before you keep it.
 
 use std::path::{Path, PathBuf};
 
 use toolgate::config::{self, Config};
 
-/// What the files find in their environment. No golden file may hold the secret.
+/// The environment of the files. No golden file may hold the secret value.
 fn environment(name: &str) -> Option<String> {
     match name {
         "DOCS_TOKEN" | "COPILOT_MCP_KEY" | "INPUT_API_KEY" => Some("hunter2".into()),
@@ -33,52 +34,53 @@ fn base(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).expect("our file names are plain")
 }
 
-/// What `check` and `check --print` say of a file.
-fn told(name: &str, text: &str) -> String {
-    let mut told = String::new();
+/// The output of `check` and `check --print` for a file.
+fn output(name: &str, text: &str) -> String {
+    let mut output = String::new();
     match config::parse(name, text, &environment) {
-        Err(faults) => told.push_str(&format!("{faults}\n")),
+        Err(errors) => output.push_str(&format!("{errors}\n")),
         Ok(config) => {
-            config.notes.readings().for_each(|note| told.push_str(&format!("note: {note}\n")));
-            config.notes.warnings().for_each(|note| told.push_str(&format!("warning: {note}\n")));
+            config.notes.readings().for_each(|note| output.push_str(&format!("note: {note}\n")));
+            config.notes.warnings().for_each(|note| output.push_str(&format!("warning: {note}\n")));
         }
     }
     if let Ok((_, yaml)) = config::canonical(name, text, &environment) {
-        told.push_str(&format!("---\n{yaml}"));
+        output.push_str(&format!("---\n{yaml}"));
     }
-    told
+    output
 }
 
 #[test]
-fn every_file_of_another_program_is_read_as_its_golden_says() {
+fn every_file_of_another_program_gives_its_golden() {
     let blesses = crate::harness::blesses();
     let files = files();
     assert!(files.len() >= 49, "only {} files", files.len());
     let mut differing = Vec::new();
     for path in files {
         let text = std::fs::read_to_string(&path).expect("a readable file");
-        let told = told(base(&path), &text);
-        // What the environment holds is nowhere; what the file itself holds is only in the file that is printed.
-        let words = told.split("---\n").next().unwrap_or_default();
-        assert!(!told.contains("hunter2") && !words.contains("hunter3"), "{}: {told}", base(&path));
+        let output = output(base(&path), &text);
+        // Values of the environment are nowhere; values of the file itself are only in the printed file.
+        let words = output.split("---\n").next().unwrap_or_default();
+        assert!(!output.contains("hunter2") && !words.contains("hunter3"), "{}: {output}", base(&path));
         let golden = path.with_file_name(format!("{}.golden", base(&path)));
         if blesses {
-            std::fs::write(&golden, &told).expect("a writable folder");
+            std::fs::write(&golden, &output).expect("a writable folder");
         }
         let wanted = std::fs::read_to_string(&golden).unwrap_or_default();
-        if told != wanted {
-            differing.push(format!("--- {}\n{wanted}\n+++ now\n{told}", golden.display()));
+        if output != wanted {
+            differing.push(format!("--- {}\n{wanted}\n+++ now\n{output}", golden.display()));
         }
     }
     if blesses {
         crate::harness::blessed("tests/dialects/*.golden");
     }
-    assert!(differing.is_empty(), "{}\nBLESS=1 writes the golden files anew", differing.join("\n"));
+    assert!(differing.is_empty(), "{}\nBLESS=1 rewrites the golden files", differing.join("\n"));
 }
 
-/// Files in our words come out as they went in: nothing of them is translated, warned of or said otherwise.
+/// Files in Toolgate's own format are printed unchanged: nothing of them is translated, warned about or
+/// written in another way.
 #[test]
-fn a_file_in_our_words_is_left_as_it_is() {
+fn a_file_in_our_format_stays_unchanged() {
     for folder in ["conf", "tests/fixture"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         let Ok(entries) = std::fs::read_dir(&folder) else { continue };
@@ -88,15 +90,15 @@ fn a_file_in_our_words_is_left_as_it_is() {
             }
             let text = std::fs::read_to_string(&path).expect("a readable file");
             let Ok(config) = config::parse(base(&path), &text, &|_| None) else { continue };
-            let said = |config: &Config| {
+            let notes_of = |config: &Config| {
                 config.notes.readings().chain(config.notes.warnings()).cloned().collect::<Vec<_>>()
             };
-            let mine = |text: &str| text.contains("switched off") || text.contains("nobody is asked here");
-            let notes: Vec<_> = said(&config).into_iter().filter(|note| !mine(&note.text)).collect();
+            let mine = |text: &str| text.contains("is disabled") || text.contains("never asks the user");
+            let notes: Vec<_> = notes_of(&config).into_iter().filter(|note| !mine(&note.text)).collect();
             assert!(notes.is_empty(), "{}: {notes:?}", base(&path));
-            let (again, yaml) = config::canonical(base(&path), &text, &|_| None).expect("it was good");
+            let (again, yaml) = config::canonical(base(&path), &text, &|_| None).expect("it is valid");
             assert_eq!(Config { hash: config.hash.clone(), ..again }, config);
-            let (_, twice) = config::canonical("c.yaml", &yaml, &|_| None).expect("it was good");
+            let (_, twice) = config::canonical("c.yaml", &yaml, &|_| None).expect("it is valid");
             assert_eq!(twice, yaml);
         }
     }

@@ -1,5 +1,5 @@
-//! MCP authorization from end to end: the gateway as resource server, a real authorization server, and real clients
-//! that find their way from a 401 to a token by themselves.
+//! MCP authorization from end to end: the gateway as resource server, a real authorization server, and real
+//! clients that get from a 401 to a token by themselves.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use crate::mock_server::{MockReply, MockServer, RecordedRequest, http};
 use crate::oauth_server::OauthServer;
 
 const SDKS: [Sdk; 2] = [Sdk::Python, Sdk::TypeScript];
-/// Where tokens are for: the federated endpoint and the one of a single server.
+/// The audiences of tokens: the federated endpoint and the one of a single server.
 const ENDPOINTS: [&str; 2] = ["/mcp", "/servers/box/mcp"];
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
-/// A gateway that asks for tokens, in front of `box`, which remembers what reached it, and the demo server.
+/// A gateway that requires tokens, in front of `box`, which records its requests, and the demo server.
 struct AuthorizationSetup {
     authority: OauthServer,
     server: MockServer,
@@ -30,7 +30,7 @@ impl AuthorizationSetup {
         Self::with(json!({}), Value::Null).await
     }
 
-    /// With settings of the issuer, and with rules.
+    /// With issuer settings, and with rules.
     async fn with(issuer: Value, rbac: Value) -> Self {
         let (authority, server) = tokio::join!(OauthServer::start(), MockServer::start(misleading));
         let resources = ENDPOINTS.map(|path| format!("http://127.0.0.1:PORT{path}"));
@@ -72,7 +72,7 @@ impl AuthorizationSetup {
         read(self.response(token).await).await
     }
 
-    /// A call with this token is refused, and says where to get a better one.
+    /// A call with this token is rejected, and the response names the metadata.
     async fn assert_refused(&self, token: &str, why: &str) {
         let response = self.response(token).await;
         let challenge = challenge(&response);
@@ -86,14 +86,14 @@ impl AuthorizationSetup {
         );
     }
 
-    /// Where the metadata of an endpoint stands.
+    /// The URL of an endpoint's metadata.
     fn metadata(&self, path: &str) -> String {
         self.url(&format!("{WELL_KNOWN}{path}"))
     }
 }
 
-/// A server in good order, which also tells whoever looks for documents that another place gives out its tokens, and
-/// sends there whoever says so.
+/// A valid server that also serves metadata documents with another authorization server, and redirects
+/// clients that follow it there.
 fn misleading(seen: &RecordedRequest) -> MockReply {
     if seen.http_method == "GET" && seen.header("accept") != Some("text/event-stream") {
         let document = json!({"resource": "http://evil.example/mcp", "issuer": "http://evil.example",
@@ -113,7 +113,7 @@ fn challenge(response: &Response) -> String {
     values.first().map_or_else(String::new, |value| value.to_str().expect("ASCII").to_owned())
 }
 
-/// Has each of these clients log in and run the plan, all at once.
+/// Lets each of these clients log in and run the plan, all at once.
 async fn all_log_in(setup: &AuthorizationSetup, runs: &[(Sdk, &str, &str, Vec<Value>)]) -> Vec<Ran> {
     let runs = runs.iter().map(|(sdk, path, how, plan)| async move {
         let ran = setup.authority.log_in(*sdk, &setup.url(path), how, plan).await;
@@ -142,7 +142,7 @@ async fn clients_log_in_by_themselves() {
         let logins = ran.seen["logins"].as_array().expect("a list");
         assert_eq!(logins.len(), usize::from(*how == "code"), "{}", ran.output);
         for login in logins {
-            // The scopes come from the challenge: all that is needed, and no more.
+            // The scopes come from the challenge: the required ones, and no more.
             assert_eq!(login["scope"], "mcp offline_access", "{}", ran.output);
             assert_eq!(login["resource"], setup.url(path), "{}", ran.output);
         }
@@ -184,7 +184,7 @@ async fn clients_get_more_scopes_when_a_call_needs_them() {
     assert_eq!(response.status(), 403);
     let said = challenge(&response);
     assert!(said.starts_with("Bearer ") && said.contains(r#"error="insufficient_scope""#), "{said}");
-    // Clients read the first `scope=` there is, and ask for nothing but what it says.
+    // Clients read the first `scope=`, and request only these scopes.
     let scope = said.split(" scope=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a scope");
     assert_eq!(scope.split(' ').collect::<Vec<_>>(), ["mcp", "files:write"], "{said}");
 }
@@ -197,7 +197,7 @@ async fn clients_renew_a_token_that_has_run_out() {
         vec![step("box__tool", json!({}), "done"), json!({"sleep": 4}), step("box__tool", json!({}), "done")];
     let runs = SDKS.map(|sdk| (sdk, "/mcp", "code", plan.clone()));
     for ran in all_log_in(&setup, &runs).await {
-        // Nobody was asked again.
+        // There was no second login.
         assert_eq!(ran.seen["logins"].as_array().expect("a list").len(), 1, "{}", ran.output);
     }
 }
@@ -230,15 +230,15 @@ async fn who_has_no_token_is_told_where_to_get_one() {
         let http = &setup.gateway.http;
         let get = http.get(setup.url(path)).header("accept", "text/event-stream");
         let delete = http.delete(setup.url(path)).header("mcp-session-id", "none");
-        let greeting = setup.gateway.post(path, None, &initialize(json!({})));
+        let initialize_request = setup.gateway.post(path, None, &initialize(json!({})));
         let other_scheme =
             setup.gateway.modern_request(path, "tools/list", json!({})).basic_auth("alice", Some("secret"));
-        for request in [post, with_query, get, delete, greeting, other_scheme] {
+        for request in [post, with_query, get, delete, initialize_request, other_scheme] {
             let response = request.send().await.expect("the gateway answers");
             assert_eq!(response.status(), 401);
             let said = challenge(&response);
             assert!(said.starts_with("Bearer ") && said.contains(r#"scope="mcp""#), "{said}");
-            // RFC 6750, 3.1: who brought nothing made no mistake.
+            // RFC 6750, 3.1: a request without credentials gets no error code.
             assert!(!said.contains("error"), "{said}");
             let wanted = format!(r#"resource_metadata="{}""#, setup.metadata(path));
             assert!(said.contains(&wanted), "{said}");
@@ -248,13 +248,13 @@ async fn who_has_no_token_is_told_where_to_get_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_another_place_is_refused() {
-    let (setup, stranger) = tokio::join!(AuthorizationSetup::start(), OauthServer::start());
+    let (setup, other_issuer) = tokio::join!(AuthorizationSetup::start(), OauthServer::start());
     let good = setup.token().await;
     let other = |path: &str| setup.url(path);
     for resource in ["https://api.example.com", &other("/"), &other("/mcp/"), &other("/servers/demo/mcp")] {
         setup.assert_refused(&setup.authority.token(resource).await, resource).await;
     }
-    setup.assert_refused(&stranger.token(&setup.url("/mcp")).await, "of another issuer").await;
+    setup.assert_refused(&other_issuer.token(&setup.url("/mcp")).await, "of another issuer").await;
     let (signed, signature) = good.rsplit_once('.').expect("three parts");
     let turned: String = signature.chars().rev().collect();
     setup.assert_refused(&format!("{signed}.{turned}"), "of another signature").await;
@@ -288,7 +288,7 @@ async fn new_keys_are_read_once_when_a_token_needs_them() {
     }
     assert_eq!(setup.authority.key_requests().await, before + 2);
 
-    // Tokens with keys that nobody knows do not make the gateway ask each time.
+    // Tokens with unknown keys do not make the gateway fetch the keys each time.
     let (_, rest) = tokens[0].split_once('.').expect("three parts");
     for number in 0..20 {
         let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": format!("unknown {number}")}).to_string();
@@ -321,7 +321,7 @@ async fn a_key_server_that_hangs_delays_nobody_it_need_not() {
             for _ in 0..20 {
                 assert_eq!(setup.call(&known).await.0, 200);
             }
-            // Had each waited for the keys, for as long as one who needs them does.
+            // This would take longer if each had waited for the keys.
             assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         },
     );
@@ -335,7 +335,7 @@ async fn a_key_server_that_hangs_delays_nobody_it_need_not() {
 async fn metadata_is_the_gateways_own() {
     let setup = AuthorizationSetup::start().await;
     let http = &setup.gateway.http;
-    // Which servers there are nobody learns from it.
+    // It does not reveal which servers exist.
     let nobody = "/servers/nobody/mcp";
     for (path, resource) in
         [("", "/mcp"), ("/mcp", "/mcp"), ("/servers/box/mcp", "/servers/box/mcp"), (nobody, nobody)]
@@ -349,7 +349,7 @@ async fn metadata_is_the_gateways_own() {
         assert_eq!(document["scopes_supported"], json!(["mcp", "files:write"]), "{path}: {document}");
         assert_eq!(document["bearer_methods_supported"], json!(["header"]), "{path}: {document}");
     }
-    // What the gateway is not, and what a server says of itself, is not there.
+    // Metadata of other roles, and of servers themselves, is not served.
     for path in [
         "/.well-known/oauth-protected-resource/box",
         "/.well-known/oauth-authorization-server",
@@ -368,7 +368,7 @@ async fn metadata_is_the_gateways_own() {
     let params = json!({"name": "box__tool", "arguments": {"mislead": true}});
     let request = setup.gateway.modern_request("/mcp", "tools/call", params);
     let response = request.bearer_auth(token).send().await.expect("the gateway answers");
-    // A 401 would make the client log in at the gateway again, which helps nobody.
+    // A 401 would make the client log in at the gateway again, without any effect.
     assert_ne!(response.status(), 401);
     assert_eq!(challenge(&response), "");
 }

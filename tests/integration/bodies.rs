@@ -1,7 +1,7 @@
-//! Bodies of every size, however they are cut: what arrives at the server is what the client sent.
+//! Bodies of every size, in chunks of any size: the server receives exactly what the client sent.
 //!
-//! The servers are two of the real fixture; its tool `echo_bytes` answers the length and the SHA-256 of what it
-//! got. One is reached by names that the gateway changes, the other also by its own.
+//! The servers are two of the real fixture; its tool `echo_bytes` returns the length and the SHA-256 of its
+//! input. One has names that the gateway changes, the other also has its own.
 
 use std::time::{Duration, Instant};
 
@@ -36,8 +36,8 @@ pub const PLACES: [(&str, &str); 4] = [
     ("/servers/one/mcp", "echo_bytes"),
 ];
 
-/// A call whose whole body has this many bytes, with its head and what the tool must answer. The data differ with
-/// `salt`, so that no answer fits another request.
+/// A call whose whole body has this many bytes, with its head and the expected response. The data differ
+/// with `salt`, so that no response matches another request.
 pub struct Sent {
     head: Head,
     pub body: Vec<u8>,
@@ -86,7 +86,7 @@ async fn bodies_of_all_sizes_and_cuts_arrive_whole() {
             salt += 1;
             let sent = Sent::new(*place, size, salt);
             for chunk in [None, Some(1), Some(777), Some(60_000), Some(64 * KIB)] {
-                // A chunk a byte is a matter of minutes for large bodies, and of nothing else.
+                // One byte per chunk takes minutes for large bodies and shows nothing more.
                 if chunk == Some(1) && size > 64 * KIB + 1 {
                     continue;
                 }
@@ -143,7 +143,7 @@ async fn a_body_over_the_limit_is_refused_and_the_next_request_is_not() {
             assert!(answer.closes() && client.ended().await, "what is left of the body is no request");
         }
     }
-    // A real client, which writes while it reads, gets to see the answer too.
+    // A real client, which writes while it reads, sees the response too.
     let response = gateway.post("/mcp", None, &Value::from("x".repeat(21 * MIB))).send().await;
     assert_eq!(response.expect("an answer").status(), 413);
     let sent = Sent::new(PLACES[0], 20 * MIB, 2);
@@ -172,7 +172,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
             assert!((400..5000).contains(&took.as_millis()), "answered after {took:?}");
         }
     }
-    // Bytes that trickle do not make the time longer.
+    // Slow bytes do not extend the timeout.
     let Client { mut writer, .. } = Client::connect(gateway.port).await;
     let request = sent.head.whole(&sent.body);
     let start = Instant::now();

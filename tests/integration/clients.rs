@@ -10,10 +10,10 @@ use tokio::sync::Semaphore;
 
 use crate::harness::{node, python, root, tools};
 
-/// A client that is not done by then hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A client that takes longer hangs.
+const MAX_WAIT: Duration = Duration::from_secs(120);
 /// Clients are whole interpreters; more at a time than this only slow each other down.
-static ROOM: Semaphore = Semaphore::const_new(3);
+static SLOTS: Semaphore = Semaphore::const_new(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sdk {
@@ -21,16 +21,16 @@ pub enum Sdk {
     TypeScript,
 }
 
-/// What a client saw.
+/// The result of a client.
 #[derive(Debug)]
 pub struct Ran {
-    /// All calls were as the plan expects.
+    /// All calls matched the plan.
     pub ok: bool,
     /// `{"tool", "ok", "is_error", "text"}` each.
     pub calls: Vec<Value>,
-    /// `{"negotiated", "tools", "prompts", "resources"}`, if it came to that.
+    /// `{"negotiated", "tools", "prompts", "resources"}`, if the client got that far.
     pub seen: Value,
-    /// All of its output, for people.
+    /// All of its output, for reading.
     pub output: String,
 }
 
@@ -59,7 +59,7 @@ pub async fn run(sdk: Sdk, url: &str, mode: &str, plan: &[Value]) -> Ran {
     drive(sdk, "all_tools", url, mode, &[], plan).await
 }
 
-/// Runs a plan with one of the programs in `tests/clients` that there are for both SDKs.
+/// Runs a plan with one of the programs in `tests/clients` that exist for both SDKs.
 pub async fn drive(
     sdk: Sdk,
     script: &str,
@@ -98,7 +98,7 @@ pub async fn inspect(url: &str, era: &str, tool: &str, args: &Value) -> (bool, S
     (done.status.success(), text)
 }
 
-/// Checks messages with the official types: each `{"type", "revision", "message"}`. Panics with the faults.
+/// Checks messages with the official types: each `{"type", "revision", "message"}`. Panics with the errors.
 pub async fn assert_types(messages: &[Value]) {
     let lines: Vec<String> = messages.iter().map(Value::to_string).collect();
     let mut command = Command::new(python());
@@ -112,13 +112,13 @@ pub async fn assert_types(messages: &[Value]) {
 /// Runs a program to its end, with this on its standard input.
 pub async fn output(command: &mut Command, input: &str) -> Output {
     tools();
-    let _room = ROOM.acquire().await.expect("the semaphore is never closed");
+    let _slot = SLOTS.acquire().await.expect("the semaphore is never closed");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
     let mut stdin = child.stdin.take().expect("stdin is piped");
     // A program that ends without reading closes the pipe.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
-    let done = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    let done = tokio::time::timeout(MAX_WAIT, child.wait_with_output()).await;
     done.unwrap_or_else(|_| panic!("{command:?} is not done in time")).expect("its output is read")
 }

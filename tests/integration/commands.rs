@@ -65,7 +65,7 @@ async fn the_schema_takes_the_files_of_conf_and_refuses_unknown_keys() {
     assert!(done.status.success());
     let schema = out(&done);
     assert!(serde_json::from_str::<Value>(&schema).expect("JSON").is_object());
-    // The tools of the tests bring a validator.
+    // The tools for the tests include a validator.
     const CHECK: &str = "
 import json, pathlib, re, sys, jsonschema, yaml
 
@@ -143,7 +143,7 @@ async fn call_prints_the_result_or_says_why_there_is_none() {
 
 #[tokio::test]
 async fn explain_asks_the_one_server_whether_there_is_such_a_thing() {
-    // The other is never started: it would leave its mark.
+    // The other server is never started: it would leave a file.
     let folder = folder_with(
         "mcpServers:\n  demo: {builtin: demo}\n  gone: {command: \"false\"}\n  marks: {command: touch, args: [mark]}\n",
     );
@@ -188,7 +188,7 @@ async fn check_warns_of_what_will_not_work_here() {
         "warning: mcpServers.a.command: there is no program `no-such-program-at-all` on PATH",
         "warning: mcpServers.a.env_pass: the variable `NO_SUCH_VARIABLE` is not set here",
         "warning: mcpServers.b.cwd: there is no folder `/no/such/folder`",
-        "warning: toolsets.set.tools: no server's tools fit `dmo__*`",
+        "warning: toolsets.set.tools: no server's tools match `dmo__*`",
     ] {
         assert!(out(&done).contains(message), "{message}: {}", out(&done));
     }

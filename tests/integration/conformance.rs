@@ -1,4 +1,5 @@
-//! The official conformance suite through the gateway: each check that passes at the fixture itself passes, none fails.
+//! The official conformance suite through the gateway: each check that passes at the fixture itself passes,
+//! none fails.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use tokio::process::Command;
 use crate::clients::output;
 use crate::harness::{Gateway, fixture_of, root};
 
-/// How often each check passed, by scenario, id and name: an id alone stands for several checks.
+/// How often each check passed, by scenario, id and name: an id alone is not unique.
 pub type Passed = BTreeMap<[String; 3], usize>;
 
 /// A check of a scenario, and how it ended.
@@ -20,7 +21,7 @@ pub struct Check {
     pub message: String,
 }
 
-/// What a scenario has left in its folder.
+/// The results that a scenario wrote to its folder.
 pub fn checks(folder: &Path) -> Option<Vec<Check>> {
     let text = std::fs::read_to_string(folder.join("checks.json")).ok()?;
     let checks: Vec<Value> = serde_json::from_str(&text).expect("checks are JSON");
@@ -36,8 +37,8 @@ pub fn folders(within: &Path) -> Vec<PathBuf> {
     found.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-/// Panics with the checks that passed less often through the gateway than without it. More often they may: it has
-/// questions of its own.
+/// Panics with the checks that passed less often through the gateway than without it. They may pass more
+/// often: the gateway sends requests of its own.
 pub fn assert_nothing_lost(direct: &Passed, through: &Passed, what: &str) {
     let count = |check| through.get(check).copied().unwrap_or(0);
     let lost = direct.iter().filter(|(check, times)| count(*check) < **times);
@@ -49,7 +50,7 @@ pub fn assert_nothing_lost(direct: &Passed, through: &Passed, what: &str) {
     assert!(lost.is_empty(), "{what}: passed less often through the gateway:\n{}", lost.join("\n"));
 }
 
-/// Runs the suite at a revision and gives which checks passed; panics if one failed.
+/// Runs the suite at a version and returns the passed checks; panics if one failed.
 async fn passed(url: &str, revision: &str) -> Passed {
     let folder = tempfile::tempdir().expect("a folder for the checks");
     let mut command = Command::new(root().join("tests/tools/conformance"));
@@ -77,7 +78,7 @@ async fn passed(url: &str, revision: &str) -> Passed {
     passed
 }
 
-/// Through the gateway not one check fewer than directly; `known` is how many those were when last counted.
+/// Through the gateway, no check fewer passes than directly; `known` is their last known number.
 async fn conforms(era: &'static str, revision: &str, known: usize) {
     let start = tokio::task::spawn_blocking(move || fixture_of(era, 0));
     let (_fixture, url) = start.await.expect("the fixture starts");

@@ -1,5 +1,5 @@
-//! The client half of the conformance suite: its scenario servers, a real client, and the gateway between them. What
-//! passes without the gateway must pass with it, check by check.
+//! The client half of the conformance suite: its scenario servers, a real client, and the gateway between
+//! them. Each check that passes without the gateway must pass with it.
 
 use tokio::process::Command;
 
@@ -7,11 +7,11 @@ use crate::clients::output;
 use crate::conformance::{Check, Passed, assert_nothing_lost, checks, folders};
 use crate::harness::{free_port, node, npm, root};
 
-/// How long a scenario may take, in milliseconds; the suite's own 30 s are few for a busy machine.
-const PATIENCE: &str = "90000";
+/// Timeout of a scenario, in milliseconds; the suite's own 30 s are too short for a busy machine.
+const MAX_WAIT_MS: &str = "90000";
 
-/// The scenarios without OAuth (there the gateway is the one to log in at, and its servers' logins are none of the
-/// client's), by revision.
+/// The scenarios without OAuth, by version. (With OAuth, clients log in at the gateway, and logins at its
+/// servers do not concern them.)
 const SCENARIOS: [(&str, &[&str]); 3] = [
     ("2025-06-18", &["initialize", "tools_call"]),
     (
@@ -39,14 +39,14 @@ const SCENARIOS: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// Which checks of a scenario passed; panics if one did not, or if the client says that something is wrong.
+/// The passed checks of a scenario; panics if one failed, or if the client reports an error.
 async fn passed(revision: &str, scenario: &str, through: bool) -> Passed {
     let folder = tempfile::tempdir().expect("a folder for the checks");
     let client = root().join("tests/clients/scenario.mjs");
     let mut command = Command::new(node());
     command.arg(npm("@modelcontextprotocol/conformance/dist/index.js")).args(["client", "--command"]);
     command.arg(format!("{} {}", node().display(), client.display()));
-    command.args(["--scenario", scenario, "--spec-version", revision, "--timeout", PATIENCE, "-o"]);
+    command.args(["--scenario", scenario, "--spec-version", revision, "--timeout", MAX_WAIT_MS, "-o"]);
     command.arg(folder.path());
     if through {
         command.env("TOOLGATE", env!("CARGO_BIN_EXE_toolgate")).env("TOOLGATE_PORT", free_port().to_string());
@@ -68,7 +68,7 @@ async fn passed(revision: &str, scenario: &str, through: bool) -> Passed {
         }
     }
     assert!(!passed.is_empty(), "{what} checked nothing: {said}");
-    // A scenario may allow its client to fail; none of these gives ours a reason to.
+    // A scenario may allow its client to fail; none of these gives this client a reason to.
     let left_well = done.status.success() && !said.contains("Client exited with code");
     assert!(left_well, "{what}: the suite ended with {}, or its client failed: {said}", done.status);
     passed

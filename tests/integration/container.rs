@@ -1,12 +1,12 @@
-//! The gateway as process 1, as in a container without an init: in a namespace of its own, where the system lets a test
-//! make one.
+//! The gateway as process 1, as in a container without an init: in a namespace of its own, if the system
+//! lets a test make one.
 
 use std::process::Command;
 
 use crate::harness::{Gateway, Process};
 use crate::process;
 
-/// Words that make namespaces; none where that is not allowed.
+/// Commands that make namespaces; `None` where that is not allowed.
 fn unshare() -> Option<&'static [&'static str]> {
     let ways: [&[&str]; 2] = [
         &["--pid", "--fork", "--kill-child", "--mount-proc"],
@@ -19,7 +19,7 @@ fn unshare() -> Option<&'static [&'static str]> {
     ways.iter().find(works).copied()
 }
 
-/// A gateway that is process 1; gives its number outside too.
+/// A gateway that is process 1; returns its pid outside too.
 async fn first(config: &str) -> Option<(Gateway, u32)> {
     let Some(way) = unshare() else {
         eprintln!("not tested: no namespace of processes can be made here");
@@ -38,7 +38,7 @@ async fn first(config: &str) -> Option<(Gateway, u32)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn as_process_1_it_looks_after_orphans() {
-    // A server that leaves a process behind which is in no group of its.
+    // A server that leaves a process behind which is in another process group.
     let server = r#"{command: sh, args: ["-c", "(setsid sleep 2000 &); exec sleep 1000"]}"#;
     let config = format!("mcpServers: {{demo: {{builtin: demo}}, odd: {server}}}\n");
     let Some((gateway, pid)) = first(&config).await else { return };
@@ -50,7 +50,7 @@ async fn as_process_1_it_looks_after_orphans() {
             !orphans.is_empty()
         })
         .await;
-    // Without its supervisor it is the gateway's.
+    // Without its supervisor it is a child of the gateway.
     let supervisors = process::supervisors(pid);
     supervisors.iter().for_each(|supervisor| process::kill(*supervisor));
     gateway
@@ -74,7 +74,7 @@ async fn as_process_1_it_starts_no_successor() {
     // SAFETY: sends a signal to a process that this test has started.
     assert_eq!(unsafe { libc::kill(pid.cast_signed(), libc::SIGUSR2) }, 0);
     gateway.process.wait_for("as process 1 it cannot be replaced");
-    // Nor does one that is started beside it take over.
+    // A gateway that is started beside it does not take over either.
     let mut beside = Process::start(&mut Gateway::command(gateway.folder.path(), &["run", "--upgrade"]));
     assert_eq!(beside.wait().code(), Some(1));
     assert!(beside.output().contains("no gateway waits there"), "{}", beside.output());

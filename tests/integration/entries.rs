@@ -1,4 +1,5 @@
-//! Entries of lists that clients cannot read: each costs itself and nothing else, whatever server shows it.
+//! List entries that clients cannot read: each is dropped without any other effect, whichever server has
+//! it.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, good, h
 
 mod greeting;
 
-/// The lists of a server, by the member that holds each.
+/// The lists of a server, by their member names.
 type Lists = Arc<Value>;
 
 fn plays(lists: Lists) -> impl Fn(&RecordedRequest) -> MockReply + Send + Sync + 'static {
     let capabilities = json!({"tools": {}, "prompts": {}, "resources": {}});
-    let info = json!({"name": "puppet", "version": "1"});
+    let info = json!({"name": "mock", "version": "1"});
     move |seen| {
         let member = match seen.method() {
             "initialize" => {
@@ -53,7 +54,7 @@ fn tool(name: &str, members: Value) -> Value {
     with(json!({"name": name, "inputSchema": {"type": "object"}}), members)
 }
 
-/// Shapes of tools that fit neither era, each with the place that the warning names.
+/// Shapes of tools that are invalid in both eras, each with the path that the warning names.
 fn bad_tools() -> Vec<(Value, &'static str)> {
     let shapes = [
         (json!({"inputSchema": {}}), "/inputSchema"),
@@ -151,7 +152,7 @@ async fn what_clients_cannot_read_costs_them_no_list_and_is_told_of_once() {
     );
     let mut gateway = Gateway::start(&config).await;
     gateway.eventually("both are listed", async |g| g.get("/health").await.contains("\"tools\":2")).await;
-    // Without the gateway such a list is of no use.
+    // Without the gateway such a list is useless.
     let plan = [step("tool", json!({}), "done")];
     for sdk in [Sdk::Python, Sdk::TypeScript] {
         assert!(!run(sdk, &bad.url, "legacy", &plan).await.ok, "{sdk:?} takes such lists by now");
@@ -255,7 +256,7 @@ async fn an_entry_is_held_against_the_revision_it_is_shown_in_and_comes_back_whe
     assert_eq!(gateway.metric(r#"toolgate_catalog_rejected{kind="tools",server="p"}"#).await, 1.0);
 }
 
-/// Lists are read again and again: of what is left out the log speaks once for each reason.
+/// Lists are read repeatedly: the log reports a dropped entry once for each reason.
 #[tokio::test]
 async fn what_is_left_out_is_told_of_once() {
     let lists = Arc::new(std::sync::Mutex::new(json!({"title": 7})));
@@ -271,7 +272,7 @@ async fn what_is_left_out_is_told_of_once() {
         _ => MockReply::Good,
     })
     .await;
-    // The second server has no prefix, and names what the first shows already.
+    // The second server has no prefix, and uses names that the first shows already.
     let other = MockServer::start(|seen| match seen.method() {
         "tools/list" => {
             let tools = [tool("p__same", json!({}))];
@@ -298,7 +299,7 @@ async fn what_is_left_out_is_told_of_once() {
             .await;
     };
     left_out(1.0).await;
-    // With another header it is connected anew, its list is read anew, and all lists are built anew.
+    // With another header it is connected again, its list is read again, and all lists are built again.
     let shapes =
         [json!({}), json!({"title": 7}), json!({}), json!({"title": []}), json!({}), json!({"title": 7})];
     for (n, shape) in shapes.into_iter().enumerate() {
@@ -392,7 +393,7 @@ for line in sys.stdin:
         let metric = format!(r#"toolgate_catalog_rejected{{kind="tools",server="{server}"}}"#);
         assert_eq!(gateway.metric(&metric).await, 1.0, "{server}");
     }
-    // From a client it is refused, as it always was.
+    // From a client it is rejected, as before.
     let bad = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"http__tool","arguments":{"a":"\ud83d"}}}"#;
     let refused = gateway.post("/mcp", Some(&session), &json!({})).body(bad).send().await.expect("an answer");
     assert_eq!(refused.status(), 400);

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::Gateway;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 pub struct Events {
     response: Response,
@@ -17,12 +17,12 @@ pub struct Events {
 }
 
 impl Events {
-    /// Sends a request whose answer must be a stream.
+    /// Sends a request whose response must be a stream.
     pub async fn open(request: RequestBuilder) -> Self {
         Self::read(request.send().await.expect("an answer")).await
     }
 
-    /// Reads an answer, which must be a stream.
+    /// Reads a response, which must be a stream.
     pub async fn read(response: Response) -> Self {
         let status = response.status();
         let kind = response.headers().get("content-type").cloned();
@@ -39,7 +39,7 @@ impl Events {
         Self::open(request.header("mcp-protocol-version", "2025-11-25")).await
     }
 
-    /// The next message; `None` when the stream has ended in good order.
+    /// The next message; `None` when the stream has ended cleanly.
     pub async fn next(&mut self) -> Option<Value> {
         self.try_next().await.expect("the stream does not break")
     }
@@ -60,7 +60,7 @@ impl Events {
                     return Ok(Some(serde_json::from_str(&data).expect("an event is a JSON message")));
                 }
             }
-            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await;
+            let chunk = tokio::time::timeout(MAX_WAIT, self.response.chunk()).await;
             match chunk.expect("something comes in time") {
                 Ok(Some(chunk)) => self.held.extend(chunk.iter().filter(|byte| **byte != b'\r')),
                 Ok(None) => return Ok(None),
@@ -76,7 +76,7 @@ impl Events {
         Some(String::from_utf8(event).expect("events are UTF-8"))
     }
 
-    /// Reads until a message of this method, and gives it.
+    /// Reads until a message of this method, and returns it.
     pub async fn method(&mut self, method: &str) -> Value {
         loop {
             let message = self.next().await.unwrap_or_else(|| panic!("the stream ended before {method}"));

@@ -1,4 +1,4 @@
-//! A small MCP server in both eras whose answers can be wrong in ways that no real server is known for.
+//! A small MCP server in both eras with faulty responses of kinds that no real server is known for.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -17,8 +17,8 @@ impl Drop for FaultyServer {
 }
 
 impl FaultyServer {
-    /// Its one tool takes `how` to behave: `hang` (a stream that says nothing), `break` (a stream that breaks),
-    /// `html` (not MCP), `other` (an answer to another request), `big` (of 4 KiB); anything else is echoed.
+    /// Its one tool has an argument `how`: `hang` (a silent stream), `break` (a stream that breaks), `html`
+    /// (not MCP), `other` (a response to another request), `big` (of 4 KiB); anything else is echoed.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
@@ -107,7 +107,7 @@ async fn answer(stream: &mut BufReader<TcpStream>, message: &Value) -> Option<()
     send(stream, "200 OK", JSON, &json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string()).await
 }
 
-/// Begins a stream that does not come to its end.
+/// Begins a stream that does not complete.
 async fn stumble(stream: &mut BufReader<TcpStream>, params: &Value, how: &str) -> Option<()> {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.ok()?;

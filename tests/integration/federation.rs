@@ -1,4 +1,4 @@
-//! Many servers as one: what of each is carried through, what is not, and what is taken out.
+//! Many servers as one: what of each is forwarded, what is not, and what is redacted.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ fn says(seen: &RecordedRequest, result: &Value) -> MockReply {
     MockReply::Say(json_answer(&answer(seen, result)))
 }
 
-fn greeting(seen: &RecordedRequest, capabilities: &Value) -> MockReply {
+fn handshake(seen: &RecordedRequest, capabilities: &Value) -> MockReply {
     says(
         seen,
         &json!({"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "resultType": "complete",
@@ -22,7 +22,7 @@ async fn connected(gateway: &Gateway, tools: usize) {
     gateway.eventually("all is listed", async |g| g.get("/health").await.contains(&message)).await;
 }
 
-/// What a server was asked last by this method.
+/// The last request of this method at a server.
 fn asked(mock: &MockServer, method: &str) -> RecordedRequest {
     mock.all().into_iter().rfind(|seen| seen.method() == method).expect("it was asked")
 }
@@ -31,7 +31,7 @@ fn asked(mock: &MockServer, method: &str) -> RecordedRequest {
 async fn the_page_of_a_tool_is_read_though_no_list_names_it() {
     let page = "ui://weather/page.html";
     let mock = MockServer::start(move |seen| match seen.method() {
-        "server/discover" => greeting(seen, &json!({"tools": {}, "resources": {}})),
+        "server/discover" => handshake(seen, &json!({"tools": {}, "resources": {}})),
         "tools/list" => says(
             seen,
             &json!({"tools": [
@@ -73,7 +73,7 @@ async fn the_page_of_a_tool_is_read_though_no_list_names_it() {
 async fn a_uri_goes_to_the_server_whose_template_says_most_of_it() {
     let server = |templates: &'static [&'static str]| {
         MockServer::start(move |seen| match seen.method() {
-            "server/discover" => greeting(seen, &json!({"tools": {}, "resources": {}, "completions": {}})),
+            "server/discover" => handshake(seen, &json!({"tools": {}, "resources": {}, "completions": {}})),
             "resources/templates/list" => {
                 let list = templates.iter().map(|text| json!({"uriTemplate": text, "name": "t"}));
                 let list: Vec<Value> = list.collect();
@@ -87,16 +87,16 @@ async fn a_uri_goes_to_the_server_whose_template_says_most_of_it() {
             _ => MockReply::Good,
         })
     };
-    let puppets = [
+    let mocks = [
         server(&["{+anything}", "docs://{+path}"]).await,
         server(&["docs://{name}/raw", "docs://pages/{page}"]).await,
         server(&["docs://pages/{page}/raw"]).await,
     ];
     let servers: Vec<String> =
-        puppets.iter().enumerate().map(|(at, p)| format!("s{at}: {{url: \"{}\"}}", p.url)).collect();
+        mocks.iter().enumerate().map(|(at, p)| format!("s{at}: {{url: \"{}\"}}", p.url)).collect();
     let gateway = Gateway::start(&format!("mcpServers: {{{}}}\n", servers.join(", "))).await;
     connected(&gateway, 3).await;
-    let reached = |method: &str| -> Vec<usize> { puppets.iter().map(|p| p.count(method)).collect() };
+    let reached = |method: &str| -> Vec<usize> { mocks.iter().map(|p| p.count(method)).collect() };
     let rows = [
         ("docs://pages/1/raw", 2),
         ("docs://pages/1", 1),
@@ -112,7 +112,7 @@ async fn a_uri_goes_to_the_server_whose_template_says_most_of_it() {
         assert_eq!(status, 200, "{uri}: {answer}");
         assert_eq!(reached("resources/read"), expected, "{uri}");
     }
-    // A template is completed by its own text, which others fit too.
+    // A template is completed by its own text, which others match too.
     for (uri, server) in [("docs://{+path}", 0), ("docs://pages/{page}", 1), ("{+anything}", 0)] {
         let mut expected = reached("completion/complete");
         expected[server] += 1;
@@ -186,7 +186,7 @@ async fn a_federation_says_of_itself_what_its_servers_can_and_a_toolset_what_its
 #[tokio::test]
 async fn what_is_completed_has_no_name_in_the_head() {
     let mock = MockServer::start(|seen| match seen.method() {
-        "server/discover" => greeting(seen, &json!({"tools": {}, "prompts": {}, "completions": {}})),
+        "server/discover" => handshake(seen, &json!({"tools": {}, "prompts": {}, "completions": {}})),
         "prompts/list" => says(seen, &json!({"prompts": [{"name": "ask"}], "resultType": "complete"})),
         "completion/complete" | "prompts/get" => {
             says(seen, &json!({"completion": {"values": ["x"]}, "messages": [], "resultType": "complete"}))
@@ -266,7 +266,7 @@ async fn a_client_that_takes_no_stream_is_told_so() {
 async fn a_page_does_not_take_the_place_of_a_resource() {
     let server = |uri: &'static str, text: &'static str| {
         MockServer::start(move |seen| match seen.method() {
-            "server/discover" => greeting(seen, &json!({"tools": {}, "resources": {}})),
+            "server/discover" => handshake(seen, &json!({"tools": {}, "resources": {}})),
             "tools/list" => says(
                 seen,
                 &json!({"tools": [{"name": "tool", "inputSchema": {"type": "object"},

@@ -1,5 +1,5 @@
-//! The form of answers, between servers and clients that differ in what they say and take: media types, compression,
-//! redirections, refusals, slashes.
+//! The format of responses, between servers and clients that differ in what they send and accept: media
+//! types, compression, redirects, rejections, slashes.
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
@@ -13,15 +13,15 @@ mod redirects;
 
 const BOTH: &str = "application/json, text/event-stream";
 
-/// A gateway before one server, `box`, with settings.
+/// A gateway in front of one server, `box`, with settings.
 async fn before(mock: &MockServer, settings: &str) -> Gateway {
     let url = &mock.url;
     Gateway::start(&format!("mcpServers: {{box: {{url: \"{url}\", health: {{interval: 1h}}{settings}}}, demo: {{builtin: demo}}}}\n"))
         .await
 }
 
-/// A call of a tool with this `Accept`, in a session or without, as it goes over the wire; `long` for a body that the
-/// gateway's own client carries.
+/// A tool call with this `Accept`, in a session or without, as its bytes; `long` for a body that the
+/// gateway's own client sends.
 async fn call(
     gateway: &Gateway,
     tool: &str,
@@ -68,7 +68,7 @@ fn events(all: &[String]) -> Vec<u8> {
     http("200 OK", &["Content-Type: text/event-stream"], &body)
 }
 
-/// `json` answers so, `stream` with a notification before the answer.
+/// `json` answers so, `stream` with a notification before the response.
 fn two_forms(seen: &RecordedRequest) -> MockReply {
     match (seen.method(), seen.tool()) {
         ("tools/list", _) => MockReply::Say(json_answer(&answer(seen, &tools(&["json", "stream"])))),
@@ -123,7 +123,7 @@ async fn a_client_gets_the_form_that_it_takes_and_the_server_hears_nothing_of_it
     }
 }
 
-/// Errors are what they were: JSON with their status.
+/// Errors stay unchanged: JSON with their status.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_is_json_for_a_client_of_streams_too() {
     let mock = MockServer::start(two_forms).await;
@@ -133,7 +133,7 @@ async fn an_error_is_json_for_a_client_of_streams_too() {
     assert_eq!(answer.message()["error"]["code"], -32602);
 }
 
-/// A question that the client of a call cannot hear is declined for it, and the call goes on.
+/// A server's request that the client of a call cannot receive is rejected for it, and the call continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_no_stream_is_not_waited_for() {
     let (say, _) = broadcast::channel(8);
@@ -146,7 +146,7 @@ async fn a_client_that_takes_no_stream_is_not_waited_for() {
                     .map(|method| json!({"jsonrpc": "2.0", "id": method, "method": method}));
                 MockReply::Stream(questions.to_vec(), said_by(&say, id))
             }
-            // An answer of the client, or in its place.
+            // An answer of the client, or of the gateway in its place.
             ("", _) if seen.http_method == "POST" => {
                 let _ = say.send(seen.body.clone());
                 MockReply::Say(http("202 Accepted", &[], ""))
@@ -176,7 +176,7 @@ async fn a_client_that_takes_no_stream_is_not_waited_for() {
     assert_eq!(to("roots/list")["error"]["code"], -32601);
 }
 
-/// A stream that ends with the answer once both questions were answered.
+/// A stream that ends with the response once both requests were answered.
 fn said_by(said: &broadcast::Sender<Value>, id: Value) -> broadcast::Receiver<Value> {
     let (out, heard) = broadcast::channel(8);
     let mut said = said.subscribe();
@@ -237,7 +237,7 @@ async fn a_server_that_has_no_time_says_when_in_whatever_words() {
         let page = |status: &str, headers: &[&str]| {
             MockReply::Say(http(status, &[&["Content-Type: text/html"], headers].concat(), "<h1>Later</h1>"))
         };
-        // No message of MCP either.
+        // No MCP message either.
         let message = |status: &str, headers: &[&str]| {
             let headers = [&["Content-Type: application/json"], headers].concat();
             MockReply::Say(http(status, &headers, r#"{"error":"Later","tg":[]}"#))
@@ -306,7 +306,7 @@ async fn a_server_that_refuses_a_gateway_without_credentials_is_heard() {
     let output = gateway.process.wait_for("server is not connected");
     assert!(output.contains(WORDS) && !output.contains("credentials"), "{output}");
 
-    // At a call, in each way, and with what is none of a stranger's business where credentials are given.
+    // At a call, on each path, and with text that must not be shown where credentials are configured.
     let play = move |seen: &RecordedRequest| match (seen.method(), seen.tool()) {
         ("tools/list", _) => {
             MockReply::Say(json_answer(&answer(seen, &tools(&["tool", "page", "json", "login"]))))

@@ -1,5 +1,5 @@
-//! Starting and stopping what the tests talk to. Everything listens on loopback, on a port of the system's
-//! choice, and ends with the value that stands for it.
+//! Starts and stops the programs that the tests use. Everything listens on loopback, on a port that the
+//! system chooses, and ends when its value is dropped.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 pub use crate::process::Process;
 
-/// How long anything may take, on a machine that is busy with other tests: what takes longer hangs.
+/// Timeout of each step, on a machine that is busy with other tests: what takes longer hangs.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long the servers of a test may take to start before it goes on without them.
+/// How long a test waits for its servers to start before it continues without them.
 const STARTS: Duration = Duration::from_secs(20);
 
 pub fn root() -> &'static Path {
@@ -45,12 +45,12 @@ pub fn npm(path: &str) -> String {
     file.display().to_string()
 }
 
-/// A port that was free a moment ago, and that no other test of this run gets. It lies below those that the system
-/// gives to outgoing connections, so that nothing takes it before its server does.
+/// A port that was free a moment ago, and that no other test of this run gets. It is below the range for
+/// outgoing connections, so that nothing takes it before its server does.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        // Runs side by side begin at different places.
+        // Parallel runs begin at different ports.
         let step = std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         let port = 12_000 + (step % 20_000) as u16;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
@@ -59,8 +59,8 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Whether golden files are written anew instead of compared. Such a run proves nothing: it fails afterwards by
-/// [`blessed`], and where nobody reads the difference it is refused.
+/// Whether golden files are written instead of compared. Such a run proves nothing: it fails afterwards by
+/// [`blessed`], and in CI it is refused.
 pub fn blesses() -> bool {
     let blesses = std::env::var_os("BLESS").is_some();
     assert!(
@@ -70,7 +70,7 @@ pub fn blesses() -> bool {
     blesses
 }
 
-/// What a run ends with that has written golden files.
+/// Ends a run that has written golden files.
 pub fn blessed(what: &str) -> ! {
     panic!("BLESS: {what} was written anew; read the difference, then run the tests without BLESS");
 }
@@ -89,7 +89,7 @@ impl Gateway {
         Self::start_as(config, Process::start).await
     }
 
-    /// The same, for a test that starts the process in a way of its own.
+    /// The same, for a test that starts the process in its own way.
     pub async fn start_as(config: &str, start: impl FnOnce(&mut Command) -> Process) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the configuration");
         let port = free_port();
@@ -105,8 +105,9 @@ impl Gateway {
         gateway
     }
 
-    /// Waits until the servers have started, so that their calls are not answered by "still starting"; for a while only,
-    /// since some never do. Where `/ready` stands elsewhere or does not tell a stranger, there is nothing to wait for.
+    /// Waits until the servers have started, so that their calls are not answered by "still starting". The
+    /// wait is bounded, because some never start. If `/ready` is on another address or requires
+    /// authentication, there is no wait.
     async fn started(&self) {
         let deadline = Instant::now() + STARTS;
         while self.get("/ready").await.contains(r#""starting":[""#) && Instant::now() < deadline {
@@ -114,7 +115,7 @@ impl Gateway {
         }
     }
 
-    /// The binary with this folder's configuration; what it leaves behind stays in the folder.
+    /// The binary with this folder's configuration; its files stay in the folder.
     pub fn command(folder: &Path, message: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));
         command.args(message).arg("-c").arg(folder.join("toolgate.yaml")).current_dir(folder);
@@ -122,7 +123,7 @@ impl Gateway {
         command
     }
 
-    /// `PORT` in the configuration stands for the gateway's own.
+    /// Replaces `PORT` in the configuration by the gateway's own port.
     fn listening(port: u16, config: &str) -> String {
         let config = config.replace("PORT", &port.to_string());
         if config.contains("listen:") {
@@ -142,7 +143,7 @@ impl Gateway {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// Waits until something holds; panics with the gateway's log when it never does.
+    /// Waits until a condition holds; panics with the gateway's log if it never does.
     pub async fn eventually(&self, what: &str, mut holds: impl AsyncFnMut(&Self) -> bool) {
         let deadline = Instant::now() + TEST_TIMEOUT;
         while !holds(self).await {
@@ -151,7 +152,7 @@ impl Gateway {
         }
     }
 
-    /// The value of a metric, by its name with labels as it is written out; 0 if it is not there.
+    /// The value of a metric, by its name with labels as printed; 0 if it does not exist.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").await;
         let line =
@@ -159,7 +160,7 @@ impl Gateway {
         line.map_or(0.0, |value| value.parse().expect("a metric is a number"))
     }
 
-    /// Whether a metric is there with this value.
+    /// Whether a metric exists with this value.
     pub async fn has_metric(&self, name: &str, value: f64) -> bool {
         let text = self.get("/metrics").await;
         let output = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
@@ -171,7 +172,8 @@ impl Gateway {
         response.text().await.expect("a body")
     }
 
-    /// A modern request; `params` without `_meta`. Gives status and message; of a stream, the last message.
+    /// A modern request; `params` without `_meta`. Returns status and message; of a stream, the last
+    /// message.
     pub async fn modern(&self, path: &str, method: &str, params: Value) -> (u16, Value) {
         let request = self.modern_request(path, method, params);
         read(request.send().await.expect("the gateway answers")).await
@@ -199,12 +201,12 @@ impl Gateway {
         self.modern("/mcp", "tools/call", json!({"name": tool, "arguments": arguments})).await
     }
 
-    /// Opens a legacy session and gives its id.
+    /// Opens a legacy session and returns its id.
     pub async fn initialize(&self, path: &str) -> String {
         self.initialize_with(path, json!({})).await
     }
 
-    /// The same for a client that can do something itself.
+    /// The same for a client with capabilities.
     pub async fn initialize_with(&self, path: &str, capabilities: Value) -> String {
         let body = initialize(capabilities);
         let response = self.post(path, None, &body).send().await.expect("the gateway answers");
@@ -218,12 +220,12 @@ impl Gateway {
         id
     }
 
-    /// A legacy message in a session, and its answer.
+    /// A legacy message in a session, and its response.
     pub async fn say(&self, path: &str, session: &str, body: &Value) -> (u16, Value) {
         read(self.post(path, Some(session), body).send().await.expect("the gateway answers")).await
     }
 
-    /// What a count of the fixture is, as its legacy era knows it; `server` is its name here.
+    /// A counter of the fixture, as its legacy era knows it; `server` is its name here.
     pub async fn count(&self, session: &str, server: &str, name: &str) -> u64 {
         let call = legacy_call("count", &format!("{server}__counter"), json!({"name": name, "add": 0}));
         let (_, answer) = self.say("/mcp", session, &call).await;
@@ -258,7 +260,7 @@ pub fn legacy_call(id: impl Into<Value>, tool: &str, arguments: Value) -> Value 
         "params": {"name": tool, "arguments": arguments}})
 }
 
-/// Status and message of an answer; of a stream of events, the last message.
+/// Status and message of a response; of a stream of events, the last message.
 pub async fn read(response: reqwest::Response) -> (u16, Value) {
     let status = response.status().as_u16();
     let streams = response
@@ -282,17 +284,17 @@ pub fn stdio_fixture() -> Value {
     json!({"command": python(), "args": [root().join("tests/fixture/server.py"), "--stdio"]})
 }
 
-/// The fixture on a port of the system's choice, from within a runtime.
+/// The fixture on a free port, from within a runtime.
 pub async fn a_fixture() -> (Process, String) {
     tokio::task::spawn_blocking(|| fixture(0)).await.expect("the fixture starts")
 }
 
-/// The fixture of `tests/fixture/server.py`; gives its URL too.
+/// The fixture of `tests/fixture/server.py`; returns its URL too.
 pub fn fixture(port: u16) -> (Process, String) {
     fixture_of("both", port)
 }
 
-/// The same, of one era only if told so.
+/// The same, of one era only if `era` says so.
 pub fn fixture_of(era: &str, port: u16) -> (Process, String) {
     fixture_with(&["--era", era], port)
 }

@@ -1,4 +1,5 @@
-//! `toolgate health` as an orchestrator asks it: it says that a gateway is well that is, whatever was done to its file.
+//! `toolgate health` as an orchestrator calls it: it reports a healthy gateway as healthy, whatever
+//! happened to its file.
 
 use std::path::Path;
 use std::process::Output;
@@ -11,7 +12,7 @@ use crate::harness::{Gateway, free_port};
 
 const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\n";
 
-/// Asks with this folder's file; `runtime` is where gateways leave word.
+/// Asks with this folder's file; `runtime` is where gateways publish their address.
 pub async fn health(folder: &Path, runtime: &Path, message: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_toolgate"));
     command.arg("health").args(message).current_dir(folder).env("RUNTIME_DIRECTORY", runtime);
@@ -22,7 +23,7 @@ async fn asked(gateway: &Gateway, message: &[&str]) -> Output {
     health(gateway.folder.path(), gateway.folder.path(), message).await
 }
 
-/// The same where nothing could be left, such as a container that writes nothing.
+/// The same where no address could be published, such as in a read-only container.
 async fn asked_by_file(gateway: &Gateway, message: &[&str]) -> Output {
     let empty = tempfile::tempdir().expect("a folder");
     health(gateway.folder.path(), empty.path(), message).await
@@ -47,7 +48,7 @@ async fn a_faulty_file_is_no_reason_to_be_unwell() {
         is_well(&asked(&gateway, &[]).await);
         is_well(&asked_by_file(&gateway, &[]).await);
     }
-    // Nothing can be read of this one: only the gateway knows.
+    // This file cannot be parsed: only the gateway knows the address.
     gateway.rewrite("listen: [\n");
     is_well(&asked(&gateway, &["--live"]).await);
     let lost = asked_by_file(&gateway, &["--live"]).await;

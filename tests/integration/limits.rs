@@ -1,4 +1,4 @@
-//! What happens at the limits of the process: too many connections, too few descriptors, too many bytes.
+//! The limits of the process: too many connections, too few descriptors, too many bytes.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// Sends a request on a connection that stays, and gives what was answered; empty if it was closed.
+/// Sends a request on a kept connection, and returns the response; empty if it was closed.
 fn ask(stream: &mut TcpStream, request: &str) -> String {
     if stream.write_all(request.as_bytes()).is_err() {
         return String::new();
@@ -44,7 +44,7 @@ fn ask(stream: &mut TcpStream, request: &str) -> String {
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// A call of a tool of the fixture, which needs a connection to it.
+/// A call of a fixture's tool, which needs a connection to it.
 fn echo(server: &str) -> String {
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
         "name": format!("{server}__echo"), "arguments": {"message": "inside"},
@@ -64,7 +64,7 @@ async fn a_connection_over_the_limit_is_told_so_and_those_inside_go_on() {
     let config = "mcpServers: {demo: {builtin: demo}}\nlimits: {max_connections: 4}\n";
     let mut gateway = Gateway::start(config).await;
     gateway.http = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
-    // The client of the harness may still hold the one that it started with; it is gone with the old client.
+    // The client of the harness may still hold its first connection; it ends with the old client.
     let mut inside: Vec<TcpStream> = Vec::new();
     let until = std::time::Instant::now() + TEST_TIMEOUT;
     while inside.len() < 4 {
@@ -88,7 +88,7 @@ async fn a_connection_over_the_limit_is_told_so_and_those_inside_go_on() {
     drop(inside.pop());
     let refused = "toolgate_filter_rejections_total{filter=\"listener\",reason=\"max_connections\"}";
     gateway
-        .eventually("there is room again", async |g| {
+        .eventually("there is a free slot again", async |g| {
             let answer = g.http.get(g.url("/metrics")).send().await;
             match answer {
                 Ok(answer) => answer.text().await.is_ok_and(|text| text.contains(refused)),
@@ -126,7 +126,7 @@ async fn more_connections_are_taken_after_a_reload() {
         .await;
 }
 
-/// A gateway whose limit of open files is this from its start; both limits.
+/// A gateway that starts with this limit of open files, soft and hard.
 async fn with_files(files: u32, config: &str) -> Gateway {
     let folder = tempfile::tempdir().expect("a folder");
     let port = free_port();
@@ -175,7 +175,8 @@ async fn with_few_descriptors_fewer_connections_are_taken_and_calls_inside_reach
         .await;
 }
 
-/// Takes descriptors of a process away, or gives them back: with 3 it can open none, whichever it has closed before.
+/// Lowers or restores the descriptor limit of a process: with 3 it can open none, whichever it has closed
+/// before.
 fn limit(pid: u32, files: u64) {
     let limit = libc::rlimit { rlim_cur: files, rlim_max: 1024 };
     // SAFETY: it sets a limit of a process that this test has started; the pointers are good for the call.
@@ -237,13 +238,14 @@ async fn sessions_of_many_clients_leave_descriptors_for_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_descriptors_clients_wait_and_nothing_breaks() {
-    // A server that needs none: `max_connections` keeps those for others free, but here they are taken away.
+    // A server that needs none: `max_connections` reserves descriptors for others, but here they are taken
+    // away.
     let gateway = with_files(1024, "mcpServers: {demo: {builtin: demo}}\n").await;
     let mut inside: Vec<TcpStream> = (0..8).map(|_| connect(gateway.port)).collect();
     for stream in &mut inside {
         assert!(ask(stream, &echo("demo")).starts_with("HTTP/1.1 200"));
     }
-    // Somebody takes the descriptors away: from here on accepts fail.
+    // The limit is lowered: from here on accepts fail.
     let pid = gateway.process.id();
     limit(pid, process::descriptors(pid) as u64);
     let mut waiting: Vec<TcpStream> = (0..20).map(|_| connect(gateway.port)).collect();
@@ -278,7 +280,7 @@ async fn a_child_has_the_limit_that_the_gateway_was_started_with() {
     gateway.wait_for("777");
     let [soft, hard] = open_files(gateway.id());
     assert_eq!(soft, hard, "its own is raised");
-    // And so has a child of a successor, which inherits what was raised.
+    // And so has a child of a successor, which inherits the raised limit.
     gateway.wait_for("endpoint");
     while !std::fs::exists(&socket).expect("a folder") {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -313,7 +315,7 @@ async fn bodies_over_the_memory_for_all_are_refused_before_they_are_read() {
              Mcp-Method: tools/call\r\nMcp-Name: demo__echo\r\nContent-Length: {length}\r\n\r\n"
         )
     };
-    // Promises take nothing.
+    // Announced lengths use no memory.
     let promises: Vec<TcpStream> = (0..10)
         .map(|_| {
             let mut promise = connect(gateway.port);
@@ -326,7 +328,7 @@ async fn bodies_over_the_memory_for_all_are_refused_before_they_are_read() {
     assert_eq!(gateway.call("demo__echo", json!({"message": "x".repeat(300_000)})).await.0, 200);
     drop(promises);
     gateway.eventually("they are gone", async |g| g.metric("toolgate_buffered_bytes").await == 0.0).await;
-    // One that takes nearly all of it, and does not come to its end.
+    // One that uses nearly all of it, and does not complete.
     let mut large = connect(gateway.port);
     large.write_all(head(1_000_000).as_bytes()).expect("written");
     large.write_all(&[b' '; 999_999]).expect("written");
@@ -335,9 +337,9 @@ async fn bodies_over_the_memory_for_all_are_refused_before_they_are_read() {
         .await;
     let mut second = connect(gateway.port);
     gateway
-        .eventually("there is no room for another", async |g| {
+        .eventually("there is no slot for another", async |g| {
             second = connect(g.port);
-            // Only its head: an answer to it was given before its body.
+            // Only its head: it was answered before its body.
             second.write_all(head(200_000).as_bytes()).expect("written");
             second.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
             let mut start = [0; 1024];
@@ -354,11 +356,11 @@ async fn bodies_over_the_memory_for_all_are_refused_before_they_are_read() {
     let piece = format!("{:x}\r\n{}\r\n", 150_000, " ".repeat(150_000));
     let answer = ask(&mut chunked, &piece);
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("max_buffered"), "{answer}");
-    // Small ones pass, and so do large ones when the first has left.
+    // Small ones pass, and so do large ones when the first has disconnected.
     assert_eq!(gateway.call("demo__echo", json!({"message": "x".repeat(30_000)})).await.0, 200);
     drop(large);
     gateway
-        .eventually("there is room again", async |g| {
+        .eventually("there is a free slot again", async |g| {
             g.call("demo__echo", json!({"message": "x".repeat(300_000)})).await.0 == 200
         })
         .await;

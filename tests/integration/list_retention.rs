@@ -1,5 +1,5 @@
-//! What is known of a server, and how that changes: an era or a list goes only on the server's clear word, and what it
-//! says of itself anew is seen.
+//! The stored state of a server and its changes: an era or a list is removed only if the server clearly
+//! says so, and its updates are applied.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,12 +32,12 @@ async fn modern(gateway: &Gateway) -> Vec<String> {
     names(&list)
 }
 
-/// Opens a legacy session, as soon as the server is there for one.
+/// Opens a legacy session, as soon as the server is ready for one.
 async fn open(gateway: &Gateway) -> String {
-    let greets = initialize(json!({}));
+    let open = initialize(json!({}));
     gateway
         .eventually("it is there for old clients", async |g| {
-            g.post("/mcp", None, &greets).send().await.expect("an answer").status() == 200
+            g.post("/mcp", None, &open).send().await.expect("an answer").status() == 200
         })
         .await;
     gateway.initialize("/mcp").await
@@ -53,7 +53,7 @@ fn names(list: &Value) -> Vec<String> {
     tools.map(|tool| tool["name"].as_str().expect("a name").to_owned()).collect()
 }
 
-/// A step that a test takes and a mock server sees.
+/// A step that a test sets and a mock server reads.
 #[derive(Clone, Default)]
 struct Step(Arc<AtomicUsize>);
 
@@ -111,7 +111,7 @@ async fn an_era_stays_while_the_server_has_no_time_to_be_greeted_in_it() {
     let session = open(&gateway).await;
     gateway.eventually("it is connected", async |g| legacy(g, &session).await == ["p__tool"]).await;
     step.to(1);
-    gateway.eventually("it is greeted in vain", async |_| refused.now() >= 3).await;
+    gateway.eventually("its handshake fails", async |_| refused.now() >= 3).await;
     assert_eq!(legacy(&gateway, &session).await, ["p__tool"]);
     assert_eq!(modern(&gateway).await, ["p__tool"]);
     step.to(2);
@@ -131,7 +131,7 @@ async fn an_old_server_that_answers_everything_is_there_in_its_own_era() {
     gateway.eventually("it is connected", async |g| legacy(g, &session).await == ["p__tool"]).await;
 }
 
-/// Tells what changed on the stream that the gateway listens on.
+/// Reports a change on the stream that the gateway reads.
 fn changed(kind: &str) -> Value {
     json!({"jsonrpc": "2.0", "method": format!("notifications/{kind}/list_changed"), "params": {
         "_meta": {"io.modelcontextprotocol/subscriptionId": "1"}}})
@@ -175,7 +175,7 @@ async fn a_list_that_gives_an_error_stays_as_it_was_until_it_can_be_read() {
         assert_eq!(modern(&gateway).await, ["p__a", "p__b"], "{why}");
     }
     gateway.process.wait_for("the last good one stays");
-    // Nobody tells it that the list is well again.
+    // No notification says that the list is valid again.
     step.to(3);
     gateway.eventually("it is whole", async |g| modern(g).await == ["p__a", "p__b", "p__c"]).await;
 }
@@ -207,8 +207,8 @@ async fn what_a_server_says_of_itself_anew_is_seen() {
     gateway
         .eventually("its prompts are listed", async |g| prompts(g).await == json!([{"name": "p__new"}]))
         .await;
-    let (_, greeting) = gateway.modern("/servers/p/mcp", "server/discover", json!({})).await;
-    assert_eq!(greeting["result"]["instructions"], "step 1", "{greeting}");
+    let (_, discovered) = gateway.modern("/servers/p/mcp", "server/discover", json!({})).await;
+    assert_eq!(discovered["result"]["instructions"], "step 1", "{discovered}");
 }
 
 #[tokio::test]
@@ -217,7 +217,7 @@ async fn streams_that_end_at_once_are_opened_again_and_no_change_is_lost_between
     let (state, count, message) = (step.clone(), opened.clone(), word.clone());
     let mock = MockServer::start(move |seen| match (seen.http_method.as_str(), seen.method()) {
         ("GET", _) if count.next() < 3 => {
-            // It changes while nobody listens.
+            // It changes while no client listens.
             state.to(1);
             MockReply::Cut(http("200 OK", &["Content-Type: text/event-stream"], ""))
         }
@@ -252,7 +252,7 @@ async fn whoever_reads_that_a_server_is_there_can_call_it_at_once() {
         .await;
         let gateway = Gateway::start(&config(&mock, ", required: true")).await;
         step.to(1);
-        // Without a pause, so that the call comes as soon as it may.
+        // Without a pause, so that the call comes as early as possible.
         let there = async {
             loop {
                 let output = gateway.get(path).await;

@@ -1,5 +1,5 @@
-//! Load of every kind, for tests in which something happens to the gateway meanwhile: each call must be answered as it
-//! should, and each stream end as it should.
+//! Load of every kind, for tests in which something happens to the gateway meanwhile: each call must get
+//! its correct response, and each stream must end correctly.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,14 +24,15 @@ const REFUSED: usize = 6;
 pub const KINDS: [&str; 7] =
     ["calls", "lists", "calls over HTTP/2", "calls by hand", "streams", "announcements", "unknown tools"];
 
-/// What is called.
+/// The tools to call.
 #[derive(Clone, Copy)]
 pub struct Tools {
-    /// Tools that are always there.
+    /// Tools that always exist.
     pub stay: &'static [&'static str],
-    /// Tools of servers that come and go: a call is answered, or the tool is not known, or its server not there yet.
+    /// Tools of servers that are added and removed: a call is answered, or the tool is unknown, or its
+    /// server is still starting.
     pub pass: &'static [&'static str],
-    /// The gateway itself is replaced: sessions are forgotten, and streams of announcements end in good order.
+    /// The gateway itself is replaced: sessions are forgotten, and GET streams end cleanly.
     pub replaced: bool,
 }
 
@@ -71,25 +72,25 @@ impl Load {
         Self { run, tasks }
     }
 
-    /// How much was done, by kind.
+    /// The number of completed operations, by kind.
     pub fn done(&self) -> [usize; KINDS.len()] {
         self.run.done.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
-    /// Waits until so many more of all calls that are answered at once are done.
+    /// Waits until this many more of all calls with an immediate response are done.
     pub async fn more(&self, calls: usize) {
         let count = || -> usize { self.done()[..=RAW].iter().sum() };
         let goal = count() + calls;
         self.run.gateway.eventually("the load goes on", async |_| self.is_well() && count() >= goal).await;
     }
 
-    /// Whether nothing has gone wrong so far.
+    /// Whether there was no failure so far.
     pub fn is_well(&self) -> bool {
         assert!(!self.tasks.iter().any(JoinHandle::is_finished), "a client has failed: see above");
         true
     }
 
-    /// Lets all finish what they have begun; each kind must have done something.
+    /// Lets all clients finish; each kind must have done something.
     pub async fn end(self) -> [usize; KINDS.len()] {
         self.run.stop.store(true, Ordering::Relaxed);
         let Self { run, tasks } = self;
@@ -100,7 +101,7 @@ impl Load {
     }
 }
 
-/// Sends what was built for another client.
+/// Sends a request that was built for another client.
 fn by(client: &Client, request: RequestBuilder) -> RequestBuilder {
     RequestBuilder::from_parts(client.clone(), request.build().expect("a request"))
 }
@@ -109,7 +110,7 @@ fn client() -> Client {
     Client::builder().no_proxy().read_timeout(TEST_TIMEOUT).build().expect("a client")
 }
 
-/// One legacy client, which opens a new session when its own is not known any more.
+/// One legacy client, which opens a new session when its own is unknown.
 struct Member {
     run: Arc<Run>,
     client: Client,
@@ -142,7 +143,7 @@ impl Member {
         }
     }
 
-    /// The answer to a message; once more in a new session if another gateway has taken over.
+    /// The response to a message; once more in a new session if another gateway has taken over.
     async fn say(&mut self, message: &Value) -> (u16, Value) {
         loop {
             let request = self.run.gateway.post("/mcp", Some(&self.session), message);
@@ -169,7 +170,7 @@ impl Run {
         self.done[kind].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The tool of a turn, and whether it comes and goes.
+    /// The tool of a turn, and whether its server is added and removed.
     fn tool(&self, turn: usize) -> (&'static str, bool) {
         let Tools { stay, pass, .. } = self.tools;
         let at = turn % (stay.len() + pass.len());
@@ -179,7 +180,7 @@ impl Run {
         }
     }
 
-    /// Judges the answer to a call of `…__echo`.
+    /// Checks the response to a call of `…__echo`.
     fn echoed(
         &self,
         kind: usize,
@@ -191,7 +192,7 @@ impl Run {
             assert_eq!(answer["error"]["code"], -32602, "{tool}: {status} {answer}");
             return self.count(REFUSED);
         }
-        // Its server is in the file, but not there yet.
+        // Its server is in the file, but not ready yet.
         let why = answer["error"]["message"].as_str().filter(|_| passes).unwrap_or_default();
         for (said, refused) in [("is not reachable now", 502), ("is still starting", 503)] {
             if why.contains(said) {
@@ -252,7 +253,8 @@ impl Run {
         }
     }
 
-    /// Calls on a connection that is kept, by a client that never sends anything twice: what is not answered is lost.
+    /// Calls on a kept connection, by a client that never sends a request twice: an unanswered call is
+    /// lost.
     async fn by_hand(self: Arc<Self>, number: usize) {
         let mut connection = raw::Client::connect(self.gateway.port).await;
         let mut turn = number;
@@ -305,7 +307,7 @@ impl Run {
         member.leave().await;
     }
 
-    /// Streams of announcements: one after the other where the gateway is replaced, else one that does not end.
+    /// GET streams: one after the other where the gateway is replaced, otherwise one that does not end.
     async fn listens(self: Arc<Self>, number: usize) {
         let modern = number.is_multiple_of(2);
         let mut member = Member::join(self.clone()).await;

@@ -1,4 +1,5 @@
-//! Standard error and standard output that nobody reads, or that cannot be written: the gateway serves all the same.
+//! Standard error and standard output that are not read or cannot be written: the gateway serves all the
+//! same.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::net::TcpStream;
@@ -13,10 +14,10 @@ use crate::harness::{Gateway, Process, TEST_TIMEOUT, free_port};
 use crate::process;
 
 const DROPPED: &str = "toolgate_log_dropped_total";
-/// More lines than may wait.
+/// More lines than the buffer holds.
 const MANY: usize = 6000;
 
-/// A pipe that takes not one byte more.
+/// A full pipe.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     let waits = |waits: bool| {
@@ -33,7 +34,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// Asks so often for its health that its lines cannot all wait.
+/// Requests its health so often that not all log lines fit.
 fn chatter(port: u16) {
     let connections: Vec<_> = (0..8).map(|_| std::thread::spawn(move || ask(port, MANY / 8))).collect();
     for connection in connections {
@@ -56,7 +57,7 @@ fn ask(port: u16, times: usize) {
     }
 }
 
-/// One server that is there, and one that is not, so that there is something to tell.
+/// One server that is up, and one that is down, so that there is something to log.
 fn config() -> String {
     let gone = format!("http://127.0.0.1:{}/mcp", free_port());
     let gone = json!({"urls": [gone, gone.replace("/mcp", "/")], "health": {"interval": "100ms"}});
@@ -77,7 +78,7 @@ async fn a_log_that_nobody_reads_holds_up_neither_calls_nor_the_end() {
     let port = gateway.port;
     tokio::task::spawn_blocking(move || chatter(port)).await.expect("all are answered");
     assert!(gateway.metric(DROPPED).await > 0.0);
-    // Reloads are told too.
+    // Reloads are logged too.
     gateway.rewrite(&format!("{}limits: {{max_body: 1MiB}}\n", config()));
     let ok = "toolgate_config_reloads_total{result=\"ok\"}";
     gateway.eventually("it is reloaded", async |g| g.metric(ok).await == 1.0).await;
@@ -158,7 +159,7 @@ async fn a_command_whose_output_cannot_be_written_fails_and_says_so() {
     assert!(toolgate(folder.path(), &["check"]).await.status.success());
 }
 
-/// A server behind stdio that writes what a terminal would obey, and then ends with a reason.
+/// A server behind stdio that writes terminal control sequences, and then ends with a reason.
 const NOISY: &str = r#"import sys; sys.stderr.write("ok\rFAKE 200\x1b[2J\x1b]0;title\x07\u202eabc\nTraceback\nModuleNotFoundError: no module\n"); sys.stderr.flush(); sys.exit(3)"#;
 
 fn noisy(format: &str) -> String {
@@ -189,7 +190,7 @@ async fn what_a_program_writes_to_standard_error_is_told_at_debug_and_the_format
     assert!(!output.contains("\"target\":\"toolgate::stdio\""), "{output}");
 }
 
-/// Python gives it a terminal of its own, and shows what comes there.
+/// Python gives it a terminal of its own, and prints what arrives there.
 #[test]
 fn on_a_terminal_the_log_is_text() {
     let folder = folder_with(&format!(

@@ -1,7 +1,7 @@
-//! The gateway as its users meet it: the real binary, over real HTTP, in front of real servers.
+//! The gateway as its users see it: the real binary, over real HTTP, in front of real servers.
 //!
-//! One binary for all integration tests: a second one would link the gateway again. `make test` sets up what
-//! they need (`tests/tools/setup`); a test whose tools are missing fails and says so.
+//! One binary for all integration tests: a second one would link the gateway again. `make test` sets up
+//! what they need (`tests/tools/setup`); a test whose tools are missing fails with a message.
 
 mod access;
 mod authorization;

@@ -1,5 +1,5 @@
-//! Twenty-five real servers of npm and PyPI behind one gateway, three of them slow to start: all of them are there in
-//! the end, none was given up on the way, and real clients use them all.
+//! Twenty-five real servers of npm and PyPI behind one gateway, three of them slow to start: all are
+//! connected in the end, none was given up, and real clients use them all.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,8 +14,8 @@ use crate::harness::{Gateway, node, npm, tools};
 const SLOW: Duration = Duration::from_secs(25);
 /// Two of npm, one of PyPI, which speaks both eras.
 const SLOW_ONES: [&str; 3] = ["sheet-music", "memory", "time"];
-/// A whole start-up of some fifty interpreters on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// The start of some fifty interpreters on a busy machine.
+const MAX_WAIT: Duration = Duration::from_secs(240);
 
 /// Servers of MCP Apps, without arguments, each with a call that needs no network.
 fn apps() -> Vec<(&'static str, &'static str, Value)> {
@@ -66,7 +66,7 @@ fn servers(folder: &Path) -> (Map<String, Value>, Vec<Value>) {
                 ("sh".to_owned(), [vec!["-c".to_owned(), script, program], args].concat())
             }
         };
-        // On a machine that is busy with other things some fifty interpreters may need minutes to start.
+        // On a busy machine some fifty interpreters may need minutes to start.
         let settings = json!({"command": command, "args": args, "env": env, "startup_timeout": "4m"});
         servers.insert(name.to_owned(), settings);
         plan.push(step(&format!("{name}__{tool}"), arguments, expect));
@@ -96,7 +96,7 @@ fn servers(folder: &Path) -> (Map<String, Value>, Vec<Value>) {
             json!({"thought": "a", "thoughtNumber": 1, "totalThoughts": 1, "nextThoughtNeeded": false}),
             "thoughtNumber",
         ),
-        // Revision 2024-11-05, the first. What it looks at before it looks into the network.
+        // Version 2024-11-05, the first. Its check before it uses the network.
         ("github", vec![], "search_repositories", json!({}), "Invalid input"),
     ];
     for (name, args, tool, arguments, expect) in of_node {
@@ -127,7 +127,7 @@ fn servers(folder: &Path) -> (Map<String, Value>, Vec<Value>) {
         json!({"repo_path": repository}),
         "branch",
     );
-    // It asks nobody there, and says so.
+    // It needs no network there, and reports it.
     add(
         "fetch",
         bin("mcp-server-fetch"),
@@ -159,7 +159,7 @@ async fn twenty_five_real_servers_connect_and_are_used_though_three_start_slowly
     let mut missing = names.clone();
     let mut quick = None;
     while !missing.is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "not connected: {missing:?}\n{}", gateway.process.story());
+        assert!(begun.elapsed() < MAX_WAIT, "not connected: {missing:?}\n{}", gateway.process.story());
         tokio::time::sleep(Duration::from_millis(50)).await;
         missing = up(&gateway).await;
         if quick.is_none() && missing.iter().all(|name| SLOW_ONES.contains(&name.as_str())) {
@@ -168,10 +168,11 @@ async fn twenty_five_real_servers_connect_and_are_used_though_three_start_slowly
     }
     let all = begun.elapsed();
     assert!(all >= SLOW, "the slow ones are not slow: {all:?}");
-    // That one is up is told before its line is written.
+    // The metric says that it is up before its line is written.
     let connected = |log: &str| log.matches("\"server connected\"").count();
     gateway.eventually("all say so", async |g| connected(&g.process.output()) == names.len()).await;
-    // None was given up, none was started again (one process for each era is right), no entry of theirs is left out.
+    // None was given up, none was restarted (one process for each era is right), none of their entries is
+    // dropped.
     let log = gateway.process.output();
     for message in ["server is not connected", "server is down", "clients could not read"] {
         let line = log.lines().find(|line| line.contains(message));

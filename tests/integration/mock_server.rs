@@ -1,5 +1,5 @@
-//! A server made by hand: it greets as a real one does, in both eras, remembers all that reaches it, and does
-//! with each request what the test tells it to.
+//! A mock server: it completes the handshake as a real one does, in both eras, records all requests, and
+//! answers each as the test specifies.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,8 +33,8 @@ impl RecordedRequest {
         self.headers.iter().find(|(there, _)| there == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether the gateway asks this in its own name, to know the server.
-    pub fn is_greeting(&self) -> bool {
+    /// Whether it is a request of the gateway itself, for the handshake and the lists.
+    pub fn is_own_request(&self) -> bool {
         let greetings = ["initialize", "notifications/initialized", "server/discover", "ping"];
         self.body.is_null() && ["GET", "DELETE"].contains(&self.http_method.as_str())
             || greetings.contains(&self.method())
@@ -45,7 +45,7 @@ impl RecordedRequest {
 
 /// What the server does with a request.
 pub enum MockReply {
-    /// Answers like a server in good order.
+    /// Answers like a valid server.
     Good,
     /// These bytes, and on to the next request.
     Say(Vec<u8>),
@@ -53,15 +53,15 @@ pub enum MockReply {
     Cut(Vec<u8>),
     /// These bytes, then a reset.
     Reset(Vec<u8>),
-    /// These bytes, then silence until the other side leaves.
+    /// These bytes, then silence until the other side disconnects.
     Hang(Vec<u8>),
-    /// The first bytes, then the second ones again and again, with a pause between.
+    /// The first bytes, then the second ones repeatedly, with a pause between.
     Repeat(Vec<u8>, Vec<u8>, Duration),
     /// The first bytes, and after a pause the second ones and the end of the connection.
     Pause(Vec<u8>, Duration, Vec<u8>),
     /// The head of a stream of events with these messages, then each that the test sends, up to a `Null`.
     Stream(Vec<Value>, broadcast::Receiver<Value>),
-    /// A stream of events: what comes here, to its end or to that of the other side.
+    /// A stream of events: the received bytes, to the end of either side.
     Pour(UnboundedReceiver<Vec<u8>>),
 }
 
@@ -88,13 +88,13 @@ impl MockServer {
         Self { url, seen, serving }
     }
 
-    /// All that reached it beside the gateway's own greetings.
+    /// All recorded requests without the gateway's own handshakes.
     pub fn calls(&self) -> Vec<RecordedRequest> {
         let seen = self.seen.lock().expect("no connection panics with the lock");
-        seen.iter().filter(|seen| !seen.is_greeting()).cloned().collect()
+        seen.iter().filter(|seen| !seen.is_own_request()).cloned().collect()
     }
 
-    /// All that reached it.
+    /// All recorded requests.
     pub fn all(&self) -> Vec<RecordedRequest> {
         self.seen.lock().expect("no connection panics with the lock").clone()
     }
@@ -190,8 +190,8 @@ async fn serve(mut stream: TcpStream, play: Arc<MockScript>, log: Arc<Mutex<Vec<
     }
 }
 
-/// Reads one request with a `Content-Length` body, which is how the gateway sends them. Bytes that are no request
-/// are kept as one with an empty verb, so that a test sees them.
+/// Reads one request with a `Content-Length` body, which is how the gateway sends them. Bytes that are no
+/// request are recorded as one with an empty HTTP method, so that a test sees them.
 async fn request(stream: &mut TcpStream, held: &mut Vec<u8>) -> Option<RecordedRequest> {
     let end = loop {
         if let Some(at) = held.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -227,9 +227,9 @@ async fn request(stream: &mut TcpStream, held: &mut Vec<u8>) -> Option<RecordedR
     Some(seen)
 }
 
-/// What a server in good order answers; its only tool is `tool`.
+/// The response of a valid server; its only tool is `tool`.
 pub fn good(seen: &RecordedRequest) -> Vec<u8> {
-    let info = json!({"name": "puppet", "version": "1"});
+    let info = json!({"name": "mock", "version": "1"});
     let result = match (seen.http_method.as_str(), seen.method()) {
         ("DELETE", _) => return http("204 No Content", &[], ""),
         ("GET", _) => return http("405 Method Not Allowed", &[], ""),
@@ -263,7 +263,7 @@ fn event(message: &Value) -> String {
     format!("data: {message}\n\n")
 }
 
-/// What acknowledges a `subscriptions/listen`.
+/// The acknowledgement of a `subscriptions/listen`.
 pub fn acknowledged(seen: &RecordedRequest, notifications: &Value) -> Value {
     json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": {
         "_meta": {"io.modelcontextprotocol/subscriptionId": seen.body["id"]}, "notifications": notifications}})
@@ -285,7 +285,7 @@ pub fn json_answer(body: &str) -> Vec<u8> {
     http("200 OK", &["Content-Type: application/json"], body)
 }
 
-/// A whole HTTP answer.
+/// A whole HTTP response.
 pub fn http(status: &str, headers: &[&str], body: &str) -> Vec<u8> {
     let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
     let length =

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::clients::{Ran, Sdk, drive};
 use crate::harness::{Process, node, root};
 
-/// The client that needs no person.
+/// The client that needs no user.
 const SERVICE: (&str, &str) = ("service", "guards-nothing");
 
 pub struct OauthServer {
@@ -31,24 +31,24 @@ impl OauthServer {
         Self { issuer, http, _process: process }
     }
 
-    /// Gives it an order: `rotate`, `hang`, `resume` or `ttl`, with their parameters.
+    /// Sends it a command: `rotate`, `hang`, `resume` or `ttl`, with their parameters.
     pub async fn order(&self, what: &str) {
         let response = self.http.post(format!("{}/test/{what}", self.issuer)).send().await;
         assert_eq!(response.expect("the server answers").status(), 200);
     }
 
-    /// How often it was asked for its keys.
+    /// The number of key requests.
     pub async fn key_requests(&self) -> u64 {
         self.requests("jwks").await
     }
 
-    /// How often it was asked at this place, such as `token`.
+    /// The number of requests at this path, such as `token`.
     pub async fn requests(&self, place: &str) -> u64 {
         let response = self.http.get(format!("{}/test/counts", self.issuer)).send().await;
         response_json(response).await["counts"][place].as_u64().unwrap_or(0)
     }
 
-    /// A token of this person for this resource, which counts as no request.
+    /// A token of this user for this resource, which counts as no request.
     pub async fn token_of(&self, person: &str, resource: &str) -> String {
         let place = format!("{}/test/token?sub={person}&resource={resource}", self.issuer);
         let output = response_json(self.http.post(place).send().await).await;
@@ -69,7 +69,7 @@ impl OauthServer {
         answer["access_token"].as_str().unwrap_or_else(|| panic!("no token: {text}")).to_owned()
     }
 
-    /// Runs a plan with a client that logs in by itself, as a person (`code`) or as the service (`service`).
+    /// Runs a plan with a client that logs in by itself, as a user (`code`) or as the service (`service`).
     pub async fn log_in(&self, sdk: Sdk, url: &str, how: &str, plan: &[Value]) -> Ran {
         let env =
             [("SERVICE_ISSUER", &*self.issuer), ("SERVICE_ID", SERVICE.0), ("SERVICE_SECRET", SERVICE.1)];

@@ -1,4 +1,4 @@
-//! Files of other programs, given to the real binary as they are.
+//! Files of other programs, given to the real binary unchanged.
 
 use std::path::Path;
 use std::process::Output;
@@ -19,7 +19,7 @@ async fn toolgate(folder: &Path, arguments: &[&str]) -> Output {
     clients::output(&mut command, "").await
 }
 
-/// A file of VS Code, in the folder and with the variables that it speaks of.
+/// A file of VS Code, in the folder and with the variables that it uses.
 fn vscode() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(folder.path().join(".vscode")).expect("a folder");
@@ -115,7 +115,7 @@ async fn a_file_of_variables_that_is_no_file_stops_nothing_and_is_named() {
         let done = toolgate(folder.path(), &["check"]).await;
         (done.status.code(), out(&done) + &err(&done))
     };
-    // Opening a pipe that nobody writes to would wait for ever.
+    // Opening a pipe without a writer would wait forever.
     let pipe = std::ffi::CString::new(format!("{}/pipe", folder.path().display())).expect("a path");
     // SAFETY: a path that lives through the call.
     assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
@@ -134,7 +134,7 @@ async fn a_file_of_variables_that_is_no_file_stops_nothing_and_is_named() {
     let (code, output) = run("bad").await;
     assert!(
         code == Some(2)
-            && output.contains("line 2 of that file is no variable")
+            && output.contains("line 2 of the file is not a variable")
             && !output.contains("hunter3"),
         "{output}"
     );

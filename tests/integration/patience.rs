@@ -1,4 +1,4 @@
-//! The time that a head may take, and what it must not cut.
+//! The timeout of a head, and what it must not cut off.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Gateway, TEST_TIMEOUT};
 
-/// Of a sound request the head comes in that time on a busy machine too.
+/// Long enough for the head of a valid request, on a busy machine too.
 const CONFIG: &str = "mcpServers: {demo: {builtin: demo}}\nlimits: {header_timeout: 3s}\n";
 
 #[tokio::test]
@@ -19,14 +19,14 @@ async fn a_head_that_trickles_in_is_not_waited_for() {
     stream.write_all(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nX-Slow: ").await.expect("it is written");
     let (mut read, mut write) = stream.split();
     let trickle = async {
-        // Each byte comes long before any pause would be noticed; ends when the gateway has closed.
+        // Each byte comes before any idle timeout; ends when the gateway has closed.
         while write.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     let closed = async {
         let mut rest = Vec::new();
-        // A reset is an end too: bytes were on their way.
+        // A reset is an end too: bytes were in flight.
         let _ = read.read_to_end(&mut rest).await;
     };
     tokio::select! {

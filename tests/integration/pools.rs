@@ -1,5 +1,5 @@
-//! A server with several equal endpoints: one that dies, hangs or says that it cannot is not noticed by those who
-//! only read, no call is ever made twice, and sessions go on.
+//! A server with several equal endpoints: if one dies, hangs or reports an error, reading clients do not
+//! notice it, no call is ever made twice, and sessions continue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use crate::harness::{Gateway, Process, fixture, free_port, legacy_call, read};
 use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, good, http, json_answer};
 
-/// One server of these endpoints; checks are frequent, since the tests wait for them.
-fn pool(puppets: &[&MockServer], more: &str) -> String {
-    let urls: Vec<String> = puppets.iter().map(|mock| mock.url.clone()).collect();
+/// One server with these endpoints; checks are frequent, because the tests wait for them.
+fn pool(mocks: &[&MockServer], more: &str) -> String {
+    let urls: Vec<String> = mocks.iter().map(|mock| mock.url.clone()).collect();
     format!("mcpServers: {{up: {{urls: {}, health: {{interval: 200ms}}{more}}}}}\n", json!(urls))
 }
 
-/// An answer in good order of a server that has a tool and a prompt, both of which only a call can tell apart.
+/// A valid response of a server with a tool and a prompt, which only a call can tell apart.
 fn sound(seen: &RecordedRequest) -> Vec<u8> {
     let result = match seen.method() {
         "server/discover" => {
@@ -53,14 +53,14 @@ async fn an_endpoint_that_breaks_off_fails_no_read_and_no_call_is_made_twice() {
     let play = move |seen: &RecordedRequest| {
         if breaks.load(Ordering::SeqCst) { MockReply::Reset(Vec::new()) } else { MockReply::Say(sound(seen)) }
     };
-    let puppets = [
+    let mocks = [
         MockServer::start(|seen| MockReply::Say(sound(seen))).await,
         MockServer::start(play).await,
         MockServer::start(|seen| MockReply::Say(sound(seen))).await,
     ];
-    let all: Vec<&MockServer> = puppets.iter().collect();
+    let all: Vec<&MockServer> = mocks.iter().collect();
     let gateway = Gateway::start(&pool(&all, ", retry: {attempts: 3, on: [connect, reset, \"503\"]}")).await;
-    for mock in &puppets {
+    for mock in &mocks {
         is_up(&gateway, mock, true).await;
     }
     let mut made = 0;
@@ -88,25 +88,25 @@ async fn an_endpoint_that_breaks_off_fails_no_read_and_no_call_is_made_twice() {
     }
     assert!(lost > 0, "some call must have reached the endpoint as it broke");
     for n in 1..=made {
-        let calls = puppets.iter().flat_map(MockServer::calls);
+        let calls = mocks.iter().flat_map(MockServer::calls);
         let times = calls.filter(|seen| seen.body["params"]["arguments"]["n"] == n).count();
         assert_eq!(times, 1, "call {n} of {made}");
     }
     assert!(gateway.metric("toolgate_retries_total{reason=\"reset\",server=\"up\"}").await > 0.0);
     // It gets no more calls, and then all of them succeed; the server was never down.
-    is_up(&gateway, &puppets[1], false).await;
+    is_up(&gateway, &mocks[1], false).await;
     for _ in 0..10 {
         let (status, answer) = gateway.call("up__tool", json!({})).await;
         assert_eq!(status, 200, "{answer}");
     }
     assert!(gateway.has_metric("toolgate_upstream_up{server=\"up\"}", 1.0).await);
     sick.store(false, Ordering::SeqCst);
-    is_up(&gateway, &puppets[1], true).await;
-    let before = puppets[1].calls().len();
+    is_up(&gateway, &mocks[1], true).await;
+    let before = mocks[1].calls().len();
     gateway
         .eventually("it is called again", async |g| {
             assert_eq!(g.call("up__tool", json!({})).await.0, 200);
-            puppets[1].calls().len() > before
+            mocks[1].calls().len() > before
         })
         .await;
 }
@@ -165,7 +165,7 @@ async fn a_server_that_asks_for_time_gets_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_accepts_and_never_answers_gets_no_more_calls() {
-    // Its checks pass: only calls can tell.
+    // Its checks pass: only calls show the fault.
     let hangs = MockServer::start(|seen| match seen.method() {
         "tools/call" => MockReply::Hang(Vec::new()),
         _ => MockReply::Say(sound(seen)),
@@ -190,15 +190,15 @@ async fn an_endpoint_that_accepts_and_never_answers_gets_no_more_calls() {
     assert!(gateway.has_metric("toolgate_upstream_up{server=\"up\"}", 1.0).await);
 }
 
-/// The mock server of these that has answered a call of a tool.
-fn called<'p>(puppets: &[&'p MockServer]) -> &'p MockServer {
-    let mut called = puppets.iter().filter(|mock| mock.count("tools/call") > 0);
+/// The mock server that has answered a tool call.
+fn called<'p>(mocks: &[&'p MockServer]) -> &'p MockServer {
+    let mut called = mocks.iter().filter(|mock| mock.count("tools/call") > 0);
     let first = called.next().expect("one was called");
     assert!(called.next().is_none(), "a session stays at one endpoint");
     first
 }
 
-/// How often a client's own session was opened there, rather than the gateway's.
+/// How often a client's own session was opened there, not the gateway's.
 fn opened(mock: &MockServer) -> usize {
     let clients = |seen: &RecordedRequest| seen.body["params"]["clientInfo"]["name"] == "test";
     mock.all().iter().filter(|seen| seen.method() == "initialize" && clients(seen)).count()
@@ -206,58 +206,58 @@ fn opened(mock: &MockServer) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_stays_at_its_endpoint_and_outlives_it() {
-    let mut puppets = vec![
+    let mut mocks = vec![
         MockServer::start(|_| MockReply::Good).await,
         MockServer::start(|_| MockReply::Good).await,
         MockServer::start(|_| MockReply::Good).await,
     ];
-    let gateway = Gateway::start(&pool(&puppets.iter().collect::<Vec<_>>(), "")).await;
+    let gateway = Gateway::start(&pool(&mocks.iter().collect::<Vec<_>>(), "")).await;
     let session = gateway.initialize("/mcp").await;
     for n in 0..6 {
         let (status, answer) = gateway.say("/mcp", &session, &legacy_call(n, "up__tool", json!({}))).await;
         assert_eq!(status, 200, "{answer}");
     }
-    let home = called(&puppets.iter().collect::<Vec<_>>()).url.clone();
-    let place = puppets.iter().position(|mock| mock.url == home).expect("one of them");
-    assert_eq!((puppets[place].count("tools/call"), opened(&puppets[place])), (6, 1));
-    puppets.remove(place).close().await;
+    let current = called(&mocks.iter().collect::<Vec<_>>()).url.clone();
+    let index = mocks.iter().position(|mock| mock.url == current).expect("one of them");
+    assert_eq!((mocks[index].count("tools/call"), opened(&mocks[index])), (6, 1));
+    mocks.remove(index).close().await;
     for n in 6..9 {
         let (status, answer) = gateway.say("/mcp", &session, &legacy_call(n, "up__tool", json!({}))).await;
         assert_eq!(status, 200, "{answer}\n{}", gateway.process.story());
     }
-    let new = called(&puppets.iter().collect::<Vec<_>>());
-    assert_eq!((new.count("tools/call"), opened(new)), (3, 1), "it has taken a seat there, once");
+    let new = called(&mocks.iter().collect::<Vec<_>>());
+    assert_eq!((new.count("tools/call"), opened(new)), (3, 1), "it has opened a session there, once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_that_changes_the_endpoints_keeps_sessions_where_they_are() {
-    let puppets = [
+    let mocks = [
         MockServer::start(|_| MockReply::Good).await,
         MockServer::start(|_| MockReply::Good).await,
         MockServer::start(|_| MockReply::Good).await,
     ];
-    let gateway = Gateway::start(&pool(&[&puppets[0], &puppets[1]], "")).await;
+    let gateway = Gateway::start(&pool(&[&mocks[0], &mocks[1]], "")).await;
     let session = gateway.initialize("/mcp").await;
     let (status, answer) = gateway.say("/mcp", &session, &legacy_call(1, "up__tool", json!({}))).await;
     assert_eq!(status, 200, "{answer}");
-    let home = called(&[&puppets[0], &puppets[1]]);
-    gateway.rewrite(&pool(&[&puppets[2], home], ""));
-    is_up(&gateway, &puppets[2], true).await;
+    let current = called(&[&mocks[0], &mocks[1]]);
+    gateway.rewrite(&pool(&[&mocks[2], current], ""));
+    is_up(&gateway, &mocks[2], true).await;
     for n in 2..5 {
         let (status, answer) = gateway.say("/mcp", &session, &legacy_call(n, "up__tool", json!({}))).await;
         assert_eq!(status, 200, "{answer}");
     }
-    assert_eq!((home.count("tools/call"), opened(home)), (4, 1));
-    // One whose endpoint is taken away goes on at another.
-    gateway.rewrite(&pool(&[&puppets[2]], ""));
+    assert_eq!((current.count("tools/call"), opened(current)), (4, 1));
+    // If its endpoint is removed, a session continues at another.
+    gateway.rewrite(&pool(&[&mocks[2]], ""));
     gateway
         .eventually("it has moved", async |g| {
             let (status, answer) = g.say("/mcp", &session, &legacy_call(9, "up__tool", json!({}))).await;
             assert_eq!(status, 200, "{answer}");
-            puppets[2].count("tools/call") > 0
+            mocks[2].count("tools/call") > 0
         })
         .await;
-    assert_eq!(opened(&puppets[2]), 1);
+    assert_eq!(opened(&mocks[2]), 1);
 }
 
 async fn start(port: u16) -> Process {
@@ -274,13 +274,13 @@ async fn a_killed_process_is_not_missed_and_all_killed_are_and_come_back() {
         json!(urls)
     ))
     .await;
-    let up = |place: usize| {
-        format!("toolgate_upstream_endpoint_up{{endpoint=\"127.0.0.1:{}/mcp\",server=\"fix\"}}", ports[place])
+    let up = |index: usize| {
+        format!("toolgate_upstream_endpoint_up{{endpoint=\"127.0.0.1:{}/mcp\",server=\"fix\"}}", ports[index])
     };
-    for place in 0..3 {
-        gateway.eventually("all are well", async |g| g.has_metric(&up(place), 1.0).await).await;
+    for index in 0..3 {
+        gateway.eventually("all are well", async |g| g.has_metric(&up(index), 1.0).await).await;
     }
-    // Reads and calls, over and over, while one is killed.
+    // Reads and calls, repeatedly, while one is killed.
     let stop = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicUsize::new(0));
     let prompt = gateway.modern_request("/mcp", "prompts/get", json!({"name": "fix__test_simple_prompt"}));
@@ -317,7 +317,7 @@ async fn a_killed_process_is_not_missed_and_all_killed_are_and_come_back() {
     for task in load {
         task.await.expect("no panic").expect("no read fails");
     }
-    // All of them: that is told at once, and passes by itself.
+    // All of them: this is reported at once, and ends by itself.
     processes.clear();
     let (status, answer) = gateway.call("fix__echo", json!({"message": "x"})).await;
     assert_eq!((status, &answer["error"]["data"]["server"]), (502, &json!("fix")), "{answer}");
@@ -337,7 +337,7 @@ async fn a_killed_process_is_not_missed_and_all_killed_are_and_come_back() {
         .await;
 }
 
-/// A server whose sessions are numbered, and which answers to those that it does not know (any more) with a 400.
+/// A server with numbered sessions, which answers 400 in unknown sessions.
 async fn forgetful() -> (MockServer, Arc<AtomicUsize>) {
     let session = Arc::new(AtomicUsize::new(0));
     let now = session.clone();
@@ -348,7 +348,7 @@ async fn forgetful() -> (MockServer, Arc<AtomicUsize>) {
             ("initialize", _) => {
                 let id = format!("Mcp-Session-Id: {known}");
                 let result = json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}},
-                    "serverInfo": {"name": "puppet", "version": "1"}});
+                    "serverInfo": {"name": "mock", "version": "1"}});
                 MockReply::Say(http(
                     "200 OK",
                     &["Content-Type: application/json", &id],
@@ -399,8 +399,8 @@ async fn endpoints_that_greet_and_list_slowly_are_waited_for() {
         "initialize" => MockReply::Say(http("400 Bad Request", &[], "")),
         _ => MockReply::Say(sound(seen)),
     };
-    let puppets = [MockServer::start(slow).await, MockServer::start(slow).await];
-    let urls = puppets.each_ref().map(|mock| mock.url.clone());
+    let mocks = [MockServer::start(slow).await, MockServer::start(slow).await];
+    let urls = mocks.each_ref().map(|mock| mock.url.clone());
     let gateway = Gateway::start(&format!(
         "mcpServers: {{up: {{urls: {}, era: modern, timeout: 30s}}}}\n",
         json!(urls)
@@ -411,7 +411,7 @@ async fn endpoints_that_greet_and_list_slowly_are_waited_for() {
             g.modern("/mcp", "tools/list", json!({})).await.1.to_string().contains("up__tool")
         })
         .await;
-    for mock in &puppets {
+    for mock in &mocks {
         is_up(&gateway, mock, true).await;
     }
     let output = gateway.process.output();

@@ -1,4 +1,4 @@
-//! A process that a test starts, and what it says.
+//! A process that a test starts, and its output.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::TEST_TIMEOUT;
 
-/// A process that ends with this value, with all that it started.
+/// A process that ends when this is dropped, with all its children.
 pub struct Process {
     child: Child,
     said: Arc<Mutex<CapturedOutput>>,
@@ -37,7 +37,8 @@ impl Process {
         self.child.id()
     }
 
-    /// What it said that tells something: the end of it, and before that what was not just another good answer.
+    /// The interesting part of its output: the end of it, and before that the lines that do not report
+    /// another success.
     pub fn story(&self) -> String {
         self.look(|lines| {
             let tests = |line: &&String| line.contains("_operator");
@@ -51,17 +52,17 @@ impl Process {
         })
     }
 
-    /// All that it has written until now. Its log comes some milliseconds after what it tells of: a test waits for the
-    /// line that it wants, unless the process has ended.
+    /// All output so far. Its log lines come some milliseconds after their event: a test waits for the line
+    /// that it needs, unless the process has ended.
     pub fn output(&self) -> String {
         self.look(|lines| lines.join("\n"))
     }
 
-    /// Waits until a line holds `words`, and gives that line.
+    /// Waits until a line contains `message`, and returns that line.
     pub fn wait_for(&mut self, message: &str) -> String {
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
-            // Asked first: what it said before its end is seen after that.
+            // Checked first: output before its end is then complete.
             let ended = self.child.try_wait().expect("the process can be asked");
             let found = self.look(|lines| lines.iter().find(|line| line.contains(message)).cloned());
             if let Some(line) = found {
@@ -78,7 +79,7 @@ impl Process {
         unsafe { libc::kill(self.child.id() as i32, signal) };
     }
 
-    /// Waits for its end. Whatever it has said is in [`Process::output`] then.
+    /// Waits for its end. All output is in [`Process::output`] then.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
@@ -92,7 +93,7 @@ impl Process {
 
     /// Kills it at once, with its group.
     pub fn kill(&mut self) {
-        // SAFETY: as above; the group is its own since it was started so.
+        // SAFETY: as above; it was started in a group of its own.
         unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
         let _ = self.child.wait();
     }
@@ -110,8 +111,8 @@ impl Drop for Process {
     }
 }
 
-/// The lines of a process. A thread keeps its pipes from filling; but who looks takes first what lies in them, so that what
-/// was written is seen whether that thread has run or not.
+/// The lines of a process. A thread drains its pipes; a reader first takes what is in them, so that written
+/// output is seen whether that thread has run or not.
 struct CapturedOutput {
     pipes: Vec<Pipe>,
     lines: Vec<String>,
@@ -155,7 +156,7 @@ impl CapturedOutput {
         said
     }
 
-    /// Takes what lies in the pipes.
+    /// Reads what is in the pipes.
     fn take(&mut self) {
         let Self { pipes, lines } = self;
         pipes.retain_mut(|pipe| pipe.take(lines));
@@ -166,7 +167,7 @@ impl Pipe {
     /// False at its end.
     fn take(&mut self, lines: &mut Vec<String>) -> bool {
         let mut piece = vec![0; 64 * 1024];
-        // Of one that never stops, all that was in it and a little more.
+        // If it never stops, all that was in it and a little more.
         for _ in 0..4 {
             let length = match (&*self.from).read(&mut piece) {
                 Ok(length) => length,
@@ -188,12 +189,12 @@ impl Pipe {
     }
 }
 
-/// Children of a process, by their parent's number.
+/// Children of a process, by their parent's pid.
 pub fn children(parent: u32) -> Vec<u32> {
     all().into_iter().filter(|pid| parent_of(*pid) == Some(parent)).collect()
 }
 
-/// Children of a process whose command line holds these words; of a supervisor, what it has under it.
+/// Children of a process whose command line contains this text; of a supervisor, its children.
 pub fn children_running(parent: u32, message: &str) -> Vec<u32> {
     let mut found = children(parent);
     let supervisors = supervisors(parent);
@@ -207,7 +208,7 @@ fn name(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
-/// What looks after the processes of a gateway's servers.
+/// The supervisors of a gateway's server processes.
 pub fn supervisors(gateway: u32) -> Vec<u32> {
     children(gateway).into_iter().filter(|pid| name(*pid) == "mcp-supervisor").collect()
 }
@@ -217,20 +218,20 @@ pub fn command_line(pid: u32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
-/// Bytes of memory that it holds.
+/// Resident memory, in bytes.
 pub fn resident(pid: u32) -> usize {
     let output = fs::read_to_string(format!("/proc/{pid}/statm")).expect("it runs");
     let pages: usize = output.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number of pages");
     pages * 4096
 }
 
-/// Whether it runs; one that has ended and was not reaped does not.
+/// Whether it runs; a zombie does not.
 pub fn runs(pid: u32) -> bool {
     state(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
 pub fn kill(pid: u32) {
-    // SAFETY: `kill` only sends a signal; the number is of a process that the test's own gateway started.
+    // SAFETY: `kill` only sends a signal; the pid is of a process that the test's own gateway started.
     let sent = unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
     assert_eq!(sent, 0, "process {pid} is not there");
 }
@@ -258,7 +259,7 @@ fn parent_of(pid: u32) -> Option<u32> {
     state(pid).map(|(_, parent)| parent)
 }
 
-/// State and parent, of `/proc/PID/stat`; the name before them may hold anything.
+/// State and parent, from `/proc/PID/stat`; the name before them may hold any characters.
 fn state(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut rest = stat[stat.rfind(')')? + 1..].split_whitespace();
@@ -277,8 +278,8 @@ pub fn memory(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
 }
 
-/// Whether the system asks now and then whether the other side of a connection is there: one from the first of these
-/// ports of this machine to the second, 0 for any.
+/// Whether TCP keepalive is active on a connection from the first of these local ports to the second, 0 for
+/// any.
 pub fn is_watched(from: u16, to: u16) -> bool {
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux has it");
     let port = |end: &str| end.split(':').nth(1).and_then(|hex| u16::from_str_radix(hex, 16).ok());

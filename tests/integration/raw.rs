@@ -1,4 +1,4 @@
-//! HTTP by hand: a client whose every byte the test chooses, and the reading of what comes back.
+//! HTTP by hand: a client whose every byte the test chooses, and a reader for the responses.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-/// How long an answer may take before the test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of a response.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The head of a request, line by line.
 #[derive(Clone)]
@@ -18,7 +18,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// What every sound request has.
+    /// The headers of every valid request.
     pub fn of(line: &str) -> Self {
         Self { line: line.to_owned(), headers: Vec::new() }.with("Host", "localhost")
     }
@@ -29,7 +29,7 @@ impl Head {
             .with("Content-Type", "application/json")
     }
 
-    /// A modern POST whose headers say what such a body would say.
+    /// A modern POST whose headers match such a body.
     pub fn modern(path: &str, method: &str, name: Option<&str>) -> Self {
         let head = Self::post(path).with("MCP-Protocol-Version", "2026-07-28").with("Mcp-Method", method);
         match name {
@@ -44,7 +44,7 @@ impl Head {
         self
     }
 
-    /// One header more, even of a name that stands there already.
+    /// One more header, even with a name that exists already.
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -59,7 +59,7 @@ impl Head {
         self.without(name).with(name, value)
     }
 
-    /// The head as it goes over the wire.
+    /// The head as bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let lines = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
         format!("{}\r\n{}\r\n", self.line, lines.collect::<String>()).into_bytes()
@@ -90,13 +90,13 @@ pub struct Client {
     held: Vec<u8>,
 }
 
-/// One answer as it came.
+/// One response as it came.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// The body ended as its framing had promised.
+    /// The body ended as its framing had announced.
     pub whole: bool,
 }
 
@@ -108,26 +108,27 @@ impl Client {
         Self { reader, writer, held: Vec::new() }
     }
 
-    /// Sends bytes; `false` when the gateway takes no more.
+    /// Sends bytes; `false` when the gateway accepts no more.
     pub async fn send(&mut self, bytes: &[u8]) -> bool {
         self.writer.write_all(bytes).await.is_ok()
     }
 
-    /// Sends a request while it reads the answer, as a client does that may be refused before it is done.
+    /// Sends a request while it reads the response, as a client does that may be rejected before it is
+    /// done.
     pub async fn exchange(&mut self, request: &[u8]) -> Option<Answer> {
         let Self { reader, writer, held } = self;
         let (_, answer) = tokio::join!(writer.write_all(request), in_time(read(reader, held)));
         answer
     }
 
-    /// Sends bytes and that no more will come, and reads what there is to read.
+    /// Sends bytes and the end of data, and reads the response.
     pub async fn exchange_and_close(&mut self, bytes: &[u8]) -> Option<Answer> {
         self.send(bytes).await;
         self.writer.shutdown().await.expect("the gateway has not reset the connection");
         self.answer().await
     }
 
-    /// The next answer; `None` when the connection ended without one.
+    /// The next response; `None` when the connection ended without one.
     pub async fn answer(&mut self) -> Option<Answer> {
         in_time(read(&mut self.reader, &mut self.held)).await
     }
@@ -139,10 +140,10 @@ impl Client {
 }
 
 async fn in_time<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.expect("an answer or an end within a minute")
+    tokio::time::timeout(MAX_WAIT, work).await.expect("an answer or an end within a minute")
 }
 
-/// Reads on; `false` at the end of the connection, however it ends.
+/// Reads more; `false` at the end of the connection, however it ends.
 async fn more(reader: &mut OwnedReadHalf, held: &mut Vec<u8>) -> bool {
     reader.read_buf(held).await.is_ok_and(|read| read > 0)
 }
@@ -216,7 +217,7 @@ impl Answer {
         self.headers.iter().find(|(there, _)| there == name).map(|(_, value)| value.as_str())
     }
 
-    /// The message: the body as JSON, or of a stream the last event; `Null` when it is none.
+    /// The message: the body as JSON, or the last event of a stream; `Null` when it is none.
     pub fn message(&self) -> Value {
         let text = String::from_utf8_lossy(&self.body);
         let streams = self.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"));
@@ -225,7 +226,7 @@ impl Answer {
         serde_json::from_str(json).unwrap_or_default()
     }
 
-    /// The connection ends after this answer.
+    /// The connection ends after this response.
     pub fn closes(&self) -> bool {
         self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }

@@ -1,4 +1,4 @@
-//! Real clients with real servers: all that a person would do with their tools, through one endpoint.
+//! Real clients with real servers: everything that a user does with tools, through one endpoint.
 
 use futures::StreamExt;
 use serde_json::Value;
@@ -32,9 +32,9 @@ async fn every_tool_of_five_servers_answers_real_clients_in_both_eras() {
     for (ran, version, calls) in ran.await {
         assert!(ran.ok && ran.bad().is_empty() && ran.calls.len() == calls, "{}", ran.output);
         assert_eq!(ran.seen["negotiated"], version, "{}", ran.output);
-        // The plan is as whole as the list.
+        // The plan covers the whole list.
         let mut listed: Vec<&Value> = ran.seen["tools"].as_array().expect("a list").iter().collect();
-        // Another client may have switched it on just now.
+        // Another client may have enabled it just now.
         listed.retain(|tool| *tool != "fix__test_dynamic_tool");
         assert_eq!(listed.len(), calls + NOT_CALLED.len(), "{}", ran.output);
         assert!(NOT_CALLED.iter().all(|(tool, _)| ran.has_tool(tool)), "{}", ran.output);
@@ -58,7 +58,7 @@ async fn the_inspector_calls_every_tool_of_five_servers() {
         let tool = tool_of(&step);
         let (ok, text) = inspect(url, era, tool, &step["args"]).await;
         let expect = step["expect"].as_str().unwrap_or_default();
-        // The expected words as they stand in its JSON.
+        // The expected text as it is written in its JSON.
         let quoted = Value::from(expect).to_string();
         let as_planned = text.contains(expect) || text.contains(&quoted[1..quoted.len() - 1]);
         let errs = text.contains("tool_is_error");

@@ -1,5 +1,6 @@
-//! Five real servers behind one gateway: over HTTP `everything` (the official TypeScript one), `fix` (the Python SDK)
-//! and `fast` (FastMCP); over stdio `time` (Python, dual-era) and `files` (TypeScript, legacy), as people paste them.
+//! Five real servers behind one gateway: over HTTP `everything` (the official TypeScript one), `fix` (the
+//! Python SDK) and `fast` (FastMCP); over stdio `time` (Python, dual-era) and `files` (TypeScript, legacy),
+//! as users paste them.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +16,7 @@ pub struct RealServers {
     pub fixture_port: u16,
     _everything: Process,
     _fast: Process,
-    /// What `files` serves.
+    /// The folder that `files` serves.
     pub share: tempfile::TempDir,
 }
 
@@ -36,8 +37,8 @@ fn fast(port: u16) -> Process {
 }
 
 impl RealServers {
-    /// Starts all of them, and waits until the gateway is connected to each. Between two health checks lies longer
-    /// than any test takes: what is noticed is noticed by other means.
+    /// Starts all of them, and waits until the gateway is connected to each. The health check interval is
+    /// longer than any test: other mechanisms must notice changes.
     pub async fn start() -> Self {
         let ports = [free_port(), free_port(), free_port()];
         let start = |port: u16, how: fn(u16) -> Process| tokio::task::spawn_blocking(move || how(port));
@@ -68,7 +69,7 @@ impl RealServers {
         for server in ["everything", "fast", "fix", "time", "files"] {
             five.up(server, true).await;
         }
-        // That a server is up is told before its tools show.
+        // A server is reported as up before its tools are listed.
         let session = five.gateway.initialize("/mcp").await;
         let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
         five.gateway
@@ -82,7 +83,7 @@ impl RealServers {
         five
     }
 
-    /// Waits until the gateway says that a server is up, or down.
+    /// Waits until the gateway reports a server as up, or down.
     pub async fn up(&self, server: &str, up: bool) {
         let metric = format!("toolgate_upstream_up{{server=\"{server}\"}}");
         let output = if up { 1.0 } else { 0.0 };
@@ -90,7 +91,7 @@ impl RealServers {
         self.gateway.eventually(&what, async |g| g.has_metric(&metric, output).await).await;
     }
 
-    /// A call of every tool of every server, but for [`NOT_CALLED`]. Each needs files of its own.
+    /// A call of every tool of every server, except [`NOT_CALLED`]. Each needs files of its own.
     pub fn plan(&self) -> Vec<Value> {
         let folder = tempfile::tempdir_in(self.share.path()).expect("a folder for this plan").keep();
         let mut plan = everything_plan();
@@ -116,7 +117,7 @@ pub const NOT_CALLED: &[(&str, &str)] = &[("fix__crash", "it ends the server")];
 /// Servers that speak only the legacy era; a modern client does not see their tools, for they are not bridged yet.
 pub const LEGACY_ONLY: &[&str] = &["everything", "files"];
 
-/// Tools that ask their client something back, which the Inspector without its window cannot answer.
+/// Tools that send requests to their client, which the Inspector without its window cannot answer.
 pub const ASKS_BACK: &[&str] = &[
     "fix__test_elicitation",
     "fix__test_elicitation_sep1034_defaults",
@@ -154,7 +155,7 @@ fn everything_plan() -> Vec<Value> {
         one("get-sum", json!({"a": 2, "b": 3}), "The sum of 2 and 3 is 5."),
         one("get-tiny-image", json!({}), "image"),
         one("gzip-file-as-resource", gzip(), ""),
-        // It runs as a task of the experimental kind only, and says so.
+        // It runs only as a task of the experimental kind, and reports it.
         one("simulate-research-query", json!({"topic": "gates"}), "requires task augmentation"),
         one("toggle-simulated-logging", json!({}), "simulated"),
         one("toggle-subscriber-updates", json!({}), "simulated"),
@@ -208,7 +209,7 @@ fn fixture_plan() -> Vec<Value> {
         one("test_elicitation_sep1034_defaults", json!({}), "John Doe"),
         one("test_elicitation_sep1330_enums", json!({}), "\"titledSingle\": \"value1\""),
         one("test_error_handling", json!({}), "intentionally returns an error"),
-        // How much the client can answer differs between clients.
+        // The supported answers differ between clients.
         one("test_input_required_result_capabilities", json!({}), ""),
         one("test_input_required_result_elicitation", json!({}), "Hello, filled!"),
         // The Inspector has none.

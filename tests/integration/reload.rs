@@ -1,4 +1,4 @@
-//! A changed file becomes the running configuration, and nobody who is in the middle of something notices.
+//! A changed file becomes the running configuration, without effect on running work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ async fn reloads(gateway: &Gateway, result: &str) -> f64 {
     gateway.metric(&format!("toolgate_config_reloads_total{{result=\"{result}\"}}")).await
 }
 
-/// One of 64 connections: calls until it is told to stop, and gives what went wrong.
+/// One of 64 connections: calls until it is stopped, and returns the failures.
 async fn hammer(
     gateway: Arc<Gateway>,
     number: usize,
@@ -54,7 +54,7 @@ async fn hammer(
 async fn sixty_four_connections_do_not_notice_twenty_reloads() {
     let ((_fixture, url), (_other, other)) = tokio::join!(a_fixture(), a_fixture());
     let fixed = format!("demo: {{builtin: demo}}, fix: {{url: \"{url}\"}}");
-    // Every rewrite differs: a server that comes and goes, one that changes, a limit.
+    // Every rewrite differs: a server that is added and removed, one that changes, a limit.
     let config = |round: usize| {
         let extra = if round.is_multiple_of(2) { "extra: {builtin: demo}, " } else { "" };
         let other = format!("other: {{url: \"{other}\", timeout: {}s}}", 30 + round);
@@ -70,7 +70,7 @@ async fn sixty_four_connections_do_not_notice_twenty_reloads() {
         .map(|n| tokio::spawn(hammer(gateway.clone(), n, session.clone(), stop.clone(), done.clone())))
         .collect();
 
-    // Two streams run all the time: one of announcements, one of a call.
+    // Two streams run all the time: a GET stream, and one of a call.
     let listener = gateway.initialize("/mcp").await;
     let mut announced = Events::of_session(&gateway, "/mcp", &listener).await;
     let mut call = legacy_call("s", "fix__stream", json!({"n": 2000, "interval_ms": 10}));
@@ -98,7 +98,7 @@ async fn sixty_four_connections_do_not_notice_twenty_reloads() {
         assert!(gateway.get("/health").await.contains(health), "{}", gateway.get("/health").await);
         let tools = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"});
         assert_eq!(announced.next().await, Some(tools), "round {round}");
-        // The server is as busy as 32 callers make it, and a step of the stream waits its turn there.
+        // 32 callers keep the server busy, and a message of the stream waits its turn there.
         let (goal, step) = (done.load(Ordering::Relaxed) + 64, steps.load(Ordering::Relaxed));
         gateway.eventually("calls go on", async |_| done.load(Ordering::Relaxed) >= goal).await;
         gateway
@@ -156,7 +156,7 @@ async fn change_what_is_called(config: impl Fn(usize) -> String, rounds: usize) 
         let goal = done.load(Ordering::Relaxed) + 64;
         gateway.eventually("calls go on", async |_| done.load(Ordering::Relaxed) >= goal).await;
     }
-    // The last connections that were made anew are there too.
+    // The last new connections are ready too.
     gateway
         .eventually("all are connected", async |g| g.get("/health").await.contains("\"connected\":2"))
         .await;
@@ -258,7 +258,7 @@ async fn a_faulty_file_that_is_put_back_is_forgotten() {
 #[tokio::test]
 async fn sighup_reloads_too() {
     let gateway = Gateway::start(DEMO).await;
-    // The file becomes a link: the watcher sees the link come, but not what changes behind it.
+    // The file becomes a link: the watcher sees the new link, but not changes behind it.
     let link = gateway.folder.path().join("toolgate.yaml");
     let target = tempfile::tempdir().expect("another folder");
     let file = target.path().join("real.yaml");
@@ -301,7 +301,7 @@ async fn other_files_of_the_folder_reload_nothing() {
     for number in 0..20 {
         std::fs::write(gateway.folder.path().join("gateway.log"), format!("line {number}")).expect("a log");
     }
-    // A signal always reloads; when it is counted, whatever came before has been looked at.
+    // A signal always reloads; when it is counted, all earlier changes have been checked.
     gateway.process.signal(libc::SIGHUP);
     gateway.eventually("the signal is counted", async |g| g.metric(failed).await >= 2.0).await;
     assert_eq!(gateway.metric(failed).await, 2.0);
@@ -350,7 +350,7 @@ async fn a_folder_that_is_replaced_is_still_watched() {
     has("d").await;
 }
 
-/// Most memory that the gateway has had, in MiB.
+/// Peak memory of the gateway, in MiB.
 fn peak(gateway: &Gateway) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.id())).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
@@ -385,7 +385,7 @@ async fn only_a_regular_file_of_a_sound_size_is_a_configuration() {
         gateway.eventually(what, async |g| reloads(g, "failed").await > failed).await;
         let output = format!("the fault says what it is: {what}");
         gateway.eventually(&output, async |g| g.process.story().contains(what)).await;
-        // What comes after it is seen.
+        // Later changes are seen.
         gateway.rewrite(&format!("{DEMO}limits: {{max_body: {}KiB}}\n", 4000 - round));
         gateway.eventually("it is loaded", async |g| reloads(g, "ok").await > ok).await;
     }

@@ -1,4 +1,4 @@
-//! What goes back and forth while a call runs: progress, logging, questions to the client, cancellation.
+//! Messages during a call: progress, logging, requests to the client, cancellation.
 
 use serde_json::{Value, json};
 
@@ -54,7 +54,7 @@ async fn the_log_level_that_a_client_sets_holds_at_the_servers() {
         json!({"jsonrpc": "2.0", "id": 1, "method": "logging/setLevel", "params": {"level": "error"}});
     assert_eq!(gateway.say("/mcp", &session, &level).await.0, 200);
     let call = legacy_call(2, "fix__stream", json!({"n": 2, "interval_ms": 5}));
-    // Servers are told in the background.
+    // Servers are notified in the background.
     gateway
         .eventually("no more messages of level info", async |g| {
             let mut stream = Events::open(g.post("/mcp", Some(&session), &call)).await;
@@ -77,7 +77,7 @@ async fn a_cancelled_call_is_cancelled_at_its_server() {
         assert_eq!(gateway.say("/mcp", &session, &cancel).await.0, 202);
         let stopped = format!("the call is cancelled at {server}");
         gateway.eventually(&stopped, async |g| g.count(&session, server, "sleep.cancelled").await == 1).await;
-        // Its request ends too, however.
+        // Its request ends too, in some way.
         let ended = async { running.await.expect("no panic").expect("an answer").text().await };
         tokio::time::timeout(std::time::Duration::from_secs(30), ended)
             .await

@@ -1,4 +1,5 @@
-//! A server dies in the middle of work: its calls fail clearly, nobody else notices, and it comes back by itself.
+//! A server dies during work: its calls fail clearly, other servers are not affected, and it comes back by
+//! itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +12,7 @@ use crate::process;
 use crate::raw::{Client, Head};
 use crate::real_servers_setup::RealServers;
 
-/// Calls to servers that stay, over and over, until they are told to stop; each must succeed.
+/// Repeated calls to other servers, until they are stopped; each must succeed.
 struct Others {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
@@ -44,7 +45,7 @@ impl Others {
         Self { stop, done, tasks }
     }
 
-    /// Waits until so many more calls are done.
+    /// Waits until this many more calls are done.
     async fn more(&self, gateway: &Gateway, calls: usize) {
         let goal = self.done.load(Ordering::Relaxed) + calls;
         gateway.eventually("the others go on", async |_| self.done.load(Ordering::Relaxed) >= goal).await;
@@ -62,7 +63,7 @@ fn assert_down(answer: &(u16, Value), server: &str) {
     let (status, answer) = answer;
     assert_eq!(answer["error"]["data"]["server"], server, "{answer}");
     let message = answer["error"]["message"].as_str().expect("a message");
-    // A process that is started again may come in a moment.
+    // A process that is restarted may be ready in a moment.
     let said = if message.contains("is still starting") { 503 } else { 502 };
     assert_eq!((*status, &answer["error"]["code"]), (said, &json!(said)), "{answer}");
     assert!(message.contains(&format!("`{server}`")), "{message}");
@@ -102,7 +103,7 @@ async fn a_killed_http_server_is_missed_by_its_own_callers_only_and_comes_back()
         })
         .await;
     servers.fixture.kill();
-    // What ran there ends, although it had ten minutes.
+    // The call there ends, although its timeout was ten minutes.
     let broken = read(running.await.expect("no panic").expect("an answer")).await;
     assert_eq!(broken.1["error"]["data"]["server"], "fix", "{broken:?}");
     assert_down(&servers.gateway.call("fix__echo", json!({"message": "x"})).await, "fix");
@@ -140,7 +141,7 @@ async fn a_killed_stdio_server_is_started_again() {
         process::kill(*pid);
     }
     process::gone(&old).await;
-    // Until it is there again its calls fail, in words.
+    // Until it is back its calls fail, with a message.
     let mut failed = 0;
     servers
         .gateway

@@ -1,4 +1,4 @@
-//! Legacy sessions: what an id is worth, and how a session ends.
+//! Legacy sessions: the protection of their ids, and how a session ends.
 
 use serde_json::json;
 
@@ -37,7 +37,7 @@ async fn delete_ends_a_session_here_and_at_the_server() {
     connected(&gateway, "fix").await;
     let watcher = gateway.initialize("/mcp").await;
     let session = gateway.initialize("/mcp").await;
-    // Nothing is opened at the server before something is asked of it.
+    // Nothing is opened at the server before a request needs it.
     let echo = legacy_call(1, "fix__echo", json!({"message": "hi"}));
     assert_eq!(gateway.say("/mcp", &session, &echo).await.0, 200);
     let before = gateway.count(&watcher, "fix", "http.DELETE").await;
@@ -78,7 +78,7 @@ async fn idle_sessions_are_swept_but_not_under_a_running_call() {
     let mut stream = Events::of_session(&gateway, "/mcp", &listening).await;
     let call = legacy_call(1, "demo__sleep", json!({"seconds": 6}));
     let call = tokio::spawn(gateway.post("/mcp", Some(&busy), &call).send());
-    // Two stay: one has a call, and at one somebody listens.
+    // Two stay: one has a call, and one has an open stream.
     gateway.eventually("idle ones go", async |g| g.has_metric("toolgate_sessions", 2.0).await).await;
     let (status, answer) = read(call.await.expect("no panic").expect("an answer")).await;
     assert_eq!(status, 200, "{answer}");
@@ -100,7 +100,7 @@ async fn a_server_that_a_reload_adds_is_announced_once() {
     for (config, tools) in [("mcpServers: {demo: {builtin: demo}, more: {builtin: demo}}\n", 10), (DEMO, 5)] {
         gateway.rewrite(config);
         assert_eq!(stream.next().await, Some(changed.clone()));
-        // Who looks at once sees it.
+        // A list request at once shows it.
         let (_, answer) = gateway.say("/mcp", &session, &list).await;
         assert_eq!(answer["result"]["tools"].as_array().map(Vec::len), Some(tools), "{answer}");
     }
@@ -150,7 +150,7 @@ async fn nobody_takes_more_than_its_share_of_the_sessions() {
     };
     let mut first = Vec::new();
     for _ in 0..2 {
-        first.push(open("203.0.113.9").await.1.expect("there is room"));
+        first.push(open("203.0.113.9").await.1.expect("there is a free slot"));
     }
     for from in ["203.0.113.9", "::ffff:203.0.113.9"] {
         let ((status, answer), session, wait) = open(from).await;
@@ -162,22 +162,22 @@ async fn nobody_takes_more_than_its_share_of_the_sessions() {
         let wait: u64 = wait.expect("it is told").parse().expect("seconds");
         assert!((1..=60).contains(&wait), "{wait}");
     }
-    // Others have theirs; of IPv6 the /64 counts.
+    // Other callers have their own; for IPv6 the /64 counts.
     assert!(open("203.0.113.10").await.1.is_some());
     assert!(open("2001:db8::1").await.1.is_some() && open("2001:db8::2").await.1.is_some());
     assert_eq!(open("2001:db8::3").await.0.0, 429);
-    // One that was ended makes room at once.
+    // One that was ended frees its slot at once.
     let end = gateway.http.delete(gateway.url("/mcp")).header("mcp-session-id", &first[0]);
     assert_eq!(end.send().await.expect("an answer").status(), 204);
     assert!(open("203.0.113.9").await.1.is_some());
-    // One that was never used goes for another of the same caller.
+    // One that was never used is evicted for another of the same caller.
     gateway.rewrite(&config.replace("per_caller: 2", "per_caller: 1"));
     let unused = async || {
         let request =
             gateway.post("/mcp", None, &initialize(json!({}))).header("x-forwarded-for", "203.0.113.77");
         let response = request.send().await.expect("an answer");
         let id = response.headers().get("mcp-session-id").map(|id| id.to_str().expect("ASCII").to_owned());
-        id.expect("there is room")
+        id.expect("there is a free slot")
     };
     let loaded = "toolgate_config_reloads_total{result=\"ok\"}";
     gateway.eventually("it is reloaded", async |g| g.metric(loaded).await > 0.0).await;

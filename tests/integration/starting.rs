@@ -1,4 +1,4 @@
-//! Servers that take long to start: what clients and operators see of them meanwhile, and that they are there in the end,
+//! Servers that start slowly: what clients and operators see meanwhile, and that they are ready in the end,
 //! in each era that they speak, without a second start.
 
 use std::path::Path;
@@ -10,7 +10,8 @@ use crate::events::Events;
 use crate::harness::{Gateway, TEST_TIMEOUT, python, read, root};
 use crate::mock_server::{MockReply, MockServer, answer};
 
-/// The fixture, behind a gate: each process leaves a line in `starts` and waits until there is a file `go`.
+/// The fixture, behind a gate: each process appends a line to `starts` and waits until there is a file
+/// `go`.
 fn gated(folder: &Path) -> Value {
     let script = format!(
         "echo $$ >> {0}/starts; until [ -e {0}/go ]; do sleep 0.05; done; exec {1} {2} --stdio",
@@ -47,7 +48,7 @@ async fn a_slow_process_of_both_eras_is_started_once_in_each_and_missed_by_nobod
     assert_eq!((&ready["ready"], &ready["starting"]), (&json!(true), &json!(["slow"])), "{ready}");
     gateway.eventually("both processes start", async |_| starts(folder.path()) == 2).await;
 
-    // What is there can be used, and what is not says why.
+    // Ready servers can be used, and calls of the others report why not.
     assert!(modern_shows(&gateway, "demo__echo").await);
     assert!(!modern_shows(&gateway, "slow__echo").await);
     let request = json!({"name": "slow__echo", "arguments": {"message": "hi"}});
@@ -98,9 +99,9 @@ async fn who_comes_while_all_servers_start_is_told_when_they_are_there() {
     let response = gateway.post("/mcp", None, &crate::harness::initialize(json!({}))).send().await;
     let response = response.expect("an answer");
     let session = response.headers()["mcp-session-id"].to_str().expect("ASCII").to_owned();
-    let (_, greeting) = read(response).await;
+    let (_, discovered) = read(response).await;
     for list in ["tools", "prompts", "resources"] {
-        assert_eq!(greeting["result"]["capabilities"][list]["listChanged"], true, "{greeting}");
+        assert_eq!(discovered["result"]["capabilities"][list]["listChanged"], true, "{discovered}");
     }
     let mut stream = Events::of_session(&gateway, "/mcp", &session).await;
     open(folder.path());
@@ -160,8 +161,8 @@ async fn a_server_over_http_that_hangs_in_one_era_is_asked_in_the_other_and_hear
     gateway.eventually("a late answer counts", async |g| modern_shows(g, "p__tool").await).await;
 }
 
-/// A server of both eras whose settings a reload changes is called as it was until the new connection has answered in each era
-/// in which the old one is known, so that nobody is told that it does not speak theirs.
+/// A server of both eras whose settings a reload changes is called over the old connection until the new
+/// one has answered in each known era. So no client is told that the server does not speak its era.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_reload_no_client_loses_its_era_for_a_moment() {
     let (say, late) = tokio::sync::mpsc::unbounded_channel();
@@ -187,7 +188,8 @@ async fn after_a_reload_no_client_loses_its_era_for_a_moment() {
     let new = |method: &str| {
         mock.all().iter().any(|seen| seen.method() == method && seen.header("x-new").is_some())
     };
-    // The new connection has answered in the legacy era, and its lists are read; in the modern one it has not.
+    // The new connection has answered in the legacy era, and its lists are read; in the modern one it has
+    // not.
     let listed = async |g: &Gateway| {
         let (status, answer) = g.call("p__tool", json!({})).await;
         assert_eq!(status, 200, "{answer}");

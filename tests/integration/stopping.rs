@@ -1,4 +1,4 @@
-//! The end of the gateway: in good order at SIGTERM, and with nothing left behind at SIGKILL.
+//! The end of the gateway: clean at SIGTERM, and with no process left behind at SIGKILL.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::mock_server::{MockReply, MockServer};
 use crate::process;
 use crate::raw::{Client, Head};
 
-/// What leaves a process in a session of its own, whose parent has ended and which SIGTERM does not end.
+/// Leaves a process in a session of its own, whose parent has ended and which SIGTERM does not end.
 const DAEMON: &str = "(trap '' TERM; setsid sleep 1235 &)";
 
-/// A stdio server as `npx` runs it: a shell, that starts the server, one thing more, and a daemon.
+/// A stdio server as `npx` runs it: a shell that starts the server, one more process, and a daemon.
 fn nested_fixture() -> Value {
     let line = format!("{DAEMON}; sleep 1234 & {} {} --stdio; true", python().display(), fixture_file());
     json!({"command": "sh", "args": ["-c", line]})
@@ -70,7 +70,7 @@ async fn sigterm_lets_calls_finish_and_ends_streams_in_good_order() {
     process::gone(&pipes).await;
 }
 
-/// A stream that would go on for ever ends when the time to drain is over: with an error, and with its last chunk.
+/// An endless stream ends when the time to drain is over: with an error, and with its last chunk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_without_end_ends_in_good_order_when_the_gateway_stops() {
     let mock = MockServer::start(|seen| match seen.method() {
@@ -169,7 +169,7 @@ async fn no_process_of_a_server_is_left_behind() {
     }
 }
 
-/// Those that `DAEMON` has left, with their supervisors as parents.
+/// The processes that `DAEMON` has left, with their supervisors as parents.
 fn daemons(gateway: &Gateway) -> Vec<u32> {
     let mut found = process::children_running(gateway.process.id(), "sleep 1235 ");
     found.retain(|pid| process::command_line(*pid) == "sleep 1235 ");
@@ -227,12 +227,12 @@ async fn a_drain_time_that_a_reload_raised_holds() {
     assert!(!gateway.process.output().contains("were cut"), "{}", gateway.process.story());
 }
 
-/// A gateway that waits for the first answer of a server, which does not answer.
+/// A gateway that waits for the first response of a server, which does not answer.
 struct Starting {
     process: Process,
     port: u16,
     folder: tempfile::TempDir,
-    /// It goes on with its start when these are closed.
+    /// Its start continues when these are closed.
     server: (std::net::TcpListener, std::net::TcpStream),
 }
 

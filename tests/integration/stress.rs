@@ -1,5 +1,5 @@
-//! Reloads without a pause, under load of all kinds, at servers that come, go and change: nothing fails, nothing is cut,
-//! nothing is left behind.
+//! Continuous reloads, under load of all kinds, with servers that are added, removed and changed: nothing
+//! fails, nothing is cut off, nothing is leaked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::harness::{Gateway, a_fixture, stdio_fixture};
 use crate::load::{KINDS, Load, Tools};
 use crate::process;
 
-/// Files before what is held is measured, and after.
+/// Files before the baseline is measured, and after.
 const FIRST: usize = 100;
 const ALL: usize = 160;
-/// What memory may grow by, quiet to quiet.
+/// Allowed growth of idle memory.
 const GROWTH: u64 = 8 * 1024;
 
 /// `other` has other settings in each file; `extra` and `passing` are in some.
@@ -25,7 +25,8 @@ const TOOLS: Tools = Tools {
 
 const OK: &str = "toolgate_config_reloads_total{result=\"ok\"}";
 
-/// What a gateway holds that nobody calls: the least in a time in which idle connections end, and each server is checked.
+/// What an idle gateway holds: the minimum over a time in which idle connections end, and each server is
+/// checked.
 async fn at_rest(gateway: &Gateway) -> (usize, u64) {
     let pid = gateway.process.id();
     gateway.eventually("all streams end", async |g| g.metric("toolgate_streams").await == 0.0).await;
@@ -73,7 +74,7 @@ async fn a_hundred_reloads_under_load_are_not_noticed_and_leave_nothing_behind()
                 .await;
         }
         load.more(1000).await;
-        // What was there all the time, and nothing that came by.
+        // The permanent servers, and none of the temporary ones.
         written += 1;
         gateway.rewrite(&config(last + 5));
         gateway.eventually("the last file runs", async |g| g.get("/health").await.contains(rest)).await;

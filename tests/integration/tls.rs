@@ -1,5 +1,5 @@
-//! TLS on the public listener, and clients that are known by their certificates. The certificates are made here, by
-//! authorities that nobody else knows.
+//! TLS on the public listener, and clients with certificates. The certificates are made here, by CAs of the
+//! tests.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,10 +18,10 @@ use crate::commands::err;
 use crate::harness::{Process, free_port, initialize};
 use crate::health::health;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 const MUTUAL: &str = "cert: server.pem, key: server.key, client_ca: clients.pem";
 
-/// Somebody who signs certificates.
+/// A certificate authority.
 pub struct TestCa {
     pub pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -65,7 +65,7 @@ impl TestCa {
     }
 }
 
-/// A gateway with TLS, and who vouches for its server and its clients.
+/// A gateway with TLS, and the CAs of its server and its clients.
 struct Gate {
     process: Process,
     port: u16,
@@ -91,7 +91,7 @@ fn configuration(port: u16, tls: &str, rest: &str) -> String {
 impl Gate {
     async fn start(tls: &str, rest: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (port, authority) = (free_port(), TestCa::new("the house"));
+        let (port, authority) = (free_port(), TestCa::new("the CA"));
         put_pair(folder.path(), &authority.server());
         put(folder.path(), "clients.pem", &authority.pem);
         put(folder.path(), "toolgate.yaml", &configuration(port, tls, rest));
@@ -99,7 +99,7 @@ impl Gate {
         command.arg("run").current_dir(folder.path()).env("RUNTIME_DIRECTORY", folder.path());
         let mut process = Process::start(&mut command);
         process.wait_for("endpoint");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(Instant::now() < deadline, "it does not listen:\n{}", process.output());
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -107,10 +107,10 @@ impl Gate {
         Self { process, port, folder, authority }
     }
 
-    /// A client that only trusts this authority, with a certificate of its own or without.
+    /// A client that trusts only this CA, with a certificate of its own or without.
     fn client_of(&self, authority: &TestCa, own: Option<&TestCert>) -> reqwest::Client {
         let root = reqwest::Certificate::from_pem(authority.pem.as_bytes()).expect("a certificate");
-        let mut builder = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([root]);
+        let mut builder = reqwest::Client::builder().no_proxy().timeout(MAX_WAIT).tls_certs_only([root]);
         if let Some(pair) = own {
             let pem = format!("{}{}", pair.cert, pair.key);
             builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).expect("an identity"));
@@ -143,7 +143,7 @@ async fn calls_come_over_https_and_only_so() {
     let other = TestCa::new("somebody else");
     let wary = gate.client_of(&other, None);
     assert!(gate.post(&wary).send().await.is_err(), "a client that does not trust the authority");
-    let plain = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+    let plain = reqwest::Client::builder().no_proxy().timeout(MAX_WAIT).build().expect("a client");
     let health = plain.get(format!("http://localhost:{}/health", gate.port)).send().await;
     assert!(health.is_err(), "plain HTTP");
     let client = gate.client_of(&gate.authority, None);
@@ -169,8 +169,8 @@ async fn a_certificate_says_who_calls() {
     let web = gate.authority.client("spiffe://prod/web");
     assert_eq!(gate.opens(Some(&web)).await, Some(200));
     gate.process.wait_for("\"caller\":\"spiffe://prod/web\"");
-    let stranger = gate.authority.client("spiffe://test/ci-7");
-    assert_eq!(gate.opens(Some(&stranger)).await, Some(401), "{}", gate.process.story());
+    let unmapped = gate.authority.client("spiffe://test/ci-7");
+    assert_eq!(gate.opens(Some(&unmapped)).await, Some(401), "{}", gate.process.story());
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn without_a_good_certificate_there_is_no_connection() {
     let gate = Gate::start(MUTUAL, "").await;
     assert_eq!(gate.opens(Some(&gate.authority.client("spiffe://prod/a"))).await, Some(200));
     assert_eq!(gate.opens(None).await, None, "none");
-    let other = TestCa::new("the house");
+    let other = TestCa::new("the CA");
     assert_eq!(gate.opens(Some(&other.client("spiffe://prod/a"))).await, None, "somebody else's");
     let mut old = TestCa::named("spiffe://prod/a");
     old.not_before = date_time_ymd(2019, 1, 1);
@@ -195,7 +195,7 @@ async fn a_connection_takes_no_more_requests_once_its_certificate_has_ended() {
         short.not_after = date_time_ymd(1970, 1, 1) + started + Duration::from_secs(seconds);
         let client = gate.client_of(&gate.authority, Some(&gate.authority.sign(short)));
         if gate.post(&client).send().await.is_err() {
-            // The machine was too busy to come in time.
+            // The machine was too busy to answer in time.
             continue;
         }
         tokio::time::sleep(Duration::from_secs(seconds + 1)).await;
@@ -220,7 +220,7 @@ async fn where_certificates_are_optional_a_bad_one_is_still_refused() {
     )
     .await;
     assert_eq!(gate.opens(None).await, Some(401), "nothing at all");
-    let foreign = TestCa::new("the house").client("spiffe://prod/a");
+    let foreign = TestCa::new("the CA").client("spiffe://prod/a");
     assert_eq!(gate.opens(Some(&foreign)).await, None, "a certificate that is not good");
     let bare = gate.client_of(&gate.authority, None);
     let response = gate.post(&bare).header("x-api-key", "s3cr3t").send().await.expect("an answer");
@@ -239,12 +239,12 @@ async fn where_certificates_are_optional_a_bad_one_is_still_refused() {
 async fn a_new_certificate_is_taken_without_a_restart_and_a_bad_one_is_not() {
     let mut gate = Gate::start("cert: server.pem, key: server.key", "").await;
     assert_eq!(gate.opens(None).await, Some(200));
-    let next = TestCa::new("the next house");
+    let next = TestCa::new("the next CA");
     put_pair(gate.folder.path(), &next.server());
     gate.process.signal(libc::SIGHUP);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     loop {
-        // A connection that stands would not do: each look is a new client.
+        // An open connection would not do: each check uses a new client.
         let client = gate.client_of(&next, None);
         if gate.post(&client).send().await.is_ok_and(|response| response.status() == 200) {
             break;
@@ -266,7 +266,7 @@ async fn a_new_certificate_is_taken_without_a_restart_and_a_bad_one_is_not() {
 async fn a_client_gets_the_certificate_for_the_name_that_it_asks_for() {
     let pair = "cert: server.pem, key: server.key";
     let gate = Gate::start(pair, "").await;
-    let (first, other) = (gate.authority.server(), TestCa::new("another house"));
+    let (first, other) = (gate.authority.server(), TestCa::new("another CA"));
     put_pair(gate.folder.path(), &first);
     let named =
         CertificateParams::new(["*.other.example".into(), "other.example".into()]).expect("good names");
@@ -281,12 +281,12 @@ async fn a_client_gets_the_certificate_for_the_name_that_it_asks_for() {
     gate.process.signal(libc::SIGHUP);
     let ask = async |host: &str, authority: &TestCa| {
         let root = reqwest::Certificate::from_pem(authority.pem.as_bytes()).expect("a certificate");
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([root]);
+        let client = reqwest::Client::builder().no_proxy().timeout(MAX_WAIT).tls_certs_only([root]);
         let client = client.resolve(host, ([127, 0, 0, 1], gate.port).into()).build().expect("a client");
         let asked = client.get(format!("https://{host}:{}/health", gate.port)).send().await;
         asked.is_ok_and(|answer| answer.status() == 200)
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     while !ask("a.other.example", &other).await {
         assert!(Instant::now() < deadline, "{}", gate.process.story());
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -300,7 +300,7 @@ async fn a_client_gets_the_certificate_for_the_name_that_it_asks_for() {
     ] {
         assert_eq!(ask(host, authority).await, works, "{host}");
     }
-    // One of the keys is another's: nothing of it is taken.
+    // One of the keys does not match: nothing of it is used.
     put(gate.folder.path(), "other.key", &first.key);
     put(gate.folder.path(), "server.pem", &gate.authority.server().cert);
     let mut gate = gate;
@@ -325,12 +325,12 @@ async fn an_authority_that_is_taken_out_vouches_for_nobody_any_more() {
     }
     put(gate.folder.path(), "clients.pem", &TestCa::new("another").pem);
     gate.process.signal(libc::SIGHUP);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     while gate.opens(Some(&own)).await.is_some() {
         assert!(Instant::now() < deadline, "{}", gate.process.story());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // Not on a connection of before either, over HTTP/1.1 and HTTP/2.
+    // Not on an existing connection either, over HTTP/1.1 and HTTP/2.
     for client in clients {
         let late = gate.post(&client).send().await.expect("the connection stands");
         assert_eq!(late.status(), 403, "{}", gate.process.story());
@@ -349,7 +349,7 @@ async fn connections_stand_that_are_vouched_for_still() {
     put(gate.folder.path(), "clients.pem", &format!("{}{}", gate.authority.pem, more.pem));
     gate.process.signal(libc::SIGHUP);
     let theirs = more.client("spiffe://prod/b");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     while gate.opens(Some(&theirs)).await.is_none() {
         assert!(Instant::now() < deadline, "{}", gate.process.story());
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -374,7 +374,7 @@ async fn a_client_that_is_silent_in_the_handshake_is_dropped_in_time() {
 
 #[tokio::test]
 async fn files_that_cannot_be_used_are_told_at_the_start_and_by_check() {
-    let (authority, other) = (TestCa::new("the house"), TestCa::new("another"));
+    let (authority, other) = (TestCa::new("the CA"), TestCa::new("another"));
     let good = authority.server();
     let cases = [
         (None, Some(good.key.clone()), ["listen.tls.cert", "server.pem"]),
@@ -419,7 +419,7 @@ async fn a_health_check_comes_over_tls_and_trusts_whom_it_finds() {
         let done = health(folder, runtime, message).await;
         assert_eq!(done.status.code(), Some(0), "{message:?}: {}", err(&done));
     }
-    // Where clients must show certificates, a check that has none learns that somebody is there.
+    // If clients must show certificates, a check without one learns that the gateway is alive.
     let gate = Gate::start(MUTUAL, "").await;
     let folder = gate.folder.path();
     let done = health(folder, folder, &["--live"]).await;

@@ -1,4 +1,4 @@
-//! A new process takes over from the one that runs, and nobody who calls notices; one that fails changes nothing.
+//! A new process takes over from the running one, and no caller notices; one that fails changes nothing.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -42,7 +42,7 @@ async fn load_of_all_kinds_does_not_notice_two_upgrades() {
     let mut generations: Vec<Process> = Vec::new();
     for round in 1..=2 {
         load.more(500).await;
-        // A call whose answer is a stream begins before the upgrade and ends after it.
+        // A call whose response is a stream begins before the upgrade and ends after it.
         let session = gateway.initialize("/mcp").await;
         let mut call = legacy_call("s", "fix__stream", json!({"n": 100, "interval_ms": 20}));
         call["params"]["_meta"] = json!({"progressToken": "p"});
@@ -72,7 +72,7 @@ async fn load_of_all_kinds_does_not_notice_two_upgrades() {
         let fresh = reqwest::Client::new();
         let ready = fresh.get(gateway.url("/ready")).send().await.expect("an answer");
         assert_eq!(ready.status(), 200, "the successor is ready");
-        // Sessions of before are not known to it; clients open new ones (404).
+        // It does not know earlier sessions; clients open new ones (404).
         gateway
             .eventually("the old one has ended", async |_| {
                 load.is_well()
@@ -110,13 +110,13 @@ async fn load_of_all_kinds_does_not_notice_two_upgrades() {
     assert!(!socket(&gateway).exists(), "the last one tidies up");
 }
 
-/// The settings of a server that must be there before a gateway takes over.
+/// The settings of a server that must be connected before a gateway takes over.
 fn with_required(mut server: Value) -> Value {
     server["required"] = json!(true);
     server
 }
 
-/// Sends a request on a connection that stays, and gives head and body of the answer.
+/// Sends a request on a kept connection, and returns head and body of the response.
 fn ask(stream: &mut TcpStream) -> String {
     stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is written");
     let mut answer = Vec::new();
@@ -192,21 +192,21 @@ async fn a_successor_that_fails_changes_nothing() {
     drop(early);
     gateway.process.wait_for("a handover came to nothing");
     well(&gateway).await;
-    // It does not speak as it should.
+    // It violates the protocol.
     let mut strange = UnixStream::connect(socket(&gateway)).expect("it can be asked");
     strange.write_all(b"GET / HTTP/1.1\r\n").expect("it is written");
     let mut said = String::new();
     strange.read_to_string(&mut said).expect("an end");
     assert_eq!(said, "", "it gets nothing");
     well(&gateway).await;
-    // Its file is faulty.
+    // Its file is invalid.
     let faulty = gateway.folder.path().join("faulty.yaml");
     std::fs::write(&faulty, "mcpServers: {demo: {bultin: demo}}\n").expect("a file");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_toolgate"));
     command.args(["run", "--upgrade", "-c"]).arg(&faulty).env("RUNTIME_DIRECTORY", gateway.folder.path());
     assert_eq!(Process::start(&mut command).wait().code(), Some(2));
     well(&gateway).await;
-    // It wants a port that somebody else has.
+    // It needs a port that another process has.
     let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = other.local_addr().expect("an address");
     let config = format!(
@@ -234,7 +234,7 @@ async fn a_successor_that_fails_changes_nothing() {
     .await
     .expect("it is killed");
     well(&gateway).await;
-    // And one that is well still takes over.
+    // And a valid one still takes over.
     let mut new = successor(&gateway);
     new.wait_for("took over from the gateway that ran before");
     assert!(gateway.process.wait().success(), "{}", gateway.process.story());
@@ -277,7 +277,7 @@ async fn an_upgrade_of_nothing_starts_anew_unless_the_port_is_taken() {
 async fn one_successor_at_a_time_is_started() {
     let mut gateway = Gateway::start("mcpServers: {demo: {builtin: demo}}\n").await;
     can_be_asked(&gateway).await;
-    // A successor waits for a server that is required and does not answer.
+    // A successor waits for a required server that does not answer.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let far =
         format!("far: {{url: \"http://{}/mcp\", required: true}}", silent.local_addr().expect("an address"));
@@ -315,7 +315,7 @@ async fn a_successor_at_another_address_replaces_the_one_that_started_it() {
     let mut gateway = Gateway::start_as(&rest, Process::start).await;
     can_be_asked(&gateway).await;
     let (before, other) = (socket(&gateway), free_port());
-    // A client that stays at the address which stays.
+    // A client on the address that does not change.
     let mut stays = TcpStream::connect(("127.0.0.1", admin)).expect("it listens");
     ask(&mut stays);
     gateway.rewrite(&format!("listen: {{address: \"127.0.0.1:{other}\"}}\n{rest}"));
@@ -334,7 +334,7 @@ async fn a_successor_at_another_address_replaces_the_one_that_started_it() {
     can_be_asked(&gateway).await;
 }
 
-/// A gateway of before that gives its sockets away and then does this.
+/// An old gateway that sends its sockets and then does this.
 fn predecessor(place: &std::path::Path, port: u16, then: &str) -> Process {
     let script = format!(
         "

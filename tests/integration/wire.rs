@@ -1,5 +1,5 @@
-//! Every kind of message that the gateway makes itself: checked against the official types, and compared with what
-//! it was (`golden/wire.json`), so that a change of any is seen. `BLESS=1` writes the file anew.
+//! Every kind of message that the gateway makes itself: checked against the official types, and compared
+//! with `golden/wire.json`, so that a change is seen. `BLESS=1` writes the file again.
 
 use std::path::PathBuf;
 
@@ -31,7 +31,7 @@ impl WireRecording {
         let gone = free_port();
         let fake_url = fake.url.clone();
         let mut gateway = Gateway::start(&config(&fake_url, gone, "")).await;
-        // An answer that fails after its head ends the connection, which that head could not announce.
+        // A response that fails after its head ends the connection, which that head could not announce.
         gateway.http = reqwest::Client::builder()
             .no_proxy()
             .pool_max_idle_per_host(0)
@@ -45,7 +45,7 @@ impl WireRecording {
         Self { gateway, _fake: fake, fake_url, gone, session, golden: Map::new(), typed: Vec::new() }
     }
 
-    /// Notes a message under a name, with the status that it came with.
+    /// Records a message under a name, with its status.
     fn note(&mut self, name: &str, kind: &str, revision: &str, status: u16, mut message: Value) {
         self.typed.push(json!({"type": kind, "revision": revision, "message": message}));
         mask(&mut message);
@@ -64,7 +64,7 @@ impl WireRecording {
         self.note(&format!("legacy: {name}"), kind, LEGACY, status, message);
     }
 
-    /// A refusal of a request as it is given.
+    /// A rejection of a request.
     async fn refused(&mut self, name: &str, revision: &str, request: reqwest::RequestBuilder) {
         let (status, message) = read(request.send().await.expect("an answer")).await;
         self.note(&format!("refused: {name}"), ERROR, revision, status, message);
@@ -79,7 +79,7 @@ fn config(fake: &str, gone: u16, more: &str) -> String {
     )
 }
 
-/// Puts fixed words in the place of what differs from run to run.
+/// Replaces values that differ from run to run by fixed ones.
 fn mask(value: &mut Value) {
     match value {
         Value::String(text) if text == env!("CARGO_PKG_VERSION") => *text = "VERSION".into(),

@@ -4,14 +4,14 @@
 //
 // It has discovery, dynamic registration, codes with PKCE, resource indicators, refresh tokens, client credentials
 // and token exchange. Access tokens are JWTs for the `resource` that was asked for, with the granted scopes and the
-// claims `roles` and `tenant`. The client `service`, whose secret is `guards-nothing`, gets tokens without a person and may exchange them.
+// claims `roles` and `tenant`. The client `service`, whose secret is `guards-nothing`, gets tokens without a user and may exchange them.
 //
-// Tests steer it; each of these answers JSON:
+// Tests control it; each of these answers JSON:
 //   POST /test/rotate[?alg=RS256][&withdraw]   signs with a new key from now on; `withdraw` publishes only that one
 //   POST /test/hang, POST /test/resume         leaves requests for keys without an answer, and ends that
 //   POST /test/ttl?seconds=N                   how long access tokens live from now on; 10 minutes at first
-//   POST /test/token?sub=NAME&resource=URL     gives a token of this person, without logging in
-//   GET  /test/counts                          how often each place was asked: jwks, token, reg, auth and so on
+//   POST /test/token?sub=NAME&resource=URL     returns a token of this user, without a login
+//   GET  /test/counts                          the requests of each endpoint: jwks, token, reg, auth and so on
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import http from 'node:http';
 import { createRequire } from 'node:module';
@@ -43,7 +43,7 @@ function newKey(alg) {
   return { ...privateKey.export({ format: 'jwk' }), alg, use: 'sig', kid: randomUUID() };
 }
 
-/** What a resource is told of a token; every resource is known, and has every scope. */
+/** The properties of a resource's tokens; every resource is known, and has every scope. */
 function resourceServer(_, resource) {
   const [{ alg, kid }] = keys;
   return { audience: resource, scope: SCOPES.join(' '), accessTokenFormat: 'jwt', jwt: { sign: { alg, kid } } };
@@ -98,7 +98,7 @@ function newProvider(issuer) {
   return provider;
 }
 
-/** RFC 8693: a token of ours for one resource becomes one for another, of the same person, with the client as actor. */
+/** RFC 8693: a token of ours for one resource becomes one for another, of the same user, with the client as actor. */
 async function exchange(provider, ctx) {
   const { client, params } = ctx.oidc;
   if (params.subject_token_type !== ACCESS_TOKEN) throw new errors.InvalidRequest('subject_token_type is not known');
@@ -122,7 +122,7 @@ async function exchange(provider, ctx) {
   };
 }
 
-/** The page where a person would log in and agree: alice does so at once. */
+/** The login and consent page: alice accepts at once. */
 async function interact(request, response) {
   const { prompt, params, session, grantId } = await provider.interactionDetails(request, response);
   if (prompt.name === 'login') return provider.interactionFinished(request, response, { login: { accountId: 'alice' } });
@@ -136,7 +136,7 @@ async function interact(request, response) {
   await provider.interactionFinished(request, response, { consent: { grantId: await grant.save() } });
 }
 
-/** A token as if this person had logged in and agreed to the scope `mcp`. */
+/** A token as if this user had logged in and agreed to the scope `mcp`. */
 async function tokenOf(accountId, resource) {
   const client = await provider.Client.find(SERVICE.id);
   const token = new provider.AccessToken({ accountId, client, scope: 'mcp' });
@@ -174,7 +174,7 @@ async function serve(request, response) {
   counts[place] = (counts[place] ?? 0) + 1;
   if (place === 'jwks' && hanging) return;
   if (place === 'interaction') return interact(request, response);
-  // RFC 6749, 3.3: who asks for no scope gets the default one.
+  // RFC 6749, 3.3: without a requested scope the default one is granted.
   if (url.pathname === '/auth' && !url.searchParams.has('scope')) request.url += `&scope=${SCOPES[0]}`;
   provider.callback()(request, response);
 }

@@ -1,7 +1,7 @@
-//! The signature algorithms of tokens (RFC 7518 §3.1, RFC 8037), as a list of our own: what is not in it cannot be
-//! configured, so `none` has no name here.
+//! The signature algorithms of tokens (RFC 7518 §3.1, RFC 8037), as our own list. An algorithm outside of it
+//! cannot be configured, so `none` has no name here.
 //!
-//! ES512 and ES256K are left out: the crypto library behind has no verifier for them.
+//! ES512 and ES256K are missing: the crypto library has no verifier for them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,7 +28,7 @@ impl Algorithm {
     pub const ALL: [Algorithm; 12] =
         [RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, HS256, HS384, HS512];
 
-    /// What is allowed where the configuration does not say and keys are public.
+    /// The default for public keys.
     pub const ASYMMETRIC: [Algorithm; 9] = [RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA];
 
     pub fn as_str(self) -> &'static str {
@@ -48,7 +48,7 @@ impl Algorithm {
         }
     }
 
-    /// Made with a shared secret, not with a key pair.
+    /// Uses a shared secret, not a key pair.
     pub fn is_symmetric(self) -> bool {
         matches!(self, HS256 | HS384 | HS512)
     }
@@ -77,7 +77,7 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// The name is none of those in [`Algorithm::ALL`].
+/// The name is not in [`Algorithm::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a signature algorithm that is supported: one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, HS256, HS384, HS512"
@@ -87,8 +87,8 @@ pub struct UnknownAlgorithm;
 impl FromStr for Algorithm {
     type Err = UnknownAlgorithm;
 
-    /// Names are case-sensitive (RFC 7515 §4.1.1). `Ed25519` is the newer name of the one curve of EdDSA that is
-    /// supported (RFC 9864 §2.2).
+    /// Names are case-sensitive (RFC 7515 §4.1.1). `Ed25519` is the newer name of the only supported curve of
+    /// EdDSA (RFC 9864 §2.2).
     fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
         match name {
             "Ed25519" => Ok(EdDSA),

@@ -1,16 +1,16 @@
-//! What a client is told to do about a refusal: the `WWW-Authenticate` header (RFC 6750 §3, RFC 9728 §5.1) and the
-//! document that says who issues tokens for this gateway (RFC 9728 §3).
+//! The challenge after a rejection: the `WWW-Authenticate` header (RFC 6750 §3, RFC 9728 §5.1), and the
+//! document with the issuers of tokens for this gateway (RFC 9728 §3).
 //!
-//! Clients compare `resource` of that document with the URL that they were given: the official SDKs want the same
-//! origin and a path that is equal or above, RFC 9728 §3.3 wants it equal. So each endpoint names its own URL, but
-//! for `/mcp`, which is the resource that the operator configured.
+//! Clients compare `resource` of that document with their own URL. The official SDKs require the same origin
+//! and the same or a parent path; RFC 9728 §3.3 requires equality. So each endpoint names its own URL, except
+//! `/mcp`, which is the configured resource.
 
 use serde_json::json;
 
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 const MAIN: &str = "/mcp";
 
-/// What `/.well-known/oauth-protected-resource` tells.
+/// The content of `/.well-known/oauth-protected-resource`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceMetadata {
     /// The identifier of this gateway: the URL of its endpoint `/mcp` as clients know it.
@@ -21,7 +21,7 @@ pub struct ResourceMetadata {
     pub public_url: String,
 }
 
-/// What a request was refused for, in the words of RFC 6750 §3.1, and what to tell of it.
+/// The error of a rejection, by RFC 6750 §3.1, and its details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChallengeError {
     InvalidRequest(&'static str),
@@ -30,7 +30,7 @@ pub enum ChallengeError {
 }
 
 impl ResourceMetadata {
-    /// The document for a request path; `None` where none is.
+    /// The document for a request path; `None` if there is none.
     pub fn document(&self, path: &str) -> Option<Vec<u8>> {
         let endpoint = path.strip_prefix(WELL_KNOWN)?;
         let resource = match endpoint {
@@ -49,8 +49,8 @@ impl ResourceMetadata {
         Some(document.to_string().into_bytes())
     }
 
-    /// The URL of the document for an endpoint; of the main one where the path is none, since a path comes from
-    /// the client and nothing of it may be echoed that was not looked at.
+    /// The URL of the document for an endpoint; for an unknown path that of the main endpoint. The path comes
+    /// from the client, so an unchecked path must not be echoed.
     fn url(&self, path: &str) -> String {
         let path = if path == MAIN || is_endpoint(path) { path } else { "" };
         format!("{}{WELL_KNOWN}{path}", self.origin())
@@ -81,7 +81,7 @@ pub(super) fn write(
         out.push_str(", ");
         out.push_str(name);
         out.push_str("=\"");
-        // RFC 6750 §3 keeps quotes, backslashes and all that is not ASCII out of these.
+        // RFC 6750 §3 excludes quotes, backslashes and non-ASCII characters from these.
         out.extend(value.chars().filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\')));
         out.push('"');
     };

@@ -1,5 +1,5 @@
-//! What the claims of a verified token say of its user: name, tenant, roles and scopes, at paths that the operator
-//! gives. It judges no signature and no time; what it is given is already believed.
+//! The user in the claims of a verified token: name, tenant, roles and scopes, at configured paths. It checks
+//! no signature and no time: the token is already verified.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +12,7 @@ pub const MAX_NAMES: usize = 512;
 /// Longest user or tenant name, in bytes.
 pub const MAX_NAME: usize = 256;
 
-/// Where claims are found: a claim's whole name (`https://x.example/roles`) or names with dots between them
+/// The path of a claim: its whole name (`https://x.example/roles`) or names with dots between them
 /// (`realm_access.roles`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimPaths {
@@ -58,7 +58,7 @@ impl ClaimPaths {
     }
 }
 
-/// The value at a path. A claim with that whole name goes before one inside another; `null` is no value.
+/// The value at a path. A claim with that whole name takes precedence over a nested one; `null` is no value.
 fn find<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     let found = claims.get(path).or_else(|| {
         let (first, rest) = path.split_once('.')?;
@@ -67,7 +67,7 @@ fn find<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     found.filter(|value| !value.is_null())
 }
 
-/// A name for logs and limits: not empty, not long, and nothing in it that hides or rearranges text.
+/// A name for logs and limits: not empty, not too long, and without characters that hide or reorder text.
 fn name(value: &Value) -> Option<String> {
     match value {
         Value::String(name) if is_plain(name) => Some(name.clone()),

@@ -1,7 +1,7 @@
-//! Clients' certificates: whom the name in one stands for.
+//! Client certificates and the users of their names.
 //!
-//! That a certificate is genuine was seen in the handshake; here a name is looked up, and nothing is verified. A
-//! certificate that no entry fits is as good as none.
+//! The TLS handshake has verified the certificate; here its name is only looked up. A certificate without a
+//! matching entry counts as none.
 
 use globset::GlobMatcher;
 use moka::sync::Cache;
@@ -12,19 +12,19 @@ use crate::request::{AuthMethod, Caller, ClientCertificate, Identity};
 /// Most principals that are remembered.
 const CAPACITY: u64 = 10_000;
 
-/// Certificates that are taken, and whom they stand for.
+/// The accepted certificates and their users.
 #[derive(Clone, Debug)]
 pub struct ClientCertMapping {
     /// Over the principal.
     pub subject: GlobMatcher,
-    /// The principal itself if there is none.
+    /// By default the principal itself.
     pub user: Option<String>,
     pub roles: Vec<String>,
     pub tenant: Option<String>,
     pub scopes: Vec<String>,
 }
 
-/// Badges in the order in which they are asked, and what was found for principals that were there before.
+/// The mappings in their order of matching, and a cache of principals.
 pub(super) struct ClientCertMappings {
     list: Vec<(ClientCertMapping, Option<Caller>)>,
     found: Cache<String, Option<Caller>>,
@@ -33,7 +33,7 @@ pub(super) struct ClientCertMappings {
 impl ClientCertMappings {
     pub fn new(mappings: Vec<ClientCertMapping>) -> Self {
         let list = mappings.into_iter().map(|mapping| {
-            // One user is one caller, whichever of its certificates it shows.
+            // One user is one caller, with any of its certificates.
             let caller = mapping.user.as_deref().map(|user| mapping.caller(user));
             (mapping, caller)
         });
@@ -44,7 +44,7 @@ impl ClientCertMappings {
         self.list.is_empty()
     }
 
-    /// Whom the first badge that fits stands for.
+    /// The user of the first matching entry.
     pub fn find(&self, certificate: &ClientCertificate) -> Option<Caller> {
         if self.is_empty() {
             return None;
@@ -86,7 +86,7 @@ mod tests {
     use crate::auth::{ApiKey, Auth, AuthSettings};
     use crate::request::RequestHead;
 
-    fn badge(subject: &str, user: Option<&str>, role: &str) -> ClientCertMapping {
+    fn mapping(subject: &str, user: Option<&str>, role: &str) -> ClientCertMapping {
         ClientCertMapping {
             subject: GlobBuilder::new(subject).build().expect(subject).compile_matcher(),
             user: user.map(str::to_owned),
@@ -112,8 +112,8 @@ mod tests {
                 scopes: Vec::new(),
             }],
             certificates: vec![
-                badge("spiffe://prod/ci-*", Some("ci-bot"), "robot"),
-                badge("spiffe://prod/*", None, "service"),
+                mapping("spiffe://prod/ci-*", Some("ci-bot"), "robot"),
+                mapping("spiffe://prod/*", None, "service"),
             ],
             metadata: None,
         }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_subject_that_fits_says_who_it_is() {
+    async fn the_first_matching_subject_decides_the_user() {
         let auth = Auth::new(settings(true));
         let caller = who(&auth, Some("spiffe://prod/ci-7"), None).await.expect("the first");
         assert_eq!((caller.user.as_str(), caller.auth_method), ("ci-bot", AuthMethod::Certificate));
@@ -158,11 +158,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_certificate_that_nothing_fits_is_no_credential() {
-        let stranger = Some("spiffe://test/ci-1");
-        assert_eq!(who(&Auth::new(settings(true)), stranger, None).await.err(), Some(401));
-        let caller = who(&Auth::new(settings(false)), stranger, None).await.expect("anonymous");
+        let unknown = Some("spiffe://test/ci-1");
+        assert_eq!(who(&Auth::new(settings(true)), unknown, None).await.err(), Some(401));
+        let caller = who(&Auth::new(settings(false)), unknown, None).await.expect("anonymous");
         assert_eq!((caller.auth_method, &*caller.roles), (AuthMethod::Anonymous, &["guest".to_owned()][..]));
-        let caller = who(&Auth::new(settings(true)), stranger, Some("key")).await.expect("its key is good");
+        let caller = who(&Auth::new(settings(true)), unknown, Some("key")).await.expect("its key is good");
         assert_eq!((caller.user.as_str(), caller.auth_method), ("kim", AuthMethod::ApiKey));
     }
 

@@ -1,6 +1,7 @@
-//! The credentials in the head of a request: `Authorization: Bearer …` (RFC 6750 §2.1) or `X-API-Key: …`, once.
+//! The credentials in the head of a request: `Authorization: Bearer …` (RFC 6750 §2.1) or `X-API-Key: …`,
+//! once.
 //!
-//! Tokens in a query or a body are never looked at: they end up in logs (MCP, basic/authorization, forbids them).
+//! Tokens in a query or a body are ignored: they end up in logs (MCP, basic/authorization, forbids them).
 
 use http::HeaderName;
 use http::header::AUTHORIZATION;
@@ -12,26 +13,27 @@ pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Longest token or key, in bytes.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
-/// What a request brings.
+/// The credentials of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Credentials<'a> {
     None,
-    /// Not looked at more closely than to be there: see [`is_token`].
+    /// Only its presence is checked: see [`is_token`].
     Bearer(&'a str),
     Key(&'a str),
 }
 
-/// Why it cannot be told what a request brings.
+/// Why the credentials are ambiguous or unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CredentialsError {
-    /// Another scheme than Bearer. RFC 6750 §3: as if there were none, but it does not make one anonymous.
+    /// A scheme other than Bearer. By RFC 6750 §3 this counts as no credentials, but the caller is not
+    /// anonymous.
     Scheme,
     /// "Repeats the same parameter, uses more than one method […] or is otherwise malformed" (RFC 6750 §3.1).
     Request(&'static str),
 }
 
 pub(super) fn read<'a>(head: &RequestHead<'a>) -> Result<Credentials<'a>, CredentialsError> {
-    // Headers of a caller inside the process mean nothing.
+    // Headers of a caller inside the process have no meaning.
     if !head.is_network {
         return Ok(Credentials::None);
     }

@@ -1,9 +1,10 @@
-//! JSON Web Tokens (RFC 7519) in compact form, judged by RFC 8725.
+//! JSON Web Tokens (RFC 7519) in compact form, validated by RFC 8725.
 //!
-//! The library below checks one thing only: that a signature of a given algorithm fits a given key. Everything
-//! that tokens have been forged with, the header, the choice of key and algorithm, the claims, is read here,
-//! strictly and once, from the same bytes that the signature is over. Headers that bring or point to keys (`jwk`,
-//! `jku`, `x5c`, `x5u`) are never looked at; encrypted (JWE), nested, detached and compressed tokens are refused.
+//! The crypto library only verifies a signature of a given algorithm with a given key. All other parts that
+//! forged tokens have abused are read here, strictly and once: the header, the choice of key and algorithm,
+//! the claims. They are read from the same bytes that the signature covers. Headers with keys or references
+//! to keys (`jwk`, `jku`, `x5c`, `x5u`) are ignored. Encrypted (JWE), nested, detached and compressed tokens
+//! are rejected.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,7 +16,7 @@ use super::key_set::{KeySet, VerificationKey};
 use super::strict_json;
 use crate::request::Identity;
 
-/// How many keys are tried for a token that does not name one.
+/// How many keys are tried for a token without a key id.
 pub const MAX_TRIES: usize = 8;
 /// The year 10000. Later times are most often milliseconds, and would make a token that never expires.
 const END_OF_TIME: u64 = 253_402_300_800;
@@ -32,12 +33,12 @@ pub(super) enum TokenError {
     NotYetValid,
     Audience,
     Missing(&'static str),
-    /// Not the token's fault: the issuer's keys were never read.
+    /// Not an error of the token: the issuer's keys were never read.
     KeysUnavailable,
 }
 
 impl TokenError {
-    /// The word for metrics.
+    /// The value for metrics.
     pub fn reason(self) -> &'static str {
         match self {
             TokenError::Malformed(_) => "token_malformed",
@@ -53,7 +54,7 @@ impl TokenError {
         }
     }
 
-    /// The words for the client: general, since whoever sends a forged token reads them too.
+    /// The text for the client. It is general, because a sender of forged tokens also reads it.
     pub fn message(self) -> &'static str {
         match self {
             TokenError::Malformed(what) => what,
@@ -73,7 +74,7 @@ impl TokenError {
     }
 }
 
-/// A token that was read and is not believed yet.
+/// A token that is parsed but not verified yet.
 pub(super) struct UnverifiedToken<'a> {
     pub issuer: String,
     algorithm: Algorithm,
@@ -83,7 +84,7 @@ pub(super) struct UnverifiedToken<'a> {
     signature: &'a str,
 }
 
-/// Reads the three parts.
+/// Parses the three parts.
 pub(super) fn read(token: &str) -> Result<UnverifiedToken<'_>, TokenError> {
     let mut parts = token.split('.');
     let (Some(header), Some(payload), Some(signature), None) =
@@ -106,8 +107,8 @@ pub(super) fn read(token: &str) -> Result<UnverifiedToken<'_>, TokenError> {
 }
 
 fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), TokenError> {
-    // An extension that must be understood (`crit`, RFC 7515 §4.1.11) is not; `b64`, `enc` and `zip` would make
-    // the parts mean something else.
+    // An unsupported critical extension (`crit`, RFC 7515 §4.1.11); `b64`, `enc` and `zip` would change the
+    // meaning of the parts.
     if ["crit", "b64", "enc", "zip"].iter().any(|name| header.contains_key(*name)) {
         return Err(TokenError::Malformed("the header of the token has parameters that are not supported"));
     }
@@ -116,8 +117,8 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>
         Some(Value::String(text)) => Ok(Some(text.as_str())),
         Some(_) => Err(TokenError::Malformed("a parameter of the token's header is not a string")),
     };
-    // Tokens of other kinds (logout+jwt, dpop+jwt, secevent+jwt) have types of their own so that nobody takes
-    // them for access tokens (RFC 8725 §3.11).
+    // Tokens of other kinds (logout+jwt, dpop+jwt, secevent+jwt) have their own types, so that they cannot be
+    // used as access tokens (RFC 8725 §3.11).
     if let Some(typ) = text("typ")? {
         let typ = typ.to_ascii_lowercase();
         if !matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt") {
@@ -153,7 +154,7 @@ impl UnverifiedToken<'_> {
         if fit.any(|key| self.is_signed_with(key)) { Ok(()) } else { Err(TokenError::Signature) }
     }
 
-    /// Whether keys that are read anew could change that judgement.
+    /// Whether newly read keys could change the result.
     pub fn needs_key_refresh(&self, error: TokenError) -> bool {
         match error {
             TokenError::UnknownKey | TokenError::KeysUnavailable => true,
@@ -164,13 +165,13 @@ impl UnverifiedToken<'_> {
 
     fn is_signed_with(&self, key: &VerificationKey) -> bool {
         let algorithm = self.algorithm.verifier();
-        // An error is a key of another family, which `serves` has ruled out, or broken base64.
+        // The error is a key of another family, which `serves` has excluded, or invalid base64.
         jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), &key.material, algorithm)
             .unwrap_or(false)
     }
 
-    /// Judges the claims; to be called once the signature is known to be good. Gives the second from which the
-    /// token is not to be accepted any more.
+    /// Validates the claims; only after the signature is verified. Returns the second from which the token is
+    /// no longer accepted.
     pub fn validate_claims(self, issuer: &Issuer, now: u64) -> Result<(Identity, u64), TokenError> {
         let leeway = issuer.leeway.as_secs();
         let claims = self.claims;

@@ -1,7 +1,7 @@
-//! Keys that signatures are checked with: read once, checked once, then immutable.
+//! Keys that verify signatures: read and checked once, then immutable.
 //!
-//! A key knows which algorithms it may be used with, from its type, its curve and its `alg`; the header of a token
-//! has no say in that (RFC 8725 §3.1). Nothing here fetches: who reads a `jwks_url` implements [`KeySource`].
+//! A key's type, curve and `alg` decide its algorithms; the header of a token does not (RFC 8725 §3.1).
+//! Nothing here fetches keys: the reader of a `jwks_url` implements [`KeySource`].
 
 use std::fmt;
 use std::pin::Pin;
@@ -18,21 +18,21 @@ use super::pem;
 use super::public_key::{KeyError, KeyMaterial, key_fingerprint};
 use super::strict_json;
 
-/// Largest key set that is read, in bytes. Real ones have 1 to 20 KiB.
+/// Largest key set, in bytes. Real ones have 1 to 20 KiB.
 pub const MAX_JWKS: usize = 512 * 1024;
 /// Most keys in one set.
 pub const MAX_KEYS: usize = 256;
 /// Shortest secret, in bytes (RFC 7518 §3.2: as long as the hash).
 pub const MIN_SECRET: usize = 32;
 
-/// Where the keys of an issuer come from.
+/// The source of an issuer's keys.
 pub trait KeySource: Send + Sync {
     /// The keys as they are now. Called for each request: must be cheap and must not wait.
     fn current(&self) -> Arc<KeySet>;
 
-    /// A token names a key that is not there: asks for the keys to be read again. Ready when that is done or
-    /// when waiting is not worth it; true if something was read anew. Must bound how often it really reads:
-    /// anybody can send a token that names an unknown key.
+    /// Requests a refresh, because a token names an unknown key. It is ready after the refresh, or when
+    /// waiting is not useful; true if keys were read. It must limit its real reads: any sender can name an
+    /// unknown key.
     fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
 }
 
@@ -62,7 +62,7 @@ pub struct KeySet {
     keys: Vec<VerificationKey>,
     skipped: Vec<(usize, KeyError)>,
     is_loaded: bool,
-    /// The operator gave the key itself, so what a token calls it does not matter.
+    /// The operator gave the key itself, so the key id in a token has no effect.
     ignores_kid: bool,
     fingerprint: u128,
 }
@@ -75,13 +75,13 @@ pub(super) struct VerificationKey {
 }
 
 impl KeySet {
-    /// What stands until a set was read for the first time.
+    /// The set before the first read.
     pub fn empty() -> Self {
         Self::of(Vec::new(), Vec::new(), false, false)
     }
 
-    /// A JSON Web Key Set (RFC 7517 §5). Keys that cannot be used are skipped, as it asks for; a set without any
-    /// usable key is one all the same, since an issuer may have withdrawn them.
+    /// A JSON Web Key Set (RFC 7517 §5). Unusable keys are skipped, as the RFC asks. A set without any usable
+    /// key is valid, since an issuer may have withdrawn its keys.
     pub fn from_jwks(text: &[u8]) -> Result<Self, KeyError> {
         if text.len() > MAX_JWKS {
             return Err(KeyError::TooLarge);
@@ -101,7 +101,7 @@ impl KeySet {
         Ok(Self::of(keys, skipped, true, false))
     }
 
-    /// One or several public keys in PEM. They have no names, so a token's `kid` is not looked at.
+    /// One or several public keys in PEM. They have no names, so the `kid` of a token is ignored.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
         let blocks = pem::blocks(pem)?;
         if blocks.len() > MAX_KEYS {
@@ -117,8 +117,8 @@ impl KeySet {
         Ok(Self::of(keys?, Vec::new(), true, true))
     }
 
-    /// A secret that the issuer shares with the gateway. It serves the algorithms whose hash is not longer than
-    /// itself (RFC 7518 §3.2).
+    /// A secret shared by issuer and gateway. It serves the algorithms whose hash is not longer than the
+    /// secret (RFC 7518 §3.2).
     pub fn from_secret(secret: &[u8]) -> Result<Self, KeyError> {
         if secret.len() < MIN_SECRET {
             return Err(KeyError::ShortSecret);
@@ -167,7 +167,7 @@ impl KeySet {
         self.keys.is_empty()
     }
 
-    /// Keys that were left out: their places in the list, and why.
+    /// Skipped keys: their places in the list, and the reasons.
     pub fn skipped(&self) -> &[(usize, KeyError)] {
         &self.skipped
     }
@@ -177,18 +177,18 @@ impl KeySet {
         self.keys.iter().any(|key| key.algorithms.contains(&algorithm))
     }
 
-    /// Whether this set was ever read, as opposed to [`KeySet::empty`].
+    /// Whether this set was read at all, unlike [`KeySet::empty`].
     pub fn is_loaded(&self) -> bool {
         self.is_loaded
     }
 
-    /// The same for sets that hold the same keys, and for no others.
+    /// Equal for sets with the same keys, and only for them.
     pub fn fingerprint(&self) -> u128 {
         self.fingerprint
     }
 
-    /// Keys that a token with this `kid` may be signed with. Names are compared byte by byte and mean nothing
-    /// else: no path, no query (RFC 8725 §3.10).
+    /// Candidate keys for a token with this `kid`. Names are compared byte by byte and have no other meaning:
+    /// no path, no query (RFC 8725 §3.10).
     pub(super) fn candidates<'a>(
         &'a self,
         name: Option<&'a str>,
@@ -212,9 +212,9 @@ impl fmt::Debug for KeySet {
 
 /// One JSON Web Key (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2).
 fn read_jwk(jwk: &Map<String, Value>) -> Result<(VerificationKey, [u8; 32]), KeyError> {
-    let word = |name: &str| jwk.get(name).and_then(Value::as_str);
+    let member = |name: &str| jwk.get(name).and_then(Value::as_str);
     let number = |name: &str| {
-        let text = word(name).ok_or(KeyError::Coordinates)?;
+        let text = member(name).ok_or(KeyError::Coordinates)?;
         URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyError::Coordinates)
     };
     if jwk.contains_key("d") {
@@ -227,7 +227,7 @@ fn read_jwk(jwk: &Map<String, Value>) -> Result<(VerificationKey, [u8; 32]), Key
     if jwk.get("key_ops").is_some_and(|ops| !verifies(ops)) {
         return Err(KeyError::NotForSignatures);
     }
-    let KeyMaterial { key, algorithms, fingerprint: mark } = match (word("kty"), word("crv")) {
+    let KeyMaterial { key, algorithms, fingerprint: mark } = match (member("kty"), member("crv")) {
         (Some("RSA"), _) => KeyMaterial::rsa(&number("n")?, &number("e")?)?,
         (Some("EC"), Some(curve @ ("P-256" | "P-384"))) => {
             let length = if curve == "P-256" { 32 } else { 48 };

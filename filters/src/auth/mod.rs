@@ -1,8 +1,8 @@
-//! Who calls: bearer tokens, API keys and clients' certificates.
+//! Authentication: bearer tokens, API keys and client certificates.
 //!
-//! A value like the other filters: it reads the head of a request and gives a [`Caller`] or a refusal. Keys come
-//! from outside through [`Keys`]. It deliberately does not say what a caller may do, fetches nothing, issues
-//! nothing, and never passes a credential on.
+//! A value like the other filters: it reads the head of a request and returns a [`Caller`] or a rejection.
+//! The keys come through [`KeySource`]. It does not decide what a caller may do, fetches nothing, issues
+//! nothing, and never forwards a credential.
 
 mod algorithm;
 mod challenge;
@@ -42,25 +42,25 @@ use token_cache::{CachedToken, TokenCache};
 /// Label in metrics and logs.
 pub const NAME: &str = "auth";
 
-/// When to come again after keys were not there.
+/// When to retry after keys were not available.
 const KEYS_RETRY: Duration = Duration::from_secs(5);
 
-/// How callers are known.
+/// Settings of authentication.
 pub struct AuthSettings {
-    /// Without: callers that bring no credentials are anonymous. Bad credentials are refused all the same.
+    /// If false, callers without credentials are anonymous. Invalid credentials are still rejected.
     pub required: bool,
     pub anonymous_roles: Vec<String>,
-    /// What every token and API key must carry.
+    /// Scopes that every token and API key must have.
     pub required_scopes: Vec<String>,
-    /// Each has a name of its own.
+    /// With unique names.
     pub issuers: Vec<Issuer>,
     pub api_keys: Vec<ApiKey>,
-    /// The first that fits counts.
+    /// The first match counts.
     pub certificates: Vec<ClientCertMapping>,
     pub metadata: Option<ResourceMetadata>,
 }
 
-/// Whose tokens are believed, and how they are read.
+/// The accepted issuers, and how their tokens are read.
 #[derive(Clone)]
 pub struct Issuer {
     /// `iss`, compared byte by byte.
@@ -74,7 +74,7 @@ pub struct Issuer {
     pub keys: Arc<dyn KeySource>,
 }
 
-/// A key that the operator handed out; only its hash is known here.
+/// An API key; only its hash is known here.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
     pub id: String,
@@ -88,12 +88,12 @@ pub struct ApiKey {
 /// Seconds since 1970.
 type UnixClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// The judge of credentials.
+/// The authenticator.
 pub struct Auth {
     open: bool,
     required: bool,
     required_scopes: Vec<String>,
-    /// What a 401 asks for.
+    /// The content of a 401's challenge.
     asked_scopes: Vec<String>,
     issuers: Vec<Issuer>,
     api_keys: ApiKeys,
@@ -105,8 +105,8 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// No authentication: everyone is anonymous and has no roles. Credentials are not looked at; they may be
-    /// meant for a server behind.
+    /// No authentication: every caller is anonymous and has no roles. Credentials are ignored, since they may
+    /// be meant for a server.
     pub fn open() -> Self {
         let auth = Self::new(AuthSettings {
             required: false,
@@ -157,19 +157,20 @@ impl Auth {
         self.open
     }
 
-    /// Who an unauthenticated caller is.
+    /// The caller without credentials.
     pub fn anonymous(&self) -> Caller {
         self.anonymous.clone()
     }
 
-    /// Who sent this head. Callers inside the process (`outside` false) bring no credentials here: whoever calls
-    /// for them knows them already.
+    /// The caller of this head. Callers inside the process (`is_network` false) have no credentials here,
+    /// since their identity is already known.
     pub async fn identify(&self, head: &RequestHead<'_>) -> Result<Caller, Box<Rejection>> {
         if self.open {
             return Ok(self.anonymous());
         }
         let caller = match credentials::read(head) {
-            // A certificate speaks only where no token does: beside one it is that of the hop, such as a proxy's.
+            // A certificate counts only without a token: beside a token it is that of the last hop, such as a
+            // proxy.
             Ok(Credentials::None) => match self.certificate_caller(head) {
                 Some(caller) => caller,
                 None if !self.required => return Ok(self.anonymous()),
@@ -203,8 +204,8 @@ impl Auth {
         challenge::write(self.metadata.as_ref(), path, error, scopes)
     }
 
-    /// The refusal of a call that needs scopes which the caller's token lacks. It names these and those that every
-    /// token needs, so that the client asks once (MCP, basic/authorization, step-up).
+    /// The rejection of a call whose token lacks scopes. It names these and the scopes that every token
+    /// requires, so that the client asks only once (MCP, basic/authorization, step-up).
     pub fn insufficient_scope(&self, path: &str, needed: &[impl AsRef<str>]) -> Rejection {
         let message = "the token lacks a scope that is needed";
         let mut scopes = self.required_scopes.clone();
@@ -218,7 +219,7 @@ impl Auth {
     }
 
     /// The metadata of this resource (RFC 9728 §3.2) for a request path such as
-    /// `/.well-known/oauth-protected-resource/mcp`; `None` if there is none for it.
+    /// `/.well-known/oauth-protected-resource/mcp`; `None` if there is none.
     pub fn metadata_document(&self, path: &str) -> Option<Vec<u8>> {
         self.metadata.as_ref()?.document(path)
     }
@@ -227,7 +228,7 @@ impl Auth {
         if token.len() > MAX_TOKEN {
             return Err(self.rejection(path, TokenError::Malformed("the token is longer than 16 KiB")));
         }
-        // Looked up before it is read: what is remembered was read once.
+        // The cache is checked before parsing: a cached token was parsed before.
         let digest = token_cache::digest(token);
         if let Some(entry) = self.token_cache.get(&digest) {
             let keys = self.issuers[entry.issuer].keys.current();
@@ -257,7 +258,7 @@ impl Auth {
     async fn verify(&self, token: &str) -> Result<CachedToken, TokenError> {
         let token_size = token.len();
         let token = jwt::read(token)?;
-        // `iss` is not believed yet: it only chooses whose keys and rules the token has to pass.
+        // `iss` is not verified yet: it only selects the keys and rules for the token.
         let place = self.issuers.iter().position(|i| i.issuer == token.issuer).ok_or(TokenError::Issuer)?;
         let issuer = &self.issuers[place];
         let mut keys = issuer.keys.current();
@@ -265,7 +266,7 @@ impl Auth {
             if !token.needs_key_refresh(error) {
                 return Err(error);
             }
-            // Whatever it answers: somebody else's refresh may have come in between.
+            // The result does not matter: another request may have refreshed the keys meanwhile.
             issuer.keys.refresh().await;
             let now = issuer.keys.current();
             if now.fingerprint() == keys.fingerprint() && now.is_loaded() == keys.is_loaded() {
@@ -319,9 +320,9 @@ impl Auth {
     }
 }
 
-/// Callers by the SHA-256 of their key. The map is asked for the first eight bytes of a digest only and the whole is
-/// compared in constant time: how long a look-up takes tells at most something of a digest that its sender
-/// computed anyway, and nothing of the digests that are stored.
+/// Callers by the SHA-256 of their key. The map uses only the first eight bytes of a digest; the whole is
+/// compared in constant time. So the time of a look-up reveals at most a part of the sender's own digest, and
+/// nothing of the stored ones.
 struct ApiKeys(HashMap<[u8; 8], Vec<([u8; 32], Caller)>>);
 
 impl ApiKeys {

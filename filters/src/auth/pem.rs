@@ -1,9 +1,9 @@
-//! Public keys in PEM: `PUBLIC KEY` (SubjectPublicKeyInfo, RFC 5280 §4.1), `RSA PUBLIC KEY` (RFC 8017 §A.1.1) and
-//! the key inside a `CERTIFICATE`.
+//! Public keys in PEM: `PUBLIC KEY` (SubjectPublicKeyInfo, RFC 5280 §4.1), `RSA PUBLIC KEY` (RFC 8017 §A.1.1)
+//! and the key inside a `CERTIFICATE`.
 //!
-//! Why not the PEM reader of the JWT library: it takes the first bit string that it finds, takes private keys for
-//! public ones and does not look at the curve. This one follows the structure and refuses all else. Of a
-//! certificate it takes the key alone; it deliberately checks neither its dates nor who signed it.
+//! The PEM reader of the JWT library takes the first bit string that it finds, accepts private keys as public
+//! ones and ignores the curve. This one follows the structure and rejects the rest. Of a certificate it uses
+//! only the key; it checks neither dates nor signature.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -68,7 +68,7 @@ fn subject_public_key(der: &[u8]) -> Result<KeyMaterial, KeyError> {
 fn key_info(inside: &[u8]) -> Result<KeyMaterial, KeyError> {
     let mut info = DerReader(inside);
     let mut algorithm = DerReader(info.take(SEQUENCE)?);
-    // The first byte of a bit string tells how many bits of the last byte are unused.
+    // The first byte of a bit string is the number of unused bits in the last byte.
     let key = info.last(BIT_STRING)?.strip_prefix(&[0]).ok_or(KeyError::Der)?;
     match algorithm.take(OID)? {
         RSA => rsa(key),
@@ -97,7 +97,7 @@ fn whole(der: &[u8], tag: u8) -> Result<&[u8], KeyError> {
     DerReader(der).last(tag)
 }
 
-/// The elements that are left.
+/// The remaining elements.
 struct DerReader<'a>(&'a [u8]);
 
 impl<'a> DerReader<'a> {

@@ -1,4 +1,4 @@
-//! One public key, checked, and why one is not taken.
+//! One validated public key, and the reasons to reject one.
 
 use jsonwebtoken::DecodingKey;
 use sha2::{Digest as _, Sha256};
@@ -8,7 +8,7 @@ use super::strict_json::StrictJsonError;
 
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// Why a key, or a set of keys, is not taken.
+/// Why a key or a set of keys is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     #[error("not a PEM text with a PUBLIC KEY or CERTIFICATE")]
@@ -21,7 +21,7 @@ pub enum KeyError {
     Unsupported,
     #[error("an RSA key must have 2048 to 8192 bits")]
     RsaSize,
-    #[error("the exponent or modulus of an RSA key is not sound")]
+    #[error("the exponent or modulus of an RSA key is invalid")]
     RsaNumbers,
     #[error("a coordinate of the key is missing, not base64url or of the wrong length")]
     Coordinates,
@@ -60,9 +60,10 @@ impl KeyMaterial {
         if !RSA_BITS.contains(&bits) {
             return Err(KeyError::RsaSize);
         }
-        // An exponent of 1 makes every message its own signature; an even one or a huge one is no key but work.
-        let error = |number: &[u8]| number.last().is_some_and(|b| b & 1 == 1);
-        if !error(n) || !error(e) || e == [1] || e.len() > 4 {
+        // With an exponent of 1 every message is its own signature. An even or huge exponent is invalid, and
+        // only costs time.
+        let is_odd = |number: &[u8]| number.last().is_some_and(|b| b & 1 == 1);
+        if !is_odd(n) || !is_odd(e) || e == [1] || e.len() > 4 {
             return Err(KeyError::RsaNumbers);
         }
         let key = DecodingKey::from_rsa_raw_components(n, e);

@@ -1,6 +1,6 @@
-//! JSON objects of tokens and key sets as values, where nothing can be read in two ways: a key that stands twice
-//! at any level is refused (RFC 7519 §4 allows "refuse" or "last one wins"; two readers that choose differently
-//! are how claims get smuggled), and so are lone surrogates, trailing text and deep nesting.
+//! Unambiguous JSON objects of tokens and key sets. A duplicate key at any level is rejected: RFC 7519 §4
+//! allows "reject" or "last one wins", and two readers that differ let claims be smuggled. Lone surrogates,
+//! trailing text and deep nesting are rejected too.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use mcp::json::reader::{JsonError, JsonReader, Text};
 /// Real tokens nest three or four levels.
 const DEPTH: usize = 16;
 
-/// Why a text is not an object that can be read in one way only.
+/// Why a text is not an unambiguous object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StrictJsonError {
     #[error("not JSON: {0}")]
@@ -35,7 +35,7 @@ pub fn object(text: &[u8]) -> Result<Map<String, Value>, StrictJsonError> {
     }
 }
 
-/// `flaw` is what the reader has no word for; the first one stands.
+/// `flaw` holds errors that the reader cannot express; the first one counts.
 fn value(
     reader: &mut JsonReader<'_>,
     text: &[u8],
@@ -88,8 +88,8 @@ mod tests {
     #[test]
     fn what_is_read_is_what_another_reader_reads() {
         let text = br#"{"a":[1,-2.5,1e3,true,null,"\u00e9\n"],"b":{"c":{}}, "d" : 18446744073709551615}"#;
-        let other: Value = serde_json::from_slice(text).expect("sound JSON");
-        assert_eq!(Value::Object(object(text).expect("sound JSON")), other);
+        let other: Value = serde_json::from_slice(text).expect("valid JSON");
+        assert_eq!(Value::Object(object(text).expect("valid JSON")), other);
     }
 
     #[test]

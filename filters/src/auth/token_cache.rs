@@ -1,12 +1,12 @@
-//! Tokens that were verified a moment ago, so that the next request with the same token costs a hash and a look.
+//! A cache of recently verified tokens: the next request with the same token costs one hash and one look-up.
 //!
-//! Kept under the SHA-256 of the whole token: two tokens cannot meet in one entry, and no token lies in memory that
-//! a core dump would give away. An entry ends with its token, after [`LONGEST`], and when the keys of its issuer
-//! are not those that it was verified with. Refusals are not kept.
+//! The key is the SHA-256 of the whole token. So two tokens never share an entry, and a core dump reveals no
+//! token. An entry ends with its token, after [`MAX_AGE`], and when the keys of its issuer change. Rejections
+//! are not cached.
 //!
-//! Why not a caching crate: those keep books on what is read, which costs each hit time and now and then memory.
-//! Here nothing is ranked. What does not fit any more is dropped as a whole and verified again, which only holders
-//! of many good tokens can bring about, and which costs them no more than it costs the gateway.
+//! Cache crates record each read, which costs every hit time and sometimes memory. Here no entry is ranked.
+//! If the cache is full, old entries are dropped and verified again. Only holders of many valid tokens can
+//! cause that, and it costs them as much as the gateway.
 
 use std::collections::HashMap;
 use std::sync::RwLock;
@@ -18,9 +18,9 @@ use crate::request::Caller;
 
 /// How long a token is believed without being verified again.
 pub const MAX_AGE: Duration = Duration::from_secs(300);
-/// How much memory all entries may take, in bytes, roughly.
+/// The approximate memory of all entries, in bytes.
 const CAPACITY: usize = 64 * 1024 * 1024;
-/// Of 2, so that a byte of a digest chooses one.
+/// A power of two, so that a byte of a digest selects one.
 const SHARDS: usize = 16;
 
 pub(super) type TokenDigest = [u8; 32];
@@ -38,7 +38,7 @@ pub(super) struct CachedToken {
     /// Which issuer, and the mark of the keys that it was verified with.
     pub issuer: usize,
     pub keys: u128,
-    /// Bytes of the token, as a measure of what the claims take.
+    /// The size of the token in bytes, as a measure for its claims.
     pub size: usize,
 }
 
@@ -58,7 +58,7 @@ impl TokenCache {
     pub fn get(&self, digest: &TokenDigest) -> Option<CachedToken> {
         let shard = self.shard(digest).read().expect(UNPOISONED);
         let (entry, started) = shard.entries.get(digest)?;
-        // By a clock that nobody can set back.
+        // By a monotonic clock.
         (started.elapsed() < MAX_AGE).then(|| entry.clone())
     }
 
@@ -103,7 +103,7 @@ impl Shard {
         }
     }
 
-    /// Drops what is too old to be found.
+    /// Drops expired entries.
     fn sweep(&mut self, now: Instant) {
         self.entries.retain(|_, (_, started)| now.duration_since(*started) < MAX_AGE);
         self.bytes = self.entries.values().map(|(entry, _)| weight(entry)).sum();

@@ -1,5 +1,5 @@
-//! What the variables of a condition stand for in one call. A value is made when it is first asked for, so that a
-//! rule that looks at a tool's name does not pay for the claims of a token.
+//! The values of a condition's variables in one call. Each value is made on first use, so that a rule about a
+//! tool's name does not pay for the claims of a token.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -33,7 +33,7 @@ pub struct CelContext<'a> {
 }
 
 impl<'a> CelContext<'a> {
-    /// A call of which neither arguments nor address are known.
+    /// A call without known arguments and address.
     pub fn new(caller: &'a Caller, method: &'a str, target: Option<CallTarget<'a>>) -> Self {
         Self {
             caller,
@@ -57,7 +57,7 @@ impl<'a> CelContext<'a> {
         self
     }
 
-    /// The same, paid for out of what a list may cost.
+    /// The same, with its cost charged to the budget of a list.
     pub fn fuelled(mut self, fuel: Option<&'a Fuel>) -> Self {
         self.fuel = fuel;
         self
@@ -67,7 +67,7 @@ impl<'a> CelContext<'a> {
         self.fuel
     }
 
-    /// Why the arguments cannot be judged, if they cannot.
+    /// Why the arguments cannot be evaluated, if they cannot.
     pub(super) fn arguments_error(&self) -> Option<InvalidArguments> {
         self.arguments().as_ref().err().copied()
     }
@@ -76,9 +76,9 @@ impl<'a> CelContext<'a> {
         self.arguments.get_or_init(|| Arguments::read(self.raw.unwrap_or(b"{}")))
     }
 
-    /// The name of what is touched, if it is a `thing`.
-    fn name(&self, thing: TargetKind) -> &'a str {
-        self.target.filter(|target| target.kind == thing).map_or("", |target| target.name)
+    /// The name of the target, if it is of the kind `thing`.
+    fn name(&self, kind: TargetKind) -> &'a str {
+        self.target.filter(|target| target.kind == kind).map_or("", |target| target.name)
     }
 
     fn ip(&self) -> &str {
@@ -118,12 +118,12 @@ impl<'a> CelContext<'a> {
         }
     }
 
-    /// A variable as a whole, for conditions that go through it by key.
+    /// A whole variable, for conditions that access it by key.
     fn whole<'b>(&'b self, root: &str, fields: &[&'static str]) -> Option<CowVal<'b, 'b>> {
         let mut members: Members<'b> = HashMap::with_capacity(fields.len());
         for field in fields {
             let Some(value) = self.field(&format!("{root}.{field}")) else { continue };
-            // It is copied, in each pass of a loop anew.
+            // Each pass of a loop copies it again.
             cost::charge_value(value.as_ref()).ok()?;
             members.insert(CelMapKey::from(*field), value.into_owned());
         }
@@ -131,8 +131,8 @@ impl<'a> CelContext<'a> {
     }
 }
 
-/// The evaluator asks for `call.args.env` first, then for `call.args`, then for `call`: the first that is known
-/// is taken, so fields need no map around them.
+/// The evaluator resolves `call.args.env` first, then `call.args`, then `call`, and takes the first known
+/// one. So fields need no map around them.
 impl VariableResolver for CelContext<'_> {
     fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
         match fields(variable) {

@@ -1,13 +1,14 @@
-//! What one evaluation may cost: steps, which are counted while it runs. Who spends them all is not answered, and the
-//! condition denies.
+//! The cost limit of one evaluation, in steps counted at run time. An evaluation over the limit fails, and
+//! the condition denies.
 //!
-//! Claims, roles and arguments are chosen by strangers, so no text tells how long a condition takes: `groups.exists(g,
-//! args.list.exists(x, x == g))` is fair over ten elements and a minute's work over ten thousand. The evaluator has no
-//! such bound itself. So the tree is changed when it is compiled: each pass of a loop pays for the nodes of its body,
-//! and what copies, compares or searches a value of a length that nobody knows pays for that length first.
+//! Callers choose claims, roles and arguments, so the text of a condition does not determine its run time:
+//! `groups.exists(g, args.list.exists(x, x == g))` is cheap for ten elements and takes a minute for ten
+//! thousand. The evaluator has no such limit. So compiling instruments the tree. Each pass of a loop pays for
+//! the nodes of its body. An operation that copies, compares or searches a value of unknown length pays for
+//! that length first.
 //!
-//! Steps are no time: the same call is judged in the same way on a slow machine. 100,000 of them take some
-//! milliseconds.
+//! Steps are independent of time: the same call has the same result on a slow machine. 100,000 steps take
+//! some milliseconds.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -23,19 +24,19 @@ use crate::request::Caller;
 
 /// Steps of one condition in one call.
 pub const STEPS: u32 = 100_000;
-/// A part that reads neither arguments nor address is asked for each name in a list, and sees nothing that is larger
-/// than a token.
+/// A conjunct without arguments and address is evaluated for each name in a list, on values no larger than a
+/// token.
 const FIXED: u32 = STEPS / 4;
-/// Steps of all conditions that are asked for the names of one list, together: 20,000 each for 5,000 names. What is left
-/// of the names when they are spent is not shown.
+/// The steps of all conditions for the names of one list: 20,000 each for 5,000 names. Names that remain
+/// after that are not shown.
 pub const LIST: u32 = 100_000_000;
-/// Bytes that cost a step: of a value that is gone over, and of a text that a pattern is held against.
+/// Bytes per step: of a value that is traversed, and of a text that a pattern searches.
 const BYTES: usize = 128;
 const SEARCHED: usize = 32;
-/// Of a text that is cut into pieces, each of which is a value.
+/// Of a text that is split into pieces, each of which is a value.
 const CUT: usize = 2;
 
-/// Why a condition was given up.
+/// Why an evaluation was stopped.
 pub const BUDGET_EXCEEDED: &str = "it takes too many steps";
 
 thread_local! {
@@ -43,23 +44,23 @@ thread_local! {
     static OVERSPENT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Names of functions that no text can name.
+/// Names of functions that no condition can name.
 const PASS: &str = "@pass";
 const WEIGH: &str = "@weigh";
 const KEY: &str = "@key";
 const CUTTING: &str = "@cutting";
 
-/// The steps that are left for a list. Each evaluation has its own bound too.
+/// The remaining steps for a list. Each evaluation has its own limit too.
 pub struct Fuel {
     left: AtomicU32,
     /// An evaluation stopped because these were spent, not its own.
     is_out: AtomicBool,
-    /// What it costs to make the claims of the caller into values, for each name anew.
+    /// The cost of converting the caller's claims to values, for each name again.
     claims: u32,
 }
 
 impl Fuel {
-    /// What one list of this caller may cost; see [`LIST`].
+    /// The budget for one list of this caller; see [`LIST`].
     pub fn of(steps: u32, caller: &Caller) -> Self {
         let claims = caller.claims.values().map(values).sum();
         Self { left: AtomicU32::new(steps), is_out: AtomicBool::new(false), claims }
@@ -69,7 +70,7 @@ impl Fuel {
         self.left.load(Relaxed)
     }
 
-    /// Forgets that there was too little; gives whether there was.
+    /// Resets the flag for insufficient fuel and returns its value.
     pub(crate) fn take_out(&self) -> bool {
         self.is_out.swap(false, Relaxed)
     }
@@ -95,19 +96,19 @@ fn values(of: &serde_json::Value) -> u32 {
     }
 }
 
-/// Runs an evaluation that may spend this much, and no more than there is of `fuel`; gives whether it spent more.
+/// Runs an evaluation with this budget, limited by `fuel`; returns whether it exceeded the budget.
 pub(super) fn with_budget<T>(steps: u32, fuel: Option<&Fuel>, evaluate: impl FnOnce() -> T) -> (T, bool) {
-    let may = fuel.map_or(steps, |fuel| fuel.left().min(steps));
-    LEFT.set(may);
+    let budget = fuel.map_or(steps, |fuel| fuel.left().min(steps));
+    LEFT.set(budget);
     OVERSPENT.set(false);
     let value = evaluate();
     if let Some(fuel) = fuel {
-        fuel.burn(may - LEFT.get(), OVERSPENT.get() && may < steps);
+        fuel.burn(budget - LEFT.get(), OVERSPENT.get() && budget < steps);
     }
     (value, OVERSPENT.get())
 }
 
-/// How much each of so many parts of a condition may spend.
+/// The budget of each of so many conjuncts.
 pub(super) fn budget_share(parts: usize, is_volatile: bool) -> u32 {
     let all = if is_volatile { STEPS } else { FIXED };
     all / u32::try_from(parts.max(1)).unwrap_or(u32::MAX)
@@ -143,7 +144,7 @@ pub(super) fn charge_value(value: &dyn Val) -> Result<(), ExecutionError> {
     }
 }
 
-/// Pays for a pattern that is held against a text. One that compiles to much may look at each byte many times.
+/// Charges for a pattern search. A pattern that compiles to a large program may look at each byte many times.
 pub(super) fn charge_search(text: &str, is_large: bool) -> Result<(), ExecutionError> {
     let each = if is_large { SEARCHED / 8 } else { SEARCHED };
     charge(1 + text.len() / each)
@@ -171,7 +172,7 @@ pub(super) fn add_to(env: &mut Env) {
     added.into_iter().for_each(|added| added.expect("no identifier starts with @"));
 }
 
-/// The key of an index, which no list or map is copied for: the evaluator's own error of a broken one holds the list.
+/// The key of an index, without a copy of the list or map: the evaluator's own error would hold the list.
 fn key<'b, 'v>(mut args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
     let key = args.pop().ok_or_else(ExecutionError::missing_argument_or_target)?;
     charge_value(key.as_ref())?;
@@ -229,8 +230,8 @@ fn walk(expr: &mut IdedExpr, in_loop: bool) {
     }
 }
 
-/// An operator or function that goes over what it is given. Outside of loops those pay that are slow or make something
-/// new: the others are as many as the text says, and as quick as reading the call was.
+/// Charges for operands that are traversed. Outside of loops only slow operations and those that create
+/// values pay. The number of the others is limited by the text, and they are as fast as reading the call was.
 fn operands(call: &mut CallExpr, in_loop: bool) {
     let name = call.func_name.as_str();
     let pays = match name {
@@ -256,17 +257,19 @@ fn operands(call: &mut CallExpr, in_loop: bool) {
     }
 }
 
-/// A loop copies each element of what it goes over, and evaluates its body for each.
+/// A loop copies each element of its range, and evaluates its body for each.
 fn loop_(of: &mut ComprehensionExpr, in_loop: bool) {
     let nodes = nodes(&of.loop_cond) + nodes(&of.loop_step);
     walk(&mut of.iter_range, in_loop);
     wrap(&mut of.iter_range, WEIGH);
-    // `map` and `filter` append to a list. The evaluator knows that by the shape of the step, which has to stay.
+    // `map` and `filter` append to a list. The evaluator recognizes that by the shape of the step, which must
+    // not change.
     let appends = matches!(&of.accu_init.expr, Expr::List(list) if list.elements.is_empty());
     if !appends {
         walk(&mut of.loop_cond, true);
         walk(&mut of.loop_step, true);
-        // What fails in the step of `all` and `exists` is put off to the end of the loop; here it ends it.
+        // An error in the step of `all` and `exists` is deferred to the end of the loop; here it ends the
+        // loop.
         return charge_steps(&mut of.loop_cond, nodes);
     }
     let Expr::Call(step) = &mut of.loop_step.expr else { return };
@@ -300,7 +303,7 @@ fn charge_steps(expr: &mut IdedExpr, steps: usize) {
     call(expr, PASS, vec![steps]);
 }
 
-/// Wraps what may be of any length.
+/// Wraps an expression of unknown size.
 fn wrap(expr: &mut IdedExpr, name: &str) {
     if !is_small(expr) {
         call(expr, name, Vec::new());
@@ -314,7 +317,7 @@ fn call(expr: &mut IdedExpr, name: &str, more: Vec<IdedExpr>) {
     expr.expr = Expr::Call(CallExpr { func_name: name.into(), target: None, args });
 }
 
-/// Written out in the condition, or a bool or a number whatever comes.
+/// A literal, or always a bool or a number.
 fn is_small(expr: &IdedExpr) -> bool {
     match &expr.expr {
         Expr::Literal(_) => true,

@@ -1,5 +1,5 @@
-//! What a part of a condition reads: told from the tree alone, never from an evaluation, because what an evaluation
-//! happens not to reach it may reach in the next call.
+//! What a conjunct reads. It is read from the tree, never from an evaluation: a part that one evaluation
+//! skips may be evaluated in the next call.
 
 use std::ops::BitOr;
 
@@ -8,7 +8,7 @@ use cel::common::ast::{EntryExpr, Expr};
 
 use super::fields;
 
-/// What a condition or a part of one reads.
+/// What a condition or a conjunct reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dependencies {
     /// `call.args`
@@ -28,12 +28,12 @@ pub struct Dependencies {
 }
 
 impl Dependencies {
-    /// Differs from call to call of one caller to one thing.
+    /// Differs between calls of one caller to one target.
     pub fn is_volatile(self) -> bool {
         self.args || self.ip
     }
 
-    /// Reads anything that tells one call to a server from another.
+    /// Reads anything that distinguishes two calls to a server.
     pub fn is_of_call(self) -> bool {
         self.args || self.method || self.name
     }

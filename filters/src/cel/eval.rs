@@ -1,4 +1,4 @@
-//! Asks one part of a condition. Whatever goes wrong is an outcome of its own, which denies.
+//! Evaluates one conjunct. Any error is a result of its own, which denies.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,17 +12,17 @@ use cel::{Context, Env, ExecutionError, Value};
 use super::context::CelContext;
 use super::{Condition, Conjunct, cost, functions};
 
-/// What a condition says of a call.
+/// The result of a condition for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConditionResult {
     True,
     False,
-    /// It cannot be told. The words name no value of an argument, so they may be logged.
+    /// The evaluation failed. The text holds no value of an argument, so it may be logged.
     Failed(String),
 }
 
 impl ConditionResult {
-    /// `&&`: false if either is, else a failure if either is.
+    /// `&&`: false if either is false, else a failure if either failed.
     pub fn and(self, other: ConditionResult) -> ConditionResult {
         match (self, other) {
             (ConditionResult::False, _) | (_, ConditionResult::False) => ConditionResult::False,
@@ -35,13 +35,13 @@ impl ConditionResult {
 }
 
 impl Condition {
-    /// Asks those parts that `chosen` chooses.
-    pub fn evaluate(&self, scene: &CelContext<'_>, chosen: impl Fn(&Conjunct) -> bool) -> ConditionResult {
+    /// Evaluates the conjuncts that `chosen` selects.
+    pub fn evaluate(&self, values: &CelContext<'_>, chosen: impl Fn(&Conjunct) -> bool) -> ConditionResult {
         let mut context = Context::with_env(Arc::clone(env()));
-        context.set_variable_resolver(scene);
+        context.set_variable_resolver(values);
         let mut all = ConditionResult::True;
         for part in self.conjuncts().iter().filter(|part| chosen(part)) {
-            all = all.and(self.evaluate_conjunct(part, scene, &context));
+            all = all.and(self.evaluate_conjunct(part, values, &context));
             if all == ConditionResult::False {
                 break;
             }
@@ -52,35 +52,35 @@ impl Condition {
     fn evaluate_conjunct(
         &self,
         part: &Conjunct,
-        scene: &CelContext<'_>,
+        values: &CelContext<'_>,
         context: &Context<'_, '_>,
     ) -> ConditionResult {
         if part.dependencies.args
-            && let Some(why) = scene.arguments_error()
+            && let Some(why) = values.arguments_error()
         {
-            return ConditionResult::Failed(format!("the arguments cannot be judged: {why}"));
+            return ConditionResult::Failed(format!("the arguments cannot be evaluated: {why}"));
         }
-        // No way to a panic is known; one that is found must not let a call through or end a worker.
-        let (said, overspent) = cost::with_budget(part.steps, scene.fuel(), || {
+        // No panic is known. A panic must not let a call through or end a worker.
+        let (result, overspent) = cost::with_budget(part.steps, values.fuel(), || {
             catch_unwind(AssertUnwindSafe(|| {
                 Value::resolve_val(&part.expr, context)
                     .map(|value| value.downcast_ref::<CelBool>().map(|b| *b.inner()))
             }))
         });
         if overspent {
-            // `too much || true` is no answer either.
+            // `too much || true` is no result either.
             return ConditionResult::Failed(cost::BUDGET_EXCEEDED.into());
         }
-        match said {
+        match result {
             Ok(Ok(Some(true))) => ConditionResult::True,
             Ok(Ok(Some(false))) => ConditionResult::False,
-            Ok(Ok(None)) => ConditionResult::Failed("neither true nor false".into()),
+            Ok(Ok(None)) => ConditionResult::Failed("the result is not a boolean".into()),
             Ok(Err(error)) => ConditionResult::Failed(self.error_text(&error)),
-            Err(_) => ConditionResult::Failed("the evaluation broke off".into()),
+            Err(_) => ConditionResult::Failed("the evaluation was aborted".into()),
         }
     }
 
-    /// The error without the values that it holds.
+    /// The text of the error, without its values.
     fn error_text(&self, error: &ExecutionError) -> String {
         use ExecutionError as E;
         match error {
@@ -91,7 +91,7 @@ impl Condition {
             E::NoSuchOverload(error) => error.to_string(),
             E::UnexpectedType { got, want: acquisition } => format!("{got} where {acquisition} is needed"),
             E::UnsupportedBinaryOperator(name, ..) => format!("`{name}` does not take these types"),
-            E::ValuesNotComparable(..) => "types that have no order between them".into(),
+            E::ValuesNotComparable(..) => "types that cannot be ordered".into(),
             E::DivisionByZero(_) | E::RemainderByZero(_) => "division by zero".into(),
             E::Overflow(name, ..) => format!("`{name}` overflows"),
             E::IndexOutOfBounds(_) => "index out of bounds".into(),
@@ -117,7 +117,7 @@ pub(super) fn env() -> &'static Arc<Env> {
 /// Most patterns that a thread remembers.
 const MAX_PATTERNS: usize = 512;
 
-/// Above this a compiled pattern may look at each byte of a text many times.
+/// A larger compiled pattern may look at each byte of a text many times.
 const LARGE_PATTERN: usize = 64 << 10;
 
 /// A pattern that a thread remembers.

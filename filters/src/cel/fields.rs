@@ -1,4 +1,4 @@
-//! What conditions may name.
+//! The variables and fields of conditions.
 
 /// The fields of `caller`, `call` and `server`.
 pub(super) fn fields(variable: &str) -> Option<&'static [&'static str]> {

@@ -1,7 +1,7 @@
 //! The functions that conditions may use.
 //!
-//! Left out on purpose: what makes more than it was given (`replace`, `join`, `format`), what has no use without
-//! a clock (`timestamp`, `duration`; their sums can panic), and texts to search for that a caller could choose
+//! Deliberately missing: functions with a result larger than their input (`replace`, `join`, `format`), those
+//! that need a clock (`timestamp`, `duration`; their sums can panic), and search texts chosen by a caller
 //! where the search would not be linear.
 
 use cel::IdedExpr;
@@ -10,13 +10,13 @@ use cel::common::ast::{EntryExpr, Expr};
 use super::types::CelType;
 
 pub(super) const AND: &str = "_&&_";
-/// [`matches`](super::eval) that remembers its patterns. No text can name it.
+/// [`matches`](super::eval) with cached patterns. No condition can name it.
 pub(super) const MATCHES: &str = "@matches";
 
-/// One way to call a function.
+/// One overload of a function.
 pub(super) struct Function {
     pub name: &'static str,
-    /// Written `x.name()`: the first of `takes` stands before the dot.
+    /// Written `x.name()`: the first of `params` is before the dot.
     pub member: bool,
     pub params: &'static [Param],
     pub returns: Return,
@@ -103,10 +103,10 @@ impl Return {
 impl Function {
     /// How it is written, for messages.
     pub(super) fn signature(&self) -> String {
-        let message = |of: &[Param]| of.iter().map(|t| t.as_str()).collect::<Vec<_>>().join(", ");
+        let params = |of: &[Param]| of.iter().map(|t| t.as_str()).collect::<Vec<_>>().join(", ");
         match (self.member, self.params) {
-            (true, [target, rest @ ..]) => format!("{}.{}({})", target.as_str(), self.name, message(rest)),
-            _ => format!("{}({})", self.name, message(self.params)),
+            (true, [target, rest @ ..]) => format!("{}.{}({})", target.as_str(), self.name, params(rest)),
+            _ => format!("{}({})", self.name, params(self.params)),
         }
     }
 }
@@ -172,22 +172,23 @@ pub(super) static FUNCTIONS: &[Function] = &{
     ]
 };
 
-/// Whether a function gives a bool or a number whatever it takes.
+/// Whether a function always returns a bool or a number.
 pub(super) fn returns_scalar(name: &str) -> bool {
-    let mut named = FUNCTIONS.iter().filter(|word| word.name == name).peekable();
+    let mut named = FUNCTIONS.iter().filter(|function| function.name == name).peekable();
     named.peek().is_some()
-        && named
-            .all(|word| matches!(word.returns, Return::Bool | Return::Int | Return::Uint | Return::Double))
+        && named.all(|function| {
+            matches!(function.returns, Return::Bool | Return::Int | Return::Uint | Return::Double)
+        })
 }
 
-/// The macros of CEL, which the parser has replaced already; for "did you mean".
+/// The macros of CEL, which the parser has already expanded; for "did you mean".
 pub(super) static MACROS: &[&str] = &["has", "all", "exists", "exists_one", "map", "filter"];
 
-/// The types that can be named, as in `type(call.args.n) == int`.
+/// The types with a name, as in `type(call.args.n) == int`.
 pub(super) static TYPES: &[&str] =
     &["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
 
-/// Puts [`MATCHES`] in the place of `matches`, whose pattern is known to be written out.
+/// Replaces `matches` with [`MATCHES`]; its pattern is known to be a literal.
 pub(super) fn rename(expr: &mut IdedExpr) {
     match &mut expr.expr {
         Expr::Call(call) => {
@@ -225,7 +226,7 @@ pub(super) fn rename(expr: &mut IdedExpr) {
     }
 }
 
-/// The known name that is meant, if one is near enough for that.
+/// The most similar known name, if there is one.
 pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|known| (distance(&word.to_lowercase(), &known.to_lowercase()), known))

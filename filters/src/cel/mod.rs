@@ -1,11 +1,12 @@
-//! The conditions of rules: CEL over `caller`, `call` and `server`, compiled and checked once, asked per call.
+//! The conditions of rules: CEL over `caller`, `call` and `server`, compiled and checked once, evaluated per
+//! call.
 //!
-//! What can be wrong with a condition is said when it is compiled, with its place: a rule that fails at run time
-//! denies, and nobody wants to learn of a typing error that way. Two promises hold for every condition that
-//! compiles: it does not panic, and it takes no more than [`STEPS`] steps, which are some milliseconds.
+//! Compiling reports as many errors as possible, with their places, because a rule that fails at run time
+//! denies. Two guarantees hold for every compiled condition: it does not panic, and it takes at most
+//! [`STEPS`] steps, which are some milliseconds.
 //!
-//! It deliberately knows no roles and no effects, and gives conditions no clock: what a rule says of a caller and
-//! a tool today it also says tomorrow, so it may be remembered.
+//! Conditions know no roles or effects of their own and have no clock: the result for a caller and a tool
+//! does not change with time, so it may be cached.
 
 mod context;
 mod cost;
@@ -34,7 +35,7 @@ pub use value::{Arguments, InvalidArguments};
 
 /// Longest condition, in bytes; it bounds the tree, and so the work of one evaluation.
 pub const MAX_TEXT: usize = 4096;
-/// The parser recurses, and a hostile text makes it recurse far before it gives up.
+/// The parser recurses, and a hostile text makes it recurse deeply before it fails.
 const STACK: usize = 64 << 20;
 
 /// One compiled `when`. A clone is one pointer.
@@ -47,16 +48,16 @@ struct CompiledCondition {
     dependencies: Dependencies,
 }
 
-/// What stands between the `&&` on the top of a condition. In CEL `&&` does not care for the order: the whole is
-/// false if any part is, else an error if any part is, else true; so the parts may be asked one by one.
+/// A part of a condition between the top-level `&&`. In CEL the order of `&&` has no effect: the whole is
+/// false if any part is, else an error if any part is, else true. So the parts can be evaluated separately.
 pub struct Conjunct {
     pub(crate) expr: IdedExpr,
     pub dependencies: Dependencies,
-    /// How many it may take: the parts share what a condition has, however many of them are asked at a time.
+    /// Its budget: the conjuncts share that of the condition, however many of them are evaluated at a time.
     steps: u32,
 }
 
-/// What is wrong with a condition, and where.
+/// An error in a condition, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionError {
     /// The place in the text, on borders of characters.
@@ -70,7 +71,7 @@ impl Condition {
     pub fn compile(text: &str) -> Result<Self, ConditionError> {
         if text.len() > MAX_TEXT {
             let end = text.floor_char_boundary(MAX_TEXT);
-            let what = format!("a condition of {} bytes", text.len());
+            let what = format!("condition has {} bytes", text.len());
             return Err(ConditionError {
                 bytes: end..text.len(),
                 what,
@@ -97,12 +98,12 @@ impl Condition {
         &self.0.text
     }
 
-    /// The parts between the `&&` on the top, in their order.
+    /// The conjuncts of the top-level `&&`, in their order.
     pub fn conjuncts(&self) -> &[Conjunct] {
         &self.0.conjuncts
     }
 
-    /// What the condition as a whole reads.
+    /// What the whole condition reads.
     pub fn dependencies(&self) -> Dependencies {
         self.0.dependencies
     }
@@ -166,7 +167,7 @@ fn divide_budget(parts: &mut [Conjunct]) {
     }
 }
 
-/// The first thing that the parser stumbled over.
+/// The first error of the parser.
 fn syntax_error(text: &str, errors: &cel::ParseErrors) -> ConditionError {
     let first = errors.errors.iter().find(|e| e.pos.0 > 0).or(errors.errors.first());
     let (line, column) = first.map_or((1, 1), |e| (e.pos.0.max(1) as usize, e.pos.1.max(1) as usize));
@@ -174,10 +175,10 @@ fn syntax_error(text: &str, errors: &cel::ParseErrors) -> ConditionError {
     let offset = text[start..].char_indices().nth(column - 1).map_or(text.len() - start, |(at, _)| at);
     let at = start + offset;
     let end = at + text[at..].chars().next().map_or(0, char::len_utf8);
-    let said = first.map_or("", |e| e.msg.as_str()).trim_start_matches("Syntax error: ");
+    let message = first.map_or("", |e| e.msg.as_str()).trim_start_matches("Syntax error: ");
     ConditionError {
         bytes: at..end,
-        what: format!("not a condition: {}", said.chars().take(160).collect::<String>()),
+        what: format!("not a condition: {}", message.chars().take(160).collect::<String>()),
         expected: "a CEL expression".into(),
     }
 }

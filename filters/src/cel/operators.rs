@@ -1,4 +1,4 @@
-//! What operators and functions take and give, as far as it can be told from the kinds of what they are given.
+//! Type checks of operators and functions, as far as their operand types are known.
 
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, Expr, LiteralValue};
@@ -10,7 +10,7 @@ use super::type_check::{Checker, condition_error};
 use super::types::CelType;
 
 impl Checker<'_, '_> {
-    /// The kind of an operator, or nothing if it is none.
+    /// The result type of an operator, or `None` if it is no operator.
     pub(super) fn operator(
         &self,
         expr: &IdedExpr,
@@ -46,11 +46,11 @@ impl Checker<'_, '_> {
             ("_<_" | "_<=_" | "_>_" | "_>=_", [one, two]) => {
                 for (node, kind) in nodes.iter().zip(kinds) {
                     if matches!(kind, CelType::List(_) | CelType::Map | CelType::Null | CelType::Type) {
-                        return Err(self.type_mismatch(node, kind, "values that have an order"));
+                        return Err(self.type_mismatch(node, kind, "values that can be ordered"));
                     }
                 }
                 if !one.may_equal(two) {
-                    let what = format!("{one} has no order with {two}");
+                    let what = format!("{one} and {two} cannot be ordered");
                     return Err(condition_error(self.spans.of(expr), what, "two values of one type"));
                 }
                 CelType::Bool
@@ -62,7 +62,7 @@ impl Checker<'_, '_> {
                         return Err(condition_error(
                             self.spans.of(expr),
                             what,
-                            "a value such as the list has",
+                            "a value of the list's element type",
                         ));
                     }
                     CelType::List(_) | CelType::Map | CelType::Dyn => {}
@@ -127,42 +127,44 @@ impl Checker<'_, '_> {
     ) -> Result<CelType, ConditionError> {
         let name = call.func_name.as_str();
         let member = call.target.is_some();
-        let mut named = FUNCTIONS.iter().filter(|word| word.name == name).peekable();
+        let mut named = FUNCTIONS.iter().filter(|function| function.name == name).peekable();
         if named.peek().is_none() {
-            let known = FUNCTIONS.iter().map(|word| word.name).chain(functions::MACROS.iter().copied());
-            let meant = functions::nearest(name, known).map_or(String::new(), |n| format!("; `{n}`?"));
+            let known =
+                FUNCTIONS.iter().map(|function| function.name).chain(functions::MACROS.iter().copied());
+            let suggestion =
+                functions::nearest(name, known).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
             return Err(condition_error(
                 self.spans.of(expr),
-                format!("no function `{name}`{meant}"),
+                format!("no function `{name}`{suggestion}"),
                 "a function such as startsWith, contains, matches, size, lowerAscii, split, has, exists, all",
             ));
         }
-        let mut fits = named.filter(|word| {
-            word.member == member
-                && word.params.len() == kinds.len()
-                && word.params.iter().zip(kinds).all(|(takes, kind)| takes.accepts(kind))
+        let mut fits = named.filter(|function| {
+            function.member == member
+                && function.params.len() == kinds.len()
+                && function.params.iter().zip(kinds).all(|(takes, kind)| takes.accepts(kind))
         });
-        let Some(word) = fits.next() else {
+        let Some(function) = fits.next() else {
             let shown: Vec<String> =
                 FUNCTIONS.iter().filter(|w| w.name == name).map(|w| w.signature()).collect();
             let given: Vec<String> = kinds.iter().map(CelType::to_string).collect();
-            let what = format!("`{name}` cannot be called like this, with {}", given.join(" and "));
+            let what = format!("`{name}` cannot be called with {}", given.join(" and "));
             return Err(condition_error(self.spans.of(expr), what, shown.join(", ")));
         };
-        for (takes, node) in word.params.iter().zip(nodes) {
+        for (takes, node) in function.params.iter().zip(nodes) {
             let literal = match &node.expr {
                 Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
                 _ => None,
             };
             match (takes, literal) {
                 (Param::Literal, None | Some("")) | (Param::Pattern, None) => {
-                    let what = format!("`{name}` takes no text that a call brings along");
-                    return Err(condition_error(self.spans.of(node), what, "a text in quotes"));
+                    let what = format!("`{name}` requires a string literal here");
+                    return Err(condition_error(self.spans.of(node), what, "a string in quotes"));
                 }
                 (Param::Pattern, Some(pattern)) => {
                     if let Err(error) = regex::Regex::new(pattern) {
-                        let said = error.to_string();
-                        let last = said.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                        let text = error.to_string();
+                        let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
                         let what = format!("not a regular expression: {last}");
                         return Err(condition_error(
                             self.spans.of(node),
@@ -174,7 +176,7 @@ impl Checker<'_, '_> {
                 _ => {}
             }
         }
-        let first = word.returns.cel_type();
-        Ok(fits.fold(first, |kind, word| kind.or(word.returns.cel_type())))
+        let first = function.returns.cel_type();
+        Ok(fits.fold(first, |kind, function| kind.or(function.returns.cel_type())))
     }
 }

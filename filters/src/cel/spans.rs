@@ -1,4 +1,4 @@
-//! Where the nodes of a tree stand in the text of a condition.
+//! The places of a tree's nodes in the text of a condition.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use cel::common::ast::{Expr, SourceInfo};
 
 use super::dependencies::each;
 
-/// Where the nodes of a tree stand in the text.
+/// The places of a tree's nodes in the text.
 pub(super) struct ExprSpans<'a> {
     text: &'a str,
     info: &'a SourceInfo,
@@ -18,7 +18,7 @@ impl<'a> ExprSpans<'a> {
         Self { text, info }
     }
 
-    /// The parser counts bytes; whether it hits the border of a character is not left to it.
+    /// The parser counts bytes; they are moved to the border of a character.
     fn byte(&self, at: usize) -> usize {
         self.text.ceil_char_boundary(at.min(self.text.len()))
     }
@@ -52,13 +52,13 @@ impl<'a> ExprSpans<'a> {
         }
     }
 
-    /// The name of the field that is selected.
+    /// The name of the selected field.
     pub(super) fn name(&self, select: &IdedExpr, field: &str) -> Range<usize> {
         let dot = self.info.offset_for(select.id).map_or(0, |(at, _)| at as usize);
         self.field(self.byte(dot), field)
     }
 
-    /// The name of a field, which stands somewhere after its dot.
+    /// The name of a field, somewhere after its dot.
     fn field(&self, after: usize, name: &str) -> Range<usize> {
         let rest = &self.text[after..];
         let at = after + rest.find(name).unwrap_or(0);

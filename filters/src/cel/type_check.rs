@@ -1,9 +1,9 @@
-//! What is wrong with a condition before it meets a call: names that do not exist, types that can never fit,
-//! and shapes that would cost too much. Only what is certain is refused; arguments and claims can be anything.
+//! Compile-time checks of a condition: unknown names, types that never match, and expensive shapes. Only
+//! certain errors are rejected; arguments and claims can be anything.
 //!
-//! The cost: a loop over the arguments must not go over the arguments again for each of their elements, so inside
-//! of it they can be reached through the loop's own variable only. One loop within another is enough for rows and
-//! cells; a third is refused. That is told to whoever writes the condition; `cost` bounds the work.
+//! The cost: a loop over the arguments must not iterate over the arguments again for each element. Inside of
+//! it, only the loop's own variable reaches them. One nested loop is enough for rows and cells; a third level
+//! is rejected. These checks help the author of a condition; `cost` enforces the limit.
 
 use std::ops::Range;
 
@@ -25,7 +25,7 @@ const MAX_LOOPS: usize = 2;
 struct Local<'e> {
     name: &'e str,
     kind: CelType,
-    /// Stands for an element of the arguments.
+    /// It is an element of the arguments.
     of_args: bool,
 }
 
@@ -34,11 +34,11 @@ pub(super) struct Checker<'e, 'p> {
     locals: Vec<Local<'e>>,
     depth: usize,
     loops: usize,
-    /// The condition reads `call.resource`, which is a URI in its normal form.
+    /// The condition reads `call.resource`, a URI in normal form.
     resources: bool,
 }
 
-/// What is known of a node: its kind, and whether it holds something of the arguments.
+/// The known facts about a node: its type, and whether it holds a part of the arguments.
 struct TypedNode {
     cel_type: CelType,
     of_args: bool,
@@ -47,9 +47,9 @@ struct TypedNode {
 type Checked = Result<TypedNode, ConditionError>;
 
 /// Finds the first flaw of a condition.
-pub(super) fn check(expr: &IdedExpr, places: &ExprSpans<'_>) -> Result<(), ConditionError> {
+pub(super) fn check(expr: &IdedExpr, spans: &ExprSpans<'_>) -> Result<(), ConditionError> {
     let resources = Dependencies::of(expr).resource;
-    let mut checker = Checker { spans: places, locals: Vec::new(), depth: 0, loops: 0, resources };
+    let mut checker = Checker { spans, locals: Vec::new(), depth: 0, loops: 0, resources };
     let kind = checker.node(expr)?.cel_type;
     checker.expect_type(expr, &kind, &CelType::Bool)
 }
@@ -66,11 +66,7 @@ impl<'e> Checker<'e, '_> {
     fn node(&mut self, expr: &'e IdedExpr) -> Checked {
         if self.depth == MAX_DEPTH {
             let expected = format!("at most {MAX_DEPTH} levels");
-            return Err(condition_error(
-                self.spans.of(expr),
-                "a condition that is nested too deep",
-                expected,
-            ));
+            return Err(condition_error(self.spans.of(expr), "condition is nested too deep", expected));
         }
         self.depth += 1;
         let known = self.inside(expr);
@@ -132,18 +128,18 @@ impl<'e> Checker<'e, '_> {
             }
             Expr::Struct(_) | Expr::Unspecified => Err(condition_error(
                 self.spans.of(expr),
-                "a message, which conditions do not have",
+                "messages are not supported in conditions",
                 "a map such as `{\"key\": value}`",
             )),
         }
     }
 
-    /// A URI that is written in another way than `call.resource` would fit nothing, in silence.
+    /// A URI not in normal form would silently never match `call.resource`.
     fn check_uri(&self, expr: &IdedExpr, text: &str) -> Result<(), ConditionError> {
         match uri::normalize(text) {
             Ok(normal) if uri::is_absolute(text) && normal != text => Err(condition_error(
                 self.spans.of(expr),
-                "a URI that `call.resource` never is, which is in its normal form",
+                "`call.resource` never equals this URI, which is not in its normal form",
                 format!("\"{normal}\""),
             )),
             _ => Ok(()),
@@ -169,9 +165,9 @@ impl<'e> Checker<'e, '_> {
             return Ok(TypedNode { cel_type: CelType::Type, of_args: false });
         }
         let known = ["caller", "call", "server"];
-        let meant =
-            functions::nearest(name, known.into_iter()).map_or(String::new(), |n| format!("; `{n}`?"));
-        let what = format!("no variable `{name}`{meant}");
+        let suggestion = functions::nearest(name, known.into_iter())
+            .map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+        let what = format!("no variable `{name}`{suggestion}");
         Err(condition_error(self.spans.of(expr), what, "`caller`, `call` or `server`"))
     }
 
@@ -183,10 +179,10 @@ impl<'e> Checker<'e, '_> {
             && let Some(fields) = fields::fields(variable)
         {
             if !fields.contains(&select.field.as_str()) {
-                let meant = functions::nearest(&select.field, fields.iter().copied());
-                let meant = meant.map_or(String::new(), |n| format!("; `{n}`?"));
+                let suggestion = functions::nearest(&select.field, fields.iter().copied());
+                let suggestion = suggestion.map_or(String::new(), |n| format!("; did you mean `{n}`?"));
                 let place = self.spans.name(expr, &select.field);
-                let what = format!("`{variable}` has no field `{}`{meant}", select.field);
+                let what = format!("`{variable}` has no field `{}`{suggestion}", select.field);
                 return Err(condition_error(place, what, format!("one of {}", fields.join(", "))));
             }
             let of_args = variable == "call" && select.field == "args";
@@ -222,25 +218,27 @@ impl<'e> Checker<'e, '_> {
             Some(kind) => kind,
             None => self.function(expr, call, &nodes, &kinds)?,
         };
-        // A bool or a number holds nothing that could be gone over.
+        // A bool or a number has no elements to iterate over.
         let small = matches!(kind, CelType::Bool | CelType::Int | CelType::Uint | CelType::Double);
         Ok(TypedNode { cel_type: kind, of_args: of_args && !small })
     }
 
     fn comprehension(&mut self, expr: &'e IdedExpr, inner: &'e ComprehensionExpr) -> Checked {
         if self.loops == MAX_LOOPS {
-            let what = "a loop in a loop in a loop";
+            let what = "loops are nested more than two deep";
             return Err(condition_error(self.spans.of(expr), what, "at most one loop within another"));
         }
         if inner.iter_var2.is_some() || self.shadows(&inner.iter_var) {
-            let what = format!("`{}` as the variable of a loop", inner.iter_var);
-            return Err(condition_error(self.spans.of(expr), what, "one name that means nothing else"));
+            let what = format!("`{}` cannot be a loop variable", inner.iter_var);
+            return Err(condition_error(self.spans.of(expr), what, "a name that has no other meaning"));
         }
         let range = self.node(&inner.iter_range)?;
         let element = match &range.cel_type {
             CelType::List(element) => (**element).clone(),
             CelType::Map | CelType::Dyn => CelType::Dyn,
-            other => return Err(self.type_mismatch(&inner.iter_range, other, "a list or a map to go over")),
+            other => {
+                return Err(self.type_mismatch(&inner.iter_range, other, "a list or a map to iterate over"));
+            }
         };
         let init = self.node(&inner.accu_init)?;
         let accu =
@@ -269,7 +267,7 @@ impl<'e> Checker<'e, '_> {
     }
 
     fn again(&self, expr: &IdedExpr) -> ConditionError {
-        let what = "goes over the arguments again for each of their elements";
+        let what = "iterates over the arguments again for each of their elements";
         condition_error(self.spans.of(expr), what, "the variable of the innermost loop")
     }
 

@@ -1,4 +1,4 @@
-//! What is known of a value before it is there. `Dyn` is what arguments and claims are: anything.
+//! Static types. `Dyn` is the type of arguments and claims: anything.
 
 use std::fmt;
 
@@ -30,7 +30,7 @@ impl CelType {
         matches!(self, CelType::Int | CelType::Uint | CelType::Double)
     }
 
-    /// Whether a value of this kind could be one that `other` is, as far as is known.
+    /// Whether a value of this type may be of the type `other`.
     pub(super) fn may_be(&self, other: &CelType) -> bool {
         match (self, other) {
             (CelType::Dyn, _) | (_, CelType::Dyn) => true,
@@ -44,7 +44,7 @@ impl CelType {
         self.may_be(other) || self.is_number() && other.is_number()
     }
 
-    /// What a value is whichever of the two it is.
+    /// The common type of both.
     pub(super) fn or(self, other: CelType) -> CelType {
         if self == other { self } else { CelType::Dyn }
     }

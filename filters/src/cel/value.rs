@@ -1,7 +1,7 @@
 //! JSON as values of CEL.
 //!
-//! Why not the evaluator's own conversion: it makes every whole number unsigned, and `call.args.n + 1` fails. And
-//! a text in which a key stands twice means one thing here and another to the server, so it means nothing here.
+//! The evaluator's own conversion makes every whole number unsigned, so that `call.args.n + 1` fails. A text
+//! with a duplicate key could have another meaning for the server, so it is an error here.
 
 use std::collections::HashMap;
 
@@ -12,15 +12,15 @@ use cel::common::value::Val;
 
 use mcp::json::reader::{JsonError, JsonErrorKind, JsonReader};
 
-/// Deepest nesting of arguments that are judged.
+/// Deepest nesting of arguments in conditions.
 const MAX_DEPTH: usize = 64;
-/// Most values that arguments may have to be judged; conditions go over them one by one.
+/// Most values of arguments in conditions; conditions go over them one by one.
 const MAX_VALUES: usize = 10_000;
 
 /// The arguments of a call.
 pub struct Arguments<'a>(CelMap<'a>);
 
-/// Why arguments cannot be judged.
+/// Why conditions cannot use the arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidArguments {
     #[error("{0}")]
@@ -129,7 +129,7 @@ pub(super) fn strings(of: &[String]) -> CelList<'_> {
     CelList::from(list)
 }
 
-/// Claims of a token, which were read by the same rules when it was checked.
+/// Claims of a token; token verification has parsed them by the same rules.
 pub(super) fn object(of: &serde_json::Map<String, serde_json::Value>) -> CelMap<'_> {
     let map: HashMap<CelMapKey<'_>, Box<dyn Val + '_>> =
         of.iter().map(|(key, value)| (CelMapKey::from(key.as_str()), json(value))).collect();

@@ -1,18 +1,18 @@
-//! The shapes of secrets: what a card number, an IBAN, a key looks like in running text.
+//! The formats of secrets: card numbers, IBANs and keys in running text.
 //!
-//! Each detector is told apart from its look-alikes by what its issuer defines (check digits, lengths,
-//! prefixes), because a text full of wrongly blacked-out order numbers is of no use to anybody. Every search
-//! goes over the text a fixed number of times whatever it says: nobody can make it slow by what they send.
+//! Each detector uses the definitions of the issuers (check digits, lengths, prefixes), because a text with
+//! many wrongly redacted numbers is useless. Every search passes over the text a fixed number of times: no
+//! input can make it slow.
 //!
-//! What is not found, deliberately: a secret that is split over two strings, spelled in words, encoded
-//! (base64, hex) or written with characters between its digits other than single spaces or dashes.
+//! Deliberately not found: a secret split over two strings, spelled in words, encoded (base64, hex), or with
+//! characters between its digits other than single spaces or dashes.
 
 use std::sync::LazyLock;
 
 use memchr::memmem;
 use regex::Regex;
 
-/// A kind of secret that can be looked for.
+/// A kind of secret to search for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Detector {
@@ -30,11 +30,11 @@ pub enum Detector {
 impl Detector {
     pub const ALL: [Detector; 5] =
         [Detector::CreditCard, Detector::Email, Detector::Iban, Detector::PrivateKey, Detector::ApiKey];
-    /// Those used where nothing is configured: mail addresses are what many tools are about.
+    /// The defaults. Without mail addresses, because many tools are about them.
     pub const DEFAULT: [Detector; 4] =
         [Detector::CreditCard, Detector::Iban, Detector::PrivateKey, Detector::ApiKey];
 
-    /// The word of the configuration, of metrics, and of `[redacted:…]`.
+    /// The value in the configuration, in metrics, and in `[redacted:…]`.
     pub fn as_str(self) -> &'static str {
         match self {
             Detector::CreditCard => "credit_card",
@@ -45,8 +45,8 @@ impl Detector {
         }
     }
 
-    /// Whether the text can hold a finding at all. Quick, and never wrongly false, also for JSON text in which
-    /// no character is written as `\u….`: all that is asked for are characters that JSON writes as they are.
+    /// Whether the text can hold a finding at all. It is fast and has no false negatives. This also holds for
+    /// JSON text without `\u….` escapes: all searched characters are those that JSON does not escape.
     pub(super) fn may_fire(self, text: &[u8]) -> bool {
         match self {
             Detector::CreditCard => may_hold_card(text),
@@ -82,8 +82,8 @@ pub(super) fn is_card(digits: &[u8]) -> bool {
         && luhn(digits)
 }
 
-/// Whether a JSON number denotes one, in whatever form: signed, with a fraction of zeros, with an exponent, or with more
-/// digits than those who read it keep.
+/// Whether a JSON number denotes one in any notation: signed, with a fraction of zeros, with an exponent, or
+/// with more digits than readers keep.
 pub(super) fn is_card_number(number: &[u8]) -> bool {
     let exact = whole(number).is_some_and(|digits| is_card(&digits));
     let kept = || {
@@ -116,7 +116,7 @@ fn whole(number: &[u8]) -> Option<Vec<u8>> {
     Some(digits)
 }
 
-/// Whether a JSON text may hold a number with an exponent: with one, few digits denote many.
+/// Whether a JSON text may hold a number with an exponent: then few digits denote many.
 pub(super) fn may_hold_exponent(json: &[u8]) -> bool {
     memchr::memchr2_iter(b'e', b'E', json).any(|at| {
         at > 0
@@ -125,8 +125,8 @@ pub(super) fn may_hold_exponent(json: &[u8]) -> bool {
     })
 }
 
-/// ISO/IEC 7812 issuer ranges that are in use, with their lengths. Leaves out what times, counters and
-/// snowflake ids begin with, which would pass the check digit one time in ten.
+/// ISO/IEC 7812 issuer ranges in use, with their lengths. Ranges that begin like times, counters and
+/// snowflake ids are missing: one in ten of those would pass the check digit.
 fn has_network(digits: &[u8]) -> bool {
     let head = digits[..4].iter().fold(0u32, |n, d| n * 10 + u32::from(d - b'0'));
     let length = digits.len();
@@ -158,7 +158,7 @@ fn luhn(digits: &[u8]) -> bool {
     sum.is_multiple_of(10)
 }
 
-/// 13 bytes of digits, spaces and dashes in a row cannot be jumped over by looking at each 13th byte.
+/// Checks only each 13th byte: that finds every run of 13 digits, spaces and dashes.
 fn may_hold_card(text: &[u8]) -> bool {
     let mut at = 12;
     while let Some(b) = text.get(at) {
@@ -177,8 +177,8 @@ fn may_hold_card(text: &[u8]) -> bool {
     false
 }
 
-/// Looks at runs of digit groups with single spaces or dashes between them, and tries each row of whole
-/// groups; a run is at most [`GROUPS`] steps a group.
+/// Searches runs of digit groups with single spaces or dashes between them, and tries each sequence of whole
+/// groups. A run takes at most [`GROUPS`] steps per group.
 fn cards(text: &[u8], mut hit: impl FnMut(usize, usize)) {
     const GROUPS: usize = 6;
     let mut at = 0;
@@ -242,7 +242,7 @@ impl DigitRun {
         text[self.groups[last].0 - 1] == text[self.groups[first].1]
     }
 
-    /// Whether the row is no part of a word or of a decimal number.
+    /// Whether the sequence is not a part of a word or of a decimal number.
     fn is_free(&self, text: &[u8], first: usize, last: usize) -> bool {
         let (start, end) = (self.groups[first].0, self.groups[last].1);
         let before = text[..start].last().copied().unwrap_or(b' ');
@@ -264,7 +264,7 @@ impl DigitRun {
     }
 }
 
-/// Whether an IBAN begins anywhere. Whole blocks are tested without a branch a byte, as vector code.
+/// Whether an IBAN begins anywhere. Whole blocks are tested without a branch per byte, as vector code.
 fn may_hold_iban(text: &[u8]) -> bool {
     const BLOCK: usize = 64;
     let Some(count) = text.len().checked_sub(14) else { return false };
@@ -337,8 +337,8 @@ const LENGTHS: &[(&[u8; 2], usize)] = &[
     (b"YE", 30),
 ];
 
-/// RFC 7468 blocks whose label ends in `PRIVATE KEY`, and OpenPGP's. One that does not end is one to the end of
-/// the text: it was cut off, but the most of a key is a key.
+/// RFC 7468 blocks whose label ends in `PRIVATE KEY`, and those of OpenPGP. A block without an end reaches to
+/// the end of the text: most of a cut-off key is still a key.
 fn pem(text: &str, mut hit: impl FnMut(usize, usize)) {
     const BEGIN: &str = "-----BEGIN ";
     let mut at = 0;
@@ -359,8 +359,8 @@ fn pem(text: &str, mut hit: impl FnMut(usize, usize)) {
     }
 }
 
-/// Something that only the issuer of such a key can say. The prefixes are published by the issuers, most of them
-/// so that keys can be found.
+/// Texts that only the issuer of such a key can make. The issuers publish the prefixes, most of them so that
+/// keys can be found.
 const KEY_FORMS: &[&str] = &[
     // Amazon
     "(?:AKIA|ASIA)[A-Z2-7]{16}\\b",
@@ -368,7 +368,7 @@ const KEY_FORMS: &[&str] = &[
     "gh[pousr]_[A-Za-z0-9]{36,255}\\b",
     "github_pat_[A-Za-z0-9_]{40,255}",
     "gl(?:pat|dt|rt|ptt|cbt)-[A-Za-z0-9_-]{20,}",
-    // OpenAI, Anthropic and those who follow them
+    // OpenAI, Anthropic and similar issuers
     "sk-(?:proj|svcacct|admin|ant|or)-[A-Za-z0-9_-]{20,}",
     "sk-[A-Za-z0-9]{32,}\\b",
     // Slack
@@ -393,22 +393,22 @@ const KEY_FORMS: &[&str] = &[
     "hvs\\.[A-Za-z0-9_-]{24,}",
 ];
 
-/// What each of [`KEY_FORMS`] and [`JWT`] begins with: literals, which are found many bytes at a time.
+/// The literal beginnings of [`KEY_FORMS`] and [`JWT`], which are searched many bytes at a time.
 const KEY_HEADS: &str = "AKIA|ASIA|ghp_|gho_|ghu_|ghs_|ghr_|github_pat_|glpat-|gldt-|glrt-|glptt-|glcbt-|sk-|\
      xox|xapp-|hooks\\.slack\\.com|AIza|ya29\\.|GOCSPX-|sk_live_|sk_test_|rk_live_|rk_test_|whsec_|npm_|\
      pypi-AgE|SG\\.|hf_|doo_v1_|dop_v1_|dor_v1_|shpat_|shpca_|shppa_|shpss_|hvs\\.|eyJ";
 
 static PREFIXES: LazyLock<regex::bytes::Regex> =
     LazyLock::new(|| regex::bytes::Regex::new(KEY_HEADS).expect("literals are a pattern"));
-/// Forms that are decided within a bounded number of characters, so that searching on after each costs no more
-/// than the text is long. JSON Web Tokens are not such, and are looked for by themselves.
+/// Formats that are decided within a bounded number of characters, so that continuing after each costs no
+/// more than the length of the text. JSON Web Tokens are searched separately, since they are not bounded.
 static KEYS: LazyLock<Regex> = LazyLock::new(|| own(&format!("(?-u:\\b(?:{}))", KEY_FORMS.join("|"))));
 static JWT: LazyLock<Regex> = LazyLock::new(|| {
     own(
         "(?-u:\\beyJ[A-Za-z0-9_-]{8,}\\.(?:eyJ[A-Za-z0-9_-]{8,}\\.[A-Za-z0-9_-]{16,}|[A-Za-z0-9_-]*\\.[A-Za-z0-9_-]{8,}\\.[A-Za-z0-9_-]{8,}\\.[A-Za-z0-9_-]{16,}))",
     )
 });
-/// RFC 5321 addresses as people write them: no quoted local parts, no address literals.
+/// RFC 5321 addresses in common notation: no quoted local parts, no address literals.
 static EMAIL: LazyLock<Regex> = LazyLock::new(|| {
     own(
         "(?i-u:\\b[a-z0-9][a-z0-9._%+-]*@[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\\.[a-z]{2,24}\\b)",
@@ -416,7 +416,7 @@ static EMAIL: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 fn own(pattern: &str) -> Regex {
-    Regex::new(pattern).expect("the house's own patterns are sound")
+    Regex::new(pattern).expect("built-in patterns compile")
 }
 
 /// Whether the text has the variety of something drawn by lot; `sk_test_xxxxxxxxxxxxxxxx` has not.

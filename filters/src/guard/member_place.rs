@@ -1,5 +1,5 @@
-//! What the members of a message are, by their place in the schema: text of people and models, or what programs find
-//! each other by. A key alone says nothing: `arguments.cursor` is text, `params.cursor` is not.
+//! The role of a message's members, by their place in the schema: text of people and models, or identifiers
+//! of the protocol. The key alone does not decide: `arguments.cursor` is text, `params.cursor` is not.
 
 use super::walk::{JsonLeaf, any};
 use mcp::json::reader::{DEPTH_CEILING, JsonError, JsonReader};
@@ -7,26 +7,28 @@ use mcp::json::reader::{DEPTH_CEILING, JsonError, JsonReader};
 /// The digits of the shortest card numbers.
 const SHORTEST_SECRET: usize = 13;
 
-/// What stands at a place of a message.
+/// The role of a member.
 #[derive(Clone, Copy, Debug)]
 pub enum MemberPath {
-    /// What a person or a model wrote, with all that is in it.
+    /// Text of a person or a model, with all nested values.
     Text,
-    /// An id, a cursor, a name, a URI, a word of the protocol: stays as it is. An object or a list in its place is text.
+    /// An id, a cursor, a name, a URI or a protocol keyword: never changed. An object or a list in its place
+    /// is text.
     Handle,
-    /// A word of a closed list; whatever else stands in its place is text.
+    /// A keyword of a closed list; any other value in its place is text.
     Word(&'static [&'static str]),
-    /// A string of a form in which nobody can write; whatever else stands in its place is text.
+    /// A string in a format without free text; any other value in its place is text.
     Form(fn(&str) -> bool),
     /// A number with fewer digits than a secret has; anything else in its place is text.
     Number,
-    /// An object with members that are known; all others are text, and so are their keys. In a list, each element.
+    /// An object with members that are known; all others are text, and so are their keys. In a list, each
+    /// element.
     Object(&'static [(&'static str, MemberPath)]),
-    /// An object whose keys are handles. In a list, each element.
+    /// An object whose keys are identifiers. In a list, each element.
     Map(&'static MemberPath),
 }
 
-/// Gives all text of a JSON value at this place.
+/// Collects all text of a JSON value at this place.
 pub(super) fn texts(json: &[u8], place: &MemberPath, out: &mut dyn FnMut(JsonLeaf)) -> Result<(), JsonError> {
     let mut reader = JsonReader::new(json, DEPTH_CEILING)?;
     at(&mut reader, json, place, out)?;
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_text_is_told_by_its_place_and_not_by_its_key() {
+    fn the_place_decides_what_is_text_and_not_the_key() {
         for (json, expected) in [
             (r#"{"cursor":"a","arguments":{"cursor":"b"}}"#, &["cursor:", "b"][..]),
             (r#"{"cursor":{"cursor":"a"}}"#, &["cursor:", "a"]),

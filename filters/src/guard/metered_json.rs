@@ -1,9 +1,9 @@
-//! Arguments as the schema crate sees them, with a meter on each look.
+//! Arguments as the schema crate sees them, with a cost for each access.
 //!
-//! What a check costs is the schema times the arguments, and with circular references their powers. So each
-//! look at a value is paid for out of a fixed budget, and when that is empty the check is broken off, from
-//! whatever depth, by unwinding: the crate has no other way out. Unwinding is silent (no panic message), leaves
-//! nothing half done, as all that a check builds is its own, and is caught in [`within`].
+//! The cost of a check is the schema times the arguments, and powers of that with circular references. So
+//! each access is charged to a fixed budget. If the budget is exceeded, the check is aborted by unwinding:
+//! the crate has no other way to stop. Unwinding is silent (no panic message). It leaves no partial state,
+//! since a check owns all that it builds, and [`with_budget`] catches it.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -17,11 +17,11 @@ thread_local! {
     static BUDGET: Cell<CheckBudget> = const { Cell::new(CheckBudget { left: 0, per_chunk: 0, per_child: 1 }) };
 }
 
-/// What is left, and the prices that depend on the schema.
+/// The remaining budget, and the prices that depend on the schema.
 #[derive(Clone, Copy)]
 pub(super) struct CheckBudget {
     pub left: u64,
-    /// For 64 bytes of a string that a pattern is held against.
+    /// For 64 bytes of a string that a pattern searches.
     pub per_chunk: u64,
     /// For a member or an element.
     pub per_child: u64,
@@ -31,7 +31,7 @@ pub(super) struct CheckBudget {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BudgetExceeded;
 
-/// Runs a check that may spend so much.
+/// Runs a check with a budget.
 pub(super) fn with_budget<T>(budget: CheckBudget, check: impl FnOnce() -> T) -> Result<T, BudgetExceeded> {
     BUDGET.set(budget);
     catch_unwind(AssertUnwindSafe(check)).map_err(|cause| match cause.downcast::<BudgetExceeded>() {
@@ -129,7 +129,8 @@ impl<'a> Node<'a, Metered> for MeteredValue<'a> {
     }
 
     fn equals_value(&self, expected: &Value) -> bool {
-        // The expectation is part of the schema, so its size is bounded; what is unlike is told at once.
+        // The expected value is part of the schema, so its size is bounded; a difference ends the comparison
+        // at once.
         charge(|_| 2);
         Node::equals_value(&self.0, expected)
     }
@@ -173,7 +174,7 @@ impl<'a> Iterator for MembersIter<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let (key, value) = self.0.next()?;
-        // A name may be held against each pattern of the schema.
+        // A name may be matched against each pattern of the schema.
         charge(|budget| budget.per_child + budget.per_chunk * (key.len() as u64).div_ceil(64));
         Some((key, MeteredValue(value)))
     }
@@ -193,7 +194,7 @@ impl<'a> Array<'a, Metered> for Elements<'a> {
     }
 
     fn is_unique(&self) -> bool {
-        // Compared by hash; each element is read whole.
+        // Compared by hash; each element is read completely.
         charge(|_| 8 * self.0.iter().map(size).sum::<u64>());
         jsonschema::json::unique::is_unique(self.0)
     }

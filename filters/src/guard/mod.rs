@@ -1,6 +1,6 @@
-//! What goes in and comes back: arguments that must fit the schema of their tool, and secrets that must not pass.
+//! Checks of content: arguments must match the schema of their tool, and secrets must not pass.
 //!
-//! Pure values like all of this crate. It does not know which server has which setting, and remembers nothing.
+//! Pure values like all of this crate. It has no settings of servers and keeps no state.
 
 pub mod detectors;
 mod member_place;

@@ -1,11 +1,11 @@
 //! Finds secrets in JSON, and puts `[redacted:…]` in their place.
 //!
-//! It is the *decoded* strings that are searched, member names included: `\u0040` is an `@` for whoever reads
-//! the text in the end. All bytes but those of a finding stay as they were, so what is valid JSON stays so. A
-//! card number that is written as a JSON number becomes a string: the one case in which a type changes.
+//! It searches the *decoded* strings, including member names: `\u0040` is an `@` for the final reader. All
+//! bytes outside of a finding stay the same, so valid JSON stays valid. A card number written as a JSON
+//! number becomes a string: the only case in which a type changes.
 //!
-//! What it deliberately does not do: look into encoded text (base64), or for secrets that are split over two
-//! strings. In a whole message, what leads a message to its place (ids, methods, cursors) is not looked at.
+//! Deliberate limits: it does not search encoded text (base64), or secrets split over two strings. In a whole
+//! message it skips the routing members (ids, methods, cursors).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use mcp::rejection::{Rejection, code};
 
 /// Most bytes of a compiled pattern of the configuration.
 const PATTERN_SIZE: usize = 1 << 20;
-/// Findings of one configured pattern in one string, after which the rest of the string counts as found: the
-/// time of a search grows with their number.
+/// Findings of one configured pattern in one string. After that the rest of the string counts as found,
+/// because the time of a search grows with their number.
 const FINDINGS: usize = 1024;
 
-/// What is done about secrets, for one server and one direction.
+/// The redaction settings of one server and one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -46,7 +46,7 @@ pub struct PatternError {
     pub what: String,
 }
 
-/// How often each detector found something. Holds nothing of what was found.
+/// The number of findings of each detector. It holds no text of a finding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     counts: Vec<(Arc<str>, usize)>,
@@ -76,7 +76,7 @@ impl std::fmt::Display for Findings {
     }
 }
 
-/// A text without its secrets, and what there was.
+/// A redacted text, and its findings.
 pub type Redacted = (Vec<u8>, Findings);
 
 /// The detectors of a configuration, ready for use.
@@ -102,8 +102,8 @@ impl Redactor {
         let mut patterns = Vec::new();
         for (name, pattern) in custom {
             let flaw = |what: String| PatternError { which: name.clone(), what };
-            let sound = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-            if name.is_empty() || name.len() > 32 || !name.chars().all(sound) {
+            let is_valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            if name.is_empty() || name.len() > 32 || !name.chars().all(is_valid) {
                 return Err(flaw("needs a name of at most 32 letters, digits, `_` and `-`".into()));
             }
             if !taken.insert(name) {
@@ -123,37 +123,37 @@ impl Redactor {
         Ok(Self { detectors: unique, custom: patterns, labels })
     }
 
-    /// What there is to find in a JSON text.
+    /// The findings in a JSON text.
     pub fn scan(&self, json: &[u8]) -> Result<Findings, JsonError> {
         Ok(self.findings(&self.search(json, walk::value)?))
     }
 
-    /// What there is to find in what a JSON-RPC message says.
+    /// The findings in the content of a JSON-RPC message.
     pub fn scan_message(&self, message: &[u8]) -> Result<Findings, JsonError> {
         Ok(self.findings(&self.search(message, walk::message)?))
     }
 
-    /// What there is to find in the texts of a JSON value whose places are known.
+    /// The findings in the texts of a JSON value with known member roles.
     pub fn scan_at(&self, json: &[u8], place: &MemberPath) -> Result<Findings, JsonError> {
         Ok(self.findings(&self.search(json, |json, out| member_place::texts(json, place, out))?))
     }
 
-    /// The same without its secrets; `None` if there are none. Handles stay as they are.
+    /// The redacted value; `None` without findings. Identifiers are not changed.
     pub fn redact_at(&self, json: &[u8], place: &MemberPath) -> Result<Option<Redacted>, JsonError> {
         Ok(self.rewrite(json, &self.search(json, |json, out| member_place::texts(json, place, out))?))
     }
 
-    /// The JSON text without its secrets; `None` if there are none.
+    /// The redacted JSON text; `None` without findings.
     pub fn redact(&self, json: &[u8]) -> Result<Option<Redacted>, JsonError> {
         Ok(self.rewrite(json, &self.search(json, walk::value)?))
     }
 
-    /// The same for a whole JSON-RPC message, whose skeleton stays as it is.
+    /// The same for a whole JSON-RPC message, whose structure stays the same.
     pub fn redact_message(&self, message: &[u8]) -> Result<Option<Redacted>, JsonError> {
         Ok(self.rewrite(message, &self.search(message, walk::message)?))
     }
 
-    /// Whether a text needs to be read at all. Most texts do not, and cost nothing but this look.
+    /// Whether a text must be parsed at all. Most texts need only this check.
     fn may_fire(&self, json: &[u8]) -> bool {
         !self.custom.is_empty()
             || self.detectors.iter().any(|detector| detector.may_fire(json))
@@ -180,7 +180,7 @@ impl Redactor {
         Findings { counts: labels.filter(|(_, count)| *count > 0).collect() }
     }
 
-    /// `text` with words in the place of the hits.
+    /// `text` with each finding replaced.
     fn rewrite(&self, text: &[u8], hits: &[Hit]) -> Option<Redacted> {
         if hits.is_empty() {
             return None;
@@ -194,7 +194,7 @@ impl Redactor {
             let word = match hit.form {
                 Form::Text => format!("[redacted:{label}]"),
                 Form::Number => format!("\"[redacted:{label}]\""),
-                // Two members of one name would be one.
+                // Two members would get the same name.
                 Form::Key => {
                     keys += 1;
                     format!("[redacted:{label}#{keys}]")
@@ -208,7 +208,7 @@ impl Redactor {
     }
 }
 
-/// Words for a caller whose arguments hold what may not be sent.
+/// The message for a caller whose arguments hold forbidden data.
 pub fn rejection(findings: &Findings, era: Era) -> Rejection {
     let status = if era == Era::Modern { 400 } else { 200 };
     let message = format!(
@@ -322,15 +322,15 @@ fn merge(found: &mut Vec<(usize, usize, usize)>) {
     });
 }
 
-/// From places in what a string says to places in how it is written.
+/// Maps places in the decoded string to places in the raw string.
 #[derive(Default)]
 struct Decoded {
-    /// Behind each escape: the place in what is said, and in what is written.
+    /// After each escape: the place in the decoded string and in the raw string.
     marks: Vec<(usize, usize)>,
 }
 
 impl Decoded {
-    /// Reads the inside of a string that is known to be well formed.
+    /// Decodes the inside of a well-formed string.
     fn read(&mut self, raw: &[u8]) {
         self.marks.clear();
         let (mut said, mut written) = (0, 0);

@@ -1,17 +1,17 @@
-//! A tool's `inputSchema`, compiled, and what to tell a caller whose arguments do not fit it.
+//! A tool's compiled `inputSchema`, and the error for a caller whose arguments do not match it.
 //!
-//! The schema comes from the server, the arguments from the client; neither is trusted, and both together must
-//! not cost more than a bound: `schema_cost` measures the schema before it is compiled, `metered_json` each check while it
-//! runs. What goes beyond is refused, not waved through.
+//! The schema comes from the server, the arguments from the client. Neither is trusted, and both together
+//! have a cost limit: `schema_cost` estimates the schema before compiling, and `metered_json` limits each
+//! check at run time. Anything over the limit is rejected.
 //!
-//! References lead to places in the same document (`#/…`) or nowhere: nothing is fetched. Patterns run in time
-//! linear to the text. Only a schema that has look-around or back-references, which cannot be so (validators for
-//! mail addresses are often made of them), gets the engine that tries things out, with a bound on its steps and a
-//! far higher price for each byte; a match that comes to no end counts as none.
+//! References point into the same document (`#/…`) or are invalid: nothing is fetched. Patterns run in linear
+//! time. Only a schema with look-around or back-references, which cannot be linear (validators for mail
+//! addresses often use them), gets the backtracking engine. It has a step limit and a much higher price per
+//! byte; a match over the limit counts as no match.
 //!
 //! `format` is not checked: the drafts call it an annotation, and servers use it as one.
 //!
-//! What is said about a violation names members and expectations, never values: it goes into logs.
+//! The text of a violation names members and expectations, never values: it goes into logs.
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
@@ -26,20 +26,20 @@ use mcp::rejection::{Rejection, code};
 
 /// Longest schema in bytes.
 const SIZE: usize = 256 * 1024;
-/// Looks at values in one check, and in the search for words about what does not fit.
+/// Accesses to values in one check, and in the search for its violations.
 const MAX_VISITS: u64 = 4_000_000;
 const MAX_REPORT_VISITS: u64 = 200_000;
-/// Levels of arguments times levels of a circular schema: what a check may nest.
+/// Levels of arguments times levels of a circular schema: the nesting limit of a check.
 const NESTING: u32 = 1000;
 /// Bytes of a compiled pattern.
 const PATTERN_SIZE: usize = 256 * 1024;
 /// Steps of one match of a pattern that is tried out.
 const STEPS: usize = 2000;
-/// Violations that are told, and bytes of each.
+/// The number of reported violations, and the bytes of each.
 const MAX_VIOLATIONS: usize = 8;
 const MAX_MESSAGE: usize = 200;
 
-/// A schema that arguments can be held against.
+/// A compiled schema for arguments.
 pub struct Schema {
     validator: Validator<Metered>,
     cost: SchemaCost,
@@ -47,18 +47,18 @@ pub struct Schema {
     backtracks: bool,
 }
 
-/// One thing that does not fit.
+/// One violation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// JSON pointer into the arguments.
     pub path: String,
-    /// What is expected there.
+    /// The expectation there.
     pub what: String,
 }
 
 impl Schema {
-    /// Compiles the bytes of an `inputSchema`; says why it cannot be used otherwise. Without `$schema` it is
-    /// read as draft 2020-12, as MCP says.
+    /// Compiles the bytes of an `inputSchema`, or returns why it is unusable. Without `$schema` it is read as
+    /// draft 2020-12, as MCP says.
     pub fn compile(text: &[u8]) -> Result<Schema, String> {
         if text.len() > SIZE {
             return Err(format!("it is longer than {SIZE} bytes"));
@@ -88,7 +88,7 @@ impl Schema {
         Ok(Schema { validator, cost, backtracks: true })
     }
 
-    /// Holds the arguments of a call against the schema; no arguments are an empty object.
+    /// Validates the arguments of a call; no arguments are an empty object.
     pub fn check(&self, arguments: Option<&[u8]>) -> Result<(), Vec<Violation>> {
         let whole =
             |what: &str| vec![Violation { path: String::new(), what: cut(what, MAX_MESSAGE).to_owned() }];
@@ -132,7 +132,7 @@ impl std::fmt::Debug for Schema {
     }
 }
 
-/// The refusal of a call, in words that a model can act on.
+/// The rejection of a call, as text that a model can act on.
 pub fn rejection(tool: &str, violations: &[Violation], era: Era) -> Rejection {
     let status = if era == Era::Modern { 400 } else { 200 };
     let words: Vec<String> = violations
@@ -162,7 +162,7 @@ fn violation(error: &ValidationError<'_>) -> Violation {
     Violation { path, what: cut(&expectation(error, true), MAX_MESSAGE).to_owned() }
 }
 
-/// What is expected. Never the value that is there, but for its type.
+/// The expectation. It never names the actual value, only its type.
 fn expectation(error: &ValidationError<'_>, outermost: bool) -> String {
     use ValidationErrorKind as Kind;
     match error.kind() {

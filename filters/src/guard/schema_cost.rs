@@ -1,12 +1,12 @@
-//! What a schema would cost, seen before it is compiled.
+//! Estimates the cost of a schema before it is compiled.
 //!
-//! A schema is written by the server that is guarded against. Its size bounds nothing: thirty definitions that
-//! each refer twice to the next are a billion checks, and a chain of ten thousand references overflows a stack.
-//! So the schema is measured as if each reference were written out, and refused when that is too much.
+//! An untrusted server writes the schema. Its size does not limit the cost: thirty definitions that each
+//! refer twice to the next are a billion checks, and a chain of ten thousand references overflows a stack. So
+//! the schema is measured with each reference expanded, and rejected if it is too expensive.
 //!
-//! It follows every member of every object, whether the word means something or not; that is more than is
-//! compiled, never less. References that go in circles end where they close: what *those* cost depends on the
-//! arguments, and is metered while they are checked (`metered_json`).
+//! It follows every member of every object, even those without meaning: that is never less than what is
+//! compiled. Circular references end where they close. *Their* cost depends on the arguments, and is metered
+//! during the check (`metered_json`).
 
 use std::collections::HashMap;
 
@@ -23,15 +23,15 @@ const HEIGHT: u32 = 200;
 const PATTERNS: usize = 256;
 const PATTERN_BYTES: usize = 16 * 1024;
 
-/// What was measured.
+/// The result of the estimate.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SchemaCost {
-    /// Schemas that say nothing (`true`, `{}`), with references written out: a check goes through them without
-    /// a look at a value, so it does not pay.
+    /// Schemas without constraints (`true`, `{}`), with references expanded. A check passes them without
+    /// accessing a value, so they cost no budget.
     pub no_op: u64,
     /// Levels, with references written out.
     pub height: u32,
-    /// Some reference leads back to where it stands.
+    /// Some reference points back to one of its ancestors.
     pub circular: bool,
 }
 
@@ -47,7 +47,7 @@ pub(super) fn estimate_cost(schema: &Value) -> Result<SchemaCost, String> {
 
 struct Counter<'a> {
     root: &'a Value,
-    /// Draft 4 says `id` for `$id`.
+    /// Draft 4 uses `id` for `$id`.
     old: bool,
     nodes: usize,
     patterns: usize,
@@ -69,11 +69,11 @@ impl<'a> Counter<'a> {
                 for (key, value) in members {
                     match (key.as_str(), value) {
                         ("$ref", Value::String(to)) => drop(target(self.root, to)?),
-                        // Where these lead is only known while checking.
+                        // The targets of these are only known during a check.
                         ("$dynamicRef" | "$recursiveRef", Value::String(_)) => {
                             return Err(format!("`{key}` is not followed"));
                         }
-                        // It changes what each reference below it means.
+                        // It changes the meaning of each reference below it.
                         (word @ ("$id" | "id"), Value::String(_))
                             if depth > 0 && (word == "$id" || self.old) && is_schema(members) =>
                         {
@@ -110,7 +110,7 @@ fn is_schema(members: &serde_json::Map<String, Value>) -> bool {
         .any(|word| members.contains_key(*word))
 }
 
-/// What a reference means: a place in the same document, as a JSON pointer.
+/// The target of a reference: a place in the same document, as a JSON pointer.
 fn target<'a>(root: &'a Value, to: &str) -> Result<&'a Value, String> {
     let pointer = to
         .strip_prefix('#')
@@ -149,7 +149,7 @@ const FLAGS: &[&str] = &[
     "default",
 ];
 
-/// What a part of a schema costs with its references written out.
+/// The cost of a part of a schema with its references expanded.
 #[derive(Clone, Copy, Default)]
 struct PartCost {
     weight: u64,
@@ -177,7 +177,7 @@ struct Estimator<'a> {
 }
 
 impl<'a> Estimator<'a> {
-    /// `above` levels stand over the value as it is reached here.
+    /// `above` levels are above the value at this place.
     fn value(&mut self, value: &'a Value, above: u32) -> Result<PartCost, String> {
         let (members, items) = match value {
             Value::Object(members) => (Some(members), None),
@@ -204,7 +204,7 @@ impl<'a> Estimator<'a> {
             sum.add(self.value(item, above + 1)?, 1)?;
         }
         if let Some(members) = members {
-            // What was checked is then checked again for what it covers, at each level anew.
+            // A validated value is validated again for what it covers, at each level.
             let again = ["unevaluatedProperties", "unevaluatedItems"];
             let times = if again.iter().any(|word| members.contains_key(*word)) { 3 } else { 1 };
             for (key, value) in members {

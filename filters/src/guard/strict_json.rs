@@ -1,14 +1,14 @@
-//! JSON as a tree, in which no key stands twice.
+//! JSON as a tree without duplicate keys.
 //!
-//! Two members of one name are read differently by different readers: what would be checked here is not what
-//! the server sees. Nesting is bounded by the crate that reads (128 levels).
+//! Readers differ on duplicate members, so the checked value could differ from what the server reads. The
+//! JSON crate limits nesting (128 levels).
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Reads a JSON text; says why it cannot be read.
+/// Parses a JSON text, or returns why it is invalid.
 pub fn read(text: &[u8]) -> Result<Value, String> {
     serde_json::from_slice::<StrictValue>(text).map(|strict| strict.0).map_err(|e| e.to_string())
 }

@@ -1,9 +1,9 @@
-//! Every text and number of a JSON value in the order in which they stand, as places.
+//! All texts and numbers of a JSON value in their order, as places.
 //!
-//! Knows which members of a JSON-RPC message hold what people say, and which are its skeleton: an id, a
-//! method or a cursor that was changed would lead nowhere.
+//! It knows which members of a JSON-RPC message hold content and which are its structure. A changed id,
+//! method or cursor would break the message.
 //!
-//! It takes lone surrogates, which servers may send. Arguments that hold such were refused before they come here.
+//! It accepts lone surrogates, which servers may send. Arguments with such were rejected before.
 
 use mcp::json::reader::{DEPTH_CEILING, JsonError, JsonReader, Span, Text};
 
@@ -15,7 +15,7 @@ pub(super) enum JsonLeaf {
 
 type Sink<'s> = &'s mut dyn FnMut(JsonLeaf);
 
-/// Members of `params` and `result` by which programs find each other. They are left as they are.
+/// Members of `params` and `result` that are identifiers. They are not changed.
 const SKELETON: &[&str] = &[
     "name",
     "nextCursor",

@@ -1,4 +1,4 @@
-//! Taking from all budgets of a call, or from none.
+//! Acquires from all budgets of a call, or from none.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use super::rule::Limit;
 use super::store::Counters;
 use mcp::rejection::Rejection;
 
-/// What a call wants. More than eight rules (or roles) at once are allowed and cost an allocation.
+/// The acquisitions of a call. More than eight rules (or roles) at once are allowed and cost an allocation.
 pub(super) type Acquisitions<'a> = SmallVec<[Acquisition<'a>; 8]>;
 
 /// One call from one budget.
@@ -29,7 +29,7 @@ impl Acquisition<'_> {
         matches!(self.limit.limiter, Limiter::Slots(_))
     }
 
-    /// Takes one; gives the key under which it was counted, and what giving it back needs.
+    /// Acquires one; returns the key of its counter, and the value needed to release it.
     fn take(&self, counters: &Counters) -> Result<(u128, u64), Duration> {
         let limiter = &self.limit.limiter;
         counters.with_state(limiter.kind(), self.key, self.limit.overflow, |key, state| {
@@ -53,13 +53,13 @@ impl Acquisition<'_> {
     }
 }
 
-/// Everything that the limits want of a call, in the order of the rules.
+/// All acquisitions of a call, in the order of the rules.
 pub(super) fn acquisitions<'a>(
     limits: &'a [Limit],
     subject: &Subject<'a>,
     counters: &Counters,
 ) -> Acquisitions<'a> {
-    // Most rules have the user in their key, whose name may be long: it is hashed once.
+    // Most rules have the user in their key. Its name may be long, so it is hashed only once.
     let mut user = None;
     let mut hash = |limit: &Limit, role: &str| {
         counters.hash(|to: &mut Digest128| {
@@ -91,7 +91,7 @@ pub(super) fn acquisitions<'a>(
     acquisitions
 }
 
-/// Takes from the counters of this process.
+/// Acquires from the counters of this process.
 pub(super) fn acquire_local(
     counters: &Arc<Counters>,
     acquisitions: &[Acquisition<'_>],
@@ -115,7 +115,7 @@ pub(super) fn acquire_local(
     Ok(slots)
 }
 
-/// That which keeps the call away for longer; of two, the one that comes first in the configuration.
+/// The denial with the longest wait; of two equal ones, the first in the configuration.
 fn longer_wait<'w, 'a>(
     one: (&'w Acquisition<'a>, Duration),
     other: (&'w Acquisition<'a>, Duration),
@@ -127,7 +127,7 @@ fn undo(counters: &Counters, acquisitions: &[Acquisition<'_>], taken: &[(u128, u
     for (acquisition, (key, taken)) in
         acquisitions.iter().filter(|acquisition| !acquisition.is_slot()).zip(taken)
     {
-        // A state that is not there any more said nothing any more.
+        // A dropped state had no effect any more.
         counters.with_existing(*key, |state| acquisition.limit.limiter.undo(state, *taken, counters.clock()));
     }
 }
@@ -136,7 +136,7 @@ fn undo(counters: &Counters, acquisitions: &[Acquisition<'_>], taken: &[(u128, u
 #[derive(Default)]
 #[must_use = "the slots are free again when this is dropped"]
 pub struct Slots {
-    /// None where there are no slots, so that most calls touch no shared count.
+    /// `None` without slots, so that most calls touch no shared count.
     counters: Option<Arc<Counters>>,
     keys: SmallVec<[u128; 2]>,
 }
@@ -173,14 +173,14 @@ impl Drop for Slots {
     }
 }
 
-/// Longer waits are not remembered: an operator who resets a count in the store wants it to be so at once.
+/// Longer waits are not cached: a reset of a count in the store must take effect at once.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// A moment before which the shared store is known to refuse, kept like a budget.
+/// A moment until which the shared store is known to deny, stored like a budget.
 pub(super) struct StoreBackoff(u128);
 
 impl StoreBackoff {
-    /// Made of the budget too: with other numbers the store may say something else.
+    /// The budget is part of the key: with other numbers the store may decide otherwise.
     pub fn of(acquisition: &Acquisition<'_>, counters: &Counters) -> Self {
         Self(counters.hash(|to| {
             to.number(acquisition.key);

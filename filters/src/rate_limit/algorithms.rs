@@ -1,14 +1,14 @@
-//! What a budget is, and the arithmetic of its three kinds. The whole state of one budget is one word,
-//! changed by compare-and-swap: no lock, and no moment at which two callers see the same room. The clock is
-//! read after the word, each time: a thread that is put to sleep in between would else judge the present by a
-//! time long past, and take a due time that is only later for one that is out of bounds.
+//! The three kinds of budgets and their arithmetic. The whole state of one budget is one word, changed by
+//! compare-and-swap. So there is no lock, and two callers never take the same free place. The clock is read
+//! after the word, each time. Otherwise a suspended thread would use an old time, and would take a later due
+//! time for one out of bounds.
 //!
-//! - A rate is judged by the generic cell rate algorithm. The word is the *due time*: when the calls let
-//!   through so far would all have come at the even pace. A call passes if its own due time is no more than
+//! - A rate uses the generic cell rate algorithm. The word is the *due time*: when the calls let
+//!   through so far would all have come at an even pace. A call passes if its own due time is at most
 //!   `burst` paces ahead of now. So no window of length `t` ever holds more than `burst + t / pace` calls.
 //! - A quota is a count and the end of its window; windows begin at whole multiples of their length since
 //!   1970 (UTC), so those of `1d` at midnight.
-//! - Slots are a count of calls under way.
+//! - Slots are a count of concurrent calls.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,10 +19,9 @@ use super::key::Digest128;
 /// How many a rule lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// `count` calls `per` so much time on the long run, and `burst` at once. A burst of 0 lets nothing
-    /// through.
+    /// `count` calls `per` this time in the long run, and `burst` at once. A burst of 0 lets nothing through.
     Rate { count: u64, per: Duration, burst: u64 },
-    /// So many calls under way at once.
+    /// So many concurrent calls.
     Concurrent(u32),
     /// `count` calls in a fixed window; of whole seconds. Counts beyond 2^32 - 1 are that.
     Quota { count: u64, per: Duration },
@@ -33,7 +32,7 @@ pub(super) enum LimiterKind {
     Rate,
     Quota,
     Slots,
-    /// Not a budget: a moment before which a shared store need not be asked again.
+    /// Not a budget: a moment until which the shared store is not asked again.
     Backoff,
 }
 
@@ -47,7 +46,7 @@ impl LimiterKind {
         }
     }
 
-    /// Whether a state says nothing more than a fresh one would.
+    /// Whether a state equals a fresh one in effect.
     pub fn is_idle(self, state: u64, now: &Now) -> bool {
         match self {
             LimiterKind::Rate | LimiterKind::Backoff => state <= now.nanos,
@@ -64,7 +63,7 @@ pub(super) struct Now {
     pub unix: Duration,
 }
 
-/// A budget made ready.
+/// A prepared budget.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Limiter {
     Gcra(Gcra),
@@ -111,7 +110,7 @@ impl Limiter {
         }
     }
 
-    /// The numbers, for a key of which they are a part.
+    /// The numbers, which are part of a key.
     pub fn write(&self, to: &mut Digest128) {
         let (one, other) = match self {
             Limiter::Gcra(pace) => (pace.interval, pace.tolerance),
@@ -121,12 +120,12 @@ impl Limiter {
         to.number(u128::from(one) << 64 | u128::from(other));
     }
 
-    /// Takes one, or says after what time there would be one. Gives what [`Limiter::give_back`] needs.
+    /// Takes one, or returns the wait until there is one. The returned value is for [`Limiter::give_back`].
     pub fn take(&self, state: &AtomicU64, clock: &dyn Clock) -> Result<u64, Duration> {
         change(state, |seen| self.next(seen, clock))
     }
 
-    /// After what time there would be one; takes none.
+    /// The wait until there is one; takes none.
     pub fn wait(&self, state: &AtomicU64, clock: &dyn Clock) -> Duration {
         match self.next(state.load(Ordering::Acquire), clock) {
             Transition::Taken(_) => Duration::ZERO,
@@ -134,12 +133,12 @@ impl Limiter {
         }
     }
 
-    /// Undoes a [`Limiter::take`] that gave `taken`, for a call that another rule refused. In between, others
-    /// may have been refused that would have had room; never was one let through that had none.
+    /// Undoes a [`Limiter::take`] that returned `taken`, after another rule denied the call. In between,
+    /// other calls may have been denied although there was room. No call was let through without room.
     pub fn undo(&self, state: &AtomicU64, taken: u64, clock: &dyn Clock) {
         let _ = match self {
-            // Once that due time is past, others may have counted from now on, not from it: what was taken
-            // is no longer in the word, and taking it off would let one through too many.
+            // After that due time others may have counted from now on, not from it. Then the word no longer
+            // contains the taken one, and subtracting it would let one call too many through.
             Limiter::Gcra(pace) => change(state, |seen| match taken > clock.nanos() {
                 true => Transition::Taken(seen.saturating_sub(pace.interval)),
                 false => Transition::Denied { wait: Duration::ZERO, state: seen },
@@ -161,7 +160,7 @@ impl Limiter {
             Limiter::Gcra(pace) => pace.next(seen, clock.nanos()),
             Limiter::Window(window) => window.next(seen, clock.unix()),
             Limiter::Slots(max) if seen < u64::from(*max) => Transition::Taken(seen + 1),
-            // Nobody knows when a call will end.
+            // The end of a call is unknown.
             Limiter::Slots(_) => Transition::Denied { wait: Duration::from_secs(1), state: seen },
         }
     }
@@ -194,8 +193,8 @@ fn change(state: &AtomicU64, next: impl Fn(u64) -> Transition) -> Result<u64, Du
 
 impl Gcra {
     fn next(&self, due: u64, now: u64) -> Transition {
-        // Under a rule that has become stricter an old due time may lie beyond its depth: nobody shall wait
-        // for longer than one who has just used up the burst of today.
+        // After a rule became stricter, an old due time may exceed its new depth. No caller waits longer than
+        // one who has just used up the new burst.
         let due = due.clamp(now, now.saturating_add(self.tolerance)).saturating_add(self.interval);
         match (due - now).checked_sub(self.tolerance) {
             None | Some(0) => Transition::Taken(due),
@@ -210,8 +209,8 @@ impl Window {
     fn next(&self, state: u64, unix: Duration) -> Transition {
         let now = unix.as_secs();
         let end = (now / self.secs + 1).saturating_mul(self.secs).min(u64::from(u32::MAX));
-        // What was counted in a window that is not over stays, even if the length of windows has changed or
-        // the clock was set back: it shall not take a reload to get a second quota.
+        // The count of an unfinished window stays, even if the window length changed or the clock was set
+        // back: a reload must not give a second quota.
         let used = if end_of(state) > now { used_of(state) } else { 0 };
         if used < self.count {
             Transition::Taken(end << 32 | u64::from(used + 1))

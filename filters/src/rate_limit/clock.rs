@@ -1,9 +1,9 @@
-//! What time it is, as a trait, so that tests can turn the hands.
+//! The clock as a trait, so that tests can set it.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub trait Clock: Send + Sync {
-    /// Nanoseconds since some moment in the past; never runs backwards.
+    /// Nanoseconds since some moment in the past; monotonic.
     fn nanos(&self) -> u64;
 
     /// Time since 1970 (UTC), for windows that begin at midnight. May be set by hand, and backwards.

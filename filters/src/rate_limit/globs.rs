@@ -1,14 +1,14 @@
 //! Patterns over names: `search__*`, `get_?`, `{get,list}_*`.
 //!
-//! They are asked on every call, so those that need no engine (a plain name, a beginning with a `*` at its
-//! end) are compared as text; only the others go to `globset`. Both ways mean the same, which a test holds
-//! them to.
+//! They are matched on every call. So patterns without need for an engine (a plain name, or a prefix with a
+//! final `*`) are compared as text; only the others use `globset`. A test checks that both ways give the same
+//! result.
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::uri;
 
-/// Patterns that are asked together. None at all fit nothing.
+/// Patterns that are matched together. An empty list matches nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Globs {
     whole: Vec<Box<str>>,
@@ -35,17 +35,17 @@ impl Globs {
         Ok(globs)
     }
 
-    /// Patterns over the URIs of resources, which see [normal forms](crate::uri).
+    /// Patterns over the URIs of resources, compared in [normal form](crate::uri).
     pub fn of_uris<P: AsRef<str>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, globset::Error> {
         Self::new(patterns.into_iter().map(|pattern| uri::normalize_pattern(pattern.as_ref())))
     }
 
-    /// Whether any of the patterns fits a URI; each does that can be read in more than one way.
+    /// Whether any of the patterns matches a URI; an ambiguous URI matches each of them.
     pub fn is_match_uri(&self, name: &str) -> bool {
         !self.is_empty() && uri::normalize(name).map_or(true, |name| self.is_match(&name))
     }
 
-    /// Whether any of the patterns fits the whole name.
+    /// Whether any of the patterns matches the whole name.
     pub fn is_match(&self, name: &str) -> bool {
         self.beginnings.iter().any(|beginning| name.starts_with(&**beginning))
             || self.whole.iter().any(|whole| **whole == *name)
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pattern_fits_nothing_and_a_bad_one_is_told() {
+    fn an_empty_list_matches_nothing_and_an_invalid_pattern_is_reported() {
         assert!(Globs::default().is_empty() && !Globs::default().is_match(""));
         assert!(Globs::new(["ok", "a["]).is_err());
     }

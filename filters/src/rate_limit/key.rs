@@ -1,7 +1,7 @@
-//! What tells one budget of a rule from another: the parts of its key, read from a call.
+//! The key of a rule's budget: its parts, read from a call.
 //!
-//! In this process a key is a hash with secrets of the process, so nobody can make two callers' keys meet. In
-//! a shared store it is text that an operator can read, with everything long or odd in it hashed.
+//! In this process a key is a hash with secrets of the process, so that no client can cause collisions. In a
+//! shared store it is readable text, with long or unusual parts hashed.
 
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::IpAddr;
@@ -11,38 +11,38 @@ use sha2::{Digest, Sha256};
 use crate::request::{Call, CallTarget, Caller, TargetKind};
 use mcp::jsonrpc::request::MessageKind;
 
-/// Longest text that stands in a shared store's key as it is.
+/// Longest text that is written unchanged to a shared store's key.
 const MAX_PLAIN: usize = 48;
 
-/// A part that a call does not have (a tenant, a tool) counts as an empty one.
+/// A missing part of a call (a tenant, a tool) counts as empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyPart {
-    /// Who calls: means, issuer, tenant and name, so users of one name but of two issuers have two budgets.
-    /// All anonymous callers are one.
+    /// The caller: method, issuer, tenant and name. So users with the same name of two issuers have two
+    /// budgets. All anonymous callers count as one.
     User,
     Tenant,
-    /// A role's budget is shared by all who have the role; a call takes from the budget of each role of its
-    /// caller (of those that `match.roles` fits, if it stands).
+    /// All callers with a role share its budget. A call takes from the budget of each role of its caller (of
+    /// those that `match.roles` lists, if set).
     Role,
-    /// The client's address; of IPv6 its /64, which is what one subscriber has.
+    /// The client's address; of IPv6 its /64, the usual size of one subscriber.
     Ip,
     /// The id of the API key.
     ApiKey,
     Server,
-    /// The federated name of the tool.
+    /// The qualified name of the tool.
     Tool,
     Method,
 }
 
-/// What is judged, as far as keys and matches see it.
+/// The call, as keys and matches see it.
 pub(super) struct Subject<'a> {
     caller: Option<&'a Caller>,
     ip: Option<IpAddr>,
     pub target: Option<CallTarget<'a>>,
     pub method: &'a str,
     pub is_network: bool,
-    /// It is a request, or not yet known to be none. An answer or a notification ends with being taken, and may be what a
-    /// request waits for: it takes up no place.
+    /// It is a request, or not yet known to be none. A response or a notification ends once it is accepted,
+    /// and a request may be waiting for it. So it takes no slot.
     pub is_request: bool,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Subject<'a> {
         self.caller.map(|caller| caller.roles.as_slice()).unwrap_or_default()
     }
 
-    /// Writes one part; `role` is the one that this key is about.
+    /// Writes one part; `role` is the role of this key.
     pub fn write(&self, part: KeyPart, role: &str, to: &mut impl KeyWriter) {
         match part {
             KeyPart::User => {
@@ -106,7 +106,7 @@ pub fn subnet(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// What parts are written to. No two lists of parts give the same key.
+/// The target of parts. Two lists of parts never give the same key.
 pub(super) trait KeyWriter {
     fn text(&mut self, text: &str);
     fn address(&mut self, ip: Option<IpAddr>);
@@ -137,7 +137,7 @@ impl Digest128 {
 
 impl KeyWriter for Digest128 {
     fn text(&mut self, text: &str) {
-        // With the byte 0xff at its end, which no text holds.
+        // Ends with the byte 0xff, which no text contains.
         text.hash(&mut self.0);
         text.hash(&mut self.1);
     }
@@ -156,7 +156,7 @@ impl KeyWriter for Digest128 {
 pub(super) struct StoreKey(String);
 
 impl StoreKey {
-    /// The braces keep all keys of a call on one node where a proxy hides a cluster.
+    /// The braces keep all keys of a call on one node if a proxy hides a cluster.
     pub fn new(kind: &str, rule: &str) -> Self {
         let mut spelled = Self(format!("{{limits}}:{kind}"));
         spelled.text(rule);

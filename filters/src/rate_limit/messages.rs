@@ -1,4 +1,4 @@
-//! What a caller who has reached a limit is told: sentences that a model can act on.
+//! The messages for a caller who has reached a limit: sentences that a model can act on.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub(super) fn limit_reached(rule: &RateRule, wait: Duration) -> Box<Rejection> {
     Box::new(Rejection::http(429, reason, message).with_data(data).retry_after(wait))
 }
 
-/// Where nobody can tell whether there is room, and the configuration wants no call to pass then.
+/// For a failed store with `on_failure: closed`.
 pub(super) fn unavailable() -> Box<Rejection> {
     let wait = Duration::from_secs(1);
     let message = "The limits of this gateway cannot be judged at the moment. Wait 1 second, then try this \
@@ -54,7 +54,7 @@ pub(super) fn unavailable() -> Box<Rejection> {
     Box::new(Rejection::http(503, "limits_unavailable", message).with_data(data).retry_after(wait))
 }
 
-/// Rounded up: whoever waits exactly that long passes.
+/// Rounded up: a caller who waits exactly that long passes.
 fn whole_millis(wait: Duration) -> Duration {
     let millis = wait.as_nanos().div_ceil(1_000_000).max(1);
     Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
@@ -73,7 +73,7 @@ fn short_duration(per: Duration) -> String {
     format!("{}{unit}", millis / size)
 }
 
-/// In words, rounded up. Seconds for as long as somebody may want to wait.
+/// As text, rounded up. In seconds up to a plausible waiting time.
 fn long_duration(wait: Duration) -> String {
     let many = |count: u128, unit: &str| format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
     let tenths = wait.as_millis().div_ceil(100);
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_are_told_in_words_and_never_too_short() {
+    fn waits_are_written_as_text_and_never_too_short() {
         for (millis, message) in [
             (1, "0.1 seconds"),
             (1000, "1 second"),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_told_as_they_are_written() {
+    fn spans_are_displayed_as_written() {
         for (millis, message) in
             [(60_000, "1m"), (1000, "1s"), (86_400_000, "1d"), (90_000, "90s"), (1500, "1500ms")]
         {

@@ -1,17 +1,17 @@
 //! How often: rates, quotas and how many at once.
 //!
-//! A limit is a rule: which calls it counts (`match`), for whom it counts them apart (`key`), and how many it
-//! lets through (a budget). A call must fit into the budgets of all rules that it matches, and takes from all
+//! A limit is a rule: the calls that it counts (`match`), the key of its counters (`key`), and the number
+//! that it lets through (a budget). A call must fit into the budgets of all matching rules. It takes from all
 //! of them or from none.
 //!
-//! Rules keyed by address alone (or by nothing) and without `match` judge the head, before a byte is read and
-//! before anybody is authenticated; they count every request, GET and DELETE too. All others judge the
-//! message: each one that is POSTed counts, request, notification or response. Callers are told apart by who
-//! they are, never by session or token, so a new one of these buys no new budget.
+//! Rules keyed only by address (or by nothing) and without `match` check the head, before any byte of the
+//! body and before authentication. They count every request, GET and DELETE too. All other rules check the
+//! message: each POSTed one counts, request, notification or response. Callers are distinguished by identity,
+//! never by session or token. So a new session or token gives no new budget.
 //!
-//! It deliberately does not queue or delay a call, and knows no store: counters that several gateways share
-//! are behind the trait [`RateLimitStore`]. How many are under way at once is always counted in this process, because
-//! a gateway that dies must not take its slots with it: with several gateways each lets that many through.
+//! It does not queue or delay a call, and knows no store: shared counters are behind the trait
+//! [`RateLimitStore`]. Concurrent calls are always counted in this process, because a crashed gateway must
+//! not keep its slots. With several gateways each lets that many through.
 
 mod acquire;
 mod algorithms;
@@ -43,9 +43,9 @@ use rule::Limit;
 /// All limits of one plan. A reload makes a new one around the same [`Counters`].
 #[derive(Default)]
 pub struct Rate {
-    /// Judge the head.
+    /// Rules for the head.
     head_limits: Vec<Limit>,
-    /// Judge the message.
+    /// Rules for the message.
     message_limits: Vec<Limit>,
     counters: Option<Arc<Counters>>,
     shared: Option<Arc<dyn RateLimitStore>>,
@@ -61,8 +61,8 @@ impl Rate {
         Self::default()
     }
 
-    /// With `shared`, rates and quotas are counted there and `counters` only stand in for it, if `on_failure`
-    /// says so. In that case each gateway has the whole budget for as long as the store is away.
+    /// With `shared`, rates and quotas are counted there, and `counters` only replace it if `on_failure` says
+    /// so. Then each gateway has the whole budget while the store is down.
     pub fn new(
         rules: Vec<RateRule>,
         counters: Arc<Counters>,
@@ -74,7 +74,7 @@ impl Rate {
         Self { head_limits: early, message_limits: late, counters: Some(counters), shared: store, on_failure }
     }
 
-    /// Judges the head, for the client's address `ip` (that of its connection, or what a trusted proxy says).
+    /// Checks the head, for the client's address `ip` (of its connection, or as given by a trusted proxy).
     /// Callers inside the process have no address and pass.
     pub async fn on_head(&self, head: &RequestHead<'_>, ip: Option<IpAddr>) -> Result<(), Box<Rejection>> {
         if self.head_limits.is_empty() || !head.is_network {
@@ -83,7 +83,7 @@ impl Rate {
         self.acquire(&self.head_limits, &Subject::head(ip)).await.map(drop)
     }
 
-    /// Judges the message. What is given is to be kept until the call has ended.
+    /// Checks the message. The caller keeps the result until the call has ended.
     pub async fn on_request(&self, call: &Call<'_>, ip: Option<IpAddr>) -> Result<Slots, Box<Rejection>> {
         if self.message_limits.is_empty() {
             return Ok(Slots::default());
@@ -108,7 +108,7 @@ impl Rate {
         match &self.shared {
             None => acquire::acquire_local(counters, &acquisitions),
             Some(store) => {
-                // In a box, so that calls whose budgets are here do not carry its room about.
+                // Boxed, so that calls with local budgets do not pay for its size.
                 Box::pin(shared_store::acquire_shared(
                     counters,
                     &acquisitions,

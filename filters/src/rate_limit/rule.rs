@@ -1,4 +1,4 @@
-//! A rule of the configuration, and the same made ready for judging.
+//! A rule of the configuration, and its prepared form.
 
 use super::algorithms::{Budget, Limiter};
 use super::globs::Globs;
@@ -9,18 +9,18 @@ use crate::request::TargetKind;
 /// One limit: how many of the calls that match, for each key.
 #[derive(Clone, Debug)]
 pub struct RateRule {
-    /// Told to callers that reach the limit. A rule that keeps its name (and kind) keeps its counts on
-    /// reload.
+    /// Appears in messages to callers over the limit. A rule with the same name (and kind) keeps its counts
+    /// on reload.
     pub name: String,
-    /// What is counted apart; nothing means one budget for all.
+    /// The key of its counters; without parts there is one budget for all.
     pub key: Vec<KeyPart>,
     pub matches: Match,
     pub budget: Budget,
 }
 
-/// Which calls a rule counts. Lists without patterns do not ask. Of tools, prompts, resources and servers any
-/// may fit what the call touches; on top of that `methods` must fit, and `roles` must fit a role of the
-/// caller. Names are federated ones, resources are URIs.
+/// The calls that a rule counts. Empty lists do not restrict. One of tools, prompts, resources and servers
+/// must match the target; `methods` must match too, and `roles` must contain a role of the caller. Names are
+/// qualified, resources are URIs.
 #[derive(Clone, Debug, Default)]
 pub struct Match {
     pub tools: Globs,
@@ -41,13 +41,13 @@ impl Match {
     }
 }
 
-/// A rule made ready.
+/// A prepared rule.
 pub(super) struct Limit {
     pub rule: RateRule,
     pub limiter: Limiter,
-    /// Hash of name and kind: where the hash of each key begins.
+    /// Hash of name and kind: the initial value for the hash of each key.
     pub seed: u128,
-    /// The one budget of all keys that there is no room for.
+    /// The one budget of all keys without room.
     pub overflow: u128,
     matches_all: bool,
     matches_target: bool,

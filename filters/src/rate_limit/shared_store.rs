@@ -1,4 +1,4 @@
-//! Budgets that several gateways share, and what happens while the place where they are counted is away.
+//! Budgets that several gateways share, and the fallback while their store is down.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use super::messages;
 use super::store::Counters;
 use mcp::rejection::Rejection;
 
-/// Where shared budgets are counted. Implementations have a deadline of their own, and one that is away says
-/// so at once, not after the deadline each time.
+/// The store of shared budgets. An implementation has its own deadline; if it is down, it fails at once
+/// instead of after the deadline.
 pub trait RateLimitStore: Send + Sync {
-    /// Takes one from each budget, or none from any, in one step and one round trip.
+    /// Takes one from each budget or none from any, atomically and in one round trip.
     fn take<'a>(
         &'a self,
-        asks: &'a [StoreRequest],
+        requests: &'a [StoreRequest],
     ) -> Pin<Box<dyn Future<Output = Result<StoreOutcome, StoreUnavailable>> + Send + 'a>>;
 }
 
@@ -32,26 +32,26 @@ pub struct StoreRequest {
     pub budget: Budget,
 }
 
-/// Either all asks were granted, or none.
+/// Either all requests were granted, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreOutcome {
     Granted,
-    /// The request (by its place) that has no room for the longest time.
+    /// The index of the request with the longest wait.
     Denied {
         ask: usize,
         wait: Duration,
     },
 }
 
-/// The store did not answer in time, or not with an answer.
+/// The store did not respond in time, or not with a valid response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the shared limits cannot be judged")]
 pub struct StoreUnavailable;
 
-/// What is done with a call while the shared store is away.
+/// What happens to a call while the shared store is down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
-    /// It is judged by the counters of this process: each gateway has the whole budget meanwhile.
+    /// The counters of this process decide: each gateway has the whole budget meanwhile.
     #[default]
     Local,
     /// It passes (but not through `concurrent` limits, which need no store).
@@ -75,31 +75,31 @@ pub(super) async fn acquire_shared(
     if acquisitions.is_empty() {
         return Ok(held);
     }
-    let asked = counters.clock().nanos();
-    // Who was told to wait and does not costs no round trip. This refuses nobody whom the store would let
-    // pass: the wait counts from before the store was asked, and a budget never has room sooner than it said.
+    let asked_at = counters.clock().nanos();
+    // A caller who ignores its wait costs no round trip. This denies no call that the store would grant: the
+    // wait counts from before the store was asked, and a budget never has room earlier than it said.
     for acquisition in &acquisitions {
-        if let Some(wait) = StoreBackoff::of(acquisition, counters).wait(counters, asked) {
+        if let Some(wait) = StoreBackoff::of(acquisition, counters).wait(counters, asked_at) {
             return Err(messages::limit_reached(&acquisition.limit.rule, wait));
         }
     }
-    let asks: Vec<StoreRequest> = acquisitions
+    let requests: Vec<StoreRequest> = acquisitions
         .iter()
         .map(|acquisition| StoreRequest {
             key: acquisition.store_key(subject),
             budget: acquisition.limit.rule.budget,
         })
         .collect();
-    let short = match store.take(&asks).await {
+    let short = match store.take(&requests).await {
         Ok(StoreOutcome::Granted) => return Ok(held),
-        // An answer about a budget that was not asked for is none.
+        // A response for another budget is invalid.
         Ok(StoreOutcome::Denied { ask, wait }) => {
             acquisitions.get(ask).map(|acquisition| (acquisition, wait))
         }
         Err(StoreUnavailable) => None,
     };
     if let Some((acquisition, wait)) = short {
-        StoreBackoff::of(acquisition, counters).set(counters, asked, wait);
+        StoreBackoff::of(acquisition, counters).set(counters, asked_at, wait);
         return Err(messages::limit_reached(&acquisition.limit.rule, wait));
     }
     match on_failure {

@@ -1,12 +1,12 @@
 //! The states of all budgets in this process. They outlive reloads.
 //!
-//! Memory is bounded: at most [`MAX_KEYS`] states (some 64 MiB), and those that say nothing any more (a full
-//! budget, a window that is over, no call under way) are dropped when a shard would grow. Without a thread
-//! for it: a shard is swept by the insert that finds it twice as large as the last sweep left it.
+//! Memory is bounded: at most [`MAX_KEYS`] states (some 64 MiB). States without effect (a full budget, a
+//! finished window, no concurrent call) are dropped when a shard would grow. It needs no thread: a shard is
+//! swept by the insert that finds it twice as large as after the last sweep.
 //!
-//! Where all of a shard is in use, a key that is new has no state of its own: all such keys of a rule share
-//! one budget, the *overflow bucket*, until there is room again. So whoever floods the gateway with keys neither gets a
-//! limit out of the way nor locks out those who are known already.
+//! If a whole shard is in use, a new key has no state of its own. All such keys of a rule share one budget,
+//! the *overflow bucket*, until there is room again. So a flood of keys neither disables a limit nor locks
+//! out known callers.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -18,10 +18,10 @@ use super::algorithms::{LimiterKind, Now};
 use super::clock::{Clock, SystemClock};
 use super::key::{Digest128, Secrets};
 
-/// States kept at most.
+/// Most states.
 const MAX_KEYS: usize = 1 << 20;
 const SHARDS: usize = 64;
-/// A full shard is not swept more often than this: it may be full because somebody fills it.
+/// The shortest time between two sweeps of a full shard, since an attacker may keep it full.
 const SWEEP_INTERVAL: u64 = Duration::from_millis(100).as_nanos() as u64;
 /// Smaller ones are not worth a sweep.
 const MIN_SWEEP: usize = 64;
@@ -30,11 +30,11 @@ pub struct Counters {
     shards: Box<[Shard]>,
     secrets: Secrets,
     clock: Arc<dyn Clock>,
-    /// States that one shard keeps at most.
+    /// Most states of one shard.
     max_per_shard: usize,
 }
 
-/// On a cache line of its own: its lock is taken (for reading) by every call that has a key here.
+/// On its own cache line: every call with a key here takes its lock (for reading).
 #[repr(align(128))]
 struct Shard(RwLock<States>);
 
@@ -56,7 +56,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// With a clock of the caller's choice, and room for about `most` states.
+    /// With another clock, and room for about `max` states.
     pub fn new(clock: Arc<dyn Clock>, max: usize) -> Self {
         let shard = || {
             let states = States { cells: HashMap::default(), sweep_at: MIN_SWEEP, swept: 0 };
@@ -87,7 +87,7 @@ impl Counters {
         self.secrets.hash(write)
     }
 
-    /// The state of a key, or that of the overflow bucket; `work` is told under which key it stands.
+    /// The state of a key, or that of the overflow bucket; `work` receives the key in use.
     pub(super) fn with_state<R>(
         &self,
         kind: LimiterKind,
@@ -107,7 +107,7 @@ impl Counters {
         self.with_state(kind, crowd, crowd, work)
     }
 
-    /// Keeps a state that may be forgotten: where there is no room it is.
+    /// Stores a state that may be forgotten: only if there is room.
     pub(super) fn remember(&self, kind: LimiterKind, key: u128, value: u64) {
         if self.with_existing(key, |state| state.fetch_max(value, Ordering::Relaxed)).is_some() {
             return;
@@ -124,7 +124,7 @@ impl Counters {
     }
 
     fn shard(&self, key: u128) -> &Shard {
-        // The map looks at the lower half of the key.
+        // The map uses the lower half of the key.
         &self.shards[(key >> 64) as usize % SHARDS]
     }
 }

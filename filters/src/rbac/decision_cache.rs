@@ -1,8 +1,9 @@
-//! The part of a judgement that is the same for every call of one caller to one thing by one method: made once,
-//! remembered, and all that lists need.
+//! The part of a decision that is the same for every call of one caller to one target by one method. It is
+//! made once and cached, and it is all that lists need.
 //!
-//! A rule is decided here as far as its parts go that read neither arguments nor address. If one of those is
-//! false the rule is out; if all there are say yes it decides; else it is left for the call.
+//! Here only the conjuncts that read neither arguments nor address are evaluated. If one of them is false,
+//! the rule does not match. If there are no others and all are true, it decides. Otherwise it is deferred to
+//! the call.
 
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
@@ -17,25 +18,25 @@ const MAX_DECISIONS: u64 = 16_384;
 pub(super) struct StaticDecision {
     /// The method is not for this caller.
     pub method_denied: Option<DecisionReason>,
-    /// Rules that come before the end and need to look at the call.
+    /// Deferred rules before the end, which need the call.
     pub deferred: Vec<DeferredRule>,
-    /// What decides if none of them does.
+    /// The decision if none of them matches.
     pub fallback: DecisionReason,
     pub allowed: bool,
-    /// Some call could pass, as far as rules and roles go.
+    /// Some call could pass, by rules and roles.
     pub visible: bool,
-    /// The scopes that are needed, if the caller lacks one.
+    /// The required scopes, if the caller lacks one.
     pub missing_scopes: Option<Vec<String>>,
 }
 
 pub(super) struct DeferredRule {
     pub rule: usize,
-    /// What the other parts of its condition say: true, or a failure.
+    /// The result of the other conjuncts: true, or a failure.
     pub so_far: ConditionResult,
 }
 
-/// The caller's serial, and two keyed hashes of everything else: together too long to be met by chance, and a
-/// client that chooses names does not know the keys.
+/// The caller's serial, and two keyed hashes of the rest. Together they are too long for random collisions,
+/// and clients that choose names do not know the keys.
 type DecisionKey = (u64, u64, u64);
 
 pub(super) struct DecisionCache {
@@ -80,8 +81,8 @@ impl Policy {
         made
     }
 
-    /// The same for a name in a list; none if there is too little fuel. What was judged for want of it is not
-    /// remembered: a call of that name has steps of its own.
+    /// The same for a name in a list; `None` without enough fuel. A result of too little fuel is not cached:
+    /// a call of that name has its own steps.
     pub(super) fn listed(
         &self,
         caller: &Caller,
@@ -125,7 +126,7 @@ impl Policy {
             } else if match so_far {
                 ConditionResult::True => true,
                 ConditionResult::False => false,
-                // Whatever the rest says, the whole is a failure or false.
+                // Whatever the other conjuncts are, the whole is a failure or false.
                 ConditionResult::Failed(_) => rule.effect == Effect::Deny,
             } {
                 undecided.push(DeferredRule { rule: index, so_far });
@@ -160,11 +161,11 @@ impl Policy {
     fn can_see_any(&self, caller: &Caller, roles: &[usize], server: &str, fuel: Option<&Fuel>) -> bool {
         let target = CallTarget { kind: TargetKind::Server, name: "", server };
         let context = CelContext::new(caller, "", Some(target)).fuelled(fuel);
-        // What a part says of the server as such it says of every call to it.
+        // A conjunct about a server as such has the same result for every call to it.
         let lasting = |reads: Dependencies| !reads.is_volatile() && !reads.is_of_call();
         for rule in &self.rules {
-            let said = rule.when.evaluate(&context, |part| lasting(part.dependencies));
-            match (rule.effect, said) {
+            let result = rule.when.evaluate(&context, |part| lasting(part.dependencies));
+            match (rule.effect, result) {
                 (Effect::Allow, ConditionResult::True) => return true,
                 (Effect::Deny, ConditionResult::True | ConditionResult::Failed(_))
                     if lasting(rule.when.dependencies()) =>
@@ -178,11 +179,11 @@ impl Policy {
     }
 }
 
-/// Whether a rule is asked about a call. Where a call touches no tool, prompt or resource, a rule that speaks of
-/// one would match by what is not there (`!call.tool.startsWith("a")`) or fail for want of an argument, and a
-/// session could not even begin. So calls to a server as a whole are judged by rules that speak of methods, or of
-/// servers and callers only, and calls that touch nothing by rules that speak of methods. Names that nobody knows
-/// are not judged: the answer to them must not differ from that to a hidden one.
+/// Whether a rule applies to a call. Without a target (tool, prompt or resource), a rule about one would
+/// match by its absence (`!call.tool.startsWith("a")`) or fail for lack of an argument. Then not even a
+/// session could start. So calls to a whole server use only rules about methods, servers and callers, and
+/// calls without a target use rules about methods. Unknown names are not evaluated: the response to them must
+/// equal that to a hidden name.
 fn applies_to(rule: &Rule, method: &str, target: Option<CallTarget<'_>>) -> bool {
     let reads = rule.when.dependencies();
     match target.map(|target| target.kind) {
@@ -195,6 +196,6 @@ fn applies_to(rule: &Rule, method: &str, target: Option<CallTarget<'_>>) -> bool
 fn has_named_target(method: &str) -> bool {
     [TargetKind::Tool, TargetKind::Prompt, TargetKind::Resource]
         .into_iter()
-        .any(|thing| primary_method(thing) == method)
+        .any(|kind| primary_method(kind) == method)
         || ["resources/subscribe", "resources/unsubscribe", "completion/complete"].contains(&method)
 }

@@ -1,4 +1,4 @@
-//! The judgement of a call in the words of MCP: what is hidden is answered like what does not exist.
+//! Applies a decision to a call: a hidden target gets the same response as one that does not exist.
 
 use std::borrow::Cow;
 
@@ -15,12 +15,12 @@ use mcp::rejection::{Rejection, code};
 #[derive(Debug)]
 pub enum Denial {
     Rejected(Box<Rejection>),
-    /// A token with these scopes would pass. The challenge is written where the metadata are known.
+    /// A token with these scopes would pass. The challenge is written by the code with the metadata.
     MissingScopes(Vec<String>),
 }
 
 impl Rbac {
-    /// Judges a call whose aim is known.
+    /// Decides a call with a known target.
     pub fn enforce(&self, call: &Call<'_>) -> Result<(), Denial> {
         let method = call.rpc.method_name(call.body);
         match call.rpc.kind {
@@ -50,17 +50,17 @@ impl Rbac {
             ),
             Decision::NotFound(_) => match call.target.map(|target| target.kind) {
                 Some(TargetKind::Server) | None => method_denied(),
-                Some(thing) => not_found(call.era, thing, &name_as_sent(call, thing)),
+                Some(kind) => not_found(call.era, kind, &name_as_sent(call, kind)),
             },
         };
         Err(Denial::Rejected(Box::new(rejection)))
     }
 }
 
-/// The name as the client wrote it, which is not the federated one on the endpoint of one server.
-fn name_as_sent<'a>(call: &'a Call<'_>, thing: TargetKind) -> Cow<'a, str> {
+/// The name as the client wrote it, which differs from the qualified name on the endpoint of one server.
+fn name_as_sent<'a>(call: &'a Call<'_>, kind: TargetKind) -> Cow<'a, str> {
     let rpc = &call.rpc;
-    let written = match thing {
+    let written = match kind {
         TargetKind::Tool => rpc.name,
         TargetKind::Prompt => rpc.name.or(rpc.reference.and_then(|r| r.name)),
         TargetKind::Resource => rpc.uri.or(rpc.reference.and_then(|r| r.uri)),
@@ -73,7 +73,7 @@ fn method_denied() -> Rejection {
     Rejection::http(403, "method_denied", "this method is not allowed by the gateway's policy")
 }
 
-/// The refusal of a URI that servers could read in more than one way. It is the same whether there is such a resource.
+/// The rejection of an ambiguous URI. It is the same whether or not the resource exists.
 fn ambiguous(era: Era, error: AmbiguousUri) -> Rejection {
     let status = if era == Era::Modern { 400 } else { 200 };
     let message = format!("the resource's URI can be read as that of another: {error}; write it without");
@@ -83,14 +83,14 @@ fn ambiguous(era: Era, error: AmbiguousUri) -> Rejection {
 /// Names are echoed this far, in characters.
 const MAX_SHOWN: usize = 128;
 
-/// The refusal of a name that leads nowhere, or is hidden: the one place that writes it, so that the two cannot be
-/// told apart. Legacy servers answer errors of well-formed requests with HTTP 200.
-pub fn not_found(era: Era, thing: TargetKind, name: &str) -> Rejection {
+/// The rejection of an unknown or hidden name. Only this function writes it, so that the two are
+/// indistinguishable. Legacy servers answer errors of well-formed requests with HTTP 200.
+pub fn not_found(era: Era, kind: TargetKind, name: &str) -> Rejection {
     let status = if era == Era::Modern { 400 } else { 200 };
     let missing = if era == Era::Modern { code::INVALID_PARAMS } else { code::RESOURCE_NOT_FOUND };
     let shown: String = name.chars().take(MAX_SHOWN).collect();
     let rejection = |reason, message| Rejection::new(status, code::INVALID_PARAMS, reason, message);
-    match thing {
+    match kind {
         TargetKind::Prompt => rejection("unknown_prompt", format!("Unknown prompt: {shown}")),
         TargetKind::Resource => {
             Rejection::new(status, missing, "unknown_resource", format!("Resource not found: {shown}"))

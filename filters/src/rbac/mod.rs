@@ -1,19 +1,19 @@
-//! Who may do what: roles over tools, prompts, resources, methods and servers, and rules in front of them.
+//! Authorization: roles over tools, prompts, resources, methods and servers, and rules that precede them.
 //!
-//! The order of a judgement:
-//! 1. Methods are a gate of their own: a method that is denied to one of the caller's roles, or left out where a
-//!    role lists methods, is refused whatever it touches.
-//! 2. Rules, in their order; the first that matches decides. So an `allow` rule overrides what roles deny.
-//!    A rule whose evaluation fails matches if it denies and does not if it allows.
+//! The order of a decision:
+//! 1. Methods come first. A method that one of the caller's roles denies is denied for any target. So is one
+//!    that the roles' lists of methods do not contain.
+//! 2. Rules, in their order; the first match decides. So an `allow` rule overrides the roles' denials.
+//!    A rule whose evaluation fails matches if it denies, and does not match if it allows.
 //! 3. Roles: any `deny` of any role of the caller wins over any `allow`.
 //! 4. The default.
-//! 5. What is allowed may need scopes too.
+//! 5. An allowed call may need scopes too.
 //!
-//! What a caller may not see is unknown to it: [`RbacConfig::sees`] and [`Decision::Hidden`] are two sides of one
-//! decision, which is made without looking at arguments or addresses. A rule that does look at them refuses
-//! in plain words, because the caller sees the tool in its lists.
+//! A hidden target is unknown to the caller: [`RbacConfig::sees`] and [`Decision::NotFound`] follow from one
+//! decision without arguments and addresses. A rule that reads these denies openly, because the caller sees
+//! the tool in its lists.
 //!
-//! It deliberately knows no catalog and writes no answer but the refusal.
+//! It does not know the catalog, and writes no response except the rejection.
 
 mod decision_cache;
 mod enforce;
@@ -44,7 +44,7 @@ pub enum Effect {
 /// The block `rbac`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RbacSettings {
-    /// For what no rule and no role speaks of.
+    /// If no rule and no role matches.
     pub default: Effect,
     pub roles: Vec<Role>,
     pub rules: Vec<Rule>,
@@ -64,7 +64,7 @@ pub struct PatternLists {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Role {
     pub name: String,
-    /// Roles whose lists count for this one too. `admin` is not among what is inherited.
+    /// Roles whose lists count for this one too. `admin` is not inherited.
     pub inherits: Vec<String>,
     pub allow: PatternLists,
     pub deny: PatternLists,
@@ -77,12 +77,12 @@ pub struct Rule {
     pub name: String,
     pub when: Condition,
     pub effect: Effect,
-    /// What a caller is told that sees the tool.
+    /// The message for a denied caller who sees the tool.
     pub message: Option<String>,
 }
 
-/// Scopes that a call needs on top. Tools, prompts and resources are alternatives; methods and servers, where they
-/// are listed, must fit as well.
+/// Additional scopes of a call. Tools, prompts and resources are alternatives; methods and servers must match
+/// too if they are listed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScopeNeed {
     pub lists: PatternLists,
@@ -112,14 +112,14 @@ pub enum DecisionReason {
         list: RoleList,
         glob: usize,
     },
-    /// Roles of the caller list methods, and none of them this one.
+    /// Roles of the caller list methods, but not this one.
     Unlisted,
     Default,
     /// The rule denies because its condition failed, and how.
     Failed(usize, String),
 }
 
-/// What is asked of a call.
+/// The call to decide.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessQuery<'a> {
     pub method: &'a str,
@@ -132,15 +132,15 @@ pub struct AccessQuery<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     Allowed(DecisionReason),
-    /// Answer as if it did not exist.
+    /// Respond as if it did not exist.
     NotFound(DecisionReason),
-    /// The caller sees it, but may not do this; with the words of the rule.
+    /// Denied, although the caller sees it; with the message of the rule.
     Denied(DecisionReason, Option<String>),
     /// The method is not for this caller.
     MethodDenied(DecisionReason),
     /// Allowed, with a token that has more scopes: all those that the call needs.
     MissingScopes(Vec<String>),
-    /// Patterns speak of resources, and this one's URI can be read as that of another.
+    /// There are patterns over resources, and this URI can be read as another one.
     Ambiguous(AmbiguousUri),
 }
 
@@ -166,15 +166,15 @@ struct Policy {
     roles: Roles,
     rules: Vec<Rule>,
     scopes: Vec<ScopeRule>,
-    /// What the rules read of a caller to tell what it sees.
+    /// What the rules read of a caller to decide visibility.
     dependencies: Dependencies,
-    /// Roles, scopes or rules speak of resources.
+    /// There are roles, scopes or rules about resources.
     names_resources: bool,
     cache: DecisionCache,
 }
 
 impl Rbac {
-    /// No block `rbac`: everything passes, and nobody is an admin.
+    /// No block `rbac`: everything is allowed, and there is no admin.
     pub fn open() -> Self {
         Self(None)
     }
@@ -205,8 +205,8 @@ impl Rbac {
         })))
     }
 
-    /// Whether lists show it: whether any call of it could pass. A rule that reads arguments or the address is
-    /// undecided here; if it denies it hides nothing, if it allows it shows.
+    /// Whether lists show it: whether any call of it could pass. A rule that reads arguments or the address
+    /// is undecided here: as a denial it hides nothing, as a permission it shows.
     pub fn can_see(&self, caller: &Caller, target: &CallTarget<'_>) -> bool {
         let Some(policy) = &self.0 else { return true };
         let Ok(name) = policy.normalized_name(target) else { return false };
@@ -215,8 +215,7 @@ impl Rbac {
             .visible
     }
 
-    /// The same for each name of a list, which costs no more than there is of `fuel` for all of them; none if it
-    /// cannot be told for want of it.
+    /// The same for each name of a list, within the total budget of `fuel`; `None` without enough fuel.
     pub fn sees_within(&self, caller: &Caller, target: &CallTarget<'_>, fuel: &Fuel) -> Option<bool> {
         let Some(policy) = &self.0 else { return Some(true) };
         let Ok(name) = policy.normalized_name(target) else { return Some(false) };
@@ -229,7 +228,7 @@ impl Rbac {
         self.can_see(caller, &CallTarget { kind: TargetKind::Server, name: "", server })
     }
 
-    /// Whether the method passes the gate, whatever it touches.
+    /// Whether the method is allowed, for any target.
     pub fn allows_method(&self, caller: &Caller, method: &str) -> bool {
         self.0
             .as_ref()
@@ -249,7 +248,7 @@ impl Rbac {
         }
     }
 
-    /// Whether one of many uses that a single request asks for is allowed; false if there is too little fuel for them.
+    /// Whether one of many targets of a single request is allowed; false without enough fuel.
     pub fn allows_within(&self, caller: &Caller, query: &AccessQuery<'_>, fuel: &Fuel) -> bool {
         let (Some(policy), Some(target)) = (&self.0, query.target) else {
             return matches!(self.decide(caller, query), Decision::Allowed(_));
@@ -284,9 +283,9 @@ impl Rbac {
     }
 }
 
-/// The method by which a thing is used; what lists show is what it would let through.
-fn primary_method(thing: TargetKind) -> &'static str {
-    match thing {
+/// The method that uses such a target; lists show what it would let through.
+fn primary_method(kind: TargetKind) -> &'static str {
+    match kind {
         TargetKind::Tool => "tools/call",
         TargetKind::Prompt => "prompts/get",
         TargetKind::Resource => "resources/read",
@@ -295,7 +294,7 @@ fn primary_method(thing: TargetKind) -> &'static str {
 }
 
 impl Policy {
-    /// What patterns and rules see of a thing's name: of a URI its normal form.
+    /// The name that patterns and rules see: of a URI its normal form.
     fn normalized_name<'a>(&self, target: &CallTarget<'a>) -> Result<Cow<'a, str>, AmbiguousUri> {
         if target.kind == TargetKind::Resource && self.names_resources {
             uri::normalize(target.name)
@@ -320,7 +319,7 @@ impl Policy {
                     return Decision::NotFound(prefix.fallback.clone());
                 }
             } else {
-                // What a caller does not see it cannot touch by another method either.
+                // A target that a caller does not see is not accessible by another method either.
                 let Some(shown) = known(first) else { return Decision::NotFound(DecisionReason::Default) };
                 if !shown.visible {
                     return Decision::NotFound(shown.fallback.clone());
@@ -346,7 +345,7 @@ impl Policy {
         }
     }
 
-    /// Asks the rules that were left undecided, in their order.
+    /// Evaluates the deferred rules, in their order.
     fn evaluate_deferred(
         &self,
         caller: &Caller,
@@ -362,8 +361,8 @@ impl Policy {
             .fuelled(fuel);
         prefix.deferred.iter().find_map(|undecided| {
             let rule = &self.rules[undecided.rule];
-            let said = rule.when.evaluate(&context, |part| part.dependencies.is_volatile());
-            rule_decision(rule, undecided.rule, said.and(undecided.so_far.clone()))
+            let result = rule.when.evaluate(&context, |part| part.dependencies.is_volatile());
+            rule_decision(rule, undecided.rule, result.and(undecided.so_far.clone()))
         })
     }
 
@@ -376,9 +375,9 @@ impl Policy {
     }
 }
 
-/// What a rule decides whose condition says this; a failure denies and never allows.
-fn rule_decision(rule: &Rule, index: usize, said: ConditionResult) -> Option<(Effect, DecisionReason)> {
-    match (said, rule.effect) {
+/// The effect of a rule with this result; a failure denies and never allows.
+fn rule_decision(rule: &Rule, index: usize, result: ConditionResult) -> Option<(Effect, DecisionReason)> {
+    match (result, rule.effect) {
         (ConditionResult::True, effect) => Some((effect, DecisionReason::Rule(index))),
         (ConditionResult::Failed(why), Effect::Deny) => {
             Some((Effect::Deny, DecisionReason::Failed(index, why)))

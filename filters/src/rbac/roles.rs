@@ -1,5 +1,5 @@
-//! Roles with their patterns compiled. Decisions are remembered a floor above, so a role is one set of patterns a
-//! list, and nothing is merged.
+//! Roles with compiled patterns. `decision_cache` caches decisions, so a role has one set of patterns per
+//! list, and roles are not merged.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::{DecisionReason, Effect, PatternLists, Role, RoleList, ScopeNeed};
 use crate::request::{CallTarget, TargetKind};
 use crate::uri;
 
-/// Patterns that are asked together.
+/// Patterns that are matched together.
 struct Globs {
     set: GlobSet,
     count: usize,
@@ -26,7 +26,7 @@ impl Globs {
         Ok(Self { set, count: patterns.len() })
     }
 
-    /// The first pattern that fits.
+    /// The first matching pattern.
     fn first(&self, name: &str) -> Option<usize> {
         if self.count == 0 {
             return None;
@@ -59,8 +59,8 @@ impl RolePatterns {
         })
     }
 
-    fn globs_of(&self, thing: TargetKind) -> Option<(RoleList, &Globs)> {
-        match thing {
+    fn globs_of(&self, kind: TargetKind) -> Option<(RoleList, &Globs)> {
+        match kind {
             TargetKind::Tool => Some((RoleList::Tools, &self.tools)),
             TargetKind::Prompt => Some((RoleList::Prompts, &self.prompts)),
             TargetKind::Resource => Some((RoleList::Resources, &self.resources)),
@@ -68,17 +68,17 @@ impl RolePatterns {
         }
     }
 
-    /// The first pattern that fits a thing, or its server.
+    /// The first pattern that matches a target or its server.
     fn first(&self, target: &CallTarget<'_>) -> Option<(RoleList, usize)> {
-        let thing =
+        let by_target =
             self.globs_of(target.kind).and_then(|(list, globs)| Some((list, globs.first(target.name)?)));
-        thing.or_else(|| Some((RoleList::Servers, self.servers.first(target.server)?)))
+        by_target.or_else(|| Some((RoleList::Servers, self.servers.first(target.server)?)))
     }
 
-    /// The first list that speaks of anything on a server.
+    /// The first list with a pattern over anything on a server.
     fn any(&self) -> Option<RoleList> {
-        let things = [TargetKind::Tool, TargetKind::Prompt, TargetKind::Resource];
-        things
+        let kinds = [TargetKind::Tool, TargetKind::Prompt, TargetKind::Resource];
+        kinds
             .into_iter()
             .filter_map(|t| self.globs_of(t))
             .find(|(_, globs)| globs.count > 0)
@@ -131,7 +131,7 @@ impl Roles {
         Ok(Self { all, named })
     }
 
-    /// The roles that count for a caller with these, sorted, each once. Names that are not known mean nothing.
+    /// The effective roles of a caller with these, sorted and unique. Unknown names have no effect.
     pub(super) fn resolve(&self, names: &[String]) -> Vec<usize> {
         let known = names.iter().filter_map(|name| self.named.get(name));
         let mut line: Vec<usize> = known.flat_map(|index| &self.all[*index].inherited).copied().collect();
@@ -140,7 +140,7 @@ impl Roles {
         line
     }
 
-    /// Whether any role speaks of resources.
+    /// Whether any role has patterns over resources.
     pub(super) fn name_resources(&self) -> bool {
         let speaks = |side: &RolePatterns| side.resources.count > 0;
         self.all.iter().any(|role| speaks(&role.allow) || speaks(&role.deny))
@@ -170,8 +170,8 @@ impl Roles {
         barred.then_some(DecisionReason::Unlisted)
     }
 
-    /// What the roles say of a thing; nothing if they do not speak of it. A server as a whole is allowed to
-    /// whoever may be allowed a part of it.
+    /// The decision of the roles for a target; `None` if no list matches. A whole server is allowed if a part
+    /// of it may be.
     pub(super) fn decide(
         &self,
         roles: &[usize],
@@ -192,7 +192,7 @@ impl Roles {
     }
 }
 
-/// A role and all above it; nothing if it is above itself.
+/// A role and all roles that it inherits; `None` if it inherits itself.
 fn with_inherited(start: usize, above: &[Vec<usize>]) -> Option<Vec<usize>> {
     let mut line = vec![start];
     let mut next = 0;
@@ -221,11 +221,11 @@ pub(super) struct ScopeRule {
 impl ScopeRule {
     pub(super) fn new(need: &ScopeNeed) -> Result<Self, String> {
         let lists = RolePatterns::new(&need.lists).map_err(|error| format!("scopes, {error}"))?;
-        let things = lists.any().is_some();
-        if !things && lists.methods.count == 0 && lists.servers.count == 0 {
+        let has_targets = lists.any().is_some();
+        if !has_targets && lists.methods.count == 0 && lists.servers.count == 0 {
             return Err("scopes that are needed for nothing: no list has a pattern".into());
         }
-        Ok(Self { lists, has_targets: things, require: need.require.clone() })
+        Ok(Self { lists, has_targets, require: need.require.clone() })
     }
 
     pub(super) fn name_resources(&self) -> bool {
@@ -233,11 +233,11 @@ impl ScopeRule {
     }
 
     pub(super) fn matches(&self, method: &str, target: Option<&CallTarget<'_>>) -> bool {
-        let thing = || {
+        let matching = || {
             let (_, globs) = self.lists.globs_of(target?.kind)?;
             globs.first(target?.name)
         };
-        (!self.has_targets || thing().is_some())
+        (!self.has_targets || matching().is_some())
             && (self.lists.methods.count == 0 || self.lists.methods.first(method).is_some())
             && (self.lists.servers.count == 0
                 || target.is_some_and(|a| self.lists.servers.first(a.server).is_some()))

@@ -1,6 +1,7 @@
-//! The host of a URL whose scheme gives it a meaning of its own (WHATWG URL, "special schemes"). Readers map such hosts:
-//! international letters, soft hyphens and percent-encodings become other letters, short and octal numbers become
-//! addresses. What any of them maps is refused; one spelling is left, and it is what patterns are held against.
+//! The host of a URL with a special scheme (WHATWG URL, "special schemes"). Readers map such hosts:
+//! international letters, soft hyphens and percent-encodings become other letters, short and octal numbers
+//! become addresses. Every host that any reader maps is rejected. The one remaining spelling is compared with
+//! patterns.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -28,7 +29,7 @@ pub(super) fn check(scheme: &str, authority: Option<&str>) -> Result<(), Ambiguo
     }
     let authority = match authority {
         None | Some("") if is_file => return Ok(()),
-        // WHATWG takes what follows for the host, however many slashes there are.
+        // WHATWG takes the following text for the host, after any number of slashes.
         None | Some("") => return Err(AmbiguousUri::Authority),
         Some(authority) => authority,
     };
@@ -53,24 +54,24 @@ pub(super) fn check(scheme: &str, authority: Option<&str>) -> Result<(), Ambiguo
         let address: Ipv6Addr =
             inner.strip_suffix(']').and_then(|inner| inner.parse().ok()).ok_or(AmbiguousUri::Address)?;
         let same = address.to_string().eq_ignore_ascii_case(&inner[..inner.len() - 1]);
-        // A mapped address is that of IPv4 in other words.
+        // A mapped address is an IPv4 address in another notation.
         return if same && !is_file && address.to_ipv4_mapped().is_none() {
             Ok(())
         } else {
             Err(AmbiguousUri::Address)
         };
     }
-    // A file's host is compared as it stands.
+    // The host of a file URL is compared unchanged.
     let name = if is_file { host } else { host.strip_suffix('.').unwrap_or(host) };
-    let sound = |label: &str| !label.is_empty() && label.bytes().all(is_letter) && !is_hollow(label);
-    if !name.split('.').all(sound) {
+    let is_valid = |label: &str| !label.is_empty() && label.bytes().all(is_letter) && !is_hollow(label);
+    if !name.split('.').all(is_valid) {
         return Err(AmbiguousUri::Host);
     }
     let last = name.rsplit('.').next().unwrap_or_default();
     let is_number = last.bytes().all(|b| b.is_ascii_digit())
         || last.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("0x"));
     if is_number && (is_file || name.parse::<Ipv4Addr>().is_err()) {
-        // `Ipv4Addr` reads no form but the one that it writes.
+        // `Ipv4Addr` parses only the notation that it prints.
         return Err(AmbiguousUri::Address);
     }
     Ok(())
@@ -84,7 +85,7 @@ fn is_port(port: &str) -> bool {
         || (port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0') && port.parse::<u16>().is_ok())
 }
 
-/// What no reader takes for anything else or refuses. Braces are those of templates.
+/// Characters that no reader maps or rejects. Braces belong to templates.
 fn is_letter(byte: u8) -> bool {
     byte.is_ascii_graphic() && !br##""#%/:<>?@[\]^`|"##.contains(&byte)
 }
@@ -187,7 +188,7 @@ mod tests {
             ("https://xn--bcher-kva.example/x", "https://xn--bcher-kva.example/x"),
             ("https://a_b-c.example/x", "https://a_b-c.example/x"),
             ("https://{host}.example:{port}/{+path}", "https://{host}.example:{port}/{+path}"),
-            // Other schemes mean by it what their server means.
+            // The servers of other schemes define its meaning.
             ("memo:notes/1", "memo:notes/1"),
             ("postgres://u@127.1:05432/t", "postgres://u@127.1:05432/t"),
         ] {

@@ -1,4 +1,4 @@
-//! Secrets in JSON: what is found, what is left alone, and that nothing else changes.
+//! Secrets in JSON: what is found, what is not, and that all other bytes stay the same.
 
 use filters::guard::{Detector, Redactor};
 
@@ -14,7 +14,7 @@ fn names(redactor: &Redactor, text: &str) -> String {
     redactor.scan(json.as_bytes()).expect("JSON").to_string()
 }
 
-// Put together here, so that nobody's scanner takes this file for a leak.
+// Joined here, so that secret scanners do not report this file.
 fn keys() -> Vec<String> {
     let mix = |n: usize| "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xYzZ".chars().cycle().take(n).collect::<String>();
     let low = |n: usize| "0123456789abcdef7e".chars().cycle().take(n).collect::<String>();
@@ -105,7 +105,7 @@ fn a_number_is_a_card_number_in_whatever_form_it_is_written() {
         "41111111.11111111e8",
         "411111111111111100000e-5",
         "0.0000004111111111111111e22",
-        // As it is read by those who keep 53 bits.
+        // As read by a reader that keeps 53 bits.
         "4.11111111111111100001e15",
     ] {
         let found = redactor.scan(format!("{{\"n\":{number}}}").as_bytes()).expect("JSON");
@@ -181,7 +181,7 @@ fn what_only_looks_like_a_secret_is_left_alone() {
         "pkg@1.2.3",
         "left @ right.com",
         "x@y.1",
-        // Public halves, and talk about keys.
+        // Public keys, and text about keys.
         "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----",
         "-----BEGIN CERTIFICATE-----",
         "BEGIN PRIVATE KEY",
@@ -268,13 +268,13 @@ fn the_skeleton_of_a_message_stays() {
 }
 
 #[test]
-fn what_is_no_json_is_told_and_not_passed_over() {
+fn invalid_json_is_reported_and_not_skipped() {
     let redactor = all();
     for text in [&br#"{"a":"a@b.co""#[..], b"[\"a@b.co\"] x", b"[\"a@b.co \xff\"]", b"a@b.co"] {
         assert!(redactor.redact(text).is_err());
     }
     assert!(redactor.redact(format!("[\"a@b.co\", {}", "[".repeat(600)).as_bytes()).is_err());
-    // Servers send half a surrogate pair, and what stands beside it is searched.
+    // Servers send unpaired surrogates; the text around them is searched.
     let (text, _) = redactor.redact(br#"["\ud800 a@b.co"]"#).expect("JSON").expect("a finding");
     assert!(String::from_utf8(text).expect("UTF-8").contains("[redacted:email]"));
 }
@@ -290,7 +290,7 @@ fn the_deepest_text_fits_a_worker_s_stack() {
 }
 
 #[test]
-fn a_pattern_that_cannot_be_used_is_told_by_its_name() {
+fn an_invalid_pattern_is_reported_with_its_name() {
     let new = |name: &str, pattern: &str| {
         Redactor::new(&[], &[(name.into(), pattern.into())]).map(drop).map_err(|flaw| flaw.to_string())
     };
@@ -304,8 +304,8 @@ fn a_pattern_that_cannot_be_used_is_told_by_its_name() {
         ("two words", "x", "name"),
         ("", "x", "name"),
     ] {
-        let labels = new(name, pattern).expect_err(name);
-        assert!(labels.contains(word) && labels.contains(name), "{labels}");
+        let error = new(name, pattern).expect_err(name);
+        assert!(error.contains(word) && error.contains(name), "{error}");
     }
 }
 
@@ -325,7 +325,7 @@ fn only_the_detectors_that_are_asked_for_find() {
     }
 }
 
-/// Texts made to be slow for searches that go back: time must grow with the length only.
+/// Texts that are slow for backtracking searches: time must grow only with the length.
 #[test]
 fn no_text_makes_the_search_slow() {
     let redactor = all();

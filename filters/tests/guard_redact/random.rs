@@ -34,7 +34,7 @@ fn tree() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Writes some characters of strings as escapes, which changes nothing of what they say.
+/// Writes some characters of strings as escapes, which does not change the decoded strings.
 fn escaped(json: &str, every: usize) -> String {
     let (mut out, mut inside, mut skip) = (String::new(), false, false);
     for (at, c) in json.chars().enumerate() {
@@ -54,7 +54,7 @@ fn escaped(json: &str, every: usize) -> String {
             out.push(c);
         }
     }
-    // What stands after a backslash must not be a broken `\uXXXX`.
+    // The text after a backslash must not be an invalid `\uXXXX`.
     if serde_json::from_str::<Value>(&out).is_ok() { out } else { json.to_owned() }
 }
 
@@ -86,7 +86,7 @@ proptest! {
                 prop_assert!(findings.total() > 0);
                 let after: Value = serde_json::from_slice(&text).expect("still JSON");
                 prop_assert!(only_redacted(&value, &after), "{value} became {after}");
-                // Nothing is left, and doing it twice changes nothing.
+                // No finding is left, and a second pass changes nothing.
                 prop_assert_eq!(redactor.redact(&text).expect("JSON"), None);
             }
         }

@@ -16,9 +16,9 @@ async fn a_caller_is_what_the_claims_say() {
         tenant: Some("https://x.example/tenant".into()),
     };
     let auth = Auth::new(settings).with_clock(|| NOW);
-    let token = sound(json!({"email": "ada@x.example", "realm_access": {"roles": ["b", "a", "b"]},
+    let token = valid(json!({"email": "ada@x.example", "realm_access": {"roles": ["b", "a", "b"]},
         "scp": ["files:write", "mcp"], "https://x.example/tenant": 7}));
-    let caller = ask(&auth, &token).await.expect("sound");
+    let caller = ask(&auth, &token).await.expect("valid");
     assert_eq!(caller.user, "ada@x.example");
     assert_eq!(caller.roles, ["a", "b"]);
     assert_eq!(caller.scopes, ["files:write", "mcp"]);
@@ -53,14 +53,14 @@ async fn an_api_key_is_known_by_its_hash_in_either_header() {
         }
     }
     // A token is no API key.
-    let rejection = ask_with(&auth, &[("x-api-key", &sound(json!({})))]).await.expect_err("a token");
+    let rejection = ask_with(&auth, &[("x-api-key", &valid(json!({})))]).await.expect_err("a token");
     assert_eq!(rejection.reason, "unknown_api_key");
 }
 
 #[tokio::test]
 async fn credentials_stand_once_and_in_one_form() {
     let auth = auth();
-    let token = sound(json!({}));
+    let token = valid(json!({}));
     let bearer = format!("Bearer {token}");
     let twice = format!("{bearer} {token}");
     let listed = format!("{bearer}, {bearer}");
@@ -134,7 +134,7 @@ async fn without_need_for_credentials_only_bad_ones_are_refused() {
 }
 
 #[tokio::test]
-async fn with_no_authentication_nobody_is_asked() {
+async fn without_authentication_credentials_are_ignored() {
     let auth = Auth::open();
     for headers in [&[][..], &[("authorization", "Bearer for-the-server-behind")]] {
         let caller = ask_with(&auth, headers).await.expect("anonymous");
@@ -146,7 +146,7 @@ async fn with_no_authentication_nobody_is_asked() {
 #[tokio::test]
 async fn headers_of_callers_inside_mean_nothing() {
     let mut headers = http::HeaderMap::new();
-    let value = format!("Bearer {}", sound(json!({})));
+    let value = format!("Bearer {}", valid(json!({})));
     headers.insert("authorization", value.parse().expect("ASCII"));
     let http_method = http::Method::POST;
     let head = filters::RequestHead {
@@ -169,7 +169,7 @@ async fn scopes_that_every_token_needs_are_asked_for_at_once() {
         [("mcp read", true), ("read x mcp", true), ("mcp", false), ("mcpread", false), ("", false)]
     {
         for _ in 0..2 {
-            let result = ask(&auth, &sound(json!({ "scope": scope }))).await;
+            let result = ask(&auth, &valid(json!({ "scope": scope }))).await;
             assert_eq!(result.is_ok(), passes, "{scope}");
             let Err(rejection) = result else { continue };
             assert_eq!(
@@ -195,11 +195,11 @@ async fn scopes_that_every_token_needs_are_asked_for_at_once() {
 }
 
 #[tokio::test]
-async fn a_challenge_says_where_to_get_which_token() {
+async fn a_challenge_names_the_metadata_and_the_scopes() {
     let metadata = "resource_metadata=\"https://gateway.example/.well-known/oauth-protected-resource/mcp\"";
     let rejection = ask_with(&auth(), &[]).await.expect_err("nothing");
     assert_eq!(rejection.challenge, Some(format!("Bearer realm=\"mcp\", scope=\"mcp\", {metadata}")));
-    let rejection = ask(&auth(), &sound(json!({"exp": 0}))).await.expect_err("expired");
+    let rejection = ask(&auth(), &valid(json!({"exp": 0}))).await.expect_err("expired");
     assert_eq!(
         rejection.challenge,
         Some(format!(

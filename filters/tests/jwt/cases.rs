@@ -1,24 +1,24 @@
-//! Tokens, one after the other: what is accepted, and for what reason all others are not.
+//! Single tokens: which are accepted, and the reasons for the rejection of all others.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm as Alg, EncodingKey};
 use serde_json::{Value, json};
 
-use crate::claim_cases::judged_claims;
+use crate::claim_cases::claim_cases_table;
 use crate::mint::*;
 
 /// `None` is accepted.
-type Case = (&'static str, String, Option<&'static str>);
+pub type Case = (&'static str, String, Option<&'static str>);
 
-const MALFORMED: Option<&str> = Some("token_malformed");
+pub const MALFORMED: Option<&str> = Some("token_malformed");
 const ALGORITHM: Option<&str> = Some("algorithm_not_allowed");
 const SIGNATURE: Option<&str> = Some("bad_signature");
 const UNKNOWN_KEY: Option<&str> = Some("unknown_key");
 
-/// The parts of a sound token.
+/// The parts of a valid token.
 fn parts() -> [String; 3] {
-    let token = sound(json!({}));
+    let token = valid(json!({}));
     let parts: Vec<String> = token.split('.').map(str::to_owned).collect();
     parts.try_into().expect("three parts")
 }
@@ -67,15 +67,15 @@ fn accepted() -> Vec<Case> {
         ("typ at+jwt", headed(json!({"typ": "at+jwt"})), None),
         ("typ application/at+JWT", headed(json!({"typ": "application/at+JWT"})), None),
         ("typ jwt", headed(json!({"typ": "jwt"})), None),
-        ("aud as a list", sound(json!({"aud": ["x", AUDIENCE]})), None),
-        ("the other audience", sound(json!({"aud": "https://gateway.example/other"})), None),
-        ("exp within the leeway", sound(json!({"exp": NOW - LEEWAY + 1})), None),
-        ("exp with a fraction", sound(json!({"exp": NOW as f64 + 0.5})), None),
-        ("nbf within the leeway", sound(json!({"nbf": NOW + LEEWAY})), None),
-        ("iat within the leeway", sound(json!({"iat": NOW + LEEWAY})), None),
-        ("no iat", sound(json!({"iat": null})), None),
-        ("a number as sub", sound(json!({"sub": 42})), None),
-        ("no roles and no scopes", sound(json!({"roles": null, "scope": null})), None),
+        ("aud as a list", valid(json!({"aud": ["x", AUDIENCE]})), None),
+        ("the other audience", valid(json!({"aud": "https://gateway.example/other"})), None),
+        ("exp within the leeway", valid(json!({"exp": NOW - LEEWAY + 1})), None),
+        ("exp with a fraction", valid(json!({"exp": NOW as f64 + 0.5})), None),
+        ("nbf within the leeway", valid(json!({"nbf": NOW + LEEWAY})), None),
+        ("iat within the leeway", valid(json!({"iat": NOW + LEEWAY})), None),
+        ("no iat", valid(json!({"iat": null})), None),
+        ("a number as sub", valid(json!({"sub": 42})), None),
+        ("no roles and no scopes", valid(json!({"roles": null, "scope": null})), None),
         (
             "headers that bring keys are not looked at",
             headed(json!({"jku": 1, "x5u": [], "x5c": "x", "jwk": "y", "x5t": {}})),
@@ -285,7 +285,7 @@ fn forms() -> Vec<Case> {
     let top = |header: &str| raw(header, claims(json!({})).to_string(), &rsa(), Alg::RS256);
     let text = claims(json!({})).to_string();
     let twice = |more: &str| body(&format!("{}{more}}}", &text[..text.len() - 1]));
-    // 256 bytes take 342 letters, of which the last has four bits that mean nothing.
+    // 256 bytes take 342 letters; the last one has four unused bits.
     let other_last = match signature.as_bytes()[signature.len() - 1] {
         last @ (b'A' | b'Q' | b'g' | b'w') => (last + 1) as char,
         last => unreachable!("not canonical: {last}"),
@@ -295,10 +295,10 @@ fn forms() -> Vec<Case> {
         ("four parts", format!("{header}.{payload}.{signature}.AAAA"), Some("unknown_api_key")),
         (
             "a token in a token",
-            raw(r#"{"alg":"RS256","kid":"rsa","cty":"JWT"}"#, sound(json!({})), &rsa(), Alg::RS256),
+            raw(r#"{"alg":"RS256","kid":"rsa","cty":"JWT"}"#, valid(json!({})), &rsa(), Alg::RS256),
             MALFORMED,
         ),
-        ("cty over sound claims", headed(json!({"cty": "JWT"})), MALFORMED),
+        ("cty over valid claims", headed(json!({"cty": "JWT"})), MALFORMED),
         ("b64 false (RFC 7797)", headed(json!({"b64": false, "crit": ["b64"]})), MALFORMED),
         ("b64 false without crit", headed(json!({"b64": false})), MALFORMED),
         ("crit with an unknown extension", headed(json!({"crit": ["exp"], "exp": NOW})), MALFORMED),
@@ -312,7 +312,7 @@ fn forms() -> Vec<Case> {
         ("typ a list", headed(json!({"typ": ["JWT"]})), MALFORMED),
         (
             "a logout token without typ",
-            sound(json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}})),
+            valid(json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}})),
             MALFORMED,
         ),
         ("alg twice, none last", top(r#"{"alg":"RS256","kid":"rsa","alg":"none"}"#), MALFORMED),
@@ -348,7 +348,7 @@ fn forms() -> Vec<Case> {
         (
             "plain base64",
             {
-                let t = sound(json!({"x": "\u{fbff}~~~???"}));
+                let t = valid(json!({"x": "\u{fbff}~~~???"}));
                 t.replace('-', "+").replace('_', "/")
             },
             MALFORMED,
@@ -358,18 +358,18 @@ fn forms() -> Vec<Case> {
             format!("{header}.{payload}%00.{signature}"),
             Some("bad_credentials"),
         ),
-        ("longer than 16 KiB", sound(json!({"x": "x".repeat(16 * 1024)})), MALFORMED),
+        ("longer than 16 KiB", valid(json!({"x": "x".repeat(16 * 1024)})), MALFORMED),
     ]
 }
 
 #[tokio::test]
 async fn each_token_is_accepted_or_refused_for_its_reason() {
     let auth = auth();
-    let tables = [accepted(), algorithms(), keys(), signatures(), forms(), judged_claims()];
+    let tables = [accepted(), algorithms(), keys(), signatures(), forms(), claim_cases_table()];
     let mut error = Vec::new();
     let mut count = 0;
     for (name, token, expected) in tables.into_iter().flatten() {
-        // Twice: what was refused once must not be remembered as good.
+        // Twice: a rejected token must not be cached as valid.
         for _ in 0..2 {
             let found = ask(&auth, &token).await.map_err(|rejection| rejection.reason).err();
             if found != expected {
@@ -385,7 +385,7 @@ async fn each_token_is_accepted_or_refused_for_its_reason() {
 #[tokio::test]
 async fn refusals_hold_nothing_of_the_token() {
     let auth = auth();
-    let tables = [algorithms(), keys(), signatures(), forms(), judged_claims()];
+    let tables = [algorithms(), keys(), signatures(), forms(), claim_cases_table()];
     for (name, token, _) in tables.into_iter().flatten() {
         let rejection = ask(&auth, &token).await.expect_err(name);
         let challenge = rejection.challenge.clone().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Time passes and keys change: what is remembered must not outlive what made it true.
+//! Time passes and keys change: cached results must not outlive their basis.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -76,31 +76,31 @@ fn reason(result: Result<filters::Caller, Box<mcp::Rejection>>) -> Option<&'stat
 async fn a_token_that_is_remembered_is_the_same_caller_until_it_expires() {
     let (keys, clock) = (Changing::new(alpha_keys()), now());
     let auth = auth_with(&keys, &clock);
-    let token = sound(json!({"exp": NOW + 60}));
-    let first = ask(&auth, &token).await.expect("sound");
-    let second = ask(&auth, &token).await.expect("sound");
+    let token = valid(json!({"exp": NOW + 60}));
+    let first = ask(&auth, &token).await.expect("valid");
+    let second = ask(&auth, &token).await.expect("valid");
     assert_eq!(first.id(), second.id());
     clock.store(NOW + 60 + LEEWAY - 1, Ordering::SeqCst);
     assert_eq!(ask(&auth, &token).await.expect("within the leeway").id(), first.id());
     clock.store(NOW + 60 + LEEWAY, Ordering::SeqCst);
     assert_eq!(reason(ask(&auth, &token).await), Some("token_expired"));
-    // And if the clock is set back, it is verified anew.
+    // And if the clock is set back, it is verified again.
     clock.store(NOW, Ordering::SeqCst);
-    assert_ne!(ask(&auth, &token).await.expect("sound").id(), first.id());
+    assert_ne!(ask(&auth, &token).await.expect("valid").id(), first.id());
 }
 
 #[tokio::test]
 async fn a_remembered_token_is_refused_once_its_key_is_gone() {
     let (keys, clock) = (Changing::new(alpha_keys()), now());
     let auth = auth_with(&keys, &clock);
-    let token = sound(json!({}));
-    let first = ask(&auth, &token).await.expect("sound");
+    let token = valid(json!({}));
+    let first = ask(&auth, &token).await.expect("valid");
     // The same keys read again are the same keys.
     keys.set(alpha_keys());
-    assert_eq!(ask(&auth, &token).await.expect("sound").id(), first.id());
+    assert_eq!(ask(&auth, &token).await.expect("valid").id(), first.id());
     // Others, with the key: verified again.
     keys.set(jwks(&[jwk(&rsa(), Alg::RS256, json!({"kid": "rsa"}))]));
-    assert_ne!(ask(&auth, &token).await.expect("sound").id(), first.id());
+    assert_ne!(ask(&auth, &token).await.expect("valid").id(), first.id());
     // Others, without it.
     keys.set(jwks(&[jwk(&ed25519(), Alg::EdDSA, json!({"kid": "ed"}))]));
     assert_eq!(reason(ask(&auth, &token).await), Some("unknown_key"));
@@ -116,16 +116,16 @@ async fn a_remembered_token_is_refused_once_its_key_is_gone() {
 async fn an_unknown_key_asks_for_one_refresh_and_passes_if_it_came() {
     let (keys, clock) = (Changing::new(jwks(&[])), now());
     let auth = auth_with(&keys, &clock);
-    let token = sound(json!({}));
+    let token = valid(json!({}));
     assert_eq!(reason(ask(&auth, &token).await), Some("unknown_key"));
     assert_eq!(keys.refreshes(), 1);
     keys.set_next(alpha_keys());
     ask(&auth, &token).await.expect("its key has come");
     assert_eq!(keys.refreshes(), 2);
     ask(&auth, &token).await.expect("remembered");
-    ask(&auth, &sound(json!({"sub": "eve"}))).await.expect("a key that is known");
+    ask(&auth, &valid(json!({"sub": "eve"}))).await.expect("a key that is known");
     assert_eq!(keys.refreshes(), 2);
-    // A set that is read anew without the key does not make a second one.
+    // A refresh that does not contain the key does not cause a second one.
     keys.set_next(jwks(&[]));
     let other = token_named("elsewhere");
     assert_eq!(reason(ask(&auth, &other).await), Some("unknown_key"));
@@ -143,8 +143,8 @@ async fn nothing_but_an_unknown_key_asks_for_a_refresh() {
     let forged = token(json!({"alg": "RS256", "kid": "rsa"}), claims(json!({})), &rsa_other(), Alg::RS256);
     for (token, expected) in [
         (forged, "bad_signature"),
-        (sound(json!({"exp": 0})), "token_expired"),
-        (sound(json!({"iss": BETA})), "wrong_issuer"),
+        (valid(json!({"exp": 0})), "token_expired"),
+        (valid(json!({"iss": BETA})), "wrong_issuer"),
         (headed(json!({"alg": "HS256"})), "algorithm_not_allowed"),
         ("a.b.c".into(), "token_malformed"),
     ] {
@@ -163,22 +163,22 @@ async fn a_token_without_kid_may_be_of_a_key_that_is_new() {
 }
 
 #[tokio::test]
-async fn keys_that_were_never_read_are_the_gateways_fault() {
+async fn unread_keys_are_an_error_of_the_gateway() {
     let (keys, clock) = (Changing::new(KeySet::empty()), now());
     let auth = auth_with(&keys, &clock);
-    let rejection = ask(&auth, &sound(json!({}))).await.expect_err("no keys");
+    let rejection = ask(&auth, &valid(json!({}))).await.expect_err("no keys");
     assert_eq!(
         (rejection.status, rejection.reason, rejection.challenge.as_ref()),
         (503, "keys_unavailable", None)
     );
     assert!(rejection.retry_after.is_some());
     keys.set_next(alpha_keys());
-    ask(&auth, &sound(json!({}))).await.expect("its keys have come");
+    ask(&auth, &valid(json!({}))).await.expect("its keys have come");
 }
 
 #[tokio::test]
 async fn at_most_eight_keys_are_tried_for_a_token_that_names_none() {
-    // Many wrong keys that fit the algorithm; the right one stands behind them.
+    // Many wrong keys for the algorithm; the right one comes after them.
     let error =
         |n: u8| json!({"kty": "RSA", "e": "AQAB", "n": base64([&[0xff, n][..], &[0xff; 254]].concat())});
     let right = jwk(&rsa(), Alg::RS256, json!({}));

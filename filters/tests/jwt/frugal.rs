@@ -1,4 +1,4 @@
-//! A token that was seen a moment ago costs no memory: it is the path of nearly every request.
+//! A cached token allocates no memory: it is the path of nearly every request.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::mint::*;
 
-/// The system's allocator, counting what each thread asks for.
+/// The system's allocator; counts the allocations of each thread.
 struct Counting;
 
 thread_local! {
@@ -38,7 +38,7 @@ unsafe impl GlobalAlloc for Counting {
 fn a_remembered_token_costs_no_allocation() {
     let auth = auth();
     let mut headers = http::HeaderMap::new();
-    let value = format!("Bearer {}", sound(json!({})));
+    let value = format!("Bearer {}", valid(json!({})));
     headers.insert("authorization", value.parse().expect("ASCII"));
     let identify = || {
         let head = RequestHead {
@@ -52,7 +52,7 @@ fn a_remembered_token_costs_no_allocation() {
         };
         let mut context = Context::from_waker(Waker::noop());
         match pin!(auth.identify(&head)).poll(&mut context) {
-            Poll::Ready(result) => result.expect("sound").id(),
+            Poll::Ready(result) => result.expect("valid").id(),
             Poll::Pending => unreachable!("keys that never change are never waited for"),
         }
     };

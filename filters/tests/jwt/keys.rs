@@ -1,4 +1,4 @@
-//! What is taken as a key.
+//! Which keys are accepted.
 
 use filters::auth::{Algorithm, KeyError, KeySet};
 use jsonwebtoken::Algorithm as Alg;

@@ -1,5 +1,5 @@
-//! Credentials, good and forged: every way to forge a token that RFC 8725 and the history of JWT libraries know of,
-//! as tables of (what, token, outcome), and what surrounds them: headers, API keys, scopes, keys that change, memory.
+//! Valid and forged credentials: every way to forge a token in RFC 8725 and in the history of JWT libraries,
+//! as tables of (what, token, outcome). Also headers, API keys, scopes, changing keys and memory.
 
 mod around;
 mod cases;

@@ -1,4 +1,4 @@
-//! Makes tokens, sound ones and broken ones, and a gateway's settings that judge them.
+//! Makes valid and invalid tokens, and a gateway's settings for them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use mcp::Rejection;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-/// The time at which all is judged.
+/// The time of all checks.
 pub const NOW: u64 = 1_800_000_000;
 pub const LEEWAY: u64 = 30;
 pub const AUDIENCE: &str = "https://gateway.example/mcp";
 /// Has keys of each type in a key set.
 pub const ALPHA: &str = "https://alpha.example";
-/// Has one RSA key, other than that of [`ALPHA`], under the name `beta`.
+/// Has one RSA key, other than that of [`ALPHA`], with the name `beta`.
 pub const BETA: &str = "https://beta.example";
 /// Shares a secret.
 pub const SHARED: &str = "https://shared.example";
@@ -63,7 +63,7 @@ pub fn jwks(keys: &[Value]) -> KeySet {
     KeySet::from_jwks(json!({ "keys": keys }).to_string().as_bytes()).expect("a key set")
 }
 
-/// Sets members; `null` takes one out.
+/// Sets members; `null` removes one.
 pub fn merge(mut value: Value, more: Value) -> Value {
     let map = value.as_object_mut().expect("an object");
     for (name, value) in more.as_object().expect("an object") {
@@ -76,11 +76,11 @@ pub fn merge(mut value: Value, more: Value) -> Value {
     value
 }
 
-/// Sound claims of a user of [`ALPHA`], with changes.
+/// Valid claims of a user of [`ALPHA`], with changes.
 pub fn claims(more: Value) -> Value {
-    let sound = json!({"iss": ALPHA, "sub": "ada", "aud": AUDIENCE, "exp": NOW + 600, "iat": NOW - 10,
+    let valid_claims = json!({"iss": ALPHA, "sub": "ada", "aud": AUDIENCE, "exp": NOW + 600, "iat": NOW - 10,
         "scope": "mcp", "roles": ["dev"]});
-    merge(sound, more)
+    merge(valid_claims, more)
 }
 
 pub fn base64(bytes: impl AsRef<[u8]>) -> String {
@@ -99,7 +99,7 @@ pub fn token(header: Value, payload: Value, key: &EncodingKey, alg: Alg) -> Stri
 }
 
 /// Signed by the RSA key of [`ALPHA`], with changes to the claims.
-pub fn sound(more: Value) -> String {
+pub fn valid(more: Value) -> String {
     token(json!({"alg": "RS256", "kid": "rsa"}), claims(more), &rsa(), Alg::RS256)
 }
 
@@ -174,7 +174,7 @@ pub fn auth() -> Auth {
     Auth::new(settings()).with_clock(|| NOW)
 }
 
-/// Asks with these headers.
+/// Sends these headers.
 pub async fn ask_with(auth: &Auth, headers: &[(&str, &str)]) -> Result<Caller, Box<Rejection>> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
@@ -193,7 +193,7 @@ pub async fn ask_with(auth: &Auth, headers: &[(&str, &str)]) -> Result<Caller, B
     auth.identify(&head).await
 }
 
-/// Asks with this bearer token.
+/// Sends this bearer token.
 pub async fn ask(auth: &Auth, token: &str) -> Result<Caller, Box<Rejection>> {
     ask_with(auth, &[("authorization", &format!("Bearer {token}"))]).await
 }

@@ -1,4 +1,4 @@
-//! A clock to turn by hand, and calls written in one word, for the tests of limits.
+//! A manual clock, and calls written in one word, for the tests of limits.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod script;

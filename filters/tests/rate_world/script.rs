@@ -8,9 +8,9 @@ use filters::rate_limit::{Counters, OnFailure, Rate, RateRule};
 
 use super::{DAY, HOUR, Hands, MIN, Spoken, now};
 
-/// A script: `alice` passes, `alice*3` does so three times, `!alice=500` is refused and told to wait 500 ms,
-/// `!alice` is refused, `+500` turns the clock by 500 ms (`+5us`, `+1d`: by those), `hold:alice` passes and
-/// goes on until `drop` (the oldest) or `drop*2`; `back:1h` sets the wall clock back; `reload` takes the next
+/// A script. `alice` passes, `alice*3` does so three times, `!alice=500` is denied with a wait of 500 ms,
+/// `!alice` is denied. `+500` advances the clock by 500 ms (`+5us`, `+1d`: by those). `hold:alice` passes and
+/// runs until `drop` (the oldest) or `drop*2`. `back:1h` sets the wall clock back; `reload` uses the next
 /// plan.
 pub fn play(sentence: &str, plans: Vec<Vec<RateRule>>, script: &str) {
     let hands = Hands::new();
@@ -43,9 +43,12 @@ pub fn play(sentence: &str, plans: Vec<Vec<RateRule>>, script: &str) {
                 drop(held.pop_front().expect(&place));
             } else if let Some(who) = step.strip_prefix('!') {
                 let rejection = now(Spoken::read(who).knock(&rate)).expect_err(&place);
-                let labels = rejection.retry_after.expect(&place);
+                let retry_after = rejection.retry_after.expect(&place);
                 assert_eq!(rejection.status, 429, "{place}");
-                assert!(wait.is_none_or(|wait| labels == Duration::from_millis(wait)), "{place}: {labels:?}");
+                assert!(
+                    wait.is_none_or(|wait| retry_after == Duration::from_millis(wait)),
+                    "{place}: {retry_after:?}"
+                );
             } else {
                 let who = step.trim_start_matches("hold:");
                 let slots = now(Spoken::read(who).knock(&rate));

@@ -1,4 +1,4 @@
-//! JSON as it stands in the bytes (RFC 8259): read once, never made into a tree.
+//! JSON as bytes (RFC 8259): read once, never built into a tree.
 
 pub mod quote;
 pub mod reader;

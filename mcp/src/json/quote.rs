@@ -1,17 +1,17 @@
 //! Writes JSON strings (RFC 8259 §7).
 
-/// A JSON string of `word`.
+/// `word` as a JSON string.
 pub fn quote(word: &str) -> String {
     let mut out = String::with_capacity(word.len() + 2);
     quote_to(&mut out, word);
     out
 }
 
-/// Adds a JSON string of `word`.
+/// Appends `word` as a JSON string.
 pub fn quote_to(out: &mut String, word: &str) {
     out.push('"');
     let mut rest = word;
-    // What needs no escape goes over as a whole: that is nearly always all of it.
+    // Text without escapes is copied at once: nearly always all of it.
     while let Some(at) = rest.bytes().position(|b| b < 0x20 || b == b'"' || b == b'\\') {
         out.push_str(&rest[..at]);
         match rest.as_bytes()[at] {

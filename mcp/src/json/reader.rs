@@ -1,11 +1,10 @@
-//! A strict JSON reader that goes over the bytes once and keeps places, not values.
+//! A strict JSON reader that reads the bytes once and returns places, not values.
 //!
-//! Why not a JSON crate: judging needs the *places* of a few members (so that the very same bytes can be
-//! sent on), a depth limit, and an eye on duplicate keys at the levels that are judged; the crates
-//! give one or two of these and cost two or three passes. What it accepts is what RFC 8259 allows and no more:
-//! `tests/differential.rs` holds it against `serde_json`.
+//! The gateway needs the *places* of a few members (to forward the same bytes), a depth limit, and checks for
+//! duplicate keys at some levels. JSON crates have one or two of these and need two or three passes. The
+//! reader accepts what RFC 8259 allows and no more: `tests/differential.rs` compares it with `serde_json`.
 //!
-//! It deliberately builds no tree, decodes no number and keeps nothing of what it skips.
+//! It builds no tree, decodes no number and keeps nothing of skipped values.
 
 use std::borrow::Cow;
 
@@ -13,10 +12,10 @@ use super::string_scan::plain_run;
 pub use super::surrogates::EscapedUnit;
 pub use super::surrogates::replace_lone;
 
-/// Deepest nesting that a [`JsonReader`] can be asked to follow.
+/// The highest depth limit of a [`JsonReader`].
 pub const DEPTH_CEILING: usize = 512;
 
-/// A half-open range of bytes in the text that was read.
+/// A half-open range of bytes in the read text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     pub start: usize,
@@ -46,7 +45,7 @@ pub struct Text {
 }
 
 impl Text {
-    /// What the string says; borrowed unless it holds escapes.
+    /// The decoded string; borrowed unless it holds escapes.
     pub fn read<'a>(&self, text: &'a [u8]) -> Cow<'a, str> {
         let checked = "the reader checked each string as UTF-8";
         match self.bytes(text) {
@@ -55,13 +54,13 @@ impl Text {
         }
     }
 
-    /// The UTF-8 of what the string says, which costs no second check; to be compared with words.
+    /// The UTF-8 of the decoded string without a second check, for comparisons.
     pub fn bytes<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
         let inner = &text[self.span.start + 1..self.span.end - 1];
         if self.escaped { Cow::Owned(unescape(inner)) } else { Cow::Borrowed(inner) }
     }
 
-    /// Whether the string says `word`, without allocating for the common case.
+    /// Whether the string equals `word`, without allocating in the common case.
     pub fn is(&self, text: &[u8], word: &str) -> bool {
         *self.bytes(text) == *word.as_bytes()
     }
@@ -102,7 +101,7 @@ pub struct JsonReader<'a> {
     at: usize,
     depth: usize,
     max_depth: usize,
-    /// Takes escapes of surrogates that are not in pairs.
+    /// Accepts escapes of unpaired surrogates.
     lenient: bool,
     /// One bit a level: set for an object, clear for an array.
     objects: [u64; DEPTH_CEILING / 64],
@@ -115,9 +114,9 @@ impl<'a> JsonReader<'a> {
         Ok(Self { text, at: 0, depth: 0, max_depth, lenient: false, objects: [0; DEPTH_CEILING / 64] })
     }
 
-    /// The same for what servers send. RFC 8259 §8.2 allows the escape of a surrogate without its other half, and
-    /// servers that cut texts by UTF-16 units write such; it reads as U+FFFD. Not for what clients send: another reader
-    /// may take such a string for another.
+    /// The same for servers' messages. RFC 8259 §8.2 allows the escape of an unpaired surrogate, and servers
+    /// that cut texts by UTF-16 units write such. It reads as U+FFFD. Clients' messages are not read so:
+    /// another reader may take such a string for a different one.
     pub fn lenient(text: &'a [u8], max_depth: usize) -> Read<Self> {
         Ok(Self { lenient: true, ..Self::new(text, max_depth)? })
     }
@@ -190,8 +189,8 @@ impl<'a> JsonReader<'a> {
         }
     }
 
-    /// Reads an object; `member` is given each key and must take the value (by [`Self::value`],
-    /// [`Self::string`] or [`Self::object`]).
+    /// Reads an object. `member` gets each key and must read the value (by [`Self::value`], [`Self::string`]
+    /// or [`Self::object`]).
     pub fn object(&mut self, mut member: impl FnMut(&mut Self, Text) -> Read<()>) -> Read<Span> {
         if self.peek()? != b'{' {
             return self.error(JsonErrorKind::Unexpected);
@@ -216,7 +215,7 @@ impl<'a> JsonReader<'a> {
         }
     }
 
-    /// Reads an array; `element` must take each value.
+    /// Reads an array; `element` must read each value.
     pub fn array(&mut self, mut element: impl FnMut(&mut Self) -> Read<()>) -> Read<Span> {
         if self.peek()? != b'[' {
             return self.error(JsonErrorKind::Unexpected);
@@ -270,7 +269,7 @@ impl<'a> JsonReader<'a> {
         }
     }
 
-    /// Makes sure that nothing but white space is left.
+    /// Checks that only white space is left.
     pub fn end(&mut self) -> Read<()> {
         match self.peek() {
             Ok(_) => self.error(JsonErrorKind::Trailing),
@@ -278,12 +277,12 @@ impl<'a> JsonReader<'a> {
         }
     }
 
-    /// Only strings can hold what is not ASCII, and few do; so they are checked one by one.
+    /// Only strings can hold non-ASCII text, and few do. So they are checked one by one.
     fn is_utf8(&self, start: usize) -> Read<()> {
         let checked = std::str::from_utf8(&self.text[start..self.at]);
         checked
             .map(drop)
-            .map_err(|fault| JsonError { kind: JsonErrorKind::Encoding, at: start + fault.valid_up_to() })
+            .map_err(|error| JsonError { kind: JsonErrorKind::Encoding, at: start + error.valid_up_to() })
     }
 
     fn error<T>(&self, what: JsonErrorKind) -> Read<T> {
@@ -376,8 +375,8 @@ impl<'a> JsonReader<'a> {
         if run == 0 { self.error(JsonErrorKind::Number) } else { Ok(()) }
     }
 
-    /// At a backslash: one escape. A surrogate must come as a pair, high before low (RFC 8259 §8.2 warns
-    /// of what unpaired ones do to other readers), unless the reader is [`Self::lenient`].
+    /// At a backslash: one escape. A surrogate must come as a pair, high before low (RFC 8259 §8.2 warns of
+    /// unpaired ones), unless the reader is [`Self::lenient`].
     fn escape(&mut self) -> Read<()> {
         match self.text.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
@@ -398,7 +397,7 @@ impl<'a> JsonReader<'a> {
     }
 }
 
-/// Decodes the inside of a string that [`JsonReader::string`] found to be well formed.
+/// Decodes the inside of a string that [`JsonReader::string`] has validated.
 fn unescape(inner: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(inner.len());
     let mut rest = inner;

@@ -1,19 +1,20 @@
-//! The body that is sent on: the bytes that were read, with a few values put in the places of others.
+//! The forwarded body: the read bytes with a few values replaced.
 //!
-//! Invariant 2 (what was judged is what is sent): nothing is re-serialized. The splice is made inside the
-//! buffer that the body was read into, by moving the shorter side, so that a long body is not copied unless it grows.
+//! Invariant 2 (the forwarded message is the checked one): nothing is serialized again. The replacement
+//! happens in the buffer of the body by moving the shorter side, so that a long body is not copied unless it
+//! grows.
 
 use bytes::{Bytes, BytesMut};
 
 use super::quote::quote;
 use super::reader::{DEPTH_CEILING, JsonReader, Span};
 
-/// Puts the JSON string of `word` in the place of the value at `place`.
+/// Replaces the value at `place` by `word` as a JSON string.
 pub fn rename(body: BytesMut, place: Span, word: &str) -> Bytes {
     splice(body, place, quote(word).as_bytes())
 }
 
-/// Puts `word`, JSON text, in the place of the value at `place`.
+/// Replaces the value at `place` by `word`, JSON text.
 pub fn splice(mut body: BytesMut, place: Span, word: &[u8]) -> Bytes {
     if word.len() > place.len() {
         let mut longer = BytesMut::with_capacity(body.len() + word.len() - place.len());
@@ -35,11 +36,10 @@ pub fn splice(mut body: BytesMut, place: Span, word: &[u8]) -> Bytes {
     body.freeze()
 }
 
-/// Most bytes between the first and the last edit that are set aside while the sides move.
+/// Most bytes between the first and the last edit that are buffered during the move.
 const MIDDLE: usize = 1024;
 
-/// Puts texts, JSON, in the places of values at once. The edits stand in the order of their places, of which none lies in
-/// another.
+/// Replaces several values by JSON texts at once. The edits are sorted by place and do not overlap.
 pub fn apply_edits(mut body: BytesMut, edits: &[(Span, &[u8])]) -> Bytes {
     let (first, last) = match edits {
         [] => return body.freeze(),
@@ -87,7 +87,7 @@ pub fn apply_edits(mut body: BytesMut, edits: &[(Span, &[u8])]) -> Bytes {
     body.freeze()
 }
 
-/// Puts texts in the places of values, of which none lies in another.
+/// Replaces values at places that do not overlap.
 pub fn replace_spans(body: &[u8], mut texts: Vec<(Span, Vec<u8>)>) -> Vec<u8> {
     texts.sort_by_key(|(place, _)| place.start);
     let added: usize = texts.iter().map(|(_, text)| text.len()).sum();

@@ -1,4 +1,4 @@
-//! The part of a string that stands for itself, found in words of eight bytes and in blocks.
+//! The part of a string without escapes, found by words of eight bytes and by blocks.
 
 /// The bytes at the front of a text that belong to a string as they are.
 #[derive(Default)]
@@ -8,9 +8,9 @@ pub struct PlainRun {
     pub wide: bool,
 }
 
-/// Finds where a [`PlainRun`] ends: at a quote, a backslash or a control character. Names are short, so it goes by words of
-/// eight bytes first; long texts by blocks that are tested without a branch a byte, which the compiler turns into
-/// vector code.
+/// Finds the end of a [`PlainRun`]: a quote, a backslash or a control character. Names are short, so it first
+/// compares words of eight bytes. Long texts are compared by blocks without a branch per byte, which the
+/// compiler vectorizes.
 pub fn plain_run(text: &[u8]) -> PlainRun {
     const SHORT: usize = 32;
     const BLOCK: usize = 64;
@@ -37,7 +37,7 @@ pub fn plain_run(text: &[u8]) -> PlainRun {
 }
 
 impl PlainRun {
-    /// Goes on by whole words while it is shorter than `most`; says whether its end was found.
+    /// Continues by whole words while it is shorter than `most`; returns whether it found the end.
     fn ends_within(&mut self, text: &[u8], max: usize) -> bool {
         while let Some(word) = text[self.len..].first_chunk::<8>().filter(|_| self.len < max) {
             let word = u64::from_le_bytes(*word);
@@ -61,8 +61,8 @@ fn stops(b: u8) -> bool {
     b < 0x20 || b == b'"' || b == b'\\'
 }
 
-/// The high bit of each byte that stops a run. Bytes behind the first of them may be marked too: a borrow goes on into
-/// the next byte, never into one before.
+/// The high bit of each byte that ends a run. Bytes after the first of them may be marked too: a borrow
+/// affects the next byte, never the previous one.
 fn stopping(word: u64) -> u64 {
     let below = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound)) & !word;
     let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);

@@ -1,19 +1,19 @@
-//! Escapes of UTF-16 units (`\uXXXX`): pairs of surrogates, and halves that stand alone.
+//! Escapes of UTF-16 units (`\uXXXX`): surrogate pairs, and unpaired surrogates.
 
 use std::borrow::Cow;
 
 use memchr::{memchr_iter, memmem};
 
-/// What one escape, or the pair that it begins, stands for.
+/// The meaning of one escape, or of the pair that begins with it.
 pub enum EscapedUnit {
     Char(char),
     Pair(char),
-    /// A surrogate whose other half is not there.
+    /// An unpaired surrogate.
     Lone,
 }
 
 impl EscapedUnit {
-    /// At the backslash of a `\u`; none if no four hex digits follow.
+    /// At the backslash of a `\u`; `None` without four hex digits after it.
     pub fn at(text: &[u8]) -> Option<Self> {
         let first = hex4(text.get(2..)?)?;
         if !(0xD800..0xE000).contains(&first) {
@@ -44,8 +44,8 @@ fn hex4(text: &[u8]) -> Option<u32> {
     text.get(..4)?.iter().try_fold(0, |n, b| Some(n * 16 + (*b as char).to_digit(16)?))
 }
 
-/// JSON text with the escape of U+FFFD in the place of each surrogate that stands alone. All places stay: both are six
-/// bytes long. What is no JSON stays what it is.
+/// JSON text with U+FFFD for each unpaired surrogate. All places stay the same: both escapes are six bytes
+/// long. Invalid JSON stays unchanged.
 pub fn replace_lone(text: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Cow::Borrowed(text);
     // Most texts have no surrogates at all.
@@ -101,7 +101,7 @@ mod tests {
     fn only_a_lenient_reader_takes_surrogates_that_stand_alone() {
         for (sent, kept) in ALONE {
             let strict = JsonReader::new(sent.as_bytes(), DEPTH_CEILING).and_then(|mut r| r.value());
-            assert_eq!(strict.map_err(|fault| fault.kind), Err(JsonErrorKind::Escape), "{sent}");
+            assert_eq!(strict.map_err(|error| error.kind), Err(JsonErrorKind::Escape), "{sent}");
             let mut lenient = JsonReader::lenient(sent.as_bytes(), DEPTH_CEILING).expect("a reader");
             assert_eq!(lenient.value().map(|span| span.len()), Ok(sent.len()), "{sent}");
             let read = |text: &str| {
@@ -112,7 +112,7 @@ mod tests {
         }
         for broken in [r#""\ud83""#, r#""\u""#, r#""\uZZZZ""#] {
             let read = JsonReader::lenient(broken.as_bytes(), 1).and_then(|mut r| r.string());
-            assert_eq!(read.map_err(|fault| fault.kind), Err(JsonErrorKind::Escape), "{broken}");
+            assert_eq!(read.map_err(|error| error.kind), Err(JsonErrorKind::Escape), "{broken}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The JSON-RPC messages that the gateway itself makes: one place makes bytes of them. And those of servers, read.
+//! The gateway's own JSON-RPC messages: one module serializes them. Also parses servers' messages.
 //!
-//! What a server sends may hold surrogates that stand alone (RFC 8259 §8.2), and goes on as it was sent. What a client
-//! sends may not: `jsonrpc::request` has refused it before anything here looks at it.
+//! Servers' messages may hold unpaired surrogates (RFC 8259 §8.2) and are forwarded unchanged. Clients'
+//! messages may not: `jsonrpc::request` has rejected them before.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::method::Method;
 
-/// The key of `_meta` that says to which subscription a message belongs (2026-07-28, basic/utilities/subscriptions).
+/// The key of `_meta` with the subscription of a message (2026-07-28, basic/utilities/subscriptions).
 pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// `{"jsonrpc":"2.0","id":ID,"result":RESULT}`; both are JSON text.
@@ -26,7 +26,7 @@ pub fn result(id: &[u8], result: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// The same as a whole stream of one event; `result` stands on one line ([`one_line`]).
+/// The same as a whole stream of one event; `result` is one line ([`one_line`]).
 pub fn result_event(id: &[u8], result: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(id.len() + result.len() + 70);
     out.put_slice(b"event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":");
@@ -45,7 +45,7 @@ pub fn one_line(json: Bytes) -> Bytes {
     json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect()
 }
 
-/// An error that a server answered, under the caller's id; `error` is the JSON text of the error object.
+/// A server's error under the client's id; `error` is the JSON text of the error object.
 pub fn error_response(id: &[u8], error: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(id.len() + error.len() + 40);
     out.put_slice(br#"{"jsonrpc":"2.0","id":"#);
@@ -56,8 +56,8 @@ pub fn error_response(id: &[u8], error: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// The error message of a refusal. Without an id the member is left out, as the schemas from 2025-11-25 on
-/// have it (`JSONRPCErrorResponse.id` is optional and never null).
+/// The error message of a rejection. Without an id the member is omitted, as in the schemas from 2025-11-25
+/// on (`JSONRPCErrorResponse.id` is optional and never null).
 pub fn rejection_response(id: Option<&[u8]>, rejection: &Rejection) -> Bytes {
     let mut out = BytesMut::with_capacity(160 + rejection.message.len());
     out.put_slice(br#"{"jsonrpc":"2.0","#);
@@ -111,7 +111,7 @@ pub fn notification(method: &str, params: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// What a server sent, as places in its bytes.
+/// A server's message, as places in its bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerMessage {
     pub id: Option<Span>,
@@ -132,18 +132,19 @@ impl ServerMessage {
     }
 }
 
-/// Reads a message of a server: one JSON object with `jsonrpc` "2.0", and no member twice that is read here.
+/// Parses a server's message: one JSON object with `jsonrpc` "2.0", without duplicates of the members that
+/// are read.
 pub fn read(message: &[u8]) -> Option<ServerMessage> {
     let mut reader = JsonReader::lenient(message, DEPTH_CEILING).ok()?;
     let mut incoming = ServerMessage::default();
-    let (mut sound, mut twice, mut versioned, mut named) = (false, false, false, false);
+    let (mut is_json_rpc, mut twice, mut versioned, mut named) = (false, false, false, false);
     reader
         .object(|r, key| {
             match &*key.bytes(message) {
                 b"jsonrpc" => {
                     twice |= std::mem::replace(&mut versioned, true);
                     match r.peek()? {
-                        b'"' => sound = r.string()?.is(message, "2.0"),
+                        b'"' => is_json_rpc = r.string()?.is(message, "2.0"),
                         _ => drop(r.value()?),
                     }
                 }
@@ -164,13 +165,13 @@ pub fn read(message: &[u8]) -> Option<ServerMessage> {
         })
         .ok()?;
     reader.end().ok()?;
-    (sound && !twice).then_some(incoming)
+    (is_json_rpc && !twice).then_some(incoming)
 }
 
 /// How a server acknowledges a subscription.
 pub const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
-/// Whether a message of a server is a reason to read its lists: one of them changed, or it tells when from now on.
+/// Whether a server's message is a reason to read its lists: one of them changed, or notifications start now.
 pub fn is_list_change(message: &[u8]) -> bool {
     let Some(method) = read(message).filter(|read| read.id.is_none()).and_then(|read| read.method) else {
         return false;
@@ -179,7 +180,7 @@ pub fn is_list_change(message: &[u8]) -> bool {
     method.is_list_changed() || method == Method::Acknowledged
 }
 
-/// The messages of a batch (2025-03-26), in their order; none if this is no array.
+/// The messages of a batch (2025-03-26), in their order; `None` if this is no array.
 pub fn batch(text: &Bytes) -> Option<Vec<Bytes>> {
     if text.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
         return None;
@@ -196,7 +197,7 @@ pub fn batch(text: &Bytes) -> Option<Vec<Bytes>> {
     Some(all)
 }
 
-/// Whether two ids as written mean the same: the same bytes, or strings that say the same in other escapes.
+/// Whether two ids are equal: the same bytes, or equal strings with different escapes.
 pub fn same_id(a: &[u8], b: &[u8]) -> bool {
     let text = |raw: &[u8]| {
         JsonReader::new(raw, 1).and_then(|mut r| r.string()).ok().map(|t| t.read(raw).into_owned())
@@ -229,7 +230,7 @@ pub fn string(raw: &[u8]) -> Option<String> {
     Some(text.read(raw).into_owned())
 }
 
-/// The strings of a JSON array; none if it is something else.
+/// The strings of a JSON array; `None` for other values.
 pub fn strings(array: &[u8]) -> Option<Vec<String>> {
     let mut all = Vec::new();
     let mut reader = JsonReader::new(array, 1).ok()?;
@@ -247,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_json_and_says_its_version_once() {
+    fn a_message_is_json_and_has_its_version_once() {
         assert!(read(br#"{"jsonrpc":"2.0","method":"m"}"#).is_some());
         for broken in [
             r#"{"jsonrpc":,"jsonrpc":"2.0","method":"m"}"#,

@@ -1,4 +1,4 @@
-//! JSON-RPC 2.0: what a request says, and the messages of the gateway itself.
+//! JSON-RPC 2.0: parsing of requests, and the gateway's own messages.
 
 pub mod message;
 pub mod request;

@@ -1,12 +1,12 @@
-//! What one JSON-RPC 2.0 message says, as places in its bytes.
+//! One parsed JSON-RPC 2.0 message, as places in its bytes.
 //!
-//! [`read`] goes over the body once and finds what routing and judging need: kind, id, method, the names in
-//! `params`, the modern `_meta`. Every object that it looks *into* (the message, `params`, `params._meta`,
-//! `params.ref`) is checked for duplicate keys, written plainly or with escapes, and for keys that a lax
-//! reader would take for a known one (`"Method"`, `"ſ"` for `s`, `"ß"` for `ss`): the server behind must not be able to read
-//! another message out of the same bytes.
+//! [`read`] reads the body once and finds the members for routing and filters: kind, id, method, the names in
+//! `params`, the modern `_meta`. In every object that it looks *into* (the message, `params`, `params._meta`,
+//! `params.ref`) it rejects duplicate keys, plain or with escapes. It also rejects keys that a lax reader
+//! would take for a known one (`"Method"`, `"ſ"` for `s`, `"ß"` for `ss`). The server must not be able to
+//! read another message from the same bytes.
 //!
-//! It deliberately does not look into `arguments`, and knows no method and no protocol revision.
+//! It does not look into `arguments`, and knows no method and no protocol version.
 
 mod key_check;
 #[cfg(test)]
@@ -18,7 +18,7 @@ use key_check::KeyChecker;
 
 use crate::json::reader::{JsonError, JsonErrorKind, JsonReader, Span, Text};
 
-/// Most members that an object which is looked into may have; bounds the search for duplicates.
+/// Most members of an object that is looked into; bounds the search for duplicates.
 const MAX_MEMBERS: usize = 128;
 /// Longest id that is accepted and echoed, in bytes as written.
 const MAX_ID: usize = 1024;
@@ -47,7 +47,7 @@ pub struct Rpc {
     pub task_id: Option<Text>,
     /// The whole of `params.arguments`.
     pub arguments: Option<Span>,
-    /// The whole of `params.inputResponses`: what the user answered to the server (2026-07-28, MRTR).
+    /// The whole of `params.inputResponses`: the user's answers to the server (2026-07-28, MRTR).
     pub input_responses: Option<Span>,
     pub client_info: Option<Span>,
     pub capabilities: Option<Span>,
@@ -64,18 +64,18 @@ pub struct Reference {
     pub uri: Option<Text>,
 }
 
-/// What is read of `params._meta`.
+/// The parsed members of `params._meta`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Meta {
     pub protocol_version: Option<Text>,
     pub client_capabilities: Option<Span>,
     pub client_info: Option<Span>,
     pub progress_token: Option<Span>,
-    /// The client wants to be told log messages (2026-07-28).
+    /// The client requests log messages (2026-07-28).
     pub log_level: Option<Span>,
 }
 
-/// A body that is not one sound JSON-RPC message, with the id if one could be told.
+/// A body that is not one valid JSON-RPC message, with its id if it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
     pub id: Option<Span>,
@@ -119,7 +119,7 @@ pub fn read(body: &[u8], max_depth: usize) -> Result<Rpc, ParseError> {
     }
 }
 
-/// Says `Batch` or `NotAnObject` rather than "unexpected character at 0" when the body is other JSON.
+/// Returns `Batch` or `NotAnObject` rather than "unexpected character at 0" if the body is other JSON.
 fn classify_json_error(body: &[u8], fault: JsonError) -> ParseErrorKind {
     let start = body.iter().position(|b| !b.is_ascii_whitespace());
     let other = fault.kind == JsonErrorKind::Unexpected && start == Some(fault.at) && body[fault.at] != b'{';
@@ -158,8 +158,8 @@ pub const META_CLIENT: &str = "io.modelcontextprotocol/clientInfo";
 pub const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 const META: &[&str] = &[META_VERSION, META_CAPABILITIES, META_CLIENT, META_LOG_LEVEL, "progressToken"];
 
-/// What has been seen so far; the first thing wrong with the message is kept while reading goes on, so that
-/// the answer can carry the id even when that comes last.
+/// The state of parsing. The first error is kept and parsing continues, so that the response can carry the id
+/// even if that comes last.
 #[derive(Default)]
 struct Parser {
     error: Option<ParseErrorKind>,
@@ -331,13 +331,13 @@ impl Parser {
     }
 
     fn finish(self, body: &[u8]) -> Result<Rpc, ParseError> {
-        // An id that stands twice names no request.
+        // A duplicate id names no request.
         let id = if self.ids == 1 { self.id } else { None };
         let kind = match (self.method.is_some(), id.is_some(), self.outcomes) {
             (true, true, 0) => Some(MessageKind::Request),
             (true, false, 0) => Some(MessageKind::Notification),
-            // A peer that could not read our id answers an error without one; it reaches no one, but is no fault. Of two
-            // outcomes (JSON-RPC 2.0 §5) each reader would take another.
+            // A peer that could not read our id sends an error without one. It reaches no request but is no
+            // error here. Of two outcomes (JSON-RPC 2.0 §5) readers would take different ones.
             (false, _, 1) => Some(MessageKind::Response),
             _ => None,
         };
@@ -351,7 +351,7 @@ impl Parser {
         };
         debug_assert!(id.is_none_or(|id| id.end <= body.len()));
         match error {
-            // The id of a response is the other side's: nothing here may be answered under it.
+            // The id of a response belongs to the other side: the gateway may not answer with it.
             Err(why) => {
                 Err(ParseError { id: id.filter(|_| self.method.is_some() || self.outcomes == 0), kind: why })
             }

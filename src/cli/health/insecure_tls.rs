@@ -1,5 +1,5 @@
-//! TLS with nobody in particular: a handshake proves that the gateway is alive; whose certificate it shows is the business
-//! of its clients. Nothing that is worth anything is sent.
+//! TLS without certificate verification: a handshake proves that the gateway is alive, and its certificate
+//! matters only to its clients. Nothing secret is sent.
 
 use std::io;
 use std::net::{IpAddr, TcpStream};
@@ -13,7 +13,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned};
 
-/// Connects; `asked` notes whether the other side wants to see a certificate of ours, which there is none of.
+/// Connects; `asked` records whether the other side requests a client certificate, which this client does
+/// not have.
 pub fn connect(
     stream: TcpStream,
     ip: IpAddr,
@@ -35,7 +36,7 @@ pub fn connect(
     Ok(stream)
 }
 
-/// Whether the other side has asked for a certificate.
+/// Whether the other side has requested a certificate.
 #[derive(Debug, Default)]
 pub struct ClientCertRequested(AtomicBool);
 

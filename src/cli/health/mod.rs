@@ -1,8 +1,8 @@
-//! `toolgate health`: asks the gateway that runs with a configuration file how it is.
+//! `toolgate health`: asks the gateway that runs with a configuration file for its state.
 //!
-//! It speaks HTTP/1.1 by itself, over one connection that it does not keep: a client with all that the gateway's own can
-//! do would cost more than the answer. The file is read for the address alone, and only where the gateway has left no
-//! word of its own: a fault in it is no reason to be unwell.
+//! It speaks HTTP/1.1 by itself, over one connection that it does not keep: a full HTTP client would cost
+//! more than the response. The file is read for the address alone, and only if the gateway has not
+//! published its address: an error in the file does not mean that the gateway is unhealthy.
 
 mod insecure_tls;
 
@@ -16,9 +16,9 @@ use std::time::Duration;
 use crate::config::AdminAddress;
 use crate::process::admin_address_file::AdminAddressFile;
 
-/// How long anything may take; Docker gives a check 30 seconds.
+/// Timeout of each step; Docker gives a check 30 seconds.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// More than `/ready` ever says.
+/// More than `/ready` ever returns.
 const MAX_RESPONSE: u64 = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ enum ProbeError {
     Certificate,
 }
 
-/// Where it is said to be.
+/// Where the gateway is, by the command line.
 pub struct HealthArgs {
     /// `HOST:PORT`; else what the gateway or its file says.
     pub address: Option<String>,
@@ -59,7 +59,7 @@ pub fn health(file: &Path, at: HealthArgs, live: bool) -> ExitCode {
                 eprintln!("error: {address}{path} answers {status}: {body}");
                 return ExitCode::FAILURE;
             }
-            // Who asks for a certificate is there.
+            // A server that requests a certificate is alive.
             Err(ProbeError::Certificate) if live => {
                 say!("alive: {address} asks for a client's certificate");
                 return ExitCode::SUCCESS;
@@ -71,7 +71,7 @@ pub fn health(file: &Path, at: HealthArgs, live: bool) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Where the gateway may be, the likeliest first.
+/// Possible addresses of the gateway, the likeliest first.
 fn admin_addresses(file: &Path, at: HealthArgs) -> Result<Vec<AdminAddress>, String> {
     let mut places = Vec::new();
     if let Some(named) = &at.address {
@@ -95,7 +95,7 @@ fn admin_addresses(file: &Path, at: HealthArgs) -> Result<Vec<AdminAddress>, Str
     Ok(places)
 }
 
-/// An address that means all of this machine is none that one can connect to everywhere.
+/// An unspecified address (all interfaces) cannot be connected to on every system.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,
@@ -115,7 +115,8 @@ fn get(AdminAddress { address, tls }: AdminAddress, path: &str) -> Result<(u16, 
     let asked = Arc::new(insecure_tls::ClientCertRequested::default());
     let answered = insecure_tls::connect(stream, address.ip(), asked.clone());
     let answered = answered.and_then(|stream| exchange(stream, address, path));
-    // It closes on who has none, and may be the first to.
+    // A server closes the connection of a client without a certificate, perhaps before the client has
+    // finished.
     answered.map_err(|error| if asked.was() { ProbeError::Certificate } else { error.into() })
 }
 
@@ -124,7 +125,7 @@ fn exchange(mut stream: impl Read + Write, address: SocketAddr, path: &str) -> i
     let mut answer = String::new();
     let read = stream.take(MAX_RESPONSE).read_to_string(&mut answer);
     match (parse(&answer), read) {
-        // However it ends: a connection of TLS may be cut off after the answer.
+        // However it ends: a TLS connection may be cut off after the response.
         (Some(answer), _) => Ok(answer),
         (None, Err(error)) => Err(error),
         (None, Ok(_)) => Err(io::Error::new(

@@ -1,6 +1,6 @@
-//! A piece of a file: servers without the key that they stand under, or one server without a name.
+//! A fragment of a file: servers without their outer key, or one server without a name.
 //!
-//! It is not guessed that this is all there was to be: the fault shows the file as it should be.
+//! The gateway does not guess that the fragment is complete: the error shows the complete file.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use super::slug;
 use crate::config::yaml::node::{Entry, Node, NodeValue};
 use crate::config::yaml::print;
 
-/// What the file is a piece of.
+/// The kind of fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::config) enum Bare {
     /// Servers by their names, or a list of them.
@@ -20,10 +20,10 @@ pub(in crate::config) enum Bare {
 
 impl Bare {
     /// Message and help; `root` is the file as it should be.
-    pub(in crate::config) fn words(self, root: &Node) -> (String, String) {
+    pub(in crate::config) fn message_and_help(self, root: &Node) -> (String, String) {
         let message = match self {
-            Bare::Block => format!("servers without their outer key `{NATIVE_KEY}`"),
-            Bare::Server => format!("one server, without its name and the key `{NATIVE_KEY}`"),
+            Bare::Block => format!("servers without the outer key `{NATIVE_KEY}`"),
+            Bare::Server => format!("a server without a name and without the outer key `{NATIVE_KEY}`"),
         };
         let (file, hides) = print::masked(root);
         let lines: Vec<&str> = file.lines().take(60).collect();
@@ -33,7 +33,7 @@ impl Bare {
     }
 }
 
-/// The file around the piece, or the file as it is.
+/// The complete file around the fragment, or the file unchanged.
 pub(super) fn wrap(root: &Rc<Node>) -> (Rc<Node>, Option<Bare>) {
     let under = |key: &str, node: &Rc<Node>| {
         let start = node.bytes.start;
@@ -55,7 +55,7 @@ pub(super) fn wrap(root: &Rc<Node>) -> (Rc<Node>, Option<Bare>) {
     }
 }
 
-/// A name for a server that has none: that of its program, or of its host.
+/// A name for a server without one: from its program or its host.
 pub(super) fn name(server: &Node) -> String {
     let text = |key: &str| server.entry(key).and_then(|entry| entry.node.raw());
     let url = ["url", "serverUrl", "httpUrl", "uri"].into_iter().find_map(text);

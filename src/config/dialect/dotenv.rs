@@ -1,14 +1,15 @@
-//! Files of variables, `NAME=value` a line, as `envFile` names them.
+//! Files of variables for `envFile`, one `NAME=value` per line.
 //!
-//! Values are taken as they stand: `$` in a password is no variable, which is why no library that fills them in reads them.
-//! Quotes go as in Node's `--env-file`: `"` knows `\n`, and `"`, `'` and a backtick may go on over lines.
+//! Values are used as written: `$` in a password starts no variable. Libraries that substitute variables are
+//! therefore not used. Quotes follow Node's `--env-file`: `"` knows `\n`, and `"`, `'` and a backtick may
+//! span lines.
 
 use std::collections::BTreeMap;
 
 /// Reads the whole file.
 ///
 /// # Errors
-/// The number of the first line that is none of `NAME=value`, `export NAME=value`, a comment or blank.
+/// The number of the first line that is not `NAME=value`, `export NAME=value`, a comment or blank.
 pub(in crate::config) fn read(text: &str) -> Result<BTreeMap<String, String>, usize> {
     let mut found = BTreeMap::new();
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -29,7 +30,7 @@ pub(in crate::config) fn read(text: &str) -> Result<BTreeMap<String, String>, us
         }
         let value = value.trim_start_matches([' ', '\t']);
         let quote = value.chars().next().filter(|c| matches!(c, '"' | '\'' | '`'));
-        // Where the value begins in the rest of the file: a quoted one may go on over lines.
+        // The start of the value in the rest of the file. A quoted value may span lines.
         let start = line.len() - value.len();
         let closed = quote.and_then(|quote| quoted(&rest[start + 1..], quote));
         let (value, end) = match closed {
@@ -37,7 +38,7 @@ pub(in crate::config) fn read(text: &str) -> Result<BTreeMap<String, String>, us
             None => (value.split(" #").next().unwrap_or_default().trim().to_owned(), line.len()),
         };
         found.insert(name.to_owned(), value);
-        // A comment may follow; anything else behind a quote is dropped, as dotenv readers do.
+        // A comment may follow. Any other text after the quote is dropped, as dotenv readers do.
         let (_, after) = split_line(&rest[end..]);
         number += rest[..rest.len() - after.len()].matches('\n').count();
         rest = after;
@@ -52,7 +53,7 @@ fn split_line(text: &str) -> (&str, &str) {
     }
 }
 
-/// What stands before the closing quote, and its length as written; `None` without one.
+/// The text before the closing quote and its length as written; `None` without a closing quote.
 fn quoted(text: &str, quote: char) -> Option<(String, usize)> {
     let mut value = String::new();
     let mut chars = text.char_indices();

@@ -1,6 +1,7 @@
-//! A server on its way from the words of another program to ours: its entries, and how one becomes another.
+//! A server during the translation from another program's format to ours: its entries, and operations on
+//! them.
 //!
-//! Keys and values keep their places in the file, so that whatever is wrong with them later is told where it stands.
+//! Keys and values keep their places in the file, so that later errors point there.
 
 use std::rc::Rc;
 
@@ -9,7 +10,7 @@ use crate::config::yaml::node::{Entry, Node, NodeValue, Scalar};
 use crate::config::yaml::source::ByteRange;
 
 pub(super) struct Draft<'r, 'i> {
-    pub reading: &'r Translation<'i>,
+    pub translation: &'r Translation<'i>,
     /// As it will be called.
     pub name: String,
     pub entries: Vec<Entry>,
@@ -30,7 +31,7 @@ impl Draft<'_, '_> {
         self.entry(key)?.node.raw()
     }
 
-    /// Takes an entry out of it; one without a value counts as one that is not there.
+    /// Removes an entry; an entry without a value counts as absent.
     pub(super) fn take(&mut self, key: &str) -> Option<Entry> {
         let at = self.entries.iter().position(|entry| entry.key == key)?;
         self.changed = true;
@@ -38,28 +39,29 @@ impl Draft<'_, '_> {
         (!entry.node.is_null()).then_some(entry)
     }
 
-    /// Puts a value under a key, with the place of what it comes from. What stands there already is a fault.
+    /// Puts a value under a key, with the place of its source. A different value already there is an error.
     pub(super) fn put(&mut self, key: &str, from: &Entry, node: Rc<Node>) {
         self.changed = true;
         if let Some(there) = self.entry(key) {
             if same(&there.node, &node) {
                 return;
             }
-            let message = format!("{}.{}: stands beside `{key}`, which says the same", self.path(), from.key);
-            self.reading.fault(&from.key_bytes, message, "remove one of the two");
+            let message =
+                format!("{}.{}: conflicts with `{key}`, which means the same", self.path(), from.key);
+            self.translation.error(&from.key_bytes, message, "remove one of the two");
             return;
         }
         self.entries.retain(|entry| entry.key != key);
         self.entries.push(Entry::new(key.to_owned(), from.key_bytes.clone(), node));
     }
 
-    /// Takes a mapping out; what is none stays, and is told as an unknown key.
+    /// Removes a mapping. Any other value stays, and is reported as an unknown key.
     pub(super) fn take_map(&mut self, key: &str) -> Option<Entry> {
         let is_map = matches!(self.entry(key)?.node.value, NodeValue::Map(_));
         if is_map { self.take(key) } else { None }
     }
 
-    /// Takes a list out; what is none is a fault.
+    /// Removes a list; any other value is an error.
     pub(super) fn take_list(&mut self, key: &str) -> Option<Entry> {
         let entry = self.take(key)?;
         if matches!(entry.node.value, NodeValue::List(_)) {
@@ -67,11 +69,11 @@ impl Draft<'_, '_> {
         }
         let message =
             format!("{}.{key}: invalid type: {}", self.path(), entry.node.kind().trim_start_matches("a "));
-        self.reading.fault(&entry.node.bytes, message, "expected a list");
+        self.translation.error(&entry.node.bytes, message, "expected a list");
         None
     }
 
-    /// Puts further entries into the mapping under a key. What stands there already is a fault.
+    /// Adds entries to the mapping under a key. An entry that exists already is an error.
     pub(super) fn merge(&mut self, key: &str, from: &Entry, more: Vec<Entry>) {
         self.changed = true;
         let old = self.take(key);
@@ -85,7 +87,7 @@ impl Draft<'_, '_> {
         for entry in more {
             if entries.iter().any(|there| there.key.eq_ignore_ascii_case(&entry.key)) {
                 let message = format!("{}.{}: `{key}` has `{}` too", self.path(), from.key, entry.key);
-                self.reading.fault(&from.key_bytes, message, "remove one of the two");
+                self.translation.error(&from.key_bytes, message, "remove one of the two");
             } else {
                 entries.push(entry);
             }
@@ -94,15 +96,15 @@ impl Draft<'_, '_> {
         self.entries.push(Entry::new(key.to_owned(), key_bytes, node));
     }
 
-    /// `from` is only another word for `to`.
+    /// `from` is another name for `to`.
     pub(super) fn rename(&mut self, from: &str, to: &str) -> bool {
         let Some(entry) = self.take(from) else { return false };
-        self.reading.renamed(&entry, to, &self.name);
+        self.translation.renamed(&entry, to, &self.name);
         self.put(to, &entry, Rc::clone(&entry.node));
         true
     }
 
-    /// Where it stands, as faults say it.
+    /// Its path, as in errors.
     pub(super) fn path(&self) -> String {
         format!("mcpServers.{}", self.name)
     }
@@ -113,7 +115,7 @@ pub(super) fn scalar(at: &Node, text: impl Into<String>, plain: bool) -> Rc<Node
     Rc::new(Node::new(at.bytes.clone(), NodeValue::Scalar(Scalar::new(text.into(), plain))))
 }
 
-/// A text that stands at these bytes, of a key for example.
+/// A text for these bytes, for example those of a key.
 pub(super) fn scalar_at(bytes: &ByteRange, text: &str) -> Rc<Node> {
     Rc::new(Node::new(bytes.clone(), NodeValue::Scalar(Scalar::new(text.to_owned(), false))))
 }

@@ -1,15 +1,15 @@
 //! JSON as editors write it: with comments, trailing commas and tabs.
 //!
-//! YAML reads JSON, but not its comments, and refuses some tabs. Both are replaced by blanks, byte by byte, so that all
-//! places stay. Only what cannot be anything but JSON is touched: a file in which a word stands without quotes is YAML, where
-//! `//` is a part of a URL.
+//! YAML reads JSON, but not its comments, and rejects some tabs. Both are replaced by spaces, byte by byte,
+//! so that all places stay the same. Only certain JSON is changed: a file with an unquoted word is YAML,
+//! where `//` is part of a URL.
 
-/// The text without comments and tabs outside of strings; `None` if there are none, or if it is not JSON.
+/// The text without comments and tabs outside of strings; `None` if nothing changed or if it is not JSON.
 pub(in crate::config) fn plain(text: &str) -> Option<String> {
     scan(text).filter(|(_, changed)| *changed).map(|(plain, _)| plain)
 }
 
-/// The same and whether anything changed; `None` only if it is not JSON, as far as its words go.
+/// The same, and whether anything changed; `None` only if its tokens are not JSON.
 pub(in crate::config) fn scan(text: &str) -> Option<(String, bool)> {
     let bytes = text.as_bytes();
     let mut out = bytes.to_vec();
@@ -27,7 +27,7 @@ pub(in crate::config) fn scan(text: &str) -> Option<(String, bool)> {
                 let end = memchr::memmem::find(&rest[2..], b"*/")? + 4;
                 blank(&mut out[at..at + end], &mut changed)
             }
-            // A comment of YAML may stand before it all.
+            // A YAML comment may precede the JSON.
             b'#' if first => memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len()),
             b'{' | b'[' | b'"' if first => {
                 first = false;
@@ -44,8 +44,8 @@ pub(in crate::config) fn scan(text: &str) -> Option<(String, bool)> {
     (!first).then_some((out, changed))
 }
 
-/// The text of a mapping in braces without what looks like a comment of JSON: for a file that is neither YAML nor JSON as it
-/// stands, such as JSON5 with comments. A `//` in a URL is none.
+/// The text of a mapping in braces without JSON comments. It is for a file that is neither YAML nor JSON as
+/// written, such as JSON5 with comments. `//` in a URL is no comment.
 pub(in crate::config) fn loose(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let mut out = bytes.to_vec();
@@ -53,7 +53,7 @@ pub(in crate::config) fn loose(text: &str) -> Option<String> {
     while let Some(byte) = bytes.get(at) {
         let rest = &bytes[at..];
         if first && *byte == b'#' {
-            // A comment of YAML may stand before it all.
+            // A YAML comment may precede the JSON.
             at += memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
             continue;
         }
@@ -91,7 +91,7 @@ pub(in crate::config) fn is_bare(text: &str) -> bool {
     lines.next().is_some_and(|line| line.starts_with('"'))
 }
 
-/// Overwrites all but line breaks; their number and width stay.
+/// Overwrites all but line breaks; the number of lines and their widths stay the same.
 fn blank(bytes: &mut [u8], changed: &mut bool) -> usize {
     bytes.iter_mut().filter(|byte| !matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
     *changed = true;
@@ -111,7 +111,7 @@ fn string(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The length of a number or of one of JSON's three words.
+/// The length of a number, or of `true`, `false` or `null`.
 fn word(bytes: &[u8]) -> Option<usize> {
     let end = bytes.iter().position(|byte| !(byte.is_ascii_alphanumeric() || b"+-._".contains(byte)));
     let word = &bytes[..end.unwrap_or(bytes.len())];
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_of_other_braces_are_told_from_urls() {
+    fn comments_in_loose_json_are_distinguished_from_urls() {
         let text = "// c\n{a: 'b // c', d: http://e/f, /* g */ h: i // it's j\n}";
         let wanted = "    \n{a: 'b // c', d: http://e/f,         h: i          \n}";
         assert_eq!(loose(text).as_deref(), Some(wanted));

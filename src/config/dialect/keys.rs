@@ -1,6 +1,6 @@
 //! Texts of a server in which other programs fill something in: `${workspaceFolder}`, `$VAR`, `~`.
 //!
-//! What is certain is written as it is here; what is not goes out as it stands, with a warning that names it.
+//! Certain cases are translated. Uncertain ones are passed on unchanged, with a warning that names them.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use super::http::is_variable;
 use crate::config::yaml::interpolate;
 use crate::config::yaml::node::{Entry, Node, NodeValue};
 
-/// Programs to which `$VAR` and `~` are what they look like.
+/// Programs that expand `$VAR` and `~`.
 const SHELLS: [&str; 8] = ["sh", "bash", "dash", "zsh", "fish", "cmd", "powershell", "pwsh"];
 
 /// How the names of secrets begin that Copilot's agent puts in their place.
@@ -19,15 +19,18 @@ const COPILOT: &str = "COPILOT_MCP_";
 pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     let program = draft.text("command").and_then(|command| command.rsplit(['/', '\\']).next());
     let shell = program.is_some_and(|program| SHELLS.contains(&program.trim_end_matches(".exe")));
-    let message =
-        VariableReader { reading: draft.reading, server: &draft.name, expands: draft.reading.expands };
+    let reader = VariableReader {
+        translation: draft.translation,
+        server: &draft.name,
+        expands: draft.translation.expands,
+    };
     let mut changed = false;
     let entries = draft.entries.iter().map(|entry| {
         let node = match entry.key.as_str() {
-            "command" | "cwd" | "envFile" => message.node(&entry.node, true),
-            // A shell reads its arguments itself.
+            "command" | "cwd" | "envFile" => reader.node(&entry.node, true),
+            // A shell expands its own arguments.
             "args" if shell => None,
-            "args" | "env" | "headers" | "url" | "urls" => message.node(&entry.node, false),
+            "args" | "env" | "headers" | "url" | "urls" => reader.node(&entry.node, false),
             _ => None,
         };
         changed |= node.is_some();
@@ -42,14 +45,14 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
 }
 
 struct VariableReader<'a, 'i> {
-    reading: &'a Translation<'i>,
+    translation: &'a Translation<'i>,
     server: &'a str,
-    /// `$VAR` is a variable where the file comes from.
+    /// `$VAR` is a variable in the program that wrote the file.
     expands: bool,
 }
 
 impl VariableReader<'_, '_> {
-    /// The value with its texts translated; `None` if it stays as it is.
+    /// The value with its texts translated; `None` if it stays unchanged.
     fn node(&self, node: &Node, path: bool) -> Option<Rc<Node>> {
         match &node.value {
             NodeValue::Scalar(text) => {
@@ -85,12 +88,12 @@ impl VariableReader<'_, '_> {
         let mut text = raw.to_owned();
         if home && path {
             text.replace_range(..1, "${HOME}");
-            self.reading.note(&node.bytes, format!("`~` is read as `${{HOME}}` ({})", self.server));
+            self.translation.note(&node.bytes, format!("`~` is read as `${{HOME}}` ({})", self.server));
         } else if home {
-            self.reading.warn(
+            self.translation.warn(
                 &node.bytes,
                 format!(
-                    "`~` is passed on as it stands ({}): no shell reads it; write `${{HOME}}`",
+                    "`~` is passed on unchanged ({}): no shell expands it; write `${{HOME}}`",
                     self.server
                 ),
             );
@@ -104,7 +107,7 @@ impl VariableReader<'_, '_> {
         (text != raw).then_some(text)
     }
 
-    /// `${...}` that other programs know by themselves.
+    /// Predefined `${...}` of other programs.
     fn braces(&self, text: &str, node: &Node) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
@@ -124,7 +127,7 @@ impl VariableReader<'_, '_> {
             match self.to_native(inside, double) {
                 Some(ours) => {
                     let text = format!("`{written}` is read as `{ours}` ({})", self.server);
-                    self.reading.inquest.note(&node.bytes, text, inside.starts_with("workspace"));
+                    self.translation.diagnostics.note(&node.bytes, text, inside.starts_with("workspace"));
                     out.push_str(&ours);
                 }
                 None => out.push_str(written),
@@ -136,7 +139,7 @@ impl VariableReader<'_, '_> {
                     interpolate::input(id),
                     self.server
                 );
-                self.reading.note(&node.bytes, text);
+                self.translation.note(&node.bytes, text);
             }
             rest = &from[end..];
         }
@@ -144,14 +147,15 @@ impl VariableReader<'_, '_> {
         out
     }
 
-    /// What a variable of another program is here; `None` if it is one of ours, or nobody knows.
+    /// The equivalent of another program's variable; `None` if it is one of ours or unknown.
     fn to_native(&self, inside: &str, double: bool) -> Option<String> {
         if double {
             // Continue's `${{ secrets.NAME }}`.
             let name = inside.strip_prefix("secrets.").or(inside.strip_prefix("inputs."))?;
             return is_variable(name).then(|| format!("${{{name}}}"));
         }
-        let folder = || self.reading.folder.clone().filter(|_| (self.reading.environment)(inside).is_none());
+        let folder =
+            || self.translation.folder.clone().filter(|_| (self.translation.environment)(inside).is_none());
         match inside {
             "userHome" => Some("${HOME}".into()),
             "pathSeparator" | "/" => Some("/".into()),
@@ -159,8 +163,7 @@ impl VariableReader<'_, '_> {
             "workspaceFolderBasename" => folder()?.rsplit('/').next().map(str::to_owned),
             _ => {
                 let id = inside.strip_prefix("input:")?;
-                let default =
-                    self.reading.inputs.iter().find(|(references, _)| references == id)?.1.as_ref()?;
+                let default = self.translation.inputs.iter().find(|(known, _)| known == id)?.1.as_ref()?;
                 Some(format!("${{{}:-{default}}}", interpolate::input(id)))
             }
         }
@@ -168,43 +171,48 @@ impl VariableReader<'_, '_> {
 
     /// OpenCode's `{env:NAME}` and `{file:PATH}`, LibreChat's `{{NAME}}`.
     fn curly(&self, text: &mut String, node: &Node) {
-        while let Some(at) = text.find("{env:").filter(|at| self.reading.curly && !text[..*at].ends_with('$'))
+        while let Some(at) =
+            text.find("{env:").filter(|at| self.translation.curly && !text[..*at].ends_with('$'))
         {
             let Some(end) = text[at..].find('}').map(|end| at + end) else { return };
             let name = text[at + "{env:".len()..end].to_owned();
             text.replace_range(at..=end, &format!("${{{name}}}"));
-            self.reading
+            self.translation
                 .note(&node.bytes, format!("`{{env:{name}}}` is read as `${{{name}}}` ({})", self.server));
         }
-        if text.contains("{file:") && self.reading.curly {
-            let text =
-                format!("`{{file:...}}` is passed on as it stands ({}): no file is read for it", self.server);
-            self.reading.warn(&node.bytes, text);
+        if text.contains("{file:") && self.translation.curly {
+            let text = format!(
+                "`{{file:...}}` is passed on unchanged ({}): the gateway does not read the file",
+                self.server
+            );
+            self.translation.warn(&node.bytes, text);
         }
         let word = |text: &str| is_variable(text) && !text.contains(|c: char| c.is_ascii_lowercase());
         let inside = text.split("{{").skip(1).filter_map(|rest| rest.split("}}").next());
         for name in inside.filter(|name| word(name)) {
             let text = format!(
-                "`{{{{{name}}}}}` is passed on as it stands ({}): nobody fills it in here",
+                "`{{{{{name}}}}}` is passed on unchanged ({}): the gateway does not substitute it",
                 self.server
             );
-            self.reading.warn(&node.bytes, text);
+            self.translation.warn(&node.bytes, text);
         }
     }
 
-    /// A text that is the name of a secret where the file comes from.
+    /// A text that is the name of a secret in the program that wrote the file.
     fn variable(&self, text: &mut String, node: &Node) {
-        if (self.reading.environment)(text).is_some() {
-            self.reading.note(&node.bytes, format!("`{text}` is read as `${{{text}}}` ({})", self.server));
+        if (self.translation.environment)(text).is_some() {
+            self.translation
+                .note(&node.bytes, format!("`{text}` is read as `${{{text}}}` ({})", self.server));
             *text = format!("${{{text}}}");
         } else {
             let message =
-                format!("`{text}` is passed on as it stands ({}): there is no such variable", self.server);
-            self.reading.warn(&node.bytes, message);
+                format!("`{text}` is passed on unchanged ({}): there is no such variable", self.server);
+            self.translation.warn(&node.bytes, message);
         }
     }
 
-    /// `$VAR`: filled in if the file's program would and there is such a variable; else sent out, with a warning.
+    /// `$VAR`: translated if the other program expands it and the variable exists; else passed on, with a
+    /// warning.
     fn bare(&self, text: &mut String, node: &Node) {
         let mut from = 0;
         while let Some(at) = text[from..].find('$').map(|at| from + at) {
@@ -222,16 +230,16 @@ impl VariableReader<'_, '_> {
             if !looks {
                 continue;
             }
-            if self.expands && (self.reading.environment)(&name).is_some() {
+            if self.expands && (self.translation.environment)(&name).is_some() {
                 text.replace_range(at..end, &format!("${{{name}}}"));
                 from = end + 2;
-                self.reading
+                self.translation
                     .note(&node.bytes, format!("`${name}` is read as `${{{name}}}` ({})", self.server));
             } else {
-                self.reading.warn(
+                self.translation.warn(
                     &node.bytes,
                     format!(
-                        "`${name}` is passed on as it stands ({}): a variable is written `${{{name}}}`, with braces",
+                        "`${name}` is passed on unchanged ({}): a variable is written `${{{name}}}`, with braces",
                         self.server
                     ),
                 );

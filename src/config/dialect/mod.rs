@@ -1,11 +1,12 @@
-//! Files in the words of other programs: VS Code, Cursor, Codex, Gemini, Zed, Goose, OpenCode and those like them.
+//! Files in the formats of other programs: VS Code, Cursor, Codex, Gemini, Zed, Goose, OpenCode and similar
+//! ones.
 //!
-//! The tree of the file is turned into the one that the file would have in our words, before anything of it is read. What is
-//! turned keeps its place, so that faults point at the file as it is. Each turn is noted, and nothing that says who may do
-//! what is dropped without a word. A file in our words comes out as it went in.
+//! The tree of the file is translated to our format before anything is read from it. Translated nodes keep
+//! their places, so that errors point into the original file. Each translation is noted, and no key about
+//! access is dropped silently. A file in our format stays unchanged.
 //!
-//! Keys are looked at one by one, not the program that wrote them: people edit such files, and programs copy from each other.
-//! Only where a key means two things (a time without unit) it is asked whose file it is.
+//! The translation looks at single keys, not at the program that wrote the file. Users edit such files, and
+//! programs copy from each other. Only an ambiguous key (a time without unit) depends on the program.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -38,9 +39,9 @@ use super::yaml::source::ByteRange;
 
 pub(super) use self::dotenv::read as dotenv;
 pub(super) use self::json::{is_bare, loose, plain, scan};
-pub(super) use self::toml::{is_named as is_toml, plant as plant_toml};
+pub(super) use self::toml::{is_named as is_toml, parse as parse_toml};
 
-/// Keys of whole files that say nothing of servers; one of them is enough to know that another program wrote the file.
+/// Top-level keys without meaning for servers. One of them shows that another program wrote the file.
 const FOREIGN: [&str; 12] = [
     "$schema",
     "darkMode",
@@ -56,27 +57,27 @@ const FOREIGN: [&str; 12] = [
     "version",
 ];
 
-/// What is known of a file while its servers are translated, and what was found.
+/// The context and the results of translating the servers of a file.
 pub(super) struct Translation<'i> {
-    inquest: &'i Diagnostics<'i>,
+    diagnostics: &'i Diagnostics<'i>,
     environment: &'i Environment<'i>,
-    /// Where the file lies.
+    /// The folder of the file.
     folder: Option<String>,
-    /// What a number without a unit is.
+    /// The unit of a number without one.
     unit: Option<Unit>,
     /// `$VAR` is a variable to the program that wrote the file.
     expands: bool,
     /// So is `{env:VAR}`.
     curly: bool,
-    /// What VS Code would ask for, with what stands in for an answer.
+    /// Inputs that VS Code would ask the user for, with their default values.
     inputs: Vec<(String, Option<String>)>,
     renamed: ByKey<(String, String)>,
     approvals: ByKey<String>,
     foreign: Cell<bool>,
 }
 
-/// The tree in our words, and what the file was if it was only a piece of one. A file of `json` was written by a program, most
-/// often another one.
+/// The tree in our format, and the kind of fragment if the file was one. A program wrote a `json` file, most
+/// often another program.
 pub(super) fn translate(
     root: &Rc<Node>,
     diagnostics: &Diagnostics<'_>,
@@ -92,8 +93,8 @@ pub(super) fn translate(
     let listed = servers.iter().filter_map(|node| node.entry("tools"));
     let copilot = listed.into_iter().any(|tools| matches!(tools.node.value, NodeValue::List(_)));
     let crush = blocks.iter().any(|block| block.path == "mcp");
-    let reading = Translation {
-        inquest: diagnostics,
+    let translation = Translation {
+        diagnostics,
         environment,
         folder,
         unit,
@@ -104,8 +105,8 @@ pub(super) fn translate(
         approvals: RefCell::default(),
         foreign: Cell::new(json),
     };
-    let translated = reading.file(&whole, &blocks);
-    reading.report();
+    let translated = translation.file(&whole, &blocks);
+    translation.report();
     (translated.unwrap_or(whole), bare)
 }
 
@@ -128,7 +129,7 @@ fn inputs(root: &Node) -> Vec<(String, Option<String>)> {
 }
 
 impl Translation<'_> {
-    /// The file in our words; `None` if it was written in them.
+    /// The file in our format; `None` if it was already.
     fn file(&self, root: &Rc<Node>, blocks: &[Block]) -> Option<Rc<Node>> {
         let mut servers: Vec<Entry> = Vec::new();
         let mut changed = false;
@@ -136,17 +137,14 @@ impl Translation<'_> {
             && first.path.contains('.')
             && first.root == second.root
         {
-            let message = format!(
-                "servers stand in several places: `{}`, `{}`",
-                shown(&first.path),
-                shown(&second.path)
-            );
-            self.fault(&second.key.key_bytes, message, "take the block that is meant into a file of its own");
+            let message =
+                format!("servers in several places: `{}`, `{}`", shown(&first.path), shown(&second.path));
+            self.error(&second.key.key_bytes, message, "move the block that you want into a separate file");
         }
         for block in blocks {
             if block.misspelt {
                 let message = format!("unknown key `{}`", block.path);
-                self.fault(&block.key.key_bytes, message, &format!("did you mean `{NATIVE_KEY}`?"));
+                self.error(&block.key.key_bytes, message, &format!("did you mean `{NATIVE_KEY}`?"));
             }
             let inside = block.root != block.path || block.key.key != NATIVE_KEY;
             changed |= block.misspelt;
@@ -175,10 +173,13 @@ impl Translation<'_> {
                     let message = match written == name {
                         true => format!("duplicate key `{name}`"),
                         false => {
-                            format!("`{}` would be called `{name}` here, and so is another", shown(&written))
+                            format!(
+                                "`{}` is renamed to `{name}`, a name that is already used",
+                                shown(&written)
+                            )
                         }
                     };
-                    self.fault(&key_bytes, message, &format!("first set on line {line}"));
+                    self.error(&key_bytes, message, &format!("first set on line {line}"));
                     continue;
                 }
                 servers.push(Entry::new(name, key_bytes, node));
@@ -187,7 +188,7 @@ impl Translation<'_> {
         self.switches(root, &mut servers, &mut changed);
         let foreign = root.entries().iter().any(|entry| FOREIGN.contains(&entry.key.as_str()));
         if self.foreign.get() || !blocks.is_empty() && foreign {
-            self.inquest.set_foreign();
+            self.diagnostics.set_foreign();
         }
         let block = blocks.first().filter(|_| changed)?;
         let bytes = block.node.bytes.clone();
@@ -225,7 +226,7 @@ impl Translation<'_> {
         named
     }
 
-    /// A server in our words, its name, and whether anything changed.
+    /// A server in our format, its name, and whether anything changed.
     fn server(&self, name: String, bytes: &ByteRange, node: &Rc<Node>) -> (String, Rc<Node>, bool) {
         let slug = slug::slug(&name);
         let other = slug != name;
@@ -233,7 +234,7 @@ impl Translation<'_> {
             self.warn(
                 bytes,
                 format!(
-                    "the server `{}` is called `{slug}` here: names are letters, digits, `_` and `-`",
+                    "the server `{}` is renamed to `{slug}`: names are letters, digits, `_` and `-`",
                     shown(&name)
                 ),
             );
@@ -241,7 +242,8 @@ impl Translation<'_> {
         if !matches!(node.value, NodeValue::Map(_)) {
             return (slug, Rc::clone(node), other);
         }
-        let mut draft = Draft { reading: self, name: slug, entries: node.entries().to_vec(), changed: false };
+        let mut draft =
+            Draft { translation: self, name: slug, entries: node.entries().to_vec(), changed: false };
         if draft.entry("name").is_some_and(|label| label.node.raw().is_some()) {
             draft.take("name");
         }
@@ -259,7 +261,7 @@ impl Translation<'_> {
         }
     }
 
-    /// Gemini's `mcp: {allowed, excluded}`, which says which of the servers are there at all.
+    /// Gemini's `mcp: {allowed, excluded}`, which enables and disables servers.
     fn switches(&self, root: &Node, servers: &mut [Entry], changed: &mut bool) {
         let Some(mcp) = root.entry("mcp").filter(|_| root.entry(NATIVE_KEY).is_some()) else { return };
         let names = |key: &str| {
@@ -287,7 +289,7 @@ impl Translation<'_> {
     }
 }
 
-/// A name as it can be shown.
+/// A name for display.
 fn shown(name: &str) -> String {
     suggest::short(name)
 }

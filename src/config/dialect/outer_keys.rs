@@ -1,11 +1,11 @@
-//! Where the servers stand in a file of another program: under which key, how deep, as a mapping or as a list.
+//! The place of the servers in another program's file: the key, the depth, and whether a mapping or a list.
 
 use std::rc::Rc;
 
 use crate::config::suggest;
 use crate::config::yaml::node::{Entry, Node, NodeValue};
 
-/// The key that they stand under here.
+/// The key of the servers in our format.
 pub(super) const NATIVE_KEY: &str = "mcpServers";
 
 /// A block of servers.
@@ -14,14 +14,14 @@ pub(super) struct Block {
     pub path: String,
     /// Of which the last.
     pub key: Entry,
-    /// The first of them, which stands in the file's own mapping.
+    /// The first of them, a top-level key of the file.
     pub root: String,
     pub node: Rc<Node>,
-    /// It is no word for them, only like one.
+    /// The key is only a typo of a known one.
     pub misspelt: bool,
 }
 
-/// The blocks of servers of a file: that at the top, else those below.
+/// The blocks of servers of a file: the top-level ones, else the nested ones.
 pub(super) fn blocks(root: &Node) -> Vec<Block> {
     let mut found = Vec::new();
     for entry in root.entries() {
@@ -83,20 +83,20 @@ fn bare(key: &str) -> String {
 
 /// Whether this key of a file is one of those that programs put their servers under.
 fn is_block(key: &str, node: &Node) -> bool {
-    let references = ["mcpservers", "servers", "contextservers", "extensions", "modelcontextprotocolservers"];
+    let known = ["mcpservers", "servers", "contextservers", "extensions", "modelcontextprotocolservers"];
     let empty =
         matches!(&node.value, NodeValue::Map(entries) if entries.is_empty()) && !key.contains("extensions");
-    references.contains(&bare(key).as_str()) && (empty || are_servers(node))
+    known.contains(&bare(key).as_str()) && (empty || are_servers(node))
 }
 
-/// Whether these look like servers: a mapping or a list of mappings, one of which at least says how it is reached.
+/// Whether these look like servers: a mapping or a list of mappings, at least one of which has a transport.
 pub(super) fn are_servers(node: &Node) -> bool {
     let entries = node.entries().iter().map(|entry| &entry.node);
     let mut all = entries.chain(node.items());
     all.clone().all(|node| matches!(node.value, NodeValue::Map(_))) && all.any(|node| is_server(node))
 }
 
-/// Whether a mapping says how a server is reached.
+/// Whether a mapping says how to reach a server.
 pub(super) fn is_server(node: &Node) -> bool {
     let has = |key: &str| node.entry(key).is_some_and(|entry| !entry.node.is_null());
     let keys = [
@@ -116,7 +116,7 @@ pub(super) fn is_server(node: &Node) -> bool {
     let typed = node.entry("type").or(node.entry("transport"));
     keys.iter().any(|key| has(key))
         || typed.is_some_and(|typed| typed.node.raw().is_none() || super::server::kind(&typed.node).is_some())
-        // One that is only switched off, or told by an extension.
+        // Only disabled, or provided by an extension.
         || has("enabled") && node.entries().len() == 1
         || has("source") && has("settings")
 }

@@ -1,4 +1,4 @@
-//! What is said of a file while it is translated; the same of several servers is said once.
+//! Notes and errors of the translation. The same note for several servers appears once.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,39 +12,39 @@ pub(super) type ByKey<K> = RefCell<BTreeMap<K, (ByteRange, Vec<String>)>>;
 
 impl Translation<'_> {
     pub(super) fn note(&self, bytes: &ByteRange, text: String) {
-        self.inquest.note(bytes, text, false);
+        self.diagnostics.note(bytes, text, false);
     }
 
     pub(super) fn warn(&self, bytes: &ByteRange, text: String) {
-        self.inquest.note(bytes, text, true);
+        self.diagnostics.note(bytes, text, true);
     }
 
-    pub(super) fn fault(&self, bytes: &ByteRange, message: String, expected: &str) {
-        self.fault_with(bytes, message, expected, "");
+    pub(super) fn error(&self, bytes: &ByteRange, message: String, expected: &str) {
+        self.error_with(bytes, message, expected, "");
     }
 
-    pub(super) fn fault_with(&self, bytes: &ByteRange, message: String, expected: &str, help: &str) {
-        self.inquest.add(bytes, message, expected.to_owned(), help.to_owned());
+    pub(super) fn error_with(&self, bytes: &ByteRange, message: String, expected: &str, help: &str) {
+        self.diagnostics.add(bytes, message, expected.to_owned(), help.to_owned());
     }
 
     pub(super) fn line(&self, bytes: &ByteRange) -> usize {
-        self.inquest.source().location(bytes).line
+        self.diagnostics.source().location(bytes).line
     }
 
-    /// A key that was read as another; the same of several servers is one note.
+    /// Records a key that was read as another one.
     pub(super) fn renamed(&self, entry: &Entry, to: &str, server: &str) {
         let mut renamed = self.renamed.borrow_mut();
         let key = (entry.key.clone(), to.to_owned());
         renamed.entry(key).or_insert_with(|| (entry.key_bytes.clone(), Vec::new())).1.push(server.to_owned());
     }
 
-    /// A key that nobody here has a use for.
-    pub(super) fn unread(&self, entry: &Entry, server: &str) {
+    /// Records a key that the gateway does not use.
+    pub(super) fn ignore(&self, entry: &Entry, server: &str) {
         self.foreign.set(true);
-        self.inquest.ignore_key(&entry.key_bytes, &entry.key, Some(server));
+        self.diagnostics.ignore_key(&entry.key_bytes, &entry.key, Some(server));
     }
 
-    /// A key that says whether a person is asked before a call.
+    /// Records a key about the user's approval of calls.
     pub(super) fn approval(&self, entry: &Entry, server: &str) {
         self.foreign.set(true);
         let empty = match &entry.node.value {
@@ -53,7 +53,10 @@ impl Translation<'_> {
             NodeValue::Map(entries) => entries.is_empty(),
         };
         if empty {
-            let text = format!("`{}` is not read ({server}): nobody is asked here before a call", entry.key);
+            let text = format!(
+                "`{}` is ignored ({server}): the gateway never asks the user before a call",
+                entry.key
+            );
             return self.note(&entry.key_bytes, text);
         }
         let mut approvals = self.approvals.borrow_mut();
@@ -62,7 +65,7 @@ impl Translation<'_> {
         reported.1.push(server.to_owned());
     }
 
-    /// Says what was gathered over all servers.
+    /// Reports the notes collected over all servers.
     pub(super) fn report(&self) {
         for ((from, to), (bytes, servers)) in self.renamed.take() {
             self.note(&bytes, format!("`{from}` is read as `{to}` ({})", servers.join(", ")));
@@ -73,8 +76,8 @@ impl Translation<'_> {
         };
         let keys = approvals.iter().map(|(key, (_, servers))| format!("`{key}` ({})", servers.join(", ")));
         let text = format!(
-            "not taken over: {}. Whether a person is asked before a call is decided in the client; who may call what here is \
-             said by `rbac`",
+            "not translated: {}. The client decides whether to ask the user before a call; use `rbac` to say who \
+             may call what",
             keys.collect::<Vec<_>>().join(", ")
         );
         self.warn(first, text);

@@ -1,11 +1,11 @@
-//! What a server is: a program or a URL, and what only other programs have a use for.
+//! The kind of a server: a program or a URL. Also the keys that only other programs use.
 
 use std::rc::Rc;
 
 use super::draft::{Draft, list, map, scalar};
 use crate::config::yaml::node::{Entry, Node, NodeValue};
 
-/// Keys that are another word for one of ours.
+/// Keys that are another name for one of ours.
 const SAME: [(&str, &str); 18] = [
     ("cmd", "command"),
     ("executable", "command"),
@@ -27,8 +27,7 @@ const SAME: [(&str, &str); 18] = [
     ("http_headers", "headers"),
 ];
 
-/// Keys that have a meaning only where a person looks at them, or for the program that wrote them. None of them says who
-/// may do what.
+/// Keys for display, or for the program that wrote the file. None of them is about access.
 pub(super) const IGNORED: [&str; 52] = [
     "$comment",
     "//",
@@ -84,17 +83,17 @@ pub(super) const IGNORED: [&str; 52] = [
     "version",
 ];
 
-/// How another program says that a server is reached.
+/// The transport of a server, as another program names it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ServerAccess {
     Stdio,
     Http,
     Sse,
-    /// A part of the program that wrote the file.
+    /// Built into the program that wrote the file.
     Inside,
 }
 
-/// What a word for a transport means.
+/// The transport of a word.
 pub(super) fn kind(node: &Node) -> Option<ServerAccess> {
     let word = node.raw()?.replace(['_', '-', ' ', '+'], "").to_ascii_lowercase();
     match word.as_str() {
@@ -124,7 +123,7 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
         if let Some(entry) = draft.take(key)
             && !(key == "settings" && entry.node.entries().is_empty())
         {
-            draft.reading.unread(&entry, &draft.name);
+            draft.translation.ignore(&entry, &draft.name);
         }
     }
 }
@@ -138,20 +137,23 @@ fn nested(draft: &mut Draft<'_, '_>) {
             let key = if outer == "command" && inner.key == "path" { "command" } else { inner.key.as_str() };
             draft.put(key, inner, Rc::clone(&inner.node));
         }
-        draft
-            .reading
-            .note(&entry.key_bytes, format!("`{outer}` is read with what stands in it ({})", draft.name));
+        draft.translation.note(
+            &entry.key_bytes,
+            format!("the keys of `{outer}` are read as keys of the server ({})", draft.name),
+        );
     }
 }
 
-/// Gemini's `httpUrl`, which goes before its `url`.
+/// Gemini's `httpUrl`, which takes precedence over its `url`.
 fn url(draft: &mut Draft<'_, '_>) {
     for key in ["httpUrl", "http_url"] {
         if draft.has(key)
             && let Some(other) = draft.take("url")
         {
             let name = &draft.name;
-            draft.reading.warn(&other.key_bytes, format!("`url` is not read beside `{key}` ({name})"));
+            draft
+                .translation
+                .warn(&other.key_bytes, format!("`url` is ignored, since `{key}` is set ({name})"));
         }
         draft.rename(key, "url");
     }
@@ -173,7 +175,7 @@ fn command(draft: &mut Draft<'_, '_>) {
         draft.put("args", &entry, list(&entry.node, items));
     }
     draft
-        .reading
+        .translation
         .note(&entry.key_bytes, format!("`command` is read as `command` and `args` ({})", draft.name));
 }
 
@@ -183,7 +185,7 @@ fn env(draft: &mut Draft<'_, '_>) {
         return;
     };
     let pairs = entry.node.items().iter().map(|item| {
-        // A name is no place for a variable.
+        // A name must not contain a variable.
         let (name, value) = item.raw()?.split_once('=').filter(|(name, _)| !name.contains('$'))?;
         Some(Entry::new(name.to_owned(), item.bytes.clone(), scalar(item, value, false)))
     });
@@ -192,13 +194,11 @@ fn env(draft: &mut Draft<'_, '_>) {
     draft.put("env", &entry, map(&entry.node, pairs));
 }
 
-/// What only the program that wrote the file has in it.
+/// Disables a server that is built into the program that wrote the file.
 fn leave_out(draft: &mut Draft<'_, '_>, entry: &Entry) {
     let name = &draft.name;
-    let text = format!(
-        "{name} is a part of the program that wrote the file, not a server of its own: it is left out"
-    );
-    draft.reading.warn(&entry.node.bytes, text);
+    let text = format!("{name} is built into the program that wrote the file: it is left out");
+    draft.translation.warn(&entry.node.bytes, text);
     draft.entries = vec![off(entry)];
     draft.changed = true;
 }
@@ -216,11 +216,11 @@ fn transport(draft: &mut Draft<'_, '_>) {
             url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/').ends_with("/sse")
         });
         if let Some(entry) = draft.entry("url").filter(|_| sse) {
-            draft.reading.warn(
+            draft.translation.warn(
                 &entry.node.bytes,
                 format!(
-                    "the URL of {} ends with /sse, where servers of the old HTTP+SSE transport listen, which this version does \
-                     not speak; most of them serve streamable HTTP too, at /mcp or at /",
+                    "the URL of {} ends with /sse, the path of the old HTTP+SSE transport, which this version does \
+                     not support; most such servers offer streamable HTTP too, at /mcp or at /",
                     draft.name
                 ),
             );
@@ -235,9 +235,9 @@ fn transport(draft: &mut Draft<'_, '_>) {
         }
         Some(ServerAccess::Sse) => {
             let message = format!("{}.type: `sse` is not available in this version", draft.path());
-            let help = "most servers of that transport serve streamable HTTP too, often at /mcp in the place of /sse: give that \
-                        URL with `type: http`;\nelse start a bridge: {command: npx, args: [\"-y\", \"mcp-remote\", URL]}";
-            draft.reading.fault_with(&entry.node.bytes, message, "expected `stdio` or `http`", help);
+            let help = "most servers of that transport serve streamable HTTP too, often at /mcp instead of /sse: use that \
+                        URL with `type: http`;\notherwise start a bridge: {command: npx, args: [\"-y\", \"mcp-remote\", URL]}";
+            draft.translation.error_with(&entry.node.bytes, message, "expected `stdio` or `http`", help);
             entry.node.mark_invalid();
         }
         Some(ServerAccess::Inside) => leave_out(draft, &entry),
@@ -249,10 +249,12 @@ fn become_type(draft: &mut Draft<'_, '_>, entry: &Entry, word: &str) {
     draft.take("type");
     draft.put("type", entry, scalar(&entry.node, word, true));
     let was = entry.node.raw().unwrap_or_default();
-    draft.reading.note(&entry.node.bytes, format!("the type `{was}` is read as `{word}` ({})", draft.name));
+    draft
+        .translation
+        .note(&entry.node.bytes, format!("the type `{was}` is read as `{word}` ({})", draft.name));
 }
 
-/// What is switched off by another word.
+/// Other keys that enable or disable a server.
 fn switch(draft: &mut Draft<'_, '_>) {
     for key in ["enabled", "isActive", "active"] {
         let Some(entry) = draft.take(key) else { continue };
@@ -263,11 +265,11 @@ fn switch(draft: &mut Draft<'_, '_>) {
                 draft.put("disabled", &entry, scalar(&entry.node, "true", true));
             }
             _ => {
-                let message = format!("{}.{key}: neither true nor false", draft.path());
-                draft.reading.fault(
+                let message = format!("{}.{key}: not a boolean", draft.path());
+                draft.translation.error(
                     &entry.node.bytes,
                     message,
-                    "expected true or false, or `disabled` in its place",
+                    "expected true or false, or use `disabled`",
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! Names of servers as they can stand in a path and in the name of a tool.
+//! Names of servers that are valid in a path and in the name of a tool.
 
 use crate::config::scalar::ScalarValue;
 use crate::config::scalar::names::ServerName;
@@ -6,18 +6,18 @@ use crate::config::scalar::names::ServerName;
 /// Longest name.
 const MAX: usize = 32;
 
-/// The name as it is, if it can be one; else the nearest that can.
+/// The name if it is valid; else the nearest valid name.
 pub(super) fn slug(name: &str) -> String {
     if ServerName::read(name).is_ok() {
         return name.to_owned();
     }
     let whole = words(name);
-    // Of a path the end says most: `github.com/example/docs`.
+    // The end of a path says most: `github.com/example/docs`.
     let slug = if whole.len() <= MAX { whole } else { shorter(name) };
     if slug.is_empty() { "server".to_owned() } else { slug }
 }
 
-/// Letters and digits, with one `-` or `_` where anything else was.
+/// Letters and digits; any other characters become one `-` or `_`.
 fn words(name: &str) -> String {
     let mut slug = String::new();
     for c in name.chars() {

@@ -1,6 +1,6 @@
 //! Times without a unit: milliseconds to some programs, seconds to others.
 //!
-//! A number is read where it is certain whose file it is, or where its key names the unit; else both readings are told.
+//! A number is read if the program or the key decides the unit; else the error shows both readings.
 
 use super::draft::{Draft, scalar};
 use crate::config::scalar::duration::ConfigDuration;
@@ -12,7 +12,7 @@ pub(super) enum Unit {
     Millis,
 }
 
-/// Keys that name their unit, and what they are here.
+/// Keys that name their unit, and their equivalents.
 const NAMED: [(&str, &str, Unit); 11] = [
     ("tool_timeout_sec", "timeout", Unit::Seconds),
     ("timeout_sec", "timeout", Unit::Seconds),
@@ -30,27 +30,27 @@ const NAMED: [(&str, &str, Unit); 11] = [
 /// Times of a start.
 const START: &str = "startup_timeout";
 
-/// Times for what is not bounded by itself here.
+/// Timeouts that the gateway does not have.
 const UNREAD: [&str; 4] = ["sseReadTimeout", "sse_read_timeout", "readTimeout", "idleTimeout"];
 
 pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     // OpenCode's is only for the lists of a start.
-    let opencode = draft.reading.curly && draft.reading.unit == Some(Unit::Millis);
+    let opencode = draft.translation.curly && draft.translation.unit == Some(Unit::Millis);
     if opencode
         && let Some(count) = draft.entry("timeout").and_then(|entry| number(&entry.node))
         && let Some(entry) = draft.take("timeout")
     {
         match draft.has("command") {
             true => put(draft, START, &entry, count, Unit::Millis),
-            false => draft.reading.unread(&entry, &draft.name),
+            false => draft.translation.ignore(&entry, &draft.name),
         }
     }
     if let Some(entry) = draft.entry("timeout").cloned()
         && let Some(count) = number(&entry.node)
     {
-        // More than a day of seconds is not taken anyway.
+        // More than a day in seconds would be out of range.
         let only = (count > 86_400).then_some(Unit::Millis);
-        match only.or(draft.reading.unit.filter(|unit| fits(*unit, count))) {
+        match only.or(draft.translation.unit.filter(|unit| fits(*unit, count))) {
             Some(unit) => {
                 draft.take("timeout");
                 put(draft, "timeout", &entry, count, unit);
@@ -58,7 +58,7 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
             None => {
                 let message = format!("{}.timeout: missing unit", draft.path());
                 let expected = format!("write `{count}s` if seconds are meant, `{count}ms` if milliseconds");
-                draft.reading.fault(&entry.node.bytes, message, &expected);
+                draft.translation.error(&entry.node.bytes, message, &expected);
                 entry.node.mark_invalid();
             }
         }
@@ -66,22 +66,22 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     for (key, to, unit) in NAMED {
         let Some(entry) = draft.take(key) else { continue };
         match number(&entry.node) {
-            // A server at a URL is tried again and again, whatever time it takes.
-            _ if to == START && !draft.has("command") => draft.reading.unread(&entry, &draft.name),
+            // The gateway retries the start of a server at a URL without a time limit.
+            _ if to == START && !draft.has("command") => draft.translation.ignore(&entry, &draft.name),
             Some(count) => put(draft, to, &entry, count, unit),
             None => {
                 let message = format!("{}.{key}: not a whole number", draft.path());
-                draft.reading.fault(
+                draft.translation.error(
                     &entry.node.bytes,
                     message,
-                    &format!("expected one, or `{to}: 30s` in its place"),
+                    &format!("expected a whole number, or use `{to}: 30s`"),
                 );
             }
         }
     }
     for key in UNREAD {
         if let Some(entry) = draft.take(key) {
-            draft.reading.unread(&entry, &draft.name);
+            draft.translation.ignore(&entry, &draft.name);
         }
     }
 }
@@ -92,7 +92,7 @@ fn put(draft: &mut Draft<'_, '_>, to: &str, entry: &Entry, count: u64, unit: Uni
         Unit::Millis => count,
     };
     let text = ConfigDuration::millis(millis).to_string();
-    draft.reading.note(
+    draft.translation.note(
         &entry.key_bytes,
         format!("`{}: {count}` is read as `{to}: {text}` ({})", entry.key, draft.name),
     );
@@ -105,7 +105,7 @@ fn number(node: &Node) -> Option<u64> {
     raw.strip_suffix(".0").unwrap_or(raw).parse().ok()
 }
 
-/// Whether anybody would mean so long a time by it.
+/// Whether this is a plausible timeout in this unit.
 fn fits(unit: Unit, count: u64) -> bool {
     match unit {
         Unit::Seconds => count <= 3_600,
@@ -113,16 +113,16 @@ fn fits(unit: Unit, count: u64) -> bool {
     }
 }
 
-/// Whose file it is, as far as times go, by the keys that its servers have.
+/// The unit of the program that wrote the file, by the keys of its servers.
 pub(super) fn unit(block: &str, servers: &[&Node]) -> Option<Unit> {
     let any = |keys: &[&str]| servers.iter().any(|node| keys.iter().any(|key| node.entry(key).is_some()));
-    let typed = |message: &[&str]| {
+    let typed = |words: &[&str]| {
         let types = servers.iter().filter_map(|node| node.entry("type")?.node.raw());
-        types.into_iter().any(|word| message.contains(&word))
+        types.into_iter().any(|word| words.contains(&word))
     };
     let goose = block == "extensions" && any(&["cmd", "uri", "envs", "bundled"]);
     let crush = block == "mcp" && typed(&["stdio", "http", "sse"]);
-    // Cline and Roo have at most an hour, in seconds; others with these keys mean milliseconds, and more of them.
+    // Cline and Roo use seconds, at most an hour. Other programs with these keys use milliseconds.
     let cline =
         any(&["transportType", "watchPaths"]) || any(&["autoApprove", "alwaysAllow"]) && !any(&["trust"]);
     let opencode = block == "mcp" && typed(&["local", "remote"]);

@@ -1,4 +1,4 @@
-//! A TOML file as the same tree that a YAML file grows into.
+//! Reads a TOML file into the same tree as a YAML file.
 
 use std::rc::Rc;
 
@@ -14,11 +14,11 @@ pub(in crate::config) fn is_named(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case("toml"))
 }
 
-/// Reads the file; `Ok(None)` is one without a value.
-pub(in crate::config) fn plant(text: &str) -> Result<Option<Rc<Node>>, YamlError> {
+/// Reads the file; `Ok(None)` if it has no value.
+pub(in crate::config) fn parse(text: &str) -> Result<Option<Rc<Node>>, YamlError> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().unwrap_or(0..0);
-        // The message speaks of what the grammar wants, not of what stands there.
+        // The message names what the grammar expects, not what was found.
         YamlError::new(at, format!("not valid TOML: {}", error.message()), "")
     })?;
     let bytes = table.span();

@@ -1,14 +1,14 @@
-//! Which tools are shown, in the words of other programs; and approvals, which a gateway has nobody to ask for.
+//! Which tools are shown, in the formats of other programs; and approvals, which a gateway does not have.
 //!
-//! None of these is ever dropped without a word: what limits tools is translated, what would let calls pass unasked is warned
-//! of.
+//! None of these is dropped silently. Limits on tools are translated. A key that would allow calls without
+//! approval gives a warning.
 
 use std::rc::Rc;
 
 use super::draft::{Draft, list, map};
 use crate::config::yaml::node::{Entry, Node, NodeValue};
 
-/// Lists of the only tools that are shown.
+/// Lists of the only shown tools.
 const ALLOW: [&str; 8] = [
     "includeTools",
     "include_tools",
@@ -29,7 +29,7 @@ const DENY: [&str; 7] = [
     "disabled_tools",
     "deniedTools",
 ];
-/// Whom a person is asked about before a call, there.
+/// Keys about the user's approval before a call.
 const APPROVALS: [&str; 14] = [
     "alwaysAllow",
     "alwaysAllowTools",
@@ -53,16 +53,16 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     listed(draft, &mut allow);
     switched(draft, &mut deny);
     for key in ALLOW {
-        // Goose means all tools by an empty list, and so does Gemini.
+        // An empty list means all tools in Goose and Gemini.
         let Some(entry) = draft.take_list(key) else { continue };
         if entry.node.items().is_empty() && matches!(key, "available_tools" | "includeTools") {
             continue;
         }
-        draft.reading.renamed(&entry, "tools.allow", &draft.name);
+        draft.translation.renamed(&entry, "tools.allow", &draft.name);
         if let Some(first) = &allow {
             let message =
-                format!("{}.{key}: stands beside `{}`, which says the same", draft.path(), first.key);
-            draft.reading.fault(&entry.key_bytes, message, "remove one of the two");
+                format!("{}.{key}: conflicts with `{}`, which means the same", draft.path(), first.key);
+            draft.translation.error(&entry.key_bytes, message, "remove one of the two");
         }
         allow.get_or_insert(entry);
     }
@@ -71,9 +71,9 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
         if entry.node.items().is_empty() {
             continue;
         }
-        draft.reading.renamed(&entry, "tools.deny", &draft.name);
+        draft.translation.renamed(&entry, "tools.deny", &draft.name);
         deny = Some(match deny {
-            // What any of them hides is hidden.
+            // A tool in any of these lists is hidden.
             Some(before) => {
                 let items = before.node.items().iter().chain(entry.node.items()).cloned().collect();
                 Entry::new(before.key.clone(), before.key_bytes.clone(), list(&before.node, items))
@@ -85,18 +85,18 @@ pub(super) fn translate(draft: &mut Draft<'_, '_>) {
     put(draft, "deny", deny);
     for key in APPROVALS {
         if let Some(entry) = draft.take(key) {
-            draft.reading.approval(&entry, &draft.name);
+            draft.translation.approval(&entry, &draft.name);
         }
     }
 }
 
-/// `tools: ["*"]`, the tools that are shown.
+/// `tools: ["*"]`, the shown tools.
 fn listed(draft: &mut Draft<'_, '_>, allow: &mut Option<Entry>) {
     if !draft.entry("tools").is_some_and(|entry| matches!(entry.node.value, NodeValue::List(_))) {
         return;
     }
     let Some(entry) = draft.take("tools") else { return };
-    draft.reading.renamed(&entry, "tools.allow", &draft.name);
+    draft.translation.renamed(&entry, "tools.allow", &draft.name);
     if !entry.node.items().iter().any(|item| item.raw() == Some("*")) {
         *allow = Some(entry);
     }
@@ -116,20 +116,20 @@ fn switched(draft: &mut Draft<'_, '_>, deny: &mut Option<Entry>) {
             None => inner.node.raw(),
         };
         let approvals = inner.node.entries().iter().filter(|entry| entry.key != "enabled");
-        approvals.for_each(|entry| draft.reading.approval(entry, &draft.name));
+        approvals.for_each(|entry| draft.translation.approval(entry, &draft.name));
         match word {
             Some("true") => {}
             Some("false") => off.push(super::draft::scalar_at(&inner.key_bytes, &inner.key)),
             None if !inner.node.entries().is_empty() => {}
-            // Neither ours nor theirs: told as an unknown key.
+            // Neither format: reported as an unknown key.
             _ => return,
         }
     }
     draft.take("tools");
-    // The order of a mapping says nothing.
+    // The order of a mapping has no meaning.
     off.sort_by(|one, other| one.raw().cmp(&other.raw()));
     if !off.is_empty() {
-        draft.reading.renamed(&entry, "tools.deny", &draft.name);
+        draft.translation.renamed(&entry, "tools.deny", &draft.name);
         *deny = Some(Entry::new(entry.key.clone(), entry.key_bytes.clone(), list(&entry.node, off)));
     }
 }
@@ -141,9 +141,10 @@ pub(super) fn configuration(draft: &mut Draft<'_, '_>) {
         for inner in entry.node.entries().iter().filter(|inner| !inner.node.is_null()) {
             draft.put(&inner.key, inner, Rc::clone(&inner.node));
         }
-        draft
-            .reading
-            .note(&entry.key_bytes, format!("`{key}` is read with what stands in it ({})", draft.name));
+        draft.translation.note(
+            &entry.key_bytes,
+            format!("the keys of `{key}` are read as keys of the server ({})", draft.name),
+        );
     }
 }
 
@@ -157,12 +158,12 @@ fn put(draft: &mut Draft<'_, '_>, key: &str, from: Option<Entry>) {
         None => (Vec::new(), Rc::clone(&from.node)),
     };
     if let Some(there) = entries.iter().find(|there| there.key == key) {
-        let line = draft.reading.line(&there.key_bytes);
-        let message = format!("{}.{}: stands beside `tools.{key}`", draft.path(), from.key);
-        draft.reading.fault(
+        let line = draft.translation.line(&there.key_bytes);
+        let message = format!("{}.{}: conflicts with `tools.{key}`", draft.path(), from.key);
+        draft.translation.error(
             &from.key_bytes,
             message,
-            &format!("put both into one list, that on line {line}"),
+            &format!("merge both into the list on line {line}"),
         );
     } else {
         entries.push(inner);

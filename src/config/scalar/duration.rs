@@ -1,6 +1,6 @@
 //! Spans of time: `250ms`, `30s`, `5m`, `1h`, `7d`.
 //!
-//! A number alone is refused: some programs mean seconds by it and some milliseconds.
+//! A number alone is rejected: some programs use seconds and some milliseconds.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -79,7 +79,7 @@ impl From<Duration> for ConfigDuration {
 }
 
 impl fmt::Display for ConfigDuration {
-    /// In the largest unit that leaves no rest.
+    /// In the largest unit without a remainder.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match UNITS.iter().find(|(_, millis)| self.0 >= *millis && self.0.is_multiple_of(*millis)) {
             Some((unit, millis)) => write!(f, "{}{unit}", self.0 / millis),
@@ -94,7 +94,7 @@ impl fmt::Debug for ConfigDuration {
     }
 }
 
-/// As it is written in the file, for the defaults that the schema tells.
+/// As written in the file, for the defaults in the schema.
 impl Serialize for ConfigDuration {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)

@@ -1,6 +1,6 @@
 //! Patterns over tool names: `read_*`, `search__*`, `get_?`, `{get,list}_*`.
 //!
-//! Tool names have no parts that a `*` should stop at, so it matches all there is.
+//! Tool names have no separators, so `*` matches any characters.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,14 +11,14 @@ use serde::{Deserialize, Deserializer};
 
 use super::{ScalarValue, scalar};
 
-/// Longest pattern, in bytes; it bounds what compiling one costs.
+/// Longest pattern, in bytes; it limits the cost of compiling one.
 const MAX_PATTERN: usize = 256;
 
-/// One pattern, known to be a good one.
+/// One valid pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Glob(String);
 
-/// Patterns that are asked together. Compares and shows as its patterns.
+/// Patterns that are matched together. Equality and debug output use only the patterns.
 #[derive(Clone)]
 pub struct Globs {
     patterns: Vec<String>,
@@ -26,7 +26,7 @@ pub struct Globs {
 }
 
 impl Globs {
-    /// Whether any of the patterns fits the whole name.
+    /// Whether any of the patterns matches the whole name.
     pub fn is_match(&self, name: &str) -> bool {
         self.set.is_match(name)
     }
@@ -36,12 +36,12 @@ impl Globs {
         &self.patterns
     }
 
-    /// No pattern, which fits nothing.
+    /// No pattern, which matches nothing.
     pub fn is_empty(&self) -> bool {
         self.patterns.is_empty()
     }
 
-    /// One pattern alone; `None` if it is none.
+    /// One pattern alone; `None` if it is invalid.
     pub(crate) fn of(pattern: &str) -> Option<Self> {
         Self::compile(vec![pattern.to_owned()]).ok()
     }
@@ -78,25 +78,25 @@ impl ScalarValue for Glob {
 
     fn read(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() {
-            return Err("an empty pattern, which fits nothing");
+            return Err("empty pattern matches nothing");
         }
         if text.len() > MAX_PATTERN {
-            return Err("a pattern of more than 256 bytes");
+            return Err("pattern is longer than 256 bytes");
         }
         use globset::ErrorKind::{
             DanglingEscape, InvalidRange, UnclosedAlternates, UnclosedClass, UnopenedAlternates,
         };
         GlobSetBuilder::new()
             .add(GlobBuilder::new(text).build().map_err(|error| match error.kind() {
-                UnclosedClass => "a pattern with `[` but no `]`",
-                UnclosedAlternates => "a pattern with `{` but no `}`",
-                UnopenedAlternates => "a pattern with `}` but no `{`",
-                InvalidRange(..) => "a pattern with a range that runs backwards",
-                DanglingEscape => "a pattern that ends in `\\`",
+                UnclosedClass => "unclosed `[` in pattern",
+                UnclosedAlternates => "unclosed `{` in pattern",
+                UnopenedAlternates => "unexpected `}` in pattern",
+                InvalidRange(..) => "invalid range in pattern: it runs backwards",
+                DanglingEscape => "pattern ends with `\\`",
                 _ => "not a pattern",
             })?)
             .build()
-            .map_err(|_| "a pattern that is too large")?;
+            .map_err(|_| "pattern too large")?;
         Ok(Self(text.into()))
     }
 }
@@ -116,7 +116,7 @@ impl Glob {
 impl<'de> Deserialize<'de> for Globs {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let patterns = Vec::<Glob>::deserialize(from)?.into_iter().map(|glob| glob.0).collect();
-        Self::compile(patterns).map_err(|_| serde::de::Error::custom("patterns that are too large together"))
+        Self::compile(patterns).map_err(|_| serde::de::Error::custom("patterns are too large together"))
     }
 }
 
@@ -160,12 +160,12 @@ mod tests {
     #[test]
     fn bad_patterns_are_named() {
         for (pattern, what) in [
-            ("", "an empty pattern, which fits nothing"),
-            ("a[", "a pattern with `[` but no `]`"),
-            ("{a", "a pattern with `{` but no `}`"),
-            ("a}", "a pattern with `}` but no `{`"),
-            ("[z-a]", "a pattern with a range that runs backwards"),
-            ("a\\", "a pattern that ends in `\\`"),
+            ("", "empty pattern matches nothing"),
+            ("a[", "unclosed `[` in pattern"),
+            ("{a", "unclosed `{` in pattern"),
+            ("a}", "unexpected `}` in pattern"),
+            ("[z-a]", "invalid range in pattern: it runs backwards"),
+            ("a\\", "pattern ends with `\\`"),
         ] {
             assert_eq!(Glob::read(pattern), Err(what), "{pattern}");
         }

@@ -1,6 +1,6 @@
-//! Values that are one word of text with a form of its own: a size, a span of time, an address.
+//! Values that are one scalar with its own format: a size, a duration, an address.
 //!
-//! One trait, so that each says once how it is read and what is expected instead; `scalar!` gives it to serde.
+//! The trait defines how each type is parsed and what it expects; `scalar!` implements serde for it.
 
 pub mod duration;
 pub mod globs;
@@ -13,11 +13,11 @@ pub mod url;
 
 /// A value that is read from one scalar.
 pub(super) trait ScalarValue: Sized {
-    /// What is expected, with an example; follows the word "expected".
+    /// The expectation with an example, to follow the word "expected".
     const EXPECTED: &'static str;
 
     /// # Errors
-    /// What the text is not. It must not repeat the text, which may be a secret of the environment.
+    /// What is wrong with the text. It must not repeat the text, which may be a secret of the environment.
     fn read(text: &str) -> Result<Self, &'static str>;
 }
 

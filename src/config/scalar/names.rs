@@ -1,4 +1,4 @@
-//! The names that a config gives: to servers, toolsets and tools.
+//! Names in a config: of servers, toolsets and tools.
 //!
 //! They become parts of tool names, paths and metric labels, so all of them are letters, digits, `_` and `-`.
 
@@ -11,21 +11,21 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::{ScalarValue, scalar};
 
-/// The name of a server or a toolset: `[A-Za-z0-9][A-Za-z0-9_-]{0,31}` without `__`, which parts the server from
-/// the tool in a federated name. Cheap to clone.
+/// The name of a server or a toolset: `[A-Za-z0-9][A-Za-z0-9_-]{0,31}` without `__`, which separates the
+/// server from the tool in a qualified name. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerName(Arc<str>);
 
-/// What stands before a tool's name on the federated endpoint, without the `__`: at most 32 of `[A-Za-z0-9_-]`,
-/// or nothing.
+/// The prefix of a tool's name on the federated endpoint, without the `__`: at most 32 of `[A-Za-z0-9_-]`, or
+/// empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Prefix(pub String);
 
-/// The name that a tool gets: 1 to 64 of `[A-Za-z0-9_-]`, since model providers refuse more.
+/// The new name of a tool: 1 to 64 of `[A-Za-z0-9_-]`, since model providers reject more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ToolName(pub String);
 
-/// A name that people give or a token carries: of a role, a user, a rule. Any text that looks the same to everyone.
+/// A free name, of a role, a user or a rule: any text without surrounding spaces and control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Name(pub String);
 
@@ -33,9 +33,9 @@ pub(crate) struct Name(pub String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ScopeName(pub String);
 
-/// Longest of the names that people give, in bytes.
+/// Longest free name, in bytes.
 const MAX_NAME: usize = 256;
-/// Longest name that model providers take.
+/// Longest name that model providers accept.
 const MAX_TOOL: usize = 64;
 /// Longest name of a server, and longest prefix.
 const MAX_SERVER: usize = 32;
@@ -46,12 +46,12 @@ fn is_word(text: &str) -> bool {
 
 impl ScalarValue for ServerName {
     const EXPECTED: &'static str =
-        "1 to 32 letters, digits, `_` or `-`, a letter or digit first, without `__` in it";
+        "1 to 32 letters, digits, `_` or `-`, starting with a letter or digit, without `__`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
         let first = text.starts_with(|c: char| c.is_ascii_alphanumeric());
         if !first || !is_word(text) || text.len() > MAX_SERVER || text.contains("__") {
-            return Err("not a name that a server or toolset can have");
+            return Err("invalid name for a server or toolset");
         }
         Ok(Self(text.into()))
     }
@@ -63,7 +63,7 @@ impl ScalarValue for Prefix {
     const EXPECTED: &'static str = "at most 32 letters, digits, `_` or `-`, or \"\" for none";
 
     fn read(text: &str) -> Result<Self, &'static str> {
-        if is_word(text) && text.len() <= MAX_SERVER { Ok(Self(text.into())) } else { Err("not a prefix") }
+        if is_word(text) && text.len() <= MAX_SERVER { Ok(Self(text.into())) } else { Err("invalid prefix") }
     }
 }
 
@@ -74,19 +74,19 @@ impl ScalarValue for ToolName {
 
     fn read(text: &str) -> Result<Self, &'static str> {
         let fits = !text.is_empty() && text.len() <= MAX_TOOL && is_word(text);
-        if fits { Ok(Self(text.into())) } else { Err("not a name that a tool can be given") }
+        if fits { Ok(Self(text.into())) } else { Err("invalid tool name") }
     }
 }
 
 scalar!(ToolName);
 
 impl ScalarValue for Name {
-    const EXPECTED: &'static str = "a name of 1 to 256 bytes, without blanks around it";
+    const EXPECTED: &'static str = "a name of 1 to 256 bytes, without spaces around it";
 
     fn read(text: &str) -> Result<Self, &'static str> {
         let fits = text.trim() == text && !text.contains(char::is_control);
         match text.len() {
-            0 => Err("an empty name"),
+            0 => Err("empty name"),
             1..=MAX_NAME if fits => Ok(Self(text.into())),
             _ => Err("not a name"),
         }
@@ -96,14 +96,14 @@ impl ScalarValue for Name {
 scalar!(Name);
 
 impl ScalarValue for ScopeName {
-    const EXPECTED: &'static str = "one scope such as `files:write`; each is an item of its own";
+    const EXPECTED: &'static str = "one scope such as `files:write`; use one list item per scope";
 
     fn read(text: &str) -> Result<Self, &'static str> {
         let fits = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
         match text.len() {
-            0 => Err("an empty scope"),
+            0 => Err("empty scope"),
             1..=MAX_NAME if fits => Ok(Self(text.into())),
-            _ if text.contains(' ') => Err("a scope with a blank in it"),
+            _ if text.contains(' ') => Err("scope contains a space"),
             _ => Err("not a scope"),
         }
     }

@@ -15,31 +15,31 @@ pub(crate) struct RateSpec {
     pub per: ConfigDuration,
 }
 
-/// Most calls in one window: past it a number is a slip rather than a wish.
+/// Most calls in one window: a larger number is probably a mistake.
 pub(crate) const MAX_COUNT: u64 = 1_000_000_000;
 
 impl ScalarValue for RateSpec {
-    const EXPECTED: &'static str = "a number of calls and the time that they are for, such as `600/1m`";
+    const EXPECTED: &'static str = "a number of calls and a time window, such as `600/1m`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
         let Some((count, per)) = text.split_once('/') else {
             let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            return Err(if digits { "a number of calls without a time" } else { "not a rate" });
+            return Err(if digits { "missing time window" } else { "not a rate" });
         };
         if count.is_empty() || !count.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err("a rate that does not begin with a whole number");
+            return Err("rate does not begin with a whole number");
         }
         if matches!(per, "ms" | "s" | "m" | "h" | "d" | "sec" | "second" | "min" | "minute" | "hour" | "day")
         {
-            return Err("a rate whose time has no number");
+            return Err("time window has no number");
         }
         let per = ConfigDuration::read(per).map_err(|_| match per.parse::<u64>() {
-            Ok(_) => "a rate whose time has no unit",
-            Err(_) => "a rate whose time is not understood",
+            Ok(_) => "time window has no unit",
+            Err(_) => "invalid time window",
         })?;
         let count = count.parse::<u64>().ok().filter(|count| *count <= MAX_COUNT);
-        match count.ok_or("a rate of more than 1000000000 calls")? {
-            0 => Err("a rate of no calls at all"),
+        match count.ok_or("rate of more than 1000000000 calls")? {
+            0 => Err("rate of zero calls"),
             count => Ok(Self { count, per }),
         }
     }
@@ -88,16 +88,16 @@ mod tests {
         for (text, what) in [
             ("", "not a rate"),
             ("many", "not a rate"),
-            ("600", "a number of calls without a time"),
-            ("600/m", "a rate whose time has no number"),
-            ("600/minute", "a rate whose time has no number"),
-            ("600/60", "a rate whose time has no unit"),
-            ("600/1x", "a rate whose time is not understood"),
-            ("600 / 1m", "a rate that does not begin with a whole number"),
-            ("/1m", "a rate that does not begin with a whole number"),
-            ("-1/1m", "a rate that does not begin with a whole number"),
-            ("0/1m", "a rate of no calls at all"),
-            ("1000000001/1m", "a rate of more than 1000000000 calls"),
+            ("600", "missing time window"),
+            ("600/m", "time window has no number"),
+            ("600/minute", "time window has no number"),
+            ("600/60", "time window has no unit"),
+            ("600/1x", "invalid time window"),
+            ("600 / 1m", "rate does not begin with a whole number"),
+            ("/1m", "rate does not begin with a whole number"),
+            ("-1/1m", "rate does not begin with a whole number"),
+            ("0/1m", "rate of zero calls"),
+            ("1000000001/1m", "rate of more than 1000000000 calls"),
         ] {
             assert_eq!(RateSpec::read(text), Err(what), "{text}");
         }

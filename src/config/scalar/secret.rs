@@ -1,6 +1,6 @@
-//! Values that are to be used and not to be seen.
+//! Secret values.
 //!
-//! It keeps them out of logs and messages; it does not keep them out of a core dump.
+//! The type keeps them out of logs and messages, but not out of a core dump.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,12 +9,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::{ScalarValue, scalar};
 
-/// A text that shows as `***`.
+/// A text that is displayed as `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps this text.
+    /// Wraps this text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -26,7 +26,7 @@ impl Secret {
 }
 
 impl ScalarValue for Secret {
-    const EXPECTED: &'static str = "a text";
+    const EXPECTED: &'static str = "a string";
 
     fn read(text: &str) -> Result<Self, &'static str> {
         Ok(Self::new(text))

@@ -1,6 +1,6 @@
 //! Sizes: `64KiB`, `4MiB`, `1GB`, or a plain number of bytes.
 //!
-//! Whole numbers only; `4M` is refused, for half of its readers take it for a million.
+//! Whole numbers only. `4M` is rejected, since many readers take it for a million.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -60,7 +60,7 @@ impl ScalarValue for ByteSize {
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let name = unit.strip_prefix(' ').unwrap_or(unit);
-        let bytes = match UNITS.iter().find(|(references, _)| references.eq_ignore_ascii_case(name)) {
+        let bytes = match UNITS.iter().find(|(unit, _)| unit.eq_ignore_ascii_case(name)) {
             Some((_, bytes)) => *bytes,
             None if unit.is_empty() => 1,
             None => return Err(WRONG),
@@ -76,7 +76,7 @@ impl ScalarValue for ByteSize {
 scalar!(ByteSize);
 
 impl fmt::Display for ByteSize {
-    /// In the largest unit that leaves no rest.
+    /// In the largest unit without a remainder.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match UNITS.iter().find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes)) {
             Some((unit, bytes)) => write!(f, "{}{unit}", self.0 / bytes),
@@ -91,7 +91,7 @@ impl fmt::Debug for ByteSize {
     }
 }
 
-/// As it is written in the file, for the defaults that the schema tells.
+/// As written in the file, for the defaults in the schema.
 impl Serialize for ByteSize {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)

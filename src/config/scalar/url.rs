@@ -1,7 +1,7 @@
 //! The address of an HTTP server.
 //!
-//! It is checked for what would not work or would leak; it is not resolved, and it is not judged whether the
-//! gateway should talk to it: whoever writes the config says so.
+//! It is checked for parts that would not work or would leak. It is not resolved. The config decides which
+//! hosts the gateway contacts.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::{ScalarValue, scalar};
 
-/// An absolute `http` or `https` URL without user and fragment. Its query, which may hold a key, does not show.
+/// An absolute `http` or `https` URL without user and fragment. Its query, which may hold a key, is not
+/// displayed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url(Uri);
 
@@ -21,12 +22,12 @@ impl Url {
         &self.0
     }
 
-    /// The host as it is written; an IPv6 address keeps its brackets.
+    /// The host as written; an IPv6 address keeps its brackets.
     pub fn host(&self) -> &str {
         self.0.host().expect("checked when it was read")
     }
 
-    /// The port, the scheme's own if none is written.
+    /// The port; by default that of the scheme.
     pub fn port(&self) -> u16 {
         self.0.port_u16().unwrap_or(if self.is_tls() { 443 } else { 80 })
     }
@@ -36,12 +37,12 @@ impl Url {
         self.0.scheme_str() == Some("https")
     }
 
-    /// What follows the host: path and query, at least `/`.
+    /// The part after the host: path and query, at least `/`.
     pub fn path_and_query(&self) -> &str {
         self.0.path_and_query().map_or("/", |path| path.as_str())
     }
 
-    /// Whether it stays on this machine.
+    /// Whether the host is this machine.
     pub fn is_loopback(&self) -> bool {
         let host = self.host();
         let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
@@ -55,23 +56,23 @@ impl ScalarValue for Url {
     fn read(text: &str) -> Result<Self, &'static str> {
         let Some((scheme, rest)) = text.split_once("://") else { return Err("not a URL") };
         if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return Err("a URL that is neither http nor https");
+            return Err("URL scheme is neither http nor https");
         }
         if text.contains('#') {
-            return Err("a URL with a fragment, which no server gets to see");
+            return Err("URL has a fragment, which is never sent to a server");
         }
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if authority.contains('@') {
-            return Err("a URL with a user in it: credentials belong in `headers`");
+            return Err("URL contains a user: credentials belong in `headers`");
         }
         if authority.is_empty() || authority.starts_with(':') {
-            return Err("a URL without a host");
+            return Err("URL has no host");
         }
         let after_host = authority.rsplit_once(']').map_or(authority, |(_, after)| after);
         if let Some((_, port)) = after_host.rsplit_once(':')
             && port.parse::<std::num::NonZeroU16>().is_err()
         {
-            return Err("a URL whose port is not a number from 1 to 65535");
+            return Err("URL port is not a number from 1 to 65535");
         }
         // A path is never empty on the wire (RFC 9110 §4.2.3).
         let slash = if path.starts_with('/') { "" } else { "/" };

@@ -1,13 +1,13 @@
-//! A serde deserializer over the tree that reports what is wrong and where, and lets reading go on.
+//! A serde deserializer over the tree. It reports errors with their places, and continues after an error.
 //!
-//! Serde gives up at the first error. Here the faulty piece is reported and condemned, and the whole is read
-//! once more without it, until nothing new is found: derived types keep their plain look, and a person sees all
-//! faults at once. The number of rounds is bounded by the number of faults that are listed.
+//! Serde stops at the first error. Here an invalid node is reported and marked, and the tree is deserialized
+//! again without it, until there are no new errors. So derived types stay simple, and all errors appear at
+//! once. The number of rounds is bounded by the number of listed errors.
 //!
-//! Contract with the types of this module: `deserialize_str` takes the text of any scalar (`8080` as `"8080"`),
-//! `deserialize_string`, which derived code uses for `String`, only that of a string. Nothing (`~`, or a key
-//! without a value) is an absent option, an empty list and an empty mapping. Floats, bytes, tuples and enums with
-//! data are not understood: no part of the config is one.
+//! Contract with the types of this module: `deserialize_str` takes the text of any scalar (`8080` as
+//! `"8080"`). `deserialize_string`, which derived code uses for `String`, takes only a string. Null (`~`, or
+//! a key without a value) is an absent option, an empty list and an empty mapping. Floats, bytes, tuples and
+//! enums with data are not supported: no part of the config is one.
 
 use std::fmt;
 
@@ -22,9 +22,9 @@ use crate::config::diagnostic::MAX_ERRORS;
 use crate::config::diagnostics::NodeRef;
 use crate::config::suggest;
 
-/// Reads a value of the tree; `None` if that was not possible, which has then been reported.
+/// Reads a value of the tree; `None` if it is invalid, which is already reported.
 pub(in crate::config) fn read<'t, T: Deserialize<'t>>(node_ref: &NodeRef<'t>) -> Option<T> {
-    // Each round condemns a piece; only faults that were reported elsewhere do so without adding to the list.
+    // Each round marks a node as invalid. Only errors reported elsewhere do so without growing the list.
     for _ in 0..4 * MAX_ERRORS {
         match T::deserialize(NodeDeserializer(node_ref)) {
             Ok(value) => return Some(value),
@@ -35,14 +35,14 @@ pub(in crate::config) fn read<'t, T: Deserialize<'t>>(node_ref: &NodeRef<'t>) ->
     None
 }
 
-/// Why a piece could not be read.
+/// Why a node could not be read.
 #[derive(Debug)]
 pub(crate) enum DeserializeError {
-    /// Already told, at the piece itself.
+    /// Already reported at the node itself.
     Reported,
-    /// A needed key is not there.
+    /// A required key is missing.
     Missing(&'static str),
-    /// To be told by the reader that knows the place.
+    /// For the caller that knows the place to report.
     Value { what: String, expected: String },
 }
 
@@ -63,12 +63,12 @@ impl de::Error for DeserializeError {
         DeserializeError::Value { what: what.to_string(), expected: String::new() }
     }
 
-    /// Says nothing of the value: it may come out of the environment.
+    /// It never names the value, which may come from the environment.
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        DeserializeError::Value { what: "of another type".into(), expected: format!("expected {expected}") }
+        DeserializeError::Value { what: "invalid type".into(), expected: format!("expected {expected}") }
     }
 
-    /// `Unexpected::Other` holds the finding of one of our own types.
+    /// `Unexpected::Other` holds the message of one of our own types.
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let what = if let Unexpected::Other(what) = found { what } else { "out of range" };
         DeserializeError::Value { what: what.into(), expected: format!("expected {expected}") }
@@ -79,18 +79,18 @@ impl de::Error for DeserializeError {
     }
 }
 
-/// One value, to be read.
+/// One value to deserialize.
 #[derive(Clone, Copy)]
 pub(super) struct NodeDeserializer<'a, 't>(pub &'a NodeRef<'t>);
 
 impl<'t> NodeDeserializer<'_, 't> {
-    /// Reports what a visitor found wrong at this value.
-    fn settle<T>(self, read: Result<T, DeserializeError>) -> Result<T, DeserializeError> {
+    /// Reports a visitor's error at this value.
+    fn report<T>(self, read: Result<T, DeserializeError>) -> Result<T, DeserializeError> {
         let node_ref = self.0;
         match read {
             Ok(value) => return Ok(value),
             Err(DeserializeError::Reported) => {}
-            // What is there but faulty has been reported, and so has what was probably meant to be it.
+            // An invalid value or a probable typo of the key is already reported.
             Err(DeserializeError::Missing(key))
                 if node_ref.node.entries().iter().any(|entry| suggest::is_typo_of(key, &entry.key)) =>
             {
@@ -150,7 +150,7 @@ macro_rules! whole_numbers {
     ($($deserialize:ident $visit:ident),*) => {$(
         fn $deserialize<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
             let read = self.whole().and_then(|number| visitor.$visit(number));
-            self.settle(read)
+            self.report(read)
         }
     )*};
 }
@@ -172,7 +172,7 @@ impl<'t> de::Deserializer<'t> for NodeDeserializer<'_, 't> {
                     what: "not a boolean".into(),
                     expected: "expected true or false".into(),
                 };
-                return self.settle(Err(error));
+                return self.report(Err(error));
             }
         };
         visitor.visit_bool(value)
@@ -181,7 +181,7 @@ impl<'t> de::Deserializer<'t> for NodeDeserializer<'_, 't> {
     fn deserialize_str<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
         let expected = (&visitor as &dyn Expected).to_string();
         let read = self.scalar(&expected).and_then(|scalar| visitor.visit_str(scalar.text()));
-        self.settle(read)
+        self.report(read)
     }
 
     fn deserialize_string<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
@@ -193,7 +193,7 @@ impl<'t> de::Deserializer<'t> for NodeDeserializer<'_, 't> {
             );
             return Err(DeserializeError::Reported);
         }
-        self.settle(visitor.visit_str(scalar.text()))
+        self.report(visitor.visit_str(scalar.text()))
     }
 
     fn deserialize_option<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
@@ -204,14 +204,14 @@ impl<'t> de::Deserializer<'t> for NodeDeserializer<'_, 't> {
         if !matches!(self.0.node.value, NodeValue::List(_)) && !self.0.node.is_null() {
             return self.reject("a list");
         }
-        self.settle(visitor.visit_seq(ItemAccess::of(self.0)))
+        self.report(visitor.visit_seq(ItemAccess::of(self.0)))
     }
 
     fn deserialize_map<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
         if !matches!(self.0.node.value, NodeValue::Map(_)) && !self.0.node.is_null() {
             return self.reject("a mapping");
         }
-        self.settle(visitor.visit_map(EntryAccess::of(self.0)))
+        self.report(visitor.visit_map(EntryAccess::of(self.0)))
     }
 
     fn deserialize_struct<V: Visitor<'t>>(
@@ -236,15 +236,15 @@ impl<'t> de::Deserializer<'t> for NodeDeserializer<'_, 't> {
     fn deserialize_enum<V: Visitor<'t>>(
         self,
         name: &'static str,
-        message: &'static [&'static str],
+        choices: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DeserializeError> {
-        let scalar = self.scalar(&suggest::one_of(message))?;
-        if let Some(word) = message.iter().find(|word| **word == scalar.text()) {
-            return self.settle(visitor.visit_enum(WordAccess(word)));
+        let scalar = self.scalar(&suggest::one_of(choices))?;
+        if let Some(word) = choices.iter().find(|word| **word == scalar.text()) {
+            return self.report(visitor.visit_enum(WordAccess(word)));
         }
-        let (what, expected) = suggest::unknown_value(name, message, scalar.text());
-        self.settle(Err(DeserializeError::Value { what, expected }))
+        let (what, expected) = suggest::unknown_value(name, choices, scalar.text());
+        self.report(Err(DeserializeError::Value { what, expected }))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'t>>(
@@ -255,7 +255,7 @@ impl<'t> de::Deserializer<'t> for NodeDeserializer<'_, 't> {
         visitor.visit_newtype_struct(self)
     }
 
-    /// For keys that are known and of no use here; their values are not looked at.
+    /// For known keys that are ignored; their values are not read.
     fn deserialize_ignored_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DeserializeError> {
         visitor.visit_unit()
     }
@@ -274,15 +274,15 @@ impl<'t> de::Deserializer<'t> for NodeDeserializer<'_, 't> {
     }
 }
 
-/// The items of a list; the faulty ones are passed over.
+/// The items of a list, without the invalid ones.
 struct ItemAccess<'a, 't> {
-    spot: &'a NodeRef<'t>,
+    node_ref: &'a NodeRef<'t>,
     next: usize,
 }
 
 impl<'a, 't> ItemAccess<'a, 't> {
     fn of(node_ref: &'a NodeRef<'t>) -> Self {
-        Self { spot: node_ref, next: 0 }
+        Self { node_ref, next: 0 }
     }
 }
 
@@ -293,28 +293,28 @@ impl<'t> SeqAccess<'t> for ItemAccess<'_, 't> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, DeserializeError> {
-        while let Some(node) = self.spot.node.items().get(self.next) {
+        while let Some(node) = self.node_ref.node.items().get(self.next) {
             let index = self.next;
             self.next += 1;
             if !node.is_invalid() {
-                return seed.deserialize(NodeDeserializer(&self.spot.item(index, node))).map(Some);
+                return seed.deserialize(NodeDeserializer(&self.node_ref.item(index, node))).map(Some);
             }
         }
         Ok(None)
     }
 }
 
-/// The entries of a mapping; the faulty ones are passed over.
+/// The entries of a mapping, without the invalid ones.
 struct EntryAccess<'a, 't> {
-    spot: &'a NodeRef<'t>,
+    node_ref: &'a NodeRef<'t>,
     next: usize,
-    /// The one whose key was read last.
+    /// The entry whose key was read last.
     open: Option<&'t Entry>,
 }
 
 impl<'a, 't> EntryAccess<'a, 't> {
     fn of(node_ref: &'a NodeRef<'t>) -> Self {
-        Self { spot: node_ref, next: 0, open: None }
+        Self { node_ref, next: 0, open: None }
     }
 }
 
@@ -325,7 +325,7 @@ impl<'t> MapAccess<'t> for EntryAccess<'_, 't> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, DeserializeError> {
-        while let Some(entry) = self.spot.node.entries().get(self.next) {
+        while let Some(entry) = self.node_ref.node.entries().get(self.next) {
             self.next += 1;
             if entry.is_invalid() {
                 continue;
@@ -334,7 +334,7 @@ impl<'t> MapAccess<'t> for EntryAccess<'_, 't> {
             return match seed.deserialize(StrDeserializer::new(&entry.key)) {
                 Ok(key) => Ok(Some(key)),
                 Err(DeserializeError::Value { what, expected }) => {
-                    let node_ref = self.spot.under(entry);
+                    let node_ref = self.node_ref.under(entry);
                     node_ref.reject_key(format!("{}: {what}", node_ref.path), expected, "");
                     Err(DeserializeError::Reported)
                 }
@@ -346,11 +346,11 @@ impl<'t> MapAccess<'t> for EntryAccess<'_, 't> {
 
     fn next_value_seed<S: DeserializeSeed<'t>>(&mut self, seed: S) -> Result<S::Value, DeserializeError> {
         let entry = self.open.take().expect("serde asks for a key first");
-        seed.deserialize(NodeDeserializer(&self.spot.under(entry)))
+        seed.deserialize(NodeDeserializer(&self.node_ref.under(entry)))
     }
 }
 
-/// One of an enum's words.
+/// One value of an enum.
 struct WordAccess(pub &'static str);
 
 impl<'t> EnumAccess<'t> for WordAccess {

@@ -1,24 +1,25 @@
 //! `${VAR}` and `${VAR:-default}` in the values of a config file.
 //!
-//! Variables are filled in after the YAML was read, one scalar at a time: whatever a value holds, it cannot
-//! become a key, a list or a comment. Keys are left alone. `${env:VAR}`, as Cursor and VS Code write it, is the
-//! same as `${VAR}`, and `${input:api-key}` the same as `${INPUT_API_KEY}`. The result is not looked through again, so a value with `${` in it stays as it is.
+//! Variables are substituted after parsing, one scalar at a time: so their values cannot become keys, lists
+//! or comments. Keys are not changed. `${env:VAR}`, as Cursor and VS Code write it, is the same as `${VAR}`,
+//! and `${input:api-key}` the same as `${INPUT_API_KEY}`. The result is not interpolated again, so `${` in a
+//! value stays unchanged.
 
 use super::source::ByteRange;
 
-/// Where variables come from: a name in, a value out.
+/// The source of variables: from a name to a value.
 pub type Environment<'e> = dyn Fn(&str) -> Option<String> + 'e;
 
 /// A variable that could not be filled in.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct MissingVariable {
-    /// Where it stands in the scalar's text, in bytes.
+    /// Its place in the scalar's text, in bytes.
     pub bytes: ByteRange,
     pub message: String,
     pub expected: &'static str,
 }
 
-/// The text with its variables filled in; `Ok(None)` if it has none.
+/// The text with its variables substituted; `Ok(None)` if it has none.
 ///
 /// # Errors
 /// All variables that are missing or badly written.
@@ -45,7 +46,7 @@ pub(crate) fn interpolate(
         let Some(end) = variable.find('}') else {
             missing.push(MissingVariable {
                 bytes: start..text.len(),
-                message: "a variable without its `}`".into(),
+                message: "unclosed variable".into(),
                 expected: "write `${NAME}`, or `$${` for a literal `${`",
             });
             break;
@@ -62,30 +63,30 @@ pub(crate) fn interpolate(
     if missing.is_empty() { Ok(Some(filled)) } else { Err(missing) }
 }
 
-/// What stands between `${` and `}`.
+/// The text between `${` and `}`.
 fn value(inside: &str, environment: &Environment<'_>) -> Result<String, (String, &'static str)> {
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (inside, None),
     };
     let name = name.strip_prefix("env:").unwrap_or(name);
-    // Nobody is there to be asked.
+    // There is no user to ask.
     let asked = name.strip_prefix("input:").map(input);
     let name = asked.as_deref().unwrap_or(name);
     if default.is_some_and(|default| default.contains("${")) {
-        return Err((format!("a variable in the default of `{name}`"), "defaults are taken as they stand"));
+        return Err((format!("variable in the default of `{name}`"), "defaults are used as written"));
     }
     if !is_name(name) {
-        let message = "not the name of a variable".into();
+        let message = "invalid variable name".into();
         return Err((message, "write `${NAME}` or `${NAME:-default}`; names are letters, digits and `_`"));
     }
-    // As in a shell, `:-` also stands in for a variable that is set to nothing.
+    // As in a shell, `:-` also replaces a variable with an empty value.
     match (environment(name), default) {
         (Some(value), None) => Ok(value),
         (Some(value), Some(default)) => Ok(if value.is_empty() { default.into() } else { value }),
         (None, Some(default)) => Ok(default.into()),
         (None, None) if asked.is_some() => Err((
-            format!("the variable `{name}` is not set, which an input is read from"),
+            format!("the variable `{name}`, which replaces an input, is not set"),
             "set it in the environment: interactive inputs are not supported",
         )),
         (None, None) => Err((
@@ -95,7 +96,7 @@ fn value(inside: &str, environment: &Environment<'_>) -> Result<String, (String,
     }
 }
 
-/// The variable that stands in for what VS Code asks a person: `${input:api-key}` is `${INPUT_API_KEY}`.
+/// The variable for an input that VS Code asks the user for: `${input:api-key}` is `${INPUT_API_KEY}`.
 pub(crate) fn input(id: &str) -> String {
     let word = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     format!("INPUT_{}", id.chars().map(word).collect::<String>())
@@ -150,19 +151,19 @@ mod tests {
                 "é${A} ${B}",
                 vec![(2..6, "the variable `A` is not set"), (7..11, "the variable `B` is not set")],
             ),
-            ("x${A", vec![(1..4, "a variable without its `}`")]),
-            ("${}", vec![(0..3, "not the name of a variable")]),
-            ("${A-b}", vec![(0..6, "not the name of a variable")]),
-            ("${A:?no}", vec![(0..8, "not the name of a variable")]),
-            ("${1A}", vec![(0..5, "not the name of a variable")]),
-            ("${A:-${B}}", vec![(0..9, "a variable in the default of `A`")]),
+            ("x${A", vec![(1..4, "unclosed variable")]),
+            ("${}", vec![(0..3, "invalid variable name")]),
+            ("${A-b}", vec![(0..6, "invalid variable name")]),
+            ("${A:?no}", vec![(0..8, "invalid variable name")]),
+            ("${1A}", vec![(0..5, "invalid variable name")]),
+            ("${A:-${B}}", vec![(0..9, "variable in the default of `A`")]),
             (
                 "${input:my-key}",
-                vec![(0..15, "the variable `INPUT_MY_KEY` is not set, which an input is read from")],
+                vec![(0..15, "the variable `INPUT_MY_KEY`, which replaces an input, is not set")],
             ),
         ] {
-            let lacks = interpolate(text, &environment).expect_err(text);
-            let found: Vec<_> = lacks.into_iter().map(|missing| (missing.bytes, missing.message)).collect();
+            let missing = interpolate(text, &environment).expect_err(text);
+            let found: Vec<_> = missing.into_iter().map(|missing| (missing.bytes, missing.message)).collect();
             let wanted: Vec<_> =
                 wanted.into_iter().map(|(bytes, message)| (bytes, message.to_owned())).collect();
             assert_eq!(found, wanted, "{text}");

@@ -1,11 +1,11 @@
-//! Where in the file an item stands, for telling people later which line decided.
+//! The line of an item in the file, to show later which line decided.
 
 use std::fmt;
 
 /// A line of the file, from 1.
 ///
-/// Any two are equal, so that settings compare by what they say: an item that only moved, because somebody wrote a
-/// comment above it, is no change at a reload. Hence there is no `Hash` and no order either.
+/// Any two are equal, so that settings compare by meaning: an item that only moved within the file is no
+/// change at a reload. So there is no `Hash` and no order either.
 #[derive(Clone, Copy, Default)]
 pub struct Line(usize);
 
@@ -15,7 +15,7 @@ impl Line {
         Self(number)
     }
 
-    /// The number, from 1; 0 if it stands in no file.
+    /// The number, from 1; 0 without a file.
     pub const fn get(self) -> usize {
         self.0
     }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_tell_nothing_apart() {
+    fn all_lines_are_equal() {
         assert_eq!(Line::new(1), Line::new(2));
         assert_eq!((Line::new(7).get(), Line::new(7).to_string()), (7, "7".into()));
     }

@@ -1,12 +1,12 @@
-//! Blots out secrets in the source lines that faults show.
+//! Masks secrets in the source lines of errors.
 //!
-//! A config file may hold a token as it is. Faults are logged and shown to people who may not read the file, so
-//! what is, or looks like, a secret is shown as `*`; a variable keeps its name. It errs on the side of blots.
+//! A config file may hold a plain token. Errors are logged, and shown to people who may not read the file. So
+//! any known or likely secret is shown as `*`; a variable keeps its name. In doubt the text is masked.
 
 use super::node::{Node, NodeValue};
 use super::source::{ByteRange, Source};
 
-/// Words in a key (or a flag of a command) whose value is not for everyone.
+/// Words in a key (or a flag of a command) with a secret value.
 const WORDS: [&str; 12] = [
     "authorization",
     "token",
@@ -21,15 +21,14 @@ const WORDS: [&str; 12] = [
     "bearer",
     "sha256",
 ];
-/// Keys all of whose values are secret.
+/// Keys whose values are all secret.
 const SECTIONS: [&str; 6] = ["env", "headers", "envs", "environment", "http_headers", "settings"];
-/// Keys with a telling word whose values, and all below them, are known not to be secret, or to be words and
-/// conditions that speak of secrets.
+/// Keys that contain such a word, but whose values are known not to be secret.
 const NOT_SECRET: [&str; 4] = ["token_endpoint", "detectors", "when", "key"];
-/// A block of secrets with names: what each item has beside its secret is for everyone.
+/// A block of secrets with names: the other fields of an item are not secret.
 const KEYS: (&str, [&str; 5]) = ("api_keys", ["id", "user", "roles", "tenant", "scopes"]);
 
-/// Where the file's secrets stand.
+/// The places of the file's secrets.
 pub(crate) fn secrets(root: &Node, source: &Source<'_>) -> Vec<ByteRange> {
     let mut masks = Vec::new();
     walk(root, false, source, &mut masks);
@@ -68,13 +67,13 @@ fn walk(node: &Node, secret: bool, source: &Source<'_>, masks: &mut Vec<ByteRang
     }
 }
 
-/// The list of API keys: an item's secret is blotted out, and so is what nobody knows there.
+/// The list of API keys: masks an item's secret, and all unknown keys.
 fn walk_keys(node: &Node, source: &Source<'_>, masks: &mut Vec<ByteRange>) {
     for item in node.items() {
-        let references = |entry: &&super::node::Entry| KEYS.1.contains(&entry.key.as_str());
+        let is_public = |entry: &&super::node::Entry| KEYS.1.contains(&entry.key.as_str());
         item.entries()
             .iter()
-            .filter(|entry| !references(entry))
+            .filter(|entry| !is_public(entry))
             .for_each(|entry| walk(&entry.node, true, source, masks));
         if item.entries().is_empty() {
             walk(item, true, source, masks);
@@ -85,22 +84,22 @@ fn walk_keys(node: &Node, source: &Source<'_>, masks: &mut Vec<ByteRange>) {
     }
 }
 
-/// A list of words, one condition, one address; not a text that only stands under such a key by mistake.
+/// A list of words, one condition or one address. Any other value under such a key is masked.
 fn is_not_secret(key: &str, node: &Node) -> bool {
     let listed = matches!(key, "detectors" | "key");
-    let message = node.items().iter().all(|item| matches!(&item.value, NodeValue::Scalar(_)));
-    NOT_SECRET.contains(&key) && message && listed == matches!(node.value, NodeValue::List(_))
+    let scalars = node.items().iter().all(|item| matches!(&item.value, NodeValue::Scalar(_)));
+    NOT_SECRET.contains(&key) && scalars && listed == matches!(node.value, NodeValue::List(_))
 }
 
 fn is_sensitive_key(word: &str) -> bool {
     let word = word.to_ascii_lowercase();
-    WORDS.iter().any(|telling| word.contains(telling))
+    WORDS.iter().any(|sensitive| word.contains(sensitive))
 }
 
-/// Where the secret part of a value begins: a URL's password or query, or what follows a telling word.
+/// The start of the secret part of a value: a URL's password or query, or the text after a sensitive word.
 fn sensitive_part(text: &str) -> Option<usize> {
     let url = text.find("://").map(|at| at + 3);
-    // A password may hold a `/` where it should not.
+    // A password may wrongly contain `/`.
     let user = url.filter(|from| text[*from..].contains('@'));
     let query = url.and_then(|from| text[from..].find('?').map(|at| from + at + 1));
     let lower = text.to_ascii_lowercase();
@@ -112,20 +111,21 @@ fn sensitive_part(text: &str) -> Option<usize> {
     [user, query, after].into_iter().flatten().min()
 }
 
-/// What may be secret in a line of a file that is not YAML, so that only its look can be gone by.
+/// Possible secrets in a line of a file that is not YAML, guessed from its text.
 pub(crate) fn guess_secrets(source: &Source<'_>, number: usize) -> Vec<ByteRange> {
     let (bytes, line) = (source.line_bytes(number), source.line(number));
     let value = |from: usize| line[from..].find([':', '=']).map(|at| from + at + 1);
     let lower = line.to_ascii_lowercase();
-    let message = WORDS.iter().chain(&SECTIONS).filter_map(|word| lower.find(word).map(|at| at + word.len()));
-    let own = message.filter_map(value).min();
+    let after = WORDS.iter().chain(&SECTIONS).filter_map(|word| lower.find(word).map(|at| at + word.len()));
+    let own = after.filter_map(value).min();
     let below = if in_section(source, number) { value(0).or(Some(0)) } else { None };
     own.into_iter().chain(below).chain(sensitive_part(line)).map(|at| bytes.start + at..bytes.end).collect()
 }
 
-/// Whether a line before this one opens `env:`, `headers:` or `api_keys:` and nothing has closed it, by indentation.
+/// Whether a line before this one opens `env:`, `headers:` or `api_keys:` and nothing has closed it, by
+/// indentation.
 fn in_section(source: &Source<'_>, number: usize) -> bool {
-    // The items of a list may stand as far left as its key.
+    // The items of a list may have the indentation of its key.
     let indent = |line: &str| {
         let text = line.trim_start();
         line.len() - text.len() + usize::from(text.starts_with('-'))
@@ -145,27 +145,27 @@ fn in_section(source: &Source<'_>, number: usize) -> bool {
     false
 }
 
-/// In order and apart, as [`line`] takes them.
+/// Sorted and disjoint, as [`masked_line`] requires.
 pub(crate) fn merge(mut masks: Vec<ByteRange>) -> Vec<ByteRange> {
-    masks.sort_by_key(|blot| (blot.start, blot.end));
+    masks.sort_by_key(|mask| (mask.start, mask.end));
     let mut apart: Vec<ByteRange> = Vec::with_capacity(masks.len());
-    for blot in masks {
+    for mask in masks {
         match apart.last_mut() {
-            Some(last) if blot.start < last.end => last.end = last.end.max(blot.end),
-            _ => apart.push(blot),
+            Some(last) if mask.start < last.end => last.end = last.end.max(mask.end),
+            _ => apart.push(mask),
         }
     }
     apart
 }
 
-/// A line as it may be shown: as long as it was, in characters.
+/// A masked line of the same length, in characters.
 pub(crate) fn masked_line(source: &Source<'_>, number: usize, masks: &[ByteRange]) -> String {
     let (start, line) = (source.line_bytes(number).start, source.line(number));
-    let mut next = masks.partition_point(|blot| blot.end <= start);
+    let mut next = masks.partition_point(|mask| mask.end <= start);
     let mut shown = String::with_capacity(line.len());
     let mut names = 0;
     for (at, c) in line.char_indices() {
-        // The name of a variable is no secret, its default may be one.
+        // The name of a variable is not secret, its default may be.
         if let Some(inside) = line[at..].strip_prefix("${") {
             let kind =
                 ["env:", "input:"].into_iter().find(|kind| inside.starts_with(kind)).map_or(0, str::len);
@@ -174,13 +174,13 @@ pub(crate) fn masked_line(source: &Source<'_>, number: usize, masks: &[ByteRange
         }
         let name = at < names;
         let at = start + at;
-        while masks.get(next).is_some_and(|blot| blot.end <= at) {
+        while masks.get(next).is_some_and(|mask| mask.end <= at) {
             next += 1;
         }
-        let blot = masks.get(next).filter(|blot| blot.contains(&at));
+        let mask = masks.get(next).filter(|mask| mask.contains(&at));
         let quote =
-            blot.is_some_and(|blot| matches!(c, '"' | '\'') && (blot.start == at || blot.end == at + 1));
-        let hidden = blot.is_some() && !name && !quote && !" {}[],".contains(c);
+            mask.is_some_and(|mask| matches!(c, '"' | '\'') && (mask.start == at || mask.end == at + 1));
+        let hidden = mask.is_some() && !name && !quote && !" {}[],".contains(c);
         shown.push(if hidden { '*' } else { c });
     }
     shown
@@ -192,7 +192,7 @@ mod tests {
     use crate::config::yaml::parser;
 
     #[test]
-    fn what_looks_like_a_secret_is_blotted_out_and_columns_stay() {
+    fn likely_secrets_are_masked_and_columns_stay() {
         for (line, shown) in [
             (
                 "headers: {Authorization: \"Bearer abc\", X: 1}",

@@ -1,4 +1,4 @@
-//! The text of a configuration file: parsed to nodes with places, variables filled in, secrets masked, read into types.
+//! The text of a config file: parsed to nodes with places, interpolated, masked, deserialized.
 
 pub mod deserialize;
 pub mod interpolate;

@@ -1,17 +1,17 @@
-//! The YAML file as a tree that knows where each of its pieces stands.
+//! The YAML file as a tree of nodes with their places.
 //!
-//! Why not serde straight away: it stops at the first fault, and a check of the finished value no longer knows
-//! its line. The tree keeps the bytes of every key and value, and remembers which pieces were found faulty, so
-//! that they are reported once and passed over afterwards.
+//! Serde alone stops at the first error, and a later check of a value no longer knows its line. The tree
+//! keeps the bytes of every key and value. It remembers the invalid nodes, so that each is reported once and
+//! then skipped.
 //!
-//! It does not know what a config is, and resolves no types: a scalar is its text. `yaml/parser.rs` builds it.
+//! It has no knowledge of the config and resolves no types: a scalar is its text. `yaml/parser.rs` builds it.
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use super::source::ByteRange;
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub bytes: ByteRange,
@@ -28,7 +28,7 @@ pub(crate) enum NodeValue {
     Map(Vec<Entry>),
 }
 
-/// A scalar as written, and as read once its variables are filled in.
+/// A scalar as written, and with its variables substituted.
 #[derive(Debug)]
 pub(crate) struct Scalar {
     pub raw: String,
@@ -52,9 +52,9 @@ impl Node {
         Self { bytes, value, weight: 1, invalid: Cell::new(false) }
     }
 
-    /// Faulty unless known: it is passed over then.
-    pub(crate) fn known(self, references: bool) -> Self {
-        self.invalid.set(!references);
+    /// Invalid unless `valid`: it is skipped then.
+    pub(crate) fn valid_if(self, valid: bool) -> Self {
+        self.invalid.set(!valid);
         self
     }
 
@@ -66,7 +66,7 @@ impl Node {
         if let NodeValue::List(items) = &self.value { items } else { &[] }
     }
 
-    /// The entry with this key, faulty or not.
+    /// The entry with this key, valid or not.
     pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
         self.entries().iter().find(|entry| entry.key == key)
     }
@@ -76,7 +76,7 @@ impl Node {
         if let NodeValue::Scalar(scalar) = &self.value { Some(&scalar.raw) } else { None }
     }
 
-    /// What a person would call it.
+    /// Its kind, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match &self.value {
             NodeValue::List(_) => "a list",
@@ -89,7 +89,7 @@ impl Node {
         self.kind() == "nothing"
     }
 
-    /// Reported, and not to be read (again).
+    /// Reported, and not to be read again.
     pub(crate) fn is_invalid(&self) -> bool {
         self.invalid.get()
     }
@@ -108,7 +108,7 @@ impl Entry {
         self.invalid.get() || self.node.is_invalid()
     }
 
-    /// The key itself is not to be read, whatever stands under it.
+    /// The key itself is not to be read, whatever its value.
     pub(crate) fn is_dropped(&self) -> bool {
         self.invalid.get()
     }
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scalars_are_told_apart_as_yaml_1_2_does() {
+    fn scalar_kinds_follow_yaml_1_2() {
         for (text, kind) in [
             ("", "nothing"),
             ("~", "nothing"),

@@ -1,7 +1,7 @@
-//! Grows the tree of a YAML file from the events of its parser.
+//! Builds the tree of a YAML file from the events of its parser.
 //!
-//! Aliases share what they stand for, `<<` is merged, keys that are set twice and tags are reported. What is not
-//! YAML ends it (`yaml/syntax_error.rs`), and so do too many values.
+//! Aliases share their node, and `<<` is merged. Duplicate keys and tags are reported. A syntax error stops
+//! the parser (`yaml/syntax_error.rs`), and so do too many values.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -14,11 +14,11 @@ use super::node::{Entry, MAX_DEPTH, Node, NodeValue, Scalar, YamlError};
 use super::source::{ByteRange, Source};
 use super::syntax_error;
 
-/// Values that a file may hold, an aliased one counted each time: an alias bomb ends here.
+/// The highest number of values in a file. An aliased one counts each time, against alias bombs.
 const MAX_NODES: usize = 200_000;
 
-/// Reads the file. `Ok(None)` is a file without a value; the list holds what is wrong with the YAML beside that.
-/// `Err` is a file that cannot be understood past this point. `shift` bytes stand before the text that the source does
+/// Reads the file. `Ok(None)` is a file without a value; the list holds further errors of the YAML. `Err` is
+/// an error that stops the parser. `shift` is the number of bytes in front of the text that the source does
 /// not have.
 pub(crate) fn parse(
     source: &Source<'_>,
@@ -52,7 +52,7 @@ impl<'t> TreeBuilder<'_, 't> {
                 Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
                 Event::StreamEnd => break,
                 _ if root.is_some() => {
-                    return Err(YamlError::new(bytes, "a second document", "a config file is only one"));
+                    return Err(YamlError::new(bytes, "second YAML document", "a config file has only one"));
                 }
                 event => root = Some(self.node(event, bytes)?),
             }
@@ -83,8 +83,8 @@ impl<'t> TreeBuilder<'_, 't> {
         }
         Err(YamlError::new(
             bytes.clone(),
-            format!("the file holds more than {MAX_NODES} values"),
-            "this is one too many",
+            format!("the file has more than {MAX_NODES} values"),
+            "first value over the limit",
         ))
     }
 
@@ -93,10 +93,10 @@ impl<'t> TreeBuilder<'_, 't> {
             let Some(node) = self.anchors.get(&id).cloned() else {
                 self.errors.push(YamlError::new(
                     bytes.clone(),
-                    "an alias inside of its own anchor",
-                    "it has no end",
+                    "alias inside its own anchor",
+                    "the value would be infinite",
                 ));
-                return Ok(Rc::new(Node::new(bytes, NodeValue::List(Vec::new())).known(false)));
+                return Ok(Rc::new(Node::new(bytes, NodeValue::List(Vec::new())).valid_if(false)));
             };
             self.count(node.weight, &bytes)?;
             return Ok(node);
@@ -108,15 +108,15 @@ impl<'t> TreeBuilder<'_, 't> {
                 (anchor, self.scalar(text.into(), style, tag.as_deref(), bytes))
             }
             Event::SequenceStart(style, anchor, tag) => {
-                let references = self.tag(tag.as_deref(), "seq", &bytes);
-                (anchor, self.list(style, bytes)?.known(references))
+                let valid = self.tag(tag.as_deref(), "seq", &bytes);
+                (anchor, self.list(style, bytes)?.valid_if(valid))
             }
             Event::MappingStart(style, anchor, tag) => {
-                let references = self.tag(tag.as_deref(), "map", &bytes);
-                (anchor, self.map(style, bytes)?.known(references))
+                let valid = self.tag(tag.as_deref(), "map", &bytes);
+                (anchor, self.map(style, bytes)?.valid_if(valid))
             }
             other => {
-                return Err(YamlError::new(bytes, format!("{other:?} has no place here"), ""));
+                return Err(YamlError::new(bytes, format!("unexpected {other:?}"), ""));
             }
         };
         node.weight = 1 + self.weight - before;
@@ -129,15 +129,15 @@ impl<'t> TreeBuilder<'_, 't> {
 
     fn scalar(&mut self, raw: String, style: ScalarStyle, tag: Option<&Tag>, bytes: ByteRange) -> Node {
         let text = tag.is_some_and(|tag| tag.is_yaml_core_schema_tag("str") || tag.parts() == ("", "!"));
-        let references = text || self.tag(tag, "", &bytes);
+        let valid = text || self.tag(tag, "", &bytes);
         let plain = style == ScalarStyle::Plain && !text;
-        Node::new(bytes, NodeValue::Scalar(Scalar::new(raw, plain))).known(references)
+        Node::new(bytes, NodeValue::Scalar(Scalar::new(raw, plain))).valid_if(valid)
     }
 
-    /// Whether a node with this tag can be read.
+    /// Whether a node with this tag is readable.
     fn tag(&mut self, tag: Option<&Tag>, fitting: &str, bytes: &ByteRange) -> bool {
         let Some(tag) = tag.filter(|tag| !tag.is_yaml_core_schema_tag(fitting)) else { return true };
-        let message = format!("the tag `{}` is not understood", tag.original());
+        let message = format!("unsupported tag `{}`", tag.original());
         self.errors.push(YamlError::new(bytes.clone(), message, "write the value without a tag"));
         false
     }
@@ -170,8 +170,8 @@ impl<'t> TreeBuilder<'_, 't> {
                     self.skip()?;
                     self.errors.push(YamlError::new(
                         key_bytes,
-                        "a key that is not a word",
-                        "keys are plain text here",
+                        "key is not a string",
+                        "expected a string as key",
                     ));
                     continue;
                 }
@@ -185,7 +185,7 @@ impl<'t> TreeBuilder<'_, 't> {
             );
             let empty = bytes.is_empty();
             let mut node = self.node(event, bytes)?;
-            // What begins on the next line, or is not there at all, is best shown at its key.
+            // An error in a value on the next line, or in an absent value, points to its key.
             if (block || empty)
                 && let Some(node) = Rc::get_mut(&mut node)
             {
@@ -196,13 +196,12 @@ impl<'t> TreeBuilder<'_, 't> {
                 continue;
             }
             if key.contains("${") {
-                let error =
-                    YamlError::new(key_bytes, "a variable in a key", "only values may hold variables");
+                let error = YamlError::new(key_bytes, "variable in a key", "only values may hold variables");
                 self.errors.push(error);
                 continue;
             }
             if key.starts_with("//") && plain {
-                // It has swallowed what follows: nothing past it is what it looks like.
+                // The key contains the text that follows, so nothing after it is reliable.
                 return Err(YamlError::new(
                     key_bytes,
                     "`//` does not begin a comment",
@@ -225,7 +224,8 @@ impl<'t> TreeBuilder<'_, 't> {
         self.node(event, bytes).map(drop)
     }
 
-    /// `<<: *defaults` and `<<: [*a, *b]`: what the mapping says itself goes before, then the earlier of the list.
+    /// `<<: *defaults` and `<<: [*a, *b]`: keys of the mapping itself take precedence, then earlier entries
+    /// of the list.
     fn merge(
         &mut self,
         entries: &mut Vec<Entry>,
@@ -239,7 +239,7 @@ impl<'t> TreeBuilder<'_, 't> {
                     let expected = "`<<` takes a mapping or a list of mappings";
                     self.errors.push(YamlError::new(
                         bytes.clone(),
-                        format!("{} to merge", map.kind()),
+                        format!("cannot merge {}", map.kind()),
                         expected,
                     ));
                 }
@@ -259,7 +259,7 @@ fn bytes(mark: Mark, shift: usize) -> ByteRange {
     at(mark.start)..at(mark.end).max(at(mark.start))
 }
 
-/// A flow collection is shown whole, a block one at its start.
+/// An error points to a whole flow collection, but only to the start of a block.
 fn span(style: StructureStyle, start: ByteRange, end: ByteRange) -> ByteRange {
     if style == StructureStyle::Flow { start.start..end.end } else { start }
 }

@@ -1,4 +1,4 @@
-//! Writes a tree as YAML: what `check --print` shows.
+//! Prints a tree as YAML, for `check --print`.
 //!
 //! Variables are written as they were, not filled in; comments, anchors and the choice of quotes are lost.
 
@@ -7,7 +7,8 @@ use super::node::{Node, NodeValue, Scalar};
 use super::parser;
 use super::source::{ByteRange, Source};
 
-/// The tree as a YAML file. Values of the environment are not in it; secrets that the file itself holds are.
+/// The tree as a YAML file. It does not contain values of the environment, but it does contain the file's own
+/// secrets.
 pub(crate) fn yaml(root: &Node) -> String {
     let mut out = String::new();
     match &root.value {
@@ -20,7 +21,7 @@ pub(crate) fn yaml(root: &Node) -> String {
     out
 }
 
-/// The same for a fault, which is logged: secrets are shown as `*`. Whether any are is told beside.
+/// The same for an error, which is logged: with secrets masked as `*`, and whether there are any.
 pub(crate) fn masked(root: &Node) -> (String, bool) {
     let text = yaml(root);
     let source = Source::new(&text);
@@ -34,8 +35,8 @@ pub(crate) fn masked(root: &Node) -> (String, bool) {
     (shown, hides)
 }
 
-/// Arguments that look like keys: a fault shows one line of a file, this all of it, and some programs take a key without a word
-/// before it.
+/// Arguments that look like keys. Other errors show one line of a file, this one all of it. Some programs
+/// take a key as an argument without a flag.
 fn keys(node: &Node, masks: &mut Vec<ByteRange>) {
     for entry in node.entries() {
         let items = if entry.key == "args" { entry.node.items() } else { &[] };
@@ -75,7 +76,7 @@ fn block(node: &Node, depth: usize, out: &mut String) {
     }
 }
 
-/// Behind a key or a dash: short lists of scalars stay on the line, all else goes below.
+/// The value after a key or a dash: short lists of scalars stay on the line, the rest goes below.
 fn value(node: &Node, depth: usize, out: &mut String) {
     let mut inline = String::new();
     flow(node, &mut inline);
@@ -124,13 +125,13 @@ fn flow(node: &Node, out: &mut String) {
 fn scalar(scalar: &Scalar) -> String {
     match scalar.is_text() {
         true => word(&scalar.raw, false),
-        // A number, a boolean or nothing says by its look what it is; in braces nothing needs a word.
+        // A number, a boolean or null is recognizable without quotes.
         false if scalar.raw.is_empty() => "null".into(),
         false => scalar.raw.clone(),
     }
 }
 
-/// A text, in quotes unless it can be taken for nothing else.
+/// A text, in quotes if it could be read as anything else.
 fn word(text: &str, key: bool) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./@+%".contains(c);
     let first =
@@ -145,7 +146,7 @@ fn word(text: &str, key: bool) -> String {
     if safe { text.to_owned() } else { serde_json::to_string(&canonical(text)).expect("a string is JSON") }
 }
 
-/// Variables of other programs that mean one of the environment, as they are written here.
+/// Other programs' variables for the environment, in our format.
 fn canonical(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_shows_no_secret_of_the_file() {
+    fn an_error_shows_no_secret_of_the_file() {
         let text = "mcpServers: {a: {command: x, env: {KEY: hunter2}, args: [--token, hunter2, b, sk-0hunter2abcdefgh]}}";
         let Ok((Some(tree), _)) = parser::parse(&Source::new(text), text, 0) else { panic!("not YAML") };
         let (shown, hides) = masked(&tree);

@@ -1,6 +1,6 @@
-//! The text of a config file, and the way from a byte in it to a line and a column.
+//! The text of a config file; maps bytes to lines and columns.
 //!
-//! It knows nothing of YAML.
+//! It has no knowledge of YAML.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ pub(crate) struct Source<'t> {
     starts: Vec<usize>,
 }
 
-/// Where something stands, as a person counts.
+/// A place for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Location {
     /// From 1.
@@ -34,7 +34,7 @@ impl<'t> Source<'t> {
         Self { text, starts }
     }
 
-    /// The text of these bytes; empty if they are none of this file's.
+    /// The text of these bytes; empty if they are outside of the file.
     pub(crate) fn slice(&self, bytes: &ByteRange) -> &'t str {
         self.text.get(bytes.clone()).unwrap_or_default()
     }
@@ -52,12 +52,12 @@ impl<'t> Source<'t> {
         from..to
     }
 
-    /// Line, column and length of these bytes; what goes on over a line's end is cut there.
+    /// Line, column and length of these bytes; the length stops at the end of the line.
     pub(crate) fn location(&self, bytes: &ByteRange) -> Location {
         let line = self.starts.partition_point(|start| *start <= bytes.start).max(1);
         let from = self.line_bytes(line).start;
         let here = self.line(line).chars().count();
-        // What stands within a line break of two characters stands at the line's end.
+        // A place within a line break of two characters counts as the end of the line.
         let before = self.slice(&(from..bytes.start)).chars().count().min(here);
         let wanted =
             self.slice(bytes).split(['\n', '\r']).next().unwrap_or_default().trim_end().chars().count();

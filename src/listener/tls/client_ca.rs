@@ -1,5 +1,5 @@
-//! Who may vouch for clients at this moment. A certificate is verified in the handshake, but an authority may be taken
-//! out of its file while connections stand that it has vouched for.
+//! The certificate authorities (CA) that are trusted for clients now. A certificate is verified in the
+//! handshake, but its CA may be removed from the file while the connection lasts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 
-/// The authorities of a listener, and how often they have changed.
+/// The CAs of a listener, and how often they have changed.
 #[derive(Debug, Default)]
 pub(super) struct ClientCa {
     verifier: ArcSwapOption<Verifier>,
@@ -24,13 +24,14 @@ impl ClientCa {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Others take their place, none where nobody is asked for a certificate; gives their turn.
+    /// Replaces the CAs; `None` if no client certificate is requested. Returns the new generation.
     pub(super) fn change(&self, verifier: Option<Arc<dyn ClientCertVerifier>>) -> u64 {
         self.verifier.store(verifier.map(|verifier| Arc::new(Verifier(verifier))));
         self.generation.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// Whether they vouch for a certificate by itself: what a client has sent between it and an authority is not kept.
+    /// Whether the CAs verify this certificate alone. Intermediate certificates from the client are not
+    /// kept.
     fn verifies(&self, certificate: &CertificateDer<'_>) -> bool {
         let verifier = self.verifier.load();
         let verified = |verifier: &Arc<Verifier>| {
@@ -49,21 +50,21 @@ pub(super) struct VerifiedByCa {
 }
 
 impl VerifiedByCa {
-    /// One that was verified by those who stood at this turn.
-    pub(super) fn new(by: Arc<ClientCa>, certificate: &[u8], turn: u64) -> Self {
+    /// A certificate that was verified by the CAs of this generation.
+    pub(super) fn new(by: Arc<ClientCa>, certificate: &[u8], generation: u64) -> Self {
         let certificate = CertificateDer::from(certificate.to_vec());
-        Self { by, certificate, generation: AtomicU64::new(turn) }
+        Self { by, certificate, generation: AtomicU64::new(generation) }
     }
 
-    /// Whether it is still vouched for; verified again only when the authorities have changed.
+    /// Whether it is still trusted; verified again only when the CAs have changed.
     pub(super) fn is_valid(&self) -> bool {
-        let turn = self.by.generation();
-        if self.generation.load(Ordering::Relaxed) == turn {
+        let generation = self.by.generation();
+        if self.generation.load(Ordering::Relaxed) == generation {
             return true;
         }
         let holds = self.by.verifies(&self.certificate);
         if holds {
-            self.generation.store(turn, Ordering::Relaxed);
+            self.generation.store(generation, Ordering::Relaxed);
         }
         holds
     }

@@ -1,5 +1,5 @@
-//! The files of `listen.tls`: read, and looked at as a whole. The words for what is wrong name the file and what would
-//! be right, and never what is in it.
+//! The files of `listen.tls`: read, and checked as a whole. Error messages name the file and what it should
+//! contain, never its content.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,10 +15,10 @@ use super::sni::hosts;
 use crate::config;
 use crate::config::read_file;
 
-/// Largest file that is read.
+/// Maximum size of a file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What makes the files unfit.
+/// Why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("listen.tls.{key}: cannot read {}: {why}; expected a PEM file", file.display())]
@@ -27,15 +27,15 @@ pub enum TlsError {
     Unfit { key: &'static str, file: PathBuf, what: String, expected: &'static str },
 }
 
-/// What the files hold.
+/// The content of the files.
 pub struct TlsFiles {
-    /// The certificates with their keys, the first for all names that the others are not for.
+    /// The certificates with their keys. The first one is for all names that no other has.
     pub pairs: Vec<CertPair>,
-    /// Who may vouch for clients.
+    /// The CAs that are trusted for clients.
     pub roots: Option<RootCertStore>,
-    /// Stands for these.
+    /// Fingerprint of these.
     pub client_ca_fingerprint: [u8; 32],
-    /// Stands for all that was read.
+    /// Fingerprint of all that was read.
     pub fingerprint: [u8; 32],
 }
 
@@ -48,7 +48,7 @@ pub struct CertPair {
     pub key_file: PathBuf,
 }
 
-/// What the certificate says of itself.
+/// What the certificate says about itself.
 struct LeafCert {
     begins: i64,
     ends: i64,
@@ -98,7 +98,7 @@ impl TlsFiles {
         Ok(Self { pairs, roots, client_ca_fingerprint: vouchers, fingerprint: print.finalize().into() })
     }
 
-    /// Refuses a certificate that has ended.
+    /// Rejects an expired certificate.
     pub fn check_time(&self) -> Result<(), TlsError> {
         let now = now();
         match self.pairs.iter().find(|pair| pair.leaf.ends <= now) {
@@ -110,12 +110,12 @@ impl TlsFiles {
         }
     }
 
-    /// When the first of the certificates ends.
+    /// When the first of the certificates expires.
     pub fn valid_until(&self) -> String {
         self.pairs.iter().map(|pair| pair.leaf.ends).min().map(moment).unwrap_or_default()
     }
 
-    /// What a client may take offence at, one sentence each.
+    /// Why a client may reject the certificates, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut doubts: Vec<String> = self.pairs.iter().flat_map(CertPair::warnings).collect();
         for pair in self.pairs.iter().skip(1).filter(|pair| hosts(&pair.chain[0]).is_empty()) {
@@ -173,7 +173,7 @@ impl TlsError {
     }
 }
 
-/// Stands for what the files hold at this moment; `None` if one of them cannot be read.
+/// The fingerprint of the files now; `None` if one of them cannot be read.
 pub(super) fn fingerprint(settings: &config::ListenerTls) -> Option<[u8; 32]> {
     let mut print = Sha256::new();
     let pairs = pairs_of(settings).flat_map(|(cert, key)| [cert, key]);
@@ -252,7 +252,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads what these make of a certificate and its key.
+    /// Reads a certificate and its key that these functions modify.
     fn read(
         params: impl FnOnce(&mut CertificateParams),
         key: impl FnOnce(String) -> String,

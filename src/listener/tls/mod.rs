@@ -1,7 +1,8 @@
-//! TLS on the public listener: what a handshake is done with, taken anew when its files change.
+//! TLS on the public listener: the settings of handshakes, renewed when their files change.
 //!
-//! A handshake takes what stands at its moment; connections that stand go on. New files count as a whole or not at
-//! all: what cannot be used leaves the old in place. It opens no port, and judges no caller.
+//! A handshake uses the current settings; open connections continue. New files are used as a whole or not
+//! at all: if they are invalid, the old ones stay in use. This module opens no port and authorizes no
+//! caller.
 
 mod client_ca;
 mod files;
@@ -26,10 +27,10 @@ use files::TlsFiles;
 pub use peer_cert::{certificate, is_expired};
 use sni::SniResolver;
 
-/// How often the files are looked at without being asked to.
+/// How often the files are checked without a request.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What handshakes of a listener are done with.
+/// The TLS settings of a listener.
 pub struct Tls {
     loaded: ArcSwap<LoadedTls>,
     client_ca: Arc<ClientCa>,
@@ -37,16 +38,16 @@ pub struct Tls {
     http2: bool,
 }
 
-/// What a handshake is done with, and what it was made of.
+/// The settings of a handshake, and the fingerprint of their files.
 pub struct LoadedTls {
     pub acceptor: Acceptor,
     settings: config::ListenerTls,
     fingerprint: [u8; 32],
-    /// Stands for those who vouch for clients.
+    /// Fingerprint of the CAs for clients.
     client_ca_fingerprint: [u8; 32],
 }
 
-/// What is odd about the files, or why they cannot be used, one sentence each.
+/// Warnings about the files, or why they cannot be used, one sentence each.
 pub fn warnings(settings: &config::ListenerTls) -> Vec<String> {
     let look = || {
         let files = TlsFiles::read(settings)?;
@@ -57,7 +58,7 @@ pub fn warnings(settings: &config::ListenerTls) -> Vec<String> {
 }
 
 impl Tls {
-    /// Reads the files for the first time. What is odd about them is told in the log.
+    /// Reads the files for the first time. Warnings about them are logged.
     ///
     /// # Errors
     /// Which file cannot be used, and why.
@@ -71,15 +72,15 @@ impl Tls {
         Ok(Self { loaded: ArcSwap::from_pointee(held), client_ca, http2 })
     }
 
-    /// What stands at this moment.
+    /// The current settings.
     pub fn now(&self) -> Arc<LoadedTls> {
         self.loaded.load_full()
     }
 
-    /// Reads the files anew, and takes them if they differ and are good.
+    /// Reads the files again, and uses them if they differ and are valid.
     ///
     /// # Errors
-    /// Why they were not taken; the old ones stand.
+    /// Why they were not used; the old ones stay in use.
     pub fn renew(&self, settings: &config::ListenerTls) -> Result<(), TlsError> {
         let held = self.now();
         let files = TlsFiles::read(settings)?;
@@ -93,11 +94,11 @@ impl Tls {
         let until = files.valid_until();
         let new = LoadedTls::new(files, settings, self.http2, &self.client_ca, Some(&held))?;
         self.loaded.store(Arc::new(new));
-        tracing::info!(%until, "the files of listen.tls were read anew");
+        tracing::info!(%until, "the files of listen.tls were read again");
         Ok(())
     }
 
-    /// Looks at the files now and then, for ever.
+    /// Checks the files periodically, forever.
     pub async fn watch(self: Arc<Self>) {
         let mut seen = Some(self.now().fingerprint);
         loop {
@@ -107,7 +108,7 @@ impl Tls {
             // A disk may be slow.
             let look = move || {
                 let print = files::fingerprint(&settings);
-                // A bad file is told once, and not each minute.
+                // An invalid file is reported once, not each minute.
                 if print != before {
                     this.renew_or_log(&settings);
                 }
@@ -117,10 +118,12 @@ impl Tls {
         }
     }
 
-    /// The same as [`ListenerTls::renew`], with the trouble told in the log.
+    /// The same as [`Tls::renew`], but logs the error.
     pub fn renew_or_log(&self, settings: &config::ListenerTls) {
         if let Err(error) = self.renew(settings) {
-            tracing::error!("the changed files of listen.tls cannot be used, the old ones stay: {error}");
+            tracing::error!(
+                "the changed files of listen.tls cannot be used, the old ones stay in use: {error}"
+            );
         }
     }
 }
@@ -135,16 +138,16 @@ impl LoadedTls {
     ) -> Result<Self, TlsError> {
         let (print, vouchers) = (files.fingerprint, files.client_ca_fingerprint);
         let (config, verifier) = server(files, settings, http2)?;
-        let turn = match before {
+        let generation = match before {
             Some(before) if before.client_ca_fingerprint == vouchers => client_ca.generation(),
             _ => client_ca.change(verifier),
         };
-        let reader = peer_cert::PeerCertReader { client_ca: client_ca.clone(), generation: turn };
+        let reader = peer_cert::PeerCertReader { client_ca: client_ca.clone(), generation };
         let mut builder = TlsSettings::with_callbacks(Box::new(reader))
             .expect("Pingora only puts the callbacks into a struct");
         builder.set_cert_resolver(config.cert_resolver.clone());
         let mut acceptor = builder.build();
-        // Pingora's own rustls configuration resumes sessions, ours may not; the callbacks stay.
+        // Pingora's own rustls configuration resumes sessions, this one must not; the callbacks stay.
         acceptor.acceptor = Acceptor::from_server_config(Arc::new(config)).acceptor;
         Ok(Self { acceptor, settings: settings.clone(), fingerprint: print, client_ca_fingerprint: vouchers })
     }
@@ -186,8 +189,8 @@ fn server(files: TlsFiles, settings: &config::ListenerTls, http2: bool) -> Resul
     let offered: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
     config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
     if clients.is_some() {
-        // A resumed session brings its certificate along without its being verified: it may have expired since, or
-        // its authority may have been taken out of the file.
+        // A resumed session brings its certificate without a new verification: the certificate may have
+        // expired, or its CA may have been removed from the file.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
@@ -203,8 +206,8 @@ mod tests {
 
     use super::*;
 
-    /// Hands over what both sides have to say until neither says more.
-    fn talk(client: &mut ClientConnection, server: &mut ServerConnection) {
+    /// Exchanges data between both sides until neither has more.
+    fn exchange(client: &mut ClientConnection, server: &mut ServerConnection) {
         while client.wants_write() || server.wants_write() {
             let mut wire = Vec::new();
             client.write_tls(&mut wire).expect("memory takes it");
@@ -247,7 +250,7 @@ mod tests {
             let name = "localhost".try_into().expect("a name");
             let mut here = ClientConnection::new(client.clone(), name).expect("a connection");
             let mut there = ServerConnection::new(server.clone()).expect("a connection");
-            talk(&mut here, &mut there);
+            exchange(&mut here, &mut there);
             kind = there.handshake_kind();
         }
         kind

@@ -1,7 +1,7 @@
-//! Who is at the other end of a connection, by its certificate: read once, in the handshake.
+//! The identity of a client, from its certificate: read once, in the handshake.
 //!
-//! The certificate was verified before it comes here. Its names were written by whoever asked for it, though, so they
-//! are taken as they are or not at all: what hides, mixes up or is doubtful names nobody.
+//! The certificate is verified before it comes here. But the person who requested it chose its names, so a
+//! name is used unchanged or not at all: a hidden, mixed or doubtful name identifies no client.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -22,12 +22,13 @@ use super::files::now;
 #[derive(Debug)]
 struct PeerCert {
     certificate: Option<ClientCertificate>,
-    /// The second at which it ends.
+    /// The expiry time, in seconds since 1970.
     ends: i64,
     verified: VerifiedByCa,
 }
 
-/// Reads a client's certificate at the end of the handshake, in which it was verified by those who stood at this turn.
+/// Reads a client's certificate at the end of the handshake, in which the CAs of this generation verified
+/// it.
 pub(super) struct PeerCertReader {
     pub(super) client_ca: Arc<ClientCa>,
     pub(super) generation: u64,
@@ -43,12 +44,13 @@ impl TlsAccept for PeerCertReader {
     }
 }
 
-/// The certificate of a connection, if it has one that names somebody.
+/// The certificate of a connection, if it has one that identifies a client.
 pub fn certificate(connection: Option<&Digest>) -> Option<&ClientCertificate> {
     of(connection)?.certificate.as_ref()
 }
 
-/// Whether the certificate of a connection has ended since the handshake, or nobody vouches for it any more.
+/// Whether the certificate has expired since the handshake, or its certificate authority (CA) is no longer
+/// trusted.
 pub fn is_expired(connection: Option<&Digest>) -> bool {
     of(connection).is_some_and(|peer| peer.ends < now() || !peer.verified.is_valid())
 }
@@ -57,19 +59,19 @@ fn of(connection: Option<&Digest>) -> Option<&PeerCert> {
     connection?.ssl_digest.as_ref()?.extension.get()
 }
 
-/// The certificate, if it names somebody, and when it ends.
+/// The certificate, if it identifies a client, and when it expires.
 fn read(der: &[u8]) -> (Option<ClientCertificate>, i64) {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return (None, 0) };
     let principal = principal(&certificate);
     if let Err(why) = principal {
-        tracing::info!(why, "a client's certificate names nobody");
+        tracing::info!(why, "a client certificate identifies no client");
     }
     let ends = certificate.validity().not_after.timestamp();
     (principal.ok().map(|principal| ClientCertificate { principal }), ends)
 }
 
-/// The first URI, else the first DNS name, else the first e-mail address, else the common name. One that is unfit is
-/// no reason to look at the next: somebody meant it to be taken for something else.
+/// The first URI, otherwise the first DNS name, the first e-mail address, or the common name. If that name
+/// is invalid, the next kind is not tried: the invalid name may be an attempt to pass as another.
 fn principal(certificate: &X509Certificate<'_>) -> Result<String, &'static str> {
     let names = certificate.subject_alternative_name().map_err(|_| "its alternative names cannot be read")?;
     let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
@@ -89,7 +91,7 @@ fn principal(certificate: &X509Certificate<'_>) -> Result<String, &'static str> 
     }
 }
 
-/// The name, or what is wrong with it, if it is of a kind.
+/// The name if it is of one kind, or what is wrong with it.
 type NameReader = fn(&GeneralName<'_>) -> Option<Result<String, &'static str>>;
 
 fn link(uri: &str) -> Result<String, &'static str> {
@@ -108,7 +110,7 @@ fn mailbox(mail: &str) -> Result<String, &'static str> {
     sized(mail, fits).ok_or("its e-mail address is not one, or too long")
 }
 
-/// Authorities check what a common name says less than the others, so it may not look like a URI.
+/// CAs check a common name less than the other names, so it must not look like a URI.
 fn common_name(name: &str) -> Result<String, &'static str> {
     let hides = |c: char| {
         c.is_control()
@@ -214,7 +216,7 @@ mod tests {
         for names in [
             // A URI that is not UTF-8.
             vec![0x30, 4, 0x86, 2, 0xff, 0xfe],
-            // Longer than it says.
+            // Longer than it claims.
             vec![0x30, 9, 0x86, 2, b'a', b':'],
             // No list at all.
             vec![0x04, 1, 0],

@@ -1,4 +1,5 @@
-//! Which certificate a handshake shows: the one for the name that the client asks for (SNI), else the first.
+//! Selects the certificate of a handshake: the one for the name that the client asks for (SNI), else the
+//! first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ pub(super) struct SniResolver {
 }
 
 impl SniResolver {
-    /// Of two certificates for a name the one before the other counts.
+    /// If two certificates have the same name, the earlier one wins.
     pub(super) fn new(first: CertifiedKey, others: impl IntoIterator<Item = CertifiedKey>) -> Self {
         let first = Arc::new(first);
         let mut by_name = HashMap::new();
@@ -47,7 +48,7 @@ impl ResolvesServerCert for SniResolver {
     }
 }
 
-/// The hosts that a certificate is for.
+/// The hosts of a certificate.
 pub(super) fn hosts(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
     let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! The side of the gateway that runs: it waits for a successor, and goes on whatever becomes of that.
+//! The side of the running gateway: it waits for a successor, and continues if the successor fails.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +12,7 @@ use tokio::net::UnixListener;
 use super::socket_path::prepare;
 use super::{HandoverError, SocketHolder, protocol};
 
-/// How long a process may take to say what it wants.
+/// How long a process may take to send its request.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a successor may take from the sockets to its first accept. Until then both hold the sockets.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,16 +21,17 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct UpgradeListener {
     listener: UnixListener,
     path: PathBuf,
-    /// Tells our file from one that a successor has put in its place.
+    /// Distinguishes this gateway's file from one that a successor has put in its place.
     inode: u64,
 }
 
 impl UpgradeListener {
-    /// Opens it in the place of whatever stands there; the ports are ours already, so that is nobody's who serves.
+    /// Replaces any file at this path. This process owns the ports already, so no serving gateway uses that
+    /// file.
     pub fn open(place: &Path) -> Result<Self, HandoverError> {
         let failed = |error| HandoverError::Path(place.to_owned(), error);
         prepare(place)?;
-        // Under another name first: the place is never empty, and never held by what does not listen yet.
+        // Under another name first: the path always exists, and always leads to a socket that listens.
         let mut fresh = place.as_os_str().to_owned();
         fresh.push(format!(".{}", std::process::id()));
         let fresh = PathBuf::from(fresh);
@@ -48,14 +49,14 @@ impl UpgradeListener {
         Ok(Self { listener, path: place.to_owned(), inode })
     }
 
-    /// Waits until a successor serves, and gives its process. `asked` is told when one has asked, and when that came to
-    /// nothing.
+    /// Waits until a successor serves, and returns its process id. `asked` is called with true when a
+    /// successor has asked, and with false when it failed.
     pub async fn run(mut self, keep: SocketHolder, asked: impl Fn(bool) + Clone + Send + 'static) -> i32 {
         loop {
             let (stream, _) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "nobody can ask for the sockets at the moment");
+                    tracing::warn!(%error, "successors cannot ask for the sockets at the moment");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     continue;
                 }
@@ -68,12 +69,12 @@ impl UpgradeListener {
             }
             match given {
                 Ok(Ok(pid)) => {
-                    // The place is the successor's now.
+                    // The path belongs to the successor now.
                     self.inode = 0;
                     return pid;
                 }
-                Ok(Err(error)) => tracing::warn!(%error, "a handover came to nothing; this gateway goes on"),
-                Err(error) => tracing::error!(%error, "a handover broke off; this gateway goes on"),
+                Ok(Err(error)) => tracing::warn!(%error, "a handover failed; this gateway continues"),
+                Err(error) => tracing::error!(%error, "a handover broke off; this gateway continues"),
             }
         }
     }
@@ -81,14 +82,14 @@ impl UpgradeListener {
 
 impl Drop for UpgradeListener {
     fn drop(&mut self) {
-        // A successor may have its own there by now.
+        // A successor may have its own file there by now.
         if fs::symlink_metadata(&self.path).is_ok_and(|seen| seen.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// The whole talk with one successor, one at a time; gives its process once it serves.
+/// The whole exchange with one successor, one at a time; returns its process id once it serves.
 fn send_sockets(
     mut stream: UnixStream,
     keep: &SocketHolder,
@@ -107,7 +108,7 @@ fn send_sockets(
     if protocol::line(&mut stream, START_TIMEOUT)? != protocol::SERVING {
         return Err(HandoverError::Protocol);
     }
-    // One that is stopping by now has answered for its sockets; the successor takes over all the same.
+    // If this gateway is already stopping, the successor takes over all the same.
     writeln!(stream, "{}", protocol::STOPPING)?;
     Ok(pid)
 }

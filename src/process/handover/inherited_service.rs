@@ -1,4 +1,4 @@
-//! A service of Pingora's that gets a listening socket instead of making one, and tells when it accepts.
+//! A Pingora service that gets an existing listening socket, and signals when it accepts.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,9 +15,9 @@ use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::listening::Service;
 use tokio::sync::watch;
 
-/// What a record of TLS takes up (RFC 8446 §5.2), nearly.
+/// The size of a TLS record, nearly (RFC 8446 §5.2).
 const RECORD: usize = 16 * 1024;
-/// What is written together: nearly all heads with short bodies.
+/// Write buffer: nearly all heads with short bodies fit.
 const PACKET: usize = 2048;
 
 /// Counts the services that accept.
@@ -33,7 +33,7 @@ impl Default for ListenersReady {
 impl ListenersReady {
     /// Waits until this many accept.
     pub async fn wait_all(&self, count: usize) {
-        // The sender is here, so that it cannot be gone.
+        // The sender is owned here, so it cannot be gone.
         let _ = self.0.subscribe().wait_for(|open| *open >= count).await;
     }
 }
@@ -46,8 +46,8 @@ pub struct InheritedService<A> {
 }
 
 impl<A: ServerApp + Send + Sync + 'static> InheritedService<A> {
-    /// `socket` is Pingora's from here on, which closes it when it stops to accept. What it accepts is watched like this.
-    /// `secure`: what is read are records of TLS.
+    /// Pingora owns `socket` from here on, and closes it when it stops to accept. Accepted connections get
+    /// these TCP keepalive settings. `secure`: the bytes that are read are TLS records.
     pub fn new(
         mut service: Service<A>,
         address: SocketAddr,
@@ -58,8 +58,8 @@ impl<A: ServerApp + Send + Sync + 'static> InheritedService<A> {
     ) -> Self {
         let mut options = TcpSocketOptions::default();
         options.tcp_keepalive = Some(watched);
-        // Whoever reads brings a buffer of its own, or reads records of TLS; Pingora's, of 64 KiB, would be kept for each
-        // connection. What is written goes out in one packet with its head up to this size.
+        // Readers bring a buffer of their own, or read TLS records; Pingora's buffer, of 64 KiB, would be
+        // kept for each connection. Writes up to this size go out in one packet with their head.
         let buffers = L4BufferSettings::new(if secure { RECORD } else { 0 }, PACKET);
         let listener = ListenerConfig::tcp(address.to_string()).tcp_socket_options(options);
         service.add_listener(listener.l4_buffer(buffers));
@@ -70,7 +70,7 @@ impl<A: ServerApp + Send + Sync + 'static> InheritedService<A> {
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> pingora::services::Service for InheritedService<A> {
     async fn start_service(&mut self, fds: Option<ListenFds>, shutdown: ShutdownWatch, tasks: usize) {
-        // Pingora looks here before it binds; it is the table of what a process of before has left.
+        // Pingora looks up this table of inherited sockets before it binds.
         if let Some(fds) = &fds {
             fds.lock().add(self.address.to_string(), self.socket);
         }
@@ -79,7 +79,7 @@ impl<A: ServerApp + Send + Sync + 'static> pingora::services::Service for Inheri
         let mut first = true;
         std::future::poll_fn(move |cx| {
             let served = serve.as_mut().poll(cx);
-            // With a socket at hand nothing is waited for before the tasks that accept are there.
+            // An inherited socket is served without any wait before the accepting tasks exist.
             if std::mem::take(&mut first) && served.is_pending() {
                 opening.0.send_modify(|open| *open += 1);
             }

@@ -1,11 +1,13 @@
-//! The listening sockets, and how they go from a running gateway to the one that takes its place.
+//! The listening sockets, and how a running gateway hands them to its successor.
 //!
-//! The gateway that runs waits at a Unix socket ([`Door`]). A successor connects its servers first, and only when it
-//! could serve does it ask for the listening sockets ([`take`]). Both then hold the same sockets, so that no connection
-//! is refused or lost in between; the successor says that it accepts, and only that makes the old one stop. Whatever
-//! happens to the successor before that word, the old one goes on as if nobody had asked.
+//! The running gateway waits at a Unix socket ([`UpgradeListener`]). A successor connects its servers
+//! first. Only when it could serve, it asks for the listening sockets ([`receive_sockets`]). Both then hold
+//! the same sockets, so no connection is refused or lost in between. The successor reports that it accepts,
+//! and only that makes the old gateway stop. Whatever happens to the successor before that, the old gateway
+//! continues as before.
 //!
-//! Pingora's own transfer is not used: there the old process stops whether anybody took its sockets or not.
+//! Pingora's own transfer is not used: with it, the old process stops even if no process has taken its
+//! sockets.
 
 mod donor;
 mod inherited_service;
@@ -25,7 +27,7 @@ pub use inherited_service::{InheritedService, ListenersReady};
 pub use receiver::{PendingHandover, receive_sockets};
 pub use socket_path::{folder, prepare, socket_path};
 
-/// The variable of the environment that names the socket of the gateway that started this one.
+/// The environment variable with the socket of the gateway that started this one.
 pub const PREDECESSOR: &str = "TOOLGATE_PREDECESSOR";
 
 #[derive(Debug, thiserror::Error)]
@@ -46,13 +48,13 @@ pub enum HandoverError {
     Io(#[from] io::Error),
 }
 
-/// The sockets that this process listens on. They are bound here and not by Pingora, which would try for half a minute
-/// to get a port that somebody else has.
+/// The sockets that this process listens on. They are bound here and not by Pingora, which would retry for
+/// half a minute if another process has the port.
 #[derive(Debug, Default)]
 pub struct Sockets(Vec<(SocketAddr, TcpListener)>);
 
 impl Sockets {
-    /// Binds what is not there yet and closes what is not wanted any more.
+    /// Binds the missing sockets and closes those that are not wanted any more.
     pub fn complete(mut self, wanted: &[SocketAddr]) -> Result<Self, (SocketAddr, io::Error)> {
         self.0.retain(|(address, _)| wanted.contains(address));
         for address in wanted {
@@ -64,7 +66,7 @@ impl Sockets {
         Ok(self)
     }
 
-    /// A descriptor of its own for who accepts on this socket, and who closes it in the end.
+    /// A duplicate descriptor of this socket for a service that accepts on it and closes it in the end.
     pub fn dup_for(&self, address: SocketAddr) -> io::Result<RawFd> {
         let (_, listener) = self
             .0
@@ -72,14 +74,14 @@ impl Sockets {
             .find(|(known, _)| *known == address)
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let own = listener.try_clone()?;
-        // Tokio wants it so; nobody else reads from it.
+        // Tokio requires it; no other code reads from it.
         own.set_nonblocking(true)?;
         Ok(own.into_raw_fd())
     }
 }
 
-/// Holds the sockets for a successor until the process stops. A socket is closed when the last descriptor of it is, so
-/// these must go when Pingora closes its own: who comes then shall be refused and not wait for nobody.
+/// Holds the sockets for a successor until the process stops. A socket is closed with its last descriptor.
+/// So these must be closed when Pingora closes its own: later clients must be refused, not wait in vain.
 #[derive(Clone)]
 pub struct SocketHolder(watch::Sender<Option<std::sync::Arc<Sockets>>>);
 

@@ -1,4 +1,4 @@
-//! What the two processes say to each other: lines, and once the sockets themselves.
+//! The protocol between the two processes: lines, and once the sockets themselves.
 //!
 //! ```text
 //! successor    toolgate 1
@@ -25,12 +25,12 @@ pub const HELLO: &str = "toolgate 1";
 pub const SERVING: &str = "serving";
 pub const STOPPING: &str = "leaving";
 
-/// More listeners than there will ever be.
+/// More than the number of listeners that can exist.
 const MAX_SOCKETS: usize = 16;
-/// Longer than any line here.
+/// Longer than any line of the protocol.
 const MAX_LINE: usize = 2048;
 
-/// Who is at the other end; only this user may be.
+/// The process at the other end; only the same user is accepted.
 pub fn peer(stream: &UnixStream) -> Result<UnixCredentials, HandoverError> {
     let peer = getsockopt(stream, PeerCredentials).map_err(io::Error::from)?;
     if peer.uid() == geteuid().as_raw() { Ok(peer) } else { Err(HandoverError::User(peer.uid())) }
@@ -58,7 +58,7 @@ pub fn send(stream: &UnixStream, sockets: &Sockets) -> Result<(), HandoverError>
     let rights = [ControlMessage::ScmRights(&fds)];
     let slices = [IoSlice::new(text.as_bytes())];
     let sent = sendmsg::<()>(stream.as_raw_fd(), &slices, &rights, MsgFlags::MSG_NOSIGNAL, None);
-    // A line this short goes as a whole or not at all.
+    // A line this short is sent as a whole or not at all.
     if sent.map_err(io::Error::from)? == text.len() { Ok(()) } else { Err(HandoverError::Protocol) }
 }
 
@@ -67,14 +67,14 @@ pub fn receive(stream: &UnixStream, timeout: Duration) -> Result<Sockets, Handov
     let mut text = [0; MAX_LINE];
     let mut slices = [IoSliceMut::new(&mut text)];
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; MAX_SOCKETS]);
-    // Close-on-exec at once: a server that is a process must not hold the port.
+    // Close-on-exec at once: a server process must not hold the port.
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message =
         recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags).map_err(io::Error::from)?;
     let mut fds = Vec::new();
     for control in message.cmsgs().map_err(io::Error::from)? {
         if let ControlMessageOwned::ScmRights(given) = control {
-            // SAFETY: the system has just made these descriptors for this process; nobody else has them.
+            // SAFETY: the system has just made these descriptors for this process; no other code has them.
             fds.extend(given.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
@@ -90,7 +90,7 @@ pub fn receive(stream: &UnixStream, timeout: Duration) -> Result<Sockets, Handov
     pairs.collect::<Result<_, _>>().map(Sockets)
 }
 
-/// Takes the descriptor for what it is said to be, if it is.
+/// Checks that the descriptor is a listening socket of this address, and takes it.
 fn listening(address: SocketAddr, fd: OwnedFd) -> Result<(SocketAddr, TcpListener), HandoverError> {
     use nix::sys::socket::sockopt::AcceptConn;
     let listens = getsockopt(&fd, AcceptConn).unwrap_or(false);

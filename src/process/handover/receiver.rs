@@ -1,4 +1,4 @@
-//! The successor's side: it gets the sockets, and says when it serves.
+//! The successor's side: it receives the sockets, and reports when it serves.
 
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use super::{HandoverError, Sockets, protocol};
 
-/// How long the old gateway may take for an answer; it has nothing to do but to give it.
+/// How long the old gateway may take to reply; the reply needs no other work.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take from the end of its connections to its own.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The old gateway, which waits for a word.
+/// The old gateway, which waits for the successor's report.
 pub struct PendingHandover {
     stream: UnixStream,
     path: PathBuf,
     old: OldProcess,
 }
 
-/// Asks the gateway that runs for its sockets; `None` if there is none.
+/// Asks the running gateway for its sockets; `None` if there is none.
 pub fn receive_sockets(place: &Path) -> Result<Option<(Sockets, PendingHandover)>, HandoverError> {
     let mut stream = match UnixStream::connect(place) {
         Ok(stream) => stream,
@@ -30,7 +30,7 @@ pub fn receive_sockets(place: &Path) -> Result<Option<(Sockets, PendingHandover)
         }
         Err(error) => return Err(HandoverError::Path(place.to_owned(), error)),
     };
-    // Whoever else waits there would get our clients.
+    // Any other process that listens there would get the clients.
     let old = OldProcess::of(protocol::peer(&stream)?.pid());
     stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
     let asked = writeln!(stream, "{}", protocol::HELLO).map_err(HandoverError::from);
@@ -42,20 +42,20 @@ pub fn receive_sockets(place: &Path) -> Result<Option<(Sockets, PendingHandover)
 }
 
 impl PendingHandover {
-    /// Where it waited.
+    /// The path where it waited.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Tells the old gateway to leave; it is sure to, or has ended, when this is well.
+    /// Tells the old gateway to stop. On success it is certain to stop or has ended.
     pub fn serves(mut self) -> Result<(), HandoverError> {
         let told = writeln!(self.stream, "{}", protocol::SERVING).map_err(HandoverError::from);
         match told.and_then(|()| protocol::line(&mut self.stream, REPLY_TIMEOUT)) {
             Ok(word) if word == protocol::STOPPING => Ok(()),
             Ok(_) => Err(HandoverError::Refused),
-            // Nobody else has the sockets now.
+            // No other process has the sockets now.
             Err(error) if is_end(&error) && self.old.is_gone() => {
-                tracing::warn!("the gateway that ran before has ended before it said that it would");
+                tracing::warn!("the old gateway ended before it confirmed the handover");
                 Ok(())
             }
             Err(error) => Err(error),
@@ -63,7 +63,7 @@ impl PendingHandover {
     }
 }
 
-/// Whether the other side has closed the connection, rather than be silent.
+/// Whether the other side has closed the connection, rather than being silent.
 fn is_end(error: &HandoverError) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     // The sockets come with a line; an end comes without one.
@@ -71,21 +71,21 @@ fn is_end(error: &HandoverError) -> bool {
         || matches!(error, HandoverError::Io(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
 }
 
-/// The process of the old gateway, whose number may be another's once it has ended.
+/// The process of the old gateway. Its pid may be reused once it has ended.
 struct OldProcess(Option<OwnedFd>);
 
 impl OldProcess {
     fn of(pid: i32) -> Self {
-        // SAFETY: no memory is involved, and the descriptor that comes back is nobody else's.
+        // SAFETY: no memory is involved, and no other code owns the returned descriptor.
         let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         let fd = i32::try_from(opened).ok().filter(|fd| *fd >= 0);
         // SAFETY: as above.
         Self(fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Whether it has ended; waits a moment, since its connections are closed a little before.
+    /// Whether it has ended; waits a moment, because its connections are closed a little before.
     fn is_gone(&self) -> bool {
-        // Of another namespace, or on an old kernel: nobody knows.
+        // In another namespace, or on an old kernel: unknown.
         let Some(fd) = &self.0 else { return false };
         let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one entry that lives through the call.

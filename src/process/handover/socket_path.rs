@@ -1,4 +1,4 @@
-//! Where the Unix socket stands at which a successor asks: a folder of this user alone.
+//! The path of the Unix socket at which a successor asks: in a folder of this user alone.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -9,8 +9,8 @@ use nix::unistd::geteuid;
 use super::HandoverError;
 use crate::config::Config;
 
-/// What the file says, or else one that no other gateway of this host has, for it is named by the public address. None
-/// where the system chooses the port: nobody could find it.
+/// The path from the configuration file. Otherwise a name made of the public address, which no other
+/// gateway of this host has. `None` if the system chooses the port: a successor could not find the socket.
 pub fn socket_path(config: &Config) -> Option<PathBuf> {
     if let Some(path) = &config.listen.upgrade_socket {
         return Some(path.clone());
@@ -19,11 +19,11 @@ pub fn socket_path(config: &Config) -> Option<PathBuf> {
     (address.port() != 0).then(|| folder().join(format!("{address}.sock")))
 }
 
-/// Where this user's gateways keep what is theirs alone while they run.
+/// The folder for the private runtime files of this user's gateways.
 pub fn folder() -> PathBuf {
     let named = |name: &str| {
         let value = std::env::var_os(name)?;
-        // systemd gives a list, parted by colons.
+        // systemd gives a list, separated by colons.
         let first = value.to_str()?.split(':').next()?.to_owned();
         Path::new(&first).is_absolute().then(|| PathBuf::from(first))
     };
@@ -32,8 +32,8 @@ pub fn folder() -> PathBuf {
         .unwrap_or_else(|| std::env::temp_dir().join(format!("toolgate-{}", geteuid())))
 }
 
-/// Makes the folder if need be, and looks whether others could put something into it: in `/tmp` anybody may have made
-/// it before.
+/// Creates the folder if necessary, and checks that other users cannot write into it: in `/tmp` any user
+/// may have created it before.
 pub fn prepare(place: &Path) -> Result<(), HandoverError> {
     let folder = match place.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

@@ -1,5 +1,5 @@
-//! The head of a response: which kind of body follows, whether it may be a response to this request, what of the head
-//! goes on.
+//! The head of a response: which kind of body follows, whether it may be a response to this request, and
+//! which headers go on.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,26 +17,26 @@ use crate::upstream::http::response::kind_of;
 use crate::upstream::http::retry::retry_after;
 
 impl ResponseValidator {
-    /// Judges the head of an answer, which came now.
+    /// Validates the head of a response, which arrived now.
     pub fn begin(
         response: &mut ResponseHeader,
         upstream_request: &UpstreamRequest,
         upstream_session: Option<&Arc<UpstreamSession>>,
-        way: BodyFraming,
+        framing: BodyFraming,
         now: Instant,
     ) -> Result<Self, UpstreamError> {
         let kind = kind_of(&response.headers);
         let status = response.status.as_u16();
         if response.status.is_redirection() {
-            // The place is told where the head is surely that of this answer.
+            // The location is reported only if the head surely belongs to this response.
             let none = HeaderMap::new();
-            return Err(redirect::elsewhere(status, if way.certain { &response.headers } else { &none }));
+            return Err(redirect::elsewhere(status, if framing.certain { &response.headers } else { &none }));
         }
         let decoder = Decoder::of(&response.headers)?;
         let length =
             response.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
         let limit = upstream_request.server.max_response;
-        // Some call it so, or nothing. Of what has no type its body tells.
+        // Some servers use such a type, or none. Without a type, the body shows what it is.
         let untyped = kind.is_empty()
             && upstream_request.id.is_some()
             && length != Some(0)
@@ -59,8 +59,11 @@ impl ResponseValidator {
                 if upstream_request.server.config.credentials != config::CredentialsMode::None {
                     return Err(UpstreamError::Credentials(status));
                 }
-                // With what it secures, it may say what it likes.
-                if kind.is_empty() || length == Some(0) || upstream_request.redactor.is_some() || !way.certain
+                // A response that contains what it protects is accepted with any head.
+                if kind.is_empty()
+                    || length == Some(0)
+                    || upstream_request.redactor.is_some()
+                    || !framing.certain
                 {
                     return Err(UpstreamError::Denied(status, String::new()));
                 }
@@ -93,8 +96,8 @@ impl ResponseValidator {
                     && upstream_request.redactor.is_none()
                     && !upstream_session.is_some_and(|upstream_session| upstream_session.has_batches());
                 promised =
-                    length.filter(|_| whole && way.sized).map(|length| promise(length, upstream_request));
-                // What is taken out or put in changes the length.
+                    length.filter(|_| whole && framing.sized).map(|length| promise(length, upstream_request));
+                // Redaction and id replacement change the length.
                 match promised {
                     Some(length) => drop(response.insert_header(CONTENT_LENGTH, length)),
                     None => drop(response.remove_header(&CONTENT_LENGTH)),
@@ -110,14 +113,15 @@ impl ResponseValidator {
                 BodyKind::Dropped
             }
             (200..=299, "text/event-stream") => {
-                // A mark before it and an event that does not end are left out, and ids may become longer.
+                // A byte order mark before it and an unfinished event are dropped, and ids may become
+                // longer.
                 response.remove_header(&CONTENT_LENGTH);
                 BodyKind::Events(EventSplitter::new(limit))
             }
             (429 | 503, "application/json") if length == Some(0) => {
                 return Err(UpstreamError::RetryLater(status, retry_after(&response.headers)));
             }
-            // An error may be another's, and hold a secret, as well as a result.
+            // An error may belong to another request, and may hold a secret, as a result may.
             (400..=599, "application/json")
                 if upstream_request.redactor.is_some() || upstream_request.id.is_some() =>
             {
@@ -125,7 +129,7 @@ impl ResponseValidator {
                 let later = matches!(status, 429 | 503).then(|| (status, retry_after(&response.headers)));
                 BodyKind::Failure { held: BytesMut::new(), later }
             }
-            (400..=599, "application/json") if way.certain => BodyKind::Other,
+            (400..=599, "application/json") if framing.certain => BodyKind::Other,
             (400..=599, "application/json") => return Err(UpstreamError::Nameless),
             (429 | 503, _) => return Err(UpstreamError::RetryLater(status, retry_after(&response.headers))),
             (400..=499, _) => {
@@ -137,9 +141,9 @@ impl ResponseValidator {
                 )));
             }
         };
-        let reader = MessageReader::of(upstream_request, upstream_session, way.certain, now);
+        let reader = MessageReader::of(upstream_request, upstream_session, framing.certain, now);
         let doubtful = status == 400 && upstream_request.era == Era::Modern;
-        let (certain, redactor) = (way.certain, upstream_request.redactor.clone());
+        let (certain, redactor) = (framing.certain, upstream_request.redactor.clone());
         let odd = (untyped && status >= 400).then(|| (status, retry_after(&response.headers)));
         Ok(Self {
             kind: form,

@@ -1,4 +1,4 @@
-//! Against a real `redis-server` of its own, on a socket in a folder of its own.
+//! Tests against a real `redis-server` of their own, on a socket in a folder of its own.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ mod answers;
 
 const SEC: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
-/// Long, for a machine that does other things: what takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Long, for a busy machine: what takes longer hangs.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// A server that ends with this.
+/// A server that ends when this is dropped.
 struct Real {
     folder: TempDir,
     child: Child,
@@ -38,14 +38,14 @@ impl Real {
 
     async fn answers(&self) {
         let answers = async {
-            while self.tell(&["PING"]).await.is_err() {
+            while self.command(&["PING"]).await.is_err() {
                 tokio::time::sleep(10 * MILLI).await;
             }
         };
-        timeout(PATIENCE, answers).await.expect("redis-server answers");
+        timeout(MAX_WAIT, answers).await.expect("redis-server answers");
     }
 
-    async fn tell(&self, message: &[&str]) -> Result<redis::Value, RedisError> {
+    async fn command(&self, message: &[&str]) -> Result<redis::Value, RedisError> {
         let client = Client::open(self.url())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         redis::cmd(message[0]).arg(&message[1..]).query_async(&mut connection).await
@@ -60,14 +60,14 @@ impl Real {
         assert_eq!(unsafe { libc::kill(self.child.id().cast_signed(), signal) }, 0);
     }
 
-    async fn again(&mut self) {
+    async fn restart(&mut self) {
         self.child = spawn(&self.folder);
         self.answers().await;
     }
 
-    /// One gateway's view of it, once it is there.
+    /// One gateway's view of it, once it is connected.
     async fn gateway(&self) -> Arc<Redis> {
-        let redis = Arc::new(Redis::new(&self.url(), "t:", PATIENCE, Handle::current()).expect("a URL"));
+        let redis = Arc::new(Redis::new(&self.url(), "t:", MAX_WAIT, Handle::current()).expect("a URL"));
         is_there(&redis).await;
         redis
     }
@@ -99,7 +99,7 @@ async fn is_there(redis: &Redis) {
             tokio::time::sleep(10 * MILLI).await;
         }
     };
-    timeout(PATIENCE, there).await.expect("Redis is reached");
+    timeout(MAX_WAIT, there).await.expect("Redis is reached");
 }
 
 fn rate(key: &str, count: u64, per: Duration, burst: u64) -> StoreRequest {
@@ -120,7 +120,7 @@ fn seconds_to_window_end(secs: u64) -> u64 {
     secs - now % secs
 }
 
-/// Runs one call through limits that stand on this store.
+/// Runs one call through limits that use this store.
 async fn admitted(limits: &Rate) -> Result<(), u16> {
     let headers = HeaderMap::new();
     let head = filters::RequestHead {
@@ -146,20 +146,20 @@ async fn a_burst_passes_and_then_waits_are_told() {
     let real = Real::start().await;
     let redis = real.gateway().await;
     // One in three seconds and a third.
-    let ask = |key: &str| [rate(key, 3, 10 * SEC, 3)];
+    let request = |key: &str| [rate(key, 3, 10 * SEC, 3)];
     let from = Instant::now();
     for _ in 0..3 {
-        assert!(taken(&redis, &ask("a")).await);
+        assert!(taken(&redis, &request("a")).await);
     }
-    let Ok(StoreOutcome::Denied { ask: 0, wait }) = redis.take(&ask("a")).await else {
+    let Ok(StoreOutcome::Denied { ask: 0, wait }) = redis.take(&request("a")).await else {
         panic!("a fourth");
     };
     let pace = Duration::from_micros(3_333_334);
     assert!(wait <= pace && wait + from.elapsed() + MILLI > pace, "{wait:?}");
     tokio::time::sleep(wait + MILLI).await;
-    assert!(taken(&redis, &ask("a")).await);
-    assert!(!taken(&redis, &ask("a")).await);
-    assert!(taken(&redis, &ask("b")).await, "another key");
+    assert!(taken(&redis, &request("a")).await);
+    assert!(!taken(&redis, &request("a")).await);
+    assert!(taken(&redis, &request("b")).await, "another key");
 }
 
 #[tokio::test]
@@ -191,26 +191,27 @@ async fn a_quota_ends_with_its_window_and_keys_do_not_stay() {
     while seconds_to_window_end(6) < 6 {
         tokio::time::sleep(20 * MILLI).await;
     }
-    let ask = quota("q", 2, 6 * SEC);
+    let request = quota("q", 2, 6 * SEC);
     assert!(
-        taken(&redis, std::slice::from_ref(&ask)).await && taken(&redis, std::slice::from_ref(&ask)).await
+        taken(&redis, std::slice::from_ref(&request)).await
+            && taken(&redis, std::slice::from_ref(&request)).await
     );
-    let Ok(StoreOutcome::Denied { ask: 0, wait }) = redis.take(std::slice::from_ref(&ask)).await else {
+    let Ok(StoreOutcome::Denied { ask: 0, wait }) = redis.take(std::slice::from_ref(&request)).await else {
         panic!("a third");
     };
     assert!(wait <= 6 * SEC, "{wait:?}");
     assert!(!taken(&redis, &[quota("q", 2, 3600 * SEC)]).await, "a longer window counts what was used");
-    assert!(!taken(&redis, std::slice::from_ref(&ask)).await, "and so does a shorter one");
+    assert!(!taken(&redis, std::slice::from_ref(&request)).await, "and so does a shorter one");
     tokio::time::sleep(wait + MILLI).await;
-    assert!(taken(&redis, &[ask]).await);
+    assert!(taken(&redis, &[request]).await);
     assert!(taken(&redis, &[rate("r", 100, SEC, 100)]).await);
-    // Redis takes away what has ended when it gets to it; a key without an end would stay for ever.
+    // Redis removes expired keys at its own time; a key without an expiry would stay forever.
     let gone = async {
-        while real.tell(&["DBSIZE"]).await.expect("a count") != redis::Value::Int(0) {
+        while real.command(&["DBSIZE"]).await.expect("a count") != redis::Value::Int(0) {
             tokio::time::sleep(20 * MILLI).await;
         }
     };
-    let gone = timeout(PATIENCE, gone).await;
+    let gone = timeout(MAX_WAIT, gone).await;
     assert!(gone.is_ok(), "every key has a life that ends when it says nothing any more");
 }
 
@@ -221,7 +222,7 @@ async fn other_numbers_keep_the_count() {
     for _ in 0..100 {
         assert!(taken(&redis, &[rate("a", 1, 60 * SEC, 100)]).await);
     }
-    // Stricter: nobody waits for longer than today's rule can make them.
+    // Stricter: no caller waits for longer than the current rule allows.
     let answer = redis.take(&[rate("a", 10, SEC, 2)]).await;
     let Ok(StoreOutcome::Denied { wait, .. }) = answer else { panic!("{answer:?}") };
     assert!(wait <= 100 * MILLI, "{wait:?}");
@@ -231,20 +232,20 @@ async fn other_numbers_keep_the_count() {
     assert!(!taken(&redis, &[rate("none", 0, SEC, 9)]).await);
 }
 
-/// Three gateways and twice as many calls as there is room for.
+/// Three gateways and twice as many calls as the budget allows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_gateways_have_one_budget_between_them() {
     let real = Real::start().await;
-    let ask = rate("shared", 1, 3600 * SEC, 3000);
+    let request = rate("shared", 1, 3600 * SEC, 3000);
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..3 {
         let gateway = real.gateway().await;
         for _ in 0..10 {
-            let (gateway, ask) = (gateway.clone(), ask.clone());
+            let (gateway, request) = (gateway.clone(), request.clone());
             calls.spawn(async move {
                 let mut passed = 0;
                 for _ in 0..200 {
-                    passed += u64::from(taken(&gateway, std::slice::from_ref(&ask)).await);
+                    passed += u64::from(taken(&gateway, std::slice::from_ref(&request)).await);
                 }
                 passed
             });
@@ -263,13 +264,13 @@ async fn no_rate_lets_more_through_than_it_says() {
     for (case, (count, secs, burst)) in cases.into_iter().enumerate() {
         let gateways = gateways.clone();
         keys.spawn(async move {
-            let ask = [rate(&format!("case{case}"), count, secs * SEC, burst)];
+            let request = [rate(&format!("case{case}"), count, secs * SEC, burst)];
             let (from, mut passed) = (Instant::now(), 0u64);
             while from.elapsed() < 3 * SEC {
-                // Odd pauses of 0 to 9 ms, and all at once between them.
+                // Odd pauses of 0 to 9 ms, and concurrent calls between them.
                 let now = from.elapsed().as_micros() as u64;
                 tokio::time::sleep(MILLI * (now % 10) as u32).await;
-                let both = gateways.each_ref().map(|gateway| gateway.take(&ask));
+                let both = gateways.each_ref().map(|gateway| gateway.take(&request));
                 for answer in futures::future::join_all(both).await {
                     passed += u64::from(answer.expect("an answer") == StoreOutcome::Granted);
                 }
@@ -291,7 +292,7 @@ async fn a_server_that_forgot_the_script_is_given_it_again() {
     let redis = real.gateway().await;
     for forget in [&["SCRIPT", "FLUSH"][..], &["FLUSHALL"]] {
         assert!(taken(&redis, &[rate("a", 1, SEC, 1000)]).await);
-        real.tell(forget).await.expect("done");
+        real.command(forget).await.expect("done");
     }
     assert!(taken(&redis, &[rate("a", 1, SEC, 1)]).await, "a flushed server counts from nothing");
     assert_eq!(redis.failures(), 0);
@@ -317,11 +318,11 @@ async fn a_server_that_dies_is_missed_at_once_and_found_when_it_is_back() {
     for _ in 0..9 {
         assert_eq!(admitted(&open).await, Ok(()));
     }
-    assert!(from.elapsed() < PATIENCE, "a closed socket is not waited for: {:?}", from.elapsed());
-    // And what is known to be away not at all.
+    assert!(from.elapsed() < MAX_WAIT, "a closed socket is not waited for: {:?}", from.elapsed());
+    // A Redis that is known to be down is not awaited at all.
     assert_eq!(admitted(&open).now_or_never(), Some(Ok(())));
     assert!(!redis.is_there() && redis.failures() >= 10);
-    real.again().await;
+    real.restart().await;
     is_there(&redis).await;
     assert_eq!(admitted(&closed).await, Ok(()));
     assert!(taken(&redis, &[rate("a", 1, SEC, 1)]).await);
@@ -364,11 +365,11 @@ async fn a_port_where_nobody_ever_answers_holds_up_nothing() {
 #[tokio::test]
 async fn a_server_that_may_only_be_read_from_does_not_count() {
     let real = Real::start().await;
-    real.tell(&["REPLICAOF", "127.0.0.1", "1"]).await.expect("done");
-    let redis = Redis::new(&real.url(), "t:", PATIENCE, Handle::current()).expect("a URL");
+    real.command(&["REPLICAOF", "127.0.0.1", "1"]).await.expect("done");
+    let redis = Redis::new(&real.url(), "t:", MAX_WAIT, Handle::current()).expect("a URL");
     tokio::time::sleep(300 * MILLI).await;
     assert!(!redis.is_there());
-    real.tell(&["REPLICAOF", "NO", "ONE"]).await.expect("done");
+    real.command(&["REPLICAOF", "NO", "ONE"]).await.expect("done");
     is_there(&redis).await;
 }
 
@@ -390,15 +391,15 @@ fn the_connection_outlives_the_runtime_of_a_call() {
 
 #[tokio::test]
 async fn a_store_that_nobody_wants_any_more_is_not_sought() {
-    let redis = Redis::new("redis://127.0.0.1:1", "t:", PATIENCE, Handle::current()).expect("a URL");
+    let redis = Redis::new("redis://127.0.0.1:1", "t:", MAX_WAIT, Handle::current()).expect("a URL");
     let link = Arc::downgrade(&redis.0);
     drop(redis);
-    // One attempt may be under way.
+    // One attempt may be in flight.
     let forgotten = async {
         while link.strong_count() > 0 {
             tokio::time::sleep(10 * MILLI).await;
         }
     };
-    timeout(PATIENCE, forgotten).await.expect("it is forgotten");
-    assert!(Redis::new("no url", "t:", PATIENCE, Handle::current()).is_err());
+    timeout(MAX_WAIT, forgotten).await.expect("it is forgotten");
+    assert!(Redis::new("no url", "t:", MAX_WAIT, Handle::current()).is_err());
 }

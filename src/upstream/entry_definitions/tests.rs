@@ -1,5 +1,5 @@
-//! The definitions are those of the official files, older revisions ask for no more, and what follows them here finds what
-//! a whole validator finds.
+//! The definitions equal the official files, older versions require no more, and the validator here finds
+//! what a whole validator finds.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::*;
 use mcp::version::{LEGACY, MODERN, NEWEST_LEGACY, NEWEST_MODERN};
 
 const NAMES: [&str; 4] = ["Tool", "Prompt", "Resource", "ResourceTemplate"];
-const GREETING: [&str; 2] = ["Implementation", "ServerCapabilities"];
+const HANDSHAKE: [&str; 2] = ["Implementation", "ServerCapabilities"];
 
 /// The definitions of the official file.
 fn official(revision: &str) -> Map<String, Value> {
@@ -22,7 +22,7 @@ fn official(revision: &str) -> Map<String, Value> {
     serde_json::from_value(schema[defs].take()).expect("an object")
 }
 
-/// Takes the descriptions out of a schema; a property may have that name.
+/// Removes the descriptions from a schema; a property may have that name.
 fn strip(schema: &mut Value, in_properties: bool) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(|item| strip(item, false)),
@@ -53,7 +53,7 @@ fn the_definitions_are_those_of_the_official_files() {
     for (revision, text) in DEFINITIONS {
         let official = official(revision);
         let (mut wanted, mut expected) = (
-            NAMES.iter().chain(&GREETING).map(|name| (*name).to_owned()).collect::<Vec<_>>(),
+            NAMES.iter().chain(&HANDSHAKE).map(|name| (*name).to_owned()).collect::<Vec<_>>(),
             BTreeMap::new(),
         );
         while let Some(name) = wanted.pop() {
@@ -70,7 +70,8 @@ fn the_definitions_are_those_of_the_official_files() {
     }
 }
 
-/// Whether all that fits `new` fits `old`, as far as the words go that the official files use.
+/// Whether all that is valid under `new` is valid under `old`, as far as the keywords of the official files
+/// go.
 fn asks_for_less(old: &Value, new: &Value, olds: &Map<String, Value>, news: &Map<String, Value>, at: &str) {
     let follow = |schema: &Value, all: &Map<String, Value>| match schema["$ref"].as_str() {
         Some(to) => all[to.rsplit('/').next().unwrap_or_default()].clone(),
@@ -109,7 +110,7 @@ fn what_fits_the_newest_revision_of_an_era_fits_the_older_ones() {
         let newest = official(revisions[0]);
         for old in &revisions[1..] {
             let olds = official(old);
-            for name in NAMES.into_iter().chain(GREETING) {
+            for name in NAMES.into_iter().chain(HANDSHAKE) {
                 asks_for_less(&olds[name], &newest[name], &olds, &newest, &format!("{old} {name}"));
             }
         }
@@ -167,8 +168,8 @@ fn entries_that_clients_would_not_take_do_not_fit() {
     ];
     for era in [Era::Legacy, Era::Modern] {
         for (name, entry, why) in &bad {
-            let said = EntryDefinition::new(era, name).check(entry.to_string().as_bytes());
-            assert_eq!(said, Err((*why).to_owned()), "{entry}");
+            let checked = EntryDefinition::new(era, name).check(entry.to_string().as_bytes());
+            assert_eq!(checked, Err((*why).to_owned()), "{entry}");
         }
         for (name, entry) in [
             ("Tool", tool("more", json!([null]))),
@@ -190,7 +191,7 @@ fn entries_that_clients_would_not_take_do_not_fit() {
             );
         }
     }
-    // What the official SDKs ask for.
+    // Requirements of the official SDKs.
     let beside = [
         ("Tool", tool("execution", json!({"taskSupport": "x"})), true),
         ("Tool", tool("execution", json!({"taskSupport": "optional", "more": 1})), false),
@@ -230,7 +231,7 @@ fn entries_that_clients_would_not_take_do_not_fit() {
     assert!(EntryDefinition::new(Era::Modern, "Tool").check(boolean.as_bytes()).is_ok());
 }
 
-/// Entries with each of these values in the place of each part, and with each part left out.
+/// Entries with each of these values instead of each part, and with each part left out.
 fn variants(value: &Value) -> Vec<Value> {
     let others = [
         json!(null),

@@ -1,5 +1,5 @@
-//! Which of the equal endpoints of a server a message goes to. Choosing takes no lock and no memory: what is known of
-//! the endpoints are atomics, and sets of them are bits.
+//! Load balancing over the equal endpoints of a server. The choice takes no lock and no memory: the state of
+//! the endpoints is in atomics, and sets of them are bits.
 
 use std::sync::atomic::Ordering;
 
@@ -9,21 +9,24 @@ use super::pool::Pool;
 use crate::config::Balance;
 
 impl Pool {
-    /// Whether calls are spread by who makes them.
+    /// Whether calls are distributed by session or caller.
     pub fn has_session_affinity(&self) -> bool {
         self.balance == Balance::Session && self.endpoints.len() > 1
     }
 
-    /// Chooses an endpoint; `failed` has a bit for each that it was tried at, `key` stands for the session or caller.
+    /// Chooses an endpoint. `failed` has a bit for each that was tried; `key` is the affinity key of the
+    /// session or caller.
     pub fn pick(&self, key: u64, failed: u64) -> usize {
         if self.endpoints.len() == 1 {
             return 0;
         }
-        let well = self.healthy();
-        // With none that is well, any may be: none is given up for good.
+        let healthy_set = self.healthy();
+        // If no endpoint is healthy, all are tried: none is excluded for good.
         let all = u64::MAX >> (64 - self.endpoints.len());
-        let from =
-            [well & !failed, well, all & !failed, all].into_iter().find(|set| *set != 0).unwrap_or(all);
+        let from = [healthy_set & !failed, healthy_set, all & !failed, all]
+            .into_iter()
+            .find(|set| *set != 0)
+            .unwrap_or(all);
         match self.balance {
             Balance::RoundRobin => self.round_robin(from),
             Balance::LeastInFlight => self.least_request(from),
@@ -34,11 +37,12 @@ impl Pool {
         }
     }
 
-    /// A bit for each endpoint that is well.
+    /// A bit for each healthy endpoint.
     pub(crate) fn healthy(&self) -> u64 {
         let now = self.clock();
-        let well = self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.health.is_eligible(now));
-        well.fold(0, |set, (index, _)| set | 1 << index)
+        let healthy =
+            self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.health.is_eligible(now));
+        healthy.fold(0, |set, (index, _)| set | 1 << index)
     }
 
     fn round_robin(&self, from: u64) -> usize {
@@ -49,7 +53,7 @@ impl Pool {
         for step in 0..count {
             let index = nth(turn + step);
             let share = self.endpoints[index].health.weight(now);
-            // One that has just come back passes on some of its turns.
+            // An endpoint in slow start passes on some of its turns.
             if share == FULL_WEIGHT || mix(turn as u64) % FULL_WEIGHT < share {
                 return index;
             }
@@ -69,15 +73,15 @@ impl Pool {
         bits(from).min_by_key(load).unwrap_or(0)
     }
 
-    /// Whether there is an endpoint to go to that `failed` does not name.
+    /// Whether there is an eligible endpoint that `failed` does not contain.
     pub fn has_alternative(&self, failed: u64) -> bool {
         let all = u64::MAX >> (64 - self.endpoints.len());
-        let well = self.healthy();
-        (if well == 0 { all } else { well }) & !failed != 0
+        let healthy_set = self.healthy();
+        (if healthy_set == 0 { all } else { healthy_set }) & !failed != 0
     }
 }
 
-/// The places of the bits that are set.
+/// The indices of the bits that are set.
 fn bits(mut set: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let index = (set != 0).then(|| set.trailing_zeros() as usize)?;
@@ -103,7 +107,7 @@ mod tests {
         let config = parse("c", &text, &|_| None).expect("a good config").servers["s"].clone();
         let config::ServerTransport::Http { urls, .. } = &config.transport else { panic!("not http") };
         let limits = UpstreamLimits::of(&config, &Limits::default());
-        let plan = PoolSettings {
+        let pool_settings = PoolSettings {
             name: "s",
             urls,
             headers: HeaderMap::new(),
@@ -111,7 +115,7 @@ mod tests {
             config: &config,
             tls: Arc::default(),
         };
-        Pool::new(plan, before).expect("a pool")
+        Pool::new(pool_settings, before).expect("a pool")
     }
 
     const THREE: &str = "urls: [\"http://10.0.0.1/mcp\", \"http://10.0.0.2/mcp\", \"http://10.0.0.3/mcp\"]";
@@ -127,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn each_in_turn_and_none_that_is_out() {
+    fn round_robin_skips_ejected_endpoints() {
         let pool = pool(THREE, None);
         assert_eq!(picks(&pool, 4), [0, 1, 2, 0]);
         eject(&pool, 1);

@@ -1,8 +1,9 @@
-//! Content codings of answers (RFC 9110 §8.4.1). The gateway asks for `identity`, but some servers compress whatever they
-//! are asked for.
+//! Content codings of responses (RFC 9110 §8.4.1). The gateway requests `identity`, but some servers compress
+//! anyway.
 //!
-//! What comes out is handed on in pieces of a fixed size, so that a few bytes that stand for gigabytes cost no more memory
-//! than the limits on answers allow; a window of up to 16 MiB (`br`) is used as far as something was decoded into it.
+//! The output is passed on in chunks of a fixed size. So a few bytes that expand to gigabytes cost no more
+//! memory than the limits on responses allow. A window of up to 16 MiB (`br`) is used as far as data was
+//! decoded into it.
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::{Decompress, FlushDecompress, Status};
@@ -11,22 +12,23 @@ use http::header::CONTENT_ENCODING;
 
 use crate::upstream::UpstreamError;
 
-/// What is handed on at a time.
-const PIECE: usize = 16 * 1024;
+/// Size of an output chunk.
+const CHUNK: usize = 16 * 1024;
 
 type Brotli = BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>;
 
 pub struct Decoder {
     coding: Coding,
-    /// Something has come.
+    /// Input has come.
     begun: bool,
-    /// What has come is a whole.
+    /// The input so far is complete.
     over: bool,
 }
 
 enum Coding {
     Gzip(Decompress),
-    /// `deflate` names the zlib format, but some servers send the bare one. The first byte tells; none has come yet.
+    /// `deflate` means the zlib format, but some servers send raw deflate. The first byte decides; none has
+    /// come yet.
     Unknown,
     Deflate(Decompress),
     /// Without the large windows, which belong to another coding.
@@ -34,13 +36,13 @@ enum Coding {
 }
 
 impl Decoder {
-    /// For an answer with this head; none if it is not encoded.
+    /// The decoder for a response with these headers; `None` if it is not encoded.
     pub fn of(headers: &HeaderMap) -> Result<Option<Self>, UpstreamError> {
         let mut codings = headers.get_all(CONTENT_ENCODING).iter();
         let Some(first) = codings.next() else { return Ok(None) };
         let coding = first.to_str().unwrap_or("?").trim().to_ascii_lowercase();
         let form = match coding.as_str() {
-            // It must not stand there, and says nothing (RFC 9110 §8.4.1).
+            // It is not allowed there, and means nothing (RFC 9110 §8.4.1).
             "" | "identity" if codings.next().is_none() => return Ok(None),
             "gzip" | "x-gzip" if codings.next().is_none() => Coding::Gzip(Decompress::new_gzip(15)),
             "deflate" if codings.next().is_none() => Coding::Unknown,
@@ -61,7 +63,8 @@ impl Decoder {
         Ok(Some(Self { coding: form, begun: false, over: false }))
     }
 
-    /// Decodes a piece of the body and hands on what it stands for, in pieces of a bounded size, until one is not taken.
+    /// Decodes a chunk of the body and passes the output on, in chunks of a bounded size, until one is
+    /// rejected.
     pub fn decode(
         &mut self,
         mut input: &[u8],
@@ -70,11 +73,11 @@ impl Decoder {
         let Some(&first) = input.first() else { return Ok(()) };
         self.begun = true;
         if matches!(self.coding, Coding::Unknown) {
-            // RFC 1950 §2.2: the method 8 with a window of at most 32 KiB. A bare stream hardly begins so.
+            // RFC 1950 §2.2: the method 8 with a window of at most 32 KiB. Raw deflate hardly begins so.
             let zlib = first & 0x0f == 8 && first >> 4 <= 7;
             self.coding = Coding::Deflate(Decompress::new(zlib));
         }
-        let mut out = [0; PIECE];
+        let mut out = [0; CHUNK];
         loop {
             if self.over {
                 match &mut self.coding {
@@ -97,13 +100,13 @@ impl Decoder {
                     (moved.0 as usize, moved.1 as usize)
                 }
                 Coding::Brotli(state) => {
-                    let (mut left, mut read, mut room, mut written, mut total) =
+                    let (mut left, mut read, mut space, mut written, mut total) =
                         (input.len(), 0, out.len(), 0, 0);
                     let result = BrotliDecompressStream(
                         &mut left,
                         &mut read,
                         input,
-                        &mut room,
+                        &mut space,
                         &mut written,
                         &mut out,
                         &mut total,
@@ -121,14 +124,14 @@ impl Decoder {
             if written > 0 {
                 take(&out[..written])?;
             }
-            // A full piece may have left something behind in the window.
-            if !self.over && written < PIECE && (input.is_empty() || read == 0) {
+            // A full chunk may have left output in the window.
+            if !self.over && written < CHUNK && (input.is_empty() || read == 0) {
                 return if input.is_empty() { Ok(()) } else { Err(broken("it cannot be decoded")) };
             }
         }
     }
 
-    /// Whether the body has come to its end, now that nothing more comes. One without a byte is empty.
+    /// Whether the body is complete, after the last chunk. A body without a byte is empty.
     pub fn finish(&self) -> Result<(), UpstreamError> {
         if self.over || !self.begun { Ok(()) } else { Err(broken("it breaks off")) }
     }
@@ -170,9 +173,9 @@ mod tests {
     fn decoded(coding: &'static str, body: &[u8], size: usize) -> Result<Vec<u8>, UpstreamError> {
         let mut decoder = of(coding)?.expect("a coding");
         let mut all = Vec::new();
-        for piece in body.chunks(size) {
-            decoder.decode(piece, |text| {
-                assert!(text.len() <= PIECE);
+        for chunk in body.chunks(size) {
+            decoder.decode(chunk, |text| {
+                assert!(text.len() <= CHUNK);
                 all.extend_from_slice(text);
                 Ok(())
             })?;
@@ -234,8 +237,8 @@ mod tests {
         let mut decoder = of("gzip").expect("known").expect("a coding");
         for text in ["data: 1\n\n", "data: 2\n\n"] {
             gzip.write_all(text.as_bytes()).and_then(|()| gzip.flush()).expect("memory");
-            let (piece, mut out) = (std::mem::take(gzip.get_mut()), Vec::new());
-            let taken = decoder.decode(&piece, |text| {
+            let (chunk, mut out) = (std::mem::take(gzip.get_mut()), Vec::new());
+            let taken = decoder.decode(&chunk, |text| {
                 out.extend_from_slice(text);
                 Ok(())
             });
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_put_down_where_its_taker_says() {
+    fn a_decompression_bomb_stops_at_the_limit() {
         let bombs = encoded(&vec![0; 32 << 20]).into_iter().chain([("br", BOMB.to_vec())]);
         for (coding, body) in bombs {
             let mut decoder = of(coding).expect("known").expect("a coding");
@@ -255,7 +258,7 @@ mod tests {
                 if taken > 1 << 20 { Err(UpstreamError::TooLarge(1 << 20)) } else { Ok(()) }
             });
             assert_eq!(stopped, Err(UpstreamError::TooLarge(1 << 20)), "{coding}");
-            assert!(taken <= (1 << 20) + PIECE, "{coding}: {taken}");
+            assert!(taken <= (1 << 20) + CHUNK, "{coding}: {taken}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The gateway's own conversation with one endpoint: greetings, lists, announcements, in a legacy session of its own.
+//! The gateway's own requests to one endpoint: handshakes, lists, notifications, in a legacy control session.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,32 +23,32 @@ use mcp::version;
 
 /// The code of JSON-RPC for it.
 const METHOD_NOT_FOUND: &str = "-32601";
-/// Pauses between two streams of announcements.
+/// Pauses between two notification streams.
 const MIN_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
-/// A stream that lasted so long was one; the next is opened soon.
+/// A stream that lasted this long was useful; the next is opened soon.
 const MIN_STREAM_AGE: Duration = Duration::from_secs(1);
 
 impl HttpEndpoint {
     pub(crate) async fn connect(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
         let time = until.saturating_duration_since(Instant::now());
-        let greeted = tokio::time::timeout(time, async {
+        let connected = tokio::time::timeout(time, async {
             self.peer.resolve().await?;
             match era {
                 Era::Modern => self.discover(time).await,
                 Era::Legacy => self.initialize(time).await,
             }
         });
-        greeted.await.unwrap_or(Err(UpstreamError::TimedOut(time)))
+        connected.await.unwrap_or(Err(UpstreamError::TimedOut(time)))
     }
 
     async fn initialize(&self, time: Duration) -> Result<ServerHandshake, UpstreamError> {
-        let mut snapshot = self.control_session.lock().await;
-        if let Some(upstream_session) = snapshot.take() {
+        let mut control_session = self.control_session.lock().await;
+        if let Some(upstream_session) = control_session.take() {
             self.close_session(&upstream_session).await;
         }
         let (upstream_session, handshake) = self.open(&gateway_initialize(), None, time).await?;
-        *snapshot = Some(Arc::new(upstream_session));
+        *control_session = Some(Arc::new(upstream_session));
         Ok(handshake)
     }
 
@@ -65,21 +65,23 @@ impl HttpEndpoint {
             self.read_response(response, ReadOptions::new(&id, timeout)).await,
         )?;
         let handshake = ServerHandshake::read(&result, version::NEWEST_MODERN.to_owned());
-        // An old server may have something of that name.
+        // An old server may have another method of that name.
         handshake.map_err(|error| UpstreamError::WrongEra(era, error.to_string()))
     }
 
     pub(crate) async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
-        let said = self.call_once(&ask).await;
-        match &said {
-            // The server forgot the session, so it did not look at the request: once more in a new one.
+        let outcome = self.call_once(&ask).await;
+        match &outcome {
+            // The server has forgotten the session, so it did not process the request: once more in a new
+            // one.
             Err(UpstreamError::SessionExpired) => *self.control_session.lock().await = None,
-            // Some say that in other ways than by 404. A ping does nothing, and whoever knows its session answers it.
+            // Some servers report that in other ways than by 404. A ping has no effect, and a server that
+            // knows its session answers it.
             refused if is_refused_ping(&ask, refused) => {
-                let Some(upstream_session) = self.control_session.lock().await.take() else { return said };
+                let Some(upstream_session) = self.control_session.lock().await.take() else { return outcome };
                 self.close_session(&upstream_session).await;
             }
-            _ => return said,
+            _ => return outcome,
         }
         self.call_once(&ask).await
     }
@@ -100,16 +102,17 @@ impl HttpEndpoint {
             match self.open_stream(era, upstream_session.as_deref(), &listen).await? {
                 StreamOpen::None => return Ok(()),
                 StreamOpen::Busy(why) => {
-                    tracing::debug!(endpoint = self.label, why, "no stream of announcements now")
+                    tracing::debug!(endpoint = self.label, why, "no notification stream now")
                 }
                 StreamOpen::Open(response) => {
-                    // Nobody was told what changed before it stood. A modern server says itself when it does.
+                    // No notification came for changes before the stream was open. A modern server notifies
+                    // of them itself.
                     if era == Era::Legacy && changed.send(()).await.is_err() {
                         return Ok(());
                     }
-                    let (out, mut said) = mpsc::channel::<Bytes>(64);
+                    let (out, mut messages) = mpsc::channel::<Bytes>(64);
                     let forward = async {
-                        while let Some(message) = said.recv().await {
+                        while let Some(message) = messages.recv().await {
                             if let (Some(upstream_session), Some(me)) = (&upstream_session, self.me.upgrade())
                             {
                                 me.handle(upstream_session, &message);
@@ -120,14 +123,15 @@ impl HttpEndpoint {
                         }
                     };
                     let batches = upstream_session.as_deref().is_some_and(UpstreamSession::has_batches);
-                    let pour = async move {
+                    let forwarding = async move {
                         self.forward_events(response, batches, &mut StreamCursor::default(), &out).await
                     };
-                    let (poured, ()) = tokio::join!(pour, forward);
-                    poured?;
+                    let (end, ()) = tokio::join!(forwarding, forward);
+                    end?;
                 }
             }
-            // It may be cut by every proxy on the way; but streams that end as soon as they begin cost both sides.
+            // Every proxy on the way may end the stream. But streams that end as soon as they begin cost both
+            // sides.
             if started.elapsed() > MIN_STREAM_AGE.max(pause) {
                 pause = MIN_BACKOFF;
             }
@@ -143,12 +147,12 @@ impl HttpEndpoint {
     }
 
     async fn control_session(&self) -> Result<Arc<UpstreamSession>, UpstreamError> {
-        let mut snapshot = self.control_session.lock().await;
-        if let Some(upstream_session) = &*snapshot {
+        let mut control_session = self.control_session.lock().await;
+        if let Some(upstream_session) = &*control_session {
             return Ok(upstream_session.clone());
         }
         let upstream_session = Arc::new(self.open(&gateway_initialize(), None, self.call_timeout()).await?.0);
-        *snapshot = Some(upstream_session.clone());
+        *control_session = Some(upstream_session.clone());
         Ok(upstream_session)
     }
 
@@ -167,7 +171,7 @@ impl HttpEndpoint {
         {
             match response.status() {
                 StatusCode::NOT_FOUND => return Err(UpstreamError::SessionExpired),
-                // A ping is judged as a whole.
+                // The response to a ping is evaluated below.
                 StatusCode::BAD_REQUEST
                     if ask.method != "ping" && self.knows_session(upstream_session).await == Some(false) =>
                 {
@@ -188,16 +192,17 @@ impl HttpEndpoint {
     }
 }
 
-/// Whether an error says that the server has no such method.
+/// Whether an error means that the server has no such method.
 pub(crate) fn is_unknown_method(error: &[u8]) -> bool {
     message::member(error, "code").is_some_and(|code| code.of(error) == METHOD_NOT_FOUND.as_bytes())
 }
 
-/// Whether a legacy server has answered, but not to a ping; one that knows no ping is well all the same.
-fn is_refused_ping(ask: &UpstreamCall<'_>, said: &Result<RpcOutcome, UpstreamError>) -> bool {
+/// Whether a legacy server has answered, but with an error to a ping. A server that does not implement ping
+/// is healthy all the same.
+fn is_refused_ping(ask: &UpstreamCall<'_>, outcome: &Result<RpcOutcome, UpstreamError>) -> bool {
     ask.era == Era::Legacy
         && ask.method == "ping"
-        && match said {
+        && match outcome {
             Err(UpstreamError::InvalidResponse(_)) => true,
             Ok(RpcOutcome::Error(error)) => !is_unknown_method(error),
             _ => false,

@@ -1,7 +1,8 @@
-//! How one of several endpoints is doing, by what its checks and its calls say.
+//! The health of one of several endpoints: the results of its checks and its calls.
 //!
-//! An endpoint is *down* while its checks fail, and *ejected* for a time that grows after calls failed in a row. One
-//! that comes back gets few calls at first. It only keeps count: who asks and who logs is `pool.rs`.
+//! An endpoint is *down* while its checks fail, and *ejected* for a growing time after calls failed in a row.
+//! After its return it gets few calls at first (slow start). This module only keeps the state; `pool.rs` runs
+//! the checks and logs.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,28 +10,28 @@ use std::time::Duration;
 /// How long the first ejection lasts; each that follows is twice as long.
 const BASE_EJECTION: Duration = Duration::from_secs(5);
 const MAX_EJECTION: Duration = Duration::from_secs(120);
-/// The time in which one that came back gets its full share.
+/// The time after a return until an endpoint gets its full share.
 const SLOW_START: Duration = Duration::from_secs(10);
 /// A full share.
 pub const FULL_WEIGHT: u64 = 1000;
-/// The share that one has at the moment of its return.
+/// The share of an endpoint at the moment of its return.
 const INITIAL_WEIGHT: u64 = 100;
 
-/// What a call says of an endpoint that it could not be answered by.
+/// How a call failed at an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointFault {
     /// No connection could be made. A check that passes proves the contrary.
     Connect,
-    /// It broke off, was silent, or said that it cannot (502, 503, 504).
+    /// It broke off, was silent, or answered 502, 503 or 504.
     Response,
 }
 
-/// News of an endpoint.
+/// A change of the health of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthChange {
     /// Its checks failed.
     Down,
-    /// Its calls failed; for so long.
+    /// Its calls failed; it is ejected for this long.
     Ejected(Duration),
     Back,
 }
@@ -48,10 +49,10 @@ pub struct EndpointHealth {
     ever_up: AtomicBool,
     /// Until when it is ejected; 0 if it is not, or a success has ended it.
     ejected: AtomicU64,
-    /// The ejection came of calls that were not answered, which a check does not prove wrong.
+    /// The ejection was caused by calls without a response, which a check does not disprove.
     silent: AtomicBool,
     ejections: AtomicU32,
-    /// Since when it is back; 0 if it never was away.
+    /// Since when it is back; 0 if it was always available.
     back: AtomicU64,
 }
 
@@ -78,7 +79,8 @@ impl EndpointHealth {
         self.down.load(Ordering::Relaxed)
     }
 
-    /// The part of a full share that it gets: 1 to [`WHOLE`]; the whole of it where it is called although it is out.
+    /// The part of a full share that it gets: 1 to [`FULL_WEIGHT`]; the full share if it is called although
+    /// it is not eligible.
     pub fn weight(&self, now: u64) -> u64 {
         let back = self.back.load(Ordering::Relaxed);
         if back == 0 || !self.is_eligible(now) {
@@ -100,7 +102,7 @@ impl EndpointHealth {
         self.readmit(now)
     }
 
-    /// A call failed; `limit` in a row eject, if `may_eject`.
+    /// A call failed; `limit` in a row eject the endpoint, if `may_eject`.
     pub fn call_failed(
         &self,
         fault: EndpointFault,
@@ -109,11 +111,11 @@ impl EndpointHealth {
         now: u64,
     ) -> Option<HealthChange> {
         let failed = self.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        // Calls that were under way when it was ejected say nothing new.
+        // Calls that were in flight when it was ejected are no new evidence.
         if failed < limit || !may_eject || self.ejected.load(Ordering::Relaxed) > now {
             return None;
         }
-        // One that has held out for long is forgiven what was before.
+        // After a long time without ejection the count restarts.
         let before = match self.back.load(Ordering::Relaxed) {
             back if back != 0 && now.saturating_sub(back) < MAX_EJECTION.as_millis() as u64 => {
                 self.ejections.load(Ordering::Relaxed)
@@ -141,7 +143,7 @@ impl EndpointHealth {
         (was_down || lifted).then_some(HealthChange::Back)
     }
 
-    /// A check failed; `limit` in a row take it out, or the first one if it never worked.
+    /// A check failed. `limit` in a row take the endpoint down, or the first one if it never worked.
     pub fn check_failed(&self, limit: u32) -> Option<HealthChange> {
         let missed = self.missed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if missed < limit && self.ever_up.load(Ordering::Relaxed) {
@@ -184,7 +186,7 @@ mod tests {
         assert_eq!(ejected(&health, 16_000), Some(HealthChange::Ejected(BASE_EJECTION * 4)));
         assert_eq!(health.call_succeeded(40_000), Some(HealthChange::Back));
         assert_eq!(health.call_succeeded(40_000), None);
-        // Long after, it begins anew.
+        // Long after, the count restarts.
         for now in [400_000, 400_001] {
             assert_eq!(ejected(&health, now), None);
         }
@@ -212,7 +214,7 @@ mod tests {
             [health.weight(1000), health.weight(6000), health.weight(11_000)],
             [INITIAL_WEIGHT, 550, FULL_WEIGHT]
         );
-        // One that never worked is out at once.
+        // An endpoint that never worked is down at once.
         assert_eq!(EndpointHealth::default().check_failed(3), Some(HealthChange::Down));
     }
 

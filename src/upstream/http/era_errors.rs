@@ -1,4 +1,4 @@
-//! Which answers say that a server does not speak an era.
+//! Which responses mean that a server does not speak an era.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -8,15 +8,15 @@ use super::response::shorten;
 use crate::upstream::{RpcOutcome, UpstreamError};
 use mcp::jsonrpc::message;
 
-/// The result of a greeting, or whether the server does not speak the era: only what would be answered the same way
-/// another time says so (versioning.mdx: a legacy server's 400 may be in any words). That it has no time now, or that
-/// something before it fails, says nothing.
+/// The result of a handshake, or whether the server does not speak the era. Only a response that would be the
+/// same another time means that (versioning.mdx: a legacy server's 400 may be in any words). That it is busy
+/// now, or that a proxy before it fails, means nothing.
 pub(crate) fn classify_era_error(
     era: Era,
     status: StatusCode,
-    said: Result<RpcOutcome, UpstreamError>,
+    outcome: Result<RpcOutcome, UpstreamError>,
 ) -> Result<Bytes, UpstreamError> {
-    match said {
+    match outcome {
         Ok(RpcOutcome::Result(result)) => Ok(result),
         Ok(RpcOutcome::Error(error))
             if is_rejection(status) || status.is_success() && is_rejection_code(&error) =>
@@ -33,7 +33,7 @@ pub(crate) fn classify_era_error(
     }
 }
 
-/// By such a status a server says that it does not take this kind of request at all.
+/// Status codes with which a server rejects this kind of request as a whole.
 pub(crate) fn is_rejection(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400 | 404 | 405 | 406 | 415)
 }
@@ -50,11 +50,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_would_be_said_again_is_the_end_of_an_era() {
+    fn only_a_permanent_rejection_excludes_an_era() {
         let error =
             |code: i32| Ok(RpcOutcome::Error(Bytes::from(format!(r#"{{"code":{code},"message":"m"}}"#))));
         let page = || Err(UpstreamError::InvalidResponse("<html>".into()));
-        for (status, said, ends) in [
+        for (status, outcome, ends) in [
             (400, error(-32000), true),
             (404, error(-32601), true),
             (400, page(), true),
@@ -71,8 +71,8 @@ mod tests {
             (503, page(), false),
         ] {
             let status = StatusCode::from_u16(status).expect("a status");
-            let authorized = classify_era_error(Era::Modern, status, said.clone());
-            assert_eq!(matches!(authorized, Err(UpstreamError::WrongEra(..))), ends, "{status} {said:?}");
+            let authorized = classify_era_error(Era::Modern, status, outcome.clone());
+            assert_eq!(matches!(authorized, Err(UpstreamError::WrongEra(..))), ends, "{status} {outcome:?}");
             assert!(authorized.is_err());
         }
     }

@@ -1,8 +1,8 @@
-//! How the gateway itself talks to a server that may have several endpoints, and what it does in the background to
-//! know how they are: it looks their names up again, and asks each whether it is well.
+//! How the gateway itself calls a server with several endpoints, and its background tasks: it resolves the
+//! endpoints' names again, and checks their health.
 //!
-//! Lists and announcements come from one endpoint, the prime one, for as long as it is well: equal endpoints that
-//! are being replaced by a newer version differ for a while, and lists should not swing between the two.
+//! Lists and notifications come from one endpoint, the primary one, as long as it is healthy. Equal endpoints
+//! that are being replaced by a newer version differ for a while, and lists should not swing between the two.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,19 +23,20 @@ use crate::upstream::{
     gateway_params,
 };
 
-/// Names are looked up again after this time, give or take a fifth.
-const RESOLVE: Duration = Duration::from_secs(30);
-/// After a name could not be looked up, or an address could not be connected to.
-const RECHECK: Duration = Duration::from_secs(2);
-/// The longest time that a greeting may take where there is another endpoint, and the shortest that a check gets.
-const CHECK: Duration = Duration::from_secs(5);
+/// Names are resolved again after this time, give or take a fifth.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+/// The same after a name could not be resolved, or an address could not be connected to.
+const RESOLVE_RETRY: Duration = Duration::from_secs(2);
+/// Timeout of a handshake if there is another endpoint, and the shortest timeout of a check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Pool {
-    /// Asks one endpoint after the other, the prime one first, until one is not at fault. Each has the time of what is
-    /// asked, but no more than `hurry` while there is another.
+    /// Tries one endpoint after the other, the primary one first, until one succeeds or fails by the caller's
+    /// own fault. Each has the full timeout of the request, but no more than `per_try` while there is
+    /// another.
     async fn try_each<'a, T: Send>(
         &self,
-        hurry: Option<Duration>,
+        per_try: Option<Duration>,
         ask: impl Fn(Arc<HttpEndpoint>) -> BoxFuture<'a, Result<T, UpstreamError>> + Send + Sync,
     ) -> Result<T, UpstreamError> {
         let mut failed = 0;
@@ -46,15 +47,15 @@ impl Pool {
         loop {
             let asking = ask(self.endpoints[index].clone());
             let more = self.has_alternative(failed | 1 << index);
-            let asked = match hurry.filter(|_| more) {
-                Some(hurry) => tokio::time::timeout(hurry, asking).await,
+            let asked = match per_try.filter(|_| more) {
+                Some(per_try) => tokio::time::timeout(per_try, asking).await,
                 None => Ok(asking.await),
             };
-            // One that was hurried has not shown that it would not have answered in its time.
-            let hurried = asked.is_err();
-            match asked.unwrap_or_else(|_| Err(UpstreamError::TimedOut(hurry.unwrap_or_default()))) {
+            // An endpoint that was cut short might have answered in time.
+            let was_cut_short = asked.is_err();
+            match asked.unwrap_or_else(|_| Err(UpstreamError::TimedOut(per_try.unwrap_or_default()))) {
                 Err(error) if error.is_fault() => {
-                    if !hurried {
+                    if !was_cut_short {
                         self.apply_change(index, &error);
                     }
                     failed |= 1 << index;
@@ -77,26 +78,27 @@ impl Pool {
 
     async fn resolve(&self, endpoint: &HttpEndpoint) {
         if endpoint.peer.is_literal() {
-            // Never done: who tends ends with its server.
+            // Never ends: the background task ends with its server.
             return std::future::pending().await;
         }
         loop {
             let pause = match endpoint.peer.resolve().await {
-                Ok(()) => RESOLVE,
+                Ok(()) => RESOLVE_INTERVAL,
                 Err(error) => {
                     tracing::debug!(server = %self.name, endpoint = endpoint.label, %error, "its last good addresses stay");
-                    RECHECK
+                    RESOLVE_RETRY
                 }
             };
-            tokio::time::sleep(RECHECK).await;
-            let _ = tokio::time::timeout(jittered(pause - RECHECK), endpoint.peer.stale.notified()).await;
+            tokio::time::sleep(RESOLVE_RETRY).await;
+            let _ =
+                tokio::time::timeout(jittered(pause - RESOLVE_RETRY), endpoint.peer.stale.notified()).await;
         }
     }
 
     async fn health_check_loop(&self, index: usize) {
         let endpoint = &self.endpoints[index];
-        // A sign of life may be as slow as a greeting, which it is in the modern era and where a session was lost.
-        let timeout = CHECK.max(self.interval.min(endpoint.limits().timeout));
+        // A check may be as slow as a handshake, which it is in the modern era and after a lost session.
+        let timeout = CHECK_TIMEOUT.max(self.interval.min(endpoint.limits().timeout));
         let mut eras = self.eras.subscribe();
         loop {
             let Ok(spoken) = eras.wait_for(|eras| eras.contains(&true)).await.map(|eras| *eras) else {
@@ -104,16 +106,16 @@ impl Pool {
             };
             match tokio::time::timeout(timeout, is_well(endpoint, spoken, timeout)).await {
                 Ok(Ok(())) => {
-                    let news = endpoint.health.check_passed(self.clock());
-                    self.log_change(index, news, "its check passed");
+                    let change = endpoint.health.check_passed(self.clock());
+                    self.log_change(index, change, "its check passed");
                 }
-                // That says nothing of the endpoint.
+                // That is no evidence against the endpoint.
                 Ok(Err(UpstreamError::Exhausted(_))) => {}
                 failed => {
                     let late = UpstreamError::TimedOut(timeout);
                     let why = failed.ok().and_then(Result::err).unwrap_or(late);
-                    let news: Option<HealthChange> = endpoint.health.check_failed(self.failure_limit);
-                    self.log_change(index, news, &why.to_string());
+                    let change: Option<HealthChange> = endpoint.health.check_failed(self.failure_limit);
+                    self.log_change(index, change, &why.to_string());
                 }
             }
             tokio::time::sleep(jittered(self.interval)).await;
@@ -121,7 +123,7 @@ impl Pool {
     }
 }
 
-/// Asks for a sign of life in each era that the server speaks.
+/// Sends a health check in each era that the server speaks.
 async fn is_well(endpoint: &HttpEndpoint, spoken: [bool; 2], timeout: Duration) -> Result<(), UpstreamError> {
     for (era, method) in [(Era::Legacy, "ping"), (Era::Modern, "server/discover")] {
         if spoken[era as usize] {
@@ -132,7 +134,7 @@ async fn is_well(endpoint: &HttpEndpoint, spoken: [bool; 2], timeout: Duration) 
     Ok(())
 }
 
-/// A fifth more or less, so that many gateways do not ask at the same moment.
+/// A fifth more or less, so that many gateways do not send at the same moment.
 fn jittered(time: Duration) -> Duration {
     let random = getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX));
     time.mul_f64(0.8 + 0.4 * random)
@@ -142,15 +144,15 @@ fn jittered(time: Duration) -> Duration {
 impl Upstream for Pool {
     async fn connect(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
         let ask = |endpoint: Arc<HttpEndpoint>| {
-            let greeting = async move { endpoint.connect(era, until).await };
-            Box::pin(greeting) as BoxFuture<'_, _>
+            let connecting = async move { endpoint.connect(era, until).await };
+            Box::pin(connecting) as BoxFuture<'_, _>
         };
-        let greeted = self.try_each(Some(CHECK), ask).await;
-        let speaks = greeted.is_ok();
-        if speaks || matches!(greeted, Err(UpstreamError::WrongEra(..))) {
+        let outcome = self.try_each(Some(CHECK_TIMEOUT), ask).await;
+        let speaks = outcome.is_ok();
+        if speaks || matches!(outcome, Err(UpstreamError::WrongEra(..))) {
             self.eras.send_if_modified(|eras| std::mem::replace(&mut eras[era as usize], speaks) != speaks);
         }
-        greeted
+        outcome
     }
 
     async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
@@ -196,7 +198,7 @@ impl Upstream for Pool {
 
     async fn run_background(&self) {
         let resolving = join_all(self.endpoints.iter().map(|endpoint| self.resolve(endpoint)));
-        // The one endpoint of a server is checked as the server.
+        // The only endpoint of a server is checked as the server.
         let watched = if self.endpoints.len() == 1 { 0 } else { self.endpoints.len() };
         let watching = join_all((0..watched).map(|index| self.health_check_loop(index)));
         tokio::join!(resolving, watching);

@@ -1,9 +1,9 @@
-//! One endpoint of a server over Streamable HTTP, as the gateway itself talks to it: messages, sessions, streams.
-//! What the gateway asks in its own name is in `house.rs`; which of several endpoints is asked, in `pool.rs`.
+//! One endpoint of a server over Streamable HTTP, as the gateway itself uses it: messages, sessions, streams.
+//! The gateway's own requests are in `control.rs`; the choice among several endpoints is in `pool.rs`.
 //!
-//! Calls of clients do not come this way (Pingora streams them, see `proxy/`), save the few whose bodies
-//! Pingora cannot replay; those use [`HttpEndpoint::send`]. Both eras are spoken: legacy with a session per [`UpstreamSession`],
-//! modern without.
+//! Calls of clients do not come this way (Pingora streams them, see `proxy/`), except the few whose bodies
+//! Pingora cannot replay; those use [`HttpEndpoint::send`]. Both eras are supported: legacy with a session
+//! per [`UpstreamSession`], modern without.
 
 pub mod balance;
 pub mod content_coding;
@@ -47,26 +47,27 @@ use response::ReadOptions;
 use sending::{Asks, settings};
 use tls::{ClientTarget, UpstreamTls};
 
-/// How long a server may take to say whether it knows a seat.
-const SIGN: Duration = Duration::from_secs(5);
+/// Timeout of the check whether a server knows an upstream session.
+const SESSION_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An upstream session of the legacy era.
 #[derive(Debug)]
 pub struct UpstreamSession {
-    /// No other seat of this process has it: what belongs to this one leads to no other, whatever was taken in its place.
+    /// Unique in this process: messages of this upstream session reach no other, even if another has replaced
+    /// it.
     pub id: u64,
     /// The endpoint that knows it.
     pub endpoint: Weak<HttpEndpoint>,
     /// `None` for servers that keep no sessions.
     pub session: Option<HeaderValue>,
-    /// The revision that was agreed on.
+    /// The negotiated protocol version.
     pub version: String,
-    /// The newest `Authorization` of its caller, where a server is called in its caller's name.
+    /// The newest `Authorization` of its caller, if the server is called in its caller's name.
     bearer: ArcSwapOption<HeaderValue>,
 }
 
 impl UpstreamSession {
-    /// Takes note of the `Authorization` that its caller sends now: the one that it was opened with ends some day.
+    /// Stores the current `Authorization` of its caller: the one that it was opened with expires.
     pub fn renew(&self, bearer: Option<&HeaderValue>) {
         if let Some(bearer) = bearer
             && self.bearer.load().as_deref() != Some(bearer)
@@ -80,13 +81,13 @@ impl UpstreamSession {
         self.bearer.load().as_deref().cloned()
     }
 
-    /// Whether its server may send many messages at once.
+    /// Whether its server may send batches.
     pub fn has_batches(&self) -> bool {
         version::has_batches(&self.version)
     }
 }
 
-/// An id for a request of the gateway itself, as those of clients have.
+/// An id for a request of the gateway itself, in the form of those for clients.
 pub(super) fn own_id() -> String {
     WireId::next().as_str().to_owned()
 }
@@ -96,31 +97,31 @@ pub struct HttpEndpoint {
     name: String,
     /// As it was configured.
     pub(super) at: reqwest::Url,
-    /// Where the house's own client sends to: with the name of the handshake in it.
+    /// The URL for the gateway's own client: with the name of the TLS handshake in it.
     pub(super) url: reqwest::Url,
-    /// What logs and metrics call it: authority and path.
+    /// Its name in logs and metrics: authority and path.
     pub label: String,
-    /// Its place on the ring of consistent hashing.
+    /// Its position on the ring of consistent hashing.
     pub place: u64,
     pub peer: Arc<Peer>,
     pub health: EndpointHealth,
-    /// What goes as `Host`, if it is not the host of the URL.
+    /// The value of `Host`, if it is not the host of the URL.
     host: Option<HeaderValue>,
     pub(super) client: reqwest::Client,
-    /// Its connections serve one request each.
+    /// A client whose connections serve one request each.
     pub(super) alone: OnceLock<reqwest::Client>,
-    pub(super) trust: Arc<UpstreamTls>,
-    /// Those of its server, which a reload may change.
+    pub(super) upstream_tls: Arc<UpstreamTls>,
+    /// The limits of its server, which a reload may change.
     limits: ArcSwap<UpstreamLimits>,
     /// The gateway's own legacy session.
     pub(super) control_session: Mutex<Option<Arc<UpstreamSession>>>,
-    /// The pools that it is in: two while a reload takes place.
+    /// The pools that contain it: two during a reload.
     pub(super) pools: AtomicUsize,
-    /// The lists of the legacy era came as streams of events when they were last asked for.
+    /// The legacy lists came as event streams at the last request.
     pub(super) lists_as_events: AtomicBool,
-    /// Where it redirects to was followed, and told.
+    /// Redirections that were followed and logged.
     pub redirects: Arc<redirect::Redirects>,
-    /// Places for replies to what the server asks.
+    /// Limits the replies to requests of the server.
     pub(super) replies: Semaphore,
 }
 
@@ -160,13 +161,13 @@ impl HttpEndpoint {
             health: EndpointHealth::default(),
             client,
             alone: OnceLock::new(),
-            trust: tls,
+            upstream_tls: tls,
             limits: ArcSwap::from_pointee(limits.clone()),
             control_session: Mutex::new(None),
             pools: AtomicUsize::new(0),
             lists_as_events: AtomicBool::new(false),
             redirects,
-            replies: Semaphore::new(server_requests::AT_ONCE),
+            replies: Semaphore::new(server_requests::MAX_REPLIES),
         }))
     }
 
@@ -179,23 +180,23 @@ impl HttpEndpoint {
         self.limits.load()
     }
 
-    /// Takes other limits from now on; the time of a connection stays what it was.
+    /// Applies other limits from now on; the timeout of a connection stays the same.
     pub(super) fn update_limits(&self, limits: &UpstreamLimits) {
         self.limits.store(Arc::new(limits.clone()));
     }
 
-    /// Time for what the gateway asks in its own name.
+    /// Timeout of the gateway's own requests.
     pub(super) fn call_timeout(&self) -> Duration {
         self.limits().timeout
     }
 
-    /// A pool that had it has ended; gives whether it was the last.
+    /// A pool that contained it has ended; returns whether it was the last.
     pub(super) fn release(&self) -> bool {
         self.pools.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Opens a session for a client: its own `initialize` params go to the server, with the revision that the
-    /// gateway agreed on with it.
+    /// Opens a session for a client: its own `initialize` params go to the server, with the protocol version
+    /// that the gateway negotiated with it.
     pub async fn open(
         &self,
         params: &[u8],
@@ -205,7 +206,7 @@ impl HttpEndpoint {
         let id = own_id();
         let body = message::request(&id, "initialize", params);
         let extra = bearer.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
-        // What comes is told to a caller, and may name no request.
+        // The response goes to a caller, and may name no request.
         let response = self.post(Era::Legacy, None, extra, body, timeout, Asks::Alone).await?.0;
         let response = self.welcome(response, false, true).await?;
         let session = response.headers().get(header_name::SESSION).cloned();
@@ -220,8 +221,8 @@ impl HttpEndpoint {
         };
         let wanted =
             ReadOptions { upstream_session: Some(&upstream_session), ..ReadOptions::new(&id, timeout) };
-        let said = self.read_response(response, wanted).await;
-        let result = classify_era_error(Era::Legacy, status, said)?;
+        let outcome = self.read_response(response, wanted).await;
+        let result = classify_era_error(Era::Legacy, status, outcome)?;
         let wrong = |why: String| UpstreamError::WrongEra(Era::Legacy, why);
         let version =
             message::member(&result, "protocolVersion").and_then(|span| message::string(span.of(&result)));
@@ -235,7 +236,7 @@ impl HttpEndpoint {
         Ok((upstream_session, handshake))
     }
 
-    /// Ends a session; a server that does not allow it (405) or has forgotten it has nothing to end.
+    /// Closes a session; a server that does not allow it (405) or has forgotten it has nothing to close.
     pub async fn close_session(&self, upstream_session: &UpstreamSession) {
         if upstream_session.session.is_none() {
             return;
@@ -256,7 +257,7 @@ impl HttpEndpoint {
         self.forward(Era::Legacy, Some(upstream_session), message::notification(method, &params)).await
     }
 
-    /// A message that has no answer.
+    /// Sends a message without a response.
     pub async fn forward(
         &self,
         era: Era,
@@ -276,7 +277,7 @@ impl HttpEndpoint {
         }
     }
 
-    /// One request in a session.
+    /// Sends one request in a session.
     pub async fn request_in(
         &self,
         upstream_session: &UpstreamSession,
@@ -299,29 +300,38 @@ impl HttpEndpoint {
         self.read_response(response, wanted).await
     }
 
-    /// Whether the server knows a seat, by a request that every server answers in a session that it knows; none if it does
-    /// not say. Asked where it refused something by a status that may mean either: 404 is the word of the specification
-    /// for a session that is gone, but many servers say 400, in words of their own.
+    /// Whether the server knows an upstream session: sends a request that every server answers in a session
+    /// that it knows. `None` if the response is inconclusive. Used after an ambiguous status: the
+    /// specification demands 404 for a session that is gone, but many servers send 400 with messages of their
+    /// own.
     pub async fn knows_session(&self, upstream_session: &UpstreamSession) -> Option<bool> {
         let id = own_id();
         let body = message::request(&id, "ping", b"{}");
         let asked = async {
             let response = self
-                .post(Era::Legacy, Some(upstream_session), HeaderMap::new(), body, SIGN, Asks::Gateway)
+                .post(
+                    Era::Legacy,
+                    Some(upstream_session),
+                    HeaderMap::new(),
+                    body,
+                    SESSION_CHECK_TIMEOUT,
+                    Asks::Gateway,
+                )
                 .await
                 .ok()?
                 .0;
             match response.status().as_u16() {
                 404 => Some(false),
                 400 => {
-                    let said = self.read_response(response, ReadOptions::new(&id, SIGN)).await;
-                    Some(matches!(said, Ok(RpcOutcome::Error(error)) if is_unknown_method(&error)))
+                    let outcome =
+                        self.read_response(response, ReadOptions::new(&id, SESSION_CHECK_TIMEOUT)).await;
+                    Some(matches!(outcome, Ok(RpcOutcome::Error(error)) if is_unknown_method(&error)))
                 }
                 200..=299 => Some(true),
                 _ => None,
             }
         };
-        tokio::time::timeout(SIGN, asked).await.unwrap_or(None)
+        tokio::time::timeout(SESSION_CHECK_TIMEOUT, asked).await.unwrap_or(None)
     }
 
     pub(super) fn head(&self, era: Era, upstream_session: Option<&UpstreamSession>) -> HeaderMap {
@@ -352,7 +362,7 @@ impl HttpEndpoint {
     }
 }
 
-/// Whether a server took a message that has no answer.
+/// Whether a server accepted a message without a response.
 pub fn passed(response: &reqwest::Response) -> Result<(), UpstreamError> {
     match response.status() {
         status if status.is_success() => Ok(()),

@@ -1,4 +1,5 @@
-//! What an endpoint says unasked: the GET stream of a legacy session, and `subscriptions/listen` of the modern era.
+//! Notifications of an endpoint outside of calls: the GET stream of a legacy session, and
+//! `subscriptions/listen` of the modern era.
 
 use std::time::Duration;
 
@@ -17,42 +18,42 @@ use mcp::jsonrpc::message;
 use mcp::sse;
 use mcp::sse::EventSplitter;
 
-/// The longest time that a server may ask to be left alone.
-const LONGEST_RETRY: Duration = Duration::from_secs(3600);
+/// The longest reconnection time that a server may set.
+const MAX_RETRY: Duration = Duration::from_secs(3600);
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// Where a stream of announcements is to be gone on with.
+/// Where a notification stream is to be resumed.
 #[derive(Debug, Default)]
 pub struct StreamCursor {
     /// The id of the last event.
     pub last: Option<HeaderValue>,
-    /// How long the server wants to be left alone first.
+    /// The server's reconnection time.
     pub retry: Option<Duration>,
 }
 
-/// Why a stream of announcements is over.
+/// Why a notification stream is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotificationsEnd {
-    /// It ended; the server may give another.
+    /// It ended; the server may open another.
     Ended,
     /// The server has none.
     Unsupported,
-    /// Nobody takes what it says.
+    /// The receiver is gone.
     NoReceiver,
 }
 
-/// What an endpoint answers that is asked for the stream of what it says unasked.
+/// The response to a request for the notification stream.
 pub(crate) enum StreamOpen {
     Open(reqwest::Response),
     /// It has none.
     None,
-    /// It gives none now.
+    /// It opens none now.
     Busy(String),
 }
 
 impl HttpEndpoint {
-    /// What a server says unasked, message by message, until the stream ends in good order.
+    /// Reads notifications, message by message, until the stream ends properly.
     pub(crate) async fn listen(
         &self,
         era: Era,
@@ -70,7 +71,7 @@ impl HttpEndpoint {
         }
     }
 
-    /// Opens the stream of what a server says unasked: legacy GET, or modern `subscriptions/listen`.
+    /// Opens the notification stream: legacy GET, or modern `subscriptions/listen`.
     pub(crate) async fn open_stream(
         &self,
         era: Era,
@@ -110,7 +111,8 @@ impl HttpEndpoint {
         }
     }
 
-    /// The legacy stream of what a server says to a session unasked, from `place` on; `begun` is told when it stands.
+    /// Reads the legacy notification stream of a session, from the cursor `place` on; `begun` is notified
+    /// when it is open.
     pub async fn announcements(
         &self,
         upstream_session: &UpstreamSession,
@@ -130,11 +132,11 @@ impl HttpEndpoint {
             status if status.is_success() && is_sse(&response) => {
                 self.forward_events(response, upstream_session.has_batches(), place, out).await
             }
-            // If it cannot go on with the last stream, it may begin another.
+            // If the server cannot resume the last stream, it may begin another.
             status if status.is_client_error() && place.last.take().is_some() => {
                 Err(UpstreamError::InvalidResponse(format!("HTTP {status} for the id of an event")))
             }
-            // So do many servers speak of a session that they do not know.
+            // Many servers answer so for a session that they do not know.
             StatusCode::BAD_REQUEST
                 if upstream_session.session.is_some()
                     && self.knows_session(upstream_session).await == Some(false) =>
@@ -146,7 +148,7 @@ impl HttpEndpoint {
         }
     }
 
-    /// Gives out the messages of a stream until it ends. `batches`: many may come as one.
+    /// Forwards the messages of a stream until it ends. `batches`: many may come as one.
     pub(crate) async fn forward_events(
         &self,
         response: reqwest::Response,
@@ -159,7 +161,7 @@ impl HttpEndpoint {
         let mut body = ResponseBody::of(response, max)?;
         let mut ended = false;
         while !ended {
-            // A silent stream may be one whose other end is gone; the caller opens another.
+            // The other end of a silent stream may be gone; the caller opens another.
             let Ok(piece) = tokio::time::timeout(idle, body.chunk()).await else {
                 return Ok(NotificationsEnd::Ended);
             };
@@ -176,7 +178,7 @@ impl HttpEndpoint {
                     place.last = HeaderValue::from_str(id).ok().filter(|id| !id.is_empty());
                 }
                 if let Some(retry) = read.retry.as_ref().and_then(|retry| retry.parse().ok()) {
-                    place.retry = Some(Duration::from_millis(retry).min(LONGEST_RETRY));
+                    place.retry = Some(Duration::from_millis(retry).min(MAX_RETRY));
                 }
                 let Some(data) = read.message() else { continue };
                 let data = Bytes::copy_from_slice(data);
@@ -192,7 +194,7 @@ impl HttpEndpoint {
     }
 }
 
-/// A legacy server has no such stream; other refusals may pass.
+/// A legacy server has no such stream; other rejections may be temporary.
 fn has_no_stream(status: StatusCode) -> bool {
     status.is_success() || matches!(status.as_u16(), 404 | 405 | 406 | 501)
 }

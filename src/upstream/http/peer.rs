@@ -1,10 +1,10 @@
-//! The address of an HTTP server as Pingora wants it: resolved, with its TLS name and its fixed headers.
+//! The address of an HTTP server as Pingora needs it: resolved, with its TLS name and its fixed headers.
 //!
-//! `HttpPeer::new` resolves names blockingly and panics when it cannot, so names are resolved here, in the
-//! background, and a request only reads the newest result. A name may have many addresses. Requests that belong to
-//! no session are spread over those of the first family; the other family, and an address that could not be
-//! connected to, are used when there is nothing better. A session stays at the first address, since behind one name
-//! there may be processes that know nothing of each other's sessions.
+//! `HttpPeer::new` resolves names synchronously and panics on failure. So names are resolved here, in the
+//! background, and a request only reads the newest result. A name may have many addresses. Requests that
+//! belong to no session are spread over those of the first family. The other family, and an address that
+//! could not be connected to, are used as a last resort. A session stays at the first address, since
+//! processes behind one name may not share sessions.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,37 +21,39 @@ use tokio::sync::Notify;
 use super::tls::UpstreamTls;
 use crate::upstream::{UpstreamError, UpstreamLimits};
 
-/// For `Accept-Encoding`: a stream that is compressed is held back on the way, and what is searched is decoded first.
+/// For `Accept-Encoding`: a compressed stream is delayed on the way, and searched content must be decoded
+/// first.
 pub const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
-/// For `Accept`: the gateway is the client of its servers, and takes both forms of an answer, whatever its own clients
-/// take (2026-07-28 and 2025-11-25, streamable-http: a client must list both).
+/// For `Accept`: the gateway is the client of its servers, and accepts both forms of a response, whatever its
+/// own clients accept (2026-07-28 and 2025-11-25, streamable-http: a client must list both).
 pub const BOTH_FORMS: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 
-/// How long an address is passed over after no connection could be made to it.
+/// How long an address is skipped after a failed connection.
 const COOLDOWN: Duration = Duration::from_secs(30);
 /// How long a server gets connections that serve one request each, after an error that named none.
-const DOUBT: Duration = Duration::from_secs(60);
-/// How long a resolver may take.
-const RESOLVE: Duration = Duration::from_secs(10);
+const DOUBT_PERIOD: Duration = Duration::from_secs(60);
+/// Timeout of name resolution.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection to a server may lie unused. Less than the 5 seconds after which Node's and uvicorn's servers close
-/// theirs: a call that is sent into the closing cannot be sent again, since the server may have taken it.
+/// How long a connection to a server may be idle. Less than the 5 seconds after which Node's and uvicorn's
+/// servers close theirs. A call that is sent while the server closes cannot be sent again, since the server
+/// may have read it.
 pub const IDLE: Duration = Duration::from_secs(4);
 
-/// After how long a silence the system asks whether the other side is still there, how often more, and how long bytes may
-/// go without being acknowledged, or taken, at the least: what has vanished without a word is told from what only works.
-const SILENT: Duration = Duration::from_secs(15);
-const ASKED: usize = 3;
-const LOST: Duration = Duration::from_secs(30);
+/// TCP keepalive: the idle time before the first probe, the number of probes, and the least time that bytes
+/// may stay unacknowledged or unread. So a dead connection is detected, and a busy one is kept.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: usize = 3;
+const MIN_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How a connection is watched on which the other side may take this long to do anything.
+/// The keepalive of a connection with this timeout for the other side.
 pub fn with_probes(timeout: Duration) -> TcpKeepalive {
     TcpKeepalive {
-        idle: SILENT,
-        interval: SILENT / 3,
-        count: ASKED,
+        idle: KEEPALIVE_IDLE,
+        interval: KEEPALIVE_IDLE / 3,
+        count: KEEPALIVE_PROBES,
         #[cfg(target_os = "linux")]
-        user_timeout: timeout.max(LOST),
+        user_timeout: timeout.max(MIN_USER_TIMEOUT),
     }
 }
 
@@ -65,13 +67,13 @@ pub struct Peer {
     pub path: Uri,
     /// Sent with each request; secrets.
     pub headers: HeaderMap,
-    /// What is the same in the head of each message: host, type, forms of answers, and `headers`.
+    /// Headers that are the same in each message: host, type, accepted forms, and `headers`.
     pub static_headers: Vec<(HeaderName, HeaderValue)>,
     connect_timeout: Duration,
     call_timeout: Duration,
     upstream_tls: Arc<UpstreamTls>,
     resolved: ArcSwapOption<Addresses>,
-    /// Told when its name should be looked up before it is time.
+    /// Notified when its name should be resolved early.
     pub stale: Notify,
     started: Instant,
     /// The server speaks HTTP/2: one connection serves all.
@@ -80,7 +82,7 @@ pub struct Peer {
     doubtful: AtomicU64,
 }
 
-/// What a name stands for: sorted, IPv4 first, since servers on `localhost` often listen there only.
+/// The addresses of a name: sorted, IPv4 first, since servers on `localhost` often listen there only.
 struct Addresses {
     all: Box<[Address]>,
     turn: AtomicUsize,
@@ -89,7 +91,7 @@ struct Addresses {
 struct Address {
     peer: HttpPeer,
     at: SocketAddr,
-    /// Milliseconds from the peer's start until which it is passed over.
+    /// Milliseconds from the peer's start until which it is skipped.
     cooldown: AtomicU64,
 }
 
@@ -114,20 +116,20 @@ impl Peer {
         }
         let authority = HeaderValue::try_from(authority).map_err(|e| e.to_string())?;
         let json = HeaderValue::from_static("application/json");
-        let mut stem = vec![
+        let mut static_headers = vec![
             (HOST, authority.clone()),
             (CONTENT_TYPE, json),
             (ACCEPT, BOTH_FORMS),
             (ACCEPT_ENCODING, IDENTITY),
         ];
-        stem.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        static_headers.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         let peer = Self {
             port: url.port_or_known_default().ok_or("the URL has no port")?,
             tls,
             authority,
             path: path.try_into().map_err(|e: http::uri::InvalidUri| e.to_string())?,
             headers,
-            static_headers: stem,
+            static_headers,
             connect_timeout: limits.connect_timeout,
             call_timeout: limits.timeout,
             upstream_tls: trust,
@@ -139,12 +141,12 @@ impl Peer {
             host: host.trim_matches(['[', ']']).to_owned(),
         };
         if let Ok(ip) = peer.host.parse() {
-            peer.adopt(vec![SocketAddr::new(ip, peer.port)]);
+            peer.apply_addresses(vec![SocketAddr::new(ip, peer.port)]);
         }
         Ok(peer)
     }
 
-    /// Where a redirection of a request for `from` leads, if that is in the same origin.
+    /// The target of a redirection of a request for `from`, if it has the same origin.
     pub fn redirected(&self, from: &Uri, location: &str) -> Option<Uri> {
         let scheme = if self.tls { "https" } else { "http" };
         let from = format!("{scheme}://{}{from}", self.authority.to_str().ok()?);
@@ -156,12 +158,12 @@ impl Peer {
         }
     }
 
-    /// Looks the name up again; the last good addresses stay when that fails.
+    /// Resolves the name again; the last good addresses stay when that fails.
     pub async fn resolve(&self) -> Result<(), UpstreamError> {
         let unreachable =
             |why: String| UpstreamError::Unreachable(format!("cannot resolve {}: {why}", self.host));
         let looking = tokio::net::lookup_host((self.host.as_str(), self.port));
-        let found = match tokio::time::timeout(RESOLVE, looking).await {
+        let found = match tokio::time::timeout(RESOLVE_TIMEOUT, looking).await {
             Ok(found) => found.map_err(|e| unreachable(e.to_string()))?,
             Err(_) => return Err(unreachable("the resolver does not answer".into())),
         };
@@ -169,13 +171,13 @@ impl Peer {
         if all.is_empty() {
             return Err(unreachable("no address".into()));
         }
-        self.adopt(all);
+        self.apply_addresses(all);
         Ok(())
     }
 
-    /// Takes what a name stands for now; what is known of addresses that stay is kept.
-    fn adopt(&self, mut all: Vec<SocketAddr>) {
-        // Resolvers turn the order about; here it must hold still for sessions.
+    /// Applies the current addresses of a name; the state of addresses that stay is kept.
+    fn apply_addresses(&self, mut all: Vec<SocketAddr>) {
+        // Resolvers rotate the order; here it must be stable for sessions.
         all.sort_by_key(|address| (address.is_ipv6(), *address));
         all.dedup();
         let known = self.resolved.load();
@@ -192,7 +194,7 @@ impl Peer {
         self.resolved.store(Some(Arc::new(Addresses { all: all.collect(), turn: AtomicUsize::new(0) })));
     }
 
-    /// Whether it has no name to look up.
+    /// Whether its host is an IP address.
     pub fn is_literal(&self) -> bool {
         self.host.parse::<std::net::IpAddr>().is_ok()
     }
@@ -222,7 +224,7 @@ impl Peer {
         Some(Box::new(chosen.peer.clone()))
     }
 
-    /// Notes that no connection could be made to an address; gives whether there is another to try.
+    /// Records a failed connection to an address; returns whether there is another to try.
     pub fn failed(&self, peer: &HttpPeer) -> bool {
         self.stale.notify_one();
         let resolved = self.resolved.load();
@@ -234,7 +236,7 @@ impl Peer {
         resolved.all.iter().any(|address| address.resting() <= now)
     }
 
-    /// The addresses in the order in which the house's own client tries them.
+    /// The addresses in the order in which the gateway's own client tries them.
     fn order(&self) -> Vec<SocketAddr> {
         let resolved = self.resolved.load();
         let Some(resolved) = resolved.as_ref() else { return Vec::new() };
@@ -244,10 +246,10 @@ impl Peer {
         fresh.into_iter().chain(resting).map(|address| address.at).collect()
     }
 
-    /// Notes which HTTP it speaks.
+    /// Records which HTTP version it speaks.
     pub fn has_http2(&self, version: http::Version) {
         let streams = version == http::Version::HTTP_2;
-        // Nearly always as it was: then nothing is written that other cores read.
+        // Nearly always unchanged: then nothing is written that other cores read.
         if self.has_streams() != streams {
             self.streams.store(streams, Ordering::Relaxed);
         }
@@ -258,12 +260,13 @@ impl Peer {
         self.streams.load(Ordering::Relaxed)
     }
 
-    /// It gave an error that names no request, on a connection on which others had been asked.
+    /// Records an error that names no request, on a connection that was used for others.
     pub fn doubt(&self) {
-        self.doubtful.store(self.clock() + DOUBT.as_millis() as u64, Ordering::Relaxed);
+        self.doubtful.store(self.clock() + DOUBT_PERIOD.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Whether each request is to have a connection of its own, so that what names none is surely about it.
+    /// Whether each request must have a connection of its own, so that an error without an id certainly
+    /// belongs to it.
     pub fn is_doubtful(&self) -> bool {
         let until = self.doubtful.load(Ordering::Relaxed);
         until > 0 && self.clock() < until
@@ -291,8 +294,8 @@ impl Address {
     }
 }
 
-/// Gives the house's own client the same addresses, in an order that does not change by itself: a session that it
-/// opens is used by Pingora too.
+/// Gives the gateway's own client the same addresses, in a stable order: Pingora uses the sessions that it
+/// opens too.
 pub struct PeerResolver(pub Arc<Peer>);
 
 impl reqwest::dns::Resolve for PeerResolver {
@@ -318,7 +321,7 @@ mod tests {
         let config = config.expect("a good config");
         let limits = UpstreamLimits::of(&config.servers["s"], &config.limits);
         let peer = Peer::new(&url, HeaderMap::new(), &limits, Arc::default()).expect("a peer");
-        peer.adopt(addresses.iter().map(|at| at.parse().expect("an address")).collect());
+        peer.apply_addresses(addresses.iter().map(|at| at.parse().expect("an address")).collect());
         peer
     }
 
@@ -357,14 +360,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_cannot_be_reached_rests_and_the_other_family_comes_last() {
+    fn an_unreachable_address_is_skipped_and_the_other_family_comes_last() {
         let peer = peer(&["[::1]:80", "10.0.0.1:80", "10.0.0.2:80"]);
         for (next, more) in [("10.0.0.2:80", true), ("[::1]:80", true)] {
             assert_eq!(peer.failed(&peer.now(false).expect("an address")), more);
             assert_eq!([chosen(&peer, true), chosen(&peer, false)], [next, next]);
         }
         assert!(!peer.failed(&peer.now(false).expect("an address")), "none is left");
-        // Then any will do.
+        // Then any address is used.
         assert_eq!(chosen(&peer, true), "10.0.0.1:80");
     }
 
@@ -372,7 +375,7 @@ mod tests {
     fn what_is_known_of_an_address_outlives_a_look_at_its_name() {
         let peer = peer(&["10.0.0.1:80", "10.0.0.2:80"]);
         peer.failed(&peer.now(false).expect("an address"));
-        peer.adopt(vec![
+        peer.apply_addresses(vec![
             "10.0.0.3:80".parse().expect("an address"),
             "10.0.0.1:80".parse().expect("an address"),
         ]);

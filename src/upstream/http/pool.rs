@@ -1,8 +1,7 @@
-//! The equal endpoints of one server, and how they are kept in sight; which of them a message goes to: `choice`.
+//! The equal endpoints of one server and their health; the choice among them is in `balance`.
 //!
-//! The endpoints are an array that never changes; what changes are atomics in them. A reload that only changes which
-//! endpoints there are makes a new pool around those that stay ([`Pool::new`]), with their connections, sessions and all
-//! that is known of them.
+//! The endpoints are an immutable array of atomics. A reload that only changes the set of endpoints makes a
+//! new pool around those that stay ([`Pool::new`]), with their connections, sessions and state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,8 +19,8 @@ use super::{HttpEndpoint, UpstreamSession};
 use crate::config::{self, Balance};
 use crate::upstream::{Peer, RpcOutcome, ServerHandshake, UpstreamError, UpstreamLimits};
 
-/// The longest time that opening a session may take at one endpoint, if there is another.
-const OPEN: Duration = Duration::from_secs(10);
+/// Timeout of opening a session at one endpoint, if there is another.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Pool {
     pub(crate) name: Arc<str>,
@@ -32,7 +31,7 @@ pub struct Pool {
     pub(crate) failure_limit: u32,
     pub(crate) interval: Duration,
     pub(crate) turn: AtomicUsize,
-    /// The endpoint that the gateway itself talks to.
+    /// The endpoint that the gateway's own requests use.
     pub(crate) primary: AtomicUsize,
     /// The eras that the server speaks, once they are known.
     pub(crate) eras: watch::Sender<[bool; 2]>,
@@ -40,7 +39,7 @@ pub struct Pool {
     pub(crate) closed: AtomicBool,
 }
 
-/// What a pool is made of.
+/// The settings of a pool.
 pub struct PoolSettings<'a> {
     pub name: &'a str,
     pub urls: &'a [config::Url],
@@ -50,11 +49,11 @@ pub struct PoolSettings<'a> {
     pub tls: Arc<UpstreamTls>,
 }
 
-/// A call at an endpoint, which counts as under way until it is dropped.
+/// A call at an endpoint, which counts as in flight until it is dropped.
 pub struct EndpointGuard {
     endpoint: Arc<HttpEndpoint>,
     index: usize,
-    /// It was told how it went.
+    /// Its result was recorded.
     recorded: bool,
 }
 
@@ -67,14 +66,14 @@ impl EndpointGuard {
         self.index
     }
 
-    /// Whether this is the first word of how it went.
+    /// Whether this is the first result.
     pub fn record(&mut self) -> bool {
         !std::mem::replace(&mut self.recorded, true)
     }
 }
 
 impl Drop for Pool {
-    /// One that never ran, since its configuration could not be used as a whole.
+    /// A pool that never ran, since its configuration was invalid as a whole.
     fn drop(&mut self) {
         if !*self.closed.get_mut() {
             for endpoint in &self.endpoints {
@@ -91,8 +90,8 @@ impl Drop for EndpointGuard {
 }
 
 impl Pool {
-    /// Endpoints that were in `before` are taken over, which is for a pool of the same server that differs in
-    /// nothing else.
+    /// Takes over endpoints that were in `before`. Only for a pool of the same server that differs in nothing
+    /// else.
     pub fn new(settings: PoolSettings<'_>, before: Option<&Pool>) -> Result<Self, String> {
         let endpoints = settings.urls.iter().map(|url| {
             let url = url.uri().to_string();
@@ -122,19 +121,20 @@ impl Pool {
             turn: AtomicUsize::new(0),
             primary: AtomicUsize::new(0),
             eras: watch::Sender::new(before.map_or([false; 2], |pool| *pool.eras.borrow())),
-            // One clock for all pools that an endpoint is ever in.
+            // One clock for all pools that ever contain an endpoint.
             started: before.map_or_else(Instant::now, |pool| pool.started),
             closed: AtomicBool::new(false),
         })
     }
 
-    /// The endpoint of a seat, if it is one of this server's.
+    /// The endpoint of an upstream session, if it is one of this server's.
     pub fn index_of(&self, upstream_session: &UpstreamSession) -> Option<usize> {
         let at = upstream_session.endpoint.as_ptr();
         self.endpoints.iter().position(|endpoint| std::ptr::eq(at, Arc::as_ptr(endpoint)))
     }
 
-    /// Whether a seat can be used: its endpoint is one of this server's, and gets calls unless no other does.
+    /// Whether an upstream session can be used: its endpoint is one of this server's, and gets calls unless
+    /// no other does.
     pub fn can_serve(&self, upstream_session: &UpstreamSession) -> bool {
         let Some(index) = self.index_of(upstream_session) else { return false };
         self.endpoints.len() == 1 || self.healthy() & (1 << index) != 0 || !self.has_alternative(1 << index)
@@ -145,35 +145,36 @@ impl Pool {
         &self.endpoints[0].peer
     }
 
-    /// A call goes to this endpoint.
+    /// Counts a call at this endpoint.
     pub fn acquire(&self, index: usize) -> EndpointGuard {
         let endpoint = self.endpoints[index].clone();
         endpoint.health.begin_call();
         EndpointGuard { endpoint, index, recorded: false }
     }
 
-    /// A call was answered, however.
+    /// Records a call with any response.
     pub fn answered(&self, index: usize) {
         if self.endpoints.len() == 1 {
             return;
         }
-        let news = self.endpoints[index].health.call_succeeded(self.clock());
-        self.log_change(index, news, "a call was answered");
+        let change = self.endpoints[index].health.call_succeeded(self.clock());
+        self.log_change(index, change, "a call was answered");
     }
 
-    /// A call was not answered.
+    /// Records a call without a response.
     pub fn failed(&self, index: usize, fault: EndpointFault, why: &str) {
         if self.endpoints.len() == 1 {
             return;
         }
-        // The last one that is well is not sent away.
+        // The last healthy endpoint is not ejected.
         let may_eject = self.healthy() & !(1 << index) != 0;
-        let news =
+        let change =
             self.endpoints[index].health.call_failed(fault, self.failure_limit, may_eject, self.clock());
-        self.log_change(index, news, why);
+        self.log_change(index, change, why);
     }
 
-    /// Notes how a call went at an endpoint, if that was not told before. What is no fault was an answer.
+    /// Records the result of a call at an endpoint, if there is none yet. An error that is no fault counts as
+    /// a response.
     pub fn record(&self, endpoint_guard: &mut EndpointGuard, error: Option<&UpstreamError>) {
         if !endpoint_guard.record() {
             return;
@@ -184,7 +185,7 @@ impl Pool {
         }
     }
 
-    /// What an error says of an endpoint, to which this call went.
+    /// Records the error of a call at an endpoint.
     pub fn apply_change(&self, index: usize, error: &UpstreamError) {
         match error {
             UpstreamError::Unreachable(why) => self.failed(index, EndpointFault::Connect, why),
@@ -193,12 +194,12 @@ impl Pool {
         }
     }
 
-    pub(crate) fn log_change(&self, index: usize, news: Option<HealthChange>, why: &str) {
+    pub(crate) fn log_change(&self, index: usize, change: Option<HealthChange>, why: &str) {
         let (server, endpoint) = (&self.name, &self.endpoints[index].label);
         if self.endpoints.len() == 1 {
             return;
         }
-        match news {
+        match change {
             Some(HealthChange::Down) => {
                 tracing::warn!(%server, endpoint, why, "endpoint is down: its checks fail")
             }
@@ -218,7 +219,7 @@ impl Pool {
     }
 
     pub(crate) fn clock(&self) -> u64 {
-        // Never 0, which means "not" in what is kept.
+        // Never 0, which means "not" in the stored times.
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 
@@ -237,7 +238,9 @@ impl Pool {
             let opening =
                 endpoint_guard.endpoint.open(params, bearer.clone(), endpoint_guard.endpoint.call_timeout());
             let opened = if more {
-                tokio::time::timeout(OPEN, opening).await.unwrap_or(Err(UpstreamError::TimedOut(OPEN)))
+                tokio::time::timeout(OPEN_TIMEOUT, opening)
+                    .await
+                    .unwrap_or(Err(UpstreamError::TimedOut(OPEN_TIMEOUT)))
             } else {
                 opening.await
             };
@@ -249,7 +252,7 @@ impl Pool {
                         return Err(error);
                     }
                 }
-                // That says nothing of the endpoint.
+                // That is no evidence against the endpoint.
                 Err(error @ UpstreamError::Exhausted(_)) => return Err(error),
                 other => {
                     self.answered(index);
@@ -259,7 +262,7 @@ impl Pool {
         }
     }
 
-    /// Ends a session, wherever it is.
+    /// Closes a session at its endpoint.
     pub async fn close_session(&self, upstream_session: &UpstreamSession) {
         if let Some(endpoint) = upstream_session.endpoint.upgrade() {
             endpoint.close_session(upstream_session).await;
@@ -280,7 +283,7 @@ impl Pool {
             .await
     }
 
-    /// A message of a session that has no answer, as it is.
+    /// Sends a message of a session without a response, unchanged.
     pub async fn forward(
         &self,
         upstream_session: &UpstreamSession,
@@ -294,7 +297,7 @@ impl Pool {
             .await
     }
 
-    /// One request in a session.
+    /// Sends one request in a session.
     pub async fn request_in(
         &self,
         upstream_session: &UpstreamSession,
@@ -309,23 +312,24 @@ impl Pool {
             .await
     }
 
-    /// Sends a reply to what the server asked in a seat.
+    /// Replies to a request of the server in an upstream session.
     pub async fn reply(&self, upstream_session: &UpstreamSession, body: Bytes) {
         if let Some(endpoint) = upstream_session.endpoint.upgrade() {
             endpoint.reply(upstream_session, body).await;
         }
     }
 
-    /// Whether the server knows a seat; see [`HttpEndpoint::knows_session`](super::Http::knows).
+    /// Whether the server knows an upstream session; see
+    /// [`HttpEndpoint::knows_session`](super::HttpEndpoint::knows_session).
     pub async fn knows_session(&self, upstream_session: &UpstreamSession) -> Option<bool> {
         upstream_session.endpoint.upgrade()?.knows_session(upstream_session).await
     }
 
-    /// What a server says to a session unasked; see [`HttpEndpoint::announcements`](super::Http::announcements).
+    /// Notifications to a session; see [`HttpEndpoint::announcements`](super::HttpEndpoint::announcements).
     pub async fn announcements(
         &self,
         upstream_session: &UpstreamSession,
-        mark: &mut StreamCursor,
+        cursor: &mut StreamCursor,
         begun: &Notify,
         out: &mpsc::Sender<Bytes>,
     ) -> Result<NotificationsEnd, UpstreamError> {
@@ -333,7 +337,7 @@ impl Pool {
             .endpoint
             .upgrade()
             .ok_or(UpstreamError::SessionExpired)?
-            .announcements(upstream_session, mark, begun, out)
+            .announcements(upstream_session, cursor, begun, out)
             .await
     }
 }

@@ -1,6 +1,7 @@
-//! Redirections (RFC 9110 §15.4). One that keeps method and body (307, 308) is followed within the origin, for the gateway's
-//! own requests and for those of clients alike: servers redirect a missing or further slash. Elsewhere nothing is sent,
-//! since credentials and arguments are for the server that was configured; the error names the place instead.
+//! Redirections (RFC 9110 §15.4). One that keeps method and body (307, 308) is followed within the origin,
+//! for the gateway's own requests and for those of clients: servers redirect a missing or extra slash.
+//! Nothing is sent to another origin, since credentials and arguments are for the configured server; the
+//! error names the location instead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,23 +14,23 @@ use reqwest::redirect::Policy;
 use crate::upstream::UpstreamError;
 
 /// How often one request is redirected.
-pub const MOST: usize = 4;
+pub const MAX_REDIRECTS: usize = 4;
 
-/// Tells once that a server's requests are redirected.
+/// Logs once that a server's requests are redirected.
 #[derive(Debug)]
 pub struct Redirects {
     server: String,
-    told: AtomicBool,
+    logged: AtomicBool,
 }
 
 impl Redirects {
     pub fn new(server: &str) -> Self {
-        Self { server: server.to_owned(), told: AtomicBool::new(false) }
+        Self { server: server.to_owned(), logged: AtomicBool::new(false) }
     }
 
-    /// A redirection is followed.
+    /// Logs a redirection that is followed.
     pub fn follow(&self, status: u16, path: &str) {
-        if !self.told.swap(true, Ordering::Relaxed) {
+        if !self.logged.swap(true, Ordering::Relaxed) {
             tracing::info!(
                 server = self.server,
                 status,
@@ -40,17 +41,17 @@ impl Redirects {
     }
 }
 
-/// Whether such a status asks for the same request at another place.
+/// Whether such a status redirects the request unchanged.
 pub fn keeps_request(status: u16) -> bool {
     matches!(status, 307 | 308)
 }
 
-/// What the gateway's own client does when it is redirected.
+/// The redirect policy of the gateway's own client.
 pub(crate) fn policy(redirects: Arc<Redirects>) -> Policy {
     Policy::custom(move |attempt| {
         let status = attempt.status().as_u16();
         let stays = attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
-        if !keeps_request(status) || !stays || attempt.previous().len() > MOST {
+        if !keeps_request(status) || !stays || attempt.previous().len() > MAX_REDIRECTS {
             return attempt.stop();
         }
         redirects.follow(status, attempt.url().path());

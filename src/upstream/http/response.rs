@@ -1,6 +1,6 @@
-//! What an endpoint answers to the gateway itself, read as a whole: JSON, or the stream that ends with it.
+//! Responses of an endpoint to the gateway itself, read as a whole: JSON, or a stream up to the response.
 //!
-//! Answers to clients do not come this way (`proxy/answer.rs`).
+//! Responses to clients do not come this way (`proxy/response_messages.rs`).
 
 use std::time::Duration;
 
@@ -17,21 +17,22 @@ use mcp::jsonrpc::message;
 use mcp::sse;
 use mcp::sse::EventSplitter;
 
-/// What is waited for, and how.
+/// Which response is read, and how.
 pub struct ReadOptions<'a> {
     /// The id of the request, as written.
     pub id: &'a [u8],
     /// Many messages may come as one.
     pub batches: bool,
-    /// Where the gateway asked in a session, and may be asked something on the way.
+    /// Set for the gateway's own request in a session, where the server may send requests before the
+    /// response.
     pub upstream_session: Option<&'a UpstreamSession>,
-    /// Takes what is said on the way.
+    /// Receives the messages before the response.
     pub progress: Option<&'a Progress>,
     pub timeout: Duration,
-    /// Nothing else was asked where the answer comes from, or only by the gateway in its own name: what names no request is
-    /// about this one.
+    /// The connection carried no other request, or only the gateway's own: a message that names no request
+    /// belongs to this one.
     pub certain: bool,
-    /// Set where each message starts the time anew.
+    /// Set if each message restarts the timeout.
     pub timer: Option<&'a CallTimer>,
 }
 
@@ -50,7 +51,7 @@ impl<'a> ReadOptions<'a> {
 }
 
 impl HttpEndpoint {
-    /// Reads the answer to a request, from JSON or from a stream.
+    /// Reads the response to a request, from JSON or from a stream.
     pub async fn read_response(
         &self,
         response: reqwest::Response,
@@ -86,7 +87,7 @@ impl HttpEndpoint {
                         }
                         for message in parts(Bytes::copy_from_slice(data)) {
                             match (match_response(&message, id, certain)?, progress) {
-                                (Some(said), _) => return Ok(said),
+                                (Some(outcome), _) => return Ok(outcome),
                                 (None, _)
                                     if let (Some(upstream_session), Some(me)) =
                                         (upstream_session, self.me.upgrade()) =>
@@ -116,11 +117,11 @@ impl HttpEndpoint {
                 }
             }
             match found {
-                Ok(Some(said)) => Ok(said),
+                Ok(Some(outcome)) => Ok(outcome),
                 _ if later.is_some() && matches!(status.as_u16(), 429 | 503) => {
                     Err(UpstreamError::RetryLater(status.as_u16(), later))
                 }
-                // Something before the server says that it is not there.
+                // A proxy before the server reports that it is not there.
                 _ if matches!(status.as_u16(), 502..=504) => {
                     Err(UpstreamError::Unreachable(format!("HTTP {status}")))
                 }
@@ -142,11 +143,11 @@ impl HttpEndpoint {
     }
 }
 
-/// The answer to `id` in this message; `None` for a message that is something else.
+/// The response to `id` in this message; `None` for any other message.
 fn match_response(message: &Bytes, id: &[u8], certain: bool) -> Result<Option<RpcOutcome>, UpstreamError> {
-    let nonsense = || UpstreamError::InvalidResponse(shorten(message));
+    let invalid = || UpstreamError::InvalidResponse(shorten(message));
     let read =
-        message::read(message).ok_or_else(|| if certain { nonsense() } else { UpstreamError::Nameless })?;
+        message::read(message).ok_or_else(|| if certain { invalid() } else { UpstreamError::Nameless })?;
     if !read.is_response() {
         return Ok(None);
     }
@@ -164,11 +165,11 @@ fn match_response(message: &Bytes, id: &[u8], certain: bool) -> Result<Option<Rp
     }
 }
 
-/// The body of an answer as it comes, decoded.
+/// The body of a response as it arrives, decoded.
 pub(crate) struct ResponseBody {
     response: reqwest::Response,
     decoder: Option<Decoder>,
-    /// What a piece may stand for.
+    /// The decoded limit of a chunk.
     max: usize,
 }
 
@@ -178,7 +179,7 @@ impl ResponseBody {
         Ok(Self { response, decoder, max })
     }
 
-    /// The next piece, which may be empty; none at the end.
+    /// The next chunk, which may be empty; `None` at the end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let piece = self.response.chunk().await.map_err(|error| unreachable(&error))?;
         let (Some(decoder), max) = (&mut self.decoder, self.max) else { return Ok(piece) };
@@ -195,11 +196,11 @@ impl ResponseBody {
     }
 }
 
-/// How much of a refusal is read, and for how long it is waited.
+/// How much of a rejection is read, and its timeout.
 const MAX_ERROR_BODY: usize = 4096;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a server says with a refusal, in few words.
+/// The server's message with a rejection, shortened.
 pub(crate) async fn error_text(response: reqwest::Response) -> String {
     let kind = kind_of(response.headers());
     let Ok(mut body) = ResponseBody::of(response, MAX_ERROR_BODY) else { return String::new() };
@@ -216,7 +217,7 @@ pub(crate) async fn error_text(response: reqwest::Response) -> String {
     rejection_text(&kind, &text)
 }
 
-/// The same of its body: the message of an error, or a text for people; of a page nothing.
+/// The message in the body of a rejection: that of an error, or a text for people; empty for an HTML page.
 pub fn rejection_text(kind: &str, body: &[u8]) -> String {
     let body = &body[..body.len().min(MAX_ERROR_BODY)];
     if kind.contains("html") {
@@ -227,11 +228,11 @@ pub fn rejection_text(kind: &str, body: &[u8]) -> String {
         message::string(place.of(json))
     };
     let error = message::member(body, "error").and_then(|place| inner(place.of(body), "message"));
-    let told = error.or_else(|| inner(body, "message")).or_else(|| inner(body, "error"));
-    client_message(&told.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned()))
+    let error_message = error.or_else(|| inner(body, "message")).or_else(|| inner(body, "error"));
+    client_message(&error_message.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned()))
 }
 
-/// The media type of an answer, without parameters and in lower case.
+/// The media type of a response, without parameters and in lower case.
 pub fn kind_of(headers: &http::HeaderMap) -> String {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
@@ -242,7 +243,7 @@ pub(crate) fn is_sse(response: &reqwest::Response) -> bool {
 }
 
 pub(crate) fn unreachable(error: &reqwest::Error) -> UpstreamError {
-    // Which of its addresses it was is not told.
+    // The address is not named.
     if is_exhausted(error, None) {
         return UpstreamError::Exhausted(cause(error));
     }
@@ -258,8 +259,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_refusal_the_words_for_people_are_told() {
-        for (kind, body, told) in [
+    fn the_message_of_a_rejection_is_extracted() {
+        for (kind, body, error_message) in [
             (
                 "text/plain",
                 "Access is only allowed at localhost:8931\r\n",
@@ -276,7 +277,7 @@ mod tests {
             ("text/html", "<html><h1>403</h1>", ""),
             ("text/plain", "", ""),
         ] {
-            assert_eq!(rejection_text(kind, body.as_bytes()), told, "{body}");
+            assert_eq!(rejection_text(kind, body.as_bytes()), error_message, "{body}");
         }
         let long = rejection_text("text/plain", &[b'x'; 10_000]);
         assert!(long.chars().count() <= 200 && long.ends_with('…'), "{long}");

@@ -1,8 +1,8 @@
-//! Whether a call is tried again, and when.
+//! Whether a call is retried, and when.
 //!
-//! What could not have reached a server is tried at another address without being asked. Everything else needs the
-//! server's settings, a call that only reads, time, and a budget: retries must not multiply the load of a server
-//! that is in trouble.
+//! A call that cannot have reached a server is tried at another address without further conditions.
+//! Everything else requires the server's settings, a call that only reads, time, and a budget: retries must
+//! not multiply the load of a server that is in trouble.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,19 +16,19 @@ use crate::telemetry::Metrics;
 /// What a call puts into the budget and what a retry takes out: at most one retry for five calls.
 const BUDGET_DEPOSIT: u32 = 1;
 const BUDGET_COST: u32 = 5;
-/// What the budget holds at most, and at first: this many retries may come in a row.
+/// The maximum of the budget, and its start value: this many retries may come in a row.
 const BUDGET_RESERVE: u32 = 50 * BUDGET_COST;
-/// The pause before the first retry where the call went is at most this, before the next twice that.
+/// The longest pause before the first retry at the same place; it doubles for each further one.
 const MIN_BACKOFF: Duration = Duration::from_millis(25);
 /// No server makes a call wait longer than this.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
-/// Most addresses that a call is tried at for want of a connection.
+/// Most addresses that a call is tried at after failed connections.
 const MAX_CONNECTS: u32 = 5;
 
-/// Most times that any call is tried.
-pub const MOST: usize = 8;
+/// Most attempts of any call.
+pub const MAX_ATTEMPTS: usize = 8;
 
-/// Why a call may be tried again.
+/// Why a call may be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryReason {
     Connect,
@@ -49,7 +49,7 @@ impl RetryReason {
     }
 
     /// The label of the metric: the word of the config.
-    fn word(self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
             RetryReason::Connect => "connect",
             RetryReason::Reset => "reset",
@@ -60,7 +60,7 @@ impl RetryReason {
     }
 }
 
-/// What happened to a call.
+/// How a call failed.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure {
     pub reason: RetryReason,
@@ -70,19 +70,19 @@ pub struct Failure {
     pub has_alternative: bool,
     /// The connection had been used before: the server may have closed it just then.
     pub reused: bool,
-    /// What the server asked for, by `Retry-After`.
+    /// The server's `Retry-After`.
     pub after: Option<Duration>,
 }
 
-/// What was tried so far of one call.
+/// The attempts of one call.
 #[derive(Debug)]
 pub struct Attempts {
     pub made: u32,
     /// The endpoints that failed, a bit each.
     pub failed: u64,
-    /// Connections of HTTP/2 that were at their end before anything was sent.
+    /// HTTP/2 connections that were closed before anything was sent.
     pub stale: u32,
-    /// To be waited before the next.
+    /// The pause before the next attempt.
     pub wait: Duration,
     pub began: Option<Instant>,
 }
@@ -94,7 +94,7 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    /// What is left of the time of the call.
+    /// The remaining time of the call.
     pub fn remaining(&mut self, timeout: Duration) -> Duration {
         match self.began {
             Some(started) => timeout.saturating_sub(started.elapsed()),
@@ -106,11 +106,11 @@ impl Attempts {
     }
 }
 
-/// A server's policy, and its budget.
+/// A server's retry policy, and its budget.
 pub struct Retry {
     attempts: u32,
     on: Vec<RetryOn>,
-    /// Tools that call themselves idempotent are believed.
+    /// Tools that declare themselves idempotent are trusted.
     pub idempotent: bool,
     budget: AtomicU32,
     counters: [OnceLock<IntCounter>; 5],
@@ -127,7 +127,7 @@ impl Retry {
         }
     }
 
-    /// A call begins.
+    /// Counts the start of a call.
     pub fn begin(&self) {
         // Nearly always full: then nothing is written that other cores read.
         if !self.on.is_empty() && self.budget.load(Ordering::Relaxed) < BUDGET_RESERVE {
@@ -135,7 +135,7 @@ impl Retry {
         }
     }
 
-    /// Whether the call is tried again; `tries` then says when. `timeout` is the time of the whole call.
+    /// Whether the call is retried; `attempts` then has the pause. `timeout` is the time of the whole call.
     pub fn should_retry(&self, attempts: &mut Attempts, failure: Failure, timeout: Duration) -> bool {
         let Failure { reason, idempotent: safe, has_alternative: elsewhere, reused, after } = failure;
         let wanted = self.on.contains(&match reason {
@@ -146,14 +146,14 @@ impl Retry {
             RetryReason::GatewayTimeout => RetryOn::GatewayTimeout,
         });
         let paid = wanted && attempts.made < self.attempts && (safe || reason == RetryReason::Connect);
-        // Nothing was sent, or was read that the server can have read; no load comes of these.
+        // The server has read nothing of the call; such a retry adds no load.
         let free = match reason {
             RetryReason::Connect => elsewhere && attempts.made < MAX_CONNECTS,
             RetryReason::Reset => safe && reused && attempts.made < 3,
             _ => false,
         };
         let wait = match after {
-            // Where it was told to wait too long, it goes only elsewhere.
+            // If the server demands too long a wait, the call only goes to another endpoint.
             Some(after) if after > MAX_BACKOFF && !elsewhere => return false,
             Some(after) if !elsewhere => after,
             _ if free => Duration::ZERO,
@@ -169,7 +169,7 @@ impl Retry {
 
     /// Counts a retry.
     pub fn count(&self, metrics: &Metrics, server: &str, reason: RetryReason) {
-        let make = || metrics.retries(server, reason.word());
+        let make = || metrics.retries(server, reason.label());
         self.counters[reason as usize].get_or_init(make).inc();
     }
 
@@ -186,7 +186,7 @@ fn backoff(made: u32) -> Duration {
     max.mul_f64(getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX)))
 }
 
-/// What a server asks for by `Retry-After`, in seconds; a date is not read, since clocks differ.
+/// The server's `Retry-After` in seconds; a date is ignored, since clocks differ.
 pub fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
     let value = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
     value.trim().parse().ok().map(Duration::from_secs)
@@ -202,7 +202,7 @@ mod tests {
         Retry::new(Some(&config::RetryPolicy { attempts: 3, on: on.to_vec(), idempotent: false }))
     }
 
-    fn mishap(reason: RetryReason, safe: bool, elsewhere: bool) -> Failure {
+    fn failure_of(reason: RetryReason, safe: bool, elsewhere: bool) -> Failure {
         Failure { reason, idempotent: safe, has_alternative: elsewhere, reused: false, after: None }
     }
 
@@ -224,11 +224,11 @@ mod tests {
             (&[], Reset, true, true, false),
             (&[On::Connect], Unavailable, true, true, false),
         ] {
-            let told =
-                retry(on).should_retry(&mut Attempts::default(), mishap(reason, safe, elsewhere), TIME);
-            assert_eq!(told, again, "{on:?} {reason:?} {safe} {elsewhere}");
+            let decided =
+                retry(on).should_retry(&mut Attempts::default(), failure_of(reason, safe, elsewhere), TIME);
+            assert_eq!(decided, again, "{on:?} {reason:?} {safe} {elsewhere}");
         }
-        let reused = Failure { reused: true, ..mishap(Reset, true, false) };
+        let reused = Failure { reused: true, ..failure_of(Reset, true, false) };
         assert!(retry(&[]).should_retry(&mut Attempts::default(), reused, TIME));
         assert!(!retry(&[]).should_retry(
             &mut Attempts::default(),
@@ -241,22 +241,22 @@ mod tests {
     fn attempts_are_counted_and_end() {
         let retry = retry(&[RetryOn::Unavailable]);
         let mut attempts = Attempts::default();
-        let busy = mishap(RetryReason::Unavailable, true, false);
+        let busy = failure_of(RetryReason::Unavailable, true, false);
         assert!(
             retry.should_retry(&mut attempts, busy, TIME) && retry.should_retry(&mut attempts, busy, TIME)
         );
         assert!(!retry.should_retry(&mut attempts, busy, TIME));
-        // Nor is there one that the call has no time for.
+        // No retry either without remaining time.
         assert!(!retry.should_retry(&mut Attempts::default(), busy, Duration::ZERO));
     }
 
     #[test]
-    fn what_the_server_asks_for_is_kept_to() {
+    fn retry_after_is_respected() {
         let retry = retry(&[RetryOn::Unavailable]);
         let asked = |seconds, elsewhere| {
             let mut attempts = Attempts::default();
             let after = Some(Duration::from_secs(seconds));
-            let busy = Failure { after, ..mishap(RetryReason::Unavailable, true, elsewhere) };
+            let busy = Failure { after, ..failure_of(RetryReason::Unavailable, true, elsewhere) };
             retry.should_retry(&mut attempts, busy, TIME).then_some(attempts.wait)
         };
         assert_eq!(asked(1, false), Some(Duration::from_secs(1)));
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn a_budget_keeps_retries_from_multiplying_the_load() {
         let retry = retry(&[RetryOn::Unavailable]);
-        let busy = mishap(RetryReason::Unavailable, true, false);
+        let busy = failure_of(RetryReason::Unavailable, true, false);
         let try_once = || retry.should_retry(&mut Attempts::default(), busy, TIME);
         let reserve = (0..1000).filter(|_| try_once()).count();
         assert_eq!(reserve, 50);
@@ -279,10 +279,10 @@ mod tests {
             })
             .count();
         assert_eq!(retried, calls / 5);
-        // Connections elsewhere cost nothing.
+        // Connections to other endpoints cost nothing.
         assert!(retry.should_retry(
             &mut Attempts::default(),
-            mishap(RetryReason::Connect, false, true),
+            failure_of(RetryReason::Connect, false, true),
             TIME
         ));
     }

@@ -1,7 +1,8 @@
-//! How the house's own client sends: on connections that are shared, or on one that serves this request alone.
+//! How the gateway's own client sends: on shared connections, or on one that serves this request alone.
 //!
-//! On a connection of HTTP/1 that was used before, what comes may be the belated answer to another request (RFC 9112 §9.2).
-//! An id tells that; where something may come that has none, and is for a caller, nothing else may have been asked there.
+//! On a reused HTTP/1 connection, a message may be the belated response to another request (RFC 9112 §9.2).
+//! An id shows that. If a message without an id may come, and is for a caller, the connection must not have
+//! carried other requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,20 +19,23 @@ use super::{HttpEndpoint, UpstreamSession};
 use super::{head_limits, redirect};
 use crate::upstream::{Peer, UpstreamError, UpstreamLimits, cause};
 
-/// For whom a message is sent, and where.
+/// For whom a message is sent, and on which connection.
 #[derive(Clone, Copy)]
 pub enum Asks {
-    /// For the gateway itself. What comes is for its own use and its operator, so that it is believed.
+    /// For the gateway itself. The response is for its own use and its operator, so that it is trusted.
     Gateway,
-    /// For a caller, on a connection that others use too.
+    /// For a caller, on a shared connection.
     Caller,
-    /// For a caller, on a connection of its own, unless there are streams.
+    /// For a caller, on a connection of its own, unless HTTP/2 streams separate the requests.
     Alone,
 }
 
 impl HttpEndpoint {
-    /// Sends one message and gives the answer as it begins. `extra` replaces headers of the same names. If the error
-    /// is [`UpstreamError::Unreachable`], nothing was sent.
+    /// Sends one message and returns the head of the response. `extra` replaces headers of the same names.
+    ///
+    /// # Errors
+    ///
+    /// If it is [`UpstreamError::Unreachable`], nothing was sent.
     pub async fn send(
         &self,
         era: Era,
@@ -62,8 +66,8 @@ impl HttpEndpoint {
         }
     }
 
-    /// What a refusal of the gateway (401, 403) means. To one that got no credentials a server may say what is amiss, which
-    /// is told where nobody else can be meant.
+    /// The error for a rejection of the gateway's credentials (401, 403). If there were none, the server's
+    /// message may explain it; it is passed on only if it certainly belongs to this request.
     pub async fn denied(
         &self,
         response: reqwest::Response,
@@ -81,18 +85,18 @@ impl HttpEndpoint {
         UpstreamError::Denied(status, response::error_text(response).await)
     }
 
-    /// The client whose connections serve one request each; what comes on one of them answers it.
+    /// The client whose connections serve one request each; any message on them answers it.
     fn alone(&self) -> Result<&reqwest::Client, UpstreamError> {
         if let Some(client) = self.alone.get() {
             return Ok(client);
         }
         let settings = settings(&self.peer, &self.redirects, &self.limits()).pool_max_idle_per_host(0);
-        let made = self.trust.client(&self.at, settings).map_err(UpstreamError::InvalidResponse)?;
+        let made = self.upstream_tls.client(&self.at, settings).map_err(UpstreamError::InvalidResponse)?;
         Ok(self.alone.get_or_init(|| made.client))
     }
 
-    /// The same, where it is for somebody else to say what a refusal of credentials means. Gives whether what names no
-    /// request is to be believed.
+    /// The same, but the caller handles a rejection of credentials. Also returns whether a message that names
+    /// no request is trusted.
     pub async fn post(
         &self,
         era: Era,
@@ -124,7 +128,7 @@ impl HttpEndpoint {
         Ok((response, believed))
     }
 
-    /// Asks for a stream, where nothing else is asked: much of what comes there names no request.
+    /// Opens a stream on a connection without other requests: many messages there name no request.
     pub(crate) async fn stream(
         &self,
         headers: HeaderMap,
@@ -141,7 +145,7 @@ impl HttpEndpoint {
         response_to(self.alone()?.get(self.url.clone()).headers(headers), timeout, true).await
     }
 
-    /// Goes on with a stream of a session; `extra` says after which event.
+    /// Resumes a stream of a session; `extra` has the last event id.
     pub async fn resume(
         &self,
         upstream_session: &UpstreamSession,
@@ -155,7 +159,7 @@ impl HttpEndpoint {
     }
 }
 
-/// The house's own client of an endpoint.
+/// The settings of the gateway's own client of an endpoint.
 pub(crate) fn settings(
     peer: &Arc<Peer>,
     redirects: &Arc<redirect::Redirects>,
@@ -167,7 +171,7 @@ pub(crate) fn settings(
         .referer(false)
         .no_proxy()
         .connect_timeout(limits.connect_timeout)
-        .http1_max_headers(head_limits::LINES)
+        .http1_max_headers(head_limits::MAX_LINES)
         .pool_idle_timeout(super::peer::IDLE)
         .tcp_keepalive(watched.idle)
         .tcp_keepalive_interval(watched.interval)
@@ -178,10 +182,11 @@ pub(crate) fn settings(
     builder
 }
 
-/// What hyper says of a head with too many lines or bytes.
+/// The error of hyper for a head with too many lines or bytes.
 const HEAD_TOO_LARGE: &str = "message head is too large";
 
-/// Sends a request and gives the answer as it begins. `believed`: what names no request is about this one.
+/// Sends a request and returns the head of the response. `believed`: a message that names no request belongs
+/// to this one.
 pub(crate) async fn response_to(
     request: reqwest::RequestBuilder,
     timeout: Duration,

@@ -1,6 +1,6 @@
-//! How the connection to an HTTP server is secured, and which HTTP it speaks: whose certificates count, what the gateway
-//! shows of itself, by which name it asks. Read once, and given alike to Pingora, which relays calls, and to the house's
-//! own client, which does the rest.
+//! TLS settings of the connection to an HTTP server, and its HTTP version: trusted certificates, the
+//! gateway's own certificate, the server name. Read once, and applied both to Pingora, which relays calls,
+//! and to the gateway's own client.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,15 +24,15 @@ use crate::config::{self, Http2};
 const MAX_FILE: u64 = 1 << 20;
 /// Calls that share a connection of HTTP/2.
 const STREAMS: usize = 100;
-/// Bytes of an answer that may be on their way, of one call and of a connection: clients that do not read their answers
-/// hold up nobody else's.
+/// Flow control windows, of one call and of a connection: clients that do not read their responses do not
+/// delay those of others.
 const WINDOW: u32 = 256 << 10;
 const WINDOWS: u32 = WINDOW * STREAMS as u32;
-/// How often a server is asked whether it is still there while calls are under way; Pingora waits 5 s for a word.
+/// HTTP/2 keepalive while calls are in flight; Pingora waits 5 s for the response.
 const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(5);
 /// The largest window that there is (RFC 9113 §6.9.1).
-const MOST: u32 = (1 << 31) - 1;
+const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 /// Why the files of a server cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,17 +43,17 @@ pub enum UpstreamTlsError {
     Unfit { key: &'static str, file: PathBuf, what: String },
 }
 
-/// How the connections to one server are made.
+/// The TLS and HTTP settings of one server.
 #[derive(Default)]
 pub struct UpstreamTls {
     http2: Http2,
-    /// Who may vouch for the server; the system's authorities if not set.
+    /// The trusted authorities; those of the system if not set.
     roots: Option<Vec<CertificateDer<'static>>>,
-    /// What the gateway shows of itself.
+    /// The gateway's client certificate.
     client_identity: Option<ClientIdentity>,
     server_name: Option<String>,
     unverified: bool,
-    /// Stands for all of it; 0 if nothing is special.
+    /// A hash of all settings; 0 for the defaults.
     fingerprint: u64,
 }
 
@@ -66,6 +66,7 @@ impl UpstreamTls {
     /// Reads the files that a server names.
     ///
     /// # Errors
+    ///
     /// The first file that cannot be used.
     pub fn read(server: &config::ServerConfig) -> Result<Self, UpstreamTlsError> {
         let none = config::ServerTls::default();
@@ -77,7 +78,7 @@ impl UpstreamTls {
                 for root in &roots {
                     store
                         .add(root.clone())
-                        .map_err(|error| unfit("ca", file, format!("is of no use: {error}")))?;
+                        .map_err(|error| unusable("ca", file, format!("is of no use: {error}")))?;
                 }
                 Some(roots)
             }
@@ -88,9 +89,9 @@ impl UpstreamTls {
                 let chain = certificates("cert", cert)?;
                 let text = bytes("key", key)?;
                 let private = PrivateKeyDer::from_pem_slice(&text)
-                    .map_err(|_| unfit("key", key, "holds no private key without a passphrase".into()))?;
+                    .map_err(|_| unusable("key", key, "holds no private key without a passphrase".into()))?;
                 key_matches(&chain, &private).map_err(|_| {
-                    unfit(
+                    unusable(
                         "key",
                         key,
                         format!("is not the key of the first certificate in {}", cert.display()),
@@ -110,21 +111,21 @@ impl UpstreamTls {
         })
     }
 
-    /// Stands for the settings and what their files hold; changes when one of them does.
+    /// A hash of the settings and the contents of their files; changes when one of them does.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 
-    /// The name that is asked for in the handshake and must stand in the server's certificate.
+    /// The name for the TLS handshake that the server's certificate must contain.
     pub fn name<'a>(&'a self, host: &'a str) -> &'a str {
         self.server_name.as_deref().unwrap_or(host)
     }
 
-    /// Puts it into Pingora's words.
+    /// Applies the settings to a Pingora peer.
     pub fn apply(&self, peer: &mut HttpPeer, tls: bool) {
-        // The head is made anew (`proxy/outgoing.rs`): what a client says of its own connection is not looked at.
+        // The head is rebuilt (`proxy/upstream_request.rs`): connection headers of a client are not used.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
-        // Pingora's pool does not tell authorities and versions apart.
+        // Pingora's pool does not distinguish authorities and versions.
         peer.group_key = self.fingerprint;
         peer.options.alpn = match (self.http2, tls) {
             (Http2::PriorKnowledge, _) => ALPN::H2,
@@ -147,21 +148,21 @@ impl UpstreamTls {
         peer.options.verify_hostname = !self.unverified;
     }
 
-    /// Puts it into the words of the house's own client, whose resolver must know the addresses whatever name it is asked
-    /// for.
+    /// Builds the gateway's own client. Its resolver must return the addresses for any name.
     pub fn client(
         &self,
         url: &reqwest::Url,
         mut builder: reqwest::ClientBuilder,
     ) -> Result<ClientTarget, String> {
         let tls = url.scheme() == "https";
-        // Here the server says how many calls share a connection.
-        builder = builder.http2_initial_stream_window_size(WINDOW).http2_initial_connection_window_size(MOST);
+        // With HTTP/2 the server decides how many calls share a connection.
+        builder =
+            builder.http2_initial_stream_window_size(WINDOW).http2_initial_connection_window_size(MAX_WINDOW);
         builder = builder.http2_keep_alive_interval(PING).http2_keep_alive_timeout(PONG);
         builder = match (self.http2, tls) {
             (Http2::PriorKnowledge, _) => builder.http2_prior_knowledge(),
             (Http2::Auto, true) if self.server_name.is_none() => builder,
-            // With a name of its own, HTTP/2 would say that name as `:authority`.
+            // With a server name of its own, HTTP/2 would send that name as `:authority`.
             _ => builder.http1_only(),
         };
         if let Some(roots) = &self.roots {
@@ -174,22 +175,22 @@ impl UpstreamTls {
             builder = builder.identity(reqwest::Identity::from_pem(&pem).map_err(|error| error.to_string())?);
         }
         builder = builder.tls_danger_accept_invalid_certs(self.unverified);
-        let (mut to, mut said) = (url.clone(), None);
+        let (mut to, mut host_header) = (url.clone(), None);
         if let (true, Some(name)) = (tls, &self.server_name) {
             let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-            said = HeaderValue::try_from(format!("{}{port}", url.host_str().unwrap_or_default())).ok();
+            host_header = HeaderValue::try_from(format!("{}{port}", url.host_str().unwrap_or_default())).ok();
             to.set_host(Some(name)).map_err(|_| "tls.server_name is not a name".to_owned())?;
         }
         let client = builder.build().map_err(|error| error.to_string())?;
-        Ok(ClientTarget { url: to, host: said, client })
+        Ok(ClientTarget { url: to, host: host_header, client })
     }
 }
 
-/// How the house's own client reaches a server.
+/// How the gateway's own client reaches a server.
 pub struct ClientTarget {
     /// Where requests are sent.
     pub url: reqwest::Url,
-    /// What they say as `Host`, if it is not the host of `url`.
+    /// Their `Host`, if it is not the host of `url`.
     pub host: Option<HeaderValue>,
     pub client: reqwest::Client,
 }
@@ -211,7 +212,7 @@ impl ClientIdentity {
     }
 }
 
-/// What the settings and files of a server hold at this moment, as a number; 0 where nothing is special.
+/// A hash of the current settings and files of a server; 0 for the defaults.
 pub fn fingerprint(server: &config::ServerConfig) -> u64 {
     let Some(settings) = server.tls.as_ref() else { return u64::from(server.http2 as u8) };
     let mut hash = Sha256::new();
@@ -236,13 +237,17 @@ fn key_matches(chain: &[CertificateDer<'static>], key: &PrivateKeyDer<'static>) 
 fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, UpstreamTlsError> {
     let text = bytes(key, file)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let all = all.map_err(|_| unfit(key, file, "is broken PEM".into()))?;
+    let all = all.map_err(|_| unusable(key, file, "is broken PEM".into()))?;
     let sound = |der: &CertificateDer<'_>| {
         use x509_parser::prelude::{FromDer as _, X509Certificate};
         X509Certificate::from_der(der).is_ok()
     };
     if all.is_empty() || !all.iter().all(sound) {
-        return Err(unfit(key, file, "holds no certificate; expected `-----BEGIN CERTIFICATE-----`".into()));
+        return Err(unusable(
+            key,
+            file,
+            "holds no certificate; expected `-----BEGIN CERTIFICATE-----`".into(),
+        ));
     }
     Ok(all)
 }
@@ -255,6 +260,6 @@ fn bytes(key: &'static str, file: &Path) -> Result<Vec<u8>, UpstreamTlsError> {
     })
 }
 
-fn unfit(key: &'static str, file: &Path, what: String) -> UpstreamTlsError {
+fn unusable(key: &'static str, file: &Path, what: String) -> UpstreamTlsError {
     UpstreamTlsError::Unfit { key, file: file.into(), what }
 }

@@ -1,10 +1,13 @@
-//! One process of a stdio server, shared by all who call it: started clean, heard through its `line`, never left behind.
+//! One process of a stdio server, shared by all its callers: started with a clean environment, read through
+//! its `connection`, and always ended with its descendants.
 //!
-//! Whoever ends, ends all that descends from the process (`process`): `stop` and the last drop do it gently, a dropped
-//! runtime at once. A server whose first process has gone is gone, whatever it has left running: that is asked to end, then
-//! killed, before anybody is told. If the gateway itself is killed, its supervisor does the same.
+//! All ends cover the descendants of the process (`spawn`). `stop` and the last drop do it gently, a dropped
+//! runtime at once. A server whose first process has ended is gone, whatever processes remain: these get
+//! SIGTERM, then SIGKILL, before the end is reported. If the gateway itself is killed, its supervisor does
+//! the same.
 //!
-//! Here is no handshake, no restart and no health: who holds the `Child` decides. Do not spawn before daemonizing.
+//! There is no handshake, no restart and no health check here: the owner of the `Child` decides. Do not spawn
+//! before daemonizing.
 
 #[cfg(test)]
 mod tests;
@@ -26,13 +29,13 @@ pub use super::connection::{ChildError, ChildProgress, ChildResponse};
 use super::spawn::{Left, Reach, wait};
 pub use super::spawn::{ServerCommand, is_own_child};
 
-/// How long a process may take to start, and to end after each of: its stdin closed, SIGTERM, SIGKILL.
-const START: Duration = Duration::from_secs(10);
+/// Timeout of a start, and of the end after each of: stdin closed, SIGTERM, SIGKILL.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// How long the end of its standard error is waited for when it has ended by itself.
 const STDERR_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Cheap to clone; the last one that is dropped stops the process.
+/// Cheap to clone; the last drop stops the process.
 #[derive(Clone)]
 pub struct Child(Arc<ChildInner>);
 
@@ -43,20 +46,20 @@ struct ChildInner {
 }
 
 impl Child {
-    /// Call it on the long-lived runtime: the tasks that serve the process are spawned where this is awaited.
-    /// Notifications that belong to no call go to `notices`; it is never waited for, what finds it full is lost.
+    /// Call it on the long-lived runtime: the tasks that serve the process are spawned there. Notifications
+    /// that belong to no call go to `notices` without waiting; those that find it full are lost.
     pub async fn spawn(command: &ServerCommand, notices: mpsc::Sender<Bytes>) -> Result<Self, ChildError> {
         let failed =
             |source| ChildError::Spawn { program: command.program.clone(), source: command.explain(source) };
-        let (born, birth) = oneshot::channel();
+        let (started, start) = oneshot::channel();
         let (prepared, name) = (command.prepare(), command.name.clone());
         thread::Builder::new()
             .name("stdio-child".into())
             .stack_size(256 << 10)
-            .spawn(move || wait(prepared, &name, STOP_GRACE, born))
+            .spawn(move || wait(prepared, &name, STOP_GRACE, started))
             .map_err(failed)?;
-        let birth = timeout(START, birth).await.map_err(|late| failed(late.into()))?;
-        let process = birth.map_err(|lost| failed(io::Error::other(lost)))?.map_err(failed)?;
+        let start = timeout(START_TIMEOUT, start).await.map_err(|late| failed(late.into()))?;
+        let process = start.map_err(|lost| failed(io::Error::other(lost)))?.map_err(failed)?;
         let stdin = tokio::process::ChildStdin::from_std(process.stdin).map_err(failed)?;
         let stdout = tokio::process::ChildStdout::from_std(process.stdout).map_err(failed)?;
         let stderr = tokio::process::ChildStderr::from_std(process.stderr).map_err(failed)?;
@@ -64,7 +67,7 @@ impl Child {
         let (line, queue) = ChildConnection::new(&command.name, command.max_line, notices);
         let line = Arc::new(line);
         let (stop, asked) = watch::channel(false);
-        let (tell, gone) = watch::channel(false);
+        let (exited_sender, gone) = watch::channel(false);
         let [writes, reads, logs] = [(); 3].map(|()| Arc::clone(&line));
         let pipes = Pipes {
             writer: tokio::spawn(async move { writes.write(stdin, queue).await }),
@@ -77,13 +80,14 @@ impl Child {
             connection: Arc::clone(&line),
             reach: process.reach,
             exit: process.exit,
-            tell,
+            exited_sender,
         };
         tokio::spawn(supervisor.run(pipes, asked));
         Ok(Self(Arc::new(ChildInner { connection: line, stop, exited: gone })))
     }
 
-    /// One call; `params` is one JSON value that was read before. Dropped before its answer, it is cancelled at the server.
+    /// Sends one call; `params` is one JSON value that was validated before. If the future is dropped before
+    /// the response, the call is cancelled at the server.
     pub async fn request(
         &self,
         method: &str,
@@ -94,7 +98,7 @@ impl Child {
         self.0.connection.request(method, params, timeout, progress).await
     }
 
-    /// A `subscriptions/listen`; it ends with its answer, or when this is dropped.
+    /// Sends a `subscriptions/listen`; it ends with its response, or when this is dropped.
     pub async fn listen(
         &self,
         params: &[u8],
@@ -103,7 +107,7 @@ impl Child {
         self.0.connection.listen(params, notes).await
     }
 
-    /// Waits for room in the queue, not for the process to read.
+    /// Waits for space in the queue, not for the process to read.
     pub async fn notify(
         &self,
         method: &str,
@@ -113,31 +117,34 @@ impl Child {
         self.0.connection.notify(method, params, timeout).await
     }
 
-    /// Whether it takes calls: false as soon as it is being stopped or has closed its stdin or stdout.
+    /// Whether it accepts calls: false as soon as it is being stopped or has closed its stdin or stdout.
     pub fn is_alive(&self) -> bool {
         self.0.connection.is_open()
     }
 
-    /// Waits until it is gone, for whatever reason. No status: it could not be killed, or the runtime went first.
+    /// Waits until the process is gone, for any reason. `None`: it could not be killed, or the runtime ended
+    /// first.
     pub async fn exited(&self) -> Option<ExitStatus> {
         let mut gone = self.0.exited.clone();
-        // An error means that the keeper is no more, and then neither is the process.
+        // An error means that the supervisor task is gone, and then so is the process.
         let _ = gone.wait_for(|gone| *gone).await;
         self.0.connection.status()
     }
 
-    /// That it takes no more, with its status and last words if it ends within this time.
+    /// The error that it accepts no more calls, with its status and last stderr lines if it ends within this
+    /// time.
     pub async fn ending(&self, time: Duration, sent: bool) -> ChildError {
         let status = timeout(time, self.exited()).await.ok().flatten();
         ChildError::Exited { status, sent, said: self.0.connection.last_stderr() }
     }
 
-    /// What it said last on its standard error, as the end of a sentence.
+    /// The last lines of its standard error, as the end of a sentence.
     pub fn last_stderr(&self) -> String {
         self.0.connection.last_stderr().as_deref().unwrap_or_default().to_owned()
     }
 
-    /// Closes stdin, then asks by SIGTERM, then kills, and reaps. Calls that were sent may still be answered meanwhile.
+    /// Closes stdin, then sends SIGTERM, then SIGKILL, and reaps. Calls that were sent may still be answered
+    /// meanwhile.
     pub async fn stop(&self) -> Option<ExitStatus> {
         self.0.stop.send_replace(true);
         self.exited().await
@@ -150,13 +157,13 @@ struct Pipes {
     stderr: JoinHandle<()>,
 }
 
-/// The task that sees the process to its end. Dropped with its runtime, it kills.
+/// The task that supervises the process until its end. Dropped with its runtime, it kills.
 struct ChildSupervisor {
     name: String,
     connection: Arc<ChildConnection>,
     reach: Reach,
     exit: watch::Receiver<Left>,
-    tell: watch::Sender<bool>,
+    exited_sender: watch::Sender<bool>,
 }
 
 impl ChildSupervisor {
@@ -165,13 +172,13 @@ impl ChildSupervisor {
             _ = self.exit.wait_for(|left| left.status.is_some() || left.over) => {}
             // Or the last handle was dropped.
             _ = asked.wait_for(|asked| *asked) => {}
-            // It closed its stdout or its stdin: nothing can be had from it any more.
+            // It closed its stdout or its stdin: it cannot answer any more.
             _ = &mut pipes.reader => {}
             _ = &mut pipes.writer => {}
         }
         let asked_to = *asked.borrow() || asked.has_changed().is_err();
         self.connection.close();
-        // With the writer goes the process's stdin.
+        // The writer owns the process's stdin.
         pipes.writer.abort();
         for signal in [None, Some(libc::SIGTERM), Some(libc::SIGKILL)] {
             if let Some(signal) = signal {
@@ -181,7 +188,7 @@ impl ChildSupervisor {
                 break;
             }
         }
-        // Its last answers may still be in the pipe; and one who cannot be ended may hold that open.
+        // Its last responses may still be in the pipe; and a process that cannot be ended may hold that open.
         if !pipes.reader.is_finished() && timeout(STOP_GRACE, &mut pipes.reader).await.is_err() {
             pipes.reader.abort();
         }
@@ -201,10 +208,11 @@ impl ChildSupervisor {
             let message = "processes that it left running cannot be ended";
             error!(target: "toolgate::stdio", server = self.name, stuck, "{message}");
         }
-        // What it said last belongs to the news of its end; who cannot be ended may hold the pipe open.
-        let heard = asked_to || timeout(STDERR_TIMEOUT, &mut pipes.stderr).await.is_ok();
+        // Its last stderr lines belong to the report of its end; a process that cannot be ended may hold the
+        // pipe open.
+        let stderr_ended = asked_to || timeout(STDERR_TIMEOUT, &mut pipes.stderr).await.is_ok();
         drop(self);
-        if (asked_to || !heard) && timeout(STOP_GRACE, &mut pipes.stderr).await.is_err() {
+        if (asked_to || !stderr_ended) && timeout(STOP_GRACE, &mut pipes.stderr).await.is_err() {
             pipes.stderr.abort();
         }
     }
@@ -212,9 +220,9 @@ impl ChildSupervisor {
 
 impl Drop for ChildSupervisor {
     fn drop(&mut self) {
-        // Before anybody is told that it is gone.
+        // Before its end is reported.
         self.reach.signal(libc::SIGKILL);
         self.connection.close_input(self.exit.borrow().status);
-        self.tell.send_replace(true);
+        self.exited_sender.send_replace(true);
     }
 }

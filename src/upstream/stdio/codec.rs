@@ -1,6 +1,6 @@
-//! Lines of JSON as bytes: cut at their ends and at their limit, told apart, put together.
+//! Lines of JSON as bytes: split at their ends and at the size limit, parsed, and encoded.
 //!
-//! Nobody waits here and nothing is remembered from one line to the next.
+//! Nothing here waits, and there is no state from one line to the next.
 
 use std::borrow::Cow;
 use std::num::NonZero;
@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 pub(crate) const CHUNK: usize = 16 << 10;
 /// How much of a line that is too long is kept, for the log.
 pub(crate) const HEAD: usize = 4 << 10;
-/// Strange lines and lines of stderr that are logged in a second.
-const LOGGED: u32 = 100;
+/// Invalid lines and lines of stderr that are logged in a second.
+const MAX_LOGGED: u32 = 100;
 
 #[derive(Deserialize)]
 pub(crate) struct RawMessage<'a> {
@@ -35,7 +35,7 @@ pub(crate) struct RawMessage<'a> {
     pub error: Option<&'a RawValue>,
 }
 
-/// What a notification is about.
+/// The params of a notification that are read.
 #[derive(Default, Deserialize)]
 pub(crate) struct ParamsView<'a> {
     #[serde(borrow, rename = "progressToken")]
@@ -46,7 +46,7 @@ pub(crate) struct ParamsView<'a> {
     meta: Option<&'a RawValue>,
 }
 
-/// What of a notification's `_meta` is read.
+/// The part of a notification's `_meta` that is read.
 #[derive(Default, Deserialize)]
 struct MetaView<'a> {
     #[serde(borrow, rename = "io.modelcontextprotocol/subscriptionId")]
@@ -61,8 +61,9 @@ impl<'a> ParamsView<'a> {
     }
 }
 
-/// One message as one line; `params` is one valid JSON value, and the value in `token` gives way to the call's id.
-pub(crate) fn envelope(
+/// One message as one line; `params` is one valid JSON value, and the value in `token` is replaced by the
+/// call's id.
+pub(crate) fn encode(
     id: Option<u64>,
     method: &str,
     params: Option<&[u8]>,
@@ -102,7 +103,7 @@ pub(crate) fn splice(text: &[u8], span: &Range<usize>, with: &[u8]) -> Vec<u8> {
     [&text[..span.start], with, &text[span.end..]].concat()
 }
 
-/// Where a value that was borrowed from `line` stands in it.
+/// The span in `line` of a value that was borrowed from it.
 pub(crate) fn span_in(line: &[u8], value: &RawValue) -> Range<usize> {
     let start = value.get().as_ptr().addr() - line.as_ptr().addr();
     start..start + value.get().len()
@@ -113,7 +114,7 @@ pub(crate) enum LineRead {
     TooLong { head: Bytes, id: Option<u64> },
 }
 
-/// Lines of bounded length. What is longer is dropped up to its end.
+/// Reads lines of bounded length. A longer one is dropped up to its end.
 pub(crate) struct LineReader<R> {
     from: R,
     max: usize,
@@ -126,7 +127,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
     }
 
     pub async fn next(&mut self) -> io::Result<Option<LineRead>> {
-        // What is heard next may be kept for long: it shall not keep the room of a long line with it.
+        // The next line may be kept for long: it must not keep the memory of a long line with it.
         if self.held.is_empty() && self.held.capacity() > 4 * CHUNK {
             self.held = BytesMut::new();
         }
@@ -168,7 +169,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
     }
 }
 
-/// Tells whose answer a line is that cannot be kept or parsed: finds a top-level `id`, wherever it stands.
+/// Finds the call of a line that cannot be kept or parsed: looks for a top-level `id`, at any place.
 #[derive(Default)]
 pub(crate) struct OversizeScan {
     depth: u32,
@@ -202,7 +203,7 @@ impl OversizeScan {
                 b' ' | b'\t' | b'\r' => {}
                 _ => self.other |= self.depth == 0,
             }
-            // Long enough for what is looked for, and never longer.
+            // Long enough for the members that are looked for, and never longer.
             let counts = self.quoted || !b" \t\r,:{[".contains(&byte);
             if self.depth == 1 && counts && self.word.len() < 24 {
                 self.word.push(byte);
@@ -225,7 +226,7 @@ impl OversizeScan {
     }
 }
 
-/// So many log lines a second; the next one that is let through says how many were not, if any.
+/// Limits log lines per second; the next one that is logged reports how many were suppressed, if any.
 pub(crate) struct LogQuota {
     since: Instant,
     taken: u32,
@@ -242,7 +243,7 @@ impl LogQuota {
             (self.since, self.taken) = (Instant::now(), 0);
         }
         self.taken += 1;
-        if self.taken > LOGGED {
+        if self.taken > MAX_LOGGED {
             self.refused += 1;
             return None;
         }

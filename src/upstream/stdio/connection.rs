@@ -1,9 +1,9 @@
-//! A JSON-RPC line: what is said to one process and heard from it, shared by all who call it.
+//! A JSON-RPC connection over the pipes of one process, shared by all its callers.
 //!
-//! Every call gets an id (and progress token) of the gateway's own, since two callers may well choose the same; what comes
-//! back is cut out of the bytes that were read, never rebuilt. It knows five words of MCP (progress, cancelled, ping,
-//! initialize, listen), because they are about the line itself. It does no handshake, keeps no era, repeats nothing, and
-//! does not start or end the process: `child` does.
+//! Every call gets an id (and progress token) of the gateway's own, since two callers may choose the same.
+//! Responses are slices of the bytes that were read, never rebuilt. Five MCP messages are handled here
+//! (progress, cancelled, ping, initialize, listen), because they concern the connection itself. It does no
+//! handshake, keeps no era, repeats nothing, and does not start or end the process: `child` does.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -24,7 +24,7 @@ use crate::upstream::call_timer::CallTimer;
 use crate::upstream::client_message;
 
 use super::codec::{
-    CHUNK, HEAD, LineRead, LineReader, LogQuota, OversizeScan, ParamsView, RawMessage, envelope, quote,
+    CHUNK, HEAD, LineRead, LineReader, LogQuota, OversizeScan, ParamsView, RawMessage, encode, quote,
     span_in, splice,
 };
 use super::paced::Paced;
@@ -32,22 +32,24 @@ use super::paced::Paced;
 mod incoming;
 
 const LISTEN: &str = "subscriptions/listen";
-/// What waits for a process that does not read: so many bytes, or one message if that is longer.
-const QUEUE: usize = 1 << 20;
-/// Lines of standard error that are told of a process that has ended.
+/// Limit of the queue for a process that does not read: this many bytes, or one message if that is longer.
+const MAX_QUEUE_BYTES: usize = 1 << 20;
+/// Lines of standard error that are reported of a process that has ended.
 const STDERR_TAIL_LINES: usize = 6;
-/// What is read of standard error in a second: more than people read, and little work. A process that writes more waits.
-const STDERR: usize = 1 << 20;
+/// Bytes of standard error that are read in a second: more than people read, and little work. A process that
+/// writes more waits.
+const STDERR_RATE: usize = 1 << 20;
 
-/// The answer of the server, cut out of its line as it stood there.
+/// The response of the server, a slice of its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChildResponse {
     Result(Bytes),
     Error(Bytes),
 }
 
-/// Where the caller's progress token stands in `params`, and where its progress notifications go (never waited for:
-/// what finds the channel full is lost). All that came before the answer are in the channel when the answer is given.
+/// The span of the caller's progress token in `params`, and the receiver of its progress notifications.
+/// Sending never waits: those that find the channel full are lost. All that came before the response are in
+/// the channel when the response is returned.
 #[derive(Debug)]
 pub struct ChildProgress {
     pub token: Range<usize>,
@@ -78,21 +80,22 @@ pub(crate) struct ChildConnection {
     max: usize,
     last: AtomicU64,
     calls: Mutex<PendingCalls>,
-    /// Unbounded for what must not wait (a cancellation, once for each call that was sent); calls pay with `room`.
+    /// Unbounded for messages that must not wait (a cancellation, once for each call that was sent); calls
+    /// acquire `space`.
     queue: mpsc::UnboundedSender<OutgoingLine>,
-    room: Arc<Semaphore>,
+    space: Arc<Semaphore>,
     notices: mpsc::Sender<Bytes>,
     dropped: AtomicU64,
     /// The last lines of its standard error.
     stderr_tail: Mutex<VecDeque<String>>,
-    /// It was told that the process says what is no message.
-    told: AtomicBool,
+    /// It was logged that the process writes invalid messages.
+    warned: AtomicBool,
 }
 
 struct PendingCalls {
     open: bool,
     status: Option<ExitStatus>,
-    /// What it said last, once it has ended.
+    /// Its last stderr lines, once it has ended.
     said: Option<Arc<str>>,
     waiting: HashMap<u64, PendingCall>,
 }
@@ -100,7 +103,7 @@ struct PendingCalls {
 struct PendingCall {
     answer: oneshot::Sender<Result<ChildResponse, ChildError>>,
     progress: Option<(Bytes, mpsc::Sender<Bytes>)>,
-    /// Its progress starts its time anew.
+    /// Progress restarts its timeout.
     timer: Arc<CallTimer>,
     sent: bool,
     listens: bool,
@@ -109,7 +112,7 @@ struct PendingCall {
 pub(crate) struct OutgoingLine {
     line: Vec<u8>,
     call: Option<u64>,
-    _room: Option<OwnedSemaphorePermit>,
+    _space: Option<OwnedSemaphorePermit>,
 }
 
 impl ChildConnection {
@@ -127,11 +130,11 @@ impl ChildConnection {
             last: AtomicU64::new(0),
             calls: Mutex::new(calls),
             queue,
-            room: Arc::new(Semaphore::new(QUEUE)),
+            space: Arc::new(Semaphore::new(MAX_QUEUE_BYTES)),
             notices,
             dropped: AtomicU64::new(0),
             stderr_tail: Mutex::default(),
-            told: AtomicBool::new(false),
+            warned: AtomicBool::new(false),
         };
         (line, outgoing)
     }
@@ -155,7 +158,7 @@ impl ChildConnection {
         self.exchange(method, params, timeout, span, progress).await
     }
 
-    /// A `subscriptions/listen`: what belongs to it goes to `notes`, until it ends or this is dropped.
+    /// Sends a `subscriptions/listen`: its notifications go to `notes`, until it ends or this is dropped.
     pub async fn listen(
         &self,
         params: &[u8],
@@ -177,37 +180,38 @@ impl ChildConnection {
         let (listens, timer) = (method == LISTEN, Arc::new(CallTimer::default()));
         self.insert(id, PendingCall { answer, progress, timer: timer.clone(), sent: false, listens })?;
         // MCP: a client must not cancel `initialize`.
-        let ticket = CallTicket { connection: self, id, cancels: method != "initialize" };
+        let call_ticket = CallTicket { connection: self, id, cancels: method != "initialize" };
         let exchange = async {
-            // No room is given on a line that was closed; then the answer is that it was.
-            if let Ok(room) = self.room(method, params).await {
-                let line = envelope(Some(id), method, params, span);
-                // The queue is gone only with the process, and then the answer says so.
-                let _ = self.queue.send(OutgoingLine { line, call: Some(id), _room: Some(room) });
+            // On a closed connection no space is given; then the response is that it was closed.
+            if let Ok(space) = self.space(method, params).await {
+                let line = encode(Some(id), method, params, span);
+                // The queue is gone only with the process, and then the response says so.
+                let _ = self.queue.send(OutgoingLine { line, call: Some(id), _space: Some(space) });
             }
             answered.await
         };
         tokio::select! {
             answer = exchange => answer.unwrap_or(Err(ChildError::Exited { status: None, sent: true, said: None })),
             () = timer.expired(timeout) => {
-                Err(ChildError::Timeout { after: timeout, sent: ticket.abandon("timed out") })
+                Err(ChildError::Timeout { after: timeout, sent: call_ticket.abandon("timed out") })
             }
         }
     }
 
-    /// Gives back when the notification is queued, not when it is read.
+    /// Returns when the notification is queued, not when it is read.
     pub async fn notify(
         &self,
         method: &str,
         params: Option<&[u8]>,
         timeout: Duration,
     ) -> Result<(), ChildError> {
-        let room = tokio::time::timeout(timeout, self.room(method, params))
+        let space = tokio::time::timeout(timeout, self.space(method, params))
             .await
             .map_err(|_| ChildError::Timeout { after: timeout, sent: false })?;
-        let line = envelope(None, method, params, None);
-        room.ok()
-            .and_then(|room| self.queue.send(OutgoingLine { line, call: None, _room: Some(room) }).ok())
+        let line = encode(None, method, params, None);
+        space
+            .ok()
+            .and_then(|space| self.queue.send(OutgoingLine { line, call: None, _space: Some(space) }).ok())
             .ok_or_else(|| self.calls().exited(false))
     }
 
@@ -219,22 +223,22 @@ impl ChildConnection {
         self.calls().status
     }
 
-    /// Notifications and replies that were lost because nobody took them.
+    /// Notifications and replies that were lost because the receiver was full.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Takes no more calls and gives back those that have not left; the others may still be answered.
+    /// Accepts no more calls and fails those that were not sent; the others may still be answered.
     pub fn close(&self) {
         let mut calls = self.calls();
         calls.open = false;
         for (_, call) in calls.waiting.extract_if(|_, call| !call.sent) {
             let _ = call.answer.send(Err(ChildError::Exited { status: None, sent: false, said: None }));
         }
-        self.room.close();
+        self.space.close();
     }
 
-    /// Nobody is there any more: all who still wait are told.
+    /// The process is gone: all pending calls fail.
     pub fn close_input(&self, status: Option<ExitStatus>) {
         self.close();
         let said = self.last_stderr();
@@ -245,7 +249,7 @@ impl ChildConnection {
         }
     }
 
-    /// Writes what is queued until the process no longer takes it.
+    /// Writes the queue until the process no longer reads it.
     pub async fn write(&self, to: impl AsyncWrite + Unpin, mut queue: mpsc::UnboundedReceiver<OutgoingLine>) {
         let mut to = BufWriter::with_capacity(CHUNK, to);
         while let Some(message) = queue.recv().await {
@@ -259,12 +263,12 @@ impl ChildConnection {
         }
     }
 
-    /// Hears all that the process says, until it says no more. Waits for nobody but the process.
+    /// Reads all output of the process until its end. Waits only for the process.
     pub async fn read(&self, from: impl AsyncRead + Unpin) {
         let mut lines = LineReader::new(from, self.max);
         let mut log = LogQuota::new();
-        while let Ok(Some(heard)) = lines.next().await {
-            match heard {
+        while let Ok(Some(line)) = lines.next().await {
+            match line {
                 LineRead::Line(line) => self.on_line(&line, &mut log),
                 LineRead::TooLong { head, id } => {
                     self.log_invalid("dropped a line that is too long", &head, &mut log);
@@ -274,16 +278,17 @@ impl ChildConnection {
         }
     }
 
-    /// What it said last, as the end of a sentence; nothing if it was silent.
+    /// Its last stderr lines, as the end of a sentence; `None` if there were none.
     pub fn last_stderr(&self) -> Option<Arc<str>> {
         let lines = self.stderr_tail.lock().unwrap_or_else(PoisonError::into_inner);
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         (!lines.is_empty()).then(|| format!("; its last words: {}", lines.join(" | ")).into())
     }
 
-    /// Logs stderr: text for people, said to be no sign of an error. The last of it may say why a process has ended.
+    /// Logs stderr: text for people, which the specification says is no sign of an error. Its last lines may
+    /// explain why a process has ended.
     pub async fn log(&self, stderr: impl AsyncRead + Unpin) {
-        let mut lines = LineReader::new(Paced::new(stderr, STDERR, Duration::from_secs(1)), HEAD);
+        let mut lines = LineReader::new(Paced::new(stderr, STDERR_RATE, Duration::from_secs(1)), HEAD);
         let mut quota = LogQuota::new();
         while let Ok(Some(LineRead::Line(line) | LineRead::TooLong { head: line, .. })) = lines.next().await {
             let text = String::from_utf8_lossy(&line);
@@ -310,7 +315,7 @@ impl ChildConnection {
         Ok(())
     }
 
-    /// An answer that nobody waits for is late (its call was cancelled): dropped without a word.
+    /// A response that no call waits for is late (its call was cancelled): dropped silently.
     fn finish(&self, id: Option<u64>, answer: Result<ChildResponse, ChildError>) {
         let call = id.and_then(|id| self.calls().waiting.remove(&id));
         if let Some(call) = call {
@@ -336,13 +341,13 @@ impl ChildConnection {
         self.calls().waiting.get(&id).is_some_and(|call| call.listens)
     }
 
-    async fn room(
+    async fn space(
         &self,
         method: &str,
         params: Option<&[u8]>,
     ) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
         let bytes = method.len() + params.map_or(0, <[u8]>::len) + 64;
-        Arc::clone(&self.room).acquire_many_owned(cost(bytes)).await
+        Arc::clone(&self.space).acquire_many_owned(permits(bytes)).await
     }
 
     fn calls(&self) -> MutexGuard<'_, PendingCalls> {
@@ -356,7 +361,7 @@ impl PendingCalls {
     }
 }
 
-/// Held by the one who waits for an answer; dropped without one, it cancels.
+/// Held while a call waits for its response; dropped without one, it cancels the call.
 struct CallTicket<'a> {
     connection: &'a ChildConnection,
     id: u64,
@@ -364,13 +369,13 @@ struct CallTicket<'a> {
 }
 
 impl CallTicket<'_> {
-    /// Whether the call had left.
+    /// Drops the call; returns whether it had been sent.
     fn abandon(&self, reason: &str) -> bool {
         let Some(call) = self.connection.calls().waiting.remove(&self.id) else { return false };
         if call.sent && self.cancels {
             let params = format!(r#"{{"requestId":{},"reason":"{reason}"}}"#, self.id);
-            let line = envelope(None, "notifications/cancelled", Some(params.as_bytes()), None);
-            let _ = self.connection.queue.send(OutgoingLine { line, call: None, _room: None });
+            let line = encode(None, "notifications/cancelled", Some(params.as_bytes()), None);
+            let _ = self.connection.queue.send(OutgoingLine { line, call: None, _space: None });
         }
         call.sent
     }
@@ -382,11 +387,11 @@ impl Drop for CallTicket<'_> {
     }
 }
 
-/// Whether a line may say why a process has ended: those of a stack, and braces, do not.
+/// Whether a line may explain why a process has ended: stack frames and braces do not.
 fn is_forwarded_notification(line: &str) -> bool {
     !line.starts_with("at ") && line.chars().any(char::is_alphanumeric)
 }
 
-fn cost(bytes: usize) -> u32 {
-    bytes.min(QUEUE) as u32
+fn permits(bytes: usize) -> u32 {
+    bytes.min(MAX_QUEUE_BYTES) as u32
 }

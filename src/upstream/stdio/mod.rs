@@ -1,4 +1,4 @@
-//! A server that is a process: one for each era that it speaks, shared by all callers. How they are started: `start`.
+//! A server that is a process: one for each era that it speaks, shared by all callers. `start` starts them.
 
 pub mod child;
 pub mod codec;
@@ -32,29 +32,29 @@ pub use child::ServerCommand;
 use mcp::jsonrpc::message;
 use start::StartState;
 
-/// How long to wait before a process is listened to again that ended a subscription.
+/// The pause before a subscription is opened again that the process has ended.
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 pub struct Stdio {
     command: ServerCommand,
-    /// Milliseconds for what the gateway asks in its own name.
+    /// Timeout of the gateway's own requests, in milliseconds.
     call_timeout: AtomicU64,
     /// By the era that they serve.
     processes: [Mutex<Option<ServerProcess>>; 2],
     pub(super) starts: StartState,
-    /// What callers of the legacy era follow.
+    /// Resource subscriptions of callers of the legacy era.
     subscriptions: Arc<ResourceSubscriptions>,
 }
 
 pub(super) struct ServerProcess {
     pub child: Child,
-    /// Held by whoever follows the process.
+    /// Locked by the task that watches the process.
     notices: Arc<Mutex<mpsc::Receiver<Bytes>>>,
 }
 
 impl Stdio {
-    /// Nothing is started yet.
+    /// Starts nothing yet.
     pub fn new(command: ServerCommand, timeout: Duration) -> Self {
         Self {
             command,
@@ -76,8 +76,8 @@ impl Stdio {
     }
 
     async fn child(&self, era: Era) -> Result<Child, UpstreamError> {
-        let place = self.processes[era as usize].lock().await;
-        let child = place.as_ref().map(|process| process.child.clone());
+        let slot = self.processes[era as usize].lock().await;
+        let child = slot.as_ref().map(|process| process.child.clone());
         child.filter(Child::is_alive).ok_or_else(|| match self.starts.is_under_way(era) {
             true => UpstreamError::Starting,
             false => UpstreamError::Unreachable("its process has ended".into()),
@@ -89,19 +89,19 @@ impl Stdio {
         self.processes[era as usize].lock().await.as_ref().is_some_and(|process| process.child.is_alive())
     }
 
-    /// Puts a process into its place, and gives the one that was there.
+    /// Sets the process of an era, and returns the former one.
     pub(super) async fn replace(&self, era: Era, process: Option<ServerProcess>) -> Option<ServerProcess> {
         std::mem::replace(&mut *self.processes[era as usize].lock().await, process)
     }
 
-    /// A new process knows nothing of what is followed; and what changed before it nobody has told.
+    /// A new process has no subscriptions, and no notification came for changes before it.
     pub(super) fn resubscribe(&self, child: Child) {
         let (followers, timeout) = (self.subscriptions.clone(), self.call_timeout());
         tokio::spawn(async move {
             let _turn = followers.turn.lock().await;
             for uri in followers.uris() {
                 if let Err(error) = follow(&child, "resources/subscribe", &uri, timeout).await {
-                    tracing::debug!(uri, %error, "a resource is not followed in a new process");
+                    tracing::debug!(uri, %error, "a resource is not subscribed in a new process");
                 }
                 followers.notify(&uri);
             }
@@ -123,7 +123,7 @@ async fn follow(
     }
 }
 
-/// The resource that a message says has changed.
+/// The resource of an update notification.
 fn updated(message: &[u8]) -> Option<String> {
     let read = message::read(message)?;
     let params = read.params.filter(|_| read.id.is_none())?.of(message);
@@ -141,8 +141,8 @@ impl Upstream for Stdio {
     async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
         let child = self.child(ask.era).await?;
         let progress = ask.progress.and_then(|progress| {
-            let (_, place) = progress.token?;
-            Some(child::ChildProgress { token: place.start..place.end, notes: progress.notes })
+            let (_, span) = progress.token?;
+            Some(child::ChildProgress { token: span.start..span.end, notes: progress.notes })
         });
         match child.request(ask.method, Some(&ask.params), ask.timeout, progress).await {
             Ok(ChildResponse::Result(result)) => Ok(RpcOutcome::Result(result)),
@@ -152,18 +152,18 @@ impl Upstream for Stdio {
     }
 
     async fn watch_lists(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
-        let followed = {
-            let place = self.processes[era as usize].lock().await;
-            place.as_ref().map(|process| (process.child.clone(), process.notices.clone()))
+        let watched = {
+            let slot = self.processes[era as usize].lock().await;
+            slot.as_ref().map(|process| (process.child.clone(), process.notices.clone()))
         };
-        let Some((child, said)) = followed else {
+        let Some((child, notices)) = watched else {
             return Err(UpstreamError::Unreachable("its process has ended".into()));
         };
-        let mut said = said.lock().await;
-        let (notes, mut told) = mpsc::channel(64);
+        let mut notices = notices.lock().await;
+        let (notes, mut notifications) = mpsc::channel(64);
         let listening = async {
             let listen = gateway_params(era, LISTS_CHANGED);
-            // What an old server says comes unasked.
+            // An old server sends notifications without a request.
             if era == Era::Modern {
                 let mut pause = MIN_BACKOFF;
                 loop {
@@ -187,17 +187,17 @@ impl Upstream for Stdio {
         loop {
             tokio::select! {
                 () = &mut listening => {}
-                Some(message) = told.recv() => {
+                Some(message) = notifications.recv() => {
                     if message::is_list_change(&message) && changed.send(()).await.is_err() {
                         return Ok(());
                     }
                 }
                 status = child.exited() => {
                     let text = status.map_or_else(String::new, |status| format!(" ({status})"));
-                    let said = child.last_stderr();
-                    return Err(UpstreamError::Unreachable(format!("its process ended{text}{said}")));
+                    let stderr = child.last_stderr();
+                    return Err(UpstreamError::Unreachable(format!("its process ended{text}{stderr}")));
                 }
-                Some(message) = said.recv() => {
+                Some(message) = notices.recv() => {
                     if let Some(uri) = updated(&message).filter(|_| era == Era::Legacy) {
                         self.subscriptions.notify(&uri);
                     }
@@ -211,17 +211,17 @@ impl Upstream for Stdio {
 
     async fn subscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
         let _turn = self.subscriptions.turn.lock().await;
-        let said = match self.subscriptions.has(uri) {
+        let outcome = match self.subscriptions.has(uri) {
             true => RpcOutcome::Result(Bytes::from_static(b"{}")),
             false => {
                 follow(&self.child(Era::Legacy).await?, "resources/subscribe", uri, self.call_timeout())
                     .await?
             }
         };
-        if matches!(said, RpcOutcome::Result(_)) {
+        if matches!(outcome, RpcOutcome::Result(_)) {
             self.subscriptions.add(uri, updates);
         }
-        Ok(said)
+        Ok(outcome)
     }
 
     async fn unsubscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
@@ -235,7 +235,7 @@ impl Upstream for Stdio {
     async fn drop_subscriber(&self, updates: &Arc<UpdateQueue>) {
         for uri in self.subscriptions.of(updates) {
             if let Err(error) = self.unsubscribe(&uri, updates).await {
-                tracing::debug!(uri, %error, "a resource is followed on, though nobody wants that");
+                tracing::debug!(uri, %error, "a resource was not unsubscribed from, though it has no subscriber");
             }
         }
     }
@@ -269,8 +269,8 @@ impl Upstream for Stdio {
 
     async fn close(&self) {
         let mut all = self.starts.drain();
-        for place in &self.processes {
-            all.extend(place.lock().await.take());
+        for slot in &self.processes {
+            all.extend(slot.lock().await.take());
         }
         // At the same time: each may take some seconds.
         join_all(all.iter().map(|process| process.child.stop())).await;

@@ -1,4 +1,4 @@
-//! Reading no faster than so many bytes in a time. Who writes more waits, as on a slow terminal.
+//! Reads at a bounded rate. A process that writes more waits, as on a slow terminal.
 
 use std::future::Future;
 use std::io;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep};
 
 pub(crate) struct Paced<R> {
     from: R,
-    /// Bytes in each of these times.
+    /// Bytes per interval `time`.
     rate: usize,
     time: Duration,
     /// What may still be read until this moment.

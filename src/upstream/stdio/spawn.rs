@@ -1,7 +1,7 @@
-//! How a server's process is started so that it can be ended with all that it starts: under a supervisor of its own on
-//! Linux, else in a group of its own.
+//! Starts a server's process so that it can be ended with all its descendants: under a supervisor of its own
+//! on Linux, else in a process group of its own.
 //!
-//! A thread of its own sits by each. It knows nothing of what is said to the process.
+//! A thread of its own waits for each. It does not see the messages of the process.
 
 use std::ffi::OsStr;
 use std::io;
@@ -31,8 +31,8 @@ mod supervisor;
 #[cfg(target_os = "linux")]
 pub(crate) use supervised::{Reach, wait};
 
-/// What a process gets of the gateway's environment, besides `LC_*`: where it is, and how it reaches what is outside. No more,
-/// for the gateway's own secrets are there too; `env_pass` names more.
+/// Variables of the gateway's environment that a process gets, besides `LC_*`: its location, and its way to
+/// the network. No others, as the gateway's own secrets are there too; `env_pass` names more.
 pub(crate) const INHERITED: &[&str] = &[
     "PATH",
     "HOME",
@@ -65,9 +65,9 @@ pub struct ServerCommand {
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
     pub cwd: Option<PathBuf>,
-    /// An answer may not be longer.
+    /// Longest line that it may write.
     pub max_line: usize,
-    /// The server's, for the log.
+    /// The server's name, for the log.
     pub name: String,
 }
 
@@ -85,8 +85,8 @@ impl ServerCommand {
 }
 
 impl ServerCommand {
-    /// Why it cannot be started, in words that name what is amiss: the system says "No such file" of the program, of its
-    /// interpreter and of the folder alike.
+    /// Why it cannot be started, as a message that names the cause. The system says "No such file" of the
+    /// program, of its interpreter and of the folder alike.
     pub(crate) fn explain(&self, error: io::Error) -> io::Error {
         let message = match (&self.cwd, error.kind()) {
             (Some(cwd), _) if !cwd.exists() => format!("its `cwd` {} does not exist", cwd.display()),
@@ -134,12 +134,12 @@ pub(crate) struct SpawnedProcess {
     pub exit: watch::Receiver<Left>,
 }
 
-/// What is known of a process's end.
+/// The state of a process's end.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Left {
     /// The server itself has ended.
     pub status: Option<ExitStatus>,
-    /// All that descends from it has ended too, or cannot be ended.
+    /// All its descendants have ended too, or cannot be ended.
     pub over: bool,
     /// How many processes were running when it had ended, and how many of these could not be ended.
     pub running: i32,
@@ -149,7 +149,7 @@ pub(crate) struct Left {
 /// The children that a thread waits for.
 static OWN_CHILDREN: Mutex<Vec<libc::pid_t>> = Mutex::new(Vec::new());
 
-/// Whether a thread waits for this child, so that nobody else may.
+/// Whether a thread waits for this child, so that no other code may reap it.
 pub fn is_own_child(pid: libc::pid_t) -> bool {
     OWN_CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
 }

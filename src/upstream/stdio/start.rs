@@ -1,8 +1,9 @@
-//! How the processes of a stdio server are started: one for each era, because SDKs bind a process to the era of its first
-//! request (they answer `initialize` with -32022 once they were asked `server/discover`).
+//! Starts the processes of a stdio server: one for each era, because SDKs bind a process to the era of its
+//! first request. (They answer `initialize` with -32022 after a `server/discover`.)
 //!
-//! A start has one deadline and no stages: an answer counts whenever it comes before that. A process that refuses one era
-//! is free for the other, so that a server of one era has one process, however late it says which it is.
+//! A start has one deadline and no stages: a response counts whenever it comes before that. A process that
+//! rejects one era is free for the other. So a server of one era has one process, however late it says which
+//! era it is.
 
 #[cfg(test)]
 mod tests;
@@ -23,10 +24,10 @@ use crate::upstream::{ServerHandshake, UpstreamError, gateway_initialize, gatewa
 use mcp::jsonrpc::message;
 use mcp::version;
 
-/// The code of a server that does not know the revision of a request (2026-07-28, versioning).
+/// The code of a server that does not support the protocol version of a request (2026-07-28, versioning).
 const UNSUPPORTED_VERSION: &[u8] = b"-32022";
 
-/// What is known of starts that are under way, and the processes that one of them left to the other.
+/// The state of starts in progress, and the processes that one of them left to the other.
 #[derive(Default)]
 pub(crate) struct StartState {
     /// By the era that the process is free for.
@@ -35,15 +36,15 @@ pub(crate) struct StartState {
     under_way: watch::Sender<[bool; 2]>,
 }
 
-/// What the answer to a first request says.
+/// The result of the first request.
 enum EraProbe {
     Supported(ServerHandshake),
-    /// It does not speak the era. If `free`, the process may be asked in the other.
+    /// It does not speak the era. If `free`, the process may be used for the other.
     Rejected {
         why: String,
         free: bool,
     },
-    /// It says nothing of the era: the process ended, or its time is over.
+    /// No evidence about the era: the process ended, or its time is over.
     Failed(UpstreamError),
 }
 
@@ -58,7 +59,7 @@ impl StartState {
         spare.filter(|process| process.child.is_alive())
     }
 
-    /// Gives back the process that was there before.
+    /// Leaves a process for the other era; returns the one that was there before.
     fn put(&self, era: Era, process: ServerProcess) -> Option<ServerProcess> {
         let mut spare = self.spare[era as usize].lock().unwrap_or_else(PoisonError::into_inner);
         let before = spare.replace(process);
@@ -80,13 +81,13 @@ impl StartState {
         let _ = self.under_way.subscribe().wait_for(|under_way| !under_way[era as usize]).await;
     }
 
-    /// All processes that wait for a start.
+    /// Takes all processes that wait for a start.
     pub(super) fn drain(&self) -> Vec<ServerProcess> {
         [Era::Legacy, Era::Modern].into_iter().filter_map(|era| self.take(era)).collect()
     }
 }
 
-/// Marks a start as under way until it is dropped.
+/// Marks a start as in progress until it is dropped.
 struct StartGuard<'a>(&'a StartState, Era);
 
 impl<'a> StartGuard<'a> {
@@ -102,12 +103,12 @@ impl Drop for StartGuard<'_> {
     }
 }
 
-/// How long one that takes no more is given to end, so that it can be told why.
-const END: Duration = Duration::from_secs(1);
+/// How long a process that accepts no more calls may take to end, so that its status can be reported.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Stdio {
-    /// Gives up the process that serves the era. One that is ending is waited for, with all that it has started: the new one
-    /// may want what the old one holds.
+    /// Gives up the process that serves the era. If it is ending, its end is waited for, with all its
+    /// descendants: the new one may need the resources of the old one.
     async fn clear(&self, era: Era, until: Instant) {
         match self.replace(era, None).await {
             Some(old) if !old.child.is_alive() => {
@@ -117,8 +118,8 @@ impl Stdio {
         }
     }
 
-    /// Starts a process for the era, or takes the one that the start of the other era leaves; whichever of them answers
-    /// first stays.
+    /// Starts a process for the era, or takes the one that the start of the other era leaves; the first to
+    /// answer stays.
     pub(crate) async fn start(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
         let starts = &self.starts;
         let _under_way = StartGuard::begin(starts, era);
@@ -132,28 +133,29 @@ impl Stdio {
         asked.push(probe(era, first, until));
         let mut why = None;
         loop {
-            let (process, said) = tokio::select! {
+            let (process, outcome) = tokio::select! {
                 biased;
                 Some(done) = asked.next(), if !asked.is_empty() => done,
                 process = starts.taken(era) => {
                     asked.push(probe(era, process, until));
                     continue;
                 }
-                // Its own process is gone; that of the other start may still turn out to be free for this era.
+                // Its own process is gone; that of the other start may still turn out to be free for this
+                // era.
                 () = starts.ended(other(era)), if asked.is_empty() => {
                     return Err(why.unwrap_or_else(|| UpstreamError::Unreachable("its process has ended".into())));
                 }
             };
-            match judge_probe(era, said) {
+            match classify_probe(era, outcome) {
                 EraProbe::Supported(handshake) => {
                     if era == Era::Legacy {
-                        let told =
+                        let initialized =
                             process.child.notify("notifications/initialized", None, self.call_timeout());
-                        told.await.map_err(failed)?;
+                        initialized.await.map_err(failed)?;
                         self.resubscribe(process.child.clone());
                     }
                     stop(self.replace(era, Some(process)).await);
-                    // It came too late to be asked.
+                    // It came too late to be used.
                     stop(starts.take(era));
                     return Ok(handshake);
                 }
@@ -181,7 +183,7 @@ impl Stdio {
     }
 }
 
-/// Asks a process to introduce itself.
+/// Sends the first request of an era to a process.
 fn probe(
     era: Era,
     process: ServerProcess,
@@ -193,43 +195,46 @@ fn probe(
     };
     let left = until.saturating_duration_since(Instant::now());
     async move {
-        let said = match process.child.request(method, Some(&params), left, None).await {
-            // It closes its input before it is known how it ends.
-            Err(ChildError::Exited { status: None, sent, .. }) => Err(process.child.ending(END, sent).await),
-            said => said,
+        let outcome = match process.child.request(method, Some(&params), left, None).await {
+            // It closes its input before its status is known.
+            Err(ChildError::Exited { status: None, sent, .. }) => {
+                Err(process.child.ending(END_TIMEOUT, sent).await)
+            }
+            outcome => outcome,
         };
-        (process, said)
+        (process, outcome)
     }
 }
 
-fn judge_probe(era: Era, said: Result<ChildResponse, ChildError>) -> EraProbe {
-    match (era, said) {
+fn classify_probe(era: Era, outcome: Result<ChildResponse, ChildError>) -> EraProbe {
+    match (era, outcome) {
         (Era::Modern, Ok(ChildResponse::Result(result))) => {
             match ServerHandshake::read(&result, version::NEWEST_MODERN.to_owned()) {
                 Ok(handshake) => EraProbe::Supported(handshake),
-                // An old server may have something of that name.
+                // An old server may have another method of that name.
                 Err(error) => EraProbe::Rejected { why: error.to_string(), free: true },
             }
         }
-        // Whatever the error is: a legacy server may say anything (2026-07-28, versioning).
+        // With any error: a legacy server may answer anything (2026-07-28, versioning).
         (Era::Modern, Ok(ChildResponse::Error(error))) => EraProbe::Rejected {
             why: format!("it refuses `server/discover`: {}", shorten(&error)),
             free: true,
         },
-        // A legacy server may never answer what it does not know; it is asked no longer, but may serve.
+        // A legacy server may never answer an unknown method. There is no further wait, but it may serve the
+        // other era.
         (Era::Modern, Err(ChildError::Timeout { after, .. })) => EraProbe::Rejected {
             why: format!("it does not answer `server/discover` within {after:?} (startup_timeout)"),
             free: true,
         },
-        // Some legacy servers end when they are asked anything before `initialize`.
+        // Some legacy servers end on any request before `initialize`.
         (Era::Modern, Err(ChildError::Exited { sent: true, .. } | ChildError::InvalidResponse(_))) => {
             EraProbe::Rejected { why: "it does not survive `server/discover`".into(), free: false }
         }
         (Era::Legacy, Ok(ChildResponse::Result(result))) => {
             let version = message::member(&result, "protocolVersion");
             let version = version.and_then(|span| message::string(span.of(&result)));
-            let nonsense = || UpstreamError::InvalidResponse("`initialize` names no revision".into());
-            match version.ok_or_else(nonsense).and_then(|version| ServerHandshake::read(&result, version)) {
+            let invalid = || UpstreamError::InvalidResponse("`initialize` names no revision".into());
+            match version.ok_or_else(invalid).and_then(|version| ServerHandshake::read(&result, version)) {
                 Ok(handshake) => EraProbe::Supported(handshake),
                 Err(error) => EraProbe::Failed(error),
             }
@@ -241,7 +246,7 @@ fn judge_probe(era: Era, said: Result<ChildResponse, ChildError>) -> EraProbe {
     }
 }
 
-/// Whether an error says that the server speaks the modern era.
+/// Whether an error means that the server speaks the modern era.
 fn is_modern(error: &[u8]) -> bool {
     let is_version = message::member(error, "code").is_some_and(|code| code.of(error) == UNSUPPORTED_VERSION);
     let named = || {

@@ -1,22 +1,24 @@
-//! Who follows which resources of a process that serves all callers, in the legacy era: the process knows one client, and
-//! is asked once for each resource, by the first who follows it, and told by the last.
+//! Resource subscriptions at a process that serves all callers, in the legacy era. The process has one
+//! client. It gets one subscribe request for each resource, from the first subscriber, and one unsubscribe
+//! request, from the last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
-/// Addresses that may wait for one session to be told of them; of more, the rest is not told.
+/// URIs that may wait for one session; updates beyond that are lost.
 const MAX_URIS: usize = 1024;
 
 #[derive(Default)]
 pub struct ResourceSubscriptions {
     by_uri: Mutex<BTreeMap<String, Vec<Arc<UpdateQueue>>>>,
-    /// Held while the process is asked, so that it hears of the last before the next first.
+    /// Locked during a request to the process, so that the last unsubscribe arrives before the next first
+    /// subscribe.
     pub turn: tokio::sync::Mutex<()>,
 }
 
-/// What one session is to be told of, each address once.
+/// The updated URIs for one session, each once.
 #[derive(Default)]
 pub struct UpdateQueue {
     changed: Mutex<BTreeSet<String>>,
@@ -33,7 +35,7 @@ impl UpdateQueue {
         self.news.notify_one();
     }
 
-    /// What changed since the last time, once anything has.
+    /// The URIs that were updated since the last call, once there is one.
     pub async fn next(&self) -> BTreeSet<String> {
         loop {
             let news = self.news.notified();
@@ -47,44 +49,45 @@ impl UpdateQueue {
 }
 
 impl ResourceSubscriptions {
-    /// Whether anybody follows this.
+    /// Whether there is a subscriber of this resource.
     pub fn has(&self, uri: &str) -> bool {
         self.all().contains_key(uri)
     }
 
     pub fn add(&self, uri: &str, updates: &Arc<UpdateQueue>) {
         let mut all = self.all();
-        let ears = all.entry(uri.to_owned()).or_default();
-        if !ears.iter().any(|known| Arc::ptr_eq(known, updates)) {
-            ears.push(updates.clone());
+        let queues = all.entry(uri.to_owned()).or_default();
+        if !queues.iter().any(|known| Arc::ptr_eq(known, updates)) {
+            queues.push(updates.clone());
         }
     }
 
-    /// Gives whether that was the last who followed it.
+    /// Returns whether that was the last subscriber.
     pub fn remove(&self, uri: &str, updates: &Arc<UpdateQueue>) -> bool {
         let mut all = self.all();
-        let Some(ears) = all.get_mut(uri) else { return false };
-        ears.retain(|known| !Arc::ptr_eq(known, updates));
-        let last = ears.is_empty();
+        let Some(queues) = all.get_mut(uri) else { return false };
+        queues.retain(|known| !Arc::ptr_eq(known, updates));
+        let last = queues.is_empty();
         if last {
             all.remove(uri);
         }
         last
     }
 
-    /// What anybody follows.
+    /// All subscribed resources.
     pub fn uris(&self) -> Vec<String> {
         self.all().keys().cloned().collect()
     }
 
-    /// What this one follows.
+    /// The resources of this subscriber.
     pub fn of(&self, updates: &Arc<UpdateQueue>) -> Vec<String> {
         let all = self.all();
-        let theirs = all.iter().filter(|(_, ears)| ears.iter().any(|known| Arc::ptr_eq(known, updates)));
+        let theirs = all.iter().filter(|(_, queues)| queues.iter().any(|known| Arc::ptr_eq(known, updates)));
         theirs.map(|(uri, _)| uri.clone()).collect()
     }
 
-    /// A resource has changed; it may lie within one that is followed (2025-11-25, server/resources, "Subscriptions").
+    /// A resource has changed; it may lie within a subscribed one (2025-11-25, server/resources,
+    /// "Subscriptions").
     pub fn notify(&self, uri: &str) {
         let all = self.all();
         let around = all.iter().filter(|(followed, _)| {
@@ -93,7 +96,7 @@ impl ResourceSubscriptions {
                 rest.is_empty() || followed.ends_with('/') || rest.starts_with(['/', '#', '?'])
             })
         });
-        for updates in around.flat_map(|(_, ears)| ears) {
+        for updates in around.flat_map(|(_, queues)| queues) {
             updates.push(uri);
         }
     }
@@ -108,7 +111,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_hears_of_what_it_follows_and_the_last_is_known() {
+    async fn each_queue_gets_its_own_updates_and_the_last_is_known() {
         let (followers, one, two) =
             (ResourceSubscriptions::default(), Arc::<UpdateQueue>::default(), Arc::<UpdateQueue>::default());
         for updates in [&one, &one, &two] {
@@ -119,9 +122,9 @@ mod tests {
             followers.notify(uri);
         }
         followers.notify("test://b");
-        let heard = |uris: &[&str]| uris.iter().map(|uri| (*uri).to_owned()).collect::<BTreeSet<_>>();
-        assert_eq!(one.next().await, heard(&["test://a", "test://a/deep"]));
-        assert_eq!(two.next().await, heard(&["test://a", "test://a/deep", "test://b"]));
+        let updated = |uris: &[&str]| uris.iter().map(|uri| (*uri).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(one.next().await, updated(&["test://a", "test://a/deep"]));
+        assert_eq!(two.next().await, updated(&["test://a", "test://a/deep", "test://b"]));
         assert_eq!((followers.of(&two), followers.of(&one).len()), (followers.uris(), 1));
         assert!(!followers.remove("test://a", &two) && followers.has("test://a"));
         assert!(followers.remove("test://a", &one) && !followers.has("test://a"));

@@ -1,4 +1,5 @@
-//! `docs/access/tutorial.md`, run as it stands: each block of commands in order, in an empty folder, and what it shall print.
+//! Runs `docs/access/tutorial.md`: each block of commands in order, in an empty folder, with its expected
+//! output.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -7,7 +8,8 @@ use std::process::Command;
 use crate::clients;
 use crate::harness::{Process, free_port, root};
 
-/// A block of the page: its commands and what must be in their output, line by line and in this order.
+/// A block of the page: its commands and the expected parts of their output, line by line and in this
+/// order.
 struct Block {
     kind: String,
     text: String,

@@ -1,4 +1,4 @@
-//! Pages in browsers, where credentials are asked for.
+//! Web pages in browsers, with authentication.
 
 use serde_json::json;
 
@@ -30,13 +30,13 @@ async fn a_browser_may_ask_without_credentials_and_reads_why_it_is_refused() {
         assert_eq!(allowed, "authorization,mcp-protocol-version", "{path}");
         assert_eq!(preflight(path, "https://evil.example").await.status(), 403, "{path}");
     }
-    let stranger = gateway.modern_request("/mcp", "tools/list", json!({})).header("origin", PAGE);
-    let response = stranger.send().await.expect("an answer");
+    let unauthenticated = gateway.modern_request("/mcp", "tools/list", json!({})).header("origin", PAGE);
+    let response = unauthenticated.send().await.expect("an answer");
     assert_eq!(response.status(), 401);
     assert_eq!(response.headers()["access-control-allow-origin"], PAGE);
     let exposed = response.headers()["access-control-expose-headers"].to_str().expect("ASCII");
     assert!(exposed.contains("WWW-Authenticate"), "{exposed}");
-    // Without the questions of a preflight it is a request like others.
+    // Without the headers of a preflight it is an ordinary request.
     let bare = gateway.http.request(reqwest::Method::OPTIONS, gateway.url("/mcp")).header("origin", PAGE);
     assert_eq!(bare.send().await.expect("an answer").status(), 401);
 }

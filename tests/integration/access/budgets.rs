@@ -1,4 +1,4 @@
-//! How often: rates, quotas and what runs at a time.
+//! Rate limits: rates, quotas and concurrent calls.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ async fn a_refusal_says_when_to_come_back_and_then_it_passes() {
     .await;
     let ann = Caller::new(&gateway, "ann");
     let hi = json!({"message": "hi"});
-    // The third, unless the machine takes a second for those before.
+    // The third call, unless the machine takes a second for those before.
     let mut passed = 0;
     let (asked, response) = loop {
         let asked = Instant::now();
@@ -43,7 +43,7 @@ async fn a_refusal_says_when_to_come_back_and_then_it_passes() {
     assert!((1..=1000).contains(&wait), "{answer}");
     let message = answer["error"]["message"].as_str().expect("a sentence");
     assert!(message.contains("slow") && message.to_lowercase().contains("wait"), "{message}");
-    // Others, and other tools, have budgets of their own.
+    // Other callers and other tools have budgets of their own.
     assert_eq!(Caller::new(&gateway, "bob").call("demo__echo", hi.clone()).await.0, 200);
     assert_eq!(ann.call("demo__time", json!({})).await.0, 200);
     tokio::time::sleep((asked + Duration::from_millis(wait + 20)).saturating_duration_since(Instant::now()))
@@ -53,7 +53,7 @@ async fn a_refusal_says_when_to_come_back_and_then_it_passes() {
 
 #[tokio::test]
 async fn neither_a_new_session_nor_a_reload_refills_a_budget() {
-    // No quota, which begins anew at midnight.
+    // No quota, because it starts again at midnight.
     let rules =
         |more: &str| demo(&format!("    - {{name: few, key: [user], limit: 6/1d, burst: 6}}\n{more}"));
     let gateway = Gateway::start(&rules("")).await;
@@ -76,7 +76,7 @@ async fn neither_a_new_session_nor_a_reload_refills_a_budget() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_so_many_calls_of_a_caller_run_at_a_time() {
-    // A server whose calls end when this is told.
+    // A server whose calls end when this is sent.
     let (ends, _) = broadcast::channel(2);
     let end = ends.clone();
     let server = MockServer::start(move |seen| match seen.method() {
@@ -100,7 +100,7 @@ async fn only_so_many_calls_of_a_caller_run_at_a_time() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    // The end of the first two frees the places, for two more.
+    // The end of the first two frees their slots, for two more.
     for _ in 0..2 {
         let others = async {
             gateway.eventually("two run", async |_| end.receiver_count() == 2).await;
@@ -118,7 +118,7 @@ async fn only_so_many_calls_of_a_caller_run_at_a_time() {
 async fn an_address_is_limited_before_its_credentials_are_looked_at() {
     let config = format!(
         "listen: {{address: \"127.0.0.1:PORT\", trusted_proxies: [\"127.0.0.0/8\"]}}\n{}",
-        demo("    - {name: door, key: [ip], limit: 3/1h}\n")
+        demo("    - {name: by-ip, key: [ip], limit: 3/1h}\n")
     );
     let gateway = Gateway::start(&config).await;
     let knock = async |from: &str| {
@@ -130,6 +130,6 @@ async fn an_address_is_limited_before_its_credentials_are_looked_at() {
     }
     assert_eq!(knock("203.0.113.9").await, 429);
     assert_eq!(knock("203.0.113.10").await, 401, "another address");
-    // What a client writes before the proxy's own entry is not believed.
+    // An entry that a client writes before the proxy's own is not trusted.
     assert_eq!(knock("198.51.100.1, 203.0.113.9").await, 429);
 }

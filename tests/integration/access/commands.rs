@@ -1,4 +1,4 @@
-//! The commands of a policy's author: `explain`, `token`, and `tools` and `call` in somebody's name.
+//! The commands for a policy's author: `explain`, `token`, and `tools` and `call` as a named caller.
 
 use std::path::Path;
 
@@ -40,7 +40,8 @@ rate_limits:
     - {name: few, key: [user], concurrent: 4, match: {tools: ["files__*"]}}
 "#;
 
-/// The walk of a call, and how it ended. The words are parted by spaces, so that a line can be written here.
+/// The path of a call, and how it ended. The arguments are separated by spaces, so that a line can be
+/// written here.
 async fn explain(line: &str) -> (i32, String) {
     let folder = folder_with(POLICY);
     let message: Vec<&str> = ["explain", "--offline"].into_iter().chain(line.split(' ')).collect();
@@ -48,7 +49,7 @@ async fn explain(line: &str) -> (i32, String) {
     (done.status.code().expect("it ends by itself"), out(&done) + &err(&done))
 }
 
-/// What one filter has to say.
+/// The verdicts of one filter.
 fn verdicts<'t>(output: &'t str, filter: &str) -> Vec<&'t str> {
     let lines = output.lines().filter_map(|line| line.split_once(' '));
     lines.filter(|(first, _)| *first == filter).map(|(_, rest)| rest.trim()).collect()
@@ -73,7 +74,7 @@ note      servers were not asked, so whether there is such a thing is not known
     assert_eq!((code, without_size(&output)), (0, without_size(expected)));
 }
 
-/// The size of the message holds the length of this version's name.
+/// The size of the message includes the length of this version's name.
 fn without_size(output: &str) -> String {
     output.lines().filter(|line| !line.starts_with("size ")).map(|line| format!("{line}\n")).collect()
 }
@@ -109,7 +110,7 @@ async fn explain_names_what_decided_and_its_line() {
         assert_eq!((ended, verdicts(&output, "rbac")), (code, vec![&*rbac]), "{line}\n{output}");
         let last = if code == 0 { "the call passes" } else { "the call is refused" };
         assert_eq!(verdicts(&output, "verdict"), [last], "{line}\n{output}");
-        // What comes after a refusal is not reached.
+        // Filters after a rejection are not reached.
         assert_eq!(verdicts(&output, "guard").len(), usize::from(code == 0), "{line}\n{output}");
     }
 }
@@ -146,7 +147,7 @@ async fn explain_says_what_is_wrong_with_the_question() {
     }
 }
 
-/// Makes a key pair by openssl: `NAME.pem` and `NAME-public.pem`.
+/// Makes a key pair with openssl: `NAME.pem` and `NAME-public.pem`.
 async fn key_pair(folder: &Path, name: &str, arguments: &[&str]) {
     let openssl = async |arguments: &[&str]| {
         let mut command = Command::new("openssl");
@@ -211,7 +212,7 @@ async fn a_minted_token_is_taken_by_the_gateway() {
             .collect();
         assert_eq!(tools, ["demo__echo", "demo__time"], "{name}");
     }
-    // A token that the gateway would not take says so.
+    // The command reports that the gateway would reject the token.
     let done = toolgate(place, &["token", "--sub", "ann"]).await;
     assert_eq!(done.status.code(), Some(0));
     let warning = "warning: the gateway does not take this token: auth.required_scopes wants --scope mcp\n";

@@ -1,4 +1,4 @@
-//! Conditions over what strangers choose on both sides.
+//! Conditions over values that clients and servers choose.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -43,7 +43,7 @@ auth:
     let many = token(vec![1; 5_500]);
     let costly = || call(&many, vec![2; 9_900]);
     let ann = Caller::new(&gateway, "ann");
-    // A caller without such a claim is denied by the rule; that it is told so is enough.
+    // The rule denies a caller without such a claim; a rejection is enough here.
     let other = ann.call("demo__echo", json!({"message": "hi", "a": []}));
     let (one, two, three, four, other) = tokio::join!(costly(), costly(), costly(), costly(), other);
     for (status, answer) in [one, two, three, four, other] {
@@ -55,7 +55,8 @@ auth:
     assert!(metrics.lines().any(|line| line == output), "{metrics}");
 }
 
-/// Rules are asked for each name of a list. With one serving thread, calls of others come and go meanwhile.
+/// Rules are evaluated for each name of a list. With one serving thread, other callers' calls run in
+/// between.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_costs_much_keeps_no_serving_thread() {
     let many = MockServer::start(|seen| match seen.method() {

@@ -1,5 +1,5 @@
-//! `credentials: exchange`: a server sees a token of its own for each caller, made by a real authorization server
-//! (RFC 8693), and never the caller's.
+//! `credentials: exchange`: a server receives a token of its own for each caller, made by a real
+//! authorization server (RFC 8693), and never the caller's own token.
 
 use std::sync::Mutex;
 
@@ -16,7 +16,8 @@ use crate::raw::{Client, Head};
 const AUDIENCES: [&str; 2] = ["https://one.example.com", "https://two.example.com/mcp"];
 const SECRET: &str = "guards-nothing";
 
-/// A gateway in front of two servers that want tokens of their own; `own` is what the caller's are for.
+/// A gateway in front of two servers that require tokens of their own; `own` is the audience of the
+/// callers' tokens.
 struct ExchangeSetup {
     authority: OauthServer,
     servers: [MockServer; 2],
@@ -28,10 +29,10 @@ impl ExchangeSetup {
         Self::with(|_, exchange| exchange).await
     }
 
-    /// With other settings of the exchange, made of the usual ones and the issuer.
+    /// With other exchange settings, made of the usual ones and the issuer.
     async fn with(change: impl Fn(&str, Value) -> Value) -> Self {
         let mock = || {
-            // A server may take a token no more, whatever is written in it.
+            // A server may reject a token for reasons that its content does not show.
             let bad = Mutex::new(None);
             MockServer::start(move |seen| {
                 let mut bad = bad.lock().expect("no holder of the lock panics");
@@ -81,7 +82,7 @@ impl ExchangeSetup {
     }
 }
 
-/// The token that reached a server, and what it says.
+/// The token that reached a server, and its claims.
 fn sent(seen: &RecordedRequest) -> (String, Value) {
     let token = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
     let token = token.unwrap_or_else(|| panic!("no token: {seen:?}"));
@@ -89,7 +90,7 @@ fn sent(seen: &RecordedRequest) -> (String, Value) {
     (token.to_owned(), serde_json::from_slice(&claims).expect("claims"))
 }
 
-/// Nothing of the caller's own token came by, be it in a header or in a body.
+/// Nothing of the caller's own token arrived, in a header or in a body.
 fn assert_unseen(token: &str, mock: &MockServer) {
     let signature = token.rsplit('.').next().expect("a JWT");
     for seen in mock.all() {
@@ -116,8 +117,8 @@ async fn a_server_sees_a_token_of_the_caller_that_is_made_for_it() {
         assert_eq!(seen.headers.iter().filter(|(name, _)| name == "authorization").count(), 1, "{seen:?}");
         assert_unseen(&alice, &setup.servers[number]);
     }
-    // What the gateway asks in its own name is in nobody's.
-    for seen in setup.servers[0].all().iter().filter(|seen| seen.is_greeting()) {
+    // Requests of the gateway itself carry no caller's token.
+    for seen in setup.servers[0].all().iter().filter(|seen| seen.is_own_request()) {
         assert_eq!(seen.header("authorization"), None, "{seen:?}");
     }
 }
@@ -180,7 +181,7 @@ async fn a_legacy_session_is_opened_at_the_server_in_the_callers_name() {
     );
     let call = setup.servers[0].calls().pop().expect("the call");
     assert_eq!(sent(&call), sent(upstream_session));
-    // All of the session is said in her name: that it is open, what it listens to, and that it is left.
+    // All requests of the session carry her token: opening it, listening, and closing it.
     let ended = setup.gateway.http.delete(setup.gateway.url("/mcp")).bearer_auth(&alice);
     let ended = ended.header("mcp-session-id", &session).send().await.expect("the gateway answers");
     assert_eq!(ended.status().as_u16() / 100, 2);
@@ -267,7 +268,7 @@ async fn a_failed_exchange_is_told_without_secrets_and_nothing_is_sent() {
             assert!(!log.contains(secret), "{log}");
         }
 
-        // A failure is not kept, and the others are not harmed by it.
+        // A failure is not cached, and does not affect other callers.
         assert_eq!(setup.call(&alice, "one__tool").await.0, 502);
     }
 }

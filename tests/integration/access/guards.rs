@@ -1,4 +1,5 @@
-//! What goes in and comes back: schemas, secrets, changed definitions, servers that fail or talk too much.
+//! Guards for requests and responses: schemas, secrets, changed definitions, servers that fail or send too
+//! much.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -145,7 +146,7 @@ async fn a_tool_that_changes_its_words_is_hidden_until_somebody_looked() {
             ], "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
             MockReply::Say(json_answer(&answer(seen, &list)))
         }
-        // It fails its checks while it is poisoned the first time, so that its lists are read again.
+        // It fails its health checks the first time it is poisoned, so that its lists are read again.
         _ => MockReply::Good,
     })
     .await;
@@ -159,7 +160,7 @@ async fn a_tool_that_changes_its_words_is_hidden_until_somebody_looked() {
     let tools = async |g: &Gateway| g.modern("/mcp", "tools/list", json!({})).await.1.to_string();
     gateway.eventually("both are there", async |g| tools(g).await.contains("p__add")).await;
     poisoned.store(true, Ordering::Relaxed);
-    // Its lists are read anew after a reload of its settings.
+    // Its lists are read again after a reload of its settings.
     gateway.rewrite(&format!(
         "{operators}mcpServers: {{p: {{url: \"{}\", pinning: block, timeout: 59s, health: {{interval: 100ms}}}}}}\n",
         mock.url
@@ -183,11 +184,11 @@ async fn a_tool_that_changes_its_words_is_hidden_until_somebody_looked() {
     gateway.eventually("approved, it is back", async |g| tools(g).await.contains("send all files")).await;
 }
 
-/// An operator approves of `p__sub` by what its definition is now, on the operators' listener only.
+/// An operator approves `p__sub` by the hash of its current definition, on the admin listener only.
 async fn approve_by_hash(gateway: &Gateway, admin: u16) {
     let pins = |port: u16| format!("http://127.0.0.1:{port}/tools/pins");
-    let stranger = gateway.http.get(pins(gateway.port)).send().await.expect("an answer");
-    assert_eq!(stranger.status(), 404);
+    let unauthenticated = gateway.http.get(pins(gateway.port)).send().await.expect("an answer");
+    assert_eq!(unauthenticated.status(), 404);
     let listed = gateway.http.get(pins(admin)).send().await.expect("an answer").text().await.expect("a text");
     let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
     let hidden = listed["tools"].as_array().expect("a list").iter().find(|tool| tool["tool"] == "p__sub");

@@ -1,4 +1,4 @@
-//! What one caller cannot do to all the others.
+//! One caller cannot harm the others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::harness::{Gateway, initialize, legacy_call, read};
 use crate::mock_server::{MockReply, MockServer, answer, http, json_answer};
 
-/// A gateway before this server, whose circuit opens at `failures` failures.
+/// A gateway in front of this server, whose circuit opens at `failures` failures.
 async fn setup(server: &MockServer, failures: u32) -> Gateway {
     let breaker = format!("circuit_breaker: {{failures: {failures}, open_for: 5s}}");
     let gateway =
@@ -21,7 +21,7 @@ async fn setup(server: &MockServer, failures: u32) -> Gateway {
 #[tokio::test]
 async fn calls_that_a_server_cannot_answer_well_do_not_shut_it_for_others() {
     let server = MockServer::start(|seen| match seen.method() {
-        // As a server does that keeps numbers as doubles. It never sees the client's.
+        // Like a server that stores numbers as doubles. It never sees the client's id.
         "tools/call" => {
             let message =
                 answer(seen, &json!({"content": []})).replace("9007199254740993", "9007199254740992");
@@ -67,7 +67,7 @@ async fn a_stream_that_tries_a_server_does_not_keep_it_shut() {
     let mut stream = None;
     gateway
         .eventually("a stream may try it", async |g| {
-            // Ids of events begin with the id of the upstream session, one of the first of the process.
+            // Event ids begin with the id of the upstream session, one of the first of the process.
             for upstream_session in 1..=3 {
                 let request = g.http.get(g.url(path)).header("mcp-session-id", &session);
                 let request = request

@@ -1,4 +1,4 @@
-//! Who may do what: callers, roles, rules and sessions, as they are met over HTTP.
+//! Access control: callers, roles, rules and sessions, over HTTP.
 
 mod access_doc;
 mod browsers;
@@ -34,7 +34,7 @@ pub fn digest(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A gateway and somebody who calls it with a key.
+/// A gateway and a caller with a key.
 pub struct Caller<'g> {
     pub gateway: &'g Gateway,
     pub key: String,
@@ -54,7 +54,7 @@ impl<'g> Caller<'g> {
         self.modern("/mcp", "tools/call", json!({"name": tool, "arguments": arguments})).await
     }
 
-    /// The raw answer to a modern tool call.
+    /// The raw response to a modern tool call.
     pub async fn response(&self, tool: &str, arguments: Value) -> reqwest::Response {
         let params = json!({"name": tool, "arguments": arguments});
         let request = self.gateway.modern_request("/mcp", "tools/call", params).bearer_auth(&self.key);

@@ -1,4 +1,5 @@
-//! Any roles at all: a list holds a thing if and only if it can be used, and names of what is denied are nowhere.
+//! Random roles: a list contains an entry if and only if it can be used, and names of denied entries are
+//! nowhere.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -8,10 +9,10 @@ use serde_json::{Value, json};
 use super::{Caller, key};
 use crate::harness::{Gateway, a_fixture, initialize, legacy_call, read};
 
-/// How many policies are tried, each with a reload.
+/// The number of policies that are tried, each with a reload.
 const ROUNDS: usize = 30;
 
-/// A source of chance that gives the same with the same seed (SplitMix64).
+/// A random number generator with a seed (SplitMix64).
 struct Chance(u64);
 
 impl Chance {
@@ -32,7 +33,7 @@ impl Chance {
     }
 }
 
-/// A list, the call of an entry, and how its entries are called.
+/// A list, the call of an entry, and the names of its entries.
 struct Kind {
     list: &'static str,
     member: &'static str,
@@ -53,10 +54,10 @@ const KINDS: [Kind; 3] = [
         lists: "resources",
     },
 ];
-/// These would end the server, or take their time.
+/// These would end the server, or take long.
 const NOT_CALLED: [&str; 2] = ["fix__crash", "elsewhere__crash"];
 
-/// What is there at all, by kind.
+/// All entries, by kind.
 type Things = [Vec<String>; 3];
 
 fn pattern(chance: &mut Chance, names: &[String]) -> String {
@@ -124,7 +125,7 @@ fn policy(chance: &mut Chance, all: &Things) -> Value {
     json!({"default": if chance.one_in(4) { "allow" } else { "deny" }, "roles": roles, "rules": rules})
 }
 
-/// Whether the call is answered as one of what does not exist; all of these answers look the same.
+/// Whether the call is answered as an unknown one; all of these responses are equal.
 fn is_unknown(answer: &Value) -> bool {
     let message = answer["error"]["message"].as_str().unwrap_or_default();
     ["Unknown tool", "Unknown prompt", "Unknown resource", "not found"]
@@ -132,7 +133,7 @@ fn is_unknown(answer: &Value) -> bool {
         .any(|words| message.contains(words))
 }
 
-/// What a caller reads that is no answer to a name of its own choice, all in one text.
+/// Everything that a caller reads without naming it first, in one text.
 async fn read_all(caller: &Caller<'_>) -> String {
     let mut text = String::new();
     let mut keep = |answer: &Value| text += &answer.to_string();
@@ -186,7 +187,7 @@ async fn read_all(caller: &Caller<'_>) -> String {
     text
 }
 
-/// Whether the text holds the name as a whole, as a JSON string or between other words.
+/// Whether the text holds the whole name, as a JSON string or between other words.
 fn tells(text: &str, name: &str) -> bool {
     let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/' | '.');
     text.match_indices(name).any(|(at, _)| {
@@ -203,7 +204,7 @@ async fn whatever_the_roles_lists_hold_exactly_what_can_be_used() {
     let (_fixture, url) = a_fixture().await;
     let keys = key("ann", "a") + &key("bob", "b") + &key("cat", "a, c") + &key("nil", "");
     let config = |round: usize, rbac: &Value| {
-        // The name of the admin tells which file is in force.
+        // The name of the admin shows which file is in force.
         let admin = key(&format!("root-{round}"), "all");
         format!(
             "mcpServers: {{fix: {{url: \"{url}\"}}, demo: {{builtin: demo}}}}\nlog: {{level: warn}}\nauth:\n  api_keys:\n{keys}{admin}rbac: {rbac}\n"
@@ -247,7 +248,7 @@ async fn whatever_the_roles_lists_hold_exactly_what_can_be_used() {
                     names.iter().filter(|name| !NOT_CALLED.contains(&name.as_str())).map(async |name| {
                         let mut params = json!({kind.key: name});
                         if kind.lists == "tools" {
-                            // No arguments fit: what there is says so at once.
+                            // No arguments match, so an existing entry reports that at once.
                             params["arguments"] = json!({"no-such-argument": true});
                         }
                         (name, caller.modern("/mcp", kind.call, params).await.1)
@@ -263,7 +264,7 @@ async fn whatever_the_roles_lists_hold_exactly_what_can_be_used() {
             let text = read_all(&caller).await;
             for thing in denied {
                 assert!(!tells(&text, thing), "{name} reads {thing}\n{story}\n{text}");
-                // Behind its own path the server's tools go by their own names.
+                // On its own path, the server's tools have their own names.
                 let own = thing.strip_prefix("fix__").map(|own| format!("\"name\":\"{own}\""));
                 assert!(own.is_none_or(|own| !text.contains(&own)), "{name} reads {thing}\n{story}\n{text}");
             }

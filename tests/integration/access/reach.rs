@@ -1,4 +1,5 @@
-//! Servers that a caller may not use: no message of its goes there, by whatever way it names none of their things.
+//! Servers that a caller may not use: none of their messages reaches the caller, on any path, and nothing
+//! names their entries.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::mock_server::{MockReply, MockServer, answer, good, http, json_answer}
 const ROLES: &str =
     "rbac:\n  roles:\n    little: {allow: {tools: [\"demo__*\"]}}\n    all: {allow: {servers: [\"*\"]}}\n";
 
-/// A server that logs, and says something on each stream that it is asked for.
+/// A server that logs, and sends a message on each stream that is opened.
 async fn talkative() -> MockServer {
     MockServer::start(|seen| match (seen.http_method.as_str(), seen.method()) {
         ("GET", _) => {
@@ -22,7 +23,7 @@ async fn talkative() -> MockServer {
         }
         (_, "initialize") => {
             let result = json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}, "logging": {}},
-                "serverInfo": {"name": "puppet", "version": "1"}});
+                "serverInfo": {"name": "mock", "version": "1"}});
             let headers = ["Content-Type: application/json", "Mcp-Session-Id: theirs"];
             MockReply::Say(http("200 OK", &headers, &answer(seen, &result)))
         }
@@ -60,9 +61,9 @@ async fn a_server_out_of_reach_hears_nothing_at_all() {
     let session = roy.session("/servers/p/mcp").await;
     let wipe = json!({"jsonrpc": "2.0", "id": 2, "method": "vendor/wipe"});
     assert_eq!(roy.say("/servers/p/mcp", &session, &wipe).await.1["result"], json!({}), "roy may");
-    let (seats, calls) = (server.count("initialize"), server.calls().len());
+    let (sessions, calls) = (server.count("initialize"), server.calls().len());
 
-    // Its own endpoint is not there at all, even for a session that is.
+    // Its own endpoint is unknown, even for an existing session.
     for id in [None, Some(session.as_str())] {
         let begin = crate::harness::initialize(json!({}));
         let body = if id.is_some() { &wipe } else { &begin };
@@ -87,7 +88,7 @@ async fn a_server_out_of_reach_hears_nothing_at_all() {
     let resumed = stream(&ann, path, &session).header("last-event-id", "7");
     let resumed = resumed.send().await.expect("an answer");
     assert_eq!(resumed.status(), 400, "{path}: no stream of this session");
-    assert_eq!(server.count("initialize"), seats, "no session was opened there");
+    assert_eq!(server.count("initialize"), sessions, "no session was opened there");
     assert_eq!(server.calls().len(), calls, "{:?}", server.calls());
 }
 
@@ -148,7 +149,7 @@ async fn a_caller_that_leaves_keeps_its_place_until_the_server_is_done() {
     let nap = legacy_call(1, "demo__sleep", json!({"seconds": 10}));
     gateway
         .eventually("it is told as left", async |g| {
-            // Once more if the machine was too busy to take it in time; one that runs already keeps others out.
+            // Once more if the machine was too busy to accept it in time; a running call excludes others.
             let request = g.post("/mcp", Some(&session), &nap).bearer_auth(&ann.key);
             let _ = request.timeout(Duration::from_millis(500)).send().await;
             g.process.output().contains("\"outcome\":\"client_aborted\"")

@@ -1,4 +1,4 @@
-//! Roles and rules: what a caller may not use is in nothing that it can see.
+//! Roles and rules: an entry that a caller may not use is in nothing that it can see.
 
 use serde_json::{Value, json};
 
@@ -54,7 +54,7 @@ async fn lists_hold_what_the_caller_may_use_and_nothing_else() {
     assert_eq!(at("ann").tools("/servers/fix/mcp").await, ["echo", "sleep"]);
     assert_eq!(at("ann").tools("/servers/little/mcp").await, ["fix__echo"]);
     assert_eq!(at("bun").tools("/mcp").await, ["fix__echo", "fix__fail_tool"]);
-    // A rule of caller and tool alone decides lists too.
+    // A rule on caller and tool alone decides lists too.
     assert_eq!(at("bob").tools("/servers/fix/mcp").await, ["echo", "sleep", "counter"], "in its own order");
     assert_eq!(at("nil").tools("/mcp").await, [""; 0]);
     let dans = at("dan").tools("/mcp").await;
@@ -71,7 +71,7 @@ async fn lists_hold_what_the_caller_may_use_and_nothing_else() {
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
     let (_, answer) = at("ann").say("/mcp", &session, &list).await;
     assert_eq!(answer["result"]["tools"].as_array().map(Vec::len), Some(4), "{answer}");
-    // What one caller sees may not be kept for another.
+    // One caller's view must not be cached for another.
     let (_, answer) = at("ann").modern("/mcp", "tools/list", json!({})).await;
     assert_eq!(answer["result"]["cacheScope"], "private");
 }
@@ -199,14 +199,14 @@ auth:
     assert_eq!(read(&all, "test://template/1/data").await.0, 200);
     let sent = async || gateway.metric("toolgate_upstream_seconds_count{server=\"fix\"}").await;
     let before = sent().await;
-    // The patterns see through what is written in another way.
+    // The patterns match other spellings too.
     for uri in ["test://static-text", "TEST://STATIC-text", "test://%73tatic-text", "tEsT://st%61tic%2Dtext"]
     {
         let (status, answer) = read(&all, uri).await;
         assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{uri}: {answer}");
         assert!(answer["error"]["message"].as_str().is_some_and(|m| m.starts_with("Resource not found")));
     }
-    // What could be read as another is refused, by whatever method it is named.
+    // An ambiguous URI is rejected, whatever method names it.
     for uri in [
         "test://template/../static-text",
         "test://template/%2e%2e/static-text",

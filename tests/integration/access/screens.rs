@@ -1,4 +1,4 @@
-//! Secrets in what servers answer: taken out or stopped, whatever the answer comes in and whoever asks.
+//! Secrets in servers' responses: redacted or blocked, in every format and for every caller.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::raw::{Answer, Client, Head};
 const CARD: &str = "4111 1111 1111 1111";
 const TAKEN_OUT: &str = "[redacted:credit_card]";
 
-/// A server that answers as the argument `how` says, each time with a card.
+/// A server that answers as the argument `how` says, each time with a card number.
 fn teller(seen: &RecordedRequest) -> MockReply {
     let result = |text: &str| json!({"content": [{"type": "text", "text": text}], "resultType": "complete"});
     let card = answer(seen, &result(&format!("the card {CARD} is mine")));
@@ -44,7 +44,7 @@ fn teller(seen: &RecordedRequest) -> MockReply {
             let body = json!({"error": format!("declined: {CARD}")}).to_string();
             MockReply::Say(http("500 Internal Server Error", &["Content-Type: application/json"], &body))
         }
-        // It says of itself that it is a message, and is none.
+        // It looks like a message, and is none.
         "half" => {
             let body = json!({"jsonrpc": "2.0", "message": format!("declined: {CARD}")}).to_string();
             MockReply::Say(http("500 Internal Server Error", &["Content-Type: application/json"], &body))
@@ -102,7 +102,7 @@ async fn setup(results: &str) -> (MockServer, Gateway) {
     (mock, gateway)
 }
 
-/// Calls the tool over a connection of its own, and gives the answer byte for byte.
+/// Calls the tool over a connection of its own, and returns the response byte for byte.
 async fn ask(gateway: &Gateway, how: &str, change: impl FnOnce(Head) -> Head) -> Answer {
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
         "name": "p__tool", "arguments": {"how": how},
@@ -145,7 +145,8 @@ async fn secrets_are_taken_out_of_whatever_an_answer_comes_in() {
         assert_eq!(output["error"]["message"], format!("declined: {TAKEN_OUT}"), "{how}: {output}");
         assert_eq!(output["error"]["data"]["card"], TAKEN_OUT, "{how}: {output}");
     }
-    // An error that is no MCP goes its way too, but not over a connection that other calls have used: it names no request.
+    // An error that is no MCP message is forwarded too, but not over a reused connection: it names no
+    // request.
     let mut rest = ask(&gateway, "rest", same).await;
     if rest.status == 502 {
         rest = ask(&gateway, "rest", same).await;
@@ -209,7 +210,7 @@ async fn an_answer_that_is_stopped_is_told_to_be_and_shows_nothing() {
         for version in ["HTTP/1.1", "HTTP/1.0"] {
             let answer = ask(&gateway, how, |head| head.line(&format!("POST /mcp {version}"))).await;
             let error = &answer.message()["error"];
-            // The head of a server's answer may have been passed on already.
+            // The head of a server's response may have been forwarded already.
             assert!([200, 403].contains(&answer.status), "{how}: {}", answer.status);
             assert_eq!(
                 (&error["code"], &error["data"]["server"]),
@@ -225,7 +226,7 @@ async fn an_answer_that_is_stopped_is_told_to_be_and_shows_nothing() {
         refused["error"]["message"].as_str().is_some_and(|message| message.contains("let through")),
         "{refused}"
     );
-    // A stream that has begun ends with the refusal, and what came before it is whole.
+    // A stream that has begun ends with the rejection, and everything before it is complete.
     let answer = ask(&gateway, "late", |head| head).await;
     assert_eq!(answer.status, 200);
     let mut output = messages(&answer);
@@ -259,7 +260,7 @@ async fn what_a_server_announces_by_itself_is_searched_too() {
     }
 }
 
-/// The fixture over stdio and the demo server; what the fixture says of its steps counts as secret.
+/// The fixture over stdio and the demo server; the fixture's progress messages count as secret.
 async fn in_process(results: &str) -> Gateway {
     let mut fixture = stdio_fixture();
     fixture["redact"] = json!({"results": results});
@@ -277,7 +278,7 @@ async fn in_process(results: &str) -> Gateway {
     gateway
 }
 
-/// All that comes of a tool that tells of its progress: of the modern era, and of the legacy one.
+/// All messages of a tool that reports its progress: in the modern era, and in the legacy one.
 async fn streams(gateway: &Gateway, count: u64) -> [String; 2] {
     let arguments = json!({"n": count, "interval_ms": 5});
     let params = json!({"name": "fix__stream", "arguments": arguments, "_meta": {"progressToken": "p",

@@ -1,4 +1,4 @@
-//! Secrets and credentials on the less used ways.
+//! Secrets and credentials on the less common paths.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ async fn an_error_of_a_server_is_searched_as_its_results_are() {
     assert_eq!((status, &output["error"]["code"]), (400, &json!(-32602)), "{output}");
     assert_eq!(output["error"]["message"], "card [redacted:credit_card]", "{output}");
 
-    // What is taken out of the arguments does not come by the headers that repeat them.
+    // An argument that is redacted is not in the headers that repeat arguments either.
     let params = json!({"name": "p__tool", "arguments": {"card": "4111 1111 1111 1111", "city": "Ulm"}});
     let request = gateway.modern_request("/mcp", "tools/call", params);
     let request = request.header("mcp-param-card", "4111 1111 1111 1111").header("mcp-param-city", "Ulm");

@@ -1,5 +1,5 @@
-//! One budget over several gateways, in a real Redis that comes and goes. None of the budgets here is refilled while a test
-//! runs, so how many calls pass does not hang on how fast they are.
+//! One budget over several gateways, in a real Redis that starts and stops. No budget is refilled during a
+//! test, so the number of passing calls does not depend on speed.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -21,15 +21,15 @@ async fn a_redis(port: u16) -> Process {
     tokio::task::spawn_blocking(move || redis(port)).await.expect("Redis starts")
 }
 
-/// A gateway with one budget, that is counted in Redis.
+/// A gateway with one budget that is counted in Redis.
 struct Shares {
     gateway: Gateway,
     operators: String,
 }
 
 impl Shares {
-    /// Waits until its connection to Redis stands: calls before that are counted in the gateway. The deadline for Redis
-    /// is as long as it may be, for a machine that is busy with other tests.
+    /// Waits until its connection to Redis is ready: calls before that are counted in the gateway. The
+    /// timeout for Redis is the maximum, because the machine may be busy with other tests.
     async fn start(redis: u16, limit: &str) -> Self {
         let admin = format!("127.0.0.1:{}", free_port());
         let gateway = Gateway::start(&format!(
@@ -44,7 +44,7 @@ impl Shares {
         shares
     }
 
-    /// What the metrics say of the store: whether it is `up`, or how many `misses` there were.
+    /// The metrics of the store: whether it is `up`, or its number of `misses`.
     async fn store(&self, what: &str) -> u64 {
         let metrics = self.gateway.http.get(&self.operators).send().await.expect("metrics");
         let metrics = metrics.text().await.expect("a text");
@@ -60,7 +60,7 @@ impl Shares {
         }
     }
 
-    /// Calls until so many calls in a row were refused; gives how many passed.
+    /// Calls until this many calls in a row were rejected; returns how many passed.
     async fn pass(&self, refusals: u32) -> u64 {
         let (mut passed, mut refused) = (0, 0);
         while refused < refusals {
@@ -86,7 +86,7 @@ async fn three_gateways_share_one_budget_to_the_call() {
     for _ in 0..3 {
         gateways.push(Arc::new(Shares::start(port, &format!("limit: {BUDGET}/1d, burst: {BUDGET}")).await));
     }
-    // Twelve callers at once, until each has been refused many times.
+    // Twelve callers at once, until each has been rejected many times.
     let callers = gateways.iter().cycle().take(12).cloned();
     let callers: Vec<_> =
         callers.map(|gateway| tokio::spawn(async move { gateway.pass(20).await })).collect();
@@ -98,8 +98,8 @@ async fn three_gateways_share_one_budget_to_the_call() {
     for gateway in &gateways {
         misses += gateway.store("misses").await;
     }
-    // A call that Redis did not judge in time may have been counted in both places, or in one. In 96 seconds one more
-    // comes free.
+    // A call that Redis did not decide in time may have been counted in both places, or in one. The budget
+    // regains one call in 96 seconds.
     let all: u64 = passed.iter().sum();
     assert!(
         (BUDGET - misses..=BUDGET + misses + 1).contains(&all),
@@ -113,11 +113,11 @@ async fn a_redis_that_goes_and_comes_back_stops_nobody() {
     let mut redis = a_redis(port).await;
     let shares = Shares::start(port, "limit: 5/1d, burst: 5").await;
     let passed = shares.pass(1).await;
-    // What came too late on a busy machine was counted in the gateway.
+    // Timeouts on a busy machine were counted in the gateway.
     let (late, output) = (shares.store("misses").await, shares.told());
     assert!((5 - late.min(5)..=5 + late).contains(&passed), "{passed} passed, {late} were late");
     redis.kill();
-    // The local budget stands in, and nobody waits for what is not there.
+    // The local budget replaces it, and no call waits for a store that is down.
     let passed = shares.pass(15).await;
     assert!(passed == 5 || late > 0 && passed <= 5, "{passed} of a budget of its own, {late} were late");
     assert_eq!(shares.store("up").await, 0);

@@ -1,4 +1,4 @@
-//! Callers without good credentials, and what they learn.
+//! Callers without valid credentials, and what they learn.
 
 use serde_json::json;
 
@@ -21,12 +21,12 @@ async fn a_stranger_is_challenged_before_a_byte_of_the_body_is_read() {
     let challenge = response.headers()["www-authenticate"].to_str().expect("ASCII").to_owned();
     let place = format!("http://127.0.0.1:{}/.well-known/oauth-protected-resource/mcp", gateway.port);
     assert!(challenge.starts_with("Bearer ") && challenge.contains(&place), "{challenge}");
-    // RFC 6750 §3: who brought nothing is told of no error.
+    // RFC 6750 §3: without credentials there is no error code.
     assert!(!challenge.contains("error="), "{challenge}");
     let (_, answer) = read(response).await;
     assert_eq!(answer["error"]["code"], 401, "{answer}");
 
-    // The body never comes; the answer does.
+    // The body never comes; the response does.
     let mut client = Client::connect(gateway.port).await;
     client.send(&Head::post("/mcp").with("Content-Length", "1000").bytes()).await;
     assert_eq!(client.answer().await.expect("an answer").status, 401);
@@ -44,7 +44,7 @@ async fn a_stranger_is_challenged_before_a_byte_of_the_body_is_read() {
     }
 }
 
-/// Status, headers that do not count or tell the time, and body of an answer, with a name made the same.
+/// Status, headers (without lengths and times), and body of a response, with the name normalized.
 async fn outcome_of(request: reqwest::RequestBuilder, name: &str) -> (u16, Vec<String>, String) {
     let response = request.send().await.expect("an answer");
     let same = |text: &str| text.replace(name, "NAME");
@@ -58,7 +58,7 @@ async fn outcome_of(request: reqwest::RequestBuilder, name: &str) -> (u16, Vec<S
     headers.sort();
     let status = response.status().as_u16();
     let body = same(&response.text().await.expect("a body"));
-    // The number of a request stands in some bodies.
+    // Some bodies contain the number of the request.
     let body = body.split("\"request_id\"").next().unwrap_or_default().to_owned();
     (status, headers, body)
 }
@@ -145,9 +145,10 @@ async fn credentials_stay_at_the_door_and_strangers_reach_no_server() {
     for seen in &calls {
         assert!(seen.headers.iter().all(|(_, value)| !value.contains("ann-key")), "{seen:?}");
     }
-    let stranger = gateway.modern_request("/mcp", "tools/call", json!({"name": "p__tool", "arguments": {}}));
-    assert_eq!(stranger.send().await.expect("an answer").status(), 401);
-    assert_eq!(mock.calls().len(), calls.len(), "the stranger's call went no further");
+    let unauthenticated =
+        gateway.modern_request("/mcp", "tools/call", json!({"name": "p__tool", "arguments": {}}));
+    assert_eq!(unauthenticated.send().await.expect("an answer").status(), 401);
+    assert_eq!(mock.calls().len(), calls.len(), "the unauthenticated call went no further");
 }
 
 #[tokio::test]

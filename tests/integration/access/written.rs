@@ -1,5 +1,5 @@
-//! What people and models write reaches no server that is to get no secrets, in whichever message and place it stands;
-//! handles of the protocol arrive as they were sent.
+//! Secrets in text from people and models do not reach servers that must get none, in any message and at
+//! any position; protocol handles arrive unchanged.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::legacy::{accepted, hold, lists, question};
 use crate::mock_server::{MockReply, MockServer};
 
 const SECRET: &str = "4111 1111 1111 1111";
-/// Looks like one, and is a handle of somebody's.
+/// Looks like a card number, and is a handle.
 const HANDLE: &str = "id-4111111111111111";
 
 fn secret() -> String {
@@ -25,7 +25,7 @@ async fn modern(redaction: &str) -> (MockServer, Gateway) {
     (server, gateway)
 }
 
-/// Requests with text in all places that may have some, and handles beside it.
+/// Requests with text in all possible positions, and with handles.
 fn requests() -> Vec<(&'static str, Value)> {
     let meta = json!({"progressToken": "t", "traceparent": HANDLE, "com.example/note": secret(),
         "io.modelcontextprotocol/clientInfo": {"name": HANDLE, "version": "1", "title": secret()}});
@@ -109,7 +109,7 @@ async fn a_request_with_a_secret_anywhere_is_blocked() {
     assert_eq!(server.calls().len(), before, "{:?}", server.calls());
 }
 
-/// Where the values stand that hold the secret.
+/// The paths of the values that hold the secret.
 fn places(value: &Value) -> Vec<String> {
     let under = |key: String, value: &Value| {
         let key = key.replace('~', "~0").replace('/', "~1");
@@ -139,7 +139,7 @@ async fn legacy(redaction: &str) -> (ScriptedServer, Gateway, String) {
     (stage, gateway, session)
 }
 
-/// The server asks in a call, and the client gets to know under which id.
+/// The server sends a request during a call; returns the id that the client sees.
 async fn asked(stream: &mut Events, open: &OpenSession, question: &Value) -> Value {
     open.say(question);
     stream.method(question["method"].as_str().expect("a method")).await["id"].clone()
@@ -232,7 +232,7 @@ async fn answers_and_notifications_with_secrets_are_blocked_and_may_come_again_w
     for method in ["notifications/cancelled", "notifications/roots/list_changed"] {
         assert_eq!(stage.heard(method).len(), 0, "{method}");
     }
-    // Nothing was taken from the question or the call.
+    // The request and the call were not redacted.
     assert_eq!(say(accepted(&id)).await.0, 202);
     assert_eq!(stage.replies()[0].body, accepted(&json!(1)));
     open.answer("done");

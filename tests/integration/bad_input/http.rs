@@ -1,4 +1,4 @@
-//! Heads that HTTP, the guard against foreign pages, or the limits refuse.
+//! Heads that HTTP, the origin guard or the limits reject.
 
 use super::{CALL, Case, Form, call_head};
 use crate::raw::Head;
@@ -36,7 +36,7 @@ pub fn cases() -> Vec<Case> {
         let head = call_head().line(&format!("POST {path} HTTP/1.1"));
         cases.push(Case::new(format!("the path {path}"), head.whole(CALL.as_bytes()), 404, Form::Rest));
     }
-    // Answered as an endpoint that is there would be to who may not use it.
+    // The response is the same as for an existing endpoint that the caller may not use.
     for path in ["/servers/none/mcp", "/servers/UP/mcp"] {
         let head = call_head().line(&format!("POST {path} HTTP/1.1"));
         cases.push(Case::new(format!("the path {path}"), head.whole(CALL.as_bytes()), 404, refused(404)));
@@ -75,7 +75,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Heads with one thing wrong, and the status.
+/// Heads with one fault, and the status.
 fn heads() -> Vec<(String, Head, u16)> {
     let mut all = Vec::new();
     for kind in [
@@ -134,7 +134,7 @@ fn heads() -> Vec<(String, Head, u16)> {
     all
 }
 
-/// Ways to say twice how long a body is.
+/// Ambiguous body lengths.
 fn encodings() -> Vec<(&'static str, Head)> {
     let chunked = |head: Head| head.with("Transfer-Encoding", "chunked");
     let coded = |value: &str| call_head().with("Transfer-Encoding", value);
@@ -149,7 +149,7 @@ fn encodings() -> Vec<(&'static str, Head)> {
     ]
 }
 
-/// Bodies whose end cannot be told.
+/// Bodies without a determinable end.
 fn unframed() -> Vec<Case> {
     let chunks = ["size", "-2", "+2", "0x2", "fffffffffffffffff", "2\r\n{}{}{}", "2\n{}\n0\n\n"];
     let case = |chunk: &&str| {
@@ -160,7 +160,7 @@ fn unframed() -> Vec<Case> {
     chunks.iter().map(case).collect()
 }
 
-/// What is no HTTP: an error of the layer below or the end of the connection, as it likes.
+/// Invalid HTTP: the layer below may answer with an error or close the connection.
 pub fn broken() -> Vec<(String, Vec<u8>)> {
     let length = CALL.len().to_string();
     let body = |head: Head| [head.bytes(), CALL.as_bytes().to_vec()].concat();
@@ -205,9 +205,10 @@ pub fn broken() -> Vec<(String, Vec<u8>)> {
     ] {
         all.push((format!("the line {line:?}"), body(sized.clone().line(line))));
     }
-    // Pingora takes a line without digits for the last chunk; what follows must not be taken for a request.
+    // Pingora takes a line without digits for the last chunk; the bytes after it must not be taken for a
+    // request.
     all.push(("a chunk without a size".into(), chunked(call_head(), &format!("\r\n{CALL}\r\n0\r\n\r\n"))));
     all.push(("the preface of HTTP/2".into(), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()));
-    all.push(("a TLS greeting".into(), b"\x16\x03\x01\0\x05\x01\0\0\x01\0\r\n\r\n".to_vec()));
+    all.push(("a TLS ClientHello".into(), b"\x16\x03\x01\0\x05\x01\0\0\x01\0\r\n\r\n".to_vec()));
     all
 }

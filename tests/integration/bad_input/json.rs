@@ -77,7 +77,7 @@ fn bytes() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Bad values, put where the empty object of `arguments` stands.
+/// Invalid values, in the place of the empty object of `arguments`.
 fn inside() -> Vec<(&'static str, &'static [u8])> {
     vec![
         ("NaN", b"{\"x\":NaN}"),

@@ -37,7 +37,7 @@ pub fn cases(all: &str, single: &str) -> Vec<Case> {
         ("initialize", r#"{"capabilities":{},"clientInfo":{}}"#),
     ] {
         let request = head.whole(request(method, params).as_bytes());
-        // These revisions have a code of their own for a resource that is not there.
+        // These versions have a code of their own for an unknown resource.
         let code = if params.contains("nope://") { -32002 } else { PARAMS };
         cases.push(Case::rpc(format!("{method} {params}"), request, 200, code));
     }
@@ -54,7 +54,7 @@ pub fn cases(all: &str, single: &str) -> Vec<Case> {
     cases
 }
 
-/// Messages and verbs whose session is not there, or is another's.
+/// Messages and HTTP methods whose session does not exist, or is another caller's.
 fn without_session(all: &str, single: &str) -> Vec<Case> {
     let call = request("tools/call", r#"{"name":"up__tool","arguments":{}}"#);
     let post = |path: &str, session: &[&str]| {
@@ -92,7 +92,7 @@ fn without_session(all: &str, single: &str) -> Vec<Case> {
             status,
             code,
         ));
-        // Its id is that of a question to the client, so it is not the refusal's.
+        // Its id belongs to a request of the server, so the rejection does not use it.
         let response = br#"{"jsonrpc":"2.0","id":7,"result":{}}"#;
         cases.push(Case::nameless(
             format!("a response with {session:?}"),
@@ -104,9 +104,9 @@ fn without_session(all: &str, single: &str) -> Vec<Case> {
     let doubled = Head::post("/mcp")
         .with("MCP-Protocol-Version", "2025-11-25")
         .with("MCP-Protocol-Version", "2025-06-18");
-    let greeting =
+    let initialize =
         request("initialize", r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{}}"#);
-    cases.push(Case::rpc("two revisions in the head", doubled.whole(greeting.as_bytes()), 400, INVALID));
+    cases.push(Case::rpc("two revisions in the head", doubled.whole(initialize.as_bytes()), 400, INVALID));
     let listing = doubled.with("Mcp-Session-Id", all).whole(request("tools/list", "{}").as_bytes());
     cases.push(Case::rpc("two revisions in the head of a list", listing, 400, MISMATCH));
     cases
@@ -116,7 +116,7 @@ fn request(method: &str, params: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{params}}}"#)
 }
 
-/// Small letters for capitals and the other way round.
+/// Swaps upper and lower case.
 fn swapped(word: &str) -> String {
     let swap = |c: char| if c.is_ascii_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
     word.chars().map(swap).collect()

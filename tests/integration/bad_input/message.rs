@@ -1,4 +1,4 @@
-//! JSON objects that are no sound JSON-RPC message, or that another reader could take for another message.
+//! JSON objects that are no valid JSON-RPC message, or that another reader could take for another message.
 
 use serde_json::json;
 
@@ -69,7 +69,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A member of [`super::CALL`], and one that must not stand beside it.
+/// A member of [`super::CALL`], and one that must not be beside it.
 fn twice() -> Vec<(&'static str, &'static str)> {
     let mut all = vec![
         (r#""method":"tools/call""#, r#""method":"tools/list""#),
@@ -127,7 +127,7 @@ fn twice() -> Vec<(&'static str, &'static str)> {
     all
 }
 
-/// A part of the call, what stands there instead, and the code of the refusal.
+/// A part of the call, its replacement, and the code of the rejection.
 fn shapes() -> Vec<(&'static str, &'static str, i64)> {
     let mut all = Vec::new();
     let version = r#""jsonrpc":"2.0","#;
@@ -204,7 +204,7 @@ fn references() -> Vec<Case> {
     .collect()
 }
 
-/// `params.notifications` of `subscriptions/listen`, and messages that ask nothing.
+/// `params.notifications` of `subscriptions/listen`, and messages that request nothing.
 fn listens() -> Vec<Case> {
     let head = Head::modern("/mcp", "subscriptions/listen", None);
     let listen = |by: &str| {
@@ -217,7 +217,7 @@ fn listens() -> Vec<Case> {
                 Case::rpc(format!("to listen for {by}"), head.whole(listen(by).as_bytes()), 400, PARAMS)
             })
             .collect();
-    // A tool call that asks for no answer asks for nothing: it is taken and goes nowhere.
+    // A tool call without an id expects no response: it is accepted and dropped.
     let note = call_head().whole(call_but(r#""id":7,"#, "").as_bytes());
     cases.push(Case::new("a call without an id", note, 202, Form::Bare));
     for (what, body) in [
@@ -227,7 +227,8 @@ fn listens() -> Vec<Case> {
         ("a result of another version", r#"{"jsonrpc":"1.0","id":7,"result":{}}"#),
         ("an error about nothing", r#"{"jsonrpc":"2.0","error":{"code":1,"message":"x"}}"#),
     ] {
-        // Its id is that of a question to the client: a refusal under it would answer a question of the client.
+        // Its id belongs to a request of the server: a rejection under it would answer a request of the
+        // client.
         cases.push(Case::nameless(what, call_head().whole(body.as_bytes()), 400, INVALID));
     }
     let empty = call_head().whole(br#"{"jsonrpc":"2.0","id":"x"}"#);

@@ -1,7 +1,7 @@
-//! What the gateway must refuse, request by request, and that nothing of it reaches a server.
+//! Requests that the gateway must reject, one by one; no part of them reaches a server.
 //!
-//! Each table has one gateway before one server that remembers every byte it gets. After a refusal the connection
-//! must still be of use, or end when the answer says that it ends.
+//! Each table has one gateway in front of one server that records every byte. After a rejection the
+//! connection must remain usable, or end if the response says so.
 
 mod http;
 mod json;
@@ -18,7 +18,7 @@ use crate::raw::{Answer, Client, Head};
 /// A call that would reach the server.
 const CALL: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"up__tool","arguments":{},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
 
-/// The code of an unsupported revision, whose data name those that are served.
+/// The code for an unsupported version; its data name the supported ones.
 const UNSUPPORTED: i64 = -32022;
 
 /// The head that belongs to [`CALL`].
@@ -32,7 +32,7 @@ fn call_but(part: &str, by: &str) -> String {
     CALL.replacen(part, by, 1)
 }
 
-/// A request and what must be answered.
+/// A request and the expected response.
 struct Case {
     what: String,
     request: Vec<u8>,
@@ -47,7 +47,7 @@ enum Form {
     Rpc(i64, Option<Value>),
     /// The error object of REST paths.
     Rest,
-    /// No words: the HTTP layer below spoke, or there is nothing to say.
+    /// No error object: the HTTP layer below answered, or there is nothing to report.
     Bare,
 }
 
@@ -56,23 +56,23 @@ impl Case {
         Self { what: what.into(), request, status, form, headers: Vec::new() }
     }
 
-    /// A refusal in the words of JSON-RPC, under the id 7 of [`CALL`].
+    /// A JSON-RPC rejection, under the id 7 of [`CALL`].
     fn rpc(what: impl Into<String>, request: Vec<u8>, status: u16, code: i64) -> Self {
         Self::new(what, request, status, Form::Rpc(code, Some(json!(7))))
     }
 
-    /// One that can name no id.
+    /// One without an id.
     fn nameless(what: impl Into<String>, request: Vec<u8>, status: u16, code: i64) -> Self {
         Self::new(what, request, status, Form::Rpc(code, None))
     }
 
-    /// With a header that the answer must have.
+    /// With a header that the response must have.
     fn saying(mut self, name: &'static str, value: &'static str) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// What is wrong with the answer.
+    /// What is wrong with the response.
     fn judge(&self, answer: &Answer) -> Result<(), String> {
         let message = answer.message();
         let fail = |what: &str| Err(format!("{what}: {} {message} {:?}", answer.status, answer.headers));
@@ -111,7 +111,7 @@ impl Case {
     }
 }
 
-/// A gateway before one server, `up`, that remembers.
+/// A gateway in front of one server, `up`, that records its requests.
 async fn setup() -> (Gateway, MockServer) {
     let mock = MockServer::start(|_| MockReply::Good).await;
     let config = format!(
@@ -122,7 +122,7 @@ async fn setup() -> (Gateway, MockServer) {
     (Gateway::start(&config).await, mock)
 }
 
-/// Sends every case over a connection of its own and tells of all that went wrong.
+/// Sends every case over a connection of its own and reports all failures.
 async fn run(setup: (Gateway, MockServer), cases: Vec<Case>) {
     let (gateway, mock) = setup;
     let mut wrong = Vec::new();
@@ -141,13 +141,13 @@ async fn run(setup: (Gateway, MockServer), cases: Vec<Case>) {
     }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
     assert!(mock.calls().is_empty(), "reached the server: {:?}", mock.calls());
-    // The same server does notice a sound call.
+    // The same server does record a valid call.
     let mut client = Client::connect(gateway.port).await;
     let answer = client.exchange(&call_head().whole(CALL.as_bytes())).await.expect("an answer");
     assert_eq!((answer.status, mock.calls().len()), (200, 1), "{}", answer.message());
 }
 
-/// After the answer the connection ends if that was said, and is of use if not.
+/// After the response, the connection ends if that was announced, and is usable if not.
 async fn after(client: &mut Client, closes: bool) -> Result<(), String> {
     if closes {
         return if client.ended().await { Ok(()) } else { Err("more came after the last answer".into()) };

@@ -20,7 +20,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Missing pairs of `_meta`, and revisions that are not served.
+/// Missing members of `_meta`, and unsupported versions.
 fn metas() -> Vec<Case> {
     let meta = r#","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
     let capabilities = r#","io.modelcontextprotocol/clientCapabilities":{}"#;
@@ -57,7 +57,7 @@ fn metas() -> Vec<Case> {
     cases
 }
 
-/// Heads that say something else than [`CALL`], or say it twice.
+/// Heads that contradict [`CALL`], or repeat a header.
 fn mismatches() -> Vec<(String, Head)> {
     let mut all = Vec::new();
     for (name, wrong) in [
@@ -181,7 +181,7 @@ fn mirrors() -> Vec<Case> {
     ]
 }
 
-/// Methods that the era does not have, or nobody has.
+/// Methods that the era does not have, or that do not exist.
 fn methods() -> Vec<Case> {
     [
         "initialize",
@@ -216,7 +216,7 @@ fn methods() -> Vec<Case> {
     .collect()
 }
 
-/// Tools that nobody has.
+/// Unknown tools.
 fn names() -> Vec<Case> {
     let long = "n".repeat(5000);
     let names = [

@@ -1,4 +1,4 @@
-//! Arguments that a head repeats, whatever carries the call: HTTP, the gateway's own HTTP client, stdio.
+//! Arguments that headers repeat, on every transport: HTTP, the gateway's own HTTP client, stdio.
 
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ async fn a_head_that_repeats_other_arguments_is_refused_on_every_way() {
     for server in ["fix", "two", "pipe"] {
         for (arguments, headers) in &sound {
             let (head, body) = call(server, arguments.clone(), headers);
-            // Whole, and in chunks that only the gateway's own HTTP client can carry.
+            // Whole, and in chunks that only the gateway's own HTTP client can send.
             let long =
                 body.replace(r#""params":{"#, &format!(r#""params":{{"pad":"{}","#, "x".repeat(100_000)));
             for request in [head.whole(body.as_bytes()), head.chunked(long.as_bytes(), 9000)] {
@@ -73,7 +73,8 @@ async fn a_head_that_repeats_other_arguments_is_refused_on_every_way() {
     }
 }
 
-/// A server whose tools are `good`, with a repeated argument, and `bad`, whose annotation no header can follow.
+/// A server whose tools are `good`, with a repeated argument, and `bad`, whose annotation no header can
+/// follow.
 fn play(seen: &RecordedRequest) -> MockReply {
     if seen.method() != "tools/list" {
         return MockReply::Good;
@@ -100,7 +101,7 @@ async fn a_tool_that_no_head_can_be_made_for_is_left_out() {
     assert_eq!(names(&list), ["up__good"]);
     let (status, answer) = gateway.call("up__bad", json!({})).await;
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{answer}");
-    // The old era has no such headers, and so no fault in them.
+    // The legacy era has no such headers, and so no fault in them.
     let session = gateway.initialize("/mcp").await;
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
     assert_eq!(names(&gateway.say("/mcp", &session, &list).await.1), ["up__bad", "up__good", "up__twice"]);
@@ -122,12 +123,12 @@ async fn the_server_gets_the_head_that_its_arguments_call_for() {
     assert_eq!(response.status(), 200);
     let calls = mock.calls();
     let call = calls.first().expect("the call arrived");
-    // The argument lost its secret, and so did the header that repeats it.
+    // The argument is redacted, and so is the header that repeats it.
     assert_eq!(call.body["params"]["arguments"]["key"], "[redacted:ticket]");
     assert_eq!(call.header("mcp-param-key"), Some("[redacted:ticket]"));
     assert_eq!(call.header("mcp-param-n"), Some("7"));
     assert_eq!(call.header("mcp-param-other"), Some("as it is"));
-    // Free text in other headers is searched as it is in `_meta`; a trace is not.
+    // Free text in other headers is searched as in `_meta`; a trace is not.
     let params = json!({"name": "up__good", "arguments": {"n": 8, "key": "a"}});
     let request = gateway.modern_request("/mcp", "tools/call", params);
     let request = request.header("mcp-param-n", "8").header("mcp-param-key", "a");

@@ -1,5 +1,5 @@
-//! Rows of `input_required`: the server asks, the client answers in a call of its own, and the state between the two
-//! comes back as it was.
+//! Rows of `input_required`: the server requests input, the client answers in a call of its own, and the
+//! state between the two returns unchanged.
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ async fn send(gateway: &Gateway, body: &Value) -> (u16, Value) {
     read(request.send().await.expect("an answer")).await
 }
 
-/// What a client answers to one question.
+/// The client's answer to one request.
 fn reply(question: &Value) -> Value {
     match question["method"].as_str().expect("a method") {
         "elicitation/create" => {
@@ -44,7 +44,7 @@ fn reply(question: &Value) -> Value {
     }
 }
 
-/// Asks until the answer is complete; gives it and how many rounds it took.
+/// Repeats the call until the result is complete; returns it and the number of rounds.
 async fn rounds(gateway: &Gateway, method: &str, params: Value) -> (Value, usize) {
     let mut now = params.clone();
     for round in 1..8 {

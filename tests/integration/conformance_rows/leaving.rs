@@ -1,5 +1,5 @@
-//! A client that leaves takes its modern call with it, whatever carries it (2026-07-28: a closed stream is a
-//! cancellation). That it does is tested here; how soon is measured, not tested.
+//! A client that disconnects cancels its modern call, on every transport (2026-07-28: a closed stream is a
+//! cancellation). The test checks that it happens; how soon is measured elsewhere.
 
 use serde_json::json;
 

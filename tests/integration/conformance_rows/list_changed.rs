@@ -1,4 +1,4 @@
-//! Changed lists are told to those who see the change, once, and to nobody else.
+//! List changes are reported once to each client that sees the change, and to no other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ fn all() -> Value {
     json!({"toolsListChanged": true, "promptsListChanged": true, "resourcesListChanged": true})
 }
 
-/// The result at the end of a stream, with nothing before it.
+/// The result at the end of a stream, without any other message before it.
 async fn ends(events: &mut Events) {
     let rest = events.rest().await;
     assert_eq!(rest.len(), 1, "{rest:?}");
@@ -38,7 +38,7 @@ async fn a_reload_of_hundreds_of_endpoints_is_told_to_each_of_its_own() {
     let gateway = Gateway::start(&config(0, "echo", "")).await;
     listed(&gateway, "demo__").await;
     let (mut whole, honoured) = listen(&gateway, "/mcp", all()).await;
-    // No server has prompts or resources, but one that has may come.
+    // No server has prompts or resources, but such a server may be added.
     assert_eq!(honoured, all());
     let (mut gone, honoured) = listen(&gateway, "/servers/t0/mcp", all()).await;
     assert_eq!(honoured, json!({"toolsListChanged": true}));
@@ -49,7 +49,7 @@ async fn a_reload_of_hundreds_of_endpoints_is_told_to_each_of_its_own() {
     ends(&mut gone).await;
     assert_eq!(next(&mut last).await["method"], TOOLS);
     assert_eq!(old.next().await.expect("it is told")["method"], TOOLS);
-    // The next thing that anybody hears is of the next change, which only the whole sees.
+    // The next notification is of the next change, which only the federated endpoint shows.
     gateway.rewrite(&config(1, "time", ", more: {builtin: demo}"));
     assert_eq!(next(&mut whole).await["method"], TOOLS);
     gateway.rewrite(&config(1, "fail", ", more: {builtin: demo}"));
@@ -94,7 +94,7 @@ async fn a_list_that_says_the_same_in_other_words_is_no_change() {
         })
         .await;
     assert_eq!(next(&mut events).await["method"], TOOLS);
-    // The one after it is of something else.
+    // The one after it concerns another list.
     gateway.rewrite("mcpServers: {}\n");
     assert_eq!(next(&mut events).await["method"], TOOLS);
     let (_, list) = gateway.modern("/mcp", "tools/list", json!({})).await;
@@ -123,14 +123,14 @@ async fn roles_that_change_what_one_sees_are_told_to_that_one() {
     let request = request.header("mcp-session-id", &session).header("mcp-protocol-version", "2025-11-25");
     let mut old = Events::open(request.bearer_auth(&ann.key)).await;
     let (mut hers, mut his) = (open(&ann).await, open(&bob).await);
-    // A server that neither may use is news to neither.
+    // A server that neither caller may use causes no notification.
     gateway.rewrite(&config("fail", ", more: {builtin: demo}"));
     gateway.eventually("it is there", async |g| g.get("/health").await.contains("\"connected\":2")).await;
     gateway.rewrite(&config("sleep", ", more: {builtin: demo}"));
     assert_eq!(next(&mut hers).await["method"], TOOLS);
     assert_eq!(old.next().await.expect("it is told")["method"], TOOLS);
     assert_eq!(ann.tools("/mcp").await, ["demo__echo", "demo__sleep"]);
-    // Under another policy streams are opened anew, and end in good order.
+    // Under another policy, streams end cleanly and are opened again.
     ends(&mut hers).await;
     ends(&mut his).await;
     assert_eq!(old.rest().await, Vec::<Value>::new());

@@ -1,5 +1,5 @@
-//! `subscriptions/listen`: the acknowledgement first, then what was asked for and no more, once, under the client's
-//! own id, from servers of every kind and through reloads.
+//! `subscriptions/listen`: the acknowledgement first, then exactly the requested notifications, once, under
+//! the client's own id, from servers of every kind and through reloads.
 
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ pub async fn listen_by(request: reqwest::RequestBuilder) -> (Events, Value) {
     (events, first["params"]["notifications"].clone())
 }
 
-/// The next announcement, which must carry the id of the subscription.
+/// The next notification, which must carry the id of the subscription.
 pub async fn next(events: &mut Events) -> Value {
     let message = events.next().await.expect("an announcement");
     assert_eq!(message["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 1, "{message}");
@@ -42,13 +42,13 @@ async fn each_change_is_told_once_whatever_server_it_is_of() {
         let (status, _) = gateway.call(&format!("{server}__test_trigger_tool_change"), json!({})).await;
         assert_eq!(status, 200);
         assert_eq!(next(&mut all).await["method"], "notifications/tools/list_changed", "{server}");
-        // Who looks at once sees it.
+        // A list request at once shows it.
         let (_, list) = gateway.modern("/mcp", "tools/list", json!({})).await;
         let new = format!("{server}__test_dynamic_tool");
         assert!(list["result"]["tools"].as_array().expect("tools").iter().any(|tool| tool["name"] == *new));
         let (status, _) = gateway.call(&format!("{server}__test_trigger_prompt_change"), json!({})).await;
         assert_eq!(status, 200);
-        // Not the tools once more.
+        // The tools do not follow again.
         assert_eq!(next(&mut all).await["method"], "notifications/prompts/list_changed", "{server}");
         assert_eq!(next(&mut prompts).await["method"], "notifications/prompts/list_changed", "{server}");
     }
@@ -63,7 +63,8 @@ async fn resources_of_several_servers_are_followed_on_one_stream() {
         let (mut events, honoured) = listen(gateway, path, wanted).await;
         assert_eq!(honoured, json!({"resourceSubscriptions": ["test://watched-resource"]}), "{path}");
         let touch = |uri: &'static str| gateway.call_of(server, "touch", json!({"uri": uri}));
-        // The gateway listens at the server in the background: it is touched until that is heard.
+        // The gateway subscribes at the server in the background: the resource is touched until a
+        // notification comes.
         let heard = async {
             let output = next(&mut events).await;
             assert_eq!(output["method"], "notifications/resources/updated", "{path}");
@@ -84,7 +85,7 @@ async fn resources_of_several_servers_are_followed_on_one_stream() {
 }
 
 impl Gateway {
-    /// A call that must work.
+    /// A call that must succeed.
     async fn call_of(&self, server: &str, tool: &str, arguments: Value) {
         let (status, answer) = self.call(&format!("{server}__{tool}"), arguments).await;
         assert_eq!(status, 200, "{answer}");

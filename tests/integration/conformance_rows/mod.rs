@@ -6,7 +6,7 @@
 //! | server-stateless: what a request must carry | `stateless::a_request_without_its_envelope_is_refused_under_its_id` |
 //! | server-stateless: methods that are no more | `stateless::methods_of_the_old_era_are_unknown_at_the_modern_wire` |
 //! | server-stateless: capabilities, tools-list, caching, json-schema-2020-12 | `stateless::what_discover_promises_is_there`, `stateless::lists_are_ordered_cacheable_and_keep_their_schemas` |
-//! | server-stateless: listen | `listen`, `promises`, `told` |
+//! | server-stateless: listen | `listen`, `promises`, `list_changed` |
 //! | server-stateless: log messages, no requests on a stream | `streams` |
 //! | dns-rebinding-protection | `stateless::a_strange_host_or_resource_is_refused` |
 //! | sep-2164-resource-not-found | the same, and `streams::that_a_resource_is_not_there_comes_in_its_servers_words` |
@@ -16,7 +16,7 @@
 //! | request-metadata, http-standard-headers | `streams::a_server_hears_its_own_names_and_what_the_client_says_of_itself` |
 //! | sse-retry, server-session-lifecycle | `streams` |
 //! | json-schema-ref-no-deref | `conformance_client` |
-//! | a client that leaves (not in the suite) | `leaving` |
+//! | a client that disconnects (not in the suite) | `leaving` |
 //!
 //! More rows of the legacy era (session-lifecycle, sse-polling, sampling and elicitation on a stream) are in `sessions`,
 //! `running_calls` and `conformance`.

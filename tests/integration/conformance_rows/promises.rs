@@ -1,4 +1,4 @@
-//! What a client is promised of resources is what their servers have promised, and it is kept.
+//! The gateway promises its clients for resources what their servers promise, and keeps it.
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
@@ -13,7 +13,7 @@ fn says(seen: &RecordedRequest, result: &Value) -> MockReply {
 }
 
 /// A server with the resources `a://1` and `a://2`.
-fn greets(seen: &RecordedRequest, subscribe: bool) -> Option<MockReply> {
+fn handshake(seen: &RecordedRequest, subscribe: bool) -> Option<MockReply> {
     let resource = |uri: &str| json!({"uri": uri, "name": "r"});
     Some(match seen.method() {
         "server/discover" => says(
@@ -60,16 +60,16 @@ async fn the_server_hears_of_it_first_and_what_it_leaves_out_is_left_out() {
             vec![acknowledged(seen, &json!({"resourceSubscriptions": ["a://2"]}))],
             message.subscribe(),
         ),
-        seen => greets(seen, true).unwrap_or(MockReply::Good),
+        seen => handshake(seen, true).unwrap_or(MockReply::Good),
     })
     .await;
     let gateway = gateway(&mock, "").await;
     let (mut events, honoured) = listen(&gateway, "/mcp", both()).await;
     assert_eq!(honoured, json!({"resourceSubscriptions": ["a://2"]}));
-    // It stands already: what is said now is heard.
+    // The stream is open: a notification sent now arrives.
     word.send(updated("a://2")).expect("the gateway listens");
     assert_eq!(next(&mut events).await["params"]["uri"], "a://2");
-    // A stream that ended is opened anew, and what may have been missed is told.
+    // A stream that ended is opened again, and possibly missed changes are reported.
     word.send(Value::Null).expect("the gateway listens");
     assert_eq!(next(&mut events).await["params"]["uri"], "a://2");
     word.send(updated("a://2")).expect("the gateway listens");
@@ -99,7 +99,7 @@ async fn what_no_server_promises_is_not_promised() {
     for (what, subscribe, play, settings, times) in rows {
         let mock = MockServer::start(move |seen| match seen {
             seen if follows(seen) => play(seen),
-            seen => greets(seen, subscribe).unwrap_or(MockReply::Good),
+            seen => handshake(seen, subscribe).unwrap_or(MockReply::Good),
         })
         .await;
         let gateway = gateway(&mock, settings).await;
@@ -121,7 +121,7 @@ async fn a_promise_that_the_server_takes_back_ends_the_stream_with_a_result() {
             let granted = if first { both() } else { json!({"resourceSubscriptions": ["a://1"]}) };
             MockReply::Stream(vec![acknowledged(seen, &granted)], message.subscribe())
         }
-        seen => greets(seen, true).unwrap_or(MockReply::Good),
+        seen => handshake(seen, true).unwrap_or(MockReply::Good),
     })
     .await;
     let gateway = gateway(&mock, "").await;
@@ -140,7 +140,7 @@ async fn a_server_that_asks_where_it_may_only_announce_is_not_heard() {
     let words = word.clone();
     let mock = MockServer::start(move |seen| match seen {
         seen if follows(seen) => MockReply::Stream(vec![acknowledged(seen, &both())], words.subscribe()),
-        seen => greets(seen, true).unwrap_or(MockReply::Good),
+        seen => handshake(seen, true).unwrap_or(MockReply::Good),
     })
     .await;
     let gateway = gateway(&mock, "").await;

@@ -1,4 +1,4 @@
-//! Rows of the stateless protocol: what a request must carry, what is gone, what is listed and how.
+//! Rows of the stateless protocol: what a request must carry, what was removed, and how lists look.
 
 use serde_json::{Value, json};
 
@@ -116,7 +116,7 @@ async fn lists_are_ordered_cacheable_and_keep_their_schemas() {
     assert!(names.is_sorted() && names.len() > 90, "{names:?}");
     let sound = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     assert!(names.iter().all(|name| name.len() <= 128 && name.chars().all(sound)), "{names:?}");
-    // Each of the three says 2 s and public.
+    // Each of the three has 2 s and public.
     assert_eq!((&first["result"]["ttlMs"], &first["result"]["cacheScope"]), (&json!(2000), &json!("public")));
 
     let body = message(1, "tools/list", json!({}), json!({}));
@@ -134,7 +134,7 @@ async fn lists_are_ordered_cacheable_and_keep_their_schemas() {
     }
 }
 
-/// Schemas as no writer of JSON would write them again.
+/// Schemas in a form that no JSON writer would produce again.
 const SCHEMAS: [&str; 3] = [
     r##"{ "type" :"object", "$schema":"https://json-schema.org/draft/2020-12/schema","properties":{"b":{"$ref":"#/$defs/\u00e9"}, "a":{"const":1.0}, "é":{"maximum":1e2,"minimum":-0}},  "$defs":{"é":{"$anchor":"x","type":["string","null"]}} }"##,
     r#"{"required":["b","a"],"type":"object","if":{"properties":{"k":{"const":"A\/B"}}},"then":false,"else":true,"unevaluatedProperties":false,"prefixItems":[],"dependentSchemas":{}}"#,
@@ -190,7 +190,7 @@ async fn what_a_resource_may_be_kept_for_is_what_its_server_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_is_private_or_stale_makes_the_list_so() {
     let setup = ConformanceSetup::start().await;
-    // A server that says nothing of caching.
+    // A server without caching hints.
     let mock = MockServer::start(|_| MockReply::Good).await;
     let gateway = Gateway::start(&format!(
         "mcpServers: {{up: {{url: \"{}\"}}, fix: {{url: \"{}\"}}}}\n",
@@ -250,7 +250,7 @@ async fn streams_side_by_side_keep_their_own_tokens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_servers_well_known_documents_are_never_passed_off_as_ours() {
-    // It has a document for whoever asks.
+    // It serves a metadata document to any client.
     let mock = MockServer::start(|seen| match seen.http_method.as_str() {
         "GET" => MockReply::Say(json_answer(r#"{"issuer":"the server's own"}"#)),
         _ => MockReply::Good,

@@ -1,5 +1,6 @@
-//! What may come on the stream of an answer, and what an upstream is asked in whose words: rows of server-stateless,
-//! sse-retry, request-metadata, http-standard-headers and sep-2164 through the federation.
+//! What may come on the stream of a response, and which names and metadata a server receives: rows of
+//! server-stateless, sse-retry, request-metadata, http-standard-headers and sep-2164 through the
+//! federation.
 
 use serde_json::{Value, json};
 
@@ -27,7 +28,7 @@ async fn log_messages_come_to_who_asked_for_them_with_the_call() {
                 vec![read(response).await.1]
             };
             let output = all.iter().filter(|m| m["method"] == "notifications/message").count();
-            // A process that all clients share says to nobody in particular what it logs.
+            // The log of a process that all clients share is for no particular client.
             let wanted = usize::from(level.is_some() && server != "pipe");
             assert_eq!(output, wanted, "{server} {level:?}: {all:?}");
             let last = all.last().expect("an answer");
@@ -36,7 +37,7 @@ async fn log_messages_come_to_who_asked_for_them_with_the_call() {
     }
 }
 
-/// Asks the client on the stream of the answer, before it answers.
+/// Sends a request to the client on the stream of the response, before the response.
 fn asks(seen: &RecordedRequest) -> MockReply {
     let ask = json!({"jsonrpc": "2.0", "id": 7, "method": "roots/list", "params": {}});
     let note = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}});
@@ -101,12 +102,12 @@ async fn how_long_to_wait_before_a_stream_is_gone_on_with_reaches_the_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_with_three_servers_ends_at_all_of_them() {
-    let puppets = [
+    let mocks = [
         MockServer::start(|_| MockReply::Good).await,
         MockServer::start(|_| MockReply::Good).await,
         MockServer::start(|_| MockReply::Good).await,
     ];
-    let [one, two, three] = puppets.each_ref().map(|mock| json!({"url": mock.url, "era": "legacy"}));
+    let [one, two, three] = mocks.each_ref().map(|mock| json!({"url": mock.url, "era": "legacy"}));
     let servers = json!({"one": one, "two": two, "three": three});
     let gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
     gateway.eventually("all are listed", async |g| g.get("/health").await.contains("\"tools\":3")).await;
@@ -129,14 +130,14 @@ async fn a_session_with_three_servers_ends_at_all_of_them() {
         let call = legacy_call(2, &format!("{server}__tool"), json!({}));
         assert_eq!(gateway.say("/mcp", &session, &call).await.0, 404, "{server}");
     }
-    for mock in &puppets {
+    for mock in &mocks {
         let output = || mock.all().iter().filter(|seen| seen.http_method == "DELETE").count();
         gateway.eventually("the server is told", async |_| output() > 0).await;
         assert_eq!((output(), mock.count("tools/call")), (1, 1), "once, and nothing after it");
     }
 }
 
-/// A server of these three things, whose resource `gone://thing` is listed and is not there.
+/// A server with these three entries, whose resource `gone://thing` is listed and does not exist.
 fn library(seen: &RecordedRequest) -> MockReply {
     let says = |result: &Value| MockReply::Say(json_answer(&answer(seen, result)));
     let cached = |mut result: Value| {
@@ -170,16 +171,16 @@ const SPACED: &str = "file:///path/to/file%20name.txt?id=1";
 
 /// The library between two other servers.
 async fn shelf() -> (Gateway, [MockServer; 3]) {
-    let puppets = [
+    let mocks = [
         MockServer::start(library).await,
         MockServer::start(|_| MockReply::Good).await,
         MockServer::start(|_| MockReply::Good).await,
     ];
-    let [up, two, three] = puppets.each_ref().map(|mock| json!({"url": mock.url, "era": "modern"}));
+    let [up, two, three] = mocks.each_ref().map(|mock| json!({"url": mock.url, "era": "modern"}));
     let gateway =
         Gateway::start(&format!("mcpServers: {}\n", json!({"up": up, "two": two, "three": three}))).await;
     listed(&gateway, "up__").await;
-    (gateway, puppets)
+    (gateway, mocks)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,7 +206,7 @@ async fn a_server_hears_its_own_names_and_what_the_client_says_of_itself() {
         let mut params = json!({"_meta": meta});
         params[key] = json!(outside);
         let body = json!({"jsonrpc": "2.0", "id": method, "method": method, "params": params}).to_string();
-        // However a client writes the names of its headers.
+        // However a client spells the names of its headers.
         let head = Head::of("POST /mcp HTTP/1.1")
             .with("ACCEPT", "application/json, text/event-stream")
             .with("CONTENT-TYPE", "application/json")
@@ -226,7 +227,7 @@ async fn a_server_hears_its_own_names_and_what_the_client_says_of_itself() {
         });
         assert_eq!(got, [Some(inside), Some(method), Some("2026-07-28")], "{method}");
         assert_eq!((seen.method(), &seen.body["params"][key]), (method, &json!(inside)));
-        // Under which it tells how it gets on, is the gateway's, as the id is.
+        // The progress token is the gateway's own, as the id is.
         let mut meta = meta.clone();
         meta["progressToken"] = seen.body["id"].clone();
         assert_eq!(seen.body["params"]["_meta"], meta, "{method}");

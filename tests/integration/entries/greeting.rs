@@ -1,4 +1,4 @@
-//! What a server says of itself in its handshake.
+//! What a server reports about itself in its handshake.
 
 use super::*;
 
@@ -28,7 +28,7 @@ async fn a_greeting_that_clients_cannot_read_costs_them_no_server() {
     gateway.eventually("it is listed", async |g| g.get("/health").await.contains("\"tools\":1")).await;
     let url = gateway.url("/servers/odd/mcp");
     for sdk in [Sdk::Python, Sdk::TypeScript] {
-        assert!(!run(sdk, &mock.url, "legacy", &[]).await.ok, "{sdk:?} takes such a greeting by now");
+        assert!(!run(sdk, &mock.url, "legacy", &[]).await.ok, "{sdk:?} accepts such a handshake by now");
     }
     for (sdk, mode) in [
         (Sdk::Python, "legacy"),
@@ -39,11 +39,11 @@ async fn a_greeting_that_clients_cannot_read_costs_them_no_server() {
         let ran = run(sdk, &url, mode, &[step("tool", json!({}), "done")]).await;
         assert!(ran.ok && ran.bad().is_empty(), "{sdk:?} {mode}: {}", ran.output);
     }
-    let (_, greeted) = gateway.modern("/servers/odd/mcp", "server/discover", json!({})).await;
+    let (_, discovered) = gateway.modern("/servers/odd/mcp", "server/discover", json!({})).await;
     assert_eq!(
-        greeted["result"]["capabilities"],
+        discovered["result"]["capabilities"],
         json!({"tools": {}, "resources": {}, "logging": {}}),
-        "{greeted}"
+        "{discovered}"
     );
     gateway.process.wait_for("serverInfo/title");
     let log = gateway.process.output();

@@ -26,7 +26,7 @@ fn zlib(body: &[u8]) -> Vec<u8> {
     out.finish().expect("memory")
 }
 
-/// An answer whose body is encoded.
+/// A response whose body is encoded.
 fn encoded(coding: &str, kind: &str, body: &[u8]) -> MockReply {
     let length = body.len();
     let head = format!(
@@ -35,7 +35,7 @@ fn encoded(coding: &str, kind: &str, body: &[u8]) -> MockReply {
     MockReply::Say([head.as_bytes(), body].concat())
 }
 
-/// Compresses lists and answers, whatever it is asked for.
+/// Compresses lists and responses, regardless of the request.
 fn compresses(seen: &RecordedRequest) -> MockReply {
     let json = "application/json";
     let result = || done(seen).into_bytes();
@@ -96,7 +96,7 @@ async fn what_is_compressed_unasked_is_decoded_within_the_limits() {
     }
 }
 
-/// A stream of brotli that holds a text as it is (RFC 7932 §9.2): of brotli no encoder is at hand.
+/// A brotli stream that stores a text uncompressed (RFC 7932 §9.2): there is no brotli encoder here.
 fn stored(text: &str) -> Vec<u8> {
     let length = u32::try_from(text.len() - 1).expect("a short text");
     assert!(length < 1 << 16);
@@ -124,7 +124,7 @@ async fn brotli_is_decoded_too() {
     for long in [false, true] {
         let answer = call(&gateway, "box__tool", None, Some(BOTH), long).await;
         assert_eq!((answer.status, text(&answer)), (200, json!("done")), "{answer:?}");
-        // What an encoder has made has the id that it was made with: that it is read is seen by its refusal.
+        // The output of an encoder has the id that it was made with: the rejection shows that it is read.
         let answer = call(&gateway, "box__packed", None, Some(BOTH), long).await;
         let message = answer.message()["error"]["message"].as_str().unwrap_or_default().to_owned();
         assert!(message.contains("it answers another request"), "{message}");

@@ -46,8 +46,8 @@ async fn a_redirection_elsewhere_is_named_and_nothing_goes_there() {
     .await;
     let gateway = before(&mock, ", headers: {Authorization: \"Bearer inside\"}").await;
     for long in [false, true] {
-        // On a connection that others have used, what an answer without a body says may be meant for them: it is said when
-        // the call goes again.
+        // On a reused connection, a response without a body may belong to another call: it is reported when
+        // the call is sent again.
         call(&gateway, "box__tool", None, Some(BOTH), long).await;
         let place = other.url.replace("/mcp", "/secret");
         for (tool, message) in [("tool", place.as_str()), ("see_other", "/login"), ("loop", "HTTP 308")] {

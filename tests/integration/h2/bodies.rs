@@ -1,4 +1,4 @@
-//! Bodies of every size over HTTP/2, however they are cut, with and without their length.
+//! Bodies of every size over HTTP/2, in pieces of any size, with and without their length.
 
 use crate::bodies::{BodySetup, KIB, MIB, PLACES, Sent, setup};
 
@@ -60,7 +60,7 @@ async fn many_requests_at_a_time_share_a_connection_and_get_their_own_answers() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_over_the_limit_is_refused_and_its_neighbours_are_not() {
     let BodySetup { gateway, _fixtures } = setup().await;
-    // Made first: a connection that asks for nothing is not kept for long.
+    // Made first: a connection without requests is closed soon.
     let sent = Sent::new(PLACES[0], 20 * MIB + 1, 1);
     let wire = Wire::open(gateway.port).await;
     for sized in [true, false] {
@@ -95,7 +95,7 @@ async fn bodies_that_nobody_reads_are_refused_and_hold_up_no_others() {
     }
     let sent = Sent::new(("/mcp", "demo__echo"), MIB, 1);
     assert_eq!(ask(&wire, ("/mcp", "demo__echo"), &sent, true, usize::MAX).await.status, 200);
-    // One that is empty is none.
+    // An empty body counts as none.
     let (answer, mut to) = wire.begin(get("GET"), false).await;
     to.send_data(bytes::Bytes::new(), true).expect("it is taken");
     assert_eq!(in_time(answer).await.expect("an answer").status().as_u16(), 200);

@@ -1,4 +1,5 @@
-//! Clients of HTTP/2 that cost more than they pay: each is sent away or held, and nobody else notices.
+//! HTTP/2 clients that cost more than they should: each is disconnected or slowed down, without effect on
+//! others.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::process;
 const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\nlog: {level: error}\n";
 const MIB: usize = 1024 * 1024;
 
-/// A call that takes its time, as headers.
+/// A call that takes long, as headers.
 fn head(method: &str, path: &str) -> Vec<u8> {
     fields(&[
         (":method", method),
@@ -39,7 +40,7 @@ async fn resets_without_end_are_not_taken() {
     let gateway = Gateway::start(DEMO).await;
     goes_on(&gateway, 0, usize::MAX).await;
     let before = process::resident(gateway.process.id());
-    // All at once: most are reset before they are taken.
+    // All at once: most are reset before they are accepted.
     let mut raw = Raw::open(gateway.port).await;
     let mut burst = Vec::new();
     for stream in (1..20_000).step_by(2) {
@@ -50,7 +51,7 @@ async fn resets_without_end_are_not_taken() {
     assert_eq!(raw.reason().await, Some(ENHANCE_YOUR_CALM));
     goes_on(&gateway, before, 32 * MIB).await;
 
-    // One after the other: each is taken, waits for its body, and is left.
+    // One after the other: each is accepted, waits for its body, and is reset.
     let mut wire = Wire::open(gateway.port).await;
     for asked in 0.. {
         assert!(asked < 5000, "{asked} requests were begun and left");
@@ -62,7 +63,7 @@ async fn resets_without_end_are_not_taken() {
         }
         to.send_reset(h2::Reason::CANCEL);
     }
-    // Without a reproach, if the last one was under way when it was told.
+    // Without an error code, if the last one was in flight at the GOAWAY.
     let reason = wire.ended().await.err().and_then(|error| error.reason());
     assert!(matches!(reason, None | Some(h2::Reason::ENHANCE_YOUR_CALM)), "{reason:?}");
     goes_on(&gateway, before, 32 * MIB).await;
@@ -75,7 +76,7 @@ async fn answers_of_the_gateway_itself_that_are_left_count_too() {
     let before = process::resident(gateway.process.id());
     let mut raw = Raw::open(gateway.port).await;
     let mut stream = 1;
-    // Few at a time, so that all are taken.
+    // Few at a time, so that all are accepted.
     let reason = loop {
         assert!(stream < 20_000, "{stream} streams were begun and left");
         let mut burst = Vec::new();
@@ -88,7 +89,7 @@ async fn answers_of_the_gateway_itself_that_are_left_count_too() {
         if !(raw.send(&burst).await && raw.ping().await) {
             break raw.reason().await;
         }
-        // What was sent is read when the ping is answered.
+        // The ping is answered when everything before it is read.
         let away = loop {
             match raw.frame().await {
                 Some((frames::PING, ..)) => break None,
@@ -196,7 +197,7 @@ async fn pings_and_settings_that_are_not_waited_for_fill_no_memory() {
     for (kind, payload) in [(frames::PING, vec![7; 8]), (frames::SETTINGS, vec![0, 3, 0, 0, 0, 100])] {
         let mut raw = Raw::open(gateway.port).await;
         let burst = frame(kind, 0, 0, &payload).repeat(10_000);
-        // The answers are not read, so at some point nothing more is taken.
+        // The responses are not read, so at some point nothing more is accepted.
         let flood = async {
             for _ in 0..400 {
                 if !raw.send(&burst).await {
@@ -248,7 +249,7 @@ async fn each_further_request_takes_the_place_of_a_connection() {
                 .is_some_and(|message| message.contains("as it takes"))
         );
     }
-    // A place is given back a moment after its answer was read: a client that is told to come again does.
+    // A slot is released a moment after its response was read: a client that is told to retry does.
     in_time(async { while wire.ask("/mcp", "tools/list", json!({})).await.status != 200 {} }).await;
 }
 
@@ -258,7 +259,7 @@ async fn bodies_of_many_requests_on_a_connection_are_bounded() {
     let gateway = Gateway::start(&format!("{DEMO}limits: {{max_buffered: 1MiB}}\n")).await;
     let wire = Wire::open(gateway.port).await;
     let mut kept = Vec::new();
-    // Small ones, of which none comes to its end.
+    // Small ones, none of which completes.
     for _ in 0..40 {
         let request = wire.modern("/mcp", "tools/list", None).body(()).expect("a request");
         let (answer, mut to) = wire.begin(request, false).await;
@@ -272,7 +273,7 @@ async fn bodies_of_many_requests_on_a_connection_are_bounded() {
             refused += 1;
         }
     }
-    // One is as good as that of a connection of HTTP/1.
+    // One is worth as much as that of an HTTP/1 connection.
     let max = MIB / SIZE + 1;
     assert!(refused >= 40 - max, "{refused} of 40 were refused");
     let counted = gateway.metric("toolgate_buffered_bytes").await as usize;
@@ -288,7 +289,7 @@ async fn malformed_requests_cost_their_connection() {
     assert_eq!(gateway.call("demo__echo", json!({"text": "x"})).await.0, 200);
 }
 
-/// A socket that is closed while requests wait in it unread is reset, and what was still to be sent is gone.
+/// A socket that is closed with unread requests is reset, and unsent bytes are lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_late_learns_why_it_is_sent_away() {
     let gateway = Gateway::start(DEMO).await;
@@ -296,7 +297,7 @@ async fn a_client_that_reads_late_learns_why_it_is_sent_away() {
     assert_eq!(gateway.call("demo__echo", json!({"text": "x"})).await.0, 200);
 }
 
-/// Sends requests without reading, and then reads why no more are taken.
+/// Sends requests without reading, and then reads why no more are accepted.
 async fn malformed(mut raw: Raw, max: u32) {
     let bad = fields(&[
         (":method", "POST"),
@@ -339,7 +340,7 @@ async fn a_client_that_does_not_take_its_answers_is_left() {
     for answer in kept {
         let (head, mut body) = in_time(answer).await.expect("an answer").into_parts();
         assert_eq!(head.status.as_u16(), 200);
-        // The window is not made larger by what is not released.
+        // Without releases the window does not grow.
         let mut got = 0;
         loop {
             match in_time(body.data()).await {
@@ -351,6 +352,6 @@ async fn a_client_that_does_not_take_its_answers_is_left() {
         assert!(got <= 100, "{got} bytes");
     }
     assert_eq!(cut, 40, "an answer that was not taken looks whole");
-    // All places at the server are free again.
+    // All slots at the server are free again.
     gateway.eventually("others are served", async |g| g.call("up__tool", json!({})).await.0 == 200).await;
 }

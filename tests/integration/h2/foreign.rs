@@ -1,8 +1,9 @@
-//! Servers that answer a call not at all, once, twice or three times, at once or late, also with the answer of another:
-//! whatever they do, no caller gets a byte that was meant for another (RFC 9112 §9.2). All callers use the id 1, as most
-//! clients do, and each call has a word of its own, which its answers repeat.
+//! Servers that respond to a call never, once, twice or three times, at once or late, also with the
+//! response to another call. Whatever they do, no caller gets a byte that was meant for another (RFC 9112
+//! §9.2). All callers use the id 1, as most clients do. Each call has a word of its own, which its
+//! responses repeat.
 //!
-//! `TOOLGATE_FOREIGN_CALLS` says how many calls are made (`make foreign` makes 100,000).
+//! `TOOLGATE_FOREIGN_CALLS` is the number of calls (`make foreign` makes 100,000).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,7 +23,7 @@ use crate::raw::{Client, Head};
 
 const CALLERS: usize = 64;
 
-/// A server with a will of its own, of HTTP/1.1 or of HTTP/2.
+/// A faulty server of HTTP/1.1 or of HTTP/2.
 struct Stutterer {
     port: u16,
     serving: JoinHandle<()>,
@@ -68,18 +69,18 @@ impl Stutterer {
     }
 }
 
-/// An answer to a call: content type and body. `last` is one that was given to somebody before.
+/// A response to a call: content type and body. `last` is the one of an earlier call.
 fn answer(seen: &RecordedRequest, dice: &mut Dice, last: &Mutex<String>) -> (&'static str, String) {
     let word = seen.body["params"]["arguments"]["word"].as_str().unwrap_or_default();
     let result = json!({"content": [{"type": "text", "text": word}], "resultType": "complete"});
-    // Some write the id last.
+    // Some servers write the id last.
     let id = &seen.body["id"];
     let mut message = match dice.roll(2) {
         0 => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
         _ => format!(r#"{{"result":{result},"jsonrpc":"2.0","id":{id}}}"#),
     };
     if dice.roll(64) == 0 {
-        // Too long to be held until it is judged.
+        // Too long to be held until it is validated.
         message =
             format!(r#"{{"result":{result},"_":"{}","jsonrpc":"2.0","id":{id}}}"#, "x".repeat(1_100_000));
     } else if dice.roll(16) == 0 {
@@ -124,7 +125,7 @@ async fn speak(stream: TcpStream, mut dice: Dice, last: Arc<Mutex<String>>) -> O
             writer.lock().await.write_all(&good(&seen)).await.ok()?;
             continue;
         }
-        // As good as none comes; that costs a caller the time of a call.
+        // Almost always there is a response; without one, a caller waits for the whole timeout.
         let times = if dice.roll(50) == 0 { 0 } else { 1 + [0, 0, 1, 2][dice.roll(4) as usize] };
         let mut all = Vec::new();
         let one = |dice: &mut Dice| framed(answer(&seen, dice, &last), dice.roll(2) == 0);
@@ -175,7 +176,7 @@ pub(super) async fn request(
     Some(RecordedRequest { http_method, headers: Vec::new(), body })
 }
 
-/// Frames keep answers apart; the server mixes them up itself, and gives two in one.
+/// Frames keep responses apart; the server mixes them up itself, and puts two in one.
 async fn speak_in_streams(stream: TcpStream, mut dice: Dice, last: Arc<Mutex<String>>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, mut to))) = connection.accept().await {
@@ -214,7 +215,7 @@ async fn speak_in_streams(stream: TcpStream, mut dice: Dice, last: Arc<Mutex<Str
     }
 }
 
-/// One who calls: over HTTP/1.1 or HTTP/2, in a session or without.
+/// A caller: over HTTP/1.1 or HTTP/2, in a session or without.
 struct Caller {
     number: usize,
     port: u16,
@@ -224,7 +225,7 @@ struct Caller {
 }
 
 impl Caller {
-    /// One call; gives all that came of it.
+    /// One call; returns everything that came back.
     async fn call(&mut self, server: &str, word: &str) -> Vec<u8> {
         let tool = format!("{server}__tool");
         let mut meta = json!({"progressToken": 1});
@@ -270,7 +271,7 @@ impl Caller {
     }
 }
 
-/// The words of calls in what came.
+/// The words of calls in a response.
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let starts = memchr::memmem::find_iter(text, b"word-");
     starts.map(|start| {
@@ -310,7 +311,7 @@ async fn no_answer_reaches_another_whatever_a_server_answers() {
                     return;
                 }
                 let word = format!("word-{number}-{count}");
-                // Most to the server whose connections can be shifted.
+                // Most calls go to the server whose connections can get out of step.
                 let server = if count % 4 == 3 { "streams" } else { "plain" };
                 let came = caller.call(server, &word).await;
                 let mut own = false;
@@ -342,7 +343,7 @@ async fn no_answer_reaches_another_whatever_a_server_answers() {
     assert!(foreign.is_empty(), "{} calls of {calls} got what was another's: {first:?}", foreign.len());
     let answered: Vec<u64> = answered.iter().map(|count| count.load(Ordering::Relaxed)).collect();
     println!("{calls} calls, none with a foreign byte; answered by era and way: {answered:?}");
-    // The test means something only if most calls get their answer, each way.
+    // The test is meaningful only if most calls get their response, on each path.
     for count in &answered {
         assert!(*count as usize > calls / 64, "{answered:?}");
     }

@@ -49,15 +49,15 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// A connection with nothing said yet.
+    /// A connection with no bytes sent yet.
     pub async fn silent(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the gateway listens");
         let (reader, writer) = stream.into_split();
         Self { reader, writer }
     }
 
-    /// One with nothing said yet, whose receive buffer is as small as the system allows: what the gateway sends waits
-    /// with the gateway until it is read.
+    /// One with no bytes sent yet, whose receive buffer is as small as the system allows: the gateway's
+    /// data stays in the gateway until it is read.
     pub async fn narrow(port: u16) -> Self {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(1).expect("a TCP socket has the option");
@@ -66,7 +66,7 @@ impl Raw {
         Self { reader, writer }.begun().await
     }
 
-    /// One that has said the preface and empty settings.
+    /// One that has sent the preface and empty settings.
     pub async fn open(port: u16) -> Self {
         Self::silent(port).await.begun().await
     }
@@ -77,12 +77,12 @@ impl Raw {
         raw
     }
 
-    /// Sends bytes; `false` when the gateway takes no more.
+    /// Sends bytes; `false` when the gateway accepts no more.
     pub async fn send(&mut self, bytes: &[u8]) -> bool {
         self.writer.write_all(bytes).await.is_ok()
     }
 
-    /// Sends a ping; `false` when the gateway takes no more.
+    /// Sends a ping; `false` when the gateway accepts no more.
     pub async fn ping(&mut self) -> bool {
         self.send(&frame(PING, 0, 0, &[0; 8])).await
     }
@@ -100,7 +100,7 @@ impl Raw {
         .await
     }
 
-    /// Reads to the end of the connection; gives the reason of the last GOAWAY, if there was one.
+    /// Reads to the end of the connection; returns the reason of the last GOAWAY, if there was one.
     pub async fn reason(&mut self) -> Option<u32> {
         let mut reason = None;
         while let Some((kind, _, _, payload)) = self.frame().await {

@@ -1,4 +1,4 @@
-//! What every client of HTTP/2 relies on: who is asked for, what is told of the end, who is let go.
+//! What every HTTP/2 client relies on: the authority, the GOAWAY, and the end of connections.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ async fn where_http2_is_off_nobody_speaks_it() {
     let gateway =
         Gateway::start(&format!("{DEMO}listen: {{address: \"127.0.0.1:PORT\", http2: false}}\n")).await;
     let mut raw = Raw::open(gateway.port).await;
-    // What answers speaks HTTP/1: there is no frame of settings.
+    // The response is HTTP/1: there is no SETTINGS frame.
     assert!(raw.frame().await.is_none_or(|(kind, ..)| kind != frames::SETTINGS));
     assert_eq!(gateway.call("demo__echo", json!({"text": "x"})).await.0, 200);
 }
@@ -62,7 +62,7 @@ async fn the_authority_is_judged_as_a_host_is() {
         ("127.0.0.1:80", None, 200),
         ("localhost", Some("localhost"), 200),
         ("evil.example", None, 403),
-        // Pingora's own refusals, which have no body.
+        // Pingora's own rejections, which have no body.
         ("localhost", Some("evil.example"), 400),
         ("evil.example", Some("localhost"), 400),
     ] {
@@ -116,7 +116,7 @@ async fn a_call_whose_stream_is_reset_is_given_up_at_once() {
     .await;
     let wire = Wire::open(gateway.port).await;
     for (turn, size) in [10, 200_000].into_iter().enumerate() {
-        // With its length, and so long that it is carried by the gateway's own HTTP client without.
+        // With its length, and so long that the gateway's own HTTP client sends it without.
         let (name, body) =
             message("tools/call", json!({"name": "up__tool", "arguments": {"a": "x".repeat(size)}}));
         let request = wire.modern("/mcp", "tools/call", name.as_deref()).body(()).expect("a request");
@@ -146,8 +146,9 @@ async fn pour_and_keep(mut to: h2::SendStream<bytes::Bytes>, body: Vec<u8>) -> h
     let mut rest = bytes::Bytes::from(body);
     while !rest.is_empty() {
         to.reserve_capacity(rest.len());
-        let room = std::future::poll_fn(|cx| to.poll_capacity(cx)).await.expect("open").expect("room");
-        let next = rest.split_to(room.min(rest.len()));
+        let capacity =
+            std::future::poll_fn(|cx| to.poll_capacity(cx)).await.expect("open").expect("capacity");
+        let next = rest.split_to(capacity.min(rest.len()));
         to.send_data(next, rest.is_empty()).expect("it is taken");
     }
     to
@@ -203,7 +204,7 @@ async fn a_client_that_does_not_begin_is_dropped_in_time() {
     let gateway = Gateway::start(&format!("{DEMO}limits: {{header_timeout: 1s}}\n")).await;
     let part = &frames::PREFACE[..10];
     let head = frames::fields(&[(":method", "GET"), (":path", "/mcp")]);
-    // An open block of headers that never ends.
+    // A header block that never ends.
     let open = frame(frames::HEADERS, 0, 1, &head);
     let settings = [frames::PREFACE, &frame(frames::SETTINGS, 0, 0, &[])].concat();
     for begin in [&b""[..], b"P", part, frames::PREFACE, &settings, &[&settings[..], &open].concat()] {
@@ -211,7 +212,7 @@ async fn a_client_that_does_not_begin_is_dropped_in_time() {
         let mut raw = Raw::silent(gateway.port).await;
         assert!(raw.send(begin).await);
         let pings = async {
-            // Neither do pings make it longer.
+            // Pings do not extend the time either.
             while begin.len() == settings.len() && raw.ping().await {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

@@ -1,5 +1,5 @@
-//! Bodies by every way in and every way out: HTTP/1.1 and HTTP/2, with TLS and without, of clients and of servers. The
-//! sizes lie at the edge of 64 KiB, and so do the cuts (ARCHITECTURE.md, Pingora's 64 KiB).
+//! Bodies on every path: HTTP/1.1 and HTTP/2, with TLS and without, of clients and of servers. The sizes
+//! are around 64 KiB, and so are the cuts (ARCHITECTURE.md, Pingora's 64 KiB).
 
 use std::process::Command;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::raw::{Client, Head};
 use crate::tls::TestCa;
 
 const EDGE: usize = 64 * KIB;
-/// The servers, by what they speak.
+/// The servers, by their protocol.
 const SERVERS: [&str; 4] = ["plain", "secure", "plain2", "secure2"];
 
 /// Answers as the other servers do: with the length and the SHA-256 of the data.
@@ -37,14 +37,15 @@ fn weigh(seen: &RecordedRequest) -> MockReply {
     MockReply::Say(json_answer(&answer(seen, &json!({"content": text, "resultType": "complete"}))))
 }
 
-/// The four servers and two gateways before them, one of which has TLS.
+/// The four servers and two gateways in front of them, one of which has TLS.
 struct MatrixSetup {
-    /// Ports where clients of these speak: HTTP/1.1 or HTTP/2 by the first value, without TLS themselves.
+    /// Ports for clients: the first value is true for HTTP/2, false for HTTP/1.1; the clients themselves
+    /// use no TLS.
     ways: Vec<(bool, &'static str, u16)>,
     mock: MockServer,
     _far: [Far; 2],
     _gateways: Vec<(Process, tempfile::TempDir)>,
-    /// Of the authority that all servers have.
+    /// Holds the CA of all servers.
     _folder: tempfile::TempDir,
     tunnels: Vec<JoinHandle<()>>,
 }
@@ -56,7 +57,7 @@ impl Drop for MatrixSetup {
 }
 
 async fn setups() -> MatrixSetup {
-    let authority = TestCa::new("the house");
+    let authority = TestCa::new("the CA");
     let folder = tempfile::tempdir().expect("a folder");
     let ca = put(folder.path(), "ca.pem", &authority.pem);
     let own = |offers| settings(&for_host(&authority, "localhost"), None, offers);
@@ -114,7 +115,7 @@ async fn shown(port: u16) {
     }
 }
 
-/// A port that puts TLS around what is said to it, with this protocol by ALPN.
+/// A port that adds TLS to a connection, with this protocol by ALPN.
 async fn tunnel(port: u16, authority: &str, name: &'static str) -> (u16, JoinHandle<()>) {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(authority.as_bytes()).expect("a certificate");
@@ -131,7 +132,7 @@ async fn tunnel(port: u16, authority: &str, name: &'static str) -> (u16, JoinHan
         while let Ok((mut near, _)) = listener.accept().await {
             let connector = connector.clone();
             tokio::spawn(async move {
-                // Not yet there: the client sees a connection that ends.
+                // Not ready yet: the client sees a connection that ends.
                 let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
                 far.set_nodelay(true).expect("a TCP socket has the option");
                 let host = ServerName::try_from("localhost").expect("a name");
@@ -230,7 +231,7 @@ async fn a_body_of_no_byte_or_one_is_no_message_by_any_way() {
                 assert_eq!((status, &answer["error"]["code"]), (400, &json!(code)), "{what}: {answer}");
                 assert!(answer.get("id").is_none(), "{what}: {answer}");
                 let before = setups.mock.calls().len();
-                // The connection is of use still.
+                // The connection is still usable.
                 let sent = Sent::new(("/mcp", "plain__tool"), 500, 1);
                 let (status, answer) = near.ask("plain__tool", &sent.body, true, false).await;
                 assert_eq!((status, &answer["id"]), (200, &json!(sent.id)), "{what}: {answer}");

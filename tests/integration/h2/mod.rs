@@ -1,4 +1,4 @@
-//! HTTP/2, to clients and to servers: the gateway through other frames, and what only HTTP/2 makes possible.
+//! HTTP/2, to clients and to servers: the gateway over frames, and what only HTTP/2 makes possible.
 
 mod bodies;
 mod floods;
@@ -19,19 +19,19 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-/// How long an answer may take before the test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of a response.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// One connection of HTTP/2 by prior knowledge.
+/// One HTTP/2 connection by prior knowledge.
 struct Wire {
     port: u16,
     send: SendRequest<Bytes>,
     ping: PingPong,
-    /// Ends with the connection, and tells how.
+    /// Ends with the connection, and returns how.
     driver: JoinHandle<Result<(), h2::Error>>,
 }
 
-/// One answer as it came.
+/// One response as it came.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -40,7 +40,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// The message: the body as JSON, or of a stream the last event; `Null` when it is none.
+    /// The message: the body as JSON, or the last event of a stream; `Null` when it is none.
     fn message(&self) -> Value {
         let text = String::from_utf8_lossy(&self.body);
         let streams =
@@ -64,7 +64,7 @@ impl Wire {
         Self { port, send, ping, driver: tokio::spawn(connection) }
     }
 
-    /// A request whose answer is waited for elsewhere; its body is sent through the second value.
+    /// A request whose response is read elsewhere; its body is sent through the second value.
     async fn begin(
         &self,
         request: Request<()>,
@@ -74,7 +74,7 @@ impl Wire {
         send.send_request(request, end).expect("the request is well formed")
     }
 
-    /// A modern POST whose headers say what such a body would say.
+    /// A modern POST whose headers match such a body.
     fn modern(&self, path: &str, method: &str, name: Option<&str>) -> http::request::Builder {
         let request = Request::post(format!("http://127.0.0.1:{}{path}", self.port))
             .header("accept", "application/json, text/event-stream")
@@ -87,7 +87,7 @@ impl Wire {
         }
     }
 
-    /// A whole request and its whole answer; an error is one of the stream or the connection.
+    /// A whole request and its whole response; an error is one of the stream or the connection.
     async fn exchange(&self, request: Request<()>, body: &[u8], piece: usize) -> Result<Answer, h2::Error> {
         let (answer, body_to) = self.begin(request, body.is_empty()).await;
         let send = async {
@@ -107,7 +107,7 @@ impl Wire {
         self.exchange(request, &body, usize::MAX).await.expect("an answer")
     }
 
-    /// Waits until all that was sent is read; `false` if the connection ends before that.
+    /// Waits until all sent bytes are read; `false` if the connection ends before that.
     async fn is_read(&mut self) -> bool {
         in_time(self.ping.ping(Ping::opaque())).await.is_ok()
     }
@@ -130,13 +130,13 @@ fn message(method: &str, mut params: Value) -> (Option<String>, Vec<u8>) {
     (name, body.to_string().into_bytes())
 }
 
-/// Sends a body in pieces, as fast as the other side takes it; `false` when it takes no more.
+/// Sends a body in pieces, as fast as the other side accepts it; `false` when it accepts no more.
 async fn pour(mut to: SendStream<Bytes>, body: &[u8], piece: usize) -> bool {
     let mut rest = Bytes::copy_from_slice(body);
     while !rest.is_empty() {
         to.reserve_capacity(rest.len().min(piece));
-        let Some(Ok(room)) = std::future::poll_fn(|cx| to.poll_capacity(cx)).await else { return false };
-        let next = rest.split_to(room.min(piece).min(rest.len()));
+        let Some(Ok(capacity)) = std::future::poll_fn(|cx| to.poll_capacity(cx)).await else { return false };
+        let next = rest.split_to(capacity.min(piece).min(rest.len()));
         if to.send_data(next, rest.is_empty()).is_err() {
             return false;
         }
@@ -153,7 +153,7 @@ async fn whole(answer: h2::client::ResponseFuture) -> Result<Answer, h2::Error> 
     Ok(answer)
 }
 
-/// The next piece of an answer, with room made for another.
+/// The next piece of a response; releases its window.
 async fn next(body: &mut RecvStream) -> Result<Option<Bytes>, h2::Error> {
     let Some(piece) = body.data().await.transpose()? else { return Ok(None) };
     body.flow_control().release_capacity(piece.len())?;
@@ -161,5 +161,5 @@ async fn next(body: &mut RecvStream) -> Result<Option<Bytes>, h2::Error> {
 }
 
 async fn in_time<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.expect("it comes within a minute")
+    tokio::time::timeout(MAX_WAIT, work).await.expect("it comes within a minute")
 }

@@ -1,5 +1,5 @@
-//! Errors that name no request, on connections of HTTP/1.1 that serve many: what a server sends of one call's where
-//! another's is waited for reaches nobody (RFC 9112 §9.2).
+//! Errors that name no request, on reused HTTP/1.1 connections: a message about one call that arrives while
+//! another call waits reaches no client (RFC 9112 §9.2).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use crate::harness::Gateway;
 use crate::mock_server::{good, http, json_answer};
 use crate::raw::{Answer, Client, Head};
 
-/// What names no request, with the word of another call in it.
+/// Messages that name no request, with the word of another call in them.
 const FORMS: [fn(&str) -> Vec<u8>; 8] = [
     |word| {
         json_answer(&format!(r#"{{"jsonrpc":"2.0","id":null,"error":{{"code":-32000,"message":"{word}"}}}}"#))
@@ -42,7 +42,8 @@ const FORMS: [fn(&str) -> Vec<u8>; 8] = [
     },
 ];
 
-/// A server that says one more thing of each call: where the next one's answer is waited for, or a moment after its own.
+/// A server that sends one more message about each call: while the next call waits, or a moment after its
+/// own response.
 #[derive(Clone, Copy)]
 enum When {
     Next,
@@ -108,14 +109,14 @@ async fn babble(
     }
 }
 
-/// How a call goes.
+/// The path of a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Path {
     /// Streamed by Pingora.
     Streamed,
-    /// By the gateway's own client, since the body is long and of a length that is not told.
+    /// By the gateway's own client, because the body is long and of unknown length.
     Carried,
-    /// By the same, since the caller takes only JSON.
+    /// By the same, because the caller accepts only JSON.
     OnlyJson,
 }
 
@@ -170,8 +171,8 @@ async fn what_names_no_request_is_no_answer_to_the_next_caller() {
         let what = format!("form {} {path:?}", n / PATHS.len());
         let first = call(&gateway, path, None, &tool, "word-ann").await;
         assert!(holds(&first, "word-ann"), "{what}: {}", first.message());
-        // It goes where the first went, and the server says something of the first again.
-        // Where the connection was not given back yet, the next but one finds it.
+        // It goes where the first went, and the server sends another message about the first. If the
+        // connection was not returned to the pool yet, the next call but one finds it.
         let mut tries = 0;
         let second = loop {
             tries += 1;
@@ -186,7 +187,7 @@ async fn what_names_no_request_is_no_answer_to_the_next_caller() {
         };
         assert!(second.message()["error"]["message"].is_string(), "{what}: {}", second.message());
         assert_eq!(second.message()["id"], 1, "{what}");
-        // After that nobody meets it, on whatever connection.
+        // After that no call gets it, on any connection.
         for word in ["word-cid", "word-dan"] {
             let next = call(&gateway, path, None, &tool, word).await;
             assert!(!holds(&next, "word-ann") && !holds(&next, "word-bob"), "{what}: {}", next.message());
@@ -239,7 +240,8 @@ async fn what_names_no_request_reaches_nobody_whenever_it_comes() {
     assert!(answered > 18 * 24 / 2 && said > 100, "{answered} answers, {said} things said beside them");
 }
 
-/// A server that is in good order but for the id of its errors: its words are heard when the call goes again.
+/// A server that is correct except for the id of its errors: its errors are reported when the call is sent
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_words_of_an_error_without_an_id_are_heard_on_a_connection_of_its_own() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
@@ -264,7 +266,7 @@ async fn the_words_of_an_error_without_an_id_are_heard_on_a_connection_of_its_ow
         let gateway = before(&servers).await;
         assert_eq!(call(&gateway, path, None, "s0__tool", "good").await.status, 200, "{path:?}");
         let first = call(&gateway, path, None, "s0__tool", "bad").await;
-        // It may have come upon a new connection, where it was believed at once.
+        // It may have come on a new connection, where it was accepted at once.
         let output = first.message().to_string();
         assert!(output.contains("names no request") || holds(&first, "the words"), "{path:?}: {output}");
         let second = call(&gateway, path, None, "s0__tool", "bad").await;

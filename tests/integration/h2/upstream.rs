@@ -1,5 +1,5 @@
-//! Servers that speak HTTP/2, with TLS and without, and servers that only some authorities vouch for: calls that Pingora
-//! relays and what the gateway asks in its own name alike.
+//! Servers that speak HTTP/2, with TLS and without, and servers with certificates of a private CA: calls
+//! that Pingora forwards and requests of the gateway itself.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ use crate::tls::{TestCa, TestCert};
 mod repeats;
 mod tls;
 
-/// A server of HTTP/2; its tool `tool` does what its argument `how` says.
+/// An HTTP/2 server; its tool `tool` does what its argument `how` says.
 pub(super) struct Far {
     pub(super) port: u16,
     early: Arc<AtomicBool>,
@@ -84,7 +84,7 @@ impl Far {
 
     fn calls(&self) -> Vec<RecordedRequest> {
         let seen = self.seen.lock().expect("no connection panics with the lock");
-        seen.iter().filter(|seen| !seen.is_greeting()).cloned().collect()
+        seen.iter().filter(|seen| !seen.is_own_request()).cloned().collect()
     }
 }
 
@@ -99,7 +99,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, setup: H2UpstreamSet
                 let Some(Ok((request, answer))) = accepted else { return };
                 tokio::spawn(one(request, answer, setup.clone(), freeze.clone()));
             }
-            // It stays open, and nobody is there.
+            // It stays open without any answer.
             () = freeze.notified() => std::future::pending().await,
         }
     }
@@ -138,7 +138,7 @@ async fn one(
     let turn = {
         let mut all = setup.seen.lock().expect("no connection panics with the lock");
         all.push(seen.clone());
-        all.iter().filter(|seen| !seen.is_greeting()).count()
+        all.iter().filter(|seen| !seen.is_own_request()).count()
     };
     let arguments = &seen.body["params"]["arguments"];
     let text = |text: String| json!({"content": [{"type": "text", "text": text}], "resultType": "complete"});
@@ -207,7 +207,7 @@ async fn one(
     }
 }
 
-/// An answer of HTTP/1 taken apart.
+/// The parts of an HTTP/1 response.
 pub(super) fn plain(answer: &[u8]) -> (u16, &'static str, String) {
     let text = String::from_utf8_lossy(answer);
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");
@@ -215,7 +215,8 @@ pub(super) fn plain(answer: &[u8]) -> (u16, &'static str, String) {
     (status, if body.is_empty() { "" } else { "application/json" }, body.to_owned())
 }
 
-/// The settings of a server with this certificate, that offers these protocols and may ask for clients' certificates.
+/// The settings of a server with this certificate, that offers these protocols and may request client
+/// certificates.
 pub(super) fn settings(pair: &TestCert, clients: Option<&TestCa>, offers: &[&str]) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
@@ -248,7 +249,7 @@ pub(super) fn put(folder: &Path, name: &str, text: &str) -> String {
     file.display().to_string()
 }
 
-/// A gateway before this server, which has these settings too.
+/// A gateway in front of this server, which has these settings too.
 async fn before(far: &Far, settings: &str) -> Gateway {
     let url = format!("http://127.0.0.1:{}/mcp", far.port);
     let far = format!("{{url: \"{url}\", http2: prior_knowledge{settings}}}");
@@ -263,7 +264,7 @@ async fn connected(gateway: &Gateway) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_of_all_sizes_reach_servers_of_http2() {
-    let authority = TestCa::new("the house");
+    let authority = TestCa::new("the CA");
     let folder = tempfile::tempdir().expect("a folder");
     let ca = put(folder.path(), "ca.pem", &authority.pem);
     let (one, two) = tokio::join!(
@@ -376,7 +377,7 @@ async fn answers_that_are_not_taken_hold_up_no_others() {
         let (answer, to) = wire.begin(request, false).await;
         assert!(pour(to, &body, usize::MAX).await);
         let mut body = in_time(answer).await.expect("an answer").into_body();
-        // The first bytes, for which no more room is made.
+        // The first bytes, without a release of the window.
         let first = in_time(body.data()).await.expect("some of it").expect("it does not break off");
         assert!(String::from_utf8_lossy(&first).contains("result"), "{first:?}");
         kept.push(body);
@@ -419,7 +420,7 @@ async fn clients_of_http10_get_no_chunks_of_it() {
     }
 }
 
-/// A port that puts TLS before another.
+/// A port that adds TLS in front of another.
 pub(super) async fn front(port: u16, config: ServerConfig) -> (u16, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let own = listener.local_addr().expect("a bound socket has an address").port();

@@ -1,4 +1,4 @@
-//! Answers that are none.
+//! Invalid responses.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::{HostileSetup, Status, Trick, ask, call, judge, play, setup, ways, wo
 use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, http, json_answer};
 use crate::raw::Client;
 
-/// Says a body as JSON under the request's id, which stands in it as `ID`.
+/// Sends a body as JSON under the request's id, which replaces `ID`.
 fn says(seen: &RecordedRequest, body: &str) -> MockReply {
     MockReply::Say(json_answer(&body.replace("ID", &seen.body["id"].to_string())))
 }
@@ -123,7 +123,7 @@ fn nonsense() -> Vec<Trick> {
     ]
 }
 
-/// The same, though the head of the answer was in good order.
+/// The same, though the head of the response was valid.
 fn late() -> Vec<Trick> {
     vec![
         ("half_a_body", |_| {
@@ -153,7 +153,7 @@ fn late() -> Vec<Trick> {
     ]
 }
 
-/// The same, where what was promised is shorter than what the gateway says instead.
+/// The same, if the announced length is shorter than the gateway's own error.
 fn short() -> Vec<Trick> {
     fn late(length: usize, body: &str) -> MockReply {
         let head = format!("{HEAD}Content-Length: {length}\r\n\r\n").into_bytes();
@@ -175,7 +175,7 @@ fn silence() -> Vec<Trick> {
     ]
 }
 
-/// The same, though the head of the answer came.
+/// The same, though the head of the response came.
 fn late_silence() -> Vec<Trick> {
     vec![
         ("hangs_after_head", |_| MockReply::Hang(format!("{HEAD}Content-Length: 500\r\n\r\n").into_bytes())),
@@ -208,7 +208,7 @@ async fn an_answer_that_does_not_come_becomes_a_504() {
 async fn a_server_that_is_gone_after_it_was_listed_becomes_a_502() {
     let HostileSetup { gateway, bad, _good } = setup(vec![("x", |_| MockReply::Good)], "").await;
     let session = gateway.initialize("/mcp").await;
-    // With a connection that is kept, a session, and without.
+    // With a kept connection, a session, and without.
     works(&gateway, "bad__tool", None).await;
     works(&gateway, "bad__tool", Some(&session)).await;
     bad.close().await;
@@ -255,7 +255,7 @@ async fn a_long_answer_that_breaks_off_is_cut_and_not_ended() {
     }
 }
 
-/// Long enough to come in many pieces, short enough to be held until its end was seen.
+/// Long enough to come in many chunks, short enough to be held until its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_answer_is_judged_by_its_end() {
     fn long(seen: &RecordedRequest, id: &str, end: &str) -> MockReply {
@@ -270,7 +270,7 @@ async fn a_long_answer_is_judged_by_its_end() {
     play(&setup(tricks.clone(), ", timeout: 2s").await, &tricks, 502, Status::Maybe200).await;
 }
 
-/// JSON-RPC 2.0 §5: where a server could not read the id of a request, the id of the error is null.
+/// JSON-RPC 2.0 §5: if a server could not read the id of a request, the id of the error is null.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_without_an_id_is_that_of_its_caller() {
     const ERROR: &str = r#""error":{"code":-32001,"message":"what?"}}"#;
@@ -297,7 +297,8 @@ async fn an_error_without_an_id_is_that_of_its_caller() {
         ("longer_none", |_| error("200 OK", &format!(r#""x":"{}","#, "x".repeat(70_000)))),
     ];
     let setup = setup(tricks.clone(), "").await;
-    // Where others have asked, the first that names no request is not believed; then each call has its own connection.
+    // On a reused connection, the first response without an id is not accepted; then each call has its own
+    // connection.
     for request in ways(&call("bad__null", None)) {
         let answer = Client::connect(setup.gateway.port).await.exchange(&request).await.expect("an answer");
         assert_eq!(answer.message()["id"], 7, "{}", answer.message());
@@ -322,7 +323,7 @@ async fn an_error_without_an_id_is_that_of_its_caller() {
     }
 }
 
-/// A mock server that answers nothing at all does not keep the gateway from starting.
+/// A mock server that never answers does not keep the gateway from starting.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_never_greets_holds_nobody_up() {
     let mute = MockServer::start(|_| MockReply::Hang(Vec::new())).await;

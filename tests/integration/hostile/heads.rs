@@ -1,4 +1,4 @@
-//! What of heads stays on its side: credentials, cookies and sessions, in both directions.
+//! Headers that stay on their side: credentials, cookies and sessions, in both directions.
 
 use serde_json::json;
 
@@ -23,7 +23,7 @@ fn talkative(seen: &RecordedRequest) -> MockReply {
     MockReply::Say(http("200 OK", &headers, &answer(seen, &result)))
 }
 
-/// Calls a tool both ways, with all that a client could tell.
+/// Calls a tool on both paths, with all headers that a client could send.
 async fn calls(port: u16, tool: &str, session: Option<&str>) -> Vec<Answer> {
     let (head, body) = call(tool, session);
     let head = head
@@ -56,7 +56,7 @@ async fn what_a_server_says_to_the_gateway_alone_stays_there() {
     }
 }
 
-/// A head with so many lines beside its own, of so many bytes each.
+/// A head with this many additional lines, of this many bytes each.
 fn crowded(seen: &RecordedRequest, lines: usize, bytes: usize) -> MockReply {
     let MockReply::Say(answer) = talkative(seen) else { unreachable!("it answers") };
     let answer = String::from_utf8(answer).expect("UTF-8");

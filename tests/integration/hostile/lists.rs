@@ -1,4 +1,4 @@
-//! Greetings and lists that no sound server would give.
+//! Handshakes and lists that no valid server would send.
 
 use serde_json::{Value, json};
 
@@ -155,9 +155,7 @@ async fn a_server_whose_greeting_is_nonsense_is_down_and_no_other_is() {
     ];
     for (what, method, result) in greetings {
         let play = move |seen: &RecordedRequest| match seen.method() {
-            greeting @ ("initialize" | "server/discover" | "tools/list")
-                if method == "*" || method == greeting =>
-            {
+            asked @ ("initialize" | "server/discover" | "tools/list") if method == "*" || method == asked => {
                 says(seen, &result)
             }
             _ => MockReply::Good,

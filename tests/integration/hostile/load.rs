@@ -1,4 +1,4 @@
-//! Servers that take no more calls than they are said to.
+//! Servers with a limit of concurrent calls.
 
 use super::{HostileSetup, Status, Trick, ask, call, judge, setup, ways, works};
 use crate::harness::Gateway;

@@ -1,5 +1,5 @@
-//! Servers that greet in good order and then misbehave: each failure becomes one clear answer, in time, and no
-//! other server is the worse for it.
+//! Servers with a valid handshake that then misbehave: each failure becomes one clear response, in time,
+//! and no other server is affected.
 
 mod answers;
 mod heads;
@@ -28,14 +28,14 @@ struct HostileSetup {
     _good: MockServer,
 }
 
-/// A gateway before the server `bad`, which has these tools beside a sound one, and the server `good`.
+/// A gateway in front of the server `bad`, which has these tools beside a valid one, and the server `good`.
 /// `settings` are further settings of `bad`.
 async fn setup(tricks: Vec<Trick>, settings: &str) -> HostileSetup {
     let play = listing(tricks);
     setup_with(play, settings).await
 }
 
-/// The play of a server with these tools.
+/// The behavior of a server with these tools.
 fn listing(tricks: Vec<Trick>) -> impl Fn(&RecordedRequest) -> MockReply + Send + Sync + 'static {
     let names: Vec<&str> = std::iter::once("tool").chain(tricks.iter().map(|(name, _)| *name)).collect();
     let list = mock_server::tools(&names);
@@ -48,7 +48,7 @@ fn listing(tricks: Vec<Trick>) -> impl Fn(&RecordedRequest) -> MockReply + Send 
     }
 }
 
-/// The gateway with a server that does what it likes.
+/// The gateway with a server of any behavior.
 async fn setup_with(
     play: impl Fn(&RecordedRequest) -> MockReply + Send + Sync + 'static,
     settings: &str,
@@ -77,8 +77,8 @@ fn call(tool: &str, session: Option<&str>) -> (Head, Vec<u8>) {
     (head, body.to_string().into_bytes())
 }
 
-/// The two ways that a call goes: streamed by Pingora, or, where its body is long and of a length that is not told
-/// beforehand, carried by the gateway's own client.
+/// The two paths of a call: streamed by Pingora, or sent by the gateway's own client, if its body is long
+/// and of unknown length.
 fn ways((head, body): &(Head, Vec<u8>)) -> [Vec<u8>; 2] {
     [head.whole(body), head.chunked(&[body.as_slice(), &[b' '; 100_000]].concat(), 50_000)]
 }
@@ -89,16 +89,16 @@ async fn ask(gateway: &Gateway, tool: &str, session: Option<&str>) -> Option<Ans
     Client::connect(gateway.port).await.exchange(&head.whole(&body)).await
 }
 
-/// How much of the answer's head was on its way to the client when the failure showed.
+/// How much of the response's head was on its way to the client at the failure.
 #[derive(Clone, Copy)]
 enum Status {
     /// Nothing: the status is the code.
     Free,
-    /// Maybe the status 200; the code still stands in the message.
+    /// Maybe the status 200; the code is still in the message.
     Maybe200,
 }
 
-/// What is wrong with an answer that should be the gateway's own, for a failure of `bad`.
+/// What is wrong with a response that should be the gateway's own, for a failure of `bad`.
 fn judge(answer: &Answer, code: i64, status: Status) -> Result<(), String> {
     let message = answer.message();
     let error = &message["error"];
@@ -116,7 +116,7 @@ fn judge(answer: &Answer, code: i64, status: Status) -> Result<(), String> {
     }
 }
 
-/// Plays every trick in both eras, judges the answers, and sees that the servers go on working.
+/// Plays every trick in both eras, checks the responses, and checks that the servers still work.
 async fn play(setup: &HostileSetup, tricks: &[Trick], code: i64, status: Status) {
     let session = setup.gateway.initialize("/mcp").await;
     let mut wrong = Vec::new();
@@ -141,7 +141,7 @@ async fn play(setup: &HostileSetup, tricks: &[Trick], code: i64, status: Status)
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Sees that a tool answers.
+/// Checks that a tool answers.
 async fn works(gateway: &Gateway, tool: &str, session: Option<&str>) {
     let answer = ask(gateway, tool, session).await.expect("an answer");
     assert_eq!(text(&answer), "done", "{tool}: {} {}", answer.status, answer.message());

@@ -9,10 +9,10 @@ use super::{HostileSetup, Status, ask, judge, setup_with, text, works};
 use crate::mock_server::{MockReply, RecordedRequest, answer, good, http};
 use crate::raw::{Client, Head};
 
-/// The sessions that a server knows, and how many there ever were.
+/// The sessions that a server knows, and the total number of sessions.
 type Known = Arc<Mutex<(HashSet<String>, usize)>>;
 
-/// A server that answers 404 in sessions that it does not know; with `never` it knows none.
+/// A server that answers 404 in unknown sessions; with `never` it knows none.
 fn forgetful(known: Known, never: bool) -> impl Fn(&RecordedRequest) -> MockReply + Send + Sync + 'static {
     move |seen| {
         let mut known = known.lock().expect("no play panics with the lock");
@@ -21,7 +21,7 @@ fn forgetful(known: Known, never: bool) -> impl Fn(&RecordedRequest) -> MockRepl
             let id = format!("session-{}", known.1);
             known.0.insert(id.clone());
             let result = json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}},
-                "serverInfo": {"name": "puppet", "version": "1"}});
+                "serverInfo": {"name": "mock", "version": "1"}});
             let headers = ["Content-Type: application/json", &format!("Mcp-Session-Id: {id}")];
             return MockReply::Say(http("200 OK", &headers, &answer(seen, &result)));
         }

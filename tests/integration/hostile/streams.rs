@@ -1,4 +1,4 @@
-//! Streams that break: the client learns it from a last event.
+//! Streams that break: the client gets a last event about it.
 
 use std::time::Duration;
 
@@ -78,7 +78,8 @@ fn broken() -> Vec<(Trick, i64)> {
     ]
 }
 
-/// A call whose client wants to be told what servers log; else they may not, and it would wait for the answer.
+/// A call whose client requests the server's log messages; without the request they may not come, and the
+/// call would wait for its response.
 fn telling((head, body): (Head, Vec<u8>)) -> (Head, Vec<u8>) {
     let body = String::from_utf8(body).expect("UTF-8");
     let capabilities = "\"io.modelcontextprotocol/clientCapabilities\":{}";
@@ -94,7 +95,7 @@ async fn a_stream_that_breaks_ends_with_an_error_event() {
     let session = gateway.initialize("/mcp").await;
     let mut wrong = Vec::new();
     for session in [None, Some(session.as_str())] {
-        // One connection for all: that a server fails is no reason to close the client's.
+        // One connection for all: a failing server is no reason to close the client's.
         let mut client = Client::connect(gateway.port).await;
         for ((name, _), code) in broken() {
             for (way, request) in ways(&telling(call(&format!("bad__{name}"), session))).iter().enumerate() {
@@ -103,7 +104,7 @@ async fn a_stream_that_breaks_ends_with_an_error_event() {
                 let judged = match code {
                     0 if answer.whole && answer.message()["result"].is_object() => Ok(()),
                     0 => Err(format!("{answer:?}")),
-                    // What is wrong from the first byte on can still get a status of its own.
+                    // A fault in the first byte can still get a status of its own.
                     code => judge(&answer, code, Status::Maybe200),
                 };
                 if let Err(why) = judged {

@@ -1,4 +1,4 @@
-//! Batches, which sessions of 2025-03-26 have and no others.
+//! Batches, which only sessions of 2025-03-26 have.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::{Several, listed, lists};
 use crate::events::Events;
 use crate::harness::{Gateway, legacy_call, read, stdio_fixture};
 
-/// Opens a session of a revision.
+/// Opens a session of a version.
 async fn session(gateway: &Gateway, path: &str, revision: &str) -> String {
     let open = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": revision,
         "capabilities": {"sampling": {}}, "clientInfo": {"name": "test", "version": "1"}}});
@@ -17,7 +17,7 @@ async fn session(gateway: &Gateway, path: &str, revision: &str) -> String {
     id
 }
 
-/// A POST as clients of that revision send it, which know no version header.
+/// A POST as clients of that version send it, which know no version header.
 fn post(gateway: &Gateway, path: &str, session: &str, body: &Value) -> reqwest::RequestBuilder {
     let request = gateway.http.post(gateway.url(path)).header("mcp-session-id", session);
     let request = request.header("accept", "application/json, text/event-stream");
@@ -88,7 +88,7 @@ async fn what_servers_say_on_the_way_makes_it_a_stream() {
         replies.push(json!({"jsonrpc": "2.0", "id": question["id"], "result": {"role": "assistant",
             "model": "m", "content": {"type": "text", "text": text}}}));
     }
-    // Both answers in one batch, of which no answer comes.
+    // Both answers in one batch, which has no response.
     let (status, nothing) = say(gateway, &session, &json!(replies)).await;
     assert_eq!((status, nothing), (202, json!("")));
     let answers = stream.rest().await.pop().expect("the answers");

@@ -1,4 +1,4 @@
-//! A gateway behind a gateway: ids that one of them made are ids like any others to the other.
+//! A gateway behind a gateway: ids of one are ordinary ids for the other.
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! Calls whose exchange is over before their answer: they go on, can be cancelled, and end with their session.
+//! Calls whose exchange ends before their response: they continue, can be cancelled, and end with their
+//! session.
 
 use serde_json::json;
 
@@ -15,7 +16,7 @@ async fn end(gateway: &Gateway, session: &str) {
     assert_eq!(end.send().await.expect("an answer").status(), 204);
 }
 
-/// Waits until the gateway has noticed that the client of a call left.
+/// Waits until the gateway has noticed that the client of a call disconnected.
 async fn noticed(gateway: &Gateway) {
     let left = "toolgate_requests_total{method=\"tools/call\",outcome=\"client_aborted\",server=\"s\",tool=\"s__hold\"}";
     gateway.eventually("the client has left", async |g| g.metric(left).await >= 1.0).await;
@@ -64,7 +65,7 @@ async fn a_stream_that_ends_before_the_answer_is_no_end_of_the_call() {
     assert_eq!(gateway.say("/mcp", &session, &cancel("polled")).await.0, 202);
     assert_eq!(stage.heard("notifications/cancelled").len(), 1);
 
-    // One whose answer was seen when its stream was gone on with is over.
+    // A call whose response was received on a resumed stream is over.
     let last = begin("answered").await;
     let before = stage.with(|state| state.streams.len());
     let get = gateway.http.get(gateway.url("/mcp")).header("mcp-session-id", &session);
@@ -92,7 +93,7 @@ async fn a_stream_that_is_gone_on_with_ends_with_its_session() {
     let get = gateway.http.get(gateway.url("/mcp")).header("mcp-session-id", &session);
     let get = get.header("last-event-id", stream.last_id.expect("an id"));
     let mut resumed = Events::open(get).await;
-    // The server would go on with it for ever.
+    // The server would work on it forever.
     stage.with(|state| state.refuses.insert("DELETE", "405 Method Not Allowed"));
     end(&gateway, &session).await;
     assert_eq!(resumed.next().await, None);
@@ -111,7 +112,7 @@ async fn a_call_under_way_is_not_begun_anew_when_its_session_ends() {
         gateway.eventually("it is there", async |_| stage.heard("tools/call").len() > called).await;
         let sent = stage.sent();
         end(&gateway, &session).await;
-        // The server that keeps its sessions is told what to stop.
+        // The server that keeps its sessions is told what to cancel.
         let output = async |_: &Gateway| {
             stage.heard("notifications/cancelled").iter().any(|seen| seen.body["params"]["requestId"] == sent)
         };

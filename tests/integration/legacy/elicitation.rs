@@ -1,4 +1,4 @@
-//! Questions that a person answers: they need no place beside the call that asks, and the time of that call stands still.
+//! Requests that a person answers: they need no slot beside the call, and the timer of that call is paused.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn able() -> Value {
     json!({"elicitation": {}, "roots": {}})
 }
 
-/// Has a call ask its client, and gives the question as that gets it.
+/// Makes a call send an elicitation request, and returns the request as the client gets it.
 async fn asked(stream: &mut Events, call: &super::OpenSession) -> Value {
     call.say(&question(7, "may I?"));
     stream.method("elicitation/create").await
@@ -26,7 +26,7 @@ async fn an_answer_needs_no_place_where_there_is_only_one() {
         let session = gateway.initialize_with("/mcp", able()).await;
         let (mut stream, call) = hold(&gateway, &stage, &session, 1).await;
         let id = asked(&mut stream, &call).await["id"].clone();
-        // The place is taken.
+        // The slot is taken.
         let (status, answer) = gateway.say("/mcp", &session, &legacy_call(2, "s__tool", json!({}))).await;
         assert!(matches!(status, 429 | 503), "{status} {answer}");
         assert_eq!(gateway.say("/mcp", &session, &accepted(&id)).await, (202, json!("")), "{settings}{rest}");
@@ -75,17 +75,17 @@ async fn a_call_waits_for_a_person_but_not_for_its_server() {
         call.say(&question(7, "may I?"));
         let mut stream = sending.await.expect("no panic");
         let id = stream.method("elicitation/create").await["id"].clone();
-        // Longer than the call may take, without a word of the server.
+        // Longer than the timeout of the call, without a message of the server.
         tokio::time::sleep(Duration::from_millis(2500)).await;
         assert_eq!(gateway.say("/mcp", &session, &accepted(&id)).await.0, 202, "{path}");
         call.say(&logged_progress());
         assert_eq!(stream.next().await.expect("it goes on")["method"], "notifications/progress", "{path}");
-        // From the last word on the time goes on, and ends.
+        // After the last answer the timer resumes, and expires.
         let last = stream.rest().await.pop().expect("an end");
         let error = if path == "alone" { &last["error"] } else { &last[0]["error"] };
         assert_eq!(error["code"], 504, "{path}: {last}");
     }
-    // The server is told of it, where there is somebody to tell.
+    // The server is notified of it, if it can be.
     gateway
         .eventually("the call is cancelled", async |_| !stage.heard("notifications/cancelled").is_empty())
         .await;

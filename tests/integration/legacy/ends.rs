@@ -1,4 +1,4 @@
-//! The end of a session, on every verb and with calls under way.
+//! The end of a session, with every HTTP method and with calls in flight.
 
 use serde_json::json;
 

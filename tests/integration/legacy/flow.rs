@@ -1,4 +1,5 @@
-//! How much a server says, and in what form: bursts, streams that are refused for a while, batches, events of other kinds.
+//! The amount and the format of a server's messages: bursts, streams that are rejected for a while,
+//! batches, events of other types.
 
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ async fn a_server_without_a_stream_is_asked_for_it_once() {
         // More than two pauses.
         tokio::time::sleep(Duration::from_millis(1800)).await;
         assert_eq!(asked(), 1, "{status}");
-        // Nor is its session given up for that.
+        // Its session is not given up for that either.
         calls(&gateway, &session).await;
         assert_eq!(stage.clients(), [client]);
     }
@@ -74,7 +75,7 @@ async fn events_of_another_kind_do_not_end_a_call() {
     let all = stream.rest().await;
     assert_eq!(all.len(), 1, "{all:?}");
     assert_eq!(all[0]["result"]["content"][0]["text"], "well");
-    // On the stream of announcements too.
+    // On the GET stream too.
     let mut listens = Events::of_session(&gateway, "/mcp", &session).await;
     let server = followed(&gateway, &stage, 0).await;
     server.raw("event: ping\ndata: {}\n\n");

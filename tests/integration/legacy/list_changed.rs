@@ -1,4 +1,5 @@
-//! Changed lists: whatever session a server tells that in, the gateway looks first, and then tells each client once.
+//! List changes: in whichever session a server reports one, the gateway reads the list first, and then
+//! notifies each client once.
 
 use serde_json::json;
 
@@ -21,7 +22,7 @@ async fn a_change_that_only_a_call_tells_of_is_told_once_and_after_the_new_list_
     let all = answer.rest().await;
     assert_eq!(all.len(), 1, "only the answer comes on the stream of the call: {all:?}");
 
-    // And on the stream of announcements of the session.
+    // And on the GET stream of the session.
     stage.with(|state| state.tools.push("newer"));
     followed(&gateway, &stage, 0).await.say(&changed);
     assert_eq!(stream.next().await, Some(changed.clone()));
@@ -48,7 +49,7 @@ async fn a_stream_that_stands_obeys_the_settings_of_now() {
     gateway.eventually("the file is taken", async |g| g.metric(taken).await == 1.0).await;
     server.say(&logged("hush 2"));
     assert_eq!(stream.next().await, Some(logged("[redacted:word] 2")));
-    // And whoever looks after it now hears what it says there.
+    // The new supervisor receives its notifications now.
     stage.with(|state| state.tools.push("new"));
     let changed = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"});
     server.say(&changed);

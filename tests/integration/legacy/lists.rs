@@ -1,4 +1,4 @@
-//! Lists in the form in which the server itself gives them.
+//! Lists in the form in which the server itself sends them.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! What only the legacy revisions have: many streams of one session, streams that are gone on with, servers that ask
-//! their clients, subscriptions and batches.
+//! Features of the legacy versions: many streams of one session, resumed streams, servers' requests to
+//! clients, subscriptions and batches.
 
 mod batches;
 mod chained_gateways;
@@ -38,7 +38,7 @@ impl Several {
         for name in names {
             let (fixture, url) = a_fixture().await;
             fixtures.push(fixture);
-            // Nothing but what a test does shall reach them.
+            // Only the actions of a test may reach them.
             servers[*name] = json!({"url": url, "health": {"interval": "1h"}});
         }
         let gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
@@ -48,7 +48,7 @@ impl Several {
         Self { gateway, _fixtures: fixtures }
     }
 
-    /// Has a session call a server, so that it has an upstream session there.
+    /// Calls a server in a session, so that the session has an upstream session there.
     pub async fn sit(&self, session: &str, server: &str) {
         let echo = legacy_call("sit", &format!("{server}__echo"), json!({"message": "hi"}));
         let (status, answer) = self.gateway.say("/mcp", session, &echo).await;
@@ -56,7 +56,7 @@ impl Several {
     }
 }
 
-/// Waits until a tool is there for modern clients: that its server is up is told before its tools show.
+/// Waits until modern clients see a tool: a server is reported as up before its tools are listed.
 pub async fn listed(gateway: &Gateway, tool: &str) {
     gateway
         .eventually(&format!("{tool} is listed"), async |g| {
@@ -67,7 +67,7 @@ pub async fn listed(gateway: &Gateway, tool: &str) {
         .await;
 }
 
-/// A gateway in front of one server made by hand, by the name of `s` and with these settings of it.
+/// A gateway in front of one scripted server, named `s` and with these settings.
 async fn staged(settings: &str, rest: &str) -> (Gateway, ScriptedServer) {
     let stage = ScriptedServer::start().await;
     let gateway = Gateway::start(&setup_with(&stage, settings, rest)).await;
@@ -98,7 +98,7 @@ async fn shows(gateway: &Gateway, session: &str, tool: &str) -> bool {
     tools.is_some_and(|tools| tools.iter().any(|listed| listed["name"] == tool))
 }
 
-/// Begins a call that the server holds; gives the stream of its answer, and the server's end of it.
+/// Begins a call that the server holds; returns the stream of its response, and the server's end of it.
 pub async fn hold(
     gateway: &Gateway,
     stage: &ScriptedServer,
@@ -119,14 +119,14 @@ pub async fn calls(gateway: &Gateway, session: &str) {
     assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("done")), "{answer}");
 }
 
-/// The stream of announcements that the gateway has of the server for a client, once it stands.
+/// The gateway's open GET stream at the server for a client.
 async fn followed(gateway: &Gateway, stage: &ScriptedServer, client: usize) -> Arc<OpenSession> {
     let stream = || stage.clients().get(client).and_then(|id| stage.stream(id));
     gateway.eventually("the gateway listens", async |_| stream().is_some()).await;
     stream().expect("a stream")
 }
 
-/// A server's question to its client.
+/// A server's request to its client.
 pub fn question(id: impl Into<Value>, message: &str) -> Value {
     json!({"jsonrpc": "2.0", "id": id.into(), "method": "elicitation/create",
         "params": {"message": message, "requestedSchema": {"type": "object", "properties": {}}}})

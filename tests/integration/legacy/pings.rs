@@ -1,4 +1,4 @@
-//! What a server asks the gateway itself: whether it is there, and what it offers.
+//! Requests of a server to the gateway itself: ping, and its capabilities.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ async fn a_real_server_that_pings_keeps_the_gateways_own_session() {
     let session = gateway.initialize("/mcp").await;
     let _stream = Events::of_session(&gateway, "/mcp", &session).await;
     let count = async |what: &str| gateway.count(&session, "fix", what).await;
-    // In its own session, and in that of a client that listens and never hears of it.
+    // In the gateway's own session, and in that of a listening client, which never receives it.
     for who in ["toolgate", "test"] {
         let answered = format!("ping.answered.{who}");
         gateway.eventually("pings are answered", async |_| count(&answered).await >= 5).await;
@@ -44,7 +44,7 @@ async fn what_is_asked_on_any_stream_is_answered_where_it_was_asked() {
     own.say(&asks("own ping", "ping"));
     own.say(&asks("own roots", "roots/list"));
     own.say(&asks("own question", "elicitation/create"));
-    // In a client's sessions the gateway answers pings alone.
+    // In a client's sessions the gateway answers only pings.
     followed(&gateway, &stage, 0).await.say(&asks("ping of a stream", "ping"));
     let (mut stream, call) = hold(&gateway, &stage, &session, 1).await;
     call.say(&asks("ping of a call", "ping"));
@@ -72,7 +72,7 @@ async fn what_is_asked_on_any_stream_is_answered_where_it_was_asked() {
     call.answer("done");
     assert_eq!(stream.next().await.expect("an answer")["id"], 1);
     stage.change();
-    // Nothing of it went to the client's own stream.
+    // Nothing of it was written to the client's own stream.
     followed(&gateway, &stage, 0).await.say(&super::logged("last"));
     assert_eq!(listening.next().await, Some(super::logged("last")));
 }

@@ -1,5 +1,5 @@
-//! Servers that ask their client in the middle of a call: the question reaches it on the stream of that call, and its
-//! answer only the server that asked.
+//! Servers that send requests to their client during a call: the request reaches the client on the stream
+//! of that call, and its answer reaches only this server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ async fn three_servers_that_ask_at_once_get_each_their_own_answer() {
         assert_eq!(question["params"]["messages"][0]["content"]["text"], name, "on its call's stream");
         asking.push((name, question["id"].clone(), stream));
     }
-    // All wait now, and all servers count their questions from the same number.
+    // All wait now, and all servers number their requests from the same start.
     let own = |id: &Value| id.as_str().and_then(|id| id.rsplit(':').next().map(str::to_owned));
     assert_eq!(own(&asking[0].1), own(&asking[1].1));
     assert!(asking[0].1 != asking[1].1 && asking[1].1 != asking[2].1);
@@ -50,7 +50,7 @@ async fn three_servers_that_ask_at_once_get_each_their_own_answer() {
     }
 }
 
-/// Asks the client with id 7 in each call, and counts the answers that reach it.
+/// Sends the client a request with id 7 in each call, and counts the answers.
 async fn curious(answers: &Arc<AtomicUsize>) -> MockServer {
     let count = answers.clone();
     MockServer::start(move |seen| match (seen.http_method.as_str(), seen.method()) {
@@ -81,7 +81,7 @@ async fn what_nobody_asked_is_answered_to_nobody() {
     for path in ["/mcp", "/servers/a/mcp"] {
         let tool = if path == "/mcp" { "a__tool" } else { "tool" };
         let session = gateway.initialize_with(path, able()).await;
-        let stranger = gateway.initialize_with(path, able()).await;
+        let other = gateway.initialize_with(path, able()).await;
         let call = legacy_call(1, tool, json!({}));
         let mut stream = Events::open(gateway.post(path, Some(&session), &call)).await;
         let question = stream.method("elicitation/create").await;
@@ -96,7 +96,7 @@ async fn what_nobody_asked_is_answered_to_nobody() {
                 say(&session, &id).await;
             }
         }
-        say(&stranger, &id).await;
+        say(&other, &id).await;
         assert_eq!(answers.load(Ordering::SeqCst), before, "none of these was asked");
         say(&session, &id).await;
         assert_eq!(answers.load(Ordering::SeqCst), before + 1);

@@ -1,4 +1,4 @@
-//! Servers that have lost a client's session, and what they say of that: the client goes on as if nothing had been.
+//! Servers that have lost a client's session, and their error responses: the client does not notice.
 
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::mock_server::http;
 
 const JSON: &[&str] = &["Content-Type: application/json"];
 
-/// What real servers answer to a session that they do not know; their statuses and words differ.
+/// The responses of real servers for an unknown session; their statuses and texts differ.
 fn unknown() -> Vec<(&'static str, Vec<u8>)> {
     let error = |code: i64, message: &str| {
         json!({"jsonrpc": "2.0", "error": {"code": code, "message": message}, "id": null}).to_string()
@@ -61,7 +61,7 @@ async fn a_client_does_not_see_that_its_session_was_lost_however_the_server_says
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_another_client_carries_goes_again_too() {
     let (gateway, stage) = staged("", "").await;
-    // Of clients that can be asked.
+    // Of clients that support elicitation.
     let session = gateway.initialize_with("/mcp", json!({"elicitation": {}})).await;
     calls(&gateway, &session).await;
     stage.with(|state| state.unknown = Some(http("400 Bad Request", &[], "")));
@@ -96,13 +96,13 @@ async fn a_400_that_is_about_the_call_is_its_answer() {
     stage.change();
     gateway.eventually("it is listed", async |g| super::shows(g, &session, "s__bad").await).await;
     calls(&gateway, &session).await;
-    let seats = stage.clients();
+    let sessions = stage.clients();
     let (status, answer) = gateway.say("/mcp", &session, &legacy_call(7, "s__bad", json!({}))).await;
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{answer}");
     let calls: usize = stage.heard("tools/call").iter().filter(|seen| seen.tool() == "bad").count();
-    assert_eq!((calls, stage.clients()), (1, seats), "it was not repeated, and its session stays");
+    assert_eq!((calls, stage.clients()), (1, sessions), "it was not repeated, and its session stays");
 
-    // Some answer so whatever they are asked: they are asked twice, and no more.
+    // Some answer so to every request: they are asked twice, and no more.
     stage.with(|state| _ = state.refuses.insert("ping", "400 Bad Request"));
     let (status, answer) = gateway.say("/mcp", &session, &legacy_call(7, "s__bad", json!({}))).await;
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{answer}");
@@ -136,7 +136,7 @@ async fn restarts_of_real_servers_are_not_seen_by_their_clients() {
     for (file, tool, arguments, expected) in servers {
         let port = free_port();
         let server = start(file, port).await;
-        // Nothing but the calls themselves shall find out.
+        // Only the calls themselves may find out.
         let config = format!(
             "mcpServers: {{real: {{url: \"http://127.0.0.1:{port}/mcp\", health: {{interval: 1h}}}}}}\n"
         );

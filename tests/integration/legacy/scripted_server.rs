@@ -1,5 +1,5 @@
-//! A server of the legacy revisions whose every word a test chooses: it keeps sessions, holds calls and streams open until
-//! it is told what to say on them, and forgets what it is told to forget.
+//! A server of the legacy versions whose every message a test chooses: it keeps sessions, holds calls and
+//! streams open until the test sends on them, and forgets sessions on demand.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,20 +13,20 @@ use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, good, h
 /// A stream that is open at the server.
 pub struct OpenSession {
     pub session: String,
-    /// The id of the call; null for a stream of announcements.
+    /// The id of the call; null for a GET stream.
     pub id: Value,
     out: Mutex<Option<UnboundedSender<Vec<u8>>>>,
 }
 
 impl OpenSession {
-    /// Says a message, as an event.
+    /// Sends a message, as an event.
     pub fn say(&self, message: &Value) {
         self.raw(&format!("data: {message}\n\n"));
     }
 
     pub fn raw(&self, text: &str) {
         let out = self.out.lock().expect("no test panics here");
-        // The other side may have left.
+        // The other side may have disconnected.
         let _ = out.as_ref().map(|out| out.send(text.as_bytes().to_vec()));
     }
 
@@ -40,7 +40,7 @@ impl OpenSession {
         self.end();
     }
 
-    /// Whether the gateway is still there.
+    /// Whether the gateway is still connected.
     pub fn is_heard(&self) -> bool {
         let out = self.out.lock().expect("no test panics here");
         out.as_ref().is_some_and(|out| !out.is_closed())
@@ -49,21 +49,21 @@ impl OpenSession {
 
 #[derive(Default)]
 pub struct State {
-    /// Sessions that it knows, and who opened each.
+    /// Known sessions, and the client that opened each.
     pub sessions: BTreeMap<String, String>,
     opened: usize,
-    /// Streams of announcements.
+    /// GET streams.
     pub streams: Vec<Arc<OpenSession>>,
     /// Calls of `hold`.
     pub calls: Vec<Arc<OpenSession>>,
-    /// What it answers, in a word: `method` or `VERB` to status.
+    /// Its rejections: `method` or HTTP method to status.
     pub refuses: BTreeMap<&'static str, &'static str>,
     pub version: Option<&'static str>,
-    /// What it answers in a session that it does not know, byte by byte; 404 if not set.
+    /// Its response in an unknown session, byte by byte; 404 if not set.
     pub unknown: Option<Vec<u8>>,
-    /// Lists that are others than at first.
+    /// Lists that differ from the initial ones.
     pub lists: BTreeMap<&'static str, Value>,
-    /// What it answers to a call of a tool, byte by byte, save that [`SENT`] stands for the id of the request.
+    /// Its response to a tool call, byte by byte; [`SENT`] is replaced by the id of the request.
     pub answers: BTreeMap<&'static str, Vec<u8>>,
     /// Its tools beside `tool`, `hold` and `late`.
     pub tools: Vec<&'static str>,
@@ -90,7 +90,7 @@ impl ScriptedServer {
         &self.mock.url
     }
 
-    /// Does something with what it keeps.
+    /// Gives access to its state.
     pub fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.state.lock().expect("no test panics here"))
     }
@@ -109,17 +109,17 @@ impl ScriptedServer {
         });
     }
 
-    /// Says in the gateway's own session that the lists have changed.
+    /// Reports list changes in the gateway's own session.
     pub fn change(&self) {
         let setup = self.with(|state| {
             state.sessions.iter().rev().find(|(_, who)| *who == "toolgate").map(|(id, _)| id.clone())
         });
         let stream = setup.and_then(|setup| self.stream(&setup));
         let changed = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"});
-        stream.expect("the house listens").say(&changed);
+        stream.expect("the gateway listens").say(&changed);
     }
 
-    /// The open stream of announcements of a session, if the gateway listens there.
+    /// The open GET stream of a session, if the gateway listens there.
     pub fn stream(&self, session: &str) -> Option<Arc<OpenSession>> {
         self.with(|state| {
             let mut all = state.streams.iter().rev();
@@ -142,13 +142,13 @@ impl ScriptedServer {
         self.heard("tools/call").last().expect("a call").body["id"].clone()
     }
 
-    /// What clients answered to its questions.
+    /// The clients' answers to its requests.
     pub fn replies(&self) -> Vec<RecordedRequest> {
         let all = self.mock.all().into_iter();
         all.filter(|seen| seen.http_method == "POST" && seen.method().is_empty()).collect()
     }
 
-    /// The requests of a verb, with the sessions that they name.
+    /// The requests of an HTTP method, with the sessions that they name.
     pub fn verbs(&self, http_method: &str) -> Vec<String> {
         let all = self.mock.all().into_iter().filter(|seen| seen.http_method == http_method);
         all.map(|seen| seen.header("mcp-session-id").unwrap_or_default().to_owned()).collect()
@@ -211,7 +211,7 @@ fn play(state: &mut State, seen: &RecordedRequest) -> MockReply {
             state.calls.push(open);
             act
         }
-        // Says only after a while that the session is unknown.
+        // Reports only after a while that the session is unknown.
         (_, "tools/call") if seen.tool() == "late" => {
             MockReply::Pause(Vec::new(), Duration::from_millis(1500), http("404 Not Found", &[], ""))
         }
@@ -237,7 +237,7 @@ fn play(state: &mut State, seen: &RecordedRequest) -> MockReply {
         (_, "resources/templates/list") => {
             MockReply::Say(json_answer(&answer(seen, &json!({"resourceTemplates": []}))))
         }
-        // A client's answer to what was asked.
+        // A client's answer to a request.
         ("POST", "") => MockReply::Say(http("202 Accepted", &[], "")),
         _ => MockReply::Say(good(seen)),
     }

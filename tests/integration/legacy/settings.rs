@@ -1,4 +1,4 @@
-//! What a session says of itself and sets at its servers.
+//! The capabilities of a session and what it sets at its servers.
 
 use serde_json::json;
 

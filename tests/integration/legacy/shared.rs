@@ -1,4 +1,5 @@
-//! Processes that all callers share: what one session follows there, the others need not, and each is told of its own.
+//! Processes that all callers share: each session has its own subscriptions there, and gets only its own
+//! notifications.
 
 use serde_json::{Value, json};
 
@@ -60,14 +61,14 @@ async fn each_session_is_told_of_what_it_follows_at_a_process_of_all() {
     }
     assert_eq!((ones.next().await, ones.next().await), (updated(1), updated(3)));
     assert_eq!((twos.next().await, twos.next().await), (updated(1), updated(2)));
-    // What one follows no more, the other follows on.
+    // The other session stays subscribed.
     assert_eq!(ask(&gateway, one, "unsubscribe", 1).await["result"], json!({}));
     for number in [1, 3] {
         touch(&gateway, &watcher, number).await;
     }
     assert_eq!((ones.next().await, twos.next().await), (updated(3), updated(1)));
 
-    // Another process knows nothing of it, and is told.
+    // A new process does not know the subscription, and gets it.
     let crash = legacy_call("crash", "pipe__crash", json!({}));
     let (_, answer) = gateway.say("/mcp", &watcher, &crash).await;
     assert!(answer["error"].is_object(), "{answer}");
@@ -78,7 +79,7 @@ async fn each_session_is_told_of_what_it_follows_at_a_process_of_all() {
     touch(&gateway, &watcher, 3).await;
     assert_eq!(ones.next().await, updated(3));
 
-    // Nor does one with other settings.
+    // A process with other settings gets it too.
     gateway.rewrite(&setup("50s", "another"));
     assert_eq!(ones.next().await, updated(3));
     touch(&gateway, &watcher, 3).await;
@@ -93,7 +94,7 @@ async fn a_shared_process_offers_what_it_can_keep() {
         let (_, answer) = read(gateway.post(path, None, &open).send().await.expect("an answer")).await;
         let capabilities = &answer["result"]["capabilities"];
         assert_eq!(capabilities["resources"]["subscribe"], true, "{path}: {answer}");
-        // One level for all callers is none for any.
+        // One level for all callers would be wrong for each.
         assert_eq!(capabilities.get("logging"), None, "{path}: {answer}");
     }
 }

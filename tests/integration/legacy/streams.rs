@@ -1,4 +1,4 @@
-//! Streams of one session: each message on one of them, none lost with another, and what is gone on with.
+//! Streams of one session: each message on exactly one, no message lost with a stream, and resumption.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,8 @@ async fn touch(gateway: &Gateway, session: &str, number: usize) {
     assert_eq!(gateway.say("/mcp", session, &call).await.0, 200);
 }
 
-/// A session that follows resources of `fix`, with its first stream; returns when the server's own stream stands.
+/// A session with subscriptions at `fix`, with its first stream; returns when the server's own stream is
+/// open.
 async fn following(several: &Several, count: usize) -> (String, String, Events) {
     let gateway = &several.gateway;
     let watcher = gateway.initialize("/mcp").await;
@@ -41,7 +42,7 @@ fn updated(message: &Value) -> String {
     message["params"]["uri"].as_str().expect("a URI").to_owned()
 }
 
-/// The first message may come before the server's stream is quite there; a known one is waited for.
+/// The first message may come before the server's stream is ready, so it waits for a known one.
 async fn settle(gateway: &Gateway, watcher: &str, stream: &mut Events) {
     loop {
         touch(gateway, watcher, 0).await;
@@ -67,7 +68,7 @@ async fn each_message_is_on_exactly_one_of_many_streams() {
     for number in 1..COUNT {
         touch(gateway, &watcher, number).await;
     }
-    // Nobody but this session ends the streams, and all is said before.
+    // Only this session ends the streams, and all messages come before.
     let unsubscribe = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
     assert_eq!(gateway.say("/mcp", &session, &unsubscribe).await.0, 200);
     let streams: Vec<Events> = [first].into_iter().chain(others).collect();
@@ -113,7 +114,7 @@ async fn a_stream_that_leaves_loses_nothing_for_the_session() {
     drop(second);
     open(0.0).await;
     touch(gateway, &watcher, 2).await;
-    // The server has said it, and the gateway keeps it.
+    // The server has sent it, and the gateway stores it.
     touch(gateway, &watcher, 3).await;
     let mut third = Events::of_session(gateway, "/mcp", &session).await;
     assert_eq!(updated(&third.next().await.expect("it waited")), uri(2));
@@ -147,7 +148,7 @@ async fn a_changed_list_is_told_once_however_many_streams_and_servers() {
     let (watcher, session, first) = following(&several, 1).await;
     several.sit(&session, "two").await;
     let mut streams = vec![first, Events::of_session(gateway, "/mcp", &session).await];
-    // The server says it on this session's own stream too, and that is not passed on.
+    // The server sends it on this session's own stream too, and that copy is dropped.
     let change = legacy_call(1, "fix__test_trigger_tool_change", json!({}));
     let (_, before) =
         gateway.say("/mcp", &watcher, &json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})).await;
@@ -224,13 +225,14 @@ async fn an_event_that_is_not_of_this_session_is_refused() {
         (&session, vec!["tg:x:1"]),
         (&session, vec![elsewhere.as_str()]),
         (&session, vec![known.as_str(), known.as_str()]),
-        // That session has no upstream session there.
+        // This session has no upstream session there.
         (&other, vec![known.as_str()]),
     ] {
         let (status, answer) = read(get(session, &last).await.expect("an answer")).await;
         assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32600)), "{last:?}: {answer}");
     }
-    // The same id at the same server is another session's there: the server decides, and nothing is forgotten.
+    // The same id at the same server belongs to another session there: the server decides, and nothing is
+    // lost.
     several.sit(&other, "one").await;
     let foreign = get(&other, &[&known]).await.expect("an answer");
     assert!(!foreign.status().is_success() || foreign.headers()["content-type"] == "text/event-stream");

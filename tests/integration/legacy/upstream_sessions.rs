@@ -1,5 +1,5 @@
-//! Seats that are taken anew: what was said in one leads to no other, what the client set in one holds in the next, and the
-//! old one is left when nothing runs there any more.
+//! New upstream sessions: messages of the old one are not mixed into the new one, the client's state is
+//! repeated in it, and the old one is closed when its last call ends.
 
 use serde_json::{Value, json};
 
@@ -54,7 +54,7 @@ async fn what_a_client_follows_and_hears_outlives_its_seat() {
     assert_eq!(stream.next().await, Some(logged("before")));
     let before = (stage.heard("resources/subscribe").len(), stage.heard("logging/setLevel").len());
 
-    // No call of the client tells the gateway of it.
+    // No call of the client reveals it to the gateway.
     stage.forget();
     assert_eq!(stream.next().await, Some(updated("test://a")), "it may have changed in between");
     let again = stage.heard("resources/subscribe").split_off(before.0);
@@ -68,10 +68,10 @@ async fn what_a_client_follows_and_hears_outlives_its_seat() {
     followed(&gateway, &stage, 0).await.say(&updated("test://a"));
     assert_eq!(stream.next().await, Some(updated("test://a")));
 
-    // A reload that gives the server other settings.
+    // A reload with other settings for the server.
     gateway.rewrite(&setup_with(&stage, ", headers: {X-Other: yes}", ""));
     assert_eq!(stream.next().await, Some(updated("test://a")));
-    gateway.eventually("the old seat is left", async |_| !stage.clients().contains(&new[0])).await;
+    gateway.eventually("the old session is closed", async |_| !stage.clients().contains(&new[0])).await;
     assert_eq!(stage.clients().len(), 1);
     followed(&gateway, &stage, 0).await.say(&logged("after"));
     assert_eq!(stream.next().await, Some(logged("after")), "once");
@@ -85,10 +85,10 @@ async fn an_old_seat_is_left_when_its_calls_are_done() {
     let (mut answer, call) = hold(&gateway, &stage, &session, 1).await;
     let (old, listened) = (stage.clients()[0].clone(), followed(&gateway, &stage, 0).await);
     gateway.rewrite(&setup_with(&stage, ", headers: {X-Other: yes}", ""));
-    gateway.eventually("there is another seat", async |_| stage.clients().len() == 2).await;
+    gateway.eventually("there is another session", async |_| stage.clients().len() == 2).await;
     gateway.eventually("nobody listens to the old one", async |_| !listened.is_heard()).await;
     listened.say(&logged("nobody hears it"));
-    // The call goes on where it is, question and all.
+    // The call continues in its session, including its request to the client.
     call.say(&question(7, "may I?"));
     let id = answer.method("elicitation/create").await["id"].clone();
     assert_eq!(gateway.say("/mcp", &session, &accepted(&id)).await.0, 202);
@@ -97,11 +97,11 @@ async fn an_old_seat_is_left_when_its_calls_are_done() {
     assert!(stage.verbs("DELETE").iter().all(|session| *session != old));
     call.answer("done");
     assert_eq!(answer.rest().await.len(), 1);
-    gateway.eventually("the old seat is left", async |_| stage.clients().len() == 1).await;
+    gateway.eventually("the old session is closed", async |_| stage.clients().len() == 1).await;
     followed(&gateway, &stage, 0).await.say(&logged("new"));
     assert_eq!(stream.next().await, Some(logged("new")));
 
-    // One that is taken out of the file says nothing any more, and asks nothing.
+    // A server that was removed from the file sends no messages and no requests any more.
     let new = followed(&gateway, &stage, 0).await;
     gateway.rewrite("mcpServers: {demo: {builtin: demo}}\n");
     gateway.eventually("it is left", async |_| stage.clients().is_empty()).await;
@@ -148,7 +148,7 @@ async fn a_call_goes_on_at_an_endpoint_that_others_are_kept_from() {
     let (here, there) = if held(&one) { (&one, &two) } else { (&two, &one) };
     let upstream_session = here.clients()[0].clone();
     here.with(|state| state.refuses.insert("tools/call", "503 Service Unavailable"));
-    // Until it gets no more calls, and another has the session.
+    // Until it gets no more calls, and another one has the session.
     gateway
         .eventually("the session is at the other", async |g| {
             g.say("/mcp", &session, &legacy_call(2, "s__tool", json!({}))).await.0 == 200

@@ -1,4 +1,5 @@
-//! The same walk over standard input: what `toolgate stdio` sends on, as a bridge and as a gateway of its own.
+//! The same walk over standard input: what `toolgate stdio` forwards, as a bridge and as a gateway of its
+//! own.
 
 use mcp::MessageKind;
 use mcp::method;
@@ -9,14 +10,14 @@ use crate::harness::{TEST_TIMEOUT, initialize, legacy_call};
 use crate::mock_server::MockServer;
 use crate::stdio::{StdioClient, modern};
 
-/// A front under way, the server behind it, and what was said so far.
+/// A running bridge, the server behind it, and the messages so far.
 struct Walk<'a> {
     front: StdioClient,
     server: &'a MockServer,
     marks: Marks,
     many: bool,
     revision: &'static str,
-    /// What must not reach the server, however late.
+    /// Messages that must not reach the server, however late.
     kept: Vec<(String, String)>,
 }
 
@@ -78,7 +79,7 @@ impl Walk<'_> {
             self.front.say(&body).await;
             match (kind, word, self.revision) {
                 (MessageKind::Request, "subscriptions/listen", "2026-07-28") => {
-                    // Its answer is a stream without end.
+                    // Its response is a stream without end.
                     let began = self.front.method("notifications/subscriptions/acknowledged");
                     assert!(tokio::time::timeout(TEST_TIMEOUT / 4, began).await.is_ok(), "{what}");
                     let cancelled = json!({"requestId": mark});
@@ -98,7 +99,7 @@ impl Walk<'_> {
                 _ => {}
             }
         }
-        // Many servers are told a level by the gateway, in its own words and without the mark.
+        // The gateway itself sends a level to many servers, without the mark.
         let output = self.many && word == "logging/setLevel";
         if passes(kind, word, self.revision, self.many) && !output {
             let came = async {
@@ -112,7 +113,7 @@ impl Walk<'_> {
         }
         if (kind, word, batch) == (MessageKind::Request, "initialize", false) && self.revision != "2026-07-28"
         {
-            // The client has begun anew.
+            // The client has opened a new session.
             self.sit().await;
         }
     }
@@ -125,7 +126,7 @@ impl Walk<'_> {
                 }
             }
         }
-        // All that was said was read when the front has ended in good order.
+        // All messages were read when the bridge has ended cleanly.
         self.front.end();
         assert!(self.front.exit().await.0.success());
         let seen: Vec<String> = self.server.all().iter().map(|seen| seen.body.to_string()).collect();
@@ -135,7 +136,7 @@ impl Walk<'_> {
     }
 }
 
-/// Nothing came without an id but what the list has.
+/// The only messages without an id are those of the list.
 fn only_known_notes(server: &MockServer) {
     for seen in server.all().iter().filter(|seen| seen.http_method == "POST" && seen.body.get("id").is_none())
     {
@@ -206,7 +207,7 @@ async fn over_a_gateway_of_its_own_only_what_the_list_says_reaches_the_server() 
     }
 }
 
-/// Waits until the server was read.
+/// Waits until the server's lists were read.
 async fn listed(front: &mut StdioClient) {
     for n in 0.. {
         let list = front.ask(&modern(n, "tools/list", json!({}))).await;

@@ -1,5 +1,5 @@
-//! A request's method without an `id` (JSON-RPC 2.0 §4.1) is a call that wants no answer: it would run and nobody would
-//! have judged it. It is accepted and goes nowhere, by whichever way it comes.
+//! A request's method without an `id` (JSON-RPC 2.0 §4.1) is a call that expects no response: it would run
+//! without authorization. It is accepted and dropped, on every path.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::harness::Gateway;
 use crate::legacy::scripted_server::ScriptedServer;
 use crate::legacy::{calls, lists, setup_with};
 
-/// Messages that no revision defines as a notification of a client.
+/// Messages that no version defines as a client's notification.
 fn strays() -> Vec<Value> {
     let note = |method: &str, params: Value| json!({"jsonrpc": "2.0", "method": method, "params": params});
     let initialize = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}});
@@ -31,8 +31,8 @@ fn strays() -> Vec<Value> {
     all
 }
 
-/// What reached the server beside what a session needs and the gateway asks in its own name.
-fn strangers(stage: &ScriptedServer) -> Vec<Value> {
+/// Messages that reached the server, other than those of a session and of the gateway itself.
+fn unexpected(stage: &ScriptedServer) -> Vec<Value> {
     let marker = "notifications/roots/list_changed";
     let all = stage.mock.all().into_iter();
     let all = all.filter(|seen| seen.http_method == "POST" && seen.body.get("id").is_none());
@@ -59,12 +59,12 @@ async fn a_call_without_an_id_reaches_no_server_and_is_counted() {
             let (status, answer) = gateway.say(path, &session, &stray).await;
             assert_eq!((status, answer), (202, json!("")), "{stray}");
         }
-        // One that the revision defines goes on, and so comes behind all of them.
+        // A notification that the version defines is forwarded, and so comes after all of them.
         let roots = json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"});
         let before = stage.heard("notifications/roots/list_changed").len();
         assert_eq!(gateway.say(path, &session, &roots).await.0, 202);
         assert_eq!(stage.heard("notifications/roots/list_changed").len(), before + 1);
-        assert_eq!(strangers(&stage), Vec::<Value>::new(), "{path}");
+        assert_eq!(unexpected(&stage), Vec::<Value>::new(), "{path}");
         assert_eq!(stage.heard("tools/call").len(), called, "{path}");
     }
     let count = async |method: &str| {
@@ -93,6 +93,6 @@ async fn nor_does_one_in_a_batch() {
     let (status, answer) = gateway.say("/mcp", &session, &Value::Array(batch)).await;
     assert_eq!((status, &answer), (200, &json!([{"jsonrpc": "2.0", "id": 5, "result": {}}])));
     assert_eq!(stage.heard("notifications/roots/list_changed").len(), 1);
-    assert_eq!(strangers(&stage), Vec::<Value>::new());
+    assert_eq!(unexpected(&stage), Vec::<Value>::new());
     assert_eq!(stage.heard("tools/call").len(), called);
 }

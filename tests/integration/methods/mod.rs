@@ -1,4 +1,4 @@
-//! Which messages reach whom: the closed list of methods, walked over every way in and every way out.
+//! Which messages reach which side: the closed list of methods, on every path in and every path out.
 
 mod front;
 mod idless;

@@ -1,4 +1,4 @@
-//! What servers may say to clients: the same list, walked from the other side.
+//! What servers may send to clients: the same list, from the other side.
 
 use mcp::MessageKind;
 use mcp::method;
@@ -70,7 +70,7 @@ async fn a_legacy_client_hears_what_its_revision_has_and_other_questions_are_dec
         ids.sort_unstable();
         assert_eq!(ids, declined, "{revision}");
         for body in output() {
-            // A ping is answered in the client's place.
+            // The gateway answers a ping for the client.
             let ping =
                 body["id"].as_u64() == words().iter().position(|word| *word == "ping").map(|n| n as u64);
             assert!(

@@ -1,5 +1,5 @@
-//! The closed list, walked: each method as a request, a notification and a response, over every way in, before every kind
-//! of server. What reaches the server is what the list says, and nothing else.
+//! The closed list: each method as a request, a notification and a response, on every path in, with every
+//! kind of server. Exactly the messages of the list reach the server.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::events::Events;
 use crate::harness::{Gateway, initialize, legacy_call, python, read};
 use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, good, http, json_answer, tools};
 
-/// What stands in no row; the last of them could be an extension's.
+/// Methods in no row; the last of them could be an extension's.
 const UNKNOWN: [&str; 5] = ["", "Tools/call", "notifications/nobody/knows", "tools//call", "vendor/wipe"];
 
-/// All words of the list, and some that are in none.
+/// All methods of the list, and some that are in none.
 pub fn words() -> Vec<&'static str> {
     let mut all: Vec<&str> = ROWS.iter().map(method::MethodRule::as_str).chain(UNKNOWN).collect();
     all.sort_unstable();
@@ -25,7 +25,7 @@ pub fn words() -> Vec<&'static str> {
     all
 }
 
-/// A server of both eras that has one of everything, and asks in each call of `hold`.
+/// A server of both eras with one entry of each kind, which sends a request in each call of `hold`.
 pub async fn server() -> MockServer {
     MockServer::start(|seen| match (seen.http_method.as_str(), seen.method()) {
         ("POST", "") => MockReply::Say(http("202 Accepted", &[], "")),
@@ -64,7 +64,8 @@ fn listed(seen: &RecordedRequest, what: &str, all: Value) -> MockReply {
     MockReply::Say(json_answer(&answer(seen, &result)))
 }
 
-/// Params with which a message of this method gets as far as it may; `many`: names are those of the federation.
+/// Params with which a message of this method is forwarded if possible; `many`: names are those of the
+/// federation.
 pub fn params(word: &str, many: bool, mark: &str) -> Value {
     let name = |name: &str| if many { format!("s__{name}") } else { name.to_owned() };
     let mut params = match word {
@@ -90,7 +91,7 @@ pub fn passes(kind: MessageKind, word: &str, revision: &str, many: bool) -> bool
         Some(row) => match row.destination {
             Destination::ByName | Destination::AllServers => true,
             Destination::SingleServer => !many,
-            // Those are about something that runs, or was asked: there is a test for each.
+            // Those concern a running call or a request: there is a test for each.
             Destination::ServerOfRequest
             | Destination::RequestingServer
             | Destination::Gateway
@@ -100,12 +101,12 @@ pub fn passes(kind: MessageKind, word: &str, revision: &str, many: bool) -> bool
     }
 }
 
-/// Messages are told apart by a mark that each carries.
+/// Each message carries a mark that identifies it.
 #[derive(Default)]
 pub struct Marks(AtomicUsize, String);
 
 impl Marks {
-    /// Those of one walk of several before the same server.
+    /// Those of one walk of several with the same server.
     pub fn of(revision: &str, path: &str) -> Self {
         Self(AtomicUsize::default(), format!("{revision}{path}"))
     }
@@ -126,7 +127,7 @@ pub async fn setup(server: &MockServer, era: &str) -> Gateway {
     gateway
 }
 
-/// Opens a session of this revision.
+/// Opens a session of this version.
 async fn session(gateway: &Gateway, path: &str, revision: &str) -> String {
     let mut body = initialize(json!({"elicitation": {}, "roots": {"listChanged": true}}));
     body["params"]["protocolVersion"] = json!(revision);
@@ -134,7 +135,8 @@ async fn session(gateway: &Gateway, path: &str, revision: &str) -> String {
     opened.headers()["mcp-session-id"].to_str().expect("an id").to_owned()
 }
 
-/// Waits for what goes on in the background if it must come; what must not has had its time when the answer is there.
+/// Waits for background work if the message must come; one that must not come has had its time with the
+/// response.
 async fn settled(gateway: &Gateway, reached: impl Fn() -> bool, expected: bool, what: &str) {
     if expected {
         gateway.eventually(what, async |_| reached()).await;
@@ -165,7 +167,7 @@ async fn over_legacy_sessions_and_batches_only_what_the_list_says_reaches_the_se
                         match kind {
                             MessageKind::Request => body["id"] = json!(mark),
                             MessageKind::Notification => {}
-                            // Of a method there are none; one that nobody waits for is as near as it comes.
+                            // A response has no method; an unexpected one is the nearest case.
                             MessageKind::Response => {
                                 body = json!({"jsonrpc": "2.0", "id": mark, "result": {"method": word, "_meta": {"walk": mark}}});
                             }
@@ -177,10 +179,11 @@ async fn over_legacy_sessions_and_batches_only_what_the_list_says_reaches_the_se
                             MessageKind::Request => assert_eq!(status, 200, "{what}: {answer}"),
                             _ => assert_eq!((status, answer), (202, json!("")), "{what}"),
                         }
-                        // To the server `initialize` of a batch is refused; alone it opens another session here.
+                        // At the server, `initialize` in a batch is rejected; alone it opens another
+                        // session here.
                         let reached =
                             || server.all()[from..].iter().any(|seen| seen.body.to_string().contains(&mark));
-                        // Many servers are told a level by the gateway, in its own words and without the mark.
+                        // The gateway itself sends a level to many servers, without the mark.
                         let output = many && word == "logging/setLevel";
                         let expected = passes(kind, word, revision, many) && !output;
                         settled(&gateway, reached, expected, &what).await;
@@ -189,7 +192,7 @@ async fn over_legacy_sessions_and_batches_only_what_the_list_says_reaches_the_se
             }
         }
     }
-    // Nothing without an id but what the list has.
+    // The only messages without an id are those of the list.
     let notes =
         server.all().into_iter().filter(|seen| seen.http_method == "POST" && seen.body.get("id").is_none());
     let mut notes: Vec<String> = notes.map(|seen| seen.method().to_owned()).collect();
@@ -251,7 +254,7 @@ async fn over_modern_http_only_what_the_list_says_reaches_the_server() {
     for path in ["/mcp", "/servers/s/mcp"] {
         let many = path == "/mcp";
         for word in words() {
-            // Its answer is a stream without end.
+            // Its response is a stream without end.
             for kind in [MessageKind::Request, MessageKind::Notification, MessageKind::Response] {
                 let (mark, from) = (marks.next(), server.all().len());
                 let mut params = params(word, many, &mark);
@@ -296,7 +299,7 @@ async fn over_modern_http_only_what_the_list_says_reaches_the_server() {
     assert!(server.all().iter().all(|seen| seen.http_method != "POST" || seen.body.get("id").is_some()));
 }
 
-/// A stdio server of the legacy era that keeps each line that it hears.
+/// A stdio server of the legacy era that stores each received line.
 const KEEPS: &str = r#"
 import json, sys
 for line in sys.stdin:
@@ -315,19 +318,19 @@ for line in sys.stdin:
     print(json.dumps(answer), flush=True)
 "#;
 
-fn keeper(folder: &tempfile::TempDir) -> (PathBuf, Value) {
+fn recording_server(folder: &tempfile::TempDir) -> (PathBuf, Value) {
     let file = folder.path().join("heard");
     let settings = json!({"command": python(), "args": ["-c", KEEPS, file], "health": {"interval": "1h"}});
     (file, settings)
 }
 
-/// What the gateway says to a stdio server in its own words: they carry no mark.
+/// Messages of the gateway itself to a stdio server: they carry no mark.
 const OWN_WORDS: [&str; 3] = ["resources/subscribe", "resources/unsubscribe", "logging/setLevel"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn before_a_stdio_server_only_requests_of_the_list_reach_it() {
     let (folder, marks) = (tempfile::tempdir().expect("a folder"), Marks::default());
-    let (file, settings) = keeper(&folder);
+    let (file, settings) = recording_server(&folder);
     let servers = json!({"s": settings, "demo": {"builtin": "demo"}});
     let gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
     crate::legacy::lists(&gateway, "s__tool").await;
@@ -373,8 +376,8 @@ async fn from_within_only_what_the_list_says_reaches_the_server() {
         let file = folder.path().join("toolgate.yaml");
         std::fs::write(&file, text).expect("it is written");
         let config = toolgate::config::load(&file).expect("it is sound");
-        let app = toolgate::lifecycle::App::build(config).expect("the house stands");
-        let (door, marks) = (app.dispatcher.clone(), Marks::default());
+        let app = toolgate::lifecycle::App::build(config).expect("the gateway is built");
+        let (dispatcher, marks) = (app.dispatcher.clone(), Marks::default());
         app.run_once(async move {
             for (path, modern) in
                 [("/mcp", false), ("/servers/s/mcp", false), ("/mcp", true), ("/servers/s/mcp", true)]
@@ -397,13 +400,14 @@ async fn from_within_only_what_the_list_says_reaches_the_server() {
                             }
                         }
                         let what = format!("{path} {revision} {kind:?} {word:?}");
-                        let answer = door.call_internal(None, None, path, body.to_string().into()).await;
+                        let answer =
+                            dispatcher.call_internal(None, None, path, body.to_string().into()).await;
                         if kind == MessageKind::Notification {
                             assert_eq!(answer.expect("it is taken"), "", "{what}");
                         }
                         let reached =
                             seen.all()[from..].iter().any(|seen| seen.body.to_string().contains(&mark));
-                        // A session of one call has told no server of itself, and keeps no level.
+                        // A session of one call has no state at a server, and keeps no level.
                         let expected = kind == MessageKind::Request
                             && passes(kind, word, revision, path == "/mcp")
                             && (word != "logging/setLevel" || path != "/mcp");

@@ -1,4 +1,4 @@
-//! Heads: what of them is heard, what goes on, and what an answer's status says.
+//! Heads: what the gateway uses of them, what it forwards, and what a response's status means.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::harness::{Gateway, legacy_call, python};
 use crate::mock_server::{self, MockReply, MockServer};
 use crate::raw::Client;
 
-/// A stdio server in both eras whose tool answers with the error that it is asked for.
+/// A stdio server in both eras whose tool answers with the requested error.
 const SERVER: &str = r#"
 import json, sys
 for line in sys.stdin:
@@ -28,7 +28,7 @@ for line in sys.stdin:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_would_like_another_protocol_is_served_in_this_one() {
-    // It would even do it.
+    // It would accept the upgrade.
     let mock = MockServer::start(|seen| match (seen.tool(), seen.header("upgrade")) {
         ("tool", Some(_)) => {
             MockReply::Say(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n".to_vec())
@@ -49,7 +49,7 @@ async fn whoever_would_like_another_protocol_is_served_in_this_one() {
             assert_eq!((answer.status, answer.closes()), (200, false), "{upgrade}: {}", answer.message());
         }
     }
-    // Nor is it a server's business what a client says of its own connection.
+    // A client's connection headers do not concern the server either.
     for connection in ["close, host", "\"x\"", "keep-alive, :authority"] {
         let (head, body) = call("up__tool", &json!({}));
         let request = head.with("Connection", connection).whole(&body);
@@ -88,7 +88,7 @@ async fn what_a_server_says_before_its_answer_is_no_answer() {
         answer = client.answer().await.expect("an answer");
     }
     assert_eq!(answer.status, 200, "{}", answer.message());
-    // The 100 that the gateway has said is no answer to it either.
+    // The gateway's own 100 is no final response either.
     assert!(client.send(&head.with("Expect", "100-continue").with("Content-Length", "2").bytes()).await);
     assert_eq!(client.answer().await.map(|answer| answer.status), Some(100));
     let answer = client.exchange(b"{}").await.expect("an answer");

@@ -1,5 +1,5 @@
-//! What clients and servers do to connections: they are slow, leave, say more than they should or nothing at all, and
-//! only they bear the cost.
+//! Clients and servers with connection faults: they are slow, disconnect, send too much or nothing, and
+//! only they are affected.
 
 mod heads;
 mod outcome_classification;

@@ -1,4 +1,5 @@
-//! What is told of a server by how its answers end: to its circuit breaker, and to the pool of its endpoints.
+//! How the end of a response counts for its server: in the circuit breaker, and in the pool of its
+//! endpoints.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use crate::raw::{Client, Head};
 
 const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
 
-/// A step of a call, as an event.
+/// A progress message of a call, as an event.
 fn step() -> Vec<u8> {
     let params = json!({"progressToken": 1, "progress": 1});
     let note = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
@@ -38,7 +39,7 @@ async fn a_stream_that_has_begun_to_speak_closes_the_circuit() {
     assert_eq!(gateway.call("up__tool", json!({})).await.0, 502);
     assert_eq!(gateway.call("up__tool", json!({})).await.0, 503, "the circuit is open");
     sick.store(false, Ordering::SeqCst);
-    // The call that tries is a stream which does not end.
+    // The probe call is a stream that does not end.
     let mut streamed = None;
     gateway
         .eventually("a call tries", async |g| {
@@ -53,18 +54,18 @@ async fn a_stream_that_has_begun_to_speak_closes_the_circuit() {
     drop(streamed);
 }
 
-/// Two endpoints, of which the first does this with calls.
+/// Two endpoints; the first one handles calls this way.
 async fn pair(
     bad: impl Fn(&RecordedRequest) -> MockReply + Send + Sync + 'static,
 ) -> (Gateway, [MockServer; 2]) {
-    let puppets = [MockServer::start(bad).await, MockServer::start(|_| MockReply::Good).await];
-    let urls = [&puppets[0].url, &puppets[1].url];
+    let mocks = [MockServer::start(bad).await, MockServer::start(|_| MockReply::Good).await];
+    let urls = [&mocks[0].url, &mocks[1].url];
     let settings = "health: {interval: 200ms}, timeout: 1s";
     let gateway =
         Gateway::start(&format!("mcpServers: {{up: {{urls: {}, {settings}}}}}\n", json!(urls))).await;
-    let both = async |g: &Gateway| is_in(g, &puppets[0], 1.0).await && is_in(g, &puppets[1], 1.0).await;
+    let both = async |g: &Gateway| is_in(g, &mocks[0], 1.0).await && is_in(g, &mocks[1], 1.0).await;
     gateway.eventually("both are there", both).await;
-    (gateway, puppets)
+    (gateway, mocks)
 }
 
 async fn is_in(gateway: &Gateway, mock: &MockServer, value: f64) -> bool {
@@ -86,14 +87,14 @@ const BEGINNING: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCo
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_says_a_head_and_no_more_is_taken_out() {
     for carried in [false, true] {
-        let (gateway, puppets) = pair(|seen| match seen.tool() {
+        let (gateway, mocks) = pair(|seen| match seen.tool() {
             "tool" => MockReply::Hang(BEGINNING.into()),
             _ => MockReply::Good,
         })
         .await;
         let out = async |g: &Gateway| {
             futures::future::join_all((0..4).map(|_| one(g, carried))).await;
-            is_in(g, &puppets[0], 0.0).await
+            is_in(g, &mocks[0], 0.0).await
         };
         gateway.eventually("it is taken out", out).await;
     }
@@ -103,27 +104,27 @@ async fn an_endpoint_that_says_a_head_and_no_more_is_taken_out() {
 async fn an_endpoint_that_breaks_off_in_the_midst_of_its_answers_is_taken_out() {
     let sick = Arc::new(AtomicBool::new(false));
     let breaks = sick.clone();
-    let (gateway, puppets) = pair(move |seen| match seen.tool() {
+    let (gateway, mocks) = pair(move |seen| match seen.tool() {
         "tool" if breaks.load(Ordering::SeqCst) => MockReply::Cut(BEGINNING.into()),
         _ => MockReply::Good,
     })
     .await;
     let out = async |g: &Gateway| {
-        // Connections that have been used, which may also have been closed just then.
+        // Reused connections, which may also have been closed just then.
         sick.store(false, Ordering::SeqCst);
         futures::future::join_all((0..32).map(|_| one(g, false))).await;
         sick.store(true, Ordering::SeqCst);
         for _ in 0..6 {
             one(g, false).await;
         }
-        is_in(g, &puppets[0], 0.0).await
+        is_in(g, &mocks[0], 0.0).await
     };
     gateway.eventually("it is taken out", out).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn taking_a_seat_is_a_part_of_the_time_of_a_call() {
-    // Each step comes in time, and all of them together do not.
+    // Each message comes in time, but all of them together take too long.
     let mock = MockServer::start(|seen| match seen.method() {
         "initialize" | "notifications/initialized" => {
             let good = String::from_utf8_lossy(&mock_server::good(seen)).replacen(

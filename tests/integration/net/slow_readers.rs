@@ -1,4 +1,4 @@
-//! Clients that take their answers slowly or not at all.
+//! Clients that read their responses slowly or not at all.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::mock_server::{self, MockReply, MockServer};
 
 const MIB: usize = 1024 * 1024;
 
-/// Begins a call whose answer is taken bit by bit: little waits in the client's own system.
+/// Begins a call whose response is read slowly: little is buffered in the client's own system.
 async fn begin(port: u16, tool: &str, arguments: &serde_json::Value) -> tokio::net::TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(16 * 1024).expect("a socket has the option");
@@ -39,13 +39,13 @@ async fn a_client_that_takes_its_time_is_no_fault_of_its_server() {
     let gateway =
         Gateway::start(&format!("mcpServers: {{up: {{url: \"{}\", {settings}}}}}\n", mock.url)).await;
     let mut stream = begin(gateway.port, "up__tool", &json!({"big": true})).await;
-    // Longer than the time of a call.
+    // Longer than the timeout of a call.
     tokio::time::sleep(Duration::from_millis(5500)).await;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("the answer does not break off");
     assert!(answer.len() > 24 * MIB, "{} bytes\n{}", answer.len(), gateway.process.story());
 
-    // Nor is one that leaves in the midst of it.
+    // Nor does one that disconnects in the middle of it.
     let mut stream = begin(gateway.port, "up__tool", &json!({"big": true})).await;
     stream.read_exact(&mut [0; 1000]).await.expect("it begins");
     drop(stream);
@@ -67,7 +67,7 @@ async fn a_whole_answer_is_not_cut_for_one_who_reads_it_steadily() {
         }
         let before = got / MIB;
         got += read;
-        // All of it takes longer than the time for a write.
+        // All of it takes longer than the write timeout.
         if got / MIB > before {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }

@@ -1,4 +1,4 @@
-//! Streams on which nothing is said.
+//! Silent streams.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::harness::{Gateway, TEST_TIMEOUT};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_stream_is_kept_open_by_comments() {
-    // Longer than the time after which the gateway looks whether a stream may go on.
+    // Longer than the interval in which a stream is authorized again.
     let config = "mcpServers: {demo: {builtin: demo}}\nlimits: {sse_keepalive: 5500ms}\n";
     let gateway = Gateway::start(config).await;
     let session = gateway.initialize("/mcp").await;

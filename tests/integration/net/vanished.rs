@@ -1,4 +1,4 @@
-//! What has vanished without a word is found out, and does not hold what it had.
+//! Dead connections are detected, and release what they held.
 
 use serde_json::json;
 

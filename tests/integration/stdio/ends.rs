@@ -1,4 +1,4 @@
-//! How a front ends: with its client, by signals, and with calls that still run.
+//! How a bridge ends: with its client, by signals, and with running calls.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn a_signal_ends_it_in_good_order_and_what_runs_is_told() {
             front.method("notifications/subscriptions/acknowledged").await;
             front.say(&legacy_call("old", "demo__sleep", json!({"seconds": 60}))).await;
             front.say(&modern_call("new", "demo__sleep", json!({"seconds": 60}))).await;
-            // What was said before this was taken.
+            // All earlier messages were read.
             front.say(&json!({"jsonrpc": "2.0", "id": "ping", "method": "ping"})).await;
             front.answer("ping").await;
             front.signal(signal);
@@ -58,8 +58,8 @@ async fn a_client_that_reads_no_more_ends_it_without_a_word() {
         };
         front.open(json!({})).await;
         front.deafen();
-        // Standard input stays open: the broken pipe alone ends it. A program that another test starts at this moment may
-        // hold the pipe for a blink, so one word need not break it.
+        // Standard input stays open: the broken pipe alone ends it. A program that another test starts at
+        // this moment may hold the pipe for an instant, so one message need not break it.
         while front.is_running() {
             let _ = front.try_raw(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}\n").await;
             tokio::time::sleep(Duration::from_millis(20)).await;

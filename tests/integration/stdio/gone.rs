@@ -1,4 +1,4 @@
-//! Gateways that are not there, or not any more: the front waits a moment, says what is wrong, and comes back by itself.
+//! Gateways that are missing or gone: the bridge waits a moment, reports the error, and recovers by itself.
 
 use std::path::Path;
 use std::process::Command;
@@ -43,7 +43,7 @@ async fn a_request_waits_for_a_gateway_that_is_about_to_come() {
     let mut front = StdioClient::bridge(&format!("http://127.0.0.1:{port}/mcp"), &["--wait", "2m"]);
     front.say(&initialize(json!({}))).await;
     front.say(&modern_call(1, "demo__echo", json!({"message": "late"}))).await;
-    // That they wait cannot be seen from outside; that they were not refused can.
+    // Their waiting cannot be seen from outside; that they were not rejected can.
     tokio::time::sleep(MOMENT).await;
     let _gateway = gateway(folder.path(), port, DEMO);
     let mut ids = [front.next().await, front.next().await].map(|answer| {
@@ -76,7 +76,7 @@ async fn the_client_never_sees_that_the_gateway_was_restarted() {
                 assert!(first.wait().success());
             }
         }
-        // Nobody hears this until another gateway is there.
+        // This is lost until another gateway is ready.
         front.say(&legacy_call(2, "demo__echo", json!({"message": "between"}))).await;
         let fewer = "mcpServers: {demo: {builtin: demo, tools: {deny: [fail]}}}\n";
         let _second = gateway(folder.path(), port, fewer);
@@ -117,7 +117,7 @@ async fn the_client_never_sees_that_the_gateway_was_restarted() {
 
 #[tokio::test]
 async fn what_the_client_has_set_is_said_again_in_a_new_session() {
-    // A server with sessions of its own as the gateway: it forgets all of them when told to.
+    // A server with sessions of its own as the gateway: it forgets all of them on demand.
     let epoch = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(1));
     let now = epoch.clone();
     let mock = MockServer::start(move |seen| {
@@ -130,7 +130,7 @@ async fn what_the_client_has_set_is_said_again_in_a_new_session() {
             }
             ("GET", _) => MockReply::Say(http("405 Method Not Allowed", &[], "")),
             _ if seen.header("mcp-session-id") != Some(&session) => {
-                // As the TypeScript SDK's example says it.
+                // As the TypeScript SDK's example writes it.
                 let error = json!({"jsonrpc": "2.0", "error": {"code": -32000, "message": "Bad Request: No valid session ID provided"}, "id": null});
                 MockReply::Say(http("400 Bad Request", &["Content-Type: application/json"], &error.to_string()))
             }

@@ -1,4 +1,5 @@
-//! `toolgate stdio` as the programs see it that start it: the real binary, its pipes, and a real gateway behind.
+//! `toolgate stdio` as seen by the programs that start it: the real binary, its pipes, and a real gateway
+//! behind.
 
 mod ends;
 mod gone;
@@ -19,7 +20,7 @@ use crate::harness::{TEST_TIMEOUT, initialize};
 
 pub const DEMO: &str = "mcpServers: {demo: {builtin: demo}}\nlog: {level: debug}\n";
 
-/// A front, and the client's ends of its pipes.
+/// A bridge, and the client's ends of its pipes.
 pub struct StdioClient {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -68,7 +69,7 @@ impl StdioClient {
         self.stdin.as_mut().expect("standard input is open").write_all(bytes).await
     }
 
-    /// The next line, which is a message like all of them.
+    /// The next line, which is always a message.
     pub async fn next(&mut self) -> Value {
         self.line().await.expect("another line")
     }
@@ -85,7 +86,7 @@ impl StdioClient {
         })
     }
 
-    /// The answer to this id; what comes before it is thrown away.
+    /// The response to this id; messages before it are discarded.
     pub async fn answer(&mut self, id: impl Into<Value>) -> Value {
         let id = id.into();
         loop {
@@ -101,7 +102,7 @@ impl StdioClient {
         self.answer(message["id"].clone()).await
     }
 
-    /// The next message of this method; what comes before it is thrown away.
+    /// The next message of this method; messages before it are discarded.
     pub async fn method(&mut self, method: &str) -> Value {
         loop {
             let message = self.next().await;
@@ -139,7 +140,7 @@ impl StdioClient {
         self.child.try_wait().expect("the process can be asked").is_none()
     }
 
-    /// Its exit, and what it said on standard error.
+    /// Its exit status, and its standard error.
     pub async fn exit(mut self) -> (ExitStatus, String) {
         let ended = tokio::time::timeout(TEST_TIMEOUT, self.child.wait()).await.expect("it ends in time");
         let said = tokio::time::timeout(TEST_TIMEOUT, self.stderr).await.expect("its log ends");
@@ -162,5 +163,5 @@ pub fn text(answer: &Value) -> &str {
     answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("no text: {answer}"))
 }
 
-/// A moment in which nothing is to happen that a test could wait for.
+/// A moment in which nothing must happen, for which a test cannot wait otherwise.
 pub const MOMENT: Duration = Duration::from_millis(300);

@@ -1,4 +1,4 @@
-//! A gateway of its own: the whole of it in the process that the client starts, without a listener.
+//! A gateway of its own: the whole gateway in the process that the client starts, without a listener.
 
 use std::time::{Duration, Instant};
 
@@ -133,7 +133,7 @@ async fn a_server_that_is_a_process_asks_the_client_and_ends_with_the_front() {
     let servers = json!({"fix": stdio_fixture()});
     let folder = folder_with(&format!("mcpServers: {servers}\n"));
     let mut front = StdioClient::start(folder.path(), &[]);
-    // The process takes its time to start.
+    // The process starts slowly.
     let listed = async |front: &mut StdioClient| {
         let list = front.ask(&modern("list", "tools/list", json!({}))).await;
         list["result"]["tools"].as_array().is_some_and(|tools| !tools.is_empty())

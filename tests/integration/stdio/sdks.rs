@@ -1,5 +1,5 @@
-//! Real clients start the front as they start any server: the Python and the TypeScript SDK, in both eras, with a bridge and
-//! with a gateway of its own.
+//! Real clients start the bridge as they start any server: the Python and the TypeScript SDK, in both eras,
+//! with a bridge and with a gateway of its own.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What passes between a client and a gateway through a bridge: in both directions, in both eras, in batches.
+//! Messages between a client and a gateway through a bridge: in both directions, in both eras, in batches.
 
 use serde_json::json;
 use tokio::sync::broadcast;
@@ -45,7 +45,7 @@ async fn a_legacy_client_is_asked_and_told_and_answers() {
     front.say(&legacy_call(5, "fix__test_tool_with_logging", json!({}))).await;
     front.method("notifications/message").await;
     front.answer(5).await;
-    // A stream that ends in the middle of a call is gone on with.
+    // A stream that ends in the middle of a call is resumed.
     let answer = front.ask(&legacy_call(6, "fix__test_reconnection", json!({}))).await;
     assert!(answer.get("result").is_some(), "{answer}");
     front.end();
@@ -82,7 +82,7 @@ async fn batches_go_and_come_as_one_line_where_the_revision_has_them() {
     let ids: Vec<_> =
         answers.as_array().expect("a batch").iter().map(|answer| answer["id"].clone()).collect();
     assert_eq!(ids, [json!(1), json!(2)], "{answers}");
-    // One without requests has no answer, so the next line answers what comes after it.
+    // A batch without requests has no response, so the next line answers the message after it.
     front.say(&json!([{"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}])).await;
     assert_eq!(text(&front.ask(&echo(3)).await), "3");
 
@@ -94,7 +94,7 @@ async fn batches_go_and_come_as_one_line_where_the_revision_has_them() {
     assert_eq!((&refused[0]["id"], &error["code"]), (&json!(1), &json!(-32600)), "{refused}");
 }
 
-/// Answers no call, and says when one has come.
+/// Never answers a call, and signals when one has come.
 async fn silent(came: &broadcast::Sender<()>) -> MockServer {
     let came = came.clone();
     MockServer::start(move |seen| match seen.method() {
@@ -123,14 +123,14 @@ async fn a_cancelled_call_is_cancelled_at_its_server_in_both_eras() {
     front.say(&modern_call("new", "p__tool", json!({}))).await;
     calls.recv().await.expect("a call");
     front.say(&cancel("new")).await;
-    // The stream is closed, which is the cancellation: the gateway sees its client leave.
+    // The stream is closed, which is the cancellation: the gateway sees its client disconnect.
     gateway
         .eventually("the call ends", async |g| {
             let output = g.process.output();
             output.lines().any(|line| line.contains("tools/call") && line.contains("\"client_aborted\""))
         })
         .await;
-    // Nothing was said of either: the next line is the answer to what comes after.
+    // Neither has a response: the next line answers the message after them.
     front.say(&json!({"jsonrpc": "2.0", "id": "ping", "method": "ping"})).await;
     assert_eq!(front.next().await, json!({"jsonrpc": "2.0", "id": "ping", "result": {}}));
 }
@@ -150,14 +150,14 @@ async fn what_is_no_message_is_answered_with_an_error_and_costs_nothing_else() {
         ] {
             front.raw(format!("{bad}\r\n\n").as_bytes()).await;
             let answer = front.next().await;
-            // The schemas of MCP have no null there (2025-11-25, `JSONRPCErrorResponse`).
+            // The MCP schemas have no null there (2025-11-25, `JSONRPCErrorResponse`).
             assert_eq!(
                 (answer.get("id"), &answer["error"]["code"]),
                 (id.as_ref(), &json!(code)),
                 "{bad}: {answer}"
             );
         }
-        // Whether a message is too long is for the gateway to say, under its id.
+        // The gateway rejects a message that is too long, under its id.
         for (id, length) in [(7, 2000), (8, 5 << 20)] {
             let answer =
                 front.ask(&modern_call(id, "demo__echo", json!({"message": "x".repeat(length)}))).await;

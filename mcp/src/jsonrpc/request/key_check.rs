@@ -1,10 +1,9 @@
-//! The keys of an object, where another reader could take one for another: those that stand twice, and those that look
-//! like one of the known.
+//! Finds ambiguous keys of an object: duplicates, and lookalikes of known keys.
 
 use super::{MAX_MEMBERS, ParseErrorKind, Parser};
 use crate::json::reader::Text;
 
-/// The keys of one object that have been met, and those that it is read for.
+/// The keys seen so far in one object, and its known keys.
 pub(super) struct KeyChecker<'a> {
     body: &'a [u8],
     known: &'static [&'static str],
@@ -23,7 +22,7 @@ impl<'a> KeyChecker<'a> {
         Self { body, known, seen: SeenKeys { few: [None; 12], count: 0, many: Vec::new() } }
     }
 
-    /// One key more: is it there already, or nearly one of those that it is read for?
+    /// Checks one more key: is it a duplicate, or a lookalike of a known key?
     pub fn check(&mut self, key: Text, parser: &mut Parser) {
         if self.seen.count >= MAX_MEMBERS {
             return parser.fail(ParseErrorKind::TooManyMembers);
@@ -55,12 +54,12 @@ impl SeenKeys {
     }
 }
 
-/// Equal but for case, also where somebody folds letters outside ASCII into it: by Unicode's full mappings, in which
-/// `ß` is `SS` and one letter may stand for two or three, or by the Turkish i without and with a dot, which readers
-/// take for an i that compare in upper or lower case one letter at a time, as Java's `equalsIgnoreCase` does.
+/// Equal except for case, also by foldings outside of ASCII. By Unicode's full mappings `ß` is `SS`, and one
+/// letter may equal two or three. Some readers also take the Turkish dotless and dotted i for an i: those
+/// that compare in upper or lower case letter by letter, as Java's `equalsIgnoreCase` does.
 fn is_lookalike(word: &str, known: &str) -> bool {
-    // Such letters have at most three bytes each, and no fewer than what they stand for: so most words are told apart by
-    // length alone.
+    // Such letters have at most three bytes each, and no fewer than their equivalents. So the length alone
+    // excludes most words.
     word.len() >= known.len()
         && word.len() <= known.len() * 3
         && if word.is_ascii() {

@@ -7,7 +7,7 @@ fn why(body: &str) -> ParseErrorKind {
 #[test]
 fn a_call_is_read_as_places_in_its_bytes() {
     let body = br#" {"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"s__t","arguments":{"x":[1]},"_meta":{"progressToken":7}}} "#;
-    let rpc = read(body, 64).expect("a sound call");
+    let rpc = read(body, 64).expect("a valid call");
     assert_eq!(rpc.kind, MessageKind::Request);
     assert_eq!(rpc.id.expect("id").of(body), b"\"a\"");
     assert_eq!(rpc.method_name(body), "tools/call");
@@ -60,7 +60,7 @@ fn what_another_reader_could_take_differently_is_refused() {
 }
 
 #[test]
-fn the_id_is_told_even_when_it_comes_after_the_fault() {
+fn the_id_is_known_even_if_it_comes_after_the_error() {
     let body = br#"{"jsonrpc":"2.0","method":1,"id":42}"#;
     let refused = read(body, 64).expect_err("method is no string");
     assert_eq!(refused.id.expect("id").of(body), b"42");

@@ -1,4 +1,4 @@
-//! Answers that the script cannot have given.
+//! Replies that the script cannot have given.
 
 use super::*;
 
@@ -26,7 +26,8 @@ fn only_what_the_script_can_say_is_an_answer() {
     }
 }
 
-/// Speaks enough of Redis' protocol to answer each command, and the script by two numbers that begin to be wrong.
+/// Speaks enough of the Redis protocol to answer each command; answers the script with two numbers that
+/// become wrong.
 async fn liar(socket: tokio::net::UnixListener, wrong: Arc<std::sync::atomic::AtomicBool>) {
     use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
     loop {
@@ -68,7 +69,7 @@ async fn a_store_that_answers_below_zero_is_one_that_is_away() {
     tokio::spawn(liar(socket, wrong.clone()));
     let url = format!("redis+unix://{}", folder.path().join("s").display());
     let store = || async {
-        let redis = Arc::new(Redis::new(&url, "t:", PATIENCE, Handle::current()).expect("a URL"));
+        let redis = Arc::new(Redis::new(&url, "t:", MAX_WAIT, Handle::current()).expect("a URL"));
         is_there(&redis).await;
         redis
     };

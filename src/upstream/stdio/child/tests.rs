@@ -1,4 +1,4 @@
-//! Real processes: each test starts a few lines of Python. They wait for what happens, never for time to pass;
+//! Real processes: each test starts a few lines of Python. They wait for events, never for time to pass;
 //! `SOON` only ends a test that has already failed.
 
 use std::future::Future;

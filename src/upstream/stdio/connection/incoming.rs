@@ -1,4 +1,4 @@
-//! What a process writes: responses go to their calls, notifications and requests where they belong.
+//! Output of a process: responses go to their calls, notifications and requests to their handlers.
 
 use super::*;
 
@@ -7,7 +7,7 @@ impl ChildConnection {
         let line = &line.slice_ref(line.trim_ascii());
         match line.first() {
             None => return,
-            // A batch: only 2025-03-26 has them, and there they must be understood.
+            // A batch: only 2025-03-26 has them, and there they must be accepted.
             Some(b'[') => {
                 if let Ok(parts) = serde_json::from_slice::<Vec<&RawValue>>(line)
                     && parts.iter().all(|part| part.get().starts_with('{'))
@@ -35,7 +35,7 @@ impl ChildConnection {
 
     fn on_message(&self, line: &Bytes, message: &RawMessage<'_>, log: &mut LogQuota) {
         let id = message.id.and_then(|id| id.get().parse().ok());
-        let nonsense = |why| self.finish(id, Err(ChildError::InvalidResponse(why)));
+        let fail_invalid = |why| self.finish(id, Err(ChildError::InvalidResponse(why)));
         let object =
             |raw: &RawValue| raw.get().starts_with('{').then(|| line.slice_ref(raw.get().as_bytes()));
         match message {
@@ -43,7 +43,7 @@ impl ChildConnection {
                 self.log_invalid("a message that is not JSON-RPC 2.0", line, log);
                 // The id of a request is the server's own.
                 if message.method.is_none() {
-                    nonsense("not JSON-RPC 2.0");
+                    fail_invalid("not JSON-RPC 2.0");
                 }
             }
             RawMessage { method: Some(method), id: None, result: None, error: None, params, .. } => {
@@ -54,17 +54,17 @@ impl ChildConnection {
             }
             RawMessage { method: None, result: Some(result), error: None, .. } => match object(result) {
                 Some(result) => self.finish(id, Ok(ChildResponse::Result(result))),
-                None => nonsense("the result is not an object"),
+                None => fail_invalid("the result is not an object"),
             },
             RawMessage { method: None, result: None, error: Some(error), id: Some(_), .. } => {
                 match object(error) {
                     Some(error) => self.finish(id, Ok(ChildResponse::Error(error))),
-                    None => nonsense("the error is not an object"),
+                    None => fail_invalid("the error is not an object"),
                 }
             }
             _ => {
                 self.log_invalid("neither a request nor an answer", line, log);
-                nonsense("neither a result nor an error, or both");
+                fail_invalid("neither a result nor an error, or both");
             }
         }
     }
@@ -77,26 +77,27 @@ impl ChildConnection {
         let number = |raw: Option<&RawValue>| raw.and_then(|raw| raw.get().parse::<u64>().ok());
         match method {
             "notifications/progress" => {
-                // All tokens are ours: one that is not known is of a call that is over.
+                // All tokens are ours: an unknown one belongs to a call that is over.
                 let Some(token) = about.token else { return };
                 let call = number(Some(token)).filter(|id| !self.listens(*id));
-                let Some((theirs, notes)) = call.and_then(|id| self.progress(id)) else {
+                let Some((caller_token, notes)) = call.and_then(|id| self.progress(id)) else {
                     return;
                 };
-                let note = splice(line, &span_in(line, token), &theirs);
+                let note = splice(line, &span_in(line, token), &caller_token);
                 if notes.try_send(note.into()).is_err() {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            // How a modern server ends a subscription. An old one means a request of its own, whose id may be like ours.
+            // How a modern server ends a subscription. An old one means a request of its own, whose id may
+            // equal ours.
             "notifications/cancelled" if number(about.request).is_some_and(|id| self.listens(id)) => {
                 self.finish(number(about.request), Err(ChildError::SessionClosed));
             }
             _ => {
                 let listen = number(about.subscription()).filter(|id| self.listens(*id));
                 let listener = listen.and_then(|id| self.progress(id)).map(|(_, notes)| notes);
-                let taker = listener.as_ref().unwrap_or(&self.notices);
-                if taker.try_send(line.clone()).is_err() {
+                let receiver = listener.as_ref().unwrap_or(&self.notices);
+                if receiver.try_send(line.clone()).is_err() {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                     self.log_invalid("dropped a notification: nobody takes them", method.as_bytes(), log);
                 }
@@ -104,7 +105,8 @@ impl ChildConnection {
         }
     }
 
-    /// A shared process has no one client: whom should it sample, or ask? It is told so, or, if it does not read, nothing.
+    /// A shared process has no single client to sample or to elicit from. The request is declined; if the
+    /// process does not read, silently.
     fn decline(&self, method: &str, id: &str) {
         let mut line = format!(r#"{{"jsonrpc":"2.0","id":{id},"#).into_bytes();
         if method == "ping" {
@@ -117,8 +119,8 @@ impl ChildConnection {
             line.extend_from_slice(b"}}");
         }
         line.push(b'\n');
-        match Arc::clone(&self.room).try_acquire_many_owned(cost(line.len())) {
-            Ok(room) => drop(self.queue.send(OutgoingLine { line, call: None, _room: Some(room) })),
+        match Arc::clone(&self.space).try_acquire_many_owned(permits(line.len())) {
+            Ok(space) => drop(self.queue.send(OutgoingLine { line, call: None, _space: Some(space) })),
             Err(_) => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
         }
     }
@@ -127,7 +129,7 @@ impl ChildConnection {
         let Some(suppressed) = log.take() else { return };
         let start = String::from_utf8_lossy(&line[..line.len().min(200)]);
         let line = start.trim_end();
-        if self.told.swap(true, Ordering::Relaxed) {
+        if self.warned.swap(true, Ordering::Relaxed) {
             debug!(target: "toolgate::stdio", server = self.server, suppressed, %line, "{what}");
         } else {
             warn!(target: "toolgate::stdio", server = self.server, %line, "{what}; further such lines are told at debug");

@@ -1,14 +1,15 @@
-//! Who descends from this process, by what `/proc` says of parents. It makes system calls alone (`raw`).
+//! The descendants of this process, found by the parents in `/proc`. It makes system calls alone (`raw`).
 //!
-//! This process must be the sub-reaper of its descendants: whoever loses a parent becomes its child then, and leads back to
-//! it whatever session or group it has made for itself. It must not reap while it looks, so that numbers stay theirs.
+//! This process must be the sub-reaper of its descendants. A process that loses its parent then becomes its
+//! child, and leads back to it in any session or group. It must not reap during a scan, so that pids stay
+//! valid.
 
 use super::raw;
 
-/// The highest number of a process, and more (`PID_MAX_LIMIT`).
-const MOST: usize = 1 << 22;
+/// Above the highest pid (`PID_MAX_LIMIT`).
+const MAX_PID: usize = 1 << 22;
 
-/// A set of processes, by number: half a MiB of addresses, of which a page is used for each 32768 numbers.
+/// A set of processes, by pid: half a MiB of addresses, of which a page is used for each 32768 pids.
 pub struct Pids(*mut u8);
 
 impl Pids {
@@ -17,25 +18,25 @@ impl Pids {
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
         );
-        // SAFETY: new memory, where nothing is.
-        let bits = unsafe { libc::mmap(std::ptr::null_mut(), MOST / 8, access, kind, -1, 0) };
+        // SAFETY: new memory at no fixed address.
+        let bits = unsafe { libc::mmap(std::ptr::null_mut(), MAX_PID / 8, access, kind, -1, 0) };
         (bits != libc::MAP_FAILED).then_some(Self(bits.cast()))
     }
 
     fn clear(&mut self) {
         // SAFETY: it is ours; private pages that are given back read as zeroes.
-        unsafe { libc::madvise(self.0.cast(), MOST / 8, libc::MADV_DONTNEED) };
+        unsafe { libc::madvise(self.0.cast(), MAX_PID / 8, libc::MADV_DONTNEED) };
     }
 
     fn has(&self, pid: u32) -> bool {
         let pid = pid as usize;
         // SAFETY: within the memory that was made.
-        pid < MOST && unsafe { *self.0.add(pid / 8) } & 1 << (pid % 8) != 0
+        pid < MAX_PID && unsafe { *self.0.add(pid / 8) } & 1 << (pid % 8) != 0
     }
 
     fn add(&mut self, pid: u32) {
         let pid = pid as usize;
-        if pid < MOST {
+        if pid < MAX_PID {
             // SAFETY: as in `has`.
             unsafe { *self.0.add(pid / 8) |= 1 << (pid % 8) };
         }
@@ -44,13 +45,14 @@ impl Pids {
 
 impl Drop for Pids {
     fn drop(&mut self) {
-        // SAFETY: nobody has it any more.
-        unsafe { libc::munmap(self.0.cast(), MOST / 8) };
+        // SAFETY: there is no other reference to it.
+        unsafe { libc::munmap(self.0.cast(), MAX_PID / 8) };
     }
 }
 
-/// Sends a signal to all descendants, parents before children, and gives how many of them ran. Who is forked meanwhile is
-/// found too, unless its parent was forked behind it; after a SIGKILL another call finds the rest.
+/// Sends a signal to all descendants, parents before children, and returns how many of them ran. A process
+/// that is forked meanwhile is found too, unless its parent was forked behind it; after a SIGKILL another
+/// call finds the rest.
 pub fn signal(signal: libc::c_int, ours: &mut Pids) -> u32 {
     ours.clear();
     // SAFETY: no memory is involved.
@@ -69,8 +71,8 @@ pub fn signal(signal: libc::c_int, ours: &mut Pids) -> u32 {
                 ours.add(pid);
                 is_new = true;
                 running += u32::from(in_flight);
-                // Also to one that seems dead: its first thread may have ended before others.
-                // SAFETY: no memory is involved. Its number is its own as long as its parent does not reap it.
+                // Also to one that seems dead: its first thread may have ended before others. SAFETY: no
+                // memory is involved. Its pid is its own as long as its parent does not reap it.
                 unsafe { libc::kill(pid.cast_signed(), signal) };
             }
         });
@@ -80,7 +82,8 @@ pub fn signal(signal: libc::c_int, ours: &mut Pids) -> u32 {
     }
 }
 
-/// Whether it runs, and its parent, of the beginning of `/proc/PID/stat`. The name in it may hold anything.
+/// Whether it runs, and its parent, from the beginning of `/proc/PID/stat`. The name in it may contain
+/// anything.
 fn parent(stat: &[u8]) -> Option<(bool, u32)> {
     let name = stat.iter().rposition(|byte| *byte == b')')?;
     let mut message = stat.get(name + 1..)?.split(|byte| *byte == b' ').filter(|word| !word.is_empty());

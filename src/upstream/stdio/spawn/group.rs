@@ -1,5 +1,5 @@
-//! A server in a process group of its own, where there are no sub-reapers: what leaves the group is out of reach, and what
-//! runs when the gateway is killed runs on.
+//! A server in a process group of its own, for systems without sub-reapers. A process that leaves the group
+//! cannot be reached, and processes that run when the gateway is killed keep running.
 
 use std::io;
 use std::process::{self, ExitStatus};
@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Left, Ours, Process};
 
-/// The process group, as long as its number is known not to be another's. Dropped, it is killed.
+/// The process group, as long as its id is known not to be reused. Dropped, it is killed.
 pub struct Reach(Arc<Mutex<Option<libc::pid_t>>>);
 
 impl Reach {
@@ -52,11 +52,11 @@ pub fn wait(
     else {
         unreachable!("all three are piped in `prepare`");
     };
-    // Nobody waits for it any more: dropped at once, and so killed.
+    // The receiver is gone: dropped at once, and so killed.
     drop(born.send(Ok(Process { pid, stdin, stdout, stderr, reach: Reach(Arc::clone(&number)), left })));
 
-    // Waits without reaping: while the dead one lies there, nobody else can get its number, so what is left of the group
-    // can be killed without hitting a stranger.
+    // Waits without reaping. While the process is a zombie, its pid cannot be reused. So the rest of the
+    // group can be killed without hitting an unrelated process.
     wait_for_death(pid);
     {
         let mut number = number.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,7 +67,7 @@ pub fn wait(
     let status: Option<ExitStatus> = child.wait().ok();
     upstream_request.send_modify(|left| (left.status, left.over) = (status, true));
     // As the init of a container the gateway inherits the rest of the group, and must reap what it killed.
-    // SAFETY: asks for no status. Where the rest has another parent, there is nothing to wait for.
+    // SAFETY: it requests no status. If the rest has another parent, there is nothing to wait for.
     while unsafe { libc::waitpid(-group, std::ptr::null_mut(), 0) } > 0 {}
 }
 

@@ -34,7 +34,7 @@ impl Path {
     }
 }
 
-/// Puts bytes in their place and gives the place after them; what does not fit is left out.
+/// Writes bytes at an offset and returns the offset after them; what does not fit is left out.
 pub fn put(to: &mut [u8], at: usize, bytes: &[u8]) -> usize {
     for (place, byte) in to.iter_mut().skip(at).zip(bytes) {
         *place = *byte;
@@ -42,7 +42,7 @@ pub fn put(to: &mut [u8], at: usize, bytes: &[u8]) -> usize {
     at + bytes.len()
 }
 
-/// A descriptor that is closed in the end.
+/// A file descriptor that is closed on drop.
 pub struct File(libc::c_int);
 
 impl File {
@@ -54,14 +54,14 @@ impl File {
     /// # Safety
     /// The path ends with a zero.
     unsafe fn at(path: *const libc::c_char, flags: libc::c_int) -> Option<Self> {
-        // SAFETY: the caller's word.
+        // SAFETY: the caller guarantees it.
         let file = unsafe { libc::open(path, libc::O_RDONLY | libc::O_CLOEXEC | flags) };
         (file >= 0).then_some(Self(file))
     }
 
-    /// How much was read; nothing at the end, and where it cannot be read.
+    /// How much was read; 0 at the end, and on an error.
     pub fn read(&self, to: &mut [u8]) -> usize {
-        // SAFETY: as much is read as there is room.
+        // SAFETY: at most the length of the buffer is read.
         let read = unsafe { libc::read(self.0, to.as_mut_ptr().cast(), to.len()) };
         usize::try_from(read).unwrap_or(0)
     }
@@ -77,16 +77,16 @@ impl Drop for File {
 /// The beginning of `/proc/PID/stat`.
 pub fn read_stat(pid: u32, to: &mut [u8]) -> Option<usize> {
     let path = Path::stat(pid);
-    // SAFETY: `AdminPath` ends with a zero.
+    // SAFETY: the `Path` ends with a zero.
     let file = unsafe { File::at(path.as_ptr(), 0)? };
     Some(file.read(to)).filter(|read| *read > 0)
 }
 
-/// Whether `/proc` is that of the namespace in which this process has its number. Numbers from another one would be those
-/// of strangers.
+/// Whether `/proc` belongs to the pid namespace of this process. Pids of another one would be those of
+/// unrelated processes.
 pub fn proc_is_ours() -> bool {
     let mut name = [0; 16];
-    // SAFETY: as much is written as there is room; no memory is involved in `getpid`.
+    // SAFETY: at most the length of the buffer is written; no memory is involved in `getpid`.
     let (length, pid) = unsafe {
         (libc::readlink(c"/proc/self".as_ptr(), name.as_mut_ptr().cast(), name.len()), libc::getpid())
     };
@@ -94,13 +94,13 @@ pub fn proc_is_ours() -> bool {
     name.and_then(number) == Some(pid.cast_unsigned())
 }
 
-/// Calls with each entry of a folder whose name is a number.
+/// Calls `each` with each entry of a folder whose name is a number.
 pub fn numbers(folder: &CStr, mut each: impl FnMut(u32, &File)) {
     // SAFETY: the path ends with a zero.
     let Some(folder) = (unsafe { File::at(folder.as_ptr(), libc::O_DIRECTORY) }) else { return };
     let mut entries = Entries([0; 2048]);
     loop {
-        // SAFETY: as much is written as there is room.
+        // SAFETY: at most the length of the buffer is written.
         let read =
             unsafe { libc::syscall(libc::SYS_getdents64, folder.0, entries.0.as_mut_ptr(), entries.0.len()) };
         let Some(mut rest) =
@@ -127,13 +127,13 @@ pub fn close_from(first: libc::c_int) {
     if unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) } == 0 {
         return;
     }
-    // Before Linux 5.9. What is closed under the reader makes it miss others, so once more until nothing is left.
+    // Before Linux 5.9. Closing during the scan makes it miss others, so it is repeated until none is left.
     for _ in 0..64 {
         let mut closed = false;
         numbers(c"/proc/self/fd", |open, folder| {
             let open = open.cast_signed();
             if open >= first && open != folder.0 {
-                // SAFETY: nobody else is in this process who could use it.
+                // SAFETY: no other code in this process could use it.
                 closed |= unsafe { libc::close(open) } == 0;
             }
         });
@@ -143,12 +143,12 @@ pub fn close_from(first: libc::c_int) {
     }
 }
 
-/// A number in digits and nothing else.
+/// A number of digits only.
 pub fn number(digits: &[u8]) -> Option<u32> {
     u32::try_from(place(digits)?).ok()
 }
 
-/// The same, as large as a place in memory.
+/// The same, as large as a memory address.
 pub fn place(digits: &[u8]) -> Option<usize> {
     let mut number = 0_usize;
     for digit in digits {
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn all_numbers_of_a_folder_are_found() {
         let folder = tempfile::tempdir().expect("a folder");
-        // More than one reading gives.
+        // More than one read returns.
         for n in 0..500 {
             std::fs::write(folder.path().join(n.to_string()), "").expect("a file");
             std::fs::write(folder.path().join(format!("x{n}")), "").expect("a file");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn open_files_are_told() {
+    fn open_files_are_listed() {
         let file = tempfile::tempfile().expect("a file");
         let mut is_there = false;
         numbers(c"/proc/self/fd", |open, _| is_there |= open.cast_signed() == file.as_raw_fd());

@@ -1,16 +1,18 @@
-//! What a fork of the gateway need not keep: the gateway's memory, and its command line. It makes system calls alone (`raw`).
+//! Releases what a fork of the gateway does not need: the gateway's memory, and its command line. It makes
+//! system calls alone (`raw`).
 //!
-//! Pages are shared with the gateway only until it writes to them; without this each supervisor would hold its own copy of
-//! what the gateway was, with its secrets, and count as large as it.
+//! Pages are shared with the gateway only until it writes to them. Without this each supervisor would hold
+//! its own copy of the gateway's memory, with its secrets, and count as large as it.
 
 use super::raw;
 
-/// Gives back all private memory that comes from no file, but for that in which one of `kept` lies: the stack of this
-/// thread and what is its own. What is given back reads as zeroes. The variables of programs and libraries stay: the C
-/// library's plainest functions read theirs.
+/// Gives back all private anonymous memory, except the mappings that contain an address of `kept`: the stack
+/// of this thread and its thread-local data. Released memory reads as zeroes. The variables of programs and
+/// libraries stay: the plainest functions of the C library read theirs.
 ///
 /// # Safety
-/// Only in a process that was just forked, of which nothing but system calls is wanted any more.
+///
+/// Only in a process that was just forked, and makes only system calls afterwards.
 pub unsafe fn memory(kept: [usize; 2]) {
     let Some(maps) = raw::File::open(c"/proc/self/maps") else { return };
     let (mut buffer, mut held, mut before) = ([0; 4096], 0, None);
@@ -32,7 +34,7 @@ pub unsafe fn memory(kept: [usize; 2]) {
                 && !kept.iter().any(|place| (piece.from..piece.to).contains(place))
             {
                 let length = piece.to - piece.from;
-                // SAFETY: the caller's word.
+                // SAFETY: the caller guarantees it.
                 unsafe { libc::madvise(piece.from as *mut libc::c_void, length, libc::MADV_DONTNEED) };
             }
             before = piece;
@@ -63,7 +65,7 @@ impl Piece {
         Some(Self { from, to, of_file, private: access.get(3) == Some(&b'p') && !kernels })
     }
 
-    /// What lies right behind a file's is the variables that the file has no values for (`.bss`).
+    /// The mapping right behind that of a file contains its uninitialized variables (`.bss`).
     fn can_go(&self, before: Option<&Self>) -> bool {
         self.private
             && !self.of_file
@@ -79,9 +81,11 @@ fn hexadecimal(digits: &[u8]) -> Option<usize> {
     Some(number)
 }
 
-/// Writes words over the command line, as far as there is room, so that a list of processes shows which server it is for.
+/// Writes a title over the command line, as far as there is space, so that a process list shows which server
+/// it is for.
 ///
 /// # Safety
+///
 /// As of `memory`, and after it.
 pub unsafe fn title(message: &[u8]) {
     let mut stat = [0; 1024];
@@ -96,7 +100,7 @@ pub unsafe fn title(message: &[u8]) {
     }
 }
 
-/// Where the command line lies: the fields 48 and 49 of `/proc/PID/stat` (proc_pid_stat(5)).
+/// The address range of the command line: the fields 48 and 49 of `/proc/PID/stat` (proc_pid_stat(5)).
 fn command_line(stat: &[u8]) -> Option<(usize, usize)> {
     let name = stat.iter().rposition(|byte| *byte == b')')?;
     let mut message =
@@ -138,7 +142,7 @@ mod tests {
     fn the_command_line_is_found() {
         let stat = std::fs::read("/proc/self/stat").expect("Linux has it");
         let (from, to) = command_line(&stat).expect("it is there");
-        // SAFETY: it is memory of this process that nobody changes.
+        // SAFETY: it is memory of this process that no other code changes.
         let bytes = unsafe { std::slice::from_raw_parts(from as *const u8, to - from) };
         assert_eq!(bytes, std::fs::read("/proc/self/cmdline").expect("Linux has it"));
         assert_eq!(command_line(b"7 (sh) S 1 2 3"), None);

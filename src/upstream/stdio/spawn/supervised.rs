@@ -13,15 +13,15 @@ use tokio::sync::{oneshot, watch};
 use super::supervisor::{self, ENDED, KILL, LEFT, Orders, STARTED, STUCK, TERMINATE, Word};
 use super::{Left, OwnChild, SpawnedProcess};
 
-/// Reaches the server's processes through their supervisor. Dropped, it kills them all.
+/// Signals the server's processes through their supervisor. Dropped, it kills them all.
 pub struct Reach(Arc<UnixStream>);
 
 impl Reach {
-    /// SIGTERM goes to the server's process group, anything else is a SIGKILL to all that descends from it.
+    /// SIGTERM goes to the server's process group; anything else is a SIGKILL to all its descendants.
     pub fn signal(&self, signal: libc::c_int) {
         let word = if signal == libc::SIGTERM { TERMINATE } else { KILL };
-        // SAFETY: one byte is sent. It waits for nobody: three words at most are ever sent. Where the supervisor is gone, an
-        // error says so, and no signal.
+        // SAFETY: one byte is sent, without waiting: three bytes at most are ever sent. If the supervisor is
+        // gone, an error says so, and no signal is raised.
         unsafe {
             let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
             libc::send(self.0.as_raw_fd(), (&raw const word).cast(), 1, flags);
@@ -35,19 +35,20 @@ impl Drop for Reach {
     }
 }
 
-/// Starts the process and hears its supervisor until that has ended, and with it all that the server was.
+/// Starts the process and reads from its supervisor until that has ended, and with it all processes of the
+/// server.
 pub fn wait(
     mut command: process::Command,
     server: &str,
     grace: Duration,
     born: oneshot::Sender<io::Result<SpawnedProcess>>,
 ) {
-    let (mut child, told) = match spawn(&mut command, server, grace) {
-        Ok((child, told)) => (child, Arc::new(told)),
+    let (mut child, control_socket) = match spawn(&mut command, server, grace) {
+        Ok((child, control_socket)) => (child, Arc::new(control_socket)),
         Err(error) => return drop(born.send(Err(error))),
     };
     let _ours = OwnChild::add(child.id().cast_signed());
-    let Some([STARTED, pid]) = next(&mut &*told) else {
+    let Some([STARTED, pid]) = next(&mut &*control_socket) else {
         let _ = child.wait();
         return drop(born.send(Err(io::Error::other("its supervisor was killed at once"))));
     };
@@ -57,8 +58,8 @@ pub fn wait(
     else {
         unreachable!("all three are piped in `prepare`");
     };
-    let reach = Reach(Arc::clone(&told));
-    // Nobody waits for it any more: dropped at once, and so killed.
+    let reach = Reach(Arc::clone(&control_socket));
+    // The receiver is gone: dropped at once, and so killed.
     drop(born.send(Ok(SpawnedProcess {
         pid: pid.cast_unsigned(),
         stdin,
@@ -67,7 +68,7 @@ pub fn wait(
         reach,
         exit: left,
     })));
-    while let Some(word) = next(&mut &*told) {
+    while let Some(word) = next(&mut &*control_socket) {
         upstream_request.send_modify(|left| match word {
             [ENDED, status] => left.status = Some(ExitStatus::from_raw(status)),
             [LEFT, running] => left.running = running,
@@ -77,8 +78,8 @@ pub fn wait(
     }
     let status = child.wait();
     if upstream_request.borrow().status.is_none() {
-        // The supervisor was killed, and with it the server by the kernel; then there is its group.
-        // SAFETY: no memory is involved. As process 1 the gateway is who reaps them; else there is nothing to wait for.
+        // The supervisor was killed, and with it the server by the kernel; its group remains. SAFETY: no
+        // memory is involved. As process 1 the gateway must reap them; else there is nothing to wait for.
         unsafe {
             libc::kill(-pid, libc::SIGKILL);
             while libc::waitpid(-pid, std::ptr::null_mut(), 0) > 0 {}
@@ -90,7 +91,7 @@ pub fn wait(
     });
 }
 
-/// The supervisor is our child, the server is its.
+/// The supervisor is our child, the server is its child.
 fn spawn(
     command: &mut process::Command,
     server: &str,
@@ -106,13 +107,15 @@ fn spawn(
     Ok((child, here))
 }
 
-/// The supervisor does not come back from here; the server does, with no open file (listening sockets that an upgrade handed
-/// over are not close-on-exec).
+/// The supervisor does not return from here. The server does, without open files (listening sockets that an
+/// upgrade handed over are not close-on-exec).
 ///
 /// # Safety
+///
 /// Only between fork and exec.
 unsafe fn enter(orders: Orders<'_>) -> io::Result<()> {
-    // SAFETY: system calls on numbers, and the caller's word. A kernel without close_range leaves the files as they are.
+    // SAFETY: system calls on numbers, and the caller's guarantee. A kernel without close_range leaves the
+    // files as they are.
     unsafe {
         supervisor::enter(orders)?;
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
@@ -120,10 +123,10 @@ unsafe fn enter(orders: Orders<'_>) -> io::Result<()> {
     crate::process::fd_limit::restore()
 }
 
-/// What the supervisor says; nothing more when it has ended.
-fn next(told: &mut impl Read) -> Option<Word> {
+/// The next message of the supervisor; `None` when it has ended.
+fn next(control_socket: &mut impl Read) -> Option<Word> {
     let mut bytes = [0; size_of::<Word>()];
-    told.read_exact(&mut bytes).ok()?;
+    control_socket.read_exact(&mut bytes).ok()?;
     let [kind, value] = [0, 4].map(|at| i32::from_ne_bytes(std::array::from_fn(|n| bytes[at + n])));
     Some([kind, value])
 }

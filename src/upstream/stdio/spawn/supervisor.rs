@@ -1,22 +1,22 @@
-//! The process between the gateway and a server (Linux): the parent of the server and of all that the server leaves behind,
-//! so that nothing of it outlives the server or the gateway, in whatever session or group it is.
+//! The process between the gateway and a server (Linux): the parent of the server and of all its descendants.
+//! So no process outlives the server or the gateway, in any session or group.
 //!
-//! It is a fork of the gateway without exec, a few pages large, and waits in `poll` for the server's end, for a word of the
-//! gateway and for the gateway's end, which closes their socket. A fork of a process with threads may make system calls and
-//! nothing else: no allocation, no lock, no panic.
+//! It is a fork of the gateway without exec, a few pages large. It waits in `poll` for the server's end, for
+//! a message of the gateway and for the gateway's end, which closes their socket. A fork of a process with
+//! threads may make system calls and nothing else: no allocation, no lock, no panic.
 
 use std::io;
 
 use super::descent::{self, Pids};
 use super::{raw, shed};
 
-/// Words of the gateway.
+/// Messages of the gateway.
 pub const TERMINATE: u8 = b'T';
 pub const KILL: u8 = b'K';
 
-/// Words of the supervisor: a kind and a value, in the order of bytes of this machine.
+/// Messages of the supervisor: a kind and a value, in native byte order.
 pub type Word = [i32; 2];
-/// The server's number.
+/// The server's pid.
 pub const STARTED: i32 = 1;
 /// Its status, as `waitpid` gives it.
 pub const ENDED: i32 = 2;
@@ -25,14 +25,15 @@ pub const LEFT: i32 = 3;
 /// How many of these cannot be ended.
 pub const STUCK: i32 = 4;
 
-/// Its name, and its command line begins so: not the gateway's, so that who ends that by name does not end this before its
-/// work.
+/// Its name, and the start of its command line. It differs from the gateway's, so that a kill of the gateway
+/// by name does not end the supervisor before its work is done.
 const NAME: &std::ffi::CStr = c"mcp-supervisor";
 
-/// How long it tries to kill what does not die (another user's, or one that waits for a device), in milliseconds.
+/// How long it tries to kill processes that do not die (another user's, or one that waits for a device), in
+/// milliseconds.
 const KILLING: i64 = 10_000;
 
-/// What the supervisor is told before the fork.
+/// Parameters of the supervisor, set before the fork.
 #[derive(Clone, Copy)]
 pub struct Orders<'a> {
     /// Its end of the socket to the gateway.
@@ -43,17 +44,18 @@ pub struct Orders<'a> {
     pub title: &'a [u8],
 }
 
-/// In the new process, before it becomes the server: another is forked, which does; this one stays to watch it. So it
-/// returns in the server, or in neither if that fails.
+/// Runs in the new process, before it becomes the server: it forks another, which becomes the server, and
+/// stays as supervisor. So it returns in the server, or in neither if that fails.
 ///
 /// # Safety
+///
 /// Only between fork and exec.
 pub unsafe fn enter(orders: Orders<'_>) -> io::Result<()> {
     // SAFETY: system calls on numbers and on memory of this frame.
     unsafe {
         let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
         libc::sigfillset(&raw mut all);
-        // Handlers of the gateway must not run here, and a supervisor ends with its work only.
+        // Handlers of the gateway must not run here, and signals must not end a supervisor.
         if libc::sigprocmask(libc::SIG_SETMASK, &raw const all, &raw mut before) == -1
             || libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as libc::c_ulong) == -1
         {
@@ -68,7 +70,7 @@ pub unsafe fn enter(orders: Orders<'_>) -> io::Result<()> {
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) == -1 {
                     return Err(io::Error::last_os_error());
                 }
-                // It died before we asked.
+                // It died before the request above.
                 if libc::getppid() != supervisor {
                     return Err(io::Error::from_raw_os_error(libc::ESRCH));
                 }
@@ -76,7 +78,7 @@ pub unsafe fn enter(orders: Orders<'_>) -> io::Result<()> {
                 Ok(())
             }
             server => {
-                // Both do, so that the group is there whoever comes first.
+                // Both do, so that the group exists whichever process runs first.
                 libc::setpgid(server, server);
                 supervise(server, orders)
             }
@@ -87,12 +89,14 @@ pub unsafe fn enter(orders: Orders<'_>) -> io::Result<()> {
 /// # Safety
 /// As of `enter`.
 unsafe fn supervise(server: libc::pid_t, orders: Orders<'_>) -> ! {
-    // SAFETY: system calls on numbers and on memory of this frame; `orders` are read before `shed` gives their memory back.
+    // SAFETY: system calls on numbers and on memory of this frame; `orders` are read before `shed` releases
+    // their memory.
     unsafe {
-        // The server's pipes, the gateway's sockets, and the pipe on which the gateway waits for exec: it holds none of them.
+        // It closes the server's pipes, the gateway's sockets, and the pipe on which the gateway waits for
+        // exec.
         libc::dup2(orders.control, 0);
         raw::close_from(1);
-        tell(STARTED, server);
+        report(STARTED, server);
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         let mut chld = std::mem::zeroed();
         libc::sigemptyset(&raw mut chld);
@@ -119,20 +123,20 @@ unsafe fn supervise(server: libc::pid_t, orders: Orders<'_>) -> ! {
 
 enum Phase {
     Serving,
-    /// They were asked to end; at this time they are killed.
+    /// They got SIGTERM; at this time they are killed.
     Ending(i64),
-    /// They are killed until none is left, or the first time has come; looked for at the second, after a longer pause each
-    /// time.
+    /// They are killed until none is left, or the first time has come. The scan runs at the second, after a
+    /// longer pause each time.
     Killing(i64, i64, i64),
 }
 
 struct Supervisor {
-    /// As long as it was not reaped.
+    /// Set as long as it was not reaped.
     server: Option<libc::pid_t>,
     /// -1 when it is gone.
     gateway: libc::c_int,
     deaths: libc::c_int,
-    /// `None` where `/proc` says nothing of them; then there is the server's group.
+    /// `None` if `/proc` does not show them; then the server's group is used.
     ours: Option<Pids>,
     grace: i64,
     phase: Phase,
@@ -149,12 +153,12 @@ impl Supervisor {
         }
     }
 
-    /// Whether there are children still.
+    /// Whether there are children left.
     fn reap(&mut self) -> bool {
         if let (None, Some(server)) = (&self.ours, self.server)
             && has_ended(server)
         {
-            // While it lies there, the group's number is its own.
+            // While it is a zombie, the group's id is its own.
             kill(-server, libc::SIGKILL);
         }
         loop {
@@ -165,7 +169,7 @@ impl Supervisor {
                 -1 => return errno() == libc::EINTR,
                 pid if Some(pid) == self.server => {
                     self.server = None;
-                    tell(ENDED, status);
+                    report(ENDED, status);
                 }
                 _ => {}
             }
@@ -178,7 +182,7 @@ impl Supervisor {
             Phase::Serving if self.server.is_none() => {
                 let left = self.signal(libc::SIGTERM);
                 if left > 0 {
-                    tell(LEFT, left.cast_signed());
+                    report(LEFT, left.cast_signed());
                 }
                 self.phase = Phase::Ending(now() + self.grace);
             }
@@ -190,7 +194,7 @@ impl Supervisor {
             Phase::Killing(until, next, pause) if now() >= next => {
                 let left = self.signal(libc::SIGKILL);
                 if now() >= until {
-                    tell(STUCK, left.max(1).cast_signed());
+                    report(STUCK, left.max(1).cast_signed());
                     exit();
                 }
                 self.phase = Phase::Killing(until, now() + pause, (pause * 2).min(500));
@@ -207,7 +211,7 @@ impl Supervisor {
         }
     }
 
-    /// To all descendants; gives how many ran.
+    /// Signals all descendants; returns how many ran.
     fn signal(&mut self, signal: libc::c_int) -> u32 {
         match (&mut self.ours, self.server) {
             (Some(ours), _) => descent::signal(signal, ours),
@@ -231,7 +235,7 @@ impl Supervisor {
         let [gateway, deaths] = files.map(|file| file.revents != 0);
         let mut buffer = [0_u8; 256];
         if deaths {
-            // SAFETY: as much is read as there is room.
+            // SAFETY: at most the length of the buffer is read.
             unsafe { libc::read(self.deaths, buffer.as_mut_ptr().cast(), buffer.len()) };
         }
         if gateway {
@@ -239,17 +243,17 @@ impl Supervisor {
             let read = unsafe { libc::read(self.gateway, buffer.as_mut_ptr().cast(), buffer.len()) };
             match usize::try_from(read).ok().and_then(|read| buffer.get(..read)) {
                 Some([]) => self.gateway = -1,
-                Some(message) => message.iter().for_each(|word| self.hear(*word)),
+                Some(message) => message.iter().for_each(|word| self.on_message(*word)),
                 None if matches!(errno(), libc::EINTR | libc::EAGAIN) => {}
                 None => self.gateway = -1,
             }
         }
     }
 
-    fn hear(&mut self, word: u8) {
+    fn on_message(&mut self, word: u8) {
         match (word, self.server) {
             (KILL, _) => self.kill(),
-            // What the server has made independent is its own business as long as it lives.
+            // Processes that have left the server's group are its own business as long as it lives.
             (TERMINATE, Some(server)) => kill(-server, libc::SIGTERM),
             _ => {}
         }
@@ -271,9 +275,9 @@ fn kill(whom: libc::pid_t, signal: libc::c_int) {
     unsafe { libc::kill(whom, signal) };
 }
 
-fn tell(kind: i32, value: i32) {
+fn report(kind: i32, value: i32) {
     let word: Word = [kind, value];
-    // SAFETY: as much is sent as there is. Without a signal where the gateway is gone, and without waiting.
+    // SAFETY: exactly the message is sent. No signal is raised if the gateway is gone, and it does not wait.
     unsafe {
         libc::send(0, word.as_ptr().cast(), size_of::<Word>(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT);
     }

@@ -1,4 +1,4 @@
-//! Real processes that wait at a gate, one connection each, until the test lets them go on.
+//! Real processes that wait at a gate, one connection each, until the test releases them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,18 +28,18 @@ for line in sys.stdin:
     if "id" not in asked: continue
     hello = {"capabilities": {}, "serverInfo": {"name": "t", "version": "1"}}
     error = {"code": -32601, "message": "unknown"}
-    said = {"error": error}
+    reply = {"error": error}
     if method == "server/discover" and kind in ("dual", "modern") and era != "legacy":
         era = "modern"
-        said = {"result": dict(hello, supportedVersions=["2026-07-28"])}
+        reply = {"result": dict(hello, supportedVersions=["2026-07-28"])}
     elif method == "initialize" and kind != "modern" and era != "modern":
         era = "legacy"
-        said = {"result": dict(hello, protocolVersion="2025-11-25")}
+        reply = {"result": dict(hello, protocolVersion="2025-11-25")}
     elif method == "initialize":
-        said = {"error": {"code": -32022, "message": "no", "data": {"supported": ["2026-07-28"]}}}
+        reply = {"error": {"code": -32022, "message": "no", "data": {"supported": ["2026-07-28"]}}}
     elif method == "server/discover" and kind == "silent":
         continue
-    sys.stdout.write(json.dumps(dict(jsonrpc="2.0", id=asked["id"], **said)) + "\n")
+    sys.stdout.write(json.dumps(dict(jsonrpc="2.0", id=asked["id"], **reply)) + "\n")
     sys.stdout.flush()
 "#;
 
@@ -48,7 +48,7 @@ struct Gate {
     server: Arc<Stdio>,
 }
 
-type Greeting = JoinHandle<Result<ServerHandshake, UpstreamError>>;
+type Connecting = JoinHandle<Result<ServerHandshake, UpstreamError>>;
 
 impl Gate {
     async fn of(kind: &str) -> Self {
@@ -65,23 +65,23 @@ impl Gate {
         Self { listener, server: Arc::new(Stdio::new(command, SOON)) }
     }
 
-    fn greet(&self, era: Era) -> Greeting {
-        self.greet_for(era, SOON)
+    fn start(&self, era: Era) -> Connecting {
+        self.connect_within(era, SOON)
     }
 
-    fn greet_for(&self, era: Era, time: Duration) -> Greeting {
+    fn connect_within(&self, era: Era, time: Duration) -> Connecting {
         let server = self.server.clone();
         tokio::spawn(async move { server.connect(era, Instant::now() + time).await })
     }
 
-    /// The next process that comes to the gate.
+    /// The next process that connects to the gate.
     async fn comes(&self) -> TcpStream {
         let (mut process, _) = soon(self.listener.accept()).await.expect("a connection");
         soon(process.read_u8()).await.expect("a word");
         process
     }
 
-    /// No process waits there.
+    /// Whether no process waits there.
     fn is_empty(&self) -> bool {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         self.listener.poll_accept(&mut context).is_pending()
@@ -96,12 +96,12 @@ async fn go(process: &mut TcpStream) {
     process.write_all(b"g").await.expect("it waits at the gate");
 }
 
-async fn said(greeting: Greeting) -> Result<String, UpstreamError> {
-    soon(greeting).await.expect("no panic").map(|handshake| handshake.version)
+async fn version_of(connecting: Connecting) -> Result<String, UpstreamError> {
+    soon(connecting).await.expect("no panic").map(|handshake| handshake.version)
 }
 
-fn refused(said: Result<String, UpstreamError>, era: Era) -> bool {
-    matches!(said, Err(UpstreamError::WrongEra(of, _)) if of == era)
+fn refused(version: Result<String, UpstreamError>, era: Era) -> bool {
+    matches!(version, Err(UpstreamError::WrongEra(of, _)) if of == era)
 }
 
 async fn is_over(mut process: TcpStream) {
@@ -111,12 +111,12 @@ async fn is_over(mut process: TcpStream) {
 #[tokio::test]
 async fn a_server_of_both_eras_starts_once_for_both() {
     let gate = Gate::of("dual").await;
-    let (modern, legacy) = (gate.greet(Era::Modern), gate.greet(Era::Legacy));
+    let (modern, legacy) = (gate.start(Era::Modern), gate.start(Era::Legacy));
     let (mut one, mut two) = (gate.comes().await, gate.comes().await);
     go(&mut one).await;
     go(&mut two).await;
-    assert_eq!(said(modern).await, Ok("2026-07-28".into()));
-    assert_eq!(said(legacy).await, Ok("2025-11-25".into()));
+    assert_eq!(version_of(modern).await, Ok("2026-07-28".into()));
+    assert_eq!(version_of(legacy).await, Ok("2025-11-25".into()));
     assert!(gate.is_empty(), "two processes are enough");
     gate.server.close().await;
 }
@@ -124,10 +124,10 @@ async fn a_server_of_both_eras_starts_once_for_both() {
 #[tokio::test]
 async fn a_server_of_the_legacy_era_has_one_process() {
     let gate = Gate::of("legacy").await;
-    let modern = gate.greet(Era::Modern);
+    let modern = gate.start(Era::Modern);
     go(&mut gate.comes().await).await;
-    assert!(refused(said(modern).await, Era::Modern));
-    assert_eq!(said(gate.greet(Era::Legacy)).await, Ok("2025-11-25".into()));
+    assert!(refused(version_of(modern).await, Era::Modern));
+    assert_eq!(version_of(gate.start(Era::Legacy)).await, Ok("2025-11-25".into()));
     assert!(gate.is_empty(), "one is enough");
     gate.server.close().await;
 }
@@ -135,13 +135,13 @@ async fn a_server_of_the_legacy_era_has_one_process() {
 #[tokio::test]
 async fn a_process_that_refuses_late_serves_the_other_era_if_it_is_there_first() {
     let gate = Gate::of("legacy").await;
-    let modern = gate.greet(Era::Modern);
+    let modern = gate.start(Era::Modern);
     let mut first = gate.comes().await;
-    let legacy = gate.greet(Era::Legacy);
+    let legacy = gate.start(Era::Legacy);
     let second = gate.comes().await;
     go(&mut first).await;
-    assert!(refused(said(modern).await, Era::Modern));
-    assert_eq!(said(legacy).await, Ok("2025-11-25".into()));
+    assert!(refused(version_of(modern).await, Era::Modern));
+    assert_eq!(version_of(legacy).await, Ok("2025-11-25".into()));
     is_over(second).await;
     gate.server.close().await;
 }
@@ -149,13 +149,13 @@ async fn a_process_that_refuses_late_serves_the_other_era_if_it_is_there_first()
 #[tokio::test]
 async fn a_process_that_says_it_is_modern_settles_that() {
     let gate = Gate::of("modern").await;
-    let modern = gate.greet(Era::Modern);
+    let modern = gate.start(Era::Modern);
     let first = gate.comes().await;
-    let legacy = gate.greet(Era::Legacy);
+    let legacy = gate.start(Era::Legacy);
     let mut second = gate.comes().await;
     go(&mut second).await;
-    assert!(refused(said(legacy).await, Era::Legacy));
-    assert_eq!(said(modern).await, Ok("2026-07-28".into()));
+    assert!(refused(version_of(legacy).await, Era::Legacy));
+    assert_eq!(version_of(modern).await, Ok("2026-07-28".into()));
     is_over(first).await;
     gate.server.close().await;
 }
@@ -163,40 +163,43 @@ async fn a_process_that_says_it_is_modern_settles_that() {
 #[tokio::test]
 async fn a_second_process_that_cannot_run_beside_the_first_leaves_it_alone() {
     let gate = Gate::of("legacy").await;
-    let modern = gate.greet(Era::Modern);
+    let modern = gate.start(Era::Modern);
     let mut first = gate.comes().await;
-    let legacy = gate.greet(Era::Legacy);
+    let legacy = gate.start(Era::Legacy);
     let mut second = gate.comes().await;
     second.write_all(b"e").await.expect("it waits at the gate");
     is_over(second).await;
     go(&mut first).await;
-    assert!(refused(said(modern).await, Era::Modern));
-    assert_eq!(said(legacy).await, Ok("2025-11-25".into()));
+    assert!(refused(version_of(modern).await, Era::Modern));
+    assert_eq!(version_of(legacy).await, Ok("2025-11-25".into()));
     gate.server.close().await;
 }
 
 #[tokio::test]
 async fn a_server_that_never_answers_the_probe_is_there_in_its_own_era() {
     let gate = Gate::of("silent").await;
-    let legacy = gate.greet(Era::Legacy);
+    let legacy = gate.start(Era::Legacy);
     go(&mut gate.comes().await).await;
-    assert_eq!(said(legacy).await, Ok("2025-11-25".into()));
-    assert!(refused(said(gate.greet_for(Era::Modern, Duration::from_millis(300))).await, Era::Modern));
+    assert_eq!(version_of(legacy).await, Ok("2025-11-25".into()));
+    assert!(refused(
+        version_of(gate.connect_within(Era::Modern, Duration::from_millis(300))).await,
+        Era::Modern
+    ));
     assert!(gate.server.starts.drain().is_empty(), "of what was only probed nothing is left");
     assert!(gate.server.is_there(Era::Legacy).await);
     gate.server.close().await;
 }
 
 #[tokio::test]
-async fn calls_are_told_that_a_server_starts() {
+async fn calls_report_that_a_server_is_starting() {
     let gate = Gate::of("dual").await;
     let follow = async || gate.server.subscribe("x://y", &Arc::default()).await;
     assert!(matches!(follow().await, Err(UpstreamError::Unreachable(_))));
-    let legacy = gate.greet(Era::Legacy);
+    let legacy = gate.start(Era::Legacy);
     let mut process = gate.comes().await;
     assert!(matches!(follow().await, Err(UpstreamError::Starting)));
     go(&mut process).await;
-    assert_eq!(said(legacy).await, Ok("2025-11-25".into()));
+    assert_eq!(version_of(legacy).await, Ok("2025-11-25".into()));
     assert!(!matches!(follow().await, Err(UpstreamError::Starting)));
     gate.server.close().await;
 }
@@ -204,13 +207,13 @@ async fn calls_are_told_that_a_server_starts() {
 #[tokio::test]
 async fn a_start_has_an_end() {
     let gate = Gate::of("dual").await;
-    let legacy = gate.greet_for(Era::Legacy, Duration::from_millis(300));
-    assert!(matches!(said(legacy).await, Err(UpstreamError::TimedOut(_))));
+    let legacy = gate.connect_within(Era::Legacy, Duration::from_millis(300));
+    assert!(matches!(version_of(legacy).await, Err(UpstreamError::TimedOut(_))));
     assert!(!gate.server.starts.is_under_way(Era::Legacy));
     gate.server.close().await;
 }
 
-/// It can run once at a time, and stays a while after it has closed its standard output.
+/// Only one can run at a time, and it stays a while after it has closed its standard output.
 const LOCKED: &str = r#"
 import fcntl, json, os, sys, time
 lock = open(sys.argv[1], "w")
@@ -236,8 +239,8 @@ async fn a_process_that_is_ending_is_waited_for() {
         name: "test".into(),
     };
     let server = Arc::new(Stdio::new(command, SOON));
-    let greet = async || soon(server.connect(Era::Legacy, Instant::now() + SOON)).await;
-    greet().await.expect("it is the only one");
+    let start = async || soon(server.connect(Era::Legacy, Instant::now() + SOON)).await;
+    start().await.expect("it is the only one");
     let asked = tokio::spawn({
         let server = server.clone();
         async move { server.subscribe("x://y", &Arc::default()).await.is_ok() }
@@ -248,13 +251,13 @@ async fn a_process_that_is_ending_is_waited_for() {
         }
     })
     .await;
-    greet().await.expect("it is the only one again");
+    start().await.expect("it is the only one again");
     assert!(!asked.await.expect("no panic"));
     server.close().await;
 }
 
 #[tokio::test]
-async fn one_that_ends_at_once_is_told_of_with_its_status_and_last_words() {
+async fn a_process_that_ends_at_once_is_reported_with_status_and_stderr() {
     for script in ["echo boom >&2; exit 3", "exec <&-; echo boom >&2; exit 3"] {
         let command = ServerCommand {
             program: "sh".into(),

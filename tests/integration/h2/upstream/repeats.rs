@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A port that says what it is told to clients of another in between.
+/// A proxy port that sends the given message to the clients of another port.
 async fn meddler(port: u16, message: Vec<u8>) -> (u16, Arc<Notify>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let own = listener.local_addr().expect("a bound socket has an address").port();
@@ -36,7 +36,7 @@ async fn meddler(port: u16, message: Vec<u8>) -> (u16, Arc<Notify>, JoinHandle<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_takes_no_more_calls_costs_none() {
-    // That it is asked too much, and that all that was begun goes on.
+    // A GOAWAY with ENHANCE_YOUR_CALM, and all begun streams continue.
     let away = [&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff][..], &11_u32.to_be_bytes()].concat();
     let mut far = Far::start(None).await;
     let (port, say, _serving) = meddler(far.port, away).await;
@@ -89,7 +89,7 @@ async fn a_head_alone_is_no_answer() {
     let far = Far::start(None).await;
     let gateway = before(&far, "").await;
     for sized in [true, false] {
-        // Over HTTP/1.1 and HTTP/2; carried by the gateway's own HTTP client too.
+        // Over HTTP/1.1 and HTTP/2; by the gateway's own HTTP client too.
         let arguments = json!({"how": "head", "data": "x".repeat(if sized { 0 } else { 100 * KIB })});
         let (name, body) = message("tools/call", json!({"name": "far__tool", "arguments": arguments}));
         let head = crate::raw::Head::modern("/mcp", "tools/call", name.as_deref());

@@ -35,7 +35,8 @@ async fn only_servers_that_the_right_authority_vouches_for_are_talked_to() {
         let mut gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
         if works {
             connected(&gateway).await;
-            // Short, so that Pingora relays it; long without length, so that the gateway's own HTTP client does.
+            // Short, so that Pingora forwards it; long without length, so that the gateway's own HTTP
+            // client does.
             let (status, answer) = gateway.call("far__tool", json!({"data": "x"})).await;
             assert_eq!(status, 200, "{what}: {answer}\n{}", gateway.process.story());
             let wire = Wire::open(gateway.port).await;
@@ -71,7 +72,7 @@ async fn a_server_can_have_another_name_in_its_certificate_and_files_are_read_an
         assert_eq!(seen.header("host"), Some(format!("localhost:{port}").as_str()), "{}", seen.method());
     }
 
-    // Another authority, and its certificate on the same port.
+    // Another CA, and its certificate on the same port.
     serving.abort();
     let _ = serving.await;
     put(folder.path(), "ca.pem", "nonsense");

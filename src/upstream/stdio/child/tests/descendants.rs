@@ -1,4 +1,4 @@
-//! What a server leaves behind, in whatever session it is: it ends with the server.
+//! Descendants of a server, in any session: they end with the server.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -9,7 +9,7 @@ use tokio::sync::mpsc::Receiver;
 use super::{Bytes, Duration, Life, call, ends, result, soon, start, told};
 use crate::upstream::stdio::child::ChildError;
 
-/// The number that a process tells of itself.
+/// The pid in a process's notification.
 async fn pid(notices: &mut Receiver<Bytes>, who: &str) -> u32 {
     let (name, params) = told(notices).await;
     assert_eq!(name, who);
@@ -32,7 +32,7 @@ async fn a_daemon_ends_with_the_server_that_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_daemon_ends_before_anybody_is_told_that_its_server_has_crashed() {
+async fn a_daemon_ends_before_the_crash_of_its_server_is_reported() {
     let (life, port) = Life::new().await;
     let (child, mut notices) = start(&format!("daemon({port}); next(heard()); os._exit(3)")).await;
     let _life = life.begins().await;
@@ -55,15 +55,16 @@ fn a_daemon_ends_with_the_runtime() {
 }
 
 #[tokio::test]
-async fn the_signal_that_ended_the_server_is_told() {
+async fn the_signal_that_ended_the_server_is_reported() {
     let (child, _notices) = start("os.kill(os.getpid(), signal.SIGSEGV); forever()").await;
     assert_eq!(soon(child.exited()).await.unwrap().signal(), Some(libc::SIGSEGV));
 }
 
 #[tokio::test]
-async fn one_who_forks_faster_than_one_can_look_is_caught() {
+async fn a_process_that_forks_faster_than_a_scan_is_caught() {
     let (life, port) = Life::new().await;
-    // Each is in a session of its own, and has ended when the next one runs. It does not outlive a test that has failed.
+    // Each is in a session of its own, and has ended when the next one runs. It does not outlive a test that
+    // has failed.
     let comet = r#"
     signal.signal(SIGTERM, SIG_IGN); end = time.monotonic() + 60
     while time.monotonic() < end:
@@ -137,7 +138,7 @@ async fn a_supervisor_is_small_and_holds_nothing_of_the_gateway() {
     let (child, mut notices) = start("note('supervisor', pid=os.getppid())\nfor _ in heard(): pass").await;
     let supervisor = pid(&mut notices, "supervisor").await;
     let read = |file: &str| fs::read(format!("/proc/{supervisor}/{file}")).unwrap();
-    // It may still be giving back.
+    // It may still be giving memory back.
     soon(async {
         while !read("cmdline").starts_with(b"mcp-supervisor test\0") {
             tokio::time::sleep(Duration::from_millis(5)).await;

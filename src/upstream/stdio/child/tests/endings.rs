@@ -1,4 +1,4 @@
-//! How a process ends: by itself, with its gateway, or because it shall.
+//! How a process ends: by itself, with its gateway, or on request.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ forever()
 }
 
 #[tokio::test]
-async fn a_child_that_dies_fails_those_who_wait_and_those_who_come() {
+async fn a_child_that_dies_fails_pending_and_new_calls() {
     let (child, _notices) = start(r#"next(heard()); next(heard()); sys.exit(3)"#).await;
     let (first, second) =
         soon(async { tokio::join!(call(&child, "a", json!({})), call(&child, "b", json!({}))) }).await;
@@ -43,7 +43,7 @@ async fn a_child_that_dies_fails_those_who_wait_and_those_who_come() {
 }
 
 #[tokio::test]
-async fn the_last_words_of_a_dying_child_are_heard() {
+async fn the_last_output_of_a_dying_child_is_read() {
     for _ in 0..10 {
         let (child, _notices) =
             start(r#"send(id=next(heard())["id"], result={"big": "x" * 300_000}); os._exit(0)"#).await;
@@ -52,7 +52,7 @@ async fn the_last_words_of_a_dying_child_are_heard() {
     }
 }
 
-/// One who has left the group, and has read a call by the time its parent ends; it holds stdout open.
+/// A process that has left the group, and has read a call by the time its parent ends; it holds stdout open.
 const ESCAPE: &str = r#"
 wait, go = os.pipe()
 if os.fork():
@@ -63,21 +63,21 @@ id = next(heard())["id"]
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn what_is_still_to_come_after_death_is_heard() {
+async fn output_after_the_end_of_a_child_is_read() {
     let last = r#"signal.signal(SIGTERM, lambda *_: (send(id=id, result={}), os._exit(0)))"#;
     let (child, _notices) = start(&format!("{ESCAPE}{last}; os.write(go, b'x'); forever()")).await;
     assert_eq!(result(call(&child, "m", json!({})).await), json!({}));
 }
 
 #[tokio::test]
-async fn one_who_left_the_group_keeps_nobody_waiting() {
+async fn a_process_that_left_the_group_delays_no_call() {
     let (life, port) = Life::new().await;
     let stays =
         format!("signal.signal(SIGTERM, SIG_IGN); life = live({port}); os.write(go, b'x'); forever()");
     let (child, _notices) = start(&format!("{ESCAPE}{stays}")).await;
     let (answer, life) = tokio::join!(call(&child, "m", json!({})), life.begins());
     assert!(matches!(answer, Err(ChildError::Exited { status: Some(_), sent: true, .. })), "{answer:?}");
-    // Only Linux lets it be found.
+    // It can be found on Linux only.
     if cfg!(target_os = "linux") {
         ends(life).await;
     }
@@ -103,7 +103,7 @@ async fn a_polite_child_ends_by_the_end_of_its_stdin() {
 }
 
 #[tokio::test]
-async fn a_stubborn_child_is_asked_twice_and_killed_with_its_family() {
+async fn a_stubborn_child_is_signalled_twice_and_killed_with_its_group() {
     let (life, port) = Life::new().await;
     let (child, mut notices) = start(&stubborn_family(port)).await;
     let lives = [life.begins().await, life.begins().await];

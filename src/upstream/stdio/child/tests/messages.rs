@@ -1,4 +1,4 @@
-//! What is said to a process, and what it says.
+//! Messages to a process and from it.
 
 use std::time::Duration;
 
@@ -145,7 +145,7 @@ forever()
         );
         assert_eq!(note, expected);
     }
-    // That of a call that is not known went nowhere.
+    // Progress of an unknown call was dropped.
     assert_eq!(told(&mut notices).await.0, "done");
 }
 
@@ -158,7 +158,7 @@ async fn a_token_that_is_not_there_is_refused() {
 }
 
 #[tokio::test]
-async fn nonsense_fails_the_call_that_it_answers() {
+async fn an_invalid_response_fails_its_call() {
     let (child, _notices) = start(
         r#"
 for words in heard():
@@ -184,7 +184,7 @@ for words in heard():
 }
 
 #[tokio::test]
-async fn garbage_is_stepped_over() {
+async fn invalid_lines_are_skipped() {
     let (child, mut notices) = start(
         r#"
 for words in heard():
@@ -225,7 +225,7 @@ forever()
 
 #[tokio::test]
 async fn lines_are_cut_at_their_ends_and_their_limit() {
-    // (what comes, in pieces of one byte; what is heard, where a number is the id of a line that was too long)
+    // (input, in chunks of one byte; lines read, where a number is the id of a line that was too long)
     type Expected<'a> = &'a [Result<&'a str, Option<u64>>];
     let table: &[(&str, Expected)] = &[
         ("", &[]),
@@ -264,7 +264,7 @@ async fn lines_are_cut_at_their_ends_and_their_limit() {
 }
 
 #[tokio::test]
-async fn the_server_is_told_what_it_cannot_ask_for() {
+async fn unsupported_server_requests_are_declined() {
     let (_child, mut notices) = start(
         r#"
 send(id="a\n", method="ping")
@@ -293,7 +293,7 @@ for words in heard():
     .await;
     let ended = call(&child, "subscriptions/listen", json!({})).await;
     assert!(matches!(ended, Err(ChildError::SessionClosed)), "{ended:?}");
-    // Whoever cancels anything else means a request of its own.
+    // A server that cancels any other id means a request of its own.
     assert_eq!(result(call(&child, "tools/call", json!({})).await), json!({}));
 }
 
@@ -311,7 +311,7 @@ async fn notifications_reach_the_server_and_back() {
 }
 
 #[tokio::test]
-async fn notices_that_nobody_takes_hold_nothing_up() {
+async fn unread_notifications_delay_nothing() {
     let (notices, _kept) = mpsc::channel(1);
     let script = r#"
 for words in heard():
@@ -324,14 +324,14 @@ for words in heard():
 }
 
 #[tokio::test]
-async fn a_child_that_does_not_read_holds_up_nobody_for_ever() {
+async fn a_child_that_does_not_read_delays_no_call_for_ever() {
     let (life, port) = Life::new().await;
     let (child, _notices) = start(&format!("life = live({port}); forever()")).await;
     let life = life.begins().await;
     let big = format!(r#"{{"big":"{}"}}"#, "x".repeat(2_000_000));
     let short = Duration::from_millis(500);
     let ask = |params| child.request("m", params, short, None);
-    // The first is stuck half-way, the second waits for room, and so does the notification.
+    // The first is stuck half-way; the second and the notification wait for space.
     let (first, second, notified) =
         tokio::join!(ask(Some(big.as_bytes())), ask(None), child.notify("n", None, short));
     assert!(matches!(first, Err(ChildError::Timeout { sent: true, .. })), "{first:?}");
@@ -346,7 +346,7 @@ async fn a_child_that_does_not_read_holds_up_nobody_for_ever() {
 }
 
 #[tokio::test]
-async fn what_was_given_up_before_its_turn_never_leaves() {
+async fn a_call_that_was_given_up_in_the_queue_is_never_sent() {
     let (child, mut notices) = start(
         r#"
 signal.signal(signal.SIGUSR1, lambda *_: None)

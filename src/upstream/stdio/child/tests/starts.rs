@@ -1,4 +1,4 @@
-//! How a process is started, what it gets, and what is told of it.
+//! How a process is started, what it gets, and what is logged of it.
 
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -33,7 +33,7 @@ for words in heard():
 }
 
 #[tokio::test]
-async fn a_process_that_ends_by_itself_is_told_with_its_last_words() {
+async fn a_process_that_ends_by_itself_is_reported_with_its_last_lines() {
     let (child, _notices) = start(
         r#"
 for words in heard():
@@ -119,7 +119,7 @@ for words in heard():
     assert_eq!((&answer["env"]["LOG"], &answer["env"]["LANG"]), (&json!("1"), &json!("xx")));
     // A version manager's shim may have put something before it.
     assert!(answer["env"]["PATH"].as_str().unwrap().ends_with(&std::env::var("PATH").unwrap()));
-    // What the program adds for itself (`python3` may be a script) does not count.
+    // Variables that the program adds for itself (`python3` may be a script) do not count.
     let prepared = command.prepare();
     let given: Vec<_> = prepared.get_envs().map(|(name, _)| name.to_str().unwrap()).collect();
     assert!(given.contains(&"PATH") && given.contains(&"LOG"), "{given:?}");
@@ -142,7 +142,7 @@ fn the_page_says_what_programs_get() {
             .expect("the page is there");
     let section = page.split("## What programs get").nth(1).expect("the section is there");
     let section = section.split("##").next().expect("it ends");
-    // What is in lower case is said in words.
+    // Names in lower case are described in prose.
     let named: Vec<&str> = section
         .split('`')
         .skip(1)

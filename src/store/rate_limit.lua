@@ -1,8 +1,8 @@
--- Takes one from each budget, or none from any. For each key three arguments: a rate is `r`, its pace and its
--- depth in ticks; a quota is `q`, its count and the length of its window in seconds. The arithmetic is that
--- of filters/src/rate/budget.rs, on this server's clock, which all gateways share. Ticks are sixteenths of a
--- microsecond since 2026: whole numbers that a double holds exactly until 2043. Gives the place of the key
--- that has no room for the longest time (0: all were taken), and microseconds.
+-- Takes one from each budget, or none from any. Each key has three arguments. A rate is `r`, its interval and
+-- its burst in ticks; a quota is `q`, its count and the length of its window in seconds. The arithmetic is the
+-- same as in filters/src/rate_limit/algorithms.rs, on this server's clock, which all gateways share. A tick is a
+-- sixteenth of a microsecond since 2026: integers that a double holds exactly until 2043. Returns the index of
+-- the key with the longest wait (0: all were taken), and the wait in microseconds.
 
 local time = redis.call('TIME')
 local sec, micro = tonumber(time[1]), tonumber(time[2])
@@ -22,7 +22,7 @@ for i, key in ipairs(KEYS) do
   if kind == 'r' then
     local due = was and tonumber(was) or now
     if due > now + two then
-      -- The rule has become stricter, or the clock was set back.
+      -- The rule is stricter now, or the clock was set back.
       due = now + two
       set(key, string.format('%.0f', due), math.ceil(two / 16000) + 1)
     end

@@ -77,6 +77,7 @@ image: ## the container image toolgate:dev, which must stay below 60 MB
 	[ "$$size" -lt 60000000 ] || { echo "that is too much: 60 MB is the most" >&2; exit 1; }
 
 docs: ## the generated pages of docs/: the references of the configuration and of the commands
+	mkdir -p target
 	$(CARGO) run --locked -- schema --markdown --example conf/toolgate.yaml > target/reference.md
 	mv target/reference.md docs/configuration/reference.md
 	$(CARGO) run --locked -- schema --commands > target/commands.md

@@ -77,7 +77,7 @@ async fn as_process_1_it_starts_no_successor() {
     // A gateway that is started beside it does not take over either.
     let mut beside = Process::start(&mut Gateway::command(gateway.folder.path(), &["run", "--upgrade"]));
     assert_eq!(beside.wait().code(), Some(1));
-    assert!(beside.output().contains("no gateway waits there"), "{}", beside.output());
+    assert!(beside.output().contains("no running gateway was found"), "{}", beside.output());
     assert!(gateway.get("/ready").await.contains("\"ready\":true"));
     // SAFETY: as above.
     assert_eq!(unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) }, 0);

@@ -104,7 +104,7 @@ async fn a_log_goes_on_when_it_is_read_again_and_says_what_is_missing() {
         let read = read.lock().expect("no holder panics");
         String::from_utf8_lossy(&read).lines().any(|line| line.contains(message))
     };
-    gateway.eventually("it is told", async |_| has("lines of the log were dropped")).await;
+    gateway.eventually("it is told", async |_| has("log lines were dropped")).await;
     assert_eq!(gateway.call("demo__echo", json!({"message": "again"})).await.0, 200);
     gateway.eventually("the call is told", async |_| has("demo__echo")).await;
     gateway.process.signal(libc::SIGTERM);

@@ -80,7 +80,8 @@ async fn a_file_of_codex_is_taken_by_its_ending() {
     let done = toolgate(folder.path(), &["check", "-c", "config.toml"]).await;
     assert_eq!(done.status.code(), Some(0), "{}", err(&done));
     assert!(
-        out(&done).contains("switched off") && out(&done).contains("http   http://127.0.0.1:1/mcp"),
+        out(&done).contains("is disabled, so it is left out")
+            && out(&done).contains("http   http://127.0.0.1:1/mcp"),
         "{}",
         out(&done)
     );
@@ -89,7 +90,7 @@ async fn a_file_of_codex_is_taken_by_its_ending() {
     std::fs::write(folder.path().join("config.yaml"), file).expect("it is written");
     let done = toolgate(folder.path(), &["check", "-c", "config.yaml"]).await;
     assert_eq!(done.status.code(), Some(2), "{}", out(&done));
-    assert!(err(&done).contains("this is TOML") && err(&done).contains("mcpServers:"), "{}", err(&done));
+    assert!(err(&done).contains("the file is TOML") && err(&done).contains("mcpServers:"), "{}", err(&done));
 }
 
 #[tokio::test]
@@ -139,5 +140,5 @@ async fn a_file_of_variables_that_is_no_file_stops_nothing_and_is_named() {
         "{output}"
     );
     let (code, output) = run("gone").await;
-    assert!(code == Some(0) && output.contains("envFile: there is no such file"), "{output}");
+    assert!(code == Some(0) && output.contains("envFile: no such file"), "{output}");
 }

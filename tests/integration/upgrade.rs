@@ -168,7 +168,7 @@ async fn who_sends_quit_after_the_new_one_is_told_that_it_hands_over() {
     gateway.process.signal(libc::SIGQUIT);
     gateway.process.wait_for("this gateway hands over already");
     drop(asks);
-    gateway.process.wait_for("a handover came to nothing");
+    gateway.process.wait_for("a handover failed");
     gateway.process.signal(libc::SIGQUIT);
     gateway.process.wait_for("this gateway goes on\"");
 }
@@ -190,7 +190,7 @@ async fn a_successor_that_fails_changes_nothing() {
     early.write_all(b"toolgate 1\n").expect("it is written");
     gateway.process.wait_for("a successor has got the sockets");
     drop(early);
-    gateway.process.wait_for("a handover came to nothing");
+    gateway.process.wait_for("a handover failed");
     well(&gateway).await;
     // It violates the protocol.
     let mut strange = UnixStream::connect(socket(&gateway)).expect("it can be asked");
@@ -261,7 +261,7 @@ async fn an_upgrade_of_nothing_starts_anew_unless_the_port_is_taken() {
     let mut lost = Process::start(command.env("RUNTIME_DIRECTORY", elsewhere.path()));
     assert_eq!(lost.wait().code(), Some(1));
     let said = lost.output();
-    assert!(said.contains("no gateway waits there") && said.contains("cannot listen on"), "{said}");
+    assert!(said.contains("no running gateway was found") && said.contains("cannot listen on"), "{said}");
     let port = gateway.port;
     assert_eq!(gateway.call("demo__echo", json!({"message": "hi"})).await.0, 200);
     drop(gateway);

@@ -170,7 +170,7 @@ async fn who_sends_quit_after_the_new_one_is_told_that_it_hands_over() {
     drop(asks);
     gateway.process.wait_for("a handover failed");
     gateway.process.signal(libc::SIGQUIT);
-    gateway.process.wait_for("this gateway goes on\"");
+    gateway.process.wait_for("this gateway continues\"");
 }
 
 #[tokio::test(flavor = "multi_thread")]

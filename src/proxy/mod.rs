@@ -7,6 +7,8 @@ mod accept_header;
 mod batch;
 mod client_addr;
 mod context;
+#[cfg(test)]
+mod gateway_for_tests;
 mod h2_response_head;
 pub mod in_process;
 mod long_response_id;

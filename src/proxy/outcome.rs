@@ -243,3 +243,6 @@ pub fn settle(ctx: &RequestContext, outcome: Outcome) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -294,3 +294,6 @@ enum RelayItem {
     Body(Bytes),
     End,
 }
+
+#[cfg(test)]
+mod tests;

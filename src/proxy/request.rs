@@ -380,3 +380,6 @@ async fn passed(
         None => Some(message),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -345,3 +345,6 @@ fn promise(length: usize, upstream_request: &UpstreamRequest) -> usize {
 fn redacted(redactor: Option<&ResponseRedactor>, body: Bytes) -> Result<Bytes, UpstreamError> {
     Ok(redactor.map_or(Ok(None), |redactor| redactor.message(&body))?.unwrap_or(body))
 }
+
+#[cfg(test)]
+mod tests;

@@ -305,3 +305,6 @@ fn was_unprocessed(error: &Error) -> bool {
                 || error.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,18 @@ impl UpstreamSession {
         self.bearer.load().as_deref().cloned()
     }
 
+    /// One that nobody has opened, with a session of the server's.
+    #[cfg(test)]
+    pub fn for_test(endpoint: &Arc<HttpEndpoint>, version: &str) -> Self {
+        Self {
+            id: 4711,
+            endpoint: Arc::downgrade(endpoint),
+            session: Some(HeaderValue::from_static("known")),
+            version: version.to_owned(),
+            bearer: ArcSwapOption::empty(),
+        }
+    }
+
     /// Whether its server may send batches.
     pub fn has_batches(&self) -> bool {
         version::has_batches(&self.version)

@@ -36,7 +36,7 @@ use caller::NamedCaller;
 use output::announce;
 pub use output::print_detached;
 
-/// An MCP gateway: one door in front of every Model Context Protocol server.
+/// An MCP gateway: one endpoint in front of every Model Context Protocol server.
 #[derive(Parser)]
 #[command(version, about, disable_help_subcommand = true)]
 pub struct Cli {

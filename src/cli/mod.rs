@@ -55,7 +55,7 @@ enum Command {
         #[arg(long)]
         upgrade: bool,
     },
-    /// Check a configuration file: exit 0 and a summary, or exit 2 and every fault.
+    /// Check a configuration file: exit 0 and a summary, or exit 2 and every error.
     Check {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
@@ -64,18 +64,18 @@ enum Command {
         #[arg(long)]
         print: bool,
     },
-    /// Ask the gateway that runs with a configuration file whether it is ready: exit 0, or 1 and why not. For the health
+    /// Ask the gateway that runs with a configuration file whether it is ready: exit 0, or 1 and the reason. For the health
     /// checks of containers, which have no other client.
     Health {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
-        /// Ask whether it is alive, even if a required server is away.
+        /// Ask whether it is alive, even if a required server is down.
         #[arg(long)]
         live: bool,
-        /// Where it answers operators; by default where the gateway that runs with the file says, else the file.
+        /// The address to ask. Default: the one that the running gateway recorded, else the one of the file.
         #[arg(long, value_name = "HOST:PORT")]
         address: Option<String>,
-        /// There is TLS at --address. No certificate is verified, with or without it.
+        /// Use TLS with --address. Certificates are never verified.
         #[arg(long, requires = "address")]
         tls: bool,
     },
@@ -102,12 +102,12 @@ enum Command {
         #[arg(default_value = "{}")]
         arguments: String,
     },
-    /// Print the walk of a call through the filter chain: each filter, its verdict, the rule and its line. Nothing is called
+    /// Print how the filter chain judges a call: each filter, its decision, the rule and its line. Nothing is called
     /// and nothing is counted; exit 1 if the call is refused, or if its server has no such tool or prompt.
     Explain {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,
-        /// The caller's user name. It has the roles that are given here, whoever it is.
+        /// The caller's user name. It has exactly the roles that are given here.
         #[arg(long, value_name = "USER", default_value = "anonymous")]
         sub: String,
         /// A role of the caller; may be given again.
@@ -129,7 +129,7 @@ enum Command {
         /// The arguments, a JSON object.
         arguments: Option<String>,
     },
-    /// Print a token that the gateway takes, signed with a key of the configuration; for development and CI.
+    /// Print a token that the gateway accepts, signed with a key of the configuration; for development and CI.
     Token {
         #[arg(short, long, value_name = "FILE", default_value = "toolgate.yaml")]
         config: PathBuf,

@@ -31,13 +31,13 @@ pub struct StdioArgs {
     /// A gateway of its own with this file; without it, toolgate.yaml if there is one, else the demo tools.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A token or API key. It stands in the list of processes: --token-file and TOOLGATE_TOKEN do not.
+    /// A token or API key. It is visible in the list of processes. --token-file and TOOLGATE_TOKEN are not.
     #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
     token: Option<String>,
     /// A file with a token or API key; read again when the gateway does not take it any more.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Authorities (PEM) that vouch for an https:// gateway beside those of the system.
+    /// CAs (PEM) for an https:// gateway, in addition to those of the system.
     #[arg(long, value_name = "FILE", requires = "url")]
     ca: Option<PathBuf>,
     /// In whose name at a gateway of its own, such as alice:dev,ops.

@@ -69,7 +69,7 @@ pub(super) struct RawAuth {
     required: bool,
     /// Callers without credentials; only with `required: false`.
     anonymous: Option<RawAnonymous>,
-    /// Scopes that every token must carry.
+    /// Scopes that every token and API key must carry.
     required_scopes: Vec<ScopeName>,
     /// The accepted issuers of tokens (JWT).
     jwt: Vec<issuer::RawIssuer>,
@@ -97,7 +97,7 @@ struct RawAnonymous {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename = "ResourceMetadata", deny_unknown_fields)]
 struct RawResourceMetadata {
-    /// The URL of `/mcp` as authorization servers know it; `listen.public_url` and `/mcp` by default.
+    /// The URL of `/mcp` as authorization servers know it. Default: `listen.public_url` and `/mcp`.
     resource: Option<UrlText>,
     /// The authorization servers that issue tokens for the gateway.
     #[schemars(extend("minItems" = 1))]

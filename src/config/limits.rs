@@ -51,7 +51,7 @@ pub struct Limits {
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_sessions: u64,
     /// Most sessions of one caller at a time: 1 to 10000000. Anonymous callers of one address count as one
-    /// caller. Without it a tenth of `max_sessions`, but at least 16.
+    /// caller. Default: a tenth of `max_sessions`, but at least 16.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_sessions_per_caller: Option<u64>,
     /// Most connections of clients to a listener at a time: 1 to 10000000. Each concurrent HTTP/2 request of

@@ -21,29 +21,29 @@ pub struct Listen {
     #[serde(deserialize_with = "address")]
     #[schemars(with = "Address")]
     pub address: SocketAddr,
-    /// Origins (`https://app.example.com`) of the web pages that may call, or `*`. Without the key: pages of
-    /// this machine. In lower case.
+    /// Origins (`https://app.example.com`) of the web pages that may call, or `*`. In lower case. Default: pages
+    /// of this machine.
     #[serde(deserialize_with = "texts::<Origin, _>")]
     #[schemars(with = "Option<Vec<Origin>>")]
     pub allowed_origins: Option<Vec<String>>,
     /// Hosts (`gateway.example.com`, with any port unless one is given) that a request may name, or `*`.
-    /// Without the key: the names of this machine. In lower case.
+    /// In lower case. Default: the names of this machine.
     #[serde(deserialize_with = "texts::<Host, _>")]
     #[schemars(with = "Option<Vec<Host>>")]
     pub allowed_hosts: Option<Vec<String>>,
     /// Addresses and networks of the trusted proxies: the gateway reads `X-Forwarded-For` only from them.
     pub trusted_proxies: Vec<IpNetwork>,
-    /// How clients reach the gateway: `https://gateway.example.com`, without a path. By default `http://`, or
+    /// How clients reach the gateway: `https://gateway.example.com`, without a path. Default: `http://`, or
     /// `https://` with `tls`, and the address.
     #[serde(deserialize_with = "public_url")]
     #[schemars(with = "Option<PublicUrl>")]
     pub public_url: Option<String>,
     /// Whether the listener offers HTTP/2 besides HTTP/1.1. With `tls`, ALPN decides; without, a client
-    /// begins with HTTP/2 (h2c by prior knowledge). True by default; a change needs a restart.
+    /// begins with HTTP/2 (h2c by prior knowledge). A change needs a restart.
     pub http2: bool,
     /// The Unix socket where a successor asks for the listening sockets (`toolgate run --upgrade`), in a
-    /// folder that only this user may write to. By default one per address, in `$RUNTIME_DIRECTORY`, else in
-    /// `$XDG_RUNTIME_DIR/toolgate`, else in `/tmp/toolgate-UID`. A change needs a restart.
+    /// folder that only this user may write to. A change needs a restart. Default: one per address, in
+    /// `$RUNTIME_DIRECTORY`, else in `$XDG_RUNTIME_DIR/toolgate`, else in `/tmp/toolgate-UID`.
     pub upgrade_socket: Option<PathBuf>,
     /// TLS on this listener; without it, plain HTTP. A change of whether there is any needs a restart.
     pub tls: Option<ListenerTls>,

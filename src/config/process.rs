@@ -70,9 +70,9 @@ impl JsonSchema for Workers {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// One JSON object per line, or text for people; by default text on a terminal. A change needs a restart.
+    /// One JSON object per line, or text for people. A change needs a restart.
     pub format: LogFormat,
-    /// The lowest level that is logged.
+    /// The lowest level that is logged. A change needs a restart.
     pub level: LogLevel,
 }
 

@@ -100,7 +100,8 @@ pub struct ServerTls {
     #[serde(deserialize_with = "some_path")]
     #[schemars(with = "Option<PemFile>")]
     pub key: Option<PathBuf>,
-    /// The requested name (SNI), which the server's certificate must contain; by default the host of `url`.
+    /// The requested name (SNI), which the server's certificate must contain. Default: the host
+    /// of `url`.
     pub server_name: Option<String>,
     /// The server's certificate is not verified (man-in-the-middle possible). Not for production.
     pub insecure_skip_verify: bool,

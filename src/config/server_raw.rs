@@ -79,7 +79,7 @@ pub(super) struct RawServer {
     /// Several equal endpoints instead of `url`: calls are spread over the healthy ones. 1 to 64.
     #[schemars(extend("minItems" = 1, "maxItems" = 64))]
     pub(super) urls: Option<Vec<Url>>,
-    /// Which of several `urls` receives a call.
+    /// Which of several `urls` receives a call. Default: `round_robin`.
     pub(super) balance: Option<Balance>,
     /// What is retried. Without it only a connection is, at another address.
     pub(super) retry: Option<RetryPolicy>,
@@ -97,12 +97,12 @@ pub(super) struct RawServer {
     /// Which of its tools are shown, and under which names.
     #[serde(default)]
     pub(super) tools: RawTools,
-    /// Time for a call, instead of `limits.call_timeout`: 10ms to 1d.
+    /// Time for a call: 10ms to 1d. Default: `limits.call_timeout`.
     pub(super) timeout: Option<ConfigDuration>,
     /// Time for the start, until the server has answered in each era that it speaks: 100ms to 1h. Default:
     /// `60s`.
     pub(super) startup_timeout: Option<ConfigDuration>,
-    /// Largest response that is read as a whole, instead of `limits.max_response`: 1KiB to 1GiB.
+    /// Largest response that is read as a whole: 1KiB to 1GiB. Default: `limits.max_response`.
     pub(super) max_response: Option<ByteSize>,
     /// The highest number of concurrent calls: 1 to 100000. Default: no limit.
     #[schemars(range(min = 1, max = 100_000))]
@@ -111,13 +111,13 @@ pub(super) struct RawServer {
     #[serde(default)]
     pub(super) health: HealthCheck,
     /// Which revisions of the protocol are tried with it: those without sessions (`modern`, from 2026-07-28
-    /// on), those that begin with `initialize` (`legacy`), or both.
+    /// on), those that begin with `initialize` (`legacy`), or both. Default: `auto`.
     #[serde(default)]
     pub(super) era: EraSetting,
     /// Which credentials the server gets. The client's own are sent only with `passthrough`. Default:
     /// `static` with `headers`, else `none`.
     pub(super) credentials: Option<CredentialsMode>,
-    /// With `credentials: exchange`: the audience of tokens; its `url` by default.
+    /// With `credentials: exchange`: the audience of tokens. Default: its `url`.
     pub(super) audience: Option<Name>,
     /// The circuit breaker of the server. Without it the circuit never opens.
     pub(super) circuit_breaker: Option<CircuitBreaker>,
@@ -136,7 +136,7 @@ pub(super) struct RawServer {
     #[serde(default)]
     pub(super) required: bool,
     /// Whether the gateway uses HTTP/2 with it: `auto` (with `https` if the server offers it), `off`, or
-    /// `prior_knowledge` (always, with `http` too).
+    /// `prior_knowledge` (always, with `http` too). Default: `auto`.
     pub(super) http2: Option<Http2>,
     /// TLS of `https` connections to the server, instead of the system's certificate authorities.
     pub(super) tls: Option<ServerTls>,

@@ -95,7 +95,7 @@ pub fn call(server: &Arc<Server>) -> UpstreamRequest {
     }
 }
 
-/// A seat at the first endpoint of a server.
+/// An upstream session at the first endpoint of a server.
 pub fn upstream_session(server: &Server, version: &str) -> Arc<UpstreamSession> {
     let pool = server.upstream.endpoint_pool().expect("it is reached by HTTP");
     Arc::new(UpstreamSession::for_test(&pool.endpoints[0], version))

@@ -39,7 +39,7 @@ async fn without_a_connection_any_call_goes_elsewhere_and_only_what_is_bound_sta
     let gateway = gateway("");
     let unreachable = UpstreamError::Unreachable("refused".into());
     // Where it can go, its policy, whether it is a request and where it sits, how often it was tried; whether it goes again.
-    for (urls, policy, is_request, seated, made, again) in [
+    for (urls, policy, is_request, has_session, made, again) in [
         (TWO, "", true, false, 1, true),
         (TWO, "", false, false, 1, false),
         (TWO, "", true, true, 1, false),
@@ -54,14 +54,14 @@ async fn without_a_connection_any_call_goes_elsewhere_and_only_what_is_bound_sta
         let mut ctx = called(&gateway, &[urls, policy], false);
         let request = ctx.request.as_mut().expect("a call");
         request.id = request.id.take().filter(|_| is_request);
-        request.upstream_session = seated.then(|| upstream_session(&request.server, "2025-06-18"));
+        request.upstream_session = has_session.then(|| upstream_session(&request.server, "2025-06-18"));
         ctx.attempts.made = made;
-        let case = format!("{urls} {policy} {is_request} {seated} {made}");
+        let case = format!("{urls} {policy} {is_request} {has_session} {made}");
         assert_eq!(gateway.should_retry_connect(&mut ctx, None, &unreachable), again, "{case}");
         assert_eq!(ctx.attempts.made, made + u32::from(again), "{case}");
         // The endpoint is told in any case, and passed over where there is another.
         assert_eq!(told_of(&ctx), urls == TWO, "{case}");
-        assert_eq!(ctx.attempts.failed, u64::from(urls == TWO && is_request && !seated), "{case}");
+        assert_eq!(ctx.attempts.failed, u64::from(urls == TWO && is_request && !has_session), "{case}");
         assert!(ctx.endpoint.is_none(), "its place is given back: {case}");
         assert!(!gateway.should_retry_connect(&mut ctx, None, &unreachable), "nothing was tried: {case}");
     }
@@ -286,7 +286,7 @@ async fn a_connection_is_shared_only_where_nothing_without_an_id_can_come() {
     let gateway = gateway("");
     let (session, _client) = downstream(POST).await;
     // The server may say more than the answer; it is in doubt; it speaks HTTP/2; the call is of a session.
-    for (logs, doubtful, streams, seated, fresh, first_party) in [
+    for (logs, doubtful, streams, has_session, fresh, first_party) in [
         (false, false, false, false, false, false),
         (true, false, false, false, true, false),
         (false, true, false, false, true, false),
@@ -298,14 +298,14 @@ async fn a_connection_is_shared_only_where_nothing_without_an_id_can_come() {
         let mut ctx = called(&gateway, &[ONE], false);
         let request = ctx.request.as_mut().expect("a call");
         request.logs = logs;
-        request.upstream_session = seated.then(|| upstream_session(&request.server, "2025-06-18"));
+        request.upstream_session = has_session.then(|| upstream_session(&request.server, "2025-06-18"));
         let peer = ctx.endpoint.take().expect("an endpoint").endpoint().peer.clone();
         if doubtful {
             peer.doubt();
         }
         peer.has_http2(if streams { http::Version::HTTP_2 } else { http::Version::HTTP_11 });
         let chosen = gateway.next_peer(&session, &mut ctx).await.expect("an address");
-        let case = format!("{logs} {doubtful} {streams} {seated}");
+        let case = format!("{logs} {doubtful} {streams} {has_session}");
         assert_eq!((ctx.fresh, ctx.first_party), (fresh, first_party), "{case}");
         let group = match (fresh, first_party) {
             (true, _) => ctx.request_id | FRESH_SECS,
@@ -332,7 +332,7 @@ async fn what_has_failed_at_one_endpoint_goes_to_the_other() {
 #[tokio::test]
 async fn a_call_that_the_server_did_not_look_at_goes_once_more() {
     let gateway = gateway("");
-    // The status, whether the seat was taken anew before, whether the call is tied to it; what becomes of it.
+    // The status, whether the upstream session is a new one, whether the call is tied to it; what becomes of it.
     for (status, renewed, bound, retried) in [
         (404, false, false, Some(&SESSION_EXPIRED)),
         (404, true, false, None),
@@ -346,9 +346,9 @@ async fn a_call_that_the_server_did_not_look_at_goes_once_more() {
         let mut ctx = Box::new(called(&gateway, &[ONE, ALL], true));
         let request = ctx.request.as_mut().expect("a call");
         request.session = Some(client_session(&gateway, "{}"));
-        let seat = upstream_session(&request.server, "2025-06-18");
-        request.upstream_session = bound.then(|| seat.clone());
-        (ctx.upstream_session, ctx.session_renewed) = (Some(seat), renewed);
+        let upstream = upstream_session(&request.server, "2025-06-18");
+        request.upstream_session = bound.then(|| upstream.clone());
+        (ctx.upstream_session, ctx.session_renewed) = (Some(upstream), renewed);
         let mut head = head(status, &[("location", "/mcp/"), ("content-type", "text/plain")]);
         let error = gateway.upstream_response_filter(&mut session, &mut head, &mut ctx).await;
         let error = error.expect_err("it is no answer");
@@ -356,7 +356,7 @@ async fn a_call_that_the_server_did_not_look_at_goes_once_more() {
         assert_eq!(retried.is_some_and(|etype| error.etype() == etype), retried.is_some(), "{case}: {error}");
         assert_eq!(ctx.rejection.is_none(), retried.is_some(), "the client is told: {case}");
         if status == 404 {
-            assert!(ctx.upstream_session.is_none(), "the seat is given up: {case}");
+            assert!(ctx.upstream_session.is_none(), "the upstream is given up: {case}");
         }
         let peer = HttpPeer::new("127.0.0.1:1", false, String::new());
         let error = gateway.error_while_proxy(&peer, &mut session, error, &mut ctx, false);

@@ -1,5 +1,5 @@
-//! Load balancing over the equal endpoints of a server. The choice takes no lock and no memory: the state of
-//! the endpoints is in atomics, and sets of them are bits.
+//! Load balancing and session affinity over the equal endpoints of a server. The choice takes no lock and
+//! no memory: the state of the endpoints is in atomics, and sets of them are bits.
 
 use std::sync::atomic::Ordering;
 

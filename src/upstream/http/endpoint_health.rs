@@ -1,4 +1,4 @@
-//! The health of one of several endpoints: the results of its checks and its calls.
+//! The health of one of several endpoints: the results of its checks and its calls (outlier ejection).
 //!
 //! An endpoint is *down* while its checks fail, and *ejected* for a growing time after calls failed in a row.
 //! After its return it gets few calls at first (slow start). This module only keeps the state; `pool.rs` runs

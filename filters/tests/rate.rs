@@ -277,7 +277,7 @@ fn several() -> Vec<Case> {
             "a>f__x !a>f__x*20 hold:a>f__y !a>f__z=1000",
         ),
         (
-            "a full house takes no rate",
+            "a full store takes no rate",
             vec![vec![user(), concurrent(&[User], 1)]],
             "hold:a !a*20=1000 drop a*4 !a=100",
         ),

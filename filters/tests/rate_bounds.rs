@@ -249,7 +249,7 @@ fn where_there_is_no_room_new_keys_share_one_budget() {
         })
         .count();
     assert!(counters.len() <= 6401, "{}", counters.len());
-    assert!((6000..=6402).contains(&flood), "{flood}: one each, and two for the crowd");
+    assert!((6000..=6402).contains(&flood), "{flood}: one each, and two for the overflow bucket");
     assert!(now(first.knock(&limit)).is_ok(), "who is known already has a budget of its own");
     assert!(now(first.knock(&limit)).is_err());
     hands.turn(HOUR * 3);

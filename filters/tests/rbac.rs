@@ -136,7 +136,7 @@ fn table(settings: RbacSettings, rows: &[Row]) -> usize {
     rows.len()
 }
 
-fn house() -> Vec<Role> {
+fn role_tree() -> Vec<Role> {
     let reads = PatternLists {
         tools: words(&["*__get_*", "*__list"]),
         prompts: words(&["*"]),
@@ -156,7 +156,7 @@ fn house() -> Vec<Role> {
 
 #[test]
 fn roles_decide_deny_before_allow() {
-    let roles = RbacSettings { roles: house(), ..RbacSettings::default() };
+    let roles = RbacSettings { roles: role_tree(), ..RbacSettings::default() };
     let cases = table(
         roles.clone(),
         &[
@@ -209,7 +209,7 @@ fn roles_decide_deny_before_allow() {
 fn methods_are_a_gate_of_their_own() {
     let cases = table(
         RbacSettings {
-            roles: house(),
+            roles: role_tree(),
             rules: vec![allow("call.method == \"logging/setLevel\"")],
             ..RbacSettings::default()
         },
@@ -235,7 +235,7 @@ fn methods_are_a_gate_of_their_own() {
         ],
     );
     assert_eq!(cases, 18);
-    let rbac = Rbac::new(RbacSettings { roles: house(), ..RbacSettings::default() }).expect("valid");
+    let rbac = Rbac::new(RbacSettings { roles: role_tree(), ..RbacSettings::default() }).expect("valid");
     assert!(!rbac.allows_method(&caller(&["quiet"]), "logging/setLevel"));
     assert!(rbac.allows_method(&caller(&["dev"]), "logging/setLevel"));
     assert!(
@@ -262,7 +262,7 @@ fn rules_come_before_roles_and_the_first_match_wins() {
         deny("call.args.big > 3"),
         deny("call.tool == \"lvl__c\" && caller.claims.level < 3 && call.args.big == 1"),
     ];
-    let mut roles = house();
+    let mut roles = role_tree();
     roles.push(role("sre", &[], PatternLists::default(), PatternLists::default()));
     roles[0].allow.tools = words(&["*"]);
     let cases = table(
@@ -337,7 +337,7 @@ fn rules_come_before_roles_and_the_first_match_wins() {
 fn scopes_are_asked_for_once_a_call_is_allowed() {
     let needs = |lists: PatternLists, require: &[&str]| ScopeNeed { lists, require: words(require) };
     let settings = RbacSettings {
-        roles: house(),
+        roles: role_tree(),
         scopes: vec![
             needs(tools(&["files__write_*"]), &["files:write", "mcp"]),
             needs(tools(&["files__*"]), &["files:read"]),
@@ -376,7 +376,7 @@ fn without_the_block_everything_passes() {
 
 #[test]
 fn admins_are_those_with_an_admin_role_of_their_own() {
-    let mut roles = house();
+    let mut roles = role_tree();
     roles.push(role("heir", &["admin"], PatternLists::default(), PatternLists::default()));
     let rbac = Rbac::new(RbacSettings { roles, ..RbacSettings::default() }).expect("valid");
     assert!(rbac.is_admin(&caller(&["admin"])) && !rbac.is_admin(&caller(&["heir", "dev"])));
@@ -386,7 +386,7 @@ fn admins_are_those_with_an_admin_role_of_their_own() {
 #[test]
 fn callers_of_one_class_are_those_that_no_list_can_tell_apart() {
     let with = |rules: Vec<Rule>| {
-        Rbac::new(RbacSettings { roles: house(), rules, ..RbacSettings::default() }).expect("valid")
+        Rbac::new(RbacSettings { roles: role_tree(), rules, ..RbacSettings::default() }).expect("valid")
     };
     let same = |rbac: &Rbac, a: &[&str], b: &[&str]| {
         rbac.visibility_class(&caller(a)) == rbac.visibility_class(&caller(b))

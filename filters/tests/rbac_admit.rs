@@ -127,6 +127,6 @@ fn methods_scopes_notifications_and_responses_have_their_own_ends() {
     assert!(admit(Era::Modern, None, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).is_ok());
     assert!(
         admit(Era::Modern, None, &request("tools/call", r#""name":"nobody_knows""#)).is_ok(),
-        "the door says it"
+        "the dispatcher rejects an unknown name"
     );
 }

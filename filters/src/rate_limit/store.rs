@@ -92,19 +92,19 @@ impl Counters {
         &self,
         kind: LimiterKind,
         key: u128,
-        crowd: u128,
+        overflow: u128,
         work: impl Fn(u128, &AtomicU64) -> R,
     ) -> R {
         if let Some(done) = self.with_existing(key, |state| work(key, state)) {
             return done;
         }
         let mut states = self.shard(key).write();
-        if key == crowd || states.has_room(&*self.clock, self.max_per_shard) {
+        if key == overflow || states.has_room(&*self.clock, self.max_per_shard) {
             let cell = states.cells.entry(key).or_insert_with(|| Cell { kind, state: AtomicU64::new(0) });
             return work(key, &cell.state);
         }
         drop(states);
-        self.with_state(kind, crowd, crowd, work)
+        self.with_state(kind, overflow, overflow, work)
     }
 
     /// Stores a state that may be forgotten: only if there is room.

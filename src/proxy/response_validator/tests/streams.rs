@@ -136,16 +136,16 @@ fn a_server_that_says_nothing_of_the_call_has_its_time_and_no_more() {
     assert_eq!(watch.remaining(), None, "it is answered");
 }
 
-/// A stream in a seat of a client's session.
+/// A stream in an upstream session of a client.
 fn in_session(
     request: &UpstreamRequest,
     version: &str,
     text: &str,
 ) -> (ResponseValidator, Result<String, UpstreamError>) {
-    let seat = upstream_session(&request.server, version);
+    let upstream = upstream_session(&request.server, version);
     let kind = if text.starts_with(['{', '[']) { JSON_KIND } else { EVENTS_KIND };
     let mut head = head(200, &[kind]);
-    let watch = ResponseValidator::begin(&mut head, request, Some(&seat), ALONE, Instant::now());
+    let watch = ResponseValidator::begin(&mut head, request, Some(&upstream), ALONE, Instant::now());
     let mut watch = watch.expect("it is MCP");
     let out = passed(&mut watch, request, &[text]);
     (watch, out)

@@ -51,7 +51,7 @@ fn with_call<T>(user: &str, work: impl FnOnce(&Call<'_>) -> T) -> T {
         caller: Caller::new(identity),
         body: BODY,
         rpc: Box::new(request::read(BODY, 64).expect("a valid message")),
-        era: Era::Modern,
+        client_era: Era::Modern,
         target: Some(CallTarget { kind: TargetKind::Tool, name: "search__web", server: "search" }),
     })
 }

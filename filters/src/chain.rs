@@ -61,8 +61,8 @@ impl Chain {
     ) -> Result<Call<'a>, ChainRejection> {
         let rpc = crate::request::read(body, self.size.max_depth)
             .map_err(|refused| ChainRejection { filter: Size::NAME, refused })?;
-        let era = self.header_match.era(&head, &rpc, body);
-        Ok(Call { head, caller, body, rpc, era, target: None })
+        let client_era = self.header_match.client_era(&head, &rpc, body);
+        Ok(Call { head, caller, body, rpc, client_era, target: None })
     }
 
     /// Checks the whole call.
@@ -82,7 +82,13 @@ impl Chain {
                 return Err(reject(crate::rbac::NAME, id, Box::new(rejection)));
             }
         }
-        Ok(Permit { rpc: call.rpc, era: call.era, caller: call.caller, slots, proof: Proof(()) })
+        Ok(Permit {
+            rpc: call.rpc,
+            client_era: call.client_era,
+            caller: call.caller,
+            slots,
+            proof: Proof(()),
+        })
     }
 }
 
@@ -112,7 +118,7 @@ fn reject(filter: &'static str, id: Option<Span>, rejection: Box<Rejection>) -> 
 #[derive(Debug)]
 pub struct Permit {
     pub rpc: Box<Rpc>,
-    pub era: Era,
+    pub client_era: Era,
     pub caller: Caller,
     /// The call's slots in concurrency limits; given back on drop.
     pub slots: Slots,

@@ -26,7 +26,7 @@ pub struct HeaderMatch {
 
 impl HeaderMatch {
     /// Body first, header second: a request with the modern `_meta` is modern, whatever its headers are.
-    pub fn era(&self, head: &RequestHead<'_>, rpc: &Rpc, body: &[u8]) -> Era {
+    pub fn client_era(&self, head: &RequestHead<'_>, rpc: &Rpc, body: &[u8]) -> Era {
         if rpc.meta.protocol_version.is_some() || rpc.meta.client_capabilities.is_some() {
             return Era::Modern;
         }
@@ -121,7 +121,7 @@ impl Filter for HeaderMatch {
     const NAME: &'static str = "header_match";
 
     async fn on_request(&self, call: &mut Call<'_>) -> Result<(), Box<Rejection>> {
-        let checked = match call.era {
+        let checked = match call.client_era {
             Era::Modern => self.check_modern(call),
             Era::Legacy => self.check_legacy(call),
         };

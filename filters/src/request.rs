@@ -164,7 +164,7 @@ pub struct Call<'a> {
     pub body: &'a [u8],
     /// It is large, and moved from hand to hand.
     pub rpc: Box<Rpc>,
-    pub era: Era,
+    pub client_era: Era,
     /// Filled in from the catalog before the decision; `None` without a known target.
     pub target: Option<CallTarget<'a>>,
 }

@@ -333,7 +333,7 @@ fn a_refusal_is_one_that_a_model_can_act_on() {
         Violation { path: "/days".into(), what: "expected at most 14".into() },
         Violation { path: String::new(), what: "the property `city` is missing".into() },
     ];
-    let rejected = |era| rejection("weather__get", &violations, era);
+    let rejected = |client_era| rejection("weather__get", &violations, client_era);
     let modern = rejected(Era::Modern);
     assert_eq!((modern.status, modern.code, modern.reason), (400, -32602, "invalid_arguments"));
     assert_eq!(rejected(Era::Legacy).status, 200);

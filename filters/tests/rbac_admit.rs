@@ -39,7 +39,7 @@ fn rbac() -> Rbac {
     .expect("a valid policy")
 }
 
-fn admit(era: Era, target: Option<CallTarget<'_>>, body: &str) -> Result<(), Denial> {
+fn admit(client_era: Era, target: Option<CallTarget<'_>>, body: &str) -> Result<(), Denial> {
     let headers = http::HeaderMap::new();
     let head = RequestHead {
         http_method: &http::Method::POST,
@@ -53,11 +53,11 @@ fn admit(era: Era, target: Option<CallTarget<'_>>, body: &str) -> Result<(), Den
     let caller =
         Caller::new(Identity { user: "ann".into(), roles: vec!["dev".into()], ..Identity::default() });
     let rpc = Box::new(mcp::jsonrpc::request::read(body.as_bytes(), 64).expect("a valid message"));
-    rbac().enforce(&Call { head, caller, body: body.as_bytes(), rpc, era, target })
+    rbac().enforce(&Call { head, caller, body: body.as_bytes(), rpc, client_era, target })
 }
 
-fn rejection(era: Era, target: Option<CallTarget<'_>>, body: &str) -> Rejection {
-    match admit(era, target, body) {
+fn rejection(client_era: Era, target: Option<CallTarget<'_>>, body: &str) -> Rejection {
+    match admit(client_era, target, body) {
         Err(Denial::Rejected(rejection)) => *rejection,
         other => panic!("{body}: {other:?}"),
     }
@@ -95,8 +95,8 @@ fn what_is_hidden_is_answered_like_what_does_not_exist_under_the_name_that_was_s
     assert_eq!((rejected.reason, &*rejected.message), ("unknown_resource", "Resource not found: no:\"x"));
     assert_eq!(rejected.data.as_deref(), Some(r#"{"uri":"no:\"x"}"#));
     // Legacy revisions have a code of their own for it.
-    for (era, code) in [(Era::Modern, -32602), (Era::Legacy, -32002)] {
-        assert_eq!(not_found(era, TargetKind::Resource, "x").code, code);
+    for (client_era, code) in [(Era::Modern, -32602), (Era::Legacy, -32002)] {
+        assert_eq!(not_found(client_era, TargetKind::Resource, "x").code, code);
     }
     assert_eq!(not_found(Era::Modern, TargetKind::Tool, &"ä".repeat(500)).message.chars().count(), 14 + 128);
 }

@@ -124,8 +124,8 @@ fn cursor(kind: ListKind, said: &[u8]) {
     let cursor = read.cursor.expect("there is one").read(&body);
     let Setup { endpoint, given, .. } = &*SETUP;
     let given = given[kind as usize].get(&*cursor);
-    for era in [Era::Modern, Era::Legacy] {
-        let page = endpoint.view(era).page(kind, Some(&cursor));
+    for client_era in [Era::Modern, Era::Legacy] {
+        let page = endpoint.view(client_era).page(kind, Some(&cursor));
         assert_eq!(page.is_some(), given.is_some(), "{cursor:?}");
     }
     assert_eq!(endpoint.modern.page(kind, Some(&cursor)), given);

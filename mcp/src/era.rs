@@ -8,6 +8,13 @@ pub enum Era {
 }
 
 impl Era {
+    pub fn other(self) -> Self {
+        match self {
+            Era::Legacy => Era::Modern,
+            Era::Modern => Era::Legacy,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Era::Legacy => "legacy",

@@ -32,7 +32,7 @@ pub(super) fn list(admin: &Admin<'_>) -> Response {
             r#"{{"tool":{},"server":{},"era":"{}","hash":"{}","shown":{}}}"#,
             quote(&d.tool),
             quote(&d.server),
-            d.era.as_str(),
+            d.server_era.as_str(),
             d.hash,
             d.shown
         )

@@ -60,8 +60,8 @@ pub struct DiscoveredServer {
 }
 
 impl DiscoveredServer {
-    pub fn lists(&self, era: Era) -> Option<&Arc<ServerLists>> {
-        match era {
+    pub fn lists(&self, server_era: Era) -> Option<&Arc<ServerLists>> {
+        match server_era {
             Era::Legacy => self.legacy.as_ref(),
             Era::Modern => self.modern.as_ref(),
         }
@@ -245,8 +245,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    pub fn view(&self, era: Era) -> &View {
-        match era {
+    pub fn view(&self, client_era: Era) -> &View {
+        match client_era {
             Era::Legacy => &self.legacy,
             Era::Modern => &self.modern,
         }
@@ -307,11 +307,12 @@ impl Catalog {
     /// The tools that are left out because clients could not read them, in each era.
     pub fn rejected_tools(&self) -> impl Iterator<Item = (&Arc<Server>, Era, &RejectedEntry)> {
         self.servers.iter().flat_map(|seen| {
-            let lists =
-                [Era::Legacy, Era::Modern].into_iter().filter_map(|era| Some((era, seen.lists(era)?)));
-            lists.flat_map(move |(era, lists_of_era)| {
+            let lists = [Era::Legacy, Era::Modern]
+                .into_iter()
+                .filter_map(|server_era| Some((server_era, seen.lists(server_era)?)));
+            lists.flat_map(move |(server_era, lists_of_era)| {
                 let rejects = &lists_of_era.lists.listing(ListKind::Tools).rejected;
-                rejects.iter().map(move |rejected| (&seen.server, era, rejected))
+                rejects.iter().map(move |rejected| (&seen.server, server_era, rejected))
             })
         })
     }

@@ -40,7 +40,7 @@ pub fn instructions(lists: &[ServerEntry<'_>], scope: &Scope<'_>) -> Option<Byte
 /// One server's own capabilities pass as they are, if it is alone and reached by itself. A federation offers
 /// what at least one member offers and the gateway can forward. It offers all lists while a server is
 /// `starting` that may have them: a client asks once what there is, and is notified when a list changes.
-pub fn capabilities(era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, starting: bool) -> Bytes {
+pub fn capabilities(client_era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, starting: bool) -> Bytes {
     if let (Scope::Single, [(server, server_lists)]) = (scope, lists)
         && server.upstream.endpoint_pool().is_some()
     {
@@ -59,7 +59,7 @@ pub fn capabilities(era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, star
             parts.push(r#""prompts":{"listChanged":true}"#.to_owned());
         }
         if starting || offers("resources", None) {
-            let carried = lists.iter().any(|(server, server_lists)| match era {
+            let carried = lists.iter().any(|(server, server_lists)| match client_era {
                 Era::Legacy => {
                     (server.upstream.endpoint_pool().is_some() || server.upstream.is_shared())
                         && server_lists.handshake.has_capability("resources", Some("subscribe"))

@@ -50,14 +50,14 @@ pub fn endpoint(
 }
 
 fn view(
-    era: Era,
+    client_era: Era,
     servers: &[DiscoveredServer],
     scope: &Scope<'_>,
     may: CanSee<'_>,
     metrics: &Arc<Metrics>,
 ) -> View {
     let mut entries_by_server: Vec<ServerEntry<'_>> =
-        servers.iter().filter_map(|seen| Some((&seen.server, seen.lists(era)?))).collect();
+        servers.iter().filter_map(|seen| Some((&seen.server, seen.lists(client_era)?))).collect();
     let count = entries_by_server.len();
     if let Some(may) = may {
         // Neither instructions nor capabilities are shown of a server that cannot be used at all.
@@ -84,12 +84,12 @@ fn view(
     let mut view = builder.view;
     view.servers = count;
     let awaited = |seen: &&DiscoveredServer| {
-        seen.starting[era as usize] && seen.lists(era).is_none() && is_member(seen, scope, may)
+        seen.starting[client_era as usize] && seen.lists(client_era).is_none() && is_member(seen, scope, may)
     };
     view.starting = servers.iter().any(|seen| awaited(&seen));
     view.templates.sort();
     // Clients of a legacy server may rely on the form of its responses: alone it keeps it.
-    view.events = era == Era::Legacy
+    view.events = client_era == Era::Legacy
         && matches!((scope, entries_by_server.as_slice()), (Scope::Single, [(_, server_lists)]) if server_lists.events);
     view.shown = lists[ListKind::Tools as usize].iter().map(|entry| entry.shown.clone()).collect();
     view.shown.sort_unstable();
@@ -114,7 +114,7 @@ fn view(
         let open: Vec<&Listing> =
             entries_by_server.iter().map(|(_, server_lists)| server_lists.lists.listing(kind)).collect();
         let entries = entries.into_iter().map(|entry| entry.text).collect();
-        let pages = pages(era, kind, entries, &open, may.is_some(), &view.server_info);
+        let pages = pages(client_era, kind, entries, &open, may.is_some(), &view.server_info);
         view.pages[kind as usize] =
             if view.events { pages.into_iter().map(message::one_line).collect() } else { pages };
     }
@@ -127,7 +127,7 @@ fn view(
         .iter()
         .filter(|(server, server_lists)| server_info::accepts_subscriptions(server, server_lists));
     view.resource_servers = following.map(|(server, _)| server.serial).collect();
-    view.capabilities = server_info::capabilities(era, &entries_by_server, scope, view.starting);
+    view.capabilities = server_info::capabilities(client_era, &entries_by_server, scope, view.starting);
     view.instructions = server_info::instructions(&entries_by_server, scope);
     view
 }
@@ -313,7 +313,7 @@ fn is_idempotent(definition: &[u8]) -> bool {
 
 /// The results of one list method, a page each; at least one, which may be empty.
 fn pages(
-    era: Era,
+    client_era: Era,
     kind: ListKind,
     entries: Vec<Bytes>,
     listings: &[&Listing],
@@ -343,7 +343,7 @@ fn pages(
         if number + 1 < count {
             out.put_slice(format!(r#","nextCursor":"p{}""#, number + 1).as_bytes());
         }
-        if era == Era::Modern {
+        if client_era == Era::Modern {
             let scope = if public { "public" } else { "private" };
             out.put_slice(
                 format!(r#","resultType":"complete","ttlMs":{fresh},"cacheScope":"{scope}","_meta":{{"io.modelcontextprotocol/serverInfo":"#)

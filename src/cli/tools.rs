@@ -44,11 +44,11 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
     if let Some(endpoint) = endpoint {
         let mut rows: std::collections::BTreeMap<&str, (Vec<&str>, &str, &str)> = Default::default();
         let mut described = HashMap::new();
-        for (era, view) in [(Era::Legacy, &endpoint.legacy), (Era::Modern, &endpoint.modern)] {
+        for (client_era, view) in [(Era::Legacy, &endpoint.legacy), (Era::Modern, &endpoint.modern)] {
             described.extend(descriptions(view));
             for (name, target) in &view.tools {
                 let row = rows.entry(name).or_insert_with(|| (Vec::new(), &target.server.name, &target.name));
-                row.0.push(era.as_str());
+                row.0.push(client_era.as_str());
             }
         }
         for (name, (eras, server, own)) in rows {
@@ -57,11 +57,11 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
             let words = described.get(name).map(|words| format!("  {words}")).unwrap_or_default();
             say!("{}", format!("{line}{words}").trim_end());
         }
-        for (server, era, rejected) in snapshot.catalog.rejected_tools() {
+        for (server, server_era, rejected) in snapshot.catalog.rejected_tools() {
             let is_member = endpoint.members.iter().any(|member| member.serial == server.serial);
             if let Some(own) = server.visible_tool(&rejected.key).filter(|_| is_member) {
                 let name = server.federated(own);
-                say!("{name:<48} {:<16} {} left out: {}", server.name, era.as_str(), rejected.why);
+                say!("{name:<48} {:<16} {} left out: {}", server.name, server_era.as_str(), rejected.why);
             }
         }
     }

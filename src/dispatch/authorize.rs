@@ -109,7 +109,7 @@ impl Dispatcher {
         id: Option<&Bytes>,
     ) -> Result<Permit, RejectedRequest> {
         call.target = call_target;
-        let (era, body, head) = (call.era, call.body, call.head);
+        let (client_era, body, head) = (call.client_era, call.body, call.head);
         let permit =
             snapshot.config.chain.on_request(call).await.map_err(|stop| RejectedRequest::of(stop, body))?;
         let rejected =
@@ -120,17 +120,17 @@ impl Dispatcher {
         check_param_headers(target, &permit, &head, body, original_body).map_err(rejected)?;
         let Some(server) = snapshot.servers.get(call_target.server) else { return Ok(permit) };
         let place = || text_places::request(Method::parse(&permit.rpc.method_name(body)));
-        self.check_not_blocked(snapshot, server, body, place, era)
+        self.check_not_blocked(snapshot, server, body, place, client_era)
             .map_err(|rejection| rejected(*rejection))?;
         let arguments = permit.rpc.arguments.map(|arguments| arguments.of(body));
-        self.validate_arguments(target, era, arguments).map(|()| permit).map_err(rejected)
+        self.validate_arguments(target, client_era, arguments).map(|()| permit).map_err(rejected)
     }
 
     /// Validates the arguments against the tool's schema, if the server's settings say so.
     fn validate_arguments(
         &self,
         target: Option<&Target>,
-        era: Era,
+        client_era: Era,
         arguments: Option<&[u8]>,
     ) -> Result<(), Rejection> {
         let Some(target) = target else { return Ok(()) };
@@ -138,7 +138,7 @@ impl Dispatcher {
         let name = &target.display_name;
         let rejection = match schema.get().map(|schema| schema.check(arguments)) {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(violations)) => guard::schema::rejection(name, &violations, era),
+            Ok(Err(violations)) => guard::schema::rejection(name, &violations, client_era),
             Err(why) => {
                 let message = format!("the inputSchema of `{name}` cannot be used: {why}");
                 Rejection::http(502, "schema_unusable", message)
@@ -155,7 +155,7 @@ impl Dispatcher {
 /// The tool that a permitted message calls.
 fn called_target<'a>(endpoint: &'a Endpoint, permit: &Permit, body: &[u8]) -> Option<&'a Target> {
     permit.rpc.method.filter(|method| method.is(body, "tools/call"))?;
-    endpoint.view(permit.era).tools.get(&*permit.rpc.name?.read(body))
+    endpoint.view(permit.client_era).tools.get(&*permit.rpc.name?.read(body))
 }
 
 /// Verifies that the head repeats the required arguments; `original` is the original body, if it was changed
@@ -167,7 +167,7 @@ fn check_param_headers(
     body: &[u8],
     original: Option<&Bytes>,
 ) -> Result<(), Rejection> {
-    if !head.is_network || permit.era != Era::Modern {
+    if !head.is_network || permit.client_era != Era::Modern {
         return Ok(());
     }
     let Some(param_headers) = target.and_then(|target| target.param_headers.as_ref()) else { return Ok(()) };

@@ -21,7 +21,7 @@ use crate::upstream::http::sending::Asks;
 
 pub struct ClientRequest {
     pub server: Arc<Server>,
-    pub era: Era,
+    pub server_era: Era,
     pub session: Option<Arc<Session>>,
     /// Set if no other upstream session will do.
     pub upstream_session: Option<Arc<UpstreamSession>>,
@@ -54,7 +54,7 @@ impl ClientRequest {
     pub fn of(upstream_request: &UpstreamRequest, bearer: Option<HeaderValue>, extra: HeaderMap) -> Self {
         Self {
             server: upstream_request.server.clone(),
-            era: upstream_request.era,
+            server_era: upstream_request.server_era,
             session: upstream_request.session.clone(),
             upstream_session: upstream_request.upstream_session.clone(),
             in_flight: upstream_request.in_flight.as_ref().map(|guard| guard.request().clone()),
@@ -62,7 +62,7 @@ impl ClientRequest {
             extra,
             body: upstream_request.body.clone(),
             idempotent: upstream_request.idempotent,
-            asks: if upstream_request.era == Era::Legacy || upstream_request.logs {
+            asks: if upstream_request.server_era == Era::Legacy || upstream_request.logs {
                 Asks::Alone
             } else {
                 Asks::Caller
@@ -117,7 +117,7 @@ impl ClientRequest {
                 upstream_session => {
                     endpoint_guard
                         .endpoint()
-                        .post(self.era, upstream_session.as_deref(), extra, body, left, self.asks)
+                        .post(self.server_era, upstream_session.as_deref(), extra, body, left, self.asks)
                         .await
                 }
             };

@@ -36,7 +36,7 @@ impl Dispatcher {
         labels.tool = Some(target.display_name.clone());
         let renamed = place.filter(|_| *target.name != *target.display_name);
         let param_headers = match &target.param_headers {
-            Some(param_headers) if authorized.permit.era == Era::Modern => param_headers
+            Some(param_headers) if authorized.permit.client_era == Era::Modern => param_headers
                 .headers(authorized.permit.rpc.arguments.map(|arguments| arguments.of(&authorized.body))),
             _ => Vec::new(),
         };
@@ -69,7 +69,9 @@ impl Dispatcher {
     ) -> Result<Dispatch, Box<Rejection>> {
         let failed = |error: UpstreamError| Box::new(error.rejection(&server.name));
         let call_guard = server.begin_call().map_err(failed)?;
-        let (rpc, era) = (&authorized.permit.rpc, authorized.permit.era);
+        let (rpc, client_era) = (&authorized.permit.rpc, authorized.permit.client_era);
+        // Not bridged yet: each client is served by the servers of its own era.
+        let server_era = client_era;
         // A copy: a slice would share the body, which then could not be renamed in place.
         let id = rpc.id.map(|id| Bytes::copy_from_slice(id.of(&authorized.body)));
         let redactor = ResponseRedactor::of(
@@ -88,7 +90,7 @@ impl Dispatcher {
             let is_token =
                 |token: &Span| matches!(token.of(&authorized.body), [b'"' | b'-' | b'0'..=b'9', ..]);
             let (wire, token) = (WireId::next(), rpc.meta.progress_token.filter(is_token));
-            let logs = era == Era::Modern && rpc.meta.log_level.is_some();
+            let logs = server_era == Era::Modern && rpc.meta.log_level.is_some();
             let sent = SentIds {
                 wire,
                 token: token.map(|token| Bytes::copy_from_slice(token.of(&authorized.body))),
@@ -116,7 +118,7 @@ impl Dispatcher {
             };
             return Ok(Dispatch::Forward(UpstreamRequest {
                 body,
-                era,
+                server_era,
                 session: authorized.session.cloned(),
                 upstream_session: None,
                 in_flight,
@@ -160,7 +162,8 @@ impl Dispatcher {
             in_flight,
             state_change,
             slots: authorized.slots,
-            era,
+            client_era,
+            server_era,
             method: rpc.method_name(&authorized.body).into_owned(),
             params,
             id: id.unwrap_or_default(),
@@ -182,7 +185,7 @@ pub(super) fn state_change(
     match method {
         Method::Subscribe if !session.client_state.has_room(&server.name, &uri) => {
             let message = "this session follows as many resources as it may; unsubscribe from one first";
-            Err(invalid(authorized.permit.era, "too_many_subscriptions", message))
+            Err(invalid(authorized.permit.client_era, "too_many_subscriptions", message))
         }
         Method::Subscribe => Ok(Some(StateChange::Subscribe(uri))),
         Method::Unsubscribe => Ok(Some(StateChange::Unsubscribe(uri))),

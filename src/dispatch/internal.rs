@@ -64,7 +64,7 @@ impl Dispatcher {
         let slots = share_slots(std::mem::take(&mut permit.slots));
         let rejected = |rejection| RejectedRequest { filter: "dispatch", rejection, id };
         let mut temporary = None;
-        let session = match (permit.era, session) {
+        let session = match (permit.client_era, session) {
             (Era::Modern, _) => None,
             (Era::Legacy, Some(session)) => Some(session),
             (Era::Legacy, None) => {
@@ -158,7 +158,7 @@ impl UpstreamRequest {
         metrics: &Metrics,
     ) -> Result<Option<RpcOutcome>, UpstreamError> {
         let mut extra: HeaderMap = self.param_headers.iter().cloned().collect();
-        if self.era == Era::Modern {
+        if self.server_era == Era::Modern {
             extra.extend(param_headers_of(&self.body));
         }
         let ClientResponse { response, endpoint: mut endpoint_guard, upstream_session, certain } =

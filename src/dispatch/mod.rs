@@ -41,7 +41,7 @@ use mcp::jsonrpc::message;
 use mcp::method;
 use mcp::method::{Method, Sender};
 use mcp::version;
-use rejections::{invalid, other_era, unknown_method};
+use rejections::{invalid, unknown_method};
 
 pub struct Dispatcher {
     pub registry: Arc<Registry>,
@@ -90,7 +90,8 @@ pub struct UpstreamRequest {
     pub server: Arc<Server>,
     /// The bytes to send.
     pub body: Bytes,
-    pub era: Era,
+    /// The era in which its server is asked.
+    pub server_era: Era,
     /// The session whose upstream session is used.
     pub session: Option<Arc<Session>>,
     /// Set if no other upstream session will do: the server request that it answers, or the stream that it
@@ -152,7 +153,7 @@ pub struct AuthorizedRequest<'a> {
 impl AuthorizedRequest<'_> {
     /// The protocol version of the message.
     fn revision(&self) -> &'static str {
-        match (self.permit.era, self.session) {
+        match (self.permit.client_era, self.session) {
             (Era::Modern, _) => version::NEWEST_MODERN,
             (Era::Legacy, Some(session)) => session.version,
             (Era::Legacy, None) => version::NEWEST_LEGACY,
@@ -187,7 +188,7 @@ impl Dispatcher {
         if Method::parse(&rpc.method_name(&authorized.body)) != Method::ToolsCall {
             return Err(authorized);
         }
-        let tools = &authorized.endpoint.view(authorized.permit.era).tools;
+        let tools = &authorized.endpoint.view(authorized.permit.client_era).tools;
         let Some(target) = tools.get(&*name.read(&authorized.body)).cloned() else { return Err(authorized) };
         labels.method = Method::ToolsCall.as_str();
         Ok(self.forward_renamed(authorized, &target, Method::ToolsCall, Some(name.span), None, labels))
@@ -210,7 +211,7 @@ impl Dispatcher {
         match (permit.rpc.kind, row) {
             (Shape::Request, Some(_)) => {}
             (Shape::Request, None) if method::is_extension(&word) => {}
-            (Shape::Request, None) => return Err(unknown_method(permit.era)),
+            (Shape::Request, None) => return Err(unknown_method(permit.client_era)),
             (_, Some(row)) => return self.notification(authorized, method, row.destination).await,
             (_, None) => return Ok(self.drop_message(method, labels)),
         }
@@ -231,7 +232,7 @@ impl Dispatcher {
         method: Method,
         labels: &mut RequestLabels,
     ) -> Result<Dispatch, Box<Rejection>> {
-        let (rpc, era) = (&authorized.permit.rpc, authorized.permit.era);
+        let (rpc, client_era) = (&authorized.permit.rpc, authorized.permit.client_era);
         let id = rpc.id.expect("a request has an id").of(&authorized.body);
         let narrowed = match method.depends_on_visibility() {
             true => Some(
@@ -242,13 +243,13 @@ impl Dispatcher {
             false => None,
         };
         let endpoint = narrowed.as_ref().unwrap_or(authorized.endpoint);
-        let (view, body) = (endpoint.view(era), &authorized.body);
+        let (view, body) = (endpoint.view(client_era), &authorized.body);
         let list = |kind: ListKind| {
-            self.require_era(endpoint, era)?;
+            self.require_era(endpoint, client_era)?;
             let cursor = rpc.cursor.map(|cursor| cursor.read(body));
             let page = view
                 .page(kind, cursor.as_deref())
-                .ok_or_else(|| invalid(era, "unknown_cursor", "the cursor is not one of this list"))?;
+                .ok_or_else(|| invalid(client_era, "unknown_cursor", "the cursor is not one of this list"))?;
             if view.events && authorized.events {
                 let body = message::result_event(id, page);
                 return Ok(Dispatch::Respond(Response { events: true, ..Response::ok(body) }));
@@ -267,22 +268,24 @@ impl Dispatcher {
             Method::ResourcesList => list(ListKind::Resources),
             Method::TemplatesList => list(ListKind::Templates),
             Method::ToolsCall | Method::PromptsGet => {
-                let name =
-                    rpc.name.ok_or_else(|| invalid(era, "name_missing", "params.name must be a string"))?;
+                let name = rpc
+                    .name
+                    .ok_or_else(|| invalid(client_era, "name_missing", "params.name must be a string"))?;
                 let requested = name.read(body);
                 let tools = method == Method::ToolsCall;
                 let names = |era| if tools { &endpoint.view(era).tools } else { &endpoint.view(era).prompts };
-                let Some(target) = names(era).get(&*requested) else {
+                let Some(target) = names(client_era).get(&*requested) else {
                     let what = if tools { TargetKind::Tool } else { TargetKind::Prompt };
-                    let elsewhere = names(other_era(era)).get(&*requested);
+                    let elsewhere = names(client_era.other()).get(&*requested);
                     return Err(self.unknown(&authorized, endpoint, what, &requested, elsewhere).await);
                 };
                 let target = target.clone();
                 self.forward_renamed(authorized, &target, method, Some(name.span), None, labels)
             }
             Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe => {
-                let uri =
-                    rpc.uri.ok_or_else(|| invalid(era, "uri_missing", "params.uri must be a string"))?;
+                let uri = rpc
+                    .uri
+                    .ok_or_else(|| invalid(client_era, "uri_missing", "params.uri must be a string"))?;
                 let requested = uri.read(body).into_owned();
                 // A resource that is no longer listed can still be unsubscribed from.
                 let mut followed = authorized
@@ -311,7 +314,7 @@ impl Dispatcher {
                         self.forward_as_is(authorized, server, method, change, labels)
                     }
                     (None, None) => {
-                        let elsewhere = endpoint.view(other_era(era)).resource(&requested);
+                        let elsewhere = endpoint.view(client_era.other()).resource(&requested);
                         Err(self
                             .unknown(&authorized, endpoint, TargetKind::Resource, &requested, elsewhere)
                             .await)
@@ -332,7 +335,7 @@ impl Dispatcher {
                                 None,
                                 labels,
                             ),
-                            None => Err(Box::new(not_found(era, TargetKind::Prompt, &requested))),
+                            None => Err(Box::new(not_found(client_era, TargetKind::Prompt, &requested))),
                         }
                     }
                     (None, Some(uri)) => {
@@ -347,10 +350,16 @@ impl Dispatcher {
                             (None, Some(server)) => {
                                 self.forward_as_is(authorized, server, method, None, labels)
                             }
-                            (None, None) => Err(Box::new(not_found(era, TargetKind::Resource, &requested))),
+                            (None, None) => {
+                                Err(Box::new(not_found(client_era, TargetKind::Resource, &requested)))
+                            }
                         }
                     }
-                    _ => Err(invalid(era, "ref_missing", "params.ref must name one prompt or one resource")),
+                    _ => Err(invalid(
+                        client_era,
+                        "ref_missing",
+                        "params.ref must name one prompt or one resource",
+                    )),
                 }
             }
             Method::SetLevel => {
@@ -364,14 +373,14 @@ impl Dispatcher {
                 }
             }
             Method::Listen => {
-                self.require_era(endpoint, era)?;
+                self.require_era(endpoint, client_era)?;
                 if !authorized.events {
                     let message = "the answer is a stream, so Accept must list text/event-stream";
                     return Err(Box::new(Rejection::http(406, "not_acceptable", message)));
                 }
                 let filter = self.filter(&authorized, endpoint, method).await.ok_or_else(|| {
                     invalid(
-                        era,
+                        client_era,
                         "filter_missing",
                         "params.notifications must be an object, with at most 1024 resourceSubscriptions",
                     )
@@ -384,7 +393,7 @@ impl Dispatcher {
                         registry.clone(),
                         authorized.snapshot,
                         authorized.endpoint,
-                        era,
+                        client_era,
                         &caller,
                     )
                     .await,
@@ -401,7 +410,7 @@ impl Dispatcher {
             // Task methods, and methods that no protocol version defines.
             _ => match self.alone(&authorized, |_| view.servers > 0).await {
                 Some(server) => self.forward_as_is(authorized, server, method, None, labels),
-                None => Err(unknown_method(era)),
+                None => Err(unknown_method(client_era)),
             },
         }
     }

@@ -36,8 +36,8 @@ pub(super) fn too_many_sessions(full: &TooManySessions) -> Rejection {
 impl Dispatcher {
     /// Whether any server of the endpoint speaks the era, or may come to; else a rejection that names both
     /// eras.
-    pub(super) fn require_era(&self, endpoint: &Endpoint, era: Era) -> Result<(), Box<Rejection>> {
-        let view = endpoint.view(era);
+    pub(super) fn require_era(&self, endpoint: &Endpoint, client_era: Era) -> Result<(), Box<Rejection>> {
+        let view = endpoint.view(client_era);
         if view.servers > 0 || endpoint.members.is_empty() {
             return Ok(());
         }
@@ -46,10 +46,10 @@ impl Dispatcher {
             None if view.starting => return Ok(()),
             _ => {}
         }
-        if endpoint.view(other_era(era)).servers == 0 {
+        if endpoint.view(client_era.other()).servers == 0 {
             return Err(self.server_down(endpoint.single.as_ref()));
         }
-        Err(wrong_era(era, None))
+        Err(wrong_era(client_era, None))
     }
 
     /// Whether the endpoint may answer `server/discover`. A client that speaks both eras chooses one by that,
@@ -83,20 +83,22 @@ impl Dispatcher {
         name: &str,
         elsewhere: Option<&Target>,
     ) -> Box<Rejection> {
-        let era = authorized.permit.era;
+        let client_era = authorized.permit.client_era;
         // A server that speaks both eras may still show something in one of them only.
-        let view = endpoint.view(era);
+        let view = endpoint.view(client_era);
         let speaks = |server: &Server| {
             let mut shown = view.tools.values().chain(view.prompts.values()).chain(view.resources.values());
             shown.any(|target| target.server.serial == server.serial)
         };
         if let Some(target) = elsewhere.filter(|target| !speaks(&target.server)) {
-            return match target.server.is_starting(era) {
+            return match target.server.is_starting(client_era) {
                 true => starting(&target.server),
-                false => wrong_era(era, Some(&target.server)),
+                false => wrong_era(client_era, Some(&target.server)),
             };
         }
-        for server in endpoint.members.iter().filter(|server| server.is_starting(era) && !speaks(server)) {
+        for server in
+            endpoint.members.iter().filter(|server| server.is_starting(client_era) && !speaks(server))
+        {
             // Names of a server without a prefix, and URIs, do not identify their server.
             let is_nameless = server.prefix().is_empty() || kind == TargetKind::Resource;
             if endpoint.single.is_some()
@@ -109,12 +111,12 @@ impl Dispatcher {
         let never_seen = |server: &&Arc<Server>| {
             (endpoint.single.is_some() || server.owns_prefix(name))
                 && !server.is_up()
-                && endpoint.view(era).tools.values().all(|t| t.server.serial != server.serial)
+                && endpoint.view(client_era).tools.values().all(|t| t.server.serial != server.serial)
         };
         if let Some(server) = endpoint.members.iter().find(never_seen) {
             return self.server_down(Some(server));
         }
-        Box::new(not_found(era, kind, name))
+        Box::new(not_found(client_era, kind, name))
     }
 }
 
@@ -122,25 +124,18 @@ fn starting(server: &Arc<Server>) -> Box<Rejection> {
     Box::new(UpstreamError::Starting.rejection(&server.name))
 }
 
-pub(super) fn other_era(era: Era) -> Era {
-    match era {
-        Era::Legacy => Era::Modern,
-        Era::Modern => Era::Legacy,
-    }
-}
-
 /// Params that a request must not have. Legacy servers answer errors of well-formed requests with HTTP 200.
 pub(super) fn invalid(
-    era: Era,
+    client_era: Era,
     reason: &'static str,
     message: impl Into<Cow<'static, str>>,
 ) -> Box<Rejection> {
-    let status = if era == Era::Modern { 400 } else { 200 };
+    let status = if client_era == Era::Modern { 400 } else { 200 };
     Box::new(Rejection::new(status, code::INVALID_PARAMS, reason, message))
 }
 
-pub(super) fn unknown_method(era: Era) -> Box<Rejection> {
-    let status = if era == Era::Modern { 404 } else { 200 };
+pub(super) fn unknown_method(client_era: Era) -> Box<Rejection> {
+    let status = if client_era == Era::Modern { 404 } else { 200 };
     Box::new(Rejection::new(
         status,
         code::METHOD_NOT_FOUND,
@@ -151,7 +146,7 @@ pub(super) fn unknown_method(era: Era) -> Box<Rejection> {
 
 /// The client speaks one era and the server only the other. Not a code of the modern era, so that a client
 /// that speaks both goes on to `initialize` (2026-07-28, versioning).
-pub(super) fn wrong_era(client: Era, server: Option<&Arc<Server>>) -> Box<Rejection> {
+pub(super) fn wrong_era(client_era: Era, server: Option<&Arc<Server>>) -> Box<Rejection> {
     let revisions = |era| match era {
         Era::Legacy => format!("the legacy revisions ({})", version::LEGACY.join(", ")),
         Era::Modern => format!("the modern revisions ({})", version::MODERN.join(", ")),
@@ -160,10 +155,10 @@ pub(super) fn wrong_era(client: Era, server: Option<&Arc<Server>>) -> Box<Reject
         server.map_or_else(|| "this endpoint".to_owned(), |server| format!("the server `{}`", server.name));
     let message = format!(
         "{who} speaks only {}, and the request is of {}; they are not bridged yet",
-        revisions(other_era(client)),
-        revisions(client)
+        revisions(client_era.other()),
+        revisions(client_era)
     );
-    let mut rejection = match client {
+    let mut rejection = match client_era {
         Era::Modern => Rejection::http(400, "era_mismatch", message),
         Era::Legacy => {
             let supported: Vec<String> = version::MODERN.iter().map(|v| format!("\"{v}\"")).collect();
@@ -171,7 +166,7 @@ pub(super) fn wrong_era(client: Era, server: Option<&Arc<Server>>) -> Box<Reject
                 .with_data(format!(r#"{{"supported":[{}],"requested":"initialize"}}"#, supported.join(",")))
         }
     };
-    if let (Some(server), Era::Modern) = (server, client) {
+    if let (Some(server), Era::Modern) = (server, client_era) {
         rejection = rejection.with_data(format!(r#"{{"server":{}}}"#, mcp::json::quote::quote(&server.name)));
     }
     Box::new(rejection)

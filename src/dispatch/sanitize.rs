@@ -35,7 +35,7 @@ impl Dispatcher {
         let Some(target) = target else { return Ok(None) };
         let mut edits = Vec::new();
         if let (None, Era::Modern, Some(place)) =
-            (&endpoint.single, call.era, call.rpc.meta.client_capabilities)
+            (&endpoint.single, call.client_era, call.rpc.meta.client_capabilities)
         {
             extensions(call.body, place, &mut edits);
         }
@@ -106,7 +106,7 @@ impl Dispatcher {
         server: &Server,
         text: &[u8],
         place: impl FnOnce() -> &'p MemberPath,
-        era: Era,
+        client_era: Era,
     ) -> Result<(), Box<Rejection>> {
         let (true, Some(redactor)) = (has_redaction(server, Redaction::Block), &snapshot.config.redactor)
         else {
@@ -117,7 +117,7 @@ impl Dispatcher {
             return Ok(());
         }
         self.metrics.redacted(&server.name, Direction::Arguments, Action::Block, &found);
-        Err(Box::new(guard::redact::rejection(&found, era)))
+        Err(Box::new(guard::redact::rejection(&found, client_era)))
     }
 
     /// Client info goes to all servers of an endpoint: if any of them must get no secrets, none gets any.

@@ -43,10 +43,10 @@ impl Dispatcher {
     ) -> Result<Dispatch, Box<Rejection>> {
         let (rpc, body) = (&authorized.permit.rpc, &authorized.body);
         self.require_era(endpoint, Era::Legacy)?;
-        let era = Era::Legacy;
-        let asked = rpc
-            .protocol_version
-            .ok_or_else(|| invalid(era, "version_missing", "params.protocolVersion must be a string"))?;
+        let client_era = Era::Legacy;
+        let asked = rpc.protocol_version.ok_or_else(|| {
+            invalid(client_era, "version_missing", "params.protocolVersion must be a string")
+        })?;
         let object = |span: Option<Span>, fallback: &'static [u8]| {
             span.map_or(Bytes::from_static(fallback), |span| Bytes::copy_from_slice(span.of(body)))
         };
@@ -63,7 +63,7 @@ impl Dispatcher {
         if capabilities.len() + info.len() > MAX_CLIENT {
             let message =
                 format!("capabilities and the name in clientInfo are longer than {MAX_CLIENT} bytes");
-            return Err(invalid(era, "client_too_long", message));
+            return Err(invalid(client_era, "client_too_long", message));
         }
         let session = self
             .sessions
@@ -227,7 +227,7 @@ impl Dispatcher {
         &self,
         authorized: AuthorizedRequest<'_>,
     ) -> Result<Dispatch, Box<Rejection>> {
-        let Some(session) = authorized.session.filter(|_| authorized.permit.era == Era::Legacy) else {
+        let Some(session) = authorized.session.filter(|_| authorized.permit.client_era == Era::Legacy) else {
             return Err(Box::new(Rejection::new(
                 400,
                 code::INVALID_REQUEST,
@@ -249,7 +249,7 @@ impl Dispatcher {
         let body = self.sent_to(authorized.snapshot, &server, &body, place)?.unwrap_or(body);
         Ok(Dispatch::Forward(UpstreamRequest {
             body,
-            era: Era::Legacy,
+            server_era: Era::Legacy,
             session: Some(session.clone()),
             upstream_session: Some(upstream_session),
             in_flight: None,
@@ -277,14 +277,14 @@ impl Dispatcher {
         authorized: &AuthorizedRequest<'_>,
         endpoint: &Endpoint,
     ) -> Result<Dispatch, Box<Rejection>> {
-        let (rpc, era) = (&authorized.permit.rpc, authorized.permit.era);
-        if message::member(&endpoint.view(era).capabilities, "logging").is_none() {
-            return Err(unknown_method(era));
+        let (rpc, client_era) = (&authorized.permit.rpc, authorized.permit.client_era);
+        if message::member(&endpoint.view(client_era).capabilities, "logging").is_none() {
+            return Err(unknown_method(client_era));
         }
         let level = rpc.level.map(|level| level.read(&authorized.body));
         let Some(level) = level.filter(|level| LEVELS.contains(&&**level)) else {
             let message = format!("params.level must be one of {}", LEVELS.join(", "));
-            return Err(invalid(era, "unknown_level", message));
+            return Err(invalid(client_era, "unknown_level", message));
         };
         if let Some(session) = authorized.session {
             // Nothing else of the client's message goes to so many servers.

@@ -9,7 +9,6 @@ use std::cell::OnceCell;
 use filters::{Call, CallTarget, TargetKind};
 use mcp::{Era, MessageKind as Shape, Text};
 
-use super::rejections::other_era;
 use crate::catalog::{Endpoint, Target};
 use mcp::method::Method;
 
@@ -31,7 +30,7 @@ pub fn resolve_target<'a>(
         return None;
     }
     let (rpc, body) = (&call.rpc, call.body);
-    let resolver = Resolver { endpoint, era: call.era, body, unescaped };
+    let resolver = Resolver { endpoint, client_era: call.client_era, body, unescaped };
     match Method::parse(&rpc.method_name(body)) {
         Method::ToolsCall => resolver.named(TargetKind::Tool, rpc.name?),
         Method::PromptsGet => resolver.named(TargetKind::Prompt, rpc.name?),
@@ -62,7 +61,7 @@ pub fn resolve_target<'a>(
 
 struct Resolver<'a> {
     endpoint: &'a Endpoint,
-    era: Era,
+    client_era: Era,
     body: &'a [u8],
     unescaped: &'a OnceCell<String>,
 }
@@ -74,7 +73,7 @@ impl<'a> Resolver<'a> {
             let view = self.endpoint.view(era);
             if kind == TargetKind::Tool { view.tools.get(&*requested) } else { view.prompts.get(&*requested) }
         };
-        if let Some(target) = find(self.era).or_else(|| find(other_era(self.era))) {
+        if let Some(target) = find(self.client_era).or_else(|| find(self.client_era.other())) {
             let call_target = CallTarget { kind, name: &target.qualified_name, server: &target.server.name };
             return Some(ResolvedTarget { call_target, target: Some(target) });
         }
@@ -96,7 +95,7 @@ impl<'a> Resolver<'a> {
             std::borrow::Cow::Owned(requested) => self.unescaped.get_or_init(|| requested),
         };
         let find = |era| self.endpoint.view(era).resource(requested);
-        let target: Option<&'a Target> = find(self.era).or_else(|| find(other_era(self.era)));
+        let target: Option<&'a Target> = find(self.client_era).or_else(|| find(self.client_era.other()));
         let server = target.map(|target| &target.server).or(self.endpoint.single.as_ref())?;
         Some(ResolvedTarget {
             call_target: CallTarget { kind: TargetKind::Resource, name: requested, server: &server.name },

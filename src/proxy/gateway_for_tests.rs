@@ -76,7 +76,7 @@ pub fn call(server: &Arc<Server>) -> UpstreamRequest {
     UpstreamRequest {
         server: server.clone(),
         body: Bytes::from_static(b"{}"),
-        era: Era::Modern,
+        server_era: Era::Modern,
         session: None,
         upstream_session: None,
         in_flight: None,

@@ -84,12 +84,12 @@ impl ProxyHttp for Gateway {
                 ctx.request = Some(upstream_request);
                 Ok(false)
             }
-            Some(Next::Stream(era, message_stream)) => {
+            Some(Next::Stream(client_era, message_stream)) => {
                 if message_stream.stream {
                     // The body that was counted is gone.
                     ctx.buffered = None;
                 }
-                stream_response::stream_to_client(session, ctx, era, message_stream, &self.dispatcher)
+                stream_response::stream_to_client(session, ctx, client_era, message_stream, &self.dispatcher)
                     .await
                     .map(|()| true)
             }

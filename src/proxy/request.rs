@@ -205,7 +205,7 @@ impl Gateway {
             }
         };
         let Authorized { mut permit, body, id } = authorized;
-        let era = permit.era;
+        let client_era = permit.client_era;
         ctx.id = id;
         ctx.slots = share_slots(std::mem::take(&mut permit.slots));
         let client = match request_head::session(&self.dispatcher, session, &endpoint, &permit, &body) {
@@ -238,7 +238,7 @@ impl Gateway {
             Ok(Dispatch::Stream(message_stream)) => {
                 // A stream may last for days. It keeps nothing of the snapshot that it began with.
                 drop((snapshot, endpoint));
-                Ok(Some(Next::Stream(era, message_stream)))
+                Ok(Some(Next::Stream(client_era, message_stream)))
             }
             Ok(Dispatch::Forward(upstream_request)) => {
                 // The gateway's own client sends it if Pingora would not send the body (see

@@ -93,7 +93,7 @@ pub fn session(
 ) -> Result<Option<Arc<session::Session>>, Rejection> {
     let opens = permit.rpc.kind == MessageKind::Request
         && permit.rpc.method.is_some_and(|m| m.is(body, "initialize"));
-    if permit.era == Era::Modern || opens {
+    if permit.client_era == Era::Modern || opens {
         return Ok(None);
     }
     find(dispatcher, session, endpoint, &permit.caller).map(Some)

@@ -60,8 +60,8 @@ pub(super) async fn still_authorized(
 
 /// The status of an error of a server that does not speak HTTP. In the modern era some errors have a status
 /// of their own (2026-07-28, streamable-http).
-fn status_of(era: Era, error: &[u8]) -> u16 {
-    if era == Era::Legacy {
+fn status_of(client_era: Era, error: &[u8]) -> u16 {
+    if client_era == Era::Legacy {
         return 200;
     }
     let code = message::member(error, "code")
@@ -86,7 +86,7 @@ fn status_of(era: Era, error: &[u8]) -> u16 {
 pub async fn stream_to_client(
     session: &mut Session,
     ctx: &mut RequestContext,
-    era: Era,
+    client_era: Era,
     mut message_stream: MessageStream,
     dispatcher: &Dispatcher,
 ) -> pingora::Result<()> {
@@ -148,7 +148,7 @@ pub async fn stream_to_client(
                 if begun {
                     return write_body(session, sse::message(&message), true).await;
                 }
-                let status = error.map_or(200, |error| status_of(era, error.of(&message)));
+                let status = error.map_or(200, |error| status_of(client_era, error.of(&message)));
                 return write_response(
                     session,
                     ctx,

@@ -87,7 +87,7 @@ pub fn request(
             headers.insert(CONTENT_LENGTH, HeaderValue::from(upstream_request.body.len()));
         }
     }
-    match (upstream_request.era, upstream_session) {
+    match (upstream_request.server_era, upstream_session) {
         (Era::Modern, _) => modern(&mut headers, client, upstream_request, &searched)?,
         (Era::Legacy, Some(upstream_session)) => {
             if let Ok(version) = HeaderValue::from_str(&upstream_session.version) {
@@ -233,7 +233,7 @@ pub fn resumption(
     let running = server.begin_call().map_err(|error| error.rejection(&server.name))?;
     Ok(Some(UpstreamRequest {
         body: bytes::Bytes::new(),
-        era: Era::Legacy,
+        server_era: Era::Legacy,
         session: Some(client.clone()),
         upstream_session: Some(upstream_session),
         in_flight: None,

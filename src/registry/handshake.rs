@@ -45,15 +45,15 @@ impl Handshake {
     }
 
     /// Starts the handshake in one more era.
-    pub fn connect_missing(&mut self, server: &Server, era: Era, until: Instant) {
+    pub fn connect_missing(&mut self, server: &Server, server_era: Era, until: Instant) {
         let upstream = server.upstream.clone();
-        let connecting = tokio::spawn(async move { upstream.connect(era, until).await });
-        self.pending[era as usize] = Some(AbortOnDropHandle::new(connecting));
+        let connecting = tokio::spawn(async move { upstream.connect(server_era, until).await });
+        self.pending[server_era as usize] = Some(AbortOnDropHandle::new(connecting));
     }
 
     /// The eras in which the server is still starting. An era that is tried again does not count.
     pub fn starting(&self, server: &Server) -> [bool; 2] {
-        ERAS.map(|era| self.pending[era as usize].is_some() && server.is_starting(era))
+        ERAS.map(|server_era| self.pending[server_era as usize].is_some() && server.is_starting(server_era))
     }
 
     pub fn is_connecting(&self) -> bool {
@@ -63,19 +63,19 @@ impl Handshake {
     /// The next handshake that ends.
     pub async fn connected(&mut self) -> (Era, Result<ServerHandshake, UpstreamError>) {
         let done = std::future::poll_fn(|context| {
-            for era in ERAS {
-                if let Some(connecting) = &mut self.pending[era as usize]
+            for server_era in ERAS {
+                if let Some(connecting) = &mut self.pending[server_era as usize]
                     && let Poll::Ready(outcome) = Pin::new(connecting).poll(context)
                 {
-                    return Poll::Ready((era, outcome));
+                    return Poll::Ready((server_era, outcome));
                 }
             }
             Poll::Pending
         });
-        let (era, outcome) = done.await;
-        self.pending[era as usize] = None;
+        let (server_era, outcome) = done.await;
+        self.pending[server_era as usize] = None;
         (
-            era,
+            server_era,
             outcome
                 .unwrap_or_else(|_| Err(UpstreamError::Unreachable("the gateway is shutting down".into()))),
         )
@@ -94,12 +94,12 @@ pub(super) async fn handshake(
     let mut rejections = Vec::new();
     let mut last_error = None;
     let mut remaining = Vec::new();
-    for era in ERAS {
-        match is_wanted(server, era) {
-            true => remaining.push(era),
+    for server_era in ERAS {
+        match is_wanted(server, server_era) {
+            true => remaining.push(server_era),
             false => {
                 let why = "`era` in the configuration says so".into();
-                rejections.push(UpstreamError::WrongEra(era, why).to_string());
+                rejections.push(UpstreamError::WrongEra(server_era, why).to_string());
             }
         }
     }
@@ -108,34 +108,34 @@ pub(super) async fn handshake(
     let mut timeout = Instant::now();
     loop {
         tokio::select! {
-            (era, outcome) = state.connected(), if state.is_connecting() => match outcome {
+            (server_era, outcome) = state.connected(), if state.is_connecting() => match outcome {
                 Ok(handshake) => {
-                    handshakes[era as usize] = Some(handshake);
+                    handshakes[server_era as usize] = Some(handshake);
                     timeout = Instant::now() + HEDGE;
-                    if let Some(era) = remaining.pop() {
-                        state.connect_missing(server, era, until);
+                    if let Some(server_era) = remaining.pop() {
+                        state.connect_missing(server, server_era, until);
                     }
                 }
-                Err(UpstreamError::WrongEra(era, why)) => {
-                    rejections.push(UpstreamError::WrongEra(era, why).to_string());
-                    if let Some(era) = remaining.pop() {
-                        state.connect_missing(server, era, until);
+                Err(UpstreamError::WrongEra(server_era, why)) => {
+                    rejections.push(UpstreamError::WrongEra(server_era, why).to_string());
+                    if let Some(server_era) = remaining.pop() {
+                        state.connect_missing(server, server_era, until);
                     }
                 }
                 // The server is absent: there is no second attempt.
                 Err(error) if !remaining.is_empty() && error.is_absence() => return Err((error, before)),
                 // The response is neither yes nor no, or there is none.
                 Err(error) => {
-                    state.undecided[era as usize] = true;
+                    state.undecided[server_era as usize] = true;
                     last_error = Some(error);
-                    if let Some(era) = remaining.pop() {
-                        state.connect_missing(server, era, until);
+                    if let Some(server_era) = remaining.pop() {
+                        state.connect_missing(server, server_era, until);
                     }
                 }
             },
             () = tokio::time::sleep_until(timeout), if !remaining.is_empty() || state.is_connecting() && handshakes.iter().any(Option::is_some) => {
-                let Some(era) = remaining.pop() else { break };
-                state.connect_missing(server, era, until);
+                let Some(server_era) = remaining.pop() else { break };
+                state.connect_missing(server, server_era, until);
                 timeout = Instant::now() + HEDGE;
             }
             else => break,
@@ -149,14 +149,16 @@ pub(super) async fn handshake(
     if let Some(error) = last_error {
         tracing::warn!(server = %server.name, %error, "the handshake in one of the two eras failed; its lists stay as they were");
     }
-    for era in ERAS {
-        let at = era as usize;
+    for server_era in ERAS {
+        let at = server_era as usize;
         let old = before[at].as_ref();
         state.lists[at] = match handshakes[at].take() {
-            Some(handshake) => match lists(server, era, &handshake, old.map(|known| &known.lists)).await {
-                Ok(lists) => Some(Arc::new(server_lists(server, era, handshake, lists))),
-                Err(error) => return Err((error, before)),
-            },
+            Some(handshake) => {
+                match lists(server, server_era, &handshake, old.map(|known| &known.lists)).await {
+                    Ok(lists) => Some(Arc::new(server_lists(server, server_era, handshake, lists))),
+                    Err(error) => return Err((error, before)),
+                }
+            }
             None => old.filter(|_| state.undecided[at] || state.pending[at].is_some()).cloned(),
         };
     }
@@ -165,7 +167,7 @@ pub(super) async fn handshake(
 
 pub(super) fn server_lists(
     server: &Server,
-    era: Era,
+    server_era: Era,
     handshake: ServerHandshake,
     lists: Lists,
 ) -> ServerLists {
@@ -174,11 +176,11 @@ pub(super) fn server_lists(
             tracing::warn!(server = %server.name, %reason, "a part of its greeting does not fit the protocol and is left out");
         }
     }
-    ServerLists { handshake, lists, events: era == Era::Legacy && server.upstream.lists_as_events() }
+    ServerLists { handshake, lists, events: server_era == Era::Legacy && server.upstream.lists_as_events() }
 }
 
-pub(super) fn is_wanted(server: &Server, era: Era) -> bool {
-    match era {
+pub(super) fn is_wanted(server: &Server, server_era: Era) -> bool {
+    match server_era {
         Era::Modern => server.config.era.is_modern(),
         Era::Legacy => server.config.era.is_legacy(),
     }

@@ -17,7 +17,7 @@ pub struct ListChangeWatcher {
     registry: Arc<Registry>,
     changes: watch::Receiver<u64>,
     path: Arc<str>,
-    era: Era,
+    client_era: Era,
     /// At the last check: the config generation, the fingerprints of the whole lists and of what the caller
     /// sees.
     generation: u64,
@@ -41,16 +41,16 @@ impl ListChangeWatcher {
         registry: Arc<Registry>,
         snapshot: &Snapshot,
         endpoint: &Arc<Endpoint>,
-        era: Era,
+        client_era: Era,
         caller: &Caller,
     ) -> Self {
-        let visible = registry.visible_to(snapshot, endpoint, caller).await.view(era).fingerprints;
+        let visible = registry.visible_to(snapshot, endpoint, caller).await.view(client_era).fingerprints;
         Self {
             changes: registry.changes.subscribe(),
             path: endpoint.path.clone(),
-            era,
+            client_era,
             generation: snapshot.config_generation,
-            whole: endpoint.view(era).fingerprints,
+            whole: endpoint.view(client_era).fingerprints,
             visible,
             due: true,
             registry,
@@ -73,12 +73,13 @@ impl ListChangeWatcher {
     async fn check(&mut self, caller: &Caller) -> Option<ListChange> {
         let snapshot = self.registry.snapshot();
         let Some(endpoint) = snapshot.catalog.endpoint(&self.path) else { return Some(ListChange::Gone) };
-        let whole = endpoint.view(self.era).fingerprints;
+        let whole = endpoint.view(self.client_era).fingerprints;
         if (self.generation, self.whole) == (snapshot.config_generation, whole) {
             return None;
         }
         (self.generation, self.whole) = (snapshot.config_generation, whole);
-        let visible = self.registry.visible_to(&snapshot, endpoint, caller).await.view(self.era).fingerprints;
+        let visible =
+            self.registry.visible_to(&snapshot, endpoint, caller).await.view(self.client_era).fingerprints;
         let before = std::mem::replace(&mut self.visible, visible);
         let kinds = ListKind::ANNOUNCED.into_iter().zip(before.iter().zip(visible));
         let changed: Vec<ListKind> =

@@ -25,7 +25,7 @@ const NO_METHOD: &[u8] = b"-32601";
 /// All lists of a server in one era. Where the server returns an error for a list, the one of `before` stays.
 pub async fn lists(
     server: &Server,
-    era: Era,
+    server_era: Era,
     handshake: &ServerHandshake,
     before: Option<&Lists>,
 ) -> Result<Lists, UpstreamError> {
@@ -35,7 +35,7 @@ pub async fn lists(
             continue;
         }
         let old = before.map(|before| before.listing(kind));
-        lists.0[kind as usize] = match listing(server, era, kind, old).await? {
+        lists.0[kind as usize] = match listing(server, server_era, kind, old).await? {
             Ok(listing) => listing,
             Err(error) => {
                 if !old.is_some_and(|old| old.stale) {
@@ -52,11 +52,11 @@ pub async fn lists(
 /// One list, or the error that the server returned for it.
 async fn listing(
     server: &Server,
-    era: Era,
+    server_era: Era,
     kind: ListKind,
     before: Option<&Listing>,
 ) -> Result<Result<Listing, String>, UpstreamError> {
-    let validator = PageValidator::new(era, kind, before);
+    let validator = PageValidator::new(server_era, kind, before);
     let mut listing = Listing { public: true, ..Listing::default() };
     let mut cursor: Option<String> = None;
     let mut seen_cursors = HashSet::new();
@@ -70,9 +70,9 @@ async fn listing(
     for _ in 0..MAX_PAGES {
         let rest = cursor.as_ref().map(|cursor| format!(r#""cursor":{}"#, quote(cursor))).unwrap_or_default();
         let call = UpstreamCall {
-            era,
+            server_era,
             method: kind.method(),
-            params: gateway_params(era, &rest),
+            params: gateway_params(server_era, &rest),
             progress: None,
             timeout: server.timeout,
         };
@@ -111,7 +111,7 @@ async fn listing(
 
 /// Decides which entries of a list clients can read.
 struct PageValidator<'a> {
-    era: Era,
+    server_era: Era,
     kind: ListKind,
     /// Entries that were validated before. Lists are read again and again, and seldom change.
     known: HashMap<&'a str, &'a Item>,
@@ -120,10 +120,10 @@ struct PageValidator<'a> {
 }
 
 impl<'a> PageValidator<'a> {
-    fn new(era: Era, kind: ListKind, before: Option<&'a Listing>) -> Self {
+    fn new(server_era: Era, kind: ListKind, before: Option<&'a Listing>) -> Self {
         let items = before.into_iter().flat_map(|before| &before.items);
         let known = items.map(|item| (item.key.as_str(), item)).collect();
-        Self { era, kind, known, definition: OnceCell::new() }
+        Self { server_era, kind, known, definition: OnceCell::new() }
     }
 
     /// Removes invalid entries.
@@ -142,10 +142,10 @@ impl<'a> PageValidator<'a> {
         let known = self.known.get(item.key.as_str());
         if known.is_none_or(|known| known.definition() != item.definition()) {
             let definition =
-                self.definition.get_or_init(|| EntryDefinition::new(self.era, self.kind.definition()));
+                self.definition.get_or_init(|| EntryDefinition::new(self.server_era, self.kind.definition()));
             definition.check(item.definition())?;
         }
-        if (self.era, self.kind) == (Era::Modern, ListKind::Tools) {
+        if (self.server_era, self.kind) == (Era::Modern, ListKind::Tools) {
             // Clients must leave out tools that they could not call correctly (2026-07-28, streamable-http,
             // `x-mcp-header`).
             item.read_param_headers().map_err(|why| why.to_string())?;

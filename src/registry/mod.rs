@@ -139,15 +139,17 @@ impl RegistryEntry {
     /// The eras in which the active server is still starting, as far as its supervisor has reported.
     fn starting(&self) -> [bool; 2] {
         let reported = self.starting.filter(|_| self.replaced.is_none());
-        reported.unwrap_or_else(|| ERAS.map(|era| self.active().is_starting(era)))
+        reported.unwrap_or_else(|| ERAS.map(|server_era| self.active().is_starting(server_era)))
     }
 
     /// Logs that its server is connected.
     fn log_connected(&self) {
         let lists = [(&self.legacy, Era::Legacy), (&self.modern, Era::Modern)];
-        let lists = lists.into_iter().filter_map(|(era_lists, era)| Some((era_lists.as_ref()?, era)));
-        let (tools, eras): (Vec<usize>, Vec<&str>) =
-            lists.map(|(era_lists, era)| (era_lists.lists.of(ListKind::Tools).len(), era.as_str())).unzip();
+        let lists =
+            lists.into_iter().filter_map(|(era_lists, server_era)| Some((era_lists.as_ref()?, server_era)));
+        let (tools, eras): (Vec<usize>, Vec<&str>) = lists
+            .map(|(era_lists, server_era)| (era_lists.lists.of(ListKind::Tools).len(), server_era.as_str()))
+            .unzip();
         let tools = tools.into_iter().max().unwrap_or(0);
         tracing::info!(server = %self.server.name, eras = eras.join(","), tools, "server connected");
     }
@@ -322,7 +324,7 @@ impl Registry {
             if registry.upgrade().is_none_or(|registry| registry.activate(&server)) {
                 return;
             }
-            let starts = || ERAS.iter().any(|era| server.is_starting(*era));
+            let starts = || ERAS.iter().any(|server_era| server.is_starting(*server_era));
             let untried = registry.upgrade().map(|registry| registry.untried.subscribe());
             let (Some(mut untried), rest) = (untried, server.limits.startup.saturating_sub(REPLACE_TIMEOUT))
             else {
@@ -440,7 +442,7 @@ impl Registry {
 
     fn count_untried(&self, kept: &BTreeMap<Arc<str>, RegistryEntry>) {
         let servers = kept.values().filter(|kept| !kept.tried).count();
-        let starting = |era| kept.values().filter(|kept| kept.server.is_starting(era)).count();
+        let starting = |server_era| kept.values().filter(|kept| kept.server.is_starting(server_era)).count();
         self.untried.send_replace((servers, starting(Era::Legacy) + starting(Era::Modern)));
     }
 }

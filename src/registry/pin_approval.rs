@@ -12,7 +12,7 @@ pub struct PinDefinition {
     /// The qualified name.
     pub tool: String,
     pub server: String,
-    pub era: Era,
+    pub server_era: Era,
     /// SHA-256 of the server's current definition.
     pub hash: String,
     /// Whether clients see it.
@@ -38,13 +38,13 @@ impl Registry {
         let kept = self.lock();
         let mut all = Vec::new();
         for kept in kept.values().filter(|kept| kept.active().config.pinning != Pinning::Off) {
-            for (era, lists) in [(Era::Legacy, &kept.legacy), (Era::Modern, &kept.modern)] {
+            for (server_era, lists) in [(Era::Legacy, &kept.legacy), (Era::Modern, &kept.modern)] {
                 let Some(lists) = lists else { continue };
                 let shown = |tool: &str| {
                     let endpoint = snapshot.catalog.endpoint("/mcp");
-                    endpoint.is_some_and(|endpoint| endpoint.view(era).tools.contains_key(tool))
+                    endpoint.is_some_and(|endpoint| endpoint.view(server_era).tools.contains_key(tool))
                 };
-                all.extend(of(kept, era, lists).map(|d| PinDefinition { shown: shown(&d.tool), ..d }));
+                all.extend(of(kept, server_era, lists).map(|d| PinDefinition { shown: shown(&d.tool), ..d }));
             }
         }
         all
@@ -73,17 +73,17 @@ impl Registry {
     }
 }
 
-fn of(kept: &RegistryEntry, era: Era, lists: &ServerLists) -> impl Iterator<Item = PinDefinition> {
+fn of(kept: &RegistryEntry, server_era: Era, lists: &ServerLists) -> impl Iterator<Item = PinDefinition> {
     let server = kept.active();
     lists.lists.of(ListKind::Tools).iter().filter_map(move |item| {
         let own = server.visible_tool(&item.key)?;
         Some(PinDefinition {
             tool: server.federated(own),
             server: server.name.to_string(),
-            era,
+            server_era,
             hash: hash(item.definition()),
             shown: false,
-            owner: super::pin_check::owner(server, era),
+            owner: super::pin_check::owner(server, server_era),
             key: item.key.clone(),
         })
     })

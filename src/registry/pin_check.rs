@@ -15,7 +15,7 @@ use crate::telemetry::Metrics;
 pub fn without_changed(
     pins: &Pins,
     server: &Arc<Server>,
-    era: Era,
+    server_era: Era,
     lists: &Arc<ServerLists>,
     pinned: &BTreeMap<String, [u8; 32]>,
     metrics: &Metrics,
@@ -25,7 +25,7 @@ pub fn without_changed(
         Pinning::Warn => PinMode::Warn,
         Pinning::Block => PinMode::Block,
     };
-    let owner = owner(server, era);
+    let owner = owner(server, server_era);
     let mut hidden = Vec::new();
     for item in lists.lists.of(ListKind::Tools) {
         let name = server.visible_tool(&item.key).map(|own| server.federated(own));
@@ -59,8 +59,8 @@ pub fn without_changed(
 
 /// The key under which a server's definitions are remembered: one per era, as its definitions may differ
 /// between eras.
-pub fn owner(server: &Server, era: Era) -> String {
-    format!("{} {}", server.name, era.as_str())
+pub fn owner(server: &Server, server_era: Era) -> String {
+    format!("{} {}", server.name, server_era.as_str())
 }
 
 fn hex(hash: &[u8; 32]) -> String {

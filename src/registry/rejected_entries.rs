@@ -23,7 +23,7 @@ pub fn log(server: &Server, now: &EraLists, metrics: &Metrics) {
         metrics.catalog_rejected(&server.name, kind.member(), count);
         let news = news(server, now, kind);
         for (entry, found) in news.iter().take(MAX_LOGGED) {
-            let mut eras: Vec<&str> = found.iter().map(|(era, _)| era.as_str()).collect();
+            let mut eras: Vec<&str> = found.iter().map(|(server_era, _)| server_era.as_str()).collect();
             eras.dedup();
             // Entries of one name may have different reasons.
             let why: BTreeSet<&str> = found.iter().map(|(_, why)| *why).collect();
@@ -41,17 +41,19 @@ pub fn log(server: &Server, now: &EraLists, metrics: &Metrics) {
 /// eras is logged once.
 fn news<'a>(server: &Server, now: &'a EraLists, kind: ListKind) -> BTreeMap<&'a str, Vec<(Era, &'a str)>> {
     let mut all: BTreeMap<&RejectedEntry, Vec<Era>> = BTreeMap::new();
-    for (era, lists) in [Era::Legacy, Era::Modern].into_iter().zip(now) {
+    for (server_era, lists) in [Era::Legacy, Era::Modern].into_iter().zip(now) {
         for one in lists.iter().flat_map(|lists| rejected(lists, kind)) {
-            all.entry(one).or_default().push(era);
+            all.entry(one).or_default().push(server_era);
         }
     }
     all.retain(|one, _| server.warns((kind.member(), &one.key, &one.why)));
     let mut news: BTreeMap<&str, Vec<(Era, &str)>> = BTreeMap::new();
     for (one, eras) in all {
-        news.entry(&one.key).or_default().extend(eras.into_iter().map(|era| (era, one.why.as_str())));
+        news.entry(&one.key)
+            .or_default()
+            .extend(eras.into_iter().map(|server_era| (server_era, one.why.as_str())));
     }
-    news.values_mut().for_each(|found| found.sort_unstable_by_key(|(era, _)| era.as_str()));
+    news.values_mut().for_each(|found| found.sort_unstable_by_key(|(server_era, _)| server_era.as_str()));
     news
 }
 

@@ -36,10 +36,10 @@ impl Registry {
         let generation = self.snapshot.load().catalog.generation + 1;
         let pinned = &runtime_config.config.guard.pins;
         let mut faults: BTreeMap<Arc<str>, String> = BTreeMap::new();
-        let mut visible = |server: &Arc<Server>, era, lists: &Option<Arc<ServerLists>>| {
+        let mut visible = |server: &Arc<Server>, server_era, lists: &Option<Arc<ServerLists>>| {
             let lists = lists.as_ref()?;
             let visible =
-                || pin_check::without_changed(&self.pins, server, era, lists, pinned, &self.metrics);
+                || pin_check::without_changed(&self.pins, server, server_era, lists, pinned, &self.metrics);
             panics::of(visible).map_err(|why| faults.insert(server.name.clone(), why)).ok()
         };
         let mut seen: Vec<DiscoveredServer> = kept

@@ -61,7 +61,7 @@ async fn run(server: Arc<Server>, registry: Weak<Registry>, known: Option<EraLis
             match outcome {
                 Ok(new) => {
                     state = new;
-                    let starting = ERAS.map(|era| state.pending[era as usize].is_some());
+                    let starting = ERAS.map(|server_era| state.pending[server_era as usize].is_some());
                     alive.update(&server, Ok((state.lists.clone(), starting)));
                 }
                 Err((error, before)) => {
@@ -103,17 +103,17 @@ async fn watch(
     tick.reset();
     let (mut failures, mut asked) = ([0; 2], Era::Modern);
     let mut listed = Instant::now();
-    let watch = |era: Era, spoken: bool| {
+    let watch = |server_era: Era, spoken: bool| {
         let (server, changed) = (server.clone(), changed.clone());
         Box::pin(async move {
             if spoken {
-                server.upstream.watch_lists(era, &changed).await
+                server.upstream.watch_lists(server_era, &changed).await
             } else {
                 std::future::pending().await
             }
         })
     };
-    let mut watching = ERAS.map(|era| watch(era, state.lists[era as usize].is_some()));
+    let mut watching = ERAS.map(|server_era| watch(server_era, state.lists[server_era as usize].is_some()));
     let mut quiet = [false, false];
     // When the lists are to be refreshed because of a notification.
     let mut due = is_old.then(Instant::now);
@@ -141,12 +141,12 @@ async fn watch(
                 Ok(()) => { quiet[1] = true; false }
                 Err(error) => return error.to_string(),
             },
-            (era, outcome) = state.connected(), if state.is_connecting() => {
-                match settle(server, state, era, outcome).await {
+            (server_era, outcome) = state.connected(), if state.is_connecting() => {
+                match settle(server, state, server_era, outcome).await {
                     Ok(changed) => {
-                        let at = era as usize;
+                        let at = server_era as usize;
                         if changed {
-                            (watching[at], quiet[at]) = (watch(era, state.lists[at].is_some()), false);
+                            (watching[at], quiet[at]) = (watch(server_era, state.lists[at].is_some()), false);
                         }
                         let Some(registry) = registry.upgrade() else { return "the gateway ends".into() };
                         registry.update(server, Ok((state.lists.clone(), state.starting(server))));
@@ -213,16 +213,16 @@ async fn watch(
 async fn settle(
     server: &Server,
     state: &mut Handshake,
-    era: Era,
+    server_era: Era,
     outcome: Result<ServerHandshake, UpstreamError>,
 ) -> Result<bool, UpstreamError> {
-    let at = era as usize;
+    let at = server_era as usize;
     match outcome {
         Ok(handshake) => {
             let old = state.lists[at].take();
-            let lists = lists(server, era, &handshake, old.as_ref().map(|known| &known.lists)).await;
+            let lists = lists(server, server_era, &handshake, old.as_ref().map(|known| &known.lists)).await;
             state.undecided[at] = false;
-            state.lists[at] = Some(Arc::new(server_lists(server, era, handshake, lists?)));
+            state.lists[at] = Some(Arc::new(server_lists(server, server_era, handshake, lists?)));
             Ok(true)
         }
         Err(UpstreamError::WrongEra(..)) => {
@@ -241,28 +241,29 @@ async fn settle(
 /// only servers over HTTP change while they run.
 fn reconnect(server: &Server, state: &mut Handshake) {
     let until = Instant::now() + server.limits.startup;
-    for era in ERAS {
-        let at = era as usize;
+    for server_era in ERAS {
+        let at = server_era as usize;
         let is_due = match state.lists[at] {
             None => state.undecided[at] || server.upstream.endpoint_pool().is_some(),
             Some(_) => state.undecided[at],
         };
-        if is_due && is_wanted(server, era) && state.pending[at].is_none() {
-            state.connect_missing(server, era, until);
+        if is_due && is_wanted(server, server_era) && state.pending[at].is_none() {
+            state.connect_missing(server, server_era, until);
         }
     }
 }
 
 async fn refresh_lists(server: &Server, current: &EraLists) -> Result<EraLists, UpstreamError> {
     let mut new = [None, None];
-    for era in ERAS {
-        if let Some(known) = &current[era as usize] {
-            let handshake = match era {
+    for server_era in ERAS {
+        if let Some(known) = &current[server_era as usize] {
+            let handshake = match server_era {
                 Era::Modern => discovered(server).await?.unwrap_or_else(|| known.handshake.clone()),
                 Era::Legacy => known.handshake.clone(),
             };
-            let lists = lists(server, era, &handshake, Some(&known.lists)).await?;
-            new[era as usize] = Some(Arc::new(self::server_lists(server, era, handshake, lists)));
+            let lists = lists(server, server_era, &handshake, Some(&known.lists)).await?;
+            new[server_era as usize] =
+                Some(Arc::new(self::server_lists(server, server_era, handshake, lists)));
         }
     }
     Ok(new)
@@ -277,15 +278,15 @@ async fn discovered(server: &Server) -> Result<Option<ServerHandshake>, Upstream
 }
 
 /// Checks the health of a server; if it is healthy, returns whether its handshake has changed.
-async fn check(server: &Server, lists: &EraLists, era: Era) -> Result<bool, UpstreamError> {
+async fn check(server: &Server, lists: &EraLists, server_era: Era) -> Result<bool, UpstreamError> {
     match server.upstream.is_healthy() {
         Some(true) => return Ok(false),
         Some(false) => return Err(UpstreamError::Unreachable("all of its endpoints are down".into())),
         None => {}
     }
-    let Some(known) = &lists[era as usize] else { return Ok(false) };
-    if era == Era::Legacy {
-        return ping(server, era, "ping").await.map(|_| false);
+    let Some(known) = &lists[server_era as usize] else { return Ok(false) };
+    if server_era == Era::Legacy {
+        return ping(server, server_era, "ping").await.map(|_| false);
     }
     Ok(discovered(server).await?.is_some_and(|handshake| handshake != known.handshake))
 }
@@ -293,7 +294,7 @@ async fn check(server: &Server, lists: &EraLists, era: Era) -> Result<bool, Upst
 /// The era of the next health check: each that the server speaks, in turn. A server that is down is down in
 /// both, and an idle gateway sends half as much.
 fn stagger(lists: &EraLists, last: Era) -> Era {
-    let next = if last == Era::Modern { Era::Legacy } else { Era::Modern };
+    let next = last.other();
     if lists[next as usize].is_some() { next } else { last }
 }
 
@@ -313,11 +314,17 @@ fn refresh_interval(lists: &EraLists, quiet: [bool; 2]) -> Duration {
 }
 
 /// Sends a health check request.
-async fn ping(server: &Server, era: Era, method: &str) -> Result<RpcOutcome, UpstreamError> {
+async fn ping(server: &Server, server_era: Era, method: &str) -> Result<RpcOutcome, UpstreamError> {
     let timeout = server.timeout.min(Duration::from_secs(5));
     server
         .upstream
-        .call(UpstreamCall { era, method, params: gateway_params(era, ""), progress: None, timeout })
+        .call(UpstreamCall {
+            server_era,
+            method,
+            params: gateway_params(server_era, ""),
+            progress: None,
+            timeout,
+        })
         .await
 }
 

@@ -292,8 +292,8 @@ impl Server {
     }
 
     /// Whether it was started and the era is not decided yet.
-    pub fn is_starting(&self, era: Era) -> bool {
-        self.starting[era as usize].load(Ordering::Relaxed)
+    pub fn is_starting(&self, server_era: Era) -> bool {
+        self.starting[server_era as usize].load(Ordering::Relaxed)
     }
 
     /// Whether it is starting and cannot be called at all yet.

@@ -27,7 +27,8 @@ pub struct LocalCall {
     /// The caller's slots in limits, which are held until the server is done: a legacy client that
     /// disconnects does not end its call.
     pub slots: Option<Arc<Slots>>,
-    pub era: Era,
+    pub client_era: Era,
+    pub server_era: Era,
     pub method: String,
     pub params: Bytes,
     /// The caller's id as written.
@@ -43,7 +44,7 @@ pub struct LocalCall {
 /// cancellation).
 pub fn start(runtime: &Handle, call: LocalCall, stop: CancellationToken) -> MessageStream {
     let (message, receiver) = mpsc::channel(32);
-    let modern = call.era == Era::Modern;
+    let modern = call.client_era == Era::Modern;
     let task = runtime.spawn(async move {
         let last = tokio::select! {
             last = run(call, &message) => last,
@@ -63,7 +64,8 @@ async fn run(call: LocalCall, out: &mpsc::Sender<StreamItem>) -> StreamItem {
         in_flight,
         state_change,
         slots: _slots,
-        era,
+        client_era: _,
+        server_era,
         method,
         params,
         id,
@@ -80,7 +82,7 @@ async fn run(call: LocalCall, out: &mpsc::Sender<StreamItem>) -> StreamItem {
         let progress = Some(Progress { token, notes: sender });
         server
             .upstream
-            .call(UpstreamCall { era, method: &method, params, progress, timeout: server.timeout })
+            .call(UpstreamCall { server_era, method: &method, params, progress, timeout: server.timeout })
             .await
     };
     let forward = async {

@@ -119,8 +119,8 @@ fn error(code: i64, message: &str) -> RpcOutcome {
 
 #[async_trait]
 impl Upstream for Demo {
-    async fn connect(&self, era: Era, _: Instant) -> Result<ServerHandshake, UpstreamError> {
-        let version = match era {
+    async fn connect(&self, server_era: Era, _: Instant) -> Result<ServerHandshake, UpstreamError> {
+        let version = match server_era {
             Era::Modern => version::NEWEST_MODERN,
             Era::Legacy => version::NEWEST_LEGACY,
         };
@@ -159,7 +159,7 @@ impl Upstream for Demo {
             }
             method => return Ok(error(-32601, &format!("Method not found: {method}"))),
         };
-        if call.era == Era::Modern {
+        if call.server_era == Era::Modern {
             result["resultType"] = "complete".into();
         }
         Ok(RpcOutcome::Result(Bytes::from(result.to_string())))

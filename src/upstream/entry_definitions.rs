@@ -36,12 +36,12 @@ pub struct EntryDefinition {
 impl EntryDefinition {
     /// The definition of this name, such as `ListedTool`, in the newest version of the era. It is small, and
     /// parsed each time: lists seldom change.
-    pub fn new(era: Era, name: &'static str) -> Self {
-        let read = |era: Era| -> Value {
-            serde_json::from_str(DEFINITIONS[era as usize].1).expect("the definitions are JSON")
+    pub fn new(server_era: Era, name: &'static str) -> Self {
+        let read = |server_era: Era| -> Value {
+            serde_json::from_str(DEFINITIONS[server_era as usize].1).expect("the definitions are JSON")
         };
         let execution = (name == "Tool").then(|| read(Era::Legacy)["ToolExecution"].take());
-        Self { all: read(era), execution, name }
+        Self { all: read(server_era), execution, name }
     }
 
     /// Validates an entry. The error says where, and what is expected there.

@@ -39,7 +39,7 @@ use stdio::subscriptions::UpdateQueue;
 
 /// One request to a server.
 pub struct UpstreamCall<'a> {
-    pub era: Era,
+    pub server_era: Era,
     pub method: &'a str,
     /// A JSON object.
     pub params: Bytes,
@@ -75,15 +75,15 @@ pub enum WatchEnd {
 pub trait Upstream: Send + Sync + 'static {
     /// Opens (or re-opens) the gateway's own connection in this era and runs the handshake, with `until` as
     /// its deadline. The handshakes of both eras may run at the same time.
-    async fn connect(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError>;
+    async fn connect(&self, server_era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError>;
 
     /// Sends one request in the gateway's own connection of that era.
     async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError>;
 
     /// Watches the list change notifications of the server in this era and reports each to `changed`.
     /// `Ok(())` if it sends none; an error when the connection is gone.
-    async fn watch_lists(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
-        let _ = (era, changed);
+    async fn watch_lists(&self, server_era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
+        let _ = (server_era, changed);
         Ok(())
     }
 
@@ -175,8 +175,8 @@ pub fn gateway_info() -> &'static str {
 }
 
 /// Params for a request of the gateway itself; `rest` is the inside of a JSON object, without braces.
-pub fn gateway_params(era: Era, rest: &str) -> Bytes {
-    match era {
+pub fn gateway_params(server_era: Era, rest: &str) -> Bytes {
+    match server_era {
         Era::Legacy => Bytes::from(format!("{{{rest}}}")),
         Era::Modern => {
             let comma = if rest.is_empty() { "" } else { "," };

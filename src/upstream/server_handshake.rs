@@ -49,7 +49,7 @@ impl ServerHandshake {
     pub fn read(result: &Bytes, version: String) -> Result<Self, UpstreamError> {
         let invalid = |message: String| UpstreamError::InvalidResponse(message);
         let part = |name| message::member(result, name).map(|span| span.of(result));
-        let era = if version::LEGACY.contains(&version.as_str()) { Era::Legacy } else { Era::Modern };
+        let server_era = if version::LEGACY.contains(&version.as_str()) { Era::Legacy } else { Era::Modern };
         let mut faults = Faults::default();
         let capabilities = part("capabilities")
             .filter(|raw| raw.first() == Some(&b'{'))
@@ -61,7 +61,7 @@ impl ServerHandshake {
         }
         let capabilities =
             members(capabilities).ok_or_else(|| invalid("its capabilities cannot be read".into()))?;
-        let definition = Definitions::of(era, "ServerCapabilities");
+        let definition = Definitions::of(server_era, "ServerCapabilities");
         let mut kept = Kept::default();
         for (name, value) in capabilities {
             match definition.check_member(&name, value) {
@@ -80,7 +80,7 @@ impl ServerHandshake {
             let meta = part("_meta")?;
             Some(message::member(meta, "io.modelcontextprotocol/serverInfo")?.of(meta))
         };
-        let definition = Definitions::of(era, "Implementation");
+        let definition = Definitions::of(server_era, "Implementation");
         let mut kept = Kept::default();
         let info = part("serverInfo").or_else(named).filter(|raw| faults.is_short("serverInfo", raw));
         for (name, value) in info.and_then(members).unwrap_or_default() {
@@ -166,9 +166,8 @@ fn members(object: &[u8]) -> Option<Vec<(String, &[u8])>> {
 struct Definitions([EntryDefinition; 2]);
 
 impl Definitions {
-    fn of(era: Era, name: &'static str) -> Self {
-        let other = if era == Era::Legacy { Era::Modern } else { Era::Legacy };
-        Self([EntryDefinition::new(era, name), EntryDefinition::new(other, name)])
+    fn of(server_era: Era, name: &'static str) -> Self {
+        Self([EntryDefinition::new(server_era, name), EntryDefinition::new(server_era.other(), name)])
     }
 
     fn check_member(&self, name: &str, value: &[u8]) -> Result<(), String> {

@@ -39,7 +39,7 @@ impl Rbac {
             Decision::Allowed(_) => return Ok(()),
             Decision::MissingScopes(scopes) => return Err(Denial::MissingScopes(scopes)),
             Decision::MethodDenied(_) => method_denied(),
-            Decision::Ambiguous(error) => ambiguous(call.era, error),
+            Decision::Ambiguous(error) => ambiguous(call.client_era, error),
             Decision::Denied(reason, message) => Rejection::http(
                 403,
                 match reason {
@@ -50,7 +50,7 @@ impl Rbac {
             ),
             Decision::NotFound(_) => match call.target.map(|target| target.kind) {
                 Some(TargetKind::Server) | None => method_denied(),
-                Some(kind) => not_found(call.era, kind, &name_as_sent(call, kind)),
+                Some(kind) => not_found(call.client_era, kind, &name_as_sent(call, kind)),
             },
         };
         Err(Denial::Rejected(Box::new(rejection)))
@@ -74,8 +74,8 @@ fn method_denied() -> Rejection {
 }
 
 /// The rejection of an ambiguous URI. It is the same whether or not the resource exists.
-fn ambiguous(era: Era, error: AmbiguousUri) -> Rejection {
-    let status = if era == Era::Modern { 400 } else { 200 };
+fn ambiguous(client_era: Era, error: AmbiguousUri) -> Rejection {
+    let status = if client_era == Era::Modern { 400 } else { 200 };
     let message = format!("the resource's URI can be read as that of another: {error}; write it without");
     Rejection::new(status, code::INVALID_PARAMS, "ambiguous_uri", message)
 }
@@ -85,9 +85,9 @@ const MAX_SHOWN: usize = 128;
 
 /// The rejection of an unknown or hidden name. Only this function writes it, so that the two are
 /// indistinguishable. Legacy servers answer errors of well-formed requests with HTTP 200.
-pub fn not_found(era: Era, kind: TargetKind, name: &str) -> Rejection {
-    let status = if era == Era::Modern { 400 } else { 200 };
-    let missing = if era == Era::Modern { code::INVALID_PARAMS } else { code::RESOURCE_NOT_FOUND };
+pub fn not_found(client_era: Era, kind: TargetKind, name: &str) -> Rejection {
+    let status = if client_era == Era::Modern { 400 } else { 200 };
+    let missing = if client_era == Era::Modern { code::INVALID_PARAMS } else { code::RESOURCE_NOT_FOUND };
     let shown: String = name.chars().take(MAX_SHOWN).collect();
     let rejection = |reason, message| Rejection::new(status, code::INVALID_PARAMS, reason, message);
     match kind {

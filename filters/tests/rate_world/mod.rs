@@ -148,7 +148,7 @@ impl Spoken {
             caller: self.caller(),
             rpc: Box::new(request::read(body.as_bytes(), 64).expect("a sound message")),
             body: body.as_bytes(),
-            era: Era::Modern,
+            client_era: Era::Modern,
             target: self.target.as_ref().map(|(thing, name, server)| CallTarget {
                 kind: *thing,
                 name,

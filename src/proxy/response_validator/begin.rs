@@ -142,7 +142,7 @@ impl ResponseValidator {
             }
         };
         let reader = MessageReader::of(upstream_request, upstream_session, framing.certain, now);
-        let doubtful = status == 400 && upstream_request.era == Era::Modern;
+        let doubtful = status == 400 && upstream_request.server_era == Era::Modern;
         let (certain, redactor) = (framing.certain, upstream_request.redactor.clone());
         let odd = (untyped && status >= 400).then(|| (status, retry_after(&response.headers)));
         Ok(Self {

@@ -295,12 +295,16 @@ fn a_refusal_of_the_gateway_is_told_in_few_words() {
 #[test]
 fn a_head_that_does_not_fit_its_body_has_the_lists_read_again_in_the_modern_era_alone() {
     let body = r#"{"jsonrpc":"2.0","id":$ID,"error":{"code":-32020,"message":"x"}}"#;
-    for (era, status, stale) in
+    for (server_era, status, stale) in
         [(Era::Modern, 400, true), (Era::Legacy, 400, false), (Era::Modern, 404, false)]
     {
-        let request = UpstreamRequest { era, ..request() };
+        let request = UpstreamRequest { server_era, ..request() };
         judged(&request, status, &[JSON_KIND], body, USED).expect("it passes");
-        assert_eq!(request.server.lists_stale.notified().now_or_never().is_some(), stale, "{era:?} {status}");
+        assert_eq!(
+            request.server.lists_stale.notified().now_or_never().is_some(),
+            stale,
+            "{server_era:?} {status}"
+        );
     }
 }
 

@@ -166,9 +166,9 @@ fn entries_that_clients_would_not_take_do_not_fit() {
         ),
         ("ResourceTemplate", json!({"uriTemplate": "a://{b}"}), "the property `name` is missing"),
     ];
-    for era in [Era::Legacy, Era::Modern] {
+    for server_era in [Era::Legacy, Era::Modern] {
         for (name, entry, why) in &bad {
-            let checked = EntryDefinition::new(era, name).check(entry.to_string().as_bytes());
+            let checked = EntryDefinition::new(server_era, name).check(entry.to_string().as_bytes());
             assert_eq!(checked, Err((*why).to_owned()), "{entry}");
         }
         for (name, entry) in [
@@ -185,7 +185,7 @@ fn entries_that_clients_would_not_take_do_not_fit() {
             ("ResourceTemplate", resource("size", json!("unknown here"))),
         ] {
             assert_eq!(
-                EntryDefinition::new(era, name).check(entry.to_string().as_bytes()),
+                EntryDefinition::new(server_era, name).check(entry.to_string().as_bytes()),
                 Ok(()),
                 "{entry}"
             );
@@ -217,9 +217,9 @@ fn entries_that_clients_would_not_take_do_not_fit() {
     let times =
         times.map(|(time, bad)| ("Resource", resource("annotations", json!({"lastModified": time})), bad));
     for (name, entry, bad) in beside.iter().chain(&times) {
-        for era in [Era::Legacy, Era::Modern] {
+        for server_era in [Era::Legacy, Era::Modern] {
             assert_eq!(
-                EntryDefinition::new(era, name).check(entry.to_string().as_bytes()).is_err(),
+                EntryDefinition::new(server_era, name).check(entry.to_string().as_bytes()).is_err(),
                 *bad,
                 "{entry}"
             );
@@ -304,9 +304,9 @@ fn what_follows_the_definitions_finds_what_a_whole_validator_finds() {
         ),
     ];
     let mut seen = [0, 0];
-    for (era, (_, all)) in [Era::Legacy, Era::Modern].into_iter().zip(DEFINITIONS) {
+    for (server_era, (_, all)) in [Era::Legacy, Era::Modern].into_iter().zip(DEFINITIONS) {
         for (name, entry) in &whole {
-            let definition = EntryDefinition::new(era, name);
+            let definition = EntryDefinition::new(server_era, name);
             let validator = format!(r##"{{"$ref":"#/$defs/{name}","$defs":{all}}}"##);
             let validator = Schema::compile(validator.as_bytes()).expect("a schema");
             for variant in variants(entry).iter().chain([entry]) {

@@ -30,11 +30,15 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 const MIN_STREAM_AGE: Duration = Duration::from_secs(1);
 
 impl HttpEndpoint {
-    pub(crate) async fn connect(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
+    pub(crate) async fn connect(
+        &self,
+        server_era: Era,
+        until: Instant,
+    ) -> Result<ServerHandshake, UpstreamError> {
         let time = until.saturating_duration_since(Instant::now());
         let connected = tokio::time::timeout(time, async {
             self.peer.resolve().await?;
-            match era {
+            match server_era {
                 Era::Modern => self.discover(time).await,
                 Era::Legacy => self.initialize(time).await,
             }
@@ -53,20 +57,20 @@ impl HttpEndpoint {
     }
 
     async fn discover(&self, timeout: Duration) -> Result<ServerHandshake, UpstreamError> {
-        let (era, method) = (Era::Modern, "server/discover");
-        let params = gateway_params(era, "");
+        let (server_era, method) = (Era::Modern, "server/discover");
+        let params = gateway_params(server_era, "");
         let id = own_id();
         let body = message::request(&id, method, &params);
-        let response = self.send(era, None, param_headers(method, &params), body, timeout).await?;
+        let response = self.send(server_era, None, param_headers(method, &params), body, timeout).await?;
         let status = response.status();
         let result = classify_era_error(
-            era,
+            server_era,
             status,
             self.read_response(response, ReadOptions::new(&id, timeout)).await,
         )?;
         let handshake = ServerHandshake::read(&result, version::NEWEST_MODERN.to_owned());
         // An old server may have another method of that name.
-        handshake.map_err(|error| UpstreamError::WrongEra(era, error.to_string()))
+        handshake.map_err(|error| UpstreamError::WrongEra(server_era, error.to_string()))
     }
 
     pub(crate) async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
@@ -88,18 +92,18 @@ impl HttpEndpoint {
 
     pub(crate) async fn watch_lists(
         &self,
-        era: Era,
+        server_era: Era,
         changed: &mpsc::Sender<()>,
     ) -> Result<(), UpstreamError> {
-        let listen = gateway_params(era, LISTS_CHANGED);
+        let listen = gateway_params(server_era, LISTS_CHANGED);
         let mut pause = MIN_BACKOFF;
         loop {
-            let upstream_session = match era {
+            let upstream_session = match server_era {
                 Era::Legacy => self.control_session.lock().await.clone(),
                 Era::Modern => None,
             };
             let started = Instant::now();
-            match self.open_stream(era, upstream_session.as_deref(), &listen).await? {
+            match self.open_stream(server_era, upstream_session.as_deref(), &listen).await? {
                 StreamOpen::None => return Ok(()),
                 StreamOpen::Busy(why) => {
                     tracing::debug!(endpoint = self.label, why, "no notification stream now")
@@ -107,7 +111,7 @@ impl HttpEndpoint {
                 StreamOpen::Open(response) => {
                     // No notification came for changes before the stream was open. A modern server notifies
                     // of them itself.
-                    if era == Era::Legacy && changed.send(()).await.is_err() {
+                    if server_era == Era::Legacy && changed.send(()).await.is_err() {
                         return Ok(());
                     }
                     let (out, mut messages) = mpsc::channel::<Bytes>(64);
@@ -157,13 +161,14 @@ impl HttpEndpoint {
     }
 
     async fn call_once(&self, ask: &UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
-        let (upstream_session, extra) = match ask.era {
+        let (upstream_session, extra) = match ask.server_era {
             Era::Legacy => (Some(self.control_session().await?), HeaderMap::new()),
             Era::Modern => (None, param_headers(ask.method, &ask.params)),
         };
         let id = own_id();
         let body = message::request(&id, ask.method, &ask.params);
-        let response = self.send(ask.era, upstream_session.as_deref(), extra, body, ask.timeout).await?;
+        let response =
+            self.send(ask.server_era, upstream_session.as_deref(), extra, body, ask.timeout).await?;
         let batches =
             upstream_session.as_ref().is_some_and(|upstream_session| upstream_session.has_batches());
         if let Some(upstream_session) =
@@ -180,7 +185,7 @@ impl HttpEndpoint {
                 _ => {}
             }
         }
-        if ask.era == Era::Legacy && ask.method.ends_with("/list") {
+        if ask.server_era == Era::Legacy && ask.method.ends_with("/list") {
             self.lists_as_events.store(is_sse(&response), Ordering::Relaxed);
         }
         let (upstream_session, progress) = (upstream_session.as_deref(), ask.progress.as_ref());
@@ -200,7 +205,7 @@ pub(crate) fn is_unknown_method(error: &[u8]) -> bool {
 /// Whether a legacy server has answered, but with an error to a ping. A server that does not implement ping
 /// is healthy all the same.
 fn is_refused_ping(ask: &UpstreamCall<'_>, outcome: &Result<RpcOutcome, UpstreamError>) -> bool {
-    ask.era == Era::Legacy
+    ask.server_era == Era::Legacy
         && ask.method == "ping"
         && match outcome {
             Err(UpstreamError::InvalidResponse(_)) => true,

@@ -12,7 +12,7 @@ use mcp::jsonrpc::message;
 /// same another time means that (versioning.mdx: a legacy server's 400 may be in any words). That it is busy
 /// now, or that a proxy before it fails, means nothing.
 pub(crate) fn classify_era_error(
-    era: Era,
+    server_era: Era,
     status: StatusCode,
     outcome: Result<RpcOutcome, UpstreamError>,
 ) -> Result<Bytes, UpstreamError> {
@@ -21,13 +21,13 @@ pub(crate) fn classify_era_error(
         Ok(RpcOutcome::Error(error))
             if is_rejection(status) || status.is_success() && is_rejection_code(&error) =>
         {
-            Err(UpstreamError::WrongEra(era, shorten(&error)))
+            Err(UpstreamError::WrongEra(server_era, shorten(&error)))
         }
         Ok(RpcOutcome::Error(error)) => {
             Err(UpstreamError::InvalidResponse(format!("HTTP {status}: {}", shorten(&error))))
         }
         Err(UpstreamError::InvalidResponse(why)) if is_rejection(status) => {
-            Err(UpstreamError::WrongEra(era, why))
+            Err(UpstreamError::WrongEra(server_era, why))
         }
         Err(error) => Err(error),
     }

@@ -125,10 +125,10 @@ impl Pool {
 
 /// Sends a health check in each era that the server speaks.
 async fn is_well(endpoint: &HttpEndpoint, spoken: [bool; 2], timeout: Duration) -> Result<(), UpstreamError> {
-    for (era, method) in [(Era::Legacy, "ping"), (Era::Modern, "server/discover")] {
-        if spoken[era as usize] {
-            let params = gateway_params(era, "");
-            endpoint.call(UpstreamCall { era, method, params, progress: None, timeout }).await?;
+    for (server_era, method) in [(Era::Legacy, "ping"), (Era::Modern, "server/discover")] {
+        if spoken[server_era as usize] {
+            let params = gateway_params(server_era, "");
+            endpoint.call(UpstreamCall { server_era, method, params, progress: None, timeout }).await?;
         }
     }
     Ok(())
@@ -142,32 +142,33 @@ fn jittered(time: Duration) -> Duration {
 
 #[async_trait]
 impl Upstream for Pool {
-    async fn connect(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
+    async fn connect(&self, server_era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
         let ask = |endpoint: Arc<HttpEndpoint>| {
-            let connecting = async move { endpoint.connect(era, until).await };
+            let connecting = async move { endpoint.connect(server_era, until).await };
             Box::pin(connecting) as BoxFuture<'_, _>
         };
         let outcome = self.try_each(Some(CHECK_TIMEOUT), ask).await;
         let speaks = outcome.is_ok();
         if speaks || matches!(outcome, Err(UpstreamError::WrongEra(..))) {
-            self.eras.send_if_modified(|eras| std::mem::replace(&mut eras[era as usize], speaks) != speaks);
+            self.eras
+                .send_if_modified(|eras| std::mem::replace(&mut eras[server_era as usize], speaks) != speaks);
         }
         outcome
     }
 
     async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
-        let (era, method, timeout) = (ask.era, ask.method, ask.timeout);
+        let (server_era, method, timeout) = (ask.server_era, ask.method, ask.timeout);
         self.try_each(None, |endpoint| {
             let params = ask.params.clone();
             Box::pin(async move {
-                endpoint.call(UpstreamCall { era, method, params, progress: None, timeout }).await
+                endpoint.call(UpstreamCall { server_era, method, params, progress: None, timeout }).await
             })
         })
         .await
     }
 
-    async fn watch_lists(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
-        self.primary().watch_lists(era, changed).await
+    async fn watch_lists(&self, server_era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
+        self.primary().watch_lists(server_era, changed).await
     }
 
     fn lists_as_events(&self) -> bool {

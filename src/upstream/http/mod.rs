@@ -272,12 +272,12 @@ impl HttpEndpoint {
     /// Sends a message without a response.
     pub async fn forward(
         &self,
-        era: Era,
+        server_era: Era,
         upstream_session: Option<&UpstreamSession>,
         body: Bytes,
     ) -> Result<(), UpstreamError> {
         let (response, _) = self
-            .post(era, upstream_session, HeaderMap::new(), body, self.call_timeout(), Asks::Caller)
+            .post(server_era, upstream_session, HeaderMap::new(), body, self.call_timeout(), Asks::Caller)
             .await?;
         match response.status() {
             StatusCode::NOT_FOUND
@@ -346,7 +346,7 @@ impl HttpEndpoint {
         tokio::time::timeout(SESSION_CHECK_TIMEOUT, asked).await.unwrap_or(None)
     }
 
-    pub(super) fn head(&self, era: Era, upstream_session: Option<&UpstreamSession>) -> HeaderMap {
+    pub(super) fn head(&self, server_era: Era, upstream_session: Option<&UpstreamSession>) -> HeaderMap {
         let mut headers = self.peer.headers.clone();
         headers.entry(ACCEPT_ENCODING).or_insert(IDENTITY);
         if let Some(host) = &self.host {
@@ -355,7 +355,7 @@ impl HttpEndpoint {
         if let Some(bearer) = upstream_session.and_then(UpstreamSession::bearer) {
             headers.insert(AUTHORIZATION, bearer);
         }
-        match (era, upstream_session) {
+        match (server_era, upstream_session) {
             (Era::Modern, _) => {
                 headers
                     .insert(header_name::PROTOCOL_VERSION, HeaderValue::from_static(version::NEWEST_MODERN));

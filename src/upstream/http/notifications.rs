@@ -56,12 +56,12 @@ impl HttpEndpoint {
     /// Reads notifications, message by message, until the stream ends properly.
     pub(crate) async fn listen(
         &self,
-        era: Era,
+        server_era: Era,
         upstream_session: Option<&UpstreamSession>,
         listen: &Bytes,
         out: mpsc::Sender<Bytes>,
     ) -> Result<WatchEnd, UpstreamError> {
-        match self.open_stream(era, upstream_session, listen).await? {
+        match self.open_stream(server_era, upstream_session, listen).await? {
             StreamOpen::Open(response) => self
                 .forward_events(response, batches(upstream_session), &mut StreamCursor::default(), &out)
                 .await
@@ -74,33 +74,35 @@ impl HttpEndpoint {
     /// Opens the notification stream: legacy GET, or modern `subscriptions/listen`.
     pub(crate) async fn open_stream(
         &self,
-        era: Era,
+        server_era: Era,
         upstream_session: Option<&UpstreamSession>,
         listen: &Bytes,
     ) -> Result<StreamOpen, UpstreamError> {
         let (timeout, id) = (self.call_timeout(), own_id());
-        let response = match era {
+        let response = match server_era {
             Era::Legacy => {
-                let mut headers = self.head(era, upstream_session);
+                let mut headers = self.head(server_era, upstream_session);
                 headers.insert(ACCEPT, EVENTS);
                 self.stream(headers, timeout).await?
             }
             Era::Modern => {
                 let method = "subscriptions/listen";
                 let body = message::request(&id, method, listen);
-                self.post(era, None, param_headers(method, listen), body, timeout, Asks::Alone).await?.0
+                self.post(server_era, None, param_headers(method, listen), body, timeout, Asks::Alone)
+                    .await?
+                    .0
             }
         };
         let status = response.status();
         match status {
             StatusCode::NOT_FOUND
-                if era == Era::Legacy && upstream_session.is_some_and(|s| s.session.is_some()) =>
+                if server_era == Era::Legacy && upstream_session.is_some_and(|s| s.session.is_some()) =>
             {
                 return Err(UpstreamError::SessionExpired);
             }
             _ if status.is_success() && is_sse(&response) => return Ok(StreamOpen::Open(response)),
-            _ if era == Era::Legacy && has_no_stream(status) => return Ok(StreamOpen::None),
-            _ if era == Era::Modern && is_rejection(status) => return Ok(StreamOpen::None),
+            _ if server_era == Era::Legacy && has_no_stream(status) => return Ok(StreamOpen::None),
+            _ if server_era == Era::Modern && is_rejection(status) => return Ok(StreamOpen::None),
             _ => {}
         }
         match self.read_response(response, ReadOptions::new(&id, timeout)).await {

@@ -38,14 +38,14 @@ impl HttpEndpoint {
     /// If it is [`UpstreamError::Unreachable`], nothing was sent.
     pub async fn send(
         &self,
-        era: Era,
+        server_era: Era,
         upstream_session: Option<&UpstreamSession>,
         extra: HeaderMap,
         body: Bytes,
         timeout: Duration,
     ) -> Result<reqwest::Response, UpstreamError> {
         let (response, certain) =
-            self.post(era, upstream_session, extra, body, timeout, Asks::Gateway).await?;
+            self.post(server_era, upstream_session, extra, body, timeout, Asks::Gateway).await?;
         self.welcome(
             response,
             upstream_session.is_some_and(|upstream_session| upstream_session.bearer().is_some()),
@@ -99,7 +99,7 @@ impl HttpEndpoint {
     /// no request is trusted.
     pub async fn post(
         &self,
-        era: Era,
+        server_era: Era,
         upstream_session: Option<&UpstreamSession>,
         extra: HeaderMap,
         body: Bytes,
@@ -114,7 +114,7 @@ impl HttpEndpoint {
         let alone = alone && !self.peer.has_streams();
         let believed = alone || matches!(asks, Asks::Gateway);
         let client = if alone { self.alone()? } else { &self.client };
-        let mut headers = self.head(era, upstream_session);
+        let mut headers = self.head(server_era, upstream_session);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         headers.extend(extra);

@@ -75,23 +75,31 @@ impl Stdio {
         Ok(ServerProcess { child, notices: Arc::new(Mutex::new(notices)) })
     }
 
-    async fn child(&self, era: Era) -> Result<Child, UpstreamError> {
-        let slot = self.processes[era as usize].lock().await;
+    async fn child(&self, server_era: Era) -> Result<Child, UpstreamError> {
+        let slot = self.processes[server_era as usize].lock().await;
         let child = slot.as_ref().map(|process| process.child.clone());
-        child.filter(Child::is_alive).ok_or_else(|| match self.starts.is_under_way(era) {
+        child.filter(Child::is_alive).ok_or_else(|| match self.starts.is_under_way(server_era) {
             true => UpstreamError::Starting,
             false => UpstreamError::Unreachable("its process has ended".into()),
         })
     }
 
     /// Whether a process serves the era.
-    pub(super) async fn is_there(&self, era: Era) -> bool {
-        self.processes[era as usize].lock().await.as_ref().is_some_and(|process| process.child.is_alive())
+    pub(super) async fn is_there(&self, server_era: Era) -> bool {
+        self.processes[server_era as usize]
+            .lock()
+            .await
+            .as_ref()
+            .is_some_and(|process| process.child.is_alive())
     }
 
     /// Sets the process of an era, and returns the former one.
-    pub(super) async fn replace(&self, era: Era, process: Option<ServerProcess>) -> Option<ServerProcess> {
-        std::mem::replace(&mut *self.processes[era as usize].lock().await, process)
+    pub(super) async fn replace(
+        &self,
+        server_era: Era,
+        process: Option<ServerProcess>,
+    ) -> Option<ServerProcess> {
+        std::mem::replace(&mut *self.processes[server_era as usize].lock().await, process)
     }
 
     /// A new process has no subscriptions, and no notification came for changes before it.
@@ -134,12 +142,12 @@ fn updated(message: &[u8]) -> Option<String> {
 
 #[async_trait]
 impl Upstream for Stdio {
-    async fn connect(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
-        self.start(era, until).await
+    async fn connect(&self, server_era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
+        self.start(server_era, until).await
     }
 
     async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
-        let child = self.child(ask.era).await?;
+        let child = self.child(ask.server_era).await?;
         let progress = ask.progress.and_then(|progress| {
             let (_, span) = progress.token?;
             Some(child::ChildProgress { token: span.start..span.end, notes: progress.notes })
@@ -151,9 +159,9 @@ impl Upstream for Stdio {
         }
     }
 
-    async fn watch_lists(&self, era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
+    async fn watch_lists(&self, server_era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
         let watched = {
-            let slot = self.processes[era as usize].lock().await;
+            let slot = self.processes[server_era as usize].lock().await;
             slot.as_ref().map(|process| (process.child.clone(), process.notices.clone()))
         };
         let Some((child, notices)) = watched else {
@@ -162,9 +170,9 @@ impl Upstream for Stdio {
         let mut notices = notices.lock().await;
         let (notes, mut notifications) = mpsc::channel(64);
         let listening = async {
-            let listen = gateway_params(era, LISTS_CHANGED);
+            let listen = gateway_params(server_era, LISTS_CHANGED);
             // An old server sends notifications without a request.
-            if era == Era::Modern {
+            if server_era == Era::Modern {
                 let mut pause = MIN_BACKOFF;
                 loop {
                     let started = Instant::now();
@@ -198,7 +206,7 @@ impl Upstream for Stdio {
                     return Err(UpstreamError::Unreachable(format!("its process ended{text}{stderr}")));
                 }
                 Some(message) = notices.recv() => {
-                    if let Some(uri) = updated(&message).filter(|_| era == Era::Legacy) {
+                    if let Some(uri) = updated(&message).filter(|_| server_era == Era::Legacy) {
                         self.subscriptions.notify(&uri);
                     }
                     if message::is_list_change(&message) && changed.send(()).await.is_err() {

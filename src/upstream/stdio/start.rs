@@ -49,41 +49,41 @@ enum EraProbe {
 }
 
 impl StartState {
-    pub fn is_under_way(&self, era: Era) -> bool {
-        self.under_way.borrow()[era as usize]
+    pub fn is_under_way(&self, server_era: Era) -> bool {
+        self.under_way.borrow()[server_era as usize]
     }
 
     /// Takes the process that the start of the other era has left.
-    fn take(&self, era: Era) -> Option<ServerProcess> {
-        let spare = self.spare[era as usize].lock().unwrap_or_else(PoisonError::into_inner).take();
+    fn take(&self, server_era: Era) -> Option<ServerProcess> {
+        let spare = self.spare[server_era as usize].lock().unwrap_or_else(PoisonError::into_inner).take();
         spare.filter(|process| process.child.is_alive())
     }
 
     /// Leaves a process for the other era; returns the one that was there before.
-    fn put(&self, era: Era, process: ServerProcess) -> Option<ServerProcess> {
-        let mut spare = self.spare[era as usize].lock().unwrap_or_else(PoisonError::into_inner);
+    fn put(&self, server_era: Era, process: ServerProcess) -> Option<ServerProcess> {
+        let mut spare = self.spare[server_era as usize].lock().unwrap_or_else(PoisonError::into_inner);
         let before = spare.replace(process);
-        self.left[era as usize].notify_one();
+        self.left[server_era as usize].notify_one();
         before
     }
 
     /// Waits for a process that the other start leaves.
-    async fn taken(&self, era: Era) -> ServerProcess {
+    async fn taken(&self, server_era: Era) -> ServerProcess {
         loop {
-            if let Some(process) = self.take(era) {
+            if let Some(process) = self.take(server_era) {
                 return process;
             }
-            self.left[era as usize].notified().await;
+            self.left[server_era as usize].notified().await;
         }
     }
 
-    async fn ended(&self, era: Era) {
-        let _ = self.under_way.subscribe().wait_for(|under_way| !under_way[era as usize]).await;
+    async fn ended(&self, server_era: Era) {
+        let _ = self.under_way.subscribe().wait_for(|under_way| !under_way[server_era as usize]).await;
     }
 
     /// Takes all processes that wait for a start.
     pub(super) fn drain(&self) -> Vec<ServerProcess> {
-        [Era::Legacy, Era::Modern].into_iter().filter_map(|era| self.take(era)).collect()
+        [Era::Legacy, Era::Modern].into_iter().filter_map(|server_era| self.take(server_era)).collect()
     }
 }
 
@@ -91,9 +91,9 @@ impl StartState {
 struct StartGuard<'a>(&'a StartState, Era);
 
 impl<'a> StartGuard<'a> {
-    fn begin(starts: &'a StartState, era: Era) -> Self {
-        starts.under_way.send_modify(|under_way| under_way[era as usize] = true);
-        Self(starts, era)
+    fn begin(starts: &'a StartState, server_era: Era) -> Self {
+        starts.under_way.send_modify(|under_way| under_way[server_era as usize] = true);
+        Self(starts, server_era)
     }
 }
 
@@ -109,8 +109,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 impl Stdio {
     /// Gives up the process that serves the era. If it is ending, its end is waited for, with all its
     /// descendants: the new one may need the resources of the old one.
-    async fn clear(&self, era: Era, until: Instant) {
-        match self.replace(era, None).await {
+    async fn clear(&self, server_era: Era, until: Instant) {
+        match self.replace(server_era, None).await {
             Some(old) if !old.child.is_alive() => {
                 let _ = timeout_at(until, old.child.stop()).await;
             }
@@ -120,52 +120,56 @@ impl Stdio {
 
     /// Starts a process for the era, or takes the one that the start of the other era leaves; the first to
     /// answer stays.
-    pub(crate) async fn start(&self, era: Era, until: Instant) -> Result<ServerHandshake, UpstreamError> {
+    pub(crate) async fn start(
+        &self,
+        server_era: Era,
+        until: Instant,
+    ) -> Result<ServerHandshake, UpstreamError> {
         let starts = &self.starts;
-        let _under_way = StartGuard::begin(starts, era);
-        self.clear(era, until).await;
+        let _under_way = StartGuard::begin(starts, server_era);
+        self.clear(server_era, until).await;
         let asked = FuturesUnordered::new();
         let mut asked = std::pin::pin!(asked);
-        let first = match starts.take(era) {
+        let first = match starts.take(server_era) {
             Some(process) => process,
             None => self.spawn().await?,
         };
-        asked.push(probe(era, first, until));
+        asked.push(probe(server_era, first, until));
         let mut why = None;
         loop {
             let (process, outcome) = tokio::select! {
                 biased;
                 Some(done) = asked.next(), if !asked.is_empty() => done,
-                process = starts.taken(era) => {
-                    asked.push(probe(era, process, until));
+                process = starts.taken(server_era) => {
+                    asked.push(probe(server_era, process, until));
                     continue;
                 }
                 // Its own process is gone; that of the other start may still turn out to be free for this
                 // era.
-                () = starts.ended(other(era)), if asked.is_empty() => {
+                () = starts.ended(server_era.other()), if asked.is_empty() => {
                     return Err(why.unwrap_or_else(|| UpstreamError::Unreachable("its process has ended".into())));
                 }
             };
-            match classify_probe(era, outcome) {
+            match classify_probe(server_era, outcome) {
                 EraProbe::Supported(handshake) => {
-                    if era == Era::Legacy {
+                    if server_era == Era::Legacy {
                         let initialized =
                             process.child.notify("notifications/initialized", None, self.call_timeout());
                         initialized.await.map_err(failed)?;
                         self.resubscribe(process.child.clone());
                     }
-                    stop(self.replace(era, Some(process)).await);
+                    stop(self.replace(server_era, Some(process)).await);
                     // It came too late to be used.
-                    stop(starts.take(era));
+                    stop(starts.take(server_era));
                     return Ok(handshake);
                 }
                 EraProbe::Rejected { why: message, free } => {
-                    let rest = match free && !self.is_there(other(era)).await {
-                        true => starts.put(other(era), process),
+                    let rest = match free && !self.is_there(server_era.other()).await {
+                        true => starts.put(server_era.other(), process),
                         false => Some(process),
                     };
                     stop(rest);
-                    let error = UpstreamError::WrongEra(era, message);
+                    let error = UpstreamError::WrongEra(server_era, message);
                     if asked.is_empty() {
                         return Err(error);
                     }
@@ -185,11 +189,11 @@ impl Stdio {
 
 /// Sends the first request of an era to a process.
 fn probe(
-    era: Era,
+    server_era: Era,
     process: ServerProcess,
     until: Instant,
 ) -> impl Future<Output = (ServerProcess, Result<ChildResponse, ChildError>)> {
-    let (method, params) = match era {
+    let (method, params) = match server_era {
         Era::Modern => ("server/discover", gateway_params(Era::Modern, "")),
         Era::Legacy => ("initialize", gateway_initialize()),
     };
@@ -206,8 +210,8 @@ fn probe(
     }
 }
 
-fn classify_probe(era: Era, outcome: Result<ChildResponse, ChildError>) -> EraProbe {
-    match (era, outcome) {
+fn classify_probe(server_era: Era, outcome: Result<ChildResponse, ChildError>) -> EraProbe {
+    match (server_era, outcome) {
         (Era::Modern, Ok(ChildResponse::Result(result))) => {
             match ServerHandshake::read(&result, version::NEWEST_MODERN.to_owned()) {
                 Ok(handshake) => EraProbe::Supported(handshake),
@@ -260,13 +264,6 @@ fn is_modern(error: &[u8]) -> bool {
 
 fn shorten(error: &[u8]) -> String {
     String::from_utf8_lossy(&error[..error.len().min(200)]).into_owned()
-}
-
-fn other(era: Era) -> Era {
-    match era {
-        Era::Legacy => Era::Modern,
-        Era::Modern => Era::Legacy,
-    }
 }
 
 fn stop(process: Option<ServerProcess>) {

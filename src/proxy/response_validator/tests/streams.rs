@@ -154,8 +154,11 @@ fn in_session(
 #[tokio::test]
 async fn in_a_session_a_server_may_ask_and_ids_name_the_seat() {
     let gateway = gateway("");
-    let request =
-        UpstreamRequest { era: Era::Legacy, session: Some(client_session(&gateway, "{}")), ..request() };
+    let request = UpstreamRequest {
+        server_era: Era::Legacy,
+        session: Some(client_session(&gateway, "{}")),
+        ..request()
+    };
     let asks = r#"{"jsonrpc":"2.0","id":"q1","method":"roots/list"}"#;
     let text = format!("id: e1\ndata: {asks}\n\nid: e2\ndata: {ANSWER}\n\n");
     let (watch, out) = in_session(&request, "2025-06-18", &text);
@@ -184,8 +187,11 @@ async fn in_a_session_a_server_may_ask_and_ids_name_the_seat() {
 #[tokio::test]
 async fn of_a_batch_each_message_goes_out_alone() {
     let gateway = gateway("");
-    let request =
-        UpstreamRequest { era: Era::Legacy, session: Some(client_session(&gateway, "{}")), ..request() };
+    let request = UpstreamRequest {
+        server_era: Era::Legacy,
+        session: Some(client_session(&gateway, "{}")),
+        ..request()
+    };
     let batch = format!("[{NOTE},{ANSWER}]");
     let mine = ANSWER.replace("$ID", CLIENT_ID);
     let (_, out) = in_session(&request, "2025-03-26", &format!("id: e1\ndata: {batch}\n\n"));

@@ -65,13 +65,13 @@ impl Gate {
         Self { listener, server: Arc::new(Stdio::new(command, SOON)) }
     }
 
-    fn start(&self, era: Era) -> Connecting {
-        self.connect_within(era, SOON)
+    fn start(&self, server_era: Era) -> Connecting {
+        self.connect_within(server_era, SOON)
     }
 
-    fn connect_within(&self, era: Era, time: Duration) -> Connecting {
+    fn connect_within(&self, server_era: Era, time: Duration) -> Connecting {
         let server = self.server.clone();
-        tokio::spawn(async move { server.connect(era, Instant::now() + time).await })
+        tokio::spawn(async move { server.connect(server_era, Instant::now() + time).await })
     }
 
     /// The next process that connects to the gate.
@@ -100,8 +100,8 @@ async fn version_of(connecting: Connecting) -> Result<String, UpstreamError> {
     soon(connecting).await.expect("no panic").map(|handshake| handshake.version)
 }
 
-fn refused(version: Result<String, UpstreamError>, era: Era) -> bool {
-    matches!(version, Err(UpstreamError::WrongEra(of, _)) if of == era)
+fn refused(version: Result<String, UpstreamError>, server_era: Era) -> bool {
+    matches!(version, Err(UpstreamError::WrongEra(of, _)) if of == server_era)
 }
 
 async fn is_over(mut process: TcpStream) {
